@@ -1,0 +1,1 @@
+"""Robust training for PyTorch."""

@@ -1,0 +1,230 @@
+"""Values that change while training: a schedule is a function of the epochs done.
+
+Whatever is scheduled takes ``progress``, a float of epochs done, and a plain float is a
+constant schedule. Without ``progress`` a schedule stands at its end (``progress = inf``), so
+that an objective used outside a training loop works at its final strength.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from typing_extensions import override
+
+__all__ = [
+    "Constant",
+    "Eased",
+    "Exponential",
+    "Join",
+    "Linear",
+    "PerEpoch",
+    "Schedule",
+    "Stages",
+    "value_at",
+]
+
+
+class Schedule(ABC):
+    """A float as a function of the epochs done."""
+
+    @abstractmethod
+    def __call__(self, progress: float = math.inf) -> float:
+        """The value when ``progress`` epochs are done.
+
+        Args:
+            progress: Epochs done, at least 0; 2.5 is the middle of the third epoch.
+
+        Returns:
+            The value; at infinity, the value at which the schedule ends.
+        """
+
+
+def value_at(schedule: float | Schedule, progress: float = math.inf) -> float:
+    """The value of a schedule or of a plain float, which is a constant schedule."""
+    return schedule(progress) if isinstance(schedule, Schedule) else float(schedule)
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same value at all times."""
+
+    value: float
+
+    @override
+    def __call__(self, progress: float = math.inf) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """From ``start`` to ``end`` in a straight line; exactly ``end`` from then on.
+
+    Args:
+        start: Value until ``begin``.
+        end: Value from ``begin + epochs`` on.
+        epochs: Length of the ramp, positive.
+        begin: Epochs done when the ramp begins (a warm-up at ``start`` before it).
+
+    Raises:
+        ValueError: ``epochs`` is not positive or ``begin`` is negative.
+    """
+
+    start: float
+    end: float
+    epochs: float
+    begin: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_ramp(self.epochs, self.begin)
+
+    @override
+    def __call__(self, progress: float = math.inf) -> float:
+        share = _share(progress, self.begin, self.epochs)
+        return self.end if share >= 1 else self.start + share * (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """From ``start`` to ``end`` by a constant factor per epoch; exactly ``end`` from then on.
+
+    Args:
+        start: Value until ``begin``, positive.
+        end: Value from ``begin + epochs`` on, positive.
+        epochs: Length of the ramp, positive.
+        begin: Epochs done when the ramp begins.
+
+    Raises:
+        ValueError: an end point is not positive, ``epochs`` not positive, or ``begin`` negative.
+    """
+
+    start: float
+    end: float
+    epochs: float
+    begin: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_ramp(self.epochs, self.begin)
+        if self.start <= 0 or self.end <= 0:
+            raise ValueError(f"An exponential ramp needs positive ends, but got {self.start} and {self.end}.")
+
+    @override
+    def __call__(self, progress: float = math.inf) -> float:
+        share = _share(progress, self.begin, self.epochs)
+        return self.end if share >= 1 else self.start * (self.end / self.start) ** share
+
+
+@dataclass(frozen=True)
+class Stages(Schedule):
+    """Piecewise constant: ``values[k]`` for ``epochs[k]`` epochs, the last value ever after.
+
+    Extended adversarial training is a pair of stages (Shaeiri et al., arXiv 2003.13370):
+    ``Stages(values=[0.3, 0.4], epochs=[30, 5])``.
+
+    Args:
+        values: One value a stage.
+        epochs: Length of each stage, positive, as many as there are values.
+
+    Raises:
+        ValueError: there is no stage, the lengths differ in number, or one is not positive.
+    """
+
+    values: Sequence[float]
+    epochs: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if not self.values or len(self.values) != len(self.epochs) or min(self.epochs) <= 0:
+            raise ValueError(
+                "Stages needs as many positive epochs as values, and at least one, "
+                f"but got values {list(self.values)} and epochs {list(self.epochs)}."
+            )
+
+    @override
+    def __call__(self, progress: float = math.inf) -> float:
+        end = 0.0
+        for value, epochs in zip(self.values, self.epochs, strict=True):
+            end += epochs
+            if progress < end:
+                return value
+        return self.values[-1]
+
+
+@dataclass(frozen=True)
+class Join(Schedule):
+    """One schedule after another, each on its own clock that starts at its boundary.
+
+    Args:
+        schedules: The schedules, in order.
+        boundaries: Epochs done at which the next one takes over, ascending, one fewer.
+
+    Raises:
+        ValueError: the numbers do not fit or the boundaries do not ascend.
+    """
+
+    schedules: Sequence[Schedule]
+    boundaries: Sequence[float]
+
+    def __post_init__(self) -> None:
+        ascending = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
+        if len(self.boundaries) != len(self.schedules) - 1 or not ascending:
+            raise ValueError(
+                "Join needs one ascending boundary between each two schedules, "
+                f"but got {len(self.schedules)} schedules and boundaries {list(self.boundaries)}."
+            )
+
+    @override
+    def __call__(self, progress: float = math.inf) -> float:
+        index = sum(progress >= boundary for boundary in self.boundaries)
+        start = self.boundaries[index - 1] if index else 0.0
+        return self.schedules[index](progress - start)
+
+
+@dataclass(frozen=True)
+class PerEpoch(Schedule):
+    """Holds a schedule still within each epoch, at the value it reaches at that epoch's end.
+
+    IAT (arXiv 2003.13370) trains its 1-based epoch e at epsilon 0.01 e:
+    ``PerEpoch(Linear(start=0, end=0.4, epochs=40))``.
+    """
+
+    schedule: Schedule
+
+    @override
+    def __call__(self, progress: float = math.inf) -> float:
+        return self.schedule(progress if math.isinf(progress) else math.floor(progress) + 1)
+
+
+@dataclass(frozen=True)
+class Eased(Schedule):
+    """A schedule with one epoch put in at ``at``, half-way between what was and what comes.
+
+    Everything after ``at`` happens one epoch later. Easing the easing halves the step again.
+
+    Args:
+        schedule: What to ease.
+        at: Epochs done when the hard step begins; whole.
+    """
+
+    schedule: Schedule
+    at: float
+
+    @override
+    def __call__(self, progress: float = math.inf) -> float:
+        if progress < self.at:
+            return self.schedule(progress)
+        if progress >= self.at + 1:
+            return self.schedule(progress - 1)
+        # Just before `at`; at the very start nothing was asked of the model, which is 0.
+        before = self.schedule(math.nextafter(self.at, -math.inf)) if self.at > 0 else 0.0
+        return (before + self.schedule(progress)) / 2
+
+
+def _require_ramp(epochs: float, begin: float) -> None:
+    if epochs <= 0 or begin < 0:
+        raise ValueError(f"A ramp needs epochs > 0 and begin >= 0, but got {epochs} and {begin}.")
+
+
+def _share(progress: float, begin: float, epochs: float) -> float:
+    return max(0.0, (progress - begin) / epochs)

@@ -1,0 +1,134 @@
+"""Objectives and how they add up: ``CrossEntropy() + 0.1 * InputGradient()``.
+
+An objective is an ``nn.Module`` so that whatever state it keeps moves with the device and is
+saved in the checkpoint; it is called on a model and a batch and returns ``LossTerms``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.schedules import Schedule, value_at
+from withstand.types import LossTerms
+
+__all__ = ["Objective", "Penalty", "Sum", "Weighted"]
+
+
+class Objective(nn.Module, ABC):
+    """The interface of all that training minimises.
+
+    Objectives add (``a + b``) and scale (``0.1 * a``, also by a schedule).
+    """
+
+    @abstractmethod
+    def forward(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> LossTerms:
+        """The loss of one batch.
+
+        Args:
+            model: Maps images in [0, 1] to logits (batch, classes).
+            images: Float tensor (batch, …), in [0, 1].
+            labels: Integer tensor (batch,).
+            progress: Epochs done; at infinity (the default) every schedule stands at its end.
+
+        Returns:
+            The scalar to minimise and its named terms.
+        """
+
+    def ease(self, at: float) -> None:
+        """Puts in one epoch at ``at``, half as hard a step; nothing where none is scheduled.
+
+        Training calls this when it collapses (see ``training.collapse``). An objective that
+        schedules how hard its task is wraps those schedules in ``schedules.Eased``.
+
+        Args:
+            at: Epochs done when the step that was too hard begins.
+        """
+
+    def __add__(self, other: Objective) -> Objective:
+        return Sum([*_terms_of(self), *_terms_of(other)])
+
+    def __mul__(self, weight: float | Schedule) -> Objective:
+        return Weighted(self, weight)
+
+    __rmul__ = __mul__
+
+
+class Penalty(Objective, ABC):
+    """The interface of an objective that is added to another and trains nothing alone."""
+
+
+class Weighted(Objective):
+    """``weight`` times a term; the term is reported as it is, before its weight.
+
+    Args:
+        term: What to scale.
+        weight: A float or a schedule of one.
+    """
+
+    def __init__(self, term: Objective, weight: float | Schedule) -> None:
+        super().__init__()
+        self.term = term
+        self.weight = weight
+
+    @override
+    def forward(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> LossTerms:
+        loss, terms = self.term(model, images, labels, progress=progress)
+        return LossTerms(value_at(self.weight, progress) * loss, terms)
+
+    @override
+    def ease(self, at: float) -> None:
+        self.term.ease(at)
+
+
+class Sum(Objective):
+    """The sum of several objectives; where two report the same name, the later gets a number.
+
+    Args:
+        terms: What to add, at least one.
+
+    Raises:
+        ValueError: there is nothing to add.
+    """
+
+    def __init__(self, terms: Sequence[Objective]) -> None:
+        super().__init__()
+        if not terms:
+            raise ValueError("A sum of objectives needs at least one term, but got none.")
+        self.terms = nn.ModuleList(terms)
+
+    @override
+    def forward(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> LossTerms:
+        results = [term(model, images, labels, progress=progress) for term in self.terms]
+        named: dict[str, Tensor] = {}
+        for result in results:
+            for name, value in result.terms.items():
+                named[_free_name(name, named)] = value
+        return LossTerms(torch.stack([result.loss for result in results]).sum(), named)
+
+    @override
+    def ease(self, at: float) -> None:
+        for term in _terms_of(self):
+            term.ease(at)
+
+
+def _terms_of(objective: Objective) -> list[Objective]:
+    if not isinstance(objective, Sum):
+        return [objective]
+    return [term for term in objective.terms if isinstance(term, Objective)]
+
+
+def _free_name(name: str, taken: dict[str, Tensor]) -> str:
+    candidates = [name, *(f"{name}_{number}" for number in range(2, len(taken) + 3))]
+    return next(candidate for candidate in candidates if candidate not in taken)

@@ -1,0 +1,76 @@
+"""The words that every part of the house shares: batches, losses, errors.
+
+Nothing here computes. Whatever more than one family names lives here, so that families
+never import each other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = [
+    "Batch",
+    "CheckpointError",
+    "DataError",
+    "LossTerms",
+    "ModelError",
+    "NonFiniteLossError",
+    "RecipeError",
+    "RunFolderError",
+    "WithstandError",
+]
+
+
+class Batch(NamedTuple):
+    """Images and their labels, on one device.
+
+    Attributes:
+        images: Float tensor (batch, channels, height, width), or (batch, …), in [0, 1].
+        labels: Integer tensor (batch,), in 0 … classes - 1.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+class LossTerms(NamedTuple):
+    """What an objective returns: the scalar to minimise, and what it is made of.
+
+    Attributes:
+        loss: Scalar tensor with gradient: the weighted sum that training minimises.
+        terms: Name -> scalar tensor, each term as its formula states it (before its weight).
+            Diagnostics such as ``adversarial_accuracy`` stand here too, detached.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+
+
+class WithstandError(Exception):
+    """An error of the user's input or surroundings; its text says what to do about it."""
+
+
+class DataError(WithstandError, ValueError):
+    """Data that is missing, damaged, outside [0, 1], or wrongly labelled."""
+
+
+class ModelError(WithstandError, ValueError):
+    """A model that does not fit its data or its use."""
+
+
+class RecipeError(WithstandError, ValueError):
+    """A recipe, key or value that does not exist or does not fit."""
+
+
+class RunFolderError(WithstandError, OSError):
+    """A run folder that cannot be written, read, or resumed."""
+
+
+class CheckpointError(RunFolderError):
+    """A checkpoint that is damaged or belongs to another recipe."""
+
+
+class NonFiniteLossError(WithstandError, ArithmeticError):
+    """The training loss became NaN or infinite."""
