@@ -1,1 +1,45 @@
-"""Robust training for PyTorch."""
+"""Trains PyTorch classifiers to withstand noise and attack, and measures how much they withstand."""
+
+from withstand import attacks, data, evaluation, models, norms, objectives, reporting, schedules, training
+from withstand._version import __version__
+from withstand.evaluation import evaluate
+from withstand.reporting import report
+from withstand.training import fit
+from withstand.types import (
+    AttackError,
+    Batch,
+    CheckpointError,
+    DataError,
+    LossTerms,
+    ModelError,
+    NonFiniteLossError,
+    RecipeError,
+    RunFolderError,
+    WithstandError,
+)
+
+__all__ = [
+    "AttackError",
+    "Batch",
+    "CheckpointError",
+    "DataError",
+    "LossTerms",
+    "ModelError",
+    "NonFiniteLossError",
+    "RecipeError",
+    "RunFolderError",
+    "WithstandError",
+    "__version__",
+    "attacks",
+    "data",
+    "evaluate",
+    "evaluation",
+    "fit",
+    "models",
+    "norms",
+    "objectives",
+    "report",
+    "reporting",
+    "schedules",
+    "training",
+]

@@ -198,27 +198,30 @@ class PerEpoch(Schedule):
 
 @dataclass(frozen=True)
 class Eased(Schedule):
-    """A schedule with one epoch put in at ``at``, half-way between what was and what comes.
+    """A schedule with one epoch put in at ``at``, between what was and what comes.
 
     Everything after ``at`` happens one epoch later. Easing the easing halves the step again.
 
     Args:
-        schedule: What to ease.
+        schedule: What to ease; a plain float is eased from 0.
         at: Epochs done when the hard step begins; whole.
+        share: How much of the step the new epoch takes, in [0, 1]; 1 only delays what follows.
     """
 
-    schedule: Schedule
+    schedule: float | Schedule
     at: float
+    share: float = 0.5
 
     @override
     def __call__(self, progress: float = math.inf) -> float:
         if progress < self.at:
-            return self.schedule(progress)
+            return value_at(self.schedule, progress)
+        after = value_at(self.schedule, max(self.at, progress - 1))
         if progress >= self.at + 1:
-            return self.schedule(progress - 1)
+            return after
         # Just before `at`; at the very start nothing was asked of the model, which is 0.
-        before = self.schedule(math.nextafter(self.at, -math.inf)) if self.at > 0 else 0.0
-        return (before + self.schedule(progress)) / 2
+        before = value_at(self.schedule, math.nextafter(self.at, -math.inf)) if self.at > 0 else 0.0
+        return before + self.share * (after - before)
 
 
 def _require_ramp(epochs: float, begin: float) -> None:

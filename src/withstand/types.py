@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 __all__ = [
+    "AttackError",
     "Batch",
     "CheckpointError",
     "DataError",
@@ -40,8 +41,8 @@ class LossTerms(NamedTuple):
 
     Attributes:
         loss: Scalar tensor with gradient: the weighted sum that training minimises.
-        terms: Name -> scalar tensor, each term as its formula states it (before its weight).
-            Diagnostics such as ``adversarial_accuracy`` stand here too, detached.
+        terms: Name -> detached scalar tensor, each term as its formula states it (before its
+            weight). Diagnostics such as ``adversarial_accuracy`` stand here too.
     """
 
     loss: Tensor
@@ -58,6 +59,10 @@ class DataError(WithstandError, ValueError):
 
 class ModelError(WithstandError, ValueError):
     """A model that does not fit its data or its use."""
+
+
+class AttackError(WithstandError, RuntimeError):
+    """An attack that broke its own rules: left its ball, or [0, 1]."""
 
 
 class RecipeError(WithstandError, ValueError):

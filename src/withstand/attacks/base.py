@@ -1,0 +1,114 @@
+"""The interface of every attack, and the bookkeeping of the worst image found so far."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from withstand.checks import check_batch
+
+__all__ = ["Attack", "Worst"]
+
+
+class Attack(ABC):
+    """Looks for images near the given ones, in [0, 1], that the model gets wrong.
+
+    An attack is immutable and keeps no state: what it is told at construction is all there is.
+    """
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        """Adversarial images; the model's modes and parameter gradients stay as they were.
+
+        Args:
+            model: Maps images in [0, 1] to logits (batch, classes).
+            images: Float tensor (batch, …) in [0, 1].
+            labels: Integer tensor (batch,): the true classes.
+            progress: Epochs done, for an attack whose strength is scheduled.
+
+        Returns:
+            Tensor of the shape of ``images``, in [0, 1], within ``epsilon`` of them, detached.
+
+        Raises:
+            DataError: the images are outside [0, 1] or the labels do not fit.
+        """
+        check_batch(images, labels)
+        return self.perturb(model, images, labels, progress=progress)
+
+    @abstractmethod
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        """As ``__call__``, without its checks, which read values back from the device."""
+
+    @abstractmethod
+    def epsilon_at(self, progress: float = math.inf) -> float:
+        """The perturbation budget, in [0, 1] units, when ``progress`` epochs are done."""
+
+    @property
+    @abstractmethod
+    def ball_norm(self) -> float | None:
+        """The norm in which ``epsilon`` is measured: 1, 2, inf, or None where it is none of these."""
+
+    @abstractmethod
+    def at(self, epsilon: float) -> Attack:
+        """The same attack with another budget."""
+
+    @abstractmethod
+    def for_evaluation(self) -> Attack:
+        """The same attack where only its success counts: best iterate, stop when fooled."""
+
+    @abstractmethod
+    def eased(self, at: float) -> Attack:
+        """The same attack with the step of its budget at epoch ``at`` halved (``schedules.Eased``)."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A short name without the budget, fit for a column: ``pgd-200-linf``."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A sentence of its settings, for a report."""
+
+
+@dataclass
+class Worst:
+    """The worst image of each example so far: fooled before not fooled, then by larger loss.
+
+    Attributes:
+        images: Tensor (batch, …).
+        loss: Tensor (batch,).
+        fooled: Bool tensor (batch,).
+    """
+
+    images: Tensor
+    loss: Tensor
+    fooled: Tensor
+
+    @staticmethod
+    def of(images: Tensor, labels: Tensor, logits: Tensor, loss: Tensor) -> Worst:
+        """Begins with the given images."""
+        return Worst(images.clone(), loss.clone(), logits.argmax(dim=1) != labels)
+
+    def update(self, index: Tensor, images: Tensor, fooled: Tensor, loss: Tensor) -> None:
+        """Takes up those of the images that are worse than what is held.
+
+        Args:
+            index: Integer tensor (n,): which examples the images are of, each at most once.
+            images: Tensor (n, …).
+            fooled: Bool tensor (n,): the model gets them wrong.
+            loss: Tensor (n,).
+        """
+        was_fooled = self.fooled[index]
+        worse = (fooled & ~was_fooled) | ((fooled == was_fooled) & (loss > self.loss[index]))
+        self.images[index] = torch.where(
+            worse.reshape(-1, *[1] * (images.dim() - 1)), images, self.images[index]
+        )
+        self.loss[index] = torch.where(worse, loss, self.loss[index])
+        self.fooled[index] = fooled | was_fooled

@@ -1,0 +1,257 @@
+"""Projected gradient ascent: one loop; the norm, the loss and the schedule enter from outside.
+
+Madry et al., "Towards deep learning models resistant to adversarial attacks" (ICLR 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand import norms
+from withstand.attacks.base import Attack, Worst
+from withstand.attacks.losses import cross_entropy
+from withstand.modes import eval_mode
+from withstand.schedules import Eased, Schedule, value_at
+from withstand.types import Batch
+
+__all__ = ["PGD", "fgsm", "steps_for"]
+
+_Setting = TypeVar("_Setting")
+
+_DEFAULT_NUM_STEPS = 10
+_REACH = 2.5  # of epsilon: what all steps together could walk, after Madry et al.
+
+
+def steps_for(epsilon: float, step_size: float) -> int:
+    """The number of steps that can walk 2.5 epsilon: round(2.5 epsilon / step_size), halves up.
+
+    Args:
+        epsilon: Budget, at least 0.
+        step_size: Positive.
+
+    Returns:
+        At least 1.
+    """
+    # The last term is for quotients such as 2.5 * 0.18 / 0.01, which floats put below 45.
+    return max(1, math.floor(_REACH * epsilon / step_size + 0.5 + 1e-6))
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Projected gradient ascent inside the ball of ``epsilon`` around each image and [0, 1].
+
+    It differentiates with respect to the images only, with the model in eval mode. FGSM and
+    every PGD-k are settings of it.
+
+    Args:
+        norm: Of the ball: 1, 2 or inf.
+        epsilon: Radius of the ball, in [0, 1] units; a float or a schedule of one.
+        num_steps: A number, a schedule of one, or None: round(2.5 epsilon / step_size), and 10
+            where that is None too.
+        step_size: Length of a step in ``norm``, a float or a schedule of one, or None:
+            2.5 epsilon / num_steps.
+        step_decay: Factor of the step size over the share of steps done, from 0 to 1.
+        num_restarts: How often to start; from two on the worst image of all is kept.
+        random_start: Start uniformly in the ball (else at the image itself).
+        loss: What to climb, one value an example: a function of (logits, labels).
+        keep_best: Return the worst image met, the given one included, at the price of two
+            forward passes more; else the last.
+        stop_when_fooled: Take examples out of the batch once the model gets them wrong; for
+            evaluation, where only success counts. Implies ``keep_best``.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    norm: float = math.inf
+    epsilon: float | Schedule = 8 / 255
+    num_steps: int | Schedule | None = None
+    step_size: float | Schedule | None = None
+    step_decay: float | Schedule = 1.0
+    num_restarts: int = 1
+    random_start: bool = True
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    keep_best: bool = False
+    stop_when_fooled: bool = False
+
+    def __post_init__(self) -> None:
+        norms.require_norm(self.norm)
+        for field, value, smallest in (
+            ("epsilon", self.epsilon, 0),
+            ("num_steps", self.num_steps, 1),
+            ("num_restarts", self.num_restarts, 1),
+        ):
+            if isinstance(value, int | float) and not smallest <= value < math.inf:
+                raise ValueError(f"Expected {field} of at least {smallest}, but got {value}.")
+        if isinstance(self.step_size, int | float) and not 0 < self.step_size < math.inf:
+            raise ValueError(f"Expected a positive step_size, but got {self.step_size}.")
+
+    @override
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        plan = self._plan(progress)
+        if plan.epsilon == 0:
+            return images.detach().clone()
+        with eval_mode(model):
+            if self.keep_best or self.stop_when_fooled or self.num_restarts > 1:
+                return self._search(model, images.detach(), labels, plan)
+            return self._ascend(model, images.detach(), labels, plan)
+
+    @override
+    def epsilon_at(self, progress: float = math.inf) -> float:
+        return value_at(self.epsilon, progress)
+
+    @property
+    @override
+    def ball_norm(self) -> float:
+        return self.norm
+
+    @override
+    def at(self, epsilon: float) -> PGD:
+        return replace(self, epsilon=epsilon)
+
+    @override
+    def for_evaluation(self) -> PGD:
+        return replace(self, keep_best=True, stop_when_fooled=True)
+
+    @override
+    def eased(self, at: float) -> PGD:
+        return replace(
+            self,
+            epsilon=Eased(self.epsilon, at),
+            num_steps=_delayed(self.num_steps, at),
+            step_size=_delayed(self.step_size, at),
+        )
+
+    @property
+    @override
+    def name(self) -> str:
+        steps = "auto" if isinstance(self.num_steps, Schedule) else self._fixed_steps()
+        loss = "" if self.loss is cross_entropy else f"-{_name_of(self.loss)}"
+        return f"pgd-{steps}{loss}-{norms.label(self.norm)}"
+
+    @override
+    def describe(self) -> str:
+        start = "random start" if self.random_start else "start at the image"
+        restarts = f"{self.num_restarts} restarts, " if self.num_restarts > 1 else ""
+        kept = "best iterate" if self.keep_best or self.stop_when_fooled else "last iterate"
+        return (
+            f"PGD, {norms.label(self.norm)}, {self._fixed_steps()} steps, {restarts}{start}, "
+            f"{_name_of(self.loss)}, {kept}"
+        )
+
+    def _fixed_steps(self) -> str:
+        if self.num_steps is None and self.step_size is not None:
+            return "auto"
+        return str(self._plan(math.inf).num_steps)
+
+    def _plan(self, progress: float) -> _Plan:
+        epsilon = self.epsilon_at(progress)
+        if self.num_steps is not None:
+            steps = self.num_steps if isinstance(self.num_steps, int) else round(self.num_steps(progress))
+        elif self.step_size is not None:
+            steps = steps_for(epsilon, value_at(self.step_size, progress))
+        else:
+            steps = _DEFAULT_NUM_STEPS
+        size = _REACH * epsilon / steps if self.step_size is None else value_at(self.step_size, progress)
+        return _Plan(epsilon, steps, size)
+
+    def _start(self, images: Tensor, epsilon: float) -> Tensor:
+        if not self.random_start:
+            return images
+        return (images + norms.random_in_ball(images, self.norm, epsilon)).clamp_(0.0, 1.0)
+
+    def _step(self, plan: _Plan, step: int, images: Tensor, current: Tensor, gradient: Tensor) -> Tensor:
+        """One step uphill, back into the ball, back into [0, 1]; clamping cannot leave the ball."""
+        size = plan.step_size * value_at(self.step_decay, step / plan.num_steps)
+        direction = norms.steepest(_inward(gradient, current), self.norm)
+        delta = norms.project(torch.add(current, direction, alpha=size).sub_(images), self.norm, plan.epsilon)
+        return delta.add_(images).clamp_(0.0, 1.0)
+
+    def _evaluate(self, model: nn.Module, current: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (n, classes), loss (n,), and the gradient of the loss with respect to the images."""
+        with torch.enable_grad():
+            leaf = current.detach().requires_grad_()
+            logits = model(leaf)
+            loss = self.loss(logits, labels)
+            (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        return logits.detach(), loss.detach(), gradient
+
+    def _ascend(self, model: nn.Module, images: Tensor, labels: Tensor, plan: _Plan) -> Tensor:
+        current = self._start(images, plan.epsilon)
+        for step in range(plan.num_steps):
+            _, _, gradient = self._evaluate(model, current, labels)
+            current = self._step(plan, step, images, current, gradient)
+        return current
+
+    def _search(self, model: nn.Module, images: Tensor, labels: Tensor, plan: _Plan) -> Tensor:
+        with torch.no_grad():
+            logits = model(images)
+            worst = Worst.of(images, labels, logits, self.loss(logits, labels))
+        for _ in range(self.num_restarts):
+            standing = ~worst.fooled if self.stop_when_fooled else torch.ones_like(worst.fooled)
+            index = standing.nonzero().squeeze(1)
+            if index.numel():
+                self._restart(model, Batch(images, labels), plan, worst, index)
+        return worst.images
+
+    def _restart(self, model: nn.Module, batch: Batch, plan: _Plan, worst: Worst, index: Tensor) -> None:
+        """Ascends from one start with the examples of ``index`` and records what is worst."""
+        near, true = batch.images[index], batch.labels[index]
+        current = self._start(near, plan.epsilon)
+        for step in range(plan.num_steps):
+            logits, loss, gradient = self._evaluate(model, current, true)
+            fooled = logits.argmax(dim=1) != true
+            worst.update(index, current, fooled, loss)
+            if self.stop_when_fooled and bool(fooled.any()):
+                standing = ~fooled
+                index, near, true = index[standing], near[standing], true[standing]
+                current, gradient = current[standing], gradient[standing]
+                if not index.numel():
+                    return
+            current = self._step(plan, step, near, current, gradient)
+        with torch.no_grad():
+            logits = model(current)
+            worst.update(index, current, logits.argmax(dim=1) != true, self.loss(logits, true))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The settings of one call, all schedules read."""
+
+    epsilon: float
+    num_steps: int
+    step_size: float
+
+
+def fgsm(epsilon: float | Schedule = 8 / 255, norm: float = math.inf) -> PGD:
+    """The fast gradient (sign) method: one full step from the image (Goodfellow et al., ICLR 2015).
+
+    Args:
+        epsilon: Budget and step size, in [0, 1] units.
+        norm: 1, 2 or inf.
+    """
+    return PGD(norm=norm, epsilon=epsilon, num_steps=1, step_size=epsilon, random_start=False)
+
+
+def _inward(gradient: Tensor, current: Tensor) -> Tensor:
+    """The gradient without the parts that push pixels out of [0, 1], or that are not finite."""
+    blocked = ((current <= 0.0) & (gradient < 0)) | ((current >= 1.0) & (gradient > 0))
+    return gradient.masked_fill(blocked, 0.0).nan_to_num_(0.0, 0.0, 0.0)
+
+
+def _delayed(setting: _Setting, at: float) -> _Setting | Eased:
+    """A setting that follows epsilon's stages, one epoch later from ``at`` on."""
+    return Eased(setting, at, share=1.0) if isinstance(setting, Schedule) else setting
+
+
+def _name_of(loss: Callable[[Tensor, Tensor], Tensor]) -> str:
+    return getattr(loss, "__name__", type(loss).__name__).replace("_", "-")

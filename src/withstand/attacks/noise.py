@@ -1,0 +1,91 @@
+"""Random perturbation: the baseline that any attack must beat."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand import norms
+from withstand.attacks.base import Attack, Worst
+from withstand.attacks.losses import cross_entropy
+from withstand.modes import eval_mode
+from withstand.schedules import Eased, Schedule, value_at
+
+__all__ = ["Noise"]
+
+
+@dataclass(frozen=True)
+class Noise(Attack):
+    """Uniform draws from the ball of ``epsilon``, clamped to [0, 1]; the worst of all is kept.
+
+    Args:
+        norm: Of the ball: 1, 2 or inf.
+        epsilon: Radius of the ball, in [0, 1] units; a float or a schedule of one.
+        num_samples: Draws an image. A single one is returned as it falls.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    norm: float = math.inf
+    epsilon: float | Schedule = 8 / 255
+    num_samples: int = 1
+
+    def __post_init__(self) -> None:
+        norms.require_norm(self.norm)
+        if self.num_samples < 1:
+            raise ValueError(f"Expected num_samples of at least 1, but got {self.num_samples}.")
+
+    @override
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        epsilon = self.epsilon_at(progress)
+        if self.num_samples == 1:
+            return self._draw(images, epsilon)
+        everyone = torch.arange(len(images), device=images.device)
+        with eval_mode(model), torch.no_grad():
+            logits = model(images)
+            worst = Worst.of(images, labels, logits, cross_entropy(logits, labels))
+            for _ in range(self.num_samples):
+                noisy = self._draw(images, epsilon)
+                logits = model(noisy)
+                worst.update(everyone, noisy, logits.argmax(dim=1) != labels, cross_entropy(logits, labels))
+        return worst.images
+
+    @override
+    def epsilon_at(self, progress: float = math.inf) -> float:
+        return value_at(self.epsilon, progress)
+
+    @property
+    @override
+    def ball_norm(self) -> float:
+        return self.norm
+
+    @override
+    def at(self, epsilon: float) -> Noise:
+        return replace(self, epsilon=epsilon)
+
+    @override
+    def for_evaluation(self) -> Noise:
+        return self
+
+    @override
+    def eased(self, at: float) -> Noise:
+        return replace(self, epsilon=Eased(self.epsilon, at))
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"noise-{self.num_samples}-{norms.label(self.norm)}"
+
+    @override
+    def describe(self) -> str:
+        return f"Uniform noise in the {norms.label(self.norm)} ball, worst of {self.num_samples}"
+
+    def _draw(self, images: Tensor, epsilon: float) -> Tensor:
+        return (images + norms.random_in_ball(images, self.norm, epsilon)).clamp(0.0, 1.0).detach()

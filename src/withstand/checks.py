@@ -1,0 +1,44 @@
+"""Checks of what users hand in, each with an error that says what to do."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from withstand.types import DataError
+
+__all__ = ["check_batch"]
+
+
+def check_batch(images: Tensor, labels: Tensor) -> None:
+    """Accepts a batch as every attack, objective and evaluation expects it.
+
+    Reads values back from the device: call it once, not at every training step.
+
+    Args:
+        images: Float tensor (batch, …) in [0, 1].
+        labels: Integer tensor (batch,), at least 0.
+
+    Raises:
+        DataError: the images are not floats in [0, 1], or the labels are not one class index an
+            image.
+    """
+    if not images.is_floating_point():
+        raise DataError(
+            f"Expected images as floats in [0, 1], but got {images.dtype}. Divide uint8 images by 255."
+        )
+    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
+        raise DataError(
+            f"Expected one integer label an image, shape ({images.shape[0]},), "
+            f"but got shape {tuple(labels.shape)} of {labels.dtype}."
+        )
+    if images.numel() == 0:
+        return
+    low, high = (float(bound) for bound in images.detach().aminmax())
+    if not (low >= 0.0 and high <= 1.0):  # written so that NaN fails too
+        raise DataError(
+            f"Expected images in [0, 1], but they span [{low:.4g}, {high:.4g}]. Divide them by their "
+            "range, and normalise inside the model (withstand.models.Normalize as its first layer): "
+            "epsilon is measured in [0, 1] units."
+        )
+    if int(labels.min()) < 0:
+        raise DataError(f"Expected labels of at least 0, but got {int(labels.min())}.")

@@ -1,0 +1,356 @@
+"""The command line; the only file that knows everything."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import shlex
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from withstand import data, models
+from withstand._version import __version__
+from withstand.attacks import PGD
+from withstand.data.locations import data_root
+from withstand.evaluation import evaluate
+from withstand.pipeline import evaluate_run, load_data, load_run_model, open_run, train_recipe
+from withstand.recipe_file import (
+    ParsedRecipe,
+    find_recipe,
+    packaged_recipes,
+    parse_recipe,
+    recipe_parser,
+    with_numbers,
+)
+from withstand.reporting import report
+from withstand.run_folder import RunFolder
+from withstand.training import ProgressBar
+from withstand.types import RecipeError, WithstandError
+
+__all__ = ["main"]
+
+_console = Console()
+_errors = Console(stderr=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command ``withstand``.
+
+    Args:
+        arguments: What stands after the program's name; the process's own where None.
+
+    Returns:
+        The exit status: 0 when done, 2 for an error of input or surroundings, 130 when interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    if not given or given[0] in ("-h", "--help"):
+        _print_overview()
+        return 0
+    if given[0] == "--version":
+        _console.print(__version__, highlight=False)
+        return 0
+    try:
+        _command(given[0]).run(given[1:])
+    except WithstandError as error:
+        _errors.print(f"error: {error}", style="bold red", highlight=False, markup=False)
+        return 2
+    except KeyboardInterrupt:
+        _errors.print("Interrupted. What was written stays; the same command goes on from there.")
+        return 130
+    return 0
+
+
+# -- commands ---------------------------------------------------------------------------------------
+
+
+def _run(arguments: Sequence[str]) -> None:
+    parsed, out, command = _recipe_and_folder(
+        "run", arguments, "Train a recipe, evaluate it, and write its report."
+    )
+    _train_into(parsed, out, command)
+    _evaluate_into(out, parsed)
+    _console.print(f"report: {report([out.path])}", highlight=False, soft_wrap=True)
+
+
+def _train(arguments: Sequence[str]) -> None:
+    parsed, out, command = _recipe_and_folder(
+        "train", arguments, "Train a recipe, or go on where it was stopped."
+    )
+    _train_into(parsed, out, command)
+    _console.print(f"next: withstand evaluate {out.path}", highlight=False, soft_wrap=True)
+
+
+def _evaluate(arguments: Sequence[str]) -> None:
+    parser = recipe_parser(
+        "withstand evaluate RUN",
+        "Measure a trained run: clean accuracy, and accuracy under each attack at each epsilon. "
+        "RUN is a run folder; --evaluation.… changes what its recipe measures.",
+    )
+    folder, overrides = _target("evaluate", "RUN, a run folder", arguments, parser)
+    run, _ = open_run(Path(folder))
+    _evaluate_into(run, parse_recipe(run.recipe, overrides, parser=parser))
+    _console.print(f"next: withstand report {run.path}", highlight=False, soft_wrap=True)
+
+
+def _attack(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(
+        prog="withstand attack RUN",
+        description="Attack a trained run by PGD with settings of your own; nothing in the run folder changes.",
+        exit_on_error=False,
+    )
+    parser.add_class_arguments(PGD, as_group=False)
+    parser.add_argument("--num_examples", type=int, default=1000, help="Test examples to attack.")
+    parser.add_argument("--batch_size", type=int, default=500, help="Examples a batch.")
+    folder, overrides = _target("attack", "RUN, a run folder", arguments, parser)
+    values = _parse(parser, overrides)
+    settings = {key: value for key, value in vars(parser.instantiate(values)).items()}
+    num_examples, batch_size = settings.pop("num_examples"), settings.pop("batch_size")
+    attack = _made(PGD, settings)
+    run, parsed = open_run(Path(folder))
+    dataset = load_data(parsed.recipe)
+    result = evaluate(
+        load_run_model(run, parsed.recipe, dataset),
+        dataset,
+        [attack],
+        [attack.epsilon_at()],
+        num_examples=num_examples,
+        batch_size=batch_size,
+        seed=parsed.recipe.seed,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    _print_metrics(result.metrics)
+
+
+def _report(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(
+        prog="withstand report",
+        description="Write one self-contained page from one or several run folders.",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=str, help="Run folders; several make one page to compare them."
+    )
+    parser.add_argument("--out", type=str | None, default=None, help="The page; RUN/report.html for one run.")
+    parser.add_argument("--title", type=str | None, default=None, help="Its title.")
+    values = _parse(parser, arguments)
+    page = report([Path(run) for run in values.runs], values.out, title=values.title)
+    _console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+def _recipes(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(
+        prog="withstand recipes",
+        description="List the recipes that come with the package, or print one of them.",
+        exit_on_error=False,
+    )
+    parser.add_argument("name", nargs="?", type=str | None, default=None, help="Print this recipe.")
+    parser.add_argument(
+        "--models", action="store_true", help="List the models that recipes can name instead."
+    )
+    values = _parse(parser, arguments)
+    if values.models:
+        _console.print("\n".join(models.MODEL_NAMES), highlight=False)
+        return
+    if values.name is not None:
+        _console.print(find_recipe(values.name).read_text(encoding="utf-8"), highlight=False, markup=False)
+        return
+    table = Table("recipe", "what it is")
+    for name, path in packaged_recipes().items():
+        table.add_row(name, parse_recipe(path).recipe.title)
+    _console.print(table)
+
+
+def _data(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(
+        prog="withstand data",
+        description="List the data sets and whether their files are here, or fetch one.",
+        exit_on_error=False,
+    )
+    parser.add_argument("action", nargs="?", type=str, default="list", help="list, or fetch.")
+    parser.add_argument("name", nargs="?", type=str | None, default=None, help="The data set to fetch.")
+    parser.add_argument(
+        "--root", type=str | None, default=None, help="The data root; else WITHSTAND_DATA, else ./data."
+    )
+    values = _parse(parser, arguments)
+    root = data_root(values.root)
+    if values.action == "fetch" and values.name is not None:
+        for path in data.fetch(values.name, root):
+            _console.print(str(path), highlight=False, soft_wrap=True)
+    elif values.action == "list" and values.name is None:
+        table = Table("data set", "shape", "classes", f"in {root}")
+        for name in data.NAMES:
+            about = data.info(name)
+            table.add_row(
+                name,
+                " x ".join(str(side) for side in about.shape),
+                str(about.num_classes),
+                "",
+            )
+        _console.print(table)
+    else:
+        raise RecipeError("Expected `withstand data`, or `withstand data fetch NAME`.")
+
+
+# -- shared steps -----------------------------------------------------------------------------------
+
+
+def _recipe_and_folder(
+    command: str, arguments: Sequence[str], description: str
+) -> tuple[ParsedRecipe, RunFolder, str]:
+    parser = recipe_parser(
+        f"withstand {command} RECIPE",
+        f"{description} RECIPE is a name that `withstand recipes` lists, or a YAML file. "
+        "Any value of it can be set by --key=value; 8/255 is a number.",
+    )
+    parser.add_argument("--out", type=str | None, default=None, help="The run folder; runs/NAME where null.")
+    name, overrides = _target(command, "RECIPE, a name or a YAML file", arguments, parser)
+    chosen = [argument for argument in overrides if argument.startswith("--out=")]
+    parsed = parse_recipe(
+        find_recipe(name), [argument for argument in overrides if argument not in chosen], parser=parser
+    )
+    out = Path(chosen[-1].partition("=")[2]) if chosen else Path("runs") / parsed.recipe.name
+    return parsed, RunFolder(out), shlex.join(["withstand", command, name, *overrides])
+
+
+def _train_into(parsed: ParsedRecipe, out: RunFolder, command: str) -> None:
+    with_bar = [ProgressBar(_console)]
+    result = train_recipe(parsed, out, command=command, observers=with_bar)
+    if result.has_collapsed:
+        _errors.print(
+            "warning: training collapsed and could not be mended; see the notes in the training log. "
+            "The last good weights are kept.",
+            style="yellow",
+        )
+    elif any(row.get("collapsed") for row in result.rows):
+        _errors.print(
+            "warning: training collapsed at times; see the notes in the training log.", style="yellow"
+        )
+    _console.print(
+        f"trained: {out.path} ({result.steps} steps, {result.seconds:.1f} s)", highlight=False, soft_wrap=True
+    )
+
+
+def _evaluate_into(out: RunFolder, parsed: ParsedRecipe) -> None:
+    with Progress(console=_console, disable=not _console.is_terminal, transient=True) as progress:
+        task = progress.add_task("evaluating", total=None)
+        result = evaluate_run(
+            out,
+            parsed.recipe,
+            on_batch=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _print_metrics(result.metrics)
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    table = Table("accuracy", "epsilon", "share", "95 % interval", title=f"{metrics['dataset']}, test data")
+    rows = [("clean", "", metrics["clean"])]
+    for attack in metrics["attacks"]:
+        rows += [(attack["description"], f"{point['epsilon']:.4g}", point) for point in attack["curve"]]
+    for name, epsilon, point in rows:
+        interval = f"{point['lower']:.2%} to {point['upper']:.2%}"
+        table.add_row(name, epsilon, f"{point['accuracy']:.2%}", f"{interval} of {point['total']}")
+    _console.print(table)
+    for warning in metrics["warnings"]:
+        _errors.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+def _target(
+    command: str, what: str, arguments: Sequence[str], parser: ArgumentParser
+) -> tuple[str, list[str]]:
+    """The first argument, which names what to work on, and the others as ``--key=value``."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        parser.print_help()
+        raise SystemExit(0)
+    if not arguments or arguments[0].startswith("-"):
+        raise RecipeError(f"`withstand {command}` needs {what}, as its first argument.")
+    return arguments[0], _joined(arguments[1:])
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """``--key value`` as ``--key=value``, so that both are read alike."""
+    joined: list[str] = []
+    for argument in arguments:
+        waits = joined and joined[-1].startswith("--") and "=" not in joined[-1]
+        if waits and not argument.startswith("--"):
+            joined[-1] = f"{joined[-1]}={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    try:
+        return parser.parse_args(with_numbers(arguments))
+    except ArgumentError as error:
+        known = [option for action in parser._actions for option in action.option_strings]
+        unknown = [
+            a.partition("=")[0] for a in arguments if a.startswith("--") and a.partition("=")[0] not in known
+        ]
+        near = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"{error}.{hint} `{parser.prog} --help` explains.") from error
+
+
+def _made(attack: type[PGD], settings: dict[str, Any]) -> PGD:
+    try:
+        return attack(**settings)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
+
+# -- the overview -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Command:
+    run: Callable[[Sequence[str]], None]
+    usage: str
+    summary: str
+
+
+_COMMANDS = {
+    "run": _Command(_run, "run RECIPE [--key=value …] [--out=DIR]", "train, evaluate and report"),
+    "train": _Command(
+        _train, "train RECIPE [--key=value …] [--out=DIR]", "train, or go on where it was stopped"
+    ),
+    "evaluate": _Command(_evaluate, "evaluate RUN [--evaluation.key=value …]", "measure a trained run"),
+    "attack": _Command(
+        _attack, "attack RUN [--epsilon=8/255 …]", "try an attack of your own on a trained run"
+    ),
+    "report": _Command(_report, "report RUN [RUN …] [--out=PAGE]", "write the page of one or several runs"),
+    "recipes": _Command(_recipes, "recipes [NAME]", "list the recipes, or print one"),
+    "data": _Command(_data, "data [fetch NAME]", "list the data sets, or fetch one"),
+}
+
+
+def _command(name: str) -> _Command:
+    if name not in _COMMANDS:
+        near = difflib.get_close_matches(name, _COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"There is no command {name!r}.{hint} There are: {', '.join(_COMMANDS)}.")
+    return _COMMANDS[name]
+
+
+def _print_overview() -> None:
+    _console.print(
+        "withstand trains classifiers to withstand noise and attack, and measures how much they withstand.\n\n"
+        "Each command explains itself with --help. A first run, on data that comes with the package:\n"
+        "  withstand run digits-adversarial\n",
+        highlight=False,
+    )
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for command in _COMMANDS.values():
+        table.add_row(f"withstand {command.usage}", command.summary)
+    _console.print(table, markup=False)

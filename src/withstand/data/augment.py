@@ -1,0 +1,75 @@
+"""Random crops and flips of a whole batch at once, on its device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from withstand.types import DataError
+
+__all__ = ["Augment"]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """A random crop after zero padding, then a horizontal flip of every second image on average.
+
+    Each image of a batch draws its own crop and flip.
+
+    Args:
+        crop_padding: Pixels of zero padding on each side, so how far a crop can shift an image;
+            0 crops nothing.
+        flip: Whether images are flipped left to right, with probability 1/2.
+
+    Raises:
+        ValueError: ``crop_padding`` is negative.
+    """
+
+    crop_padding: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise ValueError(f"crop_padding must be at least 0 pixels, but is {self.crop_padding}.")
+
+    def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Augments a batch.
+
+        Args:
+            images: Tensor (batch, channels, height, width) of any type, on any device.
+            generator: What to draw from, on the images' device; by default torch's global one.
+
+        Returns:
+            A tensor like ``images``; ``images`` itself where nothing is to be done.
+
+        Raises:
+            DataError: ``images`` has another number of axes.
+        """
+        if images.ndim != 4:
+            raise DataError(
+                "Only images (batch, channels, height, width) are cropped and flipped, "
+                f"but these have shape {tuple(images.shape)}. Leave out the augmentation."
+            )
+        if self.crop_padding == 0 and not self.flip:
+            return images
+        rows, columns = self._draw(images, generator)
+        padded = F.pad(images, (self.crop_padding,) * 4)
+        # One gather over flattened pixels, the same pixels for every channel of an image.
+        index = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).flatten(1)
+        taken = padded.flatten(2).gather(2, index[:, None].expand(-1, images.shape[1], -1))
+        return taken.view(images.shape)
+
+    def _draw(self, images: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Which rows (batch, height) and columns (batch, width) of the padded images to take."""
+        batch, _, height, width = images.shape
+        device = images.device
+        shift = torch.randint(2 * self.crop_padding + 1, (2, batch, 1), generator=generator, device=device)
+        rows = shift[0] + torch.arange(height, device=device)
+        columns = shift[1] + torch.arange(width, device=device)
+        if self.flip:
+            flipped = torch.rand((batch, 1), generator=generator, device=device) < 0.5
+            columns = torch.where(flipped, columns.flip(1), columns)
+        return rows, columns

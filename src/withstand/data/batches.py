@@ -1,0 +1,74 @@
+"""Batches, sliced from a split on its own device: no worker processes, no work per image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from withstand.data.split import Split
+from withstand.types import Batch
+
+__all__ = ["batches", "to_unit_range"]
+
+
+def batches(
+    split: Split,
+    batch_size: int,
+    *,
+    order: Tensor | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    drop_last: bool = False,
+) -> Iterator[Batch]:
+    """One pass over a split.
+
+    Args:
+        split: Where the examples come from; batches are on its device.
+        batch_size: Examples a batch, at least 1; the last one may be smaller.
+        order: int64 tensor (examples,) of indices to visit, on any device, such as
+            ``epoch_order`` makes; by default all examples in their order.
+        augment: Applied to the uint8 images of each batch.
+        drop_last: Leaves out a last batch that is smaller.
+
+    Returns:
+        An iterator of batches, with float32 images in [0, 1].
+
+    Raises:
+        ValueError: ``batch_size`` is not positive, or ``order`` is not a tensor of indices of
+            the split.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, but is {batch_size}.")
+    if order is not None:
+        _require_indices(order, len(split))
+        order = order.to(split.labels.device)
+    count = len(split) if order is None else len(order)
+    stop = count - count % batch_size if drop_last else count
+    chosen = (
+        slice(start, start + batch_size) if order is None else order[start : start + batch_size]
+        for start in range(0, stop, batch_size)
+    )
+    return (_batch(split, indices, augment) for indices in chosen)
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """uint8 images of 0 … 255 as float32 images in [0, 1]."""
+    # A divisor on the device: CUDA divides by a Python number as a product with its
+    # reciprocal, which would differ from the CPU in the last bit.
+    return images.to(torch.float32) / torch.full((), 255.0, device=images.device)
+
+
+def _batch(split: Split, indices: slice | Tensor, augment: Callable[[Tensor], Tensor] | None) -> Batch:
+    images = split.images[indices]
+    return Batch(to_unit_range(images if augment is None else augment(images)), split.labels[indices])
+
+
+def _require_indices(order: Tensor, num_examples: int) -> None:
+    if order.ndim != 1 or order.dtype != torch.int64:
+        raise ValueError(f"order must be a 1-D int64 tensor, but is {order.dtype} {tuple(order.shape)}.")
+    if len(order) and not (int(order.min()) >= 0 and int(order.max()) < num_examples):
+        raise ValueError(
+            f"order must hold indices from 0 to {num_examples - 1}, "
+            f"but its values go from {int(order.min())} to {int(order.max())}."
+        )

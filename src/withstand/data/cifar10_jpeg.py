@@ -1,0 +1,107 @@
+"""CIFAR-10 as JPEG files: lossy, so near to CIFAR-10 but not it, and never labelled as it.
+
+The files are read from ``cifar10_jpegs.tar.xz`` as it is, or from the unpacked folder
+``cifar10_jpegs``; both hold ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from withstand.data.cache import cached
+from withstand.data.folder import Labelled, decode_split
+from withstand.data.locations import damaged, missing
+from withstand.data.pictures import Form, Picture
+from withstand.data.split import Parts
+from withstand.dataset_info import DatasetInfo
+
+__all__ = ["read_cifar10_jpeg"]
+
+ARCHIVE = "cifar10_jpegs.tar.xz"
+FOLDER = "cifar10_jpegs"
+# Part of the cache's key: raise it when decoding changes.
+_VERSION = 1
+
+
+def read_cifar10_jpeg(info: DatasetInfo, root: Path) -> Parts:
+    """Reads the JPEG files of CIFAR-10, decoded once and then kept in the cache.
+
+    Args:
+        info: The entry of ``cifar10-jpeg``.
+        root: The data root.
+
+    Returns:
+        Both parts, sorted by class and file name.
+
+    Raises:
+        DataError: neither the archive nor the folder is there, one is damaged or holds other
+            folders than the ten classes.
+    """
+    archive, folder = root / ARCHIVE, root / FOLDER
+    if archive.is_file():
+        return cached(info.name, _key([archive]), partial(_read_archive, info, archive))
+    if folder.is_dir():
+        return cached(info.name, _key(_jpegs(folder)), partial(_read_folder, info, folder))
+    raise missing(info.name, root, [f"{ARCHIVE} or {FOLDER}/"], "Copy them from where you keep them")
+
+
+def _key(paths: Sequence[Path]) -> str:
+    """A hash of names, sizes and times of change: 60,000 files are not read for it."""
+    digest = hashlib.sha256(f"version {_VERSION}".encode())
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _jpegs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*/*.jpg"))
+
+
+def _read_archive(info: DatasetInfo, path: Path) -> Parts:
+    try:
+        # "r|" reads the archive once from front to end, as its packing demands.
+        with tarfile.open(path, "r|xz") as archive:
+            contents = dict(_contents(archive))
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise damaged(path, f"it cannot be unpacked ({error})") from error
+    return _decode(info, path, contents)
+
+
+def _contents(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    for member in archive:
+        file = archive.extractfile(member) if member.name.endswith(".jpg") else None
+        if file is not None:
+            yield str(PurePosixPath(member.name)), file.read()
+
+
+def _read_folder(info: DatasetInfo, folder: Path) -> Parts:
+    contents = {path.relative_to(folder).as_posix(): path for path in _jpegs(folder)}
+    return _decode(info, folder, contents)
+
+
+def _decode(info: DatasetInfo, source: Path, contents: Mapping[str, Path | bytes]) -> Parts:
+    """Decodes what lies at ``train/CLASS/NAME.jpg`` and ``test/CLASS/NAME.jpg``."""
+    items: dict[str, list[Labelled]] = {part: [] for part in Parts._fields}
+    labels = {name: label for label, name in enumerate(info.class_names)}
+    for name in sorted(contents):
+        part, class_name, _ = _split_name(name)
+        if part not in items or class_name not in labels:
+            raise damaged(source, f"{name} is not in train/CLASS/ or test/CLASS/ of a class of CIFAR-10")
+        items[part].append(Labelled(Picture(f"{source}/{name}", contents[name]), labels[class_name]))
+    if not all(items.values()):
+        raise damaged(source, "it lacks pictures in train/CLASS/*.jpg or test/CLASS/*.jpg")
+    _, height, width = info.shape
+    form = Form("RGB", width, height, resize=False)
+    return Parts(*(decode_split(listed, form) for listed in items.values()))
+
+
+def _split_name(name: str) -> tuple[str, str, str]:
+    """Part, class and file name of a path in the archive; empty ones where there are too few."""
+    part, class_name, file_name = ["", "", "", *PurePosixPath(name).parts][-3:]
+    return part, class_name, file_name

@@ -1,0 +1,105 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from withstand.data.cifar import CIFAR10, CIFAR100, read_cifar
+from withstand.data.cifar10_jpeg import read_cifar10_jpeg
+from withstand.data.digits import read_digits
+from withstand.data.folder import ImageFolder, list_folder
+from withstand.data.idx import read_idx
+from withstand.data.infos import INFOS
+from withstand.data.locations import data_root
+from withstand.data.partition import partition
+from withstand.data.split import Dataset, Parts
+from withstand.dataset_info import DatasetInfo
+from withstand.types import DataError
+
+__all__ = ["NAMES", "info", "load"]
+
+READERS: dict[str, Callable[[DatasetInfo, Path], Parts]] = {
+    "digits": read_digits,
+    "mnist": partial(read_idx, folder="MNIST/raw"),
+    "fashion-mnist": partial(read_idx, folder="FashionMNIST/raw"),
+    "cifar10": partial(read_cifar, files=CIFAR10),
+    "cifar100": partial(read_cifar, files=CIFAR100),
+    "cifar10-jpeg": read_cifar10_jpeg,
+}
+
+_FOLDER = "folder:"
+NAMES = (*READERS, f"{_FOLDER}PATH")
+
+
+def load(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    size: int | None = None,
+    validation_size: int | None = None,
+    train_size: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Reads a data set and takes validation data out of its training data.
+
+    Args:
+        name: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``,
+            ``cifar10-jpeg``, or ``folder:PATH`` for a folder of pictures.
+        root: The data root; by default ``WITHSTAND_DATA``, else ``./data``.
+        size: Side in pixels that the pictures of a folder are resized and cropped to.
+        validation_size: How many examples validate; by default a tenth of the training data,
+            at most 5000.
+        train_size: How many of the others train; by default all.
+        seed: Chooses which examples validate and train; the same ones on any machine.
+
+    Returns:
+        The data set, on the CPU. Its test data are the same whatever the options.
+
+    Raises:
+        DataError: the name is unknown, files are missing or damaged, or a size does not fit.
+    """
+    folder = _image_folder(name, size)
+    if folder is not None:
+        about, parts = folder.info(), folder.read()
+    else:
+        about = INFOS[name]
+        parts = READERS[name](about, data_root(root))
+    train, validation = partition(
+        parts.train, validation_size=validation_size, train_size=train_size, seed=seed
+    )
+    return Dataset(about, train, validation, parts.test)
+
+
+def info(name: str, *, root: str | Path | None = None, size: int | None = None) -> DatasetInfo:
+    """What a model needs to know of a data set; needs no files, except for a folder's.
+
+    Args:
+        name: As for ``load``.
+        root: The data root; taken so that both functions have the same arguments, not read.
+        size: As for ``load``.
+
+    Raises:
+        DataError: the name is unknown, or a folder of pictures cannot be read.
+    """
+    folder = _image_folder(name, size)
+    return INFOS[name] if folder is None else folder.info()
+
+
+def _image_folder(name: str, size: int | None) -> ImageFolder | None:
+    """The folder that ``folder:PATH`` names, or None for the name of a known data set."""
+    if name.startswith(_FOLDER) and name != _FOLDER:
+        return list_folder(Path(name.removeprefix(_FOLDER)).expanduser(), size=size)
+    if name not in INFOS:
+        raise DataError(_unknown(name))
+    if size is not None:
+        raise DataError(f"Only pictures of a folder are resized, so {name} takes no size, but it is {size}.")
+    return None
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), NAMES, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"There is no data set '{name}'.{hint} There are: {', '.join(NAMES)}."

@@ -1,0 +1,142 @@
+"""Images and labels in memory: a split, and the data set that three of them make.
+
+Images are stored as uint8, a quarter of the space of floats, and are handed out in [0, 1] by
+``batches``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from withstand.dataset_info import DatasetInfo
+from withstand.types import DataError
+
+__all__ = ["Dataset", "Parts", "Split"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and labels of one part of a data set, on one device.
+
+    Args:
+        images: uint8 tensor (examples, channels, height, width), in 0 … 255.
+        labels: int64 tensor (examples,), at least 0.
+
+    Raises:
+        DataError: types or shapes differ from these, or a label is negative.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        _require_form("Images", self.images, torch.uint8, ("examples", "channels", "height", "width"))
+        _require_form("Labels", self.labels, torch.int64, ("examples",))
+        if len(self.images) != len(self.labels):
+            raise DataError(
+                f"Each image needs one label, but there are {len(self.images)} images and "
+                f"{len(self.labels)} labels."
+            )
+        if len(self) and int(self.labels.min()) < 0:
+            raise DataError(
+                f"Labels are numbered from 0, but one is {int(self.labels.min())}. "
+                "Number the classes 0, 1, 2, … and leave out examples without a class."
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split on ``device``."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def subset(self, indices: Tensor | Sequence[int]) -> Split:
+        """The examples at ``indices``, in that order, copied.
+
+        Args:
+            indices: Integer tensor (chosen,) or boolean mask (examples,) on any device, or a
+                sequence of integers.
+        """
+        chosen = indices if isinstance(indices, Tensor) else torch.tensor(indices, dtype=torch.int64)
+        chosen = chosen.to(self.labels.device)
+        return Split(self.images[chosen], self.labels[chosen])
+
+
+class Parts(NamedTuple):
+    """What the files of a data set hold, before validation data are taken from training data."""
+
+    train: Split
+    test: Split
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set, ready to train on: validation data are former training data, never test data.
+
+    Args:
+        info: Its shape, classes and usual normalisation.
+        train: What training sees.
+        validation: What chooses between models; may be empty.
+        test: What the report is about.
+
+    Raises:
+        DataError: a split does not fit ``info``: another image shape, or a label that is not
+            in 0 … classes - 1.
+    """
+
+    info: DatasetInfo
+    train: Split
+    validation: Split
+    test: Split
+
+    def __post_init__(self) -> None:
+        for name, split in self._splits().items():
+            _require_fit(name, split, self.info)
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data set with all its splits on ``device``."""
+        return Dataset(self.info, self.train.to(device), self.validation.to(device), self.test.to(device))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over the shapes and bytes of all splits; the same on any machine."""
+        digest = hashlib.sha256()
+        for name, split in self._splits().items():
+            digest.update(f"{name} {tuple(split.images.shape)};".encode())
+            digest.update(split.images.cpu().numpy().reshape(-1).data)
+            digest.update(split.labels.cpu().numpy().astype("<i8").data)
+        return digest.hexdigest()
+
+    def _splits(self) -> dict[str, Split]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def _require_form(what: str, tensor: Tensor, dtype: torch.dtype, axes: tuple[str, ...]) -> None:
+    if tensor.dtype != dtype or tensor.ndim != len(axes):
+        raise DataError(
+            f"{what} must be a {dtype} tensor of shape ({', '.join(axes)}), but have type {tensor.dtype} and "
+            f"shape {tuple(tensor.shape)}. Pass images as uint8 in 0 … 255, or as floats in [0, 1] to "
+            "withstand.data.as_split."
+        )
+
+
+def _require_fit(name: str, split: Split, info: DatasetInfo) -> None:
+    if tuple(split.images.shape[1:]) != tuple(info.shape):
+        raise DataError(
+            f"Images of the {name} split have shape {tuple(split.images.shape[1:])}, "
+            f"but those of {info.name} have {tuple(info.shape)} (channels, height, width)."
+        )
+    largest = int(split.labels.max()) if len(split) else 0
+    if largest >= info.num_classes:
+        raise DataError(
+            f"The {name} split of {info.name} has a label {largest}, but there are {info.num_classes} "
+            f"classes, so labels go from 0 to {info.num_classes - 1}. Number the labels from 0, or name "
+            "more classes; where the labels came from a file, it is damaged: delete it and fetch it again."
+        )

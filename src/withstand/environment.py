@@ -1,0 +1,71 @@
+"""What a run ran on, so that its figures can be judged and repeated."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["describe_device", "environment", "peak_memory_bytes"]
+
+_PACKAGES = ("withstand", "torch", "lightning-fabric", "numpy")
+
+
+def environment(*, seed: int, command: str, data_fingerprint: str, device: torch.device) -> dict[str, Any]:
+    """Versions, device, seed, data and commit, as ``environment.json`` holds them.
+
+    Args:
+        seed: Of the run.
+        command: That repeats the run.
+        data_fingerprint: Hash of the data that was used.
+        device: Where it ran.
+    """
+    versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "device": describe_device(device),
+        "seed": seed,
+        "git_commit": _git_commit(),
+        "data_fingerprint": data_fingerprint,
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def describe_device(device: torch.device) -> str:
+    """For people: ``cpu (2 threads)`` or the name of the accelerator."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that this process held: of the accelerator where there is one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
+
+
+def _git_commit() -> str | None:
+    """The commit of the source, where it runs from a checkout; marked where files differ from it."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", ".")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit} with changes" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

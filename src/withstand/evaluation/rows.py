@@ -1,0 +1,108 @@
+"""One row a test example: what the model says of it, clean and under each attack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from withstand import norms
+from withstand.attacks import Attack
+from withstand.types import AttackError, Batch
+
+__all__ = ["CLEAN", "AttackPlan", "Columns", "column", "score_batch"]
+
+CLEAN = "clean"
+Columns = dict[str, NDArray[np.generic]]
+
+_TOLERANCE = 1e-5  # of epsilon, for the rounding of float32
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """An attack and the budgets to run it at.
+
+    Args:
+        attack: At whatever budget; it is run at each of ``epsilons``.
+        epsilons: Budgets in [0, 1] units, ascending.
+        name: Unique among the plans of one evaluation.
+        norm: Of the attack's ball, or None where it has none to check.
+    """
+
+    attack: Attack
+    epsilons: Sequence[float]
+    name: str
+    norm: float | None
+
+
+def column(name: str, epsilon: float) -> str:
+    """The column that says whether an example is still right under an attack: ``pgd-40-linf@0.3``."""
+    return f"{name}@{epsilon:.6g}"
+
+
+def score_batch(model: nn.Module, batch: Batch, plans: Sequence[AttackPlan], first_index: int) -> Columns:
+    """Scores one batch.
+
+    An example that falls at one budget falls at every larger one, since the image that fooled the
+    model lies in the larger ball too; so only those that stand are attacked again. One that is
+    wrong clean is wrong under every attack.
+
+    Args:
+        model: In eval mode; maps images in [0, 1] to logits (batch, classes).
+        batch: Images (batch, …) in [0, 1] and labels (batch,).
+        plans: The attacks.
+        first_index: Index of the first image in the test split.
+
+    Returns:
+        Column name -> array (batch,): ``index``, ``label``, ``prediction``, ``confidence`` (the
+        largest softmax probability), ``clean`` (1 where right), and one 0/1 column for each attack
+        and budget.
+
+    Raises:
+        AttackError: an attack left its ball or [0, 1].
+    """
+    with torch.no_grad():
+        probabilities = model(batch.images).softmax(dim=1)
+    confidence, prediction = probabilities.max(dim=1)
+    clean = prediction == batch.labels
+    columns: dict[str, Tensor] = {
+        "index": torch.arange(first_index, first_index + len(batch.labels)),
+        "label": batch.labels,
+        "prediction": prediction,
+        "confidence": confidence,
+        CLEAN: clean.int(),
+    }
+    for plan in plans:
+        standing = clean.clone()
+        for epsilon in plan.epsilons:
+            index = standing.nonzero().squeeze(1)
+            if len(index):
+                subset = Batch(batch.images[index], batch.labels[index])
+                standing[index] = _withstands(model, subset, plan, epsilon)
+            columns[column(plan.name, epsilon)] = standing.int()
+    return {name: values.cpu().numpy() for name, values in columns.items()}
+
+
+def _withstands(model: nn.Module, batch: Batch, plan: AttackPlan, epsilon: float) -> Tensor:
+    """Whether each example is still right; judged here, not by the attack."""
+    attack = plan.attack.at(epsilon).for_evaluation()
+    adversarial = attack(model, batch.images, batch.labels)
+    _require_inside(batch.images, adversarial, plan, epsilon)
+    with torch.no_grad():
+        predicted: Tensor = model(adversarial).argmax(dim=1)
+    return predicted == batch.labels
+
+
+def _require_inside(images: Tensor, adversarial: Tensor, plan: AttackPlan, epsilon: float) -> None:
+    low, high = (float(bound) for bound in adversarial.aminmax())
+    distance = 0.0 if plan.norm is None else float(norms.norm(adversarial - images, plan.norm).max())
+    if not (low >= 0 and high <= 1 and distance <= epsilon * (1 + _TOLERANCE) + 1e-6) or math.isnan(distance):
+        raise AttackError(
+            f"The attack {plan.name} at epsilon {epsilon:.6g} returned images in [{low:.4g}, {high:.4g}] at "
+            f"a distance of up to {distance:.6g}. An attack must stay in [0, 1] and within epsilon."
+        )

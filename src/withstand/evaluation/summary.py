@@ -1,0 +1,85 @@
+"""From rows to shares with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from withstand.evaluation.rows import CLEAN, AttackPlan, column
+
+__all__ = ["share", "summarise", "warnings_of"]
+
+_CONFIDENCE = 0.95
+
+
+def share(outcomes: Sequence[int] | np.ndarray[Any, Any] | pd.Series[Any]) -> dict[str, float | int]:
+    """The share of ones among outcomes, with its exact (Clopper-Pearson) 95 % interval.
+
+    Args:
+        outcomes: Zeros and ones, at least one.
+
+    Returns:
+        ``accuracy``, ``lower``, ``upper`` in [0, 1], and the counts ``correct`` and ``total``.
+    """
+    correct, total = int(np.sum(np.asarray(outcomes))), len(outcomes)
+    interval = binomtest(correct, total).proportion_ci(confidence_level=_CONFIDENCE, method="exact")
+    return {
+        "accuracy": correct / total,
+        "lower": float(interval.low),
+        "upper": float(interval.high),
+        "correct": correct,
+        "total": total,
+    }
+
+
+def summarise(rows: pd.DataFrame, plans: Sequence[AttackPlan]) -> dict[str, Any]:
+    """The accuracies of an evaluation: clean, and for each attack over its budgets.
+
+    Args:
+        rows: As ``rows.score_batch`` makes them, all batches together.
+        plans: The attacks that were run.
+
+    Returns:
+        ``clean``, ``attacks`` and ``warnings`` as ``metrics.json`` holds them.
+    """
+    attacks = [
+        {
+            "name": plan.name,
+            "norm": "none" if plan.norm is None else f"{plan.norm:g}",
+            "description": plan.attack.for_evaluation().describe(),
+            "curve": [
+                {"epsilon": epsilon, **share(rows[column(plan.name, epsilon)])} for epsilon in plan.epsilons
+            ],
+        }
+        for plan in plans
+    ]
+    return {"clean": share(rows[CLEAN]), "attacks": attacks, "warnings": warnings_of(rows, plans)}
+
+
+def warnings_of(rows: pd.DataFrame, plans: Sequence[AttackPlan]) -> list[str]:
+    """What makes the figures doubtful, in words.
+
+    Within linf 0.5 every image can be turned into the same grey one, so no classifier can truly
+    be right on more than the largest class there.
+    """
+    largest_class = float(rows["label"].value_counts(normalize=True).max())
+    found = []
+    for plan in plans:
+        for epsilon in plan.epsilons:
+            if plan.norm != math.inf or epsilon < 0.5:
+                continue
+            measured = share(rows[column(plan.name, epsilon)])
+            if measured["lower"] > largest_class:
+                found.append(
+                    f"Masked gradients: {measured['accuracy']:.1%} of the images withstand {plan.name} "
+                    f"at linf {epsilon:g}, where every image can be turned into the same grey one, so "
+                    f"at most {largest_class:.1%} truly can. The attacked accuracies at smaller epsilon "
+                    "are likely too high as well: attack with more restarts, other losses, or an attack "
+                    "without gradients."
+                )
+    return found

@@ -1,0 +1,10 @@
+"""Networks that map images in [0, 1] to logits, made by name and saved safely."""
+
+from __future__ import annotations
+
+from withstand.models.check import check
+from withstand.models.normalize import Normalize
+from withstand.models.registry import MODEL_NAMES, create
+from withstand.models.weights import load_weights, save_weights
+
+__all__ = ["MODEL_NAMES", "Normalize", "check", "create", "load_weights", "save_weights"]

@@ -1,0 +1,199 @@
+"""The pieces that the networks are built of, and the plans that describe them.
+
+A plan lists what follows what, as the papers print it: ``[Conv(32, 5), RELU, MAX_POOL]``.
+Layers start from PyTorch's default initialisation unless a builder says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from itertools import pairwise
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.models.suggest import nearest
+from withstand.types import ModelError
+
+__all__ = [
+    "AVG_POOL",
+    "MAX_POOL",
+    "RELU",
+    "Conv",
+    "Init",
+    "Pool",
+    "Residual",
+    "Shape",
+    "Step",
+    "conv_layers",
+    "convnet",
+    "dense_layers",
+    "each_with_relu",
+    "initialise_",
+]
+
+Shape: TypeAlias = tuple[int, int, int]
+"""(channels, height, width) of one image."""
+
+Init: TypeAlias = Literal["default", "he"]
+"""How convolutions start: PyTorch's default, or N(0, sqrt(2 / (kernel² · channels out))) and bias 0."""
+
+
+class Conv(NamedTuple):
+    """A convolution with a square kernel."""
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+
+
+class Pool(NamedTuple):
+    """A pooling layer with a square window."""
+
+    layer: type[nn.MaxPool2d] | type[nn.AvgPool2d]
+    kernel: int = 2
+    stride: int = 2
+    padding: int = 0
+
+
+Step: TypeAlias = Conv | Pool | type[nn.ReLU]
+
+RELU: Final = nn.ReLU
+MAX_POOL: Final = Pool(nn.MaxPool2d)
+AVG_POOL: Final = Pool(nn.AvgPool2d)
+
+
+class Residual(nn.Module):
+    """``relu(branch(x) + shortcut(x))``.
+
+    Args:
+        branch: What is learnt.
+        shortcut: Fits the input to the branch's output; an empty ``Sequential`` passes it on.
+    """
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = shortcut
+        self.activation = nn.ReLU()
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        activated: Tensor = self.activation(self.branch(images) + self.shortcut(images))
+        return activated
+
+
+def each_with_relu(convs: Sequence[Conv]) -> list[Step]:
+    """The plan in which a ReLU follows each convolution and nothing is pooled."""
+    return [step for conv in convs for step in (conv, RELU)]
+
+
+def conv_layers(
+    in_channels: int, plan: Sequence[Step], *, batch_norm: bool, bias: bool = True
+) -> Iterator[nn.Module]:
+    """The layers of a plan.
+
+    Args:
+        in_channels: Channels of the images.
+        plan: What follows what.
+        batch_norm: Whether a BatchNorm follows each convolution.
+        bias: Whether convolutions have one.
+
+    Yields:
+        One layer after another.
+    """
+    for step in plan:
+        if isinstance(step, Conv):
+            yield nn.Conv2d(in_channels, *step, bias=bias)
+            in_channels = step.channels
+            if batch_norm:
+                yield nn.BatchNorm2d(in_channels)
+        elif isinstance(step, Pool):
+            yield step.layer(step.kernel, step.stride, step.padding)
+        else:
+            yield step()
+
+
+def dense_layers(widths: Sequence[int], *, bias: bool = True) -> Iterator[nn.Module]:
+    """Linear layers of these widths, input first, with a ReLU between each two.
+
+    Raises:
+        ModelError: a width is not a positive whole number.
+    """
+    for width in widths:
+        if not isinstance(width, int) or width < 1:
+            raise ModelError(f"widths of layers must be positive whole numbers, but got {width!r}.")
+    for index, (before, after) in enumerate(pairwise(widths)):
+        if index:
+            yield nn.ReLU()
+        yield nn.Linear(before, after, bias=bias)
+
+
+def convnet(
+    plan: Sequence[Step],
+    hidden: Sequence[int],
+    input_shape: Shape,
+    num_classes: int,
+    *,
+    batch_norm: bool,
+    bias: bool = True,
+) -> nn.Sequential:
+    """A plan of convolutions, then linear layers down to the logits, all in one sequence.
+
+    Args:
+        plan: What follows what, up to the flattening.
+        hidden: Widths of the linear layers between flattening and logits.
+        input_shape: (channels, height, width) of one image.
+        num_classes: Logits per image.
+        batch_norm: Whether a BatchNorm follows each convolution.
+        bias: Whether convolutions and linear layers have one.
+
+    Raises:
+        ModelError: the images are smaller than the plan can take, or a width is not positive.
+    """
+    features = conv_layers(input_shape[0], plan, batch_norm=batch_norm, bias=bias)
+    dense = dense_layers([_flat_width(plan, input_shape), *hidden, num_classes], bias=bias)
+    return nn.Sequential(*features, nn.Flatten(), *dense)
+
+
+def initialise_(network: nn.Module, init: Init) -> None:
+    """Starts the convolutions of a network anew where ``init`` is not PyTorch's default.
+
+    Raises:
+        ModelError: there is no such initialisation.
+    """
+    if init not in ("default", "he"):
+        raise ModelError(f"there is no initialisation {init!r}; {nearest(str(init), ('default', 'he'))}")
+    if init == "default":
+        return
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _flat_width(plan: Sequence[Step], input_shape: Shape) -> int:
+    windows = [step for step in plan if isinstance(step, Conv | Pool)]
+    smallest = reduce(_side_before, reversed(windows), 1)
+    channels, *sides = input_shape
+    if min(sides) < smallest:
+        raise ModelError(
+            f"its layers need images of at least {smallest}×{smallest}, "
+            f"but got {sides[0]}×{sides[1]}. Take a network with fewer layers, or larger images."
+        )
+    channels = [channels, *(step.channels for step in plan if isinstance(step, Conv))][-1]
+    return channels * math.prod(reduce(_side_after, windows, side) for side in sides)
+
+
+def _side_after(side: int, window: Conv | Pool) -> int:
+    return (side + 2 * window.padding - window.kernel) // window.stride + 1
+
+
+def _side_before(side: int, window: Conv | Pool) -> int:
+    """The smallest side that leaves at least ``side``."""
+    return max(1, (side - 1) * window.stride + window.kernel - 2 * window.padding)

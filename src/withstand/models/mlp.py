@@ -1,0 +1,23 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from withstand.models.blocks import Shape, dense_layers
+
+__all__ = ["mlp"]
+
+
+def mlp(input_shape: Shape, num_classes: int, *, hidden: Sequence[int] = (1200, 1200)) -> nn.Sequential:
+    """Linear layers with ReLU between; by default the 784-1200-1200-10 net of SEBR (CVPR 2021).
+
+    Args:
+        input_shape: (channels, height, width) of one image.
+        num_classes: Logits per image.
+        hidden: Widths of the hidden layers; none makes a linear classifier.
+    """
+    return nn.Sequential(nn.Flatten(), *dense_layers([math.prod(input_shape), *hidden, num_classes]))

@@ -1,0 +1,168 @@
+"""Models by name: ``create("cnn-4c3f", dataset="mnist")``."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.models.alexnet import alexnet
+from withstand.models.blocks import Shape
+from withstand.models.lenet import cnn_large_epsilon, lenet
+from withstand.models.mlp import mlp
+from withstand.models.normalize import Normalize
+from withstand.models.resnet import resnet18, resnet50
+from withstand.models.strided import cnn_4c3f, cnn_6c2f, cnn_8c2f, cnn_small
+from withstand.models.suggest import nearest
+from withstand.models.user_factory import load_factory
+from withstand.models.vgg import vgg5_stable, vgg11, vgg16
+from withstand.types import ModelError
+
+__all__ = ["MODEL_NAMES", "create"]
+
+Factory: TypeAlias = Callable[..., Any]
+
+_BUILDERS: Mapping[str, Factory] = MappingProxyType(
+    {
+        "mlp": mlp,
+        "lenet": lenet,
+        "cnn-small": cnn_small,
+        "cnn-4c3f": cnn_4c3f,
+        "cnn-6c2f": cnn_6c2f,
+        "cnn-8c2f": cnn_8c2f,
+        "cnn-large-epsilon": cnn_large_epsilon,
+        "alexnet": alexnet,
+        "vgg5-stable": vgg5_stable,
+        "vgg11": vgg11,
+        "vgg16": vgg16,
+        "resnet18": resnet18,
+        "resnet50": resnet50,
+    }
+)
+
+MODEL_NAMES: tuple[str, ...] = tuple(_BUILDERS)
+"""The names that ``create`` knows."""
+
+# What tells a model its task; the rest of a factory's arguments are the user's options.
+_TASK = ("input_shape", "num_classes")
+
+
+def create(
+    name: str,
+    *,
+    dataset: str | DatasetInfo | None = None,
+    input_shape: Shape | None = None,
+    num_classes: int | None = None,
+    normalize: bool = True,
+    **options: Any,  # noqa: ANN401 - each network has options of its own, checked against its signature
+) -> nn.Module:
+    """Builds a network that maps images (batch, channels, height, width) in [0, 1] to logits.
+
+    ``torch.manual_seed`` fixes its weights. A user's own network is named by its factory,
+    ``path/to/file.py:function`` or ``package.module:function``; the factory is called with the
+    options, and with ``input_shape`` and ``num_classes`` where its signature names them.
+
+    Args:
+        name: One of ``MODEL_NAMES``, or a factory.
+        dataset: A known data set's name, or what is to be known of another. It gives the shape,
+            the classes, and mean and deviation to normalise by.
+        input_shape: (channels, height, width); instead of, or other than, the data set's.
+        num_classes: Logits per image; instead of, or other than, the data set's.
+        normalize: Whether the first layer normalises by the data set's mean and deviation.
+            Without a data set there is nothing to normalise by, and no such layer.
+        **options: Of the network, such as ``batch_norm=True``.
+
+    Returns:
+        (batch, classes) logits of (batch, channels, height, width) images. With normalisation,
+        a sequence of ``normalize`` and ``network``.
+
+    Raises:
+        ModelError: the name, the data set or an option does not exist; shape or classes are
+            not known; the images are too small for the network; or a user's factory fails.
+    """
+    info = _known(dataset) if isinstance(dataset, str) else dataset
+    shape, classes = _task(info, input_shape, num_classes)
+    factory = load_factory(name) if ":" in name else _builder(name)
+    network = _built(name, factory, {"input_shape": shape, "num_classes": classes}, options)
+    if info is None or not normalize:
+        return network
+    return nn.Sequential(OrderedDict(normalize=_normalize(info, shape), network=network))
+
+
+def _known(dataset: str) -> DatasetInfo:
+    if dataset not in KNOWN_DATASETS:
+        raise ModelError(f"There is no data set {dataset!r}; {nearest(dataset, KNOWN_DATASETS)}")
+    return KNOWN_DATASETS[dataset]
+
+
+def _builder(name: str) -> Factory:
+    if name not in _BUILDERS:
+        raise ModelError(
+            f"There is no model {name!r}; {nearest(name, _BUILDERS)} "
+            "A model of your own is path/to/file.py:function or package.module:function."
+        )
+    return _BUILDERS[name]
+
+
+def _task(info: DatasetInfo | None, input_shape: Shape | None, num_classes: int | None) -> tuple[Shape, int]:
+    shape = info.shape if input_shape is None and info else input_shape
+    classes = info.num_classes if num_classes is None and info else num_classes
+    if shape is None or classes is None:
+        raise ModelError(
+            "A model needs a data set, or both input_shape and num_classes, "
+            f"but got input_shape {input_shape} and num_classes {num_classes}."
+        )
+    if len(shape) != 3 or min(shape) < 1:
+        raise ModelError(f"input_shape must be positive (channels, height, width), but got {shape}.")
+    if classes < 2:
+        raise ModelError(f"A classifier needs at least 2 classes, but got num_classes {classes}.")
+    return shape, classes
+
+
+def _built(name: str, factory: Factory, task: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
+    parameters = _parameters(factory)
+    _require_options(name, parameters, options)
+    wanted = {key: value for key, value in task.items() if key in parameters}
+    try:
+        network = factory(**wanted, **options)
+    except Exception as error:
+        given = f" with options {dict(options)}" if options else ""
+        raise ModelError(f"Model {name!r} could not be built{given}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"Model {name!r} must be made as a torch.nn.Module, but its factory returned "
+            f"{network!r}; return the network itself."
+        )
+    return network
+
+
+def _parameters(factory: Factory) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except ValueError:  # some callables written in C do not tell theirs
+        return {"options": inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)}
+
+
+def _require_options(
+    name: str, parameters: Mapping[str, inspect.Parameter], options: Mapping[str, Any]
+) -> None:
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [key for key in parameters if key not in _TASK]
+    for option in options:
+        if option not in known:
+            raise ModelError(f"Model {name!r} has no option {option!r}; {nearest(option, known)}")
+
+
+def _normalize(info: DatasetInfo, shape: Shape) -> Normalize:
+    if len(info.mean) != shape[0]:
+        raise ModelError(
+            f"Data set {info.name!r} has mean and deviation for {len(info.mean)} channels, but "
+            f"the model takes {shape[0]}; set normalize=False or fit input_shape {shape} to the data."
+        )
+    return Normalize(info.mean, info.std)

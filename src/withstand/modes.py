@@ -1,0 +1,35 @@
+"""A model's train and eval mode, changed for a while and then put back as found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+__all__ = ["eval_mode"]
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Holds a model in eval mode; each submodule gets its own flag back, also after an error.
+
+    Submodules may differ (a frozen BatchNorm in a model that trains), so one flag for all
+    would not do. Flags are set without calling ``train()``, and only where they differ.
+
+    Args:
+        model: Any module.
+
+    Yields:
+        Nothing; the model is in eval mode meanwhile.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    for module, training in flags:
+        if training:
+            module.training = False
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            if module.training is not training:
+                module.training = training

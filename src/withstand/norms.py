@@ -1,0 +1,190 @@
+"""The only home of l1, l2 and linf arithmetic, per example and for any tensor rank.
+
+A norm is a float: ``1.0``, ``2.0`` or ``inf``. Every function treats the first dimension as
+the batch and all others as one vector, and is safe at zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["dual", "label", "norm", "project", "random_in_ball", "require_norm", "steepest"]
+
+_LABELS = {1.0: "l1", 2.0: "l2", math.inf: "linf"}
+
+
+def require_norm(p: float) -> float:
+    """The norm itself, where it is one of l1, l2, linf.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if p not in _LABELS:
+        raise ValueError(f"Expected a norm of 1, 2 or inf, but got {p}.")
+    return float(p)
+
+
+def label(p: float) -> str:
+    """``l1``, ``l2`` or ``linf``, for people to read."""
+    return _LABELS[require_norm(p)]
+
+
+def dual(p: float) -> float:
+    """The dual norm: linf of l1, l2 of l2, l1 of linf."""
+    return {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[require_norm(p)]
+
+
+def norm(x: Tensor, p: float) -> Tensor:
+    """The norm of each example.
+
+    Args:
+        x: Tensor (batch, …).
+        p: 1, 2 or inf.
+
+    Returns:
+        Tensor (batch,).
+    """
+    lengths: Tensor = torch.linalg.vector_norm(x.flatten(1), ord=require_norm(p), dim=1)
+    return lengths
+
+
+def project(delta: Tensor, p: float, radius: float | Tensor) -> Tensor:
+    """The nearest point, in the Euclidean sense, of the ball of ``radius`` around 0.
+
+    Args:
+        delta: Tensor (batch, …).
+        p: Norm of the ball: 1, 2 or inf.
+        radius: At least 0; a float, or a tensor (batch,).
+
+    Returns:
+        Tensor of the shape of ``delta``: argmin over ‖z‖_p ≤ radius of ‖z - delta‖₂.
+    """
+    return _PROJECTIONS[require_norm(p)](delta, _per_example(radius, delta))
+
+
+def steepest(gradient: Tensor, p: float) -> Tensor:
+    """The step of length at most 1 that gains most to first order: argmax over ‖d‖_p ≤ 1 of <g, d>.
+
+    For l1 this is one coordinate (the first of the largest), for linf the sign. A zero gradient
+    gives a zero step.
+
+    Args:
+        gradient: Tensor (batch, …).
+        p: Norm of the step: 1, 2 or inf.
+
+    Returns:
+        Tensor of the shape of ``gradient``.
+    """
+    return _STEEPEST[require_norm(p)](gradient)
+
+
+def random_in_ball(
+    like: Tensor, p: float, radius: float | Tensor, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """One point a row, uniform over the volume of the ball of ``radius`` around 0.
+
+    Args:
+        like: Tensor (batch, …) that gives shape, type and device.
+        p: Norm of the ball: 1, 2 or inf.
+        radius: At least 0; a float, or a tensor (batch,).
+        generator: Source of randomness; the device's global one where None.
+
+    Returns:
+        Tensor of the shape of ``like``.
+    """
+    return _RANDOM[require_norm(p)](like, generator) * _per_example(radius, like)
+
+
+def _per_example(value: float | Tensor, like: Tensor) -> float | Tensor:
+    return value.reshape(-1, *[1] * (like.dim() - 1)) if isinstance(value, Tensor) else value
+
+
+def _rows(x: Tensor, reduced: Tensor) -> Tensor:
+    """A value per example, shaped to broadcast over ``x``."""
+    return reduced.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _project_linf(delta: Tensor, radius: float | Tensor) -> Tensor:
+    # Not torch.clamp with tensor bounds for floats: the scalar form is faster.
+    if isinstance(radius, Tensor):
+        return torch.maximum(torch.minimum(delta, radius), -radius)
+    return delta.clamp(-radius, radius)
+
+
+def _project_l2(delta: Tensor, radius: float | Tensor) -> Tensor:
+    tiny = torch.finfo(delta.dtype).tiny
+    return delta * (radius / _rows(delta, norm(delta, 2.0)).clamp_min(tiny)).clamp(max=1.0)
+
+
+def _project_l1(delta: Tensor, radius: float | Tensor) -> Tensor:
+    # Duchi et al., "Efficient projections onto the l1-ball" (ICML 2008): soft-threshold at the
+    # theta for which the l1 norm becomes the radius.
+    magnitude = delta.flatten(1).abs()
+    bound = torch.as_tensor(radius, dtype=delta.dtype, device=delta.device).reshape(-1, 1)
+    ordered = magnitude.sort(dim=1, descending=True).values
+    excess = ordered.cumsum(dim=1) - bound
+    counts = torch.arange(1, ordered.shape[1] + 1, device=delta.device, dtype=delta.dtype)
+    support = (ordered * counts > excess).sum(dim=1, keepdim=True).clamp_min(1)
+    theta = (excess.gather(1, support - 1) / support).clamp_min(0)
+    shrunk = delta.flatten(1).sign() * (magnitude - theta).clamp_min(0)
+    return shrunk.reshape(delta.shape)
+
+
+def _steepest_l2(gradient: Tensor) -> Tensor:
+    # First by the largest entry, so that squares of tiny gradients do not underflow.
+    tiny = torch.finfo(gradient.dtype).tiny
+    scaled = gradient / _rows(gradient, norm(gradient, math.inf)).clamp_min(tiny)
+    return scaled / _rows(scaled, norm(scaled, 2.0)).clamp_min(tiny)
+
+
+def _steepest_l1(gradient: Tensor) -> Tensor:
+    flat = gradient.flatten(1)
+    index = flat.abs().argmax(dim=1, keepdim=True)
+    step = torch.zeros_like(flat).scatter_(1, index, flat.gather(1, index).sign())
+    return step.reshape(gradient.shape)
+
+
+def _gaussian(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.empty_like(like).normal_(generator=generator)
+
+
+def _random_linf(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.empty_like(like).uniform_(-1.0, 1.0, generator=generator)
+
+
+def _random_l2(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    direction = _steepest_l2(_gaussian(like, generator))
+    share = torch.empty_like(like.flatten(1)[:, 0]).uniform_(generator=generator)
+    return direction * _rows(like, share ** (1.0 / like[0].numel()))
+
+
+def _random_l1(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    # Exponential variables over their sum are uniform on the simplex; one more of them, left
+    # out of the point, makes the simplex solid.
+    flat = like.flatten(1)
+    shares = torch.empty(flat.shape[0], flat.shape[1] + 1, dtype=like.dtype, device=like.device).exponential_(
+        generator=generator
+    )
+    point = (shares / shares.sum(dim=1, keepdim=True))[:, :-1]
+    return (point * _gaussian(flat, generator).sign()).reshape(like.shape)
+
+
+_PROJECTIONS: dict[float, Callable[[Tensor, float | Tensor], Tensor]] = {
+    1.0: _project_l1,
+    2.0: _project_l2,
+    math.inf: _project_linf,
+}
+_STEEPEST: dict[float, Callable[[Tensor], Tensor]] = {
+    1.0: _steepest_l1,
+    2.0: _steepest_l2,
+    math.inf: torch.sign,
+}
+_RANDOM: dict[float, Callable[[Tensor, torch.Generator | None], Tensor]] = {
+    1.0: _random_l1,
+    2.0: _random_l2,
+    math.inf: _random_linf,
+}

@@ -1,0 +1,58 @@
+"""Adversarial training (Madry et al., ICLR 2018), to large epsilon where it is scheduled."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from withstand.attacks.base import Attack
+from withstand.checks import check_batch
+from withstand.terms import Objective
+from withstand.types import LossTerms
+
+__all__ = ["ACCURACY_TERM", "LOSS_TERM", "Adversarial"]
+
+LOSS_TERM = "adversarial"
+ACCURACY_TERM = "adversarial_accuracy"
+
+
+class Adversarial(Objective):
+    """The mean cross-entropy of adversarial images only, found anew at every step.
+
+    The attack sees the model in eval mode and differentiates the images only, so BatchNorm
+    statistics come from the training pass alone and no attack gradient reaches the weights.
+    With a scheduled epsilon this is extended adversarial training (``schedules.Stages``) or IAT
+    (``schedules.PerEpoch`` of a ramp), after Shaeiri et al., arXiv 2003.13370.
+
+    Args:
+        attack: How to perturb the images.
+    """
+
+    def __init__(self, attack: Attack) -> None:
+        super().__init__()
+        self.attack = attack
+        self._has_checked = False
+
+    @override
+    def forward(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> LossTerms:
+        if not self._has_checked:  # once: it reads values back from the device
+            check_batch(images, labels)
+            self._has_checked = True
+        adversarial = self.attack.perturb(model, images, labels, progress=progress)
+        logits = model(adversarial)
+        loss = F.cross_entropy(logits, labels)
+        terms = {
+            LOSS_TERM: loss.detach(),
+            ACCURACY_TERM: (logits.detach().argmax(dim=1) == labels).float().mean(),
+            "epsilon": loss.new_tensor(self.attack.epsilon_at(progress)),
+        }
+        return LossTerms(loss, terms)
+
+    @override
+    def ease(self, at: float) -> None:
+        self.attack = self.attack.eased(at)

@@ -1,0 +1,247 @@
+"""From a recipe to a run folder: train, evaluate, report; each stage can be run alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from withstand import data, models
+from withstand.data import Dataset
+from withstand.dataset_info import DatasetInfo
+from withstand.environment import environment, peak_memory_bytes
+from withstand.evaluation import Evaluation, evaluate
+from withstand.recipe import EvaluationSettings, Recipe
+from withstand.recipe_file import ParsedRecipe, parse_recipe
+from withstand.run_folder import RunFolder, replaced
+from withstand.training import Observer, TrainingResult, fit
+from withstand.types import RecipeError, RunFolderError
+
+__all__ = ["build_model", "evaluate_run", "load_data", "load_run_model", "open_run", "train_recipe"]
+
+# What may change between a run and its resumption: none of it changes what is trained.
+_FREE_KEYS = ("title", "description", "published", "evaluation")
+_FREE_TRAINING = ("accelerator", "checkpoint_seconds", "tensorboard")
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """The data set of a recipe.
+
+    Raises:
+        DataError: it is unknown, missing or damaged.
+    """
+    settings = recipe.data
+    return data.load(
+        settings.name,
+        root=settings.root,
+        size=settings.size,
+        validation_size=settings.validation_size,
+        train_size=settings.train_size,
+        seed=settings.seed,
+    )
+
+
+def build_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
+    """The model of a recipe, with random weights fixed by its seed.
+
+    Raises:
+        ModelError: it is unknown or does not fit the data.
+    """
+    torch.manual_seed(recipe.seed)
+    settings = recipe.model
+    return models.create(settings.name, dataset=info, normalize=settings.normalize, **settings.options)
+
+
+def train_recipe(
+    parsed: ParsedRecipe, out: RunFolder, *, command: str, observers: Sequence[Observer] = ()
+) -> TrainingResult:
+    """Trains a recipe into a run folder, or goes on where a former process was stopped.
+
+    Args:
+        parsed: The recipe.
+        out: Where to.
+        command: The command that repeats it, for ``environment.json``.
+        observers: Who is told how it goes.
+
+    Raises:
+        WithstandError: of the part that failed; nothing that was written before is lost.
+    """
+    recipe = parsed.recipe
+    out.create()
+    _require_same_recipe(parsed, out)
+    dataset = load_data(recipe)
+    model = build_model(recipe, dataset.info)
+    with replaced(out.recipe) as temporary:
+        temporary.write_text(parsed.text, encoding="utf-8")
+    out.write_json(out.model_spec, _model_spec(recipe, dataset.info))
+    device = _device(recipe)
+    _write_environment(out, recipe, command, dataset, device)
+    result = fit(
+        model,
+        dataset,
+        recipe.objective,
+        recipe.training,
+        out=out,
+        seed=recipe.seed,
+        observers=observers,
+    )
+    _add_cost(
+        out,
+        train_seconds=result.seconds,
+        train_steps=result.steps,
+        peak_memory_bytes=peak_memory_bytes(device),
+    )
+    return result
+
+
+def open_run(folder: Path) -> tuple[RunFolder, ParsedRecipe]:
+    """A run folder that training has filled, and its recipe.
+
+    Raises:
+        RunFolderError: there is none.
+        RecipeError: its recipe does not fit this version.
+    """
+    run = RunFolder(folder)
+    run.require(run.recipe, f"withstand train RECIPE --out={folder}")
+    return run, parse_recipe(run.recipe)
+
+
+def load_run_model(run: RunFolder, recipe: Recipe, dataset: Dataset) -> nn.Module:
+    """The trained model of a run.
+
+    Raises:
+        RunFolderError: it is not trained to its end.
+        ModelError: its weights do not fit.
+    """
+    best = recipe.evaluation.weights == "best"
+    weights = run.require(
+        run.best_weights if best else run.last_weights, f"withstand train {run.recipe} --out={run.path}"
+    )
+    model = build_model(recipe, dataset.info)
+    models.load_weights(model, weights)
+    return model
+
+
+def evaluate_run(
+    run: RunFolder,
+    recipe: Recipe,
+    *,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluates a trained run into its folder.
+
+    Args:
+        run: Where its weights are, and where rows and metrics go.
+        recipe: Its recipe, with the evaluation that is wanted.
+        on_batch: Told after each batch how many examples are done, of how many.
+
+    Raises:
+        WithstandError: of the part that failed.
+    """
+    dataset = load_data(recipe)
+    model = load_run_model(run, recipe, dataset)
+    settings: EvaluationSettings = recipe.evaluation
+    device = _device(recipe)
+    started = time.monotonic()
+    evaluation = evaluate(
+        model,
+        dataset,
+        settings.attacks,
+        settings.epsilons,
+        num_examples=settings.num_examples,
+        batch_size=settings.batch_size,
+        seed=recipe.seed,
+        device=device,
+        out=run,
+        on_batch=on_batch,
+    )
+    published = [_json_ready(vars(figure)) for figure in recipe.published]
+    metrics = {**evaluation.metrics, "weights": settings.weights, "published": published}
+    run.write_json(run.metrics, metrics)
+    _add_cost(run, evaluate_seconds=time.monotonic() - started)
+    return Evaluation(evaluation.rows, metrics)
+
+
+def _device(recipe: Recipe) -> torch.device:
+    """Where Fabric puts the model: the accelerator asked for, or the best there is."""
+    name = recipe.training.accelerator
+    try:
+        return Fabric(accelerator=name, devices=1).device
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(
+            f"training.accelerator={name!r} is not to be had here ({error}). Leave it at auto."
+        ) from error
+
+
+def _model_spec(recipe: Recipe, info: DatasetInfo) -> dict[str, Any]:
+    return {
+        "name": recipe.model.name,
+        "normalize": recipe.model.normalize,
+        "options": recipe.model.options,
+        "dataset": info.name,
+        "input_shape": list(info.shape),
+        "num_classes": info.num_classes,
+    }
+
+
+def _write_environment(
+    out: RunFolder, recipe: Recipe, command: str, dataset: Dataset, device: torch.device
+) -> None:
+    former = out.read_json(out.environment)
+    current = environment(
+        seed=recipe.seed, command=command, data_fingerprint=dataset.fingerprint, device=device
+    )
+    if former:  # resumed: the run began when it first did
+        current["started"] = former.get("started", current["started"])
+        current["cost"] = former.get("cost", {})
+    out.write_json(out.environment, current)
+
+
+def _add_cost(out: RunFolder, **costs: float) -> None:
+    content = out.read_json(out.environment)
+    content["cost"] = {**content.get("cost", {}), **costs}
+    out.write_json(out.environment, content)
+
+
+def _require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
+    """Refuses to go on with another recipe than the one the folder was begun with."""
+    if not out.recipe.exists():
+        return
+    former = dict(_flat(_trained_part(parse_recipe(out.recipe).values)))
+    current = dict(_flat(_trained_part(parsed.values)))
+    differing = [key for key in sorted({*former, *current}) if former.get(key) != current.get(key)]
+    if differing:
+        shown = "; ".join(f"{key}: {former.get(key)} then, {current.get(key)} now" for key in differing[:5])
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise RunFolderError(
+            f"{out.path} holds a run of another recipe ({shown}{more}). "
+            "Choose another --out, or give the values it was begun with to go on."
+        )
+
+
+def _trained_part(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that decide what is trained."""
+    part = {key: value for key, value in values.items() if key not in _FREE_KEYS}
+    part["training"] = {key: value for key, value in part["training"].items() if key not in _FREE_TRAINING}
+    part["data"] = {key: value for key, value in part["data"].items() if key != "root"}
+    return part
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        inner = prefix if key == "init_args" else f"{prefix}{key}."
+        if isinstance(value, Mapping):
+            yield from _flat(value, inner)
+        else:
+            yield inner.rstrip("."), value
+
+
+def _json_ready(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: f"{value:g}" if key == "norm" and value is not None else value for key, value in values.items()
+    }

@@ -1,0 +1,122 @@
+"""The recipe: one typed configuration of a whole run, from YAML and ``--key=value``.
+
+The types below are the schema: jsonargparse reads names, types, defaults and help from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from withstand.attacks import Attack
+from withstand.objectives import CrossEntropy, Objective
+from withstand.training import TrainingSettings
+
+__all__ = ["DataSettings", "EvaluationSettings", "ModelSettings", "Published", "Recipe"]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which data, and how much of it.
+
+    Args:
+        name: digits, mnist, fashion-mnist, cifar10, cifar10-jpeg, cifar100, or folder:PATH.
+        root: The data root; the environment variable WITHSTAND_DATA, or ./data, where null.
+        size: Height and width to which the pictures of a folder are brought; their own where null.
+        validation_size: Training images set aside for validation; a tenth, at most 5000, where null.
+        train_size: Train on only so many of the remaining images; all where null.
+        seed: Chooses the validation and training images.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    size: int | None = None
+    validation_size: int | None = None
+    train_size: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model.
+
+    Args:
+        name: A name that `withstand recipes --models` lists, or your own factory:
+            path/to/file.py:function or package.module:function.
+        normalize: Put the data set's normalisation inside, as the first layer.
+        options: Keyword arguments of the model's builder, such as batch_norm.
+    """
+
+    name: str = "cnn-small"
+    normalize: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to measure on test data.
+
+    Args:
+        attacks: Each is run at every epsilon, in its evaluation form.
+        epsilons: Budgets in [0, 1] units; 8/255 may be written so.
+        num_examples: Score only the first so many test examples; all where null.
+        batch_size: Examples a batch.
+        weights: The epoch that did best on validation data, or the last.
+    """
+
+    attacks: list[Attack] = field(default_factory=list)
+    epsilons: list[float] = field(default_factory=list)
+    num_examples: int | None = None
+    batch_size: int = 500
+    weights: Literal["best", "last"] = "best"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure that others published, to stand beside ours.
+
+    Args:
+        measure: clean or attacked accuracy.
+        accuracy: A share in [0, 1].
+        source: Where it was published.
+        epsilon: Budget, where attacked.
+        norm: Of the attack's ball, where attacked.
+        note: What differs from our measurement.
+    """
+
+    measure: Literal["clean", "attacked"]
+    accuracy: float
+    source: str
+    epsilon: float | None = None
+    norm: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run: data, model, objective, training, evaluation.
+
+    Args:
+        name: Short name; the run folder is runs/NAME unless --out says otherwise.
+        title: One line for people.
+        description: What the run shows.
+        seed: Fixes everything random: weights, order, augmentation, attacks.
+        data: Which data.
+        model: Which model.
+        objective: What training minimises: a class_path such as CrossEntropy or Adversarial.
+        training: How to train.
+        evaluation: What to measure.
+        published: Figures of others beside ours.
+    """
+
+    name: str = "unnamed"
+    title: str = ""
+    description: str = ""
+    seed: int = 0
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    objective: Objective = field(default_factory=CrossEntropy)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    published: Sequence[Published] = ()

@@ -1,0 +1,7 @@
+"""From run folders to one HTML page that opens offline; imports no torch."""
+
+from __future__ import annotations
+
+from withstand.reporting.page import report
+
+__all__ = ["report"]

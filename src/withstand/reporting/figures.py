@@ -1,0 +1,189 @@
+"""The figures of the page, as plotly figures whose colours the page's script fits to its theme.
+
+Series differ in colour (Okabe and Ito's palette), dash and marker, so that none is told by
+colour alone. Plotly reads some HTML in texts, so whatever a user named is escaped here.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from withstand.reporting.history import Panel, Trace
+from withstand.reporting.summary import Curve
+from withstand.reporting.wording import epsilon_text, interval, norm_text, percent
+
+__all__ = ["Figure", "accuracy_figure", "training_figure"]
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
+_MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "cross")
+# Reads on white and on near-black alike.
+_GREY = "#8a8f98"
+_MANY_POINTS = 60
+_MOST_TICKS = 7
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure ready for the page.
+
+    Attributes:
+        title: Its heading.
+        caption: What it shows, for those who see it and those who do not.
+        plot: ``data`` and ``layout`` of plotly, as plain JSON values.
+        height: In CSS pixels.
+    """
+
+    title: str
+    caption: str
+    plot: dict[str, Any]
+    height: int
+
+
+def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) -> Figure:
+    """Accuracy against epsilon, with each point's interval as an error bar.
+
+    Args:
+        curves: At least one, each from epsilon 0 on.
+        norm: The norm that epsilon is measured in.
+        chance: The accuracy of guessing, drawn as a dotted line; None draws none.
+    """
+    figure = go.Figure([_accuracy_trace(curve, index) for index, curve in enumerate(curves)])
+    sign = norm_text(norm)
+    _lay_out(figure, f"epsilon ({html.escape(sign)}, images in [0, 1])", "accuracy")
+    figure.update_layout(hovermode="closest", yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
+    figure.update_xaxes(**_epsilon_ticks(curves))
+    if chance is not None:
+        figure.add_hline(
+            y=chance,
+            line={"color": _GREY, "dash": "dot", "width": 1.5},
+            annotation_text=f"chance, {percent(chance)}",
+            annotation_position="bottom right",
+        )
+    caption = f"Accuracy against epsilon in {sign}. Bars are 95 % intervals; epsilon 0 is clean accuracy."
+    return _finished(figure, f"Accuracy against epsilon, {sign}", caption, 400 + _legend_height(len(curves)))
+
+
+def _epsilon_ticks(curves: Sequence[Curve]) -> dict[str, Any]:
+    """Ticks at the epsilons measured, where they are few and written as shares of 255."""
+    epsilons = sorted({point["epsilon"] for curve in curves for point in curve.points})
+    texts = [epsilon_text(epsilon) for epsilon in epsilons]
+    if len(epsilons) > _MOST_TICKS or not any("/" in text for text in texts):
+        return {}
+    return {"tickmode": "array", "tickvals": epsilons, "ticktext": texts}
+
+
+def _accuracy_trace(curve: Curve, index: int) -> go.Scatter:
+    points = curve.points
+    return go.Scatter(
+        name=html.escape(curve.name),
+        x=[point["epsilon"] for point in points],
+        y=[point["accuracy"] for point in points],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [point["upper"] - point["accuracy"] for point in points],
+            "arrayminus": [point["accuracy"] - point["lower"] for point in points],
+            "thickness": 1.5,
+            "width": 5,
+        },
+        text=[
+            f"<b>{html.escape(curve.name)}</b><br>epsilon {epsilon_text(point['epsilon'])}, "
+            f"{html.escape(attack)}<br>accuracy {percent(point['accuracy'], point['total'])}<br>"
+            f"95 % interval {interval(point)}"
+            for point, attack in zip(points, curve.attacks, strict=True)
+        ],
+        hovertemplate="%{text}<extra></extra>",
+        **_style(index, "lines+markers"),
+    )
+
+
+def training_figure(panel: Panel) -> Figure:
+    """Curves over the epochs done, with collapsed epochs and notes marked on them."""
+    figure = go.Figure()
+    for index, trace in enumerate(panel.traces):
+        figure.add_trace(_training_trace(trace, index))
+        if trace.marks:
+            figure.add_trace(_marks_trace(trace, index))
+    num_series = len(panel.traces)
+    says_title = num_series == 1 and panel.traces[0].name == panel.title.lower()
+    _lay_out(figure, "epochs done", "")
+    figure.update_layout(hovermode="x unified", showlegend=not says_title)
+    if panel.is_share:
+        figure.update_layout(yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
+    elif _smallest(panel) >= 0:
+        figure.update_layout(yaxis_rangemode="tozero")
+    return _finished(figure, panel.title, panel.caption, 280 + _legend_height(num_series))
+
+
+def _smallest(panel: Panel) -> float:
+    return min((value for trace in panel.traces for value in trace.values if value is not None), default=0.0)
+
+
+def _training_trace(trace: Trace, index: int) -> go.Scatter:
+    mode = "lines+markers" if len(trace.progress) <= _MANY_POINTS else "lines"
+    return go.Scatter(
+        name=html.escape(trace.name),
+        legendgroup=str(index),
+        x=list(trace.progress),
+        y=list(trace.values),
+        hovertemplate="%{y:.4~g}",
+        **_style(index, mode),
+    )
+
+
+def _marks_trace(trace: Trace, index: int) -> go.Scatter:
+    rows = [row for row in trace.marks if trace.values[row] is not None]
+    return go.Scatter(
+        name=f"{html.escape(trace.name)}: collapse or note",
+        legendgroup=str(index),
+        showlegend=False,
+        mode="markers",
+        x=[trace.progress[row] for row in rows],
+        y=[trace.values[row] for row in rows],
+        text=[html.escape(trace.marks[row]) for row in rows],
+        hovertemplate="%{text}",
+        marker={"symbol": "circle-x-open", "size": 15, "color": _COLOURS[index % len(_COLOURS)]}
+        | {"line": {"width": 2}},
+    )
+
+
+def _style(index: int, mode: str) -> dict[str, Any]:
+    colour = _COLOURS[index % len(_COLOURS)]
+    return {
+        "mode": mode,
+        "connectgaps": True,
+        "cliponaxis": False,
+        "line": {"color": colour, "width": 2.2, "dash": _DASHES[index % len(_DASHES)]},
+        "marker": {"color": colour, "symbol": _MARKERS[index % len(_MARKERS)], "size": 7},
+    }
+
+
+def _lay_out(figure: go.Figure, x_title: str, y_title: str) -> None:
+    axis = {"automargin": True, "zeroline": False, "showline": True, "ticks": "outside", "ticklen": 4}
+    figure.update_layout(
+        template="none",
+        autosize=True,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13},
+        margin={"l": 8, "r": 12, "t": 12, "b": 8},
+        xaxis=axis | {"title": {"text": x_title, "font": {"size": 13}}, "rangemode": "tozero"},
+        yaxis=axis | {"title": {"text": y_title, "font": {"size": 13}}},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
+        showlegend=True,
+    )
+
+
+def _legend_height(num_series: int) -> int:
+    return 22 * max(0, num_series - 2)
+
+
+def _finished(figure: go.Figure, title: str, caption: str, height: int) -> Figure:
+    return Figure(title, caption, json.loads(figure.to_json()), height)

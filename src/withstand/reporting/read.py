@@ -1,0 +1,261 @@
+"""Reads a run folder; the only place in the reporting that opens its files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from withstand.reporting.conform import misfit
+from withstand.reporting.schema import (
+    ENVIRONMENT_FILE,
+    EXAMPLES_FILE,
+    GALLERY_FILE,
+    METRICS_FILE,
+    METRICS_SCHEMA,
+    RECIPE_FILE,
+    TRAINING_FILE,
+    Environment,
+    Metrics,
+)
+from withstand.types import RunFolderError
+
+__all__ = ["Gallery", "History", "Run", "read_run"]
+
+_MUST_BE_NUMBERS = {"epoch", "progress", "seconds", "learning_rate", "loss", "collapsed"}
+_TEXT_COLUMNS = {"note"}
+
+
+@dataclass(frozen=True)
+class History:
+    """``train.csv``: one entry a row in every column.
+
+    Attributes:
+        columns: Name -> numbers; None where the cell is empty, NaN or infinite.
+        notes: The text beside each row, empty where there is none.
+    """
+
+    columns: Mapping[str, Sequence[float | None]]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """``gallery.npz``: some test images before and after an attack.
+
+    Attributes:
+        clean: uint8 array (images, height, width, channels), 1 or 3 channels.
+        adversarial: The same images, attacked.
+        label: Integer array (images,), true class.
+        clean_prediction: Integer array (images,).
+        adversarial_prediction: Integer array (images,).
+        epsilon: Budget of the attack, in [0, 1] units.
+        attack: Its name.
+        class_names: One name a class, in label order.
+    """
+
+    clean: NDArray[np.uint8]
+    adversarial: NDArray[np.uint8]
+    label: NDArray[np.int64]
+    clean_prediction: NDArray[np.int64]
+    adversarial_prediction: NDArray[np.int64]
+    epsilon: float
+    attack: str
+    class_names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that one run folder holds; None for each file that it does not hold."""
+
+    path: Path
+    recipe: Mapping[str, object] | None
+    recipe_text: str | None
+    environment: Environment | None
+    history: History | None
+    num_rows: int | None
+    metrics: Metrics | None
+    gallery: Gallery | None
+
+
+def read_run(path: Path | str) -> Run:
+    """Reads a run folder.
+
+    Args:
+        path: The folder; at least ``metrics.json`` or ``train.csv`` must be in it.
+
+    Raises:
+        RunFolderError: the folder is missing, holds neither file, or a file in it is damaged.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise RunFolderError(
+            f"There is no run folder {folder}. Make one: withstand run RECIPE --out {folder}"
+        )
+    metrics = _read_metrics(folder / METRICS_FILE)
+    history = _read_history(folder / TRAINING_FILE)
+    if metrics is None and history is None:
+        raise RunFolderError(
+            f"{folder} holds neither {METRICS_FILE} nor {TRAINING_FILE}, so there is nothing to report. "
+            f"Make them: withstand run RECIPE --out {folder}"
+        )
+    recipe_text = _text_of(folder / RECIPE_FILE)
+    return Run(
+        path=folder,
+        recipe=None if recipe_text is None else _parsed_recipe(recipe_text, folder / RECIPE_FILE),
+        recipe_text=recipe_text,
+        environment=cast("Environment | None", _read_json(folder / ENVIRONMENT_FILE, Environment)),
+        history=history,
+        num_rows=_count_rows(folder / EXAMPLES_FILE),
+        metrics=metrics,
+        gallery=_read_gallery(folder / GALLERY_FILE),
+    )
+
+
+def _damaged(file: Path, fault: str) -> RunFolderError:
+    return RunFolderError(f"{file} is damaged: {fault} Delete it and run the command that writes it again.")
+
+
+def _text_of(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise _damaged(file, "it is not UTF-8 text.") from error
+    except OSError as error:
+        raise RunFolderError(f"{file} cannot be read: {error.strerror}.") from error
+
+
+def _read_json(file: Path, hint: object) -> object:
+    text = _text_of(file)
+    if text is None:
+        return None
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, f"it is not JSON ({error}).") from error
+    if fault := misfit(value, hint, ""):
+        raise _damaged(file, fault)
+    return value
+
+
+def _read_metrics(file: Path) -> Metrics | None:
+    metrics = cast("Metrics | None", _read_json(file, Metrics))
+    if metrics is not None and metrics["schema"] != METRICS_SCHEMA:
+        raise RunFolderError(
+            f"{file} has schema {metrics['schema']}, but this version reads schema {METRICS_SCHEMA}. "
+            "Evaluate the run again with this version, or report it with the version that wrote it."
+        )
+    return metrics
+
+
+def _parsed_recipe(text: str, file: Path) -> Mapping[str, object]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _damaged(file, f"it is not YAML ({error}).") from error
+    if not isinstance(value, dict):
+        raise _damaged(file, "it is not a mapping of keys to values.")
+    return value
+
+
+def _read_table(file: Path) -> tuple[list[str], list[list[str]]] | None:
+    text = _text_of(file)
+    if text is None:
+        return None
+    try:
+        header, *rows = filter(None, csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (csv.Error, ValueError) as error:
+        raise _damaged(file, "it is not a CSV table with a header.") from error
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise _damaged(file, f"row {number} has {len(row)} cells, the header has {len(header)}.")
+    return header, rows
+
+
+def _count_rows(file: Path) -> int | None:
+    table = _read_table(file)
+    return None if table is None else len(table[1])
+
+
+def _read_history(file: Path) -> History | None:
+    table = _read_table(file)
+    if table is None:
+        return None
+    header, rows = table
+    if "epoch" not in header:
+        raise _damaged(file, "its header has no column epoch.")
+    cells = {name: [row[index] for row in rows] for index, name in enumerate(header)}
+    notes = cells.get("note", [""] * len(rows))
+    numbers = {
+        name: _numbers(name, texts, file) for name, texts in cells.items() if name not in _TEXT_COLUMNS
+    }
+    return History({name: column for name, column in numbers.items() if column is not None}, notes)
+
+
+def _numbers(name: str, texts: Sequence[str], file: Path) -> list[float | None] | None:
+    """The column's numbers; None where it is a column of texts, as a later version may add."""
+    try:
+        return [_number(text) for text in texts]
+    except ValueError as error:
+        if name in _MUST_BE_NUMBERS or name.endswith("accuracy"):
+            raise _damaged(file, f"column {name} holds what is no number ({error}).") from error
+        return None
+
+
+def _number(text: str) -> float | None:
+    if not text.strip():
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _read_gallery(file: Path) -> Gallery | None:
+    if not file.exists():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            gallery = _gallery_of(dict(arrays))
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise _damaged(file, f"{error}.") from error
+    if fault := _fault_of(gallery):
+        raise _damaged(file, fault)
+    return gallery
+
+
+def _gallery_of(arrays: dict[str, NDArray[Any]]) -> Gallery:
+    return Gallery(
+        clean=arrays["clean"],
+        adversarial=arrays["adversarial"],
+        label=arrays["label"],
+        clean_prediction=arrays["clean_prediction"],
+        adversarial_prediction=arrays["adversarial_prediction"],
+        epsilon=float(arrays["epsilon"]),
+        attack=str(arrays["attack"]),
+        class_names=[str(name) for name in arrays["class_names"].tolist()],
+    )
+
+
+def _fault_of(gallery: Gallery) -> str | None:
+    images, others = gallery.clean, gallery.adversarial
+    if images.dtype != np.uint8 or others.dtype != np.uint8 or images.shape != others.shape:
+        return "clean and adversarial must be uint8 arrays of one shape."
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        return f"the images must be (images, height, width, 1 or 3), but are {images.shape}."
+    for classes in (gallery.label, gallery.clean_prediction, gallery.adversarial_prediction):
+        if classes.shape != (len(images),) or not np.issubdtype(classes.dtype, np.integer):
+            return "label and predictions must hold one whole number an image."
+        if len(classes) and not 0 <= classes.min() <= classes.max() < len(gallery.class_names):
+            return f"labels and predictions must lie in 0 to {len(gallery.class_names) - 1}."
+    return None

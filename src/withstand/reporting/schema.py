@@ -1,0 +1,122 @@
+"""What a run folder holds, as its files spell it: the only home of these names and keys.
+
+Readers ignore keys that they do not know, so that a later version may add some.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, NotRequired, TypedDict
+
+__all__ = [
+    "ENVIRONMENT_FILE",
+    "EXAMPLES_FILE",
+    "GALLERY_FILE",
+    "METRICS_FILE",
+    "METRICS_SCHEMA",
+    "RECIPE_FILE",
+    "REPORT_FILE",
+    "TRAINING_FILE",
+    "Accuracy",
+    "AttackCurve",
+    "Between",
+    "Cost",
+    "CurvePoint",
+    "Environment",
+    "Metrics",
+    "Published",
+    "Share",
+]
+
+RECIPE_FILE = "recipe.yaml"
+ENVIRONMENT_FILE = "environment.json"
+TRAINING_FILE = "train.csv"
+EXAMPLES_FILE = "examples.csv"
+METRICS_FILE = "metrics.json"
+GALLERY_FILE = "gallery.npz"
+REPORT_FILE = "report.html"
+
+METRICS_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Between:
+    """The range of a number, ends included."""
+
+    lowest: float
+    highest: float
+
+
+Share = Annotated[float, Between(0.0, 1.0)]
+
+
+class Accuracy(TypedDict):
+    """A share of test examples with its 95 % Clopper-Pearson interval, all in [0, 1]."""
+
+    accuracy: Share
+    lower: Share
+    upper: Share
+    correct: int
+    total: int
+
+
+class CurvePoint(Accuracy):
+    """Attacked accuracy at one epsilon, in units of the images' [0, 1]."""
+
+    epsilon: float
+
+
+class AttackCurve(TypedDict):
+    """One attack at its epsilons; ``norm`` is ``"inf"``, ``"2"`` or ``"1"``."""
+
+    name: str
+    norm: str
+    description: NotRequired[str | None]
+    curve: list[CurvePoint]
+
+
+class Published(TypedDict):
+    """A figure that somebody published; ``measure`` is ``"clean"`` or ``"attacked"``."""
+
+    measure: str
+    accuracy: Share
+    source: str
+    norm: NotRequired[str | None]
+    epsilon: NotRequired[float | None]
+    note: NotRequired[str | None]
+
+
+class Metrics(TypedDict):
+    """``metrics.json``: the summary of an evaluation."""
+
+    schema: int
+    dataset: str
+    num_examples: int
+    num_classes: int
+    weights: NotRequired[str | None]
+    clean: Accuracy
+    attacks: NotRequired[list[AttackCurve]]
+    warnings: NotRequired[list[str]]
+    published: NotRequired[list[Published]]
+
+
+class Cost(TypedDict):
+    """What a run cost: seconds of wall clock, optimiser steps, bytes."""
+
+    train_seconds: NotRequired[float | None]
+    train_steps: NotRequired[int | None]
+    evaluate_seconds: NotRequired[float | None]
+    peak_memory_bytes: NotRequired[int | None]
+
+
+class Environment(TypedDict):
+    """``environment.json``: where, with what and at which cost a run was made."""
+
+    versions: NotRequired[dict[str, str]]
+    device: NotRequired[str | None]
+    seed: NotRequired[int | None]
+    git_commit: NotRequired[str | None]
+    data_fingerprint: NotRequired[str | None]
+    command: NotRequired[str | None]
+    started: NotRequired[str | None]
+    cost: NotRequired[Cost]

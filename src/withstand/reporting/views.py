@@ -1,0 +1,164 @@
+"""Gathers what the page's templates show: of one run, and of several beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from withstand.reporting.figures import Figure, accuracy_figure, training_figure
+from withstand.reporting.history import events, history_table, panels_of_run, panels_of_runs
+from withstand.reporting.images import GalleryView, view_gallery
+from withstand.reporting.read import Run
+from withstand.reporting.schema import Metrics
+from withstand.reporting.summary import (
+    Attacked,
+    Card,
+    Curve,
+    PublishedRow,
+    cards,
+    cost_rows,
+    curves,
+    environment_rows,
+    lookup,
+    norms,
+    published_rows,
+    run_labels,
+    run_title,
+    setting,
+    strongest,
+    strongest_at,
+    strongest_curve,
+)
+from withstand.reporting.wording import dataset_note, norm_text
+
+__all__ = ["CompareView", "RunView", "TrainingView", "view_run", "view_runs"]
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """The training as figures, as happenings in words, and as a table of its newest epochs."""
+
+    figures: Sequence[Figure]
+    happenings: Sequence[str]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    num_epochs: int
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run's part of the page; what its folder lacks is None or empty."""
+
+    run: Run
+    label: str
+    title: str
+    setting: str
+    description: str | None
+    dataset_note: str | None
+    cards: Sequence[Card]
+    warnings: Sequence[str]
+    published: Sequence[PublishedRow]
+    curves: Mapping[str, Sequence[Curve]]
+    descriptions: Mapping[str, str]
+    accuracy_figures: Sequence[Figure]
+    training: TrainingView | None
+    gallery: GalleryView | None
+    cost: Sequence[tuple[str, str]]
+    environment: Sequence[tuple[str, str]]
+    command: str | None
+
+
+@dataclass(frozen=True)
+class CompareView:
+    """What stands above the single runs where there are several.
+
+    Attributes:
+        targets: (norm, epsilon) of each attacked column.
+        attacked: Label -> one entry a target, None where that run was not attacked so.
+        accuracy_figures: One a norm, the strongest attack of each run.
+        training_figures: One a column of the training's records.
+    """
+
+    targets: Sequence[tuple[str, float]]
+    attacked: Mapping[str, Sequence[Attacked | None]]
+    accuracy_figures: Sequence[Figure]
+    training_figures: Sequence[Figure]
+
+
+def view_run(run: Run, label: str) -> RunView:
+    """What the page shows of one run."""
+    metrics, environment = run.metrics, run.environment or {}
+    by_norm = {norm: curves(metrics, norm) for norm in norms(metrics)} if metrics else {}
+    attacks = metrics.get("attacks", []) if metrics else []
+    return RunView(
+        run=run,
+        label=label,
+        title=run_title(run),
+        setting=setting(run),
+        description=lookup(run.recipe, "description"),
+        dataset_note=dataset_note(metrics["dataset"]) if metrics else None,
+        cards=cards(metrics) if metrics else [],
+        warnings=metrics.get("warnings", []) if metrics else [],
+        published=published_rows(metrics) if metrics else [],
+        curves=by_norm,
+        descriptions={each["name"]: each.get("description") or "" for each in attacks},
+        accuracy_figures=[accuracy_figure(each, norm, _chance([metrics])) for norm, each in by_norm.items()],
+        training=_view_training(run),
+        gallery=view_gallery(run.gallery) if run.gallery else None,
+        cost=cost_rows(environment),
+        environment=environment_rows(environment),
+        command=environment.get("command"),
+    )
+
+
+def _view_training(run: Run) -> TrainingView | None:
+    if run.history is None:
+        return None
+    header, rows = history_table(run.history)
+    return TrainingView(
+        figures=[training_figure(panel) for panel in panels_of_run(run.history)],
+        happenings=list(events(run.history).values()),
+        header=header,
+        rows=rows,
+        num_epochs=len(run.history.notes),
+    )
+
+
+def view_runs(runs: Sequence[Run]) -> CompareView:
+    """What the page shows of several runs beside each other."""
+    labels = run_labels(runs)
+    measured = {label: run.metrics for label, run in zip(labels, runs, strict=True) if run.metrics}
+    trained = {label: run.history for label, run in zip(labels, runs, strict=True) if run.history}
+    every_norm = dict.fromkeys(norm for metrics in measured.values() for norm in norms(metrics))
+    targets = _targets(list(measured.values()))
+    return CompareView(
+        targets=targets,
+        attacked={
+            label: [strongest_at(metrics, norm, epsilon) for norm, epsilon in targets]
+            for label, metrics in measured.items()
+        },
+        accuracy_figures=[_compared_accuracy(measured, norm) for norm in every_norm],
+        training_figures=[training_figure(panel) for panel in panels_of_runs(trained)],
+    )
+
+
+def _targets(measured: Sequence[Metrics]) -> list[tuple[str, float]]:
+    """Every (norm, epsilon) that some run was attacked at; equal up to rounding counts once."""
+    found: dict[tuple[str, float], tuple[str, float]] = {}
+    for metrics in measured:
+        for each in strongest(metrics):
+            epsilon = each.point["epsilon"]
+            found.setdefault((norm_text(each.norm), round(epsilon, 6)), (each.norm, epsilon))
+    return [found[key] for key in sorted(found)]
+
+
+def _compared_accuracy(measured: Mapping[str, Metrics], norm: str) -> Figure:
+    having = {label: metrics for label, metrics in measured.items() if norm in norms(metrics)}
+    drawn = [strongest_curve(metrics, norm, label) for label, metrics in having.items()]
+    return accuracy_figure(drawn, norm, _chance(list(having.values())))
+
+
+def _chance(measured: Sequence[Metrics | None]) -> float | None:
+    """The accuracy of guessing, where all runs have as many classes."""
+    numbers = {metrics["num_classes"] for metrics in measured if metrics}
+    return 1 / numbers.pop() if len(numbers) == 1 else None

@@ -1,0 +1,160 @@
+"""The run folder: where each stage leaves its files for the next.
+
+Every stage reads only what the former wrote. Files are replaced in one step, so that a killed
+process leaves either the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from withstand.types import RunFolderError
+
+__all__ = ["RunFolder", "replaced"]
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well.
+
+    Raises:
+        RunFolderError: the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot write {path}: {error.strerror or error}. Free the disk or choose another folder "
+            "with --out; what was written before is still there."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run, and its small files.
+
+    Args:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """All values of the recipe, resolved."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, device, seed, command, cost."""
+        return self.path / "environment.json"
+
+    @property
+    def train_log(self) -> Path:
+        """One row an epoch."""
+        return self.path / "train.csv"
+
+    @property
+    def model_spec(self) -> Path:
+        """How to build the model."""
+        return self.path / "model.json"
+
+    @property
+    def best_weights(self) -> Path:
+        """The weights that did best on validation data."""
+        return self.path / "model.safetensors"
+
+    @property
+    def last_weights(self) -> Path:
+        """The weights at the end of training."""
+        return self.path / "last.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What resuming needs."""
+        return self.path / "checkpoint"
+
+    @property
+    def examples(self) -> Path:
+        """One row a test example."""
+        return self.path / "examples.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """The summary of the evaluation."""
+        return self.path / "metrics.json"
+
+    @property
+    def gallery(self) -> Path:
+        """A few clean and adversarial images."""
+        return self.path / "gallery.npz"
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.path / "report.html"
+
+    def create(self) -> RunFolder:
+        """Makes the folder where it is not, and tries whether it can be written.
+
+        Raises:
+            RunFolderError: it cannot.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise RunFolderError(
+                f"Cannot write the run folder {self.path}: {error.strerror or error}. "
+                "Choose another with --out."
+            ) from error
+        return self
+
+    def require(self, file: Path, made_by: str) -> Path:
+        """The file, where it exists.
+
+        Raises:
+            RunFolderError: it does not; the text names the command that makes it.
+        """
+        if not file.exists():
+            raise RunFolderError(f"{file} does not exist. Make it with `{made_by}`.")
+        return file
+
+    def read_json(self, file: Path) -> dict[str, Any]:
+        """The content of one of the JSON files; empty where there is none.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        if not file.exists():
+            return {}
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"Cannot read {file}: {error}. Delete it and run that stage again."
+            ) from error
+        if not isinstance(content, dict):
+            raise RunFolderError(f"Expected a JSON object in {file}. Delete it and run that stage again.")
+        return content
+
+    def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
+        """Replaces one of the JSON files.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        with replaced(file) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,18 @@
+"""Training: one loop, checkpoints, logs, and what to do about a collapse."""
+
+from withstand.training.collapse import Rollback, has_collapsed
+from withstand.training.loop import TrainingResult, fit
+from withstand.training.observers import CsvLog, Observer, ProgressBar, TensorBoardLog
+from withstand.training.settings import TrainingSettings
+
+__all__ = [
+    "CsvLog",
+    "Observer",
+    "ProgressBar",
+    "Rollback",
+    "TensorBoardLog",
+    "TrainingResult",
+    "TrainingSettings",
+    "fit",
+    "has_collapsed",
+]

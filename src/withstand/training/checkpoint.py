@@ -1,0 +1,121 @@
+"""Checkpoints: all that resuming needs, in one file that is replaced in one step."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from withstand.run_folder import replaced
+from withstand.types import CheckpointError
+
+__all__ = [
+    "Position",
+    "read_checkpoint",
+    "require_same_run",
+    "rng_state",
+    "set_rng_state",
+    "write_checkpoint",
+]
+
+Row = dict[str, float | int | str]
+
+
+@dataclass
+class Position:
+    """How far training has come; everything here is plain and goes into the checkpoint.
+
+    Attributes:
+        epoch: Whole epochs done.
+        step: Steps done in the epoch under way.
+        total_steps: Steps done since the beginning, also those rolled back.
+        seconds: Time spent since the beginning, over all processes.
+        best_score: Best validation score so far, in [0, 1]; -1 before the first.
+        eased_at: Epochs at which a collapse was eased, in order.
+        rows: The training log.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    seconds: float = 0.0
+    best_score: float = -1.0
+    eased_at: list[int] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return asdict(self)
+
+
+def rng_state() -> dict[str, torch.Tensor]:
+    """The state of torch's generators, on the CPU and the current CUDA device."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_rng_state(states: Mapping[str, torch.Tensor]) -> None:
+    """Restores what ``rng_state`` gave; a CUDA state is passed over where there is no CUDA."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Replaces a checkpoint; a process killed meanwhile leaves the old one.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    with replaced(path) as temporary:
+        torch.save(dict(content), temporary)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, tensors on the CPU.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"run", "position", "model", "objective", "optimizer", "rng", "meter"} <= set(content):
+            raise ValueError("it lacks some of its parts")
+    except (OSError, RuntimeError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        remedy = (
+            "Delete it to go on from the end of the last good epoch, or choose another --out."
+            if path.name == "last.pt"
+            else "Delete the folder that holds it to start anew, or choose another --out."
+        )
+        raise CheckpointError(f"The checkpoint {path} is damaged ({_first_line(error)}). {remedy}") from error
+    return dict(content)
+
+
+def require_same_run(path: Path, saved: Mapping[str, str], current: Mapping[str, str]) -> None:
+    """Accepts a checkpoint that was written by the same run.
+
+    Args:
+        path: Where the checkpoint is, for the message.
+        saved: What the checkpoint says of its run.
+        current: The same of the run that wants to resume.
+
+    Raises:
+        CheckpointError: they differ; the text says in what.
+    """
+    differing = [key for key in current if saved.get(key) != current[key]]
+    if differing:
+        changes = "; ".join(f"{key}: {saved.get(key)} then, {current[key]} now" for key in differing)
+        raise CheckpointError(
+            f"The checkpoint {path} belongs to another run ({changes}). "
+            "Resume with the same settings, or choose another --out."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

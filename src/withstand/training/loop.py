@@ -1,0 +1,341 @@
+"""The one training loop of the house, on Lightning Fabric.
+
+Everything random is drawn from torch's global generator, which is seeded anew at each epoch from
+(seed, epoch), and whose state goes into every checkpoint: a run that was killed and resumed ends
+with the same weights, bit for bit, on the same machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from withstand.data import Dataset, batches, epoch_order
+from withstand.models import check, load_weights, save_weights
+from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
+from withstand.run_folder import RunFolder
+from withstand.schedules import Eased, Schedule, value_at
+from withstand.terms import Objective
+from withstand.training.checkpoint import (
+    Position,
+    Row,
+    read_checkpoint,
+    require_same_run,
+    rng_state,
+    set_rng_state,
+    write_checkpoint,
+)
+from withstand.training.collapse import has_collapsed
+from withstand.training.meter import EpochMeter
+from withstand.training.numerics import epoch_seed, numerics
+from withstand.training.observers import CsvLog, Observer, TensorBoardLog
+from withstand.training.settings import TrainingSettings
+from withstand.training.validation import accuracy
+from withstand.types import Batch, LossTerms, NonFiniteLossError
+
+__all__ = ["TrainingResult", "fit"]
+
+_PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
+_STEPS_BETWEEN_CHECKS = 50  # reading the losses back from the device every step would slow it
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training came to.
+
+    Attributes:
+        rows: The training log, one dictionary an epoch.
+        best_score: Best validation score, in [0, 1].
+        seconds: Time spent, over all processes that worked on the run.
+        steps: Steps done, also those rolled back.
+        has_collapsed: Training ended in a collapse that it could not mend.
+    """
+
+    rows: Sequence[Row]
+    best_score: float
+    seconds: float
+    steps: int
+    has_collapsed: bool
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    objective: Objective,
+    settings: TrainingSettings,
+    *,
+    out: RunFolder,
+    seed: int = 0,
+    observers: Sequence[Observer] = (),
+) -> TrainingResult:
+    """Trains a model into a run folder, or goes on where a former process was stopped.
+
+    The model ends with its last weights; the folder holds those (``last.safetensors``) and the
+    ones that did best on validation data (``model.safetensors``).
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes).
+        dataset: Its training split trains, its validation split chooses; the test split is not read.
+        objective: What to minimise.
+        settings: How to.
+        out: The run folder; ``train.csv``, weights and checkpoints go there.
+        seed: Fixes everything random.
+        observers: Who else is told how it goes.
+
+    Returns:
+        The log and its summary.
+
+    Raises:
+        ModelError: the model does not fit the data.
+        NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stays.
+        CheckpointError: the folder holds a damaged checkpoint, or one of another run.
+        RunFolderError: the folder cannot be written.
+    """
+    out.create()
+    watchers: list[Observer] = [CsvLog(out.train_log), *observers]
+    if settings.tensorboard:
+        watchers.append(TensorBoardLog(out.path / "tensorboard"))
+    with ExitStack() as stack:
+        for watcher in watchers:
+            stack.enter_context(watcher)
+        stack.enter_context(numerics(settings.precision))
+        return _Training(model, dataset, objective, settings, out=out, seed=seed, observers=watchers).run()
+
+
+class _Training:
+    """One call of ``fit``: the pieces that every step needs, and where it stands."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        objective: Objective,
+        settings: TrainingSettings,
+        *,
+        out: RunFolder,
+        seed: int,
+        observers: Sequence[Observer],
+    ) -> None:
+        self._fabric = Fabric(
+            accelerator=settings.accelerator,
+            devices=1,
+            precision=_PRECISION[settings.precision],  # type: ignore[arg-type]
+        )
+        if settings.initial_weights is not None:
+            load_weights(model, settings.initial_weights)
+        self._model = self._fabric.to_device(model)
+        check(model, dataset.info)
+        self._forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
+        self._fabric.to_device(objective)
+        self._objective = objective
+        optimizer = settings.optimizer(model.parameters())
+        self._learning_rates = [group["lr"] for group in optimizer.param_groups]
+        self._optimizer = cast(torch.optim.Optimizer, self._fabric.setup_optimizers(optimizer))
+        self._train = dataset.train.to(self._fabric.device)
+        self._validation = dataset.validation.to(self._fabric.device)
+        self._num_classes = dataset.info.num_classes
+        self._settings = settings
+        self._lr_factor: float | Schedule = settings.lr_factor
+        self._out = out
+        self._seed = seed
+        self._observers = observers
+        self._position = Position()
+        self._meter = self._new_meter()
+        self._run = {
+            "seed": str(seed),
+            "batch size": str(settings.batch_size),
+            "training data": dataset.fingerprint[:16],
+            "parameters": str(sum(p.numel() for p in model.parameters())),
+        }
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        whole, rest = divmod(len(self._train), self._settings.batch_size)
+        return whole + (1 if rest and not self._settings.drop_last else 0)
+
+    @property
+    def _num_epochs(self) -> int:
+        return self._settings.epochs + len(self._position.eased_at)
+
+    def run(self) -> TrainingResult:
+        """All epochs that are left, and the weights at their end."""
+        self._resume()
+        has_failed = False
+        while self._position.epoch < self._num_epochs and not has_failed:
+            self._run_epoch()
+            has_failed = self._end_epoch()
+        if not self._out.best_weights.exists():  # no epoch at all was asked for
+            save_weights(self._model, self._out.best_weights)
+        save_weights(self._model, self._out.last_weights)
+        position = self._position
+        return TrainingResult(
+            position.rows, position.best_score, position.seconds, position.total_steps, has_failed
+        )
+
+    # -- one epoch ---------------------------------------------------------------------------------
+
+    def _run_epoch(self) -> None:
+        position = self._position
+        if position.step == 0:
+            torch.manual_seed(epoch_seed(self._seed, position.epoch))
+        order = epoch_order(len(self._train), seed=self._seed, epoch=position.epoch)
+        left = order[position.step * self._settings.batch_size :]
+        self._model.train()
+        for batch in batches(
+            self._train,
+            self._settings.batch_size,
+            order=left,
+            augment=self._settings.augment,
+            drop_last=self._settings.drop_last,
+        ):
+            self._step(batch)
+            if position.step % _STEPS_BETWEEN_CHECKS == 0:
+                self._require_finite()
+            if time.monotonic() - self._saved > self._settings.checkpoint_seconds:
+                self._save("last.pt")
+        self._require_finite()
+
+    def _step(self, batch: Batch) -> None:
+        position = self._position
+        progress = position.epoch + position.step / self._steps_per_epoch
+        for group, rate in zip(self._optimizer.param_groups, self._learning_rates, strict=True):
+            group["lr"] = rate * value_at(self._lr_factor, progress)
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._fabric.autocast():
+            result: LossTerms = self._objective(self._forward, *batch, progress=progress)
+        self._fabric.backward(result.loss)
+        self._optimizer.step()
+        self._meter.record(position.step, result.loss, result.terms)
+        position.step += 1
+        position.total_steps += 1
+        for observer in self._observers:
+            observer.on_step(
+                position.epoch * self._steps_per_epoch + position.step,
+                self._num_epochs * self._steps_per_epoch,
+            )
+
+    def _require_finite(self) -> None:
+        bad = self._meter.first_non_finite(self._position.step)
+        if bad is not None:
+            raise NonFiniteLossError(
+                f"The training loss became NaN or infinite at step {bad + 1} of {self._steps_per_epoch} in "
+                f"epoch {self._position.epoch + 1}. {self._out.checkpoints} keeps the last good checkpoint. "
+                "Lower the learning rate or the strength of the objective and train into another --out; "
+                f"training.initial_weights={self._out.best_weights} starts from the best epoch so far."
+            )
+
+    def _end_epoch(self) -> bool:
+        """Scores, logs and saves the epoch; True where it collapsed beyond mending."""
+        position = self._position
+        tail = self._meter.tail_means()
+        collapsed = LOSS_TERM in tail and has_collapsed(
+            tail[LOSS_TERM], tail[ACCURACY_TERM], self._num_classes
+        )
+        row = self._row(collapsed)
+        has_failed = False
+        if collapsed and self._settings.rollback is not None:
+            has_failed = self._roll_back(row, self._settings.rollback.max_rollbacks)
+        else:
+            position.rows.append(row)
+            position.epoch += 1
+            position.step = 0
+            self._meter = self._new_meter()
+            self._save("last.pt")
+            if not collapsed:
+                self._save("good.pt")
+        for observer in self._observers:
+            observer.on_epoch(position.rows)
+        return has_failed
+
+    def _row(self, collapsed: bool) -> Row:
+        position = self._position
+        now = time.monotonic()
+        position.seconds, self._started = position.seconds + now - self._started, now
+        row: Row = {
+            "epoch": position.epoch + 1,
+            "progress": position.epoch + 1,
+            "seconds": position.seconds,
+            "learning_rate": self._optimizer.param_groups[0]["lr"],
+            **self._meter.means(),
+        }
+        row["validation_accuracy"] = score = accuracy(self._model, self._validation)
+        if self._settings.selection is not None:
+            score = accuracy(self._model, self._validation, self._settings.selection)
+            row["validation_robust_accuracy"] = score
+        row["collapsed"] = int(collapsed)
+        row["note"] = "collapsed" if collapsed else ""
+        if score >= position.best_score and not collapsed:
+            position.best_score = score
+            save_weights(self._model, self._out.best_weights)
+        return row
+
+    def _roll_back(self, row: Row, max_rollbacks: int) -> bool:
+        """Restores the last good epoch, with the step that was too large halved."""
+        former = self._position
+        self._restore("good.pt")
+        now = self._position
+        now.total_steps, now.seconds, now.rows = former.total_steps, former.seconds, [*former.rows, row]
+        if len(now.eased_at) >= max_rollbacks:
+            row["note"] = f"collapsed; gave up after {max_rollbacks} rollbacks, last good weights kept"
+            return True
+        row["note"] = f"collapsed; back to the end of epoch {now.epoch}, step of epsilon halved"
+        now.eased_at = [*now.eased_at, now.epoch]
+        self._ease(now.epoch)
+        self._save("last.pt")
+        self._save("good.pt")
+        return False
+
+    def _ease(self, at: int) -> None:
+        self._objective.ease(at)
+        if isinstance(self._lr_factor, Schedule):
+            self._lr_factor = Eased(self._lr_factor, at, share=1.0)
+
+    # -- checkpoints -------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """Goes on from the newest checkpoint; from the start where there is none."""
+        for name in ("last.pt", "good.pt"):
+            if (self._out.checkpoints / name).exists():
+                self._restore(name)
+                for at in self._position.eased_at:
+                    self._ease(at)
+                return
+        self._save("good.pt")
+
+    def _save(self, name: str) -> None:
+        self._require_finite()
+        now = time.monotonic()
+        self._position.seconds += now - self._started
+        self._started = self._saved = now
+        content = {
+            "run": self._run,
+            "position": self._position.as_dict(),
+            "model": self._model.state_dict(),
+            "objective": self._objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "rng": rng_state(),
+            "meter": self._meter.state(),
+        }
+        write_checkpoint(self._out.checkpoints / name, content)
+
+    def _restore(self, name: str) -> None:
+        path = self._out.checkpoints / name
+        content = read_checkpoint(path)
+        require_same_run(path, content["run"], self._run)
+        self._model.load_state_dict(content["model"])
+        self._objective.load_state_dict(content["objective"])
+        self._optimizer.load_state_dict(content["optimizer"])
+        self._position = Position(**content["position"])
+        self._meter = self._new_meter(content["meter"])
+        set_rng_state(content["rng"])
+
+    def _new_meter(self, recorded: dict[str, torch.Tensor] | None = None) -> EpochMeter:
+        return EpochMeter(self._steps_per_epoch, self._fabric.device, recorded)

@@ -1,0 +1,34 @@
+"""Seeds and arithmetic that make a training repeatable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+__all__ = ["Precision", "epoch_seed", "numerics"]
+
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed of its own for each epoch; the multiplier is prime, so that near seeds never meet."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+@contextmanager
+def numerics(precision: Precision) -> Iterator[None]:
+    """Repeatable kernels and the precision asked for; as they were before, afterwards."""
+    matmul = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    former = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        cudnn.deterministic, cudnn.benchmark = True, False
+        cudnn.allow_tf32 = precision == "tf32"
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = former

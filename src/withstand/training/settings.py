@@ -1,0 +1,68 @@
+"""How to train, apart from what to minimise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import nn
+
+from withstand.attacks import Attack
+from withstand.data import Augment
+from withstand.schedules import Schedule
+from withstand.training.collapse import Rollback
+from withstand.training.numerics import Precision
+
+__all__ = ["OptimizerFactory", "TrainingSettings"]
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Args:
+        epochs: Passes over the training data; 0 leaves the model as it is.
+        batch_size: Images a step.
+        optimizer: Makes the optimiser from the parameters; in a recipe a class_path such as
+            ``torch.optim.Adam`` with its init_args.
+        lr_factor: Factor of the optimiser's learning rate, a float or a schedule of one.
+        augment: Random crops and flips of each training batch.
+        drop_last: Leave out the last batch of an epoch where it is smaller.
+        selection: The attack by whose validation accuracy the best epoch is chosen; by clean
+            validation accuracy where None.
+        rollback: What to do when adversarial training collapses; it is only reported where None.
+        initial_weights: A ``.safetensors`` or state-dict file to start from.
+        accelerator: Where to train, as Lightning Fabric names it (``auto``, ``cpu``, ``cuda``, …).
+        precision: ``fp32``; or, for training alone, ``tf32`` or ``bf16`` on hardware that has it.
+        compile: Run the model through ``torch.compile``.
+        checkpoint_seconds: Time between checkpoints inside an epoch; each epoch ends with one.
+        tensorboard: Log for TensorBoard too, into the run folder.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: OptimizerFactory = field(default=partial(torch.optim.Adam, lr=1e-3))
+    lr_factor: float | Schedule = 1.0
+    augment: Augment | None = None
+    drop_last: bool = False
+    selection: Attack | None = None
+    rollback: Rollback | None = None
+    initial_weights: str | None = None
+    accelerator: str = "auto"
+    precision: Precision = "fp32"
+    compile: bool = False
+    checkpoint_seconds: float = 60.0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise ValueError(f"Expected epochs of at least 0, but got {self.epochs}.")
+        if self.batch_size < 1:
+            raise ValueError(f"Expected a batch_size of at least 1, but got {self.batch_size}.")

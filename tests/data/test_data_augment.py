@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from withstand.data import Augment
+from withstand.types import DataError
+
+SEEDS = st.integers(0, 2**31)
+
+
+def coded(
+    batch: int, channels: int, height: int, width: int, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """Images in which every pixel of the batch has its own value, none of them 0."""
+    count = batch * channels * height * width
+    return torch.arange(1, count + 1, dtype=dtype).reshape(batch, channels, height, width)
+
+
+def windows(image: torch.Tensor, padding: int, flip: bool) -> list[torch.Tensor]:
+    """All that may come out of one image (channels, height, width), by slicing."""
+    height, width = image.shape[1:]
+    padded = F.pad(image, (padding,) * 4)
+    shifts = range(2 * padding + 1)
+    crops = [padded[:, y : y + height, x : x + width] for y in shifts for x in shifts]
+    return crops + [crop.flip(2) for crop in crops] if flip else crops
+
+
+@given(
+    shape=st.tuples(st.integers(0, 4), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
+    padding=st.integers(0, 3),
+    flip=st.booleans(),
+    seed=SEEDS,
+)
+def test_each_image_becomes_one_of_its_windows(
+    shape: tuple[int, int, int, int], padding: int, flip: bool, seed: int
+) -> None:
+    images = coded(*shape)
+    augmented = Augment(padding, flip)(images, generator=torch.Generator().manual_seed(seed))
+    assert augmented.shape == images.shape
+    for image, result in zip(images, augmented, strict=True):
+        assert any(torch.equal(result, window) for window in windows(image, padding, flip))
+
+
+def test_all_windows_occur_about_equally_often() -> None:
+    images = coded(1, 1, 2, 3).expand(18_000, -1, -1, -1)
+    augmented = Augment(1)(images, generator=torch.Generator().manual_seed(0))
+    counts = [(augmented == window).flatten(1).all(1).sum().item() for window in windows(images[0], 1, True)]
+    assert sum(counts) == 18_000
+    # 18 windows, 1,000 of each expected, with a standard deviation of 31.
+    assert min(counts) > 850
+    assert max(counts) < 1150
+
+
+def test_half_of_the_images_are_flipped() -> None:
+    images = coded(1, 1, 1, 2).expand(10_000, -1, -1, -1)
+    flipped = (Augment(0)(images, generator=torch.Generator().manual_seed(0))[:, 0, 0, 0] == 2).sum().item()
+    assert 4800 < flipped < 5200
+
+
+@given(seed=SEEDS)
+def test_neither_crop_nor_flip_is_the_identity(seed: int) -> None:
+    images = coded(3, 2, 4, 4)
+    torch.manual_seed(seed)
+    before = torch.get_rng_state()
+    assert torch.equal(Augment(crop_padding=0, flip=False)(images), images)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_every_type_of_image_is_treated_alike(dtype: torch.dtype) -> None:
+    images = coded(5, 2, 4, 4).to(dtype)
+    augmented = Augment(2)(images, generator=torch.Generator().manual_seed(3))
+    expected = Augment(2)(images.long(), generator=torch.Generator().manual_seed(3))
+    assert augmented.dtype == dtype
+    assert torch.equal(augmented.long(), expected)
+
+
+def test_draws_come_from_the_global_generator_by_default() -> None:
+    images = coded(64, 1, 6, 6)
+    torch.manual_seed(5)
+    first = Augment()(images)
+    torch.manual_seed(5)
+    assert torch.equal(Augment()(images), first)
+    assert not torch.equal(Augment()(images), first)
+
+
+def test_the_images_given_are_left_as_they_were() -> None:
+    images = coded(4, 1, 4, 4)
+    Augment()(images).zero_()
+    assert torch.equal(images, coded(4, 1, 4, 4))
+
+
+def test_negative_padding_is_an_error() -> None:
+    with pytest.raises(ValueError, match="crop_padding must be at least 0 pixels, but is -1"):
+        Augment(crop_padding=-1)
+
+
+def test_only_batches_of_images_are_augmented() -> None:
+    with pytest.raises(DataError, match=r"these have shape \(4, 10\). Leave out the augmentation"):
+        Augment()(torch.zeros(4, 10))

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from withstand.data import Dataset, Split
+from withstand.dataset_info import DatasetInfo
+from withstand.types import DataError
+
+INFO = DatasetInfo("toy", (1, 2, 2), ("a", "b", "c"), (0.5,), (0.5,))
+
+
+def make(count: int, start: int = 0) -> Split:
+    levels = torch.arange(start, start + count * 4).remainder(256).to(torch.uint8)
+    return Split(levels.reshape(count, 1, 2, 2), torch.arange(count) % 3)
+
+
+def test_holds_what_it_was_given() -> None:
+    split = make(5)
+    assert len(split) == 5
+    moved = split.to("cpu")
+    assert torch.equal(moved.images, split.images)
+    assert torch.equal(moved.labels, split.labels)
+
+
+@pytest.mark.parametrize(
+    "indices", [[3, 0], torch.tensor([3, 0]), torch.tensor([3, 0], dtype=torch.int32)], ids=str
+)
+def test_subset_keeps_the_order_of_the_indices(indices: torch.Tensor | list[int]) -> None:
+    subset = make(5).subset(indices)
+    assert subset.labels.tolist() == [0, 0]
+    assert subset.images[:, 0, 0, 0].tolist() == [12, 0]
+
+
+def test_subset_takes_masks_and_nothing() -> None:
+    split = make(5)
+    assert split.subset(split.labels == 1).images[:, 0, 0, 0].tolist() == [4, 16]
+    assert len(split.subset([])) == 0
+
+
+def test_rejects_images_that_are_not_uint8() -> None:
+    with pytest.raises(
+        DataError, match=r"Images must be a torch.uint8 .* have type torch.float32 .*as_split"
+    ):
+        Split(torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64))
+
+
+def test_rejects_images_without_a_channel_axis() -> None:
+    with pytest.raises(DataError, match=r"\(examples, channels, height, width\).* shape \(2, 2, 2\)"):
+        Split(torch.zeros(2, 2, 2, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(2), torch.zeros(2, 1, dtype=torch.int64)])
+def test_rejects_labels_of_other_type_or_shape(labels: torch.Tensor) -> None:
+    with pytest.raises(DataError, match=r"Labels must be a torch.int64 tensor of shape \(examples\)"):
+        Split(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), labels)
+
+
+def test_rejects_different_lengths() -> None:
+    with pytest.raises(DataError, match="2 images and 3 labels"):
+        Split(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+
+
+def test_rejects_negative_labels() -> None:
+    with pytest.raises(DataError, match="one is -1. Number the classes"):
+        Split(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, -1]))
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_dataset_rejects_labels_beyond_the_classes(part: str) -> None:
+    splits = {name: make(2) for name in ("train", "validation", "test")}
+    splits[part] = Split(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 3]))
+    with pytest.raises(DataError, match=f"{part} split of toy has a label 3.* 3 classes.*from 0 to 2.*fetch"):
+        Dataset(INFO, **splits)
+
+
+def test_dataset_rejects_another_image_shape() -> None:
+    odd = Split(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(
+        DataError, match=r"test split have shape \(3, 2, 2\), but those of toy have \(1, 2, 2\)"
+    ):
+        Dataset(INFO, make(2), make(1), odd)
+
+
+def test_dataset_moves_with_all_its_splits() -> None:
+    dataset = Dataset(INFO, make(4), make(0), make(2))
+    moved = dataset.to("cpu")
+    assert moved.fingerprint == dataset.fingerprint
+    assert [len(split) for split in (moved.train, moved.validation, moved.test)] == [4, 0, 2]
+
+
+def test_fingerprint_never_changes() -> None:
+    dataset = Dataset(INFO, make(4), make(0), make(2))
+    assert dataset.fingerprint == "b3e2dd4911f669114740995501adca007798d65617fac31568f4b1c4c61de84e"
+
+
+def test_fingerprint_sees_pixels_labels_and_splits() -> None:
+    train, test = make(4), make(2)
+    pixels, labels = train.images.clone(), train.labels.clone()
+    pixels[3, 0, 1, 1] += 1
+    labels[3] += 1
+    variants = [
+        Dataset(INFO, train, make(0), test),
+        Dataset(INFO, Split(pixels, train.labels), make(0), test),
+        Dataset(INFO, Split(train.images, labels), make(0), test),
+        Dataset(INFO, train, test, make(0)),
+        Dataset(INFO, train.subset([1, 0, 2, 3]), make(0), test),
+    ]
+    assert len({dataset.fingerprint for dataset in variants}) == len(variants)
+
+
+def test_fingerprint_does_not_depend_on_memory_layout() -> None:
+    train = make(4)
+    turned = Split(train.images.to(memory_format=torch.channels_last).transpose(2, 3).clone(), train.labels)
+    turned = Split(turned.images.transpose(2, 3), train.labels)
+    assert not turned.images.is_contiguous()
+    assert torch.equal(turned.images, train.images)
+    first, second = (Dataset(INFO, split, make(0), make(1)) for split in (train, turned))
+    assert first.fingerprint == second.fingerprint
