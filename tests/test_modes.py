@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,9 +11,9 @@ from withstand.modes import eval_mode
 
 def _mixed() -> nn.Sequential:
     """A model in train mode with one frozen submodule in the middle."""
-    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout()), nn.ReLU())
-    model.train()
-    model[1][0].eval()
+    inner = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
+    model = nn.Sequential(nn.Linear(2, 2), inner, nn.ReLU()).train()
+    inner[0].eval()
     return model
 
 
@@ -39,7 +41,7 @@ def test_flags_come_back_after_an_error() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_flags_come_back_whatever_the_block_does_to_them(training: bool) -> None:
     model = _mixed().train(training)
-    model[1][0].train(not training)
+    model.get_submodule("1.0").train(not training)
     before = _flags(model)
     with eval_mode(model):
         model.train()
@@ -60,7 +62,7 @@ def test_nothing_is_set_where_all_is_in_eval_mode_already() -> None:
     class Counting(nn.Module):
         writes = 0
 
-        def __setattr__(self, name: str, value: object) -> None:
+        def __setattr__(self, name: str, value: Any) -> None:
             Counting.writes += name == "training"
             super().__setattr__(name, value)
 

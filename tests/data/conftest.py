@@ -90,7 +90,7 @@ def picture_folder(tmp_path: Path, write_picture: WritePicture) -> Path:
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
 
 

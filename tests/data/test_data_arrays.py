@@ -64,7 +64,7 @@ def test_labels_must_be_integers(labels: torch.Tensor) -> None:
 
 
 def test_integer_images_must_be_uint8() -> None:
-    with pytest.raises(DataError, match="Images must be a torch.uint8 tensor.* torch.int64"):
+    with pytest.raises(DataError, match=r"Images must be a torch.uint8 tensor.* torch.int64"):
         as_split((images() * 255).long(), LABELS)
 
 

@@ -51,7 +51,9 @@ def test_reads_what_was_written(tmp_path: Path, name: str, files: CifarFiles) ->
 def test_missing_files_are_named_with_place_and_remedy(tmp_path: Path) -> None:
     write(tmp_path, SMALL10)
     (tmp_path / SMALL10.folder / "data_batch_3.bin").unlink()
-    with pytest.raises(DataError, match="cifar-10-batches-bin lacks data_batch_3.bin. .*data fetch cifar10`"):
+    with pytest.raises(
+        DataError, match=r"cifar-10-batches-bin lacks data_batch_3.bin. .*data fetch cifar10`"
+    ):
         read_cifar(INFOS["cifar10"], tmp_path, files=SMALL10)
 
 

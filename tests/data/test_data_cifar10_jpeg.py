@@ -154,24 +154,26 @@ def test_nothing_there_says_what_to_put_where(tmp_path: Path) -> None:
 def test_a_truncated_archive_is_damaged(archive_root: Path, cut: int) -> None:
     path = archive_root / "cifar10_jpegs.tar.xz"
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(DataError, match="cifar10_jpegs.tar.xz is damaged: it cannot be unpacked .*Delete it"):
+    with pytest.raises(
+        DataError, match=r"cifar10_jpegs.tar.xz is damaged: it cannot be unpacked .*Delete it"
+    ):
         read(archive_root)
 
 
 def test_other_classes_are_damage(folder_root: Path, write_picture: WritePicture) -> None:
     write_picture(folder_root / "cifar10_jpegs" / "train" / "zebra" / "0.jpg", (0, 0, 0), size=(32, 32))
-    with pytest.raises(DataError, match="train/zebra/0.jpg is not in train/CLASS/ or test/CLASS/"):
+    with pytest.raises(DataError, match=r"train/zebra/0.jpg is not in train/CLASS/ or test/CLASS/"):
         read(folder_root)
 
 
 def test_a_missing_part_is_damage(folder_root: Path) -> None:
     (folder_root / "cifar10_jpegs" / "test").rename(folder_root / "gone")
-    with pytest.raises(DataError, match="it lacks pictures in train/CLASS/.*test/CLASS/"):
+    with pytest.raises(DataError, match=r"it lacks pictures in train/CLASS/.*test/CLASS/"):
         read(folder_root)
 
 
 def test_another_size_is_an_error(folder_root: Path) -> None:
     path = folder_root / "cifar10_jpegs" / "train" / "dog" / "0000.jpg"
     Image.new("RGB", (33, 32)).save(path)
-    with pytest.raises(DataError, match="train/dog/0000.jpg is 33 x 32 pixels"):
+    with pytest.raises(DataError, match=r"train/dog/0000.jpg is 33 x 32 pixels"):
         read(folder_root)

@@ -7,37 +7,41 @@ import torch
 
 from withstand.data.digits import read_digits
 from withstand.data.infos import INFOS, channel_statistics
-
-PARTS = read_digits(INFOS["digits"], Path("unused"))
-
-
-def test_levels_are_scaled_to_the_full_range() -> None:
-    levels = PARTS.train.images.unique().tolist()
-    assert levels == [round(level * 255 / 16) for level in range(17)]
+from withstand.data.split import Parts
 
 
-def test_the_test_data_are_always_the_same() -> None:
-    assert (len(PARTS.train), len(PARTS.test)) == (1437, 360)
-    assert PARTS.test.labels[:12].tolist() == [3, 5, 7, 8, 9, 0, 5, 1, 2, 7, 0, 9]
-    assert (PARTS.test.labels.bincount() > 30).all()
+@pytest.fixture(scope="module")
+def digits() -> Parts:
+    return read_digits(INFOS["digits"], Path("unused"))
 
 
-def test_no_digit_is_in_both_parts() -> None:
-    train = {bytes(image.flatten().tolist()) for image in PARTS.train.images}
-    test = {bytes(image.flatten().tolist()) for image in PARTS.test.images}
+def test_levels_are_scaled_to_the_full_range(digits: Parts) -> None:
+    levels = set(digits.train.images.flatten().tolist())
+    assert sorted(levels) == [round(level * 255 / 16) for level in range(17)]
+
+
+def test_the_test_data_are_always_the_same(digits: Parts) -> None:
+    assert (len(digits.train), len(digits.test)) == (1437, 360)
+    assert digits.test.labels[:12].tolist() == [3, 5, 7, 8, 9, 0, 5, 1, 2, 7, 0, 9]
+    assert (digits.test.labels.bincount() >= 30).all()
+
+
+def test_no_digit_is_in_both_parts(digits: Parts) -> None:
+    train = {bytes(image.flatten().tolist()) for image in digits.train.images}
+    test = {bytes(image.flatten().tolist()) for image in digits.test.images}
     assert not train & test
     assert len(train) + len(test) == 1797
 
 
-def test_the_written_mean_and_std_are_the_measured_ones() -> None:
-    mean, std = channel_statistics(PARTS.train.images)
+def test_the_written_mean_and_std_are_the_measured_ones(digits: Parts) -> None:
+    mean, std = channel_statistics(digits.train.images)
     assert INFOS["digits"].mean == pytest.approx(mean, abs=5e-5)
     assert INFOS["digits"].std == pytest.approx(std, abs=5e-5)
 
 
-def test_digits_look_like_themselves() -> None:
+def test_digits_look_like_themselves(digits: Parts) -> None:
     # A zero has a hole in its middle, a one has none.
-    zeros = PARTS.train.images[PARTS.train.labels == 0].float().mean(0)[0]
-    ones = PARTS.train.images[PARTS.train.labels == 1].float().mean(0)[0]
+    zeros = digits.train.images[digits.train.labels == 0].float().mean(0)[0]
+    ones = digits.train.images[digits.train.labels == 1].float().mean(0)[0]
     assert torch.all(zeros[3:5, 3:5] < 60)
     assert torch.all(ones[3:5, 3:5] > 150)

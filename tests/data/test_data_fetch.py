@@ -161,7 +161,7 @@ def test_an_archive_without_its_files_is_an_error(
     archive: RemoteArchive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install(monkeypatch, replace(archive, sizes={"x.bin": 2, "z.bin": 1}))
-    with pytest.raises(DataError, match="c.tar.gz lacks bin/z.bin"):
+    with pytest.raises(DataError, match=r"c.tar.gz lacks bin/z.bin"):
         fetch("mnist", tmp_path / "root")
     assert everything_below(tmp_path / "root") == set()
 
@@ -187,7 +187,7 @@ def test_without_a_network_it_says_what_to_put_where(
 
 def test_an_unwritable_root_is_an_error(idx: RemoteIdx, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match="Cannot write to the data root .*file/root.*WITHSTAND_DATA"):
+    with pytest.raises(DataError, match=r"Cannot write to the data root .*file/root.*WITHSTAND_DATA"):
         fetch("mnist", tmp_path / "file" / "root")
 
 
@@ -207,14 +207,14 @@ def test_verify_finds_what_is_wrong(idx: RemoteIdx, tmp_path: Path) -> None:
     ):
         verify("mnist", tmp_path)
     first.unlink()
-    with pytest.raises(DataError, match="a-ubyte.gz is missing.*WITHSTAND_DATA"):
+    with pytest.raises(DataError, match=r"a-ubyte.gz is missing.*WITHSTAND_DATA"):
         verify("mnist", tmp_path)
 
 
 def test_verify_says_that_unpacked_archives_have_no_hashes(archive: RemoteArchive, tmp_path: Path) -> None:
     fetch("mnist", tmp_path)
     with pytest.raises(
-        DataError, match="Hashes are published for c.tar.gz, not for the files in it.*fetch it again"
+        DataError, match=r"Hashes are published for c.tar.gz, not for the files in it.*fetch it again"
     ):
         verify("mnist", tmp_path)
 

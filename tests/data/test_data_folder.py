@@ -60,7 +60,7 @@ def test_the_first_picture_decides_on_colour(picture_folder: Path, write_picture
     (picture_folder / "train" / "ant" / "0.png").unlink()
     parts = list_folder(picture_folder).read()
     assert parts.train.images.shape == (12, 1, 4, 6)
-    assert parts.train.images[0].unique().tolist() == [77]
+    assert set(parts.train.images[0].flatten().tolist()) == {77}
 
 
 def test_a_size_resizes_the_shorter_side_and_crops_the_longer(tmp_path: Path) -> None:
@@ -73,12 +73,12 @@ def test_a_size_resizes_the_shorter_side_and_crops_the_longer(tmp_path: Path) ->
     images = list_folder(tmp_path, size=4).read().train.images
     # The middle third is what a centre crop keeps.
     assert images.shape == (2, 3, 4, 4)
-    assert images.unique().tolist() == [200]
+    assert set(images.flatten().tolist()) == {200}
 
 
 def test_different_sizes_need_a_size(picture_folder: Path, write_picture: WritePicture) -> None:
     write_picture(picture_folder / "test" / "bee" / "z.png", (1, 2, 3), size=(5, 4))
-    with pytest.raises(DataError, match="z.png is 5 x 4 pixels, but the first is 6 x 4. Name a `size`"):
+    with pytest.raises(DataError, match=r"z.png is 5 x 4 pixels, but the first is 6 x 4. Name a `size`"):
         list_folder(picture_folder).read()
     assert list_folder(picture_folder, size=8).read().test.images.shape == (4, 3, 8, 8)
 
@@ -106,7 +106,7 @@ def test_a_part_needs_class_folders(picture_folder: Path) -> None:
 
 def test_a_class_that_is_only_tested_is_an_error(picture_folder: Path, write_picture: WritePicture) -> None:
     write_picture(picture_folder / "test" / "wasp" / "1.png", (1, 2, 3))
-    with pytest.raises(DataError, match="classes that .*train lacks: wasp"):
+    with pytest.raises(DataError, match=r"classes that .*train lacks: wasp"):
         list_folder(picture_folder)
 
 
@@ -130,7 +130,7 @@ def test_hidden_and_other_files_are_left_out(picture_folder: Path) -> None:
     assert len(list_folder(picture_folder).read().train) == 12
 
 
-@pytest.mark.parametrize("keep", [0, 20, 60])
+@pytest.mark.parametrize("keep", [0, 20, 45])
 def test_a_broken_picture_is_named(picture_folder: Path, keep: int) -> None:
     path = picture_folder / "train" / "ant" / "3.png"
     path.write_bytes(path.read_bytes()[:keep])
@@ -141,7 +141,7 @@ def test_a_broken_picture_is_named(picture_folder: Path, keep: int) -> None:
 def test_sixteen_bits_are_an_error_and_not_cut_off(picture_folder: Path) -> None:
     deep = np.full((4, 6), 40_000, np.uint16)
     Image.fromarray(deep).save(picture_folder / "test" / "ant" / "deep.png")
-    with pytest.raises(DataError, match="deep.png has more than 8 bits a channel"):
+    with pytest.raises(DataError, match=r"deep.png has more than 8 bits a channel"):
         list_folder(picture_folder).read()
 
 

@@ -70,13 +70,13 @@ def test_a_flipped_bit_is_damage(mnist_root: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(DataError, match="train-images-idx3-ubyte.gz is damaged: it cannot be unpacked"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz is damaged: it cannot be unpacked"):
         read(mnist_root)
 
 
 def test_a_file_that_is_not_gzip_is_damaged(mnist_root: Path) -> None:
     raw(mnist_root, "train-labels-idx1-ubyte").write_text("<html>Please log in</html>")
-    with pytest.raises(DataError, match="train-labels-idx1-ubyte.gz is damaged: it cannot be unpacked"):
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte.gz is damaged: it cannot be unpacked"):
         read(mnist_root)
 
 
@@ -105,6 +105,6 @@ def test_another_image_size_is_damage(mnist_root: Path, write_idx: Callable[...,
 def test_images_and_labels_must_be_as_many(mnist_root: Path, write_idx: Callable[..., Path]) -> None:
     write_idx(raw(mnist_root, "train-labels-idx1-ubyte"), np.zeros(39))
     with pytest.raises(
-        DataError, match="train-labels-idx1-ubyte.gz is damaged: it holds 39 labels for the 40"
+        DataError, match=r"train-labels-idx1-ubyte.gz is damaged: it holds 39 labels for the 40"
     ):
         read(mnist_root)

@@ -23,7 +23,7 @@ def pictures(split: Split) -> set[bytes]:
 
 def test_every_name_has_a_reader_and_an_entry() -> None:
     assert set(READERS) == set(INFOS)
-    assert NAMES == (*READERS, "folder:PATH")
+    assert list(NAMES) == [*READERS, "folder:PATH"]
 
 
 def test_digits_need_no_files() -> None:
@@ -66,7 +66,7 @@ def test_mnist_is_read_below_the_named_root(mnist_root: Path, monkeypatch: pytes
 
 
 def test_fashion_has_a_folder_of_its_own(mnist_root: Path) -> None:
-    with pytest.raises(DataError, match="FashionMNIST/raw lacks .*`withstand data fetch fashion-mnist`"):
+    with pytest.raises(DataError, match=r"FashionMNIST/raw lacks .*`withstand data fetch fashion-mnist`"):
         load("fashion-mnist", root=mnist_root)
     (mnist_root / "MNIST").rename(mnist_root / "FashionMNIST")
     assert load("fashion-mnist", root=mnist_root).info.name == "fashion-mnist"
@@ -120,7 +120,7 @@ def test_a_name_like_no_other_gets_the_list(name: str) -> None:
 
 
 def test_a_folder_needs_a_path() -> None:
-    with pytest.raises(DataError, match="no data set 'folder:'.*folder:PATH"):
+    with pytest.raises(DataError, match=r"no data set 'folder:'.*folder:PATH"):
         load("folder:")
 
 

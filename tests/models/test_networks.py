@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ USUAL: dict[str, Shape] = {
 CONVOLUTIONAL = [name for name in MODEL_NAMES if name != "mlp"]
 
 
-def shape_only(name: str, input_shape: Shape, num_classes: int = 10, **options: Any) -> nn.Module:  # noqa: ANN401
+def shape_only(name: str, input_shape: Shape, num_classes: int = 10, **options: Any) -> nn.Module:
     """The network without values: shapes are computed, numbers are not."""
     with torch.device("meta"):
         return create(name, input_shape=input_shape, num_classes=num_classes, **options)
@@ -58,12 +59,12 @@ def conv(before: int, after: int, kernel: int) -> int:
 
 
 def dense(*widths: int) -> int:
-    return sum(before * after + after for before, after in zip(widths, widths[1:], strict=False))
+    return sum(before * after + after for before, after in pairwise(widths))
 
 
 def chain(kernel: int, *channels: int) -> int:
     """Parameters of convolutions of one kernel size, one after the other."""
-    return sum(conv(before, after, kernel) for before, after in zip(channels, channels[1:], strict=False))
+    return sum(conv(before, after, kernel) for before, after in pairwise(channels))
 
 
 def test_every_name_is_tested_here() -> None:
@@ -146,8 +147,8 @@ def test_batch_norm_is_an_option_of_every_convolutional_net(name: str, batch_nor
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_logits_are_finite_and_their_gradients_reach_the_images(name: str) -> None:
     torch.manual_seed(0)
-    # Light stand-ins of the two widest heads; their convolutions are all there.
-    options = {"hidden": [16]} if name == "vgg16" else {}
+    # A light head in place of the widest; the convolutions are all there.
+    options: dict[str, Any] = {"hidden": [16]} if name == "vgg16" else {}
     network = create(name, input_shape=USUAL[name], num_classes=7, **options).eval()
     images = torch.rand(2, *USUAL[name], requires_grad=True)
     logits = network(images)
@@ -163,12 +164,9 @@ def test_every_network_can_be_traced(name: str) -> None:
         network = nn.Sequential(create(name, input_shape=USUAL[name], num_classes=7))
     traced = fx.symbolic_trace(network)
     assert traced(torch.zeros(2, *USUAL[name], device="meta")).shape == (2, 7)
-    kinds = {
-        type(traced.get_submodule(str(node.target)))
-        for node in traced.graph.nodes
-        if node.op == "call_module"
-    }
-    assert nn.Linear in kinds
+    # Only layers of torch itself are left as calls; what is ours is seen through.
+    called = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+    assert {type(traced.get_submodule(name)).__module__.split(".")[0] for name in called} == {"torch"}
     assert not any(layer.inplace for layer in layers(network, nn.ReLU))
 
 
@@ -218,13 +216,13 @@ def test_vgg5_stable_averages_after_relu_and_has_no_bias() -> None:
 
 
 @pytest.mark.parametrize("name", ["lenet", "alexnet", "vgg11", "vgg16", "cnn-large-epsilon"])
-def test_a_relu_directly_follows_the_first_convolution(name: str) -> None:
+def test_a_relu_directly_follows_the_second_convolution(name: str) -> None:
     first, second, *_ = shape_only(name, USUAL[name]).children()
     assert isinstance(first, nn.Conv2d)
     assert isinstance(second, nn.ReLU)
 
 
-def _first_conv(name: str, shape: Shape, **options: Any) -> nn.Conv2d:  # noqa: ANN401
+def _second_conv(name: str, shape: Shape, **options: Any) -> nn.Conv2d:
     torch.manual_seed(0)
     conv: nn.Conv2d = layers(create(name, input_shape=shape, num_classes=10, **options), nn.Conv2d)[1]
     return conv
@@ -247,7 +245,7 @@ def _first_conv(name: str, shape: Shape, **options: Any) -> nn.Conv2d:  # noqa: 
     ],
 )
 def test_convolutions_start_as_published(name: str, shape: Shape, options: dict[str, Any], he: bool) -> None:
-    conv = _first_conv(name, shape, **options)
+    conv = _second_conv(name, shape, **options)
     assert conv.bias is not None
     side = conv.kernel_size[0]
     published = math.sqrt(2 / (side * side * conv.out_channels))

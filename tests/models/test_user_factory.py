@@ -139,9 +139,9 @@ def test_options_of_a_factory_are_checked(file: Path) -> None:
 
 
 def test_files_and_modules_that_do_not_load_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="There is no file .*missing.py; give the path"):
+    with pytest.raises(ModelError, match=r"There is no file .*missing.py; give the path"):
         create(f"{tmp_path}/missing.py:make", dataset="digits")
-    with pytest.raises(ModelError, match="no_such_package.models could not be loaded, ModuleNotFoundError"):
+    with pytest.raises(ModelError, match=r"no_such_package.models could not be loaded, ModuleNotFoundError"):
         create("no_such_package.models:make", dataset="digits")
     with pytest.raises(ModelError, match=r"path/to/file.py:function or package.module:function"):
         create(":make", dataset="digits")

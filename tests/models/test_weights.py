@@ -100,9 +100,7 @@ def test_saving_says_what_it_cannot_do(tmp_path: Path) -> None:
         def get_extra_state(self) -> dict[str, int]:
             return {"calls": 3}
 
-    with pytest.raises(
-        ModelError, match="Only tensors can be saved as weights, but 0._extra_state is a dict"
-    ):
+    with pytest.raises(ModelError, match=r"Only tensors can be saved .* 0._extra_state is a dict"):
         save_weights(nn.Sequential(Extra()), tmp_path / "model.safetensors")
 
 
@@ -124,14 +122,14 @@ def test_at_most_five_differences_are_named(tmp_path: Path) -> None:
         load_weights(small(0), path)
     assert str(caught.value).count(";") == 5
     save_weights(small(0), path)
-    with pytest.raises(ModelError, match="weight is missing; bias is missing; 0.bias is not in the model"):
+    with pytest.raises(ModelError, match=r"weight is missing; bias is missing; 0.bias is not in the model"):
         load_weights(nn.Linear(2, 2), path)
 
 
 def test_exactly_five_differences_are_all_of_them(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(nn.BatchNorm1d(2), path)
-    with pytest.raises(ModelError, match=r"num_batches_tracked is not in the model\. Build"):
+    with pytest.raises(ModelError, match=r"running_var is not in the model; weight is not in the model\. Build"):
         load_weights(nn.Sequential(), path)
 
 

@@ -59,7 +59,7 @@ def create(
     input_shape: Shape | None = None,
     num_classes: int | None = None,
     normalize: bool = True,
-    **options: Any,  # noqa: ANN401 - each network has options of its own, checked against its signature
+    **options: Any,
 ) -> nn.Module:
     """Builds a network that maps images (batch, channels, height, width) in [0, 1] to logits.
 

@@ -98,7 +98,7 @@ _READERS: Mapping[str, Callable[[Path], object]] = {
 
 def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     missing = [f"{name} is missing" for name in expected if name not in found]
-    surplus = [f"{name} is not in the model" for name in found if name not in expected]
+    surplus = [f"{name} is not in the model" for name in sorted(found) if name not in expected]
     shapes = [
         f"{name} has shape {tuple(found[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()

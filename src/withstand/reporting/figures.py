@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import plotly.graph_objects as go
 
 from withstand.reporting.history import Panel, Trace
 from withstand.reporting.summary import Curve
-from withstand.reporting.wording import epsilon_text, interval, norm_text, percent
+from withstand.reporting.wording import cell, epsilon_text, interval, norm_text, percent
 
 __all__ = ["Figure", "accuracy_figure", "training_figure"]
 
@@ -27,6 +28,8 @@ _MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle
 _GREY = "#8a8f98"
 _MANY_POINTS = 60
 _MOST_TICKS = 7
+_HOVER_WIDTH = 36
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
     figure = go.Figure([_accuracy_trace(curve, index) for index, curve in enumerate(curves)])
     sign = norm_text(norm)
     _lay_out(figure, f"epsilon ({html.escape(sign)}, images in [0, 1])", "accuracy")
-    figure.update_layout(hovermode="closest", yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
+    figure.update_layout(yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
     figure.update_xaxes(**_epsilon_ticks(curves))
     if chance is not None:
         figure.add_hline(
@@ -114,7 +117,7 @@ def training_figure(panel: Panel) -> Figure:
     num_series = len(panel.traces)
     says_title = num_series == 1 and panel.traces[0].name == panel.title.lower()
     _lay_out(figure, "epochs done", "")
-    figure.update_layout(hovermode="x unified", showlegend=not says_title)
+    figure.update_layout(showlegend=not says_title)
     if panel.is_share:
         figure.update_layout(yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
     elif _smallest(panel) >= 0:
@@ -133,22 +136,27 @@ def _training_trace(trace: Trace, index: int) -> go.Scatter:
         legendgroup=str(index),
         x=list(trace.progress),
         y=list(trace.values),
-        hovertemplate="%{y:.4~g}",
+        text=[_hover_text(trace, row) for row in range(len(trace.values))],
+        hovertemplate="%{text}<extra></extra>",
         **_style(index, mode),
     )
+
+
+def _hover_text(trace: Trace, row: int) -> str:
+    lines = [f"{cell(trace.progress[row])} epochs done: {cell(trace.values[row])}"]
+    lines += textwrap.wrap(trace.marks.get(row, ""), _HOVER_WIDTH)
+    return "<br>".join([f"<b>{html.escape(trace.name)}</b>", *map(html.escape, lines)])
 
 
 def _marks_trace(trace: Trace, index: int) -> go.Scatter:
     rows = [row for row in trace.marks if trace.values[row] is not None]
     return go.Scatter(
-        name=f"{html.escape(trace.name)}: collapse or note",
         legendgroup=str(index),
         showlegend=False,
         mode="markers",
         x=[trace.progress[row] for row in rows],
         y=[trace.values[row] for row in rows],
-        text=[html.escape(trace.marks[row]) for row in rows],
-        hovertemplate="%{text}",
+        hoverinfo="skip",
         marker={"symbol": "circle-x-open", "size": 15, "color": _COLOURS[index % len(_COLOURS)]}
         | {"line": {"width": 2}},
     )
@@ -172,7 +180,9 @@ def _lay_out(figure: go.Figure, x_title: str, y_title: str) -> None:
         autosize=True,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13},
+        font={"family": _FONT, "size": 13},
+        hovermode="closest",
+        hoverlabel={"align": "left", "font": {"family": _FONT, "size": 13}},
         margin={"l": 8, "r": 12, "t": 12, "b": 8},
         xaxis=axis | {"title": {"text": x_title, "font": {"size": 13}}, "rangemode": "tozero"},
         yaxis=axis | {"title": {"text": y_title, "font": {"size": 13}}},

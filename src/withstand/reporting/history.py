@@ -78,7 +78,7 @@ def events(history: History) -> dict[int, str]:
     collapsed = history.columns.get("collapsed", [None] * len(history.notes))
     result = {}
     for row, (flag, note) in enumerate(zip(collapsed, history.notes, strict=True)):
-        texts = ["collapsed"] if flag else []
+        texts = ["collapsed"] if flag and "collapsed" not in note else []
         texts += [note.strip()] if note.strip() else []
         if texts:
             result[row] = f"Epoch {cell(history.columns['epoch'][row])}: {', '.join(texts)}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +11,9 @@ from plotly.offline import get_plotlyjs
 
 from withstand.reporting import wording
 from withstand.reporting.read import Run, read_run
-from withstand.reporting.schema import REPORT_FILE
 from withstand.reporting.summary import command_for, run_labels
 from withstand.reporting.views import view_run, view_runs
+from withstand.run_folder import RunFolder, replaced
 from withstand.types import RunFolderError
 
 __all__ = ["report"]
@@ -52,21 +50,28 @@ def _target(folders: Sequence[Path | str], out: Path | str | None) -> Path:
         raise RunFolderError("There is no run folder to report. Name at least one.")
     if out is None and len(folders) > 1:
         raise RunFolderError(
-            f"A report of {len(folders)} run folders belongs to none of them. Say where it goes: --out PAGE.html"
+            f"A report of {len(folders)} run folders belongs to none of them. "
+            "Say where it goes: --out PAGE.html"
         )
-    target = Path(folders[0]) / REPORT_FILE if out is None else Path(out)
+    target = RunFolder(Path(folders[0])).report if out is None else Path(out)
     if target.is_dir():
-        raise RunFolderError(f"{target} is a folder, but the report is a file. Try --out {target / REPORT_FILE}")
+        raise RunFolderError(
+            f"{target} is a folder, but the report is a file. Try --out {target / 'report.html'}"
+        )
     return target
 
 
 def _render(runs: Sequence[Run], title: str | None) -> str:
     views = [view_run(run, label) for run, label in zip(runs, run_labels(runs), strict=True)]
-    return _templates().get_template("page.html.j2").render(
-        title=title or (views[0].title if len(views) == 1 else f"{len(views)} runs compared"),
-        views=views,
-        compare=view_runs(runs) if len(views) > 1 else None,
-        plotly_script=Markup(get_plotlyjs()),
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            title=title or (views[0].title if len(views) == 1 else f"{len(views)} runs compared"),
+            views=views,
+            compare=view_runs(runs) if len(views) > 1 else None,
+            plotly_script=Markup(get_plotlyjs()),
+        )
     )
 
 
@@ -93,12 +98,9 @@ def _templates() -> Environment:
 
 
 def _write(target: Path, page: str) -> None:
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, target)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise RunFolderError(f"The report {target} cannot be written: {error.strerror}.") from error
+        raise RunFolderError(f"Cannot make the folder {target.parent}: {error.strerror}.") from error
+    with replaced(target) as temporary:
+        temporary.write_text(page, encoding="utf-8")

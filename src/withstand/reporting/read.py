@@ -17,17 +17,8 @@ import yaml
 from numpy.typing import NDArray
 
 from withstand.reporting.conform import misfit
-from withstand.reporting.schema import (
-    ENVIRONMENT_FILE,
-    EXAMPLES_FILE,
-    GALLERY_FILE,
-    METRICS_FILE,
-    METRICS_SCHEMA,
-    RECIPE_FILE,
-    TRAINING_FILE,
-    Environment,
-    Metrics,
-)
+from withstand.reporting.schema import METRICS_SCHEMA, Environment, Metrics
+from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
 
 __all__ = ["Gallery", "History", "Run", "read_run"]
@@ -97,28 +88,26 @@ def read_run(path: Path | str) -> Run:
     Raises:
         RunFolderError: the folder is missing, holds neither file, or a file in it is damaged.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise RunFolderError(
-            f"There is no run folder {folder}. Make one: withstand run RECIPE --out {folder}"
-        )
-    metrics = _read_metrics(folder / METRICS_FILE)
-    history = _read_history(folder / TRAINING_FILE)
+    files = RunFolder(Path(path))
+    if not files.path.is_dir():
+        raise RunFolderError(f"There is no run folder {path}. Make one: withstand run RECIPE --out {path}")
+    metrics = _read_metrics(files.metrics)
+    history = _read_history(files.train_log)
     if metrics is None and history is None:
         raise RunFolderError(
-            f"{folder} holds neither {METRICS_FILE} nor {TRAINING_FILE}, so there is nothing to report. "
-            f"Make them: withstand run RECIPE --out {folder}"
+            f"{path} holds neither {files.metrics.name} nor {files.train_log.name}, so there is nothing "
+            f"to report. Make them: withstand run RECIPE --out {path}"
         )
-    recipe_text = _text_of(folder / RECIPE_FILE)
+    recipe_text = _text_of(files.recipe)
     return Run(
-        path=folder,
-        recipe=None if recipe_text is None else _parsed_recipe(recipe_text, folder / RECIPE_FILE),
+        path=files.path,
+        recipe=None if recipe_text is None else _parsed_recipe(recipe_text, files.recipe),
         recipe_text=recipe_text,
-        environment=cast("Environment | None", _read_json(folder / ENVIRONMENT_FILE, Environment)),
+        environment=cast("Environment | None", _read_json(files.environment, Environment)),
         history=history,
-        num_rows=_count_rows(folder / EXAMPLES_FILE),
+        num_rows=_count_rows(files.examples),
         metrics=metrics,
-        gallery=_read_gallery(folder / GALLERY_FILE),
+        gallery=_read_gallery(files.gallery),
     )
 
 

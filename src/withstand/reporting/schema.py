@@ -9,14 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, NotRequired, TypedDict
 
 __all__ = [
-    "ENVIRONMENT_FILE",
-    "EXAMPLES_FILE",
-    "GALLERY_FILE",
-    "METRICS_FILE",
     "METRICS_SCHEMA",
-    "RECIPE_FILE",
-    "REPORT_FILE",
-    "TRAINING_FILE",
     "Accuracy",
     "AttackCurve",
     "Between",
@@ -27,14 +20,6 @@ __all__ = [
     "Published",
     "Share",
 ]
-
-RECIPE_FILE = "recipe.yaml"
-ENVIRONMENT_FILE = "environment.json"
-TRAINING_FILE = "train.csv"
-EXAMPLES_FILE = "examples.csv"
-METRICS_FILE = "metrics.json"
-GALLERY_FILE = "gallery.npz"
-REPORT_FILE = "report.html"
 
 METRICS_SCHEMA = 1
 
@@ -113,6 +98,7 @@ class Environment(TypedDict):
     """``environment.json``: where, with what and at which cost a run was made."""
 
     versions: NotRequired[dict[str, str]]
+    platform: NotRequired[str | None]
     device: NotRequired[str | None]
     seed: NotRequired[int | None]
     git_commit: NotRequired[str | None]

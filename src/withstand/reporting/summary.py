@@ -155,7 +155,9 @@ def cards(metrics: Metrics) -> list[Card]:
 
 
 def _attacked_card(each: Attacked) -> Card:
-    return _card(f"Attacked, {budget(each.norm, each.point['epsilon'])}", each.point, [f"under {each.attack}"])
+    return _card(
+        f"Attacked, {budget(each.norm, each.point['epsilon'])}", each.point, [f"under {each.attack}"]
+    )
 
 
 def _card(label: str, accuracy: Accuracy, details: Sequence[str]) -> Card:
@@ -176,7 +178,9 @@ def _published_row(metrics: Metrics, published: Published) -> PublishedRow:
     if norm is None or epsilon is None:
         return PublishedRow(measure, None, None, published)
     ours = strongest_at(metrics, norm, epsilon) if measure == "attacked" else None
-    return PublishedRow(f"{measure}, {budget(norm, epsilon)}", ours and ours.point, ours and ours.attack, published)
+    return PublishedRow(
+        f"{measure}, {budget(norm, epsilon)}", ours and ours.point, ours and ours.attack, published
+    )
 
 
 def cost_rows(environment: Environment) -> list[tuple[str, str]]:
@@ -200,6 +204,7 @@ def environment_rows(environment: Environment) -> list[tuple[str, str]]:
     seed = environment.get("seed")
     known = [
         *((f"{name} version", version) for name, version in versions),
+        ("Platform", environment.get("platform")),
         ("Device", environment.get("device")),
         ("Seed", None if seed is None else str(seed)),
         ("Git commit", environment.get("git_commit")),

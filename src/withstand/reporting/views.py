@@ -59,7 +59,7 @@ class RunView:
     warnings: Sequence[str]
     published: Sequence[PublishedRow]
     curves: Mapping[str, Sequence[Curve]]
-    descriptions: Mapping[str, str]
+    descriptions: Sequence[tuple[str, str]]
     accuracy_figures: Sequence[Figure]
     training: TrainingView | None
     gallery: GalleryView | None
@@ -101,7 +101,7 @@ def view_run(run: Run, label: str) -> RunView:
         warnings=metrics.get("warnings", []) if metrics else [],
         published=published_rows(metrics) if metrics else [],
         curves=by_norm,
-        descriptions={each["name"]: each.get("description") or "" for each in attacks},
+        descriptions=list(dict.fromkeys((each["name"], each.get("description") or "") for each in attacks)),
         accuracy_figures=[accuracy_figure(each, norm, _chance([metrics])) for norm, each in by_norm.items()],
         training=_view_training(run),
         gallery=view_gallery(run.gallery) if run.gallery else None,

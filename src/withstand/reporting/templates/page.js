@@ -16,7 +16,6 @@
     "xaxis.linecolor": grid, "yaxis.linecolor": grid,
     "xaxis.tickcolor": grid, "yaxis.tickcolor": grid,
     "hoverlabel.bgcolor": panel, "hoverlabel.bordercolor": grid, "hoverlabel.font.color": ink,
-    "modebar.color": ink, "modebar.bgcolor": "rgba(0,0,0,0)",
   });
 
   // On a dark ground the palette's light blue and orange stand in for its dark ones, and back.
@@ -39,11 +38,7 @@
     plot.seriesColours = data.map((series) => series.marker.color);
     // A finger that drags over a figure scrolls the page.
     if (coarse.matches) layout.dragmode = false;
-    const config = {
-      responsive: true, displaylogo: false, displayModeBar: coarse.matches ? false : "hover",
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-    };
-    Plotly.newPlot(plot, data, layout, config);
+    Plotly.newPlot(plot, data, layout, { responsive: true, displayModeBar: false });
   };
 
   plots.forEach(draw);
