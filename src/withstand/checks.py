@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from withstand.types import DataError
@@ -16,7 +17,7 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
 
     Args:
         images: Float tensor (batch, …) in [0, 1].
-        labels: Integer tensor (batch,), at least 0.
+        labels: int64 tensor (batch,), at least 0.
 
     Raises:
         DataError: the images are not floats in [0, 1], or the labels are not one class index an
@@ -26,9 +27,9 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
         raise DataError(
             f"Expected images as floats in [0, 1], but got {images.dtype}. Divide uint8 images by 255."
         )
-    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise DataError(
-            f"Expected one integer label an image, shape ({images.shape[0]},), "
+            f"Expected one int64 label an image, shape {tuple(images.shape[:1])}, "
             f"but got shape {tuple(labels.shape)} of {labels.dtype}."
         )
     if images.numel() == 0:

@@ -109,6 +109,7 @@ def _attack(arguments: Sequence[str]) -> None:
         prog="withstand attack RUN",
         description="Attack a trained run by PGD with settings of your own; nothing in the run folder changes.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_class_arguments(PGD, as_group=False)
     parser.add_argument("--num_examples", type=int, default=1000, help="Test examples to attack.")
@@ -138,6 +139,7 @@ def _report(arguments: Sequence[str]) -> None:
         prog="withstand report",
         description="Write one self-contained page from one or several run folders.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "runs", nargs="+", type=str, help="Run folders; several make one page to compare them."
@@ -154,6 +156,7 @@ def _recipes(arguments: Sequence[str]) -> None:
         prog="withstand recipes",
         description="List the recipes that come with the package, or print one of them.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", type=str | None, default=None, help="Print this recipe.")
     parser.add_argument(
@@ -177,6 +180,7 @@ def _data(arguments: Sequence[str]) -> None:
         prog="withstand data",
         description="List the data sets and whether their files are here, or fetch one.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("action", nargs="?", type=str, default="list", help="list, or fetch.")
     parser.add_argument("name", nargs="?", type=str | None, default=None, help="The data set to fetch.")

@@ -100,7 +100,9 @@ def random_in_ball(
 
 
 def _per_example(value: float | Tensor, like: Tensor) -> float | Tensor:
-    return value.reshape(-1, *[1] * (like.dim() - 1)) if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    return _rows(like, value.to(like.dtype))
 
 
 def _rows(x: Tensor, reduced: Tensor) -> Tensor:
@@ -124,7 +126,7 @@ def _project_l1(delta: Tensor, radius: float | Tensor) -> Tensor:
     # Duchi et al., "Efficient projections onto the l1-ball" (ICML 2008): soft-threshold at the
     # theta for which the l1 norm becomes the radius.
     magnitude = delta.flatten(1).abs()
-    bound = torch.as_tensor(radius, dtype=delta.dtype, device=delta.device).reshape(-1, 1)
+    bound = radius.reshape(-1, 1) if isinstance(radius, Tensor) else radius
     ordered = magnitude.sort(dim=1, descending=True).values
     excess = ordered.cumsum(dim=1) - bound
     counts = torch.arange(1, ordered.shape[1] + 1, device=delta.device, dtype=delta.dtype)
@@ -159,7 +161,7 @@ def _random_linf(like: Tensor, generator: torch.Generator | None) -> Tensor:
 def _random_l2(like: Tensor, generator: torch.Generator | None) -> Tensor:
     direction = _steepest_l2(_gaussian(like, generator))
     share = torch.empty_like(like.flatten(1)[:, 0]).uniform_(generator=generator)
-    return direction * _rows(like, share ** (1.0 / like[0].numel()))
+    return direction * _rows(like, share ** (1.0 / like.flatten(1).shape[1]))
 
 
 def _random_l1(like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -79,7 +79,9 @@ set_loader(_LOADER, _load)
 
 def recipe_parser(program: str, description: str) -> ArgumentParser:
     """The command-line parser of a recipe: ``--recipe FILE`` and a ``--key`` for each value."""
-    parser = ArgumentParser(prog=program, description=description, parser_mode=_LOADER, exit_on_error=False)
+    parser = ArgumentParser(
+        prog=program, description=description, parser_mode=_LOADER, exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("--recipe", action="config", help="The recipe; RECIPE is short for it.")
     parser.add_class_arguments(Recipe, as_group=False)
     return parser
@@ -172,18 +174,22 @@ def _explain(parser: ArgumentParser, path: Path, overrides: Sequence[str], error
     full = _dotted_keys(parser)
     leaves = {key.rpartition(".")[2] for key in full} | set(_class_parameters())
     for key in [*_override_keys(overrides), *_file_keys(path)]:
-        leaf = key.rpartition(".")[2]
-        if key in full or leaf in leaves:
+        if key in full or _stem_is_class(key, full, leaves):
             continue
-        near = difflib.get_close_matches(key, full, n=1) or difflib.get_close_matches(leaf, leaves, n=1)
+        near = [known for known in (*sorted(full), "objective.attack.epsilon") if known.endswith(f".{key}")]
+        near += difflib.get_close_matches(key, full, n=1, cutoff=0.75)
+        near += difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"Unknown key {key!r}.{hint} `withstand run RECIPE --help` lists all keys."
-    for key in _override_keys(overrides):
-        near = [known for known in full if known.endswith(f".{key}")]
-        if key not in full and "." not in key:
-            near += [f"objective.attack.{key}"] if not near else []
-            return f"Unknown key {key!r}. Did you mean {near[0]!r}? Keys are written with their whole path."
     return f"The recipe does not fit: {_shorten(error)}"
+
+
+def _stem_is_class(key: str, full: set[str], leaves: set[str]) -> bool:
+    """Whether a key may be a setting of a class that another key names."""
+    stem, _, leaf = key.rpartition(".")
+    while stem and stem not in full:
+        stem = stem.rpartition(".")[0]
+    return bool(stem) and leaf in leaves
 
 
 def _shorten(error: Exception) -> str:
@@ -192,7 +198,7 @@ def _shorten(error: Exception) -> str:
 
 
 def _dotted_keys(parser: ArgumentParser) -> set[str]:
-    return {str(action.dest) for action in parser._actions}
+    return {action.dest for action in parser._actions if action.dest not in ("help", "print_config")}
 
 
 def _class_parameters() -> Iterator[str]:

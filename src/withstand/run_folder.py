@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ def replaced(path: Path) -> Iterator[Path]:
             "with --out; what was written before is still there."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what matters has been said, or is in place
+            temporary.unlink()
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ class Eased(Schedule):
             return after
         # Just before `at`; at the very start nothing was asked of the model, which is 0.
         before = value_at(self.schedule, math.nextafter(self.at, -math.inf)) if self.at > 0 else 0.0
-        return before + self.share * (after - before)
+        return (1 - self.share) * before + self.share * after  # exact where share is 0 or 1
 
 
 def _require_ramp(epochs: float, begin: float) -> None:
@@ -230,4 +230,5 @@ def _require_ramp(epochs: float, begin: float) -> None:
 
 
 def _share(progress: float, begin: float, epochs: float) -> float:
-    return max(0.0, (progress - begin) / epochs)
+    """How much of a ramp is done, in [0, 1]: exactly 1 from the float ``begin + epochs`` on."""
+    return 1.0 if progress >= begin + epochs else max(0.0, (progress - begin) / epochs)

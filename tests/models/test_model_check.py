@@ -47,6 +47,7 @@ def test_networks_of_the_library_pass(name: str) -> None:
         linear(nn.Dropout(), nn.Identity()),
         linear(nn.BatchNorm1d(3)),
         linear(nn.ReLU()),
+        Wrapped(lambda logits: logits.softmax(1) * 5 - 4 / 3),  # rows sum to 1, but some are negative
         linear(nn.Softmax(dim=1), nn.Linear(3, 3)),
         nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(3)),
     ],
@@ -121,6 +122,7 @@ def test_the_model_and_the_random_state_are_left_as_found(fails: bool) -> None:
     def change(logits: Tensor) -> Tensor:
         if fails:
             raise RuntimeError("on purpose")
+        assert not torch.is_grad_enabled()
         return logits + torch.randn_like(logits)  # a stochastic model draws from the global state
 
     wrapped = Wrapped(change)

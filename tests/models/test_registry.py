@@ -81,7 +81,11 @@ def test_models_are_made_in_train_mode_without_gradients(name: str) -> None:
     [
         ("vgg-11", {"dataset": "cifar10"}, "no model 'vgg-11'; did you mean 'vgg11'.*lenet.*resnet50"),
         ("mlp", {"dataset": "minst"}, "no data set 'minst'; did you mean 'mnist'.*cifar100"),
-        ("mlp", {"dataset": "mnist", "hiden": [3]}, "'mlp' has no option 'hiden'; did you mean 'hidden'"),
+        (
+            "mlp",
+            {"dataset": "mnist", "hiden": [3]},
+            r"'mlp' has no option 'hiden'; did you mean 'hidden'\? There are: hidden\.$",
+        ),
         ("lenet", {"dataset": "mnist", "hidden": [3]}, "'lenet' has no option 'hidden'.*batch_norm"),
         ("mlp", {}, "a data set, or both input_shape and num_classes, but got .* None and num_classes None"),
         ("mlp", {"input_shape": (1, 4, 4)}, "both input_shape and num_classes"),

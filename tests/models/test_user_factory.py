@@ -110,6 +110,8 @@ def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
         create(f"{tmp_path}/{width}/net.py:make", dataset="digits", normalize=False) for width in (2, 3, 2)
     ]
     assert [model(torch.rand(1, 8)).shape[1] for model in made] == [2, 3, 2]
+    files = [getattr(module, "__file__", "") for module in sys.modules.values()]
+    assert all(files.count(f"{tmp_path}/{width}/net.py") == 1 for width in (2, 3))
 
 
 @pytest.mark.parametrize(

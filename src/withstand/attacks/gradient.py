@@ -156,7 +156,7 @@ class PGD(Attack):
     def _plan(self, progress: float) -> _Plan:
         epsilon = self.epsilon_at(progress)
         if self.num_steps is not None:
-            steps = self.num_steps if isinstance(self.num_steps, int) else round(self.num_steps(progress))
+            steps = max(1, round(value_at(self.num_steps, progress)))
         elif self.step_size is not None:
             steps = steps_for(epsilon, value_at(self.step_size, progress))
         else:
@@ -197,8 +197,10 @@ class PGD(Attack):
             logits = model(images)
             worst = Worst.of(images, labels, logits, self.loss(logits, labels))
         for _ in range(self.num_restarts):
-            standing = ~worst.fooled if self.stop_when_fooled else torch.ones_like(worst.fooled)
-            index = standing.nonzero().squeeze(1)
+            if self.stop_when_fooled:
+                index = (~worst.fooled).nonzero().squeeze(1)
+            else:
+                index = torch.arange(len(images), device=images.device)
             if index.numel():
                 self._restart(model, Batch(images, labels), plan, worst, index)
         return worst.images
@@ -236,10 +238,12 @@ def fgsm(epsilon: float | Schedule = 8 / 255, norm: float = math.inf) -> PGD:
     """The fast gradient (sign) method: one full step from the image (Goodfellow et al., ICLR 2015).
 
     Args:
-        epsilon: Budget and step size, in [0, 1] units.
+        epsilon: Budget, in [0, 1] units; the step goes to the edge of whatever budget it is run at.
         norm: 1, 2 or inf.
     """
-    return PGD(norm=norm, epsilon=epsilon, num_steps=1, step_size=epsilon, random_start=False)
+    # No step size of its own, so that `at` another budget steps that far: the default, 2.5 epsilon,
+    # is cut back to the edge.
+    return PGD(norm=norm, epsilon=epsilon, num_steps=1, random_start=False)
 
 
 def _inward(gradient: Tensor, current: Tensor) -> Tensor:

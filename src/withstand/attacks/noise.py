@@ -37,6 +37,8 @@ class Noise(Attack):
 
     def __post_init__(self) -> None:
         norms.require_norm(self.norm)
+        if not isinstance(self.epsilon, Schedule) and not 0 <= self.epsilon < math.inf:
+            raise ValueError(f"Expected epsilon of at least 0, but got {self.epsilon}.")
         if self.num_samples < 1:
             raise ValueError(f"Expected num_samples of at least 1, but got {self.num_samples}.")
 

@@ -49,7 +49,7 @@ class Adversarial(Objective):
         terms = {
             LOSS_TERM: loss.detach(),
             ACCURACY_TERM: (logits.detach().argmax(dim=1) == labels).float().mean(),
-            "epsilon": loss.new_tensor(self.attack.epsilon_at(progress)),
+            "epsilon": loss.new_full((), self.attack.epsilon_at(progress)),  # without a copy from the host
         }
         return LossTerms(loss, terms)
 

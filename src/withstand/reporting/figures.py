@@ -22,13 +22,14 @@ from withstand.reporting.wording import cell, epsilon_text, interval, norm_text,
 __all__ = ["Figure", "accuracy_figure", "training_figure"]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "cross")
 # Reads on white and on near-black alike.
 _GREY = "#8a8f98"
 _MANY_POINTS = 60
 _MOST_TICKS = 7
 _HOVER_WIDTH = 36
+_SHARES = {"tickformat": ".0%", "range": [-0.02, 1.04]}
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
@@ -57,11 +58,12 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
         norm: The norm that epsilon is measured in.
         chance: The accuracy of guessing, drawn as a dotted line; None draws none.
     """
-    figure = go.Figure([_accuracy_trace(curve, index) for index, curve in enumerate(curves)])
     sign = norm_text(norm)
-    _lay_out(figure, f"epsilon ({html.escape(sign)}, images in [0, 1])", "accuracy")
-    figure.update_layout(yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
-    figure.update_xaxes(**_epsilon_ticks(curves))
+    x_title = f"epsilon ({html.escape(sign)}, images in [0, 1])"
+    figure = go.Figure(
+        [_accuracy_trace(curve, index) for index, curve in enumerate(curves)],
+        _layout(_axis(x_title) | _epsilon_ticks(curves), _axis("accuracy") | _SHARES),
+    )
     if chance is not None:
         figure.add_hline(
             y=chance,
@@ -109,20 +111,17 @@ def _accuracy_trace(curve: Curve, index: int) -> go.Scatter:
 
 def training_figure(panel: Panel) -> Figure:
     """Curves over the epochs done, with collapsed epochs and notes marked on them."""
-    figure = go.Figure()
+    traces = []
     for index, trace in enumerate(panel.traces):
-        figure.add_trace(_training_trace(trace, index))
+        traces.append(_training_trace(trace, index))
         if trace.marks:
-            figure.add_trace(_marks_trace(trace, index))
+            traces.append(_marks_trace(trace, index))
     num_series = len(panel.traces)
     says_title = num_series == 1 and panel.traces[0].name == panel.title.lower()
-    _lay_out(figure, "epochs done", "")
-    figure.update_layout(showlegend=not says_title)
-    if panel.is_share:
-        figure.update_layout(yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
-    elif _smallest(panel) >= 0:
-        figure.update_layout(yaxis_rangemode="tozero")
-    return _finished(figure, panel.title, panel.caption, 280 + _legend_height(num_series))
+    positive = {"rangemode": "tozero"} if _smallest(panel) >= 0 else {}
+    y_axis = _axis("") | (_SHARES if panel.is_share else positive)
+    layout = _layout(_axis("epochs done"), y_axis, showlegend=not says_title)
+    return _finished(go.Figure(traces, layout), panel.title, panel.caption, 280 + _legend_height(num_series))
 
 
 def _smallest(panel: Panel) -> float:
@@ -173,22 +172,32 @@ def _style(index: int, mode: str) -> dict[str, Any]:
     }
 
 
-def _lay_out(figure: go.Figure, x_title: str, y_title: str) -> None:
-    axis = {"automargin": True, "zeroline": False, "showline": True, "ticks": "outside", "ticklen": 4}
-    figure.update_layout(
-        template="none",
-        autosize=True,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": _FONT, "size": 13},
-        hovermode="closest",
-        hoverlabel={"align": "left", "font": {"family": _FONT, "size": 13}},
-        margin={"l": 8, "r": 12, "t": 12, "b": 8},
-        xaxis=axis | {"title": {"text": x_title, "font": {"size": 13}}, "rangemode": "tozero"},
-        yaxis=axis | {"title": {"text": y_title, "font": {"size": 13}}},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
-        showlegend=True,
-    )
+def _layout(x_axis: dict[str, Any], y_axis: dict[str, Any], *, showlegend: bool = True) -> dict[str, Any]:
+    return {
+        "template": {},  # plotly's own would paint the ground
+        "autosize": True,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": _FONT, "size": 13},
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left", "font": {"family": _FONT, "size": 13}},
+        "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
+        "xaxis": {"rangemode": "tozero"} | x_axis,
+        "yaxis": y_axis,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
+        "showlegend": showlegend,
+    }
+
+
+def _axis(title: str) -> dict[str, Any]:
+    return {
+        "title": {"text": title, "font": {"size": 13}},
+        "automargin": True,
+        "zeroline": False,
+        "showline": True,
+        "ticks": "outside",
+        "ticklen": 4,
+    }
 
 
 def _legend_height(num_series: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,8 +73,9 @@ def amplification(clean: NDArray[np.uint8], adversarial: NDArray[np.uint8]) -> f
     if largest == 0:
         return 1.0
     factor = _SWING / largest
-    digit = 10.0 ** (np.floor(np.log10(factor)) - 1)
-    return float(round(np.floor(factor / digit) * digit, 6))
+    unit = 10.0 ** (1 - math.floor(math.log10(factor)))
+    # 6.3 is no float: the inner rounding keeps it from falling to 6.2.
+    return round(math.floor(round(factor * unit, 9)) / unit, 6)
 
 
 def difference(clean: NDArray[np.uint8], adversarial: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from withstand.reporting import wording
@@ -70,11 +70,12 @@ def _render(runs: Sequence[Run], title: str | None) -> str:
             title=title or (views[0].title if len(views) == 1 else f"{len(views)} runs compared"),
             views=views,
             compare=view_runs(runs) if len(views) > 1 else None,
-            plotly_script=Markup(get_plotlyjs()),
+            plotly_script=get_plotlyjs(),
         )
     )
 
 
+@functools.cache
 def _templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("withstand.reporting"),

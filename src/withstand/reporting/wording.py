@@ -83,7 +83,7 @@ def duration(seconds: float) -> str:
     """Seconds in the units that fit: ``0.8 ms``, ``12.3 s``, ``3 min 5 s``, ``2 h 4 min``."""
     if seconds < 1:
         return f"{1000 * seconds:.3g}{_SPACE}ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f}{_SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -35,6 +35,7 @@ class Position:
         total_steps: Steps done since the beginning, also those rolled back.
         seconds: Time spent since the beginning, over all processes.
         best_score: Best validation score so far, in [0, 1]; -1 before the first.
+        has_failed: Training collapsed more often than it may be rolled back.
         eased_at: Epochs at which a collapse was eased, in order.
         rows: The training log.
     """
@@ -44,6 +45,7 @@ class Position:
     total_steps: int = 0
     seconds: float = 0.0
     best_score: float = -1.0
+    has_failed: bool = False
     eased_at: list[int] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 

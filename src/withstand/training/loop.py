@@ -168,16 +168,15 @@ class _Training:
     def run(self) -> TrainingResult:
         """All epochs that are left, and the weights at their end."""
         self._resume()
-        has_failed = False
-        while self._position.epoch < self._num_epochs and not has_failed:
+        while self._position.epoch < self._num_epochs and not self._position.has_failed:
             self._run_epoch()
-            has_failed = self._end_epoch()
+            self._end_epoch()
         if not self._out.best_weights.exists():  # no epoch at all was asked for
             save_weights(self._model, self._out.best_weights)
         save_weights(self._model, self._out.last_weights)
         position = self._position
         return TrainingResult(
-            position.rows, position.best_score, position.seconds, position.total_steps, has_failed
+            position.rows, position.best_score, position.seconds, position.total_steps, position.has_failed
         )
 
     # -- one epoch ---------------------------------------------------------------------------------
@@ -232,17 +231,16 @@ class _Training:
                 f"training.initial_weights={self._out.best_weights} starts from the best epoch so far."
             )
 
-    def _end_epoch(self) -> bool:
-        """Scores, logs and saves the epoch; True where it collapsed beyond mending."""
+    def _end_epoch(self) -> None:
+        """Scores, logs and saves the epoch, or rolls it back."""
         position = self._position
         tail = self._meter.tail_means()
         collapsed = LOSS_TERM in tail and has_collapsed(
             tail[LOSS_TERM], tail[ACCURACY_TERM], self._num_classes
         )
         row = self._row(collapsed)
-        has_failed = False
         if collapsed and self._settings.rollback is not None:
-            has_failed = self._roll_back(row, self._settings.rollback.max_rollbacks)
+            self._roll_back(row, self._settings.rollback.max_rollbacks)
         else:
             position.rows.append(row)
             position.epoch += 1
@@ -252,8 +250,7 @@ class _Training:
             if not collapsed:
                 self._save("good.pt")
         for observer in self._observers:
-            observer.on_epoch(position.rows)
-        return has_failed
+            observer.on_epoch(self._position.rows)
 
     def _row(self, collapsed: bool) -> Row:
         position = self._position
@@ -277,7 +274,7 @@ class _Training:
             save_weights(self._model, self._out.best_weights)
         return row
 
-    def _roll_back(self, row: Row, max_rollbacks: int) -> bool:
+    def _roll_back(self, row: Row, max_rollbacks: int) -> None:
         """Restores the last good epoch, with the step that was too large halved."""
         former = self._position
         self._restore("good.pt")
@@ -285,13 +282,13 @@ class _Training:
         now.total_steps, now.seconds, now.rows = former.total_steps, former.seconds, [*former.rows, row]
         if len(now.eased_at) >= max_rollbacks:
             row["note"] = f"collapsed; gave up after {max_rollbacks} rollbacks, last good weights kept"
-            return True
-        row["note"] = f"collapsed; back to the end of epoch {now.epoch}, step of epsilon halved"
-        now.eased_at = [*now.eased_at, now.epoch]
-        self._ease(now.epoch)
+            now.has_failed = True
+        else:
+            row["note"] = f"collapsed; back to the end of epoch {now.epoch}, step of epsilon halved"
+            now.eased_at = [*now.eased_at, now.epoch]
+            self._ease(now.epoch)
         self._save("last.pt")
         self._save("good.pt")
-        return False
 
     def _ease(self, at: int) -> None:
         self._objective.ease(at)

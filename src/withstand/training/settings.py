@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -15,9 +14,14 @@ from withstand.schedules import Schedule
 from withstand.training.collapse import Rollback
 from withstand.training.numerics import Precision
 
-__all__ = ["OptimizerFactory", "TrainingSettings"]
+__all__ = ["OptimizerFactory", "TrainingSettings", "adam"]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam with a learning rate of 0.001: what training uses unless told otherwise."""
+    return torch.optim.Adam(parameters, lr=1e-3)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class TrainingSettings:
 
     epochs: int = 10
     batch_size: int = 128
-    optimizer: OptimizerFactory = field(default=partial(torch.optim.Adam, lr=1e-3))
+    optimizer: OptimizerFactory = adam
     lr_factor: float | Schedule = 1.0
     augment: Augment | None = None
     drop_last: bool = False

@@ -1,0 +1,49 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Two torch processes with two threads each on two cores slow each other down twentyfold.
+ONE_THREAD := OMP_NUM_THREADS=1
+WORKERS ?= 2
+
+.PHONY: help demo test lint types unit format benchmark clean
+
+help:
+	@echo "make demo       train, evaluate and report on embedded data, in under two minutes"
+	@echo "make test       lint, types and tests"
+	@echo "make format     format the code"
+	@echo "make benchmark  measure the cost of attacks and training steps"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	rm -rf runs/demo
+	$(BIN)/withstand run digits-adversarial --out=runs/demo
+
+test: lint types unit
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+unit: $(INSTALLED)
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS)
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[attacks]'
+	$(ONE_THREAD) $(BIN)/python benchmarks/attack_cost.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

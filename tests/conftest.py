@@ -1,0 +1,43 @@
+"""What several tests share: a data set and a net so small that a training takes milliseconds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from withstand.data import Dataset, Split
+from withstand.dataset_info import DatasetInfo
+
+SIDE = 4
+CLASSES = 3
+
+
+def stripes(num: int, seed: int) -> Split:
+    """Noisy 4 x 4 images whose bright column is their class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num) % CLASSES
+    images: Tensor = torch.randint(0, 100, (num, 1, SIDE, SIDE), generator=generator)
+    images[torch.arange(num), 0, :, labels] += 120
+    return Split(images.to(torch.uint8), labels)
+
+
+@pytest.fixture
+def tiny_dataset() -> Dataset:
+    """96 training, 30 validation and 45 test images of three classes."""
+    info = DatasetInfo("tiny", (1, SIDE, SIDE), ["left", "middle", "right"], [0.4], [0.25])
+    return Dataset(info, train=stripes(96, 0), validation=stripes(30, 1), test=stripes(45, 2))
+
+
+@pytest.fixture
+def tiny_model() -> nn.Module:
+    """A net with BatchNorm, so that modes matter, and Dropout, so that random state does."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(4 * SIDE * SIDE, CLASSES),
+    )

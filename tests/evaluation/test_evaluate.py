@@ -1,0 +1,203 @@
+"""Evaluation: what its figures mean, example by example."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.attacks import PGD, Attack, Noise, margin
+from withstand.data import Dataset
+from withstand.evaluation import AttackPlan, evaluate, plan_attacks, share, summarise
+from withstand.run_folder import RunFolder
+from withstand.types import AttackError, ModelError
+
+EPSILONS = [0.3, 0.05, 0.1, 0.0, 0.5]
+
+
+class Thresholds(nn.Module):
+    """Knows the stripes: the brightest column wins. Robust up to half the column's lead."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return 10 * images.mean(dim=(1, 2))[:, :3]
+
+
+class Quantised(nn.Module):
+    """The same behind a rounding of its input, which leaves no gradient: masked, not robust."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return 10 * (images * 8).round().div(8).mean(dim=(1, 2))[:, :3]
+
+
+@dataclass(frozen=True)
+class Cheat(Attack):
+    """Leaves its ball, and [0, 1] where asked to."""
+
+    shift: float
+
+    @override
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        return images + self.shift
+
+    @override
+    def epsilon_at(self, progress: float = math.inf) -> float:
+        return 0.1
+
+    @property
+    @override
+    def ball_norm(self) -> float:
+        return math.inf
+
+    @override
+    def at(self, epsilon: float) -> Attack:
+        return self
+
+    @override
+    def for_evaluation(self) -> Attack:
+        return self
+
+    @override
+    def eased(self, at: float) -> Attack:
+        return self
+
+    @property
+    @override
+    def name(self) -> str:
+        return "cheat"
+
+    @override
+    def describe(self) -> str:
+        return "cheats"
+
+
+def test_rows_obey_the_order_of_difficulty(tiny_dataset: Dataset) -> None:
+    attacks = [PGD(num_steps=5), PGD(norm=2, num_steps=5), Noise()]
+    result = evaluate(Thresholds(), tiny_dataset, attacks, EPSILONS, batch_size=7)
+    rows = result.rows
+    assert list(rows["index"]) == list(range(45))
+    for attack in attacks:
+        columns = ["clean", *(f"{attack.name}@{e:.6g}" for e in sorted(EPSILONS))]
+        for easier, harder in itertools.pairwise(columns):
+            assert (rows[harder] <= rows[easier]).all()
+    assert (rows["pgd-5-linf@0"] == rows["clean"]).all()
+    assert rows["clean"].mean() == 1.0
+    # A column's lead is at most 220 / 255, so that 0.5 fells all, and noise of 0.05 none.
+    assert rows["pgd-5-linf@0.5"].mean() == 0.0
+    assert rows["noise-1-linf@0.05"].mean() == 1.0
+
+
+def test_linear_model_falls_exactly_where_its_margin_ends(tiny_dataset: Dataset) -> None:
+    # The best an attack can do in linf and [0, 1]: darken the true column, brighten another.
+    epsilon = 0.22
+    columns = (tiny_dataset.test.images.float() / 255)[:, 0, :, :3]
+    darkest = (columns - epsilon).clamp(min=0).mean(dim=1)
+    brightest = (columns + epsilon).clamp(max=1).mean(dim=1)
+    labels = tiny_dataset.test.labels[:, None]
+    lead = darkest.gather(1, labels) - brightest.scatter(1, labels, -1.0)[:, :].amax(dim=1, keepdim=True)
+    can_stand = (lead.squeeze(1) > 0).numpy()
+    rows = evaluate(
+        Thresholds(), tiny_dataset, [PGD(num_steps=50, num_restarts=3, loss=margin)], [epsilon]
+    ).rows
+    stands = rows[f"pgd-50-margin-linf@{epsilon}"].to_numpy().astype(bool)
+    assert 0 < can_stand.sum() < len(can_stand)
+    assert (stands == can_stand).all()
+
+
+def test_writes_rows_as_it_goes_and_the_rest_at_the_end(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    out = RunFolder(tmp_path).create()
+    seen: list[int] = []
+
+    def on_batch(done: int, total: int) -> None:
+        seen.append(done)
+        assert len(pd.read_csv(out.examples)) == done
+        assert total == 20
+
+    result = evaluate(
+        Thresholds(), tiny_dataset, [PGD()], [0.1], num_examples=20, batch_size=8, out=out, on_batch=on_batch
+    )
+    assert seen == [8, 16, 20]
+    pd.testing.assert_frame_equal(pd.read_csv(out.examples), result.rows, check_dtype=False)
+    metrics = out.read_json(out.metrics)
+    assert metrics["clean"]["total"] == 20
+    assert metrics["attacks"][0]["norm"] == "inf"
+    gallery = np.load(out.gallery, allow_pickle=False)
+    assert gallery["clean"].shape == (12, 4, 4, 1)
+    difference = gallery["adversarial"].astype(int) - gallery["clean"].astype(int)
+    assert 0 < abs(difference).max() <= round(0.1 * 255) + 1
+
+
+def test_same_seed_gives_the_same_rows_whatever_the_random_state(tiny_dataset: Dataset) -> None:
+    torch.manual_seed(1)
+    first = evaluate(Thresholds(), tiny_dataset, [Noise()], [0.4]).rows
+    state = torch.get_rng_state()
+    second = evaluate(Thresholds(), tiny_dataset, [Noise()], [0.4]).rows
+    pd.testing.assert_frame_equal(first, second)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_masked_gradients_are_called_out(tiny_dataset: Dataset) -> None:
+    masked = evaluate(Quantised(), tiny_dataset, [PGD(num_steps=5, random_start=False)], EPSILONS)
+    assert any("Masked gradients" in warning for warning in masked.metrics["warnings"])
+    honest = evaluate(Thresholds(), tiny_dataset, [PGD(num_steps=5)], EPSILONS)
+    assert honest.metrics["warnings"] == []
+
+
+@pytest.mark.parametrize("shift", [0.2, -0.05])
+def test_an_attack_that_leaves_its_set_is_stopped(tiny_dataset: Dataset, shift: float) -> None:
+    with pytest.raises(AttackError, match=r"cheat at epsilon 0.1 returned images"):
+        evaluate(Thresholds(), tiny_dataset, [Cheat(shift)], [0.1])
+
+
+def test_model_of_the_wrong_width(tiny_dataset: Dataset) -> None:
+    with pytest.raises(ModelError):
+        evaluate(nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), tiny_dataset, [], [])
+
+
+@pytest.mark.parametrize(
+    ("epsilons", "message"), [([], "at least one epsilon"), ([-0.1], "at least 0"), ([math.inf], "finite")]
+)
+def test_epsilons_are_checked(epsilons: Sequence[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_attacks([PGD()], epsilons)
+
+
+def test_attacks_of_the_same_name_are_told_apart() -> None:
+    plans = plan_attacks([PGD(), PGD(num_restarts=2), PGD(norm=2)], [0.1])
+    assert len({plan.name for plan in plans}) == 3
+
+
+@given(st.integers(1, 400), st.data())
+def test_share_has_the_clopper_pearson_interval(total: int, data: st.DataObject) -> None:
+    correct = data.draw(st.integers(0, total))
+    found = share([1] * correct + [0] * (total - correct))
+    assert found["accuracy"] == correct / total
+    lower = beta.ppf(0.025, correct, total - correct + 1) if correct else 0.0
+    upper = beta.ppf(0.975, correct + 1, total - correct) if correct < total else 1.0
+    assert found["lower"] == pytest.approx(lower, abs=1e-9)
+    assert found["upper"] == pytest.approx(upper, abs=1e-9)
+
+
+def test_summary_counts_the_columns() -> None:
+    plan = AttackPlan(PGD(), [0.1, 0.2], "a", math.inf)
+    rows = pd.DataFrame(
+        {"label": [0, 1, 1, 0], "clean": [1, 1, 1, 0], "a@0.1": [1, 0, 1, 0], "a@0.2": [0] * 4}
+    )
+    summary = summarise(rows, [plan])
+    assert summary["clean"]["correct"] == 3
+    assert [point["correct"] for point in summary["attacks"][0]["curve"]] == [2, 0]

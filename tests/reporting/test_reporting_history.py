@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from withstand.reporting.history import events, history_table, panels_of_run, panels_of_runs
+from withstand.reporting.read import History
+
+
+def history(**columns: list[float | None]) -> History:
+    rows = len(next(iter(columns.values())))
+    return History({"epoch": [float(row + 1) for row in range(rows)], **columns}, [""] * rows)
+
+
+def test_panels_of_run_sort_columns_by_kind() -> None:
+    panels = panels_of_run(
+        history(
+            seconds=[1, 2],
+            learning_rate=[0.1, 0.1],
+            loss=[2, 1],
+            adversarial=[2, 1],
+            epsilon=[0.1, 0.2],
+            train_accuracy=[0.1, 0.2],
+            validation_accuracy=[None, 0.3],
+            collapsed=[0, 0],
+            empty=[None, None],
+        )
+    )
+    assert {panel.title: [trace.name for trace in panel.traces] for panel in panels} == {
+        "Loss": ["loss"],
+        "Accuracy": ["train accuracy", "validation accuracy"],
+        "Epsilon": ["epsilon"],
+        "Learning rate": ["learning rate"],
+        "Other terms": ["adversarial"],
+    }
+    assert [panel.title for panel in panels if panel.is_share] == ["Accuracy"]
+
+
+def test_progress_is_the_axis_where_there_is_one() -> None:
+    assert panels_of_run(history(loss=[2, 1]))[0].traces[0].progress == [1, 2]
+    assert panels_of_run(history(loss=[2, 1], progress=[0.5, 1]))[0].traces[0].progress == [0.5, 1]
+
+
+def test_panels_of_runs_overlay_each_column() -> None:
+    panels = panels_of_runs({"a": history(epsilon=[1], loss=[2]), "b": history(loss=[3], kl=[4])})
+    found = {panel.title: {trace.name: trace.values for trace in panel.traces} for panel in panels}
+    assert list(found) == ["Loss", "Epsilon", "Kl"]
+    assert found["Loss"] == {"a": [2], "b": [3]}
+    assert found["Kl"] == {"b": [4]}
+
+
+def test_events_tell_collapses_and_notes_once() -> None:
+    columns: dict[str, list[float | None]] = {
+        "epoch": [1.0, 2.0, 3.0, 4.0],
+        "collapsed": [0.0, 1.0, 1.0, None],
+    }
+    told = events(History(columns, [" ", "", "collapsed; back to epoch 1", "resumed"]))
+    assert told == {
+        1: "Epoch 2: collapsed",
+        2: "Epoch 3: collapsed; back to epoch 1",
+        3: "Epoch 4: resumed",
+    }
+
+
+def test_events_mark_the_curves() -> None:
+    drawn = panels_of_run(history(loss=[2, 1], collapsed=[0, 1]))[0].traces[0]
+    assert drawn.marks == {1: "Epoch 2: collapsed"}
+
+
+def test_table_holds_the_newest_rows() -> None:
+    header, rows = history_table(history(loss=[*range(300)], empty=[None] * 300))
+    assert header == ["epoch", "loss"]
+    assert len(rows) == 200
+    assert rows[-1] == ["300", "299"]
+
+
+def test_nothing_trained_yet() -> None:
+    empty = History({"epoch": [], "loss": []}, [])
+    assert panels_of_run(empty) == []
+    assert events(empty) == {}
+    assert history_table(empty) == ([], [])

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plotly.offline import get_plotlyjs
+from typing_extensions import override
+
+import withstand
+from withstand.reporting import report
+from withstand.types import RunFolderError
+
+WriteRun = Callable[..., Path]
+_EVERY_FILE = ["recipe.yaml", "environment.json", "train.csv", "examples.csv", "metrics.json", "gallery.npz"]
+
+
+class Page(HTMLParser):
+    """The tags of a page, its words, its style sheet, and the data of its figures."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.style = ""
+        self.figures: list[dict[str, Any]] = []
+        self._words: list[str] = []
+        self._within: tuple[str, dict[str, str]] = ("", {})
+        self.feed(path.read_text(encoding="utf-8"))
+
+    @override
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._within = (tag, {name: value or "" for name, value in attrs})
+        self.tags.append(self._within)
+
+    @override
+    def handle_endtag(self, tag: str) -> None:
+        self._within = ("", {})
+
+    @override
+    def handle_data(self, data: str) -> None:
+        tag, attributes = self._within
+        if tag == "style":
+            self.style += data
+        elif tag == "script" and attributes.get("type") == "application/json":
+            self.figures.append(json.loads(data))
+        elif tag != "script":
+            self._words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self._words).replace("\N{NO-BREAK SPACE}", " ").split())
+
+    def all(self, name: str) -> list[dict[str, str]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+@pytest.fixture
+def real_plotly() -> None:
+    """Asked for by tests that want all of plotly's script in the page."""
+
+
+@pytest.fixture(autouse=True)
+def _short_script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Plotly's script is 5 MB, which most tests need not write and parse."""
+    if "real_plotly" not in request.fixturenames:
+        monkeypatch.setattr("withstand.reporting.page.get_plotlyjs", lambda: "/* plotly */ 1 < 2;")
+
+
+@pytest.fixture
+def page(write_run: WriteRun, metrics: dict[str, Any]) -> Page:
+    metrics["warnings"] = ["Gradients look masked."]
+    metrics["published"] = [
+        {"measure": "attacked", "norm": "inf", "epsilon": 0.3, "accuracy": 0.94, "source": "A paper 2020"}
+    ]
+    return Page(report([write_run(metrics=metrics)]))
+
+
+@pytest.fixture
+def compare_page(write_run: WriteRun, metrics: dict[str, Any], tmp_path: Path) -> Page:
+    folders = [write_run("one"), write_run("two", metrics=metrics | {"warnings": ["Only few."]})]
+    folders.append(write_run("three", only={"train.csv"}))
+    return Page(report(folders, tmp_path / "pages" / "compare.html"))
+
+
+def test_default_place_is_the_run_folder(write_run: WriteRun) -> None:
+    folder = write_run()
+    assert report([folder]) == folder / "report.html"
+    assert (folder / "report.html").exists()
+    assert report(str(folder), folder / "other.html") == folder / "other.html"
+
+
+def test_page_says_what_was_measured(page: Page) -> None:
+    wanted = [
+        "A tiny run",
+        "cnn-small on MNIST, 2 epochs, seed 3",
+        "What it shows.",
+        "Clean accuracy 98.1 % 95 % interval 96.1\N{EN DASH}100.0 % 981 of 1,000 right",
+        "Attacked, ℓ∞ ε = 0.3 40.2 % 95 % interval 38.2\N{EN DASH}42.2 % under pgd-200",
+        "upper bound of robust accuracy",
+        "no proof",
+        "1,000 test examples",
+        "Gradients look masked.",
+        "attacked, ℓ∞ ε = 0.3 40.2 % pgd-200 38.2\N{EN DASH}42.2 % 94 % as published A paper 2020",
+        "pgd-200 in words",
+        "Epoch 2: collapsed, back, step halved",
+        "amplified 6.3 times",
+        "predicted cat , right",
+        "predicted ship , wrong",
+        "Time a step 250 ms",
+        "Peak memory 3.0 MiB",
+        "torch version 2.13.0",
+        "withstand run tiny --out runs/tiny",
+        "data: {name: mnist}",
+        "3 rows",
+    ]
+    assert [words for words in wanted if words not in page.text] == []
+
+
+def test_nothing_is_missing_from_a_whole_folder(page: Page) -> None:
+    assert "Missing" not in page.text
+    assert len(page.figures) == 6
+
+
+@pytest.mark.parametrize("which", ["page", "compare_page"])
+def test_page_is_sound(which: str, request: pytest.FixtureRequest) -> None:
+    page: Page = request.getfixturevalue(which)
+    assert page.tags[0][0] == "html"
+    assert page.all("html")[0]["lang"] == "en"
+    assert len(page.all("h1")) == len(page.all("main")) == 1
+    assert all(image.get("alt") for image in page.all("img"))
+    assert len(page.all("img")) > 0
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all("scope" in cell for cell in page.all("th"))
+    plots = [each for each in page.all("div") if each.get("class") == "plot"]
+    assert all(plot["aria-label"] and plot["role"] == "img" for plot in plots)
+    assert len(plots) == len(page.figures)
+
+
+@pytest.mark.parametrize("which", ["page", "compare_page"])
+def test_headings_descend_one_level_at_a_time(which: str, request: pytest.FixtureRequest) -> None:
+    page: Page = request.getfixturevalue(which)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+@pytest.mark.parametrize("which", ["page", "compare_page"])
+def test_ids_and_references_fit(which: str, request: pytest.FixtureRequest) -> None:
+    page: Page = request.getfixturevalue(which)
+    ids = Counter(attributes["id"] for _, attributes in page.tags if "id" in attributes)
+    assert not [name for name, times in ids.items() if times > 1]
+    wanted = {link["href"].removeprefix("#") for link in page.all("a")}
+    wanted |= {
+        attributes["aria-labelledby"] for _, attributes in page.tags if "aria-labelledby" in attributes
+    }
+    assert wanted <= set(ids)
+
+
+@pytest.mark.parametrize("which", ["page", "compare_page"])
+def test_page_loads_nothing(which: str, request: pytest.FixtureRequest) -> None:
+    page: Page = request.getfixturevalue(which)
+    loaded = [
+        (tag, name, value[:40])
+        for tag, attributes in page.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "data", "poster")
+        and not value.startswith(("data:", "#"))
+    ]
+    assert loaded == []
+    assert not re.search(r"url\(|@import", page.style)
+    assert not {"iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    policy = next(each["content"] for each in page.all("meta") if "http-equiv" in each)
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in policy
+
+
+@pytest.mark.usefixtures("real_plotly")
+def test_plotly_is_there_once_and_whole(write_run: WriteRun, tmp_path: Path) -> None:
+    out = report([write_run("one"), write_run("two")], tmp_path / "page.html")
+    text = out.read_text(encoding="utf-8")
+    assert text.count("* plotly.js v") == 1
+    assert get_plotlyjs() in text
+    page = Page(out)
+    assert len(page.all("script")) == len(page.figures) + 2
+
+
+def test_names_are_escaped(write_run: WriteRun, metrics: dict[str, Any], environment: dict[str, Any]) -> None:
+    evil = "</script><script>alert(1)</script><b title=\"'"
+    metrics |= {"dataset": evil, "warnings": [evil]}
+    metrics["published"] = [{"measure": evil, "accuracy": 0.5, "source": evil, "note": evil}]
+    metrics["attacks"][0] |= {"name": evil, "description": evil}
+    recipe = json.dumps({"name": evil, "title": evil, "description": evil})
+    training = f'epoch,loss,note\n1,2,"{evil.replace(chr(34), "")}"\n'
+    environment |= {"command": evil, "versions": {evil: evil}}
+    folder = write_run(metrics=metrics, recipe=recipe, training=training, environment=environment)
+    page = Page(report([folder], title=evil))
+    scripts = page.all("script")
+    assert len(scripts) == len(page.figures) + 2
+    assert not [each for each in page.all("b") if each]
+    assert page.text.count("<script>alert(1)</script>") >= 10
+
+
+@pytest.mark.parametrize("file", _EVERY_FILE)
+def test_what_is_missing_is_said_with_its_command(write_run: WriteRun, file: str) -> None:
+    folder = write_run(only=set(_EVERY_FILE) - {file})
+    page = Page(report([folder]))
+    commands = {"train.csv": "train RECIPE --out", "recipe.yaml": "train RECIPE --out"}
+    commands["environment.json"] = "train RECIPE --out"
+    assert f"Missing: {file}" in page.text.replace(" .", "")
+    assert f"withstand {commands.get(file, 'evaluate')} {folder}" in page.text
+
+
+def test_unfinished_training(write_run: WriteRun) -> None:
+    page = Page(report([write_run(only={"train.csv"}, training="epoch,progress,loss\n")]))
+    assert "No epoch is finished yet." in page.text
+    assert page.figures == []
+
+
+def test_run_without_attacks(write_run: WriteRun, metrics: dict[str, Any]) -> None:
+    page = Page(report([write_run(only={"metrics.json"}, metrics=metrics | {"attacks": []})]))
+    assert "No attack was run" in page.text
+    assert "Clean accuracy 98.1 %" in page.text
+
+
+def test_jpeg_copies_are_called_so(write_run: WriteRun, metrics: dict[str, Any]) -> None:
+    page = Page(report([write_run(metrics=metrics | {"dataset": "cifar10-jpeg"})]))
+    assert "Data set cifar10-jpeg" in page.text
+    assert "not bit-exact CIFAR-10" in page.text
+
+
+def test_title_can_be_given(write_run: WriteRun, tmp_path: Path) -> None:
+    one, two = write_run("one"), write_run("two")
+    assert "Mine" in Page(report([one], title="Mine")).text
+    assert "2 runs compared" in Page(report([one, two], tmp_path / "a.html")).text
+
+
+def test_compare_page(compare_page: Page) -> None:
+    text = compare_page.text
+    assert "3 runs compared" in text
+    row = (
+        "tiny (one) MNIST 98.1 % 96.1\N{EN DASH}100.0 % 90.5 % 88.5\N{EN DASH}92.5 % fgsm "
+        "40.2 % 38.2\N{EN DASH}42.2 % pgd-200 none Training time: 1 min 40 s"
+    )
+    assert row in text
+    assert "three not evaluated: withstand evaluate" in text
+    assert "Only few." in text
+    assert len(compare_page.all("article")) == 3
+    overlaid = compare_page.figures[0]
+    assert [series["name"] for series in overlaid["data"]] == ["tiny (one)", "tiny (two)"]
+    assert overlaid["data"][0]["y"] == [0.981, 0.905, 0.402]
+    loss = compare_page.figures[1]
+    assert [series["name"] for series in loss["data"] if "name" in series] == [
+        "tiny (one)",
+        "tiny (two)",
+        "three",
+    ]
+
+
+def test_compare_says_what_a_run_did_not_measure(
+    write_run: WriteRun, metrics: dict[str, Any], tmp_path: Path
+) -> None:
+    one = write_run("one")
+    metrics["attacks"] = [metrics["attacks"][0] | {"norm": "2"}]
+    metrics["num_classes"] = 5
+    page = Page(report([one, write_run("two", metrics=metrics)], tmp_path / "page.html"))
+    assert page.text.count("not measured") == 4
+    titles = [each["aria-label"] for each in page.all("div") if each.get("class") == "plot"]
+    assert [title[:29] for title in titles[:2]] == [
+        "Accuracy against epsilon, ℓ∞.",
+        "Accuracy against epsilon, ℓ2.",
+    ]
+
+
+def test_several_runs_need_a_place(write_run: WriteRun) -> None:
+    with pytest.raises(RunFolderError, match=r"report of 2 run folders.*--out"):
+        report([write_run("one"), write_run("two")])
+
+
+def test_no_run() -> None:
+    with pytest.raises(RunFolderError, match="no run folder to report"):
+        report([])
+
+
+def test_page_that_is_a_folder(write_run: WriteRun, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"is a folder.*report\.html"):
+        report([write_run()], tmp_path)
+
+
+def test_place_that_cannot_be_made(write_run: WriteRun, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="Cannot make the folder"):
+        report([write_run()], tmp_path / "file" / "deeper" / "page.html")
+
+
+def test_a_failed_write_leaves_the_old_page(
+    write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = write_run(), tmp_path / "pages" / "page.html"
+    out.parent.mkdir()
+    out.write_text("old", encoding="utf-8")
+
+    def fail(self: Path, data: str, encoding: str | None = None) -> int:
+        with self.open("w", encoding=encoding) as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(RunFolderError, match=r"page\.html: No space left"):
+        report([folder], out)
+    assert out.read_text(encoding="utf-8") == "old"
+    assert [file.name for file in out.parent.iterdir()] == ["page.html"]
+
+
+def test_reporting_imports_no_torch() -> None:
+    # The package's own __init__ imports all families, so it is left out here.
+    source = Path(withstand.__file__).parent
+    program = (
+        "import sys, types\n"
+        "package = types.ModuleType('withstand')\n"
+        f"package.__path__ = [{str(source)!r}]\n"
+        "sys.modules['withstand'] = package\n"
+        "import withstand.reporting\n"
+        "print(sorted(name for name in sys.modules if name.partition('.')[0] == 'torch')[:3])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

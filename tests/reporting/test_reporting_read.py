@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from withstand.reporting.read import read_run
+from withstand.types import RunFolderError
+
+WriteRun = Callable[..., Path]
+
+
+def test_whole_folder(write_run: WriteRun) -> None:
+    run = read_run(write_run())
+    assert run.recipe is not None
+    assert run.recipe["name"] == "tiny"
+    assert run.recipe_text is not None
+    assert "title: A tiny run" in run.recipe_text
+    assert run.environment is not None
+    assert run.environment["seed"] == 3
+    assert run.num_rows == 3
+    assert run.metrics is not None
+    assert run.metrics["clean"]["correct"] == 981
+    assert run.gallery is not None
+    assert run.gallery.class_names == ["cat", "dog", "ship"]
+    assert run.gallery.attack == "pgd-200"
+    assert run.gallery.epsilon == pytest.approx(20 / 255)
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "train.csv"])
+def test_one_file_is_enough(write_run: WriteRun, file: str) -> None:
+    run = read_run(write_run(only={file}))
+    present = [run.metrics is not None, run.history is not None]
+    assert present == [file == "metrics.json", file == "train.csv"]
+    assert run.recipe is None
+    assert run.environment is None
+    assert run.gallery is None
+    assert run.num_rows is None
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"no run folder .*nowhere.*withstand run RECIPE --out"):
+        read_run(tmp_path / "nowhere")
+
+
+def test_nothing_to_report(write_run: WriteRun) -> None:
+    with pytest.raises(RunFolderError, match=r"neither metrics\.json nor train\.csv.*withstand run"):
+        read_run(write_run(only={"recipe.yaml", "environment.json"}))
+
+
+def test_history_columns(write_run: WriteRun) -> None:
+    training = (
+        "epoch,progress,loss,robust_accuracy,mood,extra,note\n1,1,nan,,calm,5,\n2,2,0.5,0.25,wild,inf,a\n"
+    )
+    history = read_run(write_run(training=training)).history
+    assert history is not None
+    assert history.columns == {
+        "epoch": [1, 2],
+        "progress": [1, 2],
+        "loss": [None, 0.5],
+        "robust_accuracy": [None, 0.25],
+        "extra": [5, None],
+    }
+    assert history.notes == ["", "a"]
+
+
+def test_unknown_keys_are_ignored(write_run: WriteRun, metrics: dict[str, Any]) -> None:
+    metrics["certified"] = {"curve": [1, None]}
+    metrics["clean"]["later"] = "x"
+    assert read_run(write_run(metrics=metrics)).metrics == metrics
+
+
+def test_notes_with_line_breaks(write_run: WriteRun) -> None:
+    history = read_run(write_run(training='epoch,note\n1,"two\nlines"\n\n2,\n')).history
+    assert history is not None
+    assert history.notes == ["two\nlines", ""]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("metrics.json", "{", r"metrics\.json is damaged: it is not JSON"),
+        ("metrics.json", "[1]", r"metrics\.json is damaged: The whole must be a mapping"),
+        ("metrics.json", "\ud800", r"metrics\.json is damaged: it is not UTF-8"),
+        ("metrics.json", '{"schema": 1}', r"metrics\.json is damaged: dataset is missing"),
+        ("environment.json", "x", r"environment\.json is damaged"),
+        ("environment.json", '{"seed": "a"}', r"environment\.json is damaged: seed must be a whole number"),
+        ("recipe.yaml", "a: [", r"recipe\.yaml is damaged: it is not YAML"),
+        ("recipe.yaml", "- a", r"recipe\.yaml is damaged: it is not a mapping"),
+        ("train.csv", "", r"train\.csv is damaged: it is not a CSV table"),
+        ("train.csv", 'epoch\n"1', r"train\.csv is damaged: it is not a CSV table"),
+        ("train.csv", "loss\n1\n", r"train\.csv is damaged: its header has no column epoch"),
+        ("train.csv", "epoch,loss\n1,2\n2\n", r"train\.csv is damaged: row 2 has 1 cells, the header has 2"),
+        ("train.csv", "epoch,loss\n1,x\n", r"train\.csv is damaged: column loss holds what is no number"),
+        ("train.csv", "epoch,a_accuracy\n1,x\n", r"column a_accuracy holds what is no number"),
+        ("examples.csv", "index,label\n0\n", r"examples\.csv is damaged: row 1"),
+        ("gallery.npz", "no archive", r"gallery\.npz is damaged"),
+    ],
+)
+def test_damaged_file_is_named(write_run: WriteRun, file: str, content: str, message: str) -> None:
+    folder = write_run()
+    (folder / file).write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(RunFolderError, match=message):
+        read_run(folder)
+
+
+def test_share_out_of_range(write_run: WriteRun, metrics: dict[str, Any]) -> None:
+    metrics["attacks"][0]["curve"][1]["accuracy"] = 90.7
+    with pytest.raises(RunFolderError, match=r"attacks\[0\]\.curve\[1\]\.accuracy must be between 0 and 1"):
+        read_run(write_run(metrics=metrics))
+
+
+def test_later_schema(write_run: WriteRun, metrics: dict[str, Any]) -> None:
+    with pytest.raises(RunFolderError, match=r"metrics\.json has schema 2, but this version reads schema 1"):
+        read_run(write_run(metrics=metrics | {"schema": 2}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adversarial": np.zeros((2, 4, 5, 1), np.uint8)}, "uint8 arrays of one shape"),
+        ({"clean": np.zeros((2, 4, 4, 1), np.float32)}, "uint8 arrays of one shape"),
+        (
+            {"clean": np.zeros((2, 4, 4, 2), np.uint8), "adversarial": np.zeros((2, 4, 4, 2), np.uint8)},
+            "1 or 3",
+        ),
+        ({"label": np.array([0])}, "one whole number an image"),
+        ({"label": np.array([0.0, 1.0])}, "one whole number an image"),
+        ({"adversarial_prediction": np.array([0, 3])}, "must lie in 0 to 2"),
+        ({"clean_prediction": np.array([-1, 0])}, "must lie in 0 to 2"),
+        ({"epsilon": np.array([1.0, 2.0])}, "damaged"),
+    ],
+)
+def test_gallery_that_does_not_fit(
+    write_run: WriteRun, gallery: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(
+        RunFolderError, match=rf"gallery\.npz is damaged: .*{message}|gallery.npz is {message}"
+    ):
+        read_run(write_run(gallery=gallery | changes))
+
+
+def test_gallery_never_unpickles(write_run: WriteRun, gallery: dict[str, Any]) -> None:
+    gallery["class_names"] = np.array([{"a": 1}], dtype=object)
+    with pytest.raises(RunFolderError, match=r"gallery\.npz is damaged"):
+        read_run(write_run(gallery=gallery))
+
+
+def test_gallery_that_lacks_an_array(write_run: WriteRun, gallery: dict[str, Any]) -> None:
+    del gallery["label"]
+    with pytest.raises(RunFolderError, match=r"gallery\.npz is damaged: .*label"):
+        read_run(write_run(gallery=gallery))
+
+
+def test_environment_without_anything(write_run: WriteRun) -> None:
+    folder = write_run(environment={})
+    assert json.loads((folder / "environment.json").read_text(encoding="utf-8")) == {}
+    assert read_run(folder).environment == {}

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from withstand.reporting import wording
+from withstand.reporting.schema import Accuracy
+
+
+def plain(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [(0.0, "0"), (0.1, "0.1"), (0.2, "0.2"), (8 / 255, "8/255"), (16 / 255, "16/255"), (0.12345, "0.1235")],
+)
+def test_epsilon_text(epsilon: float, text: str) -> None:
+    assert wording.epsilon_text(epsilon) == text
+
+
+@given(st.integers(min_value=0, max_value=255))
+def test_epsilon_text_keeps_the_value_of_pixel_levels(level: int) -> None:
+    numerator, _, denominator = wording.epsilon_text(level / 255).partition("/")
+    assert float(numerator) / float(denominator or 1) == pytest.approx(level / 255, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0008, "0.8 ms"),
+        (12.34, "12.3 s"),
+        (59.96, "1 min 0 s"),
+        (185, "3 min 5 s"),
+        (3599.7, "1 h 0 min"),
+        (7440, "2 h 4 min"),
+    ],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert plain(wording.duration(seconds)) == text
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [(5, "5 bytes"), (2048, "2.0 KiB"), (123_456_789, "117.7 MiB"), (3 * 2**30, "3.0 GiB")],
+)
+def test_memory(num_bytes: int, text: str) -> None:
+    assert plain(wording.memory(num_bytes)) == text
+
+
+def test_percent_has_a_second_decimal_for_many_examples() -> None:
+    assert plain(wording.percent(0.98034, 1000)) == "98.0 %"
+    assert plain(wording.percent(0.98034, 10_000)) == "98.03 %"
+
+
+def test_as_published_keeps_the_digits() -> None:
+    assert plain(wording.as_published(0.94)) == "94 %"
+    assert plain(wording.as_published(0.9021)) == "90.21 %"
+
+
+def test_interval() -> None:
+    accuracy = Accuracy(accuracy=0.98, lower=0.9712, upper=0.9873, correct=980, total=1000)
+    assert plain(wording.interval(accuracy)) == "97.1\N{EN DASH}98.7 %"
+
+
+@pytest.mark.parametrize(("norm", "sign"), [("inf", "ℓ∞"), ("2", "ℓ2"), ("1", "ℓ1"), ("none", "none")])
+def test_norm_text(norm: str, sign: str) -> None:
+    assert wording.norm_text(norm) == sign
+
+
+def test_only_inexact_data_sets_have_a_note() -> None:
+    assert "not bit-exact CIFAR-10" in (wording.dataset_note("cifar10-jpeg") or "")
+    assert wording.dataset_note("cifar10") is None
+    assert wording.dataset_title("cifar10-jpeg") == "cifar10-jpeg"
+    assert wording.dataset_title("of my own") == "of my own"

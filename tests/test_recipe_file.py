@@ -1,0 +1,168 @@
+"""Recipes: numbers as people write them, and errors that name the nearest key."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from withstand.attacks import PGD, dlr
+from withstand.objectives import Adversarial, CrossEntropy, Sum
+from withstand.recipe import Recipe
+from withstand.recipe_file import find_recipe, packaged_recipes, parse_recipe, with_numbers
+from withstand.schedules import PerEpoch, Stages
+from withstand.types import RecipeError
+
+RECIPE = """
+name: mine
+objective:
+  class_path: Adversarial
+  init_args:
+    attack:
+      class_path: PGD
+      init_args:
+        norm: inf
+        epsilon: {class_path: Stages, init_args: {values: [8/255, 16/255], epochs: [2, 1]}}
+        step_size: 1e-2
+training:
+  epochs: 3
+evaluation:
+  attacks:
+    - class_path: PGD
+      init_args: {num_steps: 20}
+  epsilons: [0.0, 8/255]
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.yaml"
+    file.write_text(RECIPE)
+    return file
+
+
+def attack_of(recipe: Recipe) -> PGD:
+    assert isinstance(recipe.objective, Adversarial)
+    assert isinstance(recipe.objective.attack, PGD)
+    return recipe.objective.attack
+
+
+def test_reads_numbers_as_people_write_them(path: Path) -> None:
+    recipe = parse_recipe(path).recipe
+    attack = attack_of(recipe)
+    assert attack.norm == math.inf
+    assert attack.step_size == 0.01
+    assert isinstance(attack.epsilon, Stages)
+    assert attack.epsilon(2) == 16 / 255
+    assert recipe.evaluation.epsilons == [0.0, 8 / 255]
+
+
+def test_overrides(path: Path) -> None:
+    overrides = [
+        "--objective.attack.epsilon=4/255",
+        "--objective.attack.loss=withstand.attacks.dlr",
+        "--training.epochs=7",
+        "--evaluation.epsilons=[1/255,0.5]",
+        "--model.options={batch_norm: true}",
+        "--training.rollback.max_rollbacks=3",
+    ]
+    recipe = parse_recipe(path, overrides).recipe
+    attack = attack_of(recipe)
+    assert attack.epsilon == 4 / 255
+    assert attack.loss is dlr
+    assert recipe.training.epochs == 7
+    assert recipe.evaluation.epsilons == [1 / 255, 0.5]
+    assert recipe.model.options == {"batch_norm": True}
+    assert recipe.training.rollback is not None
+    assert recipe.training.rollback.max_rollbacks == 3
+
+
+def test_objective_can_be_replaced_and_summed(path: Path, tmp_path: Path) -> None:
+    assert isinstance(parse_recipe(path, ["--objective=CrossEntropy"]).recipe.objective, CrossEntropy)
+    file = tmp_path / "sum.yaml"
+    file.write_text(
+        "objective: {class_path: Sum, init_args: {terms: [{class_path: CrossEntropy}, {class_path: Weighted, "
+        "init_args: {weight: 1/2, term: {class_path: Adversarial, init_args: {attack: "
+        "{class_path: PGD}}}}}]}}\n"
+    )
+    objective = parse_recipe(file).recipe.objective
+    assert isinstance(objective, Sum)
+    assert len(objective.terms) == 2
+
+
+def test_resolved_text_reads_back_to_itself(path: Path, tmp_path: Path) -> None:
+    first = parse_recipe(path, ["--seed=3"])
+    again = tmp_path / "again.yaml"
+    again.write_text(first.text)
+    second = parse_recipe(again)
+    assert second.text == first.text
+    assert second.values == first.values
+    assert yaml.safe_load(first.text)["seed"] == 3
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_packaged_recipes_are_sound(name: str) -> None:
+    path = find_recipe(name)
+    recipe = parse_recipe(path).recipe
+    assert recipe.name == name
+    assert recipe.title
+    assert recipe.description
+    header = path.read_text().split("name:")[0]
+    assert f"withstand run {name}" in header  # the command that runs it
+
+
+def test_iat_follows_the_published_schedule() -> None:
+    attack = attack_of(parse_recipe(find_recipe("mnist-iat")).recipe)
+    assert isinstance(attack.epsilon, PerEpoch)
+    values = [attack.epsilon_at(epoch + 0.5) for epoch in range(40)]
+    assert values == pytest.approx([0.01 * e for e in range(1, 41)])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--trainin.epochs=3", r"'trainin.epochs'.*'training.epochs'"),
+        ("--training.epoch=3", r"'training.epoch'.*'training.epochs'"),
+        ("--objective.attack.epsilo=0.1", r"'objective.attack.epsilo'.*'epsilon'"),
+        ("--epsilon=8/255", r"'epsilon'.*'objective.attack.epsilon'"),
+        ("--training.epochs=many", "training.epochs"),
+        ("--training.epochs=-1", "epochs of at least 0"),
+        ("--objective.attack.norm=3", "norm of 1, 2 or inf"),
+        ("--objective=Nonsense", "Nonsense"),
+    ],
+)
+def test_wrong_overrides_say_what_to_do(path: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(path, [override])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("trainin: {epochs: 3}", r"'trainin'.*'training'"),
+        ("data: {nam: mnist}", r"'data.nam'.*'data.name'"),
+        ("- a list", "mapping"),
+        ("a: [", "does not fit"),
+    ],
+)
+def test_wrong_files_say_what_to_do(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(line)
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(file)
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match=r"'mnist-iaat'.*Did you mean 'mnist-iat'"):
+        find_recipe("mnist-iaat")
+
+
+def test_fractions_in_arguments() -> None:
+    assert with_numbers(["--a=1/4", "--b=x/y", "--out=runs/1/2", "run"]) == [
+        "--a=0.25",
+        "--b=x/y",
+        "--out=runs/1/2",
+        "run",
+    ]

@@ -1,0 +1,136 @@
+"""Collapse: told from a bad but honest start, and mended by halving the step of epsilon."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from withstand.data import Dataset
+from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
+from withstand.run_folder import RunFolder
+from withstand.schedules import Eased, Schedule, Stages, value_at
+from withstand.terms import Objective
+from withstand.training import Rollback, TrainingSettings, fit, has_collapsed
+from withstand.types import LossTerms
+
+
+class Brittle(Objective):
+    """Pretends to collapse whenever its difficulty rises by more than ``reach`` at once."""
+
+    def __init__(self, difficulty: Schedule, reach: float) -> None:
+        super().__init__()
+        self.difficulty = difficulty
+        self.reach = reach
+        self.register_buffer("mastered", torch.zeros(()))
+
+    @override
+    def forward(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> LossTerms:
+        now = value_at(self.difficulty, progress)
+        mastered = self.get_buffer("mastered")
+        too_hard = now > float(mastered) + self.reach + 1e-6
+        if not too_hard:
+            mastered.fill_(now)
+        loss = F.cross_entropy(model(images), labels)
+        shown = math.log(3) if too_hard else 0.1
+        accuracy = 1 / 3 if too_hard else 0.9
+        terms = {
+            LOSS_TERM: torch.tensor(shown),
+            ACCURACY_TERM: torch.tensor(accuracy),
+            "difficulty": torch.tensor(now),
+        }
+        return LossTerms(loss, terms)
+
+    @override
+    def ease(self, at: float) -> None:
+        self.difficulty = Eased(self.difficulty, at)
+
+
+def settings(max_rollbacks: int | None, epochs: int = 4) -> TrainingSettings:
+    return TrainingSettings(
+        epochs=epochs,
+        batch_size=48,
+        optimizer=partial(torch.optim.SGD, lr=0.01),
+        rollback=None if max_rollbacks is None else Rollback(max_rollbacks),
+        accelerator="cpu",
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "expected"),
+    [
+        (math.log(10), 0.11, True),
+        (math.log(10) - 0.002, 0.3, True),  # stuck at ln(classes)
+        (1.9, 0.10, True),  # at chance
+        (2.1, 0.16, False),  # weak, but learning
+        (0.4, 0.85, False),
+        (4.0, 0.2, False),  # bad, but not constant
+    ],
+)
+def test_tells_a_constant_answer(loss: float, accuracy: float, expected: bool) -> None:
+    assert has_collapsed(loss, accuracy, 10) is expected
+
+
+def test_rolls_back_and_halves_the_step(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    # 0.3 at once is too much at the start, and 0.1 more is too much later: reach is 0.08.
+    objective = Brittle(Stages(values=[0.08, 0.2], epochs=[2, 2]), reach=0.08)
+    result = fit(tiny_model, tiny_dataset, objective, settings(5), out=RunFolder(tmp_path))
+    log = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
+    good = log[log["collapsed"] == 0]
+    assert list(good["difficulty"]) == pytest.approx([0.08, 0.08, 0.14, 0.2, 0.2])
+    bad = log[log["collapsed"] == 1]
+    assert list(bad["difficulty"]) == pytest.approx([0.2])
+    assert "back to the end of epoch 2" in bad["note"].iloc[0]
+    assert not result.has_collapsed
+    assert result.steps == 2 * 6  # the rolled back epoch counts as work done
+
+
+def test_a_resumed_run_remembers_what_was_eased(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    def train(out: Path) -> pd.DataFrame:
+        objective = Brittle(Stages(values=[0.08, 0.2], epochs=[2, 2]), reach=0.08)
+        fit(copy.deepcopy(tiny_model), tiny_dataset, objective, settings(5), out=RunFolder(out))
+        return pd.read_csv(out / "train.csv")
+
+    once = train(tmp_path)
+    again = train(tmp_path)  # nothing is left to do, and nothing changes
+    pd.testing.assert_frame_equal(once, again)
+
+
+def test_gives_up_after_the_allowed_rollbacks_with_the_last_good_weights(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    objective = Brittle(Stages(values=[0.05, 9.0], epochs=[1, 3]), reach=0.08)
+    result = fit(tiny_model, tiny_dataset, objective, settings(2), out=RunFolder(tmp_path))
+    assert result.has_collapsed
+    log = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
+    assert list(log["collapsed"]) == [0, 1, 1, 1]
+    assert "gave up after 2 rollbacks" in log["note"].iloc[-1]
+    good = torch.load(tmp_path / "checkpoint" / "good.pt", weights_only=True)["model"]
+    assert all(torch.equal(good[name], value) for name, value in tiny_model.state_dict().items())
+
+
+def test_without_rollback_a_collapse_is_only_reported(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    objective = Brittle(Stages(values=[0.05, 9.0], epochs=[1, 3]), reach=0.08)
+    fit(tiny_model, tiny_dataset, objective, settings(None), out=RunFolder(tmp_path))
+    log = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
+    assert list(log["collapsed"]) == [0, 1, 1, 1]
+    assert list(log["note"]) == ["", *["collapsed"] * 3]
+
+
+def test_rollback_needs_a_positive_number() -> None:
+    with pytest.raises(ValueError, match="max_rollbacks of at least 1"):
+        Rollback(0)

@@ -1,0 +1,273 @@
+"""The training loop: repeatable, resumable, honest about NaN."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from withstand.attacks import PGD
+from withstand.data import Augment, Dataset, batches, epoch_order
+from withstand.models import load_weights
+from withstand.objectives import Adversarial, CrossEntropy
+from withstand.run_folder import RunFolder
+from withstand.schedules import Stages
+from withstand.terms import Objective
+from withstand.training import Observer, TrainingResult, TrainingSettings, fit
+from withstand.training.checkpoint import Row
+from withstand.training.numerics import epoch_seed
+from withstand.types import CheckpointError, LossTerms, ModelError, NonFiniteLossError, RunFolderError
+
+SETTINGS = TrainingSettings(
+    epochs=3,
+    batch_size=20,
+    optimizer=partial(torch.optim.SGD, lr=0.2, momentum=0.9),
+    selection=PGD(epsilon=0.05, num_steps=2),
+    accelerator="cpu",
+)
+ATTACK = PGD(epsilon=0.05, num_steps=3)
+
+
+class StopAfter(Observer):
+    """Interrupts a training once, as Ctrl-C would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    @override
+    def on_step(self, done: int, total: int) -> None:
+        if done == self.step:
+            raise KeyboardInterrupt
+
+    @override
+    def on_epoch(self, rows: Sequence[Row]) -> None:
+        return None
+
+
+class NanAfter(Objective):
+    """Cross-entropy that turns into NaN at a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.left = step
+
+    @override
+    def forward(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> LossTerms:
+        loss = F.cross_entropy(model(images), labels)
+        self.left -= 1
+        return LossTerms(loss * math.nan if self.left < 0 else loss, {})
+
+
+def weights_of(path: Path, like: nn.Module) -> dict[str, Tensor]:
+    model = copy.deepcopy(like)
+    load_weights(model, path)
+    return model.state_dict()
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def trained(
+    model: nn.Module, dataset: Dataset, out: Path, settings: TrainingSettings = SETTINGS, seed: int = 5
+) -> TrainingResult:
+    return fit(copy.deepcopy(model), dataset, Adversarial(ATTACK), settings, out=RunFolder(out), seed=seed)
+
+
+def test_same_seed_gives_same_weights_and_another_does_not(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        trained(tiny_model, tiny_dataset, tmp_path / name, seed=seed)
+        torch.rand(3)  # what came before must not matter
+    first, same, other = (
+        weights_of(tmp_path / name / "last.safetensors", tiny_model) for name in ("a", "b", "c")
+    )
+    assert_same(first, same)
+    assert not torch.equal(first["5.weight"], other["5.weight"])
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 6, 9, 15])  # 5 steps an epoch
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
+def test_interrupted_and_resumed_ends_with_the_same_weights(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, step: int, checkpoint_seconds: float
+) -> None:
+    varied = {"checkpoint_seconds": checkpoint_seconds, "augment": Augment(crop_padding=1, flip=True)}
+    settings = TrainingSettings(**{**vars(SETTINGS), **varied})
+    trained(tiny_model, tiny_dataset, tmp_path / "whole", settings)
+    out = RunFolder(tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            copy.deepcopy(tiny_model),
+            tiny_dataset,
+            Adversarial(ATTACK),
+            settings,
+            out=out,
+            seed=5,
+            observers=[StopAfter(step)],
+        )
+    trained(tiny_model, tiny_dataset, out.path, settings)
+    for name in ("last.safetensors", "model.safetensors"):
+        assert_same(
+            weights_of(tmp_path / "whole" / name, tiny_model), weights_of(out.path / name, tiny_model)
+        )
+    whole, cut = (pd.read_csv(folder / "train.csv") for folder in (tmp_path / "whole", out.path))
+    pd.testing.assert_frame_equal(whole.drop(columns="seconds"), cut.drop(columns="seconds"))
+
+
+def test_equals_a_loop_written_by_hand(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    by_hand = copy.deepcopy(tiny_model)
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.05)
+    for epoch in range(2):
+        torch.manual_seed(epoch_seed(7, epoch))
+        by_hand.train()
+        order = epoch_order(len(tiny_dataset.train), seed=7, epoch=epoch)
+        for images, labels in batches(tiny_dataset.train, 20, order=order):
+            optimizer.zero_grad()
+            F.cross_entropy(by_hand(images), labels).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    settings = TrainingSettings(
+        epochs=2, batch_size=20, optimizer=partial(torch.optim.SGD, lr=0.05), accelerator="cpu"
+    )
+    ours = copy.deepcopy(tiny_model)
+    fit(ours, tiny_dataset, CrossEntropy(), settings, out=RunFolder(tmp_path), seed=7)
+    assert_same(ours.state_dict(), by_hand.state_dict())
+
+
+def test_log_has_every_term_and_the_scheduled_learning_rate(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    settings = TrainingSettings(
+        **{**vars(SETTINGS), "lr_factor": Stages(values=[1.0, 0.1], epochs=[2, 1]), "tensorboard": True}
+    )
+    result = trained(tiny_model, tiny_dataset, tmp_path, settings)
+    log = pd.read_csv(tmp_path / "train.csv")
+    assert list(log["epoch"]) == [1, 2, 3]
+    assert list(log["learning_rate"]) == pytest.approx([0.2, 0.2, 0.02])
+    assert list(log["epsilon"]) == pytest.approx([0.05] * 3)
+    assert log["validation_robust_accuracy"].max() == pytest.approx(result.best_score)
+    assert (log["validation_robust_accuracy"] <= log["validation_accuracy"]).all()
+    assert log["adversarial"].iloc[-1] < log["adversarial"].iloc[0]
+    assert result.steps == 15
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_best_weights_are_those_of_the_best_epoch(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    # The last epoch ruins the weights, so that the best cannot be the last.
+    ruin = TrainingSettings(
+        **{**vars(SETTINGS), "lr_factor": Stages(values=[1.0, 1e4], epochs=[2, 1]), "selection": None}
+    )
+    out = RunFolder(tmp_path)
+    fit(copy.deepcopy(tiny_model), tiny_dataset, CrossEntropy(), ruin, out=out, seed=5)
+    log = pd.read_csv(tmp_path / "train.csv")
+    best = copy.deepcopy(tiny_model)
+    load_weights(best, tmp_path / "model.safetensors")
+    best.eval()
+    images, labels = next(batches(tiny_dataset.validation, 100))
+    accuracy = float((best(images).argmax(1) == labels).float().mean())
+    assert accuracy == pytest.approx(log["validation_accuracy"].max())
+    assert log["validation_accuracy"].iloc[-1] < log["validation_accuracy"].max()
+
+
+def test_no_epochs_leave_the_model_as_it_is(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    settings = TrainingSettings(**{**vars(SETTINGS), "epochs": 0})
+    trained(tiny_model, tiny_dataset, tmp_path, settings)
+    assert_same(weights_of(tmp_path / "model.safetensors", tiny_model), tiny_model.state_dict())
+
+
+def test_initial_weights_are_taken_up(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    trained(tiny_model, tiny_dataset, tmp_path / "first")
+    start = tmp_path / "first" / "last.safetensors"
+    settings = TrainingSettings(**{**vars(SETTINGS), "epochs": 0, "initial_weights": str(start)})
+    trained(tiny_model, tiny_dataset, tmp_path / "second", settings)
+    assert_same(
+        weights_of(tmp_path / "second" / "last.safetensors", tiny_model), weights_of(start, tiny_model)
+    )
+
+
+def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"step 3 of 5 in epoch 2.*initial_weights"):
+        fit(tiny_model, tiny_dataset, NanAfter(7), SETTINGS, out=RunFolder(tmp_path), seed=5)
+    content = torch.load(tmp_path / "checkpoint" / "last.pt", weights_only=True)
+    assert content["position"]["epoch"] == 1
+    assert all(bool(torch.isfinite(value).all()) for value in content["model"].values())
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_damaged_checkpoint_is_an_error_that_says_what_to_do(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    trained(tiny_model, tiny_dataset, tmp_path / "whole")
+    out = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            copy.deepcopy(tiny_model),
+            tiny_dataset,
+            Adversarial(ATTACK),
+            SETTINGS,
+            out=RunFolder(out),
+            seed=5,
+            observers=[StopAfter(11)],
+        )
+    last = out / "checkpoint" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"last\.pt is damaged.*Delete it to go on"):
+        trained(tiny_model, tiny_dataset, out)
+    last.unlink()  # what the message says, and nothing is lost but the epoch under way
+    trained(tiny_model, tiny_dataset, out)
+    assert_same(
+        weights_of(out / "last.safetensors", tiny_model),
+        weights_of(tmp_path / "whole" / "last.safetensors", tiny_model),
+    )
+
+
+def test_checkpoint_of_another_run_is_refused(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    trained(tiny_model, tiny_dataset, tmp_path, seed=5)
+    with pytest.raises(CheckpointError, match=r"another run \(seed: 5 then, 6 now\)"):
+        trained(tiny_model, tiny_dataset, tmp_path, seed=6)
+
+
+def test_unwritable_run_folder(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(RunFolderError, match="Choose another with --out"):
+        trained(tiny_model, tiny_dataset, tmp_path / "file" / "run")
+
+
+def test_model_that_does_not_fit_is_refused_before_training(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    with pytest.raises(ModelError, match="4"):
+        trained(wide, tiny_dataset, tmp_path / "wide")
+    soft = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Softmax(dim=1))
+    with pytest.raises(ModelError, match=r"[Ss]oftmax"):
+        trained(soft, tiny_dataset, tmp_path / "soft")
+
+
+def test_bf16_trains_and_leaves_float32_weights(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    settings = TrainingSettings(**{**vars(SETTINGS), "precision": "bf16"})
+    trained(tiny_model, tiny_dataset, tmp_path, settings)
+    state = weights_of(tmp_path / "last.safetensors", tiny_model)
+    assert state["5.weight"].dtype == torch.float32
+    assert not torch.equal(state["5.weight"], tiny_model.state_dict()["5.weight"])
