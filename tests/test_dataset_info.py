@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from sklearn.datasets import load_digits
 
 from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
 
@@ -12,14 +11,6 @@ def test_statistics_and_names_fit_shape_and_each_other(info: DatasetInfo) -> Non
     assert len(info.mean) == len(info.std) == info.shape[0]
     assert all(0 < value < 1 for value in (*info.mean, *info.std))
     assert len(set(info.class_names)) == info.num_classes == (100 if info.name == "cifar100" else 10)
-
-
-def test_digits_are_normalised_by_their_own_statistics() -> None:
-    images = load_digits().images / 16
-    info = KNOWN_DATASETS["digits"]
-    assert info.shape == (1, *images.shape[1:])
-    assert info.mean[0] == pytest.approx(images.mean(), abs=5e-5)
-    assert info.std[0] == pytest.approx(images.std(), abs=5e-5)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_iat_follows_the_published_schedule() -> None:
     [
         ("--trainin.epochs=3", r"'trainin.epochs'.*'training.epochs'"),
         ("--training.epoch=3", r"'training.epoch'.*'training.epochs'"),
-        ("--objective.attack.epsilo=0.1", r"'objective.attack.epsilo'.*'epsilon'"),
+        ("--objective.attack.epsilo=0.1", r"'epsilo'.*'epsilon'"),
         ("--epsilon=8/255", r"'epsilon'.*'objective.attack.epsilon'"),
         ("--training.epochs=many", "training.epochs"),
         ("--training.epochs=-1", "epochs of at least 0"),
@@ -141,9 +141,9 @@ def test_wrong_overrides_say_what_to_do(path: Path, override: str, message: str)
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("trainin: {epochs: 3}", r"'trainin'.*'training'"),
+        ("trainin: {epochs: 3}", r"'trainin.epochs'.*'training.epochs'"),
         ("data: {nam: mnist}", r"'data.nam'.*'data.name'"),
-        ("- a list", "mapping"),
+        ("- a list", "does not fit"),
         ("a: [", "does not fit"),
     ],
 )
@@ -155,7 +155,7 @@ def test_wrong_files_say_what_to_do(tmp_path: Path, line: str, message: str) -> 
 
 
 def test_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"'mnist-iaat'.*Did you mean 'mnist-iat'"):
+    with pytest.raises(RecipeError, match=r"'mnist-iaat'.*did you mean 'mnist-iat'"):
         find_recipe("mnist-iaat")
 
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import shlex
 import sys
-from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from withstand import data, models
 from withstand._version import __version__
+from withstand.arguments import parse, target
 from withstand.attacks import PGD
+from withstand.console import print_metrics
 from withstand.data.locations import data_root
+from withstand.data.presence import is_present
+from withstand.dataset_info import KNOWN_DATASETS
 from withstand.evaluation import evaluate
 from withstand.pipeline import evaluate_run, load_data, load_run_model, open_run, train_recipe
 from withstand.recipe_file import (
@@ -30,10 +33,10 @@ from withstand.recipe_file import (
     packaged_recipes,
     parse_recipe,
     recipe_parser,
-    with_numbers,
 )
 from withstand.reporting import report
 from withstand.run_folder import RunFolder
+from withstand.suggest import nearest
 from withstand.training import ProgressBar
 from withstand.types import RecipeError, WithstandError
 
@@ -98,7 +101,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
         "Measure a trained run: clean accuracy, and accuracy under each attack at each epsilon. "
         "RUN is a run folder; --evaluation.… changes what its recipe measures.",
     )
-    folder, overrides = _target("evaluate", "RUN, a run folder", arguments, parser)
+    folder, overrides = target("evaluate", "RUN, a run folder", arguments, parser)
     run, _ = open_run(Path(folder))
     _evaluate_into(run, parse_recipe(run.recipe, overrides, parser=parser))
     _console.print(f"next: withstand report {run.path}", highlight=False, soft_wrap=True)
@@ -107,18 +110,17 @@ def _evaluate(arguments: Sequence[str]) -> None:
 def _attack(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(
         prog="withstand attack RUN",
-        description="Attack a trained run by PGD with settings of your own; nothing in the run folder changes.",
+        description="Attack a trained run by PGD as you set it; nothing in the run folder changes.",
         exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_class_arguments(PGD, as_group=False)
     parser.add_argument("--num_examples", type=int, default=1000, help="Test examples to attack.")
     parser.add_argument("--batch_size", type=int, default=500, help="Examples a batch.")
-    folder, overrides = _target("attack", "RUN, a run folder", arguments, parser)
-    values = _parse(parser, overrides)
-    settings = {key: value for key, value in vars(parser.instantiate(values)).items()}
-    num_examples, batch_size = settings.pop("num_examples"), settings.pop("batch_size")
-    attack = _made(PGD, settings)
+    folder, overrides = target("attack", "RUN, a run folder", arguments, parser)
+    values = parse(parser, overrides)
+    settings = vars(parser.instantiate(values))
+    attack = _pgd({key: value for key, value in settings.items() if key in signature(PGD).parameters})
     run, parsed = open_run(Path(folder))
     dataset = load_data(parsed.recipe)
     result = evaluate(
@@ -126,12 +128,12 @@ def _attack(arguments: Sequence[str]) -> None:
         dataset,
         [attack],
         [attack.epsilon_at()],
-        num_examples=num_examples,
-        batch_size=batch_size,
+        num_examples=values.num_examples,
+        batch_size=values.batch_size,
         seed=parsed.recipe.seed,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    _print_metrics(result.metrics)
+    print_metrics(result.metrics, _console, _errors)
 
 
 def _report(arguments: Sequence[str]) -> None:
@@ -146,7 +148,7 @@ def _report(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--out", type=str | None, default=None, help="The page; RUN/report.html for one run.")
     parser.add_argument("--title", type=str | None, default=None, help="Its title.")
-    values = _parse(parser, arguments)
+    values = parse(parser, arguments)
     page = report([Path(run) for run in values.runs], values.out, title=values.title)
     _console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
@@ -162,7 +164,7 @@ def _recipes(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--models", action="store_true", help="List the models that recipes can name instead."
     )
-    values = _parse(parser, arguments)
+    values = parse(parser, arguments)
     if values.models:
         _console.print("\n".join(models.MODEL_NAMES), highlight=False)
         return
@@ -187,22 +189,24 @@ def _data(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--root", type=str | None, default=None, help="The data root; else WITHSTAND_DATA, else ./data."
     )
-    values = _parse(parser, arguments)
+    values = parse(parser, arguments)
     root = data_root(values.root)
     if values.action == "fetch" and values.name is not None:
         for path in data.fetch(values.name, root):
             _console.print(str(path), highlight=False, soft_wrap=True)
     elif values.action == "list" and values.name is None:
         table = Table("data set", "shape", "classes", f"in {root}")
-        for name in data.NAMES:
-            about = data.info(name)
+        for name, about in KNOWN_DATASETS.items():
             table.add_row(
                 name,
                 " x ".join(str(side) for side in about.shape),
                 str(about.num_classes),
-                "",
+                "yes" if is_present(name, root) else "no",
             )
         _console.print(table)
+        _console.print(
+            "Your own pictures: data.name=folder:PATH, with PATH/train/CLASS/ and PATH/test/CLASS/."
+        )
     else:
         raise RecipeError("Expected `withstand data`, or `withstand data fetch NAME`.")
 
@@ -219,7 +223,7 @@ def _recipe_and_folder(
         "Any value of it can be set by --key=value; 8/255 is a number.",
     )
     parser.add_argument("--out", type=str | None, default=None, help="The run folder; runs/NAME where null.")
-    name, overrides = _target(command, "RECIPE, a name or a YAML file", arguments, parser)
+    name, overrides = target(command, "RECIPE, a name or a YAML file", arguments, parser)
     chosen = [argument for argument in overrides if argument.startswith("--out=")]
     parsed = parse_recipe(
         find_recipe(name), [argument for argument in overrides if argument not in chosen], parser=parser
@@ -254,62 +258,12 @@ def _evaluate_into(out: RunFolder, parsed: ParsedRecipe) -> None:
             parsed.recipe,
             on_batch=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    _print_metrics(result.metrics)
+    print_metrics(result.metrics, _console, _errors)
 
 
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    table = Table("accuracy", "epsilon", "share", "95 % interval", title=f"{metrics['dataset']}, test data")
-    rows = [("clean", "", metrics["clean"])]
-    for attack in metrics["attacks"]:
-        rows += [(attack["description"], f"{point['epsilon']:.4g}", point) for point in attack["curve"]]
-    for name, epsilon, point in rows:
-        interval = f"{point['lower']:.2%} to {point['upper']:.2%}"
-        table.add_row(name, epsilon, f"{point['accuracy']:.2%}", f"{interval} of {point['total']}")
-    _console.print(table)
-    for warning in metrics["warnings"]:
-        _errors.print(f"warning: {warning}", style="yellow", highlight=False)
-
-
-def _target(
-    command: str, what: str, arguments: Sequence[str], parser: ArgumentParser
-) -> tuple[str, list[str]]:
-    """The first argument, which names what to work on, and the others as ``--key=value``."""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        parser.print_help()
-        raise SystemExit(0)
-    if not arguments or arguments[0].startswith("-"):
-        raise RecipeError(f"`withstand {command}` needs {what}, as its first argument.")
-    return arguments[0], _joined(arguments[1:])
-
-
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """``--key value`` as ``--key=value``, so that both are read alike."""
-    joined: list[str] = []
-    for argument in arguments:
-        waits = joined and joined[-1].startswith("--") and "=" not in joined[-1]
-        if waits and not argument.startswith("--"):
-            joined[-1] = f"{joined[-1]}={argument}"
-        else:
-            joined.append(argument)
-    return joined
-
-
-def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+def _pgd(settings: dict[str, Any]) -> PGD:
     try:
-        return parser.parse_args(with_numbers(arguments))
-    except ArgumentError as error:
-        known = [option for action in parser._actions for option in action.option_strings]
-        unknown = [
-            a.partition("=")[0] for a in arguments if a.startswith("--") and a.partition("=")[0] not in known
-        ]
-        near = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(f"{error}.{hint} `{parser.prog} --help` explains.") from error
-
-
-def _made(attack: type[PGD], settings: dict[str, Any]) -> PGD:
-    try:
-        return attack(**settings)
+        return PGD(**settings)
     except ValueError as error:
         raise RecipeError(str(error)) from error
 
@@ -341,15 +295,13 @@ _COMMANDS = {
 
 def _command(name: str) -> _Command:
     if name not in _COMMANDS:
-        near = difflib.get_close_matches(name, _COMMANDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(f"There is no command {name!r}.{hint} There are: {', '.join(_COMMANDS)}.")
+        raise RecipeError(f"There is no command {name!r}; {nearest(name, _COMMANDS)}")
     return _COMMANDS[name]
 
 
 def _print_overview() -> None:
     _console.print(
-        "withstand trains classifiers to withstand noise and attack, and measures how much they withstand.\n\n"
+        "withstand trains classifiers to withstand noise and attack, and measures how much.\n\n"
         "Each command explains itself with --help. A first run, on data that comes with the package:\n"
         "  withstand run digits-adversarial\n",
         highlight=False,

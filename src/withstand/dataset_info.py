@@ -64,7 +64,7 @@ _CIFAR100 = tuple(_CIFAR100_WORDS.split())
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 _TABLE = (
-    DatasetInfo("digits", (1, 8, 8), _DIGITS, (0.3053,), (0.3760,)),
+    DatasetInfo("digits", (1, 8, 8), _DIGITS, (0.3052,), (0.3759,)),
     DatasetInfo("mnist", (1, 28, 28), _DIGITS, (0.1307,), (0.3081,)),
     DatasetInfo("fashion-mnist", (1, 28, 28), _FASHION, (0.2860,), (0.3530,)),
     DatasetInfo("cifar10", (3, 32, 32), _CIFAR10, _CIFAR10_MEAN, _CIFAR10_STD),

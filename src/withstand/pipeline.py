@@ -74,12 +74,12 @@ def train_recipe(
     recipe = parsed.recipe
     out.create()
     _require_same_recipe(parsed, out)
+    device = _device(recipe)
     dataset = load_data(recipe)
     model = build_model(recipe, dataset.info)
     with replaced(out.recipe) as temporary:
         temporary.write_text(parsed.text, encoding="utf-8")
     out.write_json(out.model_spec, _model_spec(recipe, dataset.info))
-    device = _device(recipe)
     _write_environment(out, recipe, command, dataset, device)
     result = fit(
         model,
@@ -210,8 +210,8 @@ def _add_cost(out: RunFolder, **costs: float) -> None:
 
 def _require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
     """Refuses to go on with another recipe than the one the folder was begun with."""
-    if not out.recipe.exists():
-        return
+    if not out.recipe.exists() or not any(out.checkpoints.glob("*.pt")):
+        return  # nothing has been trained yet
     former = dict(_flat(_trained_part(parse_recipe(out.recipe).values)))
     current = dict(_flat(_trained_part(parsed.values)))
     differing = [key for key in sorted({*former, *current}) if former.get(key) != current.get(key)]

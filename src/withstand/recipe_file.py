@@ -13,13 +13,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_loader
+from jsonargparse import ArgumentParser, set_loader
 
 from withstand.attacks import Attack
 from withstand.recipe import Recipe
 from withstand.schedules import Schedule
+from withstand.suggest import nearest
 from withstand.terms import Objective
+from withstand.training import Rollback
 from withstand.types import RecipeError
 
 __all__ = ["ParsedRecipe", "find_recipe", "packaged_recipes", "parse_recipe", "recipe_parser", "with_numbers"]
@@ -108,11 +111,8 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     raise RecipeError(
-        f"There is no recipe {name!r}.{hint} `withstand recipes` lists those that come with the package; "
-        "your own is a path to a YAML file."
+        f"There is no recipe {name!r}; {nearest(name, known)} Your own is a path to a YAML file."
     )
 
 
@@ -136,15 +136,16 @@ def parse_recipe(
         # which is what the user asked for.
         warnings.filterwarnings("ignore", message="Due to class_path change")
         try:
-            _require_file_keys(parser, path)
             config = parser.parse_args(arguments)
             recipe = parser.instantiate(config)
         except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
-            raise RecipeError(_explain(parser, path, overrides, error)) from error
-    config.pop("recipe", None)
+            raise RecipeError(_explain(parser, error)) from error
+    fields = inspect.signature(Recipe).parameters
+    for key in set(vars(config)) - set(fields):
+        config.pop(key)  # of the command, not of the recipe
     text = parser.dump(config, skip_unset=False)
     values = _load(text)
-    return ParsedRecipe(_recipe_of(recipe), values, text)
+    return ParsedRecipe(Recipe(**{name: getattr(recipe, name) for name in fields}), values, text)
 
 
 def with_numbers(arguments: Sequence[str]) -> list[str]:
@@ -155,84 +156,40 @@ def with_numbers(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def _recipe_of(values: Namespace) -> Recipe:
-    fields = {name: getattr(values, name) for name in inspect.signature(Recipe).parameters}
-    return Recipe(**fields)
-
-
 # -- errors that name the nearest valid key ---------------------------------------------------------
 
+_UNKNOWN = re.compile(
+    r"(?:Group '(?P<group>[^']+)' does not accept option|Option|unrecognized arguments:) "
+    r"(?:'|--)(?P<key>[^'=\s]+)(?:' is not accepted|'|=|\s|$)"
+)
 
-def _require_file_keys(parser: ArgumentParser, path: Path) -> None:
-    content = _load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise TypeError(f"Expected a mapping of keys in {path}, but got {type(content).__name__}.")
 
-
-def _explain(parser: ArgumentParser, path: Path, overrides: Sequence[str], error: Exception) -> str:
+def _explain(parser: ArgumentParser, error: Exception) -> str:
     """An error text that names the nearest valid key where a key is unknown."""
-    full = _dotted_keys(parser)
-    leaves = {key.rpartition(".")[2] for key in full} | set(_class_parameters())
-    for key in [*_override_keys(overrides), *_file_keys(path)]:
-        if key in full or _stem_is_class(key, full, leaves):
-            continue
-        near = [known for known in (*sorted(full), "objective.attack.epsilon") if known.endswith(f".{key}")]
-        near += difflib.get_close_matches(key, full, n=1, cutoff=0.75)
-        near += difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        return f"Unknown key {key!r}.{hint} `withstand run RECIPE --help` lists all keys."
-    return f"The recipe does not fit: {_shorten(error)}"
+    message = " ".join(str(error).split())
+    unknown = _UNKNOWN.search(message)
+    if unknown is None:
+        return f"The recipe does not fit: {message[:1500]}"
+    group = f"{unknown['group']}." if unknown["group"] else ""
+    key = group + unknown["key"].replace("init_args.", "")
+    hint = f" Did you mean {near!r}?" if (near := _nearest_key(parser, key)) else ""
+    return f"Unknown key {key!r}.{hint} `withstand run RECIPE --help` lists all keys."
 
 
-def _stem_is_class(key: str, full: set[str], leaves: set[str]) -> bool:
-    """Whether a key may be a setting of a class that another key names."""
-    stem, _, leaf = key.rpartition(".")
-    while stem and stem not in full:
-        stem = stem.rpartition(".")[0]
-    return bool(stem) and leaf in leaves
-
-
-def _shorten(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:1500]
-
-
-def _dotted_keys(parser: ArgumentParser) -> set[str]:
-    return {action.dest for action in parser._actions if action.dest not in ("help", "print_config")}
+def _nearest_key(parser: ArgumentParser, key: str) -> str | None:
+    """The valid key most like a mistyped one: by its whole path, by its end, or by its last word."""
+    paths = {action.dest for action in parser._actions} - {"help", "print_config", "recipe", "out"}
+    settings = set(_class_parameters())
+    ending = [path for path in (*sorted(paths), "objective.attack.epsilon") if path.endswith(f".{key}")]
+    alike = difflib.get_close_matches(key, paths, n=1, cutoff=0.75)
+    last_word = difflib.get_close_matches(key.rpartition(".")[2], settings | paths, n=1)
+    return next(iter([*ending, *alike, *last_word]), None)
 
 
 def _class_parameters() -> Iterator[str]:
-    """The parameters of every class that a recipe can name."""
-    yield from ("class_path", "init_args", "lr", "momentum", "weight_decay", "nesterov", "betas", "eps")
-    pending: list[type] = [Objective, Attack, Schedule]
+    """The settings of every class that a recipe can name."""
+    pending: list[type] = [Objective, Attack, Schedule, Rollback, torch.optim.SGD, torch.optim.Adam]
     while pending:
         cls = pending.pop()
         pending.extend(cls.__subclasses__())
         yield from inspect.signature(cls).parameters
-
-
-def _override_keys(overrides: Sequence[str]) -> list[str]:
-    keys = [argument[2:].partition("=")[0] for argument in overrides if argument.startswith("--")]
-    return [key.rstrip("+").replace("init_args.", "") for key in keys]
-
-
-def _file_keys(path: Path) -> list[str]:
-    try:
-        content = _load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return []
-    return list(_flat_keys(content, ""))
-
-
-def _flat_keys(content: Any, prefix: str) -> Iterator[str]:
-    if isinstance(content, list):
-        for item in content:
-            yield from _flat_keys(item, prefix)
-    if not isinstance(content, dict):
-        return
-    for key, value in content.items():
-        inner = prefix if key in ("init_args", "class_path") else f"{prefix}{key}."
-        if inner != prefix:
-            yield f"{prefix}{key}"
-        if key != "options":  # a model's own
-            yield from _flat_keys(value, inner)

@@ -6,9 +6,10 @@ never import each other.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:  # reports are made without torch
+    from torch import Tensor
 
 __all__ = [
     "AttackError",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from withstand.data.cifar import CIFAR10, CIFAR100, CifarFiles, read_cifar
-from withstand.data.infos import INFOS
+from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError
 
 SMALL10 = replace(CIFAR10, train=dict.fromkeys(CIFAR10.train, 3), test={"test_batch.bin": 2})
@@ -38,7 +38,7 @@ def test_official_files_have_the_official_sizes() -> None:
 @pytest.mark.parametrize(("name", "files"), [("cifar10", SMALL10), ("cifar100", SMALL100)])
 def test_reads_what_was_written(tmp_path: Path, name: str, files: CifarFiles) -> None:
     written = write(tmp_path, files)
-    parts = read_cifar(INFOS[name], tmp_path, files=files)
+    parts = read_cifar(KNOWN_DATASETS[name], tmp_path, files=files)
     train = np.concatenate([written[file] for file in files.train])
     for split, records in ((parts.train, train), (parts.test, written[next(iter(files.test))])):
         assert split.labels.tolist() == records[:, files.label_bytes - 1].tolist()
@@ -54,7 +54,7 @@ def test_missing_files_are_named_with_place_and_remedy(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"cifar-10-batches-bin lacks data_batch_3.bin. .*data fetch cifar10`"
     ):
-        read_cifar(INFOS["cifar10"], tmp_path, files=SMALL10)
+        read_cifar(KNOWN_DATASETS["cifar10"], tmp_path, files=SMALL10)
 
 
 @pytest.mark.parametrize("change", [-3073, -1, 1])
@@ -64,4 +64,4 @@ def test_another_length_is_damage(tmp_path: Path, change: int) -> None:
     path.write_bytes(records[:change] if change < 0 else records + b"\0")
     message = f"test_batch.bin is damaged: it has {6146 + change} bytes instead of 6146. Delete it"
     with pytest.raises(DataError, match=message):
-        read_cifar(INFOS["cifar10"], tmp_path, files=SMALL10)
+        read_cifar(KNOWN_DATASETS["cifar10"], tmp_path, files=SMALL10)

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from withstand.data import cache, cifar10_jpeg, load
-from withstand.data.infos import INFOS
 from withstand.data.split import Parts
+from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError
 
-CLASSES = INFOS["cifar10-jpeg"].class_names
+CLASSES = KNOWN_DATASETS["cifar10-jpeg"].class_names
 WritePicture = Callable[..., Path]
 
 
@@ -24,7 +24,7 @@ def levels(parts: Parts) -> list[int]:
 
 
 def read(root: Path) -> Parts:
-    return cifar10_jpeg.read_cifar10_jpeg(INFOS["cifar10-jpeg"], root)
+    return cifar10_jpeg.read_cifar10_jpeg(KNOWN_DATASETS["cifar10-jpeg"], root)
 
 
 def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from withstand.data.digits import read_digits
-from withstand.data.infos import INFOS, channel_statistics
 from withstand.data.split import Parts
+from withstand.data.statistics import channel_statistics
+from withstand.dataset_info import KNOWN_DATASETS
 
 
 @pytest.fixture(scope="module")
 def digits() -> Parts:
-    return read_digits(INFOS["digits"], Path("unused"))
+    return read_digits(KNOWN_DATASETS["digits"], Path("unused"))
 
 
 def test_levels_are_scaled_to_the_full_range(digits: Parts) -> None:
@@ -35,8 +36,8 @@ def test_no_digit_is_in_both_parts(digits: Parts) -> None:
 
 def test_the_written_mean_and_std_are_the_measured_ones(digits: Parts) -> None:
     mean, std = channel_statistics(digits.train.images)
-    assert INFOS["digits"].mean == pytest.approx(mean, abs=5e-5)
-    assert INFOS["digits"].std == pytest.approx(std, abs=5e-5)
+    assert KNOWN_DATASETS["digits"].mean == pytest.approx(mean, abs=5e-5)
+    assert KNOWN_DATASETS["digits"].std == pytest.approx(std, abs=5e-5)
 
 
 def test_digits_look_like_themselves(digits: Parts) -> None:

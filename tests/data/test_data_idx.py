@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from withstand.data.idx import IDX_FILES, read_idx
-from withstand.data.infos import INFOS
+from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError
 
-INFO = INFOS["mnist"]
+INFO = KNOWN_DATASETS["mnist"]
 FOLDER = "MNIST/raw"
 Arrays = dict[str, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]
 

@@ -11,9 +11,9 @@ import torch
 from withstand.data import NAMES, info, load
 from withstand.data.cifar import CIFAR10, read_cifar
 from withstand.data.digits import read_digits
-from withstand.data.infos import INFOS
 from withstand.data.load import READERS
 from withstand.data.split import Split
+from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError
 
 
@@ -22,18 +22,18 @@ def pictures(split: Split) -> set[bytes]:
 
 
 def test_every_name_has_a_reader_and_an_entry() -> None:
-    assert set(READERS) == set(INFOS)
+    assert set(READERS) == set(KNOWN_DATASETS)
     assert list(NAMES) == [*READERS, "folder:PATH"]
 
 
 def test_digits_need_no_files() -> None:
     dataset = load("digits", root="/nowhere")
-    assert dataset.info == info("digits") == INFOS["digits"]
+    assert dataset.info == info("digits") == KNOWN_DATASETS["digits"]
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (1294, 143, 360)
 
 
 def test_validation_data_are_former_training_data_and_never_test_data() -> None:
-    parts = read_digits(INFOS["digits"], Path("unused"))
+    parts = read_digits(KNOWN_DATASETS["digits"], Path("unused"))
     for seed in range(3):
         dataset = load("digits", seed=seed, validation_size=300)
         train, validation, test = map(pictures, (dataset.train, dataset.validation, dataset.test))
@@ -106,7 +106,7 @@ def test_a_folder_of_pictures_is_named_by_its_path(picture_folder: Path) -> None
     ("name", "near"), [("mnits", "mnist"), ("Fashion_MNIST", "fashion-mnist"), ("cifar-10", "cifar10")]
 )
 def test_a_mistyped_name_gets_the_nearest(name: str, near: str) -> None:
-    message = f"no data set '{name}'. Did you mean '{near}'\\? There are: digits, mnist, .*folder:PATH"
+    message = f"no data set '{name}'; did you mean '{near}'\\? There are: digits, mnist, .*folder:PATH"
     with pytest.raises(DataError, match=message):
         load(name)
     with pytest.raises(DataError, match=message):
@@ -115,7 +115,7 @@ def test_a_mistyped_name_gets_the_nearest(name: str, near: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "zzzzzzzz"])
 def test_a_name_like_no_other_gets_the_list(name: str) -> None:
-    with pytest.raises(DataError, match=f"no data set '{name}'. There are: digits, mnist"):
+    with pytest.raises(DataError, match=f"no data set '{name}'; .*There are: digits, mnist"):
         load(name)
 
 

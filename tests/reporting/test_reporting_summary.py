@@ -159,6 +159,8 @@ def test_titles_and_labels(write_run: WriteRun) -> None:
 
 def test_setting(write_run: WriteRun) -> None:
     assert setting(read_run(write_run("one"))) == "cnn-small on MNIST, 2 epochs, seed 3"
+    once = read_run(write_run("once", recipe="training: {epochs: 1}"))
+    assert setting(once) == "on MNIST, 1 epoch"
     assert setting(read_run(write_run("two", only={"metrics.json"}))) == "on MNIST"
     assert setting(read_run(write_run("three", only={"train.csv"}))) == ""
 

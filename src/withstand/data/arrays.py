@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from withstand.data.infos import channel_statistics
 from withstand.data.partition import partition
 from withstand.data.split import Dataset, Split
+from withstand.data.statistics import channel_statistics
 from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 

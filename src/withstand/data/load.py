@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,11 +11,11 @@ from withstand.data.cifar10_jpeg import read_cifar10_jpeg
 from withstand.data.digits import read_digits
 from withstand.data.folder import ImageFolder, list_folder
 from withstand.data.idx import read_idx
-from withstand.data.infos import INFOS
 from withstand.data.locations import data_root
 from withstand.data.partition import partition
 from withstand.data.split import Dataset, Parts
-from withstand.dataset_info import DatasetInfo
+from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.suggest import nearest
 from withstand.types import DataError
 
 __all__ = ["NAMES", "info", "load"]
@@ -65,7 +64,7 @@ def load(
     if folder is not None:
         about, parts = folder.info(), folder.read()
     else:
-        about = INFOS[name]
+        about = KNOWN_DATASETS[name]
         parts = READERS[name](about, data_root(root))
     train, validation = partition(
         parts.train, validation_size=validation_size, train_size=train_size, seed=seed
@@ -85,21 +84,15 @@ def info(name: str, *, root: str | Path | None = None, size: int | None = None) 
         DataError: the name is unknown, or a folder of pictures cannot be read.
     """
     folder = _image_folder(name, size)
-    return INFOS[name] if folder is None else folder.info()
+    return KNOWN_DATASETS[name] if folder is None else folder.info()
 
 
 def _image_folder(name: str, size: int | None) -> ImageFolder | None:
     """The folder that ``folder:PATH`` names, or None for the name of a known data set."""
     if name.startswith(_FOLDER) and name != _FOLDER:
         return list_folder(Path(name.removeprefix(_FOLDER)).expanduser(), size=size)
-    if name not in INFOS:
-        raise DataError(_unknown(name))
+    if name not in KNOWN_DATASETS:
+        raise DataError(f"There is no data set {name!r}; {nearest(name.lower().replace('_', '-'), NAMES)}")
     if size is not None:
         raise DataError(f"Only pictures of a folder are resized, so {name} takes no size, but it is {size}.")
     return None
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name.lower().replace("_", "-"), NAMES, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"There is no data set '{name}'.{hint} There are: {', '.join(NAMES)}."

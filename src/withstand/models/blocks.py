@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.models.suggest import nearest
+from withstand.suggest import nearest
 from withstand.types import ModelError
 
 __all__ = [

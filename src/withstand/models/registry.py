@@ -18,9 +18,9 @@ from withstand.models.mlp import mlp
 from withstand.models.normalize import Normalize
 from withstand.models.resnet import resnet18, resnet50
 from withstand.models.strided import cnn_4c3f, cnn_6c2f, cnn_8c2f, cnn_small
-from withstand.models.suggest import nearest
 from withstand.models.user_factory import load_factory
 from withstand.models.vgg import vgg5_stable, vgg11, vgg16
+from withstand.suggest import nearest
 from withstand.types import ModelError
 
 __all__ = ["MODEL_NAMES", "create"]

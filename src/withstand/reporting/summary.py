@@ -244,7 +244,11 @@ def setting(run: Run) -> str:
     known = {"": model, "on ": data and dataset_title(data)}
     subject = " ".join(f"{word}{value}" for word, value in known.items() if value)
     seed = lookup(run.recipe, "seed")
-    parts = [subject, epochs and f"{epochs} epochs", seed and f"seed {seed}"]
+    parts = [
+        subject,
+        epochs and f"{epochs} {'epoch' if epochs == '1' else 'epochs'}",
+        seed and f"seed {seed}",
+    ]
     return ", ".join(part for part in parts if part)
 
 

@@ -22,7 +22,7 @@ __all__ = [
 _SPACE = "\N{NO-BREAK SPACE}"
 _NORMS = {"inf": "ℓ∞", "linf": "ℓ∞", "1": "ℓ1", "1.0": "ℓ1", "2": "ℓ2", "2.0": "ℓ2"}
 _DATASETS = {
-    "digits": "Digits, 8×8",
+    "digits": "Digits (8×8)",
     "mnist": "MNIST",
     "fashion-mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",

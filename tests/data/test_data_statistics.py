@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from withstand.data.infos import INFOS, channel_statistics
+from withstand.data.statistics import channel_statistics
+from withstand.dataset_info import KNOWN_DATASETS
 
 
 def test_infos_are_complete() -> None:
-    assert {name: (info.shape, info.num_classes) for name, info in INFOS.items()} == {
+    assert {name: (info.shape, info.num_classes) for name, info in KNOWN_DATASETS.items()} == {
         "digits": ((1, 8, 8), 10),
         "mnist": ((1, 28, 28), 10),
         "fashion-mnist": ((1, 28, 28), 10),
@@ -15,13 +16,13 @@ def test_infos_are_complete() -> None:
         "cifar100": ((3, 32, 32), 100),
         "cifar10-jpeg": ((3, 32, 32), 10),
     }
-    for info in INFOS.values():
+    for info in KNOWN_DATASETS.values():
         assert len(info.mean) == len(info.std) == info.shape[0]
         assert len(set(info.class_names)) == info.num_classes
 
 
 def test_cifar100_names_are_in_label_order() -> None:
-    names = list(INFOS["cifar100"].class_names)
+    names = list(KNOWN_DATASETS["cifar100"].class_names)
     assert names == sorted(names)
     assert (names[0], names[50], names[99]) == ("apple", "mouse", "worm")
 

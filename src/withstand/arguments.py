@@ -1,0 +1,71 @@
+"""Reading a command's arguments, with errors that name the nearest valid option."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser, Namespace
+
+from withstand.recipe_file import with_numbers
+from withstand.suggest import nearest
+from withstand.types import RecipeError
+
+__all__ = ["parse", "target"]
+
+
+def target(
+    command: str, what: str, arguments: Sequence[str], parser: ArgumentParser
+) -> tuple[str, list[str]]:
+    """The first argument, which names what to work on, and the others as ``--key=value``.
+
+    Args:
+        command: For the error.
+        what: What the first argument must be, for the error.
+        arguments: What stands after the command.
+        parser: Prints the help where that is asked for.
+
+    Raises:
+        RecipeError: there is no first argument.
+        SystemExit: the help was asked for.
+    """
+    if any(argument in ("-h", "--help") for argument in arguments):
+        parser.print_help()
+        raise SystemExit(0)
+    if not arguments or arguments[0].startswith("-"):
+        raise RecipeError(f"`withstand {command}` needs {what}, as its first argument.")
+    return arguments[0], _joined(arguments[1:])
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """``--key value`` as ``--key=value``, so that both are read alike."""
+    joined: list[str] = []
+    for argument in arguments:
+        waits = joined and joined[-1].startswith("--") and "=" not in joined[-1]
+        if waits and not argument.startswith("--"):
+            joined[-1] = f"{joined[-1]}={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """Parses arguments; fractions such as 8/255 are numbers.
+
+    Raises:
+        RecipeError: an option is unknown (the text names the nearest) or a value does not fit.
+    """
+    try:
+        return parser.parse_args(with_numbers(arguments))
+    except ArgumentError as error:
+        known = [
+            option
+            for action in parser._actions
+            for option in action.option_strings
+            if option.startswith("--") and not option.endswith(("help", "shtab"))
+        ]
+        unknown = [
+            a.partition("=")[0] for a in arguments if a.startswith("--") and a.partition("=")[0] not in known
+        ]
+        hint = f"; {nearest(unknown[0], known)}" if unknown else "."
+        raise RecipeError(f"{error}{hint} `{parser.prog} --help` explains.") from error

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from withstand.attacks import Noise, cross_entropy
+
+NORMS = (1.0, 2.0, math.inf)
+
+
+def _linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(6, 3)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_the_worst_of_many_draws_is_no_better_than_the_image_or_any_fewer(p: float) -> None:
+    model, images = _linear(), torch.rand(40, 6)
+    labels = model(images).argmax(dim=1)
+    losses, fooled = [cross_entropy(model(images), labels).detach()], [torch.zeros(40, dtype=torch.bool)]
+    for num_samples in (2, 20):
+        torch.manual_seed(1)
+        found = model(Noise(p, 0.5, num_samples)(model, images, labels)).detach()
+        losses.append(cross_entropy(found, labels))
+        fooled.append(found.argmax(dim=1) != labels)
+    for earlier, later, was, now in zip(losses, losses[1:], fooled, fooled[1:], strict=False):
+        assert (now | ~was).all()
+        assert ((later >= earlier) | (now & ~was)).all()
+    assert (losses[2] > losses[1]).any()
+
+
+def test_a_single_draw_falls_as_it_falls() -> None:
+    images = torch.full((2000, 1), 0.5)
+    found = Noise(math.inf, 0.25)(nn.Identity(), images, torch.zeros(2000, dtype=torch.int64))
+    share_above = float((found > 0.5).float().mean())
+    assert share_above == pytest.approx(0.5, abs=0.05)
+    assert found.std().item() == pytest.approx(0.5 / math.sqrt(12), rel=0.05)
+
+
+def test_a_single_draw_asks_the_model_nothing() -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("asked")
+
+    model = nn.Identity()
+    model.register_forward_pre_hook(refuse)
+    Noise()(model, torch.rand(2, 3), torch.tensor([0, 1]))
+
+
+def test_too_few_draws_are_refused() -> None:
+    with pytest.raises(ValueError, match="Expected num_samples of at least 1, but got 0"):
+        Noise(num_samples=0)
+
+
+def test_words() -> None:
+    noise = Noise(2.0, 0.5, 7)
+    assert noise.name == "noise-7-l2"
+    assert noise.describe() == "Uniform noise in the l2 ball, worst of 7"
+    assert noise.for_evaluation() == noise

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from withstand.attacks.base import Worst
+
+
+def _row(value: float) -> Tensor:
+    return torch.full((1, 2, 2), value)
+
+
+def _worst(loss: list[float], fooled: list[bool]) -> Worst:
+    return Worst(torch.zeros(len(loss), 2, 2), torch.tensor(loss), torch.tensor(fooled))
+
+
+def test_it_begins_with_copies_of_what_is_given() -> None:
+    images, loss = torch.rand(2, 3), torch.tensor([1.0, 2.0])
+    worst = Worst.of(images, torch.tensor([0, 0]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), loss)
+    assert worst.fooled.tolist() == [False, True]
+    worst.update(torch.tensor([0]), torch.ones(1, 3), torch.tensor([True]), torch.tensor([5.0]))
+    assert loss.tolist() == [1.0, 2.0]
+    assert not (images == 1).all(dim=1).any()
+
+
+def test_fooled_beats_not_fooled_whatever_the_loss() -> None:
+    worst = _worst([9.0], [False])
+    worst.update(torch.tensor([0]), _row(1), torch.tensor([True]), torch.tensor([0.1]))
+    assert (worst.images[0, 0, 0], worst.loss[0], worst.fooled[0]) == (1, 0.1, True)
+    worst.update(torch.tensor([0]), _row(2), torch.tensor([False]), torch.tensor([99.0]))
+    assert (worst.images[0, 0, 0], worst.loss[0], worst.fooled[0]) == (1, 0.1, True)
+
+
+def test_among_equals_the_larger_loss_wins_and_a_tie_stays() -> None:
+    for fooled in (False, True):
+        worst = _worst([1.0], [fooled])
+        for value, loss, held in ((1, 0.5, 0), (2, 1.5, 2), (3, 1.5, 2), (4, 2.0, 4)):
+            worst.update(torch.tensor([0]), _row(value), torch.tensor([fooled]), torch.tensor([loss]))
+            assert worst.images[0, 0, 0] == held
+        assert worst.loss[0] == 2.0
+        assert worst.fooled[0] == fooled
+
+
+def test_only_the_examples_of_the_index_change() -> None:
+    worst = _worst([0.0, 0.0, 0.0], [False, False, False])
+    images = torch.cat([_row(1), _row(2)])
+    worst.update(torch.tensor([2, 0]), images, torch.tensor([True, False]), torch.tensor([1.0, 1.0]))
+    assert worst.images[:, 0, 0].tolist() == [2, 0, 1]
+    assert worst.loss.tolist() == [1, 0, 1]
+    assert worst.fooled.tolist() == [False, False, True]
+
+
+def test_a_loss_that_is_no_number_never_replaces_one_that_is() -> None:
+    worst = _worst([1.0], [False])
+    worst.update(torch.tensor([0]), _row(1), torch.tensor([False]), torch.tensor([float("nan")]))
+    assert worst.loss[0] == 1.0
+    assert not worst.images.any()

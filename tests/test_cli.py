@@ -1,0 +1,191 @@
+"""The command line as a user meets it: whole runs on the digits, and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from withstand.cli import main
+from withstand.recipe_file import packaged_recipes
+
+SMALL = [
+    "--training.epochs=2",
+    "--data.train_size=200",
+    "--data.validation_size=100",
+    "--objective.attack.num_steps=2",
+    "--training.selection.num_steps=2",
+    "--training.accelerator=cpu",
+    "--evaluation.num_examples=40",
+    "--evaluation.epsilons=[8/255,0.5]",
+    "--evaluation.attacks=[{class_path: PGD, init_args: {num_steps: 3}}]",
+]
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    out = tmp_path / "run"
+    assert main(["run", "digits-adversarial", *SMALL, f"--out={out}"]) == 0
+    return out
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The error text of a command that must fail, in one line."""
+    capsys.readouterr()
+    assert main(list(arguments)) == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_run_leaves_every_file_of_the_run_folder(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        "recipe.yaml",
+        "environment.json",
+        "train.csv",
+        "model.json",
+        "model.safetensors",
+        "last.safetensors",
+        "checkpoint",
+        "examples.csv",
+        "gallery.npz",
+        "metrics.json",
+        "report.html",
+    }
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["command"].startswith("withstand run digits-adversarial --training.epochs=2")
+    assert environment["cost"]["train_steps"] == 8
+    assert environment["cost"]["evaluate_seconds"] > 0
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert [point["epsilon"] for point in metrics["attacks"][0]["curve"]] == [8 / 255, 0.5]
+    assert metrics["clean"]["total"] == 40
+    assert len(pd.read_csv(finished / "examples.csv")) == 40
+    page = (finished / "report.html").read_text()
+    assert f"{metrics['clean']['accuracy']:.1%}".removesuffix("%") in page
+
+
+def test_each_stage_can_be_run_again_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = (finished / "last.safetensors").read_bytes()
+    assert main(["evaluate", str(finished), "--evaluation.num_examples", "20"]) == 0
+    assert json.loads((finished / "metrics.json").read_text())["clean"]["total"] == 20
+    (finished / "report.html").unlink()
+    assert main(["report", str(finished)]) == 0
+    assert (finished / "report.html").exists()
+    assert main(["attack", str(finished), "--epsilon=8/255", "--num_examples=10", "--norm=2"]) == 0
+    assert "pgd-10-l2" in capsys.readouterr().out
+    assert main(["run", "digits-adversarial", *SMALL, f"--out={finished}"]) == 0  # nothing left to train
+    assert (finished / "last.safetensors").read_bytes() == weights
+
+
+def test_several_runs_make_one_page(finished: Path, tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    assert main(["report", str(finished), str(finished), f"--out={page}"]) == 0
+    assert page.stat().st_size > 10_000
+
+
+def test_another_recipe_in_the_same_folder_is_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "recipe.yaml").read_text()
+    text = failed(
+        capsys, "train", "digits-adversarial", *SMALL, "--training.batch_size=7", f"--out={finished}"
+    )
+    assert "training.batch_size: 64 then, 7 now" in text
+    assert "--out" in text
+    assert (finished / "recipe.yaml").read_text() == before
+
+
+def test_bad_input_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f"--out={tmp_path / 'x'}"
+    assert "did you mean 'train'" in failed(capsys, "trian")
+    assert "did you mean 'digits-adversarial'" in failed(capsys, "run", "digits-adversrial", out)
+    assert "first argument" in failed(capsys, "run", "--training.epochs=2")
+    assert "'training.epochs'" in failed(capsys, "run", "digits-adversarial", "--training.epoks=2", out)
+    assert "did you mean 'mnist'" in failed(capsys, "run", "digits-adversarial", "--data.name=mnst", out)
+    assert "did you mean 'lenet'" in failed(capsys, "run", "digits-adversarial", "--model.name=lanet", out)
+    assert "training.accelerator" in failed(
+        capsys, "train", "digits-adversarial", "--training.accelerator=abacus", out
+    )
+    missing = failed(capsys, "run", "digits-adversarial", "--data.name=mnist", f"--data.root={tmp_path}", out)
+    assert "withstand data fetch mnist" in missing
+    assert "withstand train RECIPE" in failed(capsys, "evaluate", str(tmp_path))
+    assert "did you mean '--epsilon'" in failed(capsys, "attack", str(tmp_path), "--epsilo=0.1")
+    assert "fetch NAME" in failed(capsys, "data", "burn")
+    assert not (tmp_path / "x" / "model.safetensors").exists()
+
+
+def test_a_model_of_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes, width):\n"
+        "    layers = nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes)\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
+    )
+    out = tmp_path / "run"
+    own = [f"--model.name={tmp_path / 'mine.py'}:make", "--model.options={width: 9}"]
+    assert main(["run", "digits-adversarial", *SMALL, *own, f"--out={out}"]) == 0
+    assert load_file(out / "model.safetensors")["network.1.weight"].shape == (9, 64)
+
+
+def test_help_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"], ["--version"], ["recipes"], ["recipes", "mnist-iat"], ["data"]):
+        assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("run RECIPE", "evaluate RUN", "report RUN", "attack RUN"))
+    assert all(name in out for name in packaged_recipes())
+    assert "fashion-mnist" in out
+    for command in ("run", "train", "evaluate", "attack", "report", "recipes", "data"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+        assert "usage" in capsys.readouterr().out.lower()
+
+
+def test_print_config_shows_all_values(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "digits-adversarial", "--seed=9", "--print_config"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "seed: 9" in shown
+    assert "num_restarts: 5" in shown
+
+
+def test_killed_at_any_moment_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
+    """A real SIGKILL, at moments that fall where they may, until the run ends by itself."""
+    arguments = [*SMALL, "--training.epochs=6", "--training.checkpoint_seconds=0.0"]
+    assert main(["train", "digits-adversarial", *arguments, f"--out={tmp_path / 'whole'}"]) == 0
+    out = tmp_path / "cut"
+    command = [sys.executable, "-c", "import sys; from withstand.cli import main; sys.exit(main())"]
+    command += ["train", "digits-adversarial", *arguments, f"--out={out}"]
+    kills = 0
+    for kill_at in (3, 9, 10**9):  # checkpoints to wait for before the kill
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        kills += killed_after(process, out / "checkpoint" / "last.pt", kill_at)
+    assert kills == 2
+    assert process.returncode == 0
+    for name in ("last.safetensors", "model.safetensors"):
+        whole, cut = load_file(tmp_path / "whole" / name), load_file(out / name)
+        assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def killed_after(process: subprocess.Popen[bytes], checkpoint: Path, num_checkpoints: int) -> bool:
+    """Kills a process once it has written so many checkpoints; False where it ended before."""
+    seen: set[int] = set()
+    while process.poll() is None:
+        if checkpoint.exists():
+            seen.add(checkpoint.stat().st_mtime_ns)
+        if len(seen) >= num_checkpoints:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.001)
+    return False
