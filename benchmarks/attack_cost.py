@@ -41,7 +41,7 @@ def step_cost(name: str, batch_size: int, rounds: int) -> dict[str, float]:
 
     def train(objective: Objective) -> None:
         optimizer.zero_grad()
-        objective(model, images, labels).loss.backward()  # type: ignore[no-untyped-call]
+        objective(model, images, labels).loss.backward()
         optimizer.step()
 
     def input_gradients() -> None:
@@ -71,7 +71,7 @@ def trained(dataset: Dataset, objective: Objective, epochs: int) -> nn.Module:
         order = epoch_order(len(dataset.train), seed=0, epoch=epoch)
         for images, labels in batches(dataset.train, 128, order=order):
             optimizer.zero_grad()
-            objective(model, images, labels, progress=float(epoch)).loss.backward()  # type: ignore[no-untyped-call]
+            objective(model, images, labels, progress=float(epoch)).loss.backward()
             optimizer.step()
     return model.eval()
 
@@ -82,7 +82,7 @@ def against_foolbox(model: nn.Module, dataset: Dataset, rounds: int) -> dict[str
     step_size = 2.5 * EPSILON / 100
     ours = PGD(epsilon=EPSILON, num_steps=100, step_size=step_size, stop_when_fooled=True)
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=100, random_start=True)
-    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+    wrapped = foolbox.models.PyTorchModel(model, bounds=(0, 1))
     found: dict[str, Tensor] = {}
 
     def run_ours() -> None:

@@ -14,6 +14,12 @@ def _worst(loss: list[float], fooled: list[bool]) -> Worst:
     return Worst(torch.zeros(len(loss), 2, 2), torch.tensor(loss), torch.tensor(fooled))
 
 
+def _assert_holds(worst: Worst, value: float, loss: float) -> None:
+    assert torch.equal(worst.images, _row(value))
+    assert torch.equal(worst.loss, torch.tensor([loss]))
+    assert worst.fooled.all()
+
+
 def test_it_begins_with_copies_of_what_is_given() -> None:
     images, loss = torch.rand(2, 3), torch.tensor([1.0, 2.0])
     worst = Worst.of(images, torch.tensor([0, 0]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), loss)
@@ -26,9 +32,9 @@ def test_it_begins_with_copies_of_what_is_given() -> None:
 def test_fooled_beats_not_fooled_whatever_the_loss() -> None:
     worst = _worst([9.0], [False])
     worst.update(torch.tensor([0]), _row(1), torch.tensor([True]), torch.tensor([0.1]))
-    assert (worst.images[0, 0, 0], worst.loss[0], worst.fooled[0]) == (1, 0.1, True)
+    _assert_holds(worst, 1.0, 0.1)
     worst.update(torch.tensor([0]), _row(2), torch.tensor([False]), torch.tensor([99.0]))
-    assert (worst.images[0, 0, 0], worst.loss[0], worst.fooled[0]) == (1, 0.1, True)
+    _assert_holds(worst, 1.0, 0.1)
 
 
 def test_among_equals_the_larger_loss_wins_and_a_tie_stays() -> None:

@@ -1,0 +1,135 @@
+"""The table of attacks and the small nets and batches that they are tried on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from withstand import norms
+from withstand.attacks import PGD, Attack, Noise, cross_entropy, dlr, fgsm, margin
+from withstand.schedules import Linear, PerEpoch, Stages
+from withstand.types import Batch
+
+NORMS = (1.0, 2.0, math.inf)
+EPSILON = 0.1
+
+PGDS: dict[str, PGD] = {
+    **{
+        f"pgd-{loss.__name__}-{norms.label(p)}": PGD(norm=p, epsilon=EPSILON, num_steps=3, loss=loss)
+        for p in NORMS
+        for loss in (cross_entropy, margin, dlr)
+    },
+    **{f"fgsm-{norms.label(p)}": fgsm(EPSILON, p) for p in NORMS},
+    **{f"best-{norms.label(p)}": PGD(norm=p, epsilon=EPSILON, num_steps=3, keep_best=True) for p in NORMS},
+    "ten-steps": PGD(epsilon=EPSILON),
+    "auto-steps": PGD(epsilon=EPSILON, step_size=0.08),
+    "restarts": PGD(epsilon=EPSILON, num_steps=3, num_restarts=3),
+    "restarts-l1": PGD(norm=1.0, epsilon=EPSILON, num_steps=3, num_restarts=2, keep_best=True),
+    "stop": PGD(epsilon=EPSILON, num_steps=3, stop_when_fooled=True),
+    "stop-restarts-l2": PGD(norm=2.0, epsilon=EPSILON, num_steps=3, num_restarts=3, stop_when_fooled=True),
+    "decay": PGD(epsilon=EPSILON, num_steps=3, step_decay=Linear(1.0, 0.1, 1)),
+    "iat": PGD(epsilon=PerEpoch(Linear(0.0, EPSILON, 4)), step_size=0.05),
+    "extended": PGD(
+        epsilon=Stages([0.05, EPSILON], [2, 1]),
+        num_steps=Stages([2, 3], [2, 1]),
+        step_size=Stages([0.02, 0.03], [2, 1]),
+    ),
+}
+ATTACKS: dict[str, Attack] = {
+    **PGDS,
+    **{f"noise-{n}-{norms.label(p)}": Noise(p, EPSILON, n) for p in NORMS for n in (1, 3)},
+}
+QUERYING = {name: attack for name, attack in ATTACKS.items() if not name.startswith("noise-1")}
+# Those that may ask the device how it went, since they only evaluate.
+WAITING = {"stop", "stop-restarts-l2"}
+TRAINING = {name: attack for name, attack in ATTACKS.items() if name not in WAITING}
+
+
+@pytest.fixture(params=ATTACKS.values(), ids=list(ATTACKS))
+def attack(request: pytest.FixtureRequest) -> Attack:
+    """Each attack of the table; its budget ends at 0.1."""
+    found: Attack = request.param
+    return found
+
+
+@pytest.fixture(params=QUERYING.values(), ids=list(QUERYING))
+def querying_attack(request: pytest.FixtureRequest) -> Attack:
+    """Each that asks the model anything."""
+    found: Attack = request.param
+    return found
+
+
+@pytest.fixture(params=TRAINING.values(), ids=list(TRAINING))
+def training_attack(request: pytest.FixtureRequest) -> Attack:
+    """Each that training may use."""
+    found: Attack = request.param
+    return found
+
+
+@pytest.fixture(params=PGDS.values(), ids=list(PGDS))
+def pgd(request: pytest.FixtureRequest) -> PGD:
+    """Each setting of projected gradient ascent."""
+    found: PGD = request.param
+    return found
+
+
+@pytest.fixture
+def net() -> nn.Sequential:
+    """A net that mode and randomness matter to, in train mode with one part in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten()
+        )
+        model.append(nn.Sequential(nn.Linear(48, 4), nn.Dropout(0.5)))
+        model(torch.rand(16, 1, 4, 4))
+    model.get_submodule("5.1").eval()
+    return model
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Twelve images, half of them black and white, and labels of four classes, some of them wrong."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(12, 1, 4, 4, generator=generator)
+    images[:6] = images[:6].round()
+    return Batch(images, torch.randint(0, 4, (12,), generator=generator))
+
+
+@pytest.fixture
+def curved() -> tuple[nn.Module, Batch]:
+    """A smooth net in float64, and 60 images of 6 pixels with the labels that it gives them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+        images = torch.rand(60, 6, dtype=torch.float64)
+    with torch.no_grad():
+        return model, Batch(images, model(images).argmax(dim=1))
+
+
+@pytest.fixture
+def slope() -> Callable[[Tensor], nn.Linear]:
+    """Makes a net of two classes: the logit of the second is ``<weight, x>``, of the first 0."""
+    return _slope
+
+
+@pytest.fixture
+def batch_sizes() -> Callable[[nn.Module], list[int]]:
+    """Begins to note the size of every batch that a model is asked about."""
+    return _batch_sizes
+
+
+def _slope(weight: Tensor) -> nn.Linear:
+    model = nn.Linear(len(weight), 2, bias=False)
+    model.weight = nn.Parameter(torch.stack([torch.zeros_like(weight), weight]))
+    return model
+
+
+def _batch_sizes(model: nn.Module) -> list[int]:
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    return sizes

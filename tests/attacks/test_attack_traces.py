@@ -1,0 +1,140 @@
+"""What every attack leaves as it found it, and what it never makes the host wait for."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
+
+from withstand.attacks import Attack
+from withstand.types import Batch
+
+
+class Trace:
+    """All that an attack must leave as it found it."""
+
+    def __init__(self, model: nn.Module, *given: Tensor) -> None:
+        self._model = model
+        self._modes = [module.training for module in model.modules()]
+        self._parameters = [(p, p.requires_grad, p.grad, _copy(p.grad)) for p in model.parameters()]
+        self._state = {key: value.clone() for key, value in model.state_dict().items()}
+        self._given = [(tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in given]
+
+    def assert_untouched(self) -> None:
+        assert [module.training for module in self._model.modules()] == self._modes
+        for parameter, requires_grad, gradient, values in self._parameters:
+            assert parameter.requires_grad is requires_grad
+            assert parameter.grad is gradient
+            assert values is None or (gradient is not None and torch.equal(gradient, values))
+        for key, value in self._model.state_dict().items():
+            assert torch.equal(value, self._state[key]), key
+        for tensor, values, requires_grad in self._given:
+            assert torch.equal(tensor, values)
+            assert tensor.requires_grad is requires_grad
+            assert not tensor.is_leaf or tensor.grad is None
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()
+
+
+@pytest.mark.parametrize("has_gradients", [False, True])
+@pytest.mark.parametrize("grad_enabled", [False, True])
+def test_nothing_is_touched(
+    attack: Attack, net: nn.Module, batch: Batch, has_gradients: bool, grad_enabled: bool
+) -> None:
+    batch.images.requires_grad_()
+    next(net.parameters()).requires_grad_(False)
+    if has_gradients:
+        for parameter in net.parameters():
+            parameter.grad = torch.ones_like(parameter)
+    trace = Trace(net, *batch)
+    with torch.set_grad_enabled(grad_enabled):
+        found = attack(net, *batch)
+        assert torch.is_grad_enabled() is grad_enabled
+    trace.assert_untouched()
+    assert not found.requires_grad
+    assert not torch.equal(found, batch.images)
+
+
+def test_a_model_without_trainable_parameters_is_attacked_alike(
+    attack: Attack, net: nn.Module, batch: Batch
+) -> None:
+    results = []
+    for model in (deepcopy(net), net.requires_grad_(False)):
+        trace = Trace(model)
+        torch.manual_seed(0)
+        results.append(attack(model, *batch))
+        trace.assert_untouched()
+    assert torch.equal(*results)
+
+
+def test_the_model_is_in_eval_mode_meanwhile(querying_attack: Attack, net: nn.Module, batch: Batch) -> None:
+    modes: list[bool] = []
+
+    def record(module: nn.Module, _: Any) -> None:
+        modes.extend(part.training for part in module.modules())
+
+    net.register_forward_pre_hook(record)
+    querying_attack(net, *batch)
+    assert modes
+    assert not any(modes)
+
+
+def test_nothing_is_touched_when_the_model_fails(
+    querying_attack: Attack, net: nn.Module, batch: Batch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    net.get_submodule("5").register_forward_hook(fail)
+    trace = Trace(net, *batch)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        querying_attack(net, *batch)
+    trace.assert_untouched()
+    assert torch.is_grad_enabled()
+
+
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes what would make the host wait for an accelerator.
+
+    These are values read back, sizes that depend on data, and numbers copied over.
+    """
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "lift_fresh", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
+        has_mask = any(index is not None and index.dtype == torch.bool for index in indices)
+        if name in self.NAMES or has_mask:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_in_training_the_host_never_waits_for_the_device(
+    training_attack: Attack, net: nn.Module, batch: Batch
+) -> None:
+    with Waits() as waits:
+        training_attack.perturb(net, *batch, progress=1.0)
+    assert waits.found == []
+
+
+def test_a_wait_would_be_seen() -> None:
+    x = torch.rand(3)
+    with Waits() as waits:
+        float(x.sum())
+        x.nonzero()
+        x[x > 2]
+        x.new_tensor(3.0)
+    assert set(waits.found) >= {"_local_scalar_dense", "nonzero", "index", "lift_fresh"}

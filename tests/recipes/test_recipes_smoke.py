@@ -1,0 +1,58 @@
+"""Every packaged recipe takes a training step and an evaluation on images of its data's shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from withstand.attacks import PGD
+from withstand.data import Dataset, Split
+from withstand.dataset_info import KNOWN_DATASETS
+from withstand.evaluation import evaluate
+from withstand.objectives import Adversarial
+from withstand.pipeline import build_model
+from withstand.recipe import Recipe
+from withstand.recipe_file import find_recipe, packaged_recipes, parse_recipe
+from withstand.run_folder import RunFolder
+from withstand.training import fit
+
+
+def images(recipe: Recipe, num: int) -> Split:
+    info = KNOWN_DATASETS[recipe.data.name]
+    generator = torch.Generator().manual_seed(num)
+    pixels = torch.randint(0, 256, (num, *info.shape), generator=generator).to(torch.uint8)
+    return Split(pixels, torch.arange(num) % info.num_classes)
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_takes_a_step_and_evaluates(name: str, tmp_path: Path) -> None:
+    recipe = parse_recipe(find_recipe(name)).recipe
+    info = KNOWN_DATASETS[recipe.data.name]
+    dataset = Dataset(info, train=images(recipe, 4), validation=images(recipe, 3), test=images(recipe, 2))
+    model = build_model(recipe, info)
+    objective = recipe.objective
+    assert isinstance(objective, Adversarial)
+    assert isinstance(objective.attack, PGD)
+    objective.attack = replace(objective.attack, num_steps=1)
+    selection = None if recipe.training.selection is None else recipe.training.selection.at(0.0)
+    settings = replace(recipe.training, epochs=1, batch_size=4, selection=selection, accelerator="cpu")
+    result = fit(model, dataset, objective, replace(settings, rollback=None), out=RunFolder(tmp_path))
+    assert result.steps == 1
+    attacks = [
+        replace(attack, num_steps=1) for attack in recipe.evaluation.attacks if isinstance(attack, PGD)
+    ]
+    metrics = evaluate(model, dataset, attacks, recipe.evaluation.epsilons[:1]).metrics
+    assert metrics["attacks"][0]["curve"][0]["total"] == 2
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_stages_fit_the_number_of_epochs(name: str) -> None:
+    """The last epoch trains at the largest epsilon of all, and the first at less or the same."""
+    recipe = parse_recipe(find_recipe(name)).recipe
+    assert isinstance(recipe.objective, Adversarial)
+    budgets = [recipe.objective.attack.epsilon_at(epoch + 0.999) for epoch in range(recipe.training.epochs)]
+    assert budgets == sorted(budgets)
+    assert budgets[-1] == pytest.approx(recipe.objective.attack.epsilon_at())
