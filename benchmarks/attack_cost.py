@@ -18,6 +18,7 @@ from pathlib import Path
 
 import foolbox
 import torch
+from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -82,7 +83,7 @@ def against_foolbox(model: nn.Module, dataset: Dataset, rounds: int) -> dict[str
     step_size = 2.5 * EPSILON / 100
     ours = PGD(epsilon=EPSILON, num_steps=100, step_size=step_size, stop_when_fooled=True)
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=100, random_start=True)
-    wrapped = foolbox.models.PyTorchModel(model, bounds=(0, 1))
+    wrapped = PyTorchModel(model, bounds=(0, 1))
     found: dict[str, Tensor] = {}
 
     def run_ours() -> None:

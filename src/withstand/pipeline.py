@@ -86,7 +86,7 @@ def train_recipe(
         dataset,
         recipe.objective,
         recipe.training,
-        out=out,
+        out=out.path,
         seed=recipe.seed,
         observers=observers,
     )
@@ -157,7 +157,7 @@ def evaluate_run(
         batch_size=settings.batch_size,
         seed=recipe.seed,
         device=device,
-        out=run,
+        out=run.path,
         on_batch=on_batch,
     )
     published = [_json_ready(vars(figure)) for figure in recipe.published]

@@ -129,7 +129,14 @@ def test_writes_rows_as_it_goes_and_the_rest_at_the_end(tiny_dataset: Dataset, t
         assert total == 20
 
     result = evaluate(
-        Thresholds(), tiny_dataset, [PGD()], [0.1], num_examples=20, batch_size=8, out=out, on_batch=on_batch
+        Thresholds(),
+        tiny_dataset,
+        [PGD()],
+        [0.1],
+        num_examples=20,
+        batch_size=8,
+        out=tmp_path,
+        on_batch=on_batch,
     )
     assert seen == [8, 16, 20]
     pd.testing.assert_frame_equal(pd.read_csv(out.examples), result.rows, check_dtype=False)

@@ -16,7 +16,6 @@ from withstand.objectives import Adversarial
 from withstand.pipeline import build_model
 from withstand.recipe import Recipe
 from withstand.recipe_file import find_recipe, packaged_recipes, parse_recipe
-from withstand.run_folder import RunFolder
 from withstand.training import fit
 
 
@@ -39,7 +38,7 @@ def test_takes_a_step_and_evaluates(name: str, tmp_path: Path) -> None:
     objective.attack = replace(objective.attack, num_steps=1)
     selection = None if recipe.training.selection is None else recipe.training.selection.at(0.0)
     settings = replace(recipe.training, epochs=1, batch_size=4, selection=selection, accelerator="cpu")
-    result = fit(model, dataset, objective, replace(settings, rollback=None), out=RunFolder(tmp_path))
+    result = fit(model, dataset, objective, replace(settings, rollback=None), out=tmp_path)
     assert result.steps == 1
     attacks = [
         replace(attack, num_steps=1) for attack in recipe.evaluation.attacks if isinstance(attack, PGD)

@@ -16,7 +16,6 @@ from typing_extensions import override
 
 from withstand.data import Dataset
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
-from withstand.run_folder import RunFolder
 from withstand.schedules import Eased, Schedule, Stages, value_at
 from withstand.terms import Objective
 from withstand.training import Rollback, TrainingSettings, fit, has_collapsed
@@ -84,7 +83,7 @@ def test_tells_a_constant_answer(loss: float, accuracy: float, expected: bool) -
 def test_rolls_back_and_halves_the_step(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
     # 0.3 at once is too much at the start, and 0.1 more is too much later: reach is 0.08.
     objective = Brittle(Stages(values=[0.08, 0.2], epochs=[2, 2]), reach=0.08)
-    result = fit(tiny_model, tiny_dataset, objective, settings(5), out=RunFolder(tmp_path))
+    result = fit(tiny_model, tiny_dataset, objective, settings(5), out=tmp_path)
     log = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
     good = log[log["collapsed"] == 0]
     assert list(good["difficulty"]) == pytest.approx([0.08, 0.08, 0.14, 0.2, 0.2])
@@ -100,7 +99,7 @@ def test_a_resumed_run_remembers_what_was_eased(
 ) -> None:
     def train(out: Path) -> pd.DataFrame:
         objective = Brittle(Stages(values=[0.08, 0.2], epochs=[2, 2]), reach=0.08)
-        fit(copy.deepcopy(tiny_model), tiny_dataset, objective, settings(5), out=RunFolder(out))
+        fit(copy.deepcopy(tiny_model), tiny_dataset, objective, settings(5), out=out)
         return pd.read_csv(out / "train.csv")
 
     once = train(tmp_path)
@@ -112,7 +111,7 @@ def test_gives_up_after_the_allowed_rollbacks_with_the_last_good_weights(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     objective = Brittle(Stages(values=[0.05, 9.0], epochs=[1, 3]), reach=0.08)
-    result = fit(tiny_model, tiny_dataset, objective, settings(2), out=RunFolder(tmp_path))
+    result = fit(tiny_model, tiny_dataset, objective, settings(2), out=tmp_path)
     assert result.has_collapsed
     log = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
     assert list(log["collapsed"]) == [0, 1, 1, 1]
@@ -125,7 +124,7 @@ def test_without_rollback_a_collapse_is_only_reported(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     objective = Brittle(Stages(values=[0.05, 9.0], epochs=[1, 3]), reach=0.08)
-    fit(tiny_model, tiny_dataset, objective, settings(None), out=RunFolder(tmp_path))
+    fit(tiny_model, tiny_dataset, objective, settings(None), out=tmp_path)
     log = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
     assert list(log["collapsed"]) == [0, 1, 1, 1]
     assert list(log["note"]) == ["", *["collapsed"] * 3]

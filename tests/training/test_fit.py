@@ -19,7 +19,6 @@ from withstand.attacks import PGD
 from withstand.data import Augment, Dataset, batches, epoch_order
 from withstand.models import load_weights
 from withstand.objectives import Adversarial, CrossEntropy
-from withstand.run_folder import RunFolder
 from withstand.schedules import Stages
 from withstand.terms import Objective
 from withstand.training import Observer, TrainingResult, TrainingSettings, fit
@@ -84,7 +83,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 def trained(
     model: nn.Module, dataset: Dataset, out: Path, settings: TrainingSettings = SETTINGS, seed: int = 5
 ) -> TrainingResult:
-    return fit(copy.deepcopy(model), dataset, Adversarial(ATTACK), settings, out=RunFolder(out), seed=seed)
+    return fit(copy.deepcopy(model), dataset, Adversarial(ATTACK), settings, out=out, seed=seed)
 
 
 def test_same_seed_gives_same_weights_and_another_does_not(
@@ -108,7 +107,7 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(
     varied = {"checkpoint_seconds": checkpoint_seconds, "augment": Augment(crop_padding=1, flip=True)}
     settings = TrainingSettings(**{**vars(SETTINGS), **varied})
     trained(tiny_model, tiny_dataset, tmp_path / "whole", settings)
-    out = RunFolder(tmp_path / "cut")
+    out = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
         fit(
             copy.deepcopy(tiny_model),
@@ -119,12 +118,10 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(
             seed=5,
             observers=[StopAfter(step)],
         )
-    trained(tiny_model, tiny_dataset, out.path, settings)
+    trained(tiny_model, tiny_dataset, out, settings)
     for name in ("last.safetensors", "model.safetensors"):
-        assert_same(
-            weights_of(tmp_path / "whole" / name, tiny_model), weights_of(out.path / name, tiny_model)
-        )
-    whole, cut = (pd.read_csv(folder / "train.csv") for folder in (tmp_path / "whole", out.path))
+        assert_same(weights_of(tmp_path / "whole" / name, tiny_model), weights_of(out / name, tiny_model))
+    whole, cut = (pd.read_csv(folder / "train.csv") for folder in (tmp_path / "whole", out))
     pd.testing.assert_frame_equal(whole.drop(columns="seconds"), cut.drop(columns="seconds"))
 
 
@@ -143,7 +140,7 @@ def test_equals_a_loop_written_by_hand(tiny_model: nn.Module, tiny_dataset: Data
         epochs=2, batch_size=20, optimizer=partial(torch.optim.SGD, lr=0.05), accelerator="cpu"
     )
     ours = copy.deepcopy(tiny_model)
-    fit(ours, tiny_dataset, CrossEntropy(), settings, out=RunFolder(tmp_path), seed=7)
+    fit(ours, tiny_dataset, CrossEntropy(), settings, out=tmp_path, seed=7)
     assert_same(ours.state_dict(), by_hand.state_dict())
 
 
@@ -172,8 +169,7 @@ def test_best_weights_are_those_of_the_best_epoch(
     ruin = TrainingSettings(
         **{**vars(SETTINGS), "lr_factor": Stages(values=[1.0, 1e4], epochs=[2, 1]), "selection": None}
     )
-    out = RunFolder(tmp_path)
-    fit(copy.deepcopy(tiny_model), tiny_dataset, CrossEntropy(), ruin, out=out, seed=5)
+    fit(copy.deepcopy(tiny_model), tiny_dataset, CrossEntropy(), ruin, out=tmp_path, seed=5)
     log = pd.read_csv(tmp_path / "train.csv")
     best = copy.deepcopy(tiny_model)
     load_weights(best, tmp_path / "model.safetensors")
@@ -206,7 +202,7 @@ def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(NonFiniteLossError, match=r"step 3 of 5 in epoch 2.*initial_weights"):
-        fit(tiny_model, tiny_dataset, NanAfter(7), SETTINGS, out=RunFolder(tmp_path), seed=5)
+        fit(tiny_model, tiny_dataset, NanAfter(7), SETTINGS, out=tmp_path, seed=5)
     content = torch.load(tmp_path / "checkpoint" / "last.pt", weights_only=True)
     assert content["position"]["epoch"] == 1
     assert all(bool(torch.isfinite(value).all()) for value in content["model"].values())
@@ -224,7 +220,7 @@ def test_damaged_checkpoint_is_an_error_that_says_what_to_do(
             tiny_dataset,
             Adversarial(ATTACK),
             SETTINGS,
-            out=RunFolder(out),
+            out=out,
             seed=5,
             observers=[StopAfter(11)],
         )

@@ -172,7 +172,11 @@ class PGD(Attack):
     def _step(self, plan: _Plan, step: int, images: Tensor, current: Tensor, gradient: Tensor) -> Tensor:
         """One step uphill, back into the ball, back into [0, 1]; clamping cannot leave the ball."""
         size = plan.step_size * value_at(self.step_decay, step / plan.num_steps)
-        direction = norms.steepest(_inward(gradient, current), self.norm)
+        gradient = gradient.nan_to_num_(0.0, 0.0, 0.0)
+        if not math.isinf(self.norm):
+            # In linf a blocked pixel shortens no other's step, and the clamp below undoes its own.
+            gradient = _inward(gradient, current)
+        direction = norms.steepest(gradient, self.norm)
         delta = norms.project(torch.add(current, direction, alpha=size).sub_(images), self.norm, plan.epsilon)
         return delta.add_(images).clamp_(0.0, 1.0)
 
@@ -247,9 +251,9 @@ def fgsm(epsilon: float | Schedule = 8 / 255, norm: float = math.inf) -> PGD:
 
 
 def _inward(gradient: Tensor, current: Tensor) -> Tensor:
-    """The gradient without the parts that push pixels out of [0, 1], or that are not finite."""
+    """The gradient without the parts that push pixels out of [0, 1]."""
     blocked = ((current <= 0.0) & (gradient < 0)) | ((current >= 1.0) & (gradient > 0))
-    return gradient.masked_fill(blocked, 0.0).nan_to_num_(0.0, 0.0, 0.0)
+    return gradient.masked_fill(blocked, 0.0)
 
 
 def _delayed(setting: _Setting, at: float) -> _Setting | Eased:

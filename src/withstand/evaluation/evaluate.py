@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -48,7 +49,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     batch_size: int = 500,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    out: RunFolder | None = None,
+    out: Path | str | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Scores the test split, clean and under each attack at each epsilon.
@@ -78,6 +79,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         AttackError: an attack left its ball or [0, 1].
         RunFolderError: the folder cannot be written.
     """
+    run = None if out is None else RunFolder(Path(out)).create()
     model.to(device)
     check(model, dataset.info)
     plans = plan_attacks(attacks, epsilons)
@@ -85,7 +87,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     if num_examples is not None:
         test = test.subset(torch.arange(min(num_examples, len(test))))
     with eval_mode(model), torch.random.fork_rng():
-        rows = _score(model, test, plans, batch_size, seed, out, on_batch)
+        rows = _score(model, test, plans, batch_size, seed, run, on_batch)
         metrics = {
             "schema": 1,
             "dataset": dataset.info.name,
@@ -93,13 +95,21 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             "num_classes": dataset.info.num_classes,
             **summarise(rows, plans),
         }
-        if out is not None:
+        if run is not None:
             if plans:
                 torch.manual_seed(seed)
                 few = next(batches(test, min(_GALLERY_SIZE, len(test))))
-                save_gallery(model, few, plans[0], dataset.info, out.gallery)
-            out.write_json(out.metrics, metrics)
+                shown = plans[0].attack.at(_telling_epsilon(metrics))
+                save_gallery(run.gallery, model, few, shown, dataset.info.class_names)
+            run.write_json(run.metrics, metrics)
     return Evaluation(rows, metrics)
+
+
+def _telling_epsilon(metrics: Mapping[str, Any]) -> float:
+    """The largest budget of the first attack at which the model does better than chance."""
+    curve = metrics["attacks"][0]["curve"]
+    better = [point["epsilon"] for point in curve if point["accuracy"] > 1 / metrics["num_classes"]]
+    return float(max(better, default=curve[0]["epsilon"]))
 
 
 def plan_attacks(attacks: Sequence[Attack], epsilons: Sequence[float]) -> list[AttackPlan]:

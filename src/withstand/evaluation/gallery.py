@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from withstand.dataset_info import DatasetInfo
-from withstand.evaluation.rows import AttackPlan
+from withstand.attacks import Attack
 from withstand.run_folder import replaced
 from withstand.types import Batch
 
 __all__ = ["save_gallery"]
 
 
-def save_gallery(model: nn.Module, batch: Batch, plan: AttackPlan, info: DatasetInfo, path: Path) -> None:
-    """Attacks a few images at the largest sensible budget and writes them as ``gallery.npz``.
+def save_gallery(
+    path: Path, model: nn.Module, batch: Batch, attack: Attack, class_names: Sequence[str]
+) -> None:
+    """Attacks a few images and writes them as ``gallery.npz``.
 
     Args:
+        path: Where to write.
         model: In eval mode.
         batch: Images (n, channels, height, width) in [0, 1] and labels (n,).
-        plan: The attack; its largest budget below 0.5 is used (at linf 0.5 all turns grey).
-        info: Names the classes.
-        path: Where to write.
+        attack: At the budget to show.
+        class_names: In label order.
 
     Raises:
         RunFolderError: the file cannot be written.
     """
-    epsilon = max((e for e in plan.epsilons if e < 0.5), default=plan.epsilons[-1])
-    adversarial = plan.attack.at(epsilon).for_evaluation()(model, batch.images, batch.labels)
+    adversarial = attack.for_evaluation()(model, batch.images, batch.labels)
     with torch.no_grad():
         before, after = model(batch.images).argmax(dim=1), model(adversarial).argmax(dim=1)
     with replaced(path) as temporary, temporary.open("wb") as file:
@@ -41,9 +42,9 @@ def save_gallery(model: nn.Module, batch: Batch, plan: AttackPlan, info: Dataset
             label=batch.labels.cpu().numpy(),
             clean_prediction=before.cpu().numpy(),
             adversarial_prediction=after.cpu().numpy(),
-            epsilon=np.float64(epsilon),
-            attack=np.array(plan.name),
-            class_names=np.array(list(info.class_names)),
+            epsilon=np.float64(attack.epsilon_at()),
+            attack=np.array(attack.name),
+            class_names=np.array(list(class_names)),
         )
 
 

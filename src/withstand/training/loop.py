@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -71,7 +72,7 @@ def fit(
     objective: Objective,
     settings: TrainingSettings,
     *,
-    out: RunFolder,
+    out: Path | str,
     seed: int = 0,
     observers: Sequence[Observer] = (),
 ) -> TrainingResult:
@@ -98,15 +99,15 @@ def fit(
         CheckpointError: the folder holds a damaged checkpoint, or one of another run.
         RunFolderError: the folder cannot be written.
     """
-    out.create()
-    watchers: list[Observer] = [CsvLog(out.train_log), *observers]
+    run = RunFolder(Path(out)).create()
+    watchers: list[Observer] = [CsvLog(run.train_log), *observers]
     if settings.tensorboard:
-        watchers.append(TensorBoardLog(out.path / "tensorboard"))
+        watchers.append(TensorBoardLog(run.path / "tensorboard"))
     with ExitStack() as stack:
         for watcher in watchers:
             stack.enter_context(watcher)
         stack.enter_context(numerics(settings.precision))
-        return _Training(model, dataset, objective, settings, out=out, seed=seed, observers=watchers).run()
+        return _Training(model, dataset, objective, settings, out=run, seed=seed, observers=watchers).run()
 
 
 class _Training:
