@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
 
+# More threads only slow nets of this size down, the more so where several workers run.
+torch.set_num_threads(1)
+
 SIDE = 4
 CLASSES = 3
 

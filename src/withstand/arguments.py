@@ -11,7 +11,12 @@ from withstand.recipe_file import with_numbers
 from withstand.suggest import nearest
 from withstand.types import RecipeError
 
-__all__ = ["parse", "target"]
+__all__ = ["parse", "plain_parser", "target"]
+
+
+def plain_parser(program: str, description: str) -> ArgumentParser:
+    """A parser that raises its errors, for ``parse``, and guesses no abbreviations."""
+    return ArgumentParser(prog=program, description=description, exit_on_error=False, allow_abbrev=False)
 
 
 def target(

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from withstand import data, models
 from withstand._version import __version__
-from withstand.arguments import parse, target
+from withstand.arguments import parse, plain_parser, target
 from withstand.attacks import PGD
 from withstand.console import print_metrics
 from withstand.data.locations import data_root
@@ -108,11 +107,9 @@ def _evaluate(arguments: Sequence[str]) -> None:
 
 
 def _attack(arguments: Sequence[str]) -> None:
-    parser = ArgumentParser(
-        prog="withstand attack RUN",
-        description="Attack a trained run by PGD as you set it; nothing in the run folder changes.",
-        exit_on_error=False,
-        allow_abbrev=False,
+    parser = plain_parser(
+        "withstand attack RUN",
+        "Attack a trained run by PGD as you set it; nothing in the run folder changes.",
     )
     parser.add_class_arguments(PGD, as_group=False)
     parser.add_argument("--num_examples", type=int, default=1000, help="Test examples to attack.")
@@ -137,11 +134,9 @@ def _attack(arguments: Sequence[str]) -> None:
 
 
 def _report(arguments: Sequence[str]) -> None:
-    parser = ArgumentParser(
-        prog="withstand report",
-        description="Write one self-contained page from one or several run folders.",
-        exit_on_error=False,
-        allow_abbrev=False,
+    parser = plain_parser(
+        "withstand report",
+        "Write one self-contained page from one or several run folders.",
     )
     parser.add_argument(
         "runs", nargs="+", type=str, help="Run folders; several make one page to compare them."
@@ -154,11 +149,9 @@ def _report(arguments: Sequence[str]) -> None:
 
 
 def _recipes(arguments: Sequence[str]) -> None:
-    parser = ArgumentParser(
-        prog="withstand recipes",
-        description="List the recipes that come with the package, or print one of them.",
-        exit_on_error=False,
-        allow_abbrev=False,
+    parser = plain_parser(
+        "withstand recipes",
+        "List the recipes that come with the package, or print one of them.",
     )
     parser.add_argument("name", nargs="?", type=str | None, default=None, help="Print this recipe.")
     parser.add_argument(
@@ -178,11 +171,9 @@ def _recipes(arguments: Sequence[str]) -> None:
 
 
 def _data(arguments: Sequence[str]) -> None:
-    parser = ArgumentParser(
-        prog="withstand data",
-        description="List the data sets and whether their files are here, or fetch one.",
-        exit_on_error=False,
-        allow_abbrev=False,
+    parser = plain_parser(
+        "withstand data",
+        "List the data sets and whether their files are here, or fetch one.",
     )
     parser.add_argument("action", nargs="?", type=str, default="list", help="list, or fetch.")
     parser.add_argument("name", nargs="?", type=str | None, default=None, help="The data set to fetch.")

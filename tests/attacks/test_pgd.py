@@ -84,6 +84,17 @@ def test_gradients_that_are_not_finite_do_no_harm() -> None:
         assert found[0, 1] > 0.55
 
 
+@pytest.mark.parametrize("p", NORMS)
+def test_gradients_that_are_views_are_not_written_to(p: float) -> None:
+    def total(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits.sum(dim=1)  # its gradient is a single 1, seen many times
+
+    images, labels = _grey()
+    attack = PGD(norm=p, epsilon=0.1, random_start=False, loss=total)
+    expected = images + 0.1 * norms.steepest(torch.ones_like(images), p)
+    torch.testing.assert_close(attack(nn.Flatten(), images, labels), expected)
+
+
 def test_margin_and_dlr_see_through_a_saturated_softmax() -> None:
     # At such logits the softmax is exactly 1, and cross-entropy has no gradient left.
     weight = torch.randn(3, 6, generator=torch.Generator().manual_seed(3))

@@ -96,6 +96,9 @@ def test_rows_obey_the_order_of_difficulty(tiny_dataset: Dataset) -> None:
         for easier, harder in itertools.pairwise(columns):
             assert (rows[harder] <= rows[easier]).all()
     assert (rows["pgd-5-linf@0"] == rows["clean"]).all()
+    worst = rows[["pgd-5-linf@0.3", "noise-1-linf@0.3"]].min(axis=1)
+    assert (rows["worst-linf@0.3"] == worst).all()  # PGD in l2 has a ball of another kind
+    assert [attack["name"] for attack in result.metrics["attacks"]][-1] == "worst-linf"
     assert rows["clean"].mean() == 1.0
     # A column's lead is at most 220 / 255, so that 0.5 fells all, and noise of 0.05 none.
     assert rows["pgd-5-linf@0.5"].mean() == 0.0

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from withstand import norms
 from withstand.checks import check_batch
+from withstand.schedules import Schedule, value_at
 
-__all__ = ["Attack", "Worst"]
+__all__ = ["Attack", "BallAttack", "Worst"]
 
 
 class Attack(ABC):
@@ -75,6 +79,40 @@ class Attack(ABC):
     @abstractmethod
     def describe(self) -> str:
         """A sentence of its settings, for a report."""
+
+
+@dataclass(frozen=True)
+class BallAttack(Attack, ABC):
+    """The part that attacks inside a ball share: its norm and its radius.
+
+    Args:
+        norm: Of the ball: 1, 2 or inf.
+        epsilon: Radius of the ball, in [0, 1] units; a float or a schedule of one.
+
+    Raises:
+        ValueError: the norm is none of these, or epsilon is negative or not finite.
+    """
+
+    norm: float = math.inf
+    epsilon: float | Schedule = 8 / 255
+
+    def __post_init__(self) -> None:
+        norms.require_norm(self.norm)
+        if not isinstance(self.epsilon, Schedule) and not 0 <= self.epsilon < math.inf:
+            raise ValueError(f"Expected epsilon of at least 0, but got {self.epsilon}.")
+
+    @override
+    def epsilon_at(self, progress: float = math.inf) -> float:
+        return value_at(self.epsilon, progress)
+
+    @property
+    @override
+    def ball_norm(self) -> float:
+        return self.norm
+
+    @override
+    def at(self, epsilon: float) -> Self:
+        return replace(self, epsilon=epsilon)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks.base import Attack, Worst
+from withstand.attacks.base import BallAttack, Worst
 from withstand.attacks.losses import cross_entropy
 from withstand.modes import eval_mode
 from withstand.schedules import Eased, Schedule, value_at
@@ -44,7 +44,7 @@ def steps_for(epsilon: float, step_size: float) -> int:
 
 
 @dataclass(frozen=True)
-class PGD(Attack):
+class PGD(BallAttack):
     """Projected gradient ascent inside the ball of ``epsilon`` around each image and [0, 1].
 
     It differentiates with respect to the images only, with the model in eval mode. FGSM and
@@ -70,8 +70,6 @@ class PGD(Attack):
         ValueError: a setting is out of its range.
     """
 
-    norm: float = math.inf
-    epsilon: float | Schedule = 8 / 255
     num_steps: int | Schedule | None = None
     step_size: float | Schedule | None = None
     step_decay: float | Schedule = 1.0
@@ -82,14 +80,10 @@ class PGD(Attack):
     stop_when_fooled: bool = False
 
     def __post_init__(self) -> None:
-        norms.require_norm(self.norm)
-        for field, value, smallest in (
-            ("epsilon", self.epsilon, 0),
-            ("num_steps", self.num_steps, 1),
-            ("num_restarts", self.num_restarts, 1),
-        ):
-            if isinstance(value, int | float) and not smallest <= value < math.inf:
-                raise ValueError(f"Expected {field} of at least {smallest}, but got {value}.")
+        super().__post_init__()
+        for field, value in (("num_steps", self.num_steps), ("num_restarts", self.num_restarts)):
+            if isinstance(value, int | float) and not 1 <= value < math.inf:
+                raise ValueError(f"Expected {field} of at least 1, but got {value}.")
         if isinstance(self.step_size, int | float) and not 0 < self.step_size < math.inf:
             raise ValueError(f"Expected a positive step_size, but got {self.step_size}.")
 
@@ -104,19 +98,6 @@ class PGD(Attack):
             if self.keep_best or self.stop_when_fooled or self.num_restarts > 1:
                 return self._search(model, images.detach(), labels, plan)
             return self._ascend(model, images.detach(), labels, plan)
-
-    @override
-    def epsilon_at(self, progress: float = math.inf) -> float:
-        return value_at(self.epsilon, progress)
-
-    @property
-    @override
-    def ball_norm(self) -> float:
-        return self.norm
-
-    @override
-    def at(self, epsilon: float) -> PGD:
-        return replace(self, epsilon=epsilon)
 
     @override
     def for_evaluation(self) -> PGD:
@@ -172,7 +153,7 @@ class PGD(Attack):
     def _step(self, plan: _Plan, step: int, images: Tensor, current: Tensor, gradient: Tensor) -> Tensor:
         """One step uphill, back into the ball, back into [0, 1]; clamping cannot leave the ball."""
         size = plan.step_size * value_at(self.step_decay, step / plan.num_steps)
-        gradient = gradient.nan_to_num_(0.0, 0.0, 0.0)
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)  # not in place: it may be a view
         if not math.isinf(self.norm):
             # In linf a blocked pixel shortens no other's step, and the clamp below undoes its own.
             gradient = _inward(gradient, current)

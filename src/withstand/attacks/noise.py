@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks.base import Attack, Worst
+from withstand.attacks.base import BallAttack, Worst
 from withstand.attacks.losses import cross_entropy
 from withstand.modes import eval_mode
-from withstand.schedules import Eased, Schedule, value_at
+from withstand.schedules import Eased
 
 __all__ = ["Noise"]
 
 
 @dataclass(frozen=True)
-class Noise(Attack):
+class Noise(BallAttack):
     """Uniform draws from the ball of ``epsilon``, clamped to [0, 1]; the worst of all is kept.
 
     Args:
@@ -31,14 +31,10 @@ class Noise(Attack):
         ValueError: a setting is out of its range.
     """
 
-    norm: float = math.inf
-    epsilon: float | Schedule = 8 / 255
     num_samples: int = 1
 
     def __post_init__(self) -> None:
-        norms.require_norm(self.norm)
-        if not isinstance(self.epsilon, Schedule) and not 0 <= self.epsilon < math.inf:
-            raise ValueError(f"Expected epsilon of at least 0, but got {self.epsilon}.")
+        super().__post_init__()
         if self.num_samples < 1:
             raise ValueError(f"Expected num_samples of at least 1, but got {self.num_samples}.")
 
@@ -58,19 +54,6 @@ class Noise(Attack):
                 logits = model(noisy)
                 worst.update(everyone, noisy, logits.argmax(dim=1) != labels, cross_entropy(logits, labels))
         return worst.images
-
-    @override
-    def epsilon_at(self, progress: float = math.inf) -> float:
-        return value_at(self.epsilon, progress)
-
-    @property
-    @override
-    def ball_norm(self) -> float:
-        return self.norm
-
-    @override
-    def at(self, epsilon: float) -> Noise:
-        return replace(self, epsilon=epsilon)
 
     @override
     def for_evaluation(self) -> Noise:

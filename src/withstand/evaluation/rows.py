@@ -15,7 +15,7 @@ from withstand import norms
 from withstand.attacks import Attack
 from withstand.types import AttackError, Batch
 
-__all__ = ["CLEAN", "AttackPlan", "Columns", "column", "score_batch"]
+__all__ = ["CLEAN", "AttackPlan", "Columns", "WorstPlan", "column", "score_batch", "worst_plans"]
 
 CLEAN = "clean"
 Columns = dict[str, NDArray[np.generic]]
@@ -85,7 +85,39 @@ def score_batch(model: nn.Module, batch: Batch, plans: Sequence[AttackPlan], fir
                 subset = Batch(batch.images[index], batch.labels[index])
                 standing[index] = _withstands(model, subset, plan, epsilon)
             columns[column(plan.name, epsilon)] = standing.int()
+    for worst in worst_plans(plans):
+        for epsilon in worst.epsilons:
+            members = [columns[column(name, epsilon)] for name in worst.members]
+            columns[column(worst.name, epsilon)] = torch.stack(members).amin(dim=0)
     return {name: values.cpu().numpy() for name, values in columns.items()}
+
+
+@dataclass(frozen=True)
+class WorstPlan:
+    """All attacks of one norm together: an example stands only where it withstands each of them.
+
+    Attributes:
+        name: ``worst-linf``.
+        norm: Of the attacks' balls.
+        epsilons: Budgets, ascending.
+        members: The names of the attacks.
+    """
+
+    name: str
+    norm: float
+    epsilons: Sequence[float]
+    members: Sequence[str]
+
+
+def worst_plans(plans: Sequence[AttackPlan]) -> list[WorstPlan]:
+    """One for each norm in which there are several attacks."""
+    found = []
+    for norm in dict.fromkeys(plan.norm for plan in plans):
+        alike = [plan for plan in plans if plan.norm == norm]
+        if norm is not None and len(alike) > 1:
+            name = f"worst-{norms.label(norm)}"
+            found.append(WorstPlan(name, norm, alike[0].epsilons, [plan.name for plan in alike]))
+    return found
 
 
 def _withstands(model: nn.Module, batch: Batch, plan: AttackPlan, epsilon: float) -> Tensor:

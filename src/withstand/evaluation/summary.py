@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from withstand.evaluation.rows import CLEAN, AttackPlan, column
+from withstand.evaluation.rows import CLEAN, AttackPlan, column, worst_plans
 
 __all__ = ["share", "summarise", "warnings_of"]
 
@@ -48,17 +48,27 @@ def summarise(rows: pd.DataFrame, plans: Sequence[AttackPlan]) -> dict[str, Any]
         ``clean``, ``attacks`` and ``warnings`` as ``metrics.json`` holds them.
     """
     attacks = [
-        {
-            "name": plan.name,
-            "norm": "none" if plan.norm is None else f"{plan.norm:g}",
-            "description": plan.attack.for_evaluation().describe(),
-            "curve": [
-                {"epsilon": epsilon, **share(rows[column(plan.name, epsilon)])} for epsilon in plan.epsilons
-            ],
-        }
+        _attack(rows, plan.name, plan.norm, plan.epsilons, plan.attack.for_evaluation().describe())
         for plan in plans
     ]
+    attacks += [
+        _attack(
+            rows, worst.name, worst.norm, worst.epsilons, f"Worst of {', '.join(worst.members)}, an example"
+        )
+        for worst in worst_plans(plans)
+    ]
     return {"clean": share(rows[CLEAN]), "attacks": attacks, "warnings": warnings_of(rows, plans)}
+
+
+def _attack(
+    rows: pd.DataFrame, name: str, norm: float | None, epsilons: Sequence[float], description: str
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "norm": "none" if norm is None else f"{norm:g}",
+        "description": description,
+        "curve": [{"epsilon": epsilon, **share(rows[column(name, epsilon)])} for epsilon in epsilons],
+    }
 
 
 def warnings_of(rows: pd.DataFrame, plans: Sequence[AttackPlan]) -> list[str]:

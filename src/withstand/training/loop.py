@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -35,13 +33,13 @@ from withstand.training.checkpoint import (
 )
 from withstand.training.collapse import has_collapsed
 from withstand.training.meter import EpochMeter
-from withstand.training.numerics import epoch_seed, numerics
-from withstand.training.observers import CsvLog, Observer, TensorBoardLog
+from withstand.training.numerics import epoch_seed
+from withstand.training.observers import Observer
 from withstand.training.settings import TrainingSettings
 from withstand.training.validation import accuracy
 from withstand.types import Batch, LossTerms, NonFiniteLossError
 
-__all__ = ["TrainingResult", "fit"]
+__all__ = ["Training", "TrainingResult"]
 
 _PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 _STEPS_BETWEEN_CHECKS = 50  # reading the losses back from the device every step would slow it
@@ -66,52 +64,18 @@ class TrainingResult:
     has_collapsed: bool
 
 
-def fit(
-    model: nn.Module,
-    dataset: Dataset,
-    objective: Objective,
-    settings: TrainingSettings,
-    *,
-    out: Path | str,
-    seed: int = 0,
-    observers: Sequence[Observer] = (),
-) -> TrainingResult:
-    """Trains a model into a run folder, or goes on where a former process was stopped.
-
-    The model ends with its last weights; the folder holds those (``last.safetensors``) and the
-    ones that did best on validation data (``model.safetensors``).
+class Training:
+    """One training: the pieces that every step needs, and where it stands (see ``fit``).
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes).
-        dataset: Its training split trains, its validation split chooses; the test split is not read.
+        dataset: Its training split trains, its validation split chooses.
         objective: What to minimise.
         settings: How to.
-        out: The run folder; ``train.csv``, weights and checkpoints go there.
+        out: The run folder, made already.
         seed: Fixes everything random.
-        observers: Who else is told how it goes.
-
-    Returns:
-        The log and its summary.
-
-    Raises:
-        ModelError: the model does not fit the data.
-        NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stays.
-        CheckpointError: the folder holds a damaged checkpoint, or one of another run.
-        RunFolderError: the folder cannot be written.
+        observers: Who is told how it goes, entered already.
     """
-    run = RunFolder(Path(out)).create()
-    watchers: list[Observer] = [CsvLog(run.train_log), *observers]
-    if settings.tensorboard:
-        watchers.append(TensorBoardLog(run.path / "tensorboard"))
-    with ExitStack() as stack:
-        for watcher in watchers:
-            stack.enter_context(watcher)
-        stack.enter_context(numerics(settings.precision))
-        return _Training(model, dataset, objective, settings, out=run, seed=seed, observers=watchers).run()
-
-
-class _Training:
-    """One call of ``fit``: the pieces that every step needs, and where it stands."""
 
     def __init__(
         self,

@@ -1,0 +1,63 @@
+"""Training a model into a run folder: the one call that users make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from torch import nn
+
+from withstand.data import Dataset
+from withstand.run_folder import RunFolder
+from withstand.terms import Objective
+from withstand.training.loop import Training, TrainingResult
+from withstand.training.numerics import numerics
+from withstand.training.observers import CsvLog, Observer, TensorBoardLog
+from withstand.training.settings import TrainingSettings
+
+__all__ = ["fit"]
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    objective: Objective,
+    settings: TrainingSettings,
+    *,
+    out: Path | str,
+    seed: int = 0,
+    observers: Sequence[Observer] = (),
+) -> TrainingResult:
+    """Trains a model into a run folder, or goes on where a former process was stopped.
+
+    The model ends with its last weights; the folder holds those (``last.safetensors``) and the
+    ones that did best on validation data (``model.safetensors``).
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes).
+        dataset: Its training split trains, its validation split chooses; the test split is not read.
+        objective: What to minimise.
+        settings: How to.
+        out: The run folder; ``train.csv``, weights and checkpoints go there.
+        seed: Fixes everything random.
+        observers: Who else is told how it goes.
+
+    Returns:
+        The log and its summary.
+
+    Raises:
+        ModelError: the model does not fit the data.
+        NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stays.
+        CheckpointError: the folder holds a damaged checkpoint, or one of another run.
+        RunFolderError: the folder cannot be written.
+    """
+    run = RunFolder(Path(out)).create()
+    watchers: list[Observer] = [CsvLog(run.train_log), *observers]
+    if settings.tensorboard:
+        watchers.append(TensorBoardLog(run.path / "tensorboard"))
+    with ExitStack() as stack:
+        for watcher in watchers:
+            stack.enter_context(watcher)
+        stack.enter_context(numerics(settings.precision))
+        return Training(model, dataset, objective, settings, out=run, seed=seed, observers=watchers).run()
