@@ -210,8 +210,7 @@ def _recipe_and_folder(
 ) -> tuple[ParsedRecipe, RunFolder, str]:
     parser = recipe_parser(
         f"withstand {command} RECIPE",
-        f"{description} RECIPE is a name that `withstand recipes` lists, or a YAML file. "
-        "Any value of it can be set by --key=value; 8/255 is a number.",
+        f"{description} RECIPE is a name that `withstand recipes` lists, or a YAML file.",
     )
     parser.add_argument("--out", type=str | None, default=None, help="The run folder; runs/NAME where null.")
     name, overrides = target(command, "RECIPE, a name or a YAML file", arguments, parser)

@@ -28,6 +28,11 @@ from withstand.types import RecipeError
 __all__ = ["ParsedRecipe", "find_recipe", "packaged_recipes", "parse_recipe", "recipe_parser", "with_numbers"]
 
 _LOADER = "withstand-recipe"
+_ABOUT_KEYS = (
+    "Any value can be set by --key=value, those of a class by the key that names it and a dot: "
+    "--objective.attack.epsilon=8/255. --objective.help=Adversarial and --objective.attack.help=PGD "
+    "explain a class; --print_config shows all values and does nothing."
+)
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?"
 _FRACTION = re.compile(rf"^-?{_NUMBER}/{_NUMBER}$")
 _FRACTION_ARGUMENT = re.compile(rf"^(--[^=]+=)(-?{_NUMBER})/({_NUMBER})$")
@@ -83,7 +88,12 @@ set_loader(_LOADER, _load)
 def recipe_parser(program: str, description: str) -> ArgumentParser:
     """The command-line parser of a recipe: ``--recipe FILE`` and a ``--key`` for each value."""
     parser = ArgumentParser(
-        prog=program, description=description, parser_mode=_LOADER, exit_on_error=False, allow_abbrev=False
+        prog=program,
+        usage=f"{program} [--key=value ...]",
+        description=f"{description} {_ABOUT_KEYS}",
+        parser_mode=_LOADER,
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--recipe", action="config", help="The recipe; RECIPE is short for it.")
     parser.add_class_arguments(Recipe, as_group=False)
