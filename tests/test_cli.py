@@ -79,9 +79,33 @@ def test_each_stage_can_be_run_again_alone(finished: Path, capsys: pytest.Captur
     assert main(["report", str(finished)]) == 0
     assert (finished / "report.html").exists()
     assert main(["attack", str(finished), "--epsilon=8/255", "--num_examples=10", "--norm=2"]) == 0
-    assert "pgd-10-l2" in capsys.readouterr().out
+    assert main(["attack", str(finished), "--epsilon", "0.1", "--num_examples=10", "--norm=inf"]) == 0
+    out = capsys.readouterr().out
+    assert "pgd-10-l2" in out
+    assert "pgd-10-linf" in out
     assert main(["run", "digits-adversarial", *SMALL, f"--out={finished}"]) == 0  # nothing left to train
     assert (finished / "last.safetensors").read_bytes() == weights
+
+
+def test_an_evaluation_says_how_to_repeat_it_and_changes_nothing_that_was_trained(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(finished), "--evaluation.epsilons=[0.2]"]) == 0
+    assert main(["report", str(finished)]) == 0
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["evaluate_command"].endswith("'--evaluation.epsilons=[0.2]'")
+    page = (finished / "report.html").read_text()
+    assert "withstand run digits-adversarial" in page
+    assert "withstand evaluate" in page
+    assert json.loads((finished / "metrics.json").read_text())["settings"]["epsilons"] == [0.2]
+    assert "training.epochs: 2 then, 9 now" in failed(
+        capsys, "evaluate", str(finished), "--training.epochs=9"
+    )
+
+
+def test_a_run_that_did_not_end_is_not_evaluated(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished / "last.safetensors").unlink()  # written when training has come to its end
+    assert "withstand train" in failed(capsys, "evaluate", str(finished))
 
 
 def test_several_runs_make_one_page(finished: Path, tmp_path: Path) -> None:
@@ -117,6 +141,15 @@ def test_bad_input_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "withstand data fetch mnist" in missing
     assert "withstand train RECIPE" in failed(capsys, "evaluate", str(tmp_path))
     assert "did you mean '--epsilon'" in failed(capsys, "attack", str(tmp_path), "--epsilo=0.1")
+    assert "optimiser" in failed(
+        capsys,
+        "train",
+        "digits-adversarial",
+        "--training.optimizer=torch.optim.SGD",
+        "--training.optimizer.lr=-1",
+        out,
+    )
+    assert "num_examples" in failed(capsys, "attack", str(tmp_path), "--num_examples=0")
     assert "fetch NAME" in failed(capsys, "data", "burn")
     assert not (tmp_path / "x" / "model.safetensors").exists()
 

@@ -17,7 +17,7 @@ LEVELS = {
     for level, names in enumerate(
         [
             ["types", "dataset_info", "suggest", "_version"],
-            ["norms", "schedules", "checks", "modes", "run_folder", "environment"],
+            ["norms", "schedules", "checks", "modes", "run_folder", "environment", "numerics"],
             ["terms"],
             ["data", "models"],
             ["attacks"],

@@ -11,7 +11,7 @@ import yaml
 from withstand.attacks import PGD, dlr
 from withstand.objectives import Adversarial, CrossEntropy, Sum
 from withstand.recipe import Recipe
-from withstand.recipe_file import find_recipe, packaged_recipes, parse_recipe, with_numbers
+from withstand.recipe_file import find_recipe, packaged_recipes, parse_recipe, recipe_parser, with_numbers
 from withstand.schedules import PerEpoch, Stages
 from withstand.types import RecipeError
 
@@ -64,6 +64,7 @@ def test_overrides(path: Path) -> None:
         "--objective.attack.epsilon=4/255",
         "--objective.attack.loss=withstand.attacks.dlr",
         "--training.epochs=7",
+        "--objective.attack.norm=inf",
         "--evaluation.epsilons=[1/255,0.5]",
         "--model.options={batch_norm: true}",
         "--training.rollback.max_rollbacks=3",
@@ -131,6 +132,11 @@ def test_iat_follows_the_published_schedule() -> None:
         ("--training.epochs=-1", "epochs of at least 0"),
         ("--objective.attack.norm=3", "norm of 1, 2 or inf"),
         ("--objective=Nonsense", "Nonsense"),
+        ("--objective.attack.epsilon=1/0", "divides by 0"),
+        ("--evaluation.epsilons=[]", "at least one epsilon"),
+        ("--evaluation.num_examples=0", "num_examples of at least 1"),
+        ("--evaluation.batch_size=0", "batch_size of at least 1"),
+        ("--seed=99999999999999999", "seed from 0"),
     ],
 )
 def test_wrong_overrides_say_what_to_do(path: Path, override: str, message: str) -> None:
@@ -160,9 +166,9 @@ def test_unknown_recipe_names_the_nearest() -> None:
 
 
 def test_fractions_in_arguments() -> None:
-    assert with_numbers(["--a=1/4", "--b=x/y", "--out=runs/1/2", "run"]) == [
-        "--a=0.25",
-        "--b=x/y",
-        "--out=runs/1/2",
-        "run",
+    given = ["--a.b=1/4", "--b=x/y", "--data.root=1/2", "run"]
+    assert with_numbers(["--x.norm=inf", "--name=inf"], recipe_parser("", "")) == [
+        "--x.norm=.inf",
+        "--name=inf",
     ]
+    assert with_numbers(given, recipe_parser("", "")) == ["--a.b=0.25", "--b=x/y", "--data.root=1/2", "run"]

@@ -27,6 +27,7 @@ class Fixed(Objective):
         self.register_buffer("state", torch.zeros(()))
         self.name = name
         self.eased_at: list[float] = []
+        self.eases = False
         self.calls: list[dict[str, Any]] = []
 
     @override
@@ -37,8 +38,9 @@ class Fixed(Objective):
         return LossTerms(self.value * 1.0, {self.name: self.value.detach()})
 
     @override
-    def ease(self, at: float) -> None:
+    def ease(self, at: float) -> bool:
         self.eased_at.append(at)
+        return self.eases
 
 
 class FixedPenalty(Penalty):
@@ -113,8 +115,11 @@ def test_everything_is_handed_on_to_each_term() -> None:
 
 def test_easing_reaches_every_term_once() -> None:
     one, two, three = Fixed(1.0), Fixed(2.0), Fixed(3.0)
-    (2 * (one + 0.1 * two) + three + FixedPenalty()).ease(7)
-    assert one.eased_at == two.eased_at == three.eased_at == [7]
+    total = 2 * (one + 0.1 * two) + three + FixedPenalty()
+    assert total.ease(7) is False  # none of them got easier
+    two.eases = True
+    assert total.ease(7) is True
+    assert one.eased_at == two.eased_at == three.eased_at == [7, 7]
 
 
 def test_sums_are_flat_and_leave_their_parts_alone() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, Namespace
 
-from withstand.recipe_file import with_numbers
+from withstand.recipe_file import LOADER, with_numbers
 from withstand.suggest import nearest
 from withstand.types import RecipeError
 
@@ -16,7 +16,9 @@ __all__ = ["parse", "plain_parser", "target"]
 
 def plain_parser(program: str, description: str) -> ArgumentParser:
     """A parser that raises its errors, for ``parse``, and guesses no abbreviations."""
-    return ArgumentParser(prog=program, description=description, exit_on_error=False, allow_abbrev=False)
+    return ArgumentParser(
+        prog=program, description=description, parser_mode=LOADER, exit_on_error=False, allow_abbrev=False
+    )
 
 
 def target(
@@ -61,7 +63,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         RecipeError: an option is unknown (the text names the nearest) or a value does not fit.
     """
     try:
-        return parser.parse_args(with_numbers(arguments))
+        return parser.parse_args(with_numbers(arguments, parser))
     except ArgumentError as error:
         known = [
             option

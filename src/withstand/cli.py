@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
-import torch
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -25,7 +24,8 @@ from withstand.data.locations import data_root
 from withstand.data.presence import is_present
 from withstand.dataset_info import KNOWN_DATASETS
 from withstand.evaluation import evaluate
-from withstand.pipeline import evaluate_run, load_data, load_run_model, open_run, train_recipe
+from withstand.pipeline import device_of, evaluate_run, load_data, load_run_model, open_run, train_recipe
+from withstand.recipe import EvaluationSettings
 from withstand.recipe_file import (
     ParsedRecipe,
     find_recipe,
@@ -41,8 +41,9 @@ from withstand.types import RecipeError, WithstandError
 
 __all__ = ["main"]
 
-_console = Console()
-_errors = Console(stderr=True)
+# No markup: what is printed holds names and paths of the user.
+_console = Console(markup=False, highlight=False)
+_errors = Console(stderr=True, markup=False, highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,15 +62,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_overview()
         return 0
     if given[0] == "--version":
-        _console.print(__version__, highlight=False)
+        _console.print(__version__)
         return 0
     try:
         _command(given[0]).run(given[1:])
     except WithstandError as error:
-        _errors.print(f"error: {error}", style="bold red", highlight=False, markup=False)
+        _errors.print(f"error: {error}", style="bold red")
         return 2
     except KeyboardInterrupt:
-        _errors.print("Interrupted. What was written stays; the same command goes on from there.")
+        _errors.print(
+            "Interrupted. What was written stays. The same command goes on with the training from its "
+            "last checkpoint; an evaluation begins anew."
+        )
         return 130
     return 0
 
@@ -82,8 +86,8 @@ def _run(arguments: Sequence[str]) -> None:
         "run", arguments, "Train a recipe, evaluate it, and write its report."
     )
     _train_into(parsed, out, command)
-    _evaluate_into(out, parsed)
-    _console.print(f"report: {report([out.path])}", highlight=False, soft_wrap=True)
+    _evaluate_into(out, parsed, command)
+    _console.print(f"report: {report([out.path])}", soft_wrap=True)
 
 
 def _train(arguments: Sequence[str]) -> None:
@@ -91,7 +95,7 @@ def _train(arguments: Sequence[str]) -> None:
         "train", arguments, "Train a recipe, or go on where it was stopped."
     )
     _train_into(parsed, out, command)
-    _console.print(f"next: withstand evaluate {out.path}", highlight=False, soft_wrap=True)
+    _console.print(f"next: withstand evaluate {out.path}", soft_wrap=True)
 
 
 def _evaluate(arguments: Sequence[str]) -> None:
@@ -102,8 +106,9 @@ def _evaluate(arguments: Sequence[str]) -> None:
     )
     folder, overrides = target("evaluate", "RUN, a run folder", arguments, parser)
     run, _ = open_run(Path(folder))
-    _evaluate_into(run, parse_recipe(run.recipe, overrides, parser=parser))
-    _console.print(f"next: withstand report {run.path}", highlight=False, soft_wrap=True)
+    command = shlex.join(["withstand", "evaluate", folder, *overrides])
+    _evaluate_into(run, parse_recipe(run.recipe, overrides, parser=parser), command)
+    _console.print(f"next: withstand report {run.path}", soft_wrap=True)
 
 
 def _attack(arguments: Sequence[str]) -> None:
@@ -116,19 +121,18 @@ def _attack(arguments: Sequence[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=500, help="Examples a batch.")
     folder, overrides = target("attack", "RUN, a run folder", arguments, parser)
     values = parse(parser, overrides)
-    settings = vars(parser.instantiate(values))
-    attack = _pgd({key: value for key, value in settings.items() if key in signature(PGD).parameters})
+    settings = _attack_settings(parser, values)
     run, parsed = open_run(Path(folder))
     dataset = load_data(parsed.recipe)
     result = evaluate(
         load_run_model(run, parsed.recipe, dataset),
         dataset,
-        [attack],
-        [attack.epsilon_at()],
-        num_examples=values.num_examples,
-        batch_size=values.batch_size,
+        settings.attacks,
+        settings.epsilons,
+        num_examples=settings.num_examples,
+        batch_size=settings.batch_size,
         seed=parsed.recipe.seed,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=device_of(parsed.recipe),
     )
     print_metrics(result.metrics, _console, _errors)
 
@@ -145,7 +149,7 @@ def _report(arguments: Sequence[str]) -> None:
     parser.add_argument("--title", type=str | None, default=None, help="Its title.")
     values = parse(parser, arguments)
     page = report([Path(run) for run in values.runs], values.out, title=values.title)
-    _console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    _console.print(f"report: {page}", soft_wrap=True)
 
 
 def _recipes(arguments: Sequence[str]) -> None:
@@ -159,10 +163,10 @@ def _recipes(arguments: Sequence[str]) -> None:
     )
     values = parse(parser, arguments)
     if values.models:
-        _console.print("\n".join(models.MODEL_NAMES), highlight=False)
+        _console.print("\n".join(models.MODEL_NAMES))
         return
     if values.name is not None:
-        _console.print(find_recipe(values.name).read_text(encoding="utf-8"), highlight=False, markup=False)
+        _console.print(find_recipe(values.name).read_text(encoding="utf-8"), soft_wrap=True)
         return
     table = Table("recipe", "what it is")
     for name, path in packaged_recipes().items():
@@ -184,7 +188,7 @@ def _data(arguments: Sequence[str]) -> None:
     root = data_root(values.root)
     if values.action == "fetch" and values.name is not None:
         for path in data.fetch(values.name, root):
-            _console.print(str(path), highlight=False, soft_wrap=True)
+            _console.print(str(path), soft_wrap=True)
     elif values.action == "list" and values.name is None:
         table = Table("data set", "shape", "classes", f"in {root}")
         for name, about in KNOWN_DATASETS.items():
@@ -235,25 +239,32 @@ def _train_into(parsed: ParsedRecipe, out: RunFolder, command: str) -> None:
         _errors.print(
             "warning: training collapsed at times; see the notes in the training log.", style="yellow"
         )
-    _console.print(
-        f"trained: {out.path} ({result.steps} steps, {result.seconds:.1f} s)", highlight=False, soft_wrap=True
-    )
+    _console.print(f"trained: {out.path} ({result.steps} steps, {result.seconds:.1f} s)", soft_wrap=True)
 
 
-def _evaluate_into(out: RunFolder, parsed: ParsedRecipe) -> None:
+def _evaluate_into(out: RunFolder, parsed: ParsedRecipe, command: str) -> None:
     with Progress(console=_console, disable=not _console.is_terminal, transient=True) as progress:
         task = progress.add_task("evaluating", total=None)
         result = evaluate_run(
             out,
-            parsed.recipe,
+            parsed,
+            command=command,
             on_batch=lambda done, total: progress.update(task, completed=done, total=total),
         )
     print_metrics(result.metrics, _console, _errors)
 
 
-def _pgd(settings: dict[str, Any]) -> PGD:
+def _attack_settings(parser: ArgumentParser, values: Namespace) -> EvaluationSettings:
+    """One PGD at its own epsilon, and how many examples to run it on."""
     try:
-        return PGD(**settings)
+        made = vars(parser.instantiate(values))
+        attack = PGD(**{key: value for key, value in made.items() if key in signature(PGD).parameters})
+        return EvaluationSettings(
+            attacks=[attack],
+            epsilons=[attack.epsilon_at()],
+            num_examples=values.num_examples,
+            batch_size=values.batch_size,
+        )
     except ValueError as error:
         raise RecipeError(str(error)) from error
 
@@ -294,9 +305,8 @@ def _print_overview() -> None:
         "withstand trains classifiers to withstand noise and attack, and measures how much.\n\n"
         "Each command explains itself with --help. A first run, on data that comes with the package:\n"
         "  withstand run digits-adversarial\n",
-        highlight=False,
     )
     table = Table(box=None, show_header=False, padding=(0, 2))
     for command in _COMMANDS.values():
         table.add_row(f"withstand {command.usage}", command.summary)
-    _console.print(table, markup=False)
+    _console.print(table)

@@ -28,9 +28,9 @@ def print_metrics(metrics: Mapping[str, Any], console: Console, errors: Console)
             table.add_row(name, f"{point['epsilon']:.4g}", *_cells(point))
     console.print(table)
     for attack in metrics["attacks"]:
-        console.print(f"{attack['name']}: {attack['description']}", highlight=False)
+        console.print(f"{attack['name']}: {attack['description']}")
     for warning in metrics["warnings"]:
-        errors.print(f"warning: {warning}", style="yellow", highlight=False)
+        errors.print(f"warning: {warning}", style="yellow")
 
 
 def _cells(point: Mapping[str, Any]) -> tuple[str, str]:

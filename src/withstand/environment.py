@@ -59,6 +59,7 @@ def _git_commit() -> str | None:
     """The commit of the source, where it runs from a checkout; marked where files differ from it."""
     folder = Path(__file__).parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)  # not a stranger's repository
         commit = _git(folder, "rev-parse", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no", ".")
     except (OSError, subprocess.CalledProcessError):

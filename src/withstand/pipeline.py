@@ -14,15 +14,23 @@ from torch import nn
 from withstand import data, models
 from withstand.data import Dataset
 from withstand.dataset_info import DatasetInfo
-from withstand.environment import environment, peak_memory_bytes
+from withstand.environment import describe_device, environment, peak_memory_bytes
 from withstand.evaluation import Evaluation, evaluate
-from withstand.recipe import EvaluationSettings, Recipe
+from withstand.recipe import Recipe
 from withstand.recipe_file import ParsedRecipe, parse_recipe
 from withstand.run_folder import RunFolder, replaced
 from withstand.training import Observer, TrainingResult, fit
 from withstand.types import RecipeError, RunFolderError
 
-__all__ = ["build_model", "evaluate_run", "load_data", "load_run_model", "open_run", "train_recipe"]
+__all__ = [
+    "build_model",
+    "device_of",
+    "evaluate_run",
+    "load_data",
+    "load_run_model",
+    "open_run",
+    "train_recipe",
+]
 
 # What may change between a run and its resumption: none of it changes what is trained.
 _FREE_KEYS = ("title", "description", "published", "evaluation")
@@ -74,7 +82,7 @@ def train_recipe(
     recipe = parsed.recipe
     out.create()
     _require_same_recipe(parsed, out)
-    device = _device(recipe)
+    device = device_of(recipe)
     dataset = load_data(recipe)
     model = build_model(recipe, dataset.info)
     with replaced(out.recipe) as temporary:
@@ -112,16 +120,15 @@ def open_run(folder: Path) -> tuple[RunFolder, ParsedRecipe]:
 
 
 def load_run_model(run: RunFolder, recipe: Recipe, dataset: Dataset) -> nn.Module:
-    """The trained model of a run.
+    """The trained model of a run, on the CPU.
 
     Raises:
         RunFolderError: it is not trained to its end.
         ModelError: its weights do not fit.
     """
-    best = recipe.evaluation.weights == "best"
-    weights = run.require(
-        run.best_weights if best else run.last_weights, f"withstand train {run.recipe} --out={run.path}"
-    )
+    remedy = f"withstand train {run.recipe} --out={run.path}"
+    last = run.require(run.last_weights, remedy)  # written when training has come to its end
+    weights = last if recipe.evaluation.weights == "last" else run.require(run.best_weights, remedy)
     model = build_model(recipe, dataset.info)
     models.load_weights(model, weights)
     return model
@@ -129,24 +136,28 @@ def load_run_model(run: RunFolder, recipe: Recipe, dataset: Dataset) -> nn.Modul
 
 def evaluate_run(
     run: RunFolder,
-    recipe: Recipe,
+    parsed: ParsedRecipe,
     *,
+    command: str,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluates a trained run into its folder.
 
     Args:
         run: Where its weights are, and where rows and metrics go.
-        recipe: Its recipe, with the evaluation that is wanted.
+        parsed: Its recipe, with the evaluation that is wanted.
+        command: The command that repeats it, for ``environment.json``.
         on_batch: Told after each batch how many examples are done, of how many.
 
     Raises:
         WithstandError: of the part that failed.
     """
+    _require_same_recipe(parsed, run)
+    recipe = parsed.recipe
     dataset = load_data(recipe)
     model = load_run_model(run, recipe, dataset)
-    settings: EvaluationSettings = recipe.evaluation
-    device = _device(recipe)
+    settings = recipe.evaluation
+    device = device_of(recipe)
     started = time.monotonic()
     evaluation = evaluate(
         model,
@@ -161,18 +172,29 @@ def evaluate_run(
         on_batch=on_batch,
     )
     published = [_json_ready(vars(figure)) for figure in recipe.published]
-    metrics = {**evaluation.metrics, "weights": settings.weights, "published": published}
+    metrics = {
+        **evaluation.metrics,
+        "weights": settings.weights,
+        "published": published,
+        "settings": parsed.values["evaluation"],
+    }
     run.write_json(run.metrics, metrics)
     _add_cost(run, evaluate_seconds=time.monotonic() - started)
+    content = {**run.read_json(run.environment), "evaluate_command": command}
+    run.write_json(run.environment, {**content, "evaluate_device": describe_device(device)})
     return Evaluation(evaluation.rows, metrics)
 
 
-def _device(recipe: Recipe) -> torch.device:
-    """Where Fabric puts the model: the accelerator asked for, or the best there is."""
+def device_of(recipe: Recipe) -> torch.device:
+    """Where Fabric puts the model: the accelerator asked for, or the best there is.
+
+    Raises:
+        RecipeError: the accelerator is not to be had.
+    """
     name = recipe.training.accelerator
     try:
         return Fabric(accelerator=name, devices=1).device
-    except (RuntimeError, ValueError) as error:
+    except (ImportError, RuntimeError, ValueError) as error:
         raise RecipeError(
             f"training.accelerator={name!r} is not to be had here ({error}). Leave it at auto."
         ) from error

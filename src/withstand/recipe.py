@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from withstand.attacks import Attack
+from withstand.evaluation import plan_attacks
 from withstand.objectives import CrossEntropy, Objective
 from withstand.training import TrainingSettings
 
 __all__ = ["DataSettings", "EvaluationSettings", "ModelSettings", "Published", "Recipe"]
+
+_LARGEST_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class EvaluationSettings:
         num_examples: Score only the first so many test examples; all where null.
         batch_size: Examples a batch.
         weights: The epoch that did best on validation data, or the last.
+
+    Raises:
+        ValueError: a number is out of its range, or there are attacks but no epsilon.
     """
 
     attacks: list[Attack] = field(default_factory=list)
@@ -70,6 +76,13 @@ class EvaluationSettings:
     num_examples: int | None = None
     batch_size: int = 500
     weights: Literal["best", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        plan_attacks(self.attacks, self.epsilons)
+        if self.num_examples is not None and self.num_examples < 1:
+            raise ValueError(f"Expected num_examples of at least 1, but got {self.num_examples}.")
+        if self.batch_size < 1:
+            raise ValueError(f"Expected an evaluation batch_size of at least 1, but got {self.batch_size}.")
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,9 @@ class Recipe:
         training: How to train.
         evaluation: What to measure.
         published: Figures of others beside ours.
+
+    Raises:
+        ValueError: the seed is out of its range.
     """
 
     name: str = "unnamed"
@@ -120,3 +136,7 @@ class Recipe:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     published: Sequence[Published] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise ValueError(f"Expected a seed from 0 to {_LARGEST_SEED}, but got {self.seed}.")

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 import warnings
-from argparse import ArgumentError
+from argparse import Action, ArgumentError
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -25,9 +25,17 @@ from withstand.terms import Objective
 from withstand.training import Rollback
 from withstand.types import RecipeError
 
-__all__ = ["ParsedRecipe", "find_recipe", "packaged_recipes", "parse_recipe", "recipe_parser", "with_numbers"]
+__all__ = [
+    "LOADER",
+    "ParsedRecipe",
+    "find_recipe",
+    "packaged_recipes",
+    "parse_recipe",
+    "recipe_parser",
+    "with_numbers",
+]
 
-_LOADER = "withstand-recipe"
+LOADER = "withstand-recipe"
 _ABOUT_KEYS = (
     "Any value can be set by --key=value, those of a class by the key that names it and a dot: "
     "--objective.attack.epsilon=8/255. --objective.help=Adversarial and --objective.attack.help=PGD "
@@ -35,6 +43,7 @@ _ABOUT_KEYS = (
 )
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?"
 _FRACTION = re.compile(rf"^-?{_NUMBER}/{_NUMBER}$")
+_INFINITE_ARGUMENT = re.compile(r"(?<=^--)([^=]+)=(?:l_?)?inf$")
 _FRACTION_ARGUMENT = re.compile(rf"^(--[^=]+=)(-?{_NUMBER})/({_NUMBER})$")
 
 
@@ -59,7 +68,7 @@ class _RecipeYaml(yaml.SafeLoader):
 
 def _fraction(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     numerator, denominator = str(loader.construct_scalar(node)).split("/")
-    return float(numerator) / float(denominator)
+    return _quotient(numerator, denominator)
 
 
 def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
@@ -82,7 +91,7 @@ def _load(text: str) -> Any:
     return yaml.load(text, _RecipeYaml)
 
 
-set_loader(_LOADER, _load)
+set_loader(LOADER, _load)
 
 
 def recipe_parser(program: str, description: str) -> ArgumentParser:
@@ -91,7 +100,7 @@ def recipe_parser(program: str, description: str) -> ArgumentParser:
         prog=program,
         usage=f"{program} [--key=value ...]",
         description=f"{description} {_ABOUT_KEYS}",
-        parser_mode=_LOADER,
+        parser_mode=LOADER,
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -140,30 +149,57 @@ def parse_recipe(
         RecipeError: a key is unknown (the text names the nearest valid one) or a value does not fit.
     """
     parser = parser or recipe_parser("withstand", "")
-    arguments = [f"--recipe={path}", *with_numbers(overrides)]
+    fields = inspect.signature(Recipe).parameters
+    arguments = [f"--recipe={path}", *with_numbers(overrides, parser)]
     with warnings.catch_warnings():
         # jsonargparse warns when an override replaces a class and drops the former's settings,
         # which is what the user asked for.
         warnings.filterwarnings("ignore", message="Due to class_path change")
         try:
             config = parser.parse_args(arguments)
-            recipe = parser.instantiate(config)
+            parts = parser.instantiate(config)
+            recipe = Recipe(**{name: getattr(parts, name) for name in fields})
         except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
             raise RecipeError(_explain(parser, error)) from error
-    fields = inspect.signature(Recipe).parameters
     for key in set(vars(config)) - set(fields):
         config.pop(key)  # of the command, not of the recipe
     text = parser.dump(config, skip_unset=False)
     values = _load(text)
-    return ParsedRecipe(Recipe(**{name: getattr(recipe, name) for name in fields}), values, text)
+    return ParsedRecipe(recipe, values, text)
 
 
-def with_numbers(arguments: Sequence[str]) -> list[str]:
-    """Arguments with fractions as decimals: ``--epsilon=8/255`` -> ``--epsilon=0.03137…``."""
+def with_numbers(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:
+    """Arguments with numbers as YAML spells them: ``=8/255`` -> ``=0.03137…``, ``=inf`` -> ``=.inf``.
+
+    Args:
+        arguments: Each ``--key=value``, or a positional one, which stays as it is.
+        parser: Tells which keys hold text, such as a path, in which a fraction is none.
+
+    Raises:
+        RecipeError: a fraction divides by 0.
+    """
+    texts = {action.dest for action in parser._actions if _holds_text(action)}
     return [
-        _FRACTION_ARGUMENT.sub(lambda m: f"{m[1]}{float(m[2]) / float(m[3])!r}", argument)
-        for argument in arguments
+        argument if argument[2:].partition("=")[0] in texts else _number(argument) for argument in arguments
     ]
+
+
+def _holds_text(action: Action) -> bool:
+    return getattr(action, "_typehint", action.type) in (str, str | None)
+
+
+def _number(argument: str) -> str:
+    return _INFINITE_ARGUMENT.sub(r"\1=.inf", _FRACTION_ARGUMENT.sub(_decimal, argument))
+
+
+def _decimal(match: re.Match[str]) -> str:
+    return f"{match[1]}{_quotient(match[2], match[3])!r}"
+
+
+def _quotient(numerator: str, denominator: str) -> float:
+    if float(denominator) == 0:
+        raise RecipeError(f"{numerator}/{denominator} divides by 0.")
+    return float(numerator) / float(denominator)
 
 
 # -- errors that name the nearest valid key ---------------------------------------------------------

@@ -114,6 +114,8 @@ class RunFolder:
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            for left_over in (*self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")):
+                left_over.unlink()  # of a process killed while it wrote
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:

@@ -198,14 +198,16 @@ class PerEpoch(Schedule):
 
 @dataclass(frozen=True)
 class Eased(Schedule):
-    """A schedule with one epoch put in at ``at``, between what was and what comes.
+    """A schedule whose epoch after ``at`` takes two, so that its value rises half as fast there.
 
-    Everything after ``at`` happens one epoch later. Easing the easing halves the step again.
+    A ramp has half its slope for those two epochs. Of a jump at ``at`` itself the first of them takes
+    ``share``, the second all. Everything later happens one epoch later. Easing the easing halves
+    the step again.
 
     Args:
-        schedule: What to ease; a plain float is eased from 0.
+        schedule: What to ease; a plain float is eased from 0, at the very start only.
         at: Epochs done when the hard step begins; whole.
-        share: How much of the step the new epoch takes, in [0, 1]; 1 only delays what follows.
+        share: How much of a jump the first epoch takes, in [0, 1]; 1 only delays what follows.
     """
 
     schedule: float | Schedule
@@ -216,12 +218,14 @@ class Eased(Schedule):
     def __call__(self, progress: float = math.inf) -> float:
         if progress < self.at:
             return value_at(self.schedule, progress)
-        after = value_at(self.schedule, max(self.at, progress - 1))
-        if progress >= self.at + 1:
-            return after
+        if progress >= self.at + 2:
+            return value_at(self.schedule, progress - 1)
+        slowed = value_at(self.schedule, self.at + (progress - self.at) / 2)
+        if progress >= self.at + 1 or self.share == 1:
+            return slowed
         # Just before `at`; at the very start nothing was asked of the model, which is 0.
         before = value_at(self.schedule, math.nextafter(self.at, -math.inf)) if self.at > 0 else 0.0
-        return (1 - self.share) * before + self.share * after  # exact where share is 0 or 1
+        return slowed - (1 - self.share) * (value_at(self.schedule, self.at) - before)
 
 
 def _require_ramp(epochs: float, begin: float) -> None:

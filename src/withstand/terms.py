@@ -42,15 +42,19 @@ class Objective(nn.Module, ABC):
             The scalar to minimise and its named terms.
         """
 
-    def ease(self, at: float) -> None:
-        """Puts in one epoch at ``at``, half as hard a step; nothing where none is scheduled.
+    def ease(self, at: float) -> bool:
+        """Halves the step of difficulty after ``at``, one epoch more for it; the default has none.
 
         Training calls this when it collapses (see ``training.collapse``). An objective that
         schedules how hard its task is wraps those schedules in ``schedules.Eased``.
 
         Args:
             at: Epochs done when the step that was too hard begins.
+
+        Returns:
+            Whether the epoch after ``at`` has become easier.
         """
+        return False
 
     def __add__(self, other: Objective) -> Objective:
         return Sum([*_terms_of(self), *_terms_of(other)])
@@ -86,8 +90,8 @@ class Weighted(Objective):
         return LossTerms(value_at(self.weight, progress) * loss, terms)
 
     @override
-    def ease(self, at: float) -> None:
-        self.term.ease(at)
+    def ease(self, at: float) -> bool:
+        return self.term.ease(at)
 
 
 class Sum(Objective):
@@ -118,9 +122,9 @@ class Sum(Objective):
         return LossTerms(torch.stack([result.loss for result in results]).sum(), named)
 
     @override
-    def ease(self, at: float) -> None:
-        for term in _terms_of(self):
-            term.ease(at)
+    def ease(self, at: float) -> bool:
+        eased = [term.ease(at) for term in _terms_of(self)]  # all of them, not only up to the first
+        return any(eased)
 
 
 def _terms_of(objective: Objective) -> list[Objective]:

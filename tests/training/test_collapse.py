@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from withstand.data import Dataset
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
-from withstand.schedules import Eased, Schedule, Stages, value_at
+from withstand.schedules import Constant, Eased, Linear, Schedule, Stages, value_at
 from withstand.terms import Objective
 from withstand.training import Rollback, TrainingSettings, fit, has_collapsed
 from withstand.types import LossTerms
@@ -51,8 +51,10 @@ class Brittle(Objective):
         return LossTerms(loss, terms)
 
     @override
-    def ease(self, at: float) -> None:
+    def ease(self, at: float) -> bool:
+        before = self.difficulty(at + 0.5)
         self.difficulty = Eased(self.difficulty, at)
+        return self.difficulty(at + 0.5) < before
 
 
 def settings(max_rollbacks: int | None, epochs: int = 4) -> TrainingSettings:
@@ -60,7 +62,7 @@ def settings(max_rollbacks: int | None, epochs: int = 4) -> TrainingSettings:
         epochs=epochs,
         batch_size=48,
         optimizer=partial(torch.optim.SGD, lr=0.01),
-        rollback=None if max_rollbacks is None else Rollback(max_rollbacks),
+        rollback=None if max_rollbacks is None else Rollback(max_halvings=max_rollbacks),
         accelerator="cpu",
     )
 
@@ -107,17 +109,31 @@ def test_a_resumed_run_remembers_what_was_eased(
     pd.testing.assert_frame_equal(once, again)
 
 
-def test_gives_up_after_the_allowed_rollbacks_with_the_last_good_weights(
+def test_a_collapse_that_outlasts_the_halvings_is_reported_and_training_goes_on(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     objective = Brittle(Stages(values=[0.05, 9.0], epochs=[1, 3]), reach=0.08)
     result = fit(tiny_model, tiny_dataset, objective, settings(2), out=tmp_path)
     assert result.has_collapsed
     log = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
-    assert list(log["collapsed"]) == [0, 1, 1, 1]
-    assert "gave up after 2 rollbacks" in log["note"].iloc[-1]
-    good = torch.load(tmp_path / "checkpoint" / "good.pt", weights_only=True)["model"]
-    assert all(torch.equal(good[name], value) for name, value in tiny_model.state_dict().items())
+    # Two rollbacks make two epochs more; one epoch is good, and the two that were rolled back count too.
+    assert list(log["collapsed"]) == [0, 1, 1, *[1] * 5]
+    assert list(log["difficulty"][1:]) == pytest.approx([9.0, 4.525, 2.2875, 4.525, 9.0, 9.0, 9.0])
+    assert "did not help" in log["note"].iloc[-1]
+
+
+def test_a_ramp_is_slowed_not_only_delayed() -> None:
+    eased = Eased(Linear(start=0.0, end=1.0, epochs=10), 4)
+    assert [eased(e) for e in (3, 4, 5, 6, 7, 11)] == pytest.approx([0.3, 0.4, 0.45, 0.5, 0.6, 1.0])
+
+
+def test_nothing_to_ease_is_no_rollback(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    """A collapse that no step of difficulty caused would only be repeated by a rollback."""
+    objective = Brittle(Constant(0.0), reach=-1.0)  # collapses always
+    result = fit(tiny_model, tiny_dataset, objective, settings(5), out=tmp_path)
+    log = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
+    assert list(log["note"]) == ["collapsed; no step of epsilon to halve"] * 4
+    assert result.steps == 4 * 2
 
 
 def test_without_rollback_a_collapse_is_only_reported(
@@ -132,4 +148,14 @@ def test_without_rollback_a_collapse_is_only_reported(
 
 def test_rollback_needs_a_positive_number() -> None:
     with pytest.raises(ValueError, match="max_rollbacks of at least 1"):
-        Rollback(0)
+        Rollback(max_rollbacks=0)
+    with pytest.raises(ValueError, match="max_halvings of at least 1"):
+        Rollback(max_halvings=0)
+
+
+def test_rollbacks_are_counted_by_step_and_in_all() -> None:
+    rollback = Rollback(max_halvings=2, max_rollbacks=3)
+    assert rollback.allows(4, [4])
+    assert not rollback.allows(4, [4, 4])
+    assert rollback.allows(6, [4, 4])
+    assert not rollback.allows(6, [4, 4, 5])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +19,20 @@ from typing_extensions import override
 from withstand.attacks import PGD
 from withstand.data import Augment, Dataset, batches, epoch_order
 from withstand.models import load_weights
+from withstand.numerics import epoch_seed
 from withstand.objectives import Adversarial, CrossEntropy
 from withstand.schedules import Stages
 from withstand.terms import Objective
 from withstand.training import Observer, TrainingResult, TrainingSettings, fit
 from withstand.training.checkpoint import Row
-from withstand.training.numerics import epoch_seed
-from withstand.types import CheckpointError, LossTerms, ModelError, NonFiniteLossError, RunFolderError
+from withstand.types import (
+    CheckpointError,
+    DataError,
+    LossTerms,
+    ModelError,
+    NonFiniteLossError,
+    RunFolderError,
+)
 
 SETTINGS = TrainingSettings(
     epochs=3,
@@ -242,6 +250,41 @@ def test_checkpoint_of_another_run_is_refused(
     trained(tiny_model, tiny_dataset, tmp_path, seed=5)
     with pytest.raises(CheckpointError, match=r"another run \(seed: 5 then, 6 now\)"):
         trained(tiny_model, tiny_dataset, tmp_path, seed=6)
+
+
+def test_another_optimiser_is_another_run(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    trained(tiny_model, tiny_dataset, tmp_path)
+    other = TrainingSettings(**{**vars(SETTINGS), "optimizer": partial(torch.optim.Adam, lr=0.1)})
+    with pytest.raises(CheckpointError, match=r"another run.*optimizer: SGD.* then, Adam"):
+        trained(tiny_model, tiny_dataset, tmp_path, other)
+
+
+def test_without_validation_data_the_last_epoch_is_the_best(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    empty = tiny_dataset.validation.subset(torch.arange(0))
+    trained(tiny_model, replace(tiny_dataset, validation=empty), tmp_path)
+    best = weights_of(tmp_path / "model.safetensors", tiny_model)
+    assert_same(best, weights_of(tmp_path / "last.safetensors", tiny_model))
+
+
+def test_no_whole_batch_is_an_error(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    settings = TrainingSettings(**{**vars(SETTINGS), "batch_size": 500, "drop_last": True})
+    with pytest.raises(DataError, match="96 training images make no whole batch of 500"):
+        trained(tiny_model, tiny_dataset, tmp_path, settings)
+
+
+def test_a_lost_last_row_of_the_log_comes_back(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    trained(tiny_model, tiny_dataset, tmp_path)
+    log = tmp_path / "train.csv"
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]))  # killed before it was written
+    trained(tiny_model, tiny_dataset, tmp_path)
+    assert log.read_text() == whole
 
 
 def test_unwritable_run_folder(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:

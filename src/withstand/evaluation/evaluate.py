@@ -18,6 +18,7 @@ from withstand.evaluation.rows import AttackPlan, score_batch
 from withstand.evaluation.summary import summarise
 from withstand.models import check
 from withstand.modes import eval_mode
+from withstand.numerics import numerics
 from withstand.run_folder import RunFolder
 from withstand.types import Batch, RunFolderError
 
@@ -86,7 +87,10 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     test = dataset.test.to(torch.device(device))
     if num_examples is not None:
         test = test.subset(torch.arange(min(num_examples, len(test))))
-    with eval_mode(model), torch.random.fork_rng():
+    if run is not None:  # what a former evaluation left would not fit the rows to come
+        run.metrics.unlink(missing_ok=True)
+        run.gallery.unlink(missing_ok=True)
+    with eval_mode(model), numerics("fp32"), torch.random.fork_rng():
         rows = _score(model, test, plans, batch_size, seed, run, on_batch)
         metrics = {
             "schema": 1,

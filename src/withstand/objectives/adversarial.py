@@ -54,5 +54,13 @@ class Adversarial(Objective):
         return LossTerms(loss, terms)
 
     @override
-    def ease(self, at: float) -> None:
-        self.attack = self.attack.eased(at)
+    def ease(self, at: float) -> bool:
+        eased, middle = self.attack.eased(at), at + 0.5
+        is_easier = eased.epsilon_at(middle) < self.attack.epsilon_at(middle)
+        if is_easier:
+            self.attack = eased
+        return is_easier
+
+    @override
+    def extra_repr(self) -> str:
+        return f"{self.attack.describe()}, epsilon {self.attack.epsilon_at():.6g} at the end"

@@ -104,5 +104,6 @@ class Environment(TypedDict):
     git_commit: NotRequired[str | None]
     data_fingerprint: NotRequired[str | None]
     command: NotRequired[str | None]
+    evaluate_command: NotRequired[str | None]
     started: NotRequired[str | None]
     cost: NotRequired[Cost]

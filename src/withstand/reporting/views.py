@@ -9,7 +9,7 @@ from withstand.reporting.figures import Figure, accuracy_figure, training_figure
 from withstand.reporting.history import events, history_table, panels_of_run, panels_of_runs
 from withstand.reporting.images import GalleryView, view_gallery
 from withstand.reporting.read import Run
-from withstand.reporting.schema import Metrics
+from withstand.reporting.schema import Environment, Metrics
 from withstand.reporting.summary import (
     Attacked,
     Card,
@@ -65,7 +65,7 @@ class RunView:
     gallery: GalleryView | None
     cost: Sequence[tuple[str, str]]
     environment: Sequence[tuple[str, str]]
-    command: str | None
+    commands: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,14 @@ def view_run(run: Run, label: str) -> RunView:
         gallery=view_gallery(run.gallery) if run.gallery else None,
         cost=cost_rows(environment),
         environment=environment_rows(environment),
-        command=environment.get("command"),
+        commands=_commands(environment),
     )
+
+
+def _commands(environment: Environment) -> list[str]:
+    """What repeats the run: one command, or one to train and another to evaluate."""
+    given = (environment.get("command"), environment.get("evaluate_command"))
+    return list(dict.fromkeys(command for command in given if command))
 
 
 def _view_training(run: Run) -> TrainingView | None:

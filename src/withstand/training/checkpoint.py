@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -35,7 +36,6 @@ class Position:
         total_steps: Steps done since the beginning, also those rolled back.
         seconds: Time spent since the beginning, over all processes.
         best_score: Best validation score so far, in [0, 1]; -1 before the first.
-        has_failed: Training collapsed more often than it may be rolled back.
         eased_at: Epochs at which a collapse was eased, in order.
         rows: The training log.
     """
@@ -45,7 +45,6 @@ class Position:
     total_steps: int = 0
     seconds: float = 0.0
     best_score: float = -1.0
-    has_failed: bool = False
     eased_at: list[int] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
@@ -75,8 +74,10 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         RunFolderError: the file cannot be written.
     """
+    buffer = io.BytesIO()  # torch's own writer gives no OSError on a full disk
+    torch.save(dict(content), buffer)
     with replaced(path) as temporary:
-        torch.save(dict(content), temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

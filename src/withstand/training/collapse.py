@@ -7,33 +7,42 @@ it sees (Shaeiri et al., arXiv 2003.13370): its loss stays at ln(classes), its a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = ["Rollback", "has_collapsed"]
 
 _NEAR_CONSTANT = 0.005  # relative distance from ln(classes) that still counts as stuck there
-_NEAR_CHANCE = 1.25  # times 1 / classes: a little above chance, since classes are not of equal size
+# Above chance, 1 / classes: a quarter of it, since classes are not of equal size, but little in all.
+_ABOVE_CHANCE_SHARE, _ABOVE_CHANCE = 0.25, 0.025
 
 
 @dataclass(frozen=True)
 class Rollback:
     """Go back to the last good epoch and halve the step of epsilon that was too large.
 
-    Each rollback puts in one epoch (``schedules.Eased``). After ``max_rollbacks`` training stops
-    with the last good weights.
+    Each rollback makes two epochs of one (``schedules.Eased``). Where a collapse outlasts
+    ``max_halvings`` of the same step, the step was not its cause: it is reported, and training goes on.
 
     Args:
-        max_rollbacks: How many to try in the whole run, at least 1.
+        max_halvings: How often to halve the same step, at least 1.
+        max_rollbacks: How many rollbacks to try in the whole run, at least 1.
 
     Raises:
-        ValueError: ``max_rollbacks`` is below 1.
+        ValueError: a number is below 1.
     """
 
+    max_halvings: int = 4
     max_rollbacks: int = 12
 
     def __post_init__(self) -> None:
-        if self.max_rollbacks < 1:
-            raise ValueError(f"Expected max_rollbacks of at least 1, but got {self.max_rollbacks}.")
+        for field, value in (("max_halvings", self.max_halvings), ("max_rollbacks", self.max_rollbacks)):
+            if value < 1:
+                raise ValueError(f"Expected {field} of at least 1, but got {value}.")
+
+    def allows(self, epoch: int, eased_at: Sequence[int]) -> bool:
+        """Whether another rollback to the end of ``epoch`` is allowed after those at ``eased_at``."""
+        return len(eased_at) < self.max_rollbacks and list(eased_at).count(epoch) < self.max_halvings
 
 
 def has_collapsed(loss: float, accuracy: float, num_classes: int) -> bool:
@@ -47,5 +56,6 @@ def has_collapsed(loss: float, accuracy: float, num_classes: int) -> bool:
     Returns:
         True where the loss is stuck at ln(classes) or the accuracy is at chance.
     """
-    constant = math.log(num_classes)
-    return abs(loss - constant) <= _NEAR_CONSTANT * constant or accuracy <= _NEAR_CHANCE / num_classes
+    constant, chance = math.log(num_classes), 1 / num_classes
+    at_chance = accuracy <= chance + min(_ABOVE_CHANCE_SHARE * chance, _ABOVE_CHANCE)
+    return abs(loss - constant) <= _NEAR_CONSTANT * constant or at_chance

@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import nn
 
 from withstand.data import Dataset
+from withstand.numerics import numerics
 from withstand.run_folder import RunFolder
 from withstand.terms import Objective
 from withstand.training.loop import Training, TrainingResult
-from withstand.training.numerics import numerics
 from withstand.training.observers import CsvLog, Observer, TensorBoardLog
 from withstand.training.settings import TrainingSettings
 
@@ -60,4 +60,7 @@ def fit(
         for watcher in watchers:
             stack.enter_context(watcher)
         stack.enter_context(numerics(settings.precision))
-        return Training(model, dataset, objective, settings, out=run, seed=seed, observers=watchers).run()
+        result = Training(model, dataset, objective, settings, out=run, seed=seed, observers=watchers).run()
+    if result.rows:  # a process killed just before its last row was written left it in the checkpoint
+        CsvLog(run.train_log).on_epoch(result.rows)
+    return result

@@ -18,6 +18,7 @@ from torch import nn
 
 from withstand.data import Dataset, batches, epoch_order
 from withstand.models import check, load_weights, save_weights
+from withstand.numerics import epoch_seed
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.run_folder import RunFolder
 from withstand.schedules import Eased, Schedule, value_at
@@ -33,11 +34,11 @@ from withstand.training.checkpoint import (
 )
 from withstand.training.collapse import has_collapsed
 from withstand.training.meter import EpochMeter
-from withstand.training.numerics import epoch_seed
 from withstand.training.observers import Observer
 from withstand.training.settings import TrainingSettings
+from withstand.training.setup import describe_run, make_optimizer
 from withstand.training.validation import accuracy
-from withstand.types import Batch, LossTerms, NonFiniteLossError
+from withstand.types import Batch, DataError, LossTerms, NonFiniteLossError
 
 __all__ = ["Training", "TrainingResult"]
 
@@ -54,7 +55,7 @@ class TrainingResult:
         best_score: Best validation score, in [0, 1].
         seconds: Time spent, over all processes that worked on the run.
         steps: Steps done, also those rolled back.
-        has_collapsed: Training ended in a collapse that it could not mend.
+        has_collapsed: The last epoch is a collapsed one.
     """
 
     rows: Sequence[Row]
@@ -100,7 +101,7 @@ class Training:
         self._forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
         self._fabric.to_device(objective)
         self._objective = objective
-        optimizer = settings.optimizer(model.parameters())
+        optimizer = make_optimizer(settings, model)
         self._learning_rates = [group["lr"] for group in optimizer.param_groups]
         self._optimizer = cast(torch.optim.Optimizer, self._fabric.setup_optimizers(optimizer))
         self._train = dataset.train.to(self._fabric.device)
@@ -113,13 +114,13 @@ class Training:
         self._observers = observers
         self._position = Position()
         self._meter = self._new_meter()
-        self._run = {
-            "seed": str(seed),
-            "batch size": str(settings.batch_size),
-            "training data": dataset.fingerprint[:16],
-            "parameters": str(sum(p.numel() for p in model.parameters())),
-        }
+        self._run = describe_run(model, dataset, objective, optimizer, settings) | {"seed": str(seed)}
         self._started = self._saved = time.monotonic()
+        if settings.epochs and not self._steps_per_epoch:
+            raise DataError(
+                f"{len(self._train)} training images make no whole batch of {settings.batch_size}, and "
+                "drop_last leaves out the rest. Take smaller batches."
+            )
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -133,15 +134,18 @@ class Training:
     def run(self) -> TrainingResult:
         """All epochs that are left, and the weights at their end."""
         self._resume()
-        while self._position.epoch < self._num_epochs and not self._position.has_failed:
+        if self._position.epoch < self._num_epochs:
+            self._out.last_weights.unlink(missing_ok=True)  # their presence says that training is done
+        while self._position.epoch < self._num_epochs:
             self._run_epoch()
             self._end_epoch()
         if not self._out.best_weights.exists():  # no epoch at all was asked for
             save_weights(self._model, self._out.best_weights)
         save_weights(self._model, self._out.last_weights)
         position = self._position
+        has_collapsed = bool(position.rows) and bool(position.rows[-1]["collapsed"])
         return TrainingResult(
-            position.rows, position.best_score, position.seconds, position.total_steps, position.has_failed
+            position.rows, position.best_score, position.seconds, position.total_steps, has_collapsed
         )
 
     # -- one epoch ---------------------------------------------------------------------------------
@@ -189,31 +193,43 @@ class Training:
     def _require_finite(self) -> None:
         bad = self._meter.first_non_finite(self._position.step)
         if bad is not None:
-            raise NonFiniteLossError(
-                f"The training loss became NaN or infinite at step {bad + 1} of {self._steps_per_epoch} in "
-                f"epoch {self._position.epoch + 1}. {self._out.checkpoints} keeps the last good checkpoint. "
-                "Lower the learning rate or the strength of the objective and train into another --out; "
-                f"training.initial_weights={self._out.best_weights} starts from the best epoch so far."
+            raise self._non_finite(
+                f"loss became NaN or infinite at step {bad + 1} of {self._steps_per_epoch}"
             )
+
+    def _require_finite_weights(self) -> None:
+        """The loss of a step says nothing of the weights after it; asked once an epoch."""
+        if not all(bool(torch.isfinite(weight).all()) for weight in self._model.parameters()):
+            raise self._non_finite(f"weights became NaN or infinite after step {self._steps_per_epoch}")
+
+    def _non_finite(self, what: str) -> NonFiniteLossError:
+        best = self._out.best_weights
+        start = (
+            f" training.initial_weights={best} starts from the best epoch so far." if best.exists() else ""
+        )
+        return NonFiniteLossError(
+            f"The training {what} in epoch {self._position.epoch + 1}. {self._out.checkpoints} keeps the "
+            "last good checkpoint. Lower the learning rate or the strength of the objective and train into "
+            f"another --out.{start}"
+        )
 
     def _end_epoch(self) -> None:
         """Scores, logs and saves the epoch, or rolls it back."""
+        self._require_finite_weights()
         position = self._position
         tail = self._meter.tail_means()
         collapsed = LOSS_TERM in tail and has_collapsed(
             tail[LOSS_TERM], tail[ACCURACY_TERM], self._num_classes
         )
         row = self._row(collapsed)
-        if collapsed and self._settings.rollback is not None:
-            self._roll_back(row, self._settings.rollback.max_rollbacks)
-        else:
+        if not (collapsed and self._roll_back(row)):
             position.rows.append(row)
             position.epoch += 1
             position.step = 0
             self._meter = self._new_meter()
-            self._save("last.pt")
             if not collapsed:
                 self._save("good.pt")
+            self._save("last.pt")  # after good.pt: what resumes from it finds the right good one
         for observer in self._observers:
             observer.on_epoch(self._position.rows)
 
@@ -228,8 +244,10 @@ class Training:
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             **self._meter.means(),
         }
-        row["validation_accuracy"] = score = accuracy(self._model, self._validation)
-        if self._settings.selection is not None:
+        score = position.best_score  # without validation data the last good epoch is the best
+        if len(self._validation):
+            row["validation_accuracy"] = score = accuracy(self._model, self._validation)
+        if len(self._validation) and self._settings.selection is not None:
             score = accuracy(self._model, self._validation, self._settings.selection)
             row["validation_robust_accuracy"] = score
         row["collapsed"] = int(collapsed)
@@ -239,26 +257,34 @@ class Training:
             save_weights(self._model, self._out.best_weights)
         return row
 
-    def _roll_back(self, row: Row, max_rollbacks: int) -> None:
-        """Restores the last good epoch, with the step that was too large halved."""
+    def _roll_back(self, row: Row) -> bool:
+        """Restores the last good epoch with the step halved that was too large; False where it cannot."""
         former = self._position
+        good = read_checkpoint(self._out.checkpoints / "good.pt")
+        at = int(good["position"]["epoch"])
+        rollback = self._settings.rollback
+        if rollback is None:
+            return False
+        if not rollback.allows(at, former.eased_at):
+            row["note"] = "collapsed; smaller steps of epsilon did not help, so training goes on"
+            return False
+        if not self._ease(at):
+            row["note"] = "collapsed; no step of epsilon to halve"
+            return False
         self._restore("good.pt")
+        row["note"] = f"collapsed; back to the end of epoch {at}, step of epsilon halved"
         now = self._position
         now.total_steps, now.seconds, now.rows = former.total_steps, former.seconds, [*former.rows, row]
-        if len(now.eased_at) >= max_rollbacks:
-            row["note"] = f"collapsed; gave up after {max_rollbacks} rollbacks, last good weights kept"
-            now.has_failed = True
-        else:
-            row["note"] = f"collapsed; back to the end of epoch {now.epoch}, step of epsilon halved"
-            now.eased_at = [*now.eased_at, now.epoch]
-            self._ease(now.epoch)
+        now.eased_at = [*former.eased_at, at]
         self._save("last.pt")
-        self._save("good.pt")
+        return True
 
-    def _ease(self, at: int) -> None:
-        self._objective.ease(at)
-        if isinstance(self._lr_factor, Schedule):
+    def _ease(self, at: int) -> bool:
+        """Eases the objective; learning rates follow their epochs. False where nothing got easier."""
+        is_easier = self._objective.ease(at)
+        if is_easier and isinstance(self._lr_factor, Schedule):
             self._lr_factor = Eased(self._lr_factor, at, share=1.0)
+        return is_easier
 
     # -- checkpoints -------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from withstand.run_folder import replaced
 from withstand.training.checkpoint import Row
+from withstand.types import RecipeError
 
 __all__ = ["CsvLog", "Observer", "ProgressBar", "TensorBoardLog"]
 
@@ -79,14 +80,14 @@ class TensorBoardLog(Observer):
         folder: Where the event files go.
 
     Raises:
-        ImportError: TensorBoard is not installed.
+        RecipeError: TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError(
+            raise RecipeError(
                 "TensorBoard is not installed: `pip install withstand[log]`, or leave out "
                 "training.tensorboard."
             ) from error
@@ -146,7 +147,7 @@ class ProgressBar(Observer):
 
     @override
     def on_epoch(self, rows: Sequence[Row]) -> None:
-        self._console.print(_line(rows[-1]), highlight=False)
+        self._console.print(_line(rows[-1]), highlight=False, markup=False, soft_wrap=True)
 
 
 def _line(row: Row) -> str:

@@ -10,9 +10,9 @@ from torch import nn
 
 from withstand.attacks import Attack
 from withstand.data import Augment
+from withstand.numerics import Precision
 from withstand.schedules import Schedule
 from withstand.training.collapse import Rollback
-from withstand.training.numerics import Precision
 
 __all__ = ["OptimizerFactory", "TrainingSettings", "adam"]
 

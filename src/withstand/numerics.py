@@ -1,4 +1,4 @@
-"""Seeds and arithmetic that make a training repeatable."""
+"""Seeds and arithmetic that make training and evaluation repeatable."""
 
 from __future__ import annotations
 
