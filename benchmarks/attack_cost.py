@@ -3,8 +3,8 @@
     make benchmark
 
 1. A PGD-40 training step against steps x (forward + input-backward) + a plain step.
-2. PGD-100 with ``stop_when_fooled`` on 1,000 images against foolbox's LinfPGD with the same steps,
-   step size and random start: seconds, and robust accuracy.
+2. PGD-100 with ``stop_when_fooled`` on 1,000 images against foolbox's LinfPGD from the same random
+   start with the same steps and step size: seconds, and robust accuracy.
 
 With MNIST below the data root (WITHSTAND_DATA) the second part trains on it; otherwise on digits.
 """
@@ -87,9 +87,11 @@ def against_foolbox(model: nn.Module, dataset: Dataset, rounds: int) -> dict[str
     found: dict[str, Tensor] = {}
 
     def run_ours() -> None:
+        torch.manual_seed(0)  # the same random start for both
         found["withstand"] = ours(model, images, labels)
 
     def run_theirs() -> None:
+        torch.manual_seed(0)
         found["foolbox"] = theirs(wrapped, images, labels, epsilons=EPSILON)[1]
 
     seconds = interleaved({"withstand": run_ours, "foolbox": run_theirs}, rounds=rounds)

@@ -159,3 +159,17 @@ def test_only_those_that_stand_are_started_again(slope: Slope, batch_sizes: Batc
     attack = PGD(epsilon=0.2, num_steps=2, random_start=False, num_restarts=2).for_evaluation()
     attack(model, images, torch.zeros(3, dtype=torch.int64))
     assert sizes == [3, 2, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_from_the_same_seed_stopping_fools_at_least_what_the_last_iterate_does(
+    p: float, curved: Curved
+) -> None:
+    """Also where some are wrong from the start: no example's start depends on the others."""
+    model, (images, _) = curved
+    labels = _logits(model, images).argmax(dim=1)
+    labels[::3] = (labels[::3] + 1) % 2  # a third is wrong already and leaves the batch at once
+    attack = PGD(norm=p, epsilon=0.2, num_steps=6, step_size=0.07)
+    plain = _run(attack, model, images, labels)
+    stopped = _run(replace(attack, stop_when_fooled=True), model, images, labels)
+    assert bool((_fooled(model, stopped, labels) >= _fooled(model, plain, labels)).all())

@@ -193,7 +193,8 @@ class PGD(BallAttack):
     def _restart(self, model: nn.Module, batch: Batch, plan: _Plan, worst: Worst, index: Tensor) -> None:
         """Ascends from one start with the examples of ``index`` and records what is worst."""
         near, true = batch.images[index], batch.labels[index]
-        current = self._start(near, plan.epsilon)
+        # Drawn for all, so that an example's start does not depend on which others have fallen.
+        current = self._start(batch.images, plan.epsilon)[index]
         for step in range(plan.num_steps):
             logits, loss, gradient = self._evaluate(model, current, true)
             fooled = logits.argmax(dim=1) != true
