@@ -168,6 +168,14 @@ def test_masked_gradients_are_called_out(tiny_dataset: Dataset) -> None:
     assert honest.metrics["warnings"] == []
 
 
+def test_a_constant_answer_is_called_out(tiny_dataset: Dataset) -> None:
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    nn.init.zeros_(constant[1].weight)
+    found = evaluate(constant, tiny_dataset, [PGD(num_steps=2)], [0.1]).metrics["warnings"]
+    assert len(found) == 1
+    assert "Constant answer" in found[0]
+
+
 @pytest.mark.parametrize("shift", [0.2, -0.05])
 def test_an_attack_that_leaves_its_set_is_stopped(tiny_dataset: Dataset, shift: float) -> None:
     with pytest.raises(AttackError, match=r"cheat at epsilon 0.1 returned images"):
@@ -206,7 +214,13 @@ def test_share_has_the_clopper_pearson_interval(total: int, data: st.DataObject)
 def test_summary_counts_the_columns() -> None:
     plan = AttackPlan(PGD(), [0.1, 0.2], "a", math.inf)
     rows = pd.DataFrame(
-        {"label": [0, 1, 1, 0], "clean": [1, 1, 1, 0], "a@0.1": [1, 0, 1, 0], "a@0.2": [0] * 4}
+        {
+            "label": [0, 1, 1, 0],
+            "prediction": [0, 1, 1, 1],
+            "clean": [1, 1, 1, 0],
+            "a@0.1": [1, 0, 1, 0],
+            "a@0.2": [0] * 4,
+        }
     )
     summary = summarise(rows, [plan])
     assert summary["clean"]["correct"] == 3

@@ -79,6 +79,11 @@ def warnings_of(rows: pd.DataFrame, plans: Sequence[AttackPlan]) -> list[str]:
     """
     largest_class = float(rows["label"].value_counts(normalize=True).max())
     found = []
+    if rows["prediction"].nunique() == 1 < rows["label"].nunique():
+        found.append(
+            f"Constant answer: the model says class {rows['prediction'].iloc[0]} whatever it sees, so its "
+            "accuracies are that class's share. Its training collapsed, or it is not trained."
+        )
     for plan in plans:
         for epsilon in plan.epsilons:
             if plan.norm != math.inf or epsilon < 0.5:
