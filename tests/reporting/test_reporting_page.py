@@ -236,7 +236,7 @@ def test_compare_page(compare_page: Page) -> None:
     assert "3 runs compared" in text
     row = (
         "tiny (one) MNIST 98.1 % 96.1\N{EN DASH}100.0 % 90.5 % 88.5\N{EN DASH}92.5 % fgsm "
-        "40.2 % 38.2\N{EN DASH}42.2 % pgd-200 none Training time: 1 min 40 s"
+        "40.2 % 38.2\N{EN DASH}42.2 % pgd-200 none Training: 1 min 40 s"
     )
     assert row in text
     assert "three not evaluated: withstand evaluate" in text
