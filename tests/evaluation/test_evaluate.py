@@ -169,8 +169,9 @@ def test_masked_gradients_are_called_out(tiny_dataset: Dataset) -> None:
 
 
 def test_a_constant_answer_is_called_out(tiny_dataset: Dataset) -> None:
-    constant = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    nn.init.zeros_(constant[1].weight)
+    layer = nn.Linear(16, 3)
+    nn.init.zeros_(layer.weight)
+    constant = nn.Sequential(nn.Flatten(), layer)
     found = evaluate(constant, tiny_dataset, [PGD(num_steps=2)], [0.1]).metrics["warnings"]
     assert len(found) == 1
     assert "Constant answer" in found[0]
