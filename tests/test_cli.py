@@ -83,7 +83,13 @@ def test_each_stage_can_be_run_again_alone(finished: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "pgd-10-l2" in out
     assert "pgd-10-linf" in out
-    assert main(["run", "digits-adversarial", *SMALL, f"--out={finished}"]) == 0  # nothing left to train
+    trained = json.loads((finished / "environment.json").read_text())
+    again = ["run", "digits-adversarial", *SMALL, "--evaluation.num_examples=10", f"--out={finished}"]
+    assert main(again) == 0  # nothing is left to train
+    now = json.loads((finished / "environment.json").read_text())
+    assert now["command"] == trained["command"]
+    assert "--evaluation.num_examples=10" in now["evaluate_command"]
+    assert now["cost"]["train_seconds"] == trained["cost"]["train_seconds"]
     assert (finished / "last.safetensors").read_bytes() == weights
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["describe_device", "environment", "peak_memory_bytes"]
+__all__ = ["describe_device", "environment", "git_commit", "peak_memory_bytes"]
 
 _PACKAGES = ("withstand", "torch", "lightning-fabric", "numpy")
 
@@ -33,7 +33,7 @@ def environment(*, seed: int, command: str, data_fingerprint: str, device: torch
         "platform": platform.platform(),
         "device": describe_device(device),
         "seed": seed,
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "data_fingerprint": data_fingerprint,
         "command": command,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -55,7 +55,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of the source, where it runs from a checkout; marked where files differ from it."""
     folder = Path(__file__).parent
     try:

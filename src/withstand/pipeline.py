@@ -14,7 +14,7 @@ from torch import nn
 from withstand import data, models
 from withstand.data import Dataset
 from withstand.dataset_info import DatasetInfo
-from withstand.environment import describe_device, environment, peak_memory_bytes
+from withstand.environment import describe_device, environment, git_commit, peak_memory_bytes
 from withstand.evaluation import Evaluation, evaluate
 from withstand.recipe import Recipe
 from withstand.recipe_file import ParsedRecipe, parse_recipe
@@ -88,7 +88,8 @@ def train_recipe(
     with replaced(out.recipe) as temporary:
         temporary.write_text(parsed.text, encoding="utf-8")
     out.write_json(out.model_spec, _model_spec(recipe, dataset.info))
-    _write_environment(out, recipe, command, dataset, device)
+    if not out.last_weights.exists():  # else training is done, and this adds nothing to it
+        _write_environment(out, recipe, command, dataset, device)
     result = fit(
         model,
         dataset,
@@ -180,8 +181,12 @@ def evaluate_run(
     }
     run.write_json(run.metrics, metrics)
     _add_cost(run, evaluate_seconds=time.monotonic() - started)
-    content = {**run.read_json(run.environment), "evaluate_command": command}
-    run.write_json(run.environment, {**content, "evaluate_device": describe_device(device)})
+    about = {
+        "evaluate_command": command,
+        "evaluate_device": describe_device(device),
+        "evaluate_commit": git_commit(),
+    }
+    run.write_json(run.environment, {**run.read_json(run.environment), **about})
     return Evaluation(evaluation.rows, metrics)
 
 
