@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,7 +20,8 @@ from withstand.data import Dataset
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.schedules import Constant, Eased, Linear, Schedule, Stages, value_at
 from withstand.terms import Objective
-from withstand.training import Rollback, TrainingSettings, fit, has_collapsed
+from withstand.training import Rollback, TrainingSettings, fit, has_collapsed, loop
+from withstand.training.checkpoint import write_checkpoint
 from withstand.types import LossTerms
 
 
@@ -107,6 +110,39 @@ def test_a_resumed_run_remembers_what_was_eased(
     once = train(tmp_path)
     again = train(tmp_path)  # nothing is left to do, and nothing changes
     pd.testing.assert_frame_equal(once, again)
+
+
+@pytest.mark.parametrize("num_writes", range(1, 12))
+def test_killed_after_any_checkpoint_file_and_resumed_eases_at_the_same_places(
+    tiny_model: nn.Module,
+    tiny_dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_writes: int,
+) -> None:
+    """Two files make a checkpoint; a kill may fall between them, before or after a rollback."""
+
+    def train(out: Path) -> tuple[dict[str, Tensor], pd.DataFrame]:
+        model = copy.deepcopy(tiny_model)
+        objective = Brittle(Stages(values=[0.08, 0.2], epochs=[2, 2]), reach=0.08)
+        fit(model, tiny_dataset, objective, settings(5), out=out)
+        return model.state_dict(), pd.read_csv(out / "train.csv").drop(columns="seconds")
+
+    def write_then_die(path: Path, content: Mapping[str, Any]) -> None:
+        write_checkpoint(path, content)
+        written.append(path.name)
+        if len(written) == num_writes:
+            raise KeyboardInterrupt
+
+    weights, log = train(tmp_path / "whole")
+    written: list[str] = []
+    monkeypatch.setattr(loop, "write_checkpoint", write_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut")
+    monkeypatch.undo()
+    resumed_weights, resumed_log = train(tmp_path / "cut")
+    pd.testing.assert_frame_equal(log, resumed_log)
+    assert all(torch.equal(weights[name], resumed_weights[name]) for name in weights)
 
 
 def test_a_collapse_that_outlasts_the_halvings_is_reported_and_training_goes_on(
