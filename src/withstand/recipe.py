@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from withstand.attacks import Attack
-from withstand.evaluation import plan_attacks
+from withstand.evaluation import plan_attacks, require_sizes
 from withstand.objectives import CrossEntropy, Objective
 from withstand.training import TrainingSettings
 
@@ -79,10 +79,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         plan_attacks(self.attacks, self.epsilons)
-        if self.num_examples is not None and self.num_examples < 1:
-            raise ValueError(f"Expected num_examples of at least 1, but got {self.num_examples}.")
-        if self.batch_size < 1:
-            raise ValueError(f"Expected an evaluation batch_size of at least 1, but got {self.batch_size}.")
+        require_sizes(self.num_examples, self.batch_size)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,11 @@ class RunFolder:
         """The page for people."""
         return self.path / "report.html"
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return any(self.checkpoints.glob("*.pt"))
+
     def create(self) -> RunFolder:
         """Makes the folder where it is not, and tries whether it can be written.
 

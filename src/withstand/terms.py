@@ -93,6 +93,10 @@ class Weighted(Objective):
     def ease(self, at: float) -> bool:
         return self.term.ease(at)
 
+    @override
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"  # by which a resumed training tells another objective
+
 
 class Sum(Objective):
     """The sum of several objectives; where two report the same name, the later gets a number.

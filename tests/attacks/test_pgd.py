@@ -14,7 +14,7 @@ from typing_extensions import override
 from withstand import norms
 from withstand.attacks import PGD, cross_entropy, dlr, fgsm, margin
 from withstand.schedules import Linear, Stages
-from withstand.types import Batch
+from withstand.types import Batch, DataError
 
 Slope = Callable[[Tensor], nn.Module]
 NORMS = (1.0, 2.0, math.inf)
@@ -214,3 +214,20 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
 def test_the_epsilon_of_a_call_is_that_of_its_schedule() -> None:
     assert PGD(epsilon=Linear(0.0, 0.4, 40)).epsilon_at(9.5) == 0.095
     assert PGD(epsilon=0.2).epsilon_at(3.0) == 0.2
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, margin, dlr])
+@pytest.mark.parametrize("stop_when_fooled", [False, True])
+def test_labels_beyond_the_classes_say_so(
+    loss: Callable[[Tensor, Tensor], Tensor], stop_when_fooled: bool
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    labels = torch.tensor([0, 3])
+    with pytest.raises(DataError, match=r"labels from 0 to 2, as the model has 3 outputs, but got 3"):
+        PGD(loss=loss, stop_when_fooled=stop_when_fooled)(model, torch.rand(2, 1, 2, 2), labels)
+
+
+def test_other_failures_of_a_model_stay_what_they_are() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        PGD()(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))

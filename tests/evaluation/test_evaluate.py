@@ -196,6 +196,12 @@ def test_epsilons_are_checked(epsilons: Sequence[float], message: str) -> None:
         plan_attacks([PGD()], epsilons)
 
 
+@pytest.mark.parametrize("sizes", [{"num_examples": 0}, {"num_examples": -3}, {"batch_size": 0}])
+def test_sizes_are_checked(tiny_dataset: Dataset, sizes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        evaluate(Thresholds(), tiny_dataset, [], [], **sizes)  # type: ignore[arg-type]
+
+
 def test_attacks_of_the_same_name_are_told_apart() -> None:
     plans = plan_attacks([PGD(), PGD(num_restarts=2), PGD(norm=2)], [0.1])
     assert len({plan.name for plan in plans}) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -259,6 +260,27 @@ def test_another_optimiser_is_another_run(
     other = TrainingSettings(**{**vars(SETTINGS), "optimizer": partial(torch.optim.Adam, lr=0.1)})
     with pytest.raises(CheckpointError, match=r"another run.*optimizer: SGD.* then, Adam"):
         trained(tiny_model, tiny_dataset, tmp_path, other)
+
+
+def test_another_weight_of_a_term_is_another_run(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    for_half = 0.5 * CrossEntropy() + CrossEntropy()
+    fit(copy.deepcopy(tiny_model), tiny_dataset, for_half, SETTINGS, out=tmp_path)
+    for_more = 0.7 * CrossEntropy() + CrossEntropy()
+    with pytest.raises(CheckpointError, match=r"another run.*weight=0\.5.*weight=0\.7"):
+        fit(copy.deepcopy(tiny_model), tiny_dataset, for_more, SETTINGS, out=tmp_path)
+
+
+def test_deleted_checkpoints_mean_a_new_start(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    """Also where nothing of the new training is better than what the old one left."""
+    trained(tiny_model, tiny_dataset, tmp_path, seed=5)
+    shutil.rmtree(tmp_path / "checkpoint")
+    settings = TrainingSettings(**{**vars(SETTINGS), "epochs": 0})
+    trained(tiny_model, tiny_dataset, tmp_path, settings, seed=6)
+    assert_same(weights_of(tmp_path / "model.safetensors", tiny_model), tiny_model.state_dict())
 
 
 def test_without_validation_data_the_last_epoch_is_the_best(

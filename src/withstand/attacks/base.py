@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -13,7 +14,9 @@ from typing_extensions import override
 
 from withstand import norms
 from withstand.checks import check_batch
+from withstand.modes import eval_mode
 from withstand.schedules import Schedule, value_at
+from withstand.types import DataError
 
 __all__ = ["Attack", "BallAttack", "Worst"]
 
@@ -42,7 +45,11 @@ class Attack(ABC):
             DataError: the images are outside [0, 1] or the labels do not fit.
         """
         check_batch(images, labels)
-        return self.perturb(model, images, labels, progress=progress)
+        try:
+            return self.perturb(model, images, labels, progress=progress)
+        except (IndexError, RuntimeError) as error:
+            _require_labels_in_range(model, images, labels, error)
+            raise
 
     @abstractmethod
     def perturb(
@@ -79,6 +86,21 @@ class Attack(ABC):
     @abstractmethod
     def describe(self) -> str:
         """A sentence of its settings, for a report."""
+
+
+def _require_labels_in_range(model: nn.Module, images: Tensor, labels: Tensor, error: Exception) -> None:
+    """Says so where labels beyond the model's classes made an attack fail.
+
+    Asked only then, since the number of classes is known from a forward pass alone.
+    """
+    classes = math.inf
+    with suppress(Exception), eval_mode(model), torch.no_grad():  # the model itself may be what fails
+        classes = model(images[:1]).shape[-1]
+    if labels.numel() and int(labels.max()) >= classes:
+        raise DataError(
+            f"Expected labels from 0 to {classes - 1}, as the model has {classes} outputs, "
+            f"but got {int(labels.max())}."
+        ) from error
 
 
 @dataclass(frozen=True)

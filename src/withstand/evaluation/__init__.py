@@ -1,6 +1,6 @@
 """Measuring: one row a test example, and summaries with intervals."""
 
-from withstand.evaluation.evaluate import Evaluation, evaluate, plan_attacks
+from withstand.evaluation.evaluate import Evaluation, evaluate, plan_attacks, require_sizes
 from withstand.evaluation.rows import AttackPlan, column, score_batch
 from withstand.evaluation.summary import share, summarise
 
@@ -10,6 +10,7 @@ __all__ = [
     "column",
     "evaluate",
     "plan_attacks",
+    "require_sizes",
     "score_batch",
     "share",
     "summarise",

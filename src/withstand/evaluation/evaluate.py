@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from withstand.numerics import numerics
 from withstand.run_folder import RunFolder
 from withstand.types import Batch, RunFolderError
 
-__all__ = ["Evaluation", "evaluate", "plan_attacks"]
+__all__ = ["Evaluation", "evaluate", "plan_attacks", "require_sizes"]
 
 _GALLERY_SIZE = 12
 
@@ -49,7 +50,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     num_examples: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     out: Path | str | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -67,7 +68,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         num_examples: Score only the first so many test examples; all where None.
         batch_size: Examples a batch.
         seed: Of the attacks' random starts; each batch has its own, whatever came before.
-        device: Where to run.
+        device: Where to run, and where the model is moved; where it is already, if None.
         out: A run folder for ``examples.csv`` (written batch by batch), ``gallery.npz`` and
             ``metrics.json``; nothing is written where None.
         on_batch: Told after each batch how many examples are done, of how many.
@@ -76,15 +77,17 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         Rows and metrics.
 
     Raises:
+        ValueError: a number is out of its range, or there are attacks but no epsilon.
         ModelError: the model does not fit the data.
         AttackError: an attack left its ball or [0, 1].
         RunFolderError: the folder cannot be written.
     """
-    run = None if out is None else RunFolder(Path(out)).create()
-    model.to(device)
-    check(model, dataset.info)
+    require_sizes(num_examples, batch_size)
     plans = plan_attacks(attacks, epsilons)
-    test = dataset.test.to(torch.device(device))
+    run = None if out is None else RunFolder(Path(out)).create()
+    place = _device_of(model) if device is None else torch.device(device)
+    check(model.to(place), dataset.info)
+    test = dataset.test.to(place)
     if num_examples is not None:
         test = test.subset(torch.arange(min(num_examples, len(test))))
     if run is not None:  # what a former evaluation left would not fit the rows to come
@@ -107,6 +110,23 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
                 save_gallery(run.gallery, model, few, shown, dataset.info.class_names)
             run.write_json(run.metrics, metrics)
     return Evaluation(rows, metrics)
+
+
+def require_sizes(num_examples: int | None, batch_size: int) -> None:
+    """Accepts sizes with which there is something to evaluate.
+
+    Raises:
+        ValueError: one is below 1.
+    """
+    if num_examples is not None and num_examples < 1:
+        raise ValueError(f"Expected num_examples of at least 1, but got {num_examples}.")
+    if batch_size < 1:
+        raise ValueError(f"Expected an evaluation batch_size of at least 1, but got {batch_size}.")
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    state = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if state is None else state.device
 
 
 def _telling_epsilon(metrics: Mapping[str, Any]) -> float:

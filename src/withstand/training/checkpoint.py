@@ -32,6 +32,7 @@ class Position:
 
     Attributes:
         epoch: Whole epochs done.
+        good_epoch: Whole epochs done at the end of the last that did not collapse.
         step: Steps done in the epoch under way.
         total_steps: Steps done since the beginning, also those rolled back.
         seconds: Time spent since the beginning, over all processes.
@@ -41,6 +42,7 @@ class Position:
     """
 
     epoch: int = 0
+    good_epoch: int = 0
     step: int = 0
     total_steps: int = 0
     seconds: float = 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -18,7 +18,7 @@ from torch import nn
 
 from withstand.data import Dataset, batches, epoch_order
 from withstand.models import check, load_weights, save_weights
-from withstand.numerics import epoch_seed
+from withstand.numerics import Precision, epoch_seed
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.run_folder import RunFolder
 from withstand.schedules import Eased, Schedule, value_at
@@ -42,7 +42,11 @@ from withstand.types import Batch, DataError, LossTerms, NonFiniteLossError
 
 __all__ = ["Training", "TrainingResult"]
 
-_PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
+_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
+    "fp32": "32-true",
+    "tf32": "32-true",
+    "bf16": "bf16-mixed",
+}
 _STEPS_BETWEEN_CHECKS = 50  # reading the losses back from the device every step would slow it
 
 
@@ -92,7 +96,7 @@ class Training:
         self._fabric = Fabric(
             accelerator=settings.accelerator,
             devices=1,
-            precision=_PRECISION[settings.precision],  # type: ignore[arg-type]
+            precision=_PRECISION[settings.precision],
         )
         if settings.initial_weights is not None:
             load_weights(model, settings.initial_weights)
@@ -228,6 +232,7 @@ class Training:
             position.step = 0
             self._meter = self._new_meter()
             if not collapsed:
+                position.good_epoch = position.epoch
                 self._save("good.pt")
             self._save("last.pt")  # after good.pt: what resumes from it finds the right good one
         for observer in self._observers:
@@ -259,12 +264,10 @@ class Training:
 
     def _roll_back(self, row: Row) -> bool:
         """Restores the last good epoch with the step halved that was too large; False where it cannot."""
-        former = self._position
-        good = read_checkpoint(self._out.checkpoints / "good.pt")
-        at = int(good["position"]["epoch"])
-        rollback = self._settings.rollback
+        former, rollback = self._position, self._settings.rollback
         if rollback is None:
             return False
+        at = former.good_epoch
         if not rollback.allows(at, former.eased_at):
             row["note"] = "collapsed; smaller steps of epsilon did not help, so training goes on"
             return False
@@ -296,6 +299,7 @@ class Training:
                 for at in self._position.eased_at:
                     self._ease(at)
                 return
+        self._out.best_weights.unlink(missing_ok=True)  # of a training whose checkpoints were deleted
         self._save("good.pt")
 
     def _save(self, name: str) -> None:
