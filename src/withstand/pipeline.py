@@ -88,7 +88,7 @@ def train_recipe(
     with replaced(out.recipe) as temporary:
         temporary.write_text(parsed.text, encoding="utf-8")
     out.write_json(out.model_spec, _model_spec(recipe, dataset.info))
-    if not (out.is_begun and out.last_weights.exists()):  # else training is done: nothing is added to it
+    if not (out.is_begun() and out.last_weights.exists()):  # else training is done: nothing is added to it
         _write_environment(out, recipe, command, dataset, device)
     result = fit(
         model,
@@ -219,7 +219,7 @@ def _model_spec(recipe: Recipe, info: DatasetInfo) -> dict[str, Any]:
 def _write_environment(
     out: RunFolder, recipe: Recipe, command: str, dataset: Dataset, device: torch.device
 ) -> None:
-    former = out.read_json(out.environment) if out.is_begun else {}
+    former = out.read_json(out.environment) if out.is_begun() else {}
     current = environment(
         seed=recipe.seed, command=command, data_fingerprint=dataset.fingerprint, device=device
     )
@@ -237,7 +237,7 @@ def _add_cost(out: RunFolder, **costs: float) -> None:
 
 def _require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
     """Refuses to go on with another recipe than the one the folder was begun with."""
-    if not out.recipe.exists() or not out.is_begun:
+    if not out.recipe.exists() or not out.is_begun():
         return  # nothing has been trained yet
     former = dict(_flat(_trained_part(parse_recipe(out.recipe).values)))
     current = dict(_flat(_trained_part(parsed.values)))

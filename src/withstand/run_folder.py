@@ -106,7 +106,6 @@ class RunFolder:
         """The page for people."""
         return self.path / "report.html"
 
-    @property
     def is_begun(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         return any(self.checkpoints.glob("*.pt"))
