@@ -17,11 +17,11 @@ LEVELS = {
     for level, names in enumerate(
         [
             ["types", "dataset_info", "suggest", "_version"],
-            ["norms", "schedules", "checks", "modes", "run_folder", "environment", "numerics"],
+            ["norms", "schedules", "checks", "modes", "run_folder", "environment", "numerics", "spectral"],
             ["terms"],
             ["data", "models"],
-            ["attacks"],
-            ["objectives"],
+            ["attacks", "domains"],
+            ["objectives", "certificates"],
             ["training", "evaluation", "reporting"],
             ["recipe"],
             ["recipe_file"],

@@ -8,6 +8,7 @@ from withstand.training import fit
 from withstand.types import (
     AttackError,
     Batch,
+    CertificateError,
     CheckpointError,
     DataError,
     LossTerms,
@@ -21,6 +22,7 @@ from withstand.types import (
 __all__ = [
     "AttackError",
     "Batch",
+    "CertificateError",
     "CheckpointError",
     "DataError",
     "LossTerms",

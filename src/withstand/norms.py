@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["dual", "label", "norm", "project", "random_in_ball", "require_norm", "steepest"]
+__all__ = ["dual", "label", "norm", "per_example", "project", "random_in_ball", "require_norm", "steepest"]
 
 _LABELS = {1.0: "l1", 2.0: "l2", math.inf: "linf"}
 
@@ -63,7 +63,7 @@ def project(delta: Tensor, p: float, radius: float | Tensor) -> Tensor:
     Returns:
         Tensor of the shape of ``delta``: argmin over ‖z‖_p ≤ radius of ‖z - delta‖₂.
     """
-    return _PROJECTIONS[require_norm(p)](delta, _per_example(radius, delta))
+    return _PROJECTIONS[require_norm(p)](delta, per_example(radius, delta))
 
 
 def steepest(gradient: Tensor, p: float) -> Tensor:
@@ -96,10 +96,19 @@ def random_in_ball(
     Returns:
         Tensor of the shape of ``like``.
     """
-    return _RANDOM[require_norm(p)](like, generator) * _per_example(radius, like)
+    return _RANDOM[require_norm(p)](like, generator) * per_example(radius, like)
 
 
-def _per_example(value: float | Tensor, like: Tensor) -> float | Tensor:
+def per_example(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A value for each example, shaped to broadcast over ``like``; a float stays what it is.
+
+    Args:
+        value: A float, or a tensor (batch,) or (1,).
+        like: Tensor (batch, …).
+
+    Returns:
+        A float, or a tensor (batch, 1, …).
+    """
     if not isinstance(value, Tensor):
         return value
     return _rows(like, value.to(like.dtype))

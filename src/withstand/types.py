@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # reports are made without torch
 __all__ = [
     "AttackError",
     "Batch",
+    "CertificateError",
     "CheckpointError",
     "DataError",
     "LossTerms",
@@ -64,6 +65,10 @@ class ModelError(WithstandError, ValueError):
 
 class AttackError(WithstandError, RuntimeError):
     """An attack that broke its own rules: left its ball, or [0, 1]."""
+
+
+class CertificateError(WithstandError, RuntimeError):
+    """A certificate that an attack refuted, or that contradicts another."""
 
 
 class RecipeError(WithstandError, ValueError):

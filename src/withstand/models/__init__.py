@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from withstand.models.activations import GroupSort, MinMax
 from withstand.models.check import check
 from withstand.models.normalize import Normalize
 from withstand.models.registry import MODEL_NAMES, create
 from withstand.models.weights import load_weights, save_weights
 
-__all__ = ["MODEL_NAMES", "Normalize", "check", "create", "load_weights", "save_weights"]
+__all__ = [
+    "MODEL_NAMES",
+    "GroupSort",
+    "MinMax",
+    "Normalize",
+    "check",
+    "create",
+    "load_weights",
+    "save_weights",
+]

@@ -1,0 +1,205 @@
+"""Rules of activations, sorting, max pooling, and of what does nothing when it is evaluated."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from withstand.domains.base import Domain
+from withstand.domains.operations import Elementwise, MaxPool, Monotone, SortGroups, Valley
+from withstand.domains.registry import Site, UnsupportedOperationError, register
+from withstand.domains.sizes import Numbers, each
+from withstand.models import GroupSort, MinMax
+
+__all__: list[str] = []
+
+# Slopes are rounded up and least values down, so that both bound.
+_GELU = Valley(F.gelu, 1.1289042, -0.7517915246935645, -0.16997121)
+_GELU_TANH = Valley(partial(F.gelu, approximate="tanh"), 1.1289931, -0.7524614220710163, -0.17004076)
+_SILU = Valley(F.silu, 1.0998394, -1.278464542761074, -0.27846455)
+_MISH = Valley(F.mish, 1.0884982, -1.1924312145154955, -0.30884342)
+_ABS = Valley(torch.abs, 1.0, 0.0, 0.0)
+
+
+def _register_elementwise(function: Elementwise | Valley, *operations: Any) -> None:
+    """One rule for all spellings of an activation without settings but ``inplace``."""
+
+    @register(*(operation for operation in operations if not _is_layer(operation)))
+    def of_function(site: Site, input: Domain, inplace: bool = False) -> Domain:
+        return _apply(function, input)
+
+    @register(*(operation for operation in operations if _is_layer(operation)))
+    def of_layer(site: Site, layer: nn.Module, input: Domain) -> Domain:
+        return _apply(function, input)
+
+
+def _is_layer(operation: Any) -> bool:
+    return isinstance(operation, type) and issubclass(operation, nn.Module)
+
+
+def _apply(function: Monotone | Valley, value: Domain) -> Domain:
+    return value.valley(function) if isinstance(function, Valley) else value.monotone(function)
+
+
+_register_elementwise(
+    Elementwise(F.relu), nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_
+)
+_register_elementwise(Elementwise(F.relu6), nn.ReLU6, F.relu6)
+_register_elementwise(Elementwise(torch.tanh), nn.Tanh, F.tanh, torch.tanh, Tensor.tanh, Tensor.tanh_)
+_register_elementwise(
+    Elementwise(torch.sigmoid, 0.25), nn.Sigmoid, F.sigmoid, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_
+)
+_register_elementwise(Elementwise(F.logsigmoid), nn.LogSigmoid, F.logsigmoid)
+_register_elementwise(Elementwise(F.softsign), nn.Softsign, F.softsign)
+_register_elementwise(Elementwise(F.selu, 1.758099341), nn.SELU, F.selu, torch.selu)
+_register_elementwise(Elementwise(F.hardsigmoid, 1 / 6), nn.Hardsigmoid, F.hardsigmoid)
+_register_elementwise(_SILU, nn.SiLU, F.silu)
+_register_elementwise(_MISH, nn.Mish, F.mish)
+_register_elementwise(_ABS, torch.abs, Tensor.abs, Tensor.abs_)
+
+
+@register(nn.GELU)
+def _gelu_layer(site: Site, layer: nn.GELU, input: Domain) -> Domain:
+    return _gelu(site, input, layer.approximate)
+
+
+@register(F.gelu)
+def _gelu(site: Site, input: Domain, approximate: str = "none") -> Domain:
+    return input.valley(_GELU_TANH if approximate == "tanh" else _GELU)
+
+
+@register(nn.LeakyReLU)
+def _leaky_relu_layer(site: Site, layer: nn.LeakyReLU, input: Domain) -> Domain:
+    return _leaky_relu(site, input, layer.negative_slope)
+
+
+@register(F.leaky_relu, F.leaky_relu_)
+def _leaky_relu(site: Site, input: Domain, negative_slope: float = 0.01, inplace: bool = False) -> Domain:
+    function = partial(F.leaky_relu, negative_slope=negative_slope)
+    if negative_slope < 0:
+        return input.valley(Valley(function, max(1.0, -negative_slope), 0.0, 0.0))
+    return input.monotone(Elementwise(function, max(1.0, negative_slope)))
+
+
+@register(nn.ELU, nn.CELU)
+def _elu_layer(site: Site, layer: nn.ELU | nn.CELU, input: Domain) -> Domain:
+    return (_elu if isinstance(layer, nn.ELU) else _celu)(site, input, layer.alpha)
+
+
+@register(F.elu, F.elu_)
+def _elu(site: Site, input: Domain, alpha: float = 1.0, inplace: bool = False) -> Domain:
+    _require_positive(site, alpha, "alpha")
+    return input.monotone(Elementwise(partial(F.elu, alpha=alpha), max(1.0, alpha)))
+
+
+@register(F.celu, F.celu_)
+def _celu(site: Site, input: Domain, alpha: float = 1.0, inplace: bool = False) -> Domain:
+    _require_positive(site, alpha, "alpha")
+    return input.monotone(Elementwise(partial(F.celu, alpha=alpha)))
+
+
+@register(nn.Softplus)
+def _softplus_layer(site: Site, layer: nn.Softplus, input: Domain) -> Domain:
+    return _softplus(site, input, layer.beta, layer.threshold)
+
+
+@register(F.softplus)
+def _softplus(site: Site, input: Domain, beta: float = 1.0, threshold: float = 20.0) -> Domain:
+    _require_positive(site, beta, "beta")
+    # At the threshold torch goes over to the identity, by a jump down of up to exp(-threshold) / beta.
+    _require_positive(site, threshold - 19.0, "threshold - 19")
+    return input.monotone(Elementwise(partial(F.softplus, beta=beta, threshold=threshold)))
+
+
+@register(nn.Hardtanh)
+def _hardtanh_layer(site: Site, layer: nn.Hardtanh, input: Domain) -> Domain:
+    return _clamp(site, input, layer.min_val, layer.max_val)
+
+
+@register(F.hardtanh)
+def _hardtanh(
+    site: Site, input: Domain, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Domain:
+    return _clamp(site, input, min_val, max_val)
+
+
+@register(torch.clamp, torch.clip, Tensor.clamp, Tensor.clip, Tensor.clamp_, Tensor.clip_)
+def _clamp(site: Site, input: Domain, min: float | None = None, max: float | None = None) -> Domain:
+    return input.monotone(Elementwise(partial(torch.clamp, min=min, max=max)))
+
+
+@register(torch.clamp_min, Tensor.clamp_min)
+def _clamp_min(site: Site, input: Domain, min: float) -> Domain:
+    return _clamp(site, input, min)
+
+
+@register(MinMax, GroupSort)
+def _sorting(site: Site, layer: MinMax | GroupSort, input: Domain) -> Domain:
+    return input.monotone(SortGroups(layer.forward))
+
+
+@register(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+def _max_pool_layer(site: Site, layer: nn.MaxPool2d, input: Domain) -> Domain:
+    return _max_pool(
+        site,
+        input,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        layer.ceil_mode,
+        layer.return_indices,
+    )
+
+
+@register(F.max_pool1d, F.max_pool2d, F.max_pool3d)
+def _max_pool(
+    site: Site,
+    input: Domain,
+    kernel_size: Numbers,
+    stride: Numbers | None = None,
+    padding: Numbers = 0,
+    dilation: Numbers = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Domain:
+    if return_indices:
+        raise UnsupportedOperationError(f"The max pooling {site.path!r} also returns indices; it must not.")
+    rank = len(input.shape) - 2
+    kernel = each(kernel_size, rank)
+    steps = kernel if stride is None else each(stride, rank)
+    pool = MaxPool(kernel, steps, each(padding, rank), each(dilation, rank), ceil_mode)
+    return input.monotone(pool)
+
+
+@register(nn.Identity)
+def _identity(site: Site, layer: nn.Identity, input: Domain) -> Domain:
+    return input
+
+
+@register(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+def _dropout_layer(site: Site, layer: nn.Dropout, input: Domain) -> Domain:
+    return _dropout(site, input, layer.p, layer.training)
+
+
+@register(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+def _dropout(
+    site: Site, input: Domain, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Domain:
+    if training and p > 0:
+        raise UnsupportedOperationError(
+            f"The dropout {site.path!r} is active, so there is no one function to bound; call eval() on the "
+            "model, or train without dropout."
+        )
+    return input
+
+
+def _require_positive(site: Site, value: float, name: str) -> None:
+    if value <= 0:
+        raise UnsupportedOperationError(
+            f"The rule of the activation at {site.path!r} needs a positive {name}, but got {value:g}."
+        )

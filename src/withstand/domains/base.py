@@ -1,0 +1,89 @@
+"""The interface of a domain: a set of tensors, one for each example, that passes through a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Self, TypeAlias
+
+import torch
+from torch import Tensor
+
+from withstand.domains.operations import Monotone, Valley
+from withstand.spectral import LinearOperator, Shape
+
+__all__ = ["Domain", "NormOf"]
+
+NormOf: TypeAlias = Callable[[LinearOperator, Shape], Tensor]
+"""(operator, shape of one example) -> scalar tensor: at least the operator's largest singular value."""
+
+
+class Domain(ABC):
+    """The interface of an immutable set of tensors for each example of a batch.
+
+    Each operation returns a set that holds the image of every member; it may be larger than the
+    image, never smaller.
+    """
+
+    @property
+    @abstractmethod
+    def center(self) -> Tensor:
+        """A member for each example, (batch, …)."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of a member, the batch first."""
+        return self.center.shape
+
+    @property
+    def example_shape(self) -> Shape:
+        """Shape of one example."""
+        return tuple(self.shape[1:])
+
+    @property
+    @abstractmethod
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The smallest box around the set: lower and upper, (batch, …) each."""
+
+    @abstractmethod
+    def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
+        """The image under x -> A x + b.
+
+        Args:
+            operator: A.
+            bias: b, which broadcasts to the output (batch, …); none where None.
+            norm: Says how far the operator can stretch.
+        """
+
+    @abstractmethod
+    def monotone(self, function: Monotone) -> Self:
+        """The image under a monotone function."""
+
+    @abstractmethod
+    def valley(self, function: Valley) -> Self:
+        """The image under an activation with a valley."""
+
+    @abstractmethod
+    def shift(self, constant: Tensor | float) -> Self:
+        """The image under x -> x + constant, which broadcasts to (batch, …)."""
+
+    @abstractmethod
+    def add(self, other: Self) -> Self:
+        """The sums of a member of this set and one of the other."""
+
+    @abstractmethod
+    def cat(self, others: Sequence[Self], dim: int) -> Self:
+        """The members of this set and of the others, one after another along ``dim`` ≥ 1."""
+
+    @abstractmethod
+    def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
+        """How much each class can gain on the true one over the set, beyond its center.
+
+        Args:
+            weight: Of the last layer, (classes, hidden); members are (batch, hidden).
+            labels: True classes (batch,).
+
+        Returns:
+            Tensor (batch, classes): at least the maximum of (w_i - w_y)·(z - center) over the set's
+            members z; 0 for the true class.
+        """

@@ -1,0 +1,103 @@
+"""Ball ∩ box: box constraint propagation (Lee et al., NeurIPS 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from withstand import norms
+from withstand.domains.ball import Ball
+from withstand.domains.base import Domain, NormOf
+from withstand.domains.box import Box
+from withstand.domains.operations import Monotone, Valley
+from withstand.domains.worst_case import ball_box_gains
+from withstand.spectral import LinearOperator
+
+__all__ = ["BoxBall"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class BoxBall(Domain):
+    """The reduced product of a ball and a box: every tensor in both.
+
+    After each linear map the box is cut to the box around the image of the ball. No other
+    operation needs that: where a box lies in the box around a ball, it still does after any
+    monotone function, sum or concatenation of both.
+
+    Args:
+        ball: The ball; its center must be in the box.
+        box: The box; the one around the ball where None.
+        num_steps: Newton steps for the worst difference of logits, which is an upper bound after
+            any number of them; until it is exact where None.
+    """
+
+    ball: Ball
+    box: Box | None = None
+    num_steps: int | None = None
+
+    @property
+    @override
+    def center(self) -> Tensor:
+        return self.ball.center
+
+    @property
+    @override
+    def ends(self) -> tuple[Tensor, Tensor]:
+        return self.ball.ends if self.box is None else self.box.ends
+
+    @override
+    def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
+        ball = self.ball.affine(operator, bias, norm)
+        reach = norms.per_example(self.ball.radius, ball.center) * operator.row_norms(self.example_shape)
+        around = Box.around(ball.center, reach.expand(len(reach), *ball.example_shape))
+        if self.box is None:
+            return replace(self, ball=ball, box=around)
+        image = self._image_of_box(self.box, ball, operator, bias)
+        lower = torch.maximum(image.lower, around.lower)
+        return replace(self, ball=ball, box=Box(lower, torch.minimum(image.upper, around.upper)))
+
+    def _image_of_box(self, box: Box, ball: Ball, operator: LinearOperator, bias: Tensor | None) -> Box:
+        midpoint, halfwidth = box.parts
+        reach = operator.entrywise(torch.abs).apply(halfwidth)
+        if midpoint is self.ball.center:  # so far, and not to be computed twice
+            return Box.around(ball.center, reach)
+        image = operator.apply(midpoint)
+        return Box.around(image if bias is None else image + bias, reach)
+
+    @override
+    def monotone(self, function: Monotone) -> Self:
+        box = Box(*self.ends).monotone(function)
+        return replace(self, ball=self.ball.monotone(function), box=box)
+
+    @override
+    def valley(self, function: Valley) -> Self:
+        return replace(self, ball=self.ball.valley(function), box=Box(*self.ends).valley(function))
+
+    @override
+    def shift(self, constant: Tensor | float) -> Self:
+        box = None if self.box is None else self.box.shift(constant)
+        return replace(self, ball=self.ball.shift(constant), box=box)
+
+    @override
+    def add(self, other: Self) -> Self:
+        box = Box(*self.ends).add(Box(*other.ends))
+        return replace(self, ball=self.ball.add(other.ball), box=box)
+
+    @override
+    def cat(self, others: Sequence[Self], dim: int) -> Self:
+        box = Box(*self.ends).cat([Box(*other.ends) for other in others], dim)
+        return replace(self, ball=self.ball.cat([other.ball for other in others], dim), box=box)
+
+    @override
+    def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
+        lower, upper = self.ends
+        # The center is in the box but for rounding; widening the box to hold it is sound.
+        below, above = (lower - self.center).clamp_max(0), (upper - self.center).clamp_min(0)
+        radius = self.ball.radius.expand(len(labels))
+        return ball_box_gains(weight, labels, below, above, radius, num_steps=self.num_steps)

@@ -1,0 +1,155 @@
+"""What the layers of networks are made of: the operations that every domain has a rule for.
+
+Linear maps are ``spectral.LinearOperator``. All else that networks do to one tensor is monotone
+(the functions below) or falls to a valley and rises again (GELU). A new kind of layer is one rule
+that says which of these it is; then every domain can pass through it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+__all__ = ["Elementwise", "MaxPool", "Monotone", "Rearrange", "SortGroups", "Valley"]
+
+
+class Monotone(ABC):
+    """A function f of a batched tensor with f(x) ≤ f(y) wherever x ≤ y in every coordinate.
+
+    It must also be Lipschitz in l2, and in linf with the same constant or a smaller one.
+    """
+
+    @property
+    @abstractmethod
+    def lipschitz(self) -> float:
+        """A bound on ‖f(x) - f(y)‖₂ / ‖x - y‖₂."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """f(x), for a tensor (batch, …)."""
+
+
+@dataclass(frozen=True)
+class Elementwise(Monotone):
+    """A monotone activation: ReLU, tanh, softplus and the like.
+
+    Args:
+        function: The activation.
+        slope: Its steepest slope.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    slope: float = 1.0
+
+    @property
+    @override
+    def lipschitz(self) -> float:
+        return self.slope
+
+    @override
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@dataclass(frozen=True)
+class Valley:
+    """An activation that falls until one point and rises from there: GELU, SiLU, abs.
+
+    Args:
+        function: The activation.
+        slope: Its steepest slope, of either sign.
+        position: Where it is least.
+        value: A lower bound on what it is there.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    slope: float
+    position: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Rearrange(Monotone):
+    """Moves, or picks out, coordinates of each example: flatten, permute, slices.
+
+    Args:
+        function: Of a tensor (batch, …); must leave the batch first, whatever its size.
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+    @property
+    @override
+    def lipschitz(self) -> float:
+        return 1.0
+
+    @override
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@dataclass(frozen=True)
+class SortGroups(Monotone):
+    """GroupSort, of which MinMax is the case of pairs (Anil et al., ICML 2019): a permutation.
+
+    Args:
+        function: The activation.
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+    @property
+    @override
+    def lipschitz(self) -> float:
+        return 1.0
+
+    @override
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@dataclass(frozen=True)
+class MaxPool(Monotone):
+    """Max pooling over one to three dimensions.
+
+    Where windows overlap, a coordinate stands in several of them, at most
+    ∏ ⌈kernel / (stride / gcd(stride, dilation))⌉, and the squared norm can grow by that.
+
+    Args:
+        kernel: Size of the window, one a dimension.
+        stride: One a dimension.
+        padding: One a dimension.
+        dilation: One a dimension.
+        ceil_mode: As in torch.
+    """
+
+    kernel: Sequence[int]
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    ceil_mode: bool = False
+
+    @property
+    @override
+    def lipschitz(self) -> float:
+        steps = [
+            stride // math.gcd(stride, dilation)
+            for stride, dilation in zip(self.stride, self.dilation, strict=True)
+        ]
+        return math.sqrt(
+            math.prod(-(-kernel // step) for kernel, step in zip(self.kernel, steps, strict=True))
+        )
+
+    @override
+    def __call__(self, x: Tensor) -> Tensor:
+        pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(self.kernel)]
+        pooled: Tensor = pool(
+            x, [*self.kernel], [*self.stride], [*self.padding], [*self.dilation], ceil_mode=self.ceil_mode
+        )
+        return pooled

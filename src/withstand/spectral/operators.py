@@ -1,0 +1,218 @@
+"""Linear maps between the tensors of one example, as operators at their true input size.
+
+The matrix of a convolution with padding and stride has other singular values than its reshaped
+kernel; every norm here is that of the matrix, which is never written out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+__all__ = ["Convolution", "Dense", "Diagonal", "LinearOperator", "Separable", "Shape"]
+
+Shape: TypeAlias = tuple[int, ...]
+"""The shape of one example, without the batch."""
+
+
+class LinearOperator(ABC):
+    """The interface of a linear map ``x -> A x``, batched over the first dimension."""
+
+    @abstractmethod
+    def apply(self, x: Tensor) -> Tensor:
+        """A x.
+
+        Args:
+            x: Tensor (batch, …), in the operator's precision.
+        """
+
+    @abstractmethod
+    def entrywise(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The operator with ``function`` taken of each entry of the matrix.
+
+        Args:
+            function: Elementwise, 0 at 0; such as ``torch.abs`` or ``torch.square``.
+        """
+
+    @property
+    @abstractmethod
+    def entries(self) -> Tensor:
+        """Any tensor of the operator; it tells device and precision."""
+
+    def norm(self, input_shape: Shape) -> Tensor | None:
+        """The largest singular value where a closed form gives it, else None.
+
+        Args:
+            input_shape: Shape of one example.
+
+        Returns:
+            Scalar tensor with gradient, or None.
+        """
+        return None
+
+    def row_norms(self, input_shape: Shape) -> Tensor:
+        """The l2 norm of each row of the matrix, so also of those that padding cuts short.
+
+        Args:
+            input_shape: Shape of one example.
+
+        Returns:
+            Tensor that broadcasts to (batch, output shape).
+        """
+        squares = self.entrywise(torch.square).apply(self.entries.new_ones((1, *input_shape)))
+        return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
+
+    def adjoint(self, y: Tensor, input_shape: Shape) -> Tensor:
+        """Aᵀ y, without gradient.
+
+        Args:
+            y: Tensor (batch, output shape).
+            input_shape: Shape of one example.
+
+        Returns:
+            Tensor (batch, *input_shape).
+        """
+        with torch.enable_grad():
+            x = y.new_zeros((y.shape[0], *input_shape), requires_grad=True)
+            (result,) = torch.autograd.grad(self.apply(x), x, y.detach())
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(LinearOperator):
+    """A matrix on the last dimension, as ``torch.nn.functional.linear``.
+
+    Args:
+        weight: Tensor (out, in).
+    """
+
+    weight: Tensor
+
+    @override
+    def apply(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    @override
+    def entrywise(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, weight=function(self.weight))
+
+    @property
+    @override
+    def entries(self) -> Tensor:
+        return self.weight
+
+    @override
+    def row_norms(self, input_shape: Shape) -> Tensor:
+        norms: Tensor = torch.linalg.vector_norm(self.weight, dim=1)
+        return norms
+
+    @override
+    def adjoint(self, y: Tensor, input_shape: Shape) -> Tensor:
+        return F.linear(y.detach(), self.weight.detach().T)
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(LinearOperator):
+    """A convolution with zero padding, over one or more dimensions.
+
+    Args:
+        weight: Tensor (out channels, in channels / groups, *kernel).
+        stride: One a dimension.
+        padding: One a dimension, on both sides.
+        dilation: One a dimension.
+        groups: Groups of channels.
+    """
+
+    weight: Tensor
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int = 1
+
+    @override
+    def apply(self, x: Tensor) -> Tensor:
+        # Not torch.convolution: the functions choose the fastest kernel for each device.
+        convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[self.weight.dim() - 2]
+        return convolve(x, self.weight, None, [*self.stride], [*self.padding], [*self.dilation], self.groups)
+
+    @override
+    def entrywise(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, weight=function(self.weight))
+
+    @property
+    @override
+    def entries(self) -> Tensor:
+        return self.weight
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal(LinearOperator):
+    """A multiplication, coordinate by coordinate.
+
+    Args:
+        scale: Tensor that broadcasts to (batch, …); (1, channels, 1, 1) for one factor a channel.
+    """
+
+    scale: Tensor
+
+    @override
+    def apply(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+    @override
+    def entrywise(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, scale=function(self.scale))
+
+    @property
+    @override
+    def entries(self) -> Tensor:
+        return self.scale
+
+    @override
+    def norm(self, input_shape: Shape) -> Tensor:
+        return self.scale.abs().max()
+
+    @override
+    def row_norms(self, input_shape: Shape) -> Tensor:
+        return self.scale.abs()
+
+
+@dataclass(frozen=True, eq=False)
+class Separable(LinearOperator):
+    """A matrix on each of some dimensions: average pooling with any of its options, and the mean.
+
+    Args:
+        dims: Dimensions of the batched tensor, from 1 on.
+        factors: One matrix (out, in) for each of them.
+    """
+
+    dims: Sequence[int]
+    factors: Sequence[Tensor]
+
+    @override
+    def apply(self, x: Tensor) -> Tensor:
+        for dim, factor in zip(self.dims, self.factors, strict=True):
+            x = torch.tensordot(x, factor, dims=([dim], [1])).movedim(-1, dim)
+        return x
+
+    @override
+    def entrywise(self, function: Callable[[Tensor], Tensor]) -> Self:
+        # Entries of a Kronecker product are products, which abs and square pass through.
+        return replace(self, factors=[function(factor) for factor in self.factors])
+
+    @property
+    @override
+    def entries(self) -> Tensor:
+        return self.factors[0]
+
+    @override
+    def norm(self, input_shape: Shape) -> Tensor:
+        norms = [torch.linalg.matrix_norm(factor, ord=2) for factor in self.factors]
+        return torch.stack(norms).prod()
