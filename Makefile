@@ -14,7 +14,7 @@ help:
 	@echo "make demo       train, evaluate and report on embedded data, in under two minutes"
 	@echo "make test       lint, types and tests"
 	@echo "make format     format the code"
-	@echo "make benchmark  measure the cost of attacks and training steps"
+	@echo "make benchmark  measure the cost of attacks, training steps and bounds"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,7 @@ format: $(INSTALLED)
 benchmark: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[attacks]'
 	$(ONE_THREAD) $(BIN)/python benchmarks/attack_cost.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/certified_cost.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

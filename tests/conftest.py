@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
 
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
@@ -44,3 +48,31 @@ def tiny_model() -> nn.Module:
         nn.Dropout(0.2),
         nn.Linear(4 * SIDE * SIDE, CLASSES),
     )
+
+
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes what would make the host wait for an accelerator.
+
+    These are values read back, sizes that depend on data, and numbers copied over.
+    """
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "lift_fresh", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
+        has_mask = any(index is not None and index.dtype == torch.bool for index in indices)
+        if name in self.NAMES or has_mask:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def waits() -> Waits:
+    """Entered around what training does at every step, it must find nothing."""
+    return Waits()

@@ -177,10 +177,13 @@ def test_help_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--help"], ["--version"], ["recipes"], ["recipes", "mnist-iat"], ["data"]):
         assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("run RECIPE", "evaluate RUN", "report RUN", "attack RUN"))
+    assert all(
+        command in out
+        for command in ("run RECIPE", "evaluate RUN", "certify RUN", "check MODEL", "report RUN")
+    )
     assert all(name in out for name in packaged_recipes())
     assert "fashion-mnist" in out
-    for command in ("run", "train", "evaluate", "attack", "report", "recipes", "data"):
+    for command in ("run", "train", "evaluate", "certify", "check", "attack", "report", "recipes", "data"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

@@ -17,7 +17,10 @@ LEVELS = {
     for level, names in enumerate(
         [
             ["types", "dataset_info", "suggest", "_version"],
-            ["norms", "schedules", "checks", "modes", "run_folder", "environment", "numerics", "spectral"],
+            [
+                *["norms", "schedules", "checks", "modes", "compiled", "roots"],
+                *["run_folder", "environment", "numerics", "spectral"],
+            ],
             ["terms"],
             ["data", "models"],
             ["attacks", "domains"],
@@ -26,6 +29,8 @@ LEVELS = {
             ["recipe"],
             ["recipe_file"],
             ["pipeline", "console", "arguments"],
+            ["certifying", "model_arguments"],
+            ["certify_command", "check_command"],
             ["cli"],
         ]
     )

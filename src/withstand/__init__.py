@@ -1,7 +1,20 @@
 """Trains PyTorch classifiers to withstand noise and attack, and measures how much they withstand."""
 
-from withstand import attacks, data, evaluation, models, norms, objectives, reporting, schedules, training
+from withstand import (
+    attacks,
+    data,
+    domains,
+    evaluation,
+    models,
+    norms,
+    objectives,
+    reporting,
+    schedules,
+    spectral,
+    training,
+)
 from withstand._version import __version__
+from withstand.certificates import Certification, Certifier, certified_radius, certify
 from withstand.evaluation import evaluate
 from withstand.reporting import report
 from withstand.training import fit
@@ -23,6 +36,8 @@ __all__ = [
     "AttackError",
     "Batch",
     "CertificateError",
+    "Certification",
+    "Certifier",
     "CheckpointError",
     "DataError",
     "LossTerms",
@@ -33,7 +48,10 @@ __all__ = [
     "WithstandError",
     "__version__",
     "attacks",
+    "certified_radius",
+    "certify",
     "data",
+    "domains",
     "evaluate",
     "evaluation",
     "fit",
@@ -43,5 +61,6 @@ __all__ = [
     "report",
     "reporting",
     "schedules",
+    "spectral",
     "training",
 ]

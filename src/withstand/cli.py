@@ -11,15 +11,15 @@ from inspect import signature
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from withstand import data, models
 from withstand._version import __version__
 from withstand.arguments import parse, plain_parser, target
 from withstand.attacks import PGD
-from withstand.console import print_metrics
+from withstand.certify_command import certify
+from withstand.check_command import check
+from withstand.console import ERRORS, OUTPUT, print_metrics, progress_of
 from withstand.data.locations import data_root
 from withstand.data.presence import is_present
 from withstand.dataset_info import KNOWN_DATASETS
@@ -41,10 +41,6 @@ from withstand.types import RecipeError, WithstandError
 
 __all__ = ["main"]
 
-# No markup: what is printed holds names and paths of the user.
-_console = Console(markup=False, highlight=False)
-_errors = Console(stderr=True, markup=False, highlight=False)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``withstand``.
@@ -62,17 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_overview()
         return 0
     if given[0] == "--version":
-        _console.print(__version__)
+        OUTPUT.print(__version__)
         return 0
     try:
         _command(given[0]).run(given[1:])
     except WithstandError as error:
-        _errors.print(f"error: {error}", style="bold red")
+        ERRORS.print(f"error: {error}", style="bold red", soft_wrap=True)  # paths stay whole
         return 2
     except KeyboardInterrupt:
-        _errors.print(
+        ERRORS.print(
             "Interrupted. What was written stays. The same command goes on with the training from its "
-            "last checkpoint; an evaluation begins anew."
+            "last checkpoint; an evaluation or certification begins anew."
         )
         return 130
     return 0
@@ -87,7 +83,7 @@ def _run(arguments: Sequence[str]) -> None:
     )
     _train_into(parsed, out, command)
     _evaluate_into(out, parsed, command)
-    _console.print(f"report: {report([out.path])}", soft_wrap=True)
+    OUTPUT.print(f"report: {report([out.path])}", soft_wrap=True)
 
 
 def _train(arguments: Sequence[str]) -> None:
@@ -95,20 +91,21 @@ def _train(arguments: Sequence[str]) -> None:
         "train", arguments, "Train a recipe, or go on where it was stopped."
     )
     _train_into(parsed, out, command)
-    _console.print(f"next: withstand evaluate {out.path}", soft_wrap=True)
+    OUTPUT.print(f"next: withstand evaluate {out.path}", soft_wrap=True)
 
 
 def _evaluate(arguments: Sequence[str]) -> None:
     parser = recipe_parser(
         "withstand evaluate RUN",
-        "Measure a trained run: clean accuracy, and accuracy under each attack at each epsilon. "
+        "Measure a trained run: clean accuracy, accuracy under each attack at each epsilon, and what of it "
+        "is certified. "
         "RUN is a run folder; --evaluation.… changes what its recipe measures.",
     )
     folder, overrides = target("evaluate", "RUN, a run folder", arguments, parser)
     run, _ = open_run(Path(folder))
     command = shlex.join(["withstand", "evaluate", folder, *overrides])
     _evaluate_into(run, parse_recipe(run.recipe, overrides, parser=parser), command)
-    _console.print(f"next: withstand report {run.path}", soft_wrap=True)
+    OUTPUT.print(f"next: withstand report {run.path}", soft_wrap=True)
 
 
 def _attack(arguments: Sequence[str]) -> None:
@@ -134,7 +131,7 @@ def _attack(arguments: Sequence[str]) -> None:
         seed=parsed.recipe.seed,
         device=device_of(parsed.recipe),
     )
-    print_metrics(result.metrics, _console, _errors)
+    print_metrics(result.metrics)
 
 
 def _report(arguments: Sequence[str]) -> None:
@@ -149,7 +146,7 @@ def _report(arguments: Sequence[str]) -> None:
     parser.add_argument("--title", type=str | None, default=None, help="Its title.")
     values = parse(parser, arguments)
     page = report([Path(run) for run in values.runs], values.out, title=values.title)
-    _console.print(f"report: {page}", soft_wrap=True)
+    OUTPUT.print(f"report: {page}", soft_wrap=True)
 
 
 def _recipes(arguments: Sequence[str]) -> None:
@@ -163,15 +160,15 @@ def _recipes(arguments: Sequence[str]) -> None:
     )
     values = parse(parser, arguments)
     if values.models:
-        _console.print("\n".join(models.MODEL_NAMES))
+        OUTPUT.print("\n".join(models.MODEL_NAMES))
         return
     if values.name is not None:
-        _console.print(find_recipe(values.name).read_text(encoding="utf-8"), soft_wrap=True)
+        OUTPUT.print(find_recipe(values.name).read_text(encoding="utf-8"), soft_wrap=True)
         return
     table = Table("recipe", "what it is")
     for name, path in packaged_recipes().items():
         table.add_row(name, parse_recipe(path).recipe.title)
-    _console.print(table)
+    OUTPUT.print(table)
 
 
 def _data(arguments: Sequence[str]) -> None:
@@ -188,7 +185,7 @@ def _data(arguments: Sequence[str]) -> None:
     root = data_root(values.root)
     if values.action == "fetch" and values.name is not None:
         for path in data.fetch(values.name, root):
-            _console.print(str(path), soft_wrap=True)
+            OUTPUT.print(str(path), soft_wrap=True)
     elif values.action == "list" and values.name is None:
         table = Table("data set", "shape", "classes", f"in {root}")
         for name, about in KNOWN_DATASETS.items():
@@ -198,10 +195,8 @@ def _data(arguments: Sequence[str]) -> None:
                 str(about.num_classes),
                 "yes" if is_present(name, root) else "no",
             )
-        _console.print(table)
-        _console.print(
-            "Your own pictures: data.name=folder:PATH, with PATH/train/CLASS/ and PATH/test/CLASS/."
-        )
+        OUTPUT.print(table)
+        OUTPUT.print("Your own pictures: data.name=folder:PATH, with PATH/train/CLASS/ and PATH/test/CLASS/.")
     else:
         raise RecipeError("Expected `withstand data`, or `withstand data fetch NAME`.")
 
@@ -227,31 +222,25 @@ def _recipe_and_folder(
 
 
 def _train_into(parsed: ParsedRecipe, out: RunFolder, command: str) -> None:
-    with_bar = [ProgressBar(_console)]
+    with_bar = [ProgressBar(OUTPUT)]
     result = train_recipe(parsed, out, command=command, observers=with_bar)
     if result.has_collapsed:
-        _errors.print(
+        ERRORS.print(
             "warning: training collapsed and could not be mended; see the notes in the training log. "
             "The last good weights are kept.",
             style="yellow",
         )
     elif any(row.get("collapsed") for row in result.rows):
-        _errors.print(
+        ERRORS.print(
             "warning: training collapsed at times; see the notes in the training log.", style="yellow"
         )
-    _console.print(f"trained: {out.path} ({result.steps} steps, {result.seconds:.1f} s)", soft_wrap=True)
+    OUTPUT.print(f"trained: {out.path} ({result.steps} steps, {result.seconds:.1f} s)", soft_wrap=True)
 
 
 def _evaluate_into(out: RunFolder, parsed: ParsedRecipe, command: str) -> None:
-    with Progress(console=_console, disable=not _console.is_terminal, transient=True) as progress:
-        task = progress.add_task("evaluating", total=None)
-        result = evaluate_run(
-            out,
-            parsed,
-            command=command,
-            on_batch=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    print_metrics(result.metrics, _console, _errors)
+    with progress_of("evaluating") as on_batch:
+        result = evaluate_run(out, parsed, command=command, on_batch=on_batch)
+    print_metrics(result.metrics)
 
 
 def _attack_settings(parser: ArgumentParser, values: Namespace) -> EvaluationSettings:
@@ -285,6 +274,12 @@ _COMMANDS = {
         _train, "train RECIPE [--key=value …] [--out=DIR]", "train, or go on where it was stopped"
     ),
     "evaluate": _Command(_evaluate, "evaluate RUN [--evaluation.key=value …]", "measure a trained run"),
+    "certify": _Command(
+        certify, "certify RUN|MODEL [--norm=2 --epsilons=[0.5] …]", "prove what no attack can change"
+    ),
+    "check": _Command(
+        check, "check MODEL|RECIPE|RUN [--data.name=NAME]", "say whether anything can be proven of a model"
+    ),
     "attack": _Command(
         _attack, "attack RUN [--epsilon=8/255 …]", "try an attack of your own on a trained run"
     ),
@@ -301,7 +296,7 @@ def _command(name: str) -> _Command:
 
 
 def _print_overview() -> None:
-    _console.print(
+    OUTPUT.print(
         "withstand trains classifiers to withstand noise and attack, and measures how much.\n\n"
         "Each command explains itself with --help. A first run, on data that comes with the package:\n"
         "  withstand run digits-adversarial\n",
@@ -309,4 +304,4 @@ def _print_overview() -> None:
     table = Table(box=None, show_header=False, padding=(0, 2))
     for command in _COMMANDS.values():
         table.add_row(f"withstand {command.usage}", command.summary)
-    _console.print(table)
+    OUTPUT.print(table)

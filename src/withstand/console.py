@@ -1,38 +1,69 @@
-"""What the command line shows of an evaluation."""
+"""What the command line shows: its consoles, a progress bar, and an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
-__all__ = ["print_metrics"]
+__all__ = ["ERRORS", "OUTPUT", "print_metrics", "progress_of"]
+
+# No markup: what is printed holds names and paths of the user.
+OUTPUT = Console(markup=False, highlight=False)
+ERRORS = Console(stderr=True, markup=False, highlight=False)
 
 
-def print_metrics(metrics: Mapping[str, Any], console: Console, errors: Console) -> None:
-    """Prints accuracies with their intervals, one table an attack, and then the warnings.
+@contextmanager
+def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar while something goes on, where there is a terminal.
+
+    Args:
+        what: What goes on.
+
+    Yields:
+        To be told how many examples are done, of how many.
+    """
+    with Progress(console=OUTPUT, disable=not OUTPUT.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+
+        def tell(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield tell
+
+
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Prints accuracies with their intervals, a section an attack or certificate, and then the warnings.
 
     Args:
         metrics: As ``metrics.json`` holds them.
-        console: For the tables.
-        errors: For the warnings.
     """
+    certificates = metrics.get("certificates", [])
     table = Table("test data", "epsilon", "accuracy", "95 % interval", title=str(metrics["dataset"]))
     table.add_row("clean", "", *_cells(metrics["clean"]))
-    for attack in metrics["attacks"]:
+    for curve in [*metrics["attacks"], *certificates]:
         table.add_section()
-        for number, point in enumerate(attack["curve"]):
-            name = "" if number else attack["name"]
+        for number, point in enumerate(curve["curve"]):
+            name = "" if number else curve["name"]
             table.add_row(name, f"{point['epsilon']:.4g}", *_cells(point))
-    console.print(table)
-    for attack in metrics["attacks"]:
-        console.print(f"{attack['name']}: {attack['description']}")
+    OUTPUT.print(table)
+    for curve in [*metrics["attacks"], *certificates]:
+        OUTPUT.print(f"{curve['name']}: {curve['description']}")
+    for certificate in certificates:
+        if "radius" in certificate:
+            OUTPUT.print(f"{certificate['name']}: {_radii(certificate['radius'])}")
     for warning in metrics["warnings"]:
-        errors.print(f"warning: {warning}", style="yellow")
+        ERRORS.print(f"warning: {warning}", style="yellow")
 
 
 def _cells(point: Mapping[str, Any]) -> tuple[str, str]:
     share = f"{point['accuracy']:.2%}"
     return share, f"{point['lower']:.2%} to {point['upper']:.2%} of {point['total']}"
+
+
+def _radii(radius: Mapping[str, float]) -> str:
+    return "certified radius " + ", ".join(f"{name} {value:.4g}" for name, value in radius.items())

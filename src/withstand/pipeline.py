@@ -23,12 +23,15 @@ from withstand.training import Observer, TrainingResult, fit
 from withstand.types import RecipeError, RunFolderError
 
 __all__ = [
+    "add_cost",
     "build_model",
     "device_of",
     "evaluate_run",
     "load_data",
     "load_run_model",
+    "model_spec",
     "open_run",
+    "require_same_recipe",
     "train_recipe",
 ]
 
@@ -81,13 +84,13 @@ def train_recipe(
     """
     recipe = parsed.recipe
     out.create()
-    _require_same_recipe(parsed, out)
+    require_same_recipe(parsed, out)
     device = device_of(recipe)
     dataset = load_data(recipe)
     model = build_model(recipe, dataset.info)
     with replaced(out.recipe) as temporary:
         temporary.write_text(parsed.text, encoding="utf-8")
-    out.write_json(out.model_spec, _model_spec(recipe, dataset.info))
+    out.write_json(out.model_spec, model_spec(recipe, dataset.info))
     if not (out.is_begun() and out.last_weights.exists()):  # else training is done: nothing is added to it
         _write_environment(out, recipe, command, dataset, device)
     result = fit(
@@ -99,7 +102,7 @@ def train_recipe(
         seed=recipe.seed,
         observers=observers,
     )
-    _add_cost(
+    add_cost(
         out,
         train_seconds=result.seconds,
         train_steps=result.steps,
@@ -153,7 +156,7 @@ def evaluate_run(
     Raises:
         WithstandError: of the part that failed.
     """
-    _require_same_recipe(parsed, run)
+    require_same_recipe(parsed, run)
     recipe = parsed.recipe
     dataset = load_data(recipe)
     model = load_run_model(run, recipe, dataset)
@@ -165,6 +168,7 @@ def evaluate_run(
         dataset,
         settings.attacks,
         settings.epsilons,
+        certificates=settings.certificates,
         num_examples=settings.num_examples,
         batch_size=settings.batch_size,
         seed=recipe.seed,
@@ -180,11 +184,12 @@ def evaluate_run(
         "settings": parsed.values["evaluation"],
     }
     run.write_json(run.metrics, metrics)
-    _add_cost(run, evaluate_seconds=time.monotonic() - started)
+    add_cost(run, evaluate_seconds=time.monotonic() - started)
     about = {
         "evaluate_command": command,
         "evaluate_device": describe_device(device),
         "evaluate_commit": git_commit(),
+        "certify_command": None,  # what was certified apart from it is gone
     }
     run.write_json(run.environment, {**run.read_json(run.environment), **about})
     return Evaluation(evaluation.rows, metrics)
@@ -205,7 +210,8 @@ def device_of(recipe: Recipe) -> torch.device:
         ) from error
 
 
-def _model_spec(recipe: Recipe, info: DatasetInfo) -> dict[str, Any]:
+def model_spec(recipe: Recipe, info: DatasetInfo) -> dict[str, Any]:
+    """How to build the model, as ``model.json`` holds it."""
     return {
         "name": recipe.model.name,
         "normalize": recipe.model.normalize,
@@ -229,14 +235,19 @@ def _write_environment(
     out.write_json(out.environment, current)
 
 
-def _add_cost(out: RunFolder, **costs: float) -> None:
+def add_cost(out: RunFolder, **costs: float) -> None:
+    """Puts what a stage cost beside what the others did, in ``environment.json``."""
     content = out.read_json(out.environment)
     content["cost"] = {**content.get("cost", {}), **costs}
     out.write_json(out.environment, content)
 
 
-def _require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
-    """Refuses to go on with another recipe than the one the folder was begun with."""
+def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
+    """Refuses to go on with another recipe than the one the folder was begun with.
+
+    Raises:
+        RunFolderError: it is another.
+    """
     if not out.recipe.exists() or not out.is_begun():
         return  # nothing has been trained yet
     former = dict(_flat(_trained_part(parse_recipe(out.recipe).values)))

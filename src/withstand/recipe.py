@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from withstand.attacks import Attack
-from withstand.evaluation import plan_attacks, require_sizes
+from withstand.evaluation import Certificate, plan_attacks, plan_certificates, require_sizes
 from withstand.objectives import CrossEntropy, Objective
 from withstand.training import TrainingSettings
 
@@ -63,22 +63,25 @@ class EvaluationSettings:
     Args:
         attacks: Each is run at every epsilon, in its evaluation form.
         epsilons: Budgets in [0, 1] units; 8/255 may be written so.
+        certificates: What to prove, each at its own epsilons or at these.
         num_examples: Score only the first so many test examples; all where null.
         batch_size: Examples a batch.
         weights: The epoch that did best on validation data, or the last.
 
     Raises:
-        ValueError: a number is out of its range, or there are attacks but no epsilon.
+        ValueError: a number is out of its range, or there are attacks or certificates but no epsilon.
     """
 
     attacks: list[Attack] = field(default_factory=list)
     epsilons: list[float] = field(default_factory=list)
+    certificates: list[Certificate] = field(default_factory=list)
     num_examples: int | None = None
     batch_size: int = 500
     weights: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
         plan_attacks(self.attacks, self.epsilons)
+        plan_certificates(self.certificates, self.epsilons)
         require_sizes(self.num_examples, self.batch_size)
 
 
@@ -87,15 +90,15 @@ class Published:
     """A figure that others published, to stand beside ours.
 
     Args:
-        measure: clean or attacked accuracy.
+        measure: clean, attacked or certified accuracy.
         accuracy: A share in [0, 1].
         source: Where it was published.
-        epsilon: Budget, where attacked.
-        norm: Of the attack's ball, where attacked.
+        epsilon: Budget, where attacked or certified.
+        norm: Of the ball, where attacked or certified.
         note: What differs from our measurement.
     """
 
-    measure: Literal["clean", "attacked"]
+    measure: Literal["clean", "attacked", "certified"]
     accuracy: float
     source: str
     epsilon: float | None = None

@@ -13,11 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentParser, set_loader
+from torch.optim import SGD, Adam
 
 from withstand.attacks import Attack
+from withstand.evaluation import Certificate
 from withstand.recipe import Recipe
 from withstand.schedules import Schedule
 from withstand.suggest import nearest
@@ -106,6 +107,8 @@ def recipe_parser(program: str, description: str) -> ArgumentParser:
     )
     parser.add_argument("--recipe", action="config", help="The recipe; RECIPE is short for it.")
     parser.add_class_arguments(Recipe, as_group=False)
+    # As plain data, since an object that stands as a default cannot be written down again.
+    parser.set_defaults({"objective": {"class_path": "CrossEntropy"}})
     return parser
 
 
@@ -234,7 +237,7 @@ def _nearest_key(parser: ArgumentParser, key: str) -> str | None:
 
 def _class_parameters() -> Iterator[str]:
     """The settings of every class that a recipe can name."""
-    pending: list[type] = [Objective, Attack, Schedule, Rollback, torch.optim.SGD, torch.optim.Adam]
+    pending: list[type] = [Objective, Attack, Certificate, Schedule, Rollback, SGD, Adam]
     while pending:
         cls = pending.pop()
         pending.extend(cls.__subclasses__())

@@ -17,7 +17,12 @@ from typing import Any
 
 from withstand.types import RunFolderError
 
-__all__ = ["RunFolder", "replaced"]
+__all__ = ["RunFolder", "radius_column", "replaced"]
+
+
+def radius_column(certificate: str) -> str:
+    """The column of ``examples.csv`` with a certificate's radii: ``radius-l2`` for ``certified-l2``."""
+    return certificate.replace("certified", "radius", 1)
 
 
 @contextmanager

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from typing_extensions import override
 
 from withstand.attacks import Attack
 from withstand.types import Batch
+
+if TYPE_CHECKING:
+    from tests.conftest import Waits
 
 
 class Trace:
@@ -100,39 +101,17 @@ def test_nothing_is_touched_when_the_model_fails(
     assert torch.is_grad_enabled()
 
 
-class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes what would make the host wait for an accelerator.
-
-    These are values read back, sizes that depend on data, and numbers copied over.
-    """
-
-    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "lift_fresh", "equal")
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[str] = []
-
-    @override
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
-        has_mask = any(index is not None and index.dtype == torch.bool for index in indices)
-        if name in self.NAMES or has_mask:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 def test_in_training_the_host_never_waits_for_the_device(
-    training_attack: Attack, net: nn.Module, batch: Batch
+    training_attack: Attack, net: nn.Module, batch: Batch, waits: Waits
 ) -> None:
-    with Waits() as waits:
+    with waits:
         training_attack.perturb(net, *batch, progress=1.0)
     assert waits.found == []
 
 
-def test_a_wait_would_be_seen() -> None:
+def test_a_wait_would_be_seen(waits: Waits) -> None:
     x = torch.rand(3)
-    with Waits() as waits:
+    with waits:
         float(x.sum())
         x.nonzero()
         x[x > 2]

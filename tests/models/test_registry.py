@@ -84,7 +84,7 @@ def test_models_are_made_in_train_mode_without_gradients(name: str) -> None:
         (
             "mlp",
             {"dataset": "mnist", "hiden": [3]},
-            r"'mlp' has no option 'hiden'; did you mean 'hidden'\? There are: hidden\.$",
+            r"'mlp' has no option 'hiden'; did you mean 'hidden'\? There are: hidden, activation\.$",
         ),
         ("lenet", {"dataset": "mnist", "hidden": [3]}, "'lenet' has no option 'hidden'.*batch_norm"),
         ("mlp", {}, "a data set, or both input_shape and num_classes, but got .* None and num_classes None"),

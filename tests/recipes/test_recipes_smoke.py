@@ -10,32 +10,58 @@ import torch
 
 from withstand.attacks import PGD
 from withstand.data import Dataset, Split
-from withstand.dataset_info import KNOWN_DATASETS
+from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.evaluation import evaluate
-from withstand.objectives import Adversarial
+from withstand.objectives import Adversarial, Certified
 from withstand.pipeline import build_model
 from withstand.recipe import Recipe
 from withstand.recipe_file import find_recipe, packaged_recipes, parse_recipe
+from withstand.schedules import value_at
 from withstand.training import fit
+
+# What the recipes for picture folders are made for.
+FOLDERS = {
+    "folder:tiny-imagenet-200": DatasetInfo(
+        "tiny-imagenet-200",
+        (3, 64, 64),
+        tuple(str(number) for number in range(200)),
+        (0.48, 0.45, 0.4),
+        (0.28, 0.27, 0.28),
+    )
+}
+
+
+def info_of(recipe: Recipe) -> DatasetInfo:
+    known = {**KNOWN_DATASETS, **FOLDERS}
+    return known[recipe.data.name]
 
 
 def images(recipe: Recipe, num: int) -> Split:
-    info = KNOWN_DATASETS[recipe.data.name]
+    info = info_of(recipe)
     generator = torch.Generator().manual_seed(num)
     pixels = torch.randint(0, 256, (num, *info.shape), generator=generator).to(torch.uint8)
     return Split(pixels, torch.arange(num) % info.num_classes)
 
 
+def epsilon_after(recipe: Recipe, progress: float) -> float:
+    if isinstance(recipe.objective, Certified):
+        return value_at(recipe.objective.epsilon, progress)
+    assert isinstance(recipe.objective, Adversarial)
+    return recipe.objective.attack.epsilon_at(progress)
+
+
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_takes_a_step_and_evaluates(name: str, tmp_path: Path) -> None:
     recipe = parse_recipe(find_recipe(name)).recipe
-    info = KNOWN_DATASETS[recipe.data.name]
+    info = info_of(recipe)
     dataset = Dataset(info, train=images(recipe, 4), validation=images(recipe, 3), test=images(recipe, 2))
     model = build_model(recipe, info)
     objective = recipe.objective
-    assert isinstance(objective, Adversarial)
-    assert isinstance(objective.attack, PGD)
-    objective.attack = replace(objective.attack, num_steps=1)
+    if isinstance(objective, Adversarial):
+        assert isinstance(objective.attack, PGD)
+        objective.attack = replace(objective.attack, num_steps=1)
+    elif isinstance(objective, Certified):
+        objective.kappa, objective.epsilon = 0.5, 0.01  # a warm-up would leave the bound out
     selection = None if recipe.training.selection is None else recipe.training.selection.at(0.0)
     settings = replace(recipe.training, epochs=1, batch_size=4, selection=selection, accelerator="cpu")
     result = fit(model, dataset, objective, replace(settings, rollback=None), out=tmp_path)
@@ -51,7 +77,14 @@ def test_takes_a_step_and_evaluates(name: str, tmp_path: Path) -> None:
 def test_stages_fit_the_number_of_epochs(name: str) -> None:
     """The last epoch trains at the largest epsilon of all, and the first at less or the same."""
     recipe = parse_recipe(find_recipe(name)).recipe
-    assert isinstance(recipe.objective, Adversarial)
-    budgets = [recipe.objective.attack.epsilon_at(epoch + 0.999) for epoch in range(recipe.training.epochs)]
+    budgets = [epsilon_after(recipe, epoch + 0.999) for epoch in range(recipe.training.epochs)]
     assert budgets == sorted(budgets)
-    assert budgets[-1] == pytest.approx(recipe.objective.attack.epsilon_at())
+    assert budgets[-1] == pytest.approx(epsilon_after(recipe, float("inf")))
+    assert budgets[-1] in [pytest.approx(epsilon) for epsilon in recipe.evaluation.epsilons]
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_certified_training_is_certified(name: str) -> None:
+    recipe = parse_recipe(find_recipe(name)).recipe
+    norms = [certificate.norm for certificate in recipe.evaluation.certificates]
+    assert norms == ([recipe.objective.norm] if isinstance(recipe.objective, Certified) else [])

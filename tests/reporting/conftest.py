@@ -57,6 +57,17 @@ def metrics() -> dict[str, Any]:
 
 
 @pytest.fixture
+def certified_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The same with attacks in l2 and three certificates, one of them with radii."""
+    metrics["attacks"].append(_attack("pgd-20-l2", "2", {0.5: 800, 1.0: 600, 1.5: 300}))
+    best = {"method": "best"} | _attack("certified-l2", "2", {0.5: 700, 1.0: 400, 1.5: 90})
+    box = {"method": "box"} | _attack("certified-box-l2", "2", {0.5: 710, 1.0: 100})
+    linf = {"method": "box_ball"} | _attack("certified-box-ball-linf", "inf", {0.1: 350})
+    best["radius"] = {"mean": 0.7125, "median": 0.65, "largest": 1.75}
+    return metrics | {"certificates": [best, box, linf]}
+
+
+@pytest.fixture
 def environment() -> dict[str, Any]:
     """An environment to change at will."""
     return {

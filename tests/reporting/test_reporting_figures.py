@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
+from withstand.reporting.certified import certified_curves
 from withstand.reporting.figures import accuracy_figure, training_figure
 from withstand.reporting.history import Panel, Trace
 from withstand.reporting.schema import Metrics
@@ -41,6 +43,46 @@ def test_series_differ_without_colour(two_curves: list[Curve]) -> None:
     data = accuracy_figure(many, "inf", None).plot["data"]
     looks = {(each["line"]["dash"], each["marker"]["symbol"]) for each in data}
     assert len(looks) == len(data)
+
+
+def test_certified_curves_are_heavy_and_open(certified_metrics: dict[str, Any]) -> None:
+    measured = cast("Metrics", certified_metrics)
+    radii = {"radius-l2": [0.0, 0.4, 0.6, 1.75]}
+    drawn = [*curves(measured, "2"), *certified_curves(measured, "2", radii)]
+    figure = accuracy_figure(drawn, "2", 0.1)
+    attacked, line, points, box = figure.plot["data"]
+    assert (attacked["name"], line["name"], box["name"]) == (
+        "pgd-20-l2",
+        "certified (best)",
+        "certified (box)",
+    )
+    for certified in (line, points, box):
+        assert certified["line"]["width"] > attacked["line"]["width"]
+        assert certified["line"]["dash"] == "solid"
+        assert certified["marker"]["symbol"].endswith("-open")
+    assert (line["mode"], line["line"]["shape"], points["mode"]) == ("lines", "vh", "markers")
+    assert line["x"] == [0.0, 0.4, 0.6, 1.75, 1.75]
+    assert line["y"] == [0.75, 0.75, 0.5, 0.25, 0.0]
+    assert points["showlegend"] is False
+    assert points["y"] == [0.981, 0.7, 0.4, 0.09]
+    assert "certified" in figure.caption
+    assert "certified" not in accuracy_figure(curves(measured, "2"), "2", 0.1).caption
+
+
+def test_a_single_certified_curve_is_shaded(certified_metrics: dict[str, Any]) -> None:
+    measured = cast("Metrics", certified_metrics)
+    (one,) = certified_curves(measured, "inf", {})
+    assert accuracy_figure([one], "inf", None).plot["data"][0]["fill"] == "tozeroy"
+    several = accuracy_figure(certified_curves(measured, "2", {}), "2", None)
+    assert not any("fill" in each for each in several.plot["data"])
+
+
+def test_curves_of_one_series_share_their_colour(two_curves: list[Curve]) -> None:
+    attacked = replace(two_curves[0], series=1)
+    certified = replace(attacked, is_certified=True)
+    first, second = accuracy_figure([attacked, certified], "inf", None).plot["data"]
+    assert first["line"]["color"] == second["line"]["color"]
+    assert first["line"]["dash"] != second["line"]["dash"]
 
 
 def test_pixel_epsilons_are_ticked_as_such(metrics: dict[str, Any]) -> None:

@@ -253,6 +253,46 @@ def test_compare_page(compare_page: Page) -> None:
     ]
 
 
+def test_page_of_a_certified_run(write_run: WriteRun, certified_metrics: dict[str, Any]) -> None:
+    certified_metrics["published"] = [
+        {"measure": "certified", "norm": "2", "epsilon": 1.0, "accuracy": 0.482, "source": "A paper"}
+    ]
+    examples = "index,radius-l2\n0,0.5\n1,1.0\n2,0.0\n"
+    environment = {"certify_command": "withstand certify runs/tiny --norm=2"}
+    page = Page(report([write_run(metrics=certified_metrics, examples=examples, environment=environment)]))
+    wanted = [
+        "Accuracy under attack, and certified",
+        "Certified, ℓ2 ε = 1 40.0 % 95 % interval 38.0\N{EN DASH}42.0 % proven, method best",
+        "certified, ℓ2 ε = 1 40.0 % certified (best) 38.0\N{EN DASH}42.0 % 48.2 % as published",
+        "Certified accuracy is the share for which a proof holds",
+        "Attack or certificate Norm",
+        "certified (box) ℓ2 1 10.0 %",
+        "certified-l2 in words. Certified radius: mean 0.7125",
+        "withstand certify runs/tiny --norm=2",
+    ]
+    assert [words for words in wanted if words not in page.text] == []
+    assert "certified robust" not in page.text.lower()
+    assert page.figures[1]["data"][1]["x"] == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_compare_page_of_certified_runs(
+    write_run: WriteRun, metrics: dict[str, Any], certified_metrics: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = metrics | {"attacks": metrics["attacks"][:2]}
+    folders = [write_run("one", metrics=certified_metrics), write_run("two", metrics=plain)]
+    page = Page(report(folders, tmp_path / "page.html"))
+    assert "Clean Certified, ℓ2 ε = 1 Certified, ℓ∞ ε = 0.1" in page.text
+    assert "40.0 % 38.0\N{EN DASH}42.0 % certified (best)" in page.text
+    assert "what of it is certified" in page.text
+    linf = page.figures[0]["data"]
+    assert [each["name"] for each in linf] == [
+        "tiny (one)",
+        "tiny (one), certified (box and ball)",
+        "tiny (two)",
+    ]
+    assert linf[0]["line"]["color"] == linf[1]["line"]["color"] != linf[2]["line"]["color"]
+
+
 def test_compare_says_what_a_run_did_not_measure(
     write_run: WriteRun, metrics: dict[str, Any], tmp_path: Path
 ) -> None:

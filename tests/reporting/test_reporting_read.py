@@ -74,6 +74,17 @@ def test_unknown_keys_are_ignored(write_run: WriteRun, metrics: dict[str, Any]) 
     assert read_run(write_run(metrics=metrics)).metrics == metrics
 
 
+def test_radii(write_run: WriteRun) -> None:
+    examples = "index,radius-l2,radius-linf,certified-l2@1\n0,0.5,0.1,0\n1,1.25,,1\n"
+    assert read_run(write_run(examples=examples)).radii == {"radius-l2": [0.5, 1.25]}
+
+
+@pytest.mark.parametrize("cell", ["far", "-0.5", "nan", "inf"])
+def test_radii_that_are_none(write_run: WriteRun, cell: str) -> None:
+    with pytest.raises(RunFolderError, match=r"examples\.csv is damaged: column radius-l2"):
+        read_run(write_run(examples=f"index,radius-l2\n0,{cell}\n"))
+
+
 def test_notes_with_line_breaks(write_run: WriteRun) -> None:
     history = read_run(write_run(training='epoch,note\n1,"two\nlines"\n\n2,\n')).history
     assert history is not None

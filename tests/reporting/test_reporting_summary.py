@@ -9,14 +9,12 @@ import pytest
 from withstand.reporting.read import read_run
 from withstand.reporting.schema import Environment, Metrics
 from withstand.reporting.summary import (
-    cards,
     command_for,
     cost_rows,
     curves,
     environment_rows,
     lookup,
     norms,
-    published_rows,
     run_labels,
     run_title,
     setting,
@@ -77,43 +75,6 @@ def test_strongest_curve_names_the_attack_of_each_point(measured: Metrics) -> No
     assert [point["correct"] for point in curve.points] == [981, 905, 402]
 
 
-def test_cards(measured: Metrics) -> None:
-    shown = [(plain(card.label), plain(card.value)) for card in cards(measured)]
-    assert shown == [
-        ("Clean accuracy", "98.1 %"),
-        ("Attacked, ℓ∞ ε = 0.1", "90.5 %"),
-        ("Attacked, ℓ∞ ε = 0.3", "40.2 %"),
-        ("Data set", "MNIST"),
-    ]
-    strongest_card = cards(measured)[2]
-    assert [plain(detail) for detail in strongest_card.details] == [
-        "95 % interval 38.2\N{EN DASH}42.2 %",
-        "under pgd-200",
-        "402 of 1,000 right",
-    ]
-
-
-def test_published_rows(metrics: dict[str, Any], measured: Metrics) -> None:
-    attacked = {"measure": "attacked", "accuracy": 0.94, "source": "s"}
-    metrics["published"] = [
-        {"measure": "clean", "accuracy": 0.99, "source": "s"},
-        attacked | {"norm": "inf", "epsilon": 0.3},
-        attacked | {"norm": "2", "epsilon": 0.3},
-        attacked,
-        {"measure": "certified", "accuracy": 0.5, "source": "s", "norm": "inf", "epsilon": 0.1},
-    ]
-    found = [
-        (plain(row.measure), row.ours and row.ours["correct"], row.attack) for row in published_rows(measured)
-    ]
-    assert found == [
-        ("clean", 981, None),
-        ("attacked, ℓ∞ ε = 0.3", 402, "pgd-200"),
-        ("attacked, ℓ2 ε = 0.3", None, None),
-        ("attacked", None, None),
-        ("certified, ℓ∞ ε = 0.1", None, None),
-    ]
-
-
 def test_cost_rows(environment: dict[str, Any]) -> None:
     rows = {name: plain(value) for name, value in cost_rows(cast("Environment", environment))}
     assert rows == {
@@ -122,6 +83,8 @@ def test_cost_rows(environment: dict[str, Any]) -> None:
         "Time a step": "250 ms",
         "Peak memory": "3.0 MiB",
     }
+    certified = cost_rows({"cost": {"certify_seconds": 12.0}})
+    assert [(name, plain(value)) for name, value in certified] == [("Certification time", "12.0 s")]
     assert cost_rows({"cost": {"train_seconds": 1.5, "train_steps": 0}})[-1] == ("Training steps", "0")
     assert cost_rows({}) == []
 

@@ -1,12 +1,17 @@
-"""Sets of tensors that pass through a network: boxes, balls, and both at once."""
+"""Sets of tensors that pass through a network: boxes, balls, and both at once.
+
+A layer of one's own takes one rule, by ``register``, that says what it is made of: linear operators
+of ``withstand.spectral``, and ``Elementwise``, ``Valley`` and ``Rearrange``.
+"""
 
 from withstand.domains import activation_rules, linear_rules, shape_rules
 from withstand.domains.ball import Ball
 from withstand.domains.base import Domain
 from withstand.domains.box import Box
 from withstand.domains.box_ball import BoxBall
-from withstand.domains.input_sets import DOMAINS, input_set
+from withstand.domains.input_sets import DOMAINS, DomainName, input_set, require_set
 from withstand.domains.interpreter import LastLayer, Program, propagate, unsupported
+from withstand.domains.operations import Elementwise, Rearrange, Valley
 from withstand.domains.registry import Site, UnsupportedOperationError, register
 
 __all__ = [
@@ -15,15 +20,20 @@ __all__ = [
     "Box",
     "BoxBall",
     "Domain",
+    "DomainName",
+    "Elementwise",
     "LastLayer",
     "Program",
+    "Rearrange",
     "Site",
     "UnsupportedOperationError",
+    "Valley",
     "activation_rules",
     "input_set",
     "linear_rules",
     "propagate",
     "register",
+    "require_set",
     "shape_rules",
     "unsupported",
 ]

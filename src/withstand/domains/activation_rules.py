@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from functools import partial
 from typing import Any
 
@@ -11,17 +13,19 @@ from torch.nn import functional as F
 
 from withstand.domains.base import Domain
 from withstand.domains.operations import Elementwise, MaxPool, Monotone, SortGroups, Valley
-from withstand.domains.registry import Site, UnsupportedOperationError, register
+from withstand.domains.registry import Site, register
 from withstand.domains.sizes import Numbers, each
 from withstand.models import GroupSort, MinMax
 
 __all__: list[str] = []
 
-# Slopes are rounded up and least values down, so that both bound.
-_GELU = Valley(F.gelu, 1.1289042, -0.7517915246935645, -0.16997121)
-_GELU_TANH = Valley(partial(F.gelu, approximate="tanh"), 1.1289931, -0.7524614220710163, -0.17004076)
-_SILU = Valley(F.silu, 1.0998394, -1.278464542761074, -0.27846455)
-_MISH = Valley(F.mish, 1.0884982, -1.1924312145154955, -0.30884342)
+# To all digits of float64; slopes are rounded up and least values down, so that both bound.
+_GELU = Valley(F.gelu, 1.128904145185155, -0.7517915246935645, -0.1699712074799037)
+_GELU_TANH = Valley(
+    partial(F.gelu, approximate="tanh"), 1.128993068658772, -0.7524614220710163, -0.1700407505712541
+)
+_SILU = Valley(F.silu, 1.099839320128867, -1.278464542761074, -0.2784645427610738)
+_MISH = Valley(F.mish, 1.088498161251728, -1.192431214515495, -0.3088434130172505)
 _ABS = Valley(torch.abs, 1.0, 0.0, 0.0)
 
 
@@ -49,17 +53,17 @@ _register_elementwise(
     Elementwise(F.relu), nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_
 )
 _register_elementwise(Elementwise(F.relu6), nn.ReLU6, F.relu6)
-_register_elementwise(Elementwise(torch.tanh), nn.Tanh, F.tanh, torch.tanh, Tensor.tanh, Tensor.tanh_)
+_register_elementwise(Elementwise(torch.tanh), nn.Tanh, torch.tanh, Tensor.tanh, Tensor.tanh_)
 _register_elementwise(
-    Elementwise(torch.sigmoid, 0.25), nn.Sigmoid, F.sigmoid, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_
+    Elementwise(torch.sigmoid, 0.25), nn.Sigmoid, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_
 )
 _register_elementwise(Elementwise(F.logsigmoid), nn.LogSigmoid, F.logsigmoid)
 _register_elementwise(Elementwise(F.softsign), nn.Softsign, F.softsign)
-_register_elementwise(Elementwise(F.selu, 1.758099341), nn.SELU, F.selu, torch.selu)
+_register_elementwise(Elementwise(F.selu, 1.758099340847377), nn.SELU, F.selu, torch.selu)
 _register_elementwise(Elementwise(F.hardsigmoid, 1 / 6), nn.Hardsigmoid, F.hardsigmoid)
 _register_elementwise(_SILU, nn.SiLU, F.silu)
 _register_elementwise(_MISH, nn.Mish, F.mish)
-_register_elementwise(_ABS, torch.abs, Tensor.abs, Tensor.abs_)
+_register_elementwise(_ABS, operator.abs, torch.abs, Tensor.abs, Tensor.abs_)
 
 
 @register(nn.GELU)
@@ -85,9 +89,28 @@ def _leaky_relu(site: Site, input: Domain, negative_slope: float = 0.01, inplace
     return input.monotone(Elementwise(function, max(1.0, negative_slope)))
 
 
-@register(nn.ELU, nn.CELU)
-def _elu_layer(site: Site, layer: nn.ELU | nn.CELU, input: Domain) -> Domain:
-    return (_elu if isinstance(layer, nn.ELU) else _celu)(site, input, layer.alpha)
+@register(nn.PReLU)
+def _prelu_layer(site: Site, layer: nn.PReLU, input: Domain) -> Domain:
+    return _prelu(site, input, layer.weight)
+
+
+@register(F.prelu)
+def _prelu(site: Site, input: Domain, weight: Tensor) -> Domain:
+    if bool((weight < 0).any()):
+        raise site.refusal(
+            "needs slopes of at least 0, but some are negative; keep them from there, or take a LeakyReLU."
+        )
+    return input.monotone(Elementwise(partial(F.prelu, weight=weight), weight.max().clamp_min(1)))
+
+
+@register(nn.ELU)
+def _elu_layer(site: Site, layer: nn.ELU, input: Domain) -> Domain:
+    return _elu(site, input, layer.alpha)
+
+
+@register(nn.CELU)
+def _celu_layer(site: Site, layer: nn.CELU, input: Domain) -> Domain:
+    return _celu(site, input, layer.alpha)
 
 
 @register(F.elu, F.elu_)
@@ -110,9 +133,9 @@ def _softplus_layer(site: Site, layer: nn.Softplus, input: Domain) -> Domain:
 @register(F.softplus)
 def _softplus(site: Site, input: Domain, beta: float = 1.0, threshold: float = 20.0) -> Domain:
     _require_positive(site, beta, "beta")
-    # At the threshold torch goes over to the identity, by a jump down of up to exp(-threshold) / beta.
-    _require_positive(site, threshold - 19.0, "threshold - 19")
-    return input.monotone(Elementwise(partial(F.softplus, beta=beta, threshold=threshold)))
+    # At the threshold torch goes over to the identity, which lies lower: a jump down.
+    jump = max(math.log1p(math.exp(-threshold)), 0.0) / beta
+    return input.monotone(Elementwise(partial(F.softplus, beta=beta, threshold=threshold), jump=jump))
 
 
 @register(nn.Hardtanh)
@@ -129,12 +152,19 @@ def _hardtanh(
 
 @register(torch.clamp, torch.clip, Tensor.clamp, Tensor.clip, Tensor.clamp_, Tensor.clip_)
 def _clamp(site: Site, input: Domain, min: float | None = None, max: float | None = None) -> Domain:
+    if any(isinstance(bound, Tensor | Domain) for bound in (min, max)):
+        raise site.refusal("knows bounds that are numbers, but one is a tensor; write it in numbers.")
     return input.monotone(Elementwise(partial(torch.clamp, min=min, max=max)))
 
 
-@register(torch.clamp_min, Tensor.clamp_min)
+@register(torch.clamp_min, Tensor.clamp_min, Tensor.clamp_min_)
 def _clamp_min(site: Site, input: Domain, min: float) -> Domain:
     return _clamp(site, input, min)
+
+
+@register(torch.clamp_max, Tensor.clamp_max, Tensor.clamp_max_)
+def _clamp_max(site: Site, input: Domain, max: float) -> Domain:
+    return _clamp(site, input, None, max)
 
 
 @register(MinMax, GroupSort)
@@ -156,7 +186,7 @@ def _max_pool_layer(site: Site, layer: nn.MaxPool2d, input: Domain) -> Domain:
     )
 
 
-@register(F.max_pool1d, F.max_pool2d, F.max_pool3d)
+@register(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
 def _max_pool(
     site: Site,
     input: Domain,
@@ -168,10 +198,10 @@ def _max_pool(
     return_indices: bool = False,
 ) -> Domain:
     if return_indices:
-        raise UnsupportedOperationError(f"The max pooling {site.path!r} also returns indices; it must not.")
+        raise site.refusal("bounds what is pooled, but not the indices; set return_indices=False.")
     rank = len(input.shape) - 2
     kernel = each(kernel_size, rank)
-    steps = kernel if stride is None else each(stride, rank)
+    steps = each(stride, rank) if stride else kernel
     pool = MaxPool(kernel, steps, each(padding, rank), each(dilation, rank), ceil_mode)
     return input.monotone(pool)
 
@@ -191,15 +221,13 @@ def _dropout(
     site: Site, input: Domain, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Domain:
     if training and p > 0:
-        raise UnsupportedOperationError(
-            f"The dropout {site.path!r} is active, so there is no one function to bound; call eval() on the "
-            "model, or train without dropout."
+        raise site.refusal(
+            "needs it to be at rest, but it is active, so there is no one function to bound; call eval() on "
+            "the model, or train without dropout."
         )
     return input
 
 
 def _require_positive(site: Site, value: float, name: str) -> None:
     if value <= 0:
-        raise UnsupportedOperationError(
-            f"The rule of the activation at {site.path!r} needs a positive {name}, but got {value:g}."
-        )
+        raise site.refusal(f"needs a positive {name}, but got {value:g}.")

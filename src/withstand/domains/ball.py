@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self, final
@@ -53,7 +54,11 @@ class Ball(Domain):
 
     @override
     def monotone(self, function: Monotone) -> Self:
-        return replace(self, midpoint=function(self.midpoint), radius=self.radius * function.lipschitz)
+        image = function(self.midpoint)
+        radius = self.radius * function.lipschitz
+        if function.slack:
+            radius = radius + function.slack * math.sqrt(image.shape[1:].numel())
+        return replace(self, midpoint=image, radius=radius)
 
     @override
     def valley(self, function: Valley) -> Self:

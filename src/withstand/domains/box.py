@@ -87,17 +87,18 @@ class Box(Domain):
 
     @override
     def monotone(self, function: Monotone) -> Self:
-        return type(self)(function(self.lower), function(self.upper))
+        lower, upper = function(self.lower), function(self.upper)
+        if function.slack:
+            lower, upper = lower - function.slack, upper + function.slack
+        return type(self)(lower, upper)
 
     @override
     def valley(self, function: Valley) -> Self:
         lower, upper = self.ends
         left, right = function.function(lower), function.function(upper)
         holds_bottom = (lower < function.position) & (upper > function.position)
-        least = torch.minimum(left, right)
-        return type(self)(
-            torch.where(holds_bottom, least.new_tensor(function.value), least), torch.maximum(left, right)
-        )
+        least = torch.where(holds_bottom, function.value, torch.minimum(left, right))
+        return type(self)(least, torch.maximum(left, right))
 
     @override
     def shift(self, constant: Tensor | float) -> Self:

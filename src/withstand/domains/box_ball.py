@@ -41,6 +41,10 @@ class BoxBall(Domain):
     box: Box | None = None
     num_steps: int | None = None
 
+    def with_steps(self, num_steps: int | None) -> Self:
+        """The same set, whose worst differences take so many Newton steps."""
+        return replace(self, num_steps=num_steps)
+
     @property
     @override
     def center(self) -> Tensor:

@@ -16,7 +16,7 @@ from withstand.domains.base import Domain
 from withstand.domains.box import Box
 from withstand.domains.box_ball import BoxBall
 
-__all__ = ["DOMAINS", "DomainName", "input_set"]
+__all__ = ["DOMAINS", "DomainName", "input_set", "require_set"]
 
 DomainName: TypeAlias = Literal["box_ball", "box", "ball"]
 
@@ -40,11 +40,20 @@ def input_set(
     Raises:
         ValueError: there is no such domain, or no set for this norm.
     """
+    require_set(norm, domain)
+    return DOMAINS[domain](images, norm, epsilon, clip)
+
+
+def require_set(norm: float, domain: str) -> None:
+    """Accepts a norm and a domain for which there are sets.
+
+    Raises:
+        ValueError: there is no such domain, or no set for this norm.
+    """
     if norm not in (2, math.inf):
         raise ValueError(f"Certificates exist for norm 2 and inf, but got norm {norm:g}.")
     if domain not in DOMAINS:
         raise ValueError(f"Expected a domain of {', '.join(DOMAINS)}, but got {domain!r}.")
-    return DOMAINS[domain](images, norm, epsilon, clip)
 
 
 def _box(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> Box:
@@ -60,8 +69,8 @@ def _ball(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> B
     if norm == math.inf and clip:
         midpoint, halfwidth = _box(images, norm, epsilon, clip).parts
         return Ball(midpoint, norms.norm(halfwidth, 2.0))
-    radius = torch.as_tensor(epsilon).to(images).reshape(-1)
-    factor = math.sqrt(images[0].numel()) if norm == math.inf else 1.0
+    radius = torch.as_tensor(epsilon, dtype=images.dtype, device=images.device).reshape(-1)
+    factor = math.sqrt(images.shape[1:].numel()) if norm == math.inf else 1.0
     return Ball(images, radius * factor)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,8 @@ from torch.nn import functional as F
 
 from withstand.domains.base import Domain
 from withstand.domains.operations import Rearrange
-from withstand.domains.registry import Site, UnsupportedOperationError, register
-from withstand.domains.sizes import Numbers, each
+from withstand.domains.registry import Site, register
+from withstand.domains.sizes import Numbers, each, require_fit, scaled
 from withstand.models import Normalize
 from withstand.spectral import Convolution, Dense, Diagonal, Separable
 
@@ -26,16 +27,24 @@ def _linear_layer(site: Site, layer: nn.Linear, input: Domain) -> Domain:
 
 
 @register(F.linear)
-def _linear(site: Site, input: Domain, weight: Tensor, bias: Tensor | None = None) -> Domain:
+def _linear(site: Site, input: Any, weight: Any, bias: Any = None) -> Domain:
+    if not isinstance(input, Domain) or isinstance(weight, Domain) or isinstance(bias, Domain):
+        raise site.refusal("knows a constant weight and bias, but here they depend on the input.")
     return input.affine(Dense(weight), bias, site.norm)
+
+
+@register(operator.matmul, torch.matmul, Tensor.matmul)
+def _matmul(site: Site, input: Any, other: Any) -> Domain:
+    if isinstance(other, Domain) or other.dim() != 2:
+        raise site.refusal("knows products x @ A by a constant matrix A alone; write it so.")
+    return _linear(site, input, other.T)
 
 
 @register(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def _conv_layer(site: Site, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Domain) -> Domain:
     if layer.padding_mode != "zeros":
-        raise UnsupportedOperationError(
-            f"The convolution {site.path!r} pads by {layer.padding_mode!r}, but bounds know padding by zeros "
-            "only; build it with padding_mode='zeros'."
+        raise site.refusal(
+            f"knows padding by zeros, but got {layer.padding_mode!r}; build it with padding_mode='zeros'."
         )
     return _conv(
         site, input, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups
@@ -53,22 +62,20 @@ def _conv(
     dilation: Numbers = 1,
     groups: int = 1,
 ) -> Domain:
-    rank = weight.dim() - 2
+    rank, value = weight.dim() - 2, input
     steps, spread = each(stride, rank), each(dilation, rank)
     if padding == "valid":
         margins: Sequence[int] = [0] * rank
     elif isinstance(padding, str):
         reach = [spread[dim] * (weight.shape[2 + dim] - 1) for dim in range(rank)]
-        if any(length % 2 for length in reach):
-            raise UnsupportedOperationError(
-                f"The convolution {site.path!r} pads by 'same' with an even kernel, which is not symmetric; "
-                "give padding as numbers."
-            )
         margins = [length // 2 for length in reach]
+        odd = [size for length in reversed(reach) for size in (0, length % 2)]  # one more at the far side
+        if any(odd):
+            value = input.monotone(Rearrange(partial(F.pad, pad=odd)))
     else:
         margins = each(padding, rank)
     convolution = Convolution(weight, steps, margins, spread, groups)
-    return input.affine(convolution, None if bias is None else _on_channels(bias, rank), site.norm)
+    return value.affine(convolution, None if bias is None else _on_channels(bias, rank), site.norm)
 
 
 @register(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -88,6 +95,7 @@ def _batch_norm(site: Site, layer: nn.BatchNorm2d, input: Domain) -> Domain:
 
 @register(Normalize)
 def _normalize(site: Site, layer: Normalize, input: Domain) -> Domain:
+    require_fit(site, input, layer.std)
     scale = 1 / layer.std
     return input.affine(Diagonal(scale), -layer.mean * scale, site.norm)
 
@@ -118,13 +126,10 @@ def _avg_pool(
     divisor_override: int | None = None,
 ) -> Domain:
     if divisor_override is not None:
-        raise UnsupportedOperationError(
-            f"The average pooling {site.path!r} has a divisor_override, for which there is no rule; "
-            "multiply its result by a constant instead."
-        )
+        raise site.refusal("knows no divisor_override; multiply the result by a constant instead.")
     rank = len(input.shape) - 2
     kernel, margins = each(kernel_size, rank), each(padding, rank)
-    steps = kernel if stride is None else each(stride, rank)
+    steps = each(stride, rank) if stride else kernel
     # Windows that the border cuts short have weights that are products, as whole ones have.
     pools = [
         partial(
@@ -157,56 +162,45 @@ def _adaptive_avg_pool(site: Site, input: Domain, output_size: int | Sequence[in
 def _mean(site: Site, input: Domain, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Domain:
     rank = len(input.shape)
     chosen = range(rank) if dim is None else [dim] if isinstance(dim, int) else dim
-    dims = sorted(each % rank for each in chosen)
+    dims = sorted(index % rank for index in chosen)
     if 0 in dims:
-        raise UnsupportedOperationError(
-            f"The mean at {site.name!r} is also taken over the batch; give dim without 0."
+        raise site.refusal(
+            "takes each example by itself, but here the batch is averaged; give dim without 0."
         )
-    rows = [_like(input, 1, input.shape[each]) / input.shape[each] for each in dims]
+    rows = [input.center.new_full((1, input.shape[index]), 1 / input.shape[index]) for index in dims]
     averaged = input.affine(Separable(dims, rows), None, site.norm)
     return averaged if keepdim else averaged.monotone(Rearrange(lambda x: x.squeeze(tuple(dims))))
 
 
-@register(operator.mul, operator.imul, torch.mul, Tensor.mul, Tensor.mul_)
-def _multiply(site: Site, input: Domain | Tensor | float, other: Domain | Tensor | float) -> Domain:
+@register(operator.mul, torch.mul, torch.multiply, Tensor.mul, Tensor.mul_, Tensor.multiply)
+def _multiply(site: Site, input: Any, other: Any) -> Domain:
     value, factor = (input, other) if isinstance(input, Domain) else (other, input)
-    if isinstance(factor, Domain) or not isinstance(value, Domain):
-        raise UnsupportedOperationError(
-            f"There is no rule for the product of two values that both depend on the input ({site.name!r})."
-        )
-    scale = torch.as_tensor(factor).to(value.center)
-    return value.affine(Diagonal(scale), None, site.norm)
+    if isinstance(factor, Domain):
+        raise site.refusal("knows products by a constant, but here both factors depend on the input.")
+    require_fit(site, value, factor)
+    return scaled(site, value, factor)
 
 
-@register(operator.truediv, operator.itruediv, torch.div, Tensor.div, Tensor.div_)
-def _divide(site: Site, input: Domain | Tensor | float, other: Domain | Tensor | float) -> Domain:
+@register(
+    operator.truediv, torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.div_, Tensor.divide
+)
+def _divide(site: Site, input: Any, other: Any) -> Domain:
     if isinstance(other, Domain):
-        raise UnsupportedOperationError(
-            f"There is no rule for a division by what depends on the input ({site.name!r})."
-        )
+        raise site.refusal("knows quotients by a constant, but here the divisor depends on the input.")
     return _multiply(site, input, 1 / other)
 
 
-@register(operator.neg, torch.neg, Tensor.neg)
+@register(operator.neg, torch.neg, torch.negative, Tensor.neg, Tensor.neg_)
 def _negate(site: Site, input: Domain) -> Domain:
     return _multiply(site, input, -1.0)
 
 
 def _pool(site: Site, input: Domain, pools: Sequence[Callable[[Tensor], Tensor]]) -> Domain:
     """A pooling that is linear, from what it does along each dimension."""
-    sides = input.shape[2:]
-    factors = [
-        pool(_identity(input, side)[None]).squeeze(0).T for pool, side in zip(pools, sides, strict=True)
-    ]
+    sides, like = input.shape[2:], input.center
+    units = [torch.eye(side, dtype=like.dtype, device=like.device)[None] for side in sides]
+    factors = [pool(unit).squeeze(0).T for pool, unit in zip(pools, units, strict=True)]
     return input.affine(Separable(range(2, 2 + len(sides)), factors), None, site.norm)
-
-
-def _identity(input: Domain, side: int) -> Tensor:
-    return torch.eye(side, dtype=input.center.dtype, device=input.center.device)
-
-
-def _like(input: Domain, *shape: int) -> Tensor:
-    return torch.ones(shape, dtype=input.center.dtype, device=input.center.device)
 
 
 def _on_channels(values: Tensor, rank: int) -> Tensor:

@@ -27,8 +27,13 @@ class Monotone(ABC):
 
     @property
     @abstractmethod
-    def lipschitz(self) -> float:
+    def lipschitz(self) -> float | Tensor:
         """A bound on ‖f(x) - f(y)‖₂ / ‖x - y‖₂."""
+
+    @property
+    def slack(self) -> float:
+        """How far f may fall where it should not, and rise beyond its steepest slope; in each coordinate."""
+        return 0.0
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -41,16 +46,23 @@ class Elementwise(Monotone):
 
     Args:
         function: The activation.
-        slope: Its steepest slope.
+        slope: Its steepest slope; a float or a scalar tensor.
+        jump: How far it may fall all the same, at a step of which it is otherwise monotone.
     """
 
     function: Callable[[Tensor], Tensor]
-    slope: float = 1.0
+    slope: float | Tensor = 1.0
+    jump: float = 0.0
 
     @property
     @override
-    def lipschitz(self) -> float:
+    def lipschitz(self) -> float | Tensor:
         return self.slope
+
+    @property
+    @override
+    def slack(self) -> float:
+        return self.jump
 
     @override
     def __call__(self, x: Tensor) -> Tensor:
@@ -76,7 +88,7 @@ class Valley:
 
 @dataclass(frozen=True)
 class Rearrange(Monotone):
-    """Moves, or picks out, coordinates of each example: flatten, permute, slices.
+    """Moves or picks out coordinates of each example, or sets constants beside them: no one twice.
 
     Args:
         function: Of a tensor (batch, …); must leave the batch first, whatever its size.

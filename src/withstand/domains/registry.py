@@ -6,12 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from withstand.spectral import LinearOperator, OperatorNorms, Shape
 from withstand.types import ModelError
 
-__all__ = ["Rule", "Site", "UnsupportedOperationError", "register", "rule_of_function", "rule_of_module"]
+__all__ = [
+    "Rule",
+    "Site",
+    "UnsupportedOperationError",
+    "has_hooks",
+    "is_plain",
+    "name_of",
+    "register",
+    "rule_of_function",
+    "rule_of_module",
+]
+
+
+class UnsupportedOperationError(ModelError):
+    """An operation of the network that no rule covers."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +36,35 @@ class Site:
     Args:
         name: The node of the traced graph, unique in the network.
         path: Where in the model the operation stands, such as ``layers.0``.
+        operation: The layer or function, such as ``torch.nn.Conv2d``.
         norms: Where operator norms come from.
     """
 
     name: str
     path: str
+    operation: str
     norms: OperatorNorms
 
     def norm(self, operator: LinearOperator, input_shape: Shape) -> Tensor:
         """How far an operator can stretch: what ``Domain.affine`` asks for."""
         return self.norms.of(operator, input_shape, self.name)
 
+    @property
+    def place(self) -> str:
+        """Node and path, for people to read."""
+        where = f"in {self.path!r}" if self.path else "in the model's own forward"
+        return f"node {self.name!r}, {where}"
 
-class UnsupportedOperationError(ModelError):
-    """An operation of the network that no rule covers."""
+    def refusal(self, reason: str) -> UnsupportedOperationError:
+        """The error of a rule that does not cover how its operation is used here.
+
+        Args:
+            reason: What is wrong and what to do, going on from "The rule of … ".
+        """
+        return UnsupportedOperationError(
+            f"The rule of {self.operation} ({self.place}) {reason} A rule of your own replaces it: "
+            f"withstand.domains.register({self.operation})."
+        )
 
 
 Rule: TypeAlias = Callable[..., Any]
@@ -43,6 +73,15 @@ _AnyRule = TypeVar("_AnyRule", bound=Rule)
 
 _MODULES: dict[type[nn.Module], Rule] = {}
 _FUNCTIONS: dict[Callable[..., Any], Rule] = {}
+
+# What a layer computes by; a convolution's forward leaves the work to another method.
+_COMPUTING = ("__call__", "forward", "_conv_forward")
+_NAMESPACES = {
+    "torch.nn": nn,
+    "torch.nn.functional": nn.functional,
+    "torch": torch,
+    "torch.Tensor": Tensor,
+}
 
 
 def register(*operations: type[nn.Module] | Callable[..., Any]) -> Callable[[_AnyRule], _AnyRule]:
@@ -58,7 +97,8 @@ def register(*operations: type[nn.Module] | Callable[..., Any]) -> Callable[[_An
 
     Args:
         operations: Layer classes, functions such as ``torch.relu``, methods such as
-            ``torch.Tensor.relu``. A subclass needs a rule of its own where it has a ``forward`` of its own.
+            ``torch.Tensor.relu``. A subclass needs a rule of its own where it has a ``forward`` of its
+            own. Tracing looks into a Python function, unless ``torch.fx.wrap`` keeps it whole.
 
     Returns:
         A decorator that leaves the function as it is.
@@ -76,14 +116,34 @@ def register(*operations: type[nn.Module] | Callable[..., Any]) -> Callable[[_An
 
 
 def rule_of_module(module: nn.Module) -> Rule | None:
-    """The rule of a layer; that of a base class too, where the layer computes by its ``forward``."""
-    for base in type(module).__mro__:
-        rule = _MODULES.get(base)
-        if rule is not None:
-            return rule if getattr(type(module), "forward", None) is getattr(base, "forward", None) else None
-    return None
+    """The rule of a layer; that of a base class too, where the layer computes as that one does."""
+    base = next((base for base in type(module).__mro__ if base in _MODULES), None)
+    return _MODULES[base] if base is not None and is_plain(module, base) else None
 
 
 def rule_of_function(function: Callable[..., Any]) -> Rule | None:
     """The rule of a function or tensor method."""
     return _FUNCTIONS.get(function)
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a layer is of a kind, and computes just as that kind does."""
+    return isinstance(module, kind) and not any(
+        name in vars(module) or getattr(type(module), name, None) is not getattr(kind, name, None)
+        for name in _COMPUTING
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something runs before or after a layer's forward, and might change its result."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def name_of(operation: Callable[..., Any]) -> str:
+    """What to write in Python for a layer class, function or method."""
+    name = getattr(operation, "__name__", str(operation))
+    for prefix, namespace in _NAMESPACES.items():
+        if getattr(namespace, name, None) is operation:
+            return f"{prefix}.{name}"
+    module = str(getattr(operation, "__module__", None) or "torch").removeprefix("_")
+    return f"{module}.{getattr(operation, '__qualname__', name)}"

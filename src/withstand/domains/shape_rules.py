@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 from withstand.domains.base import Domain
 from withstand.domains.operations import Rearrange
 from withstand.domains.registry import Site, UnsupportedOperationError, register
-from withstand.spectral import Diagonal
+from withstand.domains.sizes import require_fit, scaled
 
 __all__: list[str] = []
+
+_ATTRIBUTES = ("shape", "ndim", "dtype", "device")
+_PICKS = (int, slice, EllipsisType)
 
 
 @register(nn.Flatten)
@@ -26,44 +30,60 @@ def _flatten_layer(site: Site, layer: nn.Flatten, input: Domain) -> Domain:
 @register(torch.flatten, Tensor.flatten)
 def _flatten(site: Site, input: Domain, start_dim: int = 0, end_dim: int = -1) -> Domain:
     if start_dim % len(input.shape) == 0:
-        raise _moves_batch(site, "flattens the batch as well; give start_dim=1")
+        raise _moves_batch(site, "is flattened too; give start_dim=1")
     return input.monotone(Rearrange(lambda x: x.flatten(start_dim, end_dim)))
 
 
 @register(nn.Unflatten)
 def _unflatten_layer(site: Site, layer: nn.Unflatten, input: Domain) -> Domain:
     if not isinstance(layer.dim, int) or layer.dim % len(input.shape) == 0:
-        raise _moves_batch(site, "unflattens the batch, or names its dimension; give dim as a number from 1")
+        raise _moves_batch(site, "takes it apart or names a dimension; give dim as a number from 1 on")
     return input.monotone(Rearrange(layer.forward))
 
 
-@register(torch.reshape, Tensor.reshape, Tensor.view)
-def _reshape(site: Site, input: Domain, *shape: Any) -> Domain:
-    sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
-    if input.center.reshape(tuple(sizes)).shape[0] != input.shape[0]:
-        raise _moves_batch(site, "moves the batch; keep it as the first dimension")
-    return input.monotone(Rearrange(lambda x: x.reshape(x.shape[0], *tuple(sizes)[1:])))
+@register(torch.unflatten, Tensor.unflatten)
+def _unflatten(site: Site, input: Domain, dim: int, sizes: Sequence[int]) -> Domain:
+    if not isinstance(dim, int) or dim % len(input.shape) == 0:
+        raise _moves_batch(site, "takes it apart or names a dimension; give dim as a number from 1 on")
+    return input.monotone(Rearrange(lambda x: torch.unflatten(x, dim, tuple(sizes))))
 
 
-@register(torch.permute, Tensor.permute)
-def _permute(site: Site, input: Domain, *dims: Any) -> Domain:
-    order = dims[0] if len(dims) == 1 and isinstance(dims[0], Sequence) else dims
-    if order[0] % len(input.shape) != 0:
-        raise _moves_batch(site, "moves the batch; keep it as the first dimension")
-    return input.monotone(Rearrange(lambda x: x.permute(*order)))
+@register(torch.reshape)
+def _reshape(site: Site, input: Domain, shape: Sequence[int]) -> Domain:
+    result = input.center.reshape(tuple(shape)).shape
+    if result[:1] != input.shape[:1]:
+        raise _moves_batch(site, f"becomes {tuple(result)}; keep it as the first dimension")
+    return input.monotone(Rearrange(lambda x: x.reshape(x.shape[0], *result[1:])))
+
+
+@register(Tensor.reshape, Tensor.view)
+def _view(site: Site, input: Domain, *shape: Any) -> Domain:
+    return _reshape(site, input, _flat(shape))
+
+
+@register(torch.permute)
+def _permute(site: Site, input: Domain, dims: Sequence[int]) -> Domain:
+    if dims[0] % len(input.shape) != 0:
+        raise _moves_batch(site, "is moved; keep it as the first dimension")
+    return input.monotone(Rearrange(lambda x: x.permute(*dims)))
+
+
+@register(Tensor.permute)
+def _permute_method(site: Site, input: Domain, *dims: Any) -> Domain:
+    return _permute(site, input, _flat(dims))
 
 
 @register(torch.transpose, Tensor.transpose)
 def _transpose(site: Site, input: Domain, dim0: int, dim1: int) -> Domain:
     if 0 in (dim0 % len(input.shape), dim1 % len(input.shape)):
-        raise _moves_batch(site, "moves the batch; keep it as the first dimension")
+        raise _moves_batch(site, "is moved; keep it as the first dimension")
     return input.monotone(Rearrange(lambda x: x.transpose(dim0, dim1)))
 
 
 @register(torch.unsqueeze, Tensor.unsqueeze)
 def _unsqueeze(site: Site, input: Domain, dim: int) -> Domain:
     if dim % (len(input.shape) + 1) == 0:
-        raise _moves_batch(site, "puts a dimension before the batch")
+        raise _moves_batch(site, "is put behind another; keep it as the first dimension")
     return input.monotone(Rearrange(lambda x: x.unsqueeze(dim)))
 
 
@@ -71,22 +91,23 @@ def _unsqueeze(site: Site, input: Domain, dim: int) -> Domain:
 def _squeeze(site: Site, input: Domain, dim: int | Sequence[int] | None = None) -> Domain:
     rank = len(input.shape)
     chosen = range(1, rank) if dim is None else [dim] if isinstance(dim, int) else dim
-    dims = tuple(each % rank for each in chosen)
+    dims = tuple(index % rank for index in chosen)
     if 0 in dims:
-        raise _moves_batch(site, "squeezes the batch")
+        raise _moves_batch(site, "is squeezed; give dim without 0")
     return input.monotone(Rearrange(lambda x: x.squeeze(dims)))
 
 
 @register(operator.getitem)
-def _getitem(site: Site, input: Domain, index: Any) -> Domain:
+def _getitem(site: Site, input: Any, index: Any) -> Any:
+    if not isinstance(input, Domain):  # one of several pieces
+        return input[index]
     first, *rest = index if isinstance(index, tuple) else (index,)
-    whole = first == slice(None) or first is Ellipsis
-    picks_batch = not whole or (first is Ellipsis and len(rest) >= len(input.shape))
-    if picks_batch or any(isinstance(part, Tensor | list) for part in rest):
-        raise UnsupportedOperationError(
-            f"There is no rule for the indexing {index!r} at {site.name!r}; index by `:` first and then by "
-            "numbers and slices."
-        )
+    takes_all = (isinstance(first, slice) and first == slice(None)) or (
+        first is Ellipsis and len(rest) < len(input.shape)
+    )
+    # Tensors and lists may pick one coordinate several times.
+    if not takes_all or not all(part is None or isinstance(part, _PICKS) for part in rest):
+        raise site.refusal(f"knows `:` first and then numbers and slices, but got [{index!r}].")
     return input.monotone(Rearrange(lambda x: x[index]))
 
 
@@ -100,40 +121,57 @@ def _split(site: Site, input: Domain, split_size: int | list[int], dim: int = 0)
     return _pieces(site, input, lambda x: torch.split(x, split_size, dim), dim)
 
 
-@register(torch.cat, torch.concat)
+@register(torch.cat, torch.concat, torch.concatenate)
 def _cat(site: Site, tensors: Sequence[Domain | Tensor], dim: int = 0) -> Domain:
     values = [value for value in tensors if isinstance(value, Domain)]
     if len(values) != len(tensors):
-        raise UnsupportedOperationError(f"There is no rule for joining constants at {site.name!r}.")
+        raise site.refusal("knows no constants among what it joins; torch.nn.functional.pad may do instead.")
     if dim % len(values[0].shape) == 0:
-        raise _moves_batch(site, "joins along the batch; give dim=1")
+        raise _moves_batch(site, "is joined with another; give dim from 1 on")
     return values[0].cat(values[1:], dim)
 
 
-@register(operator.add, operator.iadd, torch.add, Tensor.add, Tensor.add_)
+@register(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
+def _pad_layer(site: Site, layer: nn.ConstantPad2d, input: Domain) -> Domain:
+    return _pad(site, input, layer.padding, value=layer.value)
+
+
+@register(nn.functional.pad)
+def _pad(
+    site: Site, input: Domain, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Domain:
+    if mode != "constant":
+        raise site.refusal(f"knows padding by a constant, but got mode={mode!r}.")
+    if len(pad) > 2 * (len(input.shape) - 1):
+        raise _moves_batch(site, "is padded too; give fewer numbers")
+    return input.monotone(Rearrange(lambda x: nn.functional.pad(x, list(pad), value=value)))
+
+
+@register(operator.add, torch.add, Tensor.add, Tensor.add_)
 def _add(site: Site, input: Any, other: Any, *, alpha: float = 1) -> Domain:
     if isinstance(other, Domain) and alpha != 1:
-        other = _scaled(site, other, alpha)
+        other = scaled(site, other, alpha)
     elif not isinstance(other, Domain):
         other = other * alpha
     if isinstance(input, Domain) and isinstance(other, Domain):
         _require_same_shape(site, input, other)
         return input.add(other)
     value, constant = (input, other) if isinstance(input, Domain) else (other, input)
+    require_fit(site, value, constant)
     shifted: Domain = value.shift(constant)
     return shifted
 
 
-@register(operator.sub, operator.isub, torch.sub, Tensor.sub, Tensor.sub_)
+@register(operator.sub, torch.sub, torch.subtract, Tensor.sub, Tensor.sub_, Tensor.subtract)
 def _subtract(site: Site, input: Any, other: Any, *, alpha: float = 1) -> Domain:
     return _add(site, input, other, alpha=-alpha)
 
 
 @register(getattr)
 def _attribute(site: Site, input: Domain, name: str) -> Any:
-    if name != "shape":
-        raise UnsupportedOperationError(f"There is no rule for the attribute {name!r} at {site.name!r}.")
-    return input.shape
+    if name not in _ATTRIBUTES:
+        raise site.refusal(f"knows the attributes {', '.join(_ATTRIBUTES)}, but got {name!r}.")
+    return getattr(input.center, name)
 
 
 @register(Tensor.size)
@@ -151,13 +189,9 @@ def _same(site: Site, input: Domain, memory_format: Any = None) -> Domain:
     return input
 
 
-def _scaled(site: Site, value: Domain, factor: float) -> Domain:
-    return value.affine(Diagonal(torch.as_tensor(factor).to(value.center)), None, site.norm)
-
-
 def _pieces(site: Site, input: Domain, cut: Callable[[Tensor], Sequence[Tensor]], dim: int) -> list[Domain]:
     if dim % len(input.shape) == 0:
-        raise _moves_batch(site, "cuts the batch; give dim=1")
+        raise _moves_batch(site, "is cut; give dim from 1 on")
     count = len(cut(input.center))
     return [input.monotone(Rearrange(partial(_piece, cut, index))) for index in range(count)]
 
@@ -168,11 +202,17 @@ def _piece(cut: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) -> 
 
 def _require_same_shape(site: Site, input: Domain, other: Domain) -> None:
     if input.shape != other.shape:
-        raise UnsupportedOperationError(
-            f"There is no rule for a sum of shapes {tuple(input.shape)} and {tuple(other.shape)} "
-            f"({site.name!r}); bring both to one shape first."
+        raise site.refusal(
+            f"knows sums of one shape, but got {tuple(input.shape)} and {tuple(other.shape)}; bring both "
+            "to one."
         )
 
 
+def _flat(numbers: tuple[Any, ...]) -> Sequence[int]:
+    """``(2, 3)`` of a method that was given 2, 3, or one sequence of them."""
+    is_wrapped = len(numbers) == 1 and isinstance(numbers[0], Sequence)
+    return numbers[0] if is_wrapped else numbers
+
+
 def _moves_batch(site: Site, what: str) -> UnsupportedOperationError:
-    return UnsupportedOperationError(f"The operation {site.name!r} {what}: sets stand one an example.")
+    return site.refusal(f"needs the batch as it is, one example after another, but it {what}.")

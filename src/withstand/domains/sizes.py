@@ -1,11 +1,18 @@
-"""Sizes as torch takes them: one number for all dimensions, or one for each."""
+"""Sizes and factors as torch takes them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-__all__ = ["Numbers", "each"]
+import torch
+from torch import Tensor
+
+from withstand.domains.base import Domain
+from withstand.domains.registry import Site
+from withstand.spectral import Diagonal
+
+__all__ = ["Numbers", "each", "require_fit", "scaled"]
 
 Numbers: TypeAlias = int | Sequence[int]
 
@@ -14,3 +21,30 @@ def each(numbers: Numbers, rank: int) -> Sequence[int]:
     """One number for each of ``rank`` dimensions."""
     given = [numbers] if isinstance(numbers, int) else [*numbers]
     return given * rank if len(given) == 1 else given
+
+
+def require_fit(site: Site, value: Domain, constant: Any) -> None:
+    """Refuses a constant that sets would be repeated to fit: what is repeated counts several times.
+
+    Args:
+        site: Where.
+        value: The sets.
+        constant: A tensor that must broadcast to their shape; numbers do.
+
+    Raises:
+        UnsupportedOperationError: the sets' shape would have to grow.
+    """
+    if isinstance(constant, Tensor):
+        shape = torch.broadcast_shapes(value.shape, constant.shape)  # type: ignore[no-untyped-call]
+        if shape != value.shape:
+            raise site.refusal(
+                f"keeps the shape of what depends on the input, {tuple(value.shape)}, but the constant, "
+                f"{tuple(constant.shape)}, would have it grow to {tuple(shape)}; repeat nothing."
+            )
+
+
+def scaled(site: Site, value: Domain, factor: Tensor | float) -> Domain:
+    """The image under a multiplication by a constant that fits."""
+    like = value.center  # a Python float must not be rounded to torch's default precision on the way
+    scale = torch.as_tensor(factor, dtype=like.dtype, device=like.device)
+    return value.affine(Diagonal(scale), None, site.norm)

@@ -89,7 +89,7 @@ def _chunks(
     weight: Tensor, labels: Tensor, below: Tensor, above: Tensor, radius: Tensor
 ) -> Iterator[tuple[slice, _Chunk]]:
     size = max(1, _CHUNK // weight.numel())
-    for start in range(0, len(labels), size):
+    for start in range(0, max(1, len(labels)), size):  # an empty batch is one chunk too
         rows = slice(start, start + size)
         direction = weight[None] - weight[labels[rows], None]
         yield rows, _Chunk(direction, below[rows, None], above[rows, None], radius[rows, None])
@@ -126,8 +126,8 @@ def _value(chunk: _Chunk, scale: Tensor) -> Tensor:
     dual = along + length * (chunk.radius - length) / scale
     ball = chunk.radius * torch.linalg.vector_norm(chunk.direction, dim=-1)
     box = torch.maximum(chunk.direction * chunk.below, chunk.direction * chunk.above).sum(-1)
-    # The maximum is never above either; the minimum mends rounding and a t still on its way.
-    return torch.minimum(dual, torch.minimum(ball, box))
+    # The maximum is above neither, and 0 is a member; that mends rounding and a t still on its way.
+    return torch.minimum(dual, torch.minimum(ball, box)).clamp_min(0)
 
 
 class _Gains(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -10,12 +11,15 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from withstand.attacks import Attack
 from withstand.data import Dataset, Split, batches
+from withstand.evaluation.certificate import Certificate, plan_certificates, plan_default_attacks
 from withstand.evaluation.gallery import save_gallery
-from withstand.evaluation.rows import AttackPlan, score_batch
+from withstand.evaluation.laws import Outcome, require_lawful
+from withstand.evaluation.proofs import Evidence, Prover, outcomes_of, provers
+from withstand.evaluation.rows import AttackPlan, Scores, score_batch
 from withstand.evaluation.summary import summarise
 from withstand.models import check
 from withstand.modes import eval_mode
@@ -23,7 +27,7 @@ from withstand.numerics import numerics
 from withstand.run_folder import RunFolder
 from withstand.types import Batch, RunFolderError
 
-__all__ = ["Evaluation", "evaluate", "plan_attacks", "require_sizes"]
+__all__ = ["Evaluation", "batch_seed", "device_of_model", "evaluate", "plan_attacks", "require_sizes"]
 
 _GALLERY_SIZE = 12
 
@@ -47,6 +51,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     attacks: Sequence[Attack],
     epsilons: Sequence[float],
     *,
+    certificates: Sequence[Certificate] = (),
     num_examples: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
@@ -54,17 +59,22 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     out: Path | str | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Scores the test split, clean and under each attack at each epsilon.
+    """Scores the test split: clean, under each attack at each epsilon, and certified.
 
     Every attack runs in its evaluation form (best iterate, restarts, stop when fooled), and its
     success is judged here. Accuracy at a larger epsilon is never above that at a smaller one, and
     attacked accuracy never above clean accuracy, example by example.
+
+    What is certified is attacked too: by ``default_attack`` where none of ``attacks`` is run in that
+    norm at that epsilon. A certified example that falls stops the evaluation, once its image fools
+    the model in float64 as well.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
         dataset: Its test split is scored.
         attacks: Each is run at every epsilon; may be empty.
         epsilons: Budgets in [0, 1] units, in any order.
+        certificates: What to prove, at their own epsilons or at these.
         num_examples: Score only the first so many test examples; all where None.
         batch_size: Examples a batch.
         seed: Of the attacks' random starts; each batch has its own, whatever came before.
@@ -77,30 +87,36 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         Rows and metrics.
 
     Raises:
-        ValueError: a number is out of its range, or there are attacks but no epsilon.
-        ModelError: the model does not fit the data.
+        ValueError: a number is out of its range, or there are attacks or certificates but no epsilon.
+        ModelError: the model does not fit the data, or has an operation that nothing can be proven of.
         AttackError: an attack left its ball or [0, 1].
+        CertificateError: a certificate is wrong; the rows so far are written.
         RunFolderError: the folder cannot be written.
     """
     require_sizes(num_examples, batch_size)
     plans = plan_attacks(attacks, epsilons)
+    proofs = plan_certificates(certificates, epsilons)
+    plans += plan_default_attacks(proofs, plans)
     run = None if out is None else RunFolder(Path(out)).create()
-    place = _device_of(model) if device is None else torch.device(device)
+    place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)
     test = dataset.test.to(place)
     if num_examples is not None:
         test = test.subset(torch.arange(min(num_examples, len(test))))
+    proving = provers(model, proofs, batch_size)
+    for prover in proving:  # before anything that takes its time
+        prover.try_on(next(batches(test, 1)))
     if run is not None:  # what a former evaluation left would not fit the rows to come
         run.metrics.unlink(missing_ok=True)
         run.gallery.unlink(missing_ok=True)
     with eval_mode(model), numerics("fp32"), torch.random.fork_rng():
-        rows = _score(model, test, plans, batch_size, seed, run, on_batch)
+        rows, withdrawn = _score(model, test, plans, proving, batch_size, seed, run, on_batch)
         metrics = {
             "schema": 1,
             "dataset": dataset.info.name,
             "num_examples": len(test),
             "num_classes": dataset.info.num_classes,
-            **summarise(rows, plans),
+            **summarise(rows, plans, proofs, withdrawn),
         }
         if run is not None:
             if plans:
@@ -124,7 +140,8 @@ def require_sizes(num_examples: int | None, batch_size: int) -> None:
         raise ValueError(f"Expected an evaluation batch_size of at least 1, but got {batch_size}.")
 
 
-def _device_of(model: nn.Module) -> torch.device:
+def device_of_model(model: nn.Module) -> torch.device:
+    """Where its weights are; the CPU where it has none."""
     state = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if state is None else state.device
 
@@ -159,22 +176,46 @@ def _score(
     model: nn.Module,
     test: Split,
     plans: Sequence[AttackPlan],
+    proving: Sequence[Prover],
     batch_size: int,
     seed: int,
     out: RunFolder | None,
     on_batch: Callable[[int, int], None] | None,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, Counter[str]]:
+    """The rows, and how many examples each certificate lost to rounding."""
     frames = []
+    withdrawn: Counter[str] = Counter()
     done = 0
     for batch in batches(test, batch_size):
-        torch.manual_seed(seed * 1_000_003 + done)
-        frames.append(pd.DataFrame(score_batch(model, Batch(*batch), plans, done)))
+        torch.manual_seed(batch_seed(seed, done))
+        scores = score_batch(model, batch, plans, done)
+        outcomes = outcomes_of(scores.columns, plans)
+        proven = {each.plan.name: each.prove(batch, outcomes, _evidence(batch, scores)) for each in proving}
+        columns = {name: values for each in proven.values() for name, values in each.columns.items()}
+        frames.append(pd.DataFrame({**scores.columns, **columns}))
         if out is not None:
             _append(frames[-1], out, is_first=not done)
+        violations = [violation for each in proven.values() for violation in each.violations]
+        require_lawful(violations, done, "" if out is None else str(out.examples))
+        withdrawn.update({name: each.num_withdrawn for name, each in proven.items()})
         done += len(batch.labels)
         if on_batch is not None:
             on_batch(done, len(test))
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True), withdrawn
+
+
+def batch_seed(seed: int, first_index: int) -> int:
+    """Of a batch's random starts, whatever was drawn for those before it."""
+    return seed * 1_000_003 + first_index
+
+
+def _evidence(batch: Batch, scores: Scores) -> Evidence:
+    """The images that fooled the model, which the scoring kept."""
+
+    def images(outcome: Outcome, rows: Tensor) -> Tensor:
+        return scores.fooling.get(outcome.attack, batch.images)[rows]
+
+    return images
 
 
 def _append(frame: pd.DataFrame, out: RunFolder, *, is_first: bool) -> None:

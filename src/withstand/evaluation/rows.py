@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,17 @@ from withstand import norms
 from withstand.attacks import Attack
 from withstand.types import AttackError, Batch
 
-__all__ = ["CLEAN", "AttackPlan", "Columns", "WorstPlan", "column", "score_batch", "worst_plans"]
+__all__ = [
+    "CLEAN",
+    "AttackPlan",
+    "Columns",
+    "Scores",
+    "WorstPlan",
+    "attack_batch",
+    "column",
+    "score_batch",
+    "worst_plans",
+]
 
 CLEAN = "clean"
 Columns = dict[str, NDArray[np.generic]]
@@ -45,12 +56,21 @@ def column(name: str, epsilon: float) -> str:
     return f"{name}@{epsilon:.6g}"
 
 
-def score_batch(model: nn.Module, batch: Batch, plans: Sequence[AttackPlan], first_index: int) -> Columns:
-    """Scores one batch.
+class Scores(NamedTuple):
+    """What one batch scored.
 
-    An example that falls at one budget falls at every larger one, since the image that fooled the
-    model lies in the larger ball too; so only those that stand are attacked again. One that is
-    wrong clean is wrong under every attack.
+    Attributes:
+        columns: Column name -> array (batch,).
+        fooling: Name of an attack's plan -> images (batch, …): for each example that fell to it the
+            one that fooled the model, for all others the clean one. Absent where none fell.
+    """
+
+    columns: Columns
+    fooling: Mapping[str, Tensor]
+
+
+def score_batch(model: nn.Module, batch: Batch, plans: Sequence[AttackPlan], first_index: int) -> Scores:
+    """Scores one batch, clean and under each attack.
 
     Args:
         model: In eval mode; maps images in [0, 1] to logits (batch, classes).
@@ -59,9 +79,8 @@ def score_batch(model: nn.Module, batch: Batch, plans: Sequence[AttackPlan], fir
         first_index: Index of the first image in the test split.
 
     Returns:
-        Column name -> array (batch,): ``index``, ``label``, ``prediction``, ``confidence`` (the
-        largest softmax probability), ``clean`` (1 where right), and one 0/1 column for each attack
-        and budget.
+        Columns ``index``, ``label``, ``prediction``, ``confidence`` (the largest softmax
+        probability), ``clean`` (1 where right), and one 0/1 column for each attack and budget.
 
     Raises:
         AttackError: an attack left its ball or [0, 1].
@@ -77,18 +96,51 @@ def score_batch(model: nn.Module, batch: Batch, plans: Sequence[AttackPlan], fir
         "confidence": confidence,
         CLEAN: clean.int(),
     }
+    attacked = attack_batch(model, batch, clean, plans)
+    return Scores({**_arrays(columns), **attacked.columns}, attacked.fooling)
+
+
+def attack_batch(model: nn.Module, batch: Batch, clean: Tensor, plans: Sequence[AttackPlan]) -> Scores:
+    """Attacks one batch.
+
+    An example that falls at one budget falls at every larger one, since the image that fooled the
+    model lies in the larger ball too; so only those that stand are attacked again. One that is
+    wrong clean is wrong under every attack.
+
+    Args:
+        model: In eval mode; maps images in [0, 1] to logits (batch, classes).
+        batch: Images (batch, …) in [0, 1] and labels (batch,).
+        clean: Bool tensor (batch,): the model is right without an attack.
+        plans: The attacks.
+
+    Returns:
+        One 0/1 column for each attack and budget, and for the worst of several of one norm.
+
+    Raises:
+        AttackError: an attack left its ball or [0, 1].
+    """
+    columns: dict[str, Tensor] = {}
+    fooling: dict[str, Tensor] = {}
     for plan in plans:
         standing = clean.clone()
         for epsilon in plan.epsilons:
             index = standing.nonzero().squeeze(1)
             if len(index):
                 subset = Batch(batch.images[index], batch.labels[index])
-                standing[index] = _withstands(model, subset, plan, epsilon)
+                adversarial, stands = _attacked(model, subset, plan, epsilon)
+                standing[index] = stands
+                if not stands.all():
+                    images = fooling.setdefault(plan.name, batch.images.clone())
+                    images[index[~stands]] = adversarial[~stands]
             columns[column(plan.name, epsilon)] = standing.int()
     for worst in worst_plans(plans):
         for epsilon in worst.epsilons:
             members = [columns[column(name, epsilon)] for name in worst.members]
             columns[column(worst.name, epsilon)] = torch.stack(members).amin(dim=0)
+    return Scores(_arrays(columns), fooling)
+
+
+def _arrays(columns: Mapping[str, Tensor]) -> Columns:
     return {name: values.cpu().numpy() for name, values in columns.items()}
 
 
@@ -110,24 +162,24 @@ class WorstPlan:
 
 
 def worst_plans(plans: Sequence[AttackPlan]) -> list[WorstPlan]:
-    """One for each norm in which there are several attacks."""
+    """One for each norm in which there are several attacks at the same budgets."""
     found = []
-    for norm in dict.fromkeys(plan.norm for plan in plans):
-        alike = [plan for plan in plans if plan.norm == norm]
+    for norm, epsilons in dict.fromkeys((plan.norm, tuple(plan.epsilons)) for plan in plans):
+        alike = [plan for plan in plans if (plan.norm, tuple(plan.epsilons)) == (norm, epsilons)]
         if norm is not None and len(alike) > 1:
             name = f"worst-{norms.label(norm)}"
             found.append(WorstPlan(name, norm, alike[0].epsilons, [plan.name for plan in alike]))
     return found
 
 
-def _withstands(model: nn.Module, batch: Batch, plan: AttackPlan, epsilon: float) -> Tensor:
-    """Whether each example is still right; judged here, not by the attack."""
+def _attacked(model: nn.Module, batch: Batch, plan: AttackPlan, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The attacked images, and whether each is still right; judged here, not by the attack."""
     attack = plan.attack.at(epsilon).for_evaluation()
     adversarial = attack(model, batch.images, batch.labels)
     _require_inside(batch.images, adversarial, plan, epsilon)
     with torch.no_grad():
         predicted: Tensor = model(adversarial).argmax(dim=1)
-    return predicted == batch.labels
+    return adversarial, predicted == batch.labels
 
 
 def _require_inside(images: Tensor, adversarial: Tensor, plan: AttackPlan, epsilon: float) -> None:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from withstand.evaluation.certificate import CertificatePlan
 from withstand.evaluation.rows import CLEAN, AttackPlan, column, worst_plans
+from withstand.run_folder import radius_column
 
-__all__ = ["share", "summarise", "warnings_of"]
+__all__ = [
+    "attack_summary",
+    "certificate_summary",
+    "share",
+    "summarise",
+    "warnings_of",
+    "withdrawal_warnings",
+]
 
 _CONFIDENCE = 0.95
 
@@ -37,27 +47,76 @@ def share(outcomes: Sequence[int] | np.ndarray[Any, Any] | pd.Series[Any]) -> di
     }
 
 
-def summarise(rows: pd.DataFrame, plans: Sequence[AttackPlan]) -> dict[str, Any]:
-    """The accuracies of an evaluation: clean, and for each attack over its budgets.
+def summarise(
+    rows: pd.DataFrame,
+    plans: Sequence[AttackPlan],
+    certificates: Sequence[CertificatePlan] = (),
+    withdrawn: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The accuracies of an evaluation: clean, for each attack over its budgets, and certified.
 
     Args:
         rows: As ``rows.score_batch`` makes them, all batches together.
         plans: The attacks that were run.
+        certificates: What was certified.
+        withdrawn: Name of a certificate -> how many examples it lost to rounding.
 
     Returns:
-        ``clean``, ``attacks`` and ``warnings`` as ``metrics.json`` holds them.
+        ``clean``, ``attacks``, ``certificates`` and ``warnings`` as ``metrics.json`` holds them.
     """
-    attacks = [
-        _attack(rows, plan.name, plan.norm, plan.epsilons, plan.attack.for_evaluation().describe())
-        for plan in plans
-    ]
+    attacks = [attack_summary(rows, plan) for plan in plans]
     attacks += [
         _attack(
             rows, worst.name, worst.norm, worst.epsilons, f"Worst of {', '.join(worst.members)}, an example"
         )
         for worst in worst_plans(plans)
     ]
-    return {"clean": share(rows[CLEAN]), "attacks": attacks, "warnings": warnings_of(rows, plans)}
+    return {
+        "clean": share(rows[CLEAN]),
+        "attacks": attacks,
+        "certificates": [certificate_summary(rows, plan) for plan in certificates],
+        "warnings": [*warnings_of(rows, plans), *withdrawal_warnings(withdrawn)],
+    }
+
+
+def attack_summary(rows: pd.DataFrame, plan: AttackPlan) -> dict[str, Any]:
+    """One entry of ``attacks``."""
+    return _attack(rows, plan.name, plan.norm, plan.epsilons, plan.attack.for_evaluation().describe())
+
+
+def certificate_summary(rows: pd.DataFrame, plan: CertificatePlan) -> dict[str, Any]:
+    """One entry of ``certificates``; with a summary of the radii where the rows have them."""
+    settings = plan.certificate
+    summary: dict[str, Any] = {
+        "name": plan.name,
+        "norm": f"{settings.norm:g}",
+        "method": settings.method,
+        "description": settings.describe(),
+        "curve": _curve(rows, plan.name, plan.epsilons),
+    }
+    if radius_column(plan.name) in rows:
+        radii = rows[radius_column(plan.name)]
+        summary["radius"] = {
+            "mean": float(radii.mean()),
+            "median": float(radii.median()),
+            "largest": float(radii.max()),
+        }
+    return summary
+
+
+def withdrawal_warnings(withdrawn: Mapping[str, int]) -> list[str]:
+    """What is said of certified examples that rounding alone turned wrong.
+
+    Args:
+        withdrawn: Name of a certificate -> how many.
+    """
+    return [
+        f"Rounding: {number} {'example' if number == 1 else 'examples'} proven by {name} in exact arithmetic "
+        "fell to an attack in the model's own precision, though not in float64, and so "
+        f"{'counts' if number == 1 else 'count'} as not certified."
+        for name, number in withdrawn.items()
+        if number
+    ]
 
 
 def _attack(
@@ -67,8 +126,12 @@ def _attack(
         "name": name,
         "norm": "none" if norm is None else f"{norm:g}",
         "description": description,
-        "curve": [{"epsilon": epsilon, **share(rows[column(name, epsilon)])} for epsilon in epsilons],
+        "curve": _curve(rows, name, epsilons),
     }
+
+
+def _curve(rows: pd.DataFrame, name: str, epsilons: Sequence[float]) -> list[dict[str, float | int]]:
+    return [{"epsilon": epsilon, **share(rows[column(name, epsilon)])} for epsilon in epsilons]
 
 
 def warnings_of(rows: pd.DataFrame, plans: Sequence[AttackPlan]) -> list[str]:

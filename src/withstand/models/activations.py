@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.suggest import nearest
 from withstand.types import ModelError
 
-__all__ = ["GroupSort", "MinMax"]
+__all__ = ["ActivationName", "GroupSort", "MinMax", "activation_named"]
+
+ActivationName: TypeAlias = Literal["relu", "minmax", "leaky-relu", "elu", "gelu", "softplus", "tanh"]
+"""What the builders' option ``activation`` may be."""
 
 
 class GroupSort(nn.Module):
@@ -36,7 +44,7 @@ class GroupSort(nn.Module):
                 f"GroupSort cannot split {x.shape[1]} channels into groups of {self.group_size}; "
                 "choose a width that it divides."
             )
-        groups = x.reshape(x.shape[0], -1, self.group_size, *x.shape[2:])
+        groups = torch.unflatten(x, 1, (x.shape[1] // self.group_size, self.group_size))
         return torch.sort(groups, dim=2).values.flatten(1, 2)
 
     @override
@@ -57,3 +65,27 @@ class MinMax(nn.Module):
             raise ModelError(f"MinMax pairs channels, but got {x.shape[1]} of them; choose an even width.")
         first, second = x.chunk(2, dim=1)
         return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], dim=1)
+
+
+_NAMED: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
+    {
+        "relu": nn.ReLU,
+        "minmax": MinMax,
+        "leaky-relu": nn.LeakyReLU,
+        "elu": nn.ELU,
+        "gelu": nn.GELU,
+        "softplus": nn.Softplus,
+        "tanh": nn.Tanh,
+    }
+)
+
+
+def activation_named(name: str) -> Callable[[], nn.Module]:
+    """What makes the activation of that name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if name not in _NAMED:
+        raise ModelError(f"there is no activation {name!r}; {nearest(str(name), _NAMED)}")
+    return _NAMED[name]

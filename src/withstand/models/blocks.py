@@ -7,7 +7,7 @@ Layers start from PyTorch's default initialisation unless a builder says otherwi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -22,6 +22,7 @@ __all__ = [
     "AVG_POOL",
     "MAX_POOL",
     "RELU",
+    "Activation",
     "Conv",
     "Init",
     "Pool",
@@ -31,7 +32,7 @@ __all__ = [
     "conv_layers",
     "convnet",
     "dense_layers",
-    "each_with_relu",
+    "each_activated",
     "initialise_",
 ]
 
@@ -60,7 +61,10 @@ class Pool(NamedTuple):
     padding: int = 0
 
 
-Step: TypeAlias = Conv | Pool | type[nn.ReLU]
+Activation: TypeAlias = Callable[[], nn.Module]
+"""Makes an activation layer."""
+
+Step: TypeAlias = Conv | Pool | Activation
 
 RELU: Final = nn.ReLU
 MAX_POOL: Final = Pool(nn.MaxPool2d)
@@ -87,9 +91,9 @@ class Residual(nn.Module):
         return activated
 
 
-def each_with_relu(convs: Sequence[Conv]) -> list[Step]:
-    """The plan in which a ReLU follows each convolution and nothing is pooled."""
-    return [step for conv in convs for step in (conv, RELU)]
+def each_activated(convs: Sequence[Conv], activation: Activation) -> list[Step]:
+    """The plan in which an activation follows each convolution and nothing is pooled."""
+    return [step for conv in convs for step in (conv, activation)]
 
 
 def conv_layers(
@@ -118,8 +122,10 @@ def conv_layers(
             yield step()
 
 
-def dense_layers(widths: Sequence[int], *, bias: bool = True) -> Iterator[nn.Module]:
-    """Linear layers of these widths, input first, with a ReLU between each two.
+def dense_layers(
+    widths: Sequence[int], *, bias: bool = True, activation: Activation = RELU
+) -> Iterator[nn.Module]:
+    """Linear layers of these widths, input first, with an activation between each two.
 
     Raises:
         ModelError: a width is not a positive whole number.
@@ -129,7 +135,7 @@ def dense_layers(widths: Sequence[int], *, bias: bool = True) -> Iterator[nn.Mod
             raise ModelError(f"widths of layers must be positive whole numbers, but got {width!r}.")
     for index, (before, after) in enumerate(pairwise(widths)):
         if index:
-            yield nn.ReLU()
+            yield activation()
         yield nn.Linear(before, after, bias=bias)
 
 
@@ -141,6 +147,7 @@ def convnet(
     *,
     batch_norm: bool,
     bias: bool = True,
+    activation: Activation = RELU,
 ) -> nn.Sequential:
     """A plan of convolutions, then linear layers down to the logits, all in one sequence.
 
@@ -151,12 +158,15 @@ def convnet(
         num_classes: Logits per image.
         batch_norm: Whether a BatchNorm follows each convolution.
         bias: Whether convolutions and linear layers have one.
+        activation: Between the linear layers; the plan has its own.
 
     Raises:
         ModelError: the images are smaller than the plan can take, or a width is not positive.
     """
     features = conv_layers(input_shape[0], plan, batch_norm=batch_norm, bias=bias)
-    dense = dense_layers([_flat_width(plan, input_shape), *hidden, num_classes], bias=bias)
+    dense = dense_layers(
+        [_flat_width(plan, input_shape), *hidden, num_classes], bias=bias, activation=activation
+    )
     return nn.Sequential(*features, nn.Flatten(), *dense)
 
 

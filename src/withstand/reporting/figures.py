@@ -26,9 +26,14 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "cross")
 # Reads on white and on near-black alike.
 _GREY = "#8a8f98"
+_SHADE = "rgba(138,143,152,0.16)"
 _MANY_POINTS = 60
 _MOST_TICKS = 7
 _HOVER_WIDTH = 36
+_ABOUT_CERTIFIED = (
+    " Heavy lines with open markers are certified: proven for that share of the examples. Between them and "
+    "an attacked curve lies what is neither proven nor refuted."
+)
 _SHARES = {"tickformat": ".0%", "range": [-0.02, 1.04]}
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
@@ -60,8 +65,15 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
     """
     sign = norm_text(norm)
     x_title = f"epsilon ({html.escape(sign)}, images in [0, 1])"
+    certified = [curve for curve in curves if curve.is_certified]
     figure = go.Figure(
-        [_accuracy_trace(curve, index) for index, curve in enumerate(curves)],
+        [
+            trace
+            for place, curve in enumerate(curves)
+            for trace in _accuracy_traces(
+                curve, place if curve.series is None else curve.series, is_filled=certified == [curve]
+            )
+        ],
         _layout(_axis(x_title) | _epsilon_ticks(curves), _axis("accuracy") | _SHARES),
     )
     if chance is not None:
@@ -72,6 +84,10 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
             annotation_position="bottom right",
         )
     caption = f"Accuracy against epsilon in {sign}. Bars are 95 % intervals; epsilon 0 is clean accuracy."
+    if certified:
+        caption += _ABOUT_CERTIFIED
+    if any(not curve.steps for curve in certified):
+        caption += " Where radii were not computed, the line between two markers only guides the eye."
     return _finished(figure, f"Accuracy against epsilon, {sign}", caption, 400 + _legend_height(len(curves)))
 
 
@@ -84,7 +100,27 @@ def _epsilon_ticks(curves: Sequence[Curve]) -> dict[str, Any]:
     return {"tickmode": "array", "tickvals": epsilons, "ticktext": texts}
 
 
-def _accuracy_trace(curve: Curve, index: int) -> go.Scatter:
+def _accuracy_traces(curve: Curve, index: int, *, is_filled: bool) -> list[go.Scatter]:
+    """The measured points and the line through them, which radii make a line of its own."""
+    look = _certified_style(index) if curve.is_certified else _style(index, "lines+markers")
+    fill = {"fill": "tozeroy", "fillcolor": _SHADE} if is_filled else {}
+    if not curve.steps:
+        return [_points_trace(curve, look | fill)]
+    line = go.Scatter(
+        name=html.escape(curve.name),
+        legendgroup=curve.name,
+        x=[epsilon for epsilon, _ in curve.steps],
+        y=[share for _, share in curve.steps],
+        hoverinfo="skip",
+        **look | fill | {"mode": "lines", "line": look["line"] | {"shape": "vh"}},
+    )
+    return [
+        line,
+        _points_trace(curve, look | {"mode": "markers", "legendgroup": curve.name, "showlegend": False}),
+    ]
+
+
+def _points_trace(curve: Curve, look: dict[str, Any]) -> go.Scatter:
     points = curve.points
     return go.Scatter(
         name=html.escape(curve.name),
@@ -105,7 +141,7 @@ def _accuracy_trace(curve: Curve, index: int) -> go.Scatter:
             for point, attack in zip(points, curve.attacks, strict=True)
         ],
         hovertemplate="%{text}<extra></extra>",
-        **_style(index, "lines+markers"),
+        **look,
     )
 
 
@@ -169,6 +205,16 @@ def _style(index: int, mode: str) -> dict[str, Any]:
         "cliponaxis": False,
         "line": {"color": colour, "width": 2.2, "dash": _DASHES[index % len(_DASHES)]},
         "marker": {"color": colour, "symbol": _MARKERS[index % len(_MARKERS)], "size": 7},
+    }
+
+
+def _certified_style(index: int) -> dict[str, Any]:
+    """Heavy, solid, with open markers, so that it is told from an attacked curve without colour."""
+    look = _style(index, "lines+markers")
+    symbol = look["marker"]["symbol"]
+    return look | {
+        "line": look["line"] | {"width": 4, "dash": "solid"},
+        "marker": look["marker"] | {"symbol": f"{symbol}-open", "size": 11, "line": {"width": 2.5}},
     }
 
 

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from withstand.reporting.conform import misfit
 from withstand.reporting.schema import METRICS_SCHEMA, Environment, Metrics
-from withstand.run_folder import RunFolder
+from withstand.run_folder import RunFolder, radius_column
 from withstand.types import RunFolderError
 
 __all__ = ["Gallery", "History", "Run", "read_run"]
 
 _MUST_BE_NUMBERS = {"epoch", "progress", "seconds", "learning_rate", "loss", "collapsed"}
 _TEXT_COLUMNS = {"note"}
+_RADIUS = radius_column("certified")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Run:
-    """All that one run folder holds; None for each file that it does not hold."""
+    """All that one run folder holds; None for each file that it does not hold.
+
+    ``radii`` are the columns of ``examples.csv`` that hold certified radii, by name.
+    """
 
     path: Path
     recipe: Mapping[str, object] | None
@@ -75,6 +79,7 @@ class Run:
     environment: Environment | None
     history: History | None
     num_rows: int | None
+    radii: Mapping[str, Sequence[float]]
     metrics: Metrics | None
     gallery: Gallery | None
 
@@ -99,13 +104,15 @@ def read_run(path: Path | str) -> Run:
             f"to report. Make them: withstand run RECIPE --out {path}"
         )
     recipe_text = _text_of(files.recipe)
+    examples = _read_table(files.examples)
     return Run(
         path=files.path,
         recipe=None if recipe_text is None else _parsed_recipe(recipe_text, files.recipe),
         recipe_text=recipe_text,
         environment=cast("Environment | None", _read_json(files.environment, Environment)),
         history=history,
-        num_rows=_count_rows(files.examples),
+        num_rows=None if examples is None else len(examples[1]),
+        radii={} if examples is None else _radii(*examples, files.examples),
         metrics=metrics,
         gallery=_read_gallery(files.gallery),
     )
@@ -173,9 +180,19 @@ def _read_table(file: Path) -> tuple[list[str], list[list[str]]] | None:
     return header, rows
 
 
-def _count_rows(file: Path) -> int | None:
-    table = _read_table(file)
-    return None if table is None else len(table[1])
+def _radii(header: Sequence[str], rows: Sequence[Sequence[str]], file: Path) -> dict[str, list[float]]:
+    """The columns of certified radii; without one that a stopped certification left unfinished."""
+    found = {}
+    for index, name in enumerate(header):
+        cells = [row[index] for row in rows]
+        if name.startswith(_RADIUS) and cells and all(cells):
+            try:
+                found[name] = [float(cell) for cell in cells]
+            except ValueError as error:
+                raise _damaged(file, f"column {name} holds what is no number ({error}).") from error
+            if not all(0 <= value < math.inf for value in found[name]):
+                raise _damaged(file, f"column {name} holds what is no radius.")
+    return found
 
 
 def _read_history(file: Path) -> History | None:

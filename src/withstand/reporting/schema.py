@@ -13,11 +13,13 @@ __all__ = [
     "Accuracy",
     "AttackCurve",
     "Between",
+    "CertificateCurve",
     "Cost",
     "CurvePoint",
     "Environment",
     "Metrics",
     "Published",
+    "Radius",
     "Share",
 ]
 
@@ -46,7 +48,7 @@ class Accuracy(TypedDict):
 
 
 class CurvePoint(Accuracy):
-    """Attacked accuracy at one epsilon, in units of the images' [0, 1]."""
+    """Attacked or certified accuracy at one epsilon, in units of the images' [0, 1]."""
 
     epsilon: float
 
@@ -60,8 +62,27 @@ class AttackCurve(TypedDict):
     curve: list[CurvePoint]
 
 
+class Radius(TypedDict):
+    """A summary of the certified radii of all examples, in units of the images' [0, 1]."""
+
+    mean: float
+    median: float
+    largest: float
+
+
+class CertificateCurve(TypedDict):
+    """What one certificate proves at its epsilons; ``norm`` is ``"inf"`` or ``"2"``."""
+
+    name: str
+    norm: str
+    method: str
+    description: NotRequired[str | None]
+    curve: list[CurvePoint]
+    radius: NotRequired[Radius | None]
+
+
 class Published(TypedDict):
-    """A figure that somebody published; ``measure`` is ``"clean"`` or ``"attacked"``."""
+    """A figure that somebody published; ``measure`` is ``"clean"``, ``"attacked"`` or ``"certified"``."""
 
     measure: str
     accuracy: Share
@@ -81,6 +102,7 @@ class Metrics(TypedDict):
     weights: NotRequired[str | None]
     clean: Accuracy
     attacks: NotRequired[list[AttackCurve]]
+    certificates: NotRequired[list[CertificateCurve]]
     warnings: NotRequired[list[str]]
     published: NotRequired[list[Published]]
 
@@ -91,6 +113,7 @@ class Cost(TypedDict):
     train_seconds: NotRequired[float | None]
     train_steps: NotRequired[int | None]
     evaluate_seconds: NotRequired[float | None]
+    certify_seconds: NotRequired[float | None]
     peak_memory_bytes: NotRequired[int | None]
 
 
@@ -105,5 +128,6 @@ class Environment(TypedDict):
     data_fingerprint: NotRequired[str | None]
     command: NotRequired[str | None]
     evaluate_command: NotRequired[str | None]
+    certify_command: NotRequired[str | None]
     started: NotRequired[str | None]
     cost: NotRequired[Cost]

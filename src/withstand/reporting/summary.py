@@ -8,31 +8,25 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from withstand.reporting.read import Run
-from withstand.reporting.schema import Accuracy, CurvePoint, Environment, Metrics, Published
+from withstand.reporting.schema import CurvePoint, Environment, Metrics
 from withstand.reporting.wording import (
-    budget,
     count,
     dataset_title,
     duration,
-    interval,
     memory,
     norm_text,
-    percent,
 )
 
 __all__ = [
     "Attacked",
-    "Card",
     "Curve",
-    "PublishedRow",
-    "cards",
+    "clean_point",
     "command_for",
     "cost_rows",
     "curves",
     "environment_rows",
     "lookup",
     "norms",
-    "published_rows",
     "run_labels",
     "run_title",
     "setting",
@@ -57,36 +51,25 @@ class Curve:
     Attributes:
         name: What the legend calls it.
         points: Ascending in epsilon.
-        attacks: The attack at each point.
+        attacks: The attack at each point, or the certificate.
+        steps: (epsilon, share of examples certified there), one a certified radius and ascending;
+            empty where radii are not known.
+        is_certified: Whether it is proven, not attacked.
+        series: Curves of one number share colour and marker; its place among the curves where None.
     """
 
     name: str
     points: Sequence[CurvePoint]
     attacks: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Card:
-    """One headline figure."""
-
-    label: str
-    value: str
-    details: Sequence[str]
-
-
-@dataclass(frozen=True)
-class PublishedRow:
-    """A published figure beside ours; ``ours`` is None where this run did not measure it."""
-
-    measure: str
-    ours: Accuracy | None
-    attack: str | None
-    published: Published
+    steps: Sequence[tuple[float, float]] = ()
+    is_certified: bool = False
+    series: int | None = None
 
 
 def norms(metrics: Metrics) -> list[str]:
-    """The norms that a run was attacked in, in the order of its attacks."""
-    return list(dict.fromkeys(attack["norm"] for attack in metrics.get("attacks", [])))
+    """The norms that a run was attacked or certified in, in their order."""
+    measured = [*metrics.get("attacks", []), *metrics.get("certificates", [])]
+    return list(dict.fromkeys(each["norm"] for each in measured))
 
 
 def strongest(metrics: Metrics) -> list[Attacked]:
@@ -114,7 +97,7 @@ def strongest_at(metrics: Metrics, norm: str, epsilon: float) -> Attacked | None
 
 def curves(metrics: Metrics, norm: str) -> list[Curve]:
     """One curve an attack in a norm."""
-    start = _clean_point(metrics)
+    start = clean_point(metrics)
     result = []
     for attack in metrics.get("attacks", []):
         if attack["norm"] == norm:
@@ -128,11 +111,12 @@ def curves(metrics: Metrics, norm: str) -> list[Curve]:
 def strongest_curve(metrics: Metrics, norm: str, name: str) -> Curve:
     """The curve of the strongest attack at each epsilon of a norm."""
     found = [each for each in strongest(metrics) if each.norm == norm]
-    points = [_clean_point(metrics), *(each.point for each in found)]
+    points = [clean_point(metrics), *(each.point for each in found)]
     return Curve(name, points, ["clean", *(each.attack for each in found)])
 
 
-def _clean_point(metrics: Metrics) -> CurvePoint:
+def clean_point(metrics: Metrics) -> CurvePoint:
+    """Where every curve begins: clean accuracy at epsilon 0."""
     clean = metrics["clean"]
     return CurvePoint(
         epsilon=0.0,
@@ -144,56 +128,19 @@ def _clean_point(metrics: Metrics) -> CurvePoint:
     )
 
 
-def cards(metrics: Metrics) -> list[Card]:
-    """The headline figures: clean, attacked at each epsilon, and what they were measured on."""
-    attacked = [_attacked_card(each) for each in strongest(metrics)]
-    weights = metrics.get("weights")
-    details = [f"{count(metrics['num_examples'])} test examples", f"{metrics['num_classes']} classes"]
-    details += [f"{weights} weights"] if weights else []
-    dataset = Card("Data set", dataset_title(metrics["dataset"]), details)
-    return [_card("Clean accuracy", metrics["clean"], []), *attacked, dataset]
-
-
-def _attacked_card(each: Attacked) -> Card:
-    return _card(
-        f"Attacked, {budget(each.norm, each.point['epsilon'])}", each.point, [f"under {each.attack}"]
-    )
-
-
-def _card(label: str, accuracy: Accuracy, details: Sequence[str]) -> Card:
-    counted = f"{count(accuracy['correct'])} of {count(accuracy['total'])} right"
-    value = percent(accuracy["accuracy"], accuracy["total"])
-    return Card(label, value, [f"95 % interval {interval(accuracy)}", *details, counted])
-
-
-def published_rows(metrics: Metrics) -> list[PublishedRow]:
-    """Each published figure with ours at the same measure, norm and epsilon."""
-    return [_published_row(metrics, published) for published in metrics.get("published", [])]
-
-
-def _published_row(metrics: Metrics, published: Published) -> PublishedRow:
-    measure, norm, epsilon = published["measure"], published.get("norm"), published.get("epsilon")
-    if measure == "clean":
-        return PublishedRow("clean", metrics["clean"], None, published)
-    if norm is None or epsilon is None:
-        return PublishedRow(measure, None, None, published)
-    ours = strongest_at(metrics, norm, epsilon) if measure == "attacked" else None
-    return PublishedRow(
-        f"{measure}, {budget(norm, epsilon)}", ours and ours.point, ours and ours.attack, published
-    )
-
-
 def cost_rows(environment: Environment) -> list[tuple[str, str]]:
     """Name and value of each cost that is known."""
     cost = environment.get("cost", {})
     seconds, steps = cost.get("train_seconds"), cost.get("train_steps")
     evaluated, peak = cost.get("evaluate_seconds"), cost.get("peak_memory_bytes")
+    certified = cost.get("certify_seconds")
     each = seconds / steps if seconds is not None and steps else None
     return [
         *([] if seconds is None else [("Training time", duration(seconds))]),
         *([] if steps is None else [("Training steps", count(steps))]),
         *([] if each is None else [("Time a step", duration(each))]),
         *([] if evaluated is None else [("Evaluation time", duration(evaluated))]),
+        *([] if certified is None else [("Certification time", duration(certified))]),
         *([] if peak is None else [("Peak memory", memory(peak))]),
     ]
 

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from withstand.reporting.certified import (
+    Certified,
+    Radii,
+    certified_at,
+    certified_curve,
+    certified_curves,
+    describe,
+    telling_certificates,
+)
 from withstand.reporting.figures import Figure, accuracy_figure, training_figure
+from withstand.reporting.headlines import Card, PublishedRow, cards, published_rows, telling_attacks
 from withstand.reporting.history import events, history_table, panels_of_run, panels_of_runs
 from withstand.reporting.images import GalleryView, view_gallery
 from withstand.reporting.read import Run
 from withstand.reporting.schema import Environment, Metrics
 from withstand.reporting.summary import (
     Attacked,
-    Card,
     Curve,
-    PublishedRow,
-    cards,
     cost_rows,
     curves,
     environment_rows,
     lookup,
     norms,
-    published_rows,
     run_labels,
     run_title,
     setting,
-    strongest,
     strongest_at,
     strongest_curve,
 )
@@ -60,6 +65,7 @@ class RunView:
     published: Sequence[PublishedRow]
     curves: Mapping[str, Sequence[Curve]]
     descriptions: Sequence[tuple[str, str]]
+    is_certified: bool
     accuracy_figures: Sequence[Figure]
     training: TrainingView | None
     gallery: GalleryView | None
@@ -75,12 +81,16 @@ class CompareView:
     Attributes:
         targets: (norm, epsilon) of each attacked column.
         attacked: Label -> one entry a target, None where that run was not attacked so.
+        certified_targets: (norm, epsilon) of each certified column.
+        certified: Label -> one entry a certified target, None where nothing was certified there.
         accuracy_figures: One a norm, the strongest attack of each run.
         training_figures: One a column of the training's records.
     """
 
     targets: Sequence[tuple[str, float]]
     attacked: Mapping[str, Sequence[Attacked | None]]
+    certified_targets: Sequence[tuple[str, float]]
+    certified: Mapping[str, Sequence[Certified | None]]
     accuracy_figures: Sequence[Figure]
     training_figures: Sequence[Figure]
 
@@ -88,8 +98,14 @@ class CompareView:
 def view_run(run: Run, label: str) -> RunView:
     """What the page shows of one run."""
     metrics, environment = run.metrics, run.environment or {}
-    by_norm = {norm: curves(metrics, norm) for norm in norms(metrics)} if metrics else {}
-    attacks = metrics.get("attacks", []) if metrics else []
+    by_norm = (
+        {
+            norm: [*curves(metrics, norm), *certified_curves(metrics, norm, run.radii)]
+            for norm in norms(metrics)
+        }
+        if metrics
+        else {}
+    )
     return RunView(
         run=run,
         label=label,
@@ -101,7 +117,8 @@ def view_run(run: Run, label: str) -> RunView:
         warnings=metrics.get("warnings", []) if metrics else [],
         published=published_rows(metrics) if metrics else [],
         curves=by_norm,
-        descriptions=list(dict.fromkeys((each["name"], each.get("description") or "") for each in attacks)),
+        descriptions=_descriptions(metrics) if metrics else [],
+        is_certified=bool(metrics and metrics.get("certificates")),
         accuracy_figures=[accuracy_figure(each, norm, _chance([metrics])) for norm, each in by_norm.items()],
         training=_view_training(run),
         gallery=view_gallery(run.gallery) if run.gallery else None,
@@ -111,9 +128,19 @@ def view_run(run: Run, label: str) -> RunView:
     )
 
 
+def _descriptions(metrics: Metrics) -> list[tuple[str, str]]:
+    """What was measured by what, in words, without repetition."""
+    attacks = [(each["name"], each.get("description") or "") for each in metrics.get("attacks", [])]
+    return list(dict.fromkeys([*attacks, *map(describe, metrics.get("certificates", []))]))
+
+
 def _commands(environment: Environment) -> list[str]:
-    """What repeats the run: one command, or one to train and another to evaluate."""
-    given = (environment.get("command"), environment.get("evaluate_command"))
+    """What repeats the run: one command, or one each to train, to evaluate and to certify."""
+    given = (
+        environment.get("command"),
+        environment.get("evaluate_command"),
+        environment.get("certify_command"),
+    )
     return list(dict.fromkeys(command for command in given if command))
 
 
@@ -136,31 +163,46 @@ def view_runs(runs: Sequence[Run]) -> CompareView:
     measured = {label: run.metrics for label, run in zip(labels, runs, strict=True) if run.metrics}
     trained = {label: run.history for label, run in zip(labels, runs, strict=True) if run.history}
     every_norm = dict.fromkeys(norm for metrics in measured.values() for norm in norms(metrics))
-    targets = _targets(list(measured.values()))
+    targets = _targets([each for metrics in measured.values() for each in telling_attacks(metrics)])
+    certified_targets = _targets(
+        [each for metrics in measured.values() for each in telling_certificates(metrics)]
+    )
+    radii = {label: run.radii for label, run in zip(labels, runs, strict=True)}
     return CompareView(
         targets=targets,
         attacked={
             label: [strongest_at(metrics, norm, epsilon) for norm, epsilon in targets]
             for label, metrics in measured.items()
         },
-        accuracy_figures=[_compared_accuracy(measured, norm) for norm in every_norm],
+        certified_targets=certified_targets,
+        certified={
+            label: [certified_at(metrics, norm, epsilon) for norm, epsilon in certified_targets]
+            for label, metrics in measured.items()
+        },
+        accuracy_figures=[_compared_accuracy(measured, radii, norm) for norm in every_norm],
         training_figures=[training_figure(panel) for panel in panels_of_runs(trained)],
     )
 
 
-def _targets(measured: Sequence[Metrics]) -> list[tuple[str, float]]:
-    """Every (norm, epsilon) that some run was attacked at; equal up to rounding counts once."""
+def _targets(shown: Sequence[Attacked | Certified]) -> list[tuple[str, float]]:
+    """Every (norm, epsilon) to compare at; equal up to rounding counts once."""
     found: dict[tuple[str, float], tuple[str, float]] = {}
-    for metrics in measured:
-        for each in strongest(metrics):
-            epsilon = each.point["epsilon"]
-            found.setdefault((norm_text(each.norm), round(epsilon, 6)), (each.norm, epsilon))
+    for each in shown:
+        epsilon = each.point["epsilon"]
+        found.setdefault((norm_text(each.norm), round(epsilon, 6)), (each.norm, epsilon))
     return [found[key] for key in sorted(found)]
 
 
-def _compared_accuracy(measured: Mapping[str, Metrics], norm: str) -> Figure:
+def _compared_accuracy(measured: Mapping[str, Metrics], radii: Mapping[str, Radii], norm: str) -> Figure:
     having = {label: metrics for label, metrics in measured.items() if norm in norms(metrics)}
-    drawn = [strongest_curve(metrics, norm, label) for label, metrics in having.items()]
+    drawn = [
+        replace(curve, series=series)
+        for series, (label, metrics) in enumerate(having.items())
+        for curve in [
+            strongest_curve(metrics, norm, label),
+            *certified_curve(metrics, norm, radii[label], label),
+        ]
+    ]
     return accuracy_figure(drawn, norm, _chance(list(having.values())))
 
 

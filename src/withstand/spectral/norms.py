@@ -68,7 +68,9 @@ class PowerIteration(nn.Module, OperatorNorms):
         with torch.no_grad():
             for _ in range(iterations):
                 image = _direction(operator.apply(vector))
-                vector = _direction(operator.adjoint(image, input_shape))
+                found = _direction(operator.adjoint(image, input_shape))
+                # Where weights are all zero, or not finite, the vector must outlive them.
+                vector = torch.where(found.isfinite().all() & found.any(), found, vector)
         self.register_buffer(name, vector)
         return (operator.apply(vector) * image).sum()
 

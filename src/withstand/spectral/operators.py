@@ -79,7 +79,8 @@ class LinearOperator(ABC):
         Returns:
             Tensor (batch, *input_shape).
         """
-        with torch.enable_grad():
+        # Inference mode would keep autograd from working even where gradients are enabled.
+        with torch.inference_mode(False), torch.enable_grad():
             x = y.new_zeros((y.shape[0], *input_shape), requires_grad=True)
             (result,) = torch.autograd.grad(self.apply(x), x, y.detach())
         return result
@@ -150,6 +151,34 @@ class Convolution(LinearOperator):
     @override
     def entries(self) -> Tensor:
         return self.weight
+
+    @override
+    def adjoint(self, y: Tensor, input_shape: Shape) -> Tensor:
+        transpose = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[
+            self.weight.dim() - 2
+        ]
+        parts = (
+            input_shape[1:],
+            y.shape[2:],
+            self.weight.shape[2:],
+            self.stride,
+            self.padding,
+            self.dilation,
+        )
+        unread = [  # inputs at the end that the last window does not reach
+            size + 2 * padding - dilation * (taps - 1) - 1 - stride * (outputs - 1)
+            for size, outputs, taps, stride, padding, dilation in zip(*parts, strict=True)
+        ]
+        return transpose(
+            y.detach(),
+            self.weight.detach(),
+            None,
+            [*self.stride],
+            [*self.padding],
+            unread,
+            self.groups,
+            [*self.dilation],
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,281 @@
+"""Certificates: proofs that no input within epsilon changes a prediction.
+
+What is proven: for the function that the network computes in exact arithmetic with its weights as
+stored, every input of the set is given the true label. Bounds are evaluated in float64 with
+operator norms that are guaranteed from above; float64's own rounding, relative 1e-16 a step, is not
+accounted for. NaN, infinity and ties are never certified.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from withstand.checks import check_batch
+from withstand.compiled import uncompiled
+from withstand.domains import DomainName, Program, input_set, require_set
+from withstand.numerics import numerics
+from withstand.roots import largest_positive
+from withstand.spectral import GuaranteedNorms
+from withstand.types import ModelError
+
+__all__ = ["METHODS", "Certification", "Certifier", "Method", "certified_radius", "certify"]
+
+Method: TypeAlias = Literal["best", "box_ball", "box", "ball"]
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+
+# No domain is tighter than box_ball on any example. One that is tighter on some joins here.
+_TIGHTEST: Final[tuple[DomainName, ...]] = ("box_ball",)
+_TIE = 1e-12  # of the largest logit: a margin below it is rounding
+_SAME = 1e-6  # relative, between the logits of the same image
+_NUM_PROBES = 4
+
+
+class Certification(NamedTuple):
+    """What is proven of a batch.
+
+    Attributes:
+        margin: Float64 tensor (batch,): a lower bound on the true logit minus the largest other, over
+            the whole set; minus infinity where it cannot be computed.
+        certified: Bool tensor (batch,): the margin is positive.
+    """
+
+    margin: Tensor
+    certified: Tensor
+
+
+class Certifier:
+    """A model made ready for certificates: a float64 copy in eval mode, traced, its norms bounded.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes). It is copied; later changes of it
+            are not seen.
+        method: The domain to bound with, or ``"best"`` for the tightest.
+        clip: Whether the attacker keeps to [0, 1].
+        batch_size: Examples at a time.
+
+    Raises:
+        ValueError: there is no such method, or the batch size is below 1.
+        ModelError: the model cannot be copied or traced.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, method: Method = "best", clip: bool = True, batch_size: int = 500
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"Expected a method of {', '.join(METHODS)}, but got {method!r}.")
+        if batch_size < 1:
+            raise ValueError(f"Expected a batch_size of at least 1, but got {batch_size}.")
+        self._model = _exact_copy(model)
+        self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
+        self._clip = clip
+        self._batch_size = batch_size
+        self._program = Program(self._model)
+        self._norms = GuaranteedNorms()
+        self._is_checked = False
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The logits of the float64 copy, (batch, classes).
+
+        Args:
+            images: Float tensor (batch, …) in [0, 1].
+        """
+        with torch.no_grad(), numerics("fp32"):
+            batches = torch.split(images.double(), self._batch_size)
+            return torch.cat([self._model(batch) for batch in batches])
+
+    def certify(
+        self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
+    ) -> Certification:
+        """Bounds the worst margin within epsilon of each image.
+
+        Args:
+            images: Float tensor (batch, …) in [0, 1].
+            labels: Integer tensor (batch,).
+            norm: 2 or inf.
+            epsilon: At least 0, in [0, 1] units; a float, or a tensor (batch,).
+
+        Raises:
+            ValueError: the norm or epsilon is out of its range.
+            UnsupportedOperationError: there is no rule for an operation of the model.
+            ModelError: the model is no function of one image, or another than was traced.
+            DataError: the batch is not one.
+        """
+        self._check(images, labels, norm)
+        budgets = _budgets(epsilon, len(images)).to(images.device)
+        with torch.no_grad(), numerics("fp32"):
+            margins = [
+                self._margin(x.double(), y, norm, budget)
+                for x, y, budget in zip(
+                    torch.split(images, self._batch_size),
+                    torch.split(labels, self._batch_size),
+                    torch.split(budgets, self._batch_size),
+                    strict=True,
+                )
+                if len(x)
+            ]
+        margin = torch.cat([budgets.new_empty(0), *margins])
+        return Certification(margin, margin > 0)
+
+    def radius(self, images: Tensor, labels: Tensor, *, norm: float, tolerance: float = 1e-3) -> Tensor:
+        """The largest epsilon that is certified of each image.
+
+        Every radius that is returned was itself certified, as ``certify`` does. It is 0 where the
+        clean prediction is wrong, and never more than the distance between two images in [0, 1].
+
+        Args:
+            images: Float tensor (batch, …) in [0, 1].
+            labels: Integer tensor (batch,).
+            norm: 2 or inf.
+            tolerance: How far below the largest certifiable epsilon it may stay, relative; in (0, 1).
+
+        Returns:
+            Float64 tensor (batch,), in [0, 1] units.
+
+        Raises:
+            ValueError: the norm or the tolerance is out of its range.
+            UnsupportedOperationError: there is no rule for an operation of the model.
+            ModelError: the model is no function of one image, or another than was traced.
+            DataError: the batch is not one.
+        """
+        if not 0 < tolerance < 1:
+            raise ValueError(f"Expected a tolerance in (0, 1), but got {tolerance}.")
+        self._check(images, labels, norm)
+        logits = self.predict(images)
+        at_zero = _margin(logits - logits.gather(1, labels[:, None]), labels)
+        farthest = 1.0 if norm == math.inf else math.sqrt(images.shape[1:].numel())
+
+        def margin(rows: Tensor, epsilon: Tensor) -> Tensor:
+            return self.certify(images[rows], labels[rows], norm=norm, epsilon=epsilon).margin
+
+        return largest_positive(margin, at_zero, farthest, tolerance)
+
+    def _margin(self, images: Tensor, labels: Tensor, norm: float, epsilon: Tensor) -> Tensor:
+        bounds = []
+        for domain in self._domains:
+            value = input_set(images, norm, epsilon, domain, clip=self._clip)
+            last = self._program.run_to_last_layer(value, self._norms)
+            rounding = _TIE * last.logits.abs().amax(dim=1)
+            bounds.append(_margin(last.differences(labels), labels) - rounding)
+        margins = torch.stack(bounds)
+        return torch.where(margins.isfinite(), margins, -math.inf).amax(dim=0)
+
+    def _check(self, images: Tensor, labels: Tensor, norm: float) -> None:
+        check_batch(images, labels)
+        for domain in self._domains:
+            require_set(norm, domain)
+        if len(images) and not self._is_checked:  # once, since the model does not change
+            self._require_independence(images[:_NUM_PROBES])
+            self._is_checked = True
+
+    def _require_independence(self, images: Tensor) -> None:
+        """Refuses a model that gives an image other logits when others are beside it."""
+        negatives = 1 - images  # so that there are two, also of one image
+        try:
+            apart = torch.cat([self.predict(images), self.predict(negatives)])
+            together = self.predict(torch.cat([images, negatives]))
+        except Exception as error:
+            raise ModelError(
+                f"The model fails in eval mode and float64 on images {tuple(images.shape)}: {error}"
+            ) from error
+        if bool(((apart - together).abs() > _SAME * (1 + apart.abs())).any()):
+            raise ModelError(
+                "The logits that the model gives an image in eval mode are not its own: they depend on what "
+                "else is in the batch, or on chance. Nothing can be proven of such a model. A BatchNorm "
+                "without running statistics does this; build it with track_running_stats=True."
+            )
+
+
+def certify(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: float,
+    epsilon: float | Tensor,
+    method: Method = "best",
+    clip: bool = True,
+) -> Certification:
+    """Proves, where it can, that no input within epsilon changes a prediction.
+
+    The model stays as it was; for many calls on one model make a ``Certifier``.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes).
+        images: Float tensor (batch, …) in [0, 1].
+        labels: Integer tensor (batch,).
+        norm: 2 or inf.
+        epsilon: At least 0, in [0, 1] units; a float, or a tensor (batch,).
+        method: The domain to bound with, or ``"best"`` for the tightest.
+        clip: Whether the attacker keeps to [0, 1].
+
+    Returns:
+        Margin and decision of each image.
+
+    Raises:
+        ValueError: an argument is out of its range.
+        UnsupportedOperationError: there is no rule for an operation of the model.
+    """
+    return Certifier(model, method=method, clip=clip).certify(images, labels, norm=norm, epsilon=epsilon)
+
+
+def certified_radius(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: float,
+    method: Method = "best",
+    clip: bool = True,
+    tolerance: float = 1e-3,
+) -> Tensor:
+    """The largest epsilon within which each prediction is proven not to change.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes).
+        images: Float tensor (batch, …) in [0, 1].
+        labels: Integer tensor (batch,).
+        norm: 2 or inf.
+        method: The domain to bound with, or ``"best"`` for the tightest.
+        clip: Whether the attacker keeps to [0, 1].
+        tolerance: How far below the largest certifiable epsilon it may stay, relative; in (0, 1).
+
+    Returns:
+        Float64 tensor (batch,), in [0, 1] units; 0 where the clean prediction is wrong.
+
+    Raises:
+        ValueError: an argument is out of its range.
+        UnsupportedOperationError: there is no rule for an operation of the model.
+    """
+    return Certifier(model, method=method, clip=clip).radius(images, labels, norm=norm, tolerance=tolerance)
+
+
+def _exact_copy(model: nn.Module) -> nn.Module:
+    try:
+        exact = copy.deepcopy(uncompiled(model))
+    except Exception as error:
+        raise ModelError(
+            f"The model cannot be copied ({error}), which certificates do to compute in float64."
+        ) from error
+    return exact.double().eval().requires_grad_(requires_grad=False)
+
+
+def _budgets(epsilon: float | Tensor, count: int) -> Tensor:
+    budgets = torch.as_tensor(epsilon, dtype=torch.float64).detach()
+    if budgets.shape not in (torch.Size([]), torch.Size([count])):
+        raise ValueError(
+            f"Expected one epsilon, or one for each of {count} images, but got shape {tuple(budgets.shape)}."
+        )
+    wrong = budgets[~((budgets >= 0) & budgets.isfinite())]
+    if len(wrong):
+        raise ValueError(f"Expected every epsilon to be finite and at least 0, but got {wrong[0]:g}.")
+    return budgets.expand(count)
+
+
+def _margin(differences: Tensor, labels: Tensor) -> Tensor:
+    """The true logit minus the largest other, (batch,); NaN where any is NaN."""
+    return -differences.scatter(1, labels[:, None], -math.inf).amax(dim=1)

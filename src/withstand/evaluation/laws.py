@@ -1,0 +1,199 @@
+"""The laws that certificates must obey, example by example, and what follows from them.
+
+Pure arithmetic on arrays: what is certified must withstand every attack within its epsilon, and a
+certificate that grows with epsilon must not contradict itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from withstand.types import CertificateError
+
+__all__ = ["Claims", "Conflict", "Outcome", "Violation", "conflicts", "contradictions", "require_lawful"]
+
+RADIUS_TOLERANCE = 1e-3
+"""How far, relative, a certified radius may stay below the largest that can be certified."""
+
+_SAME = 1e-6  # relative: epsilons that are one but for how they were written
+_ROUNDING = 1e-9  # of margins in float64
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What one certificate says of a batch.
+
+    Args:
+        name: Of the certificate.
+        norm: Of its balls.
+        epsilons: Budgets, ascending.
+        certified: Bools (epsilons, batch).
+        margins: Lower bounds of the worst margin (epsilons, batch); NaN where they are not known.
+        radius: The largest epsilon certified (batch,), 0 where there is none; None where not asked for.
+    """
+
+    name: str
+    norm: float
+    epsilons: Sequence[float]
+    certified: NDArray[np.bool_]
+    margins: NDArray[np.float64]
+    radius: NDArray[np.float64] | None = None
+
+    def closed(self) -> Claims:
+        """With all that follows: what is proven within an epsilon is proven within any smaller one."""
+        certified = np.logical_or.accumulate(self.certified[::-1], axis=0)[::-1]
+        if self.radius is None:
+            return replace(self, certified=certified)
+        budgets = np.array(self.epsilons)[:, None]
+        radius = np.maximum(self.radius, np.where(certified, budgets, 0.0).max(axis=0, initial=0.0))
+        return replace(self, certified=certified | ((radius >= budgets) & (radius > 0)), radius=radius)
+
+    def without(self, rows: NDArray[np.intp], epsilon: float) -> Claims:
+        """Without what is claimed of some rows at an epsilon and beyond."""
+        budgets = np.array(self.epsilons)
+        is_kept = np.ones_like(self.certified)
+        is_kept[np.ix_(budgets >= epsilon * (1 - _SAME), rows)] = False
+        certified = self.certified & is_kept
+        if self.radius is None:
+            return replace(self, certified=certified)
+        radius = self.radius.copy()
+        radius[rows] = np.where(certified[:, rows], budgets[:, None], 0.0).max(axis=0, initial=0.0)
+        return replace(self, certified=certified, radius=radius)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attack left of a batch.
+
+    Args:
+        attack: Its name.
+        norm: Of its ball; None for the clean images, which lie in every ball.
+        epsilon: Its budget.
+        stands: Bools (batch,): the prediction is still right.
+    """
+
+    attack: str
+    norm: float | None
+    epsilon: float
+    stands: NDArray[np.bool_]
+
+
+class Conflict(NamedTuple):
+    """Rows that are certified at an epsilon, yet fell to an attack within it."""
+
+    epsilon: float
+    outcome: Outcome
+    rows: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A law that is broken.
+
+    Args:
+        certificate: Its name.
+        epsilon: At which it is wrong.
+        rows: Positions in the batch.
+        fault: What is wrong with these rows, as the end of a sentence that names them.
+    """
+
+    certificate: str
+    epsilon: float
+    rows: Sequence[int]
+    fault: str
+
+
+def conflicts(claims: Claims, outcomes: Sequence[Outcome]) -> list[Conflict]:
+    """Where attacks refute claims, each row at the largest epsilon claimed of it.
+
+    Args:
+        claims: Of one certificate.
+        outcomes: Of all attacks, of whatever norm, and of the clean images.
+    """
+    found = []
+    for outcome in outcomes:
+        if outcome.norm not in (None, claims.norm):
+            continue
+        settled = outcome.stands
+        for epsilon, is_claimed in _claimed_within(claims, outcome.epsilon):
+            rows = np.flatnonzero(is_claimed & ~settled)
+            if len(rows):
+                found.append(Conflict(epsilon, outcome, rows))
+            settled = settled | is_claimed
+    return found
+
+
+def _claimed_within(claims: Claims, reached: float) -> Iterator[tuple[float, NDArray[np.bool_]]]:
+    """The claims that an attack of so large a budget can refute, largest epsilon first."""
+    for epsilon, certified in zip(claims.epsilons[::-1], claims.certified[::-1], strict=True):
+        if reached <= epsilon * (1 + _SAME):
+            yield epsilon, certified
+    if claims.radius is not None:
+        yield reached, (claims.radius >= reached) & (claims.radius > 0)
+
+
+def contradictions(claims: Claims, farthest: float) -> list[Violation]:
+    """Where a certificate whose bounds grow with epsilon contradicts itself.
+
+    A margin within rounding of 0, and a radius within its tolerance, contradict nothing.
+
+    Args:
+        claims: As computed, before ``Claims.closed``.
+        farthest: The largest radius that is ever looked for.
+    """
+    budgets, radius = np.array(claims.epsilons), claims.radius
+    found = []
+    for number, epsilon in enumerate(claims.epsilons):
+        is_refused = ~claims.certified[number] & (claims.margins[number] < -_ROUNDING)
+        beyond = claims.certified[number + 1 :].any(axis=0)
+        found.append((epsilon, beyond & is_refused, "not certified there, but at a larger epsilon"))
+        if radius is not None:
+            reaches = (radius >= epsilon) & (radius > 0) & is_refused
+            found.append((epsilon, reaches, "not certified there, but have a larger certified radius"))
+            short = min(epsilon, farthest) * (1 - 2 * RADIUS_TOLERANCE) - _SAME
+            falls_short = claims.certified[number] & (radius < short) & (budgets[number] > 0)
+            found.append((epsilon, falls_short, "certified there, but have a smaller certified radius"))
+    return [
+        Violation(claims.name, epsilon, np.flatnonzero(rows).tolist(), fault)
+        for epsilon, rows, fault in found
+        if rows.any()
+    ]
+
+
+def require_lawful(violations: Sequence[Violation], first_index: int, kept_in: str) -> None:
+    """Accepts a batch in which no law is broken.
+
+    Args:
+        violations: What was found.
+        first_index: Of the batch's first row.
+        kept_in: Where the rows are kept, for the error; empty where nowhere.
+
+    Raises:
+        CertificateError: a law is broken; the text names certificate, epsilon and rows.
+    """
+    if not violations:
+        return
+    told = [_told(violation, first_index) for violation in violations[:3]]
+    more = f" And {len(violations) - 3} more of the kind." if len(violations) > 3 else ""
+    rows = f" All rows up to these are in {kept_in}." if kept_in else ""
+    raise CertificateError(
+        f"{' '.join(told)}{more} A certificate that is wrong once proves nothing, so the evaluation stops."
+        f"{rows} Most likely a rule of withstand.domains.register is not sound, or the model's forward "
+        "computes something else each time; any other cause is a defect of this library, to be reported."
+    )
+
+
+def _told(violation: Violation, first_index: int) -> str:
+    rows = [str(first_index + row) for row in violation.rows]
+    more = ", …" if len(rows) > _LISTED else ""
+    counted = "1 row is" if len(rows) == 1 else f"{len(rows)} rows are"
+    return (
+        f"{violation.certificate} at epsilon {violation.epsilon:.6g}: {counted} {violation.fault} "
+        f"(index {', '.join(rows[:_LISTED])}{more})."
+    )

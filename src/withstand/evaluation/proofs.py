@@ -1,0 +1,225 @@
+"""Certifies batches, and holds what is certified against every attack on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from withstand import norms
+from withstand.certificates import Certifier
+from withstand.evaluation.certificate import CertificatePlan
+from withstand.evaluation.laws import (
+    RADIUS_TOLERANCE,
+    Claims,
+    Conflict,
+    Outcome,
+    Violation,
+    conflicts,
+    contradictions,
+)
+from withstand.evaluation.rows import CLEAN, AttackPlan, Columns, column
+from withstand.run_folder import radius_column
+from withstand.types import Batch
+
+__all__ = ["Evidence", "Former", "Proven", "Prover", "outcomes_of", "provers"]
+
+# Of epsilon, so that an image projected to it lies within epsilon whatever float64 rounds.
+_INSIDE = 1 - 1e-9
+
+Evidence: TypeAlias = Callable[[Outcome, Tensor], Tensor]
+"""(outcome, rows) -> the images (rows, …) by which an attack fooled the model."""
+
+
+class Proven(NamedTuple):
+    """What a certificate gave for one batch.
+
+    Attributes:
+        columns: Column name -> array (batch,).
+        violations: Laws that it breaks.
+        num_withdrawn: Examples that count as not certified, although they are, since the model
+            in its own precision is wrong where the exact one is right.
+    """
+
+    columns: Columns
+    violations: Sequence[Violation]
+    num_withdrawn: int
+
+
+class Former(NamedTuple):
+    """What the same certificate gave for a batch before, at other budgets.
+
+    Attributes:
+        certified: Epsilon -> bools (batch,).
+        radius: Certified radii (batch,), or None.
+    """
+
+    certified: Mapping[float, NDArray[np.bool_]]
+    radius: NDArray[np.float64] | None
+
+
+_NOTHING_BEFORE = Former({}, None)
+
+
+def outcomes_of(columns: Columns, plans: Sequence[AttackPlan]) -> list[Outcome]:
+    """What the columns of a batch say of the clean images and of each attack."""
+    found = [Outcome(CLEAN, None, 0.0, columns[CLEAN].astype(bool))]
+    for plan in plans:
+        for epsilon in plan.epsilons:
+            stands = columns[column(plan.name, epsilon)].astype(bool)
+            found.append(Outcome(plan.name, plan.norm, epsilon, stands))
+    return found
+
+
+def provers(model: nn.Module, plans: Sequence[CertificatePlan], batch_size: int) -> list[Prover]:
+    """One prover a certificate; those of one method share the copy of the model.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes).
+        plans: What to prove.
+        batch_size: Examples at a time.
+
+    Raises:
+        ModelError: bounds cannot be had for the model.
+    """
+    certifiers: dict[tuple[str, bool], Certifier] = {}
+    found = []
+    for plan in plans:
+        settings = plan.certificate
+        key = (settings.method, settings.clip)
+        if key not in certifiers:
+            certifiers[key] = Certifier(
+                model, method=settings.method, clip=settings.clip, batch_size=batch_size
+            )
+        found.append(Prover(plan, certifiers[key]))
+    return found
+
+
+class Prover:
+    """Proves one certificate, batch by batch.
+
+    Args:
+        plan: What to prove.
+        certifier: Of the model.
+    """
+
+    def __init__(self, plan: CertificatePlan, certifier: Certifier) -> None:
+        self.plan = plan
+        self._certifier = certifier
+
+    def try_on(self, batch: Batch) -> None:
+        """Bounds a batch at the first budget, for the errors that this may raise.
+
+        Raises:
+            ModelError: bounds cannot be had for the model.
+        """
+        norm, epsilon = self.plan.certificate.norm, self.plan.epsilons[0]
+        self._certifier.certify(batch.images, batch.labels, norm=norm, epsilon=epsilon)
+
+    def prove(
+        self,
+        batch: Batch,
+        outcomes: Sequence[Outcome],
+        evidence: Evidence,
+        former: Former = _NOTHING_BEFORE,
+    ) -> Proven:
+        """Certifies a batch and checks the laws.
+
+        A violation counts where the exact model too, in float64, is wrong within epsilon; where it
+        is right there, rounding alone fooled the model, and the example counts as not certified.
+
+        Args:
+            batch: Images (batch, …) in [0, 1] and labels (batch,).
+            outcomes: What attacks left of it, the clean images included.
+            evidence: Gives the images that fooled the model.
+            former: What was proven of it before.
+        """
+        claims = self._claims(batch, former)
+        violations: list[Violation] = []
+        if self.plan.certificate.is_nested:
+            violations += contradictions(claims, self._farthest(batch.images))
+        claims = claims.closed()
+        refuted: set[int] = set()
+        unconfirmed: set[int] = set()
+        for conflict in conflicts(claims, outcomes):
+            is_refuted = self._is_refuted(batch, conflict, evidence)
+            if is_refuted.any():
+                violations.append(_refuted(claims.name, conflict, conflict.rows[is_refuted]))
+            refuted.update(conflict.rows[is_refuted].tolist())
+            unconfirmed.update(conflict.rows[~is_refuted].tolist())
+        withdrawn = sorted(unconfirmed - refuted)
+        for row in withdrawn:
+            claims = claims.without(np.array([row]), _fell_at(row, claims.norm, outcomes))
+        return Proven(self._columns(claims), violations, len(withdrawn))
+
+    def _claims(self, batch: Batch, former: Former) -> Claims:
+        settings = self.plan.certificate
+        certified = dict(former.certified)
+        margins = {epsilon: np.full(len(batch.labels), math.nan) for epsilon in certified}
+        for epsilon in self.plan.epsilons:
+            found = self._certifier.certify(batch.images, batch.labels, norm=settings.norm, epsilon=epsilon)
+            certified[epsilon] = found.certified.cpu().numpy()
+            margins[epsilon] = found.margin.cpu().numpy()
+        epsilons = sorted(certified)
+        return Claims(
+            self.plan.name,
+            settings.norm,
+            epsilons,
+            np.stack([certified[epsilon] for epsilon in epsilons]),
+            np.stack([margins[epsilon] for epsilon in epsilons]),
+            self._radius(batch) if settings.radius else former.radius,
+        )
+
+    def _radius(self, batch: Batch) -> NDArray[np.float64]:
+        found = self._certifier.radius(
+            batch.images, batch.labels, norm=self.plan.certificate.norm, tolerance=RADIUS_TOLERANCE
+        )
+        radius: NDArray[np.float64] = found.cpu().numpy()
+        return radius
+
+    def _farthest(self, images: Tensor) -> float:
+        """No two images in [0, 1] are farther apart, and no radius is looked for beyond."""
+        return 1.0 if self.plan.certificate.norm == math.inf else math.sqrt(images[0].numel())
+
+    def _is_refuted(self, batch: Batch, conflict: Conflict, evidence: Evidence) -> NDArray[np.bool_]:
+        """Whether the exact model is wrong within epsilon; a tie is wrong."""
+        rows = torch.from_numpy(conflict.rows).to(batch.labels.device)
+        clean, labels = batch.images[rows].double(), batch.labels[rows]
+        norm = self.plan.certificate.norm
+        delta = evidence(conflict.outcome, rows).double() - clean
+        near = (clean + norms.project(delta, norm, conflict.epsilon * _INSIDE)).clamp(0.0, 1.0)
+        logits = self._certifier.predict(near)
+        true = logits.gather(1, labels[:, None]).squeeze(1)
+        is_right = true > logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
+        is_inside = norms.norm(near - clean, norm) <= conflict.epsilon
+        found: NDArray[np.bool_] = (is_inside & ~is_right).cpu().numpy()
+        return found
+
+    def _columns(self, claims: Claims) -> Columns:
+        pairs = zip(claims.epsilons, claims.certified, strict=True)
+        columns: Columns = {column(claims.name, epsilon): holds.astype(np.int32) for epsilon, holds in pairs}
+        if claims.radius is not None:
+            columns[radius_column(claims.name)] = claims.radius
+        return columns
+
+
+def _refuted(name: str, conflict: Conflict, rows: NDArray[np.intp]) -> Violation:
+    outcome = conflict.outcome
+    fault = (
+        "certified but wrong without any attack, in float64 too"
+        if outcome.norm is None
+        else f"certified but fell to {outcome.attack} within epsilon {outcome.epsilon:.6g}, in float64 too"
+    )
+    return Violation(name, conflict.epsilon, rows.tolist(), fault)
+
+
+def _fell_at(row: int, norm: float, outcomes: Sequence[Outcome]) -> float:
+    """The smallest budget at which some attack on a norm's ball felled a row."""
+    return min(
+        outcome.epsilon for outcome in outcomes if outcome.norm in (None, norm) and not outcome.stands[row]
+    )
