@@ -238,7 +238,9 @@ def test_an_operator_norm_that_is_not_finite_certifies_nothing(
     monkeypatch.setattr(
         "withstand.spectral.GuaranteedNorms.of", lambda *_: torch.tensor(value, dtype=torch.float64)
     )
-    assert not certify(model, *batch, norm=2, epsilon=0.01, method="ball").certified.any()
+    found = certify(model, *batch, norm=2, epsilon=0.01, method="ball")
+    assert not found.certified.any()
+    assert (found.margin == -math.inf).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -257,6 +259,27 @@ def test_ties_are_not_certified(norm: float, epsilon: float) -> None:
         for method in METHODS:
             found = certify(model, images, labels, norm=norm, epsilon=epsilon, method=method)
             assert not found.certified.any()
+        assert (certified_radius(model, images, labels, norm=norm) == 0).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_ties_are_not_certified_where_rounding_breaks_them(norm: float) -> None:
+    """Two classes that are one, of features that are the same by twos, added in another order."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 40), nn.Linear(40, 2)).double()
+    with torch.no_grad():
+        for parameter in (*model[1].parameters(), model.get_parameter("2.weight")[0]):
+            parameter[20:] = parameter[:20].flip(0)
+        model.get_parameter("2.weight")[0, 20:] *= -2
+        model.get_parameter("2.weight")[1] = model.get_parameter("2.weight")[0].flip(0)
+        model.get_parameter("2.bias").zero_()
+    images = torch.rand(200, 1, 4, 4)
+    logits = Certifier(model).predict(images)
+    assert (logits[:, 0] > logits[:, 1]).any()
+    assert (logits[:, 0] < logits[:, 1]).any()
+    for label in (0, 1):
+        labels = torch.full((200,), label)
+        assert not certify(model, images, labels, norm=norm, epsilon=0.0).certified.any()
         assert (certified_radius(model, images, labels, norm=norm) == 0).all()
 
 

@@ -175,7 +175,7 @@ def test_bounds_widen_with_epsilon(net: Net, domain: DomainName, exact: Operator
         if domain != "box" and around == Around(math.inf, clip=True):
             continue  # the ball around a cut box moves with epsilon
         former = torch.tensor(-math.inf)
-        for epsilon in (0.0, 1e-3, 0.03, 0.1, 0.5, 3.0):
+        for epsilon in (0.0, 0.01, 0.2, 3.0):
             value = around.input_set(images, epsilon, domain)
             with torch.no_grad():
                 bound = net.program.run_to_last_layer(value, exact).differences(labels)

@@ -79,14 +79,12 @@ def test_centers_are_what_the_model_gives(name: str) -> None:
     program = Program(model)
     with torch.no_grad():
         expected = model(images)
-        for value in (
-            Ball(images, torch.zeros(1)),
-            BoxBall(Ball(images, torch.zeros(1)), Box(images, images)),
-            Box(images, images),
-        ):
+        for value in (Ball(images, torch.zeros(1)), BoxBall(Ball(images, torch.zeros(1)))):
             last = program.run_to_last_layer(value, _Ones())
             assert isinstance(last.weight, nn.Parameter)
             torch.testing.assert_close(last.logits, expected, rtol=1e-3, atol=1e-4)
+            if name in COLOUR:  # the large ones need not go through twice
+                break
 
 
 class _Ones(OperatorNorms):

@@ -86,7 +86,7 @@ def _windows(draw: st.DrawFn, rank: int) -> dict[str, list[int]]:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_convolutions_of_any_shape_are_exact(exact: OperatorNorms, data: st.DataObject) -> None:
     rank = data.draw(st.sampled_from([1, 2]))
     window, groups = data.draw(_windows(rank)), data.draw(st.integers(1, 3))
@@ -109,7 +109,7 @@ def test_convolutions_of_any_shape_are_exact(exact: OperatorNorms, data: st.Data
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_average_pooling_of_any_shape_is_exact(exact: OperatorNorms, data: st.DataObject) -> None:
     rank = data.draw(st.sampled_from([1, 2]))
     window = data.draw(_windows(rank))

@@ -22,10 +22,11 @@ from withstand.domains import DomainName, UnsupportedOperationError
 from withstand.models import MinMax, load_weights
 from withstand.objectives import (
     Adversarial,
+    BoostedCrossEntropy,
     Certified,
     CrossEntropy,
-    GeneralizedCrossEntropy,
-    boosted_cross_entropy,
+    SymmetricCrossEntropy,
+    WorstLoss,
 )
 from withstand.schedules import Linear
 from withstand.training import Observer, TrainingSettings, fit
@@ -235,9 +236,9 @@ def test_it_is_the_textbook_loss(norm: float, num_classes: int, epsilon: float) 
 @pytest.mark.parametrize(
     ("norm", "domain", "clip"), [*((*each, False) for each in EVERY), (2.0, "box_ball", True)]
 )
-@pytest.mark.parametrize("loss", [F.cross_entropy, boosted_cross_entropy, GeneralizedCrossEntropy(0.5)])
+@pytest.mark.parametrize("loss", [None, BoostedCrossEntropy(), SymmetricCrossEntropy(0.5)])
 def test_gradients_are_those_of_finite_differences(
-    norm: float, domain: DomainName, clip: bool, loss: Callable[[Tensor, Tensor], Tensor]
+    norm: float, domain: DomainName, clip: bool, loss: WorstLoss | None
 ) -> None:
     model = _net().double()
     objective = Certified(
@@ -304,6 +305,38 @@ def test_dropout_is_left_out_of_bounds_and_active_in_the_clean_pass() -> None:
     assert first["clean"] != second["clean"]
     with pytest.raises(UnsupportedOperationError, match="dropout"):
         Certified(2, 0.3, batch_statistics=True)(model, *batch)
+
+
+@pytest.mark.parametrize(("norm", "domain"), [each for each in EVERY if each != (2.0, "ball")])
+def test_clipping_tightens(norm: float, domain: DomainName) -> None:
+    batch = _batch()
+    losses = [
+        Certified(norm, 0.4, domain=domain, clip=clip)(_net(), *batch).loss.item() for clip in (True, False)
+    ]
+    assert losses[0] < losses[1] - 1e-4
+
+
+def test_the_loss_is_given_the_differences_of_worst_logits() -> None:
+    model, batch = _net(), _batch()
+    given: list[Tensor] = []
+
+    class Spy(WorstLoss):
+        @override
+        def __call__(self, differences: Tensor, labels: Tensor) -> Tensor:
+            assert torch.equal(labels, batch.labels)
+            given.append(differences)
+            return differences.square().sum()
+
+    loss, terms = Certified(math.inf, 0.01, domain="box", loss=Spy())(model, *batch)
+    (differences,) = given
+    assert torch.equal(loss, differences.square().sum())
+    assert (differences.gather(1, batch.labels[:, None]) == 0).all()
+    corners = batch.images + 0.01 * torch.sign(torch.randn(300, *batch.images.shape))
+    logits = model(corners.flatten(0, 1)).unflatten(0, corners.shape[:2])
+    true = logits.gather(2, batch.labels.expand(300, -1)[..., None])
+    assert (logits - true <= differences + 1e-5).all()
+    wrong = differences.detach().scatter(1, batch.labels[:, None], -math.inf)
+    assert terms["worst_accuracy"] == (wrong.amax(dim=1) < 0).float().mean()
 
 
 def test_several_objectives_add_up() -> None:
@@ -531,15 +564,16 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(
 def test_a_resumed_training_tells_another_objective(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    smooth = partial(F.cross_entropy, label_smoothing=0.1)
+    smooth = SymmetricCrossEntropy(0.1)
     objective = _objective(loss=smooth)
     fit(copy.deepcopy(tiny_model), tiny_dataset, objective, _settings(), out=tmp_path)
-    again = _objective(loss=partial(F.cross_entropy, label_smoothing=0.1))
+    again = _objective(loss=SymmetricCrossEntropy(0.1))
     assert str(again) == str(_objective(loss=smooth))  # though it is another object
+    assert "0x" not in str(again)  # where another process would have another number
     fit(copy.deepcopy(tiny_model), tiny_dataset, again, _settings(), out=tmp_path)
     for other in (
-        _objective(loss=partial(F.cross_entropy, label_smoothing=0.2)),
-        _objective(loss=boosted_cross_entropy),
+        _objective(loss=SymmetricCrossEntropy(0.2)),
+        _objective(loss=BoostedCrossEntropy()),
         _objective(loss=smooth, domain="ball"),
         _objective(loss=smooth, clip=True),
         _objective(loss=smooth, num_power_iterations=2),

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor
 
 from withstand import norms
@@ -69,9 +68,10 @@ def _ball(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> B
     if norm == math.inf and clip:
         midpoint, halfwidth = _box(images, norm, epsilon, clip).parts
         return Ball(midpoint, norms.norm(halfwidth, 2.0))
-    radius = torch.as_tensor(epsilon, dtype=images.dtype, device=images.device).reshape(-1)
+    # A number is not to be rounded to torch's default precision on the way, nor copied from the host.
+    radius = epsilon.to(images) if isinstance(epsilon, Tensor) else images.new_full((1,), epsilon)
     factor = math.sqrt(images.shape[1:].numel()) if norm == math.inf else 1.0
-    return Ball(images, radius * factor)
+    return Ball(images, radius.reshape(-1) * factor)
 
 
 def _box_ball(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> BoxBall:

@@ -45,6 +45,6 @@ def require_fit(site: Site, value: Domain, constant: Any) -> None:
 
 def scaled(site: Site, value: Domain, factor: Tensor | float) -> Domain:
     """The image under a multiplication by a constant that fits."""
-    like = value.center  # a Python float must not be rounded to torch's default precision on the way
-    scale = torch.as_tensor(factor, dtype=like.dtype, device=like.device)
+    like = value.center  # a number is not to be rounded to torch's default precision on the way
+    scale = factor.to(like) if isinstance(factor, Tensor) else like.new_full((), factor)
     return value.affine(Diagonal(scale), None, site.norm)

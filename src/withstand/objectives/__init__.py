@@ -3,22 +3,24 @@
 from withstand.objectives.adversarial import Adversarial
 from withstand.objectives.certified import Certified
 from withstand.objectives.certified_losses import (
-    GeneralizedCrossEntropy,
+    BoostedCrossEntropy,
     SymmetricCrossEntropy,
-    boosted_cross_entropy,
+    WorstCrossEntropy,
+    WorstLoss,
 )
 from withstand.objectives.cross_entropy import CrossEntropy
 from withstand.terms import Objective, Penalty, Sum, Weighted
 
 __all__ = [
     "Adversarial",
+    "BoostedCrossEntropy",
     "Certified",
     "CrossEntropy",
-    "GeneralizedCrossEntropy",
     "Objective",
     "Penalty",
     "Sum",
     "SymmetricCrossEntropy",
     "Weighted",
-    "boosted_cross_entropy",
+    "WorstCrossEntropy",
+    "WorstLoss",
 ]

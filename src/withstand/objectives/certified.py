@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ from withstand.checks import check_batch
 from withstand.compiled import uncompiled
 from withstand.domains import Ball, BoxBall, DomainName, LastLayer, Program, input_set, require_set
 from withstand.modes import eval_mode
+from withstand.objectives.certified_losses import WorstCrossEntropy, WorstLoss
 from withstand.schedules import Schedule, value_at
 from withstand.spectral import PowerIteration
 from withstand.terms import Objective
@@ -43,9 +42,8 @@ class Certified(Objective):
         epsilon: Its radius in [0, 1] units; a float or a schedule.
         domain: What to bound with.
         kappa: Weight of the clean loss, in [0, 1]; a float or a schedule.
-        loss: Maps (differences (batch, classes), labels (batch,)) to a scalar, where differences
-            bound each logit minus the true one: ``torch.nn.functional.cross_entropy``,
-            ``withstand.objectives.boosted_cross_entropy`` or ``GeneralizedCrossEntropy``.
+        loss: Of the worst logits: ``BoostedCrossEntropy``, ``SymmetricCrossEntropy``, or one of your
+            own; ``WorstCrossEntropy`` where None.
         clip: Whether only images in [0, 1] count; tighter, and as certificates are by default.
         num_power_iterations: A step, for each operator norm.
         batch_statistics: Bound BatchNorm layers as they act on the training batch, by the
@@ -62,7 +60,7 @@ class Certified(Objective):
         *,
         domain: DomainName = "box_ball",
         kappa: float | Schedule = 0.0,
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        loss: WorstLoss | None = None,
         clip: bool = False,
         num_power_iterations: int = 1,
         batch_statistics: bool = False,
@@ -75,7 +73,7 @@ class Certified(Objective):
         self.epsilon = epsilon
         self.domain: DomainName = domain
         self.kappa = kappa
-        self.loss = loss
+        self.loss = WorstCrossEntropy() if loss is None else loss
         self.clip = clip
         self.batch_statistics = batch_statistics
         self.operator_norms = PowerIteration(num_power_iterations)
@@ -112,7 +110,7 @@ class Certified(Objective):
     def extra_repr(self) -> str:
         return (
             f"norm={self.norm:g}, epsilon={self.epsilon}, domain={self.domain}, kappa={self.kappa}, "
-            f"loss={_described(self.loss)}, clip={self.clip}, "
+            f"loss={self.loss}, clip={self.clip}, "
             f"batch_statistics={self.batch_statistics}"
         )
 
@@ -147,11 +145,6 @@ def _differs_in_training(model: nn.Module) -> bool:
 def _clean_terms(clean: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     is_right = logits.detach().argmax(dim=1) == labels
     return {"clean": clean.detach(), "clean_accuracy": is_right.float().mean()}
-
-
-def _described(loss: Callable[..., Tensor]) -> str:
-    """The same in every process, for by these words a resumed training tells another objective."""
-    return re.sub(r" at 0x[0-9a-f]+", "", getattr(loss, "__name__", str(loss)))
 
 
 def _settings(like: Tensor, kappa: float, epsilon: float) -> dict[str, Tensor]:
