@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from withstand import norms
@@ -62,9 +63,10 @@ class BoxBall(Domain):
         around = Box.around(ball.center, reach.expand(len(reach), *ball.example_shape))
         if self.box is None:
             return replace(self, ball=ball, box=around)
-        image = self._image_of_box(self.box, ball, operator, bias)
-        lower = torch.maximum(image.lower, around.lower)
-        return replace(self, ball=ball, box=Box(lower, torch.minimum(image.upper, around.upper)))
+        midpoint, halfwidth = self._image_of_box(self.box, ball, operator, bias).parts
+        if midpoint is ball.center:  # both boxes are around it
+            return replace(self, ball=ball, box=Box.around(midpoint, torch.minimum(halfwidth, reach)))
+        return replace(self, ball=ball, box=Box(*_cut(midpoint, halfwidth, ball.center, reach)))
 
     def _image_of_box(self, box: Box, ball: Ball, operator: LinearOperator, bias: Tensor | None) -> Box:
         midpoint, halfwidth = box.parts
@@ -105,3 +107,38 @@ class BoxBall(Domain):
         below, above = (lower - self.center).clamp_max(0), (upper - self.center).clamp_min(0)
         radius = self.ball.radius.expand(len(labels))
         return ball_box_gains(weight, labels, below, above, radius, num_steps=self.num_steps)
+
+
+def _cut(midpoint: Tensor, halfwidth: Tensor, center: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower and upper ends of midpoint ± halfwidth, cut to center ± reach."""
+    lower, upper = _Cut.apply(midpoint, halfwidth, center, reach)  # type: ignore[no-untyped-call]
+    return lower, upper
+
+
+class _Cut(torch.autograd.Function):
+    """With two masks for its gradient, where maximum and minimum keep four floats and compare again."""
+
+    @staticmethod
+    @override
+    def forward(
+        ctx: Any, midpoint: Tensor, halfwidth: Tensor, center: Tensor, reach: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        lower, least = midpoint - halfwidth, center - reach
+        upper, most = midpoint + halfwidth, center + reach
+        ctx.save_for_backward(lower > least, upper < most)
+        ctx.shapes = halfwidth.shape, reach.shape
+        return torch.maximum(lower, least), torch.minimum(upper, most)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_lower: Tensor, to_upper: Tensor) -> tuple[Tensor, ...]:
+        is_lower, is_upper = ctx.saved_tensors
+        box_lower, box_upper = to_lower * is_lower, to_upper * is_upper
+        ball_lower, ball_upper = to_lower - box_lower, to_upper - box_upper
+        for_halfwidth, for_reach = ctx.shapes
+        return (
+            box_lower + box_upper,
+            (box_upper - box_lower).sum_to_size(for_halfwidth),
+            ball_lower + ball_upper,
+            (ball_upper - ball_lower).sum_to_size(for_reach),
+        )

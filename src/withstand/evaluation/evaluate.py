@@ -103,7 +103,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     test = dataset.test.to(place)
     if num_examples is not None:
         test = test.subset(torch.arange(min(num_examples, len(test))))
-    proving = provers(model, proofs, batch_size)
+    proving = provers(model, proofs)
     for prover in proving:  # before anything that takes its time
         prover.try_on(next(batches(test, 1)))
     if run is not None:  # what a former evaluation left would not fit the rows to come

@@ -85,7 +85,7 @@ def extend_evaluation(  # noqa: PLR0913 - what, on what, how, and where to
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)
     test = _same_examples(former, dataset.test, run).to(place)
-    proving = provers(model, plans.proofs, batch_size)
+    proving = provers(model, plans.proofs)
     for prover in proving:
         prover.try_on(next(batches(test, 1)))
     rows = _with_columns(former, plans)

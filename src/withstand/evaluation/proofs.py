@@ -76,13 +76,12 @@ def outcomes_of(columns: Columns, plans: Sequence[AttackPlan]) -> list[Outcome]:
     return found
 
 
-def provers(model: nn.Module, plans: Sequence[CertificatePlan], batch_size: int) -> list[Prover]:
+def provers(model: nn.Module, plans: Sequence[CertificatePlan]) -> list[Prover]:
     """One prover a certificate; those of one method share the copy of the model.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes).
         plans: What to prove.
-        batch_size: Examples at a time.
 
     Raises:
         ModelError: bounds cannot be had for the model.
@@ -93,9 +92,7 @@ def provers(model: nn.Module, plans: Sequence[CertificatePlan], batch_size: int)
         settings = plan.certificate
         key = (settings.method, settings.clip)
         if key not in certifiers:
-            certifiers[key] = Certifier(
-                model, method=settings.method, clip=settings.clip, batch_size=batch_size
-            )
+            certifiers[key] = Certifier(model, method=settings.method, clip=settings.clip)
         found.append(Prover(plan, certifiers[key]))
     return found
 

@@ -65,6 +65,7 @@ class PowerIteration(nn.Module, OperatorNorms):
         if vector is None or vector.shape[1:] != input_shape:  # new, or the model's input has changed
             vector = _random_direction(operator.entries, input_shape)
             iterations = max(iterations, _FIRST_ITERATIONS)
+        vector = vector.to(operator.entries)  # a resumed one may be on another device
         with torch.no_grad():
             for _ in range(iterations):
                 image = _direction(operator.apply(vector))

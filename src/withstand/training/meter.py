@@ -47,10 +47,10 @@ class EpochMeter:
         return int(bad[0]) if len(bad) else None
 
     def means(self) -> dict[str, float]:
-        """The mean of each value over the epoch."""
-        return {name: float(values.mean()) for name, values in self._values.items()}
+        """The mean of each value over the steps of the epoch that recorded it."""
+        return {name: float(values.nanmean()) for name, values in self._values.items()}
 
     def tail_means(self) -> dict[str, float]:
-        """The mean of each value over the last fifth of the epoch."""
+        """The mean of each value over those of the last fifth of the epoch."""
         first = int(self._num_steps * (1 - _TAIL))
-        return {name: float(values[first:].mean()) for name, values in self._values.items()}
+        return {name: float(values[first:].nanmean()) for name, values in self._values.items()}
