@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and the commands it shows exist."""
+"""The Python of the README and of docs/ runs as it stands, and the commands of the README exist."""
 
 from __future__ import annotations
 
@@ -11,22 +11,32 @@ import pytest
 from withstand.cli import main
 from withstand.recipe_file import packaged_recipes
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_python_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+PYTHON = {
+    f"{page.stem}-{number}": block
+    for page in (README, *sorted((ROOT / "docs").glob("*.md")))
+    for number, block in enumerate(blocks(page, "python"))
+}
+
+
+@pytest.mark.parametrize("block", PYTHON.values(), ids=list(PYTHON))
+def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(blocks("python")[number], f"README block {number}", "exec"), {})
+    exec(compile(block, "documentation", "exec"), {})
 
 
 def commands() -> list[list[str]]:
     """The ``withstand`` lines of the README, as words without comments."""
-    lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
+    lines = [
+        shlex.split(line, comments=True) for block in blocks(README, "sh") for line in block.splitlines()
+    ]
     return [words[1:] for words in lines if words[:1] == ["withstand"]]
 
 
