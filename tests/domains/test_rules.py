@@ -250,6 +250,24 @@ def test_the_stretch_of_max_pooling_is_reached() -> None:
 # Activations
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(), nn.LeakyReLU(1.5), nn.LeakyReLU(-1.5), nn.PReLU(init=0.2)),
+        *(nn.PReLU(init=2.0), nn.ELU(), nn.ELU(1.4), nn.ELU(0.3), nn.CELU(0.6), nn.CELU(2.0), nn.SELU()),
+        *(nn.Tanh(), nn.Sigmoid(), nn.LogSigmoid(), nn.Softsign(), nn.Hardsigmoid(), nn.Hardtanh(-2, 3)),
+        *(nn.Softplus(), nn.Softplus(0.5), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Mish(), Call(torch.abs)),
+    ],
+    ids=str,
+)
+def test_slopes_are_exact(layer: nn.Module, exact: OperatorNorms) -> None:
+    x = torch.linspace(-40, 40, 800_001, dtype=torch.float64)[:, None].requires_grad_()
+    (slopes,) = torch.autograd.grad(layer.double()(x).sum(), x)
+    ball = propagate(layer, Ball(torch.zeros(1, 1).double(), torch.ones(1).double()), norms=exact)
+    steepest = float(slopes.abs().max())
+    assert steepest * (1 - 1e-12) <= float(ball.radius) <= steepest * (1 + 1e-4)
+
+
 VALLEYS: Mapping[str, Valley] = {"gelu": _GELU, "gelu-tanh": _GELU_TANH, "silu": _SILU, "mish": _MISH}
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.data import Dataset
+from withstand.objectives import Certified
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.schedules import Constant, Eased, Linear, Schedule, Stages, value_at
 from withstand.terms import Objective
@@ -180,6 +181,18 @@ def test_without_rollback_a_collapse_is_only_reported(
     log = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
     assert list(log["collapsed"]) == [0, 1, 1, 1]
     assert list(log["note"]) == ["", *["collapsed"] * 3]
+
+
+def test_certified_training_is_eased_too(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    """At a hopeless epsilon it ends in a constant answer, on clean images as well."""
+    objective = Certified(2, Stages(values=[0.01, 50.0], epochs=[1, 3]), domain="ball")
+    result = fit(tiny_model, tiny_dataset, objective, settings(1), out=tmp_path)
+    log = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
+    assert result.has_collapsed
+    assert log["collapsed"].iloc[-1] == 1
+    assert log["epsilon"].nunique() == 3  # one between the two
 
 
 def test_rollback_needs_a_positive_number() -> None:

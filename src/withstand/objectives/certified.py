@@ -16,12 +16,15 @@ from withstand.compiled import uncompiled
 from withstand.domains import Ball, BoxBall, DomainName, LastLayer, Program, input_set, require_set
 from withstand.modes import eval_mode
 from withstand.objectives.certified_losses import WorstCrossEntropy, WorstLoss
-from withstand.schedules import Schedule, value_at
+from withstand.schedules import Eased, Schedule, value_at
 from withstand.spectral import PowerIteration
 from withstand.terms import Objective
 from withstand.types import LossTerms
 
-__all__ = ["Certified"]
+__all__ = ["CLEAN_ACCURACY_TERM", "CLEAN_TERM", "Certified"]
+
+CLEAN_TERM = "clean"
+CLEAN_ACCURACY_TERM = "clean_accuracy"
 
 _NEWTON_STEPS = 3  # the bound is sound after any number; three come within 1e-4 of exact
 
@@ -107,6 +110,16 @@ class Certified(Objective):
         return LossTerms(total, terms | _settings(clean, kappa, epsilon))
 
     @override
+    def ease(self, at: float) -> bool:
+        eased, middle = Eased(self.epsilon, at), at + 0.5
+        is_easier = eased(middle) < value_at(self.epsilon, middle)
+        if is_easier:
+            self.epsilon = eased
+            if isinstance(self.kappa, Schedule):
+                self.kappa = Eased(self.kappa, at)
+        return is_easier
+
+    @override
     def extra_repr(self) -> str:
         return (
             f"norm={self.norm:g}, epsilon={self.epsilon}, domain={self.domain}, kappa={self.kappa}, "
@@ -144,7 +157,7 @@ def _differs_in_training(model: nn.Module) -> bool:
 
 def _clean_terms(clean: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     is_right = logits.detach().argmax(dim=1) == labels
-    return {"clean": clean.detach(), "clean_accuracy": is_right.float().mean()}
+    return {CLEAN_TERM: clean.detach(), CLEAN_ACCURACY_TERM: is_right.float().mean()}
 
 
 def _settings(like: Tensor, kappa: float, epsilon: float) -> dict[str, Tensor]:

@@ -79,7 +79,10 @@ class PowerIteration(nn.Module, OperatorNorms):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any, **options: Any
     ) -> None:
-        # The vectors are made at the first call, so a fresh object meets them in a checkpoint first.
+        # Vectors are made at the first call of each operator: a fresh object meets them in a checkpoint
+        # first, and one that goes back to before that call must forget them.
+        for name in [name for name in self._buffers if name.startswith("vector_")]:
+            del self._buffers[name]
         for name, value in state_dict.items():
             if name.startswith(f"{prefix}vector_"):
                 self.register_buffer(name.removeprefix(prefix), torch.empty_like(value))

@@ -20,6 +20,7 @@ from withstand.data import Dataset, batches, epoch_order
 from withstand.models import check, load_weights, save_weights
 from withstand.numerics import Precision, epoch_seed
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
+from withstand.objectives.certified import CLEAN_ACCURACY_TERM, CLEAN_TERM
 from withstand.run_folder import RunFolder
 from withstand.schedules import Eased, Schedule, value_at
 from withstand.terms import Objective
@@ -47,6 +48,8 @@ _PRECISION: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
     "tf32": "32-true",
     "bf16": "bf16-mixed",
 }
+# The loss and accuracy by which a constant answer shows, of whichever objective reports them.
+_COLLAPSING = ((LOSS_TERM, ACCURACY_TERM), (CLEAN_TERM, CLEAN_ACCURACY_TERM))
 _STEPS_BETWEEN_CHECKS = 50  # reading the losses back from the device every step would slow it
 
 
@@ -222,8 +225,9 @@ class Training:
         self._require_finite_weights()
         position = self._position
         tail = self._meter.tail_means()
-        collapsed = LOSS_TERM in tail and has_collapsed(
-            tail[LOSS_TERM], tail[ACCURACY_TERM], self._num_classes
+        collapsed = any(
+            loss in tail and has_collapsed(tail[loss], tail[accuracy], self._num_classes)
+            for loss, accuracy in _COLLAPSING
         )
         row = self._row(collapsed)
         if not (collapsed and self._roll_back(row)):
