@@ -60,6 +60,17 @@ def test_convolutions_start_as_published(name: str, shape: Shape, options: dict[
     assert bool((conv.bias == 0).all()) is he
 
 
+def test_orthogonal_layers_start_with_singular_values_of_1() -> None:
+    network = create("cnn-small", input_shape=GREY, num_classes=10, init="orthogonal")
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 4
+    for layer in layers:
+        values = torch.linalg.svdvals(layer.weight.flatten(1))
+        torch.testing.assert_close(values, torch.ones_like(values), rtol=0, atol=1e-5)
+        assert layer.bias is not None
+        assert (layer.bias == 0).all()
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(["cnn-small", "cnn-4c3f", "lenet", "cnn-8c2f", "cnn-large-epsilon", "vgg11", "mlp"]),

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -39,8 +39,9 @@ __all__ = [
 Shape: TypeAlias = tuple[int, int, int]
 """(channels, height, width) of one image."""
 
-Init: TypeAlias = Literal["default", "he"]
-"""How convolutions start: PyTorch's default, or N(0, sqrt(2 / (kernel² · channels out))) and bias 0."""
+Init: TypeAlias = Literal["default", "he", "orthogonal"]
+"""How layers start: PyTorch's default; convolutions with N(0, sqrt(2 / (kernel² · channels out))) and bias
+0; or all with orthogonal matrices and bias 0, so that a deep network passes lengths on."""
 
 
 class Conv(NamedTuple):
@@ -171,20 +172,25 @@ def convnet(
 
 
 def initialise_(network: nn.Module, init: Init) -> None:
-    """Starts the convolutions of a network anew where ``init`` is not PyTorch's default.
+    """Starts the layers of a network anew where ``init`` is not PyTorch's default.
 
     Raises:
         ModelError: there is no such initialisation.
     """
-    if init not in ("default", "he"):
-        raise ModelError(f"there is no initialisation {init!r}; {nearest(str(init), ('default', 'he'))}")
+    names = get_args(Init)
+    if init not in names:
+        raise ModelError(f"there is no initialisation {init!r}; {nearest(str(init), names)}")
     if init == "default":
         return
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and init == "he":
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d | nn.Linear) and init == "orthogonal":
+            nn.init.orthogonal_(module.weight)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _flat_width(plan: Sequence[Step], input_shape: Shape) -> int:
