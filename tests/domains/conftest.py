@@ -139,7 +139,7 @@ def _negated_leaky() -> nn.Module:
 
 def _positive_prelu() -> nn.Module:
     layer = nn.PReLU(6)
-    layer.weight = nn.Parameter(torch.tensor([0.0, 0.1, 0.5, 1.0, 1.7, 3.0]))
+    layer.weight = nn.Parameter(torch.tensor([0.02, 0.1, 0.5, 1.0, 1.7, 3.0]))
     return layer
 
 

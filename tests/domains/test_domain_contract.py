@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand import norms
-from withstand.domains import Ball, BoxBall, Domain, DomainName, input_set
+from withstand.domains import Ball, BoxBall, Domain, DomainName, Program, input_set
 from withstand.spectral import OperatorNorms
 
 if TYPE_CHECKING:
@@ -236,3 +237,31 @@ def test_gradients_reach_all_weights(net: Net, domain: DomainName, exact: Operat
     for name, gradient in zip(names, torch.autograd.grad(loss, parameters), strict=True):
         assert gradient.isfinite().all(), name
         assert gradient.any() or name.endswith("bias"), name
+
+
+def test_gradients_are_those_of_finite_differences(
+    net: Net, domain: DomainName, exact: OperatorNorms
+) -> None:
+    model, images, labels = copy.deepcopy(net.model), net.images(3), _labels(3, 3)
+    program = Program(model)
+    parameters: list[Tensor] = list(model.parameters())
+    upstream = torch.randn(3, 4, dtype=torch.float64)
+
+    def loss() -> Tensor:
+        last = program.run_to_last_layer(input_set(images, 2.0, 0.2, domain, clip=True), exact)
+        differences = last.differences(labels)
+        return (differences * upstream[:, : differences.shape[1]]).sum()
+
+    directions = [torch.randn_like(parameter) for parameter in parameters]
+    slope = _inner(torch.autograd.grad(loss(), parameters), directions)
+    ends = []
+    with torch.no_grad():
+        for step in (1e-6, -2e-6):  # there, and as far on the other side
+            torch._foreach_add_(parameters, directions, alpha=step)
+            ends.append(loss())
+    torch.testing.assert_close(slope, (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-6)
+
+
+def _inner(gradients: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
+    products = [(g * d).sum() for g, d in zip(gradients, directions, strict=True)]
+    return torch.stack(products).sum()

@@ -253,6 +253,7 @@ def _model(compute: Callable[[Any, Tensor], Tensor]) -> nn.Module:
         lambda net, x: net.layer((y := net.layer(x)).relu_()) + y,
         lambda net, x: net.layer(F.relu((y := net.layer(x)).view(-1, 3), inplace=True)) + y,
         lambda net, x: (y := net.layer(x)) + _plus(y, net.layer(x)),
+        lambda net, x: (y := x + 0).clamp_(0, 1) + y,  # which is seen outside [0, 1] alone
     ],
 )
 def test_what_is_changed_in_place_and_read_again_is_refused(compute: Any, exact: OperatorNorms) -> None:
@@ -486,16 +487,19 @@ def test_negative_learnt_slopes_are_refused(exact: OperatorNorms) -> None:
         _ball(layer, torch.rand(2, 3), exact)
 
 
-@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("position", [0, 1, 2])
 def test_hooks_of_layers_are_refused(position: int, exact: OperatorNorms) -> None:
-    model = nn.Sequential(nn.ReLU(), nn.Linear(3, 2))
+    model = nn.Sequential(nn.ReLU(), nn.Linear(3, 2), nn.Identity())
+    value, match = Ball(torch.rand(2, 3), torch.ones(1)), "cannot see forward hooks.*utils.parametrizations"
+    used = Program(model)
+    used.run_to_last_layer(value, exact)
     handle = model[position].register_forward_pre_hook(lambda _, given: (given[0] + 1,))
-    images, match = torch.rand(2, 3), "cannot see forward hooks.*torch.nn.utils.parametrizations"
-    with pytest.raises(UnsupportedOperationError, match=match):
-        Program(model).run_to_last_layer(Ball(images, torch.ones(1)), exact)
-    assert re.search(match, "".join(unsupported(model, images)))
+    for program in (used, Program(model)):
+        with pytest.raises(UnsupportedOperationError, match=match):
+            program.run_to_last_layer(value, exact)
+    assert re.search(match, "".join(unsupported(model, value.center)))
     handle.remove()
-    _ball(model, images, exact)
+    Program(model).run_to_last_layer(value, exact)
 
 
 def test_logits_must_be_one_vector_an_example(exact: OperatorNorms) -> None:
