@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from withstand.schedules import (
     Constant,
+    Continuation,
     Eased,
     Exponential,
     Join,
@@ -39,6 +40,7 @@ BEGINS = st.floats(0, 1e3)
         (Eased(EXTENDED, 30), 0.4),
         (Eased(0.4, 0), 0.4),
         (Eased(IAT, 20, share=1.0), 0.4),
+        (Continuation(0.8, epochs=50), 0.8),
     ],
 )
 def test_without_progress_a_schedule_stands_at_its_end(schedule: Schedule, end: float) -> None:
@@ -197,3 +199,30 @@ def test_easing_a_growing_schedule_never_makes_it_harder(at: int, progress: floa
     eased = Eased(IAT, at, share)
     assert 0 <= eased(progress) <= IAT(progress) + 1e-12
     assert eased(progress) <= eased(progress + 0.5) + 1e-12
+
+
+# Continuation
+
+
+def test_a_continuation_by_hand() -> None:
+    radius = Continuation(0.8, epochs=50)
+    assert radius(0) == pytest.approx(4.0)
+    assert radius(50) == pytest.approx(0.8 * (1 + 4 / math.e))
+    assert Continuation(1.5)(2) == pytest.approx(1.5 * (1 + 4 / math.e))
+    assert Continuation(2.0, excess=0.5)(0) == 3.0
+    assert Continuation(2.0, excess=0.0)(1) == 2.0
+
+
+@given(end=VALUES, excess=st.floats(0, 10), epochs=LENGTHS, progress=st.floats(0, 1e4))
+@settings(max_examples=100, deadline=None)
+def test_a_continuation_falls_and_stays_above_its_end(
+    end: float, excess: float, epochs: float, progress: float
+) -> None:
+    radius = Continuation(end, excess, epochs)
+    assert end <= radius(progress) <= radius(progress / 2) <= end * (1 + excess)
+
+
+@pytest.mark.parametrize(("excess", "epochs"), [(4, 0), (4, -1), (-0.5, 2), (4, math.nan)])
+def test_continuations_that_do_not_fall_are_refused(excess: float, epochs: float) -> None:
+    with pytest.raises(ValueError, match=rf"epochs > 0 and excess >= 0, but got {epochs} and {excess}"):
+        Continuation(1.0, excess, epochs)

@@ -36,6 +36,7 @@ from withstand.recipe_file import (
 from withstand.reporting import report
 from withstand.run_folder import RunFolder
 from withstand.suggest import nearest
+from withstand.sweep_command import sweep
 from withstand.training import ProgressBar
 from withstand.types import RecipeError, WithstandError
 
@@ -282,6 +283,9 @@ _COMMANDS = {
     ),
     "attack": _Command(
         _attack, "attack RUN [--epsilon=8/255 …]", "try an attack of your own on a trained run"
+    ),
+    "sweep": _Command(
+        sweep, "sweep SWEEP|RECIPE [--over key=v1,v2 …]", "run a recipe at every combination of values"
     ),
     "report": _Command(_report, "report RUN [RUN …] [--out=PAGE]", "write the page of one or several runs"),
     "recipes": _Command(_recipes, "recipes [NAME]", "list the recipes, or print one"),

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
-__all__ = ["eval_mode"]
+__all__ = ["differs_in_training", "eval_mode"]
 
 
 @contextmanager
@@ -33,3 +35,8 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         for module, training in flags:
             if module.training is not training:
                 module.training = training
+
+
+def differs_in_training(model: nn.Module) -> bool:
+    """Whether a layer of the model is in a train mode that makes it act otherwise than in eval mode."""
+    return any(module.training and isinstance(module, _BatchNorm | _DropoutNd) for module in model.modules())

@@ -54,6 +54,7 @@ def load_data(recipe: Recipe) -> Dataset:
         validation_size=settings.validation_size,
         train_size=settings.train_size,
         seed=settings.seed,
+        partition=settings.partition,
     )
 
 
@@ -169,6 +170,7 @@ def evaluate_run(
         settings.attacks,
         settings.epsilons,
         certificates=settings.certificates,
+        kernel_norms=settings.kernel_norms,
         num_examples=settings.num_examples,
         batch_size=settings.batch_size,
         seed=recipe.seed,

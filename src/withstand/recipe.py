@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from withstand.attacks import Attack
+from withstand.data import PartitionName
 from withstand.evaluation import Certificate, plan_attacks, plan_certificates, require_sizes
+from withstand.kernel_norms import KernelNorms
 from withstand.objectives import CrossEntropy, Objective
 from withstand.training import TrainingSettings
 
@@ -30,6 +32,7 @@ class DataSettings:
         validation_size: Training images set aside for validation; a tenth, at most 5000, where null.
         train_size: Train on only so many of the remaining images; all where null.
         seed: Chooses the validation and training images.
+        partition: How: seeded, or kernel-reg, the published choice of arXiv 1810.00363.
     """
 
     name: str = "digits"
@@ -38,6 +41,7 @@ class DataSettings:
     validation_size: int | None = None
     train_size: int | None = None
     seed: int = 0
+    partition: PartitionName = "seeded"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class EvaluationSettings:
         attacks: Each is run at every epsilon, in its evaluation form.
         epsilons: Budgets in [0, 1] units; 8/255 may be written so.
         certificates: What to prove, each at its own epsilons or at these.
+        kernel_norms: How to bound the kernel norm of each class logit; not bounded where null.
         num_examples: Score only the first so many test examples; all where null.
         batch_size: Examples a batch.
         weights: The epoch that did best on validation data, or the last.
@@ -75,6 +80,7 @@ class EvaluationSettings:
     attacks: list[Attack] = field(default_factory=list)
     epsilons: list[float] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
+    kernel_norms: KernelNorms | None = None
     num_examples: int | None = None
     batch_size: int = 500
     weights: Literal["best", "last"] = "best"

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, set_loader
+from jsonargparse import ArgumentParser, Namespace, set_loader
 from torch.optim import SGD, Adam
 
 from withstand.attacks import Attack
 from withstand.evaluation import Certificate
 from withstand.recipe import Recipe
+from withstand.recipe_items import Item, is_item, put
 from withstand.schedules import Schedule
 from withstand.suggest import nearest
 from withstand.terms import Objective
@@ -30,6 +31,7 @@ __all__ = [
     "LOADER",
     "ParsedRecipe",
     "find_recipe",
+    "load_yaml",
     "packaged_recipes",
     "parse_recipe",
     "recipe_parser",
@@ -39,7 +41,8 @@ __all__ = [
 LOADER = "withstand-recipe"
 _ABOUT_KEYS = (
     "Any value can be set by --key=value, those of a class by the key that names it and a dot: "
-    "--objective.attack.epsilon=8/255. --objective.help=Adversarial and --objective.attack.help=PGD "
+    "--objective.attack.epsilon=8/255, those of a list's item by its number, from 0: "
+    "--evaluation.attacks.0.num_steps=20. --objective.help=Adversarial and --objective.attack.help=PGD "
     "explain a class; --print_config shows all values and does nothing."
 )
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?"
@@ -88,11 +91,12 @@ _RecipeYaml.add_implicit_resolver(
 _RecipeYaml.add_constructor("tag:yaml.org,2002:float", _float)
 
 
-def _load(text: str) -> Any:
+def load_yaml(text: str) -> Any:
+    """Reads YAML in which 8/255, 1e-3 and inf are the numbers they look like."""
     return yaml.load(text, _RecipeYaml)
 
 
-set_loader(LOADER, _load)
+set_loader(LOADER, load_yaml)
 
 
 def recipe_parser(program: str, description: str) -> ArgumentParser:
@@ -145,7 +149,8 @@ def parse_recipe(
 
     Args:
         path: A YAML file.
-        overrides: Each ``--key=value``; keys are dotted, fractions such as 8/255 are numbers.
+        overrides: Each ``--key=value``; keys are dotted, fractions such as 8/255 are numbers. Those
+            of a list's item, such as ``--objective.terms.1.weight=0.3``, come after all others.
         parser: To parse with; a plain one where None.
 
     Raises:
@@ -154,21 +159,40 @@ def parse_recipe(
     parser = parser or recipe_parser("withstand", "")
     fields = inspect.signature(Recipe).parameters
     arguments = [f"--recipe={path}", *with_numbers(overrides, parser)]
+    items = [argument for argument in arguments if is_item(argument)]
     with warnings.catch_warnings():
         # jsonargparse warns when an override replaces a class and drops the former's settings,
         # which is what the user asked for.
         warnings.filterwarnings("ignore", message="Due to class_path change")
         try:
-            config = parser.parse_args(arguments)
+            config = _parse_with_items(parser, arguments, items) if items else parser.parse_args(arguments)
             parts = parser.instantiate(config)
             recipe = Recipe(**{name: getattr(parts, name) for name in fields})
+        except RecipeError:
+            raise
         except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
             raise RecipeError(_explain(parser, error)) from error
     for key in set(vars(config)) - set(fields):
         config.pop(key)  # of the command, not of the recipe
     text = parser.dump(config, skip_unset=False)
-    values = _load(text)
+    values = load_yaml(text)
     return ParsedRecipe(recipe, values, text)
+
+
+def _parse_with_items(parser: ArgumentParser, arguments: Sequence[str], items: Sequence[str]) -> Namespace:
+    """Parses all but the items, puts the items into what came of it, and parses that."""
+    printing = [argument for argument in arguments if argument.startswith("--print_config")]
+    config = parser.parse_args([each for each in arguments if each not in (*items, *printing)])
+    document = load_yaml(parser.dump(config, skip_unset=False))
+    put(document, [_item(argument) for argument in items])
+    return parser.parse_args([f"--recipe={yaml.safe_dump(document, sort_keys=False)}", *printing])
+
+
+def _item(argument: str) -> Item:
+    key, equals, text = argument.removeprefix("--").partition("=")
+    if not equals:
+        raise RecipeError(f"--{key} needs a value: --{key}=VALUE.")
+    return Item(key, load_yaml(text))
 
 
 def with_numbers(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:
@@ -221,7 +245,7 @@ def _explain(parser: ArgumentParser, error: Exception) -> str:
         return f"The recipe does not fit: {message[:1500]}"
     group = f"{unknown['group']}." if unknown["group"] else ""
     key = group + unknown["key"].replace("init_args.", "")
-    hint = f" Did you mean {near!r}?" if (near := _nearest_key(parser, key)) else ""
+    hint = f" Did you mean {near!r}?" if (near := _nearest_key(parser, key)) not in (None, key) else ""
     return f"Unknown key {key!r}.{hint} `withstand run RECIPE --help` lists all keys."
 
 

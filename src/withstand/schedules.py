@@ -16,6 +16,7 @@ from typing_extensions import override
 
 __all__ = [
     "Constant",
+    "Continuation",
     "Eased",
     "Exponential",
     "Join",
@@ -23,6 +24,7 @@ __all__ = [
     "PerEpoch",
     "Schedule",
     "Stages",
+    "StepDecay",
     "value_at",
 ]
 
@@ -117,6 +119,37 @@ class Exponential(Schedule):
 
 
 @dataclass(frozen=True)
+class Continuation(Schedule):
+    """From far above down to ``end``: ``end (1 + excess exp(-progress / epochs))``.
+
+    A radius that shrinks so lets a net learn before it is held tight (arXiv 1810.00363, whose
+    ``tau (1 + 4 exp(-epoch / kappa))`` has kappa 2, and 50 in its robust recipe).
+
+    Args:
+        end: Value that is approached; reached at infinity.
+        excess: How many times ``end`` lies on top of it at the start, at least 0.
+        epochs: Epochs after which the excess has fallen to 1/e of what it was, positive.
+
+    Raises:
+        ValueError: ``epochs`` is not positive or ``excess`` is negative.
+    """
+
+    end: float
+    excess: float = 4.0
+    epochs: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not (self.epochs > 0 and self.excess >= 0):
+            raise ValueError(
+                f"A continuation needs epochs > 0 and excess >= 0, but got {self.epochs} and {self.excess}."
+            )
+
+    @override
+    def __call__(self, progress: float = math.inf) -> float:
+        return self.end * (1 + self.excess * math.exp(-progress / self.epochs))
+
+
+@dataclass(frozen=True)
 class Stages(Schedule):
     """Piecewise constant: ``values[k]`` for ``epochs[k]`` epochs, the last value ever after.
 
@@ -149,6 +182,32 @@ class Stages(Schedule):
             if progress < end:
                 return value
         return self.values[-1]
+
+
+@dataclass(frozen=True)
+class StepDecay(Schedule):
+    """``factor`` ** k after k times ``epochs`` epochs; 0 at infinity.
+
+    Args:
+        factor: In (0, 1).
+        epochs: Length of each step, positive.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    factor: float
+    epochs: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.factor < 1 and self.epochs > 0):
+            raise ValueError(
+                f"StepDecay needs a factor in (0, 1) and epochs > 0, but got {self.factor} and {self.epochs}."
+            )
+
+    @override
+    def __call__(self, progress: float = math.inf) -> float:
+        return 0.0 if math.isinf(progress) else self.factor ** math.floor(progress / self.epochs)
 
 
 @dataclass(frozen=True)

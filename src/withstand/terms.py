@@ -1,7 +1,8 @@
 """Objectives and how they add up: ``CrossEntropy() + 0.1 * InputGradient()``.
 
 An objective is an ``nn.Module`` so that whatever state it keeps moves with the device and is
-saved in the checkpoint; it is called on a model and a batch and returns ``LossTerms``.
+saved in the checkpoint; it is called on a model and a batch and returns ``LossTerms``. Terms of a
+sum that need the same forward pass share one (``passes.Pass``).
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.passes import Pass
 from withstand.schedules import Schedule, value_at
 from withstand.types import LossTerms
 
-__all__ = ["Objective", "Penalty", "Sum", "Weighted"]
+__all__ = ["Objective", "OnePass", "Penalty", "Sum", "Weighted"]
 
 
 class Objective(nn.Module, ABC):
@@ -42,6 +44,24 @@ class Objective(nn.Module, ABC):
             The scalar to minimise and its named terms.
         """
 
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        """The loss of one batch, from a forward pass that others may use too.
+
+        What needs the logits of the images as they are, or their gradients, overrides this, and calls it
+        from ``forward`` with a pass of its own.
+
+        Args:
+            passed: The model, the images, and what has been computed of them.
+            labels: Integer tensor (batch,).
+            progress: Epochs done.
+        """
+        result: LossTerms = self(passed.model, passed.given, labels, progress=progress)
+        return result
+
+    def differentiates_images(self, progress: float = math.inf) -> bool:
+        """Whether ``of_pass`` will ask for gradients with respect to the images."""
+        return False
+
     def ease(self, at: float) -> bool:
         """Halves the step of difficulty after ``at``, one epoch more for it; the default has none.
 
@@ -65,12 +85,29 @@ class Objective(nn.Module, ABC):
     __rmul__ = __mul__
 
 
+class OnePass(Objective, ABC):
+    """The interface of an objective that works on a shared forward pass of the images as they are."""
+
+    @abstractmethod
+    @override
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms: ...
+
+    @override
+    def forward(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> LossTerms:
+        tracks_images = self.differentiates_images(progress)
+        return self.of_pass(Pass(model, images, tracks_images=tracks_images), labels, progress=progress)
+
+
 class Penalty(Objective, ABC):
     """The interface of an objective that is added to another and trains nothing alone."""
 
 
-class Weighted(Objective):
+class Weighted(OnePass):
     """``weight`` times a term; the term is reported as it is, before its weight.
+
+    As long as the weight is 0 the term is not computed, and draws nothing at random.
 
     Args:
         term: What to scale.
@@ -83,11 +120,17 @@ class Weighted(Objective):
         self.weight = weight
 
     @override
-    def forward(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
-    ) -> LossTerms:
-        loss, terms = self.term(model, images, labels, progress=progress)
-        return LossTerms(value_at(self.weight, progress) * loss, terms)
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        weight = value_at(self.weight, progress)
+        if weight == 0:
+            # With gradient, so that a step in which nothing has a weight is a step all the same.
+            return LossTerms(passed.given.new_zeros((), requires_grad=True), {})
+        loss, terms = self.term.of_pass(passed, labels, progress=progress)
+        return LossTerms(weight * loss, terms)
+
+    @override
+    def differentiates_images(self, progress: float = math.inf) -> bool:
+        return value_at(self.weight, progress) != 0 and self.term.differentiates_images(progress)
 
     @override
     def ease(self, at: float) -> bool:
@@ -98,7 +141,7 @@ class Weighted(Objective):
         return f"weight={self.weight}"  # by which a resumed training tells another objective
 
 
-class Sum(Objective):
+class Sum(OnePass):
     """The sum of several objectives; where two report the same name, the later gets a number.
 
     Args:
@@ -115,15 +158,17 @@ class Sum(Objective):
         self.terms = nn.ModuleList(terms)
 
     @override
-    def forward(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
-    ) -> LossTerms:
-        results = [term(model, images, labels, progress=progress) for term in self.terms]
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        results = [term.of_pass(passed, labels, progress=progress) for term in _terms_of(self)]
         named: dict[str, Tensor] = {}
         for result in results:
             for name, value in result.terms.items():
                 named[_free_name(name, named)] = value
         return LossTerms(torch.stack([result.loss for result in results]).sum(), named)
+
+    @override
+    def differentiates_images(self, progress: float = math.inf) -> bool:
+        return any(term.differentiates_images(progress) for term in _terms_of(self))
 
     @override
     def ease(self, at: float) -> bool:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from withstand.data import Split, epoch_order, partition
+from withstand.data import Split, epoch_order, load, partition, published_partition
+from withstand.data.digits import read_digits
+from withstand.data.partition import derived_seed
+from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError
 
 SEEDS = st.integers(min_value=-(2**40), max_value=2**40)
@@ -84,8 +90,70 @@ def test_each_seed_and_epoch_has_its_own_order() -> None:
     assert len(orders) == 25
 
 
-def test_orders_and_partitions_leave_the_global_generator_alone() -> None:
-    before = torch.get_rng_state()
+def test_orders_and_partitions_leave_the_global_generators_alone() -> None:
+    before, numpy_before = torch.get_rng_state(), np.random.get_state(legacy=True)
     epoch_order(10, seed=0, epoch=0)
     partition(numbered(10))
+    published_partition(numbered(10), validation_size=2)
     assert torch.equal(torch.get_rng_state(), before)
+    assert str(np.random.get_state(legacy=True)) == str(numpy_before)
+
+
+def published_shuffle(total: int, seed: int) -> list[int]:
+    indices = np.arange(total)
+    np.random.RandomState(42 + seed).shuffle(indices)
+    chosen: list[int] = indices.tolist()
+    return chosen
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_published_partition_is_that_of_the_published_code(seed: int) -> None:
+    train, validation = published_partition(numbered(50_000), train_size=1000, seed=seed)
+    shuffled = published_shuffle(50_000, seed)
+    assert train.labels.tolist() == sorted(shuffled[:1000])
+    assert validation.labels.tolist() == sorted(shuffled[-10_000:])
+
+
+def test_the_published_examples_are_these() -> None:
+    few, validation = published_partition(numbered(50_000), train_size=5)
+    assert few.labels.tolist() == [199, 9427, 12447, 33553, 39489]
+    assert validation.labels.tolist()[:5] == [2, 9, 10, 12, 16]
+
+
+@given(data=st.data(), total=st.integers(1, 60), seed=st.integers(-42, 2**32 - 43))
+def test_published_examples_train_or_validate_but_never_both(
+    data: st.DataObject, total: int, seed: int
+) -> None:
+    num_validation = data.draw(st.integers(0, total - 1))
+    train, validation = published_partition(numbered(total), validation_size=num_validation, seed=seed)
+    assert len(validation) == num_validation
+    assert sorted(train.labels.tolist() + validation.labels.tolist()) == list(range(total))
+
+
+def test_the_published_partition_has_its_own_limits() -> None:
+    with pytest.raises(DataError, match=r"validation_size must be from 0 to 9999 .* is 10000"):
+        published_partition(numbered(10_000))
+    with pytest.raises(DataError, match=r"train_size must be from 1 to 5 .* is 6"):
+        published_partition(numbered(10), validation_size=5, train_size=6)
+    for seed in (-43, 2**32 - 42):
+        with pytest.raises(DataError, match=f"seed .* must be from -42 to 4294967253, but is {seed}"):
+            published_partition(numbered(10), validation_size=5, seed=seed)
+
+
+def test_a_data_set_is_partitioned_by_name() -> None:
+    known = read_digits(KNOWN_DATASETS["digits"], Path("unused")).train
+    shuffled = published_shuffle(len(known), 2)
+    dataset = load("digits", partition="kernel-reg", train_size=100, validation_size=200, seed=2)
+    assert torch.equal(dataset.train.images, known.images[sorted(shuffled[:100])])
+    assert torch.equal(dataset.validation.labels, known.labels[sorted(shuffled[-200:])])
+    assert load("digits", partition="seeded").fingerprint == load("digits").fingerprint
+
+
+def test_a_mistyped_partition_gets_the_nearest() -> None:
+    with pytest.raises(DataError, match="no partition 'kernel'; did you mean 'kernel-reg'"):
+        load("digits", partition="kernel")  # type: ignore[arg-type]
+
+
+def test_derived_seeds_never_change() -> None:
+    assert derived_seed("order", 1, 0) == 669503533
+    assert len({derived_seed("order", seed, epoch) for seed in range(20) for epoch in range(20)}) == 400

@@ -5,24 +5,32 @@ from __future__ import annotations
 from withstand.data.arrays import as_split, from_arrays
 from withstand.data.augment import Augment
 from withstand.data.batches import batches, to_unit_range
+from withstand.data.deform import Deform, affine_fields, deformed_stream, tangent_images, warp
 from withstand.data.fetch import fetch, verify
 from withstand.data.load import NAMES, info, load
-from withstand.data.partition import epoch_order, partition
+from withstand.data.partition import PartitionName, epoch_order, partition, published_partition
 from withstand.data.split import Dataset, Split
 
 __all__ = [
     "NAMES",
     "Augment",
     "Dataset",
+    "Deform",
+    "PartitionName",
     "Split",
+    "affine_fields",
     "as_split",
     "batches",
+    "deformed_stream",
     "epoch_order",
     "fetch",
     "from_arrays",
     "info",
     "load",
     "partition",
+    "published_partition",
+    "tangent_images",
     "to_unit_range",
     "verify",
+    "warp",
 ]

@@ -1,22 +1,30 @@
 """Every seeded choice of examples: which validate, which train, and in which order.
 
-All draws come from CPU generators of torch that are seeded here, whatever device the data are
-on, so the same seed chooses the same examples on any machine.
+All draws come from CPU generators that are seeded here, whatever device the data are on, so the
+same seed chooses the same examples on any machine.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from withstand.data.split import Split
 from withstand.types import DataError
 
-__all__ = ["epoch_order", "partition"]
+__all__ = ["PARTITIONS", "PartitionName", "derived_seed", "epoch_order", "partition", "published_partition"]
+
+PartitionName = Literal["seeded", "kernel-reg"]
 
 MAX_DEFAULT_VALIDATION = 5000
+PUBLISHED_VALIDATION = 10_000
+PUBLISHED_SEED = 42
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> Tensor:
@@ -54,13 +62,72 @@ def partition(
         DataError: there are too few examples for these sizes.
     """
     total = len(split)
-    num_validation = min(total // 10, MAX_DEFAULT_VALIDATION) if validation_size is None else validation_size
-    _require_size("validation_size", num_validation, 0, total - 1)
-    num_train = total - num_validation if train_size is None else train_size
-    _require_size("train_size", num_train, 1, total - num_validation)
+    if validation_size is None:
+        validation_size = min(total // 10, MAX_DEFAULT_VALIDATION)
+    num_train = _train_size(total, validation_size, train_size)
     order = torch.randperm(total, generator=_generator("partition", seed))
-    validation, train = order[:num_validation], order[num_validation : num_validation + num_train]
-    return split.subset(train.sort().values), split.subset(validation.sort().values)
+    validation, train = order[:validation_size], order[validation_size : validation_size + num_train]
+    return _chosen(split, train), _chosen(split, validation)
+
+
+def published_partition(
+    split: Split, *, validation_size: int | None = None, train_size: int | None = None, seed: int = 0
+) -> tuple[Split, Split]:
+    """The small training sets of arXiv 1810.00363: the same examples as in its code (kernel_reg).
+
+    numpy's ``RandomState(42 + seed)`` shuffles all examples; the first ones train and the last
+    ones validate. Neither choice depends on the other's size. Examples keep the order that they
+    have in ``split``.
+
+    Args:
+        split: All training data, in the order of the published files.
+        validation_size: How many of the last examples validate, at least 0; by default 10,000.
+        train_size: How many of the first train, at least 1; by default all that do not validate.
+        seed: Chooses the examples, from -42 to 2^32 - 43; the published code's ``--shuf_seed``.
+
+    Returns:
+        The training and the validation split, without a common example.
+
+    Raises:
+        DataError: there are too few examples for these sizes, or the seed is out of its range.
+    """
+    total = len(split)
+    if validation_size is None:
+        validation_size = PUBLISHED_VALIDATION
+    num_train = _train_size(total, validation_size, train_size)
+    largest_seed = 2**32 - 1 - PUBLISHED_SEED
+    if not -PUBLISHED_SEED <= seed <= largest_seed:
+        raise DataError(
+            f"The seed of this partition must be from {-PUBLISHED_SEED} to {largest_seed}, but is {seed}."
+        )
+    order = torch.from_numpy(np.random.RandomState(PUBLISHED_SEED + seed).permutation(total))
+    return _chosen(split, order[:num_train]), _chosen(split, order[total - validation_size :])
+
+
+# Read-only: which choices of examples there are, by the name that a recipe gives them.
+PARTITIONS: Mapping[PartitionName, Callable[..., tuple[Split, Split]]] = MappingProxyType(
+    {"seeded": partition, "kernel-reg": published_partition}
+)
+
+
+def derived_seed(*parts: str | int) -> int:
+    """A 32-bit seed for one purpose, from its name and the numbers that it depends on."""
+    # Hashing keeps neighbours apart: seed 0 at epoch 1 has nothing in common with seed 1 at
+    # epoch 0. Torch's CPU generator takes 32 bits of a seed, so that is what it gets.
+    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
+def _chosen(split: Split, indices: Tensor) -> Split:
+    return split.subset(indices.sort().values)
+
+
+def _train_size(total: int, validation_size: int, train_size: int | None) -> int:
+    """How many examples train; an error where the sizes do not fit."""
+    _require_size("validation_size", validation_size, 0, total - 1)
+    num_train = total - validation_size if train_size is None else train_size
+    _require_size("train_size", num_train, 1, total - validation_size)
+    return num_train
 
 
 def _require_size(name: str, size: int, smallest: int, largest: int) -> None:
@@ -72,7 +139,4 @@ def _require_size(name: str, size: int, smallest: int, largest: int) -> None:
 
 
 def _generator(*parts: str | int) -> torch.Generator:
-    # Hashing keeps neighbours apart: seed 0 at epoch 1 has nothing in common with seed 1 at
-    # epoch 0. Torch's CPU generator takes 32 bits of a seed, so that is what it gets.
-    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
+    return torch.Generator().manual_seed(derived_seed(*parts))

@@ -17,10 +17,12 @@ from withstand.attacks import Attack
 from withstand.data import Dataset, Split, batches
 from withstand.evaluation.certificate import Certificate, plan_certificates, plan_default_attacks
 from withstand.evaluation.gallery import save_gallery
+from withstand.evaluation.kernel_norms import measure_kernel_norms
 from withstand.evaluation.laws import Outcome, require_lawful
 from withstand.evaluation.proofs import Evidence, Prover, outcomes_of, provers
 from withstand.evaluation.rows import AttackPlan, Scores, score_batch
 from withstand.evaluation.summary import summarise
+from withstand.kernel_norms import KernelNorms
 from withstand.models import check
 from withstand.modes import eval_mode
 from withstand.numerics import numerics
@@ -52,6 +54,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     epsilons: Sequence[float],
     *,
     certificates: Sequence[Certificate] = (),
+    kernel_norms: KernelNorms | None = None,
     num_examples: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
@@ -75,6 +78,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         attacks: Each is run at every epsilon; may be empty.
         epsilons: Budgets in [0, 1] units, in any order.
         certificates: What to prove, at their own epsilons or at these.
+        kernel_norms: How to bound the kernel norm of each class logit; not bounded where None.
         num_examples: Score only the first so many test examples; all where None.
         batch_size: Examples a batch.
         seed: Of the attacks' random starts; each batch has its own, whatever came before.
@@ -90,7 +94,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         ValueError: a number is out of its range, or there are attacks or certificates but no epsilon.
         ModelError: the model does not fit the data, or has an operation that nothing can be proven of.
         AttackError: an attack left its ball or [0, 1].
-        CertificateError: a certificate is wrong; the rows so far are written.
+        CertificateError: a certificate is wrong, and the rows so far are written; or a bound of the
+            kernel norms is.
         RunFolderError: the folder cannot be written.
     """
     require_sizes(num_examples, batch_size)
@@ -110,6 +115,10 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         run.metrics.unlink(missing_ok=True)
         run.gallery.unlink(missing_ok=True)
     with eval_mode(model), numerics("fp32"), torch.random.fork_rng():
+        measured: dict[str, Any] = {}
+        if kernel_norms is not None:  # before attacks that take their time, since bounds may contradict
+            names = dataset.info.class_names
+            measured["kernel_norms"] = measure_kernel_norms(model, test, kernel_norms, names, seed=seed)
         rows, withdrawn = _score(model, test, plans, proving, batch_size, seed, run, on_batch)
         metrics = {
             "schema": 1,
@@ -117,6 +126,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             "num_examples": len(test),
             "num_classes": dataset.info.num_classes,
             **summarise(rows, plans, proofs, withdrawn),
+            **measured,
         }
         if run is not None:
             if plans:

@@ -7,14 +7,12 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 from typing_extensions import override
 
 from withstand.checks import check_batch
 from withstand.compiled import uncompiled
 from withstand.domains import Ball, BoxBall, DomainName, LastLayer, Program, input_set, require_set
-from withstand.modes import eval_mode
+from withstand.modes import differs_in_training, eval_mode
 from withstand.objectives.certified_losses import WorstCrossEntropy, WorstLoss
 from withstand.schedules import Eased, Schedule, value_at
 from withstand.spectral import PowerIteration
@@ -145,14 +143,10 @@ class Certified(Objective):
     def _clean_logits(self, model: nn.Module, images: Tensor, last: LastLayer) -> Tensor:
         """The logits of the training pass: those of the sets' centers, where these are the images."""
         keeps_center = isinstance(last.features, Ball | BoxBall) and not (self.clip and self.norm == math.inf)
-        if keeps_center and not _differs_in_training(model):
+        if keeps_center and not differs_in_training(model):
             return last.logits
         logits: Tensor = model(images)  # also updates running statistics
         return logits
-
-
-def _differs_in_training(model: nn.Module) -> bool:
-    return any(module.training and isinstance(module, _BatchNorm | _DropoutNd) for module in model.modules())
 
 
 def _clean_terms(clean: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

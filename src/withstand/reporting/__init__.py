@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from withstand.reporting.page import report
+from withstand.reporting.seeds import summarize_seeds
 
-__all__ = ["report"]
+__all__ = ["report", "summarize_seeds"]

@@ -19,6 +19,7 @@ __all__ = [
     "certified_curves",
     "describe",
     "legend",
+    "most_certified",
     "telling_certificates",
 ]
 
@@ -55,12 +56,13 @@ def telling_certificates(metrics: Metrics) -> list[Certified]:
 
 def certified_at(metrics: Metrics, norm: str, epsilon: float) -> Certified | None:
     """The most that is certified at one epsilon; None where nothing was certified there."""
-    measured = (
-        each
-        for sign in dict.fromkeys(each["norm"] for each in metrics.get("certificates", []))
-        for each in _best(metrics, sign)
-    )
-    return next((each for each in measured if _is_at(each, norm, epsilon)), None)
+    return next((each for each in most_certified(metrics) if _is_at(each, norm, epsilon)), None)
+
+
+def most_certified(metrics: Metrics) -> list[Certified]:
+    """The most that is certified at each norm and epsilon above 0."""
+    signs = dict.fromkeys(each["norm"] for each in metrics.get("certificates", []))
+    return [each for norm in signs for each in _best(metrics, norm)]
 
 
 def _best(metrics: Metrics, norm: str) -> list[Certified]:

@@ -19,13 +19,24 @@ from withstand.reporting.history import Panel, Trace
 from withstand.reporting.summary import Curve
 from withstand.reporting.wording import cell, epsilon_text, interval, norm_text, percent
 
-__all__ = ["Figure", "accuracy_figure", "training_figure"]
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "Figure",
+    "accuracy_figure",
+    "axis",
+    "finished",
+    "layout",
+    "legend_height",
+    "series_style",
+    "training_figure",
+]
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "cross")
 # Reads on white and on near-black alike.
-_GREY = "#8a8f98"
+GREY = "#8a8f98"
 _SHADE = "rgba(138,143,152,0.16)"
 _MANY_POINTS = 60
 _MOST_TICKS = 7
@@ -74,12 +85,12 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
                 curve, place if curve.series is None else curve.series, is_filled=certified == [curve]
             )
         ],
-        _layout(_axis(x_title) | _epsilon_ticks(curves), _axis("accuracy") | _SHARES),
+        layout(axis(x_title) | _epsilon_ticks(curves), axis("accuracy") | _SHARES),
     )
     if chance is not None:
         figure.add_hline(
             y=chance,
-            line={"color": _GREY, "dash": "dot", "width": 1.5},
+            line={"color": GREY, "dash": "dot", "width": 1.5},
             annotation_text=f"chance, {percent(chance)}",
             annotation_position="bottom right",
         )
@@ -88,7 +99,7 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
         caption += _ABOUT_CERTIFIED
     if any(not curve.steps for curve in certified):
         caption += " Where radii were not computed, the line between two markers only guides the eye."
-    return _finished(figure, f"Accuracy against epsilon, {sign}", caption, 400 + _legend_height(len(curves)))
+    return finished(figure, f"Accuracy against epsilon, {sign}", caption, 400 + legend_height(len(curves)))
 
 
 def _epsilon_ticks(curves: Sequence[Curve]) -> dict[str, Any]:
@@ -102,7 +113,7 @@ def _epsilon_ticks(curves: Sequence[Curve]) -> dict[str, Any]:
 
 def _accuracy_traces(curve: Curve, index: int, *, is_filled: bool) -> list[go.Scatter]:
     """The measured points and the line through them, which radii make a line of its own."""
-    look = _certified_style(index) if curve.is_certified else _style(index, "lines+markers")
+    look = _certified_style(index) if curve.is_certified else series_style(index, "lines+markers")
     fill = {"fill": "tozeroy", "fillcolor": _SHADE} if is_filled else {}
     if not curve.steps:
         return [_points_trace(curve, look | fill)]
@@ -155,9 +166,9 @@ def training_figure(panel: Panel) -> Figure:
     num_series = len(panel.traces)
     says_title = num_series == 1 and panel.traces[0].name == panel.title.lower()
     positive = {"rangemode": "tozero"} if _smallest(panel) >= 0 else {}
-    y_axis = _axis("") | (_SHARES if panel.is_share else positive)
-    layout = _layout(_axis("epochs done"), y_axis, showlegend=not says_title)
-    return _finished(go.Figure(traces, layout), panel.title, panel.caption, 280 + _legend_height(num_series))
+    y_axis = axis("") | (_SHARES if panel.is_share else positive)
+    shape = layout(axis("epochs done"), y_axis, showlegend=not says_title)
+    return finished(go.Figure(traces, shape), panel.title, panel.caption, 280 + legend_height(num_series))
 
 
 def _smallest(panel: Panel) -> float:
@@ -173,7 +184,7 @@ def _training_trace(trace: Trace, index: int) -> go.Scatter:
         y=list(trace.values),
         text=[_hover_text(trace, row) for row in range(len(trace.values))],
         hovertemplate="%{text}<extra></extra>",
-        **_style(index, mode),
+        **series_style(index, mode),
     )
 
 
@@ -192,13 +203,14 @@ def _marks_trace(trace: Trace, index: int) -> go.Scatter:
         x=[trace.progress[row] for row in rows],
         y=[trace.values[row] for row in rows],
         hoverinfo="skip",
-        marker={"symbol": "circle-x-open", "size": 15, "color": _COLOURS[index % len(_COLOURS)]}
+        marker={"symbol": "circle-x-open", "size": 15, "color": COLOURS[index % len(COLOURS)]}
         | {"line": {"width": 2}},
     )
 
 
-def _style(index: int, mode: str) -> dict[str, Any]:
-    colour = _COLOURS[index % len(_COLOURS)]
+def series_style(index: int, mode: str) -> dict[str, Any]:
+    """Colour, dash and marker of the series of a number, told apart without colour too."""
+    colour = COLOURS[index % len(COLOURS)]
     return {
         "mode": mode,
         "connectgaps": True,
@@ -210,7 +222,7 @@ def _style(index: int, mode: str) -> dict[str, Any]:
 
 def _certified_style(index: int) -> dict[str, Any]:
     """Heavy, solid, with open markers, so that it is told from an attacked curve without colour."""
-    look = _style(index, "lines+markers")
+    look = series_style(index, "lines+markers")
     symbol = look["marker"]["symbol"]
     return look | {
         "line": look["line"] | {"width": 4, "dash": "solid"},
@@ -218,7 +230,8 @@ def _certified_style(index: int) -> dict[str, Any]:
     }
 
 
-def _layout(x_axis: dict[str, Any], y_axis: dict[str, Any], *, showlegend: bool = True) -> dict[str, Any]:
+def layout(x_axis: dict[str, Any], y_axis: dict[str, Any], *, showlegend: bool = True) -> dict[str, Any]:
+    """What all figures share, around their axes."""
     return {
         "template": {},  # plotly's own would paint the ground
         "autosize": True,
@@ -235,7 +248,8 @@ def _layout(x_axis: dict[str, Any], y_axis: dict[str, Any], *, showlegend: bool 
     }
 
 
-def _axis(title: str) -> dict[str, Any]:
+def axis(title: str) -> dict[str, Any]:
+    """An axis as all figures have it."""
     return {
         "title": {"text": title, "font": {"size": 13}},
         "automargin": True,
@@ -246,9 +260,11 @@ def _axis(title: str) -> dict[str, Any]:
     }
 
 
-def _legend_height(num_series: int) -> int:
+def legend_height(num_series: int) -> int:
+    """Room for a legend of so many series, in CSS pixels, beyond that of two."""
     return 22 * max(0, num_series - 2)
 
 
-def _finished(figure: go.Figure, title: str, caption: str, height: int) -> Figure:
+def finished(figure: go.Figure, title: str, caption: str, height: int) -> Figure:
+    """A figure as plain JSON, with its words."""
     return Figure(title, caption, json.loads(figure.to_json()), height)

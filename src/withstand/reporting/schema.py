@@ -17,6 +17,10 @@ __all__ = [
     "Cost",
     "CurvePoint",
     "Environment",
+    "KernelNorms",
+    "KernelNormsOfClass",
+    "KernelNormsOfLayer",
+    "KernelNormsSummary",
     "Metrics",
     "Published",
     "Radius",
@@ -81,6 +85,42 @@ class CertificateCurve(TypedDict):
     radius: NotRequired[Radius | None]
 
 
+class KernelNormsSummary(TypedDict):
+    """Bounds of a logit's l2 Lipschitz constant, and its change by deformations; null where unknown."""
+
+    gradient: float
+    perturbation: float
+    deformation: float | None
+    deformation_change: float | None
+    spectral: float | None
+
+
+_ClassName = TypedDict("_ClassName", {"class": str})
+
+
+class KernelNormsOfClass(_ClassName, KernelNormsSummary):
+    """The same of one class, by its name."""
+
+
+class KernelNormsOfLayer(TypedDict):
+    """The norm of a layer's reshaped kernel, and an upper bound of its operator's."""
+
+    name: str
+    kernel_norm: float | None
+    operator_norm: float | None
+
+
+class KernelNorms(TypedDict):
+    """Bounds for each class, the largest over the classes, and why there is no upper one."""
+
+    num_examples: int
+    description: str
+    classes: list[KernelNormsOfClass]
+    layers: list[KernelNormsOfLayer]
+    summary: KernelNormsSummary
+    reason: NotRequired[str | None]
+
+
 class Published(TypedDict):
     """A figure that somebody published; ``measure`` is ``"clean"``, ``"attacked"`` or ``"certified"``."""
 
@@ -103,6 +143,7 @@ class Metrics(TypedDict):
     clean: Accuracy
     attacks: NotRequired[list[AttackCurve]]
     certificates: NotRequired[list[CertificateCurve]]
+    kernel_norms: NotRequired[KernelNorms | None]
     warnings: NotRequired[list[str]]
     published: NotRequired[list[Published]]
 

@@ -18,6 +18,8 @@ from withstand.reporting.figures import Figure, accuracy_figure, training_figure
 from withstand.reporting.headlines import Card, PublishedRow, cards, published_rows, telling_attacks
 from withstand.reporting.history import events, history_table, panels_of_run, panels_of_runs
 from withstand.reporting.images import GalleryView, view_gallery
+from withstand.reporting.kernel_norms import KernelNormsView, view_kernel_norms
+from withstand.reporting.over_seeds import SeedsView, group_curves, view_seeds
 from withstand.reporting.read import Run
 from withstand.reporting.schema import Environment, Metrics
 from withstand.reporting.summary import (
@@ -37,6 +39,8 @@ from withstand.reporting.summary import (
 from withstand.reporting.wording import dataset_note, norm_text
 
 __all__ = ["CompareView", "RunView", "TrainingView", "view_run", "view_runs"]
+
+_MANY_RUNS = 8  # from here on their own sections are folded, and figures show means
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class RunView:
     descriptions: Sequence[tuple[str, str]]
     is_certified: bool
     accuracy_figures: Sequence[Figure]
+    kernel_norms: KernelNormsView | None
     training: TrainingView | None
     gallery: GalleryView | None
     cost: Sequence[tuple[str, str]]
@@ -83,8 +88,10 @@ class CompareView:
         attacked: Label -> one entry a target, None where that run was not attacked so.
         certified_targets: (norm, epsilon) of each certified column.
         certified: Label -> one entry a certified target, None where nothing was certified there.
-        accuracy_figures: One a norm, the strongest attack of each run.
+        accuracy_figures: One a norm, the strongest attack of each run; of many runs, means over seeds.
         training_figures: One a column of the training's records.
+        seeds: Groups of runs; None where there are none.
+        are_many: Whether the runs are too many to show all of each at once.
     """
 
     targets: Sequence[tuple[str, float]]
@@ -93,6 +100,8 @@ class CompareView:
     certified: Mapping[str, Sequence[Certified | None]]
     accuracy_figures: Sequence[Figure]
     training_figures: Sequence[Figure]
+    seeds: SeedsView | None
+    are_many: bool
 
 
 def view_run(run: Run, label: str) -> RunView:
@@ -120,6 +129,7 @@ def view_run(run: Run, label: str) -> RunView:
         descriptions=_descriptions(metrics) if metrics else [],
         is_certified=bool(metrics and metrics.get("certificates")),
         accuracy_figures=[accuracy_figure(each, norm, _chance([metrics])) for norm, each in by_norm.items()],
+        kernel_norms=_view_kernel_norms(metrics) if metrics else None,
         training=_view_training(run),
         gallery=view_gallery(run.gallery) if run.gallery else None,
         cost=cost_rows(environment),
@@ -132,6 +142,11 @@ def _descriptions(metrics: Metrics) -> list[tuple[str, str]]:
     """What was measured by what, in words, without repetition."""
     attacks = [(each["name"], each.get("description") or "") for each in metrics.get("attacks", [])]
     return list(dict.fromkeys([*attacks, *map(describe, metrics.get("certificates", []))]))
+
+
+def _view_kernel_norms(metrics: Metrics) -> KernelNormsView | None:
+    found = metrics.get("kernel_norms")
+    return view_kernel_norms(found) if found else None
 
 
 def _commands(environment: Environment) -> list[str]:
@@ -167,6 +182,7 @@ def view_runs(runs: Sequence[Run]) -> CompareView:
     certified_targets = _targets(
         [each for metrics in measured.values() for each in telling_certificates(metrics)]
     )
+    are_many = len(runs) > _MANY_RUNS
     radii = {label: run.radii for label, run in zip(labels, runs, strict=True)}
     return CompareView(
         targets=targets,
@@ -179,8 +195,14 @@ def view_runs(runs: Sequence[Run]) -> CompareView:
             label: [certified_at(metrics, norm, epsilon) for norm, epsilon in certified_targets]
             for label, metrics in measured.items()
         },
-        accuracy_figures=[_compared_accuracy(measured, radii, norm) for norm in every_norm],
+        accuracy_figures=(
+            _mean_accuracy(runs, _chance(list(measured.values())))
+            if are_many
+            else [_compared_accuracy(measured, radii, norm) for norm in every_norm]
+        ),
         training_figures=[training_figure(panel) for panel in panels_of_runs(trained)],
+        seeds=view_seeds(runs),
+        are_many=are_many,
     )
 
 
@@ -204,6 +226,10 @@ def _compared_accuracy(measured: Mapping[str, Metrics], radii: Mapping[str, Radi
         ]
     ]
     return accuracy_figure(drawn, norm, _chance(list(having.values())))
+
+
+def _mean_accuracy(runs: Sequence[Run], chance: float | None) -> list[Figure]:
+    return [accuracy_figure(drawn, norm, chance) for norm, drawn in group_curves(runs).items()]
 
 
 def _chance(measured: Sequence[Metrics | None]) -> float | None:

@@ -1,6 +1,9 @@
-"""Operator norms: estimates for training, guaranteed upper bounds for certificates."""
+"""Operator norms: estimates for training, guaranteed upper bounds for certificates, and how to clip them."""
 
+from withstand.spectral.circles import clip_convolution
+from withstand.spectral.clipping import clip, clip_in_subspace
 from withstand.spectral.guaranteed import GuaranteedNorms, upper_bound
+from withstand.spectral.layers import Place, Weight, places, weights
 from withstand.spectral.norms import OperatorNorms, PowerIteration
 from withstand.spectral.operators import Convolution, Dense, Diagonal, LinearOperator, Separable, Shape
 
@@ -11,8 +14,15 @@ __all__ = [
     "GuaranteedNorms",
     "LinearOperator",
     "OperatorNorms",
+    "Place",
     "PowerIteration",
     "Separable",
     "Shape",
+    "Weight",
+    "clip",
+    "clip_convolution",
+    "clip_in_subspace",
+    "places",
     "upper_bound",
+    "weights",
 ]

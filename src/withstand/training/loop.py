@@ -108,6 +108,8 @@ class Training:
         self._forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
         self._fabric.to_device(objective)
         self._objective = objective
+        self._constraints = [*settings.constraints]
+        self._fabric.to_device(nn.ModuleList(self._constraints))
         optimizer = make_optimizer(settings, model)
         self._learning_rates = [group["lr"] for group in optimizer.param_groups]
         self._optimizer = cast(torch.optim.Optimizer, self._fabric.setup_optimizers(optimizer))
@@ -188,6 +190,8 @@ class Training:
             result: LossTerms = self._objective(self._forward, *batch, progress=progress)
         self._fabric.backward(result.loss)
         self._optimizer.step()
+        for constraint in self._constraints:
+            constraint.after_step_(self._model, step=position.total_steps + 1, progress=progress)
         self._meter.record(position.step, result.loss, result.terms)
         position.step += 1
         position.total_steps += 1
@@ -222,6 +226,8 @@ class Training:
 
     def _end_epoch(self) -> None:
         """Scores, logs and saves the epoch, or rolls it back."""
+        for constraint in self._constraints:
+            constraint.project_(self._model, progress=self._position.epoch + 1)
         self._require_finite_weights()
         position = self._position
         tail = self._meter.tail_means()
@@ -316,6 +322,7 @@ class Training:
             "position": self._position.as_dict(),
             "model": self._model.state_dict(),
             "objective": self._objective.state_dict(),
+            "constraints": nn.ModuleList(self._constraints).state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "rng": rng_state(),
             "meter": self._meter.state(),
@@ -328,6 +335,7 @@ class Training:
         require_same_run(path, content["run"], self._run)
         self._model.load_state_dict(content["model"])
         self._objective.load_state_dict(content["objective"])
+        nn.ModuleList(self._constraints).load_state_dict(content.get("constraints", {}))
         self._optimizer.load_state_dict(content["optimizer"])
         self._position = Position(**content["position"])
         self._meter = self._new_meter(content["meter"])

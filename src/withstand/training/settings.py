@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from withstand.attacks import Attack
-from withstand.data import Augment
+from withstand.constraints import Constraint
+from withstand.data import Augment, Deform
 from withstand.numerics import Precision
 from withstand.schedules import Schedule
 from withstand.training.collapse import Rollback
@@ -34,7 +35,8 @@ class TrainingSettings:
         optimizer: Makes the optimiser from the parameters; in a recipe a class_path such as
             ``torch.optim.Adam`` with its init_args.
         lr_factor: Factor of the optimiser's learning rate, a float or a schedule of one.
-        augment: Random crops and flips of each training batch.
+        augment: Random crops and flips, or deformations, of each training batch.
+        constraints: What holds the weights in a set after each step, such as ``SpectralBall``.
         drop_last: Leave out the last batch of an epoch where it is smaller.
         selection: The attack by whose validation accuracy the best epoch is chosen; by clean
             validation accuracy where None.
@@ -54,7 +56,8 @@ class TrainingSettings:
     batch_size: int = 128
     optimizer: OptimizerFactory = adam
     lr_factor: float | Schedule = 1.0
-    augment: Augment | None = None
+    augment: Augment | Deform | None = None
+    constraints: Sequence[Constraint] = ()
     drop_last: bool = False
     selection: Attack | None = None
     rollback: Rollback | None = None

@@ -21,11 +21,13 @@ def describe_run(
     settings: TrainingSettings,
 ) -> dict[str, str]:
     """What must be the same for a checkpoint to be gone on with, in words for an error."""
-    return {
+    # Only where there are any, so that a run begun before there were constraints can be gone on with.
+    constraints = {"constraints": _words(*settings.constraints)} if settings.constraints else {}
+    return constraints | {
         "batch size": str(settings.batch_size),
         "training data": dataset.fingerprint[:16],
         "parameters": str(sum(parameter.numel() for parameter in model.parameters())),
-        "objective": " ".join(str(objective).split()),
+        "objective": _words(objective),
         "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}",
         "learning rate factor": str(settings.lr_factor),
         "augmentation": str(settings.augment),
@@ -45,3 +47,7 @@ def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.
     if isinstance(optimizer, torch.optim.LBFGS):
         raise RecipeError("LBFGS needs several passes a step, which training does not do. Take Adam or SGD.")
     return optimizer
+
+
+def _words(*modules: nn.Module) -> str:
+    return " ".join(" ".join(str(module).split()) for module in modules)

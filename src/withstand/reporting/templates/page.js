@@ -23,7 +23,10 @@
     "#0072B2": "#56B4E9", "#56B4E9": "#0072B2", "#D55E00": "#E69F00", "#E69F00": "#D55E00",
   };
 
-  const restyle = (prefix, more = {}) => plots.forEach((plot) => {
+  // What is folded away has no width yet; it is drawn when it is opened.
+  const isDrawn = (plot) => plot.seriesColours !== undefined;
+
+  const restyle = (prefix, more = {}, some = plots) => some.filter(isDrawn).forEach((plot) => {
     const isDark = dark.matches && !prefix;
     const shown = plot.seriesColours.map((colour) => (isDark && swapped[colour]) || colour);
     Plotly.update(
@@ -41,8 +44,25 @@
     Plotly.newPlot(plot, data, layout, { responsive: true, displayModeBar: false });
   };
 
-  plots.forEach(draw);
-  restyle("");
+  const drawShown = () => {
+    const fresh = plots.filter((plot) => !isDrawn(plot) && !plot.closest("details:not([open])"));
+    fresh.forEach(draw);
+    restyle("", {}, fresh);
+  };
+  drawShown();
+  document.querySelectorAll("details").forEach((fold) => fold.addEventListener("toggle", drawShown));
+
+  // A link into a folded part opens it.
+  const unfold = () => {
+    const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+    if (!target) return;
+    const inside = target.querySelector(":scope > details");
+    if (inside) inside.open = true;
+    for (let fold = target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    target.scrollIntoView();
+  };
+  window.addEventListener("hashchange", unfold);
+  unfold();
   dark.addEventListener("change", () => restyle(""));
   // Paper is white and narrow, whatever the screen is.
   window.addEventListener("beforeprint", () => restyle("print-", { width: 640 }));

@@ -1,0 +1,38 @@
+"""The interface of whatever holds weights in a set while they are trained."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+__all__ = ["Constraint"]
+
+
+class Constraint(nn.Module, ABC):
+    """The interface of a set that weights must not leave.
+
+    Training calls ``after_step_`` after each step of the optimiser and ``project_`` at the end of each
+    epoch, so that what is scored and saved lies in the set. What a constraint keeps are buffers, which
+    move with the device and are saved in the checkpoint.
+    """
+
+    @abstractmethod
+    def project_(self, model: nn.Module, *, progress: float = math.inf) -> None:
+        """Puts the weights into the set, in place.
+
+        Args:
+            model: Whose weights.
+            progress: Epochs done; at infinity (the default) every schedule stands at its end.
+        """
+
+    def after_step_(self, model: nn.Module, *, step: int, progress: float) -> None:
+        """What is done after one step; the projection unless a constraint knows a cheaper way.
+
+        Args:
+            model: Whose weights.
+            step: Steps done, from 1.
+            progress: Epochs done.
+        """
+        self.project_(model, progress=progress)

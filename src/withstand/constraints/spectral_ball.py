@@ -1,0 +1,216 @@
+"""Weights whose singular values are at most a radius."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.compiled import uncompiled
+from withstand.constraints.base import Constraint
+from withstand.schedules import Schedule, value_at
+from withstand.spectral import (
+    Convolution,
+    Weight,
+    clip,
+    clip_convolution,
+    clip_in_subspace,
+    places,
+    weights,
+)
+from withstand.types import ModelError
+
+__all__ = ["SpectralBall"]
+
+_BASIS = "basis_"
+
+
+class SpectralBall(Constraint):
+    """Holds the singular values of all linear layers and convolutions at or below a radius.
+
+    In the kernel form a weight is a matrix (out, in · taps), as arXiv 1810.00363 projects it: singular
+    values above the radius become the radius, all else stays, which is the nearest such matrix. The
+    norm of the convolution itself may then be up to √taps times the radius, or less.
+
+    In the operator form it is the norm of the convolution, at the size that it meets, that is at most
+    the radius: see ``spectral.clip_convolution``, which is near but not nearest. It costs a
+    decomposition at every frequency, so that it suits small nets, or a large ``every``.
+
+    With a ``subspace`` the steps between two exact projections clip only what one power step finds
+    in a subspace of leading singular vectors that is kept (``spectral.clip_in_subspace``). No singular
+    value grows by that, so by Weyl's inequality the largest is at most the radius of the last exact
+    projection plus the sum of the spectral norms of all updates since. In practice it exceeds the radius
+    by a small part of one update, as long as no more singular values than the subspace holds
+    reach the radius. The first step ever projects exactly.
+
+    Args:
+        radius: Positive; a float, or a schedule of one such as ``schedules.Continuation``.
+        form: "kernel" or "operator".
+        every: Steps from one exact projection to the next.
+        subspace: Singular vectors kept for each weight; 0 for none, so that nothing is done between
+            exact projections. For the kernel form, with ``every`` above 1.
+        input_shape: Shape (channels, height, width) of one image; for the operator form, which needs it.
+
+    Raises:
+        ValueError: an argument is out of its range or does not fit the others.
+    """
+
+    def __init__(
+        self,
+        radius: float | Schedule,
+        *,
+        form: Literal["kernel", "operator"] = "kernel",
+        every: int = 1,
+        subspace: int = 0,
+        input_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if form not in ("kernel", "operator"):
+            raise ValueError(f'Expected the form "kernel" or "operator", but got {form!r}.')
+        if every < 1 or subspace < 0:
+            raise ValueError(f"Expected every >= 1 and subspace >= 0, but got {every} and {subspace}.")
+        if subspace and (form == "operator" or every == 1):
+            raise ValueError(
+                "A subspace is for the kernel form, between exact projections; "
+                f"leave it at 0, or give every > 1, but got form={form!r} and every={every}."
+            )
+        _require_positive(value_at(radius))
+        self.radius = radius
+        self.form = form
+        self.every = every
+        self.subspace = subspace
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+
+    @override
+    def project_(self, model: nn.Module, *, progress: float = math.inf) -> None:
+        """Puts the weights into the set, in place; those inside, and those not finite, stay bit for bit.
+
+        Args:
+            model: Whose weights.
+            progress: Epochs done; at infinity (the default) the radius stands at its end.
+
+        Raises:
+            ModelError: the model has no weights to project, one is parametrised, or, in the operator
+                form, an operator cannot be known.
+            ValueError: the radius is not positive.
+        """
+        radius = _require_positive(value_at(self.radius, progress))
+        chosen = _writable(model)
+        with torch.no_grad():
+            if self.form == "operator":
+                self._project_convolutions_(model, radius)
+                chosen = [weight for weight in chosen if isinstance(weight.layer, nn.Linear)]
+            found = clip([weight.matrix for weight in chosen], radius, rank=self.subspace)
+            for weight, clipped in zip(chosen, found, strict=True):
+                if clipped is not None:
+                    _write(weight, clipped.value)
+                if self.subspace:
+                    self._keep(weight, self._basis(weight) if clipped is None else clipped.basis)
+
+    @override
+    def after_step_(self, model: nn.Module, *, step: int, progress: float) -> None:
+        """Projects after every ``every``-th step, and between these clips in the subspace, if there is one.
+
+        Args:
+            model: Whose weights.
+            step: Steps done, from 1.
+            progress: Epochs done.
+
+        Raises:
+            ModelError: as in ``project_``.
+            ValueError: the radius is not positive.
+        """
+        if step % self.every == 0 or (self.subspace and not self._buffers):
+            self.project_(model, progress=progress)
+        elif self.subspace:
+            radius = _require_positive(value_at(self.radius, progress))
+            with torch.no_grad():
+                for weight in _writable(model):
+                    clipped = clip_in_subspace(weight.matrix, self._basis(weight), radius)
+                    _write(weight, clipped.value)
+                    self._keep(weight, clipped.basis)
+
+    def _project_convolutions_(self, model: nn.Module, radius: float) -> None:
+        found = places(model, self._image(model))
+        uses: dict[int, list[tuple[Convolution, tuple[int, ...]]]] = {}
+        first: dict[int, Weight] = {}
+        for place in found:
+            operator = place.operator
+            if isinstance(operator, Convolution):
+                uses.setdefault(id(place.weight.value), []).append((operator, place.input_shape))
+                first.setdefault(id(place.weight.value), place.weight)
+        for key, pairs in uses.items():
+            operators, shapes = zip(*pairs, strict=True)
+            value = clip_convolution(operators, shapes, radius)
+            if value is not None:
+                _write(first[key], value)
+
+    def _image(self, model: nn.Module) -> Tensor:
+        """One image, for what sizes the layers meet."""
+        if self.input_shape is None:
+            raise ModelError(
+                "The operator form must know how large the images are; "
+                "give SpectralBall input_shape=(channels, height, width)."
+            )
+        like = next(uncompiled(model).parameters())
+        return like.new_zeros((1, *self.input_shape))
+
+    def _basis(self, weight: Weight) -> Tensor:
+        matrix = weight.matrix
+        side = min(matrix.shape)
+        shape = (side, min(self.subspace, side))
+        kept = self._buffers.get(_name_of(weight))
+        if kept is not None and kept.shape == shape:
+            return kept.to(matrix.device)
+        # From a generator of its own: what training draws must not depend on this.
+        start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        basis: Tensor = torch.linalg.qr(start).Q
+        return basis.to(matrix.device)
+
+    def _keep(self, weight: Weight, basis: Tensor) -> None:
+        self.register_buffer(_name_of(weight), basis.float())
+
+    @override
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any, **options: Any
+    ) -> None:
+        # Bases are made by the first projection: a fresh object meets them in a checkpoint first, and
+        # one that goes back to before that projection must forget them.
+        self._buffers.clear()
+        for name, value in state_dict.items():
+            if name.startswith(f"{prefix}{_BASIS}"):
+                self.register_buffer(name.removeprefix(prefix), torch.empty_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"radius={self.radius}, form={self.form!r}, every={self.every}, subspace={self.subspace}"
+
+
+def _name_of(weight: Weight) -> str:
+    return _BASIS + weight.name.replace(".", "_")
+
+
+def _require_positive(radius: float) -> float:
+    if not 0 < radius < math.inf:
+        raise ValueError(f"The radius of a spectral ball must be positive and finite, but got {radius}.")
+    return radius
+
+
+def _writable(model: nn.Module) -> list[Weight]:
+    found = weights(model)
+    for weight in found:
+        if weight.parametrised:
+            raise ModelError(
+                f"The weight of {weight.name!r} is parametrised, so that it cannot be projected; remove "
+                "the parametrisation (torch.nn.utils.parametrize.remove_parametrizations), or the constraint."
+            )
+    return found
+
+
+def _write(weight: Weight, value: Tensor) -> None:
+    weight.value.copy_(value.reshape(weight.value.shape))

@@ -1,0 +1,116 @@
+"""A penalty on the spectral norms of a model's weights."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.compiled import uncompiled
+from withstand.passes import Pass
+from withstand.spectral import Dense, Place, PowerIteration, places, weights
+from withstand.terms import OnePass, Penalty
+from withstand.types import LossTerms
+
+__all__ = ["SpectralNorm"]
+
+
+class SpectralNorm(OnePass, Penalty):
+    """The sum over layers of the square of the weight's largest singular value σ.
+
+    Of all linear layers and convolutions, whatever their biases and normalisation; a weight that
+    several layers share counts once. The gradient is that of (uᵀ W v)² with the singular vectors u and
+    v held (arXiv 1810.00363, its penalty on spectral norms). No image enters its value.
+
+    Args:
+        form: "kernel" takes each weight as a matrix (out, in · taps), as published; that is no
+            Lipschitz constant of a convolution, which may stretch more or less. "operator" takes the
+            true operator of each convolution at the size that it meets, once for each size.
+        num_power_iterations: Iterations a step from the vectors of the last step, which are kept; the
+            first step makes at least 20. None takes exact singular vectors of the kernel form.
+
+    Raises:
+        ValueError: the form is unknown, there are no iterations, or the exact vectors of the operator
+            form are asked for.
+    """
+
+    def __init__(
+        self, form: Literal["kernel", "operator"] = "kernel", num_power_iterations: int | None = 2
+    ) -> None:
+        super().__init__()
+        if form not in ("kernel", "operator"):
+            raise ValueError(f'Expected the form "kernel" or "operator", but got {form!r}.')
+        if form == "operator" and num_power_iterations is None:
+            raise ValueError(
+                "Exact singular vectors are those of the kernel form; "
+                "give num_power_iterations, such as 2, to the operator form."
+            )
+        self.form = form
+        self.norms = None if num_power_iterations is None else PowerIteration(num_power_iterations)
+        self._found: list[Place] = []
+        self._found_in: weakref.ref[nn.Module] | None = None
+        self._found_at: Sequence[int] = ()
+
+    @override
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        with torch.autocast(passed.given.device.type, enabled=False):
+            loss = torch.stack(self._singular_values(passed.model, passed.given)).square().sum()
+        return LossTerms(loss, {"spectral_norm": loss.detach()})
+
+    def _singular_values(self, model: nn.Module, images: Tensor) -> list[Tensor]:
+        if self.norms is None:
+            return _largest([_precise(weight.matrix) for weight in weights(model)])
+        if self.form == "kernel":
+            matrices = {weight.name: _precise(weight.matrix) for weight in weights(model)}
+            return [self.norms.of(Dense(matrix), matrix.shape[1:], name) for name, matrix in matrices.items()]
+        return [
+            self.norms.of(place.operator.entrywise(_precise), place.input_shape, place.name)
+            for place in self._places(model, images)
+        ]
+
+    def _places(self, model: nn.Module, images: Tensor) -> list[Place]:
+        """The places of the model, found once for each size of the images."""
+        inner = uncompiled(model)
+        known = self._found_in is not None and self._found_in() is inner
+        if not known or self._found_at != images.shape[1:]:
+            self._found = places(inner, images)
+            self._found_in, self._found_at = weakref.ref(inner), images.shape[1:]
+        return self._found
+
+    @override
+    def extra_repr(self) -> str:
+        return f"form={self.form!r}" + ("" if self.norms else ", exact")
+
+
+def _precise(weight: Tensor) -> Tensor:
+    return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+
+
+def _largest(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The largest singular value of each matrix: uᵀ W v, with exact u and v held."""
+    sides = [min(matrix.shape) for matrix in matrices]
+    left: dict[int, Tensor] = {}
+    with torch.no_grad():
+        wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
+        for side in dict.fromkeys(sides):
+            numbers = [number for number, other in enumerate(sides) if other == side]
+            doubles = [wide[number].double() for number in numbers]
+            # The decomposition refuses NaN, which must show in the loss instead.
+            grams = torch.stack([matrix @ matrix.mT for matrix in doubles]).nan_to_num(0, 0, 0)
+            leading = torch.linalg.eigh(grams).eigenvectors[..., -1]
+            left.update(zip(numbers, leading, strict=True))
+        lefts = [left[number].to(matrix) for number, matrix in enumerate(wide)]
+        rights = [
+            nn.functional.normalize(matrix.mT @ u, dim=0, eps=torch.finfo(u.dtype).tiny)
+            for matrix, u in zip(wide, lefts, strict=True)
+        ]
+    values = []
+    for matrix, u, v in zip(matrices, lefts, rights, strict=True):
+        rows, columns = (u, v) if matrix.shape[0] <= matrix.shape[1] else (v, u)
+        values.append(rows @ matrix @ columns)
+    return values

@@ -1,0 +1,145 @@
+"""Which groups of runs belong together: those that differ in one number, and levels that all share."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from withstand.reporting.differences import short_keys
+from withstand.reporting.seeds import Group
+
+__all__ = ["Family", "Levels", "families_of", "levels_of"]
+
+_TRAIN_SIZE = "data.train_size"
+_MOST_LEVELS = 6
+
+
+class Family(NamedTuple):
+    """Groups that differ in one number alone, ascending in it; or a single group.
+
+    Attributes:
+        name: What its members' labels share.
+        word: The short name of the number's key; None of a single group.
+        members: (number as a text, group) each; the text is empty of a single group.
+    """
+
+    name: str
+    word: str | None
+    members: Sequence[tuple[str, Group]]
+
+
+class Levels(NamedTuple):
+    """One key as the columns of a table, all else as its rows.
+
+    Attributes:
+        word: The key's short name; None where the groups are not told apart so.
+        names: The levels, ascending, as texts.
+        rows: Row's name -> level -> group.
+    """
+
+    word: str | None
+    names: Sequence[str]
+    rows: Mapping[str, Mapping[str, Group]]
+
+
+def families_of(groups: Sequence[Group]) -> list[Family]:
+    """Every group in one family: the largest that there is of those that differ in one number.
+
+    The number of training examples joins groups only where nothing else does.
+    """
+    words = short_keys(list(dict.fromkeys(key for group in groups for key in group.values)))
+    chains = [
+        (key, members)
+        for key in words
+        for members in _alike_but_for(key, [group for group in groups if _is_number(group, key)])
+    ]
+    chains.sort(key=lambda chain: (chain[0] == _TRAIN_SIZE, -len(chain[1])))
+    found: dict[int, Family] = {}
+    taken: set[str] = set()
+    for key, members in chains:
+        free = [group for group in members if group.label not in taken]
+        if len(free) > 1:
+            taken |= {group.label for group in free}
+            found[min(map(groups.index, free))] = _family(key, words[key], free)
+    for place, group in enumerate(groups):
+        if group.label not in taken:
+            found[place] = Family(group.label, None, [("", group)])
+    return [found[place] for place in sorted(found)]
+
+
+def levels_of(groups: Sequence[Group]) -> Levels:
+    """The number of training examples as levels, or another number that all groups share; else none."""
+    keys = dict.fromkeys(key for group in groups for key in group.values)
+    for key in sorted(keys, key=lambda each: each != _TRAIN_SIZE):
+        rows = _alike_but_for(key, groups)
+        names = _level_names(key, groups)
+        is_whole = all(len(row) == len(names) for row in rows) and len(rows) > 1
+        if 1 < len(names) <= _MOST_LEVELS and (is_whole or key == _TRAIN_SIZE):
+            named = _apart([shared_name([group.label for group in row]) for row in rows])
+            cells = [{_level(group, key): group for group in row} for row in rows]
+            return Levels(short_keys(list(keys))[key], names, dict(zip(named, cells, strict=True)))
+    return Levels(None, [""], {group.label: {"": group} for group in groups})
+
+
+def shared_name(labels: Sequence[str]) -> str:
+    """What several labels share: ``plain`` of ``plain, size=3`` and ``plain, size=9``; perhaps nothing.
+
+    Of words that differ in their ends, such as ``gradient-0.1`` and ``gradient-0.3``, the beginning.
+    """
+    rows = [label.split(", ") for label in labels]
+    if len({len(row) for row in rows}) > 1:
+        return ""
+    return ", ".join(filter(None, (_beginning(column) for column in zip(*rows, strict=True))))
+
+
+def _beginning(column: Sequence[str]) -> str:
+    if len(set(column)) == 1:
+        return column[0]
+    common = "".join(each[0] for each in itertools.takewhile(_is_same, zip(*column, strict=False)))
+    return "" if "=" in common else re.sub(r"[-_][^-_]*$|^[^-_]*$", "", common)
+
+
+def _is_same(letters: Sequence[str]) -> bool:
+    return len(set(letters)) == 1
+
+
+def _family(key: str, word: str, members: Sequence[Group]) -> Family:
+    ordered = sorted(members, key=lambda group: float(str(group.values[key])))
+    name = shared_name([group.label for group in ordered]) or word
+    return Family(name, word, [(_level(group, key), group) for group in ordered])
+
+
+def _alike_but_for(key: str, groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups that have a key, those together whose other values are the same."""
+    found: dict[object, list[Group]] = {}
+    for group in groups:
+        if key in group.values:
+            rest = tuple(sorted((name, repr(each)) for name, each in group.values.items() if name != key))
+            found.setdefault(rest, []).append(group)
+    return list(found.values())
+
+
+def _level_names(key: str, groups: Sequence[Group]) -> list[str]:
+    """The levels of a key in ascending order; none where it is not a number of every group."""
+    fits = all(_is_number(group, key) or (key == _TRAIN_SIZE and key in group.values) for group in groups)
+    numbers = {_level(group, key): group.values.get(key) for group in groups} if fits else {}
+    return sorted(numbers, key=lambda name: float("inf" if numbers[name] is None else str(numbers[name])))
+
+
+def _is_number(group: Group, key: str) -> bool:
+    value = group.values.get(key)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _level(group: Group, key: str) -> str:
+    value = group.values[key]
+    return "all" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    return [
+        name if name and names.count(name) == 1 else f"{name or 'run'} ({number})"
+        for number, name in enumerate(names, start=1)
+    ]

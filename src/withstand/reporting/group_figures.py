@@ -1,0 +1,150 @@
+"""The figures of groups of runs: accuracy over seeds, and clean against attacked accuracy."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from withstand.reporting.families import Family, families_of, levels_of
+from withstand.reporting.figures import COLOURS, Figure, axis, finished, layout, legend_height, series_style
+from withstand.reporting.seeds import Group, Mean, Target, mean_text
+from withstand.reporting.wording import budget
+
+__all__ = ["seeds_figure", "tradeoff_figure"]
+
+_SHARES = {"tickformat": ".1~%", "rangemode": "normal"}
+_LABEL_WIDTH = 26
+_LEVEL_STEP = 0.22
+_ABOUT_INTERVALS = (
+    "Bars are 95 % intervals of the mean over seeds (Student's t); of a single run, the binomial interval of "
+    "its test examples."
+)
+
+
+def seeds_figure(groups: Sequence[Group]) -> Figure:
+    """Clean accuracy of each group as a dot with its interval, and of each run as a small dot.
+
+    Args:
+        groups: At least one; they are sorted by accuracy, the best on top.
+    """
+    levels = levels_of(groups)
+    rows = sorted(levels.rows.items(), key=lambda row: _best(list(row[1].values())))
+    places = {name: float(place) for place, (name, _) in enumerate(rows)}
+    traces = []
+    for number, level in enumerate(levels.names):
+        shift = _LEVEL_STEP * ((len(levels.names) - 1) / 2 - number)
+        having = [(places[name] + shift, cells[level]) for name, cells in rows if level in cells]
+        traces += [_run_dots(having, number), _mean_dots(having, number, level)]
+    ticks = {"tickmode": "array", "tickvals": list(places.values())}
+    y_axis = axis("") | ticks | {"ticktext": [_wrapped(name) for name in places], "showgrid": False}
+    y_axis |= {"range": [-0.6, len(rows) - 0.4]}
+    title = {"legend": {"title": {"text": html.escape(levels.word)}}} if levels.word else {}
+    shape = layout(axis("clean accuracy") | _SHARES, y_axis, showlegend=levels.word is not None)
+    shape["legend"] |= title.get("legend", {})
+    height = 110 + len(rows) * max(30, 12 + 16 * len(levels.names))
+    caption = f"Large dots are means over seeds, small ones single runs. {_ABOUT_INTERVALS}"
+    return finished(go.Figure(traces, shape), "Clean accuracy over seeds", caption, height)
+
+
+def tradeoff_figure(groups: Sequence[Group], target: Target) -> Figure:
+    """Clean accuracy against attacked accuracy, groups that differ in one number joined by a line.
+
+    Args:
+        groups: At least one, all attacked at the target.
+        target: Norm and epsilon.
+    """
+    families = families_of(groups)
+    traces = [_family_trace(family, number, target) for number, family in enumerate(families)]
+    at = budget(*target)
+    shape = layout(axis("clean accuracy") | _SHARES, axis(f"attacked accuracy, {at}") | _SHARES)
+    caption = f"The upper right is best. {_ABOUT_INTERVALS}"
+    if any(family.word for family in families):
+        caption += " A line joins what differs in one number alone, which stands beside each point."
+    return finished(
+        go.Figure(traces, shape), f"Clean against attacked accuracy, {at}", caption, _height(len(families))
+    )
+
+
+def _height(num_series: int) -> int:
+    return 440 + legend_height(num_series)
+
+
+def _best(groups: Sequence[Group]) -> float:
+    return max(group.clean.value for group in groups)
+
+
+def _wrapped(text: str) -> str:
+    return "<br>".join(map(html.escape, textwrap.wrap(text, _LABEL_WIDTH))) or html.escape(text)
+
+
+def _run_dots(having: Sequence[tuple[float, Group]], number: int) -> go.Scatter:
+    dots = [(share, place) for place, group in having for share in group.clean.runs if group.num_seeds > 1]
+    return go.Scatter(
+        x=[share for share, _ in dots],
+        y=[place for _, place in dots],
+        mode="markers",
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=str(number),
+        marker={"color": COLOURS[number % len(COLOURS)], "size": 5, "opacity": 0.45},
+    )
+
+
+def _mean_dots(having: Sequence[tuple[float, Group]], number: int, level: str) -> go.Scatter:
+    look = series_style(number, "markers")
+    return go.Scatter(
+        name=html.escape(level),
+        legendgroup=str(number),
+        x=[group.clean.value for _, group in having],
+        y=[place for place, _ in having],
+        error_x=_bars([group.clean for _, group in having]),
+        text=[_hover(group, [("clean", group.clean)]) for _, group in having],
+        hovertemplate="%{text}<extra></extra>",
+        **look | {"marker": look["marker"] | {"size": 9}},
+    )
+
+
+def _family_trace(family: Family, number: int, target: Target) -> go.Scatter:
+    clean = [group.clean for _, group in family.members]
+    attacked = [group.attacked[target] for _, group in family.members]
+    look = series_style(number, "lines+markers+text" if family.word else "markers")
+    return go.Scatter(
+        name=html.escape(f"{family.name} ({family.word})" if family.word else family.name),
+        x=[mean.value for mean in clean],
+        y=[mean.value for mean in attacked],
+        error_x=_bars(clean),
+        error_y=_bars(attacked),
+        text=[html.escape(name) for name, _ in family.members],
+        textposition="top right",
+        textfont={"size": 12},
+        customdata=[
+            _hover(group, [("clean", group.clean), ("attacked", group.attacked[target])])
+            for _, group in family.members
+        ],
+        hovertemplate="%{customdata}<extra></extra>",
+        **look | {"marker": look["marker"] | {"size": 9}},
+    )
+
+
+def _bars(means: Sequence[Mean]) -> dict[str, Any]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [mean.upper - mean.value for mean in means],
+        "arrayminus": [mean.value - mean.lower for mean in means],
+        "thickness": 1.2,
+        "width": 3,
+    }
+
+
+def _hover(group: Group, means: Sequence[tuple[str, Mean]]) -> str:
+    seeds = "one run" if group.num_seeds == 1 else f"{group.num_seeds} seeds"
+    lines = [
+        f"<b>{html.escape(group.label)}</b>, {seeds}",
+        *(f"{name} {mean_text(each)}" for name, each in means),
+    ]
+    return "<br>".join(lines)

@@ -1,0 +1,93 @@
+"""The sections on groups of runs: a table of means over seeds, and trade-offs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from withstand.reporting.figures import Figure
+from withstand.reporting.group_figures import seeds_figure, tradeoff_figure
+from withstand.reporting.read import Run
+from withstand.reporting.schema import CurvePoint
+from withstand.reporting.seeds import Group, Target, groups_of, shared, table_of_groups
+from withstand.reporting.summary import Curve
+
+__all__ = ["SeedsView", "group_curves", "view_seeds"]
+
+_FEWEST_GROUPS = 3  # of which a figure says more than the table of runs
+_MOST_CURVES = 12
+
+
+@dataclass(frozen=True)
+class SeedsView:
+    """Groups of runs that differ in their seeds alone.
+
+    Attributes:
+        header: Of the table.
+        rows: One a group, texts.
+        figure: Clean accuracy of all groups.
+        tradeoffs: Clean against attacked accuracy, at the middle epsilon of each norm.
+        other_tradeoffs: Likewise at the other epsilons.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    figure: Figure
+    tradeoffs: Sequence[Figure]
+    other_tradeoffs: Sequence[Figure]
+
+
+def view_seeds(runs: Sequence[Run]) -> SeedsView | None:
+    """What the page shows of groups of runs; None where there is no group and are few runs."""
+    groups = groups_of(runs)
+    if len(groups) < _FEWEST_GROUPS and all(group.num_seeds == 1 for group in groups):
+        return None
+    targets = _telling(groups) if len(groups) >= _FEWEST_GROUPS else []
+    first = _middles(targets)
+    header, rows = table_of_groups(groups)
+    return SeedsView(
+        header=header,
+        rows=rows,
+        figure=seeds_figure(groups),
+        tradeoffs=[tradeoff_figure(groups, target) for target in first],
+        other_tradeoffs=[tradeoff_figure(groups, target) for target in targets if target not in first],
+    )
+
+
+def group_curves(runs: Sequence[Run]) -> dict[str, list[Curve]]:
+    """Norm's sign -> one curve of means a group; none where they are too many to be told apart."""
+    groups = groups_of(runs)
+    if len(groups) > _MOST_CURVES:
+        return {}
+    signs = dict.fromkeys(norm for group in groups for norm, _ in group.attacked)
+    return {norm: [_curve(group, norm) for group in groups] for norm in signs}
+
+
+def _curve(group: Group, norm: str) -> Curve:
+    means = {0.0: group.clean} | {
+        epsilon: mean for (sign, epsilon), mean in group.attacked.items() if sign == norm
+    }
+    points = [
+        CurvePoint(
+            epsilon=epsilon, accuracy=mean.value, lower=mean.lower, upper=mean.upper, correct=0, total=0
+        )
+        for epsilon, mean in means.items()
+    ]
+    seeds = f"mean of {group.num_seeds}" if group.num_seeds > 1 else "one run"
+    return Curve(group.label, points, [seeds] * len(points))
+
+
+def _telling(groups: Sequence[Group]) -> list[Target]:
+    """What all groups share, but for epsilons at which nothing is left of any."""
+    return [
+        target
+        for target in shared([group.attacked for group in groups])
+        if any(group.attacked[target].value > 0 for group in groups)
+    ]
+
+
+def _middles(targets: Sequence[Target]) -> list[Target]:
+    by_norm: dict[str, list[Target]] = {}
+    for target in targets:
+        by_norm.setdefault(target[0], []).append(target)
+    return [each[(len(each) - 1) // 2] for each in by_norm.values()]

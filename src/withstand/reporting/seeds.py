@@ -1,0 +1,232 @@
+"""Runs that differ in their seeds alone, as one group with means and intervals."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from scipy.stats import t
+
+from withstand.reporting.certified import most_certified
+from withstand.reporting.differences import differing, flat, labels
+from withstand.reporting.read import Run, read_run
+from withstand.reporting.schema import Accuracy, Metrics
+from withstand.reporting.summary import lookup, strongest
+from withstand.reporting.wording import budget, duration, norm_text
+
+__all__ = [
+    "Group",
+    "Mean",
+    "Target",
+    "groups_of",
+    "mean_of",
+    "mean_text",
+    "shared",
+    "summarize_seeds",
+    "table_of_groups",
+]
+
+Target = tuple[str, float]
+"""Norm and epsilon."""
+
+# Two runs that differ in no more than these are repetitions of one another.
+_SEEDS = ("seed", "data.seed")
+_WORDS = ("name", "title", "description", "published", "data.root")
+_SEED_PART = re.compile(r"(?:^|[,/])(?:data\.)?seed=[^,/]*")
+_DASH = "\N{EM DASH}"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean accuracy over seeds, with its 95 % interval, all in [0, 1].
+
+    Attributes:
+        value: The mean.
+        lower: Of Student's interval of the mean; of one run, of the binomial interval of its examples.
+        upper: Likewise.
+        runs: The accuracy of each run.
+    """
+
+    value: float
+    lower: float
+    upper: float
+    runs: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one recipe but for the seed.
+
+    Attributes:
+        label: What tells it from the other groups.
+        values: The recipe's values by dotted key, of those in which the groups differ.
+        num_seeds: How many runs.
+        clean: Clean accuracy.
+        attacked: Accuracy under the strongest attack at each norm and epsilon that all its runs share.
+        certified: Likewise what is certified.
+        train_seconds: The mean, where it is known.
+    """
+
+    label: str
+    values: Mapping[str, object]
+    num_seeds: int
+    clean: Mean
+    attacked: Mapping[Target, Mean]
+    certified: Mapping[Target, Mean]
+    train_seconds: float | None
+
+
+def mean_of(accuracies: Sequence[Accuracy]) -> Mean:
+    """The mean of one accuracy a run, at least one, with its 95 % interval.
+
+    The interval says how well the mean over seeds is known (Student's t, cut to [0, 1]). One run
+    says nothing of that; its interval is the binomial one of its test examples.
+    """
+    runs = [each["accuracy"] for each in accuracies]
+    if len(runs) == 1:
+        return Mean(runs[0], accuracies[0]["lower"], accuracies[0]["upper"], runs)
+    mean = fmean(runs)
+    half = float(t.ppf(0.975, len(runs) - 1)) * stdev(runs) / math.sqrt(len(runs))
+    return Mean(mean, max(0.0, mean - half), min(1.0, mean + half), runs)
+
+
+def groups_of(runs: Sequence[Run]) -> list[Group]:
+    """The evaluated runs, those that differ in their seeds alone together, in their order."""
+    gathered: dict[object, list[Run]] = {}
+    for run in runs:
+        if run.metrics is not None:
+            gathered.setdefault(_identity(run), []).append(run)
+    members = list(gathered.values())
+    values = [_values(each[0]) for each in members]
+    keys = differing(values) if values else []
+    names = labels([_name(each) for each in members], values)
+    return [
+        _group(name, {key: each[key] for key in keys if key in each}, runs_of_it)
+        for name, each, runs_of_it in zip(names, values, members, strict=True)
+    ]
+
+
+def shared(measured: Sequence[Mapping[Target, Mean]]) -> list[Target]:
+    """The norms and epsilons at which all groups were measured, ascending."""
+    common = set.intersection(*(set(each) for each in measured)) if measured else set()
+    return sorted(common)
+
+
+def summarize_seeds(run_dirs: Sequence[Path | str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the means over seeds of several run folders, one row a group, for a terminal.
+
+    Of the norms and epsilons that all share, the middle one stands for all; the page has all.
+
+    Args:
+        run_dirs: The run folders; those without ``metrics.json`` are left out.
+
+    Raises:
+        RunFolderError: one is missing or damaged.
+    """
+    groups = groups_of([read_run(folder) for folder in run_dirs])
+    attacked = shared([group.attacked for group in groups])
+    certified = shared([group.certified for group in groups])
+    return _table(groups, _middle(attacked), _middle(certified))
+
+
+def table_of_groups(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of groups, as texts."""
+    return _table(
+        groups, shared([group.attacked for group in groups]), shared([group.certified for group in groups])
+    )
+
+
+def _middle(targets: Sequence[Target]) -> Sequence[Target]:
+    return targets[(len(targets) - 1) // 2 :][:1]
+
+
+def _table(
+    groups: Sequence[Group], attacked: Sequence[Target], certified: Sequence[Target]
+) -> tuple[list[str], list[list[str]]]:
+    header = [
+        *("Run", "Seeds", "Clean"),
+        *(f"Attacked, {budget(*target)}" for target in attacked),
+        *(f"Certified, {budget(*target)}" for target in certified),
+        "Training time",
+    ]
+    rows = [
+        [
+            group.label,
+            str(group.num_seeds),
+            mean_text(group.clean),
+            *(mean_text(group.attacked[target]) for target in attacked),
+            *(mean_text(group.certified[target]) for target in certified),
+            _DASH if group.train_seconds is None else duration(group.train_seconds),
+        ]
+        for group in groups
+    ]
+    return header, rows
+
+
+def mean_text(mean: Mean) -> str:
+    """A mean and the ends of its interval: ``97.3 % (96.9-97.7)`` with an en dash."""
+    return (
+        f"{100 * mean.value:.2f}\N{NO-BREAK SPACE}% ({100 * mean.lower:.2f}\N{EN DASH}{100 * mean.upper:.2f})"
+    )
+
+
+def _identity(run: Run) -> object:
+    if run.recipe is None:
+        return str(run.path)
+    return tuple(sorted((key, repr(value)) for key, value in _values(run).items()))
+
+
+def _values(run: Run) -> dict[str, object]:
+    free = (*_SEEDS, *_WORDS)
+    every = flat(run.recipe or {})
+    return {
+        key: value for key, value in every.items() if key not in free and not key.startswith("published.")
+    }
+
+
+def _name(members: Sequence[Run]) -> str | None:
+    """The name that all runs of a group have but for the seed in it."""
+    names = {
+        _SEED_PART.sub("", lookup(run.recipe, "name") or run.path.resolve().name).strip(",/")
+        for run in members
+    }
+    name = names.pop() if len(names) == 1 else ""
+    return re.sub("[,/]+", ", ", name) or None
+
+
+def _group(label: str, values: Mapping[str, object], members: Sequence[Run]) -> Group:
+    measured = [run.metrics for run in members if run.metrics is not None]
+    seconds = [(run.environment or {}).get("cost", {}).get("train_seconds") for run in members]
+    known = [each for each in seconds if each is not None]
+    return Group(
+        label=label,
+        values=values,
+        num_seeds=len(members),
+        clean=mean_of([metrics["clean"] for metrics in measured]),
+        attacked=_means([_attacked(metrics) for metrics in measured]),
+        certified=_means([_certified(metrics) for metrics in measured]),
+        train_seconds=fmean(known) if known else None,
+    )
+
+
+def _means(measured: Sequence[Mapping[Target, Accuracy]]) -> dict[Target, Mean]:
+    """Of each norm and epsilon at which all runs of a group were measured."""
+    common = set.intersection(*(set(each) for each in measured))
+    return {target: mean_of([each[target] for each in measured]) for target in sorted(common)}
+
+
+def _attacked(metrics: Metrics) -> dict[Target, Accuracy]:
+    return {_target(each.norm, each.point["epsilon"]): each.point for each in strongest(metrics)}
+
+
+def _certified(metrics: Metrics) -> dict[Target, Accuracy]:
+    return {_target(each.norm, each.point["epsilon"]): each.point for each in most_certified(metrics)}
+
+
+def _target(norm: str, epsilon: float) -> Target:
+    """Equal for what is equal but for rounding."""
+    return norm_text(norm), round(epsilon, 6)

@@ -1,0 +1,263 @@
+"""What every penalty keeps to, whatever the model and the batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from withstand.data import Deform
+from withstand.objectives import CrossEntropy, Objective
+from withstand.penalties import (
+    AdversarialPerturbation,
+    DeformationStability,
+    InputGradient,
+    LossGradient,
+    SpectralNorm,
+    TangentGradient,
+    VirtualAdversarial,
+)
+from withstand.schedules import Linear
+from withstand.terms import Penalty
+from withstand.types import Batch
+
+DEFORM = Deform(translation=1.0, displacement=0.5, smoothness=1.0)
+
+ANY_SHAPE: dict[str, Callable[[], Penalty]] = {
+    "input-gradient": InputGradient,
+    "perturbation": lambda: AdversarialPerturbation(0.5, num_steps=3),
+    "perturbation-candidates": lambda: AdversarialPerturbation(0.5, num_steps=3, candidates=2),
+    "loss-gradient-l2": LossGradient,
+    "loss-gradient-l1": lambda: LossGradient(norm=1),
+    "virtual-adversarial": lambda: VirtualAdversarial(0.5),
+    "spectral-norm": SpectralNorm,
+    "spectral-norm-exact": lambda: SpectralNorm(num_power_iterations=None),
+    "spectral-norm-operator": lambda: SpectralNorm("operator"),
+}
+OF_PICTURES: dict[str, Callable[[], Penalty]] = {
+    "deformation-stability": lambda: DeformationStability(DEFORM, num_deformations=2),
+    "tangent-gradient": lambda: TangentGradient(DEFORM, num_tangents=3),
+}
+PENALTIES = {**ANY_SHAPE, **OF_PICTURES}
+
+
+@pytest.fixture(params=PENALTIES.values(), ids=list(PENALTIES))
+def penalty(request: pytest.FixtureRequest) -> Penalty:
+    """A fresh object of each."""
+    made: Penalty = request.param()
+    return made
+
+
+@pytest.fixture(params=ANY_SHAPE.values(), ids=list(ANY_SHAPE))
+def shapeless_penalty(request: pytest.FixtureRequest) -> Penalty:
+    """A fresh object of each that takes inputs of any rank."""
+    made: Penalty = request.param()
+    return made
+
+
+def net(activation: nn.Module, classes: int = 3, *, channels: int = 1) -> nn.Sequential:
+    """A small convolutional net for 6×5 images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(classes)
+        return nn.Sequential(
+            nn.Conv2d(channels, 4, 3, padding=1),
+            activation,
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(4 * 3 * 2, 7),
+            activation,
+            nn.Linear(7, classes),
+        )
+
+
+def pictures(num: int, classes: int = 3, *, channels: int = 1) -> Batch:
+    """Random 6×5 images and labels."""
+    generator = torch.Generator().manual_seed(num)
+    images = torch.rand(num, channels, 6, 5, generator=generator)
+    return Batch(images, torch.arange(num) % classes)
+
+
+def _gradients(objective: Objective, model: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+    parameters = list(model.parameters())
+    loss = objective(model, images, labels).loss
+    return list(torch.autograd.grad(loss, parameters, materialize_grads=True))
+
+
+def _trained(objective: Objective, *, steps: int = 3) -> list[Tensor]:
+    """The weights after some steps, with dropout, so that random draws matter."""
+    torch.manual_seed(5)
+    model = nn.Sequential(net(nn.ReLU()), nn.Dropout(0.3)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    images, labels = pictures(6)
+    for step in range(steps):
+        optimizer.zero_grad()
+        objective(model, images, labels, progress=step).loss.backward()
+        optimizer.step()
+    return [parameter.detach() for parameter in model.parameters()]
+
+
+def test_weight_zero_is_plain_training_bit_for_bit(penalty: Penalty) -> None:
+    plain = _trained(CrossEntropy())
+    for weight in (0.0, Linear(0.0, 1.0, epochs=1, begin=100)):
+        assert all(map(torch.equal, plain, _trained(CrossEntropy() + weight * penalty)))
+    assert not all(map(torch.equal, plain, _trained(CrossEntropy() + 0.1 * penalty)))
+
+
+def test_adds_up_to_what_its_terms_give_alone(penalty: Penalty) -> None:
+    model, (images, labels) = net(nn.Softplus()), pictures(5)
+    penalty(model, images, labels)  # whatever is kept between steps is there now
+    torch.manual_seed(0)
+    plain = _gradients(CrossEntropy(), model, images, labels)
+    alone = _gradients(copy.deepcopy(penalty), model, images, labels)
+    torch.manual_seed(0)
+    both = _gradients(CrossEntropy() + 0.3 * penalty, model, images, labels)
+    for a, b, c in zip(plain, alone, both, strict=True):
+        torch.testing.assert_close(a + 0.3 * b, c)
+
+
+def test_is_lowered_by_descent(penalty: Penalty) -> None:
+    model, (images, labels) = net(nn.Softplus()), pictures(4)
+    torch.manual_seed(1)
+    before = penalty(model, images, labels).loss
+    for parameter, slope in zip(
+        model.parameters(),
+        torch.autograd.grad(before, list(model.parameters()), materialize_grads=True),
+        strict=True,
+    ):
+        parameter.data -= 1e-3 * slope
+    torch.manual_seed(1)
+    assert 0 < penalty(model, images, labels).loss.item() < before.item()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+@pytest.mark.parametrize("num", [1, 3])
+def test_any_number_of_classes_and_images(penalty: Penalty, num: int, classes: int) -> None:
+    images, labels = pictures(num, classes, channels=2)
+    gradients = _gradients(CrossEntropy() + penalty, net(nn.ReLU(), classes, channels=2), images, labels)
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+def _dead(model: nn.Module) -> nn.Module:
+    """No image changes any output: the first layer's activations are all 0."""
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    nn.init.constant_(first.bias if first.bias is not None else first.weight, -100.0)
+    return model
+
+
+def _zero(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("kill", [_dead, _zero])
+def test_dead_networks_give_finite_values(penalty: Penalty, kill: Callable[[nn.Module], nn.Module]) -> None:
+    images, labels = pictures(3)
+    objective = CrossEntropy() + penalty
+    model = kill(net(nn.ReLU()))
+    assert bool(torch.isfinite(objective(model, images, labels).loss))
+    gradients = _gradients(objective, model, images, labels)
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+class _Constant(nn.Module):
+    """Answers without looking."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits.expand(len(images), 2)
+
+
+@pytest.mark.parametrize("make", [m for name, m in PENALTIES.items() if "spectral" not in name])
+def test_a_model_that_ignores_its_images_has_no_penalty(make: Callable[[], Penalty]) -> None:
+    images, _ = pictures(3)
+    labels = torch.zeros(3, dtype=torch.int64)
+    loss = (CrossEntropy() + make())(_Constant(), images, labels).loss
+    assert loss.item() == pytest.approx(CrossEntropy()(_Constant(), images, labels).loss.item())
+
+
+def test_inputs_of_any_rank(shapeless_penalty: Penalty) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    inputs, labels = torch.rand(4, 6), torch.tensor([0, 1, 2, 0])
+    gradients = _gradients(CrossEntropy() + shapeless_penalty, model, inputs, labels)
+    assert any(gradient.any() for gradient in gradients)
+    signals = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3))
+    gradients = _gradients(CrossEntropy() + shapeless_penalty, signals, torch.rand(4, 2, 6), labels)
+    assert any(gradient.any() for gradient in gradients)
+
+
+def test_leaves_the_model_as_it_was(penalty: Penalty, tiny_model: nn.Module) -> None:
+    tiny_model.train()
+    tiny_model[1].eval()
+    images, labels = torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
+    before = copy.deepcopy(tiny_model.state_dict())
+    modes = [module.training for module in tiny_model.modules()]
+    loss = penalty(tiny_model, images, labels).loss
+    assert loss.requires_grad
+    assert modes == [module.training for module in tiny_model.modules()]
+    assert all(torch.equal(before[name], value) for name, value in tiny_model.state_dict().items())
+    assert all(parameter.grad is None for parameter in tiny_model.parameters())
+    assert not images.requires_grad
+
+
+def test_batch_norm_statistics_come_from_the_training_pass_alone(penalty: Penalty) -> None:
+    def after(objective: Objective) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(24, 3)).train()
+        objective(model, *pictures(5))
+        return model.state_dict()
+
+    plain, penalised = after(CrossEntropy()), after(CrossEntropy() + penalty)
+    assert all(torch.equal(value, penalised[name]) for name, value in plain.items())
+
+
+def test_can_be_measured_without_gradients(penalty: Penalty) -> None:
+    model, (images, labels) = net(nn.Softplus()), pictures(4)
+    penalty(model, images, labels)
+    torch.manual_seed(2)
+    expected = copy.deepcopy(penalty)(model, images, labels).loss
+    torch.manual_seed(2)
+    with torch.no_grad():
+        measured = penalty(model, images, labels).loss
+    assert measured.item() == pytest.approx(expected.item())
+
+
+def test_reports_itself_before_its_weight(penalty: Penalty) -> None:
+    model, (images, labels) = net(nn.ReLU()), pictures(4)
+    torch.manual_seed(3)
+    loss, terms = copy.deepcopy(penalty)(model, images, labels)
+    torch.manual_seed(3)
+    _, weighted = (2.0 * penalty)(model, images, labels)
+    (name,) = terms
+    assert terms[name].item() == loss.item()
+    assert weighted[name].item() == pytest.approx(loss.item())
+    assert not terms[name].requires_grad
+
+
+def test_no_step_waits_for_the_device(penalty: Penalty, waits: Any) -> None:
+    model, (images, labels) = net(nn.ReLU()), pictures(4)
+    objective = CrossEntropy() + penalty
+    objective(model, images, labels)  # the first step may look around
+    with waits:
+        objective(model, images, labels).loss.backward()
+    assert waits.found == []
+
+
+@pytest.mark.parametrize("name", ANY_SHAPE)
+def test_state_goes_through_a_checkpoint(name: str) -> None:
+    model, (images, labels) = net(nn.ReLU()), pictures(4)
+    former, fresh = ANY_SHAPE[name](), ANY_SHAPE[name]()
+    former(model, images, labels)
+    fresh.load_state_dict(former.state_dict())
+    torch.manual_seed(0)
+    expected = former(model, images, labels).loss
+    torch.manual_seed(0)
+    assert fresh(model, images, labels).loss.item() == expected.item()
