@@ -34,7 +34,8 @@ class Sweep:
         recipe: The recipe that is varied: a packaged name or a path.
         title: One line for people.
         settings: Dotted key -> value, the same at every point.
-        over: Dotted key -> its values; every combination of them is run.
+        over: Dotted key -> its values; every combination of them is run. Several keys with commas between
+            them take the same value: ``seed,data.seed``.
         variants: Name -> dotted keys and their values; each is run with every combination.
 
     Raises:
@@ -93,14 +94,14 @@ def points(sweep: Sweep, overrides: Sequence[str] = ()) -> list[Point]:
     Returns:
         At least one point; no two have the same name.
     """
-    words = short_keys(list(sweep.over))
+    words = dict(zip(sweep.over, short_keys([_keys_of(key)[0] for key in sweep.over]).values(), strict=True))
     labels = {key: _labels(values) for key, values in sweep.over.items()}
     found = []
     for variant, settings in (sweep.variants or {"": {}}).items():
         for places in itertools.product(*(range(len(values)) for values in sweep.over.values())):
             chosen = dict(zip(sweep.over, places, strict=True))
             combination = ",".join(f"{words[key]}={labels[key][place]}" for key, place in chosen.items())
-            values = {key: sweep.over[key][place] for key, place in chosen.items()}
+            values = {part: sweep.over[key][place] for key, place in chosen.items() for part in _keys_of(key)}
             found.append(
                 Point(
                     name="/".join(part for part in (variant, combination) if part),
@@ -254,11 +255,19 @@ def _text(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+def _keys_of(key: str) -> list[str]:
+    """The keys that take the same value: ``seed,data.seed`` are two."""
+    return [part.strip() for part in key.split(",")]
+
+
 def _refuse_keys_set_twice(sweep: Sweep) -> None:
+    varied = [part for key in sweep.over for part in _keys_of(key)]
+    if twice := _repeated(varied):
+        raise RecipeError(f"over gives {twice} twice. Leave out one of them.")
     for name, settings in sweep.variants.items():
-        if both := settings.keys() & sweep.over.keys():
+        if both := settings.keys() & set(varied):
             raise RecipeError(f"Both over and the variant {name!r} set {min(both)}. Leave out one of them.")
-    if both := sweep.settings.keys() & sweep.over.keys():
+    if both := sweep.settings.keys() & set(varied):
         raise RecipeError(f"Both over and set give {min(both)}. Leave out one of them.")
 
 

@@ -66,6 +66,10 @@ def test_blocks_of_large_gram_matrices_fit_together() -> None:
     torch.testing.assert_close(clipped.value, _closed(matrix, 20.0), rtol=0, atol=1e-10)
 
 
+def test_no_matrices_are_clipped_to_none() -> None:
+    assert clip([], 1.0) == []
+
+
 def test_a_frobenius_norm_above_the_radius_does_not_clip() -> None:
     matrix = torch.eye(5, dtype=torch.float64)
     assert clip([matrix], 1.0) == [None]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from withstand.reporting.differences import short_keys
 from withstand.reporting.seeds import Group
 
-__all__ = ["Family", "Levels", "families_of", "levels_of"]
+__all__ = ["Family", "Levels", "by_train_size", "families_of", "levels_of", "shared_name"]
 
 _TRAIN_SIZE = "data.train_size"
 _MOST_LEVELS = 6
@@ -49,10 +50,10 @@ def families_of(groups: Sequence[Group]) -> list[Family]:
 
     The number of training examples joins groups only where nothing else does.
     """
-    words = short_keys(list(dict.fromkeys(key for group in groups for key in group.values)))
+    keys = dict.fromkeys(key for group in groups for key in group.values)
     chains = [
         (key, members)
-        for key in words
+        for key in keys
         for members in _alike_but_for(key, [group for group in groups if _is_number(group, key)])
     ]
     chains.sort(key=lambda chain: (chain[0] == _TRAIN_SIZE, -len(chain[1])))
@@ -62,7 +63,7 @@ def families_of(groups: Sequence[Group]) -> list[Family]:
         free = [group for group in members if group.label not in taken]
         if len(free) > 1:
             taken |= {group.label for group in free}
-            found[min(map(groups.index, free))] = _family(key, words[key], free)
+            found[min(map(groups.index, free))] = _family(key, free)
     for place, group in enumerate(groups):
         if group.label not in taken:
             found[place] = Family(group.label, None, [("", group)])
@@ -81,6 +82,27 @@ def levels_of(groups: Sequence[Group]) -> Levels:
             cells = [{_level(group, key): group for group in row} for row in rows]
             return Levels(short_keys(list(keys))[key], names, dict(zip(named, cells, strict=True)))
     return Levels(None, [""], {group.label: {"": group} for group in groups})
+
+
+def by_train_size(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """The groups of each number of training examples, which their labels then leave out.
+
+    Returns:
+        ``train_size=300`` -> groups, ascending; all groups under an empty text where they do not differ so.
+    """
+    names = _level_names(_TRAIN_SIZE, groups)
+    if not 1 < len(names) <= _MOST_LEVELS:
+        return {"": list(groups)}
+    return {
+        f"train_size={name}": [_at(group, name) for group in groups if _level(group, _TRAIN_SIZE) == name]
+        for name in names
+    }
+
+
+def _at(group: Group, size: str) -> Group:
+    parts = [part for part in group.label.split(", ") if part != f"train_size={size}"]
+    values = {key: value for key, value in group.values.items() if key != _TRAIN_SIZE}
+    return replace(group, label=", ".join(parts) or group.label, values=values)
 
 
 def shared_name(labels: Sequence[str]) -> str:
@@ -105,7 +127,9 @@ def _is_same(letters: Sequence[str]) -> bool:
     return len(set(letters)) == 1
 
 
-def _family(key: str, word: str, members: Sequence[Group]) -> Family:
+def _family(key: str, members: Sequence[Group]) -> Family:
+    last = key.rpartition(".")[2]
+    word = key if last.isdecimal() else last
     ordered = sorted(members, key=lambda group: float(str(group.values[key])))
     name = shared_name([group.label for group in ordered]) or word
     return Family(name, word, [(_level(group, key), group) for group in ordered])

@@ -50,12 +50,13 @@ def seeds_figure(groups: Sequence[Group]) -> Figure:
     return finished(go.Figure(traces, shape), "Clean accuracy over seeds", caption, height)
 
 
-def tradeoff_figure(groups: Sequence[Group], target: Target) -> Figure:
+def tradeoff_figure(groups: Sequence[Group], target: Target, of: str = "") -> Figure:
     """Clean accuracy against attacked accuracy, groups that differ in one number joined by a line.
 
     Args:
         groups: At least one, all attacked at the target.
         target: Norm and epsilon.
+        of: What all these groups share, for the title.
     """
     families = families_of(groups)
     traces = [_family_trace(family, number, target) for number, family in enumerate(families)]
@@ -64,9 +65,8 @@ def tradeoff_figure(groups: Sequence[Group], target: Target) -> Figure:
     caption = f"The upper right is best. {_ABOUT_INTERVALS}"
     if any(family.word for family in families):
         caption += " A line joins what differs in one number alone, which stands beside each point."
-    return finished(
-        go.Figure(traces, shape), f"Clean against attacked accuracy, {at}", caption, _height(len(families))
-    )
+    title = ", ".join(filter(None, ("Clean against attacked accuracy", at, of)))
+    return finished(go.Figure(traces, shape), title, caption, _height(len(families)))
 
 
 def _height(num_series: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from withstand.reporting.families import by_train_size
 from withstand.reporting.figures import Figure
 from withstand.reporting.group_figures import seeds_figure, tradeoff_figure
 from withstand.reporting.read import Run
@@ -49,9 +50,14 @@ def view_seeds(runs: Sequence[Run]) -> SeedsView | None:
         header=header,
         rows=rows,
         figure=seeds_figure(groups),
-        tradeoffs=[tradeoff_figure(groups, target) for target in first],
-        other_tradeoffs=[tradeoff_figure(groups, target) for target in targets if target not in first],
+        tradeoffs=_tradeoffs(groups, first),
+        other_tradeoffs=_tradeoffs(groups, [target for target in targets if target not in first]),
     )
+
+
+def _tradeoffs(groups: Sequence[Group], targets: Sequence[Target]) -> list[Figure]:
+    parts = by_train_size(groups)
+    return [tradeoff_figure(part, target, of) for target in targets for of, part in parts.items()]
 
 
 def group_curves(runs: Sequence[Run]) -> dict[str, list[Curve]]:

@@ -130,7 +130,8 @@ def summarize_seeds(run_dirs: Sequence[Path | str]) -> tuple[list[str], list[lis
     groups = groups_of([read_run(folder) for folder in run_dirs])
     attacked = shared([group.attacked for group in groups])
     certified = shared([group.certified for group in groups])
-    return _table(groups, _middle(attacked), _middle(certified))
+    header, rows = _table(groups, _middle(attacked), _middle(certified))
+    return header[:-1], [row[:-1] for row in rows]  # without the time, for which there is no room
 
 
 def table_of_groups(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:

@@ -142,6 +142,8 @@ def _wide(matrix: Tensor) -> Tensor:
 
 def _not_small(matrices: Sequence[Tensor], limits: Sequence[float]) -> list[int]:
     """Which matrices may have a singular value above their limit, by their Frobenius norm; finite ones."""
+    if not matrices:
+        return []
     norms = torch.stack([torch.linalg.vector_norm(matrix, dtype=torch.float64) for matrix in matrices])
     found = enumerate(zip(norms.tolist(), limits, strict=True))  # the one read-back for all of them
     return [number for number, (norm, limit) in found if limit < norm < float("inf")]
