@@ -33,6 +33,7 @@ class Sweep:
         name: Short name; the folder is runs/NAME unless --out says otherwise.
         recipe: The recipe that is varied: a packaged name or a path.
         title: One line for people.
+        description: What the sweep shows.
         settings: Dotted key -> value, the same at every point.
         over: Dotted key -> its values; every combination of them is run. Several keys with commas between
             them take the same value: ``seed,data.seed``.
@@ -46,6 +47,7 @@ class Sweep:
     name: str
     recipe: str
     title: str = ""
+    description: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     over: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -77,7 +79,8 @@ class Point:
     Attributes:
         name: Its folder below the sweep's, with ``/`` between variant and values:
             ``plain/seed=0,train_size=300``.
-        overrides: Each ``--key=value``, in the order to apply.
+        overrides: Each ``--key=value``, in the order to apply; the first ones give the point a name and
+            words of its own, since those of the recipe may not hold for it.
     """
 
     name: str
@@ -102,10 +105,14 @@ def points(sweep: Sweep, overrides: Sequence[str] = ()) -> list[Point]:
             chosen = dict(zip(sweep.over, places, strict=True))
             combination = ",".join(f"{words[key]}={labels[key][place]}" for key, place in chosen.items())
             values = {part: sweep.over[key][place] for key, place in chosen.items() for part in _keys_of(key)}
+            name = "/".join(part for part in (variant, combination) if part)
             found.append(
                 Point(
-                    name="/".join(part for part in (variant, combination) if part),
-                    overrides=(*_arguments({**sweep.settings, **settings, **values}), *overrides),
+                    name=name,
+                    overrides=(
+                        *_arguments({**_words(sweep, name), **sweep.settings, **settings, **values}),
+                        *overrides,
+                    ),
                 )
             )
     return found
@@ -171,6 +178,7 @@ def read_sweep(file: Path) -> Sweep:
         name=str(content.get("name", file.stem)),
         recipe=_base(content["recipe"], file),
         title=str(content.get("title", "")),
+        description=str(content.get("description", "")),
         settings=_mapping(content.get("set"), "set"),
         over={key: _values(key, each) for key, each in _mapping(content.get("over"), "over").items()},
         variants={name: _mapping(each, f"variants.{name}") for name, each in variants.items()},
@@ -241,6 +249,11 @@ def _label(value: Any) -> str:
     if isinstance(value, Mapping) and "class_path" in value:
         value = str(value["class_path"]).rpartition(".")[2]
     return _UNSAFE.sub("-", _text(value)).strip("-")[:_LONGEST_LABEL] or "empty"
+
+
+def _words(sweep: Sweep, point: str) -> dict[str, str]:
+    title = f"{sweep.title or sweep.name}: {point}"
+    return {"name": point, "title": title, "description": sweep.description}
 
 
 def _arguments(values: Mapping[str, Any]) -> list[str]:

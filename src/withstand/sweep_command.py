@@ -89,7 +89,7 @@ def _sweep(name: str, overs: Sequence[str], overrides: Sequence[str]) -> Sweep:
 
 def _parsed(base: Path, point: Point) -> ParsedRecipe:
     try:
-        return parse_recipe(base, [f"--name={point.name}", *point.overrides])
+        return parse_recipe(base, point.overrides)
     except RecipeError as error:
         raise RecipeError(f"At the point {point.name}: {error}") from error
 
@@ -119,9 +119,7 @@ def _run(chosen: Sweep, base: Path, point: Point, path: Path) -> str:
     out, parsed = RunFolder(path), _parsed(base, point)
     if _is_done(out, parsed):
         return f"{_in_words(out.read_json(out.metrics))}, done before"
-    command = shlex.join(
-        ["withstand", "run", chosen.recipe, f"--name={point.name}", *point.overrides, f"{_OUT}{path}"]
-    )
+    command = shlex.join(["withstand", "run", chosen.recipe, *point.overrides, f"{_OUT}{path}"])
     observers = [ProgressBar(OUTPUT)] if OUTPUT.is_terminal else []
     train_recipe(parsed, out, command=command, observers=observers)
     with progress_of("evaluating") as on_batch:

@@ -17,6 +17,7 @@ from withstand.reporting.wording import budget
 __all__ = ["seeds_figure", "tradeoff_figure"]
 
 _SHARES = {"tickformat": ".1~%", "rangemode": "normal"}
+_BAR = "rgba(138,143,152,0.7)"  # behind the dots, on white and on near-black alike
 _LABEL_WIDTH = 26
 _LEVEL_STEP = 0.22
 _ABOUT_INTERVALS = (
@@ -136,6 +137,7 @@ def _bars(means: Sequence[Mean]) -> dict[str, Any]:
         "symmetric": False,
         "array": [mean.upper - mean.value for mean in means],
         "arrayminus": [mean.value - mean.lower for mean in means],
+        "color": _BAR,
         "thickness": 1.2,
         "width": 3,
     }

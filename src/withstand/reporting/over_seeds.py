@@ -16,7 +16,7 @@ from withstand.reporting.summary import Curve
 __all__ = ["SeedsView", "group_curves", "view_seeds"]
 
 _FEWEST_GROUPS = 3  # of which a figure says more than the table of runs
-_MOST_CURVES = 12
+_MOST_CURVES = 8
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,237 @@
+"""Each penalty against its closed form on a linear model, and its gradient against differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from withstand.data import Deform
+from withstand.penalties import (
+    AdversarialPerturbation,
+    DeformationStability,
+    InputGradient,
+    LossGradient,
+    SpectralNorm,
+    TangentGradient,
+    VirtualAdversarial,
+)
+from withstand.schedules import Constant
+from withstand.terms import Penalty
+from withstand.types import Batch
+
+DEFORM = Deform(translation=1.0, displacement=0.5, smoothness=1.0)
+
+
+def linear(classes: int = 3, *, seed: int = 0) -> tuple[nn.Sequential, Tensor]:
+    """A linear model of 1×5×4 images in double precision, and its matrix (classes, 20)."""
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(20, classes).double()
+    layer.weight.data = torch.randn(classes, 20, generator=generator, dtype=torch.float64)
+    return nn.Sequential(nn.Flatten(), layer), layer.weight
+
+
+def pictures(num: int, classes: int = 3) -> Batch:
+    generator = torch.Generator().manual_seed(num)
+    images = torch.rand(num, 1, 5, 4, generator=generator, dtype=torch.float64)
+    return Batch(images, torch.arange(num) % classes)
+
+
+def value(penalty: Penalty, model: nn.Module, batch: Batch) -> float:
+    return penalty(model, *batch).loss.item()
+
+
+@settings(max_examples=20, deadline=None)
+@given(num=st.integers(1, 6), classes=st.integers(1, 5), epsilon=st.floats(0, 3), steps=st.integers(1, 6))
+def test_of_a_linear_model(num: int, classes: int, epsilon: float, steps: int) -> None:
+    model, weight = linear(classes, seed=num)
+    batch = pictures(num, classes)
+    squares = weight.square().sum().item()
+    assert value(InputGradient(), model, batch) == pytest.approx(squares)
+    for candidates in (None, 1, 3, 100):
+        penalty = AdversarialPerturbation(epsilon, num_steps=steps, candidates=candidates)
+        assert value(penalty, model, batch) == pytest.approx(epsilon**2 * squares, abs=1e-12)
+    exact = torch.linalg.matrix_norm(weight, 2).item() ** 2
+    assert value(SpectralNorm(num_power_iterations=None), model, batch) == pytest.approx(exact)
+
+
+def test_loss_gradients_of_a_linear_model() -> None:
+    model, weight = linear()
+    images, labels = pictures(7)
+    errors = model(images).softmax(dim=1) - F.one_hot(labels, 3)
+    gradients = errors @ weight
+    assert value(LossGradient(2), model, Batch(images, labels)) == pytest.approx(
+        gradients.square().sum(dim=1).mean().item()
+    )
+    assert value(LossGradient(1), model, Batch(images, labels)) == pytest.approx(
+        gradients.abs().sum(dim=1).mean().item()
+    )
+
+
+def test_tangent_gradient_of_a_linear_model() -> None:
+    model, weight = linear()
+    batch = pictures(4)
+    torch.manual_seed(0)
+    tangents = DEFORM.tangents(batch.images, 3).flatten(2)
+    slopes = torch.einsum("kp,njp->nkj", weight, tangents)
+    expected = slopes.square().sum(dim=2).amax(dim=0).sum().item()
+    torch.manual_seed(0)
+    assert value(TangentGradient(DEFORM, num_tangents=3), model, batch) == pytest.approx(expected)
+
+
+def test_deformation_stability_of_a_linear_model() -> None:
+    model, weight = linear()
+    batch = pictures(4)
+    torch.manual_seed(0)
+    copies = torch.stack([DEFORM(batch.images) for _ in range(5)])
+    changes = (copies - batch.images).flatten(2) @ weight.T
+    expected = changes.square().amax(dim=(0, 1)).sum().item()
+    torch.manual_seed(0)
+    assert value(DeformationStability(DEFORM, num_deformations=5), model, batch) == pytest.approx(expected)
+
+
+def test_virtual_adversarial_of_a_linear_model_of_two_classes() -> None:
+    """JᵀFJ has rank 1, so one iteration finds its eigenvector from any start, up to its sign."""
+    model, weight = linear(2)
+    (image, label), epsilon = pictures(1, 2), 0.3
+    direction = weight[0] - weight[1]
+    step = (epsilon * direction / direction.norm()).view(image.shape)
+    own = model(image).log_softmax(dim=1)
+    ends = [
+        F.kl_div(model(image + sign * step).log_softmax(dim=1), own, reduction="sum", log_target=True).item()
+        for sign in (1, -1)
+    ]
+    torch.manual_seed(0)
+    found = value(VirtualAdversarial(epsilon), model, Batch(image, label))
+    assert min(abs(found - end) for end in ends) < 1e-12
+
+
+def test_virtual_adversarial_converges_to_the_worst_direction() -> None:
+    """For small epsilon KL is half of epsilon² times the largest eigenvalue of WᵀFW."""
+    model, weight = linear(4)
+    image, label = pictures(1, 4)
+    shares = model(image).softmax(dim=1)[0]
+    metric = weight.T @ (torch.diag(shares) - torch.outer(shares, shares)) @ weight
+    largest = torch.linalg.eigvalsh(metric)[-1].item()
+    epsilon = 1e-4
+    found = value(VirtualAdversarial(epsilon, num_power_iterations=200), model, Batch(image, label))
+    assert found == pytest.approx(epsilon**2 / 2 * largest, rel=1e-3)
+
+
+def smooth_net() -> nn.Sequential:
+    """Without kinks, in double precision."""
+    torch.manual_seed(2)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(60, 3),
+        nn.Softplus(),
+        nn.Linear(3, 3),
+    ).double()
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        InputGradient(),
+        LossGradient(2),
+        LossGradient(1),
+        TangentGradient(DEFORM, num_tangents=3),
+        DeformationStability(DEFORM, num_deformations=2),
+        # δ is held, which is right to first order at the maximum, and there enough steps end.
+        AdversarialPerturbation(0.3, num_steps=200),
+        SpectralNorm(num_power_iterations=None),
+        SpectralNorm(num_power_iterations=200),
+        SpectralNorm("operator", num_power_iterations=200),
+    ],
+    ids=lambda penalty: f"{type(penalty).__name__}({penalty.extra_repr()})",
+)
+def test_gradient_agrees_with_differences(penalty: Penalty) -> None:
+    model, batch = smooth_net(), pictures(4)
+    generator = torch.Generator().manual_seed(0)
+    parameters = list(model.parameters())
+    directions = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+
+    def at(step: float) -> Tensor:
+        torch.manual_seed(1)  # the same deformations each time
+        with torch.no_grad():
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter += step * direction
+        loss = penalty(model, *batch).loss
+        with torch.no_grad():
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter -= step * direction
+        return loss
+
+    torch.manual_seed(1)
+    gradients = torch.autograd.grad(penalty(model, *batch).loss, parameters, materialize_grads=True)
+    slope = sum((g * d).sum().item() for g, d in zip(gradients, directions, strict=True))
+    h = 1e-6
+    assert slope == pytest.approx((at(h) - at(-h)).item() / (2 * h), rel=5e-3)
+
+
+def _two_regions(images: Tensor) -> Tensor:
+    """Steep for images above a half, flat below; one class."""
+    brightness = images.mean(dim=(1, 2, 3))
+    return torch.where(brightness > 0.5, 10 * brightness, brightness)[:, None]
+
+
+class _TwoRegions(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return _two_regions(images)
+
+
+def test_takes_the_largest_of_the_batch_not_the_mean() -> None:
+    dark, bright = torch.full((5, 1, 2, 2), 0.2), torch.full((1, 1, 2, 2), 0.9)
+    labels = torch.zeros(6, dtype=torch.int64)
+    found = InputGradient()(_TwoRegions(), torch.cat([dark, bright]), labels).loss.item()
+    assert found == pytest.approx(100 / 4)  # 10² ‖1/4 of each of 4 pixels‖²
+
+
+def test_candidates_are_never_above_all() -> None:
+    model, batch = smooth_net(), pictures(12)
+    every = value(AdversarialPerturbation(0.5), model, batch)
+    values = [value(AdversarialPerturbation(0.5, candidates=count), model, batch) for count in (1, 3, 6, 12)]
+    assert all(found <= every * (1 + 1e-12) for found in values)
+    assert values[-1] == pytest.approx(every)
+    assert values[0] > 0.5 * every
+
+
+def test_perturbations_stay_within_epsilon() -> None:
+    """The change of a logit is at most epsilon times its largest gradient, which a linear model attains."""
+    model, weight = linear()
+    longest = AdversarialPerturbation(0.7, num_steps=3)
+    assert value(longest, model, pictures(2)) <= 0.49 * weight.square().sum().item() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AdversarialPerturbation(-1.0),
+        lambda: AdversarialPerturbation(math.inf),
+        lambda: AdversarialPerturbation(num_steps=0),
+        lambda: AdversarialPerturbation(candidates=0),
+        lambda: LossGradient(3),  # type: ignore[arg-type]
+        lambda: VirtualAdversarial(-1.0),
+        lambda: VirtualAdversarial(num_power_iterations=0),
+        lambda: DeformationStability(num_deformations=0),
+        lambda: TangentGradient(num_tangents=0),
+    ],
+)
+def test_refuses_what_makes_no_sense(make: Callable[[], Penalty]) -> None:
+    with pytest.raises(ValueError, match="Expected"):
+        make()
+
+
+def test_weights_may_be_scheduled() -> None:
+    model, weight = linear()
+    images, labels = pictures(2)
+    loss, _ = (Constant(0.25) * InputGradient())(model, images, labels)
+    assert loss.item() == pytest.approx(0.25 * weight.square().sum().item())
