@@ -45,6 +45,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[attacks]'
 	$(ONE_THREAD) $(BIN)/python benchmarks/attack_cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/certified_cost.py
+	$(BIN)/python benchmarks/kernel_cost.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -432,7 +432,7 @@ def test_layers_have_the_norm_of_the_kernel_and_of_the_operator() -> None:
     matrix = (first(units) - bias).flatten(1).detach()
     operator = float(torch.linalg.matrix_norm(matrix, ord=2))
     kernel = float(torch.linalg.matrix_norm(first.weight.flatten(1).detach(), ord=2))  # type: ignore[operator]
-    assert found.layers[0].kernel_norm == pytest.approx(kernel, rel=1e-12)
+    assert found.layers[0].kernel_norm == pytest.approx(kernel, rel=1e-5)
     assert found.layers[0].operator_norm == pytest.approx(operator, rel=1e-5)
     assert float(found.layers[0].operator_norm or 0) >= operator
     assert found.layers[2].kernel_norm == pytest.approx(found.layers[2].operator_norm, rel=1e-5)

@@ -17,6 +17,7 @@ from withstand.schedules import (
     PerEpoch,
     Schedule,
     Stages,
+    StepDecay,
     value_at,
 )
 
@@ -226,3 +227,15 @@ def test_a_continuation_falls_and_stays_above_its_end(
 def test_continuations_that_do_not_fall_are_refused(excess: float, epochs: float) -> None:
     with pytest.raises(ValueError, match=rf"epochs > 0 and excess >= 0, but got {epochs} and {excess}"):
         Continuation(1.0, excess, epochs)
+
+
+def test_step_decay_by_hand() -> None:
+    decay = StepDecay(factor=0.5, epochs=40)
+    assert [decay(0), decay(39.9), decay(40), decay(80.5)] == [1.0, 1.0, 0.5, 0.25]
+    assert decay() == 0.0
+
+
+@pytest.mark.parametrize(("factor", "epochs"), [(1.0, 1), (0.0, 1), (-0.5, 1), (0.5, 0), (0.5, -1)])
+def test_step_decays_that_do_not_decay_are_refused(factor: float, epochs: float) -> None:
+    with pytest.raises(ValueError, match="StepDecay needs"):
+        StepDecay(factor, epochs)

@@ -17,7 +17,17 @@ from withstand.reporting.differences import short_keys
 from withstand.suggest import nearest
 from withstand.types import RecipeError
 
-__all__ = ["Point", "Sweep", "find_sweep", "is_sweep", "packaged_sweeps", "points", "read_over", "read_sweep"]
+__all__ = [
+    "Point",
+    "Sweep",
+    "find_sweep",
+    "is_sweep",
+    "keys_of",
+    "packaged_sweeps",
+    "points",
+    "read_over",
+    "read_sweep",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
@@ -97,14 +107,14 @@ def points(sweep: Sweep, overrides: Sequence[str] = ()) -> list[Point]:
     Returns:
         At least one point; no two have the same name.
     """
-    words = dict(zip(sweep.over, short_keys([_keys_of(key)[0] for key in sweep.over]).values(), strict=True))
+    words = dict(zip(sweep.over, short_keys([keys_of(key)[0] for key in sweep.over]).values(), strict=True))
     labels = {key: _labels(values) for key, values in sweep.over.items()}
     found = []
     for variant, settings in (sweep.variants or {"": {}}).items():
         for places in itertools.product(*(range(len(values)) for values in sweep.over.values())):
             chosen = dict(zip(sweep.over, places, strict=True))
             combination = ",".join(f"{words[key]}={labels[key][place]}" for key, place in chosen.items())
-            values = {part: sweep.over[key][place] for key, place in chosen.items() for part in _keys_of(key)}
+            values = {part: sweep.over[key][place] for key, place in chosen.items() for part in keys_of(key)}
             name = "/".join(part for part in (variant, combination) if part)
             found.append(
                 Point(
@@ -116,6 +126,11 @@ def points(sweep: Sweep, overrides: Sequence[str] = ()) -> list[Point]:
                 )
             )
     return found
+
+
+def keys_of(key: str) -> list[str]:
+    """The keys that take the same value: ``seed,data.seed`` are two."""
+    return [part.strip() for part in key.split(",")]
 
 
 # -- from files -------------------------------------------------------------------------------------
@@ -268,13 +283,8 @@ def _text(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _keys_of(key: str) -> list[str]:
-    """The keys that take the same value: ``seed,data.seed`` are two."""
-    return [part.strip() for part in key.split(",")]
-
-
 def _refuse_keys_set_twice(sweep: Sweep) -> None:
-    varied = [part for key in sweep.over for part in _keys_of(key)]
+    varied = [part for key in sweep.over for part in keys_of(key)]
     if twice := _repeated(varied):
         raise RecipeError(f"over gives {twice} twice. Leave out one of them.")
     for name, settings in sweep.variants.items():

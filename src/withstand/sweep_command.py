@@ -19,7 +19,7 @@ from withstand.pipeline import evaluate_run, train_recipe
 from withstand.recipe_file import ParsedRecipe, find_recipe, parse_recipe, recipe_parser
 from withstand.reporting import report, summarize_seeds
 from withstand.run_folder import RunFolder
-from withstand.sweep import Point, Sweep, find_sweep, is_sweep, points, read_over, read_sweep
+from withstand.sweep import Point, Sweep, find_sweep, is_sweep, keys_of, points, read_over, read_sweep
 from withstand.training import ProgressBar
 from withstand.types import RecipeError, RunFolderError, WithstandError
 
@@ -78,13 +78,21 @@ def _sweep(name: str, overs: Sequence[str], overrides: Sequence[str]) -> Sweep:
     file = find_sweep(name)
     if is_sweep(file):
         chosen = read_sweep(file)
-        chosen = replace(chosen, over={**chosen.over, **over})
+        chosen = replace(chosen, over=_narrowed(chosen.over, over))
     else:
         chosen = Sweep(name=f"{file.stem}-sweep", recipe=name, over=over)
-    if both := keys & chosen.over.keys():
+    if both := keys & {part for key in chosen.over for part in keys_of(key)}:
         key = min(both)
         raise RecipeError(f"The sweep varies {key}, so --{key} cannot fix it. Narrow it by --over {key}=….")
     return chosen
+
+
+def _narrowed(over: Mapping[str, Sequence[Any]], given: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The values varied, with those given in the place of the sweep's own."""
+    varied = dict(over)
+    for key, values in given.items():
+        varied[next((known for known in over if {*keys_of(key)} <= {*keys_of(known)}), key)] = values
+    return varied
 
 
 def _parsed(base: Path, point: Point) -> ParsedRecipe:

@@ -30,11 +30,11 @@ def test_orthogonal_kernels_have_singular_values_one_and_keep_them() -> None:
         for weight in weights(net):
             values = torch.linalg.svdvals(weight.matrix)
             torch.testing.assert_close(values, torch.ones_like(values), rtol=0, atol=1e-5)
-        former = net[0].weight.detach().clone()
+        former = weights(net)[0].value.detach().clone()
         optimizer.zero_grad()
         torch.autograd.backward(net(IMAGES).square().sum())
         optimizer.step()
-        assert not net[0].weight.equal(former)
+        assert not weights(net)[0].value.equal(former)
 
 
 def test_spectral_norms_end_at_one() -> None:

@@ -13,7 +13,8 @@ from withstand.spectral.circles import Circle
 
 
 def _norm(matrix: Tensor) -> float:
-    return torch.linalg.matrix_norm(matrix, ord=2).item()
+    norm: float = torch.linalg.matrix_norm(matrix, ord=2).item()
+    return norm
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:

@@ -17,11 +17,13 @@ def _random(rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.f
 
 def _closed(matrix: Tensor, radius: float) -> Tensor:
     left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-    return (left * values.clamp_max(radius)) @ right
+    clipped: Tensor = (left * values.clamp_max(radius)) @ right
+    return clipped
 
 
 def _norm(matrix: Tensor) -> float:
-    return torch.linalg.matrix_norm(matrix.double(), ord=2).item()
+    norm: float = torch.linalg.matrix_norm(matrix.double(), ord=2).item()
+    return norm
 
 
 @given(rows=st.integers(1, 9), columns=st.integers(1, 9), share=st.floats(0.01, 1.2), seed=st.integers(0, 99))

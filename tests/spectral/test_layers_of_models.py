@@ -48,7 +48,7 @@ def test_parametrised_weights_have_their_value() -> None:
     assert weight.parametrised
     assert weight.value.equal(layer.weight)
     with torch.no_grad():
-        layer.parametrizations["weight"].original0.mul_(2)  # type: ignore[operator, union-attr, index]
+        layer.parametrizations["weight"].original0.mul_(2)
     assert weight.value.equal(layer.weight)
     assert not weights(nn.Linear(3, 2))[0].parametrised
 
@@ -86,7 +86,8 @@ def test_operators_are_those_that_the_layers_apply() -> None:
         *[("0", (1, 9, 10)), ("1", (4, 5, 5)), ("2", (2, 5, 5)), ("4", (40,))]
     ]
     value = image
-    for layer, operator in zip([*model[:3], model[4]], [place.operator for place in found], strict=True):
+    layers, operators = [*model], [place.operator for place in found]
+    for layer, operator in zip([*layers[:3], layers[4]], operators, strict=True):
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         assert layer.bias is not None
         value = value.flatten(1) if isinstance(layer, nn.Linear) else value

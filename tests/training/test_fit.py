@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.attacks import PGD
+from withstand.constraints import Constraint, SpectralBall
 from withstand.data import Augment, Dataset, batches, epoch_order
 from withstand.models import load_weights
 from withstand.numerics import epoch_seed
@@ -132,6 +133,50 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(
         assert_same(weights_of(tmp_path / "whole" / name, tiny_model), weights_of(out / name, tiny_model))
     whole, cut = (pd.read_csv(folder / "train.csv") for folder in (tmp_path / "whole", out))
     pd.testing.assert_frame_equal(whole.drop(columns="seconds"), cut.drop(columns="seconds"))
+
+
+def test_constraints_hold_after_each_epoch_and_survive_an_interruption(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    def settings() -> TrainingSettings:
+        # Fresh vectors each time, as a new process has them.
+        return replace(SETTINGS, constraints=[SpectralBall(0.5, every=4, subspace=2)])
+
+    start = copy.deepcopy(tiny_model)
+    fit(tiny_model, tiny_dataset, CrossEntropy(), settings(), out=tmp_path / "whole")
+    interrupted = copy.deepcopy(start)
+    for step in (7, 11):
+        with pytest.raises(KeyboardInterrupt):
+            fit(
+                interrupted,
+                tiny_dataset,
+                CrossEntropy(),
+                replace(settings(), checkpoint_seconds=0.0),
+                out=tmp_path / "parts",
+                observers=[StopAfter(step)],
+            )
+        interrupted = copy.deepcopy(start)
+    fit(interrupted, tiny_dataset, CrossEntropy(), settings(), out=tmp_path / "parts")
+    assert_same(tiny_model.state_dict(), interrupted.state_dict())
+    for layer in tiny_model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            norm = torch.linalg.matrix_norm(layer.weight.detach().flatten(1).double(), 2)
+            assert 0.4 < norm <= 0.5 * (1 + 1e-6)
+
+
+def test_a_constraint_is_projected_onto_after_every_step(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    calls: list[float] = []
+
+    class Noting(Constraint):
+        @override
+        def project_(self, model: nn.Module, *, progress: float = math.inf) -> None:
+            calls.append(progress)
+
+    settings = replace(SETTINGS, epochs=1, constraints=[Noting()])
+    fit(tiny_model, tiny_dataset, CrossEntropy(), settings, out=tmp_path)
+    assert calls == [0.0, 0.2, 0.4, pytest.approx(0.6), 0.8, 1.0]  # five steps and the end of the epoch
 
 
 def test_equals_a_loop_written_by_hand(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from withstand.spectral import GuaranteedNorms
-from withstand.spectral.layers import Place, places, weights
+from withstand.spectral import Dense, GuaranteedNorms, LinearOperator, Shape, places, weights
 from withstand.types import ModelError
 
 __all__ = ["LayerNorms", "layer_norms"]
 
 
 class LayerNorms(NamedTuple):
-    """Two norms of a layer's weight; None where there is no finite one.
+    """Two norms of a layer's weight, each bounded from above; None where there is no finite bound.
 
     Attributes:
         name: Where the layer stands in the model, such as ``layers.0``.
-        kernel_norm: The largest singular value of the weight reshaped to (outputs, inputs times taps),
-            as arXiv 1810.00363 takes it. Of a convolution this says little of how far it can stretch.
-        operator_norm: An upper bound of that of the linear map, at its true input size and stride; None
+        kernel_norm: Of the weight reshaped to (outputs, inputs times taps), as arXiv 1810.00363 takes
+            it, to 1e-6. Of a convolution this says little of how far it can stretch.
+        operator_norm: Of the linear map itself, at its true input size and stride; None
             of all layers where one has no such bound.
     """
 
@@ -45,16 +43,21 @@ def layer_norms(model: nn.Module, image: Tensor) -> list[LayerNorms]:
     try:
         known = places(model, image)
     except ModelError:
-        return [LayerNorms(each.name, _kernel_norm(each.matrix), None) for each in found]
-    return [LayerNorms(each.name, _kernel_norm(each.weight.matrix), _operator_norm(each)) for each in known]
+        return [LayerNorms(each.name, _kernel_norm(each.matrix, each.name), None) for each in found]
+    return [
+        LayerNorms(
+            each.name,
+            _kernel_norm(each.weight.matrix, each.name),
+            _norm(each.operator, each.input_shape, each.name),
+        )
+        for each in known
+    ]
 
 
-def _kernel_norm(matrix: Tensor) -> float | None:
-    if not matrix.isfinite().all():  # of such a matrix, torch refuses to compute singular values
-        return None
-    return float(torch.linalg.matrix_norm(matrix.detach(), ord=2))
+def _kernel_norm(matrix: Tensor, name: str) -> float | None:
+    return _norm(Dense(matrix), (matrix.shape[1],), name)
 
 
-def _operator_norm(place: Place) -> float | None:
-    bound = float(GuaranteedNorms().of(place.operator, place.input_shape, place.name))
+def _norm(operator: LinearOperator, input_shape: Shape, name: str) -> float | None:
+    bound = float(GuaranteedNorms().of(operator, input_shape, name))
     return bound if math.isfinite(bound) else None
