@@ -19,9 +19,10 @@ LEVELS = {
             ["types", "dataset_info", "suggest", "_version"],
             [
                 *["norms", "schedules", "checks", "modes", "compiled", "roots"],
-                *["run_folder", "environment", "numerics", "spectral"],
+                *["run_folder", "environment", "numerics"],
             ],
-            ["passes"],
+            ["spectral"],
+            ["exact", "passes"],
             ["terms"],
             ["data", "models"],
             ["attacks", "constraints", "domains", "penalties"],

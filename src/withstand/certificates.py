@@ -8,7 +8,6 @@ accounted for. NaN, infinity and ties are never certified.
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
@@ -16,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from withstand.checks import check_batch
-from withstand.compiled import uncompiled
 from withstand.domains import DomainName, Program, input_set, require_set
+from withstand.exact import exact_copy, require_independence
 from withstand.numerics import numerics
 from withstand.roots import largest_positive
 from withstand.spectral import GuaranteedNorms
-from withstand.types import ModelError
 
 __all__ = ["METHODS", "Certification", "Certifier", "Method", "certified_radius", "certify"]
 
@@ -77,7 +75,7 @@ class Certifier:
             raise ValueError(f"Expected a method of {', '.join(METHODS)}, but got {method!r}.")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"Expected a batch_size of at least 1, but got {batch_size}.")
-        self._model = _exact_copy(model)
+        self._model = exact_copy(model)
         self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
         self._clip = clip
         self._batch_size = batch_size or _batch_size_for(self._model)
@@ -176,25 +174,8 @@ class Certifier:
         for domain in self._domains:
             require_set(norm, domain)
         if len(images) and not self._is_checked:  # once, since the model does not change
-            self._require_independence(images[:_NUM_PROBES])
+            require_independence(self.predict, images[:_NUM_PROBES])
             self._is_checked = True
-
-    def _require_independence(self, images: Tensor) -> None:
-        """Refuses a model that gives an image other logits when others are beside it."""
-        negatives = 1 - images  # so that there are two, also of one image
-        try:
-            apart = torch.cat([self.predict(images), self.predict(negatives)])
-            together = self.predict(torch.cat([images, negatives]))
-        except Exception as error:
-            raise ModelError(
-                f"The model fails in eval mode and float64 on images {tuple(images.shape)}: {error}"
-            ) from error
-        if bool(((apart - together).abs() > _SAME * (1 + apart.abs())).any()):
-            raise ModelError(
-                "The logits that the model gives an image in eval mode are not its own: they depend on what "
-                "else is in the batch, or on chance. Nothing can be proven of such a model. A BatchNorm "
-                "without running statistics does this; build it with track_running_stats=True."
-            )
 
 
 def certify(
@@ -259,16 +240,6 @@ def certified_radius(
         UnsupportedOperationError: there is no rule for an operation of the model.
     """
     return Certifier(model, method=method, clip=clip).radius(images, labels, norm=norm, tolerance=tolerance)
-
-
-def _exact_copy(model: nn.Module) -> nn.Module:
-    try:
-        exact = copy.deepcopy(uncompiled(model))
-    except Exception as error:
-        raise ModelError(
-            f"The model cannot be copied ({error}), which certificates do to compute in float64."
-        ) from error
-    return exact.double().eval().requires_grad_(requires_grad=False)
 
 
 def _batch_size_for(model: nn.Module) -> int:
