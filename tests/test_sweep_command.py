@@ -77,11 +77,14 @@ def test_another_evaluation_is_measured_anew_but_nothing_is_trained_again(
 ) -> None:
     command = ["sweep", str(file), *SMALL, "--over", "seed=3", f"--out={tmp_path}"]
     assert main(command) == 0
-    trained = (tmp_path / "plain/seed=3/last.safetensors").stat().st_mtime_ns
+    environment = tmp_path / "plain/seed=3/environment.json"
+    began = json.loads(environment.read_text())["started"], json.loads(environment.read_text())["command"]
     shown(capsys)
     assert main([*command, "--evaluation.attacks.0.num_steps=2"]) == 0
     assert "done before" not in shown(capsys)
-    assert (tmp_path / "plain/seed=3/last.safetensors").stat().st_mtime_ns == trained
+    again = json.loads(environment.read_text())
+    assert (again["started"], again["command"]) == began  # of the training; that of the evaluation is new
+    assert "num_steps=2" in again["evaluate_command"]
     settings = json.loads((tmp_path / "plain/seed=3/metrics.json").read_text())["settings"]
     assert settings["attacks"][0]["init_args"]["num_steps"] == 2
 

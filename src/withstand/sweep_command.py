@@ -18,6 +18,7 @@ from withstand.console import ERRORS, OUTPUT, progress_of
 from withstand.pipeline import evaluate_run, train_recipe
 from withstand.recipe_file import ParsedRecipe, find_recipe, parse_recipe, recipe_parser
 from withstand.reporting import report, summarize_seeds
+from withstand.reporting.differences import flat
 from withstand.run_folder import RunFolder
 from withstand.sweep import Point, Sweep, find_sweep, is_sweep, keys_of, points, read_over, read_sweep
 from withstand.training import ProgressBar
@@ -144,7 +145,7 @@ def _is_done(out: RunFolder, parsed: ParsedRecipe) -> bool:
 
 
 def _told(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in _WORDS}
+    return flat({key: value for key, value in values.items() if key not in _WORDS})
 
 
 def _in_words(metrics: Mapping[str, Any]) -> str:

@@ -52,9 +52,7 @@ class SpectralNorm(OnePass, Penalty):
             )
         self.form = form
         self.norms = None if num_power_iterations is None else PowerIteration(num_power_iterations)
-        self._found: list[Place] = []
-        self._found_in: weakref.ref[nn.Module] | None = None
-        self._found_at: Sequence[int] = ()
+        self._places = _Places()
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
@@ -70,21 +68,36 @@ class SpectralNorm(OnePass, Penalty):
             return [self.norms.of(Dense(matrix), matrix.shape[1:], name) for name, matrix in matrices.items()]
         return [
             self.norms.of(place.operator.entrywise(_precise), place.input_shape, place.name)
-            for place in self._places(model, images)
+            for place in self._places.of(model, images)
         ]
-
-    def _places(self, model: nn.Module, images: Tensor) -> list[Place]:
-        """The places of the model, found once for each size of the images."""
-        inner = uncompiled(model)
-        known = self._found_in is not None and self._found_in() is inner
-        if not known or self._found_at != images.shape[1:]:
-            self._found = places(inner, images)
-            self._found_in, self._found_at = weakref.ref(inner), images.shape[1:]
-        return self._found
 
     @override
     def extra_repr(self) -> str:
         return f"form={self.form!r}" + ("" if self.norms else ", exact")
+
+
+class _Places:
+    """The places of a model, found once for each size of the images.
+
+    A copy begins anew: it is for another model than that whose layers are held here.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[Place] = []
+        self._model: weakref.ref[nn.Module] | None = None
+        self._shape: Sequence[int] = ()
+
+    def of(self, model: nn.Module, images: Tensor) -> list[Place]:
+        inner = uncompiled(model)
+        is_known = self._model is not None and self._model() is inner
+        if not is_known or self._shape != images.shape[1:]:
+            self._found = places(inner, images)
+            self._model, self._shape = weakref.ref(inner), images.shape[1:]
+        return self._found
+
+    @override
+    def __reduce__(self) -> tuple[type[_Places], tuple[()]]:
+        return _Places, ()
 
 
 def _precise(weight: Tensor) -> Tensor:
