@@ -24,6 +24,7 @@ from withstand.models import load_weights
 from withstand.numerics import epoch_seed
 from withstand.objectives import Adversarial, CrossEntropy
 from withstand.schedules import Stages
+from withstand.spectral import GuaranteedNorms, places
 from withstand.terms import Objective
 from withstand.training import Observer, TrainingResult, TrainingSettings, fit
 from withstand.training.checkpoint import Row
@@ -162,6 +163,16 @@ def test_constraints_hold_after_each_epoch_and_survive_an_interruption(
         if isinstance(layer, nn.Conv2d | nn.Linear):
             norm = torch.linalg.matrix_norm(layer.weight.detach().flatten(1).double(), 2)
             assert 0.4 < norm <= 0.5 * (1 + 1e-6)
+
+
+def test_constraints_hear_how_large_images_are(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, epochs=1, constraints=[SpectralBall(0.5, form="operator", every=3)])
+    fit(tiny_model, tiny_dataset, CrossEntropy(), settings, out=tmp_path)
+    norms = GuaranteedNorms()
+    for place in places(tiny_model.eval(), torch.zeros(1, 1, 4, 4)):
+        assert norms.of(place.operator, place.input_shape, place.name) <= 0.5 * (1 + 1e-5)
 
 
 def test_a_constraint_is_projected_onto_after_every_step(

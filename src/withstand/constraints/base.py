@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -13,10 +14,18 @@ __all__ = ["Constraint"]
 class Constraint(nn.Module, ABC):
     """The interface of a set that weights must not leave.
 
-    Training calls ``after_step_`` after each step of the optimiser and ``project_`` at the end of each
+    Training calls ``prepare`` first, ``after_step_`` after each step of the optimiser and ``project_`` at the end of each
     epoch, so that what is scored and saved lies in the set. What a constraint keeps are buffers, which
     move with the device and are saved in the checkpoint.
     """
+
+    def prepare(self, input_shape: Sequence[int]) -> None:
+        """Hears what the model will be given, for a set that depends on it; the default does not care.
+
+        Args:
+            input_shape: Shape of one image.
+        """
+        return None
 
     @abstractmethod
     def project_(self, model: nn.Module, *, progress: float = math.inf) -> None:

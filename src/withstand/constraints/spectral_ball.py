@@ -53,7 +53,8 @@ class SpectralBall(Constraint):
         every: Steps from one exact projection to the next.
         subspace: Singular vectors kept for each weight; 0 for none, so that nothing is done between
             exact projections. For the kernel form, with ``every`` above 1.
-        input_shape: Shape (channels, height, width) of one image; for the operator form, which needs it.
+        input_shape: Shape (channels, height, width) of one image, which the operator form needs; training
+            gives that of its data set where it is None.
 
     Raises:
         ValueError: an argument is out of its range or does not fit the others.
@@ -84,6 +85,11 @@ class SpectralBall(Constraint):
         self.every = every
         self.subspace = subspace
         self.input_shape = None if input_shape is None else tuple(input_shape)
+
+    @override
+    def prepare(self, input_shape: Sequence[int]) -> None:
+        if self.input_shape is None:
+            self.input_shape = tuple(input_shape)
 
     @override
     def project_(self, model: nn.Module, *, progress: float = math.inf) -> None:

@@ -109,6 +109,8 @@ class Training:
         self._fabric.to_device(objective)
         self._objective = objective
         self._constraints = [*settings.constraints]
+        for constraint in self._constraints:
+            constraint.prepare(dataset.info.shape)
         self._fabric.to_device(nn.ModuleList(self._constraints))
         optimizer = make_optimizer(settings, model)
         self._learning_rates = [group["lr"] for group in optimizer.param_groups]
