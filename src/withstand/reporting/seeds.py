@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,13 @@ def mean_of(accuracies: Sequence[Accuracy]) -> Mean:
 def groups_of(runs: Sequence[Run]) -> list[Group]:
     """The evaluated runs, those that differ in their seeds alone together, in their order."""
     gathered: dict[object, list[Run]] = {}
+    seen: Counter[object] = Counter()
     for run in runs:
         if run.metrics is not None:
-            gathered.setdefault(_identity(run), []).append(run)
+            identity, seeds = _identity(run), tuple(lookup(run.recipe, key) for key in _SEEDS)
+            # The same seed again is no other seed: a repetition of a run is a group of its own.
+            gathered.setdefault((identity, seen[identity, seeds]), []).append(run)
+            seen[identity, seeds] += 1
     members = list(gathered.values())
     values = [_values(each[0]) for each in members]
     keys = differing(values) if values else []
