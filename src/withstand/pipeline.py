@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from withstand import data, models
+from withstand.constraints import PARAMETRIZATIONS
 from withstand.data import Dataset
 from withstand.dataset_info import DatasetInfo
 from withstand.environment import describe_device, environment, git_commit, peak_memory_bytes
@@ -66,7 +67,10 @@ def build_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
     """
     torch.manual_seed(recipe.seed)
     settings = recipe.model
-    return models.create(settings.name, dataset=info, normalize=settings.normalize, **settings.options)
+    model = models.create(settings.name, dataset=info, normalize=settings.normalize, **settings.options)
+    if settings.parametrize is not None:
+        PARAMETRIZATIONS[settings.parametrize](model)
+    return model
 
 
 def train_recipe(
@@ -218,6 +222,7 @@ def model_spec(recipe: Recipe, info: DatasetInfo) -> dict[str, Any]:
         "name": recipe.model.name,
         "normalize": recipe.model.normalize,
         "options": recipe.model.options,
+        "parametrize": recipe.model.parametrize,
         "dataset": info.name,
         "input_shape": list(info.shape),
         "num_classes": info.num_classes,

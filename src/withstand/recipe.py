@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from withstand.attacks import Attack
+from withstand.constraints import ParametrizationName
 from withstand.data import PartitionName
 from withstand.evaluation import Certificate, plan_attacks, plan_certificates, require_sizes
 from withstand.kernel_norms import KernelNorms
@@ -53,11 +54,13 @@ class ModelSettings:
             path/to/file.py:function or package.module:function.
         normalize: Put the data set's normalisation inside, as the first layer.
         options: Keyword arguments of the model's builder, such as batch_norm.
+        parametrize: Hold every weight at spectral norm 1 (spectral-norm), or orthogonal, always.
     """
 
     name: str = "cnn-small"
     normalize: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+    parametrize: ParametrizationName | None = None
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,12 @@ def test_every_group_is_in_one_family_and_sizes_join_last() -> None:
     assert sorted(labels) == sorted(each.label for each in groups)
 
 
+def test_what_is_scheduled_names_a_family() -> None:
+    groups = [group("plain", radius__end=0), group("ball-1", radius__end=1), group("ball-2", radius__end=2)]
+    assert [(family.name, family.word) for family in families_of(groups)] == [("radius", "radius")]
+    assert tradeoff_figure(groups, TARGET).plot["data"][0]["name"] == "radius"
+
+
 def test_truth_values_and_texts_join_nothing() -> None:
     assert all(
         family.word is None
@@ -97,6 +103,8 @@ def test_parts_by_train_size() -> None:
         (["one", "one"], "one"),
         (["l2_x-0.5, s=1", "l2_x-1, s=1"], "l2_x, s=1"),
         (["abc1", "abc2"], ""),
+        (["pgd-0.5-ball-2", "pgd-1.5-ball-2"], "pgd-…-ball-2"),
+        (["a-ball", "b-ball"], ""),
     ],
 )
 def test_what_labels_share(labels: list[str], expected: str) -> None:
@@ -114,6 +122,8 @@ def test_figure_over_seeds() -> None:
     assert means["error_x"]["array"] == pytest.approx([0.02] * 3)
     assert means["error_x"]["arrayminus"] == pytest.approx([0.05] * 3)
     assert "Student" in figure.caption
+    assert "of a single run, the binomial" in figure.caption
+    assert "nothing of other seeds" in seeds_figure(groups[2:]).caption
 
 
 def test_levels_differ_in_colour_and_symbol_and_place() -> None:

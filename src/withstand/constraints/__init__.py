@@ -1,7 +1,19 @@
 """What weights are held to while they are trained: sets to project on, and parametrisations."""
 
 from withstand.constraints.base import Constraint
-from withstand.constraints.parametrize import orthogonal_, spectral_norm_
+from withstand.constraints.parametrize import (
+    PARAMETRIZATIONS,
+    ParametrizationName,
+    orthogonal_,
+    spectral_norm_,
+)
 from withstand.constraints.spectral_ball import SpectralBall
 
-__all__ = ["Constraint", "SpectralBall", "orthogonal_", "spectral_norm_"]
+__all__ = [
+    "PARAMETRIZATIONS",
+    "Constraint",
+    "ParametrizationName",
+    "SpectralBall",
+    "orthogonal_",
+    "spectral_norm_",
+]

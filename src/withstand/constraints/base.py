@@ -14,9 +14,9 @@ __all__ = ["Constraint"]
 class Constraint(nn.Module, ABC):
     """The interface of a set that weights must not leave.
 
-    Training calls ``prepare`` first, ``after_step_`` after each step of the optimiser and ``project_`` at the end of each
-    epoch, so that what is scored and saved lies in the set. What a constraint keeps are buffers, which
-    move with the device and are saved in the checkpoint.
+    Training calls ``prepare`` first, ``after_step_`` after each step of the optimiser, and ``project_`` at
+    the end of each epoch, so that what is scored and saved lies in the set. What a constraint keeps are
+    buffers, which move with the device and are saved in the checkpoint.
     """
 
     def prepare(self, input_shape: Sequence[int]) -> None:
@@ -25,7 +25,6 @@ class Constraint(nn.Module, ABC):
         Args:
             input_shape: Shape of one image.
         """
-        return None
 
     @abstractmethod
     def project_(self, model: nn.Module, *, progress: float = math.inf) -> None:

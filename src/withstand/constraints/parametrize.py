@@ -7,7 +7,9 @@ is computed anew. A layer's own parameters are in ``layer.parametrizations.weigh
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,10 @@ from withstand.compiled import uncompiled
 from withstand.spectral import Weight, weights
 from withstand.types import ModelError
 
-__all__ = ["orthogonal_", "spectral_norm_"]
+__all__ = ["PARAMETRIZATIONS", "ParametrizationName", "orthogonal_", "spectral_norm_"]
+
+ParametrizationName: TypeAlias = Literal["spectral-norm", "orthogonal"]
+"""What recipes call a parametrisation."""
 
 
 def spectral_norm_(model: nn.Module) -> None:
@@ -100,3 +105,9 @@ def _plain(model: nn.Module) -> list[Weight]:
                 "would part; give each layer its own, or use SpectralBall."
             )
     return found
+
+
+PARAMETRIZATIONS: Mapping[ParametrizationName, Callable[[nn.Module], None]] = MappingProxyType(
+    {"spectral-norm": spectral_norm_, "orthogonal": orthogonal_}
+)
+"""Name -> what puts it on all layers of a model, in place."""

@@ -15,6 +15,7 @@ __all__ = ["Family", "Levels", "by_train_size", "families_of", "levels_of", "sha
 
 _TRAIN_SIZE = "data.train_size"
 _MOST_LEVELS = 6
+_ENDS_OF_SCHEDULES = ("start", "end")  # what they are of says more
 
 
 class Family(NamedTuple):
@@ -108,19 +109,29 @@ def _at(group: Group, size: str) -> Group:
 def shared_name(labels: Sequence[str]) -> str:
     """What several labels share: ``plain`` of ``plain, size=3`` and ``plain, size=9``; perhaps nothing.
 
-    Of words that differ in their ends, such as ``gradient-0.1`` and ``gradient-0.3``, the beginning.
+    Of words that differ, such as ``gradient-0.1`` and ``gradient-0.3``, the beginning; and their end where
+    they share that too: ``gradient-…-ball`` of ``gradient-0.1-ball`` and ``gradient-0.3-ball``.
     """
     rows = [label.split(", ") for label in labels]
     if len({len(row) for row in rows}) > 1:
         return ""
-    return ", ".join(filter(None, (_beginning(column) for column in zip(*rows, strict=True))))
+    return ", ".join(filter(None, (_common(column) for column in zip(*rows, strict=True))))
+
+
+def _common(column: Sequence[str]) -> str:
+    """What words share at their beginning and at their end, up to a ``-`` or ``_``."""
+    if len(set(column)) == 1:
+        return column[0]
+    beginning = _beginning(column)
+    ending = _beginning([word[::-1] for word in column])[::-1]
+    if "=" in beginning + ending:
+        return ""
+    beginning, ending = re.sub(r"[-_]?[^-_]*$", "", beginning), re.sub(r"^[^-_]*", "", ending)
+    return f"{beginning}-…{ending}" if beginning and ending else beginning
 
 
 def _beginning(column: Sequence[str]) -> str:
-    if len(set(column)) == 1:
-        return column[0]
-    common = "".join(each[0] for each in itertools.takewhile(_is_same, zip(*column, strict=False)))
-    return "" if "=" in common else re.sub(r"[-_][^-_]*$|^[^-_]*$", "", common)
+    return "".join(each[0] for each in itertools.takewhile(_is_same, zip(*column, strict=False)))
 
 
 def _is_same(letters: Sequence[str]) -> bool:
@@ -128,8 +139,8 @@ def _is_same(letters: Sequence[str]) -> bool:
 
 
 def _family(key: str, members: Sequence[Group]) -> Family:
-    last = key.rpartition(".")[2]
-    word = key if last.isdecimal() else last
+    parts = [part for part in key.split(".") if part not in _ENDS_OF_SCHEDULES]
+    word = key if parts[-1].isdecimal() else parts[-1]
     ordered = sorted(members, key=lambda group: float(str(group.values[key])))
     name = shared_name([group.label for group in ordered]) or word
     return Family(name, word, [(_level(group, key), group) for group in ordered])

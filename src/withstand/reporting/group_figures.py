@@ -18,12 +18,8 @@ __all__ = ["seeds_figure", "tradeoff_figure"]
 
 _SHARES = {"tickformat": ".1~%", "rangemode": "normal"}
 _BAR = "rgba(138,143,152,0.7)"  # behind the dots, on white and on near-black alike
-_LABEL_WIDTH = 26
+_LABEL_WIDTH = 22
 _LEVEL_STEP = 0.22
-_ABOUT_INTERVALS = (
-    "Bars are 95 % intervals of the mean over seeds (Student's t); of a single run, the binomial interval of "
-    "its test examples."
-)
 
 
 def seeds_figure(groups: Sequence[Group]) -> Figure:
@@ -46,9 +42,11 @@ def seeds_figure(groups: Sequence[Group]) -> Figure:
     title = {"legend": {"title": {"text": html.escape(levels.word)}}} if levels.word else {}
     shape = layout(axis("clean accuracy") | _SHARES, y_axis, showlegend=levels.word is not None)
     shape["legend"] |= title.get("legend", {})
-    height = 110 + len(rows) * max(30, 12 + 16 * len(levels.names))
-    caption = f"Large dots are means over seeds, small ones single runs. {_ABOUT_INTERVALS}"
-    return finished(go.Figure(traces, shape), "Clean accuracy over seeds", caption, height)
+    small = " Small dots are single runs." if any(group.num_seeds > 1 for group in groups) else ""
+    caption = _about(groups) + small
+    lines = 1 + max(text.count("<br>") for text in y_axis["ticktext"])
+    height = 110 + len(rows) * max(14 + 16 * lines, 12 + 16 * len(levels.names))
+    return finished(go.Figure(traces, shape), "Clean accuracy", caption, height)
 
 
 def tradeoff_figure(groups: Sequence[Group], target: Target, of: str = "") -> Figure:
@@ -63,11 +61,22 @@ def tradeoff_figure(groups: Sequence[Group], target: Target, of: str = "") -> Fi
     traces = [_family_trace(family, number, target) for number, family in enumerate(families)]
     at = budget(*target)
     shape = layout(axis("clean accuracy") | _SHARES, axis(f"attacked accuracy, {at}") | _SHARES)
-    caption = f"The upper right is best. {_ABOUT_INTERVALS}"
+    caption = f"The upper right is best. {_about(groups)}"
     if any(family.word for family in families):
         caption += " A line joins what differs in one number alone, which stands beside each point."
     title = ", ".join(filter(None, ("Clean against attacked accuracy", at, of)))
     return finished(go.Figure(traces, shape), title, caption, _height(len(families)))
+
+
+def _about(groups: Sequence[Group]) -> str:
+    numbers = {group.num_seeds for group in groups}
+    if numbers == {1}:
+        return (
+            "Each dot is one run, and bars are the 95 % binomial intervals of its test examples: "
+            "they say nothing of other seeds."
+        )
+    of_one = "; of a single run, the binomial interval of its test examples" if 1 in numbers else ""
+    return f"Dots are means over seeds, and bars their 95 % intervals (Student's t){of_one}."
 
 
 def _height(num_series: int) -> int:
@@ -114,7 +123,7 @@ def _family_trace(family: Family, number: int, target: Target) -> go.Scatter:
     attacked = [group.attacked[target] for _, group in family.members]
     look = series_style(number, "lines+markers+text" if family.word else "markers")
     return go.Scatter(
-        name=html.escape(f"{family.name} ({family.word})" if family.word else family.name),
+        name=html.escape(_legend(family)),
         x=[mean.value for mean in clean],
         y=[mean.value for mean in attacked],
         error_x=_bars(clean),
@@ -129,6 +138,10 @@ def _family_trace(family: Family, number: int, target: Target) -> go.Scatter:
         hovertemplate="%{customdata}<extra></extra>",
         **look | {"marker": look["marker"] | {"size": 9}},
     )
+
+
+def _legend(family: Family) -> str:
+    return family.name if family.word in (None, family.name) else f"{family.name} ({family.word})"
 
 
 def _bars(means: Sequence[Mean]) -> dict[str, Any]:

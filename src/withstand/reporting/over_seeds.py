@@ -24,6 +24,7 @@ class SeedsView:
     """Groups of runs that differ in their seeds alone.
 
     Attributes:
+        heading: Of the first section.
         header: Of the table.
         rows: One a group, texts.
         figure: Clean accuracy of all groups.
@@ -31,6 +32,7 @@ class SeedsView:
         other_tradeoffs: Likewise at the other epsilons.
     """
 
+    heading: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     figure: Figure
@@ -47,6 +49,7 @@ def view_seeds(runs: Sequence[Run]) -> SeedsView | None:
     first = _middles(targets)
     header, rows = table_of_groups(groups)
     return SeedsView(
+        heading="Over seeds" if any(group.num_seeds > 1 for group in groups) else "All beside each other",
         header=header,
         rows=rows,
         figure=seeds_figure(groups),
