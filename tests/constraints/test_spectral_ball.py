@@ -240,10 +240,10 @@ def test_bases_start_from_the_exact_vectors() -> None:
     net, ball = _net(), SpectralBall(0.5, every=5, subspace=2)
     matrix = weights(net)[3].matrix.clone()
     ball.project_(net)
-    basis = ball.state_dict()["basis_8"]
+    basis = ball.state_dict()["bases.of_8"]
     left = torch.linalg.svd(matrix).U[:, :2]
     torch.testing.assert_close((basis.T @ left).det().abs(), torch.tensor(1.0), rtol=0, atol=1e-4)
-    assert set(ball.state_dict()) == {"basis_0", "basis_3", "basis_6", "basis_8"}
+    assert set(ball.state_dict()) == {"bases.of_0", "bases.of_3", "bases.of_6", "bases.of_8"}
 
 
 def test_a_checkpoint_continues_in_a_fresh_object() -> None:

@@ -489,7 +489,7 @@ def test_it_keeps_no_model_among_its_parts() -> None:
     objective = Certified(2, 0.1)
     objective(model, *batch)
     assert list(objective.parameters()) == []
-    assert all("vector_" in name for name in objective.state_dict())
+    assert all("vectors." in name for name in objective.state_dict())
     assert objective.state_dict()
 
 

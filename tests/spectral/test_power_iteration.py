@@ -75,10 +75,10 @@ def test_a_closed_form_needs_no_vector() -> None:
 def test_each_key_has_a_vector_of_its_own() -> None:
     norms = PowerIteration()
     norms.of(_convolution(_kernel(0)), INPUT, "layers.0")
-    before = norms.state_dict()["vector_layers_0"].clone()
+    before = norms.state_dict()["vectors.of_layers_0"].clone()
     norms.of(_convolution(_kernel(1)), INPUT, "layers.1")
-    assert set(norms.state_dict()) == {"vector_layers_0", "vector_layers_1"}
-    assert norms.state_dict()["vector_layers_0"].equal(before)
+    assert set(norms.state_dict()) == {"vectors.of_layers_0", "vectors.of_layers_1"}
+    assert norms.state_dict()["vectors.of_layers_0"].equal(before)
 
 
 def test_a_checkpoint_continues_in_a_fresh_object() -> None:
@@ -96,16 +96,16 @@ def test_a_checkpoint_continues_inside_another_module() -> None:
     assert isinstance(norms, PowerIteration)
     norms.of(_convolution(_kernel()), INPUT, "a")
     fresh.load_state_dict(outer.state_dict())
-    assert fresh.state_dict()["0.vector_a"].equal(outer.state_dict()["0.vector_a"])
+    assert fresh.state_dict()["0.vectors.of_a"].equal(outer.state_dict()["0.vectors.of_a"])
 
 
 def test_vectors_move_with_the_module() -> None:
     norms = PowerIteration()
     norms.of(_convolution(_kernel().float()), INPUT, "a")
-    before = norms.state_dict()["vector_a"]
+    before = norms.state_dict()["vectors.of_a"]
     norms.double()
     assert norms.of(_convolution(_kernel()), INPUT, "a").dtype == torch.float64
-    assert (norms.state_dict()["vector_a"] * before).sum() > 0.9  # it went on from where it was
+    assert (norms.state_dict()["vectors.of_a"] * before).sum() > 0.9  # it went on from where it was
 
 
 def test_another_input_shape_starts_anew() -> None:

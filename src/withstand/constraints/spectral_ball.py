@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from withstand.constraints.base import Constraint
 from withstand.schedules import Schedule, value_at
 from withstand.spectral import (
     Convolution,
+    Kept,
     Weight,
     clip,
     clip_convolution,
@@ -25,8 +26,6 @@ from withstand.spectral import (
 from withstand.types import ModelError
 
 __all__ = ["SpectralBall"]
-
-_BASIS = "basis_"
 
 
 class SpectralBall(Constraint):
@@ -84,6 +83,7 @@ class SpectralBall(Constraint):
         self.form = form
         self.every = every
         self.subspace = subspace
+        self.bases = Kept()
         self.input_shape = None if input_shape is None else tuple(input_shape)
 
     @override
@@ -115,7 +115,8 @@ class SpectralBall(Constraint):
                 if clipped is not None:
                     _write(weight, clipped.value)
                 if self.subspace:
-                    self._keep(weight, self._basis(weight) if clipped is None else clipped.basis)
+                    basis = self._basis(weight) if clipped is None else clipped.basis
+                    self.bases.put(weight.name, basis.float())
 
     @override
     def after_step_(self, model: nn.Module, *, step: int, progress: float) -> None:
@@ -130,7 +131,7 @@ class SpectralBall(Constraint):
             ModelError: as in ``project_``.
             ValueError: the radius is not positive.
         """
-        if step % self.every == 0 or (self.subspace and not self._buffers):
+        if step % self.every == 0 or (self.subspace and not len(self.bases)):
             self.project_(model, progress=progress)
         elif self.subspace:
             radius = _require_positive(value_at(self.radius, progress))
@@ -138,7 +139,7 @@ class SpectralBall(Constraint):
                 for weight in _writable(model):
                     clipped = clip_in_subspace(weight.matrix, self._basis(weight), radius)
                     _write(weight, clipped.value)
-                    self._keep(weight, clipped.basis)
+                    self.bases.put(weight.name, clipped.basis.float())
 
     def _project_convolutions_(self, model: nn.Module, radius: float) -> None:
         found = places(model, self._image(model))
@@ -169,7 +170,7 @@ class SpectralBall(Constraint):
         matrix = weight.matrix
         side = min(matrix.shape)
         shape = (side, min(self.subspace, side))
-        kept = self._buffers.get(_name_of(weight))
+        kept = self.bases.get(weight.name)
         if kept is not None and kept.shape == shape:
             return kept.to(matrix.device)
         # From a generator of its own: what training draws must not depend on this.
@@ -177,28 +178,9 @@ class SpectralBall(Constraint):
         basis: Tensor = torch.linalg.qr(start).Q
         return basis.to(matrix.device)
 
-    def _keep(self, weight: Weight, basis: Tensor) -> None:
-        self.register_buffer(_name_of(weight), basis.float())
-
-    @override
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any, **options: Any
-    ) -> None:
-        # Bases are made by the first projection: a fresh object meets them in a checkpoint first, and
-        # one that goes back to before that projection must forget them.
-        self._buffers.clear()
-        for name, value in state_dict.items():
-            if name.startswith(f"{prefix}{_BASIS}"):
-                self.register_buffer(name.removeprefix(prefix), torch.empty_like(value))
-        super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
-
     @override
     def extra_repr(self) -> str:
         return f"radius={self.radius}, form={self.form!r}, every={self.every}, subspace={self.subspace}"
-
-
-def _name_of(weight: Weight) -> str:
-    return _BASIS + weight.name.replace(".", "_")
 
 
 def _require_positive(radius: float) -> float:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.spectral.kept import Kept
 from withstand.spectral.operators import LinearOperator, Shape
 
 __all__ = ["OperatorNorms", "PowerIteration"]
@@ -52,6 +51,7 @@ class PowerIteration(nn.Module, OperatorNorms):
         if num_iterations < 1:
             raise ValueError(f"Expected at least 1 power iteration, but got {num_iterations}.")
         self.num_iterations = num_iterations
+        self.vectors = Kept()
 
     @override
     def of(self, operator: LinearOperator, input_shape: Shape, key: str) -> Tensor:
@@ -59,8 +59,7 @@ class PowerIteration(nn.Module, OperatorNorms):
         return exact if exact is not None else self._estimate(operator, input_shape, key)
 
     def _estimate(self, operator: LinearOperator, input_shape: Shape, key: str) -> Tensor:
-        name = "vector_" + key.replace(".", "_")
-        vector = self._buffers.get(name)
+        vector = self.vectors.get(key)
         iterations = self.num_iterations
         if vector is None or vector.shape[1:] != input_shape:  # new, or the model's input has changed
             vector = _random_direction(operator.entries, input_shape)
@@ -72,21 +71,8 @@ class PowerIteration(nn.Module, OperatorNorms):
                 found = _direction(operator.adjoint(image, input_shape))
                 # Where weights are all zero, or not finite, the vector must outlive them.
                 vector = torch.where(found.isfinite().all() & found.any(), found, vector)
-        self.register_buffer(name, vector)
+        self.vectors.put(key, vector)
         return (operator.apply(vector) * image).sum()
-
-    @override
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any, **options: Any
-    ) -> None:
-        # Vectors are made at the first call of each operator: a fresh object meets them in a checkpoint
-        # first, and one that goes back to before that call must forget them.
-        for name in [name for name in self._buffers if name.startswith("vector_")]:
-            del self._buffers[name]
-        for name, value in state_dict.items():
-            if name.startswith(f"{prefix}vector_"):
-                self.register_buffer(name.removeprefix(prefix), torch.empty_like(value))
-        super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
 
     @override
     def extra_repr(self) -> str:
