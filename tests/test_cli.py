@@ -109,6 +109,42 @@ def test_an_evaluation_says_how_to_repeat_it_and_changes_nothing_that_was_traine
     )
 
 
+def test_a_penalised_run_with_a_constraint_and_its_kernel_norms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The third family from one command, everything on: as a user combines it."""
+    out = tmp_path / "run"
+    command = [
+        "run",
+        "mnist-300-small",
+        "--data.name=digits",
+        "--data.train_size=96",
+        "--data.validation_size=20",
+        "--training.epochs=1",
+        "--training.accelerator=cpu",
+        "--training.augment={class_path: withstand.data.Deform, init_args: {translation: 1}}",
+        "--training.constraints=[{class_path: SpectralBall, init_args: {radius: 2.0, every: 2, subspace: 2}}]",
+        "--objective={class_path: Sum, init_args: {terms: [CrossEntropy,"
+        "{class_path: Weighted, init_args: {weight: 0.1, term: InputGradient}},"
+        "{class_path: Weighted, init_args: {weight: 0.1, term: SpectralNorm}}]}}",
+        "--objective.terms.1.weight=0.2",
+        "--evaluation.num_examples=30",
+        "--evaluation.kernel_norms={num_examples: 10}",
+    ]
+    assert main([*command, f"--out={out}"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    bounds = json.loads((out / "metrics.json").read_text())["kernel_norms"]["summary"]
+    assert f"kernel norms: at least gradient {bounds['gradient']:.4g}" in shown
+    assert f"at most {bounds['spectral']:.4g}" in shown
+    assert "weight: 0.2" in (out / "recipe.yaml").read_text()
+    columns = pd.read_csv(out / "train.csv").columns
+    assert {"cross_entropy", "input_gradient", "spectral_norm"} <= set(columns)
+    for name, weight in load_file(out / "last.safetensors").items():
+        if weight.dim() > 1:
+            assert torch.linalg.matrix_norm(weight.flatten(1), 2) <= 2.0 * (1 + 1e-5), name
+    assert main(["evaluate", str(out)]) == 0  # and the folder is read back as it is
+
+
 def test_a_run_that_did_not_end_is_not_evaluated(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (finished / "last.safetensors").unlink()  # written when training has come to its end
     assert "withstand train" in failed(capsys, "evaluate", str(finished))

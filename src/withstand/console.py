@@ -56,6 +56,8 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     for certificate in certificates:
         if "radius" in certificate:
             OUTPUT.print(f"{certificate['name']}: {_radii(certificate['radius'])}")
+    if "kernel_norms" in metrics:
+        OUTPUT.print(f"kernel norms: {_bounds(metrics['kernel_norms'])}")
     for warning in metrics["warnings"]:
         ERRORS.print(f"warning: {warning}", style="yellow")
 
@@ -67,3 +69,12 @@ def _cells(point: Mapping[str, Any]) -> tuple[str, str]:
 
 def _radii(radius: Mapping[str, float]) -> str:
     return "certified radius " + ", ".join(f"{name} {value:.4g}" for name, value in radius.items())
+
+
+def _bounds(norms: Mapping[str, Any]) -> str:
+    """The largest bounds over classes, in one line."""
+    largest = {name: value for name, value in norms["summary"].items() if name != "deformation_change"}
+    upper = largest.pop("spectral")
+    lower = ", ".join(f"{name} {value:.4g}" for name, value in largest.items() if value is not None)
+    above = "no upper bound" if upper is None else f"at most {upper:.4g}"
+    return f"at least {lower}; {above} (logits a unit of l2 distance, the largest of all classes)"
