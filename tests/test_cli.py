@@ -123,7 +123,8 @@ def test_a_penalised_run_with_a_constraint_and_its_kernel_norms(
         "--training.epochs=1",
         "--training.accelerator=cpu",
         "--training.augment={class_path: withstand.data.Deform, init_args: {translation: 1}}",
-        "--training.constraints=[{class_path: SpectralBall, init_args: {radius: 2.0, every: 2, subspace: 2}}]",
+        "--training.constraints="
+        "[{class_path: SpectralBall, init_args: {radius: 2.0, every: 2, subspace: 2}}]",
         "--objective={class_path: Sum, init_args: {terms: [CrossEntropy,"
         "{class_path: Weighted, init_args: {weight: 0.1, term: InputGradient}},"
         "{class_path: Weighted, init_args: {weight: 0.1, term: SpectralNorm}}]}}",
