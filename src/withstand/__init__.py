@@ -6,6 +6,7 @@ from withstand import (
     data,
     domains,
     evaluation,
+    kernel_norms,
     models,
     norms,
     objectives,
@@ -18,6 +19,7 @@ from withstand import (
 from withstand._version import __version__
 from withstand.certificates import Certification, Certifier, certified_radius, certify
 from withstand.evaluation import evaluate
+from withstand.kernel_norms import KernelNorms, kernel_norm_bounds
 from withstand.reporting import report
 from withstand.training import fit
 from withstand.types import (
@@ -42,6 +44,7 @@ __all__ = [
     "Certifier",
     "CheckpointError",
     "DataError",
+    "KernelNorms",
     "LossTerms",
     "ModelError",
     "NonFiniteLossError",
@@ -58,6 +61,8 @@ __all__ = [
     "evaluate",
     "evaluation",
     "fit",
+    "kernel_norm_bounds",
+    "kernel_norms",
     "models",
     "norms",
     "objectives",

@@ -18,7 +18,10 @@ from jsonargparse import ArgumentParser, Namespace, set_loader
 from torch.optim import SGD, Adam
 
 from withstand.attacks import Attack
+from withstand.constraints import Constraint
+from withstand.data import Deform
 from withstand.evaluation import Certificate
+from withstand.kernel_norms import KernelNorms
 from withstand.recipe import Recipe
 from withstand.recipe_items import Item, is_item, put
 from withstand.schedules import Schedule
@@ -261,7 +264,10 @@ def _nearest_key(parser: ArgumentParser, key: str) -> str | None:
 
 def _class_parameters() -> Iterator[str]:
     """The settings of every class that a recipe can name."""
-    pending: list[type] = [Objective, Attack, Certificate, Schedule, Rollback, SGD, Adam]
+    pending: list[type] = [
+        *(Objective, Attack, Constraint, Schedule),
+        *(Certificate, KernelNorms, Deform, Rollback, SGD, Adam),
+    ]
     while pending:
         cls = pending.pop()
         pending.extend(cls.__subclasses__())
