@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from withstand.modes import eval_mode
+from withstand.modes import differs_in_training, eval_mode
 
 
 def _mixed() -> nn.Sequential:
@@ -86,3 +86,20 @@ def test_batch_statistics_stay_as_they_are() -> None:
     assert all(torch.equal(statistics[key], value) for key, value in model.state_dict().items())
     model(torch.rand(4, 2))
     assert not torch.equal(statistics["1.0.running_mean"], model.state_dict()["1.0.running_mean"])
+
+
+@pytest.mark.parametrize(
+    ("layer", "differs"),
+    [
+        (nn.BatchNorm1d(2), True),
+        (nn.Dropout(), True),
+        (nn.InstanceNorm1d(2, track_running_stats=True), True),
+        (nn.InstanceNorm1d(2), False),
+        (nn.LayerNorm(2), False),
+        (nn.ReLU(), False),
+    ],
+)
+def test_knows_the_layers_that_act_otherwise_in_training(layer: nn.Module, *, differs: bool) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(layer))
+    assert differs_in_training(model.train()) is differs
+    assert not differs_in_training(model.eval())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.attacks import PGD
@@ -16,7 +17,7 @@ from withstand.passes import Pass
 from withstand.penalties import InputGradient, LossGradient, VirtualAdversarial
 from withstand.schedules import Linear
 from withstand.terms import OnePass, Sum
-from withstand.types import LossTerms
+from withstand.types import DataError, LossTerms, ModelError
 
 
 class Counting(nn.Module):
@@ -113,3 +114,56 @@ def test_a_step_in_which_nothing_has_a_weight_is_a_step_all_the_same() -> None:
     model = Counting()
     objective(model, IMAGES, LABELS, progress=0.0).loss.backward()
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Dropping(Counting):
+    """Drops inputs while it trains, by a function, which is no layer."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(F.dropout(images, 0.5, self.training))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_random_in_training_is_not_shared(first: bool) -> None:
+    torch.manual_seed(0)
+    model = Dropping()
+    expected = LossGradient()(model.eval(), IMAGES, LABELS).loss
+    model.train().sizes.clear()
+    objective = LossGradient() + CrossEntropy() if first else CrossEntropy() + LossGradient()
+    torch.manual_seed(1)
+    _, terms = objective(model, IMAGES, LABELS)
+    assert model.sizes == [8, 8]
+    assert terms["loss_gradient_l2"].item() == pytest.approx(expected.item())
+    torch.manual_seed(1)
+    assert terms["cross_entropy"].item() == CrossEntropy()(model, IMAGES, LABELS).loss.item()
+
+
+class _Answers(nn.Module):
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+    @override
+    def forward(self, images: Tensor) -> Any:
+        return self.answer(images)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (lambda images: images[:, 0], r"shape \(8,\)"),
+        (lambda images: images.mean(dim=0, keepdim=True), r"shape \(1, 4\)"),
+        (lambda images: (images, images), "tuple"),
+    ],
+)
+@pytest.mark.parametrize("objective", [CrossEntropy(), InputGradient(), VirtualAdversarial()])
+def test_a_model_that_gives_no_logits_is_told(objective: OnePass, answer: Any, found: str) -> None:
+    with pytest.raises(ModelError, match=rf"tensor \(8, classes\) for 8 images, but gave {found}"):
+        objective(_Answers(answer), IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("objective", [CrossEntropy(), CrossEntropy() + 0.1 * InputGradient()])
+def test_a_batch_of_nothing_is_told(objective: OnePass) -> None:
+    with pytest.raises(DataError, match="at least one image"):
+        objective(Counting(), IMAGES[:0], LABELS[:0])

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 __all__ = ["differs_in_training", "eval_mode"]
 
@@ -39,4 +40,10 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 def differs_in_training(model: nn.Module) -> bool:
     """Whether a layer of the model is in a train mode that makes it act otherwise than in eval mode."""
-    return any(module.training and isinstance(module, _BatchNorm | _DropoutNd) for module in model.modules())
+    return any(module.training and _differs(module) for module in model.modules())
+
+
+def _differs(module: nn.Module) -> bool:
+    if isinstance(module, _InstanceNorm):
+        return module.track_running_stats
+    return isinstance(module, _BatchNorm | _DropoutNd)

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from withstand.compiled import uncompiled
 from withstand.modes import differs_in_training, eval_mode
+from withstand.types import DataError, ModelError
 
-__all__ = ["Differentiable", "Pass"]
+__all__ = ["Differentiable", "Pass", "logits_of"]
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """What a model answers, in its present mode.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes).
+        images: Float tensor (batch, …).
+
+    Raises:
+        ModelError: the answer is not a tensor (batch, classes).
+    """
+    logits = model(images)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+        found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(
+            f"{type(model).__name__} must give logits, a tensor ({len(images)}, classes) for "
+            f"{len(images)} images, but gave {found}."
+        )
+    return logits
 
 
 class Differentiable(NamedTuple):
@@ -38,7 +59,7 @@ class Differentiable(NamedTuple):
         original = uncompiled(model)
         leaf = images.detach().requires_grad_()
         with torch.enable_grad(), eval_mode(original):
-            return Differentiable(original, leaf, original(leaf))
+            return Differentiable(original, leaf, logits_of(original, leaf))
 
 
 class Pass:
@@ -48,28 +69,52 @@ class Pass:
         model: Maps images in [0, 1] to logits (batch, classes).
         images: Float tensor (batch, …), in [0, 1].
         tracks_images: Whether the logits will be differentiated with respect to the images.
+
+    Raises:
+        DataError: there is no image.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, *, tracks_images: bool = False) -> None:
+        if not len(images):
+            raise DataError("Expected at least one image in a batch, but got none.")
         self.model = model
         self.given = images
         # Per example a network is what it is in eval mode, so one pass serves for both only where
         # the modes are alike.
         shares = tracks_images and torch.is_grad_enabled() and _is_plain(model)
         self._images = images.detach().requires_grad_() if shares else images
+        self._is_random = False
 
     @cached_property
     def logits(self) -> Tensor:
         """(batch, classes), as the model gives them in its present mode."""
-        logits: Tensor = self.model(self._images)
+        if self._images is self.given:
+            return logits_of(self.model, self.given)
+        before = _random_state(self.given.device)
+        logits = logits_of(self.model, self._images)
+        # Then it may be a function such as F.dropout, of which no layer tells that it is there.
+        self._is_random = _random_state(self.given.device) != before
         return logits
 
     @cached_property
     def differentiable(self) -> Differentiable:
         """Images and logits to be differentiated, of this pass where that is possible."""
         if self._images is not self.given:
-            return Differentiable(self.model, self._images, self.logits)
+            logits = self.logits
+            if not self._is_random:
+                return Differentiable(self.model, self._images, logits)
         return Differentiable.of(self.model, self.given)
+
+
+def _random_state(device: torch.device) -> bytes:
+    """The state of the generator from which a model on a device draws; without waiting for the device."""
+    # Without the device's number, which not every kind of device takes here: that of the current one.
+    state: Tensor = torch.get_rng_state() if device.type == "cpu" else _module_of(device).get_rng_state()
+    return state.numpy().tobytes()
+
+
+def _module_of(device: torch.device) -> Any:
+    return torch.get_device_module(device)
 
 
 def _is_plain(model: nn.Module) -> bool:

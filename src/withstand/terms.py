@@ -96,8 +96,12 @@ class OnePass(Objective, ABC):
     def forward(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> LossTerms:
-        tracks_images = self.differentiates_images(progress)
-        return self.of_pass(Pass(model, images, tracks_images=tracks_images), labels, progress=progress)
+        # In inference mode nothing can be differentiated, and what is kept could not be used in training.
+        has_gradients = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
+            images, labels = _usable(images), _usable(labels)
+            passed = Pass(model, images, tracks_images=self.differentiates_images(progress))
+            return self.of_pass(passed, labels, progress=progress)
 
 
 class Penalty(Objective, ABC):
@@ -174,6 +178,10 @@ class Sum(OnePass):
     def ease(self, at: float) -> bool:
         eased = [term.ease(at) for term in _terms_of(self)]  # all of them, not only up to the first
         return any(eased)
+
+
+def _usable(batch: Tensor) -> Tensor:
+    return batch.clone() if batch.is_inference() else batch
 
 
 def _terms_of(objective: Objective) -> list[Objective]:

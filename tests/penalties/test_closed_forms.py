@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -203,6 +204,65 @@ def test_candidates_are_never_above_all() -> None:
     assert all(found <= every * (1 + 1e-12) for found in values)
     assert values[-1] == pytest.approx(every)
     assert values[0] > 0.5 * every
+
+
+def _perturbed(model: nn.Module, images: Tensor, *, steps: int, candidates: int) -> float:
+    """The penalty at epsilon 0.5, one image and one class at a time."""
+
+    def climb(image: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        delta = torch.zeros_like(image)
+        lengths = []
+        for _ in range(steps):
+            leaf = (image + delta).requires_grad_()
+            (slope,) = torch.autograd.grad(model(leaf)[0, number], leaf)
+            lengths.append(slope.norm())
+            delta = delta + 0.75 / steps * slope / slope.norm()
+            delta = delta * min(1.0, 0.5 / delta.norm().item())
+        return lengths[0], (model(image + delta) - model(image))[0, number].detach()
+
+    total = 0.0
+    for number in range(model(images).shape[1]):
+        ends = [climb(image[None], number) for image in images]
+        chosen = sorted(ends, key=lambda end: -float(end[0]))[:candidates]
+        total += max(float(gain) for _, gain in chosen) ** 2
+    return total
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    num=st.integers(1, 5),
+    classes=st.integers(1, 7),
+    candidates=st.none() | st.integers(1, 6),
+    steps=st.integers(1, 3),
+)
+def test_perturbation_is_that_of_a_loop(num: int, classes: int, candidates: int | None, steps: int) -> None:
+    generator = torch.Generator().manual_seed(10 * num + classes)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(20, 4), nn.Tanh(), nn.Linear(4, classes)).double()
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    batch = pictures(num, classes)
+    penalty = AdversarialPerturbation(0.5, num_steps=steps, candidates=candidates)
+    expected = _perturbed(model, batch.images, steps=steps, candidates=candidates or num)
+    assert value(penalty, model, batch) == pytest.approx(expected)
+
+
+def test_small_changes_of_large_logits_survive_mixed_precision() -> None:
+    double, _ = linear()
+    model, (images, labels) = double.float(), pictures(3)
+    nn.init.constant_(cast(nn.Linear, model[1]).bias, 1000)
+    for penalty in (AdversarialPerturbation(0.1), DeformationStability(DEFORM, num_deformations=1)):
+        torch.manual_seed(0)
+        expected = penalty(model, images.float(), labels).loss.item()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = penalty(model, images.float(), labels).loss.item()
+        assert 0.05 * expected < found <= expected * 1.01  # another image may be taken for the worst
+
+
+def test_the_norm_of_a_loss_gradient_may_be_a_float() -> None:
+    model, _ = linear()
+    _, terms = LossGradient(2.0)(model, *pictures(2))  # type: ignore[arg-type]
+    assert list(terms) == ["loss_gradient_l2"]
 
 
 def test_perturbations_stay_within_epsilon() -> None:

@@ -183,6 +183,25 @@ def test_a_model_that_ignores_its_images_has_no_penalty(make: Callable[[], Penal
     assert loss.item() == pytest.approx(CrossEntropy()(_Constant(), images, labels).loss.item())
 
 
+class _Broken(nn.Module):
+    """Answers NaN for bright images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = net(nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images)
+        return logits * torch.where(images.mean(dim=(1, 2, 3)) > 0.7, torch.nan, 1.0)[:, None]
+
+
+@pytest.mark.parametrize("make", [m for name, m in PENALTIES.items() if "spectral" not in name])
+def test_an_answer_that_is_not_finite_shows(make: Callable[[], Penalty]) -> None:
+    images, labels = pictures(4)
+    images[2] = 1.0
+    assert make()(_Broken(), images, labels).loss.isnan()
+
+
 def test_inputs_of_any_rank(shapeless_penalty: Penalty) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
@@ -228,6 +247,20 @@ def test_can_be_measured_without_gradients(penalty: Penalty) -> None:
     with torch.no_grad():
         measured = penalty(model, images, labels).loss
     assert measured.item() == pytest.approx(expected.item())
+
+
+def test_can_be_measured_in_inference_mode_and_trained_with_then(penalty: Penalty) -> None:
+    model, (images, labels) = net(nn.Softplus()), pictures(4)
+    with torch.inference_mode():
+        inferred = copy.deepcopy(penalty)
+        torch.manual_seed(2)
+        found = (CrossEntropy() + inferred)(model, images.clone(), labels.clone()).loss
+    torch.manual_seed(2)
+    with torch.no_grad():
+        expected = (CrossEntropy() + penalty)(model, images, labels).loss
+    assert not found.requires_grad
+    assert found.item() == pytest.approx(expected.item())
+    inferred(model, images, labels).loss.backward()
 
 
 def test_reports_itself_before_its_weight(penalty: Penalty) -> None:

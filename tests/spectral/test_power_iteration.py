@@ -75,10 +75,10 @@ def test_a_closed_form_needs_no_vector() -> None:
 def test_each_key_has_a_vector_of_its_own() -> None:
     norms = PowerIteration()
     norms.of(_convolution(_kernel(0)), INPUT, "layers.0")
-    before = norms.state_dict()["vectors.of_layers_0"].clone()
+    before = norms.state_dict()["vectors.of_layers/0"].clone()
     norms.of(_convolution(_kernel(1)), INPUT, "layers.1")
-    assert set(norms.state_dict()) == {"vectors.of_layers_0", "vectors.of_layers_1"}
-    assert norms.state_dict()["vectors.of_layers_0"].equal(before)
+    assert set(norms.state_dict()) == {"vectors.of_layers/0", "vectors.of_layers/1"}
+    assert norms.state_dict()["vectors.of_layers/0"].equal(before)
 
 
 def test_a_checkpoint_continues_in_a_fresh_object() -> None:
@@ -142,3 +142,13 @@ def test_random_state_is_left_alone() -> None:
 def test_needs_an_iteration() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         PowerIteration(0)
+
+
+def test_names_that_differ_by_a_dot_are_two_places() -> None:
+    norms = PowerIteration()
+    first, second = Dense(_gapped(1)), Dense(_gapped(2))
+    for _ in range(2):
+        norms.of(first, (5,), "block.weight")
+        norms.of(second, (5,), "block_weight")
+    for operator, name in ((first, "block.weight"), (second, "block_weight")):
+        assert norms.of(operator, (5,), name).item() == pytest.approx(3.0, rel=1e-6)

@@ -29,7 +29,7 @@ __all__ = ["SpectralBall"]
 
 
 class SpectralBall(Constraint):
-    """Holds the singular values of all linear layers and convolutions at or below a radius.
+    """Holds the singular values of all linear layers and convolutions at or below a radius, frozen ones too.
 
     In the kernel form a weight is a matrix (out, in · taps), as arXiv 1810.00363 projects it: singular
     values above the radius become the radius, all else stays, which is the nearest such matrix. The
@@ -180,7 +180,8 @@ class SpectralBall(Constraint):
 
     @override
     def extra_repr(self) -> str:
-        return f"radius={self.radius}, form={self.form!r}, every={self.every}, subspace={self.subspace}"
+        own = f"radius={self.radius}, form={self.form!r}, every={self.every}, subspace={self.subspace}"
+        return own if self.form == "kernel" else f"{own}, input_shape={self.input_shape}"
 
 
 def _require_positive(radius: float) -> float:

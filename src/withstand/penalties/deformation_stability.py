@@ -11,7 +11,7 @@ from typing_extensions import override
 from withstand.compiled import uncompiled
 from withstand.data.deform import Deform
 from withstand.modes import eval_mode
-from withstand.passes import Pass
+from withstand.passes import Pass, logits_of
 from withstand.penalties.classwise import own_changes
 from withstand.terms import OnePass, Penalty
 from withstand.types import LossTerms
@@ -58,14 +58,14 @@ class DeformationStability(OnePass, Penalty):
     def _worst_pairs(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """For each class the image whose logit changes most, and its deformation, (classes, …) each."""
         with eval_mode(model):
-            reference = model(images)
+            reference = logits_of(model, images)
             largest = reference.new_full((reference.shape[1],), -math.inf)
             index = largest.new_zeros(largest.shape, dtype=torch.int64)
             worst = images[index]
             for _ in range(self.num_deformations):
                 deformed = self.deform(images)
                 change, candidate = (model(deformed) - reference).square().max(dim=0)
-                is_larger = change > largest
+                is_larger = (change > largest) | change.isnan()  # which must show in the loss
                 largest = torch.where(is_larger, change, largest)
                 index = torch.where(is_larger, candidate, index)
                 worst = torch.where(is_larger[:, None, None, None], deformed[candidate], worst)

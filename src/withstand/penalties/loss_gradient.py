@@ -37,7 +37,7 @@ class LossGradient(OnePass, Penalty):
         super().__init__()
         if norm not in (1, 2):
             raise ValueError(f"Expected a norm of 1 or 2, but got {norm}.")
-        self.norm = norm
+        self.norm = int(norm)  # its name is the same for 2.0
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:

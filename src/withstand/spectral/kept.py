@@ -41,4 +41,5 @@ class Kept(nn.Module):
 
 
 def _key(name: str) -> str:
-    return "of_" + name.replace(".", "_")  # not the name of a method or attribute
+    # Not the name of a method or attribute, nor that of another: a.b and a_b are two layers.
+    return "of_" + name.replace(".", "/")

@@ -7,6 +7,7 @@ with the same weights, bit for bit, on the same machine.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,8 +79,8 @@ class Training:
     Args:
         model: Maps images in [0, 1] to logits (batch, classes).
         dataset: Its training split trains, its validation split chooses.
-        objective: What to minimise.
-        settings: How to.
+        objective: What to minimise; a copy is used, so that what is given can be used again.
+        settings: How to; of its constraints too a copy is used.
         out: The run folder, made already.
         seed: Fixes everything random.
         observers: Who is told how it goes, entered already.
@@ -106,9 +107,10 @@ class Training:
         self._model = self._fabric.to_device(model)
         check(model, dataset.info)
         self._forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
-        self._fabric.to_device(objective)
-        self._objective = objective
-        self._constraints = [*settings.constraints]
+        # Both keep what they learn of a model, and objectives are eased; another training begins anew.
+        self._objective = copy.deepcopy(objective)
+        self._fabric.to_device(self._objective)
+        self._constraints = copy.deepcopy([*settings.constraints])
         for constraint in self._constraints:
             constraint.prepare(dataset.info.shape)
         self._fabric.to_device(nn.ModuleList(self._constraints))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import nn
 
@@ -23,7 +25,7 @@ def describe_run(
     """What must be the same for a checkpoint to be gone on with, in words for an error."""
     # Only where there are any, so that a run begun before there were constraints can be gone on with.
     constraints = {"constraints": _words(*settings.constraints)} if settings.constraints else {}
-    return constraints | {
+    words = constraints | {
         "batch size": str(settings.batch_size),
         "training data": dataset.fingerprint[:16],
         "parameters": str(sum(parameter.numel() for parameter in model.parameters())),
@@ -32,6 +34,8 @@ def describe_run(
         "learning rate factor": str(settings.lr_factor),
         "augmentation": str(settings.augment),
     }
+    # Where in memory an object without words of its own lies is another place each time.
+    return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", text) for name, text in words.items()}
 
 
 def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.Optimizer:

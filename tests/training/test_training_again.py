@@ -1,0 +1,152 @@
+"""Training again: with objects that were trained with before, or from where it was interrupted."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.constraints import SpectralBall
+from withstand.data import Dataset
+from withstand.objectives import CrossEntropy, Objective
+from withstand.penalties import AdversarialPerturbation, SpectralNorm
+from withstand.schedules import Linear, Schedule
+from withstand.training import Observer, Rollback, TrainingSettings, fit
+from withstand.training.checkpoint import Row
+from withstand.training.setup import describe_run, make_optimizer
+from withstand.types import LossTerms
+
+SETTINGS = TrainingSettings(
+    epochs=2, batch_size=20, optimizer=partial(torch.optim.SGD, lr=0.2, momentum=0.9), accelerator="cpu"
+)
+
+
+class StopAfter(Observer):
+    """Interrupts a training once, as Ctrl-C would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    @override
+    def on_step(self, done: int, total: int) -> None:
+        if done == self.step:
+            raise KeyboardInterrupt
+
+    @override
+    def on_epoch(self, rows: Sequence[Row]) -> None:
+        return None
+
+
+def weights_after(model: nn.Module) -> list[Tensor]:
+    return [value.detach().clone() for value in model.state_dict().values()]
+
+
+@pytest.mark.parametrize("form", ["kernel", "operator"])
+def test_objects_can_be_used_for_another_training(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, form: str
+) -> None:
+    ball = SpectralBall(0.5, every=4, subspace=2) if form == "kernel" else SpectralBall(0.5, form="operator")
+    objective = CrossEntropy() + 0.05 * SpectralNorm(num_power_iterations=1)
+    settings = replace(SETTINGS, constraints=[ball])
+    found = []
+    for name in ("first", "second"):
+        model = copy.deepcopy(tiny_model)
+        fit(model, tiny_dataset, objective, settings, out=tmp_path / name)
+        found.append(weights_after(model))
+    assert all(map(torch.equal, *found))
+    assert ball.input_shape is None  # the next data set may have others
+
+
+@pytest.mark.parametrize("steps", [(3,), (7,), (4, 8)])  # five steps an epoch
+def test_interrupted_with_everything_scheduled_ends_with_the_same_weights(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, steps: tuple[int, ...]
+) -> None:
+    """Of the operator form and of weights that rise from 0; with the same objects, as in a notebook."""
+    weight = Linear(0.0, 1.0, epochs=1, begin=0.5)
+    objective = CrossEntropy() + weight * AdversarialPerturbation(0.1, num_steps=2, candidates=2)
+    objective += 0.01 * SpectralNorm("operator", num_power_iterations=1)
+    ball = SpectralBall(Linear(2.0, 0.5, epochs=2), form="operator", every=3)
+    settings = replace(SETTINGS, constraints=[ball])
+    whole = copy.deepcopy(tiny_model)
+    fit(whole, tiny_dataset, objective, settings, out=tmp_path / "whole")
+    for step in steps:
+        with pytest.raises(KeyboardInterrupt):
+            fit(
+                copy.deepcopy(tiny_model),
+                tiny_dataset,
+                objective,
+                replace(settings, checkpoint_seconds=0.0),
+                out=tmp_path / "parts",
+                observers=[StopAfter(step)],
+            )
+    resumed = copy.deepcopy(tiny_model)
+    fit(resumed, tiny_dataset, objective, settings, out=tmp_path / "parts")
+    assert all(map(torch.equal, weights_after(whole), weights_after(resumed)))
+
+
+class Easing(Objective):
+    """Shows a collapse in its first epoch until it was eased."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eased = 0
+
+    @override
+    def forward(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> LossTerms:
+        loss, _ = CrossEntropy()(model, images, labels)
+        accuracy = torch.tensor(0.9 if self.eased else 0.0)
+        return LossTerms(loss, {"adversarial": torch.tensor(0.1), "adversarial_accuracy": accuracy})
+
+    @override
+    def ease(self, at: float) -> bool:
+        self.eased += 1
+        return True
+
+    @override
+    def extra_repr(self) -> str:
+        return f"eased={self.eased}"
+
+
+def test_an_objective_is_eased_for_one_training_alone(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    objective, settings = Easing(), replace(SETTINGS, rollback=Rollback())
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_model, tiny_dataset, objective, settings, out=tmp_path, observers=[StopAfter(7)])
+    fit(tiny_model, tiny_dataset, objective, settings, out=tmp_path)
+    assert objective.eased == 0
+
+
+class Wordless(Schedule):
+    @override
+    def __call__(self, progress: float = math.inf) -> float:
+        return 0.5
+
+
+def test_a_schedule_without_words_of_its_own_can_be_resumed(
+    tiny_model: nn.Module, tiny_dataset: Dataset
+) -> None:
+    def words() -> dict[str, str]:
+        settings = replace(SETTINGS, lr_factor=Wordless(), constraints=[SpectralBall(Wordless())])
+        kept.append(objective := Wordless() * CrossEntropy())
+        optimizer = make_optimizer(settings, tiny_model)
+        return describe_run(tiny_model, tiny_dataset, objective, optimizer, settings)
+
+    kept: list[Objective] = []
+    assert words() == words()
+    assert "Wordless" in words()["objective"]
+
+
+def test_the_size_of_the_operator_form_is_told() -> None:
+    first, second = (str(SpectralBall(1.0, form="operator", input_shape=(1, s, s))) for s in (4, 8))
+    assert first != second
