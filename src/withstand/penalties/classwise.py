@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from withstand.modes import eval_mode
 from withstand.passes import Differentiable
+from withstand.penalties.piecewise import without_curvature
 
 __all__ = ["class_gradients", "gradient", "own_changes", "own_gradients"]
 
@@ -80,5 +81,5 @@ def own_gradients(model: nn.Module, images: Tensor) -> Tensor:
         Tensor of the shape of ``images``, with gradient.
     """
     leaf = images.detach().requires_grad_()
-    with torch.enable_grad(), eval_mode(model):
+    with torch.enable_grad(), eval_mode(model), without_curvature(model):
         return gradient(torch.diagonal(model(leaf)).sum(), leaf)

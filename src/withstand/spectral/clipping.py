@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = ["Above", "Clipped", "above", "clip", "clip_in_subspace", "shares"]
 
 _ROWS = 128  # of a Gram matrix that are computed at once
+_NEAR = 8.0  # times radius², up to which single precision is enough for a Gram matrix
 
 
 class Above(NamedTuple):
@@ -39,7 +40,7 @@ class Clipped(NamedTuple):
     basis: Tensor
 
 
-def above(grams: Tensor, bounds: Tensor | float) -> Above:
+def above(grams: Tensor, bounds: Tensor | float, *, precision: torch.dtype | None = None) -> Above:
     """Which Gram matrices have an eigenvalue above their bound; those alone are decomposed.
 
     That the others have none is proven by a Cholesky factorisation, which costs a tenth.
@@ -47,6 +48,7 @@ def above(grams: Tensor, bounds: Tensor | float) -> Above:
     Args:
         grams: Tensor (matrices, n, n) in float64 or complex128, finite; the upper triangles are read.
         bounds: Positive; one for all, or tensor (matrices, 1).
+        precision: In which to decompose; that of the matrices where None.
 
     Returns:
         The decompositions; one at its very bound may be among them.
@@ -55,7 +57,7 @@ def above(grams: Tensor, bounds: Tensor | float) -> Above:
     margins.diagonal(dim1=-2, dim2=-1).add_(bounds)
     which = torch.linalg.cholesky_ex(margins, upper=True).info.nonzero()[:, 0]
     chosen = grams if len(which) == len(grams) else grams[which]
-    values, vectors = torch.linalg.eigh(chosen, UPLO="U")
+    values, vectors = torch.linalg.eigh(chosen if precision is None else chosen.to(precision), UPLO="U")
     return Above(which, values, vectors)
 
 
@@ -74,7 +76,8 @@ def clip(matrices: Sequence[Tensor], radius: float, *, rank: int = 0) -> list[Cl
 
     Singular values above the radius become the radius; all others, and the singular vectors, stay.
     With the Gram matrix G = U diag(σ²) Uᵀ of the smaller side that is W - U diag(1 - radius/σ)₊ Uᵀ W.
-    G is summed and decomposed in float64, those of one size together.
+    G is summed in float64. Those of one size are decomposed together, in float32 where that is
+    no less exact than the weights are: where these are no more precise, and G is not much above radius².
 
     Args:
         matrices: Tensors (rows, columns) of any floating precision, on one device.
@@ -91,7 +94,8 @@ def clip(matrices: Sequence[Tensor], radius: float, *, rank: int = 0) -> list[Cl
     for numbers in _by_side(wide, _not_small(wide, limits)):
         grams = torch.stack([_gram(wide[number]) for number in numbers])
         bounds = torch.tensor([[limits[number] ** 2] for number in numbers], dtype=grams.dtype)
-        which, values, vectors = above(grams, bounds.to(grams.device))
+        precision = _enough(grams, [wide[number] for number in numbers], radius)
+        which, values, vectors = above(grams, bounds.to(grams.device), precision=precision)
         counts = (values > radius**2).sum(dim=1).tolist()
         for place, index in enumerate(which.tolist()):
             count, number = counts[place], numbers[index]
@@ -161,6 +165,18 @@ def _gram(wide: Tensor) -> Tensor:
     for start in range(0, wide.shape[0], _ROWS):
         result[start : start + _ROWS, start:] = wide[start : start + _ROWS] @ wide[start:].mT
     return result
+
+
+def _enough(grams: Tensor, matrices: Sequence[Tensor], radius: float) -> torch.dtype:
+    """In which precision to decompose Gram matrices, so that σ comes out as exact as weights of it are.
+
+    An eigenvalue's error is a rounding of the largest one, that of the row sums at most.
+    """
+    if any(matrix.dtype == torch.float64 for matrix in matrices):
+        return torch.float64
+    symmetric = grams.triu() + grams.triu(1).mT
+    is_near = bool(symmetric.abs().sum(dim=-1).amax() <= _NEAR * radius**2)
+    return torch.float32 if is_near else torch.float64
 
 
 def _taken(wide: Tensor, vectors: Tensor, shrink: Tensor) -> Tensor:
