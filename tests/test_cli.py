@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from withstand.cli import main
 from withstand.recipe_file import packaged_recipes
+from withstand.sweep import packaged_sweeps
 
 SMALL = [
     "--training.epochs=2",
@@ -218,9 +219,10 @@ def test_help_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
         command in out
         for command in ("run RECIPE", "evaluate RUN", "certify RUN", "check MODEL", "report RUN")
     )
-    assert all(name in out for name in packaged_recipes())
+    assert all(name in out for name in (*packaged_recipes(), *packaged_sweeps()))
     assert "fashion-mnist" in out
-    for command in ("run", "train", "evaluate", "certify", "check", "attack", "report", "recipes", "data"):
+    commands = ("run", "train", "evaluate", "certify", "check", "attack", "report", "sweep", "recipes", "data")
+    for command in commands:
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

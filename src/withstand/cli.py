@@ -36,6 +36,7 @@ from withstand.recipe_file import (
 from withstand.reporting import report
 from withstand.run_folder import RunFolder
 from withstand.suggest import nearest
+from withstand.sweep import find_sweep, packaged_sweeps, read_sweep
 from withstand.sweep_command import sweep
 from withstand.training import ProgressBar
 from withstand.types import RecipeError, WithstandError
@@ -153,9 +154,9 @@ def _report(arguments: Sequence[str]) -> None:
 def _recipes(arguments: Sequence[str]) -> None:
     parser = plain_parser(
         "withstand recipes",
-        "List the recipes that come with the package, or print one of them.",
+        "List the recipes and sweeps that come with the package, or print one of them.",
     )
-    parser.add_argument("name", nargs="?", type=str | None, default=None, help="Print this recipe.")
+    parser.add_argument("name", nargs="?", type=str | None, default=None, help="Print this recipe or sweep.")
     parser.add_argument(
         "--models", action="store_true", help="List the models that recipes can name instead."
     )
@@ -164,12 +165,16 @@ def _recipes(arguments: Sequence[str]) -> None:
         OUTPUT.print("\n".join(models.MODEL_NAMES))
         return
     if values.name is not None:
-        OUTPUT.print(find_recipe(values.name).read_text(encoding="utf-8"), soft_wrap=True)
+        OUTPUT.print(find_sweep(values.name).read_text(encoding="utf-8"), soft_wrap=True)
         return
     table = Table("recipe", "what it is")
     for name, path in packaged_recipes().items():
         table.add_row(name, parse_recipe(path).recipe.title)
     OUTPUT.print(table)
+    sweeps = Table("sweep", "what it is")
+    for name, path in packaged_sweeps().items():
+        sweeps.add_row(name, read_sweep(path).title)
+    OUTPUT.print(sweeps)
 
 
 def _data(arguments: Sequence[str]) -> None:
@@ -288,7 +293,7 @@ _COMMANDS = {
         sweep, "sweep SWEEP|RECIPE [--over key=v1,v2 …]", "run a recipe at every combination of values"
     ),
     "report": _Command(_report, "report RUN [RUN …] [--out=PAGE]", "write the page of one or several runs"),
-    "recipes": _Command(_recipes, "recipes [NAME]", "list the recipes, or print one"),
+    "recipes": _Command(_recipes, "recipes [NAME]", "list the recipes and sweeps, or print one"),
     "data": _Command(_data, "data [fetch NAME]", "list the data sets, or fetch one"),
 }
 
