@@ -221,8 +221,7 @@ def test_help_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert all(name in out for name in (*packaged_recipes(), *packaged_sweeps()))
     assert "fashion-mnist" in out
-    commands = ("run", "train", "evaluate", "certify", "check", "attack", "report", "sweep", "recipes", "data")
-    for command in commands:
+    for command in "run train evaluate certify check attack report sweep recipes data".split():
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
