@@ -221,7 +221,8 @@ def test_help_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert all(name in out for name in (*packaged_recipes(), *packaged_sweeps()))
     assert "fashion-mnist" in out
-    for command in "run train evaluate certify check attack report sweep recipes data".split():
+    commands = ["run", "train", "evaluate", "certify", "check", "attack"]
+    for command in [*commands, "report", "sweep", "recipes", "data"]:
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
