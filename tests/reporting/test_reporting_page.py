@@ -216,6 +216,8 @@ def test_unfinished_training(write_run: WriteRun) -> None:
 def test_run_without_attacks(write_run: WriteRun, metrics: dict[str, Any]) -> None:
     page = Page(report([write_run(only={"metrics.json"}, metrics=metrics | {"attacks": []})]))
     assert "No attack was run" in page.text
+    assert "there are no attacked images" in page.text
+    assert "gallery.npz" not in page.text
     assert "Clean accuracy 98.1 %" in page.text
 
 
