@@ -84,8 +84,9 @@ def test_the_operator_form_is_of_the_true_operators() -> None:
 
 
 def test_sizes_are_found_anew_when_they_change_and_only_then() -> None:
+    torch.manual_seed(0)  # of some weights the two largest singular values are nearly the same
     net = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.Conv2d(3, 2, 3, padding=1)).double()
-    penalty, runs = SpectralNorm("operator", 100), []
+    penalty, runs = SpectralNorm("operator", 400), []
     net.register_forward_hook(lambda *_: runs.append(1))
     for images in (IMAGES, IMAGES[:2], IMAGES[:, :, :3, :4], IMAGES[:, :, :3, :4]):
         loss, _ = penalty(net, images, LABELS)
