@@ -350,7 +350,7 @@ def test_the_seed_decides_the_deformations() -> None:
 def test_a_batch_is_the_same_whatever_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = dataclasses.replace(FEW, num_deformations=0)
     whole = kernel_norm_bounds(net("convolutions"), pictures(), plain)
-    monkeypatch.setattr("withstand.kernel_norms.bounds._CACHE_SIZED", 1)
+    monkeypatch.setattr("withstand.exact._CACHE_SIZED", 1)
     single = kernel_norm_bounds(net("convolutions"), pictures(), plain)
     for name in ("gradient", "perturbation"):
         torch.testing.assert_close(by_class(whole, name), by_class(single, name), rtol=1e-9, atol=0)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from withstand.checks import check_batch
 from withstand.domains import DomainName, Program, input_set, require_set
-from withstand.exact import exact_copy, require_independence
+from withstand.exact import batch_size_for, exact_copy, require_independence
 from withstand.numerics import numerics
 from withstand.roots import largest_positive
 from withstand.spectral import GuaranteedNorms
@@ -31,8 +31,6 @@ _TIGHTEST: Final[tuple[DomainName, ...]] = ("box_ball",)
 _TIE = 1e-12  # of the largest logit: a margin below it is rounding
 _SAME = 1e-6  # relative, between the logits of the same image
 _NUM_PROBES = 4
-_CACHE_SIZED = 50  # whose activations the caches of a processor can hold; 500 take 1.6 times as long
-_DEVICE_SIZED = 250
 
 
 class Certification(NamedTuple):
@@ -78,7 +76,7 @@ class Certifier:
         self._model = exact_copy(model)
         self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
         self._clip = clip
-        self._batch_size = batch_size or _batch_size_for(self._model)
+        self._batch_size = batch_size or batch_size_for(self._model)
         self._program = Program(self._model)
         self._norms = GuaranteedNorms()
         self._is_checked = False
@@ -240,11 +238,6 @@ def certified_radius(
         UnsupportedOperationError: there is no rule for an operation of the model.
     """
     return Certifier(model, method=method, clip=clip).radius(images, labels, norm=norm, tolerance=tolerance)
-
-
-def _batch_size_for(model: nn.Module) -> int:
-    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
-    return _CACHE_SIZED if device == "cpu" else _DEVICE_SIZED
 
 
 def _budgets(epsilon: float | Tensor, count: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand.checks import check_batch
-from withstand.exact import exact_copy, require_independence
+from withstand.exact import batch_size_for, exact_copy, require_independence
 from withstand.kernel_norms.layers import LayerNorms, layer_norms
 from withstand.kernel_norms.lower import deformed, perturbed, slopes
 from withstand.kernel_norms.settings import KernelNorms
@@ -22,8 +22,6 @@ __all__ = ["ClassBounds", "KernelNormBounds", "kernel_norm_bounds", "require_bou
 
 _TOLERANCE = 1e-6  # relative, for rounding
 _NUM_PROBES = 4
-_CACHE_SIZED = 50  # whose activations the caches of a processor can hold
-_DEVICE_SIZED = 250
 
 
 class ClassBounds(NamedTuple):
@@ -130,7 +128,7 @@ class _Lower(NamedTuple):
 
 
 def _lower(model: nn.Module, images: Tensor, settings: KernelNorms, seed: int) -> _Lower:
-    size = _CACHE_SIZED if images.device.type == "cpu" else _DEVICE_SIZED
+    size = batch_size_for(model)
     at = slopes(model, images, size)
     gradient = at.lengths.amax(dim=0).tolist()
     perturbation = perturbed(model, images, at, settings, size).tolist()

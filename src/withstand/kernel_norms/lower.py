@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from withstand import norms
 from withstand.kernel_norms.settings import LEAST_EPSILON, KernelNorms
+from withstand.passes import Differentiable
+from withstand.penalties.classwise import class_gradients, gradient
 
 __all__ = ["Deformed", "Slopes", "deformed", "perturbed", "slopes"]
 
@@ -60,16 +62,9 @@ def slopes(model: nn.Module, images: Tensor, batch_size: int) -> Slopes:
 
 
 def _slopes(model: nn.Module, images: Tensor) -> Slopes:
-    with torch.enable_grad():
-        points = images.detach().to(torch.float64, copy=True).requires_grad_()
-        logits: Tensor = model(points)
-        lengths = torch.zeros_like(logits)
-        for index in range(logits.shape[1] if logits.requires_grad else 0):
-            (gradient,) = torch.autograd.grad(
-                logits[:, index].sum(), points, retain_graph=True, materialize_grads=True
-            )
-            lengths[:, index] = norms.norm(gradient, 2.0)
-    return Slopes(logits.detach(), _finite(lengths.detach()))
+    passed = Differentiable.of(model, images.double())
+    lengths = torch.stack([norms.norm(gradients, 2.0) for gradients in class_gradients(passed)], dim=1)
+    return Slopes(passed.logits.detach(), _finite(lengths))
 
 
 def perturbed(model: nn.Module, images: Tensor, at: Slopes, settings: KernelNorms, batch_size: int) -> Tensor:
@@ -111,14 +106,12 @@ def _ascend(
             delta.requires_grad_(not is_last)
             logits: Tensor = model(images + delta)
             chosen = logits.gather(1, classes[:, None]).sum()
-        gradient = torch.zeros_like(delta)
-        if not is_last and logits.requires_grad:
-            (gradient,) = torch.autograd.grad(chosen, delta, materialize_grads=True)
+        uphill = gradient(chosen, delta, create_graph=False)
         delta = delta.detach()
         rise = _certain(logits.detach() - clean, logits.detach(), clean)
         rise = rise.gather(1, classes[:, None]).squeeze(1)
         best = torch.maximum(best, _quotient(rise, norms.norm(delta, 2.0)))
-        delta = norms.project(delta + step_size * norms.steepest(gradient, 2.0), 2.0, settings.epsilon)
+        delta = norms.project(delta + step_size * norms.steepest(uphill, 2.0), 2.0, settings.epsilon)
     return best
 
 

@@ -14,6 +14,7 @@ from typing_extensions import override
 from withstand.compiled import uncompiled
 from withstand.passes import Pass
 from withstand.spectral import Dense, Place, PowerIteration, places, weights
+from withstand.spectral.clipping import as_wide, by_side, upper_gram
 from withstand.terms import OnePass, Penalty
 from withstand.types import LossTerms
 
@@ -106,16 +107,13 @@ def _precise(weight: Tensor) -> Tensor:
 
 def _largest(matrices: Sequence[Tensor]) -> list[Tensor]:
     """The largest singular value of each matrix: uᵀ W v, with exact u and v held."""
-    sides = [min(matrix.shape) for matrix in matrices]
     left: dict[int, Tensor] = {}
     with torch.no_grad():
-        wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
-        for side in dict.fromkeys(sides):
-            numbers = [number for number, other in enumerate(sides) if other == side]
-            doubles = [wide[number].double() for number in numbers]
+        wide = [as_wide(matrix) for matrix in matrices]
+        for numbers in by_side(wide, range(len(wide))):
             # The decomposition refuses NaN, which must show in the loss instead.
-            grams = torch.stack([matrix @ matrix.mT for matrix in doubles]).nan_to_num(0, 0, 0)
-            leading = torch.linalg.eigh(grams).eigenvectors[..., -1]
+            grams = torch.stack([upper_gram(wide[number]) for number in numbers]).nan_to_num(0, 0, 0)
+            leading = torch.linalg.eigh(grams, UPLO="U").eigenvectors[..., -1]
             left.update(zip(numbers, leading, strict=True))
         lefts = [left[number].to(matrix) for number, matrix in enumerate(wide)]
         rights = [
@@ -123,7 +121,7 @@ def _largest(matrices: Sequence[Tensor]) -> list[Tensor]:
             for matrix, u in zip(wide, lefts, strict=True)
         ]
     values = []
-    for matrix, u, v in zip(matrices, lefts, rights, strict=True):
-        rows, columns = (u, v) if matrix.shape[0] <= matrix.shape[1] else (v, u)
+    for matrix, across, u, v in zip(matrices, wide, lefts, rights, strict=True):
+        rows, columns = (u, v) if across is matrix else (v, u)
         values.append(rows @ matrix @ columns)
     return values

@@ -8,7 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Above", "Clipped", "above", "clip", "clip_in_subspace", "shares"]
+__all__ = [
+    "Above",
+    "Clipped",
+    "above",
+    "as_wide",
+    "by_side",
+    "clip",
+    "clip_in_subspace",
+    "shares",
+    "upper_gram",
+]
 
 _ROWS = 128  # of a Gram matrix that are computed at once
 _NEAR = 8.0  # times radius², up to which single precision is enough for a Gram matrix
@@ -89,10 +99,10 @@ def clip(matrices: Sequence[Tensor], radius: float, *, rank: int = 0) -> list[Cl
         radius, up to two roundings of the matrix' precision, or not all entries are finite.
     """
     found: list[Clipped | None] = [None] * len(matrices)
-    wide = [_wide(matrix) for matrix in matrices]
+    wide = [as_wide(matrix) for matrix in matrices]
     limits = [radius * (1 + 2 * torch.finfo(matrix.dtype).eps) for matrix in matrices]
-    for numbers in _by_side(wide, _not_small(wide, limits)):
-        grams = torch.stack([_gram(wide[number]) for number in numbers])
+    for numbers in by_side(wide, _not_small(wide, limits)):
+        grams = torch.stack([upper_gram(wide[number]) for number in numbers])
         bounds = torch.tensor([[limits[number] ** 2] for number in numbers], dtype=grams.dtype)
         precision = _enough(grams, [wide[number] for number in numbers], radius)
         which, values, vectors = above(grams, bounds.to(grams.device), precision=precision)
@@ -122,7 +132,7 @@ def clip_in_subspace(matrix: Tensor, basis: Tensor, radius: float) -> Clipped:
     Returns:
         The matrix, unchanged where it is not finite, and the basis for the next call.
     """
-    wide = _wide(matrix)
+    wide = as_wide(matrix)
     work = wide if wide.dtype in (torch.float32, torch.float64) else wide.float()
     basis = basis.to(work)
     former = basis
@@ -139,7 +149,7 @@ def clip_in_subspace(matrix: Tensor, basis: Tensor, radius: float) -> Clipped:
     return Clipped(value if wide is matrix else value.mT, basis)
 
 
-def _wide(matrix: Tensor) -> Tensor:
+def as_wide(matrix: Tensor) -> Tensor:
     """The matrix, or its transpose, such that it has no more rows than columns."""
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
 
@@ -153,12 +163,13 @@ def _not_small(matrices: Sequence[Tensor], limits: Sequence[float]) -> list[int]
     return [number for number, (norm, limit) in found if limit < norm < float("inf")]
 
 
-def _by_side(matrices: Sequence[Tensor], chosen: Sequence[int]) -> list[list[int]]:
+def by_side(matrices: Sequence[Tensor], chosen: Sequence[int]) -> list[list[int]]:
+    """Those of the chosen numbers together whose wide matrices have equally many rows."""
     sides = dict.fromkeys(matrices[number].shape[0] for number in chosen)
     return [[number for number in chosen if matrices[number].shape[0] == side] for side in sides]
 
 
-def _gram(wide: Tensor) -> Tensor:
+def upper_gram(wide: Tensor) -> Tensor:
     """The upper triangle of W Wᵀ in float64, in blocks; below stand some zeros."""
     wide = wide.double()
     result = wide.new_zeros(wide.shape[0], wide.shape[0])
