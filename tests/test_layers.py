@@ -21,7 +21,7 @@ LEVELS = {
                 *["norms", "schedules", "checks", "modes", "compiled", "roots"],
                 *["run_folder", "environment", "numerics"],
             ],
-            ["spectral"],
+            ["spectral", "moments"],
             ["exact", "passes"],
             ["terms"],
             ["data", "models"],

@@ -1,4 +1,4 @@
-"""Sets of tensors that pass through a network: boxes, balls, and both at once.
+"""What passes through a network: boxes, balls, both at once, and normal distributions.
 
 A layer of one's own takes one rule, by ``register``, that says what it is made of: linear operators
 of ``withstand.spectral``, and ``Elementwise``, ``Valley`` and ``Rearrange``.
@@ -6,9 +6,11 @@ of ``withstand.spectral``, and ``Elementwise``, ``Valley`` and ``Rearrange``.
 
 from withstand.domains import activation_rules, linear_rules, shape_rules
 from withstand.domains.ball import Ball
-from withstand.domains.base import Domain
+from withstand.domains.base import Domain, Moments, Region
 from withstand.domains.box import Box
 from withstand.domains.box_ball import BoxBall
+from withstand.domains.calls import Call
+from withstand.domains.gaussian import Gaussian
 from withstand.domains.input_sets import DOMAINS, DomainName, input_set, require_set
 from withstand.domains.interpreter import LastLayer, Program, propagate, unsupported
 from withstand.domains.operations import Elementwise, Rearrange, Valley
@@ -19,12 +21,16 @@ __all__ = [
     "Ball",
     "Box",
     "BoxBall",
+    "Call",
     "Domain",
     "DomainName",
     "Elementwise",
+    "Gaussian",
     "LastLayer",
+    "Moments",
     "Program",
     "Rearrange",
+    "Region",
     "Site",
     "UnsupportedOperationError",
     "Valley",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from withstand.domains.operations import Elementwise, MaxPool, Monotone, SortGro
 from withstand.domains.registry import Site, register
 from withstand.domains.sizes import Numbers, each
 from withstand.models import GroupSort, MinMax
+from withstand.moments import RECTIFIER, Hinges
 
 __all__: list[str] = []
 
@@ -26,7 +28,7 @@ _GELU_TANH = Valley(
 )
 _SILU = Valley(F.silu, 1.099839320128867, -1.278464542761074, -0.2784645427610738)
 _MISH = Valley(F.mish, 1.088498161251728, -1.192431214515495, -0.3088434130172505)
-_ABS = Valley(torch.abs, 1.0, 0.0, 0.0)
+_ABS = Valley(torch.abs, 1.0, 0.0, 0.0, Hinges((0.0,), (2.0,), slope=-1.0))
 
 
 def _register_elementwise(function: Elementwise | Valley, *operations: Any) -> None:
@@ -50,9 +52,10 @@ def _apply(function: Monotone | Valley, value: Domain) -> Domain:
 
 
 _register_elementwise(
-    Elementwise(F.relu), nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_
+    Elementwise(F.relu, hinges=RECTIFIER),
+    *(nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_),
 )
-_register_elementwise(Elementwise(F.relu6), nn.ReLU6, F.relu6)
+_register_elementwise(Elementwise(F.relu6, hinges=Hinges((0.0, 6.0), (1.0, -1.0))), nn.ReLU6, F.relu6)
 _register_elementwise(Elementwise(torch.tanh), nn.Tanh, torch.tanh, Tensor.tanh, Tensor.tanh_)
 _register_elementwise(
     Elementwise(torch.sigmoid, 0.25), nn.Sigmoid, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_
@@ -60,7 +63,10 @@ _register_elementwise(
 _register_elementwise(Elementwise(F.logsigmoid), nn.LogSigmoid, F.logsigmoid)
 _register_elementwise(Elementwise(F.softsign), nn.Softsign, F.softsign)
 _register_elementwise(Elementwise(F.selu, 1.758099340847377), nn.SELU, F.selu, torch.selu)
-_register_elementwise(Elementwise(F.hardsigmoid, 1 / 6), nn.Hardsigmoid, F.hardsigmoid)
+_register_elementwise(
+    Elementwise(F.hardsigmoid, 1 / 6, hinges=Hinges((-3.0, 3.0), (1 / 6, -1 / 6))),
+    *(nn.Hardsigmoid, F.hardsigmoid),
+)
 _register_elementwise(_SILU, nn.SiLU, F.silu)
 _register_elementwise(_MISH, nn.Mish, F.mish)
 _register_elementwise(_ABS, operator.abs, torch.abs, Tensor.abs, Tensor.abs_)
@@ -84,9 +90,10 @@ def _leaky_relu_layer(site: Site, layer: nn.LeakyReLU, input: Domain) -> Domain:
 @register(F.leaky_relu, F.leaky_relu_)
 def _leaky_relu(site: Site, input: Domain, negative_slope: float = 0.01, inplace: bool = False) -> Domain:
     function = partial(F.leaky_relu, negative_slope=negative_slope)
+    hinges = Hinges((0.0,), (1 - negative_slope,), slope=negative_slope)
     if negative_slope < 0:
-        return input.valley(Valley(function, max(1.0, -negative_slope), 0.0, 0.0))
-    return input.monotone(Elementwise(function, max(1.0, negative_slope)))
+        return input.valley(Valley(function, max(1.0, -negative_slope), 0.0, 0.0, hinges))
+    return input.monotone(Elementwise(function, max(1.0, negative_slope), hinges=hinges))
 
 
 @register(nn.PReLU)
@@ -100,7 +107,10 @@ def _prelu(site: Site, input: Domain, weight: Tensor) -> Domain:
         raise site.refusal(
             "needs slopes of at least 0, but some are negative; keep them from there, or take a LeakyReLU."
         )
-    return input.monotone(Elementwise(partial(F.prelu, weight=weight), weight.max().clamp_min(1)))
+    slopes = weight.reshape(-1, *[1] * (len(input.shape) - 2)) if len(input.shape) > 1 else weight
+    hinges = Hinges((0.0,), (1 - slopes,), slope=slopes)
+    steepest = weight.max().clamp_min(1)
+    return input.monotone(Elementwise(partial(F.prelu, weight=weight), steepest, hinges=hinges))
 
 
 @register(nn.ELU)
@@ -154,7 +164,15 @@ def _hardtanh(
 def _clamp(site: Site, input: Domain, min: float | None = None, max: float | None = None) -> Domain:
     if any(isinstance(bound, Tensor | Domain) for bound in (min, max)):
         raise site.refusal("knows bounds that are numbers, but one is a tensor; write it in numbers.")
-    return input.monotone(Elementwise(partial(torch.clamp, min=min, max=max)))
+    ends = [(bound, bend) for bound, bend in ((min, 1.0), (max, -1.0)) if bound is not None]
+    # Below its lower end it is constant; without one it is the identity there.
+    hinges = Hinges(
+        [bound for bound, _ in ends],
+        [bend for _, bend in ends],
+        slope=1.0 if min is None else 0.0,
+        intercept=0.0 if min is None else min,
+    )
+    return input.monotone(Elementwise(partial(torch.clamp, min=min, max=max), hinges=hinges))
 
 
 @register(torch.clamp_min, Tensor.clamp_min, Tensor.clamp_min_)
@@ -167,9 +185,21 @@ def _clamp_max(site: Site, input: Domain, max: float) -> Domain:
     return _clamp(site, input, None, max)
 
 
-@register(MinMax, GroupSort)
-def _sorting(site: Site, layer: MinMax | GroupSort, input: Domain) -> Domain:
-    return input.monotone(SortGroups(layer.forward))
+@register(MinMax)
+def _min_max(site: Site, layer: MinMax, input: Domain) -> Domain:
+    halves = partial(torch.chunk, chunks=2, dim=1)
+    return input.monotone(SortGroups(layer.forward, halves, partial(torch.cat, dim=1)))
+
+
+@register(GroupSort)
+def _group_sort(site: Site, layer: GroupSort, input: Domain) -> Domain:
+    def split(x: Tensor) -> tuple[Tensor, ...]:
+        return torch.unflatten(x, 1, (-1, layer.group_size)).unbind(2)
+
+    def join(places: Sequence[Tensor]) -> Tensor:
+        return torch.stack([*places], dim=2).flatten(1, 2)
+
+    return input.monotone(SortGroups(layer.forward, split, join))
 
 
 @register(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)

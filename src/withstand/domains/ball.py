@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand import norms
-from withstand.domains.base import Domain, NormOf
+from withstand.domains.base import NormOf, Region
 from withstand.domains.operations import Monotone, Valley
 from withstand.spectral import LinearOperator
 
@@ -21,7 +21,7 @@ __all__ = ["Ball"]
 
 @final
 @dataclass(frozen=True, eq=False)
-class Ball(Domain):
+class Ball(Region):
     """Every tensor within an l2 distance of a center.
 
     Args:

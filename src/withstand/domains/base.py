@@ -1,4 +1,4 @@
-"""The interface of a domain: a set of tensors, one for each example, that passes through a network."""
+"""The interfaces of domains: what, richer than a tensor, passes through a network."""
 
 from __future__ import annotations
 
@@ -12,38 +12,32 @@ from torch import Tensor
 from withstand.domains.operations import Monotone, Valley
 from withstand.spectral import LinearOperator, Shape
 
-__all__ = ["Domain", "NormOf"]
+__all__ = ["Domain", "Moments", "NormOf", "Region"]
 
 NormOf: TypeAlias = Callable[[LinearOperator, Shape], Tensor]
 """(operator, shape of one example) -> scalar tensor: at least the operator's largest singular value."""
 
 
 class Domain(ABC):
-    """The interface of an immutable set of tensors for each example of a batch.
+    """The interface of an immutable value that stands for many tensors, for each example of a batch.
 
-    Each operation returns a set that holds the image of every member; it may be larger than the
-    image, never smaller.
+    It is a set of tensors (``Region``) or a distribution over them (``Moments``).
     """
 
     @property
     @abstractmethod
     def center(self) -> Tensor:
-        """A member for each example, (batch, …)."""
+        """One of them for each example, (batch, …): what layers that need a tensor may look at."""
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of a member, the batch first."""
+        """Shape of each of them, the batch first."""
         return self.center.shape
 
     @property
     def example_shape(self) -> Shape:
         """Shape of one example."""
         return tuple(self.shape[1:])
-
-    @property
-    @abstractmethod
-    def ends(self) -> tuple[Tensor, Tensor]:
-        """The smallest box around the set: lower and upper, (batch, …) each."""
 
     @abstractmethod
     def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
@@ -69,11 +63,24 @@ class Domain(ABC):
 
     @abstractmethod
     def add(self, other: Self) -> Self:
-        """The sums of a member of this set and one of the other."""
+        """What the sums of a tensor of this and one of the other make."""
 
     @abstractmethod
     def cat(self, others: Sequence[Self], dim: int) -> Self:
-        """The members of this set and of the others, one after another along ``dim`` ≥ 1."""
+        """Tensors of this and of the others, one after another along ``dim`` ≥ 1."""
+
+
+class Region(Domain, ABC):
+    """The interface of a set of tensors for each example.
+
+    Each operation returns a set that holds the image of every member; it may be larger than the
+    image, never smaller.
+    """
+
+    @property
+    @abstractmethod
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The smallest box around the set: lower and upper, (batch, …) each."""
 
     @abstractmethod
     def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
@@ -87,3 +94,20 @@ class Domain(ABC):
             Tensor (batch, classes): at least the maximum of (w_i - w_y)·(z - center) over the set's
             members z; 0 for the true class.
         """
+
+
+class Moments(Domain, ABC):
+    """The interface of a normal distribution for each example, as far as it is kept.
+
+    What is not normal any more after an operation is taken for the normal one of the same moments.
+    """
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """Of each coordinate, (batch, …)."""
+
+    @property
+    @abstractmethod
+    def variance(self) -> Tensor:
+        """Of each coordinate, nowhere negative; broadcasts to the mean."""

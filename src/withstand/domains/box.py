@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.domains.base import Domain, NormOf
+from withstand.domains.base import NormOf, Region
 from withstand.domains.operations import Monotone, Valley
 from withstand.domains.worst_case import box_gains
 from withstand.spectral import LinearOperator
@@ -18,7 +18,7 @@ __all__ = ["Box"]
 
 
 @final
-class Box(Domain):
+class Box(Region):
     """Every tensor between ``lower`` and ``upper``, coordinate by coordinate.
 
     Linear maps want midpoint and half-width, monotone functions the two ends; each pair is made

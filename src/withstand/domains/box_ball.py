@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from withstand import norms
 from withstand.domains.ball import Ball
-from withstand.domains.base import Domain, NormOf
+from withstand.domains.base import NormOf, Region
 from withstand.domains.box import Box
 from withstand.domains.operations import Monotone, Valley
 from withstand.domains.worst_case import ball_box_gains
@@ -24,7 +24,7 @@ __all__ = ["BoxBall"]
 
 @final
 @dataclass(frozen=True, eq=False)
-class BoxBall(Domain):
+class BoxBall(Region):
     """The reduced product of a ball and a box: every tensor in both.
 
     After each linear map the box is cut to the box around the image of the ball. No other

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from withstand import norms
 from withstand.domains.ball import Ball
-from withstand.domains.base import Domain
+from withstand.domains.base import Region
 from withstand.domains.box import Box
 from withstand.domains.box_ball import BoxBall
 
@@ -22,7 +22,7 @@ DomainName: TypeAlias = Literal["box_ball", "box", "ball"]
 
 def input_set(
     images: Tensor, norm: float, epsilon: float | Tensor, domain: DomainName, *, clip: bool = False
-) -> Domain:
+) -> Region:
     """All that lies within epsilon of each image, in an l2 or linf ball.
 
     Args:
@@ -80,7 +80,7 @@ def _box_ball(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) 
     return BoxBall(ball, _box(images, norm, epsilon, clip) if clip or norm == math.inf else None)
 
 
-DOMAINS: Mapping[str, Callable[[Tensor, float, float | Tensor, bool], Domain]] = MappingProxyType(
+DOMAINS: Mapping[str, Callable[[Tensor, float, float | Tensor, bool], Region]] = MappingProxyType(
     {"box_ball": _box_ball, "box": _box, "ball": _ball}
 )
 """Name -> how to make the set."""

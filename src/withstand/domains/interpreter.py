@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.utils import parametrize
 from typing_extensions import override
 
 from withstand.domains.ball import Ball
-from withstand.domains.base import Domain
+from withstand.domains.base import Domain, Region
 from withstand.domains.box import Box
 from withstand.domains.calls import Call
 from withstand.domains.last_layer import LastLayer
@@ -98,7 +99,32 @@ class Program:
         self._rehearse(value.center)
         return self._run(value, norms)
 
-    def run_to_last_layer(self, value: Domain, norms: OperatorNorms) -> LastLayer:
+    def walk(self, value: Any, result_of: Callable[[Call], Any]) -> Any:
+        """Goes through the network operation by operation, and leaves to others what each gives.
+
+        Args:
+            value: What stands for the images.
+            result_of: From an operation, and what it is called with, to its result.
+
+        Returns:
+            What the network returns.
+        """
+        arguments, _ = self._arguments_of(self._trace.output, value, result_of)
+        return arguments[0]
+
+    def rehearse(self, images: Tensor) -> None:
+        """Makes sure, once, that the traced steps compute what the model does.
+
+        Args:
+            images: Some of its inputs, (batch, …).
+
+        Raises:
+            UnsupportedOperationError: there is no rule for an operation.
+            ModelError: the model computes something else than its trace.
+        """
+        self._rehearse(images)
+
+    def run_to_last_layer(self, value: Region, norms: OperatorNorms) -> LastLayer:
         """The image of a set before the last linear layer, and that layer.
 
         A network that ends in something else is given the identity for its last layer.
@@ -132,7 +158,8 @@ class Program:
 
         try:
             value = Box(images, images)
-            arguments, _ = self._arguments_of(self._trace.output, value, GuaranteedNorms(), note)
+            bounding = partial(_bounded, norms=GuaranteedNorms(), on_fault=note)
+            arguments, _ = self._arguments_of(self._trace.output, value, bounding)
             _require_domain(Box, *arguments)
             if not found:
                 self._rehearse(images)
@@ -141,11 +168,13 @@ class Program:
         return list(dict.fromkeys(found))
 
     def _run(self, value: _AnyDomain, norms: OperatorNorms) -> _AnyDomain:
-        arguments, _ = self._arguments_of(self._trace.output, value, norms, _refuse)
+        bounding = partial(_bounded, norms=norms, on_fault=_refuse)
+        arguments, _ = self._arguments_of(self._trace.output, value, bounding)
         return _require_domain(type(value), *arguments)
 
-    def _last_layer(self, node: fx.Node, value: Domain, norms: OperatorNorms) -> LastLayer | None:
-        arguments, options = self._arguments_of(node, value, norms, _refuse)
+    def _last_layer(self, node: fx.Node, value: Region, norms: OperatorNorms) -> LastLayer | None:
+        bounding = partial(_bounded, norms=norms, on_fault=_refuse)
+        arguments, options = self._arguments_of(node, value, bounding)
         if node.op == "call_module":
             layer = self._trace.root.get_submodule(str(node.target))
             options = {**options, "weight": layer.weight, "bias": layer.bias}
@@ -170,7 +199,7 @@ class Program:
         self._is_rehearsed = True
 
     def _arguments_of(
-        self, stop: fx.Node, value: Domain, norms: OperatorNorms, on_fault: _OnFault
+        self, stop: fx.Node, value: Any, result_of: Callable[[Call], Any]
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """Walks the graph until a node, and gives what that node is called with."""
         values: dict[fx.Node, Any] = {}
@@ -182,18 +211,10 @@ class Program:
             if node.op == "placeholder":
                 values[node] = value
             else:
-                values[node] = self._result(Call(self._trace, node, arguments, options), norms, on_fault)
+                values[node] = result_of(Call(self._trace, node, arguments, options))
             for spent in self._spent[node]:
                 del values[spent]
         return arguments, options
-
-    def _result(self, call: Call, norms: OperatorNorms, on_fault: _OnFault) -> Any:
-        if not call.takes_domain:
-            return call.compute()
-        try:
-            return call.apply_rule(norms)
-        except ModelError as error:
-            return on_fault(error, call.compute_on_centers)
 
 
 class _Unit(OperatorNorms):
@@ -205,6 +226,15 @@ class _Unit(OperatorNorms):
 
 
 _OnFault: TypeAlias = Callable[[ModelError, Callable[[], Any]], Any]
+
+
+def _bounded(call: Call, norms: OperatorNorms, on_fault: _OnFault) -> Any:
+    if not call.takes_domain:
+        return call.compute()
+    try:
+        return call.apply_rule(norms)
+    except ModelError as error:
+        return on_fault(error, call.compute_on_centers)
 
 
 def _refuse(error: ModelError, compute: Callable[[], Any]) -> Any:
@@ -240,7 +270,7 @@ def _require_same(reached: Tensor, expected: Tensor) -> None:
 
 def _last_layer_of(input: Any, weight: Any, bias: Tensor | None = None) -> LastLayer | None:  # noqa: A002
     """The last layer, where one example is one vector of features and the weight is a constant."""
-    if isinstance(input, Domain) and len(input.shape) == 2 and isinstance(weight, Tensor):
+    if isinstance(input, Region) and len(input.shape) == 2 and isinstance(weight, Tensor):
         return LastLayer(input, weight, bias)
     return None
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from withstand.domains.base import Domain
+from withstand.domains.base import Region
 
 __all__ = ["LastLayer"]
 
@@ -21,7 +21,7 @@ class LastLayer(NamedTuple):
         bias: Tensor (classes,), or None.
     """
 
-    features: Domain
+    features: Region
     weight: Tensor
     bias: Tensor | None
 

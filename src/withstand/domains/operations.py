@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.moments import Hinges
+
 __all__ = ["Elementwise", "MaxPool", "Monotone", "Rearrange", "SortGroups", "Valley"]
 
 
@@ -48,11 +50,13 @@ class Elementwise(Monotone):
         function: The activation.
         slope: Its steepest slope; a float or a scalar tensor.
         jump: How far it may fall all the same, at a step of which it is otherwise monotone.
+        hinges: The same function where it is piecewise linear, so that its moments are closed forms.
     """
 
     function: Callable[[Tensor], Tensor]
     slope: float | Tensor = 1.0
     jump: float = 0.0
+    hinges: Hinges | None = None
 
     @property
     @override
@@ -78,12 +82,14 @@ class Valley:
         slope: Its steepest slope, of either sign.
         position: Where it is least.
         value: A lower bound on what it is there.
+        hinges: The same function where it is piecewise linear, so that its moments are closed forms.
     """
 
     function: Callable[[Tensor], Tensor]
     slope: float
     position: float
     value: float
+    hinges: Hinges | None = None
 
 
 @dataclass(frozen=True)
@@ -112,9 +118,13 @@ class SortGroups(Monotone):
 
     Args:
         function: The activation.
+        split: Takes a tensor (batch, …) apart: first the first of each group, then the second, and so on.
+        join: Puts together what was taken apart.
     """
 
     function: Callable[[Tensor], Tensor]
+    split: Callable[[Tensor], Sequence[Tensor]]
+    join: Callable[[Sequence[Tensor]], Tensor]
 
     @property
     @override

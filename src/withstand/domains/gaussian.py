@@ -1,0 +1,152 @@
+"""The normal distribution with independent coordinates: assumed density filtering, layer by layer.
+
+Exact through the first affine map, and through the first function of each coordinate that follows
+(Bibi, Alfadly, Ghanem, CVPR 2018). From there on coordinates are taken to be independent and normal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from withstand.domains.base import Moments, NormOf
+from withstand.domains.operations import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Valley
+from withstand.domains.windows import window_places
+from withstand.moments import hinged, larger, quadrature
+from withstand.spectral import LinearOperator
+from withstand.types import ModelError
+
+__all__ = ["Gaussian"]
+
+
+@final
+class Gaussian(Moments):
+    """Normal tensors with independent coordinates.
+
+    Args:
+        mean: Tensor (batch, …).
+        variance: Tensor that broadcasts to it; (1, …) where it is the same for all examples, which
+            saves linear maps the work. Nowhere negative.
+    """
+
+    def __init__(self, mean: Tensor, variance: Tensor) -> None:
+        self._mean = mean
+        length = len(variance) if variance.dim() == mean.dim() else 1
+        self._variance = variance.expand(length, *mean.shape[1:])  # all dimensions but the batch written out
+
+    @property
+    @override
+    def mean(self) -> Tensor:
+        return self._mean
+
+    @property
+    @override
+    def variance(self) -> Tensor:
+        return self._variance
+
+    @property
+    @override
+    def center(self) -> Tensor:
+        return self._mean
+
+    @override
+    def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
+        image = operator.apply(self.mean)
+        return type(self)(
+            image if bias is None else image + bias,
+            operator.entrywise(torch.square).apply(self.variance),
+        )
+
+    @override
+    def monotone(self, function: Monotone) -> Self:
+        match function:
+            case Rearrange():
+                return self._rearranged(function)
+            case Elementwise():
+                return self._bent(function)
+            case MaxPool():
+                return self._pooled(function)
+            case SortGroups():
+                return self._sorted(function)
+        raise unknown(function)
+
+    @override
+    def valley(self, function: Valley) -> Self:
+        return self._bent(function)
+
+    @override
+    def shift(self, constant: Tensor | float) -> Self:
+        return type(self)(self.mean + constant, self.variance)
+
+    @override
+    def add(self, other: Self) -> Self:
+        return type(self)(self.mean + other.mean, self.variance + other.variance)
+
+    @override
+    def cat(self, others: Sequence[Self], dim: int) -> Self:
+        parts: list[Self] = [self, *others]
+        length = max(len(part.variance) for part in parts)
+        variances = [part.variance.expand(length, *[-1] * (part.mean.dim() - 1)) for part in parts]
+        return type(self)(torch.cat([part.mean for part in parts], dim), torch.cat(variances, dim))
+
+    def _bent(self, function: Elementwise | Valley) -> Self:
+        return type(self)(*bent(function, self.mean, self.variance))
+
+    def _rearranged(self, function: Rearrange) -> Self:
+        variance = self.variance
+        constants = function(torch.zeros_like(variance[:1]))  # which have no variance
+        return type(self)(function(self.mean), function(variance) - constants)
+
+    def _larger(self, other: Self) -> Self:
+        mean, variance, _ = larger(self.mean, self.variance, other.mean, other.variance)
+        return type(self)(mean, variance)
+
+    def _smaller(self, other: Self) -> Self:
+        mean, variance, _ = larger(-self.mean, self.variance, -other.mean, other.variance)
+        return type(self)(-mean, variance)
+
+    def _pooled(self, pool: MaxPool) -> Self:
+        value: Self = self
+        for places in window_places(pool, self.shape[2:]):
+            remaining = [value._rearranged(place) for place in places]
+            while len(remaining) > 1:  # by pairs
+                first, second, *rest = remaining
+                remaining = [*rest, first._larger(second)]
+            value = remaining[0]
+        return value
+
+    def _sorted(self, groups: SortGroups) -> Self:
+        """By exchanges of neighbours, as many as it takes to bring the largest to the end."""
+        values: list[Self] = [
+            type(self)(mean, variance)
+            for mean, variance in zip(groups.split(self.mean), groups.split(self.variance), strict=True)
+        ]
+        for end in range(len(values) - 1, 0, -1):
+            for place in range(end):
+                first, second = values[place], values[place + 1]
+                values[place], values[place + 1] = first._smaller(second), first._larger(second)
+        return type(self)(
+            groups.join([value.mean for value in values]), groups.join([value.variance for value in values])
+        )
+
+
+def bent(function: Elementwise | Valley, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of an activation of normal coordinates.
+
+    A closed form where it is piecewise linear; else by quadrature.
+    """
+    if function.hinges is not None:
+        return hinged(mean, variance, function.hinges)
+    return quadrature(function.function, mean, variance)
+
+
+def unknown(function: Monotone) -> ModelError:
+    """The error of a function of which a distribution knows nothing."""
+    return ModelError(
+        f"Moments pass through Elementwise, Valley, Rearrange, MaxPool and SortGroups, but a rule made use "
+        f"of {type(function).__name__}. Write the rule in those, or keep to boxes and balls."
+    )
