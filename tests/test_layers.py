@@ -18,7 +18,7 @@ LEVELS = {
         [
             ["types", "dataset_info", "suggest", "_version"],
             [
-                *["norms", "schedules", "checks", "modes", "compiled", "roots"],
+                *["norms", "noise", "schedules", "checks", "modes", "compiled", "roots"],
                 *["run_folder", "environment", "numerics"],
             ],
             ["spectral", "moments"],

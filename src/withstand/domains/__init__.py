@@ -7,12 +7,15 @@ of ``withstand.spectral``, and ``Elementwise``, ``Valley`` and ``Rearrange``.
 from withstand.domains import activation_rules, linear_rules, shape_rules
 from withstand.domains.ball import Ball
 from withstand.domains.base import Domain, Moments, Region
+from withstand.domains.batch_norm import batch_norm_factors
 from withstand.domains.box import Box
 from withstand.domains.box_ball import BoxBall
 from withstand.domains.calls import Call
+from withstand.domains.factored_gaussian import FactoredGaussian
 from withstand.domains.gaussian import Gaussian
 from withstand.domains.input_sets import DOMAINS, DomainName, input_set, require_set
 from withstand.domains.interpreter import LastLayer, Program, propagate, unsupported
+from withstand.domains.kept_program import KeptProgram
 from withstand.domains.operations import Elementwise, Rearrange, Valley
 from withstand.domains.registry import Site, UnsupportedOperationError, register
 
@@ -25,7 +28,9 @@ __all__ = [
     "Domain",
     "DomainName",
     "Elementwise",
+    "FactoredGaussian",
     "Gaussian",
+    "KeptProgram",
     "LastLayer",
     "Moments",
     "Program",
@@ -35,6 +40,7 @@ __all__ = [
     "UnsupportedOperationError",
     "Valley",
     "activation_rules",
+    "batch_norm_factors",
     "input_set",
     "linear_rules",
     "propagate",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -187,8 +186,7 @@ def _clamp_max(site: Site, input: Domain, max: float) -> Domain:
 
 @register(MinMax)
 def _min_max(site: Site, layer: MinMax, input: Domain) -> Domain:
-    halves = partial(torch.chunk, chunks=2, dim=1)
-    return input.monotone(SortGroups(layer.forward, halves, partial(torch.cat, dim=1)))
+    return input.monotone(SortGroups(layer.forward, partial(torch.chunk, chunks=2, dim=1), lambda x: x))
 
 
 @register(GroupSort)
@@ -196,10 +194,10 @@ def _group_sort(site: Site, layer: GroupSort, input: Domain) -> Domain:
     def split(x: Tensor) -> tuple[Tensor, ...]:
         return torch.unflatten(x, 1, (-1, layer.group_size)).unbind(2)
 
-    def join(places: Sequence[Tensor]) -> Tensor:
-        return torch.stack([*places], dim=2).flatten(1, 2)
+    def arrange(x: Tensor) -> Tensor:
+        return torch.unflatten(x, 1, (layer.group_size, -1)).transpose(1, 2).flatten(1, 2)
 
-    return input.monotone(SortGroups(layer.forward, split, join))
+    return input.monotone(SortGroups(layer.forward, split, arrange))
 
 
 @register(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)

@@ -41,7 +41,7 @@ class Call(NamedTuple):
     @property
     def takes_domain(self) -> bool:
         """Whether a rule is wanted; else the node is computed as it stands."""
-        return any(isinstance(value, Domain) for value in _leaves([self.arguments, self.options]))
+        return self.takes(Domain)
 
     @property
     def layer(self) -> nn.Module | None:
@@ -49,6 +49,11 @@ class Call(NamedTuple):
         if self.node.op != "call_module":
             return None
         return self.trace.root.get_submodule(str(self.node.target))
+
+    @property
+    def input(self) -> Any:
+        """What is called with, of a layer that takes one value."""
+        return self.arguments[0] if self.arguments else self.options["input"]
 
     @property
     def operation(self) -> Callable[..., Any]:
@@ -97,8 +102,16 @@ class Call(NamedTuple):
 
     def compute_on_centers(self) -> Any:
         """What the node gives for the centers of its sets."""
-        arguments, options = fx.node.map_aggregate((self.arguments, dict(self.options)), _center_of)
-        return self._replace(arguments=arguments, options=options).compute()
+        return self.mapped(_center_of).compute()
+
+    def mapped(self, function: Callable[[Any], Any]) -> Call:
+        """The same operation, called with a function of each of its values."""
+        arguments, options = fx.node.map_aggregate((self.arguments, dict(self.options)), function)
+        return self._replace(arguments=arguments, options=options)
+
+    def takes(self, kind: type) -> bool:
+        """Whether one of its values is of a kind."""
+        return any(isinstance(value, kind) for value in _leaves([self.arguments, self.options]))
 
 
 def _center_of(value: Any) -> Any:

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.domains.base import Moments, NormOf
+from withstand.domains.base import NormOf
+from withstand.domains.maxima import Comparable, pooled, sorted_in_groups
 from withstand.domains.operations import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Valley
-from withstand.domains.windows import window_places
-from withstand.moments import hinged, larger, quadrature
+from withstand.moments import hinged, hinged_gain, larger, quadrature, quadrature_gain
 from withstand.spectral import LinearOperator
 from withstand.types import ModelError
 
-__all__ = ["Gaussian"]
+__all__ = ["Gaussian", "bent", "gain", "unknown"]
 
 
 @final
-class Gaussian(Moments):
+class Gaussian(Comparable):
     """Normal tensors with independent coordinates.
 
     Args:
@@ -69,9 +69,9 @@ class Gaussian(Moments):
             case Elementwise():
                 return self._bent(function)
             case MaxPool():
-                return self._pooled(function)
+                return pooled(self, function)
             case SortGroups():
-                return self._sorted(function)
+                return sorted_in_groups(self, function)
         raise unknown(function)
 
     @override
@@ -93,6 +93,15 @@ class Gaussian(Moments):
         variances = [part.variance.expand(length, *[-1] * (part.mean.dim() - 1)) for part in parts]
         return type(self)(torch.cat([part.mean for part in parts], dim), torch.cat(variances, dim))
 
+    @override
+    def larger(self, other: Self) -> Self:
+        mean, variance, _ = larger(self.mean, self.variance, other.mean, other.variance)
+        return type(self)(mean, variance)
+
+    @override
+    def negated(self) -> Self:
+        return type(self)(-self.mean, self.variance)
+
     def _bent(self, function: Elementwise | Valley) -> Self:
         return type(self)(*bent(function, self.mean, self.variance))
 
@@ -100,38 +109,6 @@ class Gaussian(Moments):
         variance = self.variance
         constants = function(torch.zeros_like(variance[:1]))  # which have no variance
         return type(self)(function(self.mean), function(variance) - constants)
-
-    def _larger(self, other: Self) -> Self:
-        mean, variance, _ = larger(self.mean, self.variance, other.mean, other.variance)
-        return type(self)(mean, variance)
-
-    def _smaller(self, other: Self) -> Self:
-        mean, variance, _ = larger(-self.mean, self.variance, -other.mean, other.variance)
-        return type(self)(-mean, variance)
-
-    def _pooled(self, pool: MaxPool) -> Self:
-        value: Self = self
-        for places in window_places(pool, self.shape[2:]):
-            remaining = [value._rearranged(place) for place in places]
-            while len(remaining) > 1:  # by pairs
-                first, second, *rest = remaining
-                remaining = [*rest, first._larger(second)]
-            value = remaining[0]
-        return value
-
-    def _sorted(self, groups: SortGroups) -> Self:
-        """By exchanges of neighbours, as many as it takes to bring the largest to the end."""
-        values: list[Self] = [
-            type(self)(mean, variance)
-            for mean, variance in zip(groups.split(self.mean), groups.split(self.variance), strict=True)
-        ]
-        for end in range(len(values) - 1, 0, -1):
-            for place in range(end):
-                first, second = values[place], values[place + 1]
-                values[place], values[place + 1] = first._smaller(second), first._larger(second)
-        return type(self)(
-            groups.join([value.mean for value in values]), groups.join([value.variance for value in values])
-        )
 
 
 def bent(function: Elementwise | Valley, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,6 +119,13 @@ def bent(function: Elementwise | Valley, mean: Tensor, variance: Tensor) -> tupl
     if function.hinges is not None:
         return hinged(mean, variance, function.hinges)
     return quadrature(function.function, mean, variance)
+
+
+def gain(function: Elementwise | Valley, mean: Tensor, variance: Tensor) -> Tensor:
+    """The mean slope of an activation of normal coordinates."""
+    if function.hinges is not None:
+        return hinged_gain(mean, variance, function.hinges)
+    return quadrature_gain(function.function, mean, variance)
 
 
 def unknown(function: Monotone) -> ModelError:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from withstand.domains.base import Domain
+from withstand.domains.batch_norm import batch_norm_factors
 from withstand.domains.operations import Rearrange
 from withstand.domains.registry import Site, register
-from withstand.domains.sizes import Numbers, each, require_fit, scaled
+from withstand.domains.sizes import Numbers, each, on_channels, require_fit, scaled
 from withstand.models import Normalize
 from withstand.spectral import Convolution, Dense, Diagonal, Separable
 
@@ -75,22 +76,13 @@ def _conv(
     else:
         margins = each(padding, rank)
     convolution = Convolution(weight, steps, margins, spread, groups)
-    return value.affine(convolution, None if bias is None else _on_channels(bias, rank), site.norm)
+    return value.affine(convolution, None if bias is None else on_channels(bias, rank), site.norm)
 
 
 @register(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def _batch_norm(site: Site, layer: nn.BatchNorm2d, input: Domain) -> Domain:
-    rank = len(input.shape) - 2
-    if layer.training or layer.running_mean is None or layer.running_var is None:
-        dims = [0, *range(2, rank + 2)]
-        mean, variance = input.center.mean(dims), input.center.var(dims, unbiased=False)
-    else:
-        mean, variance = layer.running_mean, layer.running_var
-    scale = (variance + layer.eps).rsqrt()
-    if layer.weight is not None:
-        scale = scale * layer.weight
-    bias = -mean * scale if layer.bias is None else layer.bias - mean * scale
-    return input.affine(Diagonal(_on_channels(scale, rank)), _on_channels(bias, rank), site.norm)
+    scale, bias = batch_norm_factors(layer, input.center)
+    return input.affine(Diagonal(scale), bias, site.norm)
 
 
 @register(Normalize)
@@ -201,8 +193,3 @@ def _pool(site: Site, input: Domain, pools: Sequence[Callable[[Tensor], Tensor]]
     units = [torch.eye(side, dtype=like.dtype, device=like.device)[None] for side in sides]
     factors = [pool(unit).squeeze(0).T for pool, unit in zip(pools, units, strict=True)]
     return input.affine(Separable(range(2, 2 + len(sides)), factors), None, site.norm)
-
-
-def _on_channels(values: Tensor, rank: int) -> Tensor:
-    """One value a channel, shaped to broadcast over images of that rank."""
-    return values.reshape(-1, *[1] * rank)

@@ -118,13 +118,13 @@ class SortGroups(Monotone):
 
     Args:
         function: The activation.
-        split: Takes a tensor (batch, …) apart: first the first of each group, then the second, and so on.
-        join: Puts together what was taken apart.
+        split: Takes a tensor (batch, channels, …) apart: the first of each group, the second, and so on.
+        arrange: Moves to its place what was taken apart and joined along the channels.
     """
 
     function: Callable[[Tensor], Tensor]
     split: Callable[[Tensor], Sequence[Tensor]]
-    join: Callable[[Sequence[Tensor]], Tensor]
+    arrange: Callable[[Tensor], Tensor]
 
     @property
     @override

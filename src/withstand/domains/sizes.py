@@ -12,7 +12,7 @@ from withstand.domains.base import Domain
 from withstand.domains.registry import Site
 from withstand.spectral import Diagonal
 
-__all__ = ["Numbers", "each", "require_fit", "scaled"]
+__all__ = ["Numbers", "each", "on_channels", "require_fit", "scaled"]
 
 Numbers: TypeAlias = int | Sequence[int]
 
@@ -21,6 +21,11 @@ def each(numbers: Numbers, rank: int) -> Sequence[int]:
     """One number for each of ``rank`` dimensions."""
     given = [numbers] if isinstance(numbers, int) else [*numbers]
     return given * rank if len(given) == 1 else given
+
+
+def on_channels(values: Tensor, rank: int) -> Tensor:
+    """One value a channel, shaped to broadcast over images of that rank."""
+    return values.reshape(-1, *[1] * rank)
 
 
 def require_fit(site: Site, value: Domain, constant: Any) -> None:

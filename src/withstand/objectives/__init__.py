@@ -9,6 +9,12 @@ from withstand.objectives.certified_losses import (
     WorstLoss,
 )
 from withstand.objectives.cross_entropy import CrossEntropy
+from withstand.objectives.every_layer import EveryLayer
+from withstand.objectives.expected_losses import Cubature, ExpectedLoss, MeanField, OfMean
+from withstand.objectives.first_activation import FirstActivation
+from withstand.objectives.gaussian_expectation import GaussianExpectation
+from withstand.objectives.noisy_cross_entropy import NoisyCrossEntropy
+from withstand.objectives.propagation import Propagation
 from withstand.terms import Objective, Penalty, Sum, Weighted
 
 __all__ = [
@@ -16,8 +22,17 @@ __all__ = [
     "BoostedCrossEntropy",
     "Certified",
     "CrossEntropy",
+    "Cubature",
+    "EveryLayer",
+    "ExpectedLoss",
+    "FirstActivation",
+    "GaussianExpectation",
+    "MeanField",
+    "NoisyCrossEntropy",
     "Objective",
+    "OfMean",
     "Penalty",
+    "Propagation",
     "Sum",
     "SymmetricCrossEntropy",
     "Weighted",

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.checks import check_batch
-from withstand.compiled import uncompiled
-from withstand.domains import Ball, BoxBall, DomainName, LastLayer, Program, input_set, require_set
+from withstand.domains import Ball, BoxBall, DomainName, KeptProgram, LastLayer, input_set, require_set
 from withstand.modes import differs_in_training, eval_mode
 from withstand.objectives.certified_losses import WorstCrossEntropy, WorstLoss
 from withstand.schedules import Eased, Schedule, value_at
@@ -78,7 +77,7 @@ class Certified(Objective):
         self.clip = clip
         self.batch_statistics = batch_statistics
         self.operator_norms = PowerIteration(num_power_iterations)
-        self._program: Program | None = None
+        self._programs = KeptProgram()
         self._has_checked = False
 
     @override
@@ -130,15 +129,9 @@ class Certified(Objective):
         if isinstance(value, BoxBall):
             value = value.with_steps(_NEWTON_STEPS)
         if self.batch_statistics:
-            return self._program_of(model).run_to_last_layer(value, self.operator_norms)
+            return self._programs.of(model).run_to_last_layer(value, self.operator_norms)
         with eval_mode(model):
-            return self._program_of(model).run_to_last_layer(value, self.operator_norms)
-
-    def _program_of(self, model: nn.Module) -> Program:
-        original = uncompiled(model)  # of a compiled graph no steps can be seen
-        if self._program is None or not self._program.fits(original):
-            self._program = Program(original)
-        return self._program
+            return self._programs.of(model).run_to_last_layer(value, self.operator_norms)
 
     def _clean_logits(self, model: nn.Module, images: Tensor, last: LastLayer) -> Tensor:
         """The logits of the training pass: those of the sets' centers, where these are the images."""

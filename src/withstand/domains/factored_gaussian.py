@@ -1,0 +1,124 @@
+"""The normal distribution with factors that its coordinates share: correlated noise, sums of branches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Self, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from withstand.domains.base import NormOf
+from withstand.domains.gaussian import bent, gain, unknown
+from withstand.domains.maxima import Comparable, pooled, sorted_in_groups
+from withstand.domains.operations import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Valley
+from withstand.moments import larger
+from withstand.spectral import LinearOperator
+
+__all__ = ["FactoredGaussian"]
+
+
+@final
+class FactoredGaussian(Comparable):
+    """``mean + Σ_r factors[r] · z_r + rest``, with z_r standard normal, and the rest independent.
+
+    Linear maps are exact. A function of each coordinate has its exact mean and variance; it keeps the
+    covariances to first order, by its mean slope (Stein, 1981), and what is left of the variance is
+    taken to be independent. Two values of one network share their z_r, so sums of branches covary.
+
+    Args:
+        mean: Tensor (batch, …).
+        factors: Tensor (rank, batch or 1, …).
+        rest: Variance of the rest, (batch or 1, …), nowhere negative; none where None.
+    """
+
+    def __init__(self, mean: Tensor, factors: Tensor, rest: Tensor | None = None) -> None:
+        self._mean = mean
+        self.factors = factors
+        self.rest = torch.zeros_like(factors[0]) if rest is None else rest
+        self._variance = factors.square().sum(0) + self.rest
+
+    @property
+    @override
+    def mean(self) -> Tensor:
+        return self._mean
+
+    @property
+    @override
+    def variance(self) -> Tensor:
+        return self._variance
+
+    @property
+    @override
+    def center(self) -> Tensor:
+        return self._mean
+
+    @override
+    def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
+        image = operator.apply(self.mean)
+        factors = self._of_each(operator.apply)
+        rest = operator.entrywise(torch.square).apply(self.rest)
+        return type(self)(image if bias is None else image + bias, factors, rest)
+
+    @override
+    def monotone(self, function: Monotone) -> Self:
+        match function:
+            case Rearrange():
+                return self._rearranged(function)
+            case Elementwise():
+                return self._bent(function)
+            case MaxPool():
+                return pooled(self, function)
+            case SortGroups():
+                return sorted_in_groups(self, function)
+        raise unknown(function)
+
+    @override
+    def valley(self, function: Valley) -> Self:
+        return self._bent(function)
+
+    @override
+    def shift(self, constant: Tensor | float) -> Self:
+        return type(self)(self.mean + constant, self.factors, self.rest)
+
+    @override
+    def add(self, other: Self) -> Self:
+        return type(self)(self.mean + other.mean, self.factors + other.factors, self.rest + other.rest)
+
+    @override
+    def cat(self, others: Sequence[Self], dim: int) -> Self:
+        parts: list[Self] = [self, *others]
+        length = max(part.factors.shape[1] for part in parts)
+        factors = [part.factors.expand(-1, length, *part.mean.shape[1:]) for part in parts]
+        rests = [part.rest.expand(length, *part.mean.shape[1:]) for part in parts]
+        mean = torch.cat([part.mean for part in parts], dim)
+        return type(self)(mean, torch.cat(factors, dim + 1), torch.cat(rests, dim))
+
+    @override
+    def larger(self, other: Self) -> Self:
+        covariance = (self.factors * other.factors).sum(0)
+        mean, variance, share = larger(self.mean, self.variance, other.mean, other.variance, covariance)
+        return self._of(mean, variance, share * self.factors + (1 - share) * other.factors)
+
+    @override
+    def negated(self) -> Self:
+        return type(self)(-self.mean, -self.factors, self.rest)
+
+    def _bent(self, function: Elementwise | Valley) -> Self:
+        mean, variance = bent(function, self.mean, self.variance)
+        return self._of(mean, variance, gain(function, self.mean, self.variance) * self.factors)
+
+    def _rearranged(self, function: Rearrange) -> Self:
+        constants = function(torch.zeros_like(self.rest[:1]))  # which have no variance
+        factors = self._of_each(lambda x: function(x) - constants)
+        return type(self)(function(self.mean), factors, function(self.rest) - constants)
+
+    def _of_each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """A function of a batch, of each factor."""
+        images = function(self.factors.flatten(0, 1))
+        return images.reshape(*self.factors.shape[:2], *images.shape[1:])
+
+    def _of(self, mean: Tensor, variance: Tensor, factors: Tensor) -> Self:
+        """What has a variance of which factors explain a part."""
+        return type(self)(mean, factors, (variance - factors.square().sum(0)).clamp_min(0))

@@ -1,0 +1,57 @@
+"""Max pooling and sorting, as maxima of two."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import Self, TypeVar
+
+from torch import Tensor
+
+from withstand.domains.base import Moments
+from withstand.domains.operations import MaxPool, Rearrange, SortGroups
+from withstand.domains.windows import window_places
+
+__all__ = ["Comparable", "pooled", "sorted_in_groups"]
+
+
+class Comparable(Moments, ABC):
+    """The interface of distributions of which two of one shape have a maximum."""
+
+    @abstractmethod
+    def larger(self, other: Self) -> Self:
+        """max(x, y), coordinate by coordinate."""
+
+    @abstractmethod
+    def negated(self) -> Self:
+        """-x."""
+
+
+_Compared = TypeVar("_Compared", bound=Comparable)
+
+
+def pooled(value: _Compared, pool: MaxPool) -> _Compared:
+    """The largest of each window."""
+    for places in window_places(pool, value.shape[2:]):
+        remaining = [value.monotone(place) for place in places]
+        while len(remaining) > 1:  # by pairs
+            first, second, *rest = remaining
+            remaining = [*rest, first.larger(second)]
+        value = remaining[0]
+    return value
+
+
+def sorted_in_groups(value: _Compared, groups: SortGroups) -> _Compared:
+    """Each group sorted, by exchanges of neighbours that bring the largest to the end, again and again."""
+    count = len(groups.split(value.mean))
+    values = [value.monotone(Rearrange(partial(_place, groups, place))) for place in range(count)]
+    for end in range(count - 1, 0, -1):
+        for place in range(end):
+            first, second = values[place], values[place + 1]
+            smaller = first.negated().larger(second.negated()).negated()
+            values[place], values[place + 1] = smaller, first.larger(second)
+    return values[0].cat(values[1:], 1).monotone(Rearrange(groups.arrange))
+
+
+def _place(groups: SortGroups, place: int, x: Tensor) -> Tensor:
+    return groups.split(x)[place]

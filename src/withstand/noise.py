@@ -1,0 +1,114 @@
+"""Additive Gaussian noise: white, or blurred so that neighbouring pixels share it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["GaussianNoise"]
+
+_LEFT_OUT = 1e-4  # share of a blurred noise's variance along one dimension that its factors may lack
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Normal noise of mean 0, drawn for each image by itself and added to it without clipping.
+
+    Args:
+        std: Of each pixel, in [0, 1] units: one for all channels, or one a channel.
+        blur: Width (standard deviation, in pixels) of the Gaussian filter through which white noise is
+            seen; the noise is brought back to ``std`` at every pixel. 0 leaves it white.
+
+    Raises:
+        ValueError: a number is negative or not finite, or there is no channel.
+    """
+
+    std: float | Sequence[float]
+    blur: float = 0.0
+
+    def __post_init__(self) -> None:
+        stds = [self.std] if isinstance(self.std, int | float) else list(self.std)
+        if not stds or not all(0 <= value < math.inf for value in stds):
+            raise ValueError(
+                f"Expected a noise_std that is finite and at least 0, or one a channel, but got {self.std}."
+            )
+        if not 0 <= self.blur < math.inf:
+            raise ValueError(f"Expected a blur that is finite and at least 0 pixels, but got {self.blur:g}.")
+
+    def std_like(self, images: Tensor) -> Tensor:
+        """The deviation of each pixel.
+
+        Args:
+            images: Tensor (batch, channels, …); of any shape where one deviation serves all.
+
+        Returns:
+            Tensor (1, …) that broadcasts to the images.
+
+        Raises:
+            ValueError: there are as many deviations as channels neither in the images nor one.
+        """
+        if isinstance(self.std, int | float):
+            return images.new_full((1,) * images.dim(), self.std)
+        if images.dim() < 3 or images.shape[1] != len(self.std):
+            raise ValueError(
+                f"noise_std has one value for each of {len(self.std)} channels, but the images are "
+                f"{tuple(images.shape)}. Give one number, or one a channel."
+            )
+        return images.new_tensor([*self.std]).reshape(1, -1, *[1] * (images.dim() - 2))
+
+    def draw(self, images: Tensor) -> Tensor:
+        """Noise for a batch, from torch's global generator.
+
+        Args:
+            images: Tensor (batch, …).
+
+        Returns:
+            A tensor like them.
+        """
+        noise = torch.randn_like(images)
+        if self.blur:
+            for dim in range(2, images.dim()):
+                filter_ = _filter(images.shape[dim], self.blur).to(noise)
+                noise = torch.tensordot(noise, filter_, dims=([dim], [1])).movedim(-1, dim)
+        return noise * self.std_like(images)
+
+    def factors(self, images: Tensor) -> Tensor:
+        """What blurred noise is made of: Σ_r factors[r] · z_r for independent standard normal z_r.
+
+        Along each dimension the principal components are kept that make up all but 1e-4 of the variance.
+
+        Args:
+            images: Tensor (batch, channels, …).
+
+        Returns:
+            Tensor (rank, *shape of an image); with blur 0 one factor for each pixel.
+        """
+        channels, *sides = images.shape[1:]
+        factors = torch.eye(channels, dtype=torch.float64)
+        for side in sides:
+            part = _components(side, self.blur)
+            factors = torch.einsum("r...,sx->rs...x", factors, part).flatten(0, 1)
+        return factors.to(images) * self.std_like(images)
+
+
+def _filter(side: int, blur: float) -> Tensor:
+    """Matrix (side, side) of a Gaussian filter whose rows have length 1, so that variances stay 1."""
+    if not blur:
+        return torch.eye(side, dtype=torch.float64)
+    places = torch.arange(side, dtype=torch.float64)
+    filter_ = torch.exp(-((places[:, None] - places) ** 2) / (2 * blur**2))
+    lengths: Tensor = torch.linalg.vector_norm(filter_, dim=1, keepdim=True)
+    return filter_ / lengths
+
+
+def _components(side: int, blur: float) -> Tensor:
+    """The principal components of noise along one dimension, (rank, side), the largest first."""
+    directions, lengths, _ = torch.linalg.svd(_filter(side, blur))
+    left_out = 1 - lengths.square().cumsum(0) / side
+    rank = int((left_out > _LEFT_OUT).sum()) + 1
+    components: Tensor = directions * lengths
+    return components[:, :rank].T

@@ -1,0 +1,92 @@
+"""Training for Gaussian noise without drawing any: the analytic moment regulariser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+from withstand.checks import check_batch
+from withstand.domains import KeptProgram
+from withstand.objectives.first_activation import FirstActivation
+from withstand.objectives.noise_setting import noise_at
+from withstand.objectives.propagation import Propagation
+from withstand.passes import Pass
+from withstand.schedules import Schedule, value_at
+from withstand.terms import OnePass
+from withstand.types import LossTerms
+
+__all__ = ["GaussianExpectation"]
+
+
+class GaussianExpectation(OnePass):
+    """The cross-entropy of the images, and ``weight`` times that expected under Gaussian noise.
+
+    The expectation loss of Alfadly, Bibi, Ghanem, arXiv 1904.11005, in pixel units, with BatchNorm
+    statistics of the images without noise alone. Nothing is drawn at random. As long as the weight is 0
+    this is ``CrossEntropy``.
+
+    Args:
+        noise_std: Of the noise at each pixel, in [0, 1] units: one for all channels (a float or a
+            schedule), or one a channel.
+        weight: Of the expected loss (published: beta); a float or a schedule.
+        clean_weight: Of the loss of the images as they are (published: alpha).
+        blur: Width in pixels of the filter through which the noise is seen; 0 leaves it white.
+        propagation: How the noise gets to the logits: ``FirstActivation``, the published form, where
+            None; or ``EveryLayer``.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        noise_std: float | Sequence[float] | Schedule,
+        weight: float | Schedule = 1.0,
+        *,
+        clean_weight: float | Schedule = 1.0,
+        blur: float = 0.0,
+        propagation: Propagation | None = None,
+    ) -> None:
+        super().__init__()
+        noise_at(noise_std, blur, math.inf)
+        self.noise_std = noise_std
+        self.weight = weight
+        self.clean_weight = clean_weight
+        self.blur = blur
+        self.propagation = FirstActivation() if propagation is None else propagation
+        self._programs = KeptProgram()
+        self._has_checked = False
+
+    @override
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        images, weight = passed.given, value_at(self.weight, progress)
+        if not self._has_checked:  # once: it reads values back from the device
+            check_batch(images, labels)
+            self._has_checked = True
+        if weight == 0:
+            logits, expected = passed.logits, None
+        else:
+            program = self._programs.of(passed.model)
+            program.rehearse(images)
+            noise = noise_at(self.noise_std, self.blur, progress)
+            logits, expected = self.propagation(program, images, noise, labels)
+        clean = F.cross_entropy(logits, labels)
+        loss = value_at(self.clean_weight, progress) * clean
+        terms = {
+            "cross_entropy": clean.detach(),
+            "accuracy": (logits.detach().argmax(dim=1) == labels).float().mean(),
+        }
+        if expected is not None:
+            loss, terms["expectation"] = loss + weight * expected, expected.detach()
+        return LossTerms(loss, terms)
+
+    @override
+    def extra_repr(self) -> str:
+        return (
+            f"noise_std={self.noise_std}, weight={self.weight}, clean_weight={self.clean_weight}, "
+            f"blur={self.blur:g}, propagation={self.propagation}"
+        )

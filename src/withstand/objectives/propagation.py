@@ -1,0 +1,105 @@
+"""How the noise of the images gets to the logits: the interface, and what its ways share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Program, batch_norm_factors
+from withstand.noise import GaussianNoise
+from withstand.spectral import Diagonal, GuaranteedNorms, LinearOperator, Shape
+
+__all__ = [
+    "NoisyLoss",
+    "Propagation",
+    "input_moments",
+    "normalised",
+    "rule_of_moments",
+    "training_batch_norm",
+]
+
+_NORMS = GuaranteedNorms()  # which moments never ask for
+_Noisy = TypeVar("_Noisy", Tensor, Domain)
+
+
+class NoisyLoss(NamedTuple):
+    """What one walk through the network gives.
+
+    Attributes:
+        logits: Of the images as they are, (batch, classes).
+        expected: The loss under noise, scalar.
+    """
+
+    logits: Tensor
+    expected: Tensor
+
+
+class Propagation(ABC):
+    """The interface of a way to take moments of noisy images through a network."""
+
+    @abstractmethod
+    def __call__(self, program: Program, images: Tensor, noise: GaussianNoise, labels: Tensor) -> NoisyLoss:
+        """The logits without noise, and the loss under it, of one walk through the network.
+
+        BatchNorm layers in train mode go by the statistics of the images without noise, and update
+        their running ones by those alone.
+
+        Args:
+            program: Of the network.
+            images: Float tensor (batch, …), in [0, 1].
+            noise: What is added to them.
+            labels: Integer tensor (batch,).
+
+        Raises:
+            ModelError: something in the network cannot be passed through.
+        """
+
+
+def input_moments(images: Tensor, noise: GaussianNoise) -> Gaussian | FactoredGaussian:
+    """The distribution of noisy images.
+
+    Args:
+        images: Float tensor (batch, …).
+        noise: What is added to them.
+    """
+    if noise.blur:
+        return FactoredGaussian(images, noise.factors(images)[:, None])
+    return Gaussian(images, noise.std_like(images).square())
+
+
+def rule_of_moments(call: Call) -> Any:
+    """What the rule of an operation makes of moments.
+
+    Raises:
+        UnsupportedOperationError: there is no rule.
+    """
+    return call.apply_rule(_NORMS)
+
+
+def training_batch_norm(call: Call) -> _BatchNorm | None:
+    """The layer of a call, where it is a BatchNorm that goes by the statistics of its batch."""
+    layer = call.layer
+    if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
+        return layer
+    return None
+
+
+def normalised(layer: _BatchNorm, clean: Tensor, noisy: _Noisy) -> _Noisy:
+    """Batch-normalises what is under noise, by the statistics of what is without.
+
+    Args:
+        layer: Goes by the statistics of its batch.
+        clean: What the layer is called with without noise, (batch, channels, …).
+        noisy: The same under noise: a tensor or its moments.
+    """
+    scale, bias = batch_norm_factors(layer, clean)
+    if isinstance(noisy, Tensor):
+        return noisy * scale + bias
+    return noisy.affine(Diagonal(scale), bias, _no_norm)
+
+
+def _no_norm(operator: LinearOperator, input_shape: Shape) -> Tensor:
+    raise NotImplementedError("Moments need no operator norms.")
