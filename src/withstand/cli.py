@@ -24,6 +24,7 @@ from withstand.data.locations import data_root
 from withstand.data.presence import is_present
 from withstand.dataset_info import KNOWN_DATASETS
 from withstand.evaluation import evaluate
+from withstand.moments_command import moments
 from withstand.pipeline import device_of, evaluate_run, load_data, load_run_model, open_run, train_recipe
 from withstand.recipe import EvaluationSettings
 from withstand.recipe_file import (
@@ -285,6 +286,9 @@ _COMMANDS = {
     ),
     "check": _Command(
         check, "check MODEL|RECIPE|RUN [--data.name=NAME]", "say whether anything can be proven of a model"
+    ),
+    "moments": _Command(
+        moments, "moments RUN [--noise_std=[0.1,0.2] …]", "hold analytic moments under noise against samples"
     ),
     "attack": _Command(
         _attack, "attack RUN [--epsilon=8/255 …]", "try an attack of your own on a trained run"

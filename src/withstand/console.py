@@ -58,6 +58,8 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
             OUTPUT.print(f"{certificate['name']}: {_radii(certificate['radius'])}")
     if "kernel_norms" in metrics:
         OUTPUT.print(f"kernel norms: {_bounds(metrics['kernel_norms'])}")
+    if "noise" in metrics:
+        OUTPUT.print(f"noise: {_under_noise(metrics['noise'])}")
     for warning in metrics["warnings"]:
         ERRORS.print(f"warning: {warning}", style="yellow")
 
@@ -78,3 +80,11 @@ def _bounds(norms: Mapping[str, Any]) -> str:
     lower = ", ".join(f"{name} {value:.4g}" for name, value in largest.items() if value is not None)
     above = "no upper bound" if upper is None else f"at most {upper:.4g}"
     return f"at least {lower}; {above} (logits a unit of l2 distance, the largest of all classes)"
+
+
+def _under_noise(noise: Mapping[str, Any]) -> str:
+    largest = noise["levels"][-1]["noise_std"]
+    return (
+        f"mean accuracy {100 * noise['mean']['accuracy']:.1f} % over noise_std 0 … {largest:.4g}; "
+        f"agreement area {noise['area']['agreement']:.3f}"
+    )

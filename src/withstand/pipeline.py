@@ -175,6 +175,7 @@ def evaluate_run(
         settings.epsilons,
         certificates=settings.certificates,
         kernel_norms=settings.kernel_norms,
+        noise=settings.noise,
         num_examples=settings.num_examples,
         batch_size=settings.batch_size,
         seed=recipe.seed,

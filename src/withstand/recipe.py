@@ -12,7 +12,7 @@ from typing import Any, Literal
 from withstand.attacks import Attack
 from withstand.constraints import ParametrizationName
 from withstand.data import PartitionName
-from withstand.evaluation import Certificate, plan_attacks, plan_certificates, require_sizes
+from withstand.evaluation import Certificate, NoiseCurve, plan_attacks, plan_certificates, require_sizes
 from withstand.kernel_norms import KernelNorms
 from withstand.objectives import CrossEntropy, Objective
 from withstand.training import TrainingSettings
@@ -72,6 +72,7 @@ class EvaluationSettings:
         epsilons: Budgets in [0, 1] units; 8/255 may be written so.
         certificates: What to prove, each at its own epsilons or at these.
         kernel_norms: How to bound the kernel norm of each class logit; not bounded where null.
+        noise: At which levels of Gaussian noise to look at the answers; not measured where null.
         num_examples: Score only the first so many test examples; all where null.
         batch_size: Examples a batch.
         weights: The epoch that did best on validation data, or the last.
@@ -84,6 +85,7 @@ class EvaluationSettings:
     epsilons: list[float] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
     kernel_norms: KernelNorms | None = None
+    noise: NoiseCurve | None = None
     num_examples: int | None = None
     batch_size: int = 500
     weights: Literal["best", "last"] = "best"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,10 +84,14 @@ def test_takes_a_step_and_evaluates(name: str, tmp_path: Path) -> None:
     attacks = [
         replace(attack, num_steps=1) for attack in recipe.evaluation.attacks if isinstance(attack, PGD)
     ]
-    metrics = evaluate(model, dataset, attacks, recipe.evaluation.epsilons[:1]).metrics
+    noise = recipe.evaluation.noise
+    few_levels = None if noise is None else replace(noise, num_levels=2)
+    metrics = evaluate(model, dataset, attacks, recipe.evaluation.epsilons[:1], noise=few_levels).metrics
     assert metrics["clean"]["total"] == 2
+    assert len(metrics.get("noise", {}).get("levels", [])) == (0 if noise is None else 2)
     assert len(metrics["attacks"]) >= len(attacks)  # where there are several, the worst of them too
     assert all(len(attack["curve"]) == 1 for attack in metrics["attacks"])
+    shutil.rmtree(tmp_path)  # the weights of the largest net come to a GiB
 
 
 @pytest.mark.parametrize("name", packaged_recipes())

@@ -17,6 +17,7 @@ class Outer(TypedDict):
     items: list[Inner]
     names: NotRequired[dict[str, str]]
     text: NotRequired[str | None]
+    flag: NotRequired[bool]
 
 
 def outer(**changes: object) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def outer(**changes: object) -> dict[str, Any]:
         outer(items=[]),
         outer(items=[{"share": 1}, {"share": 0}]),
         outer(unknown=[object()]),
+        outer(flag=False),
     ],
 )
 def test_fits(value: object) -> None:
@@ -45,6 +47,7 @@ def test_fits(value: object) -> None:
         ({"number": 1}, "items is missing."),
         (outer(number=1.0), "number must be a whole number, but is 1.0."),
         (outer(number=True), "number must be a whole number, but is True."),
+        (outer(flag=1), "flag must be true or false, but is 1."),
         (outer(items={}), "items must be a list, but is {}."),
         (outer(items=[{"share": 0.5}, {}]), "items[1].share is missing."),
         (outer(items=[{"share": 1.5}]), "items[0].share must be between 0 and 1, but is 1.5."),

@@ -11,6 +11,7 @@ from withstand.domains.batch_norm import batch_norm_factors
 from withstand.domains.box import Box
 from withstand.domains.box_ball import BoxBall
 from withstand.domains.calls import Call
+from withstand.domains.correlated_gaussian import CorrelatedGaussian
 from withstand.domains.factored_gaussian import FactoredGaussian
 from withstand.domains.gaussian import Gaussian
 from withstand.domains.input_sets import DOMAINS, DomainName, input_set, require_set
@@ -25,6 +26,7 @@ __all__ = [
     "Box",
     "BoxBall",
     "Call",
+    "CorrelatedGaussian",
     "Domain",
     "DomainName",
     "Elementwise",

@@ -4,6 +4,7 @@ from withstand.evaluation.certificate import Certificate, default_attack, plan_c
 from withstand.evaluation.evaluate import Evaluation, evaluate, plan_attacks, require_sizes
 from withstand.evaluation.extend import extend_evaluation
 from withstand.evaluation.extension import FormerEvaluation
+from withstand.evaluation.noise import NoiseCurve
 from withstand.evaluation.rows import AttackPlan, column, score_batch
 from withstand.evaluation.summary import share, summarise
 
@@ -12,6 +13,7 @@ __all__ = [
     "Certificate",
     "Evaluation",
     "FormerEvaluation",
+    "NoiseCurve",
     "column",
     "default_attack",
     "evaluate",

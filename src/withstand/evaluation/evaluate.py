@@ -19,8 +19,9 @@ from withstand.evaluation.certificate import Certificate, plan_certificates, pla
 from withstand.evaluation.gallery import save_gallery
 from withstand.evaluation.kernel_norms import measure_kernel_norms
 from withstand.evaluation.laws import Outcome, require_lawful
+from withstand.evaluation.noise import NoiseCurve, NoiseMeter
 from withstand.evaluation.proofs import Evidence, Prover, outcomes_of, provers
-from withstand.evaluation.rows import AttackPlan, Scores, score_batch
+from withstand.evaluation.rows import AttackPlan, Columns, Scores, score_batch
 from withstand.evaluation.summary import summarise
 from withstand.kernel_norms import KernelNorms
 from withstand.models import check
@@ -55,6 +56,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     *,
     certificates: Sequence[Certificate] = (),
     kernel_norms: KernelNorms | None = None,
+    noise: NoiseCurve | None = None,
     num_examples: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
@@ -62,7 +64,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     out: Path | str | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Scores the test split: clean, under each attack at each epsilon, and certified.
+    """Scores the test split: clean, under each attack at each epsilon, certified, and under noise.
 
     Every attack runs in its evaluation form (best iterate, restarts, stop when fooled), and its
     success is judged here. Accuracy at a larger epsilon is never above that at a smaller one, and
@@ -79,9 +81,10 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         epsilons: Budgets in [0, 1] units, in any order.
         certificates: What to prove, at their own epsilons or at these.
         kernel_norms: How to bound the kernel norm of each class logit; not bounded where None.
+        noise: At which levels of Gaussian noise to look at the answers; not measured where None.
         num_examples: Score only the first so many test examples; all where None.
         batch_size: Examples a batch.
-        seed: Of the attacks' random starts; each batch has its own, whatever came before.
+        seed: Of the attacks' random starts and of the noise; each batch has its own, whatever came before.
         device: Where to run, and where the model is moved; where it is already, if None.
         out: A run folder for ``examples.csv`` (written batch by batch), ``gallery.npz`` and
             ``metrics.json``; nothing is written where None.
@@ -119,7 +122,11 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         if kernel_norms is not None:  # before attacks that take their time, since bounds may contradict
             names = dataset.info.class_names
             measured["kernel_norms"] = measure_kernel_norms(model, test, kernel_norms, names, seed=seed)
-        rows, withdrawn = _score(model, test, plans, proving, batch_size, seed, run, on_batch)
+        meter = None if noise is None else NoiseMeter(noise)
+        wanted = _Wanted(plans, proving, meter)
+        rows, withdrawn = _score(model, test, wanted, batch_size, seed, run, on_batch)
+        if meter is not None:
+            measured["noise"] = meter.summary()
         metrics = {
             "schema": 1,
             "dataset": dataset.info.name,
@@ -182,11 +189,25 @@ def plan_attacks(attacks: Sequence[Attack], epsilons: Sequence[float]) -> list[A
     return plans
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What is found out of each batch."""
+
+    plans: Sequence[AttackPlan]
+    proving: Sequence[Prover]
+    noise: NoiseMeter | None
+
+    def under_noise(self, model: nn.Module, batch: Batch, scores: Scores, seed: int) -> Columns:
+        if self.noise is None:
+            return {}
+        prediction = torch.from_numpy(scores.columns["prediction"]).to(batch.labels.device)
+        return self.noise.score(model, batch, prediction, seed=seed)
+
+
 def _score(
     model: nn.Module,
     test: Split,
-    plans: Sequence[AttackPlan],
-    proving: Sequence[Prover],
+    wanted: _Wanted,
     batch_size: int,
     seed: int,
     out: RunFolder | None,
@@ -198,10 +219,12 @@ def _score(
     done = 0
     for batch in batches(test, batch_size):
         torch.manual_seed(batch_seed(seed, done))
-        scores = score_batch(model, batch, plans, done)
-        outcomes = outcomes_of(scores.columns, plans)
-        proven = {each.plan.name: each.prove(batch, outcomes, _evidence(batch, scores)) for each in proving}
+        scores = score_batch(model, batch, wanted.plans, done)
+        outcomes = outcomes_of(scores.columns, wanted.plans)
+        evidence = _evidence(batch, scores)
+        proven = {each.plan.name: each.prove(batch, outcomes, evidence) for each in wanted.proving}
         columns = {name: values for each in proven.values() for name, values in each.columns.items()}
+        columns |= wanted.under_noise(model, batch, scores, batch_seed(seed, done))
         frames.append(pd.DataFrame({**scores.columns, **columns}))
         if out is not None:
             _append(frames[-1], out, is_first=not done)
@@ -215,7 +238,7 @@ def _score(
 
 
 def batch_seed(seed: int, first_index: int) -> int:
-    """Of a batch's random starts, whatever was drawn for those before it."""
+    """Of a batch's random starts and of its noise, whatever was drawn for those before it."""
     return seed * 1_000_003 + first_index
 
 

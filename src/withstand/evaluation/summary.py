@@ -9,22 +9,31 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import beta
 
 from withstand.evaluation.certificate import CertificatePlan
 from withstand.evaluation.rows import CLEAN, AttackPlan, column, worst_plans
 from withstand.run_folder import radius_column
 
 __all__ = [
+    "NOISE_ACCURACY",
+    "NOISE_AGREEMENT",
     "attack_summary",
     "certificate_summary",
     "share",
+    "share_of",
     "summarise",
     "warnings_of",
     "withdrawal_warnings",
 ]
 
-_CONFIDENCE = 0.95
+NOISE_ACCURACY = "noise-accuracy"
+"""The column with the share of noise levels and draws at which an example is right."""
+
+NOISE_AGREEMENT = "noise-agreement"
+"""The column with the share of them at which its prediction is that without noise."""
+
+_TAIL = 0.025  # on either side of a 95 % interval
 
 
 def share(outcomes: Sequence[int] | np.ndarray[Any, Any] | pd.Series[Any]) -> dict[str, float | int]:
@@ -36,12 +45,28 @@ def share(outcomes: Sequence[int] | np.ndarray[Any, Any] | pd.Series[Any]) -> di
     Returns:
         ``accuracy``, ``lower``, ``upper`` in [0, 1], and the counts ``correct`` and ``total``.
     """
-    correct, total = int(np.sum(np.asarray(outcomes))), len(outcomes)
-    interval = binomtest(correct, total).proportion_ci(confidence_level=_CONFIDENCE, method="exact")
+    return share_of(int(np.sum(np.asarray(outcomes))), len(outcomes))
+
+
+def share_of(correct: int, total: int, draws: int = 1) -> dict[str, float | int]:
+    """A share with its exact (Clopper-Pearson) 95 % interval.
+
+    Draws of one example say little of other examples, so the interval is that of as many outcomes as
+    there are examples, which is never too narrow.
+
+    Args:
+        correct: How many ones.
+        total: Of how many outcomes, at least one.
+        draws: Outcomes an example.
+
+    Returns:
+        As ``share``.
+    """
+    right, wrong = correct / draws, (total - correct) / draws
     return {
         "accuracy": correct / total,
-        "lower": float(interval.low),
-        "upper": float(interval.high),
+        "lower": float(beta.ppf(_TAIL, right, wrong + 1)) if correct else 0.0,
+        "upper": float(beta.ppf(1 - _TAIL, right + 1, wrong)) if correct < total else 1.0,
         "correct": correct,
         "total": total,
     }
@@ -143,10 +168,7 @@ def warnings_of(rows: pd.DataFrame, plans: Sequence[AttackPlan]) -> list[str]:
     largest_class = float(rows["label"].value_counts(normalize=True).max())
     found = []
     if rows["prediction"].nunique() == 1 < rows["label"].nunique():
-        found.append(
-            f"Constant answer: the model says class {rows['prediction'].iloc[0]} whatever it sees, so its "
-            "accuracies are that class's share. Its training collapsed, or it is not trained."
-        )
+        found.append(_constant_answer(rows))
     for plan in plans:
         for epsilon in plan.epsilons:
             if plan.norm != math.inf or epsilon < 0.5:
@@ -161,3 +183,16 @@ def warnings_of(rows: pd.DataFrame, plans: Sequence[AttackPlan]) -> list[str]:
                     "without gradients."
                 )
     return found
+
+
+def _constant_answer(rows: pd.DataFrame) -> str:
+    answer = f"Constant answer: the model says class {rows['prediction'].iloc[0]}"
+    reason = "Its training collapsed, or it is not trained."
+    if NOISE_AGREEMENT not in rows:
+        return f"{answer} whatever it sees, so its accuracies are that class's share. {reason}"
+    if (rows[NOISE_AGREEMENT] < 1).any():
+        return f"{answer} of every image without noise, so its clean accuracy is that class's share. {reason}"
+    return (
+        f"{answer} whatever it sees, so its accuracies are that class's share, and that its answers stay "
+        f"the same under noise is no merit. {reason}"
+    )

@@ -1,5 +1,12 @@
 """Means and variances of functions of normal variables: the mathematics, of tensors alone."""
 
+from withstand.moments.covariance import (
+    cross_rectified_covariance,
+    expanded_covariance,
+    hermite_coefficients,
+    hinged_covariance,
+    rectified_covariance,
+)
 from withstand.moments.hinges import RECTIFIER, Hinges, hinged, hinged_gain
 from withstand.moments.maximum import Larger, larger
 from withstand.moments.normal import cdf, pdf, std_of
@@ -11,7 +18,11 @@ __all__ = [
     "Hinges",
     "Larger",
     "cdf",
+    "cross_rectified_covariance",
+    "expanded_covariance",
+    "hermite_coefficients",
     "hinged",
+    "hinged_covariance",
     "hinged_gain",
     "larger",
     "nodes_and_weights",
@@ -19,6 +30,7 @@ __all__ = [
     "quadrature",
     "quadrature_gain",
     "rectified",
+    "rectified_covariance",
     "rectified_mean",
     "std_of",
 ]

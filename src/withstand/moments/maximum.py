@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from withstand.moments.normal import cdf, pdf, std_of
+from withstand.moments.rectified import rectified_mean
 
 __all__ = ["Larger", "larger"]
 
@@ -48,8 +50,9 @@ def larger(
     h = apart / std
     share, density = cdf(h), pdf(h)
     rest = 1 - share
-    expected = other_mean + apart * share + std * density
-    # max(x, y) = y + max(x - y, 0), without differences of second moments.
+    # Not y + max(x - y, 0), which loses x where y is far below: as padding is.
+    expected = torch.maximum(mean, other_mean) + rectified_mean(-apart.abs(), squared)
+    # Without differences of second moments.
     spread = (
         variance * share
         + other_variance * rest

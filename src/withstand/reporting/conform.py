@@ -10,6 +10,7 @@ from withstand.reporting.schema import Between
 __all__ = ["misfit"]
 
 _WORDS: dict[object, str] = {
+    bool: "true or false",
     int: "a whole number",
     float: "a finite number",
     str: "a text",
@@ -24,7 +25,7 @@ def misfit(value: object, hint: object, where: str) -> str | None:
 
     Args:
         value: As ``json.loads`` returns it.
-        hint: A ``TypedDict``, list, dict, union, ``Annotated`` range, number, str or None type.
+        hint: A ``TypedDict``, list, dict, union, ``Annotated`` range, number, bool, str or None type.
         where: The value's place, such as ``clean.accuracy``; it begins the sentence.
 
     Returns:
@@ -75,8 +76,8 @@ def _misfit_of_union(value: object, members: tuple[object, ...], where: str) -> 
 
 
 def _is_scalar(value: object, hint: object) -> bool:
-    if isinstance(value, bool):
-        return False
+    if hint is bool or isinstance(value, bool):
+        return hint is bool and isinstance(value, bool)
     if hint is float:
         return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if hint is int:

@@ -22,9 +22,11 @@ from withstand.reporting.wording import cell, epsilon_text, interval, norm_text,
 __all__ = [
     "COLOURS",
     "GREY",
+    "SHARES",
     "Figure",
     "accuracy_figure",
     "axis",
+    "draw_chance",
     "finished",
     "layout",
     "legend_height",
@@ -45,7 +47,8 @@ _ABOUT_CERTIFIED = (
     " Heavy lines with open markers are certified: proven for that share of the examples. Between them and "
     "an attacked curve lies what is neither proven nor refuted."
 )
-_SHARES = {"tickformat": ".0%", "range": [-0.02, 1.04]}
+SHARES = {"tickformat": ".0%", "range": [-0.02, 1.04]}
+"""An axis of shares, from 0 to 1."""
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
@@ -85,8 +88,19 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
                 curve, place if curve.series is None else curve.series, is_filled=certified == [curve]
             )
         ],
-        layout(axis(x_title) | _epsilon_ticks(curves), axis("accuracy") | _SHARES),
+        layout(axis(x_title) | _epsilon_ticks(curves), axis("accuracy") | SHARES),
     )
+    draw_chance(figure, chance)
+    caption = f"Accuracy against epsilon in {sign}. Bars are 95 % intervals; epsilon 0 is clean accuracy."
+    if certified:
+        caption += _ABOUT_CERTIFIED
+    if any(not curve.steps for curve in certified):
+        caption += " Where radii were not computed, the line between two markers only guides the eye."
+    return finished(figure, f"Accuracy against epsilon, {sign}", caption, 400 + legend_height(len(curves)))
+
+
+def draw_chance(figure: go.Figure, chance: float | None) -> None:
+    """Draws the accuracy of guessing as a dotted line; None draws none."""
     if chance is not None:
         figure.add_hline(
             y=chance,
@@ -94,12 +108,6 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
             annotation_text=f"chance, {percent(chance)}",
             annotation_position="bottom right",
         )
-    caption = f"Accuracy against epsilon in {sign}. Bars are 95 % intervals; epsilon 0 is clean accuracy."
-    if certified:
-        caption += _ABOUT_CERTIFIED
-    if any(not curve.steps for curve in certified):
-        caption += " Where radii were not computed, the line between two markers only guides the eye."
-    return finished(figure, f"Accuracy against epsilon, {sign}", caption, 400 + legend_height(len(curves)))
 
 
 def _epsilon_ticks(curves: Sequence[Curve]) -> dict[str, Any]:
@@ -166,7 +174,7 @@ def training_figure(panel: Panel) -> Figure:
     num_series = len(panel.traces)
     says_title = num_series == 1 and panel.traces[0].name == panel.title.lower()
     positive = {"rangemode": "tozero"} if _smallest(panel) >= 0 else {}
-    y_axis = axis("") | (_SHARES if panel.is_share else positive)
+    y_axis = axis("") | (SHARES if panel.is_share else positive)
     shape = layout(axis("epochs done"), y_axis, showlegend=not says_title)
     return finished(go.Figure(traces, shape), panel.title, panel.caption, 280 + legend_height(num_series))
 

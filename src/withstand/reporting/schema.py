@@ -22,6 +22,10 @@ __all__ = [
     "KernelNormsOfLayer",
     "KernelNormsSummary",
     "Metrics",
+    "Noise",
+    "NoiseLevel",
+    "NoiseSettings",
+    "NoiseShares",
     "Published",
     "Radius",
     "Share",
@@ -121,6 +125,45 @@ class KernelNorms(TypedDict):
     reason: NotRequired[str | None]
 
 
+class NoiseLevel(TypedDict):
+    """Shares of test images and draws at one noise_std, in units of the images' [0, 1].
+
+    Agreement is with the prediction without noise; ``clipped`` is of noisy images cut to [0, 1].
+    """
+
+    noise_std: float
+    agreement: Accuracy
+    accuracy: Accuracy
+    clipped_agreement: Accuracy
+    clipped_accuracy: Accuracy
+
+
+class NoiseShares(TypedDict):
+    """The same summed up over all levels."""
+
+    agreement: Share
+    accuracy: Share
+    clipped_agreement: Share
+    clipped_accuracy: Share
+
+
+class NoiseSettings(TypedDict):
+    """How the noise was drawn."""
+
+    shell: NotRequired[bool]
+
+
+class Noise(TypedDict):
+    """The answers under Gaussian noise: at each level, and the area and mean of their curves."""
+
+    description: str
+    settings: NotRequired[NoiseSettings]
+    num_draws: int
+    levels: list[NoiseLevel]
+    area: NoiseShares
+    mean: NoiseShares
+
+
 class Published(TypedDict):
     """A figure that somebody published; ``measure`` is ``"clean"``, ``"attacked"`` or ``"certified"``."""
 
@@ -144,6 +187,7 @@ class Metrics(TypedDict):
     attacks: NotRequired[list[AttackCurve]]
     certificates: NotRequired[list[CertificateCurve]]
     kernel_norms: NotRequired[KernelNorms | None]
+    noise: NotRequired[Noise | None]
     warnings: NotRequired[list[str]]
     published: NotRequired[list[Published]]
 

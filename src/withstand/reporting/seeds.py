@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import TypeVar
 
 from scipy.stats import t
 
 from withstand.reporting.certified import most_certified
 from withstand.reporting.differences import differing, flat, labels
 from withstand.reporting.read import Run, read_run
-from withstand.reporting.schema import Accuracy, Metrics
+from withstand.reporting.schema import Accuracy, Metrics, Noise
 from withstand.reporting.summary import lookup, strongest
-from withstand.reporting.wording import budget, duration, norm_text
+from withstand.reporting.wording import budget, duration, noise_scale, norm_text, percent
 
 __all__ = [
     "Group",
     "Mean",
+    "NoiseOfGroup",
     "Target",
     "groups_of",
     "mean_of",
@@ -34,11 +36,14 @@ __all__ = [
 Target = tuple[str, float]
 """Norm and epsilon."""
 
+_Place = TypeVar("_Place", Target, float)
+
 # Two runs that differ in no more than these are repetitions of one another.
 _SEEDS = ("seed", "data.seed")
 _WORDS = ("name", "title", "description", "published", "data.root")
 _SEED_PART = re.compile(r"(?:^|[,/])(?:data\.)?seed=[^,/]*")
 _DASH = "\N{EM DASH}"
+_TO = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,23 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class NoiseOfGroup:
+    """The answers of a group's runs under noise.
+
+    Attributes:
+        scale: Over what they are summed up, as a text.
+        accuracy: noise_std -> accuracy.
+        mean: The mean accuracy over all levels, of each run.
+        area: The area under the curve of agreement with the prediction without noise, of each run.
+    """
+
+    scale: str
+    accuracy: Mapping[float, Mean]
+    mean: Sequence[float]
+    area: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Group:
     """Runs of one recipe but for the seed.
 
@@ -70,6 +92,7 @@ class Group:
         attacked: Accuracy under the strongest attack at each norm and epsilon that all its runs share.
         certified: Likewise what is certified.
         train_seconds: The mean, where it is known.
+        noise: None where not all its runs were measured at the same levels.
     """
 
     label: str
@@ -79,6 +102,7 @@ class Group:
     attacked: Mapping[Target, Mean]
     certified: Mapping[Target, Mean]
     train_seconds: float | None
+    noise: NoiseOfGroup | None = None
 
 
 def mean_of(accuracies: Sequence[Accuracy]) -> Mean:
@@ -90,6 +114,11 @@ def mean_of(accuracies: Sequence[Accuracy]) -> Mean:
     runs = [each["accuracy"] for each in accuracies]
     if len(runs) == 1:
         return Mean(runs[0], accuracies[0]["lower"], accuracies[0]["upper"], runs)
+    return _students(runs)
+
+
+def _students(runs: Sequence[float]) -> Mean:
+    """The mean of at least two shares with Student's interval."""
     mean = fmean(runs)
     half = float(t.ppf(0.975, len(runs) - 1)) * stdev(runs) / math.sqrt(len(runs))
     return Mean(mean, max(0.0, mean - half), min(1.0, mean + half), runs)
@@ -135,15 +164,15 @@ def summarize_seeds(run_dirs: Sequence[Path | str]) -> tuple[list[str], list[lis
     groups = groups_of([read_run(folder) for folder in run_dirs])
     attacked = shared([group.attacked for group in groups])
     certified = shared([group.certified for group in groups])
-    header, rows = _table(groups, _middle(attacked), _middle(certified))
+    header, rows = _table(groups, _middle(attacked), _middle(certified), _MEAN)
     return header[:-1], [row[:-1] for row in rows]  # without the time, for which there is no room
 
 
 def table_of_groups(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of groups, as texts."""
-    return _table(
-        groups, shared([group.attacked for group in groups]), shared([group.certified for group in groups])
-    )
+    attacked = shared([group.attacked for group in groups])
+    certified = shared([group.certified for group in groups])
+    return _table(groups, attacked, certified, _MEAN | _AREA)
 
 
 def _middle(targets: Sequence[Target]) -> Sequence[Target]:
@@ -151,12 +180,17 @@ def _middle(targets: Sequence[Target]) -> Sequence[Target]:
 
 
 def _table(
-    groups: Sequence[Group], attacked: Sequence[Target], certified: Sequence[Target]
+    groups: Sequence[Group],
+    attacked: Sequence[Target],
+    certified: Sequence[Target],
+    noise: Mapping[str, Callable[[NoiseOfGroup], str]],
 ) -> tuple[list[str], list[list[str]]]:
+    scales = list(dict.fromkeys(group.noise.scale for group in groups if group.noise))
     header = [
         *("Run", "Seeds", "Clean"),
         *(f"Attacked, {budget(*target)}" for target in attacked),
         *(f"Certified, {budget(*target)}" for target in certified),
+        *(f"{name}, {scale}" for scale in scales for name in noise),
         "Training time",
     ]
     rows = [
@@ -166,6 +200,7 @@ def _table(
             mean_text(group.clean),
             *(mean_text(group.attacked[target]) for target in attacked),
             *(mean_text(group.certified[target]) for target in certified),
+            *(_under_noise(group.noise, scale, text) for scale in scales for text in noise.values()),
             _DASH if group.train_seconds is None else duration(group.train_seconds),
         ]
         for group in groups
@@ -173,11 +208,28 @@ def _table(
     return header, rows
 
 
+def _under_noise(noise: NoiseOfGroup | None, scale: str, text: Callable[[NoiseOfGroup], str]) -> str:
+    return text(noise) if noise and noise.scale == scale else _DASH
+
+
+def _mean_under_noise(noise: NoiseOfGroup) -> str:
+    return mean_text(_students(noise.mean)) if len(noise.mean) > 1 else percent(noise.mean[0], 10**6)
+
+
+def _area_under_noise(noise: NoiseOfGroup) -> str:
+    if len(noise.area) == 1:
+        return f"{noise.area[0]:.3f}"
+    mean = _students(noise.area)
+    return f"{mean.value:.3f} ({mean.lower:.3f}{_TO}{mean.upper:.3f})"
+
+
+_MEAN = {"Mean accuracy under noise": _mean_under_noise}
+_AREA = {"Agreement area": _area_under_noise}
+
+
 def mean_text(mean: Mean) -> str:
     """A mean and the ends of its interval: ``97.3 % (96.9-97.7)`` with an en dash."""
-    return (
-        f"{100 * mean.value:.2f}\N{NO-BREAK SPACE}% ({100 * mean.lower:.2f}\N{EN DASH}{100 * mean.upper:.2f})"
-    )
+    return f"{100 * mean.value:.2f}\N{NO-BREAK SPACE}% ({100 * mean.lower:.2f}{_TO}{100 * mean.upper:.2f})"
 
 
 def _identity(run: Run) -> object:
@@ -216,13 +268,28 @@ def _group(label: str, values: Mapping[str, object], members: Sequence[Run]) -> 
         attacked=_means([_attacked(metrics) for metrics in measured]),
         certified=_means([_certified(metrics) for metrics in measured]),
         train_seconds=fmean(known) if known else None,
+        noise=_noise([metrics.get("noise") for metrics in measured]),
     )
 
 
-def _means(measured: Sequence[Mapping[Target, Accuracy]]) -> dict[Target, Mean]:
-    """Of each norm and epsilon at which all runs of a group were measured."""
+def _noise(measured: Sequence[Noise | None]) -> NoiseOfGroup | None:
+    found = [each for each in measured if each and each["levels"]]
+    scales = {noise_scale(each) for each in found}
+    if len(found) < len(measured) or len(scales) > 1:
+        return None
+    levels = [{round(level["noise_std"], 9): level["accuracy"] for level in each["levels"]} for each in found]
+    return NoiseOfGroup(
+        scale=scales.pop(),
+        accuracy=_means(levels),
+        mean=[each["mean"]["accuracy"] for each in found],
+        area=[each["area"]["agreement"] for each in found],
+    )
+
+
+def _means(measured: Sequence[Mapping[_Place, Accuracy]]) -> dict[_Place, Mean]:
+    """Of each norm and epsilon, or noise_std, at which all runs of a group were measured."""
     common = set.intersection(*(set(each) for each in measured))
-    return {target: mean_of([each[target] for each in measured]) for target in sorted(common)}
+    return {place: mean_of([each[place] for each in measured]) for place in sorted(common)}
 
 
 def _attacked(metrics: Metrics) -> dict[Target, Accuracy]:

@@ -14,11 +14,13 @@ from withstand.reporting.certified import (
     describe,
     telling_certificates,
 )
+from withstand.reporting.compared_noise import ComparedNoise, compare_noise
 from withstand.reporting.figures import Figure, accuracy_figure, training_figure
 from withstand.reporting.headlines import Card, PublishedRow, cards, published_rows, telling_attacks
 from withstand.reporting.history import events, history_table, panels_of_run, panels_of_runs
 from withstand.reporting.images import GalleryView, view_gallery
 from withstand.reporting.kernel_norms import KernelNormsView, view_kernel_norms
+from withstand.reporting.noise import NoiseView, view_noise
 from withstand.reporting.over_seeds import SeedsView, group_curves, view_seeds
 from withstand.reporting.read import Run
 from withstand.reporting.schema import Environment, Metrics
@@ -71,6 +73,7 @@ class RunView:
     descriptions: Sequence[tuple[str, str]]
     is_certified: bool
     accuracy_figures: Sequence[Figure]
+    noise: NoiseView | None
     kernel_norms: KernelNormsView | None
     training: TrainingView | None
     gallery: GalleryView | None
@@ -89,6 +92,7 @@ class CompareView:
         certified_targets: (norm, epsilon) of each certified column.
         certified: Label -> one entry a certified target, None where nothing was certified there.
         accuracy_figures: One a norm, the strongest attack of each run; of many runs, means over seeds.
+        noise: Their answers under noise; None where none was measured.
         training_figures: One a column of the training's records.
         seeds: Groups of runs; None where there are none.
         are_many: Whether the runs are too many to show all of each at once.
@@ -99,6 +103,7 @@ class CompareView:
     certified_targets: Sequence[tuple[str, float]]
     certified: Mapping[str, Sequence[Certified | None]]
     accuracy_figures: Sequence[Figure]
+    noise: ComparedNoise | None
     training_figures: Sequence[Figure]
     seeds: SeedsView | None
     are_many: bool
@@ -129,6 +134,7 @@ def view_run(run: Run, label: str) -> RunView:
         descriptions=_descriptions(metrics) if metrics else [],
         is_certified=bool(metrics and metrics.get("certificates")),
         accuracy_figures=[accuracy_figure(each, norm, _chance([metrics])) for norm, each in by_norm.items()],
+        noise=_view_noise(metrics) if metrics else None,
         kernel_norms=_view_kernel_norms(metrics) if metrics else None,
         training=_view_training(run),
         gallery=view_gallery(run.gallery) if run.gallery else None,
@@ -147,6 +153,11 @@ def _descriptions(metrics: Metrics) -> list[tuple[str, str]]:
 def _view_kernel_norms(metrics: Metrics) -> KernelNormsView | None:
     found = metrics.get("kernel_norms")
     return view_kernel_norms(found) if found else None
+
+
+def _view_noise(metrics: Metrics) -> NoiseView | None:
+    found = metrics.get("noise")
+    return view_noise(found, _chance([metrics])) if found else None
 
 
 def _commands(environment: Environment) -> list[str]:
@@ -183,6 +194,7 @@ def view_runs(runs: Sequence[Run]) -> CompareView:
         [each for metrics in measured.values() for each in telling_certificates(metrics)]
     )
     are_many = len(runs) > _MANY_RUNS
+    chance = _chance(list(measured.values()))
     radii = {label: run.radii for label, run in zip(labels, runs, strict=True)}
     return CompareView(
         targets=targets,
@@ -196,10 +208,11 @@ def view_runs(runs: Sequence[Run]) -> CompareView:
             for label, metrics in measured.items()
         },
         accuracy_figures=(
-            _mean_accuracy(runs, _chance(list(measured.values())))
+            _mean_accuracy(runs, chance)
             if are_many
             else [_compared_accuracy(measured, radii, norm) for norm in every_norm]
         ),
+        noise=compare_noise(runs, measured, chance, are_many=are_many),
         training_figures=[training_figure(panel) for panel in panels_of_runs(trained)],
         seeds=view_seeds(runs),
         are_many=are_many,

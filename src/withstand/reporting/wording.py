@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from withstand.reporting.schema import Accuracy
+from withstand.reporting.schema import Accuracy, Noise
 
 __all__ = [
     "as_published",
@@ -15,6 +15,7 @@ __all__ = [
     "epsilon_text",
     "interval",
     "memory",
+    "noise_scale",
     "norm_text",
     "percent",
 ]
@@ -97,6 +98,13 @@ def memory(num_bytes: int) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.1f}{_SPACE}{unit}"
     return f"{num_bytes}{_SPACE}bytes"
+
+
+def noise_scale(noise: Noise) -> str:
+    """Over what the answers under noise are summed up: ``30 levels of noise_std to 0.5``."""
+    levels, shell = noise["levels"], noise.get("settings", {}).get("shell")
+    largest = max((level["noise_std"] for level in levels), default=0.0)
+    return f"{len(levels)} levels of noise_std to {largest:.4g}{', on the shell' if shell else ''}"
 
 
 def cell(value: float | None) -> str:

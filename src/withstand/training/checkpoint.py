@@ -113,9 +113,9 @@ def require_same_run(path: Path, saved: Mapping[str, str], current: Mapping[str,
     Raises:
         CheckpointError: they differ; the text says in what.
     """
-    differing = [key for key in current if saved.get(key) != current[key]]
+    differing = [key for key in {**current, **saved} if saved.get(key) != current.get(key)]
     if differing:
-        changes = "; ".join(f"{key}: {saved.get(key)} then, {current[key]} now" for key in differing)
+        changes = "; ".join(f"{key}: {saved.get(key)} then, {current.get(key)} now" for key in differing)
         raise CheckpointError(
             f"The checkpoint {path} belongs to another run ({changes}). "
             "Resume with the same settings, or choose another --out."

@@ -7,10 +7,16 @@ it sees (Shaeiri et al., arXiv 2003.13370): its loss stays at ln(classes), its a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Rollback", "has_collapsed"]
+from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
+from withstand.objectives.certified import CLEAN_ACCURACY_TERM, CLEAN_TERM
+
+__all__ = ["Rollback", "has_collapsed", "shows_collapse"]
+
+# The loss and accuracy by which a constant answer shows, of whichever objective reports them.
+_COLLAPSING = ((LOSS_TERM, ACCURACY_TERM), (CLEAN_TERM, CLEAN_ACCURACY_TERM))
 
 _NEAR_CONSTANT = 0.005  # relative distance from ln(classes) that still counts as stuck there
 # Above chance, 1 / classes: a quarter of it, since classes are not of equal size, but little in all.
@@ -59,3 +65,16 @@ def has_collapsed(loss: float, accuracy: float, num_classes: int) -> bool:
     constant, chance = math.log(num_classes), 1 / num_classes
     at_chance = accuracy <= chance + min(_ABOVE_CHANCE_SHARE * chance, _ABOVE_CHANCE)
     return abs(loss - constant) <= _NEAR_CONSTANT * constant or at_chance
+
+
+def shows_collapse(means: Mapping[str, float], num_classes: int) -> bool:
+    """Whether an epoch has collapsed, by its mean loss and accuracy where its objective reports these.
+
+    Args:
+        means: Name of a term -> its mean over the end of the epoch.
+        num_classes: At least 2.
+    """
+    return any(
+        loss in means and has_collapsed(means[loss], means[accuracy], num_classes)
+        for loss, accuracy in _COLLAPSING
+    )

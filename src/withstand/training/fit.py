@@ -48,6 +48,7 @@ def fit(
 
     Raises:
         ModelError: the model does not fit the data.
+        DataError: the training images make no whole batch, or what goes by validation scores has none.
         NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stays.
         CheckpointError: the folder holds a damaged checkpoint, or one of another run.
         RunFolderError: the folder cannot be written.

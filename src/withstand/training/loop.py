@@ -11,17 +11,14 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from withstand.data import Dataset, batches, epoch_order
 from withstand.models import check, load_weights, save_weights
-from withstand.numerics import Precision, epoch_seed
-from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
-from withstand.objectives.certified import CLEAN_ACCURACY_TERM, CLEAN_TERM
+from withstand.numerics import epoch_seed
 from withstand.run_folder import RunFolder
 from withstand.schedules import Eased, Schedule, value_at
 from withstand.terms import Objective
@@ -34,23 +31,17 @@ from withstand.training.checkpoint import (
     set_rng_state,
     write_checkpoint,
 )
-from withstand.training.collapse import has_collapsed
+from withstand.training.collapse import shows_collapse
 from withstand.training.meter import EpochMeter
 from withstand.training.observers import Observer
+from withstand.training.plateau import num_bad_epochs, scores
 from withstand.training.settings import TrainingSettings
-from withstand.training.setup import describe_run, make_optimizer
-from withstand.training.validation import accuracy
-from withstand.types import Batch, DataError, LossTerms, NonFiniteLossError
+from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch
+from withstand.training.validation import ACCURACY, ROBUST_ACCURACY, accuracies
+from withstand.types import Batch, LossTerms, NonFiniteLossError
 
 __all__ = ["Training", "TrainingResult"]
 
-_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
-    "fp32": "32-true",
-    "tf32": "32-true",
-    "bf16": "bf16-mixed",
-}
-# The loss and accuracy by which a constant answer shows, of whichever objective reports them.
-_COLLAPSING = ((LOSS_TERM, ACCURACY_TERM), (CLEAN_TERM, CLEAN_ACCURACY_TERM))
 _STEPS_BETWEEN_CHECKS = 50  # reading the losses back from the device every step would slow it
 
 
@@ -97,11 +88,8 @@ class Training:
         seed: int,
         observers: Sequence[Observer],
     ) -> None:
-        self._fabric = Fabric(
-            accelerator=settings.accelerator,
-            devices=1,
-            precision=_PRECISION[settings.precision],
-        )
+        self._steps_per_epoch = steps_per_epoch(settings, dataset)
+        self._fabric = make_fabric(settings)
         if settings.initial_weights is not None:
             load_weights(model, settings.initial_weights)
         self._model = self._fabric.to_device(model)
@@ -122,6 +110,7 @@ class Training:
         self._num_classes = dataset.info.num_classes
         self._settings = settings
         self._lr_factor: float | Schedule = settings.lr_factor
+        self._plateau_factor = 1.0
         self._out = out
         self._seed = seed
         self._observers = observers
@@ -129,27 +118,30 @@ class Training:
         self._meter = self._new_meter()
         self._run = describe_run(model, dataset, objective, optimizer, settings) | {"seed": str(seed)}
         self._started = self._saved = time.monotonic()
-        if settings.epochs and not self._steps_per_epoch:
-            raise DataError(
-                f"{len(self._train)} training images make no whole batch of {settings.batch_size}, and "
-                "drop_last leaves out the rest. Take smaller batches."
-            )
-
-    @property
-    def _steps_per_epoch(self) -> int:
-        whole, rest = divmod(len(self._train), self._settings.batch_size)
-        return whole + (1 if rest and not self._settings.drop_last else 0)
 
     @property
     def _num_epochs(self) -> int:
         return self._settings.epochs + len(self._position.eased_at)
 
+    @property
+    def _is_done(self) -> bool:
+        return self._position.epoch >= self._num_epochs or self._stops_early
+
+    @property
+    def _stops_early(self) -> bool:
+        patience = self._settings.early_stopping
+        return patience is not None and num_bad_epochs(self._scores) >= patience
+
+    @property
+    def _scores(self) -> list[float]:
+        return scores(self._position.rows, self._position.epoch)
+
     def run(self) -> TrainingResult:
         """All epochs that are left, and the weights at their end."""
         self._resume()
-        if self._position.epoch < self._num_epochs:
+        if not self._is_done:
             self._out.last_weights.unlink(missing_ok=True)  # their presence says that training is done
-        while self._position.epoch < self._num_epochs:
+        while not self._is_done:
             self._run_epoch()
             self._end_epoch()
         if not self._out.best_weights.exists():  # no epoch at all was asked for
@@ -164,7 +156,8 @@ class Training:
     # -- one epoch ---------------------------------------------------------------------------------
 
     def _run_epoch(self) -> None:
-        position = self._position
+        position, plateau = self._position, self._settings.plateau
+        self._plateau_factor = 1.0 if plateau is None else plateau.factor_after(self._scores)
         if position.step == 0:
             torch.manual_seed(epoch_seed(self._seed, position.epoch))
         order = epoch_order(len(self._train), seed=self._seed, epoch=position.epoch)
@@ -188,7 +181,7 @@ class Training:
         position = self._position
         progress = position.epoch + position.step / self._steps_per_epoch
         for group, rate in zip(self._optimizer.param_groups, self._learning_rates, strict=True):
-            group["lr"] = rate * value_at(self._lr_factor, progress)
+            group["lr"] = rate * value_at(self._lr_factor, progress) * self._plateau_factor
         self._optimizer.zero_grad(set_to_none=True)
         with self._fabric.autocast():
             result: LossTerms = self._objective(self._forward, *batch, progress=progress)
@@ -234,16 +227,13 @@ class Training:
             constraint.project_(self._model, progress=self._position.epoch + 1)
         self._require_finite_weights()
         position = self._position
-        tail = self._meter.tail_means()
-        collapsed = any(
-            loss in tail and has_collapsed(tail[loss], tail[accuracy], self._num_classes)
-            for loss, accuracy in _COLLAPSING
-        )
+        collapsed = shows_collapse(self._meter.tail_means(), self._num_classes)
         row = self._row(collapsed)
         if not (collapsed and self._roll_back(row)):
             position.rows.append(row)
             position.epoch += 1
             position.step = 0
+            self._note_early_stop(row)
             self._meter = self._new_meter()
             if not collapsed:
                 position.good_epoch = position.epoch
@@ -263,18 +253,20 @@ class Training:
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             **self._meter.means(),
         }
-        score = position.best_score  # without validation data the last good epoch is the best
-        if len(self._validation):
-            row["validation_accuracy"] = score = accuracy(self._model, self._validation)
-        if len(self._validation) and self._settings.selection is not None:
-            score = accuracy(self._model, self._validation, self._settings.selection)
-            row["validation_robust_accuracy"] = score
-        row["collapsed"] = int(collapsed)
-        row["note"] = "collapsed" if collapsed else ""
+        found = accuracies(self._model, self._validation, self._settings.selection)
+        # Without validation data the last good epoch is the best.
+        score = found.get(ROBUST_ACCURACY, found.get(ACCURACY, position.best_score))
+        row |= {**found, "collapsed": int(collapsed), "note": "collapsed" if collapsed else ""}
         if score >= position.best_score and not collapsed:
             position.best_score = score
             save_weights(self._model, self._out.best_weights)
         return row
+
+    def _note_early_stop(self, row: Row) -> None:
+        if self._stops_early and self._position.epoch < self._num_epochs:
+            num = self._settings.early_stopping
+            why = f"stopped early: no better validation score for {num} {'epoch' if num == 1 else 'epochs'}"
+            row["note"] = "; ".join(text for text in (str(row["note"]), why) if text)
 
     def _roll_back(self, row: Row) -> bool:
         """Restores the last good epoch with the step halved that was too large; False where it cannot."""

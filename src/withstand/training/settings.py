@@ -14,6 +14,7 @@ from withstand.data import Augment, Deform
 from withstand.numerics import Precision
 from withstand.schedules import Schedule
 from withstand.training.collapse import Rollback
+from withstand.training.plateau import Plateau
 
 __all__ = ["OptimizerFactory", "TrainingSettings", "adam"]
 
@@ -29,12 +30,19 @@ def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 class TrainingSettings:
     """How to train.
 
+    An epoch is scored by its validation accuracy: clean, or under the attack ``selection``. By it the best
+    epoch is chosen, the learning rate cut (``plateau``) and training stopped (``early_stopping``). The code
+    of arXiv 1904.11005 goes by the total validation loss, whose scale depends on the weights of its terms.
+
     Args:
         epochs: Passes over the training data; 0 leaves the model as it is.
         batch_size: Images a step.
         optimizer: Makes the optimiser from the parameters; in a recipe a class_path such as
             ``torch.optim.Adam`` with its init_args.
         lr_factor: Factor of the optimiser's learning rate, a float or a schedule of one.
+        plateau: Another factor, smaller each time that validation scores rise no more; none where None.
+        early_stopping: Stop after so many epochs in a row without a better validation score, at least 1;
+            never where None.
         augment: Random crops and flips, or deformations, of each training batch.
         constraints: What holds the weights in a set after each step, such as ``SpectralBall``.
         drop_last: Leave out the last batch of an epoch where it is smaller.
@@ -56,6 +64,8 @@ class TrainingSettings:
     batch_size: int = 128
     optimizer: OptimizerFactory = adam
     lr_factor: float | Schedule = 1.0
+    plateau: Plateau | None = None
+    early_stopping: int | None = None
     augment: Augment | Deform | None = None
     constraints: Sequence[Constraint] = ()
     drop_last: bool = False
@@ -73,3 +83,8 @@ class TrainingSettings:
             raise ValueError(f"Expected epochs of at least 0, but got {self.epochs}.")
         if self.batch_size < 1:
             raise ValueError(f"Expected a batch_size of at least 1, but got {self.batch_size}.")
+        if self.early_stopping is not None and self.early_stopping < 1:
+            raise ValueError(
+                f"Expected early_stopping after at least 1 epoch, but got {self.early_stopping}. "
+                "Leave it out to train all epochs."
+            )

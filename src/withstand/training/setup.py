@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from withstand.data import Dataset
+from withstand.numerics import Precision
 from withstand.terms import Objective
 from withstand.training.settings import TrainingSettings
-from withstand.types import RecipeError
+from withstand.types import DataError, RecipeError
 
-__all__ = ["describe_run", "make_optimizer"]
+__all__ = ["describe_run", "make_fabric", "make_optimizer", "steps_per_epoch"]
+
+_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
+    "fp32": "32-true",
+    "tf32": "32-true",
+    "bf16": "bf16-mixed",
+}
 
 
 def describe_run(
@@ -23,9 +32,13 @@ def describe_run(
     settings: TrainingSettings,
 ) -> dict[str, str]:
     """What must be the same for a checkpoint to be gone on with, in words for an error."""
-    # Only where there are any, so that a run begun before there were constraints can be gone on with.
-    constraints = {"constraints": _words(*settings.constraints)} if settings.constraints else {}
-    words = constraints | {
+    # Only where they are set, so that a run begun before these settings were there can be gone on with.
+    optional = {
+        "constraints": _words(*settings.constraints),
+        "plateau": str(settings.plateau or ""),
+        "early stopping": str(settings.early_stopping or ""),
+    }
+    words = {name: text for name, text in optional.items() if text} | {
         "batch size": str(settings.batch_size),
         "training data": dataset.fingerprint[:16],
         "parameters": str(sum(parameter.numel() for parameter in model.parameters())),
@@ -36,6 +49,34 @@ def describe_run(
     }
     # Where in memory an object without words of its own lies is another place each time.
     return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", text) for name, text in words.items()}
+
+
+def make_fabric(settings: TrainingSettings) -> Fabric:
+    """The device and precision of the settings."""
+    return Fabric(accelerator=settings.accelerator, devices=1, precision=_PRECISION[settings.precision])
+
+
+def steps_per_epoch(settings: TrainingSettings, dataset: Dataset) -> int:
+    """How many batches an epoch has.
+
+    Raises:
+        DataError: training is asked for and there is none, or validation scores and there are none.
+    """
+    whole, rest = divmod(len(dataset.train), settings.batch_size)
+    steps = whole + (1 if rest and not settings.drop_last else 0)
+    if settings.epochs and not steps:
+        raise DataError(
+            f"{len(dataset.train)} training images make no whole batch of {settings.batch_size}, and "
+            "drop_last leaves out the rest. Take smaller batches."
+        )
+    needs_scores = {"plateau": settings.plateau, "early_stopping": settings.early_stopping}
+    for name, value in needs_scores.items():
+        if value is not None and not len(dataset.validation):
+            raise DataError(
+                f"training.{name} goes by validation scores, but there are no validation images. "
+                "Set some aside by data.validation_size, or leave it out."
+            )
+    return steps
 
 
 def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.Optimizer:

@@ -1,0 +1,22 @@
+"""Analytic moments of a network's logits under Gaussian noise, held against samples."""
+
+from withstand.moment_check.check import LevelResult, MomentResults, check_moments
+from withstand.moment_check.comparison import Apart, MethodResult, Ratio
+from withstand.moment_check.entry import entry_of
+from withstand.moment_check.layers import LayerCost, LayerResult
+from withstand.moment_check.settings import METHODS, Method, MomentCheck
+
+__all__ = [
+    "METHODS",
+    "Apart",
+    "LayerCost",
+    "LayerResult",
+    "LevelResult",
+    "Method",
+    "MethodResult",
+    "MomentCheck",
+    "MomentResults",
+    "Ratio",
+    "check_moments",
+    "entry_of",
+]

@@ -1,0 +1,191 @@
+"""The command ``withstand moments``."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.table import Table
+
+from withstand.arguments import parse, plain_parser, target
+from withstand.console import OUTPUT, progress_of
+from withstand.data import batches
+from withstand.environment import describe_device, git_commit
+from withstand.models import check
+from withstand.moment_check import METHODS, MomentCheck, check_moments, entry_of
+from withstand.pipeline import add_cost, device_of, evaluate_run, load_data, load_run_model, open_run
+from withstand.recipe_file import ParsedRecipe, parse_recipe
+from withstand.run_folder import RunFolder
+from withstand.types import RecipeError
+
+__all__ = ["moments"]
+
+_NOTHING_ELSE = ("attacks=[]", "epsilons=[]", "certificates=[]", "kernel_norms=null", "noise=null")
+_DASH = "\N{EM DASH}"
+
+
+def moments(arguments: Sequence[str]) -> None:
+    """Holds analytic moments of a run's logits against samples, and writes what was found to its metrics."""
+    parser = _parser()
+    name, overrides = target("moments", "RUN, a run folder", arguments, parser)
+    settings = _settings(parse(parser, overrides))
+    run, _ = open_run(Path(name))
+    parsed = parse_recipe(run.recipe, [each for each in overrides if each.startswith("--data.")])
+    command = shlex.join(["withstand", "moments", name, *overrides])
+    with progress_of("sampling") as on_image:
+        found = _measure(run, parsed, settings, command=command, on_image=on_image)
+    _print(found)
+    OUTPUT.print(f"next: withstand report {run.path}", soft_wrap=True)
+
+
+def _parser() -> ArgumentParser:
+    default = MomentCheck()
+    parser = plain_parser(
+        "withstand moments RUN",
+        "Hold the analytic mean and standard deviation of each logit under Gaussian noise against samples: "
+        "errors and times of each analytic form, and of each type of layer. RUN is a run folder; its metrics "
+        "gain what is found.",
+    )
+    parser.add_argument(
+        "--noise_std", type=list[float] | float, default=list(default.noise_std), help="In [0, 1] units."
+    )
+    parser.add_argument("--num_examples", type=int, default=default.num_examples, help="The first so many.")
+    parser.add_argument("--num_samples", type=int, default=default.num_samples, help="Draws an image, level.")
+    parser.add_argument("--methods", type=list[str], default=list(METHODS), help="Of these analytic forms.")
+    parser.add_argument(
+        "--blur", type=float, default=default.blur, help="Width of the noise's filter, pixels."
+    )
+    parser.add_argument(
+        "--most_coordinates",
+        type=int,
+        default=default.most_coordinates,
+        help="Of the widest layer for which full covariances are tried.",
+    )
+    parser.add_argument("--data.root", type=str | None, default=None, help="The data root; as the run's.")
+    return parser
+
+
+def _settings(values: Namespace) -> MomentCheck:
+    given: dict[str, Any] = {field.name: values[field.name] for field in fields(MomentCheck)}
+    if isinstance(given["noise_std"], float | int):
+        given["noise_std"] = [float(given["noise_std"])]
+    try:
+        return MomentCheck(**given)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
+
+def _measure(
+    run: RunFolder,
+    parsed: ParsedRecipe,
+    settings: MomentCheck,
+    *,
+    command: str,
+    on_image: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """The entry ``moments`` of the run's metrics, written there; a run never evaluated is scored clean, too."""
+    recipe = parsed.recipe
+    dataset, device = load_data(recipe), device_of(recipe)
+    model = load_run_model(run, recipe, dataset).to(device)
+    check(model, dataset.info)
+    started = time.monotonic()
+    images = next(batches(dataset.test, settings.num_examples)).images.to(device)
+    results = check_moments(model, images, settings, seed=recipe.seed, on_image=on_image)
+    seconds = time.monotonic() - started
+    if not run.metrics.exists():
+        changes = [
+            *(f"--evaluation.{each}" for each in _NOTHING_ELSE),
+            f"--data.root={'null' if recipe.data.root is None else recipe.data.root}",
+        ]
+        evaluate_run(run, parse_recipe(run.recipe, changes), command=command)
+    found = entry_of(results, settings)
+    run.write_json(run.metrics, {**run.read_json(run.metrics), "moments": found})
+    add_cost(run, moments_seconds=seconds)
+    about = {
+        "moments_command": command,
+        "moments_device": describe_device(device),
+        "moments_commit": git_commit(),
+    }
+    run.write_json(run.environment, {**run.read_json(run.environment), **about})
+    return found
+
+
+# -- what is shown ----------------------------------------------------------------------------------
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    table = Table(
+        *("noise_std", "analytic form", "mean error", "std ratio (5 to 95 %)", "an image"),
+        *("draws as good", "speed-up"),
+        title=f"logits of {found['num_examples']} images under noise, {found['num_samples']} draws each",
+    )
+    layers = Table(
+        *("noise_std", "layers", "form", "mean error", "own", "std error", "own", "costs draws"),
+        title="outputs of layers, by type",
+    )
+    reasons: dict[str, str] = {}
+    for level in found["levels"]:
+        for number, method in enumerate(level["methods"]):
+            table.add_row("" if number else f"{level['noise_std']:g}", *_method_cells(method))
+            if method["reason"] is not None:
+                reasons[method["name"]] = method["reason"]
+        table.add_section()
+        for number, cells in enumerate(_layer_rows(level)):
+            layers.add_row("" if number else f"{level['noise_std']:g}", *cells)
+        layers.add_section()
+    OUTPUT.print(table)
+    OUTPUT.print(
+        f"Mean errors are in sampled deviations of the logit and hold the samples' own error, "
+        f"{found['standard_error']:.3g}. Draws as good have a mean as far off; speed-up is the time of those "
+        "draws over that of the analytic form."
+    )
+    for name, reason in reasons.items():
+        OUTPUT.print(f"{name}: {reason}")
+    if layers.row_count:
+        OUTPUT.print(layers)
+        OUTPUT.print(
+            "Errors are over images and coordinates, in root mean square sampled deviations; own is where the "
+            "input has its sampled means and deviations; costs draws is how many draws through the layers take "
+            "as long as the analytic rule."
+        )
+    OUTPUT.print(f"{found['description']}.")
+
+
+def _method_cells(method: Mapping[str, Any]) -> list[str]:
+    if method["reason"] is not None:
+        return [method["name"], "not tried", "", "", "", ""]
+    ratio = method["std_ratio"]
+    return [
+        method["name"],
+        _number(method["mean_error"]),
+        _DASH if ratio is None else f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+        f"{1000 * method['seconds']:.3g} ms",
+        _number(method["matching_samples"]),
+        _number(method["speed_up"]),
+    ]
+
+
+def _layer_rows(level: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [
+            f"{layer['operation']} x {layer['count']}",
+            name,
+            *(
+                _number(form[part][key])
+                for key in ("mean_error", "std_error")
+                for part in ("accumulated", "own")
+            ),
+            _number(form["samples"]),
+        ]
+        for layer in level["layers"]
+        for name, form in layer["forms"].items()
+    ]
+
+
+def _number(value: float | None) -> str:
+    return _DASH if value is None else f"{value:.3g}"

@@ -1,0 +1,357 @@
+"""The curve under noise: closed forms, and what is counted of what."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import beta, norm
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.attacks import PGD
+from withstand.data import Dataset, Split
+from withstand.dataset_info import DatasetInfo
+from withstand.evaluation import (
+    Certificate,
+    FormerEvaluation,
+    NoiseCurve,
+    evaluate,
+    extend_evaluation,
+    share,
+)
+from withstand.evaluation.noise import NOISE_MEASURES, NoiseMeter, score_noise
+from withstand.evaluation.summary import share_of
+from withstand.recipe_file import parse_recipe
+from withstand.reporting.conform import misfit
+from withstand.reporting.read import read_run
+from withstand.reporting.schema import Metrics
+from withstand.run_folder import RunFolder
+from withstand.types import Batch, RecipeError
+
+FEW = NoiseCurve(num_levels=4, largest=0.6, num_draws=2)
+
+
+class Sides(nn.Module):
+    """Two classes, parted by a plane."""
+
+    def __init__(self, weight: Tensor, offset: float) -> None:
+        super().__init__()
+        self.weight, self.offset = weight, offset
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        side = images.flatten(1) @ self.weight - self.offset
+        return torch.stack([-side, side], dim=1)
+
+
+class Always(nn.Module):
+    """Says one class."""
+
+    def __init__(self, answer: int) -> None:
+        super().__init__()
+        self.answer = answer
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return 5 * torch.eye(3)[self.answer].expand(len(images), 3)
+
+
+class Probe(nn.Module):
+    """Keeps the images that it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        return images.mean(dim=(1, 2))[:, :3]
+
+
+def batch_of(num: int, size: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return Batch(torch.rand(num, 1, size, size, generator=generator), torch.arange(num) % 2)
+
+
+def counted(model: nn.Module, batch: Batch, settings: NoiseCurve, seed: int = 0) -> Any:
+    return score_noise(model, batch, model(batch.images).argmax(dim=1), settings, seed=seed)
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_a_plane_is_crossed_as_often_as_the_normal_law_says(shell: bool) -> None:
+    batch = batch_of(3000)
+    weight = torch.linspace(-1.0, 1.5, 16)
+    model = Sides(weight, 2.0)
+    settings = NoiseCurve(num_levels=5, largest=0.4, shell=shell)
+    counts = counted(model, batch, settings).counts
+    distance = ((batch.images.flatten(1) @ weight - 2.0).abs() / weight.norm()).double().numpy()
+    prediction = model(batch.images).argmax(dim=1)
+    is_right = (prediction == batch.labels).numpy()
+    for level, (agreement, accuracy, *_) in list(zip(settings.levels, counts, strict=True))[1:]:
+        # On the shell the cosine with the plane's normal is that of a uniform direction in 16 dimensions.
+        stays = (
+            beta.cdf((np.minimum(distance / (level * 4), 1) + 1) / 2, 7.5, 7.5)
+            if shell
+            else norm.cdf(distance / level)
+        )
+        error = math.sqrt(float((stays * (1 - stays)).sum()))
+        assert abs(agreement - stays.sum()) < 5 * error
+        assert abs(accuracy - np.where(is_right, stays, 1 - stays).sum()) < 5 * error
+        assert error < 0.02 * len(stays)
+
+
+def test_clipping_changes_nothing_of_a_threshold_on_one_pixel() -> None:
+    counts = counted(Sides(torch.ones(1), 0.5), batch_of(200, size=1), NoiseCurve(num_levels=3)).counts
+    assert (counts[:, :2] == counts[:, 2:]).all()
+    assert counts[2, 0] < 200
+
+
+def test_a_constant_answer_agrees_with_itself_and_is_right_on_its_class(tiny_dataset: Dataset) -> None:
+    test = tiny_dataset.test.subset(list(range(40)))  # 14, 13, 13
+    dataset = Dataset(tiny_dataset.info, tiny_dataset.train, tiny_dataset.validation, test)
+    metrics = evaluate(Always(1), dataset, [], [], noise=NoiseCurve(num_levels=3)).metrics
+    for summary in (metrics["noise"]["area"], metrics["noise"]["mean"]):
+        assert summary["agreement"] == summary["clipped_agreement"] == 1.0
+        assert summary["accuracy"] == pytest.approx(13 / 40)
+        assert summary["clipped_accuracy"] == pytest.approx(13 / 40)
+    (warning,) = metrics["warnings"]
+    assert warning.startswith("Constant answer: the model says class 1 whatever it sees")
+    assert "same under noise is no merit" in warning
+
+
+def test_what_is_constant_without_noise_alone_is_called_so(tiny_dataset: Dataset) -> None:
+    class Brittle(nn.Module):
+        """Tells the greys of stored images from all others."""
+
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            levels = images * 255
+            is_stored = ((levels - levels.round()).abs().amax(dim=(1, 2, 3)) < 1e-3).long()
+            return 5 * torch.eye(3)[2 * is_stored]
+
+    (warning,) = evaluate(Brittle(), tiny_dataset, [], [], noise=FEW).metrics["warnings"]
+    assert "class 2 of every image without noise, so its clean accuracy" in warning
+    assert "whatever it sees" not in warning
+
+
+def test_without_noise_agreement_is_exact(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
+    metrics = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW).metrics
+    first = metrics["noise"]["levels"][0]
+    assert first["noise_std"] == 0.0
+    for name in ("agreement", "clipped_agreement"):
+        assert (first[name]["accuracy"], first[name]["correct"], first[name]["total"]) == (1.0, 90, 90)
+    for name in ("accuracy", "clipped_accuracy"):
+        assert first[name]["accuracy"] == metrics["clean"]["accuracy"]
+        assert first[name]["lower"] == pytest.approx(metrics["clean"]["lower"])
+    assert metrics["noise"]["levels"][-1]["agreement"]["correct"] < 90
+
+
+def test_area_and_mean_are_those_of_the_levels(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
+    result = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW, batch_size=20)
+    found = result.metrics["noise"]
+    stds = [each["noise_std"] for each in found["levels"]]
+    assert stds == pytest.approx([0.0, 0.2, 0.4, 0.6])
+    for name in NOISE_MEASURES:
+        shares = [each[name]["accuracy"] for each in found["levels"]]
+        assert found["area"][name] == pytest.approx(np.trapezoid(shares, stds) / 0.6)
+        assert found["mean"][name] == pytest.approx(np.mean(shares))
+    assert result.rows["noise-accuracy"].mean() == pytest.approx(found["mean"]["accuracy"])
+    assert result.rows["noise-agreement"].mean() == pytest.approx(found["mean"]["agreement"])
+
+
+def test_levels_have_draws_of_their_own_and_clipped_images_lie_in_the_unit_range() -> None:
+    batch, model = batch_of(50), Probe()
+    counted(model, batch, NoiseCurve(num_levels=3, largest=0.5, num_draws=2))
+    _, *seen = model.seen  # the first were clean
+    assert len(seen) == 2 * 2 * 2
+    plain, clipped = seen[::2], seen[1::2]
+    assert all(torch.equal(a.clamp(0, 1), b) for a, b in zip(plain, clipped, strict=True))
+    assert all(0 <= float(images.min()) <= float(images.max()) <= 1 for images in clipped)
+    assert float(plain[0].min()) < 0
+    noise = torch.stack([images - batch.images for images in plain]).flatten(1)
+    assert noise.std(dim=1).tolist() == pytest.approx([0.25, 0.25, 0.5, 0.5], rel=0.1)
+    assert (torch.corrcoef(noise) - torch.eye(4)).abs().max() < 5 / math.sqrt(noise.shape[1])
+
+
+def test_on_the_shell_every_draw_has_its_length() -> None:
+    batch, model = batch_of(20), Probe()
+    batch = Batch(batch.images * 0, batch.labels)  # so that nothing is rounded away
+    counted(model, batch, NoiseCurve(num_levels=3, largest=0.5, shell=True))
+    lengths = [images.flatten(1).norm(dim=1) for images in model.seen[1::2]]
+    assert torch.cat(lengths).tolist() == pytest.approx([0.25 * 4] * 20 + [0.5 * 4] * 20, rel=1e-6)
+
+
+def test_draws_repeat_with_the_seed_whatever_came_before(
+    tiny_model: nn.Module, tiny_dataset: Dataset
+) -> None:
+    tiny_model.eval()
+    batch = Batch(tiny_dataset.test.images.float() / 255, tiny_dataset.test.labels)
+    before = torch.random.get_rng_state()
+    first = counted(tiny_model, batch, FEW, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(5)
+    again, other = (counted(tiny_model, batch, FEW, seed=seed) for seed in (3, 4))
+    assert (first.counts == again.counts).all()
+    assert (first.columns["noise-accuracy"] == again.columns["noise-accuracy"]).all()
+    assert (first.counts != other.counts).any()
+
+
+def test_attacks_and_noise_find_the_same_beside_each_other(
+    tiny_model: nn.Module, tiny_dataset: Dataset
+) -> None:
+    attacks = [PGD(num_steps=2, random_start=True)]
+    both = evaluate(tiny_model, tiny_dataset, attacks, [0.1], noise=FEW, batch_size=20)
+    attacked = evaluate(tiny_model, tiny_dataset, attacks, [0.1], batch_size=20)
+    noisy = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW, batch_size=20)
+    assert "noise" not in attacked.metrics
+    pd.testing.assert_frame_equal(both.rows[list(attacked.rows)], attacked.rows)
+    pd.testing.assert_frame_equal(both.rows[list(noisy.rows)], noisy.rows)
+    assert both.metrics["noise"] == noisy.metrics["noise"]
+    # A batch has its own draws: the first is the same where no other follows.
+    alone = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW, batch_size=20, num_examples=20)
+    pd.testing.assert_frame_equal(alone.rows, noisy.rows.iloc[:20])
+    other = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW, batch_size=20, seed=1)
+    assert not other.rows["noise-accuracy"].equals(noisy.rows["noise-accuracy"])
+
+
+def test_the_model_is_left_as_it_was_and_has_no_gradient(
+    tiny_model: nn.Module, tiny_dataset: Dataset
+) -> None:
+    modes: list[bool] = []
+    grads: list[bool] = []
+
+    def note(module: nn.Module, inputs: object, output: Tensor) -> None:
+        modes.append(module.training)
+        grads.append(output.requires_grad)
+
+    tiny_model.train()
+    tiny_model[1].register_forward_hook(note)  # type: ignore[index]
+    evaluate(tiny_model, tiny_dataset, [], [], noise=FEW)
+    assert len(modes) > 12
+    assert not any(modes[-12:])
+    assert not any(grads[-12:])
+    assert all(module.training for module in tiny_model.modules())
+
+
+def test_metrics_pass_through_a_run_folder(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    result = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW, batch_size=20, out=tmp_path)
+    assert misfit(result.metrics, Metrics, "") is None
+    settings = result.metrics["noise"]["settings"]
+    assert settings == {"num_levels": 4, "largest": 0.6, "num_draws": 2, "shell": False}
+    assert read_run(tmp_path).metrics == result.metrics
+    rows = pd.read_csv(RunFolder(tmp_path).examples)
+    assert rows["noise-accuracy"].to_numpy() == pytest.approx(result.rows["noise-accuracy"].to_numpy())
+
+
+def test_certificates_that_join_later_keep_it(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    former = evaluate(model, tiny_dataset, [], [], noise=FEW, out=tmp_path)
+    run = RunFolder(tmp_path)
+    before = FormerEvaluation(pd.read_csv(run.examples), run.read_json(run.metrics), [])
+    result = extend_evaluation(
+        model, tiny_dataset, before, [Certificate(norm=2, epsilons=[0.01])], run, batch_size=20
+    )
+    assert result.metrics["certificates"]
+    assert run.read_json(run.metrics)["noise"] == former.metrics["noise"]
+    rows = pd.read_csv(run.examples)
+    for name in ("noise-accuracy", "noise-agreement"):
+        assert rows[name].to_numpy() == pytest.approx(former.rows[name].to_numpy())
+
+
+def test_a_constant_answer_is_told_once_though_certificates_join(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    with torch.no_grad():
+        model[1].weight.zero_()  # type: ignore[operator]
+    former = evaluate(model, tiny_dataset, [], [], noise=FEW, out=tmp_path)
+    run = RunFolder(tmp_path)
+    before = FormerEvaluation(pd.read_csv(run.examples), run.read_json(run.metrics), [])
+    result = extend_evaluation(model, tiny_dataset, before, [Certificate(norm=2, epsilons=[0.01])], run)
+    assert result.metrics["warnings"] == former.metrics["warnings"]
+    assert len(former.metrics["warnings"]) == 1
+
+
+def test_draws_of_an_example_narrow_no_interval() -> None:
+    one, many = share_of(30, 45), share_of(300, 450, 10)
+    assert (many["correct"], many["total"]) == (300, 450)
+    assert [many[end] for end in ("lower", "upper")] == pytest.approx([one["lower"], one["upper"]])
+    assert share([1] * 30 + [0] * 15) == one
+    assert [share_of(0, 8)["lower"], share_of(8, 8)["upper"]] == [0.0, 1.0]
+
+
+def test_batches_are_summed_up() -> None:
+    whole, parts = batch_of(30), NoiseMeter(FEW)
+    model = Sides(torch.ones(16), 8.0)
+    prediction = model(whole.images).argmax(dim=1)
+    counts = 0
+    for start, stop in ((0, 20), (20, 30)):
+        part = Batch(whole.images[start:stop], whole.labels[start:stop])
+        parts.score(model, part, prediction[start:stop], seed=start)
+        counts += counted(model, part, FEW, seed=start).counts
+    found = parts.summary()
+    assert [[each[name]["correct"] for name in NOISE_MEASURES] for each in found["levels"]] == np.asarray(
+        counts
+    ).tolist()
+    assert found["levels"][0]["accuracy"]["total"] == 60
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"num_levels": 1}, "num_levels of the noise of at least 2"),
+        ({"largest": 0.0}, "finite and above 0"),
+        ({"largest": math.nan}, "finite and above 0"),
+        ({"largest": math.inf}, "finite and above 0"),
+        ({"num_draws": 0}, "num_draws of the noise of at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        NoiseCurve(**wrong)
+
+
+def test_settings_in_words() -> None:
+    assert "30 levels of noise_std from 0 to 0.5 in [0, 1] pixel units, one draw" in NoiseCurve().describe()
+    assert "2 draws an image and level, each rescaled" in NoiseCurve(num_draws=2, shell=True).describe()
+    assert NoiseCurve(num_levels=8, largest=0.3).levels[-1] == 0.3
+
+
+def test_a_recipe_names_it(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: noisy\n", encoding="utf-8")
+    assert parse_recipe(recipe).recipe.evaluation.noise is None
+    for given, expected in (
+        (["--evaluation.noise={}"], NoiseCurve()),
+        (["--evaluation.noise={num_levels: 5, shell: true}"], NoiseCurve(num_levels=5, shell=True)),
+        (["--evaluation.noise.num_draws=3"], NoiseCurve(num_draws=3)),
+    ):
+        assert parse_recipe(recipe, given).recipe.evaluation.noise == expected
+    with pytest.raises(RecipeError, match="num_levels of the noise"):
+        parse_recipe(recipe, ["--evaluation.noise={num_levels: 1}"])
+
+
+def test_images_of_several_channels_count_all_their_pixels() -> None:
+    info = DatasetInfo("tiny", (3, 2, 2), ["a", "b"], [0.5] * 3, [0.5] * 3)
+    split = Split(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
+
+    class Colours(Probe):
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            self.seen.append(images)
+            return images.flatten(1)[:, :2]
+
+    model = Colours()
+    noise = NoiseCurve(num_levels=2, largest=0.5, shell=True)
+    evaluate(model, Dataset(info, split, split, split), [], [], noise=noise)
+    assert model.seen[-2].flatten(1).norm(dim=1).tolist() == pytest.approx([0.5 * math.sqrt(12)] * 4)
