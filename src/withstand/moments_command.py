@@ -20,6 +20,7 @@ from withstand.models import check
 from withstand.moment_check import METHODS, MomentCheck, check_moments, entry_of
 from withstand.pipeline import add_cost, device_of, evaluate_run, load_data, load_run_model, open_run
 from withstand.recipe_file import ParsedRecipe, parse_recipe
+from withstand.reporting.wording import duration
 from withstand.run_folder import RunFolder
 from withstand.types import RecipeError
 
@@ -55,11 +56,9 @@ def _parser() -> ArgumentParser:
         "--noise_std", type=list[float] | float, default=list(default.noise_std), help="In [0, 1] units."
     )
     parser.add_argument("--num_examples", type=int, default=default.num_examples, help="The first so many.")
-    parser.add_argument("--num_samples", type=int, default=default.num_samples, help="Draws an image, level.")
+    parser.add_argument("--num_samples", type=int, default=default.num_samples, help="Draws an image.")
     parser.add_argument("--methods", type=list[str], default=list(METHODS), help="Of these analytic forms.")
-    parser.add_argument(
-        "--blur", type=float, default=default.blur, help="Width of the noise's filter, pixels."
-    )
+    parser.add_argument("--blur", type=float, default=default.blur, help="Filter of the noise, in pixels.")
     parser.add_argument(
         "--most_coordinates",
         type=int,
@@ -88,7 +87,7 @@ def _measure(
     command: str,
     on_image: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """The entry ``moments`` of the run's metrics, written there; a run never evaluated is scored clean, too."""
+    """The entry ``moments`` of the run's metrics, written there; one never evaluated is scored clean."""
     recipe = parsed.recipe
     dataset, device = load_data(recipe), device_of(recipe)
     model = load_run_model(run, recipe, dataset).to(device)
@@ -124,10 +123,6 @@ def _print(found: Mapping[str, Any]) -> None:
         *("draws as good", "speed-up"),
         title=f"logits of {found['num_examples']} images under noise, {found['num_samples']} draws each",
     )
-    layers = Table(
-        *("noise_std", "layers", "form", "mean error", "own", "std error", "own", "costs draws"),
-        title="outputs of layers, by type",
-    )
     reasons: dict[str, str] = {}
     for level in found["levels"]:
         for number, method in enumerate(level["methods"]):
@@ -135,9 +130,6 @@ def _print(found: Mapping[str, Any]) -> None:
             if method["reason"] is not None:
                 reasons[method["name"]] = method["reason"]
         table.add_section()
-        for number, cells in enumerate(_layer_rows(level)):
-            layers.add_row("" if number else f"{level['noise_std']:g}", *cells)
-        layers.add_section()
     OUTPUT.print(table)
     OUTPUT.print(
         f"Mean errors are in sampled deviations of the logit and hold the samples' own error, "
@@ -146,14 +138,24 @@ def _print(found: Mapping[str, Any]) -> None:
     )
     for name, reason in reasons.items():
         OUTPUT.print(f"{name}: {reason}")
-    if layers.row_count:
-        OUTPUT.print(layers)
-        OUTPUT.print(
-            "Errors are over images and coordinates, in root mean square sampled deviations; own is where the "
-            "input has its sampled means and deviations; costs draws is how many draws through the layers take "
-            "as long as the analytic rule."
-        )
+    _print_layers(max(found["levels"], key=lambda level: level["noise_std"]))
     OUTPUT.print(f"{found['description']}.")
+
+
+def _print_layers(level: Mapping[str, Any]) -> None:
+    table = Table(
+        *("layers", "form", "mean error", "own", "std error", "own", "costs draws"),
+        title=f"outputs of layers at noise_std {level['noise_std']:g}; the report has all levels",
+    )
+    for cells in _layer_rows(level):
+        table.add_row(*cells)
+    if table.row_count:
+        OUTPUT.print(table)
+        OUTPUT.print(
+            "Errors are over images and coordinates, in root mean square sampled deviations; own is that "
+            "where the input has its sampled means and deviations; costs draws is how many draws through the "
+            "layers take as long as the analytic rule."
+        )
 
 
 def _method_cells(method: Mapping[str, Any]) -> list[str]:
@@ -164,7 +166,7 @@ def _method_cells(method: Mapping[str, Any]) -> list[str]:
         method["name"],
         _number(method["mean_error"]),
         _DASH if ratio is None else f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
-        f"{1000 * method['seconds']:.3g} ms",
+        duration(method["seconds"]),
         _number(method["matching_samples"]),
         _number(method["speed_up"]),
     ]
@@ -188,4 +190,6 @@ def _layer_rows(level: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _number(value: float | None) -> str:
-    return _DASH if value is None else f"{value:.3g}"
+    if value is None:
+        return _DASH
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -76,6 +76,11 @@ class GaussianNoise:
                 noise = torch.tensordot(noise, filter_, dims=([dim], [1])).movedim(-1, dim)
         return noise * self.std_like(images)
 
+    def rank(self, images: Tensor) -> int:
+        """How many factors it is made of, without making them."""
+        sides = (len(_components(side, self.blur)) if self.blur else side for side in images.shape[2:])
+        return int(images.shape[1]) * math.prod(sides)
+
     def factors(self, images: Tensor) -> Tensor:
         """What blurred noise is made of: Σ_r factors[r] · z_r for independent standard normal z_r.
 

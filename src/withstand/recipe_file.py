@@ -20,14 +20,14 @@ from torch.optim import SGD, Adam
 from withstand.attacks import Attack
 from withstand.constraints import Constraint
 from withstand.data import Deform
-from withstand.evaluation import Certificate
+from withstand.evaluation import Certificate, NoiseCurve
 from withstand.kernel_norms import KernelNorms
 from withstand.recipe import Recipe
 from withstand.recipe_items import Item, is_item, put
 from withstand.schedules import Schedule
 from withstand.suggest import nearest
 from withstand.terms import Objective
-from withstand.training import Rollback
+from withstand.training import Plateau, Rollback
 from withstand.types import RecipeError
 
 __all__ = [
@@ -266,7 +266,7 @@ def _class_parameters() -> Iterator[str]:
     """The settings of every class that a recipe can name."""
     pending: list[type] = [
         *(Objective, Attack, Constraint, Schedule),
-        *(Certificate, KernelNorms, Deform, Rollback, SGD, Adam),
+        *(Certificate, KernelNorms, NoiseCurve, Deform, Plateau, Rollback, SGD, Adam),
     ]
     while pending:
         cls = pending.pop()

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.domains.base import Moments, NormOf
+from withstand.domains.base import NormOf
+from withstand.domains.bending import Bending
 from withstand.domains.gaussian import bent, gain, unknown
 from withstand.domains.operations import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Valley
 from withstand.domains.windows import window_places
-from withstand.moments import cdf, rectified_mean, std_of
+from withstand.moments import cdf, rectified, std_of
 from withstand.moments.covariance import (
     correlation_of,
     expanded_covariance,
@@ -38,7 +39,7 @@ _MOST_BYTES = 4 * 2**30  # of one batch of matrices
 
 
 @final
-class CorrelatedGaussian(Moments):
+class CorrelatedGaussian(Bending):
     """Normal tensors with correlated coordinates.
 
     Args:
@@ -74,28 +75,28 @@ class CorrelatedGaussian(Moments):
     @property
     @override
     def mean(self) -> Tensor:
-        return self._mean
+        return self.now._mean
 
     @property
     def covariance(self) -> Tensor:
         """Tensor (batch, n, n), or (1, n, n) for all examples."""
-        return self._covariance
+        return self.now._covariance
 
     @property
     def link(self) -> Tensor | None:
         """Covariances with what the noise is made of, (batch, n, m) or (1, n, m); None where not kept."""
-        return self._link
+        return self.now._link
 
     @property
     @override
     def variance(self) -> Tensor:
-        diagonal = self._covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0)
+        diagonal = self.covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0)
         return diagonal.reshape(len(diagonal), *self.example_shape)
 
     @property
     @override
     def center(self) -> Tensor:
-        return self._mean
+        return self.now._mean
 
     @override
     def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
@@ -103,21 +104,15 @@ class CorrelatedGaussian(Moments):
         return self._mapped(operator.apply, image if bias is None else image + bias)
 
     @override
-    def monotone(self, function: Monotone) -> Self:
+    def through(self, function: Monotone) -> Self:
         match function:
             case Rearrange():
                 return self._rearranged(function)
-            case Elementwise():
-                return self._bent(function)
             case MaxPool():
                 return self._pooled(function)
             case SortGroups():
                 return self._sorted(function)
         raise unknown(function)
-
-    @override
-    def valley(self, function: Valley) -> Self:
-        return self._bent(function)
 
     @override
     def shift(self, constant: Tensor | float) -> Self:
@@ -170,7 +165,8 @@ class CorrelatedGaussian(Moments):
         constants = function(self.mean.new_zeros(1, *self.example_shape))  # which have no variance
         return self._mapped(lambda rows: function(rows) - constants, function(self.mean))
 
-    def _bent(self, function: Elementwise | Valley) -> Self:
+    @override
+    def bent(self, function: Elementwise | Valley) -> Self:
         own, spread = self.mean, self.variance
         _require_affordable(len(own), own[:1].numel(), own)
         mean, variance = bent(function, own, spread)
@@ -207,7 +203,7 @@ class CorrelatedGaussian(Moments):
 
         apart = self._mapped(joined, joined(self.mean))
         first, second, rest = torch.split(self.mean, [half, half, places - 2 * half], 1)
-        tail = rectified_mean(-(first - second).abs(), apart.variance[:, places - half :])
+        tail, _ = rectified(-(first - second).abs(), apart.variance[:, places - half :])
         mean = torch.cat([torch.maximum(first, second) + tail, rest], 1)
         return apart._with_gain(first - second, place, mean)
 
@@ -232,7 +228,7 @@ class CorrelatedGaussian(Moments):
 
         apart = self._mapped(joined, joined(self.mean))
         before, first, second, rest = torch.split(self.mean, [index, 1, 1, after], 1)
-        tail = rectified_mean(-(first - second).abs(), apart.variance[:, -1:])
+        tail, _ = rectified(-(first - second).abs(), apart.variance[:, -1:])
         ordered = [torch.minimum(first, second) - tail, torch.maximum(first, second) + tail]
         return apart._with_gain(first - second, place, torch.cat([before, *ordered, rest], 1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Self, final
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.base import NormOf
-from withstand.domains.gaussian import bent, gain, unknown
+from withstand.domains.gaussian import bent, gain, rearranged_deviations, unknown
 from withstand.domains.maxima import Comparable, pooled, sorted_in_groups
 from withstand.domains.operations import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Valley
-from withstand.moments import larger
+from withstand.moments import larger, share_of_first
 from withstand.spectral import LinearOperator
 
 __all__ = ["FactoredGaussian"]
@@ -35,24 +36,29 @@ class FactoredGaussian(Comparable):
 
     def __init__(self, mean: Tensor, factors: Tensor, rest: Tensor | None = None) -> None:
         self._mean = mean
-        self.factors = factors
-        self.rest = torch.zeros_like(factors[0]) if rest is None else rest
-        self._variance = factors.square().sum(0) + self.rest
+        self._factors = factors
+        self._rest = torch.zeros_like(factors[0]) if rest is None else rest
+        self._variance = factors.square().sum(0) + self._rest
 
     @property
     @override
     def mean(self) -> Tensor:
-        return self._mean
+        return self.now._mean
 
     @property
     @override
     def variance(self) -> Tensor:
-        return self._variance
+        return self.now._variance
 
     @property
-    @override
-    def center(self) -> Tensor:
-        return self._mean
+    def factors(self) -> Tensor:
+        """What coordinates share, (rank, batch or 1, …)."""
+        return self.now._factors
+
+    @property
+    def rest(self) -> Tensor:
+        """Variance of what they do not share, (batch or 1, …)."""
+        return self.now._rest
 
     @override
     def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
@@ -62,21 +68,15 @@ class FactoredGaussian(Comparable):
         return type(self)(image if bias is None else image + bias, factors, rest)
 
     @override
-    def monotone(self, function: Monotone) -> Self:
+    def through(self, function: Monotone) -> Self:
         match function:
             case Rearrange():
                 return self._rearranged(function)
-            case Elementwise():
-                return self._bent(function)
             case MaxPool():
                 return pooled(self, function)
             case SortGroups():
                 return sorted_in_groups(self, function)
         raise unknown(function)
-
-    @override
-    def valley(self, function: Valley) -> Self:
-        return self._bent(function)
 
     @override
     def shift(self, constant: Tensor | float) -> Self:
@@ -98,21 +98,22 @@ class FactoredGaussian(Comparable):
     @override
     def larger(self, other: Self) -> Self:
         covariance = (self.factors * other.factors).sum(0)
-        mean, variance, share = larger(self.mean, self.variance, other.mean, other.variance, covariance)
+        pair = self.mean, self.variance, other.mean, other.variance, covariance
+        (mean, variance), share = larger(*pair), share_of_first(*pair)
         return self._of(mean, variance, share * self.factors + (1 - share) * other.factors)
 
     @override
     def negated(self) -> Self:
         return type(self)(-self.mean, -self.factors, self.rest)
 
-    def _bent(self, function: Elementwise | Valley) -> Self:
+    @override
+    def bent(self, function: Elementwise | Valley) -> Self:
         mean, variance = bent(function, self.mean, self.variance)
         return self._of(mean, variance, gain(function, self.mean, self.variance) * self.factors)
 
     def _rearranged(self, function: Rearrange) -> Self:
-        constants = function(torch.zeros_like(self.rest[:1]))  # which have no variance
-        factors = self._of_each(lambda x: function(x) - constants)
-        return type(self)(function(self.mean), factors, function(self.rest) - constants)
+        rearrange = partial(rearranged_deviations, function)
+        return type(self)(function(self.mean), self._of_each(rearrange), rearrange(self.rest))
 
     def _of_each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """A function of a batch, of each factor."""

@@ -20,7 +20,7 @@ from withstand.moments import hinged, hinged_gain, larger, quadrature, quadratur
 from withstand.spectral import LinearOperator
 from withstand.types import ModelError
 
-__all__ = ["Gaussian", "bent", "gain", "unknown"]
+__all__ = ["Gaussian", "bent", "gain", "rearranged_deviations", "unknown"]
 
 
 @final
@@ -41,17 +41,12 @@ class Gaussian(Comparable):
     @property
     @override
     def mean(self) -> Tensor:
-        return self._mean
+        return self.now._mean
 
     @property
     @override
     def variance(self) -> Tensor:
-        return self._variance
-
-    @property
-    @override
-    def center(self) -> Tensor:
-        return self._mean
+        return self.now._variance
 
     @override
     def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
@@ -62,21 +57,15 @@ class Gaussian(Comparable):
         )
 
     @override
-    def monotone(self, function: Monotone) -> Self:
+    def through(self, function: Monotone) -> Self:
         match function:
             case Rearrange():
                 return self._rearranged(function)
-            case Elementwise():
-                return self._bent(function)
             case MaxPool():
                 return pooled(self, function)
             case SortGroups():
                 return sorted_in_groups(self, function)
         raise unknown(function)
-
-    @override
-    def valley(self, function: Valley) -> Self:
-        return self._bent(function)
 
     @override
     def shift(self, constant: Tensor | float) -> Self:
@@ -95,20 +84,18 @@ class Gaussian(Comparable):
 
     @override
     def larger(self, other: Self) -> Self:
-        mean, variance, _ = larger(self.mean, self.variance, other.mean, other.variance)
-        return type(self)(mean, variance)
+        return type(self)(*larger(self.mean, self.variance, other.mean, other.variance))
 
     @override
     def negated(self) -> Self:
         return type(self)(-self.mean, self.variance)
 
-    def _bent(self, function: Elementwise | Valley) -> Self:
+    @override
+    def bent(self, function: Elementwise | Valley) -> Self:
         return type(self)(*bent(function, self.mean, self.variance))
 
     def _rearranged(self, function: Rearrange) -> Self:
-        variance = self.variance
-        constants = function(torch.zeros_like(variance[:1]))  # which have no variance
-        return type(self)(function(self.mean), function(variance) - constants)
+        return type(self)(function(self.mean), rearranged_deviations(function, self.variance))
 
 
 def bent(function: Elementwise | Valley, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +113,18 @@ def gain(function: Elementwise | Valley, mean: Tensor, variance: Tensor) -> Tens
     if function.hinges is not None:
         return hinged_gain(mean, variance, function.hinges)
     return quadrature_gain(function.function, mean, variance)
+
+
+def rearranged_deviations(function: Rearrange, deviations: Tensor) -> Tensor:
+    """What is rearranged of variances or factors, of which constants have none.
+
+    Args:
+        function: As it acts on values.
+        deviations: Tensor (batch, …).
+    """
+    if not function.sets_constants:
+        return function(deviations)
+    return function(deviations) - function(torch.zeros_like(deviations[:1]))
 
 
 def unknown(function: Monotone) -> ModelError:

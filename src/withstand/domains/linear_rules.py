@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from withstand.domains.base import Domain
 from withstand.domains.batch_norm import batch_norm_factors
-from withstand.domains.operations import Rearrange
+from withstand.domains.operations import Rearrange, moved
 from withstand.domains.registry import Site, register
 from withstand.domains.sizes import Numbers, each, on_channels, require_fit, scaled
 from withstand.models import Normalize
@@ -161,7 +161,7 @@ def _mean(site: Site, input: Domain, dim: int | Sequence[int] | None = None, kee
         )
     rows = [input.center.new_full((1, input.shape[index]), 1 / input.shape[index]) for index in dims]
     averaged = input.affine(Separable(dims, rows), None, site.norm)
-    return averaged if keepdim else averaged.monotone(Rearrange(lambda x: x.squeeze(tuple(dims))))
+    return averaged if keepdim else averaged.monotone(moved(lambda x: x.squeeze(tuple(dims))))
 
 
 @register(operator.mul, torch.mul, torch.multiply, Tensor.mul, Tensor.mul_, Tensor.multiply)

@@ -8,14 +8,14 @@ from typing import Self, TypeVar
 
 from torch import Tensor
 
-from withstand.domains.base import Moments
-from withstand.domains.operations import MaxPool, Rearrange, SortGroups
+from withstand.domains.bending import Bending
+from withstand.domains.operations import MaxPool, SortGroups, moved
 from withstand.domains.windows import window_places
 
 __all__ = ["Comparable", "pooled", "sorted_in_groups"]
 
 
-class Comparable(Moments, ABC):
+class Comparable(Bending, ABC):
     """The interface of distributions of which two of one shape have a maximum."""
 
     @abstractmethod
@@ -44,13 +44,13 @@ def pooled(value: _Compared, pool: MaxPool) -> _Compared:
 def sorted_in_groups(value: _Compared, groups: SortGroups) -> _Compared:
     """Each group sorted, by exchanges of neighbours that bring the largest to the end, again and again."""
     count = len(groups.split(value.mean))
-    values = [value.monotone(Rearrange(partial(_place, groups, place))) for place in range(count)]
+    values = [value.monotone(moved(partial(_place, groups, place))) for place in range(count)]
     for end in range(count - 1, 0, -1):
         for place in range(end):
             first, second = values[place], values[place + 1]
             smaller = first.negated().larger(second.negated()).negated()
             values[place], values[place + 1] = smaller, first.larger(second)
-    return values[0].cat(values[1:], 1).monotone(Rearrange(groups.arrange))
+    return values[0].cat(values[1:], 1).monotone(moved(groups.arrange))
 
 
 def _place(groups: SortGroups, place: int, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from withstand.moments import Hinges
 
-__all__ = ["Elementwise", "MaxPool", "Monotone", "Rearrange", "SortGroups", "Valley"]
+__all__ = ["Elementwise", "MaxPool", "Monotone", "Rearrange", "SortGroups", "Valley", "moved"]
 
 
 class Monotone(ABC):
@@ -98,9 +98,11 @@ class Rearrange(Monotone):
 
     Args:
         function: Of a tensor (batch, …); must leave the batch first, whatever its size.
+        sets_constants: Whether it may set constants; where it does not, distributions are saved some work.
     """
 
     function: Callable[[Tensor], Tensor]
+    sets_constants: bool = True
 
     @property
     @override
@@ -110,6 +112,15 @@ class Rearrange(Monotone):
     @override
     def __call__(self, x: Tensor) -> Tensor:
         return self.function(x)
+
+
+def moved(function: Callable[[Tensor], Tensor]) -> Rearrange:
+    """A rearrangement that sets no constants.
+
+    Args:
+        function: Of a tensor (batch, …); must leave the batch first, whatever its size.
+    """
+    return Rearrange(function, sets_constants=False)
 
 
 @dataclass(frozen=True)

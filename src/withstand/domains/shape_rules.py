@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand.domains.base import Domain
-from withstand.domains.operations import Rearrange
+from withstand.domains.operations import Rearrange, moved
 from withstand.domains.registry import Site, UnsupportedOperationError, register
 from withstand.domains.sizes import require_fit, scaled
 
@@ -31,21 +31,21 @@ def _flatten_layer(site: Site, layer: nn.Flatten, input: Domain) -> Domain:
 def _flatten(site: Site, input: Domain, start_dim: int = 0, end_dim: int = -1) -> Domain:
     if start_dim % len(input.shape) == 0:
         raise _moves_batch(site, "is flattened too; give start_dim=1")
-    return input.monotone(Rearrange(lambda x: x.flatten(start_dim, end_dim)))
+    return input.monotone(moved(lambda x: x.flatten(start_dim, end_dim)))
 
 
 @register(nn.Unflatten)
 def _unflatten_layer(site: Site, layer: nn.Unflatten, input: Domain) -> Domain:
     if not isinstance(layer.dim, int) or layer.dim % len(input.shape) == 0:
         raise _moves_batch(site, "takes it apart or names a dimension; give dim as a number from 1 on")
-    return input.monotone(Rearrange(layer.forward))
+    return input.monotone(moved(layer.forward))
 
 
 @register(torch.unflatten, Tensor.unflatten)
 def _unflatten(site: Site, input: Domain, dim: int, sizes: Sequence[int]) -> Domain:
     if not isinstance(dim, int) or dim % len(input.shape) == 0:
         raise _moves_batch(site, "takes it apart or names a dimension; give dim as a number from 1 on")
-    return input.monotone(Rearrange(lambda x: torch.unflatten(x, dim, tuple(sizes))))
+    return input.monotone(moved(lambda x: torch.unflatten(x, dim, tuple(sizes))))
 
 
 @register(torch.reshape)
@@ -53,7 +53,7 @@ def _reshape(site: Site, input: Domain, shape: Sequence[int]) -> Domain:
     result = input.center.reshape(tuple(shape)).shape
     if result[:1] != input.shape[:1]:
         raise _moves_batch(site, f"becomes {tuple(result)}; keep it as the first dimension")
-    return input.monotone(Rearrange(lambda x: x.reshape(x.shape[0], *result[1:])))
+    return input.monotone(moved(lambda x: x.reshape(x.shape[0], *result[1:])))
 
 
 @register(Tensor.reshape, Tensor.view)
@@ -65,7 +65,7 @@ def _view(site: Site, input: Domain, *shape: Any) -> Domain:
 def _permute(site: Site, input: Domain, dims: Sequence[int]) -> Domain:
     if dims[0] % len(input.shape) != 0:
         raise _moves_batch(site, "is moved; keep it as the first dimension")
-    return input.monotone(Rearrange(lambda x: x.permute(*dims)))
+    return input.monotone(moved(lambda x: x.permute(*dims)))
 
 
 @register(Tensor.permute)
@@ -77,14 +77,14 @@ def _permute_method(site: Site, input: Domain, *dims: Any) -> Domain:
 def _transpose(site: Site, input: Domain, dim0: int, dim1: int) -> Domain:
     if 0 in (dim0 % len(input.shape), dim1 % len(input.shape)):
         raise _moves_batch(site, "is moved; keep it as the first dimension")
-    return input.monotone(Rearrange(lambda x: x.transpose(dim0, dim1)))
+    return input.monotone(moved(lambda x: x.transpose(dim0, dim1)))
 
 
 @register(torch.unsqueeze, Tensor.unsqueeze)
 def _unsqueeze(site: Site, input: Domain, dim: int) -> Domain:
     if dim % (len(input.shape) + 1) == 0:
         raise _moves_batch(site, "is put behind another; keep it as the first dimension")
-    return input.monotone(Rearrange(lambda x: x.unsqueeze(dim)))
+    return input.monotone(moved(lambda x: x.unsqueeze(dim)))
 
 
 @register(torch.squeeze, Tensor.squeeze)
@@ -94,7 +94,7 @@ def _squeeze(site: Site, input: Domain, dim: int | Sequence[int] | None = None) 
     dims = tuple(index % rank for index in chosen)
     if 0 in dims:
         raise _moves_batch(site, "is squeezed; give dim without 0")
-    return input.monotone(Rearrange(lambda x: x.squeeze(dims)))
+    return input.monotone(moved(lambda x: x.squeeze(dims)))
 
 
 @register(operator.getitem)
@@ -108,7 +108,7 @@ def _getitem(site: Site, input: Any, index: Any) -> Any:
     # Tensors and lists may pick one coordinate several times.
     if not takes_all or not all(part is None or isinstance(part, _PICKS) for part in rest):
         raise site.refusal(f"knows `:` first and then numbers and slices, but got [{index!r}].")
-    return input.monotone(Rearrange(lambda x: x[index]))
+    return input.monotone(moved(lambda x: x[index]))
 
 
 @register(torch.chunk, Tensor.chunk)
@@ -193,7 +193,7 @@ def _pieces(site: Site, input: Domain, cut: Callable[[Tensor], Sequence[Tensor]]
     if dim % len(input.shape) == 0:
         raise _moves_batch(site, "is cut; give dim from 1 on")
     count = len(cut(input.center))
-    return [input.monotone(Rearrange(partial(_piece, cut, index))) for index in range(count)]
+    return [input.monotone(moved(partial(_piece, cut, index))) for index in range(count)]
 
 
 def _piece(cut: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) -> Tensor:

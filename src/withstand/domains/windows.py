@@ -46,7 +46,8 @@ def window_places(pool: MaxPool, sides: Sequence[int]) -> Iterator[Sequence[Rear
                     start=place * dilation,
                     stride=stride,
                     count=count,
-                )
+                ),
+                sets_constants=bool(padding or after),
             )
             for place in range(kernel)
         ]

@@ -18,7 +18,6 @@ from withstand.moment_check.layers import LayerResult, Layers, layer_results, wa
 from withstand.moment_check.methods import (
     Survey,
     batch_size_of,
-    first_activation,
     start_of,
     survey,
     unaffordable,
@@ -28,6 +27,7 @@ from withstand.moment_check.settings import Method, MomentCheck
 from withstand.moment_check.stopwatch import timed
 from withstand.noise import GaussianNoise
 from withstand.numerics import numerics
+from withstand.objectives import FirstActivation
 from withstand.objectives.propagation import rule_of_moments
 from withstand.types import DataError, ModelError
 
@@ -175,7 +175,7 @@ class _Check:
         images, number = self.images, len(self.images)
         if method == "first-activation":
             mean, seconds = timed(
-                lambda: first_activation(self.program, images, noise, self.about), images.device
+                lambda: FirstActivation().logits(self.program, images, noise)[1], images.device
             )
             return mean, None, seconds / number
         start, size = start_of(method, self.about), batch_size_of(method, self.about, images, noise)

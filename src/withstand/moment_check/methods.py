@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, fx
 
 from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
@@ -14,9 +12,9 @@ from withstand.domains.correlated_gaussian import CorrelatedGaussian
 from withstand.domains.registry import name_of
 from withstand.moment_check.settings import Method, MomentCheck
 from withstand.noise import GaussianNoise
-from withstand.objectives.propagation import input_moments, rule_of_moments
+from withstand.objectives.propagation import rule_of_moments
 
-__all__ = ["Start", "Survey", "batch_size_of", "first_activation", "start_of", "survey", "unaffordable"]
+__all__ = ["Start", "Survey", "batch_size_of", "start_of", "survey", "unaffordable"]
 
 Start = Callable[[Tensor, GaussianNoise], Moments]
 """From images and noise to the distribution of noisy images."""
@@ -30,13 +28,11 @@ class Survey(NamedTuple):
     """What a network's steps are like.
 
     Attributes:
-        affine: Names of the nodes that are affine in what depends on the input.
         widest: How many numbers an image has at the widest step.
         operation: The layer or function of that step.
         joins: Whether a step takes two values that depend on the input.
     """
 
-    affine: frozenset[str]
     widest: int
     operation: str
     joins: bool
@@ -52,7 +48,6 @@ def survey(program: Program, images: Tensor) -> Survey:
     Raises:
         UnsupportedOperationError: there is no rule for an operation.
     """
-    affine: set[str] = set()
     widths = [(images[:1].numel(), "the input")]
     joins = False
 
@@ -62,15 +57,11 @@ def survey(program: Program, images: Tensor) -> Survey:
             return call.compute()
         result = rule_of_moments(call)
         joins = joins or _count(call) > 1
-        # An affine map takes the mean to the mean, to the last bit, whatever the variance is.
-        still = rule_of_moments(call.mapped(_still))
-        if all(map(torch.equal, _means(result), _means(still))):
-            affine.add(call.node.name)
         widths.extend((mean[:1].numel(), name_of(call.operation)) for mean in _means(result))
         return result
 
     program.walk(Gaussian(images[:1], images.new_ones(())), result_of)
-    return Survey(frozenset(affine), *max(widths), joins)
+    return Survey(*max(widths), joins)
 
 
 def unaffordable(
@@ -85,7 +76,7 @@ def unaffordable(
             f"an image; the limit is {settings.most_coordinates:,} coordinates (most_coordinates)."
         )
     if method == "factored":
-        rank = len(noise.factors(images))
+        rank = noise.rank(images)
         if rank * about.widest * size > _MOST_BYTES:
             return (
                 f"Not tried: with {where} its {rank:,} factors take "
@@ -99,7 +90,7 @@ def batch_size_of(method: Method, about: Survey, images: Tensor, noise: Gaussian
     """How many images at a time."""
     wide = about.widest * images.element_size()
     if method == "factored":
-        wide *= len(noise.factors(images))
+        wide *= noise.rank(images)
     elif method == "full":
         wide *= about.widest
     return max(1, min(_MOST_EXAMPLES, _BATCH_BYTES // wide))
@@ -123,59 +114,6 @@ def start_of(method: Method, about: Survey) -> Start:
 def _correlated(images: Tensor, noise: GaussianNoise, *, is_linked: bool) -> CorrelatedGaussian:
     link = noise.factors(images).flatten(1).T[None]
     return CorrelatedGaussian(images, link @ link.mT, link if is_linked else None)
-
-
-def first_activation(program: Program, images: Tensor, noise: GaussianNoise, about: Survey) -> Tensor:
-    """The mean logits by the published form: the rest of the network at the mean of the first activation.
-
-    Alfadly, Bibi, Ghanem, arXiv 1904.11005, as the objective ``FirstActivation`` trains with it.
-
-    Args:
-        program: Of the network, in eval mode.
-        images: Float tensor (images, …).
-        noise: What is added to them.
-        about: The network.
-
-    Returns:
-        Tensor (images, classes).
-    """
-
-    def result_of(call: Call) -> Any:
-        if call.takes(_Point):
-            return _points(call.mapped(_plain).compute())
-        if not call.takes_domain:
-            return call.compute()
-        result = rule_of_moments(call)
-        return result if call.node.name in about.affine else _points(result)
-
-    logits: Tensor = _plain(program.walk(input_moments(images, noise), result_of))
-    return logits
-
-
-@dataclass(frozen=True, eq=False)
-class _Point:
-    """The mean of a value, taken for the value itself."""
-
-    tensor: Tensor
-
-
-def _points(value: Any) -> Any:
-    if isinstance(value, Moments):
-        return _Point(value.mean)
-    if isinstance(value, Tensor):
-        return _Point(value)
-    return [_points(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Moments):
-        return value.mean
-    return value.tensor if isinstance(value, _Point) else value
-
-
-def _still(value: Any) -> Any:
-    """Without noise."""
-    return Gaussian(value.mean, torch.zeros_like(value.mean[:1])) if isinstance(value, Moments) else value
 
 
 def _means(result: Any) -> list[Tensor]:

@@ -8,15 +8,14 @@ from withstand.moments.covariance import (
     rectified_covariance,
 )
 from withstand.moments.hinges import RECTIFIER, Hinges, hinged, hinged_gain
-from withstand.moments.maximum import Larger, larger
+from withstand.moments.maximum import larger, share_of_first
 from withstand.moments.normal import cdf, pdf, std_of
 from withstand.moments.quadrature import nodes_and_weights, quadrature, quadrature_gain
-from withstand.moments.rectified import rectified, rectified_mean
+from withstand.moments.rectified import rectified, rectified_and_mean
 
 __all__ = [
     "RECTIFIER",
     "Hinges",
-    "Larger",
     "cdf",
     "cross_rectified_covariance",
     "expanded_covariance",
@@ -30,7 +29,8 @@ __all__ = [
     "quadrature",
     "quadrature_gain",
     "rectified",
+    "rectified_and_mean",
     "rectified_covariance",
-    "rectified_mean",
+    "share_of_first",
     "std_of",
 ]

@@ -7,21 +7,21 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["cdf", "pdf", "std_of"]
+__all__ = ["ROOT_HALF", "ROOT_TWO_PI", "cdf", "pdf", "std_of"]
 
-_ROOT_HALF = math.sqrt(0.5)
-_ROOT_TWO_PI = math.sqrt(2 * math.pi)
+ROOT_HALF = math.sqrt(0.5)
+ROOT_TWO_PI = math.sqrt(2 * math.pi)
 
 
 def pdf(h: Tensor) -> Tensor:
     """φ(h) = exp(-h²/2) / √(2π)."""
-    return torch.exp(-0.5 * h * h) / _ROOT_TWO_PI
+    return torch.exp(-0.5 * h * h) / ROOT_TWO_PI
 
 
 def cdf(h: Tensor) -> Tensor:
     """Φ(h), to relative precision also in the left tail."""
     # Twice as fast as torch.special.ndtr on a CPU.
-    return 0.5 * torch.erfc(-_ROOT_HALF * h)
+    return 0.5 * torch.erfc(-ROOT_HALF * h)
 
 
 def std_of(variance: Tensor) -> Tensor:

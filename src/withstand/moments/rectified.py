@@ -14,23 +14,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from withstand.moments.normal import cdf, pdf, std_of
+from withstand.moments.normal import ROOT_HALF, ROOT_TWO_PI, std_of
 
-__all__ = ["rectified", "rectified_mean"]
+__all__ = ["rectified", "rectified_and_mean"]
 
 
-def rectified_mean(mean: Tensor, variance: Tensor) -> Tensor:
-    """E max(z, 0), in two thirds of the time that both moments take.
+def rectified_and_mean(mean: Tensor, variance: Tensor) -> Tensor:
+    """max(mean, 0), and E max(z, 0), one after the other; in less than the time that both moments take.
 
     Args:
-        mean: Of z.
+        mean: Of z, (batch, …).
         variance: Of z, nowhere negative; broadcasts to the mean.
 
     Returns:
-        A tensor like ``mean``, which can be differentiated once.
+        Tensor (2 batch, …), which can be differentiated once.
     """
-    expected: Tensor = _Mean.apply(mean, variance)  # type: ignore[no-untyped-call]
-    return expected
+    both: Tensor = _RectifiedAndMean.apply(mean, variance)  # type: ignore[no-untyped-call]
+    return both
 
 
 def rectified(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,27 +47,31 @@ def rectified(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     return expected, spread
 
 
-class _Mean(torch.autograd.Function):
-    """Keeps two tensors for its gradient: ∂E/∂mean = Φ, ∂E/∂variance = φ / (2 std)."""
+class _RectifiedAndMean(torch.autograd.Function):
+    """∂E/∂mean = Φ, ∂E/∂variance = φ / (2 std); into one tensor, which the rest of a network takes whole."""
 
     @staticmethod
     @override
     def forward(ctx: Any, mean: Tensor, variance: Tensor) -> Tensor:
         std = std_of(variance)
-        h = mean / std
-        below, density = cdf(h), pdf(h)
-        ctx.save_for_backward(below, density, std)
+        below, density = _cdf_and_pdf(mean, std)
+        ctx.save_for_backward(mean, below, density, std)
         ctx.shape = variance.shape
-        return torch.addcmul(mean * below, std, density)
+        both = mean.new_empty((2 * len(mean), *mean.shape[1:]))
+        torch.clamp_min(mean, 0, out=both[: len(mean)])
+        torch.mul(mean, below, out=both[len(mean) :]).addcmul_(std, density)
+        return both
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, to_mean: Tensor) -> tuple[Tensor, Tensor | None]:
-        below, density, std = ctx.saved_tensors
+    def backward(ctx: Any, to_both: Tensor) -> tuple[Tensor, Tensor | None]:
+        mean, below, density, std = ctx.saved_tensors
+        to_rectified, to_expected = to_both.chunk(2)
         for_variance = None
         if ctx.needs_input_grad[1]:
-            for_variance = (to_mean * density).sum_to_size(ctx.shape) / (2 * std)
-        return to_mean * below, for_variance
+            for_variance = (to_expected * density).sum_to_size(ctx.shape) / (2 * std)
+        for_mean = torch.where(mean > 0, to_rectified, 0).addcmul_(to_expected, below)
+        return for_mean, for_variance
 
 
 class _MeanAndVariance(torch.autograd.Function):
@@ -77,23 +81,32 @@ class _MeanAndVariance(torch.autograd.Function):
     @override
     def forward(ctx: Any, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         std = std_of(variance)
-        h = mean / std
-        below, density = cdf(h), pdf(h)
+        below, density = _cdf_and_pdf(mean, std)
+        expected = (mean * below).addcmul_(std, density)
         above = 1 - below
-        expected = torch.addcmul(mean * below, std, density)
-        share = below + h * (h * below * above + density * (above - below)) - density.square()
+        h = mean / std
+        share = (above - below).mul_(density).addcmul_(h * below, above).mul_(h).add_(below)
+        share = share.addcmul_(density, density, value=-1)
         ctx.save_for_backward(below, density, std, expected)
         ctx.shape = variance.shape
-        return expected, (share * variance).clamp_min(0)
+        return expected, share.mul_(variance).clamp_min_(0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> tuple[Tensor, Tensor | None]:
         below, density, std, expected = ctx.saved_tensors
-        for_mean = torch.addcmul(to_mean * below, to_variance * expected, 1 - below, value=2)
+        weighted = to_variance * expected
+        for_mean = (to_mean * below).addcmul_(weighted, 1 - below, value=2)
         for_variance = None
         if ctx.needs_input_grad[1]:
-            steepness = density / std
-            slope = torch.addcmul(to_mean * (0.5 * steepness), to_variance, below - expected * steepness)
-            for_variance = slope.sum_to_size(ctx.shape)
+            # to_mean φ / (2 std) + to_variance Φ - to_variance E φ / std
+            steepness = (0.5 * to_mean).sub_(weighted).mul_(density).div_(std)
+            for_variance = steepness.addcmul_(to_variance, below).sum_to_size(ctx.shape)
         return for_mean, for_variance
+
+
+def _cdf_and_pdf(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Φ and φ at mean / std, in two tensors: on a CPU every further one costs as much as its arithmetic."""
+    h = mean / std
+    density = h.square().mul_(-0.5).exp_().div_(ROOT_TWO_PI)
+    return h.mul_(-ROOT_HALF).erfc_().mul_(0.5), density

@@ -11,11 +11,13 @@ from typing_extensions import override
 from withstand.domains import Call, Domain, Program
 from withstand.noise import GaussianNoise
 from withstand.objectives.expected_losses import ExpectedLoss, MeanField
+from withstand.objectives.onset import Onset
 from withstand.objectives.propagation import (
     NoisyLoss,
     Propagation,
     input_moments,
     normalised,
+    of_onset,
     rule_of_moments,
     training_batch_norm,
 )
@@ -39,8 +41,8 @@ class EveryLayer(Propagation):
 
     @override
     def __call__(self, program: Program, images: Tensor, noise: GaussianNoise, labels: Tensor) -> NoisyLoss:
-        beside = program.walk(_Beside(images, input_moments(images, noise)), _result)
-        return NoisyLoss(beside.clean, self.loss(beside.moments, labels))
+        reached = program.walk(Onset(input_moments(images, noise)), _result)
+        return NoisyLoss(reached.clean, self.loss(reached.moments, labels))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,8 @@ class _Beside:
 
 def _result(call: Call) -> Any:
     if not call.takes(_Beside):
-        return call.compute()
+        result = of_onset(call, lambda onset: _Beside(onset.clean, onset.moments))
+        return call.compute_on_centers() if result is None else result
     clean_call, moments_call = call.mapped(_clean), call.mapped(_moments)
     layer = training_batch_norm(call)
     if layer is not None:
@@ -71,8 +74,8 @@ def _paired(clean: Any, moments: Any) -> Any:
 
 
 def _clean(value: Any) -> Any:
-    return value.clean if isinstance(value, _Beside) else value
+    return value.clean if isinstance(value, _Beside | Onset) else value
 
 
 def _moments(value: Any) -> Any:
-    return value.moments if isinstance(value, _Beside) else value
+    return value.moments if isinstance(value, _Beside | Onset) else value

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.domains import Call, Domain, Elementwise, Moments, Program, Rearrange, Valley
-from withstand.domains.base import NormOf
-from withstand.domains.operations import Monotone
-from withstand.moments import RECTIFIER, rectified_mean
+from withstand.domains import Call, Program
 from withstand.noise import GaussianNoise
+from withstand.objectives.onset import Onset
 from withstand.objectives.propagation import (
     NoisyLoss,
     Propagation,
     input_moments,
     normalised,
-    rule_of_moments,
+    of_onset,
     training_batch_norm,
 )
-from withstand.spectral import LinearOperator
 
 __all__ = ["FirstActivation"]
 
@@ -41,63 +37,28 @@ class FirstActivation(Propagation):
 
     @override
     def __call__(self, program: Program, images: Tensor, noise: GaussianNoise, labels: Tensor) -> NoisyLoss:
-        reached = program.walk(_Onset(input_moments(images, noise)), _result)
-        if isinstance(reached, _Onset):  # a linear network, of which noise leaves the mean as it is
-            return NoisyLoss(reached.center, F.cross_entropy(reached.center, labels))
-        logits, expected = reached.tensor.chunk(2)
+        logits, expected = self.logits(program, images, noise)
         return NoisyLoss(logits, F.cross_entropy(expected, labels))
 
+    def logits(self, program: Program, images: Tensor, noise: GaussianNoise) -> tuple[Tensor, Tensor]:
+        """Without noise, and the mean under noise.
 
-@final
-class _Onset(Domain):
-    """Moments as long as nothing but affine maps has been applied; then what the first other function makes.
+        Args:
+            program: Of the network.
+            images: Float tensor (batch, …), in [0, 1].
+            noise: What is added to them.
 
-    Args:
-        moments: Whose mean is also what comes without noise.
-        both: Without noise and expected under noise, (2 batch, …), once there is a difference.
-    """
+        Returns:
+            Two tensors (batch, classes).
 
-    def __init__(self, moments: Moments, both: Tensor | None = None) -> None:
-        self.moments = moments
-        self.both = both
-
-    @property
-    @override
-    def center(self) -> Tensor:
-        return self.moments.center
-
-    @override
-    def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
-        return type(self)(self.moments.affine(operator, bias, norm))
-
-    @override
-    def monotone(self, function: Monotone) -> Self:
-        if isinstance(function, Rearrange):
-            return type(self)(self.moments.monotone(function))
-        if isinstance(function, Elementwise) and function.hinges is RECTIFIER:
-            expected = rectified_mean(self.moments.mean, self.moments.variance)
-        else:
-            expected = self.moments.monotone(function).mean
-        return self._bent(function(self.center), expected)
-
-    @override
-    def valley(self, function: Valley) -> Self:
-        return self._bent(function.function(self.center), self.moments.valley(function).mean)
-
-    @override
-    def shift(self, constant: Tensor | float) -> Self:
-        return type(self)(self.moments.shift(constant))
-
-    @override
-    def add(self, other: Self) -> Self:
-        return type(self)(self.moments.add(other.moments))
-
-    @override
-    def cat(self, others: Sequence[Self], dim: int) -> Self:
-        return type(self)(self.moments.cat([other.moments for other in others], dim))
-
-    def _bent(self, clean: Tensor, expected: Tensor) -> Self:
-        return type(self)(self.moments, torch.cat([clean, expected]))
+        Raises:
+            ModelError: something up to the first activation cannot be passed through.
+        """
+        reached = program.walk(Onset(input_moments(images, noise)), _result)
+        if isinstance(reached, Onset):  # a linear network, of which noise leaves the mean as it is
+            return reached.center, reached.center
+        logits, expected = reached.tensor.chunk(2)
+        return logits, expected
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,18 +71,11 @@ class _Both:
 def _result(call: Call) -> Any:
     if call.takes(_Both):
         return _of_both(call.mapped(_both))
-    if not call.takes(_Onset):
-        return call.compute()
-    layer = training_batch_norm(call)
-    if layer is not None:
-        call.compute_on_centers()  # which updates its running statistics
-        return normalised(layer, call.input.center, call.input)
-    result = rule_of_moments(call)
-    if isinstance(result, list):
-        return [_opened(each) for each in result]
-    if isinstance(result, Domain):
-        return _opened(result)
-    return call.mapped(_room_for_both).compute()  # a size, or the like, which is to be that of both
+    result = of_onset(call, _of_bent)
+    if result is None:
+        # A size, or the like, which is to be that of both.
+        return call.mapped(_room_for_both).compute()
+    return result
 
 
 def _of_both(call: Call) -> Any:
@@ -132,8 +86,8 @@ def _of_both(call: Call) -> Any:
     return _Both(torch.cat([layer(clean), normalised(layer, clean, noisy)]))
 
 
-def _opened(value: Any) -> Any:
-    return value if value.both is None else _Both(value.both)
+def _of_bent(onset: Onset) -> _Both:
+    return _Both(onset.clean_and_mean)
 
 
 def _wrapped(value: Any) -> Any:
@@ -143,10 +97,10 @@ def _wrapped(value: Any) -> Any:
 
 
 def _both(value: Any) -> Any:
-    if isinstance(value, _Onset):
+    if isinstance(value, Onset):
         return torch.cat([value.center, value.center])
     return value.tensor if isinstance(value, _Both) else value
 
 
 def _room_for_both(value: Any) -> Any:
-    return value.center.repeat(2, *[1] * (value.center.dim() - 1)) if isinstance(value, _Onset) else value
+    return value.center.repeat(2, *[1] * (value.center.dim() - 1)) if isinstance(value, Onset) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Program, batch_norm_factors
 from withstand.noise import GaussianNoise
+from withstand.objectives.onset import Onset
 from withstand.spectral import Diagonal, GuaranteedNorms, LinearOperator, Shape
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Propagation",
     "input_moments",
     "normalised",
+    "of_onset",
     "rule_of_moments",
     "training_batch_norm",
 ]
@@ -68,6 +71,33 @@ def input_moments(images: Tensor, noise: GaussianNoise) -> Gaussian | FactoredGa
     if noise.blur:
         return FactoredGaussian(images, noise.factors(images)[:, None])
     return Gaussian(images, noise.std_like(images).square())
+
+
+def of_onset(call: Call, of_bent: Callable[[Onset], Any]) -> Any:
+    """What an operation gives as long as noise has left the means alone.
+
+    Args:
+        call: Of which no value is any more than an ``Onset``.
+        of_bent: Makes what is to follow of an onset to which a function has been applied.
+
+    Returns:
+        The result: an onset, or what follows it, or lists of them; None where it is none of these, but
+        depends on a value's size.
+    """
+
+    def opened(onset: Onset) -> Any:
+        return onset if onset.function is None else of_bent(onset)
+
+    if not call.takes(Onset):
+        return call.compute()
+    layer = training_batch_norm(call)
+    if layer is not None:
+        call.compute_on_centers()  # which updates its running statistics
+        return normalised(layer, call.input.center, call.input)
+    result = rule_of_moments(call)
+    if isinstance(result, list):
+        return [opened(each) for each in result]
+    return opened(result) if isinstance(result, Onset) else None
 
 
 def rule_of_moments(call: Call) -> Any:

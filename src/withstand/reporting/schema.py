@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, NotRequired, TypedDict
 
+from withstand.reporting.moments_schema import Moments
+
 __all__ = [
     "METRICS_SCHEMA",
     "Accuracy",
@@ -188,6 +190,7 @@ class Metrics(TypedDict):
     certificates: NotRequired[list[CertificateCurve]]
     kernel_norms: NotRequired[KernelNorms | None]
     noise: NotRequired[Noise | None]
+    moments: NotRequired[Moments | None]
     warnings: NotRequired[list[str]]
     published: NotRequired[list[Published]]
 
@@ -199,6 +202,7 @@ class Cost(TypedDict):
     train_steps: NotRequired[int | None]
     evaluate_seconds: NotRequired[float | None]
     certify_seconds: NotRequired[float | None]
+    moments_seconds: NotRequired[float | None]
     peak_memory_bytes: NotRequired[int | None]
 
 
@@ -214,5 +218,6 @@ class Environment(TypedDict):
     command: NotRequired[str | None]
     evaluate_command: NotRequired[str | None]
     certify_command: NotRequired[str | None]
+    moments_command: NotRequired[str | None]
     started: NotRequired[str | None]
     cost: NotRequired[Cost]

@@ -20,6 +20,7 @@ from withstand.reporting.headlines import Card, PublishedRow, cards, published_r
 from withstand.reporting.history import events, history_table, panels_of_run, panels_of_runs
 from withstand.reporting.images import GalleryView, view_gallery
 from withstand.reporting.kernel_norms import KernelNormsView, view_kernel_norms
+from withstand.reporting.moments import MomentsView, view_moments
 from withstand.reporting.noise import NoiseView, view_noise
 from withstand.reporting.over_seeds import SeedsView, group_curves, view_seeds
 from withstand.reporting.read import Run
@@ -74,6 +75,7 @@ class RunView:
     is_certified: bool
     accuracy_figures: Sequence[Figure]
     noise: NoiseView | None
+    moments: MomentsView | None
     kernel_norms: KernelNormsView | None
     training: TrainingView | None
     gallery: GalleryView | None
@@ -135,12 +137,13 @@ def view_run(run: Run, label: str) -> RunView:
         is_certified=bool(metrics and metrics.get("certificates")),
         accuracy_figures=[accuracy_figure(each, norm, _chance([metrics])) for norm, each in by_norm.items()],
         noise=_view_noise(metrics) if metrics else None,
+        moments=_view_moments(metrics) if metrics else None,
         kernel_norms=_view_kernel_norms(metrics) if metrics else None,
         training=_view_training(run),
         gallery=view_gallery(run.gallery) if run.gallery else None,
         cost=cost_rows(environment),
         environment=environment_rows(environment),
-        commands=_commands(environment),
+        commands=_commands(environment, metrics),
     )
 
 
@@ -160,12 +163,19 @@ def _view_noise(metrics: Metrics) -> NoiseView | None:
     return view_noise(found, _chance([metrics])) if found else None
 
 
-def _commands(environment: Environment) -> list[str]:
-    """What repeats the run: one command, or one each to train, to evaluate and to certify."""
+def _view_moments(metrics: Metrics) -> MomentsView | None:
+    found = metrics.get("moments")
+    return view_moments(found) if found else None
+
+
+def _commands(environment: Environment, metrics: Metrics | None) -> list[str]:
+    """What repeats the run: one command, or one each to train, to evaluate and so on."""
+    has_moments = bool(metrics and metrics.get("moments"))  # which an evaluation anew forgets
     given = (
         environment.get("command"),
         environment.get("evaluate_command"),
         environment.get("certify_command"),
+        environment.get("moments_command") if has_moments else None,
     )
     return list(dict.fromkeys(command for command in given if command))
 
