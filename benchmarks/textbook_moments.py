@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from withstand.models import Normalize
+
 __all__ = ["expectation_loss"]
 
 
@@ -25,6 +27,7 @@ def expectation_loss(model: nn.Sequential, images: Tensor, labels: Tensor, noise
         noise_std: In [0, 1] units.
     """
     normalize, network = model
+    assert isinstance(normalize, Normalize)
     assert isinstance(network, nn.Sequential)
     conv, rest = network[0], network[2:]
     assert isinstance(conv, nn.Conv2d)

@@ -58,7 +58,9 @@ class GaussianNoise:
                 f"noise_std has one value for each of {len(self.std)} channels, but the images are "
                 f"{tuple(images.shape)}. Give one number, or one a channel."
             )
-        return images.new_tensor([*self.std]).reshape(1, -1, *[1] * (images.dim() - 2))
+        # Not one tensor of a list, for which an accelerator would be waited for.
+        stds = torch.stack([images.new_full((), std) for std in self.std])
+        return stds.reshape(1, -1, *[1] * (images.dim() - 2))
 
     def draw(self, images: Tensor) -> Tensor:
         """Noise for a batch, from torch's global generator.
@@ -75,6 +77,18 @@ class GaussianNoise:
                 filter_ = _filter(images.shape[dim], self.blur).to(noise)
                 noise = torch.tensordot(noise, filter_, dims=([dim], [1])).movedim(-1, dim)
         return noise * self.std_like(images)
+
+    def random_factors(self, images: Tensor, count: int) -> Tensor:
+        """Draws whose squares, and products, add up to the noise's covariance on average.
+
+        Args:
+            images: Tensor (batch, …), of which only the shape counts.
+            count: How many, at least 1.
+
+        Returns:
+            Tensor (count, *shape of an image).
+        """
+        return self.draw(images[:1].expand(count, *images.shape[1:])) / math.sqrt(count)
 
     def rank(self, images: Tensor) -> int:
         """How many factors it is made of, without making them."""

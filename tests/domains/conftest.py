@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import pytest
 import torch
@@ -58,6 +58,30 @@ class Net:
         images = torch.rand(count, *self.input_shape, generator=generator, dtype=torch.float64)
         images[::5] = images[::5].round()
         return images
+
+
+class Sampled(NamedTuple):
+    """Mean and variance of a model's outputs over samples, flat, and their standard errors."""
+
+    mean: Tensor
+    variance: Tensor
+    mean_error: Tensor
+    variance_error: Tensor
+
+
+Sampler: TypeAlias = Callable[..., Sampled]
+
+
+def sampled(model: nn.Module, image: Tensor, factors: Tensor, num_samples: int = 100_000) -> Sampled:
+    """A model under the noise Σ_r factors[r] · z_r, of factors (rank, *shape of the image)."""
+    generator = torch.Generator().manual_seed(11)
+    noise = torch.randn(num_samples, len(factors), generator=generator, dtype=image.dtype)
+    with torch.no_grad():
+        parts = (image + torch.unflatten(part @ factors.flatten(1), 1, image.shape) for part in noise.split(10_000))
+        values = torch.cat([model(part).flatten(1) for part in parts])
+    mean, squares = values.mean(0), (values - values.mean(0)).square()
+    root = math.sqrt(num_samples)
+    return Sampled(mean, squares.mean(0), values.std(0) / root, squares.std(0) / root)
 
 
 class Forward(nn.Module):
@@ -291,3 +315,9 @@ def nets() -> Callable[[str], Net]:
 def exact() -> OperatorNorms:
     """True operator norms."""
     return ExactNorms()
+
+
+@pytest.fixture(scope="session", name="sampled")
+def _sampled() -> Sampler:
+    """Moments by Monte Carlo: ``(model, image, factors, num_samples=100_000)``."""
+    return sampled

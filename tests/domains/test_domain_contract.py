@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand import norms
-from withstand.domains import Ball, BoxBall, Domain, DomainName, Program, input_set
+from withstand.domains import Ball, BoxBall, DomainName, Program, Region, input_set
 from withstand.spectral import OperatorNorms
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Around(NamedTuple):
         moved = images + norms.project(points - images, self.norm, epsilons)
         return moved.clamp(0, 1) if self.clip else moved
 
-    def input_set(self, images: Tensor, epsilon: float | Tensor, domain: DomainName) -> Domain:
+    def input_set(self, images: Tensor, epsilon: float | Tensor, domain: DomainName) -> Region:
         return input_set(images, self.norm, epsilon, domain, clip=self.clip)
 
     def samples(self, images: Tensor, epsilons: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def _directions(labels: Tensor, classes: int) -> Tensor:
     )
 
 
-def _assert_within(points: Tensor, value: Domain) -> None:
+def _assert_within(points: Tensor, value: Region) -> None:
     """Points are (…, batch, shape of an example)."""
     lower, upper = value.ends
     assert (points >= lower - ROUNDING).all()
@@ -119,7 +119,7 @@ def _skip_if_not_monotone(net: Net) -> None:
         pytest.skip("its activation is not monotone, so a smaller box may have a larger image")
 
 
-def _bounds(net: Net, value: Domain, exact: OperatorNorms, labels: Tensor) -> tuple[Domain, Tensor]:
+def _bounds(net: Net, value: Region, exact: OperatorNorms, labels: Tensor) -> tuple[Region, Tensor]:
     """Of the outputs, and of each logit minus the true one."""
     program = net.program
     with torch.no_grad():

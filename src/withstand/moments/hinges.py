@@ -49,19 +49,20 @@ def hinged(mean: Tensor, variance: Tensor, hinges: Hinges) -> tuple[Tensor, Tens
     if hinges is RECTIFIER:  # by far the most frequent; the same, with fewer passes over memory
         return rectified(mean, variance)
     expected, spread = hinges.slope * mean + hinges.intercept, hinges.slope**2 * variance
-    former: list[tuple[float | Tensor, Tensor, float]] = []
+    former: list[tuple[float | Tensor, Tensor]] = []
     for position, bend in zip(hinges.positions, hinges.bends, strict=True):
-        own_mean, own_variance = rectified(mean - position, variance)
+        shifted = mean - position
+        own_mean, own_variance = rectified(shifted, variance)
+        own_below = own_mean - shifted  # E (t-z)⁺, exactly 0 where z is always beyond t
         expected = expected + bend * own_mean
         spread = spread + bend**2 * own_variance
         if not _is_zero(hinges.slope):
-            below = cdf((mean - position) / std_of(variance))
-            spread = spread + 2 * bend * hinges.slope * variance * below
+            spread = spread + 2 * bend * hinges.slope * variance * cdf(shifted / std_of(variance))
         # Of two hinges at s < t: Cov = Var of the later + its mean · (E (t-z)⁺ - E (s-z)⁺), which is ≥ 0.
-        for other_bend, other_mean, other_position in former:
-            apart = own_mean + (position - other_position) - other_mean
-            spread = spread + 2 * bend * other_bend * (own_variance + own_mean * apart)
-        former.append((bend, own_mean, position))
+        for other_bend, other_below in former:
+            both = own_variance + own_mean * (own_below - other_below)
+            spread = spread + 2 * bend * other_bend * both
+        former.append((bend, own_below))
     return expected, spread.clamp_min(0)
 
 

@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.domains import Call, Domain, Program
+from withstand.domains import Call, Domain, FactoredGaussian, Moments, Program
 from withstand.noise import GaussianNoise
 from withstand.objectives.expected_losses import ExpectedLoss, MeanField
 from withstand.objectives.onset import Onset
@@ -18,6 +18,7 @@ from withstand.objectives.propagation import (
     input_moments,
     normalised,
     of_onset,
+    required_logits,
     rule_of_moments,
     training_batch_norm,
 )
@@ -30,19 +31,35 @@ __all__ = ["EveryLayer"]
 class EveryLayer(Propagation):
     """Mean and variance through every layer (assumed density filtering), and a loss of both.
 
-    Coordinates are taken to be independent after the first layer, as far as the noise is white;
-    blurred noise keeps the covariances that its factors make.
+    With no factors, coordinates of white noise are taken to be independent after the first layer, which
+    makes deviations too small by far where a layer adds up much that varies alike. Some random factors
+    keep the covariances, on average; each costs a forward and a backward pass. Blurred noise has few
+    factors by nature, and keeps them all.
 
     Args:
         loss: Of the logits' mean and variance.
+        num_factors: Directions of noise, drawn anew at each step and the same for all images, that stand
+            for its covariance.
+
+    Raises:
+        ValueError: ``num_factors`` is negative.
     """
 
     loss: ExpectedLoss = field(default_factory=MeanField)
+    num_factors: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_factors < 0:
+            raise ValueError(f"Expected num_factors of at least 0, but got {self.num_factors}.")
 
     @override
     def __call__(self, program: Program, images: Tensor, noise: GaussianNoise, labels: Tensor) -> NoisyLoss:
-        reached = program.walk(Onset(input_moments(images, noise)), _result)
-        return NoisyLoss(reached.clean, self.loss(reached.moments, labels))
+        if self.num_factors:
+            start: Moments = FactoredGaussian(images, noise.random_factors(images, self.num_factors)[:, None])
+        else:
+            start = input_moments(images, noise)
+        reached = program.walk(Onset(start), _result)
+        return NoisyLoss(required_logits(reached.clean), self.loss(reached.moments, labels))
 
 
 @dataclass(frozen=True, eq=False)

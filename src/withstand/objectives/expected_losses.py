@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from scipy.stats import norm, qmc
 from torch import Tensor
@@ -96,5 +97,6 @@ def _points(count: int, dimensions: int) -> Tensor:
     """Standard normal points (count, dimensions) of mean 0, on the CPU."""
     half = count // 2
     sequence = qmc.Sobol(dimensions, scramble=True, rng=0).random_base2(max(half - 1, 0).bit_length())
-    points = torch.from_numpy(norm.ppf(sequence[:half]))
-    return torch.cat([points, -points])
+    points = norm.ppf(sequence[:half])
+    with torch.inference_mode(False):  # they are kept, and could not be used in training otherwise
+        return torch.from_numpy(np.concatenate([points, -points]))

@@ -19,6 +19,7 @@ from withstand.objectives.propagation import (
     input_moments,
     normalised,
     of_onset,
+    required_logits,
     training_batch_norm,
 )
 
@@ -56,8 +57,9 @@ class FirstActivation(Propagation):
         """
         reached = program.walk(Onset(input_moments(images, noise)), _result)
         if isinstance(reached, Onset):  # a linear network, of which noise leaves the mean as it is
-            return reached.center, reached.center
-        logits, expected = reached.tensor.chunk(2)
+            logits = required_logits(reached.center)
+            return logits, logits
+        logits, expected = map(required_logits, reached.tensor.chunk(2))
         return logits, expected
 
 
@@ -68,14 +70,22 @@ class _Both:
     tensor: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class _Sized:
+    """What depends on the size of a batch alone: of the one without noise, and of both together."""
+
+    one: Any
+    both: Any
+
+
 def _result(call: Call) -> Any:
     if call.takes(_Both):
-        return _of_both(call.mapped(_both))
-    result = of_onset(call, _of_bent)
-    if result is None:
-        # A size, or the like, which is to be that of both.
-        return call.mapped(_room_for_both).compute()
-    return result
+        result = _of_both(call.mapped(_both))
+    elif call.takes(_Sized) and not call.takes(Onset):
+        result = None
+    else:
+        result = of_onset(call.mapped(_unsized), _of_bent)
+    return _Sized(call.mapped(_one).compute(), call.mapped(_both).compute()) if result is None else result
 
 
 def _of_both(call: Call) -> Any:
@@ -93,14 +103,29 @@ def _of_bent(onset: Onset) -> _Both:
 def _wrapped(value: Any) -> Any:
     if isinstance(value, Tensor):
         return _Both(value)
-    return [_wrapped(each) for each in value] if isinstance(value, list | tuple) else value
+    has_tensors = isinstance(value, list | tuple) and any(isinstance(each, Tensor) for each in value)
+    return [_wrapped(each) for each in value] if has_tensors else None
 
 
 def _both(value: Any) -> Any:
-    if isinstance(value, Onset):
-        return torch.cat([value.center, value.center])
-    return value.tensor if isinstance(value, _Both) else value
+    match value:
+        case Onset():
+            return torch.cat([value.center, value.center])
+        case _Both():
+            return value.tensor
+        case _Sized():
+            return value.both
+    return value
 
 
-def _room_for_both(value: Any) -> Any:
-    return value.center.repeat(2, *[1] * (value.center.dim() - 1)) if isinstance(value, Onset) else value
+def _one(value: Any) -> Any:
+    match value:
+        case Onset():
+            return value.center
+        case _Both():
+            return value.tensor.chunk(2)[0]
+    return _unsized(value)
+
+
+def _unsized(value: Any) -> Any:
+    return value.one if isinstance(value, _Sized) else value

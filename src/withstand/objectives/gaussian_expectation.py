@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.checks import check_batch
-from withstand.domains import KeptProgram
+from withstand.compiled import uncompiled
+from withstand.domains import KeptProgram, Program
+from withstand.modes import eval_mode
 from withstand.objectives.first_activation import FirstActivation
 from withstand.objectives.noise_setting import noise_at
 from withstand.objectives.propagation import Propagation
@@ -59,6 +61,7 @@ class GaussianExpectation(OnePass):
         self.blur = blur
         self.propagation = FirstActivation() if propagation is None else propagation
         self._programs = KeptProgram()
+        self._programs_at_rest = KeptProgram()
         self._has_checked = False
 
     @override
@@ -70,8 +73,7 @@ class GaussianExpectation(OnePass):
         if weight == 0:
             logits, expected = passed.logits, None
         else:
-            program = self._programs.of(passed.model)
-            program.rehearse(images)
+            program = self._program_of(passed.model, images)
             noise = noise_at(self.noise_std, self.blur, progress)
             logits, expected = self.propagation(program, images, noise, labels)
         clean = F.cross_entropy(logits, labels)
@@ -83,6 +85,13 @@ class GaussianExpectation(OnePass):
         if expected is not None:
             loss, terms["expectation"] = loss + weight * expected, expected.detach()
         return LossTerms(loss, terms)
+
+    def _program_of(self, model: nn.Module, images: Tensor) -> Program:
+        """Of which the steps have been compared with the model; at rest, since no two dropouts are alike."""
+        original = uncompiled(model)
+        with eval_mode(original):
+            self._programs_at_rest.of(original).rehearse(images)
+        return self._programs.of(original)
 
     @override
     def extra_repr(self) -> str:

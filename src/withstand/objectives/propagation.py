@@ -13,6 +13,7 @@ from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Program,
 from withstand.noise import GaussianNoise
 from withstand.objectives.onset import Onset
 from withstand.spectral import Diagonal, GuaranteedNorms, LinearOperator, Shape
+from withstand.types import ModelError
 
 __all__ = [
     "NoisyLoss",
@@ -20,6 +21,7 @@ __all__ = [
     "input_moments",
     "normalised",
     "of_onset",
+    "required_logits",
     "rule_of_moments",
     "training_batch_norm",
 ]
@@ -98,6 +100,20 @@ def of_onset(call: Call, of_bent: Callable[[Onset], Any]) -> Any:
     if isinstance(result, list):
         return [opened(each) for each in result]
     return opened(result) if isinstance(result, Onset) else None
+
+
+def required_logits(logits: Tensor) -> Tensor:
+    """The same, if they are logits.
+
+    Raises:
+        ModelError: they are not (batch, classes).
+    """
+    if logits.dim() != 2:
+        raise ModelError(
+            f"Expected logits (batch, classes), but the model gives {tuple(logits.shape)}; "
+            "flatten or pool before its last layer."
+        )
+    return logits
 
 
 def rule_of_moments(call: Call) -> Any:

@@ -14,7 +14,7 @@ from withstand.reporting.figures import COLOURS, Figure, axis, finished, layout,
 from withstand.reporting.seeds import Group, Mean, Target, mean_text
 from withstand.reporting.wording import budget
 
-__all__ = ["seeds_figure", "tradeoff_figure"]
+__all__ = ["legend_of", "seeds_figure", "tradeoff_figure"]
 
 _SHARES = {"tickformat": ".1~%", "rangemode": "normal"}
 _BAR = "rgba(138,143,152,0.7)"  # behind the dots, on white and on near-black alike
@@ -123,7 +123,7 @@ def _family_trace(family: Family, number: int, target: Target) -> go.Scatter:
     attacked = [group.attacked[target] for _, group in family.members]
     look = series_style(number, "lines+markers+text" if family.word else "markers")
     return go.Scatter(
-        name=html.escape(_legend(family)),
+        name=html.escape(legend_of(family)),
         x=[mean.value for mean in clean],
         y=[mean.value for mean in attacked],
         error_x=_bars(clean),
@@ -140,7 +140,8 @@ def _family_trace(family: Family, number: int, target: Target) -> go.Scatter:
     )
 
 
-def _legend(family: Family) -> str:
+def legend_of(family: Family) -> str:
+    """What a family is called beside its line."""
     return family.name if family.word in (None, family.name) else f"{family.name} ({family.word})"
 
 

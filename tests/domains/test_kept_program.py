@@ -1,0 +1,82 @@
+"""A program that is kept as long as it fits its model."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.domains import Gaussian, KeptProgram
+from withstand.spectral import GuaranteedNorms
+from withstand.types import ModelError
+
+
+def _net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def _mean(kept: KeptProgram, model: nn.Module, images: Tensor) -> Tensor:
+    return kept.of(model).run(Gaussian(images, torch.zeros(())), GuaranteedNorms()).mean
+
+
+def test_it_is_the_same_while_the_model_stays() -> None:
+    kept, model = KeptProgram(), _net()
+    program = kept.of(model)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    assert kept.of(model) is program
+
+
+def test_a_layer_of_another_kind_takes_a_new_one() -> None:
+    kept, model, images = KeptProgram(), _net(), torch.rand(2, 4)
+    before, program = _mean(kept, model, images), kept.of(model)
+    model[1] = nn.Tanh()
+    assert kept.of(model) is not program
+    torch.testing.assert_close(_mean(kept, model, images), model(images))
+    assert not torch.allclose(_mean(kept, model, images), before)
+
+
+def test_a_layer_of_the_same_kind_is_read_anew() -> None:
+    kept, model, images = KeptProgram(), _net(), torch.rand(2, 4)
+    _mean(kept, model, images)
+    model[0] = nn.Linear(4, 5)
+    torch.testing.assert_close(_mean(kept, model, images), model(images))
+
+
+def test_modes_and_settings_count() -> None:
+    kept, model = KeptProgram(), nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(0.1))
+    program = kept.of(model)
+    assert kept.of(model.eval()) is not program
+    program = kept.of(model)
+    model[1] = nn.LeakyReLU(0.3)
+    assert kept.of(model) is not program
+
+
+def test_another_model_takes_its_own() -> None:
+    kept, first, second, images = KeptProgram(), _net(), _net(), torch.rand(2, 4)
+    program = kept.of(first)
+    assert kept.of(second) is not program
+    torch.testing.assert_close(_mean(kept, second, images), second(images))
+
+
+def test_of_a_compiled_model_it_is_that_of_the_original() -> None:
+    kept, model = KeptProgram(), _net()
+    program = kept.of(cast(nn.Module, torch.compile(model, backend="eager")))
+    assert kept.of(model) is program
+    assert program.fits(model)
+
+
+def test_what_cannot_be_traced_is_refused_each_time() -> None:
+    class Branching(nn.Module):
+        @override
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    kept = KeptProgram()
+    for _ in range(2):
+        with pytest.raises(ModelError, match="cannot be traced"):
+            kept.of(Branching())
+    assert kept.of(_net())

@@ -1,0 +1,193 @@
+"""What every normal distribution keeps to on every net of the table in conftest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.domains import CorrelatedGaussian, FactoredGaussian, Gaussian, Moments, Program, propagate
+from withstand.domains.operations import Monotone
+from withstand.spectral import OperatorNorms
+from withstand.types import ModelError
+
+if TYPE_CHECKING:
+    from tests.domains.conftest import Net
+
+Start: TypeAlias = Callable[[Tensor, Tensor], Moments]
+"""Images (batch, …) and the noise's deviation, which broadcasts to them -> noisy images."""
+
+
+def _factored(images: Tensor, std: Tensor) -> FactoredGaussian:
+    """One factor a pixel."""
+    return FactoredGaussian(images, _units(images)[:, None] * std)
+
+
+def _units(images: Tensor) -> Tensor:
+    size = images[0].numel()
+    return torch.eye(size, dtype=images.dtype).reshape(size, *images.shape[1:])
+
+
+STARTS: Mapping[str, Start] = {
+    "diagonal": lambda images, std: Gaussian(images, std.square()),
+    "factored": _factored,
+    "correlated": lambda images, std: CorrelatedGaussian.independent(images, std.square(), linked=True),
+}
+
+
+@pytest.fixture(params=STARTS)
+def start(request: pytest.FixtureRequest) -> Start:
+    return STARTS[request.param]
+
+
+def _std(images: Tensor, size: float) -> Tensor:
+    """Another one for each pixel, the same for all images."""
+    generator = torch.Generator().manual_seed(3)
+    return size * (0.5 + torch.rand(1, *images.shape[1:], generator=generator)).to(images.dtype)
+
+
+def test_every_net_lets_them_through(net: Net, start: Start, exact: OperatorNorms) -> None:
+    images = net.images(4)
+    with torch.no_grad():
+        found = net.program.run(start(images, _std(images, 0.3)), exact)
+        expected = net.model(images)
+    assert type(found) is type(start(images, _std(images, 0.3)))
+    assert found.mean.shape == found.shape == found.center.shape == expected.shape
+    assert torch.broadcast_shapes(found.variance.shape, expected.shape) == expected.shape
+    assert found.mean.isfinite().all()
+    assert found.variance.isfinite().all()
+    assert (found.variance > 0).any()
+    assert (found.variance >= 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
+def test_without_noise_it_is_the_net(
+    net: Net, start: Start, exact: OperatorNorms, dtype: torch.dtype, tolerance: float
+) -> None:
+    model, images = copy.deepcopy(net.model).to(dtype), net.images(4).to(dtype)
+    with torch.no_grad():
+        found = Program(model).run(start(images, _std(images, 0.0)), exact)
+        torch.testing.assert_close(found.mean, model(images), rtol=tolerance, atol=tolerance)
+    assert (found.variance.abs() <= 1e-12).all()
+
+
+def test_single_precision_is_near_double(net: Net, start: Start, exact: OperatorNorms) -> None:
+    images = net.images(4)
+    if net.name == "softplus-jump":
+        pytest.skip("rounding decides on which side of its jump a point of the quadrature lies")
+    with torch.no_grad():
+        expected = net.program.run(start(images, _std(images, 0.3)), exact)
+        program = Program(copy.deepcopy(net.model).float())
+        found = program.run(start(images.float(), _std(images.float(), 0.3)), exact)
+    assert found.mean.dtype == found.variance.dtype == torch.float32
+    torch.testing.assert_close(found.mean.double(), expected.mean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.variance.double(), expected.variance, rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_is_its_examples(net: Net, start: Start, exact: OperatorNorms) -> None:
+    images = net.images(5)
+    std = _std(images, 0.3)
+    with torch.no_grad():
+        whole = net.program.run(start(images, std), exact)
+        alone = [net.program.run(start(image[None], std), exact) for image in images]
+    torch.testing.assert_close(whole.mean, torch.cat([each.mean for each in alone]))
+    variance = torch.cat([each.variance for each in alone])
+    torch.testing.assert_close(whole.variance.expand_as(variance), variance)
+
+
+@pytest.mark.parametrize("std", [0.0, 0.2])
+def test_gradients_reach_all_weights_and_are_finite(
+    net: Net, start: Start, exact: OperatorNorms, std: float
+) -> None:
+    model = copy.deepcopy(net.model).float()
+    images = net.images(4).float().requires_grad_()
+    deviation = _std(images.detach(), std).requires_grad_()
+    found = Program(model).run(start(images, deviation), exact)
+    leaves = {"images": images, "deviation": deviation, **dict(model.named_parameters())}
+    for moment in (found.mean, found.variance):
+        gradients = torch.autograd.grad(
+            moment.square().sum(), list(leaves.values()), retain_graph=True, allow_unused=True
+        )
+        for name, gradient in zip(leaves, gradients, strict=True):
+            if gradient is None:  # a last bias, of which the variance knows nothing
+                assert moment is found.variance
+                continue
+            assert gradient.isfinite().all(), name
+            if std and moment is found.mean:
+                assert gradient.any() or name.endswith("bias"), name
+
+
+def test_gradients_are_those_of_finite_differences(net: Net, start: Start, exact: OperatorNorms) -> None:
+    if net.name == "softplus-jump":
+        pytest.skip("it has no derivative at its jump, where some point of the quadrature may lie")
+    images = net.images(2)
+    generator = torch.Generator().manual_seed(5)
+    upstream = [torch.randn(2, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+    def total(images: Tensor, std: Tensor) -> Tensor:
+        found = net.program.run(start(images, std), exact)
+        pairs = zip((found.mean, found.variance), upstream, strict=True)
+        return sum(((moment * way[:, : moment.shape[1]]).sum() for moment, way in pairs), torch.zeros(()))
+
+    inputs = (images.requires_grad_(), _std(images.detach(), 0.3).requires_grad_())
+    ways = [torch.randn(value.shape, generator=generator, dtype=torch.float64) for value in inputs]
+    slope = sum(
+        (gradient * way).sum()
+        for gradient, way in zip(torch.autograd.grad(total(*inputs), inputs), ways, strict=True)
+    )
+    with torch.no_grad():
+        far, near = (
+            total(*[value + step * way for value, way in zip(inputs, ways, strict=True)])
+            for step in (1e-5, -1e-5)
+        )
+    torch.testing.assert_close(slope, (far - near) / 2e-5, rtol=1e-4, atol=1e-6)
+
+
+def test_an_empty_batch_has_empty_moments(nets: Callable[[str], Net], start: Start, exact: OperatorNorms) -> None:
+    images = nets("conv").images(1)
+    found = nets("conv").program.run(start(images[:0], _std(images, 0.2)), exact)
+    assert found.mean.shape == (0, 3)
+
+
+class _Cumulated(Monotone):
+    """max(x_1, …, x_i) for each i: monotone, but made of nothing that a distribution knows."""
+
+    @property
+    @override
+    def lipschitz(self) -> float:
+        return 3.0
+
+    @override
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.cummax(1).values
+
+
+class _Cumulative(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cummax(1).values
+
+
+def test_a_function_of_ones_own_is_refused_with_a_way_out(start: Start) -> None:
+    images = torch.rand(2, 4)
+    value = start(images, torch.full((1, 4), 0.1))
+    with pytest.raises(ModelError, match=r"Elementwise, Valley, .*_Cumulated\. Write the rule in those, or "):
+        value.monotone(_Cumulated())
+
+
+def test_a_rule_of_ones_own_that_is_made_of_it_is_refused(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("withstand.domains.registry._MODULES", {_Cumulative: _rule})
+    images = torch.rand(2, 4)
+    with pytest.raises(ModelError, match="made use of _Cumulated"):
+        propagate(_Cumulative(), start(images, torch.full((1, 4), 0.1)))
+
+
+def _rule(site: object, layer: nn.Module, value: Moments) -> Moments:
+    return value.monotone(_Cumulated())
