@@ -9,10 +9,20 @@ import pytest
 import yaml
 
 from withstand.attacks import PGD, dlr
-from withstand.objectives import Adversarial, CrossEntropy, Sum
+from withstand.objectives import (
+    Adversarial,
+    CrossEntropy,
+    Cubature,
+    EveryLayer,
+    FirstActivation,
+    GaussianExpectation,
+    MeanField,
+    NoisyCrossEntropy,
+    Sum,
+)
 from withstand.recipe import Recipe
 from withstand.recipe_file import find_recipe, packaged_recipes, parse_recipe, recipe_parser, with_numbers
-from withstand.schedules import PerEpoch, Stages
+from withstand.schedules import Linear, PerEpoch, Stages
 from withstand.types import RecipeError
 
 RECIPE = """
@@ -91,6 +101,54 @@ def test_objective_can_be_replaced_and_summed(path: Path, tmp_path: Path) -> Non
     objective = parse_recipe(file).recipe.objective
     assert isinstance(objective, Sum)
     assert len(objective.terms) == 2
+
+
+@pytest.mark.parametrize(
+    ("noise_std", "expected"),
+    [
+        ("0.1", 0.1),
+        ("8/255", 8 / 255),
+        ("[0.1, 0.2, 1/4]", [0.1, 0.2, 0.25]),
+        (
+            "{class_path: Linear, init_args: {start: 0, end: 1/4, epochs: 5}}",
+            Linear(start=0, end=0.25, epochs=5),
+        ),
+    ],
+)
+@pytest.mark.parametrize("objective", ["GaussianExpectation", "NoisyCrossEntropy"])
+def test_noise_in_all_its_forms(objective: str, noise_std: str, expected: object, tmp_path: Path) -> None:
+    file = tmp_path / "noise.yaml"
+    file.write_text(
+        f"objective: {{class_path: {objective}, init_args: {{noise_std: {noise_std}, blur: 1/2}}}}\n"
+    )
+    found = parse_recipe(file).recipe.objective
+    assert isinstance(found, GaussianExpectation | NoisyCrossEntropy)
+    assert found.noise_std == expected
+    assert found.blur == 0.5
+
+
+def test_ways_of_noise_through_a_network(tmp_path: Path) -> None:
+    file = tmp_path / "noise.yaml"
+    file.write_text("objective: {class_path: GaussianExpectation, init_args: {noise_std: 0.1}}\n")
+    way = "{class_path: EveryLayer, init_args: {loss: {class_path: Cubature, init_args: {num_points: 32}}}}"
+    for overrides, expected in (
+        ([], FirstActivation()),
+        (["--objective.propagation=FirstActivation"], FirstActivation()),
+        (["--objective.propagation=EveryLayer"], EveryLayer(MeanField())),
+        ([f"--objective.propagation={way}"], EveryLayer(Cubature(32))),
+    ):
+        first = parse_recipe(file, [*overrides, "--objective.weight=2"])
+        objective = first.recipe.objective
+        assert isinstance(objective, GaussianExpectation)
+        assert objective.propagation == expected
+        assert objective.weight == 2
+        again = tmp_path / "again.yaml"
+        again.write_text(first.text)
+        assert str(parse_recipe(again).recipe.objective) == str(objective)
+    with pytest.raises(RecipeError, match="even num_points of at least 2, but got 31"):
+        parse_recipe(file, [f"--objective.propagation={way.replace('32', '31')}"])
+    with pytest.raises(RecipeError, match="noise_std that is finite and at least 0"):
+        parse_recipe(file, ["--objective.noise_std=-0.1"])
 
 
 def test_resolved_text_reads_back_to_itself(path: Path, tmp_path: Path) -> None:

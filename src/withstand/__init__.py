@@ -8,6 +8,7 @@ from withstand import (
     evaluation,
     kernel_norms,
     models,
+    moments,
     norms,
     objectives,
     penalties,
@@ -18,8 +19,10 @@ from withstand import (
 )
 from withstand._version import __version__
 from withstand.certificates import Certification, Certifier, certified_radius, certify
-from withstand.evaluation import evaluate
+from withstand.evaluation import NoiseCurve, evaluate
 from withstand.kernel_norms import KernelNorms, kernel_norm_bounds
+from withstand.moment_check import MomentCheck, check_moments
+from withstand.noise import GaussianNoise
 from withstand.reporting import report
 from withstand.training import fit
 from withstand.types import (
@@ -44,9 +47,12 @@ __all__ = [
     "Certifier",
     "CheckpointError",
     "DataError",
+    "GaussianNoise",
     "KernelNorms",
     "LossTerms",
     "ModelError",
+    "MomentCheck",
+    "NoiseCurve",
     "NonFiniteLossError",
     "RecipeError",
     "RunFolderError",
@@ -55,6 +61,7 @@ __all__ = [
     "attacks",
     "certified_radius",
     "certify",
+    "check_moments",
     "constraints",
     "data",
     "domains",
@@ -64,6 +71,7 @@ __all__ = [
     "kernel_norm_bounds",
     "kernel_norms",
     "models",
+    "moments",
     "norms",
     "objectives",
     "penalties",

@@ -147,7 +147,7 @@ def test_the_published_form_is_the_textbooks(
     torch.testing.assert_close(ours.terms["expectation"], terms[1].detach(), rtol=1e-10, atol=0)
     accuracy = (expected.clean.argmax(1) == labels).float().mean()
     assert torch.equal(ours.terms["accuracy"], accuracy)
-    assert abs(float(terms[0] - terms[1])) > 1e-3 * float(terms[0])
+    assert (terms[0] - terms[1]).abs().item() > 1e-4
     found = torch.autograd.grad(ours.loss, list(model.parameters()))
     for ours_, theirs in zip(found, torch.autograd.grad(wanted, list(twin.parameters())), strict=True):
         torch.testing.assert_close(ours_, theirs, rtol=1e-8, atol=1e-12)
@@ -260,19 +260,14 @@ def test_no_step_waits_for_the_device(
 @pytest.mark.parametrize("is_training", [True, False])
 def test_it_adds_up(way: Propagation, is_training: bool) -> None:
     model, batch = _norm_net().train(is_training), _batch(4)
-    objective = GaussianExpectation(STD, propagation=way)
-    alone, penalty = objective(model, *batch), LossGradient(2)
-    for _ in range(2):
-        # In eval mode the penalty differentiates a pass that it shares.
-        model.load_state_dict(_norm_net().state_dict())
-        slope = penalty(model, *batch).loss
-        summed = (0.5 * objective + 0.1 * penalty)(model, *batch)
-        torch.testing.assert_close(summed.loss, 0.5 * alone.loss + 0.1 * slope, rtol=1e-4, atol=1e-6)
-        assert set(summed.terms) == {*alone.terms, "loss_gradient_l2"}
-        assert all(
-            gradient.isfinite().all()
-            for gradient in torch.autograd.grad(summed.loss, list(model.parameters()))
-        )
+    objective, penalty = GaussianExpectation(STD, propagation=way), LossGradient(2)
+    summed = (0.5 * objective + 0.1 * penalty)(model, *batch)
+    gradients = torch.autograd.grad(summed.loss, list(model.parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    model.load_state_dict(_norm_net().state_dict())
+    alone, slope = objective(model, *batch), penalty(model, *batch).loss
+    torch.testing.assert_close(summed.loss, 0.5 * alone.loss + 0.1 * slope)
+    assert set(summed.terms) == {*alone.terms, "loss_gradient_l2"}
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)

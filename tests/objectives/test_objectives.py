@@ -10,7 +10,16 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.attacks import PGD, Noise, fgsm
-from withstand.objectives import Adversarial, CrossEntropy, Objective, Penalty, Sum, Weighted
+from withstand.objectives import (
+    Adversarial,
+    CrossEntropy,
+    GaussianExpectation,
+    NoisyCrossEntropy,
+    Objective,
+    Penalty,
+    Sum,
+    Weighted,
+)
 from withstand.schedules import Linear, Stages
 from withstand.types import Batch, DataError, LossTerms
 
@@ -63,7 +72,13 @@ def test_cross_entropy_is_plain_training(batch: Batch) -> None:
 # Weights and sums
 
 
-@pytest.mark.parametrize("other", [CrossEntropy(), Adversarial(ATTACK), Adversarial(fgsm(EPSILON))])
+@pytest.mark.parametrize(
+    "other",
+    [
+        *(CrossEntropy(), Adversarial(ATTACK), Adversarial(fgsm(EPSILON))),
+        *(NoisyCrossEntropy(EPSILON), GaussianExpectation(EPSILON)),
+    ],
+)
 def test_a_weight_of_zero_is_plain_training_bit_for_bit(other: Objective, batch: Batch) -> None:
     torch.manual_seed(0)
     plain, weighted = _net(has_batch_norm=False), _net(has_batch_norm=False)
