@@ -68,6 +68,7 @@ def compare(
         "first activation": _expected(noise_std, FirstActivation()),
         "every layer, of mean": _expected(noise_std, EveryLayer(OfMean())),
         "every layer, mean field": _expected(noise_std, EveryLayer(MeanField())),
+        "every layer, 4 factors": _expected(noise_std, EveryLayer(MeanField(), num_factors=4)),
     }
     torch.manual_seed(1)
     true = NoisyCrossEntropy(noise_std, num_draws, keeps_clean=False)

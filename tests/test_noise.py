@@ -149,6 +149,21 @@ def test_white_factors_are_one_a_pixel() -> None:
     assert torch.equal(squares, torch.diag(std))
 
 
+@pytest.mark.parametrize("blur", [0.0, 1.0])
+def test_random_factors_make_the_covariance_on_average(blur: float) -> None:
+    images = torch.zeros(3, *SHAPE, dtype=torch.float64)
+    torch.manual_seed(0)
+    factors = GaussianNoise(STDS, blur).random_factors(images, DRAWS)
+    assert factors.shape == (DRAWS, *SHAPE)
+    assert factors.dtype == images.dtype
+    expected = _covariance(STDS, SHAPE, blur)
+    variances = expected.diagonal()
+    spread = (torch.outer(variances, variances) + expected.square()).sqrt() / math.sqrt(DRAWS)
+    assert ((factors.flatten(1).T @ factors.flatten(1) - expected).abs() < 5 * spread).all()
+    few = GaussianNoise(STDS, blur).random_factors(images, 2)
+    assert not torch.isclose(few[0], few[1]).any()
+
+
 # Errors
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ class GaussianNoise:
         noise = torch.randn_like(images)
         if self.blur:
             for dim in range(2, images.dim()):
-                filter_ = _filter(images.shape[dim], self.blur).to(noise)
+                filter_ = _filter(images.shape[dim], self.blur, noise.dtype, noise.device)
                 noise = torch.tensordot(noise, filter_, dims=([dim], [1])).movedim(-1, dim)
         return noise * self.std_like(images)
 
@@ -106,28 +107,43 @@ class GaussianNoise:
         Returns:
             Tensor (rank, *shape of an image); with blur 0 one factor for each pixel.
         """
-        channels, *sides = images.shape[1:]
-        factors = torch.eye(channels, dtype=torch.float64)
-        for side in sides:
-            part = _components(side, self.blur)
-            factors = torch.einsum("r...,sx->rs...x", factors, part).flatten(0, 1)
-        return factors.to(images) * self.std_like(images)
+        make = _factors if self.blur else _factors.__wrapped__  # those of white noise are too large to keep
+        return make(tuple(images.shape[1:]), self.blur, images.dtype, images.device) * self.std_like(images)
 
 
-def _filter(side: int, blur: float) -> Tensor:
+def _rows(side: int, blur: float) -> Tensor:
     """Matrix (side, side) of a Gaussian filter whose rows have length 1, so that variances stay 1."""
     if not blur:
         return torch.eye(side, dtype=torch.float64)
     places = torch.arange(side, dtype=torch.float64)
-    filter_ = torch.exp(-((places[:, None] - places) ** 2) / (2 * blur**2))
-    lengths: Tensor = torch.linalg.vector_norm(filter_, dim=1, keepdim=True)
-    return filter_ / lengths
+    rows = torch.exp(-((places[:, None] - places) ** 2) / (2 * blur**2))
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / lengths
 
 
 def _components(side: int, blur: float) -> Tensor:
     """The principal components of noise along one dimension, (rank, side), the largest first."""
-    directions, lengths, _ = torch.linalg.svd(_filter(side, blur))
+    directions, lengths, _ = torch.linalg.svd(_rows(side, blur))
     left_out = 1 - lengths.square().cumsum(0) / side
     rank = int((left_out > _LEFT_OUT).sum()) + 1
     components: Tensor = directions * lengths
     return components[:, :rank].T
+
+
+# Both are kept on the device, so that no step copies them there.
+
+
+@cache
+def _filter(side: int, blur: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return _rows(side, blur).to(device, dtype)
+
+
+@lru_cache(maxsize=4)
+def _factors(shape: tuple[int, ...], blur: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    channels, *sides = shape
+    with torch.inference_mode(False):
+        factors = torch.eye(channels, dtype=torch.float64)
+        for side in sides:
+            factors = torch.einsum("r...,sx->rs...x", factors, _components(side, blur)).flatten(0, 1)
+        return factors.to(device, dtype)

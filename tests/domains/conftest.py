@@ -77,7 +77,10 @@ def sampled(model: nn.Module, image: Tensor, factors: Tensor, num_samples: int =
     generator = torch.Generator().manual_seed(11)
     noise = torch.randn(num_samples, len(factors), generator=generator, dtype=image.dtype)
     with torch.no_grad():
-        parts = (image + torch.unflatten(part @ factors.flatten(1), 1, image.shape) for part in noise.split(10_000))
+        parts = (
+            image + torch.unflatten(part @ factors.flatten(1), 1, image.shape)
+            for part in torch.split(noise, 10_000)
+        )
         values = torch.cat([model(part).flatten(1) for part in parts])
     mean, squares = values.mean(0), (values - values.mean(0)).square()
     root = math.sqrt(num_samples)

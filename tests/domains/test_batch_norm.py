@@ -43,7 +43,7 @@ def test_it_is_the_layer(rank: int, affine: bool, tracks: bool, training: bool) 
         assert torch.equal(buffer, buffers[name])  # the statistics are left as they are
     torch.testing.assert_close(scale * images + bias, layer(images))
     for factor in (scale, bias):
-        assert torch.broadcast_shapes(factor.shape, images.shape[1:]) == images.shape[1:]
+        assert factor.expand(images.shape[1:]).shape == images.shape[1:]
 
 
 @pytest.mark.parametrize("training", [False, True])

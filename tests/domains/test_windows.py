@@ -21,7 +21,13 @@ def _along_one_dimension(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
     kernel = draw(st.integers(1, 4))
     padding, dilation = draw(st.integers(0, kernel // 2)), draw(st.integers(1, 3))
     reach = dilation * (kernel - 1) + 1
-    return draw(st.integers(max(1, reach - 2 * padding), 11)), kernel, draw(st.integers(1, 4)), padding, dilation
+    return (
+        draw(st.integers(max(1, reach - 2 * padding), 11)),
+        kernel,
+        draw(st.integers(1, 4)),
+        padding,
+        dilation,
+    )
 
 
 def _largest(pool: MaxPool, images: Tensor) -> Tensor:
@@ -50,8 +56,8 @@ def test_the_largest_of_all_places_is_the_pooling(
 def test_padding_has_no_variance(
     rows: tuple[int, int, int, int, int], columns: tuple[int, int, int, int, int], ceil_mode: bool
 ) -> None:
-    sides, *options = zip(rows, columns, strict=True)
-    pool = MaxPool(*options, ceil_mode)
+    sides, kernel, stride, padding, dilation = zip(rows, columns, strict=True)
+    pool = MaxPool(kernel, stride, padding, dilation, ceil_mode)
     variance, images = 1 + torch.rand(1, 1, *sides), torch.rand(1, 1, *sides)
     for places in window_places(pool, sides):
         spreads = [rearranged_deviations(place, variance) for place in places]
@@ -69,7 +75,7 @@ def test_each_place_is_its_own(ceil_mode: bool) -> None:
     (places,) = window_places(pool, (8,))
     windows = torch.stack([place(images).flatten() for place in places], 1).tolist()
     expected = [[-1e9, 1, 2], [2, 3, 4], [4, 5, 6], [6, 7, 8]]
-    assert windows == (expected + [[8, -1e9, -1e9]] if ceil_mode else expected)
+    assert windows == ([*expected, [8, -1e9, -1e9]] if ceil_mode else expected)
 
 
 def test_without_padding_no_constants_are_set() -> None:

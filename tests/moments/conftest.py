@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -33,13 +34,13 @@ def integrated(
     breaks = sorted([*torch.linspace(-_FARTHEST, _FARTHEST, 13).tolist(), *bends])
 
     def expected(of: Callable[[Tensor], Tensor]) -> float:
-        def weighted(h: object) -> object:
+        def weighted(h: Any, /) -> Any:
             points = torch.as_tensor(h)
             density = torch.exp(-points * points / 2) / math.sqrt(2 * math.pi)
             return (of(function(mean + std * points)) * density).numpy()
 
-        pieces = zip(breaks, breaks[1:], strict=False)
-        return sum(float(integrate.fixed_quad(weighted, *piece, n=40)[0]) for piece in pieces)
+        pieces = [integrate.fixed_quad(weighted, *ends, n=40) for ends in pairwise(breaks)]
+        return math.fsum(float(value) for value, _ in pieces)
 
     center = float(function(torch.tensor(mean, dtype=torch.float64)))
     first = center + expected(lambda value: value - center) if center else expected(lambda value: value)

@@ -75,9 +75,7 @@ def test_moments_of_known_functions_are_integrals(integrated: _Integrated, name:
 
 @settings(max_examples=60, deadline=None)
 @given(hinges=_any_hinges(), mean=st.floats(-4, 4), std=st.floats(0.01, 3))
-def test_moments_are_integrals(
-    integrated: _Integrated, hinges: Hinges, mean: float, std: float
-) -> None:
+def test_moments_are_integrals(integrated: _Integrated, hinges: Hinges, mean: float, std: float) -> None:
     found = hinged(_number(mean), _number(std * std), hinges)
     expected = integrated(partial(_value, hinges), mean, std, kinks=hinges.positions)
     assert found[0].item() == pytest.approx(expected[0], rel=1e-9, abs=1e-9)
@@ -107,7 +105,9 @@ def test_gradients_reach_the_slopes() -> None:
 
 def test_the_rectifier_written_out_is_the_rectifier() -> None:
     mean, variance = torch.randn(20), torch.rand(20)
-    torch.testing.assert_close(hinged(mean, variance, FUNCTIONS["relu-written-out"][0]), rectified(mean, variance))
+    torch.testing.assert_close(
+        hinged(mean, variance, FUNCTIONS["relu-written-out"][0]), rectified(mean, variance)
+    )
 
 
 def test_the_identity_changes_nothing() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -104,7 +102,7 @@ def test_beside_itself_it_stays(dtype: torch.dtype) -> None:
     mean, variance = (each.to(dtype).requires_grad_() for each in _random(4, 50)[:2])
     found = larger(mean, variance, mean, variance, variance)
     torch.testing.assert_close(found, (mean, variance))
-    for gradient in torch.autograd.grad(sum(each.sum() for each in found), (mean, variance)):
+    for gradient in torch.autograd.grad(torch.stack(found).sum(), (mean, variance)):
         assert gradient.isfinite().all()
 
 
@@ -144,8 +142,8 @@ def test_the_share_is_the_slope_of_the_mean() -> None:
 def test_far_apart_single_precision_loses_nothing(h: float, std: float, rho: float | None) -> None:
     values = [h * std, std**2, -h * std, 0.25 * std**2]
     values = values if rho is None else [*values, 0.5 * rho * std**2]
-    found = larger(*[torch.tensor(value) for value in values])  # type: ignore[arg-type]
-    expected = larger(*[_number(value) for value in values])  # type: ignore[arg-type]
+    found = larger(*[torch.tensor(value) for value in values])
+    expected = larger(*[_number(value) for value in values])
     assert found[0].item() == pytest.approx(expected[0].item(), rel=1e-3)
     assert found[1].item() == pytest.approx(expected[1].item(), rel=1e-3)
 
@@ -239,11 +237,9 @@ def test_nothing_is_written_into_what_is_given() -> None:
 def test_a_gradient_for_some_alone() -> None:
     values = _random(11, 5)
     inputs = [value.clone().requires_grad_() for value in values]
-    whole = torch.autograd.grad(sum(each.sum() for each in larger(*inputs)), inputs)
+    whole = torch.autograd.grad(torch.stack(larger(*inputs)).sum(), inputs)
     for index in range(5):
         mixed = [*values]
         mixed[index] = inputs[index]
-        (alone,) = torch.autograd.grad(sum(each.sum() for each in larger(*mixed)), inputs[index])
+        (alone,) = torch.autograd.grad(torch.stack(larger(*mixed)).sum(), inputs[index])
         assert torch.equal(alone, whole[index])
-
-

@@ -29,9 +29,7 @@ def _random(seed: int, *shape: int) -> tuple[Tensor, Tensor]:
 
 @settings(max_examples=60, deadline=None)
 @given(h=st.floats(-8, 8), std=_scales)
-def test_moments_are_integrals(
-    integrated: Callable[..., tuple[float, float]], h: float, std: float
-) -> None:
+def test_moments_are_integrals(integrated: Callable[..., tuple[float, float]], h: float, std: float) -> None:
     mean, variance = rectified(_number(h * std), _number(std * std))
     first, second = integrated(torch.relu, h * std, std, kinks=[0.0])
     assert mean.item() == pytest.approx(first, rel=1e-8)
@@ -143,8 +141,7 @@ def test_of_means_far_away_gradients_are_those_of_the_function() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_both_at_once_are_the_two_apart(variance_shape: tuple[int, ...], dtype: torch.dtype) -> None:
     mean, variance = (
-        each.to(dtype).requires_grad_()
-        for each in (_random(6, 3, 2, 4)[0], _random(7, *variance_shape)[1])
+        each.to(dtype).requires_grad_() for each in (_random(6, 3, 2, 4)[0], _random(7, *variance_shape)[1])
     )
     found = rectified_and_mean(mean, variance)
     expected = torch.cat([torch.relu(mean), rectified(mean, variance)[0]])

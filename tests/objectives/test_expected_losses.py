@@ -119,7 +119,7 @@ def test_cubature_converges() -> None:
 @pytest.mark.parametrize("count", [2, 4, 6, 10, 64, 100])
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 def test_points_are_as_many_as_asked_for_finite_and_of_mean_0(count: int, classes: int) -> None:
-    points = _points(count, classes)
+    points = _points(count, classes, torch.float64, torch.device("cpu"))
     assert points.shape == (count, classes)
     assert points.isfinite().all()
     assert points.abs().max() < 7
@@ -127,7 +127,7 @@ def test_points_are_as_many_as_asked_for_finite_and_of_mean_0(count: int, classe
     assert len({tuple(point) for point in points.tolist()}) == count
     if count >= 64:
         assert float((points.square().mean() - 1).abs()) < 0.1
-    assert torch.equal(points, _points(count, classes))
+    assert torch.equal(points, _points(count, classes, torch.float64, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("count", [-2, 0, 1, 7])

@@ -217,3 +217,17 @@ def test_dropout_elsewhere_is_refused(way: Propagation, is_first: bool) -> None:
     with pytest.raises(UnsupportedOperationError, match=r"torch\.nn\.Dropout.*train without dropout"):
         objective(model, *batch)
     objective(model.eval(), *batch)
+
+
+def test_after_the_first_activation_no_operation_needs_a_rule() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.LayerNorm(6), nn.Linear(6, 3), nn.Softplus()
+    )
+    images, labels = torch.rand(4, 1, 4, 4), torch.arange(4) % 3
+    objective = GaussianExpectation(0.3)
+    loss, terms = objective(model, images, labels)
+    loss.backward()
+    assert terms["expectation"] != terms["cross_entropy"]
+    with pytest.raises(UnsupportedOperationError, match="LayerNorm"):
+        GaussianExpectation(0.3, propagation=EveryLayer())(model, images, labels)

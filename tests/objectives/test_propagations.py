@@ -198,7 +198,7 @@ def test_the_published_form_passes_through_networks_of_all_forms(
     net = Net(form, activation()).double()
     clean, noisy = _expected(net, images, STD)
     terms = GaussianExpectation(STD)(net, images, labels).terms
-    assert float((clean - noisy).abs().max()) > 1e-3
+    assert (clean - noisy).abs().max().item() > 1e-3
     torch.testing.assert_close(
         terms["cross_entropy"], F.cross_entropy(clean, labels).detach(), rtol=1e-9, atol=0
     )
@@ -226,3 +226,24 @@ def test_moments_are_those_of_the_domain(
     for loss in (MeanField(), OfMean(), Cubature(4)):
         terms = GaussianExpectation(STD, blur=blur, propagation=EveryLayer(loss))(net, images, labels).terms
         torch.testing.assert_close(terms["expectation"], loss(wanted, labels).detach())
+
+
+@pytest.mark.parametrize("blur", [0.0, 1.0])
+def test_random_factors_stand_for_the_covariance(blur: float) -> None:
+    images, labels = _batch()
+    net, noise, seen = Net(_plain, nn.ReLU()).double(), GaussianNoise(STD, blur), Seen()
+    way, program = EveryLayer(seen, num_factors=5), Program(net)
+    torch.manual_seed(3)
+    logits, _ = way(program, images, noise, labels)
+    torch.manual_seed(3)
+    wanted = propagate(net, FactoredGaussian(images, noise.random_factors(images, 5)[:, None]))
+    torch.testing.assert_close(seen.moments[0].mean, wanted.mean)
+    torch.testing.assert_close(seen.moments[0].variance, wanted.variance)
+    torch.testing.assert_close(logits, net(images))
+    way(program, images, noise, labels)
+    assert not torch.isclose(seen.moments[1].variance, wanted.variance).any()  # drawn anew
+
+
+def test_there_are_no_fewer_factors_than_none() -> None:
+    with pytest.raises(ValueError, match="num_factors of at least 0, but got -1"):
+        EveryLayer(num_factors=-1)

@@ -112,17 +112,18 @@ class Program:
         arguments, _ = self._arguments_of(self._trace.output, value, result_of)
         return arguments[0]
 
-    def rehearse(self, images: Tensor) -> None:
+    def rehearse(self, images: Tensor, reach: Callable[[Tensor], Tensor] | None = None) -> None:
         """Makes sure, once, that the traced steps compute what the model does.
 
         Args:
             images: Some of its inputs, (batch, …).
+            reach: Takes as many inputs through the steps; the rules of all operations where None.
 
         Raises:
             UnsupportedOperationError: there is no rule for an operation.
             ModelError: the model computes something else than its trace.
         """
-        self._rehearse(images)
+        self._rehearse(images, reach)
 
     def run_to_last_layer(self, value: Region, norms: OperatorNorms) -> LastLayer:
         """The image of a set before the last linear layer, and that layer.
@@ -180,7 +181,7 @@ class Program:
             options = {**options, "weight": layer.weight, "bias": layer.bias}
         return _last_layer_of(*arguments, **options)
 
-    def _rehearse(self, center: Tensor) -> None:
+    def _rehearse(self, center: Tensor, reach: Callable[[Tensor], Tensor] | None = None) -> None:
         """Takes single points through, once: they must come out where the model takes them.
 
         A graph is what was traced, not the Python that was written: ``x += y`` is traced as a sum,
@@ -193,10 +194,13 @@ class Program:
         points = center.detach() + noise.to(center)  # some far from any image, where activations differ
         buffers = {name: buffer.clone() for name, buffer in root.named_buffers()}
         with torch.no_grad(), parametrize.cached():
-            reached = self._run(Ball(points, points.new_zeros(1)), _Unit()).center
+            reached = (reach or self._reach)(points.clone())
             expected = torch.func.functional_call(root, buffers, (points.clone(),))
         _require_same(reached, expected)
         self._is_rehearsed = True
+
+    def _reach(self, points: Tensor) -> Tensor:
+        return self._run(Ball(points, points.new_zeros(1)), _Unit()).center
 
     def _arguments_of(
         self, stop: fx.Node, value: Any, result_of: Callable[[Call], Any]

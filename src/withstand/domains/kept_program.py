@@ -26,3 +26,7 @@ class KeptProgram:
         if self._program is None or not self._program.fits(original):
             self._program = Program(original)
         return self._program
+
+    def __reduce__(self) -> tuple[type[KeptProgram], tuple[()]]:
+        # A copy begins anew: the program holds the model, which is not to be copied with an objective.
+        return KeptProgram, ()

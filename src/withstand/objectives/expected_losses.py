@@ -85,7 +85,7 @@ class Cubature(ExpectedLoss):
     def __call__(self, logits: Moments, labels: Tensor) -> Tensor:
         mean = logits.mean
         std = logits.variance.expand_as(mean).clamp_min(torch.finfo(mean.dtype).eps ** 2).sqrt()
-        points = _points(self.num_points, mean.shape[1]).to(mean)
+        points = _points(self.num_points, mean.shape[1], mean.dtype, mean.device)
         drawn = mean + std * points[:, None]
         return (
             drawn.logsumexp(dim=2) - drawn.gather(2, labels.expand(len(points), -1)[..., None])[..., 0]
@@ -93,10 +93,10 @@ class Cubature(ExpectedLoss):
 
 
 @cache
-def _points(count: int, dimensions: int) -> Tensor:
-    """Standard normal points (count, dimensions) of mean 0, on the CPU."""
+def _points(count: int, dimensions: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Standard normal points (count, dimensions) of mean 0, kept on the device."""
     half = count // 2
     sequence = qmc.Sobol(dimensions, scramble=True, rng=0).random_base2(max(half - 1, 0).bit_length())
     points = norm.ppf(sequence[:half])
     with torch.inference_mode(False):  # they are kept, and could not be used in training otherwise
-        return torch.from_numpy(np.concatenate([points, -points]))
+        return torch.from_numpy(np.concatenate([points, -points])).to(device, dtype)

@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from withstand.checks import check_batch
 from withstand.compiled import uncompiled
-from withstand.domains import KeptProgram, Program
+from withstand.domains import KeptProgram
 from withstand.modes import eval_mode
+from withstand.noise import GaussianNoise
 from withstand.objectives.first_activation import FirstActivation
 from withstand.objectives.noise_setting import noise_at
 from withstand.objectives.propagation import Propagation
@@ -28,8 +29,8 @@ class GaussianExpectation(OnePass):
     """The cross-entropy of the images, and ``weight`` times that expected under Gaussian noise.
 
     The expectation loss of Alfadly, Bibi, Ghanem, arXiv 1904.11005, in pixel units, with BatchNorm
-    statistics of the images without noise alone. Nothing is drawn at random. As long as the weight is 0
-    this is ``CrossEntropy``.
+    statistics of the images without noise alone. Nothing is drawn at random, unless the propagation asks
+    for random factors. As long as the weight is 0 this is ``CrossEntropy``.
 
     Args:
         noise_std: Of the noise at each pixel, in [0, 1] units: one for all channels (a float or a
@@ -73,8 +74,9 @@ class GaussianExpectation(OnePass):
         if weight == 0:
             logits, expected = passed.logits, None
         else:
-            program = self._program_of(passed.model, images)
             noise = noise_at(self.noise_std, self.blur, progress)
+            self._rehearse(passed.model, images, noise, labels)
+            program = self._programs.of(passed.model)
             logits, expected = self.propagation(program, images, noise, labels)
         clean = F.cross_entropy(logits, labels)
         loss = value_at(self.clean_weight, progress) * clean
@@ -86,12 +88,12 @@ class GaussianExpectation(OnePass):
             loss, terms["expectation"] = loss + weight * expected, expected.detach()
         return LossTerms(loss, terms)
 
-    def _program_of(self, model: nn.Module, images: Tensor) -> Program:
-        """Of which the steps have been compared with the model; at rest, since no two dropouts are alike."""
+    def _rehearse(self, model: nn.Module, images: Tensor, noise: GaussianNoise, labels: Tensor) -> None:
+        """Compares the steps with the model, once; at rest, since no two dropouts are alike."""
         original = uncompiled(model)
         with eval_mode(original):
-            self._programs_at_rest.of(original).rehearse(images)
-        return self._programs.of(original)
+            program = self._programs_at_rest.of(original)
+            program.rehearse(images, lambda points: self.propagation(program, points, noise, labels).logits)
 
     @override
     def extra_repr(self) -> str:
