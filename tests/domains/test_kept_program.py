@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import pytest
@@ -67,6 +68,16 @@ def test_of_a_compiled_model_it_is_that_of_the_original() -> None:
     program = kept.of(cast(nn.Module, torch.compile(model, backend="eager")))
     assert kept.of(model) is program
     assert program.fits(model)
+
+
+def test_a_copy_begins_anew() -> None:
+    """Else a copy of what keeps it would copy the model."""
+    kept, model = KeptProgram(), _net()
+    program = kept.of(model)
+    copied = copy.deepcopy(kept)
+    assert copied.of(model) is not program
+    assert copied.of(model).fits(model)
+    assert kept.of(model) is program
 
 
 def test_what_cannot_be_traced_is_refused_each_time() -> None:
