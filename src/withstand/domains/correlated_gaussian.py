@@ -100,8 +100,7 @@ class CorrelatedGaussian(Bending):
 
     @override
     def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
-        image = operator.apply(self.mean)
-        return self._mapped(operator.apply, image if bias is None else image + bias)
+        return self._mapped(operator.apply, operator.affine(self.mean, bias))
 
     @override
     def through(self, function: Monotone) -> Self:

@@ -62,10 +62,9 @@ class FactoredGaussian(Comparable):
 
     @override
     def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
-        image = operator.apply(self.mean)
         factors = self._of_each(operator.apply)
         rest = operator.entrywise(torch.square).apply(self.rest)
-        return type(self)(image if bias is None else image + bias, factors, rest)
+        return type(self)(operator.affine(self.mean, bias), factors, rest)
 
     @override
     def through(self, function: Monotone) -> Self:

@@ -50,9 +50,8 @@ class Gaussian(Comparable):
 
     @override
     def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
-        image = operator.apply(self.mean)
         return type(self)(
-            image if bias is None else image + bias,
+            operator.affine(self.mean, bias),
             operator.entrywise(torch.square).apply(self.variance),
         )
 

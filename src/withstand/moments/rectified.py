@@ -70,7 +70,8 @@ class _RectifiedAndMean(torch.autograd.Function):
         for_variance = None
         if ctx.needs_input_grad[1]:
             for_variance = (to_expected * density).sum_to_size(ctx.shape) / (2 * std)
-        for_mean = torch.where(mean > 0, to_rectified, 0).addcmul_(to_expected, below)
+        # What ReLU itself takes for its gradient; a comparison and a choice take ten times as long.
+        for_mean = torch.ops.aten.threshold_backward(to_rectified, mean, 0).addcmul_(to_expected, below)
         return for_mean, for_variance
 
 
@@ -108,5 +109,5 @@ class _MeanAndVariance(torch.autograd.Function):
 def _cdf_and_pdf(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """Φ and φ at mean / std, in two tensors: on a CPU every further one costs as much as its arithmetic."""
     h = mean / std
-    density = h.square().mul_(-0.5).exp_().div_(ROOT_TWO_PI)
+    density = h.square().mul_(-0.5).exp_().mul_(1 / ROOT_TWO_PI)
     return h.mul_(-ROOT_HALF).erfc_().mul_(0.5), density

@@ -33,6 +33,16 @@ class LinearOperator(ABC):
             x: Tensor (batch, …), in the operator's precision.
         """
 
+    def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """A x + b, in one pass where the operator knows how.
+
+        Args:
+            x: Tensor (batch, …), in the operator's precision.
+            bias: b, which broadcasts to the output (batch, …); none where None.
+        """
+        image = self.apply(x)
+        return image if bias is None else image + bias
+
     @abstractmethod
     def entrywise(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The operator with ``function`` taken of each entry of the matrix.
@@ -101,6 +111,12 @@ class Dense(LinearOperator):
         return F.linear(x, self.weight)
 
     @override
+    def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is not None and bias.dim() > 1:
+            return super().affine(x, bias)
+        return F.linear(x, self.weight, bias)
+
+    @override
     def entrywise(self, function: Callable[[Tensor], Tensor]) -> Self:
         return replace(self, weight=function(self.weight))
 
@@ -139,9 +155,21 @@ class Convolution(LinearOperator):
 
     @override
     def apply(self, x: Tensor) -> Tensor:
+        return self._convolved(x, None)
+
+    @override
+    def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        is_one_a_channel = bias is not None and bias.shape == (len(self.weight), *[1] * len(self.stride))
+        return (
+            self._convolved(x, bias.flatten())
+            if bias is not None and is_one_a_channel
+            else super().affine(x, bias)
+        )
+
+    def _convolved(self, x: Tensor, bias: Tensor | None) -> Tensor:
         # Not torch.convolution: the functions choose the fastest kernel for each device.
         convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[self.weight.dim() - 2]
-        return convolve(x, self.weight, None, [*self.stride], [*self.padding], [*self.dilation], self.groups)
+        return convolve(x, self.weight, bias, [*self.stride], [*self.padding], [*self.dilation], self.groups)
 
     @override
     def entrywise(self, function: Callable[[Tensor], Tensor]) -> Self:
