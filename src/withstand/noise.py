@@ -10,6 +10,8 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
+from withstand.types import DataError
+
 __all__ = ["GaussianNoise"]
 
 _LEFT_OUT = 1e-4  # share of a blurred noise's variance along one dimension that its factors may lack
@@ -50,12 +52,12 @@ class GaussianNoise:
             Tensor (1, …) that broadcasts to the images.
 
         Raises:
-            ValueError: there are as many deviations as channels neither in the images nor one.
+            DataError: there are neither as many deviations as channels nor one.
         """
         if isinstance(self.std, int | float):
             return images.new_full((1,) * images.dim(), self.std)
         if images.dim() < 3 or images.shape[1] != len(self.std):
-            raise ValueError(
+            raise DataError(
                 f"noise_std has one value for each of {len(self.std)} channels, but the images are "
                 f"{tuple(images.shape)}. Give one number, or one a channel."
             )

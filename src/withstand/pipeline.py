@@ -196,7 +196,8 @@ def evaluate_run(
         "evaluate_command": command,
         "evaluate_device": describe_device(device),
         "evaluate_commit": git_commit(),
-        "certify_command": None,  # what was certified apart from it is gone
+        "certify_command": None,  # what was certified apart from it is gone, and moments are
+        "moments_command": None,
     }
     run.write_json(run.environment, {**run.read_json(run.environment), **about})
     return Evaluation(evaluation.rows, metrics)

@@ -67,7 +67,7 @@ def _assert_alike(found: Moments, expected: Moments) -> None:
 
 @pytest.mark.parametrize(
     "activations",
-    [[nn.ReLU()], [nn.Tanh()], [nn.LeakyReLU(0.1), nn.ReLU6()], [nn.PReLU(2).double()], [nn.Softplus()]],
+    [[nn.ReLU()], [nn.Tanh()], [nn.LeakyReLU(0.1), nn.ReLU6()], [nn.Softplus()]],
 )
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1, ceil_mode=True)])
 def test_pooling_before_and_after_is_the_same(

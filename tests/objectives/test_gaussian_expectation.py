@@ -344,5 +344,5 @@ def test_what_does_not_fit_is_refused(way: Propagation) -> None:
     with pytest.raises(ValueError, match="one value for each of 3 channels"):
         GaussianExpectation([0.1, 0.2, 0.3], propagation=way)(_lenet(), *batch)
     for length in (2, 7):  # before the first activation, and after it
-        with pytest.raises(ModelError, match=r"Expected logits \(batch, classes\).*\(4, "):
+        with pytest.raises(ModelError, match=r"logits \(batch, classes\).*\(4, "):
             GaussianExpectation(STD, propagation=way)(_lenet()[:length], *batch)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from withstand.domains.base import Domain
+from withstand.domains.base import Domain, Region
 from withstand.domains.operations import Elementwise, MaxPool, Monotone, SortGroups, Valley
 from withstand.domains.registry import Site, register
-from withstand.domains.sizes import Numbers, each
+from withstand.domains.sizes import Numbers, each, on_channels
 from withstand.models import GroupSort, MinMax
 from withstand.moments import RECTIFIER, Hinges
 
@@ -102,14 +102,15 @@ def _prelu_layer(site: Site, layer: nn.PReLU, input: Domain) -> Domain:
 
 @register(F.prelu)
 def _prelu(site: Site, input: Domain, weight: Tensor) -> Domain:
+    function = partial(F.prelu, weight=weight)
+    if not isinstance(input, Region):  # moments take it as it is, and learnt slopes may fall below 0
+        slopes = on_channels(weight, len(input.shape) - 2)
+        return input.valley(Valley(function, 1.0, 0.0, 0.0, Hinges((0.0,), (1 - slopes,), slope=slopes)))
     if bool((weight < 0).any()):
         raise site.refusal(
             "needs slopes of at least 0, but some are negative; keep them from there, or take a LeakyReLU."
         )
-    slopes = weight.reshape(-1, *[1] * (len(input.shape) - 2)) if len(input.shape) > 1 else weight
-    hinges = Hinges((0.0,), (1 - slopes,), slope=slopes)
-    steepest = weight.max().clamp_min(1)
-    return input.monotone(Elementwise(partial(F.prelu, weight=weight), steepest, hinges=hinges))
+    return input.monotone(Elementwise(function, weight.max().clamp_min(1)))
 
 
 @register(nn.ELU)

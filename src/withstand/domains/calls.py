@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
@@ -46,8 +48,10 @@ class Call(NamedTuple):
     @property
     def layer(self) -> nn.Module | None:
         """The layer that is called, where one is."""
-        if self.node.op != "call_module":
-            return None
+        return self._module if self.node.op == "call_module" else None
+
+    @property
+    def _module(self) -> nn.Module:
         return self.trace.root.get_submodule(str(self.node.target))
 
     @property
@@ -84,21 +88,29 @@ class Call(NamedTuple):
         rule = rule_of_function(self.operation) if layer is None else rule_of_module(layer)
         if rule is None:
             raise UnsupportedOperationError(
-                f"There is no rule for {site.operation} ({site.place}), so nothing can be proven of this "
-                f"model. Write one and register it by withstand.domains.register({site.operation}), or "
-                "take another operation."
+                f"There is no rule for {site.operation} ({site.place}), so neither bounds nor moments "
+                "pass through this model. Write one and register it by "
+                f"withstand.domains.register({site.operation}), or take another operation."
             )
         arguments = (site, *([] if layer is None else [layer]), *self.arguments)
         try:
-            inspect.signature(rule).bind(*arguments, **self.options)
+            _signature(rule).bind(*arguments, **self.options)
         except TypeError as error:
             raise site.refusal(f"does not know all its arguments here: {error}.") from error
         return rule(*arguments, **self.options)
 
     def compute(self) -> Any:
         """What the node gives where all its arguments are plain values."""
-        interpreter = fx.Interpreter(self.trace.root, graph=fx.Graph())
-        return getattr(interpreter, self.node.op)(self.node.target, self.arguments, dict(self.options))
+        match self.node.op:
+            case "call_module":
+                return self._module(*self.arguments, **self.options)
+            case "call_method":
+                holder, *arguments = self.arguments
+                return getattr(holder, str(self.node.target))(*arguments, **self.options)
+            case "get_attr":
+                return attrgetter(str(self.node.target))(self.trace.root)
+        assert callable(self.node.target)
+        return self.node.target(*self.arguments, **self.options)
 
     def compute_on_centers(self) -> Any:
         """What the node gives for the centers of its sets."""
@@ -112,6 +124,9 @@ class Call(NamedTuple):
     def takes(self, kind: type) -> bool:
         """Whether one of its values is of a kind."""
         return any(isinstance(value, kind) for value in _leaves([self.arguments, self.options]))
+
+
+_signature = cache(inspect.signature)
 
 
 def _center_of(value: Any) -> Any:

@@ -83,7 +83,8 @@ class FactoredGaussian(Comparable):
 
     @override
     def add(self, other: Self) -> Self:
-        return type(self)(self.mean + other.mean, self.factors + other.factors, self.rest + other.rest)
+        rest = 4 * self.rest if other is self else self.rest + other.rest
+        return type(self)(self.mean + other.mean, self.factors + other.factors, rest)
 
     @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:

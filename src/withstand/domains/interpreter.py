@@ -266,7 +266,7 @@ def _require_same(reached: Tensor, expected: Tensor) -> None:
     if not is_same:
         raise ModelError(
             "The model computes something else than the steps that were traced from it and bounded, so "
-            "the bounds would be wrong. Likely causes: an operation in place (x += y, x.relu_(), "
+            "bounds and moments would be wrong. Likely causes: an operation in place (x += y, x.relu_(), "
             "inplace=True) on a value that is read again, which should be written without; randomness; or "
             "a rule of your own for another function than the layer's."
         )

@@ -57,12 +57,10 @@ class Layers:
     Attributes:
         mean: Of the logits, (images, classes).
         variance: Likewise.
-        seconds: An image, all nodes together.
     """
 
     mean: Tensor
     variance: Tensor
-    seconds: float
     accumulated: dict[str, Tally]
     own: dict[str, Tally]
     node_seconds: dict[str, float]
@@ -94,7 +92,6 @@ def walk_layers(
     return Layers(
         torch.cat([each.mean for each in logits]),
         torch.cat([each.variance.expand_as(each.mean) for each in logits]),
-        sum(walk.seconds.values()),
         walk.accumulated,
         walk.own,
         walk.seconds,
@@ -156,7 +153,7 @@ class _Walk:
             return call.compute()
         node = call.node.name
         analytic = call.mapped(_moments)
-        result, seconds = timed(lambda: rule_of_moments(analytic), self.device)
+        result, seconds = timed(lambda: _computed(rule_of_moments(analytic)), self.device)
         self.seconds[node] += seconds / self.num_images
         if isinstance(result, Moments):
             matched = rule_of_moments(call.mapped(_matched))
@@ -170,6 +167,14 @@ class _Walk:
         if isinstance(result, list | tuple):
             return [self._paired(each, part_of(key, index)) for index, each in enumerate(result)]
         return result  # a size, or the like
+
+
+def _computed(result: Any) -> Any:
+    """The same, with nothing put off: what an activation makes of moments is part of its time."""
+    for each in result if isinstance(result, list | tuple) else [result]:
+        if isinstance(each, Moments):
+            each.variance  # noqa: B018 - it is computed where it is asked for
+    return result
 
 
 def _moments(value: Any) -> Any:

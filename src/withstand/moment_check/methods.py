@@ -21,7 +21,7 @@ Start = Callable[[Tensor, GaussianNoise], Moments]
 
 _MOST_BYTES = 2**30  # of one layer's factors of one image
 _BATCH_BYTES = 2**28
-_MOST_EXAMPLES = 100
+_MOST_EXAMPLES = 250
 
 
 class Survey(NamedTuple):

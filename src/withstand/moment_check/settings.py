@@ -51,6 +51,8 @@ class MomentCheck:
                 raise ValueError(
                     f"Expected {name} of the moments of at least {least}, but got {getattr(self, name)}."
                 )
+        if not self.methods:
+            raise ValueError(f"Expected at least one method, of {', '.join(METHODS)}, but got none.")
         for method in self.methods:
             if method not in METHODS:
                 raise ValueError(f"There is no analytic form {method!r}; {nearest(method, METHODS)}")
@@ -66,5 +68,6 @@ class MomentCheck:
         return (
             f"{self.num_samples:,} draws of Gaussian noise{blurred} around each of the first "
             f"{self.num_examples:,} test images at every level, the same draws scaled; sums in float64, all "
-            "else in float32; times of one process, the best of a few runs"
+            "else in float32; times of one process, each at the batch size that suits it, the best of a "
+            "few runs; that of first-activation holds the pass without noise"
         )

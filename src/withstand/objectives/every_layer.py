@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, final
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.domains import Call, Domain, FactoredGaussian, Moments, Program
+from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
 from withstand.noise import GaussianNoise
 from withstand.objectives.expected_losses import ExpectedLoss, MeanField
 from withstand.objectives.onset import Onset
@@ -20,6 +21,7 @@ from withstand.objectives.propagation import (
     of_onset,
     required_logits,
     rule_of_moments,
+    through_every_layer,
     training_batch_norm,
 )
 
@@ -33,8 +35,9 @@ class EveryLayer(Propagation):
 
     With no factors, coordinates of white noise are taken to be independent after the first layer, which
     makes deviations too small by far where a layer adds up much that varies alike. Some random factors
-    keep the covariances, on average; each costs a forward and a backward pass. Blurred noise has few
-    factors by nature, and keeps them all.
+    keep the covariances, on average; each costs a forward and a backward pass. Noise that is blurred
+    widely has few factors by nature (about channels · height · width / (4 π blur²)); unless a number is
+    given, all of them are taken.
 
     Args:
         loss: Of the logits' mean and variance.
@@ -59,7 +62,15 @@ class EveryLayer(Propagation):
         else:
             start = input_moments(images, noise)
         reached = program.walk(Onset(start), _result)
-        return NoisyLoss(required_logits(reached.clean), self.loss(reached.moments, labels))
+        logits = required_logits(reached.clean if isinstance(reached, Onset | _Beside) else reached)
+        return NoisyLoss(logits, self.loss(reached.moments, labels))
+
+    @override
+    def rehearse(self, program: Program, images: Tensor) -> None:
+        def reach(points: Tensor) -> Tensor:
+            return through_every_layer(program, Gaussian(points, torch.zeros_like(points[:1]))).mean
+
+        program.rehearse(images, reach)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,15 @@ from withstand.objectives.propagation import (
     input_moments,
     normalised,
     of_onset,
+    require_own_statistics,
     required_logits,
     training_batch_norm,
 )
 
 __all__ = ["FirstActivation"]
+
+
+_REHEARSED_STD = 0.1  # any; what is compared is what comes without noise
 
 
 @final
@@ -40,6 +44,11 @@ class FirstActivation(Propagation):
     def __call__(self, program: Program, images: Tensor, noise: GaussianNoise, labels: Tensor) -> NoisyLoss:
         logits, expected = self.logits(program, images, noise)
         return NoisyLoss(logits, F.cross_entropy(expected, labels))
+
+    @override
+    def rehearse(self, program: Program, images: Tensor) -> None:
+        noise = GaussianNoise(_REHEARSED_STD)
+        program.rehearse(images, lambda points: self.logits(program, points, noise)[0])
 
     def logits(self, program: Program, images: Tensor, noise: GaussianNoise) -> tuple[Tensor, Tensor]:
         """Without noise, and the mean under noise.
@@ -59,8 +68,8 @@ class FirstActivation(Propagation):
         if isinstance(reached, Onset):  # a linear network, of which noise leaves the mean as it is
             logits = required_logits(reached.center)
             return logits, logits
-        logits, expected = map(required_logits, reached.tensor.chunk(2))
-        return logits, expected
+        halves = reached.tensor.chunk(2) if isinstance(reached, _Both) else (reached, reached)
+        return required_logits(halves[0]), required_logits(halves[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +98,7 @@ def _result(call: Call) -> Any:
 
 
 def _of_both(call: Call) -> Any:
+    require_own_statistics(call)
     layer = training_batch_norm(call)
     if layer is None:
         return _wrapped(call.compute())

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from typing_extensions import override
 
 from withstand.checks import check_batch
 from withstand.compiled import uncompiled
-from withstand.domains import KeptProgram
+from withstand.domains import KeptProgram, Program
 from withstand.modes import eval_mode
-from withstand.noise import GaussianNoise
 from withstand.objectives.first_activation import FirstActivation
 from withstand.objectives.noise_setting import noise_at
 from withstand.objectives.propagation import Propagation
@@ -55,14 +56,15 @@ class GaussianExpectation(OnePass):
         propagation: Propagation | None = None,
     ) -> None:
         super().__init__()
-        noise_at(noise_std, blur, math.inf)
+        for progress in (0.0, math.inf):
+            noise_at(noise_std, blur, progress)
         self.noise_std = noise_std
         self.weight = weight
         self.clean_weight = clean_weight
         self.blur = blur
         self.propagation = FirstActivation() if propagation is None else propagation
         self._programs = KeptProgram()
-        self._programs_at_rest = KeptProgram()
+        self._rehearsed: Program | None = None
         self._has_checked = False
 
     @override
@@ -75,9 +77,9 @@ class GaussianExpectation(OnePass):
             logits, expected = passed.logits, None
         else:
             noise = noise_at(self.noise_std, self.blur, progress)
-            self._rehearse(passed.model, images, noise, labels)
-            program = self._programs.of(passed.model)
-            logits, expected = self.propagation(program, images, noise, labels)
+            program = self._program_of(passed.model, images)
+            with parametrize.cached():  # what spectral normalisation makes of a weight is the same for both
+                logits, expected = self.propagation(program, images, noise, labels)
         clean = F.cross_entropy(logits, labels)
         loss = value_at(self.clean_weight, progress) * clean
         terms = {
@@ -88,12 +90,19 @@ class GaussianExpectation(OnePass):
             loss, terms["expectation"] = loss + weight * expected, expected.detach()
         return LossTerms(loss, terms)
 
-    def _rehearse(self, model: nn.Module, images: Tensor, noise: GaussianNoise, labels: Tensor) -> None:
-        """Compares the steps with the model, once; at rest, since no two dropouts are alike."""
-        original = uncompiled(model)
-        with eval_mode(original):
-            program = self._programs_at_rest.of(original)
-            program.rehearse(images, lambda points: self.propagation(program, points, noise, labels).logits)
+    def _program_of(self, model: nn.Module, images: Tensor) -> Program:
+        """Whose steps have been compared with the model, once; at rest, since no two dropouts are alike."""
+        program = self._programs.of(model)
+        if program is not self._rehearsed:
+            original = uncompiled(model)
+            with eval_mode(original):
+                self.propagation.rehearse(Program(original), images)
+            self._rehearsed = program
+        return program
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy begins anew: the program holds the model, which is not to be copied with an objective.
+        return {**vars(self), "_rehearsed": None}
 
     @override
     def extra_repr(self) -> str:

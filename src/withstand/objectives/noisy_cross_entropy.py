@@ -46,7 +46,8 @@ class NoisyCrossEntropy(OnePass):
         blur: float = 0.0,
     ) -> None:
         super().__init__()
-        noise_at(noise_std, blur, math.inf)
+        for progress in (0.0, math.inf):
+            noise_at(noise_std, blur, progress)
         if num_copies < 0 or not (num_copies or keeps_clean):
             raise ValueError(
                 f"Expected at least one image a step, but got num_copies={num_copies} and "

@@ -11,9 +11,11 @@ from typing_extensions import override
 
 from withstand.domains import Domain, Elementwise, Moments, Rearrange, Valley
 from withstand.domains.base import NormOf
+from withstand.domains.gaussian import bent
 from withstand.domains.operations import Monotone
 from withstand.moments import RECTIFIER, rectified_and_mean
 from withstand.spectral import LinearOperator
+from withstand.types import ModelError
 
 __all__ = ["Onset"]
 
@@ -61,32 +63,45 @@ class Onset(Domain):
     @property
     def clean_and_mean(self) -> Tensor:
         """What comes without noise, and the mean of what comes under it: (2 batch, …)."""
-        if isinstance(self.function, Elementwise) and self.function.hinges is RECTIFIER:
-            return rectified_and_mean(self.source.mean, self.source.variance)  # the same, quicker
-        return torch.cat([self.clean, self.moments.mean])
+        source, function = self.source, self.function
+        if not isinstance(function, Elementwise | Valley):
+            return torch.cat([self.clean, self.moments.mean])
+        if function.hinges is RECTIFIER:
+            return rectified_and_mean(source.mean, source.variance)  # the same, quicker
+        return torch.cat([self.clean, bent(function, source.mean, source.variance)[0]])
 
     @override
     def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
-        return type(self)(self.source.affine(operator, bias, norm))
+        return type(self)(self._affine_so_far.affine(operator, bias, norm))
 
     @override
     def monotone(self, function: Monotone) -> Self:
         if isinstance(function, Rearrange):
-            return type(self)(self.source.monotone(function))
-        return type(self)(self.source, function)
+            return type(self)(self._affine_so_far.monotone(function))
+        return type(self)(self._affine_so_far, function)
 
     @override
     def valley(self, function: Valley) -> Self:
-        return type(self)(self.source, function)
+        return type(self)(self._affine_so_far, function)
 
     @override
     def shift(self, constant: Tensor | float) -> Self:
-        return type(self)(self.source.shift(constant))
+        return type(self)(self._affine_so_far.shift(constant))
 
     @override
     def add(self, other: Self) -> Self:
-        return type(self)(self.source.add(other.source))
+        return type(self)(self._affine_so_far.add(other._affine_so_far))
 
     @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
-        return type(self)(self.source.cat([other.source for other in others], dim))
+        return type(self)(self._affine_so_far.cat([other._affine_so_far for other in others], dim))
+
+    @property
+    def _affine_so_far(self) -> Moments:
+        """The moments, to which no function has been applied yet."""
+        if self.function is not None:
+            raise ModelError(
+                "The rule of the network's first layer that is not affine applies its function and then goes "
+                "on, which the expectation loss cannot follow. Make two layers of it, each with a rule."
+            )
+        return self.source

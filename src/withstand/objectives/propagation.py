@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Program, batch_norm_factors
+from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program, batch_norm_factors
+from withstand.domains.registry import name_of
 from withstand.noise import GaussianNoise
 from withstand.objectives.onset import Onset
 from withstand.spectral import Diagonal, GuaranteedNorms, LinearOperator, Shape
@@ -21,8 +24,10 @@ __all__ = [
     "input_moments",
     "normalised",
     "of_onset",
+    "require_own_statistics",
     "required_logits",
     "rule_of_moments",
+    "through_every_layer",
     "training_batch_norm",
 ]
 
@@ -62,6 +67,18 @@ class Propagation(ABC):
             ModelError: something in the network cannot be passed through.
         """
 
+    @abstractmethod
+    def rehearse(self, program: Program, images: Tensor) -> None:
+        """Makes sure, once for a program, that its steps compute what the network does.
+
+        Args:
+            program: Of the network, in eval mode.
+            images: Float tensor (batch, …), in [0, 1].
+
+        Raises:
+            ModelError: they do not, or something in the network cannot be passed through.
+        """
+
 
 def input_moments(images: Tensor, noise: GaussianNoise) -> Gaussian | FactoredGaussian:
     """The distribution of noisy images.
@@ -73,6 +90,25 @@ def input_moments(images: Tensor, noise: GaussianNoise) -> Gaussian | FactoredGa
     if noise.blur:
         return FactoredGaussian(images, noise.factors(images)[:, None])
     return Gaussian(images, noise.std_like(images).square())
+
+
+def require_own_statistics(call: Call) -> None:
+    """Refuses what would mix the statistics of the images without noise with those under it.
+
+    Raises:
+        ModelError: what goes by the statistics of its batch, or keeps them, is no BatchNorm layer.
+    """
+    layer = call.layer
+    is_functional = call.operation is F.batch_norm and bool(
+        call.options.get("training", call.arguments[5] if len(call.arguments) > 5 else False)
+    )
+    is_instance = isinstance(layer, _InstanceNorm) and layer.track_running_stats and layer.training
+    if is_functional or is_instance:
+        raise ModelError(
+            f"{name_of(call.operation)} in train mode would take the statistics of images with and without "
+            "noise together. Write batch normalisation as a torch.nn.BatchNorm layer, and InstanceNorm "
+            "without running statistics."
+        )
 
 
 def of_onset(call: Call, of_bent: Callable[[Onset], Any]) -> Any:
@@ -102,18 +138,23 @@ def of_onset(call: Call, of_bent: Callable[[Onset], Any]) -> Any:
     return opened(result) if isinstance(result, Onset) else None
 
 
-def required_logits(logits: Tensor) -> Tensor:
+def required_logits(logits: object) -> Tensor:
     """The same, if they are logits.
 
     Raises:
         ModelError: they are not (batch, classes).
     """
-    if logits.dim() != 2:
-        raise ModelError(
-            f"Expected logits (batch, classes), but the model gives {tuple(logits.shape)}; "
-            "flatten or pool before its last layer."
-        )
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise _not_logits(logits)
     return logits
+
+
+def _not_logits(found: object) -> ModelError:
+    what = f"{tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    return ModelError(
+        f"Expected one output, logits (batch, classes), but the model gives {what}; flatten or pool "
+        "before its last layer, or wrap it in a module that returns the logits alone."
+    )
 
 
 def rule_of_moments(call: Call) -> Any:
@@ -123,6 +164,22 @@ def rule_of_moments(call: Call) -> Any:
         UnsupportedOperationError: there is no rule.
     """
     return call.apply_rule(_NORMS)
+
+
+def through_every_layer(program: Program, value: Moments) -> Moments:
+    """The image of moments under a network.
+
+    Args:
+        program: Of the network.
+        value: Moments of its inputs.
+
+    Raises:
+        ModelError: there is no rule for an operation, or more than one output.
+    """
+    reached = program.walk(value, lambda call: rule_of_moments(call) if call.takes_domain else call.compute())
+    if not isinstance(reached, Moments):
+        raise _not_logits(reached)
+    return reached
 
 
 def training_batch_norm(call: Call) -> _BatchNorm | None:

@@ -1,0 +1,196 @@
+"""What expectation losses must refuse or get right, and must not get wrong in silence."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from typing_extensions import override
+
+from withstand.domains import Elementwise, FactoredGaussian, Gaussian, Site, propagate, register
+from withstand.moments import RECTIFIER
+from withstand.objectives import CrossEntropy, EveryLayer, FirstActivation, GaussianExpectation, Propagation
+from withstand.schedules import Linear
+from withstand.types import DataError, ModelError
+
+WAYS: list[Propagation] = [FirstActivation(), EveryLayer(), EveryLayer(num_factors=2)]
+
+
+class _Net(nn.Module):
+    """A hand-written forward of a few layers."""
+
+    def __init__(self, compute: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
+        super().__init__()
+        self.compute = compute
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    @override
+    def forward(self, x: Tensor) -> Any:
+        return self.compute(self, x)
+
+
+def _images() -> Tensor:
+    return torch.rand(4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def _labels() -> Tensor:
+    return torch.arange(4) % 3
+
+
+def _in_place(net: Any, x: Tensor) -> Tensor:
+    hidden = net.conv(torch.relu(net.first(x)))
+    bent = net.inplace(hidden)
+    return net.last((hidden + bent).flatten(1))  # type: ignore[no-any-return]
+
+
+def _functional(net: Any, x: Tensor) -> Tensor:
+    hidden = torch.relu(net.first(x))
+    hidden = F.batch_norm(hidden, net.norm.running_mean, net.norm.running_var, training=net.training)
+    return net.last(hidden.flatten(1))  # type: ignore[no-any-return]
+
+
+def _layers() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {
+        "first": nn.Conv2d(2, 2, 1),
+        "conv": nn.Conv2d(2, 2, 1),
+        "inplace": nn.ReLU(inplace=True),
+        "norm": nn.BatchNorm2d(2),
+        "last": nn.Linear(32, 3),
+    }
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_what_is_changed_in_place_and_read_again_is_refused(way: Propagation) -> None:
+    with pytest.raises(ModelError, match="in place"):
+        GaussianExpectation(0.1, propagation=way)(_Net(_in_place, **_layers()), _images(), _labels())
+
+
+def test_after_the_first_activation_layers_act_in_place_as_in_the_model() -> None:
+    model = _Net(_in_place, **_layers())
+    clean = CrossEntropy()(model, _images(), _labels()).loss
+    terms = GaussianExpectation(1e-6)(model, _images(), _labels()).terms
+    torch.testing.assert_close(terms["cross_entropy"], clean.detach())
+    torch.testing.assert_close(terms["expectation"], clean.detach())
+
+
+def test_statistics_that_would_mix_both_are_refused() -> None:
+    model = _Net(_functional, **_layers()).train()
+    with pytest.raises(ModelError, match=r"nn\.BatchNorm layer"):
+        GaussianExpectation(0.1)(model, _images(), _labels())
+    tracking = nn.Sequential(
+        nn.Conv2d(2, 2, 1),
+        nn.ReLU(),
+        nn.InstanceNorm2d(2, track_running_stats=True),
+        nn.Flatten(),
+        nn.Linear(32, 3),
+    )
+    with pytest.raises(ModelError, match="InstanceNorm"):
+        GaussianExpectation(0.1)(tracking.train(), _images(), _labels())
+    GaussianExpectation(0.1)(tracking.eval(), _images(), _labels())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_first_call_draws_no_more_than_the_second(way: Propagation) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(32, 5), nn.ReLU(), nn.Linear(5, 3))
+    objective = GaussianExpectation(0.3, propagation=way)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        losses.append(objective(model, _images(), _labels()).loss)
+    assert torch.equal(*losses)
+
+
+def test_a_value_added_to_itself_is_doubled() -> None:
+    class Doubled(nn.Module):
+        @override
+        def forward(self, x: Tensor) -> Tensor:
+            return x + x
+
+    mean, variance = torch.rand(2, 3), torch.rand(2, 3)
+    for value in (Gaussian(mean, variance), FactoredGaussian(mean, torch.zeros(1, 2, 3), variance)):
+        out = propagate(Doubled(), value)
+        torch.testing.assert_close(out.mean, 2 * mean)
+        torch.testing.assert_close(out.variance, 4 * variance)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_learnt_slopes_may_fall_below_0(way: Propagation) -> None:
+    layer = nn.PReLU(2, init=-0.3)
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), layer, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3))
+    GaussianExpectation(0.2, propagation=way)(model, _images(), _labels()).loss.backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.isfinite().all()
+
+
+class _Gated(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) + 1
+
+
+@register(_Gated)
+def _gated(site: Site, layer: _Gated, value: Any) -> Any:
+    return value.monotone(Elementwise(torch.relu, hinges=RECTIFIER)).shift(1.0)
+
+
+def test_a_rule_that_goes_on_after_its_function_is_told_so() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(32, 4), _Gated(), nn.Linear(4, 3))
+    propagate(model, Gaussian(_images(), torch.full((1, 2, 4, 4), 0.01)))
+    with pytest.raises(ModelError, match="Make two layers of it"):
+        GaussianExpectation(0.1)(model, _images(), _labels())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_output_is_wanted(way: Propagation) -> None:
+    model = _Net(lambda net, x: (net.last(torch.relu(x.flatten(1))), x), last=nn.Linear(32, 3))
+    with pytest.raises(ModelError, match=r"one output|returns a tuple"):
+        GaussianExpectation(0.1, propagation=way)(model, _images(), _labels())
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
+    with pytest.raises(DataError, match="one value for each of 3 channels"):
+        GaussianExpectation([0.1, 0.2, 0.3])(model, _images(), _labels())
+    with pytest.raises(ValueError, match="noise_std"):
+        GaussianExpectation(Linear(start=-0.1, end=0.2, epochs=2))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_parametrised_weight_is_made_once_for_both(way: Propagation) -> None:
+    torch.manual_seed(0)
+    layer = parametrizations.spectral_norm(nn.Linear(32, 4))
+    model = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), nn.Linear(4, 3)).train()
+    twin = copy.deepcopy(model)
+    objective = GaussianExpectation(0.1, propagation=way)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    objective(model, _images(), _labels())
+    CrossEntropy()(twin, _images(), _labels())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, twin.state_dict()[name])
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_copy_of_a_used_objective_does_not_hold_the_model() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(32, 4), *[nn.ReLU() for _ in range(400)], nn.Linear(4, 3))
+    objective = GaussianExpectation(0.1)
+    loss = objective(model, _images(), _labels()).loss
+    again = copy.deepcopy(objective)
+    assert torch.equal(again(model, _images(), _labels()).loss, loss)
+
+
+def test_an_activation_with_blurred_noise_needs_no_factors_of_its_images() -> None:
+    torch.manual_seed(0)
+    images, labels = torch.rand(2, 1, 8, 8), torch.arange(2)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(108, 3))
+    loss, terms = GaussianExpectation(0.4, blur=2.0)(model, images, labels)
+    assert math.isfinite(loss.item())
+    assert terms["expectation"] != terms["cross_entropy"]
