@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from withstand.objectives import GaussianExpectation
 from withstand.recipe_file import find_recipe, load_yaml, parse_recipe
 from withstand.sweep import Sweep, find_sweep, is_sweep, packaged_sweeps, points, read_over, read_sweep
 from withstand.types import RecipeError
@@ -59,7 +60,7 @@ def test_points_are_the_product_and_their_names_differ(
         assert all(len(part) < 200 and part not in (".", "..") for part in point.name.split("/"))
 
 
-def test_values_come_in_order_and_the_command_line_last() -> None:
+def test_values_come_in_order_and_what_varies_last() -> None:
     sweep = Sweep(
         "mine",
         "digits-adversarial",
@@ -77,10 +78,18 @@ def test_values_come_in_order_and_the_command_line_last() -> None:
         "--description=",
         "--training.epochs=3",
         "--objective={class_path: CrossEntropy}",
+        "--model.name=mlp",
         "--seed=0",
         "--data.train_size=300",
-        "--model.name=mlp",
     )
+
+
+def test_what_varies_may_belong_to_a_class_that_the_command_line_names() -> None:
+    sweep = Sweep("mine", "digits-adversarial", over={"objective.noise_std": [0.1, 0.2]})
+    for point, expected in zip(points(sweep, ["--objective=GaussianExpectation"]), (0.1, 0.2), strict=True):
+        objective = parse_recipe(find_recipe("digits-adversarial"), point.overrides).recipe.objective
+        assert isinstance(objective, GaussianExpectation)
+        assert objective.noise_std == expected
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def points(sweep: Sweep, overrides: Sequence[str] = ()) -> list[Point]:
 
     Args:
         sweep: What is varied.
-        overrides: Each ``--key=value``, after the sweep's own.
+        overrides: Each ``--key=value``, after the sweep's own but for what it varies.
 
     Returns:
         At least one point; no two have the same name.
@@ -120,8 +120,9 @@ def points(sweep: Sweep, overrides: Sequence[str] = ()) -> list[Point]:
                 Point(
                     name=name,
                     overrides=(
-                        *_arguments({**_words(sweep, name), **sweep.settings, **settings, **values}),
+                        *_arguments({**_words(sweep, name), **sweep.settings, **settings}),
                         *overrides,
+                        *_arguments(values),  # last, since an override may name the class that they are of
                     ),
                 )
             )

@@ -58,6 +58,20 @@ def _short(key: str, others: Sequence[str]) -> str:
     return free[0] if free else key
 
 
+def _varies(key: str, groups: Sequence[Values]) -> bool:
+    """Whether those groups that have a key disagree on it."""
+    values = [values[key] for values in groups if key in values]
+    return any(value != values[0] for value in values)
+
+
+def _described(keys: Sequence[str], groups: Sequence[Values]) -> list[str]:
+    words = short_keys(keys)
+    return [
+        ", ".join(f"{word}={_text(values[key])}" for key, word in words.items() if key in values)
+        for values in groups
+    ]
+
+
 def labels(names: Sequence[str | None], groups: Sequence[Values]) -> list[str]:
     """What to call groups of runs, no two alike.
 
@@ -70,11 +84,11 @@ def labels(names: Sequence[str | None], groups: Sequence[Values]) -> list[str]:
     """
     if None not in names and len(set(names)) == len(names):
         return [str(name) for name in names]
-    words = short_keys(differing(groups))
-    found = [
-        ", ".join(f"{word}={_text(values[key])}" for key, word in words.items() if key in values)
-        for values in groups
-    ]
+    keys = differing(groups)
+    # That a setting is there at all tells no more than the class that it belongs to.
+    found = _described([key for key in keys if _varies(key, groups)], groups)
+    if len(set(found)) < len(found):
+        found = _described(keys, groups)
     shortened = [text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 1]}…" for text in found]
     named = [text or name or "run" for text, name in zip(shortened, names, strict=True)]
     return [
