@@ -59,6 +59,9 @@ def step_cost(name: str, dataset: str, batch_size: int, rounds: int) -> dict[str
         "textbook-published": train(lambda: expectation_loss(model, images, labels, NOISE_STD)),
         "every-layer-of-mean": of(GaussianExpectation(NOISE_STD, propagation=EveryLayer(OfMean()))),
         "every-layer-mean-field": of(GaussianExpectation(NOISE_STD, propagation=EveryLayer(MeanField()))),
+        "every-layer-4-factors": of(
+            GaussianExpectation(NOISE_STD, propagation=EveryLayer(MeanField(), num_factors=4))
+        ),
         "copies-1": of(NoisyCrossEntropy(NOISE_STD, 1)),
     }
     slow = {"plain": quick["plain"], "copies-20": of(NoisyCrossEntropy(NOISE_STD, 20))}

@@ -48,31 +48,37 @@ def rectified(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _RectifiedAndMean(torch.autograd.Function):
-    """∂E/∂mean = Φ, ∂E/∂variance = φ / (2 std); into one tensor, which the rest of a network takes whole."""
+    """∂E/∂mean = Φ, ∂E/∂variance = φ / (2 std); into one tensor, which the rest of a network takes whole.
+
+    Factors of Φ = erfc(t) / 2 and φ = exp(-t²) / √(2π), with t = -mean / (√2 std), are multiplied to what is
+    small: on a CPU every pass over the large tensors counts.
+    """
 
     @staticmethod
     @override
     def forward(ctx: Any, mean: Tensor, variance: Tensor) -> Tensor:
         std = std_of(variance)
-        below, density = _cdf_and_pdf(mean, std)
-        ctx.save_for_backward(mean, below, density, std)
+        twice_below = mean * (-ROOT_HALF / std)
+        density = twice_below.square().neg_().exp_()
+        twice_below.erfc_()
+        ctx.save_for_backward(mean, twice_below, density, std)
         ctx.shape = variance.shape
         both = mean.new_empty((2 * len(mean), *mean.shape[1:]))
         torch.clamp_min(mean, 0, out=both[: len(mean)])
-        torch.mul(mean, below, out=both[len(mean) :]).addcmul_(std, density)
+        torch.mul(density, std / ROOT_TWO_PI, out=both[len(mean) :]).addcmul_(mean, twice_below, value=0.5)
         return both
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, to_both: Tensor) -> tuple[Tensor, Tensor | None]:
-        mean, below, density, std = ctx.saved_tensors
+        mean, twice_below, density, std = ctx.saved_tensors
         to_rectified, to_expected = to_both.chunk(2)
         for_variance = None
         if ctx.needs_input_grad[1]:
-            for_variance = (to_expected * density).sum_to_size(ctx.shape) / (2 * std)
+            for_variance = (to_expected * density).sum_to_size(ctx.shape) / (2 * ROOT_TWO_PI * std)
         # What ReLU itself takes for its gradient; a comparison and a choice take ten times as long.
-        for_mean = torch.ops.aten.threshold_backward(to_rectified, mean, 0).addcmul_(to_expected, below)
-        return for_mean, for_variance
+        for_mean = torch.ops.aten.threshold_backward(to_rectified, mean, 0)
+        return for_mean.addcmul_(to_expected, twice_below, value=0.5), for_variance
 
 
 class _MeanAndVariance(torch.autograd.Function):
