@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from textbook_moments import expectation_loss
-from timing import interleaved
+from timing import interleaved, training_step
 from withstand import models
 from withstand.objectives import (
     CrossEntropy,
@@ -41,13 +42,7 @@ def step_cost(name: str, dataset: str, batch_size: int, rounds: int) -> dict[str
     images, labels = torch.rand(batch_size, channels, side, side), torch.arange(batch_size) % 10
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-9)  # weights stay where they are
 
-    def train(loss: Callable[[], Tensor]) -> Callable[[], None]:
-        def step() -> None:
-            optimizer.zero_grad()
-            loss().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-        return step
+    train = partial(training_step, optimizer)
 
     def of(objective: Objective) -> Callable[[], None]:
         return train(lambda: objective(model, images, labels).loss)

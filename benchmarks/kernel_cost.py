@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textbook_kernel import adversarial_perturbation, input_gradient, loss_gradient, project_spectral
-from timing import interleaved
+from timing import interleaved, training_step
 from withstand import data, models
 from withstand.constraints import Constraint, SpectralBall
 from withstand.data import batches, epoch_order
@@ -66,13 +67,7 @@ def penalty_cost(rounds: int) -> dict[str, dict[str, float]]:
     model, (images, labels) = _network(), _pictures()[0]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-9, momentum=0.9)  # weights stay where they are
 
-    def train(loss: Callable[[], Tensor]) -> Callable[[], None]:
-        def step() -> None:
-            optimizer.zero_grad()
-            loss().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-        return step
+    train = partial(training_step, optimizer)
 
     def of(objective: Objective) -> Callable[[], None]:
         return train(lambda: objective(model, images, labels).loss)

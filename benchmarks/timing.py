@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
-__all__ = ["interleaved"]
+__all__ = ["interleaved", "training_step"]
 
 
 def interleaved(pieces: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
@@ -28,3 +29,19 @@ def interleaved(pieces: Mapping[str, Callable[[], object]], *, rounds: int) -> d
             if number:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def training_step(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """A step of an optimiser on a loss, to be timed.
+
+    Args:
+        optimizer: Of the weights that the loss depends on.
+        loss: Computes it anew.
+    """
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step

@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from withstand.domains.base import Moments
 from withstand.domains.operations import Elementwise, MaxPool, Monotone, Valley
+from withstand.types import ModelError
 
-__all__ = ["Bending"]
+__all__ = ["Bending", "unknown"]
 
 # A fall that does not keep an activation from waiting: that of torch's softplus at its threshold is 2e-9.
 _NEGLIGIBLE = 1e-6
@@ -74,3 +75,11 @@ class Bending(Moments, ABC):
         value = type(self).__new__(type(self))
         value._put_off = self, function
         return value
+
+
+def unknown(function: Monotone) -> ModelError:
+    """The error of a function of which a distribution knows nothing."""
+    return ModelError(
+        f"Moments pass through Elementwise, Valley, Rearrange, MaxPool and SortGroups, but a rule made use "
+        f"of {type(function).__name__}. Write the rule in those, or keep to boxes and balls."
+    )

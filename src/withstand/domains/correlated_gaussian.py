@@ -14,8 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.base import NormOf
-from withstand.domains.bending import Bending
-from withstand.domains.gaussian import bent, gain, unknown
+from withstand.domains.bending import Bending, unknown
+from withstand.domains.gaussian import bent, gain
 from withstand.domains.operations import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Valley
 from withstand.domains.windows import window_places
 from withstand.moments import cdf, rectified, std_of

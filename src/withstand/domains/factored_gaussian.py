@@ -11,9 +11,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.base import NormOf
-from withstand.domains.gaussian import bent, gain, rearranged_deviations, unknown
-from withstand.domains.maxima import Comparable, pooled, sorted_in_groups
-from withstand.domains.operations import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Valley
+from withstand.domains.gaussian import bent, gain, rearranged_deviations
+from withstand.domains.maxima import Comparable
+from withstand.domains.operations import Elementwise, Rearrange, Valley
 from withstand.moments import larger, share_of_first
 from withstand.spectral import LinearOperator
 
@@ -67,17 +67,6 @@ class FactoredGaussian(Comparable):
         return type(self)(operator.affine(self.mean, bias), factors, rest)
 
     @override
-    def through(self, function: Monotone) -> Self:
-        match function:
-            case Rearrange():
-                return self._rearranged(function)
-            case MaxPool():
-                return pooled(self, function)
-            case SortGroups():
-                return sorted_in_groups(self, function)
-        raise unknown(function)
-
-    @override
     def shift(self, constant: Tensor | float) -> Self:
         return type(self)(self.mean + constant, self.factors, self.rest)
 
@@ -111,7 +100,8 @@ class FactoredGaussian(Comparable):
         mean, variance = bent(function, self.mean, self.variance)
         return self._of(mean, variance, gain(function, self.mean, self.variance) * self.factors)
 
-    def _rearranged(self, function: Rearrange) -> Self:
+    @override
+    def rearranged(self, function: Rearrange) -> Self:
         rearrange = partial(rearranged_deviations, function)
         return type(self)(function(self.mean), self._of_each(rearrange), rearrange(self.rest))
 

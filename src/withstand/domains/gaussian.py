@@ -14,13 +14,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.base import NormOf
-from withstand.domains.maxima import Comparable, pooled, sorted_in_groups
-from withstand.domains.operations import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Valley
+from withstand.domains.maxima import Comparable
+from withstand.domains.operations import Elementwise, Rearrange, Valley
 from withstand.moments import hinged, hinged_gain, larger, quadrature, quadrature_gain
 from withstand.spectral import LinearOperator
-from withstand.types import ModelError
 
-__all__ = ["Gaussian", "bent", "gain", "rearranged_deviations", "unknown"]
+__all__ = ["Gaussian", "bent", "gain", "rearranged_deviations"]
 
 
 @final
@@ -56,17 +55,6 @@ class Gaussian(Comparable):
         )
 
     @override
-    def through(self, function: Monotone) -> Self:
-        match function:
-            case Rearrange():
-                return self._rearranged(function)
-            case MaxPool():
-                return pooled(self, function)
-            case SortGroups():
-                return sorted_in_groups(self, function)
-        raise unknown(function)
-
-    @override
     def shift(self, constant: Tensor | float) -> Self:
         return type(self)(self.mean + constant, self.variance)
 
@@ -95,7 +83,8 @@ class Gaussian(Comparable):
     def bent(self, function: Elementwise | Valley) -> Self:
         return type(self)(*bent(function, self.mean, self.variance))
 
-    def _rearranged(self, function: Rearrange) -> Self:
+    @override
+    def rearranged(self, function: Rearrange) -> Self:
         return type(self)(function(self.mean), rearranged_deviations(function, self.variance))
 
 
@@ -126,11 +115,3 @@ def rearranged_deviations(function: Rearrange, deviations: Tensor) -> Tensor:
     if not function.sets_constants:
         return function(deviations)
     return function(deviations) - function(torch.zeros_like(deviations[:1]))
-
-
-def unknown(function: Monotone) -> ModelError:
-    """The error of a function of which a distribution knows nothing."""
-    return ModelError(
-        f"Moments pass through Elementwise, Valley, Rearrange, MaxPool and SortGroups, but a rule made use "
-        f"of {type(function).__name__}. Write the rule in those, or keep to boxes and balls."
-    )

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Self, TypeVar
 
 from torch import Tensor
+from typing_extensions import override
 
-from withstand.domains.bending import Bending
-from withstand.domains.operations import MaxPool, SortGroups, moved
+from withstand.domains.bending import Bending, unknown
+from withstand.domains.operations import MaxPool, Monotone, Rearrange, SortGroups, moved
 from withstand.domains.windows import window_places
 
 __all__ = ["Comparable", "pooled", "sorted_in_groups"]
@@ -25,6 +26,21 @@ class Comparable(Bending, ABC):
     @abstractmethod
     def negated(self) -> Self:
         """-x."""
+
+    @abstractmethod
+    def rearranged(self, function: Rearrange) -> Self:
+        """Its coordinates moved or picked out."""
+
+    @override
+    def through(self, function: Monotone) -> Self:
+        match function:
+            case Rearrange():
+                return self.rearranged(function)
+            case MaxPool():
+                return pooled(self, function)
+            case SortGroups():
+                return sorted_in_groups(self, function)
+        raise unknown(function)
 
 
 _Compared = TypeVar("_Compared", bound=Comparable)
