@@ -38,7 +38,7 @@ class FactoredGaussian(Comparable):
         self._mean = mean
         self._factors = factors
         self._rest = torch.zeros_like(factors[0]) if rest is None else rest
-        self._variance = factors.square().sum(0) + self._rest
+        self._variance: Tensor | None = None  # made when it is first asked for: linear maps do without
 
     @property
     @override
@@ -48,7 +48,10 @@ class FactoredGaussian(Comparable):
     @property
     @override
     def variance(self) -> Tensor:
-        return self.now._variance
+        now = self.now
+        if now._variance is None:
+            now._variance = now._factors.square().sum(0) + now._rest
+        return now._variance
 
     @property
     def factors(self) -> Tensor:
