@@ -2,6 +2,7 @@
 
 from withstand import (
     attacks,
+    bayes,
     constraints,
     data,
     domains,
@@ -59,6 +60,7 @@ __all__ = [
     "WithstandError",
     "__version__",
     "attacks",
+    "bayes",
     "certified_radius",
     "certify",
     "check_moments",

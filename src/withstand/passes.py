@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from withstand.compiled import uncompiled
 from withstand.modes import differs_in_training, eval_mode
 from withstand.types import DataError, ModelError
 
-__all__ = ["Differentiable", "Pass", "logits_of"]
+__all__ = ["Differentiable", "Pass", "logits_of", "random_state"]
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
@@ -33,6 +34,9 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
             f"{len(images)} images, but gave {found}."
         )
     return logits
+
+
+_Kept = TypeVar("_Kept")
 
 
 class Differentiable(NamedTuple):
@@ -84,16 +88,29 @@ class Pass:
         shares = tracks_images and torch.is_grad_enabled() and _is_plain(model)
         self._images = images.detach().requires_grad_() if shares else images
         self._is_random = False
+        self._kept: dict[Hashable, Any] = {}
+
+    def kept(self, key: Hashable, make: Callable[[], _Kept]) -> _Kept:
+        """What several terms share beside the logits; made by whoever asks first.
+
+        Args:
+            key: Names it; a class whose object it is, say.
+            make: Makes it.
+        """
+        if key not in self._kept:
+            self._kept[key] = make()
+        found: _Kept = self._kept[key]
+        return found
 
     @cached_property
     def logits(self) -> Tensor:
         """(batch, classes), as the model gives them in its present mode."""
         if self._images is self.given:
             return logits_of(self.model, self.given)
-        before = _random_state(self.given.device)
+        before = random_state(self.given.device)
         logits = logits_of(self.model, self._images)
         # Then it may be a function such as F.dropout, of which no layer tells that it is there.
-        self._is_random = _random_state(self.given.device) != before
+        self._is_random = random_state(self.given.device) != before
         return logits
 
     @cached_property
@@ -106,8 +123,12 @@ class Pass:
         return Differentiable.of(self.model, self.given)
 
 
-def _random_state(device: torch.device) -> bytes:
-    """The state of the generator from which a model on a device draws; without waiting for the device."""
+def random_state(device: torch.device) -> bytes:
+    """The state of the generator from which a model on a device draws; without waiting for the device.
+
+    Args:
+        device: Of the model.
+    """
     # Without the device's number, which not every kind of device takes here: that of the current one.
     state: Tensor = torch.get_rng_state() if device.type == "cpu" else _module_of(device).get_rng_state()
     return state.numpy().tobytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from withstand import data, models
+from withstand import bayes, data, models
 from withstand.constraints import PARAMETRIZATIONS
 from withstand.data import Dataset
 from withstand.dataset_info import DatasetInfo
 from withstand.environment import describe_device, environment, git_commit, peak_memory_bytes
-from withstand.evaluation import Evaluation, evaluate
+from withstand.evaluation import Evaluation, Sampling, evaluate
 from withstand.recipe import Recipe
 from withstand.recipe_file import ParsedRecipe, parse_recipe
 from withstand.run_folder import RunFolder, replaced
@@ -70,6 +71,10 @@ def build_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
     model = models.create(settings.name, dataset=info, normalize=settings.normalize, **settings.options)
     if settings.parametrize is not None:
         PARAMETRIZATIONS[settings.parametrize](model)
+    if settings.bayes is not None:
+        if settings.bayes.means is not None:
+            models.load_weights(model, settings.bayes.means)
+        model = bayes.convert(model, settings.bayes.posterior, settings.bayes.layers)
     return model
 
 
@@ -176,6 +181,8 @@ def evaluate_run(
         certificates=settings.certificates,
         kernel_norms=settings.kernel_norms,
         noise=settings.noise,
+        sampling=settings.sampling,
+        others=_others(model, recipe),
         num_examples=settings.num_examples,
         batch_size=settings.batch_size,
         seed=recipe.seed,
@@ -186,6 +193,7 @@ def evaluate_run(
     published = [_json_ready(vars(figure)) for figure in recipe.published]
     metrics = {
         **evaluation.metrics,
+        "protocols": _measure_protocols(model, dataset, recipe, device),
         "weights": settings.weights,
         "published": published,
         "settings": parsed.values["evaluation"],
@@ -201,6 +209,37 @@ def evaluate_run(
     }
     run.write_json(run.environment, {**run.read_json(run.environment), **about})
     return Evaluation(evaluation.rows, metrics)
+
+
+def _others(model: nn.Module, recipe: Recipe) -> dict[str, Dataset]:
+    """The data sets, beside the one that is scored, on which the uncertainty of random weights is measured.
+
+    Raises:
+        DataError: one is unknown, missing or damaged.
+    """
+    uncertainty = (recipe.evaluation.sampling or Sampling()).uncertainty
+    if uncertainty is None or not bayes.is_stochastic(model):
+        return {}
+    settings = recipe.data
+    return {
+        name: data.load(name, root=settings.root, size=settings.size)
+        for name in uncertainty.out_of_distribution
+    }
+
+
+def _measure_protocols(
+    model: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device
+) -> list[dict[str, Any]]:
+    """One entry a published protocol, of the test examples that the evaluation scored."""
+    settings = recipe.evaluation
+    if not settings.protocols:
+        return []
+    number = min(settings.num_examples or len(dataset.test), len(dataset.test))
+    test = dataset.test.subset(torch.arange(number)).to(device)
+    return [
+        each.measure(model.to(device), test, batch_size=settings.batch_size, seed=recipe.seed)
+        for each in settings.protocols
+    ]
 
 
 def device_of(recipe: Recipe) -> torch.device:
@@ -225,6 +264,7 @@ def model_spec(recipe: Recipe, info: DatasetInfo) -> dict[str, Any]:
         "normalize": recipe.model.normalize,
         "options": recipe.model.options,
         "parametrize": recipe.model.parametrize,
+        "bayes": None if recipe.model.bayes is None else asdict(recipe.model.bayes),
         "dataset": info.name,
         "input_shape": list(info.shape),
         "num_classes": info.num_classes,

@@ -10,14 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from withstand.attacks import Attack
+from withstand.bayes import Posterior
 from withstand.constraints import ParametrizationName
 from withstand.data import PartitionName
-from withstand.evaluation import Certificate, NoiseCurve, plan_attacks, plan_certificates, require_sizes
+from withstand.evaluation import (
+    Certificate,
+    NoiseCurve,
+    Protocol,
+    Sampling,
+    plan_attacks,
+    plan_certificates,
+    require_sizes,
+)
 from withstand.kernel_norms import KernelNorms
 from withstand.objectives import CrossEntropy, Objective
 from withstand.training import TrainingSettings
 
-__all__ = ["DataSettings", "EvaluationSettings", "ModelSettings", "Published", "Recipe"]
+__all__ = ["BayesSettings", "DataSettings", "EvaluationSettings", "ModelSettings", "Published", "Recipe"]
 
 _LARGEST_SEED = 2**31 - 1
 
@@ -46,6 +55,22 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class BayesSettings:
+    """How the weights of a network become random.
+
+    Args:
+        posterior: Of every layer that ``layers`` does not name.
+        layers: Path of a layer or of a part of the network -> the posterior of what is in it, or null to
+            leave it as it is.
+        means: A ``.safetensors`` or state-dict file of the plain network, whose weights the means begin at.
+    """
+
+    posterior: Posterior = field(default_factory=Posterior)
+    layers: dict[str, Posterior | None] = field(default_factory=dict)
+    means: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelSettings:
     """Which model.
 
@@ -55,12 +80,14 @@ class ModelSettings:
         normalize: Put the data set's normalisation inside, as the first layer.
         options: Keyword arguments of the model's builder, such as batch_norm.
         parametrize: Hold every weight at spectral norm 1 (spectral-norm), or orthogonal, always.
+        bayes: Make the weights random, with a Gaussian posterior; they are not where null.
     """
 
     name: str = "cnn-small"
     normalize: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     parametrize: ParametrizationName | None = None
+    bayes: BayesSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +100,8 @@ class EvaluationSettings:
         certificates: What to prove, each at its own epsilons or at these.
         kernel_norms: How to bound the kernel norm of each class logit; not bounded where null.
         noise: At which levels of Gaussian noise to look at the answers; not measured where null.
+        sampling: How to score a net with random weights; by default, where null, as Sampling has it.
+        protocols: Published evaluations to repeat as published, such as SebrProtocol, beside honest ones.
         num_examples: Score only the first so many test examples; all where null.
         batch_size: Examples a batch.
         weights: The epoch that did best on validation data, or the last.
@@ -86,6 +115,8 @@ class EvaluationSettings:
     certificates: list[Certificate] = field(default_factory=list)
     kernel_norms: KernelNorms | None = None
     noise: NoiseCurve | None = None
+    sampling: Sampling | None = None
+    protocols: list[Protocol] = field(default_factory=list)
     num_examples: int | None = None
     batch_size: int = 500
     weights: Literal["best", "last"] = "best"
@@ -107,6 +138,8 @@ class Published:
         epsilon: Budget, where attacked or certified.
         norm: Of the ball, where attacked or certified.
         note: What differs from our measurement.
+        attack: The attack of the published protocol that it stands for, fgsm or pgd; ours is the strongest
+            where null.
     """
 
     measure: Literal["clean", "attacked", "certified"]
@@ -115,6 +148,7 @@ class Published:
     epsilon: float | None = None
     norm: float | None = None
     note: str = ""
+    attack: str | None = None
 
 
 @dataclass(frozen=True)

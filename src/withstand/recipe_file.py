@@ -18,11 +18,13 @@ from jsonargparse import ArgumentParser, Namespace, set_loader
 from torch.optim import SGD, Adam
 
 from withstand.attacks import Attack
+from withstand.bayes import Posterior
 from withstand.constraints import Constraint
 from withstand.data import Deform
-from withstand.evaluation import Certificate, NoiseCurve
+from withstand.evaluation import Certificate, NoiseCurve, Protocol, Sampling, Uncertainty
 from withstand.kernel_norms import KernelNorms
-from withstand.recipe import Recipe
+from withstand.measures import Measure
+from withstand.recipe import BayesSettings, Recipe
 from withstand.recipe_items import Item, is_item, put
 from withstand.schedules import Schedule
 from withstand.suggest import nearest
@@ -265,8 +267,8 @@ def _nearest_key(parser: ArgumentParser, key: str) -> str | None:
 def _class_parameters() -> Iterator[str]:
     """The settings of every class that a recipe can name."""
     pending: list[type] = [
-        *(Objective, Attack, Constraint, Schedule),
-        *(Certificate, KernelNorms, NoiseCurve, Deform, Plateau, Rollback, SGD, Adam),
+        *(Objective, Attack, Constraint, Measure, Protocol, Schedule, Posterior, BayesSettings),
+        *(Certificate, KernelNorms, NoiseCurve, Sampling, Uncertainty, Deform, Plateau, Rollback, SGD, Adam),
     ]
     while pending:
         cls = pending.pop()

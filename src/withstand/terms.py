@@ -62,6 +62,14 @@ class Objective(nn.Module, ABC):
         """Whether ``of_pass`` will ask for gradients with respect to the images."""
         return False
 
+    def prepare(self, num_data: int) -> None:
+        """Told once by training, before its first step; by default nothing comes of it.
+
+        Args:
+            num_data: Examples in the training set.
+        """
+        return
+
     def ease(self, at: float) -> bool:
         """Halves the step of difficulty after ``at``, one epoch more for it; the default has none.
 
@@ -137,6 +145,10 @@ class Weighted(OnePass):
         return value_at(self.weight, progress) != 0 and self.term.differentiates_images(progress)
 
     @override
+    def prepare(self, num_data: int) -> None:
+        self.term.prepare(num_data)
+
+    @override
     def ease(self, at: float) -> bool:
         return self.term.ease(at)
 
@@ -173,6 +185,11 @@ class Sum(OnePass):
     @override
     def differentiates_images(self, progress: float = math.inf) -> bool:
         return any(term.differentiates_images(progress) for term in _terms_of(self))
+
+    @override
+    def prepare(self, num_data: int) -> None:
+        for term in _terms_of(self):
+            term.prepare(num_data)
 
     @override
     def ease(self, at: float) -> bool:

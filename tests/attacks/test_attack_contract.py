@@ -103,6 +103,14 @@ def test_in_evaluation_what_is_wrong_comes_back_wrong(
     assert (_predictions(net, found) != batch.labels)[wrong].all()
 
 
+def test_where_answers_are_random_it_still_stays_inside(
+    attack: Attack, net: nn.Module, batch: Batch
+) -> None:
+    found = attack.for_random_answers()(net, *batch)
+    _assert_inside(attack, batch.images, found, EPSILON)
+    assert attack.for_random_answers().epsilon_at() == EPSILON
+
+
 # What it says of itself
 
 
@@ -119,7 +127,7 @@ def test_it_has_words_for_itself(attack: Attack) -> None:
     assert set(attack.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert norms.label(attack.ball_norm or 0.0) in attack.name
     assert norms.label(attack.ball_norm or 0.0) in attack.describe()
-    assert attack.for_evaluation().name == attack.name
+    assert attack.for_evaluation().name == attack.for_random_answers().name == attack.name
 
 
 def test_easing_lowers_the_budget_for_one_epoch_only(attack: Attack) -> None:

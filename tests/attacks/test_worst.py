@@ -61,3 +61,11 @@ def test_a_loss_that_is_no_number_never_replaces_one_that_is() -> None:
     worst.update(torch.tensor([0]), _row(1), torch.tensor([False]), torch.tensor([float("nan")]))
     assert worst.loss[0] == 1.0
     assert not worst.images.any()
+
+
+def test_by_loss_alone_an_answer_decides_nothing() -> None:
+    worst = Worst(torch.zeros(1, 2, 2), torch.tensor([9.0]), torch.tensor([False]), by_loss=True)
+    worst.update(torch.tensor([0]), _row(1), torch.tensor([True]), torch.tensor([0.1]))
+    assert not worst.images.any()
+    worst.update(torch.tensor([0]), _row(2), torch.tensor([False]), torch.tensor([9.5]))
+    _assert_holds(worst, 2.0, 9.5)

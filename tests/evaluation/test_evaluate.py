@@ -73,6 +73,10 @@ class Cheat(Attack):
         return self
 
     @override
+    def for_random_answers(self) -> Attack:
+        return self
+
+    @override
     def eased(self, at: float) -> Attack:
         return self
 

@@ -75,6 +75,14 @@ class Attack(ABC):
         """The same attack where only its success counts: best iterate, stop when fooled."""
 
     @abstractmethod
+    def for_random_answers(self) -> Attack:
+        """The same attack where only its success counts, and one answer decides nothing.
+
+        Of a model that draws its answers, an image is worst that has the largest loss, not one that
+        fooled it once.
+        """
+
+    @abstractmethod
     def eased(self, at: float) -> Attack:
         """The same attack with the step of its budget at epoch ``at`` halved (``schedules.Eased``)."""
 
@@ -145,16 +153,18 @@ class Worst:
         images: Tensor (batch, …).
         loss: Tensor (batch,).
         fooled: Bool tensor (batch,).
+        by_loss: Go by the loss alone.
     """
 
     images: Tensor
     loss: Tensor
     fooled: Tensor
+    by_loss: bool = False
 
     @staticmethod
-    def of(images: Tensor, labels: Tensor, logits: Tensor, loss: Tensor) -> Worst:
+    def of(images: Tensor, labels: Tensor, logits: Tensor, loss: Tensor, *, by_loss: bool = False) -> Worst:
         """Begins with the given images."""
-        return Worst(images.clone(), loss.clone(), logits.argmax(dim=1) != labels)
+        return Worst(images.clone(), loss.clone(), logits.argmax(dim=1) != labels, by_loss)
 
     def update(self, index: Tensor, images: Tensor, fooled: Tensor, loss: Tensor) -> None:
         """Takes up those of the images that are worse than what is held.
@@ -166,7 +176,9 @@ class Worst:
             loss: Tensor (n,).
         """
         was_fooled = self.fooled[index]
-        worse = (fooled & ~was_fooled) | ((fooled == was_fooled) & (loss > self.loss[index]))
+        worse = loss > self.loss[index]
+        if not self.by_loss:
+            worse = (fooled & ~was_fooled) | ((fooled == was_fooled) & worse)
         self.images[index] = torch.where(
             worse.reshape(-1, *[1] * (images.dim() - 1)), images, self.images[index]
         )

@@ -65,6 +65,8 @@ class PGD(BallAttack):
             forward passes more; else the last.
         stop_when_fooled: Take examples out of the batch once the model gets them wrong; for
             evaluation, where only success counts. Implies ``keep_best``.
+        rank_by_loss: The worst image is that of the largest loss, whether or not it fools the model
+            (else one that does comes first); for a model whose answers are random.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -78,6 +80,7 @@ class PGD(BallAttack):
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
     keep_best: bool = False
     stop_when_fooled: bool = False
+    rank_by_loss: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +89,11 @@ class PGD(BallAttack):
                 raise ValueError(f"Expected {field} of at least 1, but got {value}.")
         if isinstance(self.step_size, int | float) and not 0 < self.step_size < math.inf:
             raise ValueError(f"Expected a positive step_size, but got {self.step_size}.")
+        if self.stop_when_fooled and self.rank_by_loss:
+            raise ValueError(
+                "stop_when_fooled keeps the first image that fools the model, rank_by_loss that of the "
+                "largest loss: choose one of them."
+            )
 
     @override
     def perturb(
@@ -95,13 +103,17 @@ class PGD(BallAttack):
         if plan.epsilon == 0:
             return images.detach().clone()
         with eval_mode(model):
-            if self.keep_best or self.stop_when_fooled or self.num_restarts > 1:
+            if self._keeps_worst() or self.num_restarts > 1:
                 return self._search(model, images.detach(), labels, plan)
             return self._ascend(model, images.detach(), labels, plan)
 
     @override
     def for_evaluation(self) -> PGD:
-        return replace(self, keep_best=True, stop_when_fooled=True)
+        return replace(self, keep_best=True, stop_when_fooled=True, rank_by_loss=False)
+
+    @override
+    def for_random_answers(self) -> PGD:
+        return replace(self, keep_best=True, stop_when_fooled=False, rank_by_loss=True)
 
     @override
     def eased(self, at: float) -> PGD:
@@ -123,11 +135,16 @@ class PGD(BallAttack):
     def describe(self) -> str:
         start = "random start" if self.random_start else "start at the image"
         restarts = f"{self.num_restarts} restarts, " if self.num_restarts > 1 else ""
-        kept = "best iterate" if self.keep_best or self.stop_when_fooled else "last iterate"
+        kept = "best iterate" if self._keeps_worst() else "last iterate"
+        if self.rank_by_loss and self._keeps_worst():
+            kept = "iterate of the largest loss"
         return (
             f"PGD, {norms.label(self.norm)}, {self._fixed_steps()} steps, {restarts}{start}, "
             f"{_name_of(self.loss)}, {kept}"
         )
+
+    def _keeps_worst(self) -> bool:
+        return self.keep_best or self.stop_when_fooled
 
     def _fixed_steps(self) -> str:
         if self.num_steps is None and self.step_size is not None:
@@ -180,7 +197,8 @@ class PGD(BallAttack):
     def _search(self, model: nn.Module, images: Tensor, labels: Tensor, plan: _Plan) -> Tensor:
         with torch.no_grad():
             logits = model(images)
-            worst = Worst.of(images, labels, logits, self.loss(logits, labels))
+            loss = self.loss(logits, labels)
+            worst = Worst.of(images, labels, logits, loss, by_loss=self.rank_by_loss)
         for _ in range(self.num_restarts):
             if self.stop_when_fooled:
                 index = (~worst.fooled).nonzero().squeeze(1)

@@ -60,6 +60,10 @@ class Noise(BallAttack):
         return self
 
     @override
+    def for_random_answers(self) -> Noise:
+        return self
+
+    @override
     def eased(self, at: float) -> Noise:
         return replace(self, epsilon=Eased(self.epsilon, at))
 

@@ -4,22 +4,36 @@ from withstand.evaluation.certificate import Certificate, default_attack, plan_c
 from withstand.evaluation.evaluate import Evaluation, evaluate, plan_attacks, require_sizes
 from withstand.evaluation.extend import extend_evaluation
 from withstand.evaluation.extension import FormerEvaluation
+from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.noise import NoiseCurve
+from withstand.evaluation.protocols import Protocol, SebrProtocol
 from withstand.evaluation.rows import AttackPlan, column, score_batch
+from withstand.evaluation.sampling import Sampling
 from withstand.evaluation.summary import share, summarise
+from withstand.evaluation.uncertainty import Entropies, Uncertainty, auroc, calibration_error, entropies
 
 __all__ = [
     "AttackPlan",
     "Certificate",
+    "Entropies",
     "Evaluation",
     "FormerEvaluation",
+    "Judge",
     "NoiseCurve",
+    "Protocol",
+    "Sampling",
+    "SebrProtocol",
+    "Uncertainty",
+    "auroc",
+    "calibration_error",
     "column",
     "default_attack",
+    "entropies",
     "evaluate",
     "extend_evaluation",
     "plan_attacks",
     "plan_certificates",
+    "random_judge",
     "require_sizes",
     "score_batch",
     "share",

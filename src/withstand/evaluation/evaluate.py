@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from withstand import bayes
 from withstand.attacks import Attack
 from withstand.data import Dataset, Split, batches
-from withstand.evaluation.certificate import Certificate, plan_certificates, plan_default_attacks
+from withstand.evaluation.averaging import Judging, find_judge
+from withstand.evaluation.certificate import (
+    Certificate,
+    CertificatePlan,
+    plan_certificates,
+    plan_default_attacks,
+)
 from withstand.evaluation.gallery import save_gallery
 from withstand.evaluation.kernel_norms import measure_kernel_norms
-from withstand.evaluation.laws import Outcome, require_lawful
 from withstand.evaluation.noise import NoiseCurve, NoiseMeter
-from withstand.evaluation.proofs import Evidence, Prover, outcomes_of, provers
-from withstand.evaluation.rows import AttackPlan, Columns, Scores, score_batch
+from withstand.evaluation.proofs import Prover, provers
+from withstand.evaluation.rows import AttackPlan
+from withstand.evaluation.sampling import Sampling, require_certain
+from withstand.evaluation.scoring import Wanted, observe_others, score_split
 from withstand.evaluation.summary import summarise
+from withstand.evaluation.uncertainty_meter import UncertaintyMeter, require_others
 from withstand.kernel_norms import KernelNorms
 from withstand.models import check
 from withstand.modes import eval_mode
 from withstand.numerics import numerics
 from withstand.run_folder import RunFolder
-from withstand.types import Batch, RunFolderError
 
-__all__ = ["Evaluation", "batch_seed", "device_of_model", "evaluate", "plan_attacks", "require_sizes"]
+__all__ = ["Evaluation", "device_of_model", "evaluate", "plan_attacks", "require_sizes"]
 
 _GALLERY_SIZE = 12
 
@@ -57,6 +65,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     certificates: Sequence[Certificate] = (),
     kernel_norms: KernelNorms | None = None,
     noise: NoiseCurve | None = None,
+    sampling: Sampling | None = None,
+    others: Mapping[str, Dataset] = MappingProxyType({}),
     num_examples: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
@@ -74,6 +84,10 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     norm at that epsilon. A certified example that falls stops the evaluation, once its image fools
     the model in float64 as well.
 
+    Of a model with random weights (``bayes.is_stochastic``) the mean probability over several draws is
+    scored and attacked, several times an example, and the share of right predictions stands for right or
+    wrong. Nothing can be proven of it.
+
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
         dataset: Its test split is scored.
@@ -82,8 +96,11 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         certificates: What to prove, at their own epsilons or at these.
         kernel_norms: How to bound the kernel norm of each class logit; not bounded where None.
         noise: At which levels of Gaussian noise to look at the answers; not measured where None.
+        sampling: How to score a model with random weights; as ``Sampling()`` has it where None.
+        others: Name -> data set: on their test images, too, the uncertainty of such a model is measured,
+            on as many as are scored.
         num_examples: Score only the first so many test examples; all where None.
-        batch_size: Examples a batch.
+        batch_size: Examples a batch; examples times draws where weights are random.
         seed: Of the attacks' random starts and of the noise; each batch has its own, whatever came before.
         device: Where to run, and where the model is moved; where it is already, if None.
         out: A run folder for ``examples.csv`` (written batch by batch), ``gallery.npz`` and
@@ -95,25 +112,28 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
 
     Raises:
         ValueError: a number is out of its range, or there are attacks or certificates but no epsilon.
-        ModelError: the model does not fit the data, or has an operation that nothing can be proven of.
+        ModelError: the model does not fit the data, or has an operation that nothing can be proven of, such
+            as random weights.
+        DataError: another data set is missing, or its images have another shape.
         AttackError: an attack left its ball or [0, 1].
         CertificateError: a certificate is wrong, and the rows so far are written; or a bound of the
             kernel norms is.
         RunFolderError: the folder cannot be written.
     """
     require_sizes(num_examples, batch_size)
+    sampling = (sampling or Sampling()) if bayes.is_stochastic(model) else None
+    require_others(sampling, others, dataset.info)
     plans = plan_attacks(attacks, epsilons)
     proofs = plan_certificates(certificates, epsilons)
+    if proofs or kernel_norms is not None:
+        require_certain(model, to="certify its answers" if proofs else "bound its kernel norms")
     plans += plan_default_attacks(proofs, plans)
+    plans = [replace(plan, is_random=sampling is not None) for plan in plans]
     run = None if out is None else RunFolder(Path(out)).create()
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)
-    test = dataset.test.to(place)
-    if num_examples is not None:
-        test = test.subset(torch.arange(min(num_examples, len(test))))
-    proving = provers(model, proofs)
-    for prover in proving:  # before anything that takes its time
-        prover.try_on(next(batches(test, 1)))
+    test = _first(dataset.test, num_examples).to(place)
+    proving = _proving(model, proofs, test)
     if run is not None:  # what a former evaluation left would not fit the rows to come
         run.metrics.unlink(missing_ok=True)
         run.gallery.unlink(missing_ok=True)
@@ -122,27 +142,66 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         if kernel_norms is not None:  # before attacks that take their time, since bounds may contradict
             names = dataset.info.class_names
             measured["kernel_norms"] = measure_kernel_norms(model, test, kernel_norms, names, seed=seed)
-        meter = None if noise is None else NoiseMeter(noise)
-        wanted = _Wanted(plans, proving, meter)
-        rows, withdrawn = _score(model, test, wanted, batch_size, seed, run, on_batch)
-        if meter is not None:
-            measured["noise"] = meter.summary()
-        metrics = {
-            "schema": 1,
-            "dataset": dataset.info.name,
-            "num_examples": len(test),
-            "num_classes": dataset.info.num_classes,
-            **summarise(rows, plans, proofs, withdrawn),
-            **measured,
-        }
+        judging = find_judge(model, test, plans, sampling, batch_size=batch_size, seed=seed)
+        uncertainty = _uncertainty_meter(model, sampling, dataset, batch_size)
+        wanted = Wanted(judging, plans, proving, None if noise is None else NoiseMeter(noise), uncertainty)
+        rows, withdrawn = score_split(test, wanted, seed=seed, out=run, on_batch=on_batch)
+        if uncertainty is not None:
+            foreign = {name: _first(other.test, len(test)).to(place) for name, other in others.items()}
+            observe_others(uncertainty, foreign, batch_size=batch_size, seed=seed)
+        found = summarise(rows, plans, proofs, withdrawn, draws=judging.judge.num_repeats)
+        found["warnings"] += judging.warnings
+        metrics = {**_about(dataset, test), **found, **measured, **wanted.measured()}
         if run is not None:
-            if plans:
-                torch.manual_seed(seed)
-                few = next(batches(test, min(_GALLERY_SIZE, len(test))))
-                shown = plans[0].attack.at(_telling_epsilon(metrics))
-                save_gallery(run.gallery, model, few, shown, dataset.info.class_names)
+            torch.manual_seed(seed)
+            _save_gallery(run, judging, test, plans, metrics, dataset.info.class_names)
             run.write_json(run.metrics, metrics)
     return Evaluation(rows, metrics)
+
+
+def _proving(model: nn.Module, proofs: Sequence[CertificatePlan], test: Split) -> list[Prover]:
+    """Those who prove, each tried on an image before anything that takes its time."""
+    found = provers(model, proofs)
+    for prover in found:
+        prover.try_on(next(batches(test, 1)))
+    return found
+
+
+def _about(dataset: Dataset, test: Split) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "dataset": dataset.info.name,
+        "num_examples": len(test),
+        "num_classes": dataset.info.num_classes,
+    }
+
+
+def _first(test: Split, num_examples: int | None) -> Split:
+    return test if num_examples is None else test.subset(torch.arange(min(num_examples, len(test))))
+
+
+def _uncertainty_meter(
+    model: nn.Module, sampling: Sampling | None, dataset: Dataset, most_rows: int
+) -> UncertaintyMeter | None:
+    if sampling is None or sampling.uncertainty is None:
+        return None
+    return UncertaintyMeter(model, sampling.uncertainty, dataset.info.num_classes, most_rows)
+
+
+def _save_gallery(
+    run: RunFolder,
+    judging: Judging,
+    test: Split,
+    plans: Sequence[AttackPlan],
+    metrics: Mapping[str, Any],
+    class_names: Sequence[str],
+) -> None:
+    """Images under the first attack; none where there is no attack."""
+    if not plans:
+        return
+    few = next(batches(test, min(_GALLERY_SIZE, len(test))))
+    shown = plans[0].form.at(_telling_epsilon(metrics))
+    save_gallery(run.gallery, judging.judge, few, shown, class_names)
 
 
 def require_sizes(num_examples: int | None, batch_size: int) -> None:
@@ -187,75 +246,3 @@ def plan_attacks(attacks: Sequence[Attack], epsilons: Sequence[float]) -> list[A
         name = attack.name if not alike else f"{attack.name}-{alike + 1}"
         plans.append(AttackPlan(attack, budgets, name, attack.ball_norm))
     return plans
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is found out of each batch."""
-
-    plans: Sequence[AttackPlan]
-    proving: Sequence[Prover]
-    noise: NoiseMeter | None
-
-    def under_noise(self, model: nn.Module, batch: Batch, scores: Scores, seed: int) -> Columns:
-        if self.noise is None:
-            return {}
-        prediction = torch.from_numpy(scores.columns["prediction"]).to(batch.labels.device)
-        return self.noise.score(model, batch, prediction, seed=seed)
-
-
-def _score(
-    model: nn.Module,
-    test: Split,
-    wanted: _Wanted,
-    batch_size: int,
-    seed: int,
-    out: RunFolder | None,
-    on_batch: Callable[[int, int], None] | None,
-) -> tuple[pd.DataFrame, Counter[str]]:
-    """The rows, and how many examples each certificate lost to rounding."""
-    frames = []
-    withdrawn: Counter[str] = Counter()
-    done = 0
-    for batch in batches(test, batch_size):
-        torch.manual_seed(batch_seed(seed, done))
-        scores = score_batch(model, batch, wanted.plans, done)
-        outcomes = outcomes_of(scores.columns, wanted.plans)
-        evidence = _evidence(batch, scores)
-        proven = {each.plan.name: each.prove(batch, outcomes, evidence) for each in wanted.proving}
-        columns = {name: values for each in proven.values() for name, values in each.columns.items()}
-        columns |= wanted.under_noise(model, batch, scores, batch_seed(seed, done))
-        frames.append(pd.DataFrame({**scores.columns, **columns}))
-        if out is not None:
-            _append(frames[-1], out, is_first=not done)
-        violations = [violation for each in proven.values() for violation in each.violations]
-        require_lawful(violations, done, "" if out is None else str(out.examples))
-        withdrawn.update({name: each.num_withdrawn for name, each in proven.items()})
-        done += len(batch.labels)
-        if on_batch is not None:
-            on_batch(done, len(test))
-    return pd.concat(frames, ignore_index=True), withdrawn
-
-
-def batch_seed(seed: int, first_index: int) -> int:
-    """Of a batch's random starts and of its noise, whatever was drawn for those before it."""
-    return seed * 1_000_003 + first_index
-
-
-def _evidence(batch: Batch, scores: Scores) -> Evidence:
-    """The images that fooled the model, which the scoring kept."""
-
-    def images(outcome: Outcome, rows: Tensor) -> Tensor:
-        return scores.fooling.get(outcome.attack, batch.images)[rows]
-
-    return images
-
-
-def _append(frame: pd.DataFrame, out: RunFolder, *, is_first: bool) -> None:
-    try:
-        frame.to_csv(out.examples, mode="w" if is_first else "a", header=is_first, index=False)
-    except OSError as error:
-        raise RunFolderError(
-            f"Cannot write {out.examples}: {error.strerror or error}. "
-            "The rows written before are still there."
-        ) from error

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from withstand.data import Dataset, Split, batches
 from withstand.evaluation.certificate import Certificate, CertificatePlan
-from withstand.evaluation.evaluate import Evaluation, batch_seed, device_of_model
+from withstand.evaluation.evaluate import Evaluation, device_of_model
 from withstand.evaluation.extension import Extension, FormerEvaluation, is_whole, plan_extension
+from withstand.evaluation.judge import Judge
 from withstand.evaluation.laws import Outcome, require_lawful
 from withstand.evaluation.proofs import (
     Evidence,
@@ -25,6 +26,8 @@ from withstand.evaluation.proofs import (
     provers,
 )
 from withstand.evaluation.rows import CLEAN, AttackPlan, Columns, Scores, attack_batch, column
+from withstand.evaluation.sampling import require_certain
+from withstand.evaluation.scoring import batch_seed
 from withstand.evaluation.summary import (
     attack_summary,
     certificate_summary,
@@ -77,10 +80,11 @@ def extend_evaluation(  # noqa: PLR0913 - what, on what, how, and where to
 
     Raises:
         ValueError: a certificate has no epsilon, or two are alike.
-        ModelError: nothing can be proven of the model.
+        ModelError: nothing can be proven of the model, such as of one with random weights.
         CertificateError: a certificate is wrong; the rows so far are written.
         RunFolderError: the rows are of other examples or of another model, or cannot be written.
     """
+    require_certain(model, to="certify them")
     plans = plan_extension(former, certificates)
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)
@@ -165,8 +169,8 @@ def _extend(
     model: nn.Module, batch: Batch, rows: pd.DataFrame, plans: Extension, proving: Sequence[Prover]
 ) -> tuple[Columns, dict[str, Proven]]:
     """What is new of a batch: columns, and what each certificate gave."""
-    clean = torch.from_numpy(rows[CLEAN].to_numpy(dtype=bool)).to(batch.labels.device)
-    scores = attack_batch(model, batch, clean, plans.fresh)
+    clean = torch.from_numpy(rows[CLEAN].to_numpy(dtype=bool)).long().to(batch.labels.device)
+    scores = attack_batch(Judge.of(model), batch, clean, plans.fresh)
     attacked = _attack_columns(rows, scores, plans.attacks)
     outcomes = outcomes_of({CLEAN: rows[CLEAN].to_numpy(), **attacked}, plans.attacks)
     evidence = _evidence(model, batch, scores, plans.attacks)

@@ -7,33 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from withstand.attacks import Attack
+from withstand.evaluation.judge import Judge
 from withstand.run_folder import replaced
 from withstand.types import Batch
 
 __all__ = ["save_gallery"]
 
 
-def save_gallery(
-    path: Path, model: nn.Module, batch: Batch, attack: Attack, class_names: Sequence[str]
-) -> None:
+def save_gallery(path: Path, judge: Judge, batch: Batch, attack: Attack, class_names: Sequence[str]) -> None:
     """Attacks a few images and writes them as ``gallery.npz``.
 
     Args:
         path: Where to write.
-        model: In eval mode.
+        judge: Of a model in eval mode.
         batch: Images (n, channels, height, width) in [0, 1] and labels (n,).
-        attack: At the budget to show.
+        attack: As it is run, at the budget to show.
         class_names: In label order.
 
     Raises:
         RunFolderError: the file cannot be written.
     """
-    adversarial = attack.for_evaluation()(model, batch.images, batch.labels)
+    adversarial = attack(judge.target, batch.images, batch.labels)
     with torch.no_grad():
-        before, after = model(batch.images).argmax(dim=1), model(adversarial).argmax(dim=1)
+        before, after = (judge.predictor(images).argmax(dim=1) for images in (batch.images, adversarial))
     with replaced(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,

@@ -91,7 +91,8 @@ def score_noise(
     """Scores one batch under noise; level 0 is exact, since nothing is drawn for it.
 
     Args:
-        model: In eval mode; maps images in [0, 1] to logits (batch, classes). Its answer must not be random.
+        model: In eval mode; maps images in [0, 1] to logits (batch, classes). Where its answers are drawn,
+            those at level 0 are ``prediction`` itself, and all others are drawn anew.
         batch: Images (batch, …) in [0, 1] and labels (batch,).
         prediction: Its classes of the images without noise, (batch,).
         settings: How much noise.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from withstand import norms
 from withstand.attacks import Attack
+from withstand.evaluation.judge import Judge
 from withstand.types import AttackError, Batch
 
 __all__ = [
@@ -43,12 +44,19 @@ class AttackPlan:
         epsilons: Budgets in [0, 1] units, ascending.
         name: Unique among the plans of one evaluation.
         norm: Of the attack's ball, or None where it has none to check.
+        is_random: Whether the attacked model draws its answers.
     """
 
     attack: Attack
     epsilons: Sequence[float]
     name: str
     norm: float | None
+    is_random: bool = False
+
+    @property
+    def form(self) -> Attack:
+        """The attack as it is run: where only success counts."""
+        return self.attack.for_random_answers() if self.is_random else self.attack.for_evaluation()
 
 
 def column(name: str, epsilon: float) -> str:
@@ -69,52 +77,67 @@ class Scores(NamedTuple):
     fooling: Mapping[str, Tensor]
 
 
-def score_batch(model: nn.Module, batch: Batch, plans: Sequence[AttackPlan], first_index: int) -> Scores:
+def score_batch(
+    judge: Judge,
+    batch: Batch,
+    plans: Sequence[AttackPlan],
+    first_index: int,
+    on_attacked: Callable[[str, Tensor], None] | None = None,
+) -> Scores:
     """Scores one batch, clean and under each attack.
 
     Args:
-        model: In eval mode; maps images in [0, 1] to logits (batch, classes).
+        judge: Of a model in eval mode.
         batch: Images (batch, …) in [0, 1] and labels (batch,).
         plans: The attacks.
         first_index: Index of the first image in the test split.
+        on_attacked: As ``attack_batch`` has it.
 
     Returns:
         Columns ``index``, ``label``, ``prediction``, ``confidence`` (the largest softmax
-        probability), ``clean`` (1 where right), and one 0/1 column for each attack and budget.
+        probability, of the mean over repeats), ``clean`` (1 where right), and one 0/1 column for each
+        attack and budget. Where the judge repeats predictions, the share of the right ones stands for 0/1.
 
     Raises:
         AttackError: an attack left its ball or [0, 1].
     """
-    with torch.no_grad():
-        probabilities = model(batch.images).softmax(dim=1)
-    confidence, prediction = probabilities.max(dim=1)
-    clean = prediction == batch.labels
+    clean = judge.answer(*batch)
     columns: dict[str, Tensor] = {
         "index": torch.arange(first_index, first_index + len(batch.labels)),
         "label": batch.labels,
-        "prediction": prediction,
-        "confidence": confidence,
-        CLEAN: clean.int(),
+        "prediction": clean.prediction,
+        "confidence": clean.confidence,
+        CLEAN: judge.share(clean.right),
     }
-    attacked = attack_batch(model, batch, clean, plans)
+    attacked = attack_batch(judge, batch, clean.right, plans, on_attacked)
     return Scores({**_arrays(columns), **attacked.columns}, attacked.fooling)
 
 
-def attack_batch(model: nn.Module, batch: Batch, clean: Tensor, plans: Sequence[AttackPlan]) -> Scores:
+def attack_batch(
+    judge: Judge,
+    batch: Batch,
+    clean: Tensor,
+    plans: Sequence[AttackPlan],
+    on_attacked: Callable[[str, Tensor], None] | None = None,
+) -> Scores:
     """Attacks one batch.
 
     An example that falls at one budget falls at every larger one, since the image that fooled the
     model lies in the larger ball too; so only those that stand are attacked again. One that is
-    wrong clean is wrong under every attack.
+    wrong clean is wrong under every attack. Of several predictions the right ones are counted: their
+    number never grows with the budget, and at none the example has fallen.
 
     Args:
-        model: In eval mode; maps images in [0, 1] to logits (batch, classes).
+        judge: Of a model in eval mode.
         batch: Images (batch, …) in [0, 1] and labels (batch,).
-        clean: Bool tensor (batch,): the model is right without an attack.
+        clean: int64 tensor (batch,): at how many repeats the model is right without an attack.
         plans: The attacks.
+        on_attacked: Told after each attack and budget its column and the images (batch, …) as they are
+            then: those that the attack returned, now or before they fell.
 
     Returns:
-        One 0/1 column for each attack and budget, and for the worst of several of one norm.
+        One 0/1 column for each attack and budget, and for the worst of several of one norm; or the
+        share of right predictions, where they are repeated.
 
     Raises:
         AttackError: an attack left its ball or [0, 1].
@@ -122,17 +145,19 @@ def attack_batch(model: nn.Module, batch: Batch, clean: Tensor, plans: Sequence[
     columns: dict[str, Tensor] = {}
     fooling: dict[str, Tensor] = {}
     for plan in plans:
-        standing = clean.clone()
+        right, reached = clean.clone(), batch.images.clone()
         for epsilon in plan.epsilons:
-            index = standing.nonzero().squeeze(1)
+            index = right.nonzero().squeeze(1)
             if len(index):
                 subset = Batch(batch.images[index], batch.labels[index])
-                adversarial, stands = _attacked(model, subset, plan, epsilon)
-                standing[index] = stands
-                if not stands.all():
-                    images = fooling.setdefault(plan.name, batch.images.clone())
-                    images[index[~stands]] = adversarial[~stands]
-            columns[column(plan.name, epsilon)] = standing.int()
+                reached[index] = _attacked(judge, subset, plan, epsilon)
+                right[index] = right[index].minimum(judge.count_right(reached[index], subset.labels))
+            columns[column(plan.name, epsilon)] = judge.share(right)
+            if on_attacked is not None:
+                on_attacked(column(plan.name, epsilon), reached)
+        if (fell := (clean > 0) & (right == 0)).any():
+            fooling[plan.name] = batch.images.clone()
+            fooling[plan.name][fell] = reached[fell]
     for worst in worst_plans(plans):
         for epsilon in worst.epsilons:
             members = [columns[column(name, epsilon)] for name in worst.members]
@@ -172,14 +197,11 @@ def worst_plans(plans: Sequence[AttackPlan]) -> list[WorstPlan]:
     return found
 
 
-def _attacked(model: nn.Module, batch: Batch, plan: AttackPlan, epsilon: float) -> tuple[Tensor, Tensor]:
-    """The attacked images, and whether each is still right; judged here, not by the attack."""
-    attack = plan.attack.at(epsilon).for_evaluation()
-    adversarial = attack(model, batch.images, batch.labels)
+def _attacked(judge: Judge, batch: Batch, plan: AttackPlan, epsilon: float) -> Tensor:
+    """The attacked images; whether they fool the model is for the judge to say, not for the attack."""
+    adversarial = plan.form.at(epsilon)(judge.target, batch.images, batch.labels)
     _require_inside(batch.images, adversarial, plan, epsilon)
-    with torch.no_grad():
-        predicted: Tensor = model(adversarial).argmax(dim=1)
-    return adversarial, predicted == batch.labels
+    return adversarial
 
 
 def _require_inside(images: Tensor, adversarial: Tensor, plan: AttackPlan, epsilon: float) -> None:

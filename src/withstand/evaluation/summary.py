@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import beta
 
 from withstand.evaluation.certificate import CertificatePlan
-from withstand.evaluation.rows import CLEAN, AttackPlan, column, worst_plans
+from withstand.evaluation.rows import CLEAN, AttackPlan, WorstPlan, column, worst_plans
 from withstand.run_folder import radius_column
 
 __all__ = [
@@ -36,16 +36,19 @@ NOISE_AGREEMENT = "noise-agreement"
 _TAIL = 0.025  # on either side of a 95 % interval
 
 
-def share(outcomes: Sequence[int] | np.ndarray[Any, Any] | pd.Series[Any]) -> dict[str, float | int]:
+def share(
+    outcomes: Sequence[float] | np.ndarray[Any, Any] | pd.Series[Any], draws: int = 1
+) -> dict[str, float | int]:
     """The share of ones among outcomes, with its exact (Clopper-Pearson) 95 % interval.
 
     Args:
-        outcomes: Zeros and ones, at least one.
+        outcomes: Zeros and ones, at least one; or, of several draws each, the shares of ones.
+        draws: Outcomes an example.
 
     Returns:
         ``accuracy``, ``lower``, ``upper`` in [0, 1], and the counts ``correct`` and ``total``.
     """
-    return share_of(int(np.sum(np.asarray(outcomes))), len(outcomes))
+    return share_of(round(float(np.sum(np.asarray(outcomes))) * draws), len(outcomes) * draws, draws)
 
 
 def share_of(correct: int, total: int, draws: int = 1) -> dict[str, float | int]:
@@ -77,6 +80,8 @@ def summarise(
     plans: Sequence[AttackPlan],
     certificates: Sequence[CertificatePlan] = (),
     withdrawn: Mapping[str, int] = MappingProxyType({}),
+    *,
+    draws: int = 1,
 ) -> dict[str, Any]:
     """The accuracies of an evaluation: clean, for each attack over its budgets, and certified.
 
@@ -85,28 +90,26 @@ def summarise(
         plans: The attacks that were run.
         certificates: What was certified.
         withdrawn: Name of a certificate -> how many examples it lost to rounding.
+        draws: How often each image was predicted.
 
     Returns:
         ``clean``, ``attacks``, ``certificates`` and ``warnings`` as ``metrics.json`` holds them.
     """
-    attacks = [attack_summary(rows, plan) for plan in plans]
-    attacks += [
-        _attack(
-            rows, worst.name, worst.norm, worst.epsilons, f"Worst of {', '.join(worst.members)}, an example"
-        )
-        for worst in worst_plans(plans)
-    ]
+    attacks = [attack_summary(rows, plan, draws) for plan in plans]
+    for worst in worst_plans(plans):
+        curve = _curve(rows, worst.name, worst.epsilons, draws)
+        attacks.append(_attack(worst, f"Worst of {', '.join(worst.members)}, an example", curve))
     return {
-        "clean": share(rows[CLEAN]),
+        "clean": share(rows[CLEAN], draws),
         "attacks": attacks,
         "certificates": [certificate_summary(rows, plan) for plan in certificates],
-        "warnings": [*warnings_of(rows, plans), *withdrawal_warnings(withdrawn)],
+        "warnings": [*warnings_of(rows, plans, draws), *withdrawal_warnings(withdrawn)],
     }
 
 
-def attack_summary(rows: pd.DataFrame, plan: AttackPlan) -> dict[str, Any]:
-    """One entry of ``attacks``."""
-    return _attack(rows, plan.name, plan.norm, plan.epsilons, plan.attack.for_evaluation().describe())
+def attack_summary(rows: pd.DataFrame, plan: AttackPlan, draws: int = 1) -> dict[str, Any]:
+    """One entry of ``attacks``; where images were predicted several times, of all these predictions."""
+    return _attack(plan, plan.form.describe(), _curve(rows, plan.name, plan.epsilons, draws))
 
 
 def certificate_summary(rows: pd.DataFrame, plan: CertificatePlan) -> dict[str, Any]:
@@ -145,21 +148,23 @@ def withdrawal_warnings(withdrawn: Mapping[str, int]) -> list[str]:
 
 
 def _attack(
-    rows: pd.DataFrame, name: str, norm: float | None, epsilons: Sequence[float], description: str
+    plan: AttackPlan | WorstPlan, description: str, curve: list[dict[str, float | int]]
 ) -> dict[str, Any]:
     return {
-        "name": name,
-        "norm": "none" if norm is None else f"{norm:g}",
+        "name": plan.name,
+        "norm": "none" if plan.norm is None else f"{plan.norm:g}",
         "description": description,
-        "curve": _curve(rows, name, epsilons),
+        "curve": curve,
     }
 
 
-def _curve(rows: pd.DataFrame, name: str, epsilons: Sequence[float]) -> list[dict[str, float | int]]:
-    return [{"epsilon": epsilon, **share(rows[column(name, epsilon)])} for epsilon in epsilons]
+def _curve(
+    rows: pd.DataFrame, name: str, epsilons: Sequence[float], draws: int = 1
+) -> list[dict[str, float | int]]:
+    return [{"epsilon": epsilon, **share(rows[column(name, epsilon)], draws)} for epsilon in epsilons]
 
 
-def warnings_of(rows: pd.DataFrame, plans: Sequence[AttackPlan]) -> list[str]:
+def warnings_of(rows: pd.DataFrame, plans: Sequence[AttackPlan], draws: int = 1) -> list[str]:
     """What makes the figures doubtful, in words.
 
     Within linf 0.5 every image can be turned into the same grey one, so no classifier can truly
@@ -173,7 +178,7 @@ def warnings_of(rows: pd.DataFrame, plans: Sequence[AttackPlan]) -> list[str]:
         for epsilon in plan.epsilons:
             if plan.norm != math.inf or epsilon < 0.5:
                 continue
-            measured = share(rows[column(plan.name, epsilon)])
+            measured = share(rows[column(plan.name, epsilon)], draws)
             if measured["lower"] > largest_class:
                 found.append(
                     f"Masked gradients: {measured['accuracy']:.1%} of the images withstand {plan.name} "

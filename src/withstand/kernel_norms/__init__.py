@@ -1,7 +1,23 @@
 """Bounds of a classifier's Lipschitz constants, and so of its kernel norm, from below and from above."""
 
 from withstand.kernel_norms.bounds import ClassBounds, KernelNormBounds, kernel_norm_bounds
+from withstand.kernel_norms.expected_norms import (
+    ExpectedNorm,
+    ExpectedNorms,
+    NetworkNorms,
+    expected_norms,
+)
 from withstand.kernel_norms.layers import LayerNorms
 from withstand.kernel_norms.settings import KernelNorms
 
-__all__ = ["ClassBounds", "KernelNormBounds", "KernelNorms", "LayerNorms", "kernel_norm_bounds"]
+__all__ = [
+    "ClassBounds",
+    "ExpectedNorm",
+    "ExpectedNorms",
+    "KernelNormBounds",
+    "KernelNorms",
+    "LayerNorms",
+    "NetworkNorms",
+    "expected_norms",
+    "kernel_norm_bounds",
+]

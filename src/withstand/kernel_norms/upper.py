@@ -13,7 +13,7 @@ from withstand.domains import Ball, Program
 from withstand.spectral import GuaranteedNorms
 from withstand.types import ModelError
 
-__all__ = ["SpectralBound", "spectral_bound"]
+__all__ = ["SpectralBound", "growth", "spectral_bound", "wide_ball"]
 
 _RADIUS = 2.0**40  # so large that steps of activations do not count beside it
 _JUMP = 1e-6  # how far features may be thrown by such steps
@@ -45,22 +45,48 @@ def spectral_bound(model: nn.Module, image: Tensor) -> SpectralBound:
         model: A float64 model in eval mode.
         image: Float64 tensor (1, …) in [0, 1].
     """
+    try:
+        with torch.no_grad():
+            last = Program(model).run_to_last_layer(wide_ball(image), GuaranteedNorms())
+        if not isinstance(last.features, Ball):
+            return SpectralBound(None, "A rule of the model's operations makes something else of a ball.")
+        factor = growth(last.features.radius)
+    except ModelError as error:
+        return SpectralBound(None, str(error))
+    lengths = torch.linalg.vector_norm(last.weight, dim=1)
+    values = (lengths * factor).tolist()
+    if not all(map(math.isfinite, values)):
+        return SpectralBound(None, _NOT_FINITE)
+    return SpectralBound(values, None)
+
+
+def wide_ball(image: Tensor) -> Ball:
+    """Balls at several places; the first one has no extent, the others are wide.
+
+    Args:
+        image: Float64 tensor (1, …).
+    """
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     centers = torch.cat([image, image, 1 - image, 10 * noise.to(image)])
     radii = _RADIUS * torch.tensor([0.0, 1.0, 1.0, 1.0], dtype=image.dtype, device=image.device)
-    try:
-        with torch.no_grad():
-            last = Program(model).run_to_last_layer(Ball(centers, radii), GuaranteedNorms())
-    except ModelError as error:
-        return SpectralBound(None, str(error))
-    if not isinstance(last.features, Ball):
-        return SpectralBound(None, "A rule of the model's operations makes something else of a ball.")
-    lengths = torch.linalg.vector_norm(last.weight, dim=1)
-    jump, *reached = last.features.radius.expand(len(centers)).tolist()
-    factors = [radius / _RADIUS for radius in reached]
-    values = (lengths * max(factors)).tolist()
-    reason = _fault(jump, factors) or (None if all(map(math.isfinite, values)) else _NOT_FINITE)
-    return SpectralBound(None if reason else values, reason)
+    return Ball(centers, radii)
+
+
+def growth(radius: Tensor) -> float:
+    """The factor by which balls grew, at whatever place: a Lipschitz constant.
+
+    Args:
+        radius: Of what became of ``wide_ball``, tensor (4,) or (1,).
+
+    Raises:
+        ModelError: they grew by other factors elsewhere, or what had no extent has some.
+    """
+    jump, *reached = radius.expand(4).tolist()
+    factors: list[float] = [reach / _RADIUS for reach in reached]
+    reason = _fault(jump, factors)
+    if reason is not None:
+        raise ModelError(reason)
+    return max(factors)
 
 
 _NOT_FINITE = "The product of the operator norms is not finite: weights are NaN, infinite or too large."

@@ -15,6 +15,7 @@ from withstand.objectives.first_activation import FirstActivation
 from withstand.objectives.gaussian_expectation import GaussianExpectation
 from withstand.objectives.noisy_cross_entropy import NoisyCrossEntropy
 from withstand.objectives.propagation import Propagation
+from withstand.objectives.variational import Variational
 from withstand.terms import Objective, Penalty, Sum, Weighted
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Propagation",
     "Sum",
     "SymmetricCrossEntropy",
+    "Variational",
     "Weighted",
     "WorstCrossEntropy",
     "WorstLoss",

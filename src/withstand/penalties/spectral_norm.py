@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.compiled import uncompiled
 from withstand.passes import Pass
-from withstand.spectral import Dense, Place, PowerIteration, places, weights
+from withstand.spectral import Dense, KeptPlaces, PowerIteration, weights
 from withstand.spectral.clipping import as_wide, by_side, upper_gram
 from withstand.terms import OnePass, Penalty
 from withstand.types import LossTerms
@@ -53,7 +51,7 @@ class SpectralNorm(OnePass, Penalty):
             )
         self.form = form
         self.norms = None if num_power_iterations is None else PowerIteration(num_power_iterations)
-        self._places = _Places()
+        self._places = KeptPlaces()
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
@@ -75,30 +73,6 @@ class SpectralNorm(OnePass, Penalty):
     @override
     def extra_repr(self) -> str:
         return f"form={self.form!r}" + ("" if self.norms else ", exact")
-
-
-class _Places:
-    """The places of a model, found once for each size of the images.
-
-    A copy begins anew: it is for another model than that whose layers are held here.
-    """
-
-    def __init__(self) -> None:
-        self._found: list[Place] = []
-        self._model: weakref.ref[nn.Module] | None = None
-        self._shape: Sequence[int] = ()
-
-    def of(self, model: nn.Module, images: Tensor) -> list[Place]:
-        inner = uncompiled(model)
-        is_known = self._model is not None and self._model() is inner
-        if not is_known or self._shape != images.shape[1:]:
-            self._found = places(inner, images)
-            self._model, self._shape = weakref.ref(inner), images.shape[1:]
-        return self._found
-
-    @override
-    def __reduce__(self) -> tuple[type[_Places], tuple[()]]:
-        return _Places, ()
 
 
 def _precise(weight: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from withstand.reporting.axes import logarithmic
 from withstand.reporting.history import Panel, Trace
 from withstand.reporting.summary import Curve
 from withstand.reporting.wording import cell, epsilon_text, interval, norm_text, percent
@@ -174,13 +175,21 @@ def training_figure(panel: Panel) -> Figure:
     num_series = len(panel.traces)
     says_title = num_series == 1 and panel.traces[0].name == panel.title.lower()
     positive = {"rangemode": "tozero"} if _smallest(panel) >= 0 else {}
-    y_axis = axis("") | (SHARES if panel.is_share else positive)
+    y_axis = axis(panel.unit) | (SHARES if panel.is_share else _logarithmic(panel) or positive)
     shape = layout(axis("epochs done"), y_axis, showlegend=not says_title)
     return finished(go.Figure(traces, shape), panel.title, panel.caption, 280 + legend_height(num_series))
 
 
+def _logarithmic(panel: Panel) -> dict[str, Any]:
+    return logarithmic(_values(panel)) if panel.is_logarithmic else {}
+
+
 def _smallest(panel: Panel) -> float:
-    return min((value for trace in panel.traces for value in trace.values if value is not None), default=0.0)
+    return min(_values(panel), default=0.0)
+
+
+def _values(panel: Panel) -> list[float]:
+    return [value for trace in panel.traces for value in trace.values if value is not None]
 
 
 def _training_trace(trace: Trace, index: int) -> go.Scatter:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from withstand.reporting.certified import Certified, certified_at, telling_certificates
+from withstand.reporting.protocols import is_of_protocol
 from withstand.reporting.schema import Accuracy, Metrics, Published
 from withstand.reporting.summary import Attacked, norms, strongest, strongest_at
 from withstand.reporting.wording import budget, count, dataset_title, interval, percent
@@ -82,8 +83,15 @@ def _card(label: str, accuracy: Accuracy, details: Sequence[str], counted_as: st
 
 
 def published_rows(metrics: Metrics) -> list[PublishedRow]:
-    """Each published figure with ours at the same measure, norm and epsilon."""
-    return [_published_row(metrics, published) for published in metrics.get("published", [])]
+    """Each published figure with ours at the same measure, norm and epsilon.
+
+    Those that a section on their own protocol shows are left out.
+    """
+    return [
+        _published_row(metrics, published)
+        for published in metrics.get("published", [])
+        if not is_of_protocol(metrics, published)
+    ]
 
 
 def _published_row(metrics: Metrics, published: Published) -> PublishedRow:
@@ -93,6 +101,7 @@ def _published_row(metrics: Metrics, published: Published) -> PublishedRow:
     if norm is None or epsilon is None:
         return PublishedRow(measure, None, None, published)
     ours, by = _ours(metrics, measure, norm, epsilon)
+    measure = f"{measure} by {published['attack']}" if published.get("attack") else measure
     return PublishedRow(f"{measure}, {budget(norm, epsilon)}", ours, by, published)
 
 

@@ -8,7 +8,20 @@ from dataclasses import dataclass
 from withstand.reporting.read import History
 from withstand.reporting.wording import cell
 
-__all__ = ["Panel", "Trace", "events", "history_table", "panels_of_run", "panels_of_runs"]
+__all__ = [
+    "SPECTRAL",
+    "Panel",
+    "Trace",
+    "events",
+    "has_numbers",
+    "history_table",
+    "panels_of_run",
+    "panels_of_runs",
+    "trace_of",
+]
+
+SPECTRAL = "spectral/"
+"""How the columns of spectral norms begin, which are drawn apart: ``spectral/LAYER/KIND``."""
 
 _NOT_DRAWN = {"epoch", "progress", "seconds", "collapsed"}
 _MOST_ROWS = 200
@@ -40,12 +53,23 @@ class Trace:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves that share an axis; ``is_share`` where its values are shares in [0, 1]."""
+    """Curves that share an axis.
+
+    Attributes:
+        title: Its heading.
+        caption: What it shows.
+        traces: The curves.
+        is_share: Whether its values are shares in [0, 1].
+        unit: What the axis of values is titled; empty where the heading says it.
+        is_logarithmic: Whether that axis is; then all values are above 0.
+    """
 
     title: str
     caption: str
     traces: Sequence[Trace]
     is_share: bool
+    unit: str = ""
+    is_logarithmic: bool = False
 
 
 def panels_of_run(history: History) -> list[Panel]:
@@ -55,7 +79,7 @@ def panels_of_run(history: History) -> list[Panel]:
     for kind, caption in _KINDS.items():
         names = [name for name in columns if _kind(name) == kind]
         if names:
-            traces = [_trace(history, name, _words(name)) for name in names]
+            traces = [trace_of(history, name, _words(name)) for name in names]
             result.append(Panel(kind, caption, traces, kind == "Accuracy"))
     return result
 
@@ -67,7 +91,7 @@ def panels_of_runs(histories: Mapping[str, History]) -> list[Panel]:
     result = []
     for name in sorted(names, key=lambda each: order.index(_kind(each))):
         having = {label: history for label, history in histories.items() if name in _drawn(history)}
-        traces = [_trace(history, name, label) for label, history in having.items()]
+        traces = [trace_of(history, name, label) for label, history in having.items()]
         title = _words(name).capitalize()
         result.append(Panel(title, f"{title} of each run.", traces, _kind(name) == "Accuracy"))
     return result
@@ -87,18 +111,22 @@ def events(history: History) -> dict[int, str]:
 
 def history_table(history: History) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the newest epochs, as texts."""
-    header = [name for name, values in history.columns.items() if _has_numbers(values)]
+    header = [name for name, values in history.columns.items() if has_numbers(values)]
     columns = [[cell(value) for value in history.columns[name]] for name in header]
     rows = [list(row) for row in zip(*columns, strict=True)]
     return [_words(name) for name in header], rows[-_MOST_ROWS:]
 
 
 def _drawn(history: History) -> list[str]:
-    columns = history.columns.items()
-    return [name for name, values in columns if name not in _NOT_DRAWN and _has_numbers(values)]
+    return [
+        name
+        for name, values in history.columns.items()
+        if name not in _NOT_DRAWN and not name.startswith(SPECTRAL) and has_numbers(values)
+    ]
 
 
-def _has_numbers(values: Sequence[float | None]) -> bool:
+def has_numbers(values: Sequence[float | None]) -> bool:
+    """Whether a column holds any number."""
     return any(value is not None for value in values)
 
 
@@ -116,6 +144,7 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _trace(history: History, name: str, label: str) -> Trace:
+def trace_of(history: History, name: str, label: str) -> Trace:
+    """The curve of a column, under the name that the legend calls it."""
     progress = history.columns.get("progress", history.columns["epoch"])
     return Trace(label, progress, history.columns[name], events(history))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
+from withstand.reporting.axes import logarithmic
 from withstand.reporting.figures import COLOURS, GREY, Figure, axis, finished, layout
 from withstand.reporting.schema import KernelNorms, KernelNormsOfClass
 from withstand.reporting.wording import cell, count
@@ -24,9 +24,6 @@ _SERIES = {
     "spectral": ("spectral, from above", "triangle-left"),
 }
 _MOST_CLASSES = 30
-# Decades at most -> the digits that have a tick in each.
-_TICKS = {1.0: (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0), 3.0: (1.0, 2.0, 5.0)}
-_MOST_POWERS = 8
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def _figure(classes: Sequence[KernelNormsOfClass]) -> Figure | None:
     if not dots:
         return None
     span = _span(shown)
-    x_axis = axis("logits a unit of ℓ2 distance, images in [0, 1]") | _logarithmic(
+    x_axis = axis("logits a unit of ℓ2 distance, images in [0, 1]") | logarithmic(
         [value for trace in dots for value in trace.x if value]
     )
     y_axis = axis("class") | {"type": "category", "autorange": "reversed", "dtick": 1, "showgrid": False}
@@ -113,25 +110,6 @@ def _figure(classes: Sequence[KernelNormsOfClass]) -> Figure | None:
         caption += f" Shown are the {len(shown)} classes with the largest lower bounds."
     figure = go.Figure([*([span] if span.x else []), *dots], layout(x_axis, y_axis))
     return finished(figure, "Bounds of each class logit's Lipschitz constant", caption, 170 + 24 * len(shown))
-
-
-def _logarithmic(values: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis around positive values, with ticks that are written out."""
-    lowest, highest = (math.log10(value) for value in (min(values) / 1.25, max(values) * 1.25))
-    decades = highest - lowest
-    digits = next((digits for most, digits in _TICKS.items() if decades <= most), (1.0,))
-    step = math.ceil(decades / _MOST_POWERS)
-    powers = range(math.floor(lowest), math.ceil(highest) + 1, step)
-    ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
-    ticks = [tick for tick in ticks if lowest <= math.log10(tick) <= highest]
-    return {
-        "type": "log",
-        "rangemode": "normal",
-        "range": [lowest, highest],
-        "tickmode": "array",
-        "tickvals": ticks,
-        "ticktext": [f"{tick:g}" for tick in ticks],
-    }
 
 
 def _span(classes: Sequence[KernelNormsOfClass]) -> go.Scatter:

@@ -5,10 +5,11 @@ Readers ignore keys that they do not know, so that a later version may add some.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from withstand.reporting.moments_schema import Moments
+from withstand.reporting.shares_schema import Accuracy, Between, CurvePoint, Share
+from withstand.reporting.stochastic_schema import ProtocolFigures, Sampling, Uncertainty
 
 __all__ = [
     "METRICS_SCHEMA",
@@ -34,33 +35,6 @@ __all__ = [
 ]
 
 METRICS_SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Between:
-    """The range of a number, ends included."""
-
-    lowest: float
-    highest: float
-
-
-Share = Annotated[float, Between(0.0, 1.0)]
-
-
-class Accuracy(TypedDict):
-    """A share of test examples with its 95 % Clopper-Pearson interval, all in [0, 1]."""
-
-    accuracy: Share
-    lower: Share
-    upper: Share
-    correct: int
-    total: int
-
-
-class CurvePoint(Accuracy):
-    """Attacked or certified accuracy at one epsilon, in units of the images' [0, 1]."""
-
-    epsilon: float
 
 
 class AttackCurve(TypedDict):
@@ -167,7 +141,10 @@ class Noise(TypedDict):
 
 
 class Published(TypedDict):
-    """A figure that somebody published; ``measure`` is ``"clean"``, ``"attacked"`` or ``"certified"``."""
+    """A figure that somebody published; ``measure`` is ``"clean"``, ``"attacked"`` or ``"certified"``.
+
+    ``attack`` is the attack of the published protocol that it stands for.
+    """
 
     measure: str
     accuracy: Share
@@ -175,6 +152,7 @@ class Published(TypedDict):
     norm: NotRequired[str | None]
     epsilon: NotRequired[float | None]
     note: NotRequired[str | None]
+    attack: NotRequired[str | None]
 
 
 class Metrics(TypedDict):
@@ -191,6 +169,9 @@ class Metrics(TypedDict):
     kernel_norms: NotRequired[KernelNorms | None]
     noise: NotRequired[Noise | None]
     moments: NotRequired[Moments | None]
+    sampling: NotRequired[Sampling | None]
+    uncertainty: NotRequired[Uncertainty | None]
+    protocols: NotRequired[list[ProtocolFigures] | None]
     warnings: NotRequired[list[str]]
     published: NotRequired[list[Published]]
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TypeVar
@@ -93,6 +93,8 @@ class Group:
         certified: Likewise what is certified.
         train_seconds: The mean, where it is known.
         noise: None where not all its runs were measured at the same levels.
+        protocols: Accuracy under each attack ("clean" for none) and epsilon of published protocols that all
+            its runs share.
     """
 
     label: str
@@ -103,6 +105,7 @@ class Group:
     certified: Mapping[Target, Mean]
     train_seconds: float | None
     noise: NoiseOfGroup | None = None
+    protocols: Mapping[Target, Mean] = field(default_factory=dict)
 
 
 def mean_of(accuracies: Sequence[Accuracy]) -> Mean:
@@ -269,6 +272,7 @@ def _group(label: str, values: Mapping[str, object], members: Sequence[Run]) -> 
         certified=_means([_certified(metrics) for metrics in measured]),
         train_seconds=fmean(known) if known else None,
         noise=_noise([metrics.get("noise") for metrics in measured]),
+        protocols=_means([_under_protocols(metrics) for metrics in measured]),
     )
 
 
@@ -298,6 +302,17 @@ def _attacked(metrics: Metrics) -> dict[Target, Accuracy]:
 
 def _certified(metrics: Metrics) -> dict[Target, Accuracy]:
     return {_target(each.norm, each.point["epsilon"]): each.point for each in most_certified(metrics)}
+
+
+def _under_protocols(metrics: Metrics) -> dict[Target, Accuracy]:
+    """By attack and epsilon; of several protocols with an attack of one name, that of the first."""
+    found: dict[Target, Accuracy] = {}
+    for protocol in metrics.get("protocols") or []:
+        found.setdefault(("clean", 0.0), protocol["clean"])
+        for attack in protocol["attacks"]:
+            for point in attack["curve"]:
+                found.setdefault((attack["name"], round(point["epsilon"], 6)), point)
+    return found
 
 
 def _target(norm: str, epsilon: float) -> Target:

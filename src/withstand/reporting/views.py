@@ -23,8 +23,11 @@ from withstand.reporting.kernel_norms import KernelNormsView, view_kernel_norms
 from withstand.reporting.moments import MomentsView, view_moments
 from withstand.reporting.noise import NoiseView, view_noise
 from withstand.reporting.over_seeds import SeedsView, group_curves, view_seeds
+from withstand.reporting.protocols import ComparedProtocols, ProtocolView, compare_protocols, view_protocols
+from withstand.reporting.random_answers import RandomAnswersView, view_random_answers
 from withstand.reporting.read import Run
 from withstand.reporting.schema import Environment, Metrics
+from withstand.reporting.spectral_norms import SpectralNormsView, view_spectral_norms
 from withstand.reporting.summary import (
     Attacked,
     Curve,
@@ -39,6 +42,7 @@ from withstand.reporting.summary import (
     strongest_at,
     strongest_curve,
 )
+from withstand.reporting.uncertainty import UncertaintyView, view_uncertainty
 from withstand.reporting.wording import dataset_note, norm_text
 
 __all__ = ["CompareView", "RunView", "TrainingView", "view_run", "view_runs"]
@@ -70,14 +74,18 @@ class RunView:
     cards: Sequence[Card]
     warnings: Sequence[str]
     published: Sequence[PublishedRow]
+    protocols: Sequence[ProtocolView]
     curves: Mapping[str, Sequence[Curve]]
     descriptions: Sequence[tuple[str, str]]
     is_certified: bool
     accuracy_figures: Sequence[Figure]
+    random_answers: RandomAnswersView | None
+    uncertainty: UncertaintyView | None
     noise: NoiseView | None
     moments: MomentsView | None
     kernel_norms: KernelNormsView | None
     training: TrainingView | None
+    spectral_norms: SpectralNormsView | None
     gallery: GalleryView | None
     cost: Sequence[tuple[str, str]]
     environment: Sequence[tuple[str, str]]
@@ -94,6 +102,7 @@ class CompareView:
         certified_targets: (norm, epsilon) of each certified column.
         certified: Label -> one entry a certified target, None where nothing was certified there.
         accuracy_figures: One a norm, the strongest attack of each run; of many runs, means over seeds.
+        protocols: Their figures under published protocols; None where there are none.
         noise: Their answers under noise; None where none was measured.
         training_figures: One a column of the training's records.
         seeds: Groups of runs; None where there are none.
@@ -105,6 +114,7 @@ class CompareView:
     certified_targets: Sequence[tuple[str, float]]
     certified: Mapping[str, Sequence[Certified | None]]
     accuracy_figures: Sequence[Figure]
+    protocols: ComparedProtocols | None
     noise: ComparedNoise | None
     training_figures: Sequence[Figure]
     seeds: SeedsView | None
@@ -132,14 +142,18 @@ def view_run(run: Run, label: str) -> RunView:
         cards=cards(metrics) if metrics else [],
         warnings=metrics.get("warnings", []) if metrics else [],
         published=published_rows(metrics) if metrics else [],
+        protocols=view_protocols(metrics) if metrics else [],
         curves=by_norm,
         descriptions=_descriptions(metrics) if metrics else [],
         is_certified=bool(metrics and metrics.get("certificates")),
         accuracy_figures=[accuracy_figure(each, norm, _chance([metrics])) for norm, each in by_norm.items()],
+        random_answers=_view_random_answers(metrics) if metrics else None,
+        uncertainty=_view_uncertainty(metrics) if metrics else None,
         noise=_view_noise(metrics) if metrics else None,
         moments=_view_moments(metrics) if metrics else None,
         kernel_norms=_view_kernel_norms(metrics) if metrics else None,
         training=_view_training(run),
+        spectral_norms=view_spectral_norms(run.history) if run.history else None,
         gallery=view_gallery(run.gallery) if run.gallery else None,
         cost=cost_rows(environment),
         environment=environment_rows(environment),
@@ -156,6 +170,16 @@ def _descriptions(metrics: Metrics) -> list[tuple[str, str]]:
 def _view_kernel_norms(metrics: Metrics) -> KernelNormsView | None:
     found = metrics.get("kernel_norms")
     return view_kernel_norms(found) if found else None
+
+
+def _view_random_answers(metrics: Metrics) -> RandomAnswersView | None:
+    found = metrics.get("sampling")
+    return view_random_answers(found) if found else None
+
+
+def _view_uncertainty(metrics: Metrics) -> UncertaintyView | None:
+    found = metrics.get("uncertainty")
+    return view_uncertainty(found) if found else None
 
 
 def _view_noise(metrics: Metrics) -> NoiseView | None:
@@ -222,6 +246,7 @@ def view_runs(runs: Sequence[Run]) -> CompareView:
             if are_many
             else [_compared_accuracy(measured, radii, norm) for norm in every_norm]
         ),
+        protocols=compare_protocols(runs),
         noise=compare_noise(runs, measured, chance, are_many=are_many),
         training_figures=[training_figure(panel) for panel in panels_of_runs(trained)],
         seeds=view_seeds(runs),

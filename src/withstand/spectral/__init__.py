@@ -4,6 +4,7 @@ from withstand.spectral.circles import clip_convolution
 from withstand.spectral.clipping import clip, clip_in_subspace
 from withstand.spectral.guaranteed import GuaranteedNorms, upper_bound
 from withstand.spectral.kept import Kept
+from withstand.spectral.kept_places import KeptPlaces
 from withstand.spectral.layers import Place, Weight, places, weights
 from withstand.spectral.norms import OperatorNorms, PowerIteration
 from withstand.spectral.operators import Convolution, Dense, Diagonal, LinearOperator, Separable, Shape
@@ -14,6 +15,7 @@ __all__ = [
     "Diagonal",
     "GuaranteedNorms",
     "Kept",
+    "KeptPlaces",
     "LinearOperator",
     "OperatorNorms",
     "Place",

@@ -43,6 +43,7 @@ from withstand.types import Batch, LossTerms, NonFiniteLossError
 __all__ = ["Training", "TrainingResult"]
 
 _STEPS_BETWEEN_CHECKS = 50  # reading the losses back from the device every step would slow it
+_FEW = 4  # training images that measures are shown
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Training:
         self._forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
         # Both keep what they learn of a model, and objectives are eased; another training begins anew.
         self._objective = copy.deepcopy(objective)
+        self._objective.prepare(len(dataset.train))
         self._fabric.to_device(self._objective)
         self._constraints = copy.deepcopy([*settings.constraints])
         for constraint in self._constraints:
@@ -256,6 +258,8 @@ class Training:
         found = accuracies(self._model, self._validation, self._settings.selection)
         # Without validation data the last good epoch is the best.
         score = found.get(ROBUST_ACCURACY, found.get(ACCURACY, position.best_score))
+        for measure in self._settings.measures:
+            row |= measure.of(self._model, next(batches(self._train, _FEW)).images)
         row |= {**found, "collapsed": int(collapsed), "note": "collapsed" if collapsed else ""}
         if score >= position.best_score and not collapsed:
             position.best_score = score

@@ -11,6 +11,7 @@ from torch import nn
 from withstand.attacks import Attack
 from withstand.constraints import Constraint
 from withstand.data import Augment, Deform
+from withstand.measures import Measure
 from withstand.numerics import Precision
 from withstand.schedules import Schedule
 from withstand.training.collapse import Rollback
@@ -54,6 +55,7 @@ class TrainingSettings:
         precision: ``fp32``; or, for training alone, ``tf32`` or ``bf16`` on hardware that has it.
         compile: Run the model through ``torch.compile``.
         checkpoint_seconds: Time between checkpoints inside an epoch; each epoch ends with one.
+        measures: What to look at at the end of each epoch, for columns of the log.
         tensorboard: Log for TensorBoard too, into the run folder.
 
     Raises:
@@ -76,6 +78,7 @@ class TrainingSettings:
     precision: Precision = "fp32"
     compile: bool = False
     checkpoint_seconds: float = 60.0
+    measures: Sequence[Measure] = ()
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

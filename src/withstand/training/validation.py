@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from withstand import bayes
 from withstand.attacks import Attack
 from withstand.data import Split, batches
 from withstand.modes import eval_mode
@@ -15,6 +16,7 @@ __all__ = ["ACCURACY", "ROBUST_ACCURACY", "accuracies", "accuracy"]
 ACCURACY, ROBUST_ACCURACY = "validation_accuracy", "validation_robust_accuracy"
 
 _BATCH_SIZE = 1000
+_NUM_SAMPLES = 8  # draws of random weights that a prediction averages, and an attack's gradient
 
 
 def accuracies(model: nn.Module, split: Split, attack: Attack | None) -> dict[str, float]:
@@ -37,6 +39,8 @@ def accuracies(model: nn.Module, split: Split, attack: Attack | None) -> dict[st
 def accuracy(model: nn.Module, split: Split, attack: Attack | None = None) -> float:
     """The share of a split that the model gets right, clean or under an attack.
 
+    Of a model with random weights the mean probability over a few draws is scored, and attacked.
+
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
         split: Not empty, on the device of the model.
@@ -46,8 +50,11 @@ def accuracy(model: nn.Module, split: Split, attack: Attack | None = None) -> fl
         A share in [0, 1].
     """
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    predictor, batch_size = model, _BATCH_SIZE
+    if bayes.is_stochastic(model):
+        predictor, batch_size = bayes.Predictor(model, _NUM_SAMPLES), _BATCH_SIZE // _NUM_SAMPLES
     with eval_mode(model), torch.no_grad():
-        for images, labels in batches(split, _BATCH_SIZE):
-            seen = images if attack is None else attack.perturb(model, images, labels)
-            correct += (model(seen).argmax(dim=1) == labels).sum()
+        for images, labels in batches(split, batch_size):
+            seen = images if attack is None else attack.perturb(predictor, images, labels)
+            correct += (predictor(seen).argmax(dim=1) == labels).sum()
     return int(correct) / len(split)

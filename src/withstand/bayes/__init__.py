@@ -1,0 +1,49 @@
+"""Networks with random weights: mean-field Gaussian layers, their divergence, and what they predict."""
+
+from withstand.bayes.convert import convert, mean_network
+from withstand.bayes.convolution import Conv1d, Conv2d
+from withstand.bayes.expected_maximum import expected_maximum
+from withstand.bayes.kl import kl
+from withstand.bayes.layer import (
+    Deviations,
+    Drawing,
+    VariationalLayer,
+    at_means,
+    drawing,
+    is_stochastic,
+    sharing_deviations,
+    variational_layers,
+)
+from withstand.bayes.linear import Linear
+from withstand.bayes.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from withstand.bayes.posterior import Normal, Posterior
+from withstand.bayes.sampling import Predictor, in_blocks, sample_logits
+from withstand.bayes.surrogate import fluctuation
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Conv1d",
+    "Conv2d",
+    "Deviations",
+    "Drawing",
+    "GroupNorm",
+    "LayerNorm",
+    "Linear",
+    "Normal",
+    "Posterior",
+    "Predictor",
+    "VariationalLayer",
+    "at_means",
+    "convert",
+    "drawing",
+    "expected_maximum",
+    "fluctuation",
+    "in_blocks",
+    "is_stochastic",
+    "kl",
+    "mean_network",
+    "sample_logits",
+    "sharing_deviations",
+    "variational_layers",
+]

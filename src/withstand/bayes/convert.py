@@ -1,0 +1,152 @@
+"""From a plain network to one with random weights, and back to the network of its means."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from withstand.bayes.convolution import Conv1d, Conv2d
+from withstand.bayes.layer import VariationalLayer, is_stochastic
+from withstand.bayes.linear import Linear
+from withstand.bayes.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from withstand.bayes.posterior import Posterior
+from withstand.compiled import uncompiled
+from withstand.suggest import nearest
+from withstand.types import ModelError
+
+__all__ = ["convert", "mean_network"]
+
+_RANDOM: Mapping[type[nn.Module], type[VariationalLayer]] = MappingProxyType(
+    {
+        nn.Linear: Linear,
+        nn.Conv1d: Conv1d,
+        nn.Conv2d: Conv2d,
+        nn.BatchNorm1d: BatchNorm1d,
+        nn.BatchNorm2d: BatchNorm2d,
+        nn.GroupNorm: GroupNorm,
+        nn.LayerNorm: LayerNorm,
+    }
+)
+_PLAIN = {random: plain for plain, random in _RANDOM.items()}
+
+
+def convert(
+    model: nn.Module,
+    posterior: Posterior = Posterior(),
+    layers: Mapping[str, Posterior | None] = MappingProxyType({}),
+) -> nn.Module:
+    """A copy of a network in which weights are normal variables, their means the weights as they are.
+
+    Linear layers, convolutions over one and two dimensions, and BatchNorm, GroupNorm and LayerNorm with scale
+    and shift become random; subclasses of these and all other layers stay as they are. Standard deviations
+    drawn at random, and means drawn anew, come from torch's global generator.
+
+    Args:
+        model: Any network; its parameters and hooks are copied.
+        posterior: Of every layer that ``layers`` does not name.
+        layers: Path of a layer, or of a part of the network -> the posterior of what is in it, or None to
+            leave it as it is; the longest path counts.
+
+    Raises:
+        ModelError: nothing becomes random, a path is not there, a layer to be made random is
+            parametrised or shares its weight with another, or the model is random already.
+    """
+    if is_stochastic(model):
+        raise ModelError("The model has random weights already; start from bayes.mean_network(model).")
+    copied = copy.deepcopy(uncompiled(model))
+    modules = dict(copied.named_modules(remove_duplicate=False))  # a layer used twice has two paths
+    for path in layers:
+        if path not in modules:
+            raise ModelError(f"The model has no layer {path!r}; {nearest(path, list(modules))}")
+    chosen = {
+        path: found
+        for path, layer in modules.items()
+        if _can_be_random(layer) and (found := _posterior_of(path, posterior, layers)) is not None
+    }
+    if not chosen:
+        raise ModelError(
+            f"{type(model).__name__} has no layer that can be made random: no plain torch.nn.Linear, Conv1d, "
+            "Conv2d, BatchNorm, GroupNorm or LayerNorm that is not left out."
+        )
+    _require_own_weights(modules, chosen)
+    for path, found in chosen.items():
+        copied = _replaced(copied, path, _random(modules[path], found))
+    return copied
+
+
+def mean_network(model: nn.Module) -> nn.Module:
+    """A plain copy of a network with random weights: each weight is its mean.
+
+    Its output is that of ``convert``'s argument exactly, where nothing was trained in between.
+
+    Args:
+        model: From ``convert``, or of variational layers; a plain one is copied.
+    """
+    copied = copy.deepcopy(uncompiled(model))
+    plain: dict[int, nn.Module] = {}  # a layer used twice stays one layer
+    for path, layer in dict(copied.named_modules(remove_duplicate=False)).items():
+        if isinstance(layer, VariationalLayer):
+            if id(layer) not in plain:
+                plain[id(layer)] = _plain(layer)
+            copied = _replaced(copied, path, plain[id(layer)])
+    return copied
+
+
+def _can_be_random(layer: nn.Module) -> bool:
+    if getattr(layer, "weight", None) is None:  # a normalisation layer may have no scale
+        return False
+    # Parametrising changes the class, and such a layer is refused rather than passed over.
+    is_parametrized = parametrize.is_parametrized(layer) and isinstance(layer, tuple(_RANDOM))
+    return type(layer) in _RANDOM or is_parametrized
+
+
+def _posterior_of(path: str, default: Posterior, layers: Mapping[str, Posterior | None]) -> Posterior | None:
+    around = [name for name in layers if name in ("", path) or path.startswith(f"{name}.")]
+    return layers[max(around, key=len)] if around else default
+
+
+def _require_own_weights(modules: Mapping[str, nn.Module], chosen: Mapping[str, Posterior]) -> None:
+    owners: dict[int, str] = {}
+    for path, layer in modules.items():
+        if path in chosen and parametrize.is_parametrized(layer):
+            raise ModelError(
+                f"The layer {path!r} computes its weight from other parameters, which have no posterior "
+                f"here. Leave it out by layers={{{path!r}: None}}, or remove its parametrisation."
+            )
+        for name, parameter in layer.named_parameters(recurse=False):
+            other = owners.setdefault(id(parameter), path)
+            if other != path and {other, path} & set(chosen):
+                raise ModelError(
+                    f"The layers {other!r} and {path!r} share their {name}, which would be two random "
+                    f"variables. Leave both out by layers={{{other!r}: None, {path!r}: None}}."
+                )
+
+
+def _random(layer: nn.Module, posterior: Posterior) -> VariationalLayer:
+    random = _recast(layer, _RANDOM[type(layer)])
+    assert isinstance(random, VariationalLayer)
+    random.make_random(posterior)
+    return random
+
+
+def _plain(layer: VariationalLayer) -> nn.Module:
+    layer.make_plain()
+    return _recast(layer, _PLAIN[type(layer)])
+
+
+def _recast(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """The same layer, with its parameters, buffers, hooks and mode, as another class."""
+    made = kind.__new__(kind)
+    made.__dict__ = layer.__dict__
+    return made
+
+
+def _replaced(model: nn.Module, path: str, layer: nn.Module) -> nn.Module:
+    if not path:
+        return layer
+    model.set_submodule(path, layer)
+    return model

@@ -1,0 +1,225 @@
+"""The interface of layers with random weights, and how a model is told what to draw."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.bayes.posterior import Normal, Posterior
+from withstand.compiled import uncompiled
+from withstand.passes import random_state
+
+__all__ = [
+    "Copies",
+    "Deviations",
+    "Drawing",
+    "VariationalLayer",
+    "at_means",
+    "drawing",
+    "is_stochastic",
+    "sharing_deviations",
+    "variational_layers",
+]
+
+_NAMES = ("weight", "bias")
+_RHO = "_rho"
+
+
+class Copies:
+    """A batch that was repeated, until something random makes its copies differ.
+
+    Args:
+        device: Of the batch.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before = random_state(device)
+
+    def are_alike(self) -> bool:
+        """Whether nothing has been drawn since; without waiting for the device."""
+        return random_state(self._device) == self._before
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What the layers of a model draw.
+
+    Args:
+        num_samples: Weight samples in the batch: that many blocks of rows, one after the other.
+        copies: Tells whether the blocks are still alike; None where they are not known to be.
+        is_random: Whether anything is drawn; else the means are taken.
+    """
+
+    num_samples: int = 1
+    copies: Copies | None = None
+    is_random: bool = True
+
+    def are_alike(self) -> bool:
+        """Whether the blocks are copies of each other up to here."""
+        return self.num_samples > 1 and self.copies is not None and self.copies.are_alike()
+
+
+class VariationalLayer(nn.Module, ABC):
+    """The interface of a layer whose ``weight`` and ``bias`` are the means of independent normal variables.
+
+    Beside them stand the parameters ``weight_rho`` and ``bias_rho``, from which the standard deviations are
+    made as the posterior says. The layer draws in train and in eval mode, from torch's global generator.
+
+    Attributes:
+        posterior: How standard deviations are stored, and how draws are made.
+        redraws_means: Whether ``Posterior.mean_range`` is meant for layers of this kind.
+    """
+
+    posterior: Posterior
+    redraws_means: ClassVar[bool] = True
+
+    @abstractmethod
+    def draw(self, x: Tensor, how: Drawing) -> Tensor:
+        """The layer's output under random weights.
+
+        Args:
+            x: Tensor (rows, …), the rows sample by sample.
+            how: How many samples.
+        """
+
+    def make_random(self, posterior: Posterior) -> None:
+        """Gives each parameter its standard deviation; called once, when the layer is made."""
+        self.posterior = posterior
+        self._drawing = Drawing()
+        self._deviations: dict[str, Tensor] | None = None
+        for name in _NAMES:
+            mean = self._parameters[name]
+            if mean is None:
+                self.register_parameter(name + _RHO, None)
+                continue
+            if self.redraws_means and posterior.mean_range is not None:
+                with torch.no_grad():
+                    mean.uniform_(-posterior.mean_range, posterior.mean_range)
+            rho = nn.Parameter(posterior.initial_rho(mean.detach()), requires_grad=mean.requires_grad)
+            self.register_parameter(name + _RHO, rho)
+
+    def make_plain(self) -> None:
+        """Takes away what ``make_random`` gave."""
+        for name in _NAMES:
+            del self._parameters[name + _RHO]
+        del self.posterior, self._drawing, self._deviations
+
+    def std(self, name: str) -> Tensor:
+        """The standard deviations of ``weight`` or ``bias``, with gradient."""
+        if self._deviations is None:
+            return self.posterior.std(self._parameter(name + _RHO))
+        if name not in self._deviations:
+            self._deviations[name] = self.posterior.std(self._parameter(name + _RHO))
+        return self._deviations[name]
+
+    def normals(self) -> dict[str, Normal]:
+        """The random parameters by name, ``weight`` and, where there is one, ``bias``."""
+        prior_std = self.posterior.prior_std
+        return {
+            name: Normal(self._parameter(name), self.std(name), prior_std)
+            for name in _NAMES
+            if self._parameters[name] is not None
+        }
+
+    def _parameter(self, name: str) -> Tensor:
+        parameter = self._parameters[name]
+        if parameter is None:
+            raise AttributeError(f"{type(self).__name__} has no {name}.")
+        return parameter
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        if self._drawing.is_random:
+            return self.draw(input, self._drawing)
+        output: Tensor = super().forward(input)  # of the plain layer
+        return output
+
+    @override
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {self.posterior}"
+
+
+def variational_layers(model: nn.Module) -> list[tuple[str, VariationalLayer]]:
+    """The random layers of a model with their paths, each once.
+
+    Args:
+        model: Any module, also one that went through ``torch.compile``.
+    """
+    found = uncompiled(model).named_modules()
+    return [(path, layer) for path, layer in found if isinstance(layer, VariationalLayer)]
+
+
+def is_stochastic(model: nn.Module) -> bool:
+    """Whether a model has a layer with random weights."""
+    return any(isinstance(layer, VariationalLayer) for layer in model.modules())
+
+
+@contextmanager
+def drawing(model: nn.Module, how: Drawing) -> Iterator[None]:
+    """Tells all random layers of a model what to draw; afterwards they draw as before.
+
+    Those that are held at their means stay there.
+
+    Args:
+        model: Any module.
+        how: What to draw.
+    """
+    layers = [layer for _, layer in variational_layers(model)]
+    before = [layer._drawing for layer in layers]
+    for layer, former in zip(layers, before, strict=True):
+        layer._drawing = how if former.is_random else former
+    try:
+        yield
+    finally:
+        for layer, former in zip(layers, before, strict=True):
+            layer._drawing = former
+
+
+@contextmanager
+def at_means(model: nn.Module) -> Iterator[None]:
+    """Holds a model at its mean weights; it draws nothing meanwhile.
+
+    Args:
+        model: Any module; one without random layers stays as it is.
+
+    Yields:
+        Nothing; the model is the mean network meanwhile.
+    """
+    with drawing(model, Drawing(is_random=False)):
+        yield
+
+
+class Deviations:
+    """The standard deviations of a model's layers, made once for several terms of one loss."""
+
+    def __init__(self) -> None:
+        self._of_layer: dict[int, dict[str, Tensor]] = {}
+
+    def of(self, layer: VariationalLayer) -> dict[str, Tensor]:
+        """By name of the parameter; filled as the layer is asked."""
+        return self._of_layer.setdefault(id(layer), {})
+
+
+@contextmanager
+def sharing_deviations(model: nn.Module, kept: Deviations) -> Iterator[None]:
+    """Lets the layers of a model take their standard deviations from ``kept``, and put them there.
+
+    What is kept belongs to one graph: it serves one backward pass, and parameters that do not change.
+    """
+    layers = [layer for _, layer in variational_layers(model)]
+    before = [layer._deviations for layer in layers]
+    for layer in layers:
+        layer._deviations = kept.of(layer)
+    try:
+        yield
+    finally:
+        for layer, former in zip(layers, before, strict=True):
+            layer._deviations = former

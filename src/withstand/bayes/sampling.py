@@ -1,0 +1,96 @@
+"""Many weight samples in one pass, and the predictor that averages them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.bayes.layer import Copies, Drawing, drawing
+from withstand.passes import logits_of
+
+__all__ = ["Predictor", "in_blocks", "sample_logits"]
+
+_MOST_ROWS = 5000  # of one pass that keeps no graph
+
+
+def in_blocks(images: Tensor, num_samples: int) -> tuple[Tensor, Drawing]:
+    """A batch once for each weight sample, and what the layers must be told to draw for it.
+
+    Args:
+        images: Tensor (batch, …).
+        num_samples: At least 1.
+
+    Returns:
+        Tensor (num_samples * batch, …), sample by sample; and the argument of ``drawing``. Its ``copies``
+        let a layer look at the first block alone: whoever differentiates with respect to the repeated
+        images, and not to those given here, sets them to None.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    if num_samples < 1:
+        raise ValueError(f"Expected num_samples of at least 1, but got {num_samples}.")
+    if num_samples == 1:
+        return images, Drawing()
+    repeated = images.repeat(num_samples, *[1] * (images.dim() - 1))
+    return repeated, Drawing(num_samples, Copies(images.device))
+
+
+def sample_logits(model: nn.Module, images: Tensor, num_samples: int) -> Tensor:
+    """The logits under several draws of the weights, in one pass over a repeated batch.
+
+    Until the first random layer all copies are alike, so that what that layer computes of its input is
+    computed once.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes); its random layers draw.
+        images: Tensor (batch, …).
+        num_samples: Draws of the weights, at least 1.
+
+    Returns:
+        Tensor (num_samples, batch, classes), with gradient.
+    """
+    repeated, how = in_blocks(images, num_samples)
+    with drawing(model, how):
+        logits = logits_of(model, repeated)
+    return logits.reshape(num_samples, len(images), logits.shape[1])
+
+
+class Predictor(nn.Module):
+    """The mean probability over draws of the weights, as a network of its own.
+
+    It answers with the logarithm of that probability, whose softmax is the probability again: so an attack
+    on it climbs the loss of the mean probability, with the gradient averaged over the draws as the answer is
+    (expectation over transformation; Athalye et al., ICML 2018). Every call draws anew.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes).
+        num_samples: Draws of the weights, at least 1.
+    """
+
+    def __init__(self, model: nn.Module, num_samples: int) -> None:
+        super().__init__()
+        if num_samples < 1:
+            raise ValueError(f"Expected num_samples of at least 1, but got {num_samples}.")
+        self.model = model
+        self.num_samples = num_samples
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        """Tensor (batch, classes) of images (batch, …)."""
+        at_once = self.num_samples
+        if not torch.is_grad_enabled():
+            at_once = min(at_once, max(1, _MOST_ROWS // max(1, len(images))))
+        parts = [
+            sample_logits(self.model, images, min(at_once, self.num_samples - done))
+            for done in range(0, self.num_samples, at_once)
+        ]
+        logs = torch.cat(parts).log_softmax(dim=2)
+        return logs.logsumexp(dim=0) - math.log(self.num_samples)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"num_samples={self.num_samples}"

@@ -1,0 +1,84 @@
+"""Who says whether an answer is right: one look at a model, or several at one that draws its answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from withstand import bayes
+
+__all__ = ["Answer", "Judge", "random_judge"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a judge says of a batch.
+
+    Attributes:
+        prediction: The class of the largest mean probability (batch,).
+        confidence: That probability (batch,).
+        right: At how many repeats the prediction is right: int64 (batch,).
+    """
+
+    prediction: Tensor
+    confidence: Tensor
+    right: Tensor
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores answers; a model without random weights is its own predictor, asked once.
+
+    Args:
+        predictor: Maps images in [0, 1] to logits, or to log-probabilities, (batch, classes).
+        target: What attacks differentiate: the same predictor, of as many draws as a gradient needs.
+        num_repeats: How often each image is predicted.
+    """
+
+    predictor: nn.Module
+    target: nn.Module
+    num_repeats: int = 1
+
+    @staticmethod
+    def of(model: nn.Module) -> Judge:
+        """The judge of a model without random weights."""
+        return Judge(model, model)
+
+    @torch.no_grad()
+    def answer(self, images: Tensor, labels: Tensor) -> Answer:
+        """What the model says of images.
+
+        Args:
+            images: Float tensor (batch, …) in [0, 1].
+            labels: int64 tensor (batch,).
+        """
+        repeats = [self.predictor(images).softmax(dim=1) for _ in range(self.num_repeats)]
+        right = torch.stack([each.max(dim=1).indices == labels for each in repeats]).sum(dim=0)
+        confidence, prediction = torch.stack(repeats).mean(dim=0).max(dim=1)
+        return Answer(prediction, confidence, right)
+
+    @torch.no_grad()
+    def count_right(self, images: Tensor, labels: Tensor) -> Tensor:
+        """At how many repeats the prediction is right: int64 (batch,)."""
+        right = torch.zeros_like(labels)
+        for _ in range(self.num_repeats):
+            right += self.predictor(images).argmax(dim=1) == labels
+        return right
+
+    def share(self, right: Tensor) -> Tensor:
+        """What a row holds of a count: 0 or 1 where there is one repeat, else the share of the repeats."""
+        return right.int() if self.num_repeats == 1 else right.double() / self.num_repeats
+
+
+def random_judge(model: nn.Module, *, num_samples: int, num_repeats: int, attack_samples: int) -> Judge:
+    """The judge of a model with random weights.
+
+    Args:
+        model: Draws its weights for each answer.
+        num_samples: Draws that a prediction averages.
+        num_repeats: How often each image is predicted.
+        attack_samples: Draws that an attack's gradient averages.
+    """
+    return Judge(bayes.Predictor(model, num_samples), bayes.Predictor(model, attack_samples), num_repeats)

@@ -1,0 +1,203 @@
+"""Published evaluations, as published, so that published figures are compared with like.
+
+What such a protocol measures is no robust accuracy. It stands beside what the lawful attacks leave, and the
+difference is what the protocol hides.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from typing_extensions import override
+
+from withstand import bayes
+from withstand.data import Split, batches
+from withstand.evaluation.scoring import batch_seed
+from withstand.evaluation.summary import share_of
+from withstand.modes import eval_mode
+from withstand.numerics import numerics
+from withstand.types import Batch
+
+__all__ = ["Protocol", "SebrProtocol"]
+
+_Plan = tuple[str, float]  # an attack and its epsilon
+_CLEAN: _Plan = ("clean", 0.0)
+
+
+class Protocol(ABC):
+    """A named evaluation that others published figures of."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A short name, such as ``sebr``."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Sentences of its settings, for a report."""
+
+    @abstractmethod
+    def measure(
+        self, model: nn.Module, test: Split, *, batch_size: int = 500, seed: int = 0
+    ) -> dict[str, Any]:
+        """Scores a model.
+
+        Args:
+            model: Maps images in [0, 1] to logits (batch, classes), on the device of the split; its modes
+                and torch's random state stay as they were.
+            test: The examples, at least one.
+            batch_size: Examples a batch.
+            seed: Of all that is random.
+
+        Returns:
+            One entry of ``protocols`` of ``metrics.json``: ``name``, ``description``, ``num_examples``,
+            ``clean`` as ``share_of`` returns it, and ``attacks``, each with ``name``, ``norm``,
+            ``description`` and ``curve``: ``epsilon`` and a share each.
+        """
+
+
+@dataclass(frozen=True)
+class SebrProtocol(Protocol):
+    """How SEBR was evaluated on MNIST (Zhang et al., CVPR 2021, from the published code).
+
+    FGSM is one step of epsilon along the sign of the gradient. PGD starts uniformly within epsilon in each
+    pixel and takes sign steps so long that each ends in a corner of the linf ball; the last corner counts.
+    Both follow the gradient of the cross-entropy of the network at its mean weights, and no image is cut to
+    [0, 1]. Scored is the largest of the mean logits over a few draws of the weights. A net without random
+    weights answers by one pass.
+
+    It flatters. The network attacked is not the one scored, and its gradient is averaged over no draws;
+    hopping from corner to corner finds no maximum inside the ball, and neither the best corner is kept nor
+    another start tried; where the mean network is so sure that its gradient is 0, nothing moves at all. In
+    one point it is harder than the lawful attacks: its images leave [0, 1]. So figures under this protocol
+    compare with published ones alone.
+
+    Args:
+        fgsm: Epsilons of FGSM, in [0, 1] units; those published of an MLP on MNIST by default.
+        pgd: Epsilons of PGD, likewise.
+        num_samples: Draws of the weights a prediction.
+        num_steps: Steps of PGD.
+        step_size: Of PGD, in [0, 1] units.
+
+    Raises:
+        ValueError: a number is out of its range, or an epsilon is given twice.
+    """
+
+    fgsm: Sequence[float] = (0.04, 0.16, 0.3)
+    pgd: Sequence[float] = (0.04, 0.16, 0.22)
+    num_samples: int = 5
+    num_steps: int = 15
+    step_size: float = 1e5
+
+    def __post_init__(self) -> None:
+        for name, epsilons in (("fgsm", self.fgsm), ("pgd", self.pgd)):
+            _require_epsilons(name, epsilons)
+        for name, number in (("num_samples", self.num_samples), ("num_steps", self.num_steps)):
+            if number < 1:
+                raise ValueError(f"Expected {name} of the protocol of at least 1, but got {number}.")
+        if not 0 < self.step_size < math.inf:
+            raise ValueError(f"Expected step_size to be finite and above 0, but got {self.step_size:g}.")
+
+    @property
+    @override
+    def name(self) -> str:
+        return "sebr"
+
+    @override
+    def describe(self) -> str:
+        draws = "one draw" if self.num_samples == 1 else f"{self.num_samples} draws"
+        return (
+            "As Zhang et al., CVPR 2021, evaluated: attacks follow the gradient of the network at its mean "
+            f"weights and are not cut to [0, 1]; the prediction is by the mean logits of {draws} of the "
+            "weights, or of one pass where no weight is random"
+        )
+
+    @override
+    def measure(
+        self, model: nn.Module, test: Split, *, batch_size: int = 500, seed: int = 0
+    ) -> dict[str, Any]:
+        correct: Counter[_Plan] = Counter()
+        done = 0
+        with eval_mode(model), numerics("fp32"), torch.random.fork_rng():
+            for batch in batches(test, batch_size):
+                torch.manual_seed(batch_seed(seed, done))
+                correct[_CLEAN] += self._num_right(model, batch.images, batch.labels)
+                for plan in self._plans():
+                    images = batch.images + self._perturbation(model, batch, *plan)
+                    correct[plan] += self._num_right(model, images, batch.labels)
+                done += len(batch.labels)
+        return {
+            "name": self.name,
+            "description": self.describe(),
+            "num_examples": done,
+            "clean": share_of(correct[_CLEAN], done),
+            "attacks": [
+                {
+                    "name": attack,
+                    "norm": "inf",
+                    "description": self._describe(attack),
+                    "curve": [
+                        {"epsilon": epsilon, **share_of(correct[attack, epsilon], done)}
+                        for of, epsilon in self._plans()
+                        if of == attack
+                    ],
+                }
+                for attack in dict(self._plans())
+            ],
+        }
+
+    def _plans(self) -> list[_Plan]:
+        """Each attack at each epsilon."""
+        return [("fgsm", epsilon) for epsilon in self.fgsm] + [("pgd", epsilon) for epsilon in self.pgd]
+
+    def _describe(self, attack: str) -> str:
+        if attack == "fgsm":
+            return "One step of epsilon along the gradient's sign, from the image itself"
+        steps = f"{self.num_steps} sign steps of {self.step_size:g}"
+        return f"{steps} from a random start, each cut back to epsilon; the last image counts"
+
+    def _perturbation(self, model: nn.Module, batch: Batch, attack: str, epsilon: float) -> Tensor:
+        """What an attack adds to the images, of their shape."""
+        images, labels = batch
+        if attack == "fgsm":
+            return epsilon * _gradient_sign(model, images, labels)
+        delta = torch.empty_like(images).uniform_(-epsilon, epsilon)
+        for _ in range(self.num_steps):
+            step = self.step_size * _gradient_sign(model, images + delta, labels)
+            delta = (delta + step).clamp(-epsilon, epsilon)
+        return delta
+
+    @torch.no_grad()
+    def _num_right(self, model: nn.Module, images: Tensor, labels: Tensor) -> int:
+        """How many images are told rightly by the mean of the logits."""
+        if bayes.is_stochastic(model):
+            logits = bayes.sample_logits(model, images, self.num_samples).mean(dim=0)
+        else:
+            logits = model(images)
+        return int((logits.argmax(dim=1) == labels).sum())
+
+
+def _gradient_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Of the cross-entropy at the mean weights: -1, 0 or 1 for each pixel; 0 where it does not matter."""
+    images = images.detach().requires_grad_()
+    with torch.enable_grad(), bayes.at_means(model):
+        # Summed, so that a batch's size scales no example's gradient towards 0.
+        loss = cross_entropy(model(images), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+    return gradient.sign()
+
+
+def _require_epsilons(name: str, epsilons: Sequence[float]) -> None:
+    wrong = [epsilon for epsilon in epsilons if not 0 < epsilon < math.inf]
+    if wrong:
+        raise ValueError(f"Expected each epsilon of {name} to be finite and above 0, but got {wrong[0]:g}.")
+    if len(set(epsilons)) < len(epsilons):
+        raise ValueError(f"An epsilon of {name} is given twice: {', '.join(f'{e:g}' for e in epsilons)}.")

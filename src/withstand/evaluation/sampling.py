@@ -1,0 +1,97 @@
+"""How a model that draws its answers is scored: settings, and what stands for one answer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from withstand import bayes
+from withstand.evaluation.uncertainty import Uncertainty
+from withstand.types import ModelError
+
+__all__ = ["Sampling", "require_certain"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to score a net whose weights are random.
+
+    What is scored is the mean of the probabilities over fresh draws of the weights. An attack climbs the
+    loss of the same mean over its own draws, so its gradient is an expectation over transformations
+    (Athalye et al., ICML 2018). Of a net without random weights nothing is drawn, and none of this counts.
+
+    Args:
+        num_samples: Draws that a prediction averages.
+        num_repeats: Predictions of each image, each of fresh draws; the share of right ones counts.
+        attack_samples: Draws that an attack's gradient averages; where null the fewest of 1, 2, 4, … that
+            attack as well as any.
+        most_attack_samples: The largest number of draws to try for that.
+        sweep_examples: Test examples to try it on, the first ones.
+        tolerance: A difference of attacked accuracies that does not count: of two numbers of draws, and of
+            the last two doublings together, which must not lower it by more to be the last.
+        uncertainty: How to measure the uncertainty of the answers; not measured where null.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    num_samples: int = 20
+    num_repeats: int = 5
+    attack_samples: int | None = None
+    most_attack_samples: int = 32
+    sweep_examples: int = 200
+    tolerance: float = 0.005
+    uncertainty: Uncertainty | None = field(default_factory=Uncertainty)
+
+    def __post_init__(self) -> None:
+        counts = {
+            "num_samples": self.num_samples,
+            "num_repeats": self.num_repeats,
+            "attack_samples": self.attack_samples,
+            "most_attack_samples": self.most_attack_samples,
+            "sweep_examples": self.sweep_examples,
+        }
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise ValueError(f"Expected {name} of the sampling of at least 1, but got {count}.")
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(
+                f"Expected a tolerance of the sampling of at least 0 and finite, but got {self.tolerance:g}."
+            )
+
+    def describe(self, attack_samples: int) -> str:
+        """A sentence of the settings, for a report.
+
+        Args:
+            attack_samples: Draws that each attack's gradient averages.
+        """
+        draws, times = _counted(self.num_samples, "fresh draw"), _counted(self.num_repeats, "time")
+        return (
+            f"Each prediction is the mean of the probabilities over {draws} of the weights, and each image "
+            f"is predicted {times}; an attack's gradient is that of the same mean over "
+            f"{_counted(attack_samples, 'fresh draw')}"
+        )
+
+
+def require_certain(model: nn.Module, *, to: str) -> None:
+    """Accepts a model whose answer is no random one.
+
+    Args:
+        model: Any module.
+        to: What it is wanted for, as the end of "there is no way to …".
+
+    Raises:
+        ModelError: it has random weights.
+    """
+    if bayes.is_stochastic(model):
+        raise ModelError(
+            f"The model draws its weights anew for each answer, so there is no way to {to}. Do so of "
+            "withstand.bayes.mean_network(model), whose weights are the means; it is another predictor "
+            "than the mean of the drawn answers, and what is proven of it holds for it alone."
+        )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,124 @@
+"""How many draws a gradient needs: the rule, and that it finds what a noisy gradient hides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from withstand import bayes
+from withstand.attacks import PGD, Noise, fgsm
+from withstand.data import Dataset
+from withstand.evaluation import Sampling, plan_attacks
+from withstand.evaluation.averaging import Judging, find_judge, has_settled, sufficient
+from withstand.evaluation.rows import AttackPlan
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ([0.5], False),
+        ([0.5, 0.5], False),  # one doubling says too little
+        ([0.5, 0.5, 0.5], True),
+        ([0.5, 0.498, 0.496], True),
+        ([0.5, 0.497, 0.494], False),
+        ([0.9, 0.5, 0.5, 0.5], True),
+        ([0.9, 0.9, 0.5], False),
+        ([0.5, 0.4, 0.6], True),
+    ],
+)
+def test_settled_is_what_two_doublings_no_longer_lower(accuracies: list[float], expected: bool) -> None:
+    assert has_settled(accuracies, 0.005) is expected
+
+
+def test_without_tolerance_nothing_may_be_lost() -> None:
+    assert has_settled([0.5, 0.5, 0.5], 0.0)
+    assert not has_settled([0.5, 0.5, 0.49], 0.0)
+
+
+def test_the_fewest_that_attack_as_well_are_chosen() -> None:
+    assert sufficient([1, 2, 4, 8, 16], [0.9, 0.7, 0.502, 0.5, 0.501], 0.005) == 4
+    assert sufficient([1, 2, 4], [0.5, 0.5, 0.5], 0.0) == 1
+    assert sufficient([1, 2, 4], [0.9, 0.7, 0.5], 0.005) == 4  # still falls
+    assert sufficient([1, 2, 4], [0.5, 0.4, 0.6], 0.005) == 2
+
+
+@pytest.fixture
+def noisy() -> nn.Module:
+    """Knows the stripes by its mean weights, which a single draw drowns."""
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    layer = plain.get_submodule("1")
+    assert isinstance(layer, nn.Linear)
+    with torch.no_grad():
+        layer.bias.zero_()
+        layer.weight.zero_()
+        for label in range(3):
+            layer.weight[label, label::4] = 2.0
+    return bayes.convert(plain, bayes.Posterior(initial_std=4.0)).eval()
+
+
+def _find(model: nn.Module, dataset: Dataset, plans: list[AttackPlan], sampling: Sampling | None) -> Judging:
+    random = [AttackPlan(p.attack, p.epsilons, p.name, p.norm, sampling is not None) for p in plans]
+    with torch.random.fork_rng():
+        return find_judge(model, dataset.test, random, sampling, batch_size=500, seed=0)
+
+
+def test_a_gradient_that_needs_averaging_is_averaged(noisy: nn.Module, tiny_dataset: Dataset) -> None:
+    plans = plan_attacks([Noise(), fgsm()], [0.0, 0.01, 0.3])
+    settings = Sampling(num_samples=100, tolerance=0.02)
+    found = _find(noisy, tiny_dataset, plans, settings)
+    assert found.entry is not None
+    sweep = found.entry["sweep"]
+    assert sweep["attack"] == "pgd-1-linf"
+    assert sweep["epsilon"] == 0.3  # neither 0 nor where nothing is lost
+    assert sweep["num_examples"] == 45
+    numbers = [level["num_samples"] for level in sweep["levels"]]
+    assert numbers == [1, 2, 4, 8, 16, 32]
+    assert all(level["total"] == 45 * 20 for level in sweep["levels"])
+    shares = [level["accuracy"] for level in sweep["levels"]]
+    assert shares[0] > min(shares) + 0.1
+    assert found.entry["attack_samples"] > 1
+    target = found.judge.target
+    assert isinstance(target, bayes.Predictor)
+    assert target.num_samples == found.entry["attack_samples"]
+    assert found.batch_size == 500 // target.num_samples
+
+
+def test_an_attack_that_still_gains_is_called_out(noisy: nn.Module, tiny_dataset: Dataset) -> None:
+    settings = Sampling(num_samples=100, most_attack_samples=4, tolerance=0.0)
+    found = _find(noisy, tiny_dataset, plan_attacks([fgsm()], [0.1]), settings)
+    assert found.entry is not None
+    assert [level["num_samples"] for level in found.entry["sweep"]["levels"]] == [1, 2, 4]
+    assert found.entry["sweep"]["has_settled"] is False
+    assert found.entry["attack_samples"] == 4
+    assert len(found.warnings) == 1
+    assert "raise most_attack_samples" in found.warnings[0]
+
+
+@pytest.mark.parametrize(("number", "num_warnings"), [(1, 1), (3, 0)])
+def test_a_given_number_is_taken(
+    number: int, num_warnings: int, noisy: nn.Module, tiny_dataset: Dataset
+) -> None:
+    found = _find(noisy, tiny_dataset, plan_attacks([PGD()], [0.1]), Sampling(attack_samples=number))
+    assert found.entry is not None
+    assert (found.entry["attack_samples"], found.entry["sweep"]) == (number, None)
+    assert len(found.warnings) == num_warnings
+    assert all("Gradients not averaged" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("attacks", [[], [Noise()]])
+def test_where_nothing_has_a_gradient_there_is_no_sweep(
+    attacks: list[Noise], noisy: nn.Module, tiny_dataset: Dataset
+) -> None:
+    found = _find(noisy, tiny_dataset, plan_attacks(attacks, [0.1]), Sampling())
+    assert found.entry is not None
+    assert (found.entry["attack_samples"], found.entry["sweep"]) == (20, None)
+    assert not found.warnings
+
+
+def test_without_random_weights_the_model_is_its_own_judge(
+    tiny_model: nn.Module, tiny_dataset: Dataset
+) -> None:
+    found = _find(tiny_model, tiny_dataset, plan_attacks([PGD()], [0.1]), None)
+    assert found.judge.predictor is found.judge.target is tiny_model
+    assert (found.judge.num_repeats, found.batch_size, found.entry, found.warnings) == (1, 500, None, ())

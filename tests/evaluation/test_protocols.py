@@ -1,0 +1,134 @@
+"""The published protocols: as published, outside [0, 1], and comparable with nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from withstand import bayes
+from withstand.data import Split
+from withstand.evaluation.protocols import SebrProtocol
+
+
+class Recorder(nn.Module):
+    """Two logits, the images' sum and its negative; keeps every image that it is asked of."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(scale))
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images.detach())
+        total = self.weight * images.flatten(1).sum(dim=1)
+        return torch.stack([total, -total], dim=1)
+
+
+def split(images: Tensor, labels: list[int]) -> Split:
+    return Split(images, torch.tensor(labels))
+
+
+def black(number: int = 4) -> Split:
+    """Black images of the first class, which a step against the gradient turns darker than black."""
+    return split(torch.full((number, 1, 2, 3), 51, dtype=torch.uint8), [0] * number)
+
+
+def random_split(number: int, seed: int = 0) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (number, 1, 3, 3), dtype=torch.uint8, generator=generator)
+    return Split(images, torch.randint(0, 4, (number,), generator=generator))
+
+
+def curve(found: dict[str, Any], name: str) -> dict[float, float]:
+    (attack,) = (each for each in found["attacks"] if each["name"] == name)
+    return {point["epsilon"]: point["accuracy"] for point in attack["curve"]}
+
+
+def test_fgsm_moves_each_pixel_by_epsilon_and_leaves_the_images_range() -> None:
+    model = Recorder()
+    found = SebrProtocol(fgsm=(0.1, 0.3), pgd=()).measure(model, black())
+    assert found["clean"]["accuracy"] == 1.0
+    assert curve(found, "fgsm") == {0.1: 1.0, 0.3: 0.0}
+    assert min(float(images.min()) for images in model.seen) == pytest.approx(0.2 - 0.3)  # not cut to 0
+
+
+def test_every_step_of_pgd_ends_in_a_corner_and_the_first_asked_is_a_random_start() -> None:
+    model = Recorder()
+    found = SebrProtocol(fgsm=(), pgd=(0.25,), num_steps=3).measure(model, black())
+    clean, start, *corners = model.seen
+    assert torch.equal(clean, torch.full_like(clean, 0.2))
+    assert 0 < float((start - 0.2).abs().max()) <= 0.25 + 1e-6
+    assert len(set((start - 0.2).flatten().tolist())) > 6
+    assert len(corners) == 3  # two more gradients and the prediction
+    for images in corners:
+        assert torch.allclose(images, torch.full_like(images, 0.2 - 0.25))
+    assert curve(found, "pgd") == {0.25: 0.0}
+
+
+def test_a_gradient_of_0_moves_nothing() -> None:
+    model = Recorder(scale=1e4)  # so sure that its cross-entropy is flat in float32
+    found = SebrProtocol(fgsm=(0.3,), pgd=(0.3,)).measure(model, black())
+    assert curve(found, "fgsm") == {0.3: 1.0}
+    assert torch.equal(model.seen[2], model.seen[0])
+
+
+def test_a_net_of_random_weights_is_attacked_at_its_means_and_scored_by_draws() -> None:
+    torch.manual_seed(0)
+    start = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
+    model = bayes.convert(start, posterior=bayes.Posterior(initial_std=1e-6))
+    plain = bayes.mean_network(model)
+    test = random_split(40)
+    protocol = SebrProtocol(fgsm=(0.05, 0.2), pgd=())
+    # With no spread to speak of both are one network.
+    assert protocol.measure(model, test) == protocol.measure(plain, test)
+
+
+def test_draws_decide_where_the_weights_spread() -> None:
+    torch.manual_seed(1)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
+    model = bayes.convert(plain, posterior=bayes.Posterior(initial_std=3.0))
+    test = random_split(200)
+    first, again, other = (SebrProtocol(pgd=()).measure(model, test, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_the_entry_is_whole_and_the_random_state_and_modes_are_left_alone() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(9, 4))
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    found = SebrProtocol().measure(model, random_split(7), batch_size=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert (found["name"], found["num_examples"], found["clean"]["total"]) == ("sebr", 7, 7)
+    assert [(each["name"], each["norm"]) for each in found["attacks"]] == [("fgsm", "inf"), ("pgd", "inf")]
+    assert [*curve(found, "fgsm")] == [0.04, 0.16, 0.3]
+    assert [*curve(found, "pgd")] == [0.04, 0.16, 0.22]
+    assert set(found["attacks"][0]["curve"][0]) == {
+        "epsilon",
+        "accuracy",
+        "lower",
+        "upper",
+        "correct",
+        "total",
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"fgsm": [0.0]}, "each epsilon of fgsm"),
+        ({"pgd": [0.1, float("inf")]}, "each epsilon of pgd"),
+        ({"pgd": [0.1, 0.1]}, "given twice"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"num_steps": 0}, "num_steps"),
+        ({"step_size": 0.0}, "step_size"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        SebrProtocol(**settings)
