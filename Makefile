@@ -47,6 +47,7 @@ benchmark: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python benchmarks/certified_cost.py
 	$(BIN)/python benchmarks/kernel_cost.py
 	$(BIN)/python benchmarks/gaussian_cost.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/bayes_cost.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand import norms
-from withstand.attacks import PGD, Attack, Noise, cross_entropy, dlr, fgsm, margin
+from withstand.attacks import PGD, AtMeans, Attack, Noise, cross_entropy, dlr, fgsm, margin
 from withstand.schedules import Linear, PerEpoch, Stages
 from withstand.types import Batch
 
@@ -42,6 +42,7 @@ PGDS: dict[str, PGD] = {
 }
 ATTACKS: dict[str, Attack] = {
     **PGDS,
+    **{f"means-{norms.label(p)}": AtMeans(PGD(norm=p, epsilon=EPSILON, num_steps=3)) for p in NORMS},
     **{f"noise-{n}-{norms.label(p)}": Noise(p, EPSILON, n) for p in NORMS for n in (1, 3)},
 }
 QUERYING = {name: attack for name, attack in ATTACKS.items() if not name.startswith("noise-1")}

@@ -103,9 +103,7 @@ def test_in_evaluation_what_is_wrong_comes_back_wrong(
     assert (_predictions(net, found) != batch.labels)[wrong].all()
 
 
-def test_where_answers_are_random_it_still_stays_inside(
-    attack: Attack, net: nn.Module, batch: Batch
-) -> None:
+def test_where_answers_are_random_it_still_stays_inside(attack: Attack, net: nn.Module, batch: Batch) -> None:
     found = attack.for_random_answers()(net, *batch)
     _assert_inside(attack, batch.images, found, EPSILON)
     assert attack.for_random_answers().epsilon_at() == EPSILON

@@ -131,7 +131,11 @@ def test_what_is_exact_is_taken_by_itself() -> None:
         answers: Tensor = random(x)
         return answers
 
-    for name, exact in (("matrix", "local"), ("matrix on several vectors", "flipout"), ("strided", "flipout")):
+    for name, exact in (
+        ("matrix", "local"),
+        ("matrix on several vectors", "flipout"),
+        ("strided", "flipout"),
+    ):
         make, shape = LAYERS[name]
         x = torch.rand(3, *shape, dtype=torch.float64)
         _, auto = _made(make, "auto")
@@ -148,8 +152,9 @@ def _convolutions(draw: st.DrawFn) -> tuple[dict[str, Any], tuple[int, ...], int
     rank, groups = draw(st.integers(1, 2)), draw(st.integers(1, 3))
     mode = draw(st.sampled_from(["zeros", "circular", "reflect", "replicate"]))
     sizes = [draw(st.integers(5, 7)) for _ in range(rank)]
-    options = {
-        "in_channels": groups * draw(st.integers(1, 2)),
+    channels = groups * draw(st.integers(1, 2))
+    options: dict[str, Any] = {
+        "in_channels": channels,
         "out_channels": groups * draw(st.integers(1, 2)),
         "kernel_size": tuple(draw(st.integers(1, 3)) for _ in range(rank)),
         "stride": tuple(draw(st.integers(1, 3)) for _ in range(rank)),
@@ -161,7 +166,7 @@ def _convolutions(draw: st.DrawFn) -> tuple[dict[str, Any], tuple[int, ...], int
     }
     if draw(st.booleans()):
         options |= {"padding": "same", "stride": (1,) * rank}
-    return options, (draw(st.integers(1, 3)), int(options["in_channels"]), *sizes), draw(st.integers(1, 3))
+    return options, (draw(st.integers(1, 3)), channels, *sizes), draw(st.integers(1, 3))
 
 
 def _plain_with(plain: nn.Module, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
@@ -209,7 +214,8 @@ def _local_by_hand(plain: nn.Module, random: VariationalLayer, blocks: Tensor) -
     flat = blocks.flatten(0, 1)
     mean = _plain_with(plain, weight.mean, None if bias is None else bias.mean, flat)
     variance = _plain_with(plain, weight.std**2, None if bias is None else bias.std**2, flat**2)
-    return (mean + variance.sqrt() * torch.randn_like(mean)).unflatten(0, blocks.shape[:2])
+    drawn = mean + variance.sqrt() * torch.randn_like(mean)
+    return drawn.reshape(*blocks.shape[:2], *mean.shape[1:])
 
 
 def _flipout_by_hand(plain: nn.Module, random: VariationalLayer, blocks: Tensor) -> Tensor:
@@ -233,7 +239,7 @@ def _flipout_by_hand(plain: nn.Module, random: VariationalLayer, blocks: Tensor)
             if bias is not None and shifts is not None:
                 answer = answer + (shifts[s, i] * bias.std).view(-1, *taps)
             found.append(answer)
-    return torch.stack(found).unflatten(0, (samples, batch))
+    return torch.stack(found).reshape(samples, batch, *found[0].shape)
 
 
 _BY_HAND: dict[Estimator, Callable[[nn.Module, VariationalLayer, Tensor], Tensor]] = {

@@ -17,7 +17,13 @@ from withstand.types import ModelError
 
 ESTIMATORS: tuple[Estimator, ...] = ("local", "flipout", "shared")
 NETS: dict[str, Callable[[], list[nn.Module]]] = {
-    "plain layers first": lambda: [nn.Flatten(), nn.Linear(9, 6), nn.Tanh(), nn.Linear(6, 5), nn.Linear(5, 3)],
+    "plain layers first": lambda: [
+        nn.Flatten(),
+        nn.Linear(9, 6),
+        nn.Tanh(),
+        nn.Linear(6, 5),
+        nn.Linear(5, 3),
+    ],
     "convolution": lambda: [nn.Conv2d(1, 3, 2, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(48, 3)],
     "norms": lambda: [nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(9, 5), nn.LayerNorm(5), nn.Linear(5, 3)],
     "dropout first": lambda: [nn.Flatten(), nn.Dropout(0.5), nn.Linear(9, 6), nn.Tanh(), nn.Linear(6, 3)],
@@ -63,7 +69,9 @@ def test_work_done_once_for_all_blocks_changes_nothing(
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_it_is_done_once_until_something_random_comes(monkeypatch: pytest.MonkeyPatch, training: bool) -> None:
+def test_it_is_done_once_until_something_random_comes(
+    monkeypatch: pytest.MonkeyPatch, training: bool
+) -> None:
     rows: list[int] = []
     apply = linear._Matrix.apply
 

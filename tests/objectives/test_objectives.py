@@ -18,6 +18,7 @@ from withstand.objectives import (
     Objective,
     Penalty,
     Sum,
+    Variational,
     Weighted,
 )
 from withstand.schedules import Linear, Stages
@@ -76,7 +77,7 @@ def test_cross_entropy_is_plain_training(batch: Batch) -> None:
     "other",
     [
         *(CrossEntropy(), Adversarial(ATTACK), Adversarial(fgsm(EPSILON))),
-        *(NoisyCrossEntropy(EPSILON), GaussianExpectation(EPSILON)),
+        *(NoisyCrossEntropy(EPSILON), GaussianExpectation(EPSILON), Variational(20)),
     ],
 )
 def test_a_weight_of_zero_is_plain_training_bit_for_bit(other: Objective, batch: Batch) -> None:

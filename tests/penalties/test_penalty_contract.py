@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from withstand import bayes
 from withstand.data import Deform
 from withstand.objectives import CrossEntropy, Objective
 from withstand.penalties import (
@@ -17,6 +18,7 @@ from withstand.penalties import (
     DeformationStability,
     InputGradient,
     LossGradient,
+    SpectralExpectation,
     SpectralNorm,
     TangentGradient,
     VirtualAdversarial,
@@ -37,6 +39,7 @@ ANY_SHAPE: dict[str, Callable[[], Penalty]] = {
     "spectral-norm": SpectralNorm,
     "spectral-norm-exact": lambda: SpectralNorm(num_power_iterations=None),
     "spectral-norm-operator": lambda: SpectralNorm("operator"),
+    "spectral-expectation": SpectralExpectation,
 }
 OF_PICTURES: dict[str, Callable[[], Penalty]] = {
     "deformation-stability": lambda: DeformationStability(DEFORM, num_deformations=2),
@@ -57,6 +60,11 @@ def shapeless_penalty(request: pytest.FixtureRequest) -> Penalty:
     """A fresh object of each that takes inputs of any rank."""
     made: Penalty = request.param()
     return made
+
+
+def fitting(penalty: Penalty, model: nn.Module) -> nn.Module:
+    """The model as the penalty takes it: with random weights where it is about them."""
+    return bayes.convert(model) if isinstance(penalty, SpectralExpectation) else model
 
 
 def net(activation: nn.Module, classes: int = 3, *, channels: int = 1) -> nn.Sequential:
@@ -87,10 +95,10 @@ def _gradients(objective: Objective, model: nn.Module, images: Tensor, labels: T
     return list(torch.autograd.grad(loss, parameters, materialize_grads=True))
 
 
-def _trained(objective: Objective, *, steps: int = 3) -> list[Tensor]:
+def _trained(penalty: Penalty, objective: Objective, *, steps: int = 3) -> list[Tensor]:
     """The weights after some steps, with dropout, so that random draws matter."""
     torch.manual_seed(5)
-    model = nn.Sequential(net(nn.ReLU()), nn.Dropout(0.3)).train()
+    model = fitting(penalty, nn.Sequential(net(nn.ReLU()), nn.Dropout(0.3))).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     images, labels = pictures(6)
     for step in range(steps):
@@ -101,14 +109,14 @@ def _trained(objective: Objective, *, steps: int = 3) -> list[Tensor]:
 
 
 def test_weight_zero_is_plain_training_bit_for_bit(penalty: Penalty) -> None:
-    plain = _trained(CrossEntropy())
+    plain = _trained(penalty, CrossEntropy())
     for weight in (0.0, Linear(0.0, 1.0, epochs=1, begin=100)):
-        assert all(map(torch.equal, plain, _trained(CrossEntropy() + weight * penalty)))
-    assert not all(map(torch.equal, plain, _trained(CrossEntropy() + 0.1 * penalty)))
+        assert all(map(torch.equal, plain, _trained(penalty, CrossEntropy() + weight * penalty)))
+    assert not all(map(torch.equal, plain, _trained(penalty, CrossEntropy() + 0.1 * penalty)))
 
 
 def test_adds_up_to_what_its_terms_give_alone(penalty: Penalty) -> None:
-    model, (images, labels) = net(nn.Softplus()), pictures(5)
+    model, (images, labels) = fitting(penalty, net(nn.Softplus())), pictures(5)
     penalty(model, images, labels)  # whatever is kept between steps is there now
     torch.manual_seed(0)
     plain = _gradients(CrossEntropy(), model, images, labels)
@@ -120,7 +128,7 @@ def test_adds_up_to_what_its_terms_give_alone(penalty: Penalty) -> None:
 
 
 def test_is_lowered_by_descent(penalty: Penalty) -> None:
-    model, (images, labels) = net(nn.Softplus()), pictures(4)
+    model, (images, labels) = fitting(penalty, net(nn.Softplus())), pictures(4)
     torch.manual_seed(1)
     before = penalty(model, images, labels).loss
     for parameter, slope in zip(
@@ -137,7 +145,8 @@ def test_is_lowered_by_descent(penalty: Penalty) -> None:
 @pytest.mark.parametrize("num", [1, 3])
 def test_any_number_of_classes_and_images(penalty: Penalty, num: int, classes: int) -> None:
     images, labels = pictures(num, classes, channels=2)
-    gradients = _gradients(CrossEntropy() + penalty, net(nn.ReLU(), classes, channels=2), images, labels)
+    model = fitting(penalty, net(nn.ReLU(), classes, channels=2))
+    gradients = _gradients(CrossEntropy() + penalty, model, images, labels)
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
 
 
@@ -158,7 +167,7 @@ def _zero(model: nn.Module) -> nn.Module:
 def test_dead_networks_give_finite_values(penalty: Penalty, kill: Callable[[nn.Module], nn.Module]) -> None:
     images, labels = pictures(3)
     objective = CrossEntropy() + penalty
-    model = kill(net(nn.ReLU()))
+    model = fitting(penalty, kill(net(nn.ReLU())))
     assert bool(torch.isfinite(objective(model, images, labels).loss))
     gradients = _gradients(objective, model, images, labels)
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
@@ -204,17 +213,18 @@ def test_an_answer_that_is_not_finite_shows(make: Callable[[], Penalty]) -> None
 
 def test_inputs_of_any_rank(shapeless_penalty: Penalty) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    model = fitting(shapeless_penalty, nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)))
     inputs, labels = torch.rand(4, 6), torch.tensor([0, 1, 2, 0])
     gradients = _gradients(CrossEntropy() + shapeless_penalty, model, inputs, labels)
     assert any(gradient.any() for gradient in gradients)
     signals = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3))
-    gradients = _gradients(CrossEntropy() + shapeless_penalty, signals, torch.rand(4, 2, 6), labels)
+    model = fitting(shapeless_penalty, signals)
+    gradients = _gradients(CrossEntropy() + shapeless_penalty, model, torch.rand(4, 2, 6), labels)
     assert any(gradient.any() for gradient in gradients)
 
 
 def test_leaves_the_model_as_it_was(penalty: Penalty, tiny_model: nn.Module) -> None:
-    tiny_model.train()
+    tiny_model = fitting(penalty, tiny_model.train())
     next(layer for layer in tiny_model.modules() if isinstance(layer, nn.BatchNorm2d)).eval()
     images, labels = torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
     before = copy.deepcopy(tiny_model.state_dict())
@@ -230,7 +240,8 @@ def test_leaves_the_model_as_it_was(penalty: Penalty, tiny_model: nn.Module) -> 
 def test_batch_norm_statistics_come_from_the_training_pass_alone(penalty: Penalty) -> None:
     def after(objective: Objective) -> dict[str, Tensor]:
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(24, 3)).train()
+        layers = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(24, 3)]
+        model = fitting(penalty, nn.Sequential(*layers).train())
         objective(model, *pictures(5))
         return model.state_dict()
 
@@ -239,7 +250,7 @@ def test_batch_norm_statistics_come_from_the_training_pass_alone(penalty: Penalt
 
 
 def test_can_be_measured_without_gradients(penalty: Penalty) -> None:
-    model, (images, labels) = net(nn.Softplus()), pictures(4)
+    model, (images, labels) = fitting(penalty, net(nn.Softplus())), pictures(4)
     penalty(model, images, labels)
     torch.manual_seed(2)
     expected = copy.deepcopy(penalty)(model, images, labels).loss
@@ -250,7 +261,7 @@ def test_can_be_measured_without_gradients(penalty: Penalty) -> None:
 
 
 def test_can_be_measured_in_inference_mode_and_trained_with_then(penalty: Penalty) -> None:
-    model, (images, labels) = net(nn.Softplus()), pictures(4)
+    model, (images, labels) = fitting(penalty, net(nn.Softplus())), pictures(4)
     with torch.inference_mode():
         inferred = copy.deepcopy(penalty)
         torch.manual_seed(2)
@@ -264,7 +275,7 @@ def test_can_be_measured_in_inference_mode_and_trained_with_then(penalty: Penalt
 
 
 def test_reports_itself_before_its_weight(penalty: Penalty) -> None:
-    model, (images, labels) = net(nn.ReLU()), pictures(4)
+    model, (images, labels) = fitting(penalty, net(nn.ReLU())), pictures(4)
     torch.manual_seed(3)
     loss, terms = copy.deepcopy(penalty)(model, images, labels)
     torch.manual_seed(3)
@@ -276,7 +287,7 @@ def test_reports_itself_before_its_weight(penalty: Penalty) -> None:
 
 
 def test_no_step_waits_for_the_device(penalty: Penalty, waits: Any) -> None:
-    model, (images, labels) = net(nn.ReLU()), pictures(4)
+    model, (images, labels) = fitting(penalty, net(nn.ReLU())), pictures(4)
     objective = CrossEntropy() + penalty
     objective(model, images, labels)  # the first step may look around
     with waits:
@@ -286,8 +297,8 @@ def test_no_step_waits_for_the_device(penalty: Penalty, waits: Any) -> None:
 
 @pytest.mark.parametrize("name", ANY_SHAPE)
 def test_state_goes_through_a_checkpoint(name: str) -> None:
-    model, (images, labels) = net(nn.ReLU()), pictures(4)
     former, fresh = ANY_SHAPE[name](), ANY_SHAPE[name]()
+    model, (images, labels) = fitting(former, net(nn.ReLU())), pictures(4)
     former(model, images, labels)
     fresh.load_state_dict(former.state_dict())
     torch.manual_seed(0)

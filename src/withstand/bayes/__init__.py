@@ -1,5 +1,6 @@
 """Networks with random weights: mean-field Gaussian layers, their divergence, and what they predict."""
 
+from withstand.bayes.bounds import expected_norm_bound, noise_bounds
 from withstand.bayes.convert import convert, mean_network
 from withstand.bayes.convolution import Conv1d, Conv2d
 from withstand.bayes.expected_maximum import expected_maximum
@@ -11,12 +12,14 @@ from withstand.bayes.layer import (
     at_means,
     drawing,
     is_stochastic,
+    require_certain,
     sharing_deviations,
     variational_layers,
 )
 from withstand.bayes.linear import Linear
 from withstand.bayes.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from withstand.bayes.posterior import Normal, Posterior
+from withstand.bayes.sampled_norms import confidence_bound
 from withstand.bayes.sampling import Predictor, in_blocks, sample_logits
 from withstand.bayes.surrogate import fluctuation
 
@@ -35,14 +38,18 @@ __all__ = [
     "Predictor",
     "VariationalLayer",
     "at_means",
+    "confidence_bound",
     "convert",
     "drawing",
     "expected_maximum",
+    "expected_norm_bound",
     "fluctuation",
     "in_blocks",
     "is_stochastic",
     "kl",
     "mean_network",
+    "noise_bounds",
+    "require_certain",
     "sample_logits",
     "sharing_deviations",
     "variational_layers",

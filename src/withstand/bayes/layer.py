@@ -15,6 +15,7 @@ from typing_extensions import override
 from withstand.bayes.posterior import Normal, Posterior
 from withstand.compiled import uncompiled
 from withstand.passes import random_state
+from withstand.types import ModelError
 
 __all__ = [
     "Copies",
@@ -24,6 +25,7 @@ __all__ = [
     "at_means",
     "drawing",
     "is_stochastic",
+    "require_certain",
     "sharing_deviations",
     "variational_layers",
 ]
@@ -160,6 +162,24 @@ def variational_layers(model: nn.Module) -> list[tuple[str, VariationalLayer]]:
 def is_stochastic(model: nn.Module) -> bool:
     """Whether a model has a layer with random weights."""
     return any(isinstance(layer, VariationalLayer) for layer in model.modules())
+
+
+def require_certain(model: nn.Module, *, to: str) -> None:
+    """Accepts a model whose answer is no random one.
+
+    Args:
+        model: Any module.
+        to: What it is wanted for, as the end of "there is no way to …".
+
+    Raises:
+        ModelError: it has random weights.
+    """
+    if is_stochastic(model):
+        raise ModelError(
+            f"The model draws its weights anew for each answer, so there is no way to {to}. Do so of "
+            "withstand.bayes.mean_network(model), whose weights are the means; it is another predictor "
+            "than the mean of the drawn answers, and what is proven of it holds for it alone."
+        )
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def _largest_column(stds: Convolution, input_shape: Shape) -> Tensor:
         outputs = squares.apply(stds.weight.new_zeros((1, *input_shape)))
         sums = squares.adjoint(torch.ones_like(outputs), input_shape)
         one = torch.zeros_like(sums).flatten()
-        one[sums.flatten().argmax()] = 1.0
+        one.scatter_(0, sums.flatten().argmax()[None], 1.0)  # by an index it would wait for the device
     return _norm(squares.apply(one.view_as(sums)).sum())
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from typing_extensions import override
 
+from withstand import bayes
 from withstand.domains.registry import has_hooks, is_plain, rule_of_module
 from withstand.types import ModelError
 
@@ -83,8 +84,9 @@ def trace(model: nn.Module) -> Trace:
         model: Any module that ``torch.fx`` can trace.
 
     Raises:
-        ModelError: it cannot be traced.
+        ModelError: it cannot be traced, or its weights are random.
     """
+    bayes.require_certain(model, to="pass bounds or moments through it")
     root, tracer = Root(model), _Tracer()
     try:
         graph = tracer.trace(root)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from withstand.attacks import Noise
+from withstand.attacks import AtMeans, Noise
 from withstand.data import Split, batches
 from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.rows import AttackPlan, attack_batch, column
@@ -62,7 +62,7 @@ def find_judge(
     """
     if sampling is None:
         return Judging(Judge.of(model), batch_size)
-    searching = next((plan for plan in plans if not isinstance(plan.attack, Noise)), None)
+    searching = next((plan for plan in plans if not isinstance(plan.attack, AtMeans | Noise)), None)
     entry, warnings = None, []
     if sampling.attack_samples is not None:
         chosen = sampling.attack_samples
@@ -72,7 +72,7 @@ def find_judge(
                 "attacked accuracies are likely too high. Leave attack_samples out, and as many draws are "
                 "averaged as are found to suffice."
             )
-    elif searching is None:  # nothing has a gradient
+    elif searching is None:  # nothing has a gradient that draws enter
         chosen = sampling.num_samples
     else:
         few = test.subset(torch.arange(min(sampling.sweep_examples, len(test))))
@@ -197,10 +197,12 @@ class _Sweep:
 def _sweep_warnings(sweep: dict[str, Any]) -> list[str]:
     if sweep["has_settled"]:
         return []
-    last = sweep["levels"][-1]
+    levels = sweep["levels"]
+    last, before = levels[-1], levels[-1 - _DOUBLINGS :][0]
+    seen = f"{before['accuracy']:.1%} of the answers withstand it with {before['num_samples']}"
     return [
         f"Attacks not settled: with gradients of {last['num_samples']} draws of the weights, the most that "
         f"were tried, {last['accuracy']:.1%} of the answers withstand {sweep['attack']} at "
-        f"{sweep['epsilon']:g}, and it was not seen that more draws would lower it no further. The attacked "
-        "accuracies are likely too high: raise most_attack_samples."
+        f"{sweep['epsilon']:g}, and {seen}. More draws may lower it further, so the attacked accuracies are "
+        "likely too high: raise most_attack_samples."
     ]

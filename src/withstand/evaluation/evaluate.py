@@ -28,7 +28,7 @@ from withstand.evaluation.kernel_norms import measure_kernel_norms
 from withstand.evaluation.noise import NoiseCurve, NoiseMeter
 from withstand.evaluation.proofs import Prover, provers
 from withstand.evaluation.rows import AttackPlan
-from withstand.evaluation.sampling import Sampling, require_certain
+from withstand.evaluation.sampling import Sampling
 from withstand.evaluation.scoring import Wanted, observe_others, score_split
 from withstand.evaluation.summary import summarise
 from withstand.evaluation.uncertainty_meter import UncertaintyMeter, require_others
@@ -126,7 +126,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     plans = plan_attacks(attacks, epsilons)
     proofs = plan_certificates(certificates, epsilons)
     if proofs or kernel_norms is not None:
-        require_certain(model, to="certify its answers" if proofs else "bound its kernel norms")
+        bayes.require_certain(model, to="certify its answers" if proofs else "bound its kernel norms")
     plans += plan_default_attacks(proofs, plans)
     plans = [replace(plan, is_random=sampling is not None) for plan in plans]
     run = None if out is None else RunFolder(Path(out)).create()

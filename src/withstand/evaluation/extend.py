@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from withstand import bayes
 from withstand.data import Dataset, Split, batches
 from withstand.evaluation.certificate import Certificate, CertificatePlan
 from withstand.evaluation.evaluate import Evaluation, device_of_model
@@ -26,7 +27,6 @@ from withstand.evaluation.proofs import (
     provers,
 )
 from withstand.evaluation.rows import CLEAN, AttackPlan, Columns, Scores, attack_batch, column
-from withstand.evaluation.sampling import require_certain
 from withstand.evaluation.scoring import batch_seed
 from withstand.evaluation.summary import (
     attack_summary,
@@ -84,7 +84,7 @@ def extend_evaluation(  # noqa: PLR0913 - what, on what, how, and where to
         CertificateError: a certificate is wrong; the rows so far are written.
         RunFolderError: the rows are of other examples or of another model, or cannot be written.
     """
-    require_certain(model, to="certify them")
+    bayes.require_certain(model, to="certify them")
     plans = plan_extension(former, certificates)
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from torch import nn
-
-from withstand import bayes
 from withstand.evaluation.uncertainty import Uncertainty
-from withstand.types import ModelError
 
-__all__ = ["Sampling", "require_certain"]
+__all__ = ["Sampling"]
 
 
 @dataclass(frozen=True)
@@ -72,24 +68,6 @@ class Sampling:
             f"Each prediction is the mean of the probabilities over {draws} of the weights, and each image "
             f"is predicted {times}; an attack's gradient is that of the same mean over "
             f"{_counted(attack_samples, 'fresh draw')}"
-        )
-
-
-def require_certain(model: nn.Module, *, to: str) -> None:
-    """Accepts a model whose answer is no random one.
-
-    Args:
-        model: Any module.
-        to: What it is wanted for, as the end of "there is no way to …".
-
-    Raises:
-        ModelError: it has random weights.
-    """
-    if bayes.is_stochastic(model):
-        raise ModelError(
-            f"The model draws its weights anew for each answer, so there is no way to {to}. Do so of "
-            "withstand.bayes.mean_network(model), whose weights are the means; it is another predictor "
-            "than the mean of the drawn answers, and what is proven of it holds for it alone."
         )
 
 

@@ -67,7 +67,8 @@ class Wanted:
         noise = None if self.noise is None else self.noise.summary()
         if noise is not None and self.judging.entry is not None:
             noise["description"] += (
-                "; each answer is a fresh prediction, so agreement falls below 1 by the draws of the weights alone"
+                "; each answer is a fresh prediction, so agreement falls below 1 by the draws of the weights "
+                "alone"
             )
         entries = {
             "noise": noise,

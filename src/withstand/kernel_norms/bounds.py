@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from withstand import bayes
 from withstand.checks import check_batch
 from withstand.exact import batch_size_for, exact_copy, require_independence
 from withstand.kernel_norms.layers import LayerNorms, layer_norms
@@ -100,6 +101,7 @@ def kernel_norm_bounds(
         ModelError: the model cannot be copied, or is no function of one image.
         CertificateError: a lower bound is above the upper one, so that one of them is wrong.
     """
+    bayes.require_certain(model, to="bound its kernel norms")
     settings = settings or KernelNorms()
     images = images[: settings.num_examples]
     if len(images) < 1:

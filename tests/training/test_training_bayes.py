@@ -1,0 +1,202 @@
+"""Training networks with random weights: the same again, resumed, and measured once an epoch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand import bayes, models
+from withstand.attacks import PGD
+from withstand.data import Dataset
+from withstand.dataset_info import KNOWN_DATASETS
+from withstand.measures import Measure
+from withstand.objectives import Adversarial, CrossEntropy, Objective, Variational
+from withstand.penalties import SpectralExpectation
+from withstand.pipeline import build_model, model_spec
+from withstand.recipe_file import parse_recipe
+from withstand.training import Observer, TrainingSettings, fit
+from withstand.training.checkpoint import Row
+from withstand.types import ModelError
+
+SETTINGS = TrainingSettings(
+    epochs=2, batch_size=20, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9), accelerator="cpu"
+)
+RECIPE = """
+data: {name: digits}
+model:
+  name: mlp
+  options: {hidden: [6]}
+  bayes:
+    posterior: {prior_std: 0.3, initial_std: [0.01, 1/10], parametrization: log, estimator: shared}
+    layers: {network.1: null, network.3: {prior_std: 0.5}}
+objective:
+  class_path: Sum
+  init_args:
+    terms:
+      - {class_path: Variational, init_args: {num_samples: 3, kl_weight: 1/2}}
+      - {class_path: Weighted, init_args: {weight: 0.02, term: {class_path: SpectralExpectation}}}
+"""
+
+
+class StopAfter(Observer):
+    """Interrupts a training once, as Ctrl-C would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    @override
+    def on_step(self, done: int, total: int) -> None:
+        if done == self.step:
+            raise KeyboardInterrupt
+
+    @override
+    def on_epoch(self, rows: Sequence[Row]) -> None:
+        return None
+
+
+class LargestWeight(Measure):
+    """Says how far one layer has come, and how many images it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    @override
+    def of(self, model: nn.Module, images: Tensor) -> Mapping[str, float]:
+        self.seen.append(images)
+        largest = max(parameter.abs().max().item() for parameter in model.parameters())
+        return {"spectral/5/largest": largest}
+
+
+def _random(model: nn.Module) -> nn.Module:
+    torch.manual_seed(1)
+    return bayes.convert(model, bayes.Posterior(initial_std=(0.02, 0.1)), {"1": None})
+
+
+def _objective() -> Objective:
+    return Variational(num_samples=3) + 0.02 * SpectralExpectation()
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    return [value.detach().clone() for value in model.state_dict().values()]
+
+
+@pytest.mark.parametrize("steps", [(3,), (5, 8)])  # five steps an epoch
+def test_interrupted_and_resumed_ends_with_the_same_posterior(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, steps: tuple[int, ...]
+) -> None:
+    random = _random(tiny_model)
+    settings = replace(SETTINGS, selection=PGD(epsilon=0.05, num_steps=2), measures=[LargestWeight()])
+    whole = copy.deepcopy(random)
+    fit(whole, tiny_dataset, _objective(), settings, out=tmp_path / "whole", seed=3)
+    for step in steps:
+        with pytest.raises(KeyboardInterrupt):
+            fit(
+                copy.deepcopy(random),
+                tiny_dataset,
+                _objective(),
+                replace(settings, checkpoint_seconds=0.0),
+                out=tmp_path / "parts",
+                seed=3,
+                observers=[StopAfter(step)],
+            )
+    resumed = copy.deepcopy(random)
+    fit(resumed, tiny_dataset, _objective(), settings, out=tmp_path / "parts", seed=3)
+    assert all(map(torch.equal, _state(whole), _state(resumed)))
+    assert not any(map(torch.equal, random.parameters(), resumed.parameters()))
+    columns = [pd.read_csv(tmp_path / name / "train.csv") for name in ("whole", "parts")]
+    for name in ("kl", "spectral_expectation", "spectral/5/largest", "validation_robust_accuracy"):
+        assert columns[0][name].tolist() == columns[1][name].tolist()
+    saved = copy.deepcopy(random)
+    models.load_weights(saved, tmp_path / "parts" / "last.safetensors")
+    assert all(map(torch.equal, _state(saved), _state(resumed)))
+
+
+def test_training_tells_the_size_of_its_data(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    found = []
+    objective = _objective()
+    for name, each in (("told", objective), ("given", Variational(96, 3) + 0.02 * SpectralExpectation())):
+        model = _random(tiny_model)
+        fit(model, tiny_dataset, each, SETTINGS, out=tmp_path / name)
+        found.append(_state(model))
+    assert all(map(torch.equal, *found))
+    assert "num_data=None" in repr(objective)  # the next training may have more
+
+
+def test_adversarial_training_of_random_weights_learns(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    attacked = Variational(num_samples=2, likelihood=Adversarial(PGD(epsilon=0.03, num_steps=2)))
+    settings = replace(SETTINGS, epochs=4, selection=PGD(epsilon=0.03, num_steps=2))
+    fit(_random(tiny_model), tiny_dataset, attacked, settings, out=tmp_path)
+    log = pd.read_csv(tmp_path / "train.csv")
+    assert log["validation_robust_accuracy"].iloc[-1] > 0.8
+    assert log["adversarial"].iloc[-1] < log["adversarial"].iloc[0]
+
+
+def test_measures_see_the_model_once_an_epoch_and_change_nothing(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    measure, found = LargestWeight(), []
+    for name, measures in (("with", [measure]), ("without", [])):
+        model = copy.deepcopy(tiny_model)
+        fit(model, tiny_dataset, CrossEntropy(), replace(SETTINGS, measures=measures), out=tmp_path / name)
+        found.append(model)
+    assert all(map(torch.equal, *map(_state, found)))
+    assert len(measure.seen) == SETTINGS.epochs
+    assert measure.seen[0].shape == (4, 1, 4, 4)
+    assert torch.equal(*measure.seen)
+    assert measure.seen[0].dtype == torch.float32
+    assert 0.5 < measure.seen[0].max() <= 1
+    column = pd.read_csv(tmp_path / "with" / "train.csv")["spectral/5/largest"]
+    assert column.iloc[-1] == pytest.approx(max(p.abs().max().item() for p in found[0].parameters()))
+
+
+def test_a_recipe_makes_weights_random(tmp_path: Path) -> None:
+    file = tmp_path / "random.yaml"
+    file.write_text(RECIPE)
+    parsed = parse_recipe(file)
+    info = KNOWN_DATASETS["digits"]
+    model = build_model(parsed.recipe, info)
+    ((path, layer),) = bayes.variational_layers(model)
+    assert path == "network.3"
+    assert layer.posterior == bayes.Posterior(prior_std=0.5)
+    assert model_spec(parsed.recipe, info)["bayes"]["posterior"]["estimator"] == "shared"
+    again = tmp_path / "again.yaml"
+    again.write_text(parsed.text)
+    assert parse_recipe(again).recipe.model == parsed.recipe.model
+    overrides = ["--model.bayes.layers={}", "--model.bayes.posterior.mean_range=0.1"]
+    every = build_model(parse_recipe(file, overrides).recipe, info)
+    for _, layer in bayes.variational_layers(every):
+        assert layer.posterior == bayes.Posterior(0.3, (0.01, 0.1), "log", "shared", 0.1)
+        assert 0.0099 < layer.std("weight").min() < layer.std("weight").max() < 0.1001
+        assert layer.normals()["weight"].mean.abs().max() <= 0.1
+    plain = build_model(parse_recipe(file, ["--model.bayes=null"]).recipe, info)
+    assert not bayes.is_stochastic(plain)
+    assert model_spec(parse_recipe(file, ["--model.bayes=null"]).recipe, info)["bayes"] is None
+
+
+def test_means_can_begin_at_trained_weights(tmp_path: Path) -> None:
+    file = tmp_path / "random.yaml"
+    file.write_text(RECIPE)
+    info = KNOWN_DATASETS["digits"]
+    trained = build_model(parse_recipe(file, ["--model.bayes=null"]).recipe, info)
+    models.save_weights(trained, tmp_path / "means.safetensors")
+    random = build_model(
+        parse_recipe(file, [f"--model.bayes.means={tmp_path}/means.safetensors"]).recipe, info
+    )
+    images = torch.rand(3, *info.shape)
+    with bayes.at_means(random):
+        assert torch.equal(random(images), trained(images))
+    with pytest.raises(ModelError, match="no weights file"):
+        build_model(parse_recipe(file, ["--model.bayes.means=nowhere.pt"]).recipe, info)
