@@ -19,7 +19,7 @@ from withstand.bayes import Deviations, Drawing, Posterior, VariationalLayer
 from withstand.bayes.posterior import Estimator
 
 ESTIMATORS: tuple[Estimator, ...] = ("local", "flipout", "shared")
-DRAWS = 4000
+DRAWS = 3000
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "matrix": (lambda: nn.Linear(4, 3), (4,)),
     "matrix on several vectors": (lambda: nn.Linear(3, 2, bias=False), (2, 3)),
@@ -177,7 +177,7 @@ def _plain_with(plain: nn.Module, weight: Tensor, bias: Tensor | None, x: Tensor
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's, of even kernels, once a process
 @given(drawn=_convolutions(), seed=st.integers(0, 1000))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_blocks_of_any_convolution_are_passes_with_drawn_kernels(
     drawn: tuple[dict[str, Any], tuple[int, ...], int], seed: int
 ) -> None:

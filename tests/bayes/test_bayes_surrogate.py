@@ -98,7 +98,7 @@ def test_of_a_matrix_against_draws() -> None:
 
 
 @given(name=st.sampled_from(["matrix", *CASES]), seed=st.integers(0, 1000), data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_no_term_falls_as_a_deviation_rises(name: str, seed: int, data: st.DataObject) -> None:
     operator: Dense | Convolution
     operator, shape = _convolution(name, seed) if name in CASES else (Dense(_stds([3, 4], seed)), (4,))
