@@ -25,7 +25,7 @@ from withstand.pipeline import build_model, model_spec
 from withstand.recipe_file import parse_recipe
 from withstand.training import Observer, TrainingSettings, fit
 from withstand.training.checkpoint import Row
-from withstand.types import ModelError
+from withstand.types import CheckpointError, ModelError
 
 SETTINGS = TrainingSettings(
     epochs=2, batch_size=20, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9), accelerator="cpu"
@@ -118,6 +118,16 @@ def test_interrupted_and_resumed_ends_with_the_same_posterior(
     saved = copy.deepcopy(random)
     models.load_weights(saved, tmp_path / "parts" / "last.safetensors")
     assert all(map(torch.equal, _state(saved), _state(resumed)))
+
+
+def test_another_posterior_is_another_run(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, epochs=1)
+    fit(_random(tiny_model), tiny_dataset, _objective(), settings, out=tmp_path)
+    other = bayes.convert(tiny_model, bayes.Posterior(prior_std=0.2, initial_std=(0.02, 0.1)), {"1": None})
+    with pytest.raises(CheckpointError, match=r"random weights: .*prior_std=0\.1.* then, .*prior_std=0\.2"):
+        fit(other, tiny_dataset, _objective(), settings, out=tmp_path)
 
 
 def test_training_tells_the_size_of_its_data(

@@ -29,7 +29,8 @@ class Variational(OnePass):
     Args:
         num_data: Examples in the training set. Training tells it where it is None.
         num_samples: Draws of the weights a step, independent for each example where the estimators are.
-        kl_weight: Of the divergence: 1 is Bayes' rule, less is a tempered posterior; a float or a schedule.
+        kl_weight: Of the divergence: 1 is Bayes' rule, less is a tempered posterior, and at 0 it is not
+            computed; a float or a schedule.
         likelihood: The loss of one draw: cross-entropy, whose sum is the negative log-likelihood, or any
             other objective. An adversarial one makes what is minimised a bound of no evidence.
 
@@ -69,10 +70,13 @@ class Variational(OnePass):
                 "Variational needs num_data, the number of training examples that its divergence is divided "
                 "by: Variational(num_data=60_000). Only training tells it by itself."
             )
+        weight = value_at(self.kl_weight, progress)
         with bayes.sharing_deviations(passed.model, passed.kept(bayes.Deviations, bayes.Deviations)):
-            divergence = bayes.kl(passed.model)
             loss, terms = self._likelihood(passed, labels, progress)
-        total = loss + value_at(self.kl_weight, progress) / self.num_data * divergence
+            if weight == 0:  # a deviation of 0, whose divergence is infinite, is then allowed
+                return LossTerms(loss, terms)
+            divergence = bayes.kl(passed.model)
+        total = loss + weight / self.num_data * divergence
         return LossTerms(total, {**terms, "kl": divergence.detach()})
 
     def _likelihood(self, passed: Pass, labels: Tensor, progress: float) -> LossTerms:

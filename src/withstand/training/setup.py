@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from withstand import bayes
 from withstand.data import Dataset
 from withstand.numerics import Precision
 from withstand.terms import Objective
@@ -35,6 +37,7 @@ def describe_run(
     # Only where they are set, so that a run begun before these settings were there can be gone on with.
     optional = {
         "constraints": _words(*settings.constraints),
+        "random weights": _posteriors(model),
         "plateau": str(settings.plateau or ""),
         "early stopping": str(settings.early_stopping or ""),
     }
@@ -92,6 +95,12 @@ def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.
     if isinstance(optimizer, torch.optim.LBFGS):
         raise RecipeError("LBFGS needs several passes a step, which training does not do. Take Adam or SGD.")
     return optimizer
+
+
+def _posteriors(model: nn.Module) -> str:
+    """Each posterior of a model's random layers, and of how many it is."""
+    found = Counter(str(layer.posterior) for _, layer in bayes.variational_layers(model))
+    return "; ".join(f"{posterior} of {number}" for posterior, number in found.items())
 
 
 def _words(*modules: nn.Module) -> str:
