@@ -25,7 +25,15 @@ from withstand.data.presence import is_present
 from withstand.dataset_info import KNOWN_DATASETS
 from withstand.evaluation import evaluate
 from withstand.moments_command import moments
-from withstand.pipeline import device_of, evaluate_run, load_data, load_run_model, open_run, train_recipe
+from withstand.pipeline import (
+    device_of,
+    evaluate_run,
+    load_data,
+    load_run_model,
+    open_run,
+    require_other_data,
+    train_recipe,
+)
 from withstand.recipe import EvaluationSettings
 from withstand.recipe_file import (
     ParsedRecipe,
@@ -84,6 +92,7 @@ def _run(arguments: Sequence[str]) -> None:
     parsed, out, command = _recipe_and_folder(
         "run", arguments, "Train a recipe, evaluate it, and write its report."
     )
+    require_other_data(parsed.recipe)
     _train_into(parsed, out, command)
     _evaluate_into(out, parsed, command)
     OUTPUT.print(f"report: {report([out.path])}", soft_wrap=True)

@@ -18,6 +18,7 @@ from withstand.data import Dataset
 from withstand.dataset_info import DatasetInfo
 from withstand.environment import describe_device, environment, git_commit, peak_memory_bytes
 from withstand.evaluation import Evaluation, Sampling, evaluate
+from withstand.evaluation.uncertainty_meter import require_others
 from withstand.recipe import Recipe
 from withstand.recipe_file import ParsedRecipe, parse_recipe
 from withstand.run_folder import RunFolder, replaced
@@ -33,6 +34,7 @@ __all__ = [
     "load_run_model",
     "model_spec",
     "open_run",
+    "require_other_data",
     "require_same_recipe",
     "train_recipe",
 ]
@@ -61,21 +63,39 @@ def load_data(recipe: Recipe) -> Dataset:
 
 
 def build_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
-    """The model of a recipe, with random weights fixed by its seed.
+    """The model of a recipe, with weights fixed by its seed.
 
     Raises:
         ModelError: it is unknown or does not fit the data.
     """
+    return _made_random(_plain_model(recipe, info), recipe)
+
+
+def _initial_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
+    """The model that training begins with: the means of random weights are read, where a file has them.
+
+    Raises:
+        ModelError: it is unknown or does not fit the data, or its means are missing or do not fit it.
+    """
+    model = _plain_model(recipe, info)
+    settings = recipe.model.bayes
+    if settings is not None and settings.means is not None:
+        models.load_weights(model, settings.means)
+    return _made_random(model, recipe)
+
+
+def _plain_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
     torch.manual_seed(recipe.seed)
     settings = recipe.model
     model = models.create(settings.name, dataset=info, normalize=settings.normalize, **settings.options)
     if settings.parametrize is not None:
         PARAMETRIZATIONS[settings.parametrize](model)
-    if settings.bayes is not None:
-        if settings.bayes.means is not None:
-            models.load_weights(model, settings.bayes.means)
-        model = bayes.convert(model, settings.bayes.posterior, settings.bayes.layers)
     return model
+
+
+def _made_random(model: nn.Module, recipe: Recipe) -> nn.Module:
+    settings = recipe.model.bayes
+    return model if settings is None else bayes.convert(model, settings.posterior, settings.layers)
 
 
 def train_recipe(
@@ -97,11 +117,13 @@ def train_recipe(
     require_same_recipe(parsed, out)
     device = device_of(recipe)
     dataset = load_data(recipe)
-    model = build_model(recipe, dataset.info)
+    is_begun = out.is_begun()  # the file of the means may be gone by then, and is not needed
+    model = (build_model if is_begun else _initial_model)(recipe, dataset.info)
+    out.forget_start()
     with replaced(out.recipe) as temporary:
         temporary.write_text(parsed.text, encoding="utf-8")
     out.write_json(out.model_spec, model_spec(recipe, dataset.info))
-    if not (out.is_begun() and out.last_weights.exists()):  # else training is done: nothing is added to it
+    if not (is_begun and out.last_weights.exists()):  # else training is done: nothing is added to it
         _write_environment(out, recipe, command, dataset, device)
     result = fit(
         model,
@@ -182,7 +204,7 @@ def evaluate_run(
         kernel_norms=settings.kernel_norms,
         noise=settings.noise,
         sampling=settings.sampling,
-        others=_others(model, recipe),
+        others=_others(recipe) if bayes.is_stochastic(model) else {},
         num_examples=settings.num_examples,
         batch_size=settings.batch_size,
         seed=recipe.seed,
@@ -211,14 +233,25 @@ def evaluate_run(
     return Evaluation(evaluation.rows, metrics)
 
 
-def _others(model: nn.Module, recipe: Recipe) -> dict[str, Dataset]:
+def require_other_data(recipe: Recipe) -> None:
+    """Accepts the other data sets that an evaluation will read, before training takes its time.
+
+    Raises:
+        DataError: one is unknown, missing or damaged, or its images have another shape.
+    """
+    others = _others(recipe) if recipe.model.bayes is not None else {}
+    if others:
+        require_others(recipe.evaluation.sampling, others, load_data(recipe).info)
+
+
+def _others(recipe: Recipe) -> dict[str, Dataset]:
     """The data sets, beside the one that is scored, on which the uncertainty of random weights is measured.
 
     Raises:
         DataError: one is unknown, missing or damaged.
     """
     uncertainty = (recipe.evaluation.sampling or Sampling()).uncertainty
-    if uncertainty is None or not bayes.is_stochastic(model):
+    if uncertainty is None:
         return {}
     settings = recipe.data
     return {

@@ -168,7 +168,7 @@ class Recipe:
         published: Figures of others beside ours.
 
     Raises:
-        ValueError: the seed is out of its range.
+        ValueError: the seed is out of its range, or something is to be proven of random weights.
     """
 
     name: str = "unnamed"
@@ -185,3 +185,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise ValueError(f"Expected a seed from 0 to {_LARGEST_SEED}, but got {self.seed}.")
+        evaluation = self.evaluation
+        if self.model.bayes is not None and (evaluation.certificates or evaluation.kernel_norms is not None):
+            key = "certificates" if evaluation.certificates else "kernel_norms"
+            raise ValueError(
+                f"evaluation.{key} proves something of one network, but model.bayes makes the weights random. "
+                f"Leave evaluation.{key} out, and certify bayes.mean_network(model), the network of the mean "
+                "weights, instead."
+            )

@@ -112,8 +112,18 @@ class RunFolder:
         return self.path / "report.html"
 
     def is_begun(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
-        return any(self.checkpoints.glob("*.pt"))
+        """Whether anything was trained that can be gone on from.
+
+        Training writes a checkpoint before its first step as well; that alone is nothing trained.
+        """
+        later = (self.checkpoints / "last.pt", self.best_weights)
+        return any(self.checkpoints.glob("*.pt")) and any(file.exists() for file in later)
+
+    def forget_start(self) -> None:
+        """Removes the checkpoint of a training that came to nothing, where there is one."""
+        if not self.is_begun():
+            for file in self.checkpoints.glob("*.pt"):
+                file.unlink()
 
     def create(self) -> RunFolder:
         """Makes the folder where it is not, and tries whether it can be written.

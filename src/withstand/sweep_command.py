@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 from withstand.arguments import target
 from withstand.console import ERRORS, OUTPUT, progress_of
-from withstand.pipeline import evaluate_run, train_recipe
+from withstand.pipeline import evaluate_run, require_other_data, train_recipe
 from withstand.recipe_file import ParsedRecipe, find_recipe, parse_recipe, recipe_parser
 from withstand.reporting import report, summarize_seeds
 from withstand.reporting.differences import flat
@@ -130,6 +130,7 @@ def _run(chosen: Sweep, base: Path, point: Point, path: Path) -> str:
         return f"{_in_words(out.read_json(out.metrics))}, done before"
     command = shlex.join(["withstand", "run", chosen.recipe, *point.overrides, f"{_OUT}{path}"])
     observers = [ProgressBar(OUTPUT)] if OUTPUT.is_terminal else []
+    require_other_data(parsed.recipe)
     train_recipe(parsed, out, command=command, observers=observers)
     with progress_of("evaluating") as on_batch:
         return _in_words(evaluate_run(out, parsed, command=command, on_batch=on_batch).metrics)

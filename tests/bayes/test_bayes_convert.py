@@ -219,3 +219,41 @@ def test_numbers_that_are_no_deviations_are_refused(wrong: dict[str, float]) -> 
     (name,) = wrong
     with pytest.raises(ValueError, match=f"Expected {name}"):
         Posterior(**wrong)  # type: ignore[arg-type]
+
+
+class _Ordered(nn.Module):
+    """Keeps its layers twice, once in a plain list that no module knows of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.order = [self.first, self.second]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.order:
+            x = layer(x)
+        return x
+
+
+def test_layers_stay_the_same_objects_for_whoever_keeps_them() -> None:
+    torch.manual_seed(0)
+    plain, x = _Ordered(), torch.rand(2, 4)
+    model = bayes.convert(plain)
+    assert not torch.equal(model(x), model(x))
+    assert torch.equal(bayes.mean_network(model)(x), plain(x))
+
+
+@pytest.mark.parametrize("wrap", [torch.nn.utils.spectral_norm, torch.nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_computed_in_torchs_old_ways_are_refused(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    with pytest.raises(ModelError, match=r"Leave it out|Remove what computes its weights"):
+        bayes.convert(nn.Sequential(wrap(nn.Linear(4, 3)), nn.Linear(3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(bayes.Linear(4, 3), (4,)), (bayes.Conv2d(1, 2, 3), (1, 5, 5)), (bayes.LayerNorm(4), (4,))],
+)
+def test_an_input_without_a_batch_is_refused(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match="Put the batch first"):
+        layer(torch.rand(shape))

@@ -16,7 +16,7 @@ from withstand import bayes
 from withstand.attacks import PGD, fgsm
 from withstand.bayes import Drawing, Posterior
 from withstand.objectives import Adversarial, CrossEntropy, Objective, Sum, Variational
-from withstand.penalties import InputGradient, SpectralExpectation
+from withstand.penalties import DeformationStability, InputGradient, SpectralExpectation
 from withstand.schedules import Linear, Stages
 from withstand.types import Batch, LossTerms, ModelError
 
@@ -143,6 +143,27 @@ def test_every_draw_is_attacked_with_draws_of_its_own(
     total = terms["adversarial"] + terms["kl"] / 100
     assert loss.item() == pytest.approx(total.item())
     assert all(gradient.isfinite().all() and gradient.any() for gradient in _gradients(loss, model))
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+@pytest.mark.parametrize("estimator", ["auto", "flipout", "shared"])
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        Adversarial(PGD(epsilon=0.3, num_steps=2, keep_best=True)),
+        Adversarial(PGD(epsilon=0.3, num_steps=2, num_restarts=2)),
+        Adversarial(PGD(epsilon=0.3, num_steps=3, stop_when_fooled=True)),  # rows leave the batch
+        DeformationStability() + CrossEntropy(),
+    ],
+)
+def test_deviations_learn_whatever_looks_at_the_model_first(
+    likelihood: Objective, estimator: bayes.posterior.Estimator, num_samples: int, batch: Batch
+) -> None:
+    model = _net(Posterior(initial_std=0.3, estimator=estimator))
+    objective = Variational(100, num_samples, likelihood=likelihood) + 0.1 * SpectralExpectation()
+    loss, _ = objective(model, *batch)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))  # of each, or torch complains
+    assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
 
 
 def test_a_penalty_of_each_draw_sees_the_gradient_of_each(batch: Batch) -> None:

@@ -187,3 +187,14 @@ def test_in_lower_precision_and_compiled() -> None:
     torch.testing.assert_close(found, expected)
     compiled = torch.compile(net, backend="eager")
     torch.testing.assert_close(SpectralExpectation()(compiled, IMAGES.float(), LABELS).loss, expected)
+
+
+def test_layers_without_a_term_may_be_what_they_like() -> None:
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")
+    plain = nn.Sequential(first, nn.Flatten(), nn.Linear(32, 6), nn.ReLU(), nn.Linear(6, 3))
+    model = bayes.convert(plain, layers={"0": None})
+    loss, _ = SpectralExpectation()(model, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]))
+    assert loss.item() > 0
+    with pytest.raises(ModelError, match="'0' has 'circular'"):
+        SpectralExpectation()(bayes.convert(plain), torch.rand(2, 1, 4, 4), torch.tensor([0, 1]))

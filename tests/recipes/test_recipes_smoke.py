@@ -12,7 +12,7 @@ import torch
 from withstand.attacks import PGD
 from withstand.data import Dataset, Split
 from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
-from withstand.evaluation import evaluate
+from withstand.evaluation import Sampling, evaluate
 from withstand.objectives import Adversarial, Certified, Objective
 from withstand.penalties import AdversarialPerturbation, DeformationStability
 from withstand.pipeline import build_model
@@ -79,14 +79,18 @@ def test_takes_a_step_and_evaluates(name: str, tmp_path: Path) -> None:
     objective = in_brief(recipe)
     selection = None if recipe.training.selection is None else recipe.training.selection.at(0.0)
     settings = replace(recipe.training, epochs=1, batch_size=4, selection=selection, accelerator="cpu")
-    result = fit(model, dataset, objective, replace(settings, rollback=None), out=tmp_path)
+    # The exact norms of a LeNet's convolutions take many seconds.
+    settings = replace(settings, rollback=None, measures=[])
+    result = fit(model, dataset, objective, settings, out=tmp_path)
     assert result.steps == 1
     attacks = [
         replace(attack, num_steps=1) for attack in recipe.evaluation.attacks if isinstance(attack, PGD)
     ]
     noise = recipe.evaluation.noise
     few_levels = None if noise is None else replace(noise, num_levels=2)
-    metrics = evaluate(model, dataset, attacks, recipe.evaluation.epsilons[:1], noise=few_levels).metrics
+    sampling = Sampling(num_samples=2, num_repeats=1, attack_samples=1, uncertainty=None)
+    epsilons = recipe.evaluation.epsilons[:1]
+    metrics = evaluate(model, dataset, attacks, epsilons, noise=few_levels, sampling=sampling).metrics
     assert metrics["clean"]["total"] == 2
     assert len(metrics.get("noise", {}).get("levels", [])) == (0 if noise is None else 2)
     assert len(metrics["attacks"]) >= len(attacks)  # where there are several, the worst of them too

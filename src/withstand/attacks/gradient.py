@@ -103,7 +103,7 @@ class PGD(BallAttack):
         if plan.epsilon == 0:
             return images.detach().clone()
         with eval_mode(model):
-            if self._keeps_worst() or self.num_restarts > 1:
+            if self._keeps_worst():
                 return self._search(model, images.detach(), labels, plan)
             return self._ascend(model, images.detach(), labels, plan)
 
@@ -144,7 +144,7 @@ class PGD(BallAttack):
         )
 
     def _keeps_worst(self) -> bool:
-        return self.keep_best or self.stop_when_fooled
+        return self.keep_best or self.stop_when_fooled or self.num_restarts > 1
 
     def _fixed_steps(self) -> str:
         if self.num_steps is None and self.step_size is not None:

@@ -26,12 +26,15 @@ class Noise(BallAttack):
         norm: Of the ball: 1, 2 or inf.
         epsilon: Radius of the ball, in [0, 1] units; a float or a schedule of one.
         num_samples: Draws an image. A single one is returned as it falls.
+        rank_by_loss: The worst image is that of the largest loss, whether or not it fools the model
+            (else one that does comes first); for a model whose answers are random.
 
     Raises:
         ValueError: a setting is out of its range.
     """
 
     num_samples: int = 1
+    rank_by_loss: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +51,8 @@ class Noise(BallAttack):
         everyone = torch.arange(len(images), device=images.device)
         with eval_mode(model), torch.no_grad():
             logits = model(images)
-            worst = Worst.of(images, labels, logits, cross_entropy(logits, labels))
+            loss = cross_entropy(logits, labels)
+            worst = Worst.of(images, labels, logits, loss, by_loss=self.rank_by_loss)
             for _ in range(self.num_samples):
                 noisy = self._draw(images, epsilon)
                 logits = model(noisy)
@@ -57,11 +61,11 @@ class Noise(BallAttack):
 
     @override
     def for_evaluation(self) -> Noise:
-        return self
+        return replace(self, rank_by_loss=False)
 
     @override
     def for_random_answers(self) -> Noise:
-        return self
+        return replace(self, rank_by_loss=True)
 
     @override
     def eased(self, at: float) -> Noise:
@@ -74,7 +78,8 @@ class Noise(BallAttack):
 
     @override
     def describe(self) -> str:
-        return f"Uniform noise in the {norms.label(self.norm)} ball, worst of {self.num_samples}"
+        by_loss = " by loss" if self.rank_by_loss and self.num_samples > 1 else ""
+        return f"Uniform noise in the {norms.label(self.norm)} ball, worst of {self.num_samples}{by_loss}"
 
     def _draw(self, images: Tensor, epsilon: float) -> Tensor:
         return (images + norms.random_in_ball(images, self.norm, epsilon)).clamp(0.0, 1.0).detach()

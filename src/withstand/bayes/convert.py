@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import cast
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 from withstand.bayes.convolution import Conv1d, Conv2d
-from withstand.bayes.layer import VariationalLayer, is_stochastic
+from withstand.bayes.layer import VariationalLayer, is_stochastic, variational_layers
 from withstand.bayes.linear import Linear
 from withstand.bayes.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from withstand.bayes.posterior import Posterior
@@ -42,8 +43,9 @@ def convert(
     """A copy of a network in which weights are normal variables, their means the weights as they are.
 
     Linear layers, convolutions over one and two dimensions, and BatchNorm, GroupNorm and LayerNorm with scale
-    and shift become random; subclasses of these and all other layers stay as they are. Standard deviations
-    drawn at random, and means drawn anew, come from torch's global generator.
+    and shift become random; subclasses of these and all other layers stay as they are. What reads the weight
+    of a layer instead of calling it, as torch's transformer layers may in eval mode, sees the mean. Standard
+    deviations drawn at random, and means drawn anew, come from torch's global generator.
 
     Args:
         model: Any network; its parameters and hooks are copied.
@@ -57,11 +59,17 @@ def convert(
     """
     if is_stochastic(model):
         raise ModelError("The model has random weights already; start from bayes.mean_network(model).")
-    copied = copy.deepcopy(uncompiled(model))
+    try:
+        copied = copy.deepcopy(uncompiled(model))
+    except RuntimeError as error:  # of a weight that is no parameter, but computed from some
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({error}). Remove what computes its weights, such as "
+            "weight_norm, first."
+        ) from error
     modules = dict(copied.named_modules(remove_duplicate=False))  # a layer used twice has two paths
     for path in layers:
         if path not in modules:
-            raise ModelError(f"The model has no layer {path!r}; {nearest(path, list(modules))}")
+            raise ModelError(f"The model has no layer {path!r}; {nearest(path, [name for name in modules if name])}")
     chosen = {
         path: found
         for path, layer in modules.items()
@@ -74,25 +82,25 @@ def convert(
         )
     _require_own_weights(modules, chosen)
     for path, found in chosen.items():
-        copied = _replaced(copied, path, _random(modules[path], found))
+        layer = modules[path]
+        layer.__class__ = _RANDOM[type(layer)]  # in place, as whatever else refers to it must see it
+        assert isinstance(layer, VariationalLayer)
+        layer.make_random(found)
     return copied
 
 
 def mean_network(model: nn.Module) -> nn.Module:
     """A plain copy of a network with random weights: each weight is its mean.
 
-    Its output is that of ``convert``'s argument exactly, where nothing was trained in between.
+    Its output is that of ``convert``'s argument exactly, where nothing was trained or drawn anew in between.
 
     Args:
         model: From ``convert``, or of variational layers; a plain one is copied.
     """
     copied = copy.deepcopy(uncompiled(model))
-    plain: dict[int, nn.Module] = {}  # a layer used twice stays one layer
-    for path, layer in dict(copied.named_modules(remove_duplicate=False)).items():
-        if isinstance(layer, VariationalLayer):
-            if id(layer) not in plain:
-                plain[id(layer)] = _plain(layer)
-            copied = _replaced(copied, path, plain[id(layer)])
+    for _, layer in variational_layers(copied):
+        layer.make_plain()
+        cast(nn.Module, layer).__class__ = _PLAIN[type(layer)]
     return copied
 
 
@@ -100,8 +108,9 @@ def _can_be_random(layer: nn.Module) -> bool:
     if getattr(layer, "weight", None) is None:  # a normalisation layer may have no scale
         return False
     # Parametrising changes the class, and such a layer is refused rather than passed over.
-    is_parametrized = parametrize.is_parametrized(layer) and isinstance(layer, tuple(_RANDOM))
-    return type(layer) in _RANDOM or is_parametrized
+    return type(layer) in _RANDOM or (
+        parametrize.is_parametrized(layer) and isinstance(layer, tuple(_RANDOM))
+    )
 
 
 def _posterior_of(path: str, default: Posterior, layers: Mapping[str, Posterior | None]) -> Posterior | None:
@@ -112,7 +121,8 @@ def _posterior_of(path: str, default: Posterior, layers: Mapping[str, Posterior 
 def _require_own_weights(modules: Mapping[str, nn.Module], chosen: Mapping[str, Posterior]) -> None:
     owners: dict[int, str] = {}
     for path, layer in modules.items():
-        if path in chosen and parametrize.is_parametrized(layer):
+        # Old forms of torch keep a computed weight as a plain attribute.
+        if path in chosen and "weight" not in layer._parameters:
             raise ModelError(
                 f"The layer {path!r} computes its weight from other parameters, which have no posterior "
                 f"here. Leave it out by layers={{{path!r}: None}}, or remove its parametrisation."
@@ -124,29 +134,3 @@ def _require_own_weights(modules: Mapping[str, nn.Module], chosen: Mapping[str, 
                     f"The layers {other!r} and {path!r} share their {name}, which would be two random "
                     f"variables. Leave both out by layers={{{other!r}: None, {path!r}: None}}."
                 )
-
-
-def _random(layer: nn.Module, posterior: Posterior) -> VariationalLayer:
-    random = _recast(layer, _RANDOM[type(layer)])
-    assert isinstance(random, VariationalLayer)
-    random.make_random(posterior)
-    return random
-
-
-def _plain(layer: VariationalLayer) -> nn.Module:
-    layer.make_plain()
-    return _recast(layer, _PLAIN[type(layer)])
-
-
-def _recast(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    """The same layer, with its parameters, buffers, hooks and mode, as another class."""
-    made = kind.__new__(kind)
-    made.__dict__ = layer.__dict__
-    return made
-
-
-def _replaced(model: nn.Module, path: str, layer: nn.Module) -> nn.Module:
-    if not path:
-        return layer
-    model.set_submodule(path, layer)
-    return model

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from withstand.bayes.layer import Drawing
 from withstand.bayes.posterior import Estimator, Normal, Posterior
+from withstand.types import ModelError
 
 __all__ = ["BlockwiseMap", "draw", "draw_flipout", "draw_locally", "draw_shared", "estimator_of"]
 
@@ -171,5 +172,14 @@ def draw(
         x: Tensor (samples * batch, …).
         normals: ``weight``, and ``bias`` where there is one.
         how: How many samples the rows hold.
+
+    Raises:
+        ModelError: the input has no batch dimension.
     """
+    weight = normals["weight"].mean
+    if x.dim() < weight.dim():
+        raise ModelError(
+            f"A layer with random weights takes batches, tensors of at least {weight.dim()} dimensions, "
+            f"but got shape {tuple(x.shape)}. Put the batch first."
+        )
     return _ESTIMATORS[estimator](maps, x, normals["weight"], normals.get("bias"), how)

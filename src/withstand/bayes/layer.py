@@ -25,6 +25,7 @@ __all__ = [
     "at_means",
     "drawing",
     "is_stochastic",
+    "is_variational",
     "require_certain",
     "sharing_deviations",
     "variational_layers",
@@ -32,10 +33,13 @@ __all__ = [
 
 _NAMES = ("weight", "bias")
 _RHO = "_rho"
+_Kept = dict[tuple[str, bool], Tensor]
 
 
 class Copies:
     """A batch that was repeated, until something random makes its copies differ.
+
+    What draws from another generator than torch's global one, or puts that one's state back, goes unnoticed.
 
     Args:
         device: Of the batch.
@@ -56,13 +60,22 @@ class Drawing:
 
     Args:
         num_samples: Weight samples in the batch: that many blocks of rows, one after the other.
+        num_rows: Of the whole batch, where it holds several samples.
         copies: Tells whether the blocks are still alike; None where they are not known to be.
         is_random: Whether anything is drawn; else the means are taken.
     """
 
     num_samples: int = 1
+    num_rows: int = 1
     copies: Copies | None = None
     is_random: bool = True
+
+    def of_rows(self, num_rows: int) -> Drawing:
+        """The same where so many rows meet a layer.
+
+        Where an attack has taken some out of the batch, its blocks are no more, and one draw serves the rest.
+        """
+        return Drawing() if num_rows % max(1, self.num_rows) else self
 
     def are_alike(self) -> bool:
         """Whether the blocks are copies of each other up to here."""
@@ -96,7 +109,7 @@ class VariationalLayer(nn.Module, ABC):
         """Gives each parameter its standard deviation; called once, when the layer is made."""
         self.posterior = posterior
         self._drawing = Drawing()
-        self._deviations: dict[str, Tensor] | None = None
+        self._deviations: _Kept | None = None
         for name in _NAMES:
             mean = self._parameters[name]
             if mean is None:
@@ -118,9 +131,10 @@ class VariationalLayer(nn.Module, ABC):
         """The standard deviations of ``weight`` or ``bias``, with gradient."""
         if self._deviations is None:
             return self.posterior.std(self._parameter(name + _RHO))
-        if name not in self._deviations:
-            self._deviations[name] = self.posterior.std(self._parameter(name + _RHO))
-        return self._deviations[name]
+        key = name, torch.is_grad_enabled()  # one made without gradient is of no use to a loss
+        if key not in self._deviations:
+            self._deviations[key] = self.posterior.std(self._parameter(name + _RHO))
+        return self._deviations[key]
 
     def normals(self) -> dict[str, Normal]:
         """The random parameters by name, ``weight`` and, where there is one, ``bias``."""
@@ -140,7 +154,7 @@ class VariationalLayer(nn.Module, ABC):
     @override
     def forward(self, input: Tensor) -> Tensor:
         if self._drawing.is_random:
-            return self.draw(input, self._drawing)
+            return self.draw(input, self._drawing.of_rows(len(input)))
         output: Tensor = super().forward(input)  # of the plain layer
         return output
 
@@ -157,6 +171,11 @@ def variational_layers(model: nn.Module) -> list[tuple[str, VariationalLayer]]:
     """
     found = uncompiled(model).named_modules()
     return [(path, layer) for path, layer in found if isinstance(layer, VariationalLayer)]
+
+
+def is_variational(layer: nn.Module) -> bool:
+    """Whether a layer has random weights itself."""
+    return isinstance(layer, VariationalLayer)
 
 
 def is_stochastic(model: nn.Module) -> bool:
@@ -221,10 +240,10 @@ class Deviations:
     """The standard deviations of a model's layers, made once for several terms of one loss."""
 
     def __init__(self) -> None:
-        self._of_layer: dict[int, dict[str, Tensor]] = {}
+        self._of_layer: dict[int, _Kept] = {}
 
-    def of(self, layer: VariationalLayer) -> dict[str, Tensor]:
-        """By name of the parameter; filled as the layer is asked."""
+    def of(self, layer: VariationalLayer) -> _Kept:
+        """By name of the parameter and whether gradients are wanted; filled as the layer is asked."""
         return self._of_layer.setdefault(id(layer), {})
 
 

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from withstand.bayes.layer import Drawing, VariationalLayer
 from withstand.bayes.posterior import Normal, Posterior
+from withstand.types import ModelError
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
 
@@ -110,6 +111,11 @@ def _scaled(layer: VariationalLayer, normalized: Tensor, how: Drawing) -> Tensor
     """Scale and shift of each row; those of channels stand in dimension 1, others in the last ones."""
     rows, dims = len(normalized), normalized.dim()
     normals = layer.normals()
+    if dims <= normals["weight"].mean.dim():
+        raise ModelError(
+            f"{type(layer).__name__} with random scale takes batches, but got shape "
+            f"{tuple(normalized.shape)}. Put the batch first."
+        )
     shared = layer.posterior.estimator == "shared"
 
     def drawn(normal: Normal) -> Tensor:

@@ -36,7 +36,7 @@ def in_blocks(images: Tensor, num_samples: int) -> tuple[Tensor, Drawing]:
     if num_samples == 1:
         return images, Drawing()
     repeated = images.repeat(num_samples, *[1] * (images.dim() - 1))
-    return repeated, Drawing(num_samples, Copies(images.device))
+    return repeated, Drawing(num_samples, len(repeated), Copies(images.device))
 
 
 def sample_logits(model: nn.Module, images: Tensor, num_samples: int) -> Tensor:

@@ -11,6 +11,7 @@ from withstand.evaluation.rows import AttackPlan, column, score_batch
 from withstand.evaluation.sampling import Sampling
 from withstand.evaluation.summary import share, summarise
 from withstand.evaluation.uncertainty import Entropies, Uncertainty, auroc, calibration_error, entropies
+from withstand.evaluation.uncertainty_meter import require_others
 
 __all__ = [
     "AttackPlan",
@@ -34,6 +35,7 @@ __all__ = [
     "plan_attacks",
     "plan_certificates",
     "random_judge",
+    "require_others",
     "require_sizes",
     "score_batch",
     "share",

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from withstand.attacks import AtMeans, Noise
 from withstand.data import Split, batches
 from withstand.evaluation.judge import Judge, random_judge
-from withstand.evaluation.rows import AttackPlan, attack_batch, column
+from withstand.evaluation.rows import AttackPlan, Columns, attack_batch, column
 from withstand.evaluation.sampling import Sampling
-from withstand.evaluation.summary import share_of
+from withstand.evaluation.summary import share
 
 __all__ = ["Judging", "find_judge", "has_settled", "sufficient"]
 
+Shares: TypeAlias = NDArray[np.float64]
+
 _DOUBLINGS = 2  # that together must lower the accuracy
+_ERRORS = 2.0  # standard errors that a difference must exceed to be more than chance
 _MORE_REPEATS = 4  # times those of the evaluation, since small differences decide here
 
 
@@ -65,66 +71,69 @@ def find_judge(
     searching = next((plan for plan in plans if not isinstance(plan.attack, AtMeans | Noise)), None)
     entry, warnings = None, []
     if sampling.attack_samples is not None:
-        chosen = sampling.attack_samples
-        if chosen == 1 and searching is not None:
+        draws = sampling.attack_samples
+        if draws == 1 and searching is not None:
             warnings.append(
                 "Gradients not averaged: each attack step follows a single draw of the weights, so the "
                 "attacked accuracies are likely too high. Leave attack_samples out, and as many draws are "
                 "averaged as are found to suffice."
             )
     elif searching is None:  # nothing has a gradient that draws enter
-        chosen = sampling.num_samples
+        draws = sampling.num_samples
     else:
         few = test.subset(torch.arange(min(sampling.sweep_examples, len(test))))
-        entry = _Sweep(model, few, searching, sampling, batch_size, seed).run()
-        chosen = sufficient(
-            [level["num_samples"] for level in entry["levels"]],
-            [level["accuracy"] for level in entry["levels"]],
-            sampling.tolerance,
-        )
+        draws, entry = _Sweep(model, few, searching, sampling, batch_size, seed).run()
         warnings += _sweep_warnings(entry)
+    gradient_draws = None if searching is None else draws
     found = {
-        "description": sampling.describe(chosen),
+        "description": sampling.describe(gradient_draws),
         "settings": asdict(sampling),
         "num_samples": sampling.num_samples,
         "num_repeats": sampling.num_repeats,
-        "attack_samples": chosen,
+        "attack_samples": gradient_draws,
         "sweep": entry,
     }
-    judge = _judge(model, sampling, chosen)
-    return Judging(judge, max(1, batch_size // chosen), found, warnings)
+    judge = _judge(model, sampling, draws)
+    return Judging(judge, max(1, batch_size // draws), found, warnings)
 
 
-def has_settled(accuracies: Sequence[float], tolerance: float) -> bool:
-    """Whether the last two doublings of the draws together lowered the accuracy by less than a tolerance.
+def has_settled(levels: Sequence[Shares], tolerance: float) -> bool:
+    """Whether the last two doublings of the draws together no longer lowered the accuracy.
+
+    They did where it fell by more than a tolerance, and by more than twice the standard error of that fall.
 
     Args:
-        accuracies: Under attack, at 1, 2, 4, … draws a gradient.
-        tolerance: A difference of accuracies; 0 asks that nothing was lost.
+        levels: At 1, 2, 4, … draws a gradient, of each example the share of right predictions under attack:
+            arrays (examples,), of the same examples.
+        tolerance: A difference of accuracies.
     """
-    if len(accuracies) <= _DOUBLINGS:
-        return False
-    fallen = accuracies[-1 - _DOUBLINGS] - accuracies[-1]
-    return fallen < tolerance or fallen <= 0
+    return len(levels) > _DOUBLINGS and not _is_above(levels[-1 - _DOUBLINGS], levels[-1], tolerance)
 
 
-def sufficient(draws: Sequence[int], accuracies: Sequence[float], tolerance: float) -> int:
+def sufficient(draws: Sequence[int], levels: Sequence[Shares], tolerance: float) -> int:
     """The least number of draws that attacks as well as any: the most where it has not settled.
+
+    As well is an accuracy above the lowest by no more than a tolerance, or twice the difference's standard
+    error.
 
     Args:
         draws: The numbers of draws tried, ascending.
-        accuracies: Under attack, at each of them.
-        tolerance: How far above the lowest accuracy is as good.
+        levels: At each of them, as ``has_settled`` takes them.
+        tolerance: A difference of accuracies.
     """
-    if not has_settled(accuracies, tolerance):
+    if not has_settled(levels, tolerance):
         return draws[-1]
-    lowest = min(accuracies)
-    good = (
-        number
-        for number, accuracy in zip(draws, accuracies, strict=True)
-        if accuracy - lowest < tolerance or accuracy == lowest
-    )
-    return next(good)
+    lowest = min(levels, key=np.mean)
+    good = zip(draws, levels, strict=True)
+    return next(number for number, shares in good if not _is_above(shares, lowest, tolerance))
+
+
+def _is_above(shares: Shares, others: Shares, tolerance: float) -> bool:
+    """Whether an accuracy is above another of the same examples, beyond tolerance and chance."""
+    difference = shares - others
+    # Example by example, since what examples differ in is the same on both sides.
+    error = float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return float(difference.mean()) > max(tolerance, _ERRORS * error)
 
 
 def _judge(model: nn.Module, sampling: Sampling, attack_samples: int) -> Judge:
@@ -147,51 +156,53 @@ class _Sweep:
     batch_size: int
     seed: int
 
-    def run(self) -> dict[str, Any]:
-        """The entry ``sweep``, of the budget at which single draws leave nearest to half of what is right.
+    def run(self) -> tuple[int, dict[str, Any]]:
+        """The number that suffices, and the entry ``sweep``.
+
+        It is of the budget at which single draws leave nearest to half of what is right.
 
         There the accuracy can fall farthest and rise farthest; where nearly all or nothing withstands,
         no number of draws would be seen to matter.
         """
         tried = [epsilon for epsilon in self.plan.epsilons if epsilon > 0] or self.plan.epsilons
-        clean, curve = self._accuracies(1, tried)
-        distance = {epsilon: abs(found["accuracy"] - clean / 2) for epsilon, found in curve.items()}
+        clean, curve = self._shares(1, tried)
+        distance = {epsilon: abs(found.mean() - clean.mean() / 2) for epsilon, found in curve.items()}
         epsilon = min(distance, key=lambda each: distance[each])
-        # A single draw comes once more, since in that curve what fell at smaller budgets is fallen. All
+        # A single draw comes once more, since that curve holds on to what smaller budgets found. All
         # numbers are tried: of few draws the accuracy varies so much that it may seem to have settled.
         draws = [2**power for power in range(self.sampling.most_attack_samples.bit_length())]
-        levels = [
-            {"num_samples": number, **self._accuracies(number, [epsilon])[1][epsilon]} for number in draws
-        ]
-        return {
+        levels = [self._shares(number, [epsilon])[1][epsilon] for number in draws]
+        entry = {
             "attack": self.plan.name,
             "epsilon": epsilon,
             "num_examples": len(self.test),
             "tolerance": self.sampling.tolerance,
-            "levels": levels,
-            "has_settled": has_settled([level["accuracy"] for level in levels], self.sampling.tolerance),
+            "levels": [
+                {"num_samples": number, **share(shares, self._num_repeats)}
+                for number, shares in zip(draws, levels, strict=True)
+            ],
+            "has_settled": has_settled(levels, self.sampling.tolerance),
         }
+        return sufficient(draws, levels, self.sampling.tolerance), entry
 
-    def _accuracies(
-        self, attack_samples: int, epsilons: Sequence[float]
-    ) -> tuple[float, dict[float, dict[str, Any]]]:
-        """The clean accuracy, and by budget that under attack."""
-        repeated = replace(self.sampling, num_repeats=_MORE_REPEATS * self.sampling.num_repeats)
-        judge = _judge(self.model, repeated, attack_samples)
+    @property
+    def _num_repeats(self) -> int:
+        return _MORE_REPEATS * self.sampling.num_repeats
+
+    def _shares(self, attack_samples: int, epsilons: Sequence[float]) -> tuple[Shares, dict[float, Shares]]:
+        """Of each example the share of right predictions: clean, and by budget under attack."""
+        judge = _judge(self.model, replace(self.sampling, num_repeats=self._num_repeats), attack_samples)
         plan = replace(self.plan, epsilons=epsilons)
         torch.manual_seed(self.seed)
-        clean = 0
-        right = dict.fromkeys(epsilons, 0)
+        clean: list[Shares] = []
+        found: list[Columns] = []
         for batch in batches(self.test, max(1, self.batch_size // attack_samples)):
             unattacked = judge.answer(batch.images, batch.labels).right
-            clean += int(unattacked.sum())
-            found = attack_batch(judge, batch, unattacked, [plan]).columns
-            for epsilon in epsilons:
-                shares = found[column(plan.name, epsilon)]
-                right[epsilon] += round(float(shares.sum()) * judge.num_repeats)
-        total = len(self.test) * judge.num_repeats
-        curve = {each: share_of(count, total, judge.num_repeats) for each, count in right.items()}
-        return clean / total, curve
+            clean.append(judge.share(unattacked).cpu().numpy())
+            found.append(attack_batch(judge, batch, unattacked, [plan]).columns)
+        names = {epsilon: column(plan.name, epsilon) for epsilon in epsilons}
+        curve = {each: np.concatenate([part[name] for part in found]) for each, name in names.items()}
+        return np.concatenate(clean), {each: shares.astype(np.float64) for each, shares in curve.items()}
 
 
 def _sweep_warnings(sweep: dict[str, Any]) -> list[str]:

@@ -86,7 +86,9 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
 
     Of a model with random weights (``bayes.is_stochastic``) the mean probability over several draws is
     scored and attacked, several times an example, and the share of right predictions stands for right or
-    wrong. Nothing can be proven of it.
+    wrong. Attacked images, and the worst of several attacks, are chosen by one set of predictions and counted
+    on another, so that luck of the draws is no success of the attack; the orders above then hold up to
+    sampling alone. Nothing can be proven of such a model.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.

@@ -84,7 +84,7 @@ def extend_evaluation(  # noqa: PLR0913 - what, on what, how, and where to
         CertificateError: a certificate is wrong; the rows so far are written.
         RunFolderError: the rows are of other examples or of another model, or cannot be written.
     """
-    bayes.require_certain(model, to="certify them")
+    bayes.require_certain(model, to="certify its answers")
     plans = plan_extension(former, certificates)
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)

@@ -35,11 +35,13 @@ class Judge:
         predictor: Maps images in [0, 1] to logits, or to log-probabilities, (batch, classes).
         target: What attacks differentiate: the same predictor, of as many draws as a gradient needs.
         num_repeats: How often each image is predicted.
+        is_random: Whether the predictor draws its answers.
     """
 
     predictor: nn.Module
     target: nn.Module
     num_repeats: int = 1
+    is_random: bool = False
 
     @staticmethod
     def of(model: nn.Module) -> Judge:
@@ -67,6 +69,19 @@ class Judge:
             right += self.predictor(images).argmax(dim=1) == labels
         return right
 
+    def recount(self, images: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
+        """A count of right predictions that owes nothing to a former one: int64 (batch,).
+
+        Images that were chosen since few of their predictions were right would have been right more often
+        than that. Only where answers are drawn is it another count.
+
+        Args:
+            images: Float tensor (batch, …) in [0, 1].
+            labels: int64 tensor (batch,).
+            counted: What ``count_right`` found of these images: int64 (batch,).
+        """
+        return self.count_right(images, labels) if self.is_random else counted
+
     def share(self, right: Tensor) -> Tensor:
         """What a row holds of a count: 0 or 1 where there is one repeat, else the share of the repeats."""
         return right.int() if self.num_repeats == 1 else right.double() / self.num_repeats
@@ -81,4 +96,5 @@ def random_judge(model: nn.Module, *, num_samples: int, num_repeats: int, attack
         num_repeats: How often each image is predicted.
         attack_samples: Draws that an attack's gradient averages.
     """
-    return Judge(bayes.Predictor(model, num_samples), bayes.Predictor(model, attack_samples), num_repeats)
+    predictor, target = (bayes.Predictor(model, draws) for draws in (num_samples, attack_samples))
+    return Judge(predictor, target, num_repeats, is_random=True)

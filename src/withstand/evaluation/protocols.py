@@ -88,7 +88,7 @@ class SebrProtocol(Protocol):
         step_size: Of PGD, in [0, 1] units.
 
     Raises:
-        ValueError: a number is out of its range, or an epsilon is given twice.
+        ValueError: a number is out of its range, an epsilon is given twice, or there is none at all.
     """
 
     fgsm: Sequence[float] = (0.04, 0.16, 0.3)
@@ -100,6 +100,11 @@ class SebrProtocol(Protocol):
     def __post_init__(self) -> None:
         for name, epsilons in (("fgsm", self.fgsm), ("pgd", self.pgd)):
             _require_epsilons(name, epsilons)
+        if not self.fgsm and not self.pgd:
+            raise ValueError(
+                "Expected an epsilon of fgsm or of pgd, but got none of either: there is nothing to measure. "
+                "Name at least one, or leave the protocol out."
+            )
         for name, number in (("num_samples", self.num_samples), ("num_steps", self.num_steps)):
             if number < 1:
                 raise ValueError(f"Expected {name} of the protocol of at least 1, but got {number}.")

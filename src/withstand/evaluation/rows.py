@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -96,7 +96,8 @@ def score_batch(
     Returns:
         Columns ``index``, ``label``, ``prediction``, ``confidence`` (the largest softmax
         probability, of the mean over repeats), ``clean`` (1 where right), and one 0/1 column for each
-        attack and budget. Where the judge repeats predictions, the share of the right ones stands for 0/1.
+        attack and budget. Where the judge repeats predictions, the share of the right ones stands for 0/1;
+        under attack it is of other predictions than chose the image.
 
     Raises:
         AttackError: an attack left its ball or [0, 1].
@@ -124,16 +125,24 @@ def attack_batch(
 
     An example that falls at one budget falls at every larger one, since the image that fooled the
     model lies in the larger ball too; so only those that stand are attacked again. One that is
-    wrong clean is wrong under every attack. Of several predictions the right ones are counted: their
-    number never grows with the budget, and at none the example has fallen.
+    wrong clean is wrong under every attack.
+
+    Where answers are drawn, an example's image is chosen by one set of predictions and counted on another:
+    the least of several counts would be too low by the luck of the draws, even where no attack changed
+    anything. Of the image held so far, at first the clean one, and the attack's, that with fewer right
+    predictions is held on to; the share of a fresh set is reported, and is what the next budget's image must
+    match. Likewise the worst of several attacks is chosen by the former set and counted on the
+    latter. So what holds of single answers holds of shares up to sampling: they do not grow with the budget,
+    nor is the worst above its members. Left alone is an example of which two sets in a row held no right
+    prediction; it is counted still.
 
     Args:
         judge: Of a model in eval mode.
         batch: Images (batch, …) in [0, 1] and labels (batch,).
         clean: int64 tensor (batch,): at how many repeats the model is right without an attack.
         plans: The attacks.
-        on_attacked: Told after each attack and budget its column and the images (batch, …) as they are
-            then: those that the attack returned, now or before they fell.
+        on_attacked: Told after each attack and budget its column and the images (batch, …) that are held
+            then: those that the attack returned, now or at a smaller budget, or the clean ones.
 
     Returns:
         One 0/1 column for each attack and budget, and for the worst of several of one norm; or the
@@ -142,27 +151,64 @@ def attack_batch(
     Raises:
         AttackError: an attack left its ball or [0, 1].
     """
-    columns: dict[str, Tensor] = {}
+    counts: dict[str, _Counts] = {}
     fooling: dict[str, Tensor] = {}
+    unattacked = _Counts(clean, judge.recount(batch.images, batch.labels, clean))
     for plan in plans:
-        right, reached = clean.clone(), batch.images.clone()
+        images, counted = batch.images, unattacked
         for epsilon in plan.epsilons:
-            index = right.nonzero().squeeze(1)
-            if len(index):
-                subset = Batch(batch.images[index], batch.labels[index])
-                reached[index] = _attacked(judge, subset, plan, epsilon)
-                right[index] = right[index].minimum(judge.count_right(reached[index], subset.labels))
-            columns[column(plan.name, epsilon)] = judge.share(right)
+            images, counted = _press(judge, batch, replace(plan, epsilons=[epsilon]), images, counted)
+            counts[column(plan.name, epsilon)] = counted
             if on_attacked is not None:
-                on_attacked(column(plan.name, epsilon), reached)
-        if (fell := (clean > 0) & (right == 0)).any():
+                on_attacked(column(plan.name, epsilon), images)
+        if (fell := (clean > 0) & ~counted.stands).any():
             fooling[plan.name] = batch.images.clone()
-            fooling[plan.name][fell] = reached[fell]
+            fooling[plan.name][fell] = images[fell]
     for worst in worst_plans(plans):
         for epsilon in worst.epsilons:
-            members = [columns[column(name, epsilon)] for name in worst.members]
-            columns[column(worst.name, epsilon)] = torch.stack(members).amin(dim=0)
-    return Scores(_arrays(columns), fooling)
+            members = [counts[column(name, epsilon)] for name in worst.members]
+            counts[column(worst.name, epsilon)] = _worst_of(members)
+    return Scores(_arrays({name: judge.share(each.reported) for name, each in counts.items()}), fooling)
+
+
+class _Counts(NamedTuple):
+    """At how many repeats the images held are right, each an int64 tensor (batch,).
+
+    Attributes:
+        choosing: By this the images were chosen.
+        reported: Of the chosen ones; the same numbers where answers are not drawn.
+    """
+
+    choosing: Tensor
+    reported: Tensor
+
+    @property
+    def stands(self) -> Tensor:
+        """Whether any prediction was right (batch,)."""
+        return (self.choosing > 0) | (self.reported > 0)
+
+
+def _press(
+    judge: Judge, batch: Batch, plan: AttackPlan, held: Tensor, before: _Counts
+) -> tuple[Tensor, _Counts]:
+    """Attacks what stands, at the plan's only budget; the images held then, and their counts."""
+    images, choosing = held.clone(), before.reported.clone()
+    index = before.stands.nonzero().squeeze(1)
+    if len(index):
+        subset = Batch(batch.images[index], batch.labels[index])
+        reached = _attacked(judge, subset, plan, plan.epsilons[0])
+        right = judge.count_right(reached, subset.labels)
+        is_taken = right <= choosing[index]  # the later of equals, which has the larger budget
+        images[index[is_taken]] = reached[is_taken]
+        choosing[index[is_taken]] = right[is_taken]
+    return images, _Counts(choosing, judge.recount(images, batch.labels, choosing))
+
+
+def _worst_of(members: Sequence[_Counts]) -> _Counts:
+    """An example's attack is the one with the fewest right predictions of those that chose images."""
+    choosing, member = torch.stack([each.choosing for each in members]).min(dim=0)
+    reported = torch.stack([each.reported for each in members])
+    return _Counts(choosing, reported.gather(0, member[None])[0])
 
 
 def _arrays(columns: Mapping[str, Tensor]) -> Columns:
@@ -172,6 +218,8 @@ def _arrays(columns: Mapping[str, Tensor]) -> Columns:
 @dataclass(frozen=True)
 class WorstPlan:
     """All attacks of one norm together: an example stands only where it withstands each of them.
+
+    Where answers are drawn, the worst attack of an example is chosen by other predictions than are reported.
 
     Attributes:
         name: ``worst-linf``.

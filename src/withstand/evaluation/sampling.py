@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 from withstand.evaluation.uncertainty import Uncertainty
 
-__all__ = ["Sampling"]
+__all__ = ["LEAST_DRAWS_TO_TRY", "Sampling"]
+
+LEAST_DRAWS_TO_TRY = 4
+"""The least ``most_attack_samples``: that after two doublings."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +23,15 @@ class Sampling:
 
     Args:
         num_samples: Draws that a prediction averages.
-        num_repeats: Predictions of each image, each of fresh draws; the share of right ones counts.
+        num_repeats: Predictions of each image, each of fresh draws; the share of right ones counts. As many
+            others choose which image an attack leaves.
         attack_samples: Draws that an attack's gradient averages; where null the fewest of 1, 2, 4, … that
             attack as well as any.
-        most_attack_samples: The largest number of draws to try for that.
+        most_attack_samples: The largest number of draws to try for that, at least 4.
         sweep_examples: Test examples to try it on, the first ones.
         tolerance: A difference of attacked accuracies that does not count: of two numbers of draws, and of
-            the last two doublings together, which must not lower it by more to be the last.
+            the last two doublings together, which must not lower it by more to be the last. Nor does a
+            difference within twice its standard error.
         uncertainty: How to measure the uncertainty of the answers; not measured where null.
 
     Raises:
@@ -38,7 +43,7 @@ class Sampling:
     attack_samples: int | None = None
     most_attack_samples: int = 32
     sweep_examples: int = 200
-    tolerance: float = 0.005
+    tolerance: float = 0.01
     uncertainty: Uncertainty | None = field(default_factory=Uncertainty)
 
     def __post_init__(self) -> None:
@@ -46,28 +51,39 @@ class Sampling:
             "num_samples": self.num_samples,
             "num_repeats": self.num_repeats,
             "attack_samples": self.attack_samples,
-            "most_attack_samples": self.most_attack_samples,
             "sweep_examples": self.sweep_examples,
         }
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise ValueError(f"Expected {name} of the sampling of at least 1, but got {count}.")
+        if self.most_attack_samples < LEAST_DRAWS_TO_TRY:
+            raise ValueError(
+                f"Expected most_attack_samples of the sampling of at least {LEAST_DRAWS_TO_TRY}, since gradients "
+                f"of 1, 2 and 4 draws must be compared to find a number, but got {self.most_attack_samples}. "
+                "To fix the number give attack_samples."
+            )
         if not 0 <= self.tolerance < math.inf:
             raise ValueError(
                 f"Expected a tolerance of the sampling of at least 0 and finite, but got {self.tolerance:g}."
             )
 
-    def describe(self, attack_samples: int) -> str:
+    def describe(self, attack_samples: int | None) -> str:
         """A sentence of the settings, for a report.
 
         Args:
-            attack_samples: Draws that each attack's gradient averages.
+            attack_samples: Draws that each attack's gradient averages; None where none has such a gradient.
         """
         draws, times = _counted(self.num_samples, "fresh draw"), _counted(self.num_repeats, "time")
+        gradient = (
+            ""
+            if attack_samples is None
+            else "; an attack's gradient is that of the same mean over "
+            f"{_counted(attack_samples, 'fresh draw')}"
+        )
         return (
             f"Each prediction is the mean of the probabilities over {draws} of the weights, and each image "
-            f"is predicted {times}; an attack's gradient is that of the same mean over "
-            f"{_counted(attack_samples, 'fresh draw')}"
+            f"is predicted {times}{gradient}; attacked images, and the worst of several attacks, are chosen by "
+            "one set of predictions and counted on another"
         )
 
 

@@ -21,6 +21,7 @@ from withstand.bayes.sampled_norms import (
     noise_lipschitz,
     norms_of_draws,
 )
+from withstand.data.partition import derived_seed
 from withstand.exact import exact_copy
 from withstand.kernel_norms.random_networks import expected_lipschitz
 from withstand.measures import Measure
@@ -100,14 +101,13 @@ def expected_norms(
     """
     if confidence is not None and not 0 <= confidence < 1:
         raise ValueError(f"Expected a confidence in [0, 1), but got {confidence}.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(derived_seed("expected norms", seed))
     with _random_state_kept(images.device), torch.inference_mode(False), torch.no_grad():
         exact, image = exact_copy(model), images[:1].double()
         with bayes.at_means(exact):
             found = [
                 _found(place, num_draws, confidence, generator)
-                for place in places(exact, image)
-                if isinstance(place.weight.layer, bayes.VariationalLayer)
+                for place in places(exact, image, bayes.is_variational)
             ]
         if not found:
             raise ModelError(

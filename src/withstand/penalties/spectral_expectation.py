@@ -31,7 +31,7 @@ class SpectralExpectation(OnePass, Penalty):
 
     Args:
         squared: Half the sum of squares, else the sum.
-        last_only: Of the last random layer alone.
+        last_only: Of the last random layer alone, in the order of the model's modules.
         num_power_iterations: Iterations a step from the vectors of the last step, which are kept; the first
             step makes at least 20. The published ten begin anew each time, and fall short of the norm.
 
@@ -46,7 +46,7 @@ class SpectralExpectation(OnePass, Penalty):
         self.squared = squared
         self.last_only = last_only
         self.norms = PowerIteration(num_power_iterations)
-        self._places = KeptPlaces()
+        self._places = KeptPlaces(bayes.is_variational)
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from withstand.reporting.read import Run
 from withstand.reporting.schema import Metrics, Published
@@ -12,7 +12,7 @@ from withstand.reporting.seeds import Group, Mean, Target, groups_of
 from withstand.reporting.shares_schema import Accuracy
 from withstand.reporting.stochastic_schema import ProtocolFigures
 from withstand.reporting.summary import strongest_at
-from withstand.reporting.wording import budget, cell, norm_text, percent
+from withstand.reporting.wording import as_published, budget, cell, norm_text, percent
 
 __all__ = [
     "ComparedProtocols",
@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 _TITLES = {"sebr": "SEBR", "clean": "Clean", "fgsm": "FGSM", "pgd": "PGD"}
+_OF_ONE_STEP = ("fgsm",)
+_ONE_STEP = "pgd-1-linf"  # as the lawful attack of one step is named
 _LEAST = 5e-4  # what a tenth of a point is rounded from
 
 
@@ -36,9 +38,12 @@ class ProtocolRow:
         measure: Clean, or the attack and its epsilon.
         published: What was published of it; None where nothing was.
         ours: Under the protocol.
-        honest: Under the strongest of the lawful attacks at that epsilon; None where none was run.
+        honest: Like beside like: under a lawful attack of one step for FGSM, under the strongest for PGD;
+            None where none was run at that epsilon.
         by: The attack of ``honest``.
+        worst: Under the strongest of the lawful attacks and its name; None where none was run.
         difference: Ours less honest, in points, as a text.
+        attack: The protocol's attack; None of the clean row.
     """
 
     measure: str
@@ -46,7 +51,9 @@ class ProtocolRow:
     ours: Accuracy
     honest: Accuracy | None
     by: str | None
+    worst: tuple[Accuracy, str] | None
     difference: str
+    attack: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class ProtocolView:
     Attributes:
         title: Its name as readers know it.
         rows: Clean first.
-        verdict: What the protocol hides, in words; None where no honest attack stands beside it.
+        verdicts: One an attack beside which an honest one stands: what the protocol hides, in words.
         has_published: Whether any row has a published figure.
         description: How it attacks and predicts.
         attacks: Name and description of each attack.
@@ -64,7 +71,7 @@ class ProtocolView:
 
     title: str
     rows: Sequence[ProtocolRow]
-    verdict: str | None
+    verdicts: Sequence[str]
     has_published: bool
     description: str
     attacks: Sequence[tuple[str, str]]
@@ -72,10 +79,17 @@ class ProtocolView:
 
 @dataclass(frozen=True)
 class ProtocolCell:
-    """A figure under the protocol and the honest one, each with its interval; None where not measured."""
+    """A figure under the protocol and the strongest attack's, each with its interval; None where not measured.
+
+    Attributes:
+        ours: Under the protocol.
+        honest: Under the strongest of the lawful attacks.
+        published: What was published of it, by which the runs were begun; may be several.
+    """
 
     ours: tuple[str, str] | None
     honest: tuple[str, str] | None
+    published: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ def _view(metrics: Metrics, found: ProtocolFigures) -> ProtocolView:
     return ProtocolView(
         title=_TITLES.get(found["name"], found["name"]),
         rows=rows,
-        verdict=_verdict(rows),
+        verdicts=_verdicts(found["name"], rows, is_random=bool(metrics.get("sampling"))),
         has_published=any(row.published for row in rows),
         description=found["description"].rstrip("."),
         attacks=[
@@ -134,7 +148,7 @@ def _clean_rows(metrics: Metrics, found: ProtocolFigures) -> list[ProtocolRow]:
         if each["measure"] == "clean" and is_of_protocol(metrics, each)
     ]
     return [
-        _row("Clean", each, found["clean"], (metrics["clean"], "as scored here"))
+        _row("Clean", each, found["clean"], honest=(metrics["clean"], "as scored here"))
         for each in _or_none(published)
     ]
 
@@ -146,11 +160,20 @@ def _attacked_rows(metrics: Metrics, found: ProtocolFigures) -> list[ProtocolRow
         for point in sorted(attack["curve"], key=lambda point: point["epsilon"]):
             epsilon = point["epsilon"]
             strongest = strongest_at(metrics, norm, epsilon)
-            honest = (strongest.point, strongest.attack) if strongest else None
+            worst = (strongest.point, strongest.attack) if strongest else None
+            honest = _one_step_at(metrics, norm, epsilon) if name in _OF_ONE_STEP else worst
             of_it = [each for each in metrics.get("published", []) if _stands_for(each, name, norm, epsilon)]
             measure = f"{_TITLES.get(name, name)}, {budget(norm, epsilon)}"
-            rows += [_row(measure, each, point, honest) for each in _or_none(of_it)]
+            made = [_row(measure, each, point, honest=honest, worst=worst) for each in _or_none(of_it)]
+            rows += [replace(row, attack=name) for row in made]
     return rows
+
+
+def _one_step_at(metrics: Metrics, norm: str, epsilon: float) -> tuple[Accuracy, str] | None:
+    """What the strongest lawful attack of one step leaves; None where none was run there."""
+    single = [each for each in metrics.get("attacks", []) if each["name"].startswith(_ONE_STEP)]
+    found = strongest_at({**metrics, "attacks": single}, norm, epsilon)
+    return (found.point, found.attack) if found else None
 
 
 def _or_none(published: Sequence[Published]) -> Sequence[Published | None]:
@@ -170,11 +193,16 @@ def _stands_for(published: Published, attack: str, norm: str, epsilon: float) ->
 
 
 def _row(
-    measure: str, published: Published | None, ours: Accuracy, beside: tuple[Accuracy, str] | None
+    measure: str,
+    published: Published | None,
+    ours: Accuracy,
+    *,
+    honest: tuple[Accuracy, str] | None,
+    worst: tuple[Accuracy, str] | None = None,
 ) -> ProtocolRow:
-    honest, by = beside or (None, None)
-    difference = cell(None) if honest is None else _points(ours["accuracy"] - honest["accuracy"])
-    return ProtocolRow(measure, published, ours, honest, by, difference)
+    beside, by = honest or (None, None)
+    difference = cell(None) if beside is None else _points(ours["accuracy"] - beside["accuracy"])
+    return ProtocolRow(measure, published, ours, beside, by, worst, difference)
 
 
 def _points(share: float) -> str:
@@ -182,26 +210,53 @@ def _points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}") if abs(share) >= _LEAST else "0.0"
 
 
-def _verdict(rows: Sequence[ProtocolRow]) -> str | None:
-    """Where protocol and honest attacks are farthest apart."""
+def _verdicts(protocol: str, rows: Sequence[ProtocolRow], *, is_random: bool) -> list[str]:
+    """Of each attack, like with like."""
+    attacks = dict.fromkeys(row.attack for row in rows if row.attack is not None)
+    found = [
+        (attack, _verdict([row for row in rows if row.attack == attack], is_single=attack in _OF_ONE_STEP))
+        for attack in attacks
+    ]
+    return [
+        " ".join([text, *_what_differs(protocol, attack, is_random=is_random)])
+        for attack, text in found
+        if text
+    ]
+
+
+def _verdict(rows: Sequence[ProtocolRow], *, is_single: bool) -> str | None:
+    """Where one attack of the protocol and the honest one are farthest apart."""
     apart = [
         (row.ours["accuracy"] - row.honest["accuracy"], row, row.honest)
         for row in rows
-        if row.honest is not None and row.measure != "Clean"
+        if row.honest is not None
     ]
     if not apart:
         return None
     difference, row, honest = max(apart, key=lambda each: each[0])
     ours, other = (percent(each["accuracy"], each["total"]) for each in (row.ours, honest))
-    where = f"At {row.measure} it leaves {ours}, the strongest attack run here ({row.by}) {other}"
+    beside = "an honest attack of one step" if is_single else "the strongest attack run here"
+    name = _TITLES.get(row.attack or "", row.attack)
+    where = f"At {row.measure} it leaves {ours}, {beside} ({row.by}) {other}"
     if difference >= _LEAST:
-        return f"The protocol flatters, by up to {100 * difference:.1f} points. {where}."
+        return f"The protocol's {name} flatters, by up to {100 * difference:.1f} points. {where}."
     if difference <= -_LEAST:
-        return (
-            "The protocol is harder than the attacks run here at every epsilon, since its images may leave "
-            f"[0, 1]. {where}, and elsewhere they are farther apart."
-        )
-    return f"The protocol and the attacks run here agree at best. {where}."
+        return f"The protocol's {name} is harder than {beside} at every epsilon. {where}."
+    return f"The protocol's {name} and {beside} agree at best. {where}."
+
+
+def _what_differs(protocol: str, attack: str, *, is_random: bool) -> list[str]:
+    """A sentence on how the attacks differ, where it is known of the protocol."""
+    if protocol != "sebr":
+        return []
+    gradient = "follows the gradient of the mean network instead of the predictor that is scored"
+    parts = [
+        *([gradient, "averages over no draws"] if is_random else []),
+        *([] if attack in _OF_ONE_STEP else ["hops from corner to corner of the ball and keeps the last one"]),
+        "lets images leave [0, 1]",
+    ]
+    listed = " and ".join([text for text in (", ".join(parts[:-1]), parts[-1]) if text])
+    return [f"What differs: the protocol's {listed}."]
 
 
 def compare_protocols(runs: Sequence[Run]) -> ComparedProtocols | None:
@@ -229,7 +284,24 @@ def _label(group: Group) -> str:
 def _cell(group: Group, target: Target) -> ProtocolCell:
     name, epsilon = target
     honest = group.clean if name == "clean" else group.attacked.get((norm_text("inf"), epsilon))
-    return ProtocolCell(_texts(group.protocols.get(target)), _texts(honest))
+    published = [_published(each) for each in group.published if _is_at(each, target, group)]
+    return ProtocolCell(_texts(group.protocols.get(target)), _texts(honest), published)
+
+
+def _is_at(published: Published, target: Target, group: Group) -> bool:
+    """Whether a figure was published of what a column shows; a clean one where others of the protocol are."""
+    name, epsilon = target
+    if name == "clean":
+        others = [(each, other) for each in group.published for other in group.protocols if other != target]
+        return published["measure"] == "clean" and any(
+            _stands_for(each, other, "inf", at) for each, (other, at) in others
+        )
+    return _stands_for(published, name, "inf", epsilon)
+
+
+def _published(figure: Published) -> str:
+    note = figure.get("note")
+    return f"published {as_published(figure['accuracy'])}{f', {note}' if note else ''}"
 
 
 def _texts(mean: Mean | None) -> tuple[str, str] | None:

@@ -39,21 +39,22 @@ class RandomAnswersView:
 def view_random_answers(found: Sampling) -> RandomAnswersView:
     """What the page shows of the draws behind predictions and gradients."""
     sweep = found.get("sweep")
+    drawn = found["attack_samples"]
     levels = sorted(sweep["levels"], key=lambda level: level["num_samples"]) if sweep else []
     return RandomAnswersView(
         facts=[
             ("Draws a prediction", count(found["num_samples"])),
             ("Predictions an example", count(found["num_repeats"])),
-            ("Draws an attack's gradient", count(found["attack_samples"])),
+            *([] if drawn is None else [("Draws an attack's gradient", count(drawn))]),
         ],
         figure=_figure(sweep, levels) if sweep and levels else None,
-        verdict=_verdict(sweep, levels, found["attack_samples"]) if sweep and levels else None,
+        verdict=_verdict(sweep, levels, drawn) if sweep and levels else None,
         levels=levels,
         description=found["description"].rstrip("."),
     )
 
 
-def _verdict(sweep: Sweep, levels: Sequence[SweepLevel], chosen: int) -> str:
+def _verdict(sweep: Sweep, levels: Sequence[SweepLevel], chosen: int | None) -> str:
     """Whether more draws still find more."""
     first, last = levels[0], levels[-1]
     tolerance = f"{100 * sweep['tolerance']:.3g} points"
@@ -64,7 +65,8 @@ def _verdict(sweep: Sweep, levels: Sequence[SweepLevel], chosen: int) -> str:
     )
     if sweep["has_settled"]:
         said = f"It has settled: two doublings of the draws together lower it by less than {tolerance}"
-        return f"{course} {said}. The attacks of this evaluation average {_draws(chosen)}."
+        average = "" if chosen is None else f" The attacks of this evaluation average {_draws(chosen)}."
+        return f"{course} {said}.{average}"
     return (
         f"{course} It has not settled: the last two doublings lowered it by {tolerance} or more, so "
         "more draws may find more, and the attacked accuracies here are likely too high."

@@ -16,7 +16,7 @@ from scipy.stats import t
 from withstand.reporting.certified import most_certified
 from withstand.reporting.differences import differing, flat, labels
 from withstand.reporting.read import Run, read_run
-from withstand.reporting.schema import Accuracy, Metrics, Noise
+from withstand.reporting.schema import Accuracy, Metrics, Noise, Published
 from withstand.reporting.summary import lookup, strongest
 from withstand.reporting.wording import budget, duration, noise_scale, norm_text, percent
 
@@ -95,6 +95,7 @@ class Group:
         noise: None where not all its runs were measured at the same levels.
         protocols: Accuracy under each attack ("clean" for none) and epsilon of published protocols that all
             its runs share.
+        published: Every figure that was published, as its runs have it.
     """
 
     label: str
@@ -106,6 +107,7 @@ class Group:
     train_seconds: float | None
     noise: NoiseOfGroup | None = None
     protocols: Mapping[Target, Mean] = field(default_factory=dict)
+    published: Sequence[Published] = ()
 
 
 def mean_of(accuracies: Sequence[Accuracy]) -> Mean:
@@ -273,7 +275,16 @@ def _group(label: str, values: Mapping[str, object], members: Sequence[Run]) -> 
         train_seconds=fmean(known) if known else None,
         noise=_noise([metrics.get("noise") for metrics in measured]),
         protocols=_means([_under_protocols(metrics) for metrics in measured]),
+        published=_published(measured),
     )
+
+
+def _published(measured: Sequence[Metrics]) -> list[Published]:
+    """Each once, though every seed has it."""
+    found: list[Published] = []
+    for metrics in measured:
+        found += [each for each in metrics.get("published", []) if each not in found]
+    return found
 
 
 def _noise(measured: Sequence[Noise | None]) -> NoiseOfGroup | None:

@@ -21,6 +21,10 @@ KINDS = {
 """Kinds of norms, as columns spell them, and what each is."""
 
 _WHOLE = "network"
+_OF_THE_WHOLE = (
+    "The product over all layers. That of upper bounds (confidence, proven) bounds how far logits move a unit of "
+    "ℓ2 distance, on average; sampled and surrogate are estimates and bound nothing."
+)
 _WIDE = 8.0  # from the smallest to the largest: beyond it the axis is logarithmic
 
 
@@ -81,7 +85,7 @@ def _panel(history: History, layer: str, columns: Mapping[str, str]) -> Panel:
     values = [value for trace in traces for value in trace.values if value is not None]
     is_wide = min(values) > 0 and max(values) > _WIDE * min(values)
     if layer == _WHOLE:
-        caption = "The product over all layers: bounds how far logits move a unit of ℓ2 distance, on average."
+        caption = _OF_THE_WHOLE
     else:
         caption = "The expected spectral norm of the layer's random linear map, after each epoch."
     if is_wide:

@@ -43,13 +43,13 @@ class Sampling(TypedDict):
     """How a network of random answers is scored and attacked.
 
     ``num_samples`` are draws a prediction, ``num_repeats`` predictions an example, ``attack_samples`` draws a
-    gradient.
+    gradient; null where no attack drew any.
     """
 
     description: str
     num_samples: int
     num_repeats: int
-    attack_samples: int
+    attack_samples: int | None
     sweep: NotRequired[Sweep | None]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -117,7 +117,9 @@ def weights(model: nn.Module) -> list[Weight]:
     return list(found.values())
 
 
-def places(model: nn.Module, images: Tensor) -> list[Place]:
+def places(
+    model: nn.Module, images: Tensor, is_wanted: Callable[[nn.Module], bool] | None = None
+) -> list[Place]:
     """Where the weights stand: each with the sizes that it meets when the model runs on one image.
 
     The model runs once, in eval mode and without gradients; only the first image is looked at.
@@ -126,14 +128,17 @@ def places(model: nn.Module, images: Tensor) -> list[Place]:
     Args:
         model: Any module, also one that went through ``torch.compile``.
         images: Tensor (batch, …), as the model takes them.
+        is_wanted: Of which layers; of all where None.
 
     Returns:
         The places in the order of ``weights``.
 
     Raises:
-        ModelError: there is no weight, a convolution takes no part, or one pads by other than zeros.
+        ModelError: there is no weight, a convolution that is wanted takes no part, or pads by other than
+            zeros.
     """
-    kept = {_identity(weight.layer): weight for weight in weights(model)}
+    found = weights(model)
+    kept = {_identity(each.layer): each for each in found if is_wanted is None or is_wanted(each.layer)}
     met = _met(uncompiled(model), images[:1])
     result = []
     for key, weight in kept.items():
@@ -148,7 +153,7 @@ def places(model: nn.Module, images: Tensor) -> list[Place]:
         if not uses:
             raise ModelError(
                 f"The convolution {weight.name!r} takes no part when the model runs in eval mode, "
-                "so its operator is not known; use the kernel form, or remove it."
+                "so its operator is not known; use a kernel form where there is one, or remove it."
             )
         for number, (use, shape) in enumerate(uses.values()):
             result.append(Place(f"{weight.name}-{number}" if number else weight.name, use, shape))
@@ -195,7 +200,7 @@ def _margins(weight: Weight) -> Sequence[int]:
     if layer.padding_mode != "zeros":
         raise ModelError(
             f"The operator form knows padding by zeros, but {weight.name!r} has {layer.padding_mode!r}; "
-            "use the kernel form, or padding_mode='zeros'."
+            "use padding_mode='zeros', or a kernel form where there is one."
         )
     if layer.padding == "valid":
         return (0,) * len(layer.stride)

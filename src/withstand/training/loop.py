@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from withstand.data import Dataset, batches, epoch_order
 from withstand.models import check, load_weights, save_weights
@@ -135,6 +135,10 @@ class Training:
         return patience is not None and num_bad_epochs(self._scores) >= patience
 
     @property
+    def _few(self) -> Tensor:
+        return next(batches(self._train, _FEW)).images
+
+    @property
     def _scores(self) -> list[float]:
         return scores(self._position.rows, self._position.epoch)
 
@@ -142,6 +146,8 @@ class Training:
         """All epochs that are left, and the weights at their end."""
         self._resume()
         if not self._is_done:
+            for measure in self._settings.measures:  # one that does not fit says so before an epoch's time
+                measure.of(self._model, self._few)
             self._out.last_weights.unlink(missing_ok=True)  # their presence says that training is done
         while not self._is_done:
             self._run_epoch()
@@ -259,7 +265,7 @@ class Training:
         # Without validation data the last good epoch is the best.
         score = found.get(ROBUST_ACCURACY, found.get(ACCURACY, position.best_score))
         for measure in self._settings.measures:
-            row |= measure.of(self._model, next(batches(self._train, _FEW)).images)
+            row |= measure.of(self._model, self._few)
         row |= {**found, "collapsed": int(collapsed), "note": "collapsed" if collapsed else ""}
         if score >= position.best_score and not collapsed:
             position.best_score = score
