@@ -270,3 +270,45 @@ def killed_after(process: subprocess.Popen[bytes], checkpoint: Path, num_checkpo
             return True
         time.sleep(0.001)
     return False
+
+
+def test_an_attack_of_random_weights_scores_them_as_their_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "recipe.yaml", tmp_path / "run"
+    file.write_text(
+        "data: {name: digits, train_size: 40, validation_size: 20}\n"
+        "model: {name: mlp, options: {hidden: [8]}, bayes: {}}\n"
+        "objective: {class_path: Variational}\n"
+        "training: {epochs: 1, batch_size: 20}\n"
+        "evaluation: {sampling: {num_samples: 3, num_repeats: 2, attack_samples: 5, uncertainty: "
+        "{num_samples: 1, out_of_distribution: [mnist]}}}\n"
+    )
+    assert main(["train", str(file), f"--out={out}"]) == 0
+    attack = ["attack", str(out), "--epsilon=0.1", "--num_steps=2", "--num_examples=6"]
+    capsys.readouterr()
+    for options, said in (
+        ([], "2 predictions an image, each the mean of 3 draws; gradients of 5 draws"),
+        (["--num_samples=1", "--attack_samples=2"], "each the mean of 1 draw; gradients of 2 draws"),
+        (["--most_attack_samples=4"], "each the mean of 3 draws; gradients of "),
+    ):
+        assert main([*attack, *options]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert said in text
+        assert ("gradients of 5" in text) == (not options)
+        assert "digits, 2 predictions an example" in text
+        assert "of 6 examples" in text
+        assert "uncertainty" not in text
+    assert "num_samples" in failed(capsys, *attack, "--num_samples=0")
+
+
+def test_run_asks_for_all_its_data_before_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [
+        *("digits-adversarial", *SMALL, "--model.bayes={}", f"--data.root={tmp_path}"),
+        *("--evaluation.sampling.uncertainty.out_of_distribution=[mnist]", f"--out={tmp_path / 'run'}"),
+    ]
+    assert "mnist" in failed(capsys, "run", *asked)
+    assert not (tmp_path / "run").exists()
+    assert main(["train", *asked]) == 0

@@ -8,15 +8,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from withstand.constraints import PARAMETRIZATIONS, ParametrizationName
 from withstand.dataset_info import KNOWN_DATASETS
-from withstand.pipeline import build_model, evaluate_run, model_spec, train_recipe
+from withstand.models import save_weights
+from withstand.pipeline import (
+    build_model,
+    evaluate_run,
+    load_data,
+    load_run_model,
+    model_spec,
+    open_run,
+    require_other_data,
+    train_recipe,
+)
 from withstand.recipe import ModelSettings, Recipe
 from withstand.recipe_file import parse_recipe
 from withstand.reporting import report
 from withstand.run_folder import RunFolder
 from withstand.spectral import weights
+from withstand.types import DataError, ModelError, RunFolderError
 
 
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
@@ -63,3 +75,70 @@ def test_published_protocols_are_measured_of_the_examples_scored_and_reported(tm
     assert [point["epsilon"] for point in found["attacks"][1]["curve"]] == [0.1, pytest.approx(8 / 255)]
     assert metrics["published"][0]["attack"] == "pgd"
     assert ">Published protocol of SEBR</h2>" in report(out.path).read_text(encoding="utf-8")
+
+
+_RANDOM = """\
+data: {name: digits, train_size: 40, validation_size: 20}
+model: {name: mlp, options: {hidden: [8]}, bayes: {}}
+objective: {class_path: Variational}
+training: {epochs: 1, batch_size: 20}
+evaluation:
+  num_examples: 10
+  sampling: {num_samples: 2, num_repeats: 2, uncertainty: {num_samples: 2, out_of_distribution: [mnist]}}
+"""
+
+
+def test_the_file_of_the_means_is_read_when_training_begins_alone(tmp_path: Path) -> None:
+    file, means = tmp_path / "recipe.yaml", tmp_path / "means.safetensors"
+    file.write_text(_RANDOM)
+    out = RunFolder(tmp_path / "run")
+    parsed = parse_recipe(
+        file,
+        [f"--model.bayes.means={means}", "--training.epochs=0", "--evaluation.sampling.uncertainty=null"],
+    )
+    with pytest.raises(ModelError, match="no weights file"):
+        train_recipe(parsed, out, command="train")
+    recipe, info = parsed.recipe, KNOWN_DATASETS["digits"]
+    plain = build_model(replace(recipe, seed=1, model=replace(recipe.model, bayes=None)), info)
+    save_weights(plain, means)
+    train_recipe(parsed, out, command="train")
+    means.unlink()
+    run, found = open_run(out.path)
+    model = load_run_model(run, found.recipe, load_data(recipe))
+    learnt, begun = model.state_dict(), plain.state_dict()
+    assert all(torch.equal(learnt[name], value) for name, value in begun.items())
+    train_recipe(parsed, out, command="train")  # nothing is left to train
+    assert evaluate_run(run, found, command="evaluate").metrics["sampling"]["num_repeats"] == 2
+
+
+def test_what_an_evaluation_will_read_can_be_asked_for_before(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"{_RANDOM.replace('name: digits,', f'name: digits, root: {tmp_path},')}")
+    with pytest.raises(DataError, match="mnist"):
+        require_other_data(parse_recipe(file).recipe)
+    require_other_data(parse_recipe(file, ["--model.bayes=null"]).recipe)
+    require_other_data(
+        parse_recipe(file, ["--evaluation.sampling.uncertainty.out_of_distribution=[]"]).recipe
+    )
+    other = tmp_path / "other"
+    for part in ("train", "test"):
+        for kind in "ab":
+            (other / part / kind).mkdir(parents=True)
+            Image.new("L", (6, 6)).save(other / part / kind / "one.png")
+    asked = f"--evaluation.sampling.uncertainty.out_of_distribution=[folder:{other}]"
+    with pytest.raises(DataError, match="shape"):
+        require_other_data(parse_recipe(file, [asked]).recipe)
+
+
+def test_a_run_that_failed_at_once_does_not_hold_its_folder(tmp_path: Path) -> None:
+    file, out = tmp_path / "recipe.yaml", RunFolder(tmp_path / "run")
+    file.write_text(_RANDOM)
+    failing = parse_recipe(file, ["--model.bayes=null"])  # has no divergence to be trained with
+    with pytest.raises(ModelError):
+        train_recipe(failing, out, command="train")
+    assert [path.name for path in out.checkpoints.iterdir()] == ["good.pt"]
+    assert not out.is_begun()
+    train_recipe(parse_recipe(file), out, command="train")
+    assert out.is_begun()
+    with pytest.raises(RunFolderError, match="another recipe"):
+        train_recipe(failing, out, command="train")

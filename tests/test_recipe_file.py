@@ -230,3 +230,37 @@ def test_fractions_in_arguments() -> None:
         "--name=inf",
     ]
     assert with_numbers(given, recipe_parser("", "")) == ["--a.b=0.25", "--b=x/y", "--data.root=1/2", "run"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("model: {bayes: {posterior: {prior_std: -1}}}", "The recipe does not fit: Expected prior_std to be"),
+        (
+            "model: {bayes: {layers: {network.1: {prior_std: -1}}}}",
+            "The recipe does not fit: Expected prior_std",
+        ),
+        ("model: {bayes: {posterior: {estimator: none}}}", "'shared']. Got value: none"),
+        ("evaluation: {sampling: {num_samples: 0}}", "The recipe does not fit: Expected num_samples of the"),
+    ],
+)
+def test_a_bad_value_of_what_may_be_null_is_told_alone(tmp_path: Path, given: str, said: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(given)
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(file)
+    assert said in str(caught.value)
+    assert "Union" not in str(caught.value)
+    assert "NoneType" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["certificates", "kernel_norms"])
+def test_nothing_is_proven_of_random_weights(tmp_path: Path, key: str) -> None:
+    value = {"certificates": "[{norm: 2}], epsilons: [0.1]", "kernel_norms": "{}"}[key]
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"evaluation: {{{key}: {value}}}")
+    parse_recipe(file)
+    with pytest.raises(
+        RecipeError, match=rf"evaluation\.{key} proves .* Leave evaluation\.{key} out, and certify"
+    ):
+        parse_recipe(file, ["--model.bayes={}"])

@@ -34,11 +34,11 @@ from withstand.pipeline import (
     load_run_model,
     model_spec,
     open_run,
-    require_same_recipe,
 )
 from withstand.recipe import DataSettings, EvaluationSettings, ModelSettings, Recipe
 from withstand.recipe_file import ParsedRecipe, parse_recipe
 from withstand.run_folder import RunFolder, replaced
+from withstand.same_recipe import require_same_recipe
 from withstand.types import RecipeError, RunFolderError
 
 __all__ = ["Request", "adopt_model", "certify_run"]

@@ -7,34 +7,27 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from withstand import data, models
 from withstand._version import __version__
 from withstand.arguments import parse, plain_parser, target
-from withstand.attacks import PGD
+from withstand.attack_command import attack
 from withstand.certify_command import certify
 from withstand.check_command import check
 from withstand.console import ERRORS, OUTPUT, print_metrics, progress_of
 from withstand.data.locations import data_root
 from withstand.data.presence import is_present
 from withstand.dataset_info import KNOWN_DATASETS
-from withstand.evaluation import evaluate
 from withstand.moments_command import moments
 from withstand.pipeline import (
-    device_of,
     evaluate_run,
-    load_data,
-    load_run_model,
     open_run,
     require_other_data,
     train_recipe,
 )
-from withstand.recipe import EvaluationSettings
 from withstand.recipe_file import (
     ParsedRecipe,
     find_recipe,
@@ -118,32 +111,6 @@ def _evaluate(arguments: Sequence[str]) -> None:
     command = shlex.join(["withstand", "evaluate", folder, *overrides])
     _evaluate_into(run, parse_recipe(run.recipe, overrides, parser=parser), command)
     OUTPUT.print(f"next: withstand report {run.path}", soft_wrap=True)
-
-
-def _attack(arguments: Sequence[str]) -> None:
-    parser = plain_parser(
-        "withstand attack RUN",
-        "Attack a trained run by PGD as you set it; nothing in the run folder changes.",
-    )
-    parser.add_class_arguments(PGD, as_group=False)
-    parser.add_argument("--num_examples", type=int, default=1000, help="Test examples to attack.")
-    parser.add_argument("--batch_size", type=int, default=500, help="Examples a batch.")
-    folder, overrides = target("attack", "RUN, a run folder", arguments, parser)
-    values = parse(parser, overrides)
-    settings = _attack_settings(parser, values)
-    run, parsed = open_run(Path(folder))
-    dataset = load_data(parsed.recipe)
-    result = evaluate(
-        load_run_model(run, parsed.recipe, dataset),
-        dataset,
-        settings.attacks,
-        settings.epsilons,
-        num_examples=settings.num_examples,
-        batch_size=settings.batch_size,
-        seed=parsed.recipe.seed,
-        device=device_of(parsed.recipe),
-    )
-    print_metrics(result.metrics)
 
 
 def _report(arguments: Sequence[str]) -> None:
@@ -259,21 +226,6 @@ def _evaluate_into(out: RunFolder, parsed: ParsedRecipe, command: str) -> None:
     print_metrics(result.metrics)
 
 
-def _attack_settings(parser: ArgumentParser, values: Namespace) -> EvaluationSettings:
-    """One PGD at its own epsilon, and how many examples to run it on."""
-    try:
-        made = vars(parser.instantiate(values))
-        attack = PGD(**{key: value for key, value in made.items() if key in signature(PGD).parameters})
-        return EvaluationSettings(
-            attacks=[attack],
-            epsilons=[attack.epsilon_at()],
-            num_examples=values.num_examples,
-            batch_size=values.batch_size,
-        )
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
-
-
 # -- the overview -----------------------------------------------------------------------------------
 
 
@@ -300,7 +252,7 @@ _COMMANDS = {
         moments, "moments RUN [--noise_std=[0.1,0.2] …]", "hold analytic moments under noise against samples"
     ),
     "attack": _Command(
-        _attack, "attack RUN [--epsilon=8/255 …]", "try an attack of your own on a trained run"
+        attack, "attack RUN [--epsilon=8/255 …]", "try an attack of your own on a trained run"
     ),
     "sweep": _Command(
         sweep, "sweep SWEEP|RECIPE [--over key=v1,v2 …]", "run a recipe at every combination of values"

@@ -43,19 +43,23 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         metrics: As ``metrics.json`` holds them.
     """
     certificates = metrics.get("certificates", [])
-    table = Table("test data", "epsilon", "accuracy", "95 % interval", title=str(metrics["dataset"]))
-    table.add_row("clean", "", *_cells(metrics["clean"]))
+    sampling = metrics.get("sampling")
+    repeats = sampling["num_repeats"] if sampling else 1
+    title = f"{metrics['dataset']}{f', {repeats} predictions an example' if repeats > 1 else ''}"
+    table = Table("test data", "epsilon", "accuracy", "95 % interval", title=title)
+    table.add_row("clean", "", *_cells(metrics["clean"], repeats))
     for curve in [*metrics["attacks"], *certificates]:
         table.add_section()
         for number, point in enumerate(curve["curve"]):
             name = "" if number else curve["name"]
-            table.add_row(name, f"{point['epsilon']:.4g}", *_cells(point))
+            table.add_row(name, f"{point['epsilon']:.4g}", *_cells(point, repeats))
     OUTPUT.print(table)
     for curve in [*metrics["attacks"], *certificates]:
         OUTPUT.print(f"{curve['name']}: {curve['description']}")
     for certificate in certificates:
         if "radius" in certificate:
             OUTPUT.print(f"{certificate['name']}: {_radii(certificate['radius'])}")
+    _print_random(metrics)
     if "kernel_norms" in metrics:
         OUTPUT.print(f"kernel norms: {_bounds(metrics['kernel_norms'])}")
     if "noise" in metrics:
@@ -64,9 +68,53 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         ERRORS.print(f"warning: {warning}", style="yellow")
 
 
-def _cells(point: Mapping[str, Any]) -> tuple[str, str]:
-    share = f"{point['accuracy']:.2%}"
-    return share, f"{point['lower']:.2%} to {point['upper']:.2%} of {point['total']}"
+def _print_random(metrics: Mapping[str, Any]) -> None:
+    """How random answers were scored, how sure they are, and what published protocols make of them."""
+    if sampling := metrics.get("sampling"):
+        OUTPUT.print(f"random weights: {_drawn(sampling)}")
+    for each in (metrics.get("uncertainty") or {}).get("sets", []):
+        OUTPUT.print(f"uncertainty, {each['name']}: {_unsure(each)}")
+    for protocol in metrics.get("protocols") or []:
+        _print_protocol(protocol)
+
+
+def _cells(point: Mapping[str, Any], repeats: int = 1) -> tuple[str, str]:
+    """Accuracy and interval; ``repeats`` predictions of each example were counted."""
+    total = str(point["total"])
+    if repeats > 1:
+        total = f"{point['total'] // repeats} examples"
+    return f"{point['accuracy']:.2%}", f"{point['lower']:.2%} to {point['upper']:.2%} of {total}"
+
+
+def _drawn(sampling: Mapping[str, Any]) -> str:
+    """How a network of random answers was scored and attacked, in one line."""
+    times, draws, gradient = (sampling[key] for key in ("num_repeats", "num_samples", "attack_samples"))
+    predictions = "1 prediction" if times == 1 else f"{times} predictions"
+    mean = f"{'' if times == 1 else 'each '}the mean of {_draws(draws)}"
+    after = "" if gradient is None else f"; gradients of {_draws(gradient)}"
+    return f"{predictions} an image, {mean}{after}"
+
+
+def _draws(number: int) -> str:
+    return "1 draw" if number == 1 else f"{number} draws"
+
+
+def _unsure(of_set: Mapping[str, Any]) -> str:
+    entropy, mutual = (of_set[key]["mean"] for key in ("entropy", "mutual_information"))
+    told = "" if of_set["auroc"] is None else f"; told from clean by entropy, AUROC {of_set['auroc']:.3f}"
+    return f"mean entropy {entropy:.3f} nats, of which {mutual:.3f} from draws that disagree{told}"
+
+
+def _print_protocol(protocol: Mapping[str, Any]) -> None:
+    """What a published protocol measures, apart from what the attacks run here leave."""
+    title = f"published protocol {protocol['name']}"
+    table = Table("attack", "epsilon", "accuracy", "95 % interval", title=title)
+    table.add_row("clean", "", *_cells(protocol["clean"]))
+    for attack in protocol["attacks"]:
+        table.add_section()
+        for number, point in enumerate(attack["curve"]):
+            table.add_row("" if number else attack["name"], f"{point['epsilon']:.4g}", *_cells(point))
+    OUTPUT.print(table)
 
 
 def _radii(radius: Mapping[str, float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from withstand.evaluation.uncertainty_meter import require_others
 from withstand.recipe import Recipe
 from withstand.recipe_file import ParsedRecipe, parse_recipe
 from withstand.run_folder import RunFolder, replaced
+from withstand.same_recipe import require_same_recipe
 from withstand.training import Observer, TrainingResult, fit
-from withstand.types import RecipeError, RunFolderError
+from withstand.types import RecipeError
 
 __all__ = [
     "add_cost",
@@ -35,13 +36,8 @@ __all__ = [
     "model_spec",
     "open_run",
     "require_other_data",
-    "require_same_recipe",
     "train_recipe",
 ]
-
-# What may change between a run and its resumption: none of it changes what is trained.
-_FREE_KEYS = ("title", "description", "published", "evaluation")
-_FREE_TRAINING = ("accelerator", "checkpoint_seconds", "tensorboard")
 
 
 def load_data(recipe: Recipe) -> Dataset:
@@ -322,43 +318,6 @@ def add_cost(out: RunFolder, **costs: float) -> None:
     content = out.read_json(out.environment)
     content["cost"] = {**content.get("cost", {}), **costs}
     out.write_json(out.environment, content)
-
-
-def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
-    """Refuses to go on with another recipe than the one the folder was begun with.
-
-    Raises:
-        RunFolderError: it is another.
-    """
-    if not out.recipe.exists() or not out.is_begun():
-        return  # nothing has been trained yet
-    former = dict(_flat(_trained_part(parse_recipe(out.recipe).values)))
-    current = dict(_flat(_trained_part(parsed.values)))
-    differing = [key for key in sorted({*former, *current}) if former.get(key) != current.get(key)]
-    if differing:
-        shown = "; ".join(f"{key}: {former.get(key)} then, {current.get(key)} now" for key in differing[:5])
-        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise RunFolderError(
-            f"{out.path} holds a run of another recipe ({shown}{more}). "
-            "Choose another --out, or give the values it was begun with to go on."
-        )
-
-
-def _trained_part(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that decide what is trained."""
-    part = {key: value for key, value in values.items() if key not in _FREE_KEYS}
-    part["training"] = {key: value for key, value in part["training"].items() if key not in _FREE_TRAINING}
-    part["data"] = {key: value for key, value in part["data"].items() if key != "root"}
-    return part
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        inner = prefix if key == "init_args" else f"{prefix}{key}."
-        if isinstance(value, Mapping):
-            yield from _flat(value, inner)
-        else:
-            yield inner.rstrip("."), value
 
 
 def _json_ready(values: Mapping[str, Any]) -> dict[str, Any]:

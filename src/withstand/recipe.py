@@ -189,7 +189,7 @@ class Recipe:
         if self.model.bayes is not None and (evaluation.certificates or evaluation.kernel_norms is not None):
             key = "certificates" if evaluation.certificates else "kernel_norms"
             raise ValueError(
-                f"evaluation.{key} proves something of one network, but model.bayes makes the weights random. "
+                f"evaluation.{key} proves something of one network, but model.bayes makes weights random. "
                 f"Leave evaluation.{key} out, and certify bayes.mean_network(model), the network of the mean "
                 "weights, instead."
             )

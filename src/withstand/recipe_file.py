@@ -240,6 +240,10 @@ _UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[^']+)' does not accept option|Option|unrecognized arguments:) "
     r"(?:'|--)(?P<key>[^'=\s]+)(?:' is not accepted|'|=|\s|$)"
 )
+_NO_ALTERNATIVE = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - "
+)
+_IS_NOT_NULL = re.compile(r" - Expected a <class 'NoneType'>.*")
 
 
 def _explain(parser: ArgumentParser, error: Exception) -> str:
@@ -247,11 +251,16 @@ def _explain(parser: ArgumentParser, error: Exception) -> str:
     message = " ".join(str(error).split())
     unknown = _UNKNOWN.search(message)
     if unknown is None:
-        return f"The recipe does not fit: {message[:1500]}"
+        return f"The recipe does not fit: {_without_alternatives(message)[:1500]}"
     group = f"{unknown['group']}." if unknown["group"] else ""
     key = group + unknown["key"].replace("init_args.", "")
     hint = f" Did you mean {near!r}?" if (near := _nearest_key(parser, key)) not in (None, key) else ""
     return f"Unknown key {key!r}.{hint} `withstand run RECIPE --help` lists all keys."
+
+
+def _without_alternatives(message: str) -> str:
+    """What is wrong with a setting that may be null, without that it is not null and all that it holds."""
+    return _IS_NOT_NULL.sub("", _NO_ALTERNATIVE.sub("", message))
 
 
 def _nearest_key(parser: ArgumentParser, key: str) -> str | None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from withstand.attacks import Noise, cross_entropy
 
@@ -60,3 +60,26 @@ def test_words() -> None:
     assert noise.name == "noise-7-l2"
     assert noise.describe() == "Uniform noise in the l2 ball, worst of 7"
     assert noise.for_evaluation() == noise
+    by_loss = noise.for_random_answers()
+    assert by_loss.describe() == "Uniform noise in the l2 ball, worst of 7 by loss"
+    assert Noise().for_random_answers().describe() == Noise().describe()  # there is nothing to rank
+    assert by_loss.for_evaluation() == noise
+
+
+class Flickering(nn.Module):
+    """Wrong at first, but hardly; then right, but less sure of it than it was of what is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._answers = iter([[0.45, 0.54, 0.01], [0.4, 0.3, 0.3], [0.9, 0.05, 0.05]])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tensor(next(self._answers)).log().expand(len(images), 3)
+
+
+def test_of_random_answers_no_single_one_decides() -> None:
+    images, labels = torch.full((50, 1), 0.5), torch.zeros(50, dtype=torch.int64)
+    torch.manual_seed(0)
+    noise = Noise(epsilon=0.1, num_samples=2)
+    assert torch.equal(noise.for_evaluation()(Flickering(), images, labels), images)
+    assert (noise.for_random_answers()(Flickering(), images, labels) != images).any(dim=1).all()

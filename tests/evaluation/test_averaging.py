@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from withstand import bayes
-from withstand.attacks import PGD, Noise, fgsm
+from withstand.attacks import PGD, AtMeans, Attack, Noise, fgsm
 from withstand.data import Dataset
 from withstand.evaluation import Sampling, plan_attacks
-from withstand.evaluation.averaging import Judging, find_judge, has_settled, sufficient
+from withstand.evaluation.averaging import Judging, Shares, find_judge, has_settled, sufficient
 from withstand.evaluation.rows import AttackPlan
+
+
+def _levels(*accuracies: float, number: int = 1000) -> list[Shares]:
+    """Of examples that are always right or never, and fall one after the other: hardly any noise."""
+    return [(np.arange(number) < accuracy * number).astype(np.float64) for accuracy in accuracies]
 
 
 @pytest.mark.parametrize(
@@ -20,27 +28,48 @@ from withstand.evaluation.rows import AttackPlan
         ([0.5], False),
         ([0.5, 0.5], False),  # one doubling says too little
         ([0.5, 0.5, 0.5], True),
-        ([0.5, 0.498, 0.496], True),
-        ([0.5, 0.497, 0.494], False),
+        ([0.5, 0.495, 0.491], True),
+        ([0.5, 0.49, 0.48], False),
         ([0.9, 0.5, 0.5, 0.5], True),
         ([0.9, 0.9, 0.5], False),
         ([0.5, 0.4, 0.6], True),
     ],
 )
 def test_settled_is_what_two_doublings_no_longer_lower(accuracies: list[float], expected: bool) -> None:
-    assert has_settled(accuracies, 0.005) is expected
+    assert has_settled(_levels(*accuracies), 0.01) is expected
 
 
-def test_without_tolerance_nothing_may_be_lost() -> None:
-    assert has_settled([0.5, 0.5, 0.5], 0.0)
-    assert not has_settled([0.5, 0.5, 0.49], 0.0)
+def test_a_fall_within_twice_its_paired_error_is_none() -> None:
+    falling = np.repeat([1.0, -1.0, 0.0], [12, 4, 84])  # mean 0.08, standard error 0.0394
+    level = np.full(100, 0.5)
+    after = level - falling
+    assert not has_settled([level, level, after], 0.01)
+    assert has_settled([level, level, after], 0.1)
+    noisier = level - np.repeat([1.0, -1.0, 0.0], [14, 6, 80])  # as far, standard error 0.0442
+    assert has_settled([level, level, noisier], 0.01)
+    apart = np.repeat([1.0, 0.0], 50)  # all examples fall alike, however they differ
+    assert not has_settled([apart, apart, apart - 0.02], 0.01)
+
+
+def test_without_tolerance_only_chance_may_lower() -> None:
+    assert has_settled(_levels(0.5, 0.5, 0.5), 0.0)
+    assert has_settled(_levels(0.5, 0.5, 0.499), 0.0)  # a single example
+    assert not has_settled(_levels(0.5, 0.5, 0.49), 0.0)
+
+
+def test_a_single_example_is_taken_at_its_word() -> None:
+    one, none = np.ones(1), np.zeros(1)
+    assert has_settled([one, one, one], 0.01)
+    assert not has_settled([one, one, none], 0.01)
 
 
 def test_the_fewest_that_attack_as_well_are_chosen() -> None:
-    assert sufficient([1, 2, 4, 8, 16], [0.9, 0.7, 0.502, 0.5, 0.501], 0.005) == 4
-    assert sufficient([1, 2, 4], [0.5, 0.5, 0.5], 0.0) == 1
-    assert sufficient([1, 2, 4], [0.9, 0.7, 0.5], 0.005) == 4  # still falls
-    assert sufficient([1, 2, 4], [0.5, 0.4, 0.6], 0.005) == 2
+    assert sufficient([1, 2, 4, 8, 16], _levels(0.9, 0.7, 0.505, 0.5, 0.501), 0.01) == 4
+    assert sufficient([1, 2, 4, 8, 16], _levels(0.9, 0.7, 0.505, 0.5, 0.502), 0.0) == 8
+    assert sufficient([1, 2, 4], _levels(0.5, 0.5, 0.5), 0.0) == 1
+    assert sufficient([1, 2, 4], _levels(0.9, 0.7, 0.5), 0.01) == 4  # still falls
+    assert sufficient([1, 2, 4], _levels(0.5, 0.4, 0.6), 0.01) == 2
+    assert sufficient([1, 2, 4], _levels(0.52, 0.5, 0.5, number=100), 0.01) == 2  # be it by chance
 
 
 @pytest.fixture
@@ -86,7 +115,8 @@ def test_a_gradient_that_needs_averaging_is_averaged(noisy: nn.Module, tiny_data
 
 def test_an_attack_that_still_gains_is_called_out(noisy: nn.Module, tiny_dataset: Dataset) -> None:
     settings = Sampling(num_samples=100, most_attack_samples=4, tolerance=0.0)
-    found = _find(noisy, tiny_dataset, plan_attacks([fgsm()], [0.1]), settings)
+    many = replace(tiny_dataset, test=tiny_dataset.test.subset(torch.arange(45).repeat(4)))
+    found = _find(noisy, many, plan_attacks([fgsm()], [0.2]), settings)
     assert found.entry is not None
     assert [level["num_samples"] for level in found.entry["sweep"]["levels"]] == [1, 2, 4]
     assert found.entry["sweep"]["has_settled"] is False
@@ -106,13 +136,16 @@ def test_a_given_number_is_taken(
     assert all("Gradients not averaged" in warning for warning in found.warnings)
 
 
-@pytest.mark.parametrize("attacks", [[], [Noise()]])
-def test_where_nothing_has_a_gradient_there_is_no_sweep(
-    attacks: list[Noise], noisy: nn.Module, tiny_dataset: Dataset
+@pytest.mark.parametrize("attacks", [[], [Noise()], [AtMeans(PGD()), Noise(num_samples=3)]])
+@pytest.mark.parametrize("given", [None, 1])
+def test_where_no_gradient_has_draws_there_is_no_sweep_and_no_word_of_it(
+    attacks: list[Attack], given: int | None, noisy: nn.Module, tiny_dataset: Dataset
 ) -> None:
-    found = _find(noisy, tiny_dataset, plan_attacks(attacks, [0.1]), Sampling())
+    found = _find(noisy, tiny_dataset, plan_attacks(attacks, [0.1]), Sampling(attack_samples=given))
     assert found.entry is not None
-    assert (found.entry["attack_samples"], found.entry["sweep"]) == (20, None)
+    assert (found.entry["attack_samples"], found.entry["sweep"]) == (None, None)
+    assert "gradient" not in found.entry["description"]
+    assert "chosen by one set of predictions and counted on another" in found.entry["description"]
     assert not found.warnings
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.attacks import PGD, Attack
+from withstand.attacks import PGD, Attack, Noise
 from withstand.evaluation import AttackPlan, Judge, score_batch
 from withstand.evaluation.judge import random_judge
 from withstand.evaluation.rows import attack_batch
@@ -74,23 +75,76 @@ def test_one_repeat_is_zero_or_one_as_an_integer() -> None:
     assert judge.predictor is judge.target is model
 
 
-def test_the_share_never_grows_with_the_budget_and_the_fallen_are_left_alone() -> None:
-    # Clean both right of all; at 0.1 the shares are 1/2, 0, 1; then two images are left, and would recover.
-    answers = [[0, 1, 1], [0, 1, 1], [0, 0, 1], [1, 0, 1], [0, 1], [0, 0]]
-    model = Script(*answers)
-    judge = Judge(model, model, num_repeats=2)
+def test_what_chose_an_image_is_not_what_is_reported_and_the_fallen_are_left_alone() -> None:
+    clean = [[0, 1, 1], [0, 1, 1]]  # both right of all three
+    again = [[0, 1, 1], [1, 1, 1]]  # 1, 2, 2 right: what the first attack must match
+    attacked = [[0, 0, 1], [0, 0, 1]]  # 2, 0, 2 right: the first image stays the clean one
+    counted = [[0, 0, 0], [0, 0, 1]]  # 2, 0, 1 right: the second has fallen
+    attacked_more, counted_more = [[0, 1], [1, 1]], [[0, 0, 1], [1, 1, 1]]
+    model = Script(*clean, *again, *attacked, *counted, *attacked_more, *counted_more)
+    judge = Judge(model, model, num_repeats=2, is_random=True)
     seen: dict[str, Tensor] = {}
     scores = score_batch(
         judge, Batch(IMAGES, LABELS), [_plan([0.1, 0.2])], 7, lambda name, x: seen.update({name: x.clone()})
     )
     assert scores.columns["index"].tolist() == [7, 8, 9]
     assert scores.columns["clean"].tolist() == [1.0, 1.0, 1.0]
-    assert scores.columns["a@0.1"].tolist() == [0.5, 0.0, 1.0]
-    assert scores.columns["a@0.2"].tolist() == [0.5, 0.0, 0.5]
+    assert scores.columns["a@0.1"].tolist() == [1.0, 0.0, 0.5]
+    assert scores.columns["a@0.2"].tolist() == [0.5, 0.5, 1.0]  # the fallen, too, is counted afresh
     assert next(model._answers, None) is None
-    torch.testing.assert_close(seen["a@0.1"][:, 0, 0, 0], torch.tensor([0.6, 0.6, 0.6]))
-    torch.testing.assert_close(seen["a@0.2"][:, 0, 0, 0], torch.tensor([0.7, 0.6, 0.7]))
-    torch.testing.assert_close(scores.fooling["a"][:, 0, 0, 0], torch.tensor([0.5, 0.6, 0.5]))
+    torch.testing.assert_close(seen["a@0.1"][:, 0, 0, 0], torch.tensor([0.5, 0.6, 0.6]))
+    torch.testing.assert_close(seen["a@0.2"][:, 0, 0, 0], torch.tensor([0.7, 0.6, 0.6]))
+
+
+def test_single_answers_are_asked_for_once_and_never_recover() -> None:
+    model = Script([0, 1, 0], [1, 1], [1])
+    scores = score_batch(Judge.of(model), Batch(IMAGES, LABELS), [_plan([0.1, 0.2])], 0)
+    assert next(model._answers, None) is None
+    columns = [scores.columns[name] for name in ("clean", "a@0.1", "a@0.2")]
+    assert [each.tolist() for each in columns] == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
+    assert all(each.dtype == np.int32 for each in columns)
+    torch.testing.assert_close(scores.fooling["a"][:, 0, 0, 0], torch.tensor([0.6, 0.5, 0.5]))
+
+
+class Coin(nn.Module):
+    """Right of class 0 as often as an image's pixel says."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        is_right = torch.rand(len(images)) < images[:, 0]
+        return torch.stack([is_right, ~is_right], dim=1).float()
+
+
+@pytest.mark.parametrize("num_repeats", [1, 2])
+def test_an_attack_that_does_nothing_gains_nothing_nor_does_the_worst_of_three(num_repeats: int) -> None:
+    torch.manual_seed(0)
+    images = 0.5 + 0.5 * torch.rand(20_000, 1)
+    judge = Judge(Coin(), Coin(), num_repeats, is_random=True)
+    plans = [replace(_plan([1e-9, 2e-9, 3e-9]), name=name) for name in ("a", "b", "c")]
+    found = score_batch(judge, Batch(images, torch.zeros(20_000, dtype=torch.int64)), plans, 0).columns
+    error = 0.44 / math.sqrt(20_000 * num_repeats)  # at most, of one share
+    for name in ("clean", "a@1e-09", "a@3e-09", "c@3e-09", "worst-linf@1e-09", "worst-linf@3e-09"):
+        assert found[name].mean() == pytest.approx(0.75, abs=4 * error)
+
+
+def test_the_worst_of_several_is_the_one_whose_images_are_worst() -> None:
+    @dataclass(frozen=True)
+    class Darker(Brighter):
+        @override
+        def perturb(
+            self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+        ) -> Tensor:
+            return images - self.epsilon_at()
+
+    torch.manual_seed(0)
+    images, labels = torch.full((2_000, 1), 0.8), torch.zeros(2_000, dtype=torch.int64)
+    judge = Judge(Coin(), Coin(), 20, is_random=True)
+    plans = [_plan([0.2, 0.7]), AttackPlan(Darker(), [0.2, 0.7], "d", math.inf, is_random=True)]
+    plans[0] = replace(plans[0], attack=Noise(num_samples=1))
+    found = score_batch(judge, Batch(images, labels), plans, 0).columns
+    assert found["d@0.7"].mean() == pytest.approx(0.1, abs=0.01)
+    assert found["worst-linf@0.7"].mean() == pytest.approx(0.1, abs=0.03)  # few are misjudged
+    assert found["a@0.7"].mean() > 0.3
 
 
 def test_attacks_see_the_target_and_not_the_predictor() -> None:

@@ -124,6 +124,7 @@ def test_the_entry_is_whole_and_the_random_state_and_modes_are_left_alone() -> N
         ({"fgsm": [0.0]}, "each epsilon of fgsm"),
         ({"pgd": [0.1, float("inf")]}, "each epsilon of pgd"),
         ({"pgd": [0.1, 0.1]}, "given twice"),
+        ({"fgsm": [], "pgd": []}, "none of either"),
         ({"num_samples": 0}, "num_samples"),
         ({"num_steps": 0}, "num_steps"),
         ({"step_size": 0.0}, "step_size"),

@@ -50,13 +50,15 @@ FIGURE = published("attacked", 0.857, attack="fgsm", norm="inf", epsilon=0.1)
 def under_protocol(metrics: dict[str, Any]) -> dict[str, Any]:
     """Honest accuracies are .907 (fgsm: .905) at 0.1 and .402 at 0.3."""
     entry = protocol({0.1: 0.95, 0.2: 0.8, 0.3: 0.655}, {0.3: 0.5})
+    single = [attack("pgd-1-linf", {0.1: 0.92, 0.3: 0.45}), attack("pgd-1-linf-2", {0.1: 0.93, 0.3: 0.44})]
     figures = [
         published("clean", 0.975),
         FIGURE,
         published("attacked", 0.5, attack="fgsm", norm="inf", epsilon=0.7),
         published("attacked", 0.6, norm="inf", epsilon=0.1),
     ]
-    return metrics | {"protocols": [entry], "published": figures}
+    attacks = [*metrics["attacks"], *single, attack("pgd-10-linf", {0.1: 0.91})]
+    return metrics | {"attacks": attacks, "protocols": [entry], "published": figures}
 
 
 def test_each_measure_has_published_ours_and_honest(under_protocol: dict[str, Any]) -> None:
@@ -67,9 +69,9 @@ def test_each_measure_has_published_ours_and_honest(under_protocol: dict[str, An
     rows = [(row.measure.replace("\xa0", " "), row.ours["accuracy"], row.difference) for row in view.rows]
     assert rows == [
         ("Clean", 0.97, "−1.1"),
-        ("FGSM, ℓ∞ ε = 0.1", 0.95, "+4.5"),
+        ("FGSM, ℓ∞ ε = 0.1", 0.95, "+3.0"),
         ("FGSM, ℓ∞ ε = 0.2", 0.8, "—"),
-        ("FGSM, ℓ∞ ε = 0.3", 0.655, "+25.3"),
+        ("FGSM, ℓ∞ ε = 0.3", 0.655, "+21.5"),
         ("PGD, ℓ∞ ε = 0.3", 0.5, "+9.8"),
     ]
     assert [row.published and row.published["accuracy"] for row in view.rows] == [
@@ -78,9 +80,36 @@ def test_each_measure_has_published_ours_and_honest(under_protocol: dict[str, An
     ]
     first, last = view.rows[1], view.rows[4]
     assert first.honest is not None
-    assert (first.by, first.honest["accuracy"], last.by) == ("fgsm", 0.905, "pgd-200")
-    assert view.verdict is not None
-    assert view.verdict.startswith("The protocol flatters, by up to 25.3 points. At FGSM")
+    assert first.worst is not None
+    assert (first.by, first.honest["accuracy"], last.by) == ("pgd-1-linf", 0.92, "pgd-200")
+    assert (first.worst[0]["accuracy"], first.worst[1], view.rows[2].worst) == (0.905, "fgsm", None)
+    assert last.worst is not None
+    assert last.worst[0] is last.honest
+    of_one_step, of_many = view.verdicts
+    assert of_one_step.startswith("The protocol's FGSM flatters, by up to 21.5 points. At FGSM")
+    assert "an honest attack of one step (pgd-1-linf-2) 44.0" in of_one_step
+    assert of_one_step.endswith("What differs: the protocol lets images leave [0, 1].")
+    assert of_many.startswith("The protocol's PGD flatters, by up to 9.8 points. At PGD")
+    assert "the strongest attack run here (pgd-200)" in of_many
+    assert "corner to corner" in of_many
+
+
+def test_what_differs_of_random_answers_is_said(under_protocol: dict[str, Any]) -> None:
+    (view,) = view_protocols(cast("Metrics", under_protocol | {"sampling": {"num_samples": 2}}))
+    for verdict in view.verdicts:
+        assert "gradient of the mean network instead of the predictor that is scored" in verdict
+        assert "averages over no draws" in verdict
+    assert ["corner to corner" in verdict for verdict in view.verdicts] == [False, True]
+
+
+def test_one_step_does_not_stand_beside_many(metrics: dict[str, Any]) -> None:
+    (view,) = view_protocols(cast("Metrics", metrics | {"protocols": [protocol({0.1: 0.95}, {0.1: 0.95})]}))
+    _, fgsm, pgd = view.rows
+    assert (fgsm.honest, fgsm.difference) == (None, "—")
+    assert fgsm.worst is not None
+    assert pgd.honest is not None
+    (verdict,) = view.verdicts
+    assert verdict.startswith("The protocol's PGD flatters")
 
 
 def test_what_stands_beside_its_protocol_does_not_stand_beside_another_attack(
@@ -104,19 +133,19 @@ def test_a_figure_of_another_attack_or_epsilon_is_not_taken(metrics: dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("ours", "said"), [(0.9049, "agree at best"), (0.8, "harder than the attacks run here at every epsilon")]
+    ("ours", "said"), [(0.9049, "agree at best"), (0.8, "harder than the strongest attack run here at every")]
 )
 def test_the_verdict_says_so_where_nothing_is_flattered(
     metrics: dict[str, Any], ours: float, said: str
 ) -> None:
-    (view,) = view_protocols(cast("Metrics", metrics | {"protocols": [protocol({0.1: ours})]}))
-    assert view.verdict is not None
-    assert said in view.verdict
+    (view,) = view_protocols(cast("Metrics", metrics | {"protocols": [protocol({}, {0.1: ours})]}))
+    (verdict,) = view.verdicts
+    assert said in verdict
 
 
 def test_without_honest_attacks_there_is_no_verdict(metrics: dict[str, Any]) -> None:
     (view,) = view_protocols(cast("Metrics", metrics | {"attacks": [], "protocols": [protocol({0.1: 0.5})]}))
-    assert view.verdict is None
+    assert [*view.verdicts] == []
     assert view.rows[1].difference == "—"
 
 
@@ -163,6 +192,33 @@ def test_seeds_are_one_row_of_the_comparison(write_run: WriteRun, metrics: dict[
     assert others[2].ours == ("50.00\xa0%", "48.00–52.00\xa0%")
     text = report(folders, folders[0] / "all.html").read_text(encoding="utf-8")
     assert ">Under the published protocol</h2>" in text
+
+
+def test_each_run_stands_beside_what_was_published_of_its_like(
+    write_run: WriteRun, metrics: dict[str, Any]
+) -> None:
+    def run(name: str, model: str, seed: int, figures: list[dict[str, Any]]) -> Path:
+        recipe = f"name: {name}\nseed: {seed}\nmodel: {{name: {model}}}\n"
+        content = {"protocols": [protocol({0.1: 0.9, 0.2: 0.8})], "published": figures}
+        return write_run(name, recipe=recipe, metrics=metrics | content)
+
+    clean = published("clean", 0.975)
+    folders = [
+        run("one", "cnn-small", 0, [FIGURE | {"note": "<with> the term"}, clean]),
+        run("two", "cnn-small", 1, [FIGURE | {"note": "<with> the term"}, clean]),
+        run("other", "mlp", 0, [FIGURE | {"accuracy": 0.5, "note": "without"}, published("attacked", 0.1)]),
+        run("none", "lenet", 0, [clean, FIGURE | {"attack": "pgd"}]),
+    ]
+    compared = compare_protocols([read_run(folder) for folder in folders])
+    assert compared is not None
+    texts = [[[*cell.published] for cell in cells] for _, cells in compared.rows]
+    assert texts == [
+        [["published 97.5\xa0%"], ["published 85.7\xa0%, <with> the term"], []],
+        [[], ["published 50\xa0%, without"], []],
+        [[], [], []],
+    ]
+    text = report(folders, folders[0] / "all.html").read_text(encoding="utf-8")
+    assert "published 85.7\xa0%, &lt;with&gt; the term" in text
 
 
 def test_damaged_protocols_are_named(write_run: WriteRun, metrics: dict[str, Any]) -> None:

@@ -67,6 +67,15 @@ def test_the_verdict_says_whether_more_draws_find_more() -> None:
     assert "It has not settled" in falling
 
 
+def test_draws_of_a_gradient_are_shown_only_where_there_are_some() -> None:
+    found = sampling()
+    assert ("Draws an attack's gradient", "4") in view_random_answers(cast("Sampling", found)).facts
+    view = view_random_answers(cast("Sampling", found | {"attack_samples": None}))
+    assert [name for name, _ in view.facts] == ["Draws a prediction", "Predictions an example"]
+    assert view.verdict is not None
+    assert "average" not in view.verdict
+
+
 @pytest.mark.parametrize("empty", [{"sweep": None}, {"sweep": sampling()["sweep"] | {"levels": []}}])
 def test_without_a_sweep_there_are_only_facts(empty: dict[str, Any]) -> None:
     view = view_random_answers(cast("Sampling", sampling(**empty)))

@@ -25,7 +25,7 @@ from withstand.pipeline import build_model, model_spec
 from withstand.recipe_file import parse_recipe
 from withstand.training import Observer, TrainingSettings, fit
 from withstand.training.checkpoint import Row
-from withstand.types import CheckpointError, ModelError
+from withstand.types import CheckpointError
 
 SETTINGS = TrainingSettings(
     epochs=2, batch_size=20, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9), accelerator="cpu"
@@ -194,19 +194,3 @@ def test_a_recipe_makes_weights_random(tmp_path: Path) -> None:
     plain = build_model(parse_recipe(file, ["--model.bayes=null"]).recipe, info)
     assert not bayes.is_stochastic(plain)
     assert model_spec(parse_recipe(file, ["--model.bayes=null"]).recipe, info)["bayes"] is None
-
-
-def test_means_can_begin_at_trained_weights(tmp_path: Path) -> None:
-    file = tmp_path / "random.yaml"
-    file.write_text(RECIPE)
-    info = KNOWN_DATASETS["digits"]
-    trained = build_model(parse_recipe(file, ["--model.bayes=null"]).recipe, info)
-    models.save_weights(trained, tmp_path / "means.safetensors")
-    random = build_model(
-        parse_recipe(file, [f"--model.bayes.means={tmp_path}/means.safetensors"]).recipe, info
-    )
-    images = torch.rand(3, *info.shape)
-    with bayes.at_means(random):
-        assert torch.equal(random(images), trained(images))
-    with pytest.raises(ModelError, match="no weights file"):
-        build_model(parse_recipe(file, ["--model.bayes.means=nowhere.pt"]).recipe, info)

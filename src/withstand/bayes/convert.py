@@ -69,7 +69,9 @@ def convert(
     modules = dict(copied.named_modules(remove_duplicate=False))  # a layer used twice has two paths
     for path in layers:
         if path not in modules:
-            raise ModelError(f"The model has no layer {path!r}; {nearest(path, [name for name in modules if name])}")
+            raise ModelError(
+                f"The model has no layer {path!r}; {nearest(path, [name for name in modules if name])}"
+            )
     chosen = {
         path: found
         for path, layer in modules.items()

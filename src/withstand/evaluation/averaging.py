@@ -113,8 +113,8 @@ def has_settled(levels: Sequence[Shares], tolerance: float) -> bool:
 def sufficient(draws: Sequence[int], levels: Sequence[Shares], tolerance: float) -> int:
     """The least number of draws that attacks as well as any: the most where it has not settled.
 
-    As well is an accuracy above the lowest by no more than a tolerance, or twice the difference's standard
-    error.
+    As well is an accuracy above the lowest by no more than a tolerance; that chance may be behind a larger
+    difference counts for nothing here, as too many draws cost time alone.
 
     Args:
         draws: The numbers of draws tried, ascending.
@@ -123,9 +123,9 @@ def sufficient(draws: Sequence[int], levels: Sequence[Shares], tolerance: float)
     """
     if not has_settled(levels, tolerance):
         return draws[-1]
-    lowest = min(levels, key=np.mean)
-    good = zip(draws, levels, strict=True)
-    return next(number for number, shares in good if not _is_above(shares, lowest, tolerance))
+    accuracies = [float(shares.mean()) for shares in levels]
+    good = zip(draws, accuracies, strict=True)
+    return next(number for number, accuracy in good if accuracy - min(accuracies) <= tolerance)
 
 
 def _is_above(shares: Shares, others: Shares, tolerance: float) -> bool:

@@ -62,25 +62,37 @@ class Judge:
         return Answer(prediction, confidence, right)
 
     @torch.no_grad()
-    def count_right(self, images: Tensor, labels: Tensor) -> Tensor:
-        """At how many repeats the prediction is right: int64 (batch,)."""
-        right = torch.zeros_like(labels)
-        for _ in range(self.num_repeats):
-            right += self.predictor(images).argmax(dim=1) == labels
-        return right
+    def weigh(self, images: Tensor, labels: Tensor) -> Tensor:
+        """How right the predictions are: float64 (batch,).
 
-    def recount(self, images: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
-        """A count of right predictions that owes nothing to a former one: int64 (batch,).
-
-        Images that were chosen since few of their predictions were right would have been right more often
-        than that. Only where answers are drawn is it another count.
+        The whole part is at how many repeats they are right. What is beyond it tells apart images that are
+        right equally often, where answers are drawn: half the mean probability of the true class.
 
         Args:
             images: Float tensor (batch, …) in [0, 1].
             labels: int64 tensor (batch,).
-            counted: What ``count_right`` found of these images: int64 (batch,).
         """
-        return self.count_right(images, labels) if self.is_random else counted
+        right = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+        truth = torch.zeros_like(right)
+        for _ in range(self.num_repeats):
+            logits = self.predictor(images)
+            right += logits.argmax(dim=1) == labels
+            if self.is_random:
+                truth += logits.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
+        return right + truth / (2 * self.num_repeats)
+
+    def weigh_again(self, images: Tensor, labels: Tensor, weighed: Tensor) -> Tensor:
+        """How right they are by predictions that chose nothing: float64 (batch,), as ``weigh`` has it.
+
+        Images that were chosen since few of their predictions were right would have been right more often
+        than that. Only where answers are drawn are they asked for again.
+
+        Args:
+            images: Float tensor (batch, …) in [0, 1].
+            labels: int64 tensor (batch,).
+            weighed: What was found of these images.
+        """
+        return self.weigh(images, labels) if self.is_random else weighed
 
     def share(self, right: Tensor) -> Tensor:
         """What a row holds of a count: 0 or 1 where there is one repeat, else the share of the repeats."""

@@ -151,28 +151,29 @@ def attack_batch(
     Raises:
         AttackError: an attack left its ball or [0, 1].
     """
-    counts: dict[str, _Counts] = {}
+    weights: dict[str, _Weights] = {}
     fooling: dict[str, Tensor] = {}
-    unattacked = _Counts(clean, judge.recount(batch.images, batch.labels, clean))
+    unattacked = _Weights(clean.double(), judge.weigh_again(*batch, clean.double()))
     for plan in plans:
-        images, counted = batch.images, unattacked
+        images, weighed = batch.images, unattacked
         for epsilon in plan.epsilons:
-            images, counted = _press(judge, batch, replace(plan, epsilons=[epsilon]), images, counted)
-            counts[column(plan.name, epsilon)] = counted
+            images, weighed = _press(judge, batch, replace(plan, epsilons=[epsilon]), images, weighed)
+            weights[column(plan.name, epsilon)] = weighed
             if on_attacked is not None:
                 on_attacked(column(plan.name, epsilon), images)
-        if (fell := (clean > 0) & ~counted.stands).any():
+        if (fell := (clean > 0) & ~weighed.stands).any():
             fooling[plan.name] = batch.images.clone()
             fooling[plan.name][fell] = images[fell]
     for worst in worst_plans(plans):
         for epsilon in worst.epsilons:
-            members = [counts[column(name, epsilon)] for name in worst.members]
-            counts[column(worst.name, epsilon)] = _worst_of(members)
-    return Scores(_arrays({name: judge.share(each.reported) for name, each in counts.items()}), fooling)
+            members = [weights[column(name, epsilon)] for name in worst.members]
+            weights[column(worst.name, epsilon)] = _worst_of(members)
+    columns = {name: judge.share(each.reported.long()) for name, each in weights.items()}
+    return Scores(_arrays(columns), fooling)
 
 
-class _Counts(NamedTuple):
-    """At how many repeats the images held are right, each an int64 tensor (batch,).
+class _Weights(NamedTuple):
+    """How right the images held are, each a float64 tensor (batch,) as ``Judge.weigh`` has it.
 
     Attributes:
         choosing: By this the images were chosen.
@@ -185,30 +186,31 @@ class _Counts(NamedTuple):
     @property
     def stands(self) -> Tensor:
         """Whether any prediction was right (batch,)."""
-        return (self.choosing > 0) | (self.reported > 0)
+        return (self.choosing >= 1) | (self.reported >= 1)
 
 
 def _press(
-    judge: Judge, batch: Batch, plan: AttackPlan, held: Tensor, before: _Counts
-) -> tuple[Tensor, _Counts]:
-    """Attacks what stands, at the plan's only budget; the images held then, and their counts."""
+    judge: Judge, batch: Batch, plan: AttackPlan, held: Tensor, before: _Weights
+) -> tuple[Tensor, _Weights]:
+    """Attacks what stands, at the plan's only budget; the images held then, and how right they are."""
     images, choosing = held.clone(), before.reported.clone()
     index = before.stands.nonzero().squeeze(1)
     if len(index):
         subset = Batch(batch.images[index], batch.labels[index])
         reached = _attacked(judge, subset, plan, plan.epsilons[0])
-        right = judge.count_right(reached, subset.labels)
-        is_taken = right <= choosing[index]  # the later of equals, which has the larger budget
+        right = judge.weigh(reached, subset.labels)
+        # Of images right equally often the later one, since a larger budget rarely is the weaker.
+        is_taken = right.long() <= choosing[index].long()
         images[index[is_taken]] = reached[is_taken]
         choosing[index[is_taken]] = right[is_taken]
-    return images, _Counts(choosing, judge.recount(images, batch.labels, choosing))
+    return images, _Weights(choosing, judge.weigh_again(images, batch.labels, choosing))
 
 
-def _worst_of(members: Sequence[_Counts]) -> _Counts:
-    """An example's attack is the one with the fewest right predictions of those that chose images."""
+def _worst_of(members: Sequence[_Weights]) -> _Weights:
+    """An example's attack is the one that is least right by the predictions that chose images."""
     choosing, member = torch.stack([each.choosing for each in members]).min(dim=0)
     reported = torch.stack([each.reported for each in members])
-    return _Counts(choosing, reported.gather(0, member[None])[0])
+    return _Weights(choosing, reported.gather(0, member[None])[0])
 
 
 def _arrays(columns: Mapping[str, Tensor]) -> Columns:

@@ -58,9 +58,9 @@ class Sampling:
                 raise ValueError(f"Expected {name} of the sampling of at least 1, but got {count}.")
         if self.most_attack_samples < LEAST_DRAWS_TO_TRY:
             raise ValueError(
-                f"Expected most_attack_samples of the sampling of at least {LEAST_DRAWS_TO_TRY}, since gradients "
-                f"of 1, 2 and 4 draws must be compared to find a number, but got {self.most_attack_samples}. "
-                "To fix the number give attack_samples."
+                f"Expected most_attack_samples of the sampling of at least {LEAST_DRAWS_TO_TRY}, since "
+                "gradients of 1, 2 and 4 draws must be compared to find a number, but got "
+                f"{self.most_attack_samples}. To fix the number give attack_samples."
             )
         if not 0 <= self.tolerance < math.inf:
             raise ValueError(
@@ -82,8 +82,8 @@ class Sampling:
         )
         return (
             f"Each prediction is the mean of the probabilities over {draws} of the weights, and each image "
-            f"is predicted {times}{gradient}; attacked images, and the worst of several attacks, are chosen by "
-            "one set of predictions and counted on another"
+            f"is predicted {times}{gradient}; attacked images, and the worst of several attacks, are chosen "
+            "by one set of predictions and counted on another"
         )
 
 

@@ -58,8 +58,8 @@ class Uncertainty:
             f"Entropies in nats over {draws} of the weights an image: of the mean prediction, the mean of "
             "those of the draws, and the difference, which is the mutual information of answer and weights; "
             "the calibration error is that of 15 bins of confidence; of an attack the images are those that "
-            "its accuracy is counted on, so one that fell at a smaller epsilon or without an attack counts as "
-            "it is"
+            "its accuracy is counted on, so one that fell at a smaller epsilon or without an attack counts "
+            "as it is"
         )
 
 

@@ -79,7 +79,7 @@ class ProtocolView:
 
 @dataclass(frozen=True)
 class ProtocolCell:
-    """A figure under the protocol and the strongest attack's, each with its interval; None where not measured.
+    """A figure under the protocol and the honest one, each with its interval; None where not measured.
 
     Attributes:
         ours: Under the protocol.
@@ -252,11 +252,11 @@ def _what_differs(protocol: str, attack: str, *, is_random: bool) -> list[str]:
     gradient = "follows the gradient of the mean network instead of the predictor that is scored"
     parts = [
         *([gradient, "averages over no draws"] if is_random else []),
-        *([] if attack in _OF_ONE_STEP else ["hops from corner to corner of the ball and keeps the last one"]),
+        *([] if attack in _OF_ONE_STEP else ["hops from corner to corner of the ball to keep the last"]),
         "lets images leave [0, 1]",
     ]
     listed = " and ".join([text for text in (", ".join(parts[:-1]), parts[-1]) if text])
-    return [f"What differs: the protocol's {listed}."]
+    return [f"What differs: the protocol {listed}."]
 
 
 def compare_protocols(runs: Sequence[Run]) -> ComparedProtocols | None:

@@ -22,8 +22,8 @@ KINDS = {
 
 _WHOLE = "network"
 _OF_THE_WHOLE = (
-    "The product over all layers. That of upper bounds (confidence, proven) bounds how far logits move a unit of "
-    "ℓ2 distance, on average; sampled and surrogate are estimates and bound nothing."
+    "The product over all layers. Of upper bounds (confidence, proven) it bounds how far logits move a unit "
+    "of ℓ2 distance, on average; sampled and surrogate are estimates and bound nothing."
 )
 _WIDE = 8.0  # from the smallest to the largest: beyond it the axis is logarithmic
 

@@ -11,10 +11,11 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from withstand.data import Dataset, batches, epoch_order
 from withstand.models import check, load_weights, save_weights
@@ -37,7 +38,7 @@ from withstand.training.observers import Observer
 from withstand.training.plateau import num_bad_epochs, scores
 from withstand.training.settings import TrainingSettings
 from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch
-from withstand.training.validation import ACCURACY, ROBUST_ACCURACY, accuracies
+from withstand.training.validation import ACCURACY, ROBUST_ACCURACY, accuracies, measured
 from withstand.types import Batch, LossTerms, NonFiniteLossError
 
 __all__ = ["Training", "TrainingResult"]
@@ -118,6 +119,7 @@ class Training:
         self._observers = observers
         self._position = Position()
         self._meter = self._new_meter()
+        self._measure = partial(measured, settings.measures, model, self._train, _FEW)
         self._run = describe_run(model, dataset, objective, optimizer, settings) | {"seed": str(seed)}
         self._started = self._saved = time.monotonic()
 
@@ -135,10 +137,6 @@ class Training:
         return patience is not None and num_bad_epochs(self._scores) >= patience
 
     @property
-    def _few(self) -> Tensor:
-        return next(batches(self._train, _FEW)).images
-
-    @property
     def _scores(self) -> list[float]:
         return scores(self._position.rows, self._position.epoch)
 
@@ -146,8 +144,7 @@ class Training:
         """All epochs that are left, and the weights at their end."""
         self._resume()
         if not self._is_done:
-            for measure in self._settings.measures:  # one that does not fit says so before an epoch's time
-                measure.of(self._model, self._few)
+            self._measure()  # a measure that does not fit says so before an epoch's time
             self._out.last_weights.unlink(missing_ok=True)  # their presence says that training is done
         while not self._is_done:
             self._run_epoch()
@@ -264,9 +261,8 @@ class Training:
         found = accuracies(self._model, self._validation, self._settings.selection)
         # Without validation data the last good epoch is the best.
         score = found.get(ROBUST_ACCURACY, found.get(ACCURACY, position.best_score))
-        for measure in self._settings.measures:
-            row |= measure.of(self._model, self._few)
-        row |= {**found, "collapsed": int(collapsed), "note": "collapsed" if collapsed else ""}
+        row |= {**self._measure(), **found, "collapsed": int(collapsed)}
+        row["note"] = "collapsed" if collapsed else ""
         if score >= position.best_score and not collapsed:
             position.best_score = score
             save_weights(self._model, self._out.best_weights)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from withstand import bayes
 from withstand.attacks import Attack
 from withstand.data import Split, batches
+from withstand.measures import Measure
 from withstand.modes import eval_mode
 
-__all__ = ["ACCURACY", "ROBUST_ACCURACY", "accuracies", "accuracy"]
+__all__ = ["ACCURACY", "ROBUST_ACCURACY", "accuracies", "accuracy", "measured"]
 
 # Columns of the training log.
 ACCURACY, ROBUST_ACCURACY = "validation_accuracy", "validation_robust_accuracy"
@@ -58,3 +61,20 @@ def accuracy(model: nn.Module, split: Split, attack: Attack | None = None) -> fl
             seen = images if attack is None else attack.perturb(predictor, images, labels)
             correct += (predictor(seen).argmax(dim=1) == labels).sum()
     return int(correct) / len(split)
+
+
+def measured(
+    measures: Sequence[Measure], model: nn.Module, split: Split, num_images: int
+) -> dict[str, float]:
+    """What several measures say of a model, in columns of the training log.
+
+    Args:
+        measures: Each is asked once.
+        model: As it is.
+        split: Of which each sees the first images; on the device of the model.
+        num_images: How many.
+    """
+    few = next((batch.images for batch in batches(split, num_images)), None)
+    if few is None:  # without training data there is no training
+        return {}
+    return {name: value for measure in measures for name, value in measure.of(model, few).items()}
