@@ -92,7 +92,8 @@ def panels_of_runs(histories: Mapping[str, History]) -> list[Panel]:
     for name in sorted(names, key=lambda each: order.index(_kind(each))):
         having = {label: history for label, history in histories.items() if name in _drawn(history)}
         traces = [trace_of(history, name, label) for label, history in having.items()]
-        title = _words(name).capitalize()
+        words = _words(name)
+        title = words[:1].upper() + words[1:]
         result.append(Panel(title, f"{title} of each run.", traces, _kind(name) == "Accuracy"))
     return result
 
@@ -141,7 +142,7 @@ def _kind(name: str) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    return "KL divergence" if name == "kl" else name.replace("_", " ")
 
 
 def trace_of(history: History, name: str, label: str) -> Trace:

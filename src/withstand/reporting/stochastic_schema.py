@@ -28,8 +28,8 @@ class SweepLevel(Accuracy):
 class Sweep(TypedDict):
     """One attack at one epsilon, with more and more draws a gradient.
 
-    It has settled where more draws no longer lower the accuracy by as much as ``tolerance``, or by no more than
-    twice the paired standard error.
+    It has settled where more draws no longer lower the accuracy by as much as ``tolerance``, or by no more
+    than twice the paired standard error.
     """
 
     attack: str
