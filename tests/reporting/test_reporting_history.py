@@ -41,9 +41,9 @@ def test_progress_is_the_axis_where_there_is_one() -> None:
 def test_panels_of_runs_overlay_each_column() -> None:
     panels = panels_of_runs({"a": history(epsilon=[1], loss=[2]), "b": history(loss=[3], kl=[4])})
     found = {panel.title: {trace.name: trace.values for trace in panel.traces} for panel in panels}
-    assert list(found) == ["Loss", "Epsilon", "Kl"]
+    assert list(found) == ["Loss", "Epsilon", "KL divergence"]
     assert found["Loss"] == {"a": [2], "b": [3]}
-    assert found["Kl"] == {"b": [4]}
+    assert found["KL divergence"] == {"b": [4]}
 
 
 def test_events_tell_collapses_and_notes_once() -> None:
