@@ -257,3 +257,9 @@ def test_weights_computed_in_torchs_old_ways_are_refused(wrap: Callable[[nn.Modu
 def test_an_input_without_a_batch_is_refused(layer: nn.Module, shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match="Put the batch first"):
         layer(torch.rand(shape))
+
+
+@pytest.mark.parametrize("name", ["parametrization", "estimator"])
+def test_unknown_words_of_a_posterior_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"Expected {name} to be one of .*, but got 'sigmoid'"):
+        Posterior(**{name: "sigmoid"})  # type: ignore[arg-type]

@@ -88,7 +88,7 @@ class _Kernel(BlockwiseMap):
 
     @override
     def apply_blocks(self, x: Tensor, weights: Tensor) -> Tensor:
-        # One convolution a block: as groups of channels of a single one they take longer on a CPU.
+        # One convolution a block: as groups of channels of a single one they would first be reordered.
         blocks = x.chunk(len(weights))
         return torch.cat(
             [self.apply(block, weight, None) for block, weight in zip(blocks, weights, strict=True)]

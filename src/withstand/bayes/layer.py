@@ -251,7 +251,8 @@ class Deviations:
 def sharing_deviations(model: nn.Module, kept: Deviations) -> Iterator[None]:
     """Lets the layers of a model take their standard deviations from ``kept``, and put them there.
 
-    What is kept belongs to one graph: it serves one backward pass, and parameters that do not change.
+    What is kept belongs to one graph: it serves one backward pass to the parameters, as many as there are to
+    the images, and parameters that do not change meanwhile.
     """
     layers = [layer for _, layer in variational_layers(model)]
     before = [layer._deviations for layer in layers]

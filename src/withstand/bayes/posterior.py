@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class Posterior:
             are where None.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range, or a word is none of these.
     """
 
     prior_std: float = 0.1
@@ -66,9 +66,17 @@ class Posterior:
     mean_range: float | None = None
 
     def __post_init__(self) -> None:
-        for name, values in (("prior_std", (self.prior_std,)), ("initial_std", self._initial)):
-            if not all(0 < value < math.inf for value in values):
-                raise ValueError(f"Expected {name} to be positive and finite, but got {values}.")
+        stds = [("prior_std", self.prior_std), *(("initial_std", std) for std in self._initial)]
+        for name, std in stds:
+            if not 0 < std < math.inf:
+                raise ValueError(f"Expected {name} to be positive and finite, but got {std}.")
+        words = ("parametrization", Parametrization), ("estimator", Estimator)
+        for name, known in words:
+            word = getattr(self, name)
+            if word not in get_args(known):
+                raise ValueError(
+                    f"Expected {name} to be one of {', '.join(get_args(known))}, but got {word!r}."
+                )
         if self.mean_range is not None and not 0 <= self.mean_range < math.inf:
             raise ValueError(f"Expected mean_range of at least 0, but got {self.mean_range}.")
 

@@ -209,7 +209,7 @@ def _sweep_warnings(sweep: dict[str, Any]) -> list[str]:
     if sweep["has_settled"]:
         return []
     levels = sweep["levels"]
-    last, before = levels[-1], levels[-1 - _DOUBLINGS :][0]
+    last, before = levels[-1], levels[-1 - _DOUBLINGS]
     seen = f"{before['accuracy']:.1%} of the answers withstand it with {before['num_samples']}"
     return [
         f"Attacks not settled: with gradients of {last['num_samples']} draws of the weights, the most that "

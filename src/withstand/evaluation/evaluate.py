@@ -139,7 +139,12 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     if run is not None:  # what a former evaluation left would not fit the rows to come
         run.metrics.unlink(missing_ok=True)
         run.gallery.unlink(missing_ok=True)
-    with eval_mode(model), numerics("fp32"), torch.random.fork_rng():
+    with (
+        eval_mode(model),
+        numerics("fp32"),
+        torch.random.fork_rng(),
+        bayes.sharing_deviations(model, bayes.Deviations()),  # the weights stay as they are
+    ):
         measured: dict[str, Any] = {}
         if kernel_norms is not None:  # before attacks that take their time, since bounds may contradict
             names = dataset.info.class_names
