@@ -15,8 +15,8 @@ from torch import Tensor
 
 from withstand.certificates import Certification, Certifier
 from withstand.cli import main
-from withstand.pipeline import open_run
 from withstand.run_folder import RunFolder
+from withstand.runs import open_run
 
 SMALL = [
     "--objective=CrossEntropy",

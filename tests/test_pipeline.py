@@ -13,20 +13,12 @@ from PIL import Image
 from withstand.constraints import PARAMETRIZATIONS, ParametrizationName
 from withstand.dataset_info import KNOWN_DATASETS
 from withstand.models import save_weights
-from withstand.pipeline import (
-    build_model,
-    evaluate_run,
-    load_data,
-    load_run_model,
-    model_spec,
-    open_run,
-    require_other_data,
-    train_recipe,
-)
+from withstand.pipeline import evaluate_run, require_other_data, train_recipe
 from withstand.recipe import ModelSettings, Recipe
 from withstand.recipe_file import parse_recipe
 from withstand.reporting import report
 from withstand.run_folder import RunFolder
+from withstand.runs import build_model, load_data, load_run_model, model_spec, open_run
 from withstand.spectral import weights
 from withstand.types import DataError, ModelError, RunFolderError
 

@@ -4,6 +4,7 @@ from withstand import (
     attacks,
     bayes,
     constraints,
+    corruptions,
     data,
     domains,
     evaluation,
@@ -15,12 +16,13 @@ from withstand import (
     penalties,
     reporting,
     schedules,
+    smoothing,
     spectral,
     training,
 )
 from withstand._version import __version__
 from withstand.certificates import Certification, Certifier, certified_radius, certify
-from withstand.evaluation import NoiseCurve, evaluate
+from withstand.evaluation import NoiseCurve, Suite, evaluate
 from withstand.kernel_norms import KernelNorms, kernel_norm_bounds
 from withstand.moment_check import MomentCheck, check_moments
 from withstand.noise import GaussianNoise
@@ -57,6 +59,7 @@ __all__ = [
     "NonFiniteLossError",
     "RecipeError",
     "RunFolderError",
+    "Suite",
     "WithstandError",
     "__version__",
     "attacks",
@@ -65,6 +68,7 @@ __all__ = [
     "certify",
     "check_moments",
     "constraints",
+    "corruptions",
     "data",
     "domains",
     "evaluate",
@@ -80,6 +84,7 @@ __all__ = [
     "report",
     "reporting",
     "schedules",
+    "smoothing",
     "spectral",
     "training",
 ]

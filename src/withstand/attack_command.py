@@ -13,8 +13,8 @@ from withstand.arguments import parse, plain_parser, target
 from withstand.attacks import PGD
 from withstand.console import print_metrics
 from withstand.evaluation import Sampling, evaluate
-from withstand.pipeline import device_of, load_data, load_run_model, open_run
 from withstand.recipe import EvaluationSettings
+from withstand.runs import device_of, load_data, load_run_model, open_run
 from withstand.types import RecipeError
 
 __all__ = ["attack"]

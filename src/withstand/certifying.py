@@ -19,25 +19,20 @@ from withstand.certificates import Method
 from withstand.data import Dataset
 from withstand.environment import describe_device, environment, git_commit
 from withstand.evaluation import (
+    AttackPlan,
     Certificate,
     Evaluation,
     FormerEvaluation,
     extend_evaluation,
     plan_attacks,
+    plan_suite,
+    suite_budgets,
 )
-from withstand.pipeline import (
-    add_cost,
-    build_model,
-    device_of,
-    evaluate_run,
-    load_data,
-    load_run_model,
-    model_spec,
-    open_run,
-)
+from withstand.pipeline import add_cost, evaluate_run
 from withstand.recipe import DataSettings, EvaluationSettings, ModelSettings, Recipe
 from withstand.recipe_file import ParsedRecipe, parse_recipe
 from withstand.run_folder import RunFolder, replaced
+from withstand.runs import build_model, device_of, load_data, load_run_model, model_spec, open_run
 from withstand.same_recipe import require_same_recipe
 from withstand.types import RecipeError, RunFolderError
 
@@ -164,7 +159,7 @@ def _extend_run(
     evaluation = extend_evaluation(
         model,
         dataset,
-        FormerEvaluation(_rows_of(run), metrics, plan_attacks(settings.attacks, settings.epsilons)),
+        FormerEvaluation(_rows_of(run), metrics, _plans(settings, dataset)),
         settings.certificates,
         run,
         batch_size=settings.batch_size,
@@ -180,6 +175,16 @@ def _extend_run(
     }
     run.write_json(run.environment, {**run.read_json(run.environment), **about})
     return evaluation
+
+
+def _plans(settings: EvaluationSettings, dataset: Dataset) -> list[AttackPlan]:
+    """The attacks of an evaluation; a suite without what it transferred, of which only the rows are left."""
+    plans = plan_attacks(settings.attacks, settings.epsilons)
+    suite = settings.chosen_suite
+    if suite is None:
+        return plans
+    budgets = suite_budgets(suite, settings.attacks, settings.certificates, settings.epsilons)
+    return [*plans, *plan_suite(suite, budgets, dataset.info.num_classes, is_random=False)]
 
 
 def _rows_of(run: RunFolder) -> pd.DataFrame:

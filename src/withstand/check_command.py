@@ -17,10 +17,10 @@ from withstand.domains import DomainName, UnsupportedOperationError, input_set, 
 from withstand.model_arguments import add_model_arguments, given_data, given_model, is_model
 from withstand.models import MODEL_NAMES
 from withstand.modes import eval_mode
-from withstand.pipeline import build_model
 from withstand.recipe import Recipe
 from withstand.recipe_file import find_recipe, packaged_recipes, parse_recipe, recipe_parser
 from withstand.run_folder import RunFolder
+from withstand.runs import build_model
 from withstand.spectral import PowerIteration
 from withstand.suggest import nearest
 from withstand.types import ModelError, RecipeError

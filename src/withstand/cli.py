@@ -17,17 +17,13 @@ from withstand.arguments import parse, plain_parser, target
 from withstand.attack_command import attack
 from withstand.certify_command import certify
 from withstand.check_command import check
+from withstand.compare_command import add_exports, compare, export
 from withstand.console import ERRORS, OUTPUT, print_metrics, progress_of
 from withstand.data.locations import data_root
 from withstand.data.presence import is_present
 from withstand.dataset_info import KNOWN_DATASETS
 from withstand.moments_command import moments
-from withstand.pipeline import (
-    evaluate_run,
-    open_run,
-    require_other_data,
-    train_recipe,
-)
+from withstand.pipeline import evaluate_run, require_other_data, train_recipe
 from withstand.recipe_file import (
     ParsedRecipe,
     find_recipe,
@@ -37,6 +33,7 @@ from withstand.recipe_file import (
 )
 from withstand.reporting import report
 from withstand.run_folder import RunFolder
+from withstand.runs import open_run
 from withstand.suggest import nearest
 from withstand.sweep import find_sweep, packaged_sweeps, read_sweep
 from withstand.sweep_command import sweep
@@ -71,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         ERRORS.print(
-            "Interrupted. What was written stays. The same command goes on with the training from its "
-            "last checkpoint; an evaluation or certification begins anew."
+            "Interrupted. What was found stays. The same command goes on: with a training from its last "
+            "checkpoint, with an evaluation after the last attack on the last batch that was finished; a "
+            "certification alone begins anew."
         )
         return 130
     return 0
@@ -123,9 +121,12 @@ def _report(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--out", type=str | None, default=None, help="The page; RUN/report.html for one run.")
     parser.add_argument("--title", type=str | None, default=None, help="Its title.")
+    add_exports(parser)
     values = parse(parser, arguments)
-    page = report([Path(run) for run in values.runs], values.out, title=values.title)
+    runs = [Path(run) for run in values.runs]
+    page = report(runs, values.out, title=values.title)
     OUTPUT.print(f"report: {page}", soft_wrap=True)
+    export(runs, page, values)
 
 
 def _recipes(arguments: Sequence[str]) -> None:
@@ -256,6 +257,11 @@ _COMMANDS = {
     ),
     "sweep": _Command(
         sweep, "sweep SWEEP|RECIPE [--over key=v1,v2 …]", "run a recipe at every combination of values"
+    ),
+    "compare": _Command(
+        compare,
+        "compare DIR [DIR …] [--out=PAGE] [--tables=DIR] [--figures=svg]",
+        "hold runs against each other",
     ),
     "report": _Command(_report, "report RUN [RUN …] [--out=PAGE]", "write the page of one or several runs"),
     "recipes": _Command(_recipes, "recipes [NAME]", "list the recipes and sweeps, or print one"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,18 +54,26 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
             name = "" if number else curve["name"]
             table.add_row(name, f"{point['epsilon']:.4g}", *_cells(point, repeats))
     OUTPUT.print(table)
-    for curve in [*metrics["attacks"], *certificates]:
-        OUTPUT.print(f"{curve['name']}: {curve['description']}")
+    _print_descriptions([*metrics["attacks"], *certificates])
     for certificate in certificates:
         if "radius" in certificate:
             OUTPUT.print(f"{certificate['name']}: {_radii(certificate['radius'])}")
     _print_random(metrics)
-    if "kernel_norms" in metrics:
-        OUTPUT.print(f"kernel norms: {_bounds(metrics['kernel_norms'])}")
-    if "noise" in metrics:
-        OUTPUT.print(f"noise: {_under_noise(metrics['noise'])}")
+    for key, (title, tell) in _MEASURED.items():
+        if key in metrics:
+            OUTPUT.print(f"{title}: {tell(metrics[key])}")
+    _print_checks(metrics.get("checks", []))
     for warning in metrics["warnings"]:
         ERRORS.print(f"warning: {warning}", style="yellow")
+
+
+def _print_descriptions(curves: Sequence[Mapping[str, Any]]) -> None:
+    """What was measured by what, and what each stage of a suite felled."""
+    for curve in curves:
+        OUTPUT.print(f"{curve['name']}: {curve['description']}")
+        for point in curve["curve"]:
+            if "stages" in point:
+                OUTPUT.print(f"  epsilon {point['epsilon']:.4g}: {_felled(point['stages'])}")
 
 
 def _print_random(metrics: Mapping[str, Any]) -> None:
@@ -130,9 +138,55 @@ def _bounds(norms: Mapping[str, Any]) -> str:
     return f"at least {lower}; {above} (logits a unit of l2 distance, the largest of all classes)"
 
 
+def _felled(stages: Sequence[Mapping[str, Any]]) -> str:
+    """What each stage of a suite felled, in one line."""
+    return ", ".join(
+        f"{stage['name']} felled {stage['num_felled']} of {stage['num_attacked']}" for stage in stages
+    )
+
+
+def _corrupted(found: Mapping[str, Any]) -> str:
+    """The mean accuracy, and that at the kind that does worst."""
+    means = {
+        kind["title"]: sum(level["accuracy"] for level in kind["levels"]) / len(kind["levels"])
+        for kind in found["kinds"]
+    }
+    worst = min(means, key=lambda title: means[title])
+    return f"mean accuracy {found['mean']:.2%}; worst {worst.lower()}, {means[worst]:.2%}"
+
+
+def _smoothed(found: Mapping[str, Any]) -> str:
+    return (
+        f"noise_std {found['noise_std']:g}, accuracy {found['accuracy']['accuracy']:.2%}, abstains from "
+        f"{found['abstained']['accuracy']:.2%}, mean certified l2 radius {found['radius']['mean']:.4g}, each "
+        f"with probability {1 - found['failure_probability']:g}"
+    )
+
+
+def _print_checks(checks: Sequence[Mapping[str, Any]]) -> None:
+    """How many passed, which failed, and which were not run."""
+    if not checks:
+        return
+    passed = sum(check["passed"] is True for check in checks)
+    told = [f"{passed} passed"]
+    for words, outcome in (("failed", False), ("not run", None)):
+        names = [check["name"] for check in checks if check["passed"] is outcome]
+        told += [f"{words}: {', '.join(names)}"] if names else []
+    OUTPUT.print(f"checks for false robustness: {'; '.join(told)}")
+
+
 def _under_noise(noise: Mapping[str, Any]) -> str:
     largest = noise["levels"][-1]["noise_std"]
     return (
         f"mean accuracy {100 * noise['mean']['accuracy']:.1f} % over noise_std 0 … {largest:.4g}; "
         f"agreement area {noise['area']['agreement']:.3f}"
     )
+
+
+# What is said of each entry that is one line, in this order.
+_MEASURED: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+    "kernel_norms": ("kernel norms", _bounds),
+    "noise": ("noise", _under_noise),
+    "corruptions": ("corruptions", _corrupted),
+    "smoothing": ("smoothed classifier, another than the one above", _smoothed),
+}

@@ -18,10 +18,11 @@ from withstand.data import batches
 from withstand.environment import describe_device, git_commit
 from withstand.models import check
 from withstand.moment_check import METHODS, MomentCheck, check_moments, entry_of
-from withstand.pipeline import add_cost, device_of, evaluate_run, load_data, load_run_model, open_run
+from withstand.pipeline import add_cost, evaluate_run
 from withstand.recipe_file import ParsedRecipe, parse_recipe
 from withstand.reporting.wording import duration
 from withstand.run_folder import RunFolder
+from withstand.runs import device_of, load_data, load_run_model, open_run
 from withstand.types import RecipeError
 
 __all__ = ["moments"]

@@ -4,94 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
-from withstand import bayes, data, models
-from withstand.constraints import PARAMETRIZATIONS
+from withstand import bayes, data
 from withstand.data import Dataset
-from withstand.dataset_info import DatasetInfo
 from withstand.environment import describe_device, environment, git_commit, peak_memory_bytes
 from withstand.evaluation import Evaluation, Sampling, evaluate
 from withstand.evaluation.uncertainty_meter import require_others
 from withstand.recipe import Recipe
-from withstand.recipe_file import ParsedRecipe, parse_recipe
+from withstand.recipe_file import ParsedRecipe
 from withstand.run_folder import RunFolder, replaced
+from withstand.runs import (
+    build_model,
+    device_of,
+    initial_model,
+    load_data,
+    load_run_model,
+    load_surrogates,
+    model_spec,
+)
 from withstand.same_recipe import require_same_recipe
 from withstand.training import Observer, TrainingResult, fit
-from withstand.types import RecipeError
 
 __all__ = [
     "add_cost",
-    "build_model",
-    "device_of",
     "evaluate_run",
-    "load_data",
-    "load_run_model",
-    "model_spec",
-    "open_run",
     "require_other_data",
     "train_recipe",
 ]
-
-
-def load_data(recipe: Recipe) -> Dataset:
-    """The data set of a recipe.
-
-    Raises:
-        DataError: it is unknown, missing or damaged.
-    """
-    settings = recipe.data
-    return data.load(
-        settings.name,
-        root=settings.root,
-        size=settings.size,
-        validation_size=settings.validation_size,
-        train_size=settings.train_size,
-        seed=settings.seed,
-        partition=settings.partition,
-    )
-
-
-def build_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
-    """The model of a recipe, with weights fixed by its seed.
-
-    Raises:
-        ModelError: it is unknown or does not fit the data.
-    """
-    return _made_random(_plain_model(recipe, info), recipe)
-
-
-def _initial_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
-    """The model that training begins with: the means of random weights are read, where a file has them.
-
-    Raises:
-        ModelError: it is unknown or does not fit the data, or its means are missing or do not fit it.
-    """
-    model = _plain_model(recipe, info)
-    settings = recipe.model.bayes
-    if settings is not None and settings.means is not None:
-        models.load_weights(model, settings.means)
-    return _made_random(model, recipe)
-
-
-def _plain_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
-    torch.manual_seed(recipe.seed)
-    settings = recipe.model
-    model = models.create(settings.name, dataset=info, normalize=settings.normalize, **settings.options)
-    if settings.parametrize is not None:
-        PARAMETRIZATIONS[settings.parametrize](model)
-    return model
-
-
-def _made_random(model: nn.Module, recipe: Recipe) -> nn.Module:
-    settings = recipe.model.bayes
-    return model if settings is None else bayes.convert(model, settings.posterior, settings.layers)
 
 
 def train_recipe(
@@ -114,7 +57,7 @@ def train_recipe(
     device = device_of(recipe)
     dataset = load_data(recipe)
     is_begun = out.is_begun()  # the file of the means may be gone by then, and is not needed
-    model = (build_model if is_begun else _initial_model)(recipe, dataset.info)
+    model = (build_model if is_begun else initial_model)(recipe, dataset.info)
     out.forget_start()
     with replaced(out.recipe) as temporary:
         temporary.write_text(parsed.text, encoding="utf-8")
@@ -137,33 +80,6 @@ def train_recipe(
         peak_memory_bytes=peak_memory_bytes(device),
     )
     return result
-
-
-def open_run(folder: Path) -> tuple[RunFolder, ParsedRecipe]:
-    """A run folder that training has filled, and its recipe.
-
-    Raises:
-        RunFolderError: there is none.
-        RecipeError: its recipe does not fit this version.
-    """
-    run = RunFolder(folder)
-    run.require(run.recipe, f"withstand train RECIPE --out={folder}")
-    return run, parse_recipe(run.recipe)
-
-
-def load_run_model(run: RunFolder, recipe: Recipe, dataset: Dataset) -> nn.Module:
-    """The trained model of a run, on the CPU.
-
-    Raises:
-        RunFolderError: it is not trained to its end.
-        ModelError: its weights do not fit.
-    """
-    remedy = f"withstand train {run.recipe} --out={run.path}"
-    last = run.require(run.last_weights, remedy)  # written when training has come to its end
-    weights = last if recipe.evaluation.weights == "last" else run.require(run.best_weights, remedy)
-    model = build_model(recipe, dataset.info)
-    models.load_weights(model, weights)
-    return model
 
 
 def evaluate_run(
@@ -196,11 +112,15 @@ def evaluate_run(
         dataset,
         settings.attacks,
         settings.epsilons,
+        suite=settings.chosen_suite,
         certificates=settings.certificates,
         kernel_norms=settings.kernel_norms,
         noise=settings.noise,
+        corruptions=settings.corruptions,
+        smoothing=settings.smoothing,
         sampling=settings.sampling,
         others=_others(recipe) if bayes.is_stochastic(model) else {},
+        surrogates=load_surrogates(settings.chosen_suite, dataset),
         num_examples=settings.num_examples,
         batch_size=settings.batch_size,
         seed=recipe.seed,
@@ -230,11 +150,15 @@ def evaluate_run(
 
 
 def require_other_data(recipe: Recipe) -> None:
-    """Accepts the other data sets that an evaluation will read, before training takes its time.
+    """Accepts the other data sets and runs that an evaluation will read, before training takes its time.
 
     Raises:
-        DataError: one is unknown, missing or damaged, or its images have another shape.
+        DataError: a data set is unknown, missing or damaged, or its images have another shape.
+        WithstandError: a run is missing, or its model does not fit.
     """
+    suite = recipe.evaluation.chosen_suite
+    if suite is not None and suite.transfer_from:
+        load_surrogates(suite, load_data(recipe))
     others = _others(recipe) if recipe.model.bayes is not None else {}
     if others:
         require_others(recipe.evaluation.sampling, others, load_data(recipe).info)
@@ -269,35 +193,6 @@ def _measure_protocols(
         each.measure(model.to(device), test, batch_size=settings.batch_size, seed=recipe.seed)
         for each in settings.protocols
     ]
-
-
-def device_of(recipe: Recipe) -> torch.device:
-    """Where Fabric puts the model: the accelerator asked for, or the best there is.
-
-    Raises:
-        RecipeError: the accelerator is not to be had.
-    """
-    name = recipe.training.accelerator
-    try:
-        return Fabric(accelerator=name, devices=1).device
-    except (ImportError, RuntimeError, ValueError) as error:
-        raise RecipeError(
-            f"training.accelerator={name!r} is not to be had here ({error}). Leave it at auto."
-        ) from error
-
-
-def model_spec(recipe: Recipe, info: DatasetInfo) -> dict[str, Any]:
-    """How to build the model, as ``model.json`` holds it."""
-    return {
-        "name": recipe.model.name,
-        "normalize": recipe.model.normalize,
-        "options": recipe.model.options,
-        "parametrize": recipe.model.parametrize,
-        "bayes": None if recipe.model.bayes is None else asdict(recipe.model.bayes),
-        "dataset": info.name,
-        "input_shape": list(info.shape),
-        "num_classes": info.num_classes,
-    }
 
 
 def _write_environment(

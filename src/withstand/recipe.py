@@ -9,21 +9,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from withstand.attacks import Attack
+from withstand.attacks import Attack, SuiteLevel
 from withstand.bayes import Posterior
 from withstand.constraints import ParametrizationName
 from withstand.data import PartitionName
 from withstand.evaluation import (
     Certificate,
+    Corruptions,
     NoiseCurve,
     Protocol,
     Sampling,
+    Suite,
     plan_attacks,
     plan_certificates,
     require_sizes,
+    suite_budgets,
 )
 from withstand.kernel_norms import KernelNorms
 from withstand.objectives import CrossEntropy, Objective
+from withstand.smoothing import Smoothing
 from withstand.training import TrainingSettings
 
 __all__ = ["BayesSettings", "DataSettings", "EvaluationSettings", "ModelSettings", "Published", "Recipe"]
@@ -97,9 +101,13 @@ class EvaluationSettings:
     Args:
         attacks: Each is run at every epsilon, in its evaluation form.
         epsilons: Budgets in [0, 1] units; 8/255 may be written so.
+        suite: fast, standard, thorough, or more of it as in Suite: several kinds of attacks one after
+            another, and a search for signs of false robustness; attacks alone where null.
         certificates: What to prove, each at its own epsilons or at these.
         kernel_norms: How to bound the kernel norm of each class logit; not bounded where null.
         noise: At which levels of Gaussian noise to look at the answers; not measured where null.
+        corruptions: At which corruptions of the images, such as blur, to look at answers; none where null.
+        smoothing: How to certify the classifier that Gaussian noise makes of the net; not done where null.
         sampling: How to score a net with random weights; by default, where null, as Sampling has it.
         protocols: Published evaluations to repeat as published, such as SebrProtocol, beside honest ones.
         num_examples: Score only the first so many test examples; all where null.
@@ -112,9 +120,12 @@ class EvaluationSettings:
 
     attacks: list[Attack] = field(default_factory=list)
     epsilons: list[float] = field(default_factory=list)
+    suite: SuiteLevel | Suite | None = None
     certificates: list[Certificate] = field(default_factory=list)
     kernel_norms: KernelNorms | None = None
     noise: NoiseCurve | None = None
+    corruptions: Corruptions | None = None
+    smoothing: Smoothing | None = None
     sampling: Sampling | None = None
     protocols: list[Protocol] = field(default_factory=list)
     num_examples: int | None = None
@@ -124,7 +135,14 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         plan_attacks(self.attacks, self.epsilons)
         plan_certificates(self.certificates, self.epsilons)
+        if self.chosen_suite is not None:
+            suite_budgets(self.chosen_suite, self.attacks, self.certificates, self.epsilons)
         require_sizes(self.num_examples, self.batch_size)
+
+    @property
+    def chosen_suite(self) -> Suite | None:
+        """The suite with all its settings."""
+        return Suite(self.suite) if isinstance(self.suite, str) else self.suite
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,21 @@ from withstand.attacks import Attack
 from withstand.bayes import Posterior
 from withstand.constraints import Constraint
 from withstand.data import Deform
-from withstand.evaluation import Certificate, NoiseCurve, Protocol, Sampling, Uncertainty
+from withstand.evaluation import (
+    Certificate,
+    Corruptions,
+    NoiseCurve,
+    Protocol,
+    Sampling,
+    Suite,
+    Uncertainty,
+)
 from withstand.kernel_norms import KernelNorms
 from withstand.measures import Measure
 from withstand.recipe import BayesSettings, Recipe
 from withstand.recipe_items import Item, is_item, put
 from withstand.schedules import Schedule
+from withstand.smoothing import Smoothing
 from withstand.suggest import nearest
 from withstand.terms import Objective
 from withstand.training import Plateau, Rollback
@@ -277,7 +286,21 @@ def _class_parameters() -> Iterator[str]:
     """The settings of every class that a recipe can name."""
     pending: list[type] = [
         *(Objective, Attack, Constraint, Measure, Protocol, Schedule, Posterior, BayesSettings),
-        *(Certificate, KernelNorms, NoiseCurve, Sampling, Uncertainty, Deform, Plateau, Rollback, SGD, Adam),
+        *(
+            Certificate,
+            Corruptions,
+            KernelNorms,
+            NoiseCurve,
+            Sampling,
+            Smoothing,
+            Suite,
+            Uncertainty,
+            Deform,
+            Plateau,
+            Rollback,
+            SGD,
+            Adam,
+        ),
     ]
     while pending:
         cls = pending.pop()

@@ -107,6 +107,16 @@ class RunFolder:
         return self.path / "gallery.npz"
 
     @property
+    def extremes(self) -> Path:
+        """The examples proven with the smallest and the largest radii."""
+        return self.path / "extremes.npz"
+
+    @property
+    def evaluation(self) -> Path:
+        """What an evaluation has found so far, so that it need not be found again."""
+        return self.path / "evaluation"
+
+    @property
     def report(self) -> Path:
         """The page for people."""
         return self.path / "report.html"

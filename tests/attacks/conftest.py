@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import pytest
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks import PGD, AtMeans, Attack, Noise, cross_entropy, dlr, fgsm, margin
+from withstand.attacks import (
+    PGD,
+    AtMeans,
+    Attack,
+    AutoAttack,
+    Cascade,
+    FoolboxAttack,
+    Noise,
+    Transfer,
+    cross_entropy,
+    dlr,
+    fgsm,
+    margin,
+)
 from withstand.schedules import Linear, PerEpoch, Stages
 from withstand.types import Batch
 
@@ -40,14 +55,59 @@ PGDS: dict[str, PGD] = {
         step_size=Stages([0.02, 0.03], [2, 1]),
     ),
 }
+
+
+class AnyShape(nn.Module):
+    """Logits of four classes of images of whatever shape."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        """The mean pixel, and its square, up and down."""
+        mean = images.flatten(1).mean(dim=1)
+        return torch.stack([mean, -mean, mean.square(), -mean.square()], dim=1)
+
+
+TRANSFERS: dict[str, Attack] = {
+    f"transfer-{norms.label(p)}": Transfer(AnyShape(), PGD(p, EPSILON, num_steps=3), "Other Net")
+    for p in NORMS
+}
+# Few steps; those of the original length are in test_autoattack.
+PYAUTOATTACK: dict[str, Attack] = {
+    **{
+        attack.name: attack
+        for p in NORMS
+        for attack in (
+            AutoAttack(p, EPSILON, "apgd-ce", num_steps=4, num_restarts=2),
+            AutoAttack(p, EPSILON, "fab", num_steps=3),
+        )
+    },
+    "apgd-dlr-linf": AutoAttack(epsilon=EPSILON, part="apgd-dlr", num_steps=4),
+    "fab-t-l2": AutoAttack(2.0, EPSILON, "fab-t", num_steps=3),
+    "square-linf": AutoAttack(epsilon=EPSILON, part="square", num_queries=5),
+}
+FOOLBOX: dict[str, Attack] = {
+    "deepfool-l2": FoolboxAttack(2.0, EPSILON, "deepfool", num_steps=3),
+    "deepfool-linf": FoolboxAttack(math.inf, EPSILON, "deepfool", num_steps=3),
+    "boundary-l2": FoolboxAttack(2.0, EPSILON, "boundary", num_steps=20),
+}
+CASCADES: dict[str, Attack] = {
+    f"cascade-{norms.label(p)}": Cascade(
+        [PGD(p, EPSILON, num_steps=2), PGD(p, EPSILON, num_steps=3, loss=margin), Noise(p, EPSILON, 2)], "two"
+    )
+    for p in NORMS
+}
 ATTACKS: dict[str, Attack] = {
     **PGDS,
     **{f"means-{norms.label(p)}": AtMeans(PGD(norm=p, epsilon=EPSILON, num_steps=3)) for p in NORMS},
     **{f"noise-{n}-{norms.label(p)}": Noise(p, EPSILON, n) for p in NORMS for n in (1, 3)},
+    **TRANSFERS,
+    **CASCADES,
+    **(PYAUTOATTACK if find_spec("pyautoattack") else {}),
+    **(FOOLBOX if find_spec("foolbox") else {}),
 }
 QUERYING = {name: attack for name, attack in ATTACKS.items() if not name.startswith("noise-1")}
 # Those that may ask the device how it went, since they only evaluate.
-WAITING = {"stop", "stop-restarts-l2"}
+WAITING = {"stop", "stop-restarts-l2", *CASCADES, *PYAUTOATTACK, *FOOLBOX}
 TRAINING = {name: attack for name, attack in ATTACKS.items() if name not in WAITING}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import FrozenInstanceError, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from withstand import norms
-from withstand.attacks import PGD, Attack, Noise
+from withstand.attacks import PGD, Attack, AttackKind, Noise
 from withstand.types import Batch, DataError
 
 EPSILON = 0.1  # where every budget of the table ends
+AMPLE = 2.0  # a budget that all find something in, also those that return only what fools the model
 
 
 def _predictions(model: nn.Module, images: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ def test_one_seed_fixes_the_result(attack: Attack, net: nn.Module, batch: Batch)
     results = []
     for seed in (3, 3):
         torch.manual_seed(seed)
-        results.append(attack(net, *batch))
+        results.append(attack.at(AMPLE)(net, *batch))
     assert torch.equal(*results)
     assert not torch.equal(results[0], batch.images)
 
@@ -126,6 +128,15 @@ def test_it_has_words_for_itself(attack: Attack) -> None:
     assert norms.label(attack.ball_norm or 0.0) in attack.name
     assert norms.label(attack.ball_norm or 0.0) in attack.describe()
     assert attack.for_evaluation().name == attack.for_random_answers().name == attack.name
+
+
+def test_its_stages_are_of_its_budget(attack: Attack) -> None:
+    stages = attack.at(0.3).stages
+    assert stages
+    assert {stage.epsilon_at() for stage in stages} == {0.3}
+    assert {stage.ball_norm for stage in stages} == {attack.ball_norm}
+    assert all(stage.kind in get_args(AttackKind) for stage in stages)
+    assert all(list(stage.stages) == [stage] for stage in stages)
 
 
 def test_easing_lowers_the_budget_for_one_epoch_only(attack: Attack) -> None:

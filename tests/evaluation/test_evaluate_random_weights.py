@@ -126,7 +126,8 @@ def test_other_data_are_looked_at_without_labels(random_net: nn.Module, tiny_dat
     )
     clean, other = found.metrics["uncertainty"]["sets"]
     assert (other["name"], other["kind"], other["num_examples"]) == ("else", "out-of-distribution", 20)
-    assert (clean["accuracy"], other["accuracy"]) == (1.0, None)
+    assert clean["accuracy"] > 0.7  # of twenty, each by five draws
+    assert other["accuracy"] is None
     assert 0.2 < other["auroc"] < 0.8  # it is the same
 
 

@@ -14,13 +14,23 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.attacks import PGD, Attack, Noise
-from withstand.evaluation import AttackPlan, Judge, score_batch
-from withstand.evaluation.judge import random_judge
-from withstand.evaluation.rows import attack_batch
+from withstand.evaluation import AttackPlan, Judge, attack_batch
+from withstand.evaluation.attacking import OnAttacked
+from withstand.evaluation.judge import Answer, random_judge
+from withstand.evaluation.rows import CLEAN, Columns, Scores, column
 from withstand.types import Batch
 
 IMAGES = torch.full((3, 1, 2, 2), 0.5)
 LABELS = torch.tensor([0, 1, 1])
+
+
+def score_batch(
+    judge: Judge, batch: Batch, plans: list[AttackPlan], on_attacked: OnAttacked | None = None
+) -> Scores:
+    """Clean and under each attack."""
+    clean = judge.answer(*batch)
+    scores = attack_batch(judge, batch, clean, plans, on_attacked)
+    return scores._replace(columns={CLEAN: judge.share(clean.right).numpy(), **scores.columns})
 
 
 class Script(nn.Module):
@@ -84,10 +94,12 @@ def test_what_chose_an_image_is_not_what_is_reported_and_the_fallen_are_left_alo
     model = Script(*clean, *again, *attacked, *counted, *attacked_more, *counted_more)
     judge = Judge(model, model, num_repeats=2, is_random=True)
     seen: dict[str, Tensor] = {}
-    scores = score_batch(
-        judge, Batch(IMAGES, LABELS), [_plan([0.1, 0.2])], 7, lambda name, x: seen.update({name: x.clone()})
-    )
-    assert scores.columns["index"].tolist() == [7, 8, 9]
+
+    def on_attacked(plan: AttackPlan, epsilon: float, images: Tensor) -> Columns:
+        seen[column(plan.name, epsilon)] = images.clone()
+        return {}
+
+    scores = score_batch(judge, Batch(IMAGES, LABELS), [_plan([0.1, 0.2])], on_attacked)
     assert scores.columns["clean"].tolist() == [1.0, 1.0, 1.0]
     assert scores.columns["a@0.1"].tolist() == [1.0, 0.0, 0.5]
     assert scores.columns["a@0.2"].tolist() == [0.5, 0.5, 1.0]  # the fallen, too, is counted afresh
@@ -98,7 +110,7 @@ def test_what_chose_an_image_is_not_what_is_reported_and_the_fallen_are_left_alo
 
 def test_single_answers_are_asked_for_once_and_never_recover() -> None:
     model = Script([0, 1, 0], [1, 1], [1])
-    scores = score_batch(Judge.of(model), Batch(IMAGES, LABELS), [_plan([0.1, 0.2])], 0)
+    scores = score_batch(Judge.of(model), Batch(IMAGES, LABELS), [_plan([0.1, 0.2])])
     assert next(model._answers, None) is None
     columns = [scores.columns[name] for name in ("clean", "a@0.1", "a@0.2")]
     assert [each.tolist() for each in columns] == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
@@ -121,7 +133,7 @@ def test_an_attack_that_does_nothing_gains_nothing_nor_does_the_worst_of_three(n
     images = 0.5 + 0.5 * torch.rand(20_000, 1)
     judge = Judge(Coin(), Coin(), num_repeats, is_random=True)
     plans = [replace(_plan([1e-9, 2e-9, 3e-9]), name=name) for name in ("a", "b", "c")]
-    found = score_batch(judge, Batch(images, torch.zeros(20_000, dtype=torch.int64)), plans, 0).columns
+    found = score_batch(judge, Batch(images, torch.zeros(20_000, dtype=torch.int64)), plans).columns
     error = 0.44 / math.sqrt(20_000 * num_repeats)  # at most, of one share
     for name in ("clean", "a@1e-09", "a@3e-09", "c@3e-09", "worst-linf@1e-09", "worst-linf@3e-09"):
         assert found[name].mean() == pytest.approx(0.75, abs=4 * error)
@@ -141,7 +153,7 @@ def test_the_worst_of_several_is_the_one_whose_images_are_worst() -> None:
     judge = Judge(Coin(), Coin(), 20, is_random=True)
     plans = [_plan([0.2, 0.7]), AttackPlan(Darker(), [0.2, 0.7], "d", math.inf, is_random=True)]
     plans[0] = replace(plans[0], attack=Noise(num_samples=1))
-    found = score_batch(judge, Batch(images, labels), plans, 0).columns
+    found = score_batch(judge, Batch(images, labels), plans).columns
     assert found["d@0.7"].mean() == pytest.approx(0.1, abs=0.01)
     assert found["worst-linf@0.7"].mean() == pytest.approx(0.1, abs=0.03)  # few are misjudged
     assert found["a@0.7"].mean() > 0.3
@@ -164,7 +176,7 @@ def test_attacks_see_the_target_and_not_the_predictor() -> None:
     attack_batch(
         judge,
         Batch(IMAGES, LABELS),
-        torch.ones(3, dtype=torch.int64),
+        Answer(LABELS, torch.ones(3), torch.ones(3, dtype=torch.int64)),
         [AttackPlan(Spy(), [0.1], "a", math.inf)],
     )
     assert asked == [target]

@@ -25,6 +25,7 @@ from withstand.evaluation import (
     extend_evaluation,
     share,
 )
+from withstand.evaluation.judge import Judge
 from withstand.evaluation.noise import NOISE_MEASURES, NoiseMeter, score_noise
 from withstand.evaluation.summary import share_of
 from withstand.recipe_file import parse_recipe
@@ -90,7 +91,7 @@ def test_a_plane_is_crossed_as_often_as_the_normal_law_says(shell: bool) -> None
     weight = torch.linspace(-1.0, 1.5, 16)
     model = Sides(weight, 2.0)
     settings = NoiseCurve(num_levels=5, largest=0.4, shell=shell)
-    counts = counted(model, batch, settings).counts
+    counts = counted(model, batch, settings).counts["hits"]
     distance = ((batch.images.flatten(1) @ weight - 2.0).abs() / weight.norm()).double().numpy()
     prediction = model(batch.images).argmax(dim=1)
     is_right = (prediction == batch.labels).numpy()
@@ -108,7 +109,9 @@ def test_a_plane_is_crossed_as_often_as_the_normal_law_says(shell: bool) -> None
 
 
 def test_clipping_changes_nothing_of_a_threshold_on_one_pixel() -> None:
-    counts = counted(Sides(torch.ones(1), 0.5), batch_of(200, size=1), NoiseCurve(num_levels=3)).counts
+    counts = counted(Sides(torch.ones(1), 0.5), batch_of(200, size=1), NoiseCurve(num_levels=3)).counts[
+        "hits"
+    ]
     assert (counts[:, :2] == counts[:, 2:]).all()
     assert counts[2, 0] < 200
 
@@ -198,9 +201,9 @@ def test_draws_repeat_with_the_seed_whatever_came_before(
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.rand(5)
     again, other = (counted(tiny_model, batch, FEW, seed=seed) for seed in (3, 4))
-    assert (first.counts == again.counts).all()
+    assert (first.counts["hits"] == again.counts["hits"]).all()
     assert (first.columns["noise-accuracy"] == again.columns["noise-accuracy"]).all()
-    assert (first.counts != other.counts).any()
+    assert (first.counts["hits"] != other.counts["hits"]).any()
 
 
 def test_attacks_and_noise_find_the_same_beside_each_other(
@@ -291,19 +294,19 @@ def test_draws_of_an_example_narrow_no_interval() -> None:
 
 
 def test_batches_are_summed_up() -> None:
-    whole, parts = batch_of(30), NoiseMeter(FEW)
+    whole, meter = batch_of(30), NoiseMeter(FEW)
     model = Sides(torch.ones(16), 8.0)
     prediction = model(whole.images).argmax(dim=1)
-    counts = 0
+    counts = np.zeros((FEW.num_levels, len(NOISE_MEASURES)), dtype=np.int64)
     for start, stop in ((0, 20), (20, 30)):
         part = Batch(whole.images[start:stop], whole.labels[start:stop])
-        parts.score(model, part, prediction[start:stop], seed=start)
-        counts += counted(model, part, FEW, seed=start).counts
-    found = parts.summary()
-    assert [[each[name]["correct"] for name in NOISE_MEASURES] for each in found["levels"]] == np.asarray(
-        counts
-    ).tolist()
-    assert found["levels"][0]["accuracy"]["total"] == 60
+        found = meter.score(Judge.of(model), part, prediction[start:stop], seed=start)
+        assert (found.counts["hits"] == counted(model, part, FEW, seed=start).counts["hits"]).all()
+        counts += found.counts["hits"]
+    summary = meter.summary(pd.DataFrame({"clean": np.ones(30)}), {"hits": counts})
+    found_counts = [[each[name]["correct"] for name in NOISE_MEASURES] for each in summary["levels"]]
+    assert found_counts == counts.tolist()
+    assert summary["levels"][0]["accuracy"]["total"] == 60
 
 
 @pytest.mark.parametrize(

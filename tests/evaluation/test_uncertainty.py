@@ -89,10 +89,10 @@ def _model(std: float) -> nn.Module:
 def test_the_meter_sums_up_each_set(tiny_dataset: Dataset) -> None:
     meter = UncertaintyMeter(_model(1.0), Uncertainty(num_samples=30, num_bins=8), 3, most_rows=90)
     images, labels = tiny_dataset.test.images / 255, tiny_dataset.test.labels
-    parts = [
-        meter.observe("clean", "clean", images[part], labels[part]) for part in (slice(20), slice(20, 45))
-    ]
-    meter.observe("noise", "out-of-distribution", torch.rand(10, 1, 4, 4))
+    parts = [meter.observe("clean", images[part], labels[part]) for part in (slice(20), slice(20, 45))]
+    for part in parts:
+        meter.take("clean", "clean", part)
+    meter.take("noise", "out-of-distribution", meter.observe("noise", torch.rand(10, 1, 4, 4)))
     assert [len(part["expected-entropy"]) for part in parts] == [20, 25]
     clean, foreign = meter.summary()["sets"]
     together = np.concatenate([part["mutual-information"] for part in parts])
@@ -110,7 +110,7 @@ def test_the_meter_sums_up_each_set(tiny_dataset: Dataset) -> None:
 def test_weights_that_hardly_vary_leave_no_mutual_information(tiny_dataset: Dataset) -> None:
     meter = UncertaintyMeter(_model(1e-5), Uncertainty(num_samples=10), 3, most_rows=500)
     images = tiny_dataset.test.images / 255
-    found = meter.observe("clean", "clean", images)
+    found = meter.observe("clean", images)
     expected = entropies(bayes.mean_network(_model(1e-5))(images).log_softmax(1)[None]).predictive
     assert found["mutual-information"].max() < 1e-6
     assert found["entropy"] == pytest.approx(expected.detach().numpy(), abs=1e-3)

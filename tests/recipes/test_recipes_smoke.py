@@ -15,9 +15,9 @@ from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.evaluation import Sampling, evaluate
 from withstand.objectives import Adversarial, Certified, Objective
 from withstand.penalties import AdversarialPerturbation, DeformationStability
-from withstand.pipeline import build_model
 from withstand.recipe import Recipe
 from withstand.recipe_file import find_recipe, packaged_recipes, parse_recipe
+from withstand.runs import build_model
 from withstand.schedules import value_at
 from withstand.training import fit
 

@@ -67,6 +67,142 @@ def certified_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
     return metrics | {"certificates": [best, box, linf]}
 
 
+def _of_suite(point: dict[str, Any], felled: Mapping[str, int], right: int) -> dict[str, Any]:
+    """A point at which each attack was given what stood before it, of so many right ones."""
+    stages, standing = [], right
+    for name, number in felled.items():
+        stages.append({"name": name, "num_attacked": standing, "num_felled": number})
+        standing -= number
+    return point | _accuracy(standing) | {"stages": stages}
+
+
+def _suite() -> dict[str, Any]:
+    kinds = {"pgd-margin": "white-box", "apgd-dlr": "white-box", "square": "black-box"}
+    felled = {0.1: (60, 14, 0), 0.3: (530, 48, 3)}
+    curve = [
+        _of_suite({"epsilon": epsilon}, dict(zip(kinds, numbers, strict=True)), 981)
+        for epsilon, numbers in felled.items()
+    ]
+    stages = [{"name": name, "kind": kind, "description": f"{name} in words"} for name, kind in kinds.items()]
+    return {
+        "name": "standard-linf",
+        "norm": "inf",
+        "description": "A suite",
+        "curve": curve,
+        "stages": stages,
+    }
+
+
+def _corruptions() -> dict[str, Any]:
+    titles = {
+        "gaussian-blur": ("Gaussian blur", "standard deviation, pixels"),
+        "rotation": ("Rotation", "degrees"),
+    }
+    kinds = [
+        {
+            "name": name,
+            "title": title,
+            "parameter": parameter,
+            "levels": [
+                {"severity": severity, "value": 0.4 * severity} | _accuracy(980 - slope * severity)
+                for severity in range(1, 6)
+            ],
+        }
+        for slope, (name, (title, parameter)) in zip((60, 120), titles.items(), strict=True)
+    ]
+    return {"description": "How it was corrupted", "num_examples": 1000, "kinds": kinds, "mean": 0.71}
+
+
+def _smoothing() -> dict[str, Any]:
+    curve = [{"epsilon": epsilon, **_accuracy(n)} for epsilon, n in {0.5: 700, 0.25: 850, 1.0: 310}.items()]
+    return {
+        "description": "By sampling",
+        "noise_std": 0.25,
+        "failure_probability": 0.001,
+        "num_selection": 100,
+        "num_estimation": 10_000,
+        "num_examples": 1000,
+        "accuracy": _accuracy(940),
+        "abstained": _accuracy(12),
+        "curve": curve,
+        "radius": {"mean": 0.61, "median": 0.66, "largest": 0.9471},
+    }
+
+
+def _calibration() -> dict[str, Any]:
+    held = {12: (100, 0.82, 0.7), 13: (300, 0.9, 0.85), 14: (600, 0.98, 0.97)}
+    bins: list[dict[str, Any]] = [
+        {"lower": number / 15, "upper": (number + 1) / 15, "count": 0, "confidence": None, "accuracy": None}
+        for number in range(15)
+    ]
+    for number, (size, confidence, accuracy) in held.items():
+        bins[number] |= {"count": size, "confidence": confidence, "accuracy": accuracy}
+    return {"num_bins": 15, "error": 0.033, "bins": bins}
+
+
+def _classes() -> dict[str, Any]:
+    clean, attacked = {"cat": 98, "dog": 97, "ship": 99}, {"cat": 40, "dog": 12, "ship": 77}
+    rows = [
+        {
+            "class": name,
+            "clean": _accuracy(right, 100),
+            "attacked": _accuracy(attacked[name], 100),
+            "certified": None,
+        }
+        for name, right in clean.items()
+    ]
+    measure = {"name": "standard-linf", "norm": "inf", "epsilon": 0.3}
+    return {"attacked": measure, "certified": None, "rows": rows}
+
+
+def _confusion() -> dict[str, Any]:
+    attacked = {"name": "standard-linf", "norm": "inf", "epsilon": 0.3}
+    return {
+        "class_names": ["cat", "dog", "ship"],
+        "clean": [[98, 2, 0], [3, 97, 0], [0, 1, 99]],
+        "attacked": attacked | {"matrix": [[40, 55, 5], [80, 12, 8], [3, 20, 77]]},
+    }
+
+
+@pytest.fixture
+def measures(metrics: dict[str, Any]) -> dict[str, Any]:
+    """A summary in which everything beside the curves was measured too, to change at will."""
+    checks = [
+        ("vanishing-gradients", "Gradients do not vanish", True, "0 of 1,000 gradients are zero."),
+        ("transfer", "Transfer finds no more", None, "No other run was named."),
+        ("huge-epsilon", "A huge epsilon fells all", False, "At epsilon 1 accuracy is still 31.0 %."),
+    ]
+    keys = ("name", "title", "passed", "finding")
+    return metrics | {
+        "attacks": [_suite(), *metrics["attacks"]],
+        "checks": [dict(zip(keys, check, strict=True)) for check in checks],
+        "corruptions": _corruptions(),
+        "smoothing": _smoothing(),
+        "calibration": _calibration(),
+        "classes": _classes(),
+        "confusion": _confusion(),
+        "warnings": ["At epsilon 1 accuracy is still 31.0 %."],
+    }
+
+
+@pytest.fixture
+def extremes() -> dict[str, Any]:
+    """Two images with small radii and one with a large one, to change at will."""
+    images = np.full((2, 4, 4, 1), 90, dtype=np.uint8)
+    return {
+        "certificate": np.array("certified-l2"),
+        "class_names": np.array(["cat", "dog", "ship"]),
+        "smallest_images": images,
+        "smallest_index": np.array([4, 1203]),
+        "smallest_label": np.array([1, 2]),
+        "smallest_radius": np.array([0.00123, 0.004]),
+        "largest_images": images[:1],
+        "largest_index": np.array([17]),
+        "largest_label": np.array([0]),
+        "largest_radius": np.array([1.75]),
+    }
+
+
 @pytest.fixture
 def environment() -> dict[str, Any]:
     """An environment to change at will."""
@@ -117,6 +253,8 @@ def write_run(
                 (folder / file).write_text(text, encoding="utf-8")
         if only is None or "gallery.npz" in only:
             np.savez(folder / "gallery.npz", **contents.get("gallery", gallery))
+        if "extremes" in contents:
+            np.savez(folder / "extremes.npz", **contents["extremes"])
         return folder
 
     return write

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import pytest
 
 from withstand.reporting.families import by_train_size, families_of, levels_of, shared_name
-from withstand.reporting.group_figures import seeds_figure, tradeoff_figure
+from withstand.reporting.group_figures import legend_of, seeds_figure
 from withstand.reporting.seeds import Group, Mean
 
 TARGET = ("ℓ∞", 0.1)
@@ -55,7 +54,7 @@ def test_every_group_is_in_one_family_and_sizes_join_last() -> None:
 def test_what_is_scheduled_names_a_family() -> None:
     groups = [group("plain", radius__end=0), group("ball-1", radius__end=1), group("ball-2", radius__end=2)]
     assert [(family.name, family.word) for family in families_of(groups)] == [("radius", "radius")]
-    assert tradeoff_figure(groups, TARGET).plot["data"][0]["name"] == "radius"
+    assert legend_of(families_of(groups)[0]) == "radius"
 
 
 def test_truth_values_and_texts_join_nothing() -> None:
@@ -138,19 +137,3 @@ def test_levels_differ_in_colour_and_symbol_and_place() -> None:
 def test_many_groups_have_room() -> None:
     few, many = (seeds_figure([group(f"g{n}", n / 50, w=str(n)) for n in range(count)]) for count in (3, 40))
     assert many.height - few.height >= 37 * 30
-
-
-def test_figure_of_a_tradeoff() -> None:
-    groups = [group("p-1", 0.8, w=1), group("p-2", 0.6, w=2), group("plain", 0.9)]
-    figure = tradeoff_figure(groups, TARGET, "train_size=3")
-    line, single = figure.plot["data"]
-    assert (line["x"], line["y"], line["text"]) == ([0.8, 0.6], [0.4, 0.3], ["1", "2"])
-    assert "lines" in line["mode"]
-    assert single["mode"] == "markers"
-    assert line["marker"]["symbol"] != single["marker"]["symbol"]
-    assert line["name"] == "p (w)"
-    assert "ε" in figure.title
-    assert "train_size=3" in figure.title
-    assert "A line joins" in figure.caption
-    assert "A line joins" not in tradeoff_figure(groups[2:], TARGET).caption
-    assert json.dumps(figure.plot)

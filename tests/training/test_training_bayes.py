@@ -21,8 +21,8 @@ from withstand.dataset_info import KNOWN_DATASETS
 from withstand.measures import Measure
 from withstand.objectives import Adversarial, CrossEntropy, Objective, Variational
 from withstand.penalties import SpectralExpectation
-from withstand.pipeline import build_model, model_spec
 from withstand.recipe_file import parse_recipe
+from withstand.runs import build_model, model_spec
 from withstand.training import Observer, TrainingSettings, fit
 from withstand.training.checkpoint import Row
 from withstand.types import CheckpointError

@@ -1,20 +1,35 @@
 """Attacks: images near the given ones that the model gets wrong."""
 
 from withstand.attacks.at_means import AtMeans
-from withstand.attacks.base import Attack, BallAttack
+from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
+from withstand.attacks.base import Attack, AttackKind, BallAttack
+from withstand.attacks.cascade import Cascade
+from withstand.attacks.foolbox_attack import FoolboxAttack, FoolboxMethod
 from withstand.attacks.gradient import PGD, fgsm, steps_for
 from withstand.attacks.losses import cross_entropy, dlr, margin
 from withstand.attacks.noise import Noise
+from withstand.attacks.suites import SUITES, SuiteLevel, suite
+from withstand.attacks.transfer import Transfer
 
 __all__ = [
     "PGD",
+    "SUITES",
     "AtMeans",
     "Attack",
+    "AttackKind",
+    "AutoAttack",
+    "AutoAttackPart",
     "BallAttack",
+    "Cascade",
+    "FoolboxAttack",
+    "FoolboxMethod",
     "Noise",
+    "SuiteLevel",
+    "Transfer",
     "cross_entropy",
     "dlr",
     "fgsm",
     "margin",
     "steps_for",
+    "suite",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks.base import Attack
+from withstand.attacks.base import Attack, AttackKind
 from withstand.bayes import Predictor, at_means
 
 __all__ = ["AtMeans"]
@@ -61,6 +62,16 @@ class AtMeans(Attack):
     @override
     def eased(self, at: float) -> AtMeans:
         return replace(self, attack=self.attack.eased(at))
+
+    @property
+    @override
+    def kind(self) -> AttackKind:
+        return self.attack.kind
+
+    @property
+    @override
+    def stages(self) -> Sequence[Attack]:
+        return [replace(self, attack=stage) for stage in self.attack.stages]
 
     @property
     @override

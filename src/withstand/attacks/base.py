@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from withstand.modes import eval_mode
 from withstand.schedules import Schedule, value_at
 from withstand.types import DataError
 
-__all__ = ["Attack", "BallAttack", "Worst"]
+__all__ = ["Attack", "AttackKind", "BallAttack", "Worst"]
+
+AttackKind = Literal["white-box", "black-box", "transfer"]
 
 
 class Attack(ABC):
@@ -94,6 +97,19 @@ class Attack(ABC):
     @abstractmethod
     def describe(self) -> str:
         """A sentence of its settings, for a report."""
+
+    @property
+    def kind(self) -> AttackKind:
+        """What it knows of the model: its gradients, its answers alone, or another model instead."""
+        return "white-box"
+
+    @property
+    def stages(self) -> Sequence[Attack]:
+        """What it is made of: run one after another, each on the examples that still stand.
+
+        Itself, for all but a cascade.
+        """
+        return (self,)
 
 
 def _require_labels_in_range(model: nn.Module, images: Tensor, labels: Tensor, error: Exception) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks.base import BallAttack, Worst
+from withstand.attacks.base import AttackKind, BallAttack, Worst
 from withstand.attacks.losses import cross_entropy
 from withstand.modes import eval_mode
 from withstand.schedules import Eased
@@ -70,6 +70,11 @@ class Noise(BallAttack):
     @override
     def eased(self, at: float) -> Noise:
         return replace(self, epsilon=Eased(self.epsilon, at))
+
+    @property
+    @override
+    def kind(self) -> AttackKind:
+        return "black-box"
 
     @property
     @override

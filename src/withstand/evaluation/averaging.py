@@ -14,9 +14,12 @@ from torch import nn
 
 from withstand.attacks import AtMeans, Noise
 from withstand.data import Split, batches
+from withstand.evaluation.attacking import attack_batch
+from withstand.evaluation.identity import identity
 from withstand.evaluation.judge import Judge, random_judge
-from withstand.evaluation.rows import AttackPlan, Columns, attack_batch, column
+from withstand.evaluation.rows import AttackPlan, Columns, column
 from withstand.evaluation.sampling import Sampling
+from withstand.evaluation.store import Store
 from withstand.evaluation.summary import share
 
 __all__ = ["Judging", "find_judge", "has_settled", "sufficient"]
@@ -43,12 +46,19 @@ class Judging(NamedTuple):
     entry: dict[str, Any] | None = None
     warnings: Sequence[str] = ()
 
+    @property
+    def draws(self) -> Sequence[int | None]:
+        """How many draws answers and gradients average, and how often images are predicted."""
+        keys = ("num_samples", "num_repeats", "attack_samples")
+        return [] if self.entry is None else [self.entry[key] for key in keys]
+
 
 def find_judge(
     model: nn.Module,
     test: Split,
     plans: Sequence[AttackPlan],
     sampling: Sampling | None,
+    store: Store,
     *,
     batch_size: int,
     seed: int,
@@ -60,6 +70,7 @@ def find_judge(
         test: On the model's device.
         plans: The attacks that will be run.
         sampling: How to score it; None where its weights are not random.
+        store: What is known already; takes up what is found.
         batch_size: Images, or images times draws, that are passed through the model at once.
         seed: Of the attacks' random starts and of the draws.
 
@@ -72,17 +83,13 @@ def find_judge(
     entry, warnings = None, []
     if sampling.attack_samples is not None:
         draws = sampling.attack_samples
-        if draws == 1 and searching is not None:
-            warnings.append(
-                "Gradients not averaged: each attack step follows a single draw of the weights, so the "
-                "attacked accuracies are likely too high. Leave attack_samples out, and as many draws are "
-                "averaged as are found to suffice."
-            )
     elif searching is None:  # nothing has a gradient that draws enter
         draws = sampling.num_samples
     else:
         few = test.subset(torch.arange(min(sampling.sweep_examples, len(test))))
-        draws, entry = _Sweep(model, few, searching, sampling, batch_size, seed).run()
+        sweep = _Sweep(model, few, searching, sampling, batch_size, seed)
+        entry = store.noted(sweep.identity, sweep.run)
+        draws = entry["chosen"]
         warnings += _sweep_warnings(entry)
     gradient_draws = None if searching is None else draws
     found = {
@@ -156,8 +163,15 @@ class _Sweep:
     batch_size: int
     seed: int
 
-    def run(self) -> tuple[int, dict[str, Any]]:
-        """The number that suffices, and the entry ``sweep``.
+    @property
+    def identity(self) -> str:
+        """All that its result depends on, beside the model."""
+        scoring = replace(self.sampling, uncertainty=None)
+        settings = (scoring, self.plan.form, self.plan.epsilons, len(self.test), self.batch_size, self.seed)
+        return f"draws {identity(*settings)}"
+
+    def run(self) -> dict[str, Any]:
+        """The entry ``sweep``, with the number that suffices.
 
         It is of the budget at which single draws leave nearest to half of what is right.
 
@@ -172,7 +186,7 @@ class _Sweep:
         # numbers are tried: of few draws the accuracy varies so much that it may seem to have settled.
         draws = [2**power for power in range(self.sampling.most_attack_samples.bit_length())]
         levels = [self._shares(number, [epsilon])[1][epsilon] for number in draws]
-        entry = {
+        return {
             "attack": self.plan.name,
             "epsilon": epsilon,
             "num_examples": len(self.test),
@@ -182,8 +196,8 @@ class _Sweep:
                 for number, shares in zip(draws, levels, strict=True)
             ],
             "has_settled": has_settled(levels, self.sampling.tolerance),
+            "chosen": sufficient(draws, levels, self.sampling.tolerance),
         }
-        return sufficient(draws, levels, self.sampling.tolerance), entry
 
     @property
     def _num_repeats(self) -> int:
@@ -197,8 +211,8 @@ class _Sweep:
         clean: list[Shares] = []
         found: list[Columns] = []
         for batch in batches(self.test, max(1, self.batch_size // attack_samples)):
-            unattacked = judge.answer(batch.images, batch.labels).right
-            clean.append(judge.share(unattacked).cpu().numpy())
+            unattacked = judge.answer(batch.images, batch.labels)
+            clean.append(judge.share(unattacked.right).cpu().numpy())
             found.append(attack_batch(judge, batch, unattacked, [plan]).columns)
         names = {epsilon: column(plan.name, epsilon) for epsilon in epsilons}
         curve = {each: np.concatenate([part[name] for part in found]) for each, name in names.items()}

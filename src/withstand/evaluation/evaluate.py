@@ -2,79 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
 from withstand import bayes
-from withstand.attacks import Attack
+from withstand._version import __version__
+from withstand.attacks import Attack, SuiteLevel
 from withstand.data import Dataset, Split, batches
-from withstand.evaluation.averaging import Judging, find_judge
 from withstand.evaluation.certificate import (
     Certificate,
     CertificatePlan,
     plan_certificates,
     plan_default_attacks,
 )
-from withstand.evaluation.gallery import save_gallery
-from withstand.evaluation.kernel_norms import measure_kernel_norms
+from withstand.evaluation.corruptions import CorruptionMeter, Corruptions
+from withstand.evaluation.identity import identity, identity_of_model
+from withstand.evaluation.measuring import Evaluation, Ready, measure
+from withstand.evaluation.meter import Meter
 from withstand.evaluation.noise import NoiseCurve, NoiseMeter
+from withstand.evaluation.probes import GradientMeter, draws_answers
 from withstand.evaluation.proofs import Prover, provers
 from withstand.evaluation.rows import AttackPlan
 from withstand.evaluation.sampling import Sampling
-from withstand.evaluation.scoring import Wanted, observe_others, score_split
-from withstand.evaluation.summary import summarise
-from withstand.evaluation.uncertainty_meter import UncertaintyMeter, require_others
+from withstand.evaluation.scoring import Progress
+from withstand.evaluation.smoothing import SmoothingMeter
+from withstand.evaluation.store import Store
+from withstand.evaluation.suite import Suite, plan_suite, suite_budgets
+from withstand.evaluation.uncertainty_meter import require_others
 from withstand.kernel_norms import KernelNorms
 from withstand.models import check
 from withstand.modes import eval_mode
-from withstand.numerics import numerics
 from withstand.run_folder import RunFolder
+from withstand.smoothing import Smoothing
 
 __all__ = ["Evaluation", "device_of_model", "evaluate", "plan_attacks", "require_sizes"]
 
-_GALLERY_SIZE = 12
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found.
-
-    Attributes:
-        rows: One row a test example (see ``rows.score_batch``).
-        metrics: Accuracies with intervals, as ``metrics.json`` holds them.
-    """
-
-    rows: pd.DataFrame
-    metrics: dict[str, Any]
+_ASKED_TWICE = 32  # images, to see whether answers are drawn
 
 
 def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     model: nn.Module,
     dataset: Dataset,
-    attacks: Sequence[Attack],
-    epsilons: Sequence[float],
+    attacks: Sequence[Attack] = (),
+    epsilons: Sequence[float] = (),
     *,
+    suite: SuiteLevel | Suite | None = None,
     certificates: Sequence[Certificate] = (),
     kernel_norms: KernelNorms | None = None,
     noise: NoiseCurve | None = None,
+    corruptions: Corruptions | None = None,
+    smoothing: Smoothing | None = None,
     sampling: Sampling | None = None,
     others: Mapping[str, Dataset] = MappingProxyType({}),
+    surrogates: Mapping[str, nn.Module] = MappingProxyType({}),
     num_examples: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
     device: torch.device | str | None = None,
     out: Path | str | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    on_batch: Progress | None = None,
 ) -> Evaluation:
     """Scores the test split: clean, under each attack at each epsilon, certified, and under noise.
+
+    With a suite, attacks of several kinds are run one after another, each on what the ones before it left,
+    and signs of false robustness are looked for; what they show is in ``checks``, and a check that fails is
+    a warning.
+
+    What a run folder holds of the same model and data is not computed again: an evaluation that was stopped
+    goes on, and one that asks for more adds that.
 
     Every attack runs in its evaluation form (best iterate, restarts, stop when fooled), and its
     success is judged here. Accuracy at a larger epsilon is never above that at a smaller one, and
@@ -84,7 +85,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     norm at that epsilon. A certified example that falls stops the evaluation, once its image fools
     the model in float64 as well.
 
-    Of a model with random weights (``bayes.is_stochastic``) the mean probability over several draws is
+    Of a model with random weights (``bayes.is_stochastic``), and of any that answers differently when it is
+    asked twice, the mean probability over several draws is
     scored and attacked, several times an example, and the share of right predictions stands for right or
     wrong. Attacked images, and the worst of several attacks, are chosen by one set of predictions and counted
     on another, so that luck of the draws is no success of the attack; the orders above then hold up to
@@ -96,24 +98,28 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         attacks: Each is run at every epsilon; may be empty.
         epsilons: Budgets in [0, 1] units, in any order.
         certificates: What to prove, at their own epsilons or at these.
+        suite: fast, standard, thorough, or more of it in a ``Suite``; attacks alone where None.
         kernel_norms: How to bound the kernel norm of each class logit; not bounded where None.
         noise: At which levels of Gaussian noise to look at the answers; not measured where None.
+        corruptions: Which corruptions of the images to look at; none where None.
+        smoothing: How to certify the classifier that Gaussian noise makes of the model; not done where None.
         sampling: How to score a model with random weights; as ``Sampling()`` has it where None.
         others: Name -> data set: on their test images, too, the uncertainty of such a model is measured,
             on as many as are scored.
+        surrogates: Name -> another model, whose adversarial images a suite tries, too.
         num_examples: Score only the first so many test examples; all where None.
         batch_size: Examples a batch; examples times draws where weights are random.
         seed: Of the attacks' random starts and of the noise; each batch has its own, whatever came before.
         device: Where to run, and where the model is moved; where it is already, if None.
-        out: A run folder for ``examples.csv`` (written batch by batch), ``gallery.npz`` and
-            ``metrics.json``; nothing is written where None.
-        on_batch: Told after each batch how many examples are done, of how many.
+        out: A run folder for ``examples.csv``, ``gallery.npz`` and ``metrics.json``, and for what is found on
+            the way, in ``evaluation``; nothing is written where None.
+        on_batch: Told how many examples are done, of how many.
 
     Returns:
         Rows and metrics.
 
     Raises:
-        ValueError: a number is out of its range, or there are attacks or certificates but no epsilon.
+        ValueError: a number is out of its range, or there is no epsilon for attacks, certificates or a suite.
         ModelError: the model does not fit the data, or has an operation that nothing can be proven of, such
             as random weights.
         DataError: another data set is missing, or its images have another shape.
@@ -123,47 +129,71 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         RunFolderError: the folder cannot be written.
     """
     require_sizes(num_examples, batch_size)
-    sampling = (sampling or Sampling()) if bayes.is_stochastic(model) else None
-    require_others(sampling, others, dataset.info)
-    plans = plan_attacks(attacks, epsilons)
     proofs = plan_certificates(certificates, epsilons)
-    if proofs or kernel_norms is not None:
-        bayes.require_certain(model, to="certify its answers" if proofs else "bound its kernel norms")
-    plans += plan_default_attacks(proofs, plans)
-    plans = [replace(plan, is_random=sampling is not None) for plan in plans]
-    run = None if out is None else RunFolder(Path(out)).create()
+    chosen = Suite(suite) if isinstance(suite, str) else suite
+    budgets = {} if chosen is None else suite_budgets(chosen, attacks, certificates, epsilons)
+    plans = plan_attacks(attacks, epsilons)
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)
     test = _first(dataset.test, num_examples).to(place)
-    proving = _proving(model, proofs, test)
-    if run is not None:  # what a former evaluation left would not fit the rows to come
-        run.metrics.unlink(missing_ok=True)
-        run.gallery.unlink(missing_ok=True)
-    with (
-        eval_mode(model),
-        numerics("fp32"),
-        torch.random.fork_rng(),
-        bayes.sharing_deviations(model, bayes.Deviations()),  # the weights stay as they are
-    ):
-        measured: dict[str, Any] = {}
-        if kernel_norms is not None:  # before attacks that take their time, since bounds may contradict
-            names = dataset.info.class_names
-            measured["kernel_norms"] = measure_kernel_norms(model, test, kernel_norms, names, seed=seed)
-        judging = find_judge(model, test, plans, sampling, batch_size=batch_size, seed=seed)
-        uncertainty = _uncertainty_meter(model, sampling, dataset, batch_size)
-        wanted = Wanted(judging, plans, proving, None if noise is None else NoiseMeter(noise), uncertainty)
-        rows, withdrawn = score_split(test, wanted, seed=seed, out=run, on_batch=on_batch)
-        if uncertainty is not None:
-            foreign = {name: _first(other.test, len(test)).to(place) for name, other in others.items()}
-            observe_others(uncertainty, foreign, batch_size=batch_size, seed=seed)
-        found = summarise(rows, plans, proofs, withdrawn, draws=judging.judge.num_repeats)
-        found["warnings"] += judging.warnings
-        metrics = {**_about(dataset, test), **found, **measured, **wanted.measured()}
-        if run is not None:
-            torch.manual_seed(seed)
-            _save_gallery(run, judging, test, plans, metrics, dataset.info.class_names)
-            run.write_json(run.metrics, metrics)
-    return Evaluation(rows, metrics)
+    is_random = _is_random(model, test)
+    sampling = (sampling or Sampling()) if is_random else None
+    require_others(sampling, others, dataset.info)
+    if proofs or kernel_norms is not None:
+        bayes.require_certain(model, to="certify its answers" if proofs else "bound its kernel norms")
+    if chosen is not None:
+        others_here = {name: each.to(place) for name, each in surrogates.items()}
+        plans += plan_suite(chosen, budgets, dataset.info.num_classes, others_here, is_random=is_random)
+    plans += plan_default_attacks(proofs, plans)
+    plans = [replace(plan, is_random=is_random) for plan in plans]
+    ready = Ready(
+        model=model,
+        info=dataset.info,
+        test=test,
+        plans=plans,
+        proofs=proofs,
+        proving=_proving(model, proofs, test),
+        meters=_meters(noise, corruptions, smoothing, is_attacked=bool(plans), is_random=is_random),
+        kernel_norms=kernel_norms,
+        sampling=sampling,
+        others={name: _first(other.test, len(test)).to(place) for name, other in others.items()},
+        suite_norms=list(budgets),
+        batch_size=batch_size,
+        seed=seed,
+    )
+    run = None if out is None else RunFolder(Path(out)).create()
+    return measure(ready, _store(run, model, dataset), run, on_batch)
+
+
+def _store(run: RunFolder | None, model: nn.Module, dataset: Dataset) -> Store:
+    """What the run folder knows of this very model and data."""
+    if run is None:
+        return Store(None, "")
+    return Store(run.evaluation, identity(identity_of_model(model), dataset.fingerprint, __version__))
+
+
+def _is_random(model: nn.Module, test: Split) -> bool:
+    """Whether its answers are drawn, by random weights or by anything else."""
+    if bayes.is_stochastic(model):
+        return True
+    with eval_mode(model), torch.random.fork_rng():
+        return draws_answers(model, next(batches(test, _ASKED_TWICE)).images)
+
+
+def _meters(
+    noise: NoiseCurve | None,
+    corruptions: Corruptions | None,
+    smoothing: Smoothing | None,
+    *,
+    is_attacked: bool,
+    is_random: bool,
+) -> list[Meter]:
+    return [
+        *([] if noise is None else [NoiseMeter(noise, is_random=is_random)]),
+        *([] if corruptions is None else [CorruptionMeter(corruptions)]),
+        *([] if smoothing is None else [SmoothingMeter(smoothing)]),
+        *([GradientMeter()] if is_attacked else []),
+    ]
 
 
 def _proving(model: nn.Module, proofs: Sequence[CertificatePlan], test: Split) -> list[Prover]:
@@ -174,41 +204,8 @@ def _proving(model: nn.Module, proofs: Sequence[CertificatePlan], test: Split) -
     return found
 
 
-def _about(dataset: Dataset, test: Split) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "dataset": dataset.info.name,
-        "num_examples": len(test),
-        "num_classes": dataset.info.num_classes,
-    }
-
-
 def _first(test: Split, num_examples: int | None) -> Split:
     return test if num_examples is None else test.subset(torch.arange(min(num_examples, len(test))))
-
-
-def _uncertainty_meter(
-    model: nn.Module, sampling: Sampling | None, dataset: Dataset, most_rows: int
-) -> UncertaintyMeter | None:
-    if sampling is None or sampling.uncertainty is None:
-        return None
-    return UncertaintyMeter(model, sampling.uncertainty, dataset.info.num_classes, most_rows)
-
-
-def _save_gallery(
-    run: RunFolder,
-    judging: Judging,
-    test: Split,
-    plans: Sequence[AttackPlan],
-    metrics: Mapping[str, Any],
-    class_names: Sequence[str],
-) -> None:
-    """Images under the first attack; none where there is no attack."""
-    if not plans:
-        return
-    few = next(batches(test, min(_GALLERY_SIZE, len(test))))
-    shown = plans[0].form.at(_telling_epsilon(metrics))
-    save_gallery(run.gallery, judging.judge, few, shown, class_names)
 
 
 def require_sizes(num_examples: int | None, batch_size: int) -> None:
@@ -227,13 +224,6 @@ def device_of_model(model: nn.Module) -> torch.device:
     """Where its weights are; the CPU where it has none."""
     state = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if state is None else state.device
-
-
-def _telling_epsilon(metrics: Mapping[str, Any]) -> float:
-    """The largest budget of the first attack at which the model does better than chance."""
-    curve = metrics["attacks"][0]["curve"]
-    better = [point["epsilon"] for point in curve if point["accuracy"] > 1 / metrics["num_classes"]]
-    return float(max(better, default=curve[0]["epsilon"]))
 
 
 def plan_attacks(attacks: Sequence[Attack], epsilons: Sequence[float]) -> list[AttackPlan]:

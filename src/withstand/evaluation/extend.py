@@ -9,24 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from withstand import bayes
 from withstand.data import Dataset, Split, batches
+from withstand.evaluation.attacking import attack_batch
 from withstand.evaluation.certificate import Certificate, CertificatePlan
-from withstand.evaluation.evaluate import Evaluation, device_of_model
+from withstand.evaluation.evaluate import device_of_model
+from withstand.evaluation.evidence import evidence_of
 from withstand.evaluation.extension import Extension, FormerEvaluation, is_whole, plan_extension
-from withstand.evaluation.judge import Judge
-from withstand.evaluation.laws import Outcome, require_lawful
-from withstand.evaluation.proofs import (
-    Evidence,
-    Former,
-    Proven,
-    Prover,
-    outcomes_of,
-    provers,
-)
-from withstand.evaluation.rows import CLEAN, AttackPlan, Columns, Scores, attack_batch, column
+from withstand.evaluation.judge import Answer, Judge
+from withstand.evaluation.laws import require_lawful
+from withstand.evaluation.measuring import Evaluation
+from withstand.evaluation.proofs import Former, Proven, Prover, outcomes_of, provers
+from withstand.evaluation.rows import CLEAN, AttackPlan, Columns, Scores, column, prediction_column, shown
 from withstand.evaluation.scoring import batch_seed
 from withstand.evaluation.summary import (
     attack_summary,
@@ -148,7 +144,8 @@ def _with_columns(former: FormerEvaluation, plans: Extension) -> pd.DataFrame:
     rows = former.rows.drop(columns=[name for name in former.rows if _is_left_over(former, str(name))])
     attacked = [column(plan.name, epsilon) for plan in plans.fresh for epsilon in plan.epsilons]
     proven = [column(plan.name, epsilon) for plan in plans.proofs for epsilon in plan.epsilons]
-    new = dict.fromkeys([*attacked, *proven], "Int64")
+    predicted = [prediction_column(plan.name, epsilon) for plan in plans.fresh for epsilon in plan.epsilons]
+    new = dict.fromkeys([*attacked, *predicted, *proven], "Int64")
     new |= {radius_column(plan.name): "Float64" for plan in plans.proofs if plan.certificate.radius}
     room = {name: pd.Series(pd.NA, rows.index, dtype=kind) for name, kind in new.items() if name not in rows}
     return pd.concat([rows, pd.DataFrame(room, index=rows.index)], axis=1)
@@ -169,17 +166,27 @@ def _extend(
     model: nn.Module, batch: Batch, rows: pd.DataFrame, plans: Extension, proving: Sequence[Prover]
 ) -> tuple[Columns, dict[str, Proven]]:
     """What is new of a batch: columns, and what each certificate gave."""
-    clean = torch.from_numpy(rows[CLEAN].to_numpy(dtype=bool)).long().to(batch.labels.device)
-    scores = attack_batch(Judge.of(model), batch, clean, plans.fresh)
+    clean = _answer(rows, batch)
+    judge = Judge.of(model)
+    scores = attack_batch(judge, batch, clean, plans.fresh)
     attacked = _attack_columns(rows, scores, plans.attacks)
     outcomes = outcomes_of({CLEAN: rows[CLEAN].to_numpy(), **attacked}, plans.attacks)
-    evidence = _evidence(model, batch, scores, plans.attacks)
+    evidence = evidence_of(judge, batch, scores, plans.attacks)
     proven = {
         each.plan.name: each.prove(batch, outcomes, evidence, _before(rows, each.plan, plans))
         for each in proving
     }
     columns = {name: values for each in proven.values() for name, values in each.columns.items()}
-    return {**attacked, **columns}, proven
+    return shown({**attacked, **columns}), proven
+
+
+def _answer(rows: pd.DataFrame, batch: Batch) -> Answer:
+    """The clean answers, as the rows have them."""
+    names = ("prediction", "confidence", CLEAN)
+    prediction, confidence, right = (
+        torch.tensor(rows[name].to_numpy()).to(batch.labels.device) for name in names
+    )
+    return Answer(prediction, confidence, right.long())
 
 
 def _attack_columns(rows: pd.DataFrame, scores: Scores, attacks: Sequence[AttackPlan]) -> Columns:
@@ -192,25 +199,7 @@ def _attack_columns(rows: pd.DataFrame, scores: Scores, attacks: Sequence[Attack
             for name in names
         ]
         columns |= zip(names, np.minimum.accumulate(np.stack(found), axis=0), strict=True)
-    return columns
-
-
-def _evidence(model: nn.Module, batch: Batch, scores: Scores, attacks: Sequence[AttackPlan]) -> Evidence:
-    """The images that fooled the model: kept just now, or made again where they were not."""
-    by_name = {plan.name: plan.attack for plan in attacks}
-
-    def images(outcome: Outcome, rows: Tensor) -> Tensor:
-        clean = batch.images[rows]
-        if outcome.norm is None:
-            return clean
-        found = scores.fooling.get(outcome.attack, batch.images)[rows]
-        unknown = (found == clean).flatten(1).all(dim=1)
-        if unknown.any():
-            attack = by_name[outcome.attack].at(outcome.epsilon).for_evaluation()
-            found[unknown] = attack(model, clean[unknown], batch.labels[rows][unknown])
-        return found
-
-    return images
+    return {**scores.columns, **columns}
 
 
 def _before(rows: pd.DataFrame, plan: CertificatePlan, plans: Extension) -> Former:

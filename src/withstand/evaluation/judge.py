@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from withstand import bayes
 
-__all__ = ["Answer", "Judge", "random_judge"]
+__all__ = ["Answer", "Judge", "Weighed", "random_judge"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,20 @@ class Answer:
     prediction: Tensor
     confidence: Tensor
     right: Tensor
+
+
+class Weighed(NamedTuple):
+    """How right the predictions of a batch are.
+
+    Attributes:
+        right: float64 tensor (batch,). The whole part is at how many repeats they are right. What is beyond
+            it tells apart images that are right equally often, where answers are drawn: half the mean
+            probability of the true class.
+        prediction: The class of the largest mean probability (batch,).
+    """
+
+    right: Tensor
+    prediction: Tensor
 
 
 @dataclass(frozen=True)
@@ -62,27 +77,33 @@ class Judge:
         return Answer(prediction, confidence, right)
 
     @torch.no_grad()
-    def weigh(self, images: Tensor, labels: Tensor) -> Tensor:
-        """How right the predictions are: float64 (batch,).
+    def predict(self, images: Tensor) -> Tensor:
+        """The classes (batch,) of images (batch, …), asked once."""
+        logits: Tensor = self.predictor(images)
+        return logits.argmax(dim=1)
 
-        The whole part is at how many repeats they are right. What is beyond it tells apart images that are
-        right equally often, where answers are drawn: half the mean probability of the true class.
+    @torch.no_grad()
+    def weigh(self, images: Tensor, labels: Tensor) -> Weighed:
+        """How right the predictions are, and which class they say.
 
         Args:
             images: Float tensor (batch, …) in [0, 1].
             labels: int64 tensor (batch,).
         """
+        if not self.is_random:
+            prediction = self.predict(images)
+            return Weighed((prediction == labels).double() * self.num_repeats, prediction)
         right = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
-        truth = torch.zeros_like(right)
+        repeats = []
         for _ in range(self.num_repeats):
-            logits = self.predictor(images)
-            right += logits.argmax(dim=1) == labels
-            if self.is_random:
-                truth += logits.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
-        return right + truth / (2 * self.num_repeats)
+            repeats.append(self.predictor(images).softmax(dim=1))
+            right += repeats[-1].argmax(dim=1) == labels
+        mean = torch.stack(repeats).mean(dim=0)
+        truth = mean.gather(1, labels[:, None]).squeeze(1).double()
+        return Weighed(right + truth / 2, mean.argmax(dim=1))
 
     def weigh_again(self, images: Tensor, labels: Tensor, weighed: Tensor) -> Tensor:
-        """How right they are by predictions that chose nothing: float64 (batch,), as ``weigh`` has it.
+        """How right they are by predictions that chose nothing: float64 (batch,), as ``Weighed`` has it.
 
         Images that were chosen since few of their predictions were right would have been right more often
         than that. Only where answers are drawn are they asked for again.
@@ -92,7 +113,7 @@ class Judge:
             labels: int64 tensor (batch,).
             weighed: What was found of these images.
         """
-        return self.weigh(images, labels) if self.is_random else weighed
+        return self.weigh(images, labels).right if self.is_random else weighed
 
     def share(self, right: Tensor) -> Tensor:
         """What a row holds of a count: 0 or 1 where there is one repeat, else the share of the repeats."""

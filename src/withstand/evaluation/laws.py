@@ -15,13 +15,24 @@ from numpy.typing import NDArray
 
 from withstand.types import CertificateError
 
-__all__ = ["Claims", "Conflict", "Outcome", "Violation", "conflicts", "contradictions", "require_lawful"]
+__all__ = [
+    "Attained",
+    "Claims",
+    "Conflict",
+    "Outcome",
+    "Violation",
+    "conflicts",
+    "contradictions",
+    "overstated",
+    "require_lawful",
+]
 
 RADIUS_TOLERANCE = 1e-3
 """How far, relative, a certified radius may stay below the largest that can be certified."""
 
 _SAME = 1e-6  # relative: epsilons that are one but for how they were written
 _ROUNDING = 1e-9  # of margins in float64
+_MARGIN_ROUNDING = 1e-6  # of margins of a point and of a set around it, by different arithmetic
 _LISTED = 10
 
 
@@ -164,6 +175,43 @@ def contradictions(claims: Claims, farthest: float) -> list[Violation]:
         for epsilon, rows, fault in found
         if rows.any()
     ]
+
+
+class Attained(NamedTuple):
+    """What an attack came down to.
+
+    Attributes:
+        attack: Its name.
+        epsilon: Its budget, in the certificate's norm; 0 for the clean images.
+        margins: Of its images, in float64: the true logit minus the best other one (batch,).
+    """
+
+    attack: str
+    epsilon: float
+    margins: NDArray[np.float64]
+
+
+def overstated(claims: Claims, attained: Sequence[Attained]) -> list[Violation]:
+    """Where the margin of an image within epsilon is below the bound of all such margins.
+
+    So a bound that is too high is seen even where it decides nothing.
+
+    Args:
+        claims: As computed.
+        attained: Of attacks in the claims' norm, and of the clean images.
+    """
+    found = []
+    for each in attained:
+        for epsilon, bounds in zip(claims.epsilons, claims.margins, strict=True):
+            if each.epsilon > epsilon * (1 + _SAME):
+                continue
+            rows = np.flatnonzero(each.margins < bounds - _MARGIN_ROUNDING * (1 + np.abs(each.margins)))
+            if len(rows):
+                fault = (
+                    f"bounded above the margin that {each.attack} reaches within epsilon {each.epsilon:.6g}"
+                )
+                found.append(Violation(claims.name, epsilon, rows.tolist(), fault))
+    return found
 
 
 def require_lawful(violations: Sequence[Violation], first_index: int, kept_in: str) -> None:

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import override
 
 from withstand import norms
+from withstand.evaluation.judge import Judge
+from withstand.evaluation.meter import Counts, Found, Meter
 from withstand.evaluation.rows import Columns
 from withstand.evaluation.summary import NOISE_ACCURACY, NOISE_AGREEMENT, share_of
 from withstand.types import Batch
 
-__all__ = ["NOISE_MEASURES", "NoiseCurve", "NoiseMeter", "NoiseScores", "score_noise"]
+__all__ = ["NOISE_MEASURES", "NoiseCurve", "NoiseMeter", "score_noise"]
 
 NOISE_MEASURES = ("agreement", "accuracy", "clipped_agreement", "clipped_accuracy")
 """What is counted at each level: the same answer as without noise and the right one, of the noisy image and
 of the noisy image clipped to [0, 1]."""
+
+_HITS = "hits"
+_DRAWN_AFRESH = (
+    "; each answer is a fresh prediction, so agreement falls below 1 by the draws of the weights alone"
+)
 
 
 @dataclass(frozen=True)
@@ -70,24 +79,10 @@ class NoiseCurve:
         )
 
 
-class NoiseScores(NamedTuple):
-    """What noise did to one batch.
-
-    Attributes:
-        columns: Column name -> array (batch,): the share of levels and draws at which the model is right,
-            and at which it answers as without noise; without clipping.
-        counts: Array (levels, measures) of how many images and draws hold, in the order of
-            ``NOISE_MEASURES``.
-    """
-
-    columns: Columns
-    counts: NDArray[np.int64]
-
-
 @torch.no_grad()
 def score_noise(
     model: nn.Module, batch: Batch, prediction: Tensor, settings: NoiseCurve, *, seed: int
-) -> NoiseScores:
+) -> Found:
     """Scores one batch under noise; level 0 is exact, since nothing is drawn for it.
 
     Args:
@@ -97,6 +92,11 @@ def score_noise(
         prediction: Its classes of the images without noise, (batch,).
         settings: How much noise.
         seed: Of the draws, which leave torch's own random state alone.
+
+    Returns:
+        Columns with the share of levels and draws at which the model is right, and at which it answers as
+        without noise, without clipping; and the count ``hits`` (levels, measures) of images and draws that
+        hold, in the order of ``NOISE_MEASURES``.
     """
     generator = torch.Generator(batch.images.device).manual_seed(seed)
     levels = [_hits_at(model, batch, prediction, settings, level, generator) for level in settings.levels]
@@ -106,43 +106,52 @@ def score_noise(
         NOISE_ACCURACY: shares[NOISE_MEASURES.index("accuracy")],
         NOISE_AGREEMENT: shares[NOISE_MEASURES.index("agreement")],
     }
-    return NoiseScores(columns, hits.sum(axis=2))
+    return Found(columns, {_HITS: hits.sum(axis=2)})
 
 
-class NoiseMeter:
-    """Scores batches under noise, and sums up what it has found.
+class NoiseMeter(Meter):
+    """Scores batches under noise.
 
     Args:
         settings: How much noise.
+        is_random: Whether the model draws its answers, which the summary says then.
     """
 
-    def __init__(self, settings: NoiseCurve) -> None:
+    def __init__(self, settings: NoiseCurve, *, is_random: bool = False) -> None:
         self._settings = settings
-        self._counts = np.zeros((settings.num_levels, len(NOISE_MEASURES)), dtype=np.int64)
-        self._num_examples = 0
+        self._is_random = is_random
 
-    def score(self, model: nn.Module, batch: Batch, prediction: Tensor, *, seed: int) -> Columns:
-        """The columns of one more batch (see ``score_noise``)."""
-        found = score_noise(model, batch, prediction, self._settings, seed=seed)
-        self._counts += found.counts
-        self._num_examples += len(batch.labels)
-        return found.columns
+    @property
+    @override
+    def settings(self) -> NoiseCurve:
+        return self._settings
 
-    def summary(self) -> dict[str, Any]:
-        """The entry ``noise`` of ``metrics.json``, of all batches so far, at least one.
+    @property
+    @override
+    def entry(self) -> str:
+        return "noise"
+
+    @override
+    def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
+        return score_noise(judge.predictor, batch, prediction, self._settings, seed=seed)
+
+    @override
+    def summary(self, rows: pd.DataFrame, counts: Counts) -> dict[str, Any]:
+        """As ``Meter.summary``.
 
         ``area`` is that under each curve by the trapezoid rule, divided by the range of noise_std;
         ``mean`` the mean over levels. Both lie in [0, 1].
         """
         draws = self._settings.num_draws
-        total = self._num_examples * draws
-        shares = self._counts / total
+        total = len(rows) * draws
+        hits = counts[_HITS]
+        shares = hits / total
         levels = [
-            {"noise_std": level} | {name: share_of(int(n), total, draws) for name, n in _named(counts)}
-            for level, counts in zip(self._settings.levels, self._counts, strict=True)
+            {"noise_std": level} | {name: share_of(int(n), total, draws) for name, n in _named(found)}
+            for level, found in zip(self._settings.levels, hits, strict=True)
         ]
         return {
-            "description": self._settings.describe(),
+            "description": self._settings.describe() + (_DRAWN_AFRESH if self._is_random else ""),
             "settings": asdict(self._settings),
             "num_draws": draws,
             "levels": levels,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,18 +18,20 @@ from withstand.certificates import Certifier
 from withstand.evaluation.certificate import CertificatePlan
 from withstand.evaluation.laws import (
     RADIUS_TOLERANCE,
+    Attained,
     Claims,
     Conflict,
     Outcome,
     Violation,
     conflicts,
     contradictions,
+    overstated,
 )
 from withstand.evaluation.rows import CLEAN, AttackPlan, Columns, column
 from withstand.run_folder import radius_column
 from withstand.types import Batch
 
-__all__ = ["Evidence", "Former", "Proven", "Prover", "outcomes_of", "provers"]
+__all__ = ["Evidence", "Former", "Proven", "Prover", "margin_column", "outcomes_of", "provers"]
 
 # Of epsilon, so that an image projected to it lies within epsilon whatever float64 rounds.
 _INSIDE = 1 - 1e-9
@@ -57,10 +61,12 @@ class Former(NamedTuple):
     Attributes:
         certified: Epsilon -> bools (batch,).
         radius: Certified radii (batch,), or None.
+        margins: Epsilon -> lower bounds of the margin (batch,), where they are known.
     """
 
     certified: Mapping[float, NDArray[np.bool_]]
     radius: NDArray[np.float64] | None
+    margins: Mapping[float, NDArray[np.float64]] = MappingProxyType({})
 
 
 _NOTHING_BEFORE = Former({}, None)
@@ -109,6 +115,11 @@ class Prover:
         self.plan = plan
         self._certifier = certifier
 
+    def at(self, epsilons: Sequence[float], *, radius: bool) -> Prover:
+        """The same certificate at other budgets, with the radius or without it."""
+        certificate = replace(self.plan.certificate, radius=radius)
+        return Prover(CertificatePlan(certificate, epsilons), self._certifier)
+
     def try_on(self, batch: Batch) -> None:
         """Bounds a batch at the first budget, for the errors that this may raise.
 
@@ -124,6 +135,7 @@ class Prover:
         outcomes: Sequence[Outcome],
         evidence: Evidence,
         former: Former = _NOTHING_BEFORE,
+        attained: Sequence[Attained] = (),
     ) -> Proven:
         """Certifies a batch and checks the laws.
 
@@ -135,8 +147,10 @@ class Prover:
             outcomes: What attacks left of it, the clean images included.
             evidence: Gives the images that fooled the model.
             former: What was proven of it before.
+            attained: The margins that attacks in this norm came down to.
         """
         claims = self._claims(batch, former)
+        overstatements = overstated(claims, attained)
         violations: list[Violation] = []
         if self.plan.certificate.is_nested:
             violations += contradictions(claims, self._farthest(batch.images))
@@ -152,12 +166,13 @@ class Prover:
         withdrawn = sorted(unconfirmed - refuted)
         for row in withdrawn:
             claims = claims.without(np.array([row]), _fell_at(row, claims.norm, outcomes))
-        return Proven(self._columns(claims), violations, len(withdrawn))
+        return Proven(self._columns(claims), [*violations, *overstatements], len(withdrawn))
 
     def _claims(self, batch: Batch, former: Former) -> Claims:
         settings = self.plan.certificate
         certified = dict(former.certified)
-        margins = {epsilon: np.full(len(batch.labels), math.nan) for epsilon in certified}
+        unknown = np.full(len(batch.labels), math.nan)
+        margins = {epsilon: former.margins.get(epsilon, unknown) for epsilon in certified}
         for epsilon in self.plan.epsilons:
             found = self._certifier.certify(batch.images, batch.labels, norm=settings.norm, epsilon=epsilon)
             certified[epsilon] = found.certified.cpu().numpy()
@@ -183,16 +198,23 @@ class Prover:
         """No two images in [0, 1] are farther apart, and no radius is looked for beyond."""
         return 1.0 if self.plan.certificate.norm == math.inf else math.sqrt(images[0].numel())
 
+    def margins_at(self, batch: Batch, images: Tensor, epsilon: float) -> NDArray[np.float64]:
+        """The margins (batch,), in float64, of images brought to within epsilon of a batch."""
+        logits = self._certifier.predict(self._within(batch.images.double(), images, epsilon))
+        found: NDArray[np.float64] = _margin(logits, batch.labels).cpu().numpy()
+        return found
+
+    def _within(self, clean: Tensor, images: Tensor, epsilon: float) -> Tensor:
+        delta = norms.project(images.double() - clean, self.plan.certificate.norm, epsilon * _INSIDE)
+        return (clean + delta).clamp(0.0, 1.0)
+
     def _is_refuted(self, batch: Batch, conflict: Conflict, evidence: Evidence) -> NDArray[np.bool_]:
         """Whether the exact model is wrong within epsilon; a tie is wrong."""
         rows = torch.from_numpy(conflict.rows).to(batch.labels.device)
         clean, labels = batch.images[rows].double(), batch.labels[rows]
         norm = self.plan.certificate.norm
-        delta = evidence(conflict.outcome, rows).double() - clean
-        near = (clean + norms.project(delta, norm, conflict.epsilon * _INSIDE)).clamp(0.0, 1.0)
-        logits = self._certifier.predict(near)
-        true = logits.gather(1, labels[:, None]).squeeze(1)
-        is_right = true > logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
+        near = self._within(clean, evidence(conflict.outcome, rows), conflict.epsilon)
+        is_right = _margin(self._certifier.predict(near), labels) > 0
         is_inside = norms.norm(near - clean, norm) <= conflict.epsilon
         found: NDArray[np.bool_] = (is_inside & ~is_right).cpu().numpy()
         return found
@@ -200,9 +222,24 @@ class Prover:
     def _columns(self, claims: Claims) -> Columns:
         pairs = zip(claims.epsilons, claims.certified, strict=True)
         columns: Columns = {column(claims.name, epsilon): holds.astype(np.int32) for epsilon, holds in pairs}
+        columns |= {
+            margin_column(claims.name, epsilon): bounds
+            for epsilon, bounds in zip(claims.epsilons, claims.margins, strict=True)
+        }
         if claims.radius is not None:
             columns[radius_column(claims.name)] = claims.radius
         return columns
+
+
+def _margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """The true logit minus the best other one (batch,)."""
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    return true - logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
+
+
+def margin_column(name: str, epsilon: float) -> str:
+    """The column, kept but not shown, of a certificate's bounds of the margin."""
+    return f"_margin {column(name, epsilon)}"
 
 
 def _refuted(name: str, conflict: Conflict, rows: NDArray[np.intp]) -> Violation:

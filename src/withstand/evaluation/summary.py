@@ -12,7 +12,8 @@ import pandas as pd
 from scipy.stats import beta
 
 from withstand.evaluation.certificate import CertificatePlan
-from withstand.evaluation.rows import CLEAN, AttackPlan, WorstPlan, column, worst_plans
+from withstand.evaluation.meter import Counts
+from withstand.evaluation.rows import ATTACKED, CLEAN, FELLED, AttackPlan, WorstPlan, column, worst_plans
 from withstand.run_folder import radius_column
 
 __all__ = [
@@ -80,6 +81,7 @@ def summarise(
     plans: Sequence[AttackPlan],
     certificates: Sequence[CertificatePlan] = (),
     withdrawn: Mapping[str, int] = MappingProxyType({}),
+    counts: Mapping[str, Counts] = MappingProxyType({}),
     *,
     draws: int = 1,
 ) -> dict[str, Any]:
@@ -90,12 +92,13 @@ def summarise(
         plans: The attacks that were run.
         certificates: What was certified.
         withdrawn: Name of a certificate -> how many examples it lost to rounding.
+        counts: Column of an attack at a budget -> what was counted of its stages.
         draws: How often each image was predicted.
 
     Returns:
         ``clean``, ``attacks``, ``certificates`` and ``warnings`` as ``metrics.json`` holds them.
     """
-    attacks = [attack_summary(rows, plan, draws) for plan in plans]
+    attacks = [attack_summary(rows, plan, counts, draws) for plan in plans]
     for worst in worst_plans(plans):
         curve = _curve(rows, worst.name, worst.epsilons, draws)
         attacks.append(_attack(worst, f"Worst of {', '.join(worst.members)}, an example", curve))
@@ -107,9 +110,33 @@ def summarise(
     }
 
 
-def attack_summary(rows: pd.DataFrame, plan: AttackPlan, draws: int = 1) -> dict[str, Any]:
-    """One entry of ``attacks``; where images were predicted several times, of all these predictions."""
-    return _attack(plan, plan.form.describe(), _curve(rows, plan.name, plan.epsilons, draws))
+def attack_summary(
+    rows: pd.DataFrame,
+    plan: AttackPlan,
+    counts: Mapping[str, Counts] = MappingProxyType({}),
+    draws: int = 1,
+) -> dict[str, Any]:
+    """One entry of ``attacks``; where images were predicted several times, of all these predictions.
+
+    Of an attack with several stages also which they are, and at each budget how many examples each was run on
+    and felled.
+    """
+    curve: list[dict[str, Any]] = list(_curve(rows, plan.name, plan.epsilons, draws))
+    entry = _attack(plan, plan.form.describe(), curve)
+    stages = plan.form.stages
+    if len(stages) == 1 or not all(column(plan.name, epsilon) in counts for epsilon in plan.epsilons):
+        return entry
+    names = [stage.name for stage in stages]
+    for point in curve:
+        found = counts[column(plan.name, point["epsilon"])]
+        pairs = zip(names, found[ATTACKED], found[FELLED], strict=True)
+        point["stages"] = [
+            # Where answers are drawn, luck alone may give back what was taken.
+            {"name": name, "num_attacked": int(attacked), "num_felled": max(0, round(felled / draws))}
+            for name, attacked, felled in pairs
+        ]
+    kinds = [{"name": each.name, "kind": each.kind, "description": each.describe()} for each in stages]
+    return {**entry, "stages": kinds}
 
 
 def certificate_summary(rows: pd.DataFrame, plan: CertificatePlan) -> dict[str, Any]:
@@ -148,13 +175,13 @@ def withdrawal_warnings(withdrawn: Mapping[str, int]) -> list[str]:
 
 
 def _attack(
-    plan: AttackPlan | WorstPlan, description: str, curve: list[dict[str, float | int]]
+    plan: AttackPlan | WorstPlan, description: str, curve: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     return {
         "name": plan.name,
         "norm": "none" if plan.norm is None else f"{plan.norm:g}",
         "description": description,
-        "curve": curve,
+        "curve": list(curve),
     }
 
 

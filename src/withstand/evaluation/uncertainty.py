@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
+from withstand.evaluation.calibration import CALIBRATION_BINS, reliability
+
 __all__ = [
     "Entropies",
     "Uncertainty",
@@ -24,8 +26,6 @@ __all__ = [
     "entropies",
     "histogram",
 ]
-
-_CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def calibration_error(
-    confidence: NDArray[np.float64], is_right: NDArray[np.bool_], num_bins: int = _CALIBRATION_BINS
+    confidence: NDArray[np.float64], is_right: NDArray[np.bool_], num_bins: int = CALIBRATION_BINS
 ) -> float:
     """The expected calibration error: how far confidence is from accuracy, weighted by how often.
 
@@ -111,9 +111,7 @@ def calibration_error(
     Returns:
         In [0, 1].
     """
-    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-    gaps = np.bincount(bins, weights=confidence - is_right, minlength=num_bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+    return reliability(confidence, is_right, num_bins).error
 
 
 def auroc(scores: NDArray[np.float64], of_others: NDArray[np.float64]) -> float:

@@ -33,6 +33,7 @@ Kind = Literal["clean", "attacked", "out-of-distribution"]
 # Of the parts of ``Entropies``, in their order.
 _COLUMNS = ("entropy", "expected-entropy", "mutual-information")
 _MEASURES = ("entropy", "expected_entropy", "mutual_information")
+_CONFIDENCE, _RIGHT = "confidence", "right"
 
 
 def require_others(sampling: Sampling | None, others: Mapping[str, Dataset], info: DatasetInfo) -> None:
@@ -99,28 +100,48 @@ class UncertaintyMeter:
         self._size = max(1, most_rows // settings.num_samples)
         self._sets: dict[str, _Set] = {}
 
+    @property
+    def settings(self) -> Uncertainty:
+        """How many draws, and what else what it finds depends on."""
+        return self._settings
+
     @torch.no_grad()
-    def observe(self, name: str, kind: Kind, images: Tensor, labels: Tensor | None = None) -> Columns:
-        """Looks at one more batch of a set.
+    def observe(self, name: str, images: Tensor, labels: Tensor | None = None) -> Columns:
+        """Looks at one more batch of a set, and keeps nothing: ``take`` does.
 
         Args:
             name: Of the set.
-            kind: The same at each of its batches.
             images: Float tensor (batch, …) in [0, 1].
             labels: int64 tensor (batch,), or None where the images are of none of the classes.
 
         Returns:
-            Its columns ``entropy``, ``expected-entropy`` and ``mutual-information``, in nats.
+            All that it found, and of the clean images also the columns ``entropy``, ``expected-entropy`` and
+            ``mutual-information`` in nats, which are shown.
         """
         samples = self._settings.num_samples
         logits = [bayes.sample_logits(self._model, part, samples) for part in torch.split(images, self._size)]
         log_probabilities = torch.cat(logits, dim=1).double().log_softmax(dim=2)
-        found = _stacked(entropies(log_probabilities))
+        found = dict(zip(_COLUMNS, _stacked(entropies(log_probabilities)), strict=True))
         confidence, prediction = log_probabilities.exp().mean(dim=0).max(dim=1)
-        is_right = None if labels is None else (prediction == labels).cpu().numpy()
-        part = _Part(found, confidence.cpu().numpy(), is_right)
+        kept: Columns = {_kept(name, each): values for each, values in found.items()}
+        kept[_kept(name, _CONFIDENCE)] = confidence.cpu().numpy()
+        if labels is not None:
+            kept[_kept(name, _RIGHT)] = (prediction == labels).cpu().numpy()
+        return {**kept, **found} if name == CLEAN else kept
+
+    def take(self, name: str, kind: Kind, columns: Columns) -> None:
+        """Takes up what was found of one more batch of a set.
+
+        Args:
+            name: Of the set.
+            kind: The same at each of its batches.
+            columns: As ``observe`` returned them; others may be among them.
+        """
+        found = np.stack([columns[_kept(name, each)] for each in _COLUMNS]).astype(np.float64)
+        confidence = columns[_kept(name, _CONFIDENCE)].astype(np.float64)
+        is_right = columns.get(_kept(name, _RIGHT))
+        part = _Part(found, confidence, None if is_right is None else is_right.astype(np.bool_))
         self._sets.setdefault(name, _Set(kind)).parts.append(part)
-        return dict(zip(_COLUMNS, found, strict=True))
 
     def summary(self) -> dict[str, Any]:
         """The entry ``uncertainty`` of ``metrics.json``, of all batches so far."""
@@ -132,6 +153,11 @@ class UncertaintyMeter:
             "num_classes": self._num_classes,
             "sets": [_summary_of(name, each, clean, edges) for name, each in self._sets.items()],
         }
+
+
+def _kept(name: str, measure: str) -> str:
+    """The column in which a measure of a set is kept, but not shown."""
+    return f"_{measure} {name}"
 
 
 def _stacked(found: Entropies) -> NDArray[np.float64]:

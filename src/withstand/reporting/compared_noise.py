@@ -19,7 +19,6 @@ from withstand.reporting.figures import (
     series_style,
 )
 from withstand.reporting.noise import NOISE_AXIS
-from withstand.reporting.noise_cost import noise_cost_figure
 from withstand.reporting.read import Run
 from withstand.reporting.schema import Metrics, Noise, NoiseShares
 from withstand.reporting.seeds import Group, Mean, groups_of, mean_of, mean_text
@@ -48,13 +47,11 @@ class ComparedNoise:
         cells: Label -> one entry a scale, None where that run was not measured so.
         figure: Accuracy against noise_std, of each run or of each group of seeds; None where no group has
             all its runs measured alike.
-        cost: Mean accuracy against training time, of groups of seeds; None where there is nothing to compare.
     """
 
     scales: Sequence[str]
     cells: Mapping[str, Sequence[NoiseCell | None]]
     figure: Figure | None
-    cost: Figure | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def compare_noise(
         if are_many
         else [_line_of_run(label, noise) for label, noise in known.items()]
     )
-    return ComparedNoise(scales, cells, _figure(lines, chance) if lines else None, noise_cost_figure(groups))
+    return ComparedNoise(scales, cells, _figure(lines, chance) if lines else None)
 
 
 def noise_of(metrics: Metrics) -> Noise | None:

@@ -80,7 +80,8 @@ def labels(names: Sequence[str | None], groups: Sequence[Values]) -> list[str]:
         groups: The values of each.
 
     Returns:
-        The names, where they tell the groups apart; else the values in which the groups differ.
+        The names, where they tell the groups apart; else the values in which the groups differ, or the name
+        of a group of which these say too much.
     """
     if None not in names and len(set(names)) == len(names):
         return [str(name) for name in names]
@@ -89,7 +90,10 @@ def labels(names: Sequence[str | None], groups: Sequence[Values]) -> list[str]:
     found = _described([key for key in keys if _varies(key, groups)], groups)
     if len(set(found)) < len(found):
         found = _described(keys, groups)
-    shortened = [text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 1]}…" for text in found]
+    shortened = [
+        text if len(text) <= _LONGEST_LABEL else name or f"{text[: _LONGEST_LABEL - 1]}…"
+        for text, name in zip(found, names, strict=True)
+    ]
     named = [text or name or "run" for text, name in zip(shortened, names, strict=True)]
     return [
         text if named.count(text) == 1 else f"{text} ({number})" for number, text in enumerate(named, start=1)

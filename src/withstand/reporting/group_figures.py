@@ -1,4 +1,4 @@
-"""The figures of groups of runs: accuracy over seeds, and clean against attacked accuracy."""
+"""The figure of groups of runs: clean accuracy over seeds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from withstand.reporting.families import Family, families_of, levels_of
-from withstand.reporting.figures import COLOURS, Figure, axis, finished, layout, legend_height, series_style
-from withstand.reporting.seeds import Group, Mean, Target, mean_text
-from withstand.reporting.wording import budget
+from withstand.reporting.families import Family, levels_of
+from withstand.reporting.figures import COLOURS, Figure, axis, finished, layout, series_style
+from withstand.reporting.seeds import Group, Mean, mean_text
 
-__all__ = ["legend_of", "seeds_figure", "tradeoff_figure"]
+__all__ = ["bars", "legend_of", "seeds_figure"]
 
 _SHARES = {"tickformat": ".1~%", "rangemode": "normal"}
 _BAR = "rgba(138,143,152,0.7)"  # behind the dots, on white and on near-black alike
@@ -49,25 +48,6 @@ def seeds_figure(groups: Sequence[Group]) -> Figure:
     return finished(go.Figure(traces, shape), "Clean accuracy", caption, height)
 
 
-def tradeoff_figure(groups: Sequence[Group], target: Target, of: str = "") -> Figure:
-    """Clean accuracy against attacked accuracy, groups that differ in one number joined by a line.
-
-    Args:
-        groups: At least one, all attacked at the target.
-        target: Norm and epsilon.
-        of: What all these groups share, for the title.
-    """
-    families = families_of(groups)
-    traces = [_family_trace(family, number, target) for number, family in enumerate(families)]
-    at = budget(*target)
-    shape = layout(axis("clean accuracy") | _SHARES, axis(f"attacked accuracy, {at}") | _SHARES)
-    caption = f"The upper right is best. {_about(groups)}"
-    if any(family.word for family in families):
-        caption += " A line joins what differs in one number alone, which stands beside each point."
-    title = ", ".join(filter(None, ("Clean against attacked accuracy", at, of)))
-    return finished(go.Figure(traces, shape), title, caption, _height(len(families)))
-
-
 def _about(groups: Sequence[Group]) -> str:
     numbers = {group.num_seeds for group in groups}
     if numbers == {1}:
@@ -77,10 +57,6 @@ def _about(groups: Sequence[Group]) -> str:
         )
     of_one = "; of a single run, the binomial interval of its test examples" if 1 in numbers else ""
     return f"Dots are means over seeds, and bars their 95 % intervals (Student's t){of_one}."
-
-
-def _height(num_series: int) -> int:
-    return 440 + legend_height(num_series)
 
 
 def _best(groups: Sequence[Group]) -> float:
@@ -111,31 +87,9 @@ def _mean_dots(having: Sequence[tuple[float, Group]], number: int, level: str) -
         legendgroup=str(number),
         x=[group.clean.value for _, group in having],
         y=[place for place, _ in having],
-        error_x=_bars([group.clean for _, group in having]),
+        error_x=bars([group.clean for _, group in having]),
         text=[_hover(group, [("clean", group.clean)]) for _, group in having],
         hovertemplate="%{text}<extra></extra>",
-        **look | {"marker": look["marker"] | {"size": 9}},
-    )
-
-
-def _family_trace(family: Family, number: int, target: Target) -> go.Scatter:
-    clean = [group.clean for _, group in family.members]
-    attacked = [group.attacked[target] for _, group in family.members]
-    look = series_style(number, "lines+markers+text" if family.word else "markers")
-    return go.Scatter(
-        name=html.escape(legend_of(family)),
-        x=[mean.value for mean in clean],
-        y=[mean.value for mean in attacked],
-        error_x=_bars(clean),
-        error_y=_bars(attacked),
-        text=[html.escape(name) for name, _ in family.members],
-        textposition="top right",
-        textfont={"size": 12},
-        customdata=[
-            _hover(group, [("clean", group.clean), ("attacked", group.attacked[target])])
-            for _, group in family.members
-        ],
-        hovertemplate="%{customdata}<extra></extra>",
         **look | {"marker": look["marker"] | {"size": 9}},
     )
 
@@ -145,7 +99,8 @@ def legend_of(family: Family) -> str:
     return family.name if family.word in (None, family.name) else f"{family.name} ({family.word})"
 
 
-def _bars(means: Sequence[Mean]) -> dict[str, Any]:
+def bars(means: Sequence[Mean]) -> dict[str, Any]:
+    """Error bars from the lower to the upper end of each mean's interval."""
     return {
         "type": "data",
         "symmetric": False,

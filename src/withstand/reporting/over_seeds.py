@@ -1,16 +1,15 @@
-"""The sections on groups of runs: a table of means over seeds, and trade-offs."""
+"""The section on groups of runs: a table of means over seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from withstand.reporting.families import by_train_size
 from withstand.reporting.figures import Figure
-from withstand.reporting.group_figures import seeds_figure, tradeoff_figure
+from withstand.reporting.group_figures import seeds_figure
 from withstand.reporting.read import Run
 from withstand.reporting.schema import CurvePoint
-from withstand.reporting.seeds import Group, Target, groups_of, shared, table_of_groups
+from withstand.reporting.seeds import Group, groups_of, table_of_groups
 from withstand.reporting.summary import Curve
 
 __all__ = ["SeedsView", "group_curves", "view_seeds"]
@@ -28,16 +27,12 @@ class SeedsView:
         header: Of the table.
         rows: One a group, texts.
         figure: Clean accuracy of all groups.
-        tradeoffs: Clean against attacked accuracy, at the middle epsilon of each norm.
-        other_tradeoffs: Likewise at the other epsilons.
     """
 
     heading: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     figure: Figure
-    tradeoffs: Sequence[Figure]
-    other_tradeoffs: Sequence[Figure]
 
 
 def view_seeds(runs: Sequence[Run]) -> SeedsView | None:
@@ -45,22 +40,13 @@ def view_seeds(runs: Sequence[Run]) -> SeedsView | None:
     groups = groups_of(runs)
     if len(groups) < _FEWEST_GROUPS and all(group.num_seeds == 1 for group in groups):
         return None
-    targets = _telling(groups) if len(groups) >= _FEWEST_GROUPS else []
-    first = _middles(targets)
     header, rows = table_of_groups(groups)
     return SeedsView(
         heading="Over seeds" if any(group.num_seeds > 1 for group in groups) else "All beside each other",
         header=header,
         rows=rows,
         figure=seeds_figure(groups),
-        tradeoffs=_tradeoffs(groups, first),
-        other_tradeoffs=_tradeoffs(groups, [target for target in targets if target not in first]),
     )
-
-
-def _tradeoffs(groups: Sequence[Group], targets: Sequence[Target]) -> list[Figure]:
-    parts = by_train_size(groups)
-    return [tradeoff_figure(part, target, of) for target in targets for of, part in parts.items()]
 
 
 def group_curves(runs: Sequence[Run]) -> dict[str, list[Curve]]:
@@ -84,19 +70,3 @@ def _curve(group: Group, norm: str) -> Curve:
     ]
     seeds = f"mean of {group.num_seeds}" if group.num_seeds > 1 else "one run"
     return Curve(group.label, points, [seeds] * len(points))
-
-
-def _telling(groups: Sequence[Group]) -> list[Target]:
-    """What all groups share, but for epsilons at which nothing is left of any."""
-    return [
-        target
-        for target in shared([group.attacked for group in groups])
-        if any(group.attacked[target].value > 0 for group in groups)
-    ]
-
-
-def _middles(targets: Sequence[Target]) -> list[Target]:
-    by_norm: dict[str, list[Target]] = {}
-    for target in targets:
-        by_norm.setdefault(target[0], []).append(target)
-    return [each[(len(each) - 1) // 2] for each in by_norm.values()]

@@ -7,25 +7,28 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from withstand.reporting.conform import misfit
+from withstand.reporting.measures_schema import Confusion
+from withstand.reporting.pictures import Extremes, Gallery, extremes_of, gallery_of
 from withstand.reporting.schema import METRICS_SCHEMA, Environment, Metrics
 from withstand.run_folder import RunFolder, radius_column
 from withstand.types import RunFolderError
 
-__all__ = ["Gallery", "History", "Run", "read_run"]
+__all__ = ["Extremes", "Gallery", "History", "Run", "read_run"]
 
 _MUST_BE_NUMBERS = {"epoch", "progress", "seconds", "learning_rate", "loss", "collapsed"}
 _TEXT_COLUMNS = {"note"}
 _RADIUS = radius_column("certified")
+_Images = TypeVar("_Images", Gallery, Extremes)
 
 
 @dataclass(frozen=True)
@@ -39,31 +42,6 @@ class History:
 
     columns: Mapping[str, Sequence[float | None]]
     notes: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """``gallery.npz``: some test images before and after an attack.
-
-    Attributes:
-        clean: uint8 array (images, height, width, channels), 1 or 3 channels.
-        adversarial: The same images, attacked.
-        label: Integer array (images,), true class.
-        clean_prediction: Integer array (images,).
-        adversarial_prediction: Integer array (images,).
-        epsilon: Budget of the attack, in [0, 1] units.
-        attack: Its name.
-        class_names: One name a class, in label order.
-    """
-
-    clean: NDArray[np.uint8]
-    adversarial: NDArray[np.uint8]
-    label: NDArray[np.int64]
-    clean_prediction: NDArray[np.int64]
-    adversarial_prediction: NDArray[np.int64]
-    epsilon: float
-    attack: str
-    class_names: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -82,6 +60,7 @@ class Run:
     radii: Mapping[str, Sequence[float]]
     metrics: Metrics | None
     gallery: Gallery | None
+    extremes: Extremes | None = None
 
 
 def read_run(path: Path | str) -> Run:
@@ -114,7 +93,8 @@ def read_run(path: Path | str) -> Run:
         num_rows=None if examples is None else len(examples[1]),
         radii={} if examples is None else _radii(*examples, files.examples),
         metrics=metrics,
-        gallery=_read_gallery(files.gallery),
+        gallery=_read_arrays(files.gallery, gallery_of),
+        extremes=_read_arrays(files.extremes, extremes_of),
     )
 
 
@@ -153,7 +133,16 @@ def _read_metrics(file: Path) -> Metrics | None:
             f"{file} has schema {metrics['schema']}, but this version reads schema {METRICS_SCHEMA}. "
             "Evaluate the run again with this version, or report it with the version that wrote it."
         )
+    confusion = metrics.get("confusion") if metrics else None
+    if confusion and not _is_square(confusion):
+        raise _damaged(file, "confusion must hold a row and a column for each of its class_names.")
     return metrics
+
+
+def _is_square(confusion: Confusion) -> bool:
+    size, attacked = len(confusion["class_names"]), confusion["attacked"]
+    matrices = [confusion["clean"], *([attacked["matrix"]] if attacked else [])]
+    return all([len(row) for row in matrix] == [size] * size for matrix in matrices)
 
 
 def _parsed_recipe(text: str, file: Path) -> Mapping[str, object]:
@@ -227,41 +216,11 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _read_gallery(file: Path) -> Gallery | None:
+def _read_arrays(file: Path, parse: Callable[[dict[str, NDArray[Any]]], _Images]) -> _Images | None:
     if not file.exists():
         return None
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            gallery = _gallery_of(dict(arrays))
+            return parse(dict(arrays))
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise _damaged(file, f"{error}.") from error
-    if fault := _fault_of(gallery):
-        raise _damaged(file, fault)
-    return gallery
-
-
-def _gallery_of(arrays: dict[str, NDArray[Any]]) -> Gallery:
-    return Gallery(
-        clean=arrays["clean"],
-        adversarial=arrays["adversarial"],
-        label=arrays["label"],
-        clean_prediction=arrays["clean_prediction"],
-        adversarial_prediction=arrays["adversarial_prediction"],
-        epsilon=float(arrays["epsilon"]),
-        attack=str(arrays["attack"]),
-        class_names=[str(name) for name in arrays["class_names"].tolist()],
-    )
-
-
-def _fault_of(gallery: Gallery) -> str | None:
-    images, others = gallery.clean, gallery.adversarial
-    if images.dtype != np.uint8 or others.dtype != np.uint8 or images.shape != others.shape:
-        return "clean and adversarial must be uint8 arrays of one shape."
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        return f"the images must be (images, height, width, 1 or 3), but are {images.shape}."
-    for classes in (gallery.label, gallery.clean_prediction, gallery.adversarial_prediction):
-        if classes.shape != (len(images),) or not np.issubdtype(classes.dtype, np.integer):
-            return "label and predictions must hold one whole number an image."
-        if len(classes) and not 0 <= classes.min() <= classes.max() < len(gallery.class_names):
-            return f"labels and predictions must lie in 0 to {len(gallery.class_names) - 1}."
-    return None

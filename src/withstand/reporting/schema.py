@@ -7,8 +7,17 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+from withstand.reporting.measures_schema import (
+    Calibration,
+    Check,
+    Classes,
+    Confusion,
+    Corruptions,
+    Smoothing,
+    Stage,
+)
 from withstand.reporting.moments_schema import Moments
-from withstand.reporting.shares_schema import Accuracy, Between, CurvePoint, Share
+from withstand.reporting.shares_schema import Accuracy, Between, CurvePoint, Radius, Share
 from withstand.reporting.stochastic_schema import ProtocolFigures, Sampling, Uncertainty
 
 __all__ = [
@@ -38,20 +47,16 @@ METRICS_SCHEMA = 1
 
 
 class AttackCurve(TypedDict):
-    """One attack at its epsilons; ``norm`` is ``"inf"``, ``"2"`` or ``"1"``."""
+    """One attack at its epsilons; ``norm`` is ``"inf"``, ``"2"`` or ``"1"``.
+
+    A suite has ``stages``: its attacks, each run on the examples that the former left standing.
+    """
 
     name: str
     norm: str
     description: NotRequired[str | None]
+    stages: NotRequired[list[Stage] | None]
     curve: list[CurvePoint]
-
-
-class Radius(TypedDict):
-    """A summary of the certified radii of all examples, in units of the images' [0, 1]."""
-
-    mean: float
-    median: float
-    largest: float
 
 
 class CertificateCurve(TypedDict):
@@ -172,6 +177,12 @@ class Metrics(TypedDict):
     sampling: NotRequired[Sampling | None]
     uncertainty: NotRequired[Uncertainty | None]
     protocols: NotRequired[list[ProtocolFigures] | None]
+    checks: NotRequired[list[Check] | None]
+    corruptions: NotRequired[Corruptions | None]
+    smoothing: NotRequired[Smoothing | None]
+    calibration: NotRequired[Calibration | None]
+    classes: NotRequired[Classes | None]
+    confusion: NotRequired[Confusion | None]
     warnings: NotRequired[list[str]]
     published: NotRequired[list[Published]]
 

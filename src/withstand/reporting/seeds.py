@@ -96,6 +96,7 @@ class Group:
         protocols: Accuracy under each attack ("clean" for none) and epsilon of published protocols that all
             its runs share.
         published: Every figure that was published, as its runs have it.
+        members: The runs themselves.
     """
 
     label: str
@@ -108,6 +109,7 @@ class Group:
     noise: NoiseOfGroup | None = None
     protocols: Mapping[Target, Mean] = field(default_factory=dict)
     published: Sequence[Published] = ()
+    members: Sequence[Run] = field(default=(), compare=False, repr=False)
 
 
 def mean_of(accuracies: Sequence[Accuracy]) -> Mean:
@@ -276,6 +278,7 @@ def _group(label: str, values: Mapping[str, object], members: Sequence[Run]) -> 
         noise=_noise([metrics.get("noise") for metrics in measured]),
         protocols=_means([_under_protocols(metrics) for metrics in measured]),
         published=_published(measured),
+        members=members,
     )
 
 

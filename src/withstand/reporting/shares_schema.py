@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
-__all__ = ["Accuracy", "Between", "CurvePoint", "Share"]
+__all__ = ["Accuracy", "Between", "CurvePoint", "Radius", "Share", "StageCount"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,27 @@ class Accuracy(TypedDict):
     total: int
 
 
+class StageCount(TypedDict):
+    """How many examples one attack of a suite was given, and on how many of them it succeeded."""
+
+    name: str
+    num_attacked: int
+    num_felled: int
+
+
 class CurvePoint(Accuracy):
-    """Attacked or certified accuracy at one epsilon, in units of the images' [0, 1]."""
+    """Attacked or certified accuracy at one epsilon, in units of the images' [0, 1].
+
+    ``stages`` are those of a suite's attacks, in their order.
+    """
 
     epsilon: float
+    stages: NotRequired[list[StageCount]]
+
+
+class Radius(TypedDict):
+    """A summary of the certified radii of all examples, in units of the images' [0, 1]."""
+
+    mean: float
+    median: float
+    largest: float

@@ -20,6 +20,7 @@ from withstand.reporting.wording import (
 __all__ = [
     "Attacked",
     "Curve",
+    "chance_of",
     "clean_point",
     "command_for",
     "cost_rows",
@@ -126,6 +127,12 @@ def clean_point(metrics: Metrics) -> CurvePoint:
         correct=clean["correct"],
         total=clean["total"],
     )
+
+
+def chance_of(measured: Sequence[Metrics | None]) -> float | None:
+    """The accuracy of guessing, where all runs have as many classes; else None."""
+    numbers = {metrics["num_classes"] for metrics in measured if metrics}
+    return 1 / numbers.pop() if len(numbers) == 1 else None
 
 
 def cost_rows(environment: Environment) -> list[tuple[str, str]]:

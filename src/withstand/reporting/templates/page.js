@@ -36,8 +36,43 @@
     );
   });
 
+  // Words too long for a figure's side go on in further lines, for which it grows.
+  const wrapped = (text, room) => {
+    const lines = [""];
+    text.split(/(?<=[ ,/=_-])/).forEach((part) => {
+      const line = lines.at(-1) + part;
+      if (line.trimEnd().length * 7.2 > room && lines.at(-1)) lines.push(part);
+      else lines[lines.length - 1] = line;
+    });
+    return lines.map((line) => line.trimEnd()).join("<br>");
+  };
+
+  const fit = (plot, data, { xaxis, yaxis }) => {
+    const [wide, high] = [plot.clientWidth, plot.clientHeight];
+    data.filter(({ name }) => name && !name.includes("<")).forEach((series) => {
+      series.name = wrapped(series.name, wide - 64);
+      if (series.showlegend !== false) plot.style.height = `${plot.offsetHeight + 18 * (series.name.split("<br>").length - 1)}px`;
+    });
+    [[xaxis, 0.7 * wide], [yaxis, high - 96]].forEach(([axis, room]) => {
+      if (axis?.title?.text && !axis.title.text.includes("<")) axis.title.text = wrapped(axis.title.text, room);
+    });
+  };
+
+  // Names beside points run towards the middle, so that no edge cuts them.
+  const turn = (data, { xaxis }) => {
+    const place = xaxis?.type === "log" ? Math.log : Number;
+    const named = data.filter((series) => series.textposition === "top right" && Array.isArray(series.x));
+    const places = named.flatMap((series) => series.x.map(place));
+    const middle = (Math.min(...places) + Math.max(...places)) / 2;
+    named.forEach((series) => {
+      series.textposition = series.x.map((x) => (place(x) > middle ? "top left" : "top right"));
+    });
+  };
+
   const draw = (plot) => {
     const { data, layout } = JSON.parse(plot.nextElementSibling.textContent);
+    fit(plot, data, layout);
+    turn(data, layout);
     plot.seriesColours = data.map((series) => series.marker.color);
     // A finger that drags over a figure scrolls the page.
     if (coarse.matches) layout.dragmode = false;
@@ -45,11 +80,19 @@
   };
 
   const drawShown = () => {
-    const fresh = plots.filter((plot) => !isDrawn(plot) && !plot.closest("details:not([open])"));
+    const fresh = plots.filter((plot) => !isDrawn(plot) && !plot.closest("details:not([open]), [hidden]"));
     fresh.forEach(draw);
     restyle("", {}, fresh);
   };
   drawShown();
+  // The window may have changed its width while a figure was out of sight.
+  const isOutgrown = (plot) => plot.offsetParent && plot.querySelector(".main-svg").clientWidth !== plot.clientWidth;
+
+  document.addEventListener("panelshown", ({ detail: panel }) => {
+    const drawn = plots.filter((plot) => isDrawn(plot) && panel?.contains(plot));
+    drawShown();
+    drawn.filter(isOutgrown).forEach((plot) => Plotly.Plots.resize(plot));
+  });
   document.querySelectorAll("details").forEach((fold) => fold.addEventListener("toggle", drawShown));
 
   // A link into a folded part opens it.
@@ -67,6 +110,45 @@
   // Paper is white and narrow, whatever the screen is.
   window.addEventListener("beforeprint", () => restyle("print-", { width: 640 }));
   window.addEventListener("afterprint", () => restyle("", { width: null, autosize: true }));
+
+  // A saved figure has the colours of paper, whatever the theme of the page.
+  const put = (object, path, value) => {
+    const keys = path.split(".");
+    const last = keys.pop();
+    keys.reduce((inner, key) => (inner[key] ??= {}), object)[last] = value;
+  };
+
+  const save = (plot, title, format) => {
+    const data = structuredClone(plot.data);
+    data.forEach((series, place) => {
+      put(series, "marker.color", plot.seriesColours[place]);
+      if (series.line) put(series, "line.color", plot.seriesColours[place]);
+    });
+    const layout = structuredClone(plot.layout);
+    Object.entries(themed(colours("print-"))).forEach(([path, value]) => put(layout, path, value));
+    Object.assign(layout, { paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff", autosize: false });
+    const filename = title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "");
+    const size = { width: 900, height: Math.max(plot.clientHeight, 360), scale: format === "png" ? 3 : 1 };
+    return Plotly.downloadImage({ data, layout }, { format, filename, ...size });
+  };
+
+  document.querySelectorAll(".chart").forEach((chart) => {
+    const plot = chart.querySelector(":scope > .plot");
+    if (!plot) return;
+    const title = chart.querySelector(".chart-title").textContent;
+    const bar = document.createElement("div");
+    bar.className = "save";
+    ["svg", "png"].forEach((format) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = `Save as ${format.toUpperCase()}`;
+      button.setAttribute("aria-label", `${button.textContent}: ${title}`);
+      button.dataset.save = format;
+      button.addEventListener("click", () => save(plot, title, format));
+      bar.append(button);
+    });
+    chart.append(bar);
+  });
 
   const copy = async (button) => {
     const text = button.parentElement.querySelector("pre").textContent;

@@ -1,0 +1,95 @@
+"""How long a report of many examples takes, and how large its page is.
+
+    make benchmark
+
+A run of 10,000 test examples with twenty curves: ten attacks, and ten certificates that know each
+example's radius. The time is that of the whole report, from the files of the folder to the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from plotly.offline import get_plotlyjs
+
+from withstand.reporting import report
+from withstand.run_folder import RunFolder
+
+NUM_EPSILONS = 20
+
+
+def write_run(folder: RunFolder, num_examples: int, num_curves: int) -> None:
+    """Fills a run folder with an evaluation of made-up figures."""
+    folder.create()
+    draws = random.Random(0)
+    names = [f"l2-{number}" for number in range(num_curves // 2)]
+    accuracy = {"accuracy": 0.9, "lower": 0.89, "upper": 0.91, "correct": 9 * num_examples // 10}
+    accuracy["total"] = num_examples
+    epsilons = [0.1 * (number + 1) for number in range(NUM_EPSILONS)]
+    curve = [{"epsilon": epsilon, **accuracy} for epsilon in epsilons]
+    metrics = {
+        "schema": 1,
+        "dataset": "mnist",
+        "num_examples": num_examples,
+        "num_classes": 10,
+        "clean": accuracy,
+        "attacks": [{"name": f"pgd-{name}", "norm": "2", "curve": curve} for name in names],
+        "certificates": [
+            {"name": f"certified-{name}", "norm": "2", "method": "best", "curve": curve} for name in names
+        ],
+    }
+    folder.write_json(folder.metrics, metrics)
+    attacked = [f"pgd-{name}@{epsilon:.1f}" for name in names for epsilon in epsilons]
+    with folder.examples.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["index", "label", *(f"radius-{name}" for name in names), *attacked])
+        for index in range(num_examples):
+            radii = [f"{draws.expovariate(1.0):.9f}" for _ in names]
+            rows.writerow([index, index % 10, *radii, *(draws.randrange(2) for _ in attacked)])
+
+
+def report_cost(num_examples: int, num_curves: int, rounds: int) -> dict[str, float]:
+    """Seconds of the fastest round, and bytes of the page in all and without plotly's script."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = RunFolder(Path(path) / "run")
+        write_run(folder, num_examples, num_curves)
+        seconds = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            page = report(folder.path)
+            seconds.append(time.perf_counter() - started)
+        size = page.stat().st_size
+    return {
+        "examples": num_examples,
+        "curves": num_curves,
+        "seconds": min(seconds),
+        "seconds_first": seconds[0],
+        "bytes": size,
+        "bytes_without_plotly": size - len(get_plotlyjs().encode()),
+    }
+
+
+def main() -> None:
+    """Runs all and prints one JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--examples", type=int, default=10_000)
+    parser.add_argument("--curves", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=None, help="write the JSON here too")
+    arguments = parser.parse_args()
+    text = json.dumps(report_cost(arguments.examples, arguments.curves, arguments.rounds), indent=2)
+    print(text)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What the attacks of other libraries, and images from elsewhere, need to keep to the rules of ours."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand import norms
+from withstand.types import AttackError
+
+__all__ = ["Answers", "keep_inside", "load", "own_draws", "weights_at_rest"]
+
+_SLACK = 1e-5  # of epsilon: by so much, the rounding of float32, an image may lie outside
+
+
+def load(module: str, *, user: str) -> Any:
+    """A module of a library that is installed with ``withstand[attacks]`` alone.
+
+    Args:
+        module: Its dotted name.
+        user: Who needs it, for the error's text.
+
+    Returns:
+        The module; none of these libraries has types.
+
+    Raises:
+        AttackError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of what they import in their turn
+            return import_module(module)
+    except ModuleNotFoundError as error:
+        package = (error.name or module).partition(".")[0]
+        raise AttackError(
+            f"{user} needs the package {package}, which is not installed: pip install 'withstand[attacks]'."
+        ) from error
+
+
+@contextmanager
+def own_draws(seed: int) -> Iterator[None]:
+    """Draws from a seed of one's own; torch's random state is afterwards what it was.
+
+    Args:
+        seed: At least 0.
+
+    Yields:
+        Nothing; all generators of torch are seeded meanwhile.
+    """
+    is_on = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if is_on else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def weights_at_rest(model: nn.Module) -> Iterator[None]:
+    """Holds a model's parameters out of differentiation: none gets a gradient, and none is paid for.
+
+    Args:
+        model: Any module.
+
+    Yields:
+        Nothing; no parameter requires a gradient meanwhile.
+    """
+    awake = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in awake:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in awake:
+            parameter.requires_grad_(True)
+
+
+class Answers(nn.Module):
+    """A model as other libraries want it: float32 in and out, in eval mode.
+
+    Args:
+        model: Maps images to logits (batch, classes); in eval mode already.
+        images: Whose type and shape the model takes.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.training = False  # not eval(), which would set flags of the model too
+        self._dtype = images.dtype
+        self._shape = images.shape[1:]
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) of images (batch, …), in whatever shape they are handed over."""
+        logits: Tensor = self.model(images.reshape(len(images), *self._shape).to(self._dtype))
+        return logits.float()
+
+
+def keep_inside(images: Tensor, found: Tensor, norm: float, epsilon: float) -> Tensor:
+    """Brings back what left the ball or [0, 1]; what lies inside, up to rounding, stays bit for bit.
+
+    Args:
+        images: Tensor (batch, …) in [0, 1].
+        found: What an attack made of them, in whatever float type.
+        norm: Of the ball: 1, 2 or inf.
+        epsilon: Its radius.
+
+    Returns:
+        Tensor of the shape and type of ``images``; where ``found`` is not finite, the image itself.
+    """
+    found = found.detach().to(images).reshape(images.shape).clamp(0.0, 1.0)
+    delta = found - images
+    is_outside = norms.norm(delta, norm) > epsilon * (1 + _SLACK)
+    projected = (images + norms.project(delta, norm, epsilon)).clamp(0.0, 1.0)
+    found = torch.where(_rows(is_outside, images), projected, found)
+    return torch.where(_rows(found.flatten(1).isfinite().all(dim=1), images), found, images)
+
+
+def _rows(chosen: Tensor, like: Tensor) -> Tensor:
+    """A truth per example, shaped to broadcast over ``like``."""
+    return chosen.reshape(-1, *[1] * (like.dim() - 1))

@@ -1,0 +1,307 @@
+"""Attacks a batch: one attack after another, from the smallest budget to the largest."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from withstand import norms
+from withstand.attacks import Attack
+from withstand.evaluation.judge import Answer, Judge
+from withstand.evaluation.meter import Found
+from withstand.evaluation.rows import (
+    ATTACKED,
+    FELLED,
+    AttackPlan,
+    Columns,
+    Scores,
+    by_column,
+    column,
+    prediction_column,
+    worst_plans,
+)
+from withstand.types import AttackError, Batch
+
+__all__ = ["Memory", "OnAttacked", "attack_batch"]
+
+_TOLERANCE = 1e-5  # of epsilon, for the rounding of float32
+_STANDS = -1  # the number of the stage that felled an example which none did
+
+
+OnAttacked: TypeAlias = Callable[[AttackPlan, float, Tensor], Columns]
+"""(plan, epsilon, images held (batch, …)) -> what is found of them, to be kept."""
+
+
+class Memory(ABC):
+    """Where what attacks found of a batch is kept."""
+
+    @abstractmethod
+    def recall(self, plan: AttackPlan, epsilon: float) -> Found | None:
+        """What is known of an attack at a budget; None where nothing is."""
+
+    @abstractmethod
+    def prepare(self, plan: AttackPlan, epsilon: float) -> None:
+        """Is told before an attack is run: it fixes what will be drawn."""
+
+    @abstractmethod
+    def keep(self, plan: AttackPlan, epsilon: float, found: Found) -> None:
+        """Is told what was found."""
+
+
+class _NoMemory(Memory):
+    """Knows nothing and leaves the random state alone."""
+
+    @override
+    def recall(self, plan: AttackPlan, epsilon: float) -> Found | None:
+        return None
+
+    @override
+    def prepare(self, plan: AttackPlan, epsilon: float) -> None:
+        pass
+
+    @override
+    def keep(self, plan: AttackPlan, epsilon: float, found: Found) -> None:
+        pass
+
+
+_NO_MEMORY = _NoMemory()
+
+
+def attack_batch(
+    judge: Judge,
+    batch: Batch,
+    clean: Answer,
+    plans: Sequence[AttackPlan],
+    on_attacked: OnAttacked | None = None,
+    memory: Memory = _NO_MEMORY,
+) -> Scores:
+    """Attacks one batch.
+
+    An example that falls at one budget falls at every larger one, since the image that fooled the
+    model lies in the larger ball too; so only those that stand are attacked again. One that is
+    wrong clean is wrong under every attack. Of an attack with several stages (``Attack.stages``) each is run
+    on those that the ones before it left standing.
+
+    Where answers are drawn, an example's image is chosen by one set of predictions and counted on another:
+    the least of several counts would be too low by the luck of the draws, even where no attack changed
+    anything. Of the image held so far, at first the clean one, and the attack's, that with fewer right
+    predictions is held on to; the share of a fresh set is reported, and is what the next budget's image must
+    match. Likewise the worst of several attacks is chosen by the former set and counted on the
+    latter. So what holds of single answers holds of shares up to sampling: they do not grow with the budget,
+    nor is the worst above its members. Left alone is an example of which two sets in a row held no right
+    prediction; it is counted still.
+
+    Args:
+        judge: Of a model in eval mode.
+        batch: Images (batch, …) in [0, 1] and labels (batch,).
+        clean: What the model says without an attack.
+        plans: The attacks.
+        on_attacked: Told after each attack and budget that is run which images are held then: those that the
+            attack returned, now or at a smaller budget, or the clean ones. What it returns is kept with the
+            rest.
+        memory: Where results are kept; what it knows is not computed again.
+
+    Returns:
+        For each attack and budget a 0/1 column, or the share of right predictions where they are repeated,
+        one of the class that is predicted then, and, where there are several stages, one of the name of that
+        which felled the example; and a column for the worst of several attacks of one norm.
+
+    Raises:
+        AttackError: an attack left its ball or [0, 1].
+    """
+    run = _Run(judge, batch, on_attacked, memory)
+    unattacked = run.unattacked(clean)
+    weights: dict[str, _Weights] = {}
+    fooling: dict[str, Tensor] = {}
+    found: dict[str, Found] = {}
+    for plan in plans:
+        held = unattacked
+        known = [memory.recall(plan, epsilon) for epsilon in plan.epsilons]
+        if judge.is_random and None in known:  # a larger budget goes on from the images of a smaller
+            known = [None] * len(known)
+        for epsilon, before in zip(plan.epsilons, known, strict=True):
+            name = column(plan.name, epsilon)
+            if before is None:
+                held, found[name] = run.attack(plan, epsilon, held)
+            else:
+                held, found[name] = run.recalled(plan, epsilon, held, before)
+            weights[name] = held.weights
+        if (fell := (clean.right > 0) & ~held.weights.stands).any():
+            fooling[plan.name] = batch.images.clone()
+            fooling[plan.name][fell] = held.images[fell]
+    columns = {name: values for each in found.values() for name, values in each.columns.items()}
+    for worst in worst_plans(plans):
+        for epsilon in worst.epsilons:
+            members = [weights[column(name, epsilon)] for name in worst.members]
+            reported = _worst_of(members).reported
+            columns[column(worst.name, epsilon)] = judge.share(reported.long()).cpu().numpy()
+    return Scores(columns, fooling, {name: each.counts for name, each in found.items()})
+
+
+class _Weights(NamedTuple):
+    """How right the images held are, each a float64 tensor (batch,) as ``Weighed`` has it.
+
+    Attributes:
+        choosing: By this the images were chosen.
+        reported: Of the chosen ones; the same numbers where answers are not drawn.
+    """
+
+    choosing: Tensor
+    reported: Tensor
+
+    @property
+    def stands(self) -> Tensor:
+        """Whether any prediction was right (batch,)."""
+        return (self.choosing >= 1) | (self.reported >= 1)
+
+
+class _Held(NamedTuple):
+    """The worst images so far.
+
+    Attributes:
+        images: Tensor (batch, …); the clean one where that which fooled the model is not known any more.
+        weights: How right they are.
+        prediction: int64 tensor (batch,): what the model says of them.
+        stage: int64 tensor (batch,): the stage that found them; ``_STANDS`` where none did.
+    """
+
+    images: Tensor
+    weights: _Weights
+    prediction: Tensor
+    stage: Tensor
+
+
+class _Run(NamedTuple):
+    """One batch under attack."""
+
+    judge: Judge
+    batch: Batch
+    on_attacked: OnAttacked | None
+    memory: Memory
+
+    def unattacked(self, clean: Answer) -> _Held:
+        """What is held before any attack."""
+        right = clean.right.double()
+        weights = _Weights(right, self.judge.weigh_again(*self.batch, right))
+        stage = torch.full_like(self.batch.labels, _STANDS)
+        return _Held(self.batch.images, weights, clean.prediction, stage)
+
+    def attack(self, plan: AttackPlan, epsilon: float, before: _Held) -> tuple[_Held, Found]:
+        """Runs all stages at a budget."""
+        self.memory.prepare(plan, epsilon)
+        held, attacked, felled = before, [], []
+        stages = plan.form.at(epsilon).stages
+        for number, stage in enumerate(stages):
+            standing, right = held.weights.stands, _total(held)
+            held = self._press(plan, stage, epsilon, held, number)
+            attacked.append(int(standing.sum()))
+            felled.append(right - _total(held))
+        columns = self._columns(plan, epsilon, held, [stage.name for stage in stages])
+        if self.on_attacked is not None:
+            columns |= self.on_attacked(plan, epsilon, held.images)
+        found = Found(columns, {ATTACKED: np.array(attacked), FELLED: np.array(felled)})
+        self.memory.keep(plan, epsilon, found)
+        return held, found
+
+    def recalled(self, plan: AttackPlan, epsilon: float, before: _Held, found: Found) -> tuple[_Held, Found]:
+        """What is known of a budget, and what a smaller one has found since."""
+        device = self.batch.labels.device
+        names = (_choosing(plan, epsilon), _reported(plan, epsilon), _stage(plan, epsilon))
+        choosing, reported, stage = (torch.from_numpy(found.columns[name]).to(device) for name in names)
+        prediction = torch.from_numpy(found.columns[prediction_column(plan.name, epsilon)]).to(device)
+        held = _Held(before.images, _Weights(choosing, reported), prediction, stage)
+        is_newer = (reported >= 1) & ~before.weights.stands
+        if self.judge.is_random or not is_newer.any():
+            return held, found
+        held = _Held(
+            before.images,
+            _Weights(
+                *(torch.where(is_newer, *pair) for pair in zip(before.weights, held.weights, strict=True))
+            ),
+            torch.where(is_newer, before.prediction, prediction),
+            torch.where(is_newer, before.stage, stage),
+        )
+        stages = [each.name for each in plan.form.at(epsilon).stages]
+        return held, Found({**found.columns, **self._columns(plan, epsilon, held, stages)}, found.counts)
+
+    def _columns(self, plan: AttackPlan, epsilon: float, held: _Held, stages: Sequence[str]) -> Columns:
+        columns: Columns = {
+            column(plan.name, epsilon): self.judge.share(held.weights.reported.long()).cpu().numpy(),
+            prediction_column(plan.name, epsilon): held.prediction.cpu().numpy(),
+            _choosing(plan, epsilon): held.weights.choosing.cpu().numpy(),
+            _reported(plan, epsilon): held.weights.reported.cpu().numpy(),
+            _stage(plan, epsilon): held.stage.cpu().numpy(),
+        }
+        if len(stages) > 1:
+            names = np.array(["", *stages])
+            columns[by_column(plan.name, epsilon)] = names[held.stage.cpu().numpy() - _STANDS]
+        return columns
+
+    def _press(self, plan: AttackPlan, stage: Attack, epsilon: float, before: _Held, number: int) -> _Held:
+        """Attacks what stands by one stage, at its budget."""
+        images, choosing, found_by = (
+            before.images.clone(),
+            before.weights.reported.clone(),
+            before.stage.clone(),
+        )
+        prediction = before.prediction.clone()
+        index = before.weights.stands.nonzero().squeeze(1)
+        if len(index):
+            subset = Batch(self.batch.images[index], self.batch.labels[index])
+            # Whether its images fool the model is for the judge to say, not for the attack.
+            reached = stage(self.judge.target, subset.images, subset.labels)
+            _require_inside(subset.images, reached, plan, epsilon)
+            right, predicted = self.judge.weigh(reached, subset.labels)
+            # Of images right equally often the later one, since a larger budget rarely is the weaker.
+            is_taken = right.long() <= choosing[index].long()
+            is_worse = right.long() < choosing[index].long()
+            images[index[is_taken]] = reached[is_taken]
+            choosing[index[is_taken]] = right[is_taken]
+            prediction[index[is_taken]] = predicted[is_taken]
+            found_by[index[is_worse]] = number
+        reported = self.judge.weigh_again(images, self.batch.labels, choosing)
+        return _Held(images, _Weights(choosing, reported), prediction, found_by)
+
+
+def _total(held: _Held) -> int:
+    """How many predictions are right."""
+    return int(held.weights.reported.long().sum())
+
+
+def _worst_of(members: Sequence[_Weights]) -> _Weights:
+    """An example's attack is the one that is least right by the predictions that chose images."""
+    choosing, member = torch.stack([each.choosing for each in members]).min(dim=0)
+    reported = torch.stack([each.reported for each in members])
+    return _Weights(choosing, reported.gather(0, member[None])[0])
+
+
+# What is kept, but not shown: the parts of ``_Held`` beside the images.
+
+
+def _choosing(plan: AttackPlan, epsilon: float) -> str:
+    return f"_choosing {column(plan.name, epsilon)}"
+
+
+def _reported(plan: AttackPlan, epsilon: float) -> str:
+    return f"_reported {column(plan.name, epsilon)}"
+
+
+def _stage(plan: AttackPlan, epsilon: float) -> str:
+    return f"_stage {column(plan.name, epsilon)}"
+
+
+def _require_inside(images: Tensor, adversarial: Tensor, plan: AttackPlan, epsilon: float) -> None:
+    low, high = (float(bound) for bound in adversarial.aminmax())
+    distance = 0.0 if plan.norm is None else float(norms.norm(adversarial - images, plan.norm).max())
+    if not (low >= 0 and high <= 1 and distance <= epsilon * (1 + _TOLERANCE) + 1e-6) or math.isnan(distance):
+        raise AttackError(
+            f"The attack {plan.name} at epsilon {epsilon:.6g} returned images in [{low:.4g}, {high:.4g}] at "
+            f"a distance of up to {distance:.6g}. An attack must stay in [0, 1] and within epsilon."
+        )

@@ -1,0 +1,77 @@
+"""Whether a model is right as often as it is sure."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+__all__ = ["CALIBRATION_BINS", "Reliability", "calibration", "reliability"]
+
+CALIBRATION_BINS = 15
+
+
+class Reliability(NamedTuple):
+    """Predictions sorted into bins of confidence of equal width, each open below and closed above.
+
+    Attributes:
+        counts: How many in each, int64 (bins,).
+        confidence: The sum of their confidences (bins,).
+        right: How many of them are right (bins,).
+    """
+
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    right: NDArray[np.float64]
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error, in [0, 1].
+
+        Guo et al., "On calibration of modern neural networks" (ICML 2017), eq. 3.
+        """
+        return float(np.abs(self.confidence - self.right).sum() / self.counts.sum())
+
+
+def reliability(
+    confidence: NDArray[np.float64], is_right: NDArray[np.bool_], num_bins: int = CALIBRATION_BINS
+) -> Reliability:
+    """Confidence beside how often it is deserved.
+
+    Args:
+        confidence: The probability of each prediction (examples,), at least one.
+        is_right: Whether it is right (examples,).
+        num_bins: Of the confidence.
+    """
+    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    return Reliability(
+        np.bincount(bins, minlength=num_bins).astype(np.int64),
+        np.bincount(bins, weights=confidence, minlength=num_bins).astype(np.float64),
+        np.bincount(bins, weights=is_right, minlength=num_bins).astype(np.float64),
+    )
+
+
+def calibration(rows: pd.DataFrame, num_bins: int = CALIBRATION_BINS) -> dict[str, Any]:
+    """The entry ``calibration`` of ``metrics.json``: confidence beside accuracy on clean images.
+
+    Args:
+        rows: With ``confidence``, ``prediction`` and ``label``, at least one. A confidence that is no number
+            counts as 0. Where images were predicted several times, both are of the mean prediction.
+        num_bins: Of the confidence.
+    """
+    confidence = rows["confidence"].fillna(0.0).to_numpy(dtype=np.float64)
+    is_right = (rows["prediction"] == rows["label"]).to_numpy()
+    found = reliability(confidence, is_right, num_bins)
+    bins = [
+        {
+            "lower": place / num_bins,
+            "upper": (place + 1) / num_bins,
+            "count": int(count),
+            "confidence": float(sure / count) if count else None,
+            "accuracy": float(right / count) if count else None,
+        }
+        for place, (count, sure, right) in enumerate(zip(*found, strict=True))
+    ]
+    return {"num_bins": num_bins, "error": found.error, "bins": bins}

@@ -1,0 +1,84 @@
+"""What a result depends on, as a short text: the same text, the same result."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["identity", "identity_of_model"]
+
+_LENGTH = 16  # hex digits, of which accidents are not to be feared
+
+
+def identity(*values: object) -> str:
+    """A digest of settings: alike for alike values, in any process.
+
+    Dataclasses count by class and fields, functions by name and code, modules and tensors by what they hold.
+    A thing that has no such form counts by its ``repr``; where that names an address it is like nothing else,
+    so that what depends on it is computed anew.
+
+    Args:
+        *values: The settings.
+    """
+    text = json.dumps([_plain(value) for value in values], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]
+
+
+def identity_of_model(model: nn.Module) -> str:
+    """A digest of a model's layers, parameters and buffers, wherever they are."""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(_bytes_of(tensor))
+    return digest.hexdigest()[:_LENGTH]
+
+
+def _plain(value: object) -> Any:
+    """A value as JSON can hold it."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return {"float": repr(value)}  # infinity, too, which JSON cannot hold
+    if isinstance(value, nn.Module):
+        return identity_of_model(value)
+    if isinstance(value, Tensor):
+        return hashlib.sha256(_bytes_of(value)).hexdigest()
+    return _plain_whole(value)
+
+
+def _plain_whole(value: object) -> Any:
+    """The same of what has parts."""
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+        return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **parts}
+    if isinstance(value, functools.partial):
+        return ["partial", _plain(value.func), _plain(list(value.args)), _plain(value.keywords)]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(each) for each in value]
+    if callable(value):
+        return _of_callable(value)
+    return repr(value)
+
+
+def _of_callable(function: Callable[..., object]) -> str:
+    name = getattr(function, "__qualname__", None)
+    code = getattr(function, "__code__", None)
+    if name is None:
+        return repr(function)
+    body = "" if code is None else hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()
+    return f"{getattr(function, '__module__', '')}.{name} {body if '<' in name else ''}"
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

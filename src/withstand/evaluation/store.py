@@ -1,0 +1,162 @@
+"""What an evaluation has found so far, batch by batch and part by part, so that nothing is computed twice.
+
+A part is the smallest thing that is measured at once: the clean answers, one attack at one budget, one
+certificate, one kind of noise. What was found of it is kept under a key that holds all it depends on, so an
+evaluation that was stopped goes on, and one that asks for more computes only that.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from withstand.evaluation.meter import Found
+from withstand.run_folder import replaced
+from withstand.types import RunFolderError
+
+__all__ = ["BatchStore", "Store"]
+
+_Note = TypeVar("_Note")
+_BETWEEN = "\t"  # in the names of arrays: part, columns or counts, name
+_KNOWN = "known"
+_SECONDS = 2.0  # between two writes of a batch, so that writing takes next to no time
+
+
+class Store:
+    """What was found of one model on one data set.
+
+    Args:
+        folder: Where it is kept; nowhere if None.
+        owner: Identity of the model and the data; what is kept of any other is dropped.
+
+    Raises:
+        RunFolderError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path | None, owner: str) -> None:
+        self._folder = folder
+        self._notes: dict[str, Any] = {"owner": owner}
+        if folder is None:
+            return
+        notes = _read_notes(folder / "about.json")
+        if notes.get("owner") == owner:
+            self._notes = notes
+            return
+        _empty(folder)
+        self._write_notes()
+
+    @contextmanager
+    def batch(self, start: int, stop: int) -> Iterator[BatchStore]:
+        """The store of the examples from ``start`` to before ``stop``; written when the block is left."""
+        path = None if self._folder is None else self._folder / f"{start:07d}-{stop:07d}.npz"
+        kept = BatchStore(path)
+        try:
+            yield kept
+        finally:
+            kept.write()
+
+    def noted(self, key: str, find: Callable[[], _Note]) -> _Note:
+        """What is found once, of the whole; asked for only where it is not known.
+
+        Args:
+            key: Of all that it depends on, beside the model and the data.
+            find: Finds it: whatever JSON can hold, a tuple among it read back as a list.
+        """
+        if key not in self._notes:
+            self._notes[key] = find()
+            self._write_notes()
+        note: _Note = self._notes[key]
+        return note
+
+    def _write_notes(self) -> None:
+        if self._folder is not None:
+            with replaced(self._folder / "about.json") as temporary:
+                temporary.write_text(json.dumps(self._notes), encoding="utf-8")
+
+
+class BatchStore:
+    """What was found of one batch.
+
+    Args:
+        path: Its file; nothing is written where None.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._found = {} if path is None else _read(path)
+        self._is_written = True
+        self._written_at = time.monotonic()
+
+    def find(self, part: str) -> Found | None:
+        """What is kept of a part; None where nothing is."""
+        return self._found.get(part)
+
+    def put(self, part: str, found: Found) -> None:
+        """Keeps what was found of a part; on disk soon, or when the batch is left."""
+        self._found[part] = found
+        self._is_written = False
+        if time.monotonic() - self._written_at > _SECONDS:
+            self.write()
+
+    def forget(self) -> None:
+        """Drops all that is kept of the batch."""
+        self._is_written = not self._found
+        self._found = {}
+
+    def write(self) -> None:
+        """Brings to disk what is not there yet."""
+        if self._path is None or self._is_written:
+            return
+        arrays = {
+            _BETWEEN.join((part, kind, name)): np.asarray(values)
+            for part, found in self._found.items()
+            for kind, named in (("columns", found.columns), ("counts", found.counts))
+            for name, values in named.items()
+        }
+        # A part may hold nothing, and be known all the same.
+        arrays |= {_BETWEEN.join((part, _KNOWN, "")): np.ones(1, np.int8) for part in self._found}
+        with replaced(self._path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        self._is_written = True
+        self._written_at = time.monotonic()
+
+
+def _read(path: Path) -> dict[str, Found]:
+    """What a file holds; nothing where it is not there, or damaged, since all can be computed anew."""
+    found: dict[str, Found] = {}
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                part, kind, name = key.split(_BETWEEN)
+                known = found.setdefault(part, Found({}, {}))
+                if kind != _KNOWN:
+                    (known.columns if kind == "columns" else known.counts)[name] = arrays[key]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {}
+    return found
+
+
+def _read_notes(path: Path) -> dict[str, Any]:
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
+def _empty(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in [*folder.glob("*.npz"), *folder.glob("about.json"), *folder.glob(".*.part")]:
+            file.unlink()
+    except OSError as error:
+        raise RunFolderError(f"Cannot write {folder}: {error.strerror or error}.") from error

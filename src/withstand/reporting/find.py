@@ -1,0 +1,61 @@
+"""Finds run folders below folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from withstand.run_folder import RunFolder
+from withstand.types import RunFolderError
+
+__all__ = ["find_runs"]
+
+
+def find_runs(folders: Sequence[Path | str]) -> list[Path]:
+    """The run folders among some folders, and below those that are none themselves, such as a sweep's.
+
+    Args:
+        folders: In the order to show them in; below each the order is that of names, numbers in them as
+            numbers.
+
+    Returns:
+        Each run folder once.
+
+    Raises:
+        RunFolderError: a folder does not exist, or there is no run in it.
+    """
+    found: dict[Path, Path] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise RunFolderError(f"There is no folder {folder}. Name run folders, or folders that hold some.")
+        runs = [folder] if _is_run(folder) else _below(folder)
+        if not runs:
+            raise RunFolderError(
+                f"{folder} holds no run: neither metrics.json nor train.csv is in it or below it. "
+                f"Make one: withstand run RECIPE --out {folder}"
+            )
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def _is_run(folder: Path) -> bool:
+    files = RunFolder(folder)
+    return files.metrics.is_file() or files.train_log.is_file()
+
+
+def _below(folder: Path) -> list[Path]:
+    """A run's own folders, such as that of its checkpoints, hold no other run; links are not followed far."""
+    inside = sorted((each for each in folder.iterdir() if each.is_dir()), key=_order)
+    return [
+        run
+        for each in inside
+        if not each.name.startswith(".") and (not each.is_symlink() or _is_run(each))
+        for run in ([each] if _is_run(each) else _below(each))
+    ]
+
+
+def _order(folder: Path) -> list[tuple[int, float, str]]:
+    parts = re.findall(r"\d+(?:\.\d+)?|[^\d]+", folder.name)
+    return [(0, float(part), "") if part[0].isdigit() else (1, 0.0, part) for part in parts]

@@ -1,0 +1,63 @@
+"""What other libraries' attacks need to keep to the rules."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from withstand import norms
+from withstand.attacks.adapters import Answers, keep_inside, load, own_draws, weights_at_rest
+from withstand.types import AttackError
+
+
+def test_a_missing_library_is_named_with_the_remedy() -> None:
+    with pytest.raises(AttackError, match=r"Fog needs the package no_such_thing.*'withstand\[attacks\]'"):
+        load("no_such_thing.part", user="Fog")
+
+
+def test_draws_are_its_own() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    with own_draws(7):
+        first = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    with own_draws(7):
+        assert torch.equal(torch.rand(3), first)
+
+
+def test_weights_sleep_and_wake() -> None:
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    with weights_at_rest(model):
+        assert not model.weight.requires_grad
+    assert model.weight.requires_grad
+    assert not model.bias.requires_grad
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_what_left_comes_back_and_what_is_inside_stays(norm: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(5, 3, 4, generator=generator)
+    found = (images + norms.random_in_ball(images, norm, 0.1, generator=generator)).clamp(0, 1)
+    found[1] = images[1] + 0.4  # out of the ball, and of [0, 1]
+    found[2, 0, 0] = math.nan
+    found[3] = math.inf
+    kept = keep_inside(images, found, norm, 0.1)
+    assert torch.equal(kept[[0, 4]], found[[0, 4]])
+    assert torch.equal(kept[2], images[2])
+    assert kept.min() >= 0
+    assert kept.max() <= 1
+    assert norms.norm(kept - images, norm).max() <= 0.1 * (1 + 1e-5)
+    assert norms.norm(kept - images, norm)[1] > 0
+
+
+def test_answers_are_float32_of_whatever_model() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).double()
+    images = torch.rand(4, 2, 3, dtype=torch.float64)
+    answers = Answers(model, images)
+    assert answers(images.float().reshape(4, 1, 1, 6)).dtype == torch.float32
+    assert model.training  # as it was

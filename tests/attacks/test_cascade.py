@@ -1,0 +1,134 @@
+"""Several attacks as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.attacks import PGD, AtMeans, Attack, BallAttack, Cascade, Noise
+
+
+@dataclass(frozen=True)
+class Push(BallAttack):
+    """Moves the first pixel by the budget; tells whom it was given."""
+
+    pixel: int = 0
+    seen: Callable[[int], None] = print
+
+    @override
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        self.seen(len(images))
+        found = images.clone()
+        found[:, self.pixel] += self.epsilon_at(progress)
+        return found.clamp_(0, 1)
+
+    @override
+    def for_evaluation(self) -> Push:
+        return self
+
+    @override
+    def for_random_answers(self) -> Push:
+        return self
+
+    @override
+    def eased(self, at: float) -> Push:
+        return self
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"push-{self.pixel}-linf"
+
+    @override
+    def describe(self) -> str:
+        return f"Push of pixel {self.pixel}, linf"
+
+
+@pytest.fixture
+def net(slope: Callable[[Tensor], nn.Linear]) -> nn.Module:
+    """Of two pixels: class 1 where 2 x_0 + x_1 is above 1."""
+    model = slope(torch.tensor([2.0, 1.0]))
+    bias = nn.Parameter(torch.tensor([1.0, 0.0]))
+    model.bias = bias
+    return model
+
+
+def test_each_member_gets_what_still_stands(net: nn.Module) -> None:
+    # Sums 1.2 (wrong already), 0.9 (falls to both), 0.5 (to the push of pixel 0), 0.0 (to none).
+    images = torch.tensor([[0.5, 0.2], [0.4, 0.1], [0.2, 0.1], [0.0, 0.0]])
+    labels = torch.zeros(4, dtype=torch.int64)
+    seen: dict[str, list[int]] = {"first": [], "second": [], "third": []}
+    cascade = Cascade(
+        [
+            Push(epsilon=0.3, pixel=1, seen=seen["first"].append),
+            Push(epsilon=0.3, pixel=0, seen=seen["second"].append),
+            Push(epsilon=0.3, pixel=1, seen=seen["third"].append),
+        ]
+    )
+    found = cascade(net, images, labels)
+    assert seen == {"first": [3], "second": [2], "third": [1]}
+    expected = torch.tensor([[0.5, 0.2], [0.4, 0.4], [0.5, 0.1], [0.0, 0.0]])
+    torch.testing.assert_close(found, expected)
+
+
+def test_where_nothing_stands_the_rest_is_left_out(net: nn.Module) -> None:
+    seen: list[int] = []
+    cascade = Cascade([Push(epsilon=0.3), Push(epsilon=0.3, seen=seen.append)])
+    cascade(net, torch.tensor([[0.4, 0.1]]), torch.tensor([0]))
+    assert seen == []
+
+
+def test_of_random_answers_the_largest_loss_is_kept(net: nn.Module) -> None:
+    images, labels = torch.tensor([[0.4, 0.1], [0.9, 0.9]]), torch.tensor([0, 0])
+    seen: list[int] = []
+    cascade = Cascade([Push(epsilon=0.3, pixel=1), Push(epsilon=0.3, pixel=0, seen=seen.append)])
+    found = cascade.for_random_answers()(net, images, labels)
+    torch.testing.assert_close(found, torch.tensor([[0.7, 0.1], [1.0, 0.9]]))
+    assert seen == [2]
+
+
+def test_its_stages_are_its_members_in_their_budget_and_form() -> None:
+    inner = Cascade([PGD(num_steps=3), Noise(num_samples=2)], "inner")
+    cascade = Cascade([PGD(num_steps=5), inner], "outer").at(0.2)
+    assert [stage.name for stage in cascade.stages] == ["pgd-5-linf", "pgd-3-linf", "noise-2-linf"]
+    assert [stage.kind for stage in cascade.stages] == ["white-box", "white-box", "black-box"]
+    assert cascade.for_evaluation().members[0] == PGD(epsilon=0.2, num_steps=5).for_evaluation()
+    assert cascade.for_random_answers().members[0] == PGD(epsilon=0.2, num_steps=5).for_random_answers()
+    assert cascade.for_random_answers().for_evaluation() == cascade.for_evaluation()
+    assert cascade.name == "outer-linf"
+    assert "inner, each on what still stands: PGD" in cascade.describe()
+
+
+def test_at_means_its_stages_are_at_means_too() -> None:
+    stages = AtMeans(Cascade([PGD(num_steps=3), Noise(num_samples=2)])).stages
+    assert stages == [AtMeans(PGD(num_steps=3)), AtMeans(Noise(num_samples=2))]
+    assert stages[1].kind == "black-box"
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([], "at least one attack"),
+        ([PGD(), PGD(norm=2.0)], "one norm, but got pgd-10-linf, pgd-10-l2"),
+        ([PGD(epsilon=0.1), PGD(epsilon=0.2)], "one budget, but got 0.1, 0.2"),
+    ],
+)
+def test_members_that_do_not_go_together_are_refused(members: list[Attack], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Cascade(members)
+
+
+def test_its_members_cannot_be_changed_from_outside() -> None:
+    members: list[Attack] = [PGD()]
+    cascade = Cascade(members)
+    members.append(PGD())
+    assert len(cascade.members) == 1
+    assert hash(replace(cascade, label="other")) != hash(cascade)

@@ -1,0 +1,31 @@
+"""The pages in a browser: drawn, in bounds, and open to all readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LOOKS = [
+    *(("run", "phone", "dark"), ("run", "laptop", "light")),
+    *(("compare", "phone", "light"), ("compare", "laptop", "dark")),
+    *(("many", "phone", "dark"), ("bare", "laptop", "light")),
+]
+LOOKS_OF_A_TAB = ["overflow", "cut", "figures", "labels", "scrolling", "targets", "contrast", "headings"]
+
+OpenPage = Callable[..., Any]
+PageOf = Callable[[str], Path]
+
+
+@pytest.mark.parametrize(("kind", "width", "scheme"), LOOKS)
+def test_page_is_drawn_and_sound(
+    open_page: OpenPage, page_of: PageOf, kind: str, width: str, scheme: str
+) -> None:
+    shown = open_page(page_of(kind), width, color_scheme=scheme)
+    found = {name: shown.audit(name) for name in ("tables", "names")}
+    for panel in shown.panels():
+        found |= {f"{panel}: {name}": shown.audit(name) for name in LOOKS_OF_A_TAB}
+    assert {name: faults for name, faults in found.items() if faults} == {}
+    assert shown.faults == []

@@ -1,0 +1,144 @@
+"""What a reader does with a page: points, prints, follows links, and reads without scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+OpenPage = Callable[..., Any]
+PageOf = Callable[[str], Path]
+
+# Where a value of the axes lies in the window, by plotly's own measure of its figure.
+_PLACE = """
+(plot, [x, y]) => {
+  const { xaxis, yaxis } = plot._fullLayout;
+  const { left, top } = plot.getBoundingClientRect();
+  return [left + xaxis._offset + xaxis.d2p(x), top + yaxis._offset + yaxis.d2p(y)];
+}
+"""
+_INK = "() => getComputedStyle(document.querySelector('div.plot svg .xtick text')).fill"
+
+
+_PAPER = 794  # A4 in CSS pixels
+
+
+@pytest.fixture(scope="module")
+def run_page(open_page: OpenPage, page_of: PageOf) -> Any:
+    """The page of a run, for tests that leave it as it was."""
+    return open_page(page_of("run"), at="#run-accuracy", color_scheme="light")
+
+
+def test_pointing_at_a_point_tells_its_numbers(run_page: Any) -> None:
+    page = run_page.page
+    plot = page.locator("div.plot[aria-label^='Accuracy against epsilon, ℓ∞']")
+    plot.scroll_into_view_if_needed()
+    series = plot.evaluate("(plot) => [plot.data[0].x[1], plot.data[0].y[1], plot.data[0].name]")
+    page.mouse.move(*plot.evaluate(_PLACE, series[:2]))
+    said = plot.locator(".hoverlayer .hovertext").first
+    said.wait_for()
+    words = said.text_content().replace("\N{NO-BREAK SPACE}", " ")
+    assert series[2] in words
+    assert re.search(r"epsilon 0\.1, .*accuracy \d\d(\.\d)? %.*95 % interval", words)
+    page.mouse.move(1, 1)
+    said.wait_for(state="detached")
+
+
+def test_figures_follow_the_theme(run_page: Any) -> None:
+    page = run_page.page
+    light = page.evaluate(_INK)
+    page.emulate_media(color_scheme="dark")
+    run_page.settle()
+    assert page.evaluate(_INK) != light
+    assert run_page.audit("contrast") == []
+    page.emulate_media(color_scheme="light")
+    run_page.settle()
+    assert page.evaluate(_INK) == light
+    assert run_page.audit("contrast") == []
+
+
+def test_figures_follow_the_width(run_page: Any) -> None:
+    for width in (375, 1280):
+        run_page.page.set_viewport_size({"width": width, "height": 800})
+        run_page.page.wait_for_function(
+            "() => [...document.querySelectorAll('div.plot svg.main-svg')].every((svg) => !svg.clientWidth ||"
+            " Math.abs(svg.clientWidth - svg.closest('div.plot').clientWidth) < 2)"
+        )
+        assert run_page.audit("overflow") == []
+
+
+def test_the_keyboard_comes_to_the_figures_first(open_page: OpenPage, page_of: PageOf) -> None:
+    page = open_page(page_of("bare"), java_script_enabled=False).page
+    page.keyboard.press("Tab")
+    skip = page.locator(":focus")
+    assert skip.get_attribute("href") == "#main"
+    assert skip.bounding_box()["x"] >= 0
+    assert skip.evaluate("(link) => getComputedStyle(link).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    assert page.locator(":focus").get_attribute("id") == "main"
+
+
+def test_a_command_can_be_copied(run_page: Any) -> None:
+    page = run_page.page
+    button = page.locator("[data-copy]").first
+    button.evaluate("(button) => button.click()")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('[data-copy]')].some((each) =>"
+        " ['Copied', 'Selected'].includes(each.textContent))"
+    )
+
+
+@pytest.mark.parametrize("kind", ["run", "many"])
+def test_paper_shows_all(open_page: OpenPage, page_of: PageOf, kind: str) -> None:
+    shown = open_page(page_of(kind), color_scheme="dark")
+    shown.page.set_viewport_size({"width": _PAPER, "height": 1100})
+    shown.page.emulate_media(media="print")
+    shown.page.evaluate("() => dispatchEvent(new Event('beforeprint'))")  # the emulation sends none
+    shown.settle()
+    assert shown.audit("overflow") == []
+    assert shown.audit("contrast") == []
+    panels = shown.page.locator(":not(details:not([open]) *):is([role=tabpanel])")
+    assert all(panel.is_visible() for panel in panels.all())
+    shown.page.emulate_media(media="screen")
+    shown.page.evaluate("() => dispatchEvent(new Event('afterprint'))")
+    shown.page.evaluate("() => addEventListener('beforeprint', () => { document.title = 'printed'; })")
+    printed = shown.page.pdf(format="A4")
+    assert shown.page.title() == "printed"  # so that the figures were fitted to paper
+    assert printed.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type /Page\b", printed)) > 2
+    assert panels.filter(visible=True).count() == (1 if kind == "run" else 0)
+    assert shown.faults == []
+
+
+@pytest.mark.parametrize("kind", ["run", "compare"])
+def test_without_scripts_all_is_there(open_page: OpenPage, page_of: PageOf, kind: str) -> None:
+    shown = open_page(page_of(kind), "phone", java_script_enabled=False)
+    page = shown.page
+    assert page.locator("noscript p").is_visible()
+    sections = page.locator("main section").all()
+    assert len(sections) > 5
+    folded = "details:not([open]) > :not(summary) *"
+    hidden = [
+        each.text_content()
+        for each in page.locator(f"main :is(section, h2, h3, table):not({folded})").all()
+        if not each.is_visible()
+    ]
+    assert hidden == []
+    assert shown.audit("overflow") == []
+
+
+def test_a_link_opens_what_is_folded(open_page: OpenPage, page_of: PageOf) -> None:
+    shown = open_page(page_of("many"), at="#run-4")
+    page = shown.page
+    assert page.locator("#run-4-results").is_visible()
+    assert not page.locator("#run-5-results").is_visible()
+    page.locator(".contents summary").click()
+    page.locator(".contents a[href='#run-5']").click()
+    page.locator("#run-5-results").wait_for()
+    shown.settle()
+    assert shown.audit("figures") == []
+    assert shown.audit("headings") == []
+    assert shown.faults == []

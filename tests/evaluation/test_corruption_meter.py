@@ -1,0 +1,135 @@
+"""Accuracy on corrupted images: counts, draws and the entry of the metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.corruptions import CORRUPTIONS
+from withstand.evaluation.corruptions import CORRUPTION_ACCURACY, CorruptionMeter, Corruptions
+from withstand.evaluation.judge import Judge, random_judge
+from withstand.evaluation.meter import Found
+from withstand.evaluation.summary import share_of
+from withstand.reporting.conform import misfit
+from withstand.reporting.measures_schema import Corruptions as Entry
+from withstand.types import Batch
+
+
+class Bright(nn.Module):
+    """Says 1 of images whose mean is above a half; keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        side = images.mean(dim=(1, 2, 3)) - 0.5
+        return torch.stack([-side, side], dim=1)
+
+
+def grey(*levels: float) -> Batch:
+    """Flat images, bright ones of class 1."""
+    images = torch.tensor(levels)[:, None, None, None].expand(-1, 1, 8, 8)
+    return Batch(images, (torch.tensor(levels) > 0.5).long())
+
+
+def score(settings: Corruptions, batch: Batch, seed: int = 0, model: nn.Module | None = None) -> Found:
+    judge = Judge.of(model or Bright())
+    with torch.no_grad():
+        prediction = judge.predictor(batch.images).argmax(dim=1)
+    return CorruptionMeter(settings).score(judge, batch, prediction, seed=seed)
+
+
+def test_counts_by_hand() -> None:
+    batch = grey(0.05, 0.15, 0.25, 0.35, 0.45, 0.55)
+    found = score(Corruptions(["brightness", "contrast"], [1, 3]), batch)
+    # 0.1 turns 0.45, 0.3 all from 0.25 on; flat images have no contrast to lose.
+    (counts,) = found.counts.values()
+    assert counts.dtype == np.int64
+    assert counts.tolist() == [[5, 3], [6, 6]]
+    assert found.columns[CORRUPTION_ACCURACY].tolist() == [1.0, 1.0, 0.75, 0.75, 0.5, 1.0]
+
+
+def test_summary_adds_batches_up() -> None:
+    settings = Corruptions(["jpeg", "brightness"], [2, 5])
+    meter = CorruptionMeter(settings)
+    parts = [score(settings, batch) for batch in (grey(0.05, 0.35), grey(0.45, 0.55, 0.95))]
+    counts = {name: parts[0].counts[name] + parts[1].counts[name] for name in parts[0].counts}
+    column = np.concatenate([part.columns[CORRUPTION_ACCURACY] for part in parts])
+    entry = meter.summary(pd.DataFrame({CORRUPTION_ACCURACY: column}), counts)
+    assert misfit(entry, Entry, "") is None
+    assert (meter.entry, meter.settings) == ("corruptions", settings)
+    assert entry["num_examples"] == 5
+    jpeg, brightness = entry["kinds"]
+    assert (jpeg["name"], jpeg["title"], jpeg["parameter"]) == ("jpeg", "JPEG", "quality, of 100")
+    assert brightness["levels"] == [
+        {"severity": 2, "value": 0.2, **share_of(3, 5)},
+        {"severity": 5, "value": 0.5, **share_of(2, 5)},
+    ]
+    shares = [level["accuracy"] for kind in entry["kinds"] for level in kind["levels"]]
+    assert entry["mean"] == pytest.approx(np.mean(shares))
+    assert entry["mean"] == pytest.approx(column.mean())
+
+
+def test_the_model_sees_each_corrupted_image_once_without_gradient() -> None:
+    bright = Bright()
+    score(Corruptions(), grey(0.2, 0.8, 0.6), model=nn.Sequential(nn.Conv2d(1, 1, 1), bright))
+    assert len(bright.seen) == 1 + 8 * 5
+    assert not any(images.requires_grad for images in bright.seen)
+
+
+def test_kinds_and_severities_draw_by_themselves() -> None:
+    batch = Batch(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2)
+    alone, beside, other, low = Bright(), Bright(), Bright(), Bright()
+    before = torch.random.get_rng_state()
+    score(Corruptions(["shot-noise"], [2]), batch, model=alone)
+    score(Corruptions(["rotation", "shot-noise"], [3, 2]), batch, model=beside)
+    score(Corruptions(["shot-noise"], [2]), batch, seed=1, model=other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(alone.seen[1], beside.seen[4])
+    assert not torch.equal(alone.seen[1], other.seen[1])
+    score(Corruptions(["impulse-noise"], [1, 5]), batch, model=low)
+    hit = [images != batch.images for images in low.seen[1:]]
+    assert (hit[0] & ~hit[1]).any()  # not the same draws with another threshold
+
+
+def test_a_model_that_draws_is_asked_once_an_image() -> None:
+    model = Bright()
+    judge = random_judge(model, num_samples=1, num_repeats=5, attack_samples=1)
+    batch = grey(0.2, 0.8)
+    meter = CorruptionMeter(Corruptions(["contrast"], [1]))
+    found = meter.score(judge, batch, batch.labels, seed=0)
+    assert found.columns[CORRUPTION_ACCURACY].tolist() == [1.0, 1.0]
+    assert sum(len(images) for images in model.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"kinds": ["blur"]}, "There is no corruption 'blur'; did you mean 'gaussian-blur'"),
+        ({"kinds": []}, "Expected kinds of the corruptions, one at least"),
+        ({"kinds": ["jpeg", "jpeg"]}, "and each once"),
+        ({"severities": [6]}, "from 1 to 5, but got 6"),
+        ({"severities": []}, "Expected severities of the corruptions, one at least"),
+        ({"severities": [1, 1]}, "and each once"),
+    ],
+)
+def test_what_cannot_be_is_refused(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Corruptions(**wrong)
+
+
+def test_all_are_looked_at_by_default_and_said() -> None:
+    settings = Corruptions()
+    assert settings.kinds == list(CORRUPTIONS)
+    assert settings.severities == [1, 2, 3, 4, 5]
+    assert "Gaussian blur, Brightness" in settings.describe()
+    assert "severities 2 of 1 to 5" in Corruptions(["jpeg"], [2]).describe()

@@ -1,0 +1,269 @@
+"""What an evaluation has found is kept, and not found again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.attacks import PGD, Noise, cross_entropy, margin
+from withstand.data import Dataset
+from withstand.evaluation import Certificate, Corruptions, NoiseCurve, Sampling, evaluate
+from withstand.evaluation.identity import identity, identity_of_model
+from withstand.evaluation.meter import Found
+from withstand.evaluation.store import Store
+from withstand.run_folder import RunFolder
+
+
+class Counting(nn.Module):
+    """Counts the images that pass through a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.images = 0
+        self.fails_after = math.inf
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        if self.images > self.fails_after:
+            raise KeyboardInterrupt
+        logits: Tensor = self.model(images)
+        return logits
+
+
+@pytest.fixture
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+
+ATTACKS = [PGD(num_steps=3), PGD(num_steps=2, loss=margin), Noise(num_samples=2)]
+EVERYTHING: dict[str, Any] = {
+    "attacks": ATTACKS,
+    "epsilons": [0.05, 0.1],
+    "noise": NoiseCurve(num_levels=3),
+    "corruptions": Corruptions(kinds=["brightness", "shot-noise"], severities=[1, 5]),
+    "batch_size": 20,
+}
+
+
+def _whole(model: nn.Module, data: Dataset, **options: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+    found = evaluate(model, data, **{**EVERYTHING, **options})
+    return found.rows, found.metrics
+
+
+def test_an_evaluation_again_asks_for_clean_answers_alone(
+    linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    first = _whole(linear, tiny_dataset, out=tmp_path)
+    model = Counting(linear)
+    # The wrapper is another model by its layers, so what is asked of it is seen by a folder of its own.
+    _whole(model, tiny_dataset, out=tmp_path / "counted")
+    before = model.images
+    again = _whole(model, tiny_dataset, out=tmp_path / "counted")
+    asked = model.images - before
+    # Twice asked whether it is random, clean, and the gallery with its attack; the rest is known.
+    assert asked < 200 < 0.2 * before
+    pd.testing.assert_frame_equal(first[0], again[0])
+    assert first[1] == again[1]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.7, 0.99])
+def test_one_that_is_interrupted_goes_on_to_the_same_rows(
+    share: float, linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    model = Counting(linear)
+    whole = _whole(model, tiny_dataset, out=tmp_path / "whole")
+    model.fails_after, model.images = share * model.images, 0
+    with pytest.raises(KeyboardInterrupt):
+        _whole(model, tiny_dataset, out=tmp_path / "parts")
+    assert list((tmp_path / "parts" / "evaluation").glob("*.npz"))
+    model.fails_after, model.images = math.inf, 0
+    parts = _whole(model, tiny_dataset, out=tmp_path / "parts")
+    pd.testing.assert_frame_equal(whole[0], parts[0])
+    assert whole[1] == parts[1]
+
+
+def test_more_attacks_budgets_and_examples_cost_only_what_is_new(
+    linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    first = evaluate(linear, tiny_dataset, ATTACKS[:1], [0.1], batch_size=15, num_examples=30, out=tmp_path)
+    more = evaluate(linear, tiny_dataset, ATTACKS, [0.05, 0.1, 0.2], batch_size=15, out=tmp_path)
+    pd.testing.assert_series_equal(more.rows["pgd-3-linf@0.1"][:30], first.rows["pgd-3-linf@0.1"])
+    for larger, smaller in (("0.1", "0.05"), ("0.2", "0.1")):
+        assert (more.rows[f"pgd-3-linf@{larger}"] <= more.rows[f"pgd-3-linf@{smaller}"]).all()
+    assert (more.rows["worst-linf@0.1"] <= more.rows["pgd-3-linf@0.1"]).all()
+    stands = more.rows["pgd-3-linf@0.2"] == 1
+    right = more.rows["pgd-3-linf@0.2:prediction"] == more.rows["label"]
+    assert (stands == right).all()
+
+
+def test_a_smaller_budget_that_fells_more_holds_at_the_larger_too(
+    linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    weak = replace(PGD(num_steps=1), step_size=1e-6, random_start=False)
+
+    @dataclass(frozen=True)
+    class Erratic(PGD):
+        """Strong at small budgets alone."""
+
+        @override
+        def perturb(
+            self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+        ) -> Tensor:
+            strong = self.epsilon_at() < 0.15
+            form = PGD(epsilon=self.epsilon_at(), num_steps=20) if strong else weak.at(self.epsilon_at())
+            return form.perturb(model, images, labels)
+
+    erratic = Erratic()
+    before = evaluate(linear, tiny_dataset, [erratic], [0.2], out=tmp_path).rows
+    after = evaluate(linear, tiny_dataset, [erratic], [0.1, 0.2], out=tmp_path).rows
+    name = f"{erratic.name}@0.2"
+    assert before[name].mean() > after[name].mean() == after[f"{erratic.name}@0.1"].mean()
+    assert (after[f"{name}:prediction"] == after["label"]).mean() == after[name].mean()
+
+
+@pytest.mark.parametrize("change", ["weights", "data", "seed"])
+def test_what_is_kept_of_another_model_data_or_seed_is_not_used(
+    change: str, linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    evaluate(linear, tiny_dataset, [Noise()], [0.4], out=tmp_path)
+    options: dict[str, Any] = {}
+    if change == "weights":
+        with torch.no_grad():
+            for weight in linear.parameters():
+                weight.neg_()
+    elif change == "data":
+        tiny_dataset = replace(tiny_dataset, test=tiny_dataset.validation)
+    else:
+        options["seed"] = 1
+    found = evaluate(linear, tiny_dataset, [Noise()], [0.4], out=tmp_path, **options).rows
+    fresh = evaluate(linear, tiny_dataset, [Noise()], [0.4], **options).rows
+    pd.testing.assert_frame_equal(found, fresh)
+
+
+def test_a_forward_that_changed_without_its_weights_is_noticed(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    class Turned(nn.Module):
+        shift = 0
+
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            return 10 * images.mean(dim=(1, 2))[:, :3].roll(Turned.shift, dims=1)
+
+    evaluate(Turned(), tiny_dataset, [PGD(num_steps=2)], [0.1], out=tmp_path)
+    Turned.shift = 1
+    found = evaluate(Turned(), tiny_dataset, [PGD(num_steps=2)], [0.1], out=tmp_path).rows
+    assert found["clean"].sum() == found["pgd-2-linf@0.1"].sum() == 0
+
+
+def test_an_interrupted_evaluation_leaves_the_former_rows_and_metrics(
+    linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    model = Counting(linear)
+    _whole(model, tiny_dataset, out=tmp_path)
+    run = RunFolder(tmp_path)
+    rows, metrics = run.examples.read_bytes(), run.metrics.read_bytes()
+    model.fails_after = model.images + 300
+    with pytest.raises(KeyboardInterrupt):
+        _whole(model, tiny_dataset, out=tmp_path, seed=3)
+    assert (run.examples.read_bytes(), run.metrics.read_bytes()) == (rows, metrics)
+    assert not list(tmp_path.glob(".*part"))
+
+
+def test_certificates_are_kept_and_still_held_against_new_attacks(
+    linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    certificate = Certificate(norm=2, radius=True, epsilons=[0.1, 0.3])
+    first = evaluate(linear, tiny_dataset, certificates=[certificate], batch_size=20, out=tmp_path)
+    again = evaluate(
+        linear, tiny_dataset, [PGD(norm=2, num_steps=4)], [0.2], certificates=[certificate], batch_size=20,
+        out=tmp_path,
+    )  # fmt: skip
+    for name in ("certified-l2@0.1", "certified-l2@0.3", "radius-l2"):
+        pd.testing.assert_series_equal(first.rows[name], again.rows[name])
+    assert not [name for name in again.rows if str(name).startswith("_")]
+
+
+def test_random_answers_are_kept_with_all_their_budgets(
+    linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    class Noisy(nn.Module):
+        """Adds noise to its input, so that it answers as it is drawn."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = linear
+
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.model(images + 0.3 * torch.randn_like(images))
+            return logits
+
+    few = Sampling(num_samples=2, num_repeats=2, most_attack_samples=4, sweep_examples=10)
+    run = partial(evaluate, Noisy(), tiny_dataset, ATTACKS[:1], [0.1, 0.2], sampling=few, batch_size=20)
+    whole = run()
+    assert whole.metrics["sampling"]["num_repeats"] == 2  # it was found to be random
+    kept = [run(out=tmp_path), run(out=tmp_path)]
+    for each in kept:
+        pd.testing.assert_frame_equal(whole.rows, each.rows)
+        assert each.metrics == whole.metrics
+
+
+def test_settings_alike_have_one_identity_and_others_another() -> None:
+    model = nn.Linear(2, 2)
+    assert identity(PGD(num_steps=3)) == identity(PGD(num_steps=3))
+    different: list[Callable[[], Any]] = [
+        lambda: PGD(num_steps=4),
+        lambda: PGD(num_steps=3, loss=margin),
+        lambda: Noise(),
+        lambda: [PGD(num_steps=3)],
+        lambda: cross_entropy,
+        lambda: model,
+        lambda: torch.zeros(3),
+        lambda: torch.zeros(4),
+        lambda: 1.0,
+        lambda: "1.0",
+        lambda: lambda x: x,
+        lambda: lambda x: -x,
+        lambda: partial(max, 1),
+    ]
+    assert len({identity(each()) for each in different}) == len(different)
+    before = identity_of_model(model)
+    with torch.no_grad():
+        model.weight[0, 0] += 1
+    assert identity_of_model(model) != before
+
+
+def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
+    store = Store(tmp_path / "kept", "mine")
+    with store.batch(0, 2) as kept:
+        kept.put("part", Found({"a": np.array([1, 2])}, {"n": np.array([3])}))
+        kept.put("nothing", Found({}, {}))
+    assert store.noted("word", lambda: 5) == 5
+    again = Store(tmp_path / "kept", "mine")
+    assert again.noted("word", lambda: 6) == 5
+    with again.batch(0, 2) as kept:
+        found = kept.find("part")
+        assert found is not None
+        assert (found.columns["a"].tolist(), found.counts["n"].tolist()) == ([1, 2], [3])
+        assert kept.find("nothing") == Found({}, {})
+        assert kept.find("else") is None
+    (file,) = (tmp_path / "kept").glob("*.npz")
+    file.write_bytes(file.read_bytes()[:50])
+    with Store(tmp_path / "kept", "mine").batch(0, 2) as kept:
+        assert kept.find("part") is None
+    with Store(tmp_path / "kept", "another").batch(0, 2) as kept:
+        assert kept.find("part") is None
+    assert not list((tmp_path / "kept").glob("*.npz"))

@@ -1,0 +1,71 @@
+"""Figures as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from withstand.reporting import export_figures, image_files
+from withstand.reporting.compare import view_runs
+from withstand.reporting.image_files import figures_in
+from withstand.reporting.read import read_run
+from withstand.reporting.views import view_run
+from withstand.types import RunFolderError
+
+WriteRun = Callable[..., Path]
+
+
+def test_every_figure_is_found(write_run: WriteRun) -> None:
+    runs = [read_run(write_run(name)) for name in ("one", "two")]
+    assert [figure.title for figure in figures_in(view_run(runs[0], "one"))][:1] == [
+        "Accuracy against epsilon, ℓ∞"
+    ]
+    titles = [figure.title for figure in figures_in(view_runs(runs))]
+    assert "Clean accuracy, against training time" in titles
+    assert len(titles) == len(set(titles))
+
+
+def test_files(write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Any] = {}
+
+    def draw(plots: list[Any], files: list[Path], **options: Any) -> None:
+        drawn.update(plots=plots, files=files, options=options)
+
+    monkeypatch.setattr("plotly.io.write_images", draw)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    files = export_figures([write_run()], tmp_path / "figures", "png")
+    assert files[0].name == "01-accuracy-against-epsilon-linf.png"
+    assert files == drawn["files"]
+    assert files[0].parent.is_dir()
+    assert drawn["options"]["scale"] == 2
+    layout = drawn["plots"][0]["layout"]
+    assert layout["paper_bgcolor"] == "#ffffff"
+    assert layout["xaxis"]["gridcolor"] == "#d9dde4"
+
+
+def test_what_is_wrong_is_said(write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RunFolderError, match="no run folder"):
+        export_figures([], tmp_path)
+    folder = write_run()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RunFolderError, match=r"withstand\[figures\]"):
+        export_figures([folder], tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("\nno browser\nat all")
+
+    monkeypatch.setattr("plotly.io.write_images", fail)
+    with pytest.raises(RunFolderError, match=r"no browser Kaleido needs Chrome"):
+        export_figures([folder], tmp_path)
+
+
+def test_figures_stay_as_they_are(write_run: WriteRun) -> None:
+    figure = next(figures_in(view_run(read_run(write_run()), "one")))
+    before = json.dumps(figure.plot)
+    assert image_files._on_white(figure)["layout"]["plot_bgcolor"] == "#ffffff"
+    assert json.dumps(figure.plot) == before

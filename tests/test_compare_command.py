@@ -1,0 +1,67 @@
+"""The command ``withstand compare``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from withstand.compare_command import compare
+from withstand.types import RecipeError, RunFolderError
+
+CLEAN = {"accuracy": 0.9, "lower": 0.85, "upper": 0.95, "correct": 90, "total": 100}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A folder with two runs."""
+    for number, right in enumerate((40, 90)):
+        folder = tmp_path / "sweep" / f"run-{number}"
+        folder.mkdir(parents=True)
+        metrics = {"schema": 1, "dataset": "digits", "num_examples": 100, "num_classes": 10}
+        (folder / "metrics.json").write_text(json.dumps(metrics | {"clean": CLEAN, "attacks": []}))
+        (folder / "recipe.yaml").write_text(f"name: run-{number}\n")
+        rows = [f"{index},1,{int(index < right)}" for index in range(100)]
+        (folder / "examples.csv").write_text("\n".join(["index,label,prediction", *rows, ""]))
+    return tmp_path / "sweep"
+
+
+def test_page_and_tables(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare([str(sweep), "--title=Two", f"--tables={tmp_path / 'tables'}"])
+    page = (sweep / "compare.html").read_text(encoding="utf-8")
+    assert "<h1>Two</h1>" in page
+    assert "run-1 is 50.0 points above run-0 on clean images" in page
+    assert (tmp_path / "tables" / "comparison.tex").exists()
+    said = capsys.readouterr().out
+    assert "2 runs compared:" in said
+    assert "comparison.md" in said
+
+
+def test_where_the_page_goes(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    compare([str(sweep / "run-1"), str(sweep / "run-0")])
+    assert (tmp_path / "compare.html").exists()
+    compare([str(sweep), f"--out={tmp_path / 'pages' / 'mine.html'}"])
+    assert (tmp_path / "pages" / "mine.html").exists()
+
+
+def test_figures(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def draw(runs: list[Path], folder: Path, image_format: str) -> list[Path]:
+        asked.extend([[run.name for run in runs], folder, image_format])
+        return []
+
+    monkeypatch.setattr("withstand.compare_command.export_figures", draw)
+    compare([str(sweep), "--figures=svg"])
+    assert asked == [["run-0", "run-1"], sweep / "compare-figures", "svg"]
+
+
+def test_refused(sweep: Path) -> None:
+    with pytest.raises(RunFolderError, match="only one run"):
+        compare([str(sweep / "run-0")])
+    with pytest.raises(RecipeError, match="figures"):
+        compare([str(sweep), "--figures=gif"])
+    with pytest.raises(RecipeError, match="--tables"):
+        compare([str(sweep), "--table=x"])
