@@ -42,12 +42,13 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 benchmark: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[attacks]'
 	$(ONE_THREAD) $(BIN)/python benchmarks/attack_cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/certified_cost.py
 	$(BIN)/python benchmarks/kernel_cost.py
 	$(BIN)/python benchmarks/gaussian_cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/bayes_cost.py
+	$(BIN)/python benchmarks/suite_cost.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/report_cost.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

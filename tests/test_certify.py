@@ -28,6 +28,9 @@ SMALL = [
     "--data.validation_size=100",
     "--evaluation.num_examples=40",
     "--evaluation.epsilons=[0.1]",
+    "--evaluation.suite=null",
+    "--evaluation.corruptions=null",
+    "--evaluation.smoothing=null",
     "--evaluation.attacks=[{class_path: PGD, init_args: {norm: 2, num_steps: 3}}]",
 ]
 NET = """\
@@ -226,7 +229,7 @@ def test_interrupted(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     before = (run / "examples.csv").read_text(), (run / "metrics.json").read_text()
     monkeypatch.setattr("withstand.evaluation.proofs.Certifier", Slow)
     assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]", "--radius=true"]) == 130
-    assert "What was written stays" in capsys.readouterr().err
+    assert "What was found stays" in capsys.readouterr().err
     assert ((run / "examples.csv").read_text(), (run / "metrics.json").read_text()) == before
 
 

@@ -55,6 +55,7 @@ def test_run_leaves_every_file_of_the_run_folder(finished: Path) -> None:
         "model.safetensors",
         "last.safetensors",
         "checkpoint",
+        "evaluation",
         "examples.csv",
         "gallery.npz",
         "metrics.json",

@@ -20,7 +20,7 @@ from withstand.reporting import report
 from withstand.run_folder import RunFolder
 from withstand.runs import build_model, load_data, load_run_model, model_spec, open_run
 from withstand.spectral import weights
-from withstand.types import DataError, ModelError, RunFolderError
+from withstand.types import AttackError, DataError, ModelError, RunFolderError
 
 
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
@@ -120,6 +120,16 @@ def test_what_an_evaluation_will_read_can_be_asked_for_before(tmp_path: Path) ->
     asked = f"--evaluation.sampling.uncertainty.out_of_distribution=[folder:{other}]"
     with pytest.raises(DataError, match="shape"):
         require_other_data(parse_recipe(file, [asked]).recipe)
+
+
+def test_packages_of_attacks_are_asked_for_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("withstand.attacks.adapters.find_spec", lambda _: None)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(_RANDOM)
+    plain = ["--model.bayes=null", "--evaluation.epsilons=[0.1]"]
+    require_other_data(parse_recipe(file, [*plain, "--evaluation.suite=fast"]).recipe)
+    with pytest.raises(AttackError, match="pyautoattack"):
+        require_other_data(parse_recipe(file, [*plain, "--evaluation.suite=standard"]).recipe)
 
 
 def test_a_run_that_failed_at_once_does_not_hold_its_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from withstand import models
+from withstand import models, norms
 from withstand.certificates import Method
 from withstand.data import Dataset
 from withstand.environment import describe_device, environment, git_commit
@@ -26,7 +27,6 @@ from withstand.evaluation import (
     extend_evaluation,
     plan_attacks,
     plan_suite,
-    suite_budgets,
 )
 from withstand.pipeline import add_cost, evaluate_run
 from withstand.recipe import DataSettings, EvaluationSettings, ModelSettings, Recipe
@@ -125,7 +125,7 @@ def _changes(run: RunFolder, metrics: dict[str, Any], request: Request) -> dict[
     sizes = {"num_examples": request.num_examples, "batch_size": request.batch_size}
     given = {key: value for key, value in sizes.items() if value is not None}
     if not metrics:
-        return {"attacks": [], "epsilons": [], **given}
+        return {"attacks": [], "epsilons": [], "suite": None, **given}
     number = metrics["num_examples"]
     if request.num_examples not in (None, number):
         raise RunFolderError(
@@ -159,7 +159,7 @@ def _extend_run(
     evaluation = extend_evaluation(
         model,
         dataset,
-        FormerEvaluation(_rows_of(run), metrics, _plans(settings, dataset)),
+        FormerEvaluation(_rows_of(run), metrics, _plans(settings, dataset, metrics)),
         settings.certificates,
         run,
         batch_size=settings.batch_size,
@@ -177,13 +177,18 @@ def _extend_run(
     return evaluation
 
 
-def _plans(settings: EvaluationSettings, dataset: Dataset) -> list[AttackPlan]:
-    """The attacks of an evaluation; a suite without what it transferred, of which only the rows are left."""
+def _plans(settings: EvaluationSettings, dataset: Dataset, metrics: dict[str, Any]) -> list[AttackPlan]:
+    """The attacks of an evaluation; a suite without what it transferred, of which only the rows are left.
+
+    Its norms and budgets are those that it was run at, not those that the new certificates would give it.
+    """
     plans = plan_attacks(settings.attacks, settings.epsilons)
     suite = settings.chosen_suite
     if suite is None:
         return plans
-    budgets = suite_budgets(suite, settings.attacks, settings.certificates, settings.epsilons)
+    known = {each["name"]: [point["epsilon"] for point in each["curve"]] for each in metrics["attacks"]}
+    names = {norm: f"{suite.level}-{norms.label(norm)}" for norm in (1.0, 2.0, math.inf)}
+    budgets = {norm: known[name] for norm, name in names.items() if name in known}
     return [*plans, *plan_suite(suite, budgets, dataset.info.num_classes, is_random=False)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 from torch import nn
 
 from withstand import bayes, data
+from withstand.attacks import require_packages
 from withstand.data import Dataset
 from withstand.environment import describe_device, environment, git_commit, peak_memory_bytes
-from withstand.evaluation import Evaluation, Sampling, evaluate
+from withstand.evaluation import Evaluation, Sampling, evaluate, plan_suite
 from withstand.evaluation.uncertainty_meter import require_others
 from withstand.recipe import Recipe
 from withstand.recipe_file import ParsedRecipe
@@ -35,6 +37,8 @@ __all__ = [
     "require_other_data",
     "train_recipe",
 ]
+
+_MANY_CLASSES = 10
 
 
 def train_recipe(
@@ -150,13 +154,22 @@ def evaluate_run(
 
 
 def require_other_data(recipe: Recipe) -> None:
-    """Accepts the other data sets and runs that an evaluation will read, before training takes its time.
+    """Accepts what an evaluation will need beside the run, before training takes its time.
+
+    That is other data sets, other runs, and the packages of its attacks.
 
     Raises:
+        AttackError: a package is not installed.
         DataError: a data set is unknown, missing or damaged, or its images have another shape.
         WithstandError: a run is missing, or its model does not fit.
     """
     suite = recipe.evaluation.chosen_suite
+    require_packages(recipe.evaluation.attacks)
+    if suite is not None:
+        is_random = recipe.model.bayes is not None
+        # Neither norm nor number of classes changes the packages.
+        plans = plan_suite(suite, {math.inf: [0.0]}, _MANY_CLASSES, is_random=is_random)
+        require_packages(plan.attack for plan in plans)
     if suite is not None and suite.transfer_from:
         load_surrogates(suite, load_data(recipe))
     others = _others(recipe) if recipe.model.bayes is not None else {}

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from withstand.attacks import PGD, SUITES, SuiteLevel, suite
+from withstand.attacks import PGD, SUITES, SuiteLevel, Transfer, require_packages, suite
+from withstand.types import AttackError
 
 OURS = ["pgd-100-linf", "pgd-100-margin-linf", "pgd-100-dlr-linf", "pgd-400-margin-linf"]
 
@@ -87,3 +88,29 @@ def test_what_there_is_not_is_refused() -> None:
         suite("fast", norm=2.0, num_classes=1)
     with pytest.raises(ValueError, match="Expected a norm of 1, 2 or inf, but got 3"):
         suite("fast", norm=3.0, num_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("level", "hidden", "fails"),
+    [
+        ("fast", ["pyautoattack", "foolbox", "numba"], False),
+        ("standard", ["foolbox", "numba"], False),
+        ("standard", ["pyautoattack"], True),
+        ("thorough", ["foolbox"], True),
+        ("thorough", ["numba"], True),
+    ],
+)
+def test_packages_that_are_missing_are_named_before(
+    level: SuiteLevel, hidden: list[str], fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def installed(package: str) -> object:
+        return None if package in hidden else package
+
+    monkeypatch.setattr("withstand.attacks.adapters.find_spec", installed)
+    around = Transfer(nn.Flatten(), suite(level, norm=2, num_classes=10), "other")
+    for attack in (suite(level, norm=math.inf, num_classes=10), around):
+        if fails:
+            with pytest.raises(AttackError, match=f"needs the package {hidden[0]}, which is not installed"):
+                require_packages([attack])
+        else:
+            require_packages([attack])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from withstand import bayes
-from withstand.attacks import PGD, AtMeans, Attack, Noise, fgsm
+from withstand.attacks import PGD, AtMeans, Attack, Cascade, Noise, fgsm
 from withstand.data import Dataset
 from withstand.evaluation import Sampling, plan_attacks
 from withstand.evaluation.averaging import Judging, Shares, find_judge, has_settled, sufficient
@@ -153,3 +153,10 @@ def test_without_random_weights_the_model_is_its_own_judge(
     found = _find(tiny_model, tiny_dataset, plan_attacks([PGD()], [0.1]), None)
     assert found.judge.predictor is found.judge.target is tiny_model
     assert (found.judge.num_repeats, found.batch_size, found.entry, found.warnings) == (1, 500, None, ())
+
+
+def test_of_a_suite_one_attack_finds_the_number(noisy: nn.Module, tiny_dataset: Dataset) -> None:
+    plans = plan_attacks([Noise(), Cascade([PGD(num_steps=90), PGD(num_steps=80)], "all")], [0.1])
+    found = _find(noisy, tiny_dataset, plans, Sampling(most_attack_samples=4, sweep_examples=10))
+    assert found.entry is not None
+    assert found.entry["sweep"]["attack"] == "pgd-20-linf"

@@ -143,3 +143,20 @@ def test_attacks_alone_are_checked_too(tiny_dataset: Dataset) -> None:
     checks = evaluate(Stripes(), tiny_dataset, [PGD(num_steps=2)], [0.1]).metrics["checks"]
     assert [check["passed"] for check in checks] == [True, None, None, None, None, True, True]
     assert "checks" not in evaluate(Stripes(), tiny_dataset).metrics
+
+
+@pytest.mark.parametrize(
+    ("draws", "sweep", "passed"),
+    [
+        (8, None, True),
+        (1, None, False),
+        (None, None, None),
+        (1, {"has_settled": True, "attack": "pgd-20-linf", "levels": [{"num_samples": 32}]}, True),
+    ],
+)
+def test_a_single_draw_is_a_sign_unless_it_was_found_to_suffice(
+    draws: int | None, sweep: dict[str, Any] | None, passed: bool | None
+) -> None:
+    metrics = {**_metrics(0), "sampling": {"attack_samples": draws, "sweep": sweep}}
+    found = next(check for check in check_all(metrics, [], is_random=True) if check.name == "random-answers")
+    assert found.passed is passed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.attacks import PGD, Attack, Noise
+from withstand.attacks import PGD, Attack, Cascade, Noise
 from withstand.evaluation import AttackPlan, Judge, attack_batch
-from withstand.evaluation.attacking import OnAttacked
+from withstand.evaluation.attacking import Memory, OnAttacked
 from withstand.evaluation.judge import Answer, random_judge
+from withstand.evaluation.meter import Found
 from withstand.evaluation.rows import CLEAN, Columns, Scores, column
 from withstand.types import Batch
 
@@ -199,3 +201,72 @@ def test_random_weights_are_scored_and_attacked_by_the_mean_probability() -> Non
         expected = torch.stack([model(IMAGES).softmax(1) for _ in range(2000)]).mean(0).amax(1)
         found = judge.answer(IMAGES, LABELS).confidence
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+
+
+@dataclass(frozen=True)
+class GivesUp(PGD):
+    """Returns the clean image, as some attacks do where they do not succeed."""
+
+    @override
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        return images.clone()
+
+
+def test_an_attack_that_gives_up_does_not_take_the_place_of_one_that_came_near() -> None:
+    brighter, gives_up = Brighter(epsilon=0.1), GivesUp(epsilon=0.1)
+    plan = AttackPlan(Cascade([brighter, gives_up], "both"), [0.1], "both-linf", math.inf)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        labels = model(IMAGES).argmax(dim=1)
+    seen: list[Tensor] = []
+
+    def on_attacked(plan: AttackPlan, epsilon: float, images: Tensor) -> Columns:
+        seen.append(images)
+        return {}
+
+    score_batch(Judge.of(model.eval()), Batch(IMAGES, labels), [plan], on_attacked)
+    assert torch.allclose(seen[0], IMAGES + 0.1)
+
+
+def test_images_that_nobody_wants_are_not_kept() -> None:
+    class Forgetful(Memory):
+        """Wants no images."""
+
+        @override
+        def recall(self, plan: AttackPlan, epsilon: float) -> Found | None:
+            return None
+
+        @override
+        def prepare(self, plan: AttackPlan, epsilon: float) -> None:
+            pass
+
+        @override
+        def keep(self, plan: AttackPlan, epsilon: float, found: Found) -> None:
+            pass
+
+        @override
+        def wants_images(self, plan: AttackPlan) -> bool:
+            return False
+
+    plan = AttackPlan(Brighter(), [0.1], "brighter", math.inf)
+    batch = Batch(IMAGES, torch.zeros_like(LABELS))
+    asked: list[tuple[dict[str, Any], list[str]]] = [({}, ["brighter"]), ({"memory": Forgetful()}, [])]
+    for options, kept in asked:
+        judge = Judge.of(Script([0, 0, 0], [0, 1, 1]))
+        clean = judge.answer(*batch)
+        assert list(attack_batch(judge, batch, clean, [plan], **options).fooling) == kept
+
+
+@pytest.mark.parametrize("is_random", [False, True])
+def test_what_is_no_number_is_right_of_no_class(is_random: bool) -> None:
+    class Broken(nn.Module):
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.full((len(images), 2), torch.nan)
+
+    judge = Judge(Broken(), Broken(), is_random=is_random)
+    images, labels = torch.zeros(4, 1), torch.tensor([0, 1, 0, 1])
+    assert judge.answer(images, labels).right.tolist() == [0, 0, 0, 0]
+    assert not (judge.weigh(images, labels).right >= 1).any()

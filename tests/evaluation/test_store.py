@@ -26,18 +26,26 @@ from withstand.run_folder import RunFolder
 
 
 class Counting(nn.Module):
-    """Counts the images that pass through a model."""
+    """Counts the images that pass through a model; in a list, since a number is one of its settings."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.images = 0
-        self.fails_after = math.inf
+        self.counts: list[float] = [0, math.inf]
+
+    @property
+    def images(self) -> float:
+        """How many."""
+        return self.counts[0]
+
+    def start(self, fails_after: float = math.inf) -> None:
+        """Counts from 0, and fails beyond a number."""
+        self.counts = [0, fails_after]
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        self.images += len(images)
-        if self.images > self.fails_after:
+        self.counts[0] += len(images)
+        if self.counts[0] > self.counts[1]:
             raise KeyboardInterrupt
         logits: Tensor = self.model(images)
         return logits
@@ -86,11 +94,11 @@ def test_one_that_is_interrupted_goes_on_to_the_same_rows(
 ) -> None:
     model = Counting(linear)
     whole = _whole(model, tiny_dataset, out=tmp_path / "whole")
-    model.fails_after, model.images = share * model.images, 0
+    model.start(fails_after=share * model.images)
     with pytest.raises(KeyboardInterrupt):
         _whole(model, tiny_dataset, out=tmp_path / "parts")
     assert list((tmp_path / "parts" / "evaluation").glob("*.npz"))
-    model.fails_after, model.images = math.inf, 0
+    model.start()
     parts = _whole(model, tiny_dataset, out=tmp_path / "parts")
     pd.testing.assert_frame_equal(whole[0], parts[0])
     assert whole[1] == parts[1]
@@ -168,6 +176,56 @@ def test_a_forward_that_changed_without_its_weights_is_noticed(tiny_dataset: Dat
     assert found["clean"].sum() == found["pgd-2-linf@0.1"].sum() == 0
 
 
+class Scaled(nn.Module):
+    """Says the same at any scale; a gradient there is at small ones only."""
+
+    def __init__(self, model: nn.Module, scale: float, *, is_tensor: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.scale: Any = None if is_tensor else scale
+        self.register_buffer("factor", torch.tensor(scale), persistent=False)
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.factor * self.model(images)
+        return logits
+
+
+@pytest.mark.parametrize("is_tensor", [True, False])
+def test_settings_that_are_no_weights_count(is_tensor: bool, linear: nn.Module) -> None:
+    one, other = (Scaled(linear, scale, is_tensor=is_tensor) for scale in (1.0, 2.0))
+    if not is_tensor:
+        other.factor = one.factor
+    assert identity_of_model(one) == identity_of_model(Scaled(linear, 1.0, is_tensor=is_tensor))
+    assert identity_of_model(one) != identity_of_model(other)
+
+
+def test_answers_that_changed_in_confidence_alone_are_noticed(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    class Hot(nn.Module):
+        scale: list[float] = [10.0]  # noqa: RUF012 - shared on purpose
+
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            return self.scale[0] * images.mean(dim=(1, 2))[:, :3]
+
+    attack = PGD(num_steps=5, loss=cross_entropy)
+    first = evaluate(Hot(), tiny_dataset, [attack], [0.3], out=tmp_path).rows
+    Hot.scale[0] = 1e5
+    found = evaluate(Hot(), tiny_dataset, [attack], [0.3], out=tmp_path).rows
+    assert (found["prediction"] == first["prediction"]).all()
+    assert found["pgd-5-linf@0.3"].mean() > first["pgd-5-linf@0.3"].mean()
+
+
+def test_what_another_owner_writes_later_is_not_taken_up(tmp_path: Path) -> None:
+    slow, quick = Store(tmp_path, "former"), Store(tmp_path, "present")
+    with slow.batch(0, 2) as kept:  # an evaluation of former weights is still at work
+        kept.put("part", Found({"a": np.array([1, 2])}, {}))
+    with quick.batch(0, 2) as kept:
+        assert kept.find("part") is None
+    with Store(tmp_path, "present").batch(0, 2) as kept:
+        assert kept.find("part") is None
+
+
 def test_an_interrupted_evaluation_leaves_the_former_rows_and_metrics(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -175,7 +233,7 @@ def test_an_interrupted_evaluation_leaves_the_former_rows_and_metrics(
     _whole(model, tiny_dataset, out=tmp_path)
     run = RunFolder(tmp_path)
     rows, metrics = run.examples.read_bytes(), run.metrics.read_bytes()
-    model.fails_after = model.images + 300
+    model.start(fails_after=300)
     with pytest.raises(KeyboardInterrupt):
         _whole(model, tiny_dataset, out=tmp_path, seed=3)
     assert (run.examples.read_bytes(), run.metrics.read_bytes()) == (rows, metrics)

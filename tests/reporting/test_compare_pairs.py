@@ -62,6 +62,9 @@ def test_differences_in_words(add: Callable[..., Path]) -> None:
         "strong is 40.0 points above weak under pgd-200 at ℓ∞ ε = 0.3 (95 % interval 3"
     )
     assert words[0].endswith(", 100 examples, paired): significant.")
+    from_above = [each.replace("\N{NO-BREAK SPACE}", " ") for each in found.against[1].sentences]
+    ends = words[0][words[0].index("(95") :]
+    assert f"weak is 40.0 points below strong under pgd-200 at ℓ∞ ε = 0.3 {ends}" in from_above
     assert any(
         "same and weak under pgd-200 at ℓ∞ ε = 0.3: no difference that 100 examples can show (+1.0 points"
         in each

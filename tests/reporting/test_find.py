@@ -35,3 +35,6 @@ def test_nothing_found(tmp_path: Path) -> None:
         find_runs([tmp_path])
     with pytest.raises(RunFolderError, match="There is no folder"):
         find_runs([tmp_path / "absent"])
+    (tmp_path / "metrics.txt").touch()
+    with pytest.raises(RunFolderError, match=r"metrics\.txt is a file"):
+        find_runs([tmp_path / "metrics.txt"])

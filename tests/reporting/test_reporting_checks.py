@@ -28,14 +28,14 @@ def test_failed_ones_come_first_in_words_and_symbols(measures: dict[str, Any]) -
         ("Not run", "○", "Transfer finds no more"),
     ]
     assert shown.summary == "1 failed, 1 passed, 1 not run."
-    assert shown.has_failed
+    assert shown.num_failed == 1
 
 
 def test_what_is_none_is_not_counted(measures: dict[str, Any]) -> None:
     measures["checks"] = measures["checks"][:1]
     shown = view(measures)
     assert shown.summary == "1 passed."
-    assert not shown.has_failed
+    assert shown.num_failed == 0
 
 
 def test_they_stand_right_under_the_headline_figures(write_run: WriteRun, measures: dict[str, Any]) -> None:
@@ -51,6 +51,26 @@ def test_passing_them_all_is_called_no_proof(write_run: WriteRun, measures: dict
     page = report(write_run(metrics=measures)).read_text(encoding="utf-8")
     assert "passing them is no proof" in page
     assert "do not quote it" not in page
+
+
+def test_findings_are_sentences_that_do_not_repeat_the_verdict(measures: dict[str, Any]) -> None:
+    measures["checks"][1] |= {"passed": None, "finding": "Not run: name other runs."}
+    measures["checks"][2]["finding"] = "on 3 of 4 examples"
+    assert [row.finding for row in view(measures).rows[::2]] == ["On 3 of 4 examples", "Name other runs."]
+
+
+def test_a_failed_check_is_told_once_and_counted_as_a_warning(
+    write_run: WriteRun, measures: dict[str, Any], tmp_path: Path
+) -> None:
+    finding = measures["checks"][2]["finding"]
+    measures["warnings"] = [f"Not all felled: {finding}", "Something else."]
+    page = report(write_run(metrics=measures)).read_text(encoding="utf-8")
+    assert page.count(finding) == 1
+    assert '<a href="#run-checks">1 check for false robustness failed</a>' in page
+    assert "<li>Something else.</li>" in page
+    folders = [tmp_path / "run", write_run("other", recipe="name: other")]
+    compared = report(folders, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<a href="#run-1-warnings"><b>2</b> <small>1 failed check</small></a>' in compared
 
 
 @pytest.mark.parametrize("content", [{}, {"checks": None}, {"checks": []}])

@@ -39,11 +39,14 @@ def test_progress_is_the_axis_where_there_is_one() -> None:
 
 
 def test_panels_of_runs_overlay_each_column() -> None:
-    panels = panels_of_runs({"a": history(epsilon=[1], loss=[2]), "b": history(loss=[3], kl=[4])})
+    columns = {"a": history(loss=[2], lr=[1]), "b": history(loss=[3], kl=[4]), "c": history(kl=[5])}
+    panels = panels_of_runs(columns)
     found = {panel.title: {trace.name: trace.values for trace in panel.traces} for panel in panels}
-    assert list(found) == ["Loss", "Epsilon", "KL divergence"]
+    assert list(found) == ["Loss", "KL divergence"]  # what one run alone has is in its own section
     assert found["Loss"] == {"a": [2], "b": [3]}
-    assert found["KL divergence"] == {"b": [4]}
+    assert found["KL divergence"] == {"b": [4], "c": [5]}
+    assert [trace.series for panel in panels for trace in panel.traces] == [0, 1, 1, 2]
+    assert len(panels_of_runs({"a": columns["a"]})) == 2
 
 
 def test_events_tell_collapses_and_notes_once() -> None:

@@ -38,7 +38,7 @@ def test_many_runs_are_folded(folders: list[Path], tmp_path: Path) -> None:
     assert page.count("<details") == page.count("</details>")
     assert "Over seeds" in page
     assert "Against clean accuracy" in page
-    assert page.index(">Over seeds<") < page.index(">Each run<")
+    assert page.index(">Trade-offs<") < page.index(">Over seeds<") < page.index(">Each run<")
 
 
 def test_few_runs_are_shown_in_full(folders: list[Path], tmp_path: Path) -> None:
@@ -46,6 +46,22 @@ def test_few_runs_are_shown_in_full(folders: list[Path], tmp_path: Path) -> None
     assert not re.findall(r"<summary><h2", page)
     assert "Over seeds" in page
     assert "Over seeds" not in page_of([folders[0], folders[3]], tmp_path)
+
+
+def test_many_runs_are_brief(folders: list[Path], tmp_path: Path) -> None:
+    page = page_of(folders, tmp_path)
+    assert page.count("each run's training, images, noise, corruptions and classes are left out") == 9
+    assert f"withstand report {folders[0]}</code>" in page
+    parts = {part: f'id="run-1-part-{part}"' in page for part in ("summary", "about", "training", "examples")}
+    assert parts == {"summary": True, "about": True, "training": False, "examples": False}
+    assert "images, noise, corruptions and classes are left out" not in page_of(folders[:8], tmp_path)
+
+
+def test_few_single_runs_are_told_apart_by_the_table_of_runs(write_run: WriteRun) -> None:
+    runs = [
+        read_run(write_run(name, recipe=RECIPE.format(name=name, seed=0))) for name in ("mlp", "cnn", "vgg")
+    ]
+    assert view_seeds(runs) is None
 
 
 def test_views(folders: list[Path]) -> None:

@@ -246,7 +246,7 @@ def test_compare_page(compare_page: Page) -> None:
     text = compare_page.text
     assert "3 runs compared" in text
     row = (
-        "tiny (one) MNIST 98.1 % 96.1\N{EN DASH}100.0 % 90.5 % 88.5\N{EN DASH}92.5 % fgsm "
+        "tiny (one) 98.1 % 96.1\N{EN DASH}100.0 % 90.5 % 88.5\N{EN DASH}92.5 % fgsm "
         "40.2 % 38.2\N{EN DASH}42.2 % pgd-200 none Training: 1 min 40 s"
     )
     assert row in text
@@ -256,6 +256,7 @@ def test_compare_page(compare_page: Page) -> None:
     overlaid = first_accuracy_figure(compare_page)
     assert [series["name"] for series in overlaid["data"]] == ["tiny (one)", "tiny (two)"]
     assert overlaid["data"][0]["y"] == [0.981, 0.905, 0.402]
+    assert "Accuracy on MNIST with its 95 % interval" in text
     loss = compare_page.figures[compare_page.figures.index(overlaid) + 1]
     assert [series["name"] for series in loss["data"] if "name" in series] == [
         "tiny (one)",
@@ -302,6 +303,13 @@ def test_compare_page_of_certified_runs(
         "tiny (two)",
     ]
     assert linf[0]["line"]["color"] == linf[1]["line"]["color"] != linf[2]["line"]["color"]
+
+
+def test_metrics_without_attacks_and_a_gallery(write_run: WriteRun, metrics: dict[str, Any]) -> None:
+    del metrics["attacks"], metrics["warnings"]
+    folder = write_run(metrics=metrics)
+    (folder / "gallery.npz").unlink()
+    assert "No attack was run, so there are no attacked images." in Page(report([folder])).text
 
 
 def test_compare_says_what_a_run_did_not_measure(

@@ -43,6 +43,9 @@ def test_one_file_is_enough(write_run: WriteRun, file: str) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
+    (tmp_path / "page.html").touch()
+    with pytest.raises(RunFolderError, match=r"page\.html is a file, but a run is a folder"):
+        read_run(tmp_path / "page.html")
     with pytest.raises(RunFolderError, match=r"no run folder .*nowhere.*withstand run RECIPE --out"):
         read_run(tmp_path / "nowhere")
 

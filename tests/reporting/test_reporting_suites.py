@@ -56,10 +56,10 @@ def test_the_table_says_of_how_many(measures: dict[str, Any]) -> None:
     [
         (
             (530, 48, 3),
-            "pgd-margin felled the most, 530 of the 581 that fell. What came after it found 51 more",
+            "pgd-margin felled the most, 530 of the 581 that fell there. What came after it found 51 more",
         ),
-        ((530, 0, 0), "What came after it found none more, 0.0 % of all."),
-        ((3, 48, 530), "square felled the most, 530 of the 581 that fell. It is the last of the suite"),
+        ((530, 0, 0), "What came after it found none more."),
+        ((3, 48, 530), "square felled the most, 530 of the 581 that fell there. It is the last of the suite"),
         ((0, 0, 0), "no attack of the suite felled any example."),
     ],
 )
@@ -74,8 +74,34 @@ def test_the_verdict_names_the_strongest(
 
 
 def test_the_verdict_is_of_an_epsilon_at_which_examples_stand(measures: dict[str, Any]) -> None:
-    measures["attacks"][0]["curve"][1]["stages"][0]["num_felled"] = 930
+    measures["attacks"][0]["curve"][1] |= {"correct": 0, "accuracy": 0.0}
     assert words(views(measures)[0].verdict).startswith("At ℓ∞ ε = 0.1, pgd-margin felled the most, 60")
+
+
+def test_what_fell_at_a_smaller_epsilon_was_not_wrong_before(measures: dict[str, Any]) -> None:
+    measures["attacks"][0]["curve"][1]["stages"][0] |= {"num_attacked": 907, "num_felled": 456}
+    (shown,) = views(measures)
+    assert [(row.before, row.earlier) for row in shown.rows] == [("19", "0"), ("19", "74")]
+    bars = {bar["name"]: bar["y"] for bar in shown.figure.plot["data"]}
+    assert bars["felled at a smaller epsilon"] == pytest.approx([0, 0.074])
+    assert [sum(parts) for parts in zip(*bars.values(), strict=True)] == pytest.approx([1.0, 1.0])
+    assert "or fell at a smaller epsilon" in shown.figure.caption
+
+
+def test_drawn_answers_count_examples_not_predictions(measures: dict[str, Any]) -> None:
+    measures["sampling"] = {"num_repeats": 2}
+    measures["clean"] |= {"correct": 1961, "total": 2000}
+    for point, right in zip(measures["attacks"][0]["curve"], (1813, 800), strict=True):
+        point |= {"correct": right, "total": 2000}
+    (shown,) = views(measures)
+    assert [(row.before, row.standing) for row in shown.rows] == [
+        ("19.5", "906.5 of 1,000"),
+        ("19.5", "400 of 1,000"),
+    ]
+    assert "of its 2 predictions" in shown.note
+    assert [sum(parts) for parts in zip(*(bar["y"] for bar in shown.figure.plot["data"]), strict=True)] == (
+        pytest.approx([1.0, 1.0], abs=0.002)
+    )
 
 
 def test_the_page_has_the_section(write_run: WriteRun, measures: dict[str, Any]) -> None:

@@ -20,6 +20,13 @@ def test_epsilon_text(epsilon: float, text: str) -> None:
     assert wording.epsilon_text(epsilon) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "whole"), [("It is so", "It is so."), ("It is. ", "It is."), ("Is it?", "Is it?"), ("", "")]
+)
+def test_a_sentence_ends_once(text: str, whole: str) -> None:
+    assert wording.sentence(text) == whole
+
+
 @given(st.integers(min_value=0, max_value=255))
 def test_epsilon_text_keeps_the_value_of_pixel_levels(level: int) -> None:
     numerator, _, denominator = wording.epsilon_text(level / 255).partition("/")

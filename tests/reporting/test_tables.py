@@ -123,3 +123,15 @@ def test_refused(write_run: WriteRun, tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(RunFolderError, match="Cannot make the folder"):
         export_tables([write_run("two")], file)
+
+
+def test_an_area_is_no_share_of_examples(write_run: WriteRun, metrics: dict[str, Any]) -> None:
+    measures = ("agreement", "accuracy", "clipped_agreement", "clipped_accuracy")
+    levels = [{"noise_std": 0.5} | dict.fromkeys(measures, metrics["clean"])]
+    means = dict.fromkeys(measures, 0.7316)
+    noise = {"description": "", "num_draws": 1, "levels": levels, "area": means, "mean": means}
+    run = read_run(write_run(metrics=metrics | {"noise": noise}))
+    (table,) = comparison_tables([run])
+    cells = {cell for row in [table.header, *table.rows] for cell in row}
+    assert "0.732" in cells  # as the page writes it
+    assert "73.2\N{NO-BREAK SPACE}%" in cells

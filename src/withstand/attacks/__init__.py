@@ -8,7 +8,7 @@ from withstand.attacks.foolbox_attack import FoolboxAttack, FoolboxMethod
 from withstand.attacks.gradient import PGD, fgsm, steps_for
 from withstand.attacks.losses import cross_entropy, dlr, margin
 from withstand.attacks.noise import Noise
-from withstand.attacks.suites import SUITES, SuiteLevel, suite
+from withstand.attacks.suites import SUITES, SuiteLevel, require_packages, suite
 from withstand.attacks.transfer import Transfer
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "dlr",
     "fgsm",
     "margin",
+    "require_packages",
     "steps_for",
     "suite",
 ]

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from typing_extensions import override
 from withstand import norms
 from withstand.types import AttackError
 
-__all__ = ["Answers", "keep_inside", "load", "own_draws", "weights_at_rest"]
+__all__ = ["Answers", "keep_inside", "load", "own_draws", "require_package", "weights_at_rest"]
 
 _SLACK = 1e-5  # of epsilon: by so much, the rounding of float32, an image may lie outside
 
@@ -38,10 +39,27 @@ def load(module: str, *, user: str) -> Any:
             warnings.simplefilter("ignore", DeprecationWarning)  # of what they import in their turn
             return import_module(module)
     except ModuleNotFoundError as error:
-        package = (error.name or module).partition(".")[0]
-        raise AttackError(
-            f"{user} needs the package {package}, which is not installed: pip install 'withstand[attacks]'."
-        ) from error
+        raise _missing((error.name or module).partition(".")[0], user) from error
+
+
+def require_package(package: str, *, user: str) -> None:
+    """Accepts that a package is installed, without the time that loading it takes.
+
+    Args:
+        package: Its name.
+        user: Who needs it, for the error's text.
+
+    Raises:
+        AttackError: it is not installed.
+    """
+    if find_spec(package) is None:
+        raise _missing(package, user)
+
+
+def _missing(package: str, user: str) -> AttackError:
+    return AttackError(
+        f"{user} needs the package {package}, which is not installed: pip install 'withstand[attacks]'."
+    )
 
 
 @contextmanager

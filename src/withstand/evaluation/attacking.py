@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks import Attack
+from withstand.attacks import Attack, AutoAttack
 from withstand.evaluation.judge import Answer, Judge
 from withstand.evaluation.meter import Found
 from withstand.evaluation.rows import (
@@ -54,6 +54,10 @@ class Memory(ABC):
     def keep(self, plan: AttackPlan, epsilon: float, found: Found) -> None:
         """Is told what was found."""
 
+    def wants_images(self, plan: AttackPlan) -> bool:
+        """Whether the images that fooled the model are asked for afterwards."""
+        return True
+
 
 class _NoMemory(Memory):
     """Knows nothing and leaves the random state alone."""
@@ -87,7 +91,9 @@ def attack_batch(
     An example that falls at one budget falls at every larger one, since the image that fooled the
     model lies in the larger ball too; so only those that stand are attacked again. One that is
     wrong clean is wrong under every attack. Of an attack with several stages (``Attack.stages``) each is run
-    on those that the ones before it left standing.
+    on those that the ones before it left standing. The parts of AutoAttack are run on those that fell at
+    smaller budgets as well, until they fall again: what it draws depends on who else is in the batch, so
+    only then does every example fall here that AutoAttack fells by itself.
 
     Where answers are drawn, an example's image is chosen by one set of predictions and counted on another:
     the least of several counts would be too low by the luck of the draws, even where no attack changed
@@ -116,7 +122,7 @@ def attack_batch(
     Raises:
         AttackError: an attack left its ball or [0, 1].
     """
-    run = _Run(judge, batch, on_attacked, memory)
+    run = _Run(judge, batch, clean.right > 0, on_attacked, memory)
     unattacked = run.unattacked(clean)
     weights: dict[str, _Weights] = {}
     fooling: dict[str, Tensor] = {}
@@ -133,7 +139,7 @@ def attack_batch(
             else:
                 held, found[name] = run.recalled(plan, epsilon, held, before)
             weights[name] = held.weights
-        if (fell := (clean.right > 0) & ~held.weights.stands).any():
+        if memory.wants_images(plan) and (fell := run.is_right & ~held.weights.stands).any():
             fooling[plan.name] = batch.images.clone()
             fooling[plan.name][fell] = held.images[fell]
     columns = {name: values for each in found.values() for name, values in each.columns.items()}
@@ -178,11 +184,21 @@ class _Held(NamedTuple):
     stage: Tensor
 
 
+class _Stage(NamedTuple):
+    """One stage of an attack, at its budget."""
+
+    plan: AttackPlan
+    epsilon: float
+    number: int
+    attack: Attack
+
+
 class _Run(NamedTuple):
     """One batch under attack."""
 
     judge: Judge
     batch: Batch
+    is_right: Tensor
     on_attacked: OnAttacked | None
     memory: Memory
 
@@ -198,9 +214,11 @@ class _Run(NamedTuple):
         self.memory.prepare(plan, epsilon)
         held, attacked, felled = before, [], []
         stages = plan.form.at(epsilon).stages
+        fell_before = self.is_right & ~held.weights.stands
         for number, stage in enumerate(stages):
             standing, right = held.weights.stands, _total(held)
-            held = self._press(plan, stage, epsilon, held, number)
+            again = fell_before if isinstance(stage, AutoAttack) and not self.judge.is_random else None
+            held = self._press(_Stage(plan, epsilon, number, stage), held, again)
             attacked.append(int(standing.sum()))
             felled.append(right - _total(held))
         columns = self._columns(plan, epsilon, held, [stage.name for stage in stages])
@@ -244,28 +262,41 @@ class _Run(NamedTuple):
             columns[by_column(plan.name, epsilon)] = names[held.stage.cpu().numpy() - _STANDS]
         return columns
 
-    def _press(self, plan: AttackPlan, stage: Attack, epsilon: float, before: _Held, number: int) -> _Held:
-        """Attacks what stands by one stage, at its budget."""
+    def _press(self, stage: _Stage, before: _Held, again: Tensor | None) -> _Held:
+        """Attacks what stands by one stage.
+
+        Args:
+            stage: Which.
+            before: The images held so far.
+            again: Of those that fell at smaller budgets, which to attack, too: bools (batch,), from which
+                those that fall are taken.
+        """
         images, choosing, found_by = (
             before.images.clone(),
             before.weights.reported.clone(),
             before.stage.clone(),
         )
         prediction = before.prediction.clone()
-        index = before.weights.stands.nonzero().squeeze(1)
+        stands = before.weights.stands
+        index = (stands if again is None else stands | again).nonzero().squeeze(1)
         if len(index):
             subset = Batch(self.batch.images[index], self.batch.labels[index])
             # Whether its images fool the model is for the judge to say, not for the attack.
-            reached = stage(self.judge.target, subset.images, subset.labels)
-            _require_inside(subset.images, reached, plan, epsilon)
+            reached = stage.attack(self.judge.target, subset.images, subset.labels)
+            _require_inside(subset.images, reached, stage.plan, stage.epsilon)
             right, predicted = self.judge.weigh(reached, subset.labels)
-            # Of images right equally often the later one, since a larger budget rarely is the weaker.
-            is_taken = right.long() <= choosing[index].long()
             is_worse = right.long() < choosing[index].long()
+            # Of images right equally often the later one, since a larger budget rarely is the weaker; but not
+            # the clean image, which is what some attacks return where they do not succeed.
+            is_moved = (reached != subset.images).flatten(1).any(dim=1)
+            is_taken = is_worse | ((right.long() == choosing[index].long()) & is_moved)
+            is_taken &= stands[index]  # of those that fell at a smaller budget its image is what is held
             images[index[is_taken]] = reached[is_taken]
             choosing[index[is_taken]] = right[is_taken]
             prediction[index[is_taken]] = predicted[is_taken]
-            found_by[index[is_worse]] = number
+            found_by[index[is_worse]] = stage.number
+            if again is not None:
+                again[index[right < 1]] = False
         reported = self.judge.weigh_again(images, self.batch.labels, choosing)
         return _Held(images, _Weights(choosing, reported), prediction, found_by)
 

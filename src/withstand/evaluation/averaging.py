@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from withstand.attacks import AtMeans, Noise
+from withstand.attacks import PGD, AtMeans, Noise
 from withstand.data import Split, batches
 from withstand.evaluation.attacking import attack_batch
+from withstand.evaluation.connected import connected
 from withstand.evaluation.identity import identity
 from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.rows import AttackPlan, Columns, column
@@ -28,6 +29,7 @@ Shares: TypeAlias = NDArray[np.float64]
 
 _DOUBLINGS = 2  # that together must lower the accuracy
 _ERRORS = 2.0  # standard errors that a difference must exceed to be more than chance
+_SWEEP_STEPS = 20  # of the attack that stands for a suite
 _MORE_REPEATS = 4  # times those of the evaluation, since small differences decide here
 
 
@@ -78,8 +80,9 @@ def find_judge(
         AttackError: an attack left its ball or [0, 1].
     """
     if sampling is None:
-        return Judging(Judge.of(model), batch_size)
-    searching = next((plan for plan in plans if not isinstance(plan.attack, AtMeans | Noise)), None)
+        one = next(batches(test, 1)).images
+        return Judging(Judge(model, connected(model, one) if plans else model), batch_size)
+    searching = _searching(plans)
     entry, warnings = None, []
     if sampling.attack_samples is not None:
         draws = sampling.attack_samples
@@ -102,6 +105,15 @@ def find_judge(
     }
     judge = _judge(model, sampling, draws)
     return Judging(judge, max(1, batch_size // draws), found, warnings)
+
+
+def _searching(plans: Sequence[AttackPlan]) -> AttackPlan | None:
+    """The first attack whose gradients average draws; in the place of a whole suite a single one."""
+    found = next((plan for plan in plans if not isinstance(plan.attack, AtMeans | Noise)), None)
+    if found is None or found.norm is None or len(found.attack.stages) == 1:
+        return found
+    attack = PGD(norm=found.norm, num_steps=_SWEEP_STEPS)
+    return replace(found, attack=attack, name=attack.name)
 
 
 def has_settled(levels: Sequence[Shares], tolerance: float) -> bool:

@@ -221,6 +221,14 @@ def _random_answers(sampling: Mapping[str, Any] | None, *, is_random: bool) -> C
         return Check(name, title, None, "Not run: no attack follows gradients.", failure)
     if draws > 1:
         return Check(name, title, True, f"each attack step follows the gradient of {draws} draws.", failure)
+    sweep = sampling.get("sweep")
+    if sweep is not None and sweep["has_settled"]:
+        most = sweep["levels"][-1]["num_samples"]
+        finding = (
+            f"each attack step follows a single draw, which suffices: of up to {most} draws none lowered the "
+            f"accuracy under {sweep['attack']} by more than the tolerance."
+        )
+        return Check(name, title, True, finding, failure)
     finding = (
         "each attack step follows a single draw, so the attacked accuracies are likely too high. Leave "
         "attack_samples out, and as many draws are averaged as are found to suffice."

@@ -13,7 +13,7 @@ from torch import nn
 
 from withstand import bayes
 from withstand._version import __version__
-from withstand.attacks import Attack, SuiteLevel
+from withstand.attacks import Attack, SuiteLevel, require_packages
 from withstand.data import Dataset, Split, batches
 from withstand.evaluation.certificate import (
     Certificate,
@@ -123,7 +123,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         ModelError: the model does not fit the data, or has an operation that nothing can be proven of, such
             as random weights.
         DataError: another data set is missing, or its images have another shape.
-        AttackError: an attack left its ball or [0, 1].
+        AttackError: an attack left its ball or [0, 1], or needs a package that is not installed.
         CertificateError: a certificate is wrong, and the rows so far are written; or a bound of the
             kernel norms is.
         RunFolderError: the folder cannot be written.
@@ -146,6 +146,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         plans += plan_suite(chosen, budgets, dataset.info.num_classes, others_here, is_random=is_random)
     plans += plan_default_attacks(proofs, plans)
     plans = [replace(plan, is_random=is_random) for plan in plans]
+    require_packages(plan.attack for plan in plans)
     ready = Ready(
         model=model,
         info=dataset.info,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -15,15 +16,42 @@ from withstand.types import Batch
 __all__ = ["evidence_of"]
 
 
-def evidence_of(judge: Judge, batch: Batch, scores: Scores, plans: Sequence[AttackPlan]) -> Evidence:
+Prepare: TypeAlias = Callable[[AttackPlan, float], None]
+"""(plan, epsilon) -> fixes what an attack will draw, as it did when it was run first."""
+
+
+def evidence_of(
+    judge: Judge,
+    batch: Batch,
+    scores: Scores,
+    plans: Sequence[AttackPlan],
+    is_right: Tensor,
+    prepare: Prepare = lambda *_: None,
+) -> Evidence:
     """Gives the images that fooled a model; where only the outcome was kept, the attack is run again.
+
+    It is run on all that are right without an attack, as when it was first run, since what it draws for an
+    example may depend on the others.
 
     Args:
         judge: Of the model.
         batch: The clean images.
         scores: What attacks left of it just now.
         plans: All attacks of which there are outcomes.
+        is_right: Who is right without an attack: bools (batch,).
+        prepare: Is called before an attack is run.
     """
+    again: dict[tuple[str, float], Tensor] = {}
+
+    def rerun(plan: AttackPlan, epsilon: float) -> Tensor:
+        key = (plan.name, epsilon)
+        if key not in again:
+            prepare(plan, epsilon)
+            again[key] = batch.images.clone()
+            attack = plan.form.at(epsilon)
+            again[key][is_right] = attack(judge.target, batch.images[is_right], batch.labels[is_right])
+        return again[key]
+
     by_name = {plan.name: plan for plan in plans}
 
     def images(outcome: Outcome, rows: Tensor) -> Tensor:
@@ -33,8 +61,7 @@ def evidence_of(judge: Judge, batch: Batch, scores: Scores, plans: Sequence[Atta
         found = scores.fooling.get(outcome.attack, batch.images)[rows]
         unknown = (found == clean).flatten(1).all(dim=1)
         if unknown.any():
-            attack = by_name[outcome.attack].form.at(outcome.epsilon)
-            found[unknown] = attack(judge.target, clean[unknown], batch.labels[rows][unknown])
+            found[unknown] = rerun(by_name[outcome.attack], outcome.epsilon)[rows][unknown]
         return found
 
     return images

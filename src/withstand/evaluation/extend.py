@@ -102,6 +102,9 @@ def extend_evaluation(  # noqa: PLR0913 - what, on what, how, and where to
             _write(rows, run)
             violations = [violation for each in proven.values() for violation in each.violations]
             require_lawful(violations, done, str(run.examples))
+            if not done:
+                for prover in proving:
+                    prover.require_known_answers(batch.images[0])
             withdrawn.update({name: each.num_withdrawn for name, each in proven.items()})
             done += len(batch.labels)
             if on_batch is not None:
@@ -171,9 +174,15 @@ def _extend(
     scores = attack_batch(judge, batch, clean, plans.fresh)
     attacked = _attack_columns(rows, scores, plans.attacks)
     outcomes = outcomes_of({CLEAN: rows[CLEAN].to_numpy(), **attacked}, plans.attacks)
-    evidence = evidence_of(judge, batch, scores, plans.attacks)
+    evidence = evidence_of(judge, batch, scores, plans.attacks, clean.right > 0)
     proven = {
-        each.plan.name: each.prove(batch, outcomes, evidence, _before(rows, each.plan, plans))
+        each.plan.name: each.prove(
+            batch,
+            outcomes,
+            evidence,
+            _before(rows, each.plan, plans),
+            [*each.probe(model, batch), each.clean_margins(batch)],
+        )
         for each in proving
     }
     columns = {name: values for each in proven.values() for name, values in each.columns.items()}

@@ -32,13 +32,27 @@ def identity(*values: object) -> str:
 
 
 def identity_of_model(model: nn.Module) -> str:
-    """A digest of a model's layers, parameters and buffers, wherever they are."""
-    digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in model.state_dict().items():
+    """A digest of a model's layers and their plain settings, parameters and buffers, wherever they are.
+
+    Settings are the numbers, truths and texts among a module's public attributes: where a forward counts
+    something there, the model is another each time, and what depends on it is computed anew.
+    """
+    settings = [(name, _settings_of(module)) for name, module in model.named_modules()]
+    digest = hashlib.sha256(f"{model!r} {settings}".encode())
+    tensors = {**model.state_dict(), **dict(model.named_buffers())}  # the latter also where not persistent
+    for name, tensor in tensors.items():
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(_bytes_of(tensor))
     return digest.hexdigest()[:_LENGTH]
+
+
+def _settings_of(module: nn.Module) -> dict[str, object]:
+    return {
+        name: value
+        for name, value in sorted(vars(module).items())
+        if not name.startswith("_") and name != "training" and isinstance(value, bool | int | float | str)
+    }
 
 
 def _plain(value: object) -> Any:

@@ -72,7 +72,7 @@ class Judge:
             labels: int64 tensor (batch,).
         """
         repeats = [self.predictor(images).softmax(dim=1) for _ in range(self.num_repeats)]
-        right = torch.stack([each.max(dim=1).indices == labels for each in repeats]).sum(dim=0)
+        right = torch.stack([_is_right(each, labels) for each in repeats]).sum(dim=0)
         confidence, prediction = torch.stack(repeats).mean(dim=0).max(dim=1)
         return Answer(prediction, confidence, right)
 
@@ -91,13 +91,13 @@ class Judge:
             labels: int64 tensor (batch,).
         """
         if not self.is_random:
-            prediction = self.predict(images)
-            return Weighed((prediction == labels).double() * self.num_repeats, prediction)
+            logits = self.predictor(images)
+            return Weighed(_is_right(logits, labels).double() * self.num_repeats, logits.argmax(dim=1))
         right = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
         repeats = []
         for _ in range(self.num_repeats):
             repeats.append(self.predictor(images).softmax(dim=1))
-            right += repeats[-1].argmax(dim=1) == labels
+            right += _is_right(repeats[-1], labels)
         mean = torch.stack(repeats).mean(dim=0)
         truth = mean.gather(1, labels[:, None]).squeeze(1).double()
         return Weighed(right + truth / 2, mean.argmax(dim=1))
@@ -118,6 +118,11 @@ class Judge:
     def share(self, right: Tensor) -> Tensor:
         """What a row holds of a count: 0 or 1 where there is one repeat, else the share of the repeats."""
         return right.int() if self.num_repeats == 1 else right.double() / self.num_repeats
+
+
+def _is_right(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Whether the true class has the largest output (batch,); where one is no number, none is right."""
+    return (outputs.argmax(dim=1) == labels) & ~outputs.isnan().any(dim=1)
 
 
 def random_judge(model: nn.Module, *, num_samples: int, num_repeats: int, attack_samples: int) -> Judge:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from withstand import norms
 from withstand.certificates import Certifier
-from withstand.evaluation.certificate import CertificatePlan
+from withstand.evaluation.certificate import CertificatePlan, default_attack
+from withstand.evaluation.known_answers import require_known_answers
 from withstand.evaluation.laws import (
     RADIUS_TOLERANCE,
     Attained,
@@ -128,6 +129,38 @@ class Prover:
         """
         norm, epsilon = self.plan.certificate.norm, self.plan.epsilons[0]
         self._certifier.certify(batch.images, batch.labels, norm=norm, epsilon=epsilon)
+
+    def require_known_answers(self, image: Tensor) -> None:
+        """Certifies a net of which the truth is known, of images of this shape.
+
+        Raises:
+            CertificateError: more is claimed than is true.
+        """
+        settings = self.plan.certificate
+
+        def certifier_of(net: nn.Module) -> Certifier:
+            return Certifier(net, method=settings.method, clip=settings.clip)
+
+        require_known_answers(self.plan.name, settings.norm, certifier_of, image)
+
+    def probe(self, model: nn.Module, batch: Batch) -> list[Attained]:
+        """The margins that a short attack reaches at the smallest budget, where bounds are nearest to them.
+
+        For a certificate beside which no attack is run.
+
+        Args:
+            model: In eval mode; what to attack.
+            batch: Images (batch, …) in [0, 1] and labels (batch,).
+        """
+        epsilon = min((each for each in self.plan.epsilons if each > 0), default=None)
+        if epsilon is None:
+            return []
+        attack = default_attack(self.plan.certificate.norm).for_evaluation().at(epsilon)
+        return [Attained(attack.name, epsilon, self.margins_at(batch, attack(model, *batch), epsilon))]
+
+    def clean_margins(self, batch: Batch) -> Attained:
+        """The margins of the clean images."""
+        return Attained("the clean image", 0.0, self.margins_at(batch, batch.images, 0.0))
 
     def prove(
         self,

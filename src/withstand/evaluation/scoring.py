@@ -27,6 +27,7 @@ from withstand.evaluation.meter import Counts, Found, Meter
 from withstand.evaluation.proofs import Prover, outcomes_of
 from withstand.evaluation.rows import CLEAN, AttackPlan, Columns, Scores, column, shown
 from withstand.evaluation.rows_file import RowsFile
+from withstand.evaluation.same_answers import differ
 from withstand.evaluation.store import BatchStore, Store
 from withstand.evaluation.uncertainty_meter import UncertaintyMeter
 from withstand.types import Batch
@@ -37,7 +38,6 @@ Progress = Callable[[int, int], None]
 """Told how many examples are done, of how many."""
 
 _ANSWER = ("prediction", "confidence", "_right")  # the columns of the parts of an ``Answer``
-_MOST_OTHER_PREDICTIONS = 0.005  # of a batch: another device rounds otherwise
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,9 @@ def score_split(
             frames.append(pd.DataFrame(shown(columns)))
         rows_file.add(frames[-1])
         require_lawful(one.violations, done, rows_file.shown_name())
+        if not done:  # after the batch, of which more can be said
+            for prover in wanted.proving:
+                prover.require_known_answers(batch.images[0])
         done = stop
         if on_batch is not None:
             on_batch(done, len(test))
@@ -182,7 +185,7 @@ class _OneBatch(Memory):
             if wanted.uncertainty is not None:
                 wanted.uncertainty.take(name, "attacked", scores.columns)
         columns = {**clean.columns, **scores.columns}
-        columns |= self._proofs(columns, scores, scored)
+        columns |= self._proofs(columns, scores, scored, answer)
         for meter in wanted.meters:
             found = self._measured(meter, answer.prediction)
             columns |= found.columns
@@ -198,7 +201,7 @@ class _OneBatch(Memory):
         known = self._kept.find(key)
         if known is None or not judge.is_random:
             found = self._answers()
-            if known is not None and _differ(known.columns["prediction"], found.columns["prediction"]):
+            if known is not None and differ(known.columns, found.columns):
                 self._kept.forget()  # of another forward than the weights tell
             self._kept.put(key, found)
         else:
@@ -251,6 +254,10 @@ class _OneBatch(Memory):
         )
         return f"{column(plan.name, epsilon)} {settings}"
 
+    @override
+    def wants_images(self, plan: AttackPlan) -> bool:
+        return bool(self._wanted.proving)
+
     def _on_attacked(self, plan: AttackPlan, epsilon: float, images: Tensor) -> Columns:
         """Looks at the images that an attack left."""
         name, wanted = column(plan.name, epsilon), self._wanted
@@ -268,21 +275,38 @@ class _OneBatch(Memory):
 
     # -- proofs and meters --------------------------------------------------------------------------------
 
-    def _proofs(self, columns: Columns, scores: Scores, scored: Scored) -> Columns:
+    def _proofs(self, columns: Columns, scores: Scores, scored: Scored, answer: Answer) -> Columns:
         wanted, batch = self._wanted, self._batch
         outcomes = outcomes_of(columns, wanted.plans)
-        evidence = evidence_of(wanted.judging.judge, batch, scores, wanted.plans)
+        judge, is_right = wanted.judging.judge, answer.right > 0
+        evidence = evidence_of(judge, batch, scores, wanted.plans, is_right, self.prepare)
         found: Columns = {}
         for prover in wanted.proving:
             norm = prover.plan.certificate.norm
             attained = [each for of_norm, each in self._attained if of_norm == norm]
-            attained.append(Attained("the clean image", 0.0, prover.margins_at(batch, batch.images, 0.0)))
+            attained = [*(attained or self._probed(prover)), prover.clean_margins(batch)]
             proven = prove(prover, batch, outcomes, evidence, attained, self._kept)
             found |= proven.columns
             self.violations += proven.violations
             scored.withdrawn[prover.plan.name] += proven.num_withdrawn
             self._tell()
         return found
+
+    def _probed(self, prover: Prover) -> list[Attained]:
+        """What a short attack comes down to, for where all attacks are known and their images are gone."""
+        budgets = [each for each in prover.plan.epsilons if each > 0]
+        key = f"probe {prover.plan.certificate.norm:g} {identity(min(budgets, default=0.0), self._drawn)}"
+        known = self._kept.find(key)
+        if known is None:
+            self._prepare(key)
+            found = prover.probe(self._wanted.judging.judge.target, self._batch)
+            known = Found({f"{each.attack}@{each.epsilon!r}": each.margins for each in found}, {})
+            self._kept.put(key, known)
+        return [
+            Attained(attack, float(epsilon), margins.astype(np.float64))
+            for name, margins in known.columns.items()
+            for attack, _, epsilon in [name.rpartition("@")]
+        ]
 
     def _measured(self, meter: Meter, prediction: Tensor) -> Found:
         key = f"{meter.entry} {identity(meter.settings, self._drawn)}"
@@ -297,10 +321,6 @@ class _OneBatch(Memory):
 
     def _prepare(self, part: str) -> None:
         torch.manual_seed(batch_seed(self._seed, self._first_index) + crc32(part.encode()))
-
-
-def _differ(known: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> bool:
-    return int((known != found).sum()) > 1 + _MOST_OTHER_PREDICTIONS * len(found)
 
 
 def observe_others(

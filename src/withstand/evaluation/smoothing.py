@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -42,7 +43,8 @@ class SmoothingMeter(Meter):
     @property
     @override
     def settings(self) -> Smoothing:
-        return self._settings
+        # What is drawn depends neither on the budgets to report at nor on how many rows a pass has.
+        return replace(self._settings, epsilons=None, batch_rows=1)
 
     @override
     def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:

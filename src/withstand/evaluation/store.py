@@ -55,7 +55,9 @@ class Store:
     @contextmanager
     def batch(self, start: int, stop: int) -> Iterator[BatchStore]:
         """The store of the examples from ``start`` to before ``stop``; written when the block is left."""
-        path = None if self._folder is None else self._folder / f"{start:07d}-{stop:07d}.npz"
+        # By its owner's name, so that an evaluation of other weights that still runs writes beside it.
+        name = f"{start:07d}-{stop:07d}-{self._notes['owner']}.npz"
+        path = None if self._folder is None else self._folder / name
         kept = BatchStore(path)
         try:
             yield kept
@@ -140,7 +142,7 @@ def _read(path: Path) -> dict[str, Found]:
                     (known.columns if kind == "columns" else known.counts)[name] = arrays[key]
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         return {}
     return found
 

@@ -174,8 +174,7 @@ def _corruptions(metrics: Metrics, aspect: Aspect) -> Measured | None:
     found = metrics.get("corruptions")
     if not found:
         return None
-    total = found["num_examples"] * sum(len(kind["levels"]) for kind in found["kinds"])
-    return Measured(found["mean"], None, None, total, column="corruption-accuracy")
+    return Measured(found["mean"], None, None, found["num_examples"], column="corruption-accuracy")
 
 
 _MEASURES: Mapping[Kind, Callable[[Metrics, Aspect], Measured | None]] = {

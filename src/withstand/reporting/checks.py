@@ -1,4 +1,4 @@
-"""What the page says of the checks for false robustness."""
+"""What the page says of the checks for false robustness, and of all other warnings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from withstand.reporting.measures_schema import Check
+from withstand.reporting.schema import Metrics
 
-__all__ = ["CheckRow", "ChecksView", "view_checks"]
+__all__ = ["CheckRow", "ChecksView", "other_warnings", "view_checks"]
 
 _FAILED, _PASSED, _NOT_RUN = "failed", "passed", "not-run"
 _ORDER = (_FAILED, _PASSED, _NOT_RUN)
@@ -27,11 +28,11 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class ChecksView:
-    """All checks, the failed ones first, and how many are of which kind in words."""
+    """All checks, the failed ones first, how many are of which kind in words, and how many failed."""
 
     rows: Sequence[CheckRow]
     summary: str
-    has_failed: bool
+    num_failed: int
 
 
 def view_checks(found: Sequence[Check]) -> ChecksView:
@@ -41,10 +42,17 @@ def view_checks(found: Sequence[Check]) -> ChecksView:
     parts = [f"{numbers[_FAILED]} failed"] if numbers[_FAILED] else []
     parts += [f"{numbers[_PASSED]} passed"]
     parts += [f"{numbers[_NOT_RUN]} not run"] if numbers[_NOT_RUN] else []
-    return ChecksView(rows, f"{', '.join(parts)}.", has_failed=numbers[_FAILED] > 0)
+    return ChecksView(rows, f"{', '.join(parts)}.", numbers[_FAILED])
+
+
+def other_warnings(metrics: Metrics) -> list[str]:
+    """The warnings beside those of failed checks, which end in what the checks found."""
+    found = tuple(check["finding"] for check in metrics.get("checks") or [] if check["passed"] is False)
+    return [warning for warning in metrics.get("warnings", []) if not (found and warning.endswith(found))]
 
 
 def _row(check: Check) -> CheckRow:
     state = _NOT_RUN if check["passed"] is None else _PASSED if check["passed"] else _FAILED
     symbol, verdict = _VERDICTS[state]
-    return CheckRow(state, symbol, verdict, check["title"], check["finding"])
+    finding = check["finding"].removeprefix(f"{_VERDICTS[_NOT_RUN][1]}: ")  # which stands before it
+    return CheckRow(state, symbol, verdict, check["title"], finding[:1].upper() + finding[1:])

@@ -113,16 +113,17 @@ def _corruptions(measured: Mapping[str, Metrics]) -> dict[str, Measured | None]:
 
 
 def _compared_accuracy(measured: Mapping[str, Metrics], radii: Mapping[str, Radii], norm: str) -> Figure:
-    having = {label: metrics for label, metrics in measured.items() if norm in norms(metrics)}
     drawn = [
         replace(curve, series=series)
-        for series, (label, metrics) in enumerate(having.items())
+        for series, (label, metrics) in enumerate(measured.items())
+        if norm in norms(metrics)
         for curve in [
             strongest_curve(metrics, norm, label),
             *certified_curve(metrics, norm, radii[label], label),
         ]
     ]
-    return accuracy_figure(drawn, norm, chance_of(list(having.values())))
+    having = [metrics for metrics in measured.values() if norm in norms(metrics)]
+    return accuracy_figure(drawn, norm, chance_of(having))
 
 
 def _mean_accuracy(runs: Sequence[Run], chance: float | None) -> list[Figure]:

@@ -48,6 +48,10 @@ _ABOUT_CERTIFIED = (
     " Heavy lines with open markers are certified: proven for that share of the examples. Between them and "
     "an attacked curve lies what is neither proven nor refuted."
 )
+_WITHOUT_RADII = (
+    " Where radii were not computed, a certified line says what follows from the next larger epsilon: at "
+    "least so many are certified."
+)
 SHARES = {"tickformat": ".0%", "range": [-0.02, 1.04]}
 """An axis of shares, from 0 to 1."""
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
@@ -96,7 +100,7 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
     if certified:
         caption += _ABOUT_CERTIFIED
     if any(not curve.steps for curve in certified):
-        caption += " Where radii were not computed, the line between two markers only guides the eye."
+        caption += _WITHOUT_RADII
     return finished(figure, f"Accuracy against epsilon, {sign}", caption, 400 + legend_height(len(curves)))
 
 
@@ -124,6 +128,8 @@ def _accuracy_traces(curve: Curve, index: int, *, is_filled: bool) -> list[go.Sc
     """The measured points and the line through them, which radii make a line of its own."""
     look = _certified_style(index) if curve.is_certified else series_style(index, "lines+markers")
     fill = {"fill": "tozeroy", "fillcolor": _SHADE} if is_filled else {}
+    if not curve.steps and curve.is_certified:  # what is proven at an epsilon is proven at any smaller one
+        look |= {"line": look["line"] | {"shape": "vh"}}
     if not curve.steps:
         return [_points_trace(curve, look | fill)]
     line = go.Scatter(
@@ -168,7 +174,8 @@ def _points_trace(curve: Curve, look: dict[str, Any]) -> go.Scatter:
 def training_figure(panel: Panel) -> Figure:
     """Curves over the epochs done, with collapsed epochs and notes marked on them."""
     traces = []
-    for index, trace in enumerate(panel.traces):
+    for place, trace in enumerate(panel.traces):
+        index = place if trace.series is None else trace.series
         traces.append(_training_trace(trace, index))
         if trace.marks:
             traces.append(_marks_trace(trace, index))
@@ -268,7 +275,7 @@ def layout(x_axis: dict[str, Any], y_axis: dict[str, Any], *, showlegend: bool =
 def axis(title: str) -> dict[str, Any]:
     """An axis as all figures have it."""
     return {
-        "title": {"text": title, "font": {"size": 13}},
+        "title": {"text": title, "font": {"size": 13}, "standoff": 12},
         "automargin": True,
         "zeroline": False,
         "showline": True,

@@ -27,6 +27,8 @@ def find_runs(folders: Sequence[Path | str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for folder in map(Path, folders):
+        if folder.is_file():
+            raise RunFolderError(f"{folder} is a file. Name run folders, or folders that hold some.")
         if not folder.is_dir():
             raise RunFolderError(f"There is no folder {folder}. Name run folders, or folders that hold some.")
         runs = [folder] if _is_run(folder) else _below(folder)

@@ -47,7 +47,9 @@ def cards(metrics: Metrics) -> list[Card]:
     details = [f"{count(metrics['num_examples'])} test examples", f"{metrics['num_classes']} classes"]
     details += [f"{weights} weights"] if weights else []
     dataset = Card("Data set", dataset_title(metrics["dataset"]), details)
-    return [_card("Clean accuracy", metrics["clean"], [], "right"), *map(_measured_card, measured), dataset]
+    right = "predictions right" if _is_repeated(metrics) else "right"
+    shown = [_measured_card(each, right) for each in measured]
+    return [_card("Clean accuracy", metrics["clean"], [], right), *shown, dataset]
 
 
 def telling_attacks(metrics: Metrics) -> list[Attacked]:
@@ -69,11 +71,17 @@ def telling_attacks(metrics: Metrics) -> list[Attacked]:
     return found
 
 
-def _measured_card(each: Attacked | Certified) -> Card:
+def _is_repeated(metrics: Metrics) -> bool:
+    """Whether accuracies count several predictions of each example."""
+    sampling = metrics.get("sampling")
+    return bool(sampling and sampling["num_repeats"] > 1)
+
+
+def _measured_card(each: Attacked | Certified, right: str) -> Card:
     at = budget(each.norm, each.point["epsilon"])
     if isinstance(each, Certified):
         return _card(f"Certified, {at}", each.point, [f"proven, method {each.method}"], "certified")
-    return _card(f"Attacked, {at}", each.point, [f"under {each.attack}"], "right")
+    return _card(f"Attacked, {at}", each.point, [f"under {each.attack}"], right)
 
 
 def _card(label: str, accuracy: Accuracy, details: Sequence[str], counted_as: str) -> Card:

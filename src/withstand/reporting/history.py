@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from withstand.reporting.read import History
 from withstand.reporting.wording import cell
@@ -43,12 +43,14 @@ class Trace:
         progress: Epochs done at each row.
         values: One a row; None leaves a gap.
         marks: Row -> what to say there.
+        series: Of several figures, its number in all of them; its place in this one where None.
     """
 
     name: str
     progress: Sequence[float | None]
     values: Sequence[float | None]
     marks: Mapping[int, str]
+    series: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,18 @@ def panels_of_run(history: History) -> list[Panel]:
 
 
 def panels_of_runs(histories: Mapping[str, History]) -> list[Panel]:
-    """One panel a column, with one curve a run that has it."""
+    """One panel a column that several runs have, with one curve each; a run's own page shows the others."""
     names = dict.fromkeys(name for history in histories.values() for name in _drawn(history))
     order = list(_KINDS)
     result = []
     for name in sorted(names, key=lambda each: order.index(_kind(each))):
-        having = {label: history for label, history in histories.items() if name in _drawn(history)}
-        traces = [trace_of(history, name, label) for label, history in having.items()]
+        traces = [
+            replace(trace_of(history, name, label), series=series)
+            for series, (label, history) in enumerate(histories.items())
+            if name in _drawn(history)
+        ]
+        if len(traces) < min(2, len(histories)):
+            continue
         words = _words(name)
         title = words[:1].upper() + words[1:]
         result.append(Panel(title, f"{title} of each run.", traces, _kind(name) == "Accuracy"))

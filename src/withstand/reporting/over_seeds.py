@@ -14,8 +14,7 @@ from withstand.reporting.summary import Curve
 
 __all__ = ["SeedsView", "group_curves", "view_seeds"]
 
-_FEWEST_GROUPS = 3  # of which a figure says more than the table of runs
-_MOST_CURVES = 8
+_MOST_CURVES = 8  # beyond which single runs too are easier to see in one figure
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,9 @@ class SeedsView:
 
 
 def view_seeds(runs: Sequence[Run]) -> SeedsView | None:
-    """What the page shows of groups of runs; None where there is no group and are few runs."""
+    """What the page shows of groups of runs; None of few single runs, which the table of runs tells apart."""
     groups = groups_of(runs)
-    if len(groups) < _FEWEST_GROUPS and all(group.num_seeds == 1 for group in groups):
+    if len(groups) <= _MOST_CURVES and all(group.num_seeds == 1 for group in groups):
         return None
     header, rows = table_of_groups(groups)
     return SeedsView(

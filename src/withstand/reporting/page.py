@@ -93,6 +93,7 @@ def _templates() -> Environment:
         "epsilon": wording.epsilon_text,
         "norm": wording.norm_text,
         "count": wording.count,
+        "sentence": wording.sentence,
         "dataset": wording.dataset_title,
         "command": command_for,
     }

@@ -236,6 +236,8 @@ def _sentence(difference: Difference, p_value: float, labels: tuple[str, str], w
             f"({points} points, {known}, paired{alone})."
         )
     word = "above" if difference.value > 0 else "below"
+    # Of a run that is below, the interval is of how far, like the figure before it.
+    known = f"95 % interval {_interval(difference if difference.value > 0 else difference.reversed())}"
     points = _points(abs(difference.value), difference.num_examples)
     return f"{one} is {points} points {word} {other} {where} ({known}, {examples}, paired): significant."
 

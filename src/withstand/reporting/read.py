@@ -73,6 +73,10 @@ def read_run(path: Path | str) -> Run:
         RunFolderError: the folder is missing, holds neither file, or a file in it is damaged.
     """
     files = RunFolder(Path(path))
+    if files.path.is_file():
+        raise RunFolderError(
+            f"{path} is a file, but a run is a folder. Name the folder that a training wrote."
+        )
     if not files.path.is_dir():
         raise RunFolderError(f"There is no run folder {path}. Make one: withstand run RECIPE --out {path}")
     metrics = _read_metrics(files.metrics)

@@ -91,7 +91,7 @@ def _figure(found: Smoothing, points: Sequence[CurvePoint], probability: str, ch
             for epsilon, share in drawn
         ],
         hovertemplate="%{text}<extra></extra>",
-        **look | {"line": look["line"] | {"dash": "dot"}},
+        **look | {"line": look["line"] | {"dash": "dot", "shape": "vh"}},
     )
     shape = layout(axis("epsilon (ℓ2, images in [0, 1])"), axis("share of test examples") | SHARES)
     figure = go.Figure([trace], shape | {"showlegend": True})
@@ -99,6 +99,7 @@ def _figure(found: Smoothing, points: Sequence[CurvePoint], probability: str, ch
     caption = (
         f"Certified accuracy of the smoothed classifier in ℓ2. It holds with probability {probability} for "
         "each example and says nothing of the network without its noise. Bars are 95 % intervals; epsilon 0 "
-        "is the smoothed classifier's accuracy. The line between two markers only guides the eye."
+        "is the smoothed classifier's accuracy. Between two markers the share of the right one is certified, "
+        "at least."
     )
     return finished(figure, "Certified accuracy of the smoothed classifier, ℓ2", caption, 400)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from withstand.reporting.aspects import aspects_of, measure, with_interval
+from withstand.reporting.aspects import Aspect, Measured, aspects_of, measure, with_interval
 from withstand.reporting.paired_view import view_pairs
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.schema import Accuracy, CurvePoint, Metrics
@@ -121,7 +121,7 @@ def comparison_tables(runs: Sequence[Run]) -> list[Table]:
     rows = []
     for label, run, metrics in measured:
         found = [measure(metrics, aspect) for aspect in aspects]
-        cells = [with_interval(each) if each else _NOT_MEASURED for each in found]
+        cells = [_cell(aspect, each) for aspect, each in zip(aspects, found, strict=True)]
         rows.append([label, dataset_title(metrics["dataset"]), *cells, _training_time(run)])
     header = ["Run", "Data set", *(aspect.title for aspect in aspects), "Training time"]
     note = (
@@ -129,6 +129,12 @@ def comparison_tables(runs: Sequence[Run]) -> list[Table]:
         "an upper bound of robust accuracy; certified is proven, a lower bound."
     )
     return [_upright(Table("Runs beside each other", header, rows, note)), *_paired_tables(runs)]
+
+
+def _cell(aspect: Aspect, found: Measured | None) -> str:
+    if found is None:
+        return _NOT_MEASURED
+    return f"{found.value:.3f}" if aspect.kind == "agreement" else with_interval(found)
 
 
 def _upright(table: Table) -> Table:

@@ -229,6 +229,7 @@ def _caption(points: Mapping[str, _Point], families: Sequence[Family], axes: _Ax
         parts.append(
             "Bars of a single run are 95 % binomial intervals of its test examples, where it has some."
         )
+    parts.append("Names that would lie on one another are left out; pointing at a mark tells each.")
     if any(family.word for family in families):
         parts.append("A line joins what differs in one number alone, which stands beside each point.")
     return " ".join(parts)

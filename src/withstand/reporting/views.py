@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from withstand.reporting.certified import (
-    certified_curves,
-    describe,
-)
+from withstand.reporting.certified import certified_curves, describe
+from withstand.reporting.checks import other_warnings
 from withstand.reporting.extremes import ExtremesView, view_extremes
 from withstand.reporting.figures import Figure, accuracy_figure, training_figure
 from withstand.reporting.headlines import Card, PublishedRow, cards, published_rows
@@ -47,7 +45,10 @@ class TrainingView:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run's part of the page; what its folder lacks is None or empty."""
+    """One run's part of the page; what its folder lacks is None or empty.
+
+    ``warnings`` leaves out those of failed checks, which are told apart.
+    """
 
     run: Run
     label: str
@@ -71,6 +72,22 @@ class RunView:
     environment: Sequence[tuple[str, str]]
     commands: Sequence[str]
 
+    @property
+    def num_repeats(self) -> int:
+        """How many predictions of each example accuracies count."""
+        sampling = self.run.metrics.get("sampling") if self.run.metrics else None
+        return sampling["num_repeats"] if sampling else 1
+
+    @property
+    def num_failed_checks(self) -> int:
+        """How many checks for false robustness failed."""
+        return self.measured.checks.num_failed if self.measured.checks else 0
+
+    @property
+    def num_warnings(self) -> int:
+        """How many warnings there are, each failed check one of them."""
+        return len(self.warnings) + self.num_failed_checks
+
 
 def view_run(run: Run, label: str) -> RunView:
     """What the page shows of one run."""
@@ -91,7 +108,7 @@ def view_run(run: Run, label: str) -> RunView:
         description=lookup(run.recipe, "description"),
         dataset_note=dataset_note(metrics["dataset"]) if metrics else None,
         cards=cards(metrics) if metrics else [],
-        warnings=metrics.get("warnings", []) if metrics else [],
+        warnings=other_warnings(metrics) if metrics else [],
         published=published_rows(metrics) if metrics else [],
         curves=by_norm,
         descriptions=_descriptions(metrics) if metrics else [],

@@ -18,6 +18,7 @@ __all__ = [
     "noise_scale",
     "norm_text",
     "percent",
+    "sentence",
 ]
 
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -115,6 +116,12 @@ def cell(value: float | None) -> str:
 def dataset_title(name: str) -> str:
     """The name that readers know a data set by."""
     return _DATASETS.get(name, name)
+
+
+def sentence(text: str) -> str:
+    """A text with one full stop at its end, where it has no other end."""
+    bare = text.rstrip()
+    return bare if not bare or bare.endswith((".", "!", "?")) else f"{bare}."
 
 
 def dataset_note(name: str) -> str | None:

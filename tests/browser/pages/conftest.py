@@ -207,6 +207,60 @@ def _metrics(columns: Mapping[str, Column]) -> dict[str, Any]:
     }
 
 
+def _random_answers(columns: Mapping[str, Column]) -> dict[str, Any]:
+    """What only networks of random answers have, and what a published protocol and analytic moments add."""
+    right = columns["prediction"] == columns["label"]
+    clean = _share(right)
+    levels = [{"num_samples": draws} | clean for draws in (1, 2, 4)]
+    sweep = {"attack": "standard-linf", "epsilon": 0.1, "num_examples": _TOTAL, "tolerance": 0.02}
+    sampling = {"description": "Drawn anew.", "num_samples": 20, "num_repeats": 1, "attack_samples": 4}
+    typical = {"mean": 0.4, "median": 0.2}
+    kinds = ("entropy", "expected_entropy", "mutual_information")
+    unsure: dict[str, Any] = {
+        "num_examples": _TOTAL,
+        "accuracy": 0.9,
+        "calibration_error": 0.03,
+        "auroc": 0.8,
+    }
+    unsure |= dict.fromkeys(kinds, typical)
+    unsure["histogram"] = {"edges": [0.0, 1.0, 2.3]} | {kind: [150, 50] for kind in kinds}
+    sets = [{"name": name, "kind": name} | unsure for name in ("clean", "attacked", "out-of-distribution")]
+    attack = _attack("pgd", {f"pgd@{epsilon}": right for epsilon in _NEEDED})
+    published = [{"measure": "attacked", "norm": "inf", "epsilon": 0.1, "attack": "pgd", "accuracy": 0.9}]
+    return {
+        "sampling": sampling | {"sweep": sweep | {"levels": levels, "has_settled": True}},
+        "uncertainty": {"description": "Drawn.", "num_samples": 20, "num_classes": 10, "sets": sets},
+        "protocols": [
+            {"name": "sebr", "description": "As published.", "num_examples": _TOTAL, "clean": clean}
+            | {"attacks": [attack]}
+        ],
+        "published": [each | {"source": "A paper", "note": "twice"} for each in published],
+        "moments": _moments(),
+    }
+
+
+def _moments() -> dict[str, Any]:
+    apart = {"mean_error": 0.1, "std_error": 0.2, "std_ratio": 0.9}
+    form = {"accumulated": apart, "own": apart, "samples": 3.0}
+    method: dict[str, Any] = {
+        "reason": None,
+        "mean_error": 0.1,
+        "seconds": 0.001,
+        "matching_samples": 90.0,
+        "speed_up": 2.0,
+    }
+    method |= {"std_ratio": {"low": 0.8, "median": 1.0, "high": 1.2}, "full_speed_up": 9.0}
+    method["points"] = [[0.1, 0.12], [0.4, 0.38]]
+    layer = {"operation": "Conv2d", "count": 2, "forms": {"diagonal": form, "full": form}}
+    methods = [{"name": name} | method for name in ("diagonal", "full")]
+    levels = [
+        {"noise_std": std, "sample_seconds": 0.001, "methods": methods, "layers": [layer]}
+        for std in (0.1, 0.3)
+    ]
+    told = {"num_examples": 50, "num_samples": 1000, "standard_error": 0.03, "description": "By draws."}
+    return told | {"levels": levels}
+
+
 def _images(seed: int) -> dict[str, dict[str, Any]]:
     clean = np.random.default_rng(seed).integers(0, 200, (4, 8, 8, 1), dtype=np.uint8)
     number = np.arange(4)
@@ -220,7 +274,7 @@ def _images(seed: int) -> dict[str, dict[str, Any]]:
     return {"gallery.npz": gallery | names, "extremes.npz": extremes | names}
 
 
-def _write_run(folder: Path, name: str, seed: int) -> Path:
+def _write_run(folder: Path, name: str, seed: int, *, is_random: bool = False) -> Path:
     """A whole run folder: every file, every section."""
     folder.mkdir()
     columns = _examples(seed)
@@ -238,7 +292,7 @@ def _write_run(folder: Path, name: str, seed: int) -> Path:
     rows = [f"{n},{n},4.5,0.1,{2 / n:.3f},{n / 10},{n / 30},{int(n == 4)},,{n},{n + 1}" for n in range(1, 10)]
     (folder / "train.csv").write_text("\n".join([header, *rows, ""]), encoding="utf-8")
     for file_name, content in (
-        ("metrics.json", _metrics(columns)),
+        ("metrics.json", _metrics(columns) | (_random_answers(columns) if is_random else {})),
         ("environment.json", environment),
         ("recipe.yaml", recipe),
     ):
@@ -250,7 +304,7 @@ def _write_run(folder: Path, name: str, seed: int) -> Path:
 
 @pytest.fixture(scope="session")
 def page_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The page of a kind, made once: "run", "bare", "compare" of three runs, "many" of nine."""
+    """The page of a kind, made once: "run", "random", "bare", "compare" of three runs, "many" of nine."""
     folder = tmp_path_factory.mktemp("pages")
 
     def run_folders(kind: str) -> list[Path]:
@@ -260,6 +314,8 @@ def page_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
                 if file.name != "metrics.json":
                     file.unlink()
             return [bare]
+        if kind == "random":
+            return [_write_run(folder / kind, kind, 0, is_random=True)]
         names = {"run": ["cnn"], "compare": ["cnn", "mlp", LONG], "many": ["cnn", "mlp", "vgg"] * 3}[kind]
         return [
             _write_run(folder / f"{kind}-{name}-{seed}", name, seed // 3 if kind == "many" else seed)

@@ -10,6 +10,7 @@ import pytest
 
 LOOKS = [
     *(("run", "phone", "dark"), ("run", "laptop", "light")),
+    *(("random", "phone", "light"), ("random", "laptop", "dark")),
     *(("compare", "phone", "light"), ("compare", "laptop", "dark")),
     *(("many", "phone", "dark"), ("bare", "laptop", "light")),
 ]

@@ -23,6 +23,19 @@ _PLACE = """
 _INK = "() => getComputedStyle(document.querySelector('div.plot svg .xtick text')).fill"
 
 
+_NAMES = """
+(plot) => [...plot.querySelectorAll(".textpoint text")].map((name) => getComputedStyle(name).visibility)
+"""
+_COLLISIONS = """
+(plot) => {
+  const names = [...plot.querySelectorAll(".textpoint text")];
+  const shown = names.filter((name) => name.style.visibility !== "hidden");
+  const boxes = shown.map((name) => name.getBoundingClientRect());
+  const meet = (one, other) => one.left < other.right && other.left < one.right
+    && one.top < other.bottom && other.top < one.bottom;
+  return boxes.filter((one, at) => boxes.slice(at + 1).some((other) => meet(one, other))).length;
+}
+"""
 _PAPER = 794  # A4 in CSS pixels
 
 
@@ -100,16 +113,45 @@ def test_paper_shows_all(open_page: OpenPage, page_of: PageOf, kind: str) -> Non
     shown.settle()
     assert shown.audit("overflow") == []
     assert shown.audit("contrast") == []
+    folds = "details:not([open], [name], .run > *, .contents > *)"
+    assert shown.page.locator(folds).count() == 0
     panels = shown.page.locator(":not(details:not([open]) *):is([role=tabpanel])")
     assert all(panel.is_visible() for panel in panels.all())
     shown.page.emulate_media(media="screen")
     shown.page.evaluate("() => dispatchEvent(new Event('afterprint'))")
     shown.page.evaluate("() => addEventListener('beforeprint', () => { document.title = 'printed'; })")
+    closed = shown.page.locator(folds).count()
+    assert closed > 0  # as before
     printed = shown.page.pdf(format="A4")
+    assert shown.page.locator(folds).count() == closed
     assert shown.page.title() == "printed"  # so that the figures were fitted to paper
     assert printed.startswith(b"%PDF")
     assert len(re.findall(rb"/Type /Page\b", printed)) > 2
     assert panels.filter(visible=True).count() == (1 if kind == "run" else 0)
+    assert shown.faults == []
+
+
+def test_names_beside_points_do_not_lie_on_one_another(open_page: OpenPage, page_of: PageOf) -> None:
+    shown = open_page(page_of("compare"))
+    plot = shown.page.locator(".choice div.plot").filter(visible=True).first
+    shown.settle()
+    assert plot.evaluate(_COLLISIONS) == 0
+    close = "(plot) => Plotly.relayout(plot, { 'xaxis.range': [-9, 9], 'yaxis.range': [-9, 9] })"
+    plot.evaluate(close)
+    shown.settle()
+    assert plot.evaluate(_COLLISIONS) == 0
+    assert plot.evaluate(_NAMES).count("hidden") > 0
+    assert plot.evaluate(_NAMES).count("visible") > 0
+
+
+def test_legends_are_wrapped_to_each_width(open_page: OpenPage, page_of: PageOf) -> None:
+    shown = open_page(page_of("compare"))
+    plot = shown.page.locator("div.plot[aria-label^='Accuracy against epsilon, ℓ∞']").first
+    lines = "(plot) => Math.max(...plot.data.map(({ name }) => (name ?? '').split('<br>').length))"
+    assert plot.evaluate(lines) == 1
+    for width, wanted in ((375, 2), (1280, 1)):
+        shown.page.set_viewport_size({"width": width, "height": 800})
+        shown.page.wait_for_function(f"(plot) => ({lines})(plot) === {wanted}", arg=plot.element_handle())
     assert shown.faults == []
 
 

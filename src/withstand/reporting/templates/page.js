@@ -48,6 +48,8 @@
   };
 
   const fit = (plot, data, { xaxis, yaxis }) => {
+    plot.ownHeight ??= plot.style.height;
+    plot.style.height = plot.ownHeight;
     const [wide, high] = [plot.clientWidth, plot.clientHeight];
     data.filter(({ name }) => name && !name.includes("<")).forEach((series) => {
       series.name = wrapped(series.name, wide - 64);
@@ -69,29 +71,66 @@
     });
   };
 
-  const draw = (plot) => {
+  // Of names that would lie on one another the first stays; pointing at a mark tells every one.
+  const clear = (plot) => {
+    const placed = [];
+    plot.querySelectorAll(".textpoint text").forEach((name) => {
+      name.style.visibility = "";
+      const box = name.getBoundingClientRect();
+      const meets = ({ left, right, top, bottom }) => left < box.right && box.left < right && top < box.bottom && box.top < bottom;
+      if (placed.some(meets)) name.style.visibility = "hidden";
+      else placed.push(box);
+    });
+  };
+
+  const fitted = (plot) => {
     const { data, layout } = JSON.parse(plot.nextElementSibling.textContent);
     fit(plot, data, layout);
+    return { data, layout };
+  };
+
+  const draw = (plot, { data, layout } = fitted(plot)) => {
     turn(data, layout);
     plot.seriesColours = data.map((series) => series.marker.color);
     // A finger that drags over a figure scrolls the page.
     if (coarse.matches) layout.dragmode = false;
     Plotly.newPlot(plot, data, layout, { responsive: true, displayModeBar: false });
+    clear(plot);
+    plot.on("plotly_afterplot", () => clear(plot));
   };
 
   const drawShown = () => {
     const fresh = plots.filter((plot) => !isDrawn(plot) && !plot.closest("details:not([open]), [hidden]"));
-    fresh.forEach(draw);
+    fresh.forEach((plot) => draw(plot));
     restyle("", {}, fresh);
   };
   drawShown();
   // The window may have changed its width while a figure was out of sight.
   const isOutgrown = (plot) => plot.offsetParent && plot.querySelector(".main-svg").clientWidth !== plot.clientWidth;
 
+  // A legend is wrapped to the width it was drawn at; at one that breaks its lines elsewhere it is drawn anew.
+  const refit = () => plots.filter((plot) => isDrawn(plot) && plot.offsetParent).forEach((plot) => {
+    const before = plot.style.height;
+    const fresh = fitted(plot);
+    const names = (series) => series.map(({ name }) => name).join();
+    if (names(fresh.data) === names(plot.data)) {
+      plot.style.height = before;
+      return;
+    }
+    draw(plot, fresh);
+    restyle("", {}, [plot]);
+  });
+  let waiting;
+  window.addEventListener("resize", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(refit, 200);
+  });
+
   document.addEventListener("panelshown", ({ detail: panel }) => {
     const drawn = plots.filter((plot) => isDrawn(plot) && panel?.contains(plot));
     drawShown();
     drawn.filter(isOutgrown).forEach((plot) => Plotly.Plots.resize(plot));
+    if (panel) refit();
   });
   document.querySelectorAll("details").forEach((fold) => fold.addEventListener("toggle", drawShown));
 
@@ -108,8 +147,21 @@
   unfold();
   dark.addEventListener("change", () => restyle(""));
   // Paper is white and narrow, whatever the screen is.
-  window.addEventListener("beforeprint", () => restyle("print-", { width: 640 }));
-  window.addEventListener("afterprint", () => restyle("", { width: null, autosize: true }));
+  // What is folded is printed too, save tables too wide for paper, the other choices and, of many runs, their
+  // own sections.
+  const tooWide = "thead th:nth-child(17)";
+  let unfolded = [];
+  window.addEventListener("beforeprint", () => {
+    unfolded = [...document.querySelectorAll("details:not([open], [name], .run > *, .contents > *)")];
+    unfolded = unfolded.filter((fold) => !fold.querySelector(tooWide));
+    unfolded.forEach((fold) => { fold.open = true; });
+    drawShown();
+    restyle("print-", { width: 640 });
+  });
+  window.addEventListener("afterprint", () => {
+    restyle("", { width: null, autosize: true });
+    unfolded.splice(0).forEach((fold) => { fold.open = false; });
+  });
 
   // A saved figure has the colours of paper, whatever the theme of the page.
   const put = (object, path, value) => {

@@ -1,0 +1,90 @@
+"""AutoAttack within an evaluation against the package itself: at every budget, no example withstands more."""
+
+from __future__ import annotations
+
+import logging
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from withstand import norms
+from withstand.attacks import AutoAttack, Cascade
+from withstand.data import Dataset, Split
+from withstand.dataset_info import DatasetInfo
+from withstand.evaluation import AttackPlan, Judge, attack_batch, evaluate
+from withstand.types import Batch
+
+pyautoattack: Any = pytest.importorskip("pyautoattack")
+
+EPSILONS = {2.0: [0.5, 0.52, 0.54, 0.56], math.inf: [0.06, 0.065, 0.07, 0.075, 0.08]}
+QUERIES = {2.0: 30, math.inf: 5}  # so few that it is luck who falls
+
+
+@cache
+def _trained() -> tuple[nn.Sequential, Dataset]:
+    digits = load_digits()
+    images = torch.tensor(digits.images).mul(15.9375).round().to(torch.uint8).unsqueeze(1)
+    split = Split(images, torch.tensor(digits.target, dtype=torch.int64))
+    train, test = split.subset(torch.arange(1200)), split.subset(torch.arange(1400, 1700))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 10))
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        for step in range(60):
+            rows = slice(20 * step, 20 * step + 20)
+            optimizer.zero_grad()
+            logits = model(train.images[rows].float() / 255)
+            F.cross_entropy(logits, train.labels[rows]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    info = DatasetInfo("small digits", (1, 8, 8), list("0123456789"), [0.3], [0.4])
+    return model.eval(), Dataset(info, train=train, validation=test, test=test)
+
+
+def _official(model: nn.Module, norm: float, epsilon: float, images: Tensor, labels: Tensor) -> Tensor:
+    name = {2.0: "L2", math.inf: "Linf"}[norm]
+    official = pyautoattack.AutoAttack(model, norm=name, eps=epsilon, seed=0, version="custom")
+    official.attacks_to_run = ["square"]
+    official.square.n_queries = QUERIES[norm]
+    logger = logging.getLogger("auto-attack")
+    with torch.random.fork_rng(devices=[]):
+        logger.disabled = True
+        try:
+            found: Tensor = official.run_standard_evaluation(images, labels)[0]
+        finally:
+            logger.disabled = False
+    return found
+
+
+@pytest.mark.parametrize("norm", EPSILONS, ids=norms.label)
+def test_at_every_budget_all_fall_that_the_package_fells(norm: float) -> None:
+    model, dataset = _trained()
+    images, labels = dataset.test.images.float() / 255, dataset.test.labels
+    square = AutoAttack(norm, part="square", num_queries=QUERIES[norm])
+    rows = evaluate(model, dataset, [Cascade([square], "all")], EPSILONS[norm], batch_size=500).rows
+    for epsilon in EPSILONS[norm]:
+        found = _official(model, norm, epsilon, images, labels)
+        with torch.no_grad():
+            stands = (model(found).argmax(dim=1) == labels).numpy()
+        ours = rows[f"all-{norms.label(norm)}@{epsilon:g}"].to_numpy(dtype=bool)
+        assert 0 < stands.sum() < len(stands)
+        assert not np.flatnonzero(ours & ~stands).tolist()
+
+
+def test_the_image_that_is_held_is_of_the_smallest_budget_that_felled() -> None:
+    model, dataset = _trained()
+    batch = Batch(dataset.test.images.float() / 255, dataset.test.labels)
+    plan = AttackPlan(AutoAttack(part="square", num_queries=5), [0.1, 0.2], "square", math.inf)
+    judge = Judge.of(model)
+    found = attack_batch(judge, batch, judge.answer(*batch), [plan])
+    fell = torch.from_numpy(found.columns["square@0.1"] == 0) & (judge.predict(batch.images) == batch.labels)
+    distance = (found.fooling["square"] - batch.images).flatten(1).abs().amax(dim=1)
+    assert fell.any()
+    assert (distance[fell] <= 0.1 + 1e-6).all()
+    assert (distance > 0.11).any()

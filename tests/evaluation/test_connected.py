@@ -1,0 +1,50 @@
+"""Defences that take the gradient away are told of, and break nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.data import Dataset
+from withstand.evaluation import evaluate
+from withstand.evaluation.connected import connected
+
+
+class Cut(nn.Module):
+    """The brightest column wins; no gradient leads to the image."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.weight = nn.Parameter(torch.tensor(10.0))
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        if self.how == "none":
+            return self.weight * images.mean(dim=(1, 2))[:, :3]
+        with torch.set_grad_enabled(self.how == "detach" and torch.is_grad_enabled()):
+            return self.weight * images.detach().mean(dim=(1, 2))[:, :3]
+
+
+@pytest.mark.parametrize("how", ["detach", "no_grad"])
+def test_no_gradient_is_a_finding(how: str, tiny_dataset: Dataset) -> None:
+    found = evaluate(Cut(how), tiny_dataset, epsilons=[0.1], suite="fast", num_examples=20).metrics
+    failed = {check["name"] for check in found["checks"] if check["passed"] is False}
+    assert {"vanishing-gradients", "huge-epsilon"} <= failed
+    assert found["attacks"][0]["curve"][0]["accuracy"] > 0.9
+
+
+def test_answers_stay_and_a_gradient_is_left_alone() -> None:
+    images = torch.rand(2, 1, 4, 4)
+    for how in ("detach", "no_grad"):
+        model = Cut(how).eval()
+        flat = connected(model, images)
+        assert torch.equal(flat(images), model(images))
+        assert not flat.training
+        leaf = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(flat(leaf).sum(), leaf)
+        assert not gradient.any()
+    whole = Cut("none")
+    assert connected(whole, images) is whole

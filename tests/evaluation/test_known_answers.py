@@ -1,0 +1,181 @@
+"""Certificates that claim a tenth too much are caught, however wide the gap to what attacks reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.attacks import PGD
+from withstand.certificates import METHODS, Certification, Certifier, Method
+from withstand.data import Dataset
+from withstand.evaluation import Certificate, FormerEvaluation, evaluate, extend_evaluation, plan_attacks
+from withstand.evaluation.known_answers import RADIUS, known_net
+from withstand.evaluation.proofs import Prover
+from withstand.run_folder import RunFolder
+from withstand.types import CertificateError
+
+FACTOR = 0.9
+
+
+class Tight(Certifier):
+    """Has margins fall by nine tenths of what they may."""
+
+    @override
+    def certify(
+        self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
+    ) -> Certification:
+        found = super().certify(images, labels, norm=norm, epsilon=epsilon)
+        logits = self.predict(images)
+        true = logits.gather(1, labels[:, None]).squeeze(1)
+        clean = true - logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
+        margin = clean - FACTOR * (clean - found.margin)
+        return Certification(margin, margin > 0)
+
+
+class Far(Certifier):
+    """Has radii a ninth too large."""
+
+    @override
+    def radius(self, images: Tensor, labels: Tensor, *, norm: float, tolerance: float = 1e-3) -> Tensor:
+        return super().radius(images, labels, norm=norm, tolerance=tolerance) / FACTOR
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Certifier]], None]:
+    """Puts another certifier in the place of the right one."""
+    return lambda certifier: monkeypatch.setattr("withstand.evaluation.proofs.Certifier", certifier)
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    """Wide and deep enough for bounds to be far from the truth."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 3)
+    )
+
+
+@pytest.mark.parametrize("norm", [2.0, math.inf])
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_exact_on_the_known_net(method: Method, clip: bool, norm: float) -> None:
+    images, labels = torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64)
+    certifier = Certifier(known_net(16, norm), method=method, clip=clip)
+    for epsilon in (0.05, 0.25):
+        margin = float(certifier.certify(images, labels, norm=norm, epsilon=epsilon).margin[0])
+        assert RADIUS - epsilon - 1e-4 < margin < RADIUS - epsilon + 1e-6
+    radius = float(certifier.radius(images, labels, norm=norm)[0])
+    assert 0.998 * RADIUS < radius < RADIUS + 1e-6
+
+
+@pytest.mark.parametrize("norm", [2.0, math.inf])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("certifier", "what"), [(Tight, "bounds the margin"), (Far, "radius of a net")])
+def test_a_tenth_too_much_is_caught(
+    certifier: type[Certifier],
+    what: str,
+    method: Method,
+    norm: float,
+    net: nn.Module,
+    tiny_dataset: Dataset,
+    use: Callable[[type[Certifier]], None],
+    tmp_path: Path,
+) -> None:
+    certificate = Certificate(norm=norm, method=method, epsilons=[0.01])
+    options = {"certificates": [certificate], "num_examples": 10}
+    evaluate(net, tiny_dataset, **options)  # type: ignore[arg-type]
+    use(certifier)
+    with pytest.raises(CertificateError, match=f"{certificate.name}.* {what}.* which is too much"):
+        evaluate(net, tiny_dataset, out=tmp_path, **options)  # type: ignore[arg-type]
+    assert RunFolder(tmp_path).examples.exists()
+    assert not RunFolder(tmp_path).metrics.exists()
+
+
+@pytest.fixture
+def linear() -> nn.Module:
+    """Of it bounds are as low as attacks go."""
+    layer = nn.Linear(16, 3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(4).repeat(1, 4)[:3])
+        layer.bias.zero_()
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+@pytest.fixture
+def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No net is known, so that the data must tell."""
+    monkeypatch.setattr(Prover, "require_known_answers", lambda *_: None)
+
+
+ATTACK = PGD(norm=2, num_steps=5)
+
+
+@pytest.mark.usefixtures("unknown")
+def test_bounds_are_held_against_attacks_that_were_run_before(
+    linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None], tmp_path: Path
+) -> None:
+    certificate = Certificate(norm=2, epsilons=[0.1])
+    evaluate(linear, tiny_dataset, [ATTACK], [0.1], out=tmp_path)
+    use(Tight)
+    for _ in range(2):  # what was wrong once is not kept
+        with pytest.raises(CertificateError, match="bounded above the margin that pgd-20-margin-l2 reaches"):
+            evaluate(linear, tiny_dataset, [ATTACK], [0.1], certificates=[certificate], out=tmp_path)
+
+
+@pytest.mark.usefixtures("unknown")
+def test_bounds_that_join_an_evaluation_are_held_against_an_attack(
+    linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None], tmp_path: Path
+) -> None:
+    evaluate(linear, tiny_dataset, [ATTACK], [0.1], out=tmp_path)
+    run = RunFolder(tmp_path)
+    former = FormerEvaluation(
+        pd.read_csv(run.examples), run.read_json(run.metrics), plan_attacks([ATTACK], [0.1])
+    )
+    use(Tight)
+    with pytest.raises(CertificateError, match="bounded above the margin that pgd-20-margin-l2 reaches"):
+        extend_evaluation(linear, tiny_dataset, former, [Certificate(norm=2, epsilons=[0.1])], run)
+
+
+def test_an_extension_is_held_against_what_is_known(
+    net: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None], tmp_path: Path
+) -> None:
+    evaluate(net, tiny_dataset, [ATTACK], [0.1], out=tmp_path)
+    run = RunFolder(tmp_path)
+    former = FormerEvaluation(
+        pd.read_csv(run.examples), run.read_json(run.metrics), plan_attacks([ATTACK], [0.1])
+    )
+    use(Far)
+    with pytest.raises(CertificateError, match="which is too much"):
+        extend_evaluation(net, tiny_dataset, former, [Certificate(norm=2, epsilons=[0.1])], run)
+
+
+class Boastful(Certifier):
+    """Certifies everything, by no margin to speak of."""
+
+    @override
+    def certify(
+        self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
+    ) -> Certification:
+        margin = torch.full((len(images),), -1e9, dtype=torch.float64)
+        return Certification(margin, margin < 0)
+
+
+@pytest.mark.usefixtures("unknown")
+def test_whoever_fell_before_is_made_to_fall_again(
+    linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None], tmp_path: Path
+) -> None:
+    lucky = PGD(norm=2, num_steps=1, step_size=1e-3)
+    certificate = Certificate(norm=2, epsilons=[1.5])
+    rows = evaluate(linear, tiny_dataset, [lucky], [1.5], out=tmp_path).rows
+    fallen = rows["index"][(rows["clean"] == 1) & (rows[f"{lucky.name}@1.5"] == 0)]
+    assert 3 < len(fallen) < 30
+    use(Boastful)
+    with pytest.raises(CertificateError, match=f"{len(fallen)} rows are certified but fell to {lucky.name}"):
+        evaluate(linear, tiny_dataset, [lucky], [1.5], certificates=[certificate], out=tmp_path)
