@@ -85,11 +85,19 @@ def test_no_levels_where_a_number_is_not_shared() -> None:
 
 
 def test_parts_by_train_size() -> None:
-    groups = [group(f"a, train_size={size}", data__train_size=size, w=1) for size in (30, 10)]
+    groups = [
+        group(f"{name}, train_size={size}", data__train_size=size, w=w)
+        for size in (30, 10)
+        for name, w in (("a", 1), ("b", 2))
+    ]
     parts = by_train_size(groups)
     assert list(parts) == ["train_size=10", "train_size=30"]
-    assert [(each.label, each.values) for each in parts["train_size=10"]] == [("a", {"w": 1})]
+    assert [(each.label, each.values) for each in parts["train_size=10"]] == [
+        ("a", {"w": 1}),
+        ("b", {"w": 2}),
+    ]
     assert list(by_train_size(groups[:1])) == [""]
+    assert by_train_size(groups[:3]) == {"": groups[:3]}  # the last would stand alone
 
 
 @pytest.mark.parametrize(

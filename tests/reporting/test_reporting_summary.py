@@ -120,6 +120,21 @@ def test_titles_and_labels(write_run: WriteRun) -> None:
     assert len(set(same_twice)) == 2
 
 
+def test_a_point_of_a_sweep_beside_other_runs_is_named_by_its_folder(
+    write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    names = {"kernel": "with/seed=0", "plain": "plain-net"}
+    runs = []
+    for folder, name in names.items():
+        path = write_run(folder)
+        recipe = path / "recipe.yaml"
+        recipe.write_text(recipe.read_text().replace("name: tiny", f"name: {name}", 1))
+        runs.append(read_run(path))
+    assert run_labels(runs) == ["kernel", "plain"]
+    assert run_labels(runs[1:]) == ["plain-net"]
+    assert run_labels(runs[:1]) == ["with/seed=0"]
+
+
 def test_setting(write_run: WriteRun) -> None:
     assert setting(read_run(write_run("one"))) == "cnn-small on MNIST, 2 epochs, seed 3"
     once = read_run(write_run("once", recipe="training: {epochs: 1}"))

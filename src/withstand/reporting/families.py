@@ -89,15 +89,16 @@ def by_train_size(groups: Sequence[Group]) -> dict[str, list[Group]]:
     """The groups of each number of training examples, which their labels then leave out.
 
     Returns:
-        ``train_size=300`` -> groups, ascending; all groups under an empty text where they do not differ so.
+        ``train_size=300`` -> groups, ascending; all groups under an empty text where they do not differ so, or
+        where one would stand alone.
     """
     names = _level_names(_TRAIN_SIZE, groups)
     if not 1 < len(names) <= _MOST_LEVELS:
         return {"": list(groups)}
-    return {
-        f"train_size={name}": [_at(group, name) for group in groups if _level(group, _TRAIN_SIZE) == name]
-        for name in names
-    }
+    parts = {name: [group for group in groups if _level(group, _TRAIN_SIZE) == name] for name in names}
+    if min(len(part) for part in parts.values()) == 1:
+        return {"": list(groups)}
+    return {f"train_size={name}": [_at(group, name) for group in part] for name, part in parts.items()}
 
 
 def _at(group: Group, size: str) -> Group:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from withstand.reporting.read import Run
@@ -182,13 +184,27 @@ def run_title(run: Run) -> str:
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """A short name a run, no two alike: the recipe's, and where that repeats, the folder's too."""
+    """A short name a run, no two alike: the recipe's, and where that repeats, the folder's too.
+
+    The name of a sweep's point says little beside runs that are none, so there all are named by their folders
+    below the one that holds them all.
+    """
     labels: list[str] = []
     names = [lookup(run.recipe, "name") or run.path.resolve().name for run in runs]
+    folders = _folders(runs)
+    if 0 < sum("/" in name for name in names) < len(names) and len(set(folders)) == len(folders):
+        return folders
     for run, name in zip(runs, names, strict=True):
         label = name if names.count(name) == 1 else f"{name} ({run.path.resolve().name})"
         labels.append(label if label not in labels else f"{label} {len(labels) + 1}")
     return labels
+
+
+def _folders(runs: Sequence[Run]) -> list[str]:
+    """Where each run is, below the folder that holds them all."""
+    paths = [run.path.resolve() for run in runs]
+    above = Path(os.path.commonpath([path.parent for path in paths]))
+    return [path.relative_to(above).as_posix() for path in paths]
 
 
 def setting(run: Run) -> str:
