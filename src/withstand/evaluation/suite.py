@@ -24,9 +24,9 @@ class Suite:
 
     Args:
         level: fast, standard (with AutoAttack), or thorough (with minimal-norm and decision attacks, too).
-        norms: 1, 2 or inf; those of the evaluation's attacks and certificates where null, linf where there
-            are none.
-        epsilons: Budgets in [0, 1] units, in each of the norms; those of the evaluation where null.
+        norms: 1, 2 or inf; those of the evaluation's attacks and certificates where null.
+        epsilons: Budgets in [0, 1] units, in each of the norms. Where null, those of the evaluation in the
+            norms of its attacks, or in linf where it has none; and those of its certificates in theirs.
         transfer_from: Folders of other runs, whose models' adversarial images are tried, too.
 
     Raises:
@@ -68,6 +68,8 @@ def suite_budgets(
         ValueError: there is no budget for a norm.
     """
     attacked = [attack.ball_norm for attack in attacks if attack.ball_norm is not None]
+    if not attacked and all(certificate.epsilons is not None for certificate in certificates) and epsilons:
+        attacked = [math.inf]  # for whom else would the budgets be
     proven = [certificate.norm for certificate in certificates]
     chosen = settings.norms or list(dict.fromkeys([*attacked, *proven])) or [math.inf]
     found = {}

@@ -89,8 +89,8 @@ def by_train_size(groups: Sequence[Group]) -> dict[str, list[Group]]:
     """The groups of each number of training examples, which their labels then leave out.
 
     Returns:
-        ``train_size=300`` -> groups, ascending; all groups under an empty text where they do not differ so, or
-        where one would stand alone.
+        ``train_size=300`` -> groups, ascending; all groups under an empty text where they do not differ so,
+        or where one would stand alone.
     """
     names = _level_names(_TRAIN_SIZE, groups)
     if not 1 < len(names) <= _MOST_LEVELS:

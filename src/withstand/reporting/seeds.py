@@ -17,7 +17,7 @@ from withstand.reporting.certified import most_certified
 from withstand.reporting.differences import differing, flat, labels
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.schema import Accuracy, Metrics, Noise, Published
-from withstand.reporting.summary import lookup, strongest
+from withstand.reporting.summary import folder_labels, lookup, strongest
 from withstand.reporting.wording import budget, duration, noise_scale, norm_text, percent
 
 __all__ = [
@@ -144,7 +144,9 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
     members = list(gathered.values())
     values = [_values(each[0]) for each in members]
     keys = differing(values) if values else []
-    names = labels([_name(each) for each in members], values)
+    are_single = all(len(each) == 1 for each in members)
+    folders = folder_labels([each[0] for each in members]) if are_single else []
+    names = folders or labels([_name(each) for each in members], values)
     return [
         _group(name, {key: each[key] for key in keys if key in each}, runs_of_it)
         for name, each, runs_of_it in zip(names, values, members, strict=True)

@@ -28,6 +28,7 @@ __all__ = [
     "cost_rows",
     "curves",
     "environment_rows",
+    "folder_labels",
     "lookup",
     "norms",
     "run_labels",
@@ -186,13 +187,11 @@ def run_title(run: Run) -> str:
 def run_labels(runs: Sequence[Run]) -> list[str]:
     """A short name a run, no two alike: the recipe's, and where that repeats, the folder's too.
 
-    The name of a sweep's point says little beside runs that are none, so there all are named by their folders
-    below the one that holds them all.
+    Where ``folder_labels`` gives any, these.
     """
     labels: list[str] = []
     names = [lookup(run.recipe, "name") or run.path.resolve().name for run in runs]
-    folders = _folders(runs)
-    if 0 < sum("/" in name for name in names) < len(names) and len(set(folders)) == len(folders):
+    if folders := folder_labels(runs):
         return folders
     for run, name in zip(runs, names, strict=True):
         label = name if names.count(name) == 1 else f"{name} ({run.path.resolve().name})"
@@ -200,9 +199,18 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     return labels
 
 
-def _folders(runs: Sequence[Run]) -> list[str]:
-    """Where each run is, below the folder that holds them all."""
+def folder_labels(runs: Sequence[Run]) -> list[str]:
+    """The names of the runs' folders, where points of a sweep stand beside runs that are none; else nothing.
+
+    The name of a point says little there.
+
+    Returns:
+        Each folder's path below the folder that holds them all, no two alike.
+    """
+    names = [lookup(run.recipe, "name") or "" for run in runs]
     paths = [run.path.resolve() for run in runs]
+    if not 0 < sum("/" in name for name in names) < len(names) or len(set(paths)) < len(paths):
+        return []
     above = Path(os.path.commonpath([path.parent for path in paths]))
     return [path.relative_to(above).as_posix() for path in paths]
 
