@@ -180,7 +180,7 @@ def _grey(found: Sequence[Mapping[str, Any]]) -> Check:
         is_above = lower > each["largest_class"] / each["total"]
         passed &= not is_above
         told.append(
-            f"in l{each['norm']} at epsilon {each['epsilon']:.4g} {each['standing']} of {each['total']} "
+            f"in l{each['norm']} at epsilon {each['epsilon']:.4g}, {each['standing']} of {each['total']} "
             f"examples withstand PGD, and at most {each['largest_class']} truly can, since every image can "
             "be made the same grey one"
         )
