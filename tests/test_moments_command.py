@@ -20,7 +20,6 @@ SMALL = [
     "--data.validation_size=100",
     "--evaluation.num_examples=20",
     "--evaluation.attacks=[]",
-    "--evaluation.epsilons=[]",
 ]
 FEW = ["--num_examples=2", "--num_samples", "40", "--noise_std=[0.1,64/255]"]
 

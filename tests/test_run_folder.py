@@ -89,7 +89,9 @@ def test_every_file_has_its_own_name_in_the_folder(tmp_path: Path) -> None:
     assert sorted(path.name for path in paths) == [
         "checkpoint",
         "environment.json",
+        "evaluation",
         "examples.csv",
+        "extremes.npz",
         "gallery.npz",
         "last.safetensors",
         "metrics.json",

@@ -27,7 +27,10 @@ from withstand.types import RecipeError
 
 __all__ = ["moments"]
 
-_NOTHING_ELSE = ("attacks=[]", "epsilons=[]", "certificates=[]", "kernel_norms=null", "noise=null")
+_NOTHING_ELSE = (
+    *("attacks=[]", "epsilons=[]", "suite=null", "certificates=[]", "kernel_norms=null"),
+    *("noise=null", "corruptions=null", "smoothing=null"),
+)
 _DASH = "\N{EM DASH}"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -269,6 +269,7 @@ def test_angles_and_sizes_stay_in_their_ranges() -> None:
     assert 0.8 - 1e-5 <= factors.min() < 0.81
 
 
+@settings(deadline=None)
 @given(
     size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
     smoothness=st.floats(0, 30),

@@ -80,7 +80,8 @@ def suite_budgets(
         budgets = settings.epsilons or [*shared, *(epsilon for each in own for epsilon in each)]
         if not budgets:
             raise ValueError(
-                f"A suite of attacks needs at least one epsilon to be run at in norm {norm:g}, but got none."
+                f"A suite of attacks needs at least one epsilon to be run at in norm {norm:g}, but got none: "
+                "give epsilons, or leave the suite out (null)."
             )
         found[norm] = sorted(set(budgets))
     return found
