@@ -3,9 +3,9 @@
     python benchmarks/false_robustness.py --plain RUN --certified RUN --out RESULT.json
 
 Two defences stand in front of the plain run's net: input rounded to a few grey levels, and logits scaled so
-far that the cross-entropy has no gradient. Neither makes it robust; noted is which check of the suite says so,
-beside the same net without them. Then the certified run's bounds are tightened beyond what is true, to 0.9 of
-how far margins can fall and radii to 1 / 0.9, and noted is whether the evaluation stops.
+far that the cross-entropy has no gradient. Neither makes it robust; noted is which check of the suite says
+so, beside the same net without them. Then the certified run's bounds are tightened beyond what is true, to
+0.9 of how far margins can fall and radii to 1 / 0.9, and noted is whether the evaluation stops.
 """
 
 from __future__ import annotations
