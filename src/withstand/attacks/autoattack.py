@@ -115,6 +115,11 @@ class AutoAttack(BallAttack):
 
     @property
     @override
+    def draws_by_batch(self) -> bool:
+        return True
+
+    @property
+    @override
     def kind(self) -> AttackKind:
         return "black-box" if self.part == "square" else "white-box"
 

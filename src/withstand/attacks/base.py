@@ -104,6 +104,11 @@ class Attack(ABC):
         return "white-box"
 
     @property
+    def draws_by_batch(self) -> bool:
+        """Whether what it draws for an example depends on which others it is given."""
+        return False
+
+    @property
     def stages(self) -> Sequence[Attack]:
         """What it is made of: run one after another, each on the examples that still stand.
 

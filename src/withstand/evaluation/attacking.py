@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks import Attack, AutoAttack
+from withstand.attacks import Attack
 from withstand.evaluation.judge import Answer, Judge
 from withstand.evaluation.meter import Found
 from withstand.evaluation.rows import (
@@ -91,9 +91,9 @@ def attack_batch(
     An example that falls at one budget falls at every larger one, since the image that fooled the
     model lies in the larger ball too; so only those that stand are attacked again. One that is
     wrong clean is wrong under every attack. Of an attack with several stages (``Attack.stages``) each is run
-    on those that the ones before it left standing. The parts of AutoAttack are run on those that fell at
-    smaller budgets as well, until they fall again: what it draws depends on who else is in the batch, so
-    only then does every example fall here that AutoAttack fells by itself.
+    on those that the ones before it left standing. One that draws by the batch (``Attack.draws_by_batch``,
+    the parts of AutoAttack) is run on those that fell at smaller budgets as well, until they fall again: only
+    in the same company does every example fall here that the attack fells by itself.
 
     Where answers are drawn, an example's image is chosen by one set of predictions and counted on another:
     the least of several counts would be too low by the luck of the draws, even where no attack changed
@@ -217,7 +217,7 @@ class _Run(NamedTuple):
         fell_before = self.is_right & ~held.weights.stands
         for number, stage in enumerate(stages):
             standing, right = held.weights.stands, _total(held)
-            again = fell_before if isinstance(stage, AutoAttack) and not self.judge.is_random else None
+            again = fell_before if stage.draws_by_batch and not self.judge.is_random else None
             held = self._press(_Stage(plan, epsilon, number, stage), held, again)
             attacked.append(int(standing.sum()))
             felled.append(right - _total(held))

@@ -44,9 +44,18 @@ class RowsFile:
         if kind is None or isinstance(error, CertificateError) or not run.metrics.exists():
             with suppress(FileNotFoundError):
                 run.metrics.unlink()
-            os.replace(self._growing(run), run.examples)
+            self._show(run)
         else:
             self._growing(run).unlink(missing_ok=True)
+
+    def _show(self, run: RunFolder) -> None:
+        try:
+            os.replace(self._growing(run), run.examples)
+        except OSError as gone:
+            raise RunFolderError(
+                f"Cannot write {run.examples}: {gone.strerror or gone}. What was found is kept, and the same "
+                "command goes on."
+            ) from gone
 
     def add(self, frame: pd.DataFrame) -> None:
         """Writes the rows of one more batch.

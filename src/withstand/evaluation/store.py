@@ -125,7 +125,7 @@ class BatchStore:
         # A part may hold nothing, and be known all the same.
         arrays |= {_BETWEEN.join((part, _KNOWN, "")): np.ones(1, np.int8) for part in self._found}
         with replaced(self._path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub counts allow_pickle in
         self._is_written = True
         self._written_at = time.monotonic()
 
