@@ -1,37 +1,20 @@
-"""What an evaluation found: one table of measurements, and what no table can hold.
+"""What an evaluation found that its table of measurements cannot hold: ``metrics.json``.
 
-``measurements.csv`` is the table, a row a figure. ``metrics.json`` is the rest: what was measured by what, in
-words, and what has another shape, such as histograms. Evaluation writes both, reporting reads them, and both
-use the types below. This module imports no torch.
+What was measured by what, in words, and what has another shape, such as histograms. Evaluation writes these
+types, reporting reads them. This module imports no torch.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import pandas as pd
-from pydantic import Field
+from withstand.evaluation.analytic_results import KernelNorms, Moments
+from withstand.evaluation.random_results import ProtocolInfo, Sampling, Uncertainty
+from withstand.evaluation.shares import Finite, Share, Unit
 
 __all__ = [
-    "ABSTENTION",
-    "ATTACKED",
-    "CALIBRATION_ERROR",
-    "CERTIFIED",
-    "CLEAN",
-    "CORRUPTED",
-    "LARGEST_RADIUS",
-    "LARGE_EPSILON",
-    "MEAN_RADIUS",
-    "MEDIAN_RADIUS",
-    "NOISE_ACCURACY",
-    "NOISE_AGREEMENT",
     "SCHEMA",
-    "SMOOTHED",
-    "SMOOTHED_CERTIFIED",
-    "VANISHING_GRADIENTS",
     "AttackInfo",
     "Bin",
     "CertificateInfo",
@@ -41,136 +24,17 @@ __all__ = [
     "Confusion",
     "CorruptionKind",
     "Corruptions",
-    "KernelNorms",
-    "KernelNormsOf",
-    "KernelNormsOfLayer",
-    "Measurement",
-    "Moments",
-    "MomentsError",
-    "MomentsForm",
-    "MomentsLayer",
-    "MomentsLevel",
-    "MomentsMethod",
     "Noise",
-    "ProtocolInfo",
     "Published",
     "Results",
-    "Sampling",
-    "Share",
     "Smoothing",
     "StageCounts",
     "StageInfo",
-    "StdRatio",
-    "Sweep",
-    "SweepLevel",
     "Target",
-    "Uncertainty",
-    "UncertaintySet",
-    "example_column",
-    "protocol_measure",
-    "radius_column",
-    "table_of",
 ]
 
 SCHEMA = 2
 """Of ``metrics.json``; it grows when an older reader would misread the file."""
-
-# -- the table ----------------------------------------------------------------------------------------
-
-CLEAN = "clean accuracy"
-ATTACKED = "attacked accuracy"
-"""``by`` is the attack, ``level`` epsilon."""
-CERTIFIED = "certified accuracy"
-"""``by`` is the certificate, ``level`` epsilon."""
-MEAN_RADIUS = "mean certified radius"
-MEDIAN_RADIUS = "median certified radius"
-LARGEST_RADIUS = "largest certified radius"
-NOISE_ACCURACY = "accuracy under noise"
-"""``by`` is unclipped or clipped, ``level`` noise_std."""
-NOISE_AGREEMENT = "agreement under noise"
-"""With the answer without noise; otherwise as the accuracy."""
-CORRUPTED = "accuracy under corruption"
-"""``by`` is the kind, ``level`` the severity."""
-SMOOTHED = "accuracy of the smoothed classifier"
-ABSTENTION = "abstention of the smoothed classifier"
-SMOOTHED_CERTIFIED = "certified accuracy of the smoothed classifier"
-"""``level`` is epsilon, in l2."""
-CALIBRATION_ERROR = "calibration error"
-"""``by`` is what the images were: clean."""
-VANISHING_GRADIENTS = "vanishing gradients"
-"""The share of right examples at which a loss, ``by``, has no gradient."""
-LARGE_EPSILON = "accuracy at an epsilon that allows everything"
-
-
-def protocol_measure(protocol: str) -> str:
-    """What accuracy under a published protocol is called; ``by`` is its attack, or clean."""
-    return f"accuracy under protocol {protocol}"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One figure: a row of ``measurements.csv``.
-
-    Attributes:
-        measure: What was measured, in words.
-        by: The attack, certificate, corruption or the like; empty where there is none.
-        norm: ``inf``, ``2`` or ``1``; empty where there is none.
-        level: Epsilon in [0, 1] units, noise_std, or severity; 0 where there is none.
-        value: The figure; of a share in [0, 1].
-        lower: Of its 95 % interval; None where it has none.
-        upper: Likewise.
-        correct: Of a share, how many.
-        total: Of how many.
-    """
-
-    measure: str
-    by: str = ""
-    norm: str = ""
-    level: float = 0.0
-    value: float = math.nan
-    lower: float | None = None
-    upper: float | None = None
-    correct: int | None = None
-    total: int | None = None
-
-
-_COLUMNS = {each.name: each.type for each in fields(Measurement)}
-_KINDS = {"str": "str", "float": "float64", "float | None": "float64", "int | None": "Int64"}
-
-
-def table_of(measurements: Iterable[Measurement]) -> pd.DataFrame:
-    """The measurements as a table with the columns of ``measurements.csv``."""
-    table = pd.DataFrame([asdict(each) for each in measurements], columns=list(_COLUMNS))
-    return table.astype({name: _KINDS[str(kind)] for name, kind in _COLUMNS.items()})
-
-
-def example_column(measure: str, by: str = "", level: float = 0.0) -> str | None:
-    """The column of ``examples.csv`` whose mean a figure is; None where it is the mean of none."""
-    if measure in (ATTACKED, CERTIFIED):
-        return f"{by}@{level:.6g}"
-    return {CLEAN: "clean", NOISE_ACCURACY: "noise-accuracy", CORRUPTED: "corruption-accuracy"}.get(measure)
-
-
-def radius_column(certificate: str) -> str:
-    """The column of ``examples.csv`` with a certificate's radii: ``radius-l2`` for ``certified-l2``."""
-    return certificate.replace("certified", "radius", 1)
-
-
-# -- what no table can hold ---------------------------------------------------------------------------
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Unit = Annotated[float, Field(ge=0, le=1)]
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of outcomes with its 95 % Clopper-Pearson interval, all in [0, 1]."""
-
-    value: Unit
-    lower: Unit
-    upper: Unit
-    correct: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -236,45 +100,6 @@ class Published:
     epsilon: float | None = None
     note: str = ""
     attack: str | None = None
-
-
-@dataclass(frozen=True)
-class SweepLevel(Share):
-    """Attacked accuracy where each gradient is the mean of so many draws."""
-
-    num_samples: int
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """One attack at one epsilon, with more and more draws a gradient.
-
-    It has settled where more draws no longer lower the accuracy by as much as ``tolerance``, or by no more
-    than twice the paired standard error; ``chosen`` draws suffice.
-    """
-
-    attack: str
-    epsilon: Finite
-    num_examples: int
-    tolerance: Finite
-    levels: list[SweepLevel]
-    has_settled: bool
-    chosen: int
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a network of random answers is scored and attacked.
-
-    ``num_samples`` are draws a prediction, ``num_repeats`` predictions an example, ``attack_samples`` draws a
-    gradient; None where no attack drew any.
-    """
-
-    description: str
-    num_samples: int
-    num_repeats: int
-    attack_samples: int | None
-    sweep: Sweep | None = None
 
 
 @dataclass(frozen=True)
@@ -372,161 +197,6 @@ class Classes:
         for matrix in (self.confusion.clean, self.confusion.attacked):
             if matrix is not None and [len(row) for row in matrix] != [size] * size:
                 raise ValueError("confusion must hold a row and a column for each of the class_names")
-
-
-@dataclass(frozen=True)
-class UncertaintySet:
-    """One set of images, all numbers in nats; each histogram counts between the edges of ``Uncertainty``.
-
-    ``auroc`` is the area under the curve of telling it from the clean set by the entropy.
-    """
-
-    name: str
-    kind: Literal["clean", "attacked", "out-of-distribution"]
-    num_examples: int
-    accuracy: Unit | None
-    calibration_error: Unit | None
-    auroc: Unit | None
-    means: dict[str, Finite]
-    medians: dict[str, Finite]
-    histograms: dict[str, list[int]]
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """How unsure answers are, by draws of the weights.
-
-    The measures are ``entropy``, ``expected_entropy`` and ``mutual_information``.
-    """
-
-    description: str
-    num_samples: int
-    num_classes: int
-    edges: list[Finite]
-    sets: list[UncertaintySet]
-
-
-@dataclass(frozen=True)
-class ProtocolInfo:
-    """A published protocol; its accuracies are in the table.
-
-    Attributes:
-        name: Short.
-        description: How it attacks and predicts.
-        attacks: Name -> description.
-    """
-
-    name: str
-    description: str
-    attacks: dict[str, str]
-
-
-@dataclass(frozen=True)
-class KernelNormsOf:
-    """Bounds of a class logit's l2 Lipschitz constant, and its change by deformations; None where unknown."""
-
-    name: str
-    gradient: Finite
-    perturbation: Finite
-    deformation: Finite | None
-    deformation_change: Finite | None
-    spectral: Finite | None
-
-
-@dataclass(frozen=True)
-class KernelNormsOfLayer:
-    """The norm of a layer's reshaped kernel, and an upper bound of its operator's."""
-
-    name: str
-    kernel_norm: Finite | None
-    operator_norm: Finite | None
-
-
-@dataclass(frozen=True)
-class KernelNorms:
-    """Bounds for each class, the largest over the classes, and why there is no upper one."""
-
-    num_examples: int
-    description: str
-    classes: list[KernelNormsOf]
-    layers: list[KernelNormsOfLayer]
-    largest: KernelNormsOf
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class StdRatio:
-    """Analytic deviation of a logit over the sampled one: 5 % quantile, median, 95 % quantile."""
-
-    low: Finite
-    median: Finite
-    high: Finite
-
-
-@dataclass(frozen=True)
-class MomentsMethod:
-    """One analytic form of the logits; ``reason`` says why it was not tried, and then the rest is None.
-
-    ``points`` are (sampled, analytic) deviations of some logits.
-    """
-
-    name: str
-    reason: str | None = None
-    mean_error: Finite | None = None
-    std_ratio: StdRatio | None = None
-    seconds: Finite | None = None
-    matching_samples: Finite | None = None
-    speed_up: Finite | None = None
-    full_speed_up: Finite | None = None
-    points: list[tuple[Finite, Finite]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class MomentsError:
-    """How far a layer's outputs are off, in root mean square sampled deviations; None where none moves."""
-
-    mean_error: Finite | None
-    std_error: Finite | None
-    std_ratio: Finite | None
-
-
-@dataclass(frozen=True)
-class MomentsForm:
-    """One analytic form in the layers of one type, and how many draws take as long."""
-
-    accumulated: MomentsError
-    own: MomentsError
-    samples: Finite | None
-
-
-@dataclass(frozen=True)
-class MomentsLayer:
-    """The layers of one type."""
-
-    operation: str
-    count: int
-    forms: dict[str, MomentsForm]
-
-
-@dataclass(frozen=True)
-class MomentsLevel:
-    """All that was found at one noise_std, in units of the images' [0, 1]."""
-
-    noise_std: Finite
-    sample_seconds: Finite
-    methods: list[MomentsMethod]
-    layers: list[MomentsLayer]
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Analytic moments of logits under noise against sampled ones."""
-
-    num_examples: int
-    num_samples: int
-    standard_error: Finite
-    description: str
-    levels: list[MomentsLevel]
 
 
 @dataclass(frozen=True)
