@@ -19,7 +19,7 @@ from withstand.certificates import Certification, Certifier
 from withstand.data import Dataset
 from withstand.evaluation import Certificate, evaluate, plan_attacks, plan_certificates
 from withstand.evaluation.certificate import default_attack, plan_default_attacks
-from withstand.evaluation.laws import Outcome
+from withstand.certificates.consistency import Outcome
 from withstand.evaluation.proofs import Prover
 from withstand.run_folder import RunFolder
 from withstand.types import Batch, CertificateError, ModelError

@@ -19,7 +19,7 @@ from typing_extensions import override
 from withstand.attacks import PGD, Noise, cross_entropy, margin
 from withstand.data import Dataset
 from withstand.evaluation import Certificate, Corruptions, NoiseCurve, Sampling, evaluate
-from withstand.evaluation.identity import identity, identity_of_model
+from withstand.identity import identity, identity_of_model
 from withstand.evaluation.meter import Found
 from withstand.evaluation.store import Store
 from withstand.run_folder import RunFolder

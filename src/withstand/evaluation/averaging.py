@@ -15,8 +15,8 @@ from torch import nn
 from withstand.attacks import PGD, AtMeans, Noise
 from withstand.data import Split, batches
 from withstand.evaluation.attacking import attack_batch
-from withstand.evaluation.connected import connected
-from withstand.evaluation.identity import identity
+from withstand.attacks.connected import connected
+from withstand.identity import identity
 from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.rows import AttackPlan, Columns, column
 from withstand.evaluation.sampling import Sampling

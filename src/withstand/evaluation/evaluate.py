@@ -22,7 +22,7 @@ from withstand.evaluation.certificate import (
     plan_default_attacks,
 )
 from withstand.evaluation.corruptions import CorruptionMeter, Corruptions
-from withstand.evaluation.identity import identity, identity_of_model
+from withstand.identity import identity, identity_of_model
 from withstand.evaluation.measuring import Evaluation, Ready, measure
 from withstand.evaluation.meter import Meter
 from withstand.evaluation.noise import NoiseCurve, NoiseMeter

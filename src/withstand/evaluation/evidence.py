@@ -8,7 +8,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.laws import Outcome
+from withstand.certificates.consistency import Outcome
 from withstand.evaluation.proofs import Evidence
 from withstand.evaluation.rows import AttackPlan, Scores
 from withstand.types import Batch

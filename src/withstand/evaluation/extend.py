@@ -19,7 +19,7 @@ from withstand.evaluation.evaluate import device_of_model
 from withstand.evaluation.evidence import evidence_of
 from withstand.evaluation.extension import Extension, FormerEvaluation, is_whole, plan_extension
 from withstand.evaluation.judge import Answer, Judge
-from withstand.evaluation.laws import require_lawful
+from withstand.certificates.consistency import require_lawful
 from withstand.evaluation.measuring import Evaluation
 from withstand.evaluation.proofs import Former, Proven, Prover, outcomes_of, provers
 from withstand.evaluation.rows import CLEAN, AttackPlan, Columns, Scores, column, prediction_column, shown

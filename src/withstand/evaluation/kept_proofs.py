@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from withstand.evaluation.identity import identity
-from withstand.evaluation.laws import Attained, Outcome
+from withstand.identity import identity
+from withstand.certificates.consistency import Attained, Outcome
 from withstand.evaluation.meter import Found
 from withstand.evaluation.proofs import Evidence, Former, Proven, Prover, margin_column
 from withstand.evaluation.rows import column

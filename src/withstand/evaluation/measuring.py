@@ -19,7 +19,7 @@ from withstand.evaluation.averaging import Judging, find_judge
 from withstand.evaluation.certificate import CertificatePlan
 from withstand.evaluation.classes import extremes, save_extremes
 from withstand.evaluation.gallery import save_gallery
-from withstand.evaluation.identity import identity
+from withstand.identity import identity
 from withstand.evaluation.kernel_norms import measure_kernel_norms
 from withstand.evaluation.meter import Meter
 from withstand.evaluation.probes import withstand_grey

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from withstand import norms
 from withstand.certificates import Certifier
 from withstand.evaluation.certificate import CertificatePlan, default_attack
-from withstand.evaluation.known_answers import require_known_answers
-from withstand.evaluation.laws import (
+from withstand.certificates.self_test import require_known_answers
+from withstand.certificates.consistency import (
     RADIUS_TOLERANCE,
     Attained,
     Claims,

@@ -19,10 +19,10 @@ from withstand.data import Split, batches
 from withstand.evaluation.attacking import Memory, attack_batch
 from withstand.evaluation.averaging import Judging
 from withstand.evaluation.evidence import evidence_of
-from withstand.evaluation.identity import identity
+from withstand.identity import identity
 from withstand.evaluation.judge import Answer
 from withstand.evaluation.kept_proofs import prove
-from withstand.evaluation.laws import Attained, Violation, require_lawful
+from withstand.certificates.consistency import Attained, Violation, require_lawful
 from withstand.evaluation.meter import Counts, Found, Meter
 from withstand.evaluation.proofs import Prover, outcomes_of
 from withstand.evaluation.rows import CLEAN, AttackPlan, Columns, Scores, column, shown

@@ -16,7 +16,7 @@ from withstand.attacks import PGD
 from withstand.certificates import METHODS, Certification, Certifier, Method
 from withstand.data import Dataset
 from withstand.evaluation import Certificate, FormerEvaluation, evaluate, extend_evaluation, plan_attacks
-from withstand.evaluation.known_answers import RADIUS, known_net
+from withstand.certificates.self_test import RADIUS, known_net
 from withstand.evaluation.proofs import Prover
 from withstand.run_folder import RunFolder
 from withstand.types import CertificateError

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand import norms
-from withstand.certificates import Certifier
+from withstand.certificates.certify import Certifier
 from withstand.types import CertificateError
 
 __all__ = ["RADIUS", "known_net", "require_known_answers"]

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
-from withstand.evaluation.connected import connected
+from withstand.attacks.connected import connected
 
 
 class Cut(nn.Module):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from withstand.evaluation.laws import (
+from withstand.certificates.consistency import (
     Claims,
     Outcome,
     Violation,
