@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,28 +15,57 @@ from typing_extensions import override
 from withstand import norms
 from withstand.attacks import Attack
 from withstand.evaluation.judge import Answer, Judge
-from withstand.evaluation.meter import Found
-from withstand.evaluation.rows import (
-    ATTACKED,
-    FELLED,
-    AttackPlan,
-    Columns,
-    Scores,
-    by_column,
-    column,
-    prediction_column,
-    worst_plans,
-)
+from withstand.evaluation.measurements import ATTACKED, example_column
+from withstand.evaluation.meter import Columns, Counts, Found
+from withstand.evaluation.plans import AttackPlan, worst_plans
+from withstand.evaluation.results import Target
 from withstand.types import AttackError, Batch
 
-__all__ = ["Memory", "OnAttacked", "attack_batch"]
+__all__ = ["GIVEN", "TAKEN", "Memory", "OnAttacked", "Scores", "attack_batch", "column", "prediction_column"]
+
+GIVEN, TAKEN = "given", "taken"
+"""What is counted of each stage of an attack: examples it was run on, right predictions that it took away."""
 
 _TOLERANCE = 1e-5  # of epsilon, for the rounding of float32
-_STANDS = -1  # the number of the stage that felled an example which none did
+_ROBUST = -1  # the number of the stage that broke an example which none did
+_CHOOSING, _REPORTED, _STAGE = "choosing", "reported", "stage"  # what is kept of the images held
 
 
 OnAttacked: TypeAlias = Callable[[AttackPlan, float, Tensor], Columns]
 """(plan, epsilon, images held (batch, …)) -> what is found of them, to be kept."""
+
+
+def column(name: str, epsilon: float) -> str:
+    """The column that says whether an example is still right under an attack: ``pgd-40-linf@0.3``."""
+    return str(example_column(ATTACKED, name, epsilon))
+
+
+def prediction_column(name: str, epsilon: float) -> str:
+    """The column of the class that is predicted under an attack."""
+    return f"{column(name, epsilon)}:prediction"
+
+
+class Scores(NamedTuple):
+    """What attacks left of one batch.
+
+    Attributes:
+        found: Attack and epsilon -> a 0/1 column, or the share of right predictions where they are repeated, one
+            of the class that is predicted then, and, where there are several stages, one of the name of that which
+            broke the example; what was counted of its stages; and what is kept of the images held.
+        worst: Columns for the worst of several attacks of one norm.
+        fooling: Name of an attack's plan -> images (batch, …): for each example that it broke the
+            one that fooled the model, for all others the clean one. Absent where none was.
+    """
+
+    found: Mapping[Target, Found]
+    worst: Columns
+    fooling: Mapping[str, Tensor]
+
+    @property
+    def columns(self) -> Columns:
+        """All columns."""
+        found = {name: values for each in self.found.values() for name, values in each.columns.items()}
+        return found | self.worst
 
 
 class Memory(ABC):
@@ -88,12 +117,12 @@ def attack_batch(
 ) -> Scores:
     """Attacks one batch.
 
-    An example that falls at one budget falls at every larger one, since the image that fooled the
-    model lies in the larger ball too; so only those that stand are attacked again. One that is
+    An example that is broken at one budget is broken at every larger one, since the image that fooled the
+    model lies in the larger ball too; so only those that are robust are attacked again. One that is
     wrong clean is wrong under every attack. Of an attack with several stages (``Attack.stages``) each is run
-    on those that the ones before it left standing. One that draws by the batch (``Attack.draws_by_batch``,
-    the parts of AutoAttack) is run on those that fell at smaller budgets as well, until they fall again: only
-    in the same company does every example fall here that the attack fells by itself.
+    on those that the ones before it left. One that draws by the batch (``Attack.draws_by_batch``, the parts
+    of AutoAttack) is run on those broken at smaller budgets as well, until it breaks them again: only in the
+    same company is every example broken here that the attack breaks by itself.
 
     Where answers are drawn, an example's image is chosen by one set of predictions and counted on another:
     the least of several counts would be too low by the luck of the draws, even where no attack changed
@@ -114,41 +143,42 @@ def attack_batch(
             rest.
         memory: Where results are kept; what it knows is not computed again.
 
-    Returns:
-        For each attack and budget a 0/1 column, or the share of right predictions where they are repeated,
-        one of the class that is predicted then, and, where there are several stages, one of the name of that
-        which felled the example; and a column for the worst of several attacks of one norm.
-
     Raises:
         AttackError: an attack left its ball or [0, 1].
     """
     run = _Run(judge, batch, clean.right > 0, on_attacked, memory)
     unattacked = run.unattacked(clean)
-    weights: dict[str, _Weights] = {}
+    weights: dict[Target, _Weights] = {}
     fooling: dict[str, Tensor] = {}
-    found: dict[str, Found] = {}
+    found: dict[Target, Found] = {}
     for plan in plans:
         held = unattacked
         known = [memory.recall(plan, epsilon) for epsilon in plan.epsilons]
         if judge.is_random and None in known:  # a larger budget goes on from the images of a smaller
             known = [None] * len(known)
         for epsilon, before in zip(plan.epsilons, known, strict=True):
-            name = column(plan.name, epsilon)
+            target = plan.target(epsilon)
             if before is None:
-                held, found[name] = run.attack(plan, epsilon, held)
+                held, found[target] = run.attack(plan, epsilon, held)
             else:
-                held, found[name] = run.recalled(plan, epsilon, held, before)
-            weights[name] = held.weights
-        if memory.wants_images(plan) and (fell := run.is_right & ~held.weights.stands).any():
+                held, found[target] = run.recalled(plan, epsilon, held, before)
+            weights[target] = held.weights
+        if memory.wants_images(plan) and (broken := run.is_right & ~held.weights.robust).any():
             fooling[plan.name] = batch.images.clone()
-            fooling[plan.name][fell] = held.images[fell]
-    columns = {name: values for each in found.values() for name, values in each.columns.items()}
+            fooling[plan.name][broken] = held.images[broken]
+    return Scores(found, _worst_columns(judge, plans, weights), fooling)
+
+
+def _worst_columns(
+    judge: Judge, plans: Sequence[AttackPlan], weights: Mapping[Target, _Weights]
+) -> Columns:
+    columns: Columns = {}
     for worst in worst_plans(plans):
         for epsilon in worst.epsilons:
-            members = [weights[column(name, epsilon)] for name in worst.members]
+            members = [weights[plan.target(epsilon)] for plan in plans if plan.name in worst.members]
             reported = _worst_of(members).reported
             columns[column(worst.name, epsilon)] = judge.share(reported.long()).cpu().numpy()
-    return Scores(columns, fooling, {name: each.counts for name, each in found.items()})
+    return columns
 
 
 class _Weights(NamedTuple):
@@ -163,7 +193,7 @@ class _Weights(NamedTuple):
     reported: Tensor
 
     @property
-    def stands(self) -> Tensor:
+    def robust(self) -> Tensor:
         """Whether any prediction was right (batch,)."""
         return (self.choosing >= 1) | (self.reported >= 1)
 
@@ -175,7 +205,7 @@ class _Held(NamedTuple):
         images: Tensor (batch, …); the clean one where that which fooled the model is not known any more.
         weights: How right they are.
         prediction: int64 tensor (batch,): what the model says of them.
-        stage: int64 tensor (batch,): the stage that found them; ``_STANDS`` where none did.
+        stage: int64 tensor (batch,): the stage that found them; ``_ROBUST`` where none did.
     """
 
     images: Tensor
@@ -206,70 +236,72 @@ class _Run(NamedTuple):
         """What is held before any attack."""
         right = clean.right.double()
         weights = _Weights(right, self.judge.weigh_again(*self.batch, right))
-        stage = torch.full_like(self.batch.labels, _STANDS)
+        stage = torch.full_like(self.batch.labels, _ROBUST)
         return _Held(self.batch.images, weights, clean.prediction, stage)
 
     def attack(self, plan: AttackPlan, epsilon: float, before: _Held) -> tuple[_Held, Found]:
         """Runs all stages at a budget."""
         self.memory.prepare(plan, epsilon)
-        held, attacked, felled = before, [], []
-        stages = plan.form.at(epsilon).stages
-        fell_before = self.is_right & ~held.weights.stands
+        held, given, taken = before, [], []
+        stages = plan.attack.at(epsilon).stages
+        broken_before = self.is_right & ~held.weights.robust
         for number, stage in enumerate(stages):
-            standing, right = held.weights.stands, _total(held)
-            again = fell_before if stage.draws_by_batch and not self.judge.is_random else None
-            held = self._press(_Stage(plan, epsilon, number, stage), held, again)
-            attacked.append(int(standing.sum()))
-            felled.append(right - _total(held))
-        columns = self._columns(plan, epsilon, held, [stage.name for stage in stages])
+            robust, right = held.weights.robust, _total(held)
+            again = broken_before if stage.draws_by_batch and not self.judge.is_random else None
+            held = self._after(_Stage(plan, epsilon, number, stage), held, again)
+            given.append(int(robust.sum()))
+            taken.append(right - _total(held))
+        found = self._found(plan, epsilon, held, {GIVEN: np.array(given), TAKEN: np.array(taken)})
         if self.on_attacked is not None:
-            columns |= self.on_attacked(plan, epsilon, held.images)
-        found = Found(columns, {ATTACKED: np.array(attacked), FELLED: np.array(felled)})
+            found.state.update(self.on_attacked(plan, epsilon, held.images))
         self.memory.keep(plan, epsilon, found)
         return held, found
 
-    def recalled(self, plan: AttackPlan, epsilon: float, before: _Held, found: Found) -> tuple[_Held, Found]:
+    def recalled(self, plan: AttackPlan, epsilon: float, before: _Held, known: Found) -> tuple[_Held, Found]:
         """What is known of a budget, and what a smaller one has found since."""
         device = self.batch.labels.device
-        names = (_choosing(plan, epsilon), _reported(plan, epsilon), _stage(plan, epsilon))
-        choosing, reported, stage = (torch.from_numpy(found.columns[name]).to(device) for name in names)
-        prediction = torch.from_numpy(found.columns[prediction_column(plan.name, epsilon)]).to(device)
+        choosing, reported, stage = (
+            torch.from_numpy(known.state[name]).to(device) for name in (_CHOOSING, _REPORTED, _STAGE)
+        )
+        prediction = torch.from_numpy(known.columns[prediction_column(plan.name, epsilon)]).to(device)
         held = _Held(before.images, _Weights(choosing, reported), prediction, stage)
-        is_newer = (reported >= 1) & ~before.weights.stands
+        is_newer = (reported >= 1) & ~before.weights.robust
         if self.judge.is_random or not is_newer.any():
-            return held, found
+            return held, known
+        weights = zip(before.weights, held.weights, strict=True)
         held = _Held(
             before.images,
-            _Weights(
-                *(torch.where(is_newer, *pair) for pair in zip(before.weights, held.weights, strict=True))
-            ),
+            _Weights(*(torch.where(is_newer, *pair) for pair in weights)),
             torch.where(is_newer, before.prediction, prediction),
             torch.where(is_newer, before.stage, stage),
         )
-        stages = [each.name for each in plan.form.at(epsilon).stages]
-        return held, Found({**found.columns, **self._columns(plan, epsilon, held, stages)}, found.counts)
+        newer = self._found(plan, epsilon, held, known.counts)
+        return held, newer._replace(state={**known.state, **newer.state})
 
-    def _columns(self, plan: AttackPlan, epsilon: float, held: _Held, stages: Sequence[str]) -> Columns:
+    def _found(self, plan: AttackPlan, epsilon: float, held: _Held, counts: Counts) -> Found:
+        name, stages = column(plan.name, epsilon), plan.attack.at(epsilon).stages
         columns: Columns = {
-            column(plan.name, epsilon): self.judge.share(held.weights.reported.long()).cpu().numpy(),
+            name: self.judge.share(held.weights.reported.long()).cpu().numpy(),
             prediction_column(plan.name, epsilon): held.prediction.cpu().numpy(),
-            _choosing(plan, epsilon): held.weights.choosing.cpu().numpy(),
-            _reported(plan, epsilon): held.weights.reported.cpu().numpy(),
-            _stage(plan, epsilon): held.stage.cpu().numpy(),
         }
+        stage = held.stage.cpu().numpy()
         if len(stages) > 1:
-            names = np.array(["", *stages])
-            columns[by_column(plan.name, epsilon)] = names[held.stage.cpu().numpy() - _STANDS]
-        return columns
+            columns[f"{name}:by"] = np.array(["", *(each.name for each in stages)])[stage - _ROBUST]
+        state: Columns = {
+            _CHOOSING: held.weights.choosing.cpu().numpy(),
+            _REPORTED: held.weights.reported.cpu().numpy(),
+            _STAGE: stage,
+        }
+        return Found(columns, counts, state)
 
-    def _press(self, stage: _Stage, before: _Held, again: Tensor | None) -> _Held:
-        """Attacks what stands by one stage.
+    def _after(self, stage: _Stage, before: _Held, again: Tensor | None) -> _Held:
+        """What is held after one stage has attacked what is robust.
 
         Args:
             stage: Which.
             before: The images held so far.
-            again: Of those that fell at smaller budgets, which to attack, too: bools (batch,), from which
-                those that fall are taken.
+            again: Of those broken at smaller budgets, which to attack, too: bools (batch,), from which
+                those that it breaks are taken.
         """
         images, choosing, found_by = (
             before.images.clone(),
@@ -277,8 +309,8 @@ class _Run(NamedTuple):
             before.stage.clone(),
         )
         prediction = before.prediction.clone()
-        stands = before.weights.stands
-        index = (stands if again is None else stands | again).nonzero().squeeze(1)
+        robust = before.weights.robust
+        index = (robust if again is None else robust | again).nonzero().squeeze(1)
         if len(index):
             subset = Batch(self.batch.images[index], self.batch.labels[index])
             # Whether its images fool the model is for the judge to say, not for the attack.
@@ -290,7 +322,7 @@ class _Run(NamedTuple):
             # the clean image, which is what some attacks return where they do not succeed.
             is_moved = (reached != subset.images).flatten(1).any(dim=1)
             is_taken = is_worse | ((right.long() == choosing[index].long()) & is_moved)
-            is_taken &= stands[index]  # of those that fell at a smaller budget its image is what is held
+            is_taken &= robust[index]  # of those broken at a smaller budget its image is what is held
             images[index[is_taken]] = reached[is_taken]
             choosing[index[is_taken]] = right[is_taken]
             prediction[index[is_taken]] = predicted[is_taken]
@@ -311,21 +343,6 @@ def _worst_of(members: Sequence[_Weights]) -> _Weights:
     choosing, member = torch.stack([each.choosing for each in members]).min(dim=0)
     reported = torch.stack([each.reported for each in members])
     return _Weights(choosing, reported.gather(0, member[None])[0])
-
-
-# What is kept, but not shown: the parts of ``_Held`` beside the images.
-
-
-def _choosing(plan: AttackPlan, epsilon: float) -> str:
-    return f"_choosing {column(plan.name, epsilon)}"
-
-
-def _reported(plan: AttackPlan, epsilon: float) -> str:
-    return f"_reported {column(plan.name, epsilon)}"
-
-
-def _stage(plan: AttackPlan, epsilon: float) -> str:
-    return f"_stage {column(plan.name, epsilon)}"
 
 
 def _require_inside(images: Tensor, adversarial: Tensor, plan: AttackPlan, epsilon: float) -> None:

@@ -1,51 +1,186 @@
-"""The interface of what looks at test images beside attacks and proofs: noise, corruptions and the like."""
+"""The interface of all that is measured of a network."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from withstand.data import Dataset, Split
+from withstand.dataset_info import DatasetInfo
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.rows import Columns
+from withstand.evaluation.measurements import Measurement
+from withstand.evaluation.plans import AttackPlan, CertificatePlan
+from withstand.evaluation.results import Target
 from withstand.types import Batch
 
-__all__ = ["Counts", "Found", "Meter"]
+__all__ = ["Columns", "Counts", "Found", "Gathered", "Meter", "Needs", "Sources", "Subject", "Summary"]
+
+Columns = dict[str, NDArray[Any]]
+"""Arrays (batch,) by name."""
 
 Counts = dict[str, NDArray[np.int64]]
 """Whole numbers that add up over batches, by name."""
 
 
 class Found(NamedTuple):
-    """What a meter found of one batch.
+    """What was found of one batch.
 
     Attributes:
-        columns: Column name -> array (batch,), for ``examples.csv``.
-        counts: Name -> array of the same shape at every batch.
+        columns: For ``examples.csv``.
+        counts: Arrays of the same shape at every batch.
+        state: Arrays (batch, …) that are kept for the summary, but shown nowhere.
     """
 
-    columns: Columns
-    counts: Counts
+    columns: Columns = {}
+    counts: Counts = {}
+    state: Columns = {}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a meter asks for.
+
+    Args:
+        batches: To see each batch of test images.
+        attacked_images: To see the images that each attack left, at each epsilon.
+        fixed_weights: A network whose answers are not drawn.
+        random_weights: A network whose weights are drawn.
+    """
+
+    batches: bool = True
+    attacked_images: bool = False
+    fixed_weights: bool = False
+    random_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, on the model's device.
+
+    Args:
+        model: In eval mode; maps images in [0, 1] to logits (batch, classes).
+        info: Of the data.
+        test: The examples to score.
+        judge: Scores answers, and says what attacks differentiate.
+        batch_size: Examples a batch.
+        seed: Of all that is drawn.
+    """
+
+    model: nn.Module
+    info: DatasetInfo
+    test: Split
+    judge: Judge
+    batch_size: int
+    seed: int
+
+
+class Sources(Protocol):
+    """Where a meter's names of other things lead."""
+
+    def dataset(self, name: str) -> Dataset:
+        """The data set of a name."""
+
+    def model(self, folder: str) -> nn.Module:
+        """The model of a run folder."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All that a meter, and what it goes by, found.
+
+    Args:
+        subject: What was measured.
+        rows: ``examples.csv``.
+        counts: The meter's, summed over all batches.
+        state: The meter's, of all batches: arrays (examples, …).
+        attacked: Attack and epsilon -> what the meter found of the images that it left, likewise.
+        once: What ``measure`` returned.
+        headline_attack: Of all attacks the one to tell of first, and at which epsilon.
+        headline_certificate: Likewise.
+    """
+
+    subject: Subject
+    rows: pd.DataFrame
+    counts: Counts = field(default_factory=dict)
+    state: Columns = field(default_factory=dict)
+    attacked: Mapping[Target, Columns] = field(default_factory=dict)
+    once: Any = None
+    headline_attack: Target | None = None
+    headline_certificate: Target | None = None
+
+
+class Summary(NamedTuple):
+    """What a meter adds to the results.
+
+    Attributes:
+        measurements: Rows of the table.
+        parts: Fields of ``results.Results``.
+    """
+
+    measurements: Sequence[Measurement] = ()
+    parts: Mapping[str, Any] = {}
 
 
 class Meter(ABC):
-    """Looks at batches one by one and keeps nothing, so that what it found can be put away and taken up."""
+    """Something to measure: a frozen dataclass of its settings.
+
+    It sees one batch at a time and keeps nothing, so that what it found can be put away and taken up. All but its
+    name and its summary may be left as they are here.
+    """
+
+    needs: ClassVar[Needs] = Needs()
+    section: ClassVar[str] = ""
+    """Of a meter of your own: the ``module:function`` that makes its section of the report."""
 
     @property
     @abstractmethod
-    def entry(self) -> str:
-        """The key of its summary in ``metrics.json``."""
+    def name(self) -> str:
+        """Of several meters with one name the last is measured alone."""
 
     @property
-    @abstractmethod
-    def settings(self) -> Any:
-        """All that its results depend on beside model, images and seed: a frozen dataclass."""
+    def depends_on(self) -> object:
+        """All that its results depend on beside model, data and seed; its settings, by default."""
+        return self
 
-    @abstractmethod
+    def implied(self) -> Sequence[Meter]:
+        """What else must be measured for this to be trusted."""
+        return ()
+
+    def resolved(self, sources: Sources) -> Meter:
+        """The same with data sets and models in the place of their names.
+
+        Raises:
+            WithstandError: one is missing, or does not fit.
+        """
+        return self
+
+    def require(self, info: DatasetInfo) -> None:
+        """Accepts the data; asked before anything that takes its time.
+
+        Raises:
+            WithstandError: the data do not fit, or a package is not installed.
+        """
+
+    def attack_plans(self, info: DatasetInfo, *, is_random: bool) -> Sequence[AttackPlan]:
+        """The attacks to run.
+
+        Args:
+            info: Of the data.
+            is_random: Whether the model draws its answers.
+        """
+        return ()
+
+    def certificate_plans(self) -> Sequence[CertificatePlan]:
+        """What to prove."""
+        return ()
+
     def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
         """Looks at one batch.
 
@@ -53,14 +188,34 @@ class Meter(ABC):
             judge: Of a model in eval mode; its ``predictor`` maps images in [0, 1] to logits.
             batch: Images (batch, channels, height, width) in [0, 1] and labels (batch,).
             prediction: int64 tensor (batch,): the classes of the clean images.
-            seed: Of whatever is drawn, which leaves torch's own random state alone.
+            seed: Of whatever is drawn. torch's own random state is seeded too, and may be used.
         """
+        return Found()
 
-    @abstractmethod
-    def summary(self, rows: pd.DataFrame, counts: Counts) -> dict[str, Any]:
-        """Its entry of ``metrics.json``.
+    def score_attacked(self, judge: Judge, images: Tensor, labels: Tensor) -> Columns:
+        """Looks at the images that an attack left of one batch.
 
         Args:
-            rows: All examples, with ``label``, ``prediction``, ``clean`` and its own columns.
-            counts: The sums over all batches.
+            judge: As in ``score``.
+            images: Tensor (batch, …) in [0, 1]: the worst found, the clean one where none was.
+            labels: int64 tensor (batch,).
+
+        Returns:
+            Arrays (batch, …), for ``Gathered.attacked``.
         """
+        return {}
+
+    def measure(self, subject: Subject) -> Any:
+        """Looks at the whole once.
+
+        Returns:
+            What JSON can hold; None where there is nothing to look at but batches.
+
+        Raises:
+            WithstandError: the model does not fit.
+        """
+        return None
+
+    @abstractmethod
+    def summary(self, gathered: Gathered) -> Summary:
+        """What all of it comes to."""

@@ -1,71 +1,38 @@
 """Published evaluations, as published, so that published figures are compared with like.
 
-What such a protocol measures is no robust accuracy. It stands beside what the lawful attacks leave, and the
-difference is what the protocol hides.
+What such a protocol measures is no robust accuracy. It stands beside what attacks of the scored predictor leave,
+and the difference is what the protocol hides.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.data import Split, batches
-from withstand.evaluation.scoring import batch_seed
-from withstand.evaluation.summary import share_of
-from withstand.modes import eval_mode
-from withstand.numerics import numerics
+from withstand.evaluation import results
+from withstand.evaluation.intervals import measured, share_of
+from withstand.evaluation.judge import Judge
+from withstand.evaluation.measurements import protocol_measure
+from withstand.evaluation.meter import Found, Gathered, Meter, Summary
 from withstand.types import Batch
 
-__all__ = ["Protocol", "SebrProtocol"]
+__all__ = ["SebrProtocol"]
 
-_Plan = tuple[str, float]  # an attack and its epsilon
-_CLEAN: _Plan = ("clean", 0.0)
-
-
-class Protocol(ABC):
-    """A named evaluation that others published figures of."""
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """A short name, such as ``sebr``."""
-
-    @abstractmethod
-    def describe(self) -> str:
-        """Sentences of its settings, for a report."""
-
-    @abstractmethod
-    def measure(
-        self, model: nn.Module, test: Split, *, batch_size: int = 500, seed: int = 0
-    ) -> dict[str, Any]:
-        """Scores a model.
-
-        Args:
-            model: Maps images in [0, 1] to logits (batch, classes), on the device of the split; its modes
-                and torch's random state stay as they were.
-            test: The examples, at least one.
-            batch_size: Examples a batch.
-            seed: Of all that is random.
-
-        Returns:
-            One entry of ``protocols`` of ``metrics.json``: ``name``, ``description``, ``num_examples``,
-            ``clean`` as ``share_of`` returns it, and ``attacks``, each with ``name``, ``norm``,
-            ``description`` and ``curve``: ``epsilon`` and a share each.
-        """
+_PROTOCOL = "sebr"
+_CLEAN = "clean"
+_RIGHT = "right"
 
 
 @dataclass(frozen=True)
-class SebrProtocol(Protocol):
+class SebrProtocol(Meter):
     """How SEBR was evaluated on MNIST (Zhang et al., CVPR 2021, from the published code).
 
     FGSM is one step of epsilon along the sign of the gradient. PGD starts uniformly within epsilon in each
@@ -77,8 +44,8 @@ class SebrProtocol(Protocol):
     It flatters. The network attacked is not the one scored, and its gradient is averaged over no draws;
     hopping from corner to corner finds no maximum inside the ball, and neither the best corner is kept nor
     another start tried; where the mean network is so sure that its gradient is 0, nothing moves at all. In
-    one point it is harder than the lawful attacks: its images leave [0, 1]. So figures under this protocol
-    compare with published ones alone.
+    one point it is harder than the attacks of an evaluation: its images leave [0, 1]. So figures under this
+    protocol compare with published ones alone.
 
     Args:
         fgsm: Epsilons of FGSM, in [0, 1] units; those published of an MLP on MNIST by default.
@@ -114,10 +81,10 @@ class SebrProtocol(Protocol):
     @property
     @override
     def name(self) -> str:
-        return "sebr"
+        return f"protocol {_PROTOCOL}"
 
-    @override
     def describe(self) -> str:
+        """Sentences of its settings, for a report."""
         draws = "one draw" if self.num_samples == 1 else f"{self.num_samples} draws"
         return (
             "As Zhang et al., CVPR 2021, evaluated: attacks follow the gradient of the network at its mean "
@@ -126,40 +93,32 @@ class SebrProtocol(Protocol):
         )
 
     @override
-    def measure(
-        self, model: nn.Module, test: Split, *, batch_size: int = 500, seed: int = 0
-    ) -> dict[str, Any]:
-        correct: Counter[_Plan] = Counter()
-        done = 0
-        with eval_mode(model), numerics("fp32"), torch.random.fork_rng():
-            for batch in batches(test, batch_size):
-                torch.manual_seed(batch_seed(seed, done))
-                correct[_CLEAN] += self._num_right(model, batch.images, batch.labels)
-                for plan in self._plans():
-                    images = batch.images + self._perturbation(model, batch, *plan)
-                    correct[plan] += self._num_right(model, images, batch.labels)
-                done += len(batch.labels)
-        return {
-            "name": self.name,
-            "description": self.describe(),
-            "num_examples": done,
-            "clean": share_of(correct[_CLEAN], done),
-            "attacks": [
-                {
-                    "name": attack,
-                    "norm": "inf",
-                    "description": self._describe(attack),
-                    "curve": [
-                        {"epsilon": epsilon, **share_of(correct[attack, epsilon], done)}
-                        for of, epsilon in self._plans()
-                        if of == attack
-                    ],
-                }
-                for attack in dict(self._plans())
-            ],
-        }
+    def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
+        model = judge.predictor.model if isinstance(judge.predictor, bayes.Predictor) else judge.predictor
+        torch.manual_seed(seed)
+        right = [self._num_right(model, batch.images, batch.labels)]
+        for attack, epsilon in self._targets():
+            images = batch.images + self._perturbation(model, batch, attack, epsilon)
+            right.append(self._num_right(model, images, batch.labels))
+        return Found({}, {_RIGHT: np.array(right)})
 
-    def _plans(self) -> list[_Plan]:
+    @override
+    def summary(self, gathered: Gathered) -> Summary:
+        measure, total = protocol_measure(_PROTOCOL), len(gathered.rows)
+        clean, *attacked = (share_of(int(right), total) for right in gathered.counts[_RIGHT])
+        measurements = [
+            measured(measure, clean, by=_CLEAN),
+            *(
+                measured(measure, found, by=attack, norm="inf", level=epsilon)
+                for (attack, epsilon), found in zip(self._targets(), attacked, strict=True)
+            ),
+        ]
+        attacks = {attack: self._describe(attack) for attack, _ in self._targets()}
+        return Summary(
+            measurements, {"protocols": [results.ProtocolInfo(_PROTOCOL, self.describe(), attacks)]}
+        )
+
+    def _targets(self) -> list[tuple[str, float]]:
         """Each attack at each epsilon."""
         return [("fgsm", epsilon) for epsilon in self.fgsm] + [("pgd", epsilon) for epsilon in self.pgd]
 

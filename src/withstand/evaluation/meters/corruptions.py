@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from withstand.corruptions import CORRUPTIONS, SEVERITIES, Corruption
+from withstand.evaluation import results
+from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Counts, Found, Meter
-from withstand.evaluation.summary import share_of
+from withstand.evaluation.measurements import CORRUPTED, example_column
+from withstand.evaluation.meter import Found, Gathered, Meter, Summary
 from withstand.suggest import nearest
 from withstand.types import Batch
 
-__all__ = ["CORRUPTION_ACCURACY", "CorruptionMeter", "Corruptions"]
-
-CORRUPTION_ACCURACY = "corruption-accuracy"
-"""The column with the share of kinds and severities at which an example is right."""
+__all__ = ["Corruptions"]
 
 _HITS = "corruptions"
 
 
 @dataclass(frozen=True)
-class Corruptions:
+class Corruptions(Meter):
     """Which corruptions to look at, and how severe (see ``withstand.corruptions``).
 
     Args:
@@ -57,6 +54,11 @@ class Corruptions:
                     f"Expected {name} of the corruptions, one at least and each once, but got {given}."
                 )
 
+    @property
+    @override
+    def name(self) -> str:
+        return "corruptions"
+
     def describe(self) -> str:
         """A sentence of the settings, for a report."""
         kinds = ", ".join(CORRUPTIONS[kind].title for kind in self.kinds)
@@ -66,77 +68,47 @@ class Corruptions:
             f"{SEVERITIES[-1]}; lengths are shares of the image's side"
         )
 
-
-class CorruptionMeter(Meter):
-    """Asks the judge's predictor once about each corrupted image.
-
-    Args:
-        settings: Which corruptions.
-    """
-
-    def __init__(self, settings: Corruptions) -> None:
-        self._settings = settings
-
-    @property
-    @override
-    def entry(self) -> str:
-        return "corruptions"
-
-    @property
-    @override
-    def settings(self) -> Corruptions:
-        return self._settings
-
     @override
     @torch.no_grad()
     def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
-        hits = torch.stack(
-            [
-                torch.stack([_hits(judge, batch, kind, severity, seed) for severity in self._severities])
-                for kind in self._kinds
-            ]
-        )
-        found = hits.cpu().numpy()  # (kinds, severities, batch)
-        columns = {CORRUPTION_ACCURACY: found.mean(axis=(0, 1))}
+        """As the interface has it; the predictor is asked once about each corrupted image."""
+        hits = [
+            torch.stack([_hits(judge, batch, kind, severity, seed) for severity in self.severities])
+            for kind in self._kinds
+        ]
+        found = torch.stack(hits).cpu().numpy()  # (kinds, severities, batch)
+        columns = {str(example_column(CORRUPTED)): found.mean(axis=(0, 1))}
         return Found(columns, {_HITS: found.sum(axis=2, dtype=np.int64)})
 
     @override
-    def summary(self, rows: pd.DataFrame, counts: Counts) -> dict[str, Any]:
-        total = len(rows)
-        kinds = [
-            {
-                "name": kind.name,
-                "title": kind.title,
-                "parameter": kind.parameter,
-                "levels": [
-                    {"severity": severity, "value": kind.value(severity), **share_of(int(correct), total)}
-                    for severity, correct in zip(self._severities, hits, strict=True)
-                ],
-            }
-            for kind, hits in zip(self._kinds, counts[_HITS], strict=True)
+    def summary(self, gathered: Gathered) -> Summary:
+        total, counts = len(gathered.rows), gathered.counts[_HITS]
+        measurements = [
+            measured(CORRUPTED, share_of(int(correct), total), by=kind.name, level=severity)
+            for kind, hits in zip(self._kinds, counts, strict=True)
+            for severity, correct in zip(self.severities, hits, strict=True)
         ]
-        return {
-            "description": self._settings.describe(),
-            "num_examples": total,
-            "kinds": kinds,
-            "mean": float(counts[_HITS].mean() / total),
-        }
+        kinds = [
+            results.CorruptionKind(
+                kind.name,
+                kind.title,
+                kind.parameter,
+                list(self.severities),
+                [kind.value(severity) for severity in self.severities],
+            )
+            for kind in self._kinds
+        ]
+        return Summary(measurements, {"corruptions": results.Corruptions(self.describe(), kinds)})
 
     @property
     def _kinds(self) -> list[Corruption]:
-        return [CORRUPTIONS[kind] for kind in self._settings.kinds]
-
-    @property
-    def _severities(self) -> list[int]:
-        return self._settings.severities
+        return [CORRUPTIONS[kind] for kind in self.kinds]
 
 
 def _hits(judge: Judge, batch: Batch, kind: Corruption, severity: int, seed: int) -> Tensor:
     """Whether the model is right on each corrupted image: bool (batch,)."""
     generator = torch.Generator(batch.images.device).manual_seed(_seed(seed, kind.name, severity))
-    corrupted = kind(batch.images, severity, generator)
-    answers: Tensor = judge.predictor(corrupted).argmax(dim=1)
-    return answers == batch.labels
+    return judge.predict(kind(batch.images, severity, generator)) == batch.labels
 
 
 def _seed(seed: int, kind: str, severity: int) -> int:

@@ -1,0 +1,160 @@
+"""Which attacks to run: some of one's own, or a suite of several kinds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import get_args
+
+from torch import nn
+from typing_extensions import override
+
+from withstand.attacks import Attack, SuiteLevel, require_packages, suite
+from withstand.dataset_info import DatasetInfo
+from withstand.evaluation.meter import Gathered, Meter, Needs, Sources, Summary
+from withstand.evaluation.meters.gradients import LargeEpsilon, VanishingGradients
+from withstand.evaluation.plans import AttackPlan, require_epsilons
+from withstand.identity import identity
+from withstand.norms import require_norm
+
+__all__ = ["Attacks", "Suite"]
+
+
+@dataclass(frozen=True)
+class Attacks(Meter):
+    """Accuracy under attacks of your own, each run at every epsilon.
+
+    Every attack runs where only its success counts (best iterate, restarts, stop when fooled), and its success is
+    judged by the evaluation. Several ``Attacks`` are measured beside each other.
+
+    Args:
+        attacks: At least one; at whatever budget.
+        epsilons: Budgets in [0, 1] units, 8/255 may be written so; in any order.
+
+    Raises:
+        ValueError: there is no attack or no epsilon, or an epsilon is negative or not finite.
+    """
+
+    needs = Needs(batches=False)
+    attacks: list[Attack]
+    epsilons: list[float]
+
+    def __post_init__(self) -> None:
+        if not self.attacks:
+            raise ValueError("Attacks need at least one attack, but got none: leave the meter out.")
+        for attack in self.attacks:
+            if not isinstance(attack, Attack):
+                raise ValueError(f"Expected attacks such as PGD(num_steps=20), but got {attack!r}.")
+        require_epsilons(self.epsilons, of="Attacks")
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"attacks {identity(self)}"
+
+    @override
+    def implied(self) -> Sequence[Meter]:
+        return [VanishingGradients()]
+
+    @override
+    def require(self, info: DatasetInfo) -> None:
+        require_packages(self.attacks)
+
+    @override
+    def attack_plans(self, info: DatasetInfo, *, is_random: bool) -> list[AttackPlan]:
+        return _plans(self.attacks, self.epsilons, is_random=is_random)
+
+    @override
+    def summary(self, gathered: Gathered) -> Summary:
+        return Summary()  # accuracies are those of the plans
+
+
+@dataclass(frozen=True)
+class Suite(Meter):
+    """Attacks of several kinds one after another, each on what the ones before it left.
+
+    Signs of false robustness are looked for as well. Several suites are measured beside each other, such as one for
+    each norm.
+
+    Args:
+        level: fast, standard (with AutoAttack), or thorough (with minimal-norm and decision attacks, too).
+        epsilons: Budgets in [0, 1] units, in each of the norms.
+        norms: 1, 2 or inf.
+        transfer_from: Folders of other runs, whose models' adversarial images are tried, too; or name ->
+            model, which maps images in [0, 1] to logits of the same classes.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    needs = Needs(batches=False)
+    level: SuiteLevel
+    epsilons: list[float]
+    norms: list[float] = field(default_factory=lambda: [math.inf])
+    transfer_from: list[str] | dict[str, nn.Module] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(SuiteLevel):
+            raise ValueError(
+                f"Expected a suite of {', '.join(get_args(SuiteLevel))}, but got {self.level!r}."
+            )
+        if not self.norms:
+            raise ValueError("A suite needs at least one norm; leave norms out for inf.")
+        for norm in self.norms:
+            require_norm(norm)
+        require_epsilons(self.epsilons, of="A suite's attacks")
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"suite {identity(self)}"
+
+    @override
+    def implied(self) -> Sequence[Meter]:
+        return [VanishingGradients(), *(LargeEpsilon(norm) for norm in self.norms)]
+
+    @override
+    def resolved(self, sources: Sources) -> Meter:
+        if isinstance(self.transfer_from, dict):
+            return self
+        models = {folder: sources.model(folder) for folder in self.transfer_from}
+        return replace(self, transfer_from=_named(models))
+
+    @override
+    def require(self, info: DatasetInfo) -> None:
+        require_packages(self._attacks(info.num_classes, is_random=False))
+
+    @override
+    def attack_plans(self, info: DatasetInfo, *, is_random: bool) -> list[AttackPlan]:
+        attacks = self._attacks(info.num_classes, is_random=is_random)
+        return _plans(attacks, self.epsilons, is_random=is_random)
+
+    @override
+    def summary(self, gathered: Gathered) -> Summary:
+        return Summary()  # accuracies are those of the plans
+
+    def _attacks(self, num_classes: int, *, is_random: bool) -> list[Attack]:
+        surrogates = self.transfer_from if isinstance(self.transfer_from, dict) else {}
+        return [
+            suite(
+                self.level, norm=norm, num_classes=num_classes, is_random=is_random, surrogates=surrogates
+            )
+            for norm in self.norms
+        ]
+
+
+def _plans(attacks: Sequence[Attack], epsilons: Sequence[float], *, is_random: bool) -> list[AttackPlan]:
+    forms = [attack.for_random_answers() if is_random else attack.for_evaluation() for attack in attacks]
+    budgets = sorted(set(epsilons))
+    return [AttackPlan(form, budgets, attack.name) for form, attack in zip(forms, attacks, strict=True)]
+
+
+def _named(models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """By the last part of their folders, numbered where others have it."""
+    found: dict[str, nn.Module] = {}
+    for folder, model in models.items():
+        name = folder.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        alike = sum(other == name or other.startswith(f"{name}-") for other in found)
+        found[name if not alike else f"{name}-{alike + 1}"] = model
+    return found

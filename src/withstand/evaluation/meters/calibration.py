@@ -1,0 +1,103 @@
+"""Whether a model is right as often as it is sure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from withstand.evaluation import results
+from withstand.evaluation.measurements import CALIBRATION_ERROR, Measurement
+from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
+
+__all__ = ["CALIBRATION_BINS", "Calibration", "Reliability", "reliability"]
+
+CALIBRATION_BINS = 15
+
+
+class Reliability(NamedTuple):
+    """Predictions sorted into bins of confidence of equal width, each open below and closed above.
+
+    Attributes:
+        counts: How many in each, int64 (bins,).
+        confidence: The sum of their confidences (bins,).
+        right: How many of them are right (bins,).
+    """
+
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    right: NDArray[np.float64]
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error, in [0, 1].
+
+        Guo et al., "On calibration of modern neural networks" (ICML 2017), eq. 3.
+        """
+        return float(np.abs(self.confidence - self.right).sum() / self.counts.sum())
+
+
+def reliability(
+    confidence: NDArray[np.float64], is_right: NDArray[np.bool_], num_bins: int = CALIBRATION_BINS
+) -> Reliability:
+    """Confidence beside how often it is deserved.
+
+    Args:
+        confidence: The probability of each prediction (examples,), at least one.
+        is_right: Whether it is right (examples,).
+        num_bins: Of the confidence.
+    """
+    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    return Reliability(
+        np.bincount(bins, minlength=num_bins).astype(np.int64),
+        np.bincount(bins, weights=confidence, minlength=num_bins).astype(np.float64),
+        np.bincount(bins, weights=is_right, minlength=num_bins).astype(np.float64),
+    )
+
+
+@dataclass(frozen=True)
+class Calibration(Meter):
+    """Confidence beside accuracy on clean images. It is always measured.
+
+    A confidence that is no number counts as 0. Where images were predicted several times, both are of the mean
+    prediction.
+
+    Args:
+        num_bins: Of the confidence, of equal width.
+
+    Raises:
+        ValueError: there is no bin.
+    """
+
+    needs = Needs(batches=False)
+    num_bins: int = CALIBRATION_BINS
+
+    def __post_init__(self) -> None:
+        if self.num_bins < 1:
+            raise ValueError(f"Expected num_bins of the calibration of at least 1, but got {self.num_bins}.")
+
+    @property
+    @override
+    def name(self) -> str:
+        return "calibration"
+
+    @override
+    def summary(self, gathered: Gathered) -> Summary:
+        rows, num_bins = gathered.rows, self.num_bins
+        confidence = rows["confidence"].fillna(0.0).to_numpy(dtype=np.float64)
+        found = reliability(confidence, (rows["prediction"] == rows["label"]).to_numpy(), num_bins)
+        bins = [
+            results.Bin(
+                lower=place / num_bins,
+                upper=(place + 1) / num_bins,
+                count=int(count),
+                confidence=min(1.0, float(sure / count)) if count else None,
+                accuracy=float(right / count) if count else None,
+            )
+            for place, (count, sure, right) in enumerate(zip(*found, strict=True))
+        ]
+        error = Measurement(CALIBRATION_ERROR, "clean", value=found.error)
+        return Summary([error], {"calibration": bins})

@@ -1,0 +1,76 @@
+"""Bounds of a model's kernel norms, from below and from above."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from typing_extensions import override
+
+from withstand.data import batches
+from withstand.evaluation import results
+from withstand.evaluation.measurements import Measurement
+from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
+from withstand.kernel_norms import KernelNorms as KernelNormSettings
+from withstand.kernel_norms import kernel_norm_bounds
+
+__all__ = ["KernelNorms"]
+
+_BOUNDS = ("gradient", "perturbation", "deformation", "deformation_change", "spectral")
+_MEASURE = "kernel norm, largest over classes"
+
+
+@dataclass(frozen=True)
+class KernelNorms(KernelNormSettings, Meter):
+    """Bounds the kernel norm of each class logit; its settings are those of ``KernelNormSettings``."""
+
+    needs = Needs(batches=False, fixed_weights=True)
+
+    @property
+    @override
+    def name(self) -> str:
+        return "kernel norms"
+
+    @override
+    def measure(self, subject: Subject) -> Any:
+        """What ``kernel_norm_bounds`` finds of the first test examples.
+
+        Raises:
+            ModelError: the model is no function of one image.
+            CertificateError: a lower bound is above the upper one.
+        """
+        images = next(batches(subject.test, self.num_examples)).images
+        names = subject.info.class_names
+        found = kernel_norm_bounds(subject.model, images, self, class_names=names, seed=subject.seed)
+        return {
+            "num_examples": found.num_examples,
+            "classes": [bounds._asdict() for bounds in found.classes],
+            "layers": [layer._asdict() for layer in found.layers],
+            "reason": found.reason,
+        }
+
+    @override
+    def summary(self, gathered: Gathered) -> Summary:
+        once = gathered.once
+        classes = [results.KernelNormsOf(**bounds) for bounds in once["classes"]]
+        largest = {name: _largest([getattr(bounds, name) for bounds in classes]) for name in _BOUNDS}
+        norms = results.KernelNorms(
+            num_examples=once["num_examples"],
+            description=self.describe(),
+            classes=classes,
+            layers=[results.KernelNormsOfLayer(**layer) for layer in once["layers"]],
+            largest=results.KernelNormsOf("Largest", **largest),  # type: ignore[arg-type]
+            reason=once["reason"],
+        )
+        measurements = [
+            Measurement(_MEASURE, name, "2", value=value)
+            for name, value in largest.items()
+            if value is not None
+        ]
+        return Summary(measurements, {"kernel_norms": norms})
+
+
+def _largest(values: list[float | None]) -> float | None:
+    """None where some class has no bound."""
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None

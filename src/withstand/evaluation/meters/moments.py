@@ -1,0 +1,62 @@
+"""Analytic moments of the logits under noise, held against samples."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+from typing_extensions import override
+
+from withstand.data import batches
+from withstand.evaluation import results
+from withstand.evaluation.measurements import Measurement
+from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
+from withstand.moment_check import MomentCheck as MomentSettings
+from withstand.moment_check import check_moments
+
+__all__ = ["MomentCheck"]
+
+_LEVELS = TypeAdapter(list[results.MomentsLevel])
+
+
+@dataclass(frozen=True)
+class MomentCheck(MomentSettings, Meter):
+    """Holds analytic moments against samples; its settings are those of ``MomentSettings``."""
+
+    needs = Needs(batches=False, fixed_weights=True)
+
+    @property
+    @override
+    def name(self) -> str:
+        return "moments"
+
+    @override
+    def measure(self, subject: Subject) -> Any:
+        """What ``check_moments`` finds of the first test examples.
+
+        Raises:
+            ModelError: moments cannot pass through the model.
+        """
+        images = next(batches(subject.test, self.num_examples)).images
+        found = check_moments(subject.model, images, self, seed=subject.seed)
+        return {"num_examples": found.num_examples, "levels": [asdict(level) for level in found.levels]}
+
+    @override
+    def summary(self, gathered: Gathered) -> Summary:
+        levels = _LEVELS.validate_python(gathered.once["levels"])
+        measurements = [
+            Measurement(f"{words} of analytic moments", method.name, level=level.noise_std, value=value)
+            for level in levels
+            for method in level.methods
+            for words, value in (("mean error", method.mean_error), ("speed-up", method.speed_up))
+            if value is not None
+        ]
+        moments = results.Moments(
+            gathered.once["num_examples"],
+            self.num_samples,
+            self.num_samples**-0.5,
+            self.describe(),
+            levels,
+        )
+        return Summary(measurements, {"moments": moments})

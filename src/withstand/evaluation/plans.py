@@ -1,0 +1,210 @@
+"""Which attacks and certificates to run, at which budgets, and under which names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from withstand import norms
+from withstand.attacks import PGD, Attack, Noise, margin
+from withstand.certificates import Method
+from withstand.evaluation.results import Target
+from withstand.identity import identity
+
+__all__ = [
+    "DEFAULT_ATTACK_STEPS",
+    "AttackPlan",
+    "CertificatePlan",
+    "WorstPlan",
+    "default_attack",
+    "default_plans",
+    "merged_attacks",
+    "merged_certificates",
+    "norm_name",
+    "require_epsilons",
+    "worst_plans",
+]
+
+DEFAULT_ATTACK_STEPS = 20
+"""Steps of the PGD that is run where an evaluation certifies but does not attack."""
+
+
+def norm_name(norm: float | None) -> str:
+    """A norm as results spell it: ``inf``, ``2``, ``1``, or ``none``."""
+    return "none" if norm is None else f"{norm:g}"
+
+
+def require_epsilons(epsilons: Sequence[float], *, of: str) -> list[float]:
+    """Budgets in ascending order, each once.
+
+    Args:
+        epsilons: In [0, 1] units.
+        of: What they are for, for the error.
+
+    Raises:
+        ValueError: there is none, or one is negative or not finite.
+    """
+    if not epsilons:
+        raise ValueError(f"{of} need at least one epsilon, but got none.")
+    if any(not 0 <= epsilon < math.inf for epsilon in epsilons):
+        raise ValueError(f"Expected every epsilon to be finite and at least 0, but got {list(epsilons)}.")
+    return sorted(set(epsilons))
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """An attack and the budgets to run it at.
+
+    Args:
+        attack: As it is run, where only success counts, at whatever budget.
+        epsilons: Budgets in [0, 1] units, ascending.
+        name: Unique among the plans of one evaluation.
+    """
+
+    attack: Attack
+    epsilons: Sequence[float]
+    name: str
+
+    @property
+    def norm(self) -> float | None:
+        """Of the attack's ball; None where it has none to check."""
+        return self.attack.ball_norm
+
+    def target(self, epsilon: float) -> Target:
+        """The attack at a budget, as results spell it."""
+        return Target(self.name, norm_name(self.norm), epsilon)
+
+
+@dataclass(frozen=True)
+class CertificatePlan:
+    """A certificate and the budgets to prove it at.
+
+    Args:
+        norm: Of the ball that the attacker may choose from: 2 or inf.
+        method: The domain to bound with, or best for the tightest.
+        clip: Whether the attacker keeps to [0, 1].
+        radius: Find the largest epsilon that is certified of each example, too.
+        epsilons: Budgets in [0, 1] units, ascending.
+        name: Without the budget, fit for a column.
+        description: A sentence of its settings.
+    """
+
+    norm: float
+    method: Method
+    clip: bool
+    radius: bool
+    epsilons: Sequence[float]
+    name: str
+    description: str
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether its bound at a larger epsilon can never be tighter than at a smaller one.
+
+        The ball that is put around a linf ball cut to [0, 1] moves its center as epsilon grows, so
+        a larger one need not hold a smaller one.
+        """
+        return self.norm == 2 or self.method == "box" or not self.clip
+
+    def target(self, epsilon: float) -> Target:
+        """The certificate at a budget, as results spell it."""
+        return Target(self.name, norm_name(self.norm), epsilon)
+
+
+@dataclass(frozen=True)
+class WorstPlan:
+    """All attacks of one norm together: an example is robust only where it withstands each of them.
+
+    Where answers are drawn, the worst attack of an example is chosen by other predictions than are reported.
+
+    Attributes:
+        name: ``worst-linf``.
+        norm: Of the attacks' balls.
+        epsilons: Budgets, ascending.
+        members: The names of the attacks.
+    """
+
+    name: str
+    norm: float
+    epsilons: Sequence[float]
+    members: Sequence[str]
+
+
+def merged_attacks(plans: Iterable[AttackPlan]) -> list[AttackPlan]:
+    """One plan an attack, with all budgets that it is asked for at, and names that differ."""
+    by_attack: dict[str, AttackPlan] = {}
+    for plan in plans:
+        key = identity(plan.attack.at(0.0))
+        known = by_attack.get(key)
+        epsilons = sorted({*plan.epsilons, *(known.epsilons if known else ())})
+        by_attack[key] = replace(plan, epsilons=epsilons)
+    named: list[AttackPlan] = []
+    for plan in by_attack.values():
+        alike = sum(other.attack.name == plan.attack.name for other in named)
+        named.append(replace(plan, name=plan.name if not alike else f"{plan.name}-{alike + 1}"))
+    return named
+
+
+def merged_certificates(plans: Iterable[CertificatePlan]) -> list[CertificatePlan]:
+    """One plan a certificate, with all budgets that it is asked for at, and its radius if any asks for it."""
+    found: dict[str, CertificatePlan] = {}
+    for plan in plans:
+        known = found.get(plan.name, plan)
+        epsilons = sorted({*plan.epsilons, *known.epsilons})
+        found[plan.name] = replace(plan, epsilons=epsilons, radius=plan.radius or known.radius)
+    return list(found.values())
+
+
+def worst_plans(plans: Sequence[AttackPlan]) -> list[WorstPlan]:
+    """One for each norm in which there are several attacks at the same budgets."""
+    found = []
+    for norm, epsilons in dict.fromkeys((plan.norm, tuple(plan.epsilons)) for plan in plans):
+        alike = [plan for plan in plans if (plan.norm, tuple(plan.epsilons)) == (norm, epsilons)]
+        if norm is not None and len(alike) > 1:
+            name = f"worst-{norms.label(norm)}"
+            found.append(WorstPlan(name, norm, alike[0].epsilons, [plan.name for plan in alike]))
+    return found
+
+
+def default_attack(norm: float) -> PGD:
+    """What certified examples are attacked by where nothing else attacks them in their norm.
+
+    Args:
+        norm: 2 or inf.
+    """
+    return PGD(norm=norm, num_steps=DEFAULT_ATTACK_STEPS, loss=margin)
+
+
+def default_plans(
+    certificates: Sequence[CertificatePlan], attacks: Sequence[AttackPlan]
+) -> list[AttackPlan]:
+    """An attack for every norm and budget that is certified but not attacked.
+
+    It is run on all examples that are robust so far, not on the certified ones alone, so that its curve is an
+    attacked accuracy like any other.
+
+    Args:
+        certificates: What will be proven.
+        attacks: What will be run anyway.
+    """
+    taken = [plan.name for plan in attacks]
+    found = []
+    for norm in dict.fromkeys(plan.norm for plan in certificates):
+        wanted = {epsilon for plan in certificates if plan.norm == norm for epsilon in plan.epsilons}
+        missing = [each for each in sorted(wanted) if each > 0 and not _is_attacked(attacks, norm, each)]
+        if missing:
+            attack = default_attack(norm)
+            name = f"{attack.name}-default" if attack.name in taken else attack.name
+            found.append(AttackPlan(attack.for_evaluation(), missing, name))
+    return found
+
+
+def _is_attacked(attacks: Sequence[AttackPlan], norm: float, epsilon: float) -> bool:
+    """Whether an attack that searches, as random noise does not, is run in this ball."""
+    return any(
+        plan.norm == norm
+        and not isinstance(plan.attack, Noise)
+        and f"{epsilon:.6g}" in [f"{each:.6g}" for each in plan.epsilons]
+        for plan in attacks
+    )
