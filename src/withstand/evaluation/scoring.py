@@ -30,6 +30,7 @@ from withstand.evaluation.rows_file import RowsFile
 from withstand.evaluation.same_answers import differ
 from withstand.evaluation.store import BatchStore, Store
 from withstand.evaluation.uncertainty_meter import UncertaintyMeter
+from withstand.numerics import seed_of as batch_seed
 from withstand.types import Batch
 
 __all__ = ["Progress", "Scored", "Wanted", "batch_seed", "observe_others", "score_split"]
@@ -338,8 +339,3 @@ def observe_others(
         for number, batch in enumerate(batches(split, batch_size)):
             torch.manual_seed(batch_seed(seed, number * batch_size))
             meter.take(name, "out-of-distribution", meter.observe(name, batch.images))
-
-
-def batch_seed(seed: int, first_index: int) -> int:
-    """Of a batch's random starts and of its noise, whatever was drawn for those before it."""
-    return seed * 1_000_003 + first_index
