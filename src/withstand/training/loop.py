@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import cast
 
@@ -321,7 +321,7 @@ class Training:
         self._started = self._saved = now
         content = {
             "run": self._run,
-            "position": self._position.as_dict(),
+            "position": asdict(self._position),
             "model": self._model.state_dict(),
             "objective": self._objective.state_dict(),
             "constraints": nn.ModuleList(self._constraints).state_dict(),
