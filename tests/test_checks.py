@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from withstand.checks import check_batch
+from withstand.checks import check_batch, require_at_least, require_finite
 from withstand.types import DataError
 
 LABELS = torch.tensor([0, 1])
@@ -86,3 +86,19 @@ def test_an_image_without_a_batch_is_refused_with_words() -> None:
 def test_the_error_is_one_of_ours_and_a_value_error() -> None:
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         check_batch(torch.full((2, 3), 2.0), LABELS)
+
+
+def test_numbers_that_are_too_small_are_named() -> None:
+    require_at_least(1, num_draws=1, num_steps=None)
+    require_at_least(0, num_draws=0)
+    with pytest.raises(ValueError, match=r"^Expected num_steps of at least 1, but got 0\.$"):
+        require_at_least(1, num_draws=1, num_steps=0)
+    with pytest.raises(ValueError, match=r"^Expected num_draws of the smoothing of at least 2, but got 1\.$"):
+        require_at_least(2, "the smoothing", num_draws=1)
+
+
+@pytest.mark.parametrize("number", [-1e-9, math.inf, math.nan])
+def test_numbers_that_are_negative_or_not_finite_are_named(number: float) -> None:
+    require_finite(epsilon=0.0)
+    with pytest.raises(ValueError, match=r"^Expected radius of at least 0, but got"):
+        require_finite(epsilon=1.0, radius=number)

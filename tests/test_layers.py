@@ -16,7 +16,7 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         [
-            ["types", "dataset_info", "suggest", "_version"],
+            ["types", "dataset_info", "suggest", "flat", "_version"],
             [
                 *["norms", "noise", "corruptions", "schedules", "checks", "modes", "compiled", "roots"],
                 *["run_folder", "environment", "numerics"],

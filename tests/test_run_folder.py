@@ -85,7 +85,7 @@ def test_what_a_killed_process_left_does_no_harm(tmp_path: Path) -> None:
 
 def test_every_file_has_its_own_name_in_the_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    paths = [getattr(folder, name) for name, value in vars(RunFolder).items() if isinstance(value, property)]
+    paths = [path for name in vars(RunFolder) if isinstance(path := getattr(folder, name), Path)]
     assert sorted(path.name for path in paths) == [
         "checkpoint",
         "environment.json",

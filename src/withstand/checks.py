@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from withstand.types import DataError
 
-__all__ = ["check_batch"]
+__all__ = ["check_batch", "require_at_least", "require_finite"]
+
+
+def require_at_least(least: int, of: str = "", /, **counts: int | None) -> None:
+    """Refuses numbers that are too small: ``require_at_least(1, "the smoothing", num_draws=num_draws)``.
+
+    Args:
+        least: The smallest that will do.
+        of: What they are settings of, where that is to be said.
+        **counts: Name -> number; None stands for none.
+
+    Raises:
+        ValueError: one is below.
+    """
+    for name, count in counts.items():
+        if count is not None and count < least:
+            whose = f" of {of}" if of else ""
+            raise ValueError(f"Expected {name}{whose} of at least {least}, but got {count}.")
+
+
+def require_finite(**numbers: float) -> None:
+    """Refuses numbers that are negative, infinite or NaN.
+
+    Args:
+        **numbers: Name -> number.
+
+    Raises:
+        ValueError: one is.
+    """
+    for name, number in numbers.items():
+        if not 0 <= number < math.inf:
+            raise ValueError(f"Expected {name} of at least 0, but got {number}.")
 
 
 def check_batch(images: Tensor, labels: Tensor) -> None:

@@ -9,10 +9,11 @@ from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from withstand.types import DataError
 
-__all__ = ["GaussianNoise"]
+__all__ = ["GaussianNoise", "gaussian_filter"]
 
 _LEFT_OUT = 1e-4  # share of a blurred noise's variance along one dimension that its factors may lack
 
@@ -113,14 +114,27 @@ class GaussianNoise:
         return make(tuple(images.shape[1:]), self.blur, images.dtype, images.device) * self.std_like(images)
 
 
+def gaussian_filter(size: int, std: float, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Matrix (size, size) of Gaussian weights along one axis.
+
+    Rows have length 1, so that white noise keeps its variance at every pixel: also near a border, where there
+    is less to average.
+
+    Args:
+        size: Pixels along the axis.
+        std: Of the Gaussian in pixels, positive.
+        dtype: Of the matrix, and of what it is computed in.
+        device: Of the matrix.
+    """
+    places = torch.arange(size, dtype=dtype, device=device)
+    weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * std**2))
+    return F.normalize(weights, dim=1)
+
+
 def _rows(side: int, blur: float) -> Tensor:
-    """Matrix (side, side) of a Gaussian filter whose rows have length 1, so that variances stay 1."""
     if not blur:
         return torch.eye(side, dtype=torch.float64)
-    places = torch.arange(side, dtype=torch.float64)
-    rows = torch.exp(-((places[:, None] - places) ** 2) / (2 * blur**2))
-    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / lengths
+    return gaussian_filter(side, blur, dtype=torch.float64, device="cpu")
 
 
 def _components(side: int, blur: float) -> Tensor:

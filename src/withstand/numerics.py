@@ -8,14 +8,14 @@ from typing import Literal
 
 import torch
 
-__all__ = ["Precision", "epoch_seed", "numerics"]
+__all__ = ["Precision", "numerics", "seed_of"]
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for each epoch; the multiplier is prime, so that near seeds never meet."""
-    return (seed * 1_000_003 + epoch) % 2**63
+def seed_of(seed: int, index: int) -> int:
+    """A seed of its own for each epoch or batch; the multiplier is prime, so that near seeds never meet."""
+    return (seed * 1_000_003 + index) % 2**63
 
 
 @contextmanager

@@ -47,6 +47,16 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
+class _Inside:
+    """A path of a run folder, by its name in it."""
+
+    name: str
+
+    def __get__(self, run: RunFolder, kind: type[RunFolder]) -> Path:
+        return run.path / self.name
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """Paths of one run, and its small files.
 
@@ -56,75 +66,34 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def recipe(self) -> Path:
-        """All values of the recipe, resolved."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def environment(self) -> Path:
-        """Versions, device, seed, command, cost."""
-        return self.path / "environment.json"
-
-    @property
-    def train_log(self) -> Path:
-        """One row an epoch."""
-        return self.path / "train.csv"
-
-    @property
-    def model_spec(self) -> Path:
-        """How to build the model."""
-        return self.path / "model.json"
-
-    @property
-    def best_weights(self) -> Path:
-        """The weights that did best on validation data."""
-        return self.path / "model.safetensors"
-
-    @property
-    def last_weights(self) -> Path:
-        """The weights at the end of training."""
-        return self.path / "last.safetensors"
-
-    @property
-    def checkpoints(self) -> Path:
-        """What resuming needs."""
-        return self.path / "checkpoint"
-
-    @property
-    def examples(self) -> Path:
-        """One row a test example."""
-        return self.path / "examples.csv"
-
-    @property
-    def metrics(self) -> Path:
-        """What the evaluation found beside its figures."""
-        return self.path / "metrics.json"
-
-    @property
-    def measurements(self) -> Path:
-        """All figures of the evaluation, one a row."""
-        return self.path / "measurements.csv"
-
-    @property
-    def gallery(self) -> Path:
-        """A few clean and adversarial images."""
-        return self.path / "gallery.npz"
-
-    @property
-    def extremes(self) -> Path:
-        """The examples proven with the smallest and the largest radii."""
-        return self.path / "extremes.npz"
-
-    @property
-    def evaluation(self) -> Path:
-        """What an evaluation has found so far, so that it need not be found again."""
-        return self.path / "evaluation"
-
-    @property
-    def report(self) -> Path:
-        """The page for people."""
-        return self.path / "report.html"
+    recipe = _Inside("recipe.yaml")
+    """All values of the recipe, resolved."""
+    environment = _Inside("environment.json")
+    """Versions, device, seed, command, cost."""
+    train_log = _Inside("train.csv")
+    """One row an epoch."""
+    model_spec = _Inside("model.json")
+    """How to build the model."""
+    best_weights = _Inside("model.safetensors")
+    """The weights that did best on validation data."""
+    last_weights = _Inside("last.safetensors")
+    """The weights at the end of training."""
+    checkpoints = _Inside("checkpoint")
+    """What resuming needs."""
+    examples = _Inside("examples.csv")
+    """One row a test example."""
+    metrics = _Inside("metrics.json")
+    """What the evaluation found beside its figures."""
+    measurements = _Inside("measurements.csv")
+    """All figures of the evaluation, one a row."""
+    gallery = _Inside("gallery.npz")
+    """A few clean and adversarial images."""
+    extremes = _Inside("extremes.npz")
+    """The examples proven with the smallest and the largest radii."""
+    evaluation = _Inside("evaluation")
+    """What an evaluation has found so far, so that it need not be found again."""
+    report = _Inside("report.html")
+    """The page for people."""
 
     def is_begun(self) -> bool:
         """Whether anything was trained that can be gone on from.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from withstand.flat import flat
 from withstand.recipe_file import ParsedRecipe, parse_recipe
 from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
@@ -24,8 +25,8 @@ def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
     """
     if not out.recipe.exists() or not out.is_begun():
         return  # nothing has been trained yet
-    former = dict(_flat(_trained_part(parse_recipe(out.recipe).values)))
-    current = dict(_flat(_trained_part(parsed.values)))
+    former = flat(_trained_part(parse_recipe(out.recipe).values), opens=False)
+    current = flat(_trained_part(parsed.values), opens=False)
     differing = [key for key in sorted({*former, *current}) if former.get(key) != current.get(key)]
     if differing:
         shown = "; ".join(f"{key}: {former.get(key)} then, {current.get(key)} now" for key in differing[:5])
@@ -42,12 +43,3 @@ def _trained_part(values: Mapping[str, Any]) -> dict[str, Any]:
     part["training"] = {key: value for key, value in part["training"].items() if key not in _FREE_TRAINING}
     part["data"] = {key: value for key, value in part["data"].items() if key != "root"}
     return part
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        inner = prefix if key == "init_args" else f"{prefix}{key}."
-        if isinstance(value, Mapping):
-            yield from _flat(value, inner)
-        else:
-            yield inner.rstrip("."), value

@@ -22,6 +22,7 @@ from scipy.stats import beta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from withstand.checks import require_at_least
 from withstand.modes import eval_mode
 from withstand.types import DataError
 
@@ -62,13 +63,8 @@ class Smoothing:
             raise ValueError(
                 f"Expected a noise_std of the smoothing that is finite and above 0, but got {self.noise_std}."
             )
-        for name, count in (
-            ("num_selection", self.num_selection),
-            ("num_estimation", self.num_estimation),
-            ("batch_rows", self.batch_rows),
-        ):
-            if count < 1:
-                raise ValueError(f"Expected {name} of the smoothing of at least 1, but got {count}.")
+        counts = ("num_selection", "num_estimation", "batch_rows")
+        require_at_least(1, "the smoothing", **{name: getattr(self, name) for name in counts})
         if not 0 < self.failure_probability < 1:
             raise ValueError(
                 f"Expected a failure_probability between 0 and 1, but got {self.failure_probability:g}."

@@ -122,7 +122,7 @@ def test_kappa_1_is_cross_entropy_bit_for_bit_and_bounds_nothing(monkeypatch: py
         raise AssertionError("a bound was computed")
 
     monkeypatch.setattr("withstand.objectives.certified.input_set", refuse)
-    monkeypatch.setattr("withstand.domains.kept_program.Program", refuse)
+    monkeypatch.setattr("withstand.domains.interpreter.Program", refuse)
     model, twin = _norm_net(), _norm_net()
     objective = Certified(2, 0.3, kappa=Linear(start=1, end=0, epochs=2, begin=1))
     for progress in (0.0, 0.5, 1.0):

@@ -161,7 +161,7 @@ def test_weight_0_is_cross_entropy_bit_for_bit(
     def refuse(*_: Any) -> None:
         raise AssertionError("a network was traced")
 
-    monkeypatch.setattr("withstand.domains.kept_program.Program", refuse)
+    monkeypatch.setattr("withstand.domains.interpreter.Program", refuse)
     model, twin = (nn.Sequential(nn.Dropout(0.2), *make()) for _ in range(2))
     ours = _steps(GaussianExpectation(STD, weight), model, progress=1.5)
     assert ours == _steps(CrossEntropy(), twin, progress=1.5)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from withstand.reporting import summarize_seeds
-from withstand.reporting.differences import differing, flat, labels, short_keys
+from withstand.reporting.differences import differing, labels, short_keys
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.schema import Accuracy
 from withstand.reporting.seeds import groups_of, mean_of, shared, table_of_groups
@@ -115,25 +115,6 @@ def test_the_table_for_a_terminal_has_the_middle_epsilon(write_run: WriteRun) ->
     assert (name, seeds) == ("tiny", "1")
     assert clean.startswith("98.10")
     assert attacked.startswith("90.50")
-
-
-def test_flat_values() -> None:
-    recipe = {
-        "seed": 1,
-        "objective": {
-            "class_path": "withstand.terms.Sum",
-            "init_args": {
-                "terms": [{"class_path": "a.CrossEntropy"}, {"class_path": "b.W", "init_args": {"w": 2}}]
-            },
-        },
-    }
-    assert flat(recipe) == {
-        "seed": 1,
-        "objective": "Sum",
-        "objective.terms.0": "CrossEntropy",
-        "objective.terms.1": "W",
-        "objective.terms.1.w": 2,
-    }
 
 
 def test_differing_keys_tell_absent_from_null() -> None:

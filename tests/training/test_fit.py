@@ -21,7 +21,7 @@ from withstand.attacks import PGD
 from withstand.constraints import Constraint, SpectralBall
 from withstand.data import Augment, Dataset, batches, epoch_order
 from withstand.models import load_weights
-from withstand.numerics import epoch_seed
+from withstand.numerics import seed_of
 from withstand.objectives import Adversarial, CrossEntropy
 from withstand.schedules import Stages
 from withstand.spectral import GuaranteedNorms, places
@@ -194,7 +194,7 @@ def test_equals_a_loop_written_by_hand(tiny_model: nn.Module, tiny_dataset: Data
     by_hand = copy.deepcopy(tiny_model)
     optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.05)
     for epoch in range(2):
-        torch.manual_seed(epoch_seed(7, epoch))
+        torch.manual_seed(seed_of(7, epoch))
         by_hand.train()
         order = epoch_order(len(tiny_dataset.train), seed=7, epoch=epoch)
         for images, labels in batches(tiny_dataset.train, 20, order=order):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from typing_extensions import override
 
 from withstand.bayes.estimators import BlockwiseMap, draw, estimator_of
 from withstand.bayes.layer import Drawing, VariationalLayer
-from withstand.bayes.posterior import Posterior
 
 __all__ = ["Conv1d", "Conv2d"]
 
 
-class Conv1d(VariationalLayer, nn.Conv1d):
+class _Convolution(VariationalLayer, _ConvNd):
+    """What convolutions over any number of dimensions draw."""
+
+    @override
+    def draw(self, x: Tensor, how: Drawing) -> Tensor:
+        return draw(_Kernel(self), estimator_of(self.posterior, "flipout"), x, self.normals(), how)
+
+
+class Conv1d(_Convolution, nn.Conv1d):
     """``torch.nn.Conv1d`` whose kernel and bias are normal variables.
 
     Args:
@@ -26,24 +32,8 @@ class Conv1d(VariationalLayer, nn.Conv1d):
         **options: Those of ``torch.nn.Conv1d``.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int],
-        *,
-        posterior: Posterior = Posterior(),
-        **options: Any,
-    ) -> None:
-        nn.Conv1d.__init__(self, in_channels, out_channels, kernel_size, **options)
-        self.make_random(posterior)
 
-    @override
-    def draw(self, x: Tensor, how: Drawing) -> Tensor:
-        return draw(_Kernel(self), estimator_of(self.posterior, "flipout"), x, self.normals(), how)
-
-
-class Conv2d(VariationalLayer, nn.Conv2d):
+class Conv2d(_Convolution, nn.Conv2d):
     """``torch.nn.Conv2d`` whose kernel and bias are normal variables.
 
     Args:
@@ -54,22 +44,6 @@ class Conv2d(VariationalLayer, nn.Conv2d):
         **options: Those of ``torch.nn.Conv2d``.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        *,
-        posterior: Posterior = Posterior(),
-        **options: Any,
-    ) -> None:
-        nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, **options)
-        self.make_random(posterior)
-
-    @override
-    def draw(self, x: Tensor, how: Drawing) -> Tensor:
-        return draw(_Kernel(self), estimator_of(self.posterior, "flipout"), x, self.normals(), how)
-
 
 class _Kernel(BlockwiseMap):
     """What a convolution does with a kernel.
@@ -78,7 +52,7 @@ class _Kernel(BlockwiseMap):
         layer: Tells stride, padding, dilation and groups.
     """
 
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d) -> None:
+    def __init__(self, layer: _ConvNd) -> None:
         self._layer = layer
 
     @override

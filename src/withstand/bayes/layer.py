@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,11 @@ class VariationalLayer(nn.Module, ABC):
     Beside them stand the parameters ``weight_rho`` and ``bias_rho``, from which the standard deviations are
     made as the posterior says. The layer draws in train and in eval mode, from torch's global generator.
 
+    Args:
+        *sizes: Those of torch's layer of that name.
+        posterior: Of all its parameters.
+        **options: Those of torch's layer.
+
     Attributes:
         posterior: How standard deviations are stored, and how draws are made.
         redraws_means: Whether ``Posterior.mean_range`` is meant for layers of this kind.
@@ -95,6 +100,10 @@ class VariationalLayer(nn.Module, ABC):
 
     posterior: Posterior
     redraws_means: ClassVar[bool] = True
+
+    def __init__(self, *sizes: Any, posterior: Posterior = Posterior(), **options: Any) -> None:
+        super().__init__(*sizes, **options)  # of the plain layer
+        self.make_random(posterior)
 
     @abstractmethod
     def draw(self, x: Tensor, how: Drawing) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +9,7 @@ from typing_extensions import override
 
 from withstand.bayes.estimators import BlockwiseMap, draw, estimator_of
 from withstand.bayes.layer import Drawing, VariationalLayer
-from withstand.bayes.posterior import Estimator, Posterior
+from withstand.bayes.posterior import Estimator
 
 __all__ = ["Linear"]
 
@@ -26,18 +24,6 @@ class Linear(VariationalLayer, nn.Linear):
         posterior: Of weight and bias.
         **options: ``device`` and ``dtype``, as of ``torch.nn.Linear``.
     """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        posterior: Posterior = Posterior(),
-        **options: Any,
-    ) -> None:
-        nn.Linear.__init__(self, in_features, out_features, bias, **options)
-        self.make_random(posterior)
 
     @override
     def draw(self, x: Tensor, how: Drawing) -> Tensor:

@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.checks import require_finite
+
 __all__ = ["Estimator", "Normal", "Parametrization", "Posterior", "divergence"]
 
 Parametrization: TypeAlias = Literal["softplus", "log"]
@@ -77,8 +79,8 @@ class Posterior:
                 raise ValueError(
                     f"Expected {name} to be one of {', '.join(get_args(known))}, but got {word!r}."
                 )
-        if self.mean_range is not None and not 0 <= self.mean_range < math.inf:
-            raise ValueError(f"Expected mean_range of at least 0, but got {self.mean_range}.")
+        if self.mean_range is not None:
+            require_finite(mean_range=self.mean_range)
 
     @property
     def _initial(self) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from withstand.checks import require_at_least
 from withstand.spectral import Convolution, Dense, PowerIteration, Shape, upper_bound
 
 __all__ = ["confidence_bound", "drawn_operators", "estimated_norm", "noise_lipschitz", "norms_of_draws"]
@@ -39,8 +40,7 @@ def drawn_operators(
     Raises:
         ValueError: there are none to draw.
     """
-    if num_draws < 1:
-        raise ValueError(f"Expected num_draws of at least 1, but got {num_draws}.")
+    require_at_least(1, num_draws=num_draws)
     center, spread = means.weight.detach().double(), stds.detach().double()
     for _ in range(num_draws):
         noise = torch.randn(spread.shape, generator=generator, dtype=torch.float64)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.bayes.layer import Copies, Drawing, drawing
+from withstand.checks import require_at_least
 from withstand.passes import logits_of
 
 __all__ = ["Predictor", "in_blocks", "sample_logits"]
@@ -31,8 +32,7 @@ def in_blocks(images: Tensor, num_samples: int) -> tuple[Tensor, Drawing]:
     Raises:
         ValueError: there is no sample.
     """
-    if num_samples < 1:
-        raise ValueError(f"Expected num_samples of at least 1, but got {num_samples}.")
+    require_at_least(1, num_samples=num_samples)
     if num_samples == 1:
         return images, Drawing()
     repeated = images.repeat(num_samples, *[1] * (images.dim() - 1))
@@ -73,8 +73,7 @@ class Predictor(nn.Module):
 
     def __init__(self, model: nn.Module, num_samples: int) -> None:
         super().__init__()
-        if num_samples < 1:
-            raise ValueError(f"Expected num_samples of at least 1, but got {num_samples}.")
+        require_at_least(1, num_samples=num_samples)
         self.model = model
         self.num_samples = num_samples
 

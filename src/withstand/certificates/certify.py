@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from withstand.checks import check_batch
+from withstand.checks import check_batch, require_at_least
 from withstand.domains import DomainName, Program, input_set, require_set
 from withstand.exact import batch_size_for, exact_copy, require_independence
 from withstand.numerics import numerics
@@ -71,8 +71,7 @@ class Certifier:
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"Expected a method of {', '.join(METHODS)}, but got {method!r}.")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"Expected a batch_size of at least 1, but got {batch_size}.")
+        require_at_least(1, batch_size=batch_size)
         self._model = exact_copy(model)
         self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
         self._clip = clip

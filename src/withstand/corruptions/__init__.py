@@ -26,11 +26,9 @@ from types import MappingProxyType
 from typing import Final
 
 from withstand.corruptions.base import SEVERITIES, Corruption
-from withstand.corruptions.blur import GaussianBlur
 from withstand.corruptions.geometry import Rotation, Translation
 from withstand.corruptions.jpeg import Jpeg
-from withstand.corruptions.light import Brightness, Contrast
-from withstand.corruptions.noise import ImpulseNoise, ShotNoise
+from withstand.corruptions.pixels import Brightness, Contrast, GaussianBlur, ImpulseNoise, ShotNoise
 
 __all__ = [
     "CORRUPTIONS",

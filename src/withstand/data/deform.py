@@ -19,6 +19,7 @@ from torch import Tensor
 from withstand.data.batches import to_unit_range
 from withstand.data.partition import derived_seed, epoch_order
 from withstand.data.split import Split
+from withstand.noise import gaussian_filter
 from withstand.types import Batch, DataError
 
 __all__ = ["Deform", "affine_fields", "deformed_stream", "tangent_images", "warp"]
@@ -265,23 +266,15 @@ def _endless_indices(split: Split, batch_size: int, seed: int) -> Iterator[Tenso
 
 def _smooth(noise: Tensor, std: float) -> Tensor:
     """Smooth fields with a root-mean-square length of 1 pixel, from white noise (n, 2, height, width)."""
-    height, width = noise.shape[2:]
+    along_height, along_width = (
+        gaussian_filter(size, max(std, _SHARPEST), dtype=noise.dtype, device=noise.device)
+        for size in noise.shape[2:]
+    )
     # Mixed precision would round the fields to 8 bits.
     with torch.autocast(noise.device.type, enabled=False):
-        smooth = _smoother(noise, height, std) @ noise @ _smoother(noise, width, std).T
+        smooth = along_height @ noise @ along_width.T
     lengths = smooth.square().sum(1, keepdim=True).mean((2, 3), keepdim=True).sqrt()
     return smooth / lengths.clamp(min=torch.finfo(noise.dtype).tiny)
-
-
-def _smoother(like: Tensor, size: int, std: float) -> Tensor:
-    """Matrix (size, size) of Gaussian weights along one axis.
-
-    Rows have length 1, so white noise keeps its variance at every pixel: near a border, where
-    there is less to average, images are displaced as far as in the middle.
-    """
-    place = torch.arange(size, device=like.device, dtype=like.dtype)
-    steps = (place[:, None] - place) / max(std, _SHARPEST)
-    return F.normalize((-steps.square() / 2).exp(), dim=1)
 
 
 def _warp(images: Tensor, fields: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from withstand.domains.base import Domain, Region
-from withstand.domains.operations import Elementwise, MaxPool, Monotone, SortGroups, Valley
-from withstand.domains.registry import Site, register
+from withstand.domains.operations import Elementwise, MaxPool, SortGroups, Valley
+from withstand.domains.registry import Site, of_layers, register
 from withstand.domains.sizes import Numbers, each, on_channels
 from withstand.models import GroupSort, MinMax
 from withstand.moments import RECTIFIER, Hinges
@@ -33,21 +33,14 @@ _ABS = Valley(torch.abs, 1.0, 0.0, 0.0, Hinges((0.0,), (2.0,), slope=-1.0))
 def _register_elementwise(function: Elementwise | Valley, *operations: Any) -> None:
     """One rule for all spellings of an activation without settings but ``inplace``."""
 
+    @of_layers(*(operation for operation in operations if _is_layer(operation)))
     @register(*(operation for operation in operations if not _is_layer(operation)))
-    def of_function(site: Site, input: Domain, inplace: bool = False) -> Domain:
-        return _apply(function, input)
-
-    @register(*(operation for operation in operations if _is_layer(operation)))
-    def of_layer(site: Site, layer: nn.Module, input: Domain) -> Domain:
-        return _apply(function, input)
+    def rule(site: Site, input: Domain, inplace: bool = False) -> Domain:
+        return input.valley(function) if isinstance(function, Valley) else input.monotone(function)
 
 
 def _is_layer(operation: Any) -> bool:
     return isinstance(operation, type) and issubclass(operation, nn.Module)
-
-
-def _apply(function: Monotone | Valley, value: Domain) -> Domain:
-    return value.valley(function) if isinstance(function, Valley) else value.monotone(function)
 
 
 _register_elementwise(
@@ -71,21 +64,13 @@ _register_elementwise(_MISH, nn.Mish, F.mish)
 _register_elementwise(_ABS, operator.abs, torch.abs, Tensor.abs, Tensor.abs_)
 
 
-@register(nn.GELU)
-def _gelu_layer(site: Site, layer: nn.GELU, input: Domain) -> Domain:
-    return _gelu(site, input, layer.approximate)
-
-
+@of_layers(nn.GELU, settings=["approximate"])
 @register(F.gelu)
 def _gelu(site: Site, input: Domain, approximate: str = "none") -> Domain:
     return input.valley(_GELU_TANH if approximate == "tanh" else _GELU)
 
 
-@register(nn.LeakyReLU)
-def _leaky_relu_layer(site: Site, layer: nn.LeakyReLU, input: Domain) -> Domain:
-    return _leaky_relu(site, input, layer.negative_slope)
-
-
+@of_layers(nn.LeakyReLU, settings=["negative_slope"])
 @register(F.leaky_relu, F.leaky_relu_)
 def _leaky_relu(site: Site, input: Domain, negative_slope: float = 0.01, inplace: bool = False) -> Domain:
     function = partial(F.leaky_relu, negative_slope=negative_slope)
@@ -95,11 +80,7 @@ def _leaky_relu(site: Site, input: Domain, negative_slope: float = 0.01, inplace
     return input.monotone(Elementwise(function, max(1.0, negative_slope), hinges=hinges))
 
 
-@register(nn.PReLU)
-def _prelu_layer(site: Site, layer: nn.PReLU, input: Domain) -> Domain:
-    return _prelu(site, input, layer.weight)
-
-
+@of_layers(nn.PReLU, settings=["weight"])
 @register(F.prelu)
 def _prelu(site: Site, input: Domain, weight: Tensor) -> Domain:
     function = partial(F.prelu, weight=weight)
@@ -113,33 +94,21 @@ def _prelu(site: Site, input: Domain, weight: Tensor) -> Domain:
     return input.monotone(Elementwise(function, weight.max().clamp_min(1)))
 
 
-@register(nn.ELU)
-def _elu_layer(site: Site, layer: nn.ELU, input: Domain) -> Domain:
-    return _elu(site, input, layer.alpha)
-
-
-@register(nn.CELU)
-def _celu_layer(site: Site, layer: nn.CELU, input: Domain) -> Domain:
-    return _celu(site, input, layer.alpha)
-
-
+@of_layers(nn.ELU, settings=["alpha"])
 @register(F.elu, F.elu_)
 def _elu(site: Site, input: Domain, alpha: float = 1.0, inplace: bool = False) -> Domain:
     _require_positive(site, alpha, "alpha")
     return input.monotone(Elementwise(partial(F.elu, alpha=alpha), max(1.0, alpha)))
 
 
+@of_layers(nn.CELU, settings=["alpha"])
 @register(F.celu, F.celu_)
 def _celu(site: Site, input: Domain, alpha: float = 1.0, inplace: bool = False) -> Domain:
     _require_positive(site, alpha, "alpha")
     return input.monotone(Elementwise(partial(F.celu, alpha=alpha)))
 
 
-@register(nn.Softplus)
-def _softplus_layer(site: Site, layer: nn.Softplus, input: Domain) -> Domain:
-    return _softplus(site, input, layer.beta, layer.threshold)
-
-
+@of_layers(nn.Softplus, settings=["beta", "threshold"])
 @register(F.softplus)
 def _softplus(site: Site, input: Domain, beta: float = 1.0, threshold: float = 20.0) -> Domain:
     _require_positive(site, beta, "beta")
@@ -148,11 +117,7 @@ def _softplus(site: Site, input: Domain, beta: float = 1.0, threshold: float = 2
     return input.monotone(Elementwise(partial(F.softplus, beta=beta, threshold=threshold), jump=jump))
 
 
-@register(nn.Hardtanh)
-def _hardtanh_layer(site: Site, layer: nn.Hardtanh, input: Domain) -> Domain:
-    return _clamp(site, input, layer.min_val, layer.max_val)
-
-
+@of_layers(nn.Hardtanh, settings=["min_val", "max_val"])
 @register(F.hardtanh)
 def _hardtanh(
     site: Site, input: Domain, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
@@ -201,20 +166,10 @@ def _group_sort(site: Site, layer: GroupSort, input: Domain) -> Domain:
     return input.monotone(SortGroups(layer.forward, split, arrange))
 
 
-@register(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-def _max_pool_layer(site: Site, layer: nn.MaxPool2d, input: Domain) -> Domain:
-    return _max_pool(
-        site,
-        input,
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
-        layer.ceil_mode,
-        layer.return_indices,
-    )
-
-
+@of_layers(
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    settings=["kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"],
+)
 @register(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
 def _max_pool(
     site: Site,
@@ -240,11 +195,10 @@ def _identity(site: Site, layer: nn.Identity, input: Domain) -> Domain:
     return input
 
 
-@register(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-def _dropout_layer(site: Site, layer: nn.Dropout, input: Domain) -> Domain:
-    return _dropout(site, input, layer.p, layer.training)
-
-
+@of_layers(
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    settings=["p", "training"],
+)
 @register(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 def _dropout(
     site: Site, input: Domain, p: float = 0.5, training: bool = True, inplace: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self, final
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from withstand.spectral import LinearOperator
 __all__ = ["Ball"]
 
 
-@final
 @dataclass(frozen=True, eq=False)
 class Ball(Region):
     """Every tensor within an l2 distance of a center.

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
+from withstand.compiled import uncompiled
 from withstand.domains.ball import Ball
 from withstand.domains.base import Domain, Region
 from withstand.domains.box import Box
@@ -20,7 +21,7 @@ from withstand.domains.tracing import last_linear, structure, trace
 from withstand.spectral import GuaranteedNorms, LinearOperator, OperatorNorms, Shape
 from withstand.types import ModelError
 
-__all__ = ["LastLayer", "Program", "propagate", "unsupported"]
+__all__ = ["KeptProgram", "LastLayer", "Program", "propagate", "unsupported"]
 
 
 _AnyDomain = TypeVar("_AnyDomain", bound=Domain)
@@ -96,7 +97,7 @@ class Program:
             ModelError: the model's output is not one tensor, or it computes something else than its
                 trace.
         """
-        self._rehearse(value.center)
+        self.rehearse(value.center)
         return self._run(value, norms)
 
     def walk(self, value: Any, result_of: Callable[[Call], Any]) -> Any:
@@ -113,7 +114,10 @@ class Program:
         return arguments[0]
 
     def rehearse(self, images: Tensor, reach: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Makes sure, once, that the traced steps compute what the model does.
+        """Makes sure, once, that the traced steps compute what the model does: single points are compared.
+
+        A graph is what was traced, not the Python that was written: ``x += y`` is traced as a sum,
+        and what else reads the changed x is then wrong. Nor can a rule be trusted unseen.
 
         Args:
             images: Some of its inputs, (batch, …).
@@ -123,7 +127,17 @@ class Program:
             UnsupportedOperationError: there is no rule for an operation.
             ModelError: the model computes something else than its trace.
         """
-        self._rehearse(images, reach)
+        if self._is_rehearsed or not images.numel():
+            return
+        root = self._trace.root
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+        points = images.detach() + noise.to(images)  # some far from any image, where activations differ
+        buffers = {name: buffer.clone() for name, buffer in root.named_buffers()}
+        with torch.no_grad(), parametrize.cached():
+            reached = (reach or self._reach)(points.clone())
+            expected = torch.func.functional_call(root, buffers, (points.clone(),))
+        _require_same(reached, expected)
+        self._is_rehearsed = True
 
     def run_to_last_layer(self, value: Region, norms: OperatorNorms) -> LastLayer:
         """The image of a set before the last linear layer, and that layer.
@@ -135,7 +149,7 @@ class Program:
             ModelError: the output is not (batch, classes), or the model computes something else than
                 its trace.
         """
-        self._rehearse(value.center)
+        self.rehearse(value.center)
         node = last_linear(self._trace)
         if node is not None:
             last = self._last_layer(node, value, norms)
@@ -163,7 +177,7 @@ class Program:
             arguments, _ = self._arguments_of(self._trace.output, value, bounding)
             _require_domain(Box, *arguments)
             if not found:
-                self._rehearse(images)
+                self.rehearse(images)
         except ModelError as error:
             found.append(str(error))
         return list(dict.fromkeys(found))
@@ -180,24 +194,6 @@ class Program:
             layer = self._trace.root.get_submodule(str(node.target))
             options = {**options, "weight": layer.weight, "bias": layer.bias}
         return _last_layer_of(*arguments, **options)
-
-    def _rehearse(self, center: Tensor, reach: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Takes single points through, once: they must come out where the model takes them.
-
-        A graph is what was traced, not the Python that was written: ``x += y`` is traced as a sum,
-        and what else reads the changed x is then wrong. Nor can a rule be trusted unseen.
-        """
-        if self._is_rehearsed or not center.numel():
-            return
-        root = self._trace.root
-        noise = torch.randn(center.shape, generator=torch.Generator().manual_seed(0))
-        points = center.detach() + noise.to(center)  # some far from any image, where activations differ
-        buffers = {name: buffer.clone() for name, buffer in root.named_buffers()}
-        with torch.no_grad(), parametrize.cached():
-            reached = (reach or self._reach)(points.clone())
-            expected = torch.func.functional_call(root, buffers, (points.clone(),))
-        _require_same(reached, expected)
-        self._is_rehearsed = True
 
     def _reach(self, points: Tensor) -> Tensor:
         return self._run(Ball(points, points.new_zeros(1)), _Unit()).center
@@ -219,6 +215,28 @@ class Program:
             for spent in self._spent[node]:
                 del values[spent]
         return arguments, options
+
+
+class KeptProgram:
+    """Gives the program of a model; a new one only where the model has changed."""
+
+    def __init__(self) -> None:
+        self._program: Program | None = None
+
+    def of(self, model: nn.Module) -> Program:
+        """The program of a model, or of what was compiled: of a compiled graph no steps can be seen.
+
+        Raises:
+            ModelError: it cannot be traced.
+        """
+        original = uncompiled(model)
+        if self._program is None or not self._program.fits(original):
+            self._program = Program(original)
+        return self._program
+
+    def __reduce__(self) -> tuple[type[KeptProgram], tuple[()]]:
+        # A copy begins anew: the program holds the model, which is not to be copied with an objective.
+        return KeptProgram, ()
 
 
 class _Unit(OperatorNorms):

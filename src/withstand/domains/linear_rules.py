@@ -12,21 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from withstand.domains.base import Domain
-from withstand.domains.batch_norm import batch_norm_factors
 from withstand.domains.operations import Rearrange, moved
-from withstand.domains.registry import Site, register
-from withstand.domains.sizes import Numbers, each, on_channels, require_fit, scaled
+from withstand.domains.registry import Site, of_layers, register
+from withstand.domains.sizes import Numbers, batch_norm_factors, each, on_channels, require_fit, scaled
 from withstand.models import Normalize
 from withstand.spectral import Convolution, Dense, Diagonal, Separable
 
 __all__: list[str] = []
 
-
-@register(nn.Linear)
-def _linear_layer(site: Site, layer: nn.Linear, input: Domain) -> Domain:
-    return _linear(site, input, layer.weight, layer.bias)
+_AVERAGED = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
 
 
+@of_layers(nn.Linear, settings=["weight", "bias"])
 @register(F.linear)
 def _linear(site: Site, input: Any, weight: Any, bias: Any = None) -> Domain:
     if not isinstance(input, Domain) or isinstance(weight, Domain) or isinstance(bias, Domain):
@@ -92,20 +89,8 @@ def _normalize(site: Site, layer: Normalize, input: Domain) -> Domain:
     return input.affine(Diagonal(scale), -layer.mean * scale, site.norm)
 
 
-@register(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-def _avg_pool_layer(site: Site, layer: nn.AvgPool2d, input: Domain) -> Domain:
-    return _avg_pool(
-        site,
-        input,
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.ceil_mode,
-        layer.count_include_pad,
-        getattr(layer, "divisor_override", None),
-    )
-
-
+@of_layers(nn.AvgPool1d, settings=_AVERAGED)
+@of_layers(nn.AvgPool2d, nn.AvgPool3d, settings=[*_AVERAGED, "divisor_override"])
 @register(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 def _avg_pool(
     site: Site,
@@ -137,11 +122,7 @@ def _avg_pool(
     return _pool(site, input, pools)
 
 
-@register(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-def _adaptive_layer(site: Site, layer: nn.AdaptiveAvgPool2d, input: Domain) -> Domain:
-    return _adaptive_avg_pool(site, input, layer.output_size)
-
-
+@of_layers(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, settings=["output_size"])
 @register(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 def _adaptive_avg_pool(site: Site, input: Domain, output_size: int | Sequence[int | None] | None) -> Domain:
     sides = input.shape[2:]

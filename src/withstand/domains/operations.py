@@ -43,7 +43,23 @@ class Monotone(ABC):
 
 
 @dataclass(frozen=True)
-class Elementwise(Monotone):
+class _OfFunction(Monotone):
+    """A function that stretches nothing, unless it says otherwise."""
+
+    function: Callable[[Tensor], Tensor]
+
+    @property
+    @override
+    def lipschitz(self) -> float | Tensor:
+        return 1.0
+
+    @override
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@dataclass(frozen=True)
+class Elementwise(_OfFunction):
     """A monotone activation: ReLU, tanh, softplus and the like.
 
     Args:
@@ -53,7 +69,6 @@ class Elementwise(Monotone):
         hinges: The same function where it is piecewise linear, so that its moments are closed forms.
     """
 
-    function: Callable[[Tensor], Tensor]
     slope: float | Tensor = 1.0
     jump: float = 0.0
     hinges: Hinges | None = None
@@ -67,10 +82,6 @@ class Elementwise(Monotone):
     @override
     def slack(self) -> float:
         return self.jump
-
-    @override
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ class Valley:
 
 
 @dataclass(frozen=True)
-class Rearrange(Monotone):
+class Rearrange(_OfFunction):
     """Moves or picks out coordinates of each example, or sets constants beside them: no one twice.
 
     Args:
@@ -101,17 +112,7 @@ class Rearrange(Monotone):
         sets_constants: Whether it may set constants; where it does not, distributions are saved some work.
     """
 
-    function: Callable[[Tensor], Tensor]
     sets_constants: bool = True
-
-    @property
-    @override
-    def lipschitz(self) -> float:
-        return 1.0
-
-    @override
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def moved(function: Callable[[Tensor], Tensor]) -> Rearrange:
@@ -124,7 +125,7 @@ def moved(function: Callable[[Tensor], Tensor]) -> Rearrange:
 
 
 @dataclass(frozen=True)
-class SortGroups(Monotone):
+class SortGroups(_OfFunction):
     """GroupSort, of which MinMax is the case of pairs (Anil et al., ICML 2019): a permutation.
 
     Args:
@@ -133,18 +134,8 @@ class SortGroups(Monotone):
         arrange: Moves to its place what was taken apart and joined along the channels.
     """
 
-    function: Callable[[Tensor], Tensor]
     split: Callable[[Tensor], Sequence[Tensor]]
     arrange: Callable[[Tensor], Tensor]
-
-    @property
-    @override
-    def lipschitz(self) -> float:
-        return 1.0
-
-    @override
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @dataclass(frozen=True)

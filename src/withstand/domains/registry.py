@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,6 +19,7 @@ __all__ = [
     "has_hooks",
     "is_plain",
     "name_of",
+    "of_layers",
     "register",
     "rule_of_function",
     "rule_of_module",
@@ -110,6 +111,27 @@ def register(*operations: type[nn.Module] | Callable[..., Any]) -> Callable[[_An
                 _MODULES[operation] = rule
             else:
                 _FUNCTIONS[operation] = rule
+        return rule
+
+    return decorate
+
+
+def of_layers(*layers: type[nn.Module], settings: Sequence[str] = ()) -> Callable[[_AnyRule], _AnyRule]:
+    """Makes the rule of a function that of layers too.
+
+    Args:
+        layers: Layer classes that do what the function does.
+        settings: Their attributes that are the function's arguments after the input, in its order.
+
+    Returns:
+        A decorator that leaves the function as it is.
+    """
+
+    def decorate(rule: _AnyRule) -> _AnyRule:
+        @register(*layers)
+        def of_layer(site: Site, layer: nn.Module, input: Any) -> Any:  # noqa: A002
+            return rule(site, input, *(getattr(layer, name) for name in settings))
+
         return rule
 
     return decorate

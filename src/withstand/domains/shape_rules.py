@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from withstand.domains.base import Domain
 from withstand.domains.operations import Rearrange, moved
-from withstand.domains.registry import Site, UnsupportedOperationError, register
+from withstand.domains.registry import Site, UnsupportedOperationError, of_layers, register
 from withstand.domains.sizes import require_fit, scaled
 
 __all__: list[str] = []
@@ -22,11 +22,7 @@ _ATTRIBUTES = ("shape", "ndim", "dtype", "device")
 _PICKS = (int, slice, EllipsisType)
 
 
-@register(nn.Flatten)
-def _flatten_layer(site: Site, layer: nn.Flatten, input: Domain) -> Domain:
-    return _flatten(site, input, layer.start_dim, layer.end_dim)
-
-
+@of_layers(nn.Flatten, settings=["start_dim", "end_dim"])
 @register(torch.flatten, Tensor.flatten)
 def _flatten(site: Site, input: Domain, start_dim: int = 0, end_dim: int = -1) -> Domain:
     if start_dim % len(input.shape) == 0:
@@ -34,13 +30,7 @@ def _flatten(site: Site, input: Domain, start_dim: int = 0, end_dim: int = -1) -
     return input.monotone(moved(lambda x: x.flatten(start_dim, end_dim)))
 
 
-@register(nn.Unflatten)
-def _unflatten_layer(site: Site, layer: nn.Unflatten, input: Domain) -> Domain:
-    if not isinstance(layer.dim, int) or layer.dim % len(input.shape) == 0:
-        raise _moves_batch(site, "takes it apart or names a dimension; give dim as a number from 1 on")
-    return input.monotone(moved(layer.forward))
-
-
+@of_layers(nn.Unflatten, settings=["dim", "unflattened_size"])
 @register(torch.unflatten, Tensor.unflatten)
 def _unflatten(site: Site, input: Domain, dim: int, sizes: Sequence[int]) -> Domain:
     if not isinstance(dim, int) or dim % len(input.shape) == 0:

@@ -7,12 +7,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from withstand.domains.base import Domain
 from withstand.domains.registry import Site
 from withstand.spectral import Diagonal
 
-__all__ = ["Numbers", "each", "on_channels", "require_fit", "scaled"]
+__all__ = ["Numbers", "batch_norm_factors", "each", "on_channels", "require_fit", "scaled"]
 
 Numbers: TypeAlias = int | Sequence[int]
 
@@ -53,3 +54,26 @@ def scaled(site: Site, value: Domain, factor: Tensor | float) -> Domain:
     like = value.center  # a number is not to be rounded to torch's default precision on the way
     scale = factor.to(like) if isinstance(factor, Tensor) else like.new_full((), factor)
     return value.affine(Diagonal(scale), None, site.norm)
+
+
+def batch_norm_factors(layer: _BatchNorm, like: Tensor) -> tuple[Tensor, Tensor]:
+    """By what a BatchNorm multiplies, and what it adds, as it stands: ``scale * x + bias``.
+
+    Args:
+        layer: In train mode, or without running statistics, it goes by those of ``like``.
+        like: What it is called with, (batch, channels, …).
+
+    Returns:
+        Two tensors that broadcast to one example.
+    """
+    rank = like.dim() - 2
+    if layer.training or layer.running_mean is None or layer.running_var is None:
+        dims = [0, *range(2, rank + 2)]
+        mean, variance = like.mean(dims), like.var(dims, unbiased=False)
+    else:
+        mean, variance = layer.running_mean, layer.running_var
+    scale = (variance + layer.eps).rsqrt()
+    if layer.weight is not None:
+        scale = scale * layer.weight
+    bias = -mean * scale if layer.bias is None else layer.bias - mean * scale
+    return on_channels(scale, rank), on_channels(bias, rank)

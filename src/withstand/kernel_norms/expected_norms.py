@@ -21,6 +21,7 @@ from withstand.bayes.sampled_norms import (
     noise_lipschitz,
     norms_of_draws,
 )
+from withstand.checks import require_at_least
 from withstand.data.partition import derived_seed
 from withstand.exact import exact_copy
 from withstand.kernel_norms.random_networks import expected_lipschitz
@@ -182,8 +183,7 @@ class ExpectedNorms(Measure):
     """
 
     def __init__(self, *, num_draws: int = 5, confidence: float | None = 0.99) -> None:
-        if num_draws < 1:
-            raise ValueError(f"Expected num_draws of at least 1, but got {num_draws}.")
+        require_at_least(1, num_draws=num_draws)
         if confidence is not None and not 0 <= confidence < 1:
             raise ValueError(f"Expected a confidence in [0, 1), but got {confidence}.")
         self.num_draws = num_draws

@@ -20,9 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.domains import Ball, Call, Program, Region
-from withstand.domains.base import NormOf
-from withstand.domains.operations import Monotone, Valley
+from withstand.domains import Ball, Call, Program
 from withstand.exact import exact_copy
 from withstand.kernel_norms.upper import growth, wide_ball
 from withstand.spectral import GuaranteedNorms, LinearOperator, OperatorNorms, Shape
@@ -61,10 +59,10 @@ def expected_lipschitz(model: nn.Module, image: Tensor, norms: Mapping[str, floa
     with torch.inference_mode(False), torch.no_grad():
         program = Program(mean)
         program.rehearse(ball.center)
-        reached = program.walk(_Spread(ball), walk.result_of)
+        reached = program.walk(_Spread(ball.midpoint, ball.radius), walk.result_of)
     if not isinstance(reached, _Spread):
         raise ModelError("The model's output is not one tensor that depends on the images.")
-    return growth(reached.ball.radius)
+    return growth(reached.radius)
 
 
 def expected_scale(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> float:
@@ -120,8 +118,7 @@ class _Walk:
         self._met.add(path)
         if not call.takes_domain:
             raise ModelError(f"The random layer {path!r} is called with a constant, not with the image.")
-        norm = self._expected.get(path)
-        return call.apply_rule(_Unknown(path) if norm is None else _Given(norm))
+        return call.apply_rule(_Given(path, self._expected.get(path)))
 
     def _require_no_weight(self, call: Call) -> None:
         owner = str(call.node.target).rpartition(".")[0]
@@ -135,73 +132,24 @@ class _Walk:
 
 @dataclass(frozen=True)
 class _Given(OperatorNorms):
-    """A norm that is known beforehand."""
+    """The norm of a random layer that is known beforehand; None where it is not."""
 
-    norm: float
+    path: str
+    norm: float | None
 
     @override
     def of(self, operator: LinearOperator, input_shape: Shape, key: str) -> Tensor:
+        if self.norm is None:
+            raise ModelError(f"No expected norm is known of the random layer {self.path!r}.")
         return operator.entries.new_tensor(self.norm)
 
 
-@dataclass(frozen=True)
-class _Unknown(OperatorNorms):
-    """That of a random layer of which nothing was given."""
-
-    path: str
-
-    @override
-    def of(self, operator: LinearOperator, input_shape: Shape, key: str) -> Tensor:
-        raise ModelError(f"No expected norm is known of the random layer {self.path!r}.")
-
-
 @final
-@dataclass(frozen=True, eq=False)
-class _Spread(Region):
-    """A ball of which the radius is a sum of products of norms, everywhere.
-
-    Args:
-        ball: What it is otherwise.
-    """
-
-    ball: Ball
-
-    @property
-    @override
-    def center(self) -> Tensor:
-        return self.ball.center
-
-    @property
-    @override
-    def ends(self) -> tuple[Tensor, Tensor]:
-        return self.ball.ends
-
-    @override
-    def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
-        return replace(self, ball=self.ball.affine(operator, bias, norm))
-
-    @override
-    def monotone(self, function: Monotone) -> Self:
-        return replace(self, ball=self.ball.monotone(function))
-
-    @override
-    def valley(self, function: Valley) -> Self:
-        return replace(self, ball=self.ball.valley(function))
-
-    @override
-    def shift(self, constant: Tensor | float) -> Self:
-        return replace(self, ball=self.ball.shift(constant))
-
-    @override
-    def add(self, other: Self) -> Self:
-        return replace(self, ball=self.ball.add(other.ball))
+class _Spread(Ball):
+    """A ball of which the radius is a sum of products of norms, everywhere."""
 
     @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
-        balls = [self.ball, *(other.ball for other in others)]
+        balls = [self, *others]
         joined = torch.cat([ball.midpoint for ball in balls], dim)
-        return replace(self, ball=Ball(joined, sum((ball.radius for ball in balls[1:]), balls[0].radius)))
-
-    @override
-    def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
-        return self.ball.worst_differences(weight, labels)
+        return replace(self, midpoint=joined, radius=sum((ball.radius for ball in others), self.radius))

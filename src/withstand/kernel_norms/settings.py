@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from withstand.checks import require_at_least
 from withstand.data import Deform
 
 __all__ = ["LEAST_EPSILON", "KernelNorms"]
@@ -38,13 +39,9 @@ class KernelNorms:
     num_deformations: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("num_examples", "num_steps", "num_perturbed"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"Expected {name} of the kernel norms of at least 1, got {getattr(self, name)}."
-                )
-        if self.num_deformations < 0:
-            raise ValueError(f"Expected num_deformations of at least 0, but got {self.num_deformations}.")
+        counts = ("num_examples", "num_steps", "num_perturbed")
+        require_at_least(1, "the kernel norms", **{name: getattr(self, name) for name in counts})
+        require_at_least(0, num_deformations=self.num_deformations)
         if not LEAST_EPSILON <= self.epsilon < math.inf:
             raise ValueError(
                 f"Expected the kernel norms' epsilon to be finite and at least {LEAST_EPSILON:g}, "

@@ -16,6 +16,7 @@ from withstand.models.blocks import (
     Shape,
     Step,
     convnet,
+    each_activated,
     initialise_,
 )
 
@@ -94,8 +95,7 @@ def _plan(stages: Sequence[Sequence[int]], pool: Pool) -> list[Step]:
     # Max pooling and ReLU commute, so their order is free there; average pooling must come last.
     plan: list[Step] = []
     for widths in stages:
-        plan += [step for channels in widths for step in (Conv(channels, 3, padding=1), RELU)]
-        plan.append(pool)
+        plan += [*each_activated([Conv(channels, 3, padding=1) for channels in widths], RELU), pool]
     return plan
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from withstand.checks import require_at_least
 from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
 from withstand.noise import GaussianNoise
 from withstand.objectives.expected_losses import ExpectedLoss, MeanField
@@ -52,8 +53,7 @@ class EveryLayer(Propagation):
     num_factors: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_factors < 0:
-            raise ValueError(f"Expected num_factors of at least 0, but got {self.num_factors}.")
+        require_at_least(0, num_factors=self.num_factors)
 
     @override
     def __call__(self, program: Program, images: Tensor, noise: GaussianNoise, labels: Tensor) -> NoisyLoss:

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand import bayes
+from withstand.checks import require_at_least, require_finite
 from withstand.objectives.cross_entropy import CrossEntropy
 from withstand.passes import Pass
 from withstand.schedules import Schedule, value_at
@@ -46,12 +47,9 @@ class Variational(OnePass):
         likelihood: Objective | None = None,
     ) -> None:
         super().__init__()
-        if num_data is not None and num_data < 1:
-            raise ValueError(f"Expected num_data of at least 1, but got {num_data}.")
-        if num_samples < 1:
-            raise ValueError(f"Expected num_samples of at least 1, but got {num_samples}.")
-        if not isinstance(kl_weight, Schedule) and not 0 <= kl_weight < math.inf:
-            raise ValueError(f"Expected kl_weight of at least 0, but got {kl_weight}.")
+        require_at_least(1, num_data=num_data, num_samples=num_samples)
+        if not isinstance(kl_weight, Schedule):
+            require_finite(kl_weight=kl_weight)
         self.num_data = num_data
         self.num_samples = num_samples
         self.kl_weight = kl_weight

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand import norms
+from withstand.checks import require_at_least, require_finite
 from withstand.modes import eval_mode
 from withstand.passes import Differentiable, Pass
 from withstand.penalties.classwise import class_gradients, gradient, own_changes
@@ -61,12 +62,8 @@ class AdversarialPerturbation(OnePass, Penalty):
 
     def __init__(self, epsilon: float = 1.0, *, num_steps: int = 5, candidates: int | None = None) -> None:
         super().__init__()
-        if not 0 <= epsilon < math.inf:
-            raise ValueError(f"Expected epsilon of at least 0, but got {epsilon}.")
-        if num_steps < 1 or (candidates is not None and candidates < 1):
-            raise ValueError(
-                f"Expected num_steps and candidates of at least 1, but got {num_steps} and {candidates}."
-            )
+        require_finite(epsilon=epsilon)
+        require_at_least(1, num_steps=num_steps, candidates=candidates)
         self.epsilon = epsilon
         self.num_steps = num_steps
         self.candidates = candidates

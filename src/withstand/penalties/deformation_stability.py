@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.checks import require_at_least
 from withstand.compiled import uncompiled
 from withstand.data.deform import Deform
 from withstand.modes import eval_mode
@@ -38,8 +39,7 @@ class DeformationStability(OnePass, Penalty):
 
     def __init__(self, deform: Deform | None = None, *, num_deformations: int = 32) -> None:
         super().__init__()
-        if num_deformations < 1:
-            raise ValueError(f"Expected num_deformations of at least 1, but got {num_deformations}.")
+        require_at_least(1, num_deformations=num_deformations)
         self.deform = Deform() if deform is None else deform
         self.num_deformations = num_deformations
 

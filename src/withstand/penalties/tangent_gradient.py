@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from withstand.checks import require_at_least
 from withstand.data.deform import Deform
 from withstand.passes import Pass
 from withstand.penalties.classwise import class_gradients, own_gradients
@@ -38,8 +39,7 @@ class TangentGradient(OnePass, Penalty):
 
     def __init__(self, deform: Deform | None = None, *, num_tangents: int = 30) -> None:
         super().__init__()
-        if num_tangents < 1:
-            raise ValueError(f"Expected num_tangents of at least 1, but got {num_tangents}.")
+        require_at_least(1, num_tangents=num_tangents)
         self.deform = Deform() if deform is None else deform
         self.num_tangents = num_tangents
 

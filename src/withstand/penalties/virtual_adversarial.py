@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand import norms
+from withstand.checks import require_finite
 from withstand.modes import eval_mode
 from withstand.passes import Differentiable, Pass
 from withstand.penalties.classwise import gradient
@@ -38,8 +39,7 @@ class VirtualAdversarial(OnePass, Penalty):
 
     def __init__(self, epsilon: float = 1.0, *, num_power_iterations: int = 1) -> None:
         super().__init__()
-        if not 0 <= epsilon < math.inf:
-            raise ValueError(f"Expected epsilon of at least 0, but got {epsilon}.")
+        require_finite(epsilon=epsilon)
         if num_power_iterations < 1:
             raise ValueError(f"Expected at least 1 power iteration, but got {num_power_iterations}.")
         self.epsilon = epsilon

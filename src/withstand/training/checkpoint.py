@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,6 @@ class Position:
     best_score: float = -1.0
     eased_at: list[int] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
-        return asdict(self)
 
 
 def rng_state() -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from withstand.checks import require_at_least
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.objectives.certified import CLEAN_ACCURACY_TERM, CLEAN_TERM
 
@@ -42,9 +43,7 @@ class Rollback:
     max_rollbacks: int = 12
 
     def __post_init__(self) -> None:
-        for field, value in (("max_halvings", self.max_halvings), ("max_rollbacks", self.max_rollbacks)):
-            if value < 1:
-                raise ValueError(f"Expected {field} of at least 1, but got {value}.")
+        require_at_least(1, max_halvings=self.max_halvings, max_rollbacks=self.max_rollbacks)
 
     def allows(self, epoch: int, eased_at: Sequence[int]) -> bool:
         """Whether another rollback to the end of ``epoch`` is allowed after those at ``eased_at``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import cast
 
@@ -19,7 +19,7 @@ from torch import nn
 
 from withstand.data import Dataset, batches, epoch_order
 from withstand.models import check, load_weights, save_weights
-from withstand.numerics import epoch_seed
+from withstand.numerics import seed_of
 from withstand.run_folder import RunFolder
 from withstand.schedules import Eased, Schedule, value_at
 from withstand.terms import Objective
@@ -164,7 +164,7 @@ class Training:
         position, plateau = self._position, self._settings.plateau
         self._plateau_factor = 1.0 if plateau is None else plateau.factor_after(self._scores)
         if position.step == 0:
-            torch.manual_seed(epoch_seed(self._seed, position.epoch))
+            torch.manual_seed(seed_of(self._seed, position.epoch))
         order = epoch_order(len(self._train), seed=self._seed, epoch=position.epoch)
         left = order[position.step * self._settings.batch_size :]
         self._model.train()
@@ -321,7 +321,7 @@ class Training:
         self._started = self._saved = now
         content = {
             "run": self._run,
-            "position": self._position.as_dict(),
+            "position": asdict(self._position),
             "model": self._model.state_dict(),
             "objective": self._objective.state_dict(),
             "constraints": nn.ModuleList(self._constraints).state_dict(),

@@ -39,11 +39,15 @@ class Observer(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        self.close()
 
-    @abstractmethod
+    def close(self) -> None:
+        """Training has ended, well or not; by default nothing comes of it."""
+        return
+
     def on_step(self, done: int, total: int) -> None:
-        """Another step is done; counts over the whole training."""
+        """Another step is done; counts over the whole training. By default nothing comes of it."""
+        return
 
     @abstractmethod
     def on_epoch(self, rows: Sequence[Row]) -> None:
@@ -59,10 +63,6 @@ class CsvLog(Observer):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-
-    @override
-    def on_step(self, done: int, total: int) -> None:
-        return None
 
     @override
     def on_epoch(self, rows: Sequence[Row]) -> None:
@@ -94,14 +94,8 @@ class TensorBoardLog(Observer):
         self._writer = SummaryWriter(str(folder))
 
     @override
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._writer.close()
-
-    @override
-    def on_step(self, done: int, total: int) -> None:
-        return None
 
     @override
     def on_epoch(self, rows: Sequence[Row]) -> None:
@@ -136,9 +130,7 @@ class ProgressBar(Observer):
         return self
 
     @override
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._progress.stop()
 
     @override

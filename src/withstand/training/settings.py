@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from withstand.attacks import Attack
+from withstand.checks import require_at_least
 from withstand.constraints import Constraint
 from withstand.data import Augment, Deform
 from withstand.measures import Measure
@@ -82,10 +83,8 @@ class TrainingSettings:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise ValueError(f"Expected epochs of at least 0, but got {self.epochs}.")
-        if self.batch_size < 1:
-            raise ValueError(f"Expected a batch_size of at least 1, but got {self.batch_size}.")
+        require_at_least(0, epochs=self.epochs)
+        require_at_least(1, batch_size=self.batch_size)
         if self.early_stopping is not None and self.early_stopping < 1:
             raise ValueError(
                 f"Expected early_stopping after at least 1 epoch, but got {self.early_stopping}. "
