@@ -22,9 +22,9 @@ from withstand import (
 )
 from withstand._version import __version__
 from withstand.certificates import Certification, Certifier, certified_radius, certify
-from withstand.evaluation import NoiseCurve, Suite, evaluate
-from withstand.kernel_norms import KernelNorms, kernel_norm_bounds
-from withstand.moment_check import MomentCheck, check_moments
+from withstand.evaluation import evaluate, meters
+from withstand.kernel_norms import kernel_norm_bounds
+from withstand.moment_check import check_moments
 from withstand.noise import GaussianNoise
 from withstand.reporting import report
 from withstand.training import fit
@@ -51,15 +51,11 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "GaussianNoise",
-    "KernelNorms",
     "LossTerms",
     "ModelError",
-    "MomentCheck",
-    "NoiseCurve",
     "NonFiniteLossError",
     "RecipeError",
     "RunFolderError",
-    "Suite",
     "WithstandError",
     "__version__",
     "attacks",
@@ -76,6 +72,7 @@ __all__ = [
     "fit",
     "kernel_norm_bounds",
     "kernel_norms",
+    "meters",
     "models",
     "moments",
     "norms",

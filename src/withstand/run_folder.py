@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from withstand.types import RunFolderError
 
-__all__ = ["RunFolder", "radius_column", "replaced"]
-
-
-def radius_column(certificate: str) -> str:
-    """The column of ``examples.csv`` with a certificate's radii: ``radius-l2`` for ``certified-l2``."""
-    return certificate.replace("certified", "radius", 1)
+__all__ = ["RunFolder", "replaced"]
 
 
 @contextmanager
@@ -94,6 +93,37 @@ class RunFolder:
     """What an evaluation has found so far, so that it need not be found again."""
     report = _Inside("report.html")
     """The page for people."""
+
+    @contextmanager
+    def held(self, doing: str) -> Iterator[None]:
+        """Keeps other processes from writing to the folder meanwhile; a process that ends lets go of it.
+
+        Args:
+            doing: What is done, for whoever comes second: ``evaluating``.
+
+        Raises:
+            RunFolderError: another process holds it, which the text names; or the folder cannot be written.
+        """
+        lock = FileLock(self.path / ".lock", is_singleton=True, thread_local=False)
+        holder = self.path / ".holder"
+        try:
+            lock.acquire(timeout=0)
+            if lock.lock_counter == 1:
+                since = datetime.now().isoformat(" ", timespec="seconds")
+                holder.write_text(f"process {os.getpid()} on {platform.node()}, {doing} since {since}")
+        except Timeout as error:
+            known = holder.read_text() if holder.exists() else "another process"
+            raise RunFolderError(
+                f"{self.path} is in use by {known}. Wait until it is done, or choose another folder."
+            ) from error
+        except OSError as error:
+            raise RunFolderError(f"Cannot write {self.path}: {error.strerror or error}.") from error
+        try:
+            yield
+        finally:
+            if lock.lock_counter == 1:
+                holder.unlink(missing_ok=True)
+            lock.release()
 
     def is_begun(self) -> bool:
         """Whether anything was trained that can be gone on from.

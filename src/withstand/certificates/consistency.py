@@ -1,4 +1,4 @@
-"""The laws that certificates must obey, example by example, and what follows from them.
+"""Whether what is certified is consistent with attacks and with itself, example by example.
 
 Pure arithmetic on arrays: what is certified must withstand every attack within its epsilon, and a
 certificate that grows with epsilon must not contradict itself.
@@ -24,7 +24,7 @@ __all__ = [
     "conflicts",
     "contradictions",
     "overstated",
-    "require_lawful",
+    "require_consistent",
 ]
 
 RADIUS_TOLERANCE = 1e-3
@@ -86,17 +86,17 @@ class Outcome:
         attack: Its name.
         norm: Of its ball; None for the clean images, which lie in every ball.
         epsilon: Its budget.
-        stands: Bools (batch,): the prediction is still right.
+        robust: Bools (batch,): the prediction is still right.
     """
 
     attack: str
     norm: float | None
     epsilon: float
-    stands: NDArray[np.bool_]
+    robust: NDArray[np.bool_]
 
 
 class Conflict(NamedTuple):
-    """Rows that are certified at an epsilon, yet fell to an attack within it."""
+    """Rows that are certified at an epsilon, yet were broken by an attack within it."""
 
     epsilon: float
     outcome: Outcome
@@ -105,7 +105,7 @@ class Conflict(NamedTuple):
 
 @dataclass(frozen=True)
 class Violation:
-    """A law that is broken.
+    """A contradiction.
 
     Args:
         certificate: Its name.
@@ -131,7 +131,7 @@ def conflicts(claims: Claims, outcomes: Sequence[Outcome]) -> list[Conflict]:
     for outcome in outcomes:
         if outcome.norm not in (None, claims.norm):
             continue
-        settled = outcome.stands
+        settled = outcome.robust
         for epsilon, is_claimed in _claimed_within(claims, outcome.epsilon):
             rows = np.flatnonzero(is_claimed & ~settled)
             if len(rows):
@@ -214,8 +214,8 @@ def overstated(claims: Claims, attained: Sequence[Attained]) -> list[Violation]:
     return found
 
 
-def require_lawful(violations: Sequence[Violation], first_index: int, kept_in: str) -> None:
-    """Accepts a batch in which no law is broken.
+def require_consistent(violations: Sequence[Violation], first_index: int, kept_in: str) -> None:
+    """Accepts a batch in which nothing is contradicted.
 
     Args:
         violations: What was found.
@@ -223,7 +223,7 @@ def require_lawful(violations: Sequence[Violation], first_index: int, kept_in: s
         kept_in: Where the rows are kept, for the error; empty where nowhere.
 
     Raises:
-        CertificateError: a law is broken; the text names certificate, epsilon and rows.
+        CertificateError: something is contradicted; the text names certificate, epsilon and rows.
     """
     if not violations:
         return

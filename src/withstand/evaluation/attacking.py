@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -49,9 +50,9 @@ class Scores(NamedTuple):
     """What attacks left of one batch.
 
     Attributes:
-        found: Attack and epsilon -> a 0/1 column, or the share of right predictions where they are repeated, one
-            of the class that is predicted then, and, where there are several stages, one of the name of that which
-            broke the example; what was counted of its stages; and what is kept of the images held.
+        found: Attack and epsilon -> a 0/1 column, or the share of right predictions where they are repeated,
+            one of the class that is predicted then, and, where there are several stages, one of the name of
+            that which broke the example; what was counted of its stages; what is kept of the images held.
         worst: Columns for the worst of several attacks of one norm.
         fooling: Name of an attack's plan -> images (batch, …): for each example that it broke the
             one that fooled the model, for all others the clean one. Absent where none was.
@@ -169,9 +170,7 @@ def attack_batch(
     return Scores(found, _worst_columns(judge, plans, weights), fooling)
 
 
-def _worst_columns(
-    judge: Judge, plans: Sequence[AttackPlan], weights: Mapping[Target, _Weights]
-) -> Columns:
+def _worst_columns(judge: Judge, plans: Sequence[AttackPlan], weights: Mapping[Target, _Weights]) -> Columns:
     columns: Columns = {}
     for worst in worst_plans(plans):
         for epsilon in worst.epsilons:
@@ -276,7 +275,7 @@ class _Run(NamedTuple):
             torch.where(is_newer, before.stage, stage),
         )
         newer = self._found(plan, epsilon, held, known.counts)
-        return held, newer._replace(state={**known.state, **newer.state})
+        return held, replace(newer, state={**known.state, **newer.state})
 
     def _found(self, plan: AttackPlan, epsilon: float, held: _Held, counts: Counts) -> Found:
         name, stages = column(plan.name, epsilon), plan.attack.at(epsilon).stages

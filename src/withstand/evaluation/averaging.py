@@ -10,22 +10,26 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from torch import nn
 
 from withstand.attacks import PGD, AtMeans, Noise
-from withstand.data import Split, batches
-from withstand.evaluation.attacking import attack_batch
 from withstand.attacks.connected import connected
-from withstand.identity import identity
+from withstand.data import Split, batches
+from withstand.evaluation import random_results as results
+from withstand.evaluation.attacking import Columns, attack_batch, column
+from withstand.evaluation.intervals import share
 from withstand.evaluation.judge import Judge, random_judge
-from withstand.evaluation.rows import AttackPlan, Columns, column
+from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.sampling import Sampling
 from withstand.evaluation.store import Store
-from withstand.evaluation.summary import share
+from withstand.identity import identity
 
 __all__ = ["Judging", "find_judge", "has_settled", "sufficient"]
 
 Shares: TypeAlias = NDArray[np.float64]
+
+_SWEEP = TypeAdapter(results.Sweep)
 
 _DOUBLINGS = 2  # that together must lower the accuracy
 _ERRORS = 2.0  # standard errors that a difference must exceed to be more than chance
@@ -39,20 +43,20 @@ class Judging(NamedTuple):
     Attributes:
         judge: Who says what is right, and what is attacked.
         batch_size: Examples a batch.
-        entry: The entry ``sampling`` of ``metrics.json``; None where nothing is random.
+        sampling: How many draws there are; None where nothing is random.
         warnings: What makes the figures doubtful, in words.
     """
 
     judge: Judge
     batch_size: int
-    entry: dict[str, Any] | None = None
+    sampling: results.Sampling | None = None
     warnings: Sequence[str] = ()
 
     @property
     def draws(self) -> Sequence[int | None]:
         """How many draws answers and gradients average, and how often images are predicted."""
-        keys = ("num_samples", "num_repeats", "attack_samples")
-        return [] if self.entry is None else [self.entry[key] for key in keys]
+        how = self.sampling
+        return [] if how is None else [how.num_samples, how.num_repeats, how.attack_samples]
 
 
 def find_judge(
@@ -83,28 +87,22 @@ def find_judge(
         one = next(batches(test, 1)).images
         return Judging(Judge(model, connected(model, one) if plans else model), batch_size)
     searching = _searching(plans)
-    entry, warnings = None, []
+    sweep, warnings = None, []
     if sampling.attack_samples is not None:
         draws = sampling.attack_samples
     elif searching is None:  # nothing has a gradient that draws enter
         draws = sampling.num_samples
     else:
         few = test.subset(torch.arange(min(sampling.sweep_examples, len(test))))
-        sweep = _Sweep(model, few, searching, sampling, batch_size, seed)
-        entry = store.noted(sweep.identity, sweep.run)
-        draws = entry["chosen"]
-        warnings += _sweep_warnings(entry)
+        to_make = _Sweep(model, few, searching, sampling, batch_size, seed)
+        sweep = _SWEEP.validate_python(store.noted(to_make.identity, to_make.run))
+        draws = sweep.chosen
+        warnings += _sweep_warnings(sweep)
     gradient_draws = None if searching is None else draws
-    found = {
-        "description": sampling.describe(gradient_draws),
-        "settings": asdict(sampling),
-        "num_samples": sampling.num_samples,
-        "num_repeats": sampling.num_repeats,
-        "attack_samples": gradient_draws,
-        "sweep": entry,
-    }
-    judge = _judge(model, sampling, draws)
-    return Judging(judge, max(1, batch_size // draws), found, warnings)
+    how = results.Sampling(
+        sampling.describe(gradient_draws), sampling.num_samples, sampling.num_repeats, gradient_draws, sweep
+    )
+    return Judging(_judge(model, sampling, draws), max(1, batch_size // draws), how, warnings)
 
 
 def _searching(plans: Sequence[AttackPlan]) -> AttackPlan | None:
@@ -113,7 +111,7 @@ def _searching(plans: Sequence[AttackPlan]) -> AttackPlan | None:
     if found is None or found.norm is None or len(found.attack.stages) == 1:
         return found
     attack = PGD(norm=found.norm, num_steps=_SWEEP_STEPS)
-    return replace(found, attack=attack, name=attack.name)
+    return replace(found, attack=attack.for_random_answers(), name=attack.name)
 
 
 def has_settled(levels: Sequence[Shares], tolerance: float) -> bool:
@@ -178,12 +176,12 @@ class _Sweep:
     @property
     def identity(self) -> str:
         """All that its result depends on, beside the model."""
-        scoring = replace(self.sampling, uncertainty=None)
-        settings = (scoring, self.plan.form, self.plan.epsilons, len(self.test), self.batch_size, self.seed)
+        plan = self.plan
+        settings = (self.sampling, plan.attack, plan.epsilons, len(self.test), self.batch_size, self.seed)
         return f"draws {identity(*settings)}"
 
     def run(self) -> dict[str, Any]:
-        """The entry ``sweep``, with the number that suffices.
+        """What ``results.Sweep`` holds.
 
         It is of the budget at which single draws leave nearest to half of what is right.
 
@@ -204,7 +202,7 @@ class _Sweep:
             "num_examples": len(self.test),
             "tolerance": self.sampling.tolerance,
             "levels": [
-                {"num_samples": number, **share(shares, self._num_repeats)}
+                {"num_samples": number, **asdict(share(shares, self._num_repeats))}
                 for number, shares in zip(draws, levels, strict=True)
             ],
             "has_settled": has_settled(levels, self.sampling.tolerance),
@@ -231,15 +229,14 @@ class _Sweep:
         return np.concatenate(clean), {each: shares.astype(np.float64) for each, shares in curve.items()}
 
 
-def _sweep_warnings(sweep: dict[str, Any]) -> list[str]:
-    if sweep["has_settled"]:
+def _sweep_warnings(sweep: results.Sweep) -> list[str]:
+    if sweep.has_settled:
         return []
-    levels = sweep["levels"]
-    last, before = levels[-1], levels[-1 - _DOUBLINGS]
-    seen = f"{before['accuracy']:.1%} of the answers withstand it with {before['num_samples']}"
+    last, before = sweep.levels[-1], sweep.levels[-1 - _DOUBLINGS]
+    seen = f"{before.value:.1%} of the answers withstand it with {before.num_samples}"
     return [
-        f"Attacks not settled: with gradients of {last['num_samples']} draws of the weights, the most that "
-        f"were tried, {last['accuracy']:.1%} of the answers withstand {sweep['attack']} at "
-        f"{sweep['epsilon']:g}, and {seen}. More draws may lower it further, so the attacked accuracies are "
+        f"Attacks not settled: with gradients of {last.num_samples} draws of the weights, the most that "
+        f"were tried, {last.value:.1%} of the answers withstand {sweep.attack} at "
+        f"{sweep.epsilon:g}, and {seen}. More draws may lower it further, so the attacked accuracies are "
         "likely too high: raise most_attack_samples."
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -29,7 +30,8 @@ Counts = dict[str, NDArray[np.int64]]
 """Whole numbers that add up over batches, by name."""
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True)
+class Found:
     """What was found of one batch.
 
     Attributes:
@@ -38,9 +40,9 @@ class Found(NamedTuple):
         state: Arrays (batch, …) that are kept for the summary, but shown nowhere.
     """
 
-    columns: Columns = {}
-    counts: Counts = {}
-    state: Columns = {}
+    columns: Columns = field(default_factory=dict)
+    counts: Counts = field(default_factory=dict)
+    state: Columns = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,14 @@ class Summary(NamedTuple):
     """
 
     measurements: Sequence[Measurement] = ()
-    parts: Mapping[str, Any] = {}
+    parts: Mapping[str, Any] = MappingProxyType({})
 
 
 class Meter(ABC):
     """Something to measure: a frozen dataclass of its settings.
 
-    It sees one batch at a time and keeps nothing, so that what it found can be put away and taken up. All but its
-    name and its summary may be left as they are here.
+    It sees one batch at a time and keeps nothing, so that what it found can be put away and taken up. All but
+    its name and its summary may be left as they are here.
     """
 
     needs: ClassVar[Needs] = Needs()
@@ -161,7 +163,7 @@ class Meter(ABC):
         """
         return self
 
-    def require(self, info: DatasetInfo) -> None:
+    def require(self, info: DatasetInfo) -> None:  # noqa: B027 - most meters take any data
         """Accepts the data; asked before anything that takes its time.
 
         Raises:

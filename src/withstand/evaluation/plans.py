@@ -176,9 +176,7 @@ def default_attack(norm: float) -> PGD:
     return PGD(norm=norm, num_steps=DEFAULT_ATTACK_STEPS, loss=margin)
 
 
-def default_plans(
-    certificates: Sequence[CertificatePlan], attacks: Sequence[AttackPlan]
-) -> list[AttackPlan]:
+def default_plans(certificates: Sequence[CertificatePlan], attacks: Sequence[AttackPlan]) -> list[AttackPlan]:
     """An attack for every norm and budget that is certified but not attacked.
 
     It is run on all examples that are robust so far, not on the certified ones alone, so that its curve is an

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from withstand import norms
 from withstand.certificates import Certifier
-from withstand.evaluation.certificate import CertificatePlan, default_attack
-from withstand.certificates.self_test import require_known_answers
 from withstand.certificates.consistency import (
     RADIUS_TOLERANCE,
     Attained,
@@ -28,30 +26,34 @@ from withstand.certificates.consistency import (
     contradictions,
     overstated,
 )
-from withstand.evaluation.rows import CLEAN, AttackPlan, Columns, column
-from withstand.run_folder import radius_column
+from withstand.certificates.self_test import require_known_answers
+from withstand.evaluation.attacking import Scores, column
+from withstand.evaluation.evidence import Evidence
+from withstand.evaluation.measurements import radius_column
+from withstand.evaluation.meter import Found
+from withstand.evaluation.plans import AttackPlan, CertificatePlan, default_attack
+from withstand.evaluation.store import BatchStore
+from withstand.identity import identity
 from withstand.types import Batch
 
-__all__ = ["Evidence", "Former", "Proven", "Prover", "margin_column", "outcomes_of", "provers"]
+__all__ = ["WITHDRAWN", "Former", "Proven", "Prover", "outcomes_of", "prove", "provers"]
 
 # Of epsilon, so that an image projected to it lies within epsilon whatever float64 rounds.
 _INSIDE = 1 - 1e-9
-
-Evidence: TypeAlias = Callable[[Outcome, Tensor], Tensor]
-"""(outcome, rows) -> the images (rows, …) by which an attack fooled the model."""
+_MARGIN, WITHDRAWN, _RADIUS = "margin", "withdrawn", "radius"
 
 
 class Proven(NamedTuple):
     """What a certificate gave for one batch.
 
     Attributes:
-        columns: Column name -> array (batch,).
-        violations: Laws that it breaks.
+        claims: What it says, with all that follows from it.
+        violations: Where it contradicts itself, or an attack.
         num_withdrawn: Examples that count as not certified, although they are, since the model
             in its own precision is wrong where the exact one is right.
     """
 
-    columns: Columns
+    claims: Claims
     violations: Sequence[Violation]
     num_withdrawn: int
 
@@ -73,13 +75,13 @@ class Former(NamedTuple):
 _NOTHING_BEFORE = Former({}, None)
 
 
-def outcomes_of(columns: Columns, plans: Sequence[AttackPlan]) -> list[Outcome]:
-    """What the columns of a batch say of the clean images and of each attack."""
-    found = [Outcome(CLEAN, None, 0.0, columns[CLEAN].astype(bool))]
+def outcomes_of(clean: NDArray[np.bool_], scores: Scores, plans: Sequence[AttackPlan]) -> list[Outcome]:
+    """What the clean images and each attack left of a batch."""
+    found = [Outcome("clean", None, 0.0, clean)]
     for plan in plans:
         for epsilon in plan.epsilons:
-            stands = columns[column(plan.name, epsilon)].astype(bool)
-            found.append(Outcome(plan.name, plan.norm, epsilon, stands))
+            robust = scores.found[plan.target(epsilon)].columns[column(plan.name, epsilon)]
+            found.append(Outcome(plan.name, plan.norm, epsilon, robust.astype(bool)))
     return found
 
 
@@ -96,10 +98,9 @@ def provers(model: nn.Module, plans: Sequence[CertificatePlan]) -> list[Prover]:
     certifiers: dict[tuple[str, bool], Certifier] = {}
     found = []
     for plan in plans:
-        settings = plan.certificate
-        key = (settings.method, settings.clip)
+        key = (plan.method, plan.clip)
         if key not in certifiers:
-            certifiers[key] = Certifier(model, method=settings.method, clip=settings.clip)
+            certifiers[key] = Certifier(model, method=plan.method, clip=plan.clip)
         found.append(Prover(plan, certifiers[key]))
     return found
 
@@ -118,8 +119,7 @@ class Prover:
 
     def at(self, epsilons: Sequence[float], *, radius: bool) -> Prover:
         """The same certificate at other budgets, with the radius or without it."""
-        certificate = replace(self.plan.certificate, radius=radius)
-        return Prover(CertificatePlan(certificate, epsilons), self._certifier)
+        return Prover(replace(self.plan, radius=radius, epsilons=epsilons), self._certifier)
 
     def try_on(self, batch: Batch) -> None:
         """Bounds a batch at the first budget, for the errors that this may raise.
@@ -127,7 +127,7 @@ class Prover:
         Raises:
             ModelError: bounds cannot be had for the model.
         """
-        norm, epsilon = self.plan.certificate.norm, self.plan.epsilons[0]
+        norm, epsilon = self.plan.norm, self.plan.epsilons[0]
         self._certifier.certify(batch.images, batch.labels, norm=norm, epsilon=epsilon)
 
     def require_known_answers(self, image: Tensor) -> None:
@@ -136,12 +136,12 @@ class Prover:
         Raises:
             CertificateError: more is claimed than is true.
         """
-        settings = self.plan.certificate
+        plan = self.plan
 
         def certifier_of(net: nn.Module) -> Certifier:
-            return Certifier(net, method=settings.method, clip=settings.clip)
+            return Certifier(net, method=plan.method, clip=plan.clip)
 
-        require_known_answers(self.plan.name, settings.norm, certifier_of, image)
+        require_known_answers(plan.name, plan.norm, certifier_of, image)
 
     def probe(self, model: nn.Module, batch: Batch) -> list[Attained]:
         """The margins that a short attack reaches at the smallest budget, where bounds are nearest to them.
@@ -155,7 +155,7 @@ class Prover:
         epsilon = min((each for each in self.plan.epsilons if each > 0), default=None)
         if epsilon is None:
             return []
-        attack = default_attack(self.plan.certificate.norm).for_evaluation().at(epsilon)
+        attack = default_attack(self.plan.norm).for_evaluation().at(epsilon)
         return [Attained(attack.name, epsilon, self.margins_at(batch, attack(model, *batch), epsilon))]
 
     def clean_margins(self, batch: Batch) -> Attained:
@@ -170,7 +170,7 @@ class Prover:
         former: Former = _NOTHING_BEFORE,
         attained: Sequence[Attained] = (),
     ) -> Proven:
-        """Certifies a batch and checks the laws.
+        """Certifies a batch and holds it against attacks and against itself.
 
         A violation counts where the exact model too, in float64, is wrong within epsilon; where it
         is right there, rounding alone fooled the model, and the example counts as not certified.
@@ -185,7 +185,7 @@ class Prover:
         claims = self._claims(batch, former)
         overstatements = overstated(claims, attained)
         violations: list[Violation] = []
-        if self.plan.certificate.is_nested:
+        if self.plan.is_nested:
             violations += contradictions(claims, self._farthest(batch.images))
         claims = claims.closed()
         refuted: set[int] = set()
@@ -198,38 +198,38 @@ class Prover:
             unconfirmed.update(conflict.rows[~is_refuted].tolist())
         withdrawn = sorted(unconfirmed - refuted)
         for row in withdrawn:
-            claims = claims.without(np.array([row]), _fell_at(row, claims.norm, outcomes))
-        return Proven(self._columns(claims), [*violations, *overstatements], len(withdrawn))
+            claims = claims.without(np.array([row]), _broken_at(row, claims.norm, outcomes))
+        return Proven(claims, [*violations, *overstatements], len(withdrawn))
 
     def _claims(self, batch: Batch, former: Former) -> Claims:
-        settings = self.plan.certificate
+        plan = self.plan
         certified = dict(former.certified)
         unknown = np.full(len(batch.labels), math.nan)
         margins = {epsilon: former.margins.get(epsilon, unknown) for epsilon in certified}
-        for epsilon in self.plan.epsilons:
-            found = self._certifier.certify(batch.images, batch.labels, norm=settings.norm, epsilon=epsilon)
+        for epsilon in plan.epsilons:
+            found = self._certifier.certify(batch.images, batch.labels, norm=plan.norm, epsilon=epsilon)
             certified[epsilon] = found.certified.cpu().numpy()
             margins[epsilon] = found.margin.cpu().numpy()
         epsilons = sorted(certified)
         return Claims(
-            self.plan.name,
-            settings.norm,
+            plan.name,
+            plan.norm,
             epsilons,
             np.stack([certified[epsilon] for epsilon in epsilons]),
             np.stack([margins[epsilon] for epsilon in epsilons]),
-            self._radius(batch) if settings.radius else former.radius,
+            self._radius(batch) if plan.radius else former.radius,
         )
 
     def _radius(self, batch: Batch) -> NDArray[np.float64]:
         found = self._certifier.radius(
-            batch.images, batch.labels, norm=self.plan.certificate.norm, tolerance=RADIUS_TOLERANCE
+            batch.images, batch.labels, norm=self.plan.norm, tolerance=RADIUS_TOLERANCE
         )
         radius: NDArray[np.float64] = found.cpu().numpy()
         return radius
 
     def _farthest(self, images: Tensor) -> float:
         """No two images in [0, 1] are farther apart, and no radius is looked for beyond."""
-        return 1.0 if self.plan.certificate.norm == math.inf else math.sqrt(images[0].numel())
+        return 1.0 if self.plan.norm == math.inf else math.sqrt(images[0].numel())
 
     def margins_at(self, batch: Batch, images: Tensor, epsilon: float) -> NDArray[np.float64]:
         """The margins (batch,), in float64, of images brought to within epsilon of a batch."""
@@ -238,30 +238,19 @@ class Prover:
         return found
 
     def _within(self, clean: Tensor, images: Tensor, epsilon: float) -> Tensor:
-        delta = norms.project(images.double() - clean, self.plan.certificate.norm, epsilon * _INSIDE)
+        delta = norms.project(images.double() - clean, self.plan.norm, epsilon * _INSIDE)
         return (clean + delta).clamp(0.0, 1.0)
 
     def _is_refuted(self, batch: Batch, conflict: Conflict, evidence: Evidence) -> NDArray[np.bool_]:
         """Whether the exact model is wrong within epsilon; a tie is wrong."""
         rows = torch.from_numpy(conflict.rows).to(batch.labels.device)
         clean, labels = batch.images[rows].double(), batch.labels[rows]
-        norm = self.plan.certificate.norm
+        norm = self.plan.norm
         near = self._within(clean, evidence(conflict.outcome, rows), conflict.epsilon)
         is_right = _margin(self._certifier.predict(near), labels) > 0
         is_inside = norms.norm(near - clean, norm) <= conflict.epsilon
         found: NDArray[np.bool_] = (is_inside & ~is_right).cpu().numpy()
         return found
-
-    def _columns(self, claims: Claims) -> Columns:
-        pairs = zip(claims.epsilons, claims.certified, strict=True)
-        columns: Columns = {column(claims.name, epsilon): holds.astype(np.int32) for epsilon, holds in pairs}
-        columns |= {
-            margin_column(claims.name, epsilon): bounds
-            for epsilon, bounds in zip(claims.epsilons, claims.margins, strict=True)
-        }
-        if claims.radius is not None:
-            columns[radius_column(claims.name)] = claims.radius
-        return columns
 
 
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -270,23 +259,82 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     return true - logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
 
 
-def margin_column(name: str, epsilon: float) -> str:
-    """The column, kept but not shown, of a certificate's bounds of the margin."""
-    return f"_margin {column(name, epsilon)}"
-
-
 def _refuted(name: str, conflict: Conflict, rows: NDArray[np.intp]) -> Violation:
     outcome = conflict.outcome
     fault = (
         "certified but wrong without any attack, in float64 too"
         if outcome.norm is None
-        else f"certified but fell to {outcome.attack} within epsilon {outcome.epsilon:.6g}, in float64 too"
+        else f"certified but broken by {outcome.attack} within epsilon {outcome.epsilon:.6g}, in float64 too"
     )
     return Violation(name, conflict.epsilon, rows.tolist(), fault)
 
 
-def _fell_at(row: int, norm: float, outcomes: Sequence[Outcome]) -> float:
-    """The smallest budget at which some attack on a norm's ball felled a row."""
+def _broken_at(row: int, norm: float, outcomes: Sequence[Outcome]) -> float:
+    """The smallest budget at which some attack on a norm's ball broke a row."""
     return min(
-        outcome.epsilon for outcome in outcomes if outcome.norm in (None, norm) and not outcome.stands[row]
+        outcome.epsilon for outcome in outcomes if outcome.norm in (None, norm) and not outcome.robust[row]
     )
+
+
+# -- what is kept of proofs ---------------------------------------------------------------------------
+
+
+def prove(
+    prover: Prover,
+    batch: Batch,
+    outcomes: Sequence[Outcome],
+    evidence: Evidence,
+    attained: Sequence[Attained],
+    kept: BatchStore,
+) -> tuple[Found, Sequence[Violation]]:
+    """What a certificate says of a batch; nothing that contradicts anything is kept.
+
+    Args:
+        prover: Of the certificate.
+        batch: Images (batch, …) in [0, 1] and labels (batch,).
+        outcomes: What attacks left of it, the clean images included.
+        evidence: Gives the images that fooled the model.
+        attained: The margins that attacks came down to.
+        kept: What is known of the batch.
+    """
+    former = _former(prover, kept)
+    missing = [epsilon for epsilon in prover.plan.epsilons if epsilon not in former.certified]
+    fresh = prover.at(missing, radius=prover.plan.radius and former.radius is None)
+    proven = fresh.prove(batch, outcomes, evidence, former, attained)
+    before = kept.find(_key(prover, WITHDRAWN))
+    num_withdrawn = proven.num_withdrawn + (0 if before is None else int(before.counts[WITHDRAWN][0]))
+    parts = _parts(prover, proven.claims)
+    counted = Found({}, {WITHDRAWN: np.array([num_withdrawn])})
+    if not proven.violations:
+        for part, found in (parts | {WITHDRAWN: counted}).items():
+            kept.put(_key(prover, part), found)
+    columns = {name: values for found in parts.values() for name, values in found.columns.items()}
+    return Found(columns, counted.counts), proven.violations
+
+
+def _parts(prover: Prover, claims: Claims) -> dict[str, Found]:
+    """What is claimed at each budget, and of the radius."""
+    claimed = zip(claims.epsilons, claims.certified, claims.margins, strict=True)
+    parts = {
+        f"{epsilon:.6g}": Found({column(claims.name, epsilon): holds.astype(np.int32)}, {}, {_MARGIN: bounds})
+        for epsilon, holds, bounds in claimed
+    }
+    if claims.radius is not None:
+        parts[_RADIUS] = Found({radius_column(claims.name): claims.radius})
+    return parts
+
+
+def _former(prover: Prover, kept: BatchStore) -> Former:
+    plan = prover.plan
+    parts = {epsilon: kept.find(_key(prover, f"{epsilon:.6g}")) for epsilon in plan.epsilons}
+    known = {epsilon: found for epsilon, found in parts.items() if found is not None}
+    radius = kept.find(_key(prover, _RADIUS)) if plan.radius else None
+    return Former(
+        {epsilon: found.columns[column(plan.name, epsilon)].astype(bool) for epsilon, found in known.items()},
+        None if radius is None else radius.columns[radius_column(plan.name)].astype(np.float64),
+        {epsilon: found.state[_MARGIN].astype(np.float64) for epsilon, found in known.items()},
+    )
+
+
+def _key(prover: Prover, part: str) -> str:
+    return f"{prover.plan.name} {part} {identity(replace(prover.plan, epsilons=(), radius=False))}"

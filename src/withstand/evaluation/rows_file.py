@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -41,9 +40,9 @@ class RowsFile:
         run = self._run
         if run is None or not self._has_rows:
             return
+        if isinstance(error, CertificateError):
+            run.metrics.unlink(missing_ok=True)
         if kind is None or isinstance(error, CertificateError) or not run.metrics.exists():
-            with suppress(FileNotFoundError):
-                run.metrics.unlink()
             self._show(run)
         else:
             self._growing(run).unlink(missing_ok=True)

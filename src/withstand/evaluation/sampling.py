@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-
-from withstand.evaluation.uncertainty import Uncertainty
+from dataclasses import dataclass
 
 __all__ = ["LEAST_DRAWS_TO_TRY", "Sampling"]
 
@@ -32,7 +30,6 @@ class Sampling:
         tolerance: A difference of attacked accuracies that does not count: of two numbers of draws, and of
             the last two doublings together, which must not lower it by more to be the last. Nor does a
             difference within twice its standard error.
-        uncertainty: How to measure the uncertainty of the answers; not measured where null.
 
     Raises:
         ValueError: a number is out of its range.
@@ -44,7 +41,6 @@ class Sampling:
     most_attack_samples: int = 32
     sweep_examples: int = 200
     tolerance: float = 0.01
-    uncertainty: Uncertainty | None = field(default_factory=Uncertainty)
 
     def __post_init__(self) -> None:
         counts = {

@@ -24,7 +24,7 @@ from withstand.types import RunFolderError
 __all__ = ["BatchStore", "Store"]
 
 _Note = TypeVar("_Note")
-_BETWEEN = "\t"  # in the names of arrays: part, columns or counts, name
+_BETWEEN = "\t"  # in the names of arrays: part, field of ``Found``, name
 _KNOWN = "known"
 _SECONDS = 2.0  # between two writes of a batch, so that writing takes next to no time
 
@@ -119,7 +119,7 @@ class BatchStore:
         arrays = {
             _BETWEEN.join((part, kind, name)): np.asarray(values)
             for part, found in self._found.items()
-            for kind, named in (("columns", found.columns), ("counts", found.counts))
+            for kind, named in vars(found).items()
             for name, values in named.items()
         }
         # A part may hold nothing, and be known all the same.
@@ -137,12 +137,10 @@ def _read(path: Path) -> dict[str, Found]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for key in arrays.files:
                 part, kind, name = key.split(_BETWEEN)
-                known = found.setdefault(part, Found({}, {}))
+                known = found.setdefault(part, Found())
                 if kind != _KNOWN:
-                    (known.columns if kind == "columns" else known.counts)[name] = arrays[key]
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
+                    getattr(known, kind)[name] = arrays[key]
+    except (OSError, ValueError, KeyError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile):
         return {}
     return found
 

@@ -25,8 +25,8 @@ __all__ = ["Attacks", "Suite"]
 class Attacks(Meter):
     """Accuracy under attacks of your own, each run at every epsilon.
 
-    Every attack runs where only its success counts (best iterate, restarts, stop when fooled), and its success is
-    judged by the evaluation. Several ``Attacks`` are measured beside each other.
+    Every attack runs where only its success counts (best iterate, restarts, stop when fooled), and its
+    success is judged by the evaluation. Several ``Attacks`` are measured beside each other.
 
     Args:
         attacks: At least one; at whatever budget.
@@ -74,8 +74,8 @@ class Attacks(Meter):
 class Suite(Meter):
     """Attacks of several kinds one after another, each on what the ones before it left.
 
-    Signs of false robustness are looked for as well. Several suites are measured beside each other, such as one for
-    each norm.
+    Signs of false robustness are looked for as well. Several suites are measured beside each other,
+    such as one for each norm.
 
     Args:
         level: fast, standard (with AutoAttack), or thorough (with minimal-norm and decision attacks, too).
@@ -137,9 +137,7 @@ class Suite(Meter):
     def _attacks(self, num_classes: int, *, is_random: bool) -> list[Attack]:
         surrogates = self.transfer_from if isinstance(self.transfer_from, dict) else {}
         return [
-            suite(
-                self.level, norm=norm, num_classes=num_classes, is_random=is_random, surrogates=surrogates
-            )
+            suite(self.level, norm=norm, num_classes=num_classes, is_random=is_random, surrogates=surrogates)
             for norm in self.norms
         ]
 

@@ -62,8 +62,8 @@ def reliability(
 class Calibration(Meter):
     """Confidence beside accuracy on clean images. It is always measured.
 
-    A confidence that is no number counts as 0. Where images were predicted several times, both are of the mean
-    prediction.
+    A confidence that is no number counts as 0. Where images were predicted several times, both are of the
+    mean prediction.
 
     Args:
         num_bins: Of the confidence, of equal width.

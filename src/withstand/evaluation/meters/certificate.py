@@ -25,8 +25,8 @@ _BOUNDS = {"best": "the tightest bound", "box_ball": "ball ∩ box", "box": "box
 class Certificate(Meter):
     """What to prove of each test example: that no image within epsilon changes its prediction.
 
-    What is certified is attacked too: by PGD of 20 steps where nothing else attacks it in that norm at that epsilon.
-    Two that differ in their epsilons alone are one.
+    What is certified is attacked too: by PGD of 20 steps where nothing else attacks it in that norm at that
+    epsilon. Two that differ in their epsilons alone are one.
 
     Args:
         norm: Of the ball that the attacker may choose from: 2 or inf.

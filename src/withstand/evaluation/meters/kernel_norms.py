@@ -8,7 +8,7 @@ from typing import Any
 from typing_extensions import override
 
 from withstand.data import batches
-from withstand.evaluation import results
+from withstand.evaluation import analytic_results as results
 from withstand.evaluation.measurements import Measurement
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
 from withstand.kernel_norms import KernelNorms as KernelNormSettings

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 from typing_extensions import override
 
 from withstand.data import batches
-from withstand.evaluation import results
+from withstand.evaluation.analytic_results import Moments, MomentsLevel
 from withstand.evaluation.measurements import Measurement
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
 from withstand.moment_check import MomentCheck as MomentSettings
@@ -17,7 +17,7 @@ from withstand.moment_check import check_moments
 
 __all__ = ["MomentCheck"]
 
-_LEVELS = TypeAdapter(list[results.MomentsLevel])
+_LEVELS = TypeAdapter(list[MomentsLevel])
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class MomentCheck(MomentSettings, Meter):
         """
         images = next(batches(subject.test, self.num_examples)).images
         found = check_moments(subject.model, images, self, seed=subject.seed)
-        return {"num_examples": found.num_examples, "levels": [asdict(level) for level in found.levels]}
+        return {"num_examples": found.num_examples, "levels": [_plain(level) for level in found.levels]}
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -52,7 +52,7 @@ class MomentCheck(MomentSettings, Meter):
             for words, value in (("mean error", method.mean_error), ("speed-up", method.speed_up))
             if value is not None
         ]
-        moments = results.Moments(
+        moments = Moments(
             gathered.once["num_examples"],
             self.num_samples,
             self.num_samples**-0.5,
@@ -60,3 +60,14 @@ class MomentCheck(MomentSettings, Meter):
             levels,
         )
         return Summary(measurements, {"moments": moments})
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a result, its parts by their names."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    elif is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

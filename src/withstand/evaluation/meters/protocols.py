@@ -1,7 +1,7 @@
 """Published evaluations, as published, so that published figures are compared with like.
 
-What such a protocol measures is no robust accuracy. It stands beside what attacks of the scored predictor leave,
-and the difference is what the protocol hides.
+What such a protocol measures is no robust accuracy. It stands beside what attacks of the scored predictor
+leave, and the difference is what the protocol hides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.evaluation import results
+from withstand.evaluation import random_results as results
 from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.measurements import protocol_measure

@@ -17,7 +17,7 @@ from withstand import bayes
 from withstand.bayes.uncertainty import auroc, entropies, histogram
 from withstand.data import Dataset, batches
 from withstand.dataset_info import DatasetInfo
-from withstand.evaluation import results
+from withstand.evaluation import random_results as results
 from withstand.evaluation.attacking import column
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.measurements import CALIBRATION_ERROR, Measurement
@@ -44,8 +44,8 @@ class Uncertainty(Meter):
 
     Args:
         num_samples: Draws of the weights an image.
-        out_of_distribution: Other data sets whose test images are looked at as well, such as fashion-mnist, as
-            many as are scored; or name -> data set. Their images must have the shape of the scored ones.
+        out_of_distribution: Other data sets whose test images are looked at as well, such as fashion-mnist,
+            as many as are scored; or name -> data set. Their images must have the shape of the scored ones.
         num_bins: Of the histograms, from 0 to the logarithm of the number of classes.
 
     Raises:

@@ -1,0 +1,200 @@
+"""Puts together the table and the rest of what an evaluation found, from what all batches gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from withstand.evaluation.attacking import GIVEN, TAKEN, column
+from withstand.evaluation.averaging import Judging
+from withstand.evaluation.intervals import measured, share
+from withstand.evaluation.measurements import (
+    ATTACKED,
+    CERTIFIED,
+    CLEAN,
+    LARGEST_RADIUS,
+    MEAN_RADIUS,
+    MEDIAN_RADIUS,
+    Measurement,
+    radius_column,
+    table_of,
+)
+from withstand.evaluation.meter import Gathered, Meter, Subject
+from withstand.evaluation.plans import AttackPlan, CertificatePlan, WorstPlan, norm_name, worst_plans
+from withstand.evaluation.proofs import WITHDRAWN
+from withstand.evaluation.red_flags import check_all, doubts
+from withstand.evaluation.results import (
+    AttackInfo,
+    CertificateInfo,
+    Results,
+    StageCounts,
+    StageInfo,
+    Target,
+)
+from withstand.evaluation.scoring import Scored, Wanted
+
+__all__ = ["assemble", "headline_epsilon"]
+
+
+def assemble(
+    subject: Subject, wanted: Wanted, scored: Scored, once: Mapping[str, Any]
+) -> tuple[pd.DataFrame, Results]:
+    """The table of measurements, and what is no table.
+
+    Args:
+        subject: What was measured.
+        wanted: What was to be found out.
+        scored: What all batches gave.
+        once: Name of a meter -> what it found of the whole.
+    """
+    judging = wanted.judging
+    certificates = [prover.plan for prover in wanted.proving]
+    attacks = [_attack_info(plan, scored, judging) for plan in wanted.plans]
+    attacks += [_worst_info(plan) for plan in worst_plans(wanted.plans)]
+    measurements = list(_measurements(scored.rows, wanted.plans, certificates, judging.judge.num_repeats))
+    headlines = table_of(measurements)
+    attacked, certified = (
+        _headline_attack(headlines, subject.info.num_classes),
+        _headline_certificate(headlines),
+    )
+    parts: dict[str, Any] = {}
+    for meter in wanted.meters:
+        summary = meter.summary(
+            Gathered(
+                subject,
+                scored.rows,
+                scored.counts.get(meter.name, {}),
+                scored.state(meter.name),
+                _attacked_states(meter, wanted.plans, scored),
+                once.get(meter.name),
+                attacked,
+                certified,
+            )
+        )
+        measurements += summary.measurements
+        for name, part in summary.parts.items():
+            parts[name] = [*parts.get(name, []), *part] if isinstance(part, list) else part
+    table = table_of(measurements)
+    checks, failures = (
+        check_all(table, attacks, judging.sampling, len(scored.rows)) if wanted.plans else ([], [])
+    )
+    warnings = [
+        *doubts(scored.rows, table),
+        *_withdrawals(certificates, scored),
+        *failures,
+        *judging.warnings,
+    ]
+    return table, Results(
+        dataset=subject.info.name,
+        num_examples=len(scored.rows),
+        num_classes=subject.info.num_classes,
+        attacks=attacks,
+        certificates=[_certificate_info(plan) for plan in certificates],
+        checks=checks,
+        warnings=list(dict.fromkeys(warnings)),
+        sampling=judging.sampling,
+        sections=list(dict.fromkeys(meter.section for meter in wanted.meters if meter.section)),
+        **parts,
+    )
+
+
+def _measurements(
+    rows: pd.DataFrame,
+    plans: Sequence[AttackPlan],
+    certificates: Sequence[CertificatePlan],
+    draws: int,
+) -> Iterable[Measurement]:
+    """Clean accuracy, and that of all attacks and certificates at their budgets."""
+    yield measured(CLEAN, share(rows["clean"], draws))
+    for attack in [*plans, *worst_plans(plans)]:
+        norm = norm_name(attack.norm)
+        for epsilon in attack.epsilons:
+            found = share(rows[column(attack.name, epsilon)], draws)
+            yield measured(ATTACKED, found, by=attack.name, norm=norm, level=epsilon)
+    for plan in certificates:
+        norm = norm_name(plan.norm)
+        for epsilon in plan.epsilons:
+            found = share(rows[column(plan.name, epsilon)])
+            yield measured(CERTIFIED, found, by=plan.name, norm=norm, level=epsilon)
+        if radius_column(plan.name) in rows:
+            radii = rows[radius_column(plan.name)]
+            yield Measurement(MEAN_RADIUS, plan.name, norm, value=float(radii.mean()))
+            yield Measurement(MEDIAN_RADIUS, plan.name, norm, value=float(radii.median()))
+            yield Measurement(LARGEST_RADIUS, plan.name, norm, value=float(radii.max()))
+
+
+def _attack_info(plan: AttackPlan, scored: Scored, judging: Judging) -> AttackInfo:
+    """An attack; of one with several stages also what each was given and broke, at each budget."""
+    stages, draws = plan.attack.stages, judging.judge.num_repeats
+    if len(stages) == 1:
+        return AttackInfo(plan.name, norm_name(plan.norm), plan.attack.describe())
+    counts = []
+    for epsilon in plan.epsilons:
+        found = scored.counts[plan.target(epsilon)]
+        # Where answers are drawn, luck alone may give back what was taken.
+        broken = [max(0, round(int(taken) / draws)) for taken in found[TAKEN]]
+        counts.append(StageCounts(epsilon, [int(given) for given in found[GIVEN]], broken))
+    infos = [StageInfo(stage.name, stage.kind, stage.describe()) for stage in stages]
+    return AttackInfo(plan.name, norm_name(plan.norm), plan.attack.describe(), infos, counts)
+
+
+def _worst_info(plan: WorstPlan) -> AttackInfo:
+    return AttackInfo(plan.name, norm_name(plan.norm), f"Worst of {', '.join(plan.members)}, an example")
+
+
+def _certificate_info(plan: CertificatePlan) -> CertificateInfo:
+    return CertificateInfo(plan.name, norm_name(plan.norm), plan.method, plan.description)
+
+
+def _attacked_states(
+    meter: Meter, plans: Sequence[AttackPlan], scored: Scored
+) -> dict[Target, dict[str, Any]]:
+    if not meter.needs.attacked_images:
+        return {}
+    targets = [plan.target(epsilon) for plan in plans for epsilon in plan.epsilons]
+    return {target: scored.state(target, f"{meter.name}/") for target in targets}
+
+
+def headline_epsilon(attacked: pd.DataFrame, num_classes: int) -> float:
+    """The largest budget of the first attack at which the model does better than chance.
+
+    Args:
+        attacked: The rows of the table of attacked accuracy, at least one.
+        num_classes: Of the data.
+    """
+    first = attacked[attacked["by"] == attacked["by"].iloc[0]]
+    better = first[first["value"] > 1 / num_classes]
+    return float(better["level"].max() if len(better) else first["level"].iloc[0])
+
+
+def _headline_attack(table: pd.DataFrame, num_classes: int) -> Target | None:
+    """The strongest attack in the first attack's norm, at that budget; the worst of several is no attack."""
+    attacked = table[(table["measure"] == ATTACKED) & ~table["by"].str.startswith("worst-")]
+    if attacked.empty:
+        return None
+    norm, epsilon = attacked["norm"].iloc[0], headline_epsilon(attacked, num_classes)
+    at_it = attacked[(attacked["norm"] == norm) & (attacked["level"] == epsilon)]
+    return Target(at_it.sort_values(["value", "by"])["by"].iloc[0], norm, epsilon)
+
+
+def _headline_certificate(table: pd.DataFrame) -> Target | None:
+    """The certificate that proves most, at the smallest budget above 0."""
+    proven = table[(table["measure"] == CERTIFIED) & (table["level"] > 0)]
+    if proven.empty:
+        return None
+    best = proven.sort_values(["level", "value", "by", "norm"], ascending=[True, False, False, False]).iloc[0]
+    return Target(best["by"], best["norm"], float(best["level"]))
+
+
+def _withdrawals(plans: Sequence[CertificatePlan], scored: Scored) -> list[str]:
+    """What is said of certified examples that rounding alone turned wrong."""
+    withdrawn = {plan.name: int(scored.counts[plan.name][WITHDRAWN][0]) for plan in plans}
+    return [
+        f"Rounding: {number} {'example' if number == 1 else 'examples'} proven by {name} in exact arithmetic "
+        f"{'was' if number == 1 else 'were'} broken by an attack in the model's own precision, though not in "
+        f"float64, and so {'counts' if number == 1 else 'count'} as not certified."
+        for name, number in withdrawn.items()
+        if number
+    ]

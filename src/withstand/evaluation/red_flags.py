@@ -1,0 +1,258 @@
+"""The checks for false robustness: what would show that attacked accuracies are too high.
+
+Carlini et al., "On evaluating adversarial robustness" (2019).
+
+Pure functions of what an evaluation found. A check that was not run says why; one that failed is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from withstand.attacks.suites import MORE_STEPS
+from withstand.evaluation.intervals import share_of
+from withstand.evaluation.measurements import ATTACKED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS
+from withstand.evaluation.meters.noise import AGREEMENT_COLUMN
+from withstand.evaluation.results import AttackInfo, Check, Sampling
+
+__all__ = ["check_all", "doubts"]
+
+_VANISHED = 0.05  # of the right examples: beyond this a loss is a poor guide
+_BROKEN = 0.005  # of the examples: beyond this an attack does better than those before it
+_LEAST_BROKEN = 2  # since one example may be luck
+_MOST_STEPS = f"pgd-{MORE_STEPS}-"
+_NO_SUITE = "Not run: evaluate with a suite of attacks, fast, standard or thorough."
+_GREY = 0.5  # of linf: every image can be made the same grey one
+
+# Name of a check -> how the warning of one that failed begins.
+_FAILURES = {
+    "vanishing-gradients": "Masked gradients",
+    "more-steps": "Attacks not settled",
+    "black-box": "Masked gradients",
+    "transfer": "Masked gradients",
+    "large-epsilon": "Masked gradients",
+    "above-clean": "Above clean",
+    "random-answers": "Gradients not averaged",
+}
+
+
+def check_all(
+    table: pd.DataFrame, attacks: Sequence[AttackInfo], sampling: Sampling | None, num_examples: int
+) -> tuple[list[Check], list[str]]:
+    """All checks of an evaluation that attacked, and the warnings of those that failed.
+
+    Args:
+        table: Its measurements.
+        attacks: That were run.
+        sampling: How answers are drawn; None where they are not.
+        num_examples: That were scored.
+    """
+    is_random = sampling is not None
+    checks = [
+        _gradients(_of(table, VANISHING_GRADIENTS)),
+        _more_steps(_breaks(attacks, num_examples, "white-box", _MOST_STEPS), is_random=is_random),
+        _stages_of(_breaks(attacks, num_examples, "black-box"), "black-box", is_random=is_random),
+        _stages_of(_breaks(attacks, num_examples, "transfer"), "transfer", is_random=is_random),
+        _large_epsilon(_of(table, LARGE_EPSILON)),
+        _above_clean(_of(table, CLEAN).iloc[0], _of(table, ATTACKED)),
+        _random_answers(sampling),
+    ]
+    warnings = [f"{_FAILURES[check.name]}: {check.finding}" for check in checks if check.passed is False]
+    return checks, warnings
+
+
+def _of(table: pd.DataFrame, measure: str) -> pd.DataFrame:
+    return table[table["measure"] == measure]
+
+
+def _gradients(vanished: pd.DataFrame) -> Check:
+    name, title = "vanishing-gradients", "Gradients do not vanish"
+    right = int(vanished["total"].max()) if len(vanished) else 0
+    if not right:
+        return Check(name, title, None, "Not run: no example is right.")
+    shares = dict(zip(vanished["by"], vanished["value"], strict=True))
+    entropy, margin = shares["cross-entropy"], shares["margin"]
+    of = f"of {right} right examples"
+    if margin > _VANISHED:
+        finding = (
+            f"at {margin:.1%} {of} the margin has no gradient with respect to the image, so attacks that "
+            "follow gradients are blind there, and what withstands them is likely not robust. Rounding or "
+            "thresholding of inputs, or a layer without a gradient, does this: attack through a smooth "
+            "stand-in, or without gradients."
+        )
+    elif entropy > _VANISHED:
+        finding = (
+            f"at {entropy:.1%} {of} the cross-entropy has no gradient in this precision, most likely since "
+            "the logits are large, so attacks that climb it are blind there. Go by attacks on the margin or "
+            "the DLR loss, which the suites standard and thorough hold."
+        )
+    else:
+        finding = f"without any gradient: cross-entropy {entropy:.1%}, margin {margin:.1%} {of}."
+    return Check(name, title, max(entropy, margin) <= _VANISHED, finding)
+
+
+class _Break(NamedTuple):
+    """What one stage of a suite broke at one budget."""
+
+    epsilon: float
+    stage: str
+    broken: int
+    total: int
+
+    @property
+    def matters(self) -> bool:
+        return self.broken >= max(_LEAST_BROKEN, _BROKEN * self.total)
+
+    def __str__(self) -> str:
+        return f"{self.stage} broke {self.broken} of {self.total} examples at epsilon {self.epsilon:.4g}"
+
+
+def _breaks(attacks: Sequence[AttackInfo], total: int, kind: str, named: str = "") -> list[_Break]:
+    """What the stages of a kind broke, of those whose name begins so."""
+    return [
+        _Break(counts.epsilon, stage.name, broken, total)
+        for attack in attacks
+        for counts in attack.counts
+        for stage, broken in zip(attack.stages, counts.broken, strict=True)
+        if stage.kind == kind and stage.name.startswith(named)
+    ]
+
+
+def _more_steps(breaks: Sequence[_Break], *, is_random: bool) -> Check:
+    name, title = "more-steps", "More steps and restarts find no more"
+    if not breaks:
+        return Check(name, title, None, "Not run: the suites standard and thorough try.")
+    if is_random:
+        reason = "Not run: answers are drawn, and the number of draws a gradient is what must settle."
+        return Check(name, title, None, reason)
+    worst = max(breaks, key=lambda each: each.broken / each.total)
+    if worst.matters:
+        finding = (
+            f"{worst}, which all attacks before it had left. More steps or restarts may break more, so the "
+            "attacked accuracies are likely still too high."
+        )
+    else:
+        finding = f"the last and longest attack hardly mattered: {worst}, the most at any budget."
+    return Check(name, title, not worst.matters, finding)
+
+
+_KINDS = {
+    "black-box": (
+        "No attack without gradients beats those with them",
+        "An attack that uses no gradients should not find what gradients miss",
+        "the suite has no attack without gradients; standard and thorough do, where answers are not drawn.",
+    ),
+    "transfer": (
+        "No other model's adversarial images do better",
+        "Another model's adversarial images should not do better than the model's own",
+        "name other runs in the suite's transfer_from.",
+    ),
+}
+
+
+def _stages_of(breaks: Sequence[_Break], kind: str, *, is_random: bool) -> Check:
+    title, should, remedy = _KINDS[kind]
+    if not breaks:
+        return Check(kind, title, None, f"Not run: {remedy}")
+    if is_random:
+        return Check(kind, title, None, "Not judged: answers are drawn, and any attack breaks some by luck.")
+    worst = max(breaks, key=lambda each: each.broken / each.total)
+    finding = f"{worst} that the attacks before it had left. {should}: gradients are likely masked there."
+    if not worst.matters:
+        finding = f"{worst}, the most at any budget, that the attacks before it had left."
+    return Check(kind, title, not worst.matters, finding)
+
+
+def _large_epsilon(found: pd.DataFrame) -> Check:
+    name, title = "large-epsilon", "Accuracy at an epsilon that allows everything is at chance"
+    if found.empty:
+        return Check(name, title, None, _NO_SUITE)
+    told, passed = [], True
+    for (norm, epsilon), of_norm in found.groupby(["norm", "level"], sort=False):
+        counts = dict(zip(of_norm["by"], of_norm["correct"].astype(int), strict=True))
+        robust, largest, total = counts["pgd"], counts["largest class"], int(of_norm["total"].iloc[0])
+        passed &= share_of(robust, total).lower <= largest / total
+        told.append(
+            f"in l{norm} at epsilon {float(str(epsilon)):.4g}, {robust} of {total} examples withstand PGD, "
+            f"and at most {largest} truly can, since every image can be made the same grey one"
+        )
+    end = " Gradients are masked, so attacked accuracies at smaller budgets are too high as well."
+    return Check(name, title, passed, f"{'; '.join(told)}.{'' if passed else end}")
+
+
+def _above_clean(clean: pd.Series, attacked: pd.DataFrame) -> Check:
+    name, title = "above-clean", "Accuracy under attack is not above clean accuracy"
+    above = attacked[attacked["lower"] > clean["upper"]]
+    if above.empty:
+        return Check(name, title, True, f"none is above the clean {clean['value']:.2%}.")
+    highest = above.loc[above["value"].idxmax()]
+    finding = (
+        f"{highest['value']:.2%} withstand {highest['by']} at epsilon {highest['level']:.4g}, and "
+        f"{clean['value']:.2%} are right without an attack. Something other than the attack changed the "
+        "answers."
+    )
+    return Check(name, title, False, finding)
+
+
+def _random_answers(sampling: Sampling | None) -> Check:
+    name, title = "random-answers", "Answers that are drawn are averaged"
+    if sampling is None:
+        return Check(name, title, True, "the model answers the same when it is asked twice.")
+    draws, sweep = sampling.attack_samples, sampling.sweep
+    if draws is None:
+        return Check(name, title, None, "Not run: no attack follows gradients.")
+    if draws > 1:
+        return Check(name, title, True, f"each attack step follows the gradient of {draws} draws.")
+    if sweep is not None and sweep.has_settled:
+        finding = (
+            "each attack step follows a single draw, which suffices: of up to "
+            f"{sweep.levels[-1].num_samples} draws none lowered the accuracy under {sweep.attack} by more than "
+            "the tolerance."
+        )
+        return Check(name, title, True, finding)
+    finding = (
+        "each attack step follows a single draw, so the attacked accuracies are likely too high. Leave "
+        "attack_samples out, and as many draws are averaged as are found to suffice."
+    )
+    return Check(name, title, False, finding)
+
+
+def doubts(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """What makes the figures doubtful beside failed checks, in words.
+
+    Within linf 0.5 every image can be turned into the same grey one, so no classifier can truly
+    be right on more than the largest class there.
+
+    Args:
+        rows: ``examples.csv``.
+        table: The measurements.
+    """
+    largest_class = float(rows["label"].value_counts(normalize=True).max())
+    found = [_constant_answer(rows)] if rows["prediction"].nunique() == 1 < rows["label"].nunique() else []
+    attacked = _of(table, ATTACKED)
+    attacked = attacked[(attacked["norm"] == "inf") & (attacked["level"] >= _GREY)]
+    attacked = attacked[~attacked["by"].str.startswith("worst-") & (attacked["lower"] > largest_class)]
+    found += [
+        f"Masked gradients: {row.value:.1%} of the images withstand {row.by} at linf {row.level:g}, where "
+        f"every image can be turned into the same grey one, so at most {largest_class:.1%} truly can. The "
+        "attacked accuracies at smaller epsilon are likely too high as well: attack with more restarts, "
+        "other losses, or an attack without gradients."
+        for row in attacked.itertuples()
+    ]
+    return found
+
+
+def _constant_answer(rows: pd.DataFrame) -> str:
+    answer = f"Constant answer: the model says class {rows['prediction'].iloc[0]}"
+    reason = "Its training collapsed, or it is not trained."
+    if AGREEMENT_COLUMN not in rows:
+        return f"{answer} whatever it sees, so its accuracies are that class's share. {reason}"
+    if (rows[AGREEMENT_COLUMN] < 1).any():
+        return f"{answer} of every image without noise, so its clean accuracy is that class's share. {reason}"
+    return (
+        f"{answer} whatever it sees, so its accuracies are that class's share, and that its answers stay "
+        f"the same under noise is no merit. {reason}"
+    )

@@ -1,0 +1,277 @@
+"""Measures a model on test data: rows as it goes, then the table of all figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from withstand import bayes
+from withstand._version import __version__
+from withstand.data import Dataset, Split, batches
+from withstand.dataset_info import DatasetInfo
+from withstand.evaluation.assembly import assemble, headline_epsilon
+from withstand.evaluation.averaging import find_judge
+from withstand.evaluation.gallery import extremes, save_extremes, save_gallery
+from withstand.evaluation.judge import Judge
+from withstand.evaluation.measurements import ATTACKED, radius_column
+from withstand.evaluation.meter import Meter, Subject
+from withstand.evaluation.meters import Calibration, Classes
+from withstand.evaluation.plans import AttackPlan, default_plans, merged_attacks, merged_certificates
+from withstand.evaluation.proofs import Prover, provers
+from withstand.evaluation.results import SCHEMA, Results
+from withstand.evaluation.results_file import write_results
+from withstand.evaluation.rows_file import RowsFile
+from withstand.evaluation.sampling import Sampling
+from withstand.evaluation.scoring import Progress, Wanted, score_split
+from withstand.evaluation.store import Store
+from withstand.identity import identity, identity_of_model
+from withstand.models import check
+from withstand.modes import eval_mode
+from withstand.numerics import numerics
+from withstand.run_folder import RunFolder
+from withstand.types import ModelError
+
+__all__ = ["Evaluation", "device_of_model", "evaluate", "require_sizes", "with_implied"]
+
+_ASKED_TWICE = 32  # images, to see whether answers are drawn
+_SAME_ANSWER = 1e-3  # of the largest logit: what the order of additions may change
+_GALLERY_SIZE = 12
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        rows: One row a test example, as ``examples.csv`` holds them.
+        table: One row a figure, as ``measurements.csv`` holds them (see ``measurements.Measurement``).
+        results: All else, as ``metrics.json`` holds it: checks, warnings, what was measured by what.
+    """
+
+    rows: pd.DataFrame
+    table: pd.DataFrame
+    results: Results
+
+
+def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
+    model: nn.Module,
+    dataset: Dataset,
+    meters: Sequence[Meter] = (),
+    *,
+    sampling: Sampling | None = None,
+    num_examples: int | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    out: Path | str | None = None,
+    on_batch: Progress | None = None,
+) -> Evaluation:
+    """Scores the test split: clean accuracy, calibration and classes, and whatever meters are named.
+
+    What a run folder holds of the same model and data is not computed again: an evaluation that was stopped
+    goes on, and one that asks for more adds that.
+
+    Every attack runs in its evaluation form (best iterate, restarts, stop when fooled), and its
+    success is judged here. Accuracy at a larger epsilon is never above that at a smaller one, and
+    attacked accuracy never above clean accuracy, example by example. Where anything is attacked, signs of
+    false robustness are looked for; a check that fails is a warning.
+
+    What is certified is attacked too: by ``plans.default_attack`` where nothing else attacks it in that
+    norm at that epsilon. A certified example that an attack breaks stops the evaluation, once its image fools
+    the model in float64 as well.
+
+    Of a model with random weights (``bayes.is_stochastic``), and of any that answers differently when it is
+    asked twice, the mean probability over several draws is
+    scored and attacked, several times an example, and the share of right predictions stands for right or
+    wrong. Attacked images, and the worst of several attacks, are chosen by one set of predictions and counted
+    on another, so that luck of the draws is no success of the attack; the orders above then hold up to
+    sampling alone. Nothing can be proven of such a model.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
+        dataset: Its test split is scored.
+        meters: What to measure, such as ``meters.Attacks``, ``meters.Suite``, ``meters.Certificate``.
+        sampling: How to score a model with random answers; as ``Sampling()`` has it where None.
+        num_examples: Score only the first so many test examples; all where None.
+        batch_size: Examples a batch; examples times draws where weights are random.
+        seed: Of all that is drawn; each part of a batch has its own, whatever came before.
+        device: Where to run, and where the model is moved; where it is already, if None.
+        out: A run folder for ``examples.csv``, ``measurements.csv``, ``metrics.json`` and ``gallery.npz``,
+            and for what is found on the way, in ``evaluation``; nothing is written where None.
+        on_batch: Told how many examples are done, of how many.
+
+    Returns:
+        Rows, table and results.
+
+    Raises:
+        ValueError: a number is out of its range.
+        ModelError: the model does not fit the data or a meter, such as certificates of random weights.
+        DataError: another data set is missing, or its images have another shape.
+        AttackError: an attack left its ball or [0, 1], or needs a package that is not installed.
+        CertificateError: a certificate is wrong, and the rows so far are written; or a bound of the
+            kernel norms is.
+        RunFolderError: the folder cannot be written, or another process holds it.
+    """
+    require_sizes(num_examples, batch_size)
+    place = device_of_model(model) if device is None else torch.device(device)
+    check(model.to(place), dataset.info)
+    test = _first(dataset.test, num_examples).to(place)
+    is_random = _is_random(model, test)
+    wanted = with_implied(meters)
+    _require_met(model, wanted, dataset.info, is_random=is_random)
+    plans = merged_attacks(
+        plan for meter in wanted for plan in meter.attack_plans(dataset.info, is_random=is_random)
+    )
+    certificates = merged_certificates(plan for meter in wanted for plan in meter.certificate_plans())
+    plans = [*plans, *default_plans(certificates, plans)]
+    proving = provers(model, certificates)
+    for prover in proving:  # before anything that takes its time
+        prover.try_on(next(batches(test, 1)))
+    subject = Subject(model, dataset.info, test, Judge.of(model), batch_size, seed)
+    if out is None:
+        return _measured(
+            subject, plans, proving, wanted, _sampling(sampling, is_random), Store(None, ""), None, on_batch
+        )
+    run = RunFolder(Path(out)).create()
+    with run.held("evaluating"):
+        store = Store(
+            run.evaluation,
+            identity(identity_of_model(model), dataset.fingerprint, __version__, SCHEMA),
+        )
+        return _measured(
+            subject, plans, proving, wanted, _sampling(sampling, is_random), store, run, on_batch
+        )
+
+
+def _sampling(sampling: Sampling | None, is_random: bool) -> Sampling | None:
+    return (sampling or Sampling()) if is_random else None
+
+
+def with_implied(meters: Sequence[Meter]) -> list[Meter]:
+    """All that is measured: what always is, what is named, and what that implies; of each name the last."""
+    named = [Calibration(), Classes(), *meters]
+    implied = [other for meter in meters for other in meter.implied()]
+    found = {meter.name: meter for meter in named}
+    return list(found.values()) + [
+        meter for name, meter in {meter.name: meter for meter in implied}.items() if name not in found
+    ]
+
+
+def _require_met(model: nn.Module, meters: Sequence[Meter], info: DatasetInfo, *, is_random: bool) -> None:
+    """Accepts a model that has what meters need."""
+    for meter in meters:
+        if meter.needs.fixed_weights:
+            bayes.require_certain(model, to=f"measure {meter.name}")
+        if meter.needs.random_weights and not is_random:
+            raise ModelError(
+                f"The meter {type(meter).__name__} is for networks whose weights are random, and those of "
+                "this one are not. Leave it out, or make them random by bayes.convert."
+            )
+        meter.require(info)
+
+
+def _measured(
+    subject: Subject,
+    plans: Sequence[AttackPlan],
+    proving: Sequence[Prover],
+    meters: Sequence[Meter],
+    sampling: Sampling | None,
+    store: Store,
+    run: RunFolder | None,
+    on_batch: Progress | None,
+) -> Evaluation:
+    """Measures what is not known, and writes all of it."""
+    model, test, seed = subject.model, subject.test, subject.seed
+    with (
+        eval_mode(model),
+        numerics("fp32"),
+        torch.random.fork_rng(),
+        bayes.sharing_deviations(model, bayes.Deviations()),  # the weights stay as they are
+    ):
+        judging = find_judge(model, test, plans, sampling, store, batch_size=subject.batch_size, seed=seed)
+        subject = replace(subject, judge=judging.judge, batch_size=judging.batch_size)
+        wanted = Wanted(judging, plans, proving, meters)
+        once = _once(subject, wanted, store)  # before what takes its time, since bounds may contradict
+        with RowsFile(run) as rows_file:
+            scored = score_split(subject, wanted, store, rows_file, on_batch)
+            table, results = assemble(subject, wanted, scored, once)
+        if run is not None:
+            torch.manual_seed(seed)
+            _save_images(run, subject, plans, scored.rows, table, results)
+            write_results(run, results, table)
+    return Evaluation(scored.rows, table, results)
+
+
+def _once(subject: Subject, wanted: Wanted, store: Store) -> Mapping[str, Any]:
+    """What meters find of the whole."""
+    found = {}
+    for meter in wanted.meters:
+        if type(meter).measure is not Meter.measure:
+            settings = (meter.depends_on, len(subject.test), subject.seed, wanted.judging.draws)
+            key = f"{meter.name} {identity(*settings)}"
+            found[meter.name] = store.noted(key, partial(meter.measure, subject))
+    return found
+
+
+def _save_images(
+    run: RunFolder,
+    subject: Subject,
+    plans: Sequence[AttackPlan],
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    results: Results,
+) -> None:
+    """Images under the first attack, and those proven with the smallest and the largest radii."""
+    names, test = subject.info.class_names, subject.test
+    for left_over in (run.gallery, run.extremes):
+        left_over.unlink(missing_ok=True)
+    if plans:
+        few = next(batches(test, min(_GALLERY_SIZE, len(test))))
+        epsilon = headline_epsilon(table[table["measure"] == ATTACKED], results.num_classes)
+        save_gallery(run.gallery, subject.judge, few, plans[0].attack.at(epsilon).stages[0], names)
+    proven = next((each.name for each in results.certificates if radius_column(each.name) in rows), None)
+    if proven is not None:
+        found = extremes(rows, proven)
+        save_extremes(run.extremes, test, rows, found, certificate=proven, class_names=names)
+
+
+@torch.no_grad()
+def _is_random(model: nn.Module, test: Split) -> bool:
+    """Whether its answers are drawn, by random weights or by anything else: asked twice, they differ."""
+    if bayes.is_stochastic(model):
+        return True
+    with eval_mode(model), torch.random.fork_rng():
+        images = next(batches(test, _ASKED_TWICE)).images
+        first, second = model(images), model(images)
+    largest = first.abs().max().clamp_min(1e-12)
+    return bool(((first - second).abs().max() > _SAME_ANSWER * largest).item())
+
+
+def _first(test: Split, num_examples: int | None) -> Split:
+    return test if num_examples is None else test.subset(torch.arange(min(num_examples, len(test))))
+
+
+def require_sizes(num_examples: int | None, batch_size: int) -> None:
+    """Accepts sizes with which there is something to evaluate.
+
+    Raises:
+        ValueError: one is below 1.
+    """
+    if num_examples is not None and num_examples < 1:
+        raise ValueError(f"Expected num_examples of at least 1, but got {num_examples}.")
+    if batch_size < 1:
+        raise ValueError(f"Expected an evaluation batch_size of at least 1, but got {batch_size}.")
+
+
+def device_of_model(model: nn.Module) -> torch.device:
+    """Where its weights are; the CPU where it has none."""
+    state = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if state is None else state.device
