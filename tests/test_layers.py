@@ -29,7 +29,7 @@ LEVELS = {
             ["objectives", "certificates", "smoothing", "kernel_norms"],
             ["training", "evaluation", "moment_check"],
             ["reporting"],
-            ["recipe", "recipe_items"],
+            ["recipe", "recipe_items", "recipe_upgrade"],
             ["recipe_file"],
             ["same_recipe"],
             ["runs"],

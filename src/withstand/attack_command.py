@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from withstand.arguments import parse, plain_parser, target
 from withstand.attacks import PGD
-from withstand.console import print_metrics
-from withstand.evaluation import Sampling, evaluate
-from withstand.recipe import EvaluationSettings
-from withstand.runs import device_of, load_data, load_run_model, open_run
+from withstand.console import OUTPUT, print_results, progress_of
+from withstand.pipeline import measure_run
+from withstand.recipe_file import load_yaml
 from withstand.types import RecipeError
 
 __all__ = ["attack"]
@@ -27,7 +27,7 @@ _SAMPLING = {
 
 
 def attack(arguments: Sequence[str]) -> None:
-    """Attacks a trained run by PGD.
+    """Attacks a trained run by PGD; its rows, table and results gain what is found.
 
     Args:
         arguments: What stands after ``withstand attack``.
@@ -37,56 +37,43 @@ def attack(arguments: Sequence[str]) -> None:
     """
     parser = plain_parser(
         "withstand attack RUN",
-        "Attack a trained run by PGD as you set it; nothing in the run folder changes.",
+        "Attack a trained run by PGD as you set it. RUN is a run folder; what its evaluation found stays, and the "
+        "attack is added to it.",
     )
     parser.add_class_arguments(PGD, as_group=False)
-    parser.add_argument("--num_examples", type=int, default=1000, help="Test examples to attack.")
-    parser.add_argument("--batch_size", type=int, default=500, help="Examples a batch.")
+    for name, text in (("num_examples", "The first so many; all else."), ("batch_size", "Examples a batch.")):
+        parser.add_argument(f"--{name}", type=int | None, default=None, help=text)
     for name, text in _SAMPLING.items():
         parser.add_argument(
             f"--{name}", type=int | None, default=None, help=f"{text}; as the run's recipe has it where null."
         )
+    parser.add_argument("--data.root", type=str | None, default=None, help="The data root; as the run's.")
     folder, overrides = target("attack", "RUN, a run folder", arguments, parser)
     values = parse(parser, overrides)
-    settings = _attack_settings(parser, values)
-    run, parsed = open_run(Path(folder))
-    sampling = _attack_sampling(parsed.recipe.evaluation.sampling or Sampling(), values)
-    dataset = load_data(parsed.recipe)
-    result = evaluate(
-        load_run_model(run, parsed.recipe, dataset),
-        dataset,
-        settings.attacks,
-        settings.epsilons,
-        sampling=sampling,
-        num_examples=settings.num_examples,
-        batch_size=settings.batch_size,
-        seed=parsed.recipe.seed,
-        device=device_of(parsed.recipe),
-    )
-    print_metrics(result.metrics)
+    sizes = {key: values[key] for key in ("num_examples", "batch_size") if values[key] is not None}
+    with progress_of("attacking") as on_batch:
+        result = measure_run(
+            Path(folder),
+            [_meter(parser, values)],
+            sizes=sizes,
+            overrides=[each for each in overrides if each.startswith("--data.")],
+            command=shlex.join(["withstand", "attack", folder, *overrides]),
+            stage="attack",
+            sampling={name: values[name] for name in _SAMPLING if values[name] is not None},
+            on_batch=on_batch,
+        )
+    print_results(result.results, result.table)
+    OUTPUT.print(f"next: withstand report {folder}", soft_wrap=True)
 
 
-def _attack_settings(parser: ArgumentParser, values: Namespace) -> EvaluationSettings:
-    """One PGD at its own epsilon, and how many examples to run it on."""
+def _meter(parser: ArgumentParser, values: Namespace) -> dict[str, Any]:
+    """One PGD at its own epsilon, as a recipe spells it."""
     try:
         made = vars(parser.instantiate(values))
-        made_attack = PGD(**{key: value for key, value in made.items() if key in signature(PGD).parameters})
-        return EvaluationSettings(
-            attacks=[made_attack],
-            epsilons=[made_attack.epsilon_at()],
-            num_examples=values.num_examples,
-            batch_size=values.batch_size,
-        )
+        pgd = PGD(**{key: value for key, value in made.items() if key in signature(PGD).parameters})
     except ValueError as error:
         raise RecipeError(str(error)) from error
-
-
-def _attack_sampling(of_recipe: Sampling, values: Namespace) -> Sampling:
-    """As the recipe scores random answers but for what is given; uncertainty says nothing of an attack."""
-    given = {name: values[name] for name in _SAMPLING if values[name] is not None}
-    if "most_attack_samples" in given:
-        given = {"attack_samples": None, **given}  # what is to be tried is not fixed
-    try:
-        return replace(of_recipe, uncertainty=None, **given)
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
+    plain = load_yaml(parser.dump(values, skip_unset=False))
+    settings = {key: plain[key] for key in signature(PGD).parameters if key in plain}
+    attacks = [{"class_path": "PGD", "init_args": settings}]
+    return {"class_path": "Attacks", "init_args": {"attacks": attacks, "epsilons": [pgd.epsilon_at()]}}

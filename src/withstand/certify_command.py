@@ -12,10 +12,9 @@ from jsonargparse import ArgumentParser, Namespace
 from withstand.arguments import parse, plain_parser, target
 from withstand.certificates import Method
 from withstand.certifying import Request, adopt_model, certify_run
-from withstand.console import OUTPUT, print_metrics, progress_of
+from withstand.console import OUTPUT, print_results, progress_of
 from withstand.model_arguments import add_model_arguments, given_data, given_model, is_model
 from withstand.models import MODEL_NAMES
-from withstand.recipe import EvaluationSettings
 from withstand.run_folder import RunFolder
 from withstand.suggest import nearest
 from withstand.types import ModelError, RecipeError
@@ -39,7 +38,7 @@ def certify(arguments: Sequence[str]) -> None:
         folder, of_recipe = _adopted(name, values, request, command), []
     with progress_of("certifying") as on_batch:
         result = certify_run(folder, request, of_recipe, command=command, on_batch=on_batch)
-    print_metrics(result.metrics)
+    print_results(result.results, result.table)
     OUTPUT.print(f"next: withstand report {folder}", soft_wrap=True)
 
 
@@ -97,7 +96,7 @@ def _adopted(name: str, values: Namespace, request: Request, command: str) -> Pa
         )
     if values.weights is None and name in MODEL_NAMES:
         raise ModelError(f"Without weights {name} is random. Give those of a trained one: --weights=FILE.")
-    request.certificates(EvaluationSettings())  # what is missing is said before a folder is made
+    request.certificates([])  # what is missing is said before a folder is made
     out = Path(values.out) if values.out else Path("runs") / _short(name)
     weights = None if values.weights is None else Path(values.weights)
     adopt_model(RunFolder(out), given_data(values), given_model(name, values), weights, command=command)

@@ -1,39 +1,28 @@
-"""Certificates of a trained run, and a run folder for a model that was trained elsewhere."""
+"""What to certify of a run, and a run folder for a model that was trained elsewhere."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from withstand import models, norms
+from withstand import models
 from withstand.certificates import Method
 from withstand.data import Dataset
-from withstand.environment import describe_device, environment, git_commit
-from withstand.evaluation import (
-    AttackPlan,
-    Certificate,
-    Evaluation,
-    FormerEvaluation,
-    extend_evaluation,
-    plan_attacks,
-    plan_suite,
-)
-from withstand.pipeline import add_cost, evaluate_run
-from withstand.recipe import DataSettings, EvaluationSettings, ModelSettings, Recipe
-from withstand.recipe_file import ParsedRecipe, parse_recipe
+from withstand.environment import environment
+from withstand.evaluation import Evaluation
+from withstand.evaluation.meters import Certificate
+from withstand.pipeline import former_evaluation, measure_run
+from withstand.recipe import DataSettings, ModelSettings, Recipe
+from withstand.recipe_file import parse_recipe
 from withstand.run_folder import RunFolder, replaced
-from withstand.runs import build_model, device_of, load_data, load_run_model, model_spec, open_run
-from withstand.same_recipe import require_same_recipe
+from withstand.runs import build_model, device_of, load_data, model_spec, open_run
 from withstand.types import RecipeError, RunFolderError
 
 __all__ = ["Request", "adopt_model", "certify_run"]
@@ -41,7 +30,7 @@ __all__ = ["Request", "adopt_model", "certify_run"]
 
 @dataclass(frozen=True)
 class Request:
-    """What to certify; what is None is as the run's recipe says.
+    """What to certify; what is None is as the run's last evaluation or its recipe says.
 
     Args:
         norm: 2 or inf.
@@ -61,22 +50,21 @@ class Request:
     num_examples: int | None = None
     batch_size: int | None = None
 
-    def certificates(self, settings: EvaluationSettings) -> list[Certificate]:
-        """The recipe's certificates with what is asked for in their place; else one that is.
+    def certificates(self, known: Sequence[Certificate]) -> list[Certificate]:
+        """The certificates of a recipe with what is asked for in their place; else one that is.
 
         Args:
-            settings: Of the recipe.
+            known: Of the recipe.
 
         Raises:
             RecipeError: neither says what to certify, or a value does not fit.
         """
-        known = [each for each in settings.certificates if self.norm in (None, each.norm)]
         asked = {"epsilons": self.epsilons, "method": self.method, "clip": self.clip, "radius": self.radius}
         given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+        of_norm = [each for each in known if self.norm in (None, each.norm)]
         try:
-            if known:
-                whole = [replace(each, epsilons=each.epsilons or settings.epsilons) for each in known]
-                changed = [replace(each, **given) for each in whole]
+            if of_norm:
+                changed = [Certificate(**{**asdict(each), **given}) for each in of_norm]
                 return list({each.name: each for each in changed}.values())
             if self.norm is None or self.epsilons is None:
                 raise RecipeError(
@@ -96,109 +84,35 @@ def certify_run(
     command: str,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Certifies a trained run, beside what its last evaluation attacked.
+    """Certifies a trained run, beside what its last evaluation found.
 
     Args:
         folder: The run folder; a run that was never evaluated is scored clean as well.
         request: What to certify.
         overrides: ``--key=value`` of its recipe, such as ``--data.root=PATH``.
         command: The command that repeats it, for ``environment.json``.
-        on_batch: Told after each batch how many examples are done, of how many.
+        on_batch: Told how many examples are done, of how many.
 
     Raises:
         WithstandError: of the part that failed; nothing that was written before is lost.
     """
     run, own = open_run(folder)
-    certificates = request.certificates(own.recipe.evaluation)
-    metrics = run.read_json(run.metrics) if run.examples.exists() else {}
-    changes = _changes(run, metrics, request)
-    changes["certificates"] = [asdict(each) for each in certificates]
-    set_by_key = [f"--evaluation.{key}={_flow(value)}" for key, value in changes.items()]
-    parsed = parse_recipe(run.recipe, [*overrides, *set_by_key])
-    if not metrics:
-        return evaluate_run(run, parsed, command=command, on_batch=on_batch)
-    return _extend_run(run, parsed, metrics, command=command, on_batch=on_batch)
-
-
-def _changes(run: RunFolder, metrics: dict[str, Any], request: Request) -> dict[str, Any]:
-    """The evaluation's keys that differ from the recipe's."""
+    known = (former_evaluation(run) or own).recipe.evaluation.meters
+    known = [meter for meter in (*known, *own.recipe.evaluation.meters) if isinstance(meter, Certificate)]
+    meters = [
+        {"class_path": f"{Certificate.__module__}.{Certificate.__name__}", "init_args": asdict(each)}
+        for each in request.certificates(known)
+    ]
     sizes = {"num_examples": request.num_examples, "batch_size": request.batch_size}
-    given = {key: value for key, value in sizes.items() if value is not None}
-    if not metrics:
-        return {"attacks": [], "epsilons": [], "suite": None, **given}
-    number = metrics["num_examples"]
-    if request.num_examples not in (None, number):
-        raise RunFolderError(
-            f"{run.path} was evaluated on {number} examples, so its certificates are of the same ones: leave "
-            f"--num_examples out, or evaluate others first by `withstand evaluate {run.path} "
-            f"--evaluation.num_examples={request.num_examples}`."
-        )
-    return {**metrics.get("settings", {}), **given}
-
-
-def _flow(value: object) -> str:
-    """A value as one line of YAML."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9)
-    return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _extend_run(
-    run: RunFolder,
-    parsed: ParsedRecipe,
-    metrics: dict[str, Any],
-    *,
-    command: str,
-    on_batch: Callable[[int, int], None] | None,
-) -> Evaluation:
-    require_same_recipe(parsed, run)
-    recipe = parsed.recipe
-    settings, device = recipe.evaluation, device_of(recipe)
-    dataset = load_data(recipe)
-    model = load_run_model(run, recipe, dataset)
-    started = time.monotonic()
-    evaluation = extend_evaluation(
-        model,
-        dataset,
-        FormerEvaluation(_rows_of(run), metrics, _plans(settings, dataset, metrics)),
-        settings.certificates,
-        run,
-        batch_size=settings.batch_size,
-        seed=recipe.seed,
-        device=device,
+    return measure_run(
+        folder,
+        meters,
+        sizes={key: value for key, value in sizes.items() if value is not None},
+        overrides=overrides,
+        command=command,
+        stage="certify",
         on_batch=on_batch,
     )
-    add_cost(run, certify_seconds=time.monotonic() - started)
-    about = {
-        "certify_command": command,
-        "certify_device": describe_device(device),
-        "certify_commit": git_commit(),
-    }
-    run.write_json(run.environment, {**run.read_json(run.environment), **about})
-    return evaluation
-
-
-def _plans(settings: EvaluationSettings, dataset: Dataset, metrics: dict[str, Any]) -> list[AttackPlan]:
-    """The attacks of an evaluation; a suite without what it transferred, of which only the rows are left.
-
-    Its norms and budgets are those that it was run at, not those that the new certificates would give it.
-    """
-    plans = plan_attacks(settings.attacks, settings.epsilons)
-    suite = settings.chosen_suite
-    if suite is None:
-        return plans
-    known = {each["name"]: [point["epsilon"] for point in each["curve"]] for each in metrics["attacks"]}
-    names = {norm: f"{suite.level}-{norms.label(norm)}" for norm in (1.0, 2.0, math.inf)}
-    budgets = {norm: known[name] for norm, name in names.items() if name in known}
-    return [*plans, *plan_suite(suite, budgets, dataset.info.num_classes, is_random=False)]
-
-
-def _rows_of(run: RunFolder) -> pd.DataFrame:
-    try:
-        return pd.read_csv(run.examples)
-    except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"Cannot read {run.examples}: {error}. Evaluate anew with `withstand evaluate {run.path}`."
-        ) from error
 
 
 # -- a model that was trained elsewhere -------------------------------------------------------------

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +13,37 @@ from rich.table import Table
 
 from withstand.arguments import parse, plain_parser, target
 from withstand.console import OUTPUT, progress_of
-from withstand.data import batches
-from withstand.environment import describe_device, git_commit
-from withstand.models import check
-from withstand.moment_check import METHODS, MomentCheck, check_moments, entry_of
-from withstand.pipeline import add_cost, evaluate_run
-from withstand.recipe_file import ParsedRecipe, parse_recipe
+from withstand.evaluation.analytic_results import Moments, MomentsLevel, MomentsMethod
+from withstand.evaluation.meters import MomentCheck
+from withstand.moment_check import METHODS
+from withstand.pipeline import measure_run
 from withstand.reporting.wording import duration
-from withstand.run_folder import RunFolder
-from withstand.runs import device_of, load_data, load_run_model, open_run
 from withstand.types import RecipeError
 
 __all__ = ["moments"]
 
-_NOTHING_ELSE = (
-    *("attacks=[]", "epsilons=[]", "suite=null", "certificates=[]", "kernel_norms=null"),
-    *("noise=null", "corruptions=null", "smoothing=null"),
-)
 _DASH = "\N{EM DASH}"
 
 
 def moments(arguments: Sequence[str]) -> None:
-    """Holds analytic moments of a run's logits against samples, and writes what was found to its metrics."""
+    """Holds analytic moments of a run's logits against samples; its results gain what is found."""
     parser = _parser()
     name, overrides = target("moments", "RUN, a run folder", arguments, parser)
     settings = _settings(parse(parser, overrides))
-    run, _ = open_run(Path(name))
-    parsed = parse_recipe(run.recipe, [each for each in overrides if each.startswith("--data.")])
-    command = shlex.join(["withstand", "moments", name, *overrides])
-    with progress_of("sampling") as on_image:
-        found = _measure(run, parsed, settings, command=command, on_image=on_image)
-    _print(found)
-    OUTPUT.print(f"next: withstand report {run.path}", soft_wrap=True)
+    meter = {"class_path": "MomentCheck", "init_args": asdict(settings)}
+    with progress_of("sampling") as on_batch:
+        result = measure_run(
+            Path(name),
+            [meter],
+            sizes={},
+            overrides=[each for each in overrides if each.startswith("--data.")],
+            command=shlex.join(["withstand", "moments", name, *overrides]),
+            stage="moments",
+            on_batch=on_batch,
+        )
+    if result.results.moments is not None:
+        _print(result.results.moments)
+    OUTPUT.print(f"next: withstand report {name}", soft_wrap=True)
 
 
 def _parser() -> ArgumentParser:
@@ -83,73 +81,38 @@ def _settings(values: Namespace) -> MomentCheck:
         raise RecipeError(str(error)) from error
 
 
-def _measure(
-    run: RunFolder,
-    parsed: ParsedRecipe,
-    settings: MomentCheck,
-    *,
-    command: str,
-    on_image: Callable[[int, int], None],
-) -> dict[str, Any]:
-    """The entry ``moments`` of the run's metrics, written there; one never evaluated is scored clean."""
-    recipe = parsed.recipe
-    dataset, device = load_data(recipe), device_of(recipe)
-    model = load_run_model(run, recipe, dataset).to(device)
-    check(model, dataset.info)
-    started = time.monotonic()
-    images = next(batches(dataset.test, settings.num_examples)).images.to(device)
-    results = check_moments(model, images, settings, seed=recipe.seed, on_image=on_image)
-    seconds = time.monotonic() - started
-    if not run.metrics.exists():
-        changes = [
-            *(f"--evaluation.{each}" for each in _NOTHING_ELSE),
-            f"--data.root={'null' if recipe.data.root is None else recipe.data.root}",
-        ]
-        evaluate_run(run, parse_recipe(run.recipe, changes), command=command)
-    found = entry_of(results, settings)
-    run.write_json(run.metrics, {**run.read_json(run.metrics), "moments": found})
-    add_cost(run, moments_seconds=seconds)
-    about = {
-        "moments_command": command,
-        "moments_device": describe_device(device),
-        "moments_commit": git_commit(),
-    }
-    run.write_json(run.environment, {**run.read_json(run.environment), **about})
-    return found
-
-
 # -- what is shown ----------------------------------------------------------------------------------
 
 
-def _print(found: Mapping[str, Any]) -> None:
+def _print(found: Moments) -> None:
     table = Table(
         *("noise_std", "analytic form", "mean error", "std ratio", "an image"),
         *("draws as good", "speed-up"),
-        title=f"logits of {found['num_examples']} images under noise, {found['num_samples']} draws each",
+        title=f"logits of {found.num_examples} images under noise, {found.num_samples} draws each",
     )
     reasons: dict[str, str] = {}
-    for level in found["levels"]:
-        for number, method in enumerate(level["methods"]):
-            table.add_row("" if number else f"{level['noise_std']:g}", *_method_cells(method))
-            if method["reason"] is not None:
-                reasons[method["name"]] = method["reason"]
+    for level in found.levels:
+        for number, method in enumerate(level.methods):
+            table.add_row("" if number else f"{level.noise_std:g}", *_method_cells(method))
+            if method.reason is not None:
+                reasons[method.name] = method.reason
         table.add_section()
     OUTPUT.print(table)
     OUTPUT.print(
         f"Mean errors are in sampled deviations of the logit and hold the samples' own error, "
-        f"{found['standard_error']:.3g}. Draws as good have a mean as far off; speed-up is the time of those "
+        f"{found.standard_error:.3g}. Draws as good have a mean as far off; speed-up is the time of those "
         "draws over that of the analytic form. The std ratio is the median of analytic to sampled."
     )
     for name, reason in reasons.items():
         OUTPUT.print(f"{name}: {reason}")
-    _print_layers(max(found["levels"], key=lambda level: level["noise_std"]))
-    OUTPUT.print(f"{found['description']}.")
+    _print_layers(max(found.levels, key=lambda level: level.noise_std))
+    OUTPUT.print(f"{found.description}.")
 
 
-def _print_layers(level: Mapping[str, Any]) -> None:
+def _print_layers(level: MomentsLevel) -> None:
     table = Table(
         *("layers", "form", "mean error", "own", "std error", "own", "costs draws"),
-        title=f"outputs of layers at noise_std {level['noise_std']:g}; the report has all levels",
+        title=f"outputs of layers at noise_std {level.noise_std:g}; the report has all levels",
     )
     for cells in _layer_rows(level):
         table.add_row(*cells)
@@ -162,34 +125,34 @@ def _print_layers(level: Mapping[str, Any]) -> None:
         )
 
 
-def _method_cells(method: Mapping[str, Any]) -> list[str]:
-    if method["reason"] is not None:
-        return [method["name"], "not tried", "", "", "", ""]
-    ratio = method["std_ratio"]
+def _method_cells(method: MomentsMethod) -> list[str]:
+    if method.reason is not None:
+        return [method.name, "not tried", "", "", "", ""]
+    ratio = method.std_ratio
     return [
-        method["name"],
-        _number(method["mean_error"]),
-        _DASH if ratio is None else f"{ratio['median']:.3f}",
-        duration(method["seconds"]),
-        _number(method["matching_samples"]),
-        _number(method["speed_up"]),
+        method.name,
+        _number(method.mean_error),
+        _DASH if ratio is None else f"{ratio.median:.3f}",
+        duration(method.seconds),
+        _number(method.matching_samples),
+        _number(method.speed_up),
     ]
 
 
-def _layer_rows(level: Mapping[str, Any]) -> list[list[str]]:
+def _layer_rows(level: MomentsLevel) -> list[list[str]]:
     return [
         [
-            f"{layer['operation']} x {layer['count']}",
+            f"{layer.operation} x {layer.count}",
             name,
             *(
-                _number(form[part][key])
+                _number(getattr(getattr(form, part), key))
                 for key in ("mean_error", "std_error")
                 for part in ("accumulated", "own")
             ),
-            _number(form["samples"]),
+            _number(form.samples),
         ]
-        for layer in level["layers"]
-        for name, form in layer["forms"].items()
+        for layer in level.layers
+        for name, form in layer.forms.items()
     ]
 
 

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
-from torch import nn
 
-from withstand import bayes, data
-from withstand.attacks import require_packages
+from withstand import recipe as recipes
 from withstand.data import Dataset
 from withstand.environment import describe_device, environment, git_commit, peak_memory_bytes
-from withstand.evaluation import Evaluation, Sampling, evaluate, plan_suite
-from withstand.evaluation.uncertainty_meter import require_others
+from withstand.evaluation import Evaluation, Meter, evaluate, read_results, write_results
+from withstand.evaluation.results import Published
 from withstand.recipe import Recipe
-from withstand.recipe_file import ParsedRecipe
+from withstand.recipe_file import ParsedRecipe, flow, parse_recipe
 from withstand.run_folder import RunFolder, replaced
 from withstand.runs import (
+    RecipeSources,
     build_model,
     device_of,
     initial_model,
     load_data,
     load_run_model,
-    load_surrogates,
     model_spec,
+    open_run,
 )
 from withstand.same_recipe import require_same_recipe
 from withstand.training import Observer, TrainingResult, fit
+from withstand.types import RecipeError, RunFolderError
 
 __all__ = [
+    "Stage",
     "add_cost",
     "evaluate_run",
+    "former_evaluation",
+    "measure_run",
     "require_other_data",
     "train_recipe",
 ]
 
-_MANY_CLASSES = 10
+Stage = Literal["evaluate", "certify", "attack", "moments"]
+"""What a command that measures does; none forgets what another found."""
+
+_SAME_KEYS = ("num_examples", "weights", "sampling")  # of the evaluation: what figures must share
+_logger = logging.getLogger(__name__)
 
 
 def train_recipe(
@@ -55,8 +65,15 @@ def train_recipe(
     Raises:
         WithstandError: of the part that failed; nothing that was written before is lost.
     """
-    recipe = parsed.recipe
     out.create()
+    with out.held("training"):
+        return _train(parsed, out, command, observers)
+
+
+def _train(
+    parsed: ParsedRecipe, out: RunFolder, command: str, observers: Sequence[Observer]
+) -> TrainingResult:
+    recipe = parsed.recipe
     require_same_recipe(parsed, out)
     device = device_of(recipe)
     dataset = load_data(recipe)
@@ -91,66 +108,158 @@ def evaluate_run(
     parsed: ParsedRecipe,
     *,
     command: str,
+    stage: Stage = "evaluate",
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluates a trained run into its folder.
+    """Measures a trained run into its folder: what the recipe asks for, and all that was measured before.
+
+    Nothing that the folder holds of the same model and data is computed again.
 
     Args:
-        run: Where its weights are, and where rows and metrics go.
+        run: Where its weights are, and where rows, table and results go.
         parsed: Its recipe, with the evaluation that is wanted.
         command: The command that repeats it, for ``environment.json``.
-        on_batch: Told after each batch how many examples are done, of how many.
+        stage: What the command does, for the same.
+        on_batch: Told how many examples are done, of how many.
 
     Raises:
-        WithstandError: of the part that failed.
+        WithstandError: of the part that failed; what was measured before stays.
     """
     require_same_recipe(parsed, run)
-    recipe = parsed.recipe
-    dataset = load_data(recipe)
-    model = load_run_model(run, recipe, dataset)
-    settings = recipe.evaluation
+    recipe, settings = parsed.recipe, parsed.recipe.evaluation
     device = device_of(recipe)
+    dataset = load_data(recipe)
+    model = load_run_model(run, recipe, dataset.info)
     started = time.monotonic()
-    evaluation = evaluate(
-        model,
-        dataset,
-        settings.attacks,
-        settings.epsilons,
-        suite=settings.chosen_suite,
-        certificates=settings.certificates,
-        kernel_norms=settings.kernel_norms,
-        noise=settings.noise,
-        corruptions=settings.corruptions,
-        smoothing=settings.smoothing,
-        sampling=settings.sampling,
-        others=_others(recipe) if bayes.is_stochastic(model) else {},
-        surrogates=load_surrogates(settings.chosen_suite, dataset),
-        num_examples=settings.num_examples,
-        batch_size=settings.batch_size,
-        seed=recipe.seed,
-        device=device,
-        out=run.path,
-        on_batch=on_batch,
-    )
-    published = [_json_ready(vars(figure)) for figure in recipe.published]
-    metrics = {
-        **evaluation.metrics,
-        "protocols": _measure_protocols(model, dataset, recipe, device),
-        "weights": settings.weights,
-        "published": published,
-        "settings": parsed.values["evaluation"],
-    }
-    run.write_json(run.metrics, metrics)
-    add_cost(run, evaluate_seconds=time.monotonic() - started)
-    about = {
-        "evaluate_command": command,
-        "evaluate_device": describe_device(device),
-        "evaluate_commit": git_commit(),
-        "certify_command": None,  # what was certified apart from it is gone, and moments are
-        "moments_command": None,
-    }
-    run.write_json(run.environment, {**run.read_json(run.environment), **about})
-    return Evaluation(evaluation.rows, metrics)
+    with run.held("evaluating"):
+        meters = _with_former(parsed, former_evaluation(run))
+        evaluation = evaluate(
+            model,
+            dataset,
+            [meter.resolved(RecipeSources(recipe)) for meter, _ in meters],
+            sampling=settings.sampling,
+            num_examples=settings.num_examples,
+            batch_size=settings.batch_size,
+            seed=recipe.seed,
+            device=device,
+            out=run.path,
+            on_batch=on_batch,
+        )
+        results = replace(
+            evaluation.results,
+            weights=settings.weights,
+            published=[_figure(figure) for figure in recipe.published],
+            settings={**parsed.values["evaluation"], "meters": [plain for _, plain in meters]},
+        )
+        write_results(run, results, evaluation.table)
+        add_cost(run, **{f"{stage}_seconds": time.monotonic() - started})
+        about = {
+            f"{stage}_command": command,
+            f"{stage}_device": describe_device(device),
+            f"{stage}_commit": git_commit(),
+        }
+        run.write_json(run.environment, {**run.read_json(run.environment), **about})
+    return replace(evaluation, results=results)
+
+
+def measure_run(
+    folder: Path,
+    meters: Sequence[Mapping[str, Any]],
+    *,
+    sizes: Mapping[str, int],
+    overrides: Sequence[str],
+    command: str,
+    stage: Stage,
+    sampling: Mapping[str, int] = MappingProxyType({}),
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measures something of a trained run, beside what its last evaluation found.
+
+    Args:
+        folder: The run folder; a run that was never evaluated is scored clean as well.
+        meters: What to measure, as a recipe spells it.
+        sizes: ``num_examples`` and ``batch_size``, where given.
+        overrides: ``--key=value`` of its recipe, such as ``--data.root=PATH``.
+        command: The command that repeats it, for ``environment.json``.
+        stage: What the command does, for the same.
+        sampling: How to score random answers, where not as the last evaluation or the recipe does.
+        on_batch: Told how many examples are done, of how many.
+
+    Raises:
+        RunFolderError: the run was evaluated on another number of examples, or sampled otherwise.
+        WithstandError: of the part that failed; nothing that was written before is lost.
+    """
+    run, own = open_run(folder)
+    former = former_evaluation(run)
+    settings: dict[str, Any] = dict((former or own).values["evaluation"])
+    drawn = {**(settings["sampling"] or {}), **sampling} or None
+    if former is not None:
+        _require_same_number(run, sizes.get("num_examples"))
+        if sampling and drawn != settings["sampling"]:
+            raise RunFolderError(
+                f"{run.path} was evaluated with answers drawn otherwise, so all else is measured so too: leave "
+                f"{', '.join(f'--{key}' for key in sampling)} out, or evaluate so first by `withstand evaluate "
+                f"{run.path}` with --evaluation.sampling.… ."
+            )
+        sizes = {"batch_size": sizes.get("batch_size", settings["batch_size"])}
+    settings |= {**sizes, "meters": list(meters), "sampling": drawn}
+    set_by_key = [f"--evaluation.{key}={flow(value)}" for key, value in settings.items()]
+    parsed = parse_recipe(run.recipe, [*overrides, *set_by_key])
+    return evaluate_run(run, parsed, command=command, stage=stage, on_batch=on_batch)
+
+
+def _require_same_number(run: RunFolder, num_examples: int | None) -> None:
+    known = read_results(run)
+    if known is not None and num_examples not in (None, known[0].num_examples):
+        raise RunFolderError(
+            f"{run.path} was evaluated on {known[0].num_examples} examples, so all else is measured on the same "
+            f"ones: leave --num_examples out, or evaluate others first by `withstand evaluate {run.path} "
+            f"--evaluation.num_examples={num_examples}`."
+        )
+
+
+def former_evaluation(run: RunFolder) -> ParsedRecipe | None:
+    """The run's recipe with what its last evaluation measured; None where there is none that can be read.
+
+    That it cannot be read, such as of an older version, is logged.
+    """
+    try:
+        known = read_results(run)
+        if known is None or not known[0].settings:
+            return None
+        changes = [f"--evaluation.{key}={flow(value)}" for key, value in known[0].settings.items()]
+        return parse_recipe(run.recipe, changes)
+    except (RecipeError, RunFolderError) as error:
+        _logger.warning("What was measured of %s before is left out: %s", run.path, error)
+        return None
+
+
+def _with_former(
+    parsed: ParsedRecipe, former: ParsedRecipe | None
+) -> list[tuple[Meter, dict[str, Any]]]:
+    """What was measured before and what is asked for, each with its plain values; of one name the latter.
+
+    Of other examples, other weights, or answers drawn otherwise nothing is taken over, which is logged.
+    """
+    asked = _pairs(parsed)
+    if former is None:
+        return asked
+    names = [meter.name for meter, _ in asked]
+    before = [pair for pair in _pairs(former) if pair[0].name not in names]
+    now, then = parsed.recipe.evaluation, former.recipe.evaluation
+    differing = [key for key in _SAME_KEYS if getattr(now, key) != getattr(then, key)]
+    if before and differing:
+        _logger.warning(
+            "What was measured before with another %s is left out: %s. Ask for it again where it is wanted.",
+            " and ".join(f"evaluation.{key}" for key in differing),
+            ", ".join(type(meter).__name__ for meter, _ in before),
+        )
+        return asked
+    return [*before, *asked]
+
+
+def _pairs(parsed: ParsedRecipe) -> list[tuple[Meter, dict[str, Any]]]:
+    return list(zip(parsed.recipe.evaluation.meters, parsed.values["evaluation"]["meters"], strict=True))
 
 
 def require_other_data(recipe: Recipe) -> None:
@@ -163,49 +272,14 @@ def require_other_data(recipe: Recipe) -> None:
         DataError: a data set is unknown, missing or damaged, or its images have another shape.
         WithstandError: a run is missing, or its model does not fit.
     """
-    suite = recipe.evaluation.chosen_suite
-    require_packages(recipe.evaluation.attacks)
-    if suite is not None:
-        is_random = recipe.model.bayes is not None
-        # Neither norm nor number of classes changes the packages.
-        plans = plan_suite(suite, {math.inf: [0.0]}, _MANY_CLASSES, is_random=is_random)
-        require_packages(plan.attack for plan in plans)
-    if suite is not None and suite.transfer_from:
-        load_surrogates(suite, load_data(recipe))
-    others = _others(recipe) if recipe.model.bayes is not None else {}
-    if others:
-        require_others(recipe.evaluation.sampling, others, load_data(recipe).info)
+    sources = RecipeSources(recipe)
+    for meter in recipe.evaluation.meters:
+        meter.resolved(sources).require(sources.info)
 
 
-def _others(recipe: Recipe) -> dict[str, Dataset]:
-    """The data sets, beside the one that is scored, on which the uncertainty of random weights is measured.
-
-    Raises:
-        DataError: one is unknown, missing or damaged.
-    """
-    uncertainty = (recipe.evaluation.sampling or Sampling()).uncertainty
-    if uncertainty is None:
-        return {}
-    settings = recipe.data
-    return {
-        name: data.load(name, root=settings.root, size=settings.size)
-        for name in uncertainty.out_of_distribution
-    }
-
-
-def _measure_protocols(
-    model: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device
-) -> list[dict[str, Any]]:
-    """One entry a published protocol, of the test examples that the evaluation scored."""
-    settings = recipe.evaluation
-    if not settings.protocols:
-        return []
-    number = min(settings.num_examples or len(dataset.test), len(dataset.test))
-    test = dataset.test.subset(torch.arange(number)).to(device)
-    return [
-        each.measure(model.to(device), test, batch_size=settings.batch_size, seed=recipe.seed)
-        for each in settings.protocols
-    ]
+def _figure(figure: recipes.Published) -> Published:
+    norm = None if figure.norm is None else f"{figure.norm:g}"
+    return Published(**{**vars(figure), "norm": norm})
 
 
 def _write_environment(
@@ -226,9 +300,3 @@ def add_cost(out: RunFolder, **costs: float) -> None:
     content = out.read_json(out.environment)
     content["cost"] = {**content.get("cost", {}), **costs}
     out.write_json(out.environment, content)
-
-
-def _json_ready(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: f"{value:g}" if key == "norm" and value is not None else value for key, value in values.items()
-    }

@@ -9,25 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from withstand.attacks import Attack, SuiteLevel
 from withstand.bayes import Posterior
 from withstand.constraints import ParametrizationName
 from withstand.data import PartitionName
-from withstand.evaluation import (
-    Certificate,
-    Corruptions,
-    NoiseCurve,
-    Protocol,
-    Sampling,
-    Suite,
-    plan_attacks,
-    plan_certificates,
-    require_sizes,
-    suite_budgets,
-)
-from withstand.kernel_norms import KernelNorms
+from withstand.evaluation import Meter, Sampling, require_sizes
 from withstand.objectives import CrossEntropy, Objective
-from withstand.smoothing import Smoothing
 from withstand.training import TrainingSettings
 
 __all__ = ["BayesSettings", "DataSettings", "EvaluationSettings", "ModelSettings", "Published", "Recipe"]
@@ -99,50 +85,25 @@ class EvaluationSettings:
     """What to measure on test data.
 
     Args:
-        attacks: Each is run at every epsilon, in its evaluation form.
-        epsilons: Budgets in [0, 1] units; 8/255 may be written so.
-        suite: fast, standard, thorough, or more of it as in Suite: several kinds of attacks one after
-            another, and a search for signs of false robustness; attacks alone where null.
-        certificates: What to prove, each at its own epsilons or at these.
-        kernel_norms: How to bound the kernel norm of each class logit; not bounded where null.
-        noise: At which levels of Gaussian noise to look at the answers; not measured where null.
-        corruptions: At which corruptions of the images, such as blur, to look at answers; none where null.
-        smoothing: How to certify the classifier that Gaussian noise makes of the net; not done where null.
+        meters: Each a class_path such as Attacks, Suite, Certificate, NoiseCurve, Corruptions or
+            RandomizedSmoothing; clean accuracy, calibration and classes are measured always.
         sampling: How to score a net with random weights; by default, where null, as Sampling has it.
-        protocols: Published evaluations to repeat as published, such as SebrProtocol, beside honest ones.
         num_examples: Score only the first so many test examples; all where null.
         batch_size: Examples a batch.
         weights: The epoch that did best on validation data, or the last.
 
     Raises:
-        ValueError: a number is out of its range, or there are attacks or certificates but no epsilon.
+        ValueError: a number is out of its range.
     """
 
-    attacks: list[Attack] = field(default_factory=list)
-    epsilons: list[float] = field(default_factory=list)
-    suite: SuiteLevel | Suite | None = None
-    certificates: list[Certificate] = field(default_factory=list)
-    kernel_norms: KernelNorms | None = None
-    noise: NoiseCurve | None = None
-    corruptions: Corruptions | None = None
-    smoothing: Smoothing | None = None
+    meters: list[Meter] = field(default_factory=list)
     sampling: Sampling | None = None
-    protocols: list[Protocol] = field(default_factory=list)
     num_examples: int | None = None
     batch_size: int = 500
     weights: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
-        plan_attacks(self.attacks, self.epsilons)
-        plan_certificates(self.certificates, self.epsilons)
-        if self.chosen_suite is not None:
-            suite_budgets(self.chosen_suite, self.attacks, self.certificates, self.epsilons)
         require_sizes(self.num_examples, self.batch_size)
-
-    @property
-    def chosen_suite(self) -> Suite | None:
-        """The suite with all its settings."""
-        return Suite(self.suite) if isinstance(self.suite, str) else self.suite
 
 
 @dataclass(frozen=True)
@@ -203,11 +164,15 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise ValueError(f"Expected a seed from 0 to {_LARGEST_SEED}, but got {self.seed}.")
-        evaluation = self.evaluation
-        if self.model.bayes is not None and (evaluation.certificates or evaluation.kernel_norms is not None):
-            key = "certificates" if evaluation.certificates else "kernel_norms"
-            raise ValueError(
-                f"evaluation.{key} proves something of one network, but model.bayes makes weights random. "
-                f"Leave evaluation.{key} out, and certify bayes.mean_network(model), the network of the mean "
-                "weights, instead."
-            )
+        for meter in self.evaluation.meters:
+            if self.model.bayes is not None and meter.needs.fixed_weights:
+                raise ValueError(
+                    f"The meter {type(meter).__name__} is of one network, but model.bayes makes weights random. "
+                    "Leave it out of evaluation.meters, and measure bayes.mean_network(model), the network of "
+                    "the mean weights, instead."
+                )
+            if self.model.bayes is None and meter.needs.random_weights:
+                raise ValueError(
+                    f"The meter {type(meter).__name__} is of random weights, but the recipe has no model.bayes. "
+                    "Leave it out of evaluation.meters."
+                )

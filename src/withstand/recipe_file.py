@@ -21,21 +21,12 @@ from withstand.attacks import Attack
 from withstand.bayes import Posterior
 from withstand.constraints import Constraint
 from withstand.data import Deform
-from withstand.evaluation import (
-    Certificate,
-    Corruptions,
-    NoiseCurve,
-    Protocol,
-    Sampling,
-    Suite,
-    Uncertainty,
-)
-from withstand.kernel_norms import KernelNorms
+from withstand.evaluation import Meter, Sampling
 from withstand.measures import Measure
 from withstand.recipe import BayesSettings, Recipe
 from withstand.recipe_items import Item, is_item, put
+from withstand.recipe_upgrade import refuse_old_keys
 from withstand.schedules import Schedule
-from withstand.smoothing import Smoothing
 from withstand.suggest import nearest
 from withstand.terms import Objective
 from withstand.training import Plateau, Rollback
@@ -45,6 +36,7 @@ __all__ = [
     "LOADER",
     "ParsedRecipe",
     "find_recipe",
+    "flow",
     "load_yaml",
     "packaged_recipes",
     "parse_recipe",
@@ -56,7 +48,8 @@ LOADER = "withstand-recipe"
 _ABOUT_KEYS = (
     "Any value can be set by --key=value, those of a class by the key that names it and a dot: "
     "--objective.attack.epsilon=8/255, those of a list's item by its number, from 0: "
-    "--evaluation.attacks.0.num_steps=20. --objective.help=Adversarial and --objective.attack.help=PGD "
+    "--evaluation.meters.0.epsilons=[0.1]; --evaluation.meters+=Suite adds one, and "
+    "--evaluation.meters.level=fast then sets it. --objective.help=Adversarial and --objective.attack.help=PGD "
     "explain a class; --print_config shows all values and does nothing."
 )
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?"
@@ -108,6 +101,12 @@ _RecipeYaml.add_constructor("tag:yaml.org,2002:float", _float)
 def load_yaml(text: str) -> Any:
     """Reads YAML in which 8/255, 1e-3 and inf are the numbers they look like."""
     return yaml.load(text, _RecipeYaml)
+
+
+def flow(value: object) -> str:
+    """A value as one line of YAML, for ``--key=value``."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 set_loader(LOADER, load_yaml)
@@ -170,6 +169,7 @@ def parse_recipe(
     Raises:
         RecipeError: a key is unknown (the text names the nearest valid one) or a value does not fit.
     """
+    refuse_old_keys(path, overrides, load_yaml)
     parser = parser or recipe_parser("withstand", "")
     fields = inspect.signature(Recipe).parameters
     arguments = [f"--recipe={path}", *with_numbers(overrides, parser)]
@@ -285,22 +285,8 @@ def _nearest_key(parser: ArgumentParser, key: str) -> str | None:
 def _class_parameters() -> Iterator[str]:
     """The settings of every class that a recipe can name."""
     pending: list[type] = [
-        *(Objective, Attack, Constraint, Measure, Protocol, Schedule, Posterior, BayesSettings),
-        *(
-            Certificate,
-            Corruptions,
-            KernelNorms,
-            NoiseCurve,
-            Sampling,
-            Smoothing,
-            Suite,
-            Uncertainty,
-            Deform,
-            Plateau,
-            Rollback,
-            SGD,
-            Adam,
-        ),
+        *(Objective, Attack, Constraint, Measure, Meter, Schedule, Posterior, BayesSettings),
+        *(Sampling, Deform, Plateau, Rollback, SGD, Adam),
     ]
     while pending:
         cls = pending.pop()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,18 @@ from withstand import bayes, data, models
 from withstand.constraints import PARAMETRIZATIONS
 from withstand.data import Dataset
 from withstand.dataset_info import DatasetInfo
-from withstand.evaluation import Suite
 from withstand.recipe import Recipe
 from withstand.recipe_file import ParsedRecipe, parse_recipe
 from withstand.run_folder import RunFolder
 from withstand.types import RecipeError
 
 __all__ = [
+    "RecipeSources",
     "build_model",
     "device_of",
     "initial_model",
     "load_data",
     "load_run_model",
-    "load_surrogates",
     "model_spec",
     "open_run",
 ]
@@ -129,7 +126,7 @@ def open_run(folder: Path) -> tuple[RunFolder, ParsedRecipe]:
     return run, parse_recipe(run.recipe)
 
 
-def load_run_model(run: RunFolder, recipe: Recipe, dataset: Dataset) -> nn.Module:
+def load_run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Module:
     """The trained model of a run, on the CPU.
 
     Raises:
@@ -139,34 +136,49 @@ def load_run_model(run: RunFolder, recipe: Recipe, dataset: Dataset) -> nn.Modul
     remedy = f"withstand train {run.recipe} --out={run.path}"
     last = run.require(run.last_weights, remedy)  # written when training has come to its end
     weights = last if recipe.evaluation.weights == "last" else run.require(run.best_weights, remedy)
-    model = build_model(recipe, dataset.info)
+    model = build_model(recipe, info)
     models.load_weights(model, weights)
     return model
 
 
-def load_surrogates(suite: Suite | None, dataset: Dataset) -> dict[str, nn.Module]:
-    """The models of other runs, whose adversarial images a suite tries, by the names of their folders.
+@dataclass(frozen=True)
+class RecipeSources:
+    """Where the names that meters have of other things lead: data below the recipe's root, and run folders.
 
-    Raises:
-        RunFolderError: one is no trained run.
-        RecipeError: one is of images of another shape, or of another number of classes.
+    Args:
+        recipe: Of the run that is evaluated.
     """
-    found: dict[str, nn.Module] = {}
-    for folder in [] if suite is None else suite.transfer_from:
+
+    recipe: Recipe
+
+    def dataset(self, name: str) -> Dataset:
+        """The data set of a name, its pictures in the size of the recipe's.
+
+        Raises:
+            DataError: it is unknown, missing or damaged.
+        """
+        return data.load(name, root=self.recipe.data.root, size=self.recipe.data.size)
+
+    def model(self, folder: str) -> nn.Module:
+        """The trained model of another run.
+
+        Raises:
+            RunFolderError: it is no trained run.
+            RecipeError: it is of images of another shape, or of another number of classes.
+        """
         run, parsed = open_run(Path(folder))
-        spec = run.read_json(run.model_spec)
-        fits = (dataset.info.num_classes, list(dataset.info.shape))
+        spec, info = run.read_json(run.model_spec), self.info
+        fits = (info.num_classes, list(info.shape))
         if spec and (spec["num_classes"], spec["input_shape"]) != fits:
             raise RecipeError(
                 f"Attacks cannot be transferred from {folder}: its model takes images of shape "
                 f"{spec['input_shape']} to {spec['num_classes']} classes, but those here are of shape "
                 f"{fits[1]} and {fits[0]} classes."
             )
-        found[_unlike(Path(folder).resolve().name, found)] = load_run_model(run, parsed.recipe, dataset)
-    return found
+        return load_run_model(run, parsed.recipe, info)
 
-
-def _unlike(name: str, others: Collection[str]) -> str:
-    """The name, numbered where others have it."""
-    alike = (f"{name}-{number}" if number > 1 else name for number in itertools.count(1))
-    return next(each for each in alike if each not in others)
+    @property
+    def info(self) -> DatasetInfo:
+        """Of the recipe's data, without reading them."""
+        settings = self.recipe.data
+        return data.info(settings.name, root=settings.root, size=settings.size)

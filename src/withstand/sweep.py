@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from withstand.recipe_file import find_recipe, load_yaml, packaged_recipes
+from withstand.recipe_file import find_recipe, flow, load_yaml, packaged_recipes
 from withstand.reporting.differences import short_keys
 from withstand.suggest import nearest
 from withstand.types import RecipeError
@@ -280,8 +280,7 @@ def _text(value: Any) -> str:
     """A value as the command line takes it: a text as it is, all else as YAML on one line."""
     if isinstance(value, str):
         return value
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return flow(value)
 
 
 def _refuse_keys_set_twice(sweep: Sweep) -> None:

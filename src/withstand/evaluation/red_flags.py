@@ -15,6 +15,7 @@ import pandas as pd
 from withstand.attacks.suites import MORE_STEPS
 from withstand.evaluation.intervals import share_of
 from withstand.evaluation.measurements import ATTACKED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS
+from withstand.evaluation.meters.gradients import LARGEST_CLASS
 from withstand.evaluation.meters.noise import AGREEMENT_COLUMN
 from withstand.evaluation.results import AttackInfo, Check, Sampling
 
@@ -172,8 +173,9 @@ def _large_epsilon(found: pd.DataFrame) -> Check:
         return Check(name, title, None, _NO_SUITE)
     told, passed = [], True
     for (norm, epsilon), of_norm in found.groupby(["norm", "level"], sort=False):
-        counts = dict(zip(of_norm["by"], of_norm["correct"].astype(int), strict=True))
-        robust, largest, total = counts["pgd"], counts["largest class"], int(of_norm["total"].iloc[0])
+        is_largest = of_norm["by"] == LARGEST_CLASS
+        robust, largest = (int(of_norm[rows]["correct"].iloc[0]) for rows in (~is_largest, is_largest))
+        total = int(of_norm["total"].iloc[0])
         passed &= share_of(robust, total).lower <= largest / total
         told.append(
             f"in l{norm} at epsilon {float(str(epsilon)):.4g}, {robust} of {total} examples withstand PGD, "

@@ -35,7 +35,8 @@ def write_results(run: RunFolder, results: Results, table: pd.DataFrame) -> None
     with replaced(run.measurements) as temporary:
         table.to_csv(temporary, index=False)
     with replaced(run.metrics) as temporary:
-        temporary.write_bytes(_RESULTS.dump_json(results, indent=2) + b"\n")
+        # Not pydantic's JSON, which turns an infinite norm of the settings into null.
+        temporary.write_text(json.dumps(_RESULTS.dump_python(results), indent=2) + "\n", encoding="utf-8")
 
 
 def read_results(run: RunFolder) -> tuple[Results, pd.DataFrame] | None:

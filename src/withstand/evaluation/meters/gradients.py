@@ -20,10 +20,13 @@ from withstand.evaluation.meter import Found, Gathered, Meter, Needs, Subject, S
 from withstand.evaluation.plans import norm_name
 from withstand.types import Batch
 
-__all__ = ["LARGE_EPSILON_EXAMPLES", "LargeEpsilon", "VanishingGradients", "large_epsilon"]
+__all__ = ["LARGEST_CLASS", "LARGE_EPSILON_EXAMPLES", "LargeEpsilon", "VanishingGradients", "large_epsilon"]
 
 LARGE_EPSILON_EXAMPLES = 200
 """Test examples on which a budget that allows everything is tried, the first ones."""
+
+LARGEST_CLASS = "largest class"
+"""Beside it in the table: the share of the largest class, above which none can be robust."""
 
 _STEPS = 50
 _LOSSES = {"cross-entropy": cross_entropy, "margin": margin}
@@ -130,6 +133,6 @@ class LargeEpsilon(Meter):
         epsilon, total = once["epsilon"], once["total"]
         measurements = [
             Measurement(LARGE_EPSILON, by, norm, epsilon, once[key] / total, correct=once[key], total=total)
-            for by, key in (("pgd", "robust"), ("largest class", "largest_class"))
+            for by, key in ((f"pgd-{_STEPS}-{norms.label(self.norm)}", "robust"), (LARGEST_CLASS, "largest_class"))
         ]
         return Summary(measurements)

@@ -59,7 +59,7 @@ class KernelNorms(KernelNormSettings, Meter):
             description=self.describe(),
             classes=classes,
             layers=[results.KernelNormsOfLayer(**layer) for layer in once["layers"]],
-            largest=results.KernelNormsOf("Largest", **largest),  # type: ignore[arg-type]
+            largest=results.KernelNormsOf("largest", **largest),  # type: ignore[arg-type]
             reason=once["reason"],
         )
         measurements = [

@@ -1,0 +1,78 @@
+"""Recipes of older versions, whose evaluation had a key a measurement: what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from withstand.types import RecipeError
+
+__all__ = ["new_evaluation", "refuse_old_keys"]
+
+# Keys of settings that are those of a meter now.
+_METERS = {
+    "kernel_norms": "KernelNorms",
+    "noise": "NoiseCurve",
+    "corruptions": "Corruptions",
+    "smoothing": "RandomizedSmoothing",
+}
+_OLD = ("attacks", "epsilons", "suite", "certificates", "protocols", *_METERS)
+
+
+def refuse_old_keys(path: Path, overrides: Sequence[str], load: Callable[[str], Any]) -> None:
+    """Accepts a recipe, and what overrides it, in which nothing is measured by a key of its own.
+
+    Args:
+        path: A YAML file; what is wrong with it beside is for others to say.
+        overrides: Each ``--key=value``.
+        load: Reads YAML.
+
+    Raises:
+        RecipeError: there is such a key; the text shows what to write instead.
+    """
+    for override in overrides:
+        key = override.removeprefix("--evaluation.").partition("=")[0].partition(".")[0]
+        if override.startswith("--evaluation.") and key in _OLD:
+            raise RecipeError(
+                f"evaluation.{key} is no key any more: all that is measured is a list, evaluation.meters. "
+                "Add to it by --evaluation.meters+=Suite --evaluation.meters.level=standard "
+                "--evaluation.meters.epsilons=[0.1], and so Attacks, Certificate, NoiseCurve, Corruptions, "
+                "RandomizedSmoothing, KernelNorms."
+            )
+    try:
+        recipe = load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    evaluation = recipe.get("evaluation") if isinstance(recipe, Mapping) else None
+    if isinstance(evaluation, Mapping) and (old := [key for key in _OLD if key in evaluation]):
+        new = yaml.safe_dump({"evaluation": new_evaluation(evaluation)}, sort_keys=False, width=100)
+        raise RecipeError(
+            f"{path} is of an older version: all that is measured is a list now, evaluation.meters, in the place "
+            f"of {', '.join(f'evaluation.{key}' for key in old)}. Write instead:\n{new}"
+        )
+
+
+def new_evaluation(old: Mapping[str, Any]) -> dict[str, Any]:
+    """The evaluation of an old recipe as one writes it now."""
+    epsilons, sampling = old.get("epsilons") or [], dict(old.get("sampling") or {})
+    meters = [_meter("Attacks", attacks=old["attacks"], epsilons=epsilons)] if old.get("attacks") else []
+    if suite := old.get("suite"):
+        settings = {"level": suite} if isinstance(suite, str) else dict(suite)
+        known = {key: value for key, value in settings.items() if value is not None}
+        meters.append(_meter("Suite", **{"epsilons": epsilons, **known}))
+    for certificate in old.get("certificates") or []:
+        own = {key: value for key, value in certificate.items() if value is not None}
+        meters.append(_meter("Certificate", **{"norm": 2.0, "epsilons": epsilons, **own}))
+    meters += [_meter(name, **old[key]) for key, name in _METERS.items() if old.get(key) is not None]
+    meters += old.get("protocols") or []
+    if (uncertainty := sampling.pop("uncertainty", None)) is not None:
+        meters.append(_meter("Uncertainty", **uncertainty))
+    kept = {key: old[key] for key in ("num_examples", "batch_size", "weights") if key in old}
+    return {"meters": meters, **({"sampling": sampling} if sampling else {}), **kept}
+
+
+def _meter(name: str, **settings: Any) -> dict[str, Any]:
+    return {"class_path": name, "init_args": settings} if settings else {"class_path": name}
