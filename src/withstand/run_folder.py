@@ -98,8 +98,13 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """The summary of the evaluation."""
+        """What the evaluation found beside its figures."""
         return self.path / "metrics.json"
+
+    @property
+    def measurements(self) -> Path:
+        """All figures of the evaluation, one a row."""
+        return self.path / "measurements.csv"
 
     @property
     def gallery(self) -> Path:
@@ -163,6 +168,25 @@ class RunFolder:
         if not file.exists():
             raise RunFolderError(f"{file} does not exist. Make it with `{made_by}`.")
         return file
+
+    def damaged(self, file: Path, fault: str) -> RunFolderError:
+        """The error of a file that cannot be used; ``fault`` is a sentence."""
+        return RunFolderError(
+            f"{file} is damaged: {fault} Delete it and run the command that writes it again."
+        )
+
+    def text_of(self, file: Path) -> str:
+        """The text of one of the files, which must exist.
+
+        Raises:
+            RunFolderError: it cannot be read, or is no UTF-8 text.
+        """
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise self.damaged(file, "it is not UTF-8 text.") from error
+        except OSError as error:
+            raise RunFolderError(f"{file} cannot be read: {error.strerror}.") from error
 
     def read_json(self, file: Path) -> dict[str, Any]:
         """The content of one of the JSON files; empty where there is none.
