@@ -19,9 +19,12 @@ __all__ = [
     "CLEAN",
     "CORRUPTED",
     "LARGEST_RADIUS",
+    "LARGEST_SMOOTHED_RADIUS",
     "LARGE_EPSILON",
     "MEAN_RADIUS",
+    "MEAN_SMOOTHED_RADIUS",
     "MEDIAN_RADIUS",
+    "MEDIAN_SMOOTHED_RADIUS",
     "NOISE_ACCURACY",
     "NOISE_AGREEMENT",
     "SMOOTHED",
@@ -52,6 +55,9 @@ SMOOTHED = "accuracy of the smoothed classifier"
 ABSTENTION = "abstention of the smoothed classifier"
 SMOOTHED_CERTIFIED = "certified accuracy of the smoothed classifier"
 """``level`` is epsilon, in l2."""
+MEAN_SMOOTHED_RADIUS = "mean radius of the smoothed classifier"
+MEDIAN_SMOOTHED_RADIUS = "median radius of the smoothed classifier"
+LARGEST_SMOOTHED_RADIUS = "largest radius of the smoothed classifier"
 CALIBRATION_ERROR = "calibration error"
 """``by`` is what the images were: clean."""
 VANISHING_GRADIENTS = "vanishing gradients"
