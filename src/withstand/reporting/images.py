@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from withstand.reporting.read import Gallery
-from withstand.reporting.wording import epsilon_text
+from withstand.reporting.old_read import Gallery
+from withstand.reporting.old_wording import epsilon_text
 
 __all__ = ["GalleryView", "Triple", "amplification", "data_uri", "difference", "view_gallery"]
 

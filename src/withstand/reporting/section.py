@@ -10,7 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Cell", "Figure", "Picture", "Prose", "Section", "Tab", "Table"]
+__all__ = [
+    "Card",
+    "Cell",
+    "Choice",
+    "Code",
+    "Figure",
+    "Notice",
+    "Picture",
+    "Prose",
+    "Section",
+    "Tab",
+    "Table",
+]
 
 Tab = Literal["summary", "attacks", "proven", "noise", "answers", "training", "examples", "about"]
 """The tabs of a run's page, in their order."""
@@ -46,6 +58,7 @@ class Cell:
         sort: What the column is sorted by; None sorts by the text.
         href: Where it leads on the page.
         kind: A class of the style sheet.
+        span: Columns that it takes.
     """
 
     text: str
@@ -56,6 +69,7 @@ class Cell:
     sort: float | None = None
     href: str = ""
     kind: str = ""
+    span: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,11 +79,13 @@ class Table:
     Attributes:
         title: What it shows, for a summary that unfolds it and for those who do not see it.
         header: One a column.
-        rows: Each as long as the header; a text is a cell that holds it.
+        rows: Each as wide as the header; a text is a cell that holds it.
         caption: What to know of it.
         is_folded: Whether it is shown only on demand.
         is_sortable: Whether a click on a heading sorts it.
-        kind: A class of the style sheet: ``compare``, ``heat``, ``confusion``, ``groups`` …
+        is_tall: Whether it scrolls by itself, as one of more than 20 rows does.
+        kind: Classes of the style sheet: ``compare``, ``compare heat``, ``groups``, ``checks``; those of
+            ``confusion`` and ``mistakes`` stand side by side under their titles.
         lead: A sentence before it.
     """
 
@@ -79,6 +95,7 @@ class Table:
     caption: str = ""
     is_folded: bool = False
     is_sortable: bool = False
+    is_tall: bool = False
     kind: str = ""
     lead: str = ""
 
@@ -90,13 +107,42 @@ class Prose:
     Attributes:
         text: Its words; ``markupsafe.Markup`` where some are bold.
         kind: plain; meaning, of how to read figures; note, of what must not be missed; missing, of what a run
-            folder lacks; small, of how it was measured.
+            folder lacks; small, of how it was measured; best, of which runs are.
         lead: Bold words before it.
+        is_once: Whether a page of several runs says it once for all, not in each run's section.
     """
 
     text: str
-    kind: Literal["plain", "meaning", "note", "missing", "small"] = "plain"
+    kind: Literal["plain", "meaning", "note", "missing", "small", "best"] = "plain"
     lead: str = ""
+    is_once: bool = False
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline figure."""
+
+    label: str
+    value: str
+    details: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A list of sentences.
+
+    Attributes:
+        title: Its heading, or the summary that unfolds it; ``key`` is what links lead to.
+        items: Texts; ``Markup`` where they hold links.
+        kind: warnings and happenings stand in a box; sentences are folded away.
+        lead: A sentence before them.
+    """
+
+    title: str
+    items: Sequence[str]
+    kind: Literal["warnings", "happenings", "sentences"]
+    lead: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,10 +152,37 @@ class Picture:
     Attributes:
         title: What stands above them; empty where nothing does.
         images: (data URI, alternative text, caption) each.
+        is_triple: Whether it is one of many groups of three, not a row of its own.
     """
 
     title: str
     images: Sequence[tuple[str, str, str]]
+    is_triple: bool = False
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text as it is typed: a command to copy or, with a title, what is shown on demand."""
+
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Sections of which one is seen at a time.
+
+    Attributes:
+        label: What is chosen, beside the list: ``Baseline``.
+        options: Their titles are the list; keys of theirs are not used.
+        title: A heading above it; empty where there is none.
+        opened: The place of the option to begin with.
+    """
+
+    label: str
+    options: Sequence[Section]
+    title: str = ""
+    opened: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,23 +194,39 @@ class Section:
     Attributes:
         key: Short and unique on the page, for links.
         title: Its heading.
-        tab: In which of a run's tabs it stands.
+        tab: In which of a run's tabs it stands; without meaning in a section of many runs.
         prose: Paragraphs before all else.
+        cards: Headline figures.
+        facts: Names and short values.
+        choices: Sections of which one is seen at a time.
         figures: Figures.
+        notices: Lists of sentences.
         tables: Tables.
-        facts: Names and values, such as an attack and its settings in words.
+        descriptions: Names and sentences, such as an attack and its settings in words.
         pictures: Groups of images.
+        codes: Commands and files.
         notes: Paragraphs after all else.
+        across: Figures that may stand side by side: 1, 2 or 3.
+        fold: What unfolds all of it; empty where it is not folded.
         is_brief: Whether it stands on a page of many runs as well.
+        measures: Measures of the table that it shows.
     """
 
     key: str
     title: str
     tab: Tab
     prose: Sequence[Prose] = ()
-    figures: Sequence[Figure] = ()
-    tables: Sequence[Table] = ()
+    cards: Sequence[Card] = ()
     facts: Sequence[tuple[str, str]] = ()
+    choices: Sequence[Choice] = ()
+    figures: Sequence[Figure] = ()
+    notices: Sequence[Notice] = ()
+    tables: Sequence[Table] = ()
+    descriptions: Sequence[tuple[str, str]] = ()
     pictures: Sequence[Picture] = ()
+    codes: Sequence[Code] = ()
     notes: Sequence[Prose] = ()
+    across: Literal[1, 2, 3] = 1
+    fold: str = ""
     is_brief: bool = False
+    measures: Sequence[str] = ()

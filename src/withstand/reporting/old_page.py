@@ -9,9 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from withstand.reporting import wording
-from withstand.reporting.compare import view_runs
-from withstand.reporting.read import Run, read_run
+from withstand.reporting import old_wording as wording
+from withstand.reporting.compared import view_runs
+from withstand.reporting.old_read import Run, read_run
 from withstand.reporting.summary import command_for, run_labels
 from withstand.reporting.views import view_run
 from withstand.run_folder import RunFolder, replaced

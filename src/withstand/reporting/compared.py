@@ -14,13 +14,13 @@ from withstand.reporting.certified import (
     telling_certificates,
 )
 from withstand.reporting.compared_noise import ComparedNoise, compare_noise
-from withstand.reporting.figures import Figure, accuracy_figure, training_figure
+from withstand.reporting.old_figures import Figure, accuracy_figure, training_figure
 from withstand.reporting.headlines import telling_attacks
-from withstand.reporting.history import panels_of_runs
+from withstand.reporting.old_history import panels_of_runs
 from withstand.reporting.over_seeds import SeedsView, group_curves, view_seeds
 from withstand.reporting.paired_view import PairedView, view_pairs
 from withstand.reporting.protocols import ComparedProtocols, compare_protocols
-from withstand.reporting.read import Run
+from withstand.reporting.old_read import Run
 from withstand.reporting.schema import Metrics
 from withstand.reporting.summary import Attacked, chance_of, norms, run_labels, strongest_at, strongest_curve
 from withstand.reporting.tradeoff import TradeoffView, view_tradeoffs

@@ -1,0 +1,111 @@
+"""The page's figures as SVG or PNG files, drawn by a browser that nobody sees."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import plotly.io
+
+from withstand.reporting.compared import view_runs
+from withstand.reporting.old_figures import Figure
+from withstand.reporting.old_read import Run, read_run
+from withstand.reporting.summary import run_labels
+from withstand.reporting.views import view_run
+from withstand.types import RunFolderError
+
+__all__ = ["ImageFormat", "export_figures", "figures_in"]
+
+ImageFormat = Literal["svg", "png"]
+
+_WIDTH = 900
+_SCALE = 2  # of PNG, for paper
+_INK, _GRID = "#1b1f27", "#d9dde4"  # as the page prints
+_WORDS = {"ℓ": "l", "∞": "inf", "ε": "epsilon"}
+
+
+def export_figures(
+    run_dirs: Sequence[Path | str], out_dir: Path | str, image_format: ImageFormat = "svg"
+) -> list[Path]:
+    """Writes the figures of one run, or those that hold several beside each other, on white.
+
+    Args:
+        run_dirs: The run folders, at least one.
+        out_dir: The folder for the files, which are numbered as on the page.
+        image_format: ``svg`` or ``png``.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        RunFolderError: there is no run folder, one is missing or damaged, kaleido or a browser for it is not
+            installed, or the files cannot be written.
+    """
+    runs = [read_run(folder) for folder in run_dirs]
+    if not runs:
+        raise RunFolderError("There is no run folder to draw figures of. Name at least one.")
+    if importlib.util.find_spec("kaleido") is None:
+        raise RunFolderError(
+            "Figures as files need the package kaleido, which is not installed: "
+            "pip install 'withstand[figures]'. The page itself needs neither."
+        )
+    view = view_runs(runs) if len(runs) > 1 else view_run(runs[0], run_labels(runs)[0])
+    figures = list(figures_in(view))
+    folder = Path(out_dir)
+    files = [
+        folder / f"{number:02d}-{_slug(figure.title)}.{image_format}"
+        for number, figure in enumerate(figures, start=1)
+    ]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if figures:
+            plotly.io.write_images(
+                [_on_white(figure) for figure in figures],
+                files,
+                width=_WIDTH,
+                height=[figure.height + 40 for figure in figures],
+                scale=_SCALE if image_format == "png" else 1,
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RunFolderError(
+            f"The figures could not be drawn into {folder}: {reason} Kaleido needs Chrome or Chromium; "
+            "BROWSER_PATH names it where it is not found."
+        ) from error
+    return files
+
+
+def figures_in(view: object) -> Iterator[Figure]:
+    """Every figure of a view, in the order of its fields; none of the runs that it was made of."""
+    if isinstance(view, Figure):
+        yield view
+    elif is_dataclass(view) and not isinstance(view, (type, Run)):
+        for field in fields(view):
+            yield from figures_in(getattr(view, field.name))
+    elif isinstance(view, Mapping):
+        yield from figures_in(list(view.values()))
+    elif isinstance(view, (list, tuple)):
+        for each in view:
+            yield from figures_in(each)
+
+
+def _on_white(figure: Figure) -> dict[str, Any]:
+    plot = copy.deepcopy(figure.plot)
+    layout = plot["layout"]
+    layout |= {"paper_bgcolor": "#ffffff", "plot_bgcolor": "#ffffff", "autosize": False}
+    layout |= {"margin": {"l": 16, "r": 20, "t": 20, "b": 16}}
+    layout["font"] = layout.get("font", {}) | {"color": _INK}
+    for name in [key for key in layout if re.fullmatch(r"[xy]axis\d*", key)]:
+        layout[name] |= {"gridcolor": _GRID, "linecolor": _GRID, "tickcolor": _GRID}
+    return plot
+
+
+def _slug(title: str) -> str:
+    words = "".join(_WORDS.get(letter, letter) for letter in unicodedata.normalize("NFC", title))
+    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.")[:80] or "figure"
