@@ -10,14 +10,15 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 import plotly.io
 
+from withstand.evaluation.measurements import Measurement
 from withstand.reporting.section import Figure
-from withstand.reporting.wording import ShareLike, percent
+from withstand.reporting.wording import ShareLike, interval, percent
 
 __all__ = [
     "CATEGORIES",
@@ -37,6 +38,7 @@ __all__ = [
     "look",
     "reference",
     "series",
+    "share_series",
 ]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -174,6 +176,27 @@ def series(
         | {"line": style["line"] | (line or {}), "marker": style["marker"] | (marker or {})}
         | more
     )
+
+
+def share_series(
+    name: str, shares: Sequence[Measurement], index: int, told: Callable[[Measurement], str], **more: Any
+) -> go.Scatter:
+    """A curve of shares over their levels; pointing at one tells its interval too.
+
+    Args:
+        name: What the legend calls it.
+        shares: Rows of the table.
+        index: Of which colour, dash and marker come.
+        told: What is said of a share beside its name and interval.
+        **more: As of ``series``.
+    """
+    texts = [hover(name, told(share), _interval_text(share)) for share in shares]
+    values = [share.value for share in shares]
+    return series(name, [share.level for share in shares], values, index, texts=texts, **more)
+
+
+def _interval_text(share: ShareLike) -> str:
+    return f"95 % interval {ends}" if (ends := interval(share)) else ""
 
 
 def bars(
