@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from withstand.reporting.find import find_runs
-from withstand.reporting.old_image_files import export_figures
-from withstand.reporting.old_page import report
+from withstand.reporting.image_files import export_figures
+from withstand.reporting.page import report
 from withstand.reporting.seeds import summarize_seeds
 from withstand.reporting.tables import export_tables
 

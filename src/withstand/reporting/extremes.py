@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from withstand.reporting.images import data_uri
+from withstand.reporting.old_images import data_uri
 from withstand.reporting.pictures import Extreme, Extremes
 from withstand.reporting.old_wording import cell, count
 

@@ -77,7 +77,7 @@ class Table:
     """A table; the first cell of a row names it.
 
     Attributes:
-        title: What it shows, for a summary that unfolds it and for those who do not see it.
+        title: What it shows: the summary that unfolds it, and its name for those who do not see it.
         header: One a column.
         rows: Each as wide as the header; a text is a cell that holds it.
         caption: What to know of it.
@@ -98,6 +98,11 @@ class Table:
     is_tall: bool = False
     kind: str = ""
     lead: str = ""
+
+    @property
+    def is_boxed(self) -> bool:
+        """Whether its title is seen, in a box beside others."""
+        return self.kind in ("confusion", "mistakes")
 
 
 @dataclass(frozen=True)
@@ -133,13 +138,13 @@ class Notice:
 
     Attributes:
         title: Its heading, or the summary that unfolds it; ``key`` is what links lead to.
-        items: Texts; ``Markup`` where they hold links.
+        items: Texts; of a cell, its text leads to the section of the same run that ``href`` is the key of.
         kind: warnings and happenings stand in a box; sentences are folded away.
         lead: A sentence before them.
     """
 
     title: str
-    items: Sequence[str]
+    items: Sequence[Cell | str]
     kind: Literal["warnings", "happenings", "sentences"]
     lead: str = ""
     key: str = ""

@@ -202,8 +202,8 @@ def targets(shown: Iterable[Measurement]) -> list[tuple[str, float]]:
 
 def mean_over_levels(table: pd.DataFrame, measure: str, by: str) -> float | None:
     """The mean of a measure over its levels; None where it was not measured."""
-    values = select(table, measure, by=by).value
-    return None if values.empty else float(values.mean())
+    values = select(table, measure, by=by).value.tolist()
+    return sum(values) / len(values) if values else None
 
 
 def area_over_levels(table: pd.DataFrame, measure: str, by: str) -> float | None:

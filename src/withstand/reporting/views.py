@@ -11,7 +11,7 @@ from withstand.reporting.extremes import ExtremesView, view_extremes
 from withstand.reporting.old_figures import Figure, accuracy_figure, training_figure
 from withstand.reporting.headlines import Card, PublishedRow, cards, published_rows
 from withstand.reporting.old_history import events, history_table, panels_of_run
-from withstand.reporting.images import GalleryView, view_gallery
+from withstand.reporting.old_images import GalleryView, view_gallery
 from withstand.reporting.measured import MeasuredView, view_measured
 from withstand.reporting.old_read import Run
 from withstand.reporting.schema import Environment, Metrics
