@@ -40,22 +40,13 @@ _WITHOUT_RADII = (
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy against epsilon in one norm, from the clean accuracy at epsilon 0 on.
-
-    Attributes:
-        name: What the legend calls it.
-        points: Ascending in epsilon; ``by`` of each is the attack or the certificate.
-        steps: (epsilon, share of examples certified there), one a certified radius and ascending;
-            empty where radii are not known.
-        is_certified: Whether it is proven, not attacked.
-        series: Curves of one number share colour and marker; its place among the curves where None.
-    """
+    """Accuracy against epsilon in one norm, from the clean accuracy at epsilon 0 on."""
 
     name: str
-    points: Sequence[Measurement]
-    steps: Sequence[tuple[float, float]] = ()
+    points: Sequence[Measurement]  # ascending in epsilon; by is the attack or the certificate
+    steps: Sequence[tuple[float, float]] = ()  # (epsilon, share certified there), one a radius, ascending
     is_certified: bool = False
-    series: int | None = None
+    series: int | None = None  # curves of one number share colour and marker; None is its place
 
 
 def attacked_curves(run: Run, norm: str) -> list[Curve]:

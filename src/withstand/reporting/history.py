@@ -45,42 +45,25 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Trace:
-    """One curve.
-
-    Attributes:
-        name: What the legend calls it.
-        progress: Epochs done at each row.
-        values: One a row; None leaves a gap.
-        marks: Row -> what to say there.
-        series: Of several figures, its number in all of them; its place in this one where None.
-    """
+    """One curve."""
 
     name: str
-    progress: Sequence[float | None]
-    values: Sequence[float | None]
-    marks: Mapping[int, str]
-    series: int | None = None
+    progress: Sequence[float | None]  # epochs done at each row
+    values: Sequence[float | None]  # None leaves a gap
+    marks: Mapping[int, str]  # row -> what to say there
+    series: int | None = None  # of several figures, its number in all of them; None is its place in this one
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves that share an axis.
-
-    Attributes:
-        title: Its heading.
-        caption: What it shows.
-        traces: The curves.
-        is_share: Whether its values are shares in [0, 1].
-        unit: What the axis of values is titled; empty where the heading says it.
-        is_logarithmic: Whether that axis is; then all values are above 0.
-    """
+    """Curves that share an axis."""
 
     title: str
     caption: str
     traces: Sequence[Trace]
     is_share: bool
-    unit: str = ""
-    is_logarithmic: bool = False
+    unit: str = ""  # what the axis of values is titled; empty where the heading says it
+    is_logarithmic: bool = False  # then all values are above 0
 
 
 def panels_of_run(history: History) -> list[Panel]:
