@@ -1,16 +1,54 @@
+"""Run folders of every kind, made of results and measurements."""
+
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-WriteRun = Callable[..., Path]
+from withstand.evaluation.measurements import (
+    ABSTENTION,
+    ATTACKED,
+    CALIBRATION_ERROR,
+    CERTIFIED,
+    CLEAN,
+    CORRUPTED,
+    LARGEST_RADIUS,
+    MEAN_RADIUS,
+    MEDIAN_RADIUS,
+    SMOOTHED,
+    SMOOTHED_CERTIFIED,
+    Measurement,
+    table_of,
+)
+from withstand.evaluation.results import (
+    AttackInfo,
+    Bin,
+    CertificateInfo,
+    Check,
+    ClassAccuracy,
+    Classes,
+    Confusion,
+    CorruptionKind,
+    Corruptions,
+    Results,
+    Smoothing,
+    StageCounts,
+    StageInfo,
+    Target,
+)
+from withstand.evaluation.results_file import write_results
+from withstand.evaluation.shares import Share
+from withstand.reporting.read import Run, read_run
+from withstand.run_folder import RunFolder
 
-_RECIPE = """\
+RECIPE = """\
 name: tiny
 title: A tiny run
 description: What it shows.
@@ -19,170 +57,176 @@ data: {name: mnist}
 model: {name: cnn-small}
 training: {epochs: 2}
 """
-_TRAINING = """\
+TRAINING = """\
 epoch,progress,seconds,learning_rate,loss,adversarial,adversarial_accuracy,epsilon,collapsed,note
 1,1,4.5,0.1,2.25,2.25,0.2,0.1,0,
 2,2,4.4,0.1,2.3,2.3,0.125,0.2,1,"back, step halved"
 """
-_EXAMPLES = "index,label,prediction,pgd@0.1\n0,7,7,1\n1,2,2,0\n2,1,1,1\n"
+EXAMPLES = "index,label,prediction,pgd@0.1\n0,7,7,1\n1,2,2,0\n2,1,1,1\n"
 
 
-def _accuracy(correct: int, total: int = 1000) -> dict[str, float]:
-    share = correct / total
-    ends = {"lower": max(0.0, share - 0.02), "upper": min(1.0, share + 0.02)}
-    return {"accuracy": share, **ends, "correct": correct, "total": total}
+def share(correct: int, total: int = 1000) -> Share:
+    """So many of so many, with two points to each side."""
+    value = correct / total
+    return Share(value, max(0.0, value - 0.02), min(1.0, value + 0.02), correct, total)
 
 
-def _attack(name: str, norm: str, corrects: Mapping[float, int]) -> dict[str, Any]:
-    curve = [{"epsilon": epsilon, **_accuracy(correct)} for epsilon, correct in corrects.items()]
-    return {"name": name, "norm": norm, "description": f"{name} in words", "curve": curve}
+def measured(
+    measure: str, correct: int, by: str = "", norm: str = "", level: float = 0.0, total: int = 1000
+) -> Measurement:
+    """A row of the table with such a share."""
+    of = share(correct, total)
+    return Measurement(measure, by, norm, level, of.value, of.lower, of.upper, of.correct, of.total)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation leaves: results, and the rows of the table of measurements."""
+
+    results: Results
+    rows: tuple[Measurement, ...]
+
+    def but(self, **fields: Any) -> Evaluated:
+        """The same with other results."""
+        return replace(self, results=replace(self.results, **fields))
+
+    def plus(self, *rows: Measurement) -> Evaluated:
+        """The same with more rows."""
+        return replace(self, rows=(*self.rows, *rows))
+
+    def without(self, *measures: str) -> Evaluated:
+        """The same without the rows of some measures."""
+        return replace(self, rows=tuple(row for row in self.rows if row.measure not in measures))
+
+    def attacked(self, name: str, norm: str, corrects: Mapping[float, int], **fields: Any) -> Evaluated:
+        """The same with one attack more, given how many examples are right at each epsilon."""
+        info = AttackInfo(name, norm, f"{name} in words", **fields)
+        return self.but(attacks=[*self.results.attacks, info]).plus(
+            *(measured(ATTACKED, right, name, norm, epsilon) for epsilon, right in corrects.items())
+        )
+
+    def certified(self, name: str, norm: str, method: str, corrects: Mapping[float, int]) -> Evaluated:
+        """The same with one certificate more."""
+        info = CertificateInfo(name, norm, method, f"{name} in words")
+        return self.but(certificates=[*self.results.certificates, info]).plus(
+            *(measured(CERTIFIED, right, name, norm, epsilon) for epsilon, right in corrects.items())
+        )
+
+    def run(self, **fields: Any) -> Run:
+        """A run with this evaluation and nothing else, but for what is named."""
+        empty = Run(Path("run"), None, None, None, None, None, {}, self.results, table_of(self.rows))
+        return replace(empty, **fields)
 
 
 @pytest.fixture
-def metrics() -> dict[str, Any]:
-    """A summary to change at will."""
-    return {
-        "schema": 1,
-        "dataset": "mnist",
-        "num_examples": 1000,
-        "num_classes": 10,
-        "weights": "last",
-        "clean": _accuracy(981),
-        "attacks": [
-            _attack("pgd-200", "inf", {0.3: 402, 0.1: 907}),
-            _attack("fgsm", "inf", {0.1: 905, 0.3: 655}),
-        ],
-        "warnings": [],
-    }
+def build() -> SimpleNamespace:
+    """The builders above and below, for tests, which cannot import this file."""
+    return SimpleNamespace(**globals())
 
 
 @pytest.fixture
-def certified_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The same with attacks in l2 and three certificates, one of them with radii."""
-    metrics["attacks"].append(_attack("pgd-20-l2", "2", {0.5: 800, 1.0: 600, 1.5: 300}))
-    best = {"method": "best"} | _attack("certified-l2", "2", {0.5: 700, 1.0: 400, 1.5: 90})
-    box = {"method": "box"} | _attack("certified-box-l2", "2", {0.5: 710, 1.0: 100})
-    linf = {"method": "box_ball"} | _attack("certified-box-ball-linf", "inf", {0.1: 350})
-    best["radius"] = {"mean": 0.7125, "median": 0.65, "largest": 1.75}
-    return metrics | {"certificates": [best, box, linf]}
+def evaluated() -> Evaluated:
+    """Two attacks in linf on a thousand test examples of MNIST."""
+    return (
+        Evaluated(Results("mnist", 1000, 10, weights="last"), (measured(CLEAN, 981),))
+        .attacked("pgd-200", "inf", {0.3: 402, 0.1: 907})
+        .attacked("fgsm", "inf", {0.1: 905, 0.3: 655})
+    )
 
 
-def _of_suite(point: dict[str, Any], felled: Mapping[str, int], right: int) -> dict[str, Any]:
-    """A point at which each attack was given what stood before it, of so many right ones."""
-    stages, standing = [], right
-    for name, number in felled.items():
-        stages.append({"name": name, "num_attacked": standing, "num_felled": number})
-        standing -= number
-    return point | _accuracy(standing) | {"stages": stages}
+@pytest.fixture
+def certified(evaluated: Evaluated) -> Evaluated:
+    """The same with an attack in l2 and three certificates, one of them with radii."""
+    radii = {MEAN_RADIUS: 0.7125, MEDIAN_RADIUS: 0.65, LARGEST_RADIUS: 1.75}
+    return (
+        evaluated.attacked("pgd-20-l2", "2", {0.5: 800, 1.0: 600, 1.5: 300})
+        .certified("certified-l2", "2", "best", {0.5: 700, 1.0: 400, 1.5: 90})
+        .certified("certified-box-l2", "2", "box", {0.5: 710, 1.0: 100})
+        .certified("certified-box-ball-linf", "inf", "box_ball", {0.1: 350})
+        .plus(*(Measurement(name, "certified-l2", "2", value=value) for name, value in radii.items()))
+    )
 
 
-def _suite() -> dict[str, Any]:
-    kinds = {"pgd-margin": "white-box", "apgd-dlr": "white-box", "square": "black-box"}
-    felled = {0.1: (60, 14, 0), 0.3: (530, 48, 3)}
-    curve = [
-        _of_suite({"epsilon": epsilon}, dict(zip(kinds, numbers, strict=True)), 981)
-        for epsilon, numbers in felled.items()
+def with_suite(evaluated: Evaluated) -> Evaluated:
+    """The same with a suite of three attacks before the others."""
+    kinds: dict[str, Any] = {"pgd-margin": "white-box", "apgd-dlr": "white-box", "square": "black-box"}
+    broken = {0.1: [60, 14, 0], 0.3: [530, 48, 3]}
+    counts = [
+        StageCounts(epsilon, [981 - sum(numbers[:place]) for place in range(3)], numbers)
+        for epsilon, numbers in broken.items()
     ]
-    stages = [{"name": name, "kind": kind, "description": f"{name} in words"} for name, kind in kinds.items()]
-    return {
-        "name": "standard-linf",
-        "norm": "inf",
-        "description": "A suite",
-        "curve": curve,
-        "stages": stages,
-    }
+    stages = [StageInfo(name, kind, f"{name} in words") for name, kind in kinds.items()]
+    robust = {epsilon: 981 - sum(numbers) for epsilon, numbers in broken.items()}
+    suite = Evaluated(replace(evaluated.results, attacks=[]), ())
+    suite = suite.attacked("standard-linf", "inf", robust, stages=stages, counts=counts)
+    attacks = [*suite.results.attacks, *evaluated.results.attacks]
+    return replace(evaluated, rows=(evaluated.rows[0], *suite.rows, *evaluated.rows[1:])).but(attacks=attacks)
 
 
-def _corruptions() -> dict[str, Any]:
+def with_corruptions(evaluated: Evaluated) -> Evaluated:
+    """The same with two kinds of corruption at five severities."""
     titles = {
         "gaussian-blur": ("Gaussian blur", "standard deviation, pixels"),
         "rotation": ("Rotation", "degrees"),
     }
+    severities = range(1, 6)
     kinds = [
-        {
-            "name": name,
-            "title": title,
-            "parameter": parameter,
-            "levels": [
-                {"severity": severity, "value": 0.4 * severity} | _accuracy(980 - slope * severity)
-                for severity in range(1, 6)
-            ],
-        }
-        for slope, (name, (title, parameter)) in zip((60, 120), titles.items(), strict=True)
+        CorruptionKind(name, title, parameter, list(severities), [0.4 * each for each in severities])
+        for name, (title, parameter) in titles.items()
     ]
-    return {"description": "How it was corrupted", "num_examples": 1000, "kinds": kinds, "mean": 0.71}
-
-
-def _smoothing() -> dict[str, Any]:
-    curve = [{"epsilon": epsilon, **_accuracy(n)} for epsilon, n in {0.5: 700, 0.25: 850, 1.0: 310}.items()]
-    return {
-        "description": "By sampling",
-        "noise_std": 0.25,
-        "failure_probability": 0.001,
-        "num_selection": 100,
-        "num_estimation": 10_000,
-        "num_examples": 1000,
-        "accuracy": _accuracy(940),
-        "abstained": _accuracy(12),
-        "curve": curve,
-        "radius": {"mean": 0.61, "median": 0.66, "largest": 0.9471},
-    }
-
-
-def _calibration() -> dict[str, Any]:
-    held = {12: (100, 0.82, 0.7), 13: (300, 0.9, 0.85), 14: (600, 0.98, 0.97)}
-    bins: list[dict[str, Any]] = [
-        {"lower": number / 15, "upper": (number + 1) / 15, "count": 0, "confidence": None, "accuracy": None}
-        for number in range(15)
-    ]
-    for number, (size, confidence, accuracy) in held.items():
-        bins[number] |= {"count": size, "confidence": confidence, "accuracy": accuracy}
-    return {"num_bins": 15, "error": 0.033, "bins": bins}
-
-
-def _classes() -> dict[str, Any]:
-    clean, attacked = {"cat": 98, "dog": 97, "ship": 99}, {"cat": 40, "dog": 12, "ship": 77}
     rows = [
-        {
-            "class": name,
-            "clean": _accuracy(right, 100),
-            "attacked": _accuracy(attacked[name], 100),
-            "certified": None,
-        }
+        measured(CORRUPTED, 980 - slope * severity, name, level=severity)
+        for slope, name in zip((60, 120), titles, strict=True)
+        for severity in severities
+    ]
+    return evaluated.but(corruptions=Corruptions("How it was corrupted", kinds)).plus(*rows)
+
+
+def with_smoothing(evaluated: Evaluated) -> Evaluated:
+    """The same with a smoothed classifier."""
+    certified = {0.5: 700, 0.25: 850, 1.0: 310}
+    radii = {"mean": 0.61, "median": 0.66, "largest": 0.9471}
+    return evaluated.but(smoothing=Smoothing("By sampling", 0.25, 0.001, 100, 10_000)).plus(
+        measured(SMOOTHED, 940, "smoothed"),
+        measured(ABSTENTION, 12, "smoothed"),
+        *(measured(SMOOTHED_CERTIFIED, right, "smoothed", "2", at) for at, right in certified.items()),
+        *(
+            Measurement(f"{name} radius of the smoothed classifier", "smoothed", "2", value=value)
+            for name, value in radii.items()
+        ),
+    )
+
+
+def with_calibration(evaluated: Evaluated) -> Evaluated:
+    """The same with fifteen bins of confidence, three of them filled."""
+    filled: dict[int, Any] = {12: (100, 0.82, 0.7), 13: (300, 0.9, 0.85), 14: (600, 0.98, 0.97)}
+    bins = [Bin(number / 15, (number + 1) / 15, *filled.get(number, (0, None, None))) for number in range(15)]
+    return evaluated.but(calibration=bins).plus(Measurement(CALIBRATION_ERROR, "clean", value=0.033))
+
+
+def with_classes(evaluated: Evaluated) -> Evaluated:
+    """The same with the accuracies and mistakes of three classes."""
+    clean, attacked = {"cat": 98, "dog": 97, "ship": 99}, {"cat": 40, "dog": 12, "ship": 77}
+    accuracies = [
+        ClassAccuracy(name, share(right, 100), share(attacked[name], 100), None)
         for name, right in clean.items()
     ]
-    measure = {"name": "standard-linf", "norm": "inf", "epsilon": 0.3}
-    return {"attacked": measure, "certified": None, "rows": rows}
-
-
-def _confusion() -> dict[str, Any]:
-    attacked = {"name": "standard-linf", "norm": "inf", "epsilon": 0.3}
-    return {
-        "class_names": ["cat", "dog", "ship"],
-        "clean": [[98, 2, 0], [3, 97, 0], [0, 1, 99]],
-        "attacked": attacked | {"matrix": [[40, 55, 5], [80, 12, 8], [3, 20, 77]]},
-    }
+    confusion = Confusion([[98, 2, 0], [3, 97, 0], [0, 1, 99]], [[40, 55, 5], [80, 12, 8], [3, 20, 77]])
+    target = Target("standard-linf", "inf", 0.3)
+    return evaluated.but(classes=Classes(list(clean), target, None, accuracies, confusion))
 
 
 @pytest.fixture
-def measures(metrics: dict[str, Any]) -> dict[str, Any]:
-    """A summary in which everything beside the curves was measured too, to change at will."""
+def everything(evaluated: Evaluated) -> Evaluated:
+    """An evaluation in which much beside the curves was measured too."""
     checks = [
-        ("vanishing-gradients", "Gradients do not vanish", True, "0 of 1,000 gradients are zero."),
-        ("transfer", "Transfer finds no more", None, "No other run was named."),
-        ("huge-epsilon", "A huge epsilon fells all", False, "At epsilon 1 accuracy is still 31.0 %."),
+        Check("vanishing-gradients", "Gradients do not vanish", True, "0 of 1,000 gradients are zero."),
+        Check("transfer", "Transfer finds no more", None, "No other run was named."),
+        Check("huge-epsilon", "A huge epsilon fells all", False, "At epsilon 1 accuracy is still 31.0 %."),
     ]
-    keys = ("name", "title", "passed", "finding")
-    return metrics | {
-        "attacks": [_suite(), *metrics["attacks"]],
-        "checks": [dict(zip(keys, check, strict=True)) for check in checks],
-        "corruptions": _corruptions(),
-        "smoothing": _smoothing(),
-        "calibration": _calibration(),
-        "classes": _classes(),
-        "confusion": _confusion(),
-        "warnings": ["At epsilon 1 accuracy is still 31.0 %."],
-    }
+    for more in (with_suite, with_corruptions, with_smoothing, with_calibration, with_classes):
+        evaluated = more(evaluated)
+    return evaluated.but(checks=checks, warnings=["At epsilon 1 accuracy is still 31.0 %."])
 
 
 @pytest.fixture
@@ -232,25 +276,33 @@ def gallery() -> dict[str, Any]:
     }
 
 
+WriteRun = Callable[..., Path]
+
+
 @pytest.fixture
 def write_run(
-    tmp_path: Path, metrics: dict[str, Any], environment: dict[str, Any], gallery: dict[str, Any]
+    tmp_path: Path, evaluated: Evaluated, environment: dict[str, Any], gallery: dict[str, Any]
 ) -> WriteRun:
-    """Writes a run folder, whole unless parts are named; a part is its file's content."""
+    """Writes a run folder, whole unless parts are named; a part is its file's content.
 
-    def write(name: str = "run", *, only: set[str] | None = None, **contents: Any) -> Path:
+    ``metrics.json`` stands for ``measurements.csv`` too; both are of ``evaluated=``.
+    """
+
+    def write(name: str = "run", *, only: Iterable[str] | None = None, **contents: Any) -> Path:
         folder = tmp_path / name
-        folder.mkdir()
+        folder.mkdir(parents=True)
         texts = {
-            "recipe.yaml": contents.get("recipe", _RECIPE),
+            "recipe.yaml": contents.get("recipe", RECIPE),
             "environment.json": json.dumps(contents.get("environment", environment)),
-            "train.csv": contents.get("training", _TRAINING),
-            "examples.csv": contents.get("examples", _EXAMPLES),
-            "metrics.json": json.dumps(contents.get("metrics", metrics)),
+            "train.csv": contents.get("training", TRAINING),
+            "examples.csv": contents.get("examples", EXAMPLES),
         }
         for file, text in texts.items():
             if only is None or file in only:
                 (folder / file).write_text(text, encoding="utf-8")
+        if only is None or "metrics.json" in only:
+            of = contents.get("evaluated", evaluated)
+            write_results(RunFolder(folder), of.results, table_of(of.rows))
         if only is None or "gallery.npz" in only:
             np.savez(folder / "gallery.npz", **contents.get("gallery", gallery))
         if "extremes" in contents:
@@ -258,3 +310,9 @@ def write_run(
         return folder
 
     return write
+
+
+@pytest.fixture
+def make_run(write_run: WriteRun) -> Callable[..., Run]:
+    """Writes a run folder as ``write_run`` does, and reads it."""
+    return lambda *args, **contents: read_run(write_run(*args, **contents))

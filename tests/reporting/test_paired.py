@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from withstand.reporting.paired import holm, paired_difference, tango_interval
+from withstand.reporting.compare.paired import holm, paired_difference, tango_interval
 
 
 def test_published_examples() -> None:

@@ -13,7 +13,7 @@ from withstand.evaluation.results import SCHEMA, Results
 from withstand.run_folder import RunFolder, replaced
 from withstand.types import RunFolderError
 
-__all__ = ["read_results", "write_results"]
+__all__ = ["first_fault", "read_results", "write_results"]
 
 _RESULTS = TypeAdapter(Results)
 _TEXTS = {"measure": str, "by": str, "norm": str}
@@ -65,10 +65,10 @@ def _read_metrics(run: RunFolder) -> Results:
     try:
         return _RESULTS.validate_json(text, strict=True)
     except ValidationError as error:
-        raise run.damaged(run.metrics, _first_fault(error)) from error
+        raise run.damaged(run.metrics, first_fault(error)) from error
 
 
-def _first_fault(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
     """The key that does not fit, and why, in one sentence."""
     first = error.errors(include_url=False)[0]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")

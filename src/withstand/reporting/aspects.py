@@ -9,7 +9,7 @@ from withstand.reporting.certified import Certified, most_certified, telling_cer
 from withstand.reporting.headlines import telling_attacks
 from withstand.reporting.schema import Accuracy, Metrics, Noise
 from withstand.reporting.summary import Attacked, strongest_at
-from withstand.reporting.wording import budget, interval, noise_scale, norm_text, percent
+from withstand.reporting.old_wording import budget, interval, noise_scale, norm_text, percent
 
 __all__ = [
     "Aspect",

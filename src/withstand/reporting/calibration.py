@@ -8,9 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import COLOURS, GREY, Figure, axis, finished, layout, series_style
+from withstand.reporting.old_figures import COLOURS, GREY, Figure, axis, finished, layout, series_style
 from withstand.reporting.measures_schema import Bin, Calibration
-from withstand.reporting.wording import cell, count, percent
+from withstand.reporting.old_wording import cell, count, percent
 
 __all__ = ["BinRow", "CalibrationView", "view_calibration"]
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from withstand.reporting.schema import CertificateCurve, CurvePoint, Metrics
 from withstand.reporting.summary import Curve, clean_point
-from withstand.reporting.wording import cell, norm_text
-from withstand.run_folder import radius_column
+from withstand.reporting.old_wording import cell, norm_text
+from withstand.evaluation.measurements import radius_column
 
 __all__ = [
     "Certified",

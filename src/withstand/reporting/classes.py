@@ -9,10 +9,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import COLOURS, SHARES, Figure, axis, finished, layout
+from withstand.reporting.old_figures import COLOURS, SHARES, Figure, axis, finished, layout
 from withstand.reporting.measures_schema import Classes, ClassRow, Confusion, Measure
 from withstand.reporting.schema import Accuracy
-from withstand.reporting.wording import budget, count, interval, percent
+from withstand.reporting.old_wording import budget, count, interval, percent
 
 __all__ = ["ClassesView", "ConfusionView", "Matrix", "Mistake", "view_classes", "view_confusion"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import (
+from withstand.reporting.old_figures import (
     SHARES,
     Figure,
     axis,
@@ -19,10 +19,10 @@ from withstand.reporting.figures import (
     series_style,
 )
 from withstand.reporting.noise import NOISE_AXIS
-from withstand.reporting.read import Run
+from withstand.reporting.old_read import Run
 from withstand.reporting.schema import Metrics, Noise, NoiseShares
 from withstand.reporting.seeds import Group, Mean, groups_of, mean_of, mean_text
-from withstand.reporting.wording import noise_scale
+from withstand.reporting.old_wording import noise_scale
 
 __all__ = ["ComparedNoise", "NoiseCell", "compare_noise", "noise_of"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import (
+from withstand.reporting.old_figures import (
     SHARES,
     Figure,
     axis,
@@ -20,7 +20,7 @@ from withstand.reporting.figures import (
 )
 from withstand.reporting.measures_schema import CorruptionKind, CorruptionLevel, Corruptions
 from withstand.reporting.schema import Accuracy
-from withstand.reporting.wording import cell, count, interval, percent
+from withstand.reporting.old_wording import cell, count, interval, percent
 
 __all__ = ["CorruptionRow", "CorruptionsView", "view_corruptions"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from withstand.reporting.images import data_uri
+from withstand.reporting.old_images import data_uri
 from withstand.reporting.pictures import Extreme, Extremes
-from withstand.reporting.wording import cell, count
+from withstand.reporting.old_wording import cell, count
 
 __all__ = ["ExtremeImage", "ExtremesView", "view_extremes"]
 

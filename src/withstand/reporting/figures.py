@@ -1,111 +1,117 @@
-"""The figures of the page, as plotly figures whose colours the page's script fits to its theme.
+"""The look of all figures: one plotly template, and the traces that sections draw with.
 
-Series differ in colour (Okabe and Ito's palette), dash and marker, so that none is told by
-colour alone. Plotly reads some HTML in texts, so whatever a user named is escaped here.
+Series differ in colour (Okabe and Ito's palette), dash and marker, so that none is told by colour alone; the
+page's script fits the colours to its theme. Plotly reads some HTML in texts, so whatever a user named is
+escaped here, by ``hover`` and ``escaped``.
 """
 
 from __future__ import annotations
 
 import html
 import json
-import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+import plotly.io
 
-from withstand.reporting.axes import logarithmic
-from withstand.reporting.history import Panel, Trace
-from withstand.reporting.summary import Curve
-from withstand.reporting.wording import cell, epsilon_text, interval, norm_text, percent
+from withstand.evaluation.measurements import Measurement
+from withstand.reporting.section import Figure
+from withstand.reporting.wording import ShareLike, interval, percent
 
 __all__ = [
+    "CATEGORIES",
     "COLOURS",
+    "FILL",
     "GREY",
     "SHARES",
-    "Figure",
-    "accuracy_figure",
+    "UNIT",
     "axis",
-    "draw_chance",
-    "finished",
-    "layout",
-    "legend_height",
-    "series_style",
-    "training_figure",
+    "bars",
+    "chart",
+    "error_bars",
+    "escaped",
+    "hover",
+    "intervals_of",
+    "logarithmic",
+    "look",
+    "reference",
+    "series",
+    "share_series",
 ]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "cross")
-# Reads on white and on near-black alike.
 GREY = "#8a8f98"
-_SHADE = "rgba(138,143,152,0.16)"
-_MANY_POINTS = 60
-_MOST_TICKS = 7
-_HOVER_WIDTH = 36
-_ABOUT_CERTIFIED = (
-    " Heavy lines with open markers are certified: proven for that share of the examples. Between them and "
-    "an attacked curve lies what is neither proven nor refuted."
-)
-_WITHOUT_RADII = (
-    " Where radii were not computed, a certified line says what follows from the next larger epsilon: at "
-    "least so many are certified."
-)
+"""Reads on white and on near-black alike."""
+FILL: dict[str, Any] = {"fill": "tozeroy", "fillcolor": "rgba(138,143,152,0.16)"}
+"""The ground below a curve."""
 SHARES = {"tickformat": ".0%", "range": [-0.02, 1.04]}
 """An axis of shares, from 0 to 1."""
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+UNIT = {"range": [-0.02, 1.02]}
+"""An axis of numbers from 0 to 1."""
+CATEGORIES = {"type": "category", "autorange": "reversed", "dtick": 1}
+"""A vertical axis of names, the first on top."""
+
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "cross")
+_FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13}
+_AXIS = {
+    "title": {"font": {"size": 13}, "standoff": 12},
+    "automargin": True,
+    "zeroline": False,
+    "showline": True,
+    "ticks": "outside",
+    "ticklen": 4,
+}
+_INTERVAL = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 5}
+# Decades at most -> the digits that have a tick in each.
+_TICKS = {1.0: (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0), 3.0: (1.0, 2.0, 5.0)}
+_MOST_POWERS = 8
+
+plotly.io.templates["withstand"] = go.layout.Template(
+    layout={
+        "autosize": True,
+        "paper_bgcolor": "rgba(0,0,0,0)",  # the page's own ground, which is dark or light
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "colorway": COLOURS,
+        "font": _FONT,
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left", "font": _FONT},
+        "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
+        "xaxis": _AXIS | {"rangemode": "tozero"},
+        "yaxis": _AXIS,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
+    },
+    data={"scatter": [{"connectgaps": True, "cliponaxis": False}]},
+)
 
 
-@dataclass(frozen=True)
-class Figure:
+def chart(
+    traces: Sequence[go.Scatter | go.Bar],
+    title: str,
+    caption: str,
+    *,
+    x: dict[str, Any],
+    y: dict[str, Any],
+    height: int,
+    chance: float | None = None,
+    layout: dict[str, Any] | None = None,
+) -> Figure:
     """A figure ready for the page.
 
-    Attributes:
-        title: Its heading.
-        caption: What it shows, for those who see it and those who do not.
-        plot: ``data`` and ``layout`` of plotly, as plain JSON values.
-        height: In CSS pixels.
-    """
-
-    title: str
-    caption: str
-    plot: dict[str, Any]
-    height: int
-
-
-def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) -> Figure:
-    """Accuracy against epsilon, with each point's interval as an error bar.
-
     Args:
-        curves: At least one, each from epsilon 0 on.
-        norm: The norm that epsilon is measured in.
+        traces: In the order of the legend.
+        title: Its heading.
+        caption: What it shows.
+        x: The horizontal axis, from ``axis``.
+        y: The vertical one.
+        height: In CSS pixels, with a legend of two series; it grows with each more.
         chance: The accuracy of guessing, drawn as a dotted line; None draws none.
+        layout: What else the layout holds; ``showlegend`` is on unless it says otherwise.
     """
-    sign = norm_text(norm)
-    x_title = f"epsilon ({html.escape(sign)}, images in [0, 1])"
-    certified = [curve for curve in curves if curve.is_certified]
-    figure = go.Figure(
-        [
-            trace
-            for place, curve in enumerate(curves)
-            for trace in _accuracy_traces(
-                curve, place if curve.series is None else curve.series, is_filled=certified == [curve]
-            )
-        ],
-        layout(axis(x_title) | _epsilon_ticks(curves), axis("accuracy") | SHARES),
-    )
-    draw_chance(figure, chance)
-    caption = f"Accuracy against epsilon in {sign}. Bars are 95 % intervals; epsilon 0 is clean accuracy."
-    if certified:
-        caption += _ABOUT_CERTIFIED
-    if any(not curve.steps for curve in certified):
-        caption += _WITHOUT_RADII
-    return finished(figure, f"Accuracy against epsilon, {sign}", caption, 400 + legend_height(len(curves)))
-
-
-def draw_chance(figure: go.Figure, chance: float | None) -> None:
-    """Draws the accuracy of guessing as a dotted line; None draws none."""
+    figure = go.Figure(traces, {"template": "withstand", "xaxis": x, "yaxis": y, "showlegend": True})
+    figure.update_layout(layout or {})
     if chance is not None:
         figure.add_hline(
             y=chance,
@@ -113,182 +119,165 @@ def draw_chance(figure: go.Figure, chance: float | None) -> None:
             annotation_text=f"chance, {percent(chance)}",
             annotation_position="bottom right",
         )
+    in_legend = sum(trace.showlegend is not False for trace in traces)
+    return Figure(title, caption, json.loads(figure.to_json()), height + 22 * max(0, in_legend - 2))
 
 
-def _epsilon_ticks(curves: Sequence[Curve]) -> dict[str, Any]:
-    """Ticks at the epsilons measured, where they are few and written as shares of 255."""
-    epsilons = sorted({point["epsilon"] for curve in curves for point in curve.points})
-    texts = [epsilon_text(epsilon) for epsilon in epsilons]
-    if len(epsilons) > _MOST_TICKS or not any("/" in text for text in texts):
-        return {}
-    return {"tickmode": "array", "tickvals": epsilons, "ticktext": texts}
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis and what it adds to the template's, such as ``**SHARES``."""
+    return {"title": {"text": html.escape(title, quote=False)}} | more
 
 
-def _accuracy_traces(curve: Curve, index: int, *, is_filled: bool) -> list[go.Scatter]:
-    """The measured points and the line through them, which radii make a line of its own."""
-    look = _certified_style(index) if curve.is_certified else series_style(index, "lines+markers")
-    fill = {"fill": "tozeroy", "fillcolor": _SHADE} if is_filled else {}
-    if not curve.steps and curve.is_certified:  # what is proven at an epsilon is proven at any smaller one
-        look |= {"line": look["line"] | {"shape": "vh"}}
-    if not curve.steps:
-        return [_points_trace(curve, look | fill)]
-    line = go.Scatter(
-        name=html.escape(curve.name),
-        legendgroup=curve.name,
-        x=[epsilon for epsilon, _ in curve.steps],
-        y=[share for _, share in curve.steps],
-        hoverinfo="skip",
-        **look | fill | {"mode": "lines", "line": look["line"] | {"shape": "vh"}},
-    )
-    return [
-        line,
-        _points_trace(curve, look | {"mode": "markers", "legendgroup": curve.name, "showlegend": False}),
-    ]
+def look(index: int, *, is_proven: bool = False) -> dict[str, Any]:
+    """Colour, dash and marker of the series of a number.
 
-
-def _points_trace(curve: Curve, look: dict[str, Any]) -> go.Scatter:
-    points = curve.points
-    return go.Scatter(
-        name=html.escape(curve.name),
-        x=[point["epsilon"] for point in points],
-        y=[point["accuracy"] for point in points],
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [point["upper"] - point["accuracy"] for point in points],
-            "arrayminus": [point["accuracy"] - point["lower"] for point in points],
-            "thickness": 1.5,
-            "width": 5,
-        },
-        text=[
-            f"<b>{html.escape(curve.name)}</b><br>epsilon {epsilon_text(point['epsilon'])}, "
-            f"{html.escape(attack)}<br>accuracy {percent(point['accuracy'], point['total'])}<br>"
-            f"95 % interval {interval(point)}"
-            for point, attack in zip(points, curve.attacks, strict=True)
-        ],
-        hovertemplate="%{text}<extra></extra>",
-        **look,
-    )
-
-
-def training_figure(panel: Panel) -> Figure:
-    """Curves over the epochs done, with collapsed epochs and notes marked on them."""
-    traces = []
-    for place, trace in enumerate(panel.traces):
-        index = place if trace.series is None else trace.series
-        traces.append(_training_trace(trace, index))
-        if trace.marks:
-            traces.append(_marks_trace(trace, index))
-    num_series = len(panel.traces)
-    says_title = num_series == 1 and panel.traces[0].name == panel.title.lower()
-    positive = {"rangemode": "tozero"} if _smallest(panel) >= 0 else {}
-    y_axis = axis(panel.unit) | (SHARES if panel.is_share else _logarithmic(panel) or positive)
-    shape = layout(axis("epochs done"), y_axis, showlegend=not says_title)
-    return finished(go.Figure(traces, shape), panel.title, panel.caption, 280 + legend_height(num_series))
-
-
-def _logarithmic(panel: Panel) -> dict[str, Any]:
-    return logarithmic(_values(panel)) if panel.is_logarithmic else {}
-
-
-def _smallest(panel: Panel) -> float:
-    return min(_values(panel), default=0.0)
-
-
-def _values(panel: Panel) -> list[float]:
-    return [value for trace in panel.traces for value in trace.values if value is not None]
-
-
-def _training_trace(trace: Trace, index: int) -> go.Scatter:
-    mode = "lines+markers" if len(trace.progress) <= _MANY_POINTS else "lines"
-    return go.Scatter(
-        name=html.escape(trace.name),
-        legendgroup=str(index),
-        x=list(trace.progress),
-        y=list(trace.values),
-        text=[_hover_text(trace, row) for row in range(len(trace.values))],
-        hovertemplate="%{text}<extra></extra>",
-        **series_style(index, mode),
-    )
-
-
-def _hover_text(trace: Trace, row: int) -> str:
-    lines = [f"{cell(trace.progress[row])} epochs done: {cell(trace.values[row])}"]
-    lines += textwrap.wrap(trace.marks.get(row, ""), _HOVER_WIDTH)
-    return "<br>".join([f"<b>{html.escape(trace.name)}</b>", *map(html.escape, lines)])
-
-
-def _marks_trace(trace: Trace, index: int) -> go.Scatter:
-    rows = [row for row in trace.marks if trace.values[row] is not None]
-    return go.Scatter(
-        legendgroup=str(index),
-        showlegend=False,
-        mode="markers",
-        x=[trace.progress[row] for row in rows],
-        y=[trace.values[row] for row in rows],
-        hoverinfo="skip",
-        marker={"symbol": "circle-x-open", "size": 15, "color": COLOURS[index % len(COLOURS)]}
-        | {"line": {"width": 2}},
-    )
-
-
-def series_style(index: int, mode: str) -> dict[str, Any]:
-    """Colour, dash and marker of the series of a number, told apart without colour too."""
+    What is proven is heavy, solid, with open markers, so that it is told from the rest without colour.
+    """
     colour = COLOURS[index % len(COLOURS)]
+    line = {"color": colour, "width": 2.2, "dash": _DASHES[index % len(_DASHES)]}
+    marker = {"color": colour, "symbol": _MARKERS[index % len(_MARKERS)], "size": 7}
+    if is_proven:
+        line |= {"width": 4, "dash": "solid"}
+        marker |= {"symbol": f"{marker['symbol']}-open", "size": 11, "line": {"width": 2.5}}
+    return {"line": line, "marker": marker}
+
+
+def series(
+    name: str,
+    x: Sequence[Any],
+    y: Sequence[Any],
+    index: int,
+    *,
+    texts: Sequence[str] | None = None,
+    is_proven: bool = False,
+    line: dict[str, Any] | None = None,
+    marker: dict[str, Any] | None = None,
+    **more: Any,
+) -> go.Scatter:
+    """A curve or dots, in the look of the series of a number.
+
+    Args:
+        name: What the legend calls it.
+        x: Places.
+        y: Values.
+        index: Its number, of which colour, dash and marker come.
+        texts: What pointing at each point tells, from ``hover``; None tells nothing.
+        is_proven: Whether it is certified.
+        line: What differs from the look.
+        marker: Likewise.
+        **more: Whatever else plotly's Scatter takes, such as ``mode`` and ``error_y=intervals_of(...)``.
+    """
+    style = look(index, is_proven=is_proven)
+    said = {"hoverinfo": "skip"} if texts is None else {"hovertext": texts}
+    said |= {} if texts is None else {"hovertemplate": "%{hovertext}<extra></extra>"}
+    return go.Scatter(
+        **{"name": html.escape(name), "x": list(x), "y": list(y), "mode": "lines+markers"}
+        | said
+        | {"line": style["line"] | (line or {}), "marker": style["marker"] | (marker or {})}
+        | more
+    )
+
+
+def share_series(
+    name: str, shares: Sequence[Measurement], index: int, told: Callable[[Measurement], str], **more: Any
+) -> go.Scatter:
+    """A curve of shares over their levels; pointing at one tells its interval too.
+
+    Args:
+        name: What the legend calls it.
+        shares: Rows of the table.
+        index: Of which colour, dash and marker come.
+        told: What is said of a share beside its name and interval.
+        **more: As of ``series``.
+    """
+    texts = [hover(name, told(share), _interval_text(share)) for share in shares]
+    values = [share.value for share in shares]
+    return series(name, [share.level for share in shares], values, index, texts=texts, **more)
+
+
+def _interval_text(share: ShareLike) -> str:
+    return f"95 % interval {ends}" if (ends := interval(share)) else ""
+
+
+def bars(
+    name: str,
+    x: Sequence[Any],
+    y: Sequence[float],
+    colour: str,
+    texts: Sequence[str],
+    *,
+    marker: dict[str, Any] | None = None,
+    **more: Any,
+) -> go.Bar:
+    """Bars of one colour; ``texts`` are what pointing at each tells."""
+    return go.Bar(
+        name=html.escape(name),
+        x=list(x),
+        y=list(y),
+        hovertext=texts,
+        hovertemplate="%{hovertext}<extra></extra>",
+        marker={"color": colour} | (marker or {}),
+        **more,
+    )
+
+
+def reference(name: str, x: Sequence[Any], y: Sequence[Any], **line: Any) -> go.Scatter:
+    """A grey line to hold others against; pointing at it tells nothing."""
+    grey = {"color": GREY, "width": 1.5, "dash": "dot"} | line
+    return go.Scatter(
+        name=name,
+        x=list(x),
+        y=list(y),
+        mode="lines",
+        connectgaps=False,
+        hoverinfo="skip",
+        line=grey,
+        marker={"color": GREY},
+    )
+
+
+def error_bars(values: Iterable[float], lower: Iterable[float], upper: Iterable[float]) -> dict[str, Any]:
+    """Bars from the lower to the upper end of each value's interval."""
+    triples = list(zip(values, lower, upper, strict=True))
+    return _INTERVAL | {
+        "array": [high - value for value, _, high in triples],
+        "arrayminus": [value - low for value, low, _ in triples],
+    }
+
+
+def intervals_of(shares: Sequence[ShareLike]) -> dict[str, Any]:
+    """Bars of the intervals of shares; none where one has no interval."""
+    return error_bars(
+        [share.value for share in shares],
+        [share.value if share.lower is None else share.lower for share in shares],
+        [share.value if share.upper is None else share.upper for share in shares],
+    )
+
+
+def hover(name: str, *lines: str) -> str:
+    """What pointing at a point tells: its name in bold, and lines below it, all escaped."""
+    return "<br>".join([f"<b>{html.escape(name)}</b>", *map(html.escape, filter(None, lines))])
+
+
+def escaped(text: str) -> str:
+    """A text as plotly shows it, whatever signs it holds."""
+    return html.escape(text)
+
+
+def logarithmic(values: Sequence[float]) -> dict[str, Any]:
+    """What makes an axis logarithmic around positive values, with ticks that are written out."""
+    lowest, highest = (math.log10(value) for value in (min(values) / 1.25, max(values) * 1.25))
+    decades = highest - lowest
+    digits = next((digits for most, digits in _TICKS.items() if decades <= most), (1.0,))
+    step = math.ceil(decades / _MOST_POWERS)
+    powers = range(math.floor(lowest), math.ceil(highest) + 1, step)
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
+    ticks = [tick for tick in ticks if lowest <= math.log10(tick) <= highest]
     return {
-        "mode": mode,
-        "connectgaps": True,
-        "cliponaxis": False,
-        "line": {"color": colour, "width": 2.2, "dash": _DASHES[index % len(_DASHES)]},
-        "marker": {"color": colour, "symbol": _MARKERS[index % len(_MARKERS)], "size": 7},
+        "type": "log",
+        "rangemode": "normal",
+        "range": [lowest, highest],
+        "tickmode": "array",
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
     }
-
-
-def _certified_style(index: int) -> dict[str, Any]:
-    """Heavy, solid, with open markers, so that it is told from an attacked curve without colour."""
-    look = series_style(index, "lines+markers")
-    symbol = look["marker"]["symbol"]
-    return look | {
-        "line": look["line"] | {"width": 4, "dash": "solid"},
-        "marker": look["marker"] | {"symbol": f"{symbol}-open", "size": 11, "line": {"width": 2.5}},
-    }
-
-
-def layout(x_axis: dict[str, Any], y_axis: dict[str, Any], *, showlegend: bool = True) -> dict[str, Any]:
-    """What all figures share, around their axes."""
-    return {
-        "template": {},  # plotly's own would paint the ground
-        "autosize": True,
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": _FONT, "size": 13},
-        "hovermode": "closest",
-        "hoverlabel": {"align": "left", "font": {"family": _FONT, "size": 13}},
-        "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
-        "xaxis": {"rangemode": "tozero"} | x_axis,
-        "yaxis": y_axis,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
-        "showlegend": showlegend,
-    }
-
-
-def axis(title: str) -> dict[str, Any]:
-    """An axis as all figures have it."""
-    return {
-        "title": {"text": title, "font": {"size": 13}, "standoff": 12},
-        "automargin": True,
-        "zeroline": False,
-        "showline": True,
-        "ticks": "outside",
-        "ticklen": 4,
-    }
-
-
-def legend_height(num_series: int) -> int:
-    """Room for a legend of so many series, in CSS pixels, beyond that of two."""
-    return 22 * max(0, num_series - 2)
-
-
-def finished(figure: go.Figure, title: str, caption: str, height: int) -> Figure:
-    """A figure as plain JSON, with its words."""
-    return Figure(title, caption, json.loads(figure.to_json()), height)

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from withstand.reporting.families import Family, levels_of
-from withstand.reporting.figures import COLOURS, Figure, axis, finished, layout, series_style
+from withstand.reporting.old_figures import COLOURS, Figure, axis, finished, layout, series_style
 from withstand.reporting.seeds import Group, Mean, mean_text
 
 __all__ = ["bars", "legend_of", "seeds_figure"]

@@ -9,7 +9,7 @@ from withstand.reporting.certified import Certified, certified_at, telling_certi
 from withstand.reporting.protocols import is_of_protocol
 from withstand.reporting.schema import Accuracy, Metrics, Published
 from withstand.reporting.summary import Attacked, norms, strongest, strongest_at
-from withstand.reporting.wording import budget, count, dataset_title, interval, percent
+from withstand.reporting.old_wording import budget, count, dataset_title, interval, percent
 
 __all__ = ["Card", "PublishedRow", "cards", "published_rows", "telling_attacks"]
 

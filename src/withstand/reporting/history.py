@@ -1,11 +1,17 @@
-"""What of a training is drawn: panels of curves over the epochs done."""
+"""What of a training is drawn: curves over the epochs done."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import plotly.graph_objects as go
+
+from withstand.reporting.figures import SHARES, axis, chart, hover, logarithmic, series
 from withstand.reporting.read import History
+from withstand.reporting.section import Figure
 from withstand.reporting.wording import cell
 
 __all__ = [
@@ -18,6 +24,7 @@ __all__ = [
     "panels_of_run",
     "panels_of_runs",
     "trace_of",
+    "training_figure",
 ]
 
 SPECTRAL = "spectral/"
@@ -25,6 +32,8 @@ SPECTRAL = "spectral/"
 
 _NOT_DRAWN = {"epoch", "progress", "seconds", "collapsed"}
 _MOST_ROWS = 200
+_MANY_POINTS = 60
+_HOVER_WIDTH = 36
 _KINDS = {
     "Loss": "The loss that training minimises, mean of each epoch.",
     "Accuracy": "Accuracies while training.",
@@ -36,42 +45,25 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Trace:
-    """One curve.
-
-    Attributes:
-        name: What the legend calls it.
-        progress: Epochs done at each row.
-        values: One a row; None leaves a gap.
-        marks: Row -> what to say there.
-        series: Of several figures, its number in all of them; its place in this one where None.
-    """
+    """One curve."""
 
     name: str
-    progress: Sequence[float | None]
-    values: Sequence[float | None]
-    marks: Mapping[int, str]
-    series: int | None = None
+    progress: Sequence[float | None]  # epochs done at each row
+    values: Sequence[float | None]  # None leaves a gap
+    marks: Mapping[int, str]  # row -> what to say there
+    series: int | None = None  # of several figures, its number in all of them; None is its place in this one
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves that share an axis.
-
-    Attributes:
-        title: Its heading.
-        caption: What it shows.
-        traces: The curves.
-        is_share: Whether its values are shares in [0, 1].
-        unit: What the axis of values is titled; empty where the heading says it.
-        is_logarithmic: Whether that axis is; then all values are above 0.
-    """
+    """Curves that share an axis."""
 
     title: str
     caption: str
     traces: Sequence[Trace]
     is_share: bool
-    unit: str = ""
-    is_logarithmic: bool = False
+    unit: str = ""  # what the axis of values is titled; empty where the heading says it
+    is_logarithmic: bool = False  # then all values are above 0
 
 
 def panels_of_run(history: History) -> list[Panel]:
@@ -156,3 +148,62 @@ def trace_of(history: History, name: str, label: str) -> Trace:
     """The curve of a column, under the name that the legend calls it."""
     progress = history.columns.get("progress", history.columns["epoch"])
     return Trace(label, progress, history.columns[name], events(history))
+
+
+def training_figure(panel: Panel) -> Figure:
+    """Curves over the epochs done, with collapsed epochs and notes marked on them."""
+    traces = []
+    for place, trace in enumerate(panel.traces):
+        index = place if trace.series is None else trace.series
+        traces.append(_curve(trace, index))
+        if trace.marks:
+            traces.append(_marks(trace, index))
+    says_title = len(panel.traces) == 1 and panel.traces[0].name == panel.title.lower()
+    return chart(
+        traces,
+        panel.title,
+        panel.caption,
+        x=axis("epochs done"),
+        y=axis(panel.unit, **_scale(panel)),
+        height=280,
+        layout={"showlegend": not says_title},
+    )
+
+
+def _scale(panel: Panel) -> dict[str, Any]:
+    values = [value for trace in panel.traces for value in trace.values if value is not None]
+    if panel.is_share:
+        return SHARES
+    if panel.is_logarithmic:
+        return logarithmic(values)
+    return {"rangemode": "tozero"} if min(values, default=0.0) >= 0 else {}
+
+
+def _curve(trace: Trace, index: int) -> go.Scatter:
+    texts = []
+    for row, (done, value) in enumerate(zip(trace.progress, trace.values, strict=True)):
+        marks = textwrap.wrap(trace.marks.get(row, ""), _HOVER_WIDTH)
+        texts.append(hover(trace.name, f"{cell(done)} epochs done: {cell(value)}", *marks))
+    return series(
+        trace.name,
+        trace.progress,
+        trace.values,
+        index,
+        texts=texts,
+        mode="lines+markers" if len(trace.progress) <= _MANY_POINTS else "lines",
+        legendgroup=str(index),
+    )
+
+
+def _marks(trace: Trace, index: int) -> go.Scatter:
+    rows = [row for row in trace.marks if trace.values[row] is not None]
+    return series(
+        "",
+        [trace.progress[row] for row in rows],
+        [trace.values[row] for row in rows],
+        index,
+        mode="markers",
+        legendgroup=str(index),
+        showlegend=False,
+        marker={"symbol": "circle-x-open", "size": 15, "line": {"width": 2}},
+    )

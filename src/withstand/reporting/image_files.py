@@ -6,18 +6,16 @@ import copy
 import importlib.util
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import plotly.io
 
-from withstand.reporting.compare import view_runs
-from withstand.reporting.figures import Figure
-from withstand.reporting.read import Run, read_run
-from withstand.reporting.summary import run_labels
-from withstand.reporting.views import view_run
+from withstand.reporting.compare import compare_sections
+from withstand.reporting.read import read_run
+from withstand.reporting.section import Figure, Section
+from withstand.reporting.sections import sections_of
 from withstand.types import RunFolderError
 
 __all__ = ["ImageFormat", "export_figures", "figures_in"]
@@ -55,8 +53,8 @@ def export_figures(
             "Figures as files need the package kaleido, which is not installed: "
             "pip install 'withstand[figures]'. The page itself needs neither."
         )
-    view = view_runs(runs) if len(runs) > 1 else view_run(runs[0], run_labels(runs)[0])
-    figures = list(figures_in(view))
+    sections = compare_sections(runs) if len(runs) > 1 else sections_of(runs[0])
+    figures = list(figures_in(sections))
     folder = Path(out_dir)
     files = [
         folder / f"{number:02d}-{_slug(figure.title)}.{image_format}"
@@ -81,18 +79,12 @@ def export_figures(
     return files
 
 
-def figures_in(view: object) -> Iterator[Figure]:
-    """Every figure of a view, in the order of its fields; none of the runs that it was made of."""
-    if isinstance(view, Figure):
-        yield view
-    elif is_dataclass(view) and not isinstance(view, (type, Run)):
-        for field in fields(view):
-            yield from figures_in(getattr(view, field.name))
-    elif isinstance(view, Mapping):
-        yield from figures_in(list(view.values()))
-    elif isinstance(view, (list, tuple)):
-        for each in view:
-            yield from figures_in(each)
+def figures_in(sections: Sequence[Section]) -> Iterator[Figure]:
+    """Every figure of some sections, in the order in which the page draws them."""
+    for section in sections:
+        for choice in section.choices:
+            yield from figures_in(choice.options)
+        yield from section.figures
 
 
 def _on_white(figure: Figure) -> dict[str, Any]:

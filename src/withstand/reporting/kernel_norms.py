@@ -10,9 +10,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from withstand.reporting.axes import logarithmic
-from withstand.reporting.figures import COLOURS, GREY, Figure, axis, finished, layout
+from withstand.reporting.old_figures import COLOURS, GREY, Figure, axis, finished, layout
 from withstand.reporting.schema import KernelNorms, KernelNormsOfClass
-from withstand.reporting.wording import cell, count
+from withstand.reporting.old_wording import cell, count
 
 __all__ = ["KernelNormsView", "Row", "view_kernel_norms"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import (
+from withstand.reporting.old_figures import (
     COLOURS,
     GREY,
     Figure,
@@ -19,7 +19,7 @@ from withstand.reporting.figures import (
     series_style,
 )
 from withstand.reporting.moments_schema import Moments, MomentsLayer, MomentsLevel, MomentsMethod
-from withstand.reporting.wording import cell, count, duration
+from withstand.reporting.old_wording import cell, count, duration
 
 __all__ = ["LayerRow", "MethodRow", "MomentsLevelView", "MomentsView", "view_moments"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import (
+from withstand.reporting.old_figures import (
     SHARES,
     Figure,
     axis,
@@ -19,7 +19,7 @@ from withstand.reporting.figures import (
     series_style,
 )
 from withstand.reporting.schema import Accuracy, Noise, NoiseLevel, NoiseShares
-from withstand.reporting.wording import interval, percent
+from withstand.reporting.old_wording import interval, percent
 
 __all__ = ["NOISE_AXIS", "NoiseView", "view_noise"]
 

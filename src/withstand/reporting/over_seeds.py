@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from withstand.reporting.figures import Figure
+from withstand.reporting.old_figures import Figure
 from withstand.reporting.group_figures import seeds_figure
-from withstand.reporting.read import Run
+from withstand.reporting.old_read import Run
 from withstand.reporting.schema import CurvePoint
 from withstand.reporting.seeds import Group, groups_of, table_of_groups
 from withstand.reporting.summary import Curve

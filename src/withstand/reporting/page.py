@@ -4,20 +4,56 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from withstand.reporting import wording
-from withstand.reporting.compare import view_runs
+from withstand.reporting.compare import compare_sections
+from withstand.reporting.compare.comparison import Comparison
+from withstand.reporting.naming import command_for, lookup, run_labels, run_title, setting
 from withstand.reporting.read import Run, read_run
-from withstand.reporting.summary import command_for, run_labels
-from withstand.reporting.views import view_run
+from withstand.reporting.section import Section, Tab
+from withstand.reporting.sections import sections_of
 from withstand.run_folder import RunFolder, replaced
 from withstand.types import RunFolderError
 
 __all__ = ["report"]
+
+_TITLES: dict[Tab, str] = {
+    "summary": "Summary",
+    "attacks": "Attacks",
+    "proven": "Proven",
+    "noise": "Noise",
+    "answers": "Classes and confidence",
+    "training": "Training",
+    "examples": "Examples",
+    "about": "About",
+}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A tab with its sections, at least one."""
+
+    key: Tab
+    title: str
+    sections: Sequence[Section]
+
+
+@dataclass(frozen=True)
+class _View:
+    """What the page shows of one run; ``command`` writes a page of it alone."""
+
+    id: str
+    label: str
+    title: str
+    setting: str
+    description: str | None
+    command: str
+    tabs: Sequence[_Part]
 
 
 def report(
@@ -63,41 +99,54 @@ def _target(folders: Sequence[Path | str], out: Path | str | None) -> Path:
 
 
 def _render(runs: Sequence[Run], title: str | None) -> str:
-    views = [view_run(run, label) for run, label in zip(runs, run_labels(runs), strict=True)]
-    return (
-        _templates()
-        .get_template("page.html.j2")
-        .render(
-            title=title or (views[0].title if len(views) == 1 else f"{len(views)} runs compared"),
-            views=views,
-            compare=view_runs(runs) if len(views) > 1 else None,
-            plotly_script=get_plotlyjs(),
-        )
+    is_alone, are_many = len(runs) == 1, Comparison(runs).are_many
+    labels = enumerate(zip(runs, run_labels(runs), strict=True), start=1)
+    views = [
+        _view(run, label, "run" if is_alone else f"run-{number}", is_brief=are_many)
+        for number, (run, label) in labels
+    ]
+    page = _templates().get_template("page.html.j2")
+    return page.render(
+        title=title or (views[0].title if is_alone else f"{len(runs)} runs compared"),
+        views=views,
+        compared=None if is_alone else compare_sections(runs),
+        are_many=are_many,
+        is_certified=any(run.results.certificates for run in runs if run.results),
+        plotly_script=get_plotlyjs(),
     )
+
+
+def _view(run: Run, label: str, key: str, *, is_brief: bool) -> _View:
+    sections = [section for section in sections_of(run) if section.is_brief or not is_brief]
+    return _View(
+        id=key,
+        label=label,
+        title=run_title(run),
+        setting=setting(run),
+        description=lookup(run.recipe, "description"),
+        command=command_for(run, "report"),
+        tabs=[
+            _Part(tab, _title(tab, inside), inside)
+            for tab in get_args(Tab)
+            if (inside := [section for section in sections if section.tab == tab])
+        ],
+    )
+
+
+def _title(tab: Tab, inside: Sequence[Section]) -> str:
+    has_corruptions = any(section.key == "corruptions" for section in inside)
+    return "Noise and corruptions" if has_corruptions else _TITLES[tab]
 
 
 @functools.cache
 def _templates() -> Environment:
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("withstand.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": wording.percent,
-        "as_published": wording.as_published,
-        "interval": wording.interval,
-        "budget": wording.budget,
-        "epsilon": wording.epsilon_text,
-        "norm": wording.norm_text,
-        "count": wording.count,
-        "sentence": wording.sentence,
-        "dataset": wording.dataset_title,
-        "command": command_for,
-    }
-    return environment
 
 
 def _write(target: Path, page: str) -> None:

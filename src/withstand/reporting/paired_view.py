@@ -11,10 +11,10 @@ import numpy as np
 
 from withstand.reporting.aspects import Aspect, Measured, aspects_of, measure
 from withstand.reporting.outcomes import Outcomes, read_outcomes
-from withstand.reporting.paired import Difference, holm, paired_difference
-from withstand.reporting.read import Run
+from withstand.reporting.compare.paired import Difference, holm, paired_difference
+from withstand.reporting.old_read import Run
 from withstand.reporting.summary import run_labels
-from withstand.reporting.wording import budget, count, dataset_title
+from withstand.reporting.old_wording import budget, count, dataset_title
 
 __all__ = ["Against", "PairedCell", "PairedView", "view_pairs"]
 

@@ -16,44 +16,26 @@ _Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Gallery:
-    """``gallery.npz``: some test images before and after an attack.
+    """``gallery.npz``: some test images before and after an attack, one entry an image in each array."""
 
-    Attributes:
-        clean: uint8 array (images, height, width, channels), 1 or 3 channels.
-        adversarial: The same images, attacked.
-        label: Integer array (images,), true class.
-        clean_prediction: Integer array (images,).
-        adversarial_prediction: Integer array (images,).
-        epsilon: Budget of the attack, in [0, 1] units.
-        attack: Its name.
-        class_names: One name a class, in label order.
-    """
-
-    clean: NDArray[np.uint8]
+    clean: NDArray[np.uint8]  # (images, height, width, 1 or 3 channels)
     adversarial: NDArray[np.uint8]
     label: NDArray[np.int64]
     clean_prediction: NDArray[np.int64]
     adversarial_prediction: NDArray[np.int64]
-    epsilon: float
+    epsilon: float  # in [0, 1] units
     attack: str
     class_names: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Extreme:
-    """Test images at one end of the certified radii.
+    """Test images at one end of the certified radii, one entry an image in each array."""
 
-    Attributes:
-        images: uint8 array (images, height, width, channels), 1 or 3 channels.
-        index: Integer array (images,), the rows of ``examples.csv``.
-        label: Integer array (images,), true class.
-        radius: Float array (images,), above 0.
-    """
-
-    images: NDArray[np.uint8]
-    index: NDArray[np.int64]
+    images: NDArray[np.uint8]  # (images, height, width, 1 or 3 channels)
+    index: NDArray[np.int64]  # the rows of examples.csv
     label: NDArray[np.int64]
-    radius: NDArray[np.float64]
+    radius: NDArray[np.float64]  # above 0
 
 
 @dataclass(frozen=True)
@@ -73,23 +55,14 @@ def gallery_of(arrays: _Arrays) -> Gallery:
         KeyError: an array is missing.
         ValueError: the arrays do not fit each other; the text says which.
     """
-    gallery = Gallery(
-        clean=arrays["clean"],
-        adversarial=arrays["adversarial"],
-        label=arrays["label"],
-        clean_prediction=arrays["clean_prediction"],
-        adversarial_prediction=arrays["adversarial_prediction"],
-        epsilon=float(arrays["epsilon"]),
-        attack=str(arrays["attack"]),
-        class_names=_names(arrays),
-    )
-    images, others = gallery.clean, gallery.adversarial
+    images, others, names = arrays["clean"], arrays["adversarial"], _names(arrays)
     if images.dtype != np.uint8 or others.dtype != np.uint8 or images.shape != others.shape:
         raise ValueError("clean and adversarial must be uint8 arrays of one shape")
     _check_images(images)
-    for classes in (gallery.label, gallery.clean_prediction, gallery.adversarial_prediction):
-        _check_classes(classes, images, gallery.class_names)
-    return gallery
+    classes = [arrays[name] for name in ("label", "clean_prediction", "adversarial_prediction")]
+    for each in classes:
+        _check_classes(each, images, names)
+    return Gallery(images, others, *classes, float(arrays["epsilon"]), str(arrays["attack"]), names)
 
 
 def extremes_of(arrays: _Arrays) -> Extremes:
@@ -100,12 +73,8 @@ def extremes_of(arrays: _Arrays) -> Extremes:
         ValueError: the arrays do not fit each other; the text says which.
     """
     names = _names(arrays)
-    return Extremes(
-        smallest=_extreme(arrays, "smallest", names),
-        largest=_extreme(arrays, "largest", names),
-        certificate=str(arrays["certificate"]),
-        class_names=names,
-    )
+    smallest, largest = (_extreme(arrays, part, names) for part in ("smallest", "largest"))
+    return Extremes(smallest, largest, str(arrays["certificate"]), names)
 
 
 def _extreme(arrays: _Arrays, part: str, names: Sequence[str]) -> Extreme:

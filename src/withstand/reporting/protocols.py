@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from withstand.reporting.read import Run
+from withstand.reporting.old_read import Run
 from withstand.reporting.schema import Metrics, Published
 from withstand.reporting.seeds import Group, Mean, Target, groups_of
 from withstand.reporting.shares_schema import Accuracy
 from withstand.reporting.stochastic_schema import ProtocolFigures
 from withstand.reporting.summary import strongest_at
-from withstand.reporting.wording import as_published, budget, cell, norm_text, percent
+from withstand.reporting.old_wording import as_published, budget, cell, norm_text, percent
 
 __all__ = [
     "ComparedProtocols",

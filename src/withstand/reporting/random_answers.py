@@ -10,9 +10,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import Figure, axis, finished, layout, series_style
+from withstand.reporting.old_figures import Figure, axis, finished, layout, series_style
 from withstand.reporting.stochastic_schema import Sampling, Sweep, SweepLevel
-from withstand.reporting.wording import count, epsilon_text, interval, percent
+from withstand.reporting.old_wording import count, epsilon_text, interval, percent
 
 __all__ = ["RandomAnswersView", "view_random_answers"]
 

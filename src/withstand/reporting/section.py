@@ -10,7 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Cell", "Figure", "Picture", "Prose", "Section", "Tab", "Table"]
+__all__ = [
+    "Card",
+    "Cell",
+    "Choice",
+    "Code",
+    "Figure",
+    "Notice",
+    "Picture",
+    "Prose",
+    "Section",
+    "Tab",
+    "Table",
+]
 
 Tab = Literal["summary", "attacks", "proven", "noise", "answers", "training", "examples", "about"]
 """The tabs of a run's page, in their order."""
@@ -18,126 +30,136 @@ Tab = Literal["summary", "attacks", "proven", "noise", "answers", "training", "e
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure ready for the page.
-
-    Attributes:
-        title: Its heading.
-        caption: What it shows, for those who see it and those who do not.
-        plot: ``data`` and ``layout`` of plotly, as plain JSON values.
-        height: In CSS pixels.
-    """
+    """A figure ready for the page."""
 
     title: str
-    caption: str
-    plot: dict[str, Any]
-    height: int
+    caption: str  # what it shows, for those who see it and those who do not
+    plot: dict[str, Any]  # data and layout of plotly, as plain JSON values
+    height: int  # in CSS pixels
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
-
-    Attributes:
-        text: What stands in it.
-        small: What stands after it in small letters, each apart.
-        is_bold: Whether the text is what matters of several in the cell.
-        is_words: Whether it is words, not a number.
-        shade: Share in [0, 1] that its ground shows; None leaves the ground alone.
-        sort: What the column is sorted by; None sorts by the text.
-        href: Where it leads on the page.
-        kind: A class of the style sheet.
-    """
+    """A cell of a table."""
 
     text: str
-    small: Sequence[str] = ()
+    small: Sequence[str] = ()  # what stands after it in small letters, each apart
     is_bold: bool = False
-    is_words: bool = False
-    shade: float | None = None
-    sort: float | None = None
-    href: str = ""
-    kind: str = ""
+    is_words: bool = False  # not a number
+    shade: float | None = None  # share in [0, 1] that its ground shows; None leaves the ground alone
+    sort: float | None = None  # what the column is sorted by; None sorts by the text
+    href: str = ""  # where it leads on the page
+    kind: str = ""  # a class of the style sheet
+    span: int = 1  # columns that it takes
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of a row names it.
+    """A table; the first cell of a row names it, and a text is a cell that holds it.
 
-    Attributes:
-        title: What it shows, for a summary that unfolds it and for those who do not see it.
-        header: One a column.
-        rows: Each as long as the header; a text is a cell that holds it.
-        caption: What to know of it.
-        is_folded: Whether it is shown only on demand.
-        is_sortable: Whether a click on a heading sorts it.
-        kind: A class of the style sheet: ``compare``, ``heat``, ``confusion``, ``groups`` …
-        lead: A sentence before it.
+    ``kind`` are classes of the style sheet: ``compare``, ``compare heat``, ``groups``, ``checks``; those of
+    ``confusion`` and ``mistakes`` stand side by side under their titles.
     """
 
-    title: str
+    title: str  # the summary that unfolds it, and its name for those who do not see it
     header: Sequence[Cell | str]
     rows: Sequence[Sequence[Cell | str]]
     caption: str = ""
     is_folded: bool = False
-    is_sortable: bool = False
+    is_sortable: bool = False  # by a click on a heading
+    is_tall: bool = False  # scrolls by itself, as one of more than 20 rows does
     kind: str = ""
-    lead: str = ""
+    lead: str = ""  # a sentence before it
+
+    @property
+    def is_boxed(self) -> bool:
+        """Whether its title is seen, in a box beside others."""
+        return self.kind in ("confusion", "mistakes")
 
 
 @dataclass(frozen=True)
 class Prose:
     """A paragraph.
 
-    Attributes:
-        text: Its words; ``markupsafe.Markup`` where some are bold.
-        kind: plain; meaning, of how to read figures; note, of what must not be missed; missing, of what a run
-            folder lacks; small, of how it was measured.
-        lead: Bold words before it.
+    A ``meaning`` says how to read figures, a ``note`` what must not be missed, ``missing`` what a run folder
+    lacks, ``small`` how something was measured, ``best`` which runs are.
     """
 
     text: str
-    kind: Literal["plain", "meaning", "note", "missing", "small"] = "plain"
+    kind: Literal["plain", "meaning", "note", "missing", "small", "best"] = "plain"
+    lead: str = ""  # bold words before it
+    is_once: bool = False  # a page of several runs says it once for all, not in each run's section
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline figure."""
+
+    label: str
+    value: str
+    details: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A list of sentences: warnings and happenings in a box, ``sentences`` folded away.
+
+    Of an item that is a cell, its text leads to the section of the same run that ``href`` is the key of.
+    """
+
+    title: str
+    items: Sequence[Cell | str]
+    kind: Literal["warnings", "happenings", "sentences"]
     lead: str = ""
+    key: str = ""  # for links
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Images that belong together, as data URIs of PNGs, each with its alternative text and caption.
-
-    Attributes:
-        title: What stands above them; empty where nothing does.
-        images: (data URI, alternative text, caption) each.
-    """
+    """Images that belong together: (data URI of a PNG, alternative text, caption) each."""
 
     title: str
     images: Sequence[tuple[str, str, str]]
+    is_triple: bool = False  # one of many groups of three, not a row of its own
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text as it is typed: a command to copy or, with a title, what is shown on demand."""
+
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Sections of which one is seen at a time; their titles are the list to choose from."""
+
+    label: str  # what is chosen: Baseline
+    options: Sequence[Section]
+    title: str = ""  # a heading above it
+    opened: int = 0  # the option to begin with
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A part of the page, drawn in the order of its fields."""
 
-    It is drawn in the order of its fields.
-
-    Attributes:
-        key: Short and unique on the page, for links.
-        title: Its heading.
-        tab: In which of a run's tabs it stands.
-        prose: Paragraphs before all else.
-        figures: Figures.
-        tables: Tables.
-        facts: Names and values, such as an attack and its settings in words.
-        pictures: Groups of images.
-        notes: Paragraphs after all else.
-        is_brief: Whether it stands on a page of many runs as well.
-    """
-
-    key: str
+    key: str  # short and unique on the page, for links
     title: str
-    tab: Tab
+    tab: Tab  # without meaning in a section of many runs
     prose: Sequence[Prose] = ()
+    cards: Sequence[Card] = ()
+    facts: Sequence[tuple[str, str]] = ()  # names and short values
+    choices: Sequence[Choice] = ()
     figures: Sequence[Figure] = ()
+    notices: Sequence[Notice] = ()
     tables: Sequence[Table] = ()
-    facts: Sequence[tuple[str, str]] = ()
+    descriptions: Sequence[tuple[str, str]] = ()  # names and sentences, such as an attack's settings in words
     pictures: Sequence[Picture] = ()
-    notes: Sequence[Prose] = ()
-    is_brief: bool = False
+    codes: Sequence[Code] = ()
+    notes: Sequence[Prose] = ()  # paragraphs after all else
+    across: Literal[1, 2, 3] = 1  # figures that may stand side by side
+    fold: str = ""  # what unfolds all of it; empty where it is not folded
+    is_brief: bool = False  # stands on a page of many runs as well
+    measures: Sequence[str] = ()  # of the table, that it shows

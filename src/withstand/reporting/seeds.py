@@ -15,10 +15,10 @@ from scipy.stats import t
 
 from withstand.reporting.certified import most_certified
 from withstand.reporting.differences import differing, flat, labels
-from withstand.reporting.read import Run, read_run
+from withstand.reporting.old_read import Run, read_run
 from withstand.reporting.schema import Accuracy, Metrics, Noise, Published
 from withstand.reporting.summary import folder_labels, lookup, strongest
-from withstand.reporting.wording import budget, duration, noise_scale, norm_text, percent
+from withstand.reporting.old_wording import budget, duration, noise_scale, norm_text, percent
 
 __all__ = [
     "Group",

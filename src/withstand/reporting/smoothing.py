@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import SHARES, Figure, axis, draw_chance, finished, layout, series_style
+from withstand.reporting.old_figures import SHARES, Figure, axis, draw_chance, finished, layout, series_style
 from withstand.reporting.measures_schema import Smoothing
 from withstand.reporting.schema import Accuracy, CurvePoint
-from withstand.reporting.wording import cell, count, epsilon_text, interval, percent
+from withstand.reporting.old_wording import cell, count, epsilon_text, interval, percent
 
 __all__ = ["SmoothingView", "view_smoothing"]
 

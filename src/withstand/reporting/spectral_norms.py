@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from withstand.reporting.figures import Figure, training_figure
-from withstand.reporting.history import SPECTRAL, Panel, has_numbers, trace_of
-from withstand.reporting.read import History
-from withstand.reporting.wording import cell
+from withstand.reporting.old_figures import Figure, training_figure
+from withstand.reporting.old_history import SPECTRAL, Panel, has_numbers, trace_of
+from withstand.reporting.old_read import History
+from withstand.reporting.old_wording import cell
 
 __all__ = ["KINDS", "LayerNorms", "SpectralNormsView", "view_spectral_norms"]
 

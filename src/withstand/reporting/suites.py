@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import (
+from withstand.reporting.old_figures import (
     COLOURS,
     GREY,
     SHARES,
@@ -20,7 +20,7 @@ from withstand.reporting.figures import (
     legend_height,
 )
 from withstand.reporting.schema import Accuracy, AttackCurve, CurvePoint, Metrics
-from withstand.reporting.wording import budget, count, epsilon_text, norm_text, percent
+from withstand.reporting.old_wording import budget, count, epsilon_text, norm_text, percent
 
 __all__ = ["StageRow", "SuiteRow", "SuiteView", "view_suites"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from withstand.reporting.read import Run
+from withstand.reporting.old_read import Run
 from withstand.reporting.schema import CurvePoint, Environment, Metrics
-from withstand.reporting.wording import (
+from withstand.reporting.old_wording import (
     count,
     dataset_title,
     duration,

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from withstand.reporting.aspects import Aspect, Measured, aspects_of, measure, with_interval
 from withstand.reporting.paired_view import view_pairs
-from withstand.reporting.read import Run, read_run
+from withstand.reporting.old_read import Run, read_run
 from withstand.reporting.schema import Accuracy, CurvePoint, Metrics
 from withstand.reporting.summary import cost_rows, run_labels, setting
-from withstand.reporting.wording import (
+from withstand.reporting.old_wording import (
     budget,
     count,
     dataset_title,

@@ -13,13 +13,13 @@ import plotly.graph_objects as go
 from withstand.reporting.aspects import Aspect, aspects_of, measure
 from withstand.reporting.axes import logarithmic
 from withstand.reporting.families import Family, by_train_size, families_of
-from withstand.reporting.figures import GREY, Figure, axis, finished, layout, legend_height, series_style
+from withstand.reporting.old_figures import GREY, Figure, axis, finished, layout, legend_height, series_style
 from withstand.reporting.group_figures import bars, legend_of
-from withstand.reporting.read import Run
+from withstand.reporting.old_read import Run
 from withstand.reporting.schema import Accuracy
 from withstand.reporting.seeds import Group, Mean, groups_of, mean_of
 from withstand.reporting.summary import run_labels
-from withstand.reporting.wording import dataset_title, duration, percent
+from withstand.reporting.old_wording import dataset_title, duration, percent
 
 __all__ = ["Tradeoff", "TradeoffView", "pareto_best", "view_tradeoffs"]
 

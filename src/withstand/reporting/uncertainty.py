@@ -11,9 +11,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import Figure, axis, finished, layout, legend_height, series_style
+from withstand.reporting.old_figures import Figure, axis, finished, layout, legend_height, series_style
 from withstand.reporting.stochastic_schema import Histogram, Typical, Uncertainty, UncertaintySet
-from withstand.reporting.wording import cell, count, percent
+from withstand.reporting.old_wording import cell, count, percent
 
 __all__ = ["SetRow", "UncertaintyView", "view_uncertainty"]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from withstand.reporting.certified import certified_curves, describe
 from withstand.reporting.checks import other_warnings
 from withstand.reporting.extremes import ExtremesView, view_extremes
-from withstand.reporting.figures import Figure, accuracy_figure, training_figure
+from withstand.reporting.old_figures import Figure, accuracy_figure, training_figure
 from withstand.reporting.headlines import Card, PublishedRow, cards, published_rows
-from withstand.reporting.history import events, history_table, panels_of_run
-from withstand.reporting.images import GalleryView, view_gallery
+from withstand.reporting.old_history import events, history_table, panels_of_run
+from withstand.reporting.old_images import GalleryView, view_gallery
 from withstand.reporting.measured import MeasuredView, view_measured
-from withstand.reporting.read import Run
+from withstand.reporting.old_read import Run
 from withstand.reporting.schema import Environment, Metrics
 from withstand.reporting.spectral_norms import SpectralNormsView, view_spectral_norms
 from withstand.reporting.summary import (
@@ -27,7 +27,7 @@ from withstand.reporting.summary import (
     run_title,
     setting,
 )
-from withstand.reporting.wording import dataset_note
+from withstand.reporting.old_wording import dataset_note
 
 __all__ = ["RunView", "TrainingView", "view_run"]
 

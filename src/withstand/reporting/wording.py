@@ -1,24 +1,29 @@
-"""How the page writes numbers, norms and data sets in words."""
+"""How the page writes numbers, norms, data sets and runs in words."""
 
 from __future__ import annotations
 
-from withstand.reporting.schema import Accuracy, Noise
+import math
+
+from withstand.evaluation.measurements import Measurement
+from withstand.evaluation.shares import Share
 
 __all__ = [
+    "ShareLike",
     "as_published",
     "budget",
     "cell",
     "count",
+    "counted",
     "dataset_note",
     "dataset_title",
     "duration",
     "epsilon_text",
     "interval",
     "memory",
-    "noise_scale",
     "norm_text",
     "percent",
     "sentence",
+    "share_text",
 ]
 
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -41,6 +46,10 @@ _DATASET_NOTES = {
 _MANY_EXAMPLES = 5000
 
 
+ShareLike = Measurement | Share
+"""A share with what is known of it."""
+
+
 def percent(share: float, total: int = 0) -> str:
     """A share as per cent; with two decimals where it is of many examples, else with one."""
     return f"{100 * share:.{2 if total >= _MANY_EXAMPLES else 1}f}{_SPACE}%"
@@ -51,11 +60,24 @@ def as_published(share: float) -> str:
     return f"{100 * share:.6g}{_SPACE}%"
 
 
-def interval(accuracy: Accuracy) -> str:
-    """The ends of an accuracy's interval: ``97.1-98.3 %`` with an en dash."""
-    total = accuracy["total"]
-    lower, upper = percent(accuracy["lower"], total), percent(accuracy["upper"], total)
+def share_text(share: ShareLike) -> str:
+    """A share as per cent, with as many digits as its examples tell."""
+    return percent(share.value, share.total or 0)
+
+
+def interval(share: ShareLike) -> str:
+    """The ends of a share's interval: ``97.1-98.3 %`` with an en dash; empty where it has none."""
+    if share.lower is None or share.upper is None or math.isnan(share.lower):
+        return ""
+    lower, upper = (percent(end, share.total or 0) for end in (share.lower, share.upper))
     return f"{lower.removesuffix(_SPACE + '%')}\N{EN DASH}{upper}"
+
+
+def counted(share: ShareLike) -> str:
+    """How many of how many: ``981 of 1,000``; empty where it is not known."""
+    if share.correct is None or share.total is None:
+        return ""
+    return f"{count(share.correct)} of {count(share.total)}"
 
 
 def epsilon_text(epsilon: float) -> str:
@@ -99,13 +121,6 @@ def memory(num_bytes: int) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.1f}{_SPACE}{unit}"
     return f"{num_bytes}{_SPACE}bytes"
-
-
-def noise_scale(noise: Noise) -> str:
-    """Over what the answers under noise are summed up: ``30 levels of noise_std to 0.5``."""
-    levels, shell = noise["levels"], noise.get("settings", {}).get("shell")
-    largest = max((level["noise_std"] for level in levels), default=0.0)
-    return f"{len(levels)} levels of noise_std to {largest:.4g}{', on the shell' if shell else ''}"
 
 
 def cell(value: float | None) -> str:

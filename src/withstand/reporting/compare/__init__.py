@@ -1,0 +1,29 @@
+"""Several runs beside each other: what their page shows above the runs' own sections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from withstand.reporting.compare import curves, pairs, protocols, results, seeds, tradeoffs
+from withstand.reporting.compare.comparison import Comparison
+from withstand.reporting.read import Run
+from withstand.reporting.section import Section
+
+__all__ = ["compare_sections"]
+
+
+def compare_sections(runs: Sequence[Run]) -> list[Section]:
+    """The sections on several runs, in their order."""
+    compared = Comparison(runs)
+    over_seeds = seeds.section(compared)
+    sections = [
+        tradeoffs.section(compared),
+        over_seeds,
+        results.section(compared, title="Each run" if over_seeds else "Results"),
+        pairs.section(compared),
+        protocols.section(compared),
+        curves.accuracy_section(compared),
+        curves.noise_section(compared),
+        curves.training_section(compared),
+    ]
+    return [section for section in sections if section]

@@ -1,0 +1,136 @@
+"""Runs that differ in their seeds alone, as one group with means and intervals."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+from withstand.reporting.compare.differences import differing, flat, labels
+from withstand.reporting.naming import folder_labels, lookup
+from withstand.reporting.read import Run
+from withstand.reporting.wording import duration
+
+__all__ = ["BAR", "Group", "groups_of", "mean_text", "means_of", "seeds_text"]
+
+BAR = {"color": "rgba(138,143,152,0.7)", "thickness": 1.2, "width": 3}
+"""The look of intervals behind dots, on white and on near-black alike."""
+
+# Two runs that differ in no more than these are repetitions of one another.
+_SEEDS = ("seed", "data.seed")
+_WORDS = ("name", "title", "description", "data.root")
+_TO = "\N{EN DASH}"
+_SEED_PART = re.compile(r"(?:^|[,/])(?:data\.)?seed=[^,/]*")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs of one recipe but for the seed.
+
+    Attributes:
+        label: What tells it from the other groups.
+        values: The recipe's values by dotted key, of those in which the groups differ.
+        members: Places of its runs among all; the first is what ``means_of`` calls the group.
+    """
+
+    label: str
+    values: Mapping[str, object]
+    members: Sequence[int] = (0,)
+
+
+def groups_of(runs: Sequence[Run]) -> list[Group]:
+    """The evaluated runs, those that differ in their seeds alone together, in their order."""
+    gathered: dict[object, list[int]] = {}
+    seen: Counter[object] = Counter()
+    for place, run in enumerate(runs):
+        if run.results is not None:
+            identity, seeds = _identity(run), tuple(lookup(run.recipe, key) for key in _SEEDS)
+            # The same seed again is no other seed: a repetition of a run is a group of its own.
+            gathered.setdefault((identity, seen[identity, seeds]), []).append(place)
+            seen[identity, seeds] += 1
+    members = list(gathered.values())
+    values = [_values(runs[places[0]]) for places in members]
+    keys = differing(values)
+    are_single = all(len(places) == 1 for places in members)
+    folders = folder_labels([runs[places[0]] for places in members]) if are_single else []
+    names = folders or labels([_name([runs[place] for place in places]) for places in members], values)
+    return [
+        Group(name, {key: each[key] for key in keys if key in each}, places)
+        for name, each, places in zip(names, values, members, strict=True)
+    ]
+
+
+def means_of(points: pd.DataFrame, groups: Sequence[Group]) -> pd.DataFrame:
+    """The means of groups in each aspect in which all runs of a group were measured.
+
+    Args:
+        points: The figures of all runs, as ``points_of`` gives them.
+        groups: Of the same runs.
+
+    Returns:
+        Indexed by the first run of a group, in the order of aspects: ``aspect``, ``kind``, ``norm``,
+        ``level``, ``value``, ``num_seeds``, and the 95 % interval ``lower``, ``upper``: Student's of the
+        mean, cut to [0, 1]; of one run, which says nothing of other seeds, the binomial one of its examples;
+        none of times, which say more of the machine.
+    """
+    first = {place: group.members[0] for group in groups for place in group.members}
+    gathered = points.assign(group=points.run.map(first)).groupby(["group", "aspect"], sort=False)
+    means = gathered.agg(
+        **{name: (name, "first") for name in ("kind", "norm", "level", "lower", "upper")},
+        value=("value", "mean"),
+        deviation=("value", "std"),
+        num_seeds=("value", "size"),
+    )
+    half = t.ppf(0.975, means.num_seeds - 1) * means.deviation / np.sqrt(means.num_seeds)
+    is_mean = means.num_seeds > 1
+    means["lower"] = means.lower.astype(float).mask(is_mean, (means.value - half).clip(lower=0))
+    means["upper"] = means.upper.astype(float).mask(is_mean, (means.value + half).clip(upper=1))
+    means.loc[means.kind == "time", ["lower", "upper"]] = np.nan
+    sizes = {group.members[0]: len(group.members) for group in groups}
+    means = means.drop(columns="deviation").reset_index("aspect")
+    return means[means.num_seeds == means.index.map(sizes)]
+
+
+def mean_text(mean: Any, digits: int = 2) -> str:
+    """A row of ``means_of``, with the ends of its interval: ``97.3 % (96.9-97.7)`` with an en dash."""
+    if mean.kind == "time":
+        return duration(mean.value)
+    is_area = mean.kind == "agreement"
+    scale, digits, unit = (1, 3, "") if is_area else (100, digits, "\N{NO-BREAK SPACE}%")
+    value, lower, upper = (f"{scale * each:.{digits}f}" for each in (mean.value, mean.lower, mean.upper))
+    return f"{value}{unit}" if np.isnan(mean.lower) else f"{value}{unit} ({lower}{_TO}{upper})"
+
+
+def seeds_text(number: int) -> str:
+    """Of how many runs a mean is."""
+    return "one run" if number == 1 else f"mean of {number} seeds"
+
+
+def _identity(run: Run) -> object:
+    if run.recipe is None:
+        return str(run.path)
+    return tuple(sorted((key, repr(value)) for key, value in _values(run).items()))
+
+
+def _values(run: Run) -> dict[str, object]:
+    return {
+        key: value
+        for key, value in flat(run.recipe or {}).items()
+        if key not in (*_SEEDS, *_WORDS) and not f"{key}.".startswith("published.")
+    }
+
+
+def _name(members: Sequence[Run]) -> str | None:
+    """The name that all runs of a group have but for the seed in it."""
+    names = {
+        _SEED_PART.sub("", lookup(run.recipe, "name") or run.path.resolve().name).strip(",/")
+        for run in members
+    }
+    name = names.pop() if len(names) == 1 else ""
+    return re.sub("[,/]+", ", ", name) or None

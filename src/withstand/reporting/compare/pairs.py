@@ -1,0 +1,275 @@
+"""Differences between runs, each measured on the same test examples and said in words."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from withstand.reporting.compare.comparison import Comparison, records
+from withstand.reporting.compare.paired import Difference, holm, paired_difference
+from withstand.reporting.compare.points import aspects_of
+from withstand.reporting.section import Cell, Choice, Notice, Prose, Section, Table
+from withstand.reporting.wording import budget, count, dataset_title
+from withstand.run_folder import RunFolder
+
+__all__ = ["differences_of", "read_outcomes", "section"]
+
+_MOST_BASELINES = 8  # of more runs, all are held against the first alone
+_SIGNIFICANT = 0.05
+_MINUS, _DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
+_MANY_EXAMPLES = 5000
+_INDEX, _LABEL, _PREDICTION, _CLEAN = "index", "label", "prediction", "clean"
+_METHOD = (
+    "Each run less the baseline, in percentage points, image by image on the test examples that both were "
+    "measured on. Where an outcome is right or wrong: exact McNemar test, and Tango's score interval."
+)
+_OF_SHARES = " Where it is a share, as of repeated answers or of noise levels: Student's paired t."
+_OF_MANY = (
+    ". Of so many runs, all are held against the first alone; name another one first to make it the baseline"
+)
+
+
+class _Side(NamedTuple):
+    """A run as far as it is compared: the column of its outcomes in each aspect, and what decided it."""
+
+    place: int
+    label: str
+    dataset: str
+    columns: dict[str, str]
+    by: dict[str, str]
+    outcomes: pd.DataFrame | None
+
+
+def section(compared: Comparison) -> Section | None:
+    """Holds runs against each other; None where no two hold outcomes of the same examples.
+
+    Raises:
+        RunFolderError: an ``examples.csv`` is damaged.
+    """
+    differences = differences_of(compared)
+    if differences.empty:
+        return None
+    tested = differences[differences.reason == ""]
+    baselines = differences.baseline.unique()
+    text = (
+        f"{_METHOD}{_OF_SHARES if (tested.method == 't').any() else ''} Significant is what stays below 0.05 "
+        f"after Holm's correction for all {count(tested.comparison.nunique())} comparisons; each 95 % "
+        "interval is that of its comparison alone. They speak of these trained models, not of other training "
+        "seeds"
+        f"{_OF_MANY if len(baselines) < differences.run.nunique() else ''}."
+    )
+    options = [_against(compared, differences[differences.baseline == place]) for place in baselines]
+    return Section(
+        "compare-pairs",
+        "Differences on the same test examples",
+        "summary",
+        prose=[Prose(text, "note")],
+        choices=[Choice("Baseline", options)],
+    )
+
+
+def differences_of(compared: Comparison) -> pd.DataFrame:
+    """Every run less every other one; of many runs all less the first.
+
+    Returns:
+        A row a baseline, a run and an aspect, ordered so, of aspects in which any two compare: ``baseline``
+        and ``run``, places; ``aspect``; ``reason`` why they do not compare, empty where they do; the fields
+        of ``Difference``; ``comparison``, one number for both directions; ``is_significant`` among all; and
+        as texts ``points``, ``ends``, ``verdict`` and ``sentence``. Empty where no two compare.
+    """
+    aspects = aspects_of(compared.points)
+    aspects = aspects[aspects.kind != "agreement"]  # an area under a curve of means is of no example
+    sides = {side.place: side for side in _sides(compared, list(aspects.index))}
+    are_many = len(sides) > _MOST_BASELINES
+    pairs = itertools.combinations(sides.values(), 2)
+    rows = [
+        row
+        for pair in pairs
+        if not are_many or pair[0].place == min(sides)
+        for row in _rows(*pair, list(aspects.index))
+    ]
+    table = pd.DataFrame(rows, columns=["baseline", "run", "aspect", "reason", *Difference._fields])
+    tested = table.reason == ""
+    table["comparison"], table["adjusted"] = table.index, np.nan
+    table.loc[tested, "adjusted"] = holm(table.p_value[tested].tolist())
+    turned = {"value": -table.value, "lower": -table.upper, "upper": -table.lower}
+    turned |= {"baseline": table.run, "run": table.baseline}
+    both = table if are_many else pd.concat([table, table.assign(**turned)])
+    both = both[both.aspect.isin(table.aspect[tested])]
+    both = both.sort_values(["baseline", "run", "comparison"], ignore_index=True)
+    texts = [
+        _texts(each, sides[each.run], sides[each.baseline], aspects.loc[each.aspect])
+        for each in records(both)
+    ]
+    columns = ["points", "ends", "verdict", "sentence", "is_significant"]
+    return both.assign(**pd.DataFrame(texts, columns=columns, index=both.index))
+
+
+def _sides(compared: Comparison, aspects: Sequence[str]) -> Iterator[_Side]:
+    points = compared.points[compared.points.aspect.isin(aspects)]
+    for place, run in enumerate(compared.runs):
+        if run.results:
+            own = points[points.run == place].set_index("aspect")
+            outcomes = read_outcomes(run.path, own.column)
+            columns, by = (
+                {str(aspect): text for aspect, text in own[name].items()} for name in ("column", "by")
+            )
+            yield _Side(place, compared.labels[place], run.results.dataset, columns, by, outcomes)
+
+
+def _rows(first: _Side, second: _Side, aspects: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    for aspect in aspects:
+        found = _difference(first, second, aspect)
+        is_known = isinstance(found, Difference)
+        fields = found.reversed() if isinstance(found, Difference) else [np.nan] * len(Difference._fields)
+        yield first.place, second.place, aspect, "" if is_known else found, *fields
+
+
+def _difference(first: _Side, second: _Side, aspect: str) -> Difference | str:
+    """The first less the second; or why they do not compare."""
+    if first.dataset != second.dataset:
+        return f"{dataset_title(first.dataset)} against {dataset_title(second.dataset)}"
+    outcomes = []
+    for side in (first, second):
+        if side.outcomes is None:
+            return f"no examples.csv of {side.label}"
+        outcomes.append(side.outcomes.get([_LABEL, side.columns.get(aspect, "")]))
+    if aspect not in first.columns or aspect not in second.columns:
+        return "not measured"
+    one, other = outcomes
+    if one is None or other is None:
+        return "examples not kept"
+    both = pd.concat([one, other], axis=1, join="inner", keys=["first", "second"])
+    if (both["first", _LABEL] != both["second", _LABEL]).any():
+        return "other labels"
+    both = both.drop(columns=_LABEL, level=1).dropna()
+    return paired_difference(*both.to_numpy().T) if len(both) > 1 else "other examples"
+
+
+def _texts(each: Any, run: _Side, baseline: _Side, aspect: pd.Series[Any]) -> tuple[str, str, str, str, bool]:
+    """How a difference is written; of none a dash and why."""
+    if each.reason:
+        return _DASH, each.reason, "", "", False
+    is_significant = each.adjusted < _SIGNIFICANT
+    verdict = "not significant among all" if each.p_value < _SIGNIFICANT else "no difference shown"
+    if is_significant:
+        verdict = f"{'above' if each.value > 0 else 'below'}, significant"
+    total = int(each.num_examples)
+    points, ends = _signed(each.value, total), _ends(each.lower, each.upper, total)
+    where = _where(aspect, {run.by[str(aspect.name)], baseline.by[str(aspect.name)]})
+    if is_significant:
+        word, ends_of = (
+            ("above", ends) if each.value > 0 else ("below", _ends(-each.upper, -each.lower, total))
+        )
+        sentence = (
+            f"{run.label} is {_points(abs(each.value), total)} points {word} {baseline.label} {where} "
+            f"(95 % interval {ends_of}, {count(total)} examples, paired): significant."
+        )
+    else:
+        alone = "; alone it would be significant, among all comparisons here it is not"
+        sentence = (
+            f"{run.label} and {baseline.label} {where}: no difference that {count(total)} examples can show "
+            f"({points} points, 95 % interval {ends}, paired{alone if each.p_value < _SIGNIFICANT else ''})."
+        )
+    return points, ends, verdict, sentence, is_significant
+
+
+def _where(aspect: pd.Series[Any], attacks: set[str]) -> str:
+    at = f"at {budget(aspect.norm, aspect.level)}"
+    return {
+        "attacked": f"under {min(attacks) if len(attacks) == 1 else 'the strongest attack on each'} {at}",
+        "certified": f"in what is certified {at}",
+        "noise": f"under noise, {aspect.norm}",
+        "corruptions": "under corruptions",
+    }.get(aspect.kind, "on clean images")
+
+
+def _points(share: float, total: int) -> str:
+    """Percentage points without their sign for minus zero, with as many digits as the examples tell."""
+    text = f"{100 * share:.{2 if total >= _MANY_EXAMPLES else 1}f}"
+    bare = text.removeprefix("-")
+    return f"{_MINUS}{bare}" if text != bare and float(bare) else bare
+
+
+def _signed(share: float, total: int) -> str:
+    text = _points(share, total)
+    return f"+{text}" if share > 0 and float(text) else text
+
+
+def _ends(lower: float, upper: float, total: int) -> str:
+    return f"{_points(lower, total)} to {_points(upper, total)}"
+
+
+def _against(compared: Comparison, differences: pd.DataFrame) -> Section:
+    """All other runs held against one."""
+    baseline = compared.labels[differences.baseline.iloc[0]]
+    rows: list[list[Cell | str]] = [
+        [compared.labels[place], *_cells(differences[differences.run == place])]
+        for place in differences.run.unique()
+    ]
+    sentences = differences[differences.sentence != ""].sort_values(
+        "is_significant", ascending=False, kind="stable"
+    )
+    table = Table(
+        f"Differences from {baseline}",
+        ["Run", *differences.aspect.unique()],
+        rows,
+        f"Percentage points above the baseline {baseline}, with 95 % intervals.",
+        is_sortable=True,
+        is_tall=len(rows) > 8,
+        kind="compare",
+    )
+    notices = [Notice("In words", sentences.sentence.tolist(), "sentences")] if len(sentences) else []
+    return Section("", baseline, "summary", tables=[table], notices=notices)
+
+
+def _cells(of_run: pd.DataFrame) -> list[Cell]:
+    reasons = of_run.reason.unique()
+    if len(reasons) == 1 and reasons[0]:
+        return [Cell(f"not comparable: {reasons[0]}", is_words=True, span=len(of_run))]
+    return [
+        Cell(
+            each.points,
+            [text for text in (each.ends, each.verdict) if text],
+            is_bold=True,
+            sort=None if each.reason else each.value,
+            kind="significant" if each.is_significant else "",
+        )
+        for each in records(of_run)
+    ]
+
+
+def read_outcomes(path: Path, wanted: Collection[str]) -> pd.DataFrame | None:
+    """Reads each test example's outcomes: those of the wanted columns that a run folder has.
+
+    Args:
+        path: The run folder.
+        wanted: Columns of ``examples.csv``; ``clean`` is also found by comparing predictions with labels.
+
+    Returns:
+        Indexed by the examples' places in the test split, ascending and none twice: ``label``, and outcomes
+        0 or 1, or the share of repeats; NaN where a cell is empty. None where there is no ``examples.csv``,
+        or it does not say which examples it holds.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    file = RunFolder(path).examples
+    if not file.exists():
+        return None
+    needed = {_INDEX, _LABEL, _PREDICTION, *wanted}
+    try:
+        table = pd.read_csv(file, usecols=lambda name: name in needed, dtype=np.float64)
+    except (ValueError, OSError) as error:
+        raise RunFolder(path).damaged(file, f"{error}.") from error
+    if not {_INDEX, _LABEL} <= {*table.columns} or table[[_INDEX, _LABEL]].isna().to_numpy().any():
+        return None
+    if _CLEAN in {*wanted} and _CLEAN not in table.columns and _PREDICTION in table.columns:
+        table[_CLEAN] = (table[_PREDICTION] == table[_LABEL]).astype(float)
+    kept = [name for name in table.columns if name == _LABEL or name in {*wanted}]
+    return table.drop_duplicates(_INDEX).set_index(_INDEX).sort_index()[kept]

@@ -1,0 +1,158 @@
+"""What of a training is drawn: panels of curves over the epochs done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from withstand.reporting.old_read import History
+from withstand.reporting.old_wording import cell
+
+__all__ = [
+    "SPECTRAL",
+    "Panel",
+    "Trace",
+    "events",
+    "has_numbers",
+    "history_table",
+    "panels_of_run",
+    "panels_of_runs",
+    "trace_of",
+]
+
+SPECTRAL = "spectral/"
+"""How the columns of spectral norms begin, which are drawn apart: ``spectral/LAYER/KIND``."""
+
+_NOT_DRAWN = {"epoch", "progress", "seconds", "collapsed"}
+_MOST_ROWS = 200
+_KINDS = {
+    "Loss": "The loss that training minimises, mean of each epoch.",
+    "Accuracy": "Accuracies while training.",
+    "Epsilon": "The epsilon trained at.",
+    "Learning rate": "The optimiser's learning rate.",
+    "Other terms": "The objective's terms and what else was recorded.",
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One curve.
+
+    Attributes:
+        name: What the legend calls it.
+        progress: Epochs done at each row.
+        values: One a row; None leaves a gap.
+        marks: Row -> what to say there.
+        series: Of several figures, its number in all of them; its place in this one where None.
+    """
+
+    name: str
+    progress: Sequence[float | None]
+    values: Sequence[float | None]
+    marks: Mapping[int, str]
+    series: int | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that share an axis.
+
+    Attributes:
+        title: Its heading.
+        caption: What it shows.
+        traces: The curves.
+        is_share: Whether its values are shares in [0, 1].
+        unit: What the axis of values is titled; empty where the heading says it.
+        is_logarithmic: Whether that axis is; then all values are above 0.
+    """
+
+    title: str
+    caption: str
+    traces: Sequence[Trace]
+    is_share: bool
+    unit: str = ""
+    is_logarithmic: bool = False
+
+
+def panels_of_run(history: History) -> list[Panel]:
+    """One panel a kind of column: loss, accuracies, epsilon, learning rate, whatever else."""
+    columns = _drawn(history)
+    result = []
+    for kind, caption in _KINDS.items():
+        names = [name for name in columns if _kind(name) == kind]
+        if names:
+            traces = [trace_of(history, name, _words(name)) for name in names]
+            result.append(Panel(kind, caption, traces, kind == "Accuracy"))
+    return result
+
+
+def panels_of_runs(histories: Mapping[str, History]) -> list[Panel]:
+    """One panel a column that several runs have, with one curve each; a run's own page shows the others."""
+    names = dict.fromkeys(name for history in histories.values() for name in _drawn(history))
+    order = list(_KINDS)
+    result = []
+    for name in sorted(names, key=lambda each: order.index(_kind(each))):
+        traces = [
+            replace(trace_of(history, name, label), series=series)
+            for series, (label, history) in enumerate(histories.items())
+            if name in _drawn(history)
+        ]
+        if len(traces) < min(2, len(histories)):
+            continue
+        words = _words(name)
+        title = words[:1].upper() + words[1:]
+        result.append(Panel(title, f"{title} of each run.", traces, _kind(name) == "Accuracy"))
+    return result
+
+
+def events(history: History) -> dict[int, str]:
+    """Row -> what happened there: a collapse, a note, or both."""
+    collapsed = history.columns.get("collapsed", [None] * len(history.notes))
+    result = {}
+    for row, (flag, note) in enumerate(zip(collapsed, history.notes, strict=True)):
+        texts = ["collapsed"] if flag and "collapsed" not in note else []
+        texts += [note.strip()] if note.strip() else []
+        if texts:
+            result[row] = f"Epoch {cell(history.columns['epoch'][row])}: {', '.join(texts)}"
+    return result
+
+
+def history_table(history: History) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the newest epochs, as texts."""
+    header = [name for name, values in history.columns.items() if has_numbers(values)]
+    columns = [[cell(value) for value in history.columns[name]] for name in header]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return [_words(name) for name in header], rows[-_MOST_ROWS:]
+
+
+def _drawn(history: History) -> list[str]:
+    return [
+        name
+        for name, values in history.columns.items()
+        if name not in _NOT_DRAWN and not name.startswith(SPECTRAL) and has_numbers(values)
+    ]
+
+
+def has_numbers(values: Sequence[float | None]) -> bool:
+    """Whether a column holds any number."""
+    return any(value is not None for value in values)
+
+
+def _kind(name: str) -> str:
+    if name == "loss":
+        return "Loss"
+    if name.endswith("accuracy"):
+        return "Accuracy"
+    if name == "learning_rate":
+        return "Learning rate"
+    return "Epsilon" if "epsilon" in name else "Other terms"
+
+
+def _words(name: str) -> str:
+    return "KL divergence" if name == "kl" else name.replace("_", " ")
+
+
+def trace_of(history: History, name: str, label: str) -> Trace:
+    """The curve of a column, under the name that the legend calls it."""
+    progress = history.columns.get("progress", history.columns["epoch"])
+    return Trace(label, progress, history.columns[name], events(history))

@@ -1,0 +1,129 @@
+"""How the page writes numbers, norms and data sets in words."""
+
+from __future__ import annotations
+
+from withstand.reporting.schema import Accuracy, Noise
+
+__all__ = [
+    "as_published",
+    "budget",
+    "cell",
+    "count",
+    "dataset_note",
+    "dataset_title",
+    "duration",
+    "epsilon_text",
+    "interval",
+    "memory",
+    "noise_scale",
+    "norm_text",
+    "percent",
+    "sentence",
+]
+
+_SPACE = "\N{NO-BREAK SPACE}"
+_NORMS = {"inf": "ℓ∞", "linf": "ℓ∞", "1": "ℓ1", "1.0": "ℓ1", "2": "ℓ2", "2.0": "ℓ2"}
+_DATASETS = {
+    "digits": "Digits (8×8)",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "cifar10-jpeg": "cifar10-jpeg",
+}
+_DATASET_NOTES = {
+    "cifar10-jpeg": (
+        "cifar10-jpeg holds JPEG copies of the CIFAR-10 images. They are not bit-exact CIFAR-10, "
+        "so these figures do not compare exactly with published CIFAR-10 figures."
+    ),
+}
+# From this many examples on, a second decimal says something.
+_MANY_EXAMPLES = 5000
+
+
+def percent(share: float, total: int = 0) -> str:
+    """A share as per cent; with two decimals where it is of many examples, else with one."""
+    return f"{100 * share:.{2 if total >= _MANY_EXAMPLES else 1}f}{_SPACE}%"
+
+
+def as_published(share: float) -> str:
+    """A share as per cent with the digits that it was published with."""
+    return f"{100 * share:.6g}{_SPACE}%"
+
+
+def interval(accuracy: Accuracy) -> str:
+    """The ends of an accuracy's interval: ``97.1-98.3 %`` with an en dash."""
+    total = accuracy["total"]
+    lower, upper = percent(accuracy["lower"], total), percent(accuracy["upper"], total)
+    return f"{lower.removesuffix(_SPACE + '%')}\N{EN DASH}{upper}"
+
+
+def epsilon_text(epsilon: float) -> str:
+    """An epsilon as people write it: ``0.3``, or ``8/255`` where it is no short decimal."""
+    levels = round(epsilon * 255)
+    is_short = abs(epsilon - round(epsilon, 3)) < 1e-9
+    is_levels = abs(epsilon * 255 - levels) < 1e-4
+    return f"{levels}/255" if is_levels and not is_short else f"{epsilon:.4g}"
+
+
+def norm_text(norm: str) -> str:
+    """A norm's sign: ``ℓ∞`` for ``"inf"``; a norm that has none here stays as it is."""
+    return _NORMS.get(norm, norm)
+
+
+def budget(norm: str, epsilon: float) -> str:
+    """Norm and epsilon of an attack, on one line: ``ℓ∞ ε = 8/255``."""
+    return f"{norm_text(norm)} ε = {epsilon_text(epsilon)}".replace(" ", _SPACE)
+
+
+def count(number: int) -> str:
+    """A whole number with thin groups: ``10,000``."""
+    return f"{number:,}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units that fit: ``0.8 ms``, ``12.3 s``, ``3 min 5 s``, ``2 h 4 min``."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g}{_SPACE}ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f}{_SPACE}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}{_SPACE}min {rest}{_SPACE}s"
+    return f"{minutes // 60}{_SPACE}h {minutes % 60}{_SPACE}min"
+
+
+def memory(num_bytes: int) -> str:
+    """Bytes in binary units: ``117.7 MiB``."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f}{_SPACE}{unit}"
+    return f"{num_bytes}{_SPACE}bytes"
+
+
+def noise_scale(noise: Noise) -> str:
+    """Over what the answers under noise are summed up: ``30 levels of noise_std to 0.5``."""
+    levels, shell = noise["levels"], noise.get("settings", {}).get("shell")
+    largest = max((level["noise_std"] for level in levels), default=0.0)
+    return f"{len(levels)} levels of noise_std to {largest:.4g}{', on the shell' if shell else ''}"
+
+
+def cell(value: float | None) -> str:
+    """A number in a table of many kinds; an em dash where there is none."""
+    return "\N{EM DASH}" if value is None else f"{value:.4g}"
+
+
+def dataset_title(name: str) -> str:
+    """The name that readers know a data set by."""
+    return _DATASETS.get(name, name)
+
+
+def sentence(text: str) -> str:
+    """A text with one full stop at its end, where it has no other end."""
+    bare = text.rstrip()
+    return bare if not bare or bare.endswith((".", "!", "?")) else f"{bare}."
+
+
+def dataset_note(name: str) -> str | None:
+    """What a reader must know of a data set before comparing figures; mostly None."""
+    return _DATASET_NOTES.get(name)

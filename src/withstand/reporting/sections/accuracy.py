@@ -1,0 +1,133 @@
+"""Accuracy under attack and certified, at every epsilon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
+
+from withstand.evaluation.measurements import (
+    ATTACKED,
+    CERTIFIED,
+    LARGEST_RADIUS,
+    MEAN_RADIUS,
+    MEDIAN_RADIUS,
+)
+from withstand.evaluation.results import CertificateInfo, Results
+from withstand.reporting.curves import Curve, accuracy_figure, attacked_curves, certified_curves
+from withstand.reporting.naming import missing
+from withstand.reporting.read import Run
+from withstand.reporting.section import Cell, Prose, Section, Table
+from withstand.reporting.table import chance_of, norms, one
+from withstand.reporting.wording import (
+    cell,
+    count,
+    counted,
+    epsilon_text,
+    interval,
+    norm_text,
+    sentence,
+    share_text,
+)
+
+__all__ = ["PLACE", "meaning", "section", "title"]
+
+PLACE = 30
+_RADII = {"mean": MEAN_RADIUS, "median": MEDIAN_RADIUS, "largest": LARGEST_RADIUS}
+_ATTACKED = (
+    "Attacked accuracy is the share of test examples that the named attack did not turn into a wrong "
+    "prediction. It is an upper bound of robust accuracy: a stronger attack may find more, so it is no "
+    "proof. "
+)
+_CERTIFIED = (
+    "Certified accuracy is the share for which a proof holds: no image within epsilon changes the "
+    "prediction, by bounds in float64 with guaranteed operator norms. It is a lower bound: a tighter method "
+    "may certify more. "
+)
+_INTERVALS = (
+    "The intervals are 95 % Clopper-Pearson intervals; they cover the chance in which examples were tested, "
+    "not the weakness of an attack nor the luck of a training seed."
+)
+_NO_ATTACK = "No attack was run, so there is no curve. Name attacks in the recipe and evaluate again."
+
+
+def section(run: Run) -> Section | None:
+    """A figure a norm, the same numbers as a table, and what was measured by what."""
+    if run.results is None:
+        return None
+    curves = {norm: [*attacked_curves(run, norm), *certified_curves(run, norm)] for norm in norms(run)}
+    is_certified = bool(run.results.certificates)
+    lead = [] if curves else [Prose(_NO_ATTACK, "note")]
+    return Section(
+        key="accuracy",
+        title=title(is_certified=is_certified),
+        tab="summary",
+        prose=[meaning(is_certified=is_certified), *lead],
+        figures=[accuracy_figure(of_norm, norm, chance_of([run])) for norm, of_norm in curves.items()],
+        tables=[_table(curves, run.results)] if curves else [],
+        descriptions=_descriptions(run, run.results),
+        notes=[_examples(run)],
+        is_brief=True,
+        measures=[ATTACKED, CERTIFIED, *_RADII.values()],
+    )
+
+
+def title(*, is_certified: bool) -> str:
+    """The heading over curves of accuracy."""
+    return "Accuracy under attack, and certified" if is_certified else "Accuracy under attack"
+
+
+def meaning(*, is_certified: bool) -> Prose:
+    """What the numbers mean, which a page of several runs says once."""
+    text = _ATTACKED + (_CERTIFIED if is_certified else "") + _INTERVALS
+    return Prose(text, "meaning", "What the numbers mean.", is_once=True)
+
+
+def _table(curves: Mapping[str, Sequence[Curve]], results: Results) -> Table:
+    is_certified, repeats = bool(results.certificates), results.num_repeats
+    what = "attack or certificate" if is_certified else "attack"
+    caption = "Accuracy at each epsilon; epsilon 0 is clean accuracy."
+    caption += f" Right counts {repeats} predictions of each example." if repeats > 1 else ""
+    right = "Right, or certified" if is_certified else "Right"
+    return Table(
+        "The same numbers as a table",
+        [what.capitalize(), "Norm", "Epsilon", "Accuracy", "95 % interval", right],
+        [
+            [
+                curve.name,
+                Cell(norm_text(norm), is_words=True),
+                epsilon_text(row.level),
+                share_text(row),
+                interval(row),
+                counted(row),
+            ]
+            for norm, of_norm in curves.items()
+            for curve in of_norm
+            for row in curve.points
+        ],
+        caption,
+        is_folded=True,
+    )
+
+
+def _descriptions(run: Run, results: Results) -> list[tuple[str, str]]:
+    """What was measured by what, in words, without repetition."""
+    attacks = [(info.name, info.description) for info in results.attacks]
+    certificates = [(info.name, _described(run, info)) for info in results.certificates]
+    return [(name, sentence(text)) for name, text in dict.fromkeys([*attacks, *certificates]) if text]
+
+
+def _described(run: Run, info: CertificateInfo) -> str:
+    """A certificate in words, with a summary of its radii where they are known."""
+    radii = {name: one(run.table, measure, by=info.name, norm=info.norm) for name, measure in _RADII.items()}
+    known = [f"{name} {cell(row.value)}" for name, row in radii.items() if row]
+    summary = f"Certified radius: {', '.join(known)}." if known else ""
+    description = sentence(info.description) if known else info.description
+    return f"{description} {summary}".strip()
+
+
+def _examples(run: Run) -> Prose:
+    if run.num_rows is None:
+        return missing(run, "examples.csv", "Each example's own result is not kept here.", "evaluate")
+    text = "Every example's own result is in <code>examples.csv</code> of the run folder, {} rows."
+    return Prose(Markup(text).format(count(run.num_rows)), "small")

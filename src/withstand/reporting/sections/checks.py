@@ -1,0 +1,54 @@
+"""The checks for false robustness."""
+
+from __future__ import annotations
+
+from withstand.evaluation.measurements import LARGE_EPSILON, VANISHING_GRADIENTS
+from withstand.evaluation.results import Check, Results
+from withstand.reporting.read import Run
+from withstand.reporting.section import Cell, Prose, Section, Table
+from withstand.reporting.wording import sentence
+
+__all__ = ["PLACE", "other_warnings", "section"]
+
+PLACE = 10
+_STATES = {False: ("failed", "Failed"), True: ("passed", "Passed"), None: ("not-run", "Not run")}
+_MEANING = {
+    True: "Where a check failed, attacked accuracy is likely too high: do not quote it as robustness.",
+    False: "They can fail to find what is wrong; passing them is no proof.",
+}
+
+
+def section(run: Run) -> Section | None:
+    """All checks, the failed ones first, and how many are of which kind."""
+    checks = run.results.checks if run.results else []
+    if not checks:
+        return None
+    passed = [check.passed for check in checks]
+    numbers = {state: passed.count(state) for state in _STATES}
+    summary = [f"{numbers[False]} failed"] if numbers[False] else []
+    summary += [f"{numbers[True]} passed"]
+    summary += [f"{numbers[None]} not run"] if numbers[None] else []
+    order = list(_STATES)
+    rows = [_row(check) for check in sorted(checks, key=lambda check: order.index(check.passed))]
+    return Section(
+        key="checks",
+        title="Checks for false robustness",
+        tab="summary",
+        prose=[Prose(f"{', '.join(summary)}. {_MEANING[numbers[False] > 0]}")],
+        tables=[Table("The checks and what they found", ["Check", "Result"], rows, kind="checks")],
+        is_brief=True,
+        measures=[LARGE_EPSILON, VANISHING_GRADIENTS],  # which the findings tell
+    )
+
+
+def other_warnings(results: Results) -> list[str]:
+    """The warnings beside those of failed checks, which end in what the checks found."""
+    findings = tuple(check.finding for check in results.checks if check.passed is False)
+    return [warning for warning in results.warnings if not (findings and warning.endswith(findings))]
+
+
+def _row(check: Check) -> list[Cell]:
+    kind, verdict = _STATES[check.passed]
+    finding = check.finding.removeprefix(f"{_STATES[None][1]}: ")  # which stands beside it
+    finding = sentence(finding[:1].upper() + finding[1:])
+    return [Cell(check.title, [finding]), Cell(verdict, is_words=True, kind=kind)]

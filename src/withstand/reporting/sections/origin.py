@@ -1,0 +1,91 @@
+"""What a run cost, what it was made with, and the commands that repeat it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from markupsafe import Markup
+
+from withstand.reporting.naming import missing
+from withstand.reporting.read import Environment, Run
+from withstand.reporting.section import Code, Prose, Section
+from withstand.reporting.wording import count, duration, memory
+
+__all__ = ["PLACE", "cost_rows", "section"]
+
+PLACE = 10
+_UNKNOWN = "What the run cost, and where and how it was made, is not known."
+
+
+def section(run: Run) -> list[Section]:
+    """Cost, environment and how to repeat the run."""
+    costs, known = cost_rows(run.environment), _environment_rows(run.environment)
+    cost = Section("cost", "Cost", "about", facts=costs, is_brief=True)
+    if not costs:
+        file = "environment.json" if run.environment is None else "cost in environment.json"
+        cost = replace(cost, prose=[missing(run, file, _UNKNOWN, "train RECIPE --out")])
+    environment = Section("environment", "Environment", "about", facts=known, is_brief=True)
+    return [cost, *([environment] if known else []), _again(run)]
+
+
+def cost_rows(environment: Environment | None) -> list[tuple[str, str]]:
+    """Name and value of each cost that is known."""
+    if environment is None:
+        return []
+    cost = environment.cost
+    seconds, steps = cost.train_seconds, cost.train_steps
+    step = seconds / steps if seconds is not None and steps else None
+    rows = [
+        ("Training time", None if seconds is None else duration(seconds)),
+        ("Training steps", None if steps is None else count(steps)),
+        ("Time a step", None if step is None else duration(step)),
+        ("Evaluation time", None if cost.evaluate_seconds is None else duration(cost.evaluate_seconds)),
+        ("Certification time", None if cost.certify_seconds is None else duration(cost.certify_seconds)),
+        ("Peak memory", None if cost.peak_memory_bytes is None else memory(cost.peak_memory_bytes)),
+    ]
+    return [(name, value) for name, value in rows if value is not None]
+
+
+def _environment_rows(environment: Environment | None) -> list[tuple[str, str]]:
+    """Name and value of what a run was made with and where."""
+    if environment is None:
+        return []
+    rows = [
+        *((f"{name} version", version) for name, version in environment.versions.items()),
+        ("Platform", environment.platform),
+        ("Device", environment.device),
+        ("Seed", None if environment.seed is None else str(environment.seed)),
+        ("Git commit", environment.git_commit),
+        ("Data fingerprint", environment.data_fingerprint),
+        ("Started", environment.started),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _again(run: Run) -> Section:
+    commands = [Code(command) for command in _commands(run)]
+    recipe = [] if run.recipe_text is None else [Code(run.recipe_text, "The full recipe")]
+    unknown = Markup("The command is not known; <code>environment.json</code> would name it.")
+    lacking = missing(run, "recipe.yaml", "The recipe is not kept here.", "train RECIPE --out")
+    return Section(
+        key="again",
+        title="Reproduce",
+        tab="about",
+        prose=[] if commands else [Prose(unknown, "note")],
+        codes=[*commands, *recipe],
+        notes=[] if recipe else [lacking],
+        is_brief=True,
+    )
+
+
+def _commands(run: Run) -> list[str]:
+    """What repeats the run: one command, or one each to train, to evaluate and so on."""
+    environment = run.environment or Environment()
+    has_moments = bool(run.results and run.results.moments)  # which an evaluation anew forgets
+    given = (
+        environment.command,
+        environment.evaluate_command,
+        environment.certify_command,
+        environment.moments_command if has_moments else None,
+    )
+    return list(dict.fromkeys(command for command in given if command))

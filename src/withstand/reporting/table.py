@@ -1,0 +1,229 @@
+"""Selections of the table of measurements that several sections share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+import pandas as pd
+
+from withstand.evaluation.measurements import (
+    ATTACKED,
+    CERTIFIED,
+    CLEAN,
+    CORRUPTED,
+    NOISE_ACCURACY,
+    Measurement,
+)
+from withstand.evaluation.results import Published, Results
+from withstand.reporting.read import Run
+from withstand.reporting.wording import norm_text
+
+__all__ = [
+    "area_over_levels",
+    "chance_of",
+    "clean",
+    "corruption_mean",
+    "headline_attacks",
+    "headline_certificates",
+    "is_at",
+    "mean_over_levels",
+    "method_name",
+    "most_certified",
+    "most_certified_at",
+    "noise_scale",
+    "norms",
+    "one",
+    "rows",
+    "select",
+    "strongest",
+    "strongest_at",
+    "targets",
+]
+
+_MOST_SHOWN = 6  # epsilons of one norm
+_ROUNDING = 1e-6
+
+
+def rows(table: pd.DataFrame) -> list[Measurement]:
+    """The rows of a selection, in their order; None where a cell is empty."""
+    known = table[[field.name for field in fields(Measurement)]]
+    plain = known.astype(object).where(known.notna(), None)
+    return [Measurement(*record) for record in plain.itertuples(index=False, name=None)]
+
+
+def select(
+    table: pd.DataFrame,
+    measure: str,
+    *,
+    by: str | None = None,
+    norm: str | None = None,
+    level: float | None = None,
+) -> pd.DataFrame:
+    """The rows of a measure; with ``by``, ``norm`` or ``level`` only those, the level up to rounding."""
+    is_chosen = table.measure == measure
+    if by is not None:
+        is_chosen &= table.by == by
+    if norm is not None:
+        is_chosen &= table.norm.map(norm_text) == norm_text(norm)
+    if level is not None:
+        is_chosen &= (table.level - level).abs() < _ROUNDING
+    return table[is_chosen]
+
+
+def one(
+    table: pd.DataFrame,
+    measure: str,
+    *,
+    by: str | None = None,
+    norm: str | None = None,
+    level: float | None = None,
+) -> Measurement | None:
+    """The first row of such a selection; None where it is empty."""
+    chosen = select(table, measure, by=by, norm=norm, level=level)
+    return next(iter(rows(chosen.head(1))), None)
+
+
+def clean(run: Run) -> Measurement:
+    """Clean accuracy, which every evaluation measures."""
+    return rows(select(run.table, CLEAN).head(1))[0]
+
+
+def chance_of(runs: Sequence[Run]) -> float | None:
+    """The accuracy of guessing, where all runs have as many classes; else None."""
+    numbers = {run.results.num_classes for run in runs if run.results}
+    return 1 / numbers.pop() if len(numbers) == 1 else None
+
+
+def norms(run: Run) -> list[str]:
+    """The norms that a run was attacked or certified in, in their order."""
+    measured = [select(run.table, measure).norm for measure in (ATTACKED, CERTIFIED)]
+    return list(dict.fromkeys(pd.concat(measured)))
+
+
+def strongest(run: Run) -> list[Measurement]:
+    """At each norm and epsilon above 0, the row of the attack that left the lowest accuracy."""
+    attacked = _above_0(run, ATTACKED)
+    return _in_order(attacked.loc[attacked.groupby(["norm", "level"]).value.idxmin()], attacked)
+
+
+def most_certified(run: Run) -> list[Measurement]:
+    """At each norm and epsilon above 0, the row of the certificate that proves the most."""
+    certified = _above_0(run, CERTIFIED)
+    return _in_order(certified.loc[certified.groupby(["norm", "level"]).value.idxmax()], certified)
+
+
+def _above_0(run: Run, measure: str) -> pd.DataFrame:
+    chosen = select(run.table, measure)
+    return chosen[chosen.level > 0]
+
+
+def _in_order(chosen: pd.DataFrame, among: pd.DataFrame) -> list[Measurement]:
+    """By norm, as they first come among all, and epsilon."""
+    order = list(among.norm.unique())
+    return sorted(rows(chosen), key=lambda row: (order.index(row.norm), row.level))
+
+
+def is_at(row: Measurement, norm: str, epsilon: float) -> bool:
+    """Whether a row is of a norm and an epsilon, up to rounding."""
+    return norm_text(row.norm) == norm_text(norm) and abs(row.level - epsilon) < _ROUNDING
+
+
+def strongest_at(run: Run, norm: str, epsilon: float) -> Measurement | None:
+    """The lowest attacked accuracy at one epsilon; None where no attack was run there."""
+    return next((row for row in strongest(run) if is_at(row, norm, epsilon)), None)
+
+
+def most_certified_at(run: Run, norm: str, epsilon: float) -> Measurement | None:
+    """The most that is certified at one epsilon; None where nothing was certified there."""
+    return next((row for row in most_certified(run) if is_at(row, norm, epsilon)), None)
+
+
+def method_name(results: Results | None, certificate: str) -> str:
+    """The method of a certificate in words: ``box and ball``."""
+    infos = results.certificates if results else []
+    methods = (info.method for info in infos if info.name == certificate)
+    return next(methods, certificate).replace("_", " and ")
+
+
+def headline_attacks(run: Run) -> list[Measurement]:
+    """The strongest attack at each norm and epsilon; some of the epsilons where they are many.
+
+    Those beside which a certified accuracy is shown are always among them.
+    """
+    certified = headline_certificates(run)
+    chosen: list[Measurement] = []
+    attacked = strongest(run)
+    for norm in norms(run):
+        of_norm = [row for row in attacked if row.norm == norm]
+        shown = {row.level for row in certified if row.norm == norm}
+        last = len(of_norm) - 1
+        spread = {round(last * number / (_MOST_SHOWN - 1)) for number in range(_MOST_SHOWN)}
+        chosen += [
+            row
+            for number, row in enumerate(of_norm)
+            if number in spread or last < _MOST_SHOWN or row.level in shown
+        ]
+    return chosen
+
+
+def headline_certificates(run: Run) -> list[Measurement]:
+    """The certified accuracies to show first, for each norm in its order.
+
+    Those at epsilons for which a certified figure is published; else the one at the largest epsilon
+    at which more is certified than guessing gets right.
+    """
+    if run.results is None:
+        return []
+    certified = most_certified(run)
+    chosen: list[Measurement] = []
+    for norm in dict.fromkeys(row.norm for row in certified):
+        of_norm = [row for row in certified if row.norm == norm]
+        published = [row for row in of_norm if _is_published(row, run.results.published)]
+        better = [row for row in of_norm if row.value > 1 / run.results.num_classes]
+        chosen += published or better[-1:] or of_norm[:1]
+    return chosen
+
+
+def _is_published(row: Measurement, published: Iterable[Published]) -> bool:
+    return any(
+        figure.measure == "certified" and is_at(row, figure.norm or "", figure.epsilon or 0)
+        for figure in published
+    )
+
+
+def targets(shown: Iterable[Measurement]) -> list[tuple[str, float]]:
+    """Every (norm, epsilon) to compare at, ascending; equal up to rounding counts once."""
+    places: dict[tuple[str, float], tuple[str, float]] = {}
+    for row in shown:
+        places.setdefault((norm_text(row.norm), round(row.level, 6)), (row.norm, row.level))
+    return [places[key] for key in sorted(places)]
+
+
+def mean_over_levels(table: pd.DataFrame, measure: str, by: str) -> float | None:
+    """The mean of a measure over its levels; None where it was not measured."""
+    values = select(table, measure, by=by).value.tolist()
+    return sum(values) / len(values) if values else None
+
+
+def area_over_levels(table: pd.DataFrame, measure: str, by: str) -> float | None:
+    """The area under a measure over evenly spaced levels, by the trapezoid rule, divided by their range."""
+    values = select(table, measure, by=by).sort_values("level").value.to_numpy()
+    if not len(values):
+        return None
+    return float(((values[:-1] + values[1:]) / 2).mean()) if len(values) > 1 else float(values[0])
+
+
+def corruption_mean(table: pd.DataFrame) -> float | None:
+    """The mean accuracy over kinds and severities of corruptions; None where none was measured."""
+    values = select(table, CORRUPTED).value
+    return None if values.empty else float(values.mean())
+
+
+def noise_scale(run: Run) -> str | None:
+    """Over what noise is summed up: ``30 levels of noise_std to 0.5``; None where there is none."""
+    levels = select(run.table, NOISE_ACCURACY, by="unclipped").level
+    if run.results is None or run.results.noise is None or levels.empty:
+        return None
+    shell = ", on the shell" if run.results.noise.shell else ""
+    return f"{levels.nunique()} levels of noise_std to {levels.max():.4g}{shell}"
