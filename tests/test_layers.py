@@ -19,7 +19,7 @@ LEVELS = {
             ["types", "dataset_info", "suggest", "flat", "_version"],
             [
                 *["norms", "noise", "corruptions", "schedules", "checks", "modes", "compiled", "roots"],
-                *["run_folder", "environment", "numerics"],
+                *["run_folder", "environment", "numerics", "identity"],
             ],
             ["spectral", "moments"],
             ["exact", "passes"],
@@ -27,7 +27,8 @@ LEVELS = {
             ["bayes", "data", "models"],
             ["attacks", "constraints", "domains", "penalties"],
             ["objectives", "certificates", "smoothing", "kernel_norms"],
-            ["training", "evaluation", "moment_check"],
+            ["moment_check"],
+            ["training", "evaluation"],
             ["reporting"],
             ["recipe", "recipe_items", "recipe_upgrade"],
             ["recipe_file"],

@@ -190,3 +190,8 @@ _MEASURED: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "corruptions": ("corruptions", _corrupted),
     "smoothing": ("smoothed classifier, another than the one above", _smoothed),
 }
+
+
+def print_results(results: object, table: object) -> None:
+    """Stub."""
+    OUTPUT.print(str(table))

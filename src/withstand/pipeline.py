@@ -234,9 +234,7 @@ def former_evaluation(run: RunFolder) -> ParsedRecipe | None:
         return None
 
 
-def _with_former(
-    parsed: ParsedRecipe, former: ParsedRecipe | None
-) -> list[tuple[Meter, dict[str, Any]]]:
+def _with_former(parsed: ParsedRecipe, former: ParsedRecipe | None) -> list[tuple[Meter, dict[str, Any]]]:
     """What was measured before and what is asked for, each with its plain values; of one name the latter.
 
     Of other examples, other weights, or answers drawn otherwise nothing is taken over, which is logged.

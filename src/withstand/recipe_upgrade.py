@@ -47,7 +47,7 @@ def refuse_old_keys(path: Path, overrides: Sequence[str], load: Callable[[str], 
     except (OSError, ValueError, yaml.YAMLError):
         return
     evaluation = recipe.get("evaluation") if isinstance(recipe, Mapping) else None
-    if isinstance(evaluation, Mapping) and (old := [key for key in _OLD if key in evaluation]):
+    if isinstance(evaluation, Mapping) and (old := [key for key in _OLD if evaluation.get(key)]):
         new = yaml.safe_dump({"evaluation": new_evaluation(evaluation)}, sort_keys=False, width=100)
         raise RecipeError(
             f"{path} is of an older version: all that is measured is a list now, evaluation.meters, in the place "
@@ -58,14 +58,14 @@ def refuse_old_keys(path: Path, overrides: Sequence[str], load: Callable[[str], 
 def new_evaluation(old: Mapping[str, Any]) -> dict[str, Any]:
     """The evaluation of an old recipe as one writes it now."""
     epsilons, sampling = old.get("epsilons") or [], dict(old.get("sampling") or {})
-    meters = [_meter("Attacks", attacks=old["attacks"], epsilons=epsilons)] if old.get("attacks") else []
+    meters = [_meter("Attacks", attacks=old["attacks"], epsilons=[*epsilons])] if old.get("attacks") else []
     if suite := old.get("suite"):
         settings = {"level": suite} if isinstance(suite, str) else dict(suite)
         known = {key: value for key, value in settings.items() if value is not None}
-        meters.append(_meter("Suite", **{"epsilons": epsilons, **known}))
+        meters.append(_meter("Suite", **{"epsilons": [*epsilons], **known}))
     for certificate in old.get("certificates") or []:
         own = {key: value for key, value in certificate.items() if value is not None}
-        meters.append(_meter("Certificate", **{"norm": 2.0, "epsilons": epsilons, **own}))
+        meters.append(_meter("Certificate", **{"norm": 2.0, "epsilons": [*epsilons], **own}))
     meters += [_meter(name, **old[key]) for key, name in _METERS.items() if old.get(key) is not None]
     meters += old.get("protocols") or []
     if (uncertainty := sampling.pop("uncertainty", None)) is not None:

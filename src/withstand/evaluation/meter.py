@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -137,8 +137,9 @@ class Meter(ABC):
     its name and its summary may be left as they are here.
     """
 
-    needs: ClassVar[Needs] = Needs()
-    section: ClassVar[str] = ""
+    # Not annotated as class variables: jsonargparse resolves no types of a class that has such.
+    needs = Needs()
+    section = ""
     """Of a meter of your own: the ``module:function`` that makes its section of the report."""
 
     @property

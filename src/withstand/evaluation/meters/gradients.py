@@ -133,6 +133,9 @@ class LargeEpsilon(Meter):
         epsilon, total = once["epsilon"], once["total"]
         measurements = [
             Measurement(LARGE_EPSILON, by, norm, epsilon, once[key] / total, correct=once[key], total=total)
-            for by, key in ((f"pgd-{_STEPS}-{norms.label(self.norm)}", "robust"), (LARGEST_CLASS, "largest_class"))
+            for by, key in (
+                (f"pgd-{_STEPS}-{norms.label(self.norm)}", "robust"),
+                (LARGEST_CLASS, "largest_class"),
+            )
         ]
         return Summary(measurements)
