@@ -97,8 +97,8 @@ def certify_run(
         WithstandError: of the part that failed; nothing that was written before is lost.
     """
     run, own = open_run(folder)
-    known = (former_evaluation(run) or own).recipe.evaluation.meters
-    known = [meter for meter in (*known, *own.recipe.evaluation.meters) if isinstance(meter, Certificate)]
+    former = (former_evaluation(run) or own).recipe.evaluation.meters
+    known = [meter for meter in (*former, *own.recipe.evaluation.meters) if isinstance(meter, Certificate)]
     meters = [
         {"class_path": f"{Certificate.__module__}.{Certificate.__name__}", "init_args": asdict(each)}
         for each in request.certificates(known)

@@ -133,7 +133,7 @@ def _method_cells(method: MomentsMethod) -> list[str]:
         method.name,
         _number(method.mean_error),
         _DASH if ratio is None else f"{ratio.median:.3f}",
-        duration(method.seconds),
+        _DASH if method.seconds is None else duration(method.seconds),
         _number(method.matching_samples),
         _number(method.speed_up),
     ]

@@ -197,9 +197,9 @@ def measure_run(
         _require_same_number(run, sizes.get("num_examples"))
         if sampling and drawn != settings["sampling"]:
             raise RunFolderError(
-                f"{run.path} was evaluated with answers drawn otherwise, so all else is measured so too: leave "
-                f"{', '.join(f'--{key}' for key in sampling)} out, or evaluate so first by `withstand evaluate "
-                f"{run.path}` with --evaluation.sampling.… ."
+                f"{run.path} was evaluated with answers drawn otherwise, and all else is measured so too: "
+                f"leave {', '.join(f'--{key}' for key in sampling)} out, or evaluate so first by "
+                f"`withstand evaluate {run.path}` with --evaluation.sampling.… ."
             )
         sizes = {"batch_size": sizes.get("batch_size", settings["batch_size"])}
     settings |= {**sizes, "meters": list(meters), "sampling": drawn}
@@ -212,8 +212,8 @@ def _require_same_number(run: RunFolder, num_examples: int | None) -> None:
     known = read_results(run)
     if known is not None and num_examples not in (None, known[0].num_examples):
         raise RunFolderError(
-            f"{run.path} was evaluated on {known[0].num_examples} examples, so all else is measured on the same "
-            f"ones: leave --num_examples out, or evaluate others first by `withstand evaluate {run.path} "
+            f"{run.path} was evaluated on {known[0].num_examples} examples, so all else is measured on the "
+            f"same ones: leave --num_examples out, or evaluate others first by `withstand evaluate {run.path} "
             f"--evaluation.num_examples={num_examples}`."
         )
 

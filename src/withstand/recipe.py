@@ -167,12 +167,12 @@ class Recipe:
         for meter in self.evaluation.meters:
             if self.model.bayes is not None and meter.needs.fixed_weights:
                 raise ValueError(
-                    f"The meter {type(meter).__name__} is of one network, but model.bayes makes weights random. "
-                    "Leave it out of evaluation.meters, and measure bayes.mean_network(model), the network of "
-                    "the mean weights, instead."
+                    f"The meter {type(meter).__name__} is of one network, but model.bayes makes weights "
+                    "random. Leave it out of evaluation.meters, and measure bayes.mean_network(model), the "
+                    "network of the mean weights, instead."
                 )
             if self.model.bayes is None and meter.needs.random_weights:
                 raise ValueError(
-                    f"The meter {type(meter).__name__} is of random weights, but the recipe has no model.bayes. "
-                    "Leave it out of evaluation.meters."
+                    f"The meter {type(meter).__name__} is of random weights, but the recipe has no "
+                    "model.bayes. Leave it out of evaluation.meters."
                 )

@@ -49,8 +49,8 @@ _ABOUT_KEYS = (
     "Any value can be set by --key=value, those of a class by the key that names it and a dot: "
     "--objective.attack.epsilon=8/255, those of a list's item by its number, from 0: "
     "--evaluation.meters.0.epsilons=[0.1]; --evaluation.meters+=Suite adds one, and "
-    "--evaluation.meters.level=fast then sets it. --objective.help=Adversarial and --objective.attack.help=PGD "
-    "explain a class; --print_config shows all values and does nothing."
+    "--evaluation.meters.level=fast then sets it. --objective.help=Adversarial and "
+    "--objective.attack.help=PGD explain a class; --print_config shows all values and does nothing."
 )
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?"
 _FRACTION = re.compile(rf"^-?{_NUMBER}/{_NUMBER}$")

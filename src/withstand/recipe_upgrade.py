@@ -50,8 +50,8 @@ def refuse_old_keys(path: Path, overrides: Sequence[str], load: Callable[[str], 
     if isinstance(evaluation, Mapping) and (old := [key for key in _OLD if evaluation.get(key)]):
         new = yaml.safe_dump({"evaluation": new_evaluation(evaluation)}, sort_keys=False, width=100)
         raise RecipeError(
-            f"{path} is of an older version: all that is measured is a list now, evaluation.meters, in the place "
-            f"of {', '.join(f'evaluation.{key}' for key in old)}. Write instead:\n{new}"
+            f"{path} is of an older version: all that is measured is a list now, evaluation.meters, in the "
+            f"place of {', '.join(f'evaluation.{key}' for key in old)}. Write instead:\n{new}"
         )
 
 

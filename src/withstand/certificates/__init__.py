@@ -1,4 +1,4 @@
-"""Proofs about a network, and what holds them to account: consistency with attacks, and a net that is known."""
+"""Proofs about a network, and what they are held against: attacks, themselves, and a net that is known."""
 
 from withstand.certificates.certify import (
     METHODS,

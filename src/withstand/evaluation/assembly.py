@@ -108,7 +108,8 @@ def _measurements(
 ) -> Iterable[Measurement]:
     """Clean accuracy, and that of all attacks and certificates at their budgets."""
     yield measured(CLEAN, share(rows["clean"], draws))
-    for attack in [*plans, *worst_plans(plans)]:
+    every: list[AttackPlan | WorstPlan] = [*plans, *worst_plans(plans)]
+    for attack in every:
         norm = norm_name(attack.norm)
         for epsilon in attack.epsilons:
             found = share(rows[column(attack.name, epsilon)], draws)

@@ -17,9 +17,10 @@ from withstand.attacks import PGD, AtMeans, Noise
 from withstand.attacks.connected import connected
 from withstand.data import Split, batches
 from withstand.evaluation import random_results as results
-from withstand.evaluation.attacking import Columns, attack_batch, column
+from withstand.evaluation.attacking import attack_batch, column
 from withstand.evaluation.intervals import share
 from withstand.evaluation.judge import Judge, random_judge
+from withstand.evaluation.meter import Columns
 from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.sampling import Sampling
 from withstand.evaluation.store import Store

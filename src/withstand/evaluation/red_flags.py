@@ -17,7 +17,8 @@ from withstand.evaluation.intervals import share_of
 from withstand.evaluation.measurements import ATTACKED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS
 from withstand.evaluation.meters.gradients import LARGEST_CLASS
 from withstand.evaluation.meters.noise import AGREEMENT_COLUMN
-from withstand.evaluation.results import AttackInfo, Check, Sampling
+from withstand.evaluation.random_results import Sampling
+from withstand.evaluation.results import AttackInfo, Check
 
 __all__ = ["check_all", "doubts"]
 
@@ -211,8 +212,8 @@ def _random_answers(sampling: Sampling | None) -> Check:
     if sweep is not None and sweep.has_settled:
         finding = (
             "each attack step follows a single draw, which suffices: of up to "
-            f"{sweep.levels[-1].num_samples} draws none lowered the accuracy under {sweep.attack} by more than "
-            "the tolerance."
+            f"{sweep.levels[-1].num_samples} draws none lowered the accuracy under {sweep.attack} by more "
+            "than the tolerance."
         )
         return Check(name, title, True, finding)
     finding = (
