@@ -139,12 +139,12 @@ def test_its_stages_are_of_its_budget(attack: Attack) -> None:
     assert all(list(stage.stages) == [stage] for stage in stages)
 
 
-def test_easing_lowers_the_budget_for_one_epoch_only(attack: Attack) -> None:
-    eased = attack.eased(0.0)
-    assert eased.epsilon_at(0.5) == pytest.approx(attack.epsilon_at(0.0) / 2)
+def test_slowing_down_lowers_the_budget_for_one_epoch_only(attack: Attack) -> None:
+    slowed = attack.slowed(0.0)
+    assert slowed.epsilon_at(0.5) == pytest.approx(attack.epsilon_at(0.0) / 2)
     for progress in (1.0, 2.0, 3.0, 9.0):
-        assert eased.epsilon_at(progress) == pytest.approx(attack.epsilon_at(progress - 1))
-    assert eased.epsilon_at() == EPSILON
+        assert slowed.epsilon_at(progress) == pytest.approx(attack.epsilon_at(progress - 1))
+    assert slowed.epsilon_at() == EPSILON
 
 
 def test_it_cannot_be_changed(attack: Attack) -> None:

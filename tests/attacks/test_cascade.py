@@ -39,7 +39,7 @@ class Push(BallAttack):
         return self
 
     @override
-    def eased(self, at: float) -> Push:
+    def slowed(self, at: float) -> Push:
         return self
 
     @property

@@ -77,7 +77,7 @@ class Cheat(Attack):
         return self
 
     @override
-    def eased(self, at: float) -> Attack:
+    def slowed(self, at: float) -> Attack:
         return self
 
     @property

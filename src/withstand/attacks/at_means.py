@@ -60,8 +60,8 @@ class AtMeans(Attack):
         return replace(self, attack=self.attack.for_random_answers())
 
     @override
-    def eased(self, at: float) -> AtMeans:
-        return replace(self, attack=self.attack.eased(at))
+    def slowed(self, at: float) -> AtMeans:
+        return replace(self, attack=self.attack.slowed(at))
 
     @property
     @override

@@ -19,7 +19,7 @@ from withstand import norms
 from withstand.attacks.adapters import Answers, keep_inside, load, own_draws, weights_at_rest
 from withstand.attacks.base import AttackKind, BallAttack
 from withstand.modes import eval_mode
-from withstand.schedules import Eased
+from withstand.schedules import Slowed
 from withstand.types import AttackError
 
 __all__ = ["AutoAttack", "AutoAttackPart"]
@@ -110,8 +110,8 @@ class AutoAttack(BallAttack):
         return replace(self, rank_by_loss=True)
 
     @override
-    def eased(self, at: float) -> AutoAttack:
-        return replace(self, epsilon=Eased(self.epsilon, at))
+    def slowed(self, at: float) -> AutoAttack:
+        return replace(self, epsilon=Slowed(self.epsilon, at))
 
     @property
     @override

@@ -86,8 +86,8 @@ class Attack(ABC):
         """
 
     @abstractmethod
-    def eased(self, at: float) -> Attack:
-        """The same attack with the step of its budget at epoch ``at`` halved (``schedules.Eased``)."""
+    def slowed(self, at: float) -> Attack:
+        """The same attack with the step of its budget at epoch ``at`` halved (``schedules.Slowed``)."""
 
     @property
     @abstractmethod

@@ -84,8 +84,8 @@ class Cascade(Attack):
         return replace(self._with(lambda member: member.for_random_answers()), rank_by_loss=True)
 
     @override
-    def eased(self, at: float) -> Cascade:
-        return self._with(lambda member: member.eased(at))
+    def slowed(self, at: float) -> Cascade:
+        return self._with(lambda member: member.slowed(at))
 
     @property
     @override

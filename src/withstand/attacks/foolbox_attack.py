@@ -16,7 +16,7 @@ from withstand import norms
 from withstand.attacks.adapters import Answers, keep_inside, load, weights_at_rest
 from withstand.attacks.base import AttackKind, BallAttack
 from withstand.modes import eval_mode
-from withstand.schedules import Eased
+from withstand.schedules import Slowed
 
 __all__ = ["FOOLBOX_METHODS", "FoolboxAttack", "FoolboxMethod"]
 
@@ -116,8 +116,8 @@ class FoolboxAttack(BallAttack):
         return self
 
     @override
-    def eased(self, at: float) -> FoolboxAttack:
-        return replace(self, epsilon=Eased(self.epsilon, at))
+    def slowed(self, at: float) -> FoolboxAttack:
+        return replace(self, epsilon=Slowed(self.epsilon, at))
 
     @property
     @override

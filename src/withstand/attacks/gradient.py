@@ -18,7 +18,7 @@ from withstand import norms
 from withstand.attacks.base import BallAttack, Worst
 from withstand.attacks.losses import cross_entropy
 from withstand.modes import eval_mode
-from withstand.schedules import Eased, Schedule, value_at
+from withstand.schedules import Schedule, Slowed, value_at
 from withstand.types import Batch
 
 __all__ = ["PGD", "fgsm", "steps_for"]
@@ -116,10 +116,10 @@ class PGD(BallAttack):
         return replace(self, keep_best=True, stop_when_fooled=False, rank_by_loss=True)
 
     @override
-    def eased(self, at: float) -> PGD:
+    def slowed(self, at: float) -> PGD:
         return replace(
             self,
-            epsilon=Eased(self.epsilon, at),
+            epsilon=Slowed(self.epsilon, at),
             num_steps=_delayed(self.num_steps, at),
             step_size=_delayed(self.step_size, at),
         )
@@ -256,9 +256,9 @@ def _inward(gradient: Tensor, current: Tensor) -> Tensor:
     return gradient.masked_fill(blocked, 0.0)
 
 
-def _delayed(setting: _Setting, at: float) -> _Setting | Eased:
+def _delayed(setting: _Setting, at: float) -> _Setting | Slowed:
     """A setting that follows epsilon's stages, one epoch later from ``at`` on."""
-    return Eased(setting, at, share=1.0) if isinstance(setting, Schedule) else setting
+    return Slowed(setting, at, share=1.0) if isinstance(setting, Schedule) else setting
 
 
 def _name_of(loss: Callable[[Tensor, Tensor], Tensor]) -> str:

@@ -13,7 +13,7 @@ from withstand import norms
 from withstand.attacks.base import AttackKind, BallAttack, Worst
 from withstand.attacks.losses import cross_entropy
 from withstand.modes import eval_mode
-from withstand.schedules import Eased
+from withstand.schedules import Slowed
 
 __all__ = ["Noise"]
 
@@ -68,8 +68,8 @@ class Noise(BallAttack):
         return replace(self, rank_by_loss=True)
 
     @override
-    def eased(self, at: float) -> Noise:
-        return replace(self, epsilon=Eased(self.epsilon, at))
+    def slowed(self, at: float) -> Noise:
+        return replace(self, epsilon=Slowed(self.epsilon, at))
 
     @property
     @override

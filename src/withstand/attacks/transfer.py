@@ -88,8 +88,8 @@ class Transfer(Attack):
         return replace(self, attack=self.attack.for_random_answers(), rank_by_loss=True)
 
     @override
-    def eased(self, at: float) -> Transfer:
-        return replace(self, attack=self.attack.eased(at))
+    def slowed(self, at: float) -> Transfer:
+        return replace(self, attack=self.attack.slowed(at))
 
     @property
     @override
