@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks.base import Attack, Worst
+from withstand.attacks.base import Attack
 from withstand.attacks.losses import cross_entropy
+from withstand.attacks.worst import Worst
 from withstand.modes import eval_mode
 
 __all__ = ["Cascade"]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks.base import AttackKind, BallAttack, Worst
+from withstand.attacks.base import AttackKind, BallAttack
 from withstand.attacks.losses import cross_entropy
+from withstand.attacks.worst import Worst
 from withstand.modes import eval_mode
 from withstand.schedules import Slowed
 
