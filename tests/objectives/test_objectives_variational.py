@@ -153,7 +153,7 @@ def test_every_draw_is_attacked_with_draws_of_its_own(
     [
         Adversarial(PGD(epsilon=0.3, num_steps=2, keep_best=True)),
         Adversarial(PGD(epsilon=0.3, num_steps=2, num_restarts=2)),
-        Adversarial(PGD(epsilon=0.3, num_steps=3, stop_when_fooled=True)),  # rows leave the batch
+        Adversarial(PGD(epsilon=0.3, num_steps=3, mode="evaluation")),  # rows leave the batch
         DeformationStability() + CrossEntropy(),
     ],
 )

@@ -242,5 +242,5 @@ def plan_attacks(attacks: Sequence[Attack], epsilons: Sequence[float]) -> list[A
     for attack in attacks:
         alike = sum(plan.attack.name == attack.name for plan in plans)
         name = attack.name if not alike else f"{attack.name}-{alike + 1}"
-        plans.append(AttackPlan(attack, budgets, name, attack.ball_norm))
+        plans.append(AttackPlan(attack, budgets, name, attack.norm))
     return plans

@@ -67,7 +67,7 @@ def suite_budgets(
     Raises:
         ValueError: there is no budget for a norm.
     """
-    attacked = [attack.ball_norm for attack in attacks if attack.ball_norm is not None]
+    attacked = [attack.norm for attack in attacks if attack.norm is not None]
     if not attacked and all(certificate.epsilons is not None for certificate in certificates) and epsilons:
         attacked = [math.inf]  # for whom else would the budgets be
     proven = [certificate.norm for certificate in certificates]
