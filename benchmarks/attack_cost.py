@@ -3,7 +3,7 @@
     make benchmark
 
 1. A PGD-40 training step against steps x (forward + input-backward) + a plain step.
-2. PGD-100 with ``stop_when_fooled`` on 1,000 images against foolbox's LinfPGD from the same random
+2. PGD-100 with mode ``evaluation`` on 1,000 images against foolbox's LinfPGD from the same random
    start with the same steps and step size: seconds, and robust accuracy.
 
 With MNIST below the data root (WITHSTAND_DATA) the second part trains on it; otherwise on digits.
@@ -81,7 +81,7 @@ def against_foolbox(model: nn.Module, dataset: Dataset, rounds: int) -> dict[str
     """PGD-100 by both libraries on the same 1,000 images: seconds and robust accuracy."""
     images, labels = next(batches(dataset.test, 1000))
     step_size = 2.5 * EPSILON / 100
-    ours = PGD(epsilon=EPSILON, num_steps=100, step_size=step_size, stop_when_fooled=True)
+    ours = PGD(epsilon=EPSILON, num_steps=100, step_size=step_size, mode="evaluation")
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=100, random_start=True)
     wrapped = PyTorchModel(model, bounds=(0, 1))
     found: dict[str, Tensor] = {}

@@ -90,6 +90,20 @@ def test_overrides(path: Path) -> None:
     assert recipe.training.rollback.max_rollbacks == 3
 
 
+def test_the_mode_of_an_attack_is_set_where_nothing_wraps_it(path: Path) -> None:
+    attack = attack_of(parse_recipe(path, ["--objective.attack.mode=evaluation"]).recipe)
+    assert attack.mode == "evaluation"
+    wrapped = ["--objective.attack=AtMeans", "--objective.attack.attack=PGD"]
+    inner = "--objective.attack.attack.mode=random"
+    objective = parse_recipe(path, [*wrapped, inner]).recipe.objective
+    assert isinstance(objective, Adversarial)
+    assert objective.attack.mode == "random"
+    with pytest.raises(RecipeError, match="Unknown key 'mode'"):
+        parse_recipe(path, [*wrapped, "--objective.attack.mode=random"])
+    with pytest.raises(RecipeError, match="Unknown key 'rank_by_loss'"):
+        parse_recipe(path, ["--objective.attack.rank_by_loss=false"])
+
+
 def test_objective_can_be_replaced_and_summed(path: Path, tmp_path: Path) -> None:
     assert isinstance(parse_recipe(path, ["--objective=CrossEntropy"]).recipe.objective, CrossEntropy)
     file = tmp_path / "sum.yaml"

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from withstand.schedules import (
     Constant,
     Continuation,
-    Eased,
     Exponential,
     Join,
     Linear,
     PerEpoch,
     Schedule,
+    Slowed,
     Stages,
     StepDecay,
     value_at,
@@ -38,9 +38,9 @@ BEGINS = st.floats(0, 1e3)
         (EXTENDED, 0.4),
         (Join([Constant(1.0), Linear(0.0, 0.7, 3)], [2]), 0.7),
         (IAT, 0.4),
-        (Eased(EXTENDED, 30), 0.4),
-        (Eased(0.4, 0), 0.4),
-        (Eased(IAT, 20, share=1.0), 0.4),
+        (Slowed(EXTENDED, 30), 0.4),
+        (Slowed(0.4, 0), 0.4),
+        (Slowed(IAT, 20, share=1.0), 0.4),
         (Continuation(0.8, epochs=50), 0.8),
     ],
 )
@@ -152,54 +152,56 @@ def test_per_epoch_is_iat() -> None:
     assert IAT(40) == IAT(41.5) == 0.4
 
 
-# Easing
+# Slowing down
 
 
-def test_easing_puts_in_one_epoch_of_half_the_step() -> None:
-    eased = Eased(EXTENDED, 30)
-    assert [eased(e) for e in (0, 29.9, math.nextafter(30, 0))] == [0.3] * 3
-    assert [eased(e) for e in (30, 30.99)] == pytest.approx([0.35] * 2)
-    assert [eased(e) for e in (31, 35, 36, 99)] == [0.4] * 4
+def test_slowing_down_puts_in_one_epoch_of_half_the_step() -> None:
+    slowed = Slowed(EXTENDED, 30)
+    assert [slowed(e) for e in (0, 29.9, math.nextafter(30, 0))] == [0.3] * 3
+    assert [slowed(e) for e in (30, 30.99)] == pytest.approx([0.35] * 2)
+    assert [slowed(e) for e in (31, 35, 36, 99)] == [0.4] * 4
 
 
-def test_easing_again_halves_the_step_again() -> None:
-    twice = Eased(Eased(EXTENDED, 30), 30)
+def test_slowing_down_again_halves_the_step_again() -> None:
+    twice = Slowed(Slowed(EXTENDED, 30), 30)
     assert [twice(e) for e in (29, 30, 31, 32, 33)] == pytest.approx([0.3, 0.325, 0.35, 0.4, 0.4])
-    thrice = Eased(twice, 30)
+    thrice = Slowed(twice, 30)
     assert [thrice(e) for e in (29, 30, 31, 32, 33)] == pytest.approx([0.3, 0.3125, 0.325, 0.35, 0.4])
 
 
-def test_easing_a_later_step_leaves_the_earlier_ones() -> None:
-    twice = Eased(Eased(EXTENDED, 30), 31)  # 0.35 was reached; 0.4 was too hard
+def test_slowing_down_a_later_step_leaves_the_earlier_ones() -> None:
+    twice = Slowed(Slowed(EXTENDED, 30), 31)  # 0.35 was reached; 0.4 was too hard
     assert [twice(e) for e in (29, 30, 31, 32)] == pytest.approx([0.3, 0.35, 0.375, 0.4])
 
 
 def test_what_follows_comes_one_epoch_later() -> None:
-    eased = Eased(IAT, 20)
-    assert [eased(e) for e in (19, 20, 21, 22)] == pytest.approx([0.2, 0.205, 0.21, 0.22])
-    assert [eased(e) for e in (39, 40, 41)] == pytest.approx([0.39, 0.4, 0.4])
+    slowed = Slowed(IAT, 20)
+    assert [slowed(e) for e in (19, 20, 21, 22)] == pytest.approx([0.2, 0.205, 0.21, 0.22])
+    assert [slowed(e) for e in (39, 40, 41)] == pytest.approx([0.39, 0.4, 0.4])
 
 
-def test_at_the_very_start_easing_begins_at_nothing() -> None:
-    assert [Eased(0.4, 0)(e) for e in (0, 0.5, 1, 2)] == [0.2, 0.2, 0.4, 0.4]
-    assert [Eased(Eased(0.4, 0), 0)(e) for e in (0, 1, 2)] == pytest.approx([0.1, 0.2, 0.4])
-    assert Eased(0.4, 5)(5) == pytest.approx(0.4)  # no step there to halve
+def test_at_the_very_start_slowing_down_begins_at_nothing() -> None:
+    assert [Slowed(0.4, 0)(e) for e in (0, 0.5, 1, 2)] == [0.2, 0.2, 0.4, 0.4]
+    assert [Slowed(Slowed(0.4, 0), 0)(e) for e in (0, 1, 2)] == pytest.approx([0.1, 0.2, 0.4])
+    assert Slowed(0.4, 5)(5) == pytest.approx(0.4)  # no step there to halve
 
 
 def test_a_share_of_one_only_delays_and_does_so_exactly() -> None:
     steps = Stages([75, 100, 11], [30, 5, 1])
-    delayed = Eased(steps, 30, share=1.0)
+    delayed = Slowed(steps, 30, share=1.0)
     assert [delayed(e) for e in (29, 30, 31, 35, 35.9, 36)] == [75, 100, 100, 100, 100, 11]
-    down = Eased(Stages([0.2, 0.05], [1, 1]), 1, share=1.0)
+    down = Slowed(Stages([0.2, 0.05], [1, 1]), 1, share=1.0)
     assert down(1) == 0.05  # 0.2 + (0.05 - 0.2) is not
 
 
 @given(at=st.integers(0, 45), progress=st.floats(0, 50), share=st.floats(0, 1))
 @settings(max_examples=100, deadline=None)
-def test_easing_a_growing_schedule_never_makes_it_harder(at: int, progress: float, share: float) -> None:
-    eased = Eased(IAT, at, share)
-    assert 0 <= eased(progress) <= IAT(progress) + 1e-12
-    assert eased(progress) <= eased(progress + 0.5) + 1e-12
+def test_slowing_down_a_growing_schedule_never_makes_it_harder(
+    at: int, progress: float, share: float
+) -> None:
+    slowed = Slowed(IAT, at, share)
+    assert 0 <= slowed(progress) <= IAT(progress) + 1e-12
+    assert slowed(progress) <= slowed(progress + 0.5) + 1e-12
 
 
 # Continuation

@@ -26,8 +26,8 @@ class Fixed(Objective):
         self.value = nn.Parameter(torch.tensor(value))
         self.register_buffer("state", torch.zeros(()))
         self.name = name
-        self.eased_at: list[float] = []
-        self.eases = False
+        self.slowed_at: list[float] = []
+        self.is_scheduled = False
         self.calls: list[dict[str, Any]] = []
 
     @override
@@ -38,9 +38,9 @@ class Fixed(Objective):
         return LossTerms(self.value * 1.0, {self.name: self.value.detach()})
 
     @override
-    def ease(self, at: float) -> bool:
-        self.eased_at.append(at)
-        return self.eases
+    def slow_down(self, at: float) -> bool:
+        self.slowed_at.append(at)
+        return self.is_scheduled
 
 
 class FixedPenalty(Penalty):
@@ -113,13 +113,13 @@ def test_everything_is_handed_on_to_each_term() -> None:
         assert call["progress"] == 1.5
 
 
-def test_easing_reaches_every_term_once() -> None:
+def test_slowing_down_reaches_every_term_once() -> None:
     one, two, three = Fixed(1.0), Fixed(2.0), Fixed(3.0)
     total = 2 * (one + 0.1 * two) + three + FixedPenalty()
-    assert total.ease(7) is False  # none of them got easier
-    two.eases = True
-    assert total.ease(7) is True
-    assert one.eased_at == two.eased_at == three.eased_at == [7, 7]
+    assert total.slow_down(7) is False  # none of them got easier
+    two.is_scheduled = True
+    assert total.slow_down(7) is True
+    assert one.slowed_at == two.slowed_at == three.slowed_at == [7, 7]
 
 
 def test_sums_are_flat_and_leave_their_parts_alone() -> None:

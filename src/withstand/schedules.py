@@ -17,12 +17,12 @@ from typing_extensions import override
 __all__ = [
     "Constant",
     "Continuation",
-    "Eased",
     "Exponential",
     "Join",
     "Linear",
     "PerEpoch",
     "Schedule",
+    "Slowed",
     "Stages",
     "StepDecay",
     "value_at",
@@ -256,15 +256,15 @@ class PerEpoch(Schedule):
 
 
 @dataclass(frozen=True)
-class Eased(Schedule):
+class Slowed(Schedule):
     """A schedule whose epoch after ``at`` takes two, so that its value rises half as fast there.
 
     A ramp has half its slope for those two epochs. Of a jump at ``at`` itself the first of them takes
-    ``share``, the second all. Everything later happens one epoch later. Easing the easing halves
+    ``share``, the second all. Everything later happens one epoch later. To slow down again halves
     the step again.
 
     Args:
-        schedule: What to ease; a plain float is eased from 0, at the very start only.
+        schedule: What to slow down; a plain float is slowed from 0, at the very start only.
         at: Epochs done when the hard step begins; whole.
         share: How much of a jump the first epoch takes, in [0, 1]; 1 only delays what follows.
     """

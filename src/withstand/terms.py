@@ -70,11 +70,11 @@ class Objective(nn.Module, ABC):
         """
         return
 
-    def ease(self, at: float) -> bool:
+    def slow_down(self, at: float) -> bool:
         """Halves the step of difficulty after ``at``, one epoch more for it; the default has none.
 
         Training calls this when it collapses (see ``training.collapse``). An objective that
-        schedules how hard its task is wraps those schedules in ``schedules.Eased``.
+        schedules how hard its task is wraps those schedules in ``schedules.Slowed``.
 
         Args:
             at: Epochs done when the step that was too hard begins.
@@ -149,8 +149,8 @@ class Weighted(OnePass):
         self.term.prepare(num_data)
 
     @override
-    def ease(self, at: float) -> bool:
-        return self.term.ease(at)
+    def slow_down(self, at: float) -> bool:
+        return self.term.slow_down(at)
 
     @override
     def extra_repr(self) -> str:
@@ -192,9 +192,9 @@ class Sum(OnePass):
             term.prepare(num_data)
 
     @override
-    def ease(self, at: float) -> bool:
-        eased = [term.ease(at) for term in _terms_of(self)]  # all of them, not only up to the first
-        return any(eased)
+    def slow_down(self, at: float) -> bool:
+        slowed = [term.slow_down(at) for term in _terms_of(self)]  # all of them, not only up to the first
+        return any(slowed)
 
 
 def _usable(batch: Tensor) -> Tensor:

@@ -44,9 +44,9 @@ PGDS: dict[str, PGD] = {
     "auto-steps": PGD(epsilon=EPSILON, step_size=0.08),
     "restarts": PGD(epsilon=EPSILON, num_steps=3, num_restarts=3),
     "restarts-l1": PGD(norm=1.0, epsilon=EPSILON, num_steps=3, num_restarts=2, keep_best=True),
-    "stop": PGD(epsilon=EPSILON, num_steps=3, stop_when_fooled=True),
-    "stop-restarts-l2": PGD(norm=2.0, epsilon=EPSILON, num_steps=3, num_restarts=3, stop_when_fooled=True),
-    "by-loss": PGD(epsilon=EPSILON, num_steps=3, num_restarts=2, keep_best=True, rank_by_loss=True),
+    "stop": PGD(epsilon=EPSILON, num_steps=3, mode="evaluation"),
+    "stop-restarts-l2": PGD(norm=2.0, epsilon=EPSILON, num_steps=3, num_restarts=3, mode="evaluation"),
+    "by-loss": PGD(epsilon=EPSILON, num_steps=3, num_restarts=2, mode="random"),
     "decay": PGD(epsilon=EPSILON, num_steps=3, step_decay=Linear(1.0, 0.1, 1)),
     "iat": PGD(epsilon=PerEpoch(Linear(0.0, EPSILON, 4)), step_size=0.05),
     "extended": PGD(

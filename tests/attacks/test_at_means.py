@@ -31,7 +31,7 @@ def test_settings_are_those_of_the_attack_inside() -> None:
     inner = PGD(norm=2.0, epsilon=0.3, num_steps=5)
     attack = AtMeans(inner)
     assert attack.epsilon_at() == 0.3
-    assert attack.ball_norm == 2.0
+    assert attack.norm == 2.0
     assert attack.at(0.1).attack == inner.at(0.1)
     assert attack.for_evaluation().attack == inner.for_evaluation()
     assert attack.for_random_answers().attack == inner.for_random_answers()

@@ -37,8 +37,8 @@ def _assert_inside(attack: Attack, images: Tensor, found: Tensor, epsilon: float
         return
     assert found.min() >= 0
     assert found.max() <= 1
-    assert attack.ball_norm is not None
-    assert norms.norm(found - images, attack.ball_norm).max() <= epsilon * (1 + 1e-5) + 1e-6
+    assert attack.norm is not None
+    assert norms.norm(found - images, attack.norm).max() <= epsilon * (1 + 1e-5) + 1e-6
 
 
 # What comes out
@@ -119,14 +119,14 @@ def test_another_budget_is_another_attack(attack: Attack) -> None:
     assert type(larger) is type(attack)
     assert larger.epsilon_at() == larger.epsilon_at(0.0) == 0.3
     assert attack.epsilon_at() == EPSILON
-    assert larger.ball_norm == attack.ball_norm
+    assert larger.norm == attack.norm
     assert larger.name == attack.name
 
 
 def test_it_has_words_for_itself(attack: Attack) -> None:
     assert set(attack.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
-    assert norms.label(attack.ball_norm or 0.0) in attack.name
-    assert norms.label(attack.ball_norm or 0.0) in attack.describe()
+    assert norms.label(attack.norm or 0.0) in attack.name
+    assert norms.label(attack.norm or 0.0) in attack.describe()
     assert attack.for_evaluation().name == attack.for_random_answers().name == attack.name
 
 
@@ -134,22 +134,22 @@ def test_its_stages_are_of_its_budget(attack: Attack) -> None:
     stages = attack.at(0.3).stages
     assert stages
     assert {stage.epsilon_at() for stage in stages} == {0.3}
-    assert {stage.ball_norm for stage in stages} == {attack.ball_norm}
+    assert {stage.norm for stage in stages} == {attack.norm}
     assert all(stage.kind in get_args(AttackKind) for stage in stages)
     assert all(list(stage.stages) == [stage] for stage in stages)
 
 
-def test_easing_lowers_the_budget_for_one_epoch_only(attack: Attack) -> None:
-    eased = attack.eased(0.0)
-    assert eased.epsilon_at(0.5) == pytest.approx(attack.epsilon_at(0.0) / 2)
+def test_slowing_down_lowers_the_budget_for_one_epoch_only(attack: Attack) -> None:
+    slowed = attack.slowed(0.0)
+    assert slowed.epsilon_at(0.5) == pytest.approx(attack.epsilon_at(0.0) / 2)
     for progress in (1.0, 2.0, 3.0, 9.0):
-        assert eased.epsilon_at(progress) == pytest.approx(attack.epsilon_at(progress - 1))
-    assert eased.epsilon_at() == EPSILON
+        assert slowed.epsilon_at(progress) == pytest.approx(attack.epsilon_at(progress - 1))
+    assert slowed.epsilon_at() == EPSILON
 
 
 def test_it_cannot_be_changed(attack: Attack) -> None:
     with pytest.raises(FrozenInstanceError):
-        attack.epsilon = 1.0  # type: ignore[attr-defined]
+        attack.epsilon = 1.0  # type: ignore[misc]
 
 
 # What it refuses

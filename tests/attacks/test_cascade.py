@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks import PGD, AtMeans, Attack, BallAttack, Cascade, Noise
+from withstand.attacks import PGD, AtMeans, Attack, Cascade, Noise
 
 
 @dataclass(frozen=True)
-class Push(BallAttack):
+class Push(Attack):
     """Moves the first pixel by the budget; tells whom it was given."""
 
     pixel: int = 0
@@ -30,26 +30,10 @@ class Push(BallAttack):
         found[:, self.pixel] += self.epsilon_at(progress)
         return found.clamp_(0, 1)
 
-    @override
-    def for_evaluation(self) -> Push:
-        return self
-
-    @override
-    def for_random_answers(self) -> Push:
-        return self
-
-    @override
-    def eased(self, at: float) -> Push:
-        return self
-
     @property
     @override
     def name(self) -> str:
         return f"push-{self.pixel}-linf"
-
-    @override
-    def describe(self) -> str:
-        return f"Push of pixel {self.pixel}, linf"
 
 
 @pytest.fixture
@@ -119,6 +103,7 @@ def test_at_means_its_stages_are_at_means_too() -> None:
         ([], "at least one attack"),
         ([PGD(), PGD(norm=2.0)], "one norm, but got pgd-10-linf, pgd-10-l2"),
         ([PGD(epsilon=0.1), PGD(epsilon=0.2)], "one budget, but got 0.1, 0.2"),
+        ([PGD(), PGD().for_random_answers()], "one mode, but got training, random"),
     ],
 )
 def test_members_that_do_not_go_together_are_refused(members: list[Attack], message: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,11 +60,12 @@ def test_words() -> None:
     noise = Noise(2.0, 0.5, 7)
     assert noise.name == "noise-7-l2"
     assert noise.describe() == "Uniform noise in the l2 ball, worst of 7"
-    assert noise.for_evaluation() == noise
+    assert noise.for_evaluation() == replace(noise, mode="evaluation")
+    assert noise.for_evaluation().describe() == noise.describe()
     by_loss = noise.for_random_answers()
     assert by_loss.describe() == "Uniform noise in the l2 ball, worst of 7 by loss"
     assert Noise().for_random_answers().describe() == Noise().describe()  # there is nothing to rank
-    assert by_loss.for_evaluation() == noise
+    assert by_loss.for_evaluation() == noise.for_evaluation()
 
 
 class Flickering(nn.Module):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks import PGD, cross_entropy, dlr, fgsm, margin
+from withstand.attacks import PGD, AttackMode, cross_entropy, dlr, fgsm, margin
 from withstand.schedules import Linear, Stages
 from withstand.types import Batch, DataError
 
@@ -157,7 +157,7 @@ def test_fgsm_is_one_whole_step_at_whatever_budget(
 
 def test_evaluation_asks_for_success_only() -> None:
     attack = PGD(norm=2.0, epsilon=0.5, num_restarts=3, loss=margin)
-    assert attack.for_evaluation() == replace(attack, keep_best=True, stop_when_fooled=True)
+    assert attack.for_evaluation() == replace(attack, mode="evaluation")
 
 
 def test_any_function_of_logits_and_labels_may_be_climbed(slope: Slope) -> None:
@@ -217,14 +217,12 @@ def test_the_epsilon_of_a_call_is_that_of_its_schedule() -> None:
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, margin, dlr])
-@pytest.mark.parametrize("stop_when_fooled", [False, True])
-def test_labels_beyond_the_classes_say_so(
-    loss: Callable[[Tensor, Tensor], Tensor], stop_when_fooled: bool
-) -> None:
+@pytest.mark.parametrize("mode", get_args(AttackMode))
+def test_labels_beyond_the_classes_say_so(loss: Callable[[Tensor, Tensor], Tensor], mode: AttackMode) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     labels = torch.tensor([0, 3])
     with pytest.raises(DataError, match=r"labels from 0 to 2, as the model has 3 outputs, but got 3"):
-        PGD(loss=loss, stop_when_fooled=stop_when_fooled)(model, torch.rand(2, 1, 2, 2), labels)
+        PGD(loss=loss, mode=mode)(model, torch.rand(2, 1, 2, 2), labels)
 
 
 def test_other_failures_of_a_model_stay_what_they_are() -> None:

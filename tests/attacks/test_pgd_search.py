@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks import PGD, cross_entropy
+from withstand.attacks import PGD, AttackMode, cross_entropy
 from withstand.types import Batch
 
 Curved = tuple[nn.Module, Batch]
@@ -73,11 +73,11 @@ def test_the_best_iterate_is_kept_where_the_last_overshoots() -> None:
 
 
 @pytest.mark.parametrize("p", NORMS)
-@pytest.mark.parametrize("stop_when_fooled", [False, True])
-def test_more_restarts_never_hurt(p: float, stop_when_fooled: bool, curved: Curved) -> None:
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
+def test_more_restarts_never_hurt(p: float, mode: AttackMode, curved: Curved) -> None:
     model, (images, labels) = curved
     attack = PGD(norm=p, epsilon=0.1 if math.isinf(p) else 0.3, num_steps=2, keep_best=True)
-    attack = replace(attack, stop_when_fooled=stop_when_fooled)
+    attack = replace(attack, mode=mode)
     fooled = [
         _fooled(model, _run(replace(attack, num_restarts=n), model, images, labels), labels)
         for n in (1, 2, 5)
@@ -104,7 +104,7 @@ def test_stopping_when_fooled_fools_the_same(p: float, curved: Curved) -> None:
     for random_start in (False, True):
         attack = replace(attack, random_start=random_start)
         kept = _fooled(model, _run(attack, model, images, labels), labels)
-        stopping = replace(attack, stop_when_fooled=True)
+        stopping = replace(attack, mode="evaluation")
         stopped = _fooled(model, _run(stopping, model, images, labels), labels)
         last = _fooled(model, _run(replace(attack, keep_best=False), model, images, labels), labels)
         assert torch.equal(stopped, kept)
@@ -173,7 +173,7 @@ def test_a_start_does_not_depend_on_which_others_have_fallen(p: float, curved: C
     _run(attack, model, images, labels)
     start = seen[0]
     seen.clear()
-    _run(replace(attack, stop_when_fooled=True), model, images, labels)
+    _run(replace(attack, mode="evaluation"), model, images, labels)
     hook.remove()
     standing = torch.ones(len(labels), dtype=torch.bool)
     standing[::3] = False

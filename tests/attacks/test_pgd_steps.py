@@ -94,15 +94,15 @@ def test_a_schedule_of_steps_that_begins_at_none_takes_one() -> None:
     assert [_forwards(attack, e) for e in (0, 1, 2.6, 4)] == [1, 1, 3, 4]
 
 
-def test_easing_delays_steps_and_sizes_with_the_stage() -> None:
+def test_slowing_down_delays_steps_and_sizes_with_the_stage() -> None:
     attack = PGD(
         epsilon=Stages([0.3, 0.4], [30, 5]),
         num_steps=Stages([2, 3], [30, 5]),
         step_size=Stages([0.01, 0.02], [30, 5]),
     )
-    eased = attack.eased(30)
-    assert [eased.epsilon_at(e) for e in (29, 30, 31)] == pytest.approx([0.3, 0.35, 0.4])
-    assert [_forwards(eased, e) for e in (29, 30, 31)] == [2, 3, 3]
-    assert [_displacement(eased, e) for e in (29, 30, 31)] == pytest.approx([0.02, 0.06, 0.06])
-    fixed = PGD(epsilon=0.3, num_steps=7, step_size=0.01).eased(0)
+    slowed = attack.slowed(30)
+    assert [slowed.epsilon_at(e) for e in (29, 30, 31)] == pytest.approx([0.3, 0.35, 0.4])
+    assert [_forwards(slowed, e) for e in (29, 30, 31)] == [2, 3, 3]
+    assert [_displacement(slowed, e) for e in (29, 30, 31)] == pytest.approx([0.02, 0.06, 0.06])
+    fixed = PGD(epsilon=0.3, num_steps=7, step_size=0.01).slowed(0)
     assert (fixed.num_steps, fixed.step_size) == (7, 0.01)

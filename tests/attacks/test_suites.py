@@ -53,7 +53,7 @@ def test_every_suite_is_of_one_norm_and_budget(level: SuiteLevel, is_random: boo
     net = nn.Linear(4, 10)
     found = suite(level, norm=norm, num_classes=10, is_random=is_random, surrogates={"a run": net}).at(0.2)
     assert found.name.startswith(f"{level}-l")
-    assert found.ball_norm == norm
+    assert found.norm == norm
     assert {stage.epsilon_at() for stage in found.stages} == {0.2}
     assert found.stages[-1].kind == "transfer"
     assert found.stages[-1].name.startswith("transfer-a-run-")

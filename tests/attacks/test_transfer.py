@@ -34,8 +34,8 @@ def test_the_surrogate_is_pressed_beyond_its_own_boundary() -> None:
     labels = surrogate(images).argmax(dim=1)
     pgd = PGD(epsilon=0.3, num_steps=10, random_start=False)
     evaluated = Transfer(surrogate, pgd).for_evaluation()
-    assert evaluated.attack == pgd.for_random_answers()
-    assert not evaluated.rank_by_loss
+    assert evaluated.mode == "evaluation"
+    assert "largest loss" in evaluated.describe()
     found = evaluated(surrogate, images, labels)
     fooled = surrogate(found).argmax(dim=1) != labels
     assert fooled.any()

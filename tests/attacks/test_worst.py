@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from withstand.attacks.base import Worst
+from withstand.attacks.worst import Worst
 
 
 def _row(value: float) -> Tensor:

@@ -203,7 +203,7 @@ def test_the_model_trains_in_train_mode_and_is_attacked_in_eval_mode(batch: Batc
     assert modes == [False, False, False, True]
 
 
-def test_easing_halves_the_step_of_the_budget(batch: Batch) -> None:
+def test_slowing_down_halves_the_step_of_the_budget(batch: Batch) -> None:
     objective = CrossEntropy() + 0.5 * Adversarial(PGD(epsilon=Stages([0.1, 0.3], [2, 2]), num_steps=1))
 
     def epsilons() -> list[float]:
@@ -212,16 +212,16 @@ def test_easing_halves_the_step_of_the_budget(batch: Batch) -> None:
         return [term["epsilon"].item() for term in terms]
 
     assert epsilons() == pytest.approx([0.1, 0.3, 0.3, 0.3])
-    objective.ease(2)
+    objective.slow_down(2)
     assert epsilons() == pytest.approx([0.1, 0.2, 0.3, 0.3])
-    objective.ease(2)
+    objective.slow_down(2)
     assert epsilons() == pytest.approx([0.1, 0.15, 0.2, 0.3])
 
 
-def test_what_is_not_scheduled_cannot_be_eased(batch: Batch) -> None:
+def test_what_is_not_scheduled_cannot_be_slowed(batch: Batch) -> None:
     objective = CrossEntropy()
     before = objective(_net().eval(), *batch).loss
-    objective.ease(1)
+    objective.slow_down(1)
     assert torch.equal(objective(_net().eval(), *batch).loss, before)
 
 

@@ -153,7 +153,7 @@ def test_every_draw_is_attacked_with_draws_of_its_own(
     [
         Adversarial(PGD(epsilon=0.3, num_steps=2, keep_best=True)),
         Adversarial(PGD(epsilon=0.3, num_steps=2, num_restarts=2)),
-        Adversarial(PGD(epsilon=0.3, num_steps=3, stop_when_fooled=True)),  # rows leave the batch
+        Adversarial(PGD(epsilon=0.3, num_steps=3, mode="evaluation")),  # rows leave the batch
         DeformationStability() + CrossEntropy(),
     ],
 )
@@ -212,12 +212,12 @@ def test_sums_weights_and_likelihoods_pass_it_on() -> None:
     assert [each.size for each in told] == [77] * 4
 
 
-def test_it_eases_and_describes_itself(batch: Batch) -> None:
+def test_it_slows_down_and_describes_itself(batch: Batch) -> None:
     attacked = Adversarial(PGD(epsilon=Stages([0.1, 0.3], [2, 2]), num_steps=1))
     objective = Variational(10, 2, likelihood=attacked)
-    assert objective.ease(2)
+    assert objective.slow_down(2)
     assert objective(_net(), *batch, progress=2).terms["epsilon"].item() == pytest.approx(0.2)
-    assert not Variational(10).ease(2)
+    assert not Variational(10).slow_down(2)
     assert "num_data=10, num_samples=2, kl_weight=1.0" in repr(objective)
 
 

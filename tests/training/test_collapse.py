@@ -19,7 +19,7 @@ from typing_extensions import override
 from withstand.data import Dataset
 from withstand.objectives import Certified
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
-from withstand.schedules import Constant, Eased, Linear, Schedule, Stages, value_at
+from withstand.schedules import Constant, Linear, Schedule, Slowed, Stages, value_at
 from withstand.terms import Objective
 from withstand.training import Rollback, TrainingSettings, fit, has_collapsed, loop
 from withstand.training.checkpoint import write_checkpoint
@@ -55,9 +55,9 @@ class Brittle(Objective):
         return LossTerms(loss, terms)
 
     @override
-    def ease(self, at: float) -> bool:
+    def slow_down(self, at: float) -> bool:
         before = self.difficulty(at + 0.5)
-        self.difficulty = Eased(self.difficulty, at)
+        self.difficulty = Slowed(self.difficulty, at)
         return self.difficulty(at + 0.5) < before
 
 
@@ -100,7 +100,7 @@ def test_rolls_back_and_halves_the_step(tiny_model: nn.Module, tiny_dataset: Dat
     assert result.steps == 2 * 6  # the rolled back epoch counts as work done
 
 
-def test_a_resumed_run_remembers_what_was_eased(
+def test_a_resumed_run_remembers_what_was_slowed(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     def train(out: Path) -> pd.DataFrame:
@@ -114,7 +114,7 @@ def test_a_resumed_run_remembers_what_was_eased(
 
 
 @pytest.mark.parametrize("num_writes", range(1, 12))
-def test_killed_after_any_checkpoint_file_and_resumed_eases_at_the_same_places(
+def test_killed_after_any_checkpoint_file_and_resumed_slows_down_at_the_same_places(
     tiny_model: nn.Module,
     tiny_dataset: Dataset,
     tmp_path: Path,
@@ -160,11 +160,13 @@ def test_a_collapse_that_outlasts_the_halvings_is_reported_and_training_goes_on(
 
 
 def test_a_ramp_is_slowed_not_only_delayed() -> None:
-    eased = Eased(Linear(start=0.0, end=1.0, epochs=10), 4)
-    assert [eased(e) for e in (3, 4, 5, 6, 7, 11)] == pytest.approx([0.3, 0.4, 0.45, 0.5, 0.6, 1.0])
+    slowed = Slowed(Linear(start=0.0, end=1.0, epochs=10), 4)
+    assert [slowed(e) for e in (3, 4, 5, 6, 7, 11)] == pytest.approx([0.3, 0.4, 0.45, 0.5, 0.6, 1.0])
 
 
-def test_nothing_to_ease_is_no_rollback(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_nothing_to_slow_down_is_no_rollback(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
     """A collapse that no step of difficulty caused would only be repeated by a rollback."""
     objective = Brittle(Constant(0.0), reach=-1.0)  # collapses always
     result = fit(tiny_model, tiny_dataset, objective, settings(5), out=tmp_path)
@@ -183,7 +185,7 @@ def test_without_rollback_a_collapse_is_only_reported(
     assert list(log["note"]) == ["", *["collapsed"] * 3]
 
 
-def test_certified_training_is_eased_too(
+def test_certified_training_is_slowed_too(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     """At a hopeless epsilon it ends in a constant answer, on clean images as well."""

@@ -92,39 +92,39 @@ def test_interrupted_with_everything_scheduled_ends_with_the_same_weights(
     assert all(map(torch.equal, weights_after(whole), weights_after(resumed)))
 
 
-class Easing(Objective):
-    """Shows a collapse in its first epoch until it was eased."""
+class Slowing(Objective):
+    """Shows a collapse in its first epoch until it was slowed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.eased = 0
+        self.slowed = 0
 
     @override
     def forward(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> LossTerms:
         loss, _ = CrossEntropy()(model, images, labels)
-        accuracy = torch.tensor(0.9 if self.eased else 0.0)
+        accuracy = torch.tensor(0.9 if self.slowed else 0.0)
         return LossTerms(loss, {"adversarial": torch.tensor(0.1), "adversarial_accuracy": accuracy})
 
     @override
-    def ease(self, at: float) -> bool:
-        self.eased += 1
+    def slow_down(self, at: float) -> bool:
+        self.slowed += 1
         return True
 
     @override
     def extra_repr(self) -> str:
-        return f"eased={self.eased}"
+        return f"slowed={self.slowed}"
 
 
-def test_an_objective_is_eased_for_one_training_alone(
+def test_an_objective_is_slowed_for_one_training_alone(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    objective, settings = Easing(), replace(SETTINGS, rollback=Rollback())
+    objective, settings = Slowing(), replace(SETTINGS, rollback=Rollback())
     with pytest.raises(KeyboardInterrupt):
         fit(tiny_model, tiny_dataset, objective, settings, out=tmp_path, observers=[StopAfter(7)])
     fit(tiny_model, tiny_dataset, objective, settings, out=tmp_path)
-    assert objective.eased == 0
+    assert objective.slowed == 0
 
 
 class Wordless(Schedule):

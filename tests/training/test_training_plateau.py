@@ -55,23 +55,23 @@ class Interrupt(Observer):
 
 
 class CollapsesOnce(Objective):
-    """Shows a collapse in its third epoch until it was eased."""
+    """Shows a collapse in its third epoch until it was slowed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.eased = 0
+        self.slowed = 0
 
     @override
     def forward(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> LossTerms:
-        accuracy = torch.tensor(0.0 if 2 <= progress < 3 and self.eased < 2 else 0.9)
+        accuracy = torch.tensor(0.0 if 2 <= progress < 3 and self.slowed < 2 else 0.9)
         terms = {LOSS_TERM: torch.tensor(0.1), ACCURACY_TERM: accuracy}
         return LossTerms(F.cross_entropy(model(images), labels), terms)
 
     @override
-    def ease(self, at: float) -> bool:
-        self.eased += 1
+    def slow_down(self, at: float) -> bool:
+        self.slowed += 1
         return True
 
 

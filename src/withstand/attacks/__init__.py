@@ -1,14 +1,15 @@
 """Attacks: images near the given ones that the model gets wrong."""
 
+from withstand.attacks.adapters import require_packages
 from withstand.attacks.at_means import AtMeans
 from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
-from withstand.attacks.base import Attack, AttackKind, BallAttack
+from withstand.attacks.base import Attack, AttackKind, AttackMode, WrappedAttack
 from withstand.attacks.cascade import Cascade
 from withstand.attacks.foolbox_attack import FoolboxAttack, FoolboxMethod
 from withstand.attacks.gradient import PGD, fgsm, steps_for
 from withstand.attacks.losses import cross_entropy, dlr, margin
 from withstand.attacks.noise import Noise
-from withstand.attacks.suites import SUITES, SuiteLevel, require_packages, suite
+from withstand.attacks.suites import SUITES, SuiteLevel, suite
 from withstand.attacks.transfer import Transfer
 
 __all__ = [
@@ -17,15 +18,16 @@ __all__ = [
     "AtMeans",
     "Attack",
     "AttackKind",
+    "AttackMode",
     "AutoAttack",
     "AutoAttackPart",
-    "BallAttack",
     "Cascade",
     "FoolboxAttack",
     "FoolboxMethod",
     "Noise",
     "SuiteLevel",
     "Transfer",
+    "WrappedAttack",
     "cross_entropy",
     "dlr",
     "fgsm",

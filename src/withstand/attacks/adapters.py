@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -14,9 +17,20 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
+from withstand.attacks.base import Attack
+from withstand.attacks.worst import pick
+from withstand.modes import eval_mode
 from withstand.types import AttackError
 
-__all__ = ["Answers", "keep_inside", "load", "own_draws", "require_package", "weights_at_rest"]
+__all__ = [
+    "Answers",
+    "LibraryAttack",
+    "keep_inside",
+    "load",
+    "own_draws",
+    "require_packages",
+    "weights_at_rest",
+]
 
 _SLACK = 1e-5  # of epsilon: by so much, the rounding of float32, an image may lie outside
 
@@ -42,18 +56,19 @@ def load(module: str, *, user: str) -> Any:
         raise _missing((error.name or module).partition(".")[0], user) from error
 
 
-def require_package(package: str, *, user: str) -> None:
-    """Accepts that a package is installed, without the time that loading it takes.
+def require_packages(attacks: Iterable[Attack]) -> None:
+    """Accepts attacks whose packages are installed, without the time that loading them takes.
 
     Args:
-        package: Its name.
-        user: Who needs it, for the error's text.
+        attacks: Cascades among them with all that they are made of.
 
     Raises:
-        AttackError: it is not installed.
+        AttackError: one is not; the text says how to install it.
     """
-    if find_spec(package) is None:
-        raise _missing(package, user)
+    for stage in (stage for attack in attacks for stage in attack.stages):
+        for package in stage.packages:
+            if find_spec(package) is None:
+                raise _missing(package, f"The attack {stage.name}")
 
 
 def _missing(package: str, user: str) -> AttackError:
@@ -99,6 +114,40 @@ def weights_at_rest(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@dataclass(frozen=True)
+class LibraryAttack(Attack):
+    """The part that attacks of other libraries share.
+
+    Args:
+        norm: Of the ball: 1, 2 or inf.
+        epsilon: Radius of the ball, in [0, 1] units; a float or a schedule of one.
+        mode: As of every attack.
+    """
+
+    norm: float = math.inf
+
+    @override
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        epsilon, images = self.epsilon_at(progress), images.detach()
+        if epsilon == 0 or not images.numel():
+            return images.clone()
+        with eval_mode(model), weights_at_rest(model):
+            return self.search(model, images, labels, epsilon)
+
+    @abstractmethod
+    def search(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+        """As ``perturb``, for a model in eval mode whose parameters need no gradient.
+
+        Args:
+            model: Maps images in [0, 1] to logits (batch, classes).
+            images: Tensor (batch, …), detached, of at least one image.
+            labels: Integer tensor (batch,).
+            epsilon: Positive.
+        """
+
+
 class Answers(nn.Module):
     """A model as other libraries want it: float32 in and out, in eval mode.
 
@@ -137,10 +186,5 @@ def keep_inside(images: Tensor, found: Tensor, norm: float, epsilon: float) -> T
     delta = found - images
     is_outside = norms.norm(delta, norm) > epsilon * (1 + _SLACK)
     projected = (images + norms.project(delta, norm, epsilon)).clamp(0.0, 1.0)
-    found = torch.where(_rows(is_outside, images), projected, found)
-    return torch.where(_rows(found.flatten(1).isfinite().all(dim=1), images), found, images)
-
-
-def _rows(chosen: Tensor, like: Tensor) -> Tensor:
-    """A truth per example, shaped to broadcast over ``like``."""
-    return chosen.reshape(-1, *[1] * (like.dim() - 1))
+    found = pick(is_outside, projected, found)
+    return pick(found.flatten(1).isfinite().all(dim=1), found, images)

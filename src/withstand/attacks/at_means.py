@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks.base import Attack, AttackKind
+from withstand.attacks.base import Attack, WrappedAttack
 from withstand.bayes import Predictor, at_means
 
 __all__ = ["AtMeans"]
 
 
 @dataclass(frozen=True)
-class AtMeans(Attack):
+class AtMeans(WrappedAttack):
     """Another attack with all random weights at their means; its images are tried on the random network.
 
     Its gradients are no average over draws, but have no noise either, and a step costs less than one draw.
@@ -38,35 +39,14 @@ class AtMeans(Attack):
         with at_means(target):
             return self.attack.perturb(target, images, labels, progress=progress)
 
-    @override
-    def epsilon_at(self, progress: float = math.inf) -> float:
-        return self.attack.epsilon_at(progress)
-
     @property
     @override
-    def ball_norm(self) -> float | None:
-        return self.attack.ball_norm
+    def inside(self) -> Sequence[Attack]:
+        return (self.attack,)
 
     @override
-    def at(self, epsilon: float) -> AtMeans:
-        return replace(self, attack=self.attack.at(epsilon))
-
-    @override
-    def for_evaluation(self) -> AtMeans:
-        return replace(self, attack=self.attack.for_evaluation())
-
-    @override
-    def for_random_answers(self) -> AtMeans:
-        return replace(self, attack=self.attack.for_random_answers())
-
-    @override
-    def eased(self, at: float) -> AtMeans:
-        return replace(self, attack=self.attack.eased(at))
-
-    @property
-    @override
-    def kind(self) -> AttackKind:
-        return self.attack.kind
+    def around(self, inside: Sequence[Attack]) -> Self:
+        return replace(self, attack=inside[0])
 
     @property
     @override

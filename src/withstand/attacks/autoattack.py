@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks.adapters import Answers, keep_inside, load, own_draws, weights_at_rest
-from withstand.attacks.base import AttackKind, BallAttack
-from withstand.modes import eval_mode
-from withstand.schedules import Eased
+from withstand.attacks.adapters import Answers, LibraryAttack, keep_inside, load, own_draws
+from withstand.attacks.base import AttackKind, require_at_least_one
+from withstand.attacks.worst import pick
 from withstand.types import AttackError
 
 __all__ = ["AutoAttack", "AutoAttackPart"]
@@ -36,7 +36,7 @@ _QUIET.addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)
-class AutoAttack(BallAttack):
+class AutoAttack(LibraryAttack):
     """One part of AutoAttack; the defaults are those of its ``standard`` version.
 
     The parts ``apgd-ce``, ``apgd-t``, ``fab-t`` and ``square``, each run on the examples that withstood
@@ -59,8 +59,8 @@ class AutoAttack(BallAttack):
         num_target_classes: Of the targeted parts, at most all but the true one; None: 5 for ``apgd-t`` in
             l1, else 9.
         seed: Of all that is drawn.
-        rank_by_loss: ``apgd-ce`` and ``apgd-dlr`` return the image of the largest loss, whether or not it
-            fools the model; for a model whose answers are random.
+        mode: Where ``random``, ``apgd-ce`` and ``apgd-dlr`` return the image of the largest loss, whether
+            or not it fools the model.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -72,7 +72,6 @@ class AutoAttack(BallAttack):
     num_queries: int = 5000
     num_target_classes: int | None = None
     seed: int = 0
-    rank_by_loss: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,42 +80,32 @@ class AutoAttack(BallAttack):
                 f"Expected a part of AutoAttack, one of {', '.join(get_args(AutoAttackPart))}, "
                 f"but got {self.part!r}."
             )
-        for field in ("num_steps", "num_restarts", "num_queries", "num_target_classes"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"Expected {field} of at least 1, but got {value}.")
+        require_at_least_one(
+            num_steps=self.num_steps,
+            num_restarts=self.num_restarts,
+            num_queries=self.num_queries,
+            num_target_classes=self.num_target_classes,
+        )
 
     @override
-    def perturb(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
-    ) -> Tensor:
-        epsilon, images = self.epsilon_at(progress), images.detach()
-        if epsilon == 0 or not images.numel():
-            return images.clone()
+    def search(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
         given = self._handed_over(images)
         answers = Answers(model, images)
-        with eval_mode(model), weights_at_rest(model), own_draws(self.seed), torch.no_grad():
+        with own_draws(self.seed), torch.no_grad():
             num_classes = self._require_classes(answers(given[:1]).shape[1])
-            found = self._search(answers, given, labels, epsilon, num_classes)
-        same = (found == given).flatten(1).all(dim=1).reshape(-1, *[1] * (images.dim() - 1))
-        return torch.where(same, images, keep_inside(images, found, self.norm, epsilon))
-
-    @override
-    def for_evaluation(self) -> AutoAttack:
-        return replace(self, rank_by_loss=False)
-
-    @override
-    def for_random_answers(self) -> AutoAttack:
-        return replace(self, rank_by_loss=True)
-
-    @override
-    def eased(self, at: float) -> AutoAttack:
-        return replace(self, epsilon=Eased(self.epsilon, at))
+            found = self._run(answers, given, labels, epsilon, num_classes)
+        is_same = (found == given).flatten(1).all(dim=1)
+        return pick(is_same, images, keep_inside(images, found, self.norm, epsilon))
 
     @property
     @override
     def draws_by_batch(self) -> bool:
         return True
+
+    @property
+    @override
+    def packages(self) -> Sequence[str]:
+        return ("pyautoattack",)
 
     @property
     @override
@@ -150,7 +139,7 @@ class AutoAttack(BallAttack):
         return 5 if self.norm == 1 and self.part == "apgd-t" else 9
 
     def _returns_largest_loss(self) -> bool:
-        return self.rank_by_loss and self.part in ("apgd-ce", "apgd-dlr")
+        return self.mode == "random" and self.part in ("apgd-ce", "apgd-dlr")
 
     def _handed_over(self, images: Tensor) -> Tensor:
         """The images in float32; for Square (batch, channels, height, width)."""
@@ -176,9 +165,11 @@ class AutoAttack(BallAttack):
             )
         return num_classes
 
-    def _search(
+    def _run(
         self, answers: nn.Module, images: Tensor, labels: Tensor, epsilon: float, num_classes: int
     ) -> Tensor:
+        module = "square" if self.part == "square" else "fab_pt" if "fab" in self.part else "autopgd_base"
+        library = load(f"pyautoattack.{module}", user="AutoAttack")
         common = {
             "norm": _NORM_NAMES[self.norm],
             "eps": epsilon,
@@ -186,29 +177,22 @@ class AutoAttack(BallAttack):
             "n_restarts": self._restarts(),
             "device": images.device,
         }
-        targets = min(self._targets(), num_classes - 1)
+        climbing = {"eot_iter": 1, "rho": _RHO, "use_largereps": self.norm == 1, "logger": _QUIET}
+        targets = {"n_target_classes": min(self._targets(), num_classes - 1)}
+        steps = {"n_iter": self.num_steps}
+        options = {}
         if self.part == "square":
-            square = _module("square").SquareAttack
             settings = {"p_init": _P_INIT, "n_queries": self.num_queries, "resc_schedule": False}
-            return _tensor(square(answers, **common, **settings).perturb(images, labels))
-        common["n_iter"] = self.num_steps
-        if self.part in ("fab", "fab-t"):
-            fab = _module("fab_pt").FABAttack_PT
-            targeted = {"targeted": self.part == "fab-t", "n_target_classes": targets}
-            return _tensor(fab(answers, **common, **targeted).perturb(images, labels))
-        common |= {"eot_iter": 1, "rho": _RHO, "use_largereps": self.norm == 1, "logger": _QUIET}
-        apgd = _module("autopgd_base")
-        if self.part == "apgd-t":
-            attack = apgd.APGDAttack_targeted(answers, **common, n_target_classes=targets)
-            return _tensor(attack.perturb(images, labels))
-        attack = apgd.APGDAttack(answers, **common, loss=self.part.removeprefix("apgd-"))
-        return _tensor(attack.perturb(images, labels, best_loss=self._returns_largest_loss()))
-
-
-def _module(name: str) -> Any:
-    return load(f"pyautoattack.{name}", user="AutoAttack")
-
-
-def _tensor(found: Any) -> Tensor:
-    images: Tensor = found
-    return images
+            attack = library.SquareAttack(answers, **common, **settings)
+        elif self.part in ("fab", "fab-t"):
+            attack = library.FABAttack_PT(
+                answers, **common, **steps, **targets, targeted=self.part == "fab-t"
+            )
+        elif self.part == "apgd-t":
+            attack = library.APGDAttack_targeted(answers, **common, **steps, **climbing, **targets)
+        else:
+            loss = self.part.removeprefix("apgd-")
+            attack = library.APGDAttack(answers, **common, **steps, **climbing, loss=loss)
+            options = {"best_loss": self._returns_largest_loss()}
+        found: Tensor = attack.perturb(images, labels, **options)
+        return found

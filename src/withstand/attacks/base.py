@@ -1,13 +1,14 @@
-"""The interface of every attack, and the bookkeeping of the worst image found so far."""
+"""The interface of every attack, and of those that work by others."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Literal, Self
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +17,46 @@ from typing_extensions import override
 from withstand import norms
 from withstand.checks import check_batch
 from withstand.modes import eval_mode
-from withstand.schedules import Schedule, value_at
+from withstand.schedules import Schedule, Slowed, value_at
 from withstand.types import DataError
 
-__all__ = ["Attack", "AttackKind", "BallAttack", "Worst"]
+__all__ = ["Attack", "AttackKind", "AttackMode", "WrappedAttack", "require_at_least_one"]
 
 AttackKind = Literal["white-box", "black-box", "transfer"]
+"""Those that know most of a model come first."""
+AttackMode = Literal["training", "evaluation", "random"]
 
 
+@dataclass(frozen=True)
 class Attack(ABC):
     """Looks for images near the given ones, in [0, 1], that the model gets wrong.
 
-    An attack is immutable and keeps no state: what it is told at construction is all there is.
+    An attack is immutable and keeps no state: what it is told at construction is all there is. One of your
+    own is a frozen dataclass with ``perturb`` and ``name``.
+
+    Args:
+        norm: In which ``epsilon`` is measured: 1, 2, inf, or None where it is none of these.
+        epsilon: The perturbation budget, in [0, 1] units; a float or a schedule of one.
+        mode: What the attack is for. ``training``: what its other settings say. ``evaluation``: only
+            success counts, so the worst image met is kept and examples leave the batch once they fool the
+            model. ``random``: the same of a model that draws its answers, so that one answer decides
+            nothing and the worst image is that of the largest loss.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
+
+    norm: float | None = math.inf
+    epsilon: float | Schedule = 8 / 255
+    mode: AttackMode = field(default="training", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.norm is not None:
+            norms.require_norm(self.norm)
+        if not isinstance(self.epsilon, Schedule) and not 0 <= self.epsilon < math.inf:
+            raise ValueError(f"Expected epsilon of at least 0, but got {self.epsilon}.")
+        if self.mode not in get_args(AttackMode):
+            raise ValueError(f"Expected a mode of {', '.join(get_args(AttackMode))}, but got {self.mode!r}.")
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
@@ -60,43 +88,34 @@ class Attack(ABC):
     ) -> Tensor:
         """As ``__call__``, without its checks, which read values back from the device."""
 
-    @abstractmethod
-    def epsilon_at(self, progress: float = math.inf) -> float:
-        """The perturbation budget, in [0, 1] units, when ``progress`` epochs are done."""
-
-    @property
-    @abstractmethod
-    def ball_norm(self) -> float | None:
-        """The norm in which ``epsilon`` is measured: 1, 2, inf, or None where it is none of these."""
-
-    @abstractmethod
-    def at(self, epsilon: float) -> Attack:
-        """The same attack with another budget."""
-
-    @abstractmethod
-    def for_evaluation(self) -> Attack:
-        """The same attack where only its success counts: best iterate, stop when fooled."""
-
-    @abstractmethod
-    def for_random_answers(self) -> Attack:
-        """The same attack where only its success counts, and one answer decides nothing.
-
-        Of a model that draws its answers, an image is worst that has the largest loss, not one that
-        fooled it once.
-        """
-
-    @abstractmethod
-    def eased(self, at: float) -> Attack:
-        """The same attack with the step of its budget at epoch ``at`` halved (``schedules.Eased``)."""
-
     @property
     @abstractmethod
     def name(self) -> str:
         """A short name without the budget, fit for a column: ``pgd-200-linf``."""
 
-    @abstractmethod
+    def epsilon_at(self, progress: float = math.inf) -> float:
+        """The perturbation budget, in [0, 1] units, when ``progress`` epochs are done."""
+        return value_at(self.epsilon, progress)
+
+    def at(self, epsilon: float) -> Self:
+        """The same attack with another budget."""
+        return replace(self, epsilon=epsilon)
+
+    def slowed(self, at: float) -> Self:
+        """The same attack with the step of its budget at epoch ``at`` halved (``schedules.Slowed``)."""
+        return replace(self, epsilon=Slowed(self.epsilon, at))
+
+    def for_evaluation(self) -> Self:
+        """The same attack where only its success counts."""
+        return replace(self, mode="evaluation")
+
+    def for_random_answers(self) -> Self:
+        """The same attack where only its success counts, and one answer of the model decides nothing."""
+        return replace(self, mode="random")
+
     def describe(self) -> str:
         """A sentence of its settings, for a report."""
+        return self.name
 
     @property
     def kind(self) -> AttackKind:
@@ -109,12 +128,90 @@ class Attack(ABC):
         return False
 
     @property
+    def packages(self) -> Sequence[str]:
+        """Packages beyond those of a plain installation that must be there for it."""
+        return ()
+
+    @property
     def stages(self) -> Sequence[Attack]:
         """What it is made of: run one after another, each on the examples that still stand.
 
         Itself, for all but a cascade.
         """
         return (self,)
+
+
+@dataclass(frozen=True)
+class WrappedAttack(Attack):
+    """An attack that works by others: norm, budget and mode are those of the first of them.
+
+    Whatever changes, changes in all of them.
+    """
+
+    norm: float | None = field(init=False, repr=False)
+    epsilon: float | Schedule = field(init=False, repr=False)
+    mode: AttackMode = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("norm", "epsilon", "mode"):
+            object.__setattr__(self, name, getattr(self.inside[0], name))
+
+    @property
+    @abstractmethod
+    def inside(self) -> Sequence[Attack]:
+        """The attacks that it works by, at least one."""
+
+    @abstractmethod
+    def around(self, inside: Sequence[Attack]) -> Self:
+        """The same with other attacks inside, as many."""
+
+    @override
+    def at(self, epsilon: float) -> Self:
+        return self._with_each(lambda attack: attack.at(epsilon))
+
+    @override
+    def slowed(self, at: float) -> Self:
+        return self._with_each(lambda attack: attack.slowed(at))
+
+    @override
+    def for_evaluation(self) -> Self:
+        return self._with_each(lambda attack: attack.for_evaluation())
+
+    @override
+    def for_random_answers(self) -> Self:
+        return self._with_each(lambda attack: attack.for_random_answers())
+
+    @property
+    @override
+    def kind(self) -> AttackKind:
+        return min((attack.kind for attack in self.inside), key=get_args(AttackKind).index)
+
+    @property
+    @override
+    def draws_by_batch(self) -> bool:
+        return any(attack.draws_by_batch for attack in self.inside)
+
+    @property
+    @override
+    def packages(self) -> Sequence[str]:
+        return tuple(dict.fromkeys(chain.from_iterable(attack.packages for attack in self.inside)))
+
+    def _with_each(self, change: Callable[[Attack], Attack]) -> Self:
+        return self.around([change(attack) for attack in self.inside])
+
+
+def require_at_least_one(**counts: float | Schedule | None) -> None:
+    """Accepts settings that count something; schedules and None are left to whoever reads them.
+
+    Args:
+        **counts: Name of a setting -> its value.
+
+    Raises:
+        ValueError: a number is below 1 or not finite.
+    """
+    for name, value in counts.items():
+        if isinstance(value, int | float) and not 1 <= value < math.inf:
+            raise ValueError(f"Expected {name} of at least 1, but got {value}.")
 
 
 def _require_labels_in_range(model: nn.Module, images: Tensor, labels: Tensor, error: Exception) -> None:
@@ -130,78 +227,3 @@ def _require_labels_in_range(model: nn.Module, images: Tensor, labels: Tensor, e
             f"Expected labels from 0 to {classes - 1}, as the model has {classes} outputs, "
             f"but got {int(labels.max())}."
         ) from error
-
-
-@dataclass(frozen=True)
-class BallAttack(Attack, ABC):
-    """The part that attacks inside a ball share: its norm and its radius.
-
-    Args:
-        norm: Of the ball: 1, 2 or inf.
-        epsilon: Radius of the ball, in [0, 1] units; a float or a schedule of one.
-
-    Raises:
-        ValueError: the norm is none of these, or epsilon is negative or not finite.
-    """
-
-    norm: float = math.inf
-    epsilon: float | Schedule = 8 / 255
-
-    def __post_init__(self) -> None:
-        norms.require_norm(self.norm)
-        if not isinstance(self.epsilon, Schedule) and not 0 <= self.epsilon < math.inf:
-            raise ValueError(f"Expected epsilon of at least 0, but got {self.epsilon}.")
-
-    @override
-    def epsilon_at(self, progress: float = math.inf) -> float:
-        return value_at(self.epsilon, progress)
-
-    @property
-    @override
-    def ball_norm(self) -> float:
-        return self.norm
-
-    @override
-    def at(self, epsilon: float) -> Self:
-        return replace(self, epsilon=epsilon)
-
-
-@dataclass
-class Worst:
-    """The worst image of each example so far: fooled before not fooled, then by larger loss.
-
-    Attributes:
-        images: Tensor (batch, …).
-        loss: Tensor (batch,).
-        fooled: Bool tensor (batch,).
-        by_loss: Go by the loss alone.
-    """
-
-    images: Tensor
-    loss: Tensor
-    fooled: Tensor
-    by_loss: bool = False
-
-    @staticmethod
-    def of(images: Tensor, labels: Tensor, logits: Tensor, loss: Tensor, *, by_loss: bool = False) -> Worst:
-        """Begins with the given images."""
-        return Worst(images.clone(), loss.clone(), logits.argmax(dim=1) != labels, by_loss)
-
-    def update(self, index: Tensor, images: Tensor, fooled: Tensor, loss: Tensor) -> None:
-        """Takes up those of the images that are worse than what is held.
-
-        Args:
-            index: Integer tensor (n,): which examples the images are of, each at most once.
-            images: Tensor (n, …).
-            fooled: Bool tensor (n,): the model gets them wrong.
-            loss: Tensor (n,).
-        """
-        was_fooled = self.fooled[index]
-        worse = loss > self.loss[index]
-        if not self.by_loss:
-            worse = (fooled & ~was_fooled) | ((fooled == was_fooled) & worse)
-        self.images[index] = torch.where(
-            worse.reshape(-1, *[1] * (images.dim() - 1)), images, self.images[index]
-        )
-        self.loss[index] = torch.where(worse, loss, self.loss[index])
-        self.fooled[index] = fooled | was_fooled

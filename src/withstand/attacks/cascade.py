@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks.base import Attack, Worst
-from withstand.attacks.losses import cross_entropy
+from withstand.attacks.base import Attack, WrappedAttack
+from withstand.attacks.worst import worst_of
 from withstand.modes import eval_mode
 
 __all__ = ["Cascade"]
 
 
 @dataclass(frozen=True)
-class Cascade(Attack):
+class Cascade(WrappedAttack):
     """The worst of several attacks of one norm, an example at a time.
 
     They run one after another, each on the examples that no former one fooled the model with. Of a model
@@ -27,28 +28,25 @@ class Cascade(Attack):
     of the largest cross-entropy is kept.
 
     Args:
-        members: The attacks, in order; of one norm, and with the same budget.
+        members: The attacks, in order; of one norm, with the same budget and in one mode.
         label: A short name of lower-case letters, digits and hyphens: ``standard``.
-        rank_by_loss: Go by the loss alone.
 
     Raises:
-        ValueError: there is no member, or their norms or budgets differ.
+        ValueError: there is no member, or their norms, budgets or modes differ.
     """
 
     members: Sequence[Attack]
     label: str = "cascade"
-    rank_by_loss: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(self.members))
         if not self.members:
             raise ValueError("Expected at least one attack in a cascade, but got none.")
-        if len({member.ball_norm for member in self.members}) > 1:
-            found = ", ".join(member.name for member in self.members)
-            raise ValueError(f"Expected the attacks of a cascade to have one norm, but got {found}.")
-        if len({member.epsilon_at() for member in self.members}) > 1:
-            found = ", ".join(f"{member.epsilon_at():.6g}" for member in self.members)
-            raise ValueError(f"Expected the attacks of a cascade to have one budget, but got {found}.")
+        budgets = [member.epsilon_at() for member in self.members]
+        _require_one("norm", [each.norm for each in self.members], [each.name for each in self.members])
+        _require_one("budget", budgets, [f"{budget:.6g}" for budget in budgets])
+        _require_one("mode", [each.mode for each in self.members], [each.mode for each in self.members])
+        super().__post_init__()
 
     @override
     def perturb(
@@ -58,34 +56,19 @@ class Cascade(Attack):
         if not images.numel():
             return images.clone()
         with eval_mode(model):
-            if self.rank_by_loss:
-                return self._of_largest_loss(model, images, labels, progress)
+            if self.mode == "random":
+                tries = (each.perturb(model, images, labels, progress=progress) for each in self.members)
+                return worst_of(model, images, labels, tries, by_loss=True)
             return self._one_after_another(model, images, labels, progress)
-
-    @override
-    def epsilon_at(self, progress: float = math.inf) -> float:
-        return self.members[0].epsilon_at(progress)
 
     @property
     @override
-    def ball_norm(self) -> float | None:
-        return self.members[0].ball_norm
+    def inside(self) -> Sequence[Attack]:
+        return self.members
 
     @override
-    def at(self, epsilon: float) -> Cascade:
-        return self._with(lambda member: member.at(epsilon))
-
-    @override
-    def for_evaluation(self) -> Cascade:
-        return replace(self._with(lambda member: member.for_evaluation()), rank_by_loss=False)
-
-    @override
-    def for_random_answers(self) -> Cascade:
-        return replace(self._with(lambda member: member.for_random_answers()), rank_by_loss=True)
-
-    @override
-    def eased(self, at: float) -> Cascade:
-        return self._with(lambda member: member.eased(at))
+    def around(self, inside: Sequence[Attack]) -> Self:
+        return replace(self, members=inside)
 
     @property
     @override
@@ -95,16 +78,12 @@ class Cascade(Attack):
     @property
     @override
     def name(self) -> str:
-        norm = self.ball_norm
-        return self.label if norm is None else f"{self.label}-{norms.label(norm)}"
+        return self.label if self.norm is None else f"{self.label}-{norms.label(self.norm)}"
 
     @override
     def describe(self) -> str:
-        how = "the largest loss of" if self.rank_by_loss else "each on what still stands:"
+        how = "the largest loss of" if self.mode == "random" else "each on what still stands:"
         return f"{self.label}, {how} " + "; ".join(member.describe() for member in self.members)
-
-    def _with(self, change: Callable[[Attack], Attack]) -> Cascade:
-        return replace(self, members=[change(member) for member in self.members])
 
     def _one_after_another(self, model: nn.Module, images: Tensor, labels: Tensor, progress: float) -> Tensor:
         found = images.clone()
@@ -119,17 +98,12 @@ class Cascade(Attack):
             index = index[stands]
         return found
 
-    def _of_largest_loss(self, model: nn.Module, images: Tensor, labels: Tensor, progress: float) -> Tensor:
-        everyone = torch.arange(len(images), device=images.device)
-        with torch.no_grad():
-            logits = model(images)
-            worst = Worst.of(images, labels, logits, cross_entropy(logits, labels), by_loss=True)
-        for member in self.members:
-            reached = member.perturb(model, images, labels, progress=progress)
-            with torch.no_grad():
-                logits = model(reached)
-            worst.update(everyone, reached, logits.argmax(dim=1) != labels, cross_entropy(logits, labels))
-        return worst.images
+
+def _require_one(setting: str, values: Sequence[object], words: Sequence[str]) -> None:
+    if len(set(values)) > 1:
+        raise ValueError(
+            f"Expected the attacks of a cascade to have one {setting}, but got {', '.join(words)}."
+        )
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks.adapters import Answers, keep_inside, load, weights_at_rest
-from withstand.attacks.base import AttackKind, BallAttack
-from withstand.modes import eval_mode
-from withstand.schedules import Eased
+from withstand.attacks.adapters import Answers, LibraryAttack, keep_inside, load
+from withstand.attacks.base import AttackKind, require_at_least_one
+from withstand.attacks.worst import pick
 
 __all__ = ["FOOLBOX_METHODS", "FoolboxAttack", "FoolboxMethod"]
 
@@ -50,7 +49,7 @@ FOOLBOX_METHODS: dict[FoolboxMethod, _Method] = {
 
 
 @dataclass(frozen=True)
-class FoolboxAttack(BallAttack):
+class FoolboxAttack(LibraryAttack):
     """An attack that looks for the nearest image that fools the model, cut to the ball of ``epsilon``.
 
     DeepFool (Moosavi-Dezfooli et al., CVPR 2016) goes from the image to the nearest boundary of the
@@ -67,6 +66,7 @@ class FoolboxAttack(BallAttack):
         epsilon: Radius of the ball, in [0, 1] units; a float or a schedule of one.
         method: Which.
         num_steps: None: 50 (deepfool), 200 (brendel-bethge), 5000 (boundary).
+        mode: Makes no difference.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -86,38 +86,24 @@ class FoolboxAttack(BallAttack):
                 f"Expected a norm that {self.method} has, {' or '.join(map(norms.label, known))}, "
                 f"but got {norms.label(self.norm)}."
             )
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"Expected num_steps of at least 1, but got {self.num_steps}.")
+        require_at_least_one(num_steps=self.num_steps)
 
     @override
-    def perturb(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
-    ) -> Tensor:
-        epsilon, images = self.epsilon_at(progress), images.detach()
-        if epsilon == 0 or not images.numel():
-            return images.clone()
+    def search(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
         found = images.clone()
         answers = _SteadyAnswers(model, images)
-        with eval_mode(model), weights_at_rest(model):
-            starts, index = self._starts(answers, images.float(), labels)
-            if len(index):
-                minimal = self._minimise(answers, images[index].float(), labels[index], starts[index])
-                found[index] = keep_inside(images[index], minimal, self.norm, epsilon)
-            with torch.no_grad():
-                fooled = answers(found).argmax(dim=1) != labels
-        return torch.where(fooled.reshape(-1, *[1] * (images.dim() - 1)), found, images)
+        starts, index = self._starts(answers, images.float(), labels)
+        if len(index):
+            minimal = self._minimise(answers, images[index].float(), labels[index], starts[index])
+            found[index] = keep_inside(images[index], minimal, self.norm, epsilon)
+        with torch.no_grad():
+            fooled = answers(found).argmax(dim=1) != labels
+        return pick(fooled, found, images)
 
+    @property
     @override
-    def for_evaluation(self) -> FoolboxAttack:
-        return self
-
-    @override
-    def for_random_answers(self) -> FoolboxAttack:
-        return self
-
-    @override
-    def eased(self, at: float) -> FoolboxAttack:
-        return replace(self, epsilon=Eased(self.epsilon, at))
+    def packages(self) -> Sequence[str]:
+        return ("foolbox", "numba") if self.method == "brendel-bethge" else ("foolbox",)
 
     @property
     @override

@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks.base import BallAttack, Worst
+from withstand.attacks.base import Attack, require_at_least_one
 from withstand.attacks.losses import cross_entropy
+from withstand.attacks.worst import Worst
 from withstand.modes import eval_mode
-from withstand.schedules import Eased, Schedule, value_at
+from withstand.schedules import Schedule, Slowed, value_at
 from withstand.types import Batch
 
 __all__ = ["PGD", "fgsm", "steps_for"]
@@ -44,7 +45,7 @@ def steps_for(epsilon: float, step_size: float) -> int:
 
 
 @dataclass(frozen=True)
-class PGD(BallAttack):
+class PGD(Attack):
     """Projected gradient ascent inside the ball of ``epsilon`` around each image and [0, 1].
 
     It differentiates with respect to the images only, with the model in eval mode. FGSM and
@@ -63,15 +64,14 @@ class PGD(BallAttack):
         loss: What to climb, one value an example: a function of (logits, labels).
         keep_best: Return the worst image met, the given one included, at the price of two
             forward passes more; else the last.
-        stop_when_fooled: Take examples out of the batch once the model gets them wrong; for
-            evaluation, where only success counts. Implies ``keep_best``.
-        rank_by_loss: The worst image is that of the largest loss, whether or not it fools the model
-            (else one that does comes first); for a model whose answers are random.
+        mode: As of every attack. The worst image is one that fools the model, then that of the larger
+            loss; where ``random``, that of the largest loss alone.
 
     Raises:
         ValueError: a setting is out of its range.
     """
 
+    norm: float = math.inf
     num_steps: int | Schedule | None = None
     step_size: float | Schedule | None = None
     step_decay: float | Schedule = 1.0
@@ -79,21 +79,12 @@ class PGD(BallAttack):
     random_start: bool = True
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
     keep_best: bool = False
-    stop_when_fooled: bool = False
-    rank_by_loss: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field, value in (("num_steps", self.num_steps), ("num_restarts", self.num_restarts)):
-            if isinstance(value, int | float) and not 1 <= value < math.inf:
-                raise ValueError(f"Expected {field} of at least 1, but got {value}.")
+        require_at_least_one(num_steps=self.num_steps, num_restarts=self.num_restarts)
         if isinstance(self.step_size, int | float) and not 0 < self.step_size < math.inf:
             raise ValueError(f"Expected a positive step_size, but got {self.step_size}.")
-        if self.stop_when_fooled and self.rank_by_loss:
-            raise ValueError(
-                "stop_when_fooled keeps the first image that fools the model, rank_by_loss that of the "
-                "largest loss: choose one of them."
-            )
 
     @override
     def perturb(
@@ -108,21 +99,9 @@ class PGD(BallAttack):
             return self._ascend(model, images.detach(), labels, plan)
 
     @override
-    def for_evaluation(self) -> PGD:
-        return replace(self, keep_best=True, stop_when_fooled=True, rank_by_loss=False)
-
-    @override
-    def for_random_answers(self) -> PGD:
-        return replace(self, keep_best=True, stop_when_fooled=False, rank_by_loss=True)
-
-    @override
-    def eased(self, at: float) -> PGD:
-        return replace(
-            self,
-            epsilon=Eased(self.epsilon, at),
-            num_steps=_delayed(self.num_steps, at),
-            step_size=_delayed(self.step_size, at),
-        )
+    def slowed(self, at: float) -> Self:
+        steps, size = _delayed(self.num_steps, at), _delayed(self.step_size, at)
+        return replace(super().slowed(at), num_steps=steps, step_size=size)
 
     @property
     @override
@@ -136,7 +115,7 @@ class PGD(BallAttack):
         start = "random start" if self.random_start else "start at the image"
         restarts = f"{self.num_restarts} restarts, " if self.num_restarts > 1 else ""
         kept = "best iterate" if self._keeps_worst() else "last iterate"
-        if self.rank_by_loss and self._keeps_worst():
+        if self.mode == "random":
             kept = "iterate of the largest loss"
         return (
             f"PGD, {norms.label(self.norm)}, {self._fixed_steps()} steps, {restarts}{start}, "
@@ -144,7 +123,7 @@ class PGD(BallAttack):
         )
 
     def _keeps_worst(self) -> bool:
-        return self.keep_best or self.stop_when_fooled or self.num_restarts > 1
+        return self.keep_best or self.mode != "training" or self.num_restarts > 1
 
     def _fixed_steps(self) -> str:
         if self.num_steps is None and self.step_size is not None:
@@ -198,9 +177,9 @@ class PGD(BallAttack):
         with torch.no_grad():
             logits = model(images)
             loss = self.loss(logits, labels)
-            worst = Worst.of(images, labels, logits, loss, by_loss=self.rank_by_loss)
+            worst = Worst.of(images, labels, logits, loss, by_loss=self.mode == "random")
         for _ in range(self.num_restarts):
-            if self.stop_when_fooled:
+            if self.mode == "evaluation":
                 index = (~worst.fooled).nonzero().squeeze(1)
             else:
                 index = torch.arange(len(images), device=images.device)
@@ -217,7 +196,7 @@ class PGD(BallAttack):
             logits, loss, gradient = self._evaluate(model, current, true)
             fooled = logits.argmax(dim=1) != true
             worst.update(index, current, fooled, loss)
-            if self.stop_when_fooled and bool(fooled.any()):
+            if self.mode == "evaluation" and bool(fooled.any()):
                 standing = ~fooled
                 index, near, true = index[standing], near[standing], true[standing]
                 current, gradient = current[standing], gradient[standing]
@@ -256,9 +235,9 @@ def _inward(gradient: Tensor, current: Tensor) -> Tensor:
     return gradient.masked_fill(blocked, 0.0)
 
 
-def _delayed(setting: _Setting, at: float) -> _Setting | Eased:
+def _delayed(setting: _Setting, at: float) -> _Setting | Slowed:
     """A setting that follows epsilon's stages, one epoch later from ``at`` on."""
-    return Eased(setting, at, share=1.0) if isinstance(setting, Schedule) else setting
+    return Slowed(setting, at, share=1.0) if isinstance(setting, Schedule) else setting
 
 
 def _name_of(loss: Callable[[Tensor, Tensor], Tensor]) -> str:

@@ -35,8 +35,8 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         Tensor (batch,).
     """
-    true = logits.gather(1, labels[:, None]).squeeze(1)
-    return _best_wrong(logits, labels) - true
+    column = labels[:, None]
+    return logits.scatter(1, column, -torch.inf).amax(dim=1) - logits.gather(1, column).squeeze(1)
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
@@ -59,7 +59,3 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     largest = logits.topk(3, dim=1).values
     spread = (largest[:, 0] - largest[:, 2]).clamp_min(torch.finfo(logits.dtype).tiny)
     return margin(logits, labels) / spread
-
-
-def _best_wrong(logits: Tensor, labels: Tensor) -> Tensor:
-    return logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)

@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks.base import AttackKind, BallAttack, Worst
-from withstand.attacks.losses import cross_entropy
+from withstand.attacks.base import Attack, AttackKind, require_at_least_one
+from withstand.attacks.worst import worst_of
 from withstand.modes import eval_mode
-from withstand.schedules import Eased
 
 __all__ = ["Noise"]
 
 
 @dataclass(frozen=True)
-class Noise(BallAttack):
+class Noise(Attack):
     """Uniform draws from the ball of ``epsilon``, clamped to [0, 1]; the worst of all is kept.
 
     Args:
         norm: Of the ball: 1, 2 or inf.
         epsilon: Radius of the ball, in [0, 1] units; a float or a schedule of one.
         num_samples: Draws an image. A single one is returned as it falls.
-        rank_by_loss: The worst image is that of the largest loss, whether or not it fools the model
-            (else one that does comes first); for a model whose answers are random.
+        mode: As of every attack; the worst image is one that fools the model, where ``random`` that of the
+            largest loss.
 
     Raises:
         ValueError: a setting is out of its range.
     """
 
+    norm: float = math.inf
     num_samples: int = 1
-    rank_by_loss: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_samples < 1:
-            raise ValueError(f"Expected num_samples of at least 1, but got {self.num_samples}.")
+        require_at_least_one(num_samples=self.num_samples)
 
     @override
     def perturb(
@@ -48,28 +45,9 @@ class Noise(BallAttack):
         epsilon = self.epsilon_at(progress)
         if self.num_samples == 1:
             return self._draw(images, epsilon)
-        everyone = torch.arange(len(images), device=images.device)
-        with eval_mode(model), torch.no_grad():
-            logits = model(images)
-            loss = cross_entropy(logits, labels)
-            worst = Worst.of(images, labels, logits, loss, by_loss=self.rank_by_loss)
-            for _ in range(self.num_samples):
-                noisy = self._draw(images, epsilon)
-                logits = model(noisy)
-                worst.update(everyone, noisy, logits.argmax(dim=1) != labels, cross_entropy(logits, labels))
-        return worst.images
-
-    @override
-    def for_evaluation(self) -> Noise:
-        return replace(self, rank_by_loss=False)
-
-    @override
-    def for_random_answers(self) -> Noise:
-        return replace(self, rank_by_loss=True)
-
-    @override
-    def eased(self, at: float) -> Noise:
-        return replace(self, epsilon=Eased(self.epsilon, at))
+        draws = (self._draw(images, epsilon) for _ in range(self.num_samples))
+        with eval_mode(model):
+            return worst_of(model, images.detach(), labels, draws, by_loss=self.mode == "random")
 
     @property
     @override
@@ -83,7 +61,7 @@ class Noise(BallAttack):
 
     @override
     def describe(self) -> str:
-        by_loss = " by loss" if self.rank_by_loss and self.num_samples > 1 else ""
+        by_loss = " by loss" if self.mode == "random" and self.num_samples > 1 else ""
         return f"Uniform noise in the {norms.label(self.norm)} ball, worst of {self.num_samples}{by_loss}"
 
     def _draw(self, images: Tensor, epsilon: float) -> Tensor:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, get_args
 
 from torch import nn
 
 from withstand import norms
-from withstand.attacks.adapters import require_package
-from withstand.attacks.at_means import AtMeans
 from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
 from withstand.attacks.base import Attack
 from withstand.attacks.cascade import Cascade
@@ -20,7 +18,7 @@ from withstand.attacks.losses import cross_entropy, dlr, margin
 from withstand.attacks.transfer import Transfer
 from withstand.schedules import Linear
 
-__all__ = ["SUITES", "SuiteLevel", "require_packages", "suite"]
+__all__ = ["SUITES", "SuiteLevel", "suite"]
 
 SuiteLevel = Literal["fast", "standard", "thorough"]
 SUITES: tuple[SuiteLevel, ...] = get_args(SuiteLevel)
@@ -108,26 +106,6 @@ def suite(
         for source, surrogate in surrogates.items()
     ]
     return Cascade(members, level)
-
-
-def require_packages(attacks: Iterable[Attack]) -> None:
-    """Accepts attacks whose packages are installed, before anything that takes its time.
-
-    Args:
-        attacks: Cascades among them with all that they are made of.
-
-    Raises:
-        AttackError: one is not; the text says how to install it.
-    """
-    for attack in attacks:
-        for stage in attack.stages:
-            if isinstance(stage, Transfer | AtMeans):
-                require_packages([stage.attack])
-            elif isinstance(stage, AutoAttack):
-                require_package("pyautoattack", user="AutoAttack")
-            elif isinstance(stage, FoolboxAttack):
-                for package in ("foolbox", "numba") if stage.method == "brendel-bethge" else ("foolbox",):
-                    require_package(package, user=f"The attack {stage.method}")
 
 
 def _autoattack(level: SuiteLevel, norm: float, num_classes: int, is_random: bool) -> list[AutoAttack]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,9 @@ from typing_extensions import override
 
 from withstand import norms
 from withstand.attacks.adapters import keep_inside
-from withstand.attacks.base import Attack, AttackKind
+from withstand.attacks.base import Attack, AttackKind, WrappedAttack
 from withstand.attacks.losses import cross_entropy
+from withstand.attacks.worst import pick
 from withstand.modes import eval_mode
 from withstand.types import AttackError
 
@@ -21,20 +24,18 @@ __all__ = ["Transfer"]
 
 
 @dataclass(frozen=True)
-class Transfer(Attack):
+class Transfer(WrappedAttack):
     """An attack on a surrogate, whose images are tried on the model; it asks the model for answers only.
 
     Where only success counts, the surrogate is attacked for the largest loss: an image that only just
     fools the surrogate rarely fools another model. An image that does not fool the model comes back
-    unchanged.
+    unchanged; where its answers are random (``for_random_answers``), one that does not raise its loss.
 
     Args:
         surrogate: Maps images in [0, 1] to logits of the same classes. It is moved to the device of the
             images; its modes and gradients stay as they were.
         attack: What to run on it.
         source: What to call the surrogate, for its name and for reports.
-        rank_by_loss: The attack's image is returned where the model's loss at it is the larger, whether or
-            not it fools the model; for a model whose answers are random.
 
     Raises:
         ValueError: the source has no letter or digit to name it by.
@@ -43,11 +44,11 @@ class Transfer(Attack):
     surrogate: nn.Module = field(repr=False)
     attack: Attack
     source: str = "surrogate"
-    rank_by_loss: bool = False
 
     def __post_init__(self) -> None:
         if not _slug(self.source):
             raise ValueError(f"Expected a source with a letter or digit in it, but got {self.source!r}.")
+        super().__post_init__()
 
     @override
     def perturb(
@@ -57,39 +58,23 @@ class Transfer(Attack):
         if not images.numel():
             return images.clone()
         found = self._on_surrogate(images, labels, progress)
-        if self.ball_norm is not None:  # the surrogate may compute in another type
-            found = keep_inside(images, found, self.ball_norm, self.epsilon_at(progress))
+        if self.norm is not None:  # the surrogate may compute in another type
+            found = keep_inside(images, found, self.norm, self.epsilon_at(progress))
         with eval_mode(model), torch.no_grad():
             logits = model(found)
             is_kept = logits.argmax(dim=1) != labels
-            if self.rank_by_loss:
+            if self.mode == "random":
                 is_kept = cross_entropy(logits, labels) > cross_entropy(model(images), labels)
-        return torch.where(is_kept.reshape(-1, *[1] * (images.dim() - 1)), found, images)
-
-    @override
-    def epsilon_at(self, progress: float = math.inf) -> float:
-        return self.attack.epsilon_at(progress)
+        return pick(is_kept, found, images)
 
     @property
     @override
-    def ball_norm(self) -> float | None:
-        return self.attack.ball_norm
+    def inside(self) -> Sequence[Attack]:
+        return (self.attack,)
 
     @override
-    def at(self, epsilon: float) -> Transfer:
-        return replace(self, attack=self.attack.at(epsilon))
-
-    @override
-    def for_evaluation(self) -> Transfer:
-        return replace(self, attack=self.attack.for_random_answers(), rank_by_loss=False)
-
-    @override
-    def for_random_answers(self) -> Transfer:
-        return replace(self, attack=self.attack.for_random_answers(), rank_by_loss=True)
-
-    @override
-    def eased(self, at: float) -> Transfer:
-        return replace(self, attack=self.attack.eased(at))
+    def around(self, inside: Sequence[Attack]) -> Self:
+        return replace(self, attack=inside[0])
 
     @property
     @override
@@ -103,13 +88,18 @@ class Transfer(Attack):
 
     @override
     def describe(self) -> str:
-        return f"Transfer from {self.source}, {_norm_label(self.attack)}: {self.attack.describe()}"
+        return f"Transfer from {self.source}, {_norm_label(self.attack)}: {self._pressed.describe()}"
+
+    @property
+    def _pressed(self) -> Attack:
+        """What is run on the surrogate."""
+        return self.attack if self.mode == "training" else self.attack.for_random_answers()
 
     def _on_surrogate(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
         surrogate = self.surrogate.to(images.device)
         dtype = next((p.dtype for p in surrogate.parameters() if p.is_floating_point()), images.dtype)
         try:
-            return self.attack.perturb(surrogate, images.to(dtype), labels, progress=progress).to(images)
+            return self._pressed.perturb(surrogate, images.to(dtype), labels, progress=progress).to(images)
         except (IndexError, RuntimeError) as error:
             raise AttackError(
                 f"The attack on {self.source}, from which images are to be transferred, failed: {error}. "
@@ -122,4 +112,4 @@ def _slug(source: str) -> str:
 
 
 def _norm_label(attack: Attack) -> str:
-    return attack.name if attack.ball_norm is None else norms.label(attack.ball_norm)
+    return attack.name if attack.norm is None else norms.label(attack.norm)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from withstand import norms
+from withstand.attacks import margin
 from withstand.certificates import Certifier
 from withstand.certificates.consistency import (
     RADIUS_TOLERANCE,
@@ -255,8 +256,7 @@ class Prover:
 
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     """The true logit minus the best other one (batch,)."""
-    true = logits.gather(1, labels[:, None]).squeeze(1)
-    return true - logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
+    return 0.0 - margin(logits, labels)  # of a tie 0.0, not -0.0
 
 
 def _refuted(name: str, conflict: Conflict, rows: NDArray[np.intp]) -> Violation:

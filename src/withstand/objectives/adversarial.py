@@ -54,11 +54,11 @@ class Adversarial(Objective):
         return LossTerms(loss, terms)
 
     @override
-    def ease(self, at: float) -> bool:
-        eased, middle = self.attack.eased(at), at + 0.5
-        is_easier = eased.epsilon_at(middle) < self.attack.epsilon_at(middle)
+    def slow_down(self, at: float) -> bool:
+        slowed, middle = self.attack.slowed(at), at + 0.5
+        is_easier = slowed.epsilon_at(middle) < self.attack.epsilon_at(middle)
         if is_easier:
-            self.attack = eased
+            self.attack = slowed
         return is_easier
 
     @override

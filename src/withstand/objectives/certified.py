@@ -13,7 +13,7 @@ from withstand.checks import check_batch
 from withstand.domains import Ball, BoxBall, DomainName, KeptProgram, LastLayer, input_set, require_set
 from withstand.modes import differs_in_training, eval_mode
 from withstand.objectives.certified_losses import WorstCrossEntropy, WorstLoss
-from withstand.schedules import Eased, Schedule, value_at
+from withstand.schedules import Schedule, Slowed, value_at
 from withstand.spectral import PowerIteration
 from withstand.terms import Objective
 from withstand.types import LossTerms
@@ -107,13 +107,13 @@ class Certified(Objective):
         return LossTerms(total, terms | _settings(clean, kappa, epsilon))
 
     @override
-    def ease(self, at: float) -> bool:
-        eased, middle = Eased(self.epsilon, at), at + 0.5
-        is_easier = eased(middle) < value_at(self.epsilon, middle)
+    def slow_down(self, at: float) -> bool:
+        slowed, middle = Slowed(self.epsilon, at), at + 0.5
+        is_easier = slowed(middle) < value_at(self.epsilon, middle)
         if is_easier:
-            self.epsilon = eased
+            self.epsilon = slowed
             if isinstance(self.kappa, Schedule):
-                self.kappa = Eased(self.kappa, at)
+                self.kappa = Slowed(self.kappa, at)
         return is_easier
 
     @override

@@ -94,8 +94,8 @@ class Variational(OnePass):
         return self.num_samples == 1 and self.likelihood.differentiates_images(progress)
 
     @override
-    def ease(self, at: float) -> bool:
-        return self.likelihood.ease(at)
+    def slow_down(self, at: float) -> bool:
+        return self.likelihood.slow_down(at)
 
     @override
     def extra_repr(self) -> str:

@@ -37,7 +37,7 @@ class Position:
         total_steps: Steps done since the beginning, also those rolled back.
         seconds: Time spent since the beginning, over all processes.
         best_score: Best validation score so far, in [0, 1]; -1 before the first.
-        eased_at: Epochs at which a collapse was eased, in order.
+        slowed_at: Epochs at which training was slowed down after a collapse, in order.
         rows: The training log.
     """
 
@@ -47,7 +47,7 @@ class Position:
     total_steps: int = 0
     seconds: float = 0.0
     best_score: float = -1.0
-    eased_at: list[int] = field(default_factory=list)
+    slowed_at: list[int] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
 

@@ -28,7 +28,7 @@ _ABOVE_CHANCE_SHARE, _ABOVE_CHANCE = 0.25, 0.025
 class Rollback:
     """Go back to the last good epoch and halve the step of epsilon that was too large.
 
-    Each rollback makes two epochs of one (``schedules.Eased``). Where a collapse outlasts
+    Each rollback makes two epochs of one (``schedules.Slowed``). Where a collapse outlasts
     ``max_halvings`` of the same step, the step was not its cause: it is reported, and training goes on.
 
     Args:
@@ -45,9 +45,9 @@ class Rollback:
     def __post_init__(self) -> None:
         require_at_least(1, max_halvings=self.max_halvings, max_rollbacks=self.max_rollbacks)
 
-    def allows(self, epoch: int, eased_at: Sequence[int]) -> bool:
-        """Whether another rollback to the end of ``epoch`` is allowed after those at ``eased_at``."""
-        return len(eased_at) < self.max_rollbacks and list(eased_at).count(epoch) < self.max_halvings
+    def allows(self, epoch: int, slowed_at: Sequence[int]) -> bool:
+        """Whether another rollback to the end of ``epoch`` is allowed after those at ``slowed_at``."""
+        return len(slowed_at) < self.max_rollbacks and list(slowed_at).count(epoch) < self.max_halvings
 
 
 def has_collapsed(loss: float, accuracy: float, num_classes: int) -> bool:

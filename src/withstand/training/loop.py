@@ -21,7 +21,7 @@ from withstand.data import Dataset, batches, epoch_order
 from withstand.models import check, load_weights, save_weights
 from withstand.numerics import seed_of
 from withstand.run_folder import RunFolder
-from withstand.schedules import Eased, Schedule, value_at
+from withstand.schedules import Schedule, Slowed, value_at
 from withstand.terms import Objective
 from withstand.training.checkpoint import (
     Position,
@@ -97,7 +97,7 @@ class Training:
         self._model = self._fabric.to_device(model)
         check(model, dataset.info)
         self._forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
-        # Both keep what they learn of a model, and objectives are eased; another training begins anew.
+        # Both keep what they learn of a model, and objectives are slowed; another training begins anew.
         self._objective = copy.deepcopy(objective)
         self._objective.prepare(len(dataset.train))
         self._fabric.to_device(self._objective)
@@ -125,7 +125,7 @@ class Training:
 
     @property
     def _num_epochs(self) -> int:
-        return self._settings.epochs + len(self._position.eased_at)
+        return self._settings.epochs + len(self._position.slowed_at)
 
     @property
     def _is_done(self) -> bool:
@@ -280,25 +280,25 @@ class Training:
         if rollback is None:
             return False
         at = former.good_epoch
-        if not rollback.allows(at, former.eased_at):
+        if not rollback.allows(at, former.slowed_at):
             row["note"] = "collapsed; smaller steps of epsilon did not help, so training goes on"
             return False
-        if not self._ease(at):
+        if not self._slow_down(at):
             row["note"] = "collapsed; no step of epsilon to halve"
             return False
         self._restore("good.pt")
         row["note"] = f"collapsed; back to the end of epoch {at}, step of epsilon halved"
         now = self._position
         now.total_steps, now.seconds, now.rows = former.total_steps, former.seconds, [*former.rows, row]
-        now.eased_at = [*former.eased_at, at]
+        now.slowed_at = [*former.slowed_at, at]
         self._save("last.pt")
         return True
 
-    def _ease(self, at: int) -> bool:
-        """Eases the objective; learning rates follow their epochs. False where nothing got easier."""
-        is_easier = self._objective.ease(at)
+    def _slow_down(self, at: int) -> bool:
+        """Slows the objective down; learning rates follow their epochs. False where nothing got easier."""
+        is_easier = self._objective.slow_down(at)
         if is_easier and isinstance(self._lr_factor, Schedule):
-            self._lr_factor = Eased(self._lr_factor, at, share=1.0)
+            self._lr_factor = Slowed(self._lr_factor, at, share=1.0)
         return is_easier
 
     # -- checkpoints -------------------------------------------------------------------------------
@@ -308,8 +308,8 @@ class Training:
         for name in ("last.pt", "good.pt"):
             if (self._out.checkpoints / name).exists():
                 self._restore(name)
-                for at in self._position.eased_at:
-                    self._ease(at)
+                for at in self._position.slowed_at:
+                    self._slow_down(at)
                 return
         self._out.best_weights.unlink(missing_ok=True)  # of a training whose checkpoints were deleted
         self._save("good.pt")
