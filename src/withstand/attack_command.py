@@ -37,8 +37,8 @@ def attack(arguments: Sequence[str]) -> None:
     """
     parser = plain_parser(
         "withstand attack RUN",
-        "Attack a trained run by PGD as you set it. RUN is a run folder; what its evaluation found stays, and "
-        "the attack is added to it.",
+        "Attack a trained run by PGD as you set it. RUN is a run folder; what its evaluation found stays, "
+        "and the attack is added to it.",
     )
     parser.add_class_arguments(PGD, as_group=False)
     for name, text in (("num_examples", "The first so many; all else."), ("batch_size", "Examples a batch.")):

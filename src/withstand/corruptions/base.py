@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
 import torch
@@ -16,6 +17,7 @@ SEVERITIES: Final = (1, 2, 3, 4, 5)
 """From hardly seen to hard to see through."""
 
 
+@dataclass(frozen=True)
 class Corruption(ABC):
     """Changes images at one of five severities, after Hendrycks and Dietterich (ICLR 2019).
 

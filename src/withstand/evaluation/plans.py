@@ -69,7 +69,7 @@ class AttackPlan:
     @property
     def norm(self) -> float | None:
         """Of the attack's ball; None where it has none to check."""
-        return self.attack.ball_norm
+        return self.attack.norm
 
     def target(self, epsilon: float) -> Target:
         """The attack at a budget, as results spell it."""

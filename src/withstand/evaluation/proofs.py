@@ -235,7 +235,7 @@ class Prover:
     def margins_at(self, batch: Batch, images: Tensor, epsilon: float) -> NDArray[np.float64]:
         """The margins (batch,), in float64, of images brought to within epsilon of a batch."""
         logits = self._certifier.predict(self._within(batch.images.double(), images, epsilon))
-        found: NDArray[np.float64] = _margin(logits, batch.labels).cpu().numpy()
+        found: NDArray[np.float64] = (-margin(logits, batch.labels)).cpu().numpy()
         return found
 
     def _within(self, clean: Tensor, images: Tensor, epsilon: float) -> Tensor:
@@ -248,15 +248,10 @@ class Prover:
         clean, labels = batch.images[rows].double(), batch.labels[rows]
         norm = self.plan.norm
         near = self._within(clean, evidence(conflict.outcome, rows), conflict.epsilon)
-        is_right = _margin(self._certifier.predict(near), labels) > 0
+        is_right = margin(self._certifier.predict(near), labels) < 0
         is_inside = norms.norm(near - clean, norm) <= conflict.epsilon
         found: NDArray[np.bool_] = (is_inside & ~is_right).cpu().numpy()
         return found
-
-
-def _margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """The true logit minus the best other one (batch,)."""
-    return 0.0 - margin(logits, labels)  # of a tie 0.0, not -0.0
 
 
 def _refuted(name: str, conflict: Conflict, rows: NDArray[np.intp]) -> Violation:

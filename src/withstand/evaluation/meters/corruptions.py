@@ -29,26 +29,28 @@ class Corruptions(Meter):
     """Which corruptions to look at, and how severe (see ``withstand.corruptions``).
 
     Args:
-        kinds: Of ``corruptions.CORRUPTIONS``; all of them by default.
+        kinds: Names of ``corruptions.CORRUPTIONS``, all of them by default; or corruptions of your own, in a
+            recipe each a class_path.
         severities: Of 1 to 5; all of them by default.
 
     Raises:
         ValueError: there is no such kind or severity, none is named, or one is named twice.
     """
 
-    kinds: list[str] = field(default_factory=lambda: list(CORRUPTIONS))
+    kinds: list[str | Corruption] = field(default_factory=lambda: list(CORRUPTIONS))
     severities: list[int] = field(default_factory=lambda: list(SEVERITIES))
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
-            if kind not in CORRUPTIONS:
+            if isinstance(kind, str) and kind not in CORRUPTIONS:
                 raise ValueError(f"There is no corruption {kind!r}; {nearest(kind, CORRUPTIONS)}")
         for severity in self.severities:
             if severity not in SEVERITIES:
                 raise ValueError(
                     f"Expected severities of the corruptions from 1 to {SEVERITIES[-1]}, but got {severity}."
                 )
-        for name, given in (("kinds", self.kinds), ("severities", self.severities)):
+        names = [kind.name for kind in self._kinds]
+        for name, given in (("kinds", names), ("severities", self.severities)):
             if not given or len(set(given)) < len(given):
                 raise ValueError(
                     f"Expected {name} of the corruptions, one at least and each once, but got {given}."
@@ -61,7 +63,7 @@ class Corruptions(Meter):
 
     def describe(self) -> str:
         """A sentence of the settings, for a report."""
-        kinds = ", ".join(CORRUPTIONS[kind].title for kind in self.kinds)
+        kinds = ", ".join(kind.title for kind in self._kinds)
         severities = ", ".join(str(severity) for severity in self.severities)
         return (
             f"Corrupted images, each once a kind and severity; {kinds}; severities {severities} of 1 to "
@@ -102,7 +104,7 @@ class Corruptions(Meter):
 
     @property
     def _kinds(self) -> list[Corruption]:
-        return [CORRUPTIONS[kind] for kind in self.kinds]
+        return [CORRUPTIONS[kind] if isinstance(kind, str) else kind for kind in self.kinds]
 
 
 def _hits(judge: Judge, batch: Batch, kind: Corruption, severity: int, seed: int) -> Tensor:
