@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.attacks.connected import connected
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
-from withstand.attacks.connected import connected
+from withstand.evaluation.measurements import ATTACKED
+from withstand.evaluation.meters import Suite
 
 
 class Cut(nn.Module):
@@ -30,10 +32,10 @@ class Cut(nn.Module):
 
 @pytest.mark.parametrize("how", ["detach", "no_grad"])
 def test_no_gradient_is_a_finding(how: str, tiny_dataset: Dataset) -> None:
-    found = evaluate(Cut(how), tiny_dataset, epsilons=[0.1], suite="fast", num_examples=20).metrics
-    failed = {check["name"] for check in found["checks"] if check["passed"] is False}
-    assert {"vanishing-gradients", "huge-epsilon"} <= failed
-    assert found["attacks"][0]["curve"][0]["accuracy"] > 0.9
+    found = evaluate(Cut(how), tiny_dataset, [Suite("fast", [0.1])], num_examples=20)
+    failed = {check.name for check in found.results.checks if check.passed is False}
+    assert {"vanishing-gradients", "large-epsilon"} <= failed
+    assert found.table.loc[found.table.measure == ATTACKED, "value"].item() > 0.9
 
 
 def test_answers_stay_and_a_gradient_is_left_alone() -> None:

@@ -1,4 +1,4 @@
-"""The laws of certificates: whatever breaks one is found, and what follows from a claim is claimed."""
+"""Consistency of certificates: every contradiction is found, and what follows from a claim is claimed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from withstand.certificates.consistency import (
     Violation,
     conflicts,
     contradictions,
-    require_lawful,
+    require_consistent,
 )
 from withstand.types import CertificateError
 
@@ -36,17 +36,17 @@ def claims(*rows: Sequence[int], radius: Sequence[float] | None = None, margins:
     )
 
 
-def outcome(epsilon: float, *stands: int, norm: float | None = 2.0) -> Outcome:
-    return Outcome("pgd", norm, epsilon, np.array(stands, dtype=bool))
+def outcome(epsilon: float, *robust: int, norm: float | None = 2.0) -> Outcome:
+    return Outcome("pgd", norm, epsilon, np.array(robust, dtype=bool))
 
 
-def test_a_certified_example_that_falls_is_in_conflict() -> None:
+def test_a_certified_example_that_is_broken_is_in_conflict() -> None:
     found = conflicts(claims([1, 1, 0], [1, 1, 1], [1, 0, 0], [0, 0, 0]), [outcome(0.2, 0, 1, 0, 0)])
     (conflict,) = found
     assert (conflict.epsilon, conflict.rows.tolist()) == (0.2, [0])
 
 
-def test_a_fall_within_a_smaller_ball_refutes_every_larger_claim() -> None:
+def test_an_attack_within_a_smaller_ball_refutes_every_larger_claim() -> None:
     found = conflicts(claims([1, 1, 1], [1, 1, 0], [1, 0, 0]), [outcome(0.15, 0, 0, 0)])
     assert [(each.epsilon, each.rows.tolist()) for each in found] == [(0.4, [0]), (0.2, [1])]
 
@@ -122,26 +122,26 @@ ROW = st.lists(st.booleans(), min_size=len(EPSILONS), max_size=len(EPSILONS))
 def test_claims_that_are_withdrawn_leave_no_conflict(
     examples: list[tuple[list[bool], float, bool]], reached: float
 ) -> None:
-    rows, radii, stands = zip(*examples, strict=True)
+    rows, radii, robust = zip(*examples, strict=True)
     made = claims(*[[int(each) for each in row] for row in rows], radius=radii).closed()
     assert (np.diff(made.certified.astype(int), axis=0) <= 0).all()
-    fallen = outcome(reached, *map(int, stands), norm=None)
-    for conflict in conflicts(made, [fallen]):
-        assert not fallen.stands[conflict.rows].any()
+    broken = outcome(reached, *map(int, robust), norm=None)
+    for conflict in conflicts(made, [broken]):
+        assert not broken.robust[conflict.rows].any()
         made = made.without(conflict.rows, reached)
-    assert conflicts(made, [fallen]) == []
+    assert conflicts(made, [broken]) == []
     assert made.radius is not None
     for epsilon, certified in zip(made.epsilons, made.certified, strict=True):
         assert (certified == ((made.radius >= epsilon) & (made.radius > 0))).all()
 
 
 def test_the_error_names_certificate_epsilon_and_the_first_rows() -> None:
-    violation = Violation("certified-l2", 0.3, list(range(12)), "certified but fell to pgd")
+    violation = Violation("certified-l2", 0.3, list(range(12)), "certified but broken by pgd")
     with pytest.raises(
-        CertificateError, match=r"certified-l2 at epsilon 0\.3: 12 rows are certified but fell"
+        CertificateError, match=r"certified-l2 at epsilon 0\.3: 12 rows are certified but broken"
     ) as error:
-        require_lawful([violation], 500, "run/examples.csv")
+        require_consistent([violation], 500, "run/examples.csv")
     text = str(error.value)
     assert "(index 500, 501, 502, 503, 504, 505, 506, 507, 508, 509, …)" in text
     assert "run/examples.csv" in text
-    require_lawful([], 0, "")
+    require_consistent([], 0, "")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,10 @@ from typing_extensions import override
 
 from withstand.attacks import PGD
 from withstand.certificates import METHODS, Certification, Certifier, Method
-from withstand.data import Dataset
-from withstand.evaluation import Certificate, FormerEvaluation, evaluate, extend_evaluation, plan_attacks
 from withstand.certificates.self_test import RADIUS, known_net
+from withstand.data import Dataset
+from withstand.evaluation import evaluate
+from withstand.evaluation.meters import Attacks, Certificate
 from withstand.evaluation.proofs import Prover
 from withstand.run_folder import RunFolder
 from withstand.types import CertificateError
@@ -89,11 +89,10 @@ def test_a_tenth_too_much_is_caught(
     tmp_path: Path,
 ) -> None:
     certificate = Certificate(norm=norm, method=method, epsilons=[0.01])
-    options = {"certificates": [certificate], "num_examples": 10}
-    evaluate(net, tiny_dataset, **options)  # type: ignore[arg-type]
+    evaluate(net, tiny_dataset, [certificate], num_examples=10)
     use(certifier)
-    with pytest.raises(CertificateError, match=f"{certificate.name}.* {what}.* which is too much"):
-        evaluate(net, tiny_dataset, out=tmp_path, **options)  # type: ignore[arg-type]
+    with pytest.raises(CertificateError, match=f"{certificate.certificate_name}.* {what}.* which is too much"):
+        evaluate(net, tiny_dataset, [certificate], num_examples=10, out=tmp_path)
     assert RunFolder(tmp_path).examples.exists()
     assert not RunFolder(tmp_path).metrics.exists()
 
@@ -114,46 +113,28 @@ def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Prover, "require_known_answers", lambda *_: None)
 
 
-ATTACK = PGD(norm=2, num_steps=5)
+ATTACK = Attacks([PGD(norm=2, num_steps=5)], [0.1])
+CERTIFICATE = Certificate(norm=2, epsilons=[0.1])
 
 
 @pytest.mark.usefixtures("unknown")
 def test_bounds_are_held_against_attacks_that_were_run_before(
     linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None], tmp_path: Path
 ) -> None:
-    certificate = Certificate(norm=2, epsilons=[0.1])
-    evaluate(linear, tiny_dataset, [ATTACK], [0.1], out=tmp_path)
+    evaluate(linear, tiny_dataset, [ATTACK], out=tmp_path)
     use(Tight)
     for _ in range(2):  # what was wrong once is not kept
         with pytest.raises(CertificateError, match="bounded above the margin that pgd-20-margin-l2 reaches"):
-            evaluate(linear, tiny_dataset, [ATTACK], [0.1], certificates=[certificate], out=tmp_path)
+            evaluate(linear, tiny_dataset, [ATTACK, CERTIFICATE], out=tmp_path)
 
 
-@pytest.mark.usefixtures("unknown")
-def test_bounds_that_join_an_evaluation_are_held_against_an_attack(
-    linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None], tmp_path: Path
-) -> None:
-    evaluate(linear, tiny_dataset, [ATTACK], [0.1], out=tmp_path)
-    run = RunFolder(tmp_path)
-    former = FormerEvaluation(
-        pd.read_csv(run.examples), run.read_json(run.metrics), plan_attacks([ATTACK], [0.1])
-    )
-    use(Tight)
-    with pytest.raises(CertificateError, match="bounded above the margin that pgd-20-margin-l2 reaches"):
-        extend_evaluation(linear, tiny_dataset, former, [Certificate(norm=2, epsilons=[0.1])], run)
-
-
-def test_an_extension_is_held_against_what_is_known(
+def test_what_joins_an_evaluation_is_held_against_what_is_known(
     net: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None], tmp_path: Path
 ) -> None:
-    evaluate(net, tiny_dataset, [ATTACK], [0.1], out=tmp_path)
-    run = RunFolder(tmp_path)
-    former = FormerEvaluation(
-        pd.read_csv(run.examples), run.read_json(run.metrics), plan_attacks([ATTACK], [0.1])
-    )
+    evaluate(net, tiny_dataset, [ATTACK], out=tmp_path)
     use(Far)
     with pytest.raises(CertificateError, match="which is too much"):
-        extend_evaluation(net, tiny_dataset, former, [Certificate(norm=2, epsilons=[0.1])], run)
+        evaluate(net, tiny_dataset, [ATTACK, CERTIFICATE], out=tmp_path)
 
 
 class Boastful(Certifier):
@@ -168,14 +149,14 @@ class Boastful(Certifier):
 
 
 @pytest.mark.usefixtures("unknown")
-def test_whoever_fell_before_is_made_to_fall_again(
+def test_whoever_was_broken_before_is_broken_again(
     linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None], tmp_path: Path
 ) -> None:
     lucky = PGD(norm=2, num_steps=1, step_size=1e-3)
-    certificate = Certificate(norm=2, epsilons=[1.5])
-    rows = evaluate(linear, tiny_dataset, [lucky], [1.5], out=tmp_path).rows
-    fallen = rows["index"][(rows["clean"] == 1) & (rows[f"{lucky.name}@1.5"] == 0)]
-    assert 3 < len(fallen) < 30
+    attack = Attacks([lucky], [1.5])
+    rows = evaluate(linear, tiny_dataset, [attack], out=tmp_path).rows
+    broken = rows["index"][(rows["clean"] == 1) & (rows[f"{lucky.name}@1.5"] == 0)]
+    assert 3 < len(broken) < 30
     use(Boastful)
-    with pytest.raises(CertificateError, match=f"{len(fallen)} rows are certified but fell to {lucky.name}"):
-        evaluate(linear, tiny_dataset, [lucky], [1.5], certificates=[certificate], out=tmp_path)
+    with pytest.raises(CertificateError, match=f"{len(broken)} rows are certified but broken by {lucky.name}"):
+        evaluate(linear, tiny_dataset, [attack, Certificate(norm=2, epsilons=[1.5])], out=tmp_path)

@@ -1,4 +1,4 @@
-"""AutoAttack within an evaluation against the package itself: at every budget, no example withstands more."""
+"""AutoAttack within an evaluation against the package itself: at every budget, no example withrobust more."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from withstand import norms
 from withstand.attacks import AutoAttack, Cascade
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
-from withstand.evaluation import AttackPlan, Judge, attack_batch, evaluate
+from withstand.evaluation import Judge, evaluate
+from withstand.evaluation.attacking import attack_batch
+from withstand.evaluation.meters import Attacks
+from withstand.evaluation.plans import AttackPlan
 from withstand.types import Batch
 
 pyautoattack: Any = pytest.importorskip("pyautoattack")
 
 EPSILONS = {2.0: [0.5, 0.52, 0.54, 0.56], math.inf: [0.06, 0.065, 0.07, 0.075, 0.08]}
-QUERIES = {2.0: 30, math.inf: 5}  # so few that it is luck who falls
+QUERIES = {2.0: 30, math.inf: 5}  # so few that it is luck who is broken
 
 
 @cache
@@ -63,28 +66,29 @@ def _official(model: nn.Module, norm: float, epsilon: float, images: Tensor, lab
 
 
 @pytest.mark.parametrize("norm", EPSILONS, ids=norms.label)
-def test_at_every_budget_all_fall_that_the_package_fells(norm: float) -> None:
+def test_at_every_budget_all_are_broken_that_the_package_breaks(norm: float) -> None:
     model, dataset = _trained()
     images, labels = dataset.test.images.float() / 255, dataset.test.labels
     square = AutoAttack(norm, part="square", num_queries=QUERIES[norm])
-    rows = evaluate(model, dataset, [Cascade([square], "all")], EPSILONS[norm], batch_size=500).rows
+    meter = Attacks([Cascade([square], "all")], EPSILONS[norm])
+    rows = evaluate(model, dataset, [meter], batch_size=500).rows
     for epsilon in EPSILONS[norm]:
         found = _official(model, norm, epsilon, images, labels)
         with torch.no_grad():
-            stands = (model(found).argmax(dim=1) == labels).numpy()
+            robust = (model(found).argmax(dim=1) == labels).numpy()
         ours = rows[f"all-{norms.label(norm)}@{epsilon:g}"].to_numpy(dtype=bool)
-        assert 0 < stands.sum() < len(stands)
-        assert not np.flatnonzero(ours & ~stands).tolist()
+        assert 0 < robust.sum() < len(robust)
+        assert not np.flatnonzero(ours & ~robust).tolist()
 
 
-def test_the_image_that_is_held_is_of_the_smallest_budget_that_felled() -> None:
+def test_the_image_that_is_held_is_of_the_smallest_budget_that_broke() -> None:
     model, dataset = _trained()
     batch = Batch(dataset.test.images.float() / 255, dataset.test.labels)
-    plan = AttackPlan(AutoAttack(part="square", num_queries=5), [0.1, 0.2], "square", math.inf)
+    plan = AttackPlan(AutoAttack(part="square", num_queries=5).for_evaluation(), [0.1, 0.2], "square")
     judge = Judge.of(model)
     found = attack_batch(judge, batch, judge.answer(*batch), [plan])
-    fell = torch.from_numpy(found.columns["square@0.1"] == 0) & (judge.predict(batch.images) == batch.labels)
+    broken = torch.from_numpy(found.columns["square@0.1"] == 0) & (judge.predict(batch.images) == batch.labels)
     distance = (found.fooling["square"] - batch.images).flatten(1).abs().amax(dim=1)
-    assert fell.any()
-    assert (distance[fell] <= 0.1 + 1e-6).all()
+    assert broken.any()
+    assert (distance[broken] <= 0.1 + 1e-6).all()
     assert (distance > 0.11).any()

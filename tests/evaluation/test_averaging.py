@@ -12,14 +12,14 @@ from torch import nn
 from withstand import bayes
 from withstand.attacks import PGD, AtMeans, Attack, Cascade, Noise, fgsm
 from withstand.data import Dataset
-from withstand.evaluation import Sampling, plan_attacks
+from withstand.evaluation import Sampling
 from withstand.evaluation.averaging import Judging, Shares, find_judge, has_settled, sufficient
-from withstand.evaluation.rows import AttackPlan
+from withstand.evaluation.meters import Attacks
 from withstand.evaluation.store import Store
 
 
 def _levels(*accuracies: float, number: int = 1000) -> list[Shares]:
-    """Of examples that are always right or never, and fall one after the other: hardly any noise."""
+    """Of examples that are always right or never, broken one after the other: hardly any noise."""
     return [(np.arange(number) < accuracy * number).astype(np.float64) for accuracy in accuracies]
 
 
@@ -48,7 +48,7 @@ def test_a_fall_within_twice_its_paired_error_is_none() -> None:
     assert has_settled([level, level, after], 0.1)
     noisier = level - np.repeat([1.0, -1.0, 0.0], [14, 6, 80])  # as far, standard error 0.0442
     assert has_settled([level, level, noisier], 0.01)
-    apart = np.repeat([1.0, 0.0], 50)  # all examples fall alike, however they differ
+    apart = np.repeat([1.0, 0.0], 50)  # all examples are broken alike, however they differ
     assert not has_settled([apart, apart, apart - 0.02], 0.01)
 
 
@@ -68,7 +68,7 @@ def test_the_fewest_that_attack_as_well_are_chosen() -> None:
     assert sufficient([1, 2, 4, 8, 16], _levels(0.9, 0.7, 0.505, 0.5, 0.501), 0.01) == 4
     assert sufficient([1, 2, 4, 8, 16], _levels(0.9, 0.7, 0.505, 0.5, 0.502), 0.0) == 8
     assert sufficient([1, 2, 4], _levels(0.5, 0.5, 0.5), 0.0) == 1
-    assert sufficient([1, 2, 4], _levels(0.9, 0.7, 0.5), 0.01) == 4  # still falls
+    assert sufficient([1, 2, 4], _levels(0.9, 0.7, 0.5), 0.01) == 4  # still lowered
     assert sufficient([1, 2, 4], _levels(0.5, 0.4, 0.6), 0.01) == 2
     assert sufficient([1, 2, 4], _levels(0.52, 0.5, 0.5, number=100), 0.01) == 2  # be it by chance
 
@@ -87,50 +87,55 @@ def noisy() -> nn.Module:
     return bayes.convert(plain, bayes.Posterior(initial_std=4.0)).eval()
 
 
-def _find(model: nn.Module, dataset: Dataset, plans: list[AttackPlan], sampling: Sampling | None) -> Judging:
-    random = [AttackPlan(p.attack, p.epsilons, p.name, p.norm, sampling is not None) for p in plans]
+def _find(
+    model: nn.Module,
+    dataset: Dataset,
+    attacks: list[Attack],
+    epsilons: list[float],
+    sampling: Sampling | None,
+) -> Judging:
+    is_random = sampling is not None
+    plans = Attacks(attacks, epsilons).attack_plans(dataset.info, is_random=is_random) if attacks else []
     with torch.random.fork_rng():
-        return find_judge(model, dataset.test, random, sampling, Store(None, ""), batch_size=500, seed=0)
+        return find_judge(model, dataset.test, plans, sampling, Store(None, ""), batch_size=500, seed=0)
 
 
 def test_a_gradient_that_needs_averaging_is_averaged(noisy: nn.Module, tiny_dataset: Dataset) -> None:
-    plans = plan_attacks([Noise(), fgsm()], [0.0, 0.01, 0.3])
     settings = Sampling(num_samples=100, tolerance=0.02)
-    found = _find(noisy, tiny_dataset, plans, settings)
-    assert found.entry is not None
-    sweep = found.entry["sweep"]
-    assert sweep["attack"] == "pgd-1-linf"
-    assert sweep["epsilon"] == 0.3  # neither 0 nor where nothing is lost
-    assert sweep["num_examples"] == 45
-    numbers = [level["num_samples"] for level in sweep["levels"]]
-    assert numbers == [1, 2, 4, 8, 16, 32]
-    assert all(level["total"] == 45 * 20 for level in sweep["levels"])
-    shares = [level["accuracy"] for level in sweep["levels"]]
+    found = _find(noisy, tiny_dataset, [Noise(), fgsm()], [0.0, 0.01, 0.3], settings)
+    assert found.sampling is not None
+    sweep = found.sampling.sweep
+    assert sweep is not None
+    # Neither 0 nor where nothing is lost.
+    assert (sweep.attack, sweep.epsilon, sweep.num_examples) == ("pgd-1-linf", 0.3, 45)
+    assert [level.num_samples for level in sweep.levels] == [1, 2, 4, 8, 16, 32]
+    assert all(level.total == 45 * 20 for level in sweep.levels)
+    shares = [level.value for level in sweep.levels]
     assert shares[0] > min(shares) + 0.1
-    assert found.entry["attack_samples"] > 1
     target = found.judge.target
     assert isinstance(target, bayes.Predictor)
-    assert target.num_samples == found.entry["attack_samples"]
+    assert target.num_samples == found.sampling.attack_samples > 1
     assert found.batch_size == 500 // target.num_samples
 
 
 def test_an_attack_that_still_gains_is_called_out(noisy: nn.Module, tiny_dataset: Dataset) -> None:
     settings = Sampling(num_samples=100, most_attack_samples=4, tolerance=0.0)
     many = replace(tiny_dataset, test=tiny_dataset.test.subset(torch.arange(45).repeat(4)))
-    found = _find(noisy, many, plan_attacks([fgsm()], [0.2]), settings)
-    assert found.entry is not None
-    assert [level["num_samples"] for level in found.entry["sweep"]["levels"]] == [1, 2, 4]
-    assert found.entry["sweep"]["has_settled"] is False
-    assert found.entry["attack_samples"] == 4
+    found = _find(noisy, many, [fgsm()], [0.2], settings)
+    assert found.sampling is not None
+    assert found.sampling.sweep is not None
+    assert [level.num_samples for level in found.sampling.sweep.levels] == [1, 2, 4]
+    assert found.sampling.sweep.has_settled is False
+    assert found.sampling.attack_samples == 4
     assert len(found.warnings) == 1
     assert "raise most_attack_samples" in found.warnings[0]
 
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_given_number_is_taken(number: int, noisy: nn.Module, tiny_dataset: Dataset) -> None:
-    found = _find(noisy, tiny_dataset, plan_attacks([PGD()], [0.1]), Sampling(attack_samples=number))
-    assert found.entry is not None
-    assert (found.entry["attack_samples"], found.entry["sweep"]) == (number, None)
+    found = _find(noisy, tiny_dataset, [PGD()], [0.1], Sampling(attack_samples=number))
+    assert found.sampling is not None
+    assert (found.sampling.attack_samples, found.sampling.sweep) == (number, None)
     assert not found.warnings
 
 
@@ -139,24 +144,25 @@ def test_a_given_number_is_taken(number: int, noisy: nn.Module, tiny_dataset: Da
 def test_where_no_gradient_has_draws_there_is_no_sweep_and_no_word_of_it(
     attacks: list[Attack], given: int | None, noisy: nn.Module, tiny_dataset: Dataset
 ) -> None:
-    found = _find(noisy, tiny_dataset, plan_attacks(attacks, [0.1]), Sampling(attack_samples=given))
-    assert found.entry is not None
-    assert (found.entry["attack_samples"], found.entry["sweep"]) == (None, None)
-    assert "gradient" not in found.entry["description"]
-    assert "chosen by one set of predictions and counted on another" in found.entry["description"]
+    found = _find(noisy, tiny_dataset, attacks, [0.1], Sampling(attack_samples=given))
+    assert found.sampling is not None
+    assert (found.sampling.attack_samples, found.sampling.sweep) == (None, None)
+    assert "gradient" not in found.sampling.description
+    assert "chosen by one set of predictions and counted on another" in found.sampling.description
     assert not found.warnings
 
 
 def test_without_random_weights_the_model_is_its_own_judge(
     tiny_model: nn.Module, tiny_dataset: Dataset
 ) -> None:
-    found = _find(tiny_model, tiny_dataset, plan_attacks([PGD()], [0.1]), None)
+    found = _find(tiny_model, tiny_dataset, [PGD()], [0.1], None)
     assert found.judge.predictor is found.judge.target is tiny_model
-    assert (found.judge.num_repeats, found.batch_size, found.entry, found.warnings) == (1, 500, None, ())
+    assert (found.judge.num_repeats, found.batch_size, found.sampling, found.warnings) == (1, 500, None, ())
 
 
 def test_of_a_suite_one_attack_finds_the_number(noisy: nn.Module, tiny_dataset: Dataset) -> None:
-    plans = plan_attacks([Noise(), Cascade([PGD(num_steps=90), PGD(num_steps=80)], "all")], [0.1])
-    found = _find(noisy, tiny_dataset, plans, Sampling(most_attack_samples=4, sweep_examples=10))
-    assert found.entry is not None
-    assert found.entry["sweep"]["attack"] == "pgd-20-linf"
+    attacks = [Noise(), Cascade([PGD(num_steps=90), PGD(num_steps=80)], "all")]
+    found = _find(noisy, tiny_dataset, attacks, [0.1], Sampling(most_attack_samples=4, sweep_examples=10))
+    assert found.sampling is not None
+    assert found.sampling.sweep is not None
+    assert found.sampling.sweep.attack == "pgd-20-linf"
