@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
@@ -11,7 +10,6 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from withstand import norms
 from withstand.attacks import Attack
@@ -69,18 +67,16 @@ class Scores(NamedTuple):
         return found | self.worst
 
 
-class Memory(ABC):
-    """Where what attacks found of a batch is kept."""
+class Memory:
+    """Where what attacks found of a batch is kept; this one keeps nothing, and leaves the random state alone."""
 
-    @abstractmethod
     def recall(self, plan: AttackPlan, epsilon: float) -> Found | None:
         """What is known of an attack at a budget; None where nothing is."""
+        return None
 
-    @abstractmethod
     def prepare(self, plan: AttackPlan, epsilon: float) -> None:
         """Is told before an attack is run: it fixes what will be drawn."""
 
-    @abstractmethod
     def keep(self, plan: AttackPlan, epsilon: float, found: Found) -> None:
         """Is told what was found."""
 
@@ -89,23 +85,7 @@ class Memory(ABC):
         return True
 
 
-class _NoMemory(Memory):
-    """Knows nothing and leaves the random state alone."""
-
-    @override
-    def recall(self, plan: AttackPlan, epsilon: float) -> Found | None:
-        return None
-
-    @override
-    def prepare(self, plan: AttackPlan, epsilon: float) -> None:
-        pass
-
-    @override
-    def keep(self, plan: AttackPlan, epsilon: float, found: Found) -> None:
-        pass
-
-
-_NO_MEMORY = _NoMemory()
+_NO_MEMORY = Memory()
 
 
 def attack_batch(

@@ -15,6 +15,7 @@ from torch import nn
 
 from withstand import bayes
 from withstand._version import __version__
+from withstand.checks import require_at_least
 from withstand.data import Dataset, Split, batches
 from withstand.dataset_info import DatasetInfo
 from withstand.evaluation.assembly import assemble, headline_epsilon
@@ -265,10 +266,7 @@ def require_sizes(num_examples: int | None, batch_size: int) -> None:
     Raises:
         ValueError: one is below 1.
     """
-    if num_examples is not None and num_examples < 1:
-        raise ValueError(f"Expected num_examples of at least 1, but got {num_examples}.")
-    if batch_size < 1:
-        raise ValueError(f"Expected an evaluation batch_size of at least 1, but got {batch_size}.")
+    require_at_least(1, "an evaluation", num_examples=num_examples, batch_size=batch_size)
 
 
 def device_of_model(model: nn.Module) -> torch.device:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from withstand.checks import require_at_least
+
 __all__ = ["LEAST_DRAWS_TO_TRY", "Sampling"]
 
 LEAST_DRAWS_TO_TRY = 4
@@ -43,15 +45,14 @@ class Sampling:
     tolerance: float = 0.01
 
     def __post_init__(self) -> None:
-        counts = {
-            "num_samples": self.num_samples,
-            "num_repeats": self.num_repeats,
-            "attack_samples": self.attack_samples,
-            "sweep_examples": self.sweep_examples,
-        }
-        for name, count in counts.items():
-            if count is not None and count < 1:
-                raise ValueError(f"Expected {name} of the sampling of at least 1, but got {count}.")
+        require_at_least(
+            1,
+            "the sampling",
+            num_samples=self.num_samples,
+            num_repeats=self.num_repeats,
+            attack_samples=self.attack_samples,
+            sweep_examples=self.sweep_examples,
+        )
         if self.most_attack_samples < LEAST_DRAWS_TO_TRY:
             raise ValueError(
                 f"Expected most_attack_samples of the sampling of at least {LEAST_DRAWS_TO_TRY}, since "

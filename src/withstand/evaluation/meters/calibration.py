@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from withstand.checks import require_at_least
 from withstand.evaluation import results
 from withstand.evaluation.measurements import CALIBRATION_ERROR, Measurement
 from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
@@ -76,8 +77,7 @@ class Calibration(Meter):
     num_bins: int = CALIBRATION_BINS
 
     def __post_init__(self) -> None:
-        if self.num_bins < 1:
-            raise ValueError(f"Expected num_bins of the calibration of at least 1, but got {self.num_bins}.")
+        require_at_least(1, "the calibration", num_bins=self.num_bins)
 
     @property
     @override

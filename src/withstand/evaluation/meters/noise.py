@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand import norms
+from withstand.checks import require_at_least
 from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement, example_column
@@ -59,14 +60,12 @@ class NoiseCurve(Meter):
     shell: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_levels < 2:
-            raise ValueError(f"Expected num_levels of the noise of at least 2, but got {self.num_levels}.")
+        require_at_least(2, "the noise", num_levels=self.num_levels)
+        require_at_least(1, "the noise", num_draws=self.num_draws)
         if not 0 < self.largest < math.inf:
             raise ValueError(
                 f"Expected the largest noise_std to be finite and above 0, but got {self.largest:g}."
             )
-        if self.num_draws < 1:
-            raise ValueError(f"Expected num_draws of the noise of at least 1, but got {self.num_draws}.")
 
     @property
     @override

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from withstand import bayes
+from withstand.checks import require_at_least
 from withstand.evaluation import random_results as results
 from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge
@@ -72,9 +73,7 @@ class SebrProtocol(Meter):
                 "Expected an epsilon of fgsm or of pgd, but got none of either: there is nothing to measure. "
                 "Name at least one, or leave the protocol out."
             )
-        for name, number in (("num_samples", self.num_samples), ("num_steps", self.num_steps)):
-            if number < 1:
-                raise ValueError(f"Expected {name} of the protocol of at least 1, but got {number}.")
+        require_at_least(1, "the protocol", num_samples=self.num_samples, num_steps=self.num_steps)
         if not 0 < self.step_size < math.inf:
             raise ValueError(f"Expected step_size to be finite and above 0, but got {self.step_size:g}.")
 

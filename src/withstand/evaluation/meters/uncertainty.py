@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.bayes.uncertainty import auroc, entropies, histogram
+from withstand.checks import require_at_least
 from withstand.data import Dataset, batches
 from withstand.dataset_info import DatasetInfo
 from withstand.evaluation import random_results as results
@@ -58,9 +59,7 @@ class Uncertainty(Meter):
     num_bins: int = 40
 
     def __post_init__(self) -> None:
-        for name, count in (("num_samples", self.num_samples), ("num_bins", self.num_bins)):
-            if count < 1:
-                raise ValueError(f"Expected {name} of the uncertainty of at least 1, but got {count}.")
+        require_at_least(1, "the uncertainty", num_samples=self.num_samples, num_bins=self.num_bins)
 
     @property
     @override
