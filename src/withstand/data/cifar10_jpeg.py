@@ -20,7 +20,7 @@ from withstand.data.pictures import Form, Picture
 from withstand.data.split import Parts
 from withstand.dataset_info import DatasetInfo
 
-__all__ = ["read_cifar10_jpeg"]
+__all__ = ["absent_jpegs", "read_cifar10_jpeg"]
 
 ARCHIVE = "cifar10_jpegs.tar.xz"
 FOLDER = "cifar10_jpegs"
@@ -48,7 +48,13 @@ def read_cifar10_jpeg(info: DatasetInfo, root: Path) -> Parts:
         return cached(info.name, _key([archive]), partial(_read_archive, info, archive))
     if folder.is_dir():
         return cached(info.name, _key(_jpegs(folder)), partial(_read_folder, info, folder))
-    raise missing(info.name, root, [f"{ARCHIVE} or {FOLDER}/"], "Copy them from where you keep them")
+    raise missing(info.name, root, absent_jpegs(root), "Copy them from where you keep them")
+
+
+def absent_jpegs(root: Path) -> list[str]:
+    """What to look for, where neither the archive nor the folder is there."""
+    is_there = (root / ARCHIVE).is_file() or (root / FOLDER).is_dir()
+    return [] if is_there else [f"{ARCHIVE} or {FOLDER}/"]
 
 
 def _key(paths: Sequence[Path]) -> str:
