@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.checks import check_batch
 from withstand.objectives.noise_setting import noise_at
 from withstand.passes import Pass, logits_of
 from withstand.schedules import Schedule
@@ -57,14 +56,11 @@ class NoisyCrossEntropy(OnePass):
         self.num_copies = num_copies
         self.keeps_clean = keeps_clean
         self.blur = blur
-        self._has_checked = False
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         images = passed.given
-        if not self._has_checked:  # once: it reads values back from the device
-            check_batch(images, labels)
-            self._has_checked = True
+        self.check_once(images, labels)
         if not self.num_copies:
             logits = passed.logits
         else:
