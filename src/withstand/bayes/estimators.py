@@ -15,7 +15,7 @@ from withstand.bayes.layer import Drawing
 from withstand.bayes.posterior import Estimator, Normal, Posterior
 from withstand.types import ModelError
 
-__all__ = ["BlockwiseMap", "draw", "draw_flipout", "draw_locally", "draw_shared", "estimator_of"]
+__all__ = ["BlockwiseMap", "draw", "draw_flipout", "draw_locally", "draw_shared", "estimator_of", "root"]
 
 
 class BlockwiseMap(ABC):
@@ -69,7 +69,7 @@ def draw_locally(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | N
     rows = x[: len(x) // how.num_samples] if alike else x
     mean = maps.apply(rows, weight.mean, None if bias is None else bias.mean)
     variance = maps.apply(rows.square(), weight.std.square(), None if bias is None else bias.std.square())
-    std = _root(variance)
+    std = root(variance)
     if not alike:
         return torch.addcmul(mean, std, torch.randn_like(mean))
     noise = torch.randn(how.num_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
@@ -125,7 +125,7 @@ def draw_shared(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | No
     return drawn + _along(rows, drawn, maps.channel_dim)
 
 
-def _root(variance: Tensor) -> Tensor:
+def root(variance: Tensor) -> Tensor:
     """The square root, 0 with gradient 0 where there is no variance."""
     is_positive = variance > 0
     return torch.where(is_positive, torch.where(is_positive, variance, 1.0).sqrt(), 0.0)

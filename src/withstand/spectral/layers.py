@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -9,13 +10,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from typing_extensions import override
 
 from withstand.compiled import uncompiled
 from withstand.modes import eval_mode
 from withstand.spectral.operators import Convolution, Dense, Shape
 from withstand.types import ModelError
 
-__all__ = ["Place", "Weight", "places", "weights"]
+__all__ = ["KeptPlaces", "Place", "Weight", "places", "weights"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -158,6 +160,35 @@ def places(
         for number, (use, shape) in enumerate(uses.values()):
             result.append(Place(f"{weight.name}-{number}" if number else weight.name, use, shape))
     return result
+
+
+class KeptPlaces:
+    """The places of a model (see ``places``), found once for each size of the images.
+
+    A copy begins anew: it is for another model than that whose layers are held here.
+
+    Args:
+        is_wanted: Of which layers; of all where None.
+    """
+
+    def __init__(self, is_wanted: Callable[[nn.Module], bool] | None = None) -> None:
+        self._is_wanted = is_wanted
+        self._found: list[Place] = []
+        self._model: weakref.ref[nn.Module] | None = None
+        self._shape: Sequence[int] = ()
+
+    def of(self, model: nn.Module, images: Tensor) -> list[Place]:
+        """As ``places``; the model runs only where it, or the size of its images, is another than before."""
+        inner = uncompiled(model)
+        is_known = self._model is not None and self._model() is inner
+        if not is_known or self._shape != images.shape[1:]:
+            self._found = places(inner, images, self._is_wanted)
+            self._model, self._shape = weakref.ref(inner), images.shape[1:]
+        return self._found
+
+    @override
+    def __reduce__(self) -> tuple[type[KeptPlaces], tuple[Callable[[nn.Module], bool] | None]]:
+        return KeptPlaces, (self._is_wanted,)
 
 
 def _identity(layer: Layer) -> int:
