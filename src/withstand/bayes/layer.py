@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.bayes.posterior import Normal, Posterior
+from withstand.bayes.posterior import Normal, Posterior, divergence
 from withstand.compiled import uncompiled
 from withstand.passes import random_state
 from withstand.types import ModelError
@@ -26,6 +26,7 @@ __all__ = [
     "drawing",
     "is_stochastic",
     "is_variational",
+    "kl",
     "require_certain",
     "sharing_deviations",
     "variational_layers",
@@ -272,3 +273,25 @@ def sharing_deviations(model: nn.Module, kept: Deviations) -> Iterator[None]:
     finally:
         for layer, former in zip(layers, before, strict=True):
             layer._deviations = former
+
+
+def kl(model: nn.Module) -> Tensor:
+    """The divergence KL(posterior || prior) of all random weights of a network, in nats.
+
+    Args:
+        model: With random layers.
+
+    Returns:
+        Scalar tensor, at least 0, with gradient; summed over all entries, not divided by anything.
+
+    Raises:
+        ModelError: the model has no random layer.
+    """
+    layers = variational_layers(model)
+    if not layers:
+        raise ModelError(
+            f"{type(model).__name__} has no random weights. Make them by withstand.bayes.convert(model), "
+            "or by model.bayes={} in a recipe."
+        )
+    terms = [divergence(normal) for _, layer in layers for normal in layer.normals().values()]
+    return torch.stack(terms).sum()

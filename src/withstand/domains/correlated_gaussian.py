@@ -16,8 +16,15 @@ from typing_extensions import override
 from withstand.domains.base import NormOf
 from withstand.domains.bending import Bending, unknown
 from withstand.domains.gaussian import bent, gain
-from withstand.domains.operations import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Valley
-from withstand.domains.windows import window_places
+from withstand.domains.operations import (
+    Elementwise,
+    MaxPool,
+    Monotone,
+    Rearrange,
+    SortGroups,
+    Valley,
+    window_places,
+)
 from withstand.moments import cdf, rectified, std_of
 from withstand.moments.covariance import (
     correlation_of,

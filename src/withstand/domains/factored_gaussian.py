@@ -11,8 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.base import NormOf
+from withstand.domains.bending import Comparable
 from withstand.domains.gaussian import bent, gain, rearranged_deviations
-from withstand.domains.maxima import Comparable
 from withstand.domains.operations import Elementwise, Rearrange, Valley
 from withstand.moments import larger, share_of_first
 from withstand.spectral import LinearOperator

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.base import NormOf
-from withstand.domains.maxima import Comparable
+from withstand.domains.bending import Comparable
 from withstand.domains.operations import Elementwise, Rearrange, Valley
 from withstand.moments import hinged, hinged_gain, larger, quadrature, quadrature_gain
 from withstand.spectral import LinearOperator

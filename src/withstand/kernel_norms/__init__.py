@@ -7,7 +7,7 @@ from withstand.kernel_norms.expected_norms import (
     NetworkNorms,
     expected_norms,
 )
-from withstand.kernel_norms.settings import KernelNorms
+from withstand.kernel_norms.lower import KernelNorms
 
 __all__ = [
     "ClassBounds",

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from withstand import bayes
 from withstand.checks import check_batch
 from withstand.exact import batch_size_for, exact_copy, require_independence
-from withstand.kernel_norms.lower import deformed, perturbed, slopes
-from withstand.kernel_norms.settings import KernelNorms
+from withstand.kernel_norms.lower import KernelNorms, deformed, perturbed, slopes
 from withstand.kernel_norms.upper import spectral_bound
 from withstand.numerics import numerics
 from withstand.spectral import Dense, GuaranteedNorms, LinearOperator, Shape, places, weights

@@ -14,8 +14,8 @@ from typing_extensions import override
 from withstand.compiled import uncompiled
 from withstand.domains import KeptProgram, Program
 from withstand.modes import eval_mode
+from withstand.objectives.cross_entropy import noise_at
 from withstand.objectives.first_activation import FirstActivation
-from withstand.objectives.noise_setting import noise_at
 from withstand.objectives.propagation import Propagation
 from withstand.passes import Pass
 from withstand.schedules import Schedule, value_at
