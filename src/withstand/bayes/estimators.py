@@ -80,13 +80,7 @@ def draw_flipout(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | N
     """Flipout: one deviation of the weight a sample, with random signs of its inputs and outputs an example.
 
     Wen, Vicol, Ba, Tran and Grosse, ICLR 2018, eq. 4. The bias is drawn for each example.
-
-    Args:
-        maps: What the layer does.
-        x: Tensor (samples * batch, …).
-        weight: Of the layer's shape.
-        bias: (out,), or None.
-        how: How many samples the rows hold.
+    Arguments as of ``draw_locally``.
     """
     samples = how.num_samples
     alike = how.are_alike()
@@ -104,15 +98,7 @@ def draw_flipout(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | N
 
 
 def draw_shared(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | None, how: Drawing) -> Tensor:
-    """One draw of weight and bias a sample, which all its examples share.
-
-    Args:
-        maps: What the layer does.
-        x: Tensor (samples * batch, …).
-        weight: Of the layer's shape.
-        bias: (out,), or None.
-        how: How many samples the rows hold.
-    """
+    """One draw of weight and bias a sample, which its examples share; arguments as of ``draw_locally``."""
     samples = how.num_samples
     weights = weight.mean + _deviations(weight.std, samples)
     shift = None if bias is None else bias.mean + _deviations(bias.std, samples)

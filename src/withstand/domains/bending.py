@@ -37,6 +37,7 @@ class Bending(Moments, ABC):
     better than of what an activation has made of them; there are also fewer of them after it.
     """
 
+    _mean: Tensor
     _put_off: tuple[Self, Elementwise] | None = None
     _made: Self | None = None
 
@@ -57,6 +58,11 @@ class Bending(Moments, ABC):
             source, function = self._put_off
             self._made = source.now.bent(function)
         return self._made
+
+    @property
+    @override
+    def mean(self) -> Tensor:
+        return self.now._mean
 
     @property
     @override

@@ -42,11 +42,6 @@ class FactoredGaussian(Comparable):
 
     @property
     @override
-    def mean(self) -> Tensor:
-        return self.now._mean
-
-    @property
-    @override
     def variance(self) -> Tensor:
         now = self.now
         if now._variance is None:

@@ -39,11 +39,6 @@ class Gaussian(Comparable):
 
     @property
     @override
-    def mean(self) -> Tensor:
-        return self.now._mean
-
-    @property
-    @override
     def variance(self) -> Tensor:
         return self.now._variance
 
