@@ -12,7 +12,7 @@ from torch import nn
 
 from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.models.blocks import Shape
-from withstand.models.normalize import Normalize
+from withstand.models.layers import Normalize
 from withstand.models.resnet import resnet18, resnet50
 from withstand.models.sequences import (
     alexnet,

@@ -8,7 +8,6 @@ from functools import partial
 
 from torch import nn
 
-from withstand.models.activations import ActivationName, activation_named
 from withstand.models.blocks import (
     AVG_POOL,
     MAX_POOL,
@@ -23,6 +22,7 @@ from withstand.models.blocks import (
     each_activated,
     initialise_,
 )
+from withstand.models.layers import ActivationName, activation_named
 
 __all__ = [
     "alexnet",
