@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
@@ -19,18 +20,7 @@ from withstand.types import ModelError
 
 __all__ = ["KeptPlaces", "Place", "Weight", "places", "weights"]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-Layer: TypeAlias = (
-    nn.Linear
-    | nn.Conv1d
-    | nn.Conv2d
-    | nn.Conv3d
-    | nn.ConvTranspose1d
-    | nn.ConvTranspose2d
-    | nn.ConvTranspose3d
-)
+Layer: TypeAlias = nn.Linear | _ConvNd
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +100,7 @@ def weights(model: nn.Module) -> list[Weight]:
     """
     found: dict[int, Weight] = {}
     for name, layer in uncompiled(model).named_modules():
-        if isinstance(layer, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)):
+        if isinstance(layer, nn.Linear | _ConvNd):
             found.setdefault(_identity(layer), Weight(name, layer))
     if not found:
         raise ModelError(
@@ -204,16 +194,12 @@ def _met(model: nn.Module, image: Tensor) -> list[tuple[Weight, Shape]]:
         def note(_: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor], output: Tensor) -> None:
             value = args[0] if args else options["input"]
             # The operator of a transposed convolution leads from its output to its input.
-            shape = (output if isinstance(layer, _TRANSPOSED) else value).shape
+            shape = (output if isinstance(layer, _ConvTransposeNd) else value).shape
             met.append((Weight(name, layer), tuple(shape[1 - layer.weight.dim() :])))
 
         return layer.register_forward_hook(note, with_kwargs=True)
 
-    hooks = [
-        listen(name, layer)
-        for name, layer in model.named_modules()
-        if isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED))
-    ]
+    hooks = [listen(name, layer) for name, layer in model.named_modules() if isinstance(layer, _ConvNd)]
     try:
         with eval_mode(model), torch.no_grad():
             model(image)
