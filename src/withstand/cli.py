@@ -19,8 +19,8 @@ from withstand.certify_command import certify
 from withstand.check_command import check
 from withstand.compare_command import add_exports, compare, export
 from withstand.console import ERRORS, OUTPUT, print_results, progress_of
+from withstand.data.load import is_present
 from withstand.data.locations import data_root
-from withstand.data.presence import is_present
 from withstand.dataset_info import KNOWN_DATASETS
 from withstand.moments_command import moments
 from withstand.pipeline import evaluate_run, require_other_data, train_recipe

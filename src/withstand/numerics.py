@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
 
-__all__ = ["Precision", "numerics", "seed_of"]
+__all__ = ["Precision", "numerics", "random_state_kept", "seed_of"]
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -16,6 +16,11 @@ Precision = Literal["fp32", "tf32", "bf16"]
 def seed_of(seed: int, index: int) -> int:
     """A seed of its own for each epoch or batch; the multiplier is prime, so that near seeds never meet."""
     return (seed * 1_000_003 + index) % 2**63
+
+
+def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Torch's random state of the CPU and of a CUDA device, as it was, afterwards."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 @contextmanager

@@ -130,12 +130,9 @@ def random_state(device: torch.device) -> bytes:
         device: Of the model.
     """
     # Without the device's number, which not every kind of device takes here: that of the current one.
-    state: Tensor = torch.get_rng_state() if device.type == "cpu" else _module_of(device).get_rng_state()
+    module: Any = torch if device.type == "cpu" else torch.get_device_module(device)
+    state: Tensor = module.get_rng_state()
     return state.numpy().tobytes()
-
-
-def _module_of(device: torch.device) -> Any:
-    return torch.get_device_module(device)
 
 
 def _is_plain(model: nn.Module) -> bool:

@@ -61,7 +61,28 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
+class _Ramp(Schedule, ABC):
+    """From one value to another, over some epochs."""
+
+    start: float
+    end: float
+    epochs: float
+    begin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.epochs <= 0 or self.begin < 0:
+            raise ValueError(
+                f"A ramp needs epochs > 0 and begin >= 0, but got {self.epochs} and {self.begin}."
+            )
+
+    def _share(self, progress: float) -> float:
+        """How much of the ramp is done, in [0, 1]: exactly 1 from the float ``begin + epochs`` on."""
+        is_done = progress >= self.begin + self.epochs
+        return 1.0 if is_done else max(0.0, (progress - self.begin) / self.epochs)
+
+
+@dataclass(frozen=True)
+class Linear(_Ramp):
     """From ``start`` to ``end`` in a straight line; exactly ``end`` from then on.
 
     Args:
@@ -74,22 +95,14 @@ class Linear(Schedule):
         ValueError: ``epochs`` is not positive or ``begin`` is negative.
     """
 
-    start: float
-    end: float
-    epochs: float
-    begin: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require_ramp(self.epochs, self.begin)
-
     @override
     def __call__(self, progress: float = math.inf) -> float:
-        share = _share(progress, self.begin, self.epochs)
+        share = self._share(progress)
         return self.end if share >= 1 else self.start + share * (self.end - self.start)
 
 
 @dataclass(frozen=True)
-class Exponential(Schedule):
+class Exponential(_Ramp):
     """From ``start`` to ``end`` by a constant factor per epoch; exactly ``end`` from then on.
 
     Args:
@@ -102,19 +115,14 @@ class Exponential(Schedule):
         ValueError: an end point is not positive, ``epochs`` not positive, or ``begin`` negative.
     """
 
-    start: float
-    end: float
-    epochs: float
-    begin: float = 0.0
-
     def __post_init__(self) -> None:
-        _require_ramp(self.epochs, self.begin)
+        super().__post_init__()
         if self.start <= 0 or self.end <= 0:
             raise ValueError(f"An exponential ramp needs positive ends, but got {self.start} and {self.end}.")
 
     @override
     def __call__(self, progress: float = math.inf) -> float:
-        share = _share(progress, self.begin, self.epochs)
+        share = self._share(progress)
         return self.end if share >= 1 else self.start * (self.end / self.start) ** share
 
 
@@ -285,13 +293,3 @@ class Slowed(Schedule):
         # Just before `at`; at the very start nothing was asked of the model, which is 0.
         before = value_at(self.schedule, math.nextafter(self.at, -math.inf)) if self.at > 0 else 0.0
         return slowed - (1 - self.share) * (value_at(self.schedule, self.at) - before)
-
-
-def _require_ramp(epochs: float, begin: float) -> None:
-    if epochs <= 0 or begin < 0:
-        raise ValueError(f"A ramp needs epochs > 0 and begin >= 0, but got {epochs} and {begin}.")
-
-
-def _share(progress: float, begin: float, epochs: float) -> float:
-    """How much of a ramp is done, in [0, 1]: exactly 1 from the float ``begin + epochs`` on."""
-    return 1.0 if progress >= begin + epochs else max(0.0, (progress - begin) / epochs)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -222,10 +223,5 @@ class _Noisy:
 
 def _most_frequent(answers: Iterable[Tensor]) -> Tensor:
     """The class (batch,) that most of the logits (copies, batch, classes) have; of several the first."""
-    votes = None
-    for logits in answers:
-        found = F.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=0)
-        votes = found if votes is None else votes.add_(found)
-    if votes is None:
-        raise ValueError("Expected at least one draw.")
-    return votes.argmax(dim=1)
+    votes = (F.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=0) for logits in answers)
+    return reduce(torch.add, votes).argmax(dim=1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.checks import check_batch
 from withstand.passes import Pass
 from withstand.schedules import Schedule, value_at
 from withstand.types import LossTerms
@@ -27,6 +28,8 @@ class Objective(nn.Module, ABC):
 
     Objectives add (``a + b``) and scale (``0.1 * a``, also by a schedule).
     """
+
+    _has_checked = False
 
     @abstractmethod
     def forward(
@@ -61,6 +64,20 @@ class Objective(nn.Module, ABC):
     def differentiates_images(self, progress: float = math.inf) -> bool:
         """Whether ``of_pass`` will ask for gradients with respect to the images."""
         return False
+
+    def check_once(self, images: Tensor, labels: Tensor) -> None:
+        """Checks the first batch that it is given, and no other: that reads values back from the device.
+
+        Args:
+            images: Float tensor (batch, …), in [0, 1].
+            labels: Integer tensor (batch,).
+
+        Raises:
+            DataError: as ``check_batch``.
+        """
+        if not self._has_checked:
+            check_batch(images, labels)
+            self._has_checked = True
 
     def prepare(self, num_data: int) -> None:
         """Told once by training, before its first step; by default nothing comes of it.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from withstand.data import cache, cifar10_jpeg, load
+from withstand.data import cifar10_jpeg, load
 from withstand.data.split import Parts
 from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError
@@ -107,7 +107,7 @@ def test_an_added_picture_is_decoded(folder_root: Path, write_picture: WritePict
 
 def test_a_damaged_cache_is_replaced(archive_root: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = read(archive_root)
-    (kept,) = cache.cache_folder().iterdir()
+    (kept,) = cifar10_jpeg.cache_folder().iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
     with caplog.at_level(logging.WARNING):
         parts = read(archive_root)
@@ -131,14 +131,14 @@ def test_a_failed_write_leaves_nothing(archive_root: Path, monkeypatch: pytest.M
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(cache, "save_file", fail)
+    monkeypatch.setattr(cifar10_jpeg, "save_file", fail)
     read(archive_root)
-    assert list(cache.cache_folder().iterdir()) == []
+    assert list(cifar10_jpeg.cache_folder().iterdir()) == []
 
 
 def test_the_cache_has_a_place_of_its_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WITHSTAND_CACHE")
-    assert cache.cache_folder().name == "withstand"
+    assert cifar10_jpeg.cache_folder().name == "withstand"
 
 
 def test_nothing_there_says_what_to_put_where(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from withstand.data.digits import read_digits
-from withstand.data.split import Parts
-from withstand.data.statistics import channel_statistics
+from withstand.data.split import Parts, channel_statistics
 from withstand.dataset_info import KNOWN_DATASETS
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from withstand.data import load, verify
-from withstand.data.statistics import channel_statistics
+from withstand.data.split import channel_statistics
 
 
 @pytest.fixture

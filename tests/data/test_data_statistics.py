@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from withstand.data.statistics import channel_statistics
+from withstand.data.split import channel_statistics
 from withstand.dataset_info import KNOWN_DATASETS
 
 

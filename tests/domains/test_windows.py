@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from withstand.domains.gaussian import rearranged_deviations
-from withstand.domains.operations import MaxPool
-from withstand.domains.windows import window_places
+from withstand.domains.operations import MaxPool, window_places
 
 
 @st.composite

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from withstand.models import GroupSort, MinMax
-from withstand.models.activations import activation_named
+from withstand.models.layers import activation_named
 from withstand.types import ModelError
 
 SORTING: Mapping[str, nn.Module] = {

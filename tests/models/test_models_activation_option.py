@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from withstand.models import GroupSort, MinMax, create
-from withstand.models.activations import ActivationName, activation_named
+from withstand.models.layers import ActivationName, activation_named
 from withstand.types import ModelError
 
 LAYERS: dict[ActivationName, type[nn.Module]] = {

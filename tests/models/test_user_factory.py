@@ -82,7 +82,7 @@ def test_normalisation_can_be_left_to_the_users_model(file: Path) -> None:
 def test_an_importable_function_or_class_works_the_same() -> None:
     model = create("torch.nn:Linear", dataset="digits", normalize=False, in_features=8, out_features=4)
     assert isinstance(model, nn.Linear)
-    built = create("withstand.models.mlp:mlp", dataset="digits", hidden=[2])
+    built = create("withstand.models.sequences:mlp", dataset="digits", hidden=[2])
     assert built(torch.rand(3, 1, 8, 8)).shape == (3, 10)
 
 

@@ -317,7 +317,7 @@ def test_the_batch_is_checked_on_the_first_call_only(monkeypatch: pytest.MonkeyP
     with pytest.raises(DataError, match="at least one image"):
         objective(model, images[:0], labels[:0])
     checked: list[int] = []
-    monkeypatch.setattr("withstand.objectives.gaussian_expectation.check_batch", lambda *_: checked.append(1))
+    monkeypatch.setattr("withstand.terms.check_batch", lambda *_: checked.append(1))
     for _ in range(3):
         objective(model, images, labels)
     assert len(checked) == 1

@@ -186,7 +186,7 @@ def test_the_batch_is_checked_on_the_first_call_only(batch: Batch, monkeypatch: 
     with pytest.raises(DataError, match="one int64 label an image"):
         objective(_net(), batch.images, batch.labels[:-1])
     checked: list[int] = []
-    monkeypatch.setattr("withstand.objectives.noisy_cross_entropy.check_batch", lambda *_: checked.append(1))
+    monkeypatch.setattr("withstand.terms.check_batch", lambda *_: checked.append(1))
     for _ in range(3):
         objective(_net(), *batch)
     assert len(checked) == 1

@@ -227,7 +227,7 @@ def test_what_is_not_scheduled_cannot_be_slowed(batch: Batch) -> None:
 
 def test_the_batch_is_checked_on_the_first_call_only(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[int] = []
-    monkeypatch.setattr("withstand.objectives.adversarial.check_batch", lambda *_: checked.append(1))
+    monkeypatch.setattr("withstand.terms.check_batch", lambda *_: checked.append(1))
     objective = Adversarial(fgsm(EPSILON))
     for _ in range(3):
         objective(_net(), *batch)

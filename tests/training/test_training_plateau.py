@@ -26,7 +26,7 @@ from withstand.schedules import StepDecay
 from withstand.terms import Objective
 from withstand.training import Observer, Plateau, Rollback, TrainingSettings, fit, loop
 from withstand.training.checkpoint import Row, write_checkpoint
-from withstand.training.plateau import num_bad_epochs, scores
+from withstand.training.validation import num_bad_epochs, scores
 from withstand.types import CheckpointError, DataError, LossTerms
 
 SETTINGS = TrainingSettings(

@@ -2,9 +2,7 @@
 
 from withstand.bayes.bounds import expected_norm_bound, noise_bounds
 from withstand.bayes.convert import convert, mean_network
-from withstand.bayes.convolution import Conv1d, Conv2d
 from withstand.bayes.expected_maximum import expected_maximum
-from withstand.bayes.kl import kl
 from withstand.bayes.layer import (
     Deviations,
     Drawing,
@@ -13,11 +11,12 @@ from withstand.bayes.layer import (
     drawing,
     is_stochastic,
     is_variational,
+    kl,
     require_certain,
     sharing_deviations,
     variational_layers,
 )
-from withstand.bayes.linear import Linear
+from withstand.bayes.linear import Conv1d, Conv2d, Linear
 from withstand.bayes.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from withstand.bayes.posterior import Normal, Posterior
 from withstand.bayes.sampled_norms import confidence_bound

@@ -10,9 +10,8 @@ from typing import cast
 from torch import nn
 from torch.nn.utils import parametrize
 
-from withstand.bayes.convolution import Conv1d, Conv2d
 from withstand.bayes.layer import VariationalLayer, is_stochastic, variational_layers
-from withstand.bayes.linear import Linear
+from withstand.bayes.linear import Conv1d, Conv2d, Linear
 from withstand.bayes.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from withstand.bayes.posterior import Posterior
 from withstand.compiled import uncompiled

@@ -15,7 +15,7 @@ from withstand.bayes.layer import Drawing
 from withstand.bayes.posterior import Estimator, Normal, Posterior
 from withstand.types import ModelError
 
-__all__ = ["BlockwiseMap", "draw", "draw_flipout", "draw_locally", "draw_shared", "estimator_of"]
+__all__ = ["BlockwiseMap", "draw", "draw_flipout", "draw_locally", "draw_shared", "estimator_of", "root"]
 
 
 class BlockwiseMap(ABC):
@@ -69,7 +69,7 @@ def draw_locally(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | N
     rows = x[: len(x) // how.num_samples] if alike else x
     mean = maps.apply(rows, weight.mean, None if bias is None else bias.mean)
     variance = maps.apply(rows.square(), weight.std.square(), None if bias is None else bias.std.square())
-    std = _root(variance)
+    std = root(variance)
     if not alike:
         return torch.addcmul(mean, std, torch.randn_like(mean))
     noise = torch.randn(how.num_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
@@ -80,13 +80,7 @@ def draw_flipout(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | N
     """Flipout: one deviation of the weight a sample, with random signs of its inputs and outputs an example.
 
     Wen, Vicol, Ba, Tran and Grosse, ICLR 2018, eq. 4. The bias is drawn for each example.
-
-    Args:
-        maps: What the layer does.
-        x: Tensor (samples * batch, …).
-        weight: Of the layer's shape.
-        bias: (out,), or None.
-        how: How many samples the rows hold.
+    Arguments as of ``draw_locally``.
     """
     samples = how.num_samples
     alike = how.are_alike()
@@ -104,15 +98,7 @@ def draw_flipout(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | N
 
 
 def draw_shared(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | None, how: Drawing) -> Tensor:
-    """One draw of weight and bias a sample, which all its examples share.
-
-    Args:
-        maps: What the layer does.
-        x: Tensor (samples * batch, …).
-        weight: Of the layer's shape.
-        bias: (out,), or None.
-        how: How many samples the rows hold.
-    """
+    """One draw of weight and bias a sample, which its examples share; arguments as of ``draw_locally``."""
     samples = how.num_samples
     weights = weight.mean + _deviations(weight.std, samples)
     shift = None if bias is None else bias.mean + _deviations(bias.std, samples)
@@ -125,7 +111,7 @@ def draw_shared(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | No
     return drawn + _along(rows, drawn, maps.channel_dim)
 
 
-def _root(variance: Tensor) -> Tensor:
+def root(variance: Tensor) -> Tensor:
     """The square root, 0 with gradient 0 where there is no variance."""
     is_positive = variance > 0
     return torch.where(is_positive, torch.where(is_positive, variance, 1.0).sqrt(), 0.0)

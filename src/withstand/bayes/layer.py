@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.bayes.posterior import Normal, Posterior
+from withstand.bayes.posterior import Normal, Posterior, divergence
 from withstand.compiled import uncompiled
 from withstand.passes import random_state
 from withstand.types import ModelError
@@ -26,6 +26,7 @@ __all__ = [
     "drawing",
     "is_stochastic",
     "is_variational",
+    "kl",
     "require_certain",
     "sharing_deviations",
     "variational_layers",
@@ -211,7 +212,20 @@ def require_certain(model: nn.Module, *, to: str) -> None:
 
 
 @contextmanager
-def drawing(model: nn.Module, how: Drawing) -> Iterator[None]:
+def _holding(model: nn.Module, name: str, value_of: Callable[[VariationalLayer], object]) -> Iterator[None]:
+    """Gives an attribute of all random layers another value for a while."""
+    layers = [layer for _, layer in variational_layers(model)]
+    before = [getattr(layer, name) for layer in layers]
+    for layer in layers:
+        setattr(layer, name, value_of(layer))
+    try:
+        yield
+    finally:
+        for layer, former in zip(layers, before, strict=True):
+            setattr(layer, name, former)
+
+
+def drawing(model: nn.Module, how: Drawing) -> AbstractContextManager[None]:
     """Tells all random layers of a model what to draw; afterwards they draw as before.
 
     Those that are held at their means stay there.
@@ -220,29 +234,16 @@ def drawing(model: nn.Module, how: Drawing) -> Iterator[None]:
         model: Any module.
         how: What to draw.
     """
-    layers = [layer for _, layer in variational_layers(model)]
-    before = [layer._drawing for layer in layers]
-    for layer, former in zip(layers, before, strict=True):
-        layer._drawing = how if former.is_random else former
-    try:
-        yield
-    finally:
-        for layer, former in zip(layers, before, strict=True):
-            layer._drawing = former
+    return _holding(model, "_drawing", lambda layer: how if layer._drawing.is_random else layer._drawing)
 
 
-@contextmanager
-def at_means(model: nn.Module) -> Iterator[None]:
-    """Holds a model at its mean weights; it draws nothing meanwhile.
+def at_means(model: nn.Module) -> AbstractContextManager[None]:
+    """Holds a model at its mean weights, as the mean network; it draws nothing meanwhile.
 
     Args:
         model: Any module; one without random layers stays as it is.
-
-    Yields:
-        Nothing; the model is the mean network meanwhile.
     """
-    with drawing(model, Drawing(is_random=False)):
-        yield
+    return drawing(model, Drawing(is_random=False))
 
 
 class Deviations:
@@ -256,19 +257,32 @@ class Deviations:
         return self._of_layer.setdefault(id(layer), {})
 
 
-@contextmanager
-def sharing_deviations(model: nn.Module, kept: Deviations) -> Iterator[None]:
+def sharing_deviations(model: nn.Module, kept: Deviations) -> AbstractContextManager[None]:
     """Lets the layers of a model take their standard deviations from ``kept``, and put them there.
 
     What is kept belongs to one graph: it serves one backward pass to the parameters, as many as there are to
     the images, and parameters that do not change meanwhile.
     """
-    layers = [layer for _, layer in variational_layers(model)]
-    before = [layer._deviations for layer in layers]
-    for layer in layers:
-        layer._deviations = kept.of(layer)
-    try:
-        yield
-    finally:
-        for layer, former in zip(layers, before, strict=True):
-            layer._deviations = former
+    return _holding(model, "_deviations", kept.of)
+
+
+def kl(model: nn.Module) -> Tensor:
+    """The divergence KL(posterior || prior) of all random weights of a network, in nats.
+
+    Args:
+        model: With random layers.
+
+    Returns:
+        Scalar tensor, at least 0, with gradient; summed over all entries, not divided by anything.
+
+    Raises:
+        ModelError: the model has no random layer.
+    """
+    layers = variational_layers(model)
+    if not layers:
+        raise ModelError(
+            f"{type(model).__name__} has no random weights. Make them by withstand.bayes.convert(model), "
+            "or by model.bayes={} in a recipe."
+        )
+    terms = [divergence(normal) for _, layer in layers for normal in layer.normals().values()]
+    return torch.stack(terms).sum()

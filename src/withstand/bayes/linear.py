@@ -1,17 +1,18 @@
-"""The linear layer with random weights."""
+"""The linear layer, and convolutions over one or two dimensions, with random weights."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 from typing_extensions import override
 
 from withstand.bayes.estimators import BlockwiseMap, draw, estimator_of
 from withstand.bayes.layer import Drawing, VariationalLayer
 from withstand.bayes.posterior import Estimator
 
-__all__ = ["Linear"]
+__all__ = ["Conv1d", "Conv2d", "Linear"]
 
 
 class Linear(VariationalLayer, nn.Linear):
@@ -49,3 +50,64 @@ class _Matrix(BlockwiseMap):
 
 
 _MATRIX = _Matrix()
+
+
+class _Convolution(VariationalLayer, _ConvNd):
+    """What convolutions over any number of dimensions draw."""
+
+    @override
+    def draw(self, x: Tensor, how: Drawing) -> Tensor:
+        return draw(_Kernel(self), estimator_of(self.posterior, "flipout"), x, self.normals(), how)
+
+
+class Conv1d(_Convolution, nn.Conv1d):
+    """``torch.nn.Conv1d`` whose kernel and bias are normal variables.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Taps.
+        posterior: Of kernel and bias.
+        **options: Those of ``torch.nn.Conv1d``.
+    """
+
+
+class Conv2d(_Convolution, nn.Conv2d):
+    """``torch.nn.Conv2d`` whose kernel and bias are normal variables.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Taps.
+        posterior: Of kernel and bias.
+        **options: Those of ``torch.nn.Conv2d``.
+    """
+
+
+class _Kernel(BlockwiseMap):
+    """What a convolution does with a kernel.
+
+    Args:
+        layer: Tells stride, padding, dilation and groups.
+    """
+
+    def __init__(self, layer: _ConvNd) -> None:
+        self._layer = layer
+
+    @override
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padded: Tensor = self._layer._conv_forward(x, weight, bias)
+        return padded
+
+    @override
+    def apply_blocks(self, x: Tensor, weights: Tensor) -> Tensor:
+        # One convolution a block: as groups of channels of a single one they would first be reordered.
+        blocks = x.chunk(len(weights))
+        return torch.cat(
+            [self.apply(block, weight, None) for block, weight in zip(blocks, weights, strict=True)]
+        )
+
+    @property
+    @override
+    def channel_dim(self) -> int:
+        return 1

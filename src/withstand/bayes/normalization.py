@@ -64,7 +64,7 @@ class _BatchNormalization(_Normalization, _BatchNorm):
     @override
     def normalized(self, x: Tensor) -> Tensor:
         """As torch normalises, its running statistics included."""
-        self._check_input_dim(x)
+        self._check_input_dim(x)  # type: ignore[no-untyped-call]
         factor = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

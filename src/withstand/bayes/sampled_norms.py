@@ -21,7 +21,7 @@ from torch import Tensor
 from withstand.checks import require_at_least
 from withstand.spectral import Convolution, Dense, PowerIteration, Shape, upper_bound
 
-__all__ = ["confidence_bound", "drawn_operators", "estimated_norm", "noise_lipschitz", "norms_of_draws"]
+__all__ = ["confidence_bound", "drawn_operators", "estimated_norm", "noise_lipschitz", "require_confidence"]
 
 _NUM_ITERATIONS = 50
 
@@ -45,29 +45,6 @@ def drawn_operators(
     for _ in range(num_draws):
         noise = torch.randn(spread.shape, generator=generator, dtype=torch.float64)
         yield replace(means, weight=torch.addcmul(center, noise.to(spread.device), spread))
-
-
-def norms_of_draws(
-    means: Dense | Convolution,
-    stds: Tensor,
-    input_shape: Shape,
-    num_draws: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Guaranteed upper bounds of the norms of drawn weights (see ``spectral.upper_bound``).
-
-    Args:
-        means: As of ``drawn_operators``, and so are the arguments that follow.
-        stds: In the shape of its weight.
-        input_shape: Shape of one example.
-        num_draws: How many.
-        generator: Where they come from.
-
-    Returns:
-        Float64 tensor (num_draws,).
-    """
-    drawn = drawn_operators(means, stds, num_draws, generator)
-    return torch.stack([upper_bound(operator, input_shape) for operator in drawn])
 
 
 def estimated_norm(operator: Dense | Convolution, input_shape: Shape) -> float:
@@ -106,7 +83,16 @@ def confidence_bound(norms: Tensor, lipschitz: float, confidence: float) -> floa
     Raises:
         ValueError: the confidence is out of its range.
     """
-    if not 0 <= confidence < 1:
-        raise ValueError(f"Expected a confidence in [0, 1), but got {confidence}.")
+    require_confidence(confidence)
     margin = lipschitz * math.sqrt(2 * -math.log1p(-confidence) / len(norms))
     return (norms.mean().item() + margin) * (1 + 1e-12)
+
+
+def require_confidence(confidence: float | None) -> None:
+    """Accepts None, and what is in [0, 1).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if confidence is not None and not 0 <= confidence < 1:
+        raise ValueError(f"Expected a confidence in [0, 1), but got {confidence}.")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from withstand.bayes.estimators import root
 from withstand.bayes.expected_maximum import expected_maximum
 from withstand.spectral import Convolution, Dense, Shape
 
@@ -45,12 +46,12 @@ def _largest_dense(weight: Tensor, dim: int) -> Tensor:
     """The largest norm of the rows (1) or columns (0), of which alone the gradient is not 0."""
     with torch.no_grad():
         where = torch.linalg.vector_norm(weight, dim=dim).argmax()
-    return _norm(weight.index_select(1 - dim, where[None]).square().sum())
+    return root(weight.index_select(1 - dim, where[None]).square().sum())
 
 
 def _largest_row(stds: Convolution, input_shape: Shape) -> Tensor:
     squares = stds.entrywise(torch.square).apply(stds.weight.new_ones((1, *input_shape)))
-    return _norm(squares.max())
+    return root(squares.max())
 
 
 def _largest_column(stds: Convolution, input_shape: Shape) -> Tensor:
@@ -60,9 +61,4 @@ def _largest_column(stds: Convolution, input_shape: Shape) -> Tensor:
         sums = squares.adjoint(torch.ones_like(outputs), input_shape)
         one = torch.zeros_like(sums).flatten()
         one.scatter_(0, sums.flatten().argmax()[None], 1.0)  # by an index it would wait for the device
-    return _norm(squares.apply(one.view_as(sums)).sum())
-
-
-def _norm(square: Tensor) -> Tensor:
-    """The root, with gradient 0 at 0."""
-    return torch.where(square > 0, torch.where(square > 0, square, 1.0).sqrt(), 0.0)
+    return root(squares.apply(one.view_as(sums)).sum())

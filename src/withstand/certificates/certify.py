@@ -29,7 +29,6 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 # No domain is tighter than box_ball on any example. One that is tighter on some joins here.
 _TIGHTEST: Final[tuple[DomainName, ...]] = ("box_ball",)
 _TIE = 1e-12  # of the largest logit: a margin below it is rounding
-_SAME = 1e-6  # relative, between the logits of the same image
 _NUM_PROBES = 4
 
 

@@ -26,9 +26,16 @@ from types import MappingProxyType
 from typing import Final
 
 from withstand.corruptions.base import SEVERITIES, Corruption
-from withstand.corruptions.geometry import Rotation, Translation
 from withstand.corruptions.jpeg import Jpeg
-from withstand.corruptions.pixels import Brightness, Contrast, GaussianBlur, ImpulseNoise, ShotNoise
+from withstand.corruptions.plain import (
+    Brightness,
+    Contrast,
+    GaussianBlur,
+    ImpulseNoise,
+    Rotation,
+    ShotNoise,
+    Translation,
+)
 
 __all__ = [
     "CORRUPTIONS",

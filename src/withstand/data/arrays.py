@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from withstand.data.partition import partition
-from withstand.data.split import Dataset, Split
-from withstand.data.statistics import channel_statistics
+from withstand.data.split import Dataset, Split, channel_statistics
 from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 

@@ -42,6 +42,10 @@ class CifarFiles:
         record = self.label_bytes + 3 * 32 * 32
         return {name: count * record for name, count in {**self.train, **self.test}.items()}
 
+    def absent(self, root: Path) -> list[str]:
+        """Names of the files that are not there."""
+        return [name for name in self.sizes if not (root / self.folder / name).is_file()]
+
 
 CIFAR10 = CifarFiles(
     folder="cifar-10-batches-bin",
@@ -68,8 +72,7 @@ def read_cifar(info: DatasetInfo, root: Path, *, files: CifarFiles) -> Parts:
     Raises:
         DataError: a file is missing or has another length than it should.
     """
-    folder = root / files.folder
-    absent = [name for name in files.sizes if not (folder / name).is_file()]
+    folder, absent = root / files.folder, files.absent(root)
     if absent:
         raise missing(info.name, folder, absent, f"Run `withstand data fetch {info.name}`")
     return Parts(*(_read_split(folder, part, files, info) for part in (files.train, files.test)))

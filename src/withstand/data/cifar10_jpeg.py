@@ -7,20 +7,30 @@ The files are read from ``cifar10_jpegs.tar.xz`` as it is, or from the unpacked 
 from __future__ import annotations
 
 import hashlib
+import logging
 import lzma
+import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
-from withstand.data.cache import cached
+import pooch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
 from withstand.data.folder import Labelled, decode_split
 from withstand.data.locations import damaged, missing
 from withstand.data.pictures import Form, Picture
-from withstand.data.split import Parts
+from withstand.data.split import Parts, Split
 from withstand.dataset_info import DatasetInfo
+from withstand.types import DataError
 
-__all__ = ["read_cifar10_jpeg"]
+__all__ = ["absent_jpegs", "cache_folder", "cached", "read_cifar10_jpeg"]
+
+
+_log = logging.getLogger(__name__)
 
 ARCHIVE = "cifar10_jpegs.tar.xz"
 FOLDER = "cifar10_jpegs"
@@ -48,7 +58,13 @@ def read_cifar10_jpeg(info: DatasetInfo, root: Path) -> Parts:
         return cached(info.name, _key([archive]), partial(_read_archive, info, archive))
     if folder.is_dir():
         return cached(info.name, _key(_jpegs(folder)), partial(_read_folder, info, folder))
-    raise missing(info.name, root, [f"{ARCHIVE} or {FOLDER}/"], "Copy them from where you keep them")
+    raise missing(info.name, root, absent_jpegs(root), "Copy them from where you keep them")
+
+
+def absent_jpegs(root: Path) -> list[str]:
+    """What to look for, where neither the archive nor the folder is there."""
+    is_there = (root / ARCHIVE).is_file() or (root / FOLDER).is_dir()
+    return [] if is_there else [f"{ARCHIVE} or {FOLDER}/"]
 
 
 def _key(paths: Sequence[Path]) -> str:
@@ -110,3 +126,47 @@ def _split_name(name: str) -> tuple[str, str, str]:
     """Part, class and file name of a path in the archive; empty ones where there are too few."""
     part, class_name, file_name = ["", "", "", *PurePosixPath(name).parts][-3:]
     return part, class_name, file_name
+
+
+def cache_folder() -> Path:
+    """The folder for decoded data: ``WITHSTAND_CACHE``, else the system's cache folder."""
+    return Path(os.environ.get("WITHSTAND_CACHE") or pooch.os_cache("withstand")).expanduser()
+
+
+def cached(name: str, key: str, build: Callable[[], Parts]) -> Parts:
+    """What ``build`` returns, from the cache where it holds it.
+
+    A cache that cannot be read or written costs time and a logged warning, never the run.
+
+    Args:
+        name: The data set.
+        key: Hex string that changes whenever what ``build`` reads changes.
+        build: Reads the data the slow way.
+    """
+    path = cache_folder() / f"{name}-{key}.safetensors"
+    if path.is_file():
+        try:
+            return _read(path)
+        except (OSError, SafetensorError, KeyError, DataError) as error:
+            _log.warning("Ignoring the damaged cache file %s: %s", path, error)
+    parts = build()
+    try:
+        _write(path, parts)
+    except (OSError, SafetensorError) as error:
+        _log.warning("Cannot keep decoded images in %s, so the next run decodes again: %s", path, error)
+    return parts
+
+
+def _read(path: Path) -> Parts:
+    tensors = load_file(path)
+    return Parts(*(Split(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in Parts._fields))
+
+
+def _write(path: Path, parts: Parts) -> None:
+    tensors = {f"{part}_images": split.images for part, split in parts._asdict().items()}
+    tensors |= {f"{part}_labels": split.labels for part, split in parts._asdict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and moved in one step: a killed run leaves no half file.
+    with TemporaryDirectory(dir=path.parent, prefix=".partial-") as stage:
+        save_file(tensors, Path(stage) / path.name)
+        os.replace(Path(stage) / path.name, path)

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 
 from withstand.data.pictures import Form, Picture, decode, form_of
-from withstand.data.split import Parts, Split
-from withstand.data.statistics import channel_statistics
+from withstand.data.split import Parts, Split, channel_statistics
 from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 

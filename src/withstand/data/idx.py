@@ -20,7 +20,7 @@ from withstand.data.locations import damaged, missing
 from withstand.data.split import Parts, Split
 from withstand.dataset_info import DatasetInfo
 
-__all__ = ["GZIP_ERRORS", "IDX_FILES", "find_idx", "open_idx", "read_idx"]
+__all__ = ["GZIP_ERRORS", "IDX_FILES", "absent_idx", "find_idx", "open_idx", "read_idx"]
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -47,12 +47,16 @@ def read_idx(info: DatasetInfo, root: Path, *, folder: str) -> Parts:
     Raises:
         DataError: a file is missing, truncated or otherwise damaged.
     """
-    found = {name: find_idx(root / folder, name) for name in IDX_FILES}
-    absent = [f"{name}.gz" for name, path in found.items() if path is None]
+    absent = absent_idx(root, folder=folder)
     if absent:
         raise missing(info.name, root / folder, absent, f"Run `withstand data fetch {info.name}`")
-    paths = [path for path in found.values() if path is not None]
+    paths = [path for name in IDX_FILES if (path := find_idx(root / folder, name)) is not None]
     return Parts(_read_split(paths[0], paths[1], info), _read_split(paths[2], paths[3], info))
+
+
+def absent_idx(root: Path, *, folder: str) -> list[str]:
+    """Names of the files of a data set that are not there, neither gzipped nor as they are."""
+    return [f"{name}.gz" for name in IDX_FILES if find_idx(root / folder, name) is None]
 
 
 def find_idx(folder: Path, name: str) -> Path | None:

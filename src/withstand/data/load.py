@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from withstand.data.cifar import CIFAR10, CIFAR100, read_cifar
-from withstand.data.cifar10_jpeg import read_cifar10_jpeg
+from withstand.data.cifar10_jpeg import absent_jpegs, read_cifar10_jpeg
 from withstand.data.digits import read_digits
 from withstand.data.folder import ImageFolder, list_folder
-from withstand.data.idx import read_idx
+from withstand.data.idx import absent_idx, read_idx
 from withstand.data.locations import data_root
 from withstand.data.partition import PARTITIONS, PartitionName
 from withstand.data.split import Dataset, Parts
@@ -18,7 +18,7 @@ from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.suggest import nearest
 from withstand.types import DataError
 
-__all__ = ["NAMES", "info", "load"]
+__all__ = ["NAMES", "info", "is_present", "load"]
 
 READERS: dict[str, Callable[[DatasetInfo, Path], Parts]] = {
     "digits": read_digits,
@@ -27,6 +27,15 @@ READERS: dict[str, Callable[[DatasetInfo, Path], Parts]] = {
     "cifar10": partial(read_cifar, files=CIFAR10),
     "cifar100": partial(read_cifar, files=CIFAR100),
     "cifar10-jpeg": read_cifar10_jpeg,
+}
+
+_ABSENT: dict[str, Callable[[Path], Sequence[str]]] = {
+    "digits": lambda _: (),  # they come with scikit-learn
+    "mnist": partial(absent_idx, folder="MNIST/raw"),
+    "fashion-mnist": partial(absent_idx, folder="FashionMNIST/raw"),
+    "cifar10": CIFAR10.absent,
+    "cifar100": CIFAR100.absent,
+    "cifar10-jpeg": absent_jpegs,
 }
 
 _FOLDER = "folder:"
@@ -90,6 +99,16 @@ def info(name: str, *, root: str | Path | None = None, size: int | None = None) 
     """
     folder = _image_folder(name, size)
     return KNOWN_DATASETS[name] if folder is None else folder.info()
+
+
+def is_present(name: str, root: Path) -> bool:
+    """Whether ``load`` would find the files of a data set; they are not read.
+
+    Args:
+        name: A data set with a name of its own, or ``folder:PATH``, which is never there by name.
+        root: The data root.
+    """
+    return name in _ABSENT and not _ABSENT[name](root)
 
 
 def _image_folder(name: str, size: int | None) -> ImageFolder | None:

@@ -1,4 +1,4 @@
-"""Images and labels in memory: a split, and the data set that three of them make.
+"""Images and labels in memory: a split, the data set that three of them make, and their statistics.
 
 Images are stored as uint8, a quarter of the space of floats, and are handed out in [0, 1] by
 ``batches``.
@@ -18,7 +18,7 @@ from torch import Tensor
 from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 
-__all__ = ["Dataset", "Parts", "Split"]
+__all__ = ["Dataset", "Parts", "Split", "channel_statistics"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +116,25 @@ class Dataset:
 
     def _splits(self) -> dict[str, Split]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in [0, 1] units.
+
+    Args:
+        images: uint8 tensor (examples, channels, height, width), at least one example.
+
+    Returns:
+        Means and stds, one a channel. A std is at least 1/255, so that dividing by it is safe
+        for a channel that never changes.
+    """
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    # Counts of 256 levels give both exactly, without a copy of the images as floats.
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
+    shares = counts.cpu().to(torch.float64) / counts.cpu().sum(1, keepdim=True)
+    means = shares @ levels
+    variances = (shares * (levels - means[:, None]).square()).sum(1)
+    return tuple(means.tolist()), tuple(variances.sqrt().clamp(min=1 / 255).tolist())
 
 
 def _require_form(what: str, tensor: Tensor, dtype: torch.dtype, axes: tuple[str, ...]) -> None:

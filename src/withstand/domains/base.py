@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Self, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from withstand.domains.operations import Monotone, Valley
 from withstand.spectral import LinearOperator, Shape
 
-__all__ = ["Domain", "Moments", "NormOf", "Region"]
+__all__ = ["Domain", "LastLayer", "Moments", "NormOf", "Region"]
 
 NormOf: TypeAlias = Callable[[LinearOperator, Shape], Tensor]
 """(operator, shape of one example) -> scalar tensor: at least the operator's largest singular value."""
@@ -94,6 +95,39 @@ class Region(Domain, ABC):
             Tensor (batch, classes): at least the maximum of (w_i - w_y)·(z - center) over the set's
             members z; 0 for the true class.
         """
+
+
+class LastLayer(NamedTuple):
+    """What the logits are made of: ``weight z + bias`` for the members z of a set.
+
+    Attributes:
+        features: The set, of members (batch, hidden).
+        weight: Tensor (classes, hidden).
+        bias: Tensor (classes,), or None.
+    """
+
+    features: Region
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def logits(self) -> Tensor:
+        """Of the features' centers, (batch, classes)."""
+        return F.linear(self.features.center, self.weight, self.bias)
+
+    def differences(self, labels: Tensor) -> Tensor:
+        """The worst of each logit minus the true one.
+
+        Args:
+            labels: True classes (batch,).
+
+        Returns:
+            Tensor (batch, classes): upper bounds over the whole set; 0 for the true class.
+        """
+        logits = self.logits
+        return (
+            logits - logits.gather(1, labels[:, None]) + self.features.worst_differences(self.weight, labels)
+        )
 
 
 class Moments(Domain, ABC):

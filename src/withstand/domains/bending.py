@@ -1,19 +1,30 @@
-"""Activations that wait, so that max pooling can go before them."""
+"""What distributions share: activations that wait for max pooling; pooling and sorting, as maxima of two."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from functools import partial
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.base import Moments
-from withstand.domains.operations import Elementwise, MaxPool, Monotone, Valley
+from withstand.domains.operations import (
+    Elementwise,
+    MaxPool,
+    Monotone,
+    Rearrange,
+    SortGroups,
+    Valley,
+    moved,
+    window_places,
+)
 from withstand.types import ModelError
 
-__all__ = ["Bending", "unknown"]
+__all__ = ["Bending", "Comparable", "pooled", "sorted_in_groups", "unknown"]
+
 
 # A fall that does not keep an activation from waiting: that of torch's softplus at its threshold is 2e-9.
 _NEGLIGIBLE = 1e-6
@@ -26,6 +37,7 @@ class Bending(Moments, ABC):
     better than of what an activation has made of them; there are also fewer of them after it.
     """
 
+    _mean: Tensor
     _put_off: tuple[Self, Elementwise] | None = None
     _made: Self | None = None
 
@@ -46,6 +58,11 @@ class Bending(Moments, ABC):
             source, function = self._put_off
             self._made = source.now.bent(function)
         return self._made
+
+    @property
+    @override
+    def mean(self) -> Tensor:
+        return self.now._mean
 
     @property
     @override
@@ -83,3 +100,60 @@ def unknown(function: Monotone) -> ModelError:
         f"Moments pass through Elementwise, Valley, Rearrange, MaxPool and SortGroups, but a rule made use "
         f"of {type(function).__name__}. Write the rule in those, or keep to boxes and balls."
     )
+
+
+class Comparable(Bending, ABC):
+    """The interface of distributions of which two of one shape have a maximum."""
+
+    @abstractmethod
+    def larger(self, other: Self) -> Self:
+        """max(x, y), coordinate by coordinate."""
+
+    @abstractmethod
+    def negated(self) -> Self:
+        """-x."""
+
+    @abstractmethod
+    def rearranged(self, function: Rearrange) -> Self:
+        """Its coordinates moved or picked out."""
+
+    @override
+    def through(self, function: Monotone) -> Self:
+        match function:
+            case Rearrange():
+                return self.rearranged(function)
+            case MaxPool():
+                return pooled(self, function)
+            case SortGroups():
+                return sorted_in_groups(self, function)
+        raise unknown(function)
+
+
+_Compared = TypeVar("_Compared", bound=Comparable)
+
+
+def pooled(value: _Compared, pool: MaxPool) -> _Compared:
+    """The largest of each window."""
+    for places in window_places(pool, value.shape[2:]):
+        remaining = [value.monotone(place) for place in places]
+        while len(remaining) > 1:  # by pairs
+            first, second, *rest = remaining
+            remaining = [*rest, first.larger(second)]
+        value = remaining[0]
+    return value
+
+
+def sorted_in_groups(value: _Compared, groups: SortGroups) -> _Compared:
+    """Each group sorted, by exchanges of neighbours that bring the largest to the end, again and again."""
+    count = len(groups.split(value.mean))
+    values = [value.monotone(moved(partial(_place, groups, place))) for place in range(count)]
+    for end in range(count - 1, 0, -1):
+        for place in range(end):
+            first, second = values[place], values[place + 1]
+            smaller = first.negated().larger(second.negated()).negated()
+            values[place], values[place + 1] = smaller, first.larger(second)
+    return values[0].cat(values[1:], 1).monotone(moved(groups.arrange))
+
+
+def _place(groups: SortGroups, place: int, x: Tensor) -> Tensor:
+    return groups.split(x)[place]

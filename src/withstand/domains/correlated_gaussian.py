@@ -16,8 +16,15 @@ from typing_extensions import override
 from withstand.domains.base import NormOf
 from withstand.domains.bending import Bending, unknown
 from withstand.domains.gaussian import bent, gain
-from withstand.domains.operations import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Valley
-from withstand.domains.windows import window_places
+from withstand.domains.operations import (
+    Elementwise,
+    MaxPool,
+    Monotone,
+    Rearrange,
+    SortGroups,
+    Valley,
+    window_places,
+)
 from withstand.moments import cdf, rectified, std_of
 from withstand.moments.covariance import (
     correlation_of,
@@ -73,11 +80,6 @@ class CorrelatedGaussian(Bending):
         return cls(mean, torch.diag_embed(spread), link)
 
     @property
-    @override
-    def mean(self) -> Tensor:
-        return self.now._mean
-
-    @property
     def covariance(self) -> Tensor:
         """Tensor (batch, n, n), or (1, n, n) for all examples."""
         return self.now._covariance
@@ -92,11 +94,6 @@ class CorrelatedGaussian(Bending):
     def variance(self) -> Tensor:
         diagonal = self.covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0)
         return diagonal.reshape(len(diagonal), *self.example_shape)
-
-    @property
-    @override
-    def center(self) -> Tensor:
-        return self.now._mean
 
     @override
     def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:

@@ -11,8 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.base import NormOf
+from withstand.domains.bending import Comparable
 from withstand.domains.gaussian import bent, gain, rearranged_deviations
-from withstand.domains.maxima import Comparable
 from withstand.domains.operations import Elementwise, Rearrange, Valley
 from withstand.moments import larger, share_of_first
 from withstand.spectral import LinearOperator
@@ -39,11 +39,6 @@ class FactoredGaussian(Comparable):
         self._factors = factors
         self._rest = torch.zeros_like(factors[0]) if rest is None else rest
         self._variance: Tensor | None = None  # made when it is first asked for: linear maps do without
-
-    @property
-    @override
-    def mean(self) -> Tensor:
-        return self.now._mean
 
     @property
     @override

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.base import NormOf
-from withstand.domains.maxima import Comparable
+from withstand.domains.bending import Comparable
 from withstand.domains.operations import Elementwise, Rearrange, Valley
 from withstand.moments import hinged, hinged_gain, larger, quadrature, quadrature_gain
 from withstand.spectral import LinearOperator
@@ -36,11 +36,6 @@ class Gaussian(Comparable):
         self._mean = mean
         length = len(variance) if variance.dim() == mean.dim() else 1
         self._variance = variance.expand(length, *mean.shape[1:])  # all dimensions but the batch written out
-
-    @property
-    @override
-    def mean(self) -> Tensor:
-        return self.now._mean
 
     @property
     @override

@@ -1,14 +1,13 @@
 """Bounds of a classifier's Lipschitz constants, and so of its kernel norm, from below and from above."""
 
-from withstand.kernel_norms.bounds import ClassBounds, KernelNormBounds, kernel_norm_bounds
+from withstand.kernel_norms.bounds import ClassBounds, KernelNormBounds, LayerNorms, kernel_norm_bounds
 from withstand.kernel_norms.expected_norms import (
     ExpectedNorm,
     ExpectedNorms,
     NetworkNorms,
     expected_norms,
 )
-from withstand.kernel_norms.layers import LayerNorms
-from withstand.kernel_norms.settings import KernelNorms
+from withstand.kernel_norms.lower import KernelNorms
 
 __all__ = [
     "ClassBounds",

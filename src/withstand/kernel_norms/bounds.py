@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,14 +13,13 @@ from torch import Tensor, nn
 from withstand import bayes
 from withstand.checks import check_batch
 from withstand.exact import batch_size_for, exact_copy, require_independence
-from withstand.kernel_norms.layers import LayerNorms, layer_norms
-from withstand.kernel_norms.lower import deformed, perturbed, slopes
-from withstand.kernel_norms.settings import KernelNorms
+from withstand.kernel_norms.lower import KernelNorms, deformed, perturbed, slopes
 from withstand.kernel_norms.upper import spectral_bound
 from withstand.numerics import numerics
-from withstand.types import CertificateError, DataError
+from withstand.spectral import Dense, GuaranteedNorms, LinearOperator, Shape, places, weights
+from withstand.types import CertificateError, DataError, ModelError
 
-__all__ = ["ClassBounds", "KernelNormBounds", "kernel_norm_bounds", "require_bounded"]
+__all__ = ["ClassBounds", "KernelNormBounds", "LayerNorms", "kernel_norm_bounds", "require_bounded"]
 
 _TOLERANCE = 1e-6  # relative, for rounding
 _NUM_PROBES = 4
@@ -48,6 +48,22 @@ class ClassBounds(NamedTuple):
     def lower(self) -> float:
         """The largest of the lower bounds."""
         return max(self.gradient, self.perturbation, self.deformation or 0.0)
+
+
+class LayerNorms(NamedTuple):
+    """Two norms of a layer's weight, each bounded from above; None where there is no finite bound.
+
+    Attributes:
+        name: Where the layer stands in the model, such as ``layers.0``.
+        kernel_norm: Of the weight reshaped to (outputs, inputs times taps), as arXiv 1810.00363 takes
+            it, to 1e-6. Of a convolution this says little of how far it can stretch.
+        operator_norm: Of the linear map itself, at its true input size and stride; None
+            of all layers where one has no such bound.
+    """
+
+    name: str
+    kernel_norm: float | None
+    operator_norm: float | None
 
 
 @dataclass(frozen=True)
@@ -159,3 +175,37 @@ def require_bounded(classes: Sequence[ClassBounds]) -> None:
                 f"{each.spectral:.9g}. A rule of your own that bounds an operation too tightly does this; "
                 "if there is none, please report it."
             )
+
+
+def layer_norms(model: nn.Module, image: Tensor) -> list[LayerNorms]:
+    """Both norms of each linear layer and each convolution, in order; none where there are no such layers.
+
+    Args:
+        model: A float64 model in eval mode.
+        image: Tensor (1, …), one of its inputs; it tells the size of each layer's.
+    """
+    try:
+        found = weights(model)
+    except ModelError:
+        return []
+    try:
+        known = places(model, image)
+    except ModelError:
+        return [LayerNorms(each.name, _kernel_norm(each.matrix, each.name), None) for each in found]
+    return [
+        LayerNorms(
+            each.name,
+            _kernel_norm(each.weight.matrix, each.name),
+            _norm(each.operator, each.input_shape, each.name),
+        )
+        for each in known
+    ]
+
+
+def _kernel_norm(matrix: Tensor, name: str) -> float | None:
+    return _norm(Dense(matrix), (matrix.shape[1],), name)
+
+
+def _norm(operator: LinearOperator, input_shape: Shape, name: str) -> float | None:
+    bound = float(GuaranteedNorms().of(operator, input_shape, name))
+    return bound if math.isfinite(bound) else None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,13 +19,14 @@ from withstand.bayes.sampled_norms import (
     drawn_operators,
     estimated_norm,
     noise_lipschitz,
-    norms_of_draws,
+    require_confidence,
 )
 from withstand.checks import require_at_least
 from withstand.data.partition import derived_seed
 from withstand.exact import exact_copy
 from withstand.kernel_norms.random_networks import expected_lipschitz
 from withstand.measures import Measure
+from withstand.numerics import random_state_kept
 from withstand.spectral import Dense, Place, places, upper_bound
 from withstand.types import ModelError
 
@@ -100,10 +101,9 @@ def expected_norms(
             cannot be copied.
         ValueError: a number is out of its range.
     """
-    if confidence is not None and not 0 <= confidence < 1:
-        raise ValueError(f"Expected a confidence in [0, 1), but got {confidence}.")
+    require_confidence(confidence)
     generator = torch.Generator().manual_seed(derived_seed("expected norms", seed))
-    with _random_state_kept(images.device), torch.inference_mode(False), torch.no_grad():
+    with random_state_kept(images.device), torch.inference_mode(False), torch.no_grad():
         exact, image = exact_copy(model), images[:1].double()
         with bayes.at_means(exact):
             found = [
@@ -129,24 +129,19 @@ def _found(place: Place, num_draws: int, confidence: float | None, generator: to
     spread = replace(means, weight=stds)
     surrogate = upper_bound(means, shape).item() + bayes.fluctuation(spread, shape).item()
     proven = expected_norm_bound(means, stds, shape)
+    bounds, estimates = [], []
+    for operator in drawn_operators(means, stds, num_draws, generator):
+        if confidence is not None:
+            bounds.append(upper_bound(operator, shape))
+        if confidence is None or not isinstance(
+            means, Dense
+        ):  # whose guaranteed norms are far above, at times
+            estimates.append(estimated_norm(operator, shape))
+    sampled = math.fsum(estimates) / num_draws if estimates else torch.stack(bounds).mean().item()
     if confidence is None:
-        drawn = drawn_operators(means, stds, num_draws, generator)
-        estimates = [estimated_norm(operator, shape) for operator in drawn]
-        return _Found(place, ExpectedNorm(math.fsum(estimates) / num_draws, surrogate, None, proven), None)
-    before = generator.get_state()
-    norms, lipschitz = norms_of_draws(means, stds, shape, num_draws, generator), noise_lipschitz(spread)
-    sampled = norms.mean().item()
-    if not isinstance(means, Dense):  # whose guaranteed norms are far above, at times
-        again = torch.Generator()
-        again.set_state(before)
-        estimates = [estimated_norm(each, shape) for each in drawn_operators(means, stds, num_draws, again)]
-        sampled = math.fsum(estimates) / num_draws
-
-    def confidence_at(level: float) -> float:
-        return confidence_bound(norms, lipschitz, level)
-
-    found = ExpectedNorm(sampled, surrogate, confidence_at(confidence), proven)
-    return _Found(place, found, confidence_at)
+        return _Found(place, ExpectedNorm(sampled, surrogate, None, proven), None)
+    confidence_at = partial(confidence_bound, torch.stack(bounds), noise_lipschitz(spread))
+    return _Found(place, ExpectedNorm(sampled, surrogate, confidence_at(confidence), proven), confidence_at)
 
 
 def _of_network(
@@ -184,8 +179,7 @@ class ExpectedNorms(Measure):
 
     def __init__(self, *, num_draws: int = 5, confidence: float | None = 0.99) -> None:
         require_at_least(1, num_draws=num_draws)
-        if confidence is not None and not 0 <= confidence < 1:
-            raise ValueError(f"Expected a confidence in [0, 1), but got {confidence}.")
+        require_confidence(confidence)
         self.num_draws = num_draws
         self.confidence = confidence
 
@@ -201,10 +195,3 @@ class ExpectedNorms(Measure):
             for kind, value in norm._asdict().items()
             if value is not None
         }
-
-
-@contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
-    """Torch's random state of the CPU and of a CUDA device, as it was, afterwards."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield

@@ -150,6 +150,6 @@ class _Spread(Ball):
 
     @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
-        balls = [self, *others]
+        balls: list[Self] = [self, *others]
         joined = torch.cat([ball.midpoint for ball in balls], dim)
         return replace(self, midpoint=joined, radius=sum((ball.radius for ball in others), self.radius))

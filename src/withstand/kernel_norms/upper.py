@@ -56,7 +56,9 @@ def spectral_bound(model: nn.Module, image: Tensor) -> SpectralBound:
     lengths = torch.linalg.vector_norm(last.weight, dim=1)
     values = (lengths * factor).tolist()
     if not all(map(math.isfinite, values)):
-        return SpectralBound(None, _NOT_FINITE)
+        return SpectralBound(
+            None, "The product of the operator norms is not finite: weights are NaN, infinite or too large."
+        )
     return SpectralBound(values, None)
 
 
@@ -83,23 +85,12 @@ def growth(radius: Tensor) -> float:
     """
     jump, *reached = radius.expand(4).tolist()
     factors: list[float] = [reach / _RADIUS for reach in reached]
-    reason = _fault(jump, factors)
-    if reason is not None:
-        raise ModelError(reason)
-    return max(factors)
-
-
-_NOT_FINITE = "The product of the operator norms is not finite: weights are NaN, infinite or too large."
-
-
-def _fault(jump: float, factors: Sequence[float]) -> str | None:
-    """Why the factors by which balls grew are no Lipschitz constant; None where they are, or not finite."""
     least, most = min(factors), max(factors)
     if jump > _JUMP * max(1.0, most):
-        return "An activation of the model jumps, so it has no Lipschitz constant."
+        raise ModelError("An activation of the model jumps, so it has no Lipschitz constant.")
     if most - least > _SAME * most:
-        return (
+        raise ModelError(
             "A rule of the model's operations bounds it near an image only, since its ball grows by another "
             "factor at another image; that is no Lipschitz constant."
         )
-    return None
+    return most

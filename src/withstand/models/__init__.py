@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from withstand.models.activations import GroupSort, MinMax
 from withstand.models.check import check
-from withstand.models.normalize import Normalize
+from withstand.models.layers import GroupSort, MinMax, Normalize
 from withstand.models.registry import MODEL_NAMES, create
 from withstand.models.weights import load_weights, save_weights
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from withstand.dataset_info import DatasetInfo
 from withstand.models.blocks import Shape
 from withstand.modes import eval_mode
+from withstand.numerics import random_state_kept
 from withstand.types import ModelError
 
 __all__ = ["check"]
@@ -33,7 +34,7 @@ def check(model: nn.Module, info: DatasetInfo) -> None:
             not finite, or is made of probabilities or their logarithms instead of logits.
     """
     images = _random_images(model, info.shape)
-    with _random_state_kept(images.device), eval_mode(model), torch.no_grad(), _softmaxes(model) as outputs:
+    with random_state_kept(images.device), eval_mode(model), torch.no_grad(), _softmaxes(model) as outputs:
         try:
             output = model(images)
         except Exception as error:
@@ -56,10 +57,6 @@ def _random_images(model: nn.Module, shape: Shape) -> Tensor:
     images = torch.rand(_BATCH, *shape, generator=torch.Generator().manual_seed(0))
     state = (tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
     return images.to(next(state, images))
-
-
-def _random_state_kept(device: torch.device) -> AbstractContextManager[None]:
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 @contextmanager

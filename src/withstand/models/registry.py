@@ -11,15 +11,23 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
-from withstand.models.alexnet import alexnet
 from withstand.models.blocks import Shape
-from withstand.models.lenet import cnn_large_epsilon, lenet
-from withstand.models.mlp import mlp
-from withstand.models.normalize import Normalize
+from withstand.models.layers import Normalize
 from withstand.models.resnet import resnet18, resnet50
-from withstand.models.strided import cnn_4c3f, cnn_6c2f, cnn_8c2f, cnn_small
+from withstand.models.sequences import (
+    alexnet,
+    cnn_4c3f,
+    cnn_6c2f,
+    cnn_8c2f,
+    cnn_large_epsilon,
+    cnn_small,
+    lenet,
+    mlp,
+    vgg5_stable,
+    vgg11,
+    vgg16,
+)
 from withstand.models.user_factory import load_factory
-from withstand.models.vgg import vgg5_stable, vgg11, vgg16
 from withstand.suggest import nearest
 from withstand.types import ModelError
 

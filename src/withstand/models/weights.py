@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -85,10 +86,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _read_state_dict(file: Path) -> object:
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
+_read_state_dict = partial(torch.load, map_location="cpu", weights_only=True)
 _READERS: Mapping[str, Callable[[Path], object]] = {
     ".safetensors": safetensors.torch.load_file,
     ".pt": _read_state_dict,

@@ -8,12 +8,11 @@ from withstand.objectives.certified_losses import (
     WorstCrossEntropy,
     WorstLoss,
 )
-from withstand.objectives.cross_entropy import CrossEntropy
+from withstand.objectives.cross_entropy import CrossEntropy, NoisyCrossEntropy
 from withstand.objectives.every_layer import EveryLayer
 from withstand.objectives.expected_losses import Cubature, ExpectedLoss, MeanField, OfMean
 from withstand.objectives.first_activation import FirstActivation
 from withstand.objectives.gaussian_expectation import GaussianExpectation
-from withstand.objectives.noisy_cross_entropy import NoisyCrossEntropy
 from withstand.objectives.propagation import Propagation
 from withstand.objectives.variational import Variational
 from withstand.terms import Objective, Penalty, Sum, Weighted

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.attacks.base import Attack
-from withstand.checks import check_batch
 from withstand.terms import Objective
 from withstand.types import LossTerms
 
@@ -34,15 +33,12 @@ class Adversarial(Objective):
     def __init__(self, attack: Attack) -> None:
         super().__init__()
         self.attack = attack
-        self._has_checked = False
 
     @override
     def forward(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> LossTerms:
-        if not self._has_checked:  # once: it reads values back from the device
-            check_batch(images, labels)
-            self._has_checked = True
+        self.check_once(images, labels)
         adversarial = self.attack.perturb(model, images, labels, progress=progress)
         logits = model(adversarial)
         loss = F.cross_entropy(logits, labels)

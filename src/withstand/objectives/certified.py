@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.checks import check_batch
 from withstand.domains import Ball, BoxBall, DomainName, KeptProgram, LastLayer, input_set, require_set
 from withstand.modes import differs_in_training, eval_mode
 from withstand.objectives.certified_losses import WorstCrossEntropy, WorstLoss
@@ -78,15 +77,12 @@ class Certified(Objective):
         self.batch_statistics = batch_statistics
         self.operator_norms = PowerIteration(num_power_iterations)
         self._programs = KeptProgram()
-        self._has_checked = False
 
     @override
     def forward(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> LossTerms:
-        if not self._has_checked:  # once: it reads values back from the device
-            check_batch(images, labels)
-            self._has_checked = True
+        self.check_once(images, labels)
         kappa, epsilon = value_at(self.kappa, progress), value_at(self.epsilon, progress)
         if kappa == 1:
             logits = model(images)

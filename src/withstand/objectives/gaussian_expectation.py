@@ -11,12 +11,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
-from withstand.checks import check_batch
 from withstand.compiled import uncompiled
 from withstand.domains import KeptProgram, Program
 from withstand.modes import eval_mode
+from withstand.objectives.cross_entropy import noise_at
 from withstand.objectives.first_activation import FirstActivation
-from withstand.objectives.noise_setting import noise_at
 from withstand.objectives.propagation import Propagation
 from withstand.passes import Pass
 from withstand.schedules import Schedule, value_at
@@ -65,14 +64,11 @@ class GaussianExpectation(OnePass):
         self.propagation = FirstActivation() if propagation is None else propagation
         self._programs = KeptProgram()
         self._rehearsed: Program | None = None
-        self._has_checked = False
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         images, weight = passed.given, value_at(self.weight, progress)
-        if not self._has_checked:  # once: it reads values back from the device
-            check_batch(images, labels)
-            self._has_checked = True
+        self.check_once(images, labels)
         if weight == 0:
             logits, expected = passed.logits, None
         else:

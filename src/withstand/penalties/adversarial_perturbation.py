@@ -14,8 +14,7 @@ from withstand import norms
 from withstand.checks import require_at_least, require_finite
 from withstand.modes import eval_mode
 from withstand.passes import Differentiable, Pass
-from withstand.penalties.classwise import class_gradients, gradient, own_changes
-from withstand.terms import OnePass, Penalty
+from withstand.penalties.classwise import GradientPenalty, class_gradients, gradient, own_changes
 from withstand.types import LossTerms
 
 __all__ = ["AdversarialPerturbation"]
@@ -37,7 +36,7 @@ class _Pairs(NamedTuple):
     gradients: Tensor
 
 
-class AdversarialPerturbation(OnePass, Penalty):
+class AdversarialPerturbation(GradientPenalty):
     """The sum over classes k of the largest (f_k(x_i + δ_ik) - f_k(x_i))² in the batch, for logits f.
 
     δ_ik with ‖δ_ik‖₂ ≤ epsilon is found by gradient ascent on f_k from 0, in normalised steps of
@@ -77,10 +76,6 @@ class AdversarialPerturbation(OnePass, Penalty):
         images = pass_.images.detach()[index]
         loss = own_changes(pass_.model, images, images + deltas).square().sum()
         return LossTerms(loss, {"adversarial_perturbation": loss.detach()})
-
-    @override
-    def differentiates_images(self, progress: float = math.inf) -> bool:
-        return True
 
     @override
     def extra_repr(self) -> str:

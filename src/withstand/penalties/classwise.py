@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from withstand.modes import eval_mode
 from withstand.passes import Differentiable
 from withstand.penalties.piecewise import without_curvature
+from withstand.terms import OnePass, Penalty
 
-__all__ = ["class_gradients", "gradient", "own_changes", "own_gradients"]
+__all__ = ["GradientPenalty", "class_gradients", "gradient", "own_changes", "own_gradients"]
+
+
+class GradientPenalty(OnePass, Penalty):
+    """The interface of a penalty that differentiates the logits with respect to the images."""
+
+    @override
+    def differentiates_images(self, progress: float = math.inf) -> bool:
+        return True
 
 
 def gradient(value: Tensor, images: Tensor, *, create_graph: bool = True) -> Tensor:

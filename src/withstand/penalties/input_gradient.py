@@ -10,14 +10,13 @@ from typing_extensions import override
 
 from withstand import norms
 from withstand.passes import Pass
-from withstand.penalties.classwise import class_gradients, own_gradients
-from withstand.terms import OnePass, Penalty
+from withstand.penalties.classwise import GradientPenalty, class_gradients, own_gradients
 from withstand.types import LossTerms
 
 __all__ = ["InputGradient"]
 
 
-class InputGradient(OnePass, Penalty):
+class InputGradient(GradientPenalty):
     """The sum over classes k of the largest ‖∇ₓ f_k(x_i)‖₂² in the batch, for logits f.
 
     A lower bound of the squared norms of the logits in the function space of a kernel (Bietti et al.,
@@ -35,7 +34,3 @@ class InputGradient(OnePass, Penalty):
         worst = pass_.images.detach()[lengths.argmax(dim=1)]
         loss = own_gradients(pass_.model, worst).square().sum()
         return LossTerms(loss, {"input_gradient": loss.detach()})
-
-    @override
-    def differentiates_images(self, progress: float = math.inf) -> bool:
-        return True

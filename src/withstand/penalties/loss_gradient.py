@@ -12,14 +12,13 @@ from typing_extensions import override
 
 from withstand import norms
 from withstand.passes import Pass
-from withstand.penalties.classwise import gradient
-from withstand.terms import OnePass, Penalty
+from withstand.penalties.classwise import GradientPenalty, gradient
 from withstand.types import LossTerms
 
 __all__ = ["LossGradient"]
 
 
-class LossGradient(OnePass, Penalty):
+class LossGradient(GradientPenalty):
     """The mean over the batch of ‖∇ₓ ℓ(x_i, y_i)‖₂² or of ‖∇ₓ ℓ(x_i, y_i)‖₁, for cross-entropy ℓ.
 
     Also called double backpropagation (l2), and to first order adversarial training (l1); Bietti et al.,
@@ -50,10 +49,6 @@ class LossGradient(OnePass, Penalty):
         each = gradients.flatten(1).square().sum(dim=1) if self.norm == 2 else norms.norm(gradients, 1.0)
         loss = each.mean()
         return LossTerms(loss, {f"loss_gradient_l{self.norm}": loss.detach()})
-
-    @override
-    def differentiates_images(self, progress: float = math.inf) -> bool:
-        return True
 
     @override
     def extra_repr(self) -> str:

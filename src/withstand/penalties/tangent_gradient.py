@@ -11,14 +11,13 @@ from typing_extensions import override
 from withstand.checks import require_at_least
 from withstand.data.deform import Deform
 from withstand.passes import Pass
-from withstand.penalties.classwise import class_gradients, own_gradients
-from withstand.terms import OnePass, Penalty
+from withstand.penalties.classwise import GradientPenalty, class_gradients, own_gradients
 from withstand.types import LossTerms
 
 __all__ = ["TangentGradient"]
 
 
-class TangentGradient(OnePass, Penalty):
+class TangentGradient(GradientPenalty):
     """The sum over classes k of the largest Σ_j <∇ₓ f_k(x_i), t_ij>² in the batch, for logits f.
 
     t_ij are ``num_tangents`` random tangent images of image i: how its pixels begin to change as it is
@@ -52,10 +51,6 @@ class TangentGradient(OnePass, Penalty):
         index = torch.stack(slopes).square().sum(dim=2).argmax(dim=1)
         loss = _slopes(own_gradients(pass_.model, images[index]), tangents[index]).square().sum()
         return LossTerms(loss, {"tangent_gradient": loss.detach()})
-
-    @override
-    def differentiates_images(self, progress: float = math.inf) -> bool:
-        return True
 
     @override
     def extra_repr(self) -> str:

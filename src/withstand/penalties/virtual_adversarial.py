@@ -13,14 +13,13 @@ from withstand import norms
 from withstand.checks import require_finite
 from withstand.modes import eval_mode
 from withstand.passes import Differentiable, Pass
-from withstand.penalties.classwise import gradient
-from withstand.terms import OnePass, Penalty
+from withstand.penalties.classwise import GradientPenalty, gradient
 from withstand.types import LossTerms
 
 __all__ = ["VirtualAdversarial"]
 
 
-class VirtualAdversarial(OnePass, Penalty):
+class VirtualAdversarial(GradientPenalty):
     """The mean over the batch of KL(p(x_i) ‖ p(x_i + δ_i)), where ‖δ_i‖₂ = epsilon changes p the most.
 
     Miyato et al., "Virtual adversarial training" (TPAMI 2018). To second order the worst direction is the
@@ -57,10 +56,6 @@ class VirtualAdversarial(OnePass, Penalty):
         own = pass_.logits.detach().log_softmax(dim=1)
         loss = F.kl_div(answers, own, reduction="batchmean", log_target=True)
         return LossTerms(loss, {"virtual_adversarial": loss.detach()})
-
-    @override
-    def differentiates_images(self, progress: float = math.inf) -> bool:
-        return True
 
     @override
     def extra_repr(self) -> str:

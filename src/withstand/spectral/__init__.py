@@ -4,8 +4,7 @@ from withstand.spectral.circles import clip_convolution
 from withstand.spectral.clipping import clip, clip_in_subspace
 from withstand.spectral.guaranteed import GuaranteedNorms, upper_bound
 from withstand.spectral.kept import Kept
-from withstand.spectral.kept_places import KeptPlaces
-from withstand.spectral.layers import Place, Weight, places, weights
+from withstand.spectral.layers import KeptPlaces, Place, Weight, places, weights
 from withstand.spectral.norms import OperatorNorms, PowerIteration
 from withstand.spectral.operators import Convolution, Dense, Diagonal, LinearOperator, Separable, Shape
 

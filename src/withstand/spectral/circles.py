@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from withstand.spectral.clipping import Above, above, shares
-from withstand.spectral.convolutions import axes_of
+from withstand.spectral.clipping import Above, above, as_wide, shares
+from withstand.spectral.convolutions import axes_of, polyphase
 from withstand.spectral.operators import Convolution, Shape
 
 __all__ = ["Circle", "clip_convolution"]
@@ -47,13 +47,10 @@ class Circle:
             input_shape: Shape (channels, *sizes) of one example.
         """
         axes, device = axes_of(operator, input_shape), operator.weight.device
-        offsets = [axis.dilation * torch.arange(axis.taps) - axis.padding for axis in axes]
-        taps = torch.cartesian_prod(*offsets).reshape(-1, len(axes))
-        strides = torch.tensor([axis.stride for axis in axes])
-        shifts, phases = taps // strides, taps % strides
+        shifts, phases = polyphase(axes)
         spans = (shifts.amax(dim=0) - shifts.amin(dim=0) + 1).tolist()
         sizes = tuple(max(axis.grid, span) for axis, span in zip(axes, spans, strict=True))
-        cells = torch.zeros(len(taps), dtype=torch.long)
+        cells = torch.zeros(len(shifts), dtype=torch.long)
         for dim, size in enumerate(sizes):
             cells = cells * size + shifts[:, dim] % size
         used = torch.unique(phases, dim=0, return_inverse=True)[1]
@@ -140,7 +137,7 @@ def _excess(circles: Sequence[Circle], value: Tensor, radius: float) -> float:
     """How many times the radius the largest circular norm is; 1 where none is larger."""
     largest = 1.0
     for circle in circles:
-        values = _above(_wide(circle.spectrum(value.view(circle.shape))), radius).values
+        values = _above(as_wide(circle.spectrum(value.view(circle.shape))), radius).values
         if len(values):
             largest = max(largest, values.max().sqrt().item() / radius)
     return largest
@@ -148,15 +145,11 @@ def _excess(circles: Sequence[Circle], value: Tensor, radius: float) -> float:
 
 def _clipped(circle: Circle, value: Tensor, radius: float) -> Tensor:
     spectrum = circle.spectrum(value)
-    wide = _wide(spectrum)  # a view, which is written to
+    wide = as_wide(spectrum)  # a view, which is written to
     which, values, vectors = _above(wide, radius)
     chosen = wide[which]
     wide[which] = chosen - (vectors * shares(values, radius)[:, None]) @ (vectors.mH @ chosen)
     return circle.kernel(spectrum)
-
-
-def _wide(matrices: Tensor) -> Tensor:
-    return matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
 
 
 def _above(wide: Tensor, radius: float) -> Above:

@@ -150,8 +150,8 @@ def clip_in_subspace(matrix: Tensor, basis: Tensor, radius: float) -> Clipped:
 
 
 def as_wide(matrix: Tensor) -> Tensor:
-    """The matrix, or its transpose, such that it has no more rows than columns."""
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+    """The matrix, or its transpose, such that it has no more rows than columns; or several of one shape."""
+    return matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
 
 
 def _not_small(matrices: Sequence[Tensor], limits: Sequence[float]) -> list[int]:

@@ -15,10 +15,11 @@ from itertools import combinations_with_replacement, product
 import torch
 from torch import Tensor
 
+from withstand.spectral.clipping import as_wide
 from withstand.spectral.eigenvalues import Gram
 from withstand.spectral.operators import Convolution, Shape
 
-__all__ = ["Axis", "Layout", "axes_of", "circular_grams", "gram"]
+__all__ = ["Axis", "Layout", "axes_of", "circular_grams", "gram", "polyphase"]
 
 _MOST_NUMBERS = 2**24  # of one chunk of frequencies: 256 MiB
 
@@ -183,6 +184,21 @@ def _flat(positions: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     return flat
 
 
+def polyphase(axes: Sequence[Axis]) -> tuple[Tensor, Tensor]:
+    """Where each tap reads on the circle: so many strides on, in the channel of that phase.
+
+    Args:
+        axes: One a dimension.
+
+    Returns:
+        Integer tensors (taps, axes).
+    """
+    offsets = [axis.dilation * torch.arange(axis.taps) - axis.padding for axis in axes]
+    taps = torch.cartesian_prod(*offsets).reshape(-1, len(axes))
+    strides = torch.tensor([axis.stride for axis in axes])
+    return taps // strides, taps % strides
+
+
 def circular_grams(weight: Tensor, axes: Sequence[Axis]) -> Iterator[Gram]:
     """The Gram matrices of a circular convolution of which the padded one is a part, by frequency.
 
@@ -199,10 +215,7 @@ def circular_grams(weight: Tensor, axes: Sequence[Axis]) -> Iterator[Gram]:
         Complex matrices, one for each frequency and group.
     """
     kernels = weight.flatten(3).to(torch.complex128)
-    offsets = [axis.dilation * torch.arange(axis.taps) - axis.padding for axis in axes]
-    strides = torch.tensor([axis.stride for axis in axes])
-    taps = torch.cartesian_prod(*offsets).reshape(-1, len(axes))
-    shifts, phases = taps // strides, taps % strides
+    shifts, phases = polyphase(axes)
     columns = [(phases == phase).all(dim=1).nonzero()[:, 0] for phase in torch.unique(phases, dim=0)]
     groups, outputs, inputs = weight.shape[:3]
     inputs *= len(columns)
@@ -211,8 +224,8 @@ def circular_grams(weight: Tensor, axes: Sequence[Axis]) -> Iterator[Gram]:
         turns = torch.polar(torch.ones_like(waves), waves).to(weight.device)
         parts = [kernels[..., taps] @ turns[:, taps].mT for taps in columns]
         matrices = torch.cat(parts, dim=2).permute(3, 0, 1, 2).flatten(0, 1)
-        matrices = matrices if outputs <= inputs else matrices.mT
-        yield Gram.full(matrices @ matrices.mH)
+        wide = as_wide(matrices)
+        yield Gram.full(wide @ wide.mH)
 
 
 def _waves(shifts: Tensor, axes: Sequence[Axis]) -> Tensor:

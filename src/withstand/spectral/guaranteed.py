@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from withstand.spectral.clipping import as_wide
 from withstand.spectral.convolutions import Axis, Layout, axes_of, circular_grams, gram
 from withstand.spectral.eigenvalues import ROUNDING, Gram, largest_eigenvalue, random_vector, ritz_value
 from withstand.spectral.norms import OperatorNorms
@@ -119,7 +120,7 @@ def _dense(weight: Tensor) -> float:
     if min(weight.shape) > _MOST_ROWS:
         sums = weight.abs()
         return _schur(sums.sum(dim=1), sums.sum(dim=0))
-    wide = weight if weight.shape[0] <= weight.shape[1] else weight.T
+    wide = as_wide(weight)
     return _root(largest_eigenvalue([Gram.full((wide @ wide.T)[None])], wide.shape[1]))
 
 

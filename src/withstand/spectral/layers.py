@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
+from typing_extensions import override
 
 from withstand.compiled import uncompiled
 from withstand.modes import eval_mode
 from withstand.spectral.operators import Convolution, Dense, Shape
 from withstand.types import ModelError
 
-__all__ = ["Place", "Weight", "places", "weights"]
+__all__ = ["KeptPlaces", "Place", "Weight", "places", "weights"]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-Layer: TypeAlias = (
-    nn.Linear
-    | nn.Conv1d
-    | nn.Conv2d
-    | nn.Conv3d
-    | nn.ConvTranspose1d
-    | nn.ConvTranspose2d
-    | nn.ConvTranspose3d
-)
+Layer: TypeAlias = nn.Linear | _ConvNd
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +100,7 @@ def weights(model: nn.Module) -> list[Weight]:
     """
     found: dict[int, Weight] = {}
     for name, layer in uncompiled(model).named_modules():
-        if isinstance(layer, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)):
+        if isinstance(layer, nn.Linear | _ConvNd):
             found.setdefault(_identity(layer), Weight(name, layer))
     if not found:
         raise ModelError(
@@ -160,6 +152,35 @@ def places(
     return result
 
 
+class KeptPlaces:
+    """The places of a model (see ``places``), found once for each size of the images.
+
+    A copy begins anew: it is for another model than that whose layers are held here.
+
+    Args:
+        is_wanted: Of which layers; of all where None.
+    """
+
+    def __init__(self, is_wanted: Callable[[nn.Module], bool] | None = None) -> None:
+        self._is_wanted = is_wanted
+        self._found: list[Place] = []
+        self._model: weakref.ref[nn.Module] | None = None
+        self._shape: Sequence[int] = ()
+
+    def of(self, model: nn.Module, images: Tensor) -> list[Place]:
+        """As ``places``; the model runs only where it, or the size of its images, is another than before."""
+        inner = uncompiled(model)
+        is_known = self._model is not None and self._model() is inner
+        if not is_known or self._shape != images.shape[1:]:
+            self._found = places(inner, images, self._is_wanted)
+            self._model, self._shape = weakref.ref(inner), images.shape[1:]
+        return self._found
+
+    @override
+    def __reduce__(self) -> tuple[type[KeptPlaces], tuple[Callable[[nn.Module], bool] | None]]:
+        return KeptPlaces, (self._is_wanted,)
+
+
 def _identity(layer: Layer) -> int:
     """Tells one weight from another; a parametrised one, which is a new tensor each time, by its layer."""
     return id(layer if parametrize.is_parametrized(layer, "weight") else layer.weight)
@@ -173,16 +194,12 @@ def _met(model: nn.Module, image: Tensor) -> list[tuple[Weight, Shape]]:
         def note(_: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor], output: Tensor) -> None:
             value = args[0] if args else options["input"]
             # The operator of a transposed convolution leads from its output to its input.
-            shape = (output if isinstance(layer, _TRANSPOSED) else value).shape
+            shape = (output if isinstance(layer, _ConvTransposeNd) else value).shape
             met.append((Weight(name, layer), tuple(shape[1 - layer.weight.dim() :])))
 
         return layer.register_forward_hook(note, with_kwargs=True)
 
-    hooks = [
-        listen(name, layer)
-        for name, layer in model.named_modules()
-        if isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED))
-    ]
+    hooks = [listen(name, layer) for name, layer in model.named_modules() if isinstance(layer, _ConvNd)]
     try:
         with eval_mode(model), torch.no_grad():
             model(image)

@@ -97,14 +97,28 @@ class LinearOperator(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Dense(LinearOperator):
+class _Weighted(LinearOperator):
+    """An operator whose entries are those of one tensor."""
+
+    weight: Tensor
+
+    @override
+    def entrywise(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, weight=function(self.weight))
+
+    @property
+    @override
+    def entries(self) -> Tensor:
+        return self.weight
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(_Weighted):
     """A matrix on the last dimension, as ``torch.nn.functional.linear``.
 
     Args:
         weight: Tensor (out, in).
     """
-
-    weight: Tensor
 
     @override
     def apply(self, x: Tensor) -> Tensor:
@@ -117,15 +131,6 @@ class Dense(LinearOperator):
         return F.linear(x, self.weight, bias)
 
     @override
-    def entrywise(self, function: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, weight=function(self.weight))
-
-    @property
-    @override
-    def entries(self) -> Tensor:
-        return self.weight
-
-    @override
     def row_norms(self, input_shape: Shape) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(self.weight, dim=1)
         return norms
@@ -136,7 +141,7 @@ class Dense(LinearOperator):
 
 
 @dataclass(frozen=True, eq=False)
-class Convolution(LinearOperator):
+class Convolution(_Weighted):
     """A convolution with zero padding, over one or more dimensions.
 
     Args:
@@ -147,7 +152,6 @@ class Convolution(LinearOperator):
         groups: Groups of channels.
     """
 
-    weight: Tensor
     stride: Sequence[int]
     padding: Sequence[int]
     dilation: Sequence[int]
@@ -159,12 +163,9 @@ class Convolution(LinearOperator):
 
     @override
     def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        is_one_a_channel = bias is not None and bias.shape == (len(self.weight), *[1] * len(self.stride))
-        return (
-            self._convolved(x, bias.flatten())
-            if bias is not None and is_one_a_channel
-            else super().affine(x, bias)
-        )
+        if bias is not None and bias.shape == (len(self.weight), *[1] * len(self.stride)):
+            return self._convolved(x, bias.flatten())
+        return super().affine(x, bias)
 
     def _convolved(self, x: Tensor, bias: Tensor | None) -> Tensor:
         # Not torch.convolution: the functions choose the fastest kernel for each device.
@@ -172,41 +173,15 @@ class Convolution(LinearOperator):
         return convolve(x, self.weight, bias, [*self.stride], [*self.padding], [*self.dilation], self.groups)
 
     @override
-    def entrywise(self, function: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, weight=function(self.weight))
-
-    @property
-    @override
-    def entries(self) -> Tensor:
-        return self.weight
-
-    @override
     def adjoint(self, y: Tensor, input_shape: Shape) -> Tensor:
-        transpose = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[
-            self.weight.dim() - 2
-        ]
-        parts = (
-            input_shape[1:],
-            y.shape[2:],
-            self.weight.shape[2:],
-            self.stride,
-            self.padding,
-            self.dilation,
-        )
+        weight, stride, padding, dilation = self.weight.detach(), self.stride, self.padding, self.dilation
+        transpose = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[weight.dim() - 2]
+        parts = input_shape[1:], y.shape[2:], weight.shape[2:], stride, padding, dilation
         unread = [  # inputs at the end that the last window does not reach
-            size + 2 * padding - dilation * (taps - 1) - 1 - stride * (outputs - 1)
-            for size, outputs, taps, stride, padding, dilation in zip(*parts, strict=True)
+            size + 2 * margin - spread * (taps - 1) - 1 - step * (outputs - 1)
+            for size, outputs, taps, step, margin, spread in zip(*parts, strict=True)
         ]
-        return transpose(
-            y.detach(),
-            self.weight.detach(),
-            None,
-            [*self.stride],
-            [*self.padding],
-            unread,
-            self.groups,
-            [*self.dilation],
-        )
+        return transpose(y.detach(), weight, None, [*stride], [*padding], unread, self.groups, [*dilation])
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,8 @@ from withstand.training.collapse import Rollback, has_collapsed
 from withstand.training.fit import fit
 from withstand.training.loop import TrainingResult
 from withstand.training.observers import CsvLog, Observer, ProgressBar, TensorBoardLog
-from withstand.training.plateau import Plateau
 from withstand.training.settings import TrainingSettings
+from withstand.training.validation import Plateau
 
 __all__ = [
     "CsvLog",

@@ -35,10 +35,16 @@ from withstand.training.checkpoint import (
 from withstand.training.collapse import shows_collapse
 from withstand.training.meter import EpochMeter
 from withstand.training.observers import Observer
-from withstand.training.plateau import num_bad_epochs, scores
 from withstand.training.settings import TrainingSettings
 from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch
-from withstand.training.validation import ACCURACY, ROBUST_ACCURACY, accuracies, measured
+from withstand.training.validation import (
+    ACCURACY,
+    ROBUST_ACCURACY,
+    accuracies,
+    measured,
+    num_bad_epochs,
+    scores,
+)
 from withstand.types import Batch, LossTerms, NonFiniteLossError
 
 __all__ = ["Training", "TrainingResult"]
@@ -197,18 +203,14 @@ class Training:
         self._meter.record(position.step, result.loss, result.terms)
         position.step += 1
         position.total_steps += 1
+        done = position.epoch * self._steps_per_epoch + position.step
         for observer in self._observers:
-            observer.on_step(
-                position.epoch * self._steps_per_epoch + position.step,
-                self._num_epochs * self._steps_per_epoch,
-            )
+            observer.on_step(done, self._num_epochs * self._steps_per_epoch)
 
     def _require_finite(self) -> None:
-        bad = self._meter.first_non_finite(self._position.step)
+        bad, total = self._meter.first_non_finite(self._position.step), self._steps_per_epoch
         if bad is not None:
-            raise self._non_finite(
-                f"loss became NaN or infinite at step {bad + 1} of {self._steps_per_epoch}"
-            )
+            raise self._non_finite(f"loss became NaN or infinite at step {bad + 1} of {total}")
 
     def _require_finite_weights(self) -> None:
         """The loss of a step says nothing of the weights after it; asked once an epoch."""

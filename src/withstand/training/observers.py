@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +25,6 @@ from withstand.training.checkpoint import Row
 from withstand.types import RecipeError
 
 __all__ = ["CsvLog", "Observer", "ProgressBar", "TensorBoardLog"]
-
-_logger = logging.getLogger(__name__)
 
 
 class Observer(ABC):

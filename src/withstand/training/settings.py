@@ -16,7 +16,7 @@ from withstand.measures import Measure
 from withstand.numerics import Precision
 from withstand.schedules import Schedule
 from withstand.training.collapse import Rollback
-from withstand.training.plateau import Plateau
+from withstand.training.validation import Plateau
 
 __all__ = ["OptimizerFactory", "TrainingSettings", "adam"]
 

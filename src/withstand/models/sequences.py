@@ -1,0 +1,240 @@
+"""Networks that are one sequence of layers: convolutions, pooled or strided, and linear layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from torch import nn
+
+from withstand.models.blocks import (
+    AVG_POOL,
+    MAX_POOL,
+    RELU,
+    Conv,
+    Init,
+    Pool,
+    Shape,
+    Step,
+    convnet,
+    dense_layers,
+    each_activated,
+    initialise_,
+)
+from withstand.models.layers import ActivationName, activation_named
+
+__all__ = [
+    "alexnet",
+    "cnn_4c3f",
+    "cnn_6c2f",
+    "cnn_8c2f",
+    "cnn_large_epsilon",
+    "cnn_small",
+    "lenet",
+    "mlp",
+    "vgg5_stable",
+    "vgg11",
+    "vgg16",
+]
+
+
+def mlp(
+    input_shape: Shape,
+    num_classes: int,
+    *,
+    hidden: Sequence[int] = (1200, 1200),
+    activation: ActivationName = "relu",
+) -> nn.Sequential:
+    """Linear layers with activations between; by default the 784-1200-1200-10 net of SEBR (CVPR 2021).
+
+    Args:
+        input_shape: (channels, height, width) of one image.
+        num_classes: Logits per image.
+        hidden: Widths of the hidden layers; none makes a linear classifier.
+        activation: Between the layers, such as ``"minmax"``.
+    """
+    widths = [math.prod(input_shape), *hidden, num_classes]
+    return nn.Sequential(nn.Flatten(), *dense_layers(widths, activation=activation_named(activation)))
+
+
+def lenet(input_shape: Shape, num_classes: int, *, batch_norm: bool = False) -> nn.Sequential:
+    """The LeNet of the Gaussian moment regulariser (arXiv 1904.11005): padded, 32 and 64 channels.
+
+    Args:
+        input_shape: (channels, height, width) of one image, at least 4×4.
+        num_classes: Logits per image.
+        batch_norm: Whether a BatchNorm follows each convolution.
+    """
+    plan: list[Step] = [Conv(32, 5, padding=2), RELU, MAX_POOL, Conv(64, 5, padding=2), MAX_POOL, RELU]
+    return convnet(plan, [1024], input_shape, num_classes, batch_norm=batch_norm)
+
+
+def cnn_large_epsilon(input_shape: Shape, num_classes: int, *, batch_norm: bool = False) -> nn.Sequential:
+    """The MNIST net of large-epsilon training (arXiv 2003.13370): unpadded, 1024 features.
+
+    Args:
+        input_shape: (channels, height, width) of one image, at least 16×16.
+        num_classes: Logits per image.
+        batch_norm: Whether a BatchNorm follows each convolution.
+    """
+    plan: list[Step] = [Conv(32, 5), RELU, MAX_POOL, Conv(64, 5), RELU, MAX_POOL]
+    return convnet(plan, [1024], input_shape, num_classes, batch_norm=batch_norm)
+
+
+def alexnet(input_shape: Shape, num_classes: int, *, batch_norm: bool = False) -> nn.Sequential:
+    """The AlexNet of the Gaussian moment regulariser (arXiv 1904.11005), without dropout.
+
+    Args:
+        input_shape: (channels, height, width) of one image, at least 29×29.
+        num_classes: Logits per image.
+        batch_norm: Whether a BatchNorm follows each convolution.
+    """
+    plan: list[Step] = [
+        *(Conv(64, 11, stride=4, padding=5), RELU, MAX_POOL),
+        *(Conv(192, 5, padding=2), MAX_POOL, RELU),
+        *(Conv(384, 3, padding=1), RELU),
+        *(Conv(256, 3, padding=1), RELU),
+        *(Conv(256, 3, padding=1), MAX_POOL, RELU),
+    ]
+    return convnet(plan, [4096, 4096], input_shape, num_classes, batch_norm=batch_norm)
+
+
+_VGG5 = ((64,), (128,), (256,), (512,))
+_VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+_VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def vgg5_stable(
+    input_shape: Shape, num_classes: int, *, batch_norm: bool = False, init: Init = "he"
+) -> nn.Sequential:
+    """Four averaged stages and one linear layer, all without biases (arXiv 1810.00363, MNIST).
+
+    Args:
+        input_shape: (channels, height, width) of one image, at least 16×16.
+        num_classes: Logits per image.
+        batch_norm: Whether a BatchNorm, which has a bias of its own, follows each convolution.
+        init: How convolutions start.
+    """
+    plan = _plan(_VGG5, AVG_POOL)
+    network = convnet(plan, [], input_shape, num_classes, batch_norm=batch_norm, bias=False)
+    initialise_(network, init)
+    return network
+
+
+def vgg11(
+    input_shape: Shape, num_classes: int, *, batch_norm: bool = False, init: Init = "he"
+) -> nn.Sequential:
+    """VGG-11 as in arXiv 1810.00363 for CIFAR-10: two hidden layers of 512, no BatchNorm.
+
+    Args:
+        input_shape: (channels, height, width) of one image, at least 16×16; the last pooling is
+            left out below 32×32.
+        num_classes: Logits per image.
+        batch_norm: Whether a BatchNorm follows each convolution.
+        init: How convolutions start.
+    """
+    plan = _fitting(_plan(_VGG11, MAX_POOL), input_shape)
+    network = convnet(plan, [512, 512], input_shape, num_classes, batch_norm=batch_norm)
+    initialise_(network, init)
+    return network
+
+
+def vgg16(
+    input_shape: Shape,
+    num_classes: int,
+    *,
+    batch_norm: bool = True,
+    hidden: Sequence[int] = (4096, 4096),
+    init: Init = "default",
+) -> nn.Sequential:
+    """VGG-16 as in arXiv 1904.11005: BatchNorm after all convolutions but the first, no dropout.
+
+    The VGG-16 of arXiv 1810.00363 is ``batch_norm=False, hidden=(512, 512), init="he"``.
+
+    Args:
+        input_shape: (channels, height, width) of one image, at least 16×16; the last pooling is
+            left out below 32×32.
+        num_classes: Logits per image.
+        batch_norm: Whether a BatchNorm follows each convolution but the first.
+        hidden: Widths of the linear layers before the logits.
+        init: How convolutions start.
+    """
+    plan = _fitting(_plan(_VGG16, MAX_POOL), input_shape)
+    network = convnet(plan, hidden, input_shape, num_classes, batch_norm=batch_norm)
+    if batch_norm:
+        # Analytic Gaussian moments are exact where a ReLU directly follows the first convolution.
+        del network[1]
+    initialise_(network, init)
+    return network
+
+
+def _plan(stages: Sequence[Sequence[int]], pool: Pool) -> list[Step]:
+    # Max pooling and ReLU commute, so their order is free there; average pooling must come last.
+    plan: list[Step] = []
+    for widths in stages:
+        plan += [*each_activated([Conv(channels, 3, padding=1) for channels in widths], RELU), pool]
+    return plan
+
+
+def _fitting(plan: list[Step], input_shape: Shape) -> list[Step]:
+    return plan if min(input_shape[1:]) >= 32 else plan[:-1]
+
+
+def _strided(
+    convs: Sequence[Conv],
+    hidden: Sequence[int],
+    input_shape: Shape,
+    num_classes: int,
+    *,
+    batch_norm: bool = False,
+    init: Init | None = None,
+    activation: ActivationName = "relu",
+) -> nn.Sequential:
+    """Convolutions, then linear layers, all activated but the last.
+
+    Args:
+        convs: The convolutions.
+        hidden: Widths of the linear layers before the logits.
+        input_shape: (channels, height, width) of one image.
+        num_classes: Logits per image.
+        batch_norm: Whether a BatchNorm follows each convolution.
+        init: How convolutions start; as published where None: ``"he"`` for colour images, ``"default"`` else.
+        activation: Such as ``"minmax"``.
+    """
+    made = activation_named(activation)
+    plan = each_activated(convs, made)
+    network = convnet(plan, hidden, input_shape, num_classes, batch_norm=batch_norm, activation=made)
+    published: Init = "he" if input_shape[0] == 3 else "default"
+    initialise_(network, published if init is None else init)
+    return network
+
+
+def _same(channels: int) -> Conv:
+    return Conv(channels, 3, padding=1)
+
+
+def _half(channels: int) -> Conv:
+    return Conv(channels, 4, stride=2, padding=1)
+
+
+def _shrink(channels: int) -> Conv:
+    return Conv(channels, 4, stride=2)
+
+
+cnn_small = partial(_strided, (_half(16), _half(32)), (100,))
+"""Two strided convolutions, 16 and 32 channels, and 100 hidden units ("small")."""
+
+cnn_4c3f = partial(_strided, (_same(32), _half(32), _same(64), _half(64)), (512, 512))
+"""Four convolutions and three linear layers ("large")."""
+
+cnn_6c2f = partial(_strided, (_same(32), _same(32), _half(32), _same(64), _same(64), _half(64)), (512,))
+"""Six convolutions and two linear layers."""
+
+_8C = (
+    *(_same(64), _same(64), _shrink(64)),
+    *(_same(128), _same(128), _shrink(128)),
+    *(_same(256), _shrink(256)),
+)
+cnn_8c2f = partial(_strided, _8C, (256,))
+"""Eight convolutions and two linear layers, for Tiny ImageNet (64×64); at least 22×22."""
