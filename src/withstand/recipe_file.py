@@ -253,6 +253,7 @@ _NO_ALTERNATIVE = re.compile(
     r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - "
 )
 _IS_NOT_NULL = re.compile(r" - Expected a <class 'NoneType'>.*")
+_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\w+)\.?$")
 
 
 def _explain(parser: ArgumentParser, error: Exception) -> str:
@@ -260,7 +261,8 @@ def _explain(parser: ArgumentParser, error: Exception) -> str:
     message = " ".join(str(error).split())
     unknown = _UNKNOWN.search(message)
     if unknown is None:
-        return f"The recipe does not fit: {_without_alternatives(message)[:1500]}"
+        told = _UNKNOWN_CLASS.sub(_nearest_class, _without_alternatives(message))
+        return f"The recipe does not fit: {told[:1500]}"
     group = f"{unknown['group']}." if unknown["group"] else ""
     key = group + unknown["key"].replace("init_args.", "")
     hint = f" Did you mean {near!r}?" if (near := _nearest_key(parser, key)) not in (None, key) else ""
@@ -282,8 +284,23 @@ def _nearest_key(parser: ArgumentParser, key: str) -> str | None:
     return next(iter([*ending, *alike, *last_word]), None)
 
 
+def _nearest_class(unknown: re.Match[str]) -> str:
+    """What to say of a class that there is not."""
+    names = [
+        cls.__name__ for cls in _classes() if not (inspect.isabstract(cls) or cls.__name__.startswith("_"))
+    ]
+    near = difflib.get_close_matches(unknown[1], names, n=1)
+    return f"There is no class {unknown[1]!r}.{f' Did you mean {near[0]!r}?' if near else ''}"
+
+
 def _class_parameters() -> Iterator[str]:
     """The settings of every class that a recipe can name."""
+    for cls in _classes():
+        yield from inspect.signature(cls).parameters
+
+
+def _classes() -> Iterator[type]:
+    """Every class that a recipe can name, and those they come from."""
     pending: list[type] = [
         *(Objective, Attack, Constraint, Measure, Meter, Schedule, Posterior, BayesSettings),
         *(Sampling, Deform, Plateau, Rollback, SGD, Adam),
@@ -291,4 +308,4 @@ def _class_parameters() -> Iterator[str]:
     while pending:
         cls = pending.pop()
         pending.extend(cls.__subclasses__())
-        yield from inspect.signature(cls).parameters
+        yield cls

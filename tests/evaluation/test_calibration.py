@@ -1,52 +1,86 @@
-"""Confidence beside accuracy, by hand and against the error that is computed of old."""
+"""Confidence beside accuracy, by hand and against the error that its bins have."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from withstand.evaluation.calibration import calibration
-from withstand.evaluation.uncertainty import calibration_error
+from withstand.evaluation.meters import Calibration, reliability
+from withstand.evaluation.results import Bin
+
+if TYPE_CHECKING:
+    from tests.evaluation.conftest import Gather
 
 
-def table(confidence: list[float], right: list[bool]) -> pd.DataFrame:
+def calibration(
+    gather: Gather, confidence: list[float], right: list[bool], num_bins: int = 15
+) -> tuple[float, list[Bin]]:
+    """The error and the bins."""
     predictions = [2 if each else 1 for each in right]
-    return pd.DataFrame({"confidence": confidence, "prediction": predictions, "label": 2, "clean": 0.5})
+    rows = pd.DataFrame({"confidence": confidence, "prediction": predictions, "label": 2, "clean": 0.5})
+    (error,), parts = Calibration(num_bins).summary(gather(rows))
+    assert (error.measure, error.by) == ("calibration error", "clean")
+    assert len(parts["calibration"]) == num_bins
+    return error.value, parts["calibration"]
 
 
-def test_bins_by_hand() -> None:
-    found = calibration(table([0.55, 0.6, 0.9, 1.0], [True, False, True, True]), 5)
-    assert found["num_bins"] == 5
-    assert found["error"] == pytest.approx(0.5 * 0.075 + 0.5 * 0.05)
-    assert [each["count"] for each in found["bins"]] == [0, 0, 2, 0, 2]
-    assert [each["lower"] for each in found["bins"]] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
-    assert [each["upper"] for each in found["bins"]] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    third, last = found["bins"][2], found["bins"][4]
-    assert (third["confidence"], third["accuracy"]) == (pytest.approx(0.575), 0.5)
-    assert (last["confidence"], last["accuracy"]) == (pytest.approx(0.95), 1.0)
-    assert (found["bins"][0]["confidence"], found["bins"][0]["accuracy"]) == (None, None)
+def test_bins_by_hand(gather: Gather) -> None:
+    error, bins = calibration(gather, [0.55, 0.6, 0.9, 1.0], [True, False, True, True], 5)
+    assert error == pytest.approx(0.5 * 0.075 + 0.5 * 0.05)
+    assert [each.count for each in bins] == [0, 0, 2, 0, 2]
+    assert [each.lower for each in bins] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
+    assert [each.upper for each in bins] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert (bins[2].confidence, bins[2].accuracy) == (pytest.approx(0.575), 0.5)
+    assert (bins[4].confidence, bins[4].accuracy) == (pytest.approx(0.95), 1.0)
+    assert (bins[0].confidence, bins[0].accuracy) == (None, None)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.floats(0.01, 1.0), st.booleans()), min_size=1, max_size=40), st.integers(1, 20))
-def test_the_error_is_that_of_its_bins(examples: list[tuple[float, bool]], num_bins: int) -> None:
+def test_the_error_is_that_of_its_bins(
+    gather: Gather, examples: list[tuple[float, bool]], num_bins: int
+) -> None:
     confidence, right = (list(each) for each in zip(*examples, strict=True))
-    found = calibration(table(confidence, right), num_bins)
-    assert found["error"] == calibration_error(np.array(confidence), np.array(right), num_bins)
-    filled = [each for each in found["bins"] if each["count"]]
-    by_bins = sum(each["count"] * abs(each["confidence"] - each["accuracy"]) for each in filled)
-    assert found["error"] == pytest.approx(by_bins / len(examples))
-    assert sum(each["count"] for each in found["bins"]) == len(examples)
-    for each in filled:
-        assert each["lower"] - 1e-9 <= each["confidence"] <= each["upper"] + 1e-9
+    error, bins = calibration(gather, confidence, right, num_bins)
+    assert error == reliability(np.array(confidence), np.array(right), num_bins).error
+    assert sum(each.count for each in bins) == len(examples)
+    by_bins = 0.0
+    for each in bins:
+        if each.count:
+            assert each.confidence is not None
+            assert each.accuracy is not None
+            assert each.lower - 1e-9 <= each.confidence <= each.upper + 1e-9
+            by_bins += each.count * abs(each.confidence - each.accuracy)
+    assert error == pytest.approx(by_bins / len(examples))
 
 
-def test_a_confidence_that_is_no_number_counts_as_none() -> None:
-    found = calibration(table([math.nan, 0.95], [True, True]))
-    assert found["num_bins"] == 15
-    assert found["bins"][0] == {"lower": 0.0, "upper": 1 / 15, "count": 1, "confidence": 0.0, "accuracy": 1.0}
-    assert found["error"] == pytest.approx((1 + 0.05) / 2)
+def test_a_confidence_that_is_no_number_counts_as_none(gather: Gather) -> None:
+    error, bins = calibration(gather, [math.nan, 0.95], [True, True])
+    assert bins[0] == Bin(0.0, 1 / 15, count=1, confidence=0.0, accuracy=1.0)
+    assert error == pytest.approx((1 + 0.05) / 2)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "right", "num_bins", "error"),
+    [
+        # Of five bins (0.4, 0.6] has accuracy 1/2 and confidence 0.575, (0.8, 1] 1 and 0.95; each holds half.
+        ([0.55, 0.6, 0.9, 1.0], [True, False, True, True], 5, 0.5 * 0.075 + 0.5 * 0.05),
+        ([1.0, 1.0], [True, True], 15, 0.0),
+        ([1.0, 1.0], [False, False], 15, 1.0),
+    ],
+)
+def test_reliability_error_by_hand(
+    confidence: list[float], right: list[bool], num_bins: int, error: float
+) -> None:
+    assert reliability(np.array(confidence), np.array(right), num_bins).error == pytest.approx(error)
+
+
+def test_calibration_without_a_bin_is_refused() -> None:
+    with pytest.raises(ValueError, match="num_bins of the calibration of at least 1, but got 0"):
+        Calibration(0)

@@ -1,10 +1,11 @@
-"""The checks that catch false robustness: defences that are broken on purpose, and honest nets that pass."""
+"""The checks that catch false robustness: defences that are broken on purpose, and plain nets that pass."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Literal
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,19 @@ from withstand import norms
 from withstand.attacks import PGD
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
-from withstand.evaluation.checks import check_all, failures
-from withstand.evaluation.probes import draws_answers, grey_radius
+from withstand.evaluation.measurements import (
+    ATTACKED,
+    CLEAN,
+    LARGE_EPSILON,
+    VANISHING_GRADIENTS,
+    Measurement,
+    table_of,
+)
+from withstand.evaluation.meters import Attacks, Suite
+from withstand.evaluation.meters.gradients import LARGEST_CLASS, large_epsilon
+from withstand.evaluation.random_results import Sampling, Sweep, SweepLevel
+from withstand.evaluation.red_flags import check_all
+from withstand.evaluation.results import AttackInfo, Check, StageCounts, StageInfo
 
 
 class Stripes(nn.Module):
@@ -34,65 +46,87 @@ class Stripes(nn.Module):
         return self.scale * images.mean(dim=(1, 2))[:, :3]
 
 
-def _checks(model: nn.Module, dataset: Dataset, **options: Any) -> dict[str, Any]:
-    found = evaluate(model, dataset, epsilons=[0.3], suite="fast", num_examples=30, **options).metrics
-    checks = {check["name"]: check for check in found["checks"]}
-    failed = [check for check in found["checks"] if check["passed"] is False]
-    assert all(any(check["finding"] in warning for warning in found["warnings"]) for check in failed)
-    return checks
+def _checks(model: nn.Module, dataset: Dataset) -> dict[str, Check]:
+    found = evaluate(model, dataset, [Suite("fast", [0.3])], num_examples=30).results
+    failed = [check for check in found.checks if check.passed is False]
+    assert all(any(check.finding in warning for warning in found.warnings) for check in failed)
+    return {check.name: check for check in found.checks}
 
 
-def test_an_honest_net_passes(tiny_dataset: Dataset) -> None:
+def test_a_plain_net_passes(tiny_dataset: Dataset) -> None:
     checks = _checks(Stripes(), tiny_dataset)
-    assert {name for name, check in checks.items() if check["passed"]} == {
+    assert {name for name, check in checks.items() if check.passed} == {
         "vanishing-gradients",
-        "huge-epsilon",
+        "large-epsilon",
         "above-clean",
         "random-answers",
     }
-    assert not [name for name, check in checks.items() if check["passed"] is False]
-    assert "Not run" in checks["more-steps"]["finding"]
+    assert not [name for name, check in checks.items() if check.passed is False]
+    assert "Not run" in checks["more-steps"].finding
 
 
 def test_rounding_of_inputs_is_caught_twice(tiny_dataset: Dataset) -> None:
     checks = _checks(Stripes(rounds=True), tiny_dataset)
-    assert checks["vanishing-gradients"]["passed"] is False
-    assert "the margin has no gradient" in checks["vanishing-gradients"]["finding"]
-    assert checks["huge-epsilon"]["passed"] is False
-    assert "withstand PGD" in checks["huge-epsilon"]["finding"]
+    assert checks["vanishing-gradients"].passed is False
+    assert "the margin has no gradient" in checks["vanishing-gradients"].finding
+    assert checks["large-epsilon"].passed is False
+    assert "withstand PGD" in checks["large-epsilon"].finding
 
 
 def test_a_large_scale_of_the_logits_is_caught(tiny_dataset: Dataset) -> None:
     checks = _checks(Stripes(scale=1e4), tiny_dataset)
-    assert checks["vanishing-gradients"]["passed"] is False
-    assert "cross-entropy has no gradient in this precision" in checks["vanishing-gradients"]["finding"]
-    assert checks["huge-epsilon"]["passed"] is True  # the margin fells them all
+    assert checks["vanishing-gradients"].passed is False
+    assert "cross-entropy has no gradient in this precision" in checks["vanishing-gradients"].finding
+    assert checks["large-epsilon"].passed is True  # the margin breaks them all
 
 
 def test_answers_that_are_drawn_are_found_to_be(tiny_dataset: Dataset) -> None:
-    images = tiny_dataset.test.images[:4] / 255
-    assert draws_answers(Stripes(noise=0.2), images)
-    assert not draws_answers(Stripes(), images)
-    found = evaluate(Stripes(noise=0.2), tiny_dataset, num_examples=10).metrics
-    assert found["sampling"]["num_samples"] == 20
+    drawn, fixed = (evaluate(Stripes(noise=each), tiny_dataset, num_examples=10) for each in (0.2, 0.0))
+    assert drawn.results.sampling is not None
+    assert drawn.results.sampling.num_samples == 20
+    assert fixed.results.sampling is None
 
 
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
-def test_a_grey_image_is_within_the_radius_of_every_image(norm: float) -> None:
+def test_a_grey_image_is_within_the_large_epsilon_of_every_image(norm: float) -> None:
     images = torch.rand(20, 1, 4, 4, dtype=torch.float64).round()  # black and white lie farthest
     distance = norms.norm(images - 0.5, norm)
-    assert distance.max() <= grey_radius(norm, 16) + 1e-12
-    assert distance.max() >= grey_radius(norm, 16) * 0.999
+    assert distance.max() <= large_epsilon(norm, 16) + 1e-12
+    assert distance.max() >= large_epsilon(norm, 16) * 0.999
 
 
-def _metrics(felled: int, *, stage: str = "square-linf", kind: str = "black-box") -> dict[str, Any]:
-    share = {"accuracy": 0.5, "lower": 0.45, "upper": 0.55}
-    point = {"epsilon": 0.1, **share, "stages": [{"name": stage, "num_attacked": 500, "num_felled": felled}]}
-    attack = {"name": "standard-linf", "stages": [{"name": stage, "kind": kind}], "curve": [point]}
-    return {"num_examples": 1000, "clean": share, "attacks": [attack]}
+CLEAN_ROW = Measurement(CLEAN, value=0.5, lower=0.45, upper=0.55)
+NO_STAGES = AttackInfo("standard-linf", "inf")
 
 
-@pytest.mark.parametrize(("felled", "passed"), [(0, True), (1, True), (4, True), (5, False), (80, False)])
+def _attacked(lower: float = 0.45, value: float = 0.5, upper: float = 0.55) -> Measurement:
+    return Measurement(ATTACKED, "standard-linf", "inf", 0.1, value, lower, upper)
+
+
+def _check(
+    name: str,
+    attack: AttackInfo = NO_STAGES,
+    *measurements: Measurement,
+    sampling: Sampling | None = None,
+) -> Check:
+    """The check of a name; it alone of those that stages decide may be run."""
+    table: pd.DataFrame = table_of([CLEAN_ROW, *(measurements or [_attacked()])])
+    checks, warnings = check_all(table, [attack], sampling, 1000)
+    assert len(warnings) == sum(check.passed is False for check in checks)
+    of_stages = {"black-box", "transfer", "more-steps"} - {name}
+    assert [check.passed for check in checks if check.name in of_stages] == [None] * len(of_stages)
+    return next(check for check in checks if check.name == name)
+
+
+def _suite(
+    broken: int, stage: str = "square-linf", kind: Literal["white-box", "black-box", "transfer"] = "black-box"
+) -> AttackInfo:
+    return AttackInfo(
+        "standard-linf", "inf", "", [StageInfo(stage, kind)], [StageCounts(0.1, [500], [broken])]
+    )
+
+
+@pytest.mark.parametrize(("broken", "passed"), [(0, True), (1, True), (4, True), (5, False), (80, False)])
 @pytest.mark.parametrize(
     ("stage", "kind", "name"),
     [
@@ -101,62 +135,67 @@ def _metrics(felled: int, *, stage: str = "square-linf", kind: str = "black-box"
         ("pgd-400-margin-linf", "white-box", "more-steps"),
     ],
 )
-def test_a_later_attack_that_fells_many_is_a_sign(
-    felled: int, passed: bool, stage: str, kind: str, name: str
+def test_a_later_attack_that_breaks_many_is_a_sign(
+    broken: int, passed: bool, stage: str, kind: Literal["white-box", "black-box", "transfer"], name: str
 ) -> None:
-    checks = check_all(_metrics(felled, stage=stage, kind=kind), [], is_random=False)
-    found = next(check for check in checks if check.name == name)
+    found = _check(name, _suite(broken, stage, kind))
     assert found.passed is passed
-    assert f"{stage} felled {felled} of 1000 examples at epsilon 0.1" in found.finding
-    assert len(failures(checks)) == (not passed)
-    others = [
-        check.passed for check in checks if check.name in {"black-box", "transfer", "more-steps"} - {name}
-    ]
-    assert others == [None, None]
+    assert f"{stage} broke {broken} of 1000 examples at epsilon 0.1" in found.finding
+
+
+def _sampling(draws: int | None, sweep: Sweep | None = None) -> Sampling:
+    return Sampling("", 20, 5, draws, sweep)
 
 
 def test_of_drawn_answers_no_stage_is_judged() -> None:
-    checks = check_all(_metrics(80), [], is_random=True)
-    assert next(check for check in checks if check.name == "black-box").passed is None
+    assert _check("black-box", _suite(80), sampling=_sampling(8)).passed is None
 
 
 @pytest.mark.parametrize(("lower", "passed"), [(0.5, True), (0.6, False)])
 def test_accuracy_above_clean_is_a_sign(lower: float, passed: bool) -> None:
-    metrics = _metrics(0)
-    metrics["attacks"][0]["curve"][0] |= {"accuracy": lower + 0.02, "lower": lower, "upper": lower + 0.05}
-    found = next(check for check in check_all(metrics, [], is_random=False) if check.name == "above-clean")
+    attacked = _attacked(lower, lower + 0.02, lower + 0.05)
+    assert _check("above-clean", NO_STAGES, attacked).passed is passed
+
+
+@pytest.mark.parametrize(("robust", "passed"), [(0, True), (20, True), (35, True), (60, False)])
+def test_what_withstands_everything_is_more_than_one_class_only_by_masking(robust: int, passed: bool) -> None:
+    rows = [
+        Measurement(LARGE_EPSILON, by, "inf", 0.5, correct / 200, correct=correct, total=200)
+        for by, correct in (("pgd-50-linf", robust), (LARGEST_CLASS, 28))
+    ]
+    found = _check("large-epsilon", NO_STAGES, _attacked(), *rows)
     assert found.passed is passed
+    assert f"in linf at epsilon 0.5, {robust} of 200 examples withstand PGD, and at most 28" in found.finding
 
 
-@pytest.mark.parametrize(("standing", "passed"), [(0, True), (20, True), (35, True), (60, False)])
-def test_what_withstands_everything_is_more_than_one_class_only_by_masking(
-    standing: int, passed: bool
+@pytest.mark.parametrize(
+    ("entropy", "margin", "passed"), [(0, 0, True), (5, 5, True), (6, 0, False), (0, 6, False), (None, 0, None)]
+)
+def test_gradients_that_vanish_at_many_right_examples_are_a_sign(
+    entropy: int | None, margin: int, passed: bool | None
 ) -> None:
-    grey = {"norm": "inf", "epsilon": 0.5, "standing": standing, "total": 200, "largest_class": 28}
-    found = next(
-        each for each in check_all(_metrics(0), [grey], is_random=False) if each.name == "huge-epsilon"
-    )
-    assert found.passed is passed
+    total = 0 if entropy is None else 100
+    rows = [
+        Measurement(VANISHING_GRADIENTS, by, value=number / 100, correct=number, total=total)
+        for by, number in (("cross-entropy", entropy or 0), ("margin", margin))
+    ]
+    assert _check("vanishing-gradients", NO_STAGES, _attacked(), *rows).passed is passed
 
 
 def test_attacks_alone_are_checked_too(tiny_dataset: Dataset) -> None:
-    checks = evaluate(Stripes(), tiny_dataset, [PGD(num_steps=2)], [0.1]).metrics["checks"]
-    assert [check["passed"] for check in checks] == [True, None, None, None, None, True, True]
-    assert "checks" not in evaluate(Stripes(), tiny_dataset).metrics
+    found = evaluate(Stripes(), tiny_dataset, [Attacks([PGD(num_steps=2)], [0.1])])
+    assert [check.passed for check in found.results.checks] == [True, None, None, None, None, True, True]
+    assert evaluate(Stripes(), tiny_dataset).results.checks == []
+
+
+SETTLED = Sweep("pgd-20-linf", 0.1, 200, 0.01, [SweepLevel(0.5, 0.4, 0.6, 100, 200, 32)], True, 1)
 
 
 @pytest.mark.parametrize(
     ("draws", "sweep", "passed"),
-    [
-        (8, None, True),
-        (1, None, False),
-        (None, None, None),
-        (1, {"has_settled": True, "attack": "pgd-20-linf", "levels": [{"num_samples": 32}]}, True),
-    ],
+    [(8, None, True), (1, None, False), (None, None, None), (1, SETTLED, True)],
 )
 def test_a_single_draw_is_a_sign_unless_it_was_found_to_suffice(
-    draws: int | None, sweep: dict[str, Any] | None, passed: bool | None
+    draws: int | None, sweep: Sweep | None, passed: bool | None
 ) -> None:
-    metrics = {**_metrics(0), "sampling": {"attack_samples": draws, "sweep": sweep}}
-    found = next(check for check in check_all(metrics, [], is_random=True) if check.name == "random-answers")
-    assert found.passed is passed
+    assert _check("random-answers", sampling=_sampling(draws, sweep)).passed is passed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -10,20 +12,33 @@ import pytest
 import torch
 
 from withstand.data import Split
-from withstand.evaluation.classes import (
-    Extremes,
-    Telling,
-    class_accuracies,
-    confusion,
-    extremes,
-    save_extremes,
-)
-from withstand.evaluation.rows import prediction_column
-from withstand.evaluation.summary import share
+from withstand.evaluation import Judge, results
+from withstand.evaluation.gallery import Extremes, extremes, save_extremes
+from withstand.evaluation.intervals import share
+from withstand.evaluation.meters import Classes
+from withstand.evaluation.results import Confusion, Target
+
+if TYPE_CHECKING:
+    from tests.evaluation.conftest import Gather
 
 NAMES = ["cat", "dog", "owl"]
-ATTACK = Telling("pgd-linf", "inf", 0.1)
-PROOF = Telling("certified-l2", "2", 0.5)
+ATTACK = Target("pgd-linf", "inf", 0.1)
+PROOF = Target("certified-l2", "2", 0.5)
+
+
+def classes(
+    gather: Gather,
+    rows: pd.DataFrame,
+    attack: Target | None = None,
+    proof: Target | None = None,
+    judge: Judge | None = None,
+) -> results.Classes:
+    found = gather(rows, judge, headline_attack=attack, headline_certificate=proof)
+    info = replace(found.subject.info, class_names=NAMES)
+    table, parts = Classes().summary(replace(found, subject=replace(found.subject, info=info)))
+    assert not table
+    assert isinstance(parts["classes"], results.Classes)
+    return parts["classes"]
 
 
 @pytest.fixture
@@ -43,48 +58,36 @@ def rows() -> pd.DataFrame:
     )
 
 
-def test_each_class_that_there_is_has_its_accuracies(rows: pd.DataFrame) -> None:
-    found = class_accuracies(rows, NAMES, ATTACK, PROOF)
-    assert found["attacked"] == {"name": "pgd-linf", "norm": "inf", "epsilon": 0.1}
-    assert found["certified"] == {"name": "certified-l2", "norm": "2", "epsilon": 0.5}
-    cat, owl = found["rows"]
-    assert (cat["class"], owl["class"]) == ("cat", "owl")
-    assert cat["clean"] == share([1, 1, 0, 1])
-    assert cat["attacked"] == share([0, 1, 0, 0])
-    assert cat["certified"] == share([0, 1, 0, 0])
-    assert (owl["clean"], owl["attacked"]) == (share([1, 0, 1]), share([1, 0, 0]))
-    assert owl["certified"] == share([0, 0, 0])
+def test_each_class_that_there_is_has_its_accuracies(gather: Gather, rows: pd.DataFrame) -> None:
+    found = classes(gather, rows, ATTACK, PROOF)
+    assert (found.class_names, found.attacked, found.certified) == (NAMES, ATTACK, PROOF)
+    cat, owl = found.accuracies
+    assert (cat.name, owl.name) == ("cat", "owl")
+    assert cat.clean == share([1, 1, 0, 1])
+    assert cat.attacked == cat.certified == share([0, 1, 0, 0])
+    assert (owl.clean, owl.attacked) == (share([1, 0, 1]), share([1, 0, 0]))
+    assert owl.certified == share([0, 0, 0])
 
 
-def test_without_attack_or_proof_there_is_nothing_of_them(rows: pd.DataFrame) -> None:
-    found = class_accuracies(rows, NAMES, None, None)
-    assert (found["attacked"], found["certified"]) == (None, None)
-    assert [(each["attacked"], each["certified"]) for each in found["rows"]] == [(None, None)] * 2
+def test_without_attack_or_proof_there_is_nothing_of_them(gather: Gather, rows: pd.DataFrame) -> None:
+    found = classes(gather, rows)
+    assert (found.attacked, found.certified, found.confusion.attacked) == (None, None, None)
+    assert [(each.attacked, each.certified) for each in found.accuracies] == [(None, None)] * 2
 
 
-def test_shares_of_several_predictions_are_counted_as_such(rows: pd.DataFrame) -> None:
+def test_shares_of_several_predictions_are_counted_as_such(gather: Gather, rows: pd.DataFrame) -> None:
     shares = rows.assign(clean=[1.0, 0.5, 0.25, 1.0, 0.0, 0.75, 1.0])
-    _, owl = class_accuracies(shares, NAMES, None, None, draws=4)["rows"]
-    assert owl["clean"] == share([1.0, 0.25, 0.75], 4)
-    assert (owl["clean"]["correct"], owl["clean"]["total"]) == (8, 12)
+    judge = Judge(torch.nn.Identity(), torch.nn.Identity(), num_repeats=4)
+    _, owl = classes(gather, shares, judge=judge).accuracies
+    assert owl.clean == share([1.0, 0.25, 0.75], 4)
+    assert (owl.clean.correct, owl.clean.total) == (8, 12)
 
 
-def test_what_is_taken_for_what(rows: pd.DataFrame) -> None:
-    found = confusion(rows, NAMES, ATTACK)
-    assert found["class_names"] == NAMES
-    assert found["clean"] == [[3, 0, 1], [0, 0, 0], [0, 1, 2]]
-    assert found["attacked"] == {
-        "name": "pgd-linf",
-        "norm": "inf",
-        "epsilon": 0.1,
-        "matrix": [[1, 2, 1], [0, 0, 0], [1, 1, 1]],
-    }
-    assert prediction_column(ATTACK.name, ATTACK.epsilon) == "pgd-linf@0.1:prediction"
-
-
-def test_without_predictions_under_attack_there_is_no_such_matrix(rows: pd.DataFrame) -> None:
-    assert confusion(rows, NAMES, None)["attacked"] is None
-    assert confusion(rows.drop(columns="pgd-linf@0.1:prediction"), NAMES, ATTACK)["attacked"] is None
+def test_what_is_taken_for_what(gather: Gather, rows: pd.DataFrame) -> None:
+    found = classes(gather, rows, ATTACK, PROOF).confusion
+    assert found == Confusion(
+        clean=[[3, 0, 1], [0, 0, 0], [0, 1, 2]], attacked=[[1, 2, 1], [0, 0, 0], [1, 1, 1]]
+    )
 
 
 @pytest.mark.parametrize(

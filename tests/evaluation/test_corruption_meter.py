@@ -1,8 +1,8 @@
-"""Accuracy on corrupted images: counts, draws and the entry of the metrics."""
+"""Accuracy on corrupted images: counts, draws and the rows of the table."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.corruptions import CORRUPTIONS
-from withstand.evaluation.corruptions import CORRUPTION_ACCURACY, CorruptionMeter, Corruptions
+from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge, random_judge
+from withstand.evaluation.measurements import CORRUPTED, example_column
 from withstand.evaluation.meter import Found
-from withstand.evaluation.summary import share_of
-from withstand.reporting.conform import misfit
-from withstand.reporting.measures_schema import Corruptions as Entry
+from withstand.evaluation.meters import Corruptions
 from withstand.types import Batch
+
+if TYPE_CHECKING:
+    from tests.evaluation.conftest import Gather
+
+COLUMN = "corruption-accuracy"
 
 
 class Bright(nn.Module):
@@ -41,11 +45,11 @@ def grey(*levels: float) -> Batch:
     return Batch(images, (torch.tensor(levels) > 0.5).long())
 
 
-def score(settings: Corruptions, batch: Batch, seed: int = 0, model: nn.Module | None = None) -> Found:
+def score(meter: Corruptions, batch: Batch, seed: int = 0, model: nn.Module | None = None) -> Found:
     judge = Judge.of(model or Bright())
     with torch.no_grad():
         prediction = judge.predictor(batch.images).argmax(dim=1)
-    return CorruptionMeter(settings).score(judge, batch, prediction, seed=seed)
+    return meter.score(judge, batch, prediction, seed=seed)
 
 
 def test_counts_by_hand() -> None:
@@ -55,28 +59,28 @@ def test_counts_by_hand() -> None:
     (counts,) = found.counts.values()
     assert counts.dtype == np.int64
     assert counts.tolist() == [[5, 3], [6, 6]]
-    assert found.columns[CORRUPTION_ACCURACY].tolist() == [1.0, 1.0, 0.75, 0.75, 0.5, 1.0]
+    assert found.columns[COLUMN].tolist() == [1.0, 1.0, 0.75, 0.75, 0.5, 1.0]
 
 
-def test_summary_adds_batches_up() -> None:
-    settings = Corruptions(["jpeg", "brightness"], [2, 5])
-    meter = CorruptionMeter(settings)
-    parts = [score(settings, batch) for batch in (grey(0.05, 0.35), grey(0.45, 0.55, 0.95))]
+def test_summary_adds_batches_up(gather: Gather) -> None:
+    meter = Corruptions(["jpeg", "brightness"], [2, 5])
+    parts = [score(meter, batch) for batch in (grey(0.05, 0.35), grey(0.45, 0.55, 0.95))]
     counts = {name: parts[0].counts[name] + parts[1].counts[name] for name in parts[0].counts}
-    column = np.concatenate([part.columns[CORRUPTION_ACCURACY] for part in parts])
-    entry = meter.summary(pd.DataFrame({CORRUPTION_ACCURACY: column}), counts)
-    assert misfit(entry, Entry, "") is None
-    assert (meter.entry, meter.settings) == ("corruptions", settings)
-    assert entry["num_examples"] == 5
-    jpeg, brightness = entry["kinds"]
-    assert (jpeg["name"], jpeg["title"], jpeg["parameter"]) == ("jpeg", "JPEG", "quality, of 100")
-    assert brightness["levels"] == [
-        {"severity": 2, "value": 0.2, **share_of(3, 5)},
-        {"severity": 5, "value": 0.5, **share_of(2, 5)},
+    column = np.concatenate([part.columns[COLUMN] for part in parts])
+    rows, found = meter.summary(gather(pd.DataFrame({COLUMN: column}), counts=counts))
+    jpeg, brightness = found["corruptions"].kinds
+    assert found["corruptions"].description == meter.describe()
+    assert (jpeg.name, jpeg.title, jpeg.parameter) == ("jpeg", "JPEG", "quality, of 100")
+    assert (brightness.severities, brightness.values) == ([2, 5], [0.2, 0.5])
+    assert [(row.by, row.level) for row in rows] == [
+        ("jpeg", 2), ("jpeg", 5), ("brightness", 2), ("brightness", 5)
+    ]  # fmt: skip
+    assert list(rows[2:]) == [
+        measured(CORRUPTED, share_of(3, 5), by="brightness", level=2),
+        measured(CORRUPTED, share_of(2, 5), by="brightness", level=5),
     ]
-    shares = [level["accuracy"] for kind in entry["kinds"] for level in kind["levels"]]
-    assert entry["mean"] == pytest.approx(np.mean(shares))
-    assert entry["mean"] == pytest.approx(column.mean())
+    assert np.mean([row.value for row in rows]) == pytest.approx(column.mean())
+    assert example_column(CORRUPTED) == COLUMN
 
 
 def test_the_model_sees_each_corrupted_image_once_without_gradient() -> None:
@@ -105,9 +109,8 @@ def test_a_model_that_draws_is_asked_once_an_image() -> None:
     model = Bright()
     judge = random_judge(model, num_samples=1, num_repeats=5, attack_samples=1)
     batch = grey(0.2, 0.8)
-    meter = CorruptionMeter(Corruptions(["contrast"], [1]))
-    found = meter.score(judge, batch, batch.labels, seed=0)
-    assert found.columns[CORRUPTION_ACCURACY].tolist() == [1.0, 1.0]
+    found = Corruptions(["contrast"], [1]).score(judge, batch, batch.labels, seed=0)
+    assert found.columns[COLUMN].tolist() == [1.0, 1.0]
     assert sum(len(images) for images in model.seen) == 2
 
 

@@ -68,7 +68,7 @@ class Scores(NamedTuple):
 
 
 class Memory:
-    """Where what attacks found of a batch is kept; this one keeps nothing, and leaves the random state alone."""
+    """Where what attacks found of a batch is kept; this one keeps nothing and leaves random states alone."""
 
     def recall(self, plan: AttackPlan, epsilon: float) -> Found | None:
         """What is known of an attack at a budget; None where nothing is."""
