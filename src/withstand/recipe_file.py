@@ -253,7 +253,7 @@ _NO_ALTERNATIVE = re.compile(
     r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - "
 )
 _IS_NOT_NULL = re.compile(r" - Expected a <class 'NoneType'>.*")
-_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\w+)\.?$")
+_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\w+)(?![\w.])")
 
 
 def _explain(parser: ArgumentParser, error: Exception) -> str:
@@ -289,7 +289,7 @@ def _nearest_class(unknown: re.Match[str]) -> str:
     names = [
         cls.__name__ for cls in _classes() if not (inspect.isabstract(cls) or cls.__name__.startswith("_"))
     ]
-    near = difflib.get_close_matches(unknown[1], names, n=1)
+    near = difflib.get_close_matches(unknown[1], names, n=1, cutoff=0.7)
     return f"There is no class {unknown[1]!r}.{f' Did you mean {near[0]!r}?' if near else ''}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,18 @@ from torch import nn
 from withstand import bayes
 from withstand.attacks import PGD, Noise
 from withstand.data import Dataset
-from withstand.evaluation import (
-    Certificate,
-    FormerEvaluation,
-    NoiseCurve,
-    Sampling,
-    Uncertainty,
-    evaluate,
-    extend_evaluation,
-)
-from withstand.kernel_norms import KernelNorms
+from withstand.evaluation import Sampling, evaluate, read_results
+from withstand.evaluation.measurements import ATTACKED, CLEAN, NOISE_AGREEMENT
+from withstand.evaluation.meters import Attacks, Certificate, KernelNorms, NoiseCurve, Uncertainty
 from withstand.recipe_file import parse_recipe
-from withstand.reporting.conform import misfit
-from withstand.reporting.schema import Metrics
+from withstand.reporting.table import one, rows, select
 from withstand.run_folder import RunFolder
 from withstand.training.validation import accuracies
 from withstand.types import ModelError
 
 EPSILONS = [0.0, 0.05, 0.2]
-FEW = Sampling(
-    num_samples=4,
-    num_repeats=3,
-    most_attack_samples=4,
-    sweep_examples=10,
-    uncertainty=Uncertainty(num_samples=5, num_bins=6),
-)
+FEW = Sampling(num_samples=4, num_repeats=3, most_attack_samples=4, sweep_examples=10)
+UNCERTAINTY = Uncertainty(num_samples=5, num_bins=6)
 
 
 def _stripes_net() -> nn.Sequential:
@@ -61,84 +47,98 @@ def random_net() -> nn.Module:
     return bayes.convert(_stripes_net(), bayes.Posterior(initial_std=1.5))
 
 
-def test_metrics_say_how_random_answers_were_scored(
+def test_results_say_how_random_answers_were_scored(
     random_net: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    attacks = [PGD(num_steps=4), Noise(num_samples=2)]
-    noise = NoiseCurve(num_levels=3)
-    found = evaluate(random_net, tiny_dataset, attacks, EPSILONS, sampling=FEW, noise=noise, out=tmp_path)
-    metrics, rows = found.metrics, found.rows
-    assert metrics["sampling"]["settings"] == dataclasses.asdict(FEW)
-    assert (metrics["sampling"]["num_samples"], metrics["sampling"]["num_repeats"]) == (4, 3)
-    assert [level["num_samples"] for level in metrics["sampling"]["sweep"]["levels"]] == [1, 2, 4]
+    attacks = Attacks([PGD(num_steps=4), Noise(num_samples=2)], EPSILONS)
+    meters = [attacks, NoiseCurve(num_levels=3), UNCERTAINTY]
+    found = evaluate(random_net, tiny_dataset, meters, sampling=FEW, out=tmp_path)
+    results, examples = found.results, found.rows
+    sampling, uncertainty, noise = results.sampling, results.uncertainty, results.noise
+    assert sampling is not None
+    assert (sampling.num_samples, sampling.num_repeats) == (4, 3)
+    assert sampling.sweep is not None
+    assert [level.num_samples for level in sampling.sweep.levels] == [1, 2, 4]
     names = [f"{name}@{epsilon:g}" for name in ("pgd-4-linf", "noise-2-linf") for epsilon in EPSILONS]
-    assert [each["name"] for each in metrics["uncertainty"]["sets"]] == ["clean", *names]
-    assert {"entropy", "expected-entropy", "mutual-information"} <= set(rows)
-    np.testing.assert_allclose(rows["expected-entropy"] + rows["mutual-information"], rows["entropy"])
-    assert "iterate of the largest loss" in metrics["attacks"][0]["description"]
-    assert "worst of 2 by loss" in metrics["attacks"][1]["description"]
-    told = metrics["sampling"]["description"]
-    assert "gradient is that of the same mean over" in told
-    assert "chosen by one set of predictions and counted on another" in told
+    assert uncertainty is not None
+    assert [each.name for each in uncertainty.sets] == ["clean", *names]
+    assert {"entropy", "expected-entropy", "mutual-information"} <= set(examples)
+    np.testing.assert_allclose(
+        examples["expected-entropy"] + examples["mutual-information"], examples["entropy"]
+    )
+    assert "iterate of the largest loss" in results.attacks[0].description
+    assert "worst of 2 by loss" in results.attacks[1].description
+    assert "gradient is that of the same mean over" in sampling.description
+    assert "chosen by one set of predictions and counted on another" in sampling.description
     out = RunFolder(tmp_path)
-    assert out.read_json(out.metrics) == metrics
-    assert misfit(metrics, Metrics, "") is None
-    pd.testing.assert_frame_equal(pd.read_csv(out.examples), rows, check_dtype=False)
+    kept = read_results(out)
+    assert kept is not None
+    assert kept[0] == results
+    pd.testing.assert_frame_equal(pd.read_csv(out.examples), examples, check_dtype=False)
     assert out.gallery.exists()
-    assert "by the draws of the weights alone" in metrics["noise"]["description"]
-    assert metrics["noise"]["levels"][0]["agreement"]["accuracy"] == 1.0
+    assert noise is not None
+    assert "by the draws of the weights alone" in noise.description
+    assert [row.value for row in rows(select(found.table, NOISE_AGREEMENT, level=0.0))] == [1.0, 1.0]
 
 
 def test_shares_are_counted_as_predictions_with_intervals_of_examples(
     random_net: nn.Module, tiny_dataset: Dataset
 ) -> None:
-    found = evaluate(random_net, tiny_dataset, [PGD(num_steps=4)], EPSILONS, sampling=FEW)
-    curve = found.metrics["attacks"][0]["curve"]
-    for point in curve:
-        share = found.rows[f"pgd-4-linf@{point['epsilon']:g}"]
+    found = evaluate(random_net, tiny_dataset, [Attacks([PGD(num_steps=4)], EPSILONS)], sampling=FEW)
+    curve = select(found.table, ATTACKED)
+    assert list(curve.level) == EPSILONS
+    for row in rows(curve):
+        share = found.rows[f"pgd-4-linf@{row.level:g}"]
         assert set((3 * share).round(9)) <= {0, 1, 2, 3}
-        assert point["total"] == 45 * 3
-        assert point["correct"] == round(3 * share.sum())
-        assert point["accuracy"] == pytest.approx(share.mean())
-    last = curve[-1]
-    right, wrong = last["correct"] / 3, (last["total"] - last["correct"]) / 3
+        assert (row.correct, row.total) == (round(3 * share.sum()), 45 * 3)
+        assert row.value == pytest.approx(share.mean())
+    last = curve.iloc[-1]
+    right, wrong = last.correct / 3, (last.total - last.correct) / 3
     assert 0 < right < 45
-    assert last["lower"] == pytest.approx(beta.ppf(0.025, right, wrong + 1))
-    assert last["upper"] == pytest.approx(beta.ppf(0.975, right + 1, wrong))
+    assert last.lower == pytest.approx(beta.ppf(0.025, right, wrong + 1))
+    assert last.upper == pytest.approx(beta.ppf(0.975, right + 1, wrong))
 
 
 def test_the_same_seed_gives_the_same_rows(random_net: nn.Module, tiny_dataset: Dataset) -> None:
     given: dict[str, Any] = {"sampling": FEW, "batch_size": 50, "seed": 2}
+    meters = [Attacks([PGD(num_steps=2)], [0.2]), UNCERTAINTY]
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = evaluate(random_net, tiny_dataset, [PGD(num_steps=2)], [0.2], **given)
+    first = evaluate(random_net, tiny_dataset, meters, **given)
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(5)
-    second = evaluate(random_net, tiny_dataset, [PGD(num_steps=2)], [0.2], **given)
+    second = evaluate(random_net, tiny_dataset, meters, **given)
     pd.testing.assert_frame_equal(first.rows, second.rows)
-    assert first.metrics == second.metrics
+    pd.testing.assert_frame_equal(first.table, second.table)
+    assert first.results == second.results
 
 
 def test_other_data_are_looked_at_without_labels(random_net: nn.Module, tiny_dataset: Dataset) -> None:
-    wanted = dataclasses.replace(FEW, uncertainty=Uncertainty(num_samples=5, out_of_distribution=["else"]))
-    found = evaluate(
-        random_net, tiny_dataset, [], [], sampling=wanted, others={"else": tiny_dataset}, num_examples=20
-    )
-    clean, other = found.metrics["uncertainty"]["sets"]
-    assert (other["name"], other["kind"], other["num_examples"]) == ("else", "out-of-distribution", 20)
-    assert clean["accuracy"] > 0.7  # of twenty, each by five draws
-    assert other["accuracy"] is None
-    assert 0.2 < other["auroc"] < 0.8  # it is the same
+    meter = Uncertainty(num_samples=5, out_of_distribution={"else": tiny_dataset})
+    found = evaluate(random_net, tiny_dataset, [meter], sampling=FEW, num_examples=20)
+    assert found.results.uncertainty is not None
+    clean, other = found.results.uncertainty.sets
+    assert (other.name, other.kind, other.num_examples) == ("else", "out-of-distribution", 20)
+    assert clean.accuracy is not None
+    assert clean.accuracy > 0.7  # of twenty, each by five draws
+    assert other.accuracy is None
+    row = one(found.table, "AUROC of entropy against clean images", by="else")
+    assert row is not None
+    assert 0.2 < row.value < 0.8  # it is the same
+    assert other.auroc == row.value
 
 
 def test_by_default_a_random_net_is_sampled_and_another_is_not(
     random_net: nn.Module, tiny_dataset: Dataset
 ) -> None:
-    found = evaluate(random_net, tiny_dataset, [], [], num_examples=3).metrics
-    assert (found["sampling"]["num_samples"], found["clean"]["total"]) == (20, 15)
-    plain = evaluate(_stripes_net(), tiny_dataset, [], [], sampling=FEW)
-    assert not {"sampling", "uncertainty"} & set(plain.metrics)
-    assert plain.metrics["clean"]["total"] == 45
+    found = evaluate(random_net, tiny_dataset, num_examples=3)
+    assert found.results.sampling is not None
+    clean = one(found.table, CLEAN)
+    assert clean is not None
+    assert (found.results.sampling.num_samples, clean.total) == (20, 15)
+    plain = evaluate(_stripes_net(), tiny_dataset, sampling=FEW)
+    assert (plain.results.sampling, plain.results.uncertainty) == (None, None)
+    assert select(plain.table, CLEAN).total.item() == 45
     assert "entropy" not in plain.rows
     assert plain.rows["clean"].dtype == np.int32
 
@@ -146,15 +146,20 @@ def test_by_default_a_random_net_is_sampled_and_another_is_not(
 def test_nothing_is_proven_of_random_weights(
     random_net: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
+    certificate = Certificate(norm=2, epsilons=[0.1])
+    evaluate(random_net, tiny_dataset, sampling=FEW, out=tmp_path)
+    before = RunFolder(tmp_path).metrics.read_bytes()
     with pytest.raises(ModelError, match=r"no way to certify its answers.*bayes\.mean_network\(model\)"):
-        evaluate(random_net, tiny_dataset, [], [], certificates=[Certificate(epsilons=[0.1])])
+        evaluate(random_net, tiny_dataset, [certificate], sampling=FEW, out=tmp_path)
     with pytest.raises(ModelError, match=r"no way to bound its kernel norms"):
-        evaluate(random_net, tiny_dataset, [], [], kernel_norms=KernelNorms())
-    former = FormerEvaluation(pd.DataFrame(), {}, [])
-    with pytest.raises(ModelError, match="no way to certify its answers"):
-        extend_evaluation(random_net, tiny_dataset, former, [Certificate()], RunFolder(tmp_path))
-    means = bayes.mean_network(random_net)
-    evaluate(means, tiny_dataset, [], [], certificates=[Certificate(epsilons=[0.1])])
+        evaluate(random_net, tiny_dataset, [KernelNorms()], out=tmp_path)
+    assert RunFolder(tmp_path).metrics.read_bytes() == before
+    evaluate(bayes.mean_network(random_net), tiny_dataset, [certificate])
+
+
+def test_uncertainty_of_fixed_weights_is_refused(tiny_dataset: Dataset) -> None:
+    with pytest.raises(ModelError, match=r"Uncertainty is for networks whose weights are random.*bayes\.convert"):
+        evaluate(_stripes_net(), tiny_dataset, [UNCERTAINTY])
 
 
 @pytest.mark.parametrize("field", ["num_samples", "num_repeats", "attack_samples", "sweep_examples"])
@@ -179,14 +184,16 @@ def test_a_tolerance_below_zero_is_refused() -> None:
 def test_a_recipe_holds_the_settings(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(
-        "evaluation: {sampling: {num_samples: 7, uncertainty: {out_of_distribution: [mnist]}}}\n",
+        "evaluation: {sampling: {num_samples: 7}, meters: [{class_path: Uncertainty, "
+        "init_args: {out_of_distribution: [mnist]}}]}\n",
         encoding="utf-8",
     )
-    found = parse_recipe(file, ["--evaluation.sampling.num_repeats=2"]).recipe.evaluation.sampling
-    assert found == Sampling(7, 2, uncertainty=Uncertainty(out_of_distribution=["mnist"]))
+    found = parse_recipe(file, ["--evaluation.sampling.num_repeats=2"]).recipe.evaluation
+    assert found.sampling == Sampling(7, 2)
+    assert found.meters == [Uncertainty(out_of_distribution=["mnist"])]
     assert parse_recipe(file, ["--evaluation.sampling=null"]).recipe.evaluation.sampling is None
-    without = parse_recipe(file, ["--evaluation.sampling.uncertainty=null"]).recipe.evaluation.sampling
-    assert without == Sampling(7, uncertainty=None)
+    without = parse_recipe(file, ["--evaluation.meters=[]"]).recipe.evaluation
+    assert (without.sampling, without.meters) == (Sampling(7), [])
 
 
 def test_training_scores_the_mean_probability(random_net: nn.Module, tiny_dataset: Dataset) -> None:
