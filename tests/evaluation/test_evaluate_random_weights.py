@@ -149,9 +149,9 @@ def test_nothing_is_proven_of_random_weights(
     certificate = Certificate(norm=2, epsilons=[0.1])
     evaluate(random_net, tiny_dataset, sampling=FEW, out=tmp_path)
     before = RunFolder(tmp_path).metrics.read_bytes()
-    with pytest.raises(ModelError, match=r"no way to certify its answers.*bayes\.mean_network\(model\)"):
+    with pytest.raises(ModelError, match=r"no way to measure certified-l2 at 0\.1.*bayes\.mean_network\(model\)"):
         evaluate(random_net, tiny_dataset, [certificate], sampling=FEW, out=tmp_path)
-    with pytest.raises(ModelError, match=r"no way to bound its kernel norms"):
+    with pytest.raises(ModelError, match=r"no way to measure kernel norms"):
         evaluate(random_net, tiny_dataset, [KernelNorms()], out=tmp_path)
     assert RunFolder(tmp_path).metrics.read_bytes() == before
     evaluate(bayes.mean_network(random_net), tiny_dataset, [certificate])
@@ -184,7 +184,7 @@ def test_a_tolerance_below_zero_is_refused() -> None:
 def test_a_recipe_holds_the_settings(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(
-        "evaluation: {sampling: {num_samples: 7}, meters: [{class_path: Uncertainty, "
+        "model: {bayes: {}}\nevaluation: {sampling: {num_samples: 7}, meters: [{class_path: Uncertainty, "
         "init_args: {out_of_distribution: [mnist]}}]}\n",
         encoding="utf-8",
     )

@@ -51,13 +51,14 @@ def fit(
         DataError: the training images make no whole batch, or what goes by validation scores has none.
         NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stays.
         CheckpointError: the folder holds a damaged checkpoint, or one of another run.
-        RunFolderError: the folder cannot be written.
+        RunFolderError: the folder cannot be written, or another process holds it.
     """
     run = RunFolder(Path(out)).create()
     watchers: list[Observer] = [CsvLog(run.train_log), *observers]
     if settings.tensorboard:
         watchers.append(TensorBoardLog(run.path / "tensorboard"))
     with ExitStack() as stack:
+        stack.enter_context(run.held("training"))
         for watcher in watchers:
             stack.enter_context(watcher)
         stack.enter_context(numerics(settings.precision))
