@@ -15,11 +15,13 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.attacks import PGD, AttackMode, Cascade, Noise
-from withstand.evaluation import AttackPlan, Judge, attack_batch
-from withstand.evaluation.attacking import Memory, OnAttacked
+from withstand.data import Dataset
+from withstand.evaluation import Judge
+from withstand.evaluation.attacking import Memory, OnAttacked, Scores, attack_batch, column
 from withstand.evaluation.judge import Answer, random_judge
-from withstand.evaluation.meter import Found
-from withstand.evaluation.rows import CLEAN, Columns, Scores, column
+from withstand.evaluation.meter import Columns
+from withstand.evaluation.meters import Attacks
+from withstand.evaluation.plans import AttackPlan
 from withstand.types import Batch
 
 IMAGES = torch.full((3, 1, 2, 2), 0.5)
@@ -32,7 +34,7 @@ def score_batch(
     """Clean and under each attack."""
     clean = judge.answer(*batch)
     scores = attack_batch(judge, batch, clean, plans, on_attacked)
-    return scores._replace(columns={CLEAN: judge.share(clean.right).numpy(), **scores.columns})
+    return scores._replace(worst={"clean": judge.share(clean.right).numpy(), **scores.worst})
 
 
 class Script(nn.Module):
@@ -64,7 +66,7 @@ class Brighter(PGD):
 
 
 def _plan(epsilons: list[float]) -> AttackPlan:
-    return AttackPlan(Brighter(), epsilons, "a", math.inf, is_random=True)
+    return AttackPlan(Brighter(), epsilons, "a")
 
 
 def test_each_repeat_counts() -> None:
@@ -87,11 +89,11 @@ def test_one_repeat_is_zero_or_one_as_an_integer() -> None:
     assert judge.predictor is judge.target is model
 
 
-def test_what_chose_an_image_is_not_what_is_reported_and_the_fallen_are_left_alone() -> None:
+def test_what_chose_an_image_is_not_what_is_reported_and_the_broken_are_left_alone() -> None:
     clean = [[0, 1, 1], [0, 1, 1]]  # both right of all three
     again = [[0, 1, 1], [1, 1, 1]]  # 1, 2, 2 right: what the first attack must match
     attacked = [[0, 0, 1], [0, 0, 1]]  # 2, 0, 2 right: the first image stays the clean one
-    counted = [[0, 0, 0], [0, 0, 1]]  # 2, 0, 1 right: the second has fallen
+    counted = [[0, 0, 0], [0, 0, 1]]  # 2, 0, 1 right: the second is broken
     attacked_more, counted_more = [[0, 1], [1, 1]], [[0, 0, 1], [1, 1, 1]]
     model = Script(*clean, *again, *attacked, *counted, *attacked_more, *counted_more)
     judge = Judge(model, model, num_repeats=2, is_random=True)
@@ -104,7 +106,7 @@ def test_what_chose_an_image_is_not_what_is_reported_and_the_fallen_are_left_alo
     scores = score_batch(judge, Batch(IMAGES, LABELS), [_plan([0.1, 0.2])], on_attacked)
     assert scores.columns["clean"].tolist() == [1.0, 1.0, 1.0]
     assert scores.columns["a@0.1"].tolist() == [1.0, 0.0, 0.5]
-    assert scores.columns["a@0.2"].tolist() == [0.5, 0.5, 1.0]  # the fallen, too, is counted afresh
+    assert scores.columns["a@0.2"].tolist() == [0.5, 0.5, 1.0]  # the broken, too, is counted afresh
     assert next(model._answers, None) is None
     torch.testing.assert_close(seen["a@0.1"][:, 0, 0, 0], torch.tensor([0.5, 0.6, 0.6]))
     torch.testing.assert_close(seen["a@0.2"][:, 0, 0, 0], torch.tensor([0.7, 0.6, 0.6]))
@@ -153,8 +155,8 @@ def test_the_worst_of_several_is_the_one_whose_images_are_worst() -> None:
     torch.manual_seed(0)
     images, labels = torch.full((2_000, 1), 0.8), torch.zeros(2_000, dtype=torch.int64)
     judge = Judge(Coin(), Coin(), 20, is_random=True)
-    plans = [_plan([0.2, 0.7]), AttackPlan(Darker(), [0.2, 0.7], "d", math.inf, is_random=True)]
-    plans[0] = replace(plans[0], attack=Noise(num_samples=1))
+    plans = [_plan([0.2, 0.7]), AttackPlan(Darker(), [0.2, 0.7], "d")]
+    plans[0] = replace(plans[0], attack=Noise(num_samples=1).for_random_answers())
     found = score_batch(judge, Batch(images, labels), plans).columns
     assert found["d@0.7"].mean() == pytest.approx(0.1, abs=0.01)
     assert found["worst-linf@0.7"].mean() == pytest.approx(0.1, abs=0.03)  # few are misjudged
@@ -179,14 +181,17 @@ def test_attacks_see_the_target_and_not_the_predictor() -> None:
         judge,
         Batch(IMAGES, LABELS),
         Answer(LABELS, torch.ones(3), torch.ones(3, dtype=torch.int64)),
-        [AttackPlan(Spy(), [0.1], "a", math.inf)],
+        [AttackPlan(Spy(), [0.1], "a")],
     )
     assert asked == [target]
 
 
 @pytest.mark.parametrize(("is_random", "mode"), [(True, "random"), (False, "evaluation")])
-def test_the_form_of_an_attack_follows_the_model(is_random: bool, mode: AttackMode) -> None:
-    assert AttackPlan(PGD(), [0.1], "a", math.inf, is_random).form == PGD(mode=mode)
+def test_the_form_of_an_attack_follows_the_model(
+    is_random: bool, mode: AttackMode, tiny_dataset: Dataset
+) -> None:
+    plans = Attacks([PGD()], [0.2, 0.1]).attack_plans(tiny_dataset.info, is_random=is_random)
+    assert plans == [AttackPlan(PGD(mode=mode), [0.1, 0.2], "pgd-10-linf")]
 
 
 def test_random_weights_are_scored_and_attacked_by_the_mean_probability() -> None:
@@ -214,7 +219,7 @@ class GivesUp(PGD):
 
 def test_an_attack_that_gives_up_does_not_take_the_place_of_one_that_came_near() -> None:
     brighter, gives_up = Brighter(epsilon=0.1), GivesUp(epsilon=0.1)
-    plan = AttackPlan(Cascade([brighter, gives_up], "both"), [0.1], "both-linf", math.inf)
+    plan = AttackPlan(Cascade([brighter, gives_up], "both"), [0.1], "both-linf")
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     with torch.no_grad():
         labels = model(IMAGES).argmax(dim=1)
@@ -233,22 +238,10 @@ def test_images_that_nobody_wants_are_not_kept() -> None:
         """Wants no images."""
 
         @override
-        def recall(self, plan: AttackPlan, epsilon: float) -> Found | None:
-            return None
-
-        @override
-        def prepare(self, plan: AttackPlan, epsilon: float) -> None:
-            pass
-
-        @override
-        def keep(self, plan: AttackPlan, epsilon: float, found: Found) -> None:
-            pass
-
-        @override
         def wants_images(self, plan: AttackPlan) -> bool:
             return False
 
-    plan = AttackPlan(Brighter(), [0.1], "brighter", math.inf)
+    plan = AttackPlan(Brighter(), [0.1], "brighter")
     batch = Batch(IMAGES, torch.zeros_like(LABELS))
     asked: list[tuple[dict[str, Any], list[str]]] = [({}, ["brighter"]), ({"memory": Forgetful()}, [])]
     for options, kept in asked:

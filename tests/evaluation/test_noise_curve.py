@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,25 +17,22 @@ from typing_extensions import override
 from withstand.attacks import PGD
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
-from withstand.evaluation import (
-    Certificate,
-    FormerEvaluation,
-    NoiseCurve,
-    evaluate,
-    extend_evaluation,
-    share,
-)
+from withstand.evaluation import evaluate, read_results
+from withstand.evaluation.intervals import share, share_of
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.noise import NOISE_MEASURES, NoiseMeter, score_noise
-from withstand.evaluation.summary import share_of
+from withstand.evaluation.measurements import CLEAN, NOISE_ACCURACY, NOISE_AGREEMENT
+from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
+from withstand.evaluation.results import Noise
 from withstand.recipe_file import parse_recipe
-from withstand.reporting.conform import misfit
-from withstand.reporting.read import read_run
-from withstand.reporting.schema import Metrics
+from withstand.reporting.table import rows, select
 from withstand.run_folder import RunFolder
 from withstand.types import Batch, RecipeError
 
+if TYPE_CHECKING:
+    from tests.evaluation.conftest import Gather
+
 FEW = NoiseCurve(num_levels=4, largest=0.6, num_draws=2)
+MEASURES = [(measure, by) for by in ("unclipped", "clipped") for measure in (NOISE_AGREEMENT, NOISE_ACCURACY)]
 
 
 class Sides(nn.Module):
@@ -82,7 +79,12 @@ def batch_of(num: int, size: int = 4) -> Batch:
 
 
 def counted(model: nn.Module, batch: Batch, settings: NoiseCurve, seed: int = 0) -> Any:
-    return score_noise(model, batch, model(batch.images).argmax(dim=1), settings, seed=seed)
+    return settings.score(Judge.of(model), batch, model(batch.images).argmax(dim=1), seed=seed)
+
+
+def curve(table: pd.DataFrame, measure: str, by: str = "unclipped") -> pd.DataFrame:
+    """The levels of a measure."""
+    return select(table, measure, by=by)
 
 
 @pytest.mark.parametrize("shell", [False, True])
@@ -109,9 +111,8 @@ def test_a_plane_is_crossed_as_often_as_the_normal_law_says(shell: bool) -> None
 
 
 def test_clipping_changes_nothing_of_a_threshold_on_one_pixel() -> None:
-    counts = counted(Sides(torch.ones(1), 0.5), batch_of(200, size=1), NoiseCurve(num_levels=3)).counts[
-        "hits"
-    ]
+    found = counted(Sides(torch.ones(1), 0.5), batch_of(200, size=1), NoiseCurve(num_levels=3))
+    counts = found.counts["hits"]
     assert (counts[:, :2] == counts[:, 2:]).all()
     assert counts[2, 0] < 200
 
@@ -119,12 +120,11 @@ def test_clipping_changes_nothing_of_a_threshold_on_one_pixel() -> None:
 def test_a_constant_answer_agrees_with_itself_and_is_right_on_its_class(tiny_dataset: Dataset) -> None:
     test = tiny_dataset.test.subset(list(range(40)))  # 14, 13, 13
     dataset = Dataset(tiny_dataset.info, tiny_dataset.train, tiny_dataset.validation, test)
-    metrics = evaluate(Always(1), dataset, [], [], noise=NoiseCurve(num_levels=3)).metrics
-    for summary in (metrics["noise"]["area"], metrics["noise"]["mean"]):
-        assert summary["agreement"] == summary["clipped_agreement"] == 1.0
-        assert summary["accuracy"] == pytest.approx(13 / 40)
-        assert summary["clipped_accuracy"] == pytest.approx(13 / 40)
-    (warning,) = metrics["warnings"]
+    found = evaluate(Always(1), dataset, [NoiseCurve(num_levels=3)])
+    for by in ("unclipped", "clipped"):
+        assert list(curve(found.table, NOISE_AGREEMENT, by).value) == [1.0] * 3
+        assert list(curve(found.table, NOISE_ACCURACY, by).value) == pytest.approx([13 / 40] * 3)
+    (warning,) = found.results.warnings
     assert warning.startswith("Constant answer: the model says class 1 whatever it sees")
     assert "same under noise is no merit" in warning
 
@@ -139,34 +139,28 @@ def test_what_is_constant_without_noise_alone_is_called_so(tiny_dataset: Dataset
             is_stored = ((levels - levels.round()).abs().amax(dim=(1, 2, 3)) < 1e-3).long()
             return 5 * torch.eye(3)[2 * is_stored]
 
-    (warning,) = evaluate(Brittle(), tiny_dataset, [], [], noise=FEW).metrics["warnings"]
+    (warning,) = evaluate(Brittle(), tiny_dataset, [FEW]).results.warnings
     assert "class 2 of every image without noise, so its clean accuracy" in warning
     assert "whatever it sees" not in warning
 
 
 def test_without_noise_agreement_is_exact(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
-    metrics = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW).metrics
-    first = metrics["noise"]["levels"][0]
-    assert first["noise_std"] == 0.0
-    for name in ("agreement", "clipped_agreement"):
-        assert (first[name]["accuracy"], first[name]["correct"], first[name]["total"]) == (1.0, 90, 90)
-    for name in ("accuracy", "clipped_accuracy"):
-        assert first[name]["accuracy"] == metrics["clean"]["accuracy"]
-        assert first[name]["lower"] == pytest.approx(metrics["clean"]["lower"])
-    assert metrics["noise"]["levels"][-1]["agreement"]["correct"] < 90
+    table = evaluate(tiny_model, tiny_dataset, [FEW]).table
+    (clean,) = rows(select(table, CLEAN))
+    first = select(table, NOISE_AGREEMENT, level=0.0)
+    assert [(row.value, row.correct, row.total) for row in rows(first)] == [(1.0, 90, 90)] * 2
+    for row in rows(select(table, NOISE_ACCURACY, level=0.0)):
+        assert (row.value, row.lower) == (clean.value, pytest.approx(clean.lower))
+    assert curve(table, NOISE_AGREEMENT).correct.iloc[-1] < 90
 
 
-def test_area_and_mean_are_those_of_the_levels(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
-    result = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW, batch_size=20)
-    found = result.metrics["noise"]
-    stds = [each["noise_std"] for each in found["levels"]]
-    assert stds == pytest.approx([0.0, 0.2, 0.4, 0.6])
-    for name in NOISE_MEASURES:
-        shares = [each[name]["accuracy"] for each in found["levels"]]
-        assert found["area"][name] == pytest.approx(np.trapezoid(shares, stds) / 0.6)
-        assert found["mean"][name] == pytest.approx(np.mean(shares))
-    assert result.rows["noise-accuracy"].mean() == pytest.approx(found["mean"]["accuracy"])
-    assert result.rows["noise-agreement"].mean() == pytest.approx(found["mean"]["agreement"])
+def test_rows_are_the_means_of_the_levels(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
+    result = evaluate(tiny_model, tiny_dataset, [FEW], batch_size=20)
+    for measure, by in MEASURES:
+        assert list(curve(result.table, measure, by).level) == pytest.approx([0.0, 0.2, 0.4, 0.6])
+    accuracy, agreement = (curve(result.table, each).value for each in (NOISE_ACCURACY, NOISE_AGREEMENT))
+    assert result.rows["noise-accuracy"].mean() == pytest.approx(accuracy.mean())
+    assert result.rows["noise-agreement"].mean() == pytest.approx(agreement.mean())
 
 
 def test_levels_have_draws_of_their_own_and_clipped_images_lie_in_the_unit_range() -> None:
@@ -209,18 +203,21 @@ def test_draws_repeat_with_the_seed_whatever_came_before(
 def test_attacks_and_noise_find_the_same_beside_each_other(
     tiny_model: nn.Module, tiny_dataset: Dataset
 ) -> None:
-    attacks = [PGD(num_steps=2, random_start=True)]
-    both = evaluate(tiny_model, tiny_dataset, attacks, [0.1], noise=FEW, batch_size=20)
-    attacked = evaluate(tiny_model, tiny_dataset, attacks, [0.1], batch_size=20)
-    noisy = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW, batch_size=20)
-    assert "noise" not in attacked.metrics
+    attacks = Attacks([PGD(num_steps=2, random_start=True)], [0.1])
+    both, attacked, noisy = (
+        evaluate(tiny_model, tiny_dataset, meters, batch_size=20)
+        for meters in ([attacks, FEW], [attacks], [FEW])
+    )
+    assert attacked.results.noise is None
     pd.testing.assert_frame_equal(both.rows[list(attacked.rows)], attacked.rows)
     pd.testing.assert_frame_equal(both.rows[list(noisy.rows)], noisy.rows)
-    assert both.metrics["noise"] == noisy.metrics["noise"]
+    assert both.results.noise == noisy.results.noise
+    for measure in (NOISE_ACCURACY, NOISE_AGREEMENT):
+        assert rows(select(both.table, measure)) == rows(select(noisy.table, measure))
     # A batch has its own draws: the first is the same where no other follows.
-    alone = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW, batch_size=20, num_examples=20)
+    alone = evaluate(tiny_model, tiny_dataset, [FEW], batch_size=20, num_examples=20)
     pd.testing.assert_frame_equal(alone.rows, noisy.rows.iloc[:20])
-    other = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW, batch_size=20, seed=1)
+    other = evaluate(tiny_model, tiny_dataset, [FEW], batch_size=20, seed=1)
     assert not other.rows["noise-accuracy"].equals(noisy.rows["noise-accuracy"])
 
 
@@ -236,39 +233,37 @@ def test_the_model_is_left_as_it_was_and_has_no_gradient(
 
     tiny_model.train()
     tiny_model[1].register_forward_hook(note)  # type: ignore[index]
-    evaluate(tiny_model, tiny_dataset, [], [], noise=FEW)
+    evaluate(tiny_model, tiny_dataset, [FEW])
     assert len(modes) > 12
     assert not any(modes[-12:])
     assert not any(grads[-12:])
     assert all(module.training for module in tiny_model.modules())
 
 
-def test_metrics_pass_through_a_run_folder(
+def test_results_pass_through_a_run_folder(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    result = evaluate(tiny_model, tiny_dataset, [], [], noise=FEW, batch_size=20, out=tmp_path)
-    assert misfit(result.metrics, Metrics, "") is None
-    settings = result.metrics["noise"]["settings"]
-    assert settings == {"num_levels": 4, "largest": 0.6, "num_draws": 2, "shell": False}
-    assert read_run(tmp_path).metrics == result.metrics
-    rows = pd.read_csv(RunFolder(tmp_path).examples)
-    assert rows["noise-accuracy"].to_numpy() == pytest.approx(result.rows["noise-accuracy"].to_numpy())
-
-
-def test_certificates_that_join_later_keep_it(tiny_dataset: Dataset, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    former = evaluate(model, tiny_dataset, [], [], noise=FEW, out=tmp_path)
+    result = evaluate(tiny_model, tiny_dataset, [FEW], batch_size=20, out=tmp_path)
+    assert result.results.noise == Noise(FEW.describe(), num_draws=2, shell=False)
     run = RunFolder(tmp_path)
-    before = FormerEvaluation(pd.read_csv(run.examples), run.read_json(run.metrics), [])
-    result = extend_evaluation(
-        model, tiny_dataset, before, [Certificate(norm=2, epsilons=[0.01])], run, batch_size=20
-    )
-    assert result.metrics["certificates"]
-    assert run.read_json(run.metrics)["noise"] == former.metrics["noise"]
-    rows = pd.read_csv(run.examples)
-    for name in ("noise-accuracy", "noise-agreement"):
-        assert rows[name].to_numpy() == pytest.approx(former.rows[name].to_numpy())
+    kept = read_results(run)
+    assert kept is not None
+    assert kept[0] == result.results
+    pd.testing.assert_frame_equal(kept[1], result.table)
+    examples = pd.read_csv(run.examples)
+    assert examples["noise-accuracy"].to_numpy() == pytest.approx(result.rows["noise-accuracy"].to_numpy())
+
+
+def test_certificates_that_join_later_keep_it(
+    linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    former = evaluate(linear, tiny_dataset, [FEW], out=tmp_path, batch_size=20)
+    certificate = Certificate(norm=2, epsilons=[0.01])
+    result = evaluate(linear, tiny_dataset, [FEW, certificate], out=tmp_path, batch_size=20)
+    assert result.results.certificates
+    assert result.results.noise == former.results.noise
+    assert rows(select(result.table, NOISE_ACCURACY)) == rows(select(former.table, NOISE_ACCURACY))
+    pd.testing.assert_frame_equal(result.rows[list(former.rows)], former.rows)
 
 
 def test_a_constant_answer_is_told_once_though_certificates_join(
@@ -277,36 +272,32 @@ def test_a_constant_answer_is_told_once_though_certificates_join(
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     with torch.no_grad():
         model[1].weight.zero_()  # type: ignore[operator]
-    former = evaluate(model, tiny_dataset, [], [], noise=FEW, out=tmp_path)
-    run = RunFolder(tmp_path)
-    before = FormerEvaluation(pd.read_csv(run.examples), run.read_json(run.metrics), [])
-    result = extend_evaluation(model, tiny_dataset, before, [Certificate(norm=2, epsilons=[0.01])], run)
-    assert result.metrics["warnings"] == former.metrics["warnings"]
-    assert len(former.metrics["warnings"]) == 1
+    former = evaluate(model, tiny_dataset, [FEW], out=tmp_path)
+    result = evaluate(model, tiny_dataset, [FEW, Certificate(norm=2, epsilons=[0.01])], out=tmp_path)
+    told = [[each for each in found.results.warnings if "Constant" in each] for found in (former, result)]
+    assert told[0] == told[1] == former.results.warnings
+    assert len(told[0]) == 1
 
 
 def test_draws_of_an_example_narrow_no_interval() -> None:
     one, many = share_of(30, 45), share_of(300, 450, 10)
-    assert (many["correct"], many["total"]) == (300, 450)
-    assert [many[end] for end in ("lower", "upper")] == pytest.approx([one["lower"], one["upper"]])
+    assert (many.correct, many.total) == (300, 450)
+    assert (many.lower, many.upper) == pytest.approx((one.lower, one.upper))
     assert share([1] * 30 + [0] * 15) == one
-    assert [share_of(0, 8)["lower"], share_of(8, 8)["upper"]] == [0.0, 1.0]
+    assert [share_of(0, 8).lower, share_of(8, 8).upper] == [0.0, 1.0]
 
 
-def test_batches_are_summed_up() -> None:
-    whole, meter = batch_of(30), NoiseMeter(FEW)
-    model = Sides(torch.ones(16), 8.0)
-    prediction = model(whole.images).argmax(dim=1)
-    counts = np.zeros((FEW.num_levels, len(NOISE_MEASURES)), dtype=np.int64)
+def test_batches_are_summed_up(gather: Gather) -> None:
+    whole, judge = batch_of(30), Judge.of(Sides(torch.ones(16), 8.0))
+    prediction = judge.predict(whole.images)
+    counts = np.zeros((FEW.num_levels, len(MEASURES)), dtype=np.int64)
     for start, stop in ((0, 20), (20, 30)):
         part = Batch(whole.images[start:stop], whole.labels[start:stop])
-        found = meter.score(Judge.of(model), part, prediction[start:stop], seed=start)
-        assert (found.counts["hits"] == counted(model, part, FEW, seed=start).counts["hits"]).all()
-        counts += found.counts["hits"]
-    summary = meter.summary(pd.DataFrame({"clean": np.ones(30)}), {"hits": counts})
-    found_counts = [[each[name]["correct"] for name in NOISE_MEASURES] for each in summary["levels"]]
-    assert found_counts == counts.tolist()
-    assert summary["levels"][0]["accuracy"]["total"] == 60
+        counts += FEW.score(judge, part, prediction[start:stop], seed=start).counts["hits"]
+    found, _ = FEW.summary(gather(pd.DataFrame({"clean": np.ones(30)}), judge, counts={"hits": counts}))
+    assert [(row.measure, row.by) for row in found] == MEASURES * FEW.num_levels
+    assert [row.correct for row in found] == counts.flatten().tolist()
+    assert {row.total for row in found} == {60}
 
 
 @pytest.mark.parametrize(
@@ -333,15 +324,17 @@ def test_settings_in_words() -> None:
 def test_a_recipe_names_it(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: noisy\n", encoding="utf-8")
-    assert parse_recipe(recipe).recipe.evaluation.noise is None
+    assert parse_recipe(recipe).recipe.evaluation.meters == []
+    added = "--evaluation.meters+=NoiseCurve"
     for given, expected in (
-        (["--evaluation.noise={}"], NoiseCurve()),
-        (["--evaluation.noise={num_levels: 5, shell: true}"], NoiseCurve(num_levels=5, shell=True)),
-        (["--evaluation.noise.num_draws=3"], NoiseCurve(num_draws=3)),
-    ):
-        assert parse_recipe(recipe, given).recipe.evaluation.noise == expected
+        ([added], NoiseCurve()),
+        ([added, "--evaluation.meters.num_levels=5", "--evaluation.meters.shell=true"],
+         NoiseCurve(num_levels=5, shell=True)),
+        ([added, "--evaluation.meters.num_draws=3"], NoiseCurve(num_draws=3)),
+    ):  # fmt: skip
+        assert parse_recipe(recipe, given).recipe.evaluation.meters == [expected]
     with pytest.raises(RecipeError, match="num_levels of the noise"):
-        parse_recipe(recipe, ["--evaluation.noise={num_levels: 1}"])
+        parse_recipe(recipe, [added, "--evaluation.meters.num_levels=1"])
 
 
 def test_images_of_several_channels_count_all_their_pixels() -> None:
@@ -355,6 +348,5 @@ def test_images_of_several_channels_count_all_their_pixels() -> None:
             return images.flatten(1)[:, :2]
 
     model = Colours()
-    noise = NoiseCurve(num_levels=2, largest=0.5, shell=True)
-    evaluate(model, Dataset(info, split, split, split), [], [], noise=noise)
+    evaluate(model, Dataset(info, split, split, split), [NoiseCurve(2, 0.5, shell=True)])
     assert model.seen[-2].flatten(1).norm(dim=1).tolist() == pytest.approx([0.5 * math.sqrt(12)] * 4)

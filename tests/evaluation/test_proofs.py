@@ -16,24 +16,18 @@ from typing_extensions import override
 
 from withstand.attacks import PGD, Noise
 from withstand.certificates import Certification, Certifier
-from withstand.data import Dataset
-from withstand.evaluation import Certificate, evaluate, plan_attacks, plan_certificates
-from withstand.evaluation.certificate import default_attack, plan_default_attacks
 from withstand.certificates.consistency import Outcome
+from withstand.data import Dataset
+from withstand.evaluation import evaluate
+from withstand.evaluation.measurements import ATTACKED, CERTIFIED, LARGEST_RADIUS
+from withstand.evaluation.meters import Attacks, Certificate
+from withstand.evaluation.plans import AttackPlan, default_attack, default_plans
 from withstand.evaluation.proofs import Prover
+from withstand.reporting.table import select
 from withstand.run_folder import RunFolder
 from withstand.types import Batch, CertificateError, ModelError
 
 EPSILONS = [0.1, 0.5, 0.6, 1.4]
-
-
-@pytest.fixture
-def linear() -> nn.Module:
-    """Knows the stripes: the brightest column wins, and how far it can be moved is known exactly."""
-    layer = nn.Linear(16, 3, bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(torch.eye(4).repeat(1, 4)[:3])
-    return nn.Sequential(nn.Flatten(), layer)
 
 
 class Rounded(nn.Module):
@@ -97,8 +91,8 @@ def exact_radii(dataset: Dataset) -> NDArray[np.float64]:
 def test_a_linear_model_is_certified_exactly_where_its_margin_ends(
     linear: nn.Module, tiny_dataset: Dataset
 ) -> None:
-    certificate = Certificate(norm=2, radius=True, clip=False)
-    result = evaluate(linear, tiny_dataset, [], EPSILONS, certificates=[certificate], batch_size=7)
+    certificate = Certificate(2, EPSILONS, radius=True, clip=False)
+    result = evaluate(linear, tiny_dataset, [certificate], batch_size=7)
     exact = exact_radii(tiny_dataset)
     radii = result.rows["radius-unclipped-l2"]
     assert (radii <= exact + 1e-9).all()
@@ -107,57 +101,52 @@ def test_a_linear_model_is_certified_exactly_where_its_margin_ends(
         certified = result.rows[f"certified-unclipped-l2@{epsilon}"].to_numpy().astype(bool)
         assert (certified == (exact > epsilon)).all()
         assert (certified == (radii >= epsilon)).all()
-    (summary,) = result.metrics["certificates"]
-    assert summary["norm"] == "2"
-    assert [point["correct"] for point in summary["curve"]] == [
-        int((exact > each).sum()) for each in EPSILONS
-    ]
-    assert 0 < summary["curve"][2]["correct"] < 45
-    assert summary["radius"]["largest"] == radii.max()
-    assert result.metrics["warnings"] == []
+    (proven,) = result.results.certificates
+    curve = select(result.table, CERTIFIED, by=proven.name, norm="2")
+    assert (proven.norm, proven.method, proven.description) == ("2", "best", certificate.describe())
+    assert list(curve.level) == EPSILONS
+    assert list(curve.correct) == [int((exact > each).sum()) for each in EPSILONS]
+    assert 0 < curve.correct.iloc[2] < 45
+    assert select(result.table, LARGEST_RADIUS, by=proven.name).value.item() == radii.max()
+    assert result.results.warnings == []
 
 
 def test_what_is_certified_is_attacked_where_nothing_else_attacks_it(
     linear: nn.Module, tiny_dataset: Dataset
 ) -> None:
     certificates = [Certificate(norm=2, epsilons=[0.5, 0.6]), Certificate(norm=math.inf, epsilons=[0.1])]
-    result = evaluate(linear, tiny_dataset, [PGD(norm=2)], [0.5], certificates=certificates)
-    curves = {
-        attack["name"]: [point["epsilon"] for point in attack["curve"]]
-        for attack in result.metrics["attacks"]
-    }
-    assert curves == {
-        "pgd-10-l2": [0.5],
-        "pgd-20-margin-l2": [0.6],
-        "pgd-20-margin-linf": [0.1],
-    }
-    rows = result.rows
-    for certified, attacked in (
+    result = evaluate(linear, tiny_dataset, [Attacks([PGD(norm=2)], [0.5]), *certificates])
+    attacked = select(result.table, ATTACKED)
+    assert list(zip(attacked.by, attacked.level, strict=True)) == [
+        ("pgd-10-l2", 0.5),
+        ("pgd-20-margin-l2", 0.6),
+        ("pgd-20-margin-linf", 0.1),
+    ]
+    for certified, by_attack in (
         ("certified-l2@0.5", "pgd-10-l2@0.5"),
         ("certified-l2@0.6", "pgd-20-margin-l2@0.6"),
         ("certified-linf@0.1", "pgd-20-margin-linf@0.1"),
     ):
-        assert (rows[certified] <= rows[attacked]).all()
-        assert rows[certified].sum() > 0
+        assert (result.rows[certified] <= result.rows[by_attack]).all()
+        assert result.rows[certified].sum() > 0
 
 
 def test_noise_does_not_count_as_an_attack_of_what_is_certified() -> None:
-    proofs = plan_certificates([Certificate(norm=2)], [0.0, 0.5])
-    (plan,) = plan_default_attacks(proofs, plan_attacks([Noise(norm=2), PGD()], [0.5]))
+    proofs = Certificate(2, [0.0, 0.5]).certificate_plans()
+    taken = [AttackPlan(attack, [0.5], attack.name) for attack in (Noise(norm=2), PGD())]
+    (plan,) = default_plans(proofs, taken)
     assert (plan.norm, list(plan.epsilons)) == (2.0, [0.5])
     alike = default_attack(2.0)
-    (other,) = plan_default_attacks(proofs, plan_attacks([alike], [0.3]))
+    (other,) = default_plans(proofs, [AttackPlan(alike, [0.3], alike.name)])
     assert other.name != alike.name
 
 
 def test_attacks_are_the_same_whether_or_not_certificates_are_asked_for(
     linear: nn.Module, tiny_dataset: Dataset
 ) -> None:
-    attacks = [PGD(norm=2, num_steps=3)]
-    plain = evaluate(linear, tiny_dataset, attacks, [0.9], batch_size=45).rows
-    both = evaluate(
-        linear, tiny_dataset, attacks, [0.9], certificates=[Certificate(norm=math.inf)], batch_size=45
-    ).rows
+    attacks = Attacks([PGD(norm=2, num_steps=3)], [0.9])
+    plain = evaluate(linear, tiny_dataset, [attacks], batch_size=45).rows
+    both = evaluate(linear, tiny_dataset, [attacks, Certificate(math.inf, [0.9])], batch_size=45).rows
     pd.testing.assert_frame_equal(plain, both[list(plain)])
 
 
@@ -165,21 +154,14 @@ def test_a_false_certificate_stops_the_evaluation_after_its_rows_are_written(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path, use: Callable[[type[Certifier]], None]
 ) -> None:
     use(Boastful)
+    meters = [Attacks([PGD(norm=2, num_steps=20)], [0.9, 1.4]), Certificate(2, [0.9, 1.4])]
     with pytest.raises(CertificateError, match=r"certified-l2 at epsilon 1\.4: \d+ rows are") as error:
-        evaluate(
-            linear,
-            tiny_dataset,
-            [PGD(norm=2, num_steps=20)],
-            [0.9, 1.4],
-            certificates=[Certificate(norm=2)],
-            batch_size=20,
-            out=tmp_path,
-        )
+        evaluate(linear, tiny_dataset, meters, batch_size=20, out=tmp_path)
     rows = pd.read_csv(RunFolder(tmp_path).examples)
     assert len(rows) == 20
-    fallen = rows["index"][(rows["pgd-20-l2@0.9"] == 0) & (rows["certified-l2@1.4"] == 1)]
-    listed = ", ".join(str(index) for index in fallen[:10])
-    assert len(fallen) > 0
+    broken = rows["index"][(rows["pgd-20-l2@0.9"] == 0) & (rows["certified-l2@1.4"] == 1)]
+    listed = ", ".join(str(index) for index in broken[:10])
+    assert len(broken) > 0
     assert f"(index {listed}" in str(error.value)
     assert str(RunFolder(tmp_path).examples) in str(error.value)
     assert not RunFolder(tmp_path).metrics.exists()
@@ -189,8 +171,8 @@ def test_a_false_certificate_is_caught_by_the_attack_that_comes_with_it(
     linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None]
 ) -> None:
     use(Boastful)
-    with pytest.raises(CertificateError, match=r"fell to pgd-20-margin-linf within epsilon 0\.3, in float64"):
-        evaluate(linear, tiny_dataset, [], [], certificates=[Certificate(norm=math.inf, epsilons=[0.3])])
+    with pytest.raises(CertificateError, match=r"broken by pgd-20-margin-linf within epsilon 0\.3, in fl"):
+        evaluate(linear, tiny_dataset, [Certificate(math.inf, [0.3])])
 
 
 def test_a_certificate_of_a_wrong_prediction_is_caught(
@@ -200,7 +182,7 @@ def test_a_certificate_of_a_wrong_prediction_is_caught(
     with torch.no_grad():
         linear[1].weight.neg_()  # type: ignore[index]
     with pytest.raises(CertificateError, match="wrong without any attack"):
-        evaluate(linear, tiny_dataset, [], [0.1], certificates=[Certificate(norm=2)])
+        evaluate(linear, tiny_dataset, [Certificate(2, [0.1])])
 
 
 def test_certificates_that_contradict_themselves_are_caught(
@@ -208,7 +190,7 @@ def test_certificates_that_contradict_themselves_are_caught(
 ) -> None:
     use(Erratic)
     with pytest.raises(CertificateError, match=r"at epsilon 0\.01: 45 rows are not certified there, but"):
-        evaluate(linear, tiny_dataset, [], [0.01, 0.1], certificates=[Certificate(norm=2)])
+        evaluate(linear, tiny_dataset, [Certificate(2, [0.01, 0.1])])
 
 
 def test_a_bound_that_may_tighten_as_epsilon_grows_proves_the_smaller_ones(
@@ -219,8 +201,7 @@ def test_a_bound_that_may_tighten_as_epsilon_grows_proves_the_smaller_ones(
 ) -> None:
     use(Erratic)
     monkeypatch.setattr(Prover, "require_known_answers", lambda *_: None)  # of which it knows nothing
-    certificate = Certificate(norm=math.inf, epsilons=[0.01, 0.06])
-    rows = evaluate(linear, tiny_dataset, [], [], certificates=[certificate]).rows
+    rows = evaluate(linear, tiny_dataset, [Certificate(math.inf, [0.01, 0.06])]).rows
     assert rows["certified-linf@0.06"].all()
     assert rows["certified-linf@0.01"].all()
 
@@ -229,41 +210,39 @@ def test_one_confirmed_attack_is_enough_whatever_others_rounding_explains(
     linear: nn.Module, tiny_dataset: Dataset
 ) -> None:
     batch = Batch(tiny_dataset.test.images[:2].float() / 255, tiny_dataset.test.labels[:2])
-    (plan,) = plan_certificates([Certificate(epsilons=[1.4])], [])
-    fallen = [Outcome(name, 2.0, 1.4, np.array([False, True])) for name in ("by rounding", "truly")]
+    (plan,) = Certificate(2, [1.4]).certificate_plans()
+    broken = [Outcome(name, 2.0, 1.4, np.array([False, True])) for name in ("by rounding", "truly")]
     adversarial = default_attack(2.0).at(1.4)(linear, batch.images, batch.labels)
 
     def evidence(outcome: Outcome, rows: Tensor) -> Tensor:
         return (adversarial if outcome.attack == "truly" else batch.images)[rows]
 
-    proven = Prover(plan, Boastful(linear)).prove(batch, fallen, evidence)
+    proven = Prover(plan, Boastful(linear)).prove(batch, broken, evidence)
     (violation,) = proven.violations
     assert list(violation.rows) == [0]
     assert proven.num_withdrawn == 0
-    assert proven.columns["certified-l2@1.4"].tolist() == [1, 1]  # as claimed, for all to see
+    assert proven.claims.certified.tolist() == [[True, True]]  # as claimed, for all to see
 
 
 def test_a_radius_that_an_attack_refutes_is_caught(
     linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None]
 ) -> None:
     use(Overreaching)
-    attacked = [PGD(norm=2, num_steps=20)]
-    certificate = Certificate(norm=2, radius=True, epsilons=[0.01])
-    with pytest.raises(CertificateError, match=r"certified but fell to pgd-20-l2 within epsilon 1\.2"):
-        evaluate(linear, tiny_dataset, attacked, [1.2], certificates=[certificate])
+    meters = [Attacks([PGD(norm=2, num_steps=20)], [1.2]), Certificate(2, [0.01], radius=True)]
+    with pytest.raises(CertificateError, match=r"certified but broken by pgd-20-l2 within epsilon 1\.2"):
+        evaluate(linear, tiny_dataset, meters)
 
 
 def test_what_rounding_alone_refutes_counts_as_not_certified(
     linear: nn.Module, tiny_dataset: Dataset
 ) -> None:
-    certificate = Certificate(norm=2, radius=True)
-    result = evaluate(Rounded(linear), tiny_dataset, [], [0.1, 0.3], certificates=[certificate])
+    result = evaluate(Rounded(linear), tiny_dataset, [Certificate(2, [0.1, 0.3], radius=True)])
     rows = result.rows
     is_zero = rows["label"] == 0
     assert (rows["clean"] == is_zero).all()
     assert (rows["certified-l2@0.1"] == is_zero).all()
     assert (rows["radius-l2"] > 0).equals(is_zero)
-    (warning,) = [each for each in result.metrics["warnings"] if "Rounding" in each]
+    (warning,) = [each for each in result.results.warnings if "Rounding" in each]
     assert "30 examples" in warning
 
 
@@ -277,7 +256,7 @@ def test_what_cannot_be_bounded_is_said_before_anything_is_done(
 
     RunFolder(tmp_path).metrics.write_text("{}")
     with pytest.raises(ModelError, match="cumsum"):
-        evaluate(Sorted(), tiny_dataset, [], [0.1], certificates=[Certificate()], out=tmp_path)
+        evaluate(Sorted(), tiny_dataset, [Certificate(2, [0.1])], out=tmp_path)
     assert RunFolder(tmp_path).metrics.exists()
 
 
@@ -293,13 +272,11 @@ def test_what_cannot_be_bounded_is_said_before_anything_is_done(
 )
 def test_settings_are_checked(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Certificate(**settings)  # type: ignore[arg-type]
+        Certificate(**{"norm": 2.0, "epsilons": [0.1], **settings})  # type: ignore[arg-type]
 
 
-def test_plans_are_checked() -> None:
-    with pytest.raises(ValueError, match="at least one epsilon"):
-        plan_certificates([Certificate()], [])
-    with pytest.raises(ValueError, match="both certified-l2"):
-        plan_certificates([Certificate(epsilons=[0.1]), Certificate(epsilons=[0.2])], [])
-    names = [plan.name for plan in plan_certificates([Certificate(), Certificate(method="box_ball")], [0.2])]
-    assert names == ["certified-l2", "certified-box-ball-l2"]
+def test_certificates_are_named_by_what_they_are() -> None:
+    names = [Certificate(2, [0.2], method, clip).certificate_name for method, clip in (
+        ("best", True), ("box_ball", True), ("box", False)
+    )]  # fmt: skip
+    assert names == ["certified-l2", "certified-box-ball-l2", "certified-box-unclipped-l2"]
