@@ -19,7 +19,8 @@ _METERS = {
     "corruptions": "Corruptions",
     "smoothing": "RandomizedSmoothing",
 }
-_OLD = ("attacks", "epsilons", "suite", "certificates", "protocols", *_METERS)
+_UNCERTAINTY = "sampling.uncertainty"
+_OLD = ("attacks", "epsilons", "suite", "certificates", "protocols", *_METERS, _UNCERTAINTY)
 
 
 def refuse_old_keys(path: Path, overrides: Sequence[str], load: Callable[[str], Any]) -> None:
@@ -34,25 +35,39 @@ def refuse_old_keys(path: Path, overrides: Sequence[str], load: Callable[[str], 
         RecipeError: there is such a key; the text shows what to write instead.
     """
     for override in overrides:
-        key = override.removeprefix("--evaluation.").partition("=")[0].partition(".")[0]
-        if override.startswith("--evaluation.") and key in _OLD:
+        given = f"{override.partition('=')[0]}."
+        if key := next((key for key in _OLD if given.startswith(f"--evaluation.{key}.")), None):
             raise RecipeError(
                 f"evaluation.{key} is no key any more: all that is measured is a list, evaluation.meters. "
                 "Add to it by --evaluation.meters+=Suite --evaluation.meters.level=standard "
                 "--evaluation.meters.epsilons=[0.1], and so Attacks, Certificate, NoiseCurve, Corruptions, "
-                "RandomizedSmoothing, KernelNorms."
+                "RandomizedSmoothing, KernelNorms, Uncertainty."
             )
     try:
         recipe = load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return
     evaluation = recipe.get("evaluation") if isinstance(recipe, Mapping) else None
-    if isinstance(evaluation, Mapping) and (old := [key for key in _OLD if evaluation.get(key)]):
-        new = yaml.safe_dump({"evaluation": new_evaluation(evaluation)}, sort_keys=False, width=100)
+    if isinstance(evaluation, Mapping) and (old := _old_keys(evaluation)):
+        new = yaml.safe_dump({"evaluation": _shown(evaluation)}, sort_keys=False, width=100)
         raise RecipeError(
             f"{path} is of an older version: all that is measured is a list now, evaluation.meters, in the "
             f"place of {', '.join(f'evaluation.{key}' for key in old)}. Write instead:\n{new}"
         )
+
+
+def _old_keys(evaluation: Mapping[str, Any]) -> list[str]:
+    sampling = evaluation.get("sampling")
+    is_unsure = isinstance(sampling, Mapping) and "uncertainty" in sampling
+    return [key for key in _OLD if key in evaluation or (is_unsure and key == _UNCERTAINTY)]
+
+
+def _shown(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What to write instead; an example where the values did not fit the older version either."""
+    try:
+        return new_evaluation(evaluation)
+    except (AttributeError, TypeError, ValueError):
+        return {"meters": [_meter("Suite", level="standard", epsilons=[0.1])]}
 
 
 def new_evaluation(old: Mapping[str, Any]) -> dict[str, Any]:
