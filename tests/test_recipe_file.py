@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from withstand.attacks import PGD, dlr
+from withstand.evaluation.meters import Attacks, Suite
 from withstand.objectives import (
     Adversarial,
     CrossEntropy,
@@ -39,10 +40,9 @@ objective:
 training:
   epochs: 3
 evaluation:
-  attacks:
-    - class_path: PGD
-      init_args: {num_steps: 20}
-  epsilons: [0.0, 8/255]
+  meters:
+    - class_path: Attacks
+      init_args: {attacks: [{class_path: PGD, init_args: {num_steps: 20}}], epsilons: [0.0, 8/255]}
 """
 
 
@@ -59,6 +59,12 @@ def attack_of(recipe: Recipe) -> PGD:
     return recipe.objective.attack
 
 
+def budgets_of(recipe: Recipe) -> list[float]:
+    (attacks,) = recipe.evaluation.meters
+    assert isinstance(attacks, Attacks)
+    return attacks.epsilons
+
+
 def test_reads_numbers_as_people_write_them(path: Path) -> None:
     recipe = parse_recipe(path).recipe
     attack = attack_of(recipe)
@@ -66,7 +72,7 @@ def test_reads_numbers_as_people_write_them(path: Path) -> None:
     assert attack.step_size == 0.01
     assert isinstance(attack.epsilon, Stages)
     assert attack.epsilon(2) == 16 / 255
-    assert recipe.evaluation.epsilons == [0.0, 8 / 255]
+    assert budgets_of(recipe) == [0.0, 8 / 255]
 
 
 def test_overrides(path: Path) -> None:
@@ -75,7 +81,7 @@ def test_overrides(path: Path) -> None:
         "--objective.attack.loss=withstand.attacks.dlr",
         "--training.epochs=7",
         "--objective.attack.norm=inf",
-        "--evaluation.epsilons=[1/255,0.5]",
+        "--evaluation.meters.0.epsilons=[1/255,0.5]",
         "--model.options={batch_norm: true}",
         "--training.rollback.max_rollbacks=3",
     ]
@@ -84,7 +90,7 @@ def test_overrides(path: Path) -> None:
     assert attack.epsilon == 4 / 255
     assert attack.loss is dlr
     assert recipe.training.epochs == 7
-    assert recipe.evaluation.epsilons == [1 / 255, 0.5]
+    assert budgets_of(recipe) == [1 / 255, 0.5]
     assert recipe.model.options == {"batch_norm": True}
     assert recipe.training.rollback is not None
     assert recipe.training.rollback.max_rollbacks == 3
@@ -176,9 +182,12 @@ def test_resolved_text_reads_back_to_itself(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", packaged_recipes())
-def test_packaged_recipes_are_sound(name: str) -> None:
-    path = find_recipe(name)
-    recipe = parse_recipe(path).recipe
+def test_packaged_recipes_are_sound(name: str, tmp_path: Path) -> None:
+    path, again = find_recipe(name), tmp_path / "again.yaml"
+    parsed = parse_recipe(path)
+    again.write_text(parsed.text)
+    assert parse_recipe(again).values == parsed.values
+    recipe = parsed.recipe
     assert recipe.name == name
     assert recipe.title
     assert recipe.description
@@ -203,11 +212,13 @@ def test_iat_follows_the_published_schedule() -> None:
         ("--training.epochs=many", "training.epochs"),
         ("--training.epochs=-1", "epochs of at least 0"),
         ("--objective.attack.norm=3", "norm of 1, 2 or inf"),
-        ("--objective=Nonsense", "Nonsense"),
+        ("--objective=Nonsense", "no class 'Nonsense'"),
+        ("--objective=Crossentropy", "no class 'Crossentropy'.*'CrossEntropy'"),
         ("--objective.attack.epsilon=1/0", "divides by 0"),
-        ("--evaluation.epsilons=[]", "at least one epsilon"),
-        ("--evaluation.num_examples=0", "num_examples of at least 1"),
-        ("--evaluation.batch_size=0", "batch_size of at least 1"),
+        ("--evaluation.meters.0.epsilons=[]", "at least one epsilon"),
+        ("--evaluation.meters+=Suit", "evaluation.meters.*'Suit'.*'Suite'"),
+        ("--evaluation.num_examples=0", "num_examples .*of at least 1"),
+        ("--evaluation.batch_size=0", "batch_size .*of at least 1"),
         ("--seed=99999999999999999", "seed from 0"),
     ],
 )
@@ -268,13 +279,77 @@ def test_a_bad_value_of_what_may_be_null_is_told_alone(tmp_path: Path, given: st
     assert "NoneType" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["certificates", "kernel_norms"])
-def test_nothing_is_proven_of_random_weights(tmp_path: Path, key: str) -> None:
-    value = {"certificates": "[{norm: 2}], epsilons: [0.1]", "kernel_norms": "{}"}[key]
+_CERTIFICATE = "{class_path: Certificate, init_args: {norm: 2, epsilons: [0.1]}}"
+
+
+@pytest.mark.parametrize("meter", [_CERTIFICATE, "KernelNorms", "MomentCheck"])
+def test_nothing_is_proven_of_random_weights(tmp_path: Path, meter: str) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text(f"evaluation: {{{key}: {value}}}")
-    parse_recipe(file)
+    file.write_text(f"evaluation: {{meters: [{meter}]}}")
+    (known,) = parse_recipe(file).recipe.evaluation.meters
+    name = type(known).__name__
     with pytest.raises(
-        RecipeError, match=rf"evaluation\.{key} proves .* Leave evaluation\.{key} out, and certify"
+        RecipeError, match=rf"meter {name} is of one network.* Leave it out of .*, and measure"
     ):
         parse_recipe(file, ["--model.bayes={}"])
+
+
+def test_uncertainty_is_of_random_weights(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("evaluation: {meters: [Uncertainty]}")
+    parse_recipe(file, ["--model.bayes={}"])
+    with pytest.raises(RecipeError, match=r"Uncertainty is of random weights.*no model\.bayes"):
+        parse_recipe(file)
+
+
+# What is measured is a list
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["+=Suite", ".level=standard", ".epsilons=[8/255]"], ["Attacks", "Suite"]),
+        (["+=Certificate", ".norm=inf", ".epsilons=[0.1]", "+=KernelNorms"], None),
+        (["=[]"], []),
+        (["=[]", "+=NoiseCurve", ".num_levels=3"], ["NoiseCurve"]),
+        (['+={"class_path": "Corruptions"}'], ["Attacks", "Corruptions"]),
+    ],
+)
+def test_meters_are_added_on_the_command_line(
+    path: Path, overrides: list[str], expected: list[str] | None
+) -> None:
+    parsed = parse_recipe(path, [f"--evaluation.meters{each}" for each in overrides])
+    names = [type(meter).__name__ for meter in parsed.recipe.evaluation.meters]
+    assert names == (["Attacks", "Certificate", "KernelNorms"] if expected is None else expected)
+
+
+def test_a_meter_that_was_added_is_set_and_the_others_stay(path: Path) -> None:
+    added = ["+=Suite", ".level=standard", ".epsilons=[8/255]", ".norms=[2]", ".0.epsilons.1=0.5"]
+    first, suite = parse_recipe(
+        path, [f"--evaluation.meters{each}" for each in added]
+    ).recipe.evaluation.meters
+    assert isinstance(first, Attacks)
+    assert first.epsilons == [0.0, 0.5]
+    assert suite == Suite("standard", [8 / 255], norms=[2.0])
+
+
+@pytest.mark.parametrize(
+    ("meter", "message"),
+    [
+        ("Suit", r"evaluation\.meters.*no class 'Suit'\. Did you mean 'Suite'"),
+        ("{class_path: Kernelnorms}", r"no class 'Kernelnorms'\. Did you mean 'KernelNorms'"),
+        (
+            "{class_path: Attacks, init_args: {attacks: [PG], epsilons: [0.1]}}",
+            r"attacks.*no class 'PG'\. Did you mean 'PGD'",
+        ),
+        ("Qwertyuiop", r"no class 'Qwertyuiop'\.$"),
+        ("{class_path: KernelNorms, init_args: {num_exmples: 3}}", r"'num_exmples'.*'num_examples'"),
+        ("{class_path: Suite, init_args: {level: fast}}", r"Suite.*required: epsilons"),
+        ("{class_path: Suite, init_args: {level: slow, epsilons: [0.1]}}", r"level.*'fast'.*value: slow"),
+    ],
+)
+def test_a_meter_misspelt_in_a_recipe_names_the_nearest(tmp_path: Path, meter: str, message: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"evaluation: {{meters: [{meter}]}}")
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(file)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from withstand.attacks import PGD
+from withstand.evaluation.meters import Attacks
 from withstand.objectives import Adversarial, CrossEntropy, Sum, Weighted
 from withstand.recipe_file import find_recipe, parse_recipe
 from withstand.recipe_items import Item, is_item, put
@@ -28,10 +29,13 @@ objective:
           weight: {class_path: Linear, init_args: {start: 0, end: 1, epochs: 2}}
           term: {class_path: Adversarial, init_args: {attack: {class_path: PGD}}}
 evaluation:
-  attacks:
-    - class_path: PGD
-      init_args: {norm: inf, num_steps: 2}
-  epsilons: [0.1, 0.2]
+  meters:
+    - class_path: Attacks
+      init_args:
+        attacks:
+          - class_path: PGD
+            init_args: {norm: inf, num_steps: 2}
+        epsilons: [0.1, 0.2]
 """
 
 
@@ -79,12 +83,14 @@ def test_a_whole_item_and_then_a_value_of_it(path: Path) -> None:
     overrides = [
         "--objective.terms.1.term={class_path: Adversarial, init_args: {attack: {class_path: PGD}}}",
         "--objective.terms.1.term.attack.num_steps=7",
-        "--evaluation.epsilons.1=0.5",
+        "--evaluation.meters.0.epsilons.1=0.5",
         "--objective.terms.0={class_path: CrossEntropy}",
         "--seed=3",
     ]
     recipe = parse_recipe(path, overrides).recipe
-    assert recipe.evaluation.epsilons == [0.1, 0.5]
+    (attacks,) = recipe.evaluation.meters
+    assert isinstance(attacks, Attacks)
+    assert attacks.epsilons == [0.1, 0.5]
     assert recipe.seed == 3
     term = second_term(path, *overrides).term
     assert isinstance(term, Adversarial)
@@ -98,12 +104,15 @@ def test_another_class_loses_the_former_ones_settings(path: Path) -> None:
 
 
 def test_items_of_a_list_that_another_override_gives() -> None:
+    pgd = "{class_path: PGD, init_args: {num_steps: 3}}"
     overrides = [
-        "--evaluation.attacks.0.num_steps=20",
-        "--evaluation.attacks=[{class_path: PGD, init_args: {num_steps: 3}}]",
+        "--evaluation.meters.0.attacks.0.num_steps=20",
+        f"--evaluation.meters=[{{class_path: Attacks, init_args: {{attacks: [{pgd}], epsilons: [0.1]}}}}]",
     ]
     recipe = parse_recipe(find_recipe("digits-adversarial"), overrides).recipe
-    (attack,) = recipe.evaluation.attacks
+    (attacks,) = recipe.evaluation.meters
+    assert isinstance(attacks, Attacks)
+    (attack,) = attacks.attacks
     assert isinstance(attack, PGD)
     assert attack.num_steps == 20
 
@@ -112,13 +121,15 @@ def test_items_of_a_list_that_another_override_gives() -> None:
     ("override", "message"),
     [
         ("--objective.terms.2.weight=1", r"no objective\.terms\.2: .* list of 2 items, numbered from 0"),
-        ("--evaluation.attacks.1.num_steps=1", "list of 1 item, numbered"),
+        ("--evaluation.meters.0.attacks.1.num_steps=1", "list of 1 item, numbered"),
+        ("--evaluation.meters.1.epsilons=[0.1]", r"no evaluation\.meters\.1: .* list of 1 item, numbered"),
         ("--training.epochs.1=3", "training.epochs is no list"),
-        ("--evaluation.attacks.0.norm.start=3", "norm is a plain value"),
-        ("--evaluation.attcks.0.num_steps=3", r"'evaluation\.attcks'.*'evaluation\.attacks'"),
-        ("--evaluation.attacks.0.nmu_steps=3", r"'nmu_steps'.*'num_steps'"),
-        ("--evaluation.attacks.0.num_steps=many", "num_steps"),
-        ("--evaluation.attacks.0.num_steps", "needs a value"),
+        ("--evaluation.meters.0.attacks.0.norm.start=3", "norm is a plain value"),
+        ("--evaluation.metrs.0.epsilons=[0.1]", r"'evaluation\.metrs'.*'evaluation\.meters'"),
+        ("--evaluation.meters.0.atacks.0.num_steps=3", r"meters\.0\.atacks'.*meters\.0\.attacks'"),
+        ("--evaluation.meters.0.attacks.0.nmu_steps=3", r"'nmu_steps'.*'num_steps'"),
+        ("--evaluation.meters.0.attacks.0.num_steps=many", "num_steps"),
+        ("--evaluation.meters.0.attacks.0.num_steps", "needs a value"),
         ("--foo.0.bar=1", "Unknown key 'foo'"),
     ],
 )

@@ -94,6 +94,7 @@ def test_every_file_has_its_own_name_in_the_folder(tmp_path: Path) -> None:
         "extremes.npz",
         "gallery.npz",
         "last.safetensors",
+        "measurements.csv",
         "metrics.json",
         "model.json",
         "model.safetensors",
