@@ -24,7 +24,7 @@ from withstand.evaluation.measurements import CLEAN, NOISE_ACCURACY, NOISE_AGREE
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
 from withstand.evaluation.results import Noise
 from withstand.recipe_file import parse_recipe
-from withstand.reporting.table import rows, select
+from withstand.reporting.table import area_over_levels, rows, select
 from withstand.run_folder import RunFolder
 from withstand.types import Batch, RecipeError
 
@@ -154,10 +154,13 @@ def test_without_noise_agreement_is_exact(tiny_model: nn.Module, tiny_dataset: D
     assert curve(table, NOISE_AGREEMENT).correct.iloc[-1] < 90
 
 
-def test_rows_are_the_means_of_the_levels(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
+def test_area_and_mean_are_those_of_the_levels(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
     result = evaluate(tiny_model, tiny_dataset, [FEW], batch_size=20)
     for measure, by in MEASURES:
-        assert list(curve(result.table, measure, by).level) == pytest.approx([0.0, 0.2, 0.4, 0.6])
+        levels = curve(result.table, measure, by)
+        assert list(levels.level) == pytest.approx([0.0, 0.2, 0.4, 0.6])
+        area = area_over_levels(result.table, measure, by)
+        assert area == pytest.approx(np.trapezoid(levels.value, levels.level) / 0.6)
     accuracy, agreement = (curve(result.table, each).value for each in (NOISE_ACCURACY, NOISE_AGREEMENT))
     assert result.rows["noise-accuracy"].mean() == pytest.approx(accuracy.mean())
     assert result.rows["noise-agreement"].mean() == pytest.approx(agreement.mean())

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 from withstand import bayes
-from withstand.data import Split
-from withstand.evaluation.protocols import SebrProtocol
+from withstand.data import Dataset, Split
+from withstand.dataset_info import DatasetInfo
+from withstand.evaluation import Judge, evaluate, random_judge
+from withstand.evaluation.measurements import protocol_measure
+from withstand.evaluation.meters import SebrProtocol
+from withstand.reporting.table import rows, select
+from withstand.types import Batch
+
+if TYPE_CHECKING:
+    from tests.evaluation.conftest import Gather
 
 
 class Recorder(nn.Module):
@@ -42,22 +52,39 @@ def random_split(number: int, seed: int = 0) -> Split:
     return Split(images, torch.randint(0, 4, (number,), generator=generator))
 
 
-def curve(found: dict[str, Any], name: str) -> dict[float, float]:
-    (attack,) = (each for each in found["attacks"] if each["name"] == name)
-    return {point["epsilon"]: point["accuracy"] for point in attack["curve"]}
+Accuracies: TypeAlias = Callable[..., dict[tuple[str, float], float]]
 
 
-def test_fgsm_moves_each_pixel_by_epsilon_and_leaves_the_images_range() -> None:
+@pytest.fixture
+def accuracies(gather: Gather) -> Accuracies:
+    """By attack and epsilon; clean at 0."""
+
+    def measure(
+        protocol: SebrProtocol, model: nn.Module, test: Split, seed: int = 0
+    ) -> dict[tuple[str, float], float]:
+        judge = Judge.of(model)
+        if bayes.is_stochastic(model):
+            judge = random_judge(model, num_samples=2, num_repeats=2, attack_samples=2)
+        found = protocol.score(judge, Batch(test.images / 255, test.labels), test.labels, seed=seed)
+        assert not found.columns
+        table, _ = protocol.summary(gather(pd.DataFrame({"label": test.labels}), judge, counts=found.counts))
+        return {(row.by, row.level): row.value for row in table}
+
+    return measure
+
+
+def test_fgsm_moves_each_pixel_by_epsilon_and_leaves_the_images_range(accuracies: Accuracies) -> None:
     model = Recorder()
-    found = SebrProtocol(fgsm=(0.1, 0.3), pgd=()).measure(model, black())
-    assert found["clean"]["accuracy"] == 1.0
-    assert curve(found, "fgsm") == {0.1: 1.0, 0.3: 0.0}
+    found = accuracies(SebrProtocol(fgsm=(0.1, 0.3), pgd=()), model, black())
+    assert found == {("clean", 0.0): 1.0, ("fgsm", 0.1): 1.0, ("fgsm", 0.3): 0.0}
     assert min(float(images.min()) for images in model.seen) == pytest.approx(0.2 - 0.3)  # not cut to 0
 
 
-def test_every_step_of_pgd_ends_in_a_corner_and_the_first_asked_is_a_random_start() -> None:
+def test_every_step_of_pgd_ends_in_a_corner_and_the_first_asked_is_a_random_start(
+    accuracies: Accuracies,
+) -> None:
     model = Recorder()
-    found = SebrProtocol(fgsm=(), pgd=(0.25,), num_steps=3).measure(model, black())
+    found = accuracies(SebrProtocol(fgsm=(), pgd=(0.25,), num_steps=3), model, black())
     clean, start, *corners = model.seen
     assert torch.equal(clean, torch.full_like(clean, 0.2))
     assert 0 < float((start - 0.2).abs().max()) <= 0.25 + 1e-6
@@ -65,57 +92,55 @@ def test_every_step_of_pgd_ends_in_a_corner_and_the_first_asked_is_a_random_star
     assert len(corners) == 3  # two more gradients and the prediction
     for images in corners:
         assert torch.allclose(images, torch.full_like(images, 0.2 - 0.25))
-    assert curve(found, "pgd") == {0.25: 0.0}
+    assert found["pgd", 0.25] == 0.0
 
 
-def test_a_gradient_of_0_moves_nothing() -> None:
+def test_a_gradient_of_0_moves_nothing(accuracies: Accuracies) -> None:
     model = Recorder(scale=1e4)  # so sure that its cross-entropy is flat in float32
-    found = SebrProtocol(fgsm=(0.3,), pgd=(0.3,)).measure(model, black())
-    assert curve(found, "fgsm") == {0.3: 1.0}
+    found = accuracies(SebrProtocol(fgsm=(0.3,), pgd=(0.3,)), model, black())
+    assert found["fgsm", 0.3] == 1.0
     assert torch.equal(model.seen[2], model.seen[0])
 
 
-def test_a_net_of_random_weights_is_attacked_at_its_means_and_scored_by_draws() -> None:
+def test_a_net_of_random_weights_is_attacked_at_its_means_and_scored_by_draws(accuracies: Accuracies) -> None:
     torch.manual_seed(0)
     start = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
     model = bayes.convert(start, posterior=bayes.Posterior(initial_std=1e-6))
-    plain = bayes.mean_network(model)
-    test = random_split(40)
-    protocol = SebrProtocol(fgsm=(0.05, 0.2), pgd=())
+    test, protocol = random_split(40), SebrProtocol(fgsm=(0.05, 0.2), pgd=())
     # With no spread to speak of both are one network.
-    assert protocol.measure(model, test) == protocol.measure(plain, test)
+    assert accuracies(protocol, model, test) == accuracies(protocol, bayes.mean_network(model), test)
 
 
-def test_draws_decide_where_the_weights_spread() -> None:
+def test_draws_decide_where_the_weights_spread(accuracies: Accuracies) -> None:
     torch.manual_seed(1)
     plain = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
     model = bayes.convert(plain, posterior=bayes.Posterior(initial_std=3.0))
-    test = random_split(200)
-    first, again, other = (SebrProtocol(pgd=()).measure(model, test, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        accuracies(SebrProtocol(pgd=()), model, random_split(200), seed=seed) for seed in (0, 0, 1)
+    )
     assert first == again
     assert first != other
 
 
-def test_the_entry_is_whole_and_the_random_state_and_modes_are_left_alone() -> None:
+def test_the_rows_are_whole_and_the_random_state_and_modes_are_left_alone() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(9, 4))
     torch.manual_seed(3)
-    before = torch.get_rng_state()
-    found = SebrProtocol().measure(model, random_split(7), batch_size=3)
+    before, test = torch.get_rng_state(), random_split(7)
+    dataset = Dataset(DatasetInfo("noise", (1, 3, 3), list("abcd"), [0.5], [0.5]), test, test, test)
+    found = evaluate(model, dataset, [SebrProtocol()], batch_size=3)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert (found["name"], found["num_examples"], found["clean"]["total"]) == ("sebr", 7, 7)
-    assert [(each["name"], each["norm"]) for each in found["attacks"]] == [("fgsm", "inf"), ("pgd", "inf")]
-    assert [*curve(found, "fgsm")] == [0.04, 0.16, 0.3]
-    assert [*curve(found, "pgd")] == [0.04, 0.16, 0.22]
-    assert set(found["attacks"][0]["curve"][0]) == {
-        "epsilon",
-        "accuracy",
-        "lower",
-        "upper",
-        "correct",
-        "total",
-    }
+    (protocol,) = found.results.protocols
+    assert (protocol.name, list(protocol.attacks)) == ("sebr", ["fgsm", "pgd"])
+    assert protocol.description == SebrProtocol().describe()
+    clean, *attacked = rows(select(found.table, protocol_measure("sebr")))
+    assert (clean.by, clean.norm, clean.total) == ("clean", "", 7)
+    assert [(row.by, row.norm, row.level) for row in attacked] == [
+        *(("fgsm", "inf", epsilon) for epsilon in (0.04, 0.16, 0.3)),
+        *(("pgd", "inf", epsilon) for epsilon in (0.04, 0.16, 0.22)),
+    ]
+    assert all(None not in (row.lower, row.upper, row.correct) and row.total == 7 for row in attacked)
 
 
 @pytest.mark.parametrize(
