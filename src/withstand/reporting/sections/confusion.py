@@ -29,59 +29,45 @@ def section(run: Run) -> Section | None:
     if classes is None or not classes.class_names:
         return None
     matrices = {"Clean images": classes.confusion.clean}
-    if classes.attacked and classes.confusion.attacked:
-        at = budget(classes.attacked.norm, classes.attacked.epsilon)
-        matrices[f"Under {classes.attacked.name}, {at}"] = classes.confusion.attacked
+    if (at := classes.attacked) and classes.confusion.attacked:
+        matrices[f"Under {at.name}, {budget(at.norm, at.epsilon)}"] = classes.confusion.attacked
     drawn = _matrix if len(classes.class_names) <= _MOST_NAMES else _mistakes_table
-    return Section(
-        key="confusion",
-        title="What is taken for what",
-        tab="answers",
-        tables=[drawn(title, classes.class_names, counts) for title, counts in matrices.items()],
-    )
+    tables = [drawn(title, classes.class_names, counts) for title, counts in matrices.items()]
+    return Section("confusion", "What is taken for what", "answers", tables=tables)
 
 
-def _mistakes(counts: _Counts) -> list[tuple[int, int, int]]:
-    """How many images of which class were taken for which other, the most frequent first."""
+def _mistakes(names: Sequence[str], counts: _Counts) -> list[tuple[str, str, int, float]]:
+    """True class, predicted class, how many images and which share of the class; the most frequent first."""
     wrong = [
         (-number, true, predicted)
         for true, row in enumerate(counts)
         for predicted, number in enumerate(row)
         if number and true != predicted
     ]
-    return [(-number, true, predicted) for number, true, predicted in sorted(wrong)[:_MOST_MISTAKES]]
+    return [
+        (names[true], names[predicted], -number, -number / sum(counts[true]))
+        for number, true, predicted in sorted(wrong)[:_MOST_MISTAKES]
+    ]
 
 
 def _matrix(title: str, names: Sequence[str], counts: _Counts) -> Table:
-    told = [
-        f"{names[true]} taken for {names[predicted]} ({count(number)})"
-        for number, true, predicted in _mistakes(counts)[:_MOST_TOLD]
-    ]
-    said = f"Most often: {', '.join(told)}." if told else _NO_MISTAKE
-    rows = [
-        [
-            Cell(names[true]),
-            *(_cell(number, sum(row), is_right=true == place) for place, number in enumerate(row)),
-        ]
-        for true, row in enumerate(counts)
-    ]
-    return Table(title, ["True", *names], rows, f"{_MATRIX} {said}", kind="confusion")
-
-
-def _cell(number: int, total: int, *, is_right: bool) -> Cell:
-    return Cell(count(number), shade=number / max(1, total), kind="right-answer" if is_right else "")
+    mistakes = _mistakes(names, counts)[:_MOST_TOLD]
+    told = ", ".join(f"{true} taken for {taken} ({count(number)})" for true, taken, number, _ in mistakes)
+    body = []
+    for true, row in enumerate(counts):
+        kinds = ["right-answer" if place == true else "" for place in range(len(row))]
+        total = max(1, sum(row))
+        cells = [Cell(count(n), shade=n / total, kind=kind) for n, kind in zip(row, kinds, strict=True)]
+        body.append([Cell(names[true]), *cells])
+    caption = f"{_MATRIX} Most often: {told}." if told else f"{_MATRIX} {_NO_MISTAKE}"
+    return Table(title, ["True", *names], body, caption, kind="confusion")
 
 
 def _mistakes_table(title: str, names: Sequence[str], counts: _Counts) -> Table:
-    rows = [
-        [
-            Cell(names[true]),
-            Cell(names[predicted], is_words=True),
-            Cell(count(number)),
-            Cell(percent(number / max(1, sum(counts[true])))),
-        ]
-        for number, true, predicted in _mistakes(counts)
+    body = [
+        [Cell(true), Cell(taken, is_words=True), Cell(count(number)), Cell(percent(share))]
+        for true, taken, number, share in _mistakes(names, counts)
     ]
-    header = ["True class", "Taken for", "Images", "Share of the class"] if rows else []
+    header = ["True class", "Taken for", "Images", "Share of the class"] if body else []
     caption = f"The most frequent mistakes; {len(names)} classes are too many for a matrix."
-    return Table(title, header, rows, caption if rows else _NO_MISTAKE, kind="mistakes")
+    return Table(title, header, body, caption if body else _NO_MISTAKE, kind="mistakes")
