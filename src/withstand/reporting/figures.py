@@ -171,7 +171,7 @@ def series(
     said = {"hoverinfo": "skip"} if texts is None else {"hovertext": texts}
     said |= {} if texts is None else {"hovertemplate": "%{hovertext}<extra></extra>"}
     return go.Scatter(
-        **{"name": html.escape(name), "x": list(x), "y": list(y), "mode": "lines+markers"}
+        **{"name": html.escape(name) or None, "x": list(x), "y": list(y), "mode": "lines+markers"}
         | said
         | {"line": style["line"] | (line or {}), "marker": style["marker"] | (marker or {})}
         | more
