@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from withstand.arguments import parse, plain_parser, target
 from withstand.attacks import PGD
-from withstand.console import print_metrics
+from withstand.console import print_results
 from withstand.evaluation import Sampling, evaluate
 from withstand.recipe import EvaluationSettings
 from withstand.runs import device_of, load_data, load_run_model, open_run
@@ -63,7 +63,7 @@ def attack(arguments: Sequence[str]) -> None:
         seed=parsed.recipe.seed,
         device=device_of(parsed.recipe),
     )
-    print_metrics(result.metrics)
+    print_results(result.results, result.table)
 
 
 def _attack_settings(parser: ArgumentParser, values: Namespace) -> EvaluationSettings:

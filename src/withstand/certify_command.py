@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from withstand.arguments import parse, plain_parser, target
 from withstand.certificates import Method
 from withstand.certifying import Request, adopt_model, certify_run
-from withstand.console import OUTPUT, print_metrics, progress_of
+from withstand.console import OUTPUT, print_results, progress_of
 from withstand.model_arguments import add_model_arguments, given_data, given_model, is_model
 from withstand.models import MODEL_NAMES
 from withstand.recipe import EvaluationSettings
@@ -39,7 +39,7 @@ def certify(arguments: Sequence[str]) -> None:
         folder, of_recipe = _adopted(name, values, request, command), []
     with progress_of("certifying") as on_batch:
         result = certify_run(folder, request, of_recipe, command=command, on_batch=on_batch)
-    print_metrics(result.metrics)
+    print_results(result.results, result.table)
     OUTPUT.print(f"next: withstand report {folder}", soft_wrap=True)
 
 

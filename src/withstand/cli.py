@@ -18,7 +18,7 @@ from withstand.attack_command import attack
 from withstand.certify_command import certify
 from withstand.check_command import check
 from withstand.compare_command import add_exports, compare, export
-from withstand.console import ERRORS, OUTPUT, print_metrics, progress_of
+from withstand.console import ERRORS, OUTPUT, print_results, progress_of
 from withstand.data.locations import data_root
 from withstand.data.presence import is_present
 from withstand.dataset_info import KNOWN_DATASETS
@@ -224,7 +224,7 @@ def _train_into(parsed: ParsedRecipe, out: RunFolder, command: str) -> None:
 def _evaluate_into(out: RunFolder, parsed: ParsedRecipe, command: str) -> None:
     with progress_of("evaluating") as on_batch:
         result = evaluate_run(out, parsed, command=command, on_batch=on_batch)
-    print_metrics(result.metrics)
+    print_results(result.results, result.table)
 
 
 # -- the overview -----------------------------------------------------------------------------------

@@ -11,14 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.table import Column, Table
 
 from withstand.arguments import target
 from withstand.console import ERRORS, OUTPUT, progress_of
+from withstand.evaluation.measurements import ATTACKED, CERTIFIED, CLEAN
+from withstand.evaluation.results import Results
+from withstand.evaluation.results_file import read_results
 from withstand.pipeline import evaluate_run, require_other_data, train_recipe
 from withstand.recipe_file import ParsedRecipe, find_recipe, parse_recipe, recipe_parser
 from withstand.reporting import report, summarize_seeds
-from withstand.reporting.differences import flat
+from withstand.reporting.compare.differences import flat
+from withstand.reporting.table import select
 from withstand.run_folder import RunFolder
 from withstand.sweep import Point, Sweep, find_sweep, is_sweep, keys_of, points, read_over, read_sweep
 from withstand.training import ProgressBar
@@ -126,40 +131,36 @@ def _run_all(chosen: Sweep, base: Path, every: Sequence[Point], folder: Path) ->
 def _run(chosen: Sweep, base: Path, point: Point, path: Path) -> str:
     """Trains and evaluates a point where that has not been done; what came of it in words."""
     out, parsed = RunFolder(path), _parsed(base, point)
-    if _is_done(out, parsed):
-        return f"{_in_words(out.read_json(out.metrics))}, done before"
+    former = read_results(out) if out.recipe.exists() else None
+    if former and _is_of(former[0], out, parsed):
+        return f"{_in_words(former[1])}, done before"
     command = shlex.join(["withstand", "run", chosen.recipe, *point.overrides, f"{_OUT}{path}"])
     observers = [ProgressBar(OUTPUT)] if OUTPUT.is_terminal else []
     require_other_data(parsed.recipe)
     train_recipe(parsed, out, command=command, observers=observers)
     with progress_of("evaluating") as on_batch:
-        return _in_words(evaluate_run(out, parsed, command=command, on_batch=on_batch).metrics)
+        return _in_words(evaluate_run(out, parsed, command=command, on_batch=on_batch).table)
 
 
-def _is_done(out: RunFolder, parsed: ParsedRecipe) -> bool:
-    """Whether a folder holds the whole run of this very recipe."""
-    if not (out.recipe.exists() and out.metrics.exists()):
-        return False
-    measured = out.read_json(out.metrics).get("settings")
+def _is_of(results: Results, out: RunFolder, parsed: ParsedRecipe) -> bool:
+    """Whether a folder with results holds the whole run of this very recipe."""
     former = parse_recipe(out.recipe).values
-    return _told(former) == _told(parsed.values) and measured == parsed.values["evaluation"]
+    return _told(former) == _told(parsed.values) and results.settings == parsed.values["evaluation"]
 
 
 def _told(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat({key: value for key, value in values.items() if key not in _WORDS})
 
 
-def _in_words(metrics: Mapping[str, Any]) -> str:
+def _in_words(table: pd.DataFrame) -> str:
     """Clean accuracy, and at the middle epsilon of each norm the lowest attacked and most certified."""
-    parts = [f"clean {metrics['clean']['accuracy']:.2%}"]
-    for word, key, choose in (("attacked", "attacks", min), ("certified", "certificates", max)):
-        middle: dict[str, list[tuple[float, float]]] = {}
-        for each in metrics.get(key, []):
-            point = each["curve"][(len(each["curve"]) - 1) // 2]
-            middle.setdefault(each["norm"], []).append((point["accuracy"], point["epsilon"]))
-        for norm, found in middle.items():
-            accuracy, epsilon = choose(found)
-            parts.append(f"{word} {accuracy:.2%} (l{norm} {epsilon:.4g})")
+    parts = [f"clean {select(table, CLEAN).value.iloc[0]:.2%}"]
+    for word, measure, is_lowest in (("attacked", ATTACKED, True), ("certified", CERTIFIED, False)):
+        curves = [curve for _, curve in select(table, measure).groupby(["norm", "by"], sort=False)]
+        middle = pd.DataFrame([curve.iloc[(len(curve) - 1) // 2] for curve in curves], columns=table.columns)
+        for norm, of_norm in middle.groupby("norm", sort=False):
+            telling = of_norm.sort_values(["value", "level"], ascending=is_lowest).iloc[0]
+            parts.append(f"{word} {telling.value:.2%} (l{norm} {telling.level:.4g})")
     return ", ".join(parts)
 
 
