@@ -10,8 +10,12 @@ import pytest
 from withstand.reporting.sections.calibration import section
 
 
+def view(evaluated: Any) -> Any:
+    return section(evaluated.run())
+
+
 def test_reliability_has_the_bins_that_hold_examples(everything: Any, build: Any) -> None:
-    reliability, counts = section(everything.run()).figures
+    reliability, counts = view(everything).figures
     diagonal, points = reliability.plot["data"]
     assert (diagonal["x"], diagonal["y"]) == ([0, 1], [0, 1])
     assert points["x"] == [0.82, 0.9, 0.98]
@@ -38,7 +42,7 @@ def test_calibration_verdict_says_in_which_direction(everything: Any, shift: flo
         replace(each, accuracy=None if each.accuracy is None else each.accuracy + shift)
         for each in everything.results.calibration
     ]
-    (prose,) = section(everything.but(calibration=bins).run()).prose
+    (prose,) = view(everything.but(calibration=bins)).prose
     assert prose.text.startswith(
         "The expected calibration error on clean images is <b>0.0330</b> over 15 bins"
     )
@@ -47,7 +51,7 @@ def test_calibration_verdict_says_in_which_direction(everything: Any, shift: flo
 
 def test_calibration_table_has_the_gap_with_its_sign(everything: Any, build: Any) -> None:
     *bins, last = everything.results.calibration
-    shown = section(everything.but(calibration=[*bins, replace(last, accuracy=1.0)]).run())
+    shown = view(everything.but(calibration=[*bins, replace(last, accuracy=1.0)]))
     assert [build.texts(row) for row in shown.tables[0].rows] == [
         ["0.8 to 0.867", "100", "0.82", "70.0 %", "+12.0 points"],
         ["0.867 to 0.933", "300", "0.9", "85.0 %", "+5.0 points"],
@@ -58,4 +62,4 @@ def test_calibration_table_has_the_gap_with_its_sign(everything: Any, build: Any
 
 def test_bins_without_examples_are_no_section(everything: Any) -> None:
     bins = [replace(each, count=0) for each in everything.results.calibration]
-    assert section(everything.but(calibration=bins).run()) is None
+    assert view(everything.but(calibration=bins)) is None

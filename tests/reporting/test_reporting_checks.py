@@ -9,8 +9,12 @@ from withstand.reporting import report
 from withstand.reporting.sections.checks import other_warnings, section
 
 
+def view(evaluated: Any) -> Any:
+    return section(evaluated.run())
+
+
 def test_failed_checks_come_first_and_are_counted(everything: Any, build: Any) -> None:
-    shown = section(everything.run())
+    shown = view(everything)
     assert [build.texts(row) for row in shown.tables[0].rows] == [
         ["A huge epsilon fells all At epsilon 1 accuracy is still 31.0 %.", "Failed"],
         ["Gradients do not vanish 0 of 1,000 gradients are zero.", "Passed"],
@@ -22,7 +26,7 @@ def test_failed_checks_come_first_and_are_counted(everything: Any, build: Any) -
 
 
 def test_check_kinds_without_any_are_not_counted(everything: Any) -> None:
-    shown = section(everything.but(checks=everything.results.checks[:1]).run())
+    shown = view(everything.but(checks=everything.results.checks[:1]))
     assert shown.prose[0].text == "1 passed. They can fail to find what is wrong; passing them is no proof."
 
 
@@ -30,7 +34,7 @@ def test_check_findings_are_sentences_that_do_not_repeat_the_verdict(everything:
     first, second, third = everything.results.checks
     checks = [first, replace(second, passed=None, finding="Not run: name other runs.")]
     checks.append(replace(third, finding="on 3 of 4 examples"))
-    rows = section(everything.but(checks=checks).run()).tables[0].rows
+    rows = view(everything.but(checks=checks)).tables[0].rows
     assert [row[0].small[0] for row in rows[::2]] == ["On 3 of 4 examples.", "Name other runs."]
 
 

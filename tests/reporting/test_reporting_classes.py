@@ -17,6 +17,10 @@ def with_accuracies(everything: Any, accuracies: list[Any], **fields: Any) -> An
     return classes.section(everything.but(classes=whole).run())
 
 
+def confused(everything: Any, whole: Classes) -> Any:
+    return confusion.section(everything.but(classes=whole).run())
+
+
 def test_classes_have_a_dot_each_and_measure(everything: Any, build: Any) -> None:
     cat, dog, ship = everything.results.classes.accuracies
     shown = with_accuracies(everything, [cat, replace(dog, attacked=None), ship])
@@ -46,9 +50,10 @@ def test_certified_classes_have_a_column(everything: Any, build: Any) -> None:
 
 
 def test_weakest_class_is_named(everything: Any, build: Any) -> None:
-    shown = classes.section(everything.run())
+    shown = with_accuracies(everything, everything.results.classes.accuracies)
     assert build.plain(shown.prose[0].text) == (
-        "Weakest, attacked by standard-linf, ℓ∞ ε = 0.3, is class dog with 12.0 %; strongest is ship with 77.0 %."
+        "Weakest, attacked by standard-linf, ℓ∞ ε = 0.3, is class dog with 12.0 %; "
+        "strongest is ship with 77.0 %."
     )
     clean = with_accuracies(everything, everything.results.classes.accuracies, attacked=None)
     assert build.plain(clean.prose[0].text).startswith("Weakest, clean, is class dog with 97.0 %")
@@ -68,7 +73,7 @@ def test_many_classes_are_drawn_by_their_weakest(everything: Any) -> None:
 
 
 def test_confusion_holds_counts_and_shares_of_its_rows(everything: Any, build: Any) -> None:
-    clean, attacked = confusion.section(everything.run()).tables
+    clean, attacked = confused(everything, everything.results.classes).tables
     assert (clean.title, build.plain(attacked.title)) == (
         "Clean images",
         "Under standard-linf, ℓ∞ ε = 0.3",
@@ -87,7 +92,7 @@ def test_confusion_of_too_many_classes_has_no_matrix(everything: Any, build: Any
     names = [f"c{number}" for number in range(25)]
     target = Target("pgd", "inf", 0.3)
     whole = Classes(names, target, None, [], Confusion(counts, perfect))
-    clean, attacked = confusion.section(everything.but(classes=whole).run()).tables
+    clean, attacked = confused(everything, whole).tables
     assert [build.texts(row) for row in clean.rows] == [["c7", "c9", "3", "37.5 %"]]
     assert "25 classes are too many for a matrix" in clean.caption
     assert (clean.kind, attacked.rows) == ("mistakes", [])
@@ -97,7 +102,7 @@ def test_confusion_of_too_many_classes_has_no_matrix(everything: Any, build: Any
 def test_empty_row_of_confusion_is_no_division_by_zero(everything: Any, build: Any) -> None:
     whole = everything.results.classes
     counts = [[0, 0, 0], *whole.confusion.clean[1:]]
-    shown = confusion.section(everything.but(classes=replace(whole, confusion=Confusion(counts, None))).run())
+    shown = confused(everything, replace(whole, confusion=Confusion(counts, None)))
     assert build.texts(shown.tables[0].rows[0]) == ["cat", "0", "0", "0"]
     assert len(shown.tables) == 1
 

@@ -12,8 +12,12 @@ from withstand.reporting import report
 from withstand.reporting.sections.corruptions import section
 
 
+def view(evaluated: Any) -> Any:
+    return section(evaluated.run())
+
+
 def test_corruptions_have_a_curve_a_kind_and_their_mean(everything: Any, build: Any) -> None:
-    (figure,) = section(everything.run()).figures
+    (figure,) = view(everything).figures
     mean, blur, rotation = figure.plot["data"]
     assert [trace["name"] for trace in (mean, blur, rotation)] == [
         "mean over kinds",
@@ -35,7 +39,7 @@ def test_corruptions_have_a_curve_a_kind_and_their_mean(everything: Any, build: 
 def test_severities_that_were_left_out_are_not_measured(everything: Any, build: Any) -> None:
     measured = {"gaussian-blur": (2, 4), "rotation": (4, 5)}
     rows = [row for row in everything.rows if row.measure != CORRUPTED or int(row.level) in measured[row.by]]
-    shown = section(replace(everything, rows=tuple(rows)).run())
+    shown = view(replace(everything, rows=tuple(rows)))
     (table,) = shown.tables
     assert build.texts(table.header) == ["Kind", "Severity 2", "Severity 4", "Severity 5", "Mean"]
     assert [build.texts(row) for row in table.rows] == [
@@ -50,7 +54,7 @@ def test_severities_that_were_left_out_are_not_measured(everything: Any, build: 
         ["Mean over kinds", "86.0 %", "62.0 %", "38.0 %", "62.0 %"],
     ]
     assert shown.figures[0].plot["data"][2]["x"] == [4, 5]
-    assert section(everything.without(CORRUPTED).run()) is None
+    assert view(everything.without(CORRUPTED)) is None
 
 
 def test_corruptions_are_on_the_page(write_run: Any, everything: Any, build: Any) -> None:
