@@ -62,12 +62,6 @@ def test_of_many_epsilons_only_some_are_headlines(certified: Any) -> None:
     assert 1.0 in levels  # beside the certified figure
 
 
-def test_targets_count_what_is_equal_up_to_rounding_once(build: Any) -> None:
-    shown = [("linf", 0.3), ("inf", 0.3 + 1e-9), ("inf", 0.1), ("2", 1.0)]
-    rows = [build.measured(table.ATTACKED, 1, "a", norm, level) for norm, level in shown]
-    assert table.targets(rows) == [("2", 1.0), ("inf", 0.1), ("linf", 0.3)]
-
-
 def test_chance_is_that_of_all_runs_or_none(evaluated: Any) -> None:
     run, other = evaluated.run(), evaluated.but(num_classes=4).run()
     assert table.chance_of([run, run]) == 0.1
