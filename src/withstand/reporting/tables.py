@@ -241,7 +241,7 @@ def markdown(table: PaperTable) -> str:
     """A table as GitHub and Pandoc read it."""
     sides = ["left", *["right"] * (len(table.texts.columns) - 1)]
     texts = table.texts.map(_in_markdown).rename(columns=_in_markdown)
-    body = texts.to_markdown(index=False, tablefmt="github", disable_numparse=True, colalign=sides)
+    body = texts.to_markdown(index=False, tablefmt="pipe", disable_numparse=True, colalign=sides)
     return "\n".join([f"### {_in_markdown(table.title)}", "", str(body), "", _in_markdown(table.note), ""])
 
 

@@ -80,7 +80,7 @@ def seeds_table(compared: Comparison, *, is_short: bool = False) -> pd.DataFrame
     of_noise = means[means.kind == "noise"].norm.unique()
     titles = ["Accuracy under noise"] if is_short else ["Accuracy under noise", "Agreement area"]
     columns += [f"{title}, {scale}" for scale in of_noise for title in titles]
-    table = table.reindex(columns=columns if is_short else [*columns, "Training time"]).fillna(_DASH)
+    table = table.reindex(columns=columns if is_short else [*columns, "Training time"]).astype(object).fillna(_DASH)
     table.insert(0, "Run", [group.label for group in compared.groups])
     table.insert(1, "Seeds", [str(len(group.members)) for group in compared.groups])
     return table.rename(columns=lambda name: name.replace("Accuracy under", "Mean accuracy under"))
