@@ -97,11 +97,13 @@ def test_confusion_of_too_many_classes_has_no_matrix(everything: Any, build: Any
     names = [f"c{number}" for number in range(25)]
     target = Target("pgd", "inf", 0.3)
     whole = Classes(names, target, None, [], Confusion(counts, perfect))
-    clean, attacked = confused(everything, whole).tables
+    shown = confused(everything, whole)
+    (clean,) = shown.tables
     assert [build.texts(row) for row in clean.rows] == [["c7", "c9", "3", "37.5 %"]]
     assert "25 classes are too many for a matrix" in clean.caption
-    assert (clean.kind, attacked.rows) == ("mistakes", [])
-    assert attacked.caption == "No image was taken for another class."
+    assert clean.kind == "mistakes"
+    (note,) = shown.notes
+    assert build.plain(note.text) == "Under pgd, ℓ∞ ε = 0.3: no image was taken for another class."
 
 
 def test_empty_row_of_confusion_is_no_division_by_zero(everything: Any, build: Any) -> None:

@@ -27,7 +27,7 @@ _MATRIX = (
     "Test images of each true class (rows) by predicted class (columns). A deeper ground is a larger share "
     "of the row; right answers are framed."
 )
-_NO_MISTAKE = "No image was taken for another class."
+_NO_MISTAKE = "no image was taken for another class."
 
 _Columns = Mapping[str, Mapping[str, Share | None]]  # what was measured -> class -> share
 _Counts = Sequence[Sequence[int]]  # a row a true class, a column a predicted one
@@ -134,7 +134,13 @@ def _confusion(classes: Classes) -> Section:
         matrices[f"Under {at.name}, {budget(at.norm, at.epsilon)}"] = classes.confusion.attacked
     drawn = _matrix if len(classes.class_names) <= _MOST_NAMES else _mistakes_table
     tables = [drawn(title, classes.class_names, counts) for title, counts in matrices.items()]
-    return Section("confusion", "What is taken for what", "answers", tables=tables)
+    return Section(
+        key="confusion",
+        title="What is taken for what",
+        tab="answers",
+        tables=[table for table in tables if table.rows],
+        notes=[Prose(f"{each.title}: {_NO_MISTAKE}", "small") for each in tables if not each.rows],
+    )
 
 
 def _mistakes(names: Sequence[str], counts: _Counts) -> list[tuple[str, str, int, float]]:
@@ -160,7 +166,7 @@ def _matrix(title: str, names: Sequence[str], counts: _Counts) -> Table:
         total = max(1, sum(row))
         cells = [Cell(count(n), shade=n / total, kind=kind) for n, kind in zip(row, kinds, strict=True)]
         body.append([Cell(names[true]), *cells])
-    caption = f"{_MATRIX} Most often: {told}." if told else f"{_MATRIX} {_NO_MISTAKE}"
+    caption = f"{_MATRIX} Most often: {told}." if told else f"{_MATRIX} Here {_NO_MISTAKE}"
     return Table(title, ["True", *names], body, caption, kind="confusion")
 
 
@@ -169,6 +175,6 @@ def _mistakes_table(title: str, names: Sequence[str], counts: _Counts) -> Table:
         [Cell(true), Cell(taken, is_words=True), Cell(count(number)), Cell(percent(share))]
         for true, taken, number, share in _mistakes(names, counts)
     ]
-    header = ["True class", "Taken for", "Images", "Share of the class"] if body else []
+    header = ["True class", "Taken for", "Images", "Share of the class"]
     caption = f"The most frequent mistakes; {len(names)} classes are too many for a matrix."
-    return Table(title, header, body, caption if body else _NO_MISTAKE, kind="mistakes")
+    return Table(title, header, body, caption, kind="mistakes")

@@ -12,7 +12,7 @@ from withstand.evaluation.random_results import ProtocolInfo
 from withstand.evaluation.results import Published
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Prose, Section, Table
-from withstand.reporting.table import clean, one, rows, select, strongest_at
+from withstand.reporting.table import clean, rows, select, strongest_at
 from withstand.reporting.wording import as_published, budget, cell, interval, norm_text, sentence, share_text
 
 __all__ = ["PLACE", "TITLES", "is_of_protocol", "section", "stands_for"]
@@ -38,12 +38,12 @@ class _Row(NamedTuple):
     ``attack`` is the protocol's; empty of the clean row.
     """
 
-    measure: str
-    published: Published | None
     ours: Measurement
+    published: Published | None
+    measure: str
     adaptive: Measurement | None
-    worst: Measurement | None = None
-    attack: str = ""
+    worst: Measurement | None
+    attack: str
 
 
 def section(run: Run) -> list[Section]:
@@ -79,7 +79,7 @@ def is_of_protocol(run: Run, published: Published) -> bool:
 
 
 def _section(run: Run, info: ProtocolInfo, place: int) -> Section:
-    shown = [*_clean_rows(run, info), *_attacked_rows(run, info)]
+    shown = _rows(run, info)
     verdicts = _verdicts(info.name, shown, is_random=bool(run.results and run.results.sampling))
     title = f"Published protocol of {TITLES.get(info.name, info.name)}"
     attacks = [(TITLES.get(name, name), sentence(text)) for name, text in info.attacks.items() if text]
@@ -96,30 +96,26 @@ def _section(run: Run, info: ProtocolInfo, place: int) -> Section:
     )
 
 
-def _clean_rows(run: Run, info: ProtocolInfo) -> list[_Row]:
-    ours = one(run.table, protocol_measure(info.name), by="clean")
-    scored = replace(clean(run), by="as scored here")
-    published = [each for each in _published(run) if each.measure == "clean" and is_of_protocol(run, each)]
-    return [_Row("Clean", each, ours, scored) for each in published or (None,)] if ours else []
-
-
-def _attacked_rows(run: Run, info: ProtocolInfo) -> list[_Row]:
+def _rows(run: Run, info: ProtocolInfo) -> list[_Row]:
+    """A row a published figure of each measure, one where nothing was published; the clean ones first."""
+    measured = select(run.table, protocol_measure(info.name)).sort_values("level", kind="stable")
     of_one_step = replace(run, table=run.table[run.table["by"].str.startswith(_ONE_STEP)])
+    published = run.results.published if run.results else []
+    beside: tuple[str, Measurement | None, Measurement | None, str]
     shown = []
-    for name in info.attacks:
-        measured = select(run.table, protocol_measure(info.name), by=name)
-        for ours in rows(measured.sort_values("level")):
+    for name in ("clean", *info.attacks):
+        for ours in rows(measured[measured["by"] == name]):
             at = ours.norm, ours.level
-            worst = strongest_at(run, *at)
-            adaptive = strongest_at(of_one_step, *at) if name in _OF_ONE_STEP else worst
-            published = [each for each in _published(run) if stands_for(each, name, *at)]
-            measure = f"{TITLES.get(name, name)}, {budget(*at)}"
-            shown += [_Row(measure, each, ours, adaptive, worst, name) for each in published or (None,)]
+            if name == "clean":
+                figures = [each for each in published if each.measure == name and is_of_protocol(run, each)]
+                beside = "Clean", replace(clean(run), by="as scored here"), None, ""
+            else:
+                figures = [each for each in published if stands_for(each, name, *at)]
+                worst = strongest_at(run, *at)
+                adaptive = strongest_at(of_one_step, *at) if name in _OF_ONE_STEP else worst
+                beside = f"{TITLES.get(name, name)}, {budget(*at)}", adaptive, worst, name
+            shown += [_Row(ours, figure, *beside) for figure in figures or (None,)]
     return shown
-
-
-def _published(run: Run) -> list[Published]:
-    return run.results.published if run.results else []
 
 
 def _table(title: str, shown: Sequence[_Row]) -> Table:
