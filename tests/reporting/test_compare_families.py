@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-import pandas as pd
 import pytest
 
+from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.compare.families import by_train_size, families_of, levels_of, shared_name
-from withstand.reporting.compare.groups import Group, means_of
+from withstand.reporting.compare.groups import Group
 from withstand.reporting.compare.seeds import seeds_figure
 from withstand.reporting.section import Figure
 
@@ -17,20 +19,26 @@ def group(label: str, **values: object) -> Group:
     return Group(label, {key.replace("__", "."): value for key, value in values.items()})
 
 
-def figure_of(accuracies: dict[str, Sequence[float]], **values: Sequence[object]) -> Figure:
-    """Of groups by their runs' accuracies, each with so much to the left and right."""
-    rows = [
-        {"run": run, "aspect": "Clean", "kind": "clean", "norm": "", "level": 0.0, "value": value}
-        | {"lower": value - 0.05, "upper": value + 0.02}
-        for run, value in enumerate(value for runs in accuracies.values() for value in runs)
-    ]
-    groups, first = [], 0
-    for place, (label, runs) in enumerate(accuracies.items()):
-        own = {key.replace("__", "."): each[place] for key, each in values.items()}
-        groups.append(Group(label, own, list(range(first, first + len(runs)))))
-        first += len(runs)
-    points = pd.DataFrame(rows)
-    return seeds_figure(groups, points, means_of(points, groups))
+@pytest.fixture
+def figure_of(evaluated: Any) -> Callable[..., Figure]:
+    """The figure of groups by their runs' accuracies, each with so much to the left and right."""
+
+    def of(accuracies: Mapping[str, Sequence[float]], **recipes: Sequence[object]) -> Figure:
+        clean, *others = evaluated.rows
+        runs = [
+            replace(
+                evaluated,
+                rows=(replace(clean, value=value, lower=value - 0.05, upper=value + 0.02), *others),
+            ).run(
+                recipe={"name": f"{name}/seed={seed}", "seed": seed, "model": name}
+                | {key: each[place] for key, each in recipes.items()}
+            )
+            for place, (name, values) in enumerate(accuracies.items())
+            for seed, value in enumerate(values)
+        ]
+        return seeds_figure(Comparison(runs))
+
+    return of
 
 
 def test_a_line_joins_what_differs_in_one_number() -> None:
@@ -130,7 +138,7 @@ def test_names_share_their_words(labels: list[str], expected: str) -> None:
     assert shared_name(labels) == expected
 
 
-def test_the_figure_has_the_best_group_on_top() -> None:
+def test_the_figure_has_the_best_group_on_top(figure_of: Callable[..., Figure]) -> None:
     figure = figure_of({"weak": [0.4, 0.6], "strong <b>": [0.85, 0.95], "single": [0.7]})
     runs, means = figure.plot["data"]
     assert means["x"] == pytest.approx([0.5, 0.7, 0.9])
@@ -144,18 +152,16 @@ def test_the_figure_has_the_best_group_on_top() -> None:
     assert "nothing of other seeds" in figure_of({"single": [0.7]}).caption
 
 
-def test_levels_differ_in_colour_and_symbol_and_place() -> None:
-    figure = figure_of({f"a, train_size={size}": [0.9] for size in (10, 20)}, data__train_size=[10, 20])
-    _, low, _, high = figure.plot["data"]
+def test_levels_differ_in_colour_and_symbol_and_place(figure_of: Callable[..., Figure]) -> None:
+    sizes = [{"train_size": size} for size in (10, 20)]
+    named = {f"a/train_size={size['train_size']}": [0.9] for size in sizes}
+    low, high = figure_of(named, data=sizes, model=["a", "a"]).plot["data"]
     assert low["marker"]["symbol"] != high["marker"]["symbol"]
     assert low["marker"]["color"] != high["marker"]["color"]
     assert low["y"] != high["y"]
     assert (low["name"], high["name"]) == ("10", "20")
 
 
-def test_many_groups_have_room() -> None:
-    few, many = (
-        figure_of({f"g{n}": [n / 50] for n in range(number)}, w=[str(n) for n in range(number)])
-        for number in (3, 40)
-    )
+def test_many_groups_have_room(figure_of: Callable[..., Figure]) -> None:
+    few, many = (figure_of({f"g{n}": [n / 50] for n in range(number)}) for number in (3, 40))
     assert many.height - few.height >= 37 * 30
