@@ -46,9 +46,12 @@ _ROUNDING = 1e-6
 
 def rows(table: pd.DataFrame) -> list[Measurement]:
     """The rows of a selection, in their order; None where a cell is empty."""
-    known = table[[field.name for field in fields(Measurement)]]
-    plain = known.astype(object).where(known.notna(), None)
-    return [Measurement(*record) for record in plain.itertuples(index=False, name=None)]
+    columns = [table[field.name].tolist() for field in fields(Measurement)]
+    return [Measurement(*map(_known, record)) for record in zip(*columns, strict=True)]
+
+
+def _known(cell: Any) -> Any:
+    return None if cell is pd.NA or cell != cell else cell  # NaN alone differs from itself
 
 
 def select(
@@ -94,20 +97,19 @@ def norms(run: Run) -> list[str]:
 
 def strongest(run: Run) -> list[Measurement]:
     """At each norm and epsilon above 0, the row of the attack that left the lowest accuracy."""
-    return _extreme(select(run.table, ATTACKED), "idxmin")
+    return _first_of(select(run.table, ATTACKED).sort_values("value", kind="stable"))
 
 
 def most_certified(run: Run) -> list[Measurement]:
     """At each norm and epsilon above 0, the row of the certificate that proves the most."""
-    return _extreme(select(run.table, CERTIFIED), "idxmax")
+    return _first_of(select(run.table, CERTIFIED).sort_values("value", kind="stable", ascending=False))
 
 
-def _extreme(table: pd.DataFrame, which: str) -> list[Measurement]:
-    """Of each norm and level; by norm, as they first come, and level."""
-    above_0 = table[table.level > 0]
-    places = above_0.groupby(["norm", "level"]).value.agg(which)
-    order = list(table.norm.unique())
-    return sorted(rows(above_0.loc[places]), key=lambda row: (order.index(row.norm), row.level))
+def _first_of(ordered: pd.DataFrame) -> list[Measurement]:
+    """The first row at each norm and level above 0; by norm, as the table has them, and level."""
+    order = list(ordered.sort_index().norm.unique())
+    chosen = rows(ordered[ordered.level > 0].drop_duplicates(["norm", "level"]))
+    return sorted(chosen, key=lambda row: (order.index(row.norm), row.level))
 
 
 def strongest_at(run: Run, norm: str, epsilon: float) -> Measurement | None:
