@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from withstand.compare_command import compare
+from withstand.evaluation.measurements import CLEAN, Measurement, table_of
+from withstand.evaluation.results import Results
+from withstand.evaluation.results_file import write_results
+from withstand.run_folder import RunFolder
 from withstand.types import RecipeError, RunFolderError
 
-CLEAN = {"accuracy": 0.9, "lower": 0.85, "upper": 0.95, "correct": 90, "total": 100}
+ACCURACY = Measurement(CLEAN, value=0.9, lower=0.85, upper=0.95, correct=90, total=100)
 
 
 @pytest.fixture
@@ -19,15 +22,16 @@ def sweep(tmp_path: Path) -> Path:
     for number, right in enumerate((40, 90)):
         folder = tmp_path / "sweep" / f"run-{number}"
         folder.mkdir(parents=True)
-        metrics = {"schema": 1, "dataset": "digits", "num_examples": 100, "num_classes": 10}
-        (folder / "metrics.json").write_text(json.dumps(metrics | {"clean": CLEAN, "attacks": []}))
+        write_results(RunFolder(folder), Results("digits", 100, 10), table_of([ACCURACY]))
         (folder / "recipe.yaml").write_text(f"name: run-{number}\n")
         rows = [f"{index},1,{int(index < right)}" for index in range(100)]
         (folder / "examples.csv").write_text("\n".join(["index,label,prediction", *rows, ""]))
     return tmp_path / "sweep"
 
 
-def test_page_and_tables(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_and_tables_are_written(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     compare([str(sweep), "--title=Two", f"--tables={tmp_path / 'tables'}"])
     page = (sweep / "compare.html").read_text(encoding="utf-8")
     assert "<h1>Two</h1>" in page
@@ -38,7 +42,7 @@ def test_page_and_tables(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "comparison.md" in said
 
 
-def test_where_the_page_goes(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_goes_where_it_is_told(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     compare([str(sweep / "run-1"), str(sweep / "run-0")])
     assert (tmp_path / "compare.html").exists()
@@ -46,7 +50,7 @@ def test_where_the_page_goes(sweep: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "pages" / "mine.html").exists()
 
 
-def test_figures(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_written_beside_the_page(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def draw(runs: list[Path], folder: Path, image_format: str) -> list[Path]:
@@ -58,7 +62,7 @@ def test_figures(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [["run-0", "run-1"], sweep / "compare-figures", "svg"]
 
 
-def test_refused(sweep: Path) -> None:
+def test_what_does_not_fit_is_refused(sweep: Path) -> None:
     with pytest.raises(RunFolderError, match="only one run"):
         compare([str(sweep / "run-0")])
     with pytest.raises(RecipeError, match="figures"):

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-__all__ = ["ERRORS", "OUTPUT", "print_metrics", "progress_of"]
+from withstand.evaluation.analytic_results import KernelNorms
+from withstand.evaluation.measurements import (
+    ABSTENTION,
+    ATTACKED,
+    CERTIFIED,
+    CLEAN,
+    CORRUPTED,
+    LARGEST_RADIUS,
+    MEAN_RADIUS,
+    MEAN_SMOOTHED_RADIUS,
+    MEDIAN_RADIUS,
+    NOISE_ACCURACY,
+    NOISE_AGREEMENT,
+    SMOOTHED,
+    Measurement,
+    protocol_measure,
+)
+from withstand.evaluation.random_results import Sampling
+from withstand.evaluation.results import Check, Results
+from withstand.reporting.table import area_over_levels, corruption_mean, mean_over_levels, one, rows, select
+
+__all__ = ["ERRORS", "OUTPUT", "print_results", "progress_of"]
 
 # No markup: what is printed holds names and paths of the user.
 OUTPUT = Console(markup=False, highlight=False)
@@ -36,70 +57,85 @@ def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
         yield tell
 
 
-def print_metrics(metrics: Mapping[str, Any]) -> None:
+def print_results(results: Results, table: pd.DataFrame) -> None:
     """Prints accuracies with their intervals, a section an attack or certificate, and then the warnings.
 
     Args:
-        metrics: As ``metrics.json`` holds them.
+        results: Of an evaluation.
+        table: Its measurements.
     """
-    certificates = metrics.get("certificates", [])
-    sampling = metrics.get("sampling")
-    repeats = sampling["num_repeats"] if sampling else 1
-    title = f"{metrics['dataset']}{f', {repeats} predictions an example' if repeats > 1 else ''}"
-    table = Table("test data", "epsilon", "accuracy", "95 % interval", title=title)
-    table.add_row("clean", "", *_cells(metrics["clean"], repeats))
-    for curve in [*metrics["attacks"], *certificates]:
-        table.add_section()
-        for number, point in enumerate(curve["curve"]):
-            name = "" if number else curve["name"]
-            table.add_row(name, f"{point['epsilon']:.4g}", *_cells(point, repeats))
-    OUTPUT.print(table)
-    _print_descriptions([*metrics["attacks"], *certificates])
-    for certificate in certificates:
-        if "radius" in certificate:
-            OUTPUT.print(f"{certificate['name']}: {_radii(certificate['radius'])}")
-    _print_random(metrics)
-    for key, (title, tell) in _MEASURED.items():
-        if key in metrics:
-            OUTPUT.print(f"{title}: {tell(metrics[key])}")
-    _print_checks(metrics.get("checks", []))
-    for warning in metrics["warnings"]:
+    repeats = results.num_repeats
+    title = f"{results.dataset}{f', {repeats} predictions an example' if repeats > 1 else ''}"
+    measured = [select(table, CLEAN).assign(by="clean"), select(table, ATTACKED), select(table, CERTIFIED)]
+    OUTPUT.print(_accuracies("test data", title, pd.concat(measured), repeats))
+    _print_descriptions(results, table)
+    _print_random(results, table)
+    for name, words in _one_liners(results, table).items():
+        OUTPUT.print(f"{name}: {words}")
+    _print_checks(results.checks)
+    for warning in results.warnings:
         ERRORS.print(f"warning: {warning}", style="yellow")
 
 
-def _print_descriptions(curves: Sequence[Mapping[str, Any]]) -> None:
-    """What was measured by what, and what each stage of a suite felled."""
-    for curve in curves:
-        OUTPUT.print(f"{curve['name']}: {curve['description']}")
-        for point in curve["curve"]:
-            if "stages" in point:
-                OUTPUT.print(f"  epsilon {point['epsilon']:.4g}: {_felled(point['stages'])}")
+def _accuracies(of: str, title: str, measured: pd.DataFrame, repeats: int = 1) -> Table:
+    """A section an attack or certificate, clean first."""
+    shown = Table(of, "epsilon", "accuracy", "95 % interval", title=title)
+    former = "clean"
+    for row in rows(measured):
+        if row.by != former:
+            shown.add_section()
+        name = row.by if row.by != former or row.by == "clean" else ""
+        shown.add_row(name, "" if row.by == "clean" else f"{row.level:.4g}", *_cells(row, repeats))
+        former = row.by
+    return shown
 
 
-def _print_random(metrics: Mapping[str, Any]) -> None:
-    """How random answers were scored, how sure they are, and what published protocols make of them."""
-    if sampling := metrics.get("sampling"):
-        OUTPUT.print(f"random weights: {_drawn(sampling)}")
-    for each in (metrics.get("uncertainty") or {}).get("sets", []):
-        OUTPUT.print(f"uncertainty, {each['name']}: {_unsure(each)}")
-    for protocol in metrics.get("protocols") or []:
-        _print_protocol(protocol)
-
-
-def _cells(point: Mapping[str, Any], repeats: int = 1) -> tuple[str, str]:
+def _cells(row: Measurement, repeats: int) -> tuple[str, str]:
     """Accuracy and interval; ``repeats`` predictions of each example were counted."""
-    total = str(point["total"])
-    if repeats > 1:
-        total = f"{point['total'] // repeats} examples"
-    return f"{point['accuracy']:.2%}", f"{point['lower']:.2%} to {point['upper']:.2%} of {total}"
+    total = f"{(row.total or 0) // repeats} examples" if repeats > 1 else str(row.total)
+    return f"{row.value:.2%}", f"{row.lower:.2%} to {row.upper:.2%} of {total}"
 
 
-def _drawn(sampling: Mapping[str, Any]) -> str:
+def _print_descriptions(results: Results, table: pd.DataFrame) -> None:
+    """What was measured by what, what each stage of a suite broke, and certified radii."""
+    for attack in results.attacks:
+        OUTPUT.print(f"{attack.name}: {attack.description}")
+        for at in attack.counts:
+            counts = zip(attack.stages, at.broken, at.attacked, strict=True)
+            told = ", ".join(f"{stage.name} broke {broken} of {number}" for stage, broken, number in counts)
+            OUTPUT.print(f"  epsilon {at.epsilon:.4g}: {told}")
+    for certificate in results.certificates:
+        OUTPUT.print(f"{certificate.name}: {certificate.description}")
+    names = {MEAN_RADIUS: "mean", MEDIAN_RADIUS: "median", LARGEST_RADIUS: "largest"}
+    for certificate in results.certificates:
+        radii = {name: one(table, measure, by=certificate.name) for measure, name in names.items()}
+        told = ", ".join(f"{name} {row.value:.4g}" for name, row in radii.items() if row)
+        if told:
+            OUTPUT.print(f"{certificate.name}: certified radius {told}")
+
+
+def _print_random(results: Results, table: pd.DataFrame) -> None:
+    """How random answers were scored, how sure they are, and what published protocols make of them."""
+    if results.sampling:
+        OUTPUT.print(f"random weights: {_drawn(results.sampling)}")
+    for each in results.uncertainty.sets if results.uncertainty else []:
+        told = "" if each.auroc is None else f"; told from clean by entropy, AUROC {each.auroc:.3f}"
+        entropy, mutual = each.means["entropy"], each.means["mutual_information"]
+        OUTPUT.print(
+            f"uncertainty, {each.name}: mean entropy {entropy:.3f} nats, of which {mutual:.3f} from draws "
+            f"that disagree{told}"
+        )
+    for protocol in results.protocols:
+        title = f"published protocol {protocol.name}"
+        OUTPUT.print(_accuracies("attack", title, select(table, protocol_measure(protocol.name))))
+
+
+def _drawn(sampling: Sampling) -> str:
     """How a network of random answers was scored and attacked, in one line."""
-    times, draws, gradient = (sampling[key] for key in ("num_repeats", "num_samples", "attack_samples"))
+    times = sampling.num_repeats
     predictions = "1 prediction" if times == 1 else f"{times} predictions"
-    mean = f"{'' if times == 1 else 'each '}the mean of {_draws(draws)}"
-    after = "" if gradient is None else f"; gradients of {_draws(gradient)}"
+    mean = f"{'' if times == 1 else 'each '}the mean of {_draws(sampling.num_samples)}"
+    after = "" if sampling.attack_samples is None else f"; gradients of {_draws(sampling.attack_samples)}"
     return f"{predictions} an image, {mean}{after}"
 
 
@@ -107,91 +143,55 @@ def _draws(number: int) -> str:
     return "1 draw" if number == 1 else f"{number} draws"
 
 
-def _unsure(of_set: Mapping[str, Any]) -> str:
-    entropy, mutual = (of_set[key]["mean"] for key in ("entropy", "mutual_information"))
-    told = "" if of_set["auroc"] is None else f"; told from clean by entropy, AUROC {of_set['auroc']:.3f}"
-    return f"mean entropy {entropy:.3f} nats, of which {mutual:.3f} from draws that disagree{told}"
+def _one_liners(results: Results, table: pd.DataFrame) -> dict[str, str]:
+    """What is said in one line each."""
+    lines = {}
+    if results.kernel_norms:
+        lines["kernel norms"] = _bounds(results.kernel_norms)
+    noisy = select(table, NOISE_ACCURACY, by="unclipped")
+    if len(noisy):
+        mean = mean_over_levels(table, NOISE_ACCURACY, "unclipped") or 0.0
+        area = area_over_levels(table, NOISE_AGREEMENT, "unclipped") or 0.0
+        lines["noise"] = (
+            f"mean accuracy {100 * mean:.1f} % over noise_std 0 … {noisy.level.max():.4g}; "
+            f"agreement area {area:.3f}"
+        )
+    corrupted = select(table, CORRUPTED).groupby("by", sort=False).value.mean()
+    if results.corruptions and len(corrupted):
+        titles = {kind.name: kind.title for kind in results.corruptions.kinds}
+        worst = str(corrupted.idxmin())
+        lines["corruptions"] = (
+            f"mean accuracy {corruption_mean(table):.2%}; worst {titles.get(worst, worst).lower()}, "
+            f"{corrupted.min():.2%}"
+        )
+    if results.smoothing:
+        accuracy, abstained, radius = (
+            row.value if (row := one(table, measure)) else 0.0
+            for measure in (SMOOTHED, ABSTENTION, MEAN_SMOOTHED_RADIUS)
+        )
+        lines["smoothed classifier, another than the one above"] = (
+            f"noise_std {results.smoothing.noise_std:g}, accuracy {accuracy:.2%}, abstains from "
+            f"{abstained:.2%}, mean certified l2 radius {radius:.4g}, each with probability "
+            f"{1 - results.smoothing.failure_probability:g}"
+        )
+    return lines
 
 
-def _print_protocol(protocol: Mapping[str, Any]) -> None:
-    """What a published protocol measures, apart from what the attacks run here leave."""
-    title = f"published protocol {protocol['name']}"
-    table = Table("attack", "epsilon", "accuracy", "95 % interval", title=title)
-    table.add_row("clean", "", *_cells(protocol["clean"]))
-    for attack in protocol["attacks"]:
-        table.add_section()
-        for number, point in enumerate(attack["curve"]):
-            table.add_row("" if number else attack["name"], f"{point['epsilon']:.4g}", *_cells(point))
-    OUTPUT.print(table)
-
-
-def _radii(radius: Mapping[str, float]) -> str:
-    return "certified radius " + ", ".join(f"{name} {value:.4g}" for name, value in radius.items())
-
-
-def _bounds(norms: Mapping[str, Any]) -> str:
+def _bounds(norms: KernelNorms) -> str:
     """The largest bounds over classes, in one line."""
-    largest = {name: value for name, value in norms["summary"].items() if name != "deformation_change"}
-    upper = largest.pop("spectral")
-    lower = ", ".join(f"{name} {value:.4g}" for name, value in largest.items() if value is not None)
-    above = "no upper bound" if upper is None else f"at most {upper:.4g}"
+    largest = norms.largest
+    known = {name: getattr(largest, name) for name in ("gradient", "perturbation", "deformation")}
+    lower = ", ".join(f"{name} {value:.4g}" for name, value in known.items() if value is not None)
+    above = "no upper bound" if largest.spectral is None else f"at most {largest.spectral:.4g}"
     return f"at least {lower}; {above} (logits a unit of l2 distance, the largest of all classes)"
 
 
-def _felled(stages: Sequence[Mapping[str, Any]]) -> str:
-    """What each stage of a suite felled, in one line."""
-    return ", ".join(
-        f"{stage['name']} felled {stage['num_felled']} of {stage['num_attacked']}" for stage in stages
-    )
-
-
-def _corrupted(found: Mapping[str, Any]) -> str:
-    """The mean accuracy, and that at the kind that does worst."""
-    means = {
-        kind["title"]: sum(level["accuracy"] for level in kind["levels"]) / len(kind["levels"])
-        for kind in found["kinds"]
-    }
-    worst = min(means, key=lambda title: means[title])
-    return f"mean accuracy {found['mean']:.2%}; worst {worst.lower()}, {means[worst]:.2%}"
-
-
-def _smoothed(found: Mapping[str, Any]) -> str:
-    return (
-        f"noise_std {found['noise_std']:g}, accuracy {found['accuracy']['accuracy']:.2%}, abstains from "
-        f"{found['abstained']['accuracy']:.2%}, mean certified l2 radius {found['radius']['mean']:.4g}, each "
-        f"with probability {1 - found['failure_probability']:g}"
-    )
-
-
-def _print_checks(checks: Sequence[Mapping[str, Any]]) -> None:
+def _print_checks(checks: Sequence[Check]) -> None:
     """How many passed, which failed, and which were not run."""
     if not checks:
         return
-    passed = sum(check["passed"] is True for check in checks)
-    told = [f"{passed} passed"]
+    told = [f"{sum(check.passed is True for check in checks)} passed"]
     for words, outcome in (("failed", False), ("not run", None)):
-        names = [check["name"] for check in checks if check["passed"] is outcome]
+        names = [check.name for check in checks if check.passed is outcome]
         told += [f"{words}: {', '.join(names)}"] if names else []
     OUTPUT.print(f"checks for false robustness: {'; '.join(told)}")
-
-
-def _under_noise(noise: Mapping[str, Any]) -> str:
-    largest = noise["levels"][-1]["noise_std"]
-    return (
-        f"mean accuracy {100 * noise['mean']['accuracy']:.1f} % over noise_std 0 … {largest:.4g}; "
-        f"agreement area {noise['area']['agreement']:.3f}"
-    )
-
-
-# What is said of each entry that is one line, in this order.
-_MEASURED: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
-    "kernel_norms": ("kernel norms", _bounds),
-    "noise": ("noise", _under_noise),
-    "corruptions": ("corruptions", _corrupted),
-    "smoothing": ("smoothed classifier, another than the one above", _smoothed),
-}
-
-
-def print_results(results: object, table: object) -> None:
-    """Stub."""
-    OUTPUT.print(str(table))

@@ -1,77 +1,31 @@
-"""Entropies, calibration and ranks against closed forms."""
+"""The uncertainty of clean, attacked and other images, and what it is measured of."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from withstand import bayes
+from withstand.bayes.uncertainty import entropies
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
-from withstand.evaluation import Sampling, Uncertainty, auroc, calibration_error, entropies
-from withstand.evaluation.uncertainty import histogram
-from withstand.evaluation.uncertainty_meter import UncertaintyMeter, require_others
-from withstand.types import DataError
+from withstand.evaluation import Judge, random_judge
+from withstand.evaluation.measurements import CALIBRATION_ERROR
+from withstand.evaluation.meter import Columns, Found
+from withstand.evaluation.meters import Uncertainty
+from withstand.evaluation.results import Target
+from withstand.types import Batch, DataError
 
+if TYPE_CHECKING:
+    from tests.evaluation.conftest import Gather
 
-def _logs(probabilities: list[list[float]]) -> torch.Tensor:
-    """(samples, classes) as log-probabilities of one example."""
-    return torch.tensor(probabilities).log()[:, None]
-
-
-def test_draws_that_agree_know_all_there_is_to_know() -> None:
-    found = entropies(_logs([[0.25, 0.75]] * 5))
-    expected = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert found.predictive.item() == pytest.approx(expected)
-    assert found.expected.item() == pytest.approx(expected)
-    assert found.mutual_information.item() == pytest.approx(0.0, abs=1e-12)
-
-
-def test_sure_draws_that_disagree_are_all_mutual_information() -> None:
-    found = entropies(torch.eye(4).log()[:, None])  # logarithms of 0 included
-    assert found.predictive.item() == pytest.approx(math.log(4))
-    assert found.expected.item() == 0.0
-    assert found.mutual_information.item() == pytest.approx(math.log(4))
-
-
-@given(st.integers(1, 6), st.integers(1, 4), st.integers(2, 6), st.integers(0, 999))
-def test_the_parts_add_up_and_none_is_negative(samples: int, batch: int, classes: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logits = 5 * torch.randn(samples, batch, classes, generator=generator)
-    found = entropies(logits.log_softmax(2))
-    assert all(part.shape == (batch,) and part.dtype == torch.float64 for part in found)
-    assert (found.mutual_information >= 0).all()
-    assert (found.predictive <= math.log(classes) + 1e-6).all()
-    torch.testing.assert_close(found.expected + found.mutual_information, found.predictive)
-
-
-def test_calibration_error_by_hand() -> None:
-    confidence = np.array([0.55, 0.6, 0.9, 1.0])
-    is_right = np.array([True, False, True, True])
-    # Of five bins (0.4, 0.6] has accuracy 1/2 and confidence 0.575, (0.8, 1] 1 and 0.95; each holds half.
-    assert calibration_error(confidence, is_right, 5) == pytest.approx(0.5 * 0.075 + 0.5 * 0.05)
-    assert calibration_error(np.array([1.0, 1.0]), np.array([True, True])) == 0.0
-    assert calibration_error(np.array([1.0, 1.0]), np.array([False, False])) == 1.0
-
-
-def test_auroc_ranks_the_others_against_the_set() -> None:
-    scores = np.array([0.1, 0.2, 0.2, 0.7])
-    assert auroc(scores, scores) == 0.5
-    assert auroc(scores, scores + 1) == 1.0
-    assert auroc(scores, scores - 1) == 0.0
-    assert auroc(np.array([0.0, 1.0]), np.array([0.5, 1.0, 2.0])) == pytest.approx((1 + 1.5 + 2) / 6)
-
-
-def test_a_histogram_loses_nothing_to_rounding() -> None:
-    edges = np.linspace(0.0, math.log(3), 5)
-    values = np.array([-1e-12, 0.0, math.log(3), math.log(3) + 1e-12])
-    assert histogram(values, edges) == [2, 0, 0, 2]
+MEASURES = ("entropy", "expected_entropy", "mutual_information")
 
 
 @pytest.mark.parametrize("settings", [{"num_samples": 0}, {"num_bins": 0}])
@@ -80,38 +34,63 @@ def test_numbers_out_of_range_are_refused(settings: dict[str, int]) -> None:
         Uncertainty(**settings)  # type: ignore[arg-type]
 
 
-def _model(std: float) -> nn.Module:
+def _judge(std: float) -> Judge:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    return bayes.convert(plain, bayes.Posterior(initial_std=std)).eval()
+    model = bayes.convert(plain, bayes.Posterior(initial_std=std)).eval()
+    return random_judge(model, num_samples=2, num_repeats=1, attack_samples=1)
 
 
-def test_the_meter_sums_up_each_set(tiny_dataset: Dataset) -> None:
-    meter = UncertaintyMeter(_model(1.0), Uncertainty(num_samples=30, num_bins=8), 3, most_rows=90)
+def _score(meter: Uncertainty, judge: Judge, images: Tensor, labels: Tensor) -> Found:
+    return meter.score(judge, Batch(images, labels), labels, seed=0)
+
+
+def test_each_set_is_summed_up(gather: Gather, tiny_dataset: Dataset) -> None:
+    meter, judge = Uncertainty(num_samples=300, num_bins=8), _judge(1.0)  # one image a pass
     images, labels = tiny_dataset.test.images / 255, tiny_dataset.test.labels
-    parts = [meter.observe("clean", images[part], labels[part]) for part in (slice(20), slice(20, 45))]
-    for part in parts:
-        meter.take("clean", "clean", part)
-    meter.take("noise", "out-of-distribution", meter.observe("noise", torch.rand(10, 1, 4, 4)))
-    assert [len(part["expected-entropy"]) for part in parts] == [20, 25]
-    clean, foreign = meter.summary()["sets"]
-    together = np.concatenate([part["mutual-information"] for part in parts])
-    assert clean["mutual_information"] == {"mean": together.mean(), "median": np.median(together)}
-    assert (clean["num_examples"], foreign["num_examples"]) == (45, 10)
-    assert (clean["auroc"], foreign["accuracy"], foreign["calibration_error"]) == (None, None, None)
-    assert 0 <= foreign["auroc"] <= 1
-    for each in (clean, foreign):
-        assert len(each["histogram"]["edges"]) == 9
-        assert each["histogram"]["edges"][-1] == pytest.approx(math.log(3))
-        for measure in ("entropy", "expected_entropy", "mutual_information"):
-            assert sum(each["histogram"][measure]) == each["num_examples"]
+    parts = [_score(meter, judge, images[part], labels[part]) for part in (slice(20), slice(20, 45))]
+    assert [len(part.columns["expected-entropy"]) for part in parts] == [20, 25]
+    state: Columns = {
+        name: np.concatenate([part.state[name] for part in parts]) for name in parts[0].state
+    }
+    attacked = meter.score_attacked(judge, 1 - images, labels)
+    subject = gather(pd.DataFrame(), judge).subject
+    few = Split(torch.randint(0, 256, (10, 1, 4, 4), dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
+    other = Dataset(tiny_dataset.info, few, few, few)
+    with_other = Uncertainty(num_samples=300, num_bins=8, out_of_distribution={"noise": other})
+    target = Target("pgd-linf", "inf", 0.1)
+    found = gather(
+        pd.DataFrame(), judge, state=state, attacked={target: attacked}, once=with_other.measure(subject)
+    )
+    table, results = with_other.summary(found)
+    clean, inverted, foreign = results["uncertainty"].sets
+    assert [each.name for each in (clean, inverted, foreign)] == ["clean", "pgd-linf@0.1", "noise"]
+    assert [each.kind for each in (clean, inverted, foreign)] == ["clean", "attacked", "out-of-distribution"]
+    together = np.concatenate([part.columns["mutual-information"] for part in parts])
+    assert clean.means["mutual_information"] == together.mean()
+    assert clean.medians["mutual_information"] == np.median(together)
+    assert [each.num_examples for each in (clean, inverted, foreign)] == [45, 45, 10]
+    assert (clean.auroc, foreign.accuracy, foreign.calibration_error) == (None, None, None)
+    assert 0 <= foreign.auroc <= 1
+    edges = results["uncertainty"].edges
+    assert len(edges) == 9
+    assert edges[-1] == pytest.approx(math.log(3))
+    for each in (clean, inverted, foreign):
+        assert all(sum(each.histograms[measure]) == each.num_examples for measure in MEASURES)
+        told = {row.measure: row.value for row in table if row.by == each.name}
+        assert told["predictive entropy"] == each.means["entropy"]
+        assert told.get("AUROC of entropy against clean images") == each.auroc
+        # Of clean images it is that of the predictions that are scored.
+        assert told.get(CALIBRATION_ERROR) == (None if each is clean else each.calibration_error)
 
 
 def test_weights_that_hardly_vary_leave_no_mutual_information(tiny_dataset: Dataset) -> None:
-    meter = UncertaintyMeter(_model(1e-5), Uncertainty(num_samples=10), 3, most_rows=500)
-    images = tiny_dataset.test.images / 255
-    found = meter.observe("clean", images)
-    expected = entropies(bayes.mean_network(_model(1e-5))(images).log_softmax(1)[None]).predictive
+    judge = _judge(1e-5)
+    images, labels = tiny_dataset.test.images / 255, tiny_dataset.test.labels
+    found = _score(Uncertainty(num_samples=10), judge, images, labels).columns
+    assert isinstance(judge.predictor, bayes.Predictor)
+    plain = bayes.mean_network(judge.predictor.model)
+    expected = entropies(plain(images).log_softmax(1)[None]).predictive
     assert found["mutual-information"].max() < 1e-6
     assert found["entropy"] == pytest.approx(expected.detach().numpy(), abs=1e-3)
 
@@ -119,10 +98,21 @@ def test_weights_that_hardly_vary_leave_no_mutual_information(tiny_dataset: Data
 def test_other_data_must_be_there_and_fit(tiny_dataset: Dataset) -> None:
     empty = Split(torch.zeros(0, 1, 4, 5, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
     wide = Dataset(DatasetInfo("wide", (1, 4, 5), ["a", "b"], [0.5], [0.5]), empty, empty, empty)
-    wanted = Sampling(uncertainty=Uncertainty(out_of_distribution=["wide"]))
     with pytest.raises(DataError, match="measured on wide, but the data are not there"):
-        require_others(wanted, {}, tiny_dataset.info)
+        Uncertainty(out_of_distribution=["wide"]).require(tiny_dataset.info)
     with pytest.raises(DataError, match=r"shape \(1, 4, 4\), as tiny has.*wide have shape \(1, 4, 5\)"):
-        require_others(wanted, {"wide": wide}, tiny_dataset.info)
-    require_others(Sampling(uncertainty=None), {"wide": wide}, tiny_dataset.info)
-    require_others(None, {}, tiny_dataset.info)
+        Uncertainty(out_of_distribution={"wide": wide}).require(tiny_dataset.info)
+    Uncertainty().require(tiny_dataset.info)
+
+
+def test_names_of_other_data_lead_to_them(tiny_dataset: Dataset) -> None:
+    class Sources:
+        def dataset(self, name: str) -> Dataset:
+            return tiny_dataset
+
+        def model(self, folder: str) -> nn.Module:
+            raise AssertionError(folder)
+
+    found = Uncertainty(out_of_distribution=["tiny"]).resolved(Sources())
+    assert found == Uncertainty(out_of_distribution={"tiny": tiny_dataset})
+    found.require(tiny_dataset.info)

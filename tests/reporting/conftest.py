@@ -46,6 +46,7 @@ from withstand.evaluation.results import (
 from withstand.evaluation.results_file import write_results
 from withstand.evaluation.shares import Share
 from withstand.reporting.read import Run, read_run
+from withstand.reporting.section import Cell
 from withstand.run_folder import RunFolder
 
 RECIPE = """\
@@ -63,6 +64,17 @@ epoch,progress,seconds,learning_rate,loss,adversarial,adversarial_accuracy,epsil
 2,2,4.4,0.1,2.3,2.3,0.125,0.2,1,"back, step halved"
 """
 EXAMPLES = "index,label,prediction,pgd@0.1\n0,7,7,1\n1,2,2,0\n2,1,1,1\n"
+
+
+def plain(text: str) -> str:
+    """A text with plain spaces."""
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def texts(cells: Iterable[Cell | str]) -> list[str]:
+    """What stands in the cells of a row, with what is small after it."""
+    cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]
+    return [plain(" ".join([cell.text, *cell.small])) for cell in cells]
 
 
 def share(correct: int, total: int = 1000) -> Share:

@@ -1,18 +1,20 @@
-"""The page of several runs: choices, tables that sort, differences."""
+"""The page of several runs: choices, tables that sort, differences, and what is folded of many."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from withstand.evaluation.measurements import CORRUPTED
 from withstand.reporting import report
 
 WriteRun = Callable[..., Path]
+RECIPE = "{{name: {name}/seed={seed}, seed: {seed}, model: {{name: {name}}}}}"
 
 
 @pytest.fixture(autouse=True)
@@ -21,43 +23,118 @@ def _short_script(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def page(write_run: WriteRun, metrics: dict[str, Any], tmp_path: Path) -> str:
-    weaker = json.loads(json.dumps(metrics))
-    weaker["clean"] |= {"accuracy": 0.9, "correct": 900}
-    corruptions = {"description": "", "num_examples": 9, "kinds": [], "mean": 0.5}
+def page(write_run: WriteRun, evaluated: Any, build: Any, tmp_path: Path) -> str:
+    clean, *others = evaluated.rows
+    weaker = replace(evaluated, rows=(replace(clean, value=0.9, correct=900), *others))
+    corrupted = evaluated.plus(build.measured(CORRUPTED, 500, "blur", level=1))
     folders = [
-        write_run("one", recipe="name: one", metrics=metrics | {"corruptions": corruptions}),
-        write_run("two <b>", recipe="name: two <b>", metrics=weaker),
+        write_run("one", recipe="name: one", evaluated=corrupted),
+        write_run("two <b>", recipe="name: two <b>", evaluated=weaker),
         write_run("bare", recipe="name: bare", only={"train.csv"}),
     ]
     return report(folders, tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def folders(write_run: WriteRun) -> list[Path]:
+    """Three models with three seeds each."""
+    return [
+        write_run(f"{name}-{seed}", recipe=RECIPE.format(name=name, seed=seed))
+        for name in ("mlp", "cnn", "vgg")
+        for seed in range(3)
+    ]
+
+
+def page_of(folders: list[Path], out: Path) -> str:
+    return report(folders, out / "page.html").read_text(encoding="utf-8")
+
+
+def table_of_runs(page: str) -> str:
+    start = page.index('id="compare-results"')
+    return page[start : page.index("</table>", start)]
+
+
 def test_choices_are_folds_without_a_script(page: str) -> None:
-    for name, number in (("against-clean", 2), ("against-cost", 3), ("baseline", 2)):
-        assert len(re.findall(rf'<details name="{name}"', page)) == number
+    names = re.findall(r'<details name="([^"]+)"', page)
+    assert [names.count(name) for name in dict.fromkeys(names)] == [2, 3, 2]
+    for name in set(names):
         assert len(re.findall(rf'<details name="{name}" open>', page)) == 1
+    assert re.findall(r'data-choice="([^"]+)"', page) == ["On the vertical axis"] * 2 + ["Baseline"]
     assert page.count("<details") == page.count("</details>")
     assert "Pareto-best of 2: one. No other" in page
     assert 'querySelectorAll(".choice")' in page
 
 
 def test_figures_can_be_sorted_by_their_numbers(page: str) -> None:
-    table = page[page.index('id="compare-results"') : page.index('id="compare-pairs"')]
+    table = table_of_runs(page)
     assert '<table class="compare" data-sortable>' in table
     for share in ("0.981", "0.9", "0.402"):
         assert f'<td class="number" data-sort="{share}"><b>' in table
     assert 'class="costs" data-sort="100.0"' in table
     header = len(re.findall('<th scope="col"', table))
     rows = [
-        re.findall(r'<t[hd](?: class="[^"]*")?(?: colspan="(\d+)")?', row) for row in table.split("<tr>")[2:]
+        re.findall(r'<t[hd](?: scope="row")?(?: class="[^"]*")?(?: colspan="(\d+)")?', row)
+        for row in table.split("<tr>")[2:]
     ]
     assert [sum(int(span or 1) for span in row) for row in rows] == [header] * 3
     assert "Under corruptions" in table
+    assert "not evaluated: <code>withstand evaluate" in table
     assert 'querySelectorAll("table[data-sortable]")' in page
+
+
+def test_runs_link_to_their_sections(page: str) -> None:
+    table = table_of_runs(page)
+    assert '<a href="#run-1">one</a>' in table
+    assert 'id="run-2"' in page
+
+
+def test_warnings_are_counted_and_lead_to_themselves(
+    write_run: WriteRun, everything: Any, tmp_path: Path
+) -> None:
+    folders = [write_run("doubtful", evaluated=everything), write_run("plain")]
+    page = page_of(folders, tmp_path)
+    assert '<a href="#run-1-warnings"><b>1</b> <small>1 failed check</small></a>' in table_of_runs(page)
+    assert 'id="run-1-warnings"' in page
 
 
 def test_differences_are_escaped(page: str) -> None:
     assert "Differences on the same test examples" in page
     assert "two &lt;b&gt; and one on clean images: no difference that 3 examples can show" in page
     assert "two <b>" not in page
+
+
+def test_data_sets_have_a_column_where_they_differ(
+    write_run: WriteRun, evaluated: Any, tmp_path: Path
+) -> None:
+    folders = [write_run("one"), write_run("two", evaluated=evaluated.but(dataset="cifar10-jpeg"))]
+    table = table_of_runs(page_of(folders, tmp_path))
+    assert '<th scope="col">Data set</th>' in table
+    assert ">MNIST<" in table
+    assert "Data set</th>" not in table_of_runs(page_of([folders[0]] * 2, tmp_path))
+
+
+def test_many_runs_are_folded(folders: list[Path], tmp_path: Path) -> None:
+    page = page_of(folders, tmp_path)
+    assert page.count('<article class="run"') == 9
+    assert len(re.findall(r"<details>\s*<summary><h2 class=\"run-title\"", page)) == 9
+    assert "The curves of all 9 runs" in page
+    assert page.count("<details") == page.count("</details>")
+    assert "Over seeds" in page
+    assert "Against clean accuracy" in page
+    assert page.index(">Trade-offs<") < page.index(">Over seeds<") < page.index(">Each run<")
+
+
+def test_few_runs_are_shown_in_full(folders: list[Path], tmp_path: Path) -> None:
+    page = page_of(folders[:4], tmp_path)
+    assert not re.findall(r"<summary><h2", page)
+    assert "Over seeds" in page
+    assert "Over seeds" not in page_of([folders[0], folders[3]], tmp_path)
+
+
+def test_many_runs_are_brief(folders: list[Path], tmp_path: Path) -> None:
+    page = page_of(folders, tmp_path)
+    assert page.count("each run's training, images, noise, corruptions and classes are left out") == 9
+    assert f"withstand report {folders[0]}</code>" in page
+    parts = {part: f'id="run-1-part-{part}"' in page for part in ("summary", "about", "training", "examples")}
+    assert parts == {"summary": True, "about": True, "training": False, "examples": False}
+    assert "images, noise, corruptions and classes are left out" not in page_of(folders[:8], tmp_path)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from withstand.reporting.paired_view import PairedView, view_pairs
-from withstand.reporting.read import read_run
+from withstand.reporting.compare import pairs
+from withstand.reporting.compare.comparison import Comparison
+from withstand.reporting.read import Run, read_run
+from withstand.reporting.section import Cell, Section
 
 WriteRun = Callable[..., Path]
-RECIPE = "{{name: {name}, seed: 0}}"
+Add = Callable[..., Run]
+
+
+def plain(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def rows(right: Sequence[float], attacked: Sequence[float], first: int = 0) -> str:
@@ -25,115 +31,144 @@ def rows(right: Sequence[float], attacked: Sequence[float], first: int = 0) -> s
 
 
 @pytest.fixture
-def add(write_run: WriteRun, metrics: dict[str, Any]) -> Callable[..., Path]:
+def add(write_run: WriteRun, evaluated: Any) -> Add:
     """Writes a run with 100 examples, of which so many are right under attack."""
-    metrics["attacks"] = [metrics["attacks"][0]]
-    metrics["attacks"][0]["curve"] = metrics["attacks"][0]["curve"][:1]
+    one_attack = replace(evaluated, rows=evaluated.rows[:2]).but(attacks=evaluated.results.attacks[:1])
 
-    def write(name: str, right: float, **changed: Any) -> Path:
-        attacked = [1.0] * int(right) + [0.0] * (100 - int(right))
-        examples = changed.pop("examples", rows([1.0] * 100, attacked))
-        return write_run(name, recipe=RECIPE.format(name=name), metrics=metrics | changed, examples=examples)
+    def write(name: str, right: int, examples: str = "", attack: str = "pgd-200", **fields: Any) -> Run:
+        attacked = [1.0] * right + [0.0] * (100 - right)
+        clean, other = one_attack.rows
+        return read_run(
+            write_run(
+                name,
+                recipe=f"{{name: {name}, seed: 0}}",
+                evaluated=replace(one_attack, rows=(clean, replace(other, by=attack))).but(**fields),
+                examples=(examples or rows([1.0] * 100, attacked)).replace("pgd-200", attack),
+            )
+        )
 
     return write
 
 
-def view(*folders: Path) -> PairedView:
-    found = view_pairs([read_run(folder) for folder in folders])
-    assert found is not None
-    return found
+def section_of(*runs: Run) -> Section:
+    section = pairs.section(Comparison(runs))
+    assert section is not None
+    return section
 
 
-def test_differences_in_words(add: Callable[..., Path]) -> None:
-    found = view(add("weak", 40), add("strong", 80), add("same", 41))
-    assert [title.replace("\N{NO-BREAK SPACE}", " ") for title in found.titles] == [
-        "Clean",
-        "Attacked, ℓ∞ ε = 0.3",
-    ]
-    assert found.num_comparisons == 6
-    assert [each.baseline for each in found.against] == ["weak", "strong", "same"]
-    clean, attacked = found.against[0].rows["strong"]
-    assert (clean.verdict, clean.value) == ("no difference shown", "0.0")
-    assert (attacked.value, attacked.verdict) == ("+40.0", "above, significant")
-    assert found.against[1].rows["weak"][1].value == "\N{MINUS SIGN}40.0"
-    assert found.against[1].rows["weak"][1].verdict == "below, significant"
-    words = [each.replace("\N{NO-BREAK SPACE}", " ") for each in found.against[0].sentences]
+def options(*runs: Run) -> dict[str, Section]:
+    """What is shown of each baseline."""
+    (choice,) = section_of(*runs).choices
+    assert choice.label == "Baseline"
+    return {option.title: option for option in choice.options}
+
+
+def cells(option: Section, run: str) -> list[Cell]:
+    """A row of a baseline's table, without its name."""
+    (row,) = [row for row in option.tables[0].rows if row[0] == run]
+    return [cell for cell in row[1:] if isinstance(cell, Cell)]
+
+
+def sentences(option: Section) -> list[str]:
+    (notice,) = option.notices
+    assert notice.kind == "sentences"
+    return [plain(str(each)) for each in notice.items]
+
+
+def test_differences_are_said_in_words(add: Add) -> None:
+    runs = add("weak", 40), add("strong", 80), add("same", 41)
+    against = options(*runs)
+    header = [plain(str(each)) for each in against["weak"].tables[0].header]
+    assert header == ["Run", "Clean", "Attacked, ℓ∞ ε = 0.3"]
+    assert "for all 6 comparisons" in section_of(*runs).prose[0].text
+    assert list(against) == ["weak", "strong", "same"]
+    clean, attacked = cells(against["weak"], "strong")
+    assert (clean.text, clean.small[1]) == ("0.0", "no difference shown")
+    assert (attacked.text, attacked.small[1], attacked.kind) == ("+40.0", "above, significant", "significant")
+    below = cells(against["strong"], "weak")[1]
+    assert (below.text, below.small[1]) == ("\N{MINUS SIGN}40.0", "below, significant")
+    words = sentences(against["weak"])
     assert words[0].startswith(
         "strong is 40.0 points above weak under pgd-200 at ℓ∞ ε = 0.3 (95 % interval 3"
     )
     assert words[0].endswith(", 100 examples, paired): significant.")
-    from_above = [each.replace("\N{NO-BREAK SPACE}", " ") for each in found.against[1].sentences]
     ends = words[0][words[0].index("(95") :]
-    assert f"weak is 40.0 points below strong under pgd-200 at ℓ∞ ε = 0.3 {ends}" in from_above
-    assert any(
+    turned = f"weak is 40.0 points below strong under pgd-200 at ℓ∞ ε = 0.3 {ends}"
+    assert turned in sentences(against["strong"])
+    none_shown = (
         "same and weak under pgd-200 at ℓ∞ ε = 0.3: no difference that 100 examples can show (+1.0 points"
-        in each
-        for each in words[1:]
     )
+    assert any(none_shown in each for each in words[1:])
 
 
-def test_what_is_significant_alone_only(add: Callable[..., Path]) -> None:
-    found = view(add("a", 40), add("b", 46), add("c", 40))  # 6 examples to none: p = 0.03
-    cell = found.against[0].rows["b"][1]
-    assert cell.verdict == "not significant among all"
-    assert not cell.is_significant
-    assert "alone it would be significant" in cell.sentence
+def test_what_is_significant_alone_only_is_not_among_all(add: Add) -> None:
+    option = options(add("a", 40), add("b", 46), add("c", 40))["a"]  # 6 examples to none: p = 0.03
+    cell = cells(option, "b")[1]
+    assert (cell.small[1], cell.kind) == ("not significant among all", "")
+    assert any("alone it would be significant" in each for each in sentences(option))
 
 
-def test_reasons(add: Callable[..., Path], write_run: WriteRun) -> None:
+def test_why_runs_do_not_compare_is_said(add: Add, write_run: WriteRun) -> None:
     whole = [1.0] * 100
-    folders = [
+    runs = [
         add("base", 40),
         add("next", 50),
         add("other-data", 40, dataset="digits"),
         add("elsewhere", 40, examples=rows(whole, whole, first=500)),
         add("labels", 40, examples=rows(whole, whole).replace(",1,1,1,1", ",3,3,1,1")),
         add("columns", 40, examples=rows(whole, whole).replace("pgd-200@0.3", "gone@0.3")),
-        write_run("bare", only={"metrics.json"}),
+        read_run(write_run("bare", only={"metrics.json"})),
     ]
-    found = view(*folders).against[0].rows
-    assert found["next"][1].is_significant
-    assert {name: cells[1].detail for name, cells in found.items() if cells[1].number is None} == {
+    option = options(*runs)["base"]
+    assert cells(option, "next")[1].kind == "significant"
+    reasons = {
         "other-data": "MNIST against Digits (8×8)",
         "elsewhere": "other examples",
         "labels": "other labels",
-        "columns": "examples not kept",
         "bare": "no examples.csv of bare",
     }
-    assert found["columns"][0].number == 0
+    for name, reason in reasons.items():
+        (cell,) = cells(option, name)
+        assert (cell.text, cell.span) == (f"not comparable: {reason}", 2)
+    clean, attacked = cells(option, "columns")
+    assert clean.sort == 0
+    assert (attacked.text, attacked.small, attacked.sort) == ("—", ["examples not kept"], None)
 
 
-def test_common_examples_and_empty_cells(add: Callable[..., Path]) -> None:
+def test_only_common_examples_count_and_empty_cells_do_not(add: Add) -> None:
     fewer = rows([1.0] * 100, [1.0] * 80 + [0.0] * 20).splitlines()[:61]
     fewer[60] = fewer[60].rpartition(",")[0] + ","
-    found = view(add("all", 40), add("some", 80, examples="\n".join(fewer)))
-    assert "60 examples" in found.against[0].rows["some"][0].sentence
-    assert "59 examples" in found.against[0].rows["some"][1].sentence
+    option = options(add("all", 40), add("some", 80, examples="\n".join(fewer)))["all"]
+    on_clean, under_attack = (
+        next(each for each in sentences(option) if word in each) for word in ("clean", "pgd")
+    )
+    assert "60 examples" in on_clean
+    assert "59 examples" in under_attack
 
 
-def test_shares_are_told_apart(add: Callable[..., Path]) -> None:
-    shares = rows([1.0] * 100, [0.7, 0.9] * 50)
-    assert view(add("a", 40), add("b", 40, examples=shares)).has_shares
-    assert not view(add("c", 40), add("d", 40)).has_shares
+def test_shares_are_compared_by_students_t(add: Add) -> None:
+    shares = rows([1.0] * 100, [0.5, 1.0] * 50)
+    runs = add("a", 40), add("b", 80, examples=shares)
+    assert "Student's paired t" in section_of(*runs).prose[0].text
+    assert "Student's paired t" not in section_of(runs[0], add("c", 80)).prose[0].text
 
 
-def test_many_runs_have_one_baseline(add: Callable[..., Path]) -> None:
-    found = view(*(add(f"run-{number}", 40 + number) for number in range(9)))
-    assert found.are_many
-    assert [each.baseline for each in found.against] == ["run-0"]
-    assert len(found.against[0].rows) == 8
-    assert found.num_comparisons == 16
+def test_many_runs_are_held_against_the_first(add: Add) -> None:
+    runs = [add(f"run-{number}", 40 + number) for number in range(9)]
+    option = options(*runs)
+    assert list(option) == ["run-0"]
+    assert len(option["run-0"].tables[0].rows) == 8
+    text = section_of(*runs).prose[0].text
+    assert "all 16 comparisons" in text
+    assert "held against the first alone" in text
 
 
-def test_nothing_to_compare(add: Callable[..., Path], write_run: WriteRun) -> None:
-    run = read_run(add("one", 40))
-    assert view_pairs([run]) is None
-    assert view_pairs([run, read_run(write_run("only-trained", only={"train.csv"}))]) is None
+def test_one_run_has_nothing_to_compare(add: Add, write_run: WriteRun) -> None:
+    run = add("one", 40)
+    assert pairs.section(Comparison([run])) is None
+    assert pairs.section(Comparison([run, read_run(write_run("only-trained", only={"train.csv"}))])) is None
 
 
-def test_two_attacks(add: Callable[..., Path], metrics: dict[str, Any]) -> None:
-    other = copy.deepcopy(metrics["attacks"])
-    other[0]["name"] = "standard-linf"
-    examples = rows([1.0] * 100, [1.0] * 80 + [0.0] * 20).replace("pgd-200", "standard-linf")
-    found = view(add("a", 40), add("b", 80, attacks=other, examples=examples))
-    assert "under the strongest attack on each at" in found.against[0].rows["b"][1].sentence
+def test_two_attacks_are_the_strongest_on_each(add: Add) -> None:
+    option = options(add("a", 40), add("b", 80, attack="standard-linf"))["a"]
+    assert any("under the strongest attack on each at" in each for each in sentences(option))

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from withstand.reporting import report
-from withstand.reporting.calibration import view_calibration
-from withstand.types import RunFolderError
-
-WriteRun = Callable[..., Path]
+from withstand.reporting.sections.calibration import section
 
 
-def view(measures: dict[str, Any]) -> Any:
-    return view_calibration(measures["calibration"])
+def view(evaluated: Any) -> Any:
+    return section(evaluated.run())
 
 
-def words(text: str) -> str:
-    return text.replace("\N{NO-BREAK SPACE}", " ")
-
-
-def test_the_diagram_has_the_bins_that_hold_examples(measures: dict[str, Any]) -> None:
-    reliability, counts = view(measures).figures
+def test_reliability_has_the_bins_that_hold_examples(everything: Any, build: Any) -> None:
+    reliability, counts = view(everything).figures
     diagonal, points = reliability.plot["data"]
     assert (diagonal["x"], diagonal["y"]) == ([0, 1], [0, 1])
     assert points["x"] == [0.82, 0.9, 0.98]
     assert points["y"] == [0.7, 0.85, 0.97]
     assert points["marker"]["size"] == pytest.approx([6 + 12 * (1 / 6) ** 0.5, 6 + 12 * 0.5**0.5, 18])
-    assert words(points["text"][0]) == (
+    assert build.plain(points["hovertext"][0]) == (
         "<b>confidence 0.8 to 0.867</b><br>100 examples<br>mean confidence 82.0 %<br>accuracy 70.0 %"
     )
     (bars,) = counts.plot["data"]
@@ -46,40 +37,29 @@ def test_the_diagram_has_the_bins_that_hold_examples(measures: dict[str, Any]) -
         (0.033, "agree within half a point."),
     ],
 )
-def test_the_verdict_says_in_which_direction(measures: dict[str, Any], shift: float, verdict: str) -> None:
-    for each in measures["calibration"]["bins"]:
-        if each["accuracy"] is not None:
-            each["accuracy"] += shift
-    assert view(measures).verdict.endswith(verdict)
+def test_calibration_verdict_says_in_which_direction(everything: Any, shift: float, verdict: str) -> None:
+    bins = [
+        replace(each, accuracy=None if each.accuracy is None else each.accuracy + shift)
+        for each in everything.results.calibration
+    ]
+    (prose,) = view(everything.but(calibration=bins)).prose
+    assert prose.text.startswith(
+        "The expected calibration error on clean images is <b>0.0330</b> over 15 bins"
+    )
+    assert prose.text.endswith(verdict)
 
 
-def test_the_table_has_the_gap_with_its_sign(measures: dict[str, Any]) -> None:
-    measures["calibration"]["bins"][14]["accuracy"] = 1.0
-    rows = view(measures).rows
-    assert [words(row.gap) for row in rows] == ["+12.0 points", "+5.0 points", "\N{MINUS SIGN}2.0 points"]
+def test_calibration_table_has_the_gap_with_its_sign(everything: Any, build: Any) -> None:
+    *bins, last = everything.results.calibration
+    shown = view(everything.but(calibration=[*bins, replace(last, accuracy=1.0)]))
+    assert [build.texts(row) for row in shown.tables[0].rows] == [
+        ["0.8 to 0.867", "100", "0.82", "70.0 %", "+12.0 points"],
+        ["0.867 to 0.933", "300", "0.9", "85.0 %", "+5.0 points"],
+        ["0.933 to 1", "600", "0.98", "100.0 %", "\N{MINUS SIGN}2.0 points"],
+    ]
+    assert shown.tables[0].is_folded
 
 
-def test_the_page_has_the_section(write_run: WriteRun, measures: dict[str, Any]) -> None:
-    page = report(write_run(metrics=measures)).read_text(encoding="utf-8")
-    assert ">Calibration</h2>" in page
-    assert "calibration error on clean images is <b>0.0330</b> over 15 bins" in page
-
-
-def test_without_examples_there_is_none(measures: dict[str, Any]) -> None:
-    for each in measures["calibration"]["bins"]:
-        each["count"] = 0
-    assert view(measures) is None
-
-
-@pytest.mark.parametrize("content", [{}, {"calibration": None}])
-def test_without_it_there_is_no_section(
-    write_run: WriteRun, metrics: dict[str, Any], content: dict[str, Any]
-) -> None:
-    page = report(write_run(metrics=metrics | content)).read_text(encoding="utf-8")
-    assert ">Calibration<" not in page
-
-
-def test_damage_is_named(write_run: WriteRun, measures: dict[str, Any]) -> None:
-    measures["calibration"]["bins"][3]["confidence"] = 1.2
-    with pytest.raises(RunFolderError, match=r"calibration\.bins\[3\]\.confidence must be between 0 and 1"):
-        report(write_run(metrics=measures))
+def test_bins_without_examples_are_no_section(everything: Any) -> None:
+    bins = [replace(each, count=0) for each in everything.results.calibration]
+    assert view(everything.but(calibration=bins)) is None

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from withstand.evaluation.measurements import CORRUPTED
 from withstand.reporting import report
-from withstand.reporting.corruptions import view_corruptions
-from withstand.types import RunFolderError
-
-WriteRun = Callable[..., Path]
+from withstand.reporting.sections.corruptions import section
 
 
-def view(measures: dict[str, Any], chance: float | None = 0.1) -> Any:
-    return view_corruptions(measures["corruptions"], measures["clean"], chance)
+def view(evaluated: Any) -> Any:
+    return section(evaluated.run())
 
 
-def words(text: str) -> str:
-    return text.replace("\N{NO-BREAK SPACE}", " ")
-
-
-def test_one_curve_a_kind_and_their_mean(measures: dict[str, Any]) -> None:
-    figure = view(measures).figure
+def test_corruptions_have_a_curve_a_kind_and_their_mean(everything: Any, build: Any) -> None:
+    (figure,) = view(everything).figures
     mean, blur, rotation = figure.plot["data"]
     assert [trace["name"] for trace in (mean, blur, rotation)] == [
         "mean over kinds",
@@ -35,54 +28,40 @@ def test_one_curve_a_kind_and_their_mean(measures: dict[str, Any]) -> None:
     assert blur["y"] == pytest.approx([0.92, 0.86, 0.8, 0.74, 0.68])
     assert mean["y"] == pytest.approx([0.89, 0.8, 0.71, 0.62, 0.53])
     assert blur["line"]["dash"] != rotation["line"]["dash"]
-    assert words(blur["text"][1]) == (
+    assert build.plain(blur["hovertext"][1]) == (
         "<b>Gaussian blur</b><br>severity 2, standard deviation, pixels: 0.8<br>accuracy 86.0 %<br>"
         "95 % interval 84.0\N{EN DASH}88.0 %"
     )
+    assert build.plain(mean["hovertext"][1]) == "<b>mean over kinds</b><br>severity 2: 80.0 %"
     assert figure.plot["layout"]["shapes"][0]["y0"] == 0.1
-    assert "shapes" not in view(measures, None).figure.plot["layout"]
 
 
-def test_severities_that_were_left_out_are_empty(measures: dict[str, Any]) -> None:
-    measures["corruptions"]["kinds"][0]["levels"] = measures["corruptions"]["kinds"][0]["levels"][1::2]
-    measures["corruptions"]["kinds"][1]["levels"] = measures["corruptions"]["kinds"][1]["levels"][::-1][:2]
-    shown = view(measures)
-    assert shown.severities == [2, 4, 5]
-    assert [[level is not None for level in row.levels] for row in shown.rows] == [
-        [True, True, False],
-        [False, True, True],
+def test_severities_that_were_left_out_are_not_measured(everything: Any, build: Any) -> None:
+    measured = {"gaussian-blur": (2, 4), "rotation": (4, 5)}
+    rows = [row for row in everything.rows if row.measure != CORRUPTED or int(row.level) in measured[row.by]]
+    shown = view(replace(everything, rows=tuple(rows)))
+    (table,) = shown.tables
+    assert build.texts(table.header) == ["Kind", "Severity 2", "Severity 4", "Severity 5", "Mean"]
+    assert [build.texts(row) for row in table.rows] == [
+        [
+            "Gaussian blur standard deviation, pixels",
+            "86.0 % at 0.8",
+            "74.0 % at 1.6",
+            "not measured",
+            "80.0 %",
+        ],
+        ["Rotation degrees", "not measured", "50.0 % at 1.6", "38.0 % at 2", "44.0 %"],
+        ["Mean over kinds", "86.0 %", "62.0 %", "38.0 %", "62.0 %"],
     ]
-    assert shown.rows[0].mean == pytest.approx(0.8)
-    assert shown.means == pytest.approx([0.86, 0.62, 0.38])
-    assert shown.figure.plot["data"][2]["x"] == [4, 5]
+    assert shown.figures[0].plot["data"][2]["x"] == [4, 5]
+    assert view(everything.without(CORRUPTED)) is None
 
 
-def test_the_page_has_the_section(write_run: WriteRun, measures: dict[str, Any]) -> None:
-    page = words(report(write_run(metrics=measures)).read_text(encoding="utf-8"))
+def test_corruptions_are_on_the_page(write_run: Any, everything: Any, build: Any) -> None:
+    page = build.plain(report(write_run(evaluated=everything)).read_text(encoding="utf-8"))
     assert ">Corruptions</h2>" in page
     assert "the mean accuracy is <b>71.0 %</b>; on clean images it is 98.1 %" in page
     assert '<th scope="row">Rotation <small>degrees</small></th>' in page
-    assert 'style="--share: 0.860"><b>86.0 %</b> <small>at 0.8</small>' in page
+    assert '--share: 0.860"><b>86.0 %</b> <small>at 0.8</small>' in page
     assert ">Noise and corruptions</button>" in page
     assert "How it was corrupted." in page
-
-
-@pytest.mark.parametrize("content", [{}, {"corruptions": None}])
-def test_without_them_there_is_no_section(
-    write_run: WriteRun, metrics: dict[str, Any], content: dict[str, Any]
-) -> None:
-    page = report(write_run(metrics=metrics | content)).read_text(encoding="utf-8")
-    assert ">Corruptions<" not in page
-
-
-def test_without_levels_there_is_no_section(measures: dict[str, Any]) -> None:
-    for kind in measures["corruptions"]["kinds"]:
-        kind["levels"] = []
-    assert view(measures) is None
-
-
-def test_damage_is_named(write_run: WriteRun, measures: dict[str, Any]) -> None:
-    measures["corruptions"]["kinds"][0]["levels"][0]["severity"] = 6
-    fault = r"corruptions\.kinds\[0\]\.levels\[0\]\.severity must be between 1 and 5"
-    with pytest.raises(RunFolderError, match=fault):
-        report(write_run(metrics=measures))

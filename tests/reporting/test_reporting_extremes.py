@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.extremes import view_extremes
 from withstand.reporting.read import read_run
+from withstand.reporting.sections.extremes import section
 from withstand.types import RunFolderError
 
 WriteRun = Callable[..., Path]
@@ -28,18 +28,15 @@ def test_both_ends_are_shown(write_run: WriteRun, extremes: dict[str, Any]) -> N
     assert section.index("radius 0.004") < section.index("largest radius</h3>") < section.index("radius 1.75")
 
 
-def test_an_end_without_images_is_left_out(write_run: WriteRun, extremes: dict[str, Any]) -> None:
-    for name in ("images", "index", "label", "radius"):
-        extremes[f"largest_{name}"] = extremes[f"largest_{name}"][:0]
-    found = read_run(write_run("one", extremes=extremes)).extremes
-    assert found is not None
-    shown = view_extremes(found)
+def test_an_end_without_images_is_left_out(make_run: Any, extremes: dict[str, Any]) -> None:
+    def emptied(part: str, arrays: dict[str, Any]) -> dict[str, Any]:
+        return {name: each[:0] if name.startswith(part) else each for name, each in arrays.items()}
+
+    one = emptied("largest", extremes)
+    shown = section(make_run("one", extremes=one))
     assert shown is not None
-    assert [title for title, _ in shown.ends] == ["Proven with the smallest radius"]
-    for name in ("images", "index", "label", "radius"):
-        extremes[f"smallest_{name}"] = extremes[f"smallest_{name}"][:0]
-    page = report(write_run("two", extremes=extremes)).read_text(encoding="utf-8")
-    assert "run-extremes" not in page
+    assert [picture.title for picture in shown.pictures] == ["Proven with the smallest radius"]
+    assert section(make_run("two", extremes=emptied("smallest", one))) is None
 
 
 def test_without_the_file_there_is_no_section(write_run: WriteRun) -> None:

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from withstand.reporting.images import amplification, data_uri, difference, view_gallery
-from withstand.reporting.read import Gallery, read_run
+from withstand.reporting.images import amplification, data_uri, difference
+from withstand.reporting.sections.gallery import section
 
-WriteRun = Callable[..., Path]
 Pixels = NDArray[np.uint8]
 
 
@@ -57,27 +54,36 @@ def test_amplification_has_two_digits(largest: int) -> None:
     assert float(f"{factor:.2g}") == factor
 
 
-def read_gallery(write_run: WriteRun, gallery: dict[str, Any]) -> Gallery:
-    found = read_run(write_run(gallery=gallery)).gallery
-    assert found is not None
-    return found
+def test_gallery_shows_each_image_before_and_after(make_run: Any) -> None:
+    shown = section(make_run())
+    assert "before and after <b>pgd-200</b> at epsilon 20/255" in shown.prose[0].text
+    assert "amplified 6.3 times" in shown.prose[0].text
+    assert "more are in" not in shown.prose[0].text
+    first, second = shown.pictures
+    assert first.title == "True class: <b>cat</b>"
+    assert [alternative for _, alternative, _ in first.images] == [
+        "Clean image 1 of class cat",
+        "Image 1 after the attack",
+        "What the attack changed in image 1, times 6.3",
+    ]
+    assert 'predicted <b>cat</b>, <span class="right">right</span>' in first.images[1][2]
+    assert 'predicted <b>ship</b>, <span class="wrong">wrong</span>' in second.images[1][2]
+    pixels = [decoded(uri) for uri, _, _ in second.images]
+    assert [np.unique(image).tolist() for image in pixels] == [[100], [120], [128 + 126]]
 
 
-def test_view(write_run: WriteRun, gallery: dict[str, Any]) -> None:
-    view = view_gallery(read_gallery(write_run, gallery))
-    assert (view.attack, view.epsilon, view.factor, view.num_left_out) == ("pgd-200", "20/255", 6.3, 0)
-    first, second = view.triples
-    assert (first.label, first.clean_is_right, first.adversarial_is_right) == ("cat", True, True)
-    assert (second.adversarial_prediction, second.adversarial_is_right) == ("ship", False)
-    assert np.all(decoded(second.clean) == 100)
-    assert np.all(decoded(second.adversarial) == 120)
-    assert np.all(decoded(second.difference) == 128 + 126)
-
-
-def test_view_leaves_out_what_is_too_much(write_run: WriteRun, gallery: dict[str, Any]) -> None:
+def test_gallery_leaves_out_what_is_too_much(make_run: Any, gallery: dict[str, Any]) -> None:
     many = {
         name: np.repeat(gallery[name], 20, axis=0)
         for name in ("clean", "adversarial", "label", "clean_prediction", "adversarial_prediction")
     }
-    view = view_gallery(read_gallery(write_run, gallery | many))
-    assert (len(view.triples), view.num_left_out) == (24, 16)
+    shown = section(make_run(gallery=gallery | many))
+    assert len(shown.pictures) == 24
+    assert "16 more are in" in shown.prose[0].text
+
+
+def test_gallery_without_images_says_why(make_run: Any, evaluated: Any) -> None:
+    files = {"metrics.json", "train.csv"}
+    assert "Missing: <code>gallery.npz</code>" in (section(make_run("one", only=files)).prose[0].lead)
+    plain = evaluated.but(attacks=[])
+    assert "No attack was run" in section(make_run("two", only=files, evaluated=plain)).prose[0].text

@@ -3,72 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from withstand.evaluation.analytic_results import KernelNorms, KernelNormsOf, KernelNormsOfLayer
 from withstand.reporting import report
-from withstand.reporting.kernel_norms import view_kernel_norms
-from withstand.reporting.schema import KernelNorms
-from withstand.types import RunFolderError
+from withstand.reporting.sections.kernel_norms import section
 
-WriteRun = Callable[..., Path]
-
-
-def bounds(name: str, *numbers: float | None) -> dict[str, Any]:
-    keys = ("gradient", "perturbation", "deformation", "deformation_change", "spectral")
-    return {"class": name, **dict(zip(keys, numbers, strict=True))}
+CAT = KernelNormsOf("cat", 1.5, 2.0, 0.25, 0.75, 6.0)
+DOG = KernelNormsOf("a <b> dog", 0.5, 0.25, 0.125, 0.5, 8.0)
+LARGEST = KernelNormsOf("largest", 1.5, 2.0, 0.25, 0.75, 8.0)
+LAYERS = [KernelNormsOfLayer("layers.0", 2.0, 5.0)]
 
 
-def found(*classes: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
-    keys = [key for key in classes[0] if key != "class"]
-    largest = {
-        key: max((each[key] for each in classes if each[key] is not None), default=None) for key in keys
-    }
-    return {
-        "num_examples": 1200,
-        "description": "How it was found",
-        "classes": list(classes),
-        "layers": [{"name": "layers.0", "kernel_norm": 2.0, "operator_norm": 5.0}],
-        "summary": largest,
-        "reason": reason,
-    }
+def norms(*classes: KernelNormsOf, reason: str | None = None) -> KernelNorms:
+    return KernelNorms(1200, "How it was measured", list(classes), LAYERS, LARGEST, reason)
 
 
-CAT = bounds("cat", 1.5, 2.0, 0.25, 0.75, 6.0)
-DOG = bounds("a <b> dog", 0.5, 0.25, 0.125, 0.5, 8.0)
+def view(evaluated: Any, *classes: KernelNormsOf) -> Any:
+    return section(evaluated.but(kernel_norms=norms(*classes)).run())
 
 
-def view(*classes: dict[str, Any]) -> Any:
-    return view_kernel_norms(cast("KernelNorms", found(*classes)))
+def test_kernel_norms_hold_every_bound_and_the_quotients(evaluated: Any, build: Any) -> None:
+    bounds, layers = view(evaluated, CAT, DOG).tables
+    assert [build.texts(row) for row in bounds.rows] == [
+        ["Largest", "1.5", "2", "0.25", "0.75", "2", "8", "4"],
+        ["cat", "1.5", "2", "0.25", "0.75", "2", "6", "3"],
+        ["a <b> dog", "0.5", "0.25", "0.125", "0.5", "0.5", "8", "16"],
+    ]
+    assert build.texts(layers.rows[0]) == ["layers.0", "2", "5", "2.5"]
+    assert layers.is_folded
+    assert "1,200 test examples" in bounds.caption
 
 
-def test_tables_hold_every_bound_and_the_quotients() -> None:
-    shown = view(CAT, DOG)
-    cat, dog = shown.rows
-    assert (cat.name, [*cat.numbers]) == ("cat", ["1.5", "2", "0.25", "0.75", "2", "6", "3"])
-    assert [*dog.numbers] == ["0.5", "0.25", "0.125", "0.5", "0.5", "8", "16"]
-    assert (shown.total.name, [*shown.total.numbers]) == (
-        "Largest",
-        ["1.5", "2", "0.25", "0.75", "2", "8", "4"],
-    )
-    assert [*shown.layers[0].numbers] == ["2", "5", "2.5"]
-    assert shown.num_examples == "1,200"
+def test_bounds_unknown_or_zero_are_a_dash(evaluated: Any, build: Any) -> None:
+    unknown = KernelNormsOf("cat", 0.0, 0.0, None, None, None)
+    zero = KernelNormsOf("dog", 0.0, 0.0, 0.0, 0.0, 3.0)
+    _, first, second = view(evaluated, unknown, zero).tables[0].rows
+    assert build.texts(first)[1:] == ["0", "0", "—", "—", "0", "—", "—"]
+    assert build.texts(second)[-1] == "—"
 
 
-def test_what_is_unknown_or_zero_is_a_dash() -> None:
-    (row,) = view(bounds("cat", 0.0, 0.0, None, None, None)).rows
-    assert [*row.numbers] == ["0", "0", "—", "—", "0", "—", "—"]
-    (row,) = view(bounds("cat", 0.0, 0.0, 0.0, 0.0, 3.0)).rows
-    assert row.numbers[-1] == "—"
-
-
-def test_the_figure_draws_each_kind_and_a_line_between() -> None:
-    figure = view(CAT, DOG).figure
+def test_kernel_norms_are_drawn_by_kind_with_a_line_between(evaluated: Any) -> None:
+    (figure,) = view(evaluated, CAT, DOG).figures
     span, *dots = figure.plot["data"]
     assert span["x"] == [2.0, 6.0, None, 0.5, 8.0, None]
     assert [trace["name"] for trace in dots] == [
@@ -86,62 +65,52 @@ def test_the_figure_draws_each_kind_and_a_line_between() -> None:
     assert "on the line" in figure.caption
 
 
-def test_without_an_upper_bound_no_line_is_drawn() -> None:
-    figure = view(bounds("cat", 1.0, 2.0, 0.5, 0.5, None)).figure
+def test_without_an_upper_bound_no_line_is_drawn(evaluated: Any) -> None:
+    (figure,) = view(evaluated, KernelNormsOf("cat", 1.0, 2.0, 0.5, 0.5, None)).figures
     assert [trace["name"] for trace in figure.plot["data"]] == ["gradient", "perturbation", "deformation"]
     assert "on the line" not in figure.caption
 
 
-def test_a_dead_net_has_no_figure() -> None:
-    assert view(bounds("cat", 0.0, 0.0, 0.0, 0.0, 0.0)).figure is None
+def test_dead_net_has_no_figure_of_kernel_norms(evaluated: Any) -> None:
+    assert not view(evaluated, KernelNormsOf("cat", 0.0, 0.0, 0.0, 0.0, 0.0)).figures
 
 
-def test_of_many_classes_the_steepest_are_drawn_in_their_order() -> None:
-    classes = [bounds(str(number), float(number + 1), 0.0, None, None, 200.0) for number in range(40)]
-    shown = view(*classes)
-    assert shown.figure.plot["data"][1]["y"] == [str(number) for number in range(10, 40)]
-    assert "30 classes" in shown.figure.caption
-    assert len(shown.rows) == 40
+def test_many_classes_are_drawn_by_their_steepest_in_order(evaluated: Any) -> None:
+    many = [KernelNormsOf(str(n), float(n + 1), 0.0, None, None, 200.0) for n in range(40)]
+    shown = view(evaluated, *many)
+    assert shown.figures[0].plot["data"][1]["y"] == [str(number) for number in range(10, 40)]
+    assert "30 classes" in shown.figures[0].caption
+    assert len(shown.tables[0].rows) == 41
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(1e-30, 1e30), st.floats(1.0, 1e12))
-def test_ticks_lie_on_the_axis_and_are_few(lower: float, factor: float) -> None:
-    axis = view(bounds("cat", lower, lower, None, None, lower * factor)).figure.plot["layout"]["xaxis"]
+def test_ticks_of_kernel_norms_lie_on_the_axis_and_are_few(
+    evaluated: Any, lower: float, factor: float
+) -> None:
+    (figure,) = view(evaluated, KernelNormsOf("cat", lower, lower, None, None, lower * factor)).figures
+    axis = figure.plot["layout"]["xaxis"]
     low, high = axis["range"]
     assert low < math.log10(lower) <= math.log10(lower * factor) < high
     assert 1 <= len(axis["tickvals"]) <= 12
     assert all(low <= math.log10(tick) <= high for tick in axis["tickvals"])
 
 
-def test_the_page_has_the_section(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    text = report(write_run(metrics=metrics | {"kernel_norms": found(CAT, DOG)})).read_text(encoding="utf-8")
+def test_kernel_norms_are_on_the_page(write_run: Any, evaluated: Any) -> None:
+    folder = write_run(evaluated=evaluated.but(kernel_norms=norms(CAT, DOG)))
+    text = report(folder).read_text(encoding="utf-8")
     assert ">Kernel norms</h2>" in text
     assert "lies between its largest lower bound and its spectral upper bound" in text
+    assert 'the model of <a href="https://arxiv.org/abs/1810.00363">' in text
     assert "a &lt;b&gt; dog" in text
     assert "<b> dog" not in text
     assert "layers.0" in text
-    assert "How it was found." in text
+    assert "How it was measured." in text
     assert "No upper bound" not in text
 
 
-def test_the_page_says_why_there_is_no_upper_bound(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    lower = bounds("cat", 1.0, 2.0, 0.5, 0.5, None)
-    content = metrics | {"kernel_norms": found(lower, reason="There is no rule for <fold>.")}
-    text = report(write_run(metrics=content)).read_text(encoding="utf-8")
+def test_page_says_why_there_is_no_upper_bound(write_run: Any, evaluated: Any) -> None:
+    lower = KernelNormsOf("cat", 1.0, 2.0, 0.5, 0.5, None)
+    without = evaluated.but(kernel_norms=norms(lower, reason="There is no rule for <fold>."))
+    text = report(write_run(evaluated=without)).read_text(encoding="utf-8")
     assert "<strong>No upper bound.</strong> There is no rule for &lt;fold&gt;." in text
-
-
-@pytest.mark.parametrize("content", [{}, {"kernel_norms": None}])
-def test_without_kernel_norms_there_is_no_section(
-    write_run: WriteRun, metrics: dict[str, Any], content: dict[str, Any]
-) -> None:
-    text = report(write_run(metrics=metrics | content)).read_text(encoding="utf-8")
-    assert "Kernel norms" not in text
-
-
-def test_damaged_bounds_are_named(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    broken = found(CAT, DOG)
-    broken["classes"][1] = {"class": "dog", "gradient": "steep"}
-    with pytest.raises(RunFolderError, match=r"kernel_norms\.classes\[1\]\.gradient must be a finite number"):
-        report(write_run(metrics=metrics | {"kernel_norms": broken}))

@@ -13,6 +13,8 @@ import pytest
 from plotly.offline import get_plotlyjs
 from typing_extensions import override
 
+from withstand.evaluation.measurements import ATTACKED, Measurement
+from withstand.evaluation.results import Published
 from withstand.reporting import report
 
 WriteRun = Callable[..., Path]
@@ -80,17 +82,15 @@ def _short_script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
 
 
 @pytest.fixture
-def page(write_run: WriteRun, metrics: dict[str, Any]) -> Page:
-    metrics["warnings"] = ["Gradients look masked."]
-    metrics["published"] = [
-        {"measure": "attacked", "norm": "inf", "epsilon": 0.3, "accuracy": 0.94, "source": "A paper 2020"}
-    ]
-    return Page(report([write_run(metrics=metrics)]))
+def page(write_run: WriteRun, evaluated: Any) -> Page:
+    published = [Published("attacked", 0.94, "A paper 2020", "inf", 0.3)]
+    whole = evaluated.but(warnings=["Gradients look masked."], published=published)
+    return Page(report([write_run(evaluated=whole)]))
 
 
 @pytest.fixture
-def compare_page(write_run: WriteRun, metrics: dict[str, Any], tmp_path: Path) -> Page:
-    folders = [write_run("one"), write_run("two", metrics=metrics | {"warnings": ["Only few."]})]
+def compare_page(write_run: WriteRun, evaluated: Any, tmp_path: Path) -> Page:
+    folders = [write_run("one"), write_run("two", evaluated=evaluated.but(warnings=["Only few."]))]
     folders.append(write_run("three", only={"train.csv"}))
     return Page(report(folders, tmp_path / "pages" / "compare.html"))
 
@@ -190,15 +190,15 @@ def test_plotly_is_there_once_and_whole(write_run: WriteRun, tmp_path: Path) -> 
     assert len(page.all("script")) == len(page.figures) + 2
 
 
-def test_names_are_escaped(write_run: WriteRun, metrics: dict[str, Any], environment: dict[str, Any]) -> None:
+def test_names_are_escaped(write_run: WriteRun, evaluated: Any, environment: dict[str, Any]) -> None:
     evil = "</script><script>alert(1)</script><b title=\"'"
-    metrics |= {"dataset": evil, "warnings": [evil]}
-    metrics["published"] = [{"measure": evil, "accuracy": 0.5, "source": evil, "note": evil}]
-    metrics["attacks"][0] |= {"name": evil, "description": evil}
+    published = [Published("clean", 0.5, evil, note=evil)]
+    evaluated = evaluated.but(dataset=evil, warnings=[evil], published=published, attacks=[])
+    evaluated = evaluated.attacked(evil, "inf", {0.1: 1}).plus(Measurement(evil, evil, evil, value=0.5))
     recipe = json.dumps({"name": evil, "title": evil, "description": evil})
     training = f'epoch,loss,note\n1,2,"{evil.replace(chr(34), "")}"\n'
     environment |= {"command": evil, "versions": {evil: evil}}
-    folder = write_run(metrics=metrics, recipe=recipe, training=training, environment=environment)
+    folder = write_run(evaluated=evaluated, recipe=recipe, training=training, environment=environment)
     page = Page(report([folder], title=evil))
     scripts = page.all("script")
     assert len(scripts) == len(page.figures) + 2
@@ -222,16 +222,17 @@ def test_unfinished_training(write_run: WriteRun) -> None:
     assert page.figures == []
 
 
-def test_run_without_attacks(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    page = Page(report([write_run(only={"metrics.json"}, metrics=metrics | {"attacks": []})]))
+def test_run_without_attacks(write_run: WriteRun, evaluated: Any) -> None:
+    plain = evaluated.but(attacks=[]).without(ATTACKED)
+    page = Page(report([write_run(only={"metrics.json"}, evaluated=plain)]))
     assert "No attack was run" in page.text
     assert "there are no attacked images" in page.text
     assert "gallery.npz" not in page.text
     assert "Clean accuracy 98.1 %" in page.text
 
 
-def test_jpeg_copies_are_called_so(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    page = Page(report([write_run(metrics=metrics | {"dataset": "cifar10-jpeg"})]))
+def test_jpeg_copies_are_called_so(write_run: WriteRun, evaluated: Any) -> None:
+    page = Page(report([write_run(evaluated=evaluated.but(dataset="cifar10-jpeg"))]))
     assert "Data set cifar10-jpeg" in page.text
     assert "not bit-exact CIFAR-10" in page.text
 
@@ -265,13 +266,11 @@ def test_compare_page(compare_page: Page) -> None:
     ]
 
 
-def test_page_of_a_certified_run(write_run: WriteRun, certified_metrics: dict[str, Any]) -> None:
-    certified_metrics["published"] = [
-        {"measure": "certified", "norm": "2", "epsilon": 1.0, "accuracy": 0.482, "source": "A paper"}
-    ]
+def test_page_of_a_certified_run(write_run: WriteRun, certified: Any) -> None:
+    whole = certified.but(published=[Published("certified", 0.482, "A paper", "2", 1.0)])
     examples = "index,radius-l2\n0,0.5\n1,1.0\n2,0.0\n"
     environment = {"certify_command": "withstand certify runs/tiny --norm=2"}
-    page = Page(report([write_run(metrics=certified_metrics, examples=examples, environment=environment)]))
+    page = Page(report([write_run(evaluated=whole, examples=examples, environment=environment)]))
     wanted = [
         "Accuracy under attack, and certified",
         "Certified, ℓ2 ε = 1 40.0 % 95 % interval 38.0\N{EN DASH}42.0 % proven, method best",
@@ -287,11 +286,8 @@ def test_page_of_a_certified_run(write_run: WriteRun, certified_metrics: dict[st
     assert page.figures[1]["data"][1]["x"] == [0.0, 0.5, 1.0, 1.0]
 
 
-def test_compare_page_of_certified_runs(
-    write_run: WriteRun, metrics: dict[str, Any], certified_metrics: dict[str, Any], tmp_path: Path
-) -> None:
-    plain = metrics | {"attacks": metrics["attacks"][:2]}
-    folders = [write_run("one", metrics=certified_metrics), write_run("two", metrics=plain)]
+def test_compare_page_of_certified_runs(write_run: WriteRun, certified: Any, tmp_path: Path) -> None:
+    folders = [write_run("one", evaluated=certified), write_run("two")]
     page = Page(report(folders, tmp_path / "page.html"))
     assert "Clean Certified, ℓ2 ε = 1 Certified, ℓ∞ ε = 0.1" in page.text
     assert "40.0 % 38.0\N{EN DASH}42.0 % certified (best)" in page.text
@@ -305,20 +301,10 @@ def test_compare_page_of_certified_runs(
     assert linf[0]["line"]["color"] == linf[1]["line"]["color"] != linf[2]["line"]["color"]
 
 
-def test_metrics_without_attacks_and_a_gallery(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    del metrics["attacks"], metrics["warnings"]
-    folder = write_run(metrics=metrics)
-    (folder / "gallery.npz").unlink()
-    assert "No attack was run, so there are no attacked images." in Page(report([folder])).text
-
-
-def test_compare_says_what_a_run_did_not_measure(
-    write_run: WriteRun, metrics: dict[str, Any], tmp_path: Path
-) -> None:
-    one = write_run("one")
-    metrics["attacks"] = [metrics["attacks"][0] | {"norm": "2"}]
-    metrics["num_classes"] = 5
-    page = Page(report([one, write_run("two", metrics=metrics)], tmp_path / "page.html"))
+def test_compare_says_what_a_run_did_not_measure(write_run: WriteRun, evaluated: Any, tmp_path: Path) -> None:
+    other = evaluated.but(attacks=[], num_classes=5).without(ATTACKED)
+    other = other.attacked("pgd-200", "2", {0.3: 402, 0.1: 907})
+    page = Page(report([write_run("one"), write_run("two", evaluated=other)], tmp_path / "page.html"))
     assert page.text.count("not measured") == 4
     titles = [each["aria-label"] for each in page.all("div") if each.get("class") == "plot"]
     titles = [title for title in titles if title.startswith("Accuracy against epsilon")]
@@ -328,10 +314,8 @@ def test_compare_says_what_a_run_did_not_measure(
     ]
 
 
-def test_chance_level_is_drawn_where_it_is_one(
-    write_run: WriteRun, metrics: dict[str, Any], tmp_path: Path
-) -> None:
-    one, two = write_run("one"), write_run("two", metrics=metrics | {"num_classes": 4})
+def test_chance_level_is_drawn_where_it_is_one(write_run: WriteRun, evaluated: Any, tmp_path: Path) -> None:
+    one, two = write_run("one"), write_run("two", evaluated=evaluated.but(num_classes=4))
     assert Page(report([one])).figures[0]["layout"]["shapes"][0]["y0"] == 0.1
     assert Page(report([two])).figures[0]["layout"]["shapes"][0]["y0"] == 0.25
     both = Page(report([one, two], tmp_path / "page.html"))

@@ -2,101 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
+from withstand.evaluation.random_results import Sampling, Sweep, SweepLevel
 from withstand.reporting import report
-from withstand.reporting.random_answers import view_random_answers
-from withstand.reporting.stochastic_schema import Sampling
-from withstand.types import RunFolderError
-
-WriteRun = Callable[..., Path]
+from withstand.reporting.sections.random_answers import section
 
 
-def sampling(*, has_settled: bool = True, **more: Any) -> dict[str, Any]:
-    levels = [
-        {
-            "num_samples": number,
-            **{"accuracy": share, "lower": share - 0.05, "upper": share + 0.05, "correct": 5, "total": 10},
-        }
-        for number, share in ((4, 0.11), (1, 0.3), (2, 0.12))
-    ]
-    sweep = {
-        "attack": "pgd-20-<linf>",
-        "epsilon": 8 / 255,
-        "num_examples": 200,
-        "tolerance": 0.005,
-        "levels": levels,
-        "has_settled": has_settled,
-    }
-    return {
-        "description": "How.",
-        "settings": {"num_samples": 20},
-        "num_samples": 20,
-        "num_repeats": 5,
-        "attack_samples": 4,
-        "sweep": sweep,
-        **more,
-    }
+def sampling(*, has_settled: bool = True, attack_samples: int | None = 4) -> Sampling:
+    shares = ((4, 0.11), (1, 0.3), (2, 0.12))
+    levels = [SweepLevel(share, share - 0.05, share + 0.05, 5, 10, number) for number, share in shares]
+    sweep = Sweep("pgd-20-<linf>", 8 / 255, 200, 0.005, levels, has_settled, 4)
+    return Sampling("How.", 20, 5, attack_samples, sweep)
 
 
-def test_the_figure_goes_from_few_draws_to_many() -> None:
-    view = view_random_answers(cast("Sampling", sampling()))
-    assert [value for _, value in view.facts] == ["20", "5", "4"]
-    assert view.figure is not None
-    (trace,) = view.figure.plot["data"]
+def of(evaluated: Any, shown: Sampling) -> Any:
+    return section(evaluated.but(sampling=shown).run())
+
+
+def view(evaluated: Any, **changes: Any) -> Any:
+    return of(evaluated, sampling(**changes))
+
+
+def test_sweep_is_drawn_from_few_draws_to_many(evaluated: Any, build: Any) -> None:
+    shown = view(evaluated)
+    assert [value for _, value in shown.facts] == ["20", "5", "4"]
+    (trace,) = shown.figures[0].plot["data"]
     assert (trace["x"], trace["y"]) == ([1, 2, 4], [0.3, 0.12, 0.11])
     assert trace["name"] == "pgd-20-&lt;linf&gt;"
-    shape = view.figure.plot["layout"]
+    assert trace["error_y"]["array"] == pytest.approx([0.05] * 3)
+    shape = shown.figures[0].plot["layout"]
     assert (shape["xaxis"]["type"], shape["xaxis"]["ticktext"]) == ("log", ["1", "2", "4"])
     assert shape["yaxis"]["range"][1] == pytest.approx(1.15 * 0.35)
+    assert build.texts(shown.tables[0].rows[0]) == ["1", "30.0 %", "25.0–35.0 %"]
 
 
-def test_the_verdict_says_whether_more_draws_find_more() -> None:
-    settled = view_random_answers(cast("Sampling", sampling())).verdict
-    assert settled is not None
-    assert "goes from 30.0\xa0% to 11.0\xa0%" in settled
+def test_sweep_verdict_says_whether_more_draws_find_more(evaluated: Any, build: Any) -> None:
+    settled = build.plain(view(evaluated).prose[1].text)
+    assert settled.startswith("From 1 draw a gradient to 4 the accuracy under pgd-20-<linf> at epsilon 8/255")
+    assert "goes from 30.0 % to 11.0 %" in settled
     assert "It has settled" in settled
     assert "less than 0.5 points" in settled
     assert settled.endswith("average 4 draws.")
-    falling = view_random_answers(cast("Sampling", sampling(has_settled=False))).verdict
-    assert falling is not None
-    assert "It has not settled" in falling
+    falling = view(evaluated, has_settled=False).prose[1].text
+    assert "It has not settled: the last two doublings lowered it by 0.5 points or more" in falling
 
 
-def test_draws_of_a_gradient_are_shown_only_where_there_are_some() -> None:
-    found = sampling()
-    assert ("Draws an attack's gradient", "4") in view_random_answers(cast("Sampling", found)).facts
-    view = view_random_answers(cast("Sampling", found | {"attack_samples": None}))
-    assert [name for name, _ in view.facts] == ["Draws a prediction", "Predictions an example"]
-    assert view.verdict is not None
-    assert "average" not in view.verdict
+def test_draws_of_a_gradient_are_shown_only_where_there_are_some(evaluated: Any) -> None:
+    assert ("Draws an attack's gradient", "4") in view(evaluated).facts
+    without = view(evaluated, attack_samples=None)
+    assert [name for name, _ in without.facts] == ["Draws a prediction", "Predictions an example"]
+    assert "average" not in without.prose[1].text
 
 
-@pytest.mark.parametrize("empty", [{"sweep": None}, {"sweep": sampling()["sweep"] | {"levels": []}}])
-def test_without_a_sweep_there_are_only_facts(empty: dict[str, Any]) -> None:
-    view = view_random_answers(cast("Sampling", sampling(**empty)))
-    assert (view.figure, view.verdict, [*view.levels]) == (None, None, [])
-    assert len(view.facts) == 3
+@pytest.mark.parametrize("sweep", [None, Sweep("pgd", 0.1, 200, 0.005, [], has_settled=True, chosen=1)])
+def test_sampling_without_a_sweep_has_only_facts(evaluated: Any, sweep: Sweep | None) -> None:
+    shown = of(evaluated, Sampling("How.", 20, 5, 4, sweep))
+    assert (len(shown.prose), shown.figures, shown.tables) == (1, [], [])
+    assert len(shown.facts) == 3
 
 
-def test_the_page_has_the_section(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    text = report(write_run(metrics=metrics | {"sampling": sampling()})).read_text(encoding="utf-8")
+def test_random_answers_are_on_the_page(write_run: Any, evaluated: Any) -> None:
+    text = report(write_run(evaluated=evaluated.but(sampling=sampling()))).read_text(encoding="utf-8")
     assert ">Random answers</h2>" in text
     assert "pgd-20-&lt;linf&gt;" in text
-
-
-@pytest.mark.parametrize("content", [{}, {"sampling": None}])
-def test_without_it_there_is_no_section(
-    write_run: WriteRun, metrics: dict[str, Any], content: dict[str, Any]
-) -> None:
-    text = report(write_run(metrics=metrics | content)).read_text(encoding="utf-8")
-    assert ">Random answers</h2>" not in text
-
-
-def test_damage_is_named(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    with pytest.raises(RunFolderError, match=r"sampling\.num_repeats must be"):
-        report(write_run(metrics=metrics | {"sampling": sampling(num_repeats=0.5)}))

@@ -1,17 +1,27 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from withstand.reporting.read import read_run
+from withstand.evaluation.measurements import table_of
+from withstand.reporting.read import Environment, read_run
+from withstand.reporting.table import clean
 from withstand.types import RunFolderError
 
 WriteRun = Callable[..., Path]
+_HEADER = "measure,by,norm,level,value,lower,upper,correct,total\n"
+_BIN = {"lower": 0.0, "upper": 1.0, "count": 1, "confidence": 0.5, "accuracy": 1.0}
+_CLASSES = {
+    **{"class_names": ["a", "b"], "attacked": None, "certified": None, "accuracies": []},
+    "confusion": {"clean": [[1]], "attacked": None},
+}
 
 
 def test_whole_folder(write_run: WriteRun) -> None:
@@ -21,10 +31,12 @@ def test_whole_folder(write_run: WriteRun) -> None:
     assert run.recipe_text is not None
     assert "title: A tiny run" in run.recipe_text
     assert run.environment is not None
-    assert run.environment["seed"] == 3
+    assert run.environment.seed == 3
+    assert run.environment.cost.train_steps == 400
     assert run.num_rows == 3
-    assert run.metrics is not None
-    assert run.metrics["clean"]["correct"] == 981
+    assert run.results is not None
+    assert run.results.dataset == "mnist"
+    assert clean(run).correct == 981
     assert run.gallery is not None
     assert run.gallery.class_names == ["cat", "dog", "ship"]
     assert run.gallery.attack == "pgd-200"
@@ -34,12 +46,14 @@ def test_whole_folder(write_run: WriteRun) -> None:
 @pytest.mark.parametrize("file", ["metrics.json", "train.csv"])
 def test_one_file_is_enough(write_run: WriteRun, file: str) -> None:
     run = read_run(write_run(only={file}))
-    present = [run.metrics is not None, run.history is not None]
+    present = [run.results is not None, run.history is not None]
     assert present == [file == "metrics.json", file == "train.csv"]
     assert run.recipe is None
     assert run.environment is None
     assert run.gallery is None
     assert run.num_rows is None
+    assert run.table.empty == (file == "train.csv")
+    assert list(run.table.columns) == list(table_of([]).columns)
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -71,10 +85,25 @@ def test_history_columns(write_run: WriteRun) -> None:
     assert history.notes == ["", "a"]
 
 
-def test_unknown_keys_are_ignored(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    metrics["certified"] = {"curve": [1, None]}
-    metrics["clean"]["later"] = "x"
-    assert read_run(write_run(metrics=metrics)).metrics == metrics
+def rewritten(folder: Path, file: str, change: Callable[[Any], Any]) -> Path:
+    """The folder with a JSON file changed."""
+    content = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps(change(content)), encoding="utf-8")
+    return folder
+
+
+def test_unknown_keys_are_ignored(write_run: WriteRun) -> None:
+    def later(content: Any) -> Any:
+        content["attacks"][0]["later"] = "x"
+        return content | {"later": {"curve": [1, None]}}
+
+    folder = write_run()
+    before = read_run(folder)
+    after = read_run(rewritten(folder, "metrics.json", later))
+    assert after.results == before.results
+    table = pd.read_csv(folder / "measurements.csv")
+    table.assign(later="x").to_csv(folder / "measurements.csv", index=False)
+    assert read_run(folder).table.equals(before.table)
 
 
 def test_radii(write_run: WriteRun) -> None:
@@ -98,11 +127,17 @@ def test_notes_with_line_breaks(write_run: WriteRun) -> None:
     ("file", "content", "message"),
     [
         ("metrics.json", "{", r"metrics\.json is damaged: it is not JSON"),
-        ("metrics.json", "[1]", r"metrics\.json is damaged: The whole must be a mapping"),
+        ("metrics.json", "[1]", r"metrics\.json has schema None, but this version reads"),
         ("metrics.json", "\ud800", r"metrics\.json is damaged: it is not UTF-8"),
-        ("metrics.json", '{"schema": 1}', r"metrics\.json is damaged: dataset is missing"),
+        ("metrics.json", '{"schema": 2}', r"metrics\.json is damaged: dataset: Field required"),
+        ("measurements.csv", "measure,by\nclean accuracy,\n", r"measurements\.csv is damaged: .*norm"),
+        ("measurements.csv", _HEADER, r"measurements\.csv is damaged: it has no row of clean accuracy"),
         ("environment.json", "x", r"environment\.json is damaged"),
-        ("environment.json", '{"seed": "a"}', r"environment\.json is damaged: seed must be a whole number"),
+        (
+            "environment.json",
+            '{"seed": "a"}',
+            r"environment\.json is damaged: seed: Input should be a valid integer",
+        ),
         ("recipe.yaml", "a: [", r"recipe\.yaml is damaged: it is not YAML"),
         ("recipe.yaml", "- a", r"recipe\.yaml is damaged: it is not a mapping"),
         ("train.csv", "", r"train\.csv is damaged: it is not a CSV table"),
@@ -122,15 +157,70 @@ def test_damaged_file_is_named(write_run: WriteRun, file: str, content: str, mes
         read_run(folder)
 
 
-def test_share_out_of_range(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    metrics["attacks"][0]["curve"][1]["accuracy"] = 90.7
-    with pytest.raises(RunFolderError, match=r"attacks\[0\]\.curve\[1\]\.accuracy must be between 0 and 1"):
-        read_run(write_run(metrics=metrics))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_examples": 1.5}, r"num_examples: Input should be a valid integer"),
+        ({"num_examples": True}, r"num_examples: Input should be a valid integer"),
+        ({"warnings": {}}, r"warnings: Input should be a valid array"),
+        (
+            {"attacks": [{"name": "a", "norm": "2"}, {"name": 1}]},
+            r"attacks\[1\]\.name: Input should be .*string",
+        ),
+        ({"attacks": [{"name": "a"}]}, r"attacks\[0\]\.norm: Field required"),
+        (
+            {"calibration": [_BIN | {"lower": 1.5}]},
+            r"calibration\[0\]\.lower: Input should be less than or equal",
+        ),
+        ({"calibration": [_BIN | {"accuracy": math.nan}]}, r"calibration\[0\]\.accuracy: "),
+        (
+            {"calibration": [_BIN | {"upper": "1"}]},
+            r"calibration\[0\]\.upper: Input should be a valid number",
+        ),
+        (
+            {"classes": _CLASSES},
+            r"classes: confusion must hold a row and a column for each of the class_names",
+        ),
+    ],
+)
+def test_a_key_that_does_not_fit_is_named(write_run: WriteRun, changes: Any, message: str) -> None:
+    folder = rewritten(write_run(), "metrics.json", lambda content: content | changes)
+    with pytest.raises(RunFolderError, match=rf"metrics\.json is damaged: {message}"):
+        read_run(folder)
 
 
-def test_later_schema(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    with pytest.raises(RunFolderError, match=r"metrics\.json has schema 2, but this version reads schema 1"):
-        read_run(write_run(metrics=metrics | {"schema": 2}))
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        ("value", "90.7", "an accuracy outside 0 to 1"),
+        ("value", "", "no finite number"),
+        ("value", "inf", "no finite number"),
+        ("level", "", "no finite number"),
+        ("upper", "inf", "no finite number"),
+        ("value", "much", "much"),
+        ("correct", "1.5", ""),
+    ],
+)
+def test_a_measurement_that_is_none_is_refused(
+    write_run: WriteRun, column: str, cell: str, message: str
+) -> None:
+    folder = write_run()
+    table = pd.read_csv(folder / "measurements.csv", dtype=str, keep_default_na=False)
+    table.loc[2, column] = cell
+    table.to_csv(folder / "measurements.csv", index=False)
+    with pytest.raises(RunFolderError, match=rf"measurements\.csv is damaged: .*{message}"):
+        read_run(folder)
+
+
+def test_an_evaluation_of_another_version_is_refused(write_run: WriteRun) -> None:
+    for number, change in enumerate(({"schema": 1}, {"schema": 3})):
+        folder = rewritten(write_run(str(number)), "metrics.json", lambda content, new=change: content | new)
+        with pytest.raises(RunFolderError, match=rf"Evaluate the run again .*withstand evaluate {folder}"):
+            read_run(folder)
+    folder = write_run()
+    (folder / "measurements.csv").unlink()
+    with pytest.raises(RunFolderError, match=rf"withstand evaluate {folder}"):
+        read_run(folder)
 
 
 @pytest.mark.parametrize(
@@ -173,4 +263,4 @@ def test_gallery_that_lacks_an_array(write_run: WriteRun, gallery: dict[str, Any
 def test_environment_without_anything(write_run: WriteRun) -> None:
     folder = write_run(environment={})
     assert json.loads((folder / "environment.json").read_text(encoding="utf-8")) == {}
-    assert read_run(folder).environment == {}
+    assert read_run(folder).environment == Environment()

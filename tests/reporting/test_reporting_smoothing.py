@@ -2,63 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import pytest
-
+from withstand.evaluation.measurements import SMOOTHED_CERTIFIED
 from withstand.reporting import report
-from withstand.reporting.smoothing import view_smoothing
-from withstand.types import RunFolderError
-
-WriteRun = Callable[..., Path]
+from withstand.reporting.sections.smoothing import section
 
 
-def view(measures: dict[str, Any], chance: float | None = 0.1) -> Any:
-    return view_smoothing(measures["smoothing"], chance)
+def view(evaluated: Any) -> Any:
+    return section(evaluated.run())
 
 
-def words(text: str) -> str:
-    return text.replace("\N{NO-BREAK SPACE}", " ")
-
-
-def test_its_curve_is_its_own(measures: dict[str, Any]) -> None:
-    figure = view(measures).figure
+def test_smoothed_curve_is_its_own(everything: Any, build: Any) -> None:
+    (figure,) = view(everything).figures
     (trace,) = figure.plot["data"]
     assert trace["x"] == [0.0, 0.25, 0.5, 1.0]
     assert trace["y"] == [0.94, 0.85, 0.7, 0.31]
     assert trace["line"]["dash"] == "dot"  # certificates are solid
     assert not trace["marker"]["symbol"].endswith("-open")  # those of certificates are
-    assert words(trace["name"]) == "smoothed classifier, each example with probability 99.9 %"
-    assert words(trace["text"][2]).startswith(
-        "<b>smoothed classifier</b><br>epsilon 0.5<br>certified with probability 99.9 % an example: 70.0 %"
+    assert build.plain(trace["name"]) == "smoothed classifier, each example with probability 99.9 %"
+    assert build.plain(trace["hovertext"][2]) == (
+        "<b>smoothed classifier, each example with probability 99.9 %</b><br>epsilon 0.5<br>"
+        "certified with probability 99.9 % an example: 70.0 %<br>95 % interval 68.0–72.0 %"
     )
     assert figure.plot["layout"]["showlegend"] is True
 
 
-def test_a_curve_from_zero_has_no_second_start(measures: dict[str, Any]) -> None:
-    measures["smoothing"]["curve"][1]["epsilon"] = 0.0
-    assert view(measures).figure.plot["data"][0]["x"] == [0.0, 0.5, 1.0]
+def test_smoothed_curve_from_zero_has_no_second_start(everything: Any) -> None:
+    rows = [
+        replace(row, level=0.0) if row.measure == SMOOTHED_CERTIFIED and row.level == 0.25 else row
+        for row in everything.rows
+    ]
+    (figure,) = view(replace(everything, rows=tuple(rows))).figures
+    assert figure.plot["data"][0]["x"] == [0.0, 0.5, 1.0]
 
 
-def test_without_epsilons_there_is_no_figure(measures: dict[str, Any]) -> None:
-    measures["smoothing"]["curve"] = []
-    shown = view(measures)
-    assert (shown.figure, shown.points) == (None, [])
+def test_smoothing_without_epsilons_has_no_figure(everything: Any) -> None:
+    shown = view(everything.without(SMOOTHED_CERTIFIED))
+    assert (shown.figures, shown.tables) == ([], [])
     assert ("Largest radius, ℓ2", "0.9471") in shown.facts
 
 
-def test_rare_failures_keep_their_digits(measures: dict[str, Any]) -> None:
-    measures["smoothing"]["failure_probability"] = 1e-5
-    assert words(view(measures).probability) == "99.999 %"
+def test_rare_failures_of_smoothing_keep_their_digits(everything: Any, build: Any) -> None:
+    rare = everything.but(smoothing=replace(everything.results.smoothing, failure_probability=1e-5))
+    assert "with probability 99.999 % an example" in build.plain(view(rare).tables[0].caption)
 
 
-def test_it_is_never_a_certificate_of_the_network(
-    write_run: WriteRun, measures: dict[str, Any], certified_metrics: dict[str, Any]
-) -> None:
-    both = measures | {name: certified_metrics[name] for name in ("attacks", "certificates")}
-    page = words(report(write_run(metrics=both)).read_text(encoding="utf-8"))
+def test_smoothing_is_never_a_certificate_of_the_network(write_run: Any, certified: Any, build: Any) -> None:
+    page = build.plain(
+        report(write_run(evaluated=build.with_smoothing(certified))).read_text(encoding="utf-8")
+    )
     section = page[page.index('id="run-smoothing"') :]
     section = section[: section.index("</section>")]
     assert "It holds with probability 99.9 % for each example, not for certain" in section
@@ -66,17 +60,3 @@ def test_it_is_never_a_certificate_of_the_network(
     assert "right on <b>94.0 %</b>" in section
     assert "abstains on 1.2 %, which counts as wrong" in section
     assert "smoothed" not in page[: page.index('id="run-smoothing"')]
-
-
-@pytest.mark.parametrize("content", [{}, {"smoothing": None}])
-def test_without_it_there_is_no_section(
-    write_run: WriteRun, metrics: dict[str, Any], content: dict[str, Any]
-) -> None:
-    page = report(write_run(metrics=metrics | content)).read_text(encoding="utf-8")
-    assert "run-smoothing" not in page
-
-
-def test_damage_is_named(write_run: WriteRun, measures: dict[str, Any]) -> None:
-    measures["smoothing"]["failure_probability"] = 2
-    with pytest.raises(RunFolderError, match=r"smoothing\.failure_probability must be between 0 and 1"):
-        report(write_run(metrics=measures))

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 from withstand.reporting import report
-from withstand.reporting.axes import logarithmic
+from withstand.reporting.figures import logarithmic
 from withstand.reporting.history import panels_of_run, panels_of_runs
-from withstand.reporting.read import read_run
-from withstand.reporting.spectral_norms import view_spectral_norms
-
-WriteRun = Callable[..., Path]
+from withstand.reporting.sections.spectral_norms import section
 
 _COLUMNS = [
     *("spectral/network/proven", "spectral/network/sampled"),
@@ -25,24 +21,24 @@ epoch,progress,seconds,learning_rate,loss,note,{",".join(_COLUMNS)}
 """
 
 
-def test_one_figure_a_layer_and_the_whole_network_last(write_run: WriteRun) -> None:
-    history = read_run(write_run(training=_TRAINING)).history
-    assert history is not None
-    view = view_spectral_norms(history)
-    assert view is not None
-    assert [figure.title for figure in view.figures] == [
+def test_spectral_norms_have_a_figure_a_layer_and_the_whole_network_last(make_run: Any, build: Any) -> None:
+    shown = section(make_run(training=_TRAINING))
+    assert shown is not None
+    assert [figure.title for figure in shown.figures] == [
         "Layer network.3",
         "Layer net/work",
         "The whole network",
     ]
-    assert [kind for kind, _ in view.kinds] == ["sampled", "surrogate", "proven"]
-    assert [[*row.numbers] for row in view.rows] == [
-        ["1.25", "1.75", "2.5"],
-        ["8", "—", "—"],
-        ["3", "—", "200"],
+    assert [kind for kind, _ in shown.descriptions] == ["sampled", "surrogate", "proven"]
+    assert [build.texts(row) for row in shown.tables[0].rows] == [
+        ["Layer network.3", "1.25", "1.75", "2.5"],
+        ["Layer net/work", "8", "—", "—"],
+        ["The whole network", "3", "—", "200"],
     ]
-    layer, _, whole = view.figures
-    curves = {trace["name"]: trace["y"] for trace in layer.plot["data"] if "name" in trace}
+    layer, _, whole = shown.figures
+    curves = {
+        trace["name"]: trace["y"] for trace in layer.plot["data"] if trace.get("showlegend") is not False
+    }
     assert curves == {"sampled": [1.5, 1.25], "surrogate": [2, 1.75], "proven": [3, 2.5]}
     assert layer.plot["layout"]["yaxis"]["title"]["text"] == "spectral norm"
     assert layer.plot["layout"]["yaxis"].get("type") != "log"
@@ -50,30 +46,21 @@ def test_one_figure_a_layer_and_the_whole_network_last(write_run: WriteRun) -> N
     assert "logarithmic" in whole.caption
 
 
-def test_they_are_drawn_there_alone(write_run: WriteRun) -> None:
-    folder = write_run(training=_TRAINING)
-    history = read_run(folder).history
-    assert history is not None
-    titles = [trace.name for panel in panels_of_run(history) for trace in panel.traces]
+def test_spectral_norms_are_drawn_in_their_section_alone(make_run: Any) -> None:
+    run = make_run(training=_TRAINING)
+    titles = [trace.name for panel in panels_of_run(run.history) for trace in panel.traces]
     assert not [title for title in titles if "spectral" in title]
-    assert not [panel for panel in panels_of_runs({"a": history}) if "pectral" in panel.title]
-    text = report(folder).read_text(encoding="utf-8")
+    assert not [panel for panel in panels_of_runs({"a": run.history}) if "pectral" in panel.title]
+    text = report(run.path).read_text(encoding="utf-8")
     assert ">Spectral norms over training</h2>" in text
     assert "spectral/network.3/sampled" in text  # in the table of the training
 
 
-def test_without_them_there_is_no_section(write_run: WriteRun) -> None:
-    text = report(write_run()).read_text(encoding="utf-8")
-    assert "Spectral norms" not in text
-
-
-def test_a_norm_of_0_keeps_the_axis_linear(write_run: WriteRun) -> None:
+def test_spectral_norm_of_0_keeps_the_axis_linear(make_run: Any) -> None:
     training = "epoch,spectral/a/sampled,spectral/a/proven\n1,0,5\n2,1,50\n"
-    history = read_run(write_run(training=training, only={"train.csv"})).history
-    assert history is not None
-    view = view_spectral_norms(history)
-    assert view is not None
-    assert view.figures[0].plot["layout"]["yaxis"].get("type") != "log"
+    shown = section(make_run(training=training, only={"train.csv"}))
+    assert shown is not None
+    assert shown.figures[0].plot["layout"]["yaxis"].get("type") != "log"
 
 
 def test_ticks_of_a_logarithmic_axis_are_written_out() -> None:

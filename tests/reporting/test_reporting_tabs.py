@@ -32,10 +32,8 @@ def tabs(page: str) -> dict[str, str]:
     )
 
 
-def test_every_section_has_its_tab(
-    write_run: WriteRun, measures: dict[str, Any], extremes: dict[str, Any]
-) -> None:
-    found = panels(report(write_run(metrics=measures, extremes=extremes)).read_text(encoding="utf-8"))
+def test_every_section_has_its_tab(write_run: WriteRun, everything: Any, extremes: dict[str, Any]) -> None:
+    found = panels(report(write_run(evaluated=everything, extremes=extremes)).read_text(encoding="utf-8"))
     headings = {key: re.findall(r'<h2 id="run-([\w-]+)"', text) for key, text in found.items()}
     assert headings == {
         "summary": ["results", "checks", "accuracy"],
@@ -60,8 +58,8 @@ def test_only_tabs_with_content_are_there(write_run: WriteRun) -> None:
     assert list(panels(page)) == ["summary", "training", "examples", "about"]
 
 
-def test_without_scripts_all_panels_show(write_run: WriteRun, measures: dict[str, Any]) -> None:
-    page = report(write_run(metrics=measures)).read_text(encoding="utf-8")
+def test_without_scripts_all_panels_show(write_run: WriteRun, everything: Any) -> None:
+    page = report(write_run(evaluated=everything)).read_text(encoding="utf-8")
     body = page[page.index("<main") : page.index("</main>")]
     assert re.findall(r"<[^>]* hidden>", body) == [
         '<div class="tabs" data-tabs aria-label="Parts of tiny" hidden>'
@@ -70,9 +68,9 @@ def test_without_scripts_all_panels_show(write_run: WriteRun, measures: dict[str
 
 
 def test_each_run_of_several_has_tabs_of_its_own(
-    write_run: WriteRun, measures: dict[str, Any], tmp_path: Path
+    write_run: WriteRun, everything: Any, tmp_path: Path
 ) -> None:
-    folders = [write_run("one", metrics=measures), write_run("two")]
+    folders = [write_run("one", evaluated=everything), write_run("two")]
     page = report(folders, tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("data-tabs") - page.count("[data-tabs]") == 2
     ids = re.findall(r'\bid="([^"]+)"', page)

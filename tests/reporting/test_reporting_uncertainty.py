@@ -2,64 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
-import pytest
-
+from withstand.evaluation.random_results import Uncertainty, UncertaintySet
 from withstand.reporting import report
-from withstand.reporting.stochastic_schema import Uncertainty
-from withstand.reporting.uncertainty import view_uncertainty
-from withstand.types import RunFolderError
+from withstand.reporting.sections.uncertainty import section
 
-WriteRun = Callable[..., Path]
-
-
-def one_set(name: str, kind: str, **more: Any) -> dict[str, Any]:
-    other = kind == "out-of-distribution"
-    return {
-        "name": name,
-        "kind": kind,
-        "num_examples": 100,
-        "accuracy": None if other else 0.9,
-        "calibration_error": None if other else 0.0314,
-        "entropy": {"mean": 0.5, "median": 0.25},
-        "expected_entropy": {"mean": 0.375, "median": 0.2},
-        "mutual_information": {"mean": 0.125, "median": 0.05},
-        "auroc": 0.75,
-        "histogram": {
-            "edges": [0.0, 0.5, 1.0, 1.5],
-            "entropy": [90, 10, 0],
-            "expected_entropy": [98, 1, 1],
-            "mutual_information": [100, 0, 0],
-        },
-        **more,
-    }
+HISTOGRAMS = {
+    "entropy": [90, 10, 0],
+    "expected_entropy": [98, 1, 1],
+    "mutual_information": [100, 0, 0],
+}
+MEANS = {"entropy": 0.5, "expected_entropy": 0.375, "mutual_information": 0.125}
 
 
-def uncertainty(*sets: dict[str, Any]) -> dict[str, Any]:
-    return {"description": "How.", "num_samples": 50, "num_classes": 10, "sets": [*sets]}
+def one_set(name: str, kind: Any, auroc: float | None = 0.75) -> UncertaintySet:
+    accuracy, error = (None, None) if kind == "out-of-distribution" else (0.9, 0.0314)
+    return UncertaintySet(name, kind, 100, accuracy, error, auroc, MEANS, MEANS, HISTOGRAMS)
 
 
-def view(*sets: dict[str, Any]) -> Any:
-    return view_uncertainty(cast("Uncertainty", uncertainty(*sets)))
+def uncertainty(*sets: UncertaintySet) -> Uncertainty:
+    return Uncertainty("How.", 50, 10, [0.0, 0.5, 1.0, 1.5], [*sets])
 
 
-CLEAN = one_set("clean", "clean", auroc=None)
+def view(evaluated: Any, *sets: UncertaintySet) -> Any:
+    return section(evaluated.but(uncertainty=uncertainty(*sets)).run())
+
+
+CLEAN = one_set("clean", "clean", None)
 OTHER = one_set("<other>", "out-of-distribution")
 
 
-def test_rows_hold_the_numbers_and_dashes() -> None:
-    shown = view(CLEAN, OTHER)
-    first, second = shown.rows
-    assert [*first.numbers] == ["100", "90.0\xa0%", "0.031", "0.500", "0.375", "0.125", "—"]
-    assert [*second.numbers] == ["100", "—", "—", "0.500", "0.375", "0.125", "0.750"]
-    assert (shown.largest, shown.num_samples) == ("2.303", "50")
+def drawn(shown: Any) -> list[str]:
+    return [trace["name"] for trace in shown.figures[0].plot["data"]]
 
 
-def test_each_measure_has_its_own_histogram() -> None:
-    figures = {figure.title: figure for figure in view(CLEAN, OTHER).figures}
+def test_uncertainty_rows_hold_the_numbers_and_dashes(evaluated: Any, build: Any) -> None:
+    shown = view(evaluated, CLEAN, OTHER)
+    assert [build.texts(row) for row in shown.tables[0].rows] == [
+        ["clean", "clean", "100", "90.0 %", "0.031", "0.500", "0.375", "0.125", "—"],
+        ["<other>", "out-of-distribution", "100", "—", "—", "0.500", "0.375", "0.125", "0.750"],
+    ]
+    assert "2.303 for knowing nothing, over 50 draws" in shown.prose[0].text
+    assert shown.across == 3
+
+
+def test_each_measure_of_uncertainty_has_its_own_histogram(evaluated: Any) -> None:
+    figures = {figure.title: figure for figure in view(evaluated, CLEAN, OTHER).figures}
     assert [*figures] == ["Predictive entropy", "Expected entropy", "Mutual information"]
     clean, other = figures["Predictive entropy"].plot["data"]
     assert clean["x"] == [0.0, 0.5, 1.0, 1.5]
@@ -74,49 +64,32 @@ def test_each_measure_has_its_own_histogram() -> None:
     assert "(nats)" in figures["Mutual information"].plot["layout"]["xaxis"]["title"]["text"]
 
 
-def test_an_empty_bin_of_a_small_set_is_below_the_floor_of_a_large_one() -> None:
-    large = CLEAN | {"num_examples": 10_000}
-    predictive, _, information = view(large, OTHER).figures
+def test_empty_bin_of_a_small_set_is_below_the_floor_of_a_large_one(evaluated: Any) -> None:
+    predictive, _, information = view(evaluated, replace(CLEAN, num_examples=10_000), OTHER).figures
     for figure, place in ((predictive, 2), (information, 1)):
         floor = 10 ** figure.plot["layout"]["yaxis"]["range"][0]
         assert all(0 < trace["y"][place] < floor < 1 / 10_000 for trace in figure.plot["data"])
 
 
-def test_of_many_sets_some_are_drawn_and_all_are_in_the_table() -> None:
+def test_of_many_sets_some_are_drawn_and_all_are_in_the_table(evaluated: Any) -> None:
     attacked = [one_set(f"{name}@{eps}", "attacked") for name in ("pgd", "fgsm") for eps in (1, 2, 3, 4, 5)]
-    shown = view(CLEAN, *attacked, OTHER)
-    assert len(shown.rows) == 12
-    drawn = [trace["name"] for trace in shown.figures[0].plot["data"]]
-    assert drawn == ["clean", "pgd@1", "pgd@3", "pgd@5", "&lt;other&gt;"]
+    shown = view(evaluated, CLEAN, *attacked, OTHER)
+    assert len(shown.tables[0].rows) == 12
+    assert drawn(shown) == ["clean", "pgd@1", "pgd@3", "pgd@5", "&lt;other&gt;"]
     assert "Drawn are 5 of 12 sets" in shown.figures[0].caption
-    few = view(CLEAN, attacked[0])
-    assert [trace["name"] for trace in few.figures[0].plot["data"]] == ["clean", "pgd@1"]
+    assert drawn(view(evaluated, CLEAN, attacked[0])) == ["clean", "pgd@1"]
 
 
-def test_many_other_data_sets_leave_room_for_an_attack() -> None:
+def test_many_other_data_sets_leave_room_for_an_attack(evaluated: Any) -> None:
     others = [one_set(f"other{number}", "out-of-distribution") for number in range(6)]
     attacked = [one_set(f"pgd@{number}", "attacked") for number in range(3)]
-    drawn = [trace["name"] for trace in view(CLEAN, *attacked, *others).figures[0].plot["data"]]
-    assert drawn == ["clean", "pgd@2", "other0", "other1", "other2"]
+    names = drawn(view(evaluated, CLEAN, *attacked, *others))
+    assert names == ["clean", "pgd@2", "other0", "other1", "other2"]
 
 
-def test_the_page_has_the_section(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    text = report(write_run(metrics=metrics | {"uncertainty": uncertainty(CLEAN, OTHER)})).read_text(
-        encoding="utf-8"
-    )
+def test_uncertainty_is_on_the_page_where_there_are_sets(write_run: Any, evaluated: Any) -> None:
+    folder = write_run(evaluated=evaluated.but(uncertainty=uncertainty(CLEAN, OTHER)))
+    text = report(folder).read_text(encoding="utf-8")
     assert ">Uncertainty</h2>" in text
     assert "&lt;other&gt;" in text
-
-
-@pytest.mark.parametrize("content", [{}, {"uncertainty": None}, {"uncertainty": uncertainty()}])
-def test_without_it_there_is_no_section(
-    write_run: WriteRun, metrics: dict[str, Any], content: dict[str, Any]
-) -> None:
-    text = report(write_run(metrics=metrics | content)).read_text(encoding="utf-8")
-    assert ">Uncertainty</h2>" not in text
-
-
-def test_damage_is_named(write_run: WriteRun, metrics: dict[str, Any]) -> None:
-    broken = uncertainty(CLEAN | {"auroc": 2.0})
-    with pytest.raises(RunFolderError, match=r"uncertainty\.sets\[0\]\.auroc must be"):
-        report(write_run(metrics=metrics | {"uncertainty": broken}))
+    assert view(evaluated) is None

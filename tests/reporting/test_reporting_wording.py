@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from withstand.evaluation.measurements import Measurement
+from withstand.evaluation.shares import Share
 from withstand.reporting import wording
-from withstand.reporting.schema import Accuracy
 
 
 def plain(text: str) -> str:
@@ -66,9 +67,13 @@ def test_as_published_keeps_the_digits() -> None:
     assert plain(wording.as_published(0.9021)) == "90.21 %"
 
 
-def test_interval() -> None:
-    accuracy = Accuracy(accuracy=0.98, lower=0.9712, upper=0.9873, correct=980, total=1000)
-    assert plain(wording.interval(accuracy)) == "97.1\N{EN DASH}98.7 %"
+def test_a_share_in_words() -> None:
+    share = Share(0.98, 0.9712, 0.9873, 980, 1000)
+    assert plain(wording.interval(share)) == "97.1\N{EN DASH}98.7 %"
+    assert plain(wording.share_text(share)) == "98.0 %"
+    assert wording.counted(share) == "980 of 1,000"
+    bare = Measurement("mean radius", value=0.5)
+    assert (wording.interval(bare), wording.counted(bare)) == ("", "")
 
 
 @pytest.mark.parametrize(("norm", "sign"), [("inf", "ℓ∞"), ("2", "ℓ2"), ("1", "ℓ1"), ("none", "none")])

@@ -9,6 +9,8 @@ from withstand.evaluation.shares import Finite, Share, Unit
 
 __all__ = ["ProtocolInfo", "Sampling", "Sweep", "SweepLevel", "Uncertainty", "UncertaintySet"]
 
+_MEASURES = {"entropy", "expected_entropy", "mutual_information"}
+
 
 @dataclass(frozen=True)
 class SweepLevel(Share):
@@ -79,6 +81,14 @@ class Uncertainty:
     num_classes: int
     edges: list[Finite]
     sets: list[UncertaintySet]
+
+    def __post_init__(self) -> None:
+        for each in self.sets:
+            numbers = [each.means, each.medians, each.histograms]
+            if any(set(of_measures) != _MEASURES for of_measures in numbers):
+                raise ValueError(f"means, medians and histograms must hold {', '.join(sorted(_MEASURES))}")
+            if any(len(counts) != len(self.edges) - 1 for counts in each.histograms.values()):
+                raise ValueError("histograms must hold a count between each two edges")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ types, reporting reads them. This module imports no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from withstand.evaluation.analytic_results import KernelNorms, Moments
 from withstand.evaluation.random_results import ProtocolInfo, Sampling, Uncertainty
@@ -32,6 +34,8 @@ __all__ = [
     "StageInfo",
     "Target",
 ]
+
+Severity = Annotated[int, Field(ge=1, le=5)]
 
 SCHEMA = 2
 """Of ``metrics.json``; it grows when an older reader would misread the file."""
@@ -67,6 +71,10 @@ class AttackInfo:
     description: str = ""
     stages: list[StageInfo] = field(default_factory=list)
     counts: list[StageCounts] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if any(not len(each.attacked) == len(each.broken) == len(self.stages) for each in self.counts):
+            raise ValueError("counts must hold a number for each of the stages")
 
 
 @dataclass(frozen=True)
@@ -118,8 +126,12 @@ class CorruptionKind:
     name: str
     title: str
     parameter: str
-    severities: list[int]
+    severities: list[Severity]
     values: list[Finite]
+
+    def __post_init__(self) -> None:
+        if len(self.severities) != len(self.values):
+            raise ValueError("values must hold one for each of the severities")
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from withstand.reporting.compare.seeds import summarize_seeds
 from withstand.reporting.find import find_runs
 from withstand.reporting.image_files import export_figures
 from withstand.reporting.page import report
-from withstand.reporting.seeds import summarize_seeds
 from withstand.reporting.tables import export_tables
 
 __all__ = ["export_figures", "export_tables", "find_runs", "report", "summarize_seeds"]

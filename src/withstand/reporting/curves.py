@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from withstand.evaluation.measurements import ATTACKED, CERTIFIED, Measurement, radius_column
 from withstand.evaluation.results import CertificateInfo
-from withstand.reporting.figures import FILL, SHARES, axis, chart, hover, intervals_of, series
+from withstand.reporting.figures import FILL, SHARES, axis, chart, escaped, hover, intervals_of, series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Figure
 from withstand.reporting.table import clean, method_name, rows, select, strongest
@@ -156,7 +156,7 @@ def _epsilon_ticks(curves: Sequence[Curve]) -> dict[str, Any]:
 
 def _traces(curve: Curve, index: int, *, is_filled: bool) -> list[go.Scatter]:
     """The measured points and the line through them, which radii make a line of its own."""
-    more: dict[str, Any] = {"is_proven": curve.is_certified, "legendgroup": curve.name}
+    more: dict[str, Any] = {"is_proven": curve.is_certified, "legendgroup": escaped(curve.name)}
     # What is proven at an epsilon is proven at any smaller one.
     line = {"shape": "vh"} if curve.is_certified else {}
     fill: dict[str, Any] = FILL if is_filled else {}

@@ -171,7 +171,7 @@ def series(
     said = {"hoverinfo": "skip"} if texts is None else {"hovertext": texts}
     said |= {} if texts is None else {"hovertemplate": "%{hovertext}<extra></extra>"}
     return go.Scatter(
-        **{"name": html.escape(name), "x": list(x), "y": list(y), "mode": "lines+markers"}
+        **{"name": html.escape(name) or None, "x": list(x), "y": list(y), "mode": "lines+markers"}
         | said
         | {"line": style["line"] | (line or {}), "marker": style["marker"] | (marker or {})}
         | more
@@ -179,7 +179,11 @@ def series(
 
 
 def share_series(
-    name: str, shares: Sequence[Measurement], index: int, told: Callable[[Measurement], str], **more: Any
+    name: str,
+    shares: Sequence[Measurement],
+    index: int,
+    told: Callable[[Measurement], Sequence[str]],
+    **more: Any,
 ) -> go.Scatter:
     """A curve of shares over their levels; pointing at one tells its interval too.
 
@@ -187,10 +191,10 @@ def share_series(
         name: What the legend calls it.
         shares: Rows of the table.
         index: Of which colour, dash and marker come.
-        told: What is said of a share beside its name and interval.
+        told: The lines that are said of a share between its name and its interval.
         **more: As of ``series``.
     """
-    texts = [hover(name, told(share), _interval_text(share)) for share in shares]
+    texts = [hover(name, *told(share), _interval_text(share)) for share in shares]
     values = [share.value for share in shares]
     return series(name, [share.level for share in shares], values, index, texts=texts, **more)
 

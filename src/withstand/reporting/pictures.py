@@ -59,10 +59,11 @@ def gallery_of(arrays: _Arrays) -> Gallery:
     if images.dtype != np.uint8 or others.dtype != np.uint8 or images.shape != others.shape:
         raise ValueError("clean and adversarial must be uint8 arrays of one shape")
     _check_images(images)
-    classes = [arrays[name] for name in ("label", "clean_prediction", "adversarial_prediction")]
-    for each in classes:
-        _check_classes(each, images, names)
-    return Gallery(images, others, *classes, float(arrays["epsilon"]), str(arrays["attack"]), names)
+    label, before, after = (arrays[name] for name in ("label", "clean_prediction", "adversarial_prediction"))
+    for classes in (label, before, after):
+        _check_classes(classes, images, names)
+    epsilon, attack = float(arrays["epsilon"]), str(arrays["attack"])
+    return Gallery(images, others, label, before, after, epsilon, attack, names)
 
 
 def extremes_of(arrays: _Arrays) -> Extremes:

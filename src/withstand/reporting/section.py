@@ -48,7 +48,7 @@ class Cell:
     is_words: bool = False  # not a number
     shade: float | None = None  # share in [0, 1] that its ground shows; None leaves the ground alone
     sort: float | None = None  # what the column is sorted by; None sorts by the text
-    href: str = ""  # where it leads on the page
+    href: str = ""  # where it leads: #run-2
     kind: str = ""  # a class of the style sheet
     span: int = 1  # columns that it takes
 

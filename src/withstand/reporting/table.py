@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,7 @@ from withstand.evaluation.measurements import (
     NOISE_ACCURACY,
     Measurement,
 )
-from withstand.evaluation.results import Published, Results
+from withstand.evaluation.results import Results
 from withstand.reporting.read import Run
 from withstand.reporting.wording import norm_text
 
@@ -26,7 +27,6 @@ __all__ = [
     "corruption_mean",
     "headline_attacks",
     "headline_certificates",
-    "is_at",
     "mean_over_levels",
     "method_name",
     "most_certified",
@@ -38,7 +38,6 @@ __all__ = [
     "select",
     "strongest",
     "strongest_at",
-    "targets",
 ]
 
 _MOST_SHOWN = 6  # epsilons of one norm
@@ -47,9 +46,12 @@ _ROUNDING = 1e-6
 
 def rows(table: pd.DataFrame) -> list[Measurement]:
     """The rows of a selection, in their order; None where a cell is empty."""
-    known = table[[field.name for field in fields(Measurement)]]
-    plain = known.astype(object).where(known.notna(), None)
-    return [Measurement(*record) for record in plain.itertuples(index=False, name=None)]
+    columns = [table[field.name].tolist() for field in fields(Measurement)]
+    return [Measurement(*map(_known, record)) for record in zip(*columns, strict=True)]
+
+
+def _known(cell: Any) -> Any:
+    return None if cell is pd.NA or cell != cell else cell  # NaN alone differs from itself
 
 
 def select(
@@ -71,17 +73,9 @@ def select(
     return table[is_chosen]
 
 
-def one(
-    table: pd.DataFrame,
-    measure: str,
-    *,
-    by: str | None = None,
-    norm: str | None = None,
-    level: float | None = None,
-) -> Measurement | None:
-    """The first row of such a selection; None where it is empty."""
-    chosen = select(table, measure, by=by, norm=norm, level=level)
-    return next(iter(rows(chosen.head(1))), None)
+def one(table: pd.DataFrame, measure: str, **where: Any) -> Measurement | None:
+    """The first row of what ``select`` chooses; None where that is empty."""
+    return next(iter(rows(select(table, measure, **where).head(1))), None)
 
 
 def clean(run: Run) -> Measurement:
@@ -103,40 +97,33 @@ def norms(run: Run) -> list[str]:
 
 def strongest(run: Run) -> list[Measurement]:
     """At each norm and epsilon above 0, the row of the attack that left the lowest accuracy."""
-    attacked = _above_0(run, ATTACKED)
-    return _in_order(attacked.loc[attacked.groupby(["norm", "level"]).value.idxmin()], attacked)
+    return _first_of(select(run.table, ATTACKED).sort_values("value", kind="stable"))
 
 
 def most_certified(run: Run) -> list[Measurement]:
     """At each norm and epsilon above 0, the row of the certificate that proves the most."""
-    certified = _above_0(run, CERTIFIED)
-    return _in_order(certified.loc[certified.groupby(["norm", "level"]).value.idxmax()], certified)
+    return _first_of(select(run.table, CERTIFIED).sort_values("value", kind="stable", ascending=False))
 
 
-def _above_0(run: Run, measure: str) -> pd.DataFrame:
-    chosen = select(run.table, measure)
-    return chosen[chosen.level > 0]
-
-
-def _in_order(chosen: pd.DataFrame, among: pd.DataFrame) -> list[Measurement]:
-    """By norm, as they first come among all, and epsilon."""
-    order = list(among.norm.unique())
-    return sorted(rows(chosen), key=lambda row: (order.index(row.norm), row.level))
-
-
-def is_at(row: Measurement, norm: str, epsilon: float) -> bool:
-    """Whether a row is of a norm and an epsilon, up to rounding."""
-    return norm_text(row.norm) == norm_text(norm) and abs(row.level - epsilon) < _ROUNDING
+def _first_of(ordered: pd.DataFrame) -> list[Measurement]:
+    """The first row at each norm and level above 0; by norm, as the table has them, and level."""
+    order = list(ordered.sort_index().norm.unique())
+    chosen = rows(ordered[ordered.level > 0].drop_duplicates(["norm", "level"]))
+    return sorted(chosen, key=lambda row: (order.index(row.norm), row.level))
 
 
 def strongest_at(run: Run, norm: str, epsilon: float) -> Measurement | None:
     """The lowest attacked accuracy at one epsilon; None where no attack was run there."""
-    return next((row for row in strongest(run) if is_at(row, norm, epsilon)), None)
+    return next((row for row in strongest(run) if _is_at(row, norm, epsilon)), None)
 
 
 def most_certified_at(run: Run, norm: str, epsilon: float) -> Measurement | None:
     """The most that is certified at one epsilon; None where nothing was certified there."""
-    return next((row for row in most_certified(run) if is_at(row, norm, epsilon)), None)
+    return next((row for row in most_certified(run) if _is_at(row, norm, epsilon)), None)
+
+
+def _is_at(row: Measurement, norm: str, epsilon: float) -> bool:
+    return norm_text(row.norm) == norm_text(norm) and abs(row.level - epsilon) < _ROUNDING
 
 
 def method_name(results: Results | None, certificate: str) -> str:
@@ -151,18 +138,17 @@ def headline_attacks(run: Run) -> list[Measurement]:
 
     Those beside which a certified accuracy is shown are always among them.
     """
-    certified = headline_certificates(run)
+    proven = {(row.norm, row.level) for row in headline_certificates(run)}
     chosen: list[Measurement] = []
     attacked = strongest(run)
-    for norm in norms(run):
+    for norm in dict.fromkeys(row.norm for row in attacked):
         of_norm = [row for row in attacked if row.norm == norm]
-        shown = {row.level for row in certified if row.norm == norm}
         last = len(of_norm) - 1
         spread = {round(last * number / (_MOST_SHOWN - 1)) for number in range(_MOST_SHOWN)}
         chosen += [
             row
             for number, row in enumerate(of_norm)
-            if number in spread or last < _MOST_SHOWN or row.level in shown
+            if number in spread or last < _MOST_SHOWN or (norm, row.level) in proven
         ]
     return chosen
 
@@ -175,29 +161,16 @@ def headline_certificates(run: Run) -> list[Measurement]:
     """
     if run.results is None:
         return []
+    figures = [figure for figure in run.results.published if figure.measure == "certified"]
+    places = [(figure.norm or "", figure.epsilon or 0.0) for figure in figures]
     certified = most_certified(run)
     chosen: list[Measurement] = []
     for norm in dict.fromkeys(row.norm for row in certified):
         of_norm = [row for row in certified if row.norm == norm]
-        published = [row for row in of_norm if _is_published(row, run.results.published)]
+        published = [row for row in of_norm if any(_is_at(row, *place) for place in places)]
         better = [row for row in of_norm if row.value > 1 / run.results.num_classes]
         chosen += published or better[-1:] or of_norm[:1]
     return chosen
-
-
-def _is_published(row: Measurement, published: Iterable[Published]) -> bool:
-    return any(
-        figure.measure == "certified" and is_at(row, figure.norm or "", figure.epsilon or 0)
-        for figure in published
-    )
-
-
-def targets(shown: Iterable[Measurement]) -> list[tuple[str, float]]:
-    """Every (norm, epsilon) to compare at, ascending; equal up to rounding counts once."""
-    places: dict[tuple[str, float], tuple[str, float]] = {}
-    for row in shown:
-        places.setdefault((norm_text(row.norm), round(row.level, 6)), (row.norm, row.level))
-    return [places[key] for key in sorted(places)]
 
 
 def mean_over_levels(table: pd.DataFrame, measure: str, by: str) -> float | None:

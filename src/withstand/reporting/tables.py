@@ -7,71 +7,94 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from withstand.reporting.aspects import Aspect, Measured, aspects_of, measure, with_interval
-from withstand.reporting.paired_view import view_pairs
-from withstand.reporting.old_read import Run, read_run
-from withstand.reporting.schema import Accuracy, CurvePoint, Metrics
-from withstand.reporting.summary import cost_rows, run_labels, setting
-from withstand.reporting.old_wording import (
-    budget,
-    count,
-    dataset_title,
-    interval,
-    noise_scale,
-    percent,
+import pandas as pd
+
+from withstand.evaluation.measurements import (
+    ATTACKED,
+    CALIBRATION_ERROR,
+    CERTIFIED,
+    CLEAN,
+    CORRUPTED,
+    NOISE_ACCURACY,
+    NOISE_AGREEMENT,
+    SMOOTHED,
+    SMOOTHED_CERTIFIED,
+    Measurement,
 )
+from withstand.evaluation.results import Results
+from withstand.reporting.compare.comparison import Comparison, records
+from withstand.reporting.compare.pairs import differences_of
+from withstand.reporting.compare.points import aspects_of, with_interval
+from withstand.reporting.naming import run_labels, setting
+from withstand.reporting.read import Run, read_run
+from withstand.reporting.sections.origin import cost_rows
+from withstand.reporting.table import (
+    area_over_levels,
+    corruption_mean,
+    mean_over_levels,
+    noise_scale,
+    rows,
+    select,
+)
+from withstand.reporting.wording import budget, count, counted, dataset_title, interval, percent
 from withstand.run_folder import replaced
 from withstand.types import RunFolderError
 
-__all__ = ["Table", "comparison_tables", "export_tables", "latex", "markdown", "run_tables"]
+__all__ = ["PaperTable", "comparison_tables", "export_tables", "latex", "markdown", "run_tables"]
 
-_NOT_MEASURED = "not measured"
 _DASH = "\N{EM DASH}"
 _MARKDOWN = re.compile(r"([\\|`*_<>\[\]])")
 # What LaTeX reads as commands, and signs that its fonts lack.
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "ℓ": r"$\ell$",
-    "∞": r"$\infty$",
-    "ε": r"$\varepsilon$",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "…": r"\ldots{}",
-    "\N{MINUS SIGN}": "$-$",
-    "\N{NO-BREAK SPACE}": "~",
-    "\N{EN DASH}": "--",
-    "\N{EM DASH}": "---",
+_LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "{}&%$#_"}
+    | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "ℓ": r"$\ell$",
+        "∞": r"$\infty$",
+        "ε": r"$\varepsilon$",
+        "×": r"$\times$",
+        "±": r"$\pm$",
+        "…": r"\ldots{}",
+        "\N{MINUS SIGN}": "$-$",
+        "\N{NO-BREAK SPACE}": "~",
+        "\N{EN DASH}": "--",
+        "\N{EM DASH}": "---",
+    }
+)
+_NORM = re.compile(r"\$\\ell\$(?:\$(\\infty)\$|(\d))")
+# Measure -> what a row is called, and by what it was measured.
+_MEASURES = {
+    CLEAN: ("Clean", ""),
+    ATTACKED: ("Attacked, {at}", "{row.by}"),
+    CERTIFIED: ("Certified, {at}", "{row.by}"),
+    SMOOTHED: ("Smoothed classifier, clean", "noise_std {noise_std:.4g}"),
+    SMOOTHED_CERTIFIED: (
+        "Smoothed classifier, certified, {at}",
+        "holds with probability {probability:.6g} an example",
+    ),
+    NOISE_ACCURACY: ("Under noise", "noise_std {row.level:.4g}"),
+    CORRUPTED: ("{kind}", "severity {row.level:.0f}"),
+    CALIBRATION_ERROR: ("Calibration error", "{bins} bins"),
 }
-_SUBSCRIPTS = {"∞": r"\infty"}
-_NORM_OF = re.compile(r"ℓ(∞|\d)")
 
 
-class Table(NamedTuple):
-    """A table of texts; the first column names the rows.
+class PaperTable(NamedTuple):
+    """A table of texts, of which the first column names the rows.
 
     Attributes:
         title: What it shows.
-        header: One a column.
-        rows: Each as long as the header.
+        texts: Its columns.
         note: What a reader must know of its figures.
     """
 
     title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    texts: pd.DataFrame
     note: str
 
 
@@ -111,177 +134,134 @@ def export_tables(run_dirs: Sequence[Path | str], out_dir: Path | str) -> list[P
     return [folder / name for name in texts]
 
 
-def comparison_tables(runs: Sequence[Run]) -> list[Table]:
+def comparison_tables(runs: Sequence[Run]) -> list[PaperTable]:
     """One row a run with every figure and its interval, and the differences from the first run."""
-    labelled = list(zip(run_labels(runs), runs, strict=True))
-    measured = [(label, run, run.metrics) for label, run in labelled if run.metrics]
-    if not measured:
+    compared = Comparison(runs)
+    points = compared.points.assign(text=[with_interval(point) for point in records(compared.points)])
+    if points.empty:
         return []
-    aspects = aspects_of([metrics for *_, metrics in measured])
-    rows = []
-    for label, run, metrics in measured:
-        found = [measure(metrics, aspect) for aspect in aspects]
-        cells = [_cell(aspect, each) for aspect, each in zip(aspects, found, strict=True)]
-        rows.append([label, dataset_title(metrics["dataset"]), *cells, _training_time(run)])
-    header = ["Run", "Data set", *(aspect.title for aspect in aspects), "Training time"]
+    table = points.pivot(index="run", columns="aspect", values="text")
+    table = table.reindex(columns=aspects_of(points).index).fillna("not measured")
+    table.insert(0, "Run", [compared.labels[place] for place in table.index])
+    evaluated = [runs[place] for place in table.index]
+    table.insert(1, "Data set", [dataset_title(run.results.dataset) for run in evaluated if run.results])
+    table["Training time"] = [
+        dict(cost_rows(run.environment)).get("Training time", _DASH) for run in evaluated
+    ]
     note = (
         "Accuracy with its 95 % Clopper-Pearson interval. Attacked is under the strongest attack run there, "
         "an upper bound of robust accuracy; certified is proven, a lower bound."
     )
-    return [_upright(Table("Runs beside each other", header, rows, note)), *_paired_tables(runs)]
+    return [PaperTable("Runs beside each other", _upright(table), note), *_differences(compared)]
 
 
-def _cell(aspect: Aspect, found: Measured | None) -> str:
-    if found is None:
-        return _NOT_MEASURED
-    return f"{found.value:.3f}" if aspect.kind == "agreement" else with_interval(found)
-
-
-def _upright(table: Table) -> Table:
+def _upright(table: pd.DataFrame) -> pd.DataFrame:
     """The table, turned where it is wider than high, since paper is narrow."""
-    if len(table.header) <= len(table.rows) + 1:
+    if len(table.columns) <= len(table) + 1:
         return table
-    header, *rows = [list(column) for column in zip(table.header, *table.rows, strict=True)]
-    return table._replace(header=["", *header[1:]], rows=rows)
+    return table.set_index("Run").T.rename_axis(columns=None).rename_axis("").reset_index()
 
 
-def _training_time(run: Run) -> str:
-    return dict(cost_rows(run.environment or {})).get("Training time", _DASH)
-
-
-def _paired_tables(runs: Sequence[Run]) -> list[Table]:
-    view = view_pairs(runs)
-    if view is None:
+def _differences(compared: Comparison) -> list[PaperTable]:
+    differences = differences_of(compared)
+    if differences.empty:
         return []
-    against = view.against[0]
-    rows = [
-        [label, *(f"{cell.value} ({cell.detail}){'*' if cell.is_significant else ''}" for cell in cells)]
-        for label, cells in against.rows.items()
-    ]
+    number = differences.comparison[differences.reason == ""].nunique()
+    from_first = differences[differences.baseline == differences.baseline.iloc[0]]
+    stars = from_first.is_significant.map({True: "*", False: ""})
+    texts = from_first.assign(text=from_first.points + " (" + from_first.ends + ")" + stars)
+    table = texts.pivot(index="run", columns="aspect", values="text")[from_first.aspect.unique()]
+    table.insert(0, "Run", [compared.labels[place] for place in table.index])
     note = (
         "Percentage points above the baseline on the same test examples, with 95 % intervals. * is "
-        f"significant at 0.05 after Holm's correction for {count(view.num_comparisons)} comparisons; exact "
+        f"significant at 0.05 after Holm's correction for {count(number)} comparisons; exact "
         "McNemar test of right or wrong, Student's paired t of shares."
     )
-    return [_upright(Table(f"Differences from {against.baseline}", ["Run", *view.titles], rows, note))]
+    baseline = compared.labels[from_first.baseline.iloc[0]]
+    return [PaperTable(f"Differences from {baseline}", _upright(table), note)]
 
 
-def run_tables(run: Run) -> list[Table]:
+def run_tables(run: Run) -> list[PaperTable]:
     """All figures of one run: a row a figure; none where it has not been evaluated."""
-    metrics = run.metrics
-    if metrics is None:
+    if run.results is None:
         return []
-    label = run_labels([run])[0]
     header = ["Measure", "By", "Accuracy", "95 % interval", "Right"]
+    table = pd.DataFrame(list(_rows(run, run.results)), columns=header).replace("", _DASH)
     note = (
         f"{setting(run)}. Attacked accuracy is an upper bound of robust accuracy, certified accuracy a lower "
         "bound. Intervals are Clopper-Pearson."
     )
-    return [Table(f"Figures of {label}", header, list(_rows(metrics)), note)]
+    return [PaperTable(f"Figures of {run_labels([run])[0]}", table, note)]
 
 
-def _rows(metrics: Metrics) -> Iterator[list[str]]:
-    yield _row("Clean", "", metrics["clean"])
-    for attack in metrics.get("attacks", []):
-        for point in attack["curve"]:
-            yield _at("Attacked", attack["norm"], attack["name"], point)
-    for certificate in metrics.get("certificates", []):
-        for point in certificate["curve"]:
-            yield _at("Certified", certificate["norm"], certificate["name"], point)
-    yield from _of_smoothing(metrics)
-    yield from _under_noise(metrics)
-    yield from _under_corruptions(metrics)
-    calibration = metrics.get("calibration")
-    if calibration:
-        error = percent(calibration["error"], metrics["num_examples"])
-        yield ["Calibration error", f"{calibration['num_bins']} bins", error, _DASH, _DASH]
+def _rows(run: Run, results: Results) -> Iterator[list[str]]:
+    more = _means(run, results)
+    for measure, (name, by) in _MEASURES.items():
+        measured = select(run.table, measure)
+        for row in rows(measured[measured.by != "clipped"]):
+            told = {"row": row, "at": budget(row.norm, row.level), **_told(row, results)}
+            total = row.total or results.num_examples
+            share = percent(row.value, total)
+            yield [name.format(**told), by.format(**told), share, interval(row), counted(row)]
+        yield from more.get(measure, [])
 
 
-def _of_smoothing(metrics: Metrics) -> Iterator[list[str]]:
-    """Of another classifier, and with a probability, which the rows say."""
-    smoothing = metrics.get("smoothing")
-    if smoothing:
-        holds = f"holds with probability {1 - smoothing['failure_probability']:.6g} an example"
-        yield _row(
-            "Smoothed classifier, clean", f"noise_std {smoothing['noise_std']:.4g}", smoothing["accuracy"]
-        )
-        for point in smoothing["curve"]:
-            yield _at("Smoothed classifier, certified", "2", holds, point)
+def _told(row: Measurement, results: Results) -> dict[str, object]:
+    """What names of rows say beside their measurements."""
+    kinds = results.corruptions.kinds if results.corruptions else []
+    smoothing = results.smoothing
+    return {
+        "kind": next((kind.title for kind in kinds if kind.name == row.by), row.by),
+        "bins": len(results.calibration),
+        "noise_std": smoothing.noise_std if smoothing else 0.0,
+        "probability": 1 - (smoothing.failure_probability if smoothing else 0.0),
+    }
 
 
-def _under_noise(metrics: Metrics) -> Iterator[list[str]]:
-    noise = metrics.get("noise")
-    if noise and noise["levels"]:
-        for level in noise["levels"]:
-            yield _row("Under noise", f"noise_std {level['noise_std']:.4g}", level["accuracy"])
-        total = noise["levels"][0]["accuracy"]["total"]
-        scale = noise_scale(noise)
-        yield ["Under noise, mean", scale, percent(noise["mean"]["accuracy"], total), _DASH, _DASH]
-        yield ["Agreement area", scale, f"{noise['area']['agreement']:.3f}", _DASH, _DASH]
+def _means(run: Run, results: Results) -> dict[str, list[list[str]]]:
+    """Measure -> rows that sum it up."""
+    means: dict[str, list[list[str]]] = {}
+    scale, corrupted = noise_scale(run), corruption_mean(run.table)
+    if scale is not None:
+        total = int(select(run.table, NOISE_ACCURACY).total.iloc[0])
+        mean = mean_over_levels(run.table, NOISE_ACCURACY, "unclipped") or 0.0
+        area = area_over_levels(run.table, NOISE_AGREEMENT, "unclipped") or 0.0
+        means[NOISE_ACCURACY] = [
+            ["Under noise, mean", scale, percent(mean, total), "", ""],
+            ["Agreement area", scale, f"{area:.3f}", "", ""],
+        ]
+    if corrupted is not None:
+        total = int(select(run.table, CORRUPTED).total.iloc[0])
+        mean_text = percent(corrupted, total)
+        means[CORRUPTED] = [["Under corruptions, mean", "kinds and severities", mean_text, "", ""]]
+    return means
 
 
-def _under_corruptions(metrics: Metrics) -> Iterator[list[str]]:
-    corruptions = metrics.get("corruptions")
-    if corruptions:
-        for kind in corruptions["kinds"]:
-            for level in kind["levels"]:
-                yield _row(kind["title"], f"severity {level['severity']}", level)
-        mean = percent(corruptions["mean"], corruptions["num_examples"])
-        yield ["Under corruptions, mean", "kinds and severities", mean, _DASH, _DASH]
-
-
-def _at(measure_name: str, norm: str, by: str, point: CurvePoint) -> list[str]:
-    return _row(f"{measure_name}, {budget(norm, point['epsilon'])}", by, point)
-
-
-def _row(name: str, by: str, accuracy: Accuracy) -> list[str]:
-    share = percent(accuracy["accuracy"], accuracy["total"])
-    right = f"{count(accuracy['correct'])} of {count(accuracy['total'])}"
-    return [name, by or _DASH, share, interval(accuracy), right]
-
-
-def markdown(table: Table) -> str:
+def markdown(table: PaperTable) -> str:
     """A table as GitHub and Pandoc read it."""
-    rules = ["---", *["---:"] * (len(table.header) - 1)]
-    rows = [_markdown_row(table.header), f"| {' | '.join(rules)} |", *map(_markdown_row, table.rows)]
-    return "\n".join([f"### {_in_markdown(table.title)}", "", *rows, "", _in_markdown(table.note), ""])
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(map(_in_markdown, cells))} |"
+    sides = ["left", *["right"] * (len(table.texts.columns) - 1)]
+    texts = table.texts.map(_in_markdown).rename(columns=_in_markdown)
+    body = texts.to_markdown(index=False, tablefmt="pipe", disable_numparse=True, colalign=sides)
+    return "\n".join([f"### {_in_markdown(table.title)}", "", str(body), "", _in_markdown(table.note), ""])
 
 
 def _in_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", " ".join(text.splitlines()))
 
 
-def latex(table: Table) -> str:
+def latex(table: PaperTable) -> str:
     r"""A table for LaTeX; it needs ``\usepackage{booktabs}``."""
-    columns = "l" + "r" * (len(table.header) - 1)
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_in_latex(table.title)}. {_in_latex(table.note)}}}",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        _latex_row(table.header),
-        r"\midrule",
-        *map(_latex_row, table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join([*lines, ""])
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return rf"{' & '.join(map(_in_latex, cells))} \\"
+    texts = table.texts.map(_in_latex).rename(columns=_in_latex)
+    body = texts.style.hide(axis="index").to_latex(
+        hrules=True,
+        position_float="centering",
+        column_format="l" + "r" * (len(texts.columns) - 1),
+        caption=f"{_in_latex(table.title)}. {_in_latex(table.note)}",
+    )
+    return f"% needs \\usepackage{{booktabs}}\n{body}"
 
 
 def _in_latex(text: str) -> str:
     """A text with its special characters escaped, and norms and signs as mathematics."""
-    parts = _NORM_OF.split(" ".join(text.splitlines()))
-    shown = ["".join(_LATEX.get(letter, letter) for letter in part) for part in parts[::2]]
-    norms = [rf"$\ell_{_SUBSCRIPTS.get(sign, sign)}$" for sign in parts[1::2]]
-    return "".join(part + norm for part, norm in zip(shown, [*norms, ""], strict=True))
+    escaped = " ".join(text.splitlines()).translate(_LATEX)
+    return _NORM.sub(lambda norm: rf"$\ell_{norm[1] or norm[2]}$", escaped)

@@ -6,6 +6,7 @@ import csv
 import functools
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,69 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from withstand.evaluation.analytic_results import (
+    KernelNorms,
+    KernelNormsOf,
+    KernelNormsOfLayer,
+    Moments,
+    MomentsError,
+    MomentsForm,
+    MomentsLayer,
+    MomentsLevel,
+    MomentsMethod,
+    StdRatio,
+)
+from withstand.evaluation.measurements import (
+    ABSTENTION,
+    ATTACKED,
+    CALIBRATION_ERROR,
+    CERTIFIED,
+    CLEAN,
+    CORRUPTED,
+    LARGEST_RADIUS,
+    LARGEST_SMOOTHED_RADIUS,
+    MEAN_RADIUS,
+    MEAN_SMOOTHED_RADIUS,
+    MEDIAN_RADIUS,
+    MEDIAN_SMOOTHED_RADIUS,
+    NOISE_ACCURACY,
+    NOISE_AGREEMENT,
+    SMOOTHED,
+    SMOOTHED_CERTIFIED,
+    Measurement,
+    protocol_measure,
+    table_of,
+)
+from withstand.evaluation.random_results import (
+    ProtocolInfo,
+    Sampling,
+    Sweep,
+    SweepLevel,
+    Uncertainty,
+    UncertaintySet,
+)
+from withstand.evaluation.results import (
+    AttackInfo,
+    Bin,
+    CertificateInfo,
+    Check,
+    ClassAccuracy,
+    Classes,
+    Confusion,
+    CorruptionKind,
+    Corruptions,
+    Noise,
+    Published,
+    Results,
+    Smoothing,
+    StageCounts,
+    StageInfo,
+    Target,
+)
+from withstand.evaluation.results_file import write_results
+from withstand.evaluation.shares import Share
 from withstand.reporting import report
+from withstand.run_folder import RunFolder
 
 Column = NDArray[Any]
 
@@ -21,14 +84,24 @@ _TOTAL = 200
 _CLASSES = [*("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship"), "lorry <wide>"]
 _NEEDED = {0.1: 0.15, 0.3: 0.55}  # the luck with which an example still stands at each epsilon
 LONG = "wide-resnet-28-10-with-a-name-that-fits-no-line-of-a-phone"
-_BIN = ("confidence", "accuracy")
+_KINDS = ("gaussian-blur", "brightness", "contrast", "jpeg", "shot-noise", "rotation")
+_SETS: tuple[Any, ...] = ("clean", "attacked", "out-of-distribution")
+_RADII = {
+    "certified": (MEAN_RADIUS, MEDIAN_RADIUS, LARGEST_RADIUS),
+    "smoothed": (MEAN_SMOOTHED_RADIUS, MEDIAN_SMOOTHED_RADIUS, LARGEST_SMOOTHED_RADIUS),
+}
 
 
-def _share(right: Column) -> dict[str, Any]:
+def _share(right: Column) -> Share:
     correct, total = round(float(right.sum())), len(right)
     share = correct / total
-    ends = {"lower": max(0.0, share - 0.06), "upper": min(1.0, share + 0.06)}
-    return {"accuracy": share, **ends, "correct": correct, "total": total}
+    return Share(share, max(0.0, share - 0.06), min(1.0, share + 0.06), correct, total)
+
+
+def _row(measure: str, right: Column, by: str = "", norm: str = "", level: float = 0.0) -> Measurement:
+    share = _share(right)
+    ends = (share.lower, share.upper, share.correct, share.total)
+    return Measurement(measure, by, norm, level, share.value, *ends)
 
 
 def _examples(seed: int) -> dict[str, Column]:
@@ -53,30 +126,24 @@ def _examples(seed: int) -> dict[str, Column]:
     return columns
 
 
-def _attack(name: str, columns: Mapping[str, Column], **more: Any) -> dict[str, Any]:
-    curve = [{"epsilon": epsilon, **_share(columns[f"{name}@{epsilon}"])} for epsilon in _NEEDED]
-    return {"name": name, "norm": "inf", "description": f"{name} in words", "curve": curve, **more}
+def _attacked(name: str, columns: Mapping[str, Column]) -> list[Measurement]:
+    return [_row(ATTACKED, columns[f"{name}@{epsilon}"], name, "inf", epsilon) for epsilon in _NEEDED]
 
 
-def _suite(columns: Mapping[str, Column]) -> dict[str, Any]:
+def _suite(columns: Mapping[str, Column]) -> AttackInfo:
     names = ("apgd-ce-linf", "apgd-targeted-linf", "fab-linf", "square-linf")
-    stages = [
-        {"name": name, "kind": "black-box" if "square" in name else "white-box", "description": "As known."}
-        for name in names
-    ]
-    entry = _attack("standard-linf", columns, stages=stages)
-    for point in entry["curve"]:
-        felled = _TOTAL - point["correct"]
-        parts = [felled - 3, 2, 1, 0]
+    counts = []
+    for row in _attacked("standard-linf", columns):
+        parts = [_TOTAL - (row.correct or 0) - 3, 2, 1, 0]
         left = [_TOTAL - sum(parts[:number]) for number in range(len(parts))]
-        point["stages"] = [
-            {"name": name, "num_attacked": attacked, "num_felled": part}
-            for name, attacked, part in zip(names, left, parts, strict=True)
-        ]
-    return entry
+        counts.append(StageCounts(row.level, left, parts))
+    stages = [
+        StageInfo(name, "black-box" if "square" in name else "white-box", "As known.") for name in names
+    ]
+    return AttackInfo("standard-linf", "inf", "standard-linf in words", stages, counts)
 
 
-def _checks() -> list[dict[str, Any]]:
+def _checks() -> list[Check]:
     outcomes: dict[str, bool | None] = {
         "vanishing-gradients": True,
         "more-steps": False,
@@ -87,66 +154,14 @@ def _checks() -> list[dict[str, Any]]:
         "random-answers": None,
     }
     return [
-        {"name": name, "title": name.replace("-", " ").capitalize(), "passed": passed, "finding": "So it is."}
+        Check(name, name.replace("-", " ").capitalize(), passed, "So it is.")
         for name, passed in outcomes.items()
     ]
 
 
-def _certified(columns: Mapping[str, Column]) -> dict[str, Any]:
-    """A certificate with radii, and the smoothed classifier's own guarantee."""
-    radii, smoothed = columns["radius-l2"], columns["smoothed-radius-l2"]
-
-    def curve(of: Column) -> list[dict[str, Any]]:
-        return [{"epsilon": epsilon, **_share(of >= epsilon)} for epsilon in (0.25, 0.5)]
-
-    def radius(of: Column) -> dict[str, float]:
-        return {"mean": float(of.mean()), "median": float(np.median(of)), "largest": float(of.max())}
-
-    certificate = {"name": "certified-l2", "norm": "2", "method": "best", "description": "By bounds."}
-    smoothing = {
-        **{"description": "By draws.", "noise_std": 0.25, "failure_probability": 0.001},
-        **{"num_selection": 100, "num_estimation": 1000, "num_examples": _TOTAL},
-        "accuracy": _share(columns["smoothed-prediction"] == columns["label"]),
-        "abstained": _share(columns["smoothed-prediction"] < 0),
-        "curve": curve(smoothed),
-        "radius": radius(smoothed),
-    }
-    whole = certificate | {"curve": curve(radii), "radius": radius(radii)}
-    return {"certificates": [whole], "smoothing": smoothing}
-
-
-def _corruptions() -> dict[str, Any]:
-    kinds: list[dict[str, Any]] = [
-        {"name": name, "title": name.replace("-", " ").capitalize(), "parameter": "strength", "levels": []}
-        for name in ("gaussian-blur", "brightness", "contrast", "jpeg", "shot-noise", "rotation")
-    ]
-    for number, kind in enumerate(kinds):
-        kind["levels"] = [
-            {"severity": level, "value": 0.1 * level}
-            | _share(np.arange(_TOTAL) < _TOTAL - 15 * level - 5 * number)
-            for level in range(1, 6)
-        ]
-    return {"description": "Done so.", "num_examples": _TOTAL, "kinds": kinds, "mean": 0.71}
-
-
-def _calibration() -> dict[str, Any]:
-    bins = [
-        {"lower": low / 15, "upper": (low + 1) / 15, "count": 10 * (low > 3)}
-        | ({"confidence": (low + 0.5) / 15, "accuracy": low / 15} if low > 3 else dict.fromkeys(_BIN))
-        for low in range(15)
-    ]
-    return {"num_bins": 15, "error": 0.034, "bins": bins}
-
-
-def _by_class(columns: Mapping[str, Column]) -> dict[str, Any]:
+def _classes(columns: Mapping[str, Column]) -> Classes:
     label, name, epsilon = columns["label"], "standard-linf", 0.1
-    of = {"attacked": {"name": name, "norm": "inf", "epsilon": epsilon}}
-    of["certified"] = {"name": "certified-l2", "norm": "2", "epsilon": 0.5}
-    parts = {
-        "clean": columns["prediction"] == label,
-        "attacked": columns[f"{name}@{epsilon}"],
-        "certified": columns["certified-l2@0.5"],
-    }
+    parts = (columns["prediction"] == label, columns[f"{name}@{epsilon}"], columns["certified-l2@0.5"])
 
     def matrix(prediction: Column) -> list[list[int]]:
         counts = np.zeros((len(_CLASSES), len(_CLASSES)), dtype=int)
@@ -154,111 +169,130 @@ def _by_class(columns: Mapping[str, Column]) -> dict[str, Any]:
         whole: list[list[int]] = counts.tolist()
         return whole
 
-    rows = [
-        {"class": text} | {part: _share(right[label == number]) for part, right in parts.items()}
+    accuracies = [
+        ClassAccuracy(text, *(_share(right[label == number]) for right in parts))
         for number, text in enumerate(_CLASSES)
     ]
-    attacked = of["attacked"] | {"matrix": matrix(columns[f"{name}@{epsilon}:prediction"])}
-    confusion = {"class_names": _CLASSES, "clean": matrix(columns["prediction"]), "attacked": attacked}
-    return {"classes": of | {"rows": rows}, "confusion": confusion}
+    confusion = Confusion(matrix(columns["prediction"]), matrix(columns[f"{name}@{epsilon}:prediction"]))
+    targets = Target(name, "inf", epsilon), Target("certified-l2", "2", 0.5)
+    return Classes(_CLASSES, *targets, accuracies, confusion)
 
 
-def _noise() -> dict[str, Any]:
-    measures = ("agreement", "accuracy", "clipped_agreement", "clipped_accuracy")
-    levels = [
-        {"noise_std": std} | {name: _share(np.arange(_TOTAL) < _TOTAL * (0.95 - std)) for name in measures}
-        for std in (0.0, 0.25, 0.5)
+def _kernel_norms() -> KernelNorms:
+    classes = [KernelNormsOf(name, 1.5, 2.0, 0.25, 0.75, 6.0) for name in _CLASSES]
+    layers = [KernelNormsOfLayer("layers.0", 2.0, 5.0)]
+    return KernelNorms(_TOTAL, "Found so.", classes, layers, replace(classes[0], name="largest"))
+
+
+def _rows(columns: Mapping[str, Column]) -> list[Measurement]:
+    """The table of an evaluation of all that any network has."""
+    right, radii = columns["prediction"] == columns["label"], columns["radius-l2"]
+    smoothed = columns["smoothed-radius-l2"]
+    lengths = {"certified": ("certified-l2", radii), "smoothed": ("smoothed", smoothed)}
+    sizes = [
+        Measurement(_RADII[of][number], by, "2", value=float(size))
+        for of, (by, column) in lengths.items()
+        for number, size in enumerate((column.mean(), np.median(column), column.max()))
     ]
-    means = dict.fromkeys(measures, 0.7)
-    return {"description": "Drawn so.", "num_draws": 1, "levels": levels, "area": means, "mean": means}
+    return [
+        _row(CLEAN, right),
+        *_attacked("pgd-200", columns),
+        *_attacked("standard-linf", columns),
+        *(_row(CERTIFIED, radii >= epsilon, "certified-l2", "2", epsilon) for epsilon in (0.25, 0.5)),
+        *(_row(SMOOTHED_CERTIFIED, smoothed >= epsilon, "smoothed", "2", epsilon) for epsilon in (0.25, 0.5)),
+        _row(SMOOTHED, columns["smoothed-prediction"] == columns["label"], "smoothed"),
+        _row(ABSTENTION, columns["smoothed-prediction"] < 0, "smoothed"),
+        *sizes,
+        *(
+            _row(measure, np.arange(_TOTAL) < _TOTAL * (0.95 - std), by, level=std)
+            for measure in (NOISE_ACCURACY, NOISE_AGREEMENT)
+            for by in ("unclipped", "clipped")
+            for std in (0.0, 0.25, 0.5)
+        ),
+        *(
+            _row(CORRUPTED, np.arange(_TOTAL) < _TOTAL - 15 * level - 5 * number, kind, level=level)
+            for number, kind in enumerate(_KINDS)
+            for level in range(1, 6)
+        ),
+        Measurement(CALIBRATION_ERROR, "clean", value=0.034),
+    ]
 
 
-def _kernel_norms() -> dict[str, Any]:
-    keys = ("gradient", "perturbation", "deformation", "deformation_change", "spectral")
-    summary = dict(zip(keys, (1.5, 2.0, 0.25, 0.75, 6.0), strict=True))
-    return {
-        "num_examples": _TOTAL,
-        "description": "Found so.",
-        "classes": [{"class": name} | summary for name in _CLASSES],
-        "layers": [{"name": "layers.0", "kernel_norm": 2.0, "operator_norm": 5.0}],
-        "summary": summary,
-    }
+def _results(columns: Mapping[str, Column]) -> Results:
+    """What an evaluation of all that any network has says beside its table."""
+    bins = [
+        Bin(
+            low / 15,
+            (low + 1) / 15,
+            10 * (low > 3),
+            *((low + 0.5) / 15, low / 15) if low > 3 else (None, None),
+        )
+        for low in range(15)
+    ]
+    steps = list(range(1, 6))
+    kinds = [
+        CorruptionKind(
+            name, name.replace("-", " ").capitalize(), "strength", steps, [0.1 * step for step in steps]
+        )
+        for name in _KINDS
+    ]
+    return Results(
+        dataset="mnist",
+        num_examples=_TOTAL,
+        num_classes=len(_CLASSES),
+        attacks=[AttackInfo("pgd-200", "inf", "pgd-200 in words"), _suite(columns)],
+        certificates=[CertificateInfo("certified-l2", "2", "best", "By bounds.")],
+        checks=_checks(),
+        warnings=["More steps found more: the accuracy is not yet that of the strongest attack."],
+        published=[Published("attacked", 0.5, "A paper", "inf", 0.3)],
+        noise=Noise("Drawn so.", 1),
+        corruptions=Corruptions("Done so.", kinds),
+        smoothing=Smoothing("By draws.", 0.25, 0.001, 100, 1000),
+        calibration=bins,
+        classes=_classes(columns),
+        kernel_norms=_kernel_norms(),
+    )
 
 
-def _metrics(columns: Mapping[str, Column]) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "dataset": "mnist",
-        "num_examples": _TOTAL,
-        "num_classes": len(_CLASSES),
-        "clean": _share(columns["prediction"] == columns["label"]),
-        "attacks": [_attack("pgd-200", columns), _suite(columns)],
-        "checks": _checks(),
-        "corruptions": _corruptions(),
-        "calibration": _calibration(),
-        "noise": _noise(),
-        "kernel_norms": _kernel_norms(),
-        "warnings": ["More steps found more: the accuracy is not yet that of the strongest attack."],
-        "published": [
-            {"measure": "attacked", "norm": "inf", "epsilon": 0.3, "accuracy": 0.5, "source": "A paper"}
-        ],
-        **_certified(columns),
-        **_by_class(columns),
-    }
-
-
-def _random_answers(columns: Mapping[str, Column]) -> dict[str, Any]:
+def _with_random_answers(results: Results, right: Column) -> tuple[Results, list[Measurement]]:
     """What only networks of random answers have, and what a published protocol and analytic moments add."""
-    right = columns["prediction"] == columns["label"]
-    clean = _share(right)
-    levels = [{"num_samples": draws} | clean for draws in (1, 2, 4)]
-    sweep = {"attack": "standard-linf", "epsilon": 0.1, "num_examples": _TOTAL, "tolerance": 0.02}
-    sampling = {"description": "Drawn anew.", "num_samples": 20, "num_repeats": 1, "attack_samples": 4}
-    typical = {"mean": 0.4, "median": 0.2}
+    levels = [SweepLevel(**asdict(_share(right)), num_samples=draws) for draws in (1, 2, 4)]
+    sweep = Sweep("standard-linf", 0.1, _TOTAL, 0.02, levels, has_settled=True, chosen=4)
     kinds = ("entropy", "expected_entropy", "mutual_information")
-    unsure: dict[str, Any] = {
-        "num_examples": _TOTAL,
-        "accuracy": 0.9,
-        "calibration_error": 0.03,
-        "auroc": 0.8,
-    }
-    unsure |= dict.fromkeys(kinds, typical)
-    unsure["histogram"] = {"edges": [0.0, 1.0, 2.3]} | {kind: [150, 50] for kind in kinds}
-    sets = [{"name": name, "kind": name} | unsure for name in ("clean", "attacked", "out-of-distribution")]
-    attack = _attack("pgd", {f"pgd@{epsilon}": right for epsilon in _NEEDED})
-    published = [{"measure": "attacked", "norm": "inf", "epsilon": 0.1, "attack": "pgd", "accuracy": 0.9}]
-    return {
-        "sampling": sampling | {"sweep": sweep | {"levels": levels, "has_settled": True}},
-        "uncertainty": {"description": "Drawn.", "num_samples": 20, "num_classes": 10, "sets": sets},
-        "protocols": [
-            {"name": "sebr", "description": "As published.", "num_examples": _TOTAL, "clean": clean}
-            | {"attacks": [attack]}
-        ],
-        "published": [each | {"source": "A paper", "note": "twice"} for each in published],
-        "moments": _moments(),
-    }
-
-
-def _moments() -> dict[str, Any]:
-    apart = {"mean_error": 0.1, "std_error": 0.2, "std_ratio": 0.9}
-    form = {"accumulated": apart, "own": apart, "samples": 3.0}
-    method: dict[str, Any] = {
-        "reason": None,
-        "mean_error": 0.1,
-        "seconds": 0.001,
-        "matching_samples": 90.0,
-        "speed_up": 2.0,
-    }
-    method |= {"std_ratio": {"low": 0.8, "median": 1.0, "high": 1.2}, "full_speed_up": 9.0}
-    method["points"] = [[0.1, 0.12], [0.4, 0.38]]
-    layer = {"operation": "Conv2d", "count": 2, "forms": {"diagonal": form, "full": form}}
-    methods = [{"name": name} | method for name in ("diagonal", "full")]
-    levels = [
-        {"noise_std": std, "sample_seconds": 0.001, "methods": methods, "layers": [layer]}
-        for std in (0.1, 0.3)
+    sets = [
+        UncertaintySet(
+            *(name, name, _TOTAL, 0.9, 0.03, 0.8),
+            means=dict.fromkeys(kinds, 0.4),
+            medians=dict.fromkeys(kinds, 0.2),
+            histograms={kind: [150, 50] for kind in kinds},
+        )
+        for name in _SETS
     ]
-    told = {"num_examples": 50, "num_samples": 1000, "standard_error": 0.03, "description": "By draws."}
-    return told | {"levels": levels}
+    protocol = protocol_measure("sebr")
+    more = replace(
+        results,
+        sampling=Sampling("Drawn anew.", 20, 1, 4, sweep),
+        uncertainty=Uncertainty("Drawn.", 20, 10, [0.0, 1.0, 2.3], sets),
+        protocols=[ProtocolInfo("sebr", "As published.", {"pgd": "pgd in words"})],
+        published=[Published("attacked", 0.9, "A paper", "inf", 0.1, "twice", "pgd")],
+        moments=_moments(),
+    )
+    attacked = [_row(protocol, right, "pgd", "inf", epsilon) for epsilon in _NEEDED]
+    return more, [_row(protocol, right, "clean"), *attacked]
+
+
+def _moments() -> Moments:
+    apart = MomentsError(0.1, 0.2, 0.9)
+    form = MomentsForm(apart, apart, 3.0)
+    points = [(0.1, 0.12), (0.4, 0.38)]
+    methods = [
+        MomentsMethod(name, None, 0.1, StdRatio(0.8, 1.0, 1.2), 0.001, 90.0, 2.0, 9.0, points)
+        for name in ("diagonal", "full")
+    ]
+    layer = MomentsLayer("Conv2d", 2, {"diagonal": form, "full": form})
+    return Moments(
+        50, 1000, 0.03, "By draws.", [MomentsLevel(std, 0.001, methods, [layer]) for std in (0.1, 0.3)]
+    )
 
 
 def _images(seed: int) -> dict[str, dict[str, Any]]:
@@ -291,12 +325,13 @@ def _write_run(folder: Path, name: str, seed: int, *, is_random: bool = False) -
     header += "spectral/network.0/sampled,spectral/network.0/proven"
     rows = [f"{n},{n},4.5,0.1,{2 / n:.3f},{n / 10},{n / 30},{int(n == 4)},,{n},{n + 1}" for n in range(1, 10)]
     (folder / "train.csv").write_text("\n".join([header, *rows, ""]), encoding="utf-8")
-    for file_name, content in (
-        ("metrics.json", _metrics(columns) | (_random_answers(columns) if is_random else {})),
-        ("environment.json", environment),
-        ("recipe.yaml", recipe),
-    ):
+    for file_name, content in (("environment.json", environment), ("recipe.yaml", recipe)):
         (folder / file_name).write_text(json.dumps(content), encoding="utf-8")
+    results, rows_of_all = _results(columns), _rows(columns)
+    if is_random:
+        results, more = _with_random_answers(results, columns["prediction"] == columns["label"])
+        rows_of_all += more
+    write_results(RunFolder(folder), results, table_of(rows_of_all))
     for file_name, arrays in _images(seed).items():
         np.savez(folder / file_name, **arrays)
     return folder
@@ -311,7 +346,7 @@ def page_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if kind == "bare":
             bare = _write_run(folder / "bare", "bare", 0)
             for file in bare.iterdir():
-                if file.name != "metrics.json":
+                if file.name not in ("metrics.json", "measurements.csv"):
                     file.unlink()
             return [bare]
         if kind == "random":

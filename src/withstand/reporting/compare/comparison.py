@@ -45,6 +45,11 @@ class Comparison:
         return points_of(self.runs)
 
     @cached_property
+    def values(self) -> pd.DataFrame:
+        """Their figures, a row a run and a column an aspect."""
+        return self.points.pivot(index="run", columns="aspect", values="value")
+
+    @cached_property
     def groups(self) -> list[Group]:
         """Those that differ in their seeds alone together."""
         return groups_of(self.runs)

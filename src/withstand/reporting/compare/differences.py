@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["Values", "apart", "differing", "flat", "labels", "short_keys"]
+__all__ = ["Values", "apart", "differing", "labels", "short_keys"]
 
 Values = Mapping[str, object]
 """Dotted key -> number, text, truth value or None."""
 
 _LONGEST_LABEL = 60
-_CLASS, _SETTINGS = "class_path", "init_args"
 _ABSENT = object()  # which is not None
-
-
-def flat(recipe: Mapping[str, object]) -> dict[str, object]:
-    """A recipe's values by dotted key: items of lists by their number, ``init_args`` left out."""
-    return dict(_flat(recipe, ""))
-
-
-def _flat(value: object, key: str) -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            if name == _CLASS:
-                yield key, str(inner).rpartition(".")[2]
-            else:
-                yield from _flat(inner, key if name == _SETTINGS else f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _flat(inner, f"{key}.{number}")
-    else:
-        yield key, value
 
 
 def differing(groups: Sequence[Values]) -> list[str]:

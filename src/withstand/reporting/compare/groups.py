@@ -12,15 +12,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from withstand.reporting.compare.differences import differing, flat, labels
+from withstand.flat import flat
+from withstand.reporting.compare.differences import differing, labels
 from withstand.reporting.naming import folder_labels, lookup
 from withstand.reporting.read import Run
 from withstand.reporting.wording import duration
 
-__all__ = ["BAR", "Group", "groups_of", "mean_text", "means_of", "seeds_text"]
-
-BAR = {"color": "rgba(138,143,152,0.7)", "thickness": 1.2, "width": 3}
-"""The look of intervals behind dots, on white and on near-black alike."""
+__all__ = ["Group", "groups_of", "mean_text", "means_of", "seeds_text"]
 
 # Two runs that differ in no more than these are repetitions of one another.
 _SEEDS = ("seed", "data.seed")

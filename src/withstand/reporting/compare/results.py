@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from markupsafe import Markup
+
 from withstand.reporting.compare.comparison import Comparison, records
 from withstand.reporting.compare.points import aspects_of
 from withstand.reporting.naming import command_for
@@ -77,7 +79,7 @@ def _row(
     run = compared.runs[place]
     name = Cell(compared.labels[place], href=f"#run-{place + 1}")
     if run.results is None:
-        text = f"not evaluated: {command_for(run, 'evaluate')}"
+        text = Markup("not evaluated: <code>{}</code>").format(command_for(run, "evaluate"))
         cells = [Cell(text, is_words=True, span=len(names) + is_named)]
     else:
         cells = [Cell(dataset_title(run.results.dataset), is_words=True)] if is_named else []

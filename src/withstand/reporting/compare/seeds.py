@@ -6,16 +6,17 @@ import html
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from withstand.reporting.compare.comparison import Comparison, records
+from withstand.reporting.compare.dots import dots
 from withstand.reporting.compare.families import levels_of
-from withstand.reporting.compare.groups import BAR, Group, mean_text, seeds_text
-from withstand.reporting.figures import axis, chart, error_bars, hover, series
+from withstand.reporting.compare.groups import Group, mean_text, seeds_text
+from withstand.reporting.figures import axis, chart, hover
 from withstand.reporting.read import read_run
 from withstand.reporting.section import Figure, Section, Table
+from withstand.reporting.wording import percent
 
 __all__ = ["MOST_CURVES", "section", "seeds_figure", "seeds_table", "summarize_seeds"]
 
@@ -44,20 +45,13 @@ def section(compared: Comparison) -> Section | None:
     are_single = all(len(group.members) == 1 for group in groups)
     if len(groups) <= MOST_CURVES and are_single:
         return None
-    points = compared.points[compared.points.kind == "clean"]
-    figure = seeds_figure(groups, points, compared.mean("Clean"))
     table = seeds_table(compared)
     title = "All beside each other" if are_single else "Over seeds"
-    shown = Table(
-        title,
-        list(table.columns),
-        table.to_numpy().tolist(),
-        caption=_CAPTION + (_OF_NOISE if (compared.points.kind == "noise").any() else ""),
-        is_sortable=True,
-        is_tall=len(table) > 12,
-        kind="groups",
-    )
-    return Section("over-seeds", title, "summary", figures=[figure], tables=[shown])
+    caption = _CAPTION + (_OF_NOISE if (compared.points.kind == "noise").any() else "")
+    header, rows = list(table.columns), table.to_numpy().tolist()
+    tall = len(rows) > 12
+    shown = Table(title, header, rows, caption, is_sortable=True, is_tall=tall, kind="groups")
+    return Section("over-seeds", title, "summary", figures=[seeds_figure(compared)], tables=[shown])
 
 
 def seeds_table(compared: Comparison, *, is_short: bool = False) -> pd.DataFrame:
@@ -80,7 +74,8 @@ def seeds_table(compared: Comparison, *, is_short: bool = False) -> pd.DataFrame
     of_noise = means[means.kind == "noise"].norm.unique()
     titles = ["Accuracy under noise"] if is_short else ["Accuracy under noise", "Agreement area"]
     columns += [f"{title}, {scale}" for scale in of_noise for title in titles]
-    table = table.reindex(columns=columns if is_short else [*columns, "Training time"]).fillna(_DASH)
+    table = table.reindex(columns=columns if is_short else [*columns, "Training time"])
+    table = table.astype(object).fillna(_DASH)
     table.insert(0, "Run", [group.label for group in compared.groups])
     table.insert(1, "Seeds", [str(len(group.members)) for group in compared.groups])
     return table.rename(columns=lambda name: name.replace("Accuracy under", "Mean accuracy under"))
@@ -101,52 +96,53 @@ def summarize_seeds(run_dirs: Sequence[Path | str]) -> tuple[list[str], list[lis
     return list(table.columns), table.to_numpy().tolist()
 
 
-def seeds_figure(groups: Sequence[Group], points: pd.DataFrame, means: pd.DataFrame) -> Figure:
-    """Clean accuracy of each group as a dot with its interval, and of each run as a small dot.
+def seeds_figure(compared: Comparison) -> Figure:
+    """Clean accuracy of each group as a large mark with its interval, and of each run as a small one.
 
-    Args:
-        groups: At least one; they are sorted by accuracy, the best on top.
-        points: The clean accuracies of all runs.
-        means: Those of the groups.
+    Groups are sorted by accuracy, the best on top.
     """
-    levels = levels_of(groups)
+    levels = levels_of(compared.groups)
+    means, runs = compared.mean("Clean"), compared.values["Clean"]
     best = {
-        name: max(means.value[group.members[0]] for group in row.values())
-        for name, row in levels.rows.items()
+        name: max(means.value[each.members[0]] for each in row.values()) for name, row in levels.rows.items()
     }
     names = sorted(levels.rows, key=best.__getitem__)
-    single = points.set_index("run").value
     traces = []
     for number, level in enumerate(levels.names):
         shift = _LEVEL_STEP * ((len(levels.names) - 1) / 2 - number)
-        placed = [
-            (place + shift, levels.rows[name][level])
+        placed = {
+            group: place + shift
             for place, name in enumerate(names)
-            if level in levels.rows[name]
+            if (group := levels.rows[name].get(level))
+        }
+        large = means.loc[[group.members[0] for group in placed]]
+        large = large.rename(columns={"value": "x", "lower": "x_lower", "upper": "x_upper"})
+        texts = [
+            hover(group.label, seeds_text(len(group.members)), f"clean {mean_text(mean)}")
+            for group, mean in zip(placed, records(means.loc[large.index]), strict=True)
         ]
-        dots = [
-            (place, single[run]) for place, group in placed for run in group.members if len(group.members) > 1
+        small = [
+            (runs[run], place, hover(compared.labels[run], f"clean {percent(runs[run])}"))
+            for group, place in placed.items()
+            for run in group.members
+            if len(group.members) > 1
         ]
-        traces += [_run_dots(dots, number), _mean_dots(placed, means, number, level)]
-    ticks = [_wrapped(name) for name in names]
+        large = large.assign(y=list(placed.values()), text=texts)
+        traces += dots(level, number, large, pd.DataFrame(small, columns=["x", "y", "text"]))
+    ticks = [
+        "<br>".join(map(html.escape, textwrap.wrap(name, _LABEL_WIDTH))) or html.escape(name)
+        for name in names
+    ]
     lines = 1 + max(text.count("<br>") for text in ticks)
-    is_told = levels.word is not None
+    places = {"tickmode": "array", "tickvals": [*range(len(names))], "ticktext": ticks, "showgrid": False}
     return chart(
         traces,
         "Clean accuracy",
-        _caption(groups),
+        _caption(compared.groups),
         x=axis("clean accuracy", **_SHARES),
-        y=axis(
-            "",
-            tickmode="array",
-            tickvals=list(range(len(names))),
-            ticktext=ticks,
-            showgrid=False,
-            range=[-0.6, len(names) - 0.4],
-        ),
+        y=axis("", range=[-0.6, len(names) - 0.4], **places),
         height=110 + len(names) * max(14 + 16 * lines, 12 + 16 * len(levels.names)),
-        layout={"showlegend": is_told}
-        | ({"legend_title_text": html.escape(levels.word or "")} if is_told else {}),
+        layout={"showlegend": bool(levels.word), "legend_title_text": html.escape(levels.word or "")},
     )
 
 
@@ -161,34 +157,4 @@ def _caption(groups: Sequence[Group]) -> str:
     return (
         f"Dots are means over seeds, and bars their 95 % intervals (Student's t){of_one}. "
         "Small dots are single runs."
-    )
-
-
-def _wrapped(text: str) -> str:
-    return "<br>".join(map(html.escape, textwrap.wrap(text, _LABEL_WIDTH))) or html.escape(text)
-
-
-def _run_dots(dots: Sequence[tuple[float, float]], number: int) -> Any:
-    look = {"symbol": "circle", "size": 5, "opacity": 0.45}
-    places, shares = zip(*dots, strict=True) if dots else ((), ())
-    return series(
-        "", shares, places, number, mode="markers", marker=look, showlegend=False, legendgroup=str(number)
-    )
-
-
-def _mean_dots(placed: Sequence[tuple[float, Group]], means: pd.DataFrame, number: int, level: str) -> Any:
-    shown = means.loc[[group.members[0] for _, group in placed]]
-    return series(
-        level,
-        list(shown.value),
-        [place for place, _ in placed],
-        number,
-        mode="markers",
-        texts=[
-            hover(group.label, seeds_text(len(group.members)), f"clean {mean_text(mean)}")
-            for (_, group), mean in zip(placed, records(shown), strict=True)
-        ],
-        error_x=error_bars(shown.value, shown.lower, shown.upper) | BAR,
-        marker={"size": 9},
-        legendgroup=str(number),
     )

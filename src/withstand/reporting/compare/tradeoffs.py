@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from withstand.reporting.compare.comparison import Comparison, records
+from withstand.reporting.compare.dots import dots
 from withstand.reporting.compare.families import Family, by_train_size, families_of
-from withstand.reporting.compare.groups import BAR, Group, mean_text, seeds_text
+from withstand.reporting.compare.groups import Group, mean_text, seeds_text
 from withstand.reporting.compare.points import aspects_of
-from withstand.reporting.figures import GREY, axis, chart, error_bars, escaped, hover, logarithmic, series
+from withstand.reporting.figures import GREY, axis, chart, escaped, hover, logarithmic, series
 from withstand.reporting.section import Choice, Figure, Prose, Section
 from withstand.reporting.wording import dataset_title, duration, percent
 
@@ -23,34 +25,29 @@ _FEWEST = 2  # groups that a figure holds against each other
 _MOST_NAMED = 8  # points that have their names beside them
 _LONGEST_NAME = 24
 _CLEAN, _TIME = "Clean", "Training time"
-_ACCURACIES = ("clean", "attacked", "certified")
 _AGAINST = {_CLEAN: "clean accuracy", _TIME: "training time"}
+_OF_SEEDS = (
+    "Runs that differ in their seeds alone share a look: small marks are the runs, the large one is their "
+    "mean with its 95 % interval (Student's t)."
+)
+_OF_ONE = "Bars of a single run are 95 % binomial intervals of its test examples, where it has some."
+_RING = {"symbol": "circle-open", "size": 19, "color": GREY, "line": {"width": 2.5}}
 
 
 class _Tradeoff(NamedTuple):
-    """One figure to choose: groups by their means in two aspects; ``xs`` and ``ys`` hold a row a group."""
+    """One figure to choose: groups by their means in two aspects, of which ``on_axis`` is the vertical one.
 
-    x: str
-    y: str
+    ``places`` has a row a group, named by its label, as ``dots`` takes them, and ``runs`` one a run, named by
+    the label of its group.
+    """
+
+    is_of_cost: bool
+    is_attacked: bool
     name: str
+    on_axis: str
     groups: Sequence[Group]
-    xs: pd.DataFrame
-    ys: pd.DataFrame
-
-    @property
-    def is_of_cost(self) -> bool:
-        """Whether it is against time instead of clean accuracy."""
-        return self.x == _TIME
-
-    @property
-    def kind(self) -> str:
-        """Of what is on the vertical axis."""
-        return str(self.ys.kind.iloc[0])
-
-    def rows_of(self, groups: Sequence[Group]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The means of some groups."""
-        first = [group.members[0] for group in groups]
-        return self.xs.loc[first], self.ys.loc[first]
+    places: pd.DataFrame
+    runs: pd.DataFrame
 
 
 def section(compared: Comparison) -> Section | None:
@@ -59,21 +56,28 @@ def section(compared: Comparison) -> Section | None:
     for x, against in _AGAINST.items():
         tradeoffs = list(_tradeoffs(compared, x))
         if tradeoffs:
-            options = [_option(compared, each) for each in tradeoffs]
+            options = [_option(each) for each in tradeoffs]
             choices.append(Choice("On the vertical axis", options, f"Against {against}", _opened(tradeoffs)))
     return Section("compare-tradeoffs", "Trade-offs", "summary", choices=choices) if choices else None
 
 
 def _tradeoffs(compared: Comparison, x: str) -> Iterator[_Tradeoff]:
     parts = _parts(compared)
-    for y in aspects_of(compared.points).index:
-        xs, ys = compared.mean(x), compared.mean(y)
+    for aspect in records(aspects_of(compared.points)):
+        y = aspect.Index
+        known = compared.mean(x).index.intersection(compared.mean(y).index)
+        kind, at, where = y.partition(", ")  # an axis has little room
+        is_share = aspect.kind in ("clean", "attacked", "certified")
+        on_axis = f"{kind.lower()} accuracy{at}{where}" if is_share else kind.lower()
         for of, groups in parts.items():
-            placed = [group for group in groups if group.members[0] in xs.index.intersection(ys.index)]
-            first = [group.members[0] for group in placed]
-            if y != x and len(placed) >= _FEWEST and (ys.loc[first].value > 0).any():
+            placed = [group for group in groups if group.members[0] in known]
+            if y == x or len(placed) < _FEWEST:
+                continue
+            places = _places(compared, placed, (x, y), on_axis)
+            if (places.y > 0).any():
                 name = ", ".join(filter(None, (y, of)))
-                yield _Tradeoff(x, y, name, placed, xs.loc[first], ys.loc[first])
+                runs = _runs(compared, placed, (x, y), on_axis)
+                yield _Tradeoff(x == _TIME, aspect.kind == "attacked", name, on_axis, placed, places, runs)
 
 
 def _parts(compared: Comparison) -> dict[str, list[Group]]:
@@ -89,151 +93,117 @@ def _parts(compared: Comparison) -> dict[str, list[Group]]:
     }
 
 
+def _places(
+    compared: Comparison, groups: Sequence[Group], axes: tuple[str, str], on_axis: str
+) -> pd.DataFrame:
+    xs, ys = (compared.mean(aspect).loc[[group.members[0] for group in groups]] for aspect in axes)
+    word = "training" if axes[0] == _TIME else "clean"
+    texts = [
+        hover(
+            group.label,
+            seeds_text(len(group.members)),
+            f"{word} {mean_text(x, 1)}",
+            f"{on_axis} {mean_text(y, 1)}",
+        )
+        for group, x, y in zip(groups, records(xs), records(ys), strict=True)
+    ]
+    columns = {"value": "", "lower": "_lower", "upper": "_upper"}
+    named = {
+        f"{axis}{end}": means[name] for axis, means in (("x", xs), ("y", ys)) for name, end in columns.items()
+    }
+    places = pd.DataFrame(named).dropna(axis=1, how="all").assign(text=texts)
+    return places.set_axis([group.label for group in groups])
+
+
+def _runs(compared: Comparison, groups: Sequence[Group], axes: tuple[str, str], on_axis: str) -> pd.DataFrame:
+    several = [(group.label, run) for group in groups if len(group.members) > 1 for run in group.members]
+    labels, places = [label for label, _ in several], [place for _, place in several]
+    runs = compared.values.loc[places, list(axes)].set_axis(["x", "y"], axis=1)
+    texts = [
+        hover(
+            compared.labels[place],
+            f"training {duration(x)}" if axes[0] == _TIME else f"clean {percent(x)}",
+            f"{on_axis} {percent(y)}",
+        )
+        for place, x, y in runs.itertuples()
+    ]
+    return runs.assign(text=texts).set_axis(labels)
+
+
 def _opened(tradeoffs: Sequence[_Tradeoff]) -> int:
     """The figure to show first: of those under attack the middle one with most runs, else of all."""
-    places = [place for place, each in enumerate(tradeoffs) if each.kind == "attacked"]
-    places = places or list(range(len(tradeoffs)))
+    places = [place for place, each in enumerate(tradeoffs) if each.is_attacked] or [*range(len(tradeoffs))]
     most = max(len(tradeoffs[place].groups) for place in places)
     fullest = [place for place in places if len(tradeoffs[place].groups) == most]
     return fullest[(len(fullest) - 1) // 2]
 
 
-def _option(compared: Comparison, each: _Tradeoff) -> Section:
-    signed = zip(-each.xs.value if each.is_of_cost else each.xs.value, each.ys.value, strict=True)
-    best = [group for group, is_best in zip(each.groups, pareto_best([*signed]), strict=True) if is_best]
-    words = Prose(_in_words(best, each), "best")
-    return Section("", each.name, "summary", figures=[_figure(compared, each, best)], notes=[words])
+def _option(each: _Tradeoff) -> Section:
+    x, y = each.places.x, each.places.y
+    best = each.places[pareto_best([*zip(-x if each.is_of_cost else x, y, strict=True)])]
+    *names, last = best.index
+    listed = f"{', '.join(names)} and {last}" if names else last
+    than = "as fast" if each.is_of_cost else "as good clean"
+    words = (
+        f"Pareto-best of {len(x)}: {listed}. No other is at least {than} and at least as good in this, and "
+        "better in one of them. That is by the figures as measured; their intervals may overlap."
+    )
+    notes = [Prose(words, "best")]
+    return Section("", each.name, "summary", figures=[_figure(each, best)], notes=notes)
 
 
 def pareto_best(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Of each point whether no other is at least as large in both numbers and larger in one."""
     return [
-        not any(
-            other[0] >= point[0] and other[1] >= point[1] and tuple(other) != tuple(point) for other in points
-        )
-        for point in points
+        not any(other[0] >= x and other[1] >= y and tuple(other) != (x, y) for other in points)
+        for x, y in points
     ]
 
 
-def _in_words(best: Sequence[Group], each: _Tradeoff) -> str:
-    names = [group.label for group in best]
-    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
-    than = "as fast" if each.is_of_cost else "as good clean"
-    return (
-        f"Pareto-best of {len(each.groups)}: {listed}. No other is at least {than} and at least as good in "
-        "this, and better in one of them. That is by the figures as measured; their intervals may overlap."
-    )
-
-
-def _figure(compared: Comparison, each: _Tradeoff, best: Sequence[Group]) -> Figure:
+def _figure(each: _Tradeoff, best: pd.DataFrame) -> Figure:
     families = families_of(each.groups)
-    traces = [_ring(*each.rows_of(best))]
+    traces = [series("Pareto-best", list(best.x), list(best.y), 0, mode="markers", marker=_RING)]
     for number, family in enumerate(families):
-        traces += [_dots(compared, family, number, each), _means(family, number, each)]
+        traces += _traces(each, family, number)
     x_axis = axis("clean accuracy", **_SHARES)
     if each.is_of_cost:
-        x_axis = axis("training time in seconds", **logarithmic(list(each.xs.value)))
-    return chart(
-        [trace for trace in traces if trace.x],
-        f"{'Clean accuracy' if each.y == _CLEAN else each.name}, against {_AGAINST[each.x]}",
-        _caption(each, families),
-        x=x_axis,
-        y=axis(_on_axis(each), **_SHARES),
-        height=440,
-    )
+        x_axis = axis("training time in seconds", **logarithmic(list(each.places.x)))
+    title = "Clean accuracy" if each.on_axis == _AGAINST[_CLEAN] else each.name
+    against = _AGAINST[_TIME if each.is_of_cost else _CLEAN]
+    caption = _caption(each, is_joined=any(family.word for family in families))
+    y_axis = axis(each.on_axis, **_SHARES)
+    return chart(traces, f"{title}, against {against}", caption, x=x_axis, y=y_axis, height=440)
 
 
-def _on_axis(each: _Tradeoff) -> str:
-    """What an aspect measures, for the title of an axis, which has little room."""
-    kind, at, where = each.y.partition(", ")
-    return f"{kind.lower()} accuracy{at}{where}" if each.kind in _ACCURACIES else kind.lower()
-
-
-def _caption(each: _Tradeoff, families: Sequence[Family]) -> str:
-    sizes = {len(group.members) for group in each.groups}
-    best = f"The upper {'left' if each.is_of_cost else 'right'} is best; rings mark the runs that none beats."
-    parts = {
-        best: True,
-        "The axis of time is logarithmic; times hold for the machine of the runs.": each.is_of_cost,
-        "Runs that differ in their seeds alone share a look: small marks are the runs, the large one is "
-        "their mean with its 95 % interval (Student's t).": max(sizes) > 1,
-        "Bars of a single run are 95 % binomial intervals of its test examples, where it has some.": 1
-        in sizes,
-        "Names that would lie on one another are left out; pointing at a mark tells each.": True,
-        "A line joins what differs in one number alone, which stands beside each point.": any(
-            family.word for family in families
-        ),
-    }
-    return " ".join(part for part, is_said in parts.items() if is_said)
-
-
-def _ring(xs: pd.DataFrame, ys: pd.DataFrame) -> Any:
-    look = {"symbol": "circle-open", "size": 19, "color": GREY, "line": {"width": 2.5}}
-    return series("Pareto-best", list(xs.value), list(ys.value), 0, mode="markers", marker=look)
-
-
-def _dots(compared: Comparison, family: Family, number: int, each: _Tradeoff) -> Any:
-    """The single runs of groups of several."""
-    runs = [run for _, group in family.members if len(group.members) > 1 for run in group.members]
-    values = compared.points.pivot(index="run", columns="aspect", values="value")
-    x, y = values.loc[runs, each.x], values.loc[runs, each.y]
-    return series(
-        family.legend,
-        list(x),
-        list(y),
-        number,
-        mode="markers",
-        texts=[
-            hover(
-                compared.labels[run],
-                _x_text(each, duration(one) if each.is_of_cost else percent(one)),
-                f"{_on_axis(each)} {percent(other)}",
-            )
-            for run, one, other in zip(runs, x, y, strict=True)
-        ],
-        marker={"size": 5, "opacity": 0.55},
-        showlegend=False,
-        legendgroup=str(number),
-    )
-
-
-def _x_text(each: _Tradeoff, value: str) -> str:
-    return f"{'training' if each.is_of_cost else 'clean'} {value}"
-
-
-def _means(family: Family, number: int, each: _Tradeoff) -> Any:
-    groups = [group for _, group in family.members]
-    xs, ys = each.rows_of(groups)
+def _traces(each: _Tradeoff, family: Family, number: int) -> list[go.Scatter]:
+    """A family's runs and means; names change sides in the middle, so as to stay inside."""
+    labels = [group.label for _, group in family.members]
+    places, runs = each.places.loc[labels], each.runs[each.runs.index.isin(labels)]
+    ends = each.places.x.min(), each.places.x.max()
+    middle = math.sqrt(ends[0] * ends[1]) if each.is_of_cost else sum(ends) / 2
     name = family.name if len(family.name) <= _LONGEST_NAME else f"{family.name[: _LONGEST_NAME - 1]}…"
     alone = name if len(each.groups) <= _MOST_NAMED else ""
-    ends = [each.xs.value.min(), each.xs.value.max()]
-    middle = math.sqrt(ends[0] * ends[1]) if each.is_of_cost else sum(ends) / 2
-    return series(
+    return dots(
         family.legend,
-        list(xs.value),
-        list(ys.value),
         number,
+        places,
+        runs,
         mode="lines+markers+text" if family.word else "markers+text",
-        texts=[
-            hover(
-                group.label,
-                seeds_text(len(group.members)),
-                _x_text(each, mean_text(x, 1)),
-                f"{_on_axis(each)} {mean_text(y, 1)}",
-            )
-            for group, x, y in zip(groups, records(xs), records(ys), strict=True)
-        ],
-        error_y=_bars(ys),
-        error_x=None if each.is_of_cost else _bars(xs),
         text=[escaped(level or alone) for level, _ in family.members],
-        textposition=[f"top {'left' if x > middle else 'right'}" for x in xs.value],
+        textposition=[f"top {'left' if x > middle else 'right'}" for x in places.x],
         textfont={"size": 12},
-        marker={"size": 10},
-        legendgroup=str(number),
     )
 
 
-def _bars(means: pd.DataFrame) -> dict[str, Any]:
-    """The intervals; of a mean without one, which stays where it is."""
-    known = means.lower.fillna(means.value), means.upper.fillna(means.value)
-    return error_bars(means.value, *known) | BAR
+def _caption(each: _Tradeoff, *, is_joined: bool) -> str:
+    sizes = {len(group.members) for group in each.groups}
+    side = "left" if each.is_of_cost else "right"
+    parts = {
+        f"The upper {side} is best; rings mark the runs that none beats.": True,
+        "The axis of time is logarithmic; times hold for the machine of the runs.": each.is_of_cost,
+        _OF_SEEDS: max(sizes) > 1,
+        _OF_ONE: min(sizes) == 1,
+        "Names that would lie on one another are left out; pointing at a mark tells each.": True,
+        "A line joins what differs in one number alone, which stands beside each point.": is_joined,
+    }
+    return " ".join(part for part, is_said in parts.items() if is_said)

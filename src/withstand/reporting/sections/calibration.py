@@ -22,6 +22,12 @@ _SUMMARY = Markup(
     "The expected calibration error on clean images is <b>{:.4f}</b> over {} bins: the mean distance between "
     "confidence and accuracy, each bin weighted by its examples. {}"
 )
+_TABLE = "Bins that hold clean test examples. The gap is confidence less accuracy."
+_RELIABILITY = (
+    "Accuracy against mean confidence of the examples in each bin; a larger marker is of more examples. "
+    "Below the dashed line the network is surer than it is right."
+)
+_COUNTS = "How many examples the network answers with so much confidence."
 
 _Filled = Sequence[tuple[Bin, float, float]]  # with its confidence and accuracy
 
@@ -37,25 +43,16 @@ def section(run: Run) -> Section | None:
     error = one(run.table, CALIBRATION_ERROR)
     if not filled or error is None:
         return None
-    table_rows = [
-        [
-            _span(each),
-            count(each.count),
-            cell(confidence),
-            percent(accuracy, each.count),
-            _gap(confidence - accuracy),
-        ]
-        for each, confidence, accuracy in filled
-    ]
     header = ["Confidence", "Examples", "Mean confidence", "Accuracy", "Gap"]
-    caption = "Bins that hold clean test examples. The gap is confidence less accuracy."
     return Section(
         key="calibration",
         title="Calibration",
         tab="answers",
         prose=[Prose(_SUMMARY.format(error.value, len(bins), _verdict(filled)))],
         figures=[_reliability(filled), _counts(bins)],
-        tables=[Table("The same numbers as a table", header, table_rows, caption, is_folded=True)],
+        tables=[
+            Table("The same numbers as a table", header, list(map(_row, filled)), _TABLE, is_folded=True)
+        ],
         across=2,
         measures=[CALIBRATION_ERROR],
     )
@@ -75,60 +72,36 @@ def _span(of: Bin) -> str:
     return f"{of.lower:.3g} to {of.upper:.3g}"
 
 
-def _gap(gap: float) -> str:
-    return f"{100 * gap:+.1f} points".replace("-", "\N{MINUS SIGN}")
+def _row(filled: tuple[Bin, float, float]) -> list[str]:
+    of, confidence, accuracy = filled
+    gap = f"{100 * (confidence - accuracy):+.1f} points".replace("-", "\N{MINUS SIGN}")
+    return [_span(of), count(of.count), cell(confidence), percent(accuracy, of.count), gap]
+
+
+def _told(of: Bin, *more: str) -> str:
+    return hover(f"confidence {_span(of)}", f"{count(of.count)} examples", *more)
 
 
 def _reliability(filled: _Filled) -> Figure:
     """Accuracy against confidence, a dot a bin."""
-    largest = max(each.count for each, _, _ in filled)
+    bins, confidences, accuracies = zip(*filled, strict=True)
+    largest = max(each.count for each in bins)
     texts = [
-        hover(
-            f"confidence {_span(each)}",
-            f"{count(each.count)} examples",
-            f"mean confidence {percent(confidence)}",
-            f"accuracy {percent(accuracy)}",
-        )
+        _told(each, f"mean confidence {percent(confidence)}", f"accuracy {percent(accuracy)}")
         for each, confidence, accuracy in filled
     ]
-    points = series(
-        "clean test examples",
-        [confidence for _, confidence, _ in filled],
-        [accuracy for _, _, accuracy in filled],
-        0,
-        texts=texts,
-        marker={"size": [6 + 12 * (each.count / largest) ** 0.5 for each, _, _ in filled]},
-    )
-    caption = (
-        "Accuracy against mean confidence of the examples in each bin; a larger marker is of more examples. "
-        "Below the dashed line the network is surer than it is right."
-    )
-    return chart(
-        [reference("confidence equals accuracy", [0, 1], [0, 1], dash="dash"), points],
-        "Reliability",
-        caption,
-        x=axis("mean confidence", **_PERCENT),
-        y=axis("accuracy", **_PERCENT),
-        height=400,
-    )
+    sizes = {"size": [6 + 12 * (each.count / largest) ** 0.5 for each in bins]}
+    dots = series("clean test examples", confidences, accuracies, 0, texts=texts, marker=sizes)
+    traces = [reference("confidence equals accuracy", [0, 1], [0, 1], dash="dash"), dots]
+    x, y = axis("mean confidence", **_PERCENT), axis("accuracy", **_PERCENT)
+    return chart(traces, "Reliability", _RELIABILITY, x=x, y=y, height=400)
 
 
 def _counts(bins: Sequence[Bin]) -> Figure:
     """How many examples each bin holds."""
-    trace = bars(
-        "examples",
-        [(each.lower + each.upper) / 2 for each in bins],
-        [each.count for each in bins],
-        COLOURS[0],
-        [hover(f"confidence {_span(each)}", f"{count(each.count)} examples") for each in bins],
-        width=[0.9 * (each.upper - each.lower) for each in bins],
-    )
-    return chart(
-        [trace],
-        "Examples in each bin",
-        "How many examples the network answers with so much confidence.",
-        x=axis("confidence", **_PERCENT),
-        y=axis("test examples", rangemode="tozero"),
-        height=400,
-        layout={"showlegend": False},
-    )
+    centres, numbers = [(each.lower + each.upper) / 2 for each in bins], [each.count for each in bins]
+    widths = [0.9 * (each.upper - each.lower) for each in bins]
+    trace = bars("examples", centres, numbers, COLOURS[0], list(map(_told, bins)), width=widths)
+    x, y = axis("confidence", **_PERCENT), axis("test examples", rangemode="tozero")
+    layout = {"showlegend": False}
+    return chart([trace], "Examples in each bin", _COUNTS, x=x, y=y, height=400, layout=layout)

@@ -12,10 +12,8 @@ __all__ = ["PLACE", "other_warnings", "section"]
 
 PLACE = 10
 _STATES = {False: ("failed", "Failed"), True: ("passed", "Passed"), None: ("not-run", "Not run")}
-_MEANING = {
-    True: "Where a check failed, attacked accuracy is likely too high: do not quote it as robustness.",
-    False: "They can fail to find what is wrong; passing them is no proof.",
-}
+_FAILED = "Where a check failed, attacked accuracy is likely too high: do not quote it as robustness."
+_NONE_FAILED = "They can fail to find what is wrong; passing them is no proof."
 
 
 def section(run: Run) -> Section | None:
@@ -23,18 +21,16 @@ def section(run: Run) -> Section | None:
     checks = run.results.checks if run.results else []
     if not checks:
         return None
-    passed = [check.passed for check in checks]
-    numbers = {state: passed.count(state) for state in _STATES}
-    summary = [f"{numbers[False]} failed"] if numbers[False] else []
-    summary += [f"{numbers[True]} passed"]
-    summary += [f"{numbers[None]} not run"] if numbers[None] else []
-    order = list(_STATES)
-    rows = [_row(check) for check in sorted(checks, key=lambda check: order.index(check.passed))]
+    states = list(_STATES)
+    numbers = {state: sum(check.passed is state for check in checks) for state in states}
+    told = [f"{numbers[state]} {_STATES[state][1].lower()}" for state in states if numbers[state] or state]
+    meaning = _FAILED if numbers[False] else _NONE_FAILED
+    rows = [_row(check) for check in sorted(checks, key=lambda check: states.index(check.passed))]
     return Section(
-        key="checks",
-        title="Checks for false robustness",
-        tab="summary",
-        prose=[Prose(f"{', '.join(summary)}. {_MEANING[numbers[False] > 0]}")],
+        "checks",
+        "Checks for false robustness",
+        "summary",
+        prose=[Prose(f"{', '.join(told)}. {meaning}")],
         tables=[Table("The checks and what they found", ["Check", "Result"], rows, kind="checks")],
         is_brief=True,
         measures=[LARGE_EPSILON, VANISHING_GRADIENTS],  # which the findings tell

@@ -1,4 +1,4 @@
-"""What becomes of each class."""
+"""What becomes of each class, and what is taken for what."""
 
 from __future__ import annotations
 
@@ -11,45 +11,61 @@ from withstand.evaluation.shares import Share
 from withstand.reporting.figures import CATEGORIES, SHARES, axis, chart, escaped, hover, intervals_of, series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Prose, Section, Table
-from withstand.reporting.wording import budget, counted, interval, share_text
+from withstand.reporting.wording import budget, count, counted, interval, percent, share_text
 
 __all__ = ["PLACE", "section"]
 
 PLACE = 10
 _MOST_CLASSES = 30  # in the figure
 _SYMBOLS = ("circle", "square", "diamond-open")
+_FIGURE = "Accuracy of each class. Bars are 95 % intervals, wide where a class has few examples."
+_TABLE = "Share of each class's own test examples, with its 95 % interval."
+_MOST_NAMES = 20  # of a matrix that can be read
+_MOST_MISTAKES = 12
+_MOST_TOLD = 3  # below a matrix
+_MATRIX = (
+    "Test images of each true class (rows) by predicted class (columns). A deeper ground is a larger share "
+    "of the row; right answers are framed."
+)
+_NO_MISTAKE = "no image was taken for another class."
 
-_Columns = Mapping[str, Sequence[Share | None]]
+_Columns = Mapping[str, Mapping[str, Share | None]]  # what was measured -> class -> share
+_Counts = Sequence[Sequence[int]]  # a row a true class, a column a predicted one
 
 
-def section(run: Run) -> Section | None:
-    """Accuracies of each class; None where there are none."""
+def section(run: Run) -> list[Section]:
+    """Accuracies of each class, and counts of what is taken for what; nothing where there are no classes."""
     classes = run.results.classes if run.results else None
-    if classes is None or not classes.accuracies:
-        return None
-    names = [each.name for each in classes.accuracies]
+    if classes is None:
+        return []
+    made = [_accuracies(classes)] if classes.accuracies else []
+    return [*made, _confusion(classes)] if classes.class_names else made
+
+
+def _accuracies(classes: Classes) -> Section:
     columns = _columns(classes)
-    verdict = _verdict(names, columns)
-    rows = [[Cell(name), *map(_cell, shares)] for name, *shares in zip(names, *columns.values(), strict=True)]
-    caption = "Share of each class's own test examples, with its 95 % interval."
+    verdict = _verdict(columns)
+    body = [[Cell(name), *(_cell(of[name]) for of in columns.values())] for name in columns["Clean"]]
     return Section(
         key="classes",
         title="Each class",
         tab="answers",
         prose=[Prose(verdict)] if verdict else [],
-        figures=[_figure(names, columns)],
-        tables=[Table("The same numbers as a table", ["Class", *columns], rows, caption, is_folded=True)],
+        figures=[_figure(columns)],
+        tables=[Table("The same numbers as a table", ["Class", *columns], body, _TABLE, is_folded=True)],
     )
 
 
-def _columns(classes: Classes) -> dict[str, list[Share | None]]:
-    """What was measured, as headings, and the share of each class; None where it was not measured."""
-    columns: dict[str, list[Share | None]] = {"Clean": [each.clean for each in classes.accuracies]}
-    targets = {"Attacked": classes.attacked, "Certified": classes.certified}
-    for word, target in targets.items():
-        if target is not None:
-            shares = [getattr(each, word.lower()) for each in classes.accuracies]
-            columns[f"{word} by {target.name}, {budget(target.norm, target.epsilon)}"] = shares
+def _columns(classes: Classes) -> _Columns:
+    columns: dict[str, dict[str, Share | None]] = {
+        "Clean": {each.name: each.clean for each in classes.accuracies}
+    }
+    if at := classes.attacked:
+        head = f"Attacked by {at.name}, {budget(at.norm, at.epsilon)}"
+        columns[head] = {each.name: each.attacked for each in classes.accuracies}
+    if at := classes.certified:
+        head = f"Certified by {at.name}, {budget(at.norm, at.epsilon)}"
+        columns[head] = {each.name: each.certified for each in classes.accuracies}
     return columns
 
 
@@ -59,62 +75,106 @@ def _cell(share: Share | None) -> Cell:
     return Cell(share_text(share), [f"{interval(share)}, {counted(share)}"])
 
 
-def _telling(columns: _Columns) -> tuple[str, Sequence[Share | None]]:
+def _headline(columns: _Columns) -> str:
     """The attacked column where there is one, else the last."""
-    return list(columns.items())[min(1, len(columns) - 1)]
+    return list(columns)[min(1, len(columns) - 1)]
 
 
-def _verdict(names: Sequence[str], columns: _Columns) -> str:
+def _verdict(columns: _Columns) -> str:
     """The weakest class and the strongest, in words."""
-    head, shares = _telling(columns)
-    known = [
-        (share.value, share.total, name, share) for name, share in zip(names, shares, strict=True) if share
-    ]
+    head = _headline(columns)
+    known = sorted((share.value, share.total, name) for name, share in columns[head].items() if share)
     if len(known) < 2:
         return ""
-    (*_, weakest, low), (*_, strongest, high) = min(known), max(known)
-    return (
-        f"Weakest, {head[0].lower()}{head[1:]}, is class {weakest} with {share_text(low)}; strongest is "
-        f"{strongest} with {share_text(high)}."
-    )
+    weakest, strongest = known[0][-1], known[-1][-1]
+    low, high = (percent(value, total) for value, total, _ in (known[0], known[-1]))
+    head = head[0].lower() + head[1:]
+    return f"Weakest, {head}, is class {weakest} with {low}; strongest is {strongest} with {high}."
 
 
-def _figure(names: Sequence[str], columns: _Columns) -> Figure:
+def _figure(columns: _Columns) -> Figure:
     """A dot a class and column; of many classes the weakest."""
-    _, telling = _telling(columns)
-    ranks = [2.0 if share is None else share.value for share in telling]
-    weakest = sorted(range(len(names)), key=ranks.__getitem__)[:_MOST_CLASSES]
-    shown = sorted(weakest)
+    ranks = {name: share.value if share else 2.0 for name, share in columns[_headline(columns)].items()}
+    weakest = sorted(ranks, key=ranks.__getitem__)[:_MOST_CLASSES]
+    shown = [name for name in ranks if name in weakest]
+    caption = _FIGURE
+    if len(shown) < len(ranks):
+        caption += f" Shown are the {len(shown)} weakest of {len(ranks)} classes; the table has all."
     traces = [
-        _dots(column, place, [(names[number], shares[number]) for number in shown])
-        for place, (column, shares) in enumerate(columns.items())
+        _dots(head, place, {name: share for name in shown if (share := shares[name])})
+        for place, (head, shares) in enumerate(columns.items())
     ]
-    caption = "Accuracy of each class. Bars are 95 % intervals, wide where a class has few examples."
-    if len(shown) < len(names):
-        caption += f" Shown are the {len(shown)} weakest of {len(names)} classes; the table has all."
-    return chart(
-        traces,
-        "Accuracy of each class",
-        caption,
-        x=axis("share of the class's test examples", **SHARES),
-        y=axis("class", **CATEGORIES),
-        height=150 + 26 * len(shown),
-    )
+    x, y = axis("share of the class's test examples", **SHARES), axis("class", **CATEGORIES)
+    return chart(traces, "Accuracy of each class", caption, x=x, y=y, height=150 + 26 * len(shown))
 
 
-def _dots(column: str, place: int, shares: Sequence[tuple[str, Share | None]]) -> go.Scatter:
-    known = [(name, share) for name, share in shares if share is not None]
+def _dots(head: str, place: int, shares: Mapping[str, Share]) -> go.Scatter:
     symbol = _SYMBOLS[place]
+    texts = [
+        hover(name, f"{head}: {share_text(share)}", f"95 % interval {interval(share)}")
+        for name, share in shares.items()
+    ]
+    values = [share.value for share in shares.values()]
     return series(
-        column,
-        [share.value for _, share in known],
-        [escaped(name) for name, _ in known],
+        head,
+        values,
+        list(map(escaped, shares)),
         place,
-        texts=[
-            hover(name, f"{column}: {share_text(share)}", f"95 % interval {interval(share)}")
-            for name, share in known
-        ],
+        texts=texts,
         mode="markers",
         marker={"symbol": symbol, "size": 10, "line": {"width": 2.5 if symbol.endswith("-open") else 0}},
-        error_x=intervals_of([share for _, share in known]) | {"thickness": 1.2, "width": 3},
+        error_x=intervals_of(list(shares.values())) | {"thickness": 1.2, "width": 3},
     )
+
+
+def _confusion(classes: Classes) -> Section:
+    """The matrices; of many classes the mistakes alone."""
+    matrices = {"Clean images": classes.confusion.clean}
+    if (at := classes.attacked) and classes.confusion.attacked:
+        matrices[f"Under {at.name}, {budget(at.norm, at.epsilon)}"] = classes.confusion.attacked
+    drawn = _matrix if len(classes.class_names) <= _MOST_NAMES else _mistakes_table
+    tables = [drawn(title, classes.class_names, counts) for title, counts in matrices.items()]
+    return Section(
+        key="confusion",
+        title="What is taken for what",
+        tab="answers",
+        tables=[table for table in tables if table.rows],
+        notes=[Prose(f"{each.title}: {_NO_MISTAKE}", "small") for each in tables if not each.rows],
+    )
+
+
+def _mistakes(names: Sequence[str], counts: _Counts) -> list[tuple[str, str, int, float]]:
+    """True class, predicted class, how many images and which share of the class; the most frequent first."""
+    wrong = [
+        (-number, true, predicted)
+        for true, row in enumerate(counts)
+        for predicted, number in enumerate(row)
+        if number and true != predicted
+    ]
+    return [
+        (names[true], names[predicted], -number, -number / sum(counts[true]))
+        for number, true, predicted in sorted(wrong)[:_MOST_MISTAKES]
+    ]
+
+
+def _matrix(title: str, names: Sequence[str], counts: _Counts) -> Table:
+    mistakes = _mistakes(names, counts)[:_MOST_TOLD]
+    told = ", ".join(f"{true} taken for {taken} ({count(number)})" for true, taken, number, _ in mistakes)
+    body = []
+    for true, row in enumerate(counts):
+        kinds = ["right-answer" if place == true else "" for place in range(len(row))]
+        total = max(1, sum(row))
+        cells = [Cell(count(n), shade=n / total, kind=kind) for n, kind in zip(row, kinds, strict=True)]
+        body.append([Cell(names[true]), *cells])
+    caption = f"{_MATRIX} Most often: {told}." if told else f"{_MATRIX} Here {_NO_MISTAKE}"
+    return Table(title, ["True", *names], body, caption, kind="confusion")
+
+
+def _mistakes_table(title: str, names: Sequence[str], counts: _Counts) -> Table:
+    body = [
+        [Cell(true), Cell(taken, is_words=True), Cell(count(number)), Cell(percent(share))]
+        for true, taken, number, share in _mistakes(names, counts)
+    ]
+    header = ["True class", "Taken for", "Images", "Share of the class"]
+    caption = f"The most frequent mistakes; {len(names)} classes are too many for a matrix."
+    return Table(title, header, body, caption, kind="mistakes")

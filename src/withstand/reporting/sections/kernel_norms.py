@@ -8,7 +8,7 @@ from dataclasses import replace
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from withstand.evaluation.analytic_results import KernelNorms, KernelNormsOf
+from withstand.evaluation.analytic_results import KernelNormsOf
 from withstand.reporting.figures import (
     CATEGORIES,
     axis,
@@ -27,21 +27,25 @@ __all__ = ["PLACE", "section"]
 
 PLACE = 30
 _SYMBOLS = {
-    "gradient": ("gradient", "circle-open"),
-    "perturbation": ("perturbation", "square-open"),
-    "deformation": ("deformation", "diamond-open"),
-    "spectral": ("spectral, from above", "triangle-left"),
+    "gradient": "circle-open",
+    "perturbation": "square-open",
+    "deformation": "diamond-open",
+    "spectral": "triangle-left",
 }
 _MOST_CLASSES = 30
 _MEANING = Markup(
-    "The true ℓ2 Lipschitz constant of each class logit lies between its largest lower bound and its spectral "
-    "upper bound, which is proven for any network; that the lower bounds are also those of the norm in a "
-    "kernel's Hilbert space is, for networks of ReLU, the model of "
+    "The true ℓ2 Lipschitz constant of each class logit lies between its largest lower bound and its "
+    "spectral upper bound, which is proven for any network; that the lower bounds are also those of the norm "
+    "in a kernel's Hilbert space is, for networks of ReLU, the model of "
     '<a href="https://arxiv.org/abs/1810.00363">arXiv 1810.00363</a>, not a theorem.'
 )
 _HEADER = (
     *("Class", "Gradient", "Perturbation", "Deformation", "Change"),
     *("Largest lower", "Spectral upper", "Upper / lower"),
+)
+_TABLE = (
+    "In logits a unit of ℓ2 distance, found with {} test examples. Change is how far a deformation moved the "
+    "logit, in logits. Upper / lower is how far apart the bounds are."
 )
 _LAYERS = (
     "The reshaped kernel is what a convolution's norm is often taken for. The operator is the linear map "
@@ -54,41 +58,25 @@ def section(run: Run) -> Section | None:
     norms = run.results.kernel_norms if run.results else None
     if norms is None:
         return None
+    prose = [Prose(_MEANING, "meaning", "How to read them.")]
+    prose += [Prose(norms.reason, "note", "No upper bound.")] if norms.reason else []
+    body = [_row(each) for each in (replace(norms.largest, name="Largest"), *norms.classes)]
+    tables = [Table("Kernel norms", _HEADER, body, _TABLE.format(count(norms.num_examples)), kind="compare")]
+    if norms.layers:
+        header = ["Layer", "Reshaped kernel", "Operator", "Operator / kernel"]
+        pairs = {each.name: (each.kernel_norm, each.operator_norm) for each in norms.layers}
+        layers = [[name, *map(cell, pair), _quotient(*reversed(pair))] for name, pair in pairs.items()]
+        tables.append(Table("The norms of each layer", header, layers, _LAYERS, is_folded=True))
     figure = _figure(norms.classes)
-    layers = [
-        [
-            each.name,
-            cell(each.kernel_norm),
-            cell(each.operator_norm),
-            _quotient(each.operator_norm, each.kernel_norm),
-        ]
-        for each in norms.layers
-    ]
-    heads = ["Layer", "Reshaped kernel", "Operator", "Operator / kernel"]
     return Section(
         key="kernel-norms",
         title="Kernel norms",
         tab="proven",
-        prose=[
-            Prose(_MEANING, "meaning", "How to read them."),
-            *([Prose(norms.reason, "note", "No upper bound.")] if norms.reason else []),
-        ],
+        prose=prose,
         figures=[figure] if figure else [],
-        tables=[
-            _table(norms),
-            *([Table("The norms of each layer", heads, layers, _LAYERS, is_folded=True)] if layers else []),
-        ],
+        tables=tables,
         notes=[Prose(sentence(norms.description), "small")],
     )
-
-
-def _table(norms: KernelNorms) -> Table:
-    rows = [_row(each) for each in (replace(norms.largest, name="Largest"), *norms.classes)]
-    caption = (
-        f"In logits a unit of ℓ2 distance, found with {count(norms.num_examples)} test examples. Change is "
-        "how far a deformation moved the logit, in logits. Upper / lower is how far apart the bounds are."
-    )
-    return Table("Kernel norms", _HEADER, rows, caption, kind="compare")
 
 
 def _row(bounds: KernelNormsOf) -> list[str]:
@@ -110,45 +98,42 @@ def _figure(classes: Sequence[KernelNormsOf]) -> Figure | None:
     """The bounds as dots; None where there is nothing above 0 to draw."""
     largest = sorted(range(len(classes)), key=lambda index: _lower(classes[index]), reverse=True)
     shown = [classes[index] for index in sorted(largest[:_MOST_CLASSES])]
-    dots = [trace for trace in (_dots(shown, bound) for bound in _SYMBOLS) if any(trace.x)]
+    dots = [trace for index, bound in enumerate(_SYMBOLS) if any((trace := _dots(shown, bound, index)).x)]
     if not dots:
         return None
     span = _span(shown)
     caption = "Open markers are lower bounds, which were reached; a filled one is an upper bound, proven. "
-    caption += "The true constant lies on the line between them. " if span.x else ""
+    caption += "The true constant lies on the line between them. " if span else ""
     caption += "The axis is logarithmic, so that what is 0 is not drawn."
     if len(shown) < len(classes):
         caption += f" Shown are the {len(shown)} classes with the largest lower bounds."
-    ticks = logarithmic([value for trace in dots for value in trace.x if value])
-    return chart(
-        [*([span] if span.x else []), *dots],
-        "Bounds of each class logit's Lipschitz constant",
-        caption,
-        x=axis("logits a unit of ℓ2 distance, images in [0, 1]", **ticks),
-        y=axis("class", **CATEGORIES, showgrid=False),
-        height=130 + 24 * len(shown),
-    )
+    scale = logarithmic([value for trace in dots for value in trace.x if value])
+    x = axis("logits a unit of ℓ2 distance, images in [0, 1]", **scale)
+    y = axis("class", **CATEGORIES, showgrid=False)
+    title = "Bounds of each class logit's Lipschitz constant"
+    return chart([*span, *dots], title, caption, x=x, y=y, height=130 + 24 * len(shown))
 
 
-def _span(classes: Sequence[KernelNormsOf]) -> go.Scatter:
-    """From the largest lower bound to the upper one, a line a class."""
-    known = [(each, _lower(each), each.spectral) for each in classes if each.spectral and _lower(each)]
+def _span(classes: Sequence[KernelNormsOf]) -> list[go.Scatter]:
+    """From the largest lower bound to the upper one, a line a class; nothing where no class has both."""
+    known = [
+        (escaped(each.name), lower, each.spectral)
+        for each in classes
+        if (lower := _lower(each)) and each.spectral
+    ]
     ends = [end for _, lower, upper in known for end in (lower, upper, None)]
-    names = [name for each, *_ in known for name in (escaped(each.name), escaped(each.name), None)]
-    return reference("where the constant lies", ends, names, width=3, dash="solid")
+    names = [end for name, *_ in known for end in (name, name, None)]
+    return [reference("where the constant lies", ends, names, width=3, dash="solid")] if known else []
 
 
-def _dots(classes: Sequence[KernelNormsOf], bound: str) -> go.Scatter:
-    legend, symbol = _SYMBOLS[bound]
+def _dots(classes: Sequence[KernelNormsOf], bound: str, index: int) -> go.Scatter:
+    symbol = _SYMBOLS[bound]
+    outline = {"width": 2 if symbol.endswith("-open") else 0}
+    legend = "spectral, from above" if bound == "spectral" else bound
     values = [getattr(each, bound) or None for each in classes]
-    return series(
-        legend,
-        values,
-        [escaped(each.name) for each in classes],
-        list(_SYMBOLS).index(bound),
-        texts=[
-            hover(each.name, f"{legend}: {cell(value)}") for each, value in zip(classes, values, strict=True)
-        ],
-        mode="markers",
-        marker={"symbol": symbol, "size": 10, "line": {"width": 2 if symbol.endswith("-open") else 0}},
-    )
+    names = [escaped(each.name) for each in classes]
+    texts = [
+        hover(each.name, f"{legend}: {cell(value)}") for each, value in zip(classes, values, strict=True)
+    ]
+    marker = {"symbol": symbol, "size": 10, "line": outline}
+    return series(legend, values, names, index, texts=texts, mode="markers", marker=marker)

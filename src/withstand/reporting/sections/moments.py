@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from withstand.evaluation.analytic_results import Moments, MomentsLayer, MomentsLevel, MomentsMethod
+from withstand.evaluation.analytic_results import MomentsLevel, MomentsMethod
 from withstand.reporting.figures import axis, chart, hover, reference, series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Prose, Section, Table
@@ -49,6 +50,11 @@ _LAYERS_HEADER = (
     *("Layers, form", "Mean error", "own", "Std error", "own", "Std ratio", "own", "Costs draws"),
 )
 
+_FIGURE = (
+    "Each point is one logit of one image at one noise_std; on the dotted line the analytic deviation is the "
+    "sampled one. Both axes are logarithmic."
+)
+
 
 def section(run: Run) -> Section | None:
     """What each analytic form is worth; None where there are no levels."""
@@ -56,38 +62,31 @@ def section(run: Run) -> Section | None:
     if moments is None or not moments.levels:
         return None
     levels = sorted(moments.levels, key=lambda level: level.noise_std)
-    figure = _figure(levels)
-    refused = {
-        method.name: method.reason
-        for level in levels
-        for method in level.methods
-        if method.reason is not None
-    }
-    logits = [_method_row(level, method) for level in levels for method in level.methods]
+    methods = [(level, method) for level in levels for method in level.methods]
+    reasons = {method.name: method.reason for _, method in methods if method.reason is not None}
+    meaning = _MEANING.format(
+        draws=count(moments.num_samples),
+        examples=count(moments.num_examples),
+        error=moments.standard_error,
+        duration=duration(levels[0].sample_seconds),
+    )
+    figure = _figure(methods)
+    logits = [_method_row(*each) for each in methods]
     layered = [level for level in reversed(levels) if level.layers]
     return Section(
         key="moments",
         title="Analytic moments under noise",
         tab="noise",
-        prose=[Prose(_meaning(moments, levels[0]), "meaning", "How to read them.")],
+        prose=[Prose(meaning, "meaning", "How to read them.")],
         figures=[figure] if figure else [],
         tables=[
             Table("Analytic moments under noise", _LOGITS_HEADER, logits, _LOGITS, kind="compare"),
-            *(_layers_table(level, is_first=place == 0) for place, level in enumerate(layered)),
+            *(_layers_table(level, is_first=level is layered[0]) for level in layered),
         ],
         notes=[
-            *(Prose(reason, "small", f"{name}.") for name, reason in refused.items()),
+            *(Prose(reason, "small", f"{name}.") for name, reason in reasons.items()),
             Prose(sentence(moments.description), "small"),
         ],
-    )
-
-
-def _meaning(moments: Moments, level: MomentsLevel) -> str:
-    return _MEANING.format(
-        draws=count(moments.num_samples),
-        examples=count(moments.num_examples),
-        error=moments.standard_error,
-        duration=duration(level.sample_seconds),
     )
 
 
@@ -95,34 +94,26 @@ def _method_row(level: MomentsLevel, method: MomentsMethod) -> list[Cell]:
     name = Cell(f"{level.noise_std:.4g}, {method.name}")
     if method.reason is not None:
         return [name, Cell("not tried", is_words=True, span=len(_LOGITS_HEADER) - 1)]
-    ratio, seconds = method.std_ratio, method.seconds
-    numbers = [
-        _number(method.mean_error),
-        cell(None) if ratio is None else f"{ratio.median:.3f}",
-        cell(None) if ratio is None else f"{ratio.low:.3f}\N{EN DASH}{ratio.high:.3f}",
-        cell(None) if seconds is None else duration(seconds),
-        *map(_number, (method.matching_samples, method.speed_up, method.full_speed_up)),
-    ]
-    return [name, *map(Cell, numbers)]
+    median = between = time = cell(None)
+    if ratio := method.std_ratio:
+        median, between = f"{ratio.median:.3f}", f"{ratio.low:.3f}\N{EN DASH}{ratio.high:.3f}"
+    if method.seconds is not None:
+        time = duration(method.seconds)
+    worth = map(_number, (method.matching_samples, method.speed_up, method.full_speed_up))
+    return [name, *map(Cell, (_number(method.mean_error), median, between, time, *worth))]
 
 
 def _layers_table(level: MomentsLevel, *, is_first: bool) -> Table:
     std = f"{level.noise_std:.4g}"
-    rows = [row for layer in level.layers for row in _layer_rows(layer)]
+    body = []
+    for layer in level.layers:
+        several = f" \N{MULTIPLICATION SIGN} {layer.count}" if layer.count > 1 else ""
+        for name, form in layer.forms.items():
+            pairs = zip(astuple(form.accumulated), astuple(form.own), strict=True)
+            numbers = [*(number for pair in pairs for number in pair), form.samples]
+            body.append([f"{layer.operation}{several}, {name}", *map(_number, numbers)])
     title, lead = f"Layers at noise_std {std}", _BY_LAYER if is_first else ""
-    return Table(title, _LAYERS_HEADER, rows, _LAYERS.format(std), not is_first, kind="compare", lead=lead)
-
-
-def _layer_rows(layer: MomentsLayer) -> list[list[str]]:
-    several = f" \N{MULTIPLICATION SIGN} {layer.count}" if layer.count > 1 else ""
-    rows = []
-    for name, form in layer.forms.items():
-        before, own = form.accumulated, form.own
-        pairs = [(before.mean_error, own.mean_error), (before.std_error, own.std_error)]
-        pairs += [(before.std_ratio, own.std_ratio)]
-        numbers = [*(number for pair in pairs for number in pair), form.samples]
-        rows.append([f"{layer.operation}{several}, {name}", *map(_number, numbers)])
-    return rows
+    return Table(title, _LAYERS_HEADER, body, _LAYERS.format(std), not is_first, kind="compare", lead=lead)
 
 
 def _number(value: float | None) -> str:
@@ -134,48 +125,34 @@ def _number(value: float | None) -> str:
     return f"{value:.3g}" if abs(value) < _FEW_DIGITS else count(round(value))
 
 
-def _figure(levels: Sequence[MomentsLevel]) -> Figure | None:
+def _figure(methods: Sequence[tuple[MomentsLevel, MomentsMethod]]) -> Figure | None:
     """Analytic against sampled deviations of logits; None where there are none."""
-    names = dict.fromkeys(method.name for level in levels for method in level.methods)
-    traces = [trace for name in names if (trace := _dots(levels, name)).x]
-    if not traces:
+    points = {
+        name: [
+            (level.noise_std, *point)
+            for level, method in methods
+            for point in method.points
+            if method.name == name and min(point) > 0  # 0 has no place on a logarithmic axis
+        ]
+        for name in dict.fromkeys(method.name for _, method in methods)
+    }
+    values = [value for of_one in points.values() for _, *pair in of_one for value in pair]
+    if not values:
         return None
-    values = [value for trace in traces for value in (*trace.x, *trace.y)]
     ends = [min(values) / 1.25, max(values) * 1.25]
     scale = {"type": "log", "rangemode": "normal", "dtick": "D2" if ends[1] < 30 * ends[0] else 1}
-    caption = (
-        "Each point is one logit of one image at one noise_std; on the dotted line the analytic deviation is "
-        "the sampled one. Both axes are logarithmic."
-    )
-    return chart(
-        [reference("equal", ends, ends), *traces],
-        "Deviation of logits, analytic against sampled",
-        caption,
-        x=axis("sampled deviation of a logit", **scale),
-        y=axis("analytic deviation", **scale),
-        height=420,
-    )
+    traces = [reference("equal", ends, ends), *(_dots(*each) for each in points.items() if each[1])]
+    x, y = axis("sampled deviation of a logit", **scale), axis("analytic deviation", **scale)
+    title = "Deviation of logits, analytic against sampled"
+    return chart(traces, title, _FIGURE, x=x, y=y, height=420)
 
 
-def _dots(levels: Sequence[MomentsLevel], name: str) -> go.Scatter:
-    points = [
-        (level.noise_std, sampled, analytic)
-        for level in levels
-        for method in level.methods
-        if method.name == name
-        for sampled, analytic in method.points
-        if sampled > 0 and analytic > 0  # what is 0 has no place on a logarithmic axis
-    ]
+def _dots(name: str, points: Sequence[tuple[float, float, float]]) -> go.Scatter:
     texts = [
         hover(name, f"noise_std {std:.4g}", f"sampled {sampled:.4g}, analytic {analytic:.4g}")
         for std, sampled, analytic in points
     ]
-    return series(
-        name,
-        [sampled for _, sampled, _ in points],
-        [analytic for _, _, analytic in points],
-        _COLOURED.index(name) if name in _COLOURED else len(_COLOURED),
-        texts=texts,
-        mode="markers",
-        marker={"size": 6, "opacity": 0.75},
-    )
+    _, sampled, analytic = zip(*points, strict=True)
+    place = _COLOURED.index(name) if name in _COLOURED else len(_COLOURED)
+    marker = {"size": 6, "opacity": 0.75}
+    return series(name, sampled, analytic, place, texts=texts, mode="markers", marker=marker)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from withstand.evaluation.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
-from withstand.reporting.figures import SHARES, axis, chart, hover, look, series
+from withstand.reporting.figures import SHARES, axis, chart, look, share_series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import area_over_levels, chance_of, mean_over_levels, rows, select
@@ -25,8 +25,8 @@ _CURVES = {
 }
 _FEW_LEVELS = 6
 _SUMMARY = Markup(
-    "Over noise_std from 0 to {} the mean accuracy is <b>{}</b>, and {} where noisy images are clipped to "
-    "[0, 1]. The area under the curve of agreement is <b>{:.3f}</b>, and {:.3f} clipped."
+    "Over noise_std from 0 to {:.4g} the mean accuracy is <b>{}</b>, and {} where noisy images are clipped "
+    "to [0, 1]. The area under the curve of agreement is <b>{}</b>, and {} clipped."
 )
 _MEANING = (
     "Accuracy is the share of test images whose noisy copy is classified as its label says, agreement the "
@@ -34,95 +34,75 @@ _MEANING = (
     "scores 1, and so may a wrong one. Nothing is certified here: what these draws did not change, other "
     "draws or an attack may."
 )
-
-_Curves = Mapping[str, Sequence[Measurement]]
+_FIGURE = (
+    "Accuracy against the labels, and agreement with the prediction without noise, as the noise grows. "
+    "Dashed curves with open markers are of noisy images clipped to [0, 1]. The table holds each point's "
+    "interval."
+)
+_TABLE = (
+    "Shares of test images{} with their 95 % intervals{}. Mean is over all {} levels; area is that under the "
+    "curve by the trapezoid rule, divided by the range of noise_std."
+)
 
 
 def section(run: Run) -> Section | None:
     """Accuracy and agreement as the noise grows; None where there are no levels."""
     noise = run.results.noise if run.results else None
     table = run.table.sort_values("level")
-    curves = {name: rows(select(table, measure, by=by)) for name, (measure, by) in _CURVES.items()}
+    curves = {name: rows(select(table, of[0], by=of[1])) for name, of in _CURVES.items()}
     if noise is None or not all(curves.values()):
         return None
-    total = curves["accuracy"][0].total or 0
-    means = [mean_over_levels(table, measure, by) or 0.0 for measure, by in _CURVES.values()]
-    areas = [area_over_levels(table, measure, by) or 0.0 for measure, by in _CURVES.values()]
-    largest = f"{curves['accuracy'][-1].level:.4g}"
-    summary = _SUMMARY.format(largest, percent(means[0], total), percent(means[2], total), areas[1], areas[3])
-    ends = [
-        ["Mean", *(percent(mean, total) for mean in means)],
-        ["Area", *(f"{area:.3f}" for area in areas)],
-    ]
+    accuracy = curves["accuracy"]
+    means = [percent(mean_over_levels(table, *of) or 0.0, accuracy[0].total or 0) for of in _CURVES.values()]
+    areas = [f"{area_over_levels(table, *of) or 0.0:.3f}" for of in _CURVES.values()]
+    draws = (" and draws", ", which count each image once") if noise.num_draws > 1 else ("", "")
+    caption = _TABLE.format(*draws, len(accuracy))
     return Section(
         key="noise",
         title="Under Gaussian noise",
         tab="noise",
-        prose=[Prose(summary), Prose(_MEANING, "meaning", "How to read them.")],
+        prose=[
+            Prose(_SUMMARY.format(accuracy[-1].level, means[0], means[2], areas[1], areas[3])),
+            Prose(_MEANING, "meaning", "How to read them."),
+        ],
         figures=[_figure(curves, chance_of([run]))],
-        tables=_tables(_level_rows(curves), ends, has_draws=noise.num_draws > 1),
+        tables=_tables(curves, [["Mean", *means], ["Area", *areas]], caption),
         notes=[Prose(sentence(noise.description), "small")],
         measures=[NOISE_ACCURACY, NOISE_AGREEMENT],
     )
 
 
-def _level_rows(curves: _Curves) -> list[list[Cell]]:
-    return [
-        [Cell(f"{shares[0].level:.3g}"), *(Cell(share_text(share), [interval(share)]) for share in shares)]
+def _tables(
+    curves: Mapping[str, Sequence[Measurement]], summary: Sequence[Sequence[str]], caption: str
+) -> list[Table]:
+    """Some of the levels, spread from the first to the last, with mean and area; and all of them."""
+    levels = [
+        [Cell(f"{shares[0].level:.3g}"), *(Cell(share_text(each), [interval(each)]) for each in shares)]
         for shares in zip(*curves.values(), strict=True)
     ]
-
-
-def _tables(levels: Sequence[list[Cell]], ends: Sequence[list[str]], *, has_draws: bool) -> list[Table]:
-    """Some of the levels, spread from the first to the last, with mean and area; and all of them."""
     last = len(levels) - 1
     spread = {round(last * number / (_FEW_LEVELS - 1)) for number in range(_FEW_LEVELS)}
-    few = [level for number, level in enumerate(levels) if number in spread]
-    header = ["noise_std", *(name.capitalize() for name in _CURVES)]
-    caption = (
-        f"Shares of test images{' and draws' if has_draws else ''} with their 95 % intervals"
-        f"{', which count each image once' if has_draws else ''}. Mean is over all {len(levels)} levels; "
-        "area is that under the curve by the trapezoid rule, divided by the range of noise_std."
-    )
-    first = Table("Under Gaussian noise", header, [*few, *ends], caption, kind="compare")
-    if len(few) == len(levels):
-        return [first]
-    title, caption = f"All {len(levels)} levels", "Shares at all levels, with their 95 % intervals."
-    return [first, Table(title, header, levels, caption, is_folded=True, is_tall=True, kind="compare")]
+    few = [levels[place] for place in sorted(spread)]
+    header = ["noise_std", *(name.capitalize() for name in curves)]
+    tables = [Table("Under Gaussian noise", header, [*few, *summary], caption, kind="compare")]
+    if len(few) < len(levels):
+        title, caption = f"All {len(levels)} levels", "Shares at all levels, with their 95 % intervals."
+        tables += [Table(title, header, levels, caption, is_folded=True, is_tall=True, kind="compare")]
+    return tables
 
 
-def _figure(curves: _Curves, chance: float | None) -> Figure:
+def _figure(curves: Mapping[str, Sequence[Measurement]], chance: float | None) -> Figure:
     """One colour and marker a measure; dashed and open where the noisy image is clipped."""
     traces = []
     for place, (name, shares) in enumerate(curves.items()):
-        index, is_clipped = place % 2, name.endswith("clipped")
-        symbol = look(index)["marker"]["symbol"]
-        trace = series(
-            name,
-            [share.level for share in shares],
-            [share.value for share in shares],
-            index,
-            texts=[
-                hover(
-                    name, f"noise_std {each.level:.4g}: {share_text(each)}", f"95 % interval {interval(each)}"
-                )
-                for each in shares
-            ],
-            line={"dash": "dash" if is_clipped else "solid"},
-            marker={"size": 6, "symbol": f"{symbol}-open" if is_clipped else symbol},
-        )
-        traces.append(trace)
-    caption = (
-        "Accuracy against the labels, and agreement with the prediction without noise, as the noise grows. "
-        "Dashed curves with open markers are of noisy images clipped to [0, 1]. The table holds each point's "
-        "interval."
-    )
-    return chart(
-        traces,
-        "Answers under Gaussian noise",
-        caption,
-        x=axis(NOISE_AXIS),
-        y=axis("share of test images", **SHARES),
-        height=380,
-        chance=chance,
-    )
+        symbol, dash = look(place % 2)["marker"]["symbol"], "solid"
+        if name.endswith("clipped"):
+            symbol, dash = f"{symbol}-open", "dash"
+        style = {"line": {"dash": dash}, "marker": {"size": 6, "symbol": symbol}}
+        traces.append(share_series(name, shares, place % 2, _told, **style))
+    x, y = axis(NOISE_AXIS), axis("share of test images", **SHARES)
+    return chart(traces, "Answers under Gaussian noise", _FIGURE, x=x, y=y, height=380, chance=chance)
+
+
+def _told(share: Measurement) -> list[str]:
+    return [f"noise_std {share.level:.4g}: {share_text(share)}"]

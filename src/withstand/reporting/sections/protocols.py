@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from withstand.evaluation.measurements import Measurement, protocol_measure
 from withstand.evaluation.random_results import ProtocolInfo
-from withstand.evaluation.results import Published, Results
+from withstand.evaluation.results import Published
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Prose, Section, Table
-from withstand.reporting.table import clean, one, rows, select, strongest_at
+from withstand.reporting.table import clean, rows, select, strongest_at
 from withstand.reporting.wording import as_published, budget, cell, interval, norm_text, sentence, share_text
 
 __all__ = ["PLACE", "TITLES", "is_of_protocol", "section", "stands_for"]
@@ -38,25 +38,18 @@ class _Row(NamedTuple):
     ``attack`` is the protocol's; empty of the clean row.
     """
 
-    measure: str
-    published: Published | None
     ours: Measurement
+    published: Published | None
+    measure: str
     adaptive: Measurement | None
-    worst: Measurement | None = None
-    attack: str = ""
-
-    @property
-    def difference(self) -> float | None:
-        """Ours less that of the adaptive attack."""
-        return self.ours.value - self.adaptive.value if self.adaptive else None
+    worst: Measurement | None
+    attack: str
 
 
 def section(run: Run) -> list[Section]:
     """What was measured under each published protocol."""
-    if run.results is None:
-        return []
-    results, protocols = run.results, run.results.protocols
-    return [_section(run, results, info, place) for place, info in enumerate(protocols, start=1)]
+    infos = run.results.protocols if run.results else []
+    return [_section(run, info, place) for place, info in enumerate(infos, start=1)]
 
 
 def stands_for(published: Published, attack: str, norm: str, epsilon: float) -> bool:
@@ -85,81 +78,79 @@ def is_of_protocol(run: Run, published: Published) -> bool:
     return any(stands_for(published, row.by, row.norm, row.level) for row in ours)
 
 
-def _section(run: Run, results: Results, info: ProtocolInfo, place: int) -> Section:
-    shown = [*_clean_rows(run, results, info), *_attacked_rows(run, results, info)]
-    has_published = any(row.published for row in shown)
-    verdicts = _verdicts(info.name, shown, is_random=results.sampling is not None)
-    caption = "Accuracy with its 95 % interval."
-    header = ["Accuracy", "Ours, same protocol", "Ours, adaptive", "Difference", "Worst of all attacks"]
-    if has_published:
-        caption += " Published figures stand as published."
-        header = [header[0], "Published", *header[1:], "Source"]
-    cells = [_cells(row, has_published=has_published) for row in shown]
-    attacks = {TITLES.get(name, name): text for name, text in info.attacks.items()}
+def _section(run: Run, info: ProtocolInfo, place: int) -> Section:
+    shown = _rows(run, info)
+    verdicts = _verdicts(info.name, shown, is_random=bool(run.results and run.results.sampling))
     title = f"Published protocol of {TITLES.get(info.name, info.name)}"
+    attacks = [(TITLES.get(name, name), sentence(text)) for name, text in info.attacks.items() if text]
     return Section(
         key="protocol" if place == 1 else f"protocol-{place}",
         title=title,
         tab="attacks",
         prose=[Prose(_MEANING, "meaning", "How to read it."), *map(Prose, verdicts)],
-        tables=[Table(title, header, cells, caption, kind="compare")],
-        descriptions=[(name, sentence(text)) for name, text in attacks.items() if text],
+        tables=[_table(title, shown)],
+        descriptions=attacks,
         notes=[Prose(sentence(info.description), "small")],
         is_brief=True,
         measures=[protocol_measure(info.name)],
     )
 
 
-def _clean_rows(run: Run, results: Results, info: ProtocolInfo) -> list[_Row]:
-    ours = one(run.table, protocol_measure(info.name), by="clean")
-    scored = replace(clean(run), by="as scored here")
-    published = [each for each in results.published if each.measure == "clean" and is_of_protocol(run, each)]
-    return [_Row("Clean", each, ours, scored) for each in _or_none(published)] if ours else []
-
-
-def _attacked_rows(run: Run, results: Results, info: ProtocolInfo) -> list[_Row]:
+def _rows(run: Run, info: ProtocolInfo) -> list[_Row]:
+    """A row a published figure of each measure, one where nothing was published; the clean ones first."""
+    measured = select(run.table, protocol_measure(info.name)).sort_values("level", kind="stable")
     of_one_step = replace(run, table=run.table[run.table["by"].str.startswith(_ONE_STEP)])
+    published = run.results.published if run.results else []
+    beside: tuple[str, Measurement | None, Measurement | None, str]
     shown = []
-    for name in info.attacks:
-        measured = select(run.table, protocol_measure(info.name), by=name)
-        for ours in rows(measured.sort_values("level")):
+    for name in ("clean", *info.attacks):
+        for ours in rows(measured[measured["by"] == name]):
             at = ours.norm, ours.level
-            worst = strongest_at(run, *at)
-            adaptive = strongest_at(of_one_step, *at) if name in _OF_ONE_STEP else worst
-            published = [each for each in results.published if stands_for(each, name, *at)]
-            measure = f"{TITLES.get(name, name)}, {budget(*at)}"
-            shown += [_Row(measure, each, ours, adaptive, worst, name) for each in _or_none(published)]
+            if name == "clean":
+                figures = [each for each in published if each.measure == name and is_of_protocol(run, each)]
+                beside = "Clean", replace(clean(run), by="as scored here"), None, ""
+            else:
+                figures = [each for each in published if stands_for(each, name, *at)]
+                worst = strongest_at(run, *at)
+                adaptive = strongest_at(of_one_step, *at) if name in _OF_ONE_STEP else worst
+                beside = f"{TITLES.get(name, name)}, {budget(*at)}", adaptive, worst, name
+            shown += [_Row(ours, figure, *beside) for figure in figures or (None,)]
     return shown
 
 
-def _or_none(published: Sequence[Published]) -> Sequence[Published | None]:
-    """One row where nothing was published, too."""
-    return published or [None]
+def _table(title: str, shown: Sequence[_Row]) -> Table:
+    header = ["Accuracy", "Ours, same protocol", "Ours, adaptive", "Difference", "Worst of all attacks"]
+    body, caption = list(map(_cells, shown)), "Accuracy with its 95 % interval."
+    if any(row.published for row in shown):
+        header = [header[0], "Published", *header[1:], "Source"]
+        ends = [_published_cells(row.published) for row in shown]
+        body = [
+            [cells[0], figure, *cells[1:], source] for cells, (figure, source) in zip(body, ends, strict=True)
+        ]
+        caption += " Published figures stand as published."
+    return Table(title, header, body, caption, kind="compare")
 
 
-def _cells(row: _Row, *, has_published: bool) -> list[Cell]:
-    difference = Cell(cell(None) if row.difference is None else _points(row.difference))
+def _cells(row: _Row) -> list[Cell]:
+    difference = _points(row.ours.value - row.adaptive.value) if row.adaptive else cell(None)
     worst = _share(row.worst) if row.attack else Cell(cell(None), is_words=True)
-    cells = [_share(replace(row.ours, by="")), _share(row.adaptive), difference, worst]
-    if has_published:
-        published = row.published
-        figure = Cell(as_published(published.accuracy) if published else cell(None))
-        source = Cell(
-            published.source if published else cell(None), _known(published), is_words=True, kind="words"
-        )
-        cells = [figure, *cells, source]
-    return [Cell(row.measure), *cells]
+    ours = _share(replace(row.ours, by=""))
+    return [Cell(row.measure), ours, _share(row.adaptive), Cell(difference), worst]
 
 
-def _known(published: Published | None) -> list[str]:
-    return [published.note] if published and published.note else []
+def _published_cells(published: Published | None) -> tuple[Cell, Cell]:
+    """The figure and its source."""
+    if published is None:
+        return Cell(cell(None)), Cell(cell(None), is_words=True, kind="words")
+    note = [published.note] if published.note else []
+    return Cell(as_published(published.accuracy)), Cell(published.source, note, is_words=True, kind="words")
 
 
 def _share(share: Measurement | None) -> Cell:
     """A share, its interval and the attack that it was measured under."""
     if share is None:
         return Cell("not measured", is_words=True)
-    return Cell(share_text(share), [interval(share), *([share.by] if share.by else [])], is_bold=True)
+    return Cell(share_text(share), list(filter(None, [interval(share), share.by])), is_bold=True)
 
 
 def _points(share: float) -> str:
@@ -169,42 +160,38 @@ def _points(share: float) -> str:
 
 def _verdicts(protocol: str, shown: Sequence[_Row], *, is_random: bool) -> list[str]:
     """Of each attack, like with like: what the protocol hides, in words."""
-    verdicts = []
-    for attack in dict.fromkeys(row.attack for row in shown if row.attack):
-        apart = [
-            (difference, row.adaptive, row)
-            for row in shown
-            if row.attack == attack and row.adaptive and (difference := row.difference) is not None
-        ]
-        if apart:
-            verdict = _verdict(*max(apart, key=lambda each: each[0]))
-            verdicts.append(" ".join([verdict, *_what_differs(protocol, attack, is_random=is_random)]))
-    return verdicts
+    apart: dict[str, list[tuple[float, Measurement, _Row]]] = {}
+    for row in shown:
+        if row.attack and row.adaptive:
+            difference = row.ours.value - row.adaptive.value
+            apart.setdefault(row.attack, []).append((difference, row.adaptive, row))
+    return [
+        _verdict(*max(pairs, key=lambda pair: pair[0])) + _what_differs(protocol, attack, is_random=is_random)
+        for attack, pairs in apart.items()
+    ]
 
 
 def _verdict(difference: float, adaptive: Measurement, row: _Row) -> str:
     """Where one attack of the protocol and the adaptive one are farthest apart."""
-    is_single = row.attack in _OF_ONE_STEP
-    beside = "an adaptive attack of one step" if is_single else "the strongest attack run here"
-    name = TITLES.get(row.attack, row.attack)
-    other = f"{beside} ({adaptive.by}) {share_text(adaptive)}"
-    where = f"At {row.measure} it leaves {share_text(row.ours)}, {other}"
+    beside = (
+        "an adaptive attack of one step" if row.attack in _OF_ONE_STEP else "the strongest attack run here"
+    )
+    verdict = f"and {beside} agree at best"
     if difference >= _LEAST:
-        return f"The protocol's {name} flatters, by up to {100 * difference:.1f} points. {where}."
-    if difference <= -_LEAST:
-        return f"The protocol's {name} is harder than {beside} at every epsilon. {where}."
-    return f"The protocol's {name} and {beside} agree at best. {where}."
+        verdict = f"flatters, by up to {100 * difference:.1f} points"
+    elif difference <= -_LEAST:
+        verdict = f"is harder than {beside} at every epsilon"
+    other = f"{beside} ({adaptive.by}) {share_text(adaptive)}"
+    where = f"At {row.measure} it leaves {share_text(row.ours)}, {other}."
+    return f"The protocol's {TITLES.get(row.attack, row.attack)} {verdict}. {where}"
 
 
-def _what_differs(protocol: str, attack: str, *, is_random: bool) -> list[str]:
+def _what_differs(protocol: str, attack: str, *, is_random: bool) -> str:
     """A sentence on how the attacks differ, where it is known of the protocol."""
     if protocol != "sebr":
-        return []
+        return ""
     gradient = "follows the gradient of the mean network instead of the predictor that is scored"
-    parts = [
-        *([gradient, "averages over no draws"] if is_random else []),
-        *([] if attack in _OF_ONE_STEP else ["hops from corner to corner of the ball to keep the last"]),
-        "lets images leave [0, 1]",
-    ]
-    listed = " and ".join([text for text in (", ".join(parts[:-1]), parts[-1]) if text])
-    return [f"What differs: the protocol {listed}."]
+    parts = [gradient, "averages over no draws"] if is_random else []
+    parts += [] if attack in _OF_ONE_STEP else ["hops from corner to corner of the ball to keep the last"]
+    listed = f"{', '.join(parts)} and " if parts else ""
+    return f" What differs: the protocol {listed}lets images leave [0, 1]."

@@ -15,8 +15,7 @@ from withstand.evaluation.measurements import (
     SMOOTHED_CERTIFIED,
     Measurement,
 )
-from withstand.evaluation.results import Smoothing
-from withstand.reporting.figures import SHARES, axis, chart, hover, intervals_of, series
+from withstand.reporting.figures import SHARES, axis, chart, intervals_of, share_series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Figure, Prose, Section, Table
 from withstand.reporting.table import chance_of, one, rows, select
@@ -25,7 +24,6 @@ from withstand.reporting.wording import cell, count, counted, epsilon_text, inte
 __all__ = ["PLACE", "section"]
 
 PLACE = 20
-_NAME = "smoothed classifier"
 _RADII = {
     "Mean radius, ℓ2": MEAN_SMOOTHED_RADIUS,
     "Median radius, ℓ2": MEDIAN_SMOOTHED_RADIUS,
@@ -41,7 +39,8 @@ _ACCURACY = Markup(
     "The smoothed classifier is right on <b>{}</b> (95 % interval {}) and abstains on {}, which counts as "
     "wrong."
 )
-_CAPTION = (
+_TABLE = "Certified accuracy of the smoothed classifier in ℓ2, with probability {} an example."
+_FIGURE = (
     "Certified accuracy of the smoothed classifier in ℓ2. It holds with probability {} for each example and "
     "says nothing of the network without its noise. Bars are 95 % intervals; epsilon 0 is the smoothed "
     "classifier's accuracy. Between two markers the share of the right one is certified, at least."
@@ -56,75 +55,47 @@ def section(run: Run) -> Section | None:
         return None
     points = rows(select(run.table, SMOOTHED_CERTIFIED).sort_values("level"))
     probability = f"{100 * (1 - smoothing.failure_probability):.6g}\N{NO-BREAK SPACE}%"
-    radii = {title: one(run.table, measure) for title, measure in _RADII.items()}
     said = _ACCURACY.format(share_text(accuracy), interval(accuracy), share_text(abstained))
+    note = Prose(_NOTE.format(probability), "note", "Another classifier, another guarantee.")
+    radii = {title: one(run.table, measure) for title, measure in _RADII.items()}
     return Section(
         key="smoothing",
         title="Randomised smoothing",
         tab="proven",
-        prose=[
-            Prose(_NOTE.format(probability), "note", "Another classifier, another guarantee."),
-            Prose(said),
-        ],
-        figures=[_figure([accuracy, *points], probability, chance_of([run]))] if points else [],
-        tables=[_table(points, probability)] if points else [],
+        prose=[note, Prose(said)],
         facts=[
-            *_facts(smoothing),
+            ("Noise, noise_std", cell(smoothing.noise_std)),
+            ("Draws to choose the class", count(smoothing.num_selection)),
+            ("Draws to bound its probability", count(smoothing.num_estimation)),
             ("Test examples", count(accuracy.total or 0)),
             *((title, cell(radius.value)) for title, radius in radii.items() if radius),
         ],
+        figures=[_figure([accuracy, *points], probability, chance_of([run]))] if points else [],
+        tables=[_table(points, probability)] if points else [],
         notes=[Prose(sentence(smoothing.description), "small")],
         is_brief=True,
         measures=[SMOOTHED, ABSTENTION, SMOOTHED_CERTIFIED, *_RADII.values()],
     )
 
 
-def _facts(smoothing: Smoothing) -> list[tuple[str, str]]:
-    return [
-        ("Noise, noise_std", cell(smoothing.noise_std)),
-        ("Draws to choose the class", count(smoothing.num_selection)),
-        ("Draws to bound its probability", count(smoothing.num_estimation)),
-    ]
-
-
 def _table(points: Sequence[Measurement], probability: str) -> Table:
-    cells = [
-        [epsilon_text(point.level), share_text(point), interval(point), counted(point)] for point in points
-    ]
-    caption = (
-        f"Certified accuracy of the smoothed classifier in ℓ2, with probability {probability} an example."
-    )
     header = ["Epsilon", "Certified", "95 % interval", "Examples"]
-    return Table("The same numbers as a table", header, cells, caption, is_folded=True)
+    body = [[epsilon_text(each.level), share_text(each), interval(each), counted(each)] for each in points]
+    return Table("The same numbers as a table", header, body, _TABLE.format(probability), is_folded=True)
 
 
 def _figure(points: Sequence[Measurement], probability: str, chance: float | None) -> Figure:
     """Certified accuracy against epsilon; the first point is the accuracy, unless 0 was asked for."""
     drawn = points if points[1].level > 0 else points[1:]
-    texts = [
-        hover(
-            _NAME,
-            f"epsilon {epsilon_text(point.level)}",
-            f"certified with probability {probability} an example: {share_text(point)}",
-            f"95 % interval {interval(point)}",
-        )
-        for point in drawn
-    ]
-    trace = series(
-        f"{_NAME}, each example with probability {probability}",
-        [point.level for point in drawn],
-        [point.value for point in drawn],
+    promise = f"certified with probability {probability} an example"
+    trace = share_series(
+        f"smoothed classifier, each example with probability {probability}",
+        drawn,
         3,
-        texts=texts,
+        lambda each: [f"epsilon {epsilon_text(each.level)}", f"{promise}: {share_text(each)}"],
         line={"dash": "dot", "shape": "vh"},
         error_y=intervals_of(drawn),
     )
-    return chart(
-        [trace],
-        "Certified accuracy of the smoothed classifier, ℓ2",
-        _CAPTION.format(probability),
-        x=axis("epsilon (ℓ2, images in [0, 1])"),
-        y=axis("share of test examples", **SHARES),
-        height=400,
-        chance=chance,
-    )
+    x, y = axis("epsilon (ℓ2, images in [0, 1])"), axis("share of test examples", **SHARES)
+    title, caption = "Certified accuracy of the smoothed classifier, ℓ2", _FIGURE.format(probability)
+    return chart([trace], title, caption, x=x, y=y, height=400, chance=chance)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from withstand.reporting.history import SPECTRAL, Panel, has_numbers, trace_of, training_figure
 from withstand.reporting.read import History, Run
-from withstand.reporting.section import Prose, Section, Table
+from withstand.reporting.section import Figure, Prose, Section, Table
 from withstand.reporting.wording import cell
 
 __all__ = ["PLACE", "section"]
@@ -19,11 +19,13 @@ _KINDS = {
     "proven": "the smallest proven upper bound",
 }
 _WHOLE = "network"
+_MEANING = "The expected spectral norm of each random layer, of the linear map itself at its true input size."
 _OF_THE_WHOLE = (
     "The product over all layers. Of upper bounds (confidence, proven) it bounds how far logits move a unit "
     "of ℓ2 distance, on average; sampled and surrogate are estimates and bound nothing."
 )
 _OF_A_LAYER = "The expected spectral norm of the layer's random linear map, after each epoch."
+_TABLE = "At the last epoch recorded; the table of the training holds every epoch."
 _WIDE = 8.0  # from the smallest to the largest: beyond it the axis is logarithmic
 
 
@@ -34,58 +36,48 @@ def section(run: Run) -> Section | None:
     if history is None or not layers:
         return None
     kinds = [kind for kind in _KINDS if any(kind in columns for columns in layers.values())]
-    rows = [
-        [_title(layer), *(cell(_last(history, columns.get(kind))) for kind in kinds)]
+    body = [
+        [_title(layer), *(_last(history, columns.get(kind)) for kind in kinds)]
         for layer, columns in layers.items()
     ]
-    caption = "At the last epoch recorded; the table of the training holds every epoch."
     return Section(
         key="spectral",
         title="Spectral norms over training",
         tab="training",
-        prose=[
-            Prose(
-                "The expected spectral norm of each random layer, of the linear map itself at its true input "
-                "size."
-            )
-        ],
-        figures=[training_figure(_panel(history, layer, columns)) for layer, columns in layers.items()],
-        tables=[Table("Spectral norms over training", ["Layer", *kinds], rows, caption)],
+        prose=[Prose(_MEANING)],
+        figures=[_figure(history, layer, columns) for layer, columns in layers.items()],
+        tables=[Table("Spectral norms over training", ["Layer", *kinds], body, _TABLE)],
         descriptions=[(kind, _KINDS[kind]) for kind in kinds],
         across=2,
     )
 
 
 def _layers(history: History) -> dict[str, dict[str, str]]:
-    """Layer -> kind -> column, in the order of the kinds; the whole network last."""
+    """Layer -> kind -> column; the whole network last."""
     layers: dict[str, dict[str, str]] = {}
-    for kind in _KINDS:
-        for name, values in history.columns.items():
-            if name.startswith(SPECTRAL) and name.endswith(f"/{kind}") and has_numbers(values):
-                layer = name.removeprefix(SPECTRAL).removesuffix(f"/{kind}")
-                layers.setdefault(layer, {})[kind] = name
-    places = {name: place for place, name in enumerate(history.columns)}
-    first = {layer: min(places[column] for column in columns.values()) for layer, columns in layers.items()}
-    return {
-        layer: layers[layer] for layer in sorted(layers, key=lambda layer: (layer == _WHOLE, first[layer]))
-    }
+    for name, values in history.columns.items():
+        layer, _, kind = name.removeprefix(SPECTRAL).rpartition("/")
+        if name.startswith(SPECTRAL) and kind in _KINDS and has_numbers(values):
+            layers.setdefault(layer, {})[kind] = name
+    return {layer: layers[layer] for layer in sorted(layers, key=lambda layer: layer == _WHOLE)}
 
 
-def _panel(history: History, layer: str, columns: Mapping[str, str]) -> Panel:
-    traces = [trace_of(history, column, kind) for kind, column in columns.items()]
+def _figure(history: History, layer: str, columns: Mapping[str, str]) -> Figure:
+    traces = [trace_of(history, columns[kind], kind) for kind in _KINDS if kind in columns]
     values = [value for trace in traces for value in trace.values if value is not None]
     is_wide = min(values) > 0 and max(values) > _WIDE * min(values)
-    caption = _OF_THE_WHOLE if layer == _WHOLE else _OF_A_LAYER
+    caption, unit = _OF_A_LAYER, "spectral norm"
+    if layer == _WHOLE:
+        caption, unit = _OF_THE_WHOLE, "product of spectral norms"
     caption += " The axis of norms is logarithmic." if is_wide else ""
-    unit = "product of spectral norms" if layer == _WHOLE else "spectral norm"
-    return Panel(_title(layer), caption, traces, is_share=False, unit=unit, is_logarithmic=is_wide)
+    return training_figure(Panel(_title(layer), caption, traces, False, unit, is_wide))
 
 
 def _title(layer: str) -> str:
     return "The whole network" if layer == _WHOLE else f"Layer {layer}"
 
 
-def _last(history: History, column: str | None) -> float | None:
+def _last(history: History, column: str | None) -> str:
     """The newest number of a column."""
     known = [value for value in history.columns.get(column or "", []) if value is not None]
-    return known[-1] if known else None
+    return cell(known[-1] if known else None)

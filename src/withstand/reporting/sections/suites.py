@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import plotly.graph_objects as go
 
 from withstand.evaluation.measurements import ATTACKED
-from withstand.evaluation.results import AttackInfo, StageCounts
+from withstand.evaluation.results import AttackInfo
 from withstand.reporting.figures import COLOURS, GREY, SHARES, axis, bars, chart, hover
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Prose, Section, Table
@@ -29,24 +30,24 @@ _TABLE = (
     "attack of the suite breaks it."
 )
 
+_FIGURE = (
+    "Each bar is all test examples at one epsilon: at the bottom those that are robust to all attacks, above "
+    "them what each attack broke, the last one first, and on top what was wrong before any{}. Each attack is "
+    "given only what the former did not break."
+)
 
-class _Outcome(NamedTuple):
-    """What became of all test examples at one epsilon.
 
+class _Outcomes(NamedTuple):
+    """What became of all ``total`` test examples: part -> how many at each of the epsilons.
+
+    The parts are the robust ones, those that each stage broke, from the last to the first, those broken at a
+    smaller epsilon already, where there are any, whose images serve at this one too, and those wrong before.
     Where answers are drawn, an example counts by the share of its predictions.
-
-    Attributes:
-        epsilon: In [0, 1] units.
-        total: Test examples.
-        parts: How many are robust, broken by each stage from the last to the first, broken at a smaller
-            epsilon already, whose images serve at this one too, and wrong before any attack.
-        attacked: Stage -> examples that it was given.
     """
 
-    epsilon: float
+    epsilons: Sequence[float]
     total: int
-    parts: Mapping[str, float]
-    attacked: Mapping[str, int]
+    parts: Mapping[str, Sequence[float]]
 
 
 def section(run: Run) -> list[Section]:
@@ -58,8 +59,8 @@ def section(run: Run) -> list[Section]:
 
 def _section(run: Run, attack: AttackInfo, place: int) -> Section:
     repeats = run.results.num_repeats if run.results else 1
-    counts = sorted(attack.counts, key=lambda each: each.epsilon)
-    outcomes = [_outcome(run, attack, each, repeats) for each in counts]
+    attack = replace(attack, counts=sorted(attack.counts, key=lambda each: each.epsilon))
+    outcomes = _outcomes(run, attack, repeats)
     title = f"Suite {attack.name}, {norm_text(attack.norm)}"
     note = _DRAWN.format(repeats) if repeats > 1 else ""
     return Section(
@@ -74,26 +75,20 @@ def _section(run: Run, attack: AttackInfo, place: int) -> Section:
     )
 
 
-def _outcome(run: Run, attack: AttackInfo, counts: StageCounts, repeats: int) -> _Outcome:
-    names = [stage.name for stage in attack.stages]
-    share = one(run.table, ATTACKED, by=attack.name, norm=attack.norm, level=counts.epsilon)
-    right = clean(run)
-    broken = dict(zip(names, counts.broken, strict=True))
-    total = ((share and share.total) or 0) // repeats
-    robust = ((share and share.correct) or 0) / repeats
-    all_clean = right.total or 1
-    wrong = (all_clean - (right.correct or 0)) / all_clean * total
-    earlier = total - wrong - robust - sum(broken.values())
-    rounding = len(names) / 2 if repeats > 1 else 1e-6
-    parts = {_ROBUST: robust, **{name: broken[name] for name in reversed(names)}}
-    parts |= {_EARLIER: earlier if earlier > rounding else 0, _WRONG: wrong}
-    return _Outcome(counts.epsilon, total, parts, dict(zip(names, counts.attacked, strict=True)))
-
-
-def _parts(outcomes: Sequence[_Outcome]) -> list[str]:
-    """Into what examples fall; without what is broken earlier where nothing is."""
-    has_earlier = any(outcome.parts[_EARLIER] for outcome in outcomes)
-    return [part for part in outcomes[0].parts if part != _EARLIER or has_earlier]
+def _outcomes(run: Run, attack: AttackInfo, repeats: int) -> _Outcomes:
+    right, at = clean(run), [each.epsilon for each in attack.counts]
+    total = (right.total or 0) // repeats
+    wrong = ((right.total or 0) - (right.correct or 0)) / (right.total or 1) * total
+    rows = [one(run.table, ATTACKED, by=attack.name, norm=attack.norm, level=level) for level in at]
+    robust = [((row and row.correct) or 0) / repeats for row in rows]
+    broken = {stage.name: [each.broken[n] for each in attack.counts] for n, stage in enumerate(attack.stages)}
+    left = [total - wrong - each for each in robust]
+    earlier = [each - sum(counts.broken) for each, counts in zip(left, attack.counts, strict=True)]
+    rounding = len(attack.stages) / 2 if repeats > 1 else 1e-6
+    earlier = [each if each > rounding else 0 for each in earlier]
+    parts: dict[str, Sequence[float]] = {_ROBUST: robust, **dict(reversed(broken.items()))}
+    parts |= {_EARLIER: earlier} if any(earlier) else {}
+    return _Outcomes(at, total, parts | {_WRONG: [wrong] * len(at)})
 
 
 def _number(value: float) -> str:
@@ -101,77 +96,62 @@ def _number(value: float) -> str:
     return count(round(value)) if abs(value - round(value)) < 1e-6 else f"{value:,.1f}"
 
 
-def _verdict(attack: AttackInfo, outcomes: Sequence[_Outcome]) -> str:
+def _verdict(attack: AttackInfo, outcomes: _Outcomes) -> str:
     """At the largest epsilon at which examples are still robust, else the last: who broke what."""
-    robust = (outcome for outcome in reversed(outcomes) if outcome.parts[_ROBUST] > 0)
-    outcome = next(robust, outcomes[-1])
-    broken = {stage.name: int(outcome.parts[stage.name]) for stage in attack.stages}
-    at, total = budget(attack.norm, outcome.epsilon), sum(broken.values())
+    robust = [place for place, number in enumerate(outcomes.parts[_ROBUST]) if number > 0]
+    counts = attack.counts[robust[-1] if robust else -1]
+    at, total, most = budget(attack.norm, counts.epsilon), sum(counts.broken), max(counts.broken)
     if not total:
         return f"At {at}, no attack of the suite broke any example."
-    most = max(broken, key=lambda name: broken[name])
-    later = list(broken)[list(broken).index(most) + 1 :]
-    text = f"At {at}, {most} broke the most, {count(broken[most])} of the {count(total)} broken there."
-    if not later:
+    place = counts.broken.index(most)
+    name, rest = attack.stages[place].name, sum(counts.broken[place + 1 :])
+    text = f"At {at}, {name} broke the most, {count(most)} of the {count(total)} broken there."
+    if place + 1 == len(attack.stages):
         return f"{text} It is the last of the suite, so a stronger attack after it may break more."
-    rest = sum(broken[name] for name in later)
     if rest == 0:
         return f"{text} What came after it broke none more."
-    share = percent(rest / outcome.total, outcome.total)
+    share = percent(rest / outcomes.total, outcomes.total)
     return f"{text} What came after it broke {count(rest)} more, {share} of all."
 
 
-def _table(title: str, attack: AttackInfo, outcomes: Sequence[_Outcome]) -> Table:
-    before = [part for part in (_WRONG, _EARLIER) if part in _parts(outcomes)]
+def _table(title: str, attack: AttackInfo, outcomes: _Outcomes) -> Table:
+    before = [part for part in (_WRONG, _EARLIER) if part in outcomes.parts]
     heads = [Cell(stage.name, [stage.kind]) for stage in attack.stages]
-    rows = [
-        [
-            Cell(epsilon_text(outcome.epsilon)),
-            *(Cell(_number(outcome.parts[part])) for part in before),
-            *(
-                Cell(_number(outcome.parts[name]), [f"of {count(attacked)}"], is_bold=True)
-                for name, attacked in outcome.attacked.items()
-            ),
-            Cell(f"{_number(outcome.parts[_ROBUST])} of {count(outcome.total)}", is_bold=True),
-        ]
-        for outcome in outcomes
-    ]
     header: list[Cell | str] = ["Epsilon", *(part.capitalize() for part in before), *heads, "Robust"]
-    return Table(title, header, rows, _TABLE, kind="compare")
+    body = []
+    for place, counts in enumerate(attack.counts):
+        unattacked = [Cell(_number(outcomes.parts[part][place])) for part in before]
+        broken = [
+            Cell(count(broken), [f"of {count(attacked)}"], is_bold=True)
+            for broken, attacked in zip(counts.broken, counts.attacked, strict=True)
+        ]
+        robust = f"{_number(outcomes.parts[_ROBUST][place])} of {count(outcomes.total)}"
+        body.append([Cell(epsilon_text(counts.epsilon)), *unattacked, *broken, Cell(robust, is_bold=True)])
+    return Table(title, header, body, _TABLE, kind="compare")
 
 
-def _figure(attack: AttackInfo, outcomes: Sequence[_Outcome]) -> Figure:
+def _figure(attack: AttackInfo, outcomes: _Outcomes) -> Figure:
     looks = {_ROBUST: (COLOURS[0], ""), _EARLIER: (GREY, "/"), _WRONG: (GREY, "")}
     for place, stage in enumerate(attack.stages):
         looks[stage.name] = (COLOURS[1:][place % 5], _PATTERNS[place % len(_PATTERNS)])
-    parts = _parts(outcomes)
-    caption = (
-        "Each bar is all test examples at one epsilon: at the bottom those that are robust to all attacks, "
-        "above them what each attack broke, the last one first, and on top what was wrong before any"
-        f"{' or broken at a smaller epsilon' if _EARLIER in parts else ''}. Each attack is given only what "
-        "the former did not break."
-    )
-    return chart(
-        [_bars(part, outcomes, *looks[part]) for part in parts],
-        f"Examples broken by each attack, {attack.name}",
-        caption,
-        x=axis(f"epsilon ({norm_text(attack.norm)})", type="category"),
-        y=axis("share of test examples", **SHARES | {"range": [0, 1.0]}),
-        height=380,
-        layout={"barmode": "stack", "bargap": max(0.35, 0.85 - 0.125 * len(outcomes))},
-    )
+    caption = _FIGURE.format(" or broken at a smaller epsilon" if _EARLIER in outcomes.parts else "")
+    traces = [_bars(part, outcomes, *looks[part]) for part in outcomes.parts]
+    x = axis(f"epsilon ({norm_text(attack.norm)})", type="category")
+    y = axis("share of test examples", **SHARES | {"range": [0, 1.0]})
+    layout = {"barmode": "stack", "bargap": max(0.35, 0.85 - 0.125 * len(outcomes.epsilons))}
+    title = f"Examples broken by each attack, {attack.name}"
+    return chart(traces, title, caption, x=x, y=y, height=380, layout=layout)
 
 
-def _bars(part: str, outcomes: Sequence[_Outcome], colour: str, pattern: str) -> go.Bar:
-    epsilons = [epsilon_text(outcome.epsilon) for outcome in outcomes]
-    shares = [outcome.parts[part] / max(1, outcome.total) for outcome in outcomes]
+def _bars(part: str, outcomes: _Outcomes, colour: str, pattern: str) -> go.Bar:
+    epsilons, total = list(map(epsilon_text, outcomes.epsilons)), outcomes.total
     texts = [
         hover(
             part,
-            f"epsilon {epsilon}: {_number(outcome.parts[part])} of {count(outcome.total)}, "
-            f"{percent(share, outcome.total)}",
+            f"epsilon {at}: {_number(number)} of {count(total)}, {percent(number / max(1, total), total)}",
         )
-        for epsilon, outcome, share in zip(epsilons, outcomes, shares, strict=True)
+        for at, number in zip(epsilons, outcomes.parts[part], strict=True)
     ]
+    shares = [number / max(1, total) for number in outcomes.parts[part]]
     fill = {"pattern": {"shape": pattern, "size": 7, "solidity": 0.25}}
     return bars(part, epsilons, shares, colour, texts, marker=fill)

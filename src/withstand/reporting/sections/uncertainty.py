@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -68,15 +69,14 @@ def section(run: Run) -> Section | None:
 
 
 def _row(of: UncertaintySet) -> list[Cell]:
-    numbers = [
-        count(of.num_examples),
-        cell(None) if of.accuracy is None else percent(of.accuracy, of.num_examples),
-        *(
-            cell(None) if number is None else f"{number:.3f}"
-            for number in (of.calibration_error, *(of.means[measure] for measure in _MEASURES), of.auroc)
-        ),
+    accuracy = cell(None) if of.accuracy is None else percent(of.accuracy, of.num_examples)
+    numbers = (of.calibration_error, *(of.means[measure] for measure in _MEASURES), of.auroc)
+    texts = (cell(None) if number is None else f"{number:.3f}" for number in numbers)
+    return [
+        Cell(of.name),
+        Cell(of.kind, is_words=True),
+        *map(Cell, (count(of.num_examples), accuracy, *texts)),
     ]
-    return [Cell(of.name), Cell(of.kind, is_words=True), *map(Cell, numbers)]
 
 
 def _drawn(sets: Sequence[UncertaintySet]) -> list[UncertaintySet]:
@@ -85,11 +85,10 @@ def _drawn(sets: Sequence[UncertaintySet]) -> list[UncertaintySet]:
     other = [each for each in sets if each.kind == "out-of-distribution"][: _MOST_DRAWN - 2]
     attacked = [each for each in sets if each.kind == "attacked"]
     attacked = [each for each in attacked if _attack(each) == _attack(attacked[0])]
-    room = _MOST_DRAWN - len(clean) - len(other)
-    last = len(attacked) - 1
+    room, last = _MOST_DRAWN - len(clean) - len(other), len(attacked) - 1
     if last >= room:
         spread = {round(last * place / (room - 1)) for place in range(room)} if room > 1 else {last}
-        attacked = [each for place, each in enumerate(attacked) if place in spread]
+        attacked = [attacked[place] for place in sorted(spread)]
     return [*clean, *attacked, *other]
 
 
@@ -106,55 +105,39 @@ def _figure(uncertainty: Uncertainty, measure: str) -> Figure:
     title, caption = _MEASURES[measure]
     drawn, edges = _drawn(uncertainty.sets), uncertainty.edges
     floor = 0.5 / max(each.num_examples for each in drawn)
-    ticks = [10.0**power for power in range(math.ceil(math.log10(floor)), 1)]
+    caption += " Shares are logarithmic; where an outline falls to the floor, there is no image."
+    if len(drawn) < len(uncertainty.sets):
+        caption += f" Drawn are {len(drawn)} of {len(uncertainty.sets)} sets; the table has all."
     held = [
         high
         for each in drawn
         for high, number in zip(edges[1:], each.histograms[measure], strict=True)
         if number
     ]
-    caption += " Shares are logarithmic; where an outline falls to the floor, there is no image."
-    if len(drawn) < len(uncertainty.sets):
-        caption += f" Drawn are {len(drawn)} of {len(uncertainty.sets)} sets; the table has all."
-    return chart(
-        [_outline(each, edges, measure, index, floor / 2) for index, each in enumerate(drawn)],
-        title,
-        caption,
-        x=axis(f"{title.lower()} (nats)", range=[0, max([*held, edges[-1] / 5])]),
-        y=axis(
-            "share of images",
-            type="log",
-            range=[math.log10(floor), 0.08],
-            tickmode="array",
-            tickvals=ticks,
-            ticktext=[f"{100 * tick:.6g} %" for tick in ticks],
-        ),
-        height=320,
-    )
+    x = axis(f"{title.lower()} (nats)", range=[0, max([*held, edges[-1] / 5])])
+    ticks = [10.0**power for power in range(math.ceil(math.log10(floor)), 1)]
+    scale = {"type": "log", "range": [math.log10(floor), 0.08], "tickmode": "array", "tickvals": ticks}
+    y = axis("share of images", **scale, ticktext=[f"{100 * tick:.6g} %" for tick in ticks])
+    traces = [_outline(each, edges, measure, index, floor / 2) for index, each in enumerate(drawn)]
+    return chart(traces, title, caption, x=x, y=y, height=320)
 
 
 def _outline(
     of: UncertaintySet, edges: Sequence[float], measure: str, index: int, floor: float
 ) -> go.Scatter:
     """Each bin a step, some of them marked; the clean set's outline is filled."""
-    counts = of.histograms[measure]
-    shares = [number / of.num_examples for number in counts]
+    numbers, total = of.histograms[measure], of.num_examples
     texts = [
         hover(
-            of.name,
-            f"{low:.3g} to {high:.3g} nats: {percent(share, of.num_examples)}, {count(number)} images",
+            of.name, f"{low:.3g} to {high:.3g} nats: {percent(number / total, total)}, {count(number)} images"
         )
-        for (low, high), share, number in zip(pairwise(edges), shares, counts, strict=True)
+        for (low, high), number in zip(pairwise(edges), numbers, strict=True)
     ]
-    heights = [max(share, floor) for share in shares]
-    return series(
-        of.name,
-        edges,
+    heights = [max(number / total, floor) for number in numbers]
+    look: dict[str, Any] = {"line": {"shape": "hv", "width": 1.8}, "marker": {"maxdisplayed": _MOST_MARKERS}}
+    look |= FILL if of.kind == "clean" else {}
+    heights, texts = (
         [*heights, *heights[-1:]],
-        index,
-        texts=[*texts, *texts[-1:]],
-        cliponaxis=True,
-        line={"shape": "hv", "width": 1.8},
-        marker={"maxdisplayed": _MOST_MARKERS},
-        **FILL if of.kind == "clean" else {},
-    )
+        [*texts, *texts[-1:]],
+    )  # the last bin's step ends at an edge too
+    return series(of.name, edges, heights, index, texts=texts, cliponaxis=True, **look)
