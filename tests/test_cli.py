@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from withstand.cli import main
+from withstand.evaluation.measurements import ATTACKED, CLEAN
 from withstand.recipe_file import packaged_recipes
+from withstand.reporting.table import one, select
 from withstand.sweep import packaged_sweeps
 
 SMALL = [
@@ -27,8 +29,9 @@ SMALL = [
     "--training.selection.num_steps=2",
     "--training.accelerator=cpu",
     "--evaluation.num_examples=40",
-    "--evaluation.epsilons=[8/255,0.5]",
-    "--evaluation.attacks=[{class_path: PGD, init_args: {num_steps: 3}}]",
+    "--evaluation.meters.0.epsilons=[8/255,0.5]",
+    "--evaluation.meters.0.attacks=[{class_path: PGD, init_args: {num_steps: 3}}]",
+    "--evaluation.meters.1.epsilons=[8/255,0.5]",
 ]
 
 
@@ -58,6 +61,7 @@ def test_run_leaves_every_file_of_the_run_folder(finished: Path) -> None:
         "evaluation",
         "examples.csv",
         "gallery.npz",
+        "measurements.csv",
         "metrics.json",
         "report.html",
     }
@@ -65,26 +69,30 @@ def test_run_leaves_every_file_of_the_run_folder(finished: Path) -> None:
     assert environment["command"].startswith("withstand run digits-adversarial --training.epochs=2")
     assert environment["cost"]["train_steps"] == 8
     assert environment["cost"]["evaluate_seconds"] > 0
-    metrics = json.loads((finished / "metrics.json").read_text())
-    assert [point["epsilon"] for point in metrics["attacks"][0]["curve"]] == [8 / 255, 0.5]
-    assert metrics["clean"]["total"] == 40
+    table = pd.read_csv(finished / "measurements.csv")
+    attack = json.loads((finished / "metrics.json").read_text())["attacks"][0]["name"]
+    assert list(select(table, ATTACKED, by=attack)["level"]) == [8 / 255, 0.5]
+    clean = one(table, CLEAN)
+    assert clean is not None
+    assert clean.total == 40
     assert len(pd.read_csv(finished / "examples.csv")) == 40
     page = (finished / "report.html").read_text()
-    assert f"{metrics['clean']['accuracy']:.1%}".removesuffix("%") in page
+    assert f"{clean.value:.1%}".removesuffix("%") in page
 
 
 def test_each_stage_can_be_run_again_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = (finished / "last.safetensors").read_bytes()
     assert main(["evaluate", str(finished), "--evaluation.num_examples", "20"]) == 0
-    assert json.loads((finished / "metrics.json").read_text())["clean"]["total"] == 20
+    assert json.loads((finished / "metrics.json").read_text())["num_examples"] == 20
     (finished / "report.html").unlink()
     assert main(["report", str(finished)]) == 0
     assert (finished / "report.html").exists()
-    assert main(["attack", str(finished), "--epsilon=8/255", "--num_examples=10", "--norm=2"]) == 0
-    assert main(["attack", str(finished), "--epsilon", "0.1", "--num_examples=10", "--norm=inf"]) == 0
+    assert main(["attack", str(finished), "--epsilon=8/255", "--num_examples=20", "--norm=2"]) == 0
+    assert main(["attack", str(finished), "--epsilon", "0.1", "--norm=inf"]) == 0
     out = capsys.readouterr().out
     assert "pgd-10-l2" in out
     assert "pgd-10-linf" in out
+    assert "--evaluation.num_examples=10" in failed(capsys, "attack", str(finished), "--num_examples=10")
     trained = json.loads((finished / "environment.json").read_text())
     again = ["run", "digits-adversarial", *SMALL, "--evaluation.num_examples=10", f"--out={finished}"]
     assert main(again) == 0  # nothing is left to train
@@ -98,14 +106,15 @@ def test_each_stage_can_be_run_again_alone(finished: Path, capsys: pytest.Captur
 def test_an_evaluation_says_how_to_repeat_it_and_changes_nothing_that_was_trained(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(finished), "--evaluation.epsilons=[0.2]"]) == 0
+    assert main(["evaluate", str(finished), "--evaluation.meters.0.epsilons=[0.2]"]) == 0
     assert main(["report", str(finished)]) == 0
     environment = json.loads((finished / "environment.json").read_text())
-    assert environment["evaluate_command"].endswith("'--evaluation.epsilons=[0.2]'")
+    assert environment["evaluate_command"].endswith("'--evaluation.meters.0.epsilons=[0.2]'")
     page = (finished / "report.html").read_text()
     assert "withstand run digits-adversarial" in page
     assert "withstand evaluate" in page
-    assert json.loads((finished / "metrics.json").read_text())["settings"]["epsilons"] == [0.2]
+    meters = json.loads((finished / "metrics.json").read_text())["settings"]["meters"]
+    assert [0.2] in [meter.get("init_args", {}).get("epsilons") for meter in meters]
     assert "training.epochs: 2 then, 9 now" in failed(
         capsys, "evaluate", str(finished), "--training.epochs=9"
     )
@@ -132,11 +141,12 @@ def test_a_penalised_run_with_a_constraint_and_its_kernel_norms(
         "{class_path: Weighted, init_args: {weight: 0.1, term: SpectralNorm}}]}}",
         "--objective.terms.1.weight=0.2",
         "--evaluation.num_examples=30",
-        "--evaluation.kernel_norms={num_examples: 10}",
+        "--evaluation.meters+=KernelNorms",
+        "--evaluation.meters.num_examples=10",
     ]
     assert main([*command, f"--out={out}"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    bounds = json.loads((out / "metrics.json").read_text())["kernel_norms"]["summary"]
+    bounds = json.loads((out / "metrics.json").read_text())["kernel_norms"]["largest"]
     assert f"kernel norms: at least gradient {bounds['gradient']:.4g}" in shown
     assert f"at most {bounds['spectral']:.4g}" in shown
     assert "weight: 0.2" in (out / "recipe.yaml").read_text()
@@ -282,8 +292,9 @@ def test_an_attack_of_random_weights_scores_them_as_their_recipe(
         "model: {name: mlp, options: {hidden: [8]}, bayes: {}}\n"
         "objective: {class_path: Variational}\n"
         "training: {epochs: 1, batch_size: 20}\n"
-        "evaluation: {sampling: {num_samples: 3, num_repeats: 2, attack_samples: 5, uncertainty: "
-        "{num_samples: 1, out_of_distribution: [mnist]}}}\n"
+        "evaluation:\n"
+        "  sampling: {num_samples: 3, num_repeats: 2, attack_samples: 5}\n"
+        "  meters: [{class_path: Uncertainty, init_args: {num_samples: 1, out_of_distribution: [mnist]}}]\n"
     )
     assert main(["train", str(file), f"--out={out}"]) == 0
     attack = ["attack", str(out), "--epsilon=0.1", "--num_steps=2", "--num_examples=6"]
@@ -308,7 +319,8 @@ def test_run_asks_for_all_its_data_before_it_trains(
 ) -> None:
     asked = [
         *("digits-adversarial", *SMALL, "--model.bayes={}", f"--data.root={tmp_path}"),
-        *("--evaluation.sampling.uncertainty.out_of_distribution=[mnist]", f"--out={tmp_path / 'run'}"),
+        *("--evaluation.meters+=Uncertainty", "--evaluation.meters.out_of_distribution=[mnist]"),
+        f"--out={tmp_path / 'run'}",
     ]
     assert "mnist" in failed(capsys, "run", *asked)
     assert not (tmp_path / "run").exists()

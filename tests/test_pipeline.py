@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +11,16 @@ from PIL import Image
 
 from withstand.constraints import PARAMETRIZATIONS, ParametrizationName
 from withstand.dataset_info import KNOWN_DATASETS
+from withstand.evaluation import read_results
+from withstand.evaluation.measurements import CLEAN, protocol_measure
 from withstand.models import save_weights
 from withstand.pipeline import evaluate_run, require_other_data, train_recipe
 from withstand.recipe import ModelSettings, Recipe
 from withstand.recipe_file import parse_recipe
 from withstand.reporting import report
+from withstand.reporting.table import one, select
 from withstand.run_folder import RunFolder
-from withstand.runs import build_model, load_data, load_run_model, model_spec, open_run
+from withstand.runs import build_model, load_run_model, model_spec, open_run
 from withstand.spectral import weights
 from withstand.types import AttackError, DataError, ModelError, RunFolderError
 
@@ -45,7 +47,7 @@ evaluation:
   num_examples: 30
   batch_size: 20
   weights: last
-  protocols:
+  meters:
     - class_path: SebrProtocol
       init_args: {fgsm: [0.1], pgd: [0.1, 8/255], num_steps: 2}
 published:
@@ -58,14 +60,20 @@ def test_published_protocols_are_measured_of_the_examples_scored_and_reported(tm
     file.write_text(_WITH_PROTOCOL)
     parsed, out = parse_recipe(file), RunFolder(tmp_path / "run")
     train_recipe(parsed, out, command="train")
-    evaluate_run(out, parsed, command="evaluate")
-    metrics = json.loads(out.metrics.read_text())
-    (found,) = metrics["protocols"]
-    assert found["num_examples"] == 30
+    found = evaluate_run(out, parsed, command="evaluate")
+    (protocol,) = found.results.protocols
+    measured = select(found.table, protocol_measure(protocol.name))
+    assert set(measured["total"]) == {30}
     # One pass by a net without random weights: as the evaluation itself scores it.
-    assert found["clean"] == metrics["clean"]
-    assert [point["epsilon"] for point in found["attacks"][1]["curve"]] == [0.1, pytest.approx(8 / 255)]
-    assert metrics["published"][0]["attack"] == "pgd"
+    clean, again = one(found.table, CLEAN), one(found.table, protocol_measure(protocol.name), by="clean")
+    assert clean is not None
+    assert again is not None
+    assert (again.correct, again.lower, again.upper) == (clean.correct, clean.lower, clean.upper)
+    assert list(measured["level"][measured["by"] == "pgd"]) == [0.1, pytest.approx(8 / 255)]
+    assert found.results.published[0].attack == "pgd"
+    written = read_results(out)
+    assert written is not None
+    assert written[0] == found.results
     assert ">Published protocol of SEBR</h2>" in report(out.path).read_text(encoding="utf-8")
 
 
@@ -76,7 +84,10 @@ objective: {class_path: Variational}
 training: {epochs: 1, batch_size: 20}
 evaluation:
   num_examples: 10
-  sampling: {num_samples: 2, num_repeats: 2, uncertainty: {num_samples: 2, out_of_distribution: [mnist]}}
+  sampling: {num_samples: 2, num_repeats: 2}
+  meters:
+    - class_path: Uncertainty
+      init_args: {num_samples: 2, out_of_distribution: [mnist]}
 """
 
 
@@ -85,8 +96,7 @@ def test_the_file_of_the_means_is_read_when_training_begins_alone(tmp_path: Path
     file.write_text(_RANDOM)
     out = RunFolder(tmp_path / "run")
     parsed = parse_recipe(
-        file,
-        [f"--model.bayes.means={means}", "--training.epochs=0", "--evaluation.sampling.uncertainty=null"],
+        file, [f"--model.bayes.means={means}", "--training.epochs=0", "--evaluation.meters=[]"]
     )
     with pytest.raises(ModelError, match="no weights file"):
         train_recipe(parsed, out, command="train")
@@ -96,11 +106,13 @@ def test_the_file_of_the_means_is_read_when_training_begins_alone(tmp_path: Path
     train_recipe(parsed, out, command="train")
     means.unlink()
     run, found = open_run(out.path)
-    model = load_run_model(run, found.recipe, load_data(recipe))
+    model = load_run_model(run, found.recipe, info)
     learnt, begun = model.state_dict(), plain.state_dict()
     assert all(torch.equal(learnt[name], value) for name, value in begun.items())
     train_recipe(parsed, out, command="train")  # nothing is left to train
-    assert evaluate_run(run, found, command="evaluate").metrics["sampling"]["num_repeats"] == 2
+    sampling = evaluate_run(run, found, command="evaluate").results.sampling
+    assert sampling is not None
+    assert sampling.num_repeats == 2
 
 
 def test_what_an_evaluation_will_read_can_be_asked_for_before(tmp_path: Path) -> None:
@@ -108,16 +120,14 @@ def test_what_an_evaluation_will_read_can_be_asked_for_before(tmp_path: Path) ->
     file.write_text(f"{_RANDOM.replace('name: digits,', f'name: digits, root: {tmp_path},')}")
     with pytest.raises(DataError, match="mnist"):
         require_other_data(parse_recipe(file).recipe)
-    require_other_data(parse_recipe(file, ["--model.bayes=null"]).recipe)
-    require_other_data(
-        parse_recipe(file, ["--evaluation.sampling.uncertainty.out_of_distribution=[]"]).recipe
-    )
+    require_other_data(parse_recipe(file, ["--model.bayes=null", "--evaluation.meters=[]"]).recipe)
+    require_other_data(parse_recipe(file, ["--evaluation.meters.0.out_of_distribution=[]"]).recipe)
     other = tmp_path / "other"
     for part in ("train", "test"):
         for kind in "ab":
             (other / part / kind).mkdir(parents=True)
             Image.new("L", (6, 6)).save(other / part / kind / "one.png")
-    asked = f"--evaluation.sampling.uncertainty.out_of_distribution=[folder:{other}]"
+    asked = f"--evaluation.meters.0.out_of_distribution=[folder:{other}]"
     with pytest.raises(DataError, match="shape"):
         require_other_data(parse_recipe(file, [asked]).recipe)
 
@@ -126,16 +136,16 @@ def test_packages_of_attacks_are_asked_for_before(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("withstand.attacks.adapters.find_spec", lambda _: None)
     file = tmp_path / "recipe.yaml"
     file.write_text(_RANDOM)
-    plain = ["--model.bayes=null", "--evaluation.epsilons=[0.1]"]
-    require_other_data(parse_recipe(file, [*plain, "--evaluation.suite=fast"]).recipe)
+    suite = ["--model.bayes=null", "--evaluation.meters=[{class_path: Suite, init_args: {epsilons: [0.1]}}]"]
+    require_other_data(parse_recipe(file, [*suite, "--evaluation.meters.level=fast"]).recipe)
     with pytest.raises(AttackError, match="pyautoattack"):
-        require_other_data(parse_recipe(file, [*plain, "--evaluation.suite=standard"]).recipe)
+        require_other_data(parse_recipe(file, [*suite, "--evaluation.meters.level=standard"]).recipe)
 
 
 def test_a_run_that_failed_at_once_does_not_hold_its_folder(tmp_path: Path) -> None:
     file, out = tmp_path / "recipe.yaml", RunFolder(tmp_path / "run")
     file.write_text(_RANDOM)
-    failing = parse_recipe(file, ["--model.bayes=null"])  # has no divergence to be trained with
+    failing = parse_recipe(file, ["--model.bayes=null", "--evaluation.meters=[]"])  # has no divergence to be trained with
     with pytest.raises(ModelError):
         train_recipe(failing, out, command="train")
     assert [path.name for path in out.checkpoints.iterdir()] == ["good.pt"]

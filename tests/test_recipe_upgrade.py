@@ -28,7 +28,7 @@ _OLD = {
     "attacks": "{epsilons: [0.1], attacks: [{class_path: PGD, init_args: {num_steps: 3}}]}",
     "suite": "{epsilons: [8/255], suite: fast}",
     "suite with settings": "{epsilons: [0.1], suite: {level: standard, norms: [2], transfer_from: null}}",
-    "certificates": "{epsilons: [0.1], certificates: [{norm: 2}, {norm: inf, epsilons: [0.2], radius: true}]}",
+    "certificates": "{epsilons: [0.1], certificates: [{norm: 2}, {norm: inf, epsilons: [0.2], clip: no}]}",
     "kernel_norms": "{kernel_norms: {num_examples: 10}}",
     "noise": "{noise: {num_levels: 3}}",
     "corruptions": "{corruptions: {severities: [1]}}",
@@ -55,7 +55,7 @@ def test_old_keys_of_a_file_are_shown_as_they_are_written_now(tmp_path: Path, ke
     expected: dict[str, list[Meter]] = {
         "suite": [Suite("fast", [8 / 255])],
         "suite with settings": [Suite("standard", [0.1], norms=[2])],
-        "certificates": [Certificate(2, [0.1]), Certificate(float("inf"), [0.2], radius=True)],
+        "certificates": [Certificate(2, [0.1]), Certificate(float("inf"), [0.2], clip=False)],
         "kernel_norms": [KernelNorms(num_examples=10)],
         "noise": [NoiseCurve(num_levels=3)],
         "corruptions": [Corruptions(severities=[1])],

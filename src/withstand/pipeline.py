@@ -213,8 +213,8 @@ def _require_same_number(run: RunFolder, num_examples: int | None) -> None:
     if known is not None and num_examples not in (None, known[0].num_examples):
         raise RunFolderError(
             f"{run.path} was evaluated on {known[0].num_examples} examples, so all else is measured on the "
-            f"same ones: leave --num_examples out, or evaluate others first by `withstand evaluate {run.path} "
-            f"--evaluation.num_examples={num_examples}`."
+            "same ones: leave --num_examples out, or evaluate others first by "
+            f"`withstand evaluate {run.path} --evaluation.num_examples={num_examples}`."
         )
 
 

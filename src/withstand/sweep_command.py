@@ -143,7 +143,7 @@ def _run(chosen: Sweep, base: Path, point: Point, path: Path) -> str:
 
 
 def _is_of(results: Results, out: RunFolder, parsed: ParsedRecipe) -> bool:
-    """Whether a folder with results holds the run of this very recipe, and all that it asks to be measured."""
+    """Whether a folder with results holds the run of this very recipe, and all that it asks for."""
     asked, measured = parsed.values["evaluation"], results.settings
     is_measured = {**measured, "meters": asked["meters"]} == asked and all(
         meter in measured.get("meters", []) for meter in asked["meters"]

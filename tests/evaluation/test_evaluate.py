@@ -20,7 +20,12 @@ from typing_extensions import override
 
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.data import Dataset
-from withstand.evaluation import AttackPlan, evaluate, plan_attacks, share, summarise
+from withstand.evaluation import evaluate, read_results
+from withstand.evaluation.intervals import share
+from withstand.evaluation.measurements import ATTACKED, CLEAN
+from withstand.evaluation.meters import Attacks, Certificate
+from withstand.evaluation.plans import AttackPlan, merged_attacks, merged_certificates
+from withstand.reporting.table import select
 from withstand.run_folder import RunFolder
 from withstand.types import AttackError, ModelError
 
@@ -63,7 +68,7 @@ class Cheat(Attack):
 
 def test_rows_obey_the_order_of_difficulty(tiny_dataset: Dataset) -> None:
     attacks = [PGD(num_steps=5), PGD(norm=2, num_steps=5), Noise()]
-    result = evaluate(Thresholds(), tiny_dataset, attacks, EPSILONS, batch_size=7)
+    result = evaluate(Thresholds(), tiny_dataset, [Attacks(attacks, EPSILONS)], batch_size=7)
     rows = result.rows
     assert list(rows["index"]) == list(range(45))
     for attack in attacks:
@@ -73,14 +78,14 @@ def test_rows_obey_the_order_of_difficulty(tiny_dataset: Dataset) -> None:
     assert (rows["pgd-5-linf@0"] == rows["clean"]).all()
     worst = rows[["pgd-5-linf@0.3", "noise-1-linf@0.3"]].min(axis=1)
     assert (rows["worst-linf@0.3"] == worst).all()  # PGD in l2 has a ball of another kind
-    assert [attack["name"] for attack in result.metrics["attacks"]][-1] == "worst-linf"
+    assert result.results.attacks[-1].name == "worst-linf"
     assert rows["clean"].mean() == 1.0
-    # A column's lead is at most 220 / 255, so that 0.5 fells all, and noise of 0.05 none.
+    # A column's lead is at most 220 / 255, so that 0.5 breaks all, and noise of 0.05 none.
     assert rows["pgd-5-linf@0.5"].mean() == 0.0
     assert rows["noise-1-linf@0.05"].mean() == 1.0
 
 
-def test_linear_model_falls_exactly_where_its_margin_ends(tiny_dataset: Dataset) -> None:
+def test_linear_model_is_broken_exactly_where_its_margin_ends(tiny_dataset: Dataset) -> None:
     # The best an attack can do in linf and [0, 1]: darken the true column, brighten another.
     epsilon = 0.22
     columns = (tiny_dataset.test.images.float() / 255)[:, 0, :, :3]
@@ -88,13 +93,12 @@ def test_linear_model_falls_exactly_where_its_margin_ends(tiny_dataset: Dataset)
     brightest = (columns + epsilon).clamp(max=1).mean(dim=1)
     labels = tiny_dataset.test.labels[:, None]
     lead = darkest.gather(1, labels) - brightest.scatter(1, labels, -1.0)[:, :].amax(dim=1, keepdim=True)
-    can_stand = (lead.squeeze(1) > 0).numpy()
-    rows = evaluate(
-        Thresholds(), tiny_dataset, [PGD(num_steps=50, num_restarts=3, loss=margin)], [epsilon]
-    ).rows
-    stands = rows[f"pgd-50-margin-linf@{epsilon}"].to_numpy().astype(bool)
-    assert 0 < can_stand.sum() < len(can_stand)
-    assert (stands == can_stand).all()
+    can_withstand = (lead.squeeze(1) > 0).numpy()
+    attacks = Attacks([PGD(num_steps=50, num_restarts=3, loss=margin)], [epsilon])
+    rows = evaluate(Thresholds(), tiny_dataset, [attacks]).rows
+    robust = rows[f"pgd-50-margin-linf@{epsilon}"].to_numpy().astype(bool)
+    assert 0 < can_withstand.sum() < len(can_withstand)
+    assert (robust == can_withstand).all()
 
 
 def test_writes_rows_as_it_goes_and_the_rest_at_the_end(tiny_dataset: Dataset, tmp_path: Path) -> None:
@@ -109,8 +113,7 @@ def test_writes_rows_as_it_goes_and_the_rest_at_the_end(tiny_dataset: Dataset, t
     result = evaluate(
         Thresholds(),
         tiny_dataset,
-        [PGD()],
-        [0.1],
+        [Attacks([PGD()], [0.1])],
         num_examples=20,
         batch_size=8,
         out=tmp_path,
@@ -119,9 +122,12 @@ def test_writes_rows_as_it_goes_and_the_rest_at_the_end(tiny_dataset: Dataset, t
     assert seen == sorted(seen)
     assert {8, 16, 20} <= set(seen)
     pd.testing.assert_frame_equal(pd.read_csv(out.examples), result.rows, check_dtype=False)
-    metrics = out.read_json(out.metrics)
-    assert metrics["clean"]["total"] == 20
-    assert metrics["attacks"][0]["norm"] == "inf"
+    kept = read_results(out)
+    assert kept is not None
+    assert kept[0] == result.results
+    pd.testing.assert_frame_equal(kept[1], result.table)
+    assert select(result.table, CLEAN).total.item() == result.results.num_examples == 20
+    assert (result.results.attacks[0].norm, select(result.table, ATTACKED).norm.item()) == ("inf", "inf")
     gallery = np.load(out.gallery, allow_pickle=False)
     assert gallery["clean"].shape == (12, 4, 4, 1)
     difference = gallery["adversarial"].astype(int) - gallery["clean"].astype(int)
@@ -130,25 +136,27 @@ def test_writes_rows_as_it_goes_and_the_rest_at_the_end(tiny_dataset: Dataset, t
 
 def test_same_seed_gives_the_same_rows_whatever_the_random_state(tiny_dataset: Dataset) -> None:
     torch.manual_seed(1)
-    first = evaluate(Thresholds(), tiny_dataset, [Noise()], [0.4]).rows
+    first = evaluate(Thresholds(), tiny_dataset, [Attacks([Noise()], [0.4])]).rows
     state = torch.get_rng_state()
-    second = evaluate(Thresholds(), tiny_dataset, [Noise()], [0.4]).rows
+    second = evaluate(Thresholds(), tiny_dataset, [Attacks([Noise()], [0.4])]).rows
     pd.testing.assert_frame_equal(first, second)
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_masked_gradients_are_called_out(tiny_dataset: Dataset) -> None:
-    masked = evaluate(Quantised(), tiny_dataset, [PGD(num_steps=5, random_start=False)], EPSILONS)
-    assert any("Masked gradients" in warning for warning in masked.metrics["warnings"])
-    honest = evaluate(Thresholds(), tiny_dataset, [PGD(num_steps=5)], EPSILONS)
-    assert honest.metrics["warnings"] == []
+    attacks = Attacks([PGD(num_steps=5, random_start=False)], EPSILONS)
+    masked = evaluate(Quantised(), tiny_dataset, [attacks]).results
+    assert any("Masked gradients" in warning for warning in masked.warnings)
+    assert any("withstand pgd-5-linf at linf 0.5, where every image" in each for each in masked.warnings)
+    attacks = Attacks([PGD(num_steps=5)], EPSILONS)
+    assert evaluate(Thresholds(), tiny_dataset, [attacks]).results.warnings == []
 
 
 def test_a_constant_answer_is_called_out(tiny_dataset: Dataset) -> None:
     layer = nn.Linear(16, 3)
     nn.init.zeros_(layer.weight)
     constant = nn.Sequential(nn.Flatten(), layer)
-    found = evaluate(constant, tiny_dataset, [PGD(num_steps=2)], [0.1]).metrics["warnings"]
+    found = evaluate(constant, tiny_dataset, [Attacks([PGD(num_steps=2)], [0.1])]).results.warnings
     assert "Constant answer" in found[0]
     assert "the margin has no gradient" in found[1]
     assert len(found) == 2
@@ -157,12 +165,12 @@ def test_a_constant_answer_is_called_out(tiny_dataset: Dataset) -> None:
 @pytest.mark.parametrize("shift", [0.2, -0.05])
 def test_an_attack_that_leaves_its_set_is_stopped(tiny_dataset: Dataset, shift: float) -> None:
     with pytest.raises(AttackError, match=r"cheat at epsilon 0.1 returned images"):
-        evaluate(Thresholds(), tiny_dataset, [Cheat(shift=shift)], [0.1])
+        evaluate(Thresholds(), tiny_dataset, [Attacks([Cheat(shift=shift)], [0.1])])
 
 
 def test_model_of_the_wrong_width(tiny_dataset: Dataset) -> None:
     with pytest.raises(ModelError):
-        evaluate(nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), tiny_dataset, [], [])
+        evaluate(nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), tiny_dataset)
 
 
 @pytest.mark.parametrize(
@@ -170,42 +178,76 @@ def test_model_of_the_wrong_width(tiny_dataset: Dataset) -> None:
 )
 def test_epsilons_are_checked(epsilons: Sequence[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan_attacks([PGD()], epsilons)
+        Attacks([PGD()], epsilons)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sizes", [{"num_examples": 0}, {"num_examples": -3}, {"batch_size": 0}])
 def test_sizes_are_checked(tiny_dataset: Dataset, sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        evaluate(Thresholds(), tiny_dataset, [], [], **sizes)  # type: ignore[arg-type]
+        evaluate(Thresholds(), tiny_dataset, **sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "message"), [([], "at least one attack"), (["pgd"], r"such as PGD\(num_steps=20\), .*'pgd'")]
+)
+def test_attacks_are_checked(attacks: list[Attack], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Attacks(attacks, [0.1])
 
 
 def test_attacks_of_the_same_name_are_told_apart() -> None:
-    plans = plan_attacks([PGD(), PGD(num_restarts=2), PGD(norm=2)], [0.1])
-    assert len({plan.name for plan in plans}) == 3
+    attacks = [PGD(), PGD(num_restarts=2), PGD(norm=2), PGD(num_restarts=3)]
+    merged = merged_attacks([AttackPlan(attack, [0.1], attack.name) for attack in attacks])
+    assert [plan.name for plan in merged] == ["pgd-10-linf", "pgd-10-linf-2", "pgd-10-l2", "pgd-10-linf-3"]
+
+
+def test_an_attack_asked_for_twice_is_run_once_at_all_budgets() -> None:
+    plans = [
+        AttackPlan(PGD(epsilon=0.2), [0.3, 0.1], "pgd"),
+        AttackPlan(Noise(), [0.2], "noise"),
+        AttackPlan(PGD(epsilon=0.7), [0.2, 0.1], "pgd"),
+    ]
+    merged = merged_attacks(plans)
+    assert [(plan.name, list(plan.epsilons)) for plan in merged] == [
+        ("pgd", [0.1, 0.2, 0.3]),
+        ("noise", [0.2]),
+    ]
+    assert merged_attacks(merged) == merged
+    assert merged_attacks([]) == []
+
+
+def test_a_certificate_asked_for_twice_is_proven_once_at_all_budgets() -> None:
+    certificates = [
+        Certificate(2, [0.3, 0.1]),
+        Certificate(2, [0.3], method="ball"),
+        Certificate(math.inf, [0.1]),
+        Certificate(2, [0.2, 0.3], radius=True),
+    ]
+    merged = merged_certificates(plan for each in certificates for plan in each.certificate_plans())
+    assert [(plan.name, list(plan.epsilons), plan.radius) for plan in merged] == [
+        ("certified-l2", [0.1, 0.2, 0.3], True),
+        ("certified-ball-l2", [0.3], False),
+        ("certified-linf", [0.1], False),
+    ]
+    assert merged_certificates(merged) == merged
 
 
 @given(st.integers(1, 400), st.data())
 def test_share_has_the_clopper_pearson_interval(total: int, data: st.DataObject) -> None:
     correct = data.draw(st.integers(0, total))
     found = share([1] * correct + [0] * (total - correct))
-    assert found["accuracy"] == correct / total
+    assert (found.value, found.correct, found.total) == (correct / total, correct, total)
     lower = beta.ppf(0.025, correct, total - correct + 1) if correct else 0.0
     upper = beta.ppf(0.975, correct + 1, total - correct) if correct < total else 1.0
-    assert found["lower"] == pytest.approx(lower, abs=1e-9)
-    assert found["upper"] == pytest.approx(upper, abs=1e-9)
+    assert found.lower == pytest.approx(lower, abs=1e-9)
+    assert found.upper == pytest.approx(upper, abs=1e-9)
 
 
-def test_summary_counts_the_columns() -> None:
-    plan = AttackPlan(PGD(), [0.1, 0.2], "a", math.inf)
-    rows = pd.DataFrame(
-        {
-            "label": [0, 1, 1, 0],
-            "prediction": [0, 1, 1, 1],
-            "clean": [1, 1, 1, 0],
-            "a@0.1": [1, 0, 1, 0],
-            "a@0.2": [0] * 4,
-        }
-    )
-    summary = summarise(rows, [plan])
-    assert summary["clean"]["correct"] == 3
-    assert [point["correct"] for point in summary["attacks"][0]["curve"]] == [2, 0]
+def test_the_table_counts_the_columns(tiny_dataset: Dataset) -> None:
+    found = evaluate(Thresholds(), tiny_dataset, [Attacks([PGD(), Noise()], [0.2, 0.3])])
+    assert select(found.table, CLEAN).correct.item() == found.rows["clean"].sum()
+    attacked = select(found.table, ATTACKED)
+    assert len(attacked) == 6
+    for row in attacked.itertuples():
+        assert row.correct == found.rows[f"{row.by}@{row.level:g}"].sum()
+    assert attacked.correct.nunique() > 2
