@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,17 @@ from typing_extensions import override
 
 from withstand.attacks import PGD, Noise, cross_entropy, margin
 from withstand.data import Dataset
-from withstand.evaluation import Certificate, Corruptions, NoiseCurve, Sampling, evaluate
-from withstand.identity import identity, identity_of_model
+from withstand.evaluation import Evaluation, Sampling, evaluate
 from withstand.evaluation.meter import Found
+from withstand.evaluation.meters import (
+    Attacks,
+    Certificate,
+    Corruptions,
+    LargeEpsilon,
+    MomentCheck,
+    NoiseCurve,
+    Suite,
+)
 from withstand.evaluation.store import Store
 from withstand.run_folder import RunFolder
 
@@ -58,18 +65,21 @@ def linear() -> nn.Module:
 
 
 ATTACKS = [PGD(num_steps=3), PGD(num_steps=2, loss=margin), Noise(num_samples=2)]
-EVERYTHING: dict[str, Any] = {
-    "attacks": ATTACKS,
-    "epsilons": [0.05, 0.1],
-    "noise": NoiseCurve(num_levels=3),
-    "corruptions": Corruptions(kinds=["brightness", "shot-noise"], severities=[1, 5]),
-    "batch_size": 20,
-}
+EVERYTHING = [
+    Attacks(ATTACKS, [0.05, 0.1]),
+    NoiseCurve(num_levels=3),
+    Corruptions(kinds=["brightness", "shot-noise"], severities=[1, 5]),
+]
 
 
-def _whole(model: nn.Module, data: Dataset, **options: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
-    found = evaluate(model, data, **{**EVERYTHING, **options})
-    return found.rows, found.metrics
+def _whole(model: nn.Module, data: Dataset, **options: Any) -> Evaluation:
+    return evaluate(model, data, EVERYTHING, batch_size=20, **options)
+
+
+def _assert_same(one: Evaluation, other: Evaluation) -> None:
+    pd.testing.assert_frame_equal(one.rows, other.rows)
+    pd.testing.assert_frame_equal(one.table, other.table)
+    assert one.results == other.results
 
 
 def test_an_evaluation_again_asks_for_clean_answers_alone(
@@ -84,8 +94,7 @@ def test_an_evaluation_again_asks_for_clean_answers_alone(
     asked = model.images - before
     # Twice asked whether it is random, clean, and the gallery with its attack; the rest is known.
     assert asked < 200 < 0.2 * before
-    pd.testing.assert_frame_equal(first[0], again[0])
-    assert first[1] == again[1]
+    _assert_same(first, again)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.7, 0.99])
@@ -100,25 +109,25 @@ def test_one_that_is_interrupted_goes_on_to_the_same_rows(
     assert list((tmp_path / "parts" / "evaluation").glob("*.npz"))
     model.start()
     parts = _whole(model, tiny_dataset, out=tmp_path / "parts")
-    pd.testing.assert_frame_equal(whole[0], parts[0])
-    assert whole[1] == parts[1]
+    _assert_same(whole, parts)
 
 
 def test_more_attacks_budgets_and_examples_cost_only_what_is_new(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    first = evaluate(linear, tiny_dataset, ATTACKS[:1], [0.1], batch_size=15, num_examples=30, out=tmp_path)
-    more = evaluate(linear, tiny_dataset, ATTACKS, [0.05, 0.1, 0.2], batch_size=15, out=tmp_path)
+    few, many = Attacks(ATTACKS[:1], [0.1]), Attacks(ATTACKS, [0.05, 0.1, 0.2])
+    first = evaluate(linear, tiny_dataset, [few], batch_size=15, num_examples=30, out=tmp_path)
+    more = evaluate(linear, tiny_dataset, [many], batch_size=15, out=tmp_path)
     pd.testing.assert_series_equal(more.rows["pgd-3-linf@0.1"][:30], first.rows["pgd-3-linf@0.1"])
     for larger, smaller in (("0.1", "0.05"), ("0.2", "0.1")):
         assert (more.rows[f"pgd-3-linf@{larger}"] <= more.rows[f"pgd-3-linf@{smaller}"]).all()
     assert (more.rows["worst-linf@0.1"] <= more.rows["pgd-3-linf@0.1"]).all()
-    stands = more.rows["pgd-3-linf@0.2"] == 1
+    robust = more.rows["pgd-3-linf@0.2"] == 1
     right = more.rows["pgd-3-linf@0.2:prediction"] == more.rows["label"]
-    assert (stands == right).all()
+    assert (robust == right).all()
 
 
-def test_a_smaller_budget_that_fells_more_holds_at_the_larger_too(
+def test_a_smaller_budget_that_breaks_more_holds_at_the_larger_too(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     weak = replace(PGD(num_steps=1), step_size=1e-6, random_start=False)
@@ -136,8 +145,8 @@ def test_a_smaller_budget_that_fells_more_holds_at_the_larger_too(
             return form.perturb(model, images, labels)
 
     erratic = Erratic()
-    before = evaluate(linear, tiny_dataset, [erratic], [0.2], out=tmp_path).rows
-    after = evaluate(linear, tiny_dataset, [erratic], [0.1, 0.2], out=tmp_path).rows
+    before = evaluate(linear, tiny_dataset, [Attacks([erratic], [0.2])], out=tmp_path).rows
+    after = evaluate(linear, tiny_dataset, [Attacks([erratic], [0.1, 0.2])], out=tmp_path).rows
     name = f"{erratic.name}@0.2"
     assert before[name].mean() > after[name].mean() == after[f"{erratic.name}@0.1"].mean()
     assert (after[f"{name}:prediction"] == after["label"]).mean() == after[name].mean()
@@ -147,7 +156,8 @@ def test_a_smaller_budget_that_fells_more_holds_at_the_larger_too(
 def test_what_is_kept_of_another_model_data_or_seed_is_not_used(
     change: str, linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    evaluate(linear, tiny_dataset, [Noise()], [0.4], out=tmp_path)
+    noise = [Attacks([Noise()], [0.4])]
+    evaluate(linear, tiny_dataset, noise, out=tmp_path)
     options: dict[str, Any] = {}
     if change == "weights":
         with torch.no_grad():
@@ -157,8 +167,8 @@ def test_what_is_kept_of_another_model_data_or_seed_is_not_used(
         tiny_dataset = replace(tiny_dataset, test=tiny_dataset.validation)
     else:
         options["seed"] = 1
-    found = evaluate(linear, tiny_dataset, [Noise()], [0.4], out=tmp_path, **options).rows
-    fresh = evaluate(linear, tiny_dataset, [Noise()], [0.4], **options).rows
+    found = evaluate(linear, tiny_dataset, noise, out=tmp_path, **options).rows
+    fresh = evaluate(linear, tiny_dataset, noise, **options).rows
     pd.testing.assert_frame_equal(found, fresh)
 
 
@@ -170,34 +180,11 @@ def test_a_forward_that_changed_without_its_weights_is_noticed(tiny_dataset: Dat
         def forward(self, images: Tensor) -> Tensor:
             return 10 * images.mean(dim=(1, 2))[:, :3].roll(Turned.shift, dims=1)
 
-    evaluate(Turned(), tiny_dataset, [PGD(num_steps=2)], [0.1], out=tmp_path)
+    meters = [Attacks([PGD(num_steps=2)], [0.1])]
+    evaluate(Turned(), tiny_dataset, meters, out=tmp_path)
     Turned.shift = 1
-    found = evaluate(Turned(), tiny_dataset, [PGD(num_steps=2)], [0.1], out=tmp_path).rows
+    found = evaluate(Turned(), tiny_dataset, meters, out=tmp_path).rows
     assert found["clean"].sum() == found["pgd-2-linf@0.1"].sum() == 0
-
-
-class Scaled(nn.Module):
-    """Says the same at any scale; a gradient there is at small ones only."""
-
-    def __init__(self, model: nn.Module, scale: float, *, is_tensor: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.scale: Any = None if is_tensor else scale
-        self.register_buffer("factor", torch.tensor(scale), persistent=False)
-
-    @override
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.factor * self.model(images)
-        return logits
-
-
-@pytest.mark.parametrize("is_tensor", [True, False])
-def test_settings_that_are_no_weights_count(is_tensor: bool, linear: nn.Module) -> None:
-    one, other = (Scaled(linear, scale, is_tensor=is_tensor) for scale in (1.0, 2.0))
-    if not is_tensor:
-        other.factor = one.factor
-    assert identity_of_model(one) == identity_of_model(Scaled(linear, 1.0, is_tensor=is_tensor))
-    assert identity_of_model(one) != identity_of_model(other)
 
 
 def test_answers_that_changed_in_confidence_alone_are_noticed(tiny_dataset: Dataset, tmp_path: Path) -> None:
@@ -208,10 +195,10 @@ def test_answers_that_changed_in_confidence_alone_are_noticed(tiny_dataset: Data
         def forward(self, images: Tensor) -> Tensor:
             return self.scale[0] * images.mean(dim=(1, 2))[:, :3]
 
-    attack = PGD(num_steps=5, loss=cross_entropy)
-    first = evaluate(Hot(), tiny_dataset, [attack], [0.3], out=tmp_path).rows
+    meters = [Attacks([PGD(num_steps=5, loss=cross_entropy)], [0.3])]
+    first = evaluate(Hot(), tiny_dataset, meters, out=tmp_path).rows
     Hot.scale[0] = 1e5
-    found = evaluate(Hot(), tiny_dataset, [attack], [0.3], out=tmp_path).rows
+    found = evaluate(Hot(), tiny_dataset, meters, out=tmp_path).rows
     assert (found["prediction"] == first["prediction"]).all()
     assert found["pgd-5-linf@0.3"].mean() > first["pgd-5-linf@0.3"].mean()
 
@@ -226,17 +213,17 @@ def test_what_another_owner_writes_later_is_not_taken_up(tmp_path: Path) -> None
         assert kept.find("part") is None
 
 
-def test_an_interrupted_evaluation_leaves_the_former_rows_and_metrics(
-    linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_an_interrupted_evaluation_leaves_the_former_rows_and_results(
+    share: float, linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    model = Counting(linear)
+    model, run = Counting(linear), RunFolder(tmp_path)
     _whole(model, tiny_dataset, out=tmp_path)
-    run = RunFolder(tmp_path)
-    rows, metrics = run.examples.read_bytes(), run.metrics.read_bytes()
-    model.start(fails_after=300)
+    before = {file: file.read_bytes() for file in (run.examples, run.metrics, run.measurements)}
+    model.start(fails_after=share * model.images)
     with pytest.raises(KeyboardInterrupt):
         _whole(model, tiny_dataset, out=tmp_path, seed=3)
-    assert (run.examples.read_bytes(), run.metrics.read_bytes()) == (rows, metrics)
+    assert {file: file.read_bytes() for file in before} == before
     assert not list(tmp_path.glob(".*part"))
 
 
@@ -244,14 +231,23 @@ def test_certificates_are_kept_and_still_held_against_new_attacks(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     certificate = Certificate(norm=2, radius=True, epsilons=[0.1, 0.3])
-    first = evaluate(linear, tiny_dataset, certificates=[certificate], batch_size=20, out=tmp_path)
-    again = evaluate(
-        linear, tiny_dataset, [PGD(norm=2, num_steps=4)], [0.2], certificates=[certificate], batch_size=20,
-        out=tmp_path,
-    )  # fmt: skip
+    first = evaluate(linear, tiny_dataset, [certificate], batch_size=20, out=tmp_path)
+    attacks = Attacks([PGD(norm=2, num_steps=4)], [0.2])
+    again = evaluate(linear, tiny_dataset, [attacks, certificate], batch_size=20, out=tmp_path)
     for name in ("certified-l2@0.1", "certified-l2@0.3", "radius-l2"):
         pd.testing.assert_series_equal(first.rows[name], again.rows[name])
     assert not [name for name in again.rows if str(name).startswith("_")]
+
+
+def test_what_is_measured_of_the_whole_is_kept(
+    linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meters = [Suite("fast", [0.1]), MomentCheck(noise_std=[0.1], num_examples=4, num_samples=100)]
+    first = evaluate(linear, tiny_dataset, meters, out=tmp_path)
+    for meter in (LargeEpsilon, MomentCheck):
+        monkeypatch.setattr(meter, "measure", lambda *_: pytest.fail("measured again"))
+    again = evaluate(linear, tiny_dataset, meters, out=tmp_path)
+    _assert_same(first, again)
 
 
 def test_random_answers_are_kept_with_all_their_budgets(
@@ -270,38 +266,13 @@ def test_random_answers_are_kept_with_all_their_budgets(
             return logits
 
     few = Sampling(num_samples=2, num_repeats=2, most_attack_samples=4, sweep_examples=10)
-    run = partial(evaluate, Noisy(), tiny_dataset, ATTACKS[:1], [0.1, 0.2], sampling=few, batch_size=20)
+    meters = [Attacks(ATTACKS[:1], [0.1, 0.2])]
+    run = partial(evaluate, Noisy(), tiny_dataset, meters, sampling=few, batch_size=20)
     whole = run()
-    assert whole.metrics["sampling"]["num_repeats"] == 2  # it was found to be random
-    kept = [run(out=tmp_path), run(out=tmp_path)]
-    for each in kept:
-        pd.testing.assert_frame_equal(whole.rows, each.rows)
-        assert each.metrics == whole.metrics
-
-
-def test_settings_alike_have_one_identity_and_others_another() -> None:
-    model = nn.Linear(2, 2)
-    assert identity(PGD(num_steps=3)) == identity(PGD(num_steps=3))
-    different: list[Callable[[], Any]] = [
-        lambda: PGD(num_steps=4),
-        lambda: PGD(num_steps=3, loss=margin),
-        lambda: Noise(),
-        lambda: [PGD(num_steps=3)],
-        lambda: cross_entropy,
-        lambda: model,
-        lambda: torch.zeros(3),
-        lambda: torch.zeros(4),
-        lambda: 1.0,
-        lambda: "1.0",
-        lambda: lambda x: x,
-        lambda: lambda x: -x,
-        lambda: partial(max, 1),
-    ]
-    assert len({identity(each()) for each in different}) == len(different)
-    before = identity_of_model(model)
-    with torch.no_grad():
-        model.weight[0, 0] += 1
-    assert identity_of_model(model) != before
+    assert whole.results.sampling is not None
+    assert whole.results.sampling.num_repeats == 2  # it was found to be random
+    for each in [run(out=tmp_path), run(out=tmp_path)]:
+        _assert_same(whole, each)
 
 
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
