@@ -91,7 +91,9 @@ def test_a_tenth_too_much_is_caught(
     certificate = Certificate(norm=norm, method=method, epsilons=[0.01])
     evaluate(net, tiny_dataset, [certificate], num_examples=10)
     use(certifier)
-    with pytest.raises(CertificateError, match=f"{certificate.certificate_name}.* {what}.* which is too much"):
+    with pytest.raises(
+        CertificateError, match=f"{certificate.certificate_name}.* {what}.* which is too much"
+    ):
         evaluate(net, tiny_dataset, [certificate], num_examples=10, out=tmp_path)
     assert RunFolder(tmp_path).examples.exists()
     assert not RunFolder(tmp_path).metrics.exists()
@@ -158,5 +160,7 @@ def test_whoever_was_broken_before_is_broken_again(
     broken = rows["index"][(rows["clean"] == 1) & (rows[f"{lucky.name}@1.5"] == 0)]
     assert 3 < len(broken) < 30
     use(Boastful)
-    with pytest.raises(CertificateError, match=f"{len(broken)} rows are certified but broken by {lucky.name}"):
+    with pytest.raises(
+        CertificateError, match=f"{len(broken)} rows are certified but broken by {lucky.name}"
+    ):
         evaluate(linear, tiny_dataset, [attack, Certificate(norm=2, epsilons=[1.5])], out=tmp_path)

@@ -87,7 +87,9 @@ def test_the_image_that_is_held_is_of_the_smallest_budget_that_broke() -> None:
     plan = AttackPlan(AutoAttack(part="square", num_queries=5).for_evaluation(), [0.1, 0.2], "square")
     judge = Judge.of(model)
     found = attack_batch(judge, batch, judge.answer(*batch), [plan])
-    broken = torch.from_numpy(found.columns["square@0.1"] == 0) & (judge.predict(batch.images) == batch.labels)
+    broken = torch.from_numpy(found.columns["square@0.1"] == 0) & (
+        judge.predict(batch.images) == batch.labels
+    )
     distance = (found.fooling["square"] - batch.images).flatten(1).abs().amax(dim=1)
     assert broken.any()
     assert (distance[broken] <= 0.1 + 1e-6).all()

@@ -169,7 +169,8 @@ def test_what_withstands_everything_is_more_than_one_class_only_by_masking(robus
 
 
 @pytest.mark.parametrize(
-    ("entropy", "margin", "passed"), [(0, 0, True), (5, 5, True), (6, 0, False), (0, 6, False), (None, 0, None)]
+    ("entropy", "margin", "passed"),
+    [(0, 0, True), (5, 5, True), (6, 0, False), (0, 6, False), (None, 0, None)],
 )
 def test_gradients_that_vanish_at_many_right_examples_are_a_sign(
     entropy: int | None, margin: int, passed: bool | None

@@ -149,7 +149,9 @@ def test_nothing_is_proven_of_random_weights(
     certificate = Certificate(norm=2, epsilons=[0.1])
     evaluate(random_net, tiny_dataset, sampling=FEW, out=tmp_path)
     before = RunFolder(tmp_path).metrics.read_bytes()
-    with pytest.raises(ModelError, match=r"no way to measure certified-l2 at 0\.1.*bayes\.mean_network\(model\)"):
+    with pytest.raises(
+        ModelError, match=r"no way to measure certified-l2 at 0\.1.*bayes\.mean_network\(model\)"
+    ):
         evaluate(random_net, tiny_dataset, [certificate], sampling=FEW, out=tmp_path)
     with pytest.raises(ModelError, match=r"no way to measure kernel norms"):
         evaluate(random_net, tiny_dataset, [KernelNorms()], out=tmp_path)
@@ -158,7 +160,9 @@ def test_nothing_is_proven_of_random_weights(
 
 
 def test_uncertainty_of_fixed_weights_is_refused(tiny_dataset: Dataset) -> None:
-    with pytest.raises(ModelError, match=r"Uncertainty is for networks whose weights are random.*bayes\.convert"):
+    with pytest.raises(
+        ModelError, match=r"Uncertainty is for networks whose weights are random.*bayes\.convert"
+    ):
         evaluate(_stripes_net(), tiny_dataset, [UNCERTAINTY])
 
 

@@ -61,8 +61,7 @@ def test_rows_hold_right_answers_alone() -> None:
     assert min(first, second) > 0.5
     assert others == [0.0, 0.0]
     again, other = (
-        FEW.score(Judge.of(Bright()), grey([0.6] * 9, [1] * 9), batch.labels, seed=seed)
-        for seed in (0, 1)
+        FEW.score(Judge.of(Bright()), grey([0.6] * 9, [1] * 9), batch.labels, seed=seed) for seed in (0, 1)
     )
     assert again.columns[SMOOTHED_RADIUS].tolist() != other.columns[SMOOTHED_RADIUS].tolist()
 

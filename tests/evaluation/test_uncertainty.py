@@ -50,9 +50,7 @@ def test_each_set_is_summed_up(gather: Gather, tiny_dataset: Dataset) -> None:
     images, labels = tiny_dataset.test.images / 255, tiny_dataset.test.labels
     parts = [_score(meter, judge, images[part], labels[part]) for part in (slice(20), slice(20, 45))]
     assert [len(part.columns["expected-entropy"]) for part in parts] == [20, 25]
-    state: Columns = {
-        name: np.concatenate([part.state[name] for part in parts]) for name in parts[0].state
-    }
+    state: Columns = {name: np.concatenate([part.state[name] for part in parts]) for name in parts[0].state}
     attacked = meter.score_attacked(judge, 1 - images, labels)
     subject = gather(pd.DataFrame(), judge).subject
     few = Split(torch.randint(0, 256, (10, 1, 4, 4), dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
