@@ -11,7 +11,9 @@ from withstand.recipe_file import LOADER, with_numbers
 from withstand.suggest import nearest
 from withstand.types import RecipeError
 
-__all__ = ["parse", "plain_parser", "target"]
+__all__ = ["given_sizes", "parse", "plain_parser", "target"]
+
+_SIZES = ("num_examples", "batch_size")
 
 
 def plain_parser(program: str, description: str) -> ArgumentParser:
@@ -76,3 +78,16 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         ]
         hint = f"; {nearest(unknown[0], known)}" if unknown else "."
         raise RecipeError(f"{error}{hint} `{parser.prog} --help` explains.") from error
+
+
+def given_sizes(values: Namespace) -> dict[str, int]:
+    """How many examples to measure, and how many a batch has, where that is given.
+
+    Raises:
+        RecipeError: one is below 1.
+    """
+    given = {key: values[key] for key in _SIZES if values[key] is not None}
+    for key, size in given.items():
+        if size < 1:
+            raise RecipeError(f"Expected --{key} of at least 1, but got {size}.")
+    return given

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from withstand.arguments import parse, plain_parser, target
+from withstand.arguments import given_sizes, parse, plain_parser, target
 from withstand.attacks import PGD
 from withstand.console import OUTPUT, print_results, progress_of
 from withstand.pipeline import measure_run
@@ -50,7 +50,10 @@ def attack(arguments: Sequence[str]) -> None:
     parser.add_argument("--data.root", type=str | None, default=None, help="The data root; as the run's.")
     folder, overrides = target("attack", "RUN, a run folder", arguments, parser)
     values = parse(parser, overrides)
-    sizes = {key: values[key] for key in ("num_examples", "batch_size") if values[key] is not None}
+    sizes = given_sizes(values)
+    sampling = {name: values[name] for name in _SAMPLING if values[name] is not None}
+    if "most_attack_samples" in sampling:
+        sampling = {"attack_samples": None, **sampling}  # what is to be tried is not fixed
     with progress_of("attacking") as on_batch:
         result = measure_run(
             Path(folder),
@@ -59,7 +62,7 @@ def attack(arguments: Sequence[str]) -> None:
             overrides=[each for each in overrides if each.startswith("--data.")],
             command=shlex.join(["withstand", "attack", folder, *overrides]),
             stage="attack",
-            sampling={name: values[name] for name in _SAMPLING if values[name] is not None},
+            sampling=sampling,
             on_batch=on_batch,
         )
     print_results(result.results, result.table)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from withstand.arguments import parse, plain_parser, target
+from withstand.arguments import given_sizes, parse, plain_parser, target
 from withstand.certificates import Method
 from withstand.certifying import Request, adopt_model, certify_run
 from withstand.console import OUTPUT, print_results, progress_of
@@ -73,10 +73,7 @@ def _request(values: Namespace) -> Request:
     given = {field.name: values[field.name] for field in fields(Request)}
     if isinstance(given["epsilons"], float | int):
         given["epsilons"] = [float(given["epsilons"])]
-    for key in ("num_examples", "batch_size"):
-        if given[key] is not None and given[key] < 1:
-            raise RecipeError(f"Expected --{key} of at least 1, but got {given[key]}.")
-    return Request(**given)
+    return Request(**{**given, **given_sizes(values)})
 
 
 def _refuse(options: Sequence[str]) -> None:

@@ -170,7 +170,7 @@ def measure_run(
     overrides: Sequence[str],
     command: str,
     stage: Stage,
-    sampling: Mapping[str, int] = MappingProxyType({}),
+    sampling: Mapping[str, int | None] = MappingProxyType({}),
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measures something of a trained run, beside what its last evaluation found.
