@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def test_run_leaves_every_file_of_the_run_folder(finished: Path) -> None:
         "model.safetensors",
         "last.safetensors",
         "checkpoint",
+        ".lock",
         "evaluation",
         "examples.csv",
         "gallery.npz",
@@ -297,21 +299,24 @@ def test_an_attack_of_random_weights_scores_them_as_their_recipe(
         "  meters: [{class_path: Uncertainty, init_args: {num_samples: 1, out_of_distribution: [mnist]}}]\n"
     )
     assert main(["train", str(file), f"--out={out}"]) == 0
-    attack = ["attack", str(out), "--epsilon=0.1", "--num_steps=2", "--num_examples=6"]
+    attack = ["--epsilon=0.1", "--num_steps=2", "--num_examples=6"]
     capsys.readouterr()
     for options, said in (
         ([], "2 predictions an image, each the mean of 3 draws; gradients of 5 draws"),
         (["--num_samples=1", "--attack_samples=2"], "each the mean of 1 draw; gradients of 2 draws"),
         (["--most_attack_samples=4"], "each the mean of 3 draws; gradients of "),
     ):
-        assert main([*attack, *options]) == 0
+        run = shutil.copytree(out, tmp_path / f"run{len(options)}{len(said)}")
+        assert main(["attack", str(run), *attack, *options]) == 0
         text = " ".join(capsys.readouterr().out.split())
         assert said in text
         assert ("gradients of 5" in text) == (not options)
         assert "digits, 2 predictions an example" in text
         assert "of 6 examples" in text
         assert "uncertainty" not in text
-    assert "num_samples" in failed(capsys, *attack, "--num_samples=0")
+        # Figures of one folder are comparable: no attack is scored otherwise than another.
+        assert "--num_samples" in failed(capsys, "attack", str(run), *attack, "--num_samples=7")
+    assert "num_samples" in failed(capsys, "attack", str(out), *attack, "--num_samples=0")
 
 
 def test_run_asks_for_all_its_data_before_it_trains(
