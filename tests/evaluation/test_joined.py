@@ -1,4 +1,4 @@
-"""More meters on a folder that holds an evaluation: rows stay, and old and new are held against each other."""
+"""More meters on a folder that holds an evaluation: rows stay, and old and new must be consistent."""
 
 from __future__ import annotations
 
