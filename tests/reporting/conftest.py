@@ -73,8 +73,8 @@ def plain(text: str) -> str:
 
 def texts(cells: Iterable[Cell | str]) -> list[str]:
     """What stands in the cells of a row, with what is small after it."""
-    cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]
-    return [plain(" ".join([cell.text, *cell.small])) for cell in cells]
+    whole = [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]
+    return [plain(" ".join([cell.text, *cell.small])) for cell in whole]
 
 
 def share(correct: int, total: int = 1000) -> Share:

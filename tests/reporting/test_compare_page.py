@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from withstand.evaluation.measurements import CORRUPTED
-from withstand.reporting import report
+from withstand.reporting import report, summarize_seeds
 
 WriteRun = Callable[..., Path]
 RECIPE = "{{name: {name}/seed={seed}, seed: {seed}, model: {{name: {name}}}}}"
@@ -138,3 +138,11 @@ def test_many_runs_are_brief(folders: list[Path], tmp_path: Path) -> None:
     parts = {part: f'id="run-1-part-{part}"' in page for part in ("summary", "about", "training", "examples")}
     assert parts == {"summary": True, "about": True, "training": False, "examples": False}
     assert "images, noise, corruptions and classes are left out" not in page_of(folders[:8], tmp_path)
+
+
+def test_runs_that_were_only_trained_have_a_table_too(write_run: WriteRun, tmp_path: Path) -> None:
+    folders = [write_run(name, only={"train.csv"}) for name in ("one", "two")]
+    table = table_of_runs(page_of(folders, tmp_path))
+    assert table.count('<th scope="col"') == 4  # run, clean, warnings, cost
+    assert table.count("<td") == 2 * 3
+    assert summarize_seeds(folders) == (["Run", "Seeds", "Clean"], [])

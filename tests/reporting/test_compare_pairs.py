@@ -65,7 +65,7 @@ def options(*runs: Run) -> dict[str, Section]:
 
 def cells(option: Section, run: str) -> list[Cell]:
     """A row of a baseline's table, without its name."""
-    (row,) = [row for row in option.tables[0].rows if row[0] == run]
+    (row,) = [row for row in option.tables[0].rows if row[0] == Cell(run)]
     return [cell for cell in row[1:] if isinstance(cell, Cell)]
 
 

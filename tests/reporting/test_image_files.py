@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 
 from withstand.reporting import export_figures, image_files
-from withstand.reporting.compare import view_runs
+from withstand.reporting.compare import compare_sections
 from withstand.reporting.image_files import figures_in
-from withstand.reporting.read import read_run
-from withstand.reporting.views import view_run
+from withstand.reporting.sections import sections_of
 from withstand.types import RunFolderError
 
 WriteRun = Callable[..., Path]
 
 
-def test_every_figure_is_found(write_run: WriteRun) -> None:
-    runs = [read_run(write_run(name)) for name in ("one", "two")]
-    assert [figure.title for figure in figures_in(view_run(runs[0], "one"))][:1] == [
-        "Accuracy against epsilon, ℓ∞"
+def test_every_figure_is_found_in_the_order_of_the_page(make_run: Callable[..., Any]) -> None:
+    runs = [make_run(name) for name in ("one", "two")]
+    assert [figure.title for figure in figures_in(sections_of(runs[0]))][:2] == [
+        "Accuracy against epsilon, ℓ∞",
+        "Loss",
     ]
-    titles = [figure.title for figure in figures_in(view_runs(runs))]
+    titles = [figure.title for figure in figures_in(compare_sections(runs))]
     assert "Clean accuracy, against training time" in titles
     assert len(titles) == len(set(titles))
 
@@ -64,8 +64,8 @@ def test_what_is_wrong_is_said(write_run: WriteRun, tmp_path: Path, monkeypatch:
         export_figures([folder], tmp_path)
 
 
-def test_figures_stay_as_they_are(write_run: WriteRun) -> None:
-    figure = next(figures_in(view_run(read_run(write_run()), "one")))
+def test_figures_stay_as_they_are(evaluated: Any) -> None:
+    figure = next(figures_in(sections_of(evaluated.run())))
     before = json.dumps(figure.plot)
     assert image_files._on_white(figure)["layout"]["plot_bgcolor"] == "#ffffff"
     assert json.dumps(figure.plot) == before

@@ -213,8 +213,10 @@ def test_a_measurement_that_is_none_is_refused(
 
 
 def test_an_evaluation_of_another_version_is_refused(write_run: WriteRun) -> None:
-    for number, change in enumerate(({"schema": 1}, {"schema": 3})):
-        folder = rewritten(write_run(str(number)), "metrics.json", lambda content, new=change: content | new)
+    for schema in (1, 3):
+        folder = write_run(str(schema))
+        text = (folder / "metrics.json").read_text(encoding="utf-8")
+        (folder / "metrics.json").write_text(text.replace('"schema": 2', f'"schema": {schema}'), "utf-8")
         with pytest.raises(RunFolderError, match=rf"Evaluate the run again .*withstand evaluate {folder}"):
             read_run(folder)
     folder = write_run()

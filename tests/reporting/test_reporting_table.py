@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import CORRUPTED, NOISE_ACCURACY
+from withstand.evaluation.measurements import ATTACKED, CERTIFIED, CORRUPTED, NOISE_ACCURACY
 from withstand.evaluation.results import Noise, Published
 from withstand.reporting import table
 
@@ -23,7 +23,7 @@ def test_strongest_takes_the_lowest_at_each_norm_and_epsilon(evaluated: Any) -> 
         ("2", 0.1, "pgd-l2", 900),
     ]
     assert table.norms(other.run()) == ["inf", "2"]
-    assert table.strongest(evaluated.without(table.ATTACKED).run()) == []
+    assert table.strongest(evaluated.without(ATTACKED).run()) == []
 
 
 def test_figures_at_an_epsilon_allow_for_rounding(certified: Any) -> None:
@@ -46,9 +46,9 @@ def test_the_headline_certificate_is_the_largest_better_than_chance(certified: A
         return [(row.norm, row.level) for row in table.headline_certificates(of.run())]
 
     assert levels(certified) == [("2", 1.0), ("inf", 0.1)]
-    none = certified.without(table.CERTIFIED)
+    none = certified.without(CERTIFIED)
     assert levels(none) == []
-    below = [build.measured(table.CERTIFIED, 0, "certified-l2", "2", epsilon) for epsilon in (0.5, 1.0)]
+    below = [build.measured(CERTIFIED, 0, "certified-l2", "2", epsilon) for epsilon in (0.5, 1.0)]
     assert levels(none.plus(*below)) == [("2", 0.5)]  # the smallest, where all is below chance
     figures = [Published("certified", 0.482, "s", "2", epsilon) for epsilon in (0.5, 0.7)]
     assert levels(certified.but(published=figures)) == [("2", 0.5), ("inf", 0.1)]  # what was published

@@ -84,8 +84,9 @@ class Uncertainty:
 
     def __post_init__(self) -> None:
         for each in self.sets:
-            numbers = [each.means, each.medians, each.histograms]
-            if any(set(of_measures) != _MEASURES for of_measures in numbers):
+            if any(
+                set(of) != _MEASURES for of in (list(each.means), list(each.medians), list(each.histograms))
+            ):
                 raise ValueError(f"means, medians and histograms must hold {', '.join(sorted(_MEASURES))}")
             if any(len(counts) != len(self.edges) - 1 for counts in each.histograms.values()):
                 raise ValueError("histograms must hold a count between each two edges")

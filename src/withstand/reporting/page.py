@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
@@ -15,7 +13,7 @@ from withstand.reporting.compare import compare_sections
 from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.naming import command_for, lookup, run_labels, run_title, setting
 from withstand.reporting.read import Run, read_run
-from withstand.reporting.section import Section, Tab
+from withstand.reporting.section import Tab
 from withstand.reporting.sections import sections_of
 from withstand.run_folder import RunFolder, replaced
 from withstand.types import RunFolderError
@@ -26,34 +24,12 @@ _TITLES: dict[Tab, str] = {
     "summary": "Summary",
     "attacks": "Attacks",
     "proven": "Proven",
-    "noise": "Noise",
+    "noise": "Noise",  # and corruptions, where there are any
     "answers": "Classes and confidence",
     "training": "Training",
     "examples": "Examples",
     "about": "About",
 }
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A tab with its sections, at least one."""
-
-    key: Tab
-    title: str
-    sections: Sequence[Section]
-
-
-@dataclass(frozen=True)
-class _View:
-    """What the page shows of one run; ``command`` writes a page of it alone."""
-
-    id: str
-    label: str
-    title: str
-    setting: str
-    description: str | None
-    command: str
-    tabs: Sequence[_Part]
 
 
 def report(
@@ -107,7 +83,7 @@ def _render(runs: Sequence[Run], title: str | None) -> str:
     ]
     page = _templates().get_template("page.html.j2")
     return page.render(
-        title=title or (views[0].title if is_alone else f"{len(runs)} runs compared"),
+        title=title or (views[0]["title"] if is_alone else f"{len(runs)} runs compared"),
         views=views,
         compared=None if is_alone else compare_sections(runs),
         are_many=are_many,
@@ -116,26 +92,23 @@ def _render(runs: Sequence[Run], title: str | None) -> str:
     )
 
 
-def _view(run: Run, label: str, key: str, *, is_brief: bool) -> _View:
+def _view(run: Run, label: str, key: str, *, is_brief: bool) -> dict[str, object]:
+    """What the page shows of one run; ``command`` writes a page of it alone."""
     sections = [section for section in sections_of(run) if section.is_brief or not is_brief]
-    return _View(
-        id=key,
-        label=label,
-        title=run_title(run),
-        setting=setting(run),
-        description=lookup(run.recipe, "description"),
-        command=command_for(run, "report"),
-        tabs=[
-            _Part(tab, _title(tab, inside), inside)
-            for tab in get_args(Tab)
-            if (inside := [section for section in sections if section.tab == tab])
-        ],
-    )
-
-
-def _title(tab: Tab, inside: Sequence[Section]) -> str:
-    has_corruptions = any(section.key == "corruptions" for section in inside)
-    return "Noise and corruptions" if has_corruptions else _TITLES[tab]
+    noise = "Noise and corruptions" if any(section.key == "corruptions" for section in sections) else "Noise"
+    tabs = [
+        {"key": tab, "title": title, "sections": [section for section in sections if section.tab == tab]}
+        for tab, title in (_TITLES | {"noise": noise}).items()
+    ]
+    return {
+        "id": key,
+        "label": label,
+        "title": run_title(run),
+        "setting": setting(run),
+        "description": lookup(run.recipe, "description"),
+        "command": command_for(run, "report"),
+        "tabs": [tab for tab in tabs if tab["sections"]],
+    }
 
 
 @functools.cache

@@ -27,7 +27,6 @@ from withstand.types import RunFolderError
 __all__ = ["Cost", "Environment", "Extremes", "Gallery", "History", "Run", "read_run"]
 
 _MUST_BE_NUMBERS = {"epoch", "progress", "seconds", "learning_rate", "loss", "collapsed"}
-_TEXT_COLUMNS = {"note"}
 _RADIUS = radius_column("certified")
 _Images = TypeVar("_Images", Gallery, Extremes)
 
@@ -121,15 +120,15 @@ def read_run(path: Path | str) -> Run:
             f"to report. Make them: withstand run RECIPE --out {path}"
         )
     recipe_text = files.text_of(files.recipe) if files.recipe.exists() else None
-    examples = _read_cells(files, files.examples)
+    num_rows, radii = _radii(files)
     return Run(
         path=files.path,
         recipe=None if recipe_text is None else _parsed_recipe(recipe_text, files),
         recipe_text=recipe_text,
         environment=_read_environment(files),
         history=history,
-        num_rows=None if examples is None else len(examples[1]),
-        radii={} if examples is None else _radii(*examples, files),
+        num_rows=num_rows,
+        radii=radii,
         results=results,
         table=table,
         gallery=_read_arrays(files, files.gallery, gallery_of),
@@ -176,67 +175,64 @@ def _parsed_recipe(text: str, files: RunFolder) -> Mapping[str, object]:
     return value
 
 
-def _read_cells(files: RunFolder, file: Path) -> tuple[list[str], list[list[str]]] | None:
+def _read_cells(files: RunFolder, file: Path) -> dict[str, list[str]] | None:
+    """The columns of a CSV table as texts; None where there is no file."""
     if not file.exists():
         return None
-    text = files.text_of(file)
     try:
-        header, *rows = filter(None, csv.reader(io.StringIO(text, newline=""), strict=True))
+        header, *rows = filter(None, csv.reader(io.StringIO(files.text_of(file), newline=""), strict=True))
     except (csv.Error, ValueError) as error:
         raise files.damaged(file, "it is not a CSV table with a header.") from error
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise files.damaged(file, f"row {number} has {len(row)} cells, the header has {len(header)}.")
-    return header, rows
+    return {name: [row[index] for row in rows] for index, name in enumerate(header)}
 
 
-def _radii(header: Sequence[str], rows: Sequence[Sequence[str]], files: RunFolder) -> dict[str, list[float]]:
-    """The columns of certified radii; without one that a stopped certification left unfinished."""
-    radii = {}
-    for index, name in enumerate(header):
-        cells = [row[index] for row in rows]
-        if name.startswith(_RADIUS) and cells and all(cells):
-            try:
-                radii[name] = [float(cell) for cell in cells]
-            except ValueError as error:
-                raise files.damaged(
-                    files.examples, f"column {name} holds what is no number ({error})."
-                ) from error
-            if not all(0 <= value < math.inf for value in radii[name]):
-                raise files.damaged(files.examples, f"column {name} holds what is no radius.")
-    return radii
+def _radii(files: RunFolder) -> tuple[int | None, dict[str, list[float]]]:
+    """How many examples there are, and the columns of certified radii.
+
+    A column that a stopped certification left unfinished is passed over.
+    """
+    cells = _read_cells(files, files.examples)
+    if cells is None:
+        return None, {}
+    radii = {
+        name: texts for name, texts in cells.items() if name.startswith(_RADIUS) and all(texts) and texts
+    }
+    numbers = {name: _numbers(name, texts, files, files.examples) for name, texts in radii.items()}
+    for name, column in numbers.items():
+        if not all(0 <= value < math.inf for value in column):
+            raise files.damaged(files.examples, f"column {name} holds what is no radius.")
+    return len(next(iter(cells.values()), [])), numbers
 
 
 def _read_history(files: RunFolder) -> History | None:
-    table = _read_cells(files, files.train_log)
-    if table is None:
+    cells = _read_cells(files, files.train_log)
+    if cells is None:
         return None
-    header, rows = table
-    if "epoch" not in header:
+    if "epoch" not in cells:
         raise files.damaged(files.train_log, "its header has no column epoch.")
-    cells = {name: [row[index] for row in rows] for index, name in enumerate(header)}
-    notes = cells.get("note", [""] * len(rows))
-    numbers = {
-        name: _numbers(name, texts, files) for name, texts in cells.items() if name not in _TEXT_COLUMNS
-    }
-    return History({name: column for name, column in numbers.items() if column is not None}, notes)
+    notes = cells.pop("note", [""] * len(cells["epoch"]))
+    columns: dict[str, list[float | None]] = {}
+    for name, texts in cells.items():
+        try:
+            numbers = _numbers(
+                name, [text if text.strip() else "nan" for text in texts], files, files.train_log
+            )
+        except RunFolderError:
+            if name in _MUST_BE_NUMBERS or name.endswith("accuracy"):
+                raise
+            continue  # a column of texts, as a later version may add
+        columns[name] = [value if math.isfinite(value) else None for value in numbers]
+    return History(columns, notes)
 
 
-def _numbers(name: str, texts: Sequence[str], files: RunFolder) -> list[float | None] | None:
-    """The column's numbers; None where it is a column of texts, as a later version may add."""
+def _numbers(name: str, texts: Sequence[str], files: RunFolder, file: Path) -> list[float]:
     try:
-        return [_number(text) for text in texts]
+        return [float(text) for text in texts]
     except ValueError as error:
-        if name in _MUST_BE_NUMBERS or name.endswith("accuracy"):
-            raise files.damaged(
-                files.train_log, f"column {name} holds what is no number ({error})."
-            ) from error
-        return None
-
-
-def _number(text: str) -> float | None:
-    value = float(text) if text.strip() else math.nan
-    return value if math.isfinite(value) else None
+        raise files.damaged(file, f"column {name} holds what is no number ({error}).") from error
 
 
 def _read_arrays(

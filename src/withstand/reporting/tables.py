@@ -9,33 +9,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from withstand.evaluation.measurements import (
-    ATTACKED,
-    CALIBRATION_ERROR,
-    CERTIFIED,
-    CLEAN,
-    CORRUPTED,
-    NOISE_ACCURACY,
-    NOISE_AGREEMENT,
-    SMOOTHED,
-    SMOOTHED_CERTIFIED,
-    Measurement,
-)
+from withstand.evaluation import measurements
 from withstand.evaluation.results import Results
+from withstand.reporting import table as of_run
 from withstand.reporting.compare.comparison import Comparison, records
 from withstand.reporting.compare.pairs import differences_of
 from withstand.reporting.compare.points import aspects_of, with_interval
 from withstand.reporting.naming import run_labels, setting
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.sections.origin import cost_rows
-from withstand.reporting.table import (
-    area_over_levels,
-    corruption_mean,
-    mean_over_levels,
-    noise_scale,
-    rows,
-    select,
-)
 from withstand.reporting.wording import budget, count, counted, dataset_title, interval, percent
 from withstand.run_folder import replaced
 from withstand.types import RunFolderError
@@ -45,42 +27,29 @@ __all__ = ["PaperTable", "comparison_tables", "export_tables", "latex", "markdow
 _DASH = "\N{EM DASH}"
 _MARKDOWN = re.compile(r"([\\|`*_<>\[\]])")
 # What LaTeX reads as commands, and signs that its fonts lack.
+_NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
+_SIGNS = {"ℓ": r"\ell", "∞": r"\infty", "ε": r"\varepsilon", "×": r"\times", "±": r"\pm", "\u2212": "-"}
 _LATEX = str.maketrans(
     {sign: f"\\{sign}" for sign in "{}&%$#_"}
-    | {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
-        "ℓ": r"$\ell$",
-        "∞": r"$\infty$",
-        "ε": r"$\varepsilon$",
-        "×": r"$\times$",
-        "±": r"$\pm$",
-        "…": r"\ldots{}",
-        "\N{MINUS SIGN}": "$-$",
-        "\N{NO-BREAK SPACE}": "~",
-        "\N{EN DASH}": "--",
-        "\N{EM DASH}": "---",
-    }
+    | {sign: rf"\text{name}{{}}" for sign, name in _NAMED.items()}
+    | {sign: f"${name}$" for sign, name in _SIGNS.items()}
+    | {'"': r"\textquotedbl{}", "…": r"\ldots{}", "\N{NO-BREAK SPACE}": "~"}
+    | {"\N{EN DASH}": "--", "\N{EM DASH}": "---"}
 )
 _NORM = re.compile(r"\$\\ell\$(?:\$(\\infty)\$|(\d))")
 # Measure -> what a row is called, and by what it was measured.
 _MEASURES = {
-    CLEAN: ("Clean", ""),
-    ATTACKED: ("Attacked, {at}", "{row.by}"),
-    CERTIFIED: ("Certified, {at}", "{row.by}"),
-    SMOOTHED: ("Smoothed classifier, clean", "noise_std {noise_std:.4g}"),
-    SMOOTHED_CERTIFIED: (
+    measurements.CLEAN: ("Clean", ""),
+    measurements.ATTACKED: ("Attacked, {at}", "{row.by}"),
+    measurements.CERTIFIED: ("Certified, {at}", "{row.by}"),
+    measurements.SMOOTHED: ("Smoothed classifier, clean", "noise_std {noise_std:.4g}"),
+    measurements.SMOOTHED_CERTIFIED: (
         "Smoothed classifier, certified, {at}",
         "holds with probability {probability:.6g} an example",
     ),
-    NOISE_ACCURACY: ("Under noise", "noise_std {row.level:.4g}"),
-    CORRUPTED: ("{kind}", "severity {row.level:.0f}"),
-    CALIBRATION_ERROR: ("Calibration error", "{bins} bins"),
+    measurements.NOISE_ACCURACY: ("Under noise", "noise_std {row.level:.4g}"),
+    measurements.CORRUPTED: ("{kind}", "severity {row.level:.0f}"),
+    measurements.CALIBRATION_ERROR: ("Calibration error", "{bins} bins"),
 }
 
 
@@ -127,11 +96,11 @@ def export_tables(run_dirs: Sequence[Path | str], out_dir: Path | str) -> list[P
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(f"Cannot make the folder {folder}: {error.strerror}.") from error
-    texts = {f"{stem}.md": map(markdown, tables), f"{stem}.tex": map(latex, tables)}
-    for name, parts in texts.items():
-        with replaced(folder / name) as temporary:
+    texts = {folder / f"{stem}.md": map(markdown, tables), folder / f"{stem}.tex": map(latex, tables)}
+    for file, parts in texts.items():
+        with replaced(file) as temporary:
             temporary.write_text("\n".join(parts), encoding="utf-8")
-    return [folder / name for name in texts]
+    return list(texts)
 
 
 def comparison_tables(runs: Sequence[Run]) -> list[PaperTable]:
@@ -195,46 +164,35 @@ def run_tables(run: Run) -> list[PaperTable]:
 
 
 def _rows(run: Run, results: Results) -> Iterator[list[str]]:
-    more = _means(run, results)
-    for measure, (name, by) in _MEASURES.items():
-        measured = select(run.table, measure)
-        for row in rows(measured[measured.by != "clipped"]):
-            told = {"row": row, "at": budget(row.norm, row.level), **_told(row, results)}
-            total = row.total or results.num_examples
-            share = percent(row.value, total)
-            yield [name.format(**told), by.format(**told), share, interval(row), counted(row)]
-        yield from more.get(measure, [])
-
-
-def _told(row: Measurement, results: Results) -> dict[str, object]:
-    """What names of rows say beside their measurements."""
-    kinds = results.corruptions.kinds if results.corruptions else []
     smoothing = results.smoothing
-    return {
-        "kind": next((kind.title for kind in kinds if kind.name == row.by), row.by),
+    told: dict[str, object] = {
         "bins": len(results.calibration),
         "noise_std": smoothing.noise_std if smoothing else 0.0,
         "probability": 1 - (smoothing.failure_probability if smoothing else 0.0),
     }
+    titles = {kind.name: kind.title for kind in results.corruptions.kinds} if results.corruptions else {}
+    for measure, (name, by) in _MEASURES.items():
+        measured = of_run.rows(of_run.select(run.table, measure))
+        for row in measured:
+            if row.by != "clipped":
+                told |= {"row": row, "at": budget(row.norm, row.level), "kind": titles.get(row.by, row.by)}
+                share = percent(row.value, row.total or results.num_examples)
+                yield [name.format(**told), by.format(**told), share, interval(row), counted(row)]
+        if measured:
+            yield from _means(run, measure, measured[0].total or 0)
 
 
-def _means(run: Run, results: Results) -> dict[str, list[list[str]]]:
-    """Measure -> rows that sum it up."""
-    means: dict[str, list[list[str]]] = {}
-    scale, corrupted = noise_scale(run), corruption_mean(run.table)
-    if scale is not None:
-        total = int(select(run.table, NOISE_ACCURACY).total.iloc[0])
-        mean = mean_over_levels(run.table, NOISE_ACCURACY, "unclipped") or 0.0
-        area = area_over_levels(run.table, NOISE_AGREEMENT, "unclipped") or 0.0
-        means[NOISE_ACCURACY] = [
-            ["Under noise, mean", scale, percent(mean, total), "", ""],
-            ["Agreement area", scale, f"{area:.3f}", "", ""],
-        ]
-    if corrupted is not None:
-        total = int(select(run.table, CORRUPTED).total.iloc[0])
-        mean_text = percent(corrupted, total)
-        means[CORRUPTED] = [["Under corruptions, mean", "kinds and severities", mean_text, "", ""]]
-    return means
+def _means(run: Run, measure: str, total: int) -> Iterator[list[str]]:
+    """Rows that sum a measure up."""
+    if measure == measurements.NOISE_ACCURACY:
+        scale = of_run.noise_scale(run) or ""
+        mean = of_run.mean_over_levels(run.table, measure, "unclipped") or 0.0
+        area = of_run.area_over_levels(run.table, measurements.NOISE_AGREEMENT, "unclipped") or 0.0
+        yield ["Under noise, mean", scale, percent(mean, total), "", ""]
+        yield ["Agreement area", scale, f"{area:.3f}", "", ""]
+    if measure == measurements.CORRUPTED:
+        mean = of_run.corruption_mean(run.table) or 0.0
+        yield ["Under corruptions, mean", "kinds and severities", percent(mean, total), "", ""]
 
 
 def markdown(table: PaperTable) -> str:

@@ -24,6 +24,7 @@ _SIGNIFICANT = 0.05
 _MINUS, _DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
 _MANY_EXAMPLES = 5000
 _INDEX, _LABEL, _PREDICTION, _CLEAN = "index", "label", "prediction", "clean"
+_TEXTS = ["points", "ends", "verdict", "sentence", "is_significant"]
 _METHOD = (
     "Each run less the baseline, in percentage points, image by image on the test examples that both were "
     "measured on. Where an outcome is right or wrong: exact McNemar test, and Tango's score interval."
@@ -64,13 +65,8 @@ def section(compared: Comparison) -> Section | None:
         f"{_OF_MANY if len(baselines) < differences.run.nunique() else ''}."
     )
     options = [_against(compared, differences[differences.baseline == place]) for place in baselines]
-    return Section(
-        "compare-pairs",
-        "Differences on the same test examples",
-        "summary",
-        prose=[Prose(text, "note")],
-        choices=[Choice("Baseline", options)],
-    )
+    title, choices = "Differences on the same test examples", [Choice("Baseline", options)]
+    return Section("compare-pairs", title, "summary", prose=[Prose(text, "note")], choices=choices)
 
 
 def differences_of(compared: Comparison) -> pd.DataFrame:
@@ -84,30 +80,24 @@ def differences_of(compared: Comparison) -> pd.DataFrame:
     """
     aspects = aspects_of(compared.points)
     aspects = aspects[aspects.kind != "agreement"]  # an area under a curve of means is of no example
-    sides = {side.place: side for side in _sides(compared, list(aspects.index))}
+    sides = list(_sides(compared, list(aspects.index)))
     are_many = len(sides) > _MOST_BASELINES
-    pairs = itertools.combinations(sides.values(), 2)
-    rows = [
-        row
-        for pair in pairs
-        if not are_many or pair[0].place == min(sides)
-        for row in _rows(*pair, list(aspects.index))
-    ]
+    pairs = ((sides[0], other) for other in sides[1:]) if are_many else itertools.combinations(sides, 2)
+    rows = [row for first, second in pairs for row in _rows(first, second, list(aspects.index))]
     table = pd.DataFrame(rows, columns=["baseline", "run", "aspect", "reason", *Difference._fields])
     tested = table.reason == ""
-    table["comparison"], table["adjusted"] = table.index, np.nan
+    table = table.assign(comparison=table.index, adjusted=np.nan)
     table.loc[tested, "adjusted"] = holm(table.p_value[tested].tolist())
     turned = {"value": -table.value, "lower": -table.upper, "upper": -table.lower}
     turned |= {"baseline": table.run, "run": table.baseline}
     both = table if are_many else pd.concat([table, table.assign(**turned)])
     both = both[both.aspect.isin(table.aspect[tested])]
     both = both.sort_values(["baseline", "run", "comparison"], ignore_index=True)
+    of = {side.place: side for side in sides}
     texts = [
-        _texts(each, sides[each.run], sides[each.baseline], aspects.loc[each.aspect])
-        for each in records(both)
+        _texts(each, of[each.run], of[each.baseline], aspects.loc[each.aspect]) for each in records(both)
     ]
-    columns = ["points", "ends", "verdict", "sentence", "is_significant"]
-    return both.assign(**pd.DataFrame(texts, columns=columns, index=both.index))
+    return both.assign(**pd.DataFrame(texts, columns=_TEXTS, index=both.index))
 
 
 def _sides(compared: Comparison, aspects: Sequence[str]) -> Iterator[_Side]:
@@ -123,60 +113,59 @@ def _sides(compared: Comparison, aspects: Sequence[str]) -> Iterator[_Side]:
 
 
 def _rows(first: _Side, second: _Side, aspects: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """The second less the first in each aspect, or why they do not compare."""
     for aspect in aspects:
-        found = _difference(first, second, aspect)
-        is_known = isinstance(found, Difference)
-        fields = found.reversed() if isinstance(found, Difference) else [np.nan] * len(Difference._fields)
-        yield first.place, second.place, aspect, "" if is_known else found, *fields
+        known = _difference(first, second, aspect)
+        if isinstance(known, Difference):
+            yield first.place, second.place, aspect, "", *known.reversed()
+        else:
+            yield first.place, second.place, aspect, known, *[np.nan] * len(Difference._fields)
 
 
 def _difference(first: _Side, second: _Side, aspect: str) -> Difference | str:
     """The first less the second; or why they do not compare."""
     if first.dataset != second.dataset:
         return f"{dataset_title(first.dataset)} against {dataset_title(second.dataset)}"
-    outcomes = []
-    for side in (first, second):
-        if side.outcomes is None:
-            return f"no examples.csv of {side.label}"
-        outcomes.append(side.outcomes.get([_LABEL, side.columns.get(aspect, "")]))
+    if first.outcomes is None or second.outcomes is None:
+        return f"no examples.csv of {first.label if first.outcomes is None else second.label}"
     if aspect not in first.columns or aspect not in second.columns:
         return "not measured"
-    one, other = outcomes
+    one = first.outcomes.get([_LABEL, first.columns[aspect]])
+    other = second.outcomes.get([_LABEL, second.columns[aspect]])
     if one is None or other is None:
         return "examples not kept"
-    both = pd.concat([one, other], axis=1, join="inner", keys=["first", "second"])
-    if (both["first", _LABEL] != both["second", _LABEL]).any():
+    both = one.set_axis(["label", "one"], axis=1).join(other.set_axis(["same", "other"], axis=1), how="inner")
+    if (both.label != both.same).any():
         return "other labels"
-    both = both.drop(columns=_LABEL, level=1).dropna()
-    return paired_difference(*both.to_numpy().T) if len(both) > 1 else "other examples"
+    both = both.dropna()
+    return (
+        paired_difference(both.one.to_numpy(), both.other.to_numpy()) if len(both) > 1 else "other examples"
+    )
 
 
 def _texts(each: Any, run: _Side, baseline: _Side, aspect: pd.Series[Any]) -> tuple[str, str, str, str, bool]:
     """How a difference is written; of none a dash and why."""
     if each.reason:
         return _DASH, each.reason, "", "", False
-    is_significant = each.adjusted < _SIGNIFICANT
-    verdict = "not significant among all" if each.p_value < _SIGNIFICANT else "no difference shown"
-    if is_significant:
-        verdict = f"{'above' if each.value > 0 else 'below'}, significant"
-    total = int(each.num_examples)
+    total, is_alone = int(each.num_examples), each.p_value < _SIGNIFICANT
     points, ends = _signed(each.value, total), _ends(each.lower, each.upper, total)
     where = _where(aspect, {run.by[str(aspect.name)], baseline.by[str(aspect.name)]})
-    if is_significant:
-        word, ends_of = (
-            ("above", ends) if each.value > 0 else ("below", _ends(-each.upper, -each.lower, total))
-        )
+    if each.adjusted < _SIGNIFICANT:
+        word = "above" if each.value > 0 else "below"
+        # Of a run that is below, the interval is of how far, like the figure before it.
+        far = ends if each.value > 0 else _ends(-each.upper, -each.lower, total)
         sentence = (
             f"{run.label} is {_points(abs(each.value), total)} points {word} {baseline.label} {where} "
-            f"(95 % interval {ends_of}, {count(total)} examples, paired): significant."
+            f"(95 % interval {far}, {count(total)} examples, paired): significant."
         )
-    else:
-        alone = "; alone it would be significant, among all comparisons here it is not"
-        sentence = (
-            f"{run.label} and {baseline.label} {where}: no difference that {count(total)} examples can show "
-            f"({points} points, 95 % interval {ends}, paired{alone if each.p_value < _SIGNIFICANT else ''})."
-        )
-    return points, ends, verdict, sentence, is_significant
+        return points, ends, f"{word}, significant", sentence, True
+    alone = "; alone it would be significant, among all comparisons here it is not" if is_alone else ""
+    sentence = (
+        f"{run.label} and {baseline.label} {where}: no difference that {count(total)} examples can show "
+        f"({points} points, 95 % interval {ends}, paired{alone})."
+    )
+    verdict = "not significant among all" if is_alone else "no difference shown"
+    return points, ends, verdict, sentence, False
 
 
 def _where(aspect: pd.Series[Any], attacks: set[str]) -> str:
@@ -208,24 +197,16 @@ def _ends(lower: float, upper: float, total: int) -> str:
 def _against(compared: Comparison, differences: pd.DataFrame) -> Section:
     """All other runs held against one."""
     baseline = compared.labels[differences.baseline.iloc[0]]
-    rows: list[list[Cell | str]] = [
-        [compared.labels[place], *_cells(differences[differences.run == place])]
-        for place in differences.run.unique()
-    ]
-    sentences = differences[differences.sentence != ""].sort_values(
+    runs, header = differences.run.unique(), ["Run", *differences.aspect.unique()]
+    rows = [[Cell(compared.labels[run]), *_cells(differences[differences.run == run])] for run in runs]
+    caption = f"Percentage points above the baseline {baseline}, with 95 % intervals."
+    look: dict[str, Any] = {"is_sortable": True, "is_tall": len(rows) > 8, "kind": "compare"}
+    tables = [Table(f"Differences from {baseline}", header, rows, caption, **look)]
+    told = differences[differences.sentence != ""].sort_values(
         "is_significant", ascending=False, kind="stable"
     )
-    table = Table(
-        f"Differences from {baseline}",
-        ["Run", *differences.aspect.unique()],
-        rows,
-        f"Percentage points above the baseline {baseline}, with 95 % intervals.",
-        is_sortable=True,
-        is_tall=len(rows) > 8,
-        kind="compare",
-    )
-    notices = [Notice("In words", sentences.sentence.tolist(), "sentences")] if len(sentences) else []
-    return Section("", baseline, "summary", tables=[table], notices=notices)
+    notices = [Notice("In words", told.sentence.tolist(), "sentences")] if len(told) else []
+    return Section("", baseline, "summary", tables=tables, notices=notices)
 
 
 def _cells(of_run: pd.DataFrame) -> list[Cell]:
@@ -233,11 +214,13 @@ def _cells(of_run: pd.DataFrame) -> list[Cell]:
     if len(reasons) == 1 and reasons[0]:
         return [Cell(f"not comparable: {reasons[0]}", is_words=True, span=len(of_run))]
     return [
-        Cell(
+        Cell(each.points, [each.ends], is_bold=True)
+        if each.reason
+        else Cell(
             each.points,
-            [text for text in (each.ends, each.verdict) if text],
+            [each.ends, each.verdict],
             is_bold=True,
-            sort=None if each.reason else each.value,
+            sort=each.value,
             kind="significant" if each.is_significant else "",
         )
         for each in records(of_run)
@@ -269,7 +252,7 @@ def read_outcomes(path: Path, wanted: Collection[str]) -> pd.DataFrame | None:
         raise RunFolder(path).damaged(file, f"{error}.") from error
     if not {_INDEX, _LABEL} <= {*table.columns} or table[[_INDEX, _LABEL]].isna().to_numpy().any():
         return None
-    if _CLEAN in {*wanted} and _CLEAN not in table.columns and _PREDICTION in table.columns:
+    if _CLEAN not in table.columns and _PREDICTION in table.columns:
         table[_CLEAN] = (table[_PREDICTION] == table[_LABEL]).astype(float)
-    kept = [name for name in table.columns if name == _LABEL or name in {*wanted}]
+    kept = [name for name in table.columns if name in {_LABEL, *wanted}]
     return table.drop_duplicates(_INDEX).set_index(_INDEX).sort_index()[kept]

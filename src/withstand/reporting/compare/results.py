@@ -41,7 +41,7 @@ def section(compared: Comparison, *, title: str) -> Section:
     aspects = aspects_of(compared.points)
     scales = {norm: place for place, norm in enumerate(aspects.norm[aspects.kind == "noise"])}
     order = sorted(records(aspects), key=lambda each: (_ORDER[each.kind], scales.get(each.norm, 0)))
-    names = [str(each.Index) for each in order]
+    names = [str(each.Index) for each in order] or ["Clean"]
     datasets = list(dict.fromkeys(run.results.dataset for run in compared.runs if run.results))
     by_run = compared.points.set_index(["run", "aspect"]).to_dict("index")
     rows = [
