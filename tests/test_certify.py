@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
 from withstand.certificates import Certification, Certifier
 from withstand.cli import main
+from withstand.evaluation import Results, read_results
+from withstand.evaluation.measurements import ATTACKED, CERTIFIED, CLEAN, MEAN_RADIUS
+from withstand.reporting.table import one, select
 from withstand.run_folder import RunFolder
 from withstand.runs import open_run
 
@@ -27,11 +31,17 @@ SMALL = [
     "--training.accelerator=cpu",
     "--data.validation_size=100",
     "--evaluation.num_examples=40",
-    "--evaluation.epsilons=[0.1]",
-    "--evaluation.suite=null",
-    "--evaluation.corruptions=null",
-    "--evaluation.smoothing=null",
-    "--evaluation.attacks=[{class_path: PGD, init_args: {norm: 2, num_steps: 3}}]",
+    "--evaluation.meters=[Attacks]",
+    "--evaluation.meters.attacks=[{class_path: PGD, init_args: {norm: 2, num_steps: 3}}]",
+    "--evaluation.meters.epsilons=[0.1]",
+]
+CERTIFICATES = [
+    *(
+        "--evaluation.meters+=Certificate",
+        "--evaluation.meters.norm=inf",
+        "--evaluation.meters.epsilons=[0.005,0.01]",
+    ),
+    *("--evaluation.meters+=Certificate", "--evaluation.meters.norm=2", "--evaluation.meters.epsilons=[0.1]"),
 ]
 NET = """\
 from torch import nn
@@ -61,9 +71,14 @@ def own(tmp_path: Path) -> str:
     return f"{tmp_path / 'net.py'}:make"
 
 
-def metrics_of(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
-    return content
+def found_in(run: Path) -> tuple[Results, pd.DataFrame]:
+    found = read_results(RunFolder(run))
+    assert found is not None
+    return found
+
+
+def levels(table: pd.DataFrame, measure: str, by: str) -> list[float]:
+    return list(select(table, measure, by=by)["level"])
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -76,19 +91,23 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_a_run_gains_what_is_certified_beside_what_was_attacked(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before, rows = metrics_of(run), pd.read_csv(run / "examples.csv")
+    (_, before), rows = found_in(run), pd.read_csv(run / "examples.csv")
     asked = ["--norm=2", "--epsilons=[8/255,0.1]", "--radius=true", "--batch_size=16"]
     assert main(["certify", str(run), *asked]) == 0
     shown = capsys.readouterr().out
     assert "certified-l2" in shown
     assert "certified radius mean" in shown
-    metrics = metrics_of(run)
-    assert metrics["clean"] == before["clean"]
-    assert metrics["attacks"][0] == before["attacks"][0]
-    assert [each["name"] for each in metrics["attacks"]] == ["pgd-3-l2", "pgd-20-margin-l2"]
-    (certificate,) = metrics["certificates"]
-    assert [point["epsilon"] for point in certificate["curve"]] == [8 / 255, 0.1]
-    assert 0 < certificate["curve"][0]["correct"] <= metrics["attacks"][1]["curve"][0]["correct"]
+    results, table = found_in(run)
+    for measure in (CLEAN, ATTACKED):
+        of_before = select(before, measure)
+        pd.testing.assert_frame_equal(select(table, measure).head(len(of_before)), of_before)
+    assert [each.name for each in results.attacks] == ["pgd-3-l2", "pgd-20-margin-l2"]
+    (certificate,) = results.certificates
+    assert levels(table, CERTIFIED, certificate.name) == [8 / 255, 0.1]
+    proven, left = one(table, CERTIFIED), one(table, ATTACKED, by="pgd-20-margin-l2", level=8 / 255)
+    assert proven is not None
+    assert left is not None
+    assert 0 < (proven.correct or 0) <= (left.correct or 0)
     merged = pd.read_csv(run / "examples.csv")
     pd.testing.assert_frame_equal(merged[list(rows)], rows)
     assert (merged["certified-l2@0.0313725"] == (merged["radius-l2"] >= 8 / 255)).all()
@@ -96,7 +115,7 @@ def test_a_run_gains_what_is_certified_beside_what_was_attacked(
     assert environment["certify_command"].endswith("--radius=true --batch_size=16")
     assert environment["cost"]["certify_seconds"] > 0
     assert main(["certify", str(run), "--norm=inf", "--epsilons", "0.01", "--method=box"]) == 0
-    names = [each["name"] for each in metrics_of(run)["certificates"]]
+    names = [each.name for each in found_in(run)[0].certificates]
     assert names == ["certified-l2", "certified-box-linf"]
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
@@ -105,40 +124,52 @@ def test_a_run_gains_what_is_certified_beside_what_was_attacked(
     assert "withstand certify" in page
 
 
-def test_an_evaluation_anew_forgets_what_was_certified_apart(run: Path) -> None:
+def test_an_evaluation_anew_keeps_what_was_certified_apart(run: Path) -> None:
     assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]"]) == 0
+    certified = pd.read_csv(run / "examples.csv")["certified-l2@0.1"]
     assert main(["evaluate", str(run)]) == 0
-    assert metrics_of(run)["certificates"] == []
+    assert [each.name for each in found_in(run)[0].certificates] == ["certified-l2"]
+    assert pd.read_csv(run / "examples.csv")["certified-l2@0.1"].equals(certified)
+    assert "certify" in json.loads((run / "environment.json").read_text())["certify_command"]
+
+
+def test_an_evaluation_of_other_examples_forgets_what_was_certified_apart(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]"]) == 0
+    assert main(["evaluate", str(run), "--evaluation.num_examples=30"]) == 0
+    assert "another evaluation.num_examples is left out: Certificate" in caplog.text
+    assert found_in(run)[0].certificates == []
     assert not any("certified" in str(name) for name in pd.read_csv(run / "examples.csv"))
-    assert json.loads((run / "environment.json").read_text())["certify_command"] is None
 
 
 def test_a_recipe_certifies_by_itself_and_says_what_to_certify(run: Path) -> None:
-    wanted = "--evaluation.certificates=[{norm: inf, epsilons: [0.005, 0.01]}, {norm: 2}]"
-    assert main(["evaluate", str(run), wanted]) == 0
-    curves = {each["name"]: each["curve"] for each in metrics_of(run)["certificates"]}
-    assert [point["epsilon"] for point in curves["certified-linf"]] == [0.005, 0.01]
-    assert [point["epsilon"] for point in curves["certified-l2"]] == [0.1]
-    recipe = (run / "recipe.yaml").read_text()
-    (run / "recipe.yaml").write_text(
-        recipe.replace("certificates: []", "certificates: [{norm: inf, epsilons: [0.02]}, {norm: 2}]")
-    )
+    assert main(["evaluate", str(run), *CERTIFICATES]) == 0
+    _, table = found_in(run)
+    assert levels(table, CERTIFIED, "certified-linf") == [0.005, 0.01]
+    assert levels(table, CERTIFIED, "certified-l2") == [0.1]
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    wanted = {"class_path": "Certificate", "init_args": {"norm": math.inf, "epsilons": [0.02]}}
+    recipe["evaluation"]["meters"].append(wanted)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["certify", str(run), "--radius=true", "--norm=2"]) == 0
-    metrics = metrics_of(run)
-    assert "radius" in {each["name"]: each for each in metrics["certificates"]}["certified-l2"]
+    _, table = found_in(run)
+    assert list(select(table, MEAN_RADIUS)["by"]) == ["certified-l2"]
+    assert levels(table, CERTIFIED, "certified-linf") == [0.005, 0.01]
     assert main(["certify", str(run)]) == 0
-    curves = {each["name"]: each["curve"] for each in metrics_of(run)["certificates"]}
-    assert [point["epsilon"] for point in curves["certified-linf"]] == [0.005, 0.01, 0.02]
+    _, table = found_in(run)
+    assert levels(table, CERTIFIED, "certified-linf") == [0.005, 0.01, 0.02]
+    assert list(select(table, MEAN_RADIUS)["by"]) == ["certified-l2"]
 
 
 def test_a_run_that_was_never_evaluated_is_scored_clean_too(run: Path) -> None:
-    for name in ("examples.csv", "metrics.json", "gallery.npz"):
+    for name in ("examples.csv", "measurements.csv", "metrics.json", "gallery.npz"):
         (run / name).unlink()
     assert main(["certify", str(run), "--norm=inf", "--epsilons=[0.01]", "--num_examples=30"]) == 0
-    metrics = metrics_of(run)
-    assert metrics["clean"]["total"] == 30
-    assert [each["name"] for each in metrics["attacks"]] == ["pgd-20-margin-linf"]
-    assert metrics["certificates"][0]["curve"][0]["total"] == 30
+    results, table = found_in(run)
+    assert set(table["total"][table["measure"].isin([CLEAN, ATTACKED, CERTIFIED])]) == {30}
+    assert [each.name for each in results.attacks] == ["pgd-20-margin-linf"]
+    assert [each.name for each in results.certificates] == ["certified-linf"]
 
 
 def test_a_false_certificate_ends_in_an_error_and_keeps_the_rows(
@@ -151,15 +182,16 @@ def test_a_false_certificate_ends_in_an_error_and_keeps_the_rows(
             margin = torch.ones(len(images), dtype=torch.float64)
             return Certification(margin, margin > 0)
 
-    before = metrics_of(run)
+    before = pd.read_csv(run / "examples.csv")
     monkeypatch.setattr("withstand.evaluation.proofs.Certifier", Boastful)
     text = failed(capsys, "certify", str(run), "--norm=2", "--epsilons=[2]")
     assert "certified-l2 at epsilon 2:" in text
     assert "examples.csv" in text
-    assert metrics_of(run) == before
+    assert not (run / "metrics.json").exists()  # nothing is to be trusted until it is measured again
+    pd.testing.assert_frame_equal(pd.read_csv(run / "examples.csv")[list(before)], before)
     assert "certified-l2@2" in pd.read_csv(run / "examples.csv")
     assert "certified-l2" in failed(
-        capsys, "evaluate", str(run), "--evaluation.certificates=[{norm: 2, epsilons: [2]}]"
+        capsys, "evaluate", str(run), *CERTIFICATES[3:5], "--evaluation.meters.epsilons=[2]"
     )
 
 
@@ -170,7 +202,7 @@ def test_a_model_of_the_users_own_becomes_a_run_folder(
     command = ["certify", own, "--data.name=digits", f"--out={out}", "--norm=2", "--num_examples=20"]
     assert main([*command, "--epsilons=[0.001]", "--model.options={width: 5}"]) == 0
     assert len(pd.read_csv(out / "examples.csv")) == 20
-    assert metrics_of(out)["certificates"][0]["name"] == "certified-l2"
+    assert found_in(out)[0].certificates[0].name == "certified-l2"
     state = load_file(out / "last.safetensors")
     assert state["1.weight"].shape == (5, 64)  # as it is: without a normalisation before it
     assert open_run(out)[1].recipe.model.options == {"width": 5}
@@ -178,7 +210,9 @@ def test_a_model_of_the_users_own_becomes_a_run_folder(
     assert "Certificates of" in (out / "report.html").read_text()
     assert main(["certify", str(out), "--norm=inf", "--epsilons=[0.001]"]) == 0
     assert main([*command, "--epsilons=[0.002]", "--model.options={width: 5}"]) == 0
-    assert len(metrics_of(out)["certificates"]) == 2
+    results, table = found_in(out)
+    assert len(results.certificates) == 2
+    assert levels(table, CERTIFIED, "certified-l2") == [0.001, 0.002]
     assert "Choose another folder" in failed(
         capsys, *command, "--epsilons=[0.1]", "--model.options={width: 6}"
     )
@@ -215,10 +249,14 @@ def test_bad_input_says_what_to_do(
     assert "say what to certify" in failed(capsys, "certify", own, "--data.name=digits", f"--out={out}")
     assert not out.exists()
     assert "withstand train" in failed(capsys, "certify", str(tmp_path), "--norm=2", "--epsilons=[0.1]")
+
+
+def test_rows_that_were_cut_are_made_whole(run: Path) -> None:
+    whole = pd.read_csv(run / "examples.csv")
     lines = (run / "examples.csv").read_text().splitlines()
     (run / "examples.csv").write_text("\n".join(lines[:-3]))
-    cut = failed(capsys, *on_run, "--norm=2", "--epsilons=[0.1]")
-    assert "withstand evaluate" in cut
+    assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]"]) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(run / "examples.csv")[list(whole)], whole)
 
 
 def test_interrupted(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,6 +320,8 @@ def test_run_folder_of_a_model_needs_nothing_else(own: str, tmp_path: Path) -> N
     out = RunFolder(tmp_path / "out")
     asked = ["--data.name=digits", f"--out={out.path}", "--norm=2", "--epsilons=[0.01]", "--num_examples=10"]
     assert main(["certify", own, *asked]) == 0
-    attacks = "--evaluation.attacks=[{class_path: PGD, init_args: {norm: 2, num_steps: 2}}]"
-    assert main(["evaluate", str(out.path), attacks, "--evaluation.epsilons=[0.1]"]) == 0
-    assert metrics_of(out.path)["attacks"][0]["name"] == "pgd-2-l2"
+    attacks = "--evaluation.meters.attacks=[{class_path: PGD, init_args: {norm: 2, num_steps: 2}}]"
+    added = ["--evaluation.meters+=Attacks", attacks, "--evaluation.meters.epsilons=[0.1]"]
+    assert main(["evaluate", str(out.path), *added, "--evaluation.num_examples=10"]) == 0
+    results, _ = found_in(out.path)
+    assert [each.name for each in results.attacks] == ["pgd-2-l2", "pgd-20-margin-l2"]

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from withstand.cli import main
+from withstand.evaluation import read_results
+from withstand.evaluation.measurements import CLEAN
+from withstand.reporting.table import one
+from withstand.run_folder import RunFolder
 
 SMALL = [
     "--objective=CrossEntropy",
@@ -19,7 +25,7 @@ SMALL = [
     "--training.accelerator=cpu",
     "--data.validation_size=100",
     "--evaluation.num_examples=20",
-    "--evaluation.attacks=[]",
+    "--evaluation.meters=[]",
 ]
 FEW = ["--num_examples=2", "--num_samples", "40", "--noise_std=[0.1,64/255]"]
 
@@ -46,17 +52,19 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_a_run_gains_moments_and_the_page_shows_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run)]) == 0
-    before = json.loads((run / "metrics.json").read_text())
+    before, table = read_results(RunFolder(run)) or pytest.fail("nothing was evaluated")
     capsys.readouterr()
     assert main(["moments", str(run), *FEW]) == 0
     shown = capsys.readouterr().out
     for word in ("diagonal", "factored", "full", "first-", "Linear x", "Draws as good"):
         assert word in " ".join(shown.split()), word
-    metrics = json.loads((run / "metrics.json").read_text())
-    moments = metrics.pop("moments")
-    assert metrics == before
-    assert [level["noise_std"] for level in moments["levels"]] == [0.1, 64 / 255]
-    assert moments["num_samples"] == 40
+    results, merged = read_results(RunFolder(run)) or pytest.fail("nothing was evaluated")
+    assert replace(results, moments=None, settings=before.settings) == before
+    is_new = merged["measure"].str.endswith("of analytic moments")
+    pd.testing.assert_frame_equal(merged[~is_new].reset_index(drop=True), table)
+    assert results.moments is not None
+    assert [level.noise_std for level in results.moments.levels] == [0.1, 64 / 255]
+    assert results.moments.num_samples == 40
     environment = json.loads((run / "environment.json").read_text())
     assert environment["moments_command"].startswith(f"withstand moments {run}")
     assert environment["cost"]["moments_seconds"] > 0
@@ -68,13 +76,16 @@ def test_a_run_gains_moments_and_the_page_shows_them(run: Path, capsys: pytest.C
 
 def test_a_run_that_was_never_evaluated_is_scored_clean(run: Path) -> None:
     assert main(["moments", str(run), *FEW, "--methods=[diagonal]", "--blur=1"]) == 0
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["attacks"] == []
-    assert [each["name"] for each in metrics["moments"]["levels"][0]["methods"]] == ["diagonal"]
+    results, table = read_results(RunFolder(run)) or pytest.fail("nothing was evaluated")
+    assert (results.attacks, results.num_examples) == ([], 20)
+    assert one(table, CLEAN) is not None
+    assert results.moments is not None
+    assert [each.name for each in results.moments.levels[0].methods] == ["diagonal"]
     assert main(["evaluate", str(run)]) == 0
-    assert "moments" not in json.loads((run / "metrics.json").read_text())
+    again, _ = read_results(RunFolder(run)) or pytest.fail("nothing was evaluated")
+    assert again.moments == results.moments
     assert main(["report", str(run)]) == 0
-    assert "withstand moments" not in (run / "report.html").read_text()
+    assert "withstand moments" in (run / "report.html").read_text()
 
 
 def test_bad_input_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,9 @@ SMALL = [
     "--training.selection=null",
     "--training.accelerator=cpu",
     "--evaluation.num_examples=20",
-    "--evaluation.epsilons=[0.1]",
-    "--evaluation.attacks=[{class_path: PGD, init_args: {num_steps: 1}}]",
+    "--evaluation.meters=[Attacks]",
+    "--evaluation.meters.attacks=[{class_path: PGD, init_args: {num_steps: 1}}]",
+    "--evaluation.meters.epsilons=[0.1]",
 ]
 SWEEP = """
 name: mine
@@ -80,13 +81,37 @@ def test_another_evaluation_is_measured_anew_but_nothing_is_trained_again(
     environment = tmp_path / "plain/seed=3/environment.json"
     began = json.loads(environment.read_text())["started"], json.loads(environment.read_text())["command"]
     shown(capsys)
-    assert main([*command, "--evaluation.attacks.0.num_steps=2"]) == 0
+    assert main([*command, "--evaluation.meters.0.attacks.0.num_steps=2"]) == 0
     assert "done before" not in shown(capsys)
     again = json.loads(environment.read_text())
     assert (again["started"], again["command"]) == began  # of the training; that of the evaluation is new
     assert "num_steps=2" in again["evaluate_command"]
     settings = json.loads((tmp_path / "plain/seed=3/metrics.json").read_text())["settings"]
-    assert settings["attacks"][0]["init_args"]["num_steps"] == 2
+    attacks = [attack for meter in settings["meters"] for attack in meter["init_args"]["attacks"]]
+    assert [attack["init_args"]["num_steps"] for attack in attacks] == [1, 2]
+    shown(capsys)
+    assert main(command) == 0  # of what is held, the former attack is all that is asked for
+    assert shown(capsys).count("done before") == 2
+
+
+def test_a_point_is_done_where_more_was_measured_and_not_where_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sweep", "digits-adversarial", "--over=seed=0", *SMALL, f"--out={tmp_path}"]
+    assert main([*command, "--evaluation.meters+=NoiseCurve", "--evaluation.meters.num_levels=2"]) == 0
+    assert main(["attack", str(tmp_path / "seed=0"), "--epsilon=0.05", "--num_steps=1"]) == 0
+    for overrides, is_done in (
+        ([], True),
+        (["--evaluation.meters=[]"], True),
+        (["--title=Other words"], True),
+        (["--evaluation.meters+=Classes"], False),
+        (["--evaluation.batch_size=7"], False),
+        (["--evaluation.num_examples=5"], False),
+        (["--evaluation.num_examples=5"], True),
+    ):
+        shown(capsys)
+        assert main([*command, *overrides]) == 0
+        assert ("done before" in shown(capsys)) == is_done, overrides
 
 
 def test_a_point_that_fails_does_not_stop_the_others(
@@ -126,7 +151,7 @@ def test_a_folder_of_another_recipe_is_not_overwritten(
             r"'trainin.epochs'. Did you mean 'training.epochs'",
         ),
         (["digits-adversarial", "--over", "seed"], "Expected --over key=v1,v2"),
-        (["digits-adversarial", "--over=evaluation.attacks.9.num_steps=1,2"], "list of 2 items"),
+        (["digits-adversarial", "--over=evaluation.meters.0.attacks.9.num_steps=1,2"], "list of 2 items"),
     ],
 )
 def test_bad_input_is_said_before_anything_runs(
