@@ -108,9 +108,6 @@ class RunFolder:
         holder = self.path / ".holder"
         try:
             lock.acquire(timeout=0)
-            if lock.lock_counter == 1:
-                since = datetime.now().isoformat(" ", timespec="seconds")
-                holder.write_text(f"process {os.getpid()} on {platform.node()}, {doing} since {since}")
         except Timeout as error:
             known = holder.read_text() if holder.exists() else "another process"
             raise RunFolderError(
@@ -118,12 +115,25 @@ class RunFolder:
             ) from error
         except OSError as error:
             raise RunFolderError(f"Cannot write {self.path}: {error.strerror or error}.") from error
+        is_first = lock.lock_counter == 1
         try:
+            if is_first:
+                self._take(holder, doing)
             yield
         finally:
-            if lock.lock_counter == 1:
+            if is_first:
                 holder.unlink(missing_ok=True)
             lock.release()
+
+    def _take(self, holder: Path, doing: str) -> None:
+        """Says who holds the folder, and removes what a process left that was killed while it wrote."""
+        since = datetime.now().isoformat(" ", timespec="seconds")
+        try:
+            holder.write_text(f"process {os.getpid()} on {platform.node()}, {doing} since {since}")
+            for left_over in (*self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")):
+                left_over.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"Cannot write {self.path}: {error.strerror or error}.") from error
 
     def is_begun(self) -> bool:
         """Whether anything was trained that can be gone on from.
@@ -147,8 +157,6 @@ class RunFolder:
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            for left_over in (*self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")):
-                left_over.unlink()  # of a process killed while it wrote
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
