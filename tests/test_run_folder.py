@@ -2,10 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+import withstand
 from withstand.run_folder import RunFolder, replaced
 from withstand.types import RunFolderError
 
@@ -187,3 +193,75 @@ def test_json_of_another_kind_is_told(tmp_path: Path) -> None:
 def test_the_error_is_an_os_error_too(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="does not exist"):
         RunFolder(tmp_path).require(tmp_path / "x", "y")
+
+
+# Who holds it
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from withstand.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).held("training"):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+@contextmanager
+def _held_elsewhere(folder: Path) -> Iterator[int]:
+    """Another process holds a folder until the block ends; the number of that process."""
+    path = {**os.environ, "PYTHONPATH": str(Path(withstand.__file__).parents[1])}
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(command, env=path, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process.pid
+        finally:
+            process.kill()  # which leaves it no time for anything
+
+
+def test_held_by_another_process_is_told_at_once_and_is_free_when_that_is_killed(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path).create()
+    growing = tmp_path / ".examples.csv.part"
+    with _held_elsewhere(tmp_path) as number:
+        growing.write_text("half")
+        started = time.monotonic()
+        told = rf"in use by process {number} on .*, training since 2.*Wait until it is done"
+        with pytest.raises(RunFolderError, match=told), run.held("evaluating"):
+            pytest.fail("two processes hold it")
+        assert time.monotonic() - started < 1
+        run.create()
+        assert growing.read_text() == "half"  # whoever holds it still needs it
+    assert ".holder" in _files(tmp_path)  # of the process that was killed
+    with run.held("evaluating"):
+        assert not growing.exists()
+    assert ".holder" not in _files(tmp_path)
+
+
+def test_held_twice_by_one_process_is_held_until_the_outer_block_ends(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with run.held("training"):
+        growing = tmp_path / ".examples.csv.part"
+        growing.write_text("half")
+        with RunFolder(tmp_path).held("evaluating"):
+            pass
+        assert growing.exists()
+        assert "training since" in (tmp_path / ".holder").read_text()
+    assert not (tmp_path / ".holder").exists()
+
+
+def test_held_folder_is_free_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path)
+    with pytest.raises(ZeroDivisionError), run.held("training"):
+        raise ZeroDivisionError
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", _no_space)
+        with pytest.raises(RunFolderError, match=r"Cannot write .*: No space left"), run.held("training"):
+            pytest.fail("nobody can tell who holds it")
+    with _held_elsewhere(tmp_path):
+        pass
+
+
+def _no_space(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
