@@ -88,7 +88,7 @@ def test_its_stages_are_its_members_in_their_budget_and_form() -> None:
     assert cascade.for_random_answers().members[0] == PGD(epsilon=0.2, num_steps=5).for_random_answers()
     assert cascade.for_random_answers().for_evaluation() == cascade.for_evaluation()
     assert cascade.name == "outer-linf"
-    assert "inner, each on what still stands: PGD" in cascade.describe()
+    assert "inner, each on what is still robust: PGD" in cascade.describe()
 
 
 def test_at_means_its_stages_are_at_means_too() -> None:

@@ -134,7 +134,7 @@ class Attack(ABC):
 
     @property
     def stages(self) -> Sequence[Attack]:
-        """What it is made of: run one after another, each on the examples that still stand.
+        """What it is made of: run one after another, each on the examples that are still robust.
 
         Itself, for all but a cascade.
         """

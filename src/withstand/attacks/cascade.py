@@ -82,7 +82,7 @@ class Cascade(WrappedAttack):
 
     @override
     def describe(self) -> str:
-        how = "the largest loss of" if self.mode == "random" else "each on what still stands:"
+        how = "the largest loss of" if self.mode == "random" else "each on what is still robust:"
         return f"{self.label}, {how} " + "; ".join(member.describe() for member in self.members)
 
     def _one_after_another(self, model: nn.Module, images: Tensor, labels: Tensor, progress: float) -> Tensor:
@@ -93,9 +93,9 @@ class Cascade(WrappedAttack):
             if not len(index):
                 break
             reached = member.perturb(model, images[index], labels[index], progress=progress)
-            stands = _is_right(model, reached, labels[index])
-            found[index[~stands]] = reached[~stands]
-            index = index[stands]
+            robust = _is_right(model, reached, labels[index])
+            found[index[~robust]] = reached[~robust]
+            index = index[robust]
         return found
 
 
