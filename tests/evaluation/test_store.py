@@ -273,6 +273,12 @@ def test_random_answers_are_kept_with_all_their_budgets(
     assert whole.results.sampling.num_repeats == 2  # it was found to be random
     for each in [run(out=tmp_path), run(out=tmp_path)]:
         _assert_same(whole, each)
+    few = replace(few, attack_samples=1)  # so that batches are the same with attacks and without
+    clean = evaluate(Noisy(), tiny_dataset, sampling=few, batch_size=20, out=tmp_path / "joined")
+    torch.rand(3)  # whatever the random state is
+    joined = run(sampling=few, out=tmp_path / "joined")
+    _assert_same(run(sampling=few), joined)
+    pd.testing.assert_frame_equal(joined.rows[list(clean.rows)], clean.rows)
 
 
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ class _OneBatch(Memory):
     def columns(self, scored: Scored) -> Columns:
         """All columns of the batch; what is counted and kept goes to ``scored``."""
         answer, clean = self._clean()
+        self._draw_for("unattacked")  # alike, whether the clean answers were known or drawn just now
         scores = attack_batch(self._judge, self._batch, answer, self._wanted.plans, self._on_attacked, self)
         for target, found in scores.found.items():
             scored.add(target, found)
