@@ -169,7 +169,7 @@ def test_uncertainty_of_fixed_weights_is_refused(tiny_dataset: Dataset) -> None:
 @pytest.mark.parametrize("field", ["num_samples", "num_repeats", "attack_samples", "sweep_examples"])
 def test_counts_below_one_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=rf"Expected {field} of the sampling of at least 1, but got 0"):
-        Sampling(**{field: 0})  # type: ignore[arg-type]
+        Sampling(**{field: 0})
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])

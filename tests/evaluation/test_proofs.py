@@ -276,7 +276,10 @@ def test_settings_are_checked(settings: dict[str, object], message: str) -> None
 
 
 def test_certificates_are_named_by_what_they_are() -> None:
-    names = [Certificate(2, [0.2], method, clip).certificate_name for method, clip in (
-        ("best", True), ("box_ball", True), ("box", False)
-    )]  # fmt: skip
+    certificates = [
+        Certificate(2, [0.2]),
+        Certificate(2, [0.2], method="box_ball"),
+        Certificate(2, [0.2], method="box", clip=False),
+    ]
+    names = [each.certificate_name for each in certificates]
     assert names == ["certified-l2", "certified-box-ball-l2", "certified-box-unclipped-l2"]

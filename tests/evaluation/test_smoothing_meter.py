@@ -15,7 +15,7 @@ from typing_extensions import override
 from withstand.evaluation import measurements as measures
 from withstand.evaluation.intervals import measured, share
 from withstand.evaluation.judge import Judge, random_judge
-from withstand.evaluation.measurements import Measurement, table_of
+from withstand.evaluation.measurements import table_of
 from withstand.evaluation.meters import RandomizedSmoothing
 from withstand.evaluation.results import Smoothing
 from withstand.identity import identity
@@ -77,7 +77,8 @@ def test_summary_by_hand(gather: Gather) -> None:
     )
     table, parts = meter.summary(gather(rows))
     assert parts == {"smoothing": Smoothing(meter.describe(), 0.5, 0.001, 100, 1000)}
-    assert list(table) == [
+    *shares, mean, median, largest = table
+    assert shares == [
         measured(measures.SMOOTHED, share([1, 1, 0, 0]), by="smoothed"),
         measured(measures.ABSTENTION, share([0, 0, 0, 1]), by="smoothed"),
         # Nothing is said of changes as long as the radius itself.
@@ -85,15 +86,13 @@ def test_summary_by_hand(gather: Gather) -> None:
             measured(measures.SMOOTHED_CERTIFIED, share(proven), by="smoothed", norm="2", level=epsilon)
             for epsilon, proven in ((0.0, [1, 1, 0, 0]), (0.2, [0, 1, 0, 0]), (0.3, [0, 1, 0, 0]))
         ),
-        *(
-            Measurement(measure, "smoothed", "2", value=pytest.approx(value))
-            for measure, value in (
-                (measures.MEAN_SMOOTHED_RADIUS, 0.175),
-                (measures.MEDIAN_SMOOTHED_RADIUS, 0.1),
-                (measures.LARGEST_SMOOTHED_RADIUS, 0.5),
-            )
-        ),
     ]
+    assert [row.measure for row in (mean, median, largest)] == [
+        measures.MEAN_SMOOTHED_RADIUS,
+        measures.MEDIAN_SMOOTHED_RADIUS,
+        measures.LARGEST_SMOOTHED_RADIUS,
+    ]
+    assert [row.value for row in (mean, median, largest)] == pytest.approx([0.175, 0.1, 0.5])
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,10 @@ def test_the_stages_account_for_every_example(linear: nn.Module, tiny_dataset: D
         assert robust == row.correct
     assert 0 < curve.correct.iloc[1] < 45
     name = "fast-linf@0.3"
-    broken = (found.rows[name] == 0) & (found.rows["clean"] == 1)
-    assert set(found.rows.loc[broken, f"{name}:by"]) <= {stage.name for stage in attack.stages}
-    assert (found.rows.loc[~broken, f"{name}:by"] == "").all()
+    is_broken = (found.rows[name] == 0) & (found.rows["clean"] == 1)
+    by = found.rows[f"{name}:by"]
+    assert set(by[is_broken]) <= {stage.name for stage in attack.stages}
+    assert (by[~is_broken] == "").all()
     right = found.rows[f"{name}:prediction"] == found.rows["label"]
     assert right.sum() == curve.correct.iloc[2]
 
