@@ -24,7 +24,10 @@ from typing_extensions import override
 from withstand import evaluate
 from withstand.certificates import Certification, Certifier
 from withstand.data import Dataset
-from withstand.evaluation import Certificate, proofs
+from withstand.evaluation import proofs
+from withstand.evaluation.measurements import ATTACKED, CLEAN
+from withstand.evaluation.meters import Certificate, Suite
+from withstand.reporting.table import one
 from withstand.runs import load_data, load_run_model, open_run
 from withstand.types import CertificateError
 
@@ -73,16 +76,24 @@ class Boastful(Certifier):
 
 def defence(name: str, model: nn.Module, dataset: Dataset, epsilon: float, number: int) -> dict[str, Any]:
     """What the suite makes of a defence."""
-    found = evaluate(model, dataset, epsilons=[epsilon], suite="standard", num_examples=number).metrics
-    (attack,) = found["attacks"]
-    failed = [check["name"] for check in found["checks"] if check["passed"] is False]
+    found = evaluate(model, dataset, [Suite("standard", [epsilon])], num_examples=number)
+    clean, left = one(found.table, CLEAN), one(found.table, ATTACKED)
+    assert clean is not None
+    assert left is not None
+    (attack,) = found.results.attacks
+    (counts,) = attack.counts
+    stages = zip(attack.stages, counts.attacked, counts.broken, strict=True)
+    failed = [check.name for check in found.results.checks if check.passed is False]
     entry = {
         "defence": name,
-        "clean": found["clean"]["accuracy"],
-        "accuracy": attack["curve"][0]["accuracy"],
-        "stages": attack["curve"][0]["stages"],
+        "clean": clean.value,
+        "accuracy": left.value,
+        "stages": [
+            {"name": stage.name, "num_attacked": attacked, "num_broken": broken}
+            for stage, attacked, broken in stages
+        ],
         "failed": failed,
-        "warnings": found["warnings"],
+        "warnings": found.results.warnings,
     }
     print(f"{name}: clean {entry['clean']:.1%}, attacked {entry['accuracy']:.1%}, failed checks {failed}")
     return entry
@@ -92,15 +103,15 @@ def wrong_certificate(
     model: nn.Module, dataset: Dataset, number: int, certificate: Certificate
 ) -> dict[str, Any]:
     """Whether a certificate that claims too much stops the evaluation, and one that does not goes through."""
-    entry: dict[str, Any] = {"certificate": certificate.name, "epsilons": certificate.epsilons}
+    entry: dict[str, Any] = {"certificate": certificate.certificate_name, "epsilons": certificate.epsilons}
     for name, certifier in (("true", Certifier), ("wrong", Boastful)):
         try:
             with patch.object(proofs, "Certifier", certifier):
-                evaluate(model, dataset, certificates=[certificate], num_examples=number)
+                evaluate(model, dataset, [certificate], num_examples=number)
             entry[name] = None
         except CertificateError as error:
             entry[name] = str(error)
-        print(f"{certificate.name}, {name}: {'stopped' if entry[name] else 'went through'}")
+        print(f"{certificate.certificate_name}, {name}: {'stopped' if entry[name] else 'went through'}")
     return entry
 
 
@@ -119,7 +130,7 @@ def main() -> None:
     torch.manual_seed(0)
     run, parsed = open_run(values.plain)
     dataset = load_data(parsed.recipe)
-    plain = load_run_model(run, parsed.recipe, dataset).eval()
+    plain = load_run_model(run, parsed.recipe, dataset.info).eval()
     defences = {
         "none": Defended(plain),
         "input rounded to 8 grey levels": Defended(plain, levels=8),
@@ -129,7 +140,7 @@ def main() -> None:
     found = [defence(name, model, dataset, values.epsilon, number) for name, model in defences.items()]
     run, parsed = open_run(values.certified)
     dataset = load_data(parsed.recipe)
-    certified = load_run_model(run, parsed.recipe, dataset).eval()
+    certified = load_run_model(run, parsed.recipe, dataset.info).eval()
     epsilons = list(values.certified_epsilons)
     certificates = [
         wrong_certificate(certified, dataset, number, Certificate(norm=2, method=method, epsilons=epsilons))

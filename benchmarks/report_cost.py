@@ -18,6 +18,9 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from withstand.evaluation.measurements import ATTACKED, CERTIFIED, CLEAN, Measurement, table_of
+from withstand.evaluation.results import AttackInfo, CertificateInfo, Results
+from withstand.evaluation.results_file import write_results
 from withstand.reporting import report
 from withstand.run_folder import RunFolder
 
@@ -29,22 +32,26 @@ def write_run(folder: RunFolder, num_examples: int, num_curves: int) -> None:
     folder.create()
     draws = random.Random(0)
     names = [f"l2-{number}" for number in range(num_curves // 2)]
-    accuracy = {"accuracy": 0.9, "lower": 0.89, "upper": 0.91, "correct": 9 * num_examples // 10}
-    accuracy["total"] = num_examples
     epsilons = [0.1 * (number + 1) for number in range(NUM_EPSILONS)]
-    curve = [{"epsilon": epsilon, **accuracy} for epsilon in epsilons]
-    metrics = {
-        "schema": 1,
-        "dataset": "mnist",
-        "num_examples": num_examples,
-        "num_classes": 10,
-        "clean": accuracy,
-        "attacks": [{"name": f"pgd-{name}", "norm": "2", "curve": curve} for name in names],
-        "certificates": [
-            {"name": f"certified-{name}", "norm": "2", "method": "best", "curve": curve} for name in names
-        ],
-    }
-    folder.write_json(folder.metrics, metrics)
+
+    def accuracy(measure: str, by: str = "", norm: str = "", level: float = 0.0) -> Measurement:
+        return Measurement(measure, by, norm, level, 0.9, 0.89, 0.91, 9 * num_examples // 10, num_examples)
+
+    measurements = [accuracy(CLEAN)]
+    measurements += [
+        accuracy(measure, f"{kind}-{name}", "2", epsilon)
+        for measure, kind in ((ATTACKED, "pgd"), (CERTIFIED, "certified"))
+        for name in names
+        for epsilon in epsilons
+    ]
+    results = Results(
+        "mnist",
+        num_examples,
+        10,
+        attacks=[AttackInfo(f"pgd-{name}", "2") for name in names],
+        certificates=[CertificateInfo(f"certified-{name}", "2", "best") for name in names],
+    )
+    write_results(folder, results, table_of(measurements))
     attacked = [f"pgd-{name}@{epsilon:.1f}" for name in names for epsilon in epsilons]
     with folder.examples.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)

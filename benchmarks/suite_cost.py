@@ -172,7 +172,7 @@ def main() -> None:
     else:
         run, parsed = open_run(arguments.weights)
         dataset = load_data(parsed.recipe)
-        model = load_run_model(run, parsed.recipe, dataset)
+        model = load_run_model(run, parsed.recipe, dataset.info)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     few = torch.arange(min(arguments.num_examples, len(dataset.test)))
     parts = list(batches(dataset.test.subset(few).to(device), arguments.batch_size))

@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from withstand.attacks import PGD
+from withstand.attacks import PGD, Attack
 from withstand.data import Dataset, Split
 from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
-from withstand.evaluation import Sampling, evaluate
+from withstand.evaluation import Meter, Sampling, evaluate
+from withstand.evaluation.measurements import ATTACKED, CLEAN, NOISE_ACCURACY
+from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
 from withstand.objectives import Adversarial, Certified, Objective
 from withstand.penalties import AdversarialPerturbation, DeformationStability
 from withstand.recipe import Recipe
 from withstand.recipe_file import find_recipe, packaged_recipes, parse_recipe
+from withstand.reporting.table import one, select
 from withstand.runs import build_model
 from withstand.schedules import value_at
 from withstand.training import fit
@@ -70,6 +73,16 @@ def in_brief(recipe: Recipe) -> Objective:
     return objective
 
 
+def briefly(meter: Meter) -> Meter | None:
+    """The attacks and the noise alone, with as little of them as there can be."""
+    if isinstance(meter, Attacks):
+        attacks: list[Attack] = [
+            replace(attack, num_steps=1) for attack in meter.attacks if isinstance(attack, PGD)
+        ]
+        return Attacks(attacks, meter.epsilons[:1])
+    return replace(meter, num_levels=2) if isinstance(meter, NoiseCurve) else None
+
+
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_takes_a_step_and_evaluates(name: str, tmp_path: Path) -> None:
     recipe = parse_recipe(find_recipe(name)).recipe
@@ -83,18 +96,18 @@ def test_takes_a_step_and_evaluates(name: str, tmp_path: Path) -> None:
     settings = replace(settings, rollback=None, measures=[])
     result = fit(model, dataset, objective, settings, out=tmp_path)
     assert result.steps == 1
-    attacks = [
-        replace(attack, num_steps=1) for attack in recipe.evaluation.attacks if isinstance(attack, PGD)
-    ]
-    noise = recipe.evaluation.noise
-    few_levels = None if noise is None else replace(noise, num_levels=2)
-    sampling = Sampling(num_samples=2, num_repeats=1, attack_samples=1, uncertainty=None)
-    epsilons = recipe.evaluation.epsilons[:1]
-    metrics = evaluate(model, dataset, attacks, epsilons, noise=few_levels, sampling=sampling).metrics
-    assert metrics["clean"]["total"] == 2
-    assert len(metrics.get("noise", {}).get("levels", [])) == (0 if noise is None else 2)
-    assert len(metrics["attacks"]) >= len(attacks)  # where there are several, the worst of them too
-    assert all(len(attack["curve"]) == 1 for attack in metrics["attacks"])
+    meters = [brief for meter in recipe.evaluation.meters if (brief := briefly(meter)) is not None]
+    sampling = Sampling(num_samples=2, num_repeats=1, attack_samples=1)
+    found = evaluate(model, dataset, meters, sampling=sampling)
+    clean = one(found.table, CLEAN)
+    assert clean is not None
+    assert clean.total == 2
+    noise = [meter for meter in meters if isinstance(meter, NoiseCurve)]
+    assert len(select(found.table, NOISE_ACCURACY, by="unclipped")) == 2 * len(noise)
+    num_attacks = sum(len(meter.attacks) for meter in meters if isinstance(meter, Attacks))
+    assert len(found.results.attacks) >= num_attacks  # where there are several, the worst of them too
+    attacked = list(select(found.table, ATTACKED)["by"])
+    assert attacked == [attack.name for attack in found.results.attacks]  # at one epsilon each
     shutil.rmtree(tmp_path)  # the weights of the largest net come to a GiB
 
 
@@ -114,11 +127,13 @@ ASKING = [name for name, path in packaged_recipes().items() if epsilon_after(par
 def test_evaluates_at_the_epsilon_that_it_trains_for(name: str) -> None:
     recipe = parse_recipe(find_recipe(name)).recipe
     final = epsilon_after(recipe, float("inf"))
-    assert final in [pytest.approx(epsilon) for epsilon in recipe.evaluation.epsilons]
+    budgets = [meter.epsilons for meter in recipe.evaluation.meters if isinstance(meter, Attacks)]
+    assert budgets
+    assert all(final in [pytest.approx(epsilon) for epsilon in epsilons] for epsilons in budgets)
 
 
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_certified_training_is_certified(name: str) -> None:
     recipe = parse_recipe(find_recipe(name)).recipe
-    norms = [certificate.norm for certificate in recipe.evaluation.certificates]
+    norms = [meter.norm for meter in recipe.evaluation.meters if isinstance(meter, Certificate)]
     assert norms == ([recipe.objective.norm] if isinstance(recipe.objective, Certified) else [])
