@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         ERRORS.print(
             "Interrupted. What was found stays. The same command goes on: with a training from its last "
-            "checkpoint, with an evaluation after the last attack on the last batch that was finished; a "
-            "certification alone begins anew."
+            "checkpoint, with a measurement after the last attack or certificate on the last batch that was "
+            "finished."
         )
         return 130
     return 0
