@@ -26,6 +26,7 @@ from scipy.stats import t as student
 
 from withstand.evaluation import measurements
 from withstand.evaluation.results_file import read_results
+from withstand.recipe_file import parse_recipe
 from withstand.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -876,3 +877,12 @@ def test_sentence_quotes_what_runs_found(page: str, text: str) -> None:
     assert expected, text
     whole = rf"(?<![\d.]){re.escape(expected)}(?!\d|\.\d)"
     assert re.search(whole, " ".join(text_of(page).split())), f"{page} no longer says {expected!r}"
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [folder for folder in sorted(RESULTS.iterdir()) if any(folder.rglob("recipe.yaml"))],
+    ids=lambda folder: folder.name,
+)
+def test_recipes_beside_the_figures_can_be_run(folder: Path) -> None:
+    parse_recipe(min(folder.rglob("recipe.yaml")))  # the others of a folder are its like

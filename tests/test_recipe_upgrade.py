@@ -124,3 +124,14 @@ def test_what_is_not_of_an_older_version_stays(tmp_path: Path) -> None:
         file.write_text(text)
         parse_recipe(file, ["--evaluation.num_examples=3"])
     assert new_evaluation({}) == {"meters": []}
+
+
+@pytest.mark.parametrize("switch", ["stop_when_fooled: true", "rank_by_loss: false"])
+def test_switches_of_attacks_are_told_wherever_they_stand(tmp_path: Path, switch: str) -> None:
+    file = tmp_path / "old.yaml"
+    attack = f"{{class_path: PGD, init_args: {{num_steps: 3, {switch}}}}}"
+    file.write_text(f"objective: {{class_path: Adversarial, init_args: {{attack: {attack}}}}}")
+    with pytest.raises(RecipeError, match=rf"attacks have a mode now.*{switch.partition(':')[0]}"):
+        parse_recipe(file)
+    file.write_text(file.read_text().replace(switch, "mode: evaluation"))
+    parse_recipe(file)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
 import pytest
 
 import withstand
@@ -265,3 +266,16 @@ def test_held_folder_is_free_after_an_error(tmp_path: Path, monkeypatch: pytest.
 
 def _no_space(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_held_without_locks_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    run = RunFolder(tmp_path)
+    with run.held("training"):
+        pass
+    assert "has no locks" in caplog.text

@@ -1,4 +1,4 @@
-"""Recipes of older versions, whose evaluation had a key a measurement: what to write instead."""
+"""Recipes of older versions, whose evaluation had a key a measurement, and attacks two switches: what to write."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ _METERS = {
     "smoothing": "RandomizedSmoothing",
 }
 _UNCERTAINTY = "sampling.uncertainty"
+# Switches of attacks, in whose place is the mode.
+_MODES = {"stop_when_fooled": "evaluation", "rank_by_loss": "random"}
 _OLD = ("attacks", "epsilons", "suite", "certificates", "protocols", *_METERS, _UNCERTAINTY)
 
 
 def refuse_old_keys(path: Path, overrides: Sequence[str], load: Callable[[str], Any]) -> None:
-    """Accepts a recipe, and what overrides it, in which nothing is measured by a key of its own.
+    """Accepts a recipe, and what overrides it, without the keys of measurements and attacks that are gone.
 
     Args:
         path: A YAML file; what is wrong with it beside is for others to say.
@@ -54,6 +56,19 @@ def refuse_old_keys(path: Path, overrides: Sequence[str], load: Callable[[str], 
             f"{path} is of an older version: all that is measured is a list now, evaluation.meters, in the "
             f"place of {', '.join(f'evaluation.{key}' for key in old)}. Write instead:\n{new}"
         )
+    if switches := sorted(_switches(recipe)):
+        modes = " and ".join(f"mode: {_MODES[key]} for {key}: true" for key in switches)
+        raise RecipeError(
+            f"{path} is of an older version: attacks have a mode now, in the place of {', '.join(switches)}. "
+            f"Leave out what is false, and write {modes}."
+        )
+
+
+def _switches(of: object) -> set[str]:
+    """The switches of attacks that are anywhere inside."""
+    if isinstance(of, Mapping):
+        return {key for key in of if key in _MODES}.union(*map(_switches, of.values()))
+    return set().union(*map(_switches, of)) if isinstance(of, list) else set()
 
 
 def _old_keys(evaluation: Mapping[str, Any]) -> list[str]:

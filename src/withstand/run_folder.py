@@ -7,6 +7,7 @@ process leaves either the old file or the new one.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import tempfile
@@ -17,11 +18,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from withstand.types import RunFolderError
 
 __all__ = ["RunFolder", "replaced"]
+
+_logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -106,16 +109,7 @@ class RunFolder:
         """
         lock = FileLock(self.path / ".lock", is_singleton=True, thread_local=False)
         holder = self.path / ".holder"
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            known = holder.read_text() if holder.exists() else "another process"
-            raise RunFolderError(
-                f"{self.path} is in use by {known}. Wait until it is done, or choose another folder."
-            ) from error
-        except OSError as error:
-            raise RunFolderError(f"Cannot write {self.path}: {error.strerror or error}.") from error
-        is_first = lock.lock_counter == 1
+        is_first = self._acquire(lock, holder)
         try:
             if is_first:
                 self._take(holder, doing)
@@ -124,6 +118,22 @@ class RunFolder:
             if is_first:
                 holder.unlink(missing_ok=True)
             lock.release()
+
+    def _acquire(self, lock: BaseFileLock, holder: Path) -> bool:
+        """Takes the lock; whether this process did not have it before."""
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            known = holder.read_text() if holder.exists() else "another process"
+            raise RunFolderError(
+                f"{self.path} is in use by {known}. Wait until it is done, or choose another folder."
+            ) from error
+        except NotImplementedError:  # as some network file systems have it
+            _logger.warning("The file system of %s has no locks: let one process at a time write.", self.path)
+            return False
+        except OSError as error:
+            raise RunFolderError(f"Cannot write {self.path}: {error.strerror or error}.") from error
+        return lock.lock_counter == 1
 
     def _take(self, holder: Path, doing: str) -> None:
         """Says who holds the folder, and removes what a process left that was killed while it wrote."""

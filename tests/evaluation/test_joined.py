@@ -145,6 +145,7 @@ def test_a_former_attack_that_broke_an_example_is_run_again_to_refute_its_certif
     assert rows["certified-l2@0.6"].notna().sum() == len(rows) == batch_size
     pd.testing.assert_frame_equal(rows[list(former.rows)], former.rows.iloc[:batch_size], check_dtype=False)
     assert not run.metrics.exists()  # nor are the former figures to be trusted
+    assert not run.measurements.exists()
     monkeypatch.undo()  # what was left unfinished is done anew
     asked.clear()
     again = evaluate(

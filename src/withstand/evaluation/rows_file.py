@@ -41,7 +41,8 @@ class RowsFile:
         if run is None or not self._has_rows:
             return
         if isinstance(error, CertificateError):
-            run.metrics.unlink(missing_ok=True)
+            for former in (run.metrics, run.measurements):
+                former.unlink(missing_ok=True)
         if kind is None or isinstance(error, CertificateError) or not run.metrics.exists():
             self._show(run)
         else:
