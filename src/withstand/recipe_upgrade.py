@@ -1,4 +1,4 @@
-"""Recipes of older versions, whose evaluation had a key a measurement, and attacks two switches: what to write."""
+"""Recipes of older versions, with a key a measurement, and switches of attacks: what to write instead."""
 
 from __future__ import annotations
 
