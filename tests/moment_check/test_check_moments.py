@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.data import Dataset
 from withstand.domains import Program
-from withstand.moment_check import MethodResult, MomentCheck, MomentResults, check_moments, entry_of
+from withstand.evaluation import evaluate, meters, read_results
+from withstand.moment_check import METHODS, MethodResult, MomentCheck, MomentResults, check_moments
 from withstand.moment_check.comparison import compare_logits
 from withstand.moment_check.methods import batch_size_of, survey, unaffordable
 from withstand.moment_check.sampling import INPUT, LOGITS, Sampled, sample
 from withstand.noise import GaussianNoise
-from withstand.reporting.conform import misfit
-from withstand.reporting.moments_schema import Moments
+from withstand.run_folder import RunFolder
 from withstand.types import DataError, ModelError
 
 SHAPE = (1, 4, 4)
@@ -224,12 +226,19 @@ def test_errors_are_in_units_of_each_logits_deviation() -> None:
     assert result.full_speed_up == pytest.approx(4)
 
 
-def test_points_are_few_and_the_entry_fits_the_report() -> None:
-    settings = MomentCheck([0.1, 0.2], num_samples=30, num_examples=3)
-    results = check_moments(two_layers(), images(), settings)
-    entry = entry_of(results, settings)
-    assert misfit(entry, Moments, "moments") is None
-    assert 0 < sum(len(each["points"]) for level in entry["levels"] for each in level["methods"]) <= 300
+def test_points_are_few_and_the_results_read_back(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    meter = meters.MomentCheck([0.1, 0.2], num_samples=30, num_examples=3)
+    evaluated = evaluate(two_layers(), tiny_dataset, [meter], out=tmp_path)
+    written = read_results(RunFolder(tmp_path))
+    assert written is not None
+    moments = written[0].moments
+    assert moments is not None
+    assert moments == evaluated.results.moments
+    assert (moments.num_examples, moments.num_samples) == (3, 30)
+    assert [level.noise_std for level in moments.levels] == [0.1, 0.2]
+    assert {method.name for method in moments.levels[0].methods} == set(METHODS)
+    assert {layer.operation for layer in moments.levels[0].layers} == {"Flatten", "Linear", "ReLU"}
+    assert 0 < sum(len(method.points) for level in moments.levels for method in level.methods) <= 300
 
 
 def test_a_network_that_does_not_move_has_no_errors() -> None:

@@ -2,7 +2,6 @@
 
 from withstand.moment_check.check import LevelResult, MomentResults, check_moments
 from withstand.moment_check.comparison import Apart, MethodResult, Ratio
-from withstand.moment_check.entry import entry_of
 from withstand.moment_check.layers import LayerCost, LayerResult
 from withstand.moment_check.settings import METHODS, Method, MomentCheck
 
@@ -18,5 +17,4 @@ __all__ = [
     "MomentResults",
     "Ratio",
     "check_moments",
-    "entry_of",
 ]
