@@ -145,7 +145,8 @@ def test_packages_of_attacks_are_asked_for_before(tmp_path: Path, monkeypatch: p
 def test_a_run_that_failed_at_once_does_not_hold_its_folder(tmp_path: Path) -> None:
     file, out = tmp_path / "recipe.yaml", RunFolder(tmp_path / "run")
     file.write_text(_RANDOM)
-    failing = parse_recipe(file, ["--model.bayes=null", "--evaluation.meters=[]"])  # has no divergence to be trained with
+    # Has no divergence to be trained with.
+    failing = parse_recipe(file, ["--model.bayes=null", "--evaluation.meters=[]"])
     with pytest.raises(ModelError):
         train_recipe(failing, out, command="train")
     assert [path.name for path in out.checkpoints.iterdir()] == ["good.pt"]
