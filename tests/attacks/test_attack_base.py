@@ -29,6 +29,7 @@ from withstand.attacks import (
 )
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
+from withstand.evaluation.meters import Attacks
 from withstand.objectives import Adversarial
 from withstand.schedules import Linear, Stages
 
@@ -131,10 +132,10 @@ def test_a_minimal_attack_serves_an_evaluation(tiny_dataset: Dataset) -> None:
         def forward(self, images: Tensor) -> Tensor:
             return 10 * images.mean(dim=(1, 2))[:, :3]
 
-    found = evaluate(Stripes(), tiny_dataset, [Darker(), Noise()], [0.0, 0.3, 1.0])
+    found = evaluate(Stripes(), tiny_dataset, [Attacks([Darker(), Noise()], [0.0, 0.3, 1.0])])
     assert (found.rows["darker@0"] == found.rows["clean"]).all()
     assert found.rows["darker@1"].mean() == (found.rows["label"] == 0).mean()  # all black: the first class
-    assert found.metrics["attacks"][0]["name"] == "darker"
+    assert found.results.attacks[0].name == "darker"
     assert "worst-linf@0.3" in found.rows
 
 

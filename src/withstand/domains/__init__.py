@@ -6,7 +6,7 @@ of ``withstand.spectral``, and ``Elementwise``, ``Valley`` and ``Rearrange``.
 
 from withstand.domains import activation_rules, linear_rules, shape_rules
 from withstand.domains.ball import Ball
-from withstand.domains.base import Domain, Moments, Region
+from withstand.domains.base import Domain, LastLayer, Moments, Region
 from withstand.domains.box import Box
 from withstand.domains.box_ball import BoxBall
 from withstand.domains.calls import Call
@@ -14,7 +14,7 @@ from withstand.domains.correlated_gaussian import CorrelatedGaussian
 from withstand.domains.factored_gaussian import FactoredGaussian
 from withstand.domains.gaussian import Gaussian
 from withstand.domains.input_sets import DOMAINS, DomainName, input_set, require_set
-from withstand.domains.interpreter import KeptProgram, LastLayer, Program, propagate, unsupported
+from withstand.domains.interpreter import KeptProgram, Program, propagate, unsupported
 from withstand.domains.operations import Elementwise, Rearrange, Valley
 from withstand.domains.registry import Site, UnsupportedOperationError, register
 from withstand.domains.sizes import batch_norm_factors

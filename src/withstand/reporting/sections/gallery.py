@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from withstand.reporting.images import amplification, data_uri, difference
 from withstand.reporting.naming import missing
-from withstand.reporting.read import Gallery, Run
+from withstand.reporting.pictures import Gallery
+from withstand.reporting.read import Run
 from withstand.reporting.section import Picture, Prose, Section
 from withstand.reporting.wording import epsilon_text
 
