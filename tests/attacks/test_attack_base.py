@@ -29,7 +29,6 @@ from withstand.attacks import (
 )
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
-from withstand.evaluation.meters import Attacks
 from withstand.objectives import Adversarial
 from withstand.schedules import Linear, Stages
 

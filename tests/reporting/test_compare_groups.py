@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from withstand.flat import flat
 from withstand.reporting import summarize_seeds
 from withstand.reporting.compare.comparison import Comparison, records
-from withstand.flat import flat
 from withstand.reporting.compare.differences import differing, labels, short_keys
 from withstand.reporting.compare.groups import Group, groups_of, means_of
 from withstand.reporting.compare.points import points_of
