@@ -29,6 +29,7 @@ from withstand.attacks import (
 )
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
+from withstand.evaluation.meters import Attacks
 from withstand.objectives import Adversarial
 from withstand.schedules import Linear, Stages
 
