@@ -25,9 +25,9 @@ from withstand import evaluate
 from withstand.certificates import Certification, Certifier
 from withstand.data import Dataset
 from withstand.evaluation import proofs
-from withstand.evaluation.measurements import ATTACKED, CLEAN
 from withstand.evaluation.meters import Certificate, Suite
 from withstand.reporting.table import one
+from withstand.results.measurements import ATTACKED, CLEAN
 from withstand.runs import load_data, load_run_model, open_run
 from withstand.types import CertificateError
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from withstand.evaluation.measurements import ATTACKED, CERTIFIED, CLEAN, Measurement, table_of
-from withstand.evaluation.results import AttackInfo, CertificateInfo, Results
-from withstand.evaluation.results_file import write_results
 from withstand.reporting import report
+from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN, Measurement, table_of
+from withstand.results.results import AttackInfo, CertificateInfo, Results
+from withstand.results.results_file import write_results
 from withstand.run_folder import RunFolder
 
 NUM_EPSILONS = 20

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from withstand.certificates import Certification, Certifier
 from withstand.cli import main
-from withstand.evaluation import Results, read_results
-from withstand.evaluation.measurements import ATTACKED, CERTIFIED, CLEAN, MEAN_RADIUS
 from withstand.reporting.table import one, select
+from withstand.results import Results, read_results
+from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN, MEAN_RADIUS
 from withstand.run_folder import RunFolder
 from withstand.runs import open_run
 

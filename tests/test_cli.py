@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from withstand.cli import main
-from withstand.evaluation.measurements import ATTACKED, CLEAN
 from withstand.recipe_file import packaged_recipes
 from withstand.reporting.table import one, select
+from withstand.results.measurements import ATTACKED, CLEAN
 from withstand.sweep import packaged_sweeps
 
 SMALL = [

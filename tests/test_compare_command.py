@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from withstand.compare_command import compare
-from withstand.evaluation.measurements import CLEAN, Measurement, table_of
-from withstand.evaluation.results import Results
-from withstand.evaluation.results_file import write_results
+from withstand.results.measurements import CLEAN, Measurement, table_of
+from withstand.results.results import Results
+from withstand.results.results_file import write_results
 from withstand.run_folder import RunFolder
 from withstand.types import RecipeError, RunFolderError
 

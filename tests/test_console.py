@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from withstand.console import print_results
-from withstand.evaluation.analytic_results import KernelNorms, KernelNormsOf
-from withstand.evaluation.measurements import (
+from withstand.results.analytic import KernelNorms, KernelNormsOf
+from withstand.results.measurements import (
     ABSTENTION,
     ATTACKED,
     CERTIFIED,
@@ -25,8 +25,8 @@ from withstand.evaluation.measurements import (
     protocol_measure,
     table_of,
 )
-from withstand.evaluation.random_results import ProtocolInfo, Sampling, Uncertainty, UncertaintySet
-from withstand.evaluation.results import (
+from withstand.results.random_answers import ProtocolInfo, Sampling, Uncertainty, UncertaintySet
+from withstand.results.results import (
     AttackInfo,
     CertificateInfo,
     Check,

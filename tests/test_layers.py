@@ -21,6 +21,7 @@ LEVELS = {
                 *["norms", "noise", "corruptions", "schedules", "checks", "modes", "compiled", "roots"],
                 *["run_folder", "environment", "numerics", "identity"],
             ],
+            ["results"],
             ["spectral", "moments"],
             ["exact", "passes"],
             ["measures", "terms"],
@@ -46,7 +47,7 @@ LEVELS = {
 }
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60  # without the docstring
-TORCH_FREE = ("reporting",)
+TORCH_FREE = ("reporting", "results")
 
 
 def _tree(file: Path) -> ast.Module:

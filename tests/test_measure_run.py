@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from withstand import bayes
 from withstand.attacks import PGD
 from withstand.certifying import adopt_model
-from withstand.evaluation import Evaluation, read_results
-from withstand.evaluation.measurements import ATTACKED
+from withstand.evaluation import Evaluation
 from withstand.pipeline import measure_run
 from withstand.recipe import BayesSettings, DataSettings, ModelSettings
 from withstand.reporting.table import select
+from withstand.results import read_results
+from withstand.results.measurements import ATTACKED
 from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from withstand.cli import main
-from withstand.evaluation import read_results
-from withstand.evaluation.measurements import CLEAN
 from withstand.reporting.table import one
+from withstand.results import read_results
+from withstand.results.measurements import CLEAN
 from withstand.run_folder import RunFolder
 
 SMALL = [

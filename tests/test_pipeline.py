@@ -11,14 +11,14 @@ from PIL import Image
 
 from withstand.constraints import PARAMETRIZATIONS, ParametrizationName
 from withstand.dataset_info import KNOWN_DATASETS
-from withstand.evaluation import read_results
-from withstand.evaluation.measurements import CLEAN, protocol_measure
 from withstand.models import save_weights
 from withstand.pipeline import evaluate_run, require_other_data, train_recipe
 from withstand.recipe import ModelSettings, Recipe
 from withstand.recipe_file import parse_recipe
 from withstand.reporting import report
 from withstand.reporting.table import one, select
+from withstand.results import read_results
+from withstand.results.measurements import CLEAN, protocol_measure
 from withstand.run_folder import RunFolder
 from withstand.runs import build_model, load_run_model, model_spec, open_run
 from withstand.spectral import weights

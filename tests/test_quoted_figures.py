@@ -24,9 +24,9 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from withstand.evaluation import measurements
-from withstand.evaluation.results_file import read_results
 from withstand.recipe_file import parse_recipe
+from withstand.results import measurements
+from withstand.results.results_file import read_results
 from withstand.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]

@@ -24,10 +24,10 @@ from withstand.attacks import PGD
 from withstand.certificates import Certifier
 from withstand.certifying import Request, certify_run
 from withstand.cli import main
-from withstand.evaluation import Results, read_results
-from withstand.evaluation.measurements import ATTACKED, CERTIFIED, CLEAN
 from withstand.evaluation.proofs import Prover
 from withstand.reporting.table import select
+from withstand.results import Results, read_results
+from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
 from withstand.run_folder import RunFolder
 
 _RECIPE = """\

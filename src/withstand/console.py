@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from withstand.evaluation.analytic_results import KernelNorms
-from withstand.evaluation.measurements import (
+from withstand.reporting.table import area_over_levels, corruption_mean, mean_over_levels, one, rows, select
+from withstand.results.analytic import KernelNorms
+from withstand.results.measurements import (
     ABSTENTION,
     ATTACKED,
     CERTIFIED,
@@ -27,9 +28,8 @@ from withstand.evaluation.measurements import (
     Measurement,
     protocol_measure,
 )
-from withstand.evaluation.random_results import Sampling
-from withstand.evaluation.results import Check, Results
-from withstand.reporting.table import area_over_levels, corruption_mean, mean_over_levels, one, rows, select
+from withstand.results.random_answers import Sampling
+from withstand.results.results import Check, Results
 
 __all__ = ["ERRORS", "OUTPUT", "print_results", "progress_of"]
 

@@ -13,11 +13,11 @@ from rich.table import Table
 
 from withstand.arguments import parse, plain_parser, target
 from withstand.console import OUTPUT, progress_of
-from withstand.evaluation.analytic_results import Moments, MomentsLevel, MomentsMethod
 from withstand.evaluation.meters import MomentCheck
 from withstand.moment_check import METHODS
 from withstand.pipeline import measure_run
 from withstand.reporting.wording import duration
+from withstand.results.analytic import Moments, MomentsLevel, MomentsMethod
 from withstand.types import RecipeError
 
 __all__ = ["moments"]

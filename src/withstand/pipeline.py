@@ -15,10 +15,11 @@ import torch
 from withstand import recipe as recipes
 from withstand.data import Dataset
 from withstand.environment import describe_device, environment, git_commit, peak_memory_bytes
-from withstand.evaluation import Evaluation, Meter, evaluate, read_results, write_results
-from withstand.evaluation.results import Published
+from withstand.evaluation import Evaluation, Meter, evaluate
 from withstand.recipe import Recipe
 from withstand.recipe_file import ParsedRecipe, flow, parse_recipe
+from withstand.results import read_results, write_results
+from withstand.results.results import Published
 from withstand.run_folder import RunFolder, replaced
 from withstand.runs import (
     RecipeSources,

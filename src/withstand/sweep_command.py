@@ -16,14 +16,14 @@ from rich.table import Column, Table
 
 from withstand.arguments import target
 from withstand.console import ERRORS, OUTPUT, progress_of
-from withstand.evaluation.measurements import ATTACKED, CERTIFIED, CLEAN
-from withstand.evaluation.results import Results
-from withstand.evaluation.results_file import read_results
 from withstand.flat import flat
 from withstand.pipeline import evaluate_run, require_other_data, train_recipe
 from withstand.recipe_file import ParsedRecipe, find_recipe, parse_recipe, recipe_parser
 from withstand.reporting import report, summarize_seeds
 from withstand.reporting.table import select
+from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
+from withstand.results.results import Results
+from withstand.results.results_file import read_results
 from withstand.run_folder import RunFolder
 from withstand.sweep import Point, Sweep, find_sweep, is_sweep, keys_of, points, read_over, read_sweep
 from withstand.training import ProgressBar

@@ -10,8 +10,8 @@ from typing_extensions import override
 from withstand.attacks.connected import connected
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
-from withstand.evaluation.measurements import ATTACKED
 from withstand.evaluation.meters import Suite
+from withstand.results.measurements import ATTACKED
 
 
 class Cut(nn.Module):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from withstand.evaluation.meters import Calibration, reliability
-from withstand.evaluation.results import Bin
+from withstand.results.results import Bin
 
 if TYPE_CHECKING:
     from tests.evaluation.conftest import Gather

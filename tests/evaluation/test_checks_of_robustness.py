@@ -15,7 +15,10 @@ from withstand import norms
 from withstand.attacks import PGD
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
-from withstand.evaluation.measurements import (
+from withstand.evaluation.meters import Attacks, Suite
+from withstand.evaluation.meters.gradients import LARGEST_CLASS, large_epsilon
+from withstand.evaluation.red_flags import check_all
+from withstand.results.measurements import (
     ATTACKED,
     CLEAN,
     LARGE_EPSILON,
@@ -23,11 +26,8 @@ from withstand.evaluation.measurements import (
     Measurement,
     table_of,
 )
-from withstand.evaluation.meters import Attacks, Suite
-from withstand.evaluation.meters.gradients import LARGEST_CLASS, large_epsilon
-from withstand.evaluation.random_results import Sampling, Sweep, SweepLevel
-from withstand.evaluation.red_flags import check_all
-from withstand.evaluation.results import AttackInfo, Check, StageCounts, StageInfo
+from withstand.results.random_answers import Sampling, Sweep, SweepLevel
+from withstand.results.results import AttackInfo, Check, StageCounts, StageInfo
 
 
 class Stripes(nn.Module):

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from withstand.data import Split
-from withstand.evaluation import Judge, results
+from withstand.evaluation import Judge
 from withstand.evaluation.gallery import Extremes, extremes, save_extremes
 from withstand.evaluation.intervals import share
 from withstand.evaluation.meters import Classes
-from withstand.evaluation.results import Confusion, Target
+from withstand.results import results
+from withstand.results.results import Confusion, Target
 
 if TYPE_CHECKING:
     from tests.evaluation.conftest import Gather

@@ -20,12 +20,13 @@ from typing_extensions import override
 
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.data import Dataset
-from withstand.evaluation import evaluate, read_results
+from withstand.evaluation import evaluate
 from withstand.evaluation.intervals import share
-from withstand.evaluation.measurements import ATTACKED, CLEAN
 from withstand.evaluation.meters import Attacks, Certificate
 from withstand.evaluation.plans import AttackPlan, merged_attacks, merged_certificates
 from withstand.reporting.table import select
+from withstand.results import read_results
+from withstand.results.measurements import ATTACKED, CLEAN
 from withstand.run_folder import RunFolder
 from withstand.types import AttackError, ModelError
 

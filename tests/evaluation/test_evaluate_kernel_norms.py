@@ -14,10 +14,11 @@ from typing_extensions import override
 
 from withstand.attacks import PGD
 from withstand.data import Dataset
-from withstand.evaluation import Judge, evaluate, read_results
-from withstand.evaluation.analytic_results import KernelNorms as Found
+from withstand.evaluation import Judge, evaluate
 from withstand.evaluation.meters import Attacks, KernelNorms
 from withstand.reporting.table import one
+from withstand.results import read_results
+from withstand.results.analytic import KernelNorms as Found
 from withstand.run_folder import RunFolder
 
 if TYPE_CHECKING:

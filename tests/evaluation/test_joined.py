@@ -17,10 +17,11 @@ from typing_extensions import override
 from withstand.attacks import PGD
 from withstand.certificates import Certification, Certifier
 from withstand.data import Dataset
-from withstand.evaluation import evaluate, read_results
-from withstand.evaluation.measurements import ATTACKED, CERTIFIED, MEDIAN_RADIUS
+from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks, Certificate
 from withstand.reporting.table import select
+from withstand.results import read_results
+from withstand.results.measurements import ATTACKED, CERTIFIED, MEDIAN_RADIUS
 from withstand.run_folder import RunFolder
 from withstand.types import CertificateError
 

@@ -18,12 +18,13 @@ from torch import nn
 from withstand import bayes
 from withstand.attacks import PGD, Noise
 from withstand.data import Dataset
-from withstand.evaluation import Evaluation, Judge, Sampling, evaluate, meters, random_judge, read_results
-from withstand.evaluation.measurements import table_of
+from withstand.evaluation import Evaluation, Judge, Sampling, evaluate, meters, random_judge
 from withstand.evaluation.meter import Found, Meter, Subject
 from withstand.evaluation.plans import merged_attacks, merged_certificates
 from withstand.evaluation.run import with_implied
 from withstand.identity import identity
+from withstand.results import read_results
+from withstand.results.measurements import table_of
 from withstand.run_folder import RunFolder
 from withstand.types import Batch
 

@@ -17,14 +17,15 @@ from typing_extensions import override
 from withstand.attacks import PGD
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
-from withstand.evaluation import evaluate, read_results
+from withstand.evaluation import evaluate
 from withstand.evaluation.intervals import share, share_of
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.measurements import CLEAN, NOISE_ACCURACY, NOISE_AGREEMENT
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
-from withstand.evaluation.results import Noise
 from withstand.recipe_file import parse_recipe
 from withstand.reporting.table import area_over_levels, rows, select
+from withstand.results import read_results
+from withstand.results.measurements import CLEAN, NOISE_ACCURACY, NOISE_AGREEMENT
+from withstand.results.results import Noise
 from withstand.run_folder import RunFolder
 from withstand.types import Batch, RecipeError
 

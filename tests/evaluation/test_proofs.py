@@ -19,11 +19,11 @@ from withstand.certificates import Certification, Certifier
 from withstand.certificates.consistency import Outcome
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
-from withstand.evaluation.measurements import ATTACKED, CERTIFIED, LARGEST_RADIUS
 from withstand.evaluation.meters import Attacks, Certificate
 from withstand.evaluation.plans import AttackPlan, default_attack, default_plans
 from withstand.evaluation.proofs import Prover
 from withstand.reporting.table import select
+from withstand.results.measurements import ATTACKED, CERTIFIED, LARGEST_RADIUS
 from withstand.run_folder import RunFolder
 from withstand.types import Batch, CertificateError, ModelError
 

@@ -14,9 +14,9 @@ from withstand import bayes
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
 from withstand.evaluation import Judge, evaluate, random_judge
-from withstand.evaluation.measurements import protocol_measure
 from withstand.evaluation.meters import SebrProtocol
 from withstand.reporting.table import rows, select
+from withstand.results.measurements import protocol_measure
 from withstand.types import Batch
 
 if TYPE_CHECKING:

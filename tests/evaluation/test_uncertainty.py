@@ -16,10 +16,10 @@ from withstand.bayes.uncertainty import entropies
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
 from withstand.evaluation import Judge, random_judge
-from withstand.evaluation.measurements import CALIBRATION_ERROR
 from withstand.evaluation.meter import Columns, Found
 from withstand.evaluation.meters import Uncertainty
-from withstand.evaluation.results import Target
+from withstand.results.measurements import CALIBRATION_ERROR
+from withstand.results.results import Target
 from withstand.types import Batch, DataError
 
 if TYPE_CHECKING:

@@ -13,12 +13,13 @@ from typing_extensions import override
 
 from withstand.data import Dataset
 from withstand.domains import Program
-from withstand.evaluation import evaluate, meters, read_results
+from withstand.evaluation import evaluate, meters
 from withstand.moment_check import METHODS, MethodResult, MomentCheck, MomentResults, check_moments
 from withstand.moment_check.comparison import compare_logits
 from withstand.moment_check.methods import batch_size_of, survey, unaffordable
 from withstand.moment_check.sampling import INPUT, LOGITS, Sampled, sample
 from withstand.noise import GaussianNoise
+from withstand.results import read_results
 from withstand.run_folder import RunFolder
 from withstand.types import DataError, ModelError
 

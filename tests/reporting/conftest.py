@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from withstand.evaluation.measurements import (
+from withstand.reporting.read import Run, read_run
+from withstand.reporting.section import Cell
+from withstand.results.measurements import (
     ABSTENTION,
     ATTACKED,
     CALIBRATION_ERROR,
@@ -27,7 +29,7 @@ from withstand.evaluation.measurements import (
     Measurement,
     table_of,
 )
-from withstand.evaluation.results import (
+from withstand.results.results import (
     AttackInfo,
     Bin,
     CertificateInfo,
@@ -43,10 +45,8 @@ from withstand.evaluation.results import (
     StageInfo,
     Target,
 )
-from withstand.evaluation.results_file import write_results
-from withstand.evaluation.shares import Share
-from withstand.reporting.read import Run, read_run
-from withstand.reporting.section import Cell
+from withstand.results.results_file import write_results
+from withstand.results.shares import Share
 from withstand.run_folder import RunFolder
 
 RECIPE = """\

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import NOISE_ACCURACY, NOISE_AGREEMENT
-from withstand.evaluation.results import Noise
 from withstand.reporting import report, summarize_seeds
 from withstand.reporting.compare import curves, seeds
 from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.compare.seeds import seeds_table
 from withstand.reporting.read import Run
 from withstand.reporting.section import Figure
+from withstand.results.measurements import NOISE_ACCURACY, NOISE_AGREEMENT
+from withstand.results.results import Noise
 
 WriteRun = Callable[..., Path]
 RECIPE = "{{name: {name}/seed={seed}, seed: {seed}, model: {{name: {name}}}}}"

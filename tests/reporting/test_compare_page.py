@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import CORRUPTED
 from withstand.reporting import report, summarize_seeds
+from withstand.results.measurements import CORRUPTED
 
 WriteRun = Callable[..., Path]
 RECIPE = "{{name: {name}/seed={seed}, seed: {seed}, model: {{name: {name}}}}}"

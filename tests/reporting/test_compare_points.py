@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT
-from withstand.evaluation.results import Noise
 from withstand.reporting.compare.comparison import records
 from withstand.reporting.compare.points import aspects_of, points_of, with_interval
+from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT
+from withstand.results.results import Noise
 
 SCALE = "1 levels of noise_std to 0.5"
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import protocol_measure
-from withstand.evaluation.random_results import ProtocolInfo
-from withstand.evaluation.results import Published
 from withstand.reporting import report
 from withstand.reporting.compare import protocols
 from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Table
+from withstand.results.measurements import protocol_measure
+from withstand.results.random_answers import ProtocolInfo
+from withstand.results.results import Published
 
 WriteRun = Callable[..., Path]
 MEASURE = protocol_measure("sebr")

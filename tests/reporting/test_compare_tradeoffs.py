@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import CORRUPTED
 from withstand.reporting.compare import tradeoffs
 from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.compare.tradeoffs import pareto_best
 from withstand.reporting.read import Cost, Environment, Run, read_run
 from withstand.reporting.section import Section
+from withstand.results.measurements import CORRUPTED
 
 WriteRun = Callable[..., Path]
 AT = "Attacked, ℓ∞ ε = 0.1"

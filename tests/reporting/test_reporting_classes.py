@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.results import Classes, Confusion, Target
 from withstand.reporting import report
 from withstand.reporting.sections.classes import section
+from withstand.results.results import Classes, Confusion, Target
 
 
 def named(key: str, everything: Any) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import CORRUPTED
 from withstand.reporting import report
 from withstand.reporting.sections.corruptions import section
+from withstand.results.measurements import CORRUPTED
 
 
 def view(evaluated: Any) -> Any:

@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from withstand.evaluation.measurements import CLEAN, Measurement, table_of
-from withstand.evaluation.results import CertificateInfo, Results
 from withstand.reporting.curves import (
     Curve,
     accuracy_figure,
@@ -21,6 +19,8 @@ from withstand.reporting.curves import (
     tightest_curve,
 )
 from withstand.reporting.read import Run
+from withstand.results.measurements import CLEAN, Measurement, table_of
+from withstand.results.results import CertificateInfo, Results
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from withstand.evaluation.analytic_results import KernelNorms, KernelNormsOf, KernelNormsOfLayer
 from withstand.reporting import report
 from withstand.reporting.sections.kernel_norms import section
+from withstand.results.analytic import KernelNorms, KernelNormsOf, KernelNormsOfLayer
 
 CAT = KernelNormsOf("cat", 1.5, 2.0, 0.25, 0.75, 6.0)
 DOG = KernelNormsOf("a <b> dog", 0.5, 0.25, 0.125, 0.5, 8.0)

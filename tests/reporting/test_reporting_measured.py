@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.analytic_results import (
+from withstand.reporting import report
+from withstand.reporting.sections import other, sections_of
+from withstand.results.analytic import (
     KernelNorms,
     KernelNormsOf,
     Moments,
     MomentsLevel,
     MomentsMethod,
 )
-from withstand.evaluation.measurements import ATTACKED, CERTIFIED, CLEAN, Measurement
-from withstand.evaluation.random_results import Sampling, Uncertainty, UncertaintySet
-from withstand.evaluation.results import Noise
-from withstand.reporting import report
-from withstand.reporting.sections import other, sections_of
+from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN, Measurement
+from withstand.results.random_answers import Sampling, Uncertainty, UncertaintySet
+from withstand.results.results import Noise
 from withstand.types import RunFolderError
 
 SECTIONS = (

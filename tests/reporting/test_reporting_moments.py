@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from withstand.evaluation.analytic_results import (
+from withstand.reporting import report
+from withstand.reporting.sections.moments import section
+from withstand.results.analytic import (
     Moments,
     MomentsError,
     MomentsForm,
@@ -14,8 +16,6 @@ from withstand.evaluation.analytic_results import (
     MomentsMethod,
     StdRatio,
 )
-from withstand.reporting import report
-from withstand.reporting.sections.moments import section
 
 
 def level(std: float) -> MomentsLevel:

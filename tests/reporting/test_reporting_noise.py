@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
-from withstand.evaluation.results import Noise
 from withstand.reporting import report
 from withstand.reporting.sections.noise import section
 from withstand.reporting.table import noise_scale
+from withstand.results.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
+from withstand.results.results import Noise
 
 ABOVE = {
     (NOISE_AGREEMENT, "unclipped"): 0.01,

@@ -13,9 +13,9 @@ import pytest
 from plotly.offline import get_plotlyjs
 from typing_extensions import override
 
-from withstand.evaluation.measurements import ATTACKED, Measurement
-from withstand.evaluation.results import Published
 from withstand.reporting import report
+from withstand.results.measurements import ATTACKED, Measurement
+from withstand.results.results import Published
 
 WriteRun = Callable[..., Path]
 _EVERY_FILE = ["recipe.yaml", "environment.json", "train.csv", "examples.csv", "metrics.json", "gallery.npz"]

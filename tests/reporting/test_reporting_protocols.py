@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import protocol_measure
-from withstand.evaluation.random_results import ProtocolInfo, Sampling
-from withstand.evaluation.results import Published
 from withstand.reporting import report
 from withstand.reporting.sections import published
 from withstand.reporting.sections.protocols import is_of_protocol, section
+from withstand.results.measurements import protocol_measure
+from withstand.results.random_answers import ProtocolInfo, Sampling
+from withstand.results.results import Published
 
 FIGURE = Published("attacked", 0.857, "Somebody", "inf", 0.1, attack="fgsm")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.random_results import Sampling, Sweep, SweepLevel
 from withstand.reporting import report
 from withstand.reporting.sections.random_answers import section
+from withstand.results.random_answers import Sampling, Sweep, SweepLevel
 
 
 def sampling(*, has_settled: bool = True, attack_samples: int | None = 4) -> Sampling:

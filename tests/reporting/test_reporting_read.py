@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from withstand.evaluation.measurements import table_of
 from withstand.reporting.read import Environment, read_run
 from withstand.reporting.table import clean
+from withstand.results.measurements import table_of
 from withstand.types import RunFolderError
 
 WriteRun = Callable[..., Path]

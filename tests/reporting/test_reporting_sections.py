@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import Measurement
-from withstand.evaluation.results import Published
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Section
 from withstand.reporting.sections import accuracy, origin, published, results, sections_of
+from withstand.results.measurements import Measurement
+from withstand.results.results import Published
 from withstand.types import RunFolderError
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from withstand.evaluation.measurements import SMOOTHED_CERTIFIED
 from withstand.reporting import report
 from withstand.reporting.sections.smoothing import section
+from withstand.results.measurements import SMOOTHED_CERTIFIED
 
 
 def view(evaluated: Any) -> Any:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import ATTACKED, CLEAN
-from withstand.evaluation.random_results import Sampling
 from withstand.reporting import report
 from withstand.reporting.sections.suites import section
+from withstand.results.measurements import ATTACKED, CLEAN
+from withstand.results.random_answers import Sampling
 
 
 def view(evaluated: Any) -> Any:

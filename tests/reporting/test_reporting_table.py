@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from withstand.evaluation.measurements import ATTACKED, CERTIFIED, CORRUPTED, NOISE_ACCURACY
-from withstand.evaluation.results import Noise, Published
 from withstand.reporting import table
+from withstand.results.measurements import ATTACKED, CERTIFIED, CORRUPTED, NOISE_ACCURACY
+from withstand.results.results import Noise, Published
 
 
 def places(rows: list[Any]) -> list[tuple[str, float, str, int]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from withstand.evaluation.random_results import Uncertainty, UncertaintySet
 from withstand.reporting import report
 from withstand.reporting.sections.uncertainty import section
+from withstand.results.random_answers import Uncertainty, UncertaintySet
 
 HISTOGRAMS = {
     "entropy": [90, 10, 0],

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from withstand.evaluation.measurements import Measurement
-from withstand.evaluation.shares import Share
 from withstand.reporting import wording
+from withstand.results.measurements import Measurement
+from withstand.results.shares import Share
 
 
 def plain(text: str) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from withstand.evaluation.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
-from withstand.evaluation.results import CorruptionKind, Corruptions, Noise, Smoothing
 from withstand.reporting import export_tables
 from withstand.reporting.read import Run
 from withstand.reporting.tables import PaperTable, comparison_tables, latex, markdown, run_tables
+from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
+from withstand.results.results import CorruptionKind, Corruptions, Noise, Smoothing
 from withstand.types import RunFolderError
 
 WriteRun = Callable[..., Path]

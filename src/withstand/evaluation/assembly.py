@@ -10,7 +10,12 @@ import pandas as pd
 from withstand.evaluation.attacking import GIVEN, TAKEN, column
 from withstand.evaluation.averaging import Judging
 from withstand.evaluation.intervals import measured, share
-from withstand.evaluation.measurements import (
+from withstand.evaluation.meter import Gathered, Meter, Subject
+from withstand.evaluation.plans import AttackPlan, CertificatePlan, WorstPlan, norm_name, worst_plans
+from withstand.evaluation.proofs import WITHDRAWN
+from withstand.evaluation.red_flags import check_all, doubts
+from withstand.evaluation.scoring import Scored, Wanted
+from withstand.results.measurements import (
     ATTACKED,
     CERTIFIED,
     CLEAN,
@@ -21,11 +26,7 @@ from withstand.evaluation.measurements import (
     radius_column,
     table_of,
 )
-from withstand.evaluation.meter import Gathered, Meter, Subject
-from withstand.evaluation.plans import AttackPlan, CertificatePlan, WorstPlan, norm_name, worst_plans
-from withstand.evaluation.proofs import WITHDRAWN
-from withstand.evaluation.red_flags import check_all, doubts
-from withstand.evaluation.results import (
+from withstand.results.results import (
     AttackInfo,
     CertificateInfo,
     Results,
@@ -33,7 +34,6 @@ from withstand.evaluation.results import (
     StageInfo,
     Target,
 )
-from withstand.evaluation.scoring import Scored, Wanted
 
 __all__ = ["assemble", "headline_epsilon"]
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from withstand import norms
 from withstand.attacks import Attack
 from withstand.evaluation.judge import Answer, Judge
-from withstand.evaluation.measurements import ATTACKED, example_column
 from withstand.evaluation.meter import Columns, Counts, Found
 from withstand.evaluation.plans import AttackPlan, worst_plans
-from withstand.evaluation.results import Target
+from withstand.results.measurements import ATTACKED, example_column
+from withstand.results.results import Target
 from withstand.types import AttackError, Batch
 
 __all__ = ["GIVEN", "TAKEN", "Memory", "OnAttacked", "Scores", "attack_batch", "column", "prediction_column"]

@@ -16,7 +16,6 @@ from torch import nn
 from withstand.attacks import PGD, AtMeans, Noise
 from withstand.attacks.connected import connected
 from withstand.data import Split, batches
-from withstand.evaluation import random_results as results
 from withstand.evaluation.attacking import attack_batch, column
 from withstand.evaluation.intervals import share
 from withstand.evaluation.judge import Judge, random_judge
@@ -25,6 +24,7 @@ from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.sampling import Sampling
 from withstand.evaluation.store import Store
 from withstand.identity import identity
+from withstand.results import random_answers as results
 
 __all__ = ["Judging", "find_judge", "has_settled", "sufficient"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from withstand.attacks import Attack
 from withstand.data import Split
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.measurements import radius_column
+from withstand.results.measurements import radius_column
 from withstand.run_folder import replaced
 from withstand.types import Batch
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import beta
 
-from withstand.evaluation.measurements import Measurement
-from withstand.evaluation.shares import Share
+from withstand.results.measurements import Measurement
+from withstand.results.shares import Share
 
 __all__ = ["measured", "share", "share_of"]
 

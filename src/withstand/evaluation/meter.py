@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.measurements import Measurement
 from withstand.evaluation.plans import AttackPlan, CertificatePlan
-from withstand.evaluation.results import Target
+from withstand.results.measurements import Measurement
+from withstand.results.results import Target
 from withstand.types import Batch
 
 __all__ = ["Columns", "Counts", "Found", "Gathered", "Meter", "Needs", "Sources", "Subject", "Summary"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from withstand import norms
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.certificates import Method
-from withstand.evaluation.results import Target
 from withstand.identity import identity
+from withstand.results.results import Target
 
 __all__ = [
     "DEFAULT_ATTACK_STEPS",

@@ -30,11 +30,11 @@ from withstand.certificates.consistency import (
 from withstand.certificates.self_test import require_known_answers
 from withstand.evaluation.attacking import Scores, column
 from withstand.evaluation.evidence import Evidence
-from withstand.evaluation.measurements import radius_column
 from withstand.evaluation.meter import Found
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, default_attack
 from withstand.evaluation.store import BatchStore
 from withstand.identity import identity
+from withstand.results.measurements import radius_column
 from withstand.types import Batch
 
 __all__ = ["WITHDRAWN", "Former", "Proven", "Prover", "outcomes_of", "prove", "provers"]

@@ -14,11 +14,11 @@ import pandas as pd
 
 from withstand.attacks.suites import MORE_STEPS
 from withstand.evaluation.intervals import share_of
-from withstand.evaluation.measurements import ATTACKED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS
 from withstand.evaluation.meters.gradients import LARGEST_CLASS
 from withstand.evaluation.meters.noise import AGREEMENT_COLUMN
-from withstand.evaluation.random_results import Sampling
-from withstand.evaluation.results import AttackInfo, Check
+from withstand.results.measurements import ATTACKED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS
+from withstand.results.random_answers import Sampling
+from withstand.results.results import AttackInfo, Check
 
 __all__ = ["check_all", "doubts"]
 

@@ -22,13 +22,10 @@ from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_judge
 from withstand.evaluation.gallery import extremes, save_extremes, save_gallery
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.measurements import ATTACKED, radius_column
 from withstand.evaluation.meter import Meter, Subject
 from withstand.evaluation.meters import Calibration, Classes
 from withstand.evaluation.plans import AttackPlan, default_plans, merged_attacks, merged_certificates
 from withstand.evaluation.proofs import Prover, provers
-from withstand.evaluation.results import SCHEMA, Results
-from withstand.evaluation.results_file import write_results
 from withstand.evaluation.rows_file import RowsFile
 from withstand.evaluation.sampling import Sampling
 from withstand.evaluation.scoring import Progress, Wanted, score_split
@@ -37,6 +34,9 @@ from withstand.identity import identity, identity_of_model
 from withstand.models import check
 from withstand.modes import eval_mode
 from withstand.numerics import numerics
+from withstand.results.measurements import ATTACKED, radius_column
+from withstand.results.results import SCHEMA, Results
+from withstand.results.results_file import write_results
 from withstand.run_folder import RunFolder
 from withstand.types import ModelError
 

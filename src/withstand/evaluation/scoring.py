@@ -23,11 +23,11 @@ from withstand.evaluation.judge import Answer
 from withstand.evaluation.meter import Columns, Counts, Found, Meter, Subject
 from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.proofs import Prover, outcomes_of, prove
-from withstand.evaluation.results import Target
 from withstand.evaluation.rows_file import RowsFile
 from withstand.evaluation.store import BatchStore, Store
 from withstand.identity import identity
 from withstand.numerics import seed_of
+from withstand.results.results import Target
 from withstand.types import Batch
 
 __all__ = ["Progress", "Scored", "Wanted", "score_split"]

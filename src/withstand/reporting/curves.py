@@ -9,13 +9,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from withstand.evaluation.measurements import ATTACKED, CERTIFIED, Measurement, radius_column
-from withstand.evaluation.results import CertificateInfo
 from withstand.reporting.figures import FILL, SHARES, axis, chart, escaped, hover, intervals_of, series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Figure
 from withstand.reporting.table import clean, method_name, rows, select, strongest
 from withstand.reporting.wording import epsilon_text, interval, norm_text, share_text
+from withstand.results.measurements import ATTACKED, CERTIFIED, Measurement, radius_column
+from withstand.results.results import CertificateInfo
 
 __all__ = [
     "Curve",

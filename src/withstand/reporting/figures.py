@@ -16,9 +16,9 @@ from typing import Any
 import plotly.graph_objects as go
 import plotly.io
 
-from withstand.evaluation.measurements import Measurement
 from withstand.reporting.section import Figure
 from withstand.reporting.wording import ShareLike, interval, percent
+from withstand.results.measurements import Measurement
 
 __all__ = [
     "CATEGORIES",

@@ -17,10 +17,10 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from withstand.evaluation.measurements import CLEAN, radius_column, table_of
-from withstand.evaluation.results import Results
-from withstand.evaluation.results_file import first_fault, read_results
 from withstand.reporting.pictures import Extremes, Gallery, extremes_of, gallery_of
+from withstand.results.measurements import CLEAN, radius_column, table_of
+from withstand.results.results import Results
+from withstand.results.results_file import first_fault, read_results
 from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
 

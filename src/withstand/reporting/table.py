@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from withstand.evaluation.measurements import (
+from withstand.reporting.read import Run
+from withstand.reporting.wording import norm_text
+from withstand.results.measurements import (
     ATTACKED,
     CERTIFIED,
     CLEAN,
@@ -16,9 +18,7 @@ from withstand.evaluation.measurements import (
     NOISE_ACCURACY,
     Measurement,
 )
-from withstand.evaluation.results import Results
-from withstand.reporting.read import Run
-from withstand.reporting.wording import norm_text
+from withstand.results.results import Results
 
 __all__ = [
     "area_over_levels",

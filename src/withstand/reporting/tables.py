@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from withstand.evaluation import measurements
-from withstand.evaluation.results import Results
 from withstand.reporting import table as of_run
 from withstand.reporting.compare.comparison import Comparison, records
 from withstand.reporting.compare.pairs import differences_of
@@ -19,6 +17,8 @@ from withstand.reporting.naming import run_labels, setting
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.wording import budget, count, counted, dataset_title, interval, percent
+from withstand.results import measurements
+from withstand.results.results import Results
 from withstand.run_folder import replaced
 from withstand.types import RunFolderError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from withstand.evaluation.measurements import Measurement
-from withstand.evaluation.shares import Share
+from withstand.results.measurements import Measurement
+from withstand.results.shares import Share
 
 __all__ = [
     "ShareLike",

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from withstand.evaluation.analytic_results import (
+from withstand.reporting import report
+from withstand.results.analytic import (
     KernelNorms,
     KernelNormsOf,
     KernelNormsOfLayer,
@@ -26,7 +27,7 @@ from withstand.evaluation.analytic_results import (
     MomentsMethod,
     StdRatio,
 )
-from withstand.evaluation.measurements import (
+from withstand.results.measurements import (
     ABSTENTION,
     ATTACKED,
     CALIBRATION_ERROR,
@@ -47,7 +48,7 @@ from withstand.evaluation.measurements import (
     protocol_measure,
     table_of,
 )
-from withstand.evaluation.random_results import (
+from withstand.results.random_answers import (
     ProtocolInfo,
     Sampling,
     Sweep,
@@ -55,7 +56,7 @@ from withstand.evaluation.random_results import (
     Uncertainty,
     UncertaintySet,
 )
-from withstand.evaluation.results import (
+from withstand.results.results import (
     AttackInfo,
     Bin,
     CertificateInfo,
@@ -73,9 +74,8 @@ from withstand.evaluation.results import (
     StageInfo,
     Target,
 )
-from withstand.evaluation.results_file import write_results
-from withstand.evaluation.shares import Share
-from withstand.reporting import report
+from withstand.results.results_file import write_results
+from withstand.results.shares import Share
 from withstand.run_folder import RunFolder
 
 Column = NDArray[Any]

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from withstand.checks import require_at_least
-from withstand.evaluation import results
-from withstand.evaluation.measurements import CALIBRATION_ERROR, Measurement
 from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
+from withstand.results import results
+from withstand.results.measurements import CALIBRATION_ERROR, Measurement
 
 __all__ = ["CALIBRATION_BINS", "Calibration", "Reliability", "reliability"]
 

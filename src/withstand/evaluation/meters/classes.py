@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from withstand.evaluation import results
 from withstand.evaluation.attacking import column, prediction_column
 from withstand.evaluation.intervals import share
 from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
-from withstand.evaluation.results import Target
+from withstand.results import results
+from withstand.results.results import Target
 
 __all__ = ["Classes"]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.corruptions import CORRUPTIONS, SEVERITIES, Corruption
-from withstand.evaluation import results
 from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.measurements import CORRUPTED, example_column
 from withstand.evaluation.meter import Found, Gathered, Meter, Summary
+from withstand.results import results
+from withstand.results.measurements import CORRUPTED, example_column
 from withstand.suggest import nearest
 from withstand.types import Batch
 

@@ -15,9 +15,9 @@ from withstand import norms
 from withstand.attacks import PGD, cross_entropy, margin
 from withstand.data import batches
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.measurements import LARGE_EPSILON, VANISHING_GRADIENTS, Measurement
 from withstand.evaluation.meter import Found, Gathered, Meter, Needs, Subject, Summary
 from withstand.evaluation.plans import norm_name
+from withstand.results.measurements import LARGE_EPSILON, VANISHING_GRADIENTS, Measurement
 from withstand.types import Batch
 
 __all__ = ["LARGEST_CLASS", "LARGE_EPSILON_EXAMPLES", "LargeEpsilon", "VanishingGradients", "large_epsilon"]

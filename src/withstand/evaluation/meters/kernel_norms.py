@@ -8,11 +8,11 @@ from typing import Any
 from typing_extensions import override
 
 from withstand.data import batches
-from withstand.evaluation import analytic_results as results
-from withstand.evaluation.measurements import Measurement
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
 from withstand.kernel_norms import KernelNorms as KernelNormSettings
 from withstand.kernel_norms import kernel_norm_bounds
+from withstand.results import analytic as results
+from withstand.results.measurements import Measurement
 
 __all__ = ["KernelNorms"]
 

@@ -9,11 +9,11 @@ from pydantic import TypeAdapter
 from typing_extensions import override
 
 from withstand.data import batches
-from withstand.evaluation.analytic_results import Moments, MomentsLevel
-from withstand.evaluation.measurements import Measurement
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
 from withstand.moment_check import MomentCheck as MomentSettings
 from withstand.moment_check import check_moments
+from withstand.results.analytic import Moments, MomentsLevel
+from withstand.results.measurements import Measurement
 
 __all__ = ["MomentCheck"]
 

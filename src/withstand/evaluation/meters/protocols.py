@@ -18,11 +18,11 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.checks import require_at_least
-from withstand.evaluation import random_results as results
 from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.measurements import protocol_measure
 from withstand.evaluation.meter import Found, Gathered, Meter, Summary
+from withstand.results import random_answers as results
+from withstand.results.measurements import protocol_measure
 from withstand.types import Batch
 
 __all__ = ["SebrProtocol"]

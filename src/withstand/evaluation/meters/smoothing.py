@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.evaluation import results
 from withstand.evaluation.intervals import measured, share
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.measurements import (
+from withstand.evaluation.meter import Found, Gathered, Meter, Summary
+from withstand.results import results
+from withstand.results.measurements import (
     ABSTENTION,
     LARGEST_SMOOTHED_RADIUS,
     MEAN_SMOOTHED_RADIUS,
@@ -20,7 +21,6 @@ from withstand.evaluation.measurements import (
     SMOOTHED_CERTIFIED,
     Measurement,
 )
-from withstand.evaluation.meter import Found, Gathered, Meter, Summary
 from withstand.smoothing import ABSTAINED, Smoothing, smoothed_radius
 from withstand.types import Batch
 

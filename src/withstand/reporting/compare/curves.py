@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from withstand.evaluation.measurements import NOISE_ACCURACY, Measurement
 from withstand.reporting.compare.comparison import Comparison, records
 from withstand.reporting.compare.groups import Group, mean_text, means_of, seeds_text
 from withstand.reporting.compare.seeds import MOST_CURVES
@@ -18,6 +17,7 @@ from withstand.reporting.history import panels_of_runs, training_figure
 from withstand.reporting.section import Figure, Section
 from withstand.reporting.sections.noise import NOISE_AXIS
 from withstand.reporting.table import chance_of, noise_scale, norms, rows, select
+from withstand.results.measurements import NOISE_ACCURACY, Measurement
 
 __all__ = ["accuracy_section", "noise_section", "training_section"]
 

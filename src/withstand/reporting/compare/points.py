@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from withstand.evaluation.measurements import (
+from withstand.reporting import table
+from withstand.reporting.read import Run
+from withstand.reporting.wording import budget, interval, norm_text, percent, share_text
+from withstand.results.measurements import (
     CORRUPTED,
     NOISE_ACCURACY,
     NOISE_AGREEMENT,
     Measurement,
     example_column,
 )
-from withstand.reporting import table
-from withstand.reporting.read import Run
-from withstand.reporting.wording import budget, interval, norm_text, percent, share_text
 
 __all__ = ["aspects_of", "points_of", "title_of", "with_interval"]
 

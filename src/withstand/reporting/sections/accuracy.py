@@ -6,14 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from withstand.evaluation.measurements import (
-    ATTACKED,
-    CERTIFIED,
-    LARGEST_RADIUS,
-    MEAN_RADIUS,
-    MEDIAN_RADIUS,
-)
-from withstand.evaluation.results import CertificateInfo, Results
 from withstand.reporting.curves import Curve, accuracy_figure, attacked_curves, certified_curves
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
@@ -29,6 +21,14 @@ from withstand.reporting.wording import (
     sentence,
     share_text,
 )
+from withstand.results.measurements import (
+    ATTACKED,
+    CERTIFIED,
+    LARGEST_RADIUS,
+    MEAN_RADIUS,
+    MEDIAN_RADIUS,
+)
+from withstand.results.results import CertificateInfo, Results
 
 __all__ = ["PLACE", "meaning", "section", "title"]
 

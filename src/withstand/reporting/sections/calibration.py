@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from withstand.evaluation.measurements import CALIBRATION_ERROR
-from withstand.evaluation.results import Bin
 from withstand.reporting.figures import COLOURS, UNIT, axis, bars, chart, hover, reference, series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Figure, Prose, Section, Table
 from withstand.reporting.table import one
 from withstand.reporting.wording import cell, count, percent
+from withstand.results.measurements import CALIBRATION_ERROR
+from withstand.results.results import Bin
 
 __all__ = ["PLACE", "section"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from withstand.evaluation.measurements import LARGE_EPSILON, VANISHING_GRADIENTS
-from withstand.evaluation.results import Check, Results
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Prose, Section, Table
 from withstand.reporting.wording import sentence
+from withstand.results.measurements import LARGE_EPSILON, VANISHING_GRADIENTS
+from withstand.results.results import Check, Results
 
 __all__ = ["PLACE", "other_warnings", "section"]
 

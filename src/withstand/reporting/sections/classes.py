@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from withstand.evaluation.results import Classes
-from withstand.evaluation.shares import Share
 from withstand.reporting.figures import CATEGORIES, SHARES, axis, chart, escaped, hover, intervals_of, series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Prose, Section, Table
 from withstand.reporting.wording import budget, count, counted, interval, percent, share_text
+from withstand.results.results import Classes
+from withstand.results.shares import Share
 
 __all__ = ["PLACE", "section"]
 

@@ -7,13 +7,13 @@ from functools import partial
 
 from markupsafe import Markup
 
-from withstand.evaluation.measurements import CORRUPTED, Measurement
-from withstand.evaluation.results import CorruptionKind
 from withstand.reporting.figures import SHARES, axis, chart, hover, reference, share_series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import chance_of, clean, corruption_mean, rows, select
 from withstand.reporting.wording import cell, count, percent, sentence, share_text
+from withstand.results.measurements import CORRUPTED, Measurement
+from withstand.results.results import CorruptionKind
 
 __all__ = ["PLACE", "section"]
 

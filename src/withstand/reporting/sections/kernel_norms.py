@@ -8,7 +8,6 @@ from dataclasses import replace
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from withstand.evaluation.analytic_results import KernelNormsOf
 from withstand.reporting.figures import (
     CATEGORIES,
     axis,
@@ -22,6 +21,7 @@ from withstand.reporting.figures import (
 from withstand.reporting.read import Run
 from withstand.reporting.section import Figure, Prose, Section, Table
 from withstand.reporting.wording import cell, count, sentence
+from withstand.results.analytic import KernelNormsOf
 
 __all__ = ["PLACE", "section"]
 

@@ -8,11 +8,11 @@ from dataclasses import astuple
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from withstand.evaluation.analytic_results import MomentsLevel, MomentsMethod
 from withstand.reporting.figures import axis, chart, hover, reference, series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Prose, Section, Table
 from withstand.reporting.wording import cell, count, duration, sentence
+from withstand.results.analytic import MomentsLevel, MomentsMethod
 
 __all__ = ["PLACE", "section"]
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from withstand.evaluation.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
 from withstand.reporting.figures import SHARES, axis, chart, look, share_series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import area_over_levels, chance_of, mean_over_levels, rows, select
 from withstand.reporting.wording import interval, percent, sentence, share_text
+from withstand.results.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
 
 __all__ = ["NOISE_AXIS", "PLACE", "section"]
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from withstand.evaluation.measurements import Measurement, protocol_measure
-from withstand.evaluation.random_results import ProtocolInfo
-from withstand.evaluation.results import Published
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Prose, Section, Table
 from withstand.reporting.table import clean, rows, select, strongest_at
 from withstand.reporting.wording import as_published, budget, cell, interval, norm_text, sentence, share_text
+from withstand.results.measurements import Measurement, protocol_measure
+from withstand.results.random_answers import ProtocolInfo
+from withstand.results.results import Published
 
 __all__ = ["PLACE", "TITLES", "is_of_protocol", "section", "stands_for"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from withstand.evaluation.measurements import Measurement
-from withstand.evaluation.results import Published
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Section, Table
 from withstand.reporting.sections.protocols import is_of_protocol
 from withstand.reporting.table import clean, method_name, most_certified_at, strongest_at
 from withstand.reporting.wording import as_published, budget, interval, share_text
+from withstand.results.measurements import Measurement
+from withstand.results.results import Published
 
 __all__ = ["PLACE", "section"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from withstand.evaluation.measurements import ATTACKED, Measurement
-from withstand.evaluation.random_results import Sweep
 from withstand.reporting.figures import axis, chart, intervals_of, logarithmic, share_series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Figure, Prose, Section, Table
 from withstand.reporting.wording import count, epsilon_text, interval, sentence, share_text
+from withstand.results.measurements import ATTACKED, Measurement
+from withstand.results.random_answers import Sweep
 
 __all__ = ["PLACE", "section"]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from withstand.evaluation.measurements import CERTIFIED, CLEAN, Measurement
-from withstand.evaluation.results import Results
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import Card, Cell, Notice, Prose, Section
@@ -20,6 +18,8 @@ from withstand.reporting.wording import (
     interval,
     share_text,
 )
+from withstand.results.measurements import CERTIFIED, CLEAN, Measurement
+from withstand.results.results import Results
 
 __all__ = ["PLACE", "num_failed_checks", "num_warnings", "section"]
 

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from withstand.evaluation.measurements import (
+from withstand.reporting.figures import SHARES, axis, chart, intervals_of, share_series
+from withstand.reporting.read import Run
+from withstand.reporting.section import Figure, Prose, Section, Table
+from withstand.reporting.table import chance_of, one, rows, select
+from withstand.reporting.wording import cell, count, counted, epsilon_text, interval, sentence, share_text
+from withstand.results.measurements import (
     ABSTENTION,
     LARGEST_SMOOTHED_RADIUS,
     MEAN_SMOOTHED_RADIUS,
@@ -15,11 +20,6 @@ from withstand.evaluation.measurements import (
     SMOOTHED_CERTIFIED,
     Measurement,
 )
-from withstand.reporting.figures import SHARES, axis, chart, intervals_of, share_series
-from withstand.reporting.read import Run
-from withstand.reporting.section import Figure, Prose, Section, Table
-from withstand.reporting.table import chance_of, one, rows, select
-from withstand.reporting.wording import cell, count, counted, epsilon_text, interval, sentence, share_text
 
 __all__ = ["PLACE", "section"]
 

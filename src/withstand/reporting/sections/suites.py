@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from withstand.evaluation.measurements import ATTACKED
-from withstand.evaluation.results import AttackInfo
 from withstand.reporting.figures import COLOURS, GREY, SHARES, axis, bars, chart, hover
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import clean, one
 from withstand.reporting.wording import budget, count, epsilon_text, norm_text, percent, sentence
+from withstand.results.measurements import ATTACKED
+from withstand.results.results import AttackInfo
 
 __all__ = ["PLACE", "section"]
 

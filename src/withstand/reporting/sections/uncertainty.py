@@ -9,11 +9,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from withstand.evaluation.random_results import Uncertainty, UncertaintySet
 from withstand.reporting.figures import FILL, axis, chart, hover, series
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Prose, Section, Table
 from withstand.reporting.wording import cell, count, percent, sentence
+from withstand.results.random_answers import Uncertainty, UncertaintySet
 
 __all__ = ["PLACE", "section"]
 

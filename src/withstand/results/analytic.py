@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from withstand.evaluation.shares import Finite
+from withstand.results.shares import Finite
 
 __all__ = [
     "KernelNorms",

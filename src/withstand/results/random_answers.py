@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from withstand.evaluation.shares import Finite, Share, Unit
+from withstand.results.shares import Finite, Share, Unit
 
 __all__ = ["ProtocolInfo", "Sampling", "Sweep", "SweepLevel", "Uncertainty", "UncertaintySet"]
 

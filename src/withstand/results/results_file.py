@@ -8,8 +8,8 @@ import json
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from withstand.evaluation.measurements import table_of
-from withstand.evaluation.results import SCHEMA, Results
+from withstand.results.measurements import table_of
+from withstand.results.results import SCHEMA, Results
 from withstand.run_folder import RunFolder, replaced
 from withstand.types import RunFolderError
 

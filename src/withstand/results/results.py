@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from withstand.evaluation.analytic_results import KernelNorms, Moments
-from withstand.evaluation.random_results import ProtocolInfo, Sampling, Uncertainty
-from withstand.evaluation.shares import Finite, Share, Unit
+from withstand.results.analytic import KernelNorms, Moments
+from withstand.results.random_answers import ProtocolInfo, Sampling, Uncertainty
+from withstand.results.shares import Finite, Share, Unit
 
 __all__ = [
     "SCHEMA",

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from withstand.evaluation import random_results as drawn
-from withstand.evaluation import read_results, write_results
-from withstand.evaluation.analytic_results import (
+from withstand.evaluation.intervals import share_of
+from withstand.results import random_answers as drawn
+from withstand.results import read_results, write_results
+from withstand.results.analytic import (
     KernelNorms,
     KernelNormsOf,
     KernelNormsOfLayer,
@@ -27,9 +28,8 @@ from withstand.evaluation.analytic_results import (
     MomentsMethod,
     StdRatio,
 )
-from withstand.evaluation.intervals import share_of
-from withstand.evaluation.measurements import Measurement, table_of
-from withstand.evaluation.results import (
+from withstand.results.measurements import Measurement, table_of
+from withstand.results.results import (
     AttackInfo,
     Bin,
     CertificateInfo,
