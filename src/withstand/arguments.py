@@ -11,8 +11,6 @@ from withstand.recipe_file import LOADER, with_numbers
 from withstand.suggest import nearest
 from withstand.types import RecipeError
 
-__all__ = ["given_sizes", "parse", "plain_parser", "target"]
-
 _SIZES = ("num_examples", "batch_size")
 
 

@@ -17,8 +17,6 @@ from withstand.pipeline import measure_run
 from withstand.recipe_file import load_yaml
 from withstand.types import RecipeError
 
-__all__ = ["attack"]
-
 _SAMPLING = {
     "num_samples": "Draws of random weights a prediction",
     "attack_samples": "Draws of random weights a gradient",

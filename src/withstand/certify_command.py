@@ -19,8 +19,6 @@ from withstand.run_folder import RunFolder
 from withstand.suggest import nearest
 from withstand.types import ModelError, RecipeError
 
-__all__ = ["certify"]
-
 _OF_A_MODEL = ("--weights", "--out", "--model.")
 
 

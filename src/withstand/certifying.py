@@ -25,8 +25,6 @@ from withstand.run_folder import RunFolder, replaced
 from withstand.runs import build_model, device_of, load_data, model_spec, open_run
 from withstand.types import RecipeError, RunFolderError
 
-__all__ = ["Request", "adopt_model", "certify_run"]
-
 
 @dataclass(frozen=True)
 class Request:

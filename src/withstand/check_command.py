@@ -25,8 +25,6 @@ from withstand.spectral import PowerIteration
 from withstand.suggest import nearest
 from withstand.types import ModelError, RecipeError
 
-__all__ = ["check"]
-
 _EPSILON = 0.1  # any: whether a set can pass does not depend on it
 _ABOUT = (
     "Try whether sets of images can pass through a model, so that certificates and certified training "

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from withstand.types import DataError
 
-__all__ = ["check_batch", "require_at_least", "require_finite"]
-
 
 def require_at_least(least: int, of: str = "", /, **counts: int | None) -> None:
     """Refuses numbers that are too small: ``require_at_least(1, "the smoothing", num_draws=num_draws)``.

@@ -40,8 +40,6 @@ from withstand.sweep_command import sweep
 from withstand.training import ProgressBar
 from withstand.types import RecipeError, WithstandError
 
-__all__ = ["main"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``withstand``.

@@ -13,8 +13,6 @@ from withstand.reporting import export_figures, export_tables, find_runs, report
 from withstand.reporting.image_files import ImageFormat
 from withstand.types import RunFolderError
 
-__all__ = ["add_exports", "compare", "export"]
-
 _PAGE = "compare.html"
 
 

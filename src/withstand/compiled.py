@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-__all__ = ["uncompiled"]
-
 _ORIGINAL = "_orig_mod"  # torch's name, as in the keys of a compiled model's state_dict
 
 

@@ -31,8 +31,6 @@ from withstand.results.measurements import (
 from withstand.results.random_answers import Sampling
 from withstand.results.results import Check, Results
 
-__all__ = ["ERRORS", "OUTPUT", "print_results", "progress_of"]
-
 # No markup: what is printed holds names and paths of the user.
 OUTPUT = Console(markup=False, highlight=False)
 ERRORS = Console(stderr=True, markup=False, highlight=False)

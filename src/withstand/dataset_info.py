@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["KNOWN_DATASETS", "DatasetInfo"]
-
 
 @dataclass(frozen=True)
 class DatasetInfo:

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["describe_device", "environment", "git_commit", "peak_memory_bytes"]
-
 _PACKAGES = ("withstand", "torch", "lightning-fabric", "numpy")
 
 

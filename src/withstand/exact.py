@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from withstand.compiled import uncompiled
 from withstand.types import ModelError
 
-__all__ = ["batch_size_for", "exact_copy", "require_independence"]
-
 _SAME = 1e-6  # relative, between the logits of the same image
 _CACHE_SIZED = 50  # whose activations the caches of a processor can hold; 500 take 1.6 times as long
 _DEVICE_SIZED = 250

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-__all__ = ["flat"]
-
 _CLASS, _SETTINGS = "class_path", "init_args"
 
 

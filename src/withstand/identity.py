@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["identity", "identity_of_model"]
-
 _LENGTH = 16  # hex digits, of which accidents are not to be feared
 
 

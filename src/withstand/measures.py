@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-__all__ = ["Measure"]
-
 
 class Measure(ABC):
     """The interface of what is looked at once an epoch; what it finds becomes columns of ``train.csv``.

@@ -10,8 +10,6 @@ from withstand.models import MODEL_NAMES
 from withstand.recipe import DataSettings, ModelSettings
 from withstand.types import RecipeError
 
-__all__ = ["add_model_arguments", "given_data", "given_model", "is_model"]
-
 
 def is_model(name: str) -> bool:
     """Whether an argument names a model, built in or of the user's own."""

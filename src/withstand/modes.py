@@ -10,8 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-__all__ = ["differs_in_training", "eval_mode"]
-
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:

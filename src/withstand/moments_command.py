@@ -20,8 +20,6 @@ from withstand.reporting.wording import duration
 from withstand.results.analytic import Moments, MomentsLevel, MomentsMethod
 from withstand.types import RecipeError
 
-__all__ = ["moments"]
-
 _DASH = "\N{EM DASH}"
 
 

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 from withstand.types import DataError
 
-__all__ = ["GaussianNoise", "gaussian_filter"]
-
 _LEFT_OUT = 1e-4  # share of a blurred noise's variance along one dimension that its factors may lack
 
 

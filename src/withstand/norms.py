@@ -12,8 +12,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["dual", "label", "norm", "per_example", "project", "random_in_ball", "require_norm", "steepest"]
-
 _LABELS = {1.0: "l1", 2.0: "l2", math.inf: "linf"}
 
 

@@ -8,8 +8,6 @@ from typing import Literal
 
 import torch
 
-__all__ = ["Precision", "numerics", "random_state_kept", "seed_of"]
-
 Precision = Literal["fp32", "tf32", "bf16"]
 
 

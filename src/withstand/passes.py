@@ -13,8 +13,6 @@ from withstand.compiled import uncompiled
 from withstand.modes import differs_in_training, eval_mode
 from withstand.types import DataError, ModelError
 
-__all__ = ["Differentiable", "Pass", "logits_of", "random_state"]
-
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """What a model answers, in its present mode.

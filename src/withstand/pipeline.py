@@ -35,16 +35,6 @@ from withstand.same_recipe import require_same_recipe
 from withstand.training import Observer, TrainingResult, fit
 from withstand.types import RecipeError, RunFolderError
 
-__all__ = [
-    "Stage",
-    "add_cost",
-    "evaluate_run",
-    "former_evaluation",
-    "measure_run",
-    "require_other_data",
-    "train_recipe",
-]
-
 Stage = Literal["evaluate", "certify", "attack", "moments"]
 """What a command that measures does; none forgets what another found."""
 

@@ -16,8 +16,6 @@ from withstand.evaluation import Meter, Sampling, require_sizes
 from withstand.objectives import CrossEntropy, Objective
 from withstand.training import TrainingSettings
 
-__all__ = ["BayesSettings", "DataSettings", "EvaluationSettings", "ModelSettings", "Published", "Recipe"]
-
 _LARGEST_SEED = 2**31 - 1
 
 

@@ -32,18 +32,6 @@ from withstand.terms import Objective
 from withstand.training import Plateau, Rollback
 from withstand.types import RecipeError
 
-__all__ = [
-    "LOADER",
-    "ParsedRecipe",
-    "find_recipe",
-    "flow",
-    "load_yaml",
-    "packaged_recipes",
-    "parse_recipe",
-    "recipe_parser",
-    "with_numbers",
-]
-
 LOADER = "withstand-recipe"
 _ABOUT_KEYS = (
     "Any value can be set by --key=value, those of a class by the key that names it and a dot: "

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 from withstand.types import RecipeError
 
-__all__ = ["Item", "is_item", "put"]
-
 _CLASS, _SETTINGS = "class_path", "init_args"
 
 

@@ -10,8 +10,6 @@ import yaml
 
 from withstand.types import RecipeError
 
-__all__ = ["new_evaluation", "refuse_old_keys"]
-
 # Keys of settings that are those of a meter now.
 _METERS = {
     "kernel_norms": "KernelNorms",

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["largest_positive"]
-
 _FIRST = 0.01  # the first trial, as a part of the farthest point
 _SMALLEST = 2.0**-40  # below this part of it nothing more is sought
 _GROWTH = 8.0  # from one trial to the next, at most

@@ -22,8 +22,6 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from withstand.types import RunFolderError
 
-__all__ = ["RunFolder", "replaced"]
-
 _logger = logging.getLogger(__name__)
 
 

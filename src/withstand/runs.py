@@ -19,17 +19,6 @@ from withstand.recipe_file import ParsedRecipe, parse_recipe
 from withstand.run_folder import RunFolder
 from withstand.types import RecipeError
 
-__all__ = [
-    "RecipeSources",
-    "build_model",
-    "device_of",
-    "initial_model",
-    "load_data",
-    "load_run_model",
-    "model_spec",
-    "open_run",
-]
-
 
 def load_data(recipe: Recipe) -> Dataset:
     """The data set of a recipe.

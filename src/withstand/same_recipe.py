@@ -10,8 +10,6 @@ from withstand.recipe_file import ParsedRecipe, parse_recipe
 from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
 
-__all__ = ["require_same_recipe"]
-
 # What may change between a run and its resumption: none of it changes what is trained.
 _FREE_KEYS = ("title", "description", "published", "evaluation")
 _FREE_TRAINING = ("accelerator", "checkpoint_seconds", "tensorboard")

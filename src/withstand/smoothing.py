@@ -27,8 +27,6 @@ from withstand.checks import require_at_least
 from withstand.modes import eval_mode
 from withstand.types import DataError
 
-__all__ = ["ABSTAINED", "Smoothed", "Smoothing", "lower_confidence_bound", "radius", "smoothed_radius"]
-
 ABSTAINED = -1
 """What stands for a prediction where the draws do not decide."""
 

@@ -17,18 +17,6 @@ from withstand.reporting.compare.differences import short_keys
 from withstand.suggest import nearest
 from withstand.types import RecipeError
 
-__all__ = [
-    "Point",
-    "Sweep",
-    "find_sweep",
-    "is_sweep",
-    "keys_of",
-    "packaged_sweeps",
-    "points",
-    "read_over",
-    "read_sweep",
-]
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 _LONGEST_LABEL = 40

@@ -29,8 +29,6 @@ from withstand.sweep import Point, Sweep, find_sweep, is_sweep, keys_of, points,
 from withstand.training import ProgressBar
 from withstand.types import RecipeError, RunFolderError, WithstandError
 
-__all__ = ["sweep"]
-
 _OVER, _OUT = "--over=", "--out="
 # A folder whose recipe differs in no more than these holds the same run; what was measured, its results say.
 _NOT_TRAINED = ("title", "description", "published", "evaluation")

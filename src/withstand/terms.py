@@ -20,8 +20,6 @@ from withstand.passes import Pass
 from withstand.schedules import Schedule, value_at
 from withstand.types import LossTerms
 
-__all__ = ["Objective", "OnePass", "Penalty", "Sum", "Weighted"]
-
 
 class Objective(nn.Module, ABC):
     """The interface of all that training minimises.

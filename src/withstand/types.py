@@ -11,20 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:  # reports are made without torch
     from torch import Tensor
 
-__all__ = [
-    "AttackError",
-    "Batch",
-    "CertificateError",
-    "CheckpointError",
-    "DataError",
-    "LossTerms",
-    "ModelError",
-    "NonFiniteLossError",
-    "RecipeError",
-    "RunFolderError",
-    "WithstandError",
-]
-
 
 class Batch(NamedTuple):
     """Images and their labels, on one device.

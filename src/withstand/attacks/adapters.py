@@ -22,16 +22,6 @@ from withstand.attacks.worst import pick
 from withstand.modes import eval_mode
 from withstand.types import AttackError
 
-__all__ = [
-    "Answers",
-    "LibraryAttack",
-    "keep_inside",
-    "load",
-    "own_draws",
-    "require_packages",
-    "weights_at_rest",
-]
-
 _SLACK = 1e-5  # of epsilon: by so much, the rounding of float32, an image may lie outside
 
 

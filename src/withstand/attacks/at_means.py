@@ -13,8 +13,6 @@ from typing_extensions import override
 from withstand.attacks.base import Attack, WrappedAttack
 from withstand.bayes import Predictor, at_means
 
-__all__ = ["AtMeans"]
-
 
 @dataclass(frozen=True)
 class AtMeans(WrappedAttack):

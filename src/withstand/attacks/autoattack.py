@@ -22,8 +22,6 @@ from withstand.attacks.base import AttackKind, require_at_least_one
 from withstand.attacks.worst import pick
 from withstand.types import AttackError
 
-__all__ = ["AutoAttack", "AutoAttackPart"]
-
 AutoAttackPart = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
 
 _NORM_NAMES = {1.0: "L1", 2.0: "L2", math.inf: "Linf"}

@@ -20,8 +20,6 @@ from withstand.modes import eval_mode
 from withstand.schedules import Schedule, Slowed, value_at
 from withstand.types import DataError
 
-__all__ = ["Attack", "AttackKind", "AttackMode", "WrappedAttack", "require_at_least_one"]
-
 AttackKind = Literal["white-box", "black-box", "transfer"]
 """Those that know most of a model come first."""
 AttackMode = Literal["training", "evaluation", "random"]

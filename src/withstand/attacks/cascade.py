@@ -16,8 +16,6 @@ from withstand.attacks.base import Attack, WrappedAttack
 from withstand.attacks.worst import worst_of
 from withstand.modes import eval_mode
 
-__all__ = ["Cascade"]
-
 
 @dataclass(frozen=True)
 class Cascade(WrappedAttack):

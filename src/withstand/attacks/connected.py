@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-__all__ = ["connected"]
-
 
 def connected(model: nn.Module, images: Tensor) -> nn.Module:
     """The model where its answers have a gradient with respect to the image; else one whose gradient is 0.

@@ -17,8 +17,6 @@ from withstand.attacks.adapters import Answers, LibraryAttack, keep_inside, load
 from withstand.attacks.base import AttackKind, require_at_least_one
 from withstand.attacks.worst import pick
 
-__all__ = ["FOOLBOX_METHODS", "FoolboxAttack", "FoolboxMethod"]
-
 FoolboxMethod = Literal["deepfool", "brendel-bethge", "boundary"]
 
 _NOISE_DRAWS = 50  # images of noise, where no other image of the batch serves as a start

@@ -22,8 +22,6 @@ from withstand.modes import eval_mode
 from withstand.schedules import Schedule, Slowed, value_at
 from withstand.types import Batch
 
-__all__ = ["PGD", "fgsm", "steps_for"]
-
 _Setting = TypeVar("_Setting")
 
 _DEFAULT_NUM_STEPS = 10

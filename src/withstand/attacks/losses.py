@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["cross_entropy", "dlr", "margin"]
-
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The cross-entropy of each example.

@@ -13,8 +13,6 @@ from withstand.attacks.base import Attack, AttackKind, require_at_least_one
 from withstand.attacks.worst import worst_of
 from withstand.modes import eval_mode
 
-__all__ = ["Noise"]
-
 
 @dataclass(frozen=True)
 class Noise(Attack):

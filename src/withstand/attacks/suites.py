@@ -18,8 +18,6 @@ from withstand.attacks.losses import cross_entropy, dlr, margin
 from withstand.attacks.transfer import Transfer
 from withstand.schedules import Linear
 
-__all__ = ["SUITES", "SuiteLevel", "suite"]
-
 SuiteLevel = Literal["fast", "standard", "thorough"]
 SUITES: tuple[SuiteLevel, ...] = get_args(SuiteLevel)
 

@@ -20,8 +20,6 @@ from withstand.attacks.worst import pick
 from withstand.modes import eval_mode
 from withstand.types import AttackError
 
-__all__ = ["Transfer"]
-
 
 @dataclass(frozen=True)
 class Transfer(WrappedAttack):

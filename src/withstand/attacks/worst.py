@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from withstand.attacks.losses import cross_entropy
 
-__all__ = ["Worst", "pick", "worst_of"]
-
 
 def pick(chosen: Tensor, images: Tensor, others: Tensor) -> Tensor:
     """The images of the chosen examples, those of ``others`` for the rest.

@@ -48,17 +48,6 @@ from torch import Tensor
 
 from withstand.spectral import Convolution, Dense, Shape, upper_bound
 
-__all__ = [
-    "domination_bound",
-    "expected_norm_bound",
-    "frobenius_bound",
-    "kernel_bound",
-    "moment_bound",
-    "noise_bounds",
-    "series_bound",
-    "tap_bound",
-]
-
 _ROUNDED_UP = 1 + 1e-9  # sums of up to a million terms in float64
 _MOST_MOMENTS = 64
 

@@ -18,8 +18,6 @@ from withstand.compiled import uncompiled
 from withstand.suggest import nearest
 from withstand.types import ModelError
 
-__all__ = ["convert", "mean_network"]
-
 _RANDOM: Mapping[type[nn.Module], type[VariationalLayer]] = MappingProxyType(
     {
         nn.Linear: Linear,

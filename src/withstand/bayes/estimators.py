@@ -15,8 +15,6 @@ from withstand.bayes.layer import Drawing
 from withstand.bayes.posterior import Estimator, Normal, Posterior
 from withstand.types import ModelError
 
-__all__ = ["BlockwiseMap", "draw", "draw_flipout", "draw_locally", "draw_shared", "estimator_of", "root"]
-
 
 class BlockwiseMap(ABC):
     """The interface of what a layer does with a weight: a linear map of its input."""

@@ -31,8 +31,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-__all__ = ["expected_maximum"]
-
 NODES = 4096
 POINTS = 256  # of t: spaced by less than the width of the step of 10 million equal entries
 FIRST, LAST = 2e-3, 9.0  # of t, in units of the largest entry; beyond LAST even 10 million entries have P = 1

@@ -17,21 +17,6 @@ from withstand.compiled import uncompiled
 from withstand.passes import random_state
 from withstand.types import ModelError
 
-__all__ = [
-    "Copies",
-    "Deviations",
-    "Drawing",
-    "VariationalLayer",
-    "at_means",
-    "drawing",
-    "is_stochastic",
-    "is_variational",
-    "kl",
-    "require_certain",
-    "sharing_deviations",
-    "variational_layers",
-]
-
 _NAMES = ("weight", "bias")
 _RHO = "_rho"
 _Kept = dict[tuple[str, bool], Tensor]

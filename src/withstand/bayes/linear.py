@@ -12,8 +12,6 @@ from withstand.bayes.estimators import BlockwiseMap, draw, estimator_of
 from withstand.bayes.layer import Drawing, VariationalLayer
 from withstand.bayes.posterior import Estimator
 
-__all__ = ["Conv1d", "Conv2d", "Linear"]
-
 
 class Linear(VariationalLayer, nn.Linear):
     """``torch.nn.Linear`` whose weight and bias are normal variables.

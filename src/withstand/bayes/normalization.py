@@ -18,8 +18,6 @@ from withstand.bayes.layer import Drawing, VariationalLayer
 from withstand.bayes.posterior import Normal
 from withstand.types import ModelError
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
-
 
 class _Normalization(VariationalLayer, ABC):
     """The interface of what normalises; scale and shift are drawn here."""

@@ -15,8 +15,6 @@ from typing_extensions import override
 
 from withstand.checks import require_finite
 
-__all__ = ["Estimator", "Normal", "Parametrization", "Posterior", "divergence"]
-
 Parametrization: TypeAlias = Literal["softplus", "log"]
 """How a standard deviation comes from the parameter rho: log(1 + exp(rho)), or exp(rho)."""
 

@@ -21,8 +21,6 @@ from torch import Tensor
 from withstand.checks import require_at_least
 from withstand.spectral import Convolution, Dense, PowerIteration, Shape, upper_bound
 
-__all__ = ["confidence_bound", "drawn_operators", "estimated_norm", "noise_lipschitz", "require_confidence"]
-
 _NUM_ITERATIONS = 50
 
 

@@ -12,8 +12,6 @@ from withstand.bayes.layer import Copies, Drawing, drawing
 from withstand.checks import require_at_least
 from withstand.passes import logits_of
 
-__all__ = ["Predictor", "in_blocks", "sample_logits"]
-
 _MOST_ROWS = 5000  # of one pass that keeps no graph
 
 

@@ -20,8 +20,6 @@ from withstand.bayes.estimators import root
 from withstand.bayes.expected_maximum import expected_maximum
 from withstand.spectral import Convolution, Dense, Shape
 
-__all__ = ["fluctuation"]
-
 
 def fluctuation(stds: Dense | Convolution, input_shape: Shape) -> Tensor:
     """max_i ||A_i:|| + max_j ||A_:j|| + E max |G_ij|: the surrogate of E ||G|| with c = 1.

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-__all__ = ["Entropies", "auroc", "entropies", "histogram"]
-
 
 class Entropies(NamedTuple):
     """The uncertainty of a batch, in nats, each a float64 tensor (batch,).

@@ -21,8 +21,6 @@ from withstand.numerics import numerics
 from withstand.roots import largest_positive
 from withstand.spectral import GuaranteedNorms
 
-__all__ = ["METHODS", "Certification", "Certifier", "Method", "certified_radius", "certify"]
-
 Method: TypeAlias = Literal["best", "box_ball", "box", "ball"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 

@@ -15,18 +15,6 @@ from numpy.typing import NDArray
 
 from withstand.types import CertificateError
 
-__all__ = [
-    "Attained",
-    "Claims",
-    "Conflict",
-    "Outcome",
-    "Violation",
-    "conflicts",
-    "contradictions",
-    "overstated",
-    "require_consistent",
-]
-
 RADIUS_TOLERANCE = 1e-3
 """How far, relative, a certified radius may stay below the largest that can be certified."""
 

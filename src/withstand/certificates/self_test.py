@@ -16,8 +16,6 @@ from withstand import norms
 from withstand.certificates.certify import Certifier
 from withstand.types import CertificateError
 
-__all__ = ["RADIUS", "known_net", "require_known_answers"]
-
 RADIUS = 0.3
 """How far the margin of the grey image reaches; it falls by as much as epsilon grows."""
 

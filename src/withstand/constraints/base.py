@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 from torch import nn
 
-__all__ = ["Constraint"]
-
 
 class Constraint(nn.Module, ABC):
     """The interface of a set that weights must not leave.

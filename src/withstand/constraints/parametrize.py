@@ -20,8 +20,6 @@ from withstand.compiled import uncompiled
 from withstand.spectral import Weight, weights
 from withstand.types import ModelError
 
-__all__ = ["PARAMETRIZATIONS", "ParametrizationName", "orthogonal_", "spectral_norm_"]
-
 ParametrizationName: TypeAlias = Literal["spectral-norm", "orthogonal"]
 """What recipes call a parametrisation."""
 

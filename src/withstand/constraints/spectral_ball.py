@@ -25,8 +25,6 @@ from withstand.spectral import (
 )
 from withstand.types import ModelError
 
-__all__ = ["SpectralBall"]
-
 
 class SpectralBall(Constraint):
     """Holds the singular values of all linear layers and convolutions at or below a radius, frozen ones too.

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from withstand.types import DataError
 
-__all__ = ["SEVERITIES", "Corruption"]
-
 SEVERITIES: Final = (1, 2, 3, 4, 5)
 """From hardly seen to hard to see through."""
 

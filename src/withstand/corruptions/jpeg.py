@@ -18,8 +18,6 @@ from typing_extensions import override
 
 from withstand.corruptions.base import Corruption
 
-__all__ = ["Jpeg"]
-
 _SIDE = 8
 _LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61),

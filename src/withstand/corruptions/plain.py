@@ -17,8 +17,6 @@ from typing_extensions import override
 
 from withstand.corruptions.base import Corruption
 
-__all__ = ["Brightness", "Contrast", "GaussianBlur", "ImpulseNoise", "Rotation", "ShotNoise", "Translation"]
-
 
 @final
 @dataclass(frozen=True)

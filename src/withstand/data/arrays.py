@@ -15,8 +15,6 @@ from withstand.data.split import Dataset, Split, channel_statistics
 from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 
-__all__ = ["as_split", "from_arrays"]
-
 Array = Tensor | NDArray[Any]
 
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from withstand.types import DataError
 
-__all__ = ["Augment"]
-
 
 @dataclass(frozen=True)
 class Augment:

@@ -10,8 +10,6 @@ from torch import Tensor
 from withstand.data.split import Split
 from withstand.types import Batch
 
-__all__ = ["batches", "to_unit_range"]
-
 
 def batches(
     split: Split,

@@ -17,8 +17,6 @@ from withstand.data.locations import damaged, missing
 from withstand.data.split import Parts, Split
 from withstand.dataset_info import DatasetInfo
 
-__all__ = ["CIFAR10", "CIFAR100", "CifarFiles", "read_cifar"]
-
 
 @dataclass(frozen=True)
 class CifarFiles:

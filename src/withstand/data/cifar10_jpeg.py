@@ -27,9 +27,6 @@ from withstand.data.split import Parts, Split
 from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 
-__all__ = ["absent_jpegs", "cache_folder", "cached", "read_cifar10_jpeg"]
-
-
 _log = logging.getLogger(__name__)
 
 ARCHIVE = "cifar10_jpegs.tar.xz"

@@ -22,8 +22,6 @@ from withstand.data.split import Split
 from withstand.noise import gaussian_filter
 from withstand.types import Batch, DataError
 
-__all__ = ["Deform", "affine_fields", "deformed_stream", "tangent_images", "warp"]
-
 # The least std of the smoothing Gaussian, in pixels: with it each pixel is alone in float32.
 _SHARPEST = 0.01
 

@@ -9,8 +9,6 @@ import torch
 from withstand.data.split import Parts, Split
 from withstand.dataset_info import DatasetInfo
 
-__all__ = ["read_digits"]
-
 NUM_TEST = 360
 # What the test data are never depends on a user's seed.
 _TEST_SEED = 20_200_331

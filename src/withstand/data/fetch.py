@@ -25,8 +25,6 @@ from withstand.data.idx import GZIP_ERRORS, find_idx, open_idx
 from withstand.data.locations import NAME_THE_ROOT, damaged, data_root
 from withstand.types import DataError
 
-__all__ = ["REMOTES", "Remote", "RemoteArchive", "RemoteIdx", "fetch", "verify"]
-
 _log = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 30.0
 

@@ -13,8 +13,6 @@ from withstand.data.split import Parts, Split, channel_statistics
 from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 
-__all__ = ["ImageFolder", "Labelled", "decode_split", "list_folder"]
-
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 # Mean and std are measured on this many training pictures, evenly spread: decoding more
 # would move them by less than a hundredth of a std.

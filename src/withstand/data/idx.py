@@ -20,8 +20,6 @@ from withstand.data.locations import damaged, missing
 from withstand.data.split import Parts, Split
 from withstand.dataset_info import DatasetInfo
 
-__all__ = ["GZIP_ERRORS", "IDX_FILES", "absent_idx", "find_idx", "open_idx", "read_idx"]
-
 IDX_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",

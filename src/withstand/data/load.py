@@ -18,8 +18,6 @@ from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.suggest import nearest
 from withstand.types import DataError
 
-__all__ = ["NAMES", "info", "is_present", "load"]
-
 READERS: dict[str, Callable[[DatasetInfo, Path], Parts]] = {
     "digits": read_digits,
     "mnist": partial(read_idx, folder="MNIST/raw"),

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from withstand.types import DataError
 
-__all__ = ["damaged", "data_root", "missing"]
-
 NAME_THE_ROOT = "Another data root is named by --data.root or the environment variable WITHSTAND_DATA."
 
 

@@ -18,8 +18,6 @@ from torch import Tensor
 from withstand.data.split import Split
 from withstand.types import DataError
 
-__all__ = ["PARTITIONS", "PartitionName", "derived_seed", "epoch_order", "partition", "published_partition"]
-
 PartitionName = Literal["seeded", "kernel-reg"]
 
 MAX_DEFAULT_VALIDATION = 5000

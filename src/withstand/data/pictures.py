@@ -17,8 +17,6 @@ from torch import Tensor
 
 from withstand.types import DataError
 
-__all__ = ["Form", "Picture", "decode", "form_of"]
-
 # Pictures a thread decodes at a time: handing over each alone costs as much as a small JPEG.
 _CHUNK = 256
 _MAX_THREADS = 8

@@ -18,8 +18,6 @@ from torch import Tensor
 from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 
-__all__ = ["Dataset", "Parts", "Split", "channel_statistics"]
-
 
 @dataclass(frozen=True, eq=False)
 class Split:

@@ -16,8 +16,6 @@ from withstand.domains.base import NormOf, Region
 from withstand.domains.operations import Monotone, Valley
 from withstand.spectral import LinearOperator
 
-__all__ = ["Ball"]
-
 
 @dataclass(frozen=True, eq=False)
 class Ball(Region):

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from withstand.domains.operations import Monotone, Valley
 from withstand.spectral import LinearOperator, Shape
 
-__all__ = ["Domain", "LastLayer", "Moments", "NormOf", "Region"]
-
 NormOf: TypeAlias = Callable[[LinearOperator, Shape], Tensor]
 """(operator, shape of one example) -> scalar tensor: at least the operator's largest singular value."""
 

@@ -23,9 +23,6 @@ from withstand.domains.operations import (
 )
 from withstand.types import ModelError
 
-__all__ = ["Bending", "Comparable", "pooled", "sorted_in_groups", "unknown"]
-
-
 # A fall that does not keep an activation from waiting: that of torch's softplus at its threshold is 2e-9.
 _NEGLIGIBLE = 1e-6
 

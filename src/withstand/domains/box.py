@@ -14,8 +14,6 @@ from withstand.domains.operations import Monotone, Valley
 from withstand.domains.worst_case import box_gains
 from withstand.spectral import LinearOperator
 
-__all__ = ["Box"]
-
 
 @final
 class Box(Region):

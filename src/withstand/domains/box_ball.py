@@ -19,8 +19,6 @@ from withstand.domains.operations import Monotone, Valley
 from withstand.domains.worst_case import ball_box_gains
 from withstand.spectral import LinearOperator
 
-__all__ = ["BoxBall"]
-
 
 @final
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,6 @@ from withstand.domains.registry import (
 from withstand.domains.tracing import Trace
 from withstand.spectral import OperatorNorms
 
-__all__ = ["Call"]
-
 
 class Call(NamedTuple):
     """One node with the values that it is called with.

@@ -36,8 +36,6 @@ from withstand.moments.covariance import (
 from withstand.spectral import LinearOperator, Shape
 from withstand.types import ModelError
 
-__all__ = ["CorrelatedGaussian"]
-
 _Map: TypeAlias = Callable[[Tensor], Tensor]
 """A linear map of batched tensors."""
 

@@ -17,8 +17,6 @@ from withstand.domains.operations import Elementwise, Rearrange, Valley
 from withstand.moments import larger, share_of_first
 from withstand.spectral import LinearOperator
 
-__all__ = ["FactoredGaussian"]
-
 
 @final
 class FactoredGaussian(Comparable):

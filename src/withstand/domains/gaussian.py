@@ -19,8 +19,6 @@ from withstand.domains.operations import Elementwise, Rearrange, Valley
 from withstand.moments import hinged, hinged_gain, larger, quadrature, quadrature_gain
 from withstand.spectral import LinearOperator
 
-__all__ = ["Gaussian", "bent", "gain", "rearranged_deviations"]
-
 
 @final
 class Gaussian(Comparable):

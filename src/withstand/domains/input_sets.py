@@ -15,8 +15,6 @@ from withstand.domains.base import Region
 from withstand.domains.box import Box
 from withstand.domains.box_ball import BoxBall
 
-__all__ = ["DOMAINS", "DomainName", "input_set", "require_set"]
-
 DomainName: TypeAlias = Literal["box_ball", "box", "ball"]
 
 

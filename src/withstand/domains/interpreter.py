@@ -20,9 +20,6 @@ from withstand.domains.tracing import last_linear, structure, trace
 from withstand.spectral import GuaranteedNorms, LinearOperator, OperatorNorms, Shape
 from withstand.types import ModelError
 
-__all__ = ["KeptProgram", "LastLayer", "Program", "propagate", "unsupported"]
-
-
 _AnyDomain = TypeVar("_AnyDomain", bound=Domain)
 
 

@@ -19,17 +19,6 @@ from typing_extensions import override
 
 from withstand.moments import Hinges
 
-__all__ = [
-    "Elementwise",
-    "MaxPool",
-    "Monotone",
-    "Rearrange",
-    "SortGroups",
-    "Valley",
-    "moved",
-    "window_places",
-]
-
 
 class Monotone(ABC):
     """A function f of a batched tensor with f(x) ≤ f(y) wherever x ≤ y in every coordinate.

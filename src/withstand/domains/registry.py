@@ -12,19 +12,6 @@ from torch import Tensor, nn
 from withstand.spectral import LinearOperator, OperatorNorms, Shape
 from withstand.types import ModelError
 
-__all__ = [
-    "Rule",
-    "Site",
-    "UnsupportedOperationError",
-    "has_hooks",
-    "is_plain",
-    "name_of",
-    "of_layers",
-    "register",
-    "rule_of_function",
-    "rule_of_module",
-]
-
 
 class UnsupportedOperationError(ModelError):
     """An operation of the network that no rule covers."""

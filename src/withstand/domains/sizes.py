@@ -13,8 +13,6 @@ from withstand.domains.base import Domain
 from withstand.domains.registry import Site
 from withstand.spectral import Diagonal
 
-__all__ = ["Numbers", "batch_norm_factors", "each", "on_channels", "require_fit", "scaled"]
-
 Numbers: TypeAlias = int | Sequence[int]
 
 

@@ -12,8 +12,6 @@ from withstand import bayes
 from withstand.domains.registry import has_hooks, is_plain, rule_of_module
 from withstand.types import ModelError
 
-__all__ = ["Root", "Structure", "Trace", "last_linear", "structure", "trace"]
-
 _PLAIN = (bool, int, float, str)
 
 Structure: TypeAlias = tuple[Any, ...]

@@ -20,8 +20,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-__all__ = ["ball_box_gains", "box_gains"]
-
 _CHUNK = 2**21  # entries of (batch, classes, hidden) at a time
 _MOST_STEPS = 100
 _LARGEST = 1e18  # stands for t = ∞, and its inverse for t = 0

@@ -35,8 +35,6 @@ from withstand.results.results import (
     Target,
 )
 
-__all__ = ["assemble", "headline_epsilon"]
-
 
 def assemble(
     subject: Subject, wanted: Wanted, scored: Scored, once: Mapping[str, Any]

@@ -20,8 +20,6 @@ from withstand.results.measurements import ATTACKED, example_column
 from withstand.results.results import Target
 from withstand.types import AttackError, Batch
 
-__all__ = ["GIVEN", "TAKEN", "Memory", "OnAttacked", "Scores", "attack_batch", "column", "prediction_column"]
-
 GIVEN, TAKEN = "given", "taken"
 """What is counted of each stage of an attack: examples it was run on, right predictions that it took away."""
 

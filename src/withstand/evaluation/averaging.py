@@ -26,8 +26,6 @@ from withstand.evaluation.store import Store
 from withstand.identity import identity
 from withstand.results import random_answers as results
 
-__all__ = ["Judging", "find_judge", "has_settled", "sufficient"]
-
 Shares: TypeAlias = NDArray[np.float64]
 
 _SWEEP = TypeAdapter(results.Sweep)

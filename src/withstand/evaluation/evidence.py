@@ -13,8 +13,6 @@ from withstand.evaluation.judge import Judge
 from withstand.evaluation.plans import AttackPlan
 from withstand.types import Batch
 
-__all__ = ["Evidence", "evidence_of"]
-
 Evidence: TypeAlias = Callable[[Outcome, Tensor], Tensor]
 """(outcome, rows) -> the images (rows, …) by which an attack fooled the model."""
 

@@ -19,8 +19,6 @@ from withstand.results.measurements import radius_column
 from withstand.run_folder import replaced
 from withstand.types import Batch
 
-__all__ = ["Extremes", "extremes", "save_extremes", "save_gallery"]
-
 
 class Extremes(NamedTuple):
     """The proven examples with the smallest and the largest radius, by their index in the test split.

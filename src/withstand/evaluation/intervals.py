@@ -12,8 +12,6 @@ from scipy.stats import beta
 from withstand.results.measurements import Measurement
 from withstand.results.shares import Share
 
-__all__ = ["measured", "share", "share_of"]
-
 _TAIL = 0.025  # on either side of a 95 % interval
 
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from withstand import bayes
 
-__all__ = ["Answer", "Judge", "Weighed", "random_judge"]
-
 
 @dataclass(frozen=True)
 class Answer:

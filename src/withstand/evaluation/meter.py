@@ -21,8 +21,6 @@ from withstand.results.measurements import Measurement
 from withstand.results.results import Target
 from withstand.types import Batch
 
-__all__ = ["Columns", "Counts", "Found", "Gathered", "Meter", "Needs", "Sources", "Subject", "Summary"]
-
 Columns = dict[str, NDArray[Any]]
 """Arrays (batch,) by name."""
 

@@ -12,20 +12,6 @@ from withstand.certificates import Method
 from withstand.identity import identity
 from withstand.results.results import Target
 
-__all__ = [
-    "DEFAULT_ATTACK_STEPS",
-    "AttackPlan",
-    "CertificatePlan",
-    "WorstPlan",
-    "default_attack",
-    "default_plans",
-    "merged_attacks",
-    "merged_certificates",
-    "norm_name",
-    "require_epsilons",
-    "worst_plans",
-]
-
 DEFAULT_ATTACK_STEPS = 20
 """Steps of the PGD that is run where an evaluation certifies but does not attack."""
 

@@ -37,8 +37,6 @@ from withstand.identity import identity
 from withstand.results.measurements import radius_column
 from withstand.types import Batch
 
-__all__ = ["WITHDRAWN", "Former", "Proven", "Prover", "outcomes_of", "prove", "provers"]
-
 # Of epsilon, so that an image projected to it lies within epsilon whatever float64 rounds.
 _INSIDE = 1 - 1e-9
 _MARGIN, WITHDRAWN, _RADIUS = "margin", "withdrawn", "radius"

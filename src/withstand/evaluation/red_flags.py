@@ -20,8 +20,6 @@ from withstand.results.measurements import ATTACKED, CLEAN, LARGE_EPSILON, VANIS
 from withstand.results.random_answers import Sampling
 from withstand.results.results import AttackInfo, Check
 
-__all__ = ["check_all", "doubts"]
-
 _VANISHED = 0.05  # of the right examples: beyond this a loss is a poor guide
 _BROKEN = 0.005  # of the examples: beyond this an attack does better than those before it
 _LEAST_BROKEN = 2  # since one example may be luck

@@ -11,8 +11,6 @@ import pandas as pd
 from withstand.run_folder import RunFolder
 from withstand.types import CertificateError, RunFolderError
 
-__all__ = ["RowsFile"]
-
 
 class RowsFile:
     """``examples.csv`` of a run folder, as a context.

@@ -40,8 +40,6 @@ from withstand.results.results_file import write_results
 from withstand.run_folder import RunFolder
 from withstand.types import ModelError
 
-__all__ = ["Evaluation", "device_of_model", "evaluate", "require_sizes", "with_implied"]
-
 _ASKED_TWICE = 32  # images, to see whether answers are drawn
 _SAME_ANSWER = 1e-3  # of the largest logit: what the order of additions may change
 _GALLERY_SIZE = 12

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from withstand.checks import require_at_least
 
-__all__ = ["LEAST_DRAWS_TO_TRY", "Sampling"]
-
 LEAST_DRAWS_TO_TRY = 4
 """The least ``most_attack_samples``: that after two doublings."""
 

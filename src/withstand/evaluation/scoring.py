@@ -30,8 +30,6 @@ from withstand.numerics import seed_of
 from withstand.results.results import Target
 from withstand.types import Batch
 
-__all__ = ["Progress", "Scored", "Wanted", "score_split"]
-
 Progress = Callable[[int, int], None]
 """Told how many examples are done, of how many."""
 

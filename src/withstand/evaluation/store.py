@@ -21,8 +21,6 @@ from withstand.evaluation.meter import Found
 from withstand.run_folder import replaced
 from withstand.types import RunFolderError
 
-__all__ = ["BatchStore", "Store"]
-
 _Note = TypeVar("_Note")
 _BETWEEN = "\t"  # in the names of arrays: part, field of ``Found``, name
 _KNOWN = "known"

@@ -19,8 +19,6 @@ from withstand.numerics import numerics
 from withstand.spectral import Dense, GuaranteedNorms, LinearOperator, Shape, places, weights
 from withstand.types import CertificateError, DataError, ModelError
 
-__all__ = ["ClassBounds", "KernelNormBounds", "LayerNorms", "kernel_norm_bounds", "require_bounded"]
-
 _TOLERANCE = 1e-6  # relative, for rounding
 _NUM_PROBES = 4
 

@@ -30,8 +30,6 @@ from withstand.numerics import random_state_kept
 from withstand.spectral import Dense, Place, places, upper_bound
 from withstand.types import ModelError
 
-__all__ = ["ExpectedNorm", "ExpectedNorms", "NetworkNorms", "expected_norms"]
-
 _NETWORK = "network"
 
 

@@ -20,9 +20,6 @@ from withstand.data import Deform
 from withstand.passes import Differentiable
 from withstand.penalties.classwise import class_gradients, gradient
 
-__all__ = ["LEAST_EPSILON", "Deformed", "KernelNorms", "Slopes", "deformed", "perturbed", "slopes"]
-
-
 LEAST_EPSILON = 1e-3
 """Budgets below this are refused: rounding would count beside the differences of logits."""
 

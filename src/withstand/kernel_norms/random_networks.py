@@ -26,8 +26,6 @@ from withstand.kernel_norms.upper import growth, wide_ball
 from withstand.spectral import GuaranteedNorms, LinearOperator, OperatorNorms, Shape
 from withstand.types import ModelError
 
-__all__ = ["expected_lipschitz", "expected_scale"]
-
 _SLACK = 1 + 1e-3  # of bayes.expected_maximum
 
 

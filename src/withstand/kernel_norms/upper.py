@@ -13,8 +13,6 @@ from withstand.domains import Ball, Program
 from withstand.spectral import GuaranteedNorms
 from withstand.types import ModelError
 
-__all__ = ["SpectralBound", "growth", "spectral_bound", "wide_ball"]
-
 _RADIUS = 2.0**40  # so large that steps of activations do not count beside it
 _JUMP = 1e-6  # how far features may be thrown by such steps
 _SAME = 1e-9  # relative, between radii at several places

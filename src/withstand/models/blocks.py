@@ -18,24 +18,6 @@ from typing_extensions import override
 from withstand.suggest import nearest
 from withstand.types import ModelError
 
-__all__ = [
-    "AVG_POOL",
-    "MAX_POOL",
-    "RELU",
-    "Activation",
-    "Conv",
-    "Init",
-    "Pool",
-    "Residual",
-    "Shape",
-    "Step",
-    "conv_layers",
-    "convnet",
-    "dense_layers",
-    "each_activated",
-    "initialise_",
-]
-
 Shape: TypeAlias = tuple[int, int, int]
 """(channels, height, width) of one image."""
 

@@ -15,8 +15,6 @@ from withstand.modes import eval_mode
 from withstand.numerics import random_state_kept
 from withstand.types import ModelError
 
-__all__ = ["check"]
-
 _BATCH = 2
 
 

@@ -17,9 +17,6 @@ from typing_extensions import override
 from withstand.suggest import nearest
 from withstand.types import ModelError
 
-__all__ = ["ActivationName", "GroupSort", "MinMax", "Normalize", "activation_named"]
-
-
 ActivationName: TypeAlias = Literal["relu", "minmax", "leaky-relu", "elu", "gelu", "softplus", "tanh"]
 """What the builders' option ``activation`` may be."""
 

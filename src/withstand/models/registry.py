@@ -31,8 +31,6 @@ from withstand.models.user_factory import load_factory
 from withstand.suggest import nearest
 from withstand.types import ModelError
 
-__all__ = ["MODEL_NAMES", "create"]
-
 Factory: TypeAlias = Callable[..., Any]
 
 _BUILDERS: Mapping[str, Factory] = MappingProxyType(

@@ -9,8 +9,6 @@ from torch import nn
 
 from withstand.models.blocks import RELU, Conv, Residual, Shape, Step, conv_layers
 
-__all__ = ["resnet18", "resnet50"]
-
 _WIDTHS = (64, 128, 256, 512)
 _Branch: TypeAlias = Callable[[int, int], tuple[Sequence[Step], int]]
 """(width, stride) -> what the branch learns with, and its channels."""

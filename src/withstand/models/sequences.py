@@ -24,20 +24,6 @@ from withstand.models.blocks import (
 )
 from withstand.models.layers import ActivationName, activation_named
 
-__all__ = [
-    "alexnet",
-    "cnn_4c3f",
-    "cnn_6c2f",
-    "cnn_8c2f",
-    "cnn_large_epsilon",
-    "cnn_small",
-    "lenet",
-    "mlp",
-    "vgg5_stable",
-    "vgg11",
-    "vgg16",
-]
-
 
 def mlp(
     input_shape: Shape,

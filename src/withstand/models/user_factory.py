@@ -15,8 +15,6 @@ from typing import Any
 
 from withstand.types import ModelError
 
-__all__ = ["load_factory"]
-
 
 def load_factory(name: str) -> Callable[..., Any]:
     """Finds what ``path/to/file.py:function`` or ``package.module:function`` names.

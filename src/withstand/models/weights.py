@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from withstand.run_folder import replaced
 from withstand.types import ModelError
 
-__all__ = ["load_weights", "save_weights"]
-
 _NAMED = 5
 
 

@@ -31,8 +31,6 @@ from withstand.objectives import EveryLayer, FirstActivation
 from withstand.objectives.propagation import through_every_layer
 from withstand.types import DataError, ModelError
 
-__all__ = ["LevelResult", "MomentResults", "check_moments"]
-
 _MOST_DRAWS = 250  # at a time
 _MOST_NUMBERS = 2**23  # at the widest step
 _MOST_POINTS = 300  # of all methods and levels

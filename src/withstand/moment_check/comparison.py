@@ -13,8 +13,6 @@ from torch import Tensor
 from withstand.moment_check.sampling import Sampled
 from withstand.moment_check.settings import Method
 
-__all__ = ["Apart", "MethodResult", "Ratio", "Tally", "compare_logits"]
-
 _LEAST = 1e-6  # deviation of a logit, relative, below which it does not move at all
 _POINTS = 300
 

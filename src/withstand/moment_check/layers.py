@@ -17,8 +17,6 @@ from withstand.moment_check.stopwatch import timed
 from withstand.noise import GaussianNoise
 from withstand.objectives.propagation import rule_of_moments
 
-__all__ = ["LayerCost", "LayerResult", "Layers", "layer_results", "walk_layers"]
-
 
 class LayerCost(NamedTuple):
     """One analytic form in the layers of one type.

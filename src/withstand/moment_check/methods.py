@@ -14,8 +14,6 @@ from withstand.moment_check.settings import Method, MomentCheck
 from withstand.noise import GaussianNoise
 from withstand.objectives.propagation import rule_of_moments
 
-__all__ = ["Start", "Survey", "batch_size_of", "start_of", "survey", "unaffordable"]
-
 Start = Callable[[Tensor, GaussianNoise], Moments]
 """From images and noise to the distribution of noisy images."""
 

@@ -17,8 +17,6 @@ from withstand.noise import GaussianNoise
 from withstand.objectives.propagation import training_batch_norm
 from withstand.types import ModelError
 
-__all__ = ["INPUT", "LOGITS", "Sampled", "Samples", "part_of", "sample", "seconds_of_sample"]
-
 INPUT = "input of the network"
 LOGITS = "logits of the network"
 

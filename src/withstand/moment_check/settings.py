@@ -10,8 +10,6 @@ from typing import Literal, TypeAlias, get_args
 from withstand.noise import GaussianNoise
 from withstand.suggest import nearest
 
-__all__ = ["METHODS", "Method", "MomentCheck"]
-
 Method: TypeAlias = Literal["first-activation", "diagonal", "factored", "full"]
 METHODS: Sequence[Method] = get_args(Method)
 """The published form (means alone), then the domains Gaussian, FactoredGaussian and CorrelatedGaussian."""

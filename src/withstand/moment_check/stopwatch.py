@@ -8,8 +8,6 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["now", "timed"]
-
 _Result = TypeVar("_Result")
 
 _MOST_RUNS = 3

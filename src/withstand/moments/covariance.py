@@ -27,15 +27,6 @@ from withstand.moments.normal import cdf, pdf, std_of
 from withstand.moments.quadrature import nodes_and_weights
 from withstand.moments.rectified import rectified
 
-__all__ = [
-    "correlation_of",
-    "cross_rectified_covariance",
-    "expanded_covariance",
-    "hermite_coefficients",
-    "hinged_covariance",
-    "rectified_covariance",
-]
-
 _NUM_NODES = 12
 _NODES = [
     ((1 + node) / 2, weight / 2)

@@ -11,8 +11,6 @@ from torch import Tensor
 from withstand.moments.normal import cdf, std_of
 from withstand.moments.rectified import rectified
 
-__all__ = ["RECTIFIER", "Hinges", "hinged", "hinged_gain"]
-
 
 @dataclass(frozen=True, eq=False)
 class Hinges:

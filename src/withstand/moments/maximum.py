@@ -16,8 +16,6 @@ from typing_extensions import override
 
 from withstand.moments.normal import cdf, pdf, std_of
 
-__all__ = ["larger", "share_of_first"]
-
 
 def larger(
     mean: Tensor,

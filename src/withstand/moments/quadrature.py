@@ -12,8 +12,6 @@ from torch import Tensor
 
 from withstand.moments.normal import std_of
 
-__all__ = ["nodes_and_weights", "quadrature", "quadrature_gain"]
-
 _NUM_NODES = 16
 
 

@@ -16,8 +16,6 @@ from typing_extensions import override
 
 from withstand.moments.normal import ROOT_HALF, ROOT_TWO_PI, std_of
 
-__all__ = ["rectified", "rectified_and_mean"]
-
 
 def rectified_and_mean(mean: Tensor, variance: Tensor) -> Tensor:
     """max(mean, 0), and E max(z, 0), one after the other; in less than the time that both moments take.

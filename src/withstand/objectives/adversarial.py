@@ -12,8 +12,6 @@ from withstand.attacks.base import Attack
 from withstand.terms import Objective
 from withstand.types import LossTerms
 
-__all__ = ["ACCURACY_TERM", "LOSS_TERM", "Adversarial"]
-
 LOSS_TERM = "adversarial"
 ACCURACY_TERM = "adversarial_accuracy"
 

@@ -17,8 +17,6 @@ from withstand.spectral import PowerIteration
 from withstand.terms import Objective
 from withstand.types import LossTerms
 
-__all__ = ["CLEAN_ACCURACY_TERM", "CLEAN_TERM", "Certified"]
-
 CLEAN_TERM = "clean"
 CLEAN_ACCURACY_TERM = "clean_accuracy"
 

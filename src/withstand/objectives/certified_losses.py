@@ -10,8 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-__all__ = ["BoostedCrossEntropy", "SymmetricCrossEntropy", "WorstCrossEntropy", "WorstLoss"]
-
 _ABOVE_ONE = 1.0001  # as published: keeps the logarithm finite where a wrong class has all the mass
 
 

@@ -16,8 +16,6 @@ from withstand.schedules import Schedule, value_at
 from withstand.terms import OnePass
 from withstand.types import LossTerms
 
-__all__ = ["CrossEntropy", "NoisyCrossEntropy", "noise_at"]
-
 
 class CrossEntropy(OnePass):
     """The mean cross-entropy of the images as they are."""

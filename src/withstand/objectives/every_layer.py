@@ -26,8 +26,6 @@ from withstand.objectives.propagation import (
     training_batch_norm,
 )
 
-__all__ = ["EveryLayer"]
-
 
 @final
 @dataclass(frozen=True)

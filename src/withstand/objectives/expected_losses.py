@@ -16,8 +16,6 @@ from typing_extensions import override
 
 from withstand.domains import Moments
 
-__all__ = ["Cubature", "ExpectedLoss", "MeanField", "OfMean"]
-
 
 class ExpectedLoss(ABC):
     """The interface of a loss of logits of which mean and variance are known."""

@@ -24,9 +24,6 @@ from withstand.objectives.propagation import (
     training_batch_norm,
 )
 
-__all__ = ["FirstActivation"]
-
-
 _REHEARSED_STD = 0.1  # any; what is compared is what comes without noise
 
 

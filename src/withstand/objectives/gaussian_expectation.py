@@ -22,8 +22,6 @@ from withstand.schedules import Schedule, value_at
 from withstand.terms import OnePass
 from withstand.types import LossTerms
 
-__all__ = ["GaussianExpectation"]
-
 
 class GaussianExpectation(OnePass):
     """The cross-entropy of the images, and ``weight`` times that expected under Gaussian noise.

@@ -17,8 +17,6 @@ from withstand.moments import RECTIFIER, rectified_and_mean
 from withstand.spectral import LinearOperator
 from withstand.types import ModelError
 
-__all__ = ["Onset"]
-
 
 @final
 class Onset(Domain):

@@ -18,19 +18,6 @@ from withstand.objectives.onset import Onset
 from withstand.spectral import Diagonal, GuaranteedNorms, LinearOperator, Shape
 from withstand.types import ModelError
 
-__all__ = [
-    "NoisyLoss",
-    "Propagation",
-    "input_moments",
-    "normalised",
-    "of_onset",
-    "require_own_statistics",
-    "required_logits",
-    "rule_of_moments",
-    "through_every_layer",
-    "training_batch_norm",
-]
-
 _NORMS = GuaranteedNorms()  # which moments never ask for
 _Noisy = TypeVar("_Noisy", Tensor, Domain)
 

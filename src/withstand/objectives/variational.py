@@ -16,8 +16,6 @@ from withstand.schedules import Schedule, value_at
 from withstand.terms import Objective, OnePass
 from withstand.types import LossTerms
 
-__all__ = ["Variational"]
-
 
 class Variational(OnePass):
     """The mean loss over draws of the weights, plus the divergence from the prior divided by ``num_data``.

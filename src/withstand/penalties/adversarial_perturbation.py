@@ -17,8 +17,6 @@ from withstand.passes import Differentiable, Pass
 from withstand.penalties.classwise import GradientPenalty, class_gradients, gradient, own_changes
 from withstand.types import LossTerms
 
-__all__ = ["AdversarialPerturbation"]
-
 _REACH = 1.5  # of epsilon: what all steps together could walk, as published
 
 

@@ -14,8 +14,6 @@ from withstand.passes import Differentiable
 from withstand.penalties.piecewise import without_curvature
 from withstand.terms import OnePass, Penalty
 
-__all__ = ["GradientPenalty", "class_gradients", "gradient", "own_changes", "own_gradients"]
-
 
 class GradientPenalty(OnePass, Penalty):
     """The interface of a penalty that differentiates the logits with respect to the images."""

@@ -17,8 +17,6 @@ from withstand.penalties.classwise import own_changes
 from withstand.terms import OnePass, Penalty
 from withstand.types import LossTerms
 
-__all__ = ["DeformationStability"]
-
 
 class DeformationStability(OnePass, Penalty):
     """The sum over classes k of the largest (f_k(x') - f_k(x_i))² in the batch, for logits f.

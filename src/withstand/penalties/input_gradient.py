@@ -13,8 +13,6 @@ from withstand.passes import Pass
 from withstand.penalties.classwise import GradientPenalty, class_gradients, own_gradients
 from withstand.types import LossTerms
 
-__all__ = ["InputGradient"]
-
 
 class InputGradient(GradientPenalty):
     """The sum over classes k of the largest ‖∇ₓ f_k(x_i)‖₂² in the batch, for logits f.

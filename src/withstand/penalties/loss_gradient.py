@@ -15,8 +15,6 @@ from withstand.passes import Pass
 from withstand.penalties.classwise import GradientPenalty, gradient
 from withstand.types import LossTerms
 
-__all__ = ["LossGradient"]
-
 
 class LossGradient(GradientPenalty):
     """The mean over the batch of ‖∇ₓ ℓ(x_i, y_i)‖₂² or of ‖∇ₓ ℓ(x_i, y_i)‖₁, for cross-entropy ℓ.

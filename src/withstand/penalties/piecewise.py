@@ -14,8 +14,6 @@ from typing_extensions import override
 from withstand.models import GroupSort, MinMax, Normalize
 from withstand.models.blocks import Residual
 
-__all__ = ["is_piecewise_linear", "without_curvature"]
-
 # Linear wherever they have a gradient.
 _PIECES: tuple[type[nn.Module], ...] = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh),

@@ -16,8 +16,6 @@ from withstand.spectral import KeptPlaces, Place, PowerIteration
 from withstand.terms import OnePass, Penalty
 from withstand.types import LossTerms, ModelError
 
-__all__ = ["SpectralExpectation"]
-
 
 class SpectralExpectation(OnePass, Penalty):
     """Half the sum over layers of L², with L the surrogate of E ||W||; or the sum of L.

@@ -16,8 +16,6 @@ from withstand.spectral.clipping import as_wide, by_side, upper_gram
 from withstand.terms import OnePass, Penalty
 from withstand.types import LossTerms
 
-__all__ = ["SpectralNorm"]
-
 
 class SpectralNorm(OnePass, Penalty):
     """The sum over layers of the square of the weight's largest singular value σ.

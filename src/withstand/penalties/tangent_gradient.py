@@ -14,8 +14,6 @@ from withstand.passes import Pass
 from withstand.penalties.classwise import GradientPenalty, class_gradients, own_gradients
 from withstand.types import LossTerms
 
-__all__ = ["TangentGradient"]
-
 
 class TangentGradient(GradientPenalty):
     """The sum over classes k of the largest Σ_j <∇ₓ f_k(x_i), t_ij>² in the batch, for logits f.

@@ -16,8 +16,6 @@ from withstand.passes import Differentiable, Pass
 from withstand.penalties.classwise import GradientPenalty, gradient
 from withstand.types import LossTerms
 
-__all__ = ["VirtualAdversarial"]
-
 
 class VirtualAdversarial(GradientPenalty):
     """The mean over the batch of KL(p(x_i) ‖ p(x_i + δ_i)), where ‖δ_i‖₂ = epsilon changes p the most.

@@ -17,15 +17,6 @@ from withstand.reporting.wording import epsilon_text, interval, norm_text, share
 from withstand.results.measurements import ATTACKED, CERTIFIED, Measurement, radius_column
 from withstand.results.results import CertificateInfo
 
-__all__ = [
-    "Curve",
-    "accuracy_figure",
-    "attacked_curves",
-    "certified_curves",
-    "strongest_curve",
-    "tightest_curve",
-]
-
 _MOST_STEPS = 250
 _MOST_TICKS = 7
 _ABOUT_CERTIFIED = (

@@ -20,27 +20,6 @@ from withstand.reporting.section import Figure
 from withstand.reporting.wording import ShareLike, interval, percent
 from withstand.results.measurements import Measurement
 
-__all__ = [
-    "CATEGORIES",
-    "COLOURS",
-    "FILL",
-    "GREY",
-    "SHARES",
-    "UNIT",
-    "axis",
-    "bars",
-    "chart",
-    "error_bars",
-    "escaped",
-    "hover",
-    "intervals_of",
-    "logarithmic",
-    "look",
-    "reference",
-    "series",
-    "share_series",
-]
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#8a8f98"
 """Reads on white and on near-black alike."""

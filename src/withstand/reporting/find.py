@@ -9,8 +9,6 @@ from pathlib import Path
 from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
 
-__all__ = ["find_runs"]
-
 
 def find_runs(folders: Sequence[Path | str]) -> list[Path]:
     """The run folders among some folders, and below those that are none themselves, such as a sweep's.

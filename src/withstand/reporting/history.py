@@ -14,19 +14,6 @@ from withstand.reporting.read import History
 from withstand.reporting.section import Figure
 from withstand.reporting.wording import cell
 
-__all__ = [
-    "SPECTRAL",
-    "Panel",
-    "Trace",
-    "events",
-    "has_numbers",
-    "history_table",
-    "panels_of_run",
-    "panels_of_runs",
-    "trace_of",
-    "training_figure",
-]
-
 SPECTRAL = "spectral/"
 """How the columns of spectral norms begin, which are drawn apart: ``spectral/LAYER/KIND``."""
 

@@ -18,8 +18,6 @@ from withstand.reporting.section import Figure, Section
 from withstand.reporting.sections import sections_of
 from withstand.types import RunFolderError
 
-__all__ = ["ImageFormat", "export_figures", "figures_in"]
-
 ImageFormat = Literal["svg", "png"]
 
 _WIDTH = 900

@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["amplification", "data_uri", "difference"]
-
 _MID_GREY = 128.0
 # Of 127, so that rounding the factor never clips.
 _SWING = 126.0

@@ -13,16 +13,6 @@ from withstand.reporting.read import Run
 from withstand.reporting.section import Prose
 from withstand.reporting.wording import dataset_title
 
-__all__ = [
-    "command_for",
-    "folder_labels",
-    "lookup",
-    "missing",
-    "run_labels",
-    "run_title",
-    "setting",
-]
-
 
 def lookup(recipe: Mapping[str, object] | None, key: str) -> str | None:
     """A recipe's value at a dotted key, as a text; None where there is none."""

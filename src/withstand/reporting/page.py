@@ -18,8 +18,6 @@ from withstand.reporting.sections import sections_of
 from withstand.run_folder import RunFolder, replaced
 from withstand.types import RunFolderError
 
-__all__ = ["report"]
-
 _TITLES: dict[Tab, str] = {
     "summary": "Summary",
     "attacks": "Attacks",

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Extreme", "Extremes", "Gallery", "extremes_of", "gallery_of"]
-
 _Arrays = Mapping[str, NDArray[Any]]
 
 

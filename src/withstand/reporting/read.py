@@ -24,8 +24,6 @@ from withstand.results.results_file import first_fault, read_results
 from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
 
-__all__ = ["Cost", "Environment", "Extremes", "Gallery", "History", "Run", "read_run"]
-
 _MUST_BE_NUMBERS = {"epoch", "progress", "seconds", "learning_rate", "loss", "collapsed"}
 _RADIUS = radius_column("certified")
 _Images = TypeVar("_Images", Gallery, Extremes)

@@ -10,20 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = [
-    "Card",
-    "Cell",
-    "Choice",
-    "Code",
-    "Figure",
-    "Notice",
-    "Picture",
-    "Prose",
-    "Section",
-    "Tab",
-    "Table",
-]
-
 Tab = Literal["summary", "attacks", "proven", "noise", "answers", "training", "examples", "about"]
 """The tabs of a run's page, in their order."""
 

@@ -20,26 +20,6 @@ from withstand.results.measurements import (
 )
 from withstand.results.results import Results
 
-__all__ = [
-    "area_over_levels",
-    "chance_of",
-    "clean",
-    "corruption_mean",
-    "headline_attacks",
-    "headline_certificates",
-    "mean_over_levels",
-    "method_name",
-    "most_certified",
-    "most_certified_at",
-    "noise_scale",
-    "norms",
-    "one",
-    "rows",
-    "select",
-    "strongest",
-    "strongest_at",
-]
-
 _MOST_SHOWN = 6  # epsilons of one norm
 _ROUNDING = 1e-6
 

@@ -22,8 +22,6 @@ from withstand.results.results import Results
 from withstand.run_folder import replaced
 from withstand.types import RunFolderError
 
-__all__ = ["PaperTable", "comparison_tables", "export_tables", "latex", "markdown", "run_tables"]
-
 _DASH = "\N{EM DASH}"
 _MARKDOWN = re.compile(r"([\\|`*_<>\[\]])")
 # What LaTeX reads as commands, and signs that its fonts lack.

@@ -7,25 +7,6 @@ import math
 from withstand.results.measurements import Measurement
 from withstand.results.shares import Share
 
-__all__ = [
-    "ShareLike",
-    "as_published",
-    "budget",
-    "cell",
-    "count",
-    "counted",
-    "dataset_note",
-    "dataset_title",
-    "duration",
-    "epsilon_text",
-    "interval",
-    "memory",
-    "norm_text",
-    "percent",
-    "sentence",
-    "share_text",
-]
-
 _SPACE = "\N{NO-BREAK SPACE}"
 _NORMS = {"inf": "ℓ∞", "linf": "ℓ∞", "1": "ℓ1", "1.0": "ℓ1", "2": "ℓ2", "2.0": "ℓ2"}
 _DATASETS = {

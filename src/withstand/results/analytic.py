@@ -6,19 +6,6 @@ from dataclasses import dataclass, field
 
 from withstand.results.shares import Finite
 
-__all__ = [
-    "KernelNorms",
-    "KernelNormsOf",
-    "KernelNormsOfLayer",
-    "Moments",
-    "MomentsError",
-    "MomentsForm",
-    "MomentsLayer",
-    "MomentsLevel",
-    "MomentsMethod",
-    "StdRatio",
-]
-
 
 @dataclass(frozen=True)
 class KernelNormsOf:

@@ -11,32 +11,6 @@ from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
-__all__ = [
-    "ABSTENTION",
-    "ATTACKED",
-    "CALIBRATION_ERROR",
-    "CERTIFIED",
-    "CLEAN",
-    "CORRUPTED",
-    "LARGEST_RADIUS",
-    "LARGEST_SMOOTHED_RADIUS",
-    "LARGE_EPSILON",
-    "MEAN_RADIUS",
-    "MEAN_SMOOTHED_RADIUS",
-    "MEDIAN_RADIUS",
-    "MEDIAN_SMOOTHED_RADIUS",
-    "NOISE_ACCURACY",
-    "NOISE_AGREEMENT",
-    "SMOOTHED",
-    "SMOOTHED_CERTIFIED",
-    "VANISHING_GRADIENTS",
-    "Measurement",
-    "example_column",
-    "protocol_measure",
-    "radius_column",
-    "table_of",
-]
-
 CLEAN = "clean accuracy"
 ATTACKED = "attacked accuracy"
 """``by`` is the attack, ``level`` epsilon."""

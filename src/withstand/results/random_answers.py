@@ -7,8 +7,6 @@ from typing import Literal
 
 from withstand.results.shares import Finite, Share, Unit
 
-__all__ = ["ProtocolInfo", "Sampling", "Sweep", "SweepLevel", "Uncertainty", "UncertaintySet"]
-
 _MEASURES = {"entropy", "expected_entropy", "mutual_information"}
 
 

@@ -15,26 +15,6 @@ from withstand.results.analytic import KernelNorms, Moments
 from withstand.results.random_answers import ProtocolInfo, Sampling, Uncertainty
 from withstand.results.shares import Finite, Share, Unit
 
-__all__ = [
-    "SCHEMA",
-    "AttackInfo",
-    "Bin",
-    "CertificateInfo",
-    "Check",
-    "ClassAccuracy",
-    "Classes",
-    "Confusion",
-    "CorruptionKind",
-    "Corruptions",
-    "Noise",
-    "Published",
-    "Results",
-    "Smoothing",
-    "StageCounts",
-    "StageInfo",
-    "Target",
-]
-
 Severity = Annotated[int, Field(ge=1, le=5)]
 
 SCHEMA = 2

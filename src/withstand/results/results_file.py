@@ -13,8 +13,6 @@ from withstand.results.results import SCHEMA, Results
 from withstand.run_folder import RunFolder, replaced
 from withstand.types import RunFolderError
 
-__all__ = ["first_fault", "read_results", "write_results"]
-
 _RESULTS = TypeAdapter(Results)
 _TEXTS = {"measure": str, "by": str, "norm": str}
 

@@ -7,8 +7,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-__all__ = ["Finite", "Share", "Unit"]
-
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 

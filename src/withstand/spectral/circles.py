@@ -13,8 +13,6 @@ from withstand.spectral.clipping import Above, above, as_wide, shares
 from withstand.spectral.convolutions import axes_of, polyphase
 from withstand.spectral.operators import Convolution, Shape
 
-__all__ = ["Circle", "clip_convolution"]
-
 _ROUNDS = 4
 _MARGIN = 1e-7  # by which the last scaling ends below the radius, relatively
 

@@ -8,18 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Above",
-    "Clipped",
-    "above",
-    "as_wide",
-    "by_side",
-    "clip",
-    "clip_in_subspace",
-    "shares",
-    "upper_gram",
-]
-
 _ROWS = 128  # of a Gram matrix that are computed at once
 _NEAR = 8.0  # times radius², up to which single precision is enough for a Gram matrix
 

@@ -19,8 +19,6 @@ from withstand.spectral.clipping import as_wide
 from withstand.spectral.eigenvalues import Gram
 from withstand.spectral.operators import Convolution, Shape
 
-__all__ = ["Axis", "Layout", "axes_of", "circular_grams", "gram", "polyphase"]
-
 _MOST_NUMBERS = 2**24  # of one chunk of frequencies: 256 MiB
 
 

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["ROUNDING", "Gram", "largest_eigenvalue", "random_vector", "ritz_value"]
-
 ROUNDING = 8 * torch.finfo(torch.float64).eps
 """What one operation may lose, with 16 times as much as IEEE loses: for complex and blocked kernels."""
 

@@ -21,8 +21,6 @@ from withstand.spectral.eigenvalues import ROUNDING, Gram, largest_eigenvalue, r
 from withstand.spectral.norms import OperatorNorms
 from withstand.spectral.operators import Convolution, Dense, LinearOperator, Shape
 
-__all__ = ["GuaranteedNorms", "upper_bound"]
-
 _MOST_ROWS = 8192  # of a full Gram matrix: 0.5 GiB, and a factorisation of some seconds
 _MOST_NUMBERS = _MOST_ROWS**2
 _MOST_WORK = 4e11  # of a factorisation in blocks, some seconds too

@@ -8,8 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
-__all__ = ["Kept"]
-
 
 class Kept(nn.Module):
     """Tensors by name, as buffers, so that they move with the device and are saved in checkpoints.

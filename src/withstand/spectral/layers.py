@@ -18,8 +18,6 @@ from withstand.modes import eval_mode
 from withstand.spectral.operators import Convolution, Dense, Shape
 from withstand.types import ModelError
 
-__all__ = ["KeptPlaces", "Place", "Weight", "places", "weights"]
-
 Layer: TypeAlias = nn.Linear | _ConvNd
 
 

@@ -11,8 +11,6 @@ from typing_extensions import override
 from withstand.spectral.kept import Kept
 from withstand.spectral.operators import LinearOperator, Shape
 
-__all__ = ["OperatorNorms", "PowerIteration"]
-
 _FIRST_ITERATIONS = 20
 
 

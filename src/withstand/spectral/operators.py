@@ -16,8 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-__all__ = ["Convolution", "Dense", "Diagonal", "LinearOperator", "Separable", "Shape"]
-
 Shape: TypeAlias = tuple[int, ...]
 """The shape of one example, without the batch."""
 

@@ -14,15 +14,6 @@ import torch
 from withstand.run_folder import replaced
 from withstand.types import CheckpointError
 
-__all__ = [
-    "Position",
-    "read_checkpoint",
-    "require_same_run",
-    "rng_state",
-    "set_rng_state",
-    "write_checkpoint",
-]
-
 Row = dict[str, float | int | str]
 
 

@@ -14,8 +14,6 @@ from withstand.checks import require_at_least
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.objectives.certified import CLEAN_ACCURACY_TERM, CLEAN_TERM
 
-__all__ = ["Rollback", "has_collapsed", "shows_collapse"]
-
 # The loss and accuracy by which a constant answer shows, of whichever objective reports them.
 _COLLAPSING = ((LOSS_TERM, ACCURACY_TERM), (CLEAN_TERM, CLEAN_ACCURACY_TERM))
 

@@ -16,8 +16,6 @@ from withstand.training.loop import Training, TrainingResult
 from withstand.training.observers import CsvLog, Observer, TensorBoardLog
 from withstand.training.settings import TrainingSettings
 
-__all__ = ["fit"]
-
 
 def fit(
     model: nn.Module,

@@ -47,8 +47,6 @@ from withstand.training.validation import (
 )
 from withstand.types import Batch, LossTerms, NonFiniteLossError
 
-__all__ = ["Training", "TrainingResult"]
-
 _STEPS_BETWEEN_CHECKS = 50  # reading the losses back from the device every step would slow it
 _FEW = 4  # training images that measures are shown
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["EpochMeter"]
-
 _TAIL = 0.2  # the share of an epoch, at its end, by which a collapse is judged
 
 

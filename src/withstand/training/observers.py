@@ -24,8 +24,6 @@ from withstand.run_folder import replaced
 from withstand.training.checkpoint import Row
 from withstand.types import RecipeError
 
-__all__ = ["CsvLog", "Observer", "ProgressBar", "TensorBoardLog"]
-
 
 class Observer(ABC):
     """The interface of whoever follows a training; entered before it and left after it."""

@@ -18,8 +18,6 @@ from withstand.schedules import Schedule
 from withstand.training.collapse import Rollback
 from withstand.training.validation import Plateau
 
-__all__ = ["OptimizerFactory", "TrainingSettings", "adam"]
-
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 

@@ -17,8 +17,6 @@ from withstand.terms import Objective
 from withstand.training.settings import TrainingSettings
 from withstand.types import DataError, RecipeError
 
-__all__ = ["describe_run", "make_fabric", "make_optimizer", "steps_per_epoch"]
-
 _PRECISION: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
     "fp32": "32-true",
     "tf32": "32-true",

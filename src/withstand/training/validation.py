@@ -20,18 +20,6 @@ from withstand.measures import Measure
 from withstand.modes import eval_mode
 from withstand.training.checkpoint import Row
 
-__all__ = [
-    "ACCURACY",
-    "ROBUST_ACCURACY",
-    "Plateau",
-    "accuracies",
-    "accuracy",
-    "measured",
-    "num_bad_epochs",
-    "scores",
-]
-
-
 # Columns of the training log.
 ACCURACY, ROBUST_ACCURACY = "validation_accuracy", "validation_robust_accuracy"
 

@@ -18,8 +18,6 @@ from withstand.evaluation.plans import AttackPlan, require_epsilons
 from withstand.identity import identity
 from withstand.norms import require_norm
 
-__all__ = ["Attacks", "Suite"]
-
 
 @dataclass(frozen=True)
 class Attacks(Meter):

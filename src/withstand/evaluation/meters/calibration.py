@@ -14,8 +14,6 @@ from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
 from withstand.results import results
 from withstand.results.measurements import CALIBRATION_ERROR, Measurement
 
-__all__ = ["CALIBRATION_BINS", "Calibration", "Reliability", "reliability"]
-
 CALIBRATION_BINS = 15
 
 

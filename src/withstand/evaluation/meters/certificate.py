@@ -13,8 +13,6 @@ from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
 from withstand.evaluation.meters.gradients import VanishingGradients
 from withstand.evaluation.plans import CertificatePlan, require_epsilons
 
-__all__ = ["CERTIFIED_NORMS", "Certificate"]
-
 CERTIFIED_NORMS = (2.0, float("inf"))
 """The norms that certificates exist for."""
 

@@ -14,8 +14,6 @@ from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
 from withstand.results import results
 from withstand.results.results import Target
 
-__all__ = ["Classes"]
-
 
 @dataclass(frozen=True)
 class Classes(Meter):

@@ -19,8 +19,6 @@ from withstand.results.measurements import CORRUPTED, example_column
 from withstand.suggest import nearest
 from withstand.types import Batch
 
-__all__ = ["Corruptions"]
-
 _HITS = "corruptions"
 
 

@@ -20,8 +20,6 @@ from withstand.evaluation.plans import norm_name
 from withstand.results.measurements import LARGE_EPSILON, VANISHING_GRADIENTS, Measurement
 from withstand.types import Batch
 
-__all__ = ["LARGEST_CLASS", "LARGE_EPSILON_EXAMPLES", "LargeEpsilon", "VanishingGradients", "large_epsilon"]
-
 LARGE_EPSILON_EXAMPLES = 200
 """Test examples on which a budget that allows everything is tried, the first ones."""
 

@@ -14,8 +14,6 @@ from withstand.kernel_norms import kernel_norm_bounds
 from withstand.results import analytic as results
 from withstand.results.measurements import Measurement
 
-__all__ = ["KernelNorms"]
-
 _BOUNDS = ("gradient", "perturbation", "deformation", "deformation_change", "spectral")
 _MEASURE = "kernel norm, largest over classes"
 

@@ -15,8 +15,6 @@ from withstand.moment_check import check_moments
 from withstand.results.analytic import Moments, MomentsLevel
 from withstand.results.measurements import Measurement
 
-__all__ = ["MomentCheck"]
-
 _LEVELS = TypeAdapter(list[MomentsLevel])
 
 

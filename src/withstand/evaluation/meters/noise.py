@@ -19,8 +19,6 @@ from withstand.results.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Meas
 from withstand.results.results import Noise
 from withstand.types import Batch
 
-__all__ = ["AGREEMENT_COLUMN", "NoiseCurve"]
-
 AGREEMENT_COLUMN = "noise-agreement"
 """The column with the share of levels and draws at which an example's prediction is that without noise."""
 

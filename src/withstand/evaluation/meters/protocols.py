@@ -25,8 +25,6 @@ from withstand.results import random_answers as results
 from withstand.results.measurements import protocol_measure
 from withstand.types import Batch
 
-__all__ = ["SebrProtocol"]
-
 _PROTOCOL = "sebr"
 _CLEAN = "clean"
 _RIGHT = "right"

@@ -24,8 +24,6 @@ from withstand.results.measurements import (
 from withstand.smoothing import ABSTAINED, Smoothing, smoothed_radius
 from withstand.types import Batch
 
-__all__ = ["RandomizedSmoothing"]
-
 _PREDICTION = "smoothed-prediction"  # the smoothed classifier's class; -1 where it abstains
 _RADIUS = "smoothed-radius-l2"  # in which it is right; 0 where it is wrong or abstains
 _BY = "smoothed"

@@ -27,8 +27,6 @@ from withstand.results import random_answers as results
 from withstand.results.measurements import CALIBRATION_ERROR, Measurement
 from withstand.types import Batch, DataError
 
-__all__ = ["Uncertainty"]
-
 Kind = Literal["clean", "attacked", "out-of-distribution"]
 # Of the parts of ``Entropies``, in their order: as columns, as results and in words.
 _COLUMNS = ("entropy", "expected-entropy", "mutual-information")

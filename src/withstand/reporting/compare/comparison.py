@@ -14,8 +14,6 @@ from withstand.reporting.compare.points import points_of
 from withstand.reporting.naming import run_labels
 from withstand.reporting.read import Run
 
-__all__ = ["Comparison", "records"]
-
 _MANY_RUNS = 8
 
 

@@ -19,8 +19,6 @@ from withstand.reporting.sections.noise import NOISE_AXIS
 from withstand.reporting.table import chance_of, noise_scale, norms, rows, select
 from withstand.results.measurements import NOISE_ACCURACY, Measurement
 
-__all__ = ["accuracy_section", "noise_section", "training_section"]
-
 _MOST_LINES = 12
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["Values", "apart", "differing", "labels", "short_keys"]
-
 Values = Mapping[str, object]
 """Dotted key -> number, text, truth value or None."""
 

@@ -9,8 +9,6 @@ import plotly.graph_objects as go
 
 from withstand.reporting.figures import error_bars, series
 
-__all__ = ["dots"]
-
 # Behind the marks, on white and on near-black alike.
 _BAR = {"color": "rgba(138,143,152,0.7)", "thickness": 1.2, "width": 3}
 

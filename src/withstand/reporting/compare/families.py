@@ -11,8 +11,6 @@ from typing import NamedTuple
 from withstand.reporting.compare.differences import apart, short_keys
 from withstand.reporting.compare.groups import Group
 
-__all__ = ["Family", "Levels", "by_train_size", "families_of", "levels_of", "shared_name"]
-
 _TRAIN_SIZE = "data.train_size"
 _MOST_LEVELS = 6
 _ENDS_OF_SCHEDULES = ("start", "end")  # what they are of says more

@@ -18,8 +18,6 @@ from withstand.reporting.naming import folder_labels, lookup
 from withstand.reporting.read import Run
 from withstand.reporting.wording import duration
 
-__all__ = ["Group", "groups_of", "mean_text", "means_of", "seeds_text"]
-
 # Two runs that differ in no more than these are repetitions of one another.
 _SEEDS = ("seed", "data.seed")
 _WORDS = ("name", "title", "description", "data.root")

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm, t
 
-__all__ = ["Difference", "holm", "paired_difference", "tango_interval"]
-
 _LEVEL = 0.95
 _EDGE = 1e-12  # of the open interval in which a difference of shares lies
 

@@ -17,8 +17,6 @@ from withstand.reporting.section import Cell, Choice, Notice, Prose, Section, Ta
 from withstand.reporting.wording import budget, count, dataset_title
 from withstand.run_folder import RunFolder
 
-__all__ = ["differences_of", "read_outcomes", "section"]
-
 _MOST_BASELINES = 8  # of more runs, all are held against the first alone
 _SIGNIFICANT = 0.05
 _MINUS, _DASH = "\N{MINUS SIGN}", "\N{EM DASH}"

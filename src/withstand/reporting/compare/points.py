@@ -18,8 +18,6 @@ from withstand.results.measurements import (
     example_column,
 )
 
-__all__ = ["aspects_of", "points_of", "title_of", "with_interval"]
-
 _ORDER = ("clean", "attacked", "certified", "noise", "agreement", "corruptions", "time")
 _COLUMNS = (
     *("run", "aspect", "kind", "norm", "level", "value", "lower", "upper", "total"),

@@ -17,8 +17,6 @@ from withstand.reporting.table import rows, select
 from withstand.reporting.wording import as_published, percent
 from withstand.results.measurements import protocol_measure
 
-__all__ = ["section"]
-
 _SPACE, _TO = "\N{NO-BREAK SPACE}", "\N{EN DASH}"
 _CAPTION = (
     "Accuracy in ℓ∞ with its 95 % interval: under the published protocol's attack at each epsilon, then what "

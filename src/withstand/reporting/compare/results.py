@@ -16,8 +16,6 @@ from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.sections.results import num_failed_checks, num_warnings
 from withstand.reporting.wording import dataset_note, dataset_title
 
-__all__ = ["section"]
-
 _ORDER = {"clean": 0, "certified": 1, "attacked": 2, "noise": 3, "agreement": 3, "corruptions": 4}
 _TITLES = {"Accuracy under corruptions": "Under corruptions"}
 _CAPTIONS = {

@@ -18,8 +18,6 @@ from withstand.reporting.read import read_run
 from withstand.reporting.section import Figure, Section, Table
 from withstand.reporting.wording import percent
 
-__all__ = ["MOST_CURVES", "section", "seeds_figure", "seeds_table", "summarize_seeds"]
-
 MOST_CURVES = 8
 """Beyond which single runs too are easier to see in one figure."""
 

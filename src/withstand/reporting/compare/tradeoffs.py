@@ -18,8 +18,6 @@ from withstand.reporting.figures import GREY, axis, chart, escaped, hover, logar
 from withstand.reporting.section import Choice, Figure, Prose, Section
 from withstand.reporting.wording import dataset_title, duration, percent
 
-__all__ = ["pareto_best", "section"]
-
 _SHARES = {"tickformat": ".2~%", "rangemode": "normal"}
 _FEWEST = 2  # groups that a figure holds against each other
 _MOST_NAMED = 8  # points that have their names beside them

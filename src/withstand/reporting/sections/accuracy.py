@@ -30,8 +30,6 @@ from withstand.results.measurements import (
 )
 from withstand.results.results import CertificateInfo, Results
 
-__all__ = ["PLACE", "meaning", "section", "title"]
-
 PLACE = 30
 _RADII = {"mean": MEAN_RADIUS, "median": MEDIAN_RADIUS, "largest": LARGEST_RADIUS}
 _ATTACKED = (

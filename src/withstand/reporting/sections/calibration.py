@@ -14,8 +14,6 @@ from withstand.reporting.wording import cell, count, percent
 from withstand.results.measurements import CALIBRATION_ERROR
 from withstand.results.results import Bin
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 30
 _PERCENT = UNIT | {"tickformat": ".0%"}
 _SUMMARY = Markup(

@@ -8,8 +8,6 @@ from withstand.reporting.wording import sentence
 from withstand.results.measurements import LARGE_EPSILON, VANISHING_GRADIENTS
 from withstand.results.results import Check, Results
 
-__all__ = ["PLACE", "other_warnings", "section"]
-
 PLACE = 10
 _STATES = {False: ("failed", "Failed"), True: ("passed", "Passed"), None: ("not-run", "Not run")}
 _FAILED = "Where a check failed, attacked accuracy is likely too high: do not quote it as robustness."

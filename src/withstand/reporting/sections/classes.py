@@ -13,8 +13,6 @@ from withstand.reporting.wording import budget, count, counted, interval, percen
 from withstand.results.results import Classes
 from withstand.results.shares import Share
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 10
 _MOST_CLASSES = 30  # in the figure
 _SYMBOLS = ("circle", "square", "diamond-open")

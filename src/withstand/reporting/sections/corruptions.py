@@ -15,8 +15,6 @@ from withstand.reporting.wording import cell, count, percent, sentence, share_te
 from withstand.results.measurements import CORRUPTED, Measurement
 from withstand.results.results import CorruptionKind
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 20
 _SUMMARY = Markup(
     "Over {} kinds of corruption and their severities the mean accuracy is <b>{}</b>; on clean images it is "

@@ -12,8 +12,6 @@ from withstand.reporting.read import Run
 from withstand.reporting.section import Picture, Prose, Section
 from withstand.reporting.wording import cell, count
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 10
 _MOST_IMAGES = 12  # of each end
 _LEAD = Markup(

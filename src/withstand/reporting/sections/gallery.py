@@ -14,8 +14,6 @@ from withstand.reporting.read import Run
 from withstand.reporting.section import Picture, Prose, Section
 from withstand.reporting.wording import epsilon_text
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 10
 _MOST_IMAGES = 24
 _LEAD = Markup(

@@ -23,8 +23,6 @@ from withstand.reporting.section import Figure, Prose, Section, Table
 from withstand.reporting.wording import cell, count, sentence
 from withstand.results.analytic import KernelNormsOf
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 30
 _SYMBOLS = {
     "gradient": "circle-open",

@@ -14,8 +14,6 @@ from withstand.reporting.section import Cell, Figure, Prose, Section, Table
 from withstand.reporting.wording import cell, count, duration, sentence
 from withstand.results.analytic import MomentsLevel, MomentsMethod
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 30
 _COLOURED = ("diagonal", "factored", "full")
 _FEW_DIGITS = 1000

@@ -13,8 +13,6 @@ from withstand.reporting.table import area_over_levels, chance_of, mean_over_lev
 from withstand.reporting.wording import interval, percent, sentence, share_text
 from withstand.results.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
 
-__all__ = ["NOISE_AXIS", "PLACE", "section"]
-
 PLACE = 10
 NOISE_AXIS = "noise_std (images in [0, 1])"
 _CURVES = {

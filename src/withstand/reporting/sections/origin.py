@@ -11,8 +11,6 @@ from withstand.reporting.read import Environment, Run
 from withstand.reporting.section import Code, Prose, Section
 from withstand.reporting.wording import count, duration, memory
 
-__all__ = ["PLACE", "cost_rows", "section"]
-
 PLACE = 10
 _UNKNOWN = "What the run cost, and where and how it was made, is not known."
 

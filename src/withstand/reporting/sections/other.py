@@ -11,8 +11,6 @@ from withstand.reporting.table import rows, select
 from withstand.reporting.wording import cell, counted, interval, norm_text, share_text
 from withstand.results.measurements import Measurement
 
-__all__ = ["section"]
-
 _HEADER = ("Measure", "By", "Norm", "Level", "Value", "95 % interval", "Count")
 _TABLE = "What was measured beside all that has a section of its own; level is an epsilon or the like."
 

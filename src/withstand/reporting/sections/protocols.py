@@ -15,8 +15,6 @@ from withstand.results.measurements import Measurement, protocol_measure
 from withstand.results.random_answers import ProtocolInfo
 from withstand.results.results import Published
 
-__all__ = ["PLACE", "TITLES", "is_of_protocol", "section", "stands_for"]
-
 PLACE = 10
 TITLES = {"sebr": "SEBR", "clean": "Clean", "fgsm": "FGSM", "pgd": "PGD"}
 _OF_ONE_STEP = ("fgsm",)

@@ -10,8 +10,6 @@ from withstand.reporting.wording import as_published, budget, interval, share_te
 from withstand.results.measurements import Measurement
 from withstand.results.results import Published
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 20
 _CAPTION = "Ours as measured here; published figures stand as published and were not measured again."
 

@@ -11,8 +11,6 @@ from withstand.reporting.wording import count, epsilon_text, interval, sentence,
 from withstand.results.measurements import ATTACKED, Measurement
 from withstand.results.random_answers import Sweep
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 30
 _MEANING = (
     "The weights are drawn anew for each prediction, so that the network may answer the same image "

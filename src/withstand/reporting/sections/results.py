@@ -21,8 +21,6 @@ from withstand.reporting.wording import (
 from withstand.results.measurements import CERTIFIED, CLEAN, Measurement
 from withstand.results.results import Results
 
-__all__ = ["PLACE", "num_failed_checks", "num_warnings", "section"]
-
 PLACE = 0
 
 

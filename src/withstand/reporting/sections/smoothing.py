@@ -21,8 +21,6 @@ from withstand.results.measurements import (
     Measurement,
 )
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 20
 _RADII = {
     "Mean radius, ℓ2": MEAN_SMOOTHED_RADIUS,

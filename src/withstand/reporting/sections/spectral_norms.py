@@ -9,8 +9,6 @@ from withstand.reporting.read import History, Run
 from withstand.reporting.section import Figure, Prose, Section, Table
 from withstand.reporting.wording import cell
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 20
 _KINDS = {
     "sampled": "the mean over draws, by Monte Carlo",

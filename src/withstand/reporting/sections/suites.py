@@ -16,8 +16,6 @@ from withstand.reporting.wording import budget, count, epsilon_text, norm_text, 
 from withstand.results.measurements import ATTACKED
 from withstand.results.results import AttackInfo
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 20
 _PATTERNS = ("/", "x", "-", "\\", "+", ".", "|")  # so that no part is told by colour alone
 _ROBUST, _EARLIER, _WRONG = "robust", "broken at a smaller epsilon", "wrong before"

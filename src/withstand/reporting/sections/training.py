@@ -9,8 +9,6 @@ from withstand.reporting.naming import missing
 from withstand.reporting.read import History, Run
 from withstand.reporting.section import Notice, Prose, Section, Table
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 10
 
 

@@ -15,8 +15,6 @@ from withstand.reporting.section import Cell, Figure, Prose, Section, Table
 from withstand.reporting.wording import cell, count, percent, sentence
 from withstand.results.random_answers import Uncertainty, UncertaintySet
 
-__all__ = ["PLACE", "section"]
-
 PLACE = 40
 _MOST_DRAWN = 5  # outlines that can be told apart
 _MOST_MARKERS = 6  # of one outline
