@@ -17,12 +17,12 @@ from withstand import domains
 from withstand.data import Deform
 from withstand.domains import Domain, Site
 from withstand.exact import exact_copy, require_independence
-from withstand.kernel_norms import ClassBounds, KernelNormBounds, KernelNorms, kernel_norm_bounds
+from withstand.kernel_norms import ClassBounds, KernelNormBounds, KernelNormSettings, kernel_norm_bounds
 from withstand.kernel_norms.bounds import require_bounded
 from withstand.models import Normalize
 from withstand.types import CertificateError, DataError, ModelError
 
-FEW = KernelNorms(num_examples=12, num_perturbed=4, num_deformations=3)
+FEW = KernelNormSettings(num_examples=12, num_perturbed=4, num_deformations=3)
 CLASSES = 3
 
 

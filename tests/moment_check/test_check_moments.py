@@ -14,7 +14,7 @@ from typing_extensions import override
 from withstand.data import Dataset
 from withstand.domains import Program
 from withstand.evaluation import evaluate, meters
-from withstand.moment_check import METHODS, MethodResult, MomentCheck, MomentResults, check_moments
+from withstand.moment_check import METHODS, MethodResult, MomentResults, MomentSettings, check_moments
 from withstand.moment_check.comparison import compare_logits
 from withstand.moment_check.methods import batch_size_of, survey, unaffordable
 from withstand.moment_check.sampling import INPUT, LOGITS, Sampled, sample
@@ -70,7 +70,7 @@ class Residual(nn.Module):
 
 
 def found(model: nn.Module, *, std: Sequence[float] = (0.2,), blur: float = 0.0) -> MomentResults:
-    return check_moments(model, images(), MomentCheck(std, num_samples=SAMPLES, blur=blur))
+    return check_moments(model, images(), MomentSettings(std, num_samples=SAMPLES, blur=blur))
 
 
 def by_name(results: MomentResults, level: int = 0) -> dict[str, MethodResult]:
@@ -186,7 +186,7 @@ def test_the_model_is_left_as_it_was() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     told: list[tuple[int, int]] = []
-    settings = MomentCheck([0.1, 0.2], num_samples=20, num_examples=2)
+    settings = MomentSettings([0.1, 0.2], num_samples=20, num_examples=2)
     check_moments(model, images(), settings, on_image=lambda *done: told.append(done))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [module.training for module in model] == [True, True, True, False, True, True]
@@ -196,7 +196,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_the_seed_repeats_the_draws() -> None:
-    settings = MomentCheck([0.1], num_samples=50)
+    settings = MomentSettings([0.1], num_samples=50)
     first, again, other = (
         check_moments(two_layers(), images(), settings, seed=seed).levels[0].methods[1].mean_error
         for seed in (1, 1, 2)
@@ -257,7 +257,7 @@ def test_a_network_that_does_not_move_has_no_errors() -> None:
 
 
 def test_what_is_not_affordable_says_so_in_numbers() -> None:
-    settings = MomentCheck([0.1], num_samples=10, most_coordinates=15)
+    settings = MomentSettings([0.1], num_samples=10, most_coordinates=15)
     full = by_name(check_moments(two_layers(), images(), settings))["full"]
     assert full.reason is not None
     assert "16 coordinates" in full.reason
@@ -293,7 +293,7 @@ def test_the_survey_knows_what_joins() -> None:
 )
 def test_bad_settings_are_named(arguments: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        MomentCheck(**arguments)  # type: ignore[arg-type]
+        MomentSettings(**arguments)  # type: ignore[arg-type]
 
 
 def test_bad_images_and_models_are_refused() -> None:

@@ -7,14 +7,14 @@ from withstand.kernel_norms.expected_norms import (
     NetworkNorms,
     expected_norms,
 )
-from withstand.kernel_norms.lower import KernelNorms
+from withstand.kernel_norms.lower import KernelNormSettings
 
 __all__ = [
     "ClassBounds",
     "ExpectedNorm",
     "ExpectedNorms",
     "KernelNormBounds",
-    "KernelNorms",
+    "KernelNormSettings",
     "LayerNorms",
     "NetworkNorms",
     "expected_norms",

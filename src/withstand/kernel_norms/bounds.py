@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from withstand import bayes
 from withstand.checks import check_batch
 from withstand.exact import batch_size_for, exact_copy, require_independence
-from withstand.kernel_norms.lower import KernelNorms, deformed, perturbed, slopes
+from withstand.kernel_norms.lower import KernelNormSettings, deformed, perturbed, slopes
 from withstand.kernel_norms.upper import spectral_bound
 from withstand.numerics import numerics
 from withstand.spectral import Dense, GuaranteedNorms, LinearOperator, Shape, places, weights
@@ -84,7 +84,7 @@ class KernelNormBounds:
 def kernel_norm_bounds(
     model: nn.Module,
     images: Tensor,
-    settings: KernelNorms | None = None,
+    settings: KernelNormSettings | None = None,
     *,
     class_names: Sequence[str] | None = None,
     seed: int = 0,
@@ -116,7 +116,7 @@ def kernel_norm_bounds(
         CertificateError: a lower bound is above the upper one, so that one of them is wrong.
     """
     bayes.require_certain(model, to="bound its kernel norms")
-    settings = settings or KernelNorms()
+    settings = settings or KernelNormSettings()
     images = images[: settings.num_examples]
     if len(images) < 1:
         raise DataError("Kernel norms need at least one image, but got none.")
@@ -143,7 +143,7 @@ class _Lower(NamedTuple):
     deformation_change: Sequence[float | None]
 
 
-def _lower(model: nn.Module, images: Tensor, settings: KernelNorms, seed: int) -> _Lower:
+def _lower(model: nn.Module, images: Tensor, settings: KernelNormSettings, seed: int) -> _Lower:
     size = batch_size_for(model)
     at = slopes(model, images, size)
     gradient = at.lengths.amax(dim=0).tolist()

@@ -25,7 +25,7 @@ LEAST_EPSILON = 1e-3
 
 
 @dataclass(frozen=True)
-class KernelNorms:
+class KernelNormSettings:
     """How to bound the kernel norm of each class logit of a trained model.
 
     Args:
@@ -118,7 +118,9 @@ def _slopes(model: nn.Module, images: Tensor) -> Slopes:
     return Slopes(passed.logits.detach(), _finite(lengths))
 
 
-def perturbed(model: nn.Module, images: Tensor, at: Slopes, settings: KernelNorms, batch_size: int) -> Tensor:
+def perturbed(
+    model: nn.Module, images: Tensor, at: Slopes, settings: KernelNormSettings, batch_size: int
+) -> Tensor:
     """The steepest rise of each logit to a point within epsilon, reached by projected ascent.
 
     Every iterate counts, since each is a point within epsilon.
@@ -145,7 +147,7 @@ def perturbed(model: nn.Module, images: Tensor, at: Slopes, settings: KernelNorm
 
 
 def _ascend(
-    model: nn.Module, images: Tensor, clean: Tensor, classes: Tensor, settings: KernelNorms
+    model: nn.Module, images: Tensor, clean: Tensor, classes: Tensor, settings: KernelNormSettings
 ) -> Tensor:
     """The steepest rise of one logit an image, over the iterates: tensor (batch,)."""
     step_size = 1.5 * settings.epsilon / settings.num_steps
@@ -167,7 +169,13 @@ def _ascend(
 
 
 def deformed(
-    model: nn.Module, images: Tensor, logits: Tensor, settings: KernelNorms, batch_size: int, *, seed: int
+    model: nn.Module,
+    images: Tensor,
+    logits: Tensor,
+    settings: KernelNormSettings,
+    batch_size: int,
+    *,
+    seed: int,
 ) -> Deformed:
     """How random deformations change each logit, plainly and for each unit of l2 distance.
 

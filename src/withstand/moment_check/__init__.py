@@ -3,7 +3,7 @@
 from withstand.moment_check.check import LevelResult, MomentResults, check_moments
 from withstand.moment_check.comparison import Apart, MethodResult, Ratio
 from withstand.moment_check.layers import LayerCost, LayerResult
-from withstand.moment_check.settings import METHODS, Method, MomentCheck
+from withstand.moment_check.settings import METHODS, Method, MomentSettings
 
 __all__ = [
     "METHODS",
@@ -13,8 +13,8 @@ __all__ = [
     "LevelResult",
     "Method",
     "MethodResult",
-    "MomentCheck",
     "MomentResults",
+    "MomentSettings",
     "Ratio",
     "check_moments",
 ]

@@ -23,7 +23,7 @@ from withstand.moment_check.methods import (
     unaffordable,
 )
 from withstand.moment_check.sampling import LOGITS, Samples, sample, seconds_of_sample
-from withstand.moment_check.settings import Method, MomentCheck
+from withstand.moment_check.settings import Method, MomentSettings
 from withstand.moment_check.stopwatch import timed
 from withstand.noise import GaussianNoise
 from withstand.numerics import numerics
@@ -69,7 +69,7 @@ class MomentResults:
 def check_moments(
     model: nn.Module,
     images: Tensor,
-    settings: MomentCheck | None = None,
+    settings: MomentSettings | None = None,
     *,
     seed: int = 0,
     on_image: Callable[[int, int], None] | None = None,
@@ -93,7 +93,7 @@ def check_moments(
         DataError: the images are not a batch of at least one, in [0, 1].
         ModelError: moments cannot pass through the model.
     """
-    settings = settings or MomentCheck()
+    settings = settings or MomentSettings()
     images = images[: settings.num_examples]
     if len(images) < 1:
         raise DataError("Moments need at least one image, but got none.")
@@ -124,7 +124,7 @@ class _Check:
     program: Program
     about: Survey
     images: Tensor
-    settings: MomentCheck
+    settings: MomentSettings
 
     def at(self, std: float, told: Callable[[], None]) -> LevelResult:
         noise, num_samples = self.settings.noise(std), self.settings.num_samples

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
 from withstand.domains.correlated_gaussian import CorrelatedGaussian
 from withstand.domains.registry import name_of
-from withstand.moment_check.settings import Method, MomentCheck
+from withstand.moment_check.settings import Method, MomentSettings
 from withstand.noise import GaussianNoise
 from withstand.objectives.propagation import rule_of_moments
 
@@ -63,7 +63,7 @@ def survey(program: Program, images: Tensor) -> Survey:
 
 
 def unaffordable(
-    method: Method, about: Survey, settings: MomentCheck, images: Tensor, noise: GaussianNoise
+    method: Method, about: Survey, settings: MomentSettings, images: Tensor, noise: GaussianNoise
 ) -> str | None:
     """Why a method is not tried on a network, in words and numbers; None where it is."""
     where = f"{about.widest:,} coordinates an image at the widest step ({about.operation})"

@@ -16,7 +16,7 @@ METHODS: Sequence[Method] = get_args(Method)
 
 
 @dataclass(frozen=True)
-class MomentCheck:
+class MomentSettings:
     """How to hold analytic moments against samples.
 
     Args:

@@ -9,8 +9,7 @@ from typing_extensions import override
 
 from withstand.data import batches
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
-from withstand.kernel_norms import KernelNorms as KernelNormSettings
-from withstand.kernel_norms import kernel_norm_bounds
+from withstand.kernel_norms import KernelNormSettings, kernel_norm_bounds
 from withstand.results import analytic as results
 from withstand.results.measurements import Measurement
 

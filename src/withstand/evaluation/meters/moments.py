@@ -10,8 +10,7 @@ from typing_extensions import override
 
 from withstand.data import batches
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
-from withstand.moment_check import MomentCheck as MomentSettings
-from withstand.moment_check import check_moments
+from withstand.moment_check import MomentSettings, check_moments
 from withstand.results.analytic import Moments, MomentsLevel
 from withstand.results.measurements import Measurement
 
