@@ -22,7 +22,7 @@ def require_norm(p: float) -> float:
         ValueError: it is not.
     """
     if p not in _LABELS:
-        raise ValueError(f"Expected a norm of 1, 2 or inf, but got {p}.")
+        raise ValueError(f"Expected a norm of 1, 2 or inf, but got {p!r}.")
     return float(p)
 
 

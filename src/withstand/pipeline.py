@@ -123,7 +123,9 @@ def evaluate_run(
     model = load_run_model(run, recipe, dataset.info)
     started = time.monotonic()
     with run.held("evaluating"):
-        meters = _with_former(parsed, former_evaluation(run))
+        asked = _pairs(parsed)
+        before = _kept_of(former_evaluation(run), parsed)
+        meters = [*before, *asked]
         evaluation = evaluate(
             model,
             dataset,
@@ -144,12 +146,15 @@ def evaluate_run(
         )
         write_results(run, results, evaluation.table)
         add_cost(run, **{f"{stage}_seconds": time.monotonic() - started})
+        noted = run.read_json(run.environment)
+        former_commands = noted.get("measured_by", []) if before else []
         about = {
+            "measured_by": [*(each for each in former_commands if each != command), command],
             f"{stage}_command": command,
             f"{stage}_device": describe_device(device),
             f"{stage}_commit": git_commit(),
         }
-        run.write_json(run.environment, {**run.read_json(run.environment), **about})
+        run.write_json(run.environment, {**noted, **about})
     return replace(evaluation, results=results)
 
 
@@ -225,26 +230,31 @@ def former_evaluation(run: RunFolder) -> ParsedRecipe | None:
         return None
 
 
-def _with_former(parsed: ParsedRecipe, former: ParsedRecipe | None) -> list[tuple[Meter, dict[str, Any]]]:
-    """What was measured before and what is asked for, each with its plain values; of one name the latter.
+def _kept_of(former: ParsedRecipe | None, parsed: ParsedRecipe) -> list[tuple[Meter, dict[str, Any]]]:
+    """What was measured before and is not asked for anew by its name, each with its plain values.
 
-    Of other examples, other weights, or answers drawn otherwise nothing is taken over, which is logged.
+    Of other examples, other weights, or answers drawn otherwise nothing is kept, which is logged.
     """
-    asked = _pairs(parsed)
     if former is None:
-        return asked
-    names = [meter.name for meter, _ in asked]
+        return []
+    names = [meter.name for meter in parsed.recipe.evaluation.meters]
     before = [pair for pair in _pairs(former) if pair[0].name not in names]
-    now, then = parsed.recipe.evaluation, former.recipe.evaluation
-    differing = [key for key in _SAME_KEYS if getattr(now, key) != getattr(then, key)]
+    now, then = parsed.values["evaluation"], former.values["evaluation"]
+    differing = [key for key in _SAME_KEYS if now[key] != then[key]]
     if before and differing:
         _logger.warning(
-            "What was measured before with another %s is left out: %s. Ask for it again where it is wanted.",
-            " and ".join(f"evaluation.{key}" for key in differing),
+            "The figures of %s were measured with %s, not with %s, and leave the table and the report. To "
+            "have them back, give these values again; what was computed is kept.",
             ", ".join(type(meter).__name__ for meter, _ in before),
+            _values(then, differing),
+            _values(now, differing),
         )
-        return asked
-    return [*before, *asked]
+        return []
+    return before
+
+
+def _values(evaluation: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return " ".join(f"--evaluation.{key}={flow(evaluation[key])}" for key in keys)
 
 
 def _pairs(parsed: ParsedRecipe) -> list[tuple[Meter, dict[str, Any]]]:

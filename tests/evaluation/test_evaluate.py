@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
 from withstand.evaluation.intervals import share
-from withstand.evaluation.meters import Attacks, Certificate
+from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
 from withstand.evaluation.plans import AttackPlan, merged_attacks, merged_certificates
 from withstand.reporting.table import select
 from withstand.results import read_results
@@ -252,3 +253,19 @@ def test_the_table_counts_the_columns(tiny_dataset: Dataset) -> None:
     for row in attacked.itertuples():
         assert row.correct == found.rows[f"{row.by}@{row.level:g}"].sum()
     assert attacked.correct.nunique() > 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ([PGD()], r"got the attack pgd-\d+-linf: write meters\.Attacks"),
+        (["Suite"], r"Expected meters, such as .*, but got 'Suite'"),
+        ([NoiseCurve], "but got <class"),
+        (NoiseCurve(), r"one meter: write \[NoiseCurve"),
+    ],
+)
+def test_what_is_no_list_of_meters_is_told(
+    tiny_model: nn.Module, tiny_dataset: Dataset, wrong: Any, told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        evaluate(tiny_model, tiny_dataset, wrong)

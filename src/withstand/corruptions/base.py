@@ -46,6 +46,11 @@ class Corruption(ABC):
         """
         if severity not in SEVERITIES:
             raise ValueError(f"Expected a severity of 1 to {SEVERITIES[-1]}, but got {severity}.")
+        if len(self.values) != len(SEVERITIES):
+            raise ValueError(
+                f"Expected {len(SEVERITIES)} values of the corruption {self.name}, one a severity, but got "
+                f"{self.values}."
+            )
         return self.values[severity - 1]
 
     @final

@@ -15,6 +15,7 @@ from torch import nn
 
 from withstand import bayes
 from withstand._version import __version__
+from withstand.attacks import Attack
 from withstand.checks import require_at_least
 from withstand.data import Dataset, Split, batches
 from withstand.dataset_info import DatasetInfo
@@ -104,13 +105,16 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         seed: Of all that is drawn; each part of a batch has its own, whatever came before.
         device: Where to run, and where the model is moved; where it is already, if None.
         out: A run folder for ``examples.csv``, ``measurements.csv``, ``metrics.json`` and ``gallery.npz``,
-            and for what is found on the way, in ``evaluation``; nothing is written where None.
+            and for what is found on the way, in ``evaluation``; nothing is written where None. The files
+            hold what ``meters`` names; to add to what they held, name the former meters too, which costs
+            nothing, since all that was found is kept.
         on_batch: Told how many examples are done, of how many.
 
     Returns:
         Rows, table and results.
 
     Raises:
+        TypeError: something is no meter.
         ValueError: a number is out of its range.
         ModelError: the model does not fit the data or a meter, such as certificates of random weights.
         DataError: another data set is missing, or its images have another shape.
@@ -120,6 +124,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         RunFolderError: the folder cannot be written, or another process holds it.
     """
     require_sizes(num_examples, batch_size)
+    _require_meters(meters)
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)
     test = _first(dataset.test, num_examples).to(place)
@@ -152,6 +157,20 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
 
 def _sampling(sampling: Sampling | None, is_random: bool) -> Sampling | None:
     return (sampling or Sampling()) if is_random else None
+
+
+def _require_meters(meters: Sequence[Meter]) -> None:
+    """Accepts a list of meters, and of nothing else."""
+    if isinstance(meters, Meter):
+        raise TypeError(f"Expected a list of meters, but got one meter: write [{type(meters).__name__}(…)].")
+    for meter in meters:
+        if isinstance(meter, Attack):
+            raise TypeError(
+                f"Expected meters, but got the attack {meter.name}: write "
+                "meters.Attacks([attack], epsilons=[0.1])."
+            )
+        if not isinstance(meter, Meter):
+            raise TypeError(f"Expected meters, such as meters.NoiseCurve(), but got {meter!r}.")
 
 
 def with_implied(meters: Sequence[Meter]) -> list[Meter]:

@@ -37,6 +37,7 @@ class Cost:
     train_steps: int | None = None
     evaluate_seconds: float | None = None
     certify_seconds: float | None = None
+    attack_seconds: float | None = None
     moments_seconds: float | None = None
     peak_memory_bytes: int | None = None
 
@@ -55,6 +56,7 @@ class Environment:
     evaluate_command: str | None = None
     certify_command: str | None = None
     moments_command: str | None = None
+    measured_by: list[str] = field(default_factory=list)
     started: str | None = None
     cost: Cost = Cost()
 

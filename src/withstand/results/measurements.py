@@ -36,6 +36,9 @@ CALIBRATION_ERROR = "calibration error"
 """``by`` is what the images were: clean."""
 VANISHING_GRADIENTS = "vanishing gradients"
 """The share of right examples at which a loss, ``by``, has no gradient."""
+MOMENTS_ERROR = "mean error of analytic moments"
+"""``by`` is the method, ``level`` noise_std; in sampled deviations of the logit."""
+MOMENTS_SPEED_UP = "speed-up of analytic moments"
 LARGE_EPSILON = "accuracy at an epsilon that allows everything"
 
 

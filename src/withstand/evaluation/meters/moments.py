@@ -12,7 +12,7 @@ from withstand.data import batches
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
 from withstand.moment_check import MomentSettings, check_moments
 from withstand.results.analytic import Moments, MomentsLevel
-from withstand.results.measurements import Measurement
+from withstand.results.measurements import MOMENTS_ERROR, MOMENTS_SPEED_UP, Measurement
 
 _LEVELS = TypeAdapter(list[MomentsLevel])
 
@@ -43,10 +43,10 @@ class MomentCheck(MomentSettings, Meter):
     def summary(self, gathered: Gathered) -> Summary:
         levels = _LEVELS.validate_python(gathered.once["levels"])
         measurements = [
-            Measurement(f"{words} of analytic moments", method.name, level=level.noise_std, value=value)
+            Measurement(measure, method.name, level=level.noise_std, value=value)
             for level in levels
             for method in level.methods
-            for words, value in (("mean error", method.mean_error), ("speed-up", method.speed_up))
+            for measure, value in ((MOMENTS_ERROR, method.mean_error), (MOMENTS_SPEED_UP, method.speed_up))
             if value is not None
         ]
         moments = Moments(

@@ -13,6 +13,7 @@ from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Prose, Section, Table
 from withstand.reporting.wording import cell, count, duration, sentence
 from withstand.results.analytic import MomentsLevel, MomentsMethod
+from withstand.results.measurements import MOMENTS_ERROR, MOMENTS_SPEED_UP
 
 PLACE = 30
 _COLOURED = ("diagonal", "factored", "full")
@@ -85,6 +86,7 @@ def section(run: Run) -> Section | None:
             *(Prose(reason, "small", f"{name}.") for name, reason in reasons.items()),
             Prose(sentence(moments.description), "small"),
         ],
+        measures=[MOMENTS_ERROR, MOMENTS_SPEED_UP],
     )
 
 

@@ -37,8 +37,15 @@ def cost_rows(environment: Environment | None) -> list[tuple[str, str]]:
         ("Training time", None if seconds is None else duration(seconds)),
         ("Training steps", None if steps is None else count(steps)),
         ("Time a step", None if step is None else duration(step)),
-        ("Evaluation time", None if cost.evaluate_seconds is None else duration(cost.evaluate_seconds)),
-        ("Certification time", None if cost.certify_seconds is None else duration(cost.certify_seconds)),
+        *(
+            (f"{name} time", None if taken is None else duration(taken))
+            for name, taken in (
+                ("Evaluation", cost.evaluate_seconds),
+                ("Certification", cost.certify_seconds),
+                ("Attack", cost.attack_seconds),
+                ("Moments", cost.moments_seconds),
+            )
+        ),
         ("Peak memory", None if cost.peak_memory_bytes is None else memory(cost.peak_memory_bytes)),
     ]
     return [(name, value) for name, value in rows if value is not None]
@@ -77,13 +84,8 @@ def _again(run: Run) -> Section:
 
 
 def _commands(run: Run) -> list[str]:
-    """What repeats the run: one command, or one each to train, to evaluate and so on."""
+    """What repeats the run: one command, or one to train and all that measured."""
     environment = run.environment or Environment()
-    has_moments = bool(run.results and run.results.moments)  # which an evaluation anew forgets
-    given = (
-        environment.command,
-        environment.evaluate_command,
-        environment.certify_command,
-        environment.moments_command if has_moments else None,
-    )
+    latest = (environment.evaluate_command, environment.certify_command, environment.moments_command)
+    given = (environment.command, *(environment.measured_by or latest))  # older folders list none
     return list(dict.fromkeys(command for command in given if command))
