@@ -138,7 +138,7 @@ def test_an_evaluation_of_other_examples_forgets_what_was_certified_apart(
 ) -> None:
     assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]"]) == 0
     assert main(["evaluate", str(run), "--evaluation.num_examples=30"]) == 0
-    assert "another evaluation.num_examples is left out: Certificate" in caplog.text
+    assert "The figures of Certificate were measured with --evaluation.num_examples=" in caplog.text
     assert found_in(run)[0].certificates == []
     assert not any("certified" in str(name) for name in pd.read_csv(run / "examples.csv"))
 

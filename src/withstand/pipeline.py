@@ -210,7 +210,8 @@ def _require_same_number(run: RunFolder, num_examples: int | None) -> None:
         raise RunFolderError(
             f"{run.path} was evaluated on {known[0].num_examples} examples, so all else is measured on the "
             "same ones: leave --num_examples out, or evaluate others first by "
-            f"`withstand evaluate {run.path} --evaluation.num_examples={num_examples}`."
+            f"`withstand evaluate {run.path} --evaluation.num_examples={num_examples}`, which starts the "
+            "table anew."
         )
 
 
@@ -241,10 +242,12 @@ def _kept_of(former: ParsedRecipe | None, parsed: ParsedRecipe) -> list[tuple[Me
     before = [pair for pair in _pairs(former) if pair[0].name not in names]
     now, then = parsed.values["evaluation"], former.values["evaluation"]
     differing = [key for key in _SAME_KEYS if now[key] != then[key]]
+    if before and now["batch_size"] != then["batch_size"]:
+        _logger.warning("Another batch_size than before: all is measured anew, in such batches.")
     if before and differing:
         _logger.warning(
             "The figures of %s were measured with %s, not with %s, and leave the table and the report. To "
-            "have them back, give these values again; what was computed is kept.",
+            "have them back, name these meters and values again; what was computed is kept.",
             ", ".join(type(meter).__name__ for meter, _ in before),
             _values(then, differing),
             _values(now, differing),

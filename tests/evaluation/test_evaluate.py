@@ -21,15 +21,16 @@ from typing_extensions import override
 
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.data import Dataset
-from withstand.evaluation import evaluate
+from withstand.evaluation import Judge, Meter, evaluate
 from withstand.evaluation.intervals import share
-from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
+from withstand.evaluation.meter import Found, Gathered, Summary
+from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve, Suite
 from withstand.evaluation.plans import AttackPlan, merged_attacks, merged_certificates
 from withstand.reporting.table import select
 from withstand.results import read_results
-from withstand.results.measurements import ATTACKED, CLEAN
+from withstand.results.measurements import ATTACKED, CLEAN, NOISE_ACCURACY
 from withstand.run_folder import RunFolder
-from withstand.types import AttackError, ModelError
+from withstand.types import AttackError, Batch, ModelError
 
 EPSILONS = [0.3, 0.05, 0.1, 0.0, 0.5]
 
@@ -269,3 +270,59 @@ def test_what_is_no_list_of_meters_is_told(
 ) -> None:
     with pytest.raises(TypeError, match=told):
         evaluate(tiny_model, tiny_dataset, wrong)
+
+
+def test_meters_may_be_any_iterable(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
+    listed, drawn = (
+        evaluate(tiny_model, tiny_dataset, meters)
+        for meters in ([Suite("fast", [0.1])], iter([Suite("fast", [0.1])]))
+    )
+    pd.testing.assert_frame_equal(listed.table, drawn.table)
+
+
+@pytest.mark.parametrize("epsilons", [0.1, iter([0.1]), ["8/255"], np.array([0.1])])
+def test_epsilons_that_are_no_list_of_numbers_are_told(epsilons: Any) -> None:
+    with pytest.raises(TypeError, match="need a list of epsilons, such as"):
+        Suite("fast", epsilons)
+
+
+def test_of_two_meters_with_one_name_the_last_is_measured_which_is_said(
+    tiny_model: nn.Module, tiny_dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    few, more = NoiseCurve(num_levels=2), NoiseCurve(num_levels=4)
+    found = evaluate(tiny_model, tiny_dataset, [few, more])
+    assert len(select(found.table, NOISE_ACCURACY, by="clipped")) == 4
+    assert "Of 2 meters named noise the last alone is measured" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("clean", 0.0, r"has a column 'clean', which there is already"),
+        ("mine", None, r"'mine' of shape \(3,\)"),
+    ],
+)
+def test_columns_of_a_meter_that_do_not_fit_are_told(
+    tiny_model: nn.Module, tiny_dataset: Dataset, column: str, values: float | None, told: str
+) -> None:
+    @dataclass(frozen=True)
+    class Mine(Meter):
+        name = "mine"
+
+        @override
+        def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
+            return Found({column: np.zeros(3 if values is None else len(prediction))})
+
+        @override
+        def summary(self, gathered: Gathered) -> Summary:
+            return Summary()
+
+    with pytest.raises(ValueError, match=told):
+        evaluate(tiny_model, tiny_dataset, [Mine()])
+
+
+def test_weights_of_another_type_than_the_images_are_told(tiny_dataset: Dataset) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    model(tiny_dataset.test.images[:1].float())
+    with pytest.raises(ModelError, match=r"call model\.float\(\) first"):
+        evaluate(model.double(), tiny_dataset)

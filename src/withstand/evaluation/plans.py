@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from withstand import norms
 from withstand.attacks import PGD, Attack, Noise, margin
@@ -29,8 +30,11 @@ def require_epsilons(epsilons: Sequence[float], *, of: str) -> list[float]:
         of: What they are for, for the error.
 
     Raises:
+        TypeError: it is no list of numbers.
         ValueError: there is none, or one is negative or not finite.
     """
+    if not isinstance(epsilons, list | tuple) or not all(isinstance(each, Real) for each in epsilons):
+        raise TypeError(f"{of} need a list of epsilons, such as [0.1, 8 / 255], but got {epsilons!r}.")
     if not epsilons:
         raise ValueError(f"{of} need at least one epsilon, but got none.")
     if any(not 0 <= epsilon < math.inf for epsilon in epsilons):

@@ -250,7 +250,7 @@ def _constant_answer(rows: pd.DataFrame) -> str:
     answer = f"Constant answer: the model says class {rows['prediction'].iloc[0]}"
     reason = "Its training collapsed, or it is not trained."
     if AGREEMENT_COLUMN not in rows:
-        return f"{answer} whatever it sees, so its accuracies are that class's share. {reason}"
+        return f"{answer} of every clean image, so its clean accuracy is that class's share. {reason}"
     if (rows[AGREEMENT_COLUMN] < 1).any():
         return f"{answer} of every image without noise, so its clean accuracy is that class's share. {reason}"
     return (

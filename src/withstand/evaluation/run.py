@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -40,6 +42,8 @@ from withstand.results.results import SCHEMA, Results
 from withstand.results.results_file import write_results
 from withstand.run_folder import RunFolder
 from withstand.types import ModelError
+
+_logger = logging.getLogger(__name__)
 
 _ASKED_TWICE = 32  # images, to see whether answers are drawn
 _SAME_ANSWER = 1e-3  # of the largest logit: what the order of additions may change
@@ -124,7 +128,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         RunFolderError: the folder cannot be written, or another process holds it.
     """
     require_sizes(num_examples, batch_size)
-    _require_meters(meters)
+    meters = _listed(meters)
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)
     test = _first(dataset.test, num_examples).to(place)
@@ -159,10 +163,11 @@ def _sampling(sampling: Sampling | None, is_random: bool) -> Sampling | None:
     return (sampling or Sampling()) if is_random else None
 
 
-def _require_meters(meters: Sequence[Meter]) -> None:
-    """Accepts a list of meters, and of nothing else."""
+def _listed(meters: Iterable[Meter]) -> list[Meter]:
+    """The meters, each of them one; of two with one name the first is left out, which is logged."""
     if isinstance(meters, Meter):
         raise TypeError(f"Expected a list of meters, but got one meter: write [{type(meters).__name__}(…)].")
+    meters = list(meters)
     for meter in meters:
         if isinstance(meter, Attack):
             raise TypeError(
@@ -171,6 +176,10 @@ def _require_meters(meters: Sequence[Meter]) -> None:
             )
         if not isinstance(meter, Meter):
             raise TypeError(f"Expected meters, such as meters.NoiseCurve(), but got {meter!r}.")
+    for name, number in Counter(meter.name for meter in meters).items():
+        if number > 1:
+            _logger.warning("Of %s meters named %s the last alone is measured.", number, name)
+    return meters
 
 
 def with_implied(meters: Sequence[Meter]) -> list[Meter]:
@@ -221,9 +230,10 @@ def _measured(
         with RowsFile(run) as rows_file:
             scored = score_split(subject, wanted, store, rows_file, on_batch)
             table, results = assemble(subject, wanted, scored, once)
+            if run is not None:  # before the rows are shown: whoever is interrupted has the old files
+                torch.manual_seed(seed)
+                _save_images(run, subject, plans, scored.rows, table, results)
         if run is not None:
-            torch.manual_seed(seed)
-            _save_images(run, subject, plans, scored.rows, table, results)
             write_results(run, results, table)
     return Evaluation(scored.rows, table, results)
 
@@ -249,16 +259,18 @@ def _save_images(
 ) -> None:
     """Images under the first attack, and those proven with the smallest and the largest radii."""
     names, test = subject.info.class_names, subject.test
-    for left_over in (run.gallery, run.extremes):
-        left_over.unlink(missing_ok=True)
     if plans:
         few = next(batches(test, min(_GALLERY_SIZE, len(test))))
         epsilon = headline_epsilon(table[table["measure"] == ATTACKED], results.num_classes)
         save_gallery(run.gallery, subject.judge, few, plans[0].attack.at(epsilon).stages[0], names)
+    else:
+        run.gallery.unlink(missing_ok=True)
     proven = next((each.name for each in results.certificates if radius_column(each.name) in rows), None)
     if proven is not None:
         found = extremes(rows, proven)
         save_extremes(run.extremes, test, rows, found, certificate=proven, class_names=names)
+    else:
+        run.extremes.unlink(missing_ok=True)
 
 
 @torch.no_grad()
@@ -268,7 +280,13 @@ def _is_random(model: nn.Module, test: Split) -> bool:
         return True
     with eval_mode(model), torch.random.fork_rng():
         images = next(batches(test, _ASKED_TWICE)).images
-        first, second = model(images), model(images)
+        try:
+            first, second = model(images), model(images)
+        except RuntimeError as error:
+            raise ModelError(
+                f"The model fails on images of type {images.dtype}: {error}. Where its weights are of "
+                "another type, call model.float() first."
+            ) from error
     largest = first.abs().max().clamp_min(1e-12)
     return bool(((first - second).abs().max() > _SAME_ANSWER * largest).item())
 

@@ -193,9 +193,21 @@ class _OneBatch(Memory):
         columns |= self._proofs(clean[_CLEAN].astype(bool), scores, scored, answer)
         for meter in self._wanted.of_batches:
             found = self._measured(meter, answer.prediction)
+            self._require_fitting(meter, found, columns)
             scored.add(meter.name, found)
             columns |= found.columns
         return columns
+
+    def _require_fitting(self, meter: Meter, found: Found, columns: Columns) -> None:
+        """Accepts columns with an entry an example, of names that are not taken."""
+        for name, values in found.columns.items():
+            if name in columns:
+                raise ValueError(f"The meter {meter.name} has a column {name!r}, which there is already.")
+            if np.shape(values)[:1] != (len(self._batch.labels),):
+                raise ValueError(
+                    f"The meter {meter.name} has a column {name!r} of shape {np.shape(values)}, but the "
+                    f"batch has {len(self._batch.labels)} examples."
+                )
 
     # -- clean ------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ class Attacks(Meter):
 
     Args:
         attacks: At least one; at whatever budget.
-        epsilons: Budgets in [0, 1] units, 8/255 may be written so; in any order.
+        epsilons: Budgets in [0, 1] units, in any order; a recipe may have 8/255.
 
     Raises:
         ValueError: there is no attack or no epsilon, or an epsilon is negative or not finite.

@@ -28,7 +28,7 @@ class Certificate(Meter):
 
     Args:
         norm: Of the ball that the attacker may choose from: 2 or inf.
-        epsilons: Budgets in [0, 1] units, 8/255 may be written so.
+        epsilons: Budgets in [0, 1] units; a recipe may have 8/255.
         method: The domain to bound with, or best for the tightest.
         clip: Whether the attacker keeps to [0, 1].
         radius: Find the largest epsilon that is certified of each example, too.
