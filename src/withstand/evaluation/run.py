@@ -68,7 +68,7 @@ class Evaluation:
 def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     model: nn.Module,
     dataset: Dataset,
-    meters: Sequence[Meter] = (),
+    meters: Iterable[Meter] = (),
     *,
     sampling: Sampling | None = None,
     num_examples: int | None = None,
