@@ -159,6 +159,10 @@ def test_no_command_forgets_what_another_found_or_finds_it_again(
     assert seen["probe"] == 2  # once a batch
     environment = RunFolder(run).read_json(RunFolder(run).environment)
     assert all(f"{command}_command" in environment for command in order)
+    assert len(environment["measured_by"]) == len(order)  # each once, though each was given twice
+    assert all(
+        f" {command} " in each for command, each in zip(order, environment["measured_by"], strict=True)
+    )
     assert all(f"{command}_seconds" in environment["cost"] for command in order)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+import withstand.evaluation.run
 from withstand.attacks import PGD
 from withstand.certificates import Certification, Certifier
 from withstand.data import Dataset
@@ -225,3 +226,20 @@ def test_nothing_of_other_examples_or_of_another_model_is_taken_over(
     fresh = evaluate(linear, tiny_dataset, meters)
     pd.testing.assert_frame_equal(result.rows, fresh.rows)
     pd.testing.assert_frame_equal(result.table, fresh.table)
+
+
+def test_an_interruption_while_images_are_saved_leaves_all_files_as_they_were(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    attack = PGD(num_steps=2)
+    evaluate(tiny_model, tiny_dataset, [Attacks([attack], [0.1])], out=tmp_path)
+    run = RunFolder(tmp_path)
+    files = (run.examples, run.measurements, run.metrics, run.gallery)
+    before = [file.read_bytes() for file in files]
+    monkeypatch.setattr(withstand.evaluation.run, "save_gallery", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny_model, tiny_dataset, [Attacks([attack], [0.1, 0.2])], out=tmp_path)
+    assert [file.read_bytes() for file in files] == before

@@ -266,6 +266,13 @@ def test_compare_page(compare_page: Page) -> None:
     ]
 
 
+def test_page_has_all_commands_that_measured_the_run_in_their_order(write_run: WriteRun) -> None:
+    commands = ["withstand attack runs/tiny --epsilon=0.1", "withstand attack runs/tiny --epsilon=0.2"]
+    page = Page(report([write_run(environment={"command": "withstand train it", "measured_by": commands})]))
+    places = [page.text.index(command) for command in ("withstand train it", *commands)]
+    assert places == sorted(places)
+
+
 def test_page_of_a_certified_run(write_run: WriteRun, certified: Any) -> None:
     whole = certified.but(published=[Published("certified", 0.482, "A paper", "2", 1.0)])
     examples = "index,radius-l2\n0,0.5\n1,1.0\n2,0.0\n"
