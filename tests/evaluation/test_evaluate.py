@@ -23,7 +23,7 @@ from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.data import Dataset
 from withstand.evaluation import Judge, Meter, evaluate
 from withstand.evaluation.intervals import share
-from withstand.evaluation.meter import Found, Gathered, Summary
+from withstand.evaluation.meter import Found, Gathered, Needs, Summary
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve, Suite
 from withstand.evaluation.plans import AttackPlan, merged_attacks, merged_certificates
 from withstand.reporting.table import select
@@ -326,3 +326,46 @@ def test_weights_of_another_type_than_the_images_are_told(tiny_dataset: Dataset)
     model(tiny_dataset.test.images[:1].float())
     with pytest.raises(ModelError, match=r"call model\.float\(\) first"):
         evaluate(model.double(), tiny_dataset)
+
+
+def test_a_meter_whose_columns_did_not_fit_is_asked_again_once_it_is_mended(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    lengths = [3, 45]  # of 45 examples
+
+    @dataclass(frozen=True)
+    class Mine(Meter):
+        name = "mine"
+
+        @override
+        def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
+            return Found({"mine": np.ones(lengths.pop(0))})
+
+        @override
+        def summary(self, gathered: Gathered) -> Summary:
+            return Summary()
+
+    with pytest.raises(ValueError, match="of shape"):
+        evaluate(tiny_model, tiny_dataset, [Mine()], out=tmp_path)
+    found = evaluate(tiny_model, tiny_dataset, [Mine()], out=tmp_path)
+    assert (found.rows["mine"] == 1).all()
+
+
+def test_what_a_meter_finds_of_attacked_images_has_an_entry_an_example(
+    tiny_model: nn.Module, tiny_dataset: Dataset
+) -> None:
+    @dataclass(frozen=True)
+    class Mine(Meter):
+        name = "mine"
+        needs = Needs(attacked_images=True)
+
+        @override
+        def score_attacked(self, judge: Judge, images: Tensor, labels: Tensor) -> dict[str, Any]:
+            return {"mine": np.ones(3)}
+
+        @override
+        def summary(self, gathered: Gathered) -> Summary:
+            return Summary()
+
+    with pytest.raises(ValueError, match=r"The meter mine has a column 'mine' of shape \(3,\)"):
+        evaluate(tiny_model, tiny_dataset, [Attacks([PGD(num_steps=1)], [0.1]), Mine()])

@@ -192,16 +192,15 @@ class _OneBatch(Memory):
         columns = clean | scores.columns
         columns |= self._proofs(clean[_CLEAN].astype(bool), scores, scored, answer)
         for meter in self._wanted.of_batches:
-            found = self._measured(meter, answer.prediction)
-            self._require_fitting(meter, found, columns)
+            found = self._measured(meter, answer.prediction, columns)
             scored.add(meter.name, found)
             columns |= found.columns
         return columns
 
-    def _require_fitting(self, meter: Meter, found: Found, columns: Columns) -> None:
+    def _require_fitting(self, meter: Meter, columns: Columns, taken: Columns) -> None:
         """Accepts columns with an entry an example, of names that are not taken."""
-        for name, values in found.columns.items():
-            if name in columns:
+        for name, values in columns.items():
+            if name in taken:
                 raise ValueError(f"The meter {meter.name} has a column {name!r}, which there is already.")
             if np.shape(values)[:1] != (len(self._batch.labels),):
                 raise ValueError(
@@ -278,11 +277,12 @@ class _OneBatch(Memory):
         if proving is not None and plan.norm is not None:
             margins = proving.margins_at(self._batch, images, epsilon)
             self._attained.append((plan.norm, Attained(plan.name, epsilon, margins)))
-        return {
-            f"{meter.name}/{name}": values
-            for meter in wanted.of_attacked
-            for name, values in meter.score_attacked(self._judge, images, self._batch.labels).items()
-        }
+        found: Columns = {}
+        for meter in wanted.of_attacked:
+            columns = meter.score_attacked(self._judge, images, self._batch.labels)
+            self._require_fitting(meter, columns, {})
+            found |= {f"{meter.name}/{name}": values for name, values in columns.items()}
+        return found
 
     # -- proofs and meters --------------------------------------------------------------------------------
 
@@ -321,12 +321,14 @@ class _OneBatch(Memory):
             Attained(attack, epsilon, margins.astype(np.float64)) for attack, margins in known.state.items()
         ]
 
-    def _measured(self, meter: Meter, prediction: Tensor) -> Found:
+    def _measured(self, meter: Meter, prediction: Tensor, taken: Columns) -> Found:
         key = f"{meter.name} {identity(meter.depends_on, self._drawn)}"
-        found = self._kept.find(key)
-        if found is None:
+        known = self._kept.find(key)
+        if known is None:
             self._draw_for(meter.name)
-            found = meter.score(self._judge, self._batch, prediction, seed=self._seed)
+        found = known or meter.score(self._judge, self._batch, prediction, seed=self._seed)
+        self._require_fitting(meter, found.columns, taken)  # before it is kept: a mended meter is asked again
+        if known is None:
             self._kept.put(key, found)
         self._tell()
         return found
