@@ -29,6 +29,12 @@ def stripes(num: int, seed: int) -> Split:
     return Split(images.to(torch.uint8), labels)
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Each test draws the same numbers, in whichever order and process it is run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def tiny_dataset() -> Dataset:
     """96 training, 30 validation and 45 test images of three classes."""
