@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from typing_extensions import override
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
 
+os.environ.setdefault("NUMBA_OPT", "0")  # what foolbox compiles is compiled in half the time
 # More threads only slow nets of this size down, the more so where several workers run.
 torch.set_num_threads(1)
 

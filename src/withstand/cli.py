@@ -27,6 +27,7 @@ from withstand.pipeline import evaluate_run, require_other_data, train_recipe
 from withstand.recipe_file import (
     ParsedRecipe,
     find_recipe,
+    load_yaml,
     packaged_recipes,
     parse_recipe,
     recipe_parser,
@@ -145,7 +146,7 @@ def _recipes(arguments: Sequence[str]) -> None:
         return
     table = Table("recipe", "what it is")
     for name, path in packaged_recipes().items():
-        table.add_row(name, parse_recipe(path).recipe.title)
+        table.add_row(name, load_yaml(path.read_text(encoding="utf-8")).get("title", ""))
     OUTPUT.print(table)
     sweeps = Table("sweep", "what it is")
     for name, path in packaged_sweeps().items():

@@ -61,7 +61,7 @@ class ParsedRecipe:
     text: str
 
 
-class _RecipeYaml(yaml.SafeLoader):
+class _RecipeYaml(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
     """YAML in which 8/255, 1e-3 and inf are the numbers they look like."""
 
 
@@ -176,7 +176,7 @@ def parse_recipe(
             raise RecipeError(_explain(parser, error)) from error
     for key in set(vars(config)) - set(fields):
         config.pop(key)  # of the command, not of the recipe
-    text = parser.dump(config, skip_unset=False)
+    text = parser.dump(config, skip_unset=False, skip_validation=True)  # it was parsed just now
     values = load_yaml(text)
     return ParsedRecipe(recipe, values, text)
 
@@ -185,7 +185,7 @@ def _parse_with_items(parser: ArgumentParser, arguments: Sequence[str], items: S
     """Parses all but the items, puts the items into what came of it, and parses that."""
     printing = [argument for argument in arguments if argument.startswith("--print_config")]
     config = parser.parse_args([each for each in arguments if each not in (*items, *printing)])
-    document = load_yaml(parser.dump(config, skip_unset=False))
+    document = load_yaml(parser.dump(config, skip_unset=False, skip_validation=True))
     put(document, [_item(argument) for argument in items])
     return parser.parse_args([f"--recipe={yaml.safe_dump(document, sort_keys=False)}", *printing])
 

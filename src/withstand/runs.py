@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from withstand import bayes, data, models
@@ -44,6 +43,8 @@ def device_of(recipe: Recipe) -> torch.device:
     Raises:
         RecipeError: the accelerator is not to be had.
     """
+    from lightning_fabric import Fabric  # here, since it takes as long to import as torch itself
+
     name = recipe.training.accelerator
     try:
         return Fabric(accelerator=name, devices=1).device

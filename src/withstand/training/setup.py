@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from withstand import bayes
@@ -16,6 +15,9 @@ from withstand.numerics import Precision
 from withstand.terms import Objective
 from withstand.training.settings import TrainingSettings
 from withstand.types import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _PRECISION: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
     "fp32": "32-true",
@@ -54,6 +56,8 @@ def describe_run(
 
 def make_fabric(settings: TrainingSettings) -> Fabric:
     """The device and precision of the settings."""
+    from lightning_fabric import Fabric  # here, since it takes as long to import as torch itself
+
     return Fabric(accelerator=settings.accelerator, devices=1, precision=_PRECISION[settings.precision])
 
 
