@@ -32,6 +32,8 @@ class Linear(VariationalLayer, nn.Linear):
 
 
 class _Matrix(BlockwiseMap):
+    channel_dim = -1
+
     @override
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
@@ -40,11 +42,6 @@ class _Matrix(BlockwiseMap):
     def apply_blocks(self, x: Tensor, weights: Tensor) -> Tensor:
         blocks = x.reshape(len(weights), -1, x.shape[-1])
         return torch.bmm(blocks, weights.mT).reshape(*x.shape[:-1], weights.shape[1])
-
-    @property
-    @override
-    def channel_dim(self) -> int:
-        return -1
 
 
 _MATRIX = _Matrix()
@@ -89,6 +86,8 @@ class _Kernel(BlockwiseMap):
         layer: Tells stride, padding, dilation and groups.
     """
 
+    channel_dim = 1
+
     def __init__(self, layer: _ConvNd) -> None:
         self._layer = layer
 
@@ -104,8 +103,3 @@ class _Kernel(BlockwiseMap):
         return torch.cat(
             [self.apply(block, weight, None) for block, weight in zip(blocks, weights, strict=True)]
         )
-
-    @property
-    @override
-    def channel_dim(self) -> int:
-        return 1

@@ -23,7 +23,7 @@ from withstand.evaluation.judge import Answer
 from withstand.evaluation.meter import Columns, Counts, Found, Meter, Subject
 from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.proofs import Prover, outcomes_of, prove
-from withstand.evaluation.rows_file import RowsFile
+from withstand.evaluation.run_files import RowsFile
 from withstand.evaluation.store import BatchStore, Store
 from withstand.identity import identity
 from withstand.numerics import seed_of

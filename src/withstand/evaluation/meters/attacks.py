@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from withstand.attacks import Attack, SuiteLevel, require_packages, suite
 from withstand.dataset_info import DatasetInfo
-from withstand.evaluation.meter import Gathered, Meter, Needs, Sources, Summary
+from withstand.evaluation.meter import Meter, Needs, Sources
 from withstand.evaluation.meters.gradients import LargeEpsilon, VanishingGradients
 from withstand.evaluation.plans import AttackPlan, require_epsilons
 from withstand.identity import identity
@@ -62,10 +62,6 @@ class Attacks(Meter):
     @override
     def attack_plans(self, info: DatasetInfo, *, is_random: bool) -> list[AttackPlan]:
         return _plans(self.attacks, self.epsilons, is_random=is_random)
-
-    @override
-    def summary(self, gathered: Gathered) -> Summary:
-        return Summary()  # accuracies are those of the plans
 
 
 @dataclass(frozen=True)
@@ -127,10 +123,6 @@ class Suite(Meter):
     def attack_plans(self, info: DatasetInfo, *, is_random: bool) -> list[AttackPlan]:
         attacks = self._attacks(info.num_classes, is_random=is_random)
         return _plans(attacks, self.epsilons, is_random=is_random)
-
-    @override
-    def summary(self, gathered: Gathered) -> Summary:
-        return Summary()  # accuracies are those of the plans
 
     def _attacks(self, num_classes: int, *, is_random: bool) -> list[Attack]:
         surrogates = self.transfer_from if isinstance(self.transfer_from, dict) else {}

@@ -71,16 +71,12 @@ class Calibration(Meter):
         ValueError: there is no bin.
     """
 
+    name = "calibration"
     needs = Needs(batches=False)
     num_bins: int = CALIBRATION_BINS
 
     def __post_init__(self) -> None:
         require_at_least(1, "the calibration", num_bins=self.num_bins)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "calibration"
 
     @override
     def summary(self, gathered: Gathered) -> Summary:

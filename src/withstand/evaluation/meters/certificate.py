@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from withstand import norms
 from withstand.certificates import METHODS, Method
-from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
+from withstand.evaluation.meter import Meter, Needs
 from withstand.evaluation.meters.gradients import VanishingGradients
 from withstand.evaluation.plans import CertificatePlan, require_epsilons
 
@@ -89,7 +89,3 @@ class Certificate(Meter):
                 self.describe(),
             )
         ]
-
-    @override
-    def summary(self, gathered: Gathered) -> Summary:
-        return Summary()  # accuracies are those of the plans

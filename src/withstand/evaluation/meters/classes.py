@@ -22,12 +22,8 @@ class Classes(Meter):
     Attacked and certified are at the attack and certificate to tell of first. It is always measured.
     """
 
+    name = "classes"
     needs = Needs(batches=False)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "classes"
 
     @override
     def summary(self, gathered: Gathered) -> Summary:

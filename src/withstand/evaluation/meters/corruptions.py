@@ -35,6 +35,7 @@ class Corruptions(Meter):
         ValueError: there is no such kind or severity, none is named, or one is named twice.
     """
 
+    name = "corruptions"
     kinds: list[str | Corruption] = field(default_factory=lambda: list(CORRUPTIONS))
     severities: list[int] = field(default_factory=lambda: list(SEVERITIES))
 
@@ -53,11 +54,6 @@ class Corruptions(Meter):
                 raise ValueError(
                     f"Expected {name} of the corruptions, one at least and each once, but got {given}."
                 )
-
-    @property
-    @override
-    def name(self) -> str:
-        return "corruptions"
 
     def describe(self) -> str:
         """A sentence of the settings, for a report."""

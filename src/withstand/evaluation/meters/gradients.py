@@ -39,10 +39,7 @@ class VanishingGradients(Meter):
     wherever something is attacked.
     """
 
-    @property
-    @override
-    def name(self) -> str:
-        return "gradients"
+    name = "gradients"
 
     @override
     def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:

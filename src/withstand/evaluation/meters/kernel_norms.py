@@ -21,12 +21,8 @@ _MEASURE = "kernel norm, largest over classes"
 class KernelNorms(KernelNormSettings, Meter):
     """Bounds the kernel norm of each class logit; its settings are those of ``KernelNormSettings``."""
 
+    name = "kernel norms"
     needs = Needs(batches=False, fixed_weights=True)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "kernel norms"
 
     @override
     def measure(self, subject: Subject) -> Any:

@@ -21,12 +21,8 @@ _LEVELS = TypeAdapter(list[MomentsLevel])
 class MomentCheck(MomentSettings, Meter):
     """Holds analytic moments against samples; its settings are those of ``MomentSettings``."""
 
+    name = "moments"
     needs = Needs(batches=False, fixed_weights=True)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "moments"
 
     @override
     def measure(self, subject: Subject) -> Any:

@@ -52,6 +52,7 @@ class NoiseCurve(Meter):
         ValueError: a number is out of its range.
     """
 
+    name = "noise"
     num_levels: int = 30
     largest: float = 0.5
     num_draws: int = 1
@@ -64,11 +65,6 @@ class NoiseCurve(Meter):
             raise ValueError(
                 f"Expected the largest noise_std to be finite and above 0, but got {self.largest:g}."
             )
-
-    @property
-    @override
-    def name(self) -> str:
-        return "noise"
 
     @property
     def levels(self) -> list[float]:

@@ -36,10 +36,7 @@ class RandomizedSmoothing(Smoothing, Meter):
     Its settings are those of ``Smoothing``.
     """
 
-    @property
-    @override
-    def name(self) -> str:
-        return "smoothing"
+    name = "smoothing"
 
     @property
     @override

@@ -51,6 +51,7 @@ class Uncertainty(Meter):
         ValueError: a number is out of its range.
     """
 
+    name = "uncertainty"
     needs = Needs(attacked_images=True, random_weights=True)
     num_samples: int = 50
     out_of_distribution: list[str] | dict[str, Dataset] = field(default_factory=list)
@@ -58,11 +59,6 @@ class Uncertainty(Meter):
 
     def __post_init__(self) -> None:
         require_at_least(1, "the uncertainty", num_samples=self.num_samples, num_bins=self.num_bins)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "uncertainty"
 
     @property
     @override
