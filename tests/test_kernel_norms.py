@@ -17,9 +17,10 @@ from withstand import domains
 from withstand.data import Deform
 from withstand.domains import Domain, Site
 from withstand.exact import exact_copy, require_independence
-from withstand.kernel_norms import ClassBounds, KernelNormBounds, KernelNormSettings, kernel_norm_bounds
+from withstand.kernel_norms import KernelNormBounds, KernelNormSettings, kernel_norm_bounds
 from withstand.kernel_norms.bounds import require_bounded
 from withstand.models import Normalize
+from withstand.results.analytic import KernelNormsOf
 from withstand.types import CertificateError, DataError, ModelError
 
 FEW = KernelNormSettings(num_examples=12, num_perturbed=4, num_deformations=3)
@@ -193,12 +194,12 @@ def test_more_examples_never_lower_a_bound() -> None:
 
 
 def test_contradicting_bounds_are_refused() -> None:
-    good = ClassBounds("cat", 1.0, 2.0, None, None, 2.0 * (1 - 1e-9))
-    require_bounded([good, good._replace(spectral=None)])
+    good = KernelNormsOf("cat", 1.0, 2.0, None, None, 2.0 * (1 - 1e-9))
+    require_bounded([good, dataclasses.replace(good, spectral=None)])
     with pytest.raises(CertificateError, match=r"class dog .* 2 a unit .* upper bound is 1\.99"):
-        require_bounded([good, good._replace(name="dog", spectral=1.99)])
+        require_bounded([good, dataclasses.replace(good, name="dog", spectral=1.99)])
     with pytest.raises(CertificateError, match="dog"):
-        require_bounded([good._replace(name="dog", deformation=3.0)])
+        require_bounded([dataclasses.replace(good, name="dog", deformation=3.0)])
 
 
 class Stretch(nn.Module):

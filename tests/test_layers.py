@@ -32,7 +32,6 @@ LEVELS = {
             ["training", "evaluation", "reporting"],
             ["recipe", "recipe_items", "recipe_upgrade"],
             ["recipe_file"],
-            ["same_recipe"],
             ["runs"],
             ["pipeline", "console", "arguments"],
             ["certifying", "model_arguments"],

@@ -29,8 +29,8 @@ from withstand.runs import (
     load_run_model,
     model_spec,
     open_run,
+    require_same_recipe,
 )
-from withstand.same_recipe import require_same_recipe
 from withstand.training import Observer, TrainingResult, fit
 from withstand.types import RecipeError, RunFolderError
 

@@ -14,7 +14,7 @@ import torch
 
 from withstand.data import Split
 from withstand.evaluation import Judge
-from withstand.evaluation.intervals import share
+from withstand.evaluation.meter import share
 from withstand.evaluation.meters import Classes
 from withstand.evaluation.run_files import save_extremes
 from withstand.results import results

@@ -22,8 +22,7 @@ from typing_extensions import override
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.data import Dataset
 from withstand.evaluation import Judge, Meter, evaluate
-from withstand.evaluation.intervals import share
-from withstand.evaluation.meter import Found, Gathered, Needs, Summary
+from withstand.evaluation.meter import Found, Gathered, Needs, Summary, share
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve, Suite
 from withstand.evaluation.plans import AttackPlan, merged_attacks, merged_certificates
 from withstand.reporting.table import select

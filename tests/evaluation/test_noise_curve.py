@@ -18,8 +18,8 @@ from withstand.attacks import PGD
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
 from withstand.evaluation import evaluate
-from withstand.evaluation.intervals import share, share_of
 from withstand.evaluation.judge import Judge
+from withstand.evaluation.meter import share, share_of
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
 from withstand.recipe_file import parse_recipe
 from withstand.reporting.table import area_over_levels, rows, select

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.evaluation.intervals import measured, share
 from withstand.evaluation.judge import Judge, random_judge
+from withstand.evaluation.meter import measured, share
 from withstand.evaluation.meters import RandomizedSmoothing
 from withstand.identity import identity
 from withstand.reporting.table import select

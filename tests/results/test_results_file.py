@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from withstand.evaluation.intervals import share_of
+from withstand.evaluation.meter import share_of
 from withstand.results import random_answers as drawn
 from withstand.results import read_results, write_results
 from withstand.results.analytic import (

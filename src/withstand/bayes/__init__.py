@@ -2,7 +2,7 @@
 
 from withstand.bayes.bounds import expected_norm_bound, noise_bounds
 from withstand.bayes.convert import convert, mean_network
-from withstand.bayes.expected_maximum import expected_maximum
+from withstand.bayes.expected_maximum import expected_maximum, fluctuation
 from withstand.bayes.layer import (
     Deviations,
     Drawing,
@@ -21,7 +21,6 @@ from withstand.bayes.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, L
 from withstand.bayes.posterior import Normal, Posterior
 from withstand.bayes.sampled_norms import confidence_bound
 from withstand.bayes.sampling import Predictor, in_blocks, sample_logits
-from withstand.bayes.surrogate import fluctuation
 
 __all__ = [
     "BatchNorm1d",

@@ -31,6 +31,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
+from withstand.bayes.estimators import root
+from withstand.spectral import Convolution, Dense, Shape
+
 NODES = 4096
 POINTS = 256  # of t: spaced by less than the width of the step of 10 million equal entries
 FIRST, LAST = 2e-3, 9.0  # of t, in units of the largest entry; beyond LAST even 10 million entries have P = 1
@@ -124,3 +127,44 @@ def _tables(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, T
         )  # an entry of zero is never above t, however it moves
         log_cdf, slopes = torch.cat([zero, log_cdf], dim=1), torch.cat([zero, slopes], dim=1)
         return log_cdf.to(device, dtype), slopes.to(device, dtype), steps.to(device, dtype)
+
+
+def fluctuation(stds: Dense | Convolution, input_shape: Shape) -> Tensor:
+    """max_i ||A_i:|| + max_j ||A_:j|| + E max |G_ij|: the surrogate of E ||G|| with c = 1.
+
+    Published code draws ten whole matrices for the last term, with the largest signed entry where the theorem
+    has the largest magnitude; here it is computed, without a draw (``expected_maximum``).
+
+    Args:
+        stds: The operator whose weight holds the standard deviations A, at least 0.
+        input_shape: Shape of one example.
+
+    Returns:
+        Scalar tensor with gradient, once differentiable.
+    """
+    weight = stds.weight
+    rows = _largest_dense(weight, 1) if isinstance(stds, Dense) else _largest_row(stds, input_shape)
+    columns = _largest_dense(weight, 0) if isinstance(stds, Dense) else _largest_column(stds, input_shape)
+    return rows + columns + expected_maximum(weight)
+
+
+def _largest_dense(weight: Tensor, dim: int) -> Tensor:
+    """The largest norm of the rows (1) or columns (0), of which alone the gradient is not 0."""
+    with torch.no_grad():
+        where = torch.linalg.vector_norm(weight, dim=dim).argmax()
+    return root(weight.index_select(1 - dim, where[None]).square().sum())
+
+
+def _largest_row(stds: Convolution, input_shape: Shape) -> Tensor:
+    squares = stds.entrywise(torch.square).apply(stds.weight.new_ones((1, *input_shape)))
+    return root(squares.max())
+
+
+def _largest_column(stds: Convolution, input_shape: Shape) -> Tensor:
+    squares = stds.entrywise(torch.square)
+    with torch.no_grad():
+        outputs = squares.apply(stds.weight.new_zeros((1, *input_shape)))
+        sums = squares.adjoint(torch.ones_like(outputs), input_shape)
+        one = torch.zeros_like(sums).flatten()
+        one.scatter_(0, sums.flatten().argmax()[None], 1.0)  # by an index it would wait for the device
+    return root(squares.apply(one.view_as(sums)).sum())

@@ -9,8 +9,7 @@ import pandas as pd
 
 from withstand.evaluation.attacking import GIVEN, TAKEN, column
 from withstand.evaluation.averaging import Judging
-from withstand.evaluation.intervals import measured, share
-from withstand.evaluation.meter import Gathered, Meter, Subject
+from withstand.evaluation.meter import Gathered, Meter, Subject, measured, share
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, WorstPlan, norm_name, worst_plans
 from withstand.evaluation.proofs import WITHDRAWN
 from withstand.evaluation.red_flags import check_all, doubts

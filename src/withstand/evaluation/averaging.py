@@ -14,12 +14,10 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from withstand.attacks import PGD, AtMeans, Noise
-from withstand.attacks.connected import connected
 from withstand.data import Split, batches
 from withstand.evaluation.attacking import attack_batch, column
-from withstand.evaluation.intervals import share
-from withstand.evaluation.judge import Judge, random_judge
-from withstand.evaluation.meter import Columns
+from withstand.evaluation.judge import Judge, connected, random_judge
+from withstand.evaluation.meter import Columns, share
 from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.sampling import Sampling
 from withstand.evaluation.store import Store

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from withstand.attacks.suites import MORE_STEPS
-from withstand.evaluation.intervals import share_of
+from withstand.evaluation.meter import share_of
 from withstand.evaluation.meters.gradients import LARGEST_CLASS
 from withstand.evaluation.meters.noise import AGREEMENT_COLUMN
 from withstand.results.measurements import ATTACKED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS

@@ -11,9 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.corruptions import CORRUPTIONS, SEVERITIES, Corruption
-from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found, Gathered, Meter, Summary
+from withstand.evaluation.meter import Found, Gathered, Meter, Summary, measured, share_of
 from withstand.results import results
 from withstand.results.measurements import CORRUPTED, example_column
 from withstand.suggest import nearest

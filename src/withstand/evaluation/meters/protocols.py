@@ -18,9 +18,8 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.checks import require_at_least
-from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found, Gathered, Meter, Summary
+from withstand.evaluation.meter import Found, Gathered, Meter, Summary, measured, share_of
 from withstand.results import random_answers as results
 from withstand.results.measurements import protocol_measure
 from withstand.types import Batch

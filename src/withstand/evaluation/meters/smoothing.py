@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.evaluation.intervals import measured, share
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found, Gathered, Meter, Summary
+from withstand.evaluation.meter import Found, Gathered, Meter, Summary, measured, share
 from withstand.results import results
 from withstand.results.measurements import (
     ABSTENTION,

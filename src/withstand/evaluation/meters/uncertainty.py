@@ -14,14 +14,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.bayes.uncertainty import auroc, entropies, histogram
+from withstand.bayes.sampling import auroc, entropies, histogram
 from withstand.checks import require_at_least
 from withstand.data import Dataset, batches
 from withstand.dataset_info import DatasetInfo
 from withstand.evaluation.attacking import column
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.meter import Columns, Found, Gathered, Meter, Needs, Sources, Subject, Summary
-from withstand.evaluation.meters.calibration import reliability
+from withstand.evaluation.meters.always import reliability
 from withstand.numerics import seed_of
 from withstand.results import random_answers as results
 from withstand.results.measurements import CALIBRATION_ERROR, Measurement
