@@ -20,7 +20,7 @@ from withstand.exact import exact_copy, require_independence
 from withstand.kernel_norms import KernelNormBounds, KernelNormSettings, kernel_norm_bounds
 from withstand.kernel_norms.bounds import require_bounded
 from withstand.models import Normalize
-from withstand.results.analytic import KernelNormsOf
+from withstand.results.analytic import KernelNormsOf, KernelNormsOfLayer
 from withstand.types import CertificateError, DataError, ModelError
 
 FEW = KernelNormSettings(num_examples=12, num_perturbed=4, num_deformations=3)
@@ -279,7 +279,7 @@ def test_weights_that_are_not_finite_bound_nothing_and_harm_nothing(wrong: float
     for each in found.classes:
         assert math.isfinite(each.lower)
         assert each.spectral is None
-    assert found.layers[0] == ("0", None, None)
+    assert found.layers[0] == KernelNormsOfLayer("0", None, None)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_dead_nets_give_zeros(model: nn.Sequential) -> None:
             parameter.zero_()
     found = kernel_norm_bounds(model, pictures(), FEW)
     for each in found.classes:
-        assert each[1:5] == (0.0, 0.0, 0.0, 0.0)
+        assert dataclasses.astuple(each)[1:5] == (0.0, 0.0, 0.0, 0.0)
         assert each.spectral == pytest.approx(0.0, abs=1e-18)  # a Softplus jumps by a little
 
 

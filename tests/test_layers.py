@@ -18,7 +18,7 @@ LEVELS = {
         [
             ["types", "dataset_info", "suggest", "flat", "_version"],
             [
-                *["norms", "noise", "corruptions", "schedules", "checks", "modes", "compiled", "roots"],
+                *["norms", "noise", "corruptions", "schedules", "checks", "modes", "roots"],
                 *["run_folder", "environment", "numerics", "identity"],
             ],
             ["results"],
@@ -34,7 +34,6 @@ LEVELS = {
             ["recipe_file"],
             ["runs"],
             ["pipeline", "console", "arguments"],
-            ["certifying", "model_arguments"],
             ["attack_command", "certify_command", "check_command", "moments_command", "compare_command"],
             ["sweep"],
             ["sweep_command"],

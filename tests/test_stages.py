@@ -22,7 +22,7 @@ from torch import Tensor
 
 from withstand.attacks import PGD
 from withstand.certificates import Certifier
-from withstand.certifying import Request, certify_run
+from withstand.certify_command import Request, certify_run
 from withstand.cli import main
 from withstand.evaluation.proofs import Prover
 from withstand.reporting.table import select

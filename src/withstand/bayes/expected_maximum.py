@@ -18,6 +18,17 @@ moving to the nodes costs at most m E max |e_i| / (2 NODES). E max is at least m
 |e_i| <= 5.6 for 10 million entries: a relative error below 1e-3 whatever the entries are, and in practice
 far below, as moves up and down cancel. Constant entries, and a single one, are nodes themselves: there
 the error is that of the grid.
+
+On it goes the surrogate of the expected spectral norm of a random weight, as SEBR penalises it. For a matrix
+with independent normal entries of means M and standard deviations A, and G = W - M,
+
+    E ||W|| <= ||M|| + c (max_i ||A_i:|| + max_j ||A_:j|| + E max |G_ij|)
+
+with a universal constant c (Zhang et al., CVPR 2021, theorem 2). The surrogate takes c = 1, as published:
+it estimates well and proves nothing. ``withstand.bayes`` has the proven bounds beside it.
+
+Of a convolution it takes the true operator: rows and columns of its matrix, whose entries are those of the
+kernel, each many times over. Entries that repeat are not independent, so there it is a surrogate twice over.
 """
 
 from __future__ import annotations

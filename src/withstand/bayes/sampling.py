@@ -1,4 +1,9 @@
-"""Many weight samples in one pass, the predictor that averages them, and how unsure they are."""
+"""Many weight samples in one pass, the predictor that averages them, and how unsure they are.
+
+The entropy of the mean prediction is what is uncertain in all; the mean entropy of the single draws is what
+every draw finds uncertain; the rest, the mutual information of answer and weights, is where draws disagree
+(Depeweg et al., "Decomposition of uncertainty in Bayesian deep learning", ICML 2018).
+"""
 
 from __future__ import annotations
 

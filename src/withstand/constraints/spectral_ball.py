@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.compiled import uncompiled
+from withstand.modes import uncompiled
 from withstand.schedules import Schedule, value_at
 from withstand.spectral import (
     Convolution,

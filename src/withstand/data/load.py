@@ -1,4 +1,7 @@
-"""Data sets by name."""
+"""Data sets by name.
+
+The 8 x 8 handwritten digits come inside scikit-learn: data without any download.
+"""
 
 from __future__ import annotations
 

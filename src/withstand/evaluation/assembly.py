@@ -28,6 +28,7 @@ from withstand.results.measurements import (
 from withstand.results.results import (
     AttackInfo,
     CertificateInfo,
+    Check,
     Results,
     StageCounts,
     StageInfo,
@@ -49,46 +50,39 @@ def assemble(
     judging = wanted.judging
     certificates = [prover.plan for prover in wanted.proving]
     attacks = [_attack_info(plan, scored, judging) for plan in wanted.plans]
-    attacks += [_worst_info(plan) for plan in worst_plans(wanted.plans)]
+    attacks += [
+        AttackInfo(plan.name, norm_name(plan.norm), f"Worst of {', '.join(plan.members)}, an example")
+        for plan in worst_plans(wanted.plans)
+    ]
     measurements = list(_measurements(scored.rows, wanted.plans, certificates, judging.judge.num_repeats))
     headlines = table_of(measurements)
-    attacked, certified = (
-        _headline_attack(headlines, subject.info.num_classes),
-        _headline_certificate(headlines),
-    )
+    attacked = _headline_attack(headlines, subject.info.num_classes)
+    certified = _headline_certificate(headlines)
     parts: dict[str, Any] = {}
     for meter in wanted.meters:
-        summary = meter.summary(
-            Gathered(
-                subject,
-                scored.rows,
-                scored.counts.get(meter.name, {}),
-                scored.state(meter.name),
-                _attacked_states(meter, wanted.plans, scored),
-                once.get(meter.name),
-                attacked,
-                certified,
-            )
-        )
+        counts, state = scored.counts.get(meter.name, {}), scored.state(meter.name)
+        seen, noted = _attacked_states(meter, wanted.plans, scored), once.get(meter.name)
+        gathered = Gathered(subject, scored.rows, counts, state, seen, noted, attacked, certified)
+        summary = meter.summary(gathered)
         measurements += summary.measurements
         for name, part in summary.parts.items():
             parts[name] = [*parts.get(name, []), *part] if isinstance(part, list) else part
     table = table_of(measurements)
-    checks, failures = (
-        check_all(table, attacks, judging.sampling, len(scored.rows)) if wanted.plans else ([], [])
-    )
-    warnings = [
-        *doubts(scored.rows, table),
-        *_withdrawals(certificates, scored),
-        *failures,
-        *judging.warnings,
-    ]
+    checks: list[Check] = []
+    warnings = [*doubts(scored.rows, table), *_withdrawals(certificates, scored)]
+    if wanted.plans:
+        checks, failures = check_all(table, attacks, judging.sampling, len(scored.rows))
+        warnings += failures
+    warnings += judging.warnings
     return table, Results(
         dataset=subject.info.name,
         num_examples=len(scored.rows),
         num_classes=subject.info.num_classes,
         attacks=attacks,
-        certificates=[_certificate_info(plan) for plan in certificates],
+        certificates=[
+            CertificateInfo(plan.name, norm_name(plan.norm), plan.method, plan.description)
+            for plan in certificates
+        ],
         checks=checks,
         warnings=list(dict.fromkeys(warnings)),
         sampling=judging.sampling,
@@ -98,10 +92,7 @@ def assemble(
 
 
 def _measurements(
-    rows: pd.DataFrame,
-    plans: Sequence[AttackPlan],
-    certificates: Sequence[CertificatePlan],
-    draws: int,
+    rows: pd.DataFrame, plans: Sequence[AttackPlan], certificates: Sequence[CertificatePlan], draws: int
 ) -> Iterable[Measurement]:
     """Clean accuracy, and that of all attacks and certificates at their budgets."""
     yield measured(CLEAN, share(rows["clean"], draws))
@@ -136,14 +127,6 @@ def _attack_info(plan: AttackPlan, scored: Scored, judging: Judging) -> AttackIn
         counts.append(StageCounts(epsilon, [int(given) for given in found[GIVEN]], broken))
     infos = [StageInfo(stage.name, stage.kind, stage.describe()) for stage in stages]
     return AttackInfo(plan.name, norm_name(plan.norm), plan.attack.describe(), infos, counts)
-
-
-def _worst_info(plan: WorstPlan) -> AttackInfo:
-    return AttackInfo(plan.name, norm_name(plan.norm), f"Worst of {', '.join(plan.members)}, an example")
-
-
-def _certificate_info(plan: CertificatePlan) -> CertificateInfo:
-    return CertificateInfo(plan.name, norm_name(plan.norm), plan.method, plan.description)
 
 
 def _attacked_states(

@@ -1,4 +1,7 @@
-"""All bounds of one model side by side, held against each other."""
+"""All bounds of one model side by side, held against each other.
+
+The upper bound is a ball taken through the network with guaranteed operator norms.
+"""
 
 from __future__ import annotations
 

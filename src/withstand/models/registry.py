@@ -1,4 +1,7 @@
-"""Models by name: ``create("cnn-4c3f", dataset="mnist")``."""
+"""Models by name: ``create("cnn-4c3f", dataset="mnist")``.
+
+A user's own model is a function in a file or in an importable module.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,6 @@ from torch import nn
 from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.models.blocks import Shape
 from withstand.models.layers import Normalize
-from withstand.models.resnet import resnet18, resnet50
 from withstand.models.sequences import (
     alexnet,
     cnn_4c3f,
@@ -30,6 +32,8 @@ from withstand.models.sequences import (
     cnn_small,
     lenet,
     mlp,
+    resnet18,
+    resnet50,
     vgg5_stable,
     vgg11,
     vgg16,

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from withstand.checks import check_batch
-from withstand.compiled import uncompiled
 from withstand.domains import Program
-from withstand.modes import eval_mode
+from withstand.modes import eval_mode, uncompiled
 from withstand.moment_check.comparison import compare_logits
 from withstand.moment_check.layers import Layers, layer_results, walk_layers
 from withstand.moment_check.methods import Survey, batch_size_of, start_of, survey, unaffordable

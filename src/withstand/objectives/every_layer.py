@@ -1,4 +1,7 @@
-"""Mean and variance through all layers, with the images as they are beside them."""
+"""Mean and variance through all layers, with the images as they are beside them.
+
+Also the expected cross-entropy of normal logits, by closed forms that approximate it or by cubature.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """What is added to an objective to keep a function tame."""
 
-from withstand.penalties.adversarial_perturbation import AdversarialPerturbation
-from withstand.penalties.deformation_stability import DeformationStability
+from withstand.penalties.changes import AdversarialPerturbation, DeformationStability
 from withstand.penalties.gradients import InputGradient, LossGradient, TangentGradient
 from withstand.penalties.spectral import SpectralExpectation, SpectralNorm
 from withstand.penalties.virtual_adversarial import VirtualAdversarial

@@ -1,4 +1,7 @@
-"""Gradients of every class's logit, and the one image at which each class is worst."""
+"""Gradients of every class's logit, and the one image at which each class is worst.
+
+Also second derivatives that need not be computed, because they are zero.
+"""
 
 from __future__ import annotations
 
