@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.attacks.adapters import connected
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
-from withstand.evaluation.judge import connected
 from withstand.evaluation.meters import Suite
 from withstand.results.measurements import ATTACKED
 

@@ -14,11 +14,11 @@ import torch
 
 from withstand.data import Split
 from withstand.evaluation import Judge
-from withstand.evaluation.meter import share
 from withstand.evaluation.meters import Classes
 from withstand.evaluation.run_files import save_extremes
 from withstand.results import results
 from withstand.results.results import Confusion, Target
+from withstand.results.shares import share
 
 if TYPE_CHECKING:
     from tests.evaluation.conftest import Gather

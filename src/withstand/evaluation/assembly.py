@@ -9,22 +9,13 @@ import pandas as pd
 
 from withstand.evaluation.attacking import GIVEN, TAKEN, column
 from withstand.evaluation.averaging import Judging
-from withstand.evaluation.meter import Gathered, Meter, Subject, measured, share
+from withstand.evaluation.meter import Gathered, Meter, Subject
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, WorstPlan, norm_name, worst_plans
 from withstand.evaluation.proofs import WITHDRAWN
 from withstand.evaluation.red_flags import check_all, doubts
 from withstand.evaluation.scoring import Scored, Wanted
-from withstand.results.measurements import (
-    ATTACKED,
-    CERTIFIED,
-    CLEAN,
-    LARGEST_RADIUS,
-    MEAN_RADIUS,
-    MEDIAN_RADIUS,
-    Measurement,
-    radius_column,
-    table_of,
-)
+from withstand.results import measurements
+from withstand.results.measurements import Measurement, measured, radius_column, table_of
 from withstand.results.results import (
     AttackInfo,
     CertificateInfo,
@@ -34,6 +25,7 @@ from withstand.results.results import (
     StageInfo,
     Target,
 )
+from withstand.results.shares import share
 
 
 def assemble(
@@ -54,8 +46,8 @@ def assemble(
         AttackInfo(plan.name, norm_name(plan.norm), f"Worst of {', '.join(plan.members)}, an example")
         for plan in worst_plans(wanted.plans)
     ]
-    measurements = list(_measurements(scored.rows, wanted.plans, certificates, judging.judge.num_repeats))
-    headlines = table_of(measurements)
+    figures = list(_measurements(scored.rows, wanted.plans, certificates, judging.judge.num_repeats))
+    headlines = table_of(figures)
     attacked = _headline_attack(headlines, subject.info.num_classes)
     certified = _headline_certificate(headlines)
     parts: dict[str, Any] = {}
@@ -64,10 +56,10 @@ def assemble(
         seen, noted = _attacked_states(meter, wanted.plans, scored), once.get(meter.name)
         gathered = Gathered(subject, scored.rows, counts, state, seen, noted, attacked, certified)
         summary = meter.summary(gathered)
-        measurements += summary.measurements
+        figures += summary.measurements
         for name, part in summary.parts.items():
             parts[name] = [*parts.get(name, []), *part] if isinstance(part, list) else part
-    table = table_of(measurements)
+    table = table_of(figures)
     checks: list[Check] = []
     warnings = [*doubts(scored.rows, table), *_withdrawals(certificates, scored)]
     if wanted.plans:
@@ -95,23 +87,23 @@ def _measurements(
     rows: pd.DataFrame, plans: Sequence[AttackPlan], certificates: Sequence[CertificatePlan], draws: int
 ) -> Iterable[Measurement]:
     """Clean accuracy, and that of all attacks and certificates at their budgets."""
-    yield measured(CLEAN, share(rows["clean"], draws))
+    yield measured(measurements.CLEAN, share(rows["clean"], draws))
     every: list[AttackPlan | WorstPlan] = [*plans, *worst_plans(plans)]
     for attack in every:
         norm = norm_name(attack.norm)
         for epsilon in attack.epsilons:
             found = share(rows[column(attack.name, epsilon)], draws)
-            yield measured(ATTACKED, found, by=attack.name, norm=norm, level=epsilon)
+            yield measured(measurements.ATTACKED, found, by=attack.name, norm=norm, level=epsilon)
     for plan in certificates:
         norm = norm_name(plan.norm)
         for epsilon in plan.epsilons:
             found = share(rows[column(plan.name, epsilon)])
-            yield measured(CERTIFIED, found, by=plan.name, norm=norm, level=epsilon)
+            yield measured(measurements.CERTIFIED, found, by=plan.name, norm=norm, level=epsilon)
         if radius_column(plan.name) in rows:
             radii = rows[radius_column(plan.name)]
-            yield Measurement(MEAN_RADIUS, plan.name, norm, value=float(radii.mean()))
-            yield Measurement(MEDIAN_RADIUS, plan.name, norm, value=float(radii.median()))
-            yield Measurement(LARGEST_RADIUS, plan.name, norm, value=float(radii.max()))
+            yield Measurement(measurements.MEAN_RADIUS, plan.name, norm, value=float(radii.mean()))
+            yield Measurement(measurements.MEDIAN_RADIUS, plan.name, norm, value=float(radii.median()))
+            yield Measurement(measurements.LARGEST_RADIUS, plan.name, norm, value=float(radii.max()))
 
 
 def _attack_info(plan: AttackPlan, scored: Scored, judging: Judging) -> AttackInfo:
@@ -152,7 +144,7 @@ def headline_epsilon(attacked: pd.DataFrame, num_classes: int) -> float:
 
 def _headline_attack(table: pd.DataFrame, num_classes: int) -> Target | None:
     """The strongest attack in the first attack's norm, at that budget; the worst of several is no attack."""
-    attacked = table[(table["measure"] == ATTACKED) & ~table["by"].str.startswith("worst-")]
+    attacked = table[(table["measure"] == measurements.ATTACKED) & ~table["by"].str.startswith("worst-")]
     if attacked.empty:
         return None
     norm, epsilon = attacked["norm"].iloc[0], headline_epsilon(attacked, num_classes)
@@ -162,7 +154,7 @@ def _headline_attack(table: pd.DataFrame, num_classes: int) -> Target | None:
 
 def _headline_certificate(table: pd.DataFrame) -> Target | None:
     """The certificate that proves most, at the smallest budget above 0."""
-    proven = table[(table["measure"] == CERTIFIED) & (table["level"] > 0)]
+    proven = table[(table["measure"] == measurements.CERTIFIED) & (table["level"] > 0)]
     if proven.empty:
         return None
     best = proven.sort_values(["level", "value", "by", "norm"], ascending=[True, False, False, False]).iloc[0]

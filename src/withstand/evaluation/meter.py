@@ -1,4 +1,4 @@
-"""The interface of all that is measured of a network, and the shares that it comes to."""
+"""The interface of all that is measured of a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import beta
 from torch import Tensor, nn
 
 from withstand.data import Dataset, Split
@@ -20,7 +19,6 @@ from withstand.evaluation.judge import Judge
 from withstand.evaluation.plans import AttackPlan, CertificatePlan
 from withstand.results.measurements import Measurement
 from withstand.results.results import Target
-from withstand.results.shares import Share
 from withstand.types import Batch
 
 Columns = dict[str, NDArray[Any]]
@@ -222,42 +220,3 @@ class Meter(ABC):
     def summary(self, gathered: Gathered) -> Summary:
         """What all of it comes to; of attacks and certificates the accuracies are in the table anyway."""
         return Summary()
-
-
-_TAIL = 0.025  # on either side of a 95 % interval
-
-
-def share(outcomes: Sequence[float] | np.ndarray[Any, Any] | pd.Series[Any], draws: int = 1) -> Share:
-    """The share of ones among outcomes, with its exact (Clopper-Pearson) 95 % interval.
-
-    Args:
-        outcomes: Zeros and ones, at least one; or, of several draws each, the shares of ones.
-        draws: Outcomes an example.
-    """
-    return share_of(round(float(np.sum(np.asarray(outcomes))) * draws), len(outcomes) * draws, draws)
-
-
-def share_of(correct: int, total: int, draws: int = 1) -> Share:
-    """A share with its exact (Clopper-Pearson) 95 % interval.
-
-    Draws of one example say little of other examples, so the interval is that of as many outcomes as
-    there are examples, which is never too narrow.
-
-    Args:
-        correct: How many ones.
-        total: Of how many outcomes, at least one.
-        draws: Outcomes an example.
-    """
-    right, wrong = correct / draws, (total - correct) / draws
-    return Share(
-        value=correct / total,
-        lower=float(beta.ppf(_TAIL, right, wrong + 1)) if correct else 0.0,
-        upper=float(beta.ppf(1 - _TAIL, right + 1, wrong)) if correct < total else 1.0,
-        correct=correct,
-        total=total,
-    )
-
-
-def measured(measure: str, found: Share, *, by: str = "", norm: str = "", level: float = 0.0) -> Measurement:
-    """A share as a row of the table."""
-    return Measurement(measure, by, norm, level, **vars(found))

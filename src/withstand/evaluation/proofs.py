@@ -142,7 +142,9 @@ class Prover:
         overstatements = consistency.overstated(claims, attained)
         violations: list[Violation] = []
         if self.plan.is_nested:
-            violations += consistency.contradictions(claims, self._farthest(batch.images))
+            # No two images in [0, 1] are farther apart, and no radius is looked for beyond.
+            farthest = 1.0 if self.plan.norm == math.inf else math.sqrt(batch.images[0].numel())
+            violations += consistency.contradictions(claims, farthest)
         claims = claims.closed()
         refuted: set[int] = set()
         unconfirmed: set[int] = set()
@@ -208,10 +210,6 @@ class Prover:
         )
         radius: NDArray[np.float64] = found.cpu().numpy()
         return radius
-
-    def _farthest(self, images: Tensor) -> float:
-        """No two images in [0, 1] are farther apart, and no radius is looked for beyond."""
-        return 1.0 if self.plan.norm == math.inf else math.sqrt(images[0].numel())
 
     def margins_at(self, batch: Batch, images: Tensor, epsilon: float) -> NDArray[np.float64]:
         """The margins (batch,), in float64, of images brought to within epsilon of a batch."""

@@ -133,7 +133,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     meters = _listed(meters)
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)
-    test = _first(dataset.test, num_examples).to(place)
+    test = dataset.test.first(num_examples).to(place)
     is_random = _is_random(model, test)
     wanted = with_implied(meters)
     _require_met(model, wanted, dataset.info, is_random=is_random)
@@ -263,10 +263,6 @@ def _is_random(model: nn.Module, test: Split) -> bool:
             ) from error
     largest = first.abs().max().clamp_min(1e-12)
     return bool(((first - second).abs().max() > _SAME_ANSWER * largest).item())
-
-
-def _first(test: Split, num_examples: int | None) -> Split:
-    return test if num_examples is None else test.subset(torch.arange(min(num_examples, len(test))))
 
 
 def require_sizes(num_examples: int | None, batch_size: int) -> None:

@@ -21,23 +21,9 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.models import sequences
 from withstand.models.blocks import Shape
 from withstand.models.layers import Normalize
-from withstand.models.sequences import (
-    alexnet,
-    cnn_4c3f,
-    cnn_6c2f,
-    cnn_8c2f,
-    cnn_large_epsilon,
-    cnn_small,
-    lenet,
-    mlp,
-    resnet18,
-    resnet50,
-    vgg5_stable,
-    vgg11,
-    vgg16,
-)
 from withstand.suggest import nearest
 from withstand.types import ModelError
 
@@ -119,19 +105,19 @@ Factory: TypeAlias = Callable[..., Any]
 
 _BUILDERS: Mapping[str, Factory] = MappingProxyType(
     {
-        "mlp": mlp,
-        "lenet": lenet,
-        "cnn-small": cnn_small,
-        "cnn-4c3f": cnn_4c3f,
-        "cnn-6c2f": cnn_6c2f,
-        "cnn-8c2f": cnn_8c2f,
-        "cnn-large-epsilon": cnn_large_epsilon,
-        "alexnet": alexnet,
-        "vgg5-stable": vgg5_stable,
-        "vgg11": vgg11,
-        "vgg16": vgg16,
-        "resnet18": resnet18,
-        "resnet50": resnet50,
+        "mlp": sequences.mlp,
+        "lenet": sequences.lenet,
+        "cnn-small": sequences.cnn_small,
+        "cnn-4c3f": sequences.cnn_4c3f,
+        "cnn-6c2f": sequences.cnn_6c2f,
+        "cnn-8c2f": sequences.cnn_8c2f,
+        "cnn-large-epsilon": sequences.cnn_large_epsilon,
+        "alexnet": sequences.alexnet,
+        "vgg5-stable": sequences.vgg5_stable,
+        "vgg11": sequences.vgg11,
+        "vgg16": sequences.vgg16,
+        "resnet18": sequences.resnet18,
+        "resnet50": sequences.resnet50,
     }
 )
 

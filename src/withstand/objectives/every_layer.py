@@ -21,18 +21,9 @@ from typing_extensions import override
 from withstand.checks import require_at_least
 from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
 from withstand.noise import GaussianNoise
+from withstand.objectives import propagation
 from withstand.objectives.onset import Onset
-from withstand.objectives.propagation import (
-    NoisyLoss,
-    Propagation,
-    input_moments,
-    normalised,
-    of_onset,
-    required_logits,
-    rule_of_moments,
-    through_every_layer,
-    training_batch_norm,
-)
+from withstand.objectives.propagation import NoisyLoss, Propagation
 
 
 class ExpectedLoss(ABC):
@@ -149,15 +140,19 @@ class EveryLayer(Propagation):
         if self.num_factors:
             start: Moments = FactoredGaussian(images, noise.random_factors(images, self.num_factors)[:, None])
         else:
-            start = input_moments(images, noise)
+            start = propagation.input_moments(images, noise)
         reached = program.walk(Onset(start), _result)
-        logits = required_logits(reached.clean if isinstance(reached, Onset | _Beside) else reached)
+        logits = propagation.required_logits(
+            reached.clean if isinstance(reached, Onset | _Beside) else reached
+        )
         return NoisyLoss(logits, self.loss(reached.moments, labels))
 
     @override
     def rehearse(self, program: Program, images: Tensor) -> None:
         def reach(points: Tensor) -> Tensor:
-            return through_every_layer(program, Gaussian(points, torch.zeros_like(points[:1]))).mean
+            return propagation.through_every_layer(
+                program, Gaussian(points, torch.zeros_like(points[:1]))
+            ).mean
 
         program.rehearse(images, reach)
 
@@ -172,14 +167,14 @@ class _Beside:
 
 def _result(call: Call) -> Any:
     if not call.takes(_Beside):
-        result = of_onset(call, lambda onset: _Beside(onset.clean, onset.moments))
+        result = propagation.of_onset(call, lambda onset: _Beside(onset.clean, onset.moments))
         return call.compute_on_centers() if result is None else result
     clean_call, moments_call = call.mapped(_clean), call.mapped(_moments)
-    layer = training_batch_norm(call)
+    layer = propagation.training_batch_norm(call)
     if layer is not None:
         clean = clean_call.compute()
-        return _Beside(clean, normalised(layer, clean_call.input, moments_call.input))
-    return _paired(clean_call.compute(), rule_of_moments(moments_call))
+        return _Beside(clean, propagation.normalised(layer, clean_call.input, moments_call.input))
+    return _paired(clean_call.compute(), propagation.rule_of_moments(moments_call))
 
 
 def _paired(clean: Any, moments: Any) -> Any:

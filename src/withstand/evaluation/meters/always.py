@@ -12,10 +12,11 @@ from typing_extensions import override
 
 from withstand.checks import require_at_least
 from withstand.evaluation.attacking import column, prediction_column
-from withstand.evaluation.meter import Gathered, Meter, Needs, Summary, share
+from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
 from withstand.results import results
 from withstand.results.measurements import CALIBRATION_ERROR, Measurement
 from withstand.results.results import Target
+from withstand.results.shares import share
 
 CALIBRATION_BINS = 15
 

@@ -12,9 +12,10 @@ from typing_extensions import override
 
 from withstand.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found, Gathered, Meter, Summary, measured, share_of
+from withstand.evaluation.meter import Found, Gathered, Meter, Summary
 from withstand.results import results
-from withstand.results.measurements import CORRUPTED, example_column
+from withstand.results.measurements import CORRUPTED, example_column, measured
+from withstand.results.shares import share_of
 from withstand.suggest import nearest
 from withstand.types import Batch
 

@@ -13,9 +13,16 @@ from typing_extensions import override
 from withstand import norms
 from withstand.checks import require_at_least
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found, Gathered, Meter, Summary, measured, share_of
-from withstand.results.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement, example_column
+from withstand.evaluation.meter import Found, Gathered, Meter, Summary
+from withstand.results.measurements import (
+    NOISE_ACCURACY,
+    NOISE_AGREEMENT,
+    Measurement,
+    example_column,
+    measured,
+)
 from withstand.results.results import Noise
+from withstand.results.shares import share_of
 from withstand.types import Batch
 
 AGREEMENT_COLUMN = "noise-agreement"

@@ -19,9 +19,10 @@ from typing_extensions import override
 from withstand import bayes
 from withstand.checks import require_at_least
 from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found, Gathered, Meter, Summary, measured, share_of
+from withstand.evaluation.meter import Found, Gathered, Meter, Summary
 from withstand.results import random_answers as results
-from withstand.results.measurements import protocol_measure
+from withstand.results.measurements import measured, protocol_measure
+from withstand.results.shares import share_of
 from withstand.types import Batch
 
 _PROTOCOL = "sebr"

@@ -119,7 +119,7 @@ class Uncertainty(Meter):
         """Entropies and confidence of the images of each other data set."""
         found: dict[str, dict[str, list[float]]] = {}
         for name, dataset in self._others.items():
-            split = dataset.test.subset(torch.arange(min(len(subject.test), len(dataset.test))))
+            split = dataset.test.first(len(subject.test))
             parts: list[Columns] = []
             for number, batch in enumerate(batches(split.to(subject.test.images.device), subject.batch_size)):
                 torch.manual_seed(seed_of(subject.seed, number * subject.batch_size))
