@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from withstand.compiled import uncompiled
+from withstand.modes import uncompiled
 
 
 def test_a_compiled_model_gives_back_what_was_compiled() -> None:

@@ -17,9 +17,10 @@ from withstand import domains
 from withstand.data import Deform
 from withstand.domains import Domain, Site
 from withstand.exact import exact_copy, require_independence
-from withstand.kernel_norms import ClassBounds, KernelNormBounds, KernelNormSettings, kernel_norm_bounds
+from withstand.kernel_norms import KernelNormBounds, KernelNormSettings, kernel_norm_bounds
 from withstand.kernel_norms.bounds import require_bounded
 from withstand.models import Normalize
+from withstand.results.analytic import KernelNormsOf, KernelNormsOfLayer
 from withstand.types import CertificateError, DataError, ModelError
 
 FEW = KernelNormSettings(num_examples=12, num_perturbed=4, num_deformations=3)
@@ -193,12 +194,12 @@ def test_more_examples_never_lower_a_bound() -> None:
 
 
 def test_contradicting_bounds_are_refused() -> None:
-    good = ClassBounds("cat", 1.0, 2.0, None, None, 2.0 * (1 - 1e-9))
-    require_bounded([good, good._replace(spectral=None)])
+    good = KernelNormsOf("cat", 1.0, 2.0, None, None, 2.0 * (1 - 1e-9))
+    require_bounded([good, dataclasses.replace(good, spectral=None)])
     with pytest.raises(CertificateError, match=r"class dog .* 2 a unit .* upper bound is 1\.99"):
-        require_bounded([good, good._replace(name="dog", spectral=1.99)])
+        require_bounded([good, dataclasses.replace(good, name="dog", spectral=1.99)])
     with pytest.raises(CertificateError, match="dog"):
-        require_bounded([good._replace(name="dog", deformation=3.0)])
+        require_bounded([dataclasses.replace(good, name="dog", deformation=3.0)])
 
 
 class Stretch(nn.Module):
@@ -278,7 +279,7 @@ def test_weights_that_are_not_finite_bound_nothing_and_harm_nothing(wrong: float
     for each in found.classes:
         assert math.isfinite(each.lower)
         assert each.spectral is None
-    assert found.layers[0] == ("0", None, None)
+    assert found.layers[0] == KernelNormsOfLayer("0", None, None)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def test_dead_nets_give_zeros(model: nn.Sequential) -> None:
             parameter.zero_()
     found = kernel_norm_bounds(model, pictures(), FEW)
     for each in found.classes:
-        assert each[1:5] == (0.0, 0.0, 0.0, 0.0)
+        assert dataclasses.astuple(each)[1:5] == (0.0, 0.0, 0.0, 0.0)
         assert each.spectral == pytest.approx(0.0, abs=1e-18)  # a Softplus jumps by a little
 
 

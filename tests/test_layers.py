@@ -18,7 +18,7 @@ LEVELS = {
         [
             ["types", "dataset_info", "suggest", "flat", "_version"],
             [
-                *["norms", "noise", "corruptions", "schedules", "checks", "modes", "compiled", "roots"],
+                *["norms", "noise", "corruptions", "schedules", "checks", "modes", "roots"],
                 *["run_folder", "environment", "numerics", "identity"],
             ],
             ["results"],
@@ -32,10 +32,8 @@ LEVELS = {
             ["training", "evaluation", "reporting"],
             ["recipe", "recipe_items", "recipe_upgrade"],
             ["recipe_file"],
-            ["same_recipe"],
             ["runs"],
             ["pipeline", "console", "arguments"],
-            ["certifying", "model_arguments"],
             ["attack_command", "certify_command", "check_command", "moments_command", "compare_command"],
             ["sweep"],
             ["sweep_command"],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from withstand import bayes
 from withstand.attacks import PGD
-from withstand.certifying import adopt_model
+from withstand.certify_command import adopt_model
 from withstand.evaluation import Evaluation
 from withstand.pipeline import measure_run
 from withstand.recipe import BayesSettings, DataSettings, ModelSettings

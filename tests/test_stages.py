@@ -22,7 +22,7 @@ from torch import Tensor
 
 from withstand.attacks import PGD
 from withstand.certificates import Certifier
-from withstand.certifying import Request, certify_run
+from withstand.certify_command import Request, certify_run
 from withstand.cli import main
 from withstand.evaluation.proofs import Prover
 from withstand.reporting.table import select
@@ -216,6 +216,21 @@ def test_an_interrupted_command_leaves_what_others_found(run: Path, monkeypatch:
         with _stopped_after(20, monkeypatch):
             assert did(run, command) == 130
         assert [(run / name).read_text() for name in files] == before
+
+
+def test_figures_and_what_was_asked_for_are_written_at_once(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("withstand.pipeline.add_cost", killed)  # what comes after the results
+        assert did(run, "evaluate") == 130
+    assert found_in(run)[0].settings["meters"]
+    assert did(run, "certify") == 0
+    assert {ATTACKED, CERTIFIED} <= set(found_in(run)[1]["measure"])
+    assert len(found_in(run)[0].attacks) == 2, "the attack of the evaluation is not taken over"
 
 
 def test_a_folder_in_use_is_left_to_who_holds_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,23 +1,44 @@
-"""The command ``withstand certify``."""
+"""The command ``withstand certify``: certificates of a run, or of a model that was trained elsewhere."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
+import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
+from safetensors.torch import load_file
+from torch import nn
 
-from withstand.arguments import given_sizes, parse, plain_parser, target
+from withstand import models
+from withstand.arguments import (
+    add_model_arguments,
+    given_data,
+    given_model,
+    given_sizes,
+    is_model,
+    parse,
+    plain_parser,
+    target,
+)
 from withstand.certificates import Method
-from withstand.certifying import Request, adopt_model, certify_run
 from withstand.console import OUTPUT, print_results, progress_of
-from withstand.model_arguments import add_model_arguments, given_data, given_model, is_model
+from withstand.data import Dataset
+from withstand.environment import environment
+from withstand.evaluation import Evaluation
+from withstand.evaluation.meters import Certificate
 from withstand.models import MODEL_NAMES
-from withstand.run_folder import RunFolder
+from withstand.pipeline import former_evaluation, measure_run
+from withstand.recipe import DataSettings, ModelSettings, Recipe
+from withstand.recipe_file import parse_recipe
+from withstand.run_folder import RunFolder, replaced
+from withstand.runs import build_model, device_of, load_data, model_spec, open_run
 from withstand.suggest import nearest
-from withstand.types import ModelError, RecipeError
+from withstand.types import ModelError, RecipeError, RunFolderError
 
 _OF_A_MODEL = ("--weights", "--out", "--model.")
 
@@ -48,19 +69,7 @@ def _parser() -> ArgumentParser:
         "path/to/file.py:function, package.module:function or a model's name, with --weights, --data.name "
         "and --out. What is not given is as the run's recipe says.",
     )
-    parser.add_argument("--norm", type=float | None, default=None, help="Of the ball: 2 or inf.")
-    parser.add_argument(
-        "--epsilons", type=list[float] | float | None, default=None, help="Budgets: [0.5,1.58] or [8/255]."
-    )
-    parser.add_argument("--method", type=Method | None, default=None, help="best, box_ball, box or ball.")
-    parser.add_argument(
-        "--radius", type=bool | None, default=None, help="Also the largest certified epsilon of each example."
-    )
-    parser.add_argument(
-        "--clip", type=bool | None, default=None, help="Whether the attacker keeps to [0, 1], as is usual."
-    )
-    parser.add_argument("--num_examples", type=int | None, default=None, help="The first so many; all else.")
-    parser.add_argument("--batch_size", type=int | None, default=None, help="Examples a batch.")
+    parser.add_class_arguments(Request, as_group=False)
     parser.add_argument("--weights", type=str | None, default=None, help="Of MODEL: .safetensors, .pt, .pth.")
     parser.add_argument("--out", type=str | None, default=None, help="Of MODEL: the folder to make.")
     add_model_arguments(parser)
@@ -69,8 +78,6 @@ def _parser() -> ArgumentParser:
 
 def _request(values: Namespace) -> Request:
     given = {field.name: values[field.name] for field in fields(Request)}
-    if isinstance(given["epsilons"], float | int):
-        given["epsilons"] = [float(given["epsilons"])]
     return Request(**{**given, **given_sizes(values)})
 
 
@@ -102,3 +109,145 @@ def _short(name: str) -> str:
     """A folder's name for a model: ``net-make`` for ``path/to/net.py:make``."""
     place, _, function = name.rpartition(":")
     return "-".join(part for part in (Path(place).stem, function) if part)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to certify; what is None is as the run's last evaluation or its recipe says.
+
+    Args:
+        norm: 2 or inf.
+        epsilons: Budgets in [0, 1] units, such as [0.5, 1.58] or [8/255].
+        method: The domain to bound with, or best for the tightest.
+        clip: Whether the attacker keeps to [0, 1].
+        radius: Find the largest certified epsilon of each example, too.
+        num_examples: How many of the first test examples.
+        batch_size: Examples a batch.
+    """
+
+    norm: float | None = None
+    epsilons: list[float] | float | None = None
+    method: Method | None = None
+    clip: bool | None = None
+    radius: bool | None = None
+    num_examples: int | None = None
+    batch_size: int | None = None
+
+    def certificates(self, known: Sequence[Certificate]) -> list[Certificate]:
+        """The certificates of a recipe with what is asked for in their place; else one that is.
+
+        Args:
+            known: Of the recipe.
+
+        Raises:
+            RecipeError: neither says what to certify, or a value does not fit.
+        """
+        epsilons = [float(self.epsilons)] if isinstance(self.epsilons, float | int) else self.epsilons
+        asked = {"epsilons": epsilons, "method": self.method, "clip": self.clip, "radius": self.radius}
+        given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+        of_norm = [each for each in known if self.norm in (None, each.norm)]
+        try:
+            if of_norm:
+                changed = [Certificate(**{**asdict(each), **given}) for each in of_norm]
+                return list({each.name: each for each in changed}.values())
+            if self.norm is None or epsilons is None:
+                raise RecipeError(
+                    "There is no certificate in the recipe, so say what to certify: "
+                    "--norm=2 --epsilons=[0.5,1.58], or --norm=inf --epsilons=[8/255]."
+                )
+            return [Certificate(norm=self.norm, **given)]
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+
+
+def certify_run(
+    folder: Path,
+    request: Request,
+    overrides: Sequence[str] = (),
+    *,
+    command: str,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Certifies a trained run, beside what its last evaluation found.
+
+    Args:
+        folder: The run folder; a run that was never evaluated is scored clean as well.
+        request: What to certify.
+        overrides: ``--key=value`` of its recipe, such as ``--data.root=PATH``.
+        command: The command that repeats it, for ``environment.json``.
+        on_batch: Told how many examples are done, of how many.
+
+    Raises:
+        WithstandError: of the part that failed; nothing that was written before is lost.
+    """
+    run, own = open_run(folder)
+    former = (former_evaluation(run) or own).recipe.evaluation.meters
+    known = [meter for meter in (*former, *own.recipe.evaluation.meters) if isinstance(meter, Certificate)]
+    certificates = request.certificates(known)
+    meters = [{"class_path": "Certificate", "init_args": asdict(each)} for each in certificates]
+    sizes = {"num_examples": request.num_examples, "batch_size": request.batch_size}
+    return measure_run(
+        folder,
+        meters,
+        sizes={key: value for key, value in sizes.items() if value is not None},
+        overrides=overrides,
+        command=command,
+        stage="certify",
+        on_batch=on_batch,
+    )
+
+
+# -- a model that was trained elsewhere -------------------------------------------------------------
+
+
+def adopt_model(
+    out: RunFolder, data: DataSettings, model: ModelSettings, weights: Path | None, *, command: str
+) -> None:
+    """Makes a run folder of a model, so that it is evaluated, certified and reported like a run.
+
+    Args:
+        out: The folder; one that holds this very model already is left as it is.
+        data: What it was trained on.
+        model: How to build it.
+        weights: Its weights; those that it is built with where None.
+        command: The command that repeats it, for ``environment.json``.
+
+    Raises:
+        WithstandError: the model cannot be built, or the folder holds another.
+    """
+    recipe = Recipe(name=out.path.name, data=data, model=model)
+    device = device_of(recipe)
+    dataset = load_data(recipe)
+    network = build_model(recipe, dataset.info)
+    if weights is not None:
+        models.load_weights(network, weights)
+    if out.recipe.exists():
+        _require_same_model(out, recipe, network)
+        return
+    out.create()
+    out.write_json(out.model_spec, model_spec(recipe, dataset.info))
+    _write_environment(out, dataset, device, command)
+    models.save_weights(network, out.last_weights)
+    content = {
+        "name": recipe.name,
+        "title": f"Certificates of {model.name}",
+        "data": asdict(data),
+        "model": asdict(model),
+        "evaluation": {"weights": "last"},
+    }
+    with replaced(out.recipe) as temporary:  # last, since it makes the folder a run
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _write_environment(out: RunFolder, dataset: Dataset, device: torch.device, command: str) -> None:
+    about = environment(seed=0, command=command, data_fingerprint=dataset.fingerprint, device=device)
+    out.write_json(out.environment, about)
+
+
+def _require_same_model(out: RunFolder, recipe: Recipe, network: nn.Module) -> None:
+    held = parse_recipe(out.recipe).recipe
+    same = (held.data, held.model) == (recipe.data, recipe.model) and out.last_weights.exists()
+    state = network.state_dict()
+    kept = load_file(out.last_weights) if same else {}
+    if set(kept) != set(state) or not all(torch.equal(kept[name], state[name]) for name in kept):
+        raise RunFolderError(f"{out.path} holds another run or model. Choose another folder with --out.")

@@ -10,11 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from withstand import data, models
-from withstand.arguments import parse, plain_parser, target
+from withstand.arguments import (
+    add_model_arguments,
+    given_data,
+    given_model,
+    is_model,
+    parse,
+    plain_parser,
+    target,
+)
 from withstand.console import OUTPUT
 from withstand.dataset_info import DatasetInfo
 from withstand.domains import DomainName, UnsupportedOperationError, input_set, propagate, unsupported
-from withstand.model_arguments import add_model_arguments, given_data, given_model, is_model
 from withstand.models import MODEL_NAMES
 from withstand.modes import eval_mode
 from withstand.recipe import Recipe

@@ -42,7 +42,8 @@ def compare(arguments: Sequence[str]) -> None:
             f"There is only one run to compare, {runs[0]}. Name another, or report it alone: "
             f"withstand report {runs[0]}"
         )
-    page = report(runs, values.out or _beside(values.dirs), title=values.title)
+    beside = Path(values.dirs[0]) / _PAGE if len(values.dirs) == 1 else Path(_PAGE)
+    page = report(runs, values.out or beside, title=values.title)
     OUTPUT.print(f"{len(runs)} runs compared: {page}", soft_wrap=True)
     export(runs, page, values)
 
@@ -78,7 +79,3 @@ def export(runs: Sequence[Path], page: Path, values: Namespace) -> None:
         folder = page.with_name(f"{page.stem}-figures")
         files = export_figures(runs, folder, values.figures)
         OUTPUT.print(f"figures: {len(files)} in {folder}", soft_wrap=True)
-
-
-def _beside(dirs: Sequence[str]) -> Path:
-    return Path(dirs[0]) / _PAGE if len(dirs) == 1 else Path(_PAGE)

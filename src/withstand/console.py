@@ -11,23 +11,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from withstand.reporting.table import area_over_levels, corruption_mean, mean_over_levels, one, rows, select
+from withstand.results import measurements
 from withstand.results.analytic import KernelNorms
-from withstand.results.measurements import (
-    ABSTENTION,
-    ATTACKED,
-    CERTIFIED,
-    CLEAN,
-    CORRUPTED,
-    LARGEST_RADIUS,
-    MEAN_RADIUS,
-    MEAN_SMOOTHED_RADIUS,
-    MEDIAN_RADIUS,
-    NOISE_ACCURACY,
-    NOISE_AGREEMENT,
-    SMOOTHED,
-    Measurement,
-    protocol_measure,
-)
+from withstand.results.measurements import Measurement
 from withstand.results.random_answers import Sampling
 from withstand.results.results import Check, Results
 
@@ -64,7 +50,11 @@ def print_results(results: Results, table: pd.DataFrame) -> None:
     """
     repeats = results.num_repeats
     title = f"{results.dataset}{f', {repeats} predictions an example' if repeats > 1 else ''}"
-    measured = [select(table, CLEAN).assign(by="clean"), select(table, ATTACKED), select(table, CERTIFIED)]
+    measured = [
+        select(table, measurements.CLEAN).assign(by="clean"),
+        select(table, measurements.ATTACKED),
+        select(table, measurements.CERTIFIED),
+    ]
     OUTPUT.print(_accuracies("test data", title, pd.concat(measured), repeats))
     _print_descriptions(results, table)
     _print_random(results, table)
@@ -104,7 +94,11 @@ def _print_descriptions(results: Results, table: pd.DataFrame) -> None:
             OUTPUT.print(f"  epsilon {at.epsilon:.4g}: {told}")
     for certificate in results.certificates:
         OUTPUT.print(f"{certificate.name}: {certificate.description}")
-    names = {MEAN_RADIUS: "mean", MEDIAN_RADIUS: "median", LARGEST_RADIUS: "largest"}
+    names = {
+        measurements.MEAN_RADIUS: "mean",
+        measurements.MEDIAN_RADIUS: "median",
+        measurements.LARGEST_RADIUS: "largest",
+    }
     for certificate in results.certificates:
         radii = {name: one(table, measure, by=certificate.name) for measure, name in names.items()}
         told = ", ".join(f"{name} {row.value:.4g}" for name, row in radii.items() if row)
@@ -125,7 +119,9 @@ def _print_random(results: Results, table: pd.DataFrame) -> None:
         )
     for protocol in results.protocols:
         title = f"published protocol {protocol.name}"
-        OUTPUT.print(_accuracies("attack", title, select(table, protocol_measure(protocol.name))))
+        OUTPUT.print(
+            _accuracies("attack", title, select(table, measurements.protocol_measure(protocol.name)))
+        )
 
 
 def _drawn(sampling: Sampling) -> str:
@@ -146,15 +142,15 @@ def _one_liners(results: Results, table: pd.DataFrame) -> dict[str, str]:
     lines = {}
     if results.kernel_norms:
         lines["kernel norms"] = _bounds(results.kernel_norms)
-    noisy = select(table, NOISE_ACCURACY, by="unclipped")
+    noisy = select(table, measurements.NOISE_ACCURACY, by="unclipped")
     if len(noisy):
-        mean = mean_over_levels(table, NOISE_ACCURACY, "unclipped") or 0.0
-        area = area_over_levels(table, NOISE_AGREEMENT, "unclipped") or 0.0
+        mean = mean_over_levels(table, measurements.NOISE_ACCURACY, "unclipped") or 0.0
+        area = area_over_levels(table, measurements.NOISE_AGREEMENT, "unclipped") or 0.0
         lines["noise"] = (
             f"mean accuracy {100 * mean:.1f} % over noise_std 0 … {noisy.level.max():.4g}; "
             f"agreement area {area:.3f}"
         )
-    corrupted = select(table, CORRUPTED).groupby("by", sort=False).value.mean()
+    corrupted = select(table, measurements.CORRUPTED).groupby("by", sort=False).value.mean()
     if results.corruptions and len(corrupted):
         titles = {kind.name: kind.title for kind in results.corruptions.kinds}
         worst = str(corrupted.idxmin())
@@ -165,7 +161,7 @@ def _one_liners(results: Results, table: pd.DataFrame) -> dict[str, str]:
     if results.smoothing:
         accuracy, abstained, radius = (
             row.value if (row := one(table, measure)) else 0.0
-            for measure in (SMOOTHED, ABSTENTION, MEAN_SMOOTHED_RADIUS)
+            for measure in (measurements.SMOOTHED, measurements.ABSTENTION, measurements.MEAN_SMOOTHED_RADIUS)
         )
         lines["smoothed classifier, another than the one above"] = (
             f"noise_std {results.smoothing.noise_std:g}, accuracy {accuracy:.2%}, abstains from "

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from withstand.compiled import uncompiled
+from withstand.modes import uncompiled
 from withstand.types import ModelError
 
 _SAME = 1e-6  # relative, between the logits of the same image

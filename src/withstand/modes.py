@@ -1,4 +1,4 @@
-"""A model's train and eval mode, changed for a while and then put back as found."""
+"""A model as it is meant: in eval mode for a while, and inside a compiled one."""
 
 from __future__ import annotations
 
@@ -45,3 +45,11 @@ def _differs(module: nn.Module) -> bool:
     if isinstance(module, _InstanceNorm):
         return module.track_running_stats
     return isinstance(module, _BatchNorm | _DropoutNd)
+
+
+_ORIGINAL = "_orig_mod"  # torch's name, as in the keys of a compiled model's state_dict
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` was called with, of the same weights; any other as it is."""
+    return dict(model.named_children()).get(_ORIGINAL, model)

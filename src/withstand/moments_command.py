@@ -14,7 +14,7 @@ from rich.table import Table
 from withstand.arguments import parse, plain_parser, target
 from withstand.console import OUTPUT, progress_of
 from withstand.evaluation.meters import MomentCheck
-from withstand.moment_check import METHODS
+from withstand.moment_check import METHODS, MomentSettings
 from withstand.pipeline import measure_run
 from withstand.reporting.wording import duration
 from withstand.results.analytic import Moments, MomentsLevel, MomentsMethod
@@ -55,16 +55,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--noise_std", type=list[float] | float, default=list(default.noise_std), help="In [0, 1] units."
     )
-    parser.add_argument("--num_examples", type=int, default=default.num_examples, help="The first so many.")
-    parser.add_argument("--num_samples", type=int, default=default.num_samples, help="Draws an image.")
     parser.add_argument("--methods", type=list[str], default=list(METHODS), help="Of these analytic forms.")
-    parser.add_argument("--blur", type=float, default=default.blur, help="Filter of the noise, in pixels.")
-    parser.add_argument(
-        "--most_coordinates",
-        type=int,
-        default=default.most_coordinates,
-        help="Of the widest layer for which full covariances are tried.",
-    )
+    parser.add_class_arguments(MomentSettings, as_group=False, skip={"noise_std", "methods"})
     parser.add_argument("--data.root", type=str | None, default=None, help="The data root; as the run's.")
     return parser
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from withstand.compiled import uncompiled
-from withstand.modes import differs_in_training, eval_mode
+from withstand.modes import differs_in_training, eval_mode, uncompiled
 from withstand.types import DataError, ModelError
 
 

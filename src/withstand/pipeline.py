@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from withstand.environment import describe_device, environment, git_commit, peak
 from withstand.evaluation import Evaluation, Meter, evaluate
 from withstand.recipe import Recipe
 from withstand.recipe_file import ParsedRecipe, flow, parse_recipe
-from withstand.results import read_results, write_results
+from withstand.results import read_results
 from withstand.results.results import Published
 from withstand.run_folder import RunFolder, replaced
 from withstand.runs import (
@@ -30,8 +29,8 @@ from withstand.runs import (
     load_run_model,
     model_spec,
     open_run,
+    require_same_recipe,
 )
-from withstand.same_recipe import require_same_recipe
 from withstand.training import Observer, TrainingResult, fit
 from withstand.types import RecipeError, RunFolderError
 
@@ -137,14 +136,12 @@ def evaluate_run(
             device=device,
             out=run.path,
             on_batch=on_batch,
+            about={
+                "weights": settings.weights,
+                "published": [_figure(figure) for figure in recipe.published],
+                "settings": {**parsed.values["evaluation"], "meters": [plain for _, plain in meters]},
+            },
         )
-        results = replace(
-            evaluation.results,
-            weights=settings.weights,
-            published=[_figure(figure) for figure in recipe.published],
-            settings={**parsed.values["evaluation"], "meters": [plain for _, plain in meters]},
-        )
-        write_results(run, results, evaluation.table)
         add_cost(run, **{f"{stage}_seconds": time.monotonic() - started})
         noted = run.read_json(run.environment)
         former_commands = noted.get("measured_by", []) if before else []
@@ -155,7 +152,7 @@ def evaluate_run(
             f"{stage}_commit": git_commit(),
         }
         run.write_json(run.environment, {**noted, **about})
-    return replace(evaluation, results=results)
+    return evaluation
 
 
 def measure_run(

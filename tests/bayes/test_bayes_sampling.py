@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from withstand import bayes
-from withstand.bayes import Drawing, Posterior, Predictor, linear, sampling
+from withstand.bayes import Drawing, Posterior, Predictor, kinds, sampling
 from withstand.bayes.posterior import Estimator
 from withstand.types import ModelError
 
@@ -73,13 +73,13 @@ def test_it_is_done_once_until_something_random_comes(
     monkeypatch: pytest.MonkeyPatch, training: bool
 ) -> None:
     rows: list[int] = []
-    apply = linear._Matrix.apply
+    apply = kinds._Matrix.apply
 
-    def counting(self: linear._Matrix, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def counting(self: kinds._Matrix, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows.append(len(x))
         return apply(self, x, weight, bias)
 
-    monkeypatch.setattr(linear._Matrix, "apply", counting)
+    monkeypatch.setattr(kinds._Matrix, "apply", counting)
     images = torch.rand(4, 1, 3, 3)
     bayes.sample_logits(_net("plain layers first", "local", double=False), images, 3)
     assert rows == [4, 4, 12, 12]  # a mean and a variance each

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from withstand.bayes.uncertainty import auroc, entropies, histogram
+from withstand.bayes.sampling import auroc, entropies, histogram
 
 
 def _logs(probabilities: list[list[float]]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from withstand.data.digits import read_digits
+from withstand.data.load import read_digits
 from withstand.data.split import Parts, channel_statistics
 from withstand.dataset_info import KNOWN_DATASETS
 

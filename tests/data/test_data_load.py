@@ -10,8 +10,7 @@ import torch
 
 from withstand.data import NAMES, info, load
 from withstand.data.cifar import CIFAR10, read_cifar
-from withstand.data.digits import read_digits
-from withstand.data.load import READERS
+from withstand.data.load import READERS, read_digits
 from withstand.data.split import Split
 from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError

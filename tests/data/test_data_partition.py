@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from withstand.data import Split, epoch_order, load, partition, published_partition
-from withstand.data.digits import read_digits
+from withstand.data.load import read_digits
 from withstand.data.partition import derived_seed
 from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError

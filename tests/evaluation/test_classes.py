@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,11 @@ import torch
 
 from withstand.data import Split
 from withstand.evaluation import Judge
-from withstand.evaluation.gallery import Extremes, extremes, save_extremes
-from withstand.evaluation.intervals import share
 from withstand.evaluation.meters import Classes
+from withstand.evaluation.run_files import save_extremes
 from withstand.results import results
 from withstand.results.results import Confusion, Target
+from withstand.results.shares import share
 
 if TYPE_CHECKING:
     from tests.evaluation.conftest import Gather
@@ -91,56 +92,61 @@ def test_what_is_taken_for_what(gather: Gather, rows: pd.DataFrame) -> None:
     )
 
 
+SaveEnds = Callable[..., dict[str, np.ndarray[Any, np.dtype[Any]]]]
+
+
+@pytest.fixture
+def save_ends(tmp_path: Path) -> SaveEnds:
+    """Writes the ends of the radii of rows and reads them again; image i of the test split has label i."""
+
+    def save(
+        rows: pd.DataFrame, number: int = 6, images: torch.Tensor | None = None
+    ) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+        images = torch.zeros(20, 1, 4, 5, dtype=torch.uint8) if images is None else images
+        test = Split(images, torch.arange(len(images)))
+        path = tmp_path / "extremes.npz"
+        save_extremes(path, test, rows, certificate="certified-l2", class_names=NAMES, number=number)
+        assert sorted(path.parent.iterdir()) == [path]
+        with np.load(path) as file:
+            return dict(file)
+
+    return save
+
+
 @pytest.mark.parametrize(
     ("number", "smallest", "largest"),
     [(1, [5], [3]), (2, [5, 1], [3, 0]), (6, [5, 1, 6], [3, 0]), (0, [], [])],
 )
 def test_the_ends_of_the_proven(
-    rows: pd.DataFrame, number: int, smallest: list[int], largest: list[int]
+    rows: pd.DataFrame, number: int, smallest: list[int], largest: list[int], save_ends: SaveEnds
 ) -> None:
-    found = extremes(rows, "certified-l2", number)
-    assert found.smallest.tolist() == smallest
-    assert found.largest.tolist() == largest
+    saved = save_ends(rows, number)
+    assert saved["smallest_index"].tolist() == smallest
+    assert saved["largest_index"].tolist() == largest
 
 
-def test_where_nothing_is_proven_there_are_no_ends(rows: pd.DataFrame) -> None:
-    found = extremes(rows.assign(**{"radius-l2": 0.0}), "certified-l2")
-    assert (len(found.smallest), len(found.largest)) == (0, 0)
+def test_where_nothing_is_proven_there_are_no_ends(rows: pd.DataFrame, save_ends: SaveEnds) -> None:
+    saved = save_ends(rows.assign(**{"radius-l2": 0.0}))
+    assert saved["smallest_images"].shape == (0, 4, 5, 1)
+    assert saved["smallest_index"].dtype == np.int64
+    assert saved["largest_radius"].shape == (0,)
 
 
-def test_indices_are_those_of_the_test_split(rows: pd.DataFrame) -> None:
-    found = extremes(rows.assign(index=rows["index"] + 10).iloc[::-1], "certified-l2", 1)
-    assert found.smallest.tolist() == [15]
-    assert found.largest.tolist() == [13]
+def test_indices_are_those_of_the_test_split(rows: pd.DataFrame, save_ends: SaveEnds) -> None:
+    saved = save_ends(rows.assign(index=rows["index"] + 10).iloc[::-1], 1)
+    assert saved["smallest_index"].tolist() == saved["smallest_label"].tolist() == [15]
+    assert saved["largest_index"].tolist() == [13]
 
 
-def test_images_of_the_ends_are_written(rows: pd.DataFrame, tmp_path: Path) -> None:
+def test_images_of_the_ends_are_written(rows: pd.DataFrame, save_ends: SaveEnds) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (7, 3, 4, 5), dtype=torch.uint8, generator=generator)
-    test = Split(images, torch.tensor(rows["label"].tolist()))
-    path = tmp_path / "extremes.npz"
-    found = extremes(rows, "certified-l2", 2)
-    save_extremes(path, test, rows, found, certificate="certified-l2", class_names=NAMES)
-    with np.load(path) as file:
-        saved = dict(file)
+    saved = save_ends(rows, 2, images)
     assert str(saved["certificate"]) == "certified-l2"
     assert saved["class_names"].tolist() == NAMES
-    assert saved["smallest_index"].tolist() == [5, 1]
-    assert saved["smallest_label"].tolist() == [2, 0]
+    assert saved["smallest_index"].tolist() == saved["smallest_label"].tolist() == [5, 1]
     assert saved["smallest_radius"].tolist() == [0.1, 0.2]
-    assert saved["largest_index"].tolist() == [3, 0]
-    assert saved["largest_label"].tolist() == [0, 2]
+    assert saved["largest_index"].tolist() == saved["largest_label"].tolist() == [3, 0]
     assert saved["largest_radius"].tolist() == [0.9, 0.3]
     assert saved["largest_images"].dtype == np.uint8
     np.testing.assert_array_equal(saved["largest_images"][1], images[0].permute(1, 2, 0).numpy())
-    assert sorted(path.parent.iterdir()) == [path]
-
-
-def test_no_ends_are_written_as_such(rows: pd.DataFrame, tmp_path: Path) -> None:
-    test = Split(torch.zeros(7, 1, 4, 5, dtype=torch.uint8), torch.tensor(rows["label"].tolist()))
-    none = Extremes(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
-    path = tmp_path / "extremes.npz"
-    save_extremes(path, test, rows, none, certificate="certified-l2", class_names=NAMES)
-    with np.load(path) as file:
-        assert file["smallest_images"].shape == (0, 4, 5, 1)
-        assert file["largest_radius"].shape == (0,)

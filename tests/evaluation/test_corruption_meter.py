@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.corruptions import CORRUPTIONS
-from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.meter import Found
 from withstand.evaluation.meters import Corruptions
-from withstand.results.measurements import CORRUPTED, example_column
+from withstand.results.measurements import CORRUPTED, example_column, measured
+from withstand.results.shares import share_of
 from withstand.types import Batch
 
 if TYPE_CHECKING:

@@ -22,13 +22,13 @@ from typing_extensions import override
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.data import Dataset
 from withstand.evaluation import Judge, Meter, evaluate
-from withstand.evaluation.intervals import share
 from withstand.evaluation.meter import Found, Gathered, Needs, Summary
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve, Suite
 from withstand.evaluation.plans import AttackPlan, merged_attacks, merged_certificates
 from withstand.reporting.table import select
 from withstand.results import read_results
 from withstand.results.measurements import ATTACKED, CLEAN, NOISE_ACCURACY
+from withstand.results.shares import share
 from withstand.run_folder import RunFolder
 from withstand.types import AttackError, Batch, ModelError
 

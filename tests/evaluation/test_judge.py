@@ -17,7 +17,7 @@ from withstand import bayes
 from withstand.attacks import PGD, AttackMode, Cascade, Noise
 from withstand.data import Dataset
 from withstand.evaluation import Judge
-from withstand.evaluation.attacking import Memory, OnAttacked, Scores, attack_batch, column
+from withstand.evaluation.attacking import Memory, Scores, attack_batch, column
 from withstand.evaluation.judge import Answer, random_judge
 from withstand.evaluation.meter import Columns
 from withstand.evaluation.meters import Attacks
@@ -28,12 +28,10 @@ IMAGES = torch.full((3, 1, 2, 2), 0.5)
 LABELS = torch.tensor([0, 1, 1])
 
 
-def score_batch(
-    judge: Judge, batch: Batch, plans: list[AttackPlan], on_attacked: OnAttacked | None = None
-) -> Scores:
+def score_batch(judge: Judge, batch: Batch, plans: list[AttackPlan], memory: Memory | None = None) -> Scores:
     """Clean and under each attack."""
     clean = judge.answer(*batch)
-    scores = attack_batch(judge, batch, clean, plans, on_attacked)
+    scores = attack_batch(judge, batch, clean, plans, memory or Memory())
     return scores._replace(worst={"clean": judge.share(clean.right).numpy(), **scores.worst})
 
 
@@ -99,11 +97,13 @@ def test_what_chose_an_image_is_not_what_is_reported_and_the_broken_are_left_alo
     judge = Judge(model, model, num_repeats=2, is_random=True)
     seen: dict[str, Tensor] = {}
 
-    def on_attacked(plan: AttackPlan, epsilon: float, images: Tensor) -> Columns:
-        seen[column(plan.name, epsilon)] = images.clone()
-        return {}
+    class Watching(Memory):
+        @override
+        def attacked(self, plan: AttackPlan, epsilon: float, images: Tensor) -> Columns:
+            seen[column(plan.name, epsilon)] = images.clone()
+            return {}
 
-    scores = score_batch(judge, Batch(IMAGES, LABELS), [_plan([0.1, 0.2])], on_attacked)
+    scores = score_batch(judge, Batch(IMAGES, LABELS), [_plan([0.1, 0.2])], Watching())
     assert scores.columns["clean"].tolist() == [1.0, 1.0, 1.0]
     assert scores.columns["a@0.1"].tolist() == [1.0, 0.0, 0.5]
     assert scores.columns["a@0.2"].tolist() == [0.5, 0.5, 1.0]  # the broken, too, is counted afresh
@@ -225,11 +225,13 @@ def test_an_attack_that_gives_up_does_not_take_the_place_of_one_that_came_near()
         labels = model(IMAGES).argmax(dim=1)
     seen: list[Tensor] = []
 
-    def on_attacked(plan: AttackPlan, epsilon: float, images: Tensor) -> Columns:
-        seen.append(images)
-        return {}
+    class Watching(Memory):
+        @override
+        def attacked(self, plan: AttackPlan, epsilon: float, images: Tensor) -> Columns:
+            seen.append(images)
+            return {}
 
-    score_batch(Judge.of(model.eval()), Batch(IMAGES, labels), [plan], on_attacked)
+    score_batch(Judge.of(model.eval()), Batch(IMAGES, labels), [plan], Watching())
     assert torch.allclose(seen[0], IMAGES + 0.1)
 
 
@@ -237,9 +239,7 @@ def test_images_that_nobody_wants_are_not_kept() -> None:
     class Forgetful(Memory):
         """Wants no images."""
 
-        @override
-        def wants_images(self, plan: AttackPlan) -> bool:
-            return False
+        wants_images = False
 
     plan = AttackPlan(Brighter(), [0.1], "brighter")
     batch = Batch(IMAGES, torch.zeros_like(LABELS))

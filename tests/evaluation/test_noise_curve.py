@@ -18,7 +18,6 @@ from withstand.attacks import PGD
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
 from withstand.evaluation import evaluate
-from withstand.evaluation.intervals import share, share_of
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
 from withstand.recipe_file import parse_recipe
@@ -26,6 +25,7 @@ from withstand.reporting.table import area_over_levels, rows, select
 from withstand.results import read_results
 from withstand.results.measurements import CLEAN, NOISE_ACCURACY, NOISE_AGREEMENT
 from withstand.results.results import Noise
+from withstand.results.shares import share, share_of
 from withstand.run_folder import RunFolder
 from withstand.types import Batch, RecipeError
 

@@ -21,7 +21,8 @@ from withstand.data import Dataset
 from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks, Certificate
 from withstand.evaluation.plans import AttackPlan, default_attack, default_plans
-from withstand.evaluation.proofs import Prover
+from withstand.evaluation.proofs import WITHDRAWN, Prover
+from withstand.evaluation.store import BatchStore
 from withstand.reporting.table import select
 from withstand.results.measurements import ATTACKED, CERTIFIED, LARGEST_RADIUS
 from withstand.run_folder import RunFolder
@@ -217,11 +218,11 @@ def test_one_confirmed_attack_is_enough_whatever_others_rounding_explains(
     def evidence(outcome: Outcome, rows: Tensor) -> Tensor:
         return (adversarial if outcome.attack == "truly" else batch.images)[rows]
 
-    proven = Prover(plan, Boastful(linear)).prove(batch, broken, evidence)
-    (violation,) = proven.violations
+    kept = BatchStore(None)
+    found, (violation,) = Prover(plan, Boastful(linear)).prove(batch, broken, evidence, (), kept)
     assert list(violation.rows) == [0]
-    assert proven.num_withdrawn == 0
-    assert proven.claims.certified.tolist() == [[True, True]]  # as claimed, for all to see
+    assert found.counts[WITHDRAWN].tolist() == [0]
+    assert found.columns["certified-l2@1.4"].tolist() == [1, 1]  # as claimed, for all to see
 
 
 def test_a_radius_that_an_attack_refutes_is_caught(

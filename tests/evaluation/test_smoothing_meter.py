@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.evaluation.intervals import measured, share
 from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.meters import RandomizedSmoothing
 from withstand.identity import identity
 from withstand.reporting.table import select
 from withstand.results import measurements as measures
-from withstand.results.measurements import table_of
+from withstand.results.measurements import measured, table_of
 from withstand.results.results import Smoothing
+from withstand.results.shares import share
 from withstand.types import Batch
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand import bayes
-from withstand.bayes.uncertainty import entropies
+from withstand.bayes.sampling import entropies
 from withstand.data import Dataset, Split
 from withstand.dataset_info import DatasetInfo
 from withstand.evaluation import Judge, random_judge

@@ -14,12 +14,13 @@ from typing_extensions import override
 from withstand.data import Dataset
 from withstand.domains import Program
 from withstand.evaluation import evaluate, meters
-from withstand.moment_check import METHODS, MethodResult, MomentResults, MomentSettings, check_moments
+from withstand.moment_check import METHODS, MomentResults, MomentSettings, check_moments
 from withstand.moment_check.comparison import compare_logits
 from withstand.moment_check.methods import batch_size_of, survey, unaffordable
 from withstand.moment_check.sampling import INPUT, LOGITS, Sampled, sample
 from withstand.noise import GaussianNoise
 from withstand.results import read_results
+from withstand.results.analytic import MomentsMethod
 from withstand.run_folder import RunFolder
 from withstand.types import DataError, ModelError
 
@@ -73,7 +74,7 @@ def found(model: nn.Module, *, std: Sequence[float] = (0.2,), blur: float = 0.0)
     return check_moments(model, images(), MomentSettings(std, num_samples=SAMPLES, blur=blur))
 
 
-def by_name(results: MomentResults, level: int = 0) -> dict[str, MethodResult]:
+def by_name(results: MomentResults, level: int = 0) -> dict[str, MomentsMethod]:
     return {method.name: method for method in results.levels[level].methods}
 
 
@@ -82,7 +83,7 @@ def number(value: float | None) -> float:
     return value
 
 
-def median(method: MethodResult) -> float:
+def median(method: MomentsMethod) -> float:
     assert method.std_ratio is not None
     return method.std_ratio.median
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from withstand.domains import Gaussian
 from withstand.objectives import Cubature, ExpectedLoss, MeanField, OfMean
-from withstand.objectives.expected_losses import _points
+from withstand.objectives.every_layer import _points
 
 LOSSES = [OfMean(), MeanField(), Cubature(), Cubature(num_points=2)]
 SCALES = [(1.0, 0.1), (2.0, 1.0), (3.0, 10.0), (1.0, 400.0)]

@@ -11,8 +11,7 @@ from typing_extensions import override
 
 from withstand.models import MinMax, Normalize, create
 from withstand.penalties import classwise
-from withstand.penalties.classwise import own_gradients
-from withstand.penalties.piecewise import is_piecewise_linear, without_curvature
+from withstand.penalties.classwise import is_piecewise_linear, own_gradients, without_curvature
 
 
 def _pooled() -> nn.Module:

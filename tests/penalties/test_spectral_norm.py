@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from withstand.objectives import CrossEntropy
-from withstand.penalties.spectral_norm import SpectralNorm
+from withstand.penalties.spectral import SpectralNorm
 from withstand.spectral import Place, places, weights
 from withstand.types import ModelError
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from withstand.evaluation.intervals import share_of
 from withstand.results import random_answers as drawn
 from withstand.results import read_results, write_results
 from withstand.results.analytic import (
@@ -47,6 +46,7 @@ from withstand.results.results import (
     StageInfo,
     Target,
 )
+from withstand.results.shares import share_of
 from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
 

@@ -70,6 +70,7 @@ class AutoAttack(LibraryAttack):
     num_queries: int = 5000
     num_target_classes: int | None = None
     seed: int = 0
+    draws_by_batch = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,11 +95,6 @@ class AutoAttack(LibraryAttack):
             found = self._run(answers, given, labels, epsilon, num_classes)
         is_same = (found == given).flatten(1).all(dim=1)
         return pick(is_same, images, keep_inside(images, found, self.norm, epsilon))
-
-    @property
-    @override
-    def draws_by_batch(self) -> bool:
-        return True
 
     @property
     @override

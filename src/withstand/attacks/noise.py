@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import norms
-from withstand.attacks.base import Attack, AttackKind, require_at_least_one
+from withstand.attacks.base import Attack, require_at_least_one
 from withstand.attacks.worst import worst_of
 from withstand.modes import eval_mode
 
@@ -31,6 +31,7 @@ class Noise(Attack):
 
     norm: float = math.inf
     num_samples: int = 1
+    kind = "black-box"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,11 +47,6 @@ class Noise(Attack):
         draws = (self._draw(images, epsilon) for _ in range(self.num_samples))
         with eval_mode(model):
             return worst_of(model, images.detach(), labels, draws, by_loss=self.mode == "random")
-
-    @property
-    @override
-    def kind(self) -> AttackKind:
-        return "black-box"
 
     @property
     @override

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from withstand import norms
 from withstand.attacks.adapters import keep_inside
-from withstand.attacks.base import Attack, AttackKind, WrappedAttack
+from withstand.attacks.base import Attack, WrappedAttack
 from withstand.attacks.losses import cross_entropy
 from withstand.attacks.worst import pick
 from withstand.modes import eval_mode
@@ -42,6 +42,7 @@ class Transfer(WrappedAttack):
     surrogate: nn.Module = field(repr=False)
     attack: Attack
     source: str = "surrogate"
+    kind = "transfer"
 
     def __post_init__(self) -> None:
         if not _slug(self.source):
@@ -73,11 +74,6 @@ class Transfer(WrappedAttack):
     @override
     def around(self, inside: Sequence[Attack]) -> Self:
         return replace(self, attack=inside[0])
-
-    @property
-    @override
-    def kind(self) -> AttackKind:
-        return "transfer"
 
     @property
     @override

@@ -2,7 +2,8 @@
 
 from withstand.bayes.bounds import expected_norm_bound, noise_bounds
 from withstand.bayes.convert import convert, mean_network
-from withstand.bayes.expected_maximum import expected_maximum
+from withstand.bayes.expected_maximum import expected_maximum, fluctuation
+from withstand.bayes.kinds import BatchNorm1d, BatchNorm2d, Conv1d, Conv2d, GroupNorm, LayerNorm, Linear
 from withstand.bayes.layer import (
     Deviations,
     Drawing,
@@ -16,12 +17,9 @@ from withstand.bayes.layer import (
     sharing_deviations,
     variational_layers,
 )
-from withstand.bayes.linear import Conv1d, Conv2d, Linear
-from withstand.bayes.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from withstand.bayes.posterior import Normal, Posterior
 from withstand.bayes.sampled_norms import confidence_bound
 from withstand.bayes.sampling import Predictor, in_blocks, sample_logits
-from withstand.bayes.surrogate import fluctuation
 
 __all__ = [
     "BatchNorm1d",

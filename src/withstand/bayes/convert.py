@@ -10,11 +10,10 @@ from typing import cast
 from torch import nn
 from torch.nn.utils import parametrize
 
+from withstand.bayes.kinds import BatchNorm1d, BatchNorm2d, Conv1d, Conv2d, GroupNorm, LayerNorm, Linear
 from withstand.bayes.layer import VariationalLayer, is_stochastic, variational_layers
-from withstand.bayes.linear import Conv1d, Conv2d, Linear
-from withstand.bayes.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from withstand.bayes.posterior import Posterior
-from withstand.compiled import uncompiled
+from withstand.modes import uncompiled
 from withstand.suggest import nearest
 from withstand.types import ModelError
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.bayes.posterior import Normal, Posterior, divergence
-from withstand.compiled import uncompiled
+from withstand.modes import uncompiled
 from withstand.passes import random_state
 from withstand.types import ModelError
 

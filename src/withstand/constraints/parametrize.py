@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from typing_extensions import override
 
-from withstand.compiled import uncompiled
+from withstand.modes import uncompiled
 from withstand.spectral import Weight, weights
 from withstand.types import ModelError
 

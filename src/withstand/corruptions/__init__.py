@@ -51,19 +51,6 @@ __all__ = [
     "Translation",
 ]
 
-CORRUPTIONS: Final[Mapping[str, Corruption]] = MappingProxyType(
-    {
-        each.name: each
-        for each in (
-            GaussianBlur(),
-            Brightness(),
-            Contrast(),
-            Jpeg(),
-            ShotNoise(),
-            ImpulseNoise(),
-            Rotation(),
-            Translation(),
-        )
-    }
-)
+_KINDS = (GaussianBlur, Brightness, Contrast, Jpeg, ShotNoise, ImpulseNoise, Rotation, Translation)
+CORRUPTIONS: Final[Mapping[str, Corruption]] = MappingProxyType({kind.name: kind() for kind in _KINDS})
 """All there are, by name."""

@@ -7,9 +7,8 @@ loss is left out; colour planes keep their full size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, NamedTuple, final
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,18 +37,16 @@ _CHROMA = (
 )
 
 
-@final
-@dataclass(frozen=True)
 class Jpeg(Corruption):
     """Images of three channels are taken for red, green and blue; each channel of others for brightness.
 
     Images whose sides are no multiples of 8 are continued by their last pixels, as encoders do.
     """
 
-    name: ClassVar[str] = "jpeg"
-    title: ClassVar[str] = "JPEG"
-    parameter: ClassVar[str] = "quality, of 100"
-    values: ClassVar[tuple[float, float, float, float, float]] = (50.0, 35.0, 25.0, 15.0, 8.0)
+    name = "jpeg"
+    title = "JPEG"
+    parameter = "quality, of 100"
+    values = (50.0, 35.0, 25.0, 15.0, 8.0)
 
     @override
     def _corrupt(self, images: Tensor, value: float, generator: torch.Generator) -> Tensor:

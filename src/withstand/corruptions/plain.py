@@ -7,8 +7,6 @@ image goes on as its nearest pixel there, so that nothing black comes in but whe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -18,18 +16,16 @@ from typing_extensions import override
 from withstand.corruptions.base import Corruption
 
 
-@final
-@dataclass(frozen=True)
 class GaussianBlur(Corruption):
     """Every pixel becomes a mean of those around it, weighted by the mass of a normal law over each.
 
     Beyond the border the image goes on as its last pixel. The kernel is not cut off.
     """
 
-    name: ClassVar[str] = "gaussian-blur"
-    title: ClassVar[str] = "Gaussian blur"
-    parameter: ClassVar[str] = "standard deviation, share of the shorter side"
-    values: ClassVar[tuple[float, float, float, float, float]] = (0.0125, 0.02, 0.0275, 0.0375, 0.05)
+    name = "gaussian-blur"
+    title = "Gaussian blur"
+    parameter = "standard deviation, share of the shorter side"
+    values = (0.0125, 0.02, 0.0275, 0.0375, 0.05)
 
     @override
     def _corrupt(self, images: Tensor, value: float, generator: torch.Generator) -> Tensor:
@@ -45,30 +41,26 @@ def _means(size: int, std: float, like: Tensor) -> Tensor:
     return F.pad(F.pad(below, (1, 0), value=0.0), (0, 1), value=1.0).diff(dim=1)
 
 
-@final
-@dataclass(frozen=True)
 class Brightness(Corruption):
     """The same is added to every pixel and channel; what becomes brighter than white is white."""
 
-    name: ClassVar[str] = "brightness"
-    title: ClassVar[str] = "Brightness"
-    parameter: ClassVar[str] = "added to every pixel"
-    values: ClassVar[tuple[float, float, float, float, float]] = (0.1, 0.2, 0.3, 0.4, 0.5)
+    name = "brightness"
+    title = "Brightness"
+    parameter = "added to every pixel"
+    values = (0.1, 0.2, 0.3, 0.4, 0.5)
 
     @override
     def _corrupt(self, images: Tensor, value: float, generator: torch.Generator) -> Tensor:
         return images + value
 
 
-@final
-@dataclass(frozen=True)
 class Contrast(Corruption):
     """Every pixel moves towards the mean of its image and channel."""
 
-    name: ClassVar[str] = "contrast"
-    title: ClassVar[str] = "Contrast"
-    parameter: ClassVar[str] = "factor on the difference from the image's mean"
-    values: ClassVar[tuple[float, float, float, float, float]] = (0.75, 0.5, 0.4, 0.3, 0.15)
+    name = "contrast"
+    title = "Contrast"
+    parameter = "factor on the difference from the image's mean"
+    values = (0.75, 0.5, 0.4, 0.3, 0.15)
 
     @override
     def _corrupt(self, images: Tensor, value: float, generator: torch.Generator) -> Tensor:
@@ -76,30 +68,26 @@ class Contrast(Corruption):
         return mean + value * (images - mean)
 
 
-@final
-@dataclass(frozen=True)
 class ShotNoise(Corruption):
     """Every pixel and channel is counted in photons, whose number has a Poisson law; black stays black."""
 
-    name: ClassVar[str] = "shot-noise"
-    title: ClassVar[str] = "Shot noise"
-    parameter: ClassVar[str] = "mean number of photons at white"
-    values: ClassVar[tuple[float, float, float, float, float]] = (100.0, 50.0, 25.0, 12.0, 6.0)
+    name = "shot-noise"
+    title = "Shot noise"
+    parameter = "mean number of photons at white"
+    values = (100.0, 50.0, 25.0, 12.0, 6.0)
 
     @override
     def _corrupt(self, images: Tensor, value: float, generator: torch.Generator) -> Tensor:
         return torch.poisson(images * value, generator=generator) / value
 
 
-@final
-@dataclass(frozen=True)
 class ImpulseNoise(Corruption):
     """Salt and pepper: some pixels, each channel by itself, become black or white, either as likely."""
 
-    name: ClassVar[str] = "impulse-noise"
-    title: ClassVar[str] = "Impulse noise"
-    parameter: ClassVar[str] = "share of pixels turned black or white"
-    values: ClassVar[tuple[float, float, float, float, float]] = (0.03, 0.06, 0.09, 0.17, 0.27)
+    name = "impulse-noise"
+    title = "Impulse noise"
+    parameter = "share of pixels turned black or white"
+    values = (0.03, 0.06, 0.09, 0.17, 0.27)
 
     @override
     def _corrupt(self, images: Tensor, value: float, generator: torch.Generator) -> Tensor:
@@ -108,15 +96,13 @@ class ImpulseNoise(Corruption):
         return images.masked_fill(chance < value / 2, 0.0).masked_fill(is_salt, 1.0)
 
 
-@final
-@dataclass(frozen=True)
 class Rotation(Corruption):
     """Each image turns around its middle, to the left or to the right."""
 
-    name: ClassVar[str] = "rotation"
-    title: ClassVar[str] = "Rotation"
-    parameter: ClassVar[str] = "degrees, either way"
-    values: ClassVar[tuple[float, float, float, float, float]] = (4.0, 8.0, 12.0, 16.0, 20.0)
+    name = "rotation"
+    title = "Rotation"
+    parameter = "degrees, either way"
+    values = (4.0, 8.0, 12.0, 16.0, 20.0)
 
     @override
     def _corrupt(self, images: Tensor, value: float, generator: torch.Generator) -> Tensor:
@@ -130,15 +116,13 @@ class Rotation(Corruption):
         return _moved(images, torch.stack([across, down], dim=1))
 
 
-@final
-@dataclass(frozen=True)
 class Translation(Corruption):
     """Each image moves along both axes, by the same share of each side; forth or back, drawn for either."""
 
-    name: ClassVar[str] = "translation"
-    title: ClassVar[str] = "Translation"
-    parameter: ClassVar[str] = "shift along both axes, share of the side"
-    values: ClassVar[tuple[float, float, float, float, float]] = (0.025, 0.05, 0.075, 0.1, 0.15)
+    name = "translation"
+    title = "Translation"
+    parameter = "shift along both axes, share of the side"
+    values = (0.025, 0.05, 0.075, 0.1, 0.15)
 
     @override
     def _corrupt(self, images: Tensor, value: float, generator: torch.Generator) -> Tensor:

@@ -127,8 +127,8 @@ class RemoteArchive(Remote):
 
     @override
     def wanted(self, root: Path) -> list[str]:
-        folder = root / self.folder
-        whole = all(_size(folder / name) == size for name, size in self.sizes.items())
+        files = {root / self.folder / name: size for name, size in self.sizes.items()}
+        whole = all(file.is_file() and file.stat().st_size == size for file, size in files.items())
         return [] if whole else [self.archive]
 
     @override
@@ -281,7 +281,3 @@ def _unpack(path: Path, targets: Mapping[str, Path]) -> None:
     absent = [name for name, target in targets.items() if not target.is_file()]
     if absent:
         raise DataError(f"The archive {path.name} lacks {', '.join(absent)}. Fetch another copy of it.")
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None

@@ -66,6 +66,10 @@ class Split:
         chosen = chosen.to(self.labels.device)
         return Split(self.images[chosen], self.labels[chosen])
 
+    def first(self, number: int | None) -> Split:
+        """The first so many examples, or as many as there are; all of them where None."""
+        return self if number is None else self.subset(range(min(number, len(self))))
+
 
 class Parts(NamedTuple):
     """What the files of a data set hold, before validation data are taken from training data."""

@@ -11,12 +11,12 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
-from withstand.compiled import uncompiled
 from withstand.domains.ball import Ball
 from withstand.domains.base import Domain, LastLayer, Region
 from withstand.domains.box import Box
 from withstand.domains.calls import Call
 from withstand.domains.tracing import last_linear, structure, trace
+from withstand.modes import uncompiled
 from withstand.spectral import GuaranteedNorms, LinearOperator, OperatorNorms, Shape
 from withstand.types import ModelError
 

@@ -9,31 +9,23 @@ import pandas as pd
 
 from withstand.evaluation.attacking import GIVEN, TAKEN, column
 from withstand.evaluation.averaging import Judging
-from withstand.evaluation.intervals import measured, share
 from withstand.evaluation.meter import Gathered, Meter, Subject
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, WorstPlan, norm_name, worst_plans
 from withstand.evaluation.proofs import WITHDRAWN
 from withstand.evaluation.red_flags import check_all, doubts
 from withstand.evaluation.scoring import Scored, Wanted
-from withstand.results.measurements import (
-    ATTACKED,
-    CERTIFIED,
-    CLEAN,
-    LARGEST_RADIUS,
-    MEAN_RADIUS,
-    MEDIAN_RADIUS,
-    Measurement,
-    radius_column,
-    table_of,
-)
+from withstand.results import measurements
+from withstand.results.measurements import Measurement, measured, radius_column, table_of
 from withstand.results.results import (
     AttackInfo,
     CertificateInfo,
+    Check,
     Results,
     StageCounts,
     StageInfo,
     Target,
 )
+from withstand.results.shares import share
 
 
 def assemble(
@@ -50,46 +42,39 @@ def assemble(
     judging = wanted.judging
     certificates = [prover.plan for prover in wanted.proving]
     attacks = [_attack_info(plan, scored, judging) for plan in wanted.plans]
-    attacks += [_worst_info(plan) for plan in worst_plans(wanted.plans)]
-    measurements = list(_measurements(scored.rows, wanted.plans, certificates, judging.judge.num_repeats))
-    headlines = table_of(measurements)
-    attacked, certified = (
-        _headline_attack(headlines, subject.info.num_classes),
-        _headline_certificate(headlines),
-    )
+    attacks += [
+        AttackInfo(plan.name, norm_name(plan.norm), f"Worst of {', '.join(plan.members)}, an example")
+        for plan in worst_plans(wanted.plans)
+    ]
+    figures = list(_measurements(scored.rows, wanted.plans, certificates, judging.judge.num_repeats))
+    headlines = table_of(figures)
+    attacked = _headline_attack(headlines, subject.info.num_classes)
+    certified = _headline_certificate(headlines)
     parts: dict[str, Any] = {}
     for meter in wanted.meters:
-        summary = meter.summary(
-            Gathered(
-                subject,
-                scored.rows,
-                scored.counts.get(meter.name, {}),
-                scored.state(meter.name),
-                _attacked_states(meter, wanted.plans, scored),
-                once.get(meter.name),
-                attacked,
-                certified,
-            )
-        )
-        measurements += summary.measurements
+        counts, state = scored.counts.get(meter.name, {}), scored.state(meter.name)
+        seen, noted = _attacked_states(meter, wanted.plans, scored), once.get(meter.name)
+        gathered = Gathered(subject, scored.rows, counts, state, seen, noted, attacked, certified)
+        summary = meter.summary(gathered)
+        figures += summary.measurements
         for name, part in summary.parts.items():
             parts[name] = [*parts.get(name, []), *part] if isinstance(part, list) else part
-    table = table_of(measurements)
-    checks, failures = (
-        check_all(table, attacks, judging.sampling, len(scored.rows)) if wanted.plans else ([], [])
-    )
-    warnings = [
-        *doubts(scored.rows, table),
-        *_withdrawals(certificates, scored),
-        *failures,
-        *judging.warnings,
-    ]
+    table = table_of(figures)
+    checks: list[Check] = []
+    warnings = [*doubts(scored.rows, table), *_withdrawals(certificates, scored)]
+    if wanted.plans:
+        checks, failures = check_all(table, attacks, judging.sampling, len(scored.rows))
+        warnings += failures
+    warnings += judging.warnings
     return table, Results(
         dataset=subject.info.name,
         num_examples=len(scored.rows),
         num_classes=subject.info.num_classes,
         attacks=attacks,
-        certificates=[_certificate_info(plan) for plan in certificates],
+        certificates=[
+            CertificateInfo(plan.name, norm_name(plan.norm), plan.method, plan.description)
+            for plan in certificates
+        ],
         checks=checks,
         warnings=list(dict.fromkeys(warnings)),
         sampling=judging.sampling,
@@ -99,29 +84,26 @@ def assemble(
 
 
 def _measurements(
-    rows: pd.DataFrame,
-    plans: Sequence[AttackPlan],
-    certificates: Sequence[CertificatePlan],
-    draws: int,
+    rows: pd.DataFrame, plans: Sequence[AttackPlan], certificates: Sequence[CertificatePlan], draws: int
 ) -> Iterable[Measurement]:
     """Clean accuracy, and that of all attacks and certificates at their budgets."""
-    yield measured(CLEAN, share(rows["clean"], draws))
+    yield measured(measurements.CLEAN, share(rows["clean"], draws))
     every: list[AttackPlan | WorstPlan] = [*plans, *worst_plans(plans)]
     for attack in every:
         norm = norm_name(attack.norm)
         for epsilon in attack.epsilons:
             found = share(rows[column(attack.name, epsilon)], draws)
-            yield measured(ATTACKED, found, by=attack.name, norm=norm, level=epsilon)
+            yield measured(measurements.ATTACKED, found, by=attack.name, norm=norm, level=epsilon)
     for plan in certificates:
         norm = norm_name(plan.norm)
         for epsilon in plan.epsilons:
             found = share(rows[column(plan.name, epsilon)])
-            yield measured(CERTIFIED, found, by=plan.name, norm=norm, level=epsilon)
+            yield measured(measurements.CERTIFIED, found, by=plan.name, norm=norm, level=epsilon)
         if radius_column(plan.name) in rows:
             radii = rows[radius_column(plan.name)]
-            yield Measurement(MEAN_RADIUS, plan.name, norm, value=float(radii.mean()))
-            yield Measurement(MEDIAN_RADIUS, plan.name, norm, value=float(radii.median()))
-            yield Measurement(LARGEST_RADIUS, plan.name, norm, value=float(radii.max()))
+            yield Measurement(measurements.MEAN_RADIUS, plan.name, norm, value=float(radii.mean()))
+            yield Measurement(measurements.MEDIAN_RADIUS, plan.name, norm, value=float(radii.median()))
+            yield Measurement(measurements.LARGEST_RADIUS, plan.name, norm, value=float(radii.max()))
 
 
 def _attack_info(plan: AttackPlan, scored: Scored, judging: Judging) -> AttackInfo:
@@ -137,14 +119,6 @@ def _attack_info(plan: AttackPlan, scored: Scored, judging: Judging) -> AttackIn
         counts.append(StageCounts(epsilon, [int(given) for given in found[GIVEN]], broken))
     infos = [StageInfo(stage.name, stage.kind, stage.describe()) for stage in stages]
     return AttackInfo(plan.name, norm_name(plan.norm), plan.attack.describe(), infos, counts)
-
-
-def _worst_info(plan: WorstPlan) -> AttackInfo:
-    return AttackInfo(plan.name, norm_name(plan.norm), f"Worst of {', '.join(plan.members)}, an example")
-
-
-def _certificate_info(plan: CertificatePlan) -> CertificateInfo:
-    return CertificateInfo(plan.name, norm_name(plan.norm), plan.method, plan.description)
 
 
 def _attacked_states(
@@ -170,7 +144,7 @@ def headline_epsilon(attacked: pd.DataFrame, num_classes: int) -> float:
 
 def _headline_attack(table: pd.DataFrame, num_classes: int) -> Target | None:
     """The strongest attack in the first attack's norm, at that budget; the worst of several is no attack."""
-    attacked = table[(table["measure"] == ATTACKED) & ~table["by"].str.startswith("worst-")]
+    attacked = table[(table["measure"] == measurements.ATTACKED) & ~table["by"].str.startswith("worst-")]
     if attacked.empty:
         return None
     norm, epsilon = attacked["norm"].iloc[0], headline_epsilon(attacked, num_classes)
@@ -180,7 +154,7 @@ def _headline_attack(table: pd.DataFrame, num_classes: int) -> Target | None:
 
 def _headline_certificate(table: pd.DataFrame) -> Target | None:
     """The certificate that proves most, at the smallest budget above 0."""
-    proven = table[(table["measure"] == CERTIFIED) & (table["level"] > 0)]
+    proven = table[(table["measure"] == measurements.CERTIFIED) & (table["level"] > 0)]
     if proven.empty:
         return None
     best = proven.sort_values(["level", "value", "by", "norm"], ascending=[True, False, False, False]).iloc[0]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,10 +26,6 @@ GIVEN, TAKEN = "given", "taken"
 _TOLERANCE = 1e-5  # of epsilon, for the rounding of float32
 _ROBUST = -1  # the number of the stage that broke an example which none did
 _CHOOSING, _REPORTED, _STAGE = "choosing", "reported", "stage"  # what is kept of the images held
-
-
-OnAttacked: TypeAlias = Callable[[AttackPlan, float, Tensor], Columns]
-"""(plan, epsilon, images held (batch, …)) -> what is found of them, to be kept."""
 
 
 def column(name: str, epsilon: float) -> str:
@@ -68,6 +64,9 @@ class Scores(NamedTuple):
 class Memory:
     """Where what attacks found of a batch is kept; this one keeps nothing and leaves random states alone."""
 
+    wants_images = True
+    """Whether the images that fooled the model are asked for afterwards."""
+
     def recall(self, plan: AttackPlan, epsilon: float) -> Found | None:
         """What is known of an attack at a budget; None where nothing is."""
         return None
@@ -75,12 +74,18 @@ class Memory:
     def prepare(self, plan: AttackPlan, epsilon: float) -> None:
         """Is told before an attack is run: it fixes what will be drawn."""
 
+    def attacked(self, plan: AttackPlan, epsilon: float, images: Tensor) -> Columns:
+        """Looks at the images held (batch, …) after an attack at a budget.
+
+        They are those that the attack returned, now or at a smaller budget, or the clean ones.
+
+        Returns:
+            What is found of them, to be kept with the rest.
+        """
+        return {}
+
     def keep(self, plan: AttackPlan, epsilon: float, found: Found) -> None:
         """Is told what was found."""
-
-    def wants_images(self, plan: AttackPlan) -> bool:
-        """Whether the images that fooled the model are asked for afterwards."""
-        return True
 
 
 _NO_MEMORY = Memory()
@@ -91,7 +96,6 @@ def attack_batch(
     batch: Batch,
     clean: Answer,
     plans: Sequence[AttackPlan],
-    on_attacked: OnAttacked | None = None,
     memory: Memory = _NO_MEMORY,
 ) -> Scores:
     """Attacks one batch.
@@ -117,15 +121,12 @@ def attack_batch(
         batch: Images (batch, …) in [0, 1] and labels (batch,).
         clean: What the model says without an attack.
         plans: The attacks.
-        on_attacked: Told after each attack and budget that is run which images are held then: those that the
-            attack returned, now or at a smaller budget, or the clean ones. What it returns is kept with the
-            rest.
         memory: Where results are kept; what it knows is not computed again.
 
     Raises:
         AttackError: an attack left its ball or [0, 1].
     """
-    run = _Run(judge, batch, clean.right > 0, on_attacked, memory)
+    run = _Run(judge, batch, clean.right > 0, memory)
     unattacked = run.unattacked(clean)
     weights: dict[Target, _Weights] = {}
     fooling: dict[str, Tensor] = {}
@@ -142,7 +143,7 @@ def attack_batch(
             else:
                 held, found[target] = run.recalled(plan, epsilon, held, before)
             weights[target] = held.weights
-        if memory.wants_images(plan) and (broken := run.is_right & ~held.weights.robust).any():
+        if memory.wants_images and (broken := run.is_right & ~held.weights.robust).any():
             fooling[plan.name] = batch.images.clone()
             fooling[plan.name][broken] = held.images[broken]
     return Scores(found, _worst_columns(judge, plans, weights), fooling)
@@ -206,7 +207,6 @@ class _Run(NamedTuple):
     judge: Judge
     batch: Batch
     is_right: Tensor
-    on_attacked: OnAttacked | None
     memory: Memory
 
     def unattacked(self, clean: Answer) -> _Held:
@@ -229,8 +229,7 @@ class _Run(NamedTuple):
             given.append(int(robust.sum()))
             taken.append(right - _total(held))
         found = self._found(plan, epsilon, held, {GIVEN: np.array(given), TAKEN: np.array(taken)})
-        if self.on_attacked is not None:
-            found.state.update(self.on_attacked(plan, epsilon, held.images))
+        found.state.update(self.memory.attacked(plan, epsilon, held.images))
         self.memory.keep(plan, epsilon, found)
         return held, found
 
@@ -280,12 +279,8 @@ class _Run(NamedTuple):
             again: Of those broken at smaller budgets, which to attack, too: bools (batch,), from which
                 those that it breaks are taken.
         """
-        images, choosing, found_by = (
-            before.images.clone(),
-            before.weights.reported.clone(),
-            before.stage.clone(),
-        )
-        prediction = before.prediction.clone()
+        images, choosing = before.images.clone(), before.weights.reported.clone()
+        prediction, found_by = before.prediction.clone(), before.stage.clone()
         robust = before.weights.robust
         index = (robust if again is None else robust | again).nonzero().squeeze(1)
         if len(index):

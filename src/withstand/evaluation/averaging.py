@@ -14,10 +14,9 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from withstand.attacks import PGD, AtMeans, Noise
-from withstand.attacks.connected import connected
+from withstand.attacks.adapters import connected
 from withstand.data import Split, batches
 from withstand.evaluation.attacking import attack_batch, column
-from withstand.evaluation.intervals import share
 from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.meter import Columns
 from withstand.evaluation.plans import AttackPlan
@@ -25,6 +24,7 @@ from withstand.evaluation.sampling import Sampling
 from withstand.evaluation.store import Store
 from withstand.identity import identity
 from withstand.results import random_answers as results
+from withstand.results.shares import share
 
 Shares: TypeAlias = NDArray[np.float64]
 
@@ -92,7 +92,7 @@ def find_judge(
     elif searching is None:  # nothing has a gradient that draws enter
         draws = sampling.num_samples
     else:
-        few = test.subset(torch.arange(min(sampling.sweep_examples, len(test))))
+        few = test.first(sampling.sweep_examples)
         to_make = _Sweep(model, few, searching, sampling, batch_size, seed)
         sweep = _SWEEP.validate_python(store.noted(to_make.identity, to_make.run))
         draws = sweep.chosen

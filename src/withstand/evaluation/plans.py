@@ -97,10 +97,6 @@ class CertificatePlan:
         """
         return self.norm == 2 or self.method == "box" or not self.clip
 
-    def target(self, epsilon: float) -> Target:
-        """The certificate at a budget, as results spell it."""
-        return Target(self.name, norm_name(self.norm), epsilon)
-
 
 @dataclass(frozen=True)
 class WorstPlan:

@@ -1,12 +1,14 @@
-"""Certifies batches, and holds what is certified against every attack on them."""
+"""Certifies batches, and holds what is certified against every attack on them.
+
+What an attack left counts by the images that fooled the model, which are kept or made again.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,21 +17,11 @@ from torch import Tensor, nn
 
 from withstand import norms
 from withstand.attacks import margin
-from withstand.certificates import Certifier
-from withstand.certificates.consistency import (
-    RADIUS_TOLERANCE,
-    Attained,
-    Claims,
-    Conflict,
-    Outcome,
-    Violation,
-    conflicts,
-    contradictions,
-    overstated,
-)
+from withstand.certificates import Certifier, consistency
+from withstand.certificates.consistency import Attained, Claims, Conflict, Outcome, Violation
 from withstand.certificates.self_test import require_known_answers
 from withstand.evaluation.attacking import Scores, column
-from withstand.evaluation.evidence import Evidence
+from withstand.evaluation.judge import Judge
 from withstand.evaluation.meter import Found
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, default_attack
 from withstand.evaluation.store import BatchStore
@@ -40,38 +32,6 @@ from withstand.types import Batch
 # Of epsilon, so that an image projected to it lies within epsilon whatever float64 rounds.
 _INSIDE = 1 - 1e-9
 _MARGIN, WITHDRAWN, _RADIUS = "margin", "withdrawn", "radius"
-
-
-class Proven(NamedTuple):
-    """What a certificate gave for one batch.
-
-    Attributes:
-        claims: What it says, with all that follows from it.
-        violations: Where it contradicts itself, or an attack.
-        num_withdrawn: Examples that count as not certified, although they are, since the model
-            in its own precision is wrong where the exact one is right.
-    """
-
-    claims: Claims
-    violations: Sequence[Violation]
-    num_withdrawn: int
-
-
-class Former(NamedTuple):
-    """What the same certificate gave for a batch before, at other budgets.
-
-    Attributes:
-        certified: Epsilon -> bools (batch,).
-        radius: Certified radii (batch,), or None.
-        margins: Epsilon -> lower bounds of the margin (batch,), where they are known.
-    """
-
-    certified: Mapping[float, NDArray[np.bool_]]
-    radius: NDArray[np.float64] | None
-    margins: Mapping[float, NDArray[np.float64]] = MappingProxyType({})
-
-
-_NOTHING_BEFORE = Former({}, None)
 
 
 def outcomes_of(clean: NDArray[np.bool_], scores: Scores, plans: Sequence[AttackPlan]) -> list[Outcome]:
@@ -115,10 +75,6 @@ class Prover:
     def __init__(self, plan: CertificatePlan, certifier: Certifier) -> None:
         self.plan = plan
         self._certifier = certifier
-
-    def at(self, epsilons: Sequence[float], *, radius: bool) -> Prover:
-        """The same certificate at other budgets, with the radius or without it."""
-        return Prover(replace(self.plan, radius=radius, epsilons=epsilons), self._certifier)
 
     def try_on(self, batch: Batch) -> None:
         """Bounds a batch at the first budget, for the errors that this may raise.
@@ -166,30 +122,33 @@ class Prover:
         batch: Batch,
         outcomes: Sequence[Outcome],
         evidence: Evidence,
-        former: Former = _NOTHING_BEFORE,
-        attained: Sequence[Attained] = (),
-    ) -> Proven:
+        attained: Sequence[Attained],
+        kept: BatchStore,
+    ) -> tuple[Found, Sequence[Violation]]:
         """Certifies a batch and holds it against attacks and against itself.
 
-        A violation counts where the exact model too, in float64, is wrong within epsilon; where it
-        is right there, rounding alone fooled the model, and the example counts as not certified.
+        A violation counts where the exact model too, in float64, is wrong within epsilon; where it is right
+        there, rounding alone fooled the model, and the example is withdrawn: it counts as not certified.
+        Nothing that contradicts anything is kept.
 
         Args:
             batch: Images (batch, …) in [0, 1] and labels (batch,).
             outcomes: What attacks left of it, the clean images included.
             evidence: Gives the images that fooled the model.
-            former: What was proven of it before.
             attained: The margins that attacks in this norm came down to.
+            kept: What is known of the batch; takes up what is found.
         """
-        claims = self._claims(batch, former)
-        overstatements = overstated(claims, attained)
+        claims = self._claims(batch, kept)
+        overstatements = consistency.overstated(claims, attained)
         violations: list[Violation] = []
         if self.plan.is_nested:
-            violations += contradictions(claims, self._farthest(batch.images))
+            # No two images in [0, 1] are farther apart, and no radius is looked for beyond.
+            farthest = 1.0 if self.plan.norm == math.inf else math.sqrt(batch.images[0].numel())
+            violations += consistency.contradictions(claims, farthest)
         claims = claims.closed()
         refuted: set[int] = set()
         unconfirmed: set[int] = set()
-        for conflict in conflicts(claims, outcomes):
+        for conflict in consistency.conflicts(claims, outcomes):
             is_refuted = self._is_refuted(batch, conflict, evidence)
             if is_refuted.any():
                 violations.append(_refuted(claims.name, conflict, conflict.rows[is_refuted]))
@@ -198,37 +157,59 @@ class Prover:
         withdrawn = sorted(unconfirmed - refuted)
         for row in withdrawn:
             claims = claims.without(np.array([row]), _broken_at(row, claims.norm, outcomes))
-        return Proven(claims, [*violations, *overstatements], len(withdrawn))
+        violations += overstatements
+        before = kept.find(self._key(WITHDRAWN))
+        num_withdrawn = len(withdrawn) + (0 if before is None else int(before.counts[WITHDRAWN][0]))
+        parts = self._parts(claims) | {WITHDRAWN: Found({}, {WITHDRAWN: np.array([num_withdrawn])})}
+        if not violations:
+            for part, found in parts.items():
+                kept.put(self._key(part), found)
+        columns = {name: values for found in parts.values() for name, values in found.columns.items()}
+        return Found(columns, parts[WITHDRAWN].counts), violations
 
-    def _claims(self, batch: Batch, former: Former) -> Claims:
+    def _claims(self, batch: Batch, kept: BatchStore) -> Claims:
+        """What is known, and for what is not known what the bounds say."""
         plan = self.plan
-        certified = dict(former.certified)
-        unknown = np.full(len(batch.labels), math.nan)
-        margins = {epsilon: former.margins.get(epsilon, unknown) for epsilon in certified}
-        for epsilon in plan.epsilons:
-            found = self._certifier.certify(batch.images, batch.labels, norm=plan.norm, epsilon=epsilon)
-            certified[epsilon] = found.certified.cpu().numpy()
-            margins[epsilon] = found.margin.cpu().numpy()
-        epsilons = sorted(certified)
-        return Claims(
-            plan.name,
-            plan.norm,
-            epsilons,
-            np.stack([certified[epsilon] for epsilon in epsilons]),
-            np.stack([margins[epsilon] for epsilon in epsilons]),
-            self._radius(batch) if plan.radius else former.radius,
-        )
+        certified, margins = zip(*(self._at(epsilon, batch, kept) for epsilon in plan.epsilons), strict=True)
+        radius = kept.find(self._key(_RADIUS)) if plan.radius else None
+        radii = None if radius is None else radius.columns[radius_column(plan.name)].astype(np.float64)
+        if plan.radius and radii is None:
+            radii = self._radius(batch)
+        return Claims(plan.name, plan.norm, plan.epsilons, np.stack(certified), np.stack(margins), radii)
+
+    def _at(
+        self, epsilon: float, batch: Batch, kept: BatchStore
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Whether examples are certified at a budget, and lower bounds of their margins."""
+        plan = self.plan
+        if known := kept.find(self._key(f"{epsilon:.6g}")):
+            certified = known.columns[column(plan.name, epsilon)].astype(bool)
+            return certified, known.state[_MARGIN].astype(np.float64)
+        found = self._certifier.certify(batch.images, batch.labels, norm=plan.norm, epsilon=epsilon)
+        return found.certified.cpu().numpy(), found.margin.cpu().numpy()
+
+    def _parts(self, claims: Claims) -> dict[str, Found]:
+        """What is claimed at each budget, and of the radius, as it is kept."""
+        claimed = zip(claims.epsilons, claims.certified, claims.margins, strict=True)
+        parts = {
+            f"{epsilon:.6g}": Found(
+                {column(claims.name, epsilon): holds.astype(np.int32)}, {}, {_MARGIN: bounds}
+            )
+            for epsilon, holds, bounds in claimed
+        }
+        if claims.radius is not None:
+            parts[_RADIUS] = Found({radius_column(claims.name): claims.radius})
+        return parts
+
+    def _key(self, part: str) -> str:
+        return f"{self.plan.name} {part} {identity(replace(self.plan, epsilons=(), radius=False))}"
 
     def _radius(self, batch: Batch) -> NDArray[np.float64]:
         found = self._certifier.radius(
-            batch.images, batch.labels, norm=self.plan.norm, tolerance=RADIUS_TOLERANCE
+            batch.images, batch.labels, norm=self.plan.norm, tolerance=consistency.RADIUS_TOLERANCE
         )
         radius: NDArray[np.float64] = found.cpu().numpy()
         return radius
-
-    def _farthest(self, images: Tensor) -> float:
-        """No two images in [0, 1] are farther apart, and no radius is looked for beyond."""
-        return 1.0 if self.plan.norm == math.inf else math.sqrt(images[0].numel())
 
     def margins_at(self, batch: Batch, images: Tensor, epsilon: float) -> NDArray[np.float64]:
         """The margins (batch,), in float64, of images brought to within epsilon of a batch."""
@@ -269,65 +250,51 @@ def _broken_at(row: int, norm: float, outcomes: Sequence[Outcome]) -> float:
     )
 
 
-# -- what is kept of proofs ---------------------------------------------------------------------------
+Evidence: TypeAlias = Callable[[Outcome, Tensor], Tensor]
+"""(outcome, rows) -> the images (rows, …) by which an attack fooled the model."""
 
 
-def prove(
-    prover: Prover,
+def evidence_of(
+    judge: Judge,
     batch: Batch,
-    outcomes: Sequence[Outcome],
-    evidence: Evidence,
-    attained: Sequence[Attained],
-    kept: BatchStore,
-) -> tuple[Found, Sequence[Violation]]:
-    """What a certificate says of a batch; nothing that contradicts anything is kept.
+    scores: Scores,
+    plans: Sequence[AttackPlan],
+    is_right: Tensor,
+    prepare: Callable[[AttackPlan, float], None],
+) -> Evidence:
+    """Gives the images that fooled a model; where only the outcome was kept, the attack is run again.
+
+    It is run on all that are right without an attack, as when it was first run, since what it draws for an
+    example may depend on the others.
 
     Args:
-        prover: Of the certificate.
-        batch: Images (batch, …) in [0, 1] and labels (batch,).
-        outcomes: What attacks left of it, the clean images included.
-        evidence: Gives the images that fooled the model.
-        attained: The margins that attacks came down to.
-        kept: What is known of the batch.
+        judge: Of the model.
+        batch: The clean images.
+        scores: What attacks left of it just now.
+        plans: All attacks of which there are outcomes.
+        is_right: Who is right without an attack: bools (batch,).
+        prepare: Is called before an attack is run, and fixes what it will draw.
     """
-    former = _former(prover, kept)
-    missing = [epsilon for epsilon in prover.plan.epsilons if epsilon not in former.certified]
-    fresh = prover.at(missing, radius=prover.plan.radius and former.radius is None)
-    proven = fresh.prove(batch, outcomes, evidence, former, attained)
-    before = kept.find(_key(prover, WITHDRAWN))
-    num_withdrawn = proven.num_withdrawn + (0 if before is None else int(before.counts[WITHDRAWN][0]))
-    parts = _parts(prover, proven.claims)
-    counted = Found({}, {WITHDRAWN: np.array([num_withdrawn])})
-    if not proven.violations:
-        for part, found in (parts | {WITHDRAWN: counted}).items():
-            kept.put(_key(prover, part), found)
-    columns = {name: values for found in parts.values() for name, values in found.columns.items()}
-    return Found(columns, counted.counts), proven.violations
+    again: dict[tuple[str, float], Tensor] = {}
+    by_name = {plan.name: plan for plan in plans}
 
+    def rerun(plan: AttackPlan, epsilon: float) -> Tensor:
+        key = (plan.name, epsilon)
+        if key not in again:
+            prepare(plan, epsilon)
+            again[key] = batch.images.clone()
+            attack = plan.attack.at(epsilon)
+            again[key][is_right] = attack(judge.target, batch.images[is_right], batch.labels[is_right])
+        return again[key]
 
-def _parts(prover: Prover, claims: Claims) -> dict[str, Found]:
-    """What is claimed at each budget, and of the radius."""
-    claimed = zip(claims.epsilons, claims.certified, claims.margins, strict=True)
-    parts = {
-        f"{epsilon:.6g}": Found({column(claims.name, epsilon): holds.astype(np.int32)}, {}, {_MARGIN: bounds})
-        for epsilon, holds, bounds in claimed
-    }
-    if claims.radius is not None:
-        parts[_RADIUS] = Found({radius_column(claims.name): claims.radius})
-    return parts
+    def images(outcome: Outcome, rows: Tensor) -> Tensor:
+        clean = batch.images[rows]
+        if outcome.norm is None:
+            return clean
+        found = scores.fooling.get(outcome.attack, batch.images)[rows]
+        unknown = (found == clean).flatten(1).all(dim=1)
+        if unknown.any():
+            found[unknown] = rerun(by_name[outcome.attack], outcome.epsilon)[rows][unknown]
+        return found
 
-
-def _former(prover: Prover, kept: BatchStore) -> Former:
-    plan = prover.plan
-    parts = {epsilon: kept.find(_key(prover, f"{epsilon:.6g}")) for epsilon in plan.epsilons}
-    known = {epsilon: found for epsilon, found in parts.items() if found is not None}
-    radius = kept.find(_key(prover, _RADIUS)) if plan.radius else None
-    return Former(
-        {epsilon: found.columns[column(plan.name, epsilon)].astype(bool) for epsilon, found in known.items()},
-        None if radius is None else radius.columns[radius_column(plan.name)].astype(np.float64),
-        {epsilon: found.state[_MARGIN].astype(np.float64) for epsilon, found in known.items()},
-    )
-
-
-def _key(prover: Prover, part: str) -> str:
-    return f"{prover.plan.name} {part} {identity(replace(prover.plan, epsilons=(), radius=False))}"
+    return images

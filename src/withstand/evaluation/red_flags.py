@@ -13,12 +13,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from withstand.attacks.suites import MORE_STEPS
-from withstand.evaluation.intervals import share_of
 from withstand.evaluation.meters.gradients import LARGEST_CLASS
 from withstand.evaluation.meters.noise import AGREEMENT_COLUMN
 from withstand.results.measurements import ATTACKED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS
 from withstand.results.random_answers import Sampling
 from withstand.results.results import AttackInfo, Check
+from withstand.results.shares import share_of
 
 _VANISHED = 0.05  # of the right examples: beyond this a loss is a poor guide
 _BROKEN = 0.005  # of the examples: beyond this an attack does better than those before it

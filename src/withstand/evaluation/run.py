@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -23,13 +25,11 @@ from withstand.data import Dataset, Split, batches
 from withstand.dataset_info import DatasetInfo
 from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_judge
-from withstand.evaluation.gallery import extremes, save_extremes, save_gallery
-from withstand.evaluation.judge import Judge
 from withstand.evaluation.meter import Meter, Subject
 from withstand.evaluation.meters import Calibration, Classes
 from withstand.evaluation.plans import AttackPlan, default_plans, merged_attacks, merged_certificates
-from withstand.evaluation.proofs import Prover, provers
-from withstand.evaluation.rows_file import RowsFile
+from withstand.evaluation.proofs import provers
+from withstand.evaluation.run_files import RowsFile, save_extremes, save_gallery
 from withstand.evaluation.sampling import Sampling
 from withstand.evaluation.scoring import Progress, Wanted, score_split
 from withstand.evaluation.store import Store
@@ -77,6 +77,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     device: torch.device | str | None = None,
     out: Path | str | None = None,
     on_batch: Progress | None = None,
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> Evaluation:
     """Scores the test split: clean accuracy, calibration and classes, and whatever meters are named.
 
@@ -113,6 +114,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             hold what ``meters`` names; to add to what they held, name the former meters too, which costs
             nothing, since all that was found is kept.
         on_batch: Told how many examples are done, of how many.
+        about: More fields of the results, such as ``weights`` and ``settings`` of a recipe.
 
     Returns:
         Rows, table and results.
@@ -131,7 +133,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     meters = _listed(meters)
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)
-    test = _first(dataset.test, num_examples).to(place)
+    test = dataset.test.first(num_examples).to(place)
     is_random = _is_random(model, test)
     wanted = with_implied(meters)
     _require_met(model, wanted, dataset.info, is_random=is_random)
@@ -143,24 +145,28 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     proving = provers(model, certificates)
     for prover in proving:  # before anything that takes its time
         prover.try_on(next(batches(test, 1)))
-    subject = Subject(model, dataset.info, test, Judge.of(model), batch_size, seed)
-    if out is None:
-        return _measured(
-            subject, plans, proving, wanted, _sampling(sampling, is_random), Store(None, ""), None, on_batch
-        )
-    run = RunFolder(Path(out)).create()
-    with run.held("evaluating"):
-        store = Store(
-            run.evaluation,
-            identity(identity_of_model(model), dataset.fingerprint, __version__, SCHEMA),
-        )
-        return _measured(
-            subject, plans, proving, wanted, _sampling(sampling, is_random), store, run, on_batch
-        )
+    run = None if out is None else RunFolder(Path(out)).create()
+    with nullcontext() if run is None else run.held("evaluating"):
+        store = Store(None, "") if run is None else _store_of(run, model, dataset)
+        drawn = (sampling or Sampling()) if is_random else None
+        with (
+            eval_mode(model),
+            numerics("fp32"),
+            torch.random.fork_rng(),
+            bayes.sharing_deviations(model, bayes.Deviations()),  # the weights stay as they are
+        ):
+            judging = find_judge(model, test, plans, drawn, store, batch_size=batch_size, seed=seed)
+            subject = Subject(model, dataset.info, test, judging.judge, judging.batch_size, seed)
+            found = _measured(subject, Wanted(judging, plans, proving, wanted), store, run, on_batch)
+        found = replace(found, results=replace(found.results, **about))
+        if run is not None:
+            write_results(run, found.results, found.table)
+    return found
 
 
-def _sampling(sampling: Sampling | None, is_random: bool) -> Sampling | None:
-    return (sampling or Sampling()) if is_random else None
+def _store_of(run: RunFolder, model: nn.Module, dataset: Dataset) -> Store:
+    owner = identity(identity_of_model(model), dataset.fingerprint, __version__, SCHEMA)
+    return Store(run.evaluation, owner)
 
 
 def _listed(meters: Iterable[Meter]) -> list[Meter]:
@@ -206,69 +212,37 @@ def _require_met(model: nn.Module, meters: Sequence[Meter], info: DatasetInfo, *
 
 
 def _measured(
-    subject: Subject,
-    plans: Sequence[AttackPlan],
-    proving: Sequence[Prover],
-    meters: Sequence[Meter],
-    sampling: Sampling | None,
-    store: Store,
-    run: RunFolder | None,
-    on_batch: Progress | None,
+    subject: Subject, wanted: Wanted, store: Store, run: RunFolder | None, on_batch: Progress | None
 ) -> Evaluation:
-    """Measures what is not known, and writes all of it."""
-    model, test, seed = subject.model, subject.test, subject.seed
-    with (
-        eval_mode(model),
-        numerics("fp32"),
-        torch.random.fork_rng(),
-        bayes.sharing_deviations(model, bayes.Deviations()),  # the weights stay as they are
-    ):
-        judging = find_judge(model, test, plans, sampling, store, batch_size=subject.batch_size, seed=seed)
-        subject = replace(subject, judge=judging.judge, batch_size=judging.batch_size)
-        wanted = Wanted(judging, plans, proving, meters)
-        once = _once(subject, wanted, store)  # before what takes its time, since bounds may contradict
-        with RowsFile(run) as rows_file:
-            scored = score_split(subject, wanted, store, rows_file, on_batch)
-            table, results = assemble(subject, wanted, scored, once)
-            if run is not None:  # before the rows are shown: whoever is interrupted has the old files
-                torch.manual_seed(seed)
-                _save_images(run, subject, plans, scored.rows, table, results)
-        if run is not None:
-            write_results(run, results, table)
-    return Evaluation(scored.rows, table, results)
-
-
-def _once(subject: Subject, wanted: Wanted, store: Store) -> Mapping[str, Any]:
-    """What meters find of the whole."""
-    found = {}
+    """Measures what is not known, and writes rows and images."""
+    once = {}  # before what takes its time, since bounds may contradict
     for meter in wanted.meters:
         if type(meter).measure is not Meter.measure:
             settings = (meter.depends_on, len(subject.test), subject.seed, wanted.judging.draws)
             key = f"{meter.name} {identity(*settings)}"
-            found[meter.name] = store.noted(key, partial(meter.measure, subject))
+            once[meter.name] = store.noted(key, partial(meter.measure, subject))
+    with RowsFile(run) as rows_file:
+        scored = score_split(subject, wanted, store, rows_file, on_batch)
+        found = Evaluation(scored.rows, *assemble(subject, wanted, scored, once))
+        if run is not None:  # before the rows are shown: whoever is interrupted has the old files
+            torch.manual_seed(subject.seed)
+            _save_images(run, subject, wanted.plans, found)
     return found
 
 
-def _save_images(
-    run: RunFolder,
-    subject: Subject,
-    plans: Sequence[AttackPlan],
-    rows: pd.DataFrame,
-    table: pd.DataFrame,
-    results: Results,
-) -> None:
+def _save_images(run: RunFolder, subject: Subject, plans: Sequence[AttackPlan], found: Evaluation) -> None:
     """Images under the first attack, and those proven with the smallest and the largest radii."""
-    names, test = subject.info.class_names, subject.test
+    rows, names, test = found.rows, subject.info.class_names, subject.test
     if plans:
         few = next(batches(test, min(_GALLERY_SIZE, len(test))))
-        epsilon = headline_epsilon(table[table["measure"] == ATTACKED], results.num_classes)
+        attacked = found.table[found.table["measure"] == ATTACKED]
+        epsilon = headline_epsilon(attacked, subject.info.num_classes)
         save_gallery(run.gallery, subject.judge, few, plans[0].attack.at(epsilon).stages[0], names)
     else:
         run.gallery.unlink(missing_ok=True)
-    proven = next((each.name for each in results.certificates if radius_column(each.name) in rows), None)
-    if proven is not None:
-        found = extremes(rows, proven)
-        save_extremes(run.extremes, test, rows, found, certificate=proven, class_names=names)
+    certificates = (each.name for each in found.results.certificates)
+    if proven := next((name for name in certificates if radius_column(name) in rows), None):
+        save_extremes(run.extremes, test, rows, certificate=proven, class_names=names)
     else:
         run.extremes.unlink(missing_ok=True)
 
@@ -289,10 +263,6 @@ def _is_random(model: nn.Module, test: Split) -> bool:
             ) from error
     largest = first.abs().max().clamp_min(1e-12)
     return bool(((first - second).abs().max() > _SAME_ANSWER * largest).item())
-
-
-def _first(test: Split, num_examples: int | None) -> Split:
-    return test if num_examples is None else test.subset(torch.arange(min(num_examples, len(test))))
 
 
 def require_sizes(num_examples: int | None, batch_size: int) -> None:

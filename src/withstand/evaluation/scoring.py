@@ -18,12 +18,11 @@ from withstand.certificates.consistency import Attained, Violation, require_cons
 from withstand.data import batches
 from withstand.evaluation.attacking import Memory, Scores, attack_batch, column
 from withstand.evaluation.averaging import Judging
-from withstand.evaluation.evidence import evidence_of
 from withstand.evaluation.judge import Answer
 from withstand.evaluation.meter import Columns, Counts, Found, Meter, Subject
 from withstand.evaluation.plans import AttackPlan
-from withstand.evaluation.proofs import Prover, outcomes_of, prove
-from withstand.evaluation.rows_file import RowsFile
+from withstand.evaluation.proofs import Prover, evidence_of, outcomes_of
+from withstand.evaluation.run_files import RowsFile
 from withstand.evaluation.store import BatchStore, Store
 from withstand.identity import identity
 from withstand.numerics import seed_of
@@ -181,12 +180,13 @@ class _OneBatch(Memory):
         self._judge, self._first_index = wanted.judging.judge, first_index
         self._seed = seed_of(seed, first_index)
         self._drawn = (seed, wanted.judging.draws)
+        self.wants_images = bool(wanted.proving)
 
     def columns(self, scored: Scored) -> Columns:
         """All columns of the batch; what is counted and kept goes to ``scored``."""
         answer, clean = self._clean()
         self._draw_for("unattacked")  # alike, whether the clean answers were known or drawn just now
-        scores = attack_batch(self._judge, self._batch, answer, self._wanted.plans, self._on_attacked, self)
+        scores = attack_batch(self._judge, self._batch, answer, self._wanted.plans, self)
         for target, found in scores.found.items():
             scored.add(target, found)
         columns = clean | scores.columns
@@ -267,11 +267,7 @@ class _OneBatch(Memory):
         return f"{column(plan.name, epsilon)} {identity(attack, budgets, self._drawn, watching)}"
 
     @override
-    def wants_images(self, plan: AttackPlan) -> bool:
-        return bool(self._wanted.proving)
-
-    def _on_attacked(self, plan: AttackPlan, epsilon: float, images: Tensor) -> Columns:
-        """Looks at the images that an attack left."""
+    def attacked(self, plan: AttackPlan, epsilon: float, images: Tensor) -> Columns:
         wanted = self._wanted
         proving = next((prover for prover in wanted.proving if prover.plan.norm == plan.norm), None)
         if proving is not None and plan.norm is not None:
@@ -300,7 +296,7 @@ class _OneBatch(Memory):
         for prover in wanted.proving:
             attained = [attack for norm, attack in self._attained if norm == prover.plan.norm]
             attained = [*(attained or self._probed(prover)), prover.clean_margins(batch)]
-            found, violations = prove(prover, batch, outcomes, evidence, attained, self._kept)
+            found, violations = prover.prove(batch, outcomes, evidence, attained, self._kept)
             columns |= found.columns
             scored.add(prover.plan.name, found)
             self.violations += violations

@@ -1,21 +1,14 @@
 """Bounds of a classifier's Lipschitz constants, and so of its kernel norm, from below and from above."""
 
-from withstand.kernel_norms.bounds import ClassBounds, KernelNormBounds, LayerNorms, kernel_norm_bounds
-from withstand.kernel_norms.expected_norms import (
-    ExpectedNorm,
-    ExpectedNorms,
-    NetworkNorms,
-    expected_norms,
-)
+from withstand.kernel_norms.bounds import KernelNormBounds, kernel_norm_bounds
+from withstand.kernel_norms.expected_norms import ExpectedNorm, ExpectedNorms, NetworkNorms, expected_norms
 from withstand.kernel_norms.lower import KernelNormSettings
 
 __all__ = [
-    "ClassBounds",
     "ExpectedNorm",
     "ExpectedNorms",
     "KernelNormBounds",
     "KernelNormSettings",
-    "LayerNorms",
     "NetworkNorms",
     "expected_norms",
     "kernel_norm_bounds",

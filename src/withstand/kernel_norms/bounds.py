@@ -1,4 +1,7 @@
-"""All bounds of one model side by side, held against each other."""
+"""All bounds of one model side by side, held against each other.
+
+The upper bound is a ball taken through the network with guaranteed operator norms.
+"""
 
 from __future__ import annotations
 
@@ -12,56 +15,97 @@ from torch import Tensor, nn
 
 from withstand import bayes
 from withstand.checks import check_batch
+from withstand.domains import Ball, Program
 from withstand.exact import batch_size_for, exact_copy, require_independence
 from withstand.kernel_norms.lower import KernelNormSettings, deformed, perturbed, slopes
-from withstand.kernel_norms.upper import spectral_bound
 from withstand.numerics import numerics
+from withstand.results.analytic import KernelNormsOf, KernelNormsOfLayer
 from withstand.spectral import Dense, GuaranteedNorms, LinearOperator, Shape, places, weights
 from withstand.types import CertificateError, DataError, ModelError
 
+_RADIUS = 2.0**40  # so large that steps of activations do not count beside it
+_JUMP = 1e-6  # how far features may be thrown by such steps
+_SAME = 1e-9  # relative, between radii at several places
+
+
+class SpectralBound(NamedTuple):
+    """What guaranteed operator norms say of each logit.
+
+    Attributes:
+        values: One a class: at least the logit's l2 Lipschitz constant. None where there is no bound.
+        reason: Why there is none.
+    """
+
+    values: Sequence[float] | None
+    reason: str | None
+
+
+def spectral_bound(model: nn.Module, image: Tensor) -> SpectralBound:
+    """An upper bound of each logit's l2 Lipschitz constant, over all inputs whatever.
+
+    A ball's radius is multiplied by each layer's norm and steepest slope, wherever its center is, so
+    that the quotient of radii after and before bounds the Lipschitz constant of the features; the norm
+    of a logit's weights then gives that of the logit. A rule of the user's own may know the place, so
+    balls at several places are taken through. One of them has no extent: it tells whether activations
+    jump (torch's Softplus does, by 2e-9, which counts for nothing).
+
+    Args:
+        model: A float64 model in eval mode.
+        image: Float64 tensor (1, …) in [0, 1].
+    """
+    try:
+        with torch.no_grad():
+            last = Program(model).run_to_last_layer(wide_ball(image), GuaranteedNorms())
+        if not isinstance(last.features, Ball):
+            return SpectralBound(None, "A rule of the model's operations makes something else of a ball.")
+        factor = growth(last.features.radius)
+    except ModelError as error:
+        return SpectralBound(None, str(error))
+    lengths = torch.linalg.vector_norm(last.weight, dim=1)
+    values = (lengths * factor).tolist()
+    if not all(map(math.isfinite, values)):
+        return SpectralBound(
+            None, "The product of the operator norms is not finite: weights are NaN, infinite or too large."
+        )
+    return SpectralBound(values, None)
+
+
+def wide_ball(image: Tensor) -> Ball:
+    """Balls at several places; the first one has no extent, the others are wide.
+
+    Args:
+        image: Float64 tensor (1, …).
+    """
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    centers = torch.cat([image, image, 1 - image, 10 * noise.to(image)])
+    radii = _RADIUS * torch.tensor([0.0, 1.0, 1.0, 1.0], dtype=image.dtype, device=image.device)
+    return Ball(centers, radii)
+
+
+def growth(radius: Tensor) -> float:
+    """The factor by which balls grew, at whatever place: a Lipschitz constant.
+
+    Args:
+        radius: Of what became of ``wide_ball``, tensor (4,) or (1,).
+
+    Raises:
+        ModelError: they grew by other factors elsewhere, or what had no extent has some.
+    """
+    jump, *reached = radius.expand(4).tolist()
+    factors: list[float] = [reach / _RADIUS for reach in reached]
+    least, most = min(factors), max(factors)
+    if jump > _JUMP * max(1.0, most):
+        raise ModelError("An activation of the model jumps, so it has no Lipschitz constant.")
+    if most - least > _SAME * most:
+        raise ModelError(
+            "A rule of the model's operations bounds it near an image only, since its ball grows by another "
+            "factor at another image; that is no Lipschitz constant."
+        )
+    return most
+
+
 _TOLERANCE = 1e-6  # relative, for rounding
 _NUM_PROBES = 4
-
-
-class ClassBounds(NamedTuple):
-    """Bounds of the l2 Lipschitz constant of one class logit, in logits a unit of l2 distance.
-
-    Attributes:
-        name: Of the class.
-        gradient: From below: the largest gradient norm at an example.
-        perturbation: From below: the steepest rise to a point within epsilon of an example.
-        deformation: From below: the steepest change by a deformation; None where none was tried.
-        deformation_change: The largest plain change of the logit by a deformation, in logits.
-        spectral: From above; None where there is no bound.
-    """
-
-    name: str
-    gradient: float
-    perturbation: float
-    deformation: float | None
-    deformation_change: float | None
-    spectral: float | None
-
-    @property
-    def lower(self) -> float:
-        """The largest of the lower bounds."""
-        return max(self.gradient, self.perturbation, self.deformation or 0.0)
-
-
-class LayerNorms(NamedTuple):
-    """Two norms of a layer's weight, each bounded from above; None where there is no finite bound.
-
-    Attributes:
-        name: Where the layer stands in the model, such as ``layers.0``.
-        kernel_norm: Of the weight reshaped to (outputs, inputs times taps), as arXiv 1810.00363 takes
-            it, to 1e-6. Of a convolution this says little of how far it can stretch.
-        operator_norm: Of the linear map itself, at its true input size and stride; None
-            of all layers where one has no such bound.
-    """
-
-    name: str
-    kernel_norm: float | None
-    operator_norm: float | None
 
 
 @dataclass(frozen=True)
@@ -76,8 +120,8 @@ class KernelNormBounds:
     """
 
     num_examples: int
-    classes: Sequence[ClassBounds]
-    layers: Sequence[LayerNorms]
+    classes: list[KernelNormsOf]
+    layers: list[KernelNormsOfLayer]
     reason: str | None
 
 
@@ -129,7 +173,7 @@ def kernel_norm_bounds(
         layers = layer_norms(exact, images[:1].double())
     names = class_names or [str(index) for index in range(len(lower.gradient))]
     above: Sequence[float | None] = upper.values or [None] * len(names)
-    classes = [ClassBounds(*each) for each in zip(names, *lower, above, strict=True)]
+    classes = [KernelNormsOf(*each) for each in zip(names, *lower, above, strict=True)]
     require_bounded(classes)
     return KernelNormBounds(len(images), classes, layers, upper.reason)
 
@@ -155,7 +199,7 @@ def _lower(model: nn.Module, images: Tensor, settings: KernelNormSettings, seed:
     return _Lower(gradient, perturbation, moved.slopes.tolist(), moved.changes.tolist())
 
 
-def require_bounded(classes: Sequence[ClassBounds]) -> None:
+def require_bounded(classes: Sequence[KernelNormsOf]) -> None:
     """Refuses bounds that contradict each other.
 
     Args:
@@ -175,7 +219,7 @@ def require_bounded(classes: Sequence[ClassBounds]) -> None:
             )
 
 
-def layer_norms(model: nn.Module, image: Tensor) -> list[LayerNorms]:
+def layer_norms(model: nn.Module, image: Tensor) -> list[KernelNormsOfLayer]:
     """Both norms of each linear layer and each convolution, in order; none where there are no such layers.
 
     Args:
@@ -189,9 +233,9 @@ def layer_norms(model: nn.Module, image: Tensor) -> list[LayerNorms]:
     try:
         known = places(model, image)
     except ModelError:
-        return [LayerNorms(each.name, _kernel_norm(each.matrix, each.name), None) for each in found]
+        return [KernelNormsOfLayer(each.name, _kernel_norm(each.matrix, each.name), None) for each in found]
     return [
-        LayerNorms(
+        KernelNormsOfLayer(
             each.name,
             _kernel_norm(each.weight.matrix, each.name),
             _norm(each.operator, each.input_shape, each.name),

@@ -22,7 +22,7 @@ from typing_extensions import override
 from withstand import bayes
 from withstand.domains import Ball, Call, Program
 from withstand.exact import exact_copy
-from withstand.kernel_norms.upper import growth, wide_ball
+from withstand.kernel_norms.bounds import growth, wide_ball
 from withstand.spectral import GuaranteedNorms, LinearOperator, OperatorNorms, Shape
 from withstand.types import ModelError
 

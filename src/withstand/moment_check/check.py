@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
@@ -10,47 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from withstand.checks import check_batch
-from withstand.compiled import uncompiled
 from withstand.domains import Program
-from withstand.modes import eval_mode
-from withstand.moment_check.comparison import MethodResult, compare_logits
-from withstand.moment_check.layers import LayerResult, Layers, layer_results, walk_layers
-from withstand.moment_check.methods import (
-    Survey,
-    batch_size_of,
-    start_of,
-    survey,
-    unaffordable,
-)
-from withstand.moment_check.sampling import LOGITS, Samples, sample, seconds_of_sample
+from withstand.modes import eval_mode, uncompiled
+from withstand.moment_check.comparison import compare_logits
+from withstand.moment_check.layers import Layers, layer_results, walk_layers
+from withstand.moment_check.methods import Survey, batch_size_of, start_of, survey, unaffordable
+from withstand.moment_check.sampling import LOGITS, Samples, sample, seconds_of_sample, timed
 from withstand.moment_check.settings import Method, MomentSettings
-from withstand.moment_check.stopwatch import timed
 from withstand.noise import GaussianNoise
 from withstand.numerics import numerics
 from withstand.objectives import EveryLayer, FirstActivation
 from withstand.objectives.propagation import through_every_layer
+from withstand.results.analytic import MomentsLevel, MomentsMethod
 from withstand.types import DataError, ModelError
 
 _MOST_DRAWS = 250  # at a time
 _MOST_NUMBERS = 2**23  # at the widest step
 _MOST_POINTS = 300  # of all methods and levels
-
-
-@dataclass(frozen=True)
-class LevelResult:
-    """All that was found at one noise level.
-
-    Attributes:
-        noise_std: Of each pixel, in [0, 1] units.
-        sample_seconds: Of one draw and its pass through the network.
-        methods: One entry an analytic form.
-        layers: One entry a type of layer, where a form that goes layer by layer was tried.
-    """
-
-    noise_std: float
-    sample_seconds: float
-    methods: Sequence[MethodResult]
-    layers: Sequence[LayerResult]
 
 
 @dataclass(frozen=True)
@@ -63,7 +39,7 @@ class MomentResults:
     """
 
     num_examples: int
-    levels: Sequence[LevelResult]
+    levels: list[MomentsLevel]
 
 
 def check_moments(
@@ -126,7 +102,7 @@ class _Check:
     images: Tensor
     settings: MomentSettings
 
-    def at(self, std: float, told: Callable[[], None]) -> LevelResult:
+    def at(self, std: float, told: Callable[[], None]) -> MomentsLevel:
         noise, num_samples = self.settings.noise(std), self.settings.num_samples
         chunk = max(1, min(num_samples, _MOST_DRAWS, _MOST_NUMBERS // self.about.widest))
         samples = sample(self.program, self.images, noise, num_samples, chunk=chunk, on_image=told)
@@ -135,7 +111,7 @@ class _Check:
         methods = [
             self._method(name, noise, samples, sample_seconds, forms) for name in self.settings.methods
         ]
-        return LevelResult(std, sample_seconds, methods, layer_results(samples, forms) if forms else [])
+        return MomentsLevel(std, sample_seconds, methods, layer_results(samples, forms) if forms else [])
 
     def _method(
         self,
@@ -144,16 +120,16 @@ class _Check:
         samples: Samples,
         sample_seconds: float,
         forms: dict[str, Layers],
-    ) -> MethodResult:
+    ) -> MomentsMethod:
         reason = unaffordable(method, self.about, self.settings, self.images, noise)
         if reason is not None:
-            return MethodResult(method, reason)
+            return MomentsMethod(method, reason)
         try:
             mean, variance, seconds = self._moments(method, noise, samples, forms)
         except ModelError as error:
             if method != "full":
                 raise
-            return MethodResult(method, str(error))  # the others stand
+            return MomentsMethod(method, str(error))  # the others stand
         with_std = sum(name != "first-activation" for name in self.settings.methods)
         return compare_logits(
             method,

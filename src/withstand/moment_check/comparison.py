@@ -4,53 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
 from withstand.moment_check.sampling import Sampled
 from withstand.moment_check.settings import Method
+from withstand.results.analytic import MomentsError, MomentsMethod, StdRatio
 
 _LEAST = 1e-6  # deviation of a logit, relative, below which it does not move at all
 _POINTS = 300
-
-
-class Ratio(NamedTuple):
-    """Analytic deviation divided by the sampled one, over images and classes."""
-
-    low: float
-    median: float
-    high: float
-
-
-@dataclass(frozen=True)
-class MethodResult:
-    """What one analytic form makes of the logits at one noise level.
-
-    Attributes:
-        name: Of ``METHODS``.
-        reason: Why it was not tried; None where it was, and then the numbers below are there.
-        mean_error: Root mean square over images and classes of (analytic - sampled mean) / sampled
-            deviation. It holds the samples' own error, 1 / √num_samples.
-        std_ratio: 5 % quantile, median and 95 % quantile; None of a form that gives means alone.
-        seconds: Of wall clock, an image.
-        matching_samples: How many draws have a mean as far off: 1 / mean_error², at most num_samples.
-        speed_up: Time of those draws / time of the analytic form; below 1 the draws are faster.
-        full_speed_up: Time of num_samples draws / time of the analytic form.
-        points: (sampled, analytic) deviation of some logits, spread over all.
-    """
-
-    name: Method
-    reason: str | None = None
-    mean_error: float | None = None
-    std_ratio: Ratio | None = None
-    seconds: float | None = None
-    matching_samples: float | None = None
-    speed_up: float | None = None
-    full_speed_up: float | None = None
-    points: Sequence[tuple[float, float]] = ()
 
 
 def compare_logits(
@@ -63,7 +27,7 @@ def compare_logits(
     sample_seconds: float,
     num_samples: int,
     most_points: int = _POINTS,
-) -> MethodResult:
+) -> MomentsMethod:
     """Holds a method's logits against sampled ones.
 
     Args:
@@ -89,11 +53,11 @@ def compare_logits(
         own = variance.double().expand_as(std).sqrt()[moves]
         levels = torch.tensor([0.05, 0.5, 0.95], dtype=own.dtype, device=own.device)
         found = (own / unit).quantile(levels).tolist()
-        ratio = Ratio(*found) if all(map(math.isfinite, found)) else None
+        ratio = StdRatio(*found) if all(map(math.isfinite, found)) else None
         count = min(most_points, len(unit))
         picked = torch.linspace(0, len(unit) - 1, count, dtype=torch.float64).round().long().to(unit.device)
         points = list(zip(unit[picked].tolist(), own[picked].tolist(), strict=True))
-    return MethodResult(
+    return MomentsMethod(
         name=method,
         mean_error=error,
         std_ratio=ratio,
@@ -105,24 +69,13 @@ def compare_logits(
     )
 
 
-class Apart(NamedTuple):
-    """How far moments of a layer's output are apart.
-
-    Attributes:
-        mean_error: √(Σ (analytic - sampled mean)² / Σ sampled variance), over images and coordinates.
-        std_error: √(Σ (analytic - sampled deviation)² / Σ sampled variance).
-        std_ratio: √(Σ analytic variance / Σ sampled variance).
-    """
-
-    mean_error: float | None
-    std_error: float | None
-    std_ratio: float | None
-
-    @classmethod
-    def root_mean_square(cls, layers: Sequence[Apart]) -> Apart:
-        """Of several layers, each of which counts alike."""
-        columns = [[value for value in column if value is not None] for column in zip(*layers, strict=True)]
-        return cls(*(math.sqrt(sum(v * v for v in each) / len(each)) if each else None for each in columns))
+def root_mean_square(layers: Sequence[MomentsError]) -> MomentsError:
+    """Of several layers, each of which counts alike."""
+    columns = zip(*(astuple(layer) for layer in layers), strict=True)
+    known = [[value for value in column if value is not None] for column in columns]
+    return MomentsError(
+        *(math.sqrt(sum(v * v for v in each) / len(each)) if each else None for each in known)
+    )
 
 
 @dataclass
@@ -142,12 +95,12 @@ class Tally:
         self.analytic += float(spread.sum())
         self.sampled += float(sampled.variance.sum())
 
-    def apart(self) -> Apart:
+    def apart(self) -> MomentsError:
         """What the sums come to."""
         if not self.sampled:
-            return Apart(None, None, None)
+            return MomentsError(None, None, None)
         shares = (self.mean, self.std, self.analytic)
-        return Apart(*(_finite(math.sqrt(share / self.sampled)) for share in shares))
+        return MomentsError(*(_finite(math.sqrt(share / self.sampled)) for share in shares))
 
 
 def _finite(value: Tensor | float) -> float | None:

@@ -4,48 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from withstand.domains import Call, FactoredGaussian, Gaussian, Moments, Program
-from withstand.moment_check.comparison import Apart, Tally
+from withstand.moment_check.comparison import Tally, root_mean_square
 from withstand.moment_check.methods import Start
-from withstand.moment_check.sampling import INPUT, Sampled, Samples, part_of
-from withstand.moment_check.stopwatch import timed
+from withstand.moment_check.sampling import INPUT, Sampled, Samples, part_of, timed
 from withstand.noise import GaussianNoise
 from withstand.objectives.propagation import rule_of_moments
-
-
-class LayerCost(NamedTuple):
-    """One analytic form in the layers of one type.
-
-    Attributes:
-        accumulated: How far off their outputs are, with all that came before.
-        own: The same, where the layer is given the sampled means and deviations of its input, and as
-            much of the correlations as the form keeps.
-        samples: How many draws through these layers take as long as the form.
-    """
-
-    accumulated: Apart
-    own: Apart
-    samples: float | None
-
-
-@dataclass(frozen=True)
-class LayerResult:
-    """The layers of one type.
-
-    Attributes:
-        operation: The layer or function, such as ``Conv2d``.
-        count: How many there are.
-        forms: By the name of each analytic form that was tried.
-    """
-
-    operation: str
-    count: int
-    forms: dict[str, LayerCost]
+from withstand.results.analytic import MomentsForm, MomentsLayer
 
 
 @dataclass
@@ -96,7 +66,7 @@ def walk_layers(
     )
 
 
-def layer_results(samples: Samples, forms: dict[str, Layers]) -> list[LayerResult]:
+def layer_results(samples: Samples, forms: dict[str, Layers]) -> list[MomentsLayer]:
     """The layers by type, in the order in which the network first has them.
 
     Args:
@@ -108,21 +78,17 @@ def layer_results(samples: Samples, forms: dict[str, Layers]) -> list[LayerResul
         if node in samples.values:
             nodes[operation].append(node)
     return [
-        LayerResult(
-            operation,
-            len(members),
-            {name: _cost(found, members, samples) for name, found in forms.items()},
-        )
-        for operation, members in nodes.items()
+        MomentsLayer(operation, len(own), {name: _cost(form, own, samples) for name, form in forms.items()})
+        for operation, own in nodes.items()
     ]
 
 
-def _cost(found: Layers, nodes: list[str], samples: Samples) -> LayerCost:
+def _cost(found: Layers, nodes: list[str], samples: Samples) -> MomentsForm:
     sampling = sum(samples.seconds[node] for node in nodes)
     seconds = sum(found.node_seconds[node] for node in nodes)
-    return LayerCost(
-        Apart.root_mean_square([found.accumulated[node].apart() for node in nodes]),
-        Apart.root_mean_square([found.own[node].apart() for node in nodes]),
+    return MomentsForm(
+        root_mean_square([found.accumulated[node].apart() for node in nodes]),
+        root_mean_square([found.own[node].apart() for node in nodes]),
         seconds / sampling if sampling else None,
     )
 

@@ -9,9 +9,8 @@ from withstand.moments.covariance import (
 )
 from withstand.moments.hinges import RECTIFIER, Hinges, hinged, hinged_gain
 from withstand.moments.maximum import larger, share_of_first
-from withstand.moments.normal import cdf, pdf, std_of
+from withstand.moments.normal import cdf, pdf, rectified, rectified_and_mean, std_of
 from withstand.moments.quadrature import nodes_and_weights, quadrature, quadrature_gain
-from withstand.moments.rectified import rectified, rectified_and_mean
 
 __all__ = [
     "RECTIFIER",

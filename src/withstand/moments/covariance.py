@@ -23,9 +23,8 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from withstand.moments.hinges import RECTIFIER, Hinges
-from withstand.moments.normal import cdf, pdf, std_of
+from withstand.moments.normal import cdf, pdf, rectified, std_of
 from withstand.moments.quadrature import nodes_and_weights
-from withstand.moments.rectified import rectified
 
 _NUM_NODES = 12
 _NODES = [

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from withstand.moments.normal import cdf, std_of
-from withstand.moments.rectified import rectified
+from withstand.moments.normal import cdf, rectified, std_of
 
 
 @dataclass(frozen=True, eq=False)

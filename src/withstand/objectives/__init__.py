@@ -1,16 +1,15 @@
 """What training minimises."""
 
 from withstand.objectives.adversarial import Adversarial
-from withstand.objectives.certified import Certified
-from withstand.objectives.certified_losses import (
+from withstand.objectives.certified import (
     BoostedCrossEntropy,
+    Certified,
     SymmetricCrossEntropy,
     WorstCrossEntropy,
     WorstLoss,
 )
 from withstand.objectives.cross_entropy import CrossEntropy, NoisyCrossEntropy
-from withstand.objectives.every_layer import EveryLayer
-from withstand.objectives.expected_losses import Cubature, ExpectedLoss, MeanField, OfMean
+from withstand.objectives.every_layer import Cubature, EveryLayer, ExpectedLoss, MeanField, OfMean
 from withstand.objectives.first_activation import FirstActivation
 from withstand.objectives.gaussian_expectation import GaussianExpectation
 from withstand.objectives.propagation import Propagation

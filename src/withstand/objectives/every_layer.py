@@ -1,30 +1,112 @@
-"""Mean and variance through all layers, with the images as they are beside them."""
+"""Mean and variance through all layers, with the images as they are beside them.
+
+Also the expected cross-entropy of normal logits, by closed forms that approximate it or by cubature.
+"""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, final
 
+import numpy as np
 import torch
+from scipy.stats import norm, qmc
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.checks import require_at_least
 from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
 from withstand.noise import GaussianNoise
-from withstand.objectives.expected_losses import ExpectedLoss, MeanField
+from withstand.objectives import propagation
 from withstand.objectives.onset import Onset
-from withstand.objectives.propagation import (
-    NoisyLoss,
-    Propagation,
-    input_moments,
-    normalised,
-    of_onset,
-    required_logits,
-    rule_of_moments,
-    through_every_layer,
-    training_batch_norm,
-)
+from withstand.objectives.propagation import NoisyLoss, Propagation
+
+
+class ExpectedLoss(ABC):
+    """The interface of a loss of logits of which mean and variance are known."""
+
+    @abstractmethod
+    def __call__(self, logits: Moments, labels: Tensor) -> Tensor:
+        """The mean over the batch.
+
+        Args:
+            logits: Moments of (batch, classes).
+            labels: Integer tensor (batch,).
+
+        Returns:
+            Scalar tensor.
+        """
+
+
+@dataclass(frozen=True)
+class OfMean(ExpectedLoss):
+    """The cross-entropy of the mean logits: a lower bound of the expected one (Jensen), blind to variance."""
+
+    @override
+    def __call__(self, logits: Moments, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.mean, labels)
+
+
+@dataclass(frozen=True)
+class MeanField(ExpectedLoss):
+    """The log loss of the mean softmax, in its mean-field approximation.
+
+    p_k = 1 / Σ_j exp(-(m_k - m_j) / sqrt(1 + π/8 (v_k + v_j))): each pair of classes by the probit
+    approximation of the expected sigmoid (Daunizeau, arXiv 1703.00091; Lu, Ie, Sha, arXiv 2006.07584).
+    """
+
+    @override
+    def __call__(self, logits: Moments, labels: Tensor) -> Tensor:
+        mean, variance = logits.mean, logits.variance.expand_as(logits.mean)
+        chosen = labels[:, None]
+        apart = mean - mean.gather(1, chosen)
+        scale = torch.rsqrt(1 + math.pi / 8 * (variance + variance.gather(1, chosen)))
+        # The class against itself gives the 1 of 1 + Σ exp.
+        return (apart * scale).logsumexp(dim=1).mean()
+
+
+@dataclass(frozen=True)
+class Cubature(ExpectedLoss):
+    """The expected cross-entropy of independent normal logits, over points that are the same at each call.
+
+    The points are a Sobol sequence, brought to the normal distribution, and their negatives.
+
+    Args:
+        num_points: How many, even; the error falls almost as 1 / num_points.
+
+    Raises:
+        ValueError: the number is odd or below 2.
+    """
+
+    num_points: int = 64
+
+    def __post_init__(self) -> None:
+        if self.num_points < 2 or self.num_points % 2:
+            raise ValueError(f"Expected an even num_points of at least 2, but got {self.num_points}.")
+
+    @override
+    def __call__(self, logits: Moments, labels: Tensor) -> Tensor:
+        mean = logits.mean
+        std = logits.variance.expand_as(mean).clamp_min(torch.finfo(mean.dtype).eps ** 2).sqrt()
+        points = _points(self.num_points, mean.shape[1], mean.dtype, mean.device)
+        drawn = mean + std * points[:, None]
+        return (
+            drawn.logsumexp(dim=2) - drawn.gather(2, labels.expand(len(points), -1)[..., None])[..., 0]
+        ).mean()
+
+
+@cache
+def _points(count: int, dimensions: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Standard normal points (count, dimensions) of mean 0, kept on the device."""
+    half = count // 2
+    sequence = qmc.Sobol(dimensions, scramble=True, rng=0).random_base2(max(half - 1, 0).bit_length())
+    points = norm.ppf(sequence[:half])
+    with torch.inference_mode(False):  # they are kept, and could not be used in training otherwise
+        return torch.from_numpy(np.concatenate([points, -points])).to(device, dtype)
 
 
 @final
@@ -58,15 +140,19 @@ class EveryLayer(Propagation):
         if self.num_factors:
             start: Moments = FactoredGaussian(images, noise.random_factors(images, self.num_factors)[:, None])
         else:
-            start = input_moments(images, noise)
+            start = propagation.input_moments(images, noise)
         reached = program.walk(Onset(start), _result)
-        logits = required_logits(reached.clean if isinstance(reached, Onset | _Beside) else reached)
+        logits = propagation.required_logits(
+            reached.clean if isinstance(reached, Onset | _Beside) else reached
+        )
         return NoisyLoss(logits, self.loss(reached.moments, labels))
 
     @override
     def rehearse(self, program: Program, images: Tensor) -> None:
         def reach(points: Tensor) -> Tensor:
-            return through_every_layer(program, Gaussian(points, torch.zeros_like(points[:1]))).mean
+            return propagation.through_every_layer(
+                program, Gaussian(points, torch.zeros_like(points[:1]))
+            ).mean
 
         program.rehearse(images, reach)
 
@@ -81,14 +167,14 @@ class _Beside:
 
 def _result(call: Call) -> Any:
     if not call.takes(_Beside):
-        result = of_onset(call, lambda onset: _Beside(onset.clean, onset.moments))
+        result = propagation.of_onset(call, lambda onset: _Beside(onset.clean, onset.moments))
         return call.compute_on_centers() if result is None else result
     clean_call, moments_call = call.mapped(_clean), call.mapped(_moments)
-    layer = training_batch_norm(call)
+    layer = propagation.training_batch_norm(call)
     if layer is not None:
         clean = clean_call.compute()
-        return _Beside(clean, normalised(layer, clean_call.input, moments_call.input))
-    return _paired(clean_call.compute(), rule_of_moments(moments_call))
+        return _Beside(clean, propagation.normalised(layer, clean_call.input, moments_call.input))
+    return _paired(clean_call.compute(), propagation.rule_of_moments(moments_call))
 
 
 def _paired(clean: Any, moments: Any) -> Any:

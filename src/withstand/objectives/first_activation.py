@@ -12,17 +12,9 @@ from typing_extensions import override
 
 from withstand.domains import Call, Program
 from withstand.noise import GaussianNoise
+from withstand.objectives import propagation
 from withstand.objectives.onset import Onset
-from withstand.objectives.propagation import (
-    NoisyLoss,
-    Propagation,
-    input_moments,
-    normalised,
-    of_onset,
-    require_own_statistics,
-    required_logits,
-    training_batch_norm,
-)
+from withstand.objectives.propagation import NoisyLoss, Propagation
 
 _REHEARSED_STD = 0.1  # any; what is compared is what comes without noise
 
@@ -61,12 +53,12 @@ class FirstActivation(Propagation):
         Raises:
             ModelError: something up to the first activation cannot be passed through.
         """
-        reached = program.walk(Onset(input_moments(images, noise)), _result)
+        reached = program.walk(Onset(propagation.input_moments(images, noise)), _result)
         if isinstance(reached, Onset):  # a linear network, of which noise leaves the mean as it is
-            logits = required_logits(reached.center)
+            logits = propagation.required_logits(reached.center)
             return logits, logits
         halves = reached.tensor.chunk(2) if isinstance(reached, _Both) else (reached, reached)
-        return required_logits(halves[0]), required_logits(halves[1])
+        return propagation.required_logits(halves[0]), propagation.required_logits(halves[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,21 +82,17 @@ def _result(call: Call) -> Any:
     elif call.takes(_Sized) and not call.takes(Onset):
         result = None
     else:
-        result = of_onset(call.mapped(_unsized), _of_bent)
+        result = propagation.of_onset(call.mapped(_unsized), lambda onset: _Both(onset.clean_and_mean))
     return _Sized(call.mapped(_one).compute(), call.mapped(_both).compute()) if result is None else result
 
 
 def _of_both(call: Call) -> Any:
-    require_own_statistics(call)
-    layer = training_batch_norm(call)
+    propagation.require_own_statistics(call)
+    layer = propagation.training_batch_norm(call)
     if layer is None:
         return _wrapped(call.compute())
     clean, noisy = call.input.chunk(2)
-    return _Both(torch.cat([layer(clean), normalised(layer, clean, noisy)]))
-
-
-def _of_bent(onset: Onset) -> _Both:
-    return _Both(onset.clean_and_mean)
+    return _Both(torch.cat([layer(clean), propagation.normalised(layer, clean, noisy)]))
 
 
 def _wrapped(value: Any) -> Any:

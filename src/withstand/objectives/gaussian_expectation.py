@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
-from withstand.compiled import uncompiled
 from withstand.domains import KeptProgram, Program
-from withstand.modes import eval_mode
+from withstand.modes import eval_mode, uncompiled
 from withstand.objectives.cross_entropy import noise_at
 from withstand.objectives.first_activation import FirstActivation
 from withstand.objectives.propagation import Propagation

@@ -1,4 +1,7 @@
-"""What is computed of a network, not tried on it: kernel norms and moments. This module imports no torch."""
+"""What is computed of a network, not tried on it: kernel norms and moments. This module imports no torch.
+
+Those who compute it (``kernel_norms``, ``moment_check``) return these types as well.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,16 @@ from withstand.results.shares import Finite
 
 @dataclass(frozen=True)
 class KernelNormsOf:
-    """Bounds of a class logit's l2 Lipschitz constant, and its change by deformations; None where unknown."""
+    """Bounds of the l2 Lipschitz constant of one class logit, in logits a unit of l2 distance.
+
+    Attributes:
+        name: Of the class.
+        gradient: From below: the largest gradient norm at an example.
+        perturbation: From below: the steepest rise to a point within epsilon of an example.
+        deformation: From below: the steepest change by a deformation; None where none was tried.
+        deformation_change: The largest plain change of the logit by a deformation, in logits.
+        spectral: From above; None where there is no bound.
+    """
 
     name: str
     gradient: Finite
@@ -18,10 +30,23 @@ class KernelNormsOf:
     deformation_change: Finite | None
     spectral: Finite | None
 
+    @property
+    def lower(self) -> float:
+        """The largest of the lower bounds."""
+        return max(self.gradient, self.perturbation, self.deformation or 0.0)
+
 
 @dataclass(frozen=True)
 class KernelNormsOfLayer:
-    """The norm of a layer's reshaped kernel, and an upper bound of its operator's."""
+    """Two norms of a layer's weight, each bounded from above; None where there is no finite bound.
+
+    Attributes:
+        name: Where the layer stands in the model, such as ``layers.0``.
+        kernel_norm: Of the weight reshaped to (outputs, inputs times taps), as arXiv 1810.00363 takes
+            it, to 1e-6. Of a convolution this says little of how far it can stretch.
+        operator_norm: Of the linear map itself, at its true input size and stride; None
+            of all layers where one has no such bound.
+    """
 
     name: str
     kernel_norm: Finite | None
@@ -51,9 +76,19 @@ class StdRatio:
 
 @dataclass(frozen=True)
 class MomentsMethod:
-    """One analytic form of the logits; ``reason`` says why it was not tried, and then the rest is None.
+    """What one analytic form makes of the logits at one noise level.
 
-    ``points`` are (sampled, analytic) deviations of some logits.
+    Attributes:
+        name: Of ``moment_check.METHODS``.
+        reason: Why it was not tried; None where it was, and then the numbers below are there.
+        mean_error: Root mean square over images and classes of (analytic - sampled mean) / sampled
+            deviation. It holds the samples' own error, 1 / √num_samples.
+        std_ratio: None of a form that gives means alone.
+        seconds: Of wall clock, an image.
+        matching_samples: How many draws have a mean as far off: 1 / mean_error², at most num_samples.
+        speed_up: Time of those draws / time of the analytic form; below 1 the draws are faster.
+        full_speed_up: Time of num_samples draws / time of the analytic form.
+        points: (sampled, analytic) deviation of some logits, spread over all.
     """
 
     name: str
@@ -69,7 +104,13 @@ class MomentsMethod:
 
 @dataclass(frozen=True)
 class MomentsError:
-    """How far a layer's outputs are off, in root mean square sampled deviations; None where none moves."""
+    """How far moments of a layer's output are off; None where none moves.
+
+    Attributes:
+        mean_error: √(Σ (analytic - sampled mean)² / Σ sampled variance), over images and coordinates.
+        std_error: √(Σ (analytic - sampled deviation)² / Σ sampled variance).
+        std_ratio: √(Σ analytic variance / Σ sampled variance).
+    """
 
     mean_error: Finite | None
     std_error: Finite | None
@@ -78,7 +119,14 @@ class MomentsError:
 
 @dataclass(frozen=True)
 class MomentsForm:
-    """One analytic form in the layers of one type, and how many draws take as long."""
+    """One analytic form in the layers of one type.
+
+    Attributes:
+        accumulated: How far off their outputs are, with all that came before.
+        own: The same, where the layer is given the sampled means and deviations of its input, and as
+            much of the correlations as the form keeps.
+        samples: How many draws through these layers take as long as the form.
+    """
 
     accumulated: MomentsError
     own: MomentsError
@@ -87,7 +135,13 @@ class MomentsForm:
 
 @dataclass(frozen=True)
 class MomentsLayer:
-    """The layers of one type."""
+    """The layers of one type.
+
+    Attributes:
+        operation: The layer or function, such as ``Conv2d``.
+        count: How many there are.
+        forms: By the name of each analytic form that was tried.
+    """
 
     operation: str
     count: int
@@ -96,7 +150,14 @@ class MomentsLayer:
 
 @dataclass(frozen=True)
 class MomentsLevel:
-    """All that was found at one noise_std, in units of the images' [0, 1]."""
+    """All that was found at one noise level.
+
+    Attributes:
+        noise_std: Of each pixel, in [0, 1] units.
+        sample_seconds: Of one draw and its pass through the network.
+        methods: One entry an analytic form.
+        layers: One entry a type of layer, where a form that goes layer by layer was tried.
+    """
 
     noise_std: Finite
     sample_seconds: Finite

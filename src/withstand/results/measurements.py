@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
+from withstand.results.shares import Share
+
 CLEAN = "clean accuracy"
 ATTACKED = "attacked accuracy"
 """``by`` is the attack, ``level`` epsilon."""
@@ -72,6 +74,11 @@ class Measurement:
     upper: float | None = None
     correct: int | None = None
     total: int | None = None
+
+
+def measured(measure: str, found: Share, *, by: str = "", norm: str = "", level: float = 0.0) -> Measurement:
+    """A share as a row of the table."""
+    return Measurement(measure, by, norm, level, **vars(found))
 
 
 _COLUMNS = {each.name: each.type for each in fields(Measurement)}

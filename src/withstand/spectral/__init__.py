@@ -3,9 +3,8 @@
 from withstand.spectral.circles import clip_convolution
 from withstand.spectral.clipping import clip, clip_in_subspace
 from withstand.spectral.guaranteed import GuaranteedNorms, upper_bound
-from withstand.spectral.kept import Kept
 from withstand.spectral.layers import KeptPlaces, Place, Weight, places, weights
-from withstand.spectral.norms import OperatorNorms, PowerIteration
+from withstand.spectral.norms import Kept, OperatorNorms, PowerIteration
 from withstand.spectral.operators import Convolution, Dense, Diagonal, LinearOperator, Separable, Shape
 
 __all__ = [

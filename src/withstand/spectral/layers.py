@@ -13,8 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
-from withstand.compiled import uncompiled
-from withstand.modes import eval_mode
+from withstand.modes import eval_mode, uncompiled
 from withstand.spectral.operators import Convolution, Dense, Shape
 from withstand.types import ModelError
 

@@ -85,7 +85,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             if path.name == "last.pt"
             else "Delete the folder that holds it to start anew, or choose another --out."
         )
-        raise CheckpointError(f"The checkpoint {path} is damaged ({_first_line(error)}). {remedy}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"The checkpoint {path} is damaged ({reason}). {remedy}") from error
     return dict(content)
 
 
@@ -107,7 +108,3 @@ def require_same_run(path: Path, saved: Mapping[str, str], current: Mapping[str,
             f"The checkpoint {path} belongs to another run ({changes}). "
             "Resume with the same settings, or choose another --out."
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

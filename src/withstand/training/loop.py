@@ -32,8 +32,7 @@ from withstand.training.checkpoint import (
     set_rng_state,
     write_checkpoint,
 )
-from withstand.training.collapse import shows_collapse
-from withstand.training.meter import EpochMeter
+from withstand.training.collapse import EpochMeter, shows_collapse
 from withstand.training.observers import Observer
 from withstand.training.settings import TrainingSettings
 from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch

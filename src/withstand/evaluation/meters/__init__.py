@@ -4,10 +4,8 @@ A meter of your own is a frozen dataclass that derives from ``Meter``.
 """
 
 from withstand.evaluation.meter import Found, Gathered, Meter, Needs, Sources, Subject, Summary
-from withstand.evaluation.meters.attacks import Attacks, Suite
-from withstand.evaluation.meters.calibration import Calibration, reliability
-from withstand.evaluation.meters.certificate import CERTIFIED_NORMS, Certificate
-from withstand.evaluation.meters.classes import Classes
+from withstand.evaluation.meters.always import Calibration, Classes, reliability
+from withstand.evaluation.meters.attacks import CERTIFIED_NORMS, Attacks, Certificate, Suite
 from withstand.evaluation.meters.corruptions import Corruptions
 from withstand.evaluation.meters.gradients import LargeEpsilon, VanishingGradients
 from withstand.evaluation.meters.kernel_norms import KernelNorms

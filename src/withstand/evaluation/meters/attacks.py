@@ -1,4 +1,4 @@
-"""Which attacks to run: some of one's own, or a suite of several kinds."""
+"""Which attacks to run, some of one's own or a suite of several kinds, and what to prove beside them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import get_args
 from torch import nn
 from typing_extensions import override
 
+from withstand import norms
 from withstand.attacks import Attack, SuiteLevel, require_packages, suite
+from withstand.certificates import METHODS, Method
 from withstand.dataset_info import DatasetInfo
-from withstand.evaluation.meter import Gathered, Meter, Needs, Sources, Summary
+from withstand.evaluation.meter import Meter, Needs, Sources
 from withstand.evaluation.meters.gradients import LargeEpsilon, VanishingGradients
-from withstand.evaluation.plans import AttackPlan, require_epsilons
+from withstand.evaluation.plans import AttackPlan, CertificatePlan, require_epsilons
 from withstand.identity import identity
 from withstand.norms import require_norm
 
@@ -62,10 +64,6 @@ class Attacks(Meter):
     @override
     def attack_plans(self, info: DatasetInfo, *, is_random: bool) -> list[AttackPlan]:
         return _plans(self.attacks, self.epsilons, is_random=is_random)
-
-    @override
-    def summary(self, gathered: Gathered) -> Summary:
-        return Summary()  # accuracies are those of the plans
 
 
 @dataclass(frozen=True)
@@ -128,10 +126,6 @@ class Suite(Meter):
         attacks = self._attacks(info.num_classes, is_random=is_random)
         return _plans(attacks, self.epsilons, is_random=is_random)
 
-    @override
-    def summary(self, gathered: Gathered) -> Summary:
-        return Summary()  # accuracies are those of the plans
-
     def _attacks(self, num_classes: int, *, is_random: bool) -> list[Attack]:
         surrogates = self.transfer_from if isinstance(self.transfer_from, dict) else {}
         return [
@@ -154,3 +148,81 @@ def _named(models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
         alike = sum(other == name or other.startswith(f"{name}-") for other in found)
         found[name if not alike else f"{name}-{alike + 1}"] = model
     return found
+
+
+CERTIFIED_NORMS = (2.0, float("inf"))
+"""The norms that certificates exist for."""
+
+_BOUNDS = {"best": "the tightest bound", "box_ball": "ball ∩ box", "box": "boxes", "ball": "balls"}
+
+
+@dataclass(frozen=True)
+class Certificate(Meter):
+    """What to prove of each test example: that no image within epsilon changes its prediction.
+
+    What is certified is attacked too: by PGD of 20 steps where nothing else attacks it in that norm at that
+    epsilon. Two that differ in their epsilons alone are one.
+
+    Args:
+        norm: Of the ball that the attacker may choose from: 2 or inf.
+        epsilons: Budgets in [0, 1] units; a recipe may have 8/255.
+        method: The domain to bound with, or best for the tightest.
+        clip: Whether the attacker keeps to [0, 1].
+        radius: Find the largest epsilon that is certified of each example, too.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    needs = Needs(batches=False, fixed_weights=True)
+    norm: float
+    epsilons: list[float]
+    method: Method = "best"
+    clip: bool = True
+    radius: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norm not in CERTIFIED_NORMS:
+            raise ValueError(f"Certificates exist for norm 2 and inf, but got norm {self.norm:g}.")
+        if self.method not in METHODS:
+            raise ValueError(f"Expected a certificate's method of {', '.join(METHODS)}, got {self.method!r}.")
+        require_epsilons(self.epsilons, of="Certificates")
+
+    @property
+    @override
+    def name(self) -> str:
+        budgets = ",".join(f"{epsilon:.6g}" for epsilon in self.epsilons)
+        return f"{self.certificate_name} at {budgets}{' with radii' if self.radius else ''}"
+
+    @property
+    def certificate_name(self) -> str:
+        """A short name without the budget, fit for a column: ``certified-l2``, ``certified-box-linf``."""
+        method = "" if self.method == "best" else f"-{self.method.replace('_', '-')}"
+        clip = "" if self.clip else "-unclipped"
+        return f"certified{method}{clip}-{norms.label(self.norm)}"
+
+    def describe(self) -> str:
+        """A sentence of its settings, for a report."""
+        pixels = "images in [0, 1]" if self.clip else "images of any pixels"
+        return (
+            f"Proven by {_BOUNDS[self.method]} for all {pixels} within {norms.label(self.norm)} epsilon, "
+            "in float64 with guaranteed operator norms"
+        )
+
+    @override
+    def implied(self) -> Sequence[Meter]:
+        return [VanishingGradients()]
+
+    @override
+    def certificate_plans(self) -> Sequence[CertificatePlan]:
+        return [
+            CertificatePlan(
+                self.norm,
+                self.method,
+                self.clip,
+                self.radius,
+                sorted(set(self.epsilons)),
+                self.certificate_name,
+                self.describe(),
+            )
+        ]

@@ -11,11 +11,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.corruptions import CORRUPTIONS, SEVERITIES, Corruption
-from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.meter import Found, Gathered, Meter, Summary
 from withstand.results import results
-from withstand.results.measurements import CORRUPTED, example_column
+from withstand.results.measurements import CORRUPTED, example_column, measured
+from withstand.results.shares import share_of
 from withstand.suggest import nearest
 from withstand.types import Batch
 
@@ -35,6 +35,7 @@ class Corruptions(Meter):
         ValueError: there is no such kind or severity, none is named, or one is named twice.
     """
 
+    name = "corruptions"
     kinds: list[str | Corruption] = field(default_factory=lambda: list(CORRUPTIONS))
     severities: list[int] = field(default_factory=lambda: list(SEVERITIES))
 
@@ -53,11 +54,6 @@ class Corruptions(Meter):
                 raise ValueError(
                     f"Expected {name} of the corruptions, one at least and each once, but got {given}."
                 )
-
-    @property
-    @override
-    def name(self) -> str:
-        return "corruptions"
 
     def describe(self) -> str:
         """A sentence of the settings, for a report."""

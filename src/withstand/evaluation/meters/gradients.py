@@ -39,10 +39,7 @@ class VanishingGradients(Meter):
     wherever something is attacked.
     """
 
-    @property
-    @override
-    def name(self) -> str:
-        return "gradients"
+    name = "gradients"
 
     @override
     def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
@@ -109,7 +106,7 @@ class LargeEpsilon(Meter):
     def measure(self, subject: Subject) -> Any:
         """``epsilon``, and the counts ``robust``, ``total`` and ``largest_class``."""
         test, judge = subject.test, subject.judge
-        few = test.subset(torch.arange(min(LARGE_EPSILON_EXAMPLES, len(test))))
+        few = test.first(LARGE_EPSILON_EXAMPLES)
         epsilon = large_epsilon(self.norm, few.images[0].numel())
         attacks = [
             PGD(norm=self.norm, epsilon=epsilon, num_steps=_STEPS, loss=loss) for loss in _LOSSES.values()

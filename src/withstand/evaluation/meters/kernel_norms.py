@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from typing_extensions import override
@@ -21,12 +21,8 @@ _MEASURE = "kernel norm, largest over classes"
 class KernelNorms(KernelNormSettings, Meter):
     """Bounds the kernel norm of each class logit; its settings are those of ``KernelNormSettings``."""
 
+    name = "kernel norms"
     needs = Needs(batches=False, fixed_weights=True)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "kernel norms"
 
     @override
     def measure(self, subject: Subject) -> Any:
@@ -39,12 +35,7 @@ class KernelNorms(KernelNormSettings, Meter):
         images = next(batches(subject.test, self.num_examples)).images
         names = subject.info.class_names
         found = kernel_norm_bounds(subject.model, images, self, class_names=names, seed=subject.seed)
-        return {
-            "num_examples": found.num_examples,
-            "classes": [bounds._asdict() for bounds in found.classes],
-            "layers": [layer._asdict() for layer in found.layers],
-            "reason": found.reason,
-        }
+        return asdict(found)
 
     @override
     def summary(self, gathered: Gathered) -> Summary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -21,12 +21,8 @@ _LEVELS = TypeAdapter(list[MomentsLevel])
 class MomentCheck(MomentSettings, Meter):
     """Holds analytic moments against samples; its settings are those of ``MomentSettings``."""
 
+    name = "moments"
     needs = Needs(batches=False, fixed_weights=True)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "moments"
 
     @override
     def measure(self, subject: Subject) -> Any:
@@ -37,7 +33,7 @@ class MomentCheck(MomentSettings, Meter):
         """
         images = next(batches(subject.test, self.num_examples)).images
         found = check_moments(subject.model, images, self, seed=subject.seed)
-        return {"num_examples": found.num_examples, "levels": [_plain(level) for level in found.levels]}
+        return {"num_examples": found.num_examples, "levels": _LEVELS.dump_python(found.levels, mode="json")}
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -57,14 +53,3 @@ class MomentCheck(MomentSettings, Meter):
             levels,
         )
         return Summary(measurements, {"moments": moments})
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold of a result, its parts by their names."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    elif is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

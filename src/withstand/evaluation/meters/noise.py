@@ -12,11 +12,17 @@ from typing_extensions import override
 
 from withstand import norms
 from withstand.checks import require_at_least
-from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.meter import Found, Gathered, Meter, Summary
-from withstand.results.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement, example_column
+from withstand.results.measurements import (
+    NOISE_ACCURACY,
+    NOISE_AGREEMENT,
+    Measurement,
+    example_column,
+    measured,
+)
 from withstand.results.results import Noise
+from withstand.results.shares import share_of
 from withstand.types import Batch
 
 AGREEMENT_COLUMN = "noise-agreement"
@@ -52,6 +58,7 @@ class NoiseCurve(Meter):
         ValueError: a number is out of its range.
     """
 
+    name = "noise"
     num_levels: int = 30
     largest: float = 0.5
     num_draws: int = 1
@@ -64,11 +71,6 @@ class NoiseCurve(Meter):
             raise ValueError(
                 f"Expected the largest noise_std to be finite and above 0, but got {self.largest:g}."
             )
-
-    @property
-    @override
-    def name(self) -> str:
-        return "noise"
 
     @property
     def levels(self) -> list[float]:

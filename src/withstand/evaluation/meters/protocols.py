@@ -18,11 +18,11 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.checks import require_at_least
-from withstand.evaluation.intervals import measured, share_of
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.meter import Found, Gathered, Meter, Summary
 from withstand.results import random_answers as results
-from withstand.results.measurements import protocol_measure
+from withstand.results.measurements import measured, protocol_measure
+from withstand.results.shares import share_of
 from withstand.types import Batch
 
 _PROTOCOL = "sebr"
@@ -57,6 +57,7 @@ class SebrProtocol(Meter):
         ValueError: a number is out of its range, an epsilon is given twice, or there is none at all.
     """
 
+    name = f"protocol {_PROTOCOL}"
     fgsm: Sequence[float] = (0.04, 0.16, 0.3)
     pgd: Sequence[float] = (0.04, 0.16, 0.22)
     num_samples: int = 5
@@ -74,11 +75,6 @@ class SebrProtocol(Meter):
         require_at_least(1, "the protocol", num_samples=self.num_samples, num_steps=self.num_steps)
         if not 0 < self.step_size < math.inf:
             raise ValueError(f"Expected step_size to be finite and above 0, but got {self.step_size:g}.")
-
-    @property
-    @override
-    def name(self) -> str:
-        return f"protocol {_PROTOCOL}"
 
     def describe(self) -> str:
         """Sentences of its settings, for a report."""

@@ -8,19 +8,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.evaluation.intervals import measured, share
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.meter import Found, Gathered, Meter, Summary
-from withstand.results import results
-from withstand.results.measurements import (
-    ABSTENTION,
-    LARGEST_SMOOTHED_RADIUS,
-    MEAN_SMOOTHED_RADIUS,
-    MEDIAN_SMOOTHED_RADIUS,
-    SMOOTHED,
-    SMOOTHED_CERTIFIED,
-    Measurement,
-)
+from withstand.results import measurements, results
+from withstand.results.measurements import Measurement, measured
+from withstand.results.shares import share
 from withstand.smoothing import ABSTAINED, Smoothing, smoothed_radius
 from withstand.types import Batch
 
@@ -36,10 +28,7 @@ class RandomizedSmoothing(Smoothing, Meter):
     Its settings are those of ``Smoothing``.
     """
 
-    @property
-    @override
-    def name(self) -> str:
-        return "smoothing"
+    name = "smoothing"
 
     @property
     @override
@@ -60,16 +49,18 @@ class RandomizedSmoothing(Smoothing, Meter):
     def summary(self, gathered: Gathered) -> Summary:
         """As the interface has it; what counts at an epsilon is a radius above it."""
         rows, radii = gathered.rows, gathered.rows[_RADIUS]
-        measurements = [
-            measured(SMOOTHED, share(rows[_PREDICTION] == rows["label"]), by=_BY),
-            measured(ABSTENTION, share(rows[_PREDICTION] == ABSTAINED), by=_BY),
+        figures = [
+            measured(measurements.SMOOTHED, share(rows[_PREDICTION] == rows["label"]), by=_BY),
+            measured(measurements.ABSTENTION, share(rows[_PREDICTION] == ABSTAINED), by=_BY),
             *(
-                measured(SMOOTHED_CERTIFIED, share(radii > epsilon), by=_BY, norm="2", level=epsilon)
+                measured(
+                    measurements.SMOOTHED_CERTIFIED, share(radii > epsilon), by=_BY, norm="2", level=epsilon
+                )
                 for epsilon in self.budgets
             ),
-            Measurement(MEAN_SMOOTHED_RADIUS, _BY, "2", value=float(radii.mean())),
-            Measurement(MEDIAN_SMOOTHED_RADIUS, _BY, "2", value=float(radii.median())),
-            Measurement(LARGEST_SMOOTHED_RADIUS, _BY, "2", value=float(radii.max())),
+            Measurement(measurements.MEAN_SMOOTHED_RADIUS, _BY, "2", value=float(radii.mean())),
+            Measurement(measurements.MEDIAN_SMOOTHED_RADIUS, _BY, "2", value=float(radii.median())),
+            Measurement(measurements.LARGEST_SMOOTHED_RADIUS, _BY, "2", value=float(radii.max())),
         ]
         settings = results.Smoothing(
             self.describe(),
@@ -78,4 +69,4 @@ class RandomizedSmoothing(Smoothing, Meter):
             self.num_selection,
             self.num_estimation,
         )
-        return Summary(measurements, {"smoothing": settings})
+        return Summary(figures, {"smoothing": settings})

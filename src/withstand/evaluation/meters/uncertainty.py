@@ -14,14 +14,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.bayes.uncertainty import auroc, entropies, histogram
+from withstand.bayes.sampling import auroc, entropies, histogram
 from withstand.checks import require_at_least
 from withstand.data import Dataset, batches
 from withstand.dataset_info import DatasetInfo
 from withstand.evaluation.attacking import column
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.meter import Columns, Found, Gathered, Meter, Needs, Sources, Subject, Summary
-from withstand.evaluation.meters.calibration import reliability
+from withstand.evaluation.meters.always import reliability
 from withstand.numerics import seed_of
 from withstand.results import random_answers as results
 from withstand.results.measurements import CALIBRATION_ERROR, Measurement
@@ -51,6 +51,7 @@ class Uncertainty(Meter):
         ValueError: a number is out of its range.
     """
 
+    name = "uncertainty"
     needs = Needs(attacked_images=True, random_weights=True)
     num_samples: int = 50
     out_of_distribution: list[str] | dict[str, Dataset] = field(default_factory=list)
@@ -58,11 +59,6 @@ class Uncertainty(Meter):
 
     def __post_init__(self) -> None:
         require_at_least(1, "the uncertainty", num_samples=self.num_samples, num_bins=self.num_bins)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "uncertainty"
 
     @property
     @override
@@ -123,7 +119,7 @@ class Uncertainty(Meter):
         """Entropies and confidence of the images of each other data set."""
         found: dict[str, dict[str, list[float]]] = {}
         for name, dataset in self._others.items():
-            split = dataset.test.subset(torch.arange(min(len(subject.test), len(dataset.test))))
+            split = dataset.test.first(len(subject.test))
             parts: list[Columns] = []
             for number, batch in enumerate(batches(split.to(subject.test.images.device), subject.batch_size)):
                 torch.manual_seed(seed_of(subject.seed, number * subject.batch_size))

@@ -1,4 +1,4 @@
-"""Normalisation layers whose scale and shift are random.
+"""The kinds of layers that there are with random weights: linear ones, convolutions and normalisation.
 
 What normalises, the statistics of a batch or of an example, is as in torch; scale and shift are drawn for
 each example, or once a sample for all of them where the posterior's estimator is ``shared``.
@@ -12,11 +12,105 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from typing_extensions import override
 
+from withstand.bayes.estimators import BlockwiseMap, draw, estimator_of
 from withstand.bayes.layer import Drawing, VariationalLayer
-from withstand.bayes.posterior import Normal
+from withstand.bayes.posterior import Estimator, Normal
 from withstand.types import ModelError
+
+
+class Linear(VariationalLayer, nn.Linear):
+    """``torch.nn.Linear`` whose weight and bias are normal variables.
+
+    Args:
+        in_features: Size of each input.
+        out_features: Size of each output.
+        bias: Whether there is a bias, random too.
+        posterior: Of weight and bias.
+        **options: ``device`` and ``dtype``, as of ``torch.nn.Linear``.
+    """
+
+    @override
+    def draw(self, x: Tensor, how: Drawing) -> Tensor:
+        # Several vectors an example meet the same weight, which independent outputs would deny.
+        exact: Estimator = "local" if x.dim() == 2 else "flipout"
+        return draw(_MATRIX, estimator_of(self.posterior, exact), x, self.normals(), how)
+
+
+class _Matrix(BlockwiseMap):
+    channel_dim = -1
+
+    @override
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    @override
+    def apply_blocks(self, x: Tensor, weights: Tensor) -> Tensor:
+        blocks = x.reshape(len(weights), -1, x.shape[-1])
+        return torch.bmm(blocks, weights.mT).reshape(*x.shape[:-1], weights.shape[1])
+
+
+_MATRIX = _Matrix()
+
+
+class _Convolution(VariationalLayer, _ConvNd):
+    """What convolutions over any number of dimensions draw."""
+
+    @override
+    def draw(self, x: Tensor, how: Drawing) -> Tensor:
+        return draw(_Kernel(self), estimator_of(self.posterior, "flipout"), x, self.normals(), how)
+
+
+class Conv1d(_Convolution, nn.Conv1d):
+    """``torch.nn.Conv1d`` whose kernel and bias are normal variables.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Taps.
+        posterior: Of kernel and bias.
+        **options: Those of ``torch.nn.Conv1d``.
+    """
+
+
+class Conv2d(_Convolution, nn.Conv2d):
+    """``torch.nn.Conv2d`` whose kernel and bias are normal variables.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Taps.
+        posterior: Of kernel and bias.
+        **options: Those of ``torch.nn.Conv2d``.
+    """
+
+
+class _Kernel(BlockwiseMap):
+    """What a convolution does with a kernel.
+
+    Args:
+        layer: Tells stride, padding, dilation and groups.
+    """
+
+    channel_dim = 1
+
+    def __init__(self, layer: _ConvNd) -> None:
+        self._layer = layer
+
+    @override
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padded: Tensor = self._layer._conv_forward(x, weight, bias)
+        return padded
+
+    @override
+    def apply_blocks(self, x: Tensor, weights: Tensor) -> Tensor:
+        # One convolution a block: as groups of channels of a single one they would first be reordered.
+        blocks = x.chunk(len(weights))
+        return torch.cat(
+            [self.apply(block, weight, None) for block, weight in zip(blocks, weights, strict=True)]
+        )
 
 
 class _Normalization(VariationalLayer, ABC):

@@ -1,4 +1,4 @@
-"""Whether a model is right as often as it is sure."""
+"""What is always measured: how sure a model is when it is right, and what befalls each class."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from typing_extensions import override
 
 from withstand.checks import require_at_least
+from withstand.evaluation.attacking import column, prediction_column
 from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
 from withstand.results import results
 from withstand.results.measurements import CALIBRATION_ERROR, Measurement
+from withstand.results.results import Target
+from withstand.results.shares import share
 
 CALIBRATION_BINS = 15
 
@@ -71,16 +75,12 @@ class Calibration(Meter):
         ValueError: there is no bin.
     """
 
+    name = "calibration"
     needs = Needs(batches=False)
     num_bins: int = CALIBRATION_BINS
 
     def __post_init__(self) -> None:
         require_at_least(1, "the calibration", num_bins=self.num_bins)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "calibration"
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -99,3 +99,45 @@ class Calibration(Meter):
         ]
         error = Measurement(CALIBRATION_ERROR, "clean", value=found.error)
         return Summary([error], {"calibration": bins})
+
+
+@dataclass(frozen=True)
+class Classes(Meter):
+    """Clean, attacked and certified accuracy of each class, and which classes are taken for which.
+
+    Attacked and certified are at the attack and certificate to tell of first. It is always measured.
+    """
+
+    name = "classes"
+    needs = Needs(batches=False)
+
+    @override
+    def summary(self, gathered: Gathered) -> Summary:
+        rows, names = gathered.rows, list(gathered.subject.info.class_names)
+        attacked, certified = gathered.headline_attack, gathered.headline_certificate
+        draws = gathered.subject.judge.num_repeats
+        accuracies = [
+            results.ClassAccuracy(
+                name=names[int(str(label))],
+                clean=share(of_class["clean"], draws),
+                attacked=None if attacked is None else share(of_class[_column(attacked)], draws),
+                certified=None if certified is None else share(of_class[_column(certified)]),
+            )
+            for label, of_class in rows.groupby("label", sort=True)
+        ]
+        under_attack = None
+        if attacked is not None:
+            under_attack = _matrix(rows, prediction_column(attacked.name, attacked.epsilon), len(names))
+        confusion = results.Confusion(_matrix(rows, "prediction", len(names)), under_attack)
+        return Summary((), {"classes": results.Classes(names, attacked, certified, accuracies, confusion)})
+
+
+def _column(target: Target) -> str:
+    return column(target.name, target.epsilon)
+
+
+def _matrix(rows: pd.DataFrame, predictions: str, num_classes: int) -> list[list[int]]:
+    """How many examples of each class (a row) are predicted as which (a column)."""
+    pairs = rows["label"].to_numpy(dtype=np.int64) * num_classes + rows[predictions].to_numpy(dtype=np.int64)
+    counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return [[int(count) for count in row] for row in counts]

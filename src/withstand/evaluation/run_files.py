@@ -1,0 +1,170 @@
+"""What an evaluation leaves in a run folder beside its results: all rows, and a few images to look at.
+
+Rows grow batch by batch, beside those of a former evaluation until they are whole. The images are attacked
+ones, and those with the smallest and largest radii.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from withstand.attacks import Attack
+from withstand.data import Split
+from withstand.evaluation.judge import Judge
+from withstand.results.measurements import radius_column
+from withstand.run_folder import RunFolder, replaced
+from withstand.types import Batch, CertificateError, RunFolderError
+
+
+class RowsFile:
+    """``examples.csv`` of a run folder, as a context.
+
+    Rows are written to a file beside it. That takes its place when all is well; when the run folder holds
+    no whole evaluation that would be lost; or when a certificate is wrong, since the former figures are not
+    to be trusted then either.
+
+    Args:
+        run: The run folder; nothing is written where None.
+    """
+
+    def __init__(self, run: RunFolder | None) -> None:
+        self._run = run
+        self._has_rows = False
+
+    def __enter__(self) -> RowsFile:
+        if self._run is not None:
+            self._growing(self._run).unlink(missing_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run = self._run
+        if run is None or not self._has_rows:
+            return
+        if isinstance(error, CertificateError):
+            for former in (run.metrics, run.measurements):
+                former.unlink(missing_ok=True)
+        if kind is None or isinstance(error, CertificateError) or not run.metrics.exists():
+            self._show(run)
+        else:
+            self._growing(run).unlink(missing_ok=True)
+
+    def _show(self, run: RunFolder) -> None:
+        try:
+            os.replace(self._growing(run), run.examples)
+        except OSError as gone:
+            raise RunFolderError(
+                f"Cannot write {run.examples}: {gone.strerror or gone}. What was found is kept, and the same "
+                "command goes on."
+            ) from gone
+
+    def add(self, frame: pd.DataFrame) -> None:
+        """Writes the rows of one more batch.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        if self._run is None:
+            return
+        path, is_first = self._growing(self._run), not self._has_rows
+        try:
+            frame.to_csv(path, mode="w" if is_first else "a", header=is_first, index=False)
+        except OSError as error:
+            raise RunFolderError(
+                f"Cannot write {path}: {error.strerror or error}. What was found before is kept: free the "
+                "disk, and the same command goes on."
+            ) from error
+        self._has_rows = True
+
+    def shown_name(self) -> str:
+        """Where the rows so far are found after a wrong certificate; empty if nowhere."""
+        return "" if self._run is None else str(self._run.examples)
+
+    @staticmethod
+    def _growing(run: RunFolder) -> Path:
+        return run.examples.with_name(".examples.csv.part")
+
+
+def save_gallery(path: Path, judge: Judge, batch: Batch, attack: Attack, class_names: Sequence[str]) -> None:
+    """Attacks a few images and writes them as ``gallery.npz``.
+
+    Args:
+        path: Where to write.
+        judge: Of a model in eval mode.
+        batch: Images (n, channels, height, width) in [0, 1] and labels (n,).
+        attack: As it is run, at the budget to show.
+        class_names: In label order.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    adversarial = attack(judge.target, batch.images, batch.labels)
+    with torch.no_grad():
+        before, after = (judge.predictor(images).argmax(dim=1) for images in (batch.images, adversarial))
+    arrays = {
+        "clean": _pixels(batch.images),
+        "adversarial": _pixels(adversarial),
+        "label": batch.labels.cpu().numpy(),
+        "clean_prediction": before.cpu().numpy(),
+        "adversarial_prediction": after.cpu().numpy(),
+        "epsilon": np.float64(attack.epsilon_at()),
+        "attack": np.array(attack.name),
+    }
+    _save(path, arrays, class_names)
+
+
+def save_extremes(
+    path: Path,
+    test: Split,
+    rows: pd.DataFrame,
+    *,
+    certificate: str,
+    class_names: Sequence[str],
+    number: int = 6,
+) -> None:
+    """Writes images, labels and radii at either end of a certificate's radii, as ``extremes.npz``.
+
+    The smallest radii above 0 ascend, the largest descend, and no example is at both ends.
+
+    Args:
+        path: Where to write.
+        test: The test split that the rows are of.
+        rows: With ``index`` and the certificate's radii.
+        certificate: Its name: ``certified-l2``.
+        class_names: In label order.
+        number: At either end, at most. Where fewer than twice so many are proven, either end has half.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    radii = rows.set_index("index")[radius_column(certificate)].astype(np.float64)
+    proven = radii[radii > 0].sort_values(kind="stable")
+    smallest, largest = min(number, (len(proven) + 1) // 2), min(number, len(proven) // 2)
+    arrays: dict[str, Any] = {"certificate": np.array(certificate)}
+    for part, of_part in (("smallest", proven[:smallest]), ("largest", proven[::-1][:largest])):
+        chosen = test.subset(of_part.index.tolist())
+        arrays[f"{part}_images"] = chosen.images.permute(0, 2, 3, 1).cpu().numpy()
+        arrays[f"{part}_index"] = of_part.index.to_numpy(dtype=np.int64)
+        arrays[f"{part}_label"] = chosen.labels.cpu().numpy()
+        arrays[f"{part}_radius"] = of_part.to_numpy()
+    _save(path, arrays, class_names)
+
+
+def _save(path: Path, arrays: dict[str, Any], class_names: Sequence[str]) -> None:
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, class_names=np.array(list(class_names)), **arrays)
+
+
+def _pixels(images: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """(n, channels, height, width) in [0, 1] as (n, height, width, channels) of 0 … 255."""
+    return (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
