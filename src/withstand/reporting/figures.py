@@ -2,7 +2,7 @@
 
 Series differ in colour (Okabe and Ito's palette), dash and marker, so that none is told by colour alone; the
 page's script fits the colours to its theme. Plotly reads some HTML in texts, so whatever a user named is
-escaped here, by ``hover`` and ``escaped``.
+escaped here, by ``hover`` and ``html.escape``.
 """
 
 from __future__ import annotations
@@ -240,11 +240,6 @@ def intervals_of(shares: Sequence[ShareLike]) -> dict[str, Any]:
 def hover(name: str, *lines: str) -> str:
     """What pointing at a point tells: its name in bold, and lines below it, all escaped."""
     return "<br>".join([f"<b>{html.escape(name)}</b>", *map(html.escape, filter(None, lines))])
-
-
-def escaped(text: str) -> str:
-    """A text as plotly shows it, whatever signs it holds."""
-    return html.escape(text)
 
 
 def logarithmic(values: Sequence[float]) -> dict[str, Any]:

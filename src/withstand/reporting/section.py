@@ -6,9 +6,13 @@ the rest of what a run folder holds. Texts are escaped where they are drawn, but
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, Literal
+
+import yaml
 
 Tab = Literal["summary", "attacks", "proven", "noise", "answers", "training", "examples", "about"]
 """The tabs of a run's page, in their order."""
@@ -149,3 +153,15 @@ class Section:
     fold: str = ""  # what unfolds all of it; empty where it is not folded
     is_brief: bool = False  # stands on a page of many runs as well
     measures: Sequence[str] = ()  # of the table, that it shows
+
+
+def paragraphs(section: str) -> Mapping[str, str]:
+    """The paragraphs of a section by name, with ``{names}`` in them for what differs between runs."""
+    return _prose()[section]
+
+
+@functools.cache
+def _prose() -> Mapping[str, Mapping[str, str]]:
+    file = files("withstand.reporting") / "templates" / "prose.yaml"
+    prose: Mapping[str, Mapping[str, str]] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return prose

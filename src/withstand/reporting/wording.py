@@ -46,6 +46,11 @@ def share_text(share: ShareLike) -> str:
     return percent(share.value, share.total or 0)
 
 
+def measured(share: ShareLike) -> list[str]:
+    """A share, its interval, and how many of how many it is, for the cells of a table."""
+    return [share_text(share), interval(share), counted(share)]
+
+
 def interval(share: ShareLike) -> str:
     """The ends of a share's interval: ``97.1-98.3 %`` with an en dash; empty where it has none."""
     if share.lower is None or share.upper is None or math.isnan(share.lower):

@@ -12,7 +12,7 @@ from withstand.reporting.compare.comparison import Comparison, records
 from withstand.reporting.compare.groups import Group, means_of
 from withstand.reporting.compare.points import title_of
 from withstand.reporting.section import Cell, Section, Table
-from withstand.reporting.sections.protocols import TITLES, stands_for
+from withstand.reporting.sections.published import TITLES, stands_for
 from withstand.reporting.table import rows, select
 from withstand.reporting.wording import as_published, percent
 from withstand.results.measurements import protocol_measure

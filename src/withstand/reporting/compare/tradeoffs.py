@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from withstand.reporting.compare.dots import dots
 from withstand.reporting.compare.families import Family, by_train_size, families_of
 from withstand.reporting.compare.groups import Group, mean_text, seeds_text
 from withstand.reporting.compare.points import aspects_of
-from withstand.reporting.figures import GREY, axis, chart, escaped, hover, logarithmic, series
+from withstand.reporting.figures import GREY, axis, chart, hover, logarithmic, series
 from withstand.reporting.section import Choice, Figure, Prose, Section
 from withstand.reporting.wording import dataset_title, duration, percent
 
@@ -187,7 +188,7 @@ def _traces(each: _Tradeoff, family: Family, number: int) -> list[go.Scatter]:
         places,
         runs,
         mode="lines+markers+text" if family.word else "markers+text",
-        text=[escaped(level or alone) for level, _ in family.members],
+        text=[html.escape(level or alone) for level, _ in family.members],
         textposition=[f"top {'left' if x > middle else 'right'}" for x in places.x],
         textfont={"size": 12},
     )
