@@ -10,11 +10,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from withstand.reporting import table as of_run
-from withstand.reporting.compare.comparison import Comparison, records
+from withstand.reporting.compare.comparison import Comparison, aspects_of, records, with_interval
 from withstand.reporting.compare.pairs import differences_of
-from withstand.reporting.compare.points import aspects_of, with_interval
 from withstand.reporting.naming import run_labels, setting
 from withstand.reporting.read import Run, read_run
+from withstand.reporting.section import paragraphs
 from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.wording import budget, count, counted, dataset_title, interval, percent
 from withstand.results import measurements
@@ -22,6 +22,7 @@ from withstand.results.results import Results
 from withstand.run_folder import replaced
 from withstand.types import RunFolderError
 
+_TEXTS = paragraphs("tables")
 _DASH = "\N{EM DASH}"
 _MARKDOWN = re.compile(r"([\\|`*_<>\[\]])")
 # What LaTeX reads as commands, and signs that its fonts lack.
@@ -115,11 +116,8 @@ def comparison_tables(runs: Sequence[Run]) -> list[PaperTable]:
     table["Training time"] = [
         dict(cost_rows(run.environment)).get("Training time", _DASH) for run in evaluated
     ]
-    note = (
-        "Accuracy with its 95 % Clopper-Pearson interval. Attacked is under the strongest attack run there, "
-        "an upper bound of robust accuracy; certified is proven, a lower bound."
-    )
-    return [PaperTable("Runs beside each other", _upright(table), note), *_differences(compared)]
+    shown = PaperTable("Runs beside each other", _upright(table), _TEXTS["comparison"])
+    return [shown, *_differences(compared)]
 
 
 def _upright(table: pd.DataFrame) -> pd.DataFrame:
@@ -139,11 +137,7 @@ def _differences(compared: Comparison) -> list[PaperTable]:
     texts = from_first.assign(text=from_first.points + " (" + from_first.ends + ")" + stars)
     table = texts.pivot(index="run", columns="aspect", values="text")[from_first.aspect.unique()]
     table.insert(0, "Run", [compared.labels[place] for place in table.index])
-    note = (
-        "Percentage points above the baseline on the same test examples, with 95 % intervals. * is "
-        f"significant at 0.05 after Holm's correction for {count(number)} comparisons; exact "
-        "McNemar test of right or wrong, Student's paired t of shares."
-    )
+    note = _TEXTS["differences"].format(number=count(number))
     baseline = compared.labels[from_first.baseline.iloc[0]]
     return [PaperTable(f"Differences from {baseline}", _upright(table), note)]
 
@@ -154,10 +148,7 @@ def run_tables(run: Run) -> list[PaperTable]:
         return []
     header = ["Measure", "By", "Accuracy", "95 % interval", "Right"]
     table = pd.DataFrame(list(_rows(run, run.results)), columns=header).replace("", _DASH)
-    note = (
-        f"{setting(run)}. Attacked accuracy is an upper bound of robust accuracy, certified accuracy a lower "
-        "bound. Intervals are Clopper-Pearson."
-    )
+    note = _TEXTS["run"].format(setting=setting(run))
     return [PaperTable(f"Figures of {run_labels([run])[0]}", table, note)]
 
 

@@ -15,6 +15,7 @@ from withstand.reporting.curves import Curve, accuracy_figure, strongest_curve, 
 from withstand.reporting.figures import SHARES, axis, chart, hover, series
 from withstand.reporting.history import panels_of_runs, training_figure
 from withstand.reporting.section import Figure, Section
+from withstand.reporting.sections import accuracy
 from withstand.reporting.sections.noise import NOISE_AXIS
 from withstand.reporting.table import chance_of, noise_scale, norms, rows, select
 from withstand.results.measurements import NOISE_ACCURACY, Measurement
@@ -28,7 +29,7 @@ def accuracy_section(compared: Comparison) -> Section | None:
     chance = chance_of(compared.runs)
     figures = [accuracy_figure(of_norm, norm, chance) for norm, of_norm in curves.items()]
     is_certified = any(run.results and run.results.certificates for run in compared.runs)
-    title = "Accuracy under attack, and certified" if is_certified else "Accuracy under attack"
+    title = accuracy.title(is_certified=is_certified)
     return Section("compare-accuracy", title, "summary", figures=figures) if figures else None
 
 
