@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from withstand.reporting.figures import FILL, SHARES, axis, chart, hover, intervals_of, series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Figure, paragraphs
+from withstand.reporting.section import PROSE, Figure
 from withstand.reporting.table import clean, method_name, rows, select, strongest
 from withstand.reporting.wording import epsilon_text, interval, norm_text, share_text
 from withstand.results.measurements import ATTACKED, CERTIFIED, Measurement, radius_column
@@ -20,7 +20,7 @@ from withstand.results.results import CertificateInfo
 
 _MOST_STEPS = 250
 _MOST_TICKS = 7
-_TEXTS = paragraphs("accuracy")
+_TEXTS = PROSE["accuracy"]
 
 
 @dataclass(frozen=True)

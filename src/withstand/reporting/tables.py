@@ -14,7 +14,7 @@ from withstand.reporting.compare.comparison import Comparison, aspects_of, recor
 from withstand.reporting.compare.pairs import differences_of
 from withstand.reporting.naming import run_labels, setting
 from withstand.reporting.read import Run, read_run
-from withstand.reporting.section import paragraphs
+from withstand.reporting.section import PROSE
 from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.wording import budget, count, counted, dataset_title, interval, percent
 from withstand.results import measurements
@@ -22,7 +22,7 @@ from withstand.results.results import Results
 from withstand.run_folder import replaced
 from withstand.types import RunFolderError
 
-_TEXTS = paragraphs("tables")
+_TEXTS = PROSE["tables"]
 _DASH = "\N{EM DASH}"
 _MARKDOWN = re.compile(r"([\\|`*_<>\[\]])")
 # What LaTeX reads as commands, and signs that its fonts lack.

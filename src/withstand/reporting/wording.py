@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from withstand.reporting.section import PROSE
 from withstand.results.measurements import Measurement
 from withstand.results.shares import Share
 
@@ -16,12 +17,6 @@ _DATASETS = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "cifar10-jpeg": "cifar10-jpeg",
-}
-_DATASET_NOTES = {
-    "cifar10-jpeg": (
-        "cifar10-jpeg holds JPEG copies of the CIFAR-10 images. They are not bit-exact CIFAR-10, "
-        "so these figures do not compare exactly with published CIFAR-10 figures."
-    ),
 }
 # From this many examples on, a second decimal says something.
 _MANY_EXAMPLES = 5000
@@ -127,4 +122,4 @@ def sentence(text: str) -> str:
 
 def dataset_note(name: str) -> str | None:
     """What a reader must know of a data set before comparing figures; mostly None."""
-    return _DATASET_NOTES.get(name)
+    return PROSE["data_sets"].get(name)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from withstand.reporting.compare.comparison import Comparison, aspects_of, records
 from withstand.reporting.compare.paired import Difference, holm, paired_difference
-from withstand.reporting.section import Cell, Choice, Notice, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Cell, Choice, Notice, Prose, Section, Table
 from withstand.reporting.wording import budget, count, dataset_title
 from withstand.run_folder import RunFolder
 
@@ -22,7 +22,7 @@ _MINUS, _DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
 _MANY_EXAMPLES = 5000
 _INDEX, _LABEL, _PREDICTION, _CLEAN = "index", "label", "prediction", "clean"
 _TEXTS = ["points", "ends", "verdict", "sentence", "is_significant"]
-_PROSE = paragraphs("compare_pairs")
+_PROSE = PROSE["compare_pairs"]
 
 
 class _Side(NamedTuple):

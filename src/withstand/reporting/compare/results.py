@@ -14,7 +14,7 @@ from withstand.reporting.compare.comparison import Comparison, aspects_of, recor
 from withstand.reporting.compare.groups import Group, means_of
 from withstand.reporting.naming import command_for
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Cell, Prose, Section, Table
 from withstand.reporting.sections.accuracy import meaning
 from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.sections.published import TITLES, stands_for
@@ -23,7 +23,7 @@ from withstand.reporting.table import rows, select
 from withstand.results.measurements import protocol_measure
 
 _SPACE, _TO = "\N{NO-BREAK SPACE}", "\N{EN DASH}"
-_CAPTIONS = paragraphs("compare_results")
+_CAPTIONS = PROSE["compare_results"]
 _ORDER = {"clean": 0, "certified": 1, "attacked": 2, "noise": 3, "agreement": 3, "corruptions": 4}
 _TITLES = {"Accuracy under corruptions": "Under corruptions"}
 
@@ -123,7 +123,7 @@ def protocols(compared: Comparison) -> Section | None:
             number = len(group.members)
             label = group.label if number == 1 else f"{group.label}, mean of {number}"
             shown.append([label, *(_mean_cell(compared, group, own, aspect) for aspect in aspects)])
-    title, caption = "Under the published protocol", paragraphs("compare_protocols")["table"]
+    title, caption = "Under the published protocol", PROSE["compare_protocols"]["table"]
     header: list[Cell | str] = ["Run", *(each.aspect for each in aspects)]
     look: dict[str, Any] = {"is_sortable": True, "kind": "compare"}
     table = Table(title, header, shown, caption, is_tall=len(shown) > 12, **look)

@@ -16,7 +16,7 @@ from withstand.reporting.compare.families import levels_of
 from withstand.reporting.compare.groups import Group, mean_text, seeds_text
 from withstand.reporting.figures import axis, chart, error_bars, hover, series
 from withstand.reporting.read import read_run
-from withstand.reporting.section import Figure, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Figure, Section, Table
 from withstand.reporting.wording import percent
 
 MOST_CURVES = 8
@@ -26,7 +26,7 @@ _SHARES = {"tickformat": ".1~%", "rangemode": "normal"}
 _LABEL_WIDTH = 22
 _LEVEL_STEP = 0.22
 _DASH = "\N{EM DASH}"
-_TEXTS = paragraphs("compare_seeds")
+_TEXTS = PROSE["compare_seeds"]
 # Behind the marks, on white and on near-black alike.
 _BAR = {"color": "rgba(138,143,152,0.7)", "thickness": 1.2, "width": 3}
 

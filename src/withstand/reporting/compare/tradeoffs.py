@@ -15,7 +15,7 @@ from withstand.reporting.compare.families import Family, by_train_size, families
 from withstand.reporting.compare.groups import Group, mean_text, seeds_text
 from withstand.reporting.compare.seeds import dots
 from withstand.reporting.figures import GREY, axis, chart, hover, logarithmic, series
-from withstand.reporting.section import Choice, Figure, Prose, Section, paragraphs
+from withstand.reporting.section import PROSE, Choice, Figure, Prose, Section
 from withstand.reporting.wording import dataset_title, duration, percent
 
 _SHARES = {"tickformat": ".2~%", "rangemode": "normal"}
@@ -24,7 +24,7 @@ _MOST_NAMED = 8  # points that have their names beside them
 _LONGEST_NAME = 24
 _CLEAN, _TIME = "Clean", "Training time"
 _AGAINST = {_CLEAN: "clean accuracy", _TIME: "training time"}
-_TEXTS = paragraphs("compare_tradeoffs")
+_TEXTS = PROSE["compare_tradeoffs"]
 _RING = {"symbol": "circle-open", "size": 19, "color": GREY, "line": {"width": 2.5}}
 
 

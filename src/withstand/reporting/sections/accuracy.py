@@ -9,14 +9,14 @@ from markupsafe import Markup
 from withstand.reporting.curves import Curve, accuracy_figure, attacked_curves, certified_curves
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Cell, Prose, Section, Table
 from withstand.reporting.table import chance_of, norms, one
 from withstand.reporting.wording import cell, count, epsilon_text, measured, norm_text, sentence
 from withstand.results import measurements
 from withstand.results.results import CertificateInfo, Results
 
 PLACE = 30
-_TEXTS = paragraphs("accuracy")
+_TEXTS = PROSE["accuracy"]
 _RADII = {
     "mean": measurements.MEAN_RADIUS,
     "median": measurements.MEDIAN_RADIUS,

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from withstand.reporting import figures, wording
 from withstand.reporting.figures import COLOURS, GREY, SHARES, axis, chart, hover
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Figure, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import clean, one
 from withstand.reporting.wording import budget, count, epsilon_text, norm_text, percent, share_text
 from withstand.results.measurements import ATTACKED, Measurement
@@ -19,7 +19,7 @@ from withstand.results.random_answers import Sweep
 from withstand.results.results import AttackInfo
 
 PLACE = 30
-_OF_SUITES, _OF_DRAWS = paragraphs("suites"), paragraphs("random_answers")
+_OF_SUITES, _OF_DRAWS = PROSE["suites"], PROSE["random_answers"]
 _PATTERNS = ("/", "x", "-", "\\", "+", ".", "|")  # so that no part is told by colour alone
 _ROBUST, _EARLIER, _WRONG = "robust", "broken at a smaller epsilon", "wrong before"
 

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from withstand.reporting.figures import CATEGORIES, SHARES, axis, chart, hover, intervals_of, series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Figure, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.wording import budget, count, counted, interval, percent, share_text
 from withstand.results.results import Classes
 from withstand.results.shares import Share
@@ -21,7 +21,7 @@ _SYMBOLS = ("circle", "square", "diamond-open")
 _MOST_NAMES = 20  # of a matrix that can be read
 _MOST_MISTAKES = 12
 _MOST_TOLD = 3  # below a matrix
-_TEXTS = paragraphs("classes")
+_TEXTS = PROSE["classes"]
 
 _Columns = Mapping[str, Mapping[str, Share | None]]  # what was measured -> class -> share
 _Counts = Sequence[Sequence[int]]  # a row a true class, a column a predicted one

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
 from withstand.reporting.figures import COLOURS, FILL, UNIT, axis, bars, chart, hover, reference, series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Figure, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import one, spread
 from withstand.reporting.wording import cell, count, percent, sentence
 from withstand.results.measurements import CALIBRATION_ERROR
@@ -20,7 +23,7 @@ from withstand.results.random_answers import Uncertainty, UncertaintySet
 from withstand.results.results import Bin
 
 PLACE = 30
-_OF_CALIBRATION, _OF_UNCERTAINTY = paragraphs("calibration"), paragraphs("uncertainty")
+_OF_CALIBRATION, _OF_UNCERTAINTY = PROSE["calibration"], PROSE["uncertainty"]
 _PERCENT = UNIT | {"tickformat": ".0%"}
 _MOST_DRAWN = 5  # outlines that can be told apart
 _MOST_MARKERS = 6  # of one outline
@@ -31,8 +34,6 @@ _MEASURES = {
     "mutual_information": "Mutual information",
 }
 
-_Filled = Sequence[tuple[Bin, float, float]]  # with its confidence and accuracy
-
 
 def section(run: Run) -> list[Section | None]:
     """What the page shows of confidence, and of its spread over draws of the weights."""
@@ -41,21 +42,14 @@ def section(run: Run) -> list[Section | None]:
 
 def calibration(run: Run) -> Section | None:
     """Confidence beside accuracy; None where no bin holds an example."""
-    bins = run.results.calibration if run.results else []
-    filled = [
-        (each, each.confidence, each.accuracy)
-        for each in bins
-        if each.count and each.confidence is not None and each.accuracy is not None
-    ]
-    error = one(run.table, CALIBRATION_ERROR)
-    if not filled or error is None:
+    found = run.results.calibration if run.results else []
+    bins = pd.DataFrame([asdict(each) for each in found], columns=[each.name for each in fields(Bin)])
+    filled, error = bins[bins["count"] > 0].dropna(), one(run.table, CALIBRATION_ERROR)
+    if filled.empty or error is None:
         return None
-    summary = Markup(_OF_CALIBRATION["summary"])
-    header, caption = (
-        ["Confidence", "Examples", "Mean confidence", "Accuracy", "Gap"],
-        _OF_CALIBRATION["table"],
-    )
-    rows = list(map(_bin_row, filled))
+    summary, caption = Markup(_OF_CALIBRATION["summary"]), _OF_CALIBRATION["table"]
+    header = ["Confidence", "Examples", "Mean confidence", "Accuracy", "Gap"]
+    rows = [_bin_row(each) for each in filled.itertuples()]
     return Section(
         key="calibration",
         title="Calibration",
@@ -68,50 +62,47 @@ def calibration(run: Run) -> Section | None:
     )
 
 
-def _verdict(filled: _Filled) -> str:
+def _verdict(filled: pd.DataFrame) -> str:
     """Whether the network is too sure."""
-    total = sum(each.count for each, _, _ in filled)
-    gap = sum(each.count * (confidence - accuracy) for each, confidence, accuracy in filled) / total
+    gap = float(np.average(filled.confidence - filled.accuracy, weights=filled["count"]))
     if abs(gap) < 0.005:
         return "On the whole confidence and accuracy agree within half a point."
     how = "surer than it is right" if gap > 0 else "less sure than it is right"
     return f"On the whole the network is {how}, by {100 * abs(gap):.1f} points."
 
 
-def _span(of: Bin) -> str:
+def _bin_row(of: Any) -> list[str]:
+    gap = f"{100 * (of.confidence - of.accuracy):+.1f} points".replace("-", "\N{MINUS SIGN}")
+    return [_span(of), count(of.count), cell(of.confidence), percent(of.accuracy, of.count), gap]
+
+
+def _span(of: Any) -> str:
     return f"{of.lower:.3g} to {of.upper:.3g}"
 
 
-def _bin_row(filled: tuple[Bin, float, float]) -> list[str]:
-    of, confidence, accuracy = filled
-    gap = f"{100 * (confidence - accuracy):+.1f} points".replace("-", "\N{MINUS SIGN}")
-    return [_span(of), count(of.count), cell(confidence), percent(accuracy, of.count), gap]
-
-
-def _told(of: Bin, *more: str) -> str:
+def _told(of: Any, *more: str) -> str:
     return hover(f"confidence {_span(of)}", f"{count(of.count)} examples", *more)
 
 
-def _reliability(filled: _Filled) -> Figure:
+def _reliability(filled: pd.DataFrame) -> Figure:
     """Accuracy against confidence, a dot a bin."""
-    bins, confidences, accuracies = zip(*filled, strict=True)
-    largest = max(each.count for each in bins)
+    rows: list[Any] = list(filled.itertuples())
     texts = [
-        _told(each, f"mean confidence {percent(confidence)}", f"accuracy {percent(accuracy)}")
-        for each, confidence, accuracy in filled
+        _told(each, f"mean confidence {percent(each.confidence)}", f"accuracy {percent(each.accuracy)}")
+        for each in rows
     ]
-    sizes = {"size": [6 + 12 * (each.count / largest) ** 0.5 for each in bins]}
-    dots = series("clean test examples", confidences, accuracies, 0, texts=texts, marker=sizes)
+    sizes = {"size": list(6 + 12 * (filled["count"] / filled["count"].max()) ** 0.5)}
+    dots = series("clean test examples", filled.confidence, filled.accuracy, 0, texts=texts, marker=sizes)
     traces = [reference("confidence equals accuracy", [0, 1], [0, 1], dash="dash"), dots]
     x, y = axis("mean confidence", **_PERCENT), axis("accuracy", **_PERCENT)
     return chart(traces, "Reliability", _OF_CALIBRATION["reliability"], x=x, y=y, height=400)
 
 
-def _counts(bins: Sequence[Bin]) -> Figure:
+def _counts(bins: pd.DataFrame) -> Figure:
     """How many examples each bin holds."""
-    centres, numbers = [(each.lower + each.upper) / 2 for each in bins], [each.count for each in bins]
-    widths = [0.9 * (each.upper - each.lower) for each in bins]
-    trace = bars("examples", centres, numbers, COLOURS[0], list(map(_told, bins)), width=widths)
+    centres, widths = (bins.lower + bins.upper) / 2, list(0.9 * (bins.upper - bins.lower))
+    texts = [_told(each) for each in bins.itertuples()]
+    trace = bars("examples", centres, bins["count"], COLOURS[0], texts, width=widths)
     x, y = axis("confidence", **_PERCENT), axis("test examples", rangemode="tozero")
     title, layout = "Examples in each bin", {"showlegend": False}
     return chart([trace], title, _OF_CALIBRATION["counts"], x=x, y=y, height=400, layout=layout)

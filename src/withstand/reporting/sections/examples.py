@@ -11,7 +11,7 @@ from withstand.reporting.images import amplification, data_uri, difference
 from withstand.reporting.naming import missing
 from withstand.reporting.pictures import Extreme, Gallery
 from withstand.reporting.read import Run
-from withstand.reporting.section import Picture, Prose, Section, paragraphs
+from withstand.reporting.section import PROSE, Picture, Prose, Section
 from withstand.reporting.wording import cell, count, epsilon_text
 
 PLACE = 10
@@ -40,7 +40,7 @@ def gallery(run: Run) -> Section:
 def _shown(parts: Section, images: Gallery) -> Section:
     number = min(len(images.label), _MOST_IMAGES)
     factor = amplification(images.clean[:number], images.adversarial[:number])
-    lead = Markup(paragraphs("gallery")["lead"]).format(
+    lead = Markup(PROSE["gallery"]["lead"]).format(
         attack=images.attack,
         epsilon=epsilon_text(images.epsilon),
         how="amplified" if factor > 1 else "shown",
@@ -96,7 +96,7 @@ def extremes(run: Run) -> Section | None:
     filled = [end for end in ends if end.images]
     if not filled:
         return None
-    lead = Prose(Markup(paragraphs("extremes")["lead"]).format(certificate=run.extremes.certificate))
+    lead = Prose(Markup(PROSE["extremes"]["lead"]).format(certificate=run.extremes.certificate))
     return Section("extremes", "Smallest and largest proven radii", "proven", prose=[lead], pictures=filled)
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from withstand.reporting.figures import CATEGORIES, axis, chart, hover, logarithmic, reference, series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Figure, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Figure, Prose, Section, Table
 from withstand.reporting.wording import cell, count, sentence
 from withstand.results.analytic import KernelNormsOf
 
@@ -27,7 +27,7 @@ _HEADER = (
     *("Class", "Gradient", "Perturbation", "Deformation", "Change"),
     *("Largest lower", "Spectral upper", "Upper / lower"),
 )
-_TEXTS = paragraphs("kernel_norms")
+_TEXTS = PROSE["kernel_norms"]
 
 
 def section(run: Run) -> Section | None:

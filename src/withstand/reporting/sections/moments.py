@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
 from withstand.reporting.figures import axis, chart, hover, reference, series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Figure, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.wording import cell, count, duration, sentence
 from withstand.results.analytic import MomentsLevel, MomentsMethod
 from withstand.results.measurements import MOMENTS_ERROR, MOMENTS_SPEED_UP
@@ -18,7 +20,7 @@ from withstand.results.measurements import MOMENTS_ERROR, MOMENTS_SPEED_UP
 PLACE = 30
 _COLOURED = ("diagonal", "factored", "full")
 _FEW_DIGITS = 1000
-_TEXTS = paragraphs("moments")
+_TEXTS = PROSE["moments"]
 _LOGITS_HEADER = (
     *("noise_std, form", "Mean error", "Std ratio, median", "5–95 %", "Time an image", "Draws as good"),
     *("Speed-up", "Against all"),
@@ -101,32 +103,27 @@ def _number(value: float | None) -> str:
 
 def _figure(methods: Sequence[tuple[MomentsLevel, MomentsMethod]]) -> Figure | None:
     """Analytic against sampled deviations of logits; None where there are none."""
-    points = {
-        name: [
-            (level.noise_std, *point)
-            for level, method in methods
-            for point in method.points
-            if method.name == name and min(point) > 0  # 0 has no place on a logarithmic axis
-        ]
-        for name in dict.fromkeys(method.name for _, method in methods)
-    }
-    values = [value for of_one in points.values() for _, *pair in of_one for value in pair]
-    if not values:
+    points = pd.DataFrame(
+        [(method.name, level.noise_std, *point) for level, method in methods for point in method.points],
+        columns=["name", "noise_std", "sampled", "analytic"],
+    )
+    points = points[(points[["sampled", "analytic"]] > 0).all(axis=1)]  # 0 has no place on the axes
+    if points.empty:
         return None
-    ends = [min(values) / 1.25, max(values) * 1.25]
+    values = points[["sampled", "analytic"]].to_numpy(dtype=float)
+    ends = [float(values.min()) / 1.25, float(values.max()) * 1.25]
     scale = {"type": "log", "rangemode": "normal", "dtick": "D2" if ends[1] < 30 * ends[0] else 1}
-    traces = [reference("equal", ends, ends), *(_dots(*each) for each in points.items() if each[1])]
+    dots = [_dots(str(name), of) for name, of in points.groupby("name", sort=False)]
     x, y = axis("sampled deviation of a logit", **scale), axis("analytic deviation", **scale)
     title = "Deviation of logits, analytic against sampled"
-    return chart(traces, title, _TEXTS["figure"], x=x, y=y, height=420)
+    return chart([reference("equal", ends, ends), *dots], title, _TEXTS["figure"], x=x, y=y, height=420)
 
 
-def _dots(name: str, points: Sequence[tuple[float, float, float]]) -> go.Scatter:
+def _dots(name: str, points: pd.DataFrame) -> go.Scatter:
     texts = [
         hover(name, f"noise_std {std:.4g}", f"sampled {sampled:.4g}, analytic {analytic:.4g}")
-        for std, sampled, analytic in points
+        for _, std, sampled, analytic in points.itertuples(index=False)
     ]
-    _, sampled, analytic = zip(*points, strict=True)
     place = _COLOURED.index(name) if name in _COLOURED else len(_COLOURED)
-    marker = {"size": 6, "opacity": 0.75}
-    return series(name, sampled, analytic, place, texts=texts, mode="markers", marker=marker)
+    look: dict[str, Any] = {"mode": "markers", "marker": {"size": 6, "opacity": 0.75}}
+    return series(name, points.sampled, points.analytic, place, texts=texts, **look)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from withstand.reporting import table
 from withstand.reporting.figures import SHARES, axis, chart, hover, look, reference, share_series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Figure, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import area_over_levels, chance_of, clean, mean_over_levels, rows, select
 from withstand.reporting.wording import cell, count, interval, percent, sentence, share_text
 from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
@@ -20,7 +20,7 @@ from withstand.results.results import CorruptionKind
 
 PLACE = 10
 NOISE_AXIS = "noise_std (images in [0, 1])"
-_TEXTS, _OF_CORRUPTIONS = paragraphs("noise"), paragraphs("corruptions")
+_TEXTS, _OF_CORRUPTIONS = PROSE["noise"], PROSE["corruptions"]
 _CURVES = {
     "accuracy": (NOISE_ACCURACY, "unclipped"),
     "agreement": (NOISE_AGREEMENT, "unclipped"),
@@ -81,20 +81,20 @@ def _noise_tables(
 
 def _noise_figure(curves: Mapping[str, Sequence[Measurement]], chance: float | None) -> Figure:
     """One colour and marker a measure; dashed and open where the noisy image is clipped."""
+
+    def told(share: Measurement) -> list[str]:
+        return [f"noise_std {share.level:.4g}: {share_text(share)}"]
+
     traces = []
     for place, (name, shares) in enumerate(curves.items()):
         symbol, dash = look(place % 2)["marker"]["symbol"], "solid"
         if name.endswith("clipped"):
             symbol, dash = f"{symbol}-open", "dash"
         style = {"line": {"dash": dash}, "marker": {"size": 6, "symbol": symbol}}
-        traces.append(share_series(name, shares, place % 2, _told_under_noise, **style))
+        traces.append(share_series(name, shares, place % 2, told, **style))
     x, y = axis(NOISE_AXIS), axis("share of test images", **SHARES)
     title = "Answers under Gaussian noise"
     return chart(traces, title, _TEXTS["figure"], x=x, y=y, height=380, chance=chance)
-
-
-def _told_under_noise(share: Measurement) -> list[str]:
-    return [f"noise_std {share.level:.4g}: {share_text(share)}"]
 
 
 def corruptions(run: Run) -> Section | None:
@@ -156,19 +156,19 @@ def _corruptions_figure(
     measured: pd.DataFrame, kinds: Sequence[CorruptionKind], means: pd.Series[float], chance: float | None
 ) -> Figure:
     """A curve a kind, and their mean as a broad grey line."""
+
+    def told(kind: CorruptionKind, share: Measurement) -> list[str]:
+        at = f"severity {share.level:g}, {kind.parameter}: {cell(_parameter(kind, share.level))}"
+        return [at, f"accuracy {share_text(share)}"]
+
     mean = reference("mean over kinds", list(means.index), list(means), width=6, dash="solid")
     texts = [hover("mean over kinds", f"severity {at:g}: {percent(share)}") for at, share in means.items()]
     mean.update(hovertext=texts, hoverinfo="text", opacity=0.55)
     shares = [rows(measured[measured.by == kind.name]) for kind in kinds]
     curves = [
-        share_series(kind.title, of_kind, index, partial(_told_of_corruption, kind))
+        share_series(kind.title, of_kind, index, partial(told, kind))
         for index, (kind, of_kind) in enumerate(zip(kinds, shares, strict=True))
     ]
     x = axis("severity", rangemode="normal", tickmode="array", tickvals=list(means.index))
     title, caption, y = "Accuracy against severity", _OF_CORRUPTIONS["figure"], axis("accuracy", **SHARES)
     return chart([mean, *curves], title, caption, x=x, y=y, height=400, chance=chance)
-
-
-def _told_of_corruption(kind: CorruptionKind, share: Measurement) -> list[str]:
-    at = f"severity {share.level:g}, {kind.parameter}: {cell(_parameter(kind, share.level))}"
-    return [at, f"accuracy {share_text(share)}"]

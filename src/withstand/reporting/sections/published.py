@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Cell, Prose, Section, Table
 from withstand.reporting.table import at, clean, method_name, most_certified, rows, select, strongest
 from withstand.reporting.wording import as_published, budget, cell, interval, norm_text, sentence, share_text
 from withstand.results.measurements import Measurement, protocol_measure
@@ -77,7 +77,7 @@ def is_of_protocol(run: Run, published: Published) -> bool:
 def _protocol(run: Run, info: ProtocolInfo, place: int) -> Section:
     shown = _rows(run, info)
     verdicts = _verdicts(info.name, shown, is_random=bool(run.results and run.results.sampling))
-    meaning = Prose(paragraphs("protocols")["meaning"], "meaning", "How to read it.")
+    meaning = Prose(PROSE["protocols"]["meaning"], "meaning", "How to read it.")
     title = f"Published protocol of {TITLES.get(info.name, info.name)}"
     attacks = [(TITLES.get(name, name), sentence(text)) for name, text in info.attacks.items() if text]
     return Section(
@@ -204,7 +204,7 @@ def published(run: Run) -> Section | None:
     if not body:
         return None
     header = ["Accuracy", "Ours", "95 % interval", "Published", "Source"]
-    title, caption = "Beside published figures", paragraphs("published")["table"]
+    title, caption = "Beside published figures", PROSE["published"]["table"]
     table = Table(title, header, body, caption)
     return Section("published", title, "summary", tables=[table], is_brief=True)
 

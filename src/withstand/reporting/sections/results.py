@@ -7,13 +7,13 @@ from dataclasses import replace
 from withstand.reporting import wording
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
-from withstand.reporting.section import Card, Cell, Notice, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Card, Cell, Notice, Prose, Section, Table
 from withstand.reporting.table import clean, headline_attacks, headline_certificates, method_name, norms
 from withstand.results.measurements import CERTIFIED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS, Measurement
 from withstand.results.results import Check, Results
 
 PLACE = 0
-_TEXTS = paragraphs("checks")
+_TEXTS = PROSE["checks"]
 _STATES = {False: ("failed", "Failed"), True: ("passed", "Passed"), None: ("not-run", "Not run")}
 
 

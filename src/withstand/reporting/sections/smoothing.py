@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from withstand.reporting.figures import SHARES, axis, chart, intervals_of, share_series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Figure, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Figure, Prose, Section, Table
 from withstand.reporting.table import chance_of, one, rows, select
 from withstand.reporting.wording import cell, count, epsilon_text, interval, measured, sentence, share_text
 from withstand.results import measurements
@@ -20,7 +20,7 @@ _RADII = {
     "Median radius, ℓ2": measurements.MEDIAN_SMOOTHED_RADIUS,
     "Largest radius, ℓ2": measurements.LARGEST_SMOOTHED_RADIUS,
 }
-_TEXTS = paragraphs("smoothing")
+_TEXTS = PROSE["smoothing"]
 
 
 def section(run: Run) -> Section | None:

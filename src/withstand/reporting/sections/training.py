@@ -9,11 +9,11 @@ from withstand.reporting import history as of_training
 from withstand.reporting.history import SPECTRAL, Panel, training_figure
 from withstand.reporting.naming import missing
 from withstand.reporting.read import History, Run
-from withstand.reporting.section import Figure, Notice, Prose, Section, Table, paragraphs
+from withstand.reporting.section import PROSE, Figure, Notice, Prose, Section, Table
 from withstand.reporting.wording import cell
 
 PLACE = 10
-_TEXTS = paragraphs("spectral_norms")
+_TEXTS = PROSE["spectral_norms"]
 _KINDS = {
     "sampled": "the mean over draws, by Monte Carlo",
     "surrogate": "what the regulariser makes small, a heuristic with its constant at 1",
