@@ -12,6 +12,7 @@ import pandas as pd
 from withstand.reporting import table as of_run
 from withstand.reporting.compare.comparison import Comparison, aspects_of, records, with_interval
 from withstand.reporting.compare.pairs import differences_of
+from withstand.reporting.find import write_text
 from withstand.reporting.naming import run_labels, setting
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.section import PROSE
@@ -19,7 +20,6 @@ from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.wording import budget, count, counted, dataset_title, interval, percent
 from withstand.results import measurements
 from withstand.results.results import Results
-from withstand.run_folder import replaced
 from withstand.types import RunFolderError
 
 _TEXTS = PROSE["tables"]
@@ -91,14 +91,9 @@ def export_tables(run_dirs: Sequence[Path | str], out_dir: Path | str) -> list[P
             f"withstand evaluate {runs[0].path}"
         )
     folder, stem = Path(out_dir), "figures" if len(runs) == 1 else "comparison"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"Cannot make the folder {folder}: {error.strerror}.") from error
     texts = {folder / f"{stem}.md": map(markdown, tables), folder / f"{stem}.tex": map(latex, tables)}
     for file, parts in texts.items():
-        with replaced(file) as temporary:
-            temporary.write_text("\n".join(parts), encoding="utf-8")
+        write_text(file, "\n".join(parts))
     return list(texts)
 
 

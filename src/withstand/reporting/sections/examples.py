@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
-from withstand.reporting.images import amplification, data_uri, difference
+from withstand.reporting.images import Extreme, Gallery, amplification, data_uri, difference
 from withstand.reporting.naming import missing
-from withstand.reporting.pictures import Extreme, Gallery
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Picture, Prose, Section
 from withstand.reporting.wording import cell, count, epsilon_text
