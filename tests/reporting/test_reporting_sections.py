@@ -28,7 +28,7 @@ def texts(cells: Any) -> list[str]:
 
 
 def test_cards_tell_what_is_right_and_by_what(evaluated: Any) -> None:
-    cards = results.section(evaluated.run())[0].cards
+    cards = results.headline(evaluated.run()).cards
     assert [(plain(card.label), plain(card.value)) for card in cards] == [
         ("Clean accuracy", "98.1 %"),
         ("Attacked, ℓ∞ ε = 0.1", "90.5 %"),
@@ -43,7 +43,7 @@ def test_cards_tell_what_is_right_and_by_what(evaluated: Any) -> None:
 
 
 def test_certified_cards_stand_beside_the_attacked_ones(certified: Any) -> None:
-    cards = results.section(certified.run())[0].cards
+    cards = results.headline(certified.run()).cards
     assert [plain(card.label) for card in cards] == [
         "Clean accuracy",
         "Attacked, ℓ∞ ε = 0.1",

@@ -18,20 +18,24 @@ _STATES = {False: ("failed", "Failed"), True: ("passed", "Passed"), None: ("not-
 
 
 def section(run: Run) -> list[Section | None]:
-    """Clean, attacked and certified accuracy as cards, and warnings; then the checks."""
+    """The figures to see first, and the checks that make them doubtful."""
+    return [headline(run), checks(run)]
+
+
+def headline(run: Run) -> Section:
+    """Clean, attacked and certified accuracy as cards, and warnings."""
     parts = Section("results", "Results", "summary", is_brief=True, measures=[CLEAN])
     results = run.results
     if results is None:
         lacking = missing(run, "metrics.json", "This run has not been evaluated.", "evaluate")
-        return [replace(parts, prose=[lacking])]
+        return replace(parts, prose=[lacking])
     note = wording.dataset_note(results.dataset)
-    shown = replace(
+    return replace(
         parts,
         cards=_cards(run, results),
         notices=[_warnings(run, results)] if num_warnings(run) else [],
         notes=[Prose(note, "note", "Data set.")] if note else [],
     )
-    return [shown, checks(run)]
 
 
 def num_failed_checks(run: Run) -> int:
