@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from withstand.recipe_file import find_recipe, flow, load_yaml, packaged_recipes
-from withstand.reporting.compare.differences import short_keys
+from withstand.reporting.compare.groups import short_keys
 from withstand.suggest import nearest
 from withstand.types import RecipeError
 

@@ -11,10 +11,8 @@ import pytest
 
 from withstand.flat import flat
 from withstand.reporting import summarize_seeds
-from withstand.reporting.compare.comparison import Comparison, records
-from withstand.reporting.compare.differences import differing, labels, short_keys
-from withstand.reporting.compare.groups import Group, groups_of, means_of
-from withstand.reporting.compare.points import points_of
+from withstand.reporting.compare.comparison import Comparison, points_of, records
+from withstand.reporting.compare.groups import Group, differing, groups_of, labels, means_of, short_keys
 from withstand.reporting.compare.seeds import seeds_table
 from withstand.reporting.read import Run, read_run
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from withstand.reporting.compare.comparison import records
-from withstand.reporting.compare.points import aspects_of, points_of, with_interval
+from withstand.reporting.compare.comparison import aspects_of, points_of, records, with_interval
 from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT
 from withstand.results.results import Noise
 

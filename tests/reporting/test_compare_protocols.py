@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.compare import protocols
+from withstand.reporting.compare import results
 from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Table
@@ -48,7 +48,7 @@ def recipe_of(model: str, seed: int = 0) -> dict[str, Any]:
 
 
 def table_of(*runs: Run) -> Table:
-    section = protocols.section(Comparison(runs))
+    section = results.protocols(Comparison(runs))
     assert section is not None
     return section.tables[0]
 
@@ -112,4 +112,4 @@ def test_the_page_has_the_section_and_escapes(
 
 
 def test_without_protocols_there_is_no_section(evaluated: Any) -> None:
-    assert protocols.section(Comparison([evaluated.run(), evaluated.run()])) is None
+    assert results.protocols(Comparison([evaluated.run(), evaluated.run()])) is None

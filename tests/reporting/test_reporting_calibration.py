@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from withstand.reporting.sections.calibration import section
+from withstand.reporting.sections import confidence
 
 
 def view(evaluated: Any) -> Any:
-    return section(evaluated.run())
+    return confidence.calibration(evaluated.run())
 
 
 def test_reliability_has_the_bins_that_hold_examples(everything: Any, build: Any) -> None:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from withstand.reporting import report
-from withstand.reporting.sections.checks import other_warnings, section
+from withstand.reporting.sections.results import checks, other_warnings
 
 
 def view(evaluated: Any) -> Any:
-    return section(evaluated.run())
+    return checks(evaluated.run())
 
 
 def test_failed_checks_come_first_and_are_counted(everything: Any, build: Any) -> None:

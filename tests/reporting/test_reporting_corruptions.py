@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.sections.corruptions import section
+from withstand.reporting.sections import noise
 from withstand.results.measurements import CORRUPTED
 
 
 def view(evaluated: Any) -> Any:
-    return section(evaluated.run())
+    return noise.corruptions(evaluated.run())
 
 
 def test_corruptions_have_a_curve_a_kind_and_their_mean(everything: Any, build: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from withstand.reporting import report
 from withstand.reporting.read import read_run
-from withstand.reporting.sections.extremes import section
+from withstand.reporting.sections import examples
 from withstand.types import RunFolderError
 
 WriteRun = Callable[..., Path]
@@ -33,10 +33,10 @@ def test_an_end_without_images_is_left_out(make_run: Any, extremes: dict[str, An
         return {name: each[:0] if name.startswith(part) else each for name, each in arrays.items()}
 
     one = emptied("largest", extremes)
-    shown = section(make_run("one", extremes=one))
+    shown = examples.extremes(make_run("one", extremes=one))
     assert shown is not None
     assert [picture.title for picture in shown.pictures] == ["Proven with the smallest radius"]
-    assert section(make_run("two", extremes=emptied("smallest", one))) is None
+    assert examples.extremes(make_run("two", extremes=emptied("smallest", one))) is None
 
 
 def test_without_the_file_there_is_no_section(write_run: WriteRun) -> None:

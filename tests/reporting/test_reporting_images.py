@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from withstand.reporting.images import amplification, data_uri, difference
-from withstand.reporting.sections.gallery import section
+from withstand.reporting.sections import examples
 
 Pixels = NDArray[np.uint8]
 
@@ -55,7 +55,7 @@ def test_amplification_has_two_digits(largest: int) -> None:
 
 
 def test_gallery_shows_each_image_before_and_after(make_run: Any) -> None:
-    shown = section(make_run())
+    shown = examples.gallery(make_run())
     assert "before and after <b>pgd-200</b> at epsilon 20/255" in shown.prose[0].text
     assert "amplified 6.3 times" in shown.prose[0].text
     assert "more are in" not in shown.prose[0].text
@@ -77,13 +77,14 @@ def test_gallery_leaves_out_what_is_too_much(make_run: Any, gallery: dict[str, A
         name: np.repeat(gallery[name], 20, axis=0)
         for name in ("clean", "adversarial", "label", "clean_prediction", "adversarial_prediction")
     }
-    shown = section(make_run(gallery=gallery | many))
+    shown = examples.gallery(make_run(gallery=gallery | many))
     assert len(shown.pictures) == 24
     assert "16 more are in" in shown.prose[0].text
 
 
 def test_gallery_without_images_says_why(make_run: Any, evaluated: Any) -> None:
     files = {"metrics.json", "train.csv"}
-    assert "Missing: <code>gallery.npz</code>" in (section(make_run("one", only=files)).prose[0].lead)
+    lacking = examples.gallery(make_run("one", only=files)).prose[0]
+    assert "Missing: <code>gallery.npz</code>" in lacking.lead
     plain = evaluated.but(attacks=[])
-    assert "No attack was run" in section(make_run("two", only=files, evaluated=plain)).prose[0].text
+    assert "No attack was run" in examples.gallery(make_run("two", only=files, evaluated=plain)).prose[0].text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.sections.noise import section
+from withstand.reporting.sections import noise
 from withstand.reporting.table import noise_scale
 from withstand.results.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
 from withstand.results.results import Noise
@@ -23,7 +23,7 @@ ABOVE = {
 
 
 def view(evaluated: Any) -> Any:
-    return section(evaluated.run())
+    return noise.under_noise(evaluated.run())
 
 
 def noisy(evaluated: Any, accuracies: Sequence[float] = (0.98, 0.8, 0.5), draws: int = 1) -> Any:

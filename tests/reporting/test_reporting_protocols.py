@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.sections import published
-from withstand.reporting.sections.protocols import is_of_protocol, section
+from withstand.reporting.sections.published import is_of_protocol, protocols, published
 from withstand.results.measurements import protocol_measure
 from withstand.results.random_answers import ProtocolInfo, Sampling
 from withstand.results.results import Published
@@ -49,12 +48,12 @@ def under_protocol(build: Any, evaluated: Any) -> Any:
 
 
 def verdicts(evaluated: Any) -> list[str]:
-    (shown,) = section(evaluated.run())
+    (shown,) = protocols(evaluated.run())
     return [prose.text.replace("\N{NO-BREAK SPACE}", " ") for prose in shown.prose[1:]]
 
 
 def test_protocol_has_published_ours_and_adaptive(under_protocol: Any, build: Any) -> None:
-    (shown,) = section(under_protocol.run())
+    (shown,) = protocols(under_protocol.run())
     assert shown.title == "Published protocol of SEBR"
     assert shown.notes[0].text == "As published."
     assert dict(shown.descriptions) == {"FGSM": "fgsm <as published>.", "PGD": "pgd <as published>."}
@@ -106,7 +105,7 @@ def test_protocol_verdicts_say_what_differs_of_random_answers(under_protocol: An
 
 def test_protocol_of_one_step_does_not_stand_beside_many(build: Any, evaluated: Any) -> None:
     whole = under_sebr(build, evaluated, fgsm={0.1: 950}, pgd={0.1: 950})
-    (shown,) = section(whole.run())
+    (shown,) = protocols(whole.run())
     _, fgsm, pgd = map(build.texts, shown.tables[0].rows)
     assert fgsm[2:] == ["not measured", "—", "90.5 % 88.5–92.5 % fgsm"]
     assert pgd[2] == "90.5 % 88.5–92.5 % fgsm"
@@ -117,13 +116,13 @@ def test_protocol_of_one_step_does_not_stand_beside_many(build: Any, evaluated: 
 def test_figure_beside_its_protocol_does_not_stand_beside_another_attack(
     under_protocol: Any, build: Any
 ) -> None:
-    shown = published.section(under_protocol.run())
+    shown = published(under_protocol.run())
     assert shown is not None
     told = [build.texts(row) for row in shown.tables[0].rows]
     assert [row[3] for row in told] == ["50 % as published", "60 % as published"]
     assert told[0][0].startswith("attacked by fgsm")
     without = under_protocol.but(protocols=[]).run()
-    beside = published.section(without)
+    beside = published(without)
     assert beside is not None
     assert len(beside.tables[0].rows) == 4
     assert not is_of_protocol(without, FIGURE)
@@ -134,7 +133,7 @@ def test_published_figure_of_another_attack_or_epsilon_is_not_taken(
     build: Any, evaluated: Any, change: dict[str, Any]
 ) -> None:
     figures = [Published("clean", 0.9, "Somebody"), replace(FIGURE, **change)]
-    (shown,) = section(under_sebr(build, evaluated, fgsm={0.1: 900}).but(published=figures).run())
+    (shown,) = protocols(under_sebr(build, evaluated, fgsm={0.1: 900}).but(published=figures).run())
     assert "Published" not in build.texts(shown.tables[0].header)
     assert not [row for row in shown.tables[0].rows if "Somebody" in build.texts(row)]
 
@@ -153,7 +152,7 @@ def test_protocol_without_attacks_of_our_own_has_no_verdict(build: Any, evaluate
     bare = replace(evaluated, rows=evaluated.rows[:1]).but(attacks=[])
     whole = under_sebr(build, bare, fgsm={0.1: 500})
     assert verdicts(whole) == []
-    (shown,) = section(whole.run())
+    (shown,) = protocols(whole.run())
     assert build.texts(shown.tables[0].rows[1])[3] == "—"
 
 
@@ -166,7 +165,7 @@ def test_protocol_is_on_the_page_and_escaped(write_run: Any, under_protocol: Any
 
 def test_two_protocols_have_a_section_each(under_protocol: Any) -> None:
     infos = [*under_protocol.results.protocols, ProtocolInfo("other", "Otherwise.", {})]
-    shown = section(under_protocol.but(protocols=infos).run())
+    shown = protocols(under_protocol.but(protocols=infos).run())
     assert [(each.key, each.title) for each in shown] == [
         ("protocol", "Published protocol of SEBR"),
         ("protocol-2", "Published protocol of other"),

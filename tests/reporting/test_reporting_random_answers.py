@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.sections.random_answers import section
+from withstand.reporting.sections import attacks
 from withstand.results.random_answers import Sampling, Sweep, SweepLevel
 
 
@@ -19,7 +19,7 @@ def sampling(*, has_settled: bool = True, attack_samples: int | None = 4) -> Sam
 
 
 def of(evaluated: Any, shown: Sampling) -> Any:
-    return section(evaluated.but(sampling=shown).run())
+    return attacks.random_answers(evaluated.but(sampling=shown).run())
 
 
 def view(evaluated: Any, **changes: Any) -> Any:
@@ -60,7 +60,7 @@ def test_draws_of_a_gradient_are_shown_only_where_there_are_some(evaluated: Any)
 @pytest.mark.parametrize("sweep", [None, Sweep("pgd", 0.1, 200, 0.005, [], has_settled=True, chosen=1)])
 def test_sampling_without_a_sweep_has_only_facts(evaluated: Any, sweep: Sweep | None) -> None:
     shown = of(evaluated, Sampling("How.", 20, 5, 4, sweep))
-    assert (len(shown.prose), shown.figures, shown.tables) == (1, [], [])
+    assert (len(shown.prose), shown.figures, shown.tables) == (1, (), ())
     assert len(shown.facts) == 3
 
 

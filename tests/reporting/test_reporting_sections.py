@@ -28,7 +28,7 @@ def texts(cells: Any) -> list[str]:
 
 
 def test_cards_tell_what_is_right_and_by_what(evaluated: Any) -> None:
-    cards = results.section(evaluated.run()).cards
+    cards = results.headline(evaluated.run()).cards
     assert [(plain(card.label), plain(card.value)) for card in cards] == [
         ("Clean accuracy", "98.1 %"),
         ("Attacked, ℓ∞ ε = 0.1", "90.5 %"),
@@ -43,7 +43,7 @@ def test_cards_tell_what_is_right_and_by_what(evaluated: Any) -> None:
 
 
 def test_certified_cards_stand_beside_the_attacked_ones(certified: Any) -> None:
-    cards = results.section(certified.run()).cards
+    cards = results.headline(certified.run()).cards
     assert [plain(card.label) for card in cards] == [
         "Clean accuracy",
         "Attacked, ℓ∞ ε = 0.1",
@@ -74,7 +74,7 @@ def test_published_figures_stand_beside_ours(certified: Any) -> None:
         Published("certified", 0.482, "s", "2", 0.5, note="n"),
         Published("certified", 0.5, "s", "2", 0.7),
     ]
-    shown = published.section(certified.but(published=figures).run())
+    shown = published.published(certified.but(published=figures).run())
     assert shown is not None
     dash, ends = "\N{EM DASH}", "96.1\N{EN DASH}100.0 %"
     assert [texts(row) for row in shown.tables[0].rows] == [
@@ -88,7 +88,7 @@ def test_published_figures_stand_beside_ours(certified: Any) -> None:
         ],
         ["certified, ℓ2 ε = 0.7", "not measured", dash, "50 % as published", "s"],
     ]
-    assert published.section(certified.run()) is None
+    assert published.published(certified.run()) is None
 
 
 def test_certificates_are_described_with_their_radii(certified: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from withstand.reporting import report
 from withstand.reporting.figures import logarithmic
 from withstand.reporting.history import panels_of_run, panels_of_runs
-from withstand.reporting.sections.spectral_norms import section
+from withstand.reporting.sections import training
 
 _COLUMNS = [
     *("spectral/network/proven", "spectral/network/sampled"),
@@ -22,7 +22,7 @@ epoch,progress,seconds,learning_rate,loss,note,{",".join(_COLUMNS)}
 
 
 def test_spectral_norms_have_a_figure_a_layer_and_the_whole_network_last(make_run: Any, build: Any) -> None:
-    shown = section(make_run(training=_TRAINING))
+    shown = training.spectral_norms(make_run(training=_TRAINING))
     assert shown is not None
     assert [figure.title for figure in shown.figures] == [
         "Layer network.3",
@@ -57,8 +57,8 @@ def test_spectral_norms_are_drawn_in_their_section_alone(make_run: Any) -> None:
 
 
 def test_spectral_norm_of_0_keeps_the_axis_linear(make_run: Any) -> None:
-    training = "epoch,spectral/a/sampled,spectral/a/proven\n1,0,5\n2,1,50\n"
-    shown = section(make_run(training=training, only={"train.csv"}))
+    columns = "epoch,spectral/a/sampled,spectral/a/proven\n1,0,5\n2,1,50\n"
+    shown = training.spectral_norms(make_run(training=columns, only={"train.csv"}))
     assert shown is not None
     assert shown.figures[0].plot["layout"]["yaxis"].get("type") != "log"
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.sections.suites import section
+from withstand.reporting.sections import attacks
 from withstand.results.measurements import ATTACKED, CLEAN
 from withstand.results.random_answers import Sampling
 
 
 def view(evaluated: Any) -> Any:
-    (shown,) = section(evaluated.run())
+    (shown,) = attacks.suites(evaluated.run())
     return shown
 
 
@@ -141,5 +141,5 @@ def test_suite_is_on_the_page(write_run: Any, everything: Any) -> None:
 def test_attack_without_stages_is_no_suite(write_run: Any, everything: Any) -> None:
     suite, *others = everything.results.attacks
     plain = everything.but(attacks=[replace(suite, stages=[], counts=[]), *others])
-    assert section(plain.run()) == []
+    assert attacks.suites(plain.run()) == []
     assert ">Suite " not in report(write_run(evaluated=plain)).read_text(encoding="utf-8")

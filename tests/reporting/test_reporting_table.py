@@ -28,17 +28,17 @@ def test_strongest_takes_the_lowest_at_each_norm_and_epsilon(evaluated: Any) -> 
 
 def test_figures_at_an_epsilon_allow_for_rounding(certified: Any) -> None:
     run = certified.run()
-    attacked = table.strongest_at(run, "linf", 0.3000000001)
+    attacked = table.at(table.strongest(run), "linf", 0.3000000001)
     assert attacked is not None
     assert attacked.by == "pgd-200"
-    assert table.strongest_at(run, "inf", 0.2) is None
-    assert table.strongest_at(run, "2", 0.3) is None
-    proven = table.most_certified_at(run, "2", 0.5000000001)
+    assert table.at(table.strongest(run), "inf", 0.2) is None
+    assert table.at(table.strongest(run), "2", 0.3) is None
+    proven = table.at(table.most_certified(run), "2", 0.5000000001)
     assert proven is not None
     assert (proven.by, proven.correct) == ("certified-box-l2", 710)
     assert table.method_name(run.results, "certified-box-ball-linf") == "box and ball"
-    assert table.most_certified_at(run, "2", 0.6) is None
-    assert table.most_certified_at(run, "inf", 0.5) is None
+    assert table.at(table.most_certified(run), "2", 0.6) is None
+    assert table.at(table.most_certified(run), "inf", 0.5) is None
 
 
 def test_the_headline_certificate_is_the_largest_better_than_chance(certified: Any, build: Any) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from withstand.reporting import report
-from withstand.reporting.sections.uncertainty import section
+from withstand.reporting.sections import confidence
 from withstand.results.random_answers import Uncertainty, UncertaintySet
 
 HISTOGRAMS = {
@@ -27,7 +27,7 @@ def uncertainty(*sets: UncertaintySet) -> Uncertainty:
 
 
 def view(evaluated: Any, *sets: UncertaintySet) -> Any:
-    return section(evaluated.but(uncertainty=uncertainty(*sets)).run())
+    return confidence.uncertainty(evaluated.but(uncertainty=uncertainty(*sets)).run())
 
 
 CLEAN = one_set("clean", "clean", None)

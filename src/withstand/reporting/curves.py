@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +10,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import FILL, SHARES, axis, chart, escaped, hover, intervals_of, series
+from withstand.reporting.figures import FILL, SHARES, axis, chart, hover, intervals_of, series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Figure
+from withstand.reporting.section import PROSE, Figure
 from withstand.reporting.table import clean, method_name, rows, select, strongest
 from withstand.reporting.wording import epsilon_text, interval, norm_text, share_text
 from withstand.results.measurements import ATTACKED, CERTIFIED, Measurement, radius_column
@@ -19,14 +20,7 @@ from withstand.results.results import CertificateInfo
 
 _MOST_STEPS = 250
 _MOST_TICKS = 7
-_ABOUT_CERTIFIED = (
-    " Heavy lines with open markers are certified: proven for that share of the examples. Between them and "
-    "an attacked curve lies what is neither proven nor refuted."
-)
-_WITHOUT_RADII = (
-    " Where radii were not computed, a certified line says what follows from the next larger epsilon: at "
-    "least so many are certified."
-)
+_TEXTS = PROSE["accuracy"]
 
 
 @dataclass(frozen=True)
@@ -116,9 +110,9 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
     certified = [curve for curve in curves if curve.is_certified]
     caption = f"Accuracy against epsilon in {sign}. Bars are 95 % intervals; epsilon 0 is clean accuracy."
     if certified:
-        caption += _ABOUT_CERTIFIED
+        caption += f" {_TEXTS['curves_certified']}"
     if any(not curve.steps for curve in certified):
-        caption += _WITHOUT_RADII
+        caption += f" {_TEXTS['curves_without_radii']}"
     return chart(
         [
             trace
@@ -147,7 +141,7 @@ def _epsilon_ticks(curves: Sequence[Curve]) -> dict[str, Any]:
 
 def _traces(curve: Curve, index: int, *, is_filled: bool) -> list[go.Scatter]:
     """The measured points and the line through them, which radii make a line of its own."""
-    more: dict[str, Any] = {"is_proven": curve.is_certified, "legendgroup": escaped(curve.name)}
+    more: dict[str, Any] = {"is_proven": curve.is_certified, "legendgroup": html.escape(curve.name)}
     # What is proven at an epsilon is proven at any smaller one.
     line = {"shape": "vh"} if curve.is_certified else {}
     fill: dict[str, Any] = FILL if is_filled else {}

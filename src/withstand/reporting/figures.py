@@ -2,7 +2,7 @@
 
 Series differ in colour (Okabe and Ito's palette), dash and marker, so that none is told by colour alone; the
 page's script fits the colours to its theme. Plotly reads some HTML in texts, so whatever a user named is
-escaped here, by ``hover`` and ``escaped``.
+escaped here, by ``hover`` and ``html.escape``.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def look(index: int, *, is_proven: bool = False) -> dict[str, Any]:
 
 def series(
     name: str,
-    x: Sequence[Any],
-    y: Sequence[Any],
+    x: Iterable[Any],
+    y: Iterable[Any],
     index: int,
     *,
     texts: Sequence[str] | None = None,
@@ -173,19 +173,16 @@ def share_series(
         told: The lines that are said of a share between its name and its interval.
         **more: As of ``series``.
     """
-    texts = [hover(name, *told(share), _interval_text(share)) for share in shares]
+    ends = [f"95 % interval {text}" if (text := interval(share)) else "" for share in shares]
+    texts = [hover(name, *told(share), end) for share, end in zip(shares, ends, strict=True)]
     values = [share.value for share in shares]
     return series(name, [share.level for share in shares], values, index, texts=texts, **more)
 
 
-def _interval_text(share: ShareLike) -> str:
-    return f"95 % interval {ends}" if (ends := interval(share)) else ""
-
-
 def bars(
     name: str,
-    x: Sequence[Any],
-    y: Sequence[float],
+    x: Iterable[Any],
+    y: Iterable[float],
     colour: str,
     texts: Sequence[str],
     *,
@@ -204,7 +201,7 @@ def bars(
     )
 
 
-def reference(name: str, x: Sequence[Any], y: Sequence[Any], **line: Any) -> go.Scatter:
+def reference(name: str, x: Iterable[Any], y: Iterable[Any], **line: Any) -> go.Scatter:
     """A grey line to hold others against; pointing at it tells nothing."""
     grey = {"color": GREY, "width": 1.5, "dash": "dot"} | line
     return go.Scatter(
@@ -240,11 +237,6 @@ def intervals_of(shares: Sequence[ShareLike]) -> dict[str, Any]:
 def hover(name: str, *lines: str) -> str:
     """What pointing at a point tells: its name in bold, and lines below it, all escaped."""
     return "<br>".join([f"<b>{html.escape(name)}</b>", *map(html.escape, filter(None, lines))])
-
-
-def escaped(text: str) -> str:
-    """A text as plotly shows it, whatever signs it holds."""
-    return html.escape(text)
 
 
 def logarithmic(values: Sequence[float]) -> dict[str, Any]:

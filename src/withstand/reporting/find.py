@@ -1,4 +1,4 @@
-"""Finds run folders below folders."""
+"""Finds run folders below folders, and writes what is made of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from withstand.run_folder import RunFolder
+from withstand.run_folder import RunFolder, replaced
 from withstand.types import RunFolderError
 
 
@@ -38,6 +38,20 @@ def find_runs(folders: Sequence[Path | str]) -> list[Path]:
         for run in runs:
             found.setdefault(run.resolve(), run)
     return list(found.values())
+
+
+def write_text(file: Path, text: str) -> None:
+    """Puts a text in its place at once, in a folder that is made where it is not.
+
+    Raises:
+        RunFolderError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"Cannot make the folder {file.parent}: {error.strerror}.") from error
+    with replaced(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _is_run(folder: Path) -> bool:

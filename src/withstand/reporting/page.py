@@ -11,11 +11,12 @@ from plotly.offline import get_plotlyjs
 
 from withstand.reporting.compare import compare_sections
 from withstand.reporting.compare.comparison import Comparison
+from withstand.reporting.find import write_text
 from withstand.reporting.naming import command_for, lookup, run_labels, run_title, setting
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.section import Tab
 from withstand.reporting.sections import sections_of
-from withstand.run_folder import RunFolder, replaced
+from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
 
 _TITLES: dict[Tab, str] = {
@@ -52,7 +53,7 @@ def report(
     """
     folders = [run_dirs] if isinstance(run_dirs, (str, Path)) else list(run_dirs)
     target = _target(folders, out)
-    _write(target, _render([read_run(folder) for folder in folders], title))
+    write_text(target, _render([read_run(folder) for folder in folders], title))
     return target
 
 
@@ -118,12 +119,3 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def _write(target: Path, page: str) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"Cannot make the folder {target.parent}: {error.strerror}.") from error
-    with replaced(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")

@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from withstand.reporting.pictures import Extremes, Gallery, extremes_of, gallery_of
+from withstand.reporting.images import Extremes, Gallery, extremes_of, gallery_of
 from withstand.results.measurements import CLEAN, radius_column, table_of
 from withstand.results.results import Results
 from withstand.results.results_file import first_fault, read_results

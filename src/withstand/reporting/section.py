@@ -6,12 +6,18 @@ the rest of what a run folder holds. Texts are escaped where they are drawn, but
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, Literal
+
+import yaml
 
 Tab = Literal["summary", "attacks", "proven", "noise", "answers", "training", "examples", "about"]
 """The tabs of a run's page, in their order."""
+_PROSE = (files("withstand.reporting") / "templates" / "prose.yaml").read_text(encoding="utf-8")
+PROSE: Mapping[str, Mapping[str, str]] = yaml.safe_load(_PROSE)
+"""Section -> name -> a paragraph of it, with ``{words}`` in it for what differs between runs."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ class Section:
     descriptions: Sequence[tuple[str, str]] = ()  # names and sentences, such as an attack's settings in words
     pictures: Sequence[Picture] = ()
     codes: Sequence[Code] = ()
-    notes: Sequence[Prose] = ()  # paragraphs after all else
+    notes: Sequence[Prose] = ()  # PROSE after all else
     across: Literal[1, 2, 3] = 1  # figures that may stand side by side
     fold: str = ""  # what unfolds all of it; empty where it is not folded
     is_brief: bool = False  # stands on a page of many runs as well

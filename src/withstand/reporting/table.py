@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -10,14 +11,7 @@ import pandas as pd
 
 from withstand.reporting.read import Run
 from withstand.reporting.wording import norm_text
-from withstand.results.measurements import (
-    ATTACKED,
-    CERTIFIED,
-    CLEAN,
-    CORRUPTED,
-    NOISE_ACCURACY,
-    Measurement,
-)
+from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN, CORRUPTED, NOISE_ACCURACY, Measurement
 from withstand.results.results import Results
 
 _MOST_SHOWN = 6  # epsilons of one norm
@@ -63,6 +57,11 @@ def clean(run: Run) -> Measurement:
     return rows(select(run.table, CLEAN).head(1))[0]
 
 
+def spread(number: int, most: int) -> list[int]:
+    """Places of so many rows at most, evenly from the first to the last of a number."""
+    return sorted({round((number - 1) * place / (most - 1)) for place in range(most)} if number else ())
+
+
 def chance_of(runs: Sequence[Run]) -> float | None:
     """The accuracy of guessing, where all runs have as many classes; else None."""
     numbers = {run.results.num_classes for run in runs if run.results}
@@ -92,14 +91,9 @@ def _first_of(ordered: pd.DataFrame) -> list[Measurement]:
     return sorted(chosen, key=lambda row: (order.index(row.norm), row.level))
 
 
-def strongest_at(run: Run, norm: str, epsilon: float) -> Measurement | None:
-    """The lowest attacked accuracy at one epsilon; None where no attack was run there."""
-    return next((row for row in strongest(run) if _is_at(row, norm, epsilon)), None)
-
-
-def most_certified_at(run: Run, norm: str, epsilon: float) -> Measurement | None:
-    """The most that is certified at one epsilon; None where nothing was certified there."""
-    return next((row for row in most_certified(run) if _is_at(row, norm, epsilon)), None)
+def at(measured: Sequence[Measurement], norm: str, level: float) -> Measurement | None:
+    """The first of several rows at a norm and level; None where there is none."""
+    return next((row for row in measured if _is_at(row, norm, level)), None)
 
 
 def _is_at(row: Measurement, norm: str, epsilon: float) -> bool:
@@ -120,16 +114,10 @@ def headline_attacks(run: Run) -> list[Measurement]:
     """
     proven = {(row.norm, row.level) for row in headline_certificates(run)}
     chosen: list[Measurement] = []
-    attacked = strongest(run)
-    for norm in dict.fromkeys(row.norm for row in attacked):
-        of_norm = [row for row in attacked if row.norm == norm]
-        last = len(of_norm) - 1
-        spread = {round(last * number / (_MOST_SHOWN - 1)) for number in range(_MOST_SHOWN)}
-        chosen += [
-            row
-            for number, row in enumerate(of_norm)
-            if number in spread or last < _MOST_SHOWN or (norm, row.level) in proven
-        ]
+    for norm, rows_of_norm in itertools.groupby(strongest(run), key=lambda row: row.norm):
+        of_norm = list(rows_of_norm)
+        shown = spread(len(of_norm), _MOST_SHOWN)
+        chosen += [row for place, row in enumerate(of_norm) if place in shown or (norm, row.level) in proven]
     return chosen
 
 
@@ -143,10 +131,9 @@ def headline_certificates(run: Run) -> list[Measurement]:
         return []
     figures = [figure for figure in run.results.published if figure.measure == "certified"]
     places = [(figure.norm or "", figure.epsilon or 0.0) for figure in figures]
-    certified = most_certified(run)
     chosen: list[Measurement] = []
-    for norm in dict.fromkeys(row.norm for row in certified):
-        of_norm = [row for row in certified if row.norm == norm]
+    for _, rows_of_norm in itertools.groupby(most_certified(run), key=lambda row: row.norm):
+        of_norm = list(rows_of_norm)
         published = [row for row in of_norm if any(_is_at(row, *place) for place in places)]
         better = [row for row in of_norm if row.value > 1 / run.results.num_classes]
         chosen += published or better[-1:] or of_norm[:1]
@@ -161,10 +148,9 @@ def mean_over_levels(table: pd.DataFrame, measure: str, by: str) -> float | None
 
 def area_over_levels(table: pd.DataFrame, measure: str, by: str) -> float | None:
     """The area under a measure over evenly spaced levels, by the trapezoid rule, divided by their range."""
-    values = select(table, measure, by=by).sort_values("level").value.to_numpy()
-    if not len(values):
-        return None
-    return float(((values[:-1] + values[1:]) / 2).mean()) if len(values) > 1 else float(values[0])
+    values = select(table, measure, by=by).sort_values("level").value
+    means = values.rolling(2).mean().dropna() if len(values) > 1 else values
+    return None if values.empty else float(means.mean())
 
 
 def corruption_mean(table: pd.DataFrame) -> float | None:

@@ -10,18 +10,19 @@ from typing import NamedTuple
 import pandas as pd
 
 from withstand.reporting import table as of_run
-from withstand.reporting.compare.comparison import Comparison, records
+from withstand.reporting.compare.comparison import Comparison, aspects_of, records, with_interval
 from withstand.reporting.compare.pairs import differences_of
-from withstand.reporting.compare.points import aspects_of, with_interval
+from withstand.reporting.find import write_text
 from withstand.reporting.naming import run_labels, setting
 from withstand.reporting.read import Run, read_run
+from withstand.reporting.section import PROSE
 from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.wording import budget, count, counted, dataset_title, interval, percent
 from withstand.results import measurements
 from withstand.results.results import Results
-from withstand.run_folder import replaced
 from withstand.types import RunFolderError
 
+_TEXTS = PROSE["tables"]
 _DASH = "\N{EM DASH}"
 _MARKDOWN = re.compile(r"([\\|`*_<>\[\]])")
 # What LaTeX reads as commands, and signs that its fonts lack.
@@ -90,14 +91,9 @@ def export_tables(run_dirs: Sequence[Path | str], out_dir: Path | str) -> list[P
             f"withstand evaluate {runs[0].path}"
         )
     folder, stem = Path(out_dir), "figures" if len(runs) == 1 else "comparison"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"Cannot make the folder {folder}: {error.strerror}.") from error
     texts = {folder / f"{stem}.md": map(markdown, tables), folder / f"{stem}.tex": map(latex, tables)}
     for file, parts in texts.items():
-        with replaced(file) as temporary:
-            temporary.write_text("\n".join(parts), encoding="utf-8")
+        write_text(file, "\n".join(parts))
     return list(texts)
 
 
@@ -115,11 +111,8 @@ def comparison_tables(runs: Sequence[Run]) -> list[PaperTable]:
     table["Training time"] = [
         dict(cost_rows(run.environment)).get("Training time", _DASH) for run in evaluated
     ]
-    note = (
-        "Accuracy with its 95 % Clopper-Pearson interval. Attacked is under the strongest attack run there, "
-        "an upper bound of robust accuracy; certified is proven, a lower bound."
-    )
-    return [PaperTable("Runs beside each other", _upright(table), note), *_differences(compared)]
+    shown = PaperTable("Runs beside each other", _upright(table), _TEXTS["comparison"])
+    return [shown, *_differences(compared)]
 
 
 def _upright(table: pd.DataFrame) -> pd.DataFrame:
@@ -139,11 +132,7 @@ def _differences(compared: Comparison) -> list[PaperTable]:
     texts = from_first.assign(text=from_first.points + " (" + from_first.ends + ")" + stars)
     table = texts.pivot(index="run", columns="aspect", values="text")[from_first.aspect.unique()]
     table.insert(0, "Run", [compared.labels[place] for place in table.index])
-    note = (
-        "Percentage points above the baseline on the same test examples, with 95 % intervals. * is "
-        f"significant at 0.05 after Holm's correction for {count(number)} comparisons; exact "
-        "McNemar test of right or wrong, Student's paired t of shares."
-    )
+    note = _TEXTS["differences"].format(number=count(number))
     baseline = compared.labels[from_first.baseline.iloc[0]]
     return [PaperTable(f"Differences from {baseline}", _upright(table), note)]
 
@@ -154,10 +143,7 @@ def run_tables(run: Run) -> list[PaperTable]:
         return []
     header = ["Measure", "By", "Accuracy", "95 % interval", "Right"]
     table = pd.DataFrame(list(_rows(run, run.results)), columns=header).replace("", _DASH)
-    note = (
-        f"{setting(run)}. Attacked accuracy is an upper bound of robust accuracy, certified accuracy a lower "
-        "bound. Intervals are Clopper-Pearson."
-    )
+    note = _TEXTS["run"].format(setting=setting(run))
     return [PaperTable(f"Figures of {run_labels([run])[0]}", table, note)]
 
 

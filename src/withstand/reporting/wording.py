@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from withstand.reporting.section import PROSE
 from withstand.results.measurements import Measurement
 from withstand.results.shares import Share
 
@@ -16,12 +17,6 @@ _DATASETS = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "cifar10-jpeg": "cifar10-jpeg",
-}
-_DATASET_NOTES = {
-    "cifar10-jpeg": (
-        "cifar10-jpeg holds JPEG copies of the CIFAR-10 images. They are not bit-exact CIFAR-10, "
-        "so these figures do not compare exactly with published CIFAR-10 figures."
-    ),
 }
 # From this many examples on, a second decimal says something.
 _MANY_EXAMPLES = 5000
@@ -44,6 +39,11 @@ def as_published(share: float) -> str:
 def share_text(share: ShareLike) -> str:
     """A share as per cent, with as many digits as its examples tell."""
     return percent(share.value, share.total or 0)
+
+
+def measured(share: ShareLike) -> list[str]:
+    """A share, its interval, and how many of how many it is, for the cells of a table."""
+    return [share_text(share), interval(share), counted(share)]
 
 
 def interval(share: ShareLike) -> str:
@@ -122,4 +122,4 @@ def sentence(text: str) -> str:
 
 def dataset_note(name: str) -> str | None:
     """What a reader must know of a data set before comparing figures; mostly None."""
-    return _DATASET_NOTES.get(name)
+    return PROSE["data_sets"].get(name)

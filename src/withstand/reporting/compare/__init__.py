@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from withstand.reporting.compare import curves, pairs, protocols, results, seeds, tradeoffs
+from withstand.reporting.compare import curves, pairs, results, seeds, tradeoffs
 from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.read import Run
 from withstand.reporting.section import Section
@@ -19,9 +19,9 @@ def compare_sections(runs: Sequence[Run]) -> list[Section]:
     sections = [
         tradeoffs.section(compared),
         over_seeds,
-        results.section(compared, title="Each run" if over_seeds else "Results"),
+        results.results(compared, title="Each run" if over_seeds else "Results"),
         pairs.section(compared),
-        protocols.section(compared),
+        results.protocols(compared),
         curves.accuracy_section(compared),
         curves.noise_section(compared),
         curves.training_section(compared),

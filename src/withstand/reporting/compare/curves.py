@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from withstand.reporting.curves import Curve, accuracy_figure, strongest_curve, 
 from withstand.reporting.figures import SHARES, axis, chart, hover, series
 from withstand.reporting.history import panels_of_runs, training_figure
 from withstand.reporting.section import Figure, Section
+from withstand.reporting.sections import accuracy
 from withstand.reporting.sections.noise import NOISE_AXIS
 from withstand.reporting.table import chance_of, noise_scale, norms, rows, select
 from withstand.results.measurements import NOISE_ACCURACY, Measurement
@@ -28,7 +29,7 @@ def accuracy_section(compared: Comparison) -> Section | None:
     chance = chance_of(compared.runs)
     figures = [accuracy_figure(of_norm, norm, chance) for norm, of_norm in curves.items()]
     is_certified = any(run.results and run.results.certificates for run in compared.runs)
-    title = "Accuracy under attack, and certified" if is_certified else "Accuracy under attack"
+    title = accuracy.title(is_certified=is_certified)
     return Section("compare-accuracy", title, "summary", figures=figures) if figures else None
 
 
@@ -75,11 +76,9 @@ def noise_section(compared: Comparison) -> Section | None:
     single = [Group(label, {}, [place]) for place, label in enumerate(compared.labels)]
     groups = compared.groups if compared.are_many else single
     means = means_of(points, groups)
-    lines = {group: of for group in groups if len(of := means[means.index == group.members[0]])}
-    if not lines:
-        return None
-    title = "Accuracy under noise"
-    return Section("compare-noise", title, "summary", figures=[_noise_figure(lines, compared)])
+    drawn = [group for group in groups if group.members[0] in means.index]
+    figures = [_noise_figure(drawn, means, compared)] if drawn else []
+    return Section("compare-noise", "Accuracy under noise", "summary", figures=figures) if drawn else None
 
 
 def _noise(compared: Comparison, place: int) -> Iterator[dict[str, Any]]:
@@ -91,18 +90,18 @@ def _noise(compared: Comparison, place: int) -> Iterator[dict[str, Any]]:
         yield asdict(row) | {"run": place, "kind": scale, "aspect": aspect}
 
 
-def _noise_figure(lines: Mapping[Group, pd.DataFrame], compared: Comparison) -> Figure:
-    best = sorted(lines, key=lambda group: lines[group].value.mean(), reverse=True)[:_MOST_LINES]
-    shown = {group: means for group, means in lines.items() if group in best}
+def _noise_figure(groups: Sequence[Group], means: pd.DataFrame, compared: Comparison) -> Figure:
+    best = means.value.groupby(level=0, sort=False).mean().nlargest(_MOST_LINES).index
+    shown = [group for group in groups if group.members[0] in best]
     caption = "Accuracy against the labels as Gaussian noise grows, without clipping."
     if compared.are_many:
         caption += " Runs that differ in their seeds alone are one curve, of their mean."
-    if len({means.kind.iloc[0] for means in shown.values()}) > 1:
+    if means.loc[best, "kind"].nunique() > 1:
         caption += " Not all were measured alike; the table says how."
-    if len(shown) < len(lines):
-        caption += f" Shown are the {len(shown)} of {len(lines)} with the highest mean; the table has all."
+    if len(shown) < len(groups):
+        caption += f" Shown are the {len(shown)} of {len(groups)} with the highest mean; the table has all."
     return chart(
-        [_line(group, means, number) for number, (group, means) in enumerate(shown.items())],
+        [_line(group, means.loc[[group.members[0]]], number) for number, group in enumerate(shown)],
         "Accuracy under Gaussian noise",
         caption,
         x=axis(NOISE_AXIS),

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from withstand.reporting.compare.differences import apart, short_keys
-from withstand.reporting.compare.groups import Group
+from withstand.reporting.compare.groups import Group, apart, short_keys
 
 _TRAIN_SIZE = "data.train_size"
 _MOST_LEVELS = 6

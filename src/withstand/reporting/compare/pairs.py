@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from withstand.reporting.compare.comparison import Comparison, records
+from withstand.reporting.compare.comparison import Comparison, aspects_of, records
 from withstand.reporting.compare.paired import Difference, holm, paired_difference
-from withstand.reporting.compare.points import aspects_of
-from withstand.reporting.section import Cell, Choice, Notice, Prose, Section, Table
+from withstand.reporting.section import PROSE, Cell, Choice, Notice, Prose, Section, Table
 from withstand.reporting.wording import budget, count, dataset_title
 from withstand.run_folder import RunFolder
 
@@ -23,14 +22,7 @@ _MINUS, _DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
 _MANY_EXAMPLES = 5000
 _INDEX, _LABEL, _PREDICTION, _CLEAN = "index", "label", "prediction", "clean"
 _TEXTS = ["points", "ends", "verdict", "sentence", "is_significant"]
-_METHOD = (
-    "Each run less the baseline, in percentage points, image by image on the test examples that both were "
-    "measured on. Where an outcome is right or wrong: exact McNemar test, and Tango's score interval."
-)
-_OF_SHARES = " Where it is a share, as of repeated answers or of noise levels: Student's paired t."
-_OF_MANY = (
-    ". Of so many runs, all are held against the first alone; name another one first to make it the baseline"
-)
+_PROSE = PROSE["compare_pairs"]
 
 
 class _Side(NamedTuple):
@@ -55,16 +47,12 @@ def section(compared: Comparison) -> Section | None:
         return None
     tested = differences[differences.reason == ""]
     baselines = differences.baseline.unique()
-    text = (
-        f"{_METHOD}{_OF_SHARES if (tested.method == 't').any() else ''} Significant is what stays below 0.05 "
-        f"after Holm's correction for all {count(tested.comparison.nunique())} comparisons; each 95 % "
-        "interval is that of its comparison alone. They speak of these trained models, not of other training "
-        "seeds"
-        f"{_OF_MANY if len(baselines) < differences.run.nunique() else ''}."
-    )
+    said = [_PROSE["method"]] + ([_PROSE["shares"]] if (tested.method == "t").any() else [])
+    of_many = _PROSE["of_many"] if len(baselines) < differences.run.nunique() else ""
+    said += [_PROSE["correction"].format(number=count(tested.comparison.nunique()), of_many=of_many)]
     options = [_against(compared, differences[differences.baseline == place]) for place in baselines]
     title, choices = "Differences on the same test examples", [Choice("Baseline", options)]
-    return Section("compare-pairs", title, "summary", prose=[Prose(text, "note")], choices=choices)
+    return Section("compare-pairs", title, "summary", prose=[Prose(" ".join(said), "note")], choices=choices)
 
 
 def differences_of(compared: Comparison) -> pd.DataFrame:

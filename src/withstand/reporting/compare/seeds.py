@@ -6,16 +6,17 @@ import html
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from withstand.reporting.compare.comparison import Comparison, records
-from withstand.reporting.compare.dots import dots
 from withstand.reporting.compare.families import levels_of
 from withstand.reporting.compare.groups import Group, mean_text, seeds_text
-from withstand.reporting.figures import axis, chart, hover
+from withstand.reporting.figures import axis, chart, error_bars, hover, series
 from withstand.reporting.read import read_run
-from withstand.reporting.section import Figure, Section, Table
+from withstand.reporting.section import PROSE, Figure, Section, Table
 from withstand.reporting.wording import percent
 
 MOST_CURVES = 8
@@ -25,16 +26,9 @@ _SHARES = {"tickformat": ".1~%", "rangemode": "normal"}
 _LABEL_WIDTH = 22
 _LEVEL_STEP = 0.22
 _DASH = "\N{EM DASH}"
-_CAPTION = (
-    "Means over runs that differ in their seeds alone, with 95 % intervals of the mean (Student's t); of a "
-    "single run, the binomial interval of its test examples. Attacked accuracy is that under the strongest "
-    "attack run at that epsilon."
-)
-_OF_NOISE = (
-    " Under noise, accuracy is the mean over all levels, and the area is that under the curve of agreement "
-    "with the prediction without noise, at which a constant answer scores 1; those of a single run have no "
-    "interval."
-)
+_TEXTS = PROSE["compare_seeds"]
+# Behind the marks, on white and on near-black alike.
+_BAR = {"color": "rgba(138,143,152,0.7)", "thickness": 1.2, "width": 3}
 
 
 def section(compared: Comparison) -> Section | None:
@@ -45,7 +39,8 @@ def section(compared: Comparison) -> Section | None:
         return None
     table = seeds_table(compared)
     title = "All beside each other" if are_single else "Over seeds"
-    caption = _CAPTION + (_OF_NOISE if (compared.points.kind == "noise").any() else "")
+    caption = _TEXTS["table"]
+    caption += f" {_TEXTS['noise']}" if (compared.points.kind == "noise").any() else ""
     header, rows = list(table.columns), table.to_numpy().tolist()
     tall = len(rows) > 12
     shown = Table(title, header, rows, caption, is_sortable=True, is_tall=tall, kind="groups")
@@ -147,12 +142,36 @@ def seeds_figure(compared: Comparison) -> Figure:
 def _caption(groups: Sequence[Group]) -> str:
     numbers = {len(group.members) for group in groups}
     if numbers == {1}:
-        return (
-            "Each dot is one run, and bars are the 95 % binomial intervals of its test examples: "
-            "they say nothing of other seeds."
-        )
+        return _TEXTS["single_runs"]
     of_one = "; of a single run, the binomial interval of its test examples" if 1 in numbers else ""
     return (
         f"Dots are means over seeds, and bars their 95 % intervals (Student's t){of_one}. "
         "Small dots are single runs."
     )
+
+
+def dots(
+    name: str, number: int, means: pd.DataFrame, runs: pd.DataFrame, *, mode: str = "markers", **more: Any
+) -> list[go.Scatter]:
+    """The traces of groups that share a look; none where there is nothing to draw.
+
+    Args:
+        name: What the legend calls them.
+        number: Of the series, by which they look.
+        means: A row a group: ``x``, ``y``, and ``text``, which pointing at it tells; with ``x_lower`` and
+            ``x_upper`` or ``y_lower`` and ``y_upper`` an interval, of no length where these are not known.
+        runs: A row a run of groups of several: ``x``, ``y`` and ``text``.
+        mode: Of the means.
+        **more: What else plotly's Scatter takes of the means.
+    """
+    small: dict[str, Any] = {"mode": "markers", "marker": {"size": 5, "opacity": 0.55}, "showlegend": False}
+    large: dict[str, Any] = {"mode": mode, "marker": {"size": 10}, **more}
+    for way in [way for way in "xy" if f"{way}_lower" in means]:
+        value = means[way]
+        lower, upper = (means[f"{way}_{end}"].fillna(value) for end in ("lower", "upper"))
+        large[f"error_{way}"] = error_bars(value, lower, upper) | _BAR
+    return [
+        series(name, list(rows.x), list(rows.y), number, texts=list(rows.text), legendgroup=name, **look)
+        for rows, look in ((runs, small), (means, large))
+        if len(rows)
+    ]

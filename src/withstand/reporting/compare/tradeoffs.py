@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -9,13 +10,12 @@ from typing import NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
-from withstand.reporting.compare.comparison import Comparison, records
-from withstand.reporting.compare.dots import dots
+from withstand.reporting.compare.comparison import Comparison, aspects_of, records
 from withstand.reporting.compare.families import Family, by_train_size, families_of
 from withstand.reporting.compare.groups import Group, mean_text, seeds_text
-from withstand.reporting.compare.points import aspects_of
-from withstand.reporting.figures import GREY, axis, chart, escaped, hover, logarithmic, series
-from withstand.reporting.section import Choice, Figure, Prose, Section
+from withstand.reporting.compare.seeds import dots
+from withstand.reporting.figures import GREY, axis, chart, hover, logarithmic, series
+from withstand.reporting.section import PROSE, Choice, Figure, Prose, Section
 from withstand.reporting.wording import dataset_title, duration, percent
 
 _SHARES = {"tickformat": ".2~%", "rangemode": "normal"}
@@ -24,11 +24,7 @@ _MOST_NAMED = 8  # points that have their names beside them
 _LONGEST_NAME = 24
 _CLEAN, _TIME = "Clean", "Training time"
 _AGAINST = {_CLEAN: "clean accuracy", _TIME: "training time"}
-_OF_SEEDS = (
-    "Runs that differ in their seeds alone share a look: small marks are the runs, the large one is their "
-    "mean with its 95 % interval (Student's t)."
-)
-_OF_ONE = "Bars of a single run are 95 % binomial intervals of its test examples, where it has some."
+_TEXTS = PROSE["compare_tradeoffs"]
 _RING = {"symbol": "circle-open", "size": 19, "color": GREY, "line": {"width": 2.5}}
 
 
@@ -142,10 +138,7 @@ def _option(each: _Tradeoff) -> Section:
     *names, last = best.index
     listed = f"{', '.join(names)} and {last}" if names else last
     than = "as fast" if each.is_of_cost else "as good clean"
-    words = (
-        f"Pareto-best of {len(x)}: {listed}. No other is at least {than} and at least as good in this, and "
-        "better in one of them. That is by the figures as measured; their intervals may overlap."
-    )
+    words = _TEXTS["best"].format(number=len(x), names=listed, than=than)
     notes = [Prose(words, "best")]
     return Section("", each.name, "summary", figures=[_figure(each, best)], notes=notes)
 
@@ -187,7 +180,7 @@ def _traces(each: _Tradeoff, family: Family, number: int) -> list[go.Scatter]:
         places,
         runs,
         mode="lines+markers+text" if family.word else "markers+text",
-        text=[escaped(level or alone) for level, _ in family.members],
+        text=[html.escape(level or alone) for level, _ in family.members],
         textposition=[f"top {'left' if x > middle else 'right'}" for x in places.x],
         textfont={"size": 12},
     )
@@ -199,8 +192,8 @@ def _caption(each: _Tradeoff, *, is_joined: bool) -> str:
     parts = {
         f"The upper {side} is best; rings mark the runs that none beats.": True,
         "The axis of time is logarithmic; times hold for the machine of the runs.": each.is_of_cost,
-        _OF_SEEDS: max(sizes) > 1,
-        _OF_ONE: min(sizes) == 1,
+        _TEXTS["seeds"]: max(sizes) > 1,
+        _TEXTS["single"]: min(sizes) == 1,
         "Names that would lie on one another are left out; pointing at a mark tells each.": True,
         "A line joins what differs in one number alone, which stands beside each point.": is_joined,
     }

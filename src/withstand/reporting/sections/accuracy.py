@@ -9,44 +9,19 @@ from markupsafe import Markup
 from withstand.reporting.curves import Curve, accuracy_figure, attacked_curves, certified_curves
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Prose, Section, Table
+from withstand.reporting.section import PROSE, Cell, Prose, Section, Table
 from withstand.reporting.table import chance_of, norms, one
-from withstand.reporting.wording import (
-    cell,
-    count,
-    counted,
-    epsilon_text,
-    interval,
-    norm_text,
-    sentence,
-    share_text,
-)
-from withstand.results.measurements import (
-    ATTACKED,
-    CERTIFIED,
-    LARGEST_RADIUS,
-    MEAN_RADIUS,
-    MEDIAN_RADIUS,
-)
+from withstand.reporting.wording import cell, count, epsilon_text, measured, norm_text, sentence
+from withstand.results import measurements
 from withstand.results.results import CertificateInfo, Results
 
 PLACE = 30
-_RADII = {"mean": MEAN_RADIUS, "median": MEDIAN_RADIUS, "largest": LARGEST_RADIUS}
-_ATTACKED = (
-    "Attacked accuracy is the share of test examples that the named attack did not turn into a wrong "
-    "prediction. It is an upper bound of robust accuracy: a stronger attack may find more, so it is no "
-    "proof. "
-)
-_CERTIFIED = (
-    "Certified accuracy is the share for which a proof holds: no image within epsilon changes the "
-    "prediction, by bounds in float64 with guaranteed operator norms. It is a lower bound: a tighter method "
-    "may certify more. "
-)
-_INTERVALS = (
-    "The intervals are 95 % Clopper-Pearson intervals; they cover the chance in which examples were tested, "
-    "not the weakness of an attack nor the luck of a training seed."
-)
-_NO_ATTACK = "No attack was run, so there is no curve. Name attacks in the recipe and evaluate again."
+_TEXTS = PROSE["accuracy"]
+_RADII = {
+    "mean": measurements.MEAN_RADIUS,
+    "median": measurements.MEDIAN_RADIUS,
+    "largest": measurements.LARGEST_RADIUS,
+}
 
 
 def section(run: Run) -> Section | None:
@@ -55,7 +30,7 @@ def section(run: Run) -> Section | None:
         return None
     curves = {norm: [*attacked_curves(run, norm), *certified_curves(run, norm)] for norm in norms(run)}
     is_certified = bool(run.results.certificates)
-    lead = [] if curves else [Prose(_NO_ATTACK, "note")]
+    lead = [] if curves else [Prose(_TEXTS["no_attack"], "note")]
     return Section(
         key="accuracy",
         title=title(is_certified=is_certified),
@@ -66,7 +41,7 @@ def section(run: Run) -> Section | None:
         descriptions=_descriptions(run, run.results),
         notes=[_examples(run)],
         is_brief=True,
-        measures=[ATTACKED, CERTIFIED, *_RADII.values()],
+        measures=[measurements.ATTACKED, measurements.CERTIFIED, *_RADII.values()],
     )
 
 
@@ -77,35 +52,25 @@ def title(*, is_certified: bool) -> str:
 
 def meaning(*, is_certified: bool) -> Prose:
     """What the numbers mean, which a page of several runs says once."""
-    text = _ATTACKED + (_CERTIFIED if is_certified else "") + _INTERVALS
+    said = ("attacked", "certified", "intervals") if is_certified else ("attacked", "intervals")
+    text = " ".join(_TEXTS[name] for name in said)
     return Prose(text, "meaning", "What the numbers mean.", is_once=True)
 
 
 def _table(curves: Mapping[str, Sequence[Curve]], results: Results) -> Table:
-    is_certified, repeats = bool(results.certificates), results.num_repeats
-    what = "attack or certificate" if is_certified else "attack"
-    caption = "Accuracy at each epsilon; epsilon 0 is clean accuracy."
+    what, right = "Attack", "Right"
+    if results.certificates:
+        what, right = "Attack or certificate", "Right, or certified"
+    caption, repeats = "Accuracy at each epsilon; epsilon 0 is clean accuracy.", results.num_repeats
     caption += f" Right counts {repeats} predictions of each example." if repeats > 1 else ""
-    right = "Right, or certified" if is_certified else "Right"
-    return Table(
-        "The same numbers as a table",
-        [what.capitalize(), "Norm", "Epsilon", "Accuracy", "95 % interval", right],
-        [
-            [
-                curve.name,
-                Cell(norm_text(norm), is_words=True),
-                epsilon_text(row.level),
-                share_text(row),
-                interval(row),
-                counted(row),
-            ]
-            for norm, of_norm in curves.items()
-            for curve in of_norm
-            for row in curve.points
-        ],
-        caption,
-        is_folded=True,
-    )
+    header = [what, "Norm", "Epsilon", "Accuracy", "95 % interval", right]
+    rows: list[list[Cell | str]] = [
+        [curve.name, Cell(norm_text(norm), is_words=True), epsilon_text(row.level), *measured(row)]
+        for norm, of_norm in curves.items()
+        for curve in of_norm
+        for row in curve.points
+    ]
+    return Table("The same numbers as a table", header, rows, caption, is_folded=True)
 
 
 def _descriptions(run: Run, results: Results) -> list[tuple[str, str]]:

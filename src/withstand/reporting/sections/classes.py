@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 
-from withstand.reporting.figures import CATEGORIES, SHARES, axis, chart, escaped, hover, intervals_of, series
+from withstand.reporting.figures import CATEGORIES, SHARES, axis, chart, hover, intervals_of, series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Figure, Prose, Section, Table
+from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.wording import budget, count, counted, interval, percent, share_text
 from withstand.results.results import Classes
 from withstand.results.shares import Share
@@ -16,16 +18,10 @@ from withstand.results.shares import Share
 PLACE = 10
 _MOST_CLASSES = 30  # in the figure
 _SYMBOLS = ("circle", "square", "diamond-open")
-_FIGURE = "Accuracy of each class. Bars are 95 % intervals, wide where a class has few examples."
-_TABLE = "Share of each class's own test examples, with its 95 % interval."
 _MOST_NAMES = 20  # of a matrix that can be read
 _MOST_MISTAKES = 12
 _MOST_TOLD = 3  # below a matrix
-_MATRIX = (
-    "Test images of each true class (rows) by predicted class (columns). A deeper ground is a larger share "
-    "of the row; right answers are framed."
-)
-_NO_MISTAKE = "no image was taken for another class."
+_TEXTS = PROSE["classes"]
 
 _Columns = Mapping[str, Mapping[str, Share | None]]  # what was measured -> class -> share
 _Counts = Sequence[Sequence[int]]  # a row a true class, a column a predicted one
@@ -44,13 +40,14 @@ def _accuracies(classes: Classes) -> Section:
     columns = _columns(classes)
     verdict = _verdict(columns)
     body = [[Cell(name), *(_cell(of[name]) for of in columns.values())] for name in columns["Clean"]]
+    caption = _TEXTS["table"]
     return Section(
         key="classes",
         title="Each class",
         tab="answers",
         prose=[Prose(verdict)] if verdict else [],
         figures=[_figure(columns)],
-        tables=[Table("The same numbers as a table", ["Class", *columns], body, _TABLE, is_folded=True)],
+        tables=[Table("The same numbers as a table", ["Class", *columns], body, caption, is_folded=True)],
     )
 
 
@@ -58,12 +55,10 @@ def _columns(classes: Classes) -> _Columns:
     columns: dict[str, dict[str, Share | None]] = {
         "Clean": {each.name: each.clean for each in classes.accuracies}
     }
-    if at := classes.attacked:
-        head = f"Attacked by {at.name}, {budget(at.norm, at.epsilon)}"
-        columns[head] = {each.name: each.attacked for each in classes.accuracies}
-    if at := classes.certified:
-        head = f"Certified by {at.name}, {budget(at.norm, at.epsilon)}"
-        columns[head] = {each.name: each.certified for each in classes.accuracies}
+    for kind in ("attacked", "certified"):
+        if at := getattr(classes, kind):
+            head = f"{kind.capitalize()} by {at.name}, {budget(at.norm, at.epsilon)}"
+            columns[head] = {each.name: getattr(each, kind) for each in classes.accuracies}
     return columns
 
 
@@ -95,7 +90,7 @@ def _figure(columns: _Columns) -> Figure:
     ranks = {name: share.value if share else 2.0 for name, share in columns[_headline(columns)].items()}
     weakest = sorted(ranks, key=ranks.__getitem__)[:_MOST_CLASSES]
     shown = [name for name in ranks if name in weakest]
-    caption = _FIGURE
+    caption = _TEXTS["figure"]
     if len(shown) < len(ranks):
         caption += f" Shown are the {len(shown)} weakest of {len(ranks)} classes; the table has all."
     traces = [
@@ -116,7 +111,7 @@ def _dots(head: str, place: int, shares: Mapping[str, Share]) -> go.Scatter:
     return series(
         head,
         values,
-        list(map(escaped, shares)),
+        list(map(html.escape, shares)),
         place,
         texts=texts,
         mode="markers",
@@ -137,21 +132,20 @@ def _confusion(classes: Classes) -> Section:
         title="What is taken for what",
         tab="answers",
         tables=[table for table in tables if table.rows],
-        notes=[Prose(f"{each.title}: {_NO_MISTAKE}", "small") for each in tables if not each.rows],
+        notes=[Prose(f"{each.title}: {_TEXTS['no_mistake']}", "small") for each in tables if not each.rows],
     )
 
 
 def _mistakes(names: Sequence[str], counts: _Counts) -> list[tuple[str, str, int, float]]:
     """True class, predicted class, how many images and which share of the class; the most frequent first."""
-    wrong = [
-        (-number, true, predicted)
-        for true, row in enumerate(counts)
-        for predicted, number in enumerate(row)
-        if number and true != predicted
-    ]
+    table = np.array(counts)
+    wrong = table * (1 - np.eye(len(table), dtype=int))
+    ranked = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_MISTAKES].tolist()
+    places = [divmod(place, len(table)) for place in ranked]
     return [
-        (names[true], names[predicted], -number, -number / sum(counts[true]))
-        for number, true, predicted in sorted(wrong)[:_MOST_MISTAKES]
+        (names[true], names[taken], int(wrong[true, taken]), wrong[true, taken] / table[true].sum())
+        for true, taken in places
+        if wrong[true, taken]
     ]
 
 
@@ -164,8 +158,8 @@ def _matrix(title: str, names: Sequence[str], counts: _Counts) -> Table:
         total = max(1, sum(row))
         cells = [Cell(count(n), shade=n / total, kind=kind) for n, kind in zip(row, kinds, strict=True)]
         body.append([Cell(names[true]), *cells])
-    caption = f"{_MATRIX} Most often: {told}." if told else f"{_MATRIX} Here {_NO_MISTAKE}"
-    return Table(title, ["True", *names], body, caption, kind="confusion")
+    said = f"Most often: {told}." if told else f"Here {_TEXTS['no_mistake']}"
+    return Table(title, ["True", *names], body, f"{_TEXTS['matrix']} {said}", kind="confusion")
 
 
 def _mistakes_table(title: str, names: Sequence[str], counts: _Counts) -> Table:

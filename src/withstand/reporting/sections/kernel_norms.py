@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import replace
 
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from withstand.reporting.figures import (
-    CATEGORIES,
-    axis,
-    chart,
-    escaped,
-    hover,
-    logarithmic,
-    reference,
-    series,
-)
+from withstand.reporting.figures import CATEGORIES, axis, chart, hover, logarithmic, reference, series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Figure, Prose, Section, Table
+from withstand.reporting.section import PROSE, Figure, Prose, Section, Table
 from withstand.reporting.wording import cell, count, sentence
 from withstand.results.analytic import KernelNormsOf
 
@@ -31,24 +23,11 @@ _SYMBOLS = {
     "spectral": "triangle-left",
 }
 _MOST_CLASSES = 30
-_MEANING = Markup(
-    "The true ℓ2 Lipschitz constant of each class logit lies between its largest lower bound and its "
-    "spectral upper bound, which is proven for any network; that the lower bounds are also those of the norm "
-    "in a kernel's Hilbert space is, for networks of ReLU, the model of "
-    '<a href="https://arxiv.org/abs/1810.00363">arXiv 1810.00363</a>, not a theorem.'
-)
 _HEADER = (
     *("Class", "Gradient", "Perturbation", "Deformation", "Change"),
     *("Largest lower", "Spectral upper", "Upper / lower"),
 )
-_TABLE = (
-    "In logits a unit of ℓ2 distance, found with {} test examples. Change is how far a deformation moved the "
-    "logit, in logits. Upper / lower is how far apart the bounds are."
-)
-_LAYERS = (
-    "The reshaped kernel is what a convolution's norm is often taken for. The operator is the linear map "
-    "itself, bounded from above at its true input size."
-)
+_TEXTS = PROSE["kernel_norms"]
 
 
 def section(run: Run) -> Section | None:
@@ -56,15 +35,16 @@ def section(run: Run) -> Section | None:
     norms = run.results.kernel_norms if run.results else None
     if norms is None:
         return None
-    prose = [Prose(_MEANING, "meaning", "How to read them.")]
+    prose = [Prose(Markup(_TEXTS["meaning"]), "meaning", "How to read them.")]
     prose += [Prose(norms.reason, "note", "No upper bound.")] if norms.reason else []
     body = [_row(each) for each in (replace(norms.largest, name="Largest"), *norms.classes)]
-    tables = [Table("Kernel norms", _HEADER, body, _TABLE.format(count(norms.num_examples)), kind="compare")]
+    caption = _TEXTS["table"].format(examples=count(norms.num_examples))
+    tables = [Table("Kernel norms", _HEADER, body, caption, kind="compare")]
     if norms.layers:
         header = ["Layer", "Reshaped kernel", "Operator", "Operator / kernel"]
         pairs = {each.name: (each.kernel_norm, each.operator_norm) for each in norms.layers}
         layers = [[name, *map(cell, pair), _quotient(*reversed(pair))] for name, pair in pairs.items()]
-        tables.append(Table("The norms of each layer", header, layers, _LAYERS, is_folded=True))
+        tables.append(Table("The norms of each layer", header, layers, _TEXTS["layers"], is_folded=True))
     figure = _figure(norms.classes)
     return Section(
         key="kernel-norms",
@@ -100,9 +80,8 @@ def _figure(classes: Sequence[KernelNormsOf]) -> Figure | None:
     if not dots:
         return None
     span = _span(shown)
-    caption = "Open markers are lower bounds, which were reached; a filled one is an upper bound, proven. "
-    caption += "The true constant lies on the line between them. " if span else ""
-    caption += "The axis is logarithmic, so that what is 0 is not drawn."
+    caption = _TEXTS["figure"] + (" The true constant lies on the line between them." if span else "")
+    caption += " The axis is logarithmic, so that what is 0 is not drawn."
     if len(shown) < len(classes):
         caption += f" Shown are the {len(shown)} classes with the largest lower bounds."
     scale = logarithmic([value for trace in dots for value in trace.x if value])
@@ -115,7 +94,7 @@ def _figure(classes: Sequence[KernelNormsOf]) -> Figure | None:
 def _span(classes: Sequence[KernelNormsOf]) -> list[go.Scatter]:
     """From the largest lower bound to the upper one, a line a class; nothing where no class has both."""
     known = [
-        (escaped(each.name), lower, each.spectral)
+        (html.escape(each.name), lower, each.spectral)
         for each in classes
         if (lower := _lower(each)) and each.spectral
     ]
@@ -129,7 +108,7 @@ def _dots(classes: Sequence[KernelNormsOf], bound: str, index: int) -> go.Scatte
     outline = {"width": 2 if symbol.endswith("-open") else 0}
     legend = "spectral, from above" if bound == "spectral" else bound
     values = [getattr(each, bound) or None for each in classes]
-    names = [escaped(each.name) for each in classes]
+    names = [html.escape(each.name) for each in classes]
     texts = [
         hover(each.name, f"{legend}: {cell(value)}") for each, value in zip(classes, values, strict=True)
     ]

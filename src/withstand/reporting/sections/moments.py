@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
 from withstand.reporting.figures import axis, chart, hover, reference, series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Figure, Prose, Section, Table
+from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.wording import cell, count, duration, sentence
 from withstand.results.analytic import MomentsLevel, MomentsMethod
 from withstand.results.measurements import MOMENTS_ERROR, MOMENTS_SPEED_UP
@@ -18,40 +20,13 @@ from withstand.results.measurements import MOMENTS_ERROR, MOMENTS_SPEED_UP
 PLACE = 30
 _COLOURED = ("diagonal", "factored", "full")
 _FEW_DIGITS = 1000
-_MEANING = Markup(
-    "The mean and standard deviation of each logit under Gaussian noise, computed without drawing any, "
-    "against {draws} draws around each of {examples} test images. <b>Mean error</b> is the root mean square "
-    "over images and classes, in sampled deviations of the logit; it holds the draws' own error, "
-    "{error:.2g}. <b>Draws as good</b> is how many draws have a mean as far off; a draw takes {duration} "
-    "here. <b>Speed-up</b> is the time of those draws divided by that of the analytic form: below 1, drawing "
-    "is the faster way to a mean as good. Beside it the same against all {draws} draws."
-)
-_LOGITS = (
-    "The logits. first-activation: the published form, exact through the first activation, means alone. "
-    "diagonal: independent coordinates. factored: one shared factor a pixel, correlations to first order. "
-    "full: whole covariance matrices."
-)
+_TEXTS = PROSE["moments"]
 _LOGITS_HEADER = (
     *("noise_std, form", "Mean error", "Std ratio, median", "5–95 %", "Time an image", "Draws as good"),
     *("Speed-up", "Against all"),
 )
-_BY_LAYER = (
-    "By type of layer: how far its outputs are off with all that came before, and what it adds by itself "
-    "(own): where its input is given its sampled means and deviations, with as much of the correlations as "
-    "the form keeps."
-)
-_LAYERS = (
-    "Layers at noise_std {}. Errors are in root mean square sampled deviations over images and coordinates, "
-    "std ratio is analytic / sampled. Costs draws: how many draws through these layers take as long as the "
-    "analytic rule."
-)
 _LAYERS_HEADER = (
     *("Layers, form", "Mean error", "own", "Std error", "own", "Std ratio", "own", "Costs draws"),
-)
-
-_FIGURE = (
-    "Each point is one logit of one image at one noise_std; on the dotted line the analytic deviation is the "
-    "sampled one. Both axes are logarithmic."
 )
 
 
@@ -63,7 +38,7 @@ def section(run: Run) -> Section | None:
     levels = sorted(moments.levels, key=lambda level: level.noise_std)
     methods = [(level, method) for level in levels for method in level.methods]
     reasons = {method.name: method.reason for _, method in methods if method.reason is not None}
-    meaning = _MEANING.format(
+    meaning = Markup(_TEXTS["meaning"]).format(
         draws=count(moments.num_samples),
         examples=count(moments.num_examples),
         error=moments.standard_error,
@@ -79,7 +54,7 @@ def section(run: Run) -> Section | None:
         prose=[Prose(meaning, "meaning", "How to read them.")],
         figures=[figure] if figure else [],
         tables=[
-            Table("Analytic moments under noise", _LOGITS_HEADER, logits, _LOGITS, kind="compare"),
+            Table("Analytic moments under noise", _LOGITS_HEADER, logits, _TEXTS["logits"], kind="compare"),
             *(_layers_table(level, is_first=level is layered[0]) for level in layered),
         ],
         notes=[
@@ -112,8 +87,9 @@ def _layers_table(level: MomentsLevel, *, is_first: bool) -> Table:
             pairs = zip(astuple(form.accumulated), astuple(form.own), strict=True)
             numbers = [*(number for pair in pairs for number in pair), form.samples]
             body.append([f"{layer.operation}{several}, {name}", *map(_number, numbers)])
-    title, lead = f"Layers at noise_std {std}", _BY_LAYER if is_first else ""
-    return Table(title, _LAYERS_HEADER, body, _LAYERS.format(std), not is_first, kind="compare", lead=lead)
+    title, caption = f"Layers at noise_std {std}", _TEXTS["layers"].format(noise_std=std)
+    lead = _TEXTS["by_layer"] if is_first else ""
+    return Table(title, _LAYERS_HEADER, body, caption, is_folded=not is_first, kind="compare", lead=lead)
 
 
 def _number(value: float | None) -> str:
@@ -127,32 +103,27 @@ def _number(value: float | None) -> str:
 
 def _figure(methods: Sequence[tuple[MomentsLevel, MomentsMethod]]) -> Figure | None:
     """Analytic against sampled deviations of logits; None where there are none."""
-    points = {
-        name: [
-            (level.noise_std, *point)
-            for level, method in methods
-            for point in method.points
-            if method.name == name and min(point) > 0  # 0 has no place on a logarithmic axis
-        ]
-        for name in dict.fromkeys(method.name for _, method in methods)
-    }
-    values = [value for of_one in points.values() for _, *pair in of_one for value in pair]
-    if not values:
+    points = pd.DataFrame(
+        [(method.name, level.noise_std, *point) for level, method in methods for point in method.points],
+        columns=["name", "noise_std", "sampled", "analytic"],
+    )
+    points = points[(points[["sampled", "analytic"]] > 0).all(axis=1)]  # 0 has no place on the axes
+    if points.empty:
         return None
-    ends = [min(values) / 1.25, max(values) * 1.25]
+    values = points[["sampled", "analytic"]].to_numpy(dtype=float)
+    ends = [float(values.min()) / 1.25, float(values.max()) * 1.25]
     scale = {"type": "log", "rangemode": "normal", "dtick": "D2" if ends[1] < 30 * ends[0] else 1}
-    traces = [reference("equal", ends, ends), *(_dots(*each) for each in points.items() if each[1])]
+    dots = [_dots(str(name), of) for name, of in points.groupby("name", sort=False)]
     x, y = axis("sampled deviation of a logit", **scale), axis("analytic deviation", **scale)
     title = "Deviation of logits, analytic against sampled"
-    return chart(traces, title, _FIGURE, x=x, y=y, height=420)
+    return chart([reference("equal", ends, ends), *dots], title, _TEXTS["figure"], x=x, y=y, height=420)
 
 
-def _dots(name: str, points: Sequence[tuple[float, float, float]]) -> go.Scatter:
+def _dots(name: str, points: pd.DataFrame) -> go.Scatter:
     texts = [
         hover(name, f"noise_std {std:.4g}", f"sampled {sampled:.4g}, analytic {analytic:.4g}")
-        for std, sampled, analytic in points
+        for _, std, sampled, analytic in points.itertuples(index=False)
     ]
-    _, sampled, analytic = zip(*points, strict=True)
     place = _COLOURED.index(name) if name in _COLOURED else len(_COLOURED)
-    marker = {"size": 6, "opacity": 0.75}
-    return series(name, sampled, analytic, place, texts=texts, mode="markers", marker=marker)
+    look: dict[str, Any] = {"mode": "markers", "marker": {"size": 6, "opacity": 0.75}}
+    return series(name, points.sampled, points.analytic, place, texts=texts, **look)

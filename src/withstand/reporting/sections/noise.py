@@ -1,20 +1,26 @@
-"""A model's answers under Gaussian noise."""
+"""A model's answers on noisy and on corrupted images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 
-from withstand.reporting.figures import SHARES, axis, chart, look, share_series
+from withstand.reporting import table
+from withstand.reporting.figures import SHARES, axis, chart, hover, look, reference, share_series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Cell, Figure, Prose, Section, Table
-from withstand.reporting.table import area_over_levels, chance_of, mean_over_levels, rows, select
-from withstand.reporting.wording import interval, percent, sentence, share_text
-from withstand.results.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
+from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
+from withstand.reporting.table import area_over_levels, chance_of, clean, mean_over_levels, rows, select
+from withstand.reporting.wording import cell, count, interval, percent, sentence, share_text
+from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
+from withstand.results.results import CorruptionKind
 
 PLACE = 10
 NOISE_AXIS = "noise_std (images in [0, 1])"
+_TEXTS, _OF_CORRUPTIONS = PROSE["noise"], PROSE["corruptions"]
 _CURVES = {
     "accuracy": (NOISE_ACCURACY, "unclipped"),
     "agreement": (NOISE_AGREEMENT, "unclipped"),
@@ -22,55 +28,41 @@ _CURVES = {
     "agreement, clipped": (NOISE_AGREEMENT, "clipped"),
 }
 _FEW_LEVELS = 6
-_SUMMARY = Markup(
-    "Over noise_std from 0 to {:.4g} the mean accuracy is <b>{}</b>, and {} where noisy images are clipped "
-    "to [0, 1]. The area under the curve of agreement is <b>{}</b>, and {} clipped."
-)
-_MEANING = (
-    "Accuracy is the share of test images whose noisy copy is classified as its label says, agreement the "
-    "share whose prediction stays what it is without noise. Agreement is not accuracy: a constant answer "
-    "scores 1, and so may a wrong one. Nothing is certified here: what these draws did not change, other "
-    "draws or an attack may."
-)
-_FIGURE = (
-    "Accuracy against the labels, and agreement with the prediction without noise, as the noise grows. "
-    "Dashed curves with open markers are of noisy images clipped to [0, 1]. The table holds each point's "
-    "interval."
-)
-_TABLE = (
-    "Shares of test images{} with their 95 % intervals{}. Mean is over all {} levels; area is that under the "
-    "curve by the trapezoid rule, divided by the range of noise_std."
-)
 
 
-def section(run: Run) -> Section | None:
+def section(run: Run) -> list[Section | None]:
+    """What the page shows of answers under Gaussian noise, and on corrupted images."""
+    return [under_noise(run), corruptions(run)]
+
+
+def under_noise(run: Run) -> Section | None:
     """Accuracy and agreement as the noise grows; None where there are no levels."""
     noise = run.results.noise if run.results else None
-    table = run.table.sort_values("level")
-    curves = {name: rows(select(table, of[0], by=of[1])) for name, of in _CURVES.items()}
+    measured = run.table.sort_values("level")
+    curves = {name: rows(select(measured, of[0], by=of[1])) for name, of in _CURVES.items()}
     if noise is None or not all(curves.values()):
         return None
-    accuracy = curves["accuracy"]
-    means = [percent(mean_over_levels(table, *of) or 0.0, accuracy[0].total or 0) for of in _CURVES.values()]
-    areas = [f"{area_over_levels(table, *of) or 0.0:.3f}" for of in _CURVES.values()]
-    draws = (" and draws", ", which count each image once") if noise.num_draws > 1 else ("", "")
-    caption = _TABLE.format(*draws, len(accuracy))
+    last, number = curves["accuracy"][-1], len(curves["accuracy"])
+    means = [percent(mean_over_levels(measured, *of) or 0.0, last.total or 0) for of in _CURVES.values()]
+    areas = [f"{area_over_levels(measured, *of) or 0.0:.3f}" for of in _CURVES.values()]
+    summary = Markup(_TEXTS["summary"]).format(
+        largest=last.level, mean=means[0], clipped_mean=means[2], area=areas[1], clipped_area=areas[3]
+    )
+    draws, once = (" and draws", ", which count each image once") if noise.num_draws > 1 else ("", "")
+    caption = _TEXTS["table"].format(draws=draws, once=once, levels=number)
     return Section(
         key="noise",
         title="Under Gaussian noise",
         tab="noise",
-        prose=[
-            Prose(_SUMMARY.format(accuracy[-1].level, means[0], means[2], areas[1], areas[3])),
-            Prose(_MEANING, "meaning", "How to read them."),
-        ],
-        figures=[_figure(curves, chance_of([run]))],
-        tables=_tables(curves, [["Mean", *means], ["Area", *areas]], caption),
+        prose=[Prose(summary), Prose(_TEXTS["meaning"], "meaning", "How to read them.")],
+        figures=[_noise_figure(curves, chance_of([run]))],
+        tables=_noise_tables(curves, [["Mean", *means], ["Area", *areas]], caption),
         notes=[Prose(sentence(noise.description), "small")],
         measures=[NOISE_ACCURACY, NOISE_AGREEMENT],
     )
 
 
-def _tables(
+def _noise_tables(
     curves: Mapping[str, Sequence[Measurement]], summary: Sequence[Sequence[str]], caption: str
 ) -> list[Table]:
     """Some of the levels, spread from the first to the last, with mean and area; and all of them."""
@@ -78,9 +70,7 @@ def _tables(
         [Cell(f"{shares[0].level:.3g}"), *(Cell(share_text(each), [interval(each)]) for each in shares)]
         for shares in zip(*curves.values(), strict=True)
     ]
-    last = len(levels) - 1
-    spread = {round(last * number / (_FEW_LEVELS - 1)) for number in range(_FEW_LEVELS)}
-    few = [levels[place] for place in sorted(spread)]
+    few = [levels[place] for place in table.spread(len(levels), _FEW_LEVELS)]
     header = ["noise_std", *(name.capitalize() for name in curves)]
     tables = [Table("Under Gaussian noise", header, [*few, *summary], caption, kind="compare")]
     if len(few) < len(levels):
@@ -89,18 +79,96 @@ def _tables(
     return tables
 
 
-def _figure(curves: Mapping[str, Sequence[Measurement]], chance: float | None) -> Figure:
+def _noise_figure(curves: Mapping[str, Sequence[Measurement]], chance: float | None) -> Figure:
     """One colour and marker a measure; dashed and open where the noisy image is clipped."""
+
+    def told(share: Measurement) -> list[str]:
+        return [f"noise_std {share.level:.4g}: {share_text(share)}"]
+
     traces = []
     for place, (name, shares) in enumerate(curves.items()):
         symbol, dash = look(place % 2)["marker"]["symbol"], "solid"
         if name.endswith("clipped"):
             symbol, dash = f"{symbol}-open", "dash"
         style = {"line": {"dash": dash}, "marker": {"size": 6, "symbol": symbol}}
-        traces.append(share_series(name, shares, place % 2, _told, **style))
+        traces.append(share_series(name, shares, place % 2, told, **style))
     x, y = axis(NOISE_AXIS), axis("share of test images", **SHARES)
-    return chart(traces, "Answers under Gaussian noise", _FIGURE, x=x, y=y, height=380, chance=chance)
+    title = "Answers under Gaussian noise"
+    return chart(traces, title, _TEXTS["figure"], x=x, y=y, height=380, chance=chance)
 
 
-def _told(share: Measurement) -> list[str]:
-    return [f"noise_std {share.level:.4g}: {share_text(share)}"]
+def corruptions(run: Run) -> Section | None:
+    """Accuracy of each kind at each severity; None where no kind has any."""
+    found = run.results.corruptions if run.results else None
+    measured = select(run.table, CORRUPTED).sort_values("level", kind="stable")
+    if found is None or measured.empty:
+        return None
+    values = measured.pivot(index="by", columns="level", values="value").reindex(measured.by.unique())
+    means = values.apply(_mean)
+    kinds = [kind for kind in found.kinds if kind.name in values.index]
+    total, mean = int(measured.total.iloc[0]), float(measured.value.mean())
+    summary = Markup(_OF_CORRUPTIONS["summary"]).format(
+        kinds=len(kinds), mean=percent(mean, total), clean=share_text(clean(run))
+    )
+    last = [_shaded(share, total) for share in (*means, mean)]
+    header = ["Kind", *(f"Severity {severity:g}" for severity in values), "Mean"]
+    body = [
+        *(_corruption_row(kind, values.T[kind.name].to_dict(), total) for kind in kinds),
+        [Cell("Mean over kinds"), *last],
+    ]
+    caption = _OF_CORRUPTIONS["table"].format(total=count(total))
+    return Section(
+        key="corruptions",
+        title="Corruptions",
+        tab="noise",
+        prose=[Prose(summary)],
+        figures=[_corruptions_figure(measured, kinds, means, chance_of([run]))],
+        tables=[Table("Corruptions", header, body, caption, kind="compare heat")],
+        notes=[Prose(sentence(found.description), "small")],
+        measures=[CORRUPTED],
+    )
+
+
+def _mean(shares: pd.Series[float]) -> float:
+    known = shares.dropna().tolist()
+    return sum(known) / len(known)
+
+
+def _corruption_row(kind: CorruptionKind, shares: Mapping[Any, float], total: int) -> list[Cell]:
+    cells = [
+        Cell("not measured", is_words=True)
+        if pd.isna(share)
+        else _shaded(share, total, f"at {_parameter(kind, severity):.4g}")
+        for severity, share in shares.items()
+    ]
+    return [Cell(kind.title, [kind.parameter]), *cells, _shaded(_mean(pd.Series(shares)), total)]
+
+
+def _parameter(kind: CorruptionKind, severity: float) -> float:
+    return kind.values[kind.severities.index(round(severity))]
+
+
+def _shaded(share: float, total: int, *small: str) -> Cell:
+    return Cell(percent(share, total), small, is_bold=True, shade=share)
+
+
+def _corruptions_figure(
+    measured: pd.DataFrame, kinds: Sequence[CorruptionKind], means: pd.Series[float], chance: float | None
+) -> Figure:
+    """A curve a kind, and their mean as a broad grey line."""
+
+    def told(kind: CorruptionKind, share: Measurement) -> list[str]:
+        at = f"severity {share.level:g}, {kind.parameter}: {cell(_parameter(kind, share.level))}"
+        return [at, f"accuracy {share_text(share)}"]
+
+    mean = reference("mean over kinds", list(means.index), list(means), width=6, dash="solid")
+    texts = [hover("mean over kinds", f"severity {at:g}: {percent(share)}") for at, share in means.items()]
+    mean.update(hovertext=texts, hoverinfo="text", opacity=0.55)
+    shares = [rows(measured[measured.by == kind.name]) for kind in kinds]
+    curves = [
+        share_series(kind.title, of_kind, index, partial(told, kind))
+        for index, (kind, of_kind) in enumerate(zip(kinds, shares, strict=True))
+    ]
+    x = axis("severity", rangemode="normal", tickmode="array", tickvals=list(means.index))
+    title, caption, y = "Accuracy against severity", _OF_CORRUPTIONS["figure"], axis("accuracy", **SHARES)
+    return chart([mean, *curves], title, caption, x=x, y=y, height=400, chance=chance)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from markupsafe import Markup
 
@@ -33,22 +35,17 @@ def cost_rows(environment: Environment | None) -> list[tuple[str, str]]:
     cost = environment.cost
     seconds, steps = cost.train_seconds, cost.train_steps
     step = seconds / steps if seconds is not None and steps else None
-    rows = [
-        ("Training time", None if seconds is None else duration(seconds)),
-        ("Training steps", None if steps is None else count(steps)),
-        ("Time a step", None if step is None else duration(step)),
-        *(
-            (f"{name} time", None if taken is None else duration(taken))
-            for name, taken in (
-                ("Evaluation", cost.evaluate_seconds),
-                ("Certification", cost.certify_seconds),
-                ("Attack", cost.attack_seconds),
-                ("Moments", cost.moments_seconds),
-            )
-        ),
-        ("Peak memory", None if cost.peak_memory_bytes is None else memory(cost.peak_memory_bytes)),
+    known: list[tuple[str, Any, Callable[[Any], str]]] = [
+        ("Training time", seconds, duration),
+        ("Training steps", steps, count),
+        ("Time a step", step, duration),
+        ("Evaluation time", cost.evaluate_seconds, duration),
+        ("Certification time", cost.certify_seconds, duration),
+        ("Attack time", cost.attack_seconds, duration),
+        ("Moments time", cost.moments_seconds, duration),
+        ("Peak memory", cost.peak_memory_bytes, memory),
     ]
-    return [(name, value) for name, value in rows if value is not None]
+    return [(name, written(value)) for name, value, written in known if value is not None]
 
 
 def _environment_rows(environment: Environment | None) -> list[tuple[str, str]]:

@@ -1,41 +1,39 @@
-"""The figures to see first, and what makes them doubtful."""
+"""The figures to see first, and what makes them doubtful: warnings, and checks for false robustness."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from withstand.reporting import wording
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
-from withstand.reporting.section import Card, Cell, Notice, Prose, Section
-from withstand.reporting.sections.checks import other_warnings
+from withstand.reporting.section import PROSE, Card, Cell, Notice, Prose, Section, Table
 from withstand.reporting.table import clean, headline_attacks, headline_certificates, method_name, norms
-from withstand.reporting.wording import (
-    budget,
-    count,
-    counted,
-    dataset_note,
-    dataset_title,
-    interval,
-    share_text,
-)
-from withstand.results.measurements import CERTIFIED, CLEAN, Measurement
-from withstand.results.results import Results
+from withstand.results.measurements import CERTIFIED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS, Measurement
+from withstand.results.results import Check, Results
 
 PLACE = 0
+_TEXTS = PROSE["checks"]
+_STATES = {False: ("failed", "Failed"), True: ("passed", "Passed"), None: ("not-run", "Not run")}
 
 
-def section(run: Run) -> Section:
+def section(run: Run) -> list[Section | None]:
+    """The figures to see first, and the checks that make them doubtful."""
+    return [headline(run), checks(run)]
+
+
+def headline(run: Run) -> Section:
     """Clean, attacked and certified accuracy as cards, and warnings."""
     parts = Section("results", "Results", "summary", is_brief=True, measures=[CLEAN])
-    if run.results is None:
-        return replace(
-            parts, prose=[missing(run, "metrics.json", "This run has not been evaluated.", "evaluate")]
-        )
-    note = dataset_note(run.results.dataset)
+    results = run.results
+    if results is None:
+        lacking = missing(run, "metrics.json", "This run has not been evaluated.", "evaluate")
+        return replace(parts, prose=[lacking])
+    note = wording.dataset_note(results.dataset)
     return replace(
         parts,
-        cards=_cards(run, run.results),
-        notices=[_warnings(run, run.results)] if num_warnings(run) else [],
+        cards=_cards(run, results),
+        notices=[_warnings(run, results)] if num_warnings(run) else [],
         notes=[Prose(note, "note", "Data set.")] if note else [],
     )
 
@@ -50,33 +48,36 @@ def num_warnings(run: Run) -> int:
     return num_failed_checks(run) + len(other_warnings(run.results)) if run.results else 0
 
 
+def other_warnings(results: Results) -> list[str]:
+    """The warnings beside those of failed checks, which end in what the checks found."""
+    findings = tuple(check.finding for check in results.checks if check.passed is False)
+    return [warning for warning in results.warnings if not (findings and warning.endswith(findings))]
+
+
 def _cards(run: Run, results: Results) -> list[Card]:
     """The headline figures, and what they were measured on."""
     order = norms(run)
     shown = [*headline_attacks(run), *headline_certificates(run)]
     shown.sort(key=lambda row: (order.index(row.norm), row.level))
-    right = "predictions right" if results.num_repeats > 1 else "right"
-    details = [f"{count(results.num_examples)} test examples", f"{results.num_classes} classes"]
+    details = [f"{wording.count(results.num_examples)} test examples", f"{results.num_classes} classes"]
     details += [f"{results.weights} weights"] if results.weights else []
     return [
-        _card("Clean accuracy", clean(run), [], right),
-        *(_card_of(row, results, right) for row in shown),
-        Card("Data set", dataset_title(results.dataset), details),
+        *(_card(row, results) for row in (clean(run), *shown)),
+        Card("Data set", wording.dataset_title(results.dataset), details),
     ]
 
 
-def _card_of(row: Measurement, results: Results, right: str) -> Card:
-    at = budget(row.norm, row.level)
-    if row.measure == CERTIFIED:
-        method = f"proven, method {method_name(results, row.by)}"
-        return _card(f"Certified, {at}", row, [method], "certified")
-    return _card(f"Attacked, {at}", row, [f"under {row.by}"], right)
-
-
-def _card(label: str, row: Measurement, details: list[str], counted_as: str) -> Card:
-    return Card(
-        label, share_text(row), [f"95 % interval {interval(row)}", *details, f"{counted(row)} {counted_as}"]
-    )
+def _card(row: Measurement, results: Results) -> Card:
+    """An accuracy, what it was measured by, and how many examples it counts."""
+    label, by = f"Attacked, {wording.budget(row.norm, row.level)}", [f"under {row.by}"]
+    counted_as = "predictions right" if results.num_repeats > 1 else "right"
+    if row.measure == CLEAN:
+        label, by = "Clean accuracy", []
+    elif row.measure == CERTIFIED:
+        label, by = label.replace("Attacked", "Certified"), [f"proven, method {method_name(results, row.by)}"]
+        counted_as = "certified"
+    share, interval, counted = wording.measured(row)
+    return Card(label, share, [f"95 % interval {interval}", *by, f"{counted} {counted_as}"])
 
 
 def _warnings(run: Run, results: Results) -> Notice:
@@ -86,3 +87,31 @@ def _warnings(run: Run, results: Results) -> Notice:
     items: list[Cell | str] = [about] if failed else []
     title = "Warning" if num_warnings(run) == 1 else "Warnings"
     return Notice(title, [*items, *other_warnings(results)], "warnings", key="warnings")
+
+
+def checks(run: Run) -> Section | None:
+    """All checks, the failed ones first, and how many are of which kind; None where there are none."""
+    checks = run.results.checks if run.results else []
+    if not checks:
+        return None
+    states = list(_STATES)
+    numbers = {state: sum(check.passed is state for check in checks) for state in states}
+    told = [f"{numbers[state]} {_STATES[state][1].lower()}" for state in states if numbers[state] or state]
+    meaning = _TEXTS["failed" if numbers[False] else "none_failed"]
+    rows = [_check_row(check) for check in sorted(checks, key=lambda check: states.index(check.passed))]
+    return Section(
+        "checks",
+        "Checks for false robustness",
+        "summary",
+        prose=[Prose(f"{', '.join(told)}. {meaning}")],
+        tables=[Table("The checks and what they found", ["Check", "Result"], rows, kind="checks")],
+        is_brief=True,
+        measures=[LARGE_EPSILON, VANISHING_GRADIENTS],  # which the findings tell
+    )
+
+
+def _check_row(check: Check) -> list[Cell]:
+    kind, verdict = _STATES[check.passed]
+    finding = check.finding.removeprefix(f"{_STATES[None][1]}: ")  # which stands beside it
+    finding = wording.sentence(finding[:1].upper() + finding[1:])
+    return [Cell(check.title, [finding]), Cell(verdict, is_words=True, kind=kind)]

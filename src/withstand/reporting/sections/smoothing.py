@@ -8,41 +8,19 @@ from markupsafe import Markup
 
 from withstand.reporting.figures import SHARES, axis, chart, intervals_of, share_series
 from withstand.reporting.read import Run
-from withstand.reporting.section import Figure, Prose, Section, Table
+from withstand.reporting.section import PROSE, Figure, Prose, Section, Table
 from withstand.reporting.table import chance_of, one, rows, select
-from withstand.reporting.wording import cell, count, counted, epsilon_text, interval, sentence, share_text
-from withstand.results.measurements import (
-    ABSTENTION,
-    LARGEST_SMOOTHED_RADIUS,
-    MEAN_SMOOTHED_RADIUS,
-    MEDIAN_SMOOTHED_RADIUS,
-    SMOOTHED,
-    SMOOTHED_CERTIFIED,
-    Measurement,
-)
+from withstand.reporting.wording import cell, count, epsilon_text, interval, measured, sentence, share_text
+from withstand.results import measurements
+from withstand.results.measurements import ABSTENTION, SMOOTHED, SMOOTHED_CERTIFIED, Measurement
 
 PLACE = 20
 _RADII = {
-    "Mean radius, ℓ2": MEAN_SMOOTHED_RADIUS,
-    "Median radius, ℓ2": MEDIAN_SMOOTHED_RADIUS,
-    "Largest radius, ℓ2": LARGEST_SMOOTHED_RADIUS,
+    "Mean radius, ℓ2": measurements.MEAN_SMOOTHED_RADIUS,
+    "Median radius, ℓ2": measurements.MEDIAN_SMOOTHED_RADIUS,
+    "Largest radius, ℓ2": measurements.LARGEST_SMOOTHED_RADIUS,
 }
-_NOTE = (
-    "What is certified here is the smoothed classifier, which answers with the class that this network names "
-    "most often under Gaussian noise. It holds with probability {} for each example, not for certain, and in "
-    "ℓ2 only. It says nothing of the network without that noise, so it does not add to the certificates of "
-    "the network itself."
-)
-_ACCURACY = Markup(
-    "The smoothed classifier is right on <b>{}</b> (95 % interval {}) and abstains on {}, which counts as "
-    "wrong."
-)
-_TABLE = "Certified accuracy of the smoothed classifier in ℓ2, with probability {} an example."
-_FIGURE = (
-    "Certified accuracy of the smoothed classifier in ℓ2. It holds with probability {} for each example and "
-    "says nothing of the network without its noise. Bars are 95 % intervals; epsilon 0 is the smoothed "
-    "classifier's accuracy. Between two markers the share of the right one is certified, at least."
-)
+_TEXTS = PROSE["smoothing"]
 
 
 def section(run: Run) -> Section | None:
@@ -53,8 +31,12 @@ def section(run: Run) -> Section | None:
         return None
     points = rows(select(run.table, SMOOTHED_CERTIFIED).sort_values("level"))
     probability = f"{100 * (1 - smoothing.failure_probability):.6g}\N{NO-BREAK SPACE}%"
-    said = _ACCURACY.format(share_text(accuracy), interval(accuracy), share_text(abstained))
-    note = Prose(_NOTE.format(probability), "note", "Another classifier, another guarantee.")
+    note = Prose(
+        _TEXTS["note"].format(probability=probability), "note", "Another classifier, another guarantee."
+    )
+    said = Markup(_TEXTS["accuracy"]).format(
+        accuracy=share_text(accuracy), interval=interval(accuracy), abstained=share_text(abstained)
+    )
     radii = {title: one(run.table, measure) for title, measure in _RADII.items()}
     return Section(
         key="smoothing",
@@ -78,8 +60,9 @@ def section(run: Run) -> Section | None:
 
 def _table(points: Sequence[Measurement], probability: str) -> Table:
     header = ["Epsilon", "Certified", "95 % interval", "Examples"]
-    body = [[epsilon_text(each.level), share_text(each), interval(each), counted(each)] for each in points]
-    return Table("The same numbers as a table", header, body, _TABLE.format(probability), is_folded=True)
+    body = [[epsilon_text(each.level), *measured(each)] for each in points]
+    caption = _TEXTS["table"].format(probability=probability)
+    return Table("The same numbers as a table", header, body, caption, is_folded=True)
 
 
 def _figure(points: Sequence[Measurement], probability: str, chance: float | None) -> Figure:
@@ -95,5 +78,6 @@ def _figure(points: Sequence[Measurement], probability: str, chance: float | Non
         error_y=intervals_of(drawn),
     )
     x, y = axis("epsilon (ℓ2, images in [0, 1])"), axis("share of test examples", **SHARES)
-    title, caption = "Certified accuracy of the smoothed classifier, ℓ2", _FIGURE.format(probability)
+    title = "Certified accuracy of the smoothed classifier, ℓ2"
+    caption = _TEXTS["figure"].format(probability=probability)
     return chart([trace], title, caption, x=x, y=y, height=400, chance=chance)
