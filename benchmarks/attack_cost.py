@@ -26,8 +26,8 @@ from timing import interleaved
 from withstand import data, models
 from withstand.attacks import PGD
 from withstand.data import Dataset, batches, epoch_order
+from withstand.loss.terms import Objective
 from withstand.objectives import Adversarial, CrossEntropy
-from withstand.terms import Objective
 
 NUM_STEPS = 40
 EPSILON = 0.1

@@ -28,10 +28,10 @@ from torch.profiler import ProfilerActivity, profile
 from textbook_bcp import TextbookBCP, worst_logits
 from timing import interleaved
 from withstand import Certifier, data, models
+from withstand.core.schedules import Linear
 from withstand.data import batches, epoch_order
 from withstand.domains import Ball, Box, BoxBall
 from withstand.objectives import Certified, CrossEntropy
-from withstand.schedules import Linear
 from withstand.types import DataError
 
 EPSILON = {2.0: 1.58, math.inf: 0.1}

@@ -28,7 +28,7 @@ from withstand.evaluation import proofs
 from withstand.evaluation.meters import Certificate, Suite
 from withstand.reporting.table import one
 from withstand.results.measurements import ATTACKED, CLEAN
-from withstand.runs import load_data, load_run_model, open_run
+from withstand.runs.run_parts import load_data, load_run_model, open_run
 from withstand.types import CertificateError
 
 FACTOR = 0.9

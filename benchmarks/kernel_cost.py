@@ -26,6 +26,7 @@ from timing import interleaved, training_step
 from withstand import data, models
 from withstand.constraints import Constraint, SpectralBall
 from withstand.data import batches, epoch_order
+from withstand.loss.terms import Objective
 from withstand.objectives import CrossEntropy
 from withstand.penalties import (
     AdversarialPerturbation,
@@ -34,7 +35,6 @@ from withstand.penalties import (
     SpectralNorm,
     VirtualAdversarial,
 )
-from withstand.terms import Objective
 from withstand.types import Batch, DataError
 
 BATCH = 32

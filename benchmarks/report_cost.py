@@ -18,11 +18,11 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from withstand.core.run_folder import RunFolder
 from withstand.reporting import report
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN, Measurement, table_of
 from withstand.results.results import AttackInfo, CertificateInfo, Results
 from withstand.results.results_file import write_results
-from withstand.run_folder import RunFolder
 
 NUM_EPSILONS = 20
 

@@ -32,7 +32,7 @@ from typing_extensions import override
 from withstand import data, models
 from withstand.attacks import PGD, AutoAttack, Cascade, suite
 from withstand.data import Dataset, batches, epoch_order
-from withstand.runs import load_data, load_run_model, open_run
+from withstand.runs.run_parts import load_data, load_run_model, open_run
 from withstand.types import Batch
 
 NORMS = {"l1": 1.0, "l2": 2.0, "linf": math.inf}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
+from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
-from withstand.dataset_info import DatasetInfo
 
 os.environ.setdefault("NUMBA_OPT", "0")  # what foolbox compiles is compiled in half the time
 # More threads only slow nets of this size down, the more so where several workers run.

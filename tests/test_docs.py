@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from withstand.cli import main
-from withstand.recipe_file import packaged_recipes
+from withstand.cli.entry import main
+from withstand.recipes.parsing import packaged_recipes
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -24,10 +24,10 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from withstand.recipe_file import parse_recipe
+from withstand.core.run_folder import RunFolder
+from withstand.recipes.parsing import parse_recipe
 from withstand.results import measurements
 from withstand.results.results_file import read_results
-from withstand.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"

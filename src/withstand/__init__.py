@@ -8,24 +8,21 @@ from withstand import (
     data,
     domains,
     evaluation,
-    kernel_norms,
     models,
     moments,
-    norms,
     objectives,
     penalties,
     reporting,
-    schedules,
-    smoothing,
-    spectral,
     training,
 )
+from withstand import operators as spectral
 from withstand._version import __version__
-from withstand.certificates import Certification, Certifier, certified_radius, certify
-from withstand.evaluation import evaluate, meters
-from withstand.kernel_norms import kernel_norm_bounds
-from withstand.moment_check import check_moments
-from withstand.noise import GaussianNoise
+from withstand.certificates import Certification, Certifier, certified_radius, certify, smoothing
+from withstand.core import norms, schedules
+from withstand.core.noise import GaussianNoise
+from withstand.evaluation import evaluate, kernel_norms, meters
+from withstand.evaluation.kernel_norms import kernel_norm_bounds
+from withstand.evaluation.moment_check import check_moments
 from withstand.reporting import report
 from withstand.training import fit
 from withstand.types import (

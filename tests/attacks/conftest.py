@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand import norms
 from withstand.attacks import (
     PGD,
     AtMeans,
@@ -26,7 +25,8 @@ from withstand.attacks import (
     fgsm,
     margin,
 )
-from withstand.schedules import Linear, PerEpoch, Stages
+from withstand.core import norms
+from withstand.core.schedules import Linear, PerEpoch, Stages
 from withstand.types import Batch
 
 NORMS = (1.0, 2.0, math.inf)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from withstand import norms
 from withstand.attacks.adapters import Answers, keep_inside, load, own_draws, weights_at_rest
+from withstand.core import norms
 from withstand.types import AttackError
 
 

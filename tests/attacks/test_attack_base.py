@@ -27,11 +27,11 @@ from withstand.attacks import (
     WrappedAttack,
     require_packages,
 )
+from withstand.core.schedules import Linear, Stages
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks
 from withstand.objectives import Adversarial
-from withstand.schedules import Linear, Stages
 
 
 @dataclass(frozen=True)

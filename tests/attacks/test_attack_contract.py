@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from withstand import norms
 from withstand.attacks import PGD, Attack, AttackKind, Noise
+from withstand.core import norms
 from withstand.types import Batch, DataError
 
 EPSILON = 0.1  # where every budget of the table ends

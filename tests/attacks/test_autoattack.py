@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from withstand import norms
 from withstand.attacks import AutoAttack, AutoAttackPart, Cascade, SuiteLevel, suite
+from withstand.core import norms
 from withstand.types import AttackError, Batch
 
 pyautoattack: Any = pytest.importorskip("pyautoattack")

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from withstand import norms
 from withstand.attacks import FoolboxAttack
 from withstand.attacks.adapters import load
 from withstand.attacks.foolbox_attack import FOOLBOX_METHODS
+from withstand.core import norms
 from withstand.types import AttackError
 
 pytest.importorskip("foolbox")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand import norms
 from withstand.attacks import PGD, AttackMode, cross_entropy, dlr, fgsm, margin
-from withstand.schedules import Linear, Stages
+from withstand.core import norms
+from withstand.core.schedules import Linear, Stages
 from withstand.types import Batch, DataError
 
 Slope = Callable[[Tensor], nn.Module]

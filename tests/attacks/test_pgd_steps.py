@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from withstand.attacks import PGD, steps_for
-from withstand.schedules import Linear, PerEpoch, Stages
+from withstand.core.schedules import Linear, PerEpoch, Stages
 
 NORMS = (1.0, 2.0, math.inf)
 IAT = PerEpoch(Linear(start=0.0, end=0.4, epochs=40))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from withstand import bayes
-from withstand.bayes.bounds import (
+from withstand.bayes.expected_norm_bounds import (
     domination_bound,
     expected_norm_bound,
     frobenius_bound,
@@ -22,7 +22,7 @@ from withstand.bayes.bounds import (
     series_bound,
     tap_bound,
 )
-from withstand.spectral import Convolution, Dense, Shape
+from withstand.operators import Convolution, Dense, Shape
 
 
 def _stds(*shape: int, spread: float = 0.5, seed: int = 0) -> Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from withstand.bayes import expected_maximum, fluctuation
-from withstand.spectral import Convolution, Dense, Shape
+from withstand.operators import Convolution, Dense, Shape
 
 CASES: dict[str, tuple[list[int], list[int], list[int], list[int], int, Shape]] = {
     # kernel, stride, padding, dilation, groups, input

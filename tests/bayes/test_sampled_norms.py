@@ -13,7 +13,7 @@ from withstand.bayes.sampled_norms import (
     estimated_norm,
     noise_lipschitz,
 )
-from withstand.spectral import Convolution, Dense, Shape, upper_bound
+from withstand.operators import Convolution, Dense, Shape, upper_bound
 
 
 def _generator(seed: int = 0) -> torch.Generator:

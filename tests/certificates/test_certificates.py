@@ -15,11 +15,11 @@ from typing_extensions import override
 from withstand import Certifier, certified_radius, certify, data
 from withstand.attacks import PGD, cross_entropy, dlr, margin
 from withstand.certificates import METHODS, Method
+from withstand.core.schedules import Linear
 from withstand.data import batches, epoch_order
 from withstand.domains import UnsupportedOperationError
 from withstand.models import MinMax, Normalize
 from withstand.objectives import Certified
-from withstand.schedules import Linear
 from withstand.types import Batch, DataError, ModelError
 
 NORMS = (2.0, math.inf)
@@ -236,7 +236,7 @@ def test_an_operator_norm_that_is_not_finite_certifies_nothing(
     model = _conv_net()
     batch = _labelled(model)
     monkeypatch.setattr(
-        "withstand.spectral.GuaranteedNorms.of", lambda *_: torch.tensor(value, dtype=torch.float64)
+        "withstand.operators.GuaranteedNorms.of", lambda *_: torch.tensor(value, dtype=torch.float64)
     )
     found = certify(model, *batch, norm=2, epsilon=0.01, method="ball")
     assert not found.certified.any()

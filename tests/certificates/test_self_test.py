@@ -14,11 +14,11 @@ from typing_extensions import override
 from withstand.attacks import PGD
 from withstand.certificates import METHODS, Certification, Certifier, Method
 from withstand.certificates.self_test import RADIUS, known_net
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks, Certificate
 from withstand.evaluation.proofs import Prover
-from withstand.run_folder import RunFolder
 from withstand.types import CertificateError
 
 FACTOR = 0.9

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from withstand.constraints import orthogonal_, spectral_norm_
-from withstand.spectral import weights
+from withstand.operators import weights
 from withstand.types import ModelError
 
 

@@ -9,8 +9,8 @@ from torch.nn.utils import parametrizations
 from typing_extensions import override
 
 from withstand.constraints import Constraint, SpectralBall
-from withstand.schedules import Continuation, Linear
-from withstand.spectral import Place, places, weights
+from withstand.core.schedules import Continuation, Linear
+from withstand.operators import Place, places, weights
 from withstand.types import ModelError
 
 IMAGE = (2, 6, 6)

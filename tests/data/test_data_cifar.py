@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from withstand.core.dataset_info import KNOWN_DATASETS
 from withstand.data.cifar import CIFAR10, CIFAR100, CifarFiles, read_cifar
-from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError
 
 SMALL10 = replace(CIFAR10, train=dict.fromkeys(CIFAR10.train, 3), test={"test_batch.bin": 2})

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from withstand.core.dataset_info import KNOWN_DATASETS
 from withstand.data import cifar10_jpeg, load
 from withstand.data.split import Parts
-from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError
 
 CLASSES = KNOWN_DATASETS["cifar10-jpeg"].class_names

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from withstand.core.dataset_info import KNOWN_DATASETS
 from withstand.data.load import read_digits
 from withstand.data.split import Parts, channel_statistics
-from withstand.dataset_info import KNOWN_DATASETS
 
 
 @pytest.fixture(scope="module")

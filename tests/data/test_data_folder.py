@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from withstand.data.folder import list_folder
-from withstand.data.pictures import Picture, decode, form_of
+from withstand.data.picture_files import Picture, decode, form_of
 from withstand.types import DataError
 
 WritePicture = Callable[..., Path]

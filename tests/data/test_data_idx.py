@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from withstand.core.dataset_info import KNOWN_DATASETS
 from withstand.data.idx import IDX_FILES, read_idx
-from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError
 
 INFO = KNOWN_DATASETS["mnist"]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from withstand.core.dataset_info import KNOWN_DATASETS
 from withstand.data import NAMES, info, load
 from withstand.data.cifar import CIFAR10, read_cifar
 from withstand.data.load import READERS, read_digits
 from withstand.data.split import Split
-from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError
 
 

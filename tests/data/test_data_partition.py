@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from withstand.core.dataset_info import KNOWN_DATASETS
 from withstand.data import Split, epoch_order, load, partition, published_partition
 from withstand.data.load import read_digits
 from withstand.data.partition import derived_seed
-from withstand.dataset_info import KNOWN_DATASETS
 from withstand.types import DataError
 
 SEEDS = st.integers(min_value=-(2**40), max_value=2**40)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
-from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 
 INFO = DatasetInfo("toy", (1, 2, 2), ("a", "b", "c"), (0.5,), (0.5,))

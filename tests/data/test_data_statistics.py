@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from withstand.core.dataset_info import KNOWN_DATASETS
 from withstand.data.split import channel_statistics
-from withstand.dataset_info import KNOWN_DATASETS
 
 
 def test_infos_are_complete() -> None:

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from withstand.domains import Program
 from withstand.models import GroupSort, MinMax, Normalize
-from withstand.spectral import LinearOperator, OperatorNorms, Shape
+from withstand.operators import LinearOperator, OperatorNorms, Shape
 
 CLASSES = 3
 VECTOR: Shape = (6,)

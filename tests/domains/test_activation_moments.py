@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.domains import Domain, Elementwise, FactoredGaussian, Gaussian, Valley, propagate
-from withstand.domains.base import NormOf
-from withstand.domains.operations import Monotone
+from withstand.graph.domain import NormOf
+from withstand.graph.primitives import Monotone
 from withstand.moments import RECTIFIER, quadrature
-from withstand.spectral import LinearOperator
+from withstand.operators import LinearOperator
 
 CHANNELS = 3
 

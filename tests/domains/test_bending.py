@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.domains import CorrelatedGaussian, Elementwise, FactoredGaussian, Gaussian, Moments, propagate
-from withstand.domains.operations import MaxPool, Valley, moved
+from withstand.graph.primitives import MaxPool, Valley, moved
 from withstand.moments import RECTIFIER
-from withstand.spectral import Diagonal
+from withstand.operators import Diagonal
 
 POOL = MaxPool((2, 2), (2, 2), (0, 0), (1, 1))
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.domains import Gaussian, propagate
-from withstand.domains.correlated_gaussian import CorrelatedGaussian
+from withstand.domains.gaussians.full import CorrelatedGaussian
 from withstand.models import GroupSort, MinMax, Normalize
-from withstand.spectral import Dense, OperatorNorms
+from withstand.operators import Dense, OperatorNorms
 from withstand.types import ModelError
 
 NUM_SAMPLES = 100_000

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from withstand import norms
+from withstand.core import norms
 from withstand.domains import Ball, BoxBall, DomainName, Program, Region, input_set
-from withstand.spectral import OperatorNorms
+from withstand.operators import OperatorNorms
 
 if TYPE_CHECKING:
     from tests.domains.conftest import Net

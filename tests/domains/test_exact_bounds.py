@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from withstand import norms
+from withstand.core import norms
 from withstand.domains import DomainName, Program, input_set
 from withstand.models import Normalize
-from withstand.spectral import OperatorNorms
+from withstand.operators import OperatorNorms
 
 Array: TypeAlias = npt.NDArray[np.float64]
 

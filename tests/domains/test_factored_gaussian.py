@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.domains import CorrelatedGaussian, FactoredGaussian, Gaussian, Moments, propagate
-from withstand.domains.operations import Rearrange
+from withstand.graph.primitives import Rearrange
 from withstand.models import GroupSort, MinMax, Normalize
-from withstand.spectral import OperatorNorms
+from withstand.operators import OperatorNorms
 
 if TYPE_CHECKING:
     from tests.domains.conftest import Net, Sampled, Sampler

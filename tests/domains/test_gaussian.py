@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.domains import Gaussian, propagate
-from withstand.domains.operations import Rearrange, moved
+from withstand.graph.primitives import Rearrange, moved
 from withstand.models import GroupSort, MinMax, Normalize
-from withstand.spectral import Dense, Diagonal
+from withstand.operators import Dense, Diagonal
 
 if TYPE_CHECKING:
     from tests.domains.conftest import Sampled, Sampler

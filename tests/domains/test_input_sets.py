@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from withstand import norms
+from withstand.core import norms
 from withstand.domains import DOMAINS, Ball, Box, BoxBall, DomainName, input_set
 
 NAMES: tuple[DomainName, ...] = ("box_ball", "box", "ball")

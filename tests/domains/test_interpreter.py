@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand import models
-from withstand.dataset_info import KNOWN_DATASETS
+from withstand.core.dataset_info import KNOWN_DATASETS
 from withstand.domains import (
     Ball,
     Box,
@@ -26,10 +26,10 @@ from withstand.domains import (
     input_set,
     propagate,
     register,
-    registry,
     unsupported,
 )
-from withstand.spectral import Convolution, Dense, Diagonal, OperatorNorms
+from withstand.graph import rule_registry as registry
+from withstand.operators import Convolution, Dense, Diagonal, OperatorNorms
 from withstand.types import ModelError
 
 if TYPE_CHECKING:

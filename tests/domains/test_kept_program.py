@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.domains import Gaussian, KeptProgram
-from withstand.spectral import GuaranteedNorms
+from withstand.operators import GuaranteedNorms
 from withstand.types import ModelError
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.domains import CorrelatedGaussian, FactoredGaussian, Gaussian, Moments, Program, propagate
-from withstand.domains.operations import Monotone
-from withstand.spectral import OperatorNorms
+from withstand.graph.primitives import Monotone
+from withstand.operators import OperatorNorms
 from withstand.types import ModelError
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def test_a_function_of_ones_own_is_refused_with_a_way_out(start: Start) -> None:
 def test_a_rule_of_ones_own_that_is_made_of_it_is_refused(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("withstand.domains.registry._MODULES", {_Cumulative: _rule})
+    monkeypatch.setattr("withstand.graph.rule_registry._MODULES", {_Cumulative: _rule})
     images = torch.rand(2, 4)
     with pytest.raises(ModelError, match="made use of _Cumulated"):
         propagate(_Cumulative(), start(images, torch.full((1, 4), 0.1)))

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from withstand.domains import Ball, Box, BoxBall, Elementwise, Valley, propagate
-from withstand.domains.activation_rules import _GELU, _GELU_TANH, _MISH, _SILU
-from withstand.domains.operations import MaxPool
+from withstand.graph.primitives import MaxPool
+from withstand.graph.rules.activation_rules import _GELU, _GELU_TANH, _MISH, _SILU
 from withstand.models import Normalize
-from withstand.spectral import OperatorNorms, Shape
+from withstand.operators import OperatorNorms, Shape
 
 
 class Call(nn.Module):

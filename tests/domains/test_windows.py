@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from withstand.domains.gaussian import rearranged_deviations
-from withstand.domains.operations import MaxPool, window_places
+from withstand.domains.gaussians.diagonal import rearranged_deviations
+from withstand.graph.primitives import MaxPool, window_places
 
 
 @st.composite

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, NonlinearConstraint, minimize
 from torch import Tensor
 
-from withstand.domains import worst_case
-from withstand.domains.worst_case import ball_box_gains, box_gains
+from withstand.domains.sets import worst_case
+from withstand.domains.sets.worst_case import ball_box_gains, box_gains
 
 Vector = npt.NDArray[np.longdouble]
 

@@ -14,10 +14,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from withstand import norms
 from withstand.attacks import AutoAttack, Cascade
+from withstand.core import norms
+from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
-from withstand.dataset_info import DatasetInfo
 from withstand.evaluation import Judge, evaluate
 from withstand.evaluation.attacking import attack_batch
 from withstand.evaluation.meters import Attacks

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand import norms
 from withstand.attacks import PGD
+from withstand.core import norms
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks, Suite
-from withstand.evaluation.meters.gradients import LARGEST_CLASS, large_epsilon
+from withstand.evaluation.meters.gradient_checks import LARGEST_CLASS, large_epsilon
 from withstand.evaluation.red_flags import check_all
 from withstand.results.measurements import (
     ATTACKED,

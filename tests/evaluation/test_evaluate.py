@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks import PGD, Attack, Noise, margin
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import Judge, Meter, evaluate
 from withstand.evaluation.meter import Found, Gathered, Needs, Summary
@@ -29,7 +30,6 @@ from withstand.reporting.table import select
 from withstand.results import read_results
 from withstand.results.measurements import ATTACKED, CLEAN, NOISE_ACCURACY
 from withstand.results.shares import share
-from withstand.run_folder import RunFolder
 from withstand.types import AttackError, Batch, ModelError
 
 EPSILONS = [0.3, 0.05, 0.1, 0.0, 0.5]

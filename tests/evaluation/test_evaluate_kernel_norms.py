@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks import PGD
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import Judge, evaluate
 from withstand.evaluation.meters import Attacks, KernelNorms
 from withstand.reporting.table import one
 from withstand.results import read_results
 from withstand.results.analytic import KernelNorms as Found
-from withstand.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from tests.evaluation.conftest import Gather

@@ -14,14 +14,14 @@ from torch import nn
 
 from withstand import bayes
 from withstand.attacks import PGD, Noise
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import Sampling, evaluate
 from withstand.evaluation.meters import Attacks, Certificate, KernelNorms, NoiseCurve, Uncertainty
-from withstand.recipe_file import parse_recipe
+from withstand.recipes.parsing import parse_recipe
 from withstand.reporting.table import one, rows, select
 from withstand.results import read_results
 from withstand.results.measurements import ATTACKED, CLEAN, NOISE_AGREEMENT
-from withstand.run_folder import RunFolder
 from withstand.training.validation import accuracies
 from withstand.types import ModelError
 

@@ -17,13 +17,13 @@ from typing_extensions import override
 import withstand.evaluation.run
 from withstand.attacks import PGD
 from withstand.certificates import Certification, Certifier
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks, Certificate
 from withstand.reporting.table import select
 from withstand.results import read_results
 from withstand.results.measurements import ATTACKED, CERTIFIED, MEDIAN_RADIUS
-from withstand.run_folder import RunFolder
 from withstand.types import CertificateError
 
 

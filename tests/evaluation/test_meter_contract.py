@@ -17,15 +17,15 @@ from torch import nn
 
 from withstand import bayes
 from withstand.attacks import PGD, Noise
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import Evaluation, Judge, Sampling, evaluate, meters, random_judge
+from withstand.evaluation.identity import identity
 from withstand.evaluation.meter import Found, Meter, Subject
 from withstand.evaluation.plans import merged_attacks, merged_certificates
 from withstand.evaluation.run import with_implied
-from withstand.identity import identity
 from withstand.results import read_results
 from withstand.results.measurements import table_of
-from withstand.run_folder import RunFolder
 from withstand.types import Batch
 
 # Each makes a meter anew, and one of other settings.

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks import PGD
+from withstand.core.dataset_info import DatasetInfo
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset, Split
-from withstand.dataset_info import DatasetInfo
 from withstand.evaluation import evaluate
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
-from withstand.recipe_file import parse_recipe
+from withstand.recipes.parsing import parse_recipe
 from withstand.reporting.table import area_over_levels, rows, select
 from withstand.results import read_results
 from withstand.results.measurements import CLEAN, NOISE_ACCURACY, NOISE_AGREEMENT
 from withstand.results.results import Noise
 from withstand.results.shares import share, share_of
-from withstand.run_folder import RunFolder
 from withstand.types import Batch, RecipeError
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from typing_extensions import override
 from withstand.attacks import PGD, Noise
 from withstand.certificates import Certification, Certifier
 from withstand.certificates.consistency import Outcome
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks, Certificate
@@ -25,7 +26,6 @@ from withstand.evaluation.proofs import WITHDRAWN, Prover
 from withstand.evaluation.store import BatchStore
 from withstand.reporting.table import select
 from withstand.results.measurements import ATTACKED, CERTIFIED, LARGEST_RADIUS
-from withstand.run_folder import RunFolder
 from withstand.types import Batch, CertificateError, ModelError
 
 EPSILONS = [0.1, 0.5, 0.6, 1.4]

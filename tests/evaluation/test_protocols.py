@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from withstand import bayes
+from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
-from withstand.dataset_info import DatasetInfo
 from withstand.evaluation import Judge, evaluate, random_judge
 from withstand.evaluation.meters import SebrProtocol
 from withstand.reporting.table import rows, select

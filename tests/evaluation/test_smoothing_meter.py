@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.evaluation.identity import identity
 from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.meters import RandomizedSmoothing
-from withstand.identity import identity
 from withstand.reporting.table import select
 from withstand.results import measurements as measures
 from withstand.results.measurements import measured, table_of

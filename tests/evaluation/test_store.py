@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks import PGD, Noise, cross_entropy, margin
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import Evaluation, Sampling, evaluate
 from withstand.evaluation.meter import Found
@@ -29,7 +30,6 @@ from withstand.evaluation.meters import (
     Suite,
 )
 from withstand.evaluation.store import Store
-from withstand.run_folder import RunFolder
 
 
 class Counting(nn.Module):

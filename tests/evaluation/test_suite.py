@@ -17,7 +17,7 @@ from withstand.attacks import PGD, Cascade, Noise, margin
 from withstand.data import Dataset
 from withstand.evaluation import Sampling, evaluate
 from withstand.evaluation.meters import Attacks, Suite
-from withstand.recipe_file import parse_recipe
+from withstand.recipes.parsing import parse_recipe
 from withstand.reporting.table import rows, select
 from withstand.results.measurements import ATTACKED, CLEAN
 from withstand.types import RecipeError

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from withstand import bayes
 from withstand.bayes.sampling import entropies
+from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
-from withstand.dataset_info import DatasetInfo
 from withstand.evaluation import Judge, random_judge
 from withstand.evaluation.meter import Columns, Found
 from withstand.evaluation.meters import Uncertainty

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.models import MODEL_NAMES, check, create
 from withstand.types import ModelError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.models import MODEL_NAMES, Normalize, create
 from withstand.types import ModelError
 

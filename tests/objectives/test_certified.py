@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
 from withstand.attacks import PGD
+from withstand.core.schedules import Linear
 from withstand.data import Dataset
 from withstand.domains import DomainName, UnsupportedOperationError
 from withstand.models import MinMax, load_weights
@@ -28,7 +29,6 @@ from withstand.objectives import (
     SymmetricCrossEntropy,
     WorstLoss,
 )
-from withstand.schedules import Linear
 from withstand.training import Observer, TrainingSettings, fit
 from withstand.training.checkpoint import Row
 from withstand.types import Batch, CheckpointError, DataError
@@ -122,7 +122,7 @@ def test_kappa_1_is_cross_entropy_bit_for_bit_and_bounds_nothing(monkeypatch: py
         raise AssertionError("a bound was computed")
 
     monkeypatch.setattr("withstand.objectives.certified.input_set", refuse)
-    monkeypatch.setattr("withstand.domains.interpreter.Program", refuse)
+    monkeypatch.setattr("withstand.graph.program.Program", refuse)
     model, twin = _norm_net(), _norm_net()
     objective = Certified(2, 0.3, kappa=Linear(start=1, end=0, epochs=2, begin=1))
     for progress in (0.0, 0.5, 1.0):
@@ -441,7 +441,7 @@ def test_the_batch_is_checked_on_the_first_call_only(monkeypatch: pytest.MonkeyP
     with pytest.raises(DataError, match=r"Expected images in \[0, 1\]"):
         objective(model, batch.images * 255, batch.labels)
     objective(model, *batch)
-    monkeypatch.setattr("withstand.terms.check_batch", None)
+    monkeypatch.setattr("withstand.loss.terms.check_batch", None)
     objective(model, *batch)
 
 

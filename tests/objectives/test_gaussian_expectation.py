@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from withstand.core.schedules import Linear, Schedule, Stages
 from withstand.models import Normalize
 from withstand.objectives import (
     CrossEntropy,
@@ -25,7 +26,6 @@ from withstand.objectives import (
     Propagation,
 )
 from withstand.penalties import LossGradient
-from withstand.schedules import Linear, Schedule, Stages
 from withstand.types import Batch, DataError, ModelError
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def test_weight_0_is_cross_entropy_bit_for_bit(
     def refuse(*_: Any) -> None:
         raise AssertionError("a network was traced")
 
-    monkeypatch.setattr("withstand.domains.interpreter.Program", refuse)
+    monkeypatch.setattr("withstand.graph.program.Program", refuse)
     model, twin = (nn.Sequential(nn.Dropout(0.2), *make()) for _ in range(2))
     ours = _steps(GaussianExpectation(STD, weight), model, progress=1.5)
     assert ours == _steps(CrossEntropy(), twin, progress=1.5)
@@ -317,7 +317,7 @@ def test_the_batch_is_checked_on_the_first_call_only(monkeypatch: pytest.MonkeyP
     with pytest.raises(DataError, match="at least one image"):
         objective(model, images[:0], labels[:0])
     checked: list[int] = []
-    monkeypatch.setattr("withstand.terms.check_batch", lambda *_: checked.append(1))
+    monkeypatch.setattr("withstand.loss.terms.check_batch", lambda *_: checked.append(1))
     for _ in range(3):
         objective(model, images, labels)
     assert len(checked) == 1

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from withstand.noise import GaussianNoise
+from withstand.core.noise import GaussianNoise
+from withstand.core.schedules import Linear, Stages
 from withstand.objectives import CrossEntropy, GaussianExpectation, NoisyCrossEntropy
 from withstand.penalties import LossGradient
-from withstand.schedules import Linear, Stages
 from withstand.types import Batch, DataError, ModelError
 
 STD = 0.2
@@ -186,7 +186,7 @@ def test_the_batch_is_checked_on_the_first_call_only(batch: Batch, monkeypatch: 
     with pytest.raises(DataError, match="one int64 label an image"):
         objective(_net(), batch.images, batch.labels[:-1])
     checked: list[int] = []
-    monkeypatch.setattr("withstand.terms.check_batch", lambda *_: checked.append(1))
+    monkeypatch.setattr("withstand.loss.terms.check_batch", lambda *_: checked.append(1))
     for _ in range(3):
         objective(_net(), *batch)
     assert len(checked) == 1

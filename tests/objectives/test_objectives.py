@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.attacks import PGD, Noise, fgsm
+from withstand.core.schedules import Linear, Stages
 from withstand.objectives import (
     Adversarial,
     CrossEntropy,
@@ -21,7 +22,6 @@ from withstand.objectives import (
     Variational,
     Weighted,
 )
-from withstand.schedules import Linear, Stages
 from withstand.types import Batch, DataError, LossTerms
 
 EPSILON = 0.2
@@ -227,7 +227,7 @@ def test_what_is_not_scheduled_cannot_be_slowed(batch: Batch) -> None:
 
 def test_the_batch_is_checked_on_the_first_call_only(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[int] = []
-    monkeypatch.setattr("withstand.terms.check_batch", lambda *_: checked.append(1))
+    monkeypatch.setattr("withstand.loss.terms.check_batch", lambda *_: checked.append(1))
     objective = Adversarial(fgsm(EPSILON))
     for _ in range(3):
         objective(_net(), *batch)

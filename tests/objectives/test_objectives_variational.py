@@ -15,9 +15,9 @@ from typing_extensions import override
 from withstand import bayes
 from withstand.attacks import PGD, fgsm
 from withstand.bayes import Drawing, Posterior
+from withstand.core.schedules import Linear, Stages
 from withstand.objectives import Adversarial, CrossEntropy, Objective, Sum, Variational
 from withstand.penalties import DeformationStability, InputGradient, SpectralExpectation
-from withstand.schedules import Linear, Stages
 from withstand.types import Batch, LossTerms, ModelError
 
 POSTERIOR = Posterior(initial_std=(0.05, 0.3))

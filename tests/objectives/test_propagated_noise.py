@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core.noise import GaussianNoise
 from withstand.domains import (
     Gaussian,
     Moments,
@@ -21,7 +22,6 @@ from withstand.domains import (
     propagate,
 )
 from withstand.models import MinMax, Normalize
-from withstand.noise import GaussianNoise
 from withstand.objectives import (
     CrossEntropy,
     EveryLayer,

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from typing_extensions import override
 
+from withstand.core.schedules import Linear
 from withstand.domains import Elementwise, FactoredGaussian, Gaussian, Site, propagate, register
 from withstand.moments import RECTIFIER
 from withstand.objectives import CrossEntropy, EveryLayer, FirstActivation, GaussianExpectation, Propagation
-from withstand.schedules import Linear
 from withstand.types import DataError, ModelError
 
 WAYS: list[Propagation] = [FirstActivation(), EveryLayer(), EveryLayer(num_factors=2)]

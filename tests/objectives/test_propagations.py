@@ -14,6 +14,7 @@ from torch.autograd.functional import jacobian
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core.noise import GaussianNoise
 from withstand.domains import (
     FactoredGaussian,
     Gaussian,
@@ -21,7 +22,6 @@ from withstand.domains import (
     Program,
     propagate,
 )
-from withstand.noise import GaussianNoise
 from withstand.objectives import (
     Cubature,
     EveryLayer,

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from withstand.core.schedules import Constant
 from withstand.data import Deform
+from withstand.loss.terms import Penalty
 from withstand.penalties import (
     AdversarialPerturbation,
     DeformationStability,
@@ -23,8 +25,6 @@ from withstand.penalties import (
     TangentGradient,
     VirtualAdversarial,
 )
-from withstand.schedules import Constant
-from withstand.terms import Penalty
 from withstand.types import Batch, LossTerms
 
 DEFORM = Deform(translation=1.0, displacement=0.5, smoothness=1.0)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from withstand import bayes
 from withstand.bayes import Posterior
 from withstand.objectives import Variational
+from withstand.operators import places
 from withstand.penalties import SpectralExpectation
-from withstand.spectral import places
 from withstand.types import ModelError
 
 IMAGES = torch.linspace(0, 1, 3 * 2 * 25, dtype=torch.float64).view(3, 2, 5, 5)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from withstand import bayes
+from withstand.core.schedules import Linear
 from withstand.data import Deform
+from withstand.loss.terms import Penalty
 from withstand.objectives import CrossEntropy, Objective
 from withstand.penalties import (
     AdversarialPerturbation,
@@ -23,8 +25,6 @@ from withstand.penalties import (
     TangentGradient,
     VirtualAdversarial,
 )
-from withstand.schedules import Linear
-from withstand.terms import Penalty
 from withstand.types import Batch
 
 DEFORM = Deform(translation=1.0, displacement=0.5, smoothness=1.0)

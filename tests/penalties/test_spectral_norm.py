@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from withstand.objectives import CrossEntropy
+from withstand.operators import Place, places, weights
 from withstand.penalties.spectral import SpectralNorm
-from withstand.spectral import Place, places, weights
 from withstand.types import ModelError
 
 IMAGES = torch.linspace(0, 1, 3 * 2 * 25, dtype=torch.float64).view(3, 2, 5, 5)

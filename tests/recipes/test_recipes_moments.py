@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from withstand.sweep import find_sweep, points, read_sweep
+from withstand.recipes.sweep import find_sweep, points, read_sweep
 
 SIGMAS = [0.125, 0.25, 0.325, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
 WEIGHTS = [0.5, 1.0, 1.5, 2.0, 5.0, 10.0, 20.0]

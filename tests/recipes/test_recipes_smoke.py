@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from withstand.attacks import PGD, Attack
+from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.core.schedules import value_at
 from withstand.data import Dataset, Split
-from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.evaluation import Meter, Sampling, evaluate
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
 from withstand.objectives import Adversarial, Certified, Objective
 from withstand.penalties import AdversarialPerturbation, DeformationStability
-from withstand.recipe import Recipe
-from withstand.recipe_file import find_recipe, packaged_recipes, parse_recipe
+from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe
+from withstand.recipes.schema import Recipe
 from withstand.reporting.table import one, select
 from withstand.results.measurements import ATTACKED, CLEAN, NOISE_ACCURACY
-from withstand.runs import build_model
-from withstand.schedules import value_at
+from withstand.runs.run_parts import build_model
 from withstand.training import fit
 
 # What the recipes for picture folders are made for.

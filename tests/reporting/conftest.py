@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from withstand.core.run_folder import RunFolder
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.section import Cell
 from withstand.results.measurements import (
@@ -47,7 +48,6 @@ from withstand.results.results import (
 )
 from withstand.results.results_file import write_results
 from withstand.results.shares import Share
-from withstand.run_folder import RunFolder
 
 RECIPE = """\
 name: tiny

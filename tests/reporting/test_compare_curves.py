@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report, summarize_seeds
-from withstand.reporting.compare import curves, seeds
+from withstand.reporting.compare import compared_curves as curves
+from withstand.reporting.compare import seeds
 from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.compare.seeds import seeds_table
 from withstand.reporting.read import Run

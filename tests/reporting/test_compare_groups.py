@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from withstand.flat import flat
+from withstand.core.flat import flat
 from withstand.reporting import summarize_seeds
 from withstand.reporting.compare.comparison import Comparison, points_of, records
 from withstand.reporting.compare.groups import Group, differing, groups_of, labels, means_of, short_keys
@@ -134,7 +134,7 @@ def test_values_are_flat() -> None:
     recipe = {
         "seed": 1,
         "objective": {
-            "class_path": "withstand.terms.Sum",
+            "class_path": "withstand.loss.terms.Sum",
             "init_args": {
                 "terms": [{"class_path": "a.CrossEntropy"}, {"class_path": "b.W", "init_args": {"w": 2}}]
             },

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.compare import results
+from withstand.reporting.compare import compared_results as results
 from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Table

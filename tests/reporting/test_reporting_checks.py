@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from withstand.reporting import report
-from withstand.reporting.sections.results import checks, other_warnings
+from withstand.reporting.sections.headlines import checks, other_warnings
 
 
 def view(evaluated: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.sections.classes import section
+from withstand.reporting.sections.accuracy_by_class import section
 from withstand.results.results import Classes, Confusion, Target
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.sections import noise
+from withstand.reporting.sections import noise_accuracy as noise
 from withstand.results.measurements import CORRUPTED
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from withstand.reporting import report
 from withstand.reporting.read import read_run
-from withstand.reporting.sections import examples
+from withstand.reporting.sections import example_images as examples
 from withstand.types import RunFolderError
 
 WriteRun = Callable[..., Path]

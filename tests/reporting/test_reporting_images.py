@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from withstand.reporting.images import amplification, data_uri, difference
-from withstand.reporting.sections import examples
+from withstand.reporting.sections import example_images as examples
 
 Pixels = NDArray[np.uint8]
 

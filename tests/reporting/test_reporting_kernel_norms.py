@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from withstand.reporting import report
-from withstand.reporting.sections.kernel_norms import section
+from withstand.reporting.sections.kernel_norm_bounds import section
 from withstand.results.analytic import KernelNorms, KernelNormsOf, KernelNormsOfLayer
 
 CAT = KernelNormsOf("cat", 1.5, 2.0, 0.25, 0.75, 6.0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from withstand.reporting import report
-from withstand.reporting.sections.moments import section
+from withstand.reporting.sections.analytic_moments import section
 from withstand.results.analytic import (
     Moments,
     MomentsError,

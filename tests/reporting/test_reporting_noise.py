@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.sections import noise
+from withstand.reporting.sections import noise_accuracy as noise
 from withstand.reporting.table import noise_scale
 from withstand.results.measurements import NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
 from withstand.results.results import Noise

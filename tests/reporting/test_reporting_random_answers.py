@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from withstand.reporting import report
-from withstand.reporting.sections import attacks
+from withstand.reporting.sections import attack_suites as attacks
 from withstand.results.random_answers import Sampling, Sweep, SweepLevel
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Section
-from withstand.reporting.sections import accuracy, origin, published, results, sections_of
+from withstand.reporting.sections import accuracy, origin, published, sections_of
+from withstand.reporting.sections import headlines as results
 from withstand.results.measurements import Measurement
 from withstand.results.results import Published
 from withstand.types import RunFolderError

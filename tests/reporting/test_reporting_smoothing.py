@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from withstand.reporting import report
-from withstand.reporting.sections.smoothing import section
+from withstand.reporting.sections.smoothed_accuracy import section
 from withstand.results.measurements import SMOOTHED_CERTIFIED
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from withstand.core.run_folder import RunFolder
 from withstand.results import random_answers as drawn
 from withstand.results import read_results, write_results
 from withstand.results.analytic import (
@@ -47,7 +48,6 @@ from withstand.results.results import (
     Target,
 )
 from withstand.results.shares import share_of
-from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
 
 TARGET = Target("fast-linf", "inf", 8 / 255)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core.schedules import Constant, Linear, Schedule, Slowed, Stages, value_at
 from withstand.data import Dataset
+from withstand.loss.terms import Objective
 from withstand.objectives import Certified
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
-from withstand.schedules import Constant, Linear, Schedule, Slowed, Stages, value_at
-from withstand.terms import Objective
 from withstand.training import Rollback, TrainingSettings, fit, has_collapsed, loop
 from withstand.training.checkpoint import write_checkpoint
 from withstand.types import LossTerms

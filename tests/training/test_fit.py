@@ -19,13 +19,13 @@ from typing_extensions import override
 
 from withstand.attacks import PGD
 from withstand.constraints import Constraint, SpectralBall
+from withstand.core.numerics import seed_of
+from withstand.core.schedules import Stages
 from withstand.data import Augment, Dataset, batches, epoch_order
+from withstand.loss.terms import Objective
 from withstand.models import load_weights
-from withstand.numerics import seed_of
 from withstand.objectives import Adversarial, CrossEntropy
-from withstand.schedules import Stages
-from withstand.spectral import GuaranteedNorms, places
-from withstand.terms import Objective
+from withstand.operators import GuaranteedNorms, places
 from withstand.training import Observer, TrainingResult, TrainingSettings, fit
 from withstand.training.checkpoint import Row
 from withstand.types import (

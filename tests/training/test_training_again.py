@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.constraints import SpectralBall
+from withstand.core.schedules import Linear, Schedule
 from withstand.data import Dataset
 from withstand.objectives import CrossEntropy, Objective
 from withstand.penalties import AdversarialPerturbation, SpectralNorm
-from withstand.schedules import Linear, Schedule
 from withstand.training import Observer, Rollback, TrainingSettings, fit
 from withstand.training.checkpoint import Row
 from withstand.training.setup import describe_run, make_optimizer

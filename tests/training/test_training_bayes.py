@@ -16,15 +16,15 @@ from typing_extensions import override
 
 from withstand import bayes, models
 from withstand.attacks import PGD
+from withstand.core.dataset_info import KNOWN_DATASETS
 from withstand.data import Dataset
-from withstand.dataset_info import KNOWN_DATASETS
-from withstand.measures import Measure
 from withstand.objectives import Adversarial, CrossEntropy, Objective, Variational
 from withstand.penalties import SpectralExpectation
-from withstand.recipe_file import parse_recipe
-from withstand.runs import build_model, model_spec
+from withstand.recipes.parsing import parse_recipe
+from withstand.runs.run_parts import build_model, model_spec
 from withstand.training import Observer, TrainingSettings, fit
 from withstand.training.checkpoint import Row
+from withstand.training.measure import Measure
 from withstand.types import CheckpointError
 
 SETTINGS = TrainingSettings(

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core.schedules import StepDecay
 from withstand.data import Dataset
+from withstand.loss.terms import Objective
 from withstand.objectives import CrossEntropy
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
-from withstand.schedules import StepDecay
-from withstand.terms import Objective
 from withstand.training import Observer, Plateau, Rollback, TrainingSettings, fit, loop
 from withstand.training.checkpoint import Row, write_checkpoint
 from withstand.training.validation import num_bad_epochs, scores

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand import norms
-from withstand.attacks.base import Attack
+from withstand.attacks.attack import Attack
 from withstand.attacks.worst import pick
-from withstand.modes import eval_mode
+from withstand.core import norms
+from withstand.core.modes import eval_mode
 from withstand.types import AttackError
 
 _SLACK = 1e-5  # of epsilon: by so much, the rounding of float32, an image may lie outside

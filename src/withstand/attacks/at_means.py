@@ -10,7 +10,7 @@ from typing import Self
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks.base import Attack, WrappedAttack
+from withstand.attacks.attack import Attack, WrappedAttack
 from withstand.bayes import Predictor, at_means
 
 

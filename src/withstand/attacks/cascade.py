@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand import norms
-from withstand.attacks.base import Attack, WrappedAttack
+from withstand.attacks.attack import Attack, WrappedAttack
 from withstand.attacks.worst import worst_of
-from withstand.modes import eval_mode
+from withstand.core import norms
+from withstand.core.modes import eval_mode
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand import norms
 from withstand.attacks.adapters import Answers, LibraryAttack, keep_inside, load
-from withstand.attacks.base import AttackKind, require_at_least_one
+from withstand.attacks.attack import AttackKind, require_at_least_one
 from withstand.attacks.worst import pick
+from withstand.core import norms
 
 FoolboxMethod = Literal["deepfool", "brendel-bethge", "boundary"]
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand import norms
-from withstand.attacks.base import Attack, require_at_least_one
+from withstand.attacks.attack import Attack, require_at_least_one
 from withstand.attacks.losses import cross_entropy
 from withstand.attacks.worst import Worst
-from withstand.modes import eval_mode
-from withstand.schedules import Schedule, Slowed, value_at
+from withstand.core import norms
+from withstand.core.modes import eval_mode
+from withstand.core.schedules import Schedule, Slowed, value_at
 from withstand.types import Batch
 
 _Setting = TypeVar("_Setting")

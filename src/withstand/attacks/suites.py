@@ -8,15 +8,15 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from withstand import norms
+from withstand.attacks.attack import Attack
 from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
-from withstand.attacks.base import Attack
 from withstand.attacks.cascade import Cascade
 from withstand.attacks.foolbox_attack import FOOLBOX_METHODS, FoolboxAttack
 from withstand.attacks.gradient import PGD
 from withstand.attacks.losses import cross_entropy, dlr, margin
 from withstand.attacks.transfer import Transfer
-from withstand.schedules import Linear
+from withstand.core import norms
+from withstand.core.schedules import Linear
 
 SuiteLevel = Literal["fast", "standard", "thorough"]
 SUITES: tuple[SuiteLevel, ...] = get_args(SuiteLevel)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand import norms
 from withstand.attacks.adapters import keep_inside
-from withstand.attacks.base import Attack, WrappedAttack
+from withstand.attacks.attack import Attack, WrappedAttack
 from withstand.attacks.losses import cross_entropy
 from withstand.attacks.worst import pick
-from withstand.modes import eval_mode
+from withstand.core import norms
+from withstand.core.modes import eval_mode
 from withstand.types import AttackError
 
 

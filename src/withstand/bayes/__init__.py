@@ -1,8 +1,8 @@
 """Networks with random weights: mean-field Gaussian layers, their divergence, and what they predict."""
 
-from withstand.bayes.bounds import expected_norm_bound, noise_bounds
 from withstand.bayes.convert import convert, mean_network
 from withstand.bayes.expected_maximum import expected_maximum, fluctuation
+from withstand.bayes.expected_norm_bounds import expected_norm_bound, noise_bounds
 from withstand.bayes.kinds import BatchNorm1d, BatchNorm2d, Conv1d, Conv2d, GroupNorm, LayerNorm, Linear
 from withstand.bayes.layer import (
     Deviations,

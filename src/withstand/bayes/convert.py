@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 from withstand.bayes.kinds import BatchNorm1d, BatchNorm2d, Conv1d, Conv2d, GroupNorm, LayerNorm, Linear
 from withstand.bayes.layer import VariationalLayer, is_stochastic, variational_layers
 from withstand.bayes.posterior import Posterior
-from withstand.modes import uncompiled
-from withstand.suggest import nearest
+from withstand.core.modes import uncompiled
+from withstand.core.suggest import nearest
 from withstand.types import ModelError
 
 _RANDOM: Mapping[type[nn.Module], type[VariationalLayer]] = MappingProxyType(

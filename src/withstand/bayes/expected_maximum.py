@@ -43,7 +43,7 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from withstand.bayes.estimators import root
-from withstand.spectral import Convolution, Dense, Shape
+from withstand.operators import Convolution, Dense, Shape
 
 NODES = 4096
 POINTS = 256  # of t: spaced by less than the width of the step of 10 million equal entries

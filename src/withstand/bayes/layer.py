@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.bayes.posterior import Normal, Posterior, divergence
-from withstand.modes import uncompiled
-from withstand.passes import random_state
+from withstand.core.modes import uncompiled
+from withstand.loss.passes import random_state
 from withstand.types import ModelError
 
 _NAMES = ("weight", "bias")

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.checks import require_finite
+from withstand.core.checks import require_finite
 
 Parametrization: TypeAlias = Literal["softplus", "log"]
 """How a standard deviation comes from the parameter rho: log(1 + exp(rho)), or exp(rho)."""

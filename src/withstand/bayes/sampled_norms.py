@@ -18,8 +18,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from withstand.checks import require_at_least
-from withstand.spectral import Convolution, Dense, PowerIteration, Shape, upper_bound
+from withstand.core.checks import require_at_least
+from withstand.operators import Convolution, Dense, PowerIteration, Shape, upper_bound
 
 _NUM_ITERATIONS = 50
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.bayes.layer import Copies, Drawing, drawing
-from withstand.checks import require_at_least
-from withstand.passes import logits_of
+from withstand.core.checks import require_at_least
+from withstand.loss.passes import logits_of
 
 _MOST_ROWS = 5000  # of one pass that keeps no graph
 

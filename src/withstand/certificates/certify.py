@@ -14,12 +14,12 @@ from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from withstand.checks import check_batch, require_at_least
+from withstand.core.checks import check_batch, require_at_least
+from withstand.core.float64_copy import batch_size_for, exact_copy, require_independence
+from withstand.core.numerics import numerics
+from withstand.core.roots import largest_positive
 from withstand.domains import DomainName, Program, input_set, require_set
-from withstand.exact import batch_size_for, exact_copy, require_independence
-from withstand.numerics import numerics
-from withstand.roots import largest_positive
-from withstand.spectral import GuaranteedNorms
+from withstand.operators import GuaranteedNorms
 
 Method: TypeAlias = Literal["best", "box_ball", "box", "ball"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from withstand import norms
 from withstand.certificates.certify import Certifier
+from withstand.core import norms
 from withstand.types import CertificateError
 
 RADIUS = 0.3

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from typing_extensions import override
 
-from withstand.modes import uncompiled
-from withstand.spectral import Weight, weights
+from withstand.core.modes import uncompiled
+from withstand.operators import Weight, weights
 from withstand.types import ModelError
 
 ParametrizationName: TypeAlias = Literal["spectral-norm", "orthogonal"]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.modes import uncompiled
-from withstand.schedules import Schedule, value_at
-from withstand.spectral import (
+from withstand.core.modes import uncompiled
+from withstand.core.schedules import Schedule, value_at
+from withstand.operators import (
     Convolution,
     Kept,
     Weight,

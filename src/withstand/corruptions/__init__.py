@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from withstand.corruptions.base import SEVERITIES, Corruption
+from withstand.corruptions.corruption import SEVERITIES, Corruption
 from withstand.corruptions.jpeg import Jpeg
 from withstand.corruptions.plain import (
     Brightness,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.corruptions.base import Corruption
+from withstand.corruptions.corruption import Corruption
 
 _SIDE = 8
 _LUMA = (

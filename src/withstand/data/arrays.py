@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from withstand.core.dataset_info import DatasetInfo
 from withstand.data.partition import partition
 from withstand.data.split import Dataset, Split, channel_statistics
-from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 
 Array = Tensor | NDArray[Any]

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from withstand.core.dataset_info import DatasetInfo
 from withstand.data.locations import damaged, missing
 from withstand.data.split import Parts, Split
-from withstand.dataset_info import DatasetInfo
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ import pooch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from withstand.core.dataset_info import DatasetInfo
 from withstand.data.folder import Labelled, decode_split
 from withstand.data.locations import damaged, missing
-from withstand.data.pictures import Form, Picture
+from withstand.data.picture_files import Form, Picture
 from withstand.data.split import Parts, Split
-from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 
 _log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from withstand.core.noise import gaussian_filter
 from withstand.data.batches import to_unit_range
 from withstand.data.partition import derived_seed, epoch_order
 from withstand.data.split import Split
-from withstand.noise import gaussian_filter
 from withstand.types import Batch, DataError
 
 # The least std of the smoothing Gaussian, in pixels: with it each pixel is alone in float32.

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from withstand.data.pictures import Form, Picture, decode, form_of
+from withstand.core.dataset_info import DatasetInfo
+from withstand.data.picture_files import Form, Picture, decode, form_of
 from withstand.data.split import Parts, Split, channel_statistics
-from withstand.dataset_info import DatasetInfo
 from withstand.types import DataError
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from withstand.core.dataset_info import DatasetInfo
 from withstand.data.locations import damaged, missing
 from withstand.data.split import Parts, Split
-from withstand.dataset_info import DatasetInfo
 
 IDX_FILES = (
     "train-images-idx3-ubyte",

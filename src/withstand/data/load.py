@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.core.suggest import nearest
 from withstand.data.cifar import CIFAR10, CIFAR100, read_cifar
 from withstand.data.cifar10_jpeg import absent_jpegs, read_cifar10_jpeg
 from withstand.data.folder import ImageFolder, list_folder
@@ -18,8 +20,6 @@ from withstand.data.idx import absent_idx, read_idx
 from withstand.data.locations import data_root
 from withstand.data.partition import PARTITIONS, PartitionName
 from withstand.data.split import Dataset, Parts, Split
-from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
-from withstand.suggest import nearest
 from withstand.types import DataError
 
 NUM_TEST = 360

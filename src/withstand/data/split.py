@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from withstand.dataset_info import DatasetInfo
+from withstand.core.dataset_info import DatasetInfo
 from withstand.types import DataError
 
 

@@ -3,8 +3,8 @@
 from withstand.evaluation import meters
 from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.meter import Meter
+from withstand.evaluation.prediction_sampling import Sampling
 from withstand.evaluation.run import Evaluation, evaluate, require_sizes
-from withstand.evaluation.sampling import Sampling
 
 __all__ = [
     "Evaluation",

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from withstand import norms
 from withstand.attacks import Attack
+from withstand.core import norms
 from withstand.evaluation.judge import Answer, Judge
 from withstand.evaluation.meter import Columns, Counts, Found
 from withstand.evaluation.plans import AttackPlan, worst_plans

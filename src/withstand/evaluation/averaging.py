@@ -17,12 +17,12 @@ from withstand.attacks import PGD, AtMeans, Noise
 from withstand.attacks.adapters import connected
 from withstand.data import Split, batches
 from withstand.evaluation.attacking import attack_batch, column
+from withstand.evaluation.identity import identity
 from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.meter import Columns
 from withstand.evaluation.plans import AttackPlan
-from withstand.evaluation.sampling import Sampling
+from withstand.evaluation.prediction_sampling import Sampling
 from withstand.evaluation.store import Store
-from withstand.identity import identity
 from withstand.results import random_answers as results
 from withstand.results.shares import share
 

@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
-from withstand.dataset_info import DatasetInfo
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.plans import AttackPlan, CertificatePlan
 from withstand.results.measurements import Measurement

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 
-from withstand import norms
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.certificates import Method
-from withstand.identity import identity
+from withstand.core import norms
+from withstand.evaluation.identity import identity
 from withstand.results.results import Target
 
 DEFAULT_ATTACK_STEPS = 20

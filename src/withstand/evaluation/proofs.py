@@ -15,17 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from withstand import norms
 from withstand.attacks import margin
 from withstand.certificates import Certifier, consistency
 from withstand.certificates.consistency import Attained, Claims, Conflict, Outcome, Violation
 from withstand.certificates.self_test import require_known_answers
+from withstand.core import norms
 from withstand.evaluation.attacking import Scores, column
+from withstand.evaluation.identity import identity
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.meter import Found
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, default_attack
 from withstand.evaluation.store import BatchStore
-from withstand.identity import identity
 from withstand.results.measurements import radius_column
 from withstand.types import Batch
 

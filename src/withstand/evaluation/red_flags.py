@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from withstand.attacks.suites import MORE_STEPS
-from withstand.evaluation.meters.gradients import LARGEST_CLASS
-from withstand.evaluation.meters.noise import AGREEMENT_COLUMN
+from withstand.evaluation.meters.gradient_checks import LARGEST_CLASS
+from withstand.evaluation.meters.noise_curve import AGREEMENT_COLUMN
 from withstand.results.measurements import ATTACKED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS
 from withstand.results.random_answers import Sampling
 from withstand.results.results import AttackInfo, Check

@@ -20,27 +20,27 @@ from torch import nn
 from withstand import bayes
 from withstand._version import __version__
 from withstand.attacks import Attack
-from withstand.checks import require_at_least
+from withstand.core.checks import require_at_least
+from withstand.core.dataset_info import DatasetInfo
+from withstand.core.modes import eval_mode
+from withstand.core.numerics import numerics
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset, Split, batches
-from withstand.dataset_info import DatasetInfo
 from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_judge
+from withstand.evaluation.identity import identity, identity_of_model
 from withstand.evaluation.meter import Meter, Subject
 from withstand.evaluation.meters import Calibration, Classes
 from withstand.evaluation.plans import AttackPlan, default_plans, merged_attacks, merged_certificates
+from withstand.evaluation.prediction_sampling import Sampling
 from withstand.evaluation.proofs import provers
 from withstand.evaluation.run_files import RowsFile, save_extremes, save_gallery
-from withstand.evaluation.sampling import Sampling
 from withstand.evaluation.scoring import Progress, Wanted, score_split
 from withstand.evaluation.store import Store
-from withstand.identity import identity, identity_of_model
 from withstand.models import check
-from withstand.modes import eval_mode
-from withstand.numerics import numerics
 from withstand.results.measurements import ATTACKED, radius_column
 from withstand.results.results import SCHEMA, Results
 from withstand.results.results_file import write_results
-from withstand.run_folder import RunFolder
 from withstand.types import ModelError
 
 _logger = logging.getLogger(__name__)

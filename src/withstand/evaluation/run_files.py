@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from withstand.attacks import Attack
+from withstand.core.run_folder import RunFolder, replaced
 from withstand.data import Split
 from withstand.evaluation.judge import Judge
 from withstand.results.measurements import radius_column
-from withstand.run_folder import RunFolder, replaced
 from withstand.types import Batch, CertificateError, RunFolderError
 
 

@@ -15,17 +15,17 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.certificates.consistency import Attained, Violation, require_consistent
+from withstand.core.numerics import seed_of
 from withstand.data import batches
 from withstand.evaluation.attacking import Memory, Scores, attack_batch, column
 from withstand.evaluation.averaging import Judging
+from withstand.evaluation.identity import identity
 from withstand.evaluation.judge import Answer
 from withstand.evaluation.meter import Columns, Counts, Found, Meter, Subject
 from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.proofs import Prover, evidence_of, outcomes_of
 from withstand.evaluation.run_files import RowsFile
 from withstand.evaluation.store import BatchStore, Store
-from withstand.identity import identity
-from withstand.numerics import seed_of
 from withstand.results.results import Target
 from withstand.types import Batch
 

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from withstand.core.run_folder import replaced
 from withstand.evaluation.meter import Found
-from withstand.run_folder import replaced
 from withstand.types import RunFolderError
 
 _Note = TypeVar("_Note")

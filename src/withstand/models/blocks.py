@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.suggest import nearest
+from withstand.core.suggest import nearest
 from withstand.types import ModelError
 
 Shape: TypeAlias = tuple[int, int, int]

@@ -9,10 +9,10 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from withstand.dataset_info import DatasetInfo
+from withstand.core.dataset_info import DatasetInfo
+from withstand.core.modes import eval_mode
+from withstand.core.numerics import random_state_kept
 from withstand.models.blocks import Shape
-from withstand.modes import eval_mode
-from withstand.numerics import random_state_kept
 from withstand.types import ModelError
 
 _BATCH = 2

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.suggest import nearest
+from withstand.core.suggest import nearest
 from withstand.types import ModelError
 
 ActivationName: TypeAlias = Literal["relu", "minmax", "leaky-relu", "elu", "gelu", "softplus", "tanh"]

@@ -20,11 +20,11 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from withstand.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.core.suggest import nearest
 from withstand.models import sequences
 from withstand.models.blocks import Shape
 from withstand.models.layers import Normalize
-from withstand.suggest import nearest
 from withstand.types import ModelError
 
 

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from withstand.run_folder import replaced
+from withstand.core.run_folder import replaced
 from withstand.types import ModelError
 
 _NAMED = 5

@@ -1,5 +1,6 @@
 """What training minimises."""
 
+from withstand.loss.terms import Objective, Penalty, Sum, Weighted
 from withstand.objectives.adversarial import Adversarial
 from withstand.objectives.certified import (
     BoostedCrossEntropy,
@@ -14,7 +15,6 @@ from withstand.objectives.first_activation import FirstActivation
 from withstand.objectives.gaussian_expectation import GaussianExpectation
 from withstand.objectives.propagation import Propagation
 from withstand.objectives.variational import Variational
-from withstand.terms import Objective, Penalty, Sum, Weighted
 
 __all__ = [
     "Adversarial",

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.attacks.base import Attack
-from withstand.terms import Objective
+from withstand.attacks.attack import Attack
+from withstand.loss.terms import Objective
 from withstand.types import LossTerms
 
 LOSS_TERM = "adversarial"

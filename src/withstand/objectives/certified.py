@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core.modes import differs_in_training, eval_mode
+from withstand.core.schedules import Schedule, Slowed, value_at
 from withstand.domains import Ball, BoxBall, DomainName, KeptProgram, LastLayer, input_set, require_set
-from withstand.modes import differs_in_training, eval_mode
-from withstand.schedules import Schedule, Slowed, value_at
-from withstand.spectral import PowerIteration
-from withstand.terms import Objective
+from withstand.loss.terms import Objective
+from withstand.operators import PowerIteration
 from withstand.types import LossTerms
 
 _ABOVE_ONE = 1.0001  # as published: keeps the logarithm finite where a wrong class has all the mass

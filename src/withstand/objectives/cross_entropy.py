@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.noise import GaussianNoise
-from withstand.passes import Pass, logits_of
-from withstand.schedules import Schedule, value_at
-from withstand.terms import OnePass
+from withstand.core.noise import GaussianNoise
+from withstand.core.schedules import Schedule, value_at
+from withstand.loss.passes import Pass, logits_of
+from withstand.loss.terms import OnePass
 from withstand.types import LossTerms
 
 

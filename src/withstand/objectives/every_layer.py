@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.checks import require_at_least
+from withstand.core.checks import require_at_least
+from withstand.core.noise import GaussianNoise
 from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
-from withstand.noise import GaussianNoise
 from withstand.objectives import propagation
 from withstand.objectives.onset import Onset
 from withstand.objectives.propagation import NoisyLoss, Propagation

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core.noise import GaussianNoise
 from withstand.domains import Call, Program
-from withstand.noise import GaussianNoise
 from withstand.objectives import propagation
 from withstand.objectives.onset import Onset
 from withstand.objectives.propagation import NoisyLoss, Propagation

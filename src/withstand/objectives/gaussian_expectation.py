@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
+from withstand.core.modes import eval_mode, uncompiled
+from withstand.core.schedules import Schedule, value_at
 from withstand.domains import KeptProgram, Program
-from withstand.modes import eval_mode, uncompiled
+from withstand.loss.passes import Pass
+from withstand.loss.terms import OnePass
 from withstand.objectives.cross_entropy import noise_at
 from withstand.objectives.first_activation import FirstActivation
 from withstand.objectives.propagation import Propagation
-from withstand.passes import Pass
-from withstand.schedules import Schedule, value_at
-from withstand.terms import OnePass
 from withstand.types import LossTerms
 
 

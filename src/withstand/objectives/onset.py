@@ -10,11 +10,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains import Domain, Elementwise, Moments, Rearrange, Valley
-from withstand.domains.base import NormOf
-from withstand.domains.gaussian import bent
-from withstand.domains.operations import Monotone
+from withstand.domains.gaussians.diagonal import bent
+from withstand.graph.domain import NormOf
+from withstand.graph.primitives import Monotone
 from withstand.moments import RECTIFIER, rectified_and_mean
-from withstand.spectral import LinearOperator
+from withstand.operators import LinearOperator
 from withstand.types import ModelError
 
 

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from withstand.core.noise import GaussianNoise
 from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program, batch_norm_factors
-from withstand.domains.registry import name_of
-from withstand.noise import GaussianNoise
+from withstand.graph.rule_registry import name_of
 from withstand.objectives.onset import Onset
-from withstand.spectral import Diagonal, GuaranteedNorms, LinearOperator, Shape
+from withstand.operators import Diagonal, GuaranteedNorms, LinearOperator, Shape
 from withstand.types import ModelError
 
 _NORMS = GuaranteedNorms()  # which moments never ask for

@@ -9,11 +9,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.checks import require_at_least, require_finite
+from withstand.core.checks import require_at_least, require_finite
+from withstand.core.schedules import Schedule, value_at
+from withstand.loss.passes import Pass
+from withstand.loss.terms import Objective, OnePass
 from withstand.objectives.cross_entropy import CrossEntropy
-from withstand.passes import Pass
-from withstand.schedules import Schedule, value_at
-from withstand.terms import Objective, OnePass
 from withstand.types import LossTerms
 
 

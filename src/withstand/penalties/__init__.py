@@ -1,7 +1,7 @@
 """What is added to an objective to keep a function tame."""
 
 from withstand.penalties.changes import AdversarialPerturbation, DeformationStability
-from withstand.penalties.gradients import InputGradient, LossGradient, TangentGradient
+from withstand.penalties.gradient_penalties import InputGradient, LossGradient, TangentGradient
 from withstand.penalties.spectral import SpectralExpectation, SpectralNorm
 from withstand.penalties.virtual_adversarial import VirtualAdversarial
 

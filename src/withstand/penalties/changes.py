@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand import norms
-from withstand.checks import require_at_least, require_finite
+from withstand.core import norms
+from withstand.core.checks import require_at_least, require_finite
+from withstand.core.modes import eval_mode, uncompiled
 from withstand.data.deform import Deform
-from withstand.modes import eval_mode, uncompiled
-from withstand.passes import Differentiable, Pass, logits_of
+from withstand.loss.passes import Differentiable, Pass, logits_of
+from withstand.loss.terms import OnePass, Penalty
 from withstand.penalties.classwise import GradientPenalty, class_gradients, gradient, own_changes
-from withstand.terms import OnePass, Penalty
 from withstand.types import LossTerms
 
 _REACH = 1.5  # of epsilon: what all steps together could walk, as published

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.core.modes import eval_mode
+from withstand.loss.passes import Differentiable
+from withstand.loss.terms import OnePass, Penalty
 from withstand.models import GroupSort, MinMax, Normalize
 from withstand.models.blocks import Residual
-from withstand.modes import eval_mode
-from withstand.passes import Differentiable
-from withstand.terms import OnePass, Penalty
 
 # Linear wherever they have a gradient.
 _PIECES: tuple[type[nn.Module], ...] = (

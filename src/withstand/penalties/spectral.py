@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.passes import Pass
-from withstand.spectral import Dense, KeptPlaces, Place, PowerIteration, weights
-from withstand.spectral.clipping import as_wide, by_side, upper_gram
-from withstand.terms import OnePass, Penalty
+from withstand.loss.passes import Pass
+from withstand.loss.terms import OnePass, Penalty
+from withstand.operators import Dense, KeptPlaces, Place, PowerIteration, weights
+from withstand.operators.clipping import as_wide, by_side, upper_gram
 from withstand.types import LossTerms, ModelError
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand import norms
-from withstand.checks import require_finite
-from withstand.modes import eval_mode
-from withstand.passes import Differentiable, Pass
+from withstand.core import norms
+from withstand.core.checks import require_finite
+from withstand.core.modes import eval_mode
+from withstand.loss.passes import Differentiable, Pass
 from withstand.penalties.classwise import GradientPenalty, gradient
 from withstand.types import LossTerms
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from withstand.run_folder import RunFolder, replaced
+from withstand.core.run_folder import RunFolder, replaced
 from withstand.types import RunFolderError
 
 

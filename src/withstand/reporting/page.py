@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from withstand.core.run_folder import RunFolder
 from withstand.reporting.compare import compare_sections
 from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.find import write_text
@@ -16,7 +17,6 @@ from withstand.reporting.naming import command_for, lookup, run_labels, run_titl
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.section import Tab
 from withstand.reporting.sections import sections_of
-from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
 
 _TITLES: dict[Tab, str] = {

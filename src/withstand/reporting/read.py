@@ -17,11 +17,11 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from withstand.core.run_folder import RunFolder
 from withstand.reporting.images import Extremes, Gallery, extremes_of, gallery_of
 from withstand.results.measurements import CLEAN, radius_column, table_of
 from withstand.results.results import Results
 from withstand.results.results_file import first_fault, read_results
-from withstand.run_folder import RunFolder
 from withstand.types import RunFolderError
 
 _MUST_BE_NUMBERS = {"epoch", "progress", "seconds", "learning_rate", "loss", "collapsed"}

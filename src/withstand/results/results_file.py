@@ -8,9 +8,9 @@ import json
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
+from withstand.core.run_folder import RunFolder, replaced
 from withstand.results.measurements import table_of
 from withstand.results.results import SCHEMA, Results
-from withstand.run_folder import RunFolder, replaced
 from withstand.types import RunFolderError
 
 _RESULTS = TypeAdapter(Results)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from withstand.run_folder import replaced
+from withstand.core.run_folder import replaced
 from withstand.types import CheckpointError
 
 Row = dict[str, float | int | str]

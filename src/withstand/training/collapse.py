@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from withstand.checks import require_at_least
+from withstand.core.checks import require_at_least
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.objectives.certified import CLEAN_ACCURACY_TERM, CLEAN_TERM
 

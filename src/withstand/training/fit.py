@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
+from withstand.core.numerics import numerics
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
-from withstand.numerics import numerics
-from withstand.run_folder import RunFolder
-from withstand.terms import Objective
+from withstand.loss.terms import Objective
 from withstand.training.loop import Training, TrainingResult
 from withstand.training.observers import CsvLog, Observer, TensorBoardLog
 from withstand.training.settings import TrainingSettings

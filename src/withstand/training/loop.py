@@ -17,12 +17,12 @@ from typing import cast
 import torch
 from torch import nn
 
+from withstand.core.numerics import seed_of
+from withstand.core.run_folder import RunFolder
+from withstand.core.schedules import Schedule, Slowed, value_at
 from withstand.data import Dataset, batches, epoch_order
+from withstand.loss.terms import Objective
 from withstand.models import check, load_weights, save_weights
-from withstand.numerics import seed_of
-from withstand.run_folder import RunFolder
-from withstand.schedules import Schedule, Slowed, value_at
-from withstand.terms import Objective
 from withstand.training.checkpoint import (
     Position,
     Row,

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from typing_extensions import override
 
-from withstand.run_folder import replaced
+from withstand.core.run_folder import replaced
 from withstand.training.checkpoint import Row
 from withstand.types import RecipeError
 

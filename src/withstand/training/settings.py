@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from withstand.attacks import Attack
-from withstand.checks import require_at_least
 from withstand.constraints import Constraint
+from withstand.core.checks import require_at_least
+from withstand.core.numerics import Precision
+from withstand.core.schedules import Schedule
 from withstand.data import Augment, Deform
-from withstand.measures import Measure
-from withstand.numerics import Precision
-from withstand.schedules import Schedule
 from withstand.training.collapse import Rollback
+from withstand.training.measure import Measure
 from withstand.training.validation import Plateau
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]

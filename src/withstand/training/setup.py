@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from withstand import bayes
+from withstand.core.numerics import Precision
 from withstand.data import Dataset
-from withstand.numerics import Precision
-from withstand.terms import Objective
+from withstand.loss.terms import Objective
 from withstand.training.settings import TrainingSettings
 from withstand.types import DataError, RecipeError
 

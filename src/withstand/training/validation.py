@@ -15,10 +15,10 @@ from torch import nn
 
 from withstand import bayes
 from withstand.attacks import Attack
+from withstand.core.modes import eval_mode
 from withstand.data import Split, batches
-from withstand.measures import Measure
-from withstand.modes import eval_mode
 from withstand.training.checkpoint import Row
+from withstand.training.measure import Measure
 
 # Columns of the training log.
 ACCURACY, ROBUST_ACCURACY = "validation_accuracy", "validation_robust_accuracy"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from withstand.core.run_folder import RunFolder
 from withstand.reporting import report
 from withstand.results.analytic import (
     KernelNorms,
@@ -76,7 +77,6 @@ from withstand.results.results import (
 )
 from withstand.results.results_file import write_results
 from withstand.results.shares import Share
-from withstand.run_folder import RunFolder
 
 Column = NDArray[Any]
 

@@ -6,14 +6,14 @@ A meter of your own is a frozen dataclass that derives from ``Meter``.
 from withstand.evaluation.meter import Found, Gathered, Meter, Needs, Sources, Subject, Summary
 from withstand.evaluation.meters.always import Calibration, Classes, reliability
 from withstand.evaluation.meters.attacks import CERTIFIED_NORMS, Attacks, Certificate, Suite
-from withstand.evaluation.meters.corruptions import Corruptions
-from withstand.evaluation.meters.gradients import LargeEpsilon, VanishingGradients
-from withstand.evaluation.meters.kernel_norms import KernelNorms
+from withstand.evaluation.meters.corrupted import Corruptions
+from withstand.evaluation.meters.gradient_checks import LargeEpsilon, VanishingGradients
+from withstand.evaluation.meters.kernel_norm_meter import KernelNorms
 from withstand.evaluation.meters.moments import MomentCheck
-from withstand.evaluation.meters.noise import NoiseCurve
+from withstand.evaluation.meters.noise_curve import NoiseCurve
+from withstand.evaluation.meters.predictive_uncertainty import Uncertainty
 from withstand.evaluation.meters.protocols import SebrProtocol
-from withstand.evaluation.meters.smoothing import RandomizedSmoothing
-from withstand.evaluation.meters.uncertainty import Uncertainty
+from withstand.evaluation.meters.randomised_smoothing import RandomizedSmoothing
 
 __all__ = [
     "CERTIFIED_NORMS",

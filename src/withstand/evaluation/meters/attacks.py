@@ -10,15 +10,15 @@ from typing import get_args
 from torch import nn
 from typing_extensions import override
 
-from withstand import norms
 from withstand.attacks import Attack, SuiteLevel, require_packages, suite
 from withstand.certificates import METHODS, Method
-from withstand.dataset_info import DatasetInfo
+from withstand.core import norms
+from withstand.core.dataset_info import DatasetInfo
+from withstand.core.norms import require_norm
+from withstand.evaluation.identity import identity
 from withstand.evaluation.meter import Meter, Needs, Sources
-from withstand.evaluation.meters.gradients import LargeEpsilon, VanishingGradients
+from withstand.evaluation.meters.gradient_checks import LargeEpsilon, VanishingGradients
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, require_epsilons
-from withstand.identity import identity
-from withstand.norms import require_norm
 
 
 @dataclass(frozen=True)

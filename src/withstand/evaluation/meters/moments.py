@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from withstand.data import batches
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
-from withstand.moment_check import MomentSettings, check_moments
+from withstand.evaluation.moment_check import MomentSettings, check_moments
 from withstand.results.analytic import Moments, MomentsLevel
 from withstand.results.measurements import MOMENTS_ERROR, MOMENTS_SPEED_UP, Measurement
 

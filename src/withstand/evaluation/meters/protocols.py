@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.checks import require_at_least
+from withstand.core.checks import require_at_least
 from withstand.evaluation.judge import Judge
 from withstand.evaluation.meter import Found, Gathered, Meter, Summary
 from withstand.results import random_answers as results

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from withstand.reporting.compare import curves, pairs, results, seeds, tradeoffs
+from withstand.reporting.compare import compared_curves as curves
+from withstand.reporting.compare import compared_results as results
+from withstand.reporting.compare import pairs, seeds, tradeoffs
 from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.read import Run
 from withstand.reporting.section import Section

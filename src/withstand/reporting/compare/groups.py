@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from withstand.flat import flat
+from withstand.core.flat import flat
 from withstand.reporting.naming import folder_labels, lookup
 from withstand.reporting.read import Run
 from withstand.reporting.wording import duration

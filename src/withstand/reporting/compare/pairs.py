@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from withstand.core.run_folder import RunFolder
 from withstand.reporting.compare.comparison import Comparison, aspects_of, records
 from withstand.reporting.compare.paired import Difference, holm, paired_difference
 from withstand.reporting.section import PROSE, Cell, Choice, Notice, Prose, Section, Table
 from withstand.reporting.wording import budget, count, dataset_title
-from withstand.run_folder import RunFolder
 
 _MOST_BASELINES = 8  # of more runs, all are held against the first alone
 _SIGNIFICANT = 0.05

@@ -1,0 +1,227 @@
+"""The interface of every attack, and of those that work by others."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.core import norms
+from withstand.core.checks import check_batch
+from withstand.core.modes import eval_mode
+from withstand.core.schedules import Schedule, Slowed, value_at
+from withstand.types import DataError
+
+AttackKind = Literal["white-box", "black-box", "transfer"]
+"""Those that know most of a model come first."""
+AttackMode = Literal["training", "evaluation", "random"]
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """Looks for images near the given ones, in [0, 1], that the model gets wrong.
+
+    An attack is immutable and keeps no state: what it is told at construction is all there is. One of your
+    own is a frozen dataclass with ``perturb`` and ``name``.
+
+    Args:
+        norm: In which ``epsilon`` is measured: 1, 2, inf, or None where it is none of these.
+        epsilon: The perturbation budget, in [0, 1] units; a float or a schedule of one.
+        mode: What the attack is for. ``training``: what its other settings say. ``evaluation``: only
+            success counts, so the worst image met is kept and examples leave the batch once they fool the
+            model. ``random``: the same of a model that draws its answers, so that one answer decides
+            nothing and the worst image is that of the largest loss.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    norm: float | None = math.inf
+    epsilon: float | Schedule = 8 / 255
+    mode: AttackMode = field(default="training", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.norm is not None:
+            norms.require_norm(self.norm)
+        if not isinstance(self.epsilon, Schedule) and not 0 <= self.epsilon < math.inf:
+            raise ValueError(f"Expected epsilon of at least 0, but got {self.epsilon}.")
+        if self.mode not in get_args(AttackMode):
+            raise ValueError(f"Expected a mode of {', '.join(get_args(AttackMode))}, but got {self.mode!r}.")
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        """Adversarial images; the model's modes and parameter gradients stay as they were.
+
+        Args:
+            model: Maps images in [0, 1] to logits (batch, classes).
+            images: Float tensor (batch, …) in [0, 1].
+            labels: Integer tensor (batch,): the true classes.
+            progress: Epochs done, for an attack whose strength is scheduled.
+
+        Returns:
+            Tensor of the shape of ``images``, in [0, 1], within ``epsilon`` of them, detached.
+
+        Raises:
+            DataError: the images are outside [0, 1] or the labels do not fit.
+        """
+        check_batch(images, labels)
+        try:
+            return self.perturb(model, images, labels, progress=progress)
+        except (IndexError, RuntimeError) as error:
+            _require_labels_in_range(model, images, labels, error)
+            raise
+
+    @abstractmethod
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> Tensor:
+        """As ``__call__``, without its checks, which read values back from the device."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A short name without the budget, fit for a column: ``pgd-200-linf``."""
+
+    def epsilon_at(self, progress: float = math.inf) -> float:
+        """The perturbation budget, in [0, 1] units, when ``progress`` epochs are done."""
+        return value_at(self.epsilon, progress)
+
+    def at(self, epsilon: float) -> Self:
+        """The same attack with another budget."""
+        return replace(self, epsilon=epsilon)
+
+    def slowed(self, at: float) -> Self:
+        """The same attack with the step of its budget at epoch ``at`` halved (``schedules.Slowed``)."""
+        return replace(self, epsilon=Slowed(self.epsilon, at))
+
+    def for_evaluation(self) -> Self:
+        """The same attack where only its success counts."""
+        return replace(self, mode="evaluation")
+
+    def for_random_answers(self) -> Self:
+        """The same attack where only its success counts, and one answer of the model decides nothing."""
+        return replace(self, mode="random")
+
+    def describe(self) -> str:
+        """A sentence of its settings, for a report."""
+        return self.name
+
+    @property
+    def kind(self) -> AttackKind:
+        """What it knows of the model: its gradients, its answers alone, or another model instead."""
+        return "white-box"
+
+    @property
+    def draws_by_batch(self) -> bool:
+        """Whether what it draws for an example depends on which others it is given."""
+        return False
+
+    @property
+    def packages(self) -> Sequence[str]:
+        """Packages beyond those of a plain installation that must be there for it."""
+        return ()
+
+    @property
+    def stages(self) -> Sequence[Attack]:
+        """What it is made of: run one after another, each on the examples that are still robust.
+
+        Itself, for all but a cascade.
+        """
+        return (self,)
+
+
+@dataclass(frozen=True)
+class WrappedAttack(Attack):
+    """An attack that works by others: norm, budget and mode are those of the first of them.
+
+    Whatever changes, changes in all of them.
+    """
+
+    norm: float | None = field(init=False, repr=False)
+    epsilon: float | Schedule = field(init=False, repr=False)
+    mode: AttackMode = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("norm", "epsilon", "mode"):
+            object.__setattr__(self, name, getattr(self.inside[0], name))
+
+    @property
+    @abstractmethod
+    def inside(self) -> Sequence[Attack]:
+        """The attacks that it works by, at least one."""
+
+    @abstractmethod
+    def around(self, inside: Sequence[Attack]) -> Self:
+        """The same with other attacks inside, as many."""
+
+    @override
+    def at(self, epsilon: float) -> Self:
+        return self._with_each(lambda attack: attack.at(epsilon))
+
+    @override
+    def slowed(self, at: float) -> Self:
+        return self._with_each(lambda attack: attack.slowed(at))
+
+    @override
+    def for_evaluation(self) -> Self:
+        return self._with_each(lambda attack: attack.for_evaluation())
+
+    @override
+    def for_random_answers(self) -> Self:
+        return self._with_each(lambda attack: attack.for_random_answers())
+
+    @property
+    @override
+    def kind(self) -> AttackKind:
+        return min((attack.kind for attack in self.inside), key=get_args(AttackKind).index)
+
+    @property
+    @override
+    def draws_by_batch(self) -> bool:
+        return any(attack.draws_by_batch for attack in self.inside)
+
+    @property
+    @override
+    def packages(self) -> Sequence[str]:
+        return tuple(dict.fromkeys(chain.from_iterable(attack.packages for attack in self.inside)))
+
+    def _with_each(self, change: Callable[[Attack], Attack]) -> Self:
+        return self.around([change(attack) for attack in self.inside])
+
+
+def require_at_least_one(**counts: float | Schedule | None) -> None:
+    """Accepts settings that count something; schedules and None are left to whoever reads them.
+
+    Args:
+        **counts: Name of a setting -> its value.
+
+    Raises:
+        ValueError: a number is below 1 or not finite.
+    """
+    for name, value in counts.items():
+        if isinstance(value, int | float) and not 1 <= value < math.inf:
+            raise ValueError(f"Expected {name} of at least 1, but got {value}.")
+
+
+def _require_labels_in_range(model: nn.Module, images: Tensor, labels: Tensor, error: Exception) -> None:
+    """Says so where labels beyond the model's classes made an attack fail.
+
+    Asked only then, since the number of classes is known from a forward pass alone.
+    """
+    classes = math.inf
+    with suppress(Exception), eval_mode(model), torch.no_grad():  # the model itself may be what fails
+        classes = model(images[:1]).shape[-1]
+    if labels.numel() and int(labels.max()) >= classes:
+        raise DataError(
+            f"Expected labels from 0 to {classes - 1}, as the model has {classes} outputs, "
+            f"but got {int(labels.max())}."
+        ) from error

@@ -1,0 +1,5 @@
+"""The command line, a file a command."""
+
+from withstand.cli.entry import main
+
+__all__ = ["main"]

@@ -1,0 +1,133 @@
+"""Reading a command's arguments, with errors that name the nearest valid option.
+
+Among them those that say which model and which data a command is about, where no run or recipe does.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from withstand.core.suggest import nearest
+from withstand.models import MODEL_NAMES
+from withstand.recipes.parsing import LOADER, with_numbers
+from withstand.recipes.schema import DataSettings, ModelSettings
+from withstand.types import RecipeError
+
+_SIZES = ("num_examples", "batch_size")
+
+
+def plain_parser(program: str, description: str) -> ArgumentParser:
+    """A parser that raises its errors, for ``parse``, and guesses no abbreviations."""
+    return ArgumentParser(
+        prog=program, description=description, parser_mode=LOADER, exit_on_error=False, allow_abbrev=False
+    )
+
+
+def target(
+    command: str, what: str, arguments: Sequence[str], parser: ArgumentParser
+) -> tuple[str, list[str]]:
+    """The first argument, which names what to work on, and the others as ``--key=value``.
+
+    Args:
+        command: For the error.
+        what: What the first argument must be, for the error.
+        arguments: What stands after the command.
+        parser: Prints the help where that is asked for.
+
+    Raises:
+        RecipeError: there is no first argument.
+        SystemExit: the help was asked for.
+    """
+    if any(argument in ("-h", "--help") for argument in arguments):
+        parser.print_help()
+        raise SystemExit(0)
+    if not arguments or arguments[0].startswith("-"):
+        raise RecipeError(f"`withstand {command}` needs {what}, as its first argument.")
+    return arguments[0], _joined(arguments[1:])
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """``--key value`` as ``--key=value``, so that both are read alike."""
+    joined: list[str] = []
+    for argument in arguments:
+        waits = joined and joined[-1].startswith("--") and "=" not in joined[-1]
+        if waits and not argument.startswith("--"):
+            joined[-1] = f"{joined[-1]}={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """Parses arguments; fractions such as 8/255 are numbers.
+
+    Raises:
+        RecipeError: an option is unknown (the text names the nearest) or a value does not fit.
+    """
+    try:
+        return parser.parse_args(with_numbers(arguments, parser))
+    except ArgumentError as error:
+        known = [
+            option
+            for action in parser._actions
+            for option in action.option_strings
+            if option.startswith("--") and not option.endswith(("help", "shtab"))
+        ]
+        unknown = [
+            a.partition("=")[0] for a in arguments if a.startswith("--") and a.partition("=")[0] not in known
+        ]
+        hint = f"; {nearest(unknown[0], known)}" if unknown else "."
+        raise RecipeError(f"{error}{hint} `{parser.prog} --help` explains.") from error
+
+
+def given_sizes(values: Namespace) -> dict[str, int]:
+    """How many examples to measure, and how many a batch has, where that is given.
+
+    Raises:
+        RecipeError: one is below 1.
+    """
+    given = {key: values[key] for key in _SIZES if values[key] is not None}
+    for key, size in given.items():
+        if size < 1:
+            raise RecipeError(f"Expected --{key} of at least 1, but got {size}.")
+    return given
+
+
+def is_model(name: str) -> bool:
+    """Whether an argument names a model, built in or of the user's own."""
+    return ":" in name or name in MODEL_NAMES
+
+
+def add_model_arguments(parser: ArgumentParser) -> None:
+    """Adds the options that say which model and data are meant where no run or recipe does."""
+    parser.add_argument(
+        "--model.normalize",
+        type=bool | None,
+        default=None,
+        help="Put the data set's normalisation before MODEL; where null, before those of this package alone.",
+    )
+    parser.add_argument("--model.options", type=dict[str, Any], default={}, help="Of the model's builder.")
+    parser.add_class_arguments(DataSettings, "data", skip={"name"})
+    parser.add_argument("--data.name", type=str | None, default=None, help="Such as mnist, or folder:PATH.")
+
+
+def given_model(name: str, values: Namespace) -> ModelSettings:
+    """The model that an argument and its options name."""
+    chosen = values.model.normalize
+    normalize = name in MODEL_NAMES if chosen is None else chosen
+    return ModelSettings(name=name, normalize=normalize, options=dict(values.model.options))
+
+
+def given_data(values: Namespace) -> DataSettings:
+    """The data set that the options name.
+
+    Raises:
+        RecipeError: they name none.
+    """
+    if values.data.name is None:
+        raise RecipeError("Say which data the model is for: --data.name=mnist.")
+    return DataSettings(**vars(values.data))

@@ -1,0 +1,80 @@
+"""The command ``withstand attack``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from withstand.attacks import PGD
+from withstand.cli.arguments import given_sizes, parse, plain_parser, target
+from withstand.cli.console import OUTPUT, print_results, progress_of
+from withstand.recipes.parsing import load_yaml
+from withstand.runs.stages import measure_run
+from withstand.types import RecipeError
+
+_SAMPLING = {
+    "num_samples": "Draws of random weights a prediction",
+    "attack_samples": "Draws of random weights a gradient",
+    "most_attack_samples": "The most draws a gradient to try, where their number is found",
+}
+
+
+def attack(arguments: Sequence[str]) -> None:
+    """Attacks a trained run by PGD; its rows, table and results gain what is found.
+
+    Args:
+        arguments: What stands after ``withstand attack``.
+
+    Raises:
+        WithstandError: of the part that failed.
+    """
+    parser = plain_parser(
+        "withstand attack RUN",
+        "Attack a trained run by PGD as you set it. RUN is a run folder; what its evaluation found stays, "
+        "and the attack is added to it.",
+    )
+    parser.add_class_arguments(PGD, as_group=False)
+    for name, text in (("num_examples", "The first so many; all else."), ("batch_size", "Examples a batch.")):
+        parser.add_argument(f"--{name}", type=int | None, default=None, help=text)
+    for name, text in _SAMPLING.items():
+        parser.add_argument(
+            f"--{name}", type=int | None, default=None, help=f"{text}; as the run's recipe has it where null."
+        )
+    parser.add_argument("--data.root", type=str | None, default=None, help="The data root; as the run's.")
+    folder, overrides = target("attack", "RUN, a run folder", arguments, parser)
+    values = parse(parser, overrides)
+    sizes = given_sizes(values)
+    sampling = {name: values[name] for name in _SAMPLING if values[name] is not None}
+    if "most_attack_samples" in sampling:
+        sampling = {"attack_samples": None, **sampling}  # what is to be tried is not fixed
+    with progress_of("attacking") as on_batch:
+        result = measure_run(
+            Path(folder),
+            [_meter(parser, values)],
+            sizes=sizes,
+            overrides=[each for each in overrides if each.startswith("--data.")],
+            command=shlex.join(["withstand", "attack", folder, *overrides]),
+            stage="attack",
+            sampling=sampling,
+            on_batch=on_batch,
+        )
+    print_results(result.results, result.table)
+    OUTPUT.print(f"next: withstand report {folder}", soft_wrap=True)
+
+
+def _meter(parser: ArgumentParser, values: Namespace) -> dict[str, Any]:
+    """One PGD at its own epsilon, as a recipe spells it."""
+    try:
+        made = vars(parser.instantiate(values))
+        pgd = PGD(**{key: value for key, value in made.items() if key in signature(PGD).parameters})
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    plain = load_yaml(parser.dump(values, skip_unset=False))
+    settings = {key: plain[key] for key in signature(PGD).parameters if key in plain}
+    attacks = [{"class_path": "PGD", "init_args": settings}]
+    return {"class_path": "Attacks", "init_args": {"attacks": attacks, "epsilons": [pgd.epsilon_at()]}}

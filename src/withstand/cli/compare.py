@@ -1,0 +1,81 @@
+"""The command ``withstand compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from withstand.cli.arguments import parse, plain_parser
+from withstand.cli.console import OUTPUT
+from withstand.reporting import export_figures, export_tables, find_runs, report
+from withstand.reporting.image_files import ImageFormat
+from withstand.types import RunFolderError
+
+_PAGE = "compare.html"
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Writes one page of several runs beside each other, and on request its tables and figures.
+
+    Raises:
+        RecipeError: an option is unknown or does not fit.
+        RunFolderError: there are fewer than two runs, or one is damaged.
+    """
+    parser = plain_parser(
+        "withstand compare",
+        "Hold runs against each other on one page: trade-offs, tables that sort, and differences on the same "
+        "test examples with paired intervals. DIR is a run folder, or a folder with run folders below it, "
+        "such as a sweep's. The first run is the baseline.",
+    )
+    parser.add_argument("dirs", nargs="+", type=str, help="Run folders, or folders that hold some.")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help=f"The page; else {_PAGE} in the only DIR, or here."
+    )
+    parser.add_argument("--title", type=str | None, default=None, help="The page's title.")
+    add_exports(parser)
+    values = parse(parser, arguments)
+    runs = find_runs(values.dirs)
+    if len(runs) < 2:
+        raise RunFolderError(
+            f"There is only one run to compare, {runs[0]}. Name another, or report it alone: "
+            f"withstand report {runs[0]}"
+        )
+    beside = Path(values.dirs[0]) / _PAGE if len(values.dirs) == 1 else Path(_PAGE)
+    page = report(runs, values.out or beside, title=values.title)
+    OUTPUT.print(f"{len(runs)} runs compared: {page}", soft_wrap=True)
+    export(runs, page, values)
+
+
+def add_exports(parser: ArgumentParser) -> None:
+    """Adds the options that say what is written beside a page."""
+    parser.add_argument(
+        "--tables", type=str | None, default=None, help="A folder for its tables in Markdown and LaTeX."
+    )
+    parser.add_argument(
+        "--figures",
+        type=ImageFormat | None,
+        default=None,
+        help="svg or png: also write its figures, into a folder beside the page.",
+    )
+
+
+def export(runs: Sequence[Path], page: Path, values: Namespace) -> None:
+    """Writes the tables and figures that were asked for.
+
+    Args:
+        runs: Run folders, one or several.
+        page: Their page.
+        values: With ``tables`` and ``figures``.
+
+    Raises:
+        RunFolderError: something cannot be written.
+    """
+    if values.tables is not None:
+        for file in export_tables(runs, values.tables):
+            OUTPUT.print(f"table: {file}", soft_wrap=True)
+    if values.figures is not None:
+        folder = page.with_name(f"{page.stem}-figures")
+        files = export_figures(runs, folder, values.figures)
+        OUTPUT.print(f"figures: {len(files)} in {folder}", soft_wrap=True)

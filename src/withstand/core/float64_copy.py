@@ -1,0 +1,66 @@
+"""A model made ready for bounds: copied to float64, and each image by itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from withstand.core.modes import uncompiled
+from withstand.types import ModelError
+
+_SAME = 1e-6  # relative, between the logits of the same image
+_CACHE_SIZED = 50  # whose activations the caches of a processor can hold; 500 take 1.6 times as long
+_DEVICE_SIZED = 250
+
+
+def exact_copy(model: nn.Module) -> nn.Module:
+    """A float64 copy in eval mode, whose parameters ask for no gradient; the model stays as it is.
+
+    Args:
+        model: Any module, compiled or not.
+
+    Raises:
+        ModelError: it cannot be copied.
+    """
+    try:
+        exact = copy.deepcopy(uncompiled(model))
+    except Exception as error:
+        raise ModelError(
+            f"The model cannot be copied ({error}), which certificates and bounds do to compute in float64."
+        ) from error
+    return exact.double().eval().requires_grad_(requires_grad=False)
+
+
+def require_independence(predict: Callable[[Tensor], Tensor], images: Tensor) -> None:
+    """Refuses a model that gives an image other logits when others are beside it.
+
+    Args:
+        predict: Maps images (batch, …) to logits (batch, classes), without gradient.
+        images: A few, at least one, in [0, 1].
+
+    Raises:
+        ModelError: it does, or it fails on them.
+    """
+    negatives = 1 - images  # so that there are two, also of one image
+    try:
+        apart = torch.cat([predict(images), predict(negatives)])
+        together = predict(torch.cat([images, negatives]))
+    except Exception as error:
+        raise ModelError(
+            f"The model fails in eval mode and float64 on images {tuple(images.shape)}: {error}"
+        ) from error
+    if bool(((apart - together).abs() > _SAME * (1 + apart.abs())).any()):
+        raise ModelError(
+            "The logits that the model gives an image in eval mode are not its own: they depend on what "
+            "else is in the batch, or on chance. Nothing can be proven of such a model. A BatchNorm "
+            "without running statistics does this; build it with track_running_stats=True."
+        )
+
+
+def batch_size_for(model: nn.Module) -> int:
+    """How many examples at a time suit the device that a float64 model is on."""
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    return _CACHE_SIZED if device == "cpu" else _DEVICE_SIZED

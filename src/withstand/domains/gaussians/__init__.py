@@ -1,0 +1,1 @@
+"""Normal distributions that pass through a network: they estimate."""

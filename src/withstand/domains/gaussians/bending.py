@@ -1,0 +1,156 @@
+"""What distributions share: activations that wait for max pooling; pooling and sorting, as maxima of two."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from withstand.graph.domain import Moments
+from withstand.graph.primitives import (
+    Elementwise,
+    MaxPool,
+    Monotone,
+    Rearrange,
+    SortGroups,
+    Valley,
+    moved,
+    window_places,
+)
+from withstand.types import ModelError
+
+# A fall that does not keep an activation from waiting: that of torch's softplus at its threshold is 2e-9.
+_NEGLIGIBLE = 1e-6
+
+
+class Bending(Moments, ABC):
+    """The interface of moments that put off an activation until they are asked what it makes of them.
+
+    A maximum and a nondecreasing function can change places, and of normal values the maximum is known
+    better than of what an activation has made of them; there are also fewer of them after it.
+    """
+
+    _mean: Tensor
+    _put_off: tuple[Self, Elementwise] | None = None
+    _made: Self | None = None
+
+    @abstractmethod
+    def bent(self, function: Elementwise | Valley) -> Self:
+        """The image under an activation, now."""
+
+    @abstractmethod
+    def through(self, function: Monotone) -> Self:
+        """The image under a monotone function that is no activation, now."""
+
+    @property
+    def now(self) -> Self:
+        """The same, with nothing put off."""
+        if self._put_off is None:
+            return self
+        if self._made is None:
+            source, function = self._put_off
+            self._made = source.now.bent(function)
+        return self._made
+
+    @property
+    @override
+    def mean(self) -> Tensor:
+        return self.now._mean
+
+    @property
+    @override
+    def center(self) -> Tensor:
+        return self.mean
+
+    @property
+    @override
+    def shape(self) -> torch.Size:
+        return self.mean.shape if self._put_off is None else self._put_off[0].shape
+
+    @override
+    def monotone(self, function: Monotone) -> Self:
+        if isinstance(function, Elementwise):
+            return self._later(function)
+        if isinstance(function, MaxPool) and self._put_off is not None:
+            source, activation = self._put_off
+            if activation.slack < _NEGLIGIBLE:
+                return source.monotone(function)._later(activation)
+        return self.now.through(function)
+
+    @override
+    def valley(self, function: Valley) -> Self:
+        return self.now.bent(function)
+
+    def _later(self, function: Elementwise) -> Self:
+        value = type(self).__new__(type(self))
+        value._put_off = self, function
+        return value
+
+
+def unknown(function: Monotone) -> ModelError:
+    """The error of a function of which a distribution knows nothing."""
+    return ModelError(
+        f"Moments pass through Elementwise, Valley, Rearrange, MaxPool and SortGroups, but a rule made use "
+        f"of {type(function).__name__}. Write the rule in those, or keep to boxes and balls."
+    )
+
+
+class Comparable(Bending, ABC):
+    """The interface of distributions of which two of one shape have a maximum."""
+
+    @abstractmethod
+    def larger(self, other: Self) -> Self:
+        """max(x, y), coordinate by coordinate."""
+
+    @abstractmethod
+    def negated(self) -> Self:
+        """-x."""
+
+    @abstractmethod
+    def rearranged(self, function: Rearrange) -> Self:
+        """Its coordinates moved or picked out."""
+
+    @override
+    def through(self, function: Monotone) -> Self:
+        match function:
+            case Rearrange():
+                return self.rearranged(function)
+            case MaxPool():
+                return pooled(self, function)
+            case SortGroups():
+                return sorted_in_groups(self, function)
+        raise unknown(function)
+
+
+_Compared = TypeVar("_Compared", bound=Comparable)
+
+
+def pooled(value: _Compared, pool: MaxPool) -> _Compared:
+    """The largest of each window."""
+    for places in window_places(pool, value.shape[2:]):
+        remaining = [value.monotone(place) for place in places]
+        while len(remaining) > 1:  # by pairs
+            first, second, *rest = remaining
+            remaining = [*rest, first.larger(second)]
+        value = remaining[0]
+    return value
+
+
+def sorted_in_groups(value: _Compared, groups: SortGroups) -> _Compared:
+    """Each group sorted, by exchanges of neighbours that bring the largest to the end, again and again."""
+    count = len(groups.split(value.mean))
+    values = [value.monotone(moved(partial(_place, groups, place))) for place in range(count)]
+    for end in range(count - 1, 0, -1):
+        for place in range(end):
+            first, second = values[place], values[place + 1]
+            smaller = first.negated().larger(second.negated()).negated()
+            values[place], values[place + 1] = smaller, first.larger(second)
+    return values[0].cat(values[1:], 1).monotone(moved(groups.arrange))
+
+
+def _place(groups: SortGroups, place: int, x: Tensor) -> Tensor:
+    return groups.split(x)[place]

@@ -1,0 +1,304 @@
+"""The normal distribution with its whole covariance matrix, for networks small enough to afford it.
+
+Exact through the first affine maps, and through the first piecewise linear function or maximum of two
+that follows, covariances included. From there on what comes out is taken for normal with the moments it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Self, TypeAlias, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from withstand.domains.gaussians.bending import Bending, unknown
+from withstand.domains.gaussians.diagonal import bent, gain
+from withstand.graph.domain import NormOf
+from withstand.graph.primitives import (
+    Elementwise,
+    MaxPool,
+    Monotone,
+    Rearrange,
+    SortGroups,
+    Valley,
+    window_places,
+)
+from withstand.moments import cdf, rectified, std_of
+from withstand.moments.covariance import (
+    correlation_of,
+    expanded_covariance,
+    hermite_coefficients,
+    hinged_covariance,
+    rectified_covariance,
+)
+from withstand.operators import LinearOperator, Shape
+from withstand.types import ModelError
+
+_Map: TypeAlias = Callable[[Tensor], Tensor]
+"""A linear map of batched tensors."""
+
+_DEGREE = 8  # of the expansion of smooth functions
+_MOST_BYTES = 4 * 2**30  # of one batch of matrices
+
+
+@final
+class CorrelatedGaussian(Bending):
+    """Normal tensors with correlated coordinates.
+
+    Args:
+        mean: Tensor (batch, …), n numbers an example.
+        covariance: Tensor (batch, n, n), or (1, n, n) where it is the same for all examples, which
+            saves linear maps the work. Symmetric and positive semi-definite.
+        link: Covariances with m independent standard normal variables that the noise is made of,
+            (batch, n, m) or (1, n, m). Sums and concatenations need it, see ``add``.
+
+    Raises:
+        ModelError: by each operation, where its matrices would take more than 4 GiB.
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor, link: Tensor | None = None) -> None:
+        self._mean, self._covariance, self._link = mean, covariance, link
+
+    @classmethod
+    def independent(cls, mean: Tensor, variance: Tensor, *, linked: bool = False) -> Self:
+        """Coordinates that are not correlated yet.
+
+        Args:
+            mean: Tensor (batch, …).
+            variance: Broadcasts to it; (1, …) where it is the same for all examples.
+            linked: Whether what is added up later remembers its noise; twice the memory.
+        """
+        length = len(variance) if variance.dim() == mean.dim() else 1
+        spread = variance.expand(length, *mean.shape[1:]).flatten(1)
+        _require_affordable(length, spread.shape[1], spread)
+        std = torch.where(spread > 0, std_of(spread), 0)
+        link = torch.diag_embed(std) if linked else None
+        return cls(mean, torch.diag_embed(spread), link)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Tensor (batch, n, n), or (1, n, n) for all examples."""
+        return self.now._covariance
+
+    @property
+    def link(self) -> Tensor | None:
+        """Covariances with what the noise is made of, (batch, n, m) or (1, n, m); None where not kept."""
+        return self.now._link
+
+    @property
+    @override
+    def variance(self) -> Tensor:
+        diagonal = self.covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0)
+        return diagonal.reshape(len(diagonal), *self.example_shape)
+
+    @override
+    def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
+        return self._mapped(operator.apply, operator.affine(self.mean, bias))
+
+    @override
+    def through(self, function: Monotone) -> Self:
+        match function:
+            case Rearrange():
+                return self._rearranged(function)
+            case MaxPool():
+                return self._pooled(function)
+            case SortGroups():
+                return self._sorted(function)
+        raise unknown(function)
+
+    @override
+    def shift(self, constant: Tensor | float) -> Self:
+        return type(self)(self.mean + constant, self.covariance, self.link)
+
+    @override
+    def add(self, other: Self) -> Self:
+        """The sum of two that come from the same noise.
+
+        Their covariance is that of the parts that are linear in the noise, so exact where one branch
+        is affine in the input and the noise is normal.
+
+        Raises:
+            ModelError: no link is kept.
+        """
+        own_link, other_link = _links([self, other])
+        between = self.covariance if other is self else own_link @ other_link.mT
+        covariance = self.covariance + other.covariance + between + between.mT
+        return type(self)(self.mean + other.mean, covariance, own_link + other_link)
+
+    @override
+    def cat(self, others: Sequence[Self], dim: int) -> Self:
+        """One after another; covariances between them are as in ``add``.
+
+        Raises:
+            ModelError: no link is kept.
+        """
+        parts: list[Self] = [self, *others]
+        links = _links(parts)
+        rows = []
+        for part, own in zip(parts, links, strict=True):
+            between = [own @ link.mT for link in links]
+            blocks = [
+                part.covariance if part is other else block
+                for other, block in zip(parts, between, strict=True)
+            ]
+            rows.append(torch.cat(_alike(blocks), 2))
+        order = _order([part.example_shape for part in parts], dim).to(self.mean.device)
+        covariance = torch.cat(_alike(rows), 1)[:, order][:, :, order]
+        link = torch.cat(_alike(links), 1)[:, order]
+        return type(self)(torch.cat([part.mean for part in parts], dim), covariance, link)
+
+    def _mapped(self, function: _Map, mean: Tensor) -> Self:
+        """The image under a linear map, and its mean."""
+        covariance = _both_sides(function, self.covariance, self.example_shape)
+        link = None if self.link is None else _on_rows(function, self.link.mT, self.example_shape).mT
+        return type(self)(mean, covariance, link)
+
+    def _rearranged(self, function: Rearrange) -> Self:
+        constants = function(self.mean.new_zeros(1, *self.example_shape))  # which have no variance
+        return self._mapped(lambda rows: function(rows) - constants, function(self.mean))
+
+    @override
+    def bent(self, function: Elementwise | Valley) -> Self:
+        own, spread = self.mean, self.variance
+        _require_affordable(len(own), own[:1].numel(), own)
+        mean, variance = bent(function, own, spread)
+        if function.hinges is not None:
+            covariance = hinged_covariance(own, self.covariance, function.hinges)
+        else:
+            terms = hermite_coefficients(function.function, own, spread, _DEGREE, num_nodes=16).flatten(2)
+            covariance = expanded_covariance(terms, correlation_of(self.covariance))
+        covariance = covariance.diagonal_scatter(variance.expand_as(mean).flatten(1), dim1=1, dim2=2)
+        link = None if self.link is None else gain(function, own, spread).flatten(1)[:, :, None] * self.link
+        return type(self)(mean, covariance, link)
+
+    def _pooled(self, pool: MaxPool) -> Self:
+        value: Self = self
+        for places in window_places(pool, self.shape[2:]):
+            value = value._largest(places)
+        return value
+
+    def _largest(self, places: Sequence[Rearrange]) -> Self:
+        stacked = self._rearranged(Rearrange(lambda x: torch.stack([place(x) for place in places], 1)))
+        while stacked.shape[1] > 1:
+            stacked = stacked._halved()
+        return stacked._rearranged(Rearrange(lambda x: x.squeeze(1)))
+
+    def _halved(self) -> Self:
+        """The larger of place i and i + half along dimension 1; of an odd number the last one stays."""
+        half, places = self.shape[1] // 2, self.shape[1]
+
+        def place(x: Tensor) -> Tensor:
+            return torch.cat([x, x.new_zeros(len(x), places - 2 * half, *x.shape[2:])], 1)
+
+        def joined(x: Tensor) -> Tensor:
+            return torch.cat([x[:, half:], x[:, :half] - x[:, half : 2 * half]], 1)
+
+        apart = self._mapped(joined, joined(self.mean))
+        first, second, rest = torch.split(self.mean, [half, half, places - 2 * half], 1)
+        tail, _ = rectified(-(first - second).abs(), apart.variance[:, places - half :])
+        mean = torch.cat([torch.maximum(first, second) + tail, rest], 1)
+        return apart._with_gain(first - second, place, mean)
+
+    def _sorted(self, groups: SortGroups) -> Self:
+        """By exchanges of neighbours, as many as it takes to bring the largest to the end."""
+        stacked = self._rearranged(Rearrange(lambda x: torch.stack([*groups.split(x)], 1)))
+        for end in range(stacked.shape[1] - 1, 0, -1):
+            for index in range(end):
+                stacked = stacked._exchanged(index)
+        return stacked._rearranged(Rearrange(lambda x: groups.arrange(x.flatten(1, 2))))
+
+    def _exchanged(self, index: int) -> Self:
+        """Place ``index`` along dimension 1 and the next one in order."""
+        after = self.shape[1] - index - 2
+
+        def place(x: Tensor) -> Tensor:
+            rest = x.shape[2:]
+            return torch.cat([x.new_zeros(len(x), index, *rest), -x, x, x.new_zeros(len(x), after, *rest)], 1)
+
+        def joined(x: Tensor) -> Tensor:
+            return torch.cat([x, x[:, index : index + 1] - x[:, index + 1 : index + 2]], 1)
+
+        apart = self._mapped(joined, joined(self.mean))
+        before, first, second, rest = torch.split(self.mean, [index, 1, 1, after], 1)
+        tail, _ = rectified(-(first - second).abs(), apart.variance[:, -1:])
+        ordered = [torch.minimum(first, second) - tail, torch.maximum(first, second) + tail]
+        return apart._with_gain(first - second, place, torch.cat([before, *ordered, rest], 1))
+
+    def _with_gain(self, apart: Tensor, place: _Map, mean: Tensor) -> Self:
+        """Of base and difference, flat one after the other here: base + place(max(difference, 0)).
+
+        Exact where they are jointly normal: Cov(y, max(d, 0)) = Cov(y, d) P(d > 0) (Stein, 1981).
+
+        Args:
+            apart: Mean of the difference, (batch, …).
+            place: Puts what is gained where it belongs in the base.
+            mean: Of the result.
+        """
+        shape, size = tuple(apart.shape[1:]), mean.shape[1:].numel()
+        base, across, own = (
+            self.covariance[:, :size, :size],
+            self.covariance[:, :size, size:],
+            self.covariance[:, size:, size:],
+        )
+        flat = apart.flatten(1)
+        share = cdf(flat / std_of(own.diagonal(dim1=1, dim2=2)))
+        gained = _on_rows(place, across * share[:, None, :], shape)
+        both = _both_sides(place, rectified_covariance(flat, own), shape)
+        link = self.link
+        if link is not None:
+            parts = link[:, size:] * share[:, :, None]
+            link = link[:, :size] + _on_rows(place, parts.mT, shape).mT
+        return type(self)(mean, base + gained + gained.mT + both, link)
+
+
+def _on_rows(function: _Map, matrix: Tensor, shape: Shape) -> Tensor:
+    """A linear map of each row, taken for an example of that shape: (batch, rows, n) -> (batch, rows, m)."""
+    rows = matrix.reshape(-1, *shape)
+    return torch.unflatten(function(rows).flatten(1), 0, matrix.shape[:2])
+
+
+def _both_sides(function: _Map, matrix: Tensor, shape: Shape) -> Tensor:
+    """A S Aᵀ of symmetric S, (batch, n, n) -> (batch, m, m)."""
+    size = function(matrix.new_zeros(1, *shape)).numel()
+    _require_affordable(len(matrix), max(size, matrix.shape[1]), matrix)
+    half = _on_rows(function, matrix, shape)
+    return _on_rows(function, half.mT, shape)
+
+
+def _links(parts: Sequence[CorrelatedGaussian]) -> list[Tensor]:
+    links = [part.link for part in parts if part.link is not None]
+    if len(links) < len(parts):
+        raise ModelError(
+            "The network adds or joins values that come from the same noise, and how they are correlated "
+            "is not known. Start from CorrelatedGaussian.independent(mean, variance, linked=True), or give "
+            "CorrelatedGaussian a link of its own."
+        )
+    return links
+
+
+def _alike(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """With as many matrices each, to be joined."""
+    length = max(len(matrix) for matrix in matrices)
+    return [matrix.expand(length, -1, -1) for matrix in matrices]
+
+
+def _order(shapes: Sequence[Shape], dim: int) -> Tensor:
+    """Where each coordinate of a concatenation stands in the flat examples, one after another."""
+    start, places = 0, []
+    for shape in shapes:
+        size = torch.Size(shape).numel()
+        places.append(torch.arange(start, start + size).reshape(1, *shape))
+        start += size
+    return torch.cat(places, dim).flatten()
+
+
+def _require_affordable(count: int, size: int, like: Tensor) -> None:
+    wanted = count * size**2 * like.element_size()
+    if wanted > _MOST_BYTES:
+        raise ModelError(
+            f"A covariance matrix of n = {size:,} coordinates, {count} at a time, takes "
+            f"{wanted / 2**30:.1f} GiB, more than {_MOST_BYTES / 2**30:g}. Take Gaussian(mean, variance), "
+            "which keeps variances alone, or fewer examples at a time."
+        )

@@ -1,0 +1,1 @@
+"""Sets of tensors that a network is bounded by: they prove."""

@@ -1,0 +1,84 @@
+"""The sets that an attacker may choose from, in each domain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+from withstand.core import norms
+from withstand.domains.sets.ball import Ball
+from withstand.domains.sets.box import Box
+from withstand.domains.sets.box_ball import BoxBall
+from withstand.graph.domain import Region
+
+DomainName: TypeAlias = Literal["box_ball", "box", "ball"]
+
+
+def input_set(
+    images: Tensor, norm: float, epsilon: float | Tensor, domain: DomainName, *, clip: bool = False
+) -> Region:
+    """All that lies within epsilon of each image, in an l2 or linf ball.
+
+    Args:
+        images: Tensor (batch, …), in [0, 1].
+        norm: 2 or inf.
+        epsilon: At least 0, in [0, 1] units; a float, or a tensor (batch,).
+        domain: ``"box_ball"``, ``"box"`` or ``"ball"``.
+        clip: Whether only images in [0, 1] count, as attacks keep to. It cuts the box; a ball
+            within linf is then put around the cut box's middle, which need not be the image.
+
+    Returns:
+        A set that holds them; exactly them, unless a ball stands for linf or a box for l2.
+
+    Raises:
+        ValueError: there is no such domain, or no set for this norm.
+    """
+    require_set(norm, domain)
+    return DOMAINS[domain](images, norm, epsilon, clip)
+
+
+def require_set(norm: float, domain: str) -> None:
+    """Accepts a norm and a domain for which there are sets.
+
+    Raises:
+        ValueError: there is no such domain, or no set for this norm.
+    """
+    if norm not in (2, math.inf):
+        raise ValueError(f"Certificates exist for norm 2 and inf, but got norm {norm:g}.")
+    if domain not in DOMAINS:
+        raise ValueError(f"Expected a domain of {', '.join(DOMAINS)}, but got {domain!r}.")
+
+
+def _box(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> Box:
+    reach = norms.per_example(epsilon, images)
+    if clip:
+        return Box((images - reach).clamp_min(0), (images + reach).clamp_max(1))
+    if isinstance(reach, Tensor):
+        return Box.around(images, reach.expand(len(images), *images.shape[1:]))
+    return Box.around(images, images.new_full((1, *images.shape[1:]), reach))
+
+
+def _ball(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> Ball:
+    if norm == math.inf and clip:
+        midpoint, halfwidth = _box(images, norm, epsilon, clip).parts
+        return Ball(midpoint, norms.norm(halfwidth, 2.0))
+    # A number is not to be rounded to torch's default precision on the way, nor copied from the host.
+    radius = epsilon.to(images) if isinstance(epsilon, Tensor) else images.new_full((1,), epsilon)
+    factor = math.sqrt(images.shape[1:].numel()) if norm == math.inf else 1.0
+    return Ball(images, radius.reshape(-1) * factor)
+
+
+def _box_ball(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> BoxBall:
+    ball = _ball(images, norm, epsilon, clip)
+    # Around an l2 ball a box says nothing new, unless [0, 1] cuts it.
+    return BoxBall(ball, _box(images, norm, epsilon, clip) if clip or norm == math.inf else None)
+
+
+DOMAINS: Mapping[str, Callable[[Tensor, float, float | Tensor, bool], Region]] = MappingProxyType(
+    {"box_ball": _box_ball, "box": _box, "ball": _ball}
+)
+"""Name -> how to make the set."""

@@ -1,0 +1,153 @@
+"""The expected Lipschitz constant of a network with random weights.
+
+The Lipschitz bound that a ball gives is a sum of products of layer norms, in which each random layer stands
+at most once on each way through the network. Layers are drawn independently of each other, so that the
+expectation of a product of their norms is the product of the expectations: the same sum with each random
+layer's norm replaced by (a bound of) its expectation bounds the expected Lipschitz constant, and so E ||f(x
++ d) - f(x)|| / ||d|| with the same weights on both sides. Only where values are joined by ``cat`` a ball
+takes the root of a sum of squares, which expectations do not pass through; there the plain sum is taken,
+which is larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand import bayes
+from withstand.core.float64_copy import exact_copy
+from withstand.domains import Ball, Call, Program
+from withstand.evaluation.kernel_norms.all_bounds import growth, wide_ball
+from withstand.operators import GuaranteedNorms, LinearOperator, OperatorNorms, Shape
+from withstand.types import ModelError
+
+_SLACK = 1 + 1e-3  # of bayes.expected_maximum
+
+
+def expected_lipschitz(model: nn.Module, image: Tensor, norms: Mapping[str, float]) -> float:
+    """A bound of the expected l2 Lipschitz constant of a network, from bounds of its random layers.
+
+    Where the numbers given are upper bounds of the layers' expected norms, the result is a proven one for
+    the network; it is no more than an estimate where they are estimates. Layers without randomness have
+    guaranteed norms, and a random BatchNorm the bound of ``expected_scale``.
+
+    Args:
+        model: Maps images to logits; its random layers are independent. Modes do not matter.
+        image: Tensor (1, …), one of its inputs.
+        norms: Path of each random linear layer or convolution -> its (bound of the) expected norm.
+
+    Raises:
+        ModelError: no ball passes through the model, a random layer is used twice, so that it is not
+            independent of itself, or one is used by something else than a call of the layer.
+    """
+    exact = exact_copy(model)
+    mean = bayes.mean_network(exact)
+    layers = dict(bayes.variational_layers(exact))
+    expected = dict(norms)
+    for path, layer in layers.items():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            expected[path] = expected_scale(layer)
+    walk = _Walk({id(mean.get_submodule(path)): path for path in layers}, expected)
+    ball = wide_ball(image.double())
+    with torch.inference_mode(False), torch.no_grad():
+        program = Program(mean)
+        program.rehearse(ball.center)
+        reached = program.walk(_Spread(ball.midpoint, ball.radius), walk.result_of)
+    if not isinstance(reached, _Spread):
+        raise ModelError("The model's output is not one tensor that depends on the images.")
+    return growth(reached.radius)
+
+
+def expected_scale(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> float:
+    """A bound of E max |scale| of a random BatchNorm in eval mode, running deviation included.
+
+    max |mean| / s + E max |std e| / s over channels, with s² the running variance and the layer's epsilon.
+
+    Args:
+        layer: One that is a ``bayes.VariationalLayer``.
+
+    Raises:
+        ModelError: it is not, or has no running statistics.
+    """
+    if not isinstance(layer, bayes.VariationalLayer) or layer.running_var is None:
+        raise ModelError(
+            f"Expected a random BatchNorm with running statistics, but got {layer}; without them it is no "
+            "function of one image."
+        )
+    with torch.no_grad():
+        normal = layer.normals()["weight"]
+        factors = (layer.running_var.double() + layer.eps).rsqrt()
+        noise = bayes.expected_maximum(normal.std.double() * factors)
+        return ((normal.mean.double() * factors).abs().max() + noise * _SLACK).item()
+
+
+class _Walk:
+    """What each operation makes of balls, once each random layer's norm is an expected one.
+
+    Args:
+        paths: Identity of a layer of the mean network -> path of the random layer that it stands for.
+        expected: Path -> expected norm.
+    """
+
+    def __init__(self, paths: Mapping[int, str], expected: Mapping[str, float]) -> None:
+        self._paths = paths
+        self._expected = expected
+        self._met: set[str] = set()
+
+    def result_of(self, call: Call) -> Any:
+        path = self._paths.get(id(call.layer))
+        if path is not None:
+            return self._of_random(path, call)
+        if call.node.op == "get_attr":
+            self._require_no_weight(call)
+        return call.apply_rule(GuaranteedNorms()) if call.takes_domain else call.compute()
+
+    def _of_random(self, path: str, call: Call) -> Any:
+        if path in self._met:
+            raise ModelError(
+                f"The random layer {path!r} is used twice. With the same weights it is not independent of "
+                "itself, so that the expectation of its norms' product is not the product of expectations."
+            )
+        self._met.add(path)
+        if not call.takes_domain:
+            raise ModelError(f"The random layer {path!r} is called with a constant, not with the image.")
+        return call.apply_rule(_Given(path, self._expected.get(path)))
+
+    def _require_no_weight(self, call: Call) -> None:
+        owner = str(call.node.target).rpartition(".")[0]
+        path = self._paths.get(id(call.trace.root.get_submodule(owner)))
+        if path is not None:
+            raise ModelError(
+                f"The model reads a random weight of its layer {path!r} beside calling the layer, and "
+                "what it makes of it is not known; call the layer alone."
+            )
+
+
+@dataclass(frozen=True)
+class _Given(OperatorNorms):
+    """The norm of a random layer that is known beforehand; None where it is not."""
+
+    path: str
+    norm: float | None
+
+    @override
+    def of(self, operator: LinearOperator, input_shape: Shape, key: str) -> Tensor:
+        if self.norm is None:
+            raise ModelError(f"No expected norm is known of the random layer {self.path!r}.")
+        return operator.entries.new_tensor(self.norm)
+
+
+@final
+class _Spread(Ball):
+    """A ball of which the radius is a sum of products of norms, everywhere."""
+
+    @override
+    def cat(self, others: Sequence[Self], dim: int) -> Self:
+        balls: list[Self] = [self, *others]
+        joined = torch.cat([ball.midpoint for ball in balls], dim)
+        return replace(self, midpoint=joined, radius=sum((ball.radius for ball in others), self.radius))

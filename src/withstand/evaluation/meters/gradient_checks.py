@@ -1,0 +1,136 @@
+"""Signs of false robustness that accuracies under attack do not show by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.attacks import PGD, cross_entropy, margin
+from withstand.core import norms
+from withstand.data import batches
+from withstand.evaluation.judge import Judge
+from withstand.evaluation.meter import Found, Gathered, Meter, Needs, Subject, Summary
+from withstand.evaluation.plans import norm_name
+from withstand.results.measurements import LARGE_EPSILON, VANISHING_GRADIENTS, Measurement
+from withstand.types import Batch
+
+LARGE_EPSILON_EXAMPLES = 200
+"""Test examples on which a budget that allows everything is tried, the first ones."""
+
+LARGEST_CLASS = "largest class"
+"""Beside it in the table: the share of the largest class, above which none can be robust."""
+
+_STEPS = 50
+_LOSSES = {"cross-entropy": cross_entropy, "margin": margin}
+
+
+@dataclass(frozen=True)
+class VanishingGradients(Meter):
+    """Counts the right examples at which a loss has no gradient at all with respect to the image.
+
+    A gradient counts as none where no pixel's is a normal number of the images' precision: its sign and its
+    direction are those of rounding then (Carlini and Wagner, 2016; Athalye et al., ICML 2018). It is measured
+    wherever something is attacked.
+    """
+
+    name = "gradients"
+
+    @override
+    def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
+        is_right = prediction == batch.labels
+        counts = {"right": np.array([int(is_right.sum())])}
+        for name, loss in _LOSSES.items():
+            counts[name] = np.array([int((_vanishes(judge.target, batch, loss) & is_right).sum())])
+        return Found({}, counts)
+
+    @override
+    def summary(self, gathered: Gathered) -> Summary:
+        right = int(gathered.counts["right"][0])
+        measurements = []
+        for name in _LOSSES:
+            vanished = int(gathered.counts[name][0])
+            value = vanished / right if right else 0.0
+            measurements.append(
+                Measurement(VANISHING_GRADIENTS, name, value=value, correct=vanished, total=right)
+            )
+        return Summary(measurements)
+
+
+def _vanishes(model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Where the loss has no gradient: bools (batch,)."""
+    with torch.enable_grad():
+        images = batch.images.detach().clone().requires_grad_()
+        value = loss(model(images), batch.labels).sum()
+        if not value.requires_grad:
+            return torch.ones_like(batch.labels, dtype=torch.bool)
+        (gradient,) = torch.autograd.grad(value, images)
+    return gradient.abs().flatten(1).amax(dim=1) < torch.finfo(gradient.dtype).tiny
+
+
+def large_epsilon(norm: float, num_pixels: int) -> float:
+    """A budget within which every image can be turned into the same grey one.
+
+    Args:
+        norm: 1, 2 or inf.
+        num_pixels: Of an image, with its channels.
+    """
+    return float(norms.norm(torch.full((1, num_pixels), 0.5, dtype=torch.float64), norm)[0])
+
+
+@dataclass(frozen=True)
+class LargeEpsilon(Meter):
+    """How many examples are robust under PGD at a budget that allows everything.
+
+    No classifier can truly be right on more than the largest class there, since all images can be made alike.
+    It is measured beside each suite of attacks.
+
+    Args:
+        norm: 1, 2 or inf.
+    """
+
+    needs = Needs(batches=False)
+    norm: float
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"large-epsilon-{norms.label(self.norm)}"
+
+    @override
+    def measure(self, subject: Subject) -> Any:
+        """``epsilon``, and the counts ``robust``, ``total`` and ``largest_class``."""
+        test, judge = subject.test, subject.judge
+        few = test.first(LARGE_EPSILON_EXAMPLES)
+        epsilon = large_epsilon(self.norm, few.images[0].numel())
+        attacks = [
+            PGD(norm=self.norm, epsilon=epsilon, num_steps=_STEPS, loss=loss) for loss in _LOSSES.values()
+        ]
+        forms = [each.for_random_answers() if judge.is_random else each.for_evaluation() for each in attacks]
+        torch.manual_seed(subject.seed)
+        robust = 0
+        for batch in batches(few, subject.batch_size):
+            is_robust = judge.predict(batch.images) == batch.labels
+            for form in forms:
+                is_robust &= judge.predict(form(judge.target, *batch)) == batch.labels
+            robust += int(is_robust.sum())
+        largest = int(few.labels.bincount().max())
+        return {"epsilon": epsilon, "robust": robust, "total": len(few), "largest_class": largest}
+
+    @override
+    def summary(self, gathered: Gathered) -> Summary:
+        once, norm = gathered.once, norm_name(self.norm)
+        epsilon, total = once["epsilon"], once["total"]
+        measurements = [
+            Measurement(LARGE_EPSILON, by, norm, epsilon, once[key] / total, correct=once[key], total=total)
+            for by, key in (
+                (f"pgd-{_STEPS}-{norms.label(self.norm)}", "robust"),
+                (LARGEST_CLASS, "largest_class"),
+            )
+        ]
+        return Summary(measurements)

@@ -1,0 +1,64 @@
+"""Bounds of a model's kernel norms, from below and from above."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from typing_extensions import override
+
+from withstand.data import batches
+from withstand.evaluation.kernel_norms import KernelNormSettings, kernel_norm_bounds
+from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
+from withstand.results import analytic as results
+from withstand.results.measurements import Measurement
+
+_BOUNDS = ("gradient", "perturbation", "deformation", "deformation_change", "spectral")
+_MEASURE = "kernel norm, largest over classes"
+
+
+@dataclass(frozen=True)
+class KernelNorms(KernelNormSettings, Meter):
+    """Bounds the kernel norm of each class logit; its settings are those of ``KernelNormSettings``."""
+
+    name = "kernel norms"
+    needs = Needs(batches=False, fixed_weights=True)
+
+    @override
+    def measure(self, subject: Subject) -> Any:
+        """What ``kernel_norm_bounds`` finds of the first test examples.
+
+        Raises:
+            ModelError: the model is no function of one image.
+            CertificateError: a lower bound is above the upper one.
+        """
+        images = next(batches(subject.test, self.num_examples)).images
+        names = subject.info.class_names
+        found = kernel_norm_bounds(subject.model, images, self, class_names=names, seed=subject.seed)
+        return asdict(found)
+
+    @override
+    def summary(self, gathered: Gathered) -> Summary:
+        once = gathered.once
+        classes = [results.KernelNormsOf(**bounds) for bounds in once["classes"]]
+        largest = {name: _largest([getattr(bounds, name) for bounds in classes]) for name in _BOUNDS}
+        norms = results.KernelNorms(
+            num_examples=once["num_examples"],
+            description=self.describe(),
+            classes=classes,
+            layers=[results.KernelNormsOfLayer(**layer) for layer in once["layers"]],
+            largest=results.KernelNormsOf("largest", **largest),  # type: ignore[arg-type]
+            reason=once["reason"],
+        )
+        measurements = [
+            Measurement(_MEASURE, name, "2", value=value)
+            for name, value in largest.items()
+            if value is not None
+        ]
+        return Summary(measurements, {"kernel_norms": norms})
+
+
+def _largest(values: list[float | None]) -> float | None:
+    """None where some class has no bound."""
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None

@@ -1,0 +1,187 @@
+"""How unsure a model with random weights is, on clean, attacked and foreign images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from typing_extensions import override
+
+from withstand import bayes
+from withstand.bayes.sampling import auroc, entropies, histogram
+from withstand.core.checks import require_at_least
+from withstand.core.dataset_info import DatasetInfo
+from withstand.core.numerics import seed_of
+from withstand.data import Dataset, batches
+from withstand.evaluation.attacking import column
+from withstand.evaluation.judge import Judge
+from withstand.evaluation.meter import Columns, Found, Gathered, Meter, Needs, Sources, Subject, Summary
+from withstand.evaluation.meters.always import reliability
+from withstand.results import random_answers as results
+from withstand.results.measurements import CALIBRATION_ERROR, Measurement
+from withstand.types import Batch, DataError
+
+Kind = Literal["clean", "attacked", "out-of-distribution"]
+# Of the parts of ``Entropies``, in their order: as columns, as results and in words.
+_COLUMNS = ("entropy", "expected-entropy", "mutual-information")
+_MEASURES = ("entropy", "expected_entropy", "mutual_information")
+_WORDS = ("predictive entropy", "expected entropy", "mutual information")
+_CONFIDENCE, _RIGHT = "confidence", "right"
+_AUROC = "AUROC of entropy against clean images"
+_MOST_ROWS = 500  # images times draws, of one pass
+
+
+@dataclass(frozen=True)
+class Uncertainty(Meter):
+    """How to measure the uncertainty of a net with random weights.
+
+    Args:
+        num_samples: Draws of the weights an image.
+        out_of_distribution: Other data sets whose test images are looked at as well, such as fashion-mnist,
+            as many as are scored; or name -> data set. Their images must have the shape of the scored ones.
+        num_bins: Of the histograms, from 0 to the logarithm of the number of classes.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    name = "uncertainty"
+    needs = Needs(attacked_images=True, random_weights=True)
+    num_samples: int = 50
+    out_of_distribution: list[str] | dict[str, Dataset] = field(default_factory=list)
+    num_bins: int = 40
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "the uncertainty", num_samples=self.num_samples, num_bins=self.num_bins)
+
+    @property
+    @override
+    def depends_on(self) -> object:
+        others = {name: dataset.fingerprint for name, dataset in self._others.items()}
+        return replace(self, out_of_distribution=[], num_bins=1), others
+
+    def describe(self) -> str:
+        """A sentence of the settings, for a report."""
+        draws = "one draw" if self.num_samples == 1 else f"{self.num_samples} draws"
+        return (
+            f"Entropies in nats over {draws} of the weights an image: of the mean prediction, the mean of "
+            "those of the draws, and the difference, which is the mutual information of answer and weights; "
+            "the calibration error is that of 15 bins of confidence; of an attack the images are those that "
+            "its accuracy is counted on, so one that was broken at a smaller epsilon or is wrong without an "
+            "attack counts as it is"
+        )
+
+    @override
+    def resolved(self, sources: Sources) -> Meter:
+        names = self.out_of_distribution
+        return replace(self, out_of_distribution={name: sources.dataset(name) for name in names})
+
+    @override
+    def require(self, info: DatasetInfo) -> None:
+        """Accepts the other data sets.
+
+        Raises:
+            DataError: one is a name alone, or of another shape.
+        """
+        if self.out_of_distribution and not isinstance(self.out_of_distribution, dict):
+            raise DataError(
+                f"Uncertainty is to be measured on {', '.join(self.out_of_distribution)}, but the data are "
+                "not there: Uncertainty(out_of_distribution={name: data set}) takes them."
+            )
+        for name, dataset in self._others.items():
+            if tuple(dataset.info.shape) != tuple(info.shape):
+                raise DataError(
+                    f"Expected images of shape {tuple(info.shape)}, as {info.name} has, to measure "
+                    f"uncertainty on, but those of {name} have shape {tuple(dataset.info.shape)}. Leave it "
+                    "out of out_of_distribution, or bring its images to that shape."
+                )
+
+    @override
+    def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
+        state = self.score_attacked(judge, batch.images, batch.labels)
+        return Found({name: state[name] for name in _COLUMNS}, {}, state)
+
+    @override
+    @torch.no_grad()
+    def score_attacked(self, judge: Judge, images: Tensor, labels: Tensor) -> Columns:
+        found, prediction = self._observed(judge, images)
+        return found | {_RIGHT: (prediction == labels).cpu().numpy()}
+
+    @override
+    @torch.no_grad()
+    def measure(self, subject: Subject) -> Any:
+        """Entropies and confidence of the images of each other data set."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for name, dataset in self._others.items():
+            split = dataset.test.first(len(subject.test))
+            parts: list[Columns] = []
+            for number, batch in enumerate(batches(split.to(subject.test.images.device), subject.batch_size)):
+                torch.manual_seed(seed_of(subject.seed, number * subject.batch_size))
+                parts.append(self._observed(subject.judge, batch.images)[0])
+            found[name] = {key: np.concatenate([part[key] for part in parts]).tolist() for key in parts[0]}
+        return found
+
+    @override
+    def summary(self, gathered: Gathered) -> Summary:
+        classes = gathered.subject.info.num_classes
+        edges = np.linspace(0.0, math.log(classes), self.num_bins + 1)
+        clean = gathered.state[_COLUMNS[0]]
+        sets = [self._set("clean", "clean", gathered.state, clean, edges)]
+        for target, state in gathered.attacked.items():
+            sets.append(self._set(column(target.name, target.epsilon), "attacked", state, clean, edges))
+        for name, lists in (gathered.once or {}).items():
+            state = {key: np.array(values) for key, values in lists.items()}
+            sets.append(self._set(name, "out-of-distribution", state, clean, edges))
+        part = results.Uncertainty(
+            self.describe(), self.num_samples, classes, [float(edge) for edge in edges], sets
+        )
+        return Summary([row for each in sets for row in _rows(each)], {"uncertainty": part})
+
+    @property
+    def _others(self) -> Mapping[str, Dataset]:
+        return self.out_of_distribution if isinstance(self.out_of_distribution, dict) else {}
+
+    def _observed(self, judge: Judge, images: Tensor) -> tuple[Columns, Tensor]:
+        """Entropies and confidence, and the classes predicted (batch,)."""
+        model = judge.predictor.model if isinstance(judge.predictor, bayes.Predictor) else judge.predictor
+        parts = torch.split(images, max(1, _MOST_ROWS // self.num_samples))
+        logits = torch.cat([bayes.sample_logits(model, part, self.num_samples) for part in parts], dim=1)
+        log_probabilities = logits.double().log_softmax(dim=2)
+        confidence, prediction = log_probabilities.exp().mean(dim=0).max(dim=1)
+        found = dict(zip(_COLUMNS, entropies(log_probabilities), strict=True)) | {_CONFIDENCE: confidence}
+        return {name: values.cpu().numpy() for name, values in found.items()}, prediction
+
+    def _set(
+        self, name: str, kind: Kind, state: Columns, clean: NDArray[Any], edges: NDArray[np.float64]
+    ) -> results.UncertaintySet:
+        measures = [(measure, state[key]) for measure, key in zip(_MEASURES, _COLUMNS, strict=True)]
+        right = state.get(_RIGHT)
+        return results.UncertaintySet(
+            name=name,
+            kind=kind,
+            num_examples=len(state[_CONFIDENCE]),
+            accuracy=None if right is None else float(right.mean()),
+            calibration_error=None if right is None else reliability(state[_CONFIDENCE], right).error,
+            auroc=None if kind == "clean" else auroc(clean, state[_COLUMNS[0]]),
+            means={measure: float(values.mean()) for measure, values in measures},
+            medians={measure: float(np.median(values)) for measure, values in measures},
+            histograms={measure: histogram(values, edges) for measure, values in measures},
+        )
+
+
+def _rows(of_set: results.UncertaintySet) -> Sequence[Measurement]:
+    rows = [
+        Measurement(words, of_set.name, value=of_set.means[measure])
+        for words, measure in zip(_WORDS, _MEASURES, strict=True)
+    ]
+    if of_set.auroc is not None:
+        rows.append(Measurement(_AUROC, of_set.name, value=of_set.auroc))
+    if of_set.calibration_error is not None and of_set.kind != "clean":
+        rows.append(Measurement(CALIBRATION_ERROR, of_set.name, value=of_set.calibration_error))
+    return rows

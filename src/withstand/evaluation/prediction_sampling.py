@@ -1,0 +1,86 @@
+"""How a model that draws its answers is scored: settings, and what stands for one answer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from withstand.core.checks import require_at_least
+
+LEAST_DRAWS_TO_TRY = 4
+"""The least ``most_attack_samples``: that after two doublings."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to score a net whose weights are random.
+
+    What is scored is the mean of the probabilities over fresh draws of the weights. An attack climbs the
+    loss of the same mean over its own draws, so its gradient is an expectation over transformations
+    (Athalye et al., ICML 2018). Of a net without random weights nothing is drawn, and none of this counts.
+
+    Args:
+        num_samples: Draws that a prediction averages.
+        num_repeats: Predictions of each image, each of fresh draws; the share of right ones counts. As many
+            others choose which image an attack leaves.
+        attack_samples: Draws that an attack's gradient averages; where null the fewest of 1, 2, 4, … that
+            attack as well as any.
+        most_attack_samples: The largest number of draws to try for that, at least 4.
+        sweep_examples: Test examples to try it on, the first ones.
+        tolerance: A difference of attacked accuracies that does not count: of two numbers of draws, and of
+            the last two doublings together, which must not lower it by more to be the last. Nor does a
+            difference within twice its standard error.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    num_samples: int = 20
+    num_repeats: int = 5
+    attack_samples: int | None = None
+    most_attack_samples: int = 32
+    sweep_examples: int = 200
+    tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        require_at_least(
+            1,
+            "the sampling",
+            num_samples=self.num_samples,
+            num_repeats=self.num_repeats,
+            attack_samples=self.attack_samples,
+            sweep_examples=self.sweep_examples,
+        )
+        if self.most_attack_samples < LEAST_DRAWS_TO_TRY:
+            raise ValueError(
+                f"Expected most_attack_samples of the sampling of at least {LEAST_DRAWS_TO_TRY}, since "
+                "gradients of 1, 2 and 4 draws must be compared to find a number, but got "
+                f"{self.most_attack_samples}. To fix the number give attack_samples."
+            )
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(
+                f"Expected a tolerance of the sampling of at least 0 and finite, but got {self.tolerance:g}."
+            )
+
+    def describe(self, attack_samples: int | None) -> str:
+        """A sentence of the settings, for a report.
+
+        Args:
+            attack_samples: Draws that each attack's gradient averages; None where none has such a gradient.
+        """
+        draws, times = _counted(self.num_samples, "fresh draw"), _counted(self.num_repeats, "time")
+        gradient = (
+            ""
+            if attack_samples is None
+            else "; an attack's gradient is that of the same mean over "
+            f"{_counted(attack_samples, 'fresh draw')}"
+        )
+        return (
+            f"Each prediction is the mean of the probabilities over {draws} of the weights, and each image "
+            f"is predicted {times}{gradient}; attacked images, and the worst of several attacks, are chosen "
+            "by one set of predictions and counted on another"
+        )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

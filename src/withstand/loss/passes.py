@@ -1,0 +1,136 @@
+"""One forward pass of a batch, which several terms of an objective share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from withstand.core.modes import differs_in_training, eval_mode, uncompiled
+from withstand.types import DataError, ModelError
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """What a model answers, in its present mode.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes).
+        images: Float tensor (batch, …).
+
+    Raises:
+        ModelError: the answer is not a tensor (batch, classes).
+    """
+    logits = model(images)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+        found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(
+            f"{type(model).__name__} must give logits, a tensor ({len(images)}, classes) for "
+            f"{len(images)} images, but gave {found}."
+        )
+    return logits
+
+
+_Kept = TypeVar("_Kept")
+
+
+class Differentiable(NamedTuple):
+    """Images that require gradient, and their logits in eval mode, to be differentiated twice.
+
+    Attributes:
+        model: What made the logits; not compiled, since compiled graphs can be differentiated once only.
+        images: Float tensor (batch, …) that requires gradient.
+        logits: Tensor (batch, classes), a function of the images.
+    """
+
+    model: nn.Module
+    images: Tensor
+    logits: Tensor
+
+    @staticmethod
+    def of(model: nn.Module, images: Tensor) -> Differentiable:
+        """A pass of its own.
+
+        Args:
+            model: Maps images in [0, 1] to logits (batch, classes).
+            images: Float tensor (batch, …).
+        """
+        original = uncompiled(model)
+        leaf = images.detach().requires_grad_()
+        with torch.enable_grad(), eval_mode(original):
+            return Differentiable(original, leaf, logits_of(original, leaf))
+
+
+class Pass:
+    """A batch on its way through a model; each part is computed when it is first asked for.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes).
+        images: Float tensor (batch, …), in [0, 1].
+        tracks_images: Whether the logits will be differentiated with respect to the images.
+
+    Raises:
+        DataError: there is no image.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, *, tracks_images: bool = False) -> None:
+        if not len(images):
+            raise DataError("Expected at least one image in a batch, but got none.")
+        self.model = model
+        self.given = images
+        # Per example a network is what it is in eval mode, so one pass serves for both only where
+        # the modes are alike.
+        shares = tracks_images and torch.is_grad_enabled() and _is_plain(model)
+        self._images = images.detach().requires_grad_() if shares else images
+        self._is_random = False
+        self._kept: dict[Hashable, Any] = {}
+
+    def kept(self, key: Hashable, make: Callable[[], _Kept]) -> _Kept:
+        """What several terms share beside the logits; made by whoever asks first.
+
+        Args:
+            key: Names it; a class whose object it is, say.
+            make: Makes it.
+        """
+        if key not in self._kept:
+            self._kept[key] = make()
+        found: _Kept = self._kept[key]
+        return found
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """(batch, classes), as the model gives them in its present mode."""
+        if self._images is self.given:
+            return logits_of(self.model, self.given)
+        before = random_state(self.given.device)
+        logits = logits_of(self.model, self._images)
+        # Then it may be a function such as F.dropout, of which no layer tells that it is there.
+        self._is_random = random_state(self.given.device) != before
+        return logits
+
+    @cached_property
+    def differentiable(self) -> Differentiable:
+        """Images and logits to be differentiated, of this pass where that is possible."""
+        if self._images is not self.given:
+            logits = self.logits
+            if not self._is_random:
+                return Differentiable(self.model, self._images, logits)
+        return Differentiable.of(self.model, self.given)
+
+
+def random_state(device: torch.device) -> bytes:
+    """The state of the generator from which a model on a device draws; without waiting for the device.
+
+    Args:
+        device: Of the model.
+    """
+    # Without the device's number, which not every kind of device takes here: that of the current one.
+    module: Any = torch if device.type == "cpu" else torch.get_device_module(device)
+    state: Tensor = module.get_rng_state()
+    return state.numpy().tobytes()
+
+
+def _is_plain(model: nn.Module) -> bool:
+    return uncompiled(model) is model and not differs_in_training(model)

@@ -1,0 +1,227 @@
+"""Objectives and how they add up: ``CrossEntropy() + 0.1 * InputGradient()``.
+
+An objective is an ``nn.Module`` so that whatever state it keeps moves with the device and is
+saved in the checkpoint; it is called on a model and a batch and returns ``LossTerms``. Terms of a
+sum that need the same forward pass share one (``passes.Pass``).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from withstand.core.checks import check_batch
+from withstand.core.schedules import Schedule, value_at
+from withstand.loss.passes import Pass
+from withstand.types import LossTerms
+
+
+class Objective(nn.Module, ABC):
+    """The interface of all that training minimises.
+
+    Objectives add (``a + b``) and scale (``0.1 * a``, also by a schedule).
+    """
+
+    _has_checked = False
+
+    @abstractmethod
+    def forward(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> LossTerms:
+        """The loss of one batch.
+
+        Args:
+            model: Maps images in [0, 1] to logits (batch, classes).
+            images: Float tensor (batch, …), in [0, 1].
+            labels: Integer tensor (batch,).
+            progress: Epochs done; at infinity (the default) every schedule stands at its end.
+
+        Returns:
+            The scalar to minimise and its named terms.
+        """
+
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        """The loss of one batch, from a forward pass that others may use too.
+
+        What needs the logits of the images as they are, or their gradients, overrides this, and calls it
+        from ``forward`` with a pass of its own.
+
+        Args:
+            passed: The model, the images, and what has been computed of them.
+            labels: Integer tensor (batch,).
+            progress: Epochs done.
+        """
+        result: LossTerms = self(passed.model, passed.given, labels, progress=progress)
+        return result
+
+    def differentiates_images(self, progress: float = math.inf) -> bool:
+        """Whether ``of_pass`` will ask for gradients with respect to the images."""
+        return False
+
+    def check_once(self, images: Tensor, labels: Tensor) -> None:
+        """Checks the first batch that it is given, and no other: that reads values back from the device.
+
+        Args:
+            images: Float tensor (batch, …), in [0, 1].
+            labels: Integer tensor (batch,).
+
+        Raises:
+            DataError: as ``check_batch``.
+        """
+        if not self._has_checked:
+            check_batch(images, labels)
+            self._has_checked = True
+
+    def prepare(self, num_data: int) -> None:
+        """Told once by training, before its first step; by default nothing comes of it.
+
+        Args:
+            num_data: Examples in the training set.
+        """
+        return
+
+    def slow_down(self, at: float) -> bool:
+        """Halves the step of difficulty after ``at``, one epoch more for it; the default has none.
+
+        Training calls this when it collapses (see ``training.collapse``). An objective that
+        schedules how hard its task is wraps those schedules in ``schedules.Slowed``.
+
+        Args:
+            at: Epochs done when the step that was too hard begins.
+
+        Returns:
+            Whether the epoch after ``at`` has become easier.
+        """
+        return False
+
+    def __add__(self, other: Objective) -> Objective:
+        return Sum([*_terms_of(self), *_terms_of(other)])
+
+    def __mul__(self, weight: float | Schedule) -> Objective:
+        return Weighted(self, weight)
+
+    __rmul__ = __mul__
+
+
+class OnePass(Objective, ABC):
+    """The interface of an objective that works on a shared forward pass of the images as they are."""
+
+    @abstractmethod
+    @override
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms: ...
+
+    @override
+    def forward(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> LossTerms:
+        # In inference mode nothing can be differentiated, and what is kept could not be used in training.
+        has_gradients = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
+            images, labels = _usable(images), _usable(labels)
+            passed = Pass(model, images, tracks_images=self.differentiates_images(progress))
+            return self.of_pass(passed, labels, progress=progress)
+
+
+class Penalty(Objective, ABC):
+    """The interface of an objective that is added to another and trains nothing alone."""
+
+
+class Weighted(OnePass):
+    """``weight`` times a term; the term is reported as it is, before its weight.
+
+    As long as the weight is 0 the term is not computed, and draws nothing at random.
+
+    Args:
+        term: What to scale.
+        weight: A float or a schedule of one.
+    """
+
+    def __init__(self, term: Objective, weight: float | Schedule) -> None:
+        super().__init__()
+        self.term = term
+        self.weight = weight
+
+    @override
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        weight = value_at(self.weight, progress)
+        if weight == 0:
+            # With gradient, so that a step in which nothing has a weight is a step all the same.
+            return LossTerms(passed.given.new_zeros((), requires_grad=True), {})
+        loss, terms = self.term.of_pass(passed, labels, progress=progress)
+        return LossTerms(weight * loss, terms)
+
+    @override
+    def differentiates_images(self, progress: float = math.inf) -> bool:
+        return value_at(self.weight, progress) != 0 and self.term.differentiates_images(progress)
+
+    @override
+    def prepare(self, num_data: int) -> None:
+        self.term.prepare(num_data)
+
+    @override
+    def slow_down(self, at: float) -> bool:
+        return self.term.slow_down(at)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"  # by which a resumed training tells another objective
+
+
+class Sum(OnePass):
+    """The sum of several objectives; where two report the same name, the later gets a number.
+
+    Args:
+        terms: What to add, at least one.
+
+    Raises:
+        ValueError: there is nothing to add.
+    """
+
+    def __init__(self, terms: Sequence[Objective]) -> None:
+        super().__init__()
+        if not terms:
+            raise ValueError("A sum of objectives needs at least one term, but got none.")
+        self.terms = nn.ModuleList(terms)
+
+    @override
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        results = [term.of_pass(passed, labels, progress=progress) for term in _terms_of(self)]
+        named: dict[str, Tensor] = {}
+        for result in results:
+            for name, value in result.terms.items():
+                named[_free_name(name, named)] = value
+        return LossTerms(torch.stack([result.loss for result in results]).sum(), named)
+
+    @override
+    def differentiates_images(self, progress: float = math.inf) -> bool:
+        return any(term.differentiates_images(progress) for term in _terms_of(self))
+
+    @override
+    def prepare(self, num_data: int) -> None:
+        for term in _terms_of(self):
+            term.prepare(num_data)
+
+    @override
+    def slow_down(self, at: float) -> bool:
+        slowed = [term.slow_down(at) for term in _terms_of(self)]  # all of them, not only up to the first
+        return any(slowed)
+
+
+def _usable(batch: Tensor) -> Tensor:
+    return batch.clone() if batch.is_inference() else batch
+
+
+def _terms_of(objective: Objective) -> list[Objective]:
+    if not isinstance(objective, Sum):
+        return [objective]
+    return [term for term in objective.terms if isinstance(term, Objective)]
+
+
+def _free_name(name: str, taken: dict[str, Tensor]) -> str:
+    candidates = [name, *(f"{name}_{number}" for number in range(2, len(taken) + 3))]
+    return next(candidate for candidate in candidates if candidate not in taken)

@@ -1,0 +1,37 @@
+"""Operator norms: estimates for training, guaranteed upper bounds for certificates, and how to clip them."""
+
+from withstand.operators.circles import clip_convolution
+from withstand.operators.clipping import clip, clip_in_subspace
+from withstand.operators.guaranteed import GuaranteedNorms, upper_bound
+from withstand.operators.layer_weights import KeptPlaces, Place, Weight, places, weights
+from withstand.operators.linear_operators import (
+    Convolution,
+    Dense,
+    Diagonal,
+    LinearOperator,
+    Separable,
+    Shape,
+)
+from withstand.operators.norm_sources import Kept, OperatorNorms, PowerIteration
+
+__all__ = [
+    "Convolution",
+    "Dense",
+    "Diagonal",
+    "GuaranteedNorms",
+    "Kept",
+    "KeptPlaces",
+    "LinearOperator",
+    "OperatorNorms",
+    "Place",
+    "PowerIteration",
+    "Separable",
+    "Shape",
+    "Weight",
+    "clip",
+    "clip_convolution",
+    "clip_in_subspace",
+    "places",
+    "upper_bound",
+    "weights",
+]

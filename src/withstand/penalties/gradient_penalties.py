@@ -1,0 +1,120 @@
+"""Penalties on gradients of the logits and of the loss, and on the logits' slopes along deformations."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+from withstand.core import norms
+from withstand.core.checks import require_at_least
+from withstand.data.deform import Deform
+from withstand.loss.passes import Pass
+from withstand.penalties.classwise import GradientPenalty, class_gradients, gradient, own_gradients
+from withstand.types import LossTerms
+
+
+class InputGradient(GradientPenalty):
+    """The sum over classes k of the largest ‖∇ₓ f_k(x_i)‖₂² in the batch, for logits f.
+
+    A lower bound of the squared norms of the logits in the function space of a kernel (Bietti et al.,
+    ICML 2019, arXiv 1810.00363, ‖∇f‖²); a gradient is in logits per unit of l2 distance between images
+    in [0, 1]. The model is differentiated in eval mode.
+
+    The maximum is over the batch, so larger batches give larger penalties, and the gradient with respect
+    to the weights comes from one image a class.
+    """
+
+    @override
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        pass_ = passed.differentiable
+        lengths = torch.stack([norms.norm(gradients, 2.0) for gradients in class_gradients(pass_)])
+        worst = pass_.images.detach()[lengths.argmax(dim=1)]
+        loss = own_gradients(pass_.model, worst).square().sum()
+        return LossTerms(loss, {"input_gradient": loss.detach()})
+
+
+class LossGradient(GradientPenalty):
+    """The mean over the batch of ‖∇ₓ ℓ(x_i, y_i)‖₂² or of ‖∇ₓ ℓ(x_i, y_i)‖₁, for cross-entropy ℓ.
+
+    Also called double backpropagation (l2), and to first order adversarial training (l1); Bietti et al.,
+    ICML 2019, arXiv 1810.00363, grad-l2 and grad-l1. The gradient is in nats per unit of distance between
+    images in [0, 1]. The model is differentiated in eval mode.
+
+    Args:
+        norm: 2, which is squared, or 1, which is not.
+
+    Raises:
+        ValueError: the norm is neither.
+    """
+
+    def __init__(self, norm: Literal[1, 2] = 2) -> None:
+        super().__init__()
+        if norm not in (1, 2):
+            raise ValueError(f"Expected a norm of 1 or 2, but got {norm}.")
+        self.norm = int(norm)  # its name is the same for 2.0
+
+    @override
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        _, images, logits = passed.differentiable
+        with torch.enable_grad():
+            # Not the mean, of which each example's gradient would be only a share.
+            total = F.cross_entropy(logits, labels, reduction="sum")
+        gradients = gradient(total, images)
+        # Not the square of the norm, whose derivative at 0 is none.
+        each = gradients.flatten(1).square().sum(dim=1) if self.norm == 2 else norms.norm(gradients, 1.0)
+        loss = each.mean()
+        return LossTerms(loss, {f"loss_gradient_l{self.norm}": loss.detach()})
+
+    @override
+    def extra_repr(self) -> str:
+        return f"norm={self.norm}"
+
+
+class TangentGradient(GradientPenalty):
+    """The sum over classes k of the largest Σ_j <∇ₓ f_k(x_i), t_ij>² in the batch, for logits f.
+
+    t_ij are ``num_tangents`` random tangent images of image i: how its pixels begin to change as it is
+    deformed (``data.Deform.tangents``). So each inner product is the derivative at a = 0 of
+    f_k(x_i + a t_ij) (Bietti et al., ICML 2019, arXiv 1810.00363, ‖D_τ f‖²), in logits per deformation of
+    the full stated size. The model is differentiated in eval mode.
+
+    The maximum is over the batch, so larger batches give larger penalties, and the gradient with respect
+    to the weights comes from one image a class.
+
+    Args:
+        deform: Which deformations; ``Deform()`` where None.
+        num_tangents: Of each image.
+
+    Raises:
+        ValueError: there are no tangents.
+    """
+
+    def __init__(self, deform: Deform | None = None, *, num_tangents: int = 30) -> None:
+        super().__init__()
+        require_at_least(1, num_tangents=num_tangents)
+        self.deform = Deform() if deform is None else deform
+        self.num_tangents = num_tangents
+
+    @override
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        pass_ = passed.differentiable
+        images = pass_.images.detach()
+        tangents = self.deform.tangents(images, self.num_tangents)
+        slopes = [_slopes(gradients, tangents) for gradients in class_gradients(pass_)]
+        index = torch.stack(slopes).square().sum(dim=2).argmax(dim=1)
+        loss = _slopes(own_gradients(pass_.model, images[index]), tangents[index]).square().sum()
+        return LossTerms(loss, {"tangent_gradient": loss.detach()})
+
+    @override
+    def extra_repr(self) -> str:
+        return f"{self.deform}, num_tangents={self.num_tangents}"
+
+
+def _slopes(gradients: Tensor, tangents: Tensor) -> Tensor:
+    """Derivatives along tangents, (batch, tangents)."""
+    return torch.einsum("np,njp->nj", gradients.flatten(1), tangents.flatten(2))

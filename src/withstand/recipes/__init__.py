@@ -1,0 +1,1 @@
+"""Recipes: a run in one typed configuration, read, varied, and a library of them."""

@@ -1,0 +1,299 @@
+"""Reading recipes: YAML files and ``--key=value``, to a typed recipe and back."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import warnings
+from argparse import Action, ArgumentError
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_loader
+from torch.optim import SGD, Adam
+
+from withstand.attacks import Attack
+from withstand.bayes import Posterior
+from withstand.constraints import Constraint
+from withstand.core.schedules import Schedule
+from withstand.core.suggest import nearest
+from withstand.data import Deform
+from withstand.evaluation import Meter, Sampling
+from withstand.loss.terms import Objective
+from withstand.recipes.list_items import Item, is_item, put
+from withstand.recipes.schema import BayesSettings, Recipe
+from withstand.recipes.upgrade import refuse_old_keys, with_moved_modules
+from withstand.training import Plateau, Rollback
+from withstand.training.measure import Measure
+from withstand.types import RecipeError
+
+LOADER = "withstand-recipe"
+_ABOUT_KEYS = (
+    "Any value can be set by --key=value, those of a class by the key that names it and a dot: "
+    "--objective.attack.epsilon=8/255, those of a list's item by its number, from 0: "
+    "--evaluation.meters.0.epsilons=[0.1]; --evaluation.meters+=Suite adds one, and "
+    "--evaluation.meters.level=fast then sets it. --objective.help=Adversarial and "
+    "--objective.attack.help=PGD explain a class; --print_config shows all values and does nothing."
+)
+_NUMBER = r"[0-9]+(?:\.[0-9]*)?"
+_FRACTION = re.compile(rf"^-?{_NUMBER}/{_NUMBER}$")
+_INFINITE_ARGUMENT = re.compile(r"(?<=^--)([^=]+)=(?:l_?)?inf$")
+_FRACTION_ARGUMENT = re.compile(rf"^(--[^=]+=)(-?{_NUMBER})/({_NUMBER})$")
+
+
+@dataclass(frozen=True)
+class ParsedRecipe:
+    """A recipe with the text that made it.
+
+    Attributes:
+        recipe: Typed, ready to run.
+        values: All values, resolved, as plain data.
+        text: The same as YAML: what ``recipe.yaml`` holds.
+    """
+
+    recipe: Recipe
+    values: dict[str, Any]
+    text: str
+
+
+class _RecipeYaml(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+    """YAML in which 8/255, 1e-3 and inf are the numbers they look like."""
+
+
+def _fraction(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    numerator, denominator = str(loader.construct_scalar(node)).split("/")
+    return _quotient(numerator, denominator)
+
+
+def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(
+        str(loader.construct_scalar(node)).replace("_", "").replace(".inf", "inf").replace(".nan", "nan")
+    )
+
+
+_RecipeYaml.add_implicit_resolver("!fraction", _FRACTION, list("-0123456789"))
+_RecipeYaml.add_constructor("!fraction", _fraction)
+_RecipeYaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:inf|[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+)$"),
+    list("-+i0123456789"),
+)
+_RecipeYaml.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def load_yaml(text: str) -> Any:
+    """Reads YAML in which 8/255, 1e-3 and inf are the numbers they look like."""
+    return yaml.load(with_moved_modules(text), _RecipeYaml)
+
+
+def flow(value: object) -> str:
+    """A value as one line of YAML, for ``--key=value``."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+set_loader(LOADER, load_yaml)
+
+
+def recipe_parser(program: str, description: str) -> ArgumentParser:
+    """The command-line parser of a recipe: ``--recipe FILE`` and a ``--key`` for each value."""
+    parser = ArgumentParser(
+        prog=program,
+        usage=f"{program} [--key=value ...]",
+        description=f"{description} {_ABOUT_KEYS}",
+        parser_mode=LOADER,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--recipe", action="config", help="The recipe; RECIPE is short for it.")
+    parser.add_class_arguments(Recipe, as_group=False)
+    # As plain data, since an object that stands as a default cannot be written down again.
+    parser.set_defaults({"objective": {"class_path": "CrossEntropy"}})
+    return parser
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, name -> file, in order of name."""
+    folder = Path(str(resources.files("withstand.recipes"))) / "library"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a packaged recipe or of the user's own.
+
+    Args:
+        name: A packaged name (``mnist-iat``) or a path to a YAML file.
+
+    Raises:
+        RecipeError: there is none; the text names the nearest.
+    """
+    known = packaged_recipes()
+    if name in known:
+        return known[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    raise RecipeError(
+        f"There is no recipe {name!r}; {nearest(name, known)} Your own is a path to a YAML file."
+    )
+
+
+def parse_recipe(
+    path: Path, overrides: Sequence[str] = (), *, parser: ArgumentParser | None = None
+) -> ParsedRecipe:
+    """Reads a recipe file and overrides.
+
+    Args:
+        path: A YAML file.
+        overrides: Each ``--key=value``; keys are dotted, fractions such as 8/255 are numbers. Those
+            of a list's item, such as ``--objective.terms.1.weight=0.3``, come after all others.
+        parser: To parse with; a plain one where None.
+
+    Raises:
+        RecipeError: a key is unknown (the text names the nearest valid one) or a value does not fit.
+    """
+    refuse_old_keys(path, overrides, load_yaml)
+    parser = parser or recipe_parser("withstand", "")
+    fields = inspect.signature(Recipe).parameters
+    arguments = [f"--recipe={path}", *with_numbers(overrides, parser)]
+    items = [argument for argument in arguments if is_item(argument)]
+    with warnings.catch_warnings():
+        # jsonargparse warns when an override replaces a class and drops the former's settings,
+        # which is what the user asked for.
+        warnings.filterwarnings("ignore", message="Due to class_path change")
+        try:
+            config = _parse_with_items(parser, arguments, items) if items else parser.parse_args(arguments)
+            parts = parser.instantiate(config)
+            recipe = Recipe(**{name: getattr(parts, name) for name in fields})
+        except RecipeError:
+            raise
+        except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
+            raise RecipeError(_explain(parser, error)) from error
+    for key in set(vars(config)) - set(fields):
+        config.pop(key)  # of the command, not of the recipe
+    text = parser.dump(config, skip_unset=False, skip_validation=True)  # it was parsed just now
+    values = load_yaml(text)
+    return ParsedRecipe(recipe, values, text)
+
+
+def _parse_with_items(parser: ArgumentParser, arguments: Sequence[str], items: Sequence[str]) -> Namespace:
+    """Parses all but the items, puts the items into what came of it, and parses that."""
+    printing = [argument for argument in arguments if argument.startswith("--print_config")]
+    config = parser.parse_args([each for each in arguments if each not in (*items, *printing)])
+    document = load_yaml(parser.dump(config, skip_unset=False, skip_validation=True))
+    put(document, [_item(argument) for argument in items])
+    return parser.parse_args([f"--recipe={yaml.safe_dump(document, sort_keys=False)}", *printing])
+
+
+def _item(argument: str) -> Item:
+    key, equals, text = argument.removeprefix("--").partition("=")
+    if not equals:
+        raise RecipeError(f"--{key} needs a value: --{key}=VALUE.")
+    return Item(key, load_yaml(text))
+
+
+def with_numbers(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:
+    """Arguments with numbers as YAML spells them: ``=8/255`` -> ``=0.03137…``, ``=inf`` -> ``=.inf``.
+
+    Args:
+        arguments: Each ``--key=value``, or a positional one, which stays as it is.
+        parser: Tells which keys hold text, such as a path, in which a fraction is none.
+
+    Raises:
+        RecipeError: a fraction divides by 0.
+    """
+    texts = {action.dest for action in parser._actions if _holds_text(action)}
+    return [
+        argument if argument[2:].partition("=")[0] in texts else _number(argument) for argument in arguments
+    ]
+
+
+def _holds_text(action: Action) -> bool:
+    return getattr(action, "_typehint", action.type) in (str, str | None)
+
+
+def _number(argument: str) -> str:
+    return _INFINITE_ARGUMENT.sub(r"\1=.inf", _FRACTION_ARGUMENT.sub(_decimal, argument))
+
+
+def _decimal(match: re.Match[str]) -> str:
+    return f"{match[1]}{_quotient(match[2], match[3])!r}"
+
+
+def _quotient(numerator: str, denominator: str) -> float:
+    if float(denominator) == 0:
+        raise RecipeError(f"{numerator}/{denominator} divides by 0.")
+    return float(numerator) / float(denominator)
+
+
+# -- errors that name the nearest valid key ---------------------------------------------------------
+
+_UNKNOWN = re.compile(
+    r"(?:Group '(?P<group>[^']+)' does not accept option|Option|unrecognized arguments:) "
+    r"(?:'|--)(?P<key>[^'=\s]+)(?:' is not accepted|'|=|\s|$)"
+)
+_NO_ALTERNATIVE = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - "
+)
+_IS_NOT_NULL = re.compile(r" - Expected a <class 'NoneType'>.*")
+_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\w+)(?![\w.])")
+
+
+def _explain(parser: ArgumentParser, error: Exception) -> str:
+    """An error text that names the nearest valid key where a key is unknown."""
+    message = " ".join(str(error).split())
+    unknown = _UNKNOWN.search(message)
+    if unknown is None:
+        told = _UNKNOWN_CLASS.sub(_nearest_class, _without_alternatives(message))
+        return f"The recipe does not fit: {told[:1500]}"
+    group = f"{unknown['group']}." if unknown["group"] else ""
+    key = group + unknown["key"].replace("init_args.", "")
+    hint = f" Did you mean {near!r}?" if (near := _nearest_key(parser, key)) not in (None, key) else ""
+    return f"Unknown key {key!r}.{hint} `withstand run RECIPE --help` lists all keys."
+
+
+def _without_alternatives(message: str) -> str:
+    """What is wrong with a setting that may be null, without that it is not null and all that it holds."""
+    return _IS_NOT_NULL.sub("", _NO_ALTERNATIVE.sub("", message))
+
+
+def _nearest_key(parser: ArgumentParser, key: str) -> str | None:
+    """The valid key most like a mistyped one: by its whole path, by its end, or by its last word."""
+    paths = {action.dest for action in parser._actions} - {"help", "print_config", "recipe", "out"}
+    settings = set(_class_parameters())
+    ending = [path for path in (*sorted(paths), "objective.attack.epsilon") if path.endswith(f".{key}")]
+    alike = difflib.get_close_matches(key, paths, n=1, cutoff=0.75)
+    last_word = difflib.get_close_matches(key.rpartition(".")[2], settings | paths, n=1)
+    return next(iter([*ending, *alike, *last_word]), None)
+
+
+def _nearest_class(unknown: re.Match[str]) -> str:
+    """What to say of a class that there is not."""
+    names = [
+        cls.__name__ for cls in _classes() if not (inspect.isabstract(cls) or cls.__name__.startswith("_"))
+    ]
+    near = difflib.get_close_matches(unknown[1], names, n=1, cutoff=0.7)
+    return f"There is no class {unknown[1]!r}.{f' Did you mean {near[0]!r}?' if near else ''}"
+
+
+def _class_parameters() -> Iterator[str]:
+    """The settings of every class that a recipe can name."""
+    for cls in _classes():
+        yield from inspect.signature(cls).parameters
+
+
+def _classes() -> Iterator[type]:
+    """Every class that a recipe can name, and those they come from."""
+    pending: list[type] = [
+        *(Objective, Attack, Constraint, Measure, Meter, Schedule, Posterior, BayesSettings),
+        *(Sampling, Deform, Plateau, Rollback, SGD, Adam),
+    ]
+    while pending:
+        cls = pending.pop()
+        pending.extend(cls.__subclasses__())
+        yield cls

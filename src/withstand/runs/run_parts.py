@@ -1,0 +1,209 @@
+"""What a run is made of: its recipe, its data, its model, and where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from withstand import bayes, data, models
+from withstand.constraints import PARAMETRIZATIONS
+from withstand.data import Dataset
+from withstand.core.dataset_info import (DatasetInfo)
+from withstand.core.flat import (flat)
+from withstand.recipes.schema import (Recipe)
+from withstand.recipes.parsing import (ParsedRecipe, parse_recipe)
+from withstand.core.run_folder import (RunFolder)
+from withstand.types import RecipeError, RunFolderError
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """The data set of a recipe.
+
+    Raises:
+        DataError: it is unknown, missing or damaged.
+    """
+    settings = recipe.data
+    return data.load(
+        settings.name,
+        root=settings.root,
+        size=settings.size,
+        validation_size=settings.validation_size,
+        train_size=settings.train_size,
+        seed=settings.seed,
+        partition=settings.partition,
+    )
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """Where Fabric puts the model: the accelerator asked for, or the best there is.
+
+    Raises:
+        RecipeError: the accelerator is not to be had.
+    """
+    from lightning_fabric import Fabric  # here, since it takes as long to import as torch itself
+
+    name = recipe.training.accelerator
+    try:
+        return Fabric(accelerator=name, devices=1).device
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise RecipeError(
+            f"training.accelerator={name!r} is not to be had here ({error}). Leave it at auto."
+        ) from error
+
+
+def build_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
+    """The model of a recipe, with weights fixed by its seed.
+
+    Raises:
+        ModelError: it is unknown or does not fit the data.
+    """
+    return _made_random(_plain_model(recipe, info), recipe)
+
+
+def initial_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
+    """The model that training begins with: the means of random weights are read, where a file has them.
+
+    Raises:
+        ModelError: it is unknown or does not fit the data, or its means are missing or do not fit it.
+    """
+    model = _plain_model(recipe, info)
+    settings = recipe.model.bayes
+    if settings is not None and settings.means is not None:
+        models.load_weights(model, settings.means)
+    return _made_random(model, recipe)
+
+
+def _plain_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
+    torch.manual_seed(recipe.seed)
+    settings = recipe.model
+    model = models.create(settings.name, dataset=info, normalize=settings.normalize, **settings.options)
+    if settings.parametrize is not None:
+        PARAMETRIZATIONS[settings.parametrize](model)
+    return model
+
+
+def _made_random(model: nn.Module, recipe: Recipe) -> nn.Module:
+    settings = recipe.model.bayes
+    return model if settings is None else bayes.convert(model, settings.posterior, settings.layers)
+
+
+def model_spec(recipe: Recipe, info: DatasetInfo) -> dict[str, Any]:
+    """How to build the model, as ``model.json`` holds it."""
+    return {
+        "name": recipe.model.name,
+        "normalize": recipe.model.normalize,
+        "options": recipe.model.options,
+        "parametrize": recipe.model.parametrize,
+        "bayes": None if recipe.model.bayes is None else asdict(recipe.model.bayes),
+        "dataset": info.name,
+        "input_shape": list(info.shape),
+        "num_classes": info.num_classes,
+    }
+
+
+def open_run(folder: Path) -> tuple[RunFolder, ParsedRecipe]:
+    """A run folder that training has filled, and its recipe.
+
+    Raises:
+        RunFolderError: there is none.
+        RecipeError: its recipe does not fit this version.
+    """
+    run = RunFolder(folder)
+    run.require(run.recipe, f"withstand train RECIPE --out={folder}")
+    return run, parse_recipe(run.recipe)
+
+
+def load_run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Module:
+    """The trained model of a run, on the CPU.
+
+    Raises:
+        RunFolderError: it is not trained to its end.
+        ModelError: its weights do not fit.
+    """
+    remedy = f"withstand train {run.recipe} --out={run.path}"
+    last = run.require(run.last_weights, remedy)  # written when training has come to its end
+    weights = last if recipe.evaluation.weights == "last" else run.require(run.best_weights, remedy)
+    model = build_model(recipe, info)
+    models.load_weights(model, weights)
+    return model
+
+
+@dataclass(frozen=True)
+class RecipeSources:
+    """Where the names that meters have of other things lead: data below the recipe's root, and run folders.
+
+    Args:
+        recipe: Of the run that is evaluated.
+    """
+
+    recipe: Recipe
+
+    def dataset(self, name: str) -> Dataset:
+        """The data set of a name, its pictures in the size of the recipe's.
+
+        Raises:
+            DataError: it is unknown, missing or damaged.
+        """
+        return data.load(name, root=self.recipe.data.root, size=self.recipe.data.size)
+
+    def model(self, folder: str) -> nn.Module:
+        """The trained model of another run.
+
+        Raises:
+            RunFolderError: it is no trained run.
+            RecipeError: it is of images of another shape, or of another number of classes.
+        """
+        run, parsed = open_run(Path(folder))
+        spec, info = run.read_json(run.model_spec), self.info
+        fits = (info.num_classes, list(info.shape))
+        if spec and (spec["num_classes"], spec["input_shape"]) != fits:
+            raise RecipeError(
+                f"Attacks cannot be transferred from {folder}: its model takes images of shape "
+                f"{spec['input_shape']} to {spec['num_classes']} classes, but those here are of shape "
+                f"{fits[1]} and {fits[0]} classes."
+            )
+        return load_run_model(run, parsed.recipe, info)
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Of the recipe's data, without reading them."""
+        settings = self.recipe.data
+        return data.info(settings.name, root=settings.root, size=settings.size)
+
+
+# What may change between a run and its resumption: none of it changes what is trained.
+_FREE_KEYS = ("title", "description", "published", "evaluation")
+_FREE_TRAINING = ("accelerator", "checkpoint_seconds", "tensorboard")
+
+
+def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
+    """Refuses to go on with another recipe than the one the folder was begun with.
+
+    Raises:
+        RunFolderError: it is another.
+    """
+    if not out.recipe.exists() or not out.is_begun():
+        return  # nothing has been trained yet
+    former = flat(_trained_part(parse_recipe(out.recipe).values), opens=False)
+    current = flat(_trained_part(parsed.values), opens=False)
+    differing = [key for key in sorted({*former, *current}) if former.get(key) != current.get(key)]
+    if differing:
+        shown = "; ".join(f"{key}: {former.get(key)} then, {current.get(key)} now" for key in differing[:5])
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise RunFolderError(
+            f"{out.path} holds a run of another recipe ({shown}{more}). "
+            "Choose another --out, or give the values it was begun with to go on."
+        )
+
+
+def _trained_part(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that decide what is trained."""
+    part = {key: value for key, value in values.items() if key not in _FREE_KEYS}
+    part["training"] = {key: value for key, value in part["training"].items() if key not in _FREE_TRAINING}
+    part["data"] = {key: value for key, value in part["data"].items() if key != "root"}
+    return part

@@ -1,0 +1,291 @@
+"""From a recipe to a run folder: train, evaluate, report; each stage can be run alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+
+from withstand.recipes import (schema as recipes)
+from withstand.data import Dataset
+from withstand.runs.environment import (describe_device, environment, git_commit, peak_memory_bytes)
+from withstand.evaluation import Evaluation, Meter, evaluate
+from withstand.recipes.schema import (Recipe)
+from withstand.recipes.parsing import (ParsedRecipe, flow, parse_recipe)
+from withstand.results import read_results
+from withstand.results.results import Published
+from withstand.core.run_folder import (RunFolder, replaced)
+from withstand.runs.run_parts import (RecipeSources, build_model, device_of, initial_model, load_data, load_run_model, model_spec, open_run, require_same_recipe)
+from withstand.training import Observer, TrainingResult, fit
+from withstand.types import RecipeError, RunFolderError
+
+Stage = Literal["evaluate", "certify", "attack", "moments"]
+"""What a command that measures does; none forgets what another found."""
+
+_SAME_KEYS = ("num_examples", "weights", "sampling")  # of the evaluation: what figures must share
+_logger = logging.getLogger(__name__)
+
+
+def train_recipe(
+    parsed: ParsedRecipe, out: RunFolder, *, command: str, observers: Sequence[Observer] = ()
+) -> TrainingResult:
+    """Trains a recipe into a run folder, or goes on where a former process was stopped.
+
+    Args:
+        parsed: The recipe.
+        out: Where to.
+        command: The command that repeats it, for ``environment.json``.
+        observers: Who is told how it goes.
+
+    Raises:
+        WithstandError: of the part that failed; nothing that was written before is lost.
+    """
+    out.create()
+    with out.held("training"):
+        return _train(parsed, out, command, observers)
+
+
+def _train(
+    parsed: ParsedRecipe, out: RunFolder, command: str, observers: Sequence[Observer]
+) -> TrainingResult:
+    recipe = parsed.recipe
+    require_same_recipe(parsed, out)
+    device = device_of(recipe)
+    dataset = load_data(recipe)
+    is_begun = out.is_begun()  # the file of the means may be gone by then, and is not needed
+    model = (build_model if is_begun else initial_model)(recipe, dataset.info)
+    out.forget_start()
+    with replaced(out.recipe) as temporary:
+        temporary.write_text(parsed.text, encoding="utf-8")
+    out.write_json(out.model_spec, model_spec(recipe, dataset.info))
+    if not (is_begun and out.last_weights.exists()):  # else training is done: nothing is added to it
+        _write_environment(out, recipe, command, dataset, device)
+    result = fit(
+        model,
+        dataset,
+        recipe.objective,
+        recipe.training,
+        out=out.path,
+        seed=recipe.seed,
+        observers=observers,
+    )
+    add_cost(
+        out,
+        train_seconds=result.seconds,
+        train_steps=result.steps,
+        peak_memory_bytes=peak_memory_bytes(device),
+    )
+    return result
+
+
+def evaluate_run(
+    run: RunFolder,
+    parsed: ParsedRecipe,
+    *,
+    command: str,
+    stage: Stage = "evaluate",
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measures a trained run into its folder: what the recipe asks for, and all that was measured before.
+
+    Nothing that the folder holds of the same model and data is computed again.
+
+    Args:
+        run: Where its weights are, and where rows, table and results go.
+        parsed: Its recipe, with the evaluation that is wanted.
+        command: The command that repeats it, for ``environment.json``.
+        stage: What the command does, for the same.
+        on_batch: Told how many examples are done, of how many.
+
+    Raises:
+        WithstandError: of the part that failed; what was measured before stays.
+    """
+    require_same_recipe(parsed, run)
+    recipe, settings = parsed.recipe, parsed.recipe.evaluation
+    device = device_of(recipe)
+    dataset = load_data(recipe)
+    model = load_run_model(run, recipe, dataset.info)
+    started = time.monotonic()
+    with run.held("evaluating"):
+        asked = _pairs(parsed)
+        before = _kept_of(former_evaluation(run), parsed)
+        meters = [*before, *asked]
+        evaluation = evaluate(
+            model,
+            dataset,
+            [meter.resolved(RecipeSources(recipe)) for meter, _ in meters],
+            sampling=settings.sampling,
+            num_examples=settings.num_examples,
+            batch_size=settings.batch_size,
+            seed=recipe.seed,
+            device=device,
+            out=run.path,
+            on_batch=on_batch,
+            about={
+                "weights": settings.weights,
+                "published": [_figure(figure) for figure in recipe.published],
+                "settings": {**parsed.values["evaluation"], "meters": [plain for _, plain in meters]},
+            },
+        )
+        add_cost(run, **{f"{stage}_seconds": time.monotonic() - started})
+        noted = run.read_json(run.environment)
+        former_commands = noted.get("measured_by", []) if before else []
+        about = {
+            "measured_by": [*(each for each in former_commands if each != command), command],
+            f"{stage}_command": command,
+            f"{stage}_device": describe_device(device),
+            f"{stage}_commit": git_commit(),
+        }
+        run.write_json(run.environment, {**noted, **about})
+    return evaluation
+
+
+def measure_run(
+    folder: Path,
+    meters: Sequence[Mapping[str, Any]],
+    *,
+    sizes: Mapping[str, int],
+    overrides: Sequence[str],
+    command: str,
+    stage: Stage,
+    sampling: Mapping[str, int | None] = MappingProxyType({}),
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measures something of a trained run, beside what its last evaluation found.
+
+    Args:
+        folder: The run folder; a run that was never evaluated is scored clean as well.
+        meters: What to measure, as a recipe spells it.
+        sizes: ``num_examples`` and ``batch_size``, where given.
+        overrides: ``--key=value`` of its recipe, such as ``--data.root=PATH``.
+        command: The command that repeats it, for ``environment.json``.
+        stage: What the command does, for the same.
+        sampling: How to score random answers, where not as the last evaluation or the recipe does.
+        on_batch: Told how many examples are done, of how many.
+
+    Raises:
+        RunFolderError: the run was evaluated on another number of examples, or sampled otherwise.
+        WithstandError: of the part that failed; nothing that was written before is lost.
+    """
+    run, own = open_run(folder)
+    former = former_evaluation(run)
+    settings: dict[str, Any] = dict((former or own).values["evaluation"])
+    drawn = {**(settings["sampling"] or {}), **sampling} or None
+    if former is not None:
+        _require_same_number(run, sizes.get("num_examples"))
+        if sampling and drawn != settings["sampling"]:
+            raise RunFolderError(
+                f"{run.path} was evaluated with answers drawn otherwise, and all else is measured so too: "
+                f"leave {', '.join(f'--{key}' for key in sampling)} out, or evaluate so first by "
+                f"`withstand evaluate {run.path}` with --evaluation.sampling.… ."
+            )
+        sizes = {"batch_size": sizes.get("batch_size", settings["batch_size"])}
+    settings |= {**sizes, "meters": list(meters), "sampling": drawn}
+    set_by_key = [f"--evaluation.{key}={flow(value)}" for key, value in settings.items()]
+    parsed = parse_recipe(run.recipe, [*overrides, *set_by_key])
+    return evaluate_run(run, parsed, command=command, stage=stage, on_batch=on_batch)
+
+
+def _require_same_number(run: RunFolder, num_examples: int | None) -> None:
+    known = read_results(run)
+    if known is not None and num_examples not in (None, known[0].num_examples):
+        raise RunFolderError(
+            f"{run.path} was evaluated on {known[0].num_examples} examples, so all else is measured on the "
+            "same ones: leave --num_examples out, or evaluate others first by "
+            f"`withstand evaluate {run.path} --evaluation.num_examples={num_examples}`, which starts the "
+            "table anew."
+        )
+
+
+def former_evaluation(run: RunFolder) -> ParsedRecipe | None:
+    """The run's recipe with what its last evaluation measured; None where there is none that can be read.
+
+    That it cannot be read, such as of an older version, is logged.
+    """
+    try:
+        known = read_results(run)
+        if known is None or not known[0].settings:
+            return None
+        changes = [f"--evaluation.{key}={flow(value)}" for key, value in known[0].settings.items()]
+        return parse_recipe(run.recipe, changes)
+    except (RecipeError, RunFolderError) as error:
+        _logger.warning("What was measured of %s before is left out: %s", run.path, error)
+        return None
+
+
+def _kept_of(former: ParsedRecipe | None, parsed: ParsedRecipe) -> list[tuple[Meter, dict[str, Any]]]:
+    """What was measured before and is not asked for anew by its name, each with its plain values.
+
+    Of other examples, other weights, or answers drawn otherwise nothing is kept, which is logged.
+    """
+    if former is None:
+        return []
+    names = [meter.name for meter in parsed.recipe.evaluation.meters]
+    before = [pair for pair in _pairs(former) if pair[0].name not in names]
+    now, then = parsed.values["evaluation"], former.values["evaluation"]
+    differing = [key for key in _SAME_KEYS if now[key] != then[key]]
+    if before and now["batch_size"] != then["batch_size"]:
+        _logger.warning("Another batch_size than before: all is measured anew, in such batches.")
+    if before and differing:
+        _logger.warning(
+            "The figures of %s were measured with %s, not with %s, and leave the table and the report. To "
+            "have them back, name these meters and values again; what was computed is kept.",
+            ", ".join(type(meter).__name__ for meter, _ in before),
+            _values(then, differing),
+            _values(now, differing),
+        )
+        return []
+    return before
+
+
+def _values(evaluation: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return " ".join(f"--evaluation.{key}={flow(evaluation[key])}" for key in keys)
+
+
+def _pairs(parsed: ParsedRecipe) -> list[tuple[Meter, dict[str, Any]]]:
+    return list(zip(parsed.recipe.evaluation.meters, parsed.values["evaluation"]["meters"], strict=True))
+
+
+def require_other_data(recipe: Recipe) -> None:
+    """Accepts what an evaluation will need beside the run, before training takes its time.
+
+    That is other data sets, other runs, and the packages of its attacks.
+
+    Raises:
+        AttackError: a package is not installed.
+        DataError: a data set is unknown, missing or damaged, or its images have another shape.
+        WithstandError: a run is missing, or its model does not fit.
+    """
+    sources = RecipeSources(recipe)
+    for meter in recipe.evaluation.meters:
+        meter.resolved(sources).require(sources.info)
+
+
+def _figure(figure: recipes.Published) -> Published:
+    norm = None if figure.norm is None else f"{figure.norm:g}"
+    return Published(**{**vars(figure), "norm": norm})
+
+
+def _write_environment(
+    out: RunFolder, recipe: Recipe, command: str, dataset: Dataset, device: torch.device
+) -> None:
+    former = out.read_json(out.environment) if out.is_begun() else {}
+    current = environment(
+        seed=recipe.seed, command=command, data_fingerprint=dataset.fingerprint, device=device
+    )
+    if former:  # resumed: the run began when it first did
+        current["started"] = former.get("started", current["started"])
+        current["cost"] = former.get("cost", {})
+    out.write_json(out.environment, current)
+
+
+def add_cost(out: RunFolder, **costs: float) -> None:
+    """Puts what a stage cost beside what the others did, in ``environment.json``."""
+    content = out.read_json(out.environment)
+    content["cost"] = {**content.get("cost", {}), **costs}
+    out.write_json(out.environment, content)

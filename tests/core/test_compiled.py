@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from withstand.core.modes import uncompiled
+
+
+def test_a_compiled_model_gives_back_what_was_compiled() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    compiled = cast(nn.Module, torch.compile(model, backend="eager"))
+    assert compiled is not model
+    assert uncompiled(compiled) is model
+
+
+def test_another_model_is_its_own() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 2)))
+    assert uncompiled(model) is model

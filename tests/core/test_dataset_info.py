@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
+
+
+@pytest.mark.parametrize("info", KNOWN_DATASETS.values(), ids=KNOWN_DATASETS)
+def test_statistics_and_names_fit_shape_and_each_other(info: DatasetInfo) -> None:
+    assert KNOWN_DATASETS[info.name] is info
+    assert len(info.mean) == len(info.std) == info.shape[0]
+    assert all(0 < value < 1 for value in (*info.mean, *info.std))
+    assert len(set(info.class_names)) == info.num_classes == (100 if info.name == "cifar100" else 10)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "label", "name"),
+    [
+        ("mnist", 7, "7"),
+        ("fashion-mnist", 0, "T-shirt/top"),
+        ("fashion-mnist", 9, "Ankle boot"),
+        ("cifar10", 0, "airplane"),
+        ("cifar10-jpeg", 9, "truck"),
+        ("cifar100", 0, "apple"),
+        ("cifar100", 41, "lawn_mower"),
+        ("cifar100", 72, "seal"),
+        ("cifar100", 99, "worm"),
+    ],
+)
+def test_a_label_has_its_official_name(dataset: str, label: int, name: str) -> None:
+    assert KNOWN_DATASETS[dataset].class_names[label] == name
+
+
+def test_cifar100_is_in_alphabetical_order_as_its_labels_are() -> None:
+    names = list(KNOWN_DATASETS["cifar100"].class_names)
+    assert names == sorted(names)

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import pytest
+
+import withstand
+from withstand.core.run_folder import RunFolder, replaced
+from withstand.types import RunFolderError
+
+
+def _fail_half_way(target: Path, error: Exception) -> None:
+    with replaced(target) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Replacing in one step
+
+
+def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with replaced(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+        assert temporary.parent == tmp_path
+    assert target.read_text() == "new"
+    assert _files(tmp_path) == ["file.txt"]
+
+
+def test_an_error_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        _fail_half_way(target, ZeroDivisionError())
+    assert target.read_text() == "old"
+    assert _files(tmp_path) == ["file.txt"]
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(RunFolderError, match=r"Cannot write .*file.txt: No space left.*--out.*still there"):
+        _fail_half_way(target, OSError(28, "No space left on device"))
+    assert target.read_text() == "old"
+    assert _files(tmp_path) == ["file.txt"]
+
+
+def test_a_parent_that_is_missing_or_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for parent in (tmp_path / "missing", tmp_path / "file"):
+        with pytest.raises(RunFolderError, match="Cannot write"), replaced(parent / "x") as temporary:
+            temporary.write_text("new")
+
+
+def test_a_block_that_writes_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="Cannot write"), replaced(tmp_path / "x"):
+        pass
+
+
+def test_what_a_killed_process_left_does_no_harm(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    for _ in range(2):
+        with replaced(target) as temporary:
+            assert target.read_text() in ("old", "new")
+            temporary.write_text("new")
+            leftover = temporary
+    leftover.write_text("half, by a process that had the same number")
+    with replaced(target) as temporary:
+        assert temporary == leftover
+        temporary.write_text("newer")
+    assert target.read_text() == "newer"
+    assert _files(tmp_path) == ["file.txt"]
+
+
+# The folder
+
+
+def test_every_file_has_its_own_name_in_the_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    paths = [path for name in vars(RunFolder) if isinstance(path := getattr(folder, name), Path)]
+    assert sorted(path.name for path in paths) == [
+        "checkpoint",
+        "environment.json",
+        "evaluation",
+        "examples.csv",
+        "extremes.npz",
+        "gallery.npz",
+        "last.safetensors",
+        "measurements.csv",
+        "metrics.json",
+        "model.json",
+        "model.safetensors",
+        "recipe.yaml",
+        "report.html",
+        "train.csv",
+    ]
+    assert {path.parent for path in paths} == {tmp_path}
+
+
+def test_create_makes_it_and_its_parents_and_may_be_repeated(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a" / "b")
+    assert folder.create() is folder
+    (folder.path / "kept").write_text("kept")
+    folder.create()
+    assert _files(folder.path) == ["checkpoint", "kept"]
+
+
+def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    for path in (tmp_path / "run", tmp_path / "run" / "below"):
+        with pytest.raises(
+            RunFolderError, match=r"Cannot write the run folder .*run.*Choose another with --out"
+        ):
+            RunFolder(path).create()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunFolderError, match="Permission denied"):
+        RunFolder(tmp_path).create()
+
+
+def test_a_folder_that_takes_no_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("withstand.core.run_folder.tempfile.TemporaryFile", refuse)
+    with pytest.raises(RunFolderError, match=r"Cannot write the run folder .*: Permission denied"):
+        RunFolder(tmp_path).create()
+
+
+def test_require_names_the_command_that_makes_the_file(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with pytest.raises(
+        RunFolderError, match=r"metrics.json does not exist. Make it with `withstand evaluate`"
+    ):
+        folder.require(folder.metrics, "withstand evaluate")
+    folder.metrics.write_text("{}")
+    assert folder.require(folder.metrics, "withstand evaluate") == folder.metrics
+
+
+def test_json_comes_back_as_written(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.read_json(folder.metrics) == {}
+    content = {"a": 1, "b": [0.1, None], "name": "é"}
+    folder.write_json(folder.metrics, content)
+    assert folder.read_json(folder.metrics) == content
+    assert json.loads(folder.metrics.read_text()) == content
+    assert _files(tmp_path) == ["metrics.json"]
+
+
+def test_content_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json(folder.metrics, {"a": 1})
+    with pytest.raises(TypeError):
+        folder.write_json(folder.metrics, {"a": object()})
+    assert folder.read_json(folder.metrics) == {"a": 1}
+    assert _files(tmp_path) == ["metrics.json"]
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"", b"\xff\xfe", b'{"a": }'])
+def test_damaged_json_is_told(tmp_path: Path, damaged: bytes) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_bytes(damaged)
+    with pytest.raises(
+        RunFolderError, match=r"Cannot read .*metrics.json: .*Delete it and run that stage again"
+    ):
+        folder.read_json(folder.metrics)
+
+
+def test_json_of_another_kind_is_told(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text("[1]")
+    with pytest.raises(RunFolderError, match=r"Expected a JSON object in .*metrics.json"):
+        folder.read_json(folder.metrics)
+
+
+def test_the_error_is_an_os_error_too(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="does not exist"):
+        RunFolder(tmp_path).require(tmp_path / "x", "y")
+
+
+# Who holds it
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from withstand.core.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).held("training"):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+@contextmanager
+def _held_elsewhere(folder: Path) -> Iterator[int]:
+    """Another process holds a folder until the block ends; the number of that process."""
+    path = {**os.environ, "PYTHONPATH": str(Path(withstand.__file__).parents[1])}
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(command, env=path, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process.pid
+        finally:
+            process.kill()  # which leaves it no time for anything
+
+
+def test_held_by_another_process_is_told_at_once_and_is_free_when_that_is_killed(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path).create()
+    growing = tmp_path / ".examples.csv.part"
+    with _held_elsewhere(tmp_path) as number:
+        growing.write_text("half")
+        started = time.monotonic()
+        told = rf"in use by process {number} on .*, training since 2.*Wait until it is done"
+        with pytest.raises(RunFolderError, match=told), run.held("evaluating"):
+            pytest.fail("two processes hold it")
+        assert time.monotonic() - started < 1
+        run.create()
+        assert growing.read_text() == "half"  # whoever holds it still needs it
+    assert ".holder" in _files(tmp_path)  # of the process that was killed
+    with run.held("evaluating"):
+        assert not growing.exists()
+    assert ".holder" not in _files(tmp_path)
+
+
+def test_held_twice_by_one_process_is_held_until_the_outer_block_ends(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with run.held("training"):
+        growing = tmp_path / ".examples.csv.part"
+        growing.write_text("half")
+        with RunFolder(tmp_path).held("evaluating"):
+            pass
+        assert growing.exists()
+        assert "training since" in (tmp_path / ".holder").read_text()
+    assert not (tmp_path / ".holder").exists()
+
+
+def test_held_folder_is_free_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path)
+    with pytest.raises(ZeroDivisionError), run.held("training"):
+        raise ZeroDivisionError
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", _no_space)
+        with pytest.raises(RunFolderError, match=r"Cannot write .*: No space left"), run.held("training"):
+            pytest.fail("nobody can tell who holds it")
+    with _held_elsewhere(tmp_path):
+        pass
+
+
+def _no_space(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_held_without_locks_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    run = RunFolder(tmp_path)
+    with run.held("training"):
+        pass
+    assert "has no locks" in caplog.text

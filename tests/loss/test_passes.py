@@ -1,0 +1,169 @@
+"""What terms of a sum share, and what they must not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from withstand.attacks import PGD
+from withstand.core.schedules import Linear
+from withstand.loss.passes import Pass
+from withstand.loss.terms import OnePass, Sum
+from withstand.objectives import Adversarial, CrossEntropy
+from withstand.penalties import InputGradient, LossGradient, VirtualAdversarial
+from withstand.types import DataError, LossTerms, ModelError
+
+
+class Counting(nn.Module):
+    """Counts the batches of each size that go through it."""
+
+    def __init__(self, *, has_batch_norm: bool = False) -> None:
+        super().__init__()
+        norm = [nn.BatchNorm1d(5)] if has_batch_norm else []
+        self.layers = nn.Sequential(nn.Linear(4, 5), *norm, nn.Tanh(), nn.Linear(5, 3))
+        self.sizes: list[int] = []
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        self.sizes.append(len(images))
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+IMAGES, LABELS = torch.rand(8, 4), torch.arange(8) % 3
+
+
+def test_terms_share_one_pass_of_the_batch() -> None:
+    model = Counting()
+    (CrossEntropy() + 0.1 * InputGradient() + 0.1 * LossGradient())(model, IMAGES, LABELS)
+    assert model.sizes == [8, 3]  # the batch, and the worst image of each class
+    model.sizes.clear()
+    (CrossEntropy() + 2.0 * (0.1 * LossGradient()))(model, IMAGES, LABELS)
+    assert model.sizes == [8]
+
+
+def test_a_network_that_trains_otherwise_than_it_answers_has_a_pass_for_each() -> None:
+    model = Counting(has_batch_norm=True).train()
+    (CrossEntropy() + 0.1 * LossGradient() + 0.1 * InputGradient())(model, IMAGES, LABELS)
+    assert model.sizes == [8, 8, 3]
+    model.sizes.clear()
+    model.eval()
+    (CrossEntropy() + 0.1 * LossGradient())(model, IMAGES, LABELS)
+    assert model.sizes == [8]
+
+
+def test_penalties_of_an_adversarial_objective_see_the_clean_images() -> None:
+    model = Counting().eval()
+    attack = PGD(norm=math.inf, epsilon=0.2, num_steps=1, random_start=False)
+    _, terms = (Adversarial(attack) + 0.1 * LossGradient())(model, IMAGES, LABELS)
+    expected = LossGradient()(model, IMAGES, LABELS).loss
+    assert terms["loss_gradient_l2"].item() == pytest.approx(expected.item())
+
+
+def test_without_a_penalty_images_are_not_tracked() -> None:
+    assert Pass(Counting(), IMAGES).differentiable.images is not IMAGES
+    plain = CrossEntropy() + 0.0 * InputGradient()
+    assert not plain.differentiates_images()
+    assert (CrossEntropy() + InputGradient()).differentiates_images()
+    later = CrossEntropy() + Linear(0.0, 1.0, epochs=1, begin=5) * InputGradient()
+    assert not later.differentiates_images(2.0)
+    assert later.differentiates_images(6.0)
+
+
+def test_a_compiled_model_is_differentiated_twice_where_it_is_not_compiled() -> None:
+    model = Counting()
+    compiled = torch.compile(model, backend="eager")
+    expected = (CrossEntropy() + LossGradient())(model, IMAGES, LABELS).loss
+    found = (CrossEntropy() + LossGradient())(compiled, IMAGES, LABELS).loss
+    assert found.item() == pytest.approx(expected.item())
+
+
+def test_the_random_start_of_one_term_does_not_depend_on_sharing() -> None:
+    model, images = Counting().double(), IMAGES.double()
+    torch.manual_seed(0)
+    _, terms = (CrossEntropy() + VirtualAdversarial())(model, images, LABELS)
+    torch.manual_seed(0)
+    alone = VirtualAdversarial()(model, images, LABELS).loss
+    assert terms["virtual_adversarial"].item() == pytest.approx(alone.item())
+
+
+class MeanLogit(OnePass):
+    """One's own objective on the shared pass."""
+
+    @override
+    def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        return LossTerms(passed.logits.mean(), {"mean_logit": passed.logits.mean().detach()})
+
+
+def test_ones_own_objective_may_share() -> None:
+    model = Counting()
+    loss, terms = Sum([CrossEntropy(), MeanLogit(), 0.5 * MeanLogit()])(model, IMAGES, LABELS)
+    assert model.sizes == [8]
+    expected = terms["cross_entropy"] + 1.5 * terms["mean_logit"]
+    assert loss.item() == pytest.approx(expected.item())
+
+
+def test_a_step_in_which_nothing_has_a_weight_is_a_step_all_the_same() -> None:
+    objective: Any = Linear(0.0, 1.0, epochs=2) * CrossEntropy()
+    model = Counting()
+    objective(model, IMAGES, LABELS, progress=0.0).loss.backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Dropping(Counting):
+    """Drops inputs while it trains, by a function, which is no layer."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(F.dropout(images, 0.5, self.training))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_random_in_training_is_not_shared(first: bool) -> None:
+    torch.manual_seed(0)
+    model = Dropping()
+    expected = LossGradient()(model.eval(), IMAGES, LABELS).loss
+    model.train().sizes.clear()
+    objective = LossGradient() + CrossEntropy() if first else CrossEntropy() + LossGradient()
+    torch.manual_seed(1)
+    _, terms = objective(model, IMAGES, LABELS)
+    assert model.sizes == [8, 8]
+    assert terms["loss_gradient_l2"].item() == pytest.approx(expected.item())
+    torch.manual_seed(1)
+    assert terms["cross_entropy"].item() == CrossEntropy()(model, IMAGES, LABELS).loss.item()
+
+
+class _Answers(nn.Module):
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+    @override
+    def forward(self, images: Tensor) -> Any:
+        return self.answer(images)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (lambda images: images[:, 0], r"shape \(8,\)"),
+        (lambda images: images.mean(dim=0, keepdim=True), r"shape \(1, 4\)"),
+        (lambda images: (images, images), "tuple"),
+    ],
+)
+@pytest.mark.parametrize("objective", [CrossEntropy(), InputGradient(), VirtualAdversarial()])
+def test_a_model_that_gives_no_logits_is_told(objective: OnePass, answer: Any, found: str) -> None:
+    with pytest.raises(ModelError, match=rf"tensor \(8, classes\) for 8 images, but gave {found}"):
+        objective(_Answers(answer), IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("objective", [CrossEntropy(), CrossEntropy() + 0.1 * InputGradient()])
+def test_a_batch_of_nothing_is_told(objective: OnePass) -> None:
+    with pytest.raises(DataError, match="at least one image"):
+        objective(Counting(), IMAGES[:0], LABELS[:0])

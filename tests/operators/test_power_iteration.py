@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from withstand.operators import Convolution, Dense, Diagonal, PowerIteration, Shape
+
+INPUT: Shape = (2, 5, 5)
+
+
+def _kernel(seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(3, 2, 3, 3, generator=generator, dtype=torch.float64)
+
+
+def _convolution(weight: Tensor) -> Convolution:
+    return Convolution(weight, [1, 1], [1, 1], [1, 1])
+
+
+def _exact(weight: Tensor, shape: Shape = INPUT) -> Tensor:
+    size = torch.Size(shape).numel()
+    images = _convolution(weight).apply(torch.eye(size, dtype=weight.dtype).view(size, *shape))
+    norm: Tensor = torch.linalg.matrix_norm(images.flatten(1), ord=2)
+    return norm
+
+
+def _gapped(seed: int) -> Tensor:
+    """A matrix with singular values 3, 1, 1/2, 1/4."""
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (
+        torch.linalg.qr(torch.randn(side, 4, generator=generator, dtype=torch.float64)).Q for side in (6, 5)
+    )
+    matrix: Tensor = left * torch.tensor([3.0, 1.0, 0.5, 0.25], dtype=torch.float64) @ right.T
+    return matrix
+
+
+def test_converges_to_the_largest_singular_value() -> None:
+    estimate = PowerIteration(200).of(_convolution(_kernel()), INPUT, "a")
+    torch.testing.assert_close(estimate, _exact(_kernel()), rtol=1e-8, atol=0)
+
+
+def test_rises_from_call_to_call_and_never_above() -> None:
+    norms, operator = PowerIteration(), _convolution(_kernel())
+    estimates = torch.stack([norms.of(operator, INPUT, "a") for _ in range(30)])
+    assert (estimates.diff() >= -1e-12).all()
+    assert (estimates <= _exact(_kernel()) * (1 + 1e-12)).all()
+    assert estimates[-1] > estimates[0] * (1 + 1e-6)
+    torch.testing.assert_close(estimates[-1], _exact(_kernel()), rtol=1e-3, atol=0)
+
+
+def test_the_first_call_is_near_already() -> None:
+    estimate = PowerIteration().of(Dense(_gapped(0)), (5,), "a")
+    torch.testing.assert_close(estimate, torch.tensor(3.0, dtype=torch.float64), rtol=1e-10, atol=0)
+
+
+def test_the_gradient_is_that_of_the_singular_value() -> None:
+    weight = _gapped(1).requires_grad_()
+    torch.autograd.backward(PowerIteration(50).of(Dense(weight), (5,), "a"))
+    left, _, right = torch.linalg.svd(weight.detach())
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, torch.outer(left[:, 0], right[0]), rtol=0, atol=1e-8)
+    direction = torch.linspace(-1, 1, 30, dtype=torch.float64).view(6, 5)
+    with torch.no_grad():
+        ends = [torch.linalg.matrix_norm(weight + step * direction, ord=2) for step in (1e-5, -1e-5)]
+    torch.testing.assert_close((weight.grad * direction).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-6, atol=0)
+
+
+def test_a_closed_form_needs_no_vector() -> None:
+    norms = PowerIteration()
+    assert norms.of(Diagonal(torch.tensor([1.0, -3.0])), (2,), "a") == 3
+    assert not norms.state_dict()
+
+
+def test_each_key_has_a_vector_of_its_own() -> None:
+    norms = PowerIteration()
+    norms.of(_convolution(_kernel(0)), INPUT, "layers.0")
+    before = norms.state_dict()["vectors.of_layers/0"].clone()
+    norms.of(_convolution(_kernel(1)), INPUT, "layers.1")
+    assert set(norms.state_dict()) == {"vectors.of_layers/0", "vectors.of_layers/1"}
+    assert norms.state_dict()["vectors.of_layers/0"].equal(before)
+
+
+def test_a_checkpoint_continues_in_a_fresh_object() -> None:
+    norms, operator = PowerIteration(), _convolution(_kernel())
+    for _ in range(3):
+        norms.of(operator, INPUT, "a.b")
+    fresh = PowerIteration()
+    fresh.load_state_dict({name: value.clone() for name, value in norms.state_dict().items()})
+    assert fresh.of(operator, INPUT, "a.b").equal(norms.of(operator, INPUT, "a.b"))
+
+
+def test_a_checkpoint_continues_inside_another_module() -> None:
+    outer, fresh = torch.nn.Sequential(PowerIteration()), torch.nn.Sequential(PowerIteration())
+    (norms,) = outer
+    assert isinstance(norms, PowerIteration)
+    norms.of(_convolution(_kernel()), INPUT, "a")
+    fresh.load_state_dict(outer.state_dict())
+    assert fresh.state_dict()["0.vectors.of_a"].equal(outer.state_dict()["0.vectors.of_a"])
+
+
+def test_vectors_move_with_the_module() -> None:
+    norms = PowerIteration()
+    norms.of(_convolution(_kernel().float()), INPUT, "a")
+    before = norms.state_dict()["vectors.of_a"]
+    norms.double()
+    assert norms.of(_convolution(_kernel()), INPUT, "a").dtype == torch.float64
+    assert (norms.state_dict()["vectors.of_a"] * before).sum() > 0.9  # it went on from where it was
+
+
+def test_another_input_shape_starts_anew() -> None:
+    norms = PowerIteration()
+    norms.of(_convolution(_kernel()), INPUT, "a")
+    larger: Shape = (2, 9, 4)
+    estimate = norms.of(_convolution(_kernel()), larger, "a")
+    torch.testing.assert_close(estimate, _exact(_kernel(), larger), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
+def test_the_vector_outlives_weights_that_give_none(bad: float) -> None:
+    norms = PowerIteration()
+    first = norms.of(_convolution(torch.full_like(_kernel(), bad)), INPUT, "a")
+    assert first == 0 if bad == 0 else first.isnan()
+    later = torch.stack([norms.of(_convolution(_kernel()), INPUT, "a") for _ in range(30)])[-1]
+    torch.testing.assert_close(later, _exact(_kernel()), rtol=1e-2, atol=0)
+
+
+def test_training_goes_on_after_inference_mode() -> None:
+    norms, weight = PowerIteration(), _kernel().requires_grad_()
+    with torch.inference_mode():
+        norms.of(_convolution(weight), INPUT, "a")
+    torch.autograd.backward(norms.of(_convolution(weight), INPUT, "a"))
+    assert weight.grad is not None
+
+
+def test_random_state_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    PowerIteration().of(_convolution(_kernel()), INPUT, "a")
+    assert torch.get_rng_state().equal(before)
+
+
+def test_needs_an_iteration() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        PowerIteration(0)
+
+
+def test_names_that_differ_by_a_dot_are_two_places() -> None:
+    norms = PowerIteration()
+    first, second = Dense(_gapped(1)), Dense(_gapped(2))
+    for _ in range(2):
+        norms.of(first, (5,), "block.weight")
+        norms.of(second, (5,), "block_weight")
+    for operator, name in ((first, "block.weight"), (second, "block_weight")):
+        assert norms.of(operator, (5,), name).item() == pytest.approx(3.0, rel=1e-6)

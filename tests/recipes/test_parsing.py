@@ -1,0 +1,355 @@
+"""Recipes: numbers as people write them, and errors that name the nearest key."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from withstand.attacks import PGD, dlr
+from withstand.core.schedules import Linear, PerEpoch, Stages
+from withstand.evaluation.meters import Attacks, Suite
+from withstand.objectives import (
+    Adversarial,
+    CrossEntropy,
+    Cubature,
+    EveryLayer,
+    FirstActivation,
+    GaussianExpectation,
+    MeanField,
+    NoisyCrossEntropy,
+    Sum,
+)
+from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe, recipe_parser, with_numbers
+from withstand.recipes.schema import Recipe
+from withstand.types import RecipeError
+
+RECIPE = """
+name: mine
+objective:
+  class_path: Adversarial
+  init_args:
+    attack:
+      class_path: PGD
+      init_args:
+        norm: inf
+        epsilon: {class_path: Stages, init_args: {values: [8/255, 16/255], epochs: [2, 1]}}
+        step_size: 1e-2
+training:
+  epochs: 3
+evaluation:
+  meters:
+    - class_path: Attacks
+      init_args: {attacks: [{class_path: PGD, init_args: {num_steps: 20}}], epsilons: [0.0, 8/255]}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.yaml"
+    file.write_text(RECIPE)
+    return file
+
+
+def attack_of(recipe: Recipe) -> PGD:
+    assert isinstance(recipe.objective, Adversarial)
+    assert isinstance(recipe.objective.attack, PGD)
+    return recipe.objective.attack
+
+
+def budgets_of(recipe: Recipe) -> list[float]:
+    (attacks,) = recipe.evaluation.meters
+    assert isinstance(attacks, Attacks)
+    return attacks.epsilons
+
+
+def test_reads_numbers_as_people_write_them(path: Path) -> None:
+    recipe = parse_recipe(path).recipe
+    attack = attack_of(recipe)
+    assert attack.norm == math.inf
+    assert attack.step_size == 0.01
+    assert isinstance(attack.epsilon, Stages)
+    assert attack.epsilon(2) == 16 / 255
+    assert budgets_of(recipe) == [0.0, 8 / 255]
+
+
+def test_overrides(path: Path) -> None:
+    overrides = [
+        "--objective.attack.epsilon=4/255",
+        "--objective.attack.loss=withstand.attacks.dlr",
+        "--training.epochs=7",
+        "--objective.attack.norm=inf",
+        "--evaluation.meters.0.epsilons=[1/255,0.5]",
+        "--model.options={batch_norm: true}",
+        "--training.rollback.max_rollbacks=3",
+    ]
+    recipe = parse_recipe(path, overrides).recipe
+    attack = attack_of(recipe)
+    assert attack.epsilon == 4 / 255
+    assert attack.loss is dlr
+    assert recipe.training.epochs == 7
+    assert budgets_of(recipe) == [1 / 255, 0.5]
+    assert recipe.model.options == {"batch_norm": True}
+    assert recipe.training.rollback is not None
+    assert recipe.training.rollback.max_rollbacks == 3
+
+
+def test_the_mode_of_an_attack_is_set_where_nothing_wraps_it(path: Path) -> None:
+    attack = attack_of(parse_recipe(path, ["--objective.attack.mode=evaluation"]).recipe)
+    assert attack.mode == "evaluation"
+    wrapped = ["--objective.attack=AtMeans", "--objective.attack.attack=PGD"]
+    inner = "--objective.attack.attack.mode=random"
+    objective = parse_recipe(path, [*wrapped, inner]).recipe.objective
+    assert isinstance(objective, Adversarial)
+    assert objective.attack.mode == "random"
+    with pytest.raises(RecipeError, match="Unknown key 'mode'"):
+        parse_recipe(path, [*wrapped, "--objective.attack.mode=random"])
+    with pytest.raises(RecipeError, match="Unknown key 'rank_by_loss'"):
+        parse_recipe(path, ["--objective.attack.rank_by_loss=false"])
+
+
+def test_objective_can_be_replaced_and_summed(path: Path, tmp_path: Path) -> None:
+    assert isinstance(parse_recipe(path, ["--objective=CrossEntropy"]).recipe.objective, CrossEntropy)
+    file = tmp_path / "sum.yaml"
+    file.write_text(
+        "objective: {class_path: Sum, init_args: {terms: [{class_path: CrossEntropy}, {class_path: Weighted, "
+        "init_args: {weight: 1/2, term: {class_path: Adversarial, init_args: {attack: "
+        "{class_path: PGD}}}}}]}}\n"
+    )
+    objective = parse_recipe(file).recipe.objective
+    assert isinstance(objective, Sum)
+    assert len(objective.terms) == 2
+
+
+@pytest.mark.parametrize(
+    ("noise_std", "expected"),
+    [
+        ("0.1", 0.1),
+        ("8/255", 8 / 255),
+        ("[0.1, 0.2, 1/4]", [0.1, 0.2, 0.25]),
+        (
+            "{class_path: Linear, init_args: {start: 0, end: 1/4, epochs: 5}}",
+            Linear(start=0, end=0.25, epochs=5),
+        ),
+    ],
+)
+@pytest.mark.parametrize("objective", ["GaussianExpectation", "NoisyCrossEntropy"])
+def test_noise_in_all_its_forms(objective: str, noise_std: str, expected: object, tmp_path: Path) -> None:
+    file = tmp_path / "noise.yaml"
+    file.write_text(
+        f"objective: {{class_path: {objective}, init_args: {{noise_std: {noise_std}, blur: 1/2}}}}\n"
+    )
+    found = parse_recipe(file).recipe.objective
+    assert isinstance(found, GaussianExpectation | NoisyCrossEntropy)
+    assert found.noise_std == expected
+    assert found.blur == 0.5
+
+
+def test_ways_of_noise_through_a_network(tmp_path: Path) -> None:
+    file = tmp_path / "noise.yaml"
+    file.write_text("objective: {class_path: GaussianExpectation, init_args: {noise_std: 0.1}}\n")
+    way = "{class_path: EveryLayer, init_args: {loss: {class_path: Cubature, init_args: {num_points: 32}}}}"
+    for overrides, expected in (
+        ([], FirstActivation()),
+        (["--objective.propagation=FirstActivation"], FirstActivation()),
+        (["--objective.propagation=EveryLayer"], EveryLayer(MeanField())),
+        ([f"--objective.propagation={way}"], EveryLayer(Cubature(32))),
+    ):
+        first = parse_recipe(file, [*overrides, "--objective.weight=2"])
+        objective = first.recipe.objective
+        assert isinstance(objective, GaussianExpectation)
+        assert objective.propagation == expected
+        assert objective.weight == 2
+        again = tmp_path / "again.yaml"
+        again.write_text(first.text)
+        assert str(parse_recipe(again).recipe.objective) == str(objective)
+    with pytest.raises(RecipeError, match="even num_points of at least 2, but got 31"):
+        parse_recipe(file, [f"--objective.propagation={way.replace('32', '31')}"])
+    with pytest.raises(RecipeError, match="noise_std that is finite and at least 0"):
+        parse_recipe(file, ["--objective.noise_std=-0.1"])
+
+
+def test_resolved_text_reads_back_to_itself(path: Path, tmp_path: Path) -> None:
+    first = parse_recipe(path, ["--seed=3"])
+    again = tmp_path / "again.yaml"
+    again.write_text(first.text)
+    second = parse_recipe(again)
+    assert second.text == first.text
+    assert second.values == first.values
+    assert yaml.safe_load(first.text)["seed"] == 3
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_packaged_recipes_are_sound(name: str, tmp_path: Path) -> None:
+    path, again = find_recipe(name), tmp_path / "again.yaml"
+    parsed = parse_recipe(path)
+    again.write_text(parsed.text)
+    assert parse_recipe(again).values == parsed.values
+    recipe = parsed.recipe
+    assert recipe.name == name
+    assert recipe.title
+    assert recipe.description
+    header = path.read_text().split("name:")[0]
+    assert f"withstand run {name}" in header  # the command that runs it
+
+
+def test_iat_follows_the_published_schedule() -> None:
+    attack = attack_of(parse_recipe(find_recipe("mnist-iat")).recipe)
+    assert isinstance(attack.epsilon, PerEpoch)
+    values = [attack.epsilon_at(epoch + 0.5) for epoch in range(40)]
+    assert values == pytest.approx([0.01 * e for e in range(1, 41)])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--trainin.epochs=3", r"'trainin.epochs'.*'training.epochs'"),
+        ("--training.epoch=3", r"'training.epoch'.*'training.epochs'"),
+        ("--objective.attack.epsilo=0.1", r"'epsilo'.*'epsilon'"),
+        ("--epsilon=8/255", r"'epsilon'.*'objective.attack.epsilon'"),
+        ("--training.epochs=many", "training.epochs"),
+        ("--training.epochs=-1", "epochs of at least 0"),
+        ("--objective.attack.norm=3", "norm of 1, 2 or inf"),
+        ("--objective=Nonsense", "no class 'Nonsense'"),
+        ("--objective=Crossentropy", "no class 'Crossentropy'.*'CrossEntropy'"),
+        ("--objective.attack.epsilon=1/0", "divides by 0"),
+        ("--evaluation.meters.0.epsilons=[]", "at least one epsilon"),
+        ("--evaluation.meters+=Suit", "evaluation.meters.*'Suit'.*'Suite'"),
+        ("--evaluation.num_examples=0", "num_examples .*of at least 1"),
+        ("--evaluation.batch_size=0", "batch_size .*of at least 1"),
+        ("--seed=99999999999999999", "seed from 0"),
+    ],
+)
+def test_wrong_overrides_say_what_to_do(path: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(path, [override])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("trainin: {epochs: 3}", r"'trainin.epochs'.*'training.epochs'"),
+        ("data: {nam: mnist}", r"'data.nam'.*'data.name'"),
+        ("- a list", "does not fit"),
+        ("a: [", "does not fit"),
+    ],
+)
+def test_wrong_files_say_what_to_do(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(line)
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(file)
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match=r"'mnist-iaat'.*did you mean 'mnist-iat'"):
+        find_recipe("mnist-iaat")
+
+
+def test_fractions_in_arguments() -> None:
+    given = ["--a.b=1/4", "--b=x/y", "--data.root=1/2", "run"]
+    assert with_numbers(["--x.norm=inf", "--name=inf"], recipe_parser("", "")) == [
+        "--x.norm=.inf",
+        "--name=inf",
+    ]
+    assert with_numbers(given, recipe_parser("", "")) == ["--a.b=0.25", "--b=x/y", "--data.root=1/2", "run"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("model: {bayes: {posterior: {prior_std: -1}}}", "The recipe does not fit: Expected prior_std to be"),
+        (
+            "model: {bayes: {layers: {network.1: {prior_std: -1}}}}",
+            "The recipe does not fit: Expected prior_std",
+        ),
+        ("model: {bayes: {posterior: {estimator: none}}}", "'shared']. Got value: none"),
+        ("evaluation: {sampling: {num_samples: 0}}", "The recipe does not fit: Expected num_samples of the"),
+    ],
+)
+def test_a_bad_value_of_what_may_be_null_is_told_alone(tmp_path: Path, given: str, said: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(given)
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(file)
+    assert said in str(caught.value)
+    assert "Union" not in str(caught.value)
+    assert "NoneType" not in str(caught.value)
+
+
+_CERTIFICATE = "{class_path: Certificate, init_args: {norm: 2, epsilons: [0.1]}}"
+
+
+@pytest.mark.parametrize("meter", [_CERTIFICATE, "KernelNorms", "MomentCheck"])
+def test_nothing_is_proven_of_random_weights(tmp_path: Path, meter: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"evaluation: {{meters: [{meter}]}}")
+    (known,) = parse_recipe(file).recipe.evaluation.meters
+    name = type(known).__name__
+    with pytest.raises(
+        RecipeError, match=rf"meter {name} is of one network.* Leave it out of .*, and measure"
+    ):
+        parse_recipe(file, ["--model.bayes={}"])
+
+
+def test_uncertainty_is_of_random_weights(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("evaluation: {meters: [Uncertainty]}")
+    parse_recipe(file, ["--model.bayes={}"])
+    with pytest.raises(RecipeError, match=r"Uncertainty is of random weights.*no model\.bayes"):
+        parse_recipe(file)
+
+
+# What is measured is a list
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["+=Suite", ".level=standard", ".epsilons=[8/255]"], ["Attacks", "Suite"]),
+        (["+=Certificate", ".norm=inf", ".epsilons=[0.1]", "+=KernelNorms"], None),
+        (["=[]"], []),
+        (["=[]", "+=NoiseCurve", ".num_levels=3"], ["NoiseCurve"]),
+        (['+={"class_path": "Corruptions"}'], ["Attacks", "Corruptions"]),
+    ],
+)
+def test_meters_are_added_on_the_command_line(
+    path: Path, overrides: list[str], expected: list[str] | None
+) -> None:
+    parsed = parse_recipe(path, [f"--evaluation.meters{each}" for each in overrides])
+    names = [type(meter).__name__ for meter in parsed.recipe.evaluation.meters]
+    assert names == (["Attacks", "Certificate", "KernelNorms"] if expected is None else expected)
+
+
+def test_a_meter_that_was_added_is_set_and_the_others_stay(path: Path) -> None:
+    added = ["+=Suite", ".level=standard", ".epsilons=[8/255]", ".norms=[2]", ".0.epsilons.1=0.5"]
+    first, suite = parse_recipe(
+        path, [f"--evaluation.meters{each}" for each in added]
+    ).recipe.evaluation.meters
+    assert isinstance(first, Attacks)
+    assert first.epsilons == [0.0, 0.5]
+    assert suite == Suite("standard", [8 / 255], norms=[2.0])
+
+
+@pytest.mark.parametrize(
+    ("meter", "message"),
+    [
+        ("Suit", r"evaluation\.meters.*no class 'Suit'\. Did you mean 'Suite'"),
+        ("{class_path: Kernelnorms}", r"no class 'Kernelnorms'\. Did you mean 'KernelNorms'"),
+        (
+            "{class_path: Attacks, init_args: {attacks: [PG], epsilons: [0.1]}}",
+            r"attacks.*no class 'PG'\. Did you mean 'PGD'",
+        ),
+        ("Qwertyuiop", r"no class 'Qwertyuiop'\.$"),
+        ("{class_path: KernelNorms, init_args: {num_exmples: 3}}", r"'num_exmples'.*'num_examples'"),
+        ("{class_path: Suite, init_args: {level: fast}}", r"Suite.*required: epsilons"),
+        ("{class_path: Suite, init_args: {level: slow, epsilons: [0.1]}}", r"level.*'fast'.*value: slow"),
+    ],
+)
+def test_a_meter_misspelt_in_a_recipe_names_the_nearest(tmp_path: Path, meter: str, message: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"evaluation: {{meters: [{meter}]}}")
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(file)

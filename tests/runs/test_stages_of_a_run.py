@@ -1,0 +1,157 @@
+"""From a recipe to a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from withstand.constraints import PARAMETRIZATIONS, ParametrizationName
+from withstand.core.dataset_info import (KNOWN_DATASETS)
+from withstand.models import save_weights
+from withstand.runs.stages import (evaluate_run, require_other_data, train_recipe)
+from withstand.recipes.schema import (ModelSettings, Recipe)
+from withstand.recipes.parsing import (parse_recipe)
+from withstand.reporting import report
+from withstand.reporting.table import one, select
+from withstand.results import read_results
+from withstand.results.measurements import CLEAN, protocol_measure
+from withstand.core.run_folder import (RunFolder)
+from withstand.runs.run_parts import (build_model, load_run_model, model_spec, open_run)
+from withstand.operators import (weights)
+from withstand.types import AttackError, DataError, ModelError, RunFolderError
+
+
+@pytest.mark.parametrize("name", PARAMETRIZATIONS)
+def test_a_parametrised_model_has_spectral_norms_of_one(name: ParametrizationName) -> None:
+    info = KNOWN_DATASETS["digits"]
+    recipe = Recipe(model=ModelSettings("mlp", options={"hidden": [16]}, parametrize=name))
+    model = build_model(recipe, info)
+    for _ in range(100):  # torch estimates by power iteration, one a forward pass
+        model(torch.rand(2, *info.shape))
+    norms = [torch.linalg.matrix_norm(weight.matrix, 2).item() for weight in weights(model.eval())]
+    assert norms == [pytest.approx(1.0, rel=1e-3)] * 2
+    assert model_spec(recipe, info)["parametrize"] == name
+    plain = build_model(replace(recipe, model=replace(recipe.model, parametrize=None)), info)
+    assert not any(weight.parametrised for weight in weights(plain))
+
+
+_WITH_PROTOCOL = """\
+data: {name: digits, train_size: 40, validation_size: 20}
+model: {name: mlp, options: {hidden: [8]}}
+training: {epochs: 1, batch_size: 20}
+evaluation:
+  num_examples: 30
+  batch_size: 20
+  weights: last
+  meters:
+    - class_path: SebrProtocol
+      init_args: {fgsm: [0.1], pgd: [0.1, 8/255], num_steps: 2}
+published:
+  - {measure: attacked, accuracy: 0.5, norm: inf, epsilon: 0.1, source: Somebody, attack: pgd}
+"""
+
+
+def test_published_protocols_are_measured_of_the_examples_scored_and_reported(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(_WITH_PROTOCOL)
+    parsed, out = parse_recipe(file), RunFolder(tmp_path / "run")
+    train_recipe(parsed, out, command="train")
+    found = evaluate_run(out, parsed, command="evaluate")
+    (protocol,) = found.results.protocols
+    measured = select(found.table, protocol_measure(protocol.name))
+    assert set(measured["total"]) == {30}
+    # One pass by a net without random weights: as the evaluation itself scores it.
+    clean, again = one(found.table, CLEAN), one(found.table, protocol_measure(protocol.name), by="clean")
+    assert clean is not None
+    assert again is not None
+    assert (again.correct, again.lower, again.upper) == (clean.correct, clean.lower, clean.upper)
+    assert list(measured["level"][measured["by"] == "pgd"]) == [0.1, pytest.approx(8 / 255)]
+    assert found.results.published[0].attack == "pgd"
+    written = read_results(out)
+    assert written is not None
+    assert written[0] == found.results
+    assert ">Published protocol of SEBR</h2>" in report(out.path).read_text(encoding="utf-8")
+
+
+_RANDOM = """\
+data: {name: digits, train_size: 40, validation_size: 20}
+model: {name: mlp, options: {hidden: [8]}, bayes: {}}
+objective: {class_path: Variational}
+training: {epochs: 1, batch_size: 20}
+evaluation:
+  num_examples: 10
+  sampling: {num_samples: 2, num_repeats: 2}
+  meters:
+    - class_path: Uncertainty
+      init_args: {num_samples: 2, out_of_distribution: [mnist]}
+"""
+
+
+def test_the_file_of_the_means_is_read_when_training_begins_alone(tmp_path: Path) -> None:
+    file, means = tmp_path / "recipe.yaml", tmp_path / "means.safetensors"
+    file.write_text(_RANDOM)
+    out = RunFolder(tmp_path / "run")
+    parsed = parse_recipe(
+        file, [f"--model.bayes.means={means}", "--training.epochs=0", "--evaluation.meters=[]"]
+    )
+    with pytest.raises(ModelError, match="no weights file"):
+        train_recipe(parsed, out, command="train")
+    recipe, info = parsed.recipe, KNOWN_DATASETS["digits"]
+    plain = build_model(replace(recipe, seed=1, model=replace(recipe.model, bayes=None)), info)
+    save_weights(plain, means)
+    train_recipe(parsed, out, command="train")
+    means.unlink()
+    run, found = open_run(out.path)
+    model = load_run_model(run, found.recipe, info)
+    learnt, begun = model.state_dict(), plain.state_dict()
+    assert all(torch.equal(learnt[name], value) for name, value in begun.items())
+    train_recipe(parsed, out, command="train")  # nothing is left to train
+    sampling = evaluate_run(run, found, command="evaluate").results.sampling
+    assert sampling is not None
+    assert sampling.num_repeats == 2
+
+
+def test_what_an_evaluation_will_read_can_be_asked_for_before(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"{_RANDOM.replace('name: digits,', f'name: digits, root: {tmp_path},')}")
+    with pytest.raises(DataError, match="mnist"):
+        require_other_data(parse_recipe(file).recipe)
+    require_other_data(parse_recipe(file, ["--model.bayes=null", "--evaluation.meters=[]"]).recipe)
+    require_other_data(parse_recipe(file, ["--evaluation.meters.0.out_of_distribution=[]"]).recipe)
+    other = tmp_path / "other"
+    for part in ("train", "test"):
+        for kind in "ab":
+            (other / part / kind).mkdir(parents=True)
+            Image.new("L", (6, 6)).save(other / part / kind / "one.png")
+    asked = f"--evaluation.meters.0.out_of_distribution=[folder:{other}]"
+    with pytest.raises(DataError, match="shape"):
+        require_other_data(parse_recipe(file, [asked]).recipe)
+
+
+def test_packages_of_attacks_are_asked_for_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("withstand.attacks.adapters.find_spec", lambda _: None)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(_RANDOM)
+    suite = ["--model.bayes=null", "--evaluation.meters=[{class_path: Suite, init_args: {epsilons: [0.1]}}]"]
+    require_other_data(parse_recipe(file, [*suite, "--evaluation.meters.level=fast"]).recipe)
+    with pytest.raises(AttackError, match="pyautoattack"):
+        require_other_data(parse_recipe(file, [*suite, "--evaluation.meters.level=standard"]).recipe)
+
+
+def test_a_run_that_failed_at_once_does_not_hold_its_folder(tmp_path: Path) -> None:
+    file, out = tmp_path / "recipe.yaml", RunFolder(tmp_path / "run")
+    file.write_text(_RANDOM)
+    # Has no divergence to be trained with.
+    failing = parse_recipe(file, ["--model.bayes=null", "--evaluation.meters=[]"])
+    with pytest.raises(ModelError):
+        train_recipe(failing, out, command="train")
+    assert [path.name for path in out.checkpoints.iterdir()] == ["good.pt"]
+    assert not out.is_begun()
+    train_recipe(parse_recipe(file), out, command="train")
+    assert out.is_begun()
+    with pytest.raises(RunFolderError, match="another recipe"):
+        train_recipe(failing, out, command="train")
