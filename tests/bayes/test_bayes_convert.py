@@ -67,7 +67,7 @@ def test_there_and_back_gives_the_same_answers_bit_for_bit(name: str) -> None:
     for training in (False, True):  # train mode last: it moves running statistics
         expected = _answers(net.train(training), images)
         assert torch.equal(_answers(back.train(training), images), expected)
-        with bayes.at_means(random):
+        with bayes.at_posterior_mean(random):
             assert torch.equal(_answers(random.train(training), images), expected)
         assert not torch.equal(_answers(copy.deepcopy(random), images), expected)
     for other in (back.state_dict(), random.state_dict()):  # so the keys of the means are those of the net
@@ -161,7 +161,7 @@ def test_weights_go_through_files_and_deep_copies(tmp_path: Path) -> None:
     lacking, surplus = second.load_state_dict(plain.state_dict(), strict=False)
     assert surplus == []
     assert all(key.endswith("_rho") for key in lacking)
-    with bayes.at_means(second):
+    with bayes.at_posterior_mean(second):
         assert torch.equal(_answers(second, images), _answers(plain.eval(), images))
 
 

@@ -130,18 +130,18 @@ def _net() -> nn.Module:
 def test_at_its_means_a_model_draws_nothing_whatever_it_is_told() -> None:
     net, images = _net().eval(), torch.rand(2, 1, 4, 4)
     plain = bayes.mean_network(net)
-    with bayes.at_means(net):
+    with bayes.at_posterior_mean(net):
         before = random_state(images.device)
         assert torch.equal(net(images), plain(images))
         for found in bayes.sample_logits(net, images, 3):
             torch.testing.assert_close(found, plain(images))
         torch.testing.assert_close(bayes.Predictor(net, 3)(images).exp(), plain(images).softmax(dim=1))
-        with bayes.drawing(net, Drawing()), bayes.at_means(net):
+        with bayes.drawing(net, Drawing()), bayes.at_posterior_mean(net):
             assert torch.equal(net(images), plain(images))
         assert random_state(images.device) == before
         assert torch.equal(net(images), plain(images))
     assert not torch.equal(net(images), plain(images))
-    with bayes.at_means(plain):
+    with bayes.at_posterior_mean(plain):
         assert torch.equal(plain(images), plain(images))
 
 
@@ -149,7 +149,7 @@ def test_an_error_leaves_a_model_drawing_as_before() -> None:
     net, images = _net(), torch.rand(2, 1, 4, 4)
     kept = Deviations()
     wrong = torch.rand(2, 5, 4, 4)
-    with pytest.raises(RuntimeError), bayes.at_means(net), bayes.sharing_deviations(net, kept):
+    with pytest.raises(RuntimeError), bayes.at_posterior_mean(net), bayes.sharing_deviations(net, kept):
         net(wrong)
     assert not torch.equal(net(images), net(images))
     for _, layer in bayes.variational_layers(net):

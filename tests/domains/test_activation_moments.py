@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.domains import Domain, Elementwise, FactoredGaussian, Gaussian, Valley, propagate
+from withstand.domains import Domain, Elementwise, FactoredGaussian, Gaussian, Unimodal, propagate
 from withstand.graph.domain import NormOf
 from withstand.graph.primitives import Monotone
 from withstand.moments import RECTIFIER, quadrature
@@ -24,7 +24,7 @@ CHANNELS = 3
 class _Noted(Domain):
     """Notes the activations that a rule makes use of."""
 
-    def __init__(self, center: Tensor, found: list[Elementwise | Valley]) -> None:
+    def __init__(self, center: Tensor, found: list[Elementwise | Unimodal]) -> None:
         self._center = center
         self.found = found
 
@@ -43,10 +43,10 @@ class _Noted(Domain):
         return self._noting(function)
 
     @override
-    def valley(self, function: Valley) -> Self:
+    def unimodal(self, function: Unimodal) -> Self:
         return self._noting(function)
 
-    def _noting(self, function: Elementwise | Valley) -> Self:
+    def _noting(self, function: Elementwise | Unimodal) -> Self:
         self.found.append(function)
         return type(self)(function.function(self.center), self.found)
 
@@ -112,9 +112,9 @@ SMOOTH: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-def _activation(layer: nn.Module) -> Elementwise | Valley:
+def _activation(layer: nn.Module) -> Elementwise | Unimodal:
     """What a layer's rule takes it for."""
-    found: list[Elementwise | Valley] = []
+    found: list[Elementwise | Unimodal] = []
     propagate(layer, _Noted(torch.zeros(1, CHANNELS, 2, dtype=torch.float64), found))
     (function,) = found
     return function

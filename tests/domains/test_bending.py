@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.domains import CorrelatedGaussian, Elementwise, FactoredGaussian, Gaussian, Moments, propagate
-from withstand.graph.primitives import MaxPool, Valley, moved
+from withstand.graph.primitives import MaxPool, Unimodal, moved
 from withstand.moments import RECTIFIER
 from withstand.operators import Diagonal
 
@@ -155,12 +155,12 @@ def test_it_is_computed_when_first_asked_for_and_once() -> None:
 
 
 def test_what_is_not_monotone_does_not_wait(start: Start) -> None:
-    valley = Valley(torch.abs, 1.0, 0.0, 0.0)
+    unimodal = Unimodal(torch.abs, 1.0, 0.0, 0.0)
     jumping = Elementwise(nn.Softplus(2.0, 0.5), jump=0.24)
     images = 0.3 * _images()
     still = start(images).affine(Diagonal(torch.zeros((), dtype=torch.float64)), images, _norm)
     for bent, function in (
-        (still.valley(valley), torch.abs),
+        (still.unimodal(unimodal), torch.abs),
         (still.monotone(jumping), jumping.function),
     ):
         found, expected = bent.monotone(POOL).mean, F.max_pool2d(function(images), 2)

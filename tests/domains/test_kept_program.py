@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.domains import Gaussian, KeptProgram
+from withstand.domains import Gaussian, ProgramCache
 from withstand.operators import GuaranteedNorms
 from withstand.types import ModelError
 
@@ -19,12 +19,12 @@ def _net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
 
 
-def _mean(kept: KeptProgram, model: nn.Module, images: Tensor) -> Tensor:
+def _mean(kept: ProgramCache, model: nn.Module, images: Tensor) -> Tensor:
     return kept.of(model).run(Gaussian(images, torch.zeros(())), GuaranteedNorms()).mean
 
 
 def test_it_is_the_same_while_the_model_stays() -> None:
-    kept, model = KeptProgram(), _net()
+    kept, model = ProgramCache(), _net()
     program = kept.of(model)
     with torch.no_grad():
         next(model.parameters()).add_(1)
@@ -32,7 +32,7 @@ def test_it_is_the_same_while_the_model_stays() -> None:
 
 
 def test_a_layer_of_another_kind_takes_a_new_one() -> None:
-    kept, model, images = KeptProgram(), _net(), torch.rand(2, 4)
+    kept, model, images = ProgramCache(), _net(), torch.rand(2, 4)
     before, program = _mean(kept, model, images), kept.of(model)
     model[1] = nn.Tanh()
     assert kept.of(model) is not program
@@ -41,14 +41,14 @@ def test_a_layer_of_another_kind_takes_a_new_one() -> None:
 
 
 def test_a_layer_of_the_same_kind_is_read_anew() -> None:
-    kept, model, images = KeptProgram(), _net(), torch.rand(2, 4)
+    kept, model, images = ProgramCache(), _net(), torch.rand(2, 4)
     _mean(kept, model, images)
     model[0] = nn.Linear(4, 5)
     torch.testing.assert_close(_mean(kept, model, images), model(images))
 
 
 def test_modes_and_settings_count() -> None:
-    kept, model = KeptProgram(), nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(0.1))
+    kept, model = ProgramCache(), nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(0.1))
     program = kept.of(model)
     assert kept.of(model.eval()) is not program
     program = kept.of(model)
@@ -57,14 +57,14 @@ def test_modes_and_settings_count() -> None:
 
 
 def test_another_model_takes_its_own() -> None:
-    kept, first, second, images = KeptProgram(), _net(), _net(), torch.rand(2, 4)
+    kept, first, second, images = ProgramCache(), _net(), _net(), torch.rand(2, 4)
     program = kept.of(first)
     assert kept.of(second) is not program
     torch.testing.assert_close(_mean(kept, second, images), second(images))
 
 
 def test_of_a_compiled_model_it_is_that_of_the_original() -> None:
-    kept, model = KeptProgram(), _net()
+    kept, model = ProgramCache(), _net()
     program = kept.of(cast(nn.Module, torch.compile(model, backend="eager")))
     assert kept.of(model) is program
     assert program.fits(model)
@@ -72,7 +72,7 @@ def test_of_a_compiled_model_it_is_that_of_the_original() -> None:
 
 def test_a_copy_begins_anew() -> None:
     """Else a copy of what keeps it would copy the model."""
-    kept, model = KeptProgram(), _net()
+    kept, model = ProgramCache(), _net()
     program = kept.of(model)
     copied = copy.deepcopy(kept)
     assert copied.of(model) is not program
@@ -86,7 +86,7 @@ def test_what_cannot_be_traced_is_refused_each_time() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
 
-    kept = KeptProgram()
+    kept = ProgramCache()
     for _ in range(2):
         with pytest.raises(ModelError, match="cannot be traced"):
             kept.of(Branching())

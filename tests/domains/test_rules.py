@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from withstand.domains import Ball, Box, BoxBall, Elementwise, Valley, propagate
+from withstand.domains import Ball, Box, BoxBall, Elementwise, Unimodal, propagate
 from withstand.graph.primitives import MaxPool
 from withstand.graph.rules.activation_rules import _GELU, _GELU_TANH, _MISH, _SILU
 from withstand.models import Normalize
@@ -269,29 +269,29 @@ def test_slopes_are_exact(layer: nn.Module, exact: OperatorNorms) -> None:
     assert steepest * (1 - 1e-9) <= float(ball.radius) <= steepest * (1 + 1e-4)
 
 
-VALLEYS: Mapping[str, Valley] = {"gelu": _GELU, "gelu-tanh": _GELU_TANH, "silu": _SILU, "mish": _MISH}
+VALLEYS: Mapping[str, Unimodal] = {"gelu": _GELU, "gelu-tanh": _GELU_TANH, "silu": _SILU, "mish": _MISH}
 
 
 @pytest.mark.parametrize("valley", VALLEYS.values(), ids=list(VALLEYS))
-def test_of_a_valley_bottom_and_slope_are_exact(valley: Valley) -> None:
+def test_of_a_valley_bottom_and_slope_are_exact(unimodal: Unimodal) -> None:
     x = torch.linspace(-40, 40, 4_000_001, dtype=torch.float64, requires_grad=True)
-    (slopes,) = torch.autograd.grad(valley.function(x).sum(), x)
-    y = valley.function(x.detach())
-    assert slopes.abs().max() <= valley.slope
-    assert slopes.abs().max() == pytest.approx(valley.slope, rel=1e-9)
-    assert y.min() >= valley.value
-    assert y.min() == pytest.approx(valley.value, rel=1e-9)
-    assert (slopes[x < valley.position - 1e-9] <= 1e-12).all()
-    assert (slopes[x > valley.position + 1e-9] >= -1e-12).all()
+    (slopes,) = torch.autograd.grad(unimodal.function(x).sum(), x)
+    y = unimodal.function(x.detach())
+    assert slopes.abs().max() <= unimodal.slope
+    assert slopes.abs().max() == pytest.approx(unimodal.slope, rel=1e-9)
+    assert y.min() >= unimodal.value
+    assert y.min() == pytest.approx(unimodal.value, rel=1e-9)
+    assert (slopes[x < unimodal.position - 1e-9] <= 1e-12).all()
+    assert (slopes[x > unimodal.position + 1e-9] >= -1e-12).all()
 
 
 @given(lower=st.floats(-6, 6), width=st.floats(0, 6), name=st.sampled_from(sorted(VALLEYS)))
 @settings(max_examples=100, deadline=None)
 def test_the_image_of_an_interval_in_a_valley_is_exact(lower: float, width: float, name: str) -> None:
-    valley = VALLEYS[name]
+    unimodal = VALLEYS[name]
     ends = torch.tensor([[lower], [lower + width]], dtype=torch.float64)
-    found = Box(ends[:1], ends[1:]).valley(valley)
-    inside = valley.function(torch.linspace(lower, lower + width, 2001, dtype=torch.float64))
+    found = Box(ends[:1], ends[1:]).unimodal(unimodal)
+    inside = unimodal.function(torch.linspace(lower, lower + width, 2001, dtype=torch.float64))
     assert float(found.lower) == pytest.approx(float(inside.min()), abs=1e-5)
     assert float(found.lower) <= float(inside.min()) + 1e-15
     assert float(found.upper) == pytest.approx(float(inside.max()), abs=1e-15)

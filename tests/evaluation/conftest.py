@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from withstand.data import Dataset
-from withstand.evaluation.judge import Judge
 from withstand.evaluation.meter import Gathered, Subject
+from withstand.evaluation.predictor import Predictor
 
 Gather: TypeAlias = Callable[..., Gathered]
 
@@ -21,9 +21,9 @@ Gather: TypeAlias = Callable[..., Gathered]
 def gather(tiny_dataset: Dataset) -> Gather:
     """Rows, and all else by the names of ``Gathered``, as a meter's summary takes them."""
 
-    def gathered(rows: pd.DataFrame, judge: Judge | None = None, **found: Any) -> Gathered:
-        asked = judge or Judge.of(nn.Identity())
-        subject = Subject(asked.predictor, tiny_dataset.info, tiny_dataset.test, asked, 500, 0)
+    def gathered(rows: pd.DataFrame, predictor: Predictor | None = None, **found: Any) -> Gathered:
+        asked = predictor or Predictor.of(nn.Identity())
+        subject = Subject(asked.model, tiny_dataset.info, tiny_dataset.test, asked, 500, 0)
         return Gathered(subject, rows, **found)
 
     return gathered

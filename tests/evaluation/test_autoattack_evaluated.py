@@ -18,7 +18,7 @@ from withstand.attacks import AutoAttack, Cascade
 from withstand.core import norms
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
-from withstand.evaluation import Judge, evaluate
+from withstand.evaluation import Predictor, evaluate
 from withstand.evaluation.attacking import attack_batch
 from withstand.evaluation.meters import Attacks
 from withstand.evaluation.plans import AttackPlan
@@ -85,10 +85,10 @@ def test_the_image_that_is_held_is_of_the_smallest_budget_that_broke() -> None:
     model, dataset = _trained()
     batch = Batch(dataset.test.images.float() / 255, dataset.test.labels)
     plan = AttackPlan(AutoAttack(part="square", num_queries=5).for_evaluation(), [0.1, 0.2], "square")
-    judge = Judge.of(model)
-    found = attack_batch(judge, batch, judge.answer(*batch), [plan])
+    predictor = Predictor.of(model)
+    found = attack_batch(predictor, batch, predictor.answer(*batch), [plan])
     broken = torch.from_numpy(found.columns["square@0.1"] == 0) & (
-        judge.predict(batch.images) == batch.labels
+        predictor.predict(batch.images) == batch.labels
     )
     distance = (found.fooling["square"] - batch.images).flatten(1).abs().amax(dim=1)
     assert broken.any()

@@ -13,7 +13,7 @@ from withstand import bayes
 from withstand.attacks import PGD, AtMeans, Attack, Cascade, Noise, fgsm
 from withstand.data import Dataset
 from withstand.evaluation import Sampling
-from withstand.evaluation.averaging import Judging, Shares, find_judge, has_settled, sufficient
+from withstand.evaluation.averaging import ScoringPlan, Shares, find_predictor, has_settled, sufficient
 from withstand.evaluation.meters import Attacks
 from withstand.evaluation.store import Store
 
@@ -93,11 +93,11 @@ def _find(
     attacks: list[Attack],
     epsilons: list[float],
     sampling: Sampling | None,
-) -> Judging:
+) -> ScoringPlan:
     is_random = sampling is not None
     plans = Attacks(attacks, epsilons).attack_plans(dataset.info, is_random=is_random) if attacks else []
     with torch.random.fork_rng():
-        return find_judge(model, dataset.test, plans, sampling, Store(None, ""), batch_size=500, seed=0)
+        return find_predictor(model, dataset.test, plans, sampling, Store(None, ""), batch_size=500, seed=0)
 
 
 def test_a_gradient_that_needs_averaging_is_averaged(noisy: nn.Module, tiny_dataset: Dataset) -> None:
@@ -112,7 +112,7 @@ def test_a_gradient_that_needs_averaging_is_averaged(noisy: nn.Module, tiny_data
     assert all(level.total == 45 * 20 for level in sweep.levels)
     shares = [level.value for level in sweep.levels]
     assert shares[0] > min(shares) + 0.1
-    target = found.judge.target
+    target = found.predictor.attack_model
     assert isinstance(target, bayes.Predictor)
     assert target.num_samples == found.sampling.attack_samples
     assert target.num_samples > 1
@@ -157,8 +157,13 @@ def test_without_random_weights_the_model_is_its_own_judge(
     tiny_model: nn.Module, tiny_dataset: Dataset
 ) -> None:
     found = _find(tiny_model, tiny_dataset, [PGD()], [0.1], None)
-    assert found.judge.predictor is found.judge.target is tiny_model
-    assert (found.judge.num_repeats, found.batch_size, found.sampling, found.warnings) == (1, 500, None, ())
+    assert found.predictor.model is found.predictor.attack_model is tiny_model
+    assert (found.predictor.num_repeats, found.batch_size, found.sampling, found.warnings) == (
+        1,
+        500,
+        None,
+        (),
+    )
 
 
 def test_of_a_suite_one_attack_finds_the_number(noisy: nn.Module, tiny_dataset: Dataset) -> None:

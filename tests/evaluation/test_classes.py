@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from withstand.data import Split
-from withstand.evaluation import Judge
+from withstand.evaluation import Predictor
 from withstand.evaluation.meters import Classes
 from withstand.evaluation.run_files import save_extremes
 from withstand.results import results
@@ -33,9 +33,9 @@ def classes(
     rows: pd.DataFrame,
     attack: Target | None = None,
     proof: Target | None = None,
-    judge: Judge | None = None,
+    predictor: Predictor | None = None,
 ) -> results.Classes:
-    found = gather(rows, judge, headline_attack=attack, headline_certificate=proof)
+    found = gather(rows, predictor, headline_attack=attack, headline_certificate=proof)
     info = replace(found.subject.info, class_names=NAMES)
     table, parts = Classes().summary(replace(found, subject=replace(found.subject, info=info)))
     assert not table
@@ -79,8 +79,8 @@ def test_without_attack_or_proof_there_is_nothing_of_them(gather: Gather, rows: 
 
 def test_shares_of_several_predictions_are_counted_as_such(gather: Gather, rows: pd.DataFrame) -> None:
     shares = rows.assign(clean=[1.0, 0.5, 0.25, 1.0, 0.0, 0.75, 1.0])
-    judge = Judge(torch.nn.Identity(), torch.nn.Identity(), num_repeats=4)
-    _, owl = classes(gather, shares, judge=judge).accuracies
+    predictor = Predictor(torch.nn.Identity(), torch.nn.Identity(), num_repeats=4)
+    _, owl = classes(gather, shares, predictor=predictor).accuracies
     assert owl.clean == share([1.0, 0.25, 0.75], 4)
     assert (owl.clean.correct, owl.clean.total) == (8, 12)
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.corruptions import CORRUPTIONS
-from withstand.evaluation.judge import Judge, random_judge
-from withstand.evaluation.meter import Found
+from withstand.evaluation.meter import PartResult
 from withstand.evaluation.meters import Corruptions
+from withstand.evaluation.predictor import Predictor, random_predictor
 from withstand.results.measurements import CORRUPTED, example_column, measured
 from withstand.results.shares import share_of
 from withstand.types import Batch
@@ -45,11 +45,11 @@ def grey(*levels: float) -> Batch:
     return Batch(images, (torch.tensor(levels) > 0.5).long())
 
 
-def score(meter: Corruptions, batch: Batch, seed: int = 0, model: nn.Module | None = None) -> Found:
-    judge = Judge.of(model or Bright())
+def score(meter: Corruptions, batch: Batch, seed: int = 0, model: nn.Module | None = None) -> PartResult:
+    predictor = Predictor.of(model or Bright())
     with torch.no_grad():
-        prediction = judge.predictor(batch.images).argmax(dim=1)
-    return meter.score(judge, batch, prediction, seed=seed)
+        prediction = predictor.model(batch.images).argmax(dim=1)
+    return meter.score(predictor, batch, prediction, seed=seed)
 
 
 def test_counts_by_hand() -> None:
@@ -107,9 +107,9 @@ def test_kinds_and_severities_draw_by_themselves() -> None:
 
 def test_a_model_that_draws_is_asked_once_an_image() -> None:
     model = Bright()
-    judge = random_judge(model, num_samples=1, num_repeats=5, attack_samples=1)
+    predictor = random_predictor(model, num_samples=1, num_repeats=5, attack_samples=1)
     batch = grey(0.2, 0.8)
-    found = Corruptions(["contrast"], [1]).score(judge, batch, batch.labels, seed=0)
+    found = Corruptions(["contrast"], [1]).score(predictor, batch, batch.labels, seed=0)
     assert found.columns[COLUMN].tolist() == [1.0, 1.0]
     assert sum(len(images) for images in model.seen) == 2
 

@@ -22,8 +22,8 @@ from typing_extensions import override
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
-from withstand.evaluation import Judge, Meter, evaluate
-from withstand.evaluation.meter import Found, Gathered, Needs, Summary
+from withstand.evaluation import Meter, Predictor, evaluate
+from withstand.evaluation.meter import Gathered, Needs, PartResult, Summary
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve, Suite
 from withstand.evaluation.plans import AttackPlan, merged_attacks, merged_certificates
 from withstand.reporting.table import select
@@ -310,8 +310,8 @@ def test_columns_of_a_meter_that_do_not_fit_are_told(
         name = "mine"
 
         @override
-        def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
-            return Found({column: np.zeros(3 if values is None else len(prediction))})
+        def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
+            return PartResult({column: np.zeros(3 if values is None else len(prediction))})
 
         @override
         def summary(self, gathered: Gathered) -> Summary:
@@ -338,8 +338,8 @@ def test_a_meter_whose_columns_did_not_fit_is_asked_again_once_it_is_mended(
         name = "mine"
 
         @override
-        def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
-            return Found({"mine": np.ones(lengths.pop(0))})
+        def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
+            return PartResult({"mine": np.ones(lengths.pop(0))})
 
         @override
         def summary(self, gathered: Gathered) -> Summary:
@@ -360,7 +360,7 @@ def test_what_a_meter_finds_of_attacked_images_has_an_entry_an_example(
         needs = Needs(attacked_images=True)
 
         @override
-        def score_attacked(self, judge: Judge, images: Tensor, labels: Tensor) -> dict[str, Any]:
+        def score_attacked(self, predictor: Predictor, images: Tensor, labels: Tensor) -> dict[str, Any]:
             return {"mine": np.ones(3)}
 
         @override

@@ -15,11 +15,11 @@ from typing_extensions import override
 from withstand.attacks import PGD
 from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
-from withstand.evaluation import Judge, evaluate
+from withstand.evaluation import Predictor, evaluate
 from withstand.evaluation.meters import Attacks, KernelNorms
 from withstand.reporting.table import one
 from withstand.results import read_results
-from withstand.results.analytic import KernelNorms as Found
+from withstand.results.analytic import KernelNorms as PartResult
 
 if TYPE_CHECKING:
     from tests.evaluation.conftest import Gather
@@ -36,7 +36,7 @@ class Squares(nn.Module):
         return (images * images).mean(dim=(1, 2))[:, :3]
 
 
-def measured(model: nn.Module, dataset: Dataset, meter: KernelNorms = FEW, **options: Any) -> Found:
+def measured(model: nn.Module, dataset: Dataset, meter: KernelNorms = FEW, **options: Any) -> PartResult:
     found = evaluate(model, dataset, [meter], **options).results.kernel_norms
     assert found is not None
     return found
@@ -96,6 +96,6 @@ def test_what_is_found_is_json_whatever_the_weights(
 ) -> None:
     with torch.no_grad():
         tiny_model[5].weight.fill_(wrong)  # type: ignore[index]
-    subject = gather(pd.DataFrame(), Judge.of(tiny_model.eval())).subject
+    subject = gather(pd.DataFrame(), Predictor.of(tiny_model.eval())).subject
     found = FEW.measure(subject)
     assert json.loads(json.dumps(found, allow_nan=False))["layers"][1]["operator_norm"] is None

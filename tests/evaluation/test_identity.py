@@ -93,3 +93,12 @@ print(*map(identity, SETTINGS))
     here: dict[str, Any] = {"print": lambda *texts: here.update(texts=texts)}
     exec(code, here)
     assert found.stdout.split() == list(here["texts"])
+
+
+def test_identity_does_not_name_the_file_of_a_class_of_the_package() -> None:
+    before = identity(PGD())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PGD, "__module__", "withstand.attacks.elsewhere")
+        assert identity(PGD()) == before
+        patch.setattr(PGD, "__module__", "of_a_user")
+        assert identity(PGD()) != before

@@ -19,9 +19,9 @@ from withstand import bayes
 from withstand.attacks import PGD, Noise
 from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
-from withstand.evaluation import Evaluation, Judge, Sampling, evaluate, meters, random_judge
+from withstand.evaluation import Evaluation, Predictor, Sampling, evaluate, meters, random_predictor
 from withstand.evaluation.identity import identity
-from withstand.evaluation.meter import Found, Meter, Subject
+from withstand.evaluation.meter import Meter, PartResult, Subject
 from withstand.evaluation.plans import merged_attacks, merged_certificates
 from withstand.evaluation.run import with_implied
 from withstand.results import read_results
@@ -84,16 +84,16 @@ def network(meter: Meter) -> nn.Module:
 
 def subject(meter: Meter, dataset: Dataset) -> Subject:
     model = network(meter)
-    judge = Judge.of(model)
+    predictor = Predictor.of(model)
     if meter.needs.random_weights:
-        judge = random_judge(model, num_samples=2, num_repeats=2, attack_samples=1)
-    return Subject(model, dataset.info, dataset.test, judge, 45, 0)
+        predictor = random_predictor(model, num_samples=2, num_repeats=2, attack_samples=1)
+    return Subject(model, dataset.info, dataset.test, predictor, 45, 0)
 
 
-def score(meter: Meter, of: Subject, start: int, stop: int) -> Found:
+def score(meter: Meter, of: Subject, start: int, stop: int) -> PartResult:
     images, labels = (each[start:stop] for each in (of.test.images / 255, of.test.labels))
     torch.manual_seed(1)
-    return meter.score(of.judge, Batch(images, labels), of.judge.predict(images), seed=1)
+    return meter.score(of.predictor, Batch(images, labels), of.predictor.predict(images), seed=1)
 
 
 def evaluated(of: Meter, dataset: Dataset, *which: Meter) -> Evaluation:
@@ -155,7 +155,7 @@ def test_meter_keeps_nothing_and_finds_the_same_again(name: str, tiny_dataset: D
         one, other = getattr(first, kind), getattr(again, kind)
         assert list(one) == list(other)
         assert all(np.array_equal(one[key], other[key]) for key in one)
-    attacked = meter.score_attacked(of.judge, of.test.images / 255, of.test.labels)
+    attacked = meter.score_attacked(of.predictor, of.test.images / 255, of.test.labels)
     assert bool(attacked) is meter.needs.attacked_images
     assert all(len(values) == 45 for values in attacked.values())
     assert vars(meter) == before

@@ -19,8 +19,8 @@ from withstand.core.dataset_info import DatasetInfo
 from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset, Split
 from withstand.evaluation import evaluate
-from withstand.evaluation.judge import Judge
 from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve
+from withstand.evaluation.predictor import Predictor
 from withstand.recipes.parsing import parse_recipe
 from withstand.reporting.table import area_over_levels, rows, select
 from withstand.results import read_results
@@ -80,7 +80,7 @@ def batch_of(num: int, size: int = 4) -> Batch:
 
 
 def counted(model: nn.Module, batch: Batch, settings: NoiseCurve, seed: int = 0) -> Any:
-    return settings.score(Judge.of(model), batch, model(batch.images).argmax(dim=1), seed=seed)
+    return settings.score(Predictor.of(model), batch, model(batch.images).argmax(dim=1), seed=seed)
 
 
 def curve(table: pd.DataFrame, measure: str, by: str = "unclipped") -> pd.DataFrame:
@@ -293,13 +293,13 @@ def test_draws_of_an_example_narrow_no_interval() -> None:
 
 
 def test_batches_are_summed_up(gather: Gather) -> None:
-    whole, judge = batch_of(30), Judge.of(Sides(torch.ones(16), 8.0))
-    prediction = judge.predict(whole.images)
+    whole, predictor = batch_of(30), Predictor.of(Sides(torch.ones(16), 8.0))
+    prediction = predictor.predict(whole.images)
     counts = np.zeros((FEW.num_levels, len(MEASURES)), dtype=np.int64)
     for start, stop in ((0, 20), (20, 30)):
         part = Batch(whole.images[start:stop], whole.labels[start:stop])
-        counts += FEW.score(judge, part, prediction[start:stop], seed=start).counts["hits"]
-    found, _ = FEW.summary(gather(pd.DataFrame({"clean": np.ones(30)}), judge, counts={"hits": counts}))
+        counts += FEW.score(predictor, part, prediction[start:stop], seed=start).counts["hits"]
+    found, _ = FEW.summary(gather(pd.DataFrame({"clean": np.ones(30)}), predictor, counts={"hits": counts}))
     assert [(row.measure, row.by) for row in found] == MEASURES * FEW.num_levels
     assert [row.correct for row in found] == counts.flatten().tolist()
     assert {row.total for row in found} == {60}

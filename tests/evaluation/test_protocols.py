@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from withstand import bayes
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
-from withstand.evaluation import Judge, evaluate, random_judge
+from withstand.evaluation import Predictor, evaluate, random_predictor
 from withstand.evaluation.meters import SebrProtocol
 from withstand.reporting.table import rows, select
 from withstand.results.measurements import protocol_measure
@@ -62,12 +62,14 @@ def accuracies(gather: Gather) -> Accuracies:
     def measure(
         protocol: SebrProtocol, model: nn.Module, test: Split, seed: int = 0
     ) -> dict[tuple[str, float], float]:
-        judge = Judge.of(model)
+        predictor = Predictor.of(model)
         if bayes.is_stochastic(model):
-            judge = random_judge(model, num_samples=2, num_repeats=2, attack_samples=2)
-        found = protocol.score(judge, Batch(test.images / 255, test.labels), test.labels, seed=seed)
+            predictor = random_predictor(model, num_samples=2, num_repeats=2, attack_samples=2)
+        found = protocol.score(predictor, Batch(test.images / 255, test.labels), test.labels, seed=seed)
         assert not found.columns
-        table, _ = protocol.summary(gather(pd.DataFrame({"label": test.labels}), judge, counts=found.counts))
+        table, _ = protocol.summary(
+            gather(pd.DataFrame({"label": test.labels}), predictor, counts=found.counts)
+        )
         return {(row.by, row.level): row.value for row in table}
 
     return measure

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.evaluation.identity import identity
-from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.meters import RandomizedSmoothing
+from withstand.evaluation.predictor import Predictor, random_predictor
 from withstand.reporting.table import select
 from withstand.results import measurements as measures
 from withstand.results.measurements import measured, table_of
@@ -54,14 +54,15 @@ def grey(levels: list[float], labels: list[int]) -> Batch:
 
 def test_rows_hold_right_answers_alone() -> None:
     batch = grey([1.0, 0.0, 1.0, 0.5], [1, 0, 0, 1])
-    found = FEW.score(Judge.of(Bright()), batch, batch.labels, seed=0)
+    found = FEW.score(Predictor.of(Bright()), batch, batch.labels, seed=0)
     assert not found.counts
     assert found.columns[SMOOTHED_PREDICTION].tolist() == [1, 0, 1, -1]
     first, second, *others = found.columns[SMOOTHED_RADIUS].tolist()
     assert min(first, second) > 0.5
     assert others == [0.0, 0.0]
     again, other = (
-        FEW.score(Judge.of(Bright()), grey([0.6] * 9, [1] * 9), batch.labels, seed=seed) for seed in (0, 1)
+        FEW.score(Predictor.of(Bright()), grey([0.6] * 9, [1] * 9), batch.labels, seed=seed)
+        for seed in (0, 1)
     )
     assert again.columns[SMOOTHED_RADIUS].tolist() != other.columns[SMOOTHED_RADIUS].tolist()
 
@@ -107,7 +108,7 @@ def test_what_is_drawn_depends_neither_on_budgets_nor_on_passes(
 
 def test_the_curve_falls_from_the_accuracy_and_stays_above_nothing(gather: Gather) -> None:
     batch = grey(list(np.linspace(0.0, 1.0, 40)), [0] * 20 + [1] * 20)
-    found = FEW.score(Judge.of(Bright()), batch, batch.labels, seed=0)
+    found = FEW.score(Predictor.of(Bright()), batch, batch.labels, seed=0)
     summary = FEW.summary(gather(pd.DataFrame({"label": batch.labels.numpy(), **found.columns})))
     table = table_of(summary.measurements)
     shares = list(select(table, measures.SMOOTHED_CERTIFIED).value)
@@ -120,8 +121,8 @@ def test_the_curve_falls_from_the_accuracy_and_stays_above_nothing(gather: Gathe
 
 def test_a_model_that_draws_is_asked_anew_for_each_copy() -> None:
     torch.manual_seed(0)
-    judge = random_judge(OneDraw(), num_samples=1, num_repeats=3, attack_samples=1)
+    predictor = random_predictor(OneDraw(), num_samples=1, num_repeats=3, attack_samples=1)
     batch = grey([0.2, 0.8], [0, 0])
-    found = FEW.score(judge, batch, batch.labels, seed=0)
+    found = FEW.score(predictor, batch, batch.labels, seed=0)
     # Either answer comes half the time, so nothing can be said; of one draw for all, anything could.
     assert found.columns[SMOOTHED_PREDICTION].tolist() == [-1, -1]

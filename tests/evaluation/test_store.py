@@ -19,7 +19,7 @@ from withstand.attacks import PGD, Noise, cross_entropy, margin
 from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import Evaluation, Sampling, evaluate
-from withstand.evaluation.meter import Found
+from withstand.evaluation.meter import PartResult
 from withstand.evaluation.meters import (
     Attacks,
     Certificate,
@@ -206,7 +206,7 @@ def test_answers_that_changed_in_confidence_alone_are_noticed(tiny_dataset: Data
 def test_what_another_owner_writes_later_is_not_taken_up(tmp_path: Path) -> None:
     slow, quick = Store(tmp_path, "former"), Store(tmp_path, "present")
     with slow.batch(0, 2) as kept:  # an evaluation of former weights is still at work
-        kept.put("part", Found({"a": np.array([1, 2])}, {}))
+        kept.put("part", PartResult({"a": np.array([1, 2])}, {}))
     with quick.batch(0, 2) as kept:
         assert kept.find("part") is None
     with Store(tmp_path, "present").batch(0, 2) as kept:
@@ -284,8 +284,8 @@ def test_random_answers_are_kept_with_all_their_budgets(
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
     store = Store(tmp_path / "kept", "mine")
     with store.batch(0, 2) as kept:
-        kept.put("part", Found({"a": np.array([1, 2])}, {"n": np.array([3])}))
-        kept.put("nothing", Found({}, {}))
+        kept.put("part", PartResult({"a": np.array([1, 2])}, {"n": np.array([3])}))
+        kept.put("nothing", PartResult({}, {}))
     assert store.noted("word", lambda: 5) == 5
     again = Store(tmp_path / "kept", "mine")
     assert again.noted("word", lambda: 6) == 5
@@ -293,7 +293,7 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
         found = kept.find("part")
         assert found is not None
         assert (found.columns["a"].tolist(), found.counts["n"].tolist()) == ([1, 2], [3])
-        assert kept.find("nothing") == Found({}, {})
+        assert kept.find("nothing") == PartResult({}, {})
         assert kept.find("else") is None
     (file,) = (tmp_path / "kept").glob("*.npz")
     file.write_bytes(file.read_bytes()[:50])

@@ -15,8 +15,8 @@ from withstand import bayes
 from withstand.bayes.sampling import entropies
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
-from withstand.evaluation import Judge, random_judge
-from withstand.evaluation.meter import Columns, Found
+from withstand.evaluation import Predictor, random_predictor
+from withstand.evaluation.meter import Columns, PartResult
 from withstand.evaluation.meters import Uncertainty
 from withstand.results.measurements import CALIBRATION_ERROR
 from withstand.results.results import Target
@@ -34,31 +34,31 @@ def test_numbers_out_of_range_are_refused(settings: dict[str, int]) -> None:
         Uncertainty(**settings)  # type: ignore[arg-type]
 
 
-def _judge(std: float) -> Judge:
+def _predictor(std: float) -> Predictor:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     model = bayes.convert(plain, bayes.Posterior(initial_std=std)).eval()
-    return random_judge(model, num_samples=2, num_repeats=1, attack_samples=1)
+    return random_predictor(model, num_samples=2, num_repeats=1, attack_samples=1)
 
 
-def _score(meter: Uncertainty, judge: Judge, images: Tensor, labels: Tensor) -> Found:
-    return meter.score(judge, Batch(images, labels), labels, seed=0)
+def _score(meter: Uncertainty, predictor: Predictor, images: Tensor, labels: Tensor) -> PartResult:
+    return meter.score(predictor, Batch(images, labels), labels, seed=0)
 
 
 def test_each_set_is_summed_up(gather: Gather, tiny_dataset: Dataset) -> None:
-    meter, judge = Uncertainty(num_samples=300, num_bins=8), _judge(1.0)  # one image a pass
+    meter, predictor = Uncertainty(num_samples=300, num_bins=8), _predictor(1.0)  # one image a pass
     images, labels = tiny_dataset.test.images / 255, tiny_dataset.test.labels
-    parts = [_score(meter, judge, images[part], labels[part]) for part in (slice(20), slice(20, 45))]
+    parts = [_score(meter, predictor, images[part], labels[part]) for part in (slice(20), slice(20, 45))]
     assert [len(part.columns["expected-entropy"]) for part in parts] == [20, 25]
     state: Columns = {name: np.concatenate([part.state[name] for part in parts]) for name in parts[0].state}
-    attacked = meter.score_attacked(judge, 1 - images, labels)
-    subject = gather(pd.DataFrame(), judge).subject
+    attacked = meter.score_attacked(predictor, 1 - images, labels)
+    subject = gather(pd.DataFrame(), predictor).subject
     few = Split(torch.randint(0, 256, (10, 1, 4, 4), dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
     other = Dataset(tiny_dataset.info, few, few, few)
     with_other = Uncertainty(num_samples=300, num_bins=8, out_of_distribution={"noise": other})
     target = Target("pgd-linf", "inf", 0.1)
     found = gather(
-        pd.DataFrame(), judge, state=state, attacked={target: attacked}, once=with_other.measure(subject)
+        pd.DataFrame(), predictor, state=state, attacked={target: attacked}, once=with_other.measure(subject)
     )
     table, results = with_other.summary(found)
     clean, inverted, foreign = results["uncertainty"].sets
@@ -83,11 +83,11 @@ def test_each_set_is_summed_up(gather: Gather, tiny_dataset: Dataset) -> None:
 
 
 def test_weights_that_hardly_vary_leave_no_mutual_information(tiny_dataset: Dataset) -> None:
-    judge = _judge(1e-5)
+    predictor = _predictor(1e-5)
     images, labels = tiny_dataset.test.images / 255, tiny_dataset.test.labels
-    found = _score(Uncertainty(num_samples=10), judge, images, labels).columns
-    assert isinstance(judge.predictor, bayes.Predictor)
-    plain = bayes.mean_network(judge.predictor.model)
+    found = _score(Uncertainty(num_samples=10), predictor, images, labels).columns
+    assert isinstance(predictor.model, bayes.Predictor)
+    plain = bayes.mean_network(predictor.model.model)
     expected = entropies(plain(images).log_softmax(1)[None]).predictive
     assert found["mutual-information"].max() < 1e-6
     assert found["entropy"] == pytest.approx(expected.detach().numpy(), abs=1e-3)

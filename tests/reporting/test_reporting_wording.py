@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from withstand.reporting import wording
+from withstand.reporting import formatting
 from withstand.results.measurements import Measurement
 from withstand.results.shares import Share
 
@@ -18,19 +18,19 @@ def plain(text: str) -> str:
     [(0.0, "0"), (0.1, "0.1"), (0.2, "0.2"), (8 / 255, "8/255"), (16 / 255, "16/255"), (0.12345, "0.1235")],
 )
 def test_epsilon_text(epsilon: float, text: str) -> None:
-    assert wording.epsilon_text(epsilon) == text
+    assert formatting.epsilon_text(epsilon) == text
 
 
 @pytest.mark.parametrize(
     ("text", "whole"), [("It is so", "It is so."), ("It is. ", "It is."), ("Is it?", "Is it?"), ("", "")]
 )
 def test_a_sentence_ends_once(text: str, whole: str) -> None:
-    assert wording.sentence(text) == whole
+    assert formatting.sentence(text) == whole
 
 
 @given(st.integers(min_value=0, max_value=255))
 def test_epsilon_text_keeps_the_value_of_pixel_levels(level: int) -> None:
-    numerator, _, denominator = wording.epsilon_text(level / 255).partition("/")
+    numerator, _, denominator = formatting.epsilon_text(level / 255).partition("/")
     assert float(numerator) / float(denominator or 1) == pytest.approx(level / 255, abs=1e-9)
 
 
@@ -46,7 +46,7 @@ def test_epsilon_text_keeps_the_value_of_pixel_levels(level: int) -> None:
     ],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert plain(wording.duration(seconds)) == text
+    assert plain(formatting.duration(seconds)) == text
 
 
 @pytest.mark.parametrize(
@@ -54,35 +54,35 @@ def test_duration(seconds: float, text: str) -> None:
     [(5, "5 bytes"), (2048, "2.0 KiB"), (123_456_789, "117.7 MiB"), (3 * 2**30, "3.0 GiB")],
 )
 def test_memory(num_bytes: int, text: str) -> None:
-    assert plain(wording.memory(num_bytes)) == text
+    assert plain(formatting.memory(num_bytes)) == text
 
 
 def test_percent_has_a_second_decimal_for_many_examples() -> None:
-    assert plain(wording.percent(0.98034, 1000)) == "98.0 %"
-    assert plain(wording.percent(0.98034, 10_000)) == "98.03 %"
+    assert plain(formatting.percent(0.98034, 1000)) == "98.0 %"
+    assert plain(formatting.percent(0.98034, 10_000)) == "98.03 %"
 
 
 def test_as_published_keeps_the_digits() -> None:
-    assert plain(wording.as_published(0.94)) == "94 %"
-    assert plain(wording.as_published(0.9021)) == "90.21 %"
+    assert plain(formatting.as_published(0.94)) == "94 %"
+    assert plain(formatting.as_published(0.9021)) == "90.21 %"
 
 
 def test_a_share_in_words() -> None:
     share = Share(0.98, 0.9712, 0.9873, 980, 1000)
-    assert plain(wording.interval(share)) == "97.1\N{EN DASH}98.7 %"
-    assert plain(wording.share_text(share)) == "98.0 %"
-    assert wording.counted(share) == "980 of 1,000"
+    assert plain(formatting.interval(share)) == "97.1\N{EN DASH}98.7 %"
+    assert plain(formatting.share_text(share)) == "98.0 %"
+    assert formatting.counted(share) == "980 of 1,000"
     bare = Measurement("mean radius", value=0.5)
-    assert (wording.interval(bare), wording.counted(bare)) == ("", "")
+    assert (formatting.interval(bare), formatting.counted(bare)) == ("", "")
 
 
 @pytest.mark.parametrize(("norm", "sign"), [("inf", "ℓ∞"), ("2", "ℓ2"), ("1", "ℓ1"), ("none", "none")])
 def test_norm_text(norm: str, sign: str) -> None:
-    assert wording.norm_text(norm) == sign
+    assert formatting.norm_text(norm) == sign
 
 
 def test_only_inexact_data_sets_have_a_note() -> None:
-    assert "not bit-exact CIFAR-10" in (wording.dataset_note("cifar10-jpeg") or "")
-    assert wording.dataset_note("cifar10") is None
-    assert wording.dataset_title("cifar10-jpeg") == "cifar10-jpeg"
-    assert wording.dataset_title("of my own") == "of my own"
+    assert "not bit-exact CIFAR-10" in (formatting.dataset_note("cifar10-jpeg") or "")
+    assert formatting.dataset_note("cifar10") is None
+    assert formatting.dataset_title("cifar10-jpeg") == "cifar10-jpeg"
+    assert formatting.dataset_title("of my own") == "of my own"

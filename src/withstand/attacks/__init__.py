@@ -1,7 +1,7 @@
 """Attacks: images near the given ones that the model gets wrong."""
 
 from withstand.attacks.adapters import require_packages
-from withstand.attacks.at_means import AtMeans
+from withstand.attacks.at_posterior_mean import AtMeans
 from withstand.attacks.attack import Attack, AttackKind, AttackMode, WrappedAttack
 from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
 from withstand.attacks.cascade import Cascade

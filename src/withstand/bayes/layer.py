@@ -222,7 +222,7 @@ def drawing(model: nn.Module, how: Drawing) -> AbstractContextManager[None]:
     return _holding(model, "_drawing", lambda layer: how if layer._drawing.is_random else layer._drawing)
 
 
-def at_means(model: nn.Module) -> AbstractContextManager[None]:
+def at_posterior_mean(model: nn.Module) -> AbstractContextManager[None]:
     """Holds a model at its mean weights, as the mean network; it draws nothing meanwhile.
 
     Args:

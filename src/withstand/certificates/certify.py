@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand.core.checks import check_batch, require_at_least
-from withstand.core.float64_copy import batch_size_for, exact_copy, require_independence
+from withstand.core.float64_copy import batch_size_for, float64_copy, require_independence
 from withstand.core.numerics import numerics
 from withstand.core.roots import largest_positive
 from withstand.domains import DomainName, Program, input_set, require_set
@@ -69,7 +69,7 @@ class Certifier:
         if method not in METHODS:
             raise ValueError(f"Expected a method of {', '.join(METHODS)}, but got {method!r}.")
         require_at_least(1, batch_size=batch_size)
-        self._model = exact_copy(model)
+        self._model = float64_copy(model)
         self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
         self._clip = clip
         self._batch_size = batch_size or batch_size_for(self._model)

@@ -165,7 +165,7 @@ def contradictions(claims: Claims, farthest: float) -> list[Violation]:
     ]
 
 
-class Attained(NamedTuple):
+class AttackMargins(NamedTuple):
     """What an attack came down to.
 
     Attributes:
@@ -179,17 +179,17 @@ class Attained(NamedTuple):
     margins: NDArray[np.float64]
 
 
-def overstated(claims: Claims, attained: Sequence[Attained]) -> list[Violation]:
+def overstated(claims: Claims, attack_margins: Sequence[AttackMargins]) -> list[Violation]:
     """Where the margin of an image within epsilon is below the bound of all such margins.
 
     So a bound that is too high is seen even where it decides nothing.
 
     Args:
         claims: As computed.
-        attained: Of attacks in the claims' norm, and of the clean images.
+        attack_margins: Of attacks in the claims' norm, and of the clean images.
     """
     found = []
-    for each in attained:
+    for each in attack_margins:
         for epsilon, bounds in zip(claims.epsilons, claims.margins, strict=True):
             if each.epsilon > epsilon * (1 + _SAME):
                 continue

@@ -15,7 +15,7 @@ from withstand.cli.arguments import parse, plain_parser, target
 from withstand.cli.console import OUTPUT, progress_of
 from withstand.evaluation.meters import MomentCheck
 from withstand.evaluation.moment_check import METHODS, MomentSettings
-from withstand.reporting.wording import duration
+from withstand.reporting.formatting import duration
 from withstand.results.analytic import Moments, MomentsLevel, MomentsMethod
 from withstand.runs.stages import measure_run
 from withstand.types import RecipeError

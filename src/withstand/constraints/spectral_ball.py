@@ -14,8 +14,8 @@ from typing_extensions import override
 from withstand.core.modes import uncompiled
 from withstand.core.schedules import Schedule, value_at
 from withstand.operators import (
+    Buffers,
     Convolution,
-    Kept,
     Weight,
     clip,
     clip_convolution,
@@ -116,7 +116,7 @@ class SpectralBall(Constraint):
         self.form = form
         self.every = every
         self.subspace = subspace
-        self.bases = Kept()
+        self.bases = Buffers()
         self.input_shape = None if input_shape is None else tuple(input_shape)
 
     @override

@@ -16,7 +16,7 @@ _CACHE_SIZED = 50  # whose activations the caches of a processor can hold; 500 t
 _DEVICE_SIZED = 250
 
 
-def exact_copy(model: nn.Module) -> nn.Module:
+def float64_copy(model: nn.Module) -> nn.Module:
     """A float64 copy in eval mode, whose parameters ask for no gradient; the model stays as it is.
 
     Args:

@@ -1,18 +1,18 @@
 """Measuring: one row a test example, one row a figure."""
 
 from withstand.evaluation import meters
-from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.meter import Meter
 from withstand.evaluation.prediction_sampling import Sampling
+from withstand.evaluation.predictor import Predictor, random_predictor
 from withstand.evaluation.run import Evaluation, evaluate, require_sizes
 
 __all__ = [
     "Evaluation",
-    "Judge",
     "Meter",
+    "Predictor",
     "Sampling",
     "evaluate",
     "meters",
-    "random_judge",
+    "random_predictor",
     "require_sizes",
 ]

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from withstand.evaluation.attacking import GIVEN, TAKEN, column
-from withstand.evaluation.averaging import Judging
+from withstand.evaluation.averaging import ScoringPlan
 from withstand.evaluation.meter import Gathered, Meter, Subject
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, WorstPlan, norm_name, worst_plans
 from withstand.evaluation.proofs import WITHDRAWN
 from withstand.evaluation.red_flags import check_all, doubts
-from withstand.evaluation.scoring import Scored, Wanted
+from withstand.evaluation.scoring import BatchPlan, Scored
 from withstand.results import measurements
 from withstand.results.measurements import Measurement, measured, radius_column, table_of
 from withstand.results.results import (
@@ -29,7 +29,7 @@ from withstand.results.shares import share
 
 
 def assemble(
-    subject: Subject, wanted: Wanted, scored: Scored, once: Mapping[str, Any]
+    subject: Subject, wanted: BatchPlan, scored: Scored, once: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, Results]:
     """The table of measurements, and what is no table.
 
@@ -39,14 +39,14 @@ def assemble(
         scored: What all batches gave.
         once: Name of a meter -> what it found of the whole.
     """
-    judging = wanted.judging
+    scoring_plan = wanted.scoring_plan
     certificates = [prover.plan for prover in wanted.proving]
-    attacks = [_attack_info(plan, scored, judging) for plan in wanted.plans]
+    attacks = [_attack_info(plan, scored, scoring_plan) for plan in wanted.plans]
     attacks += [
         AttackInfo(plan.name, norm_name(plan.norm), f"Worst of {', '.join(plan.members)}, an example")
         for plan in worst_plans(wanted.plans)
     ]
-    figures = list(_measurements(scored.rows, wanted.plans, certificates, judging.judge.num_repeats))
+    figures = list(_measurements(scored.rows, wanted.plans, certificates, scoring_plan.predictor.num_repeats))
     headlines = table_of(figures)
     attacked = _headline_attack(headlines, subject.info.num_classes)
     certified = _headline_certificate(headlines)
@@ -63,9 +63,9 @@ def assemble(
     checks: list[Check] = []
     warnings = [*doubts(scored.rows, table), *_withdrawals(certificates, scored)]
     if wanted.plans:
-        checks, failures = check_all(table, attacks, judging.sampling, len(scored.rows))
+        checks, failures = check_all(table, attacks, scoring_plan.sampling, len(scored.rows))
         warnings += failures
-    warnings += judging.warnings
+    warnings += scoring_plan.warnings
     return table, Results(
         dataset=subject.info.name,
         num_examples=len(scored.rows),
@@ -77,7 +77,7 @@ def assemble(
         ],
         checks=checks,
         warnings=list(dict.fromkeys(warnings)),
-        sampling=judging.sampling,
+        sampling=scoring_plan.sampling,
         sections=list(dict.fromkeys(meter.section for meter in wanted.meters if meter.section)),
         **parts,
     )
@@ -106,9 +106,9 @@ def _measurements(
             yield Measurement(measurements.LARGEST_RADIUS, plan.name, norm, value=float(radii.max()))
 
 
-def _attack_info(plan: AttackPlan, scored: Scored, judging: Judging) -> AttackInfo:
+def _attack_info(plan: AttackPlan, scored: Scored, scoring_plan: ScoringPlan) -> AttackInfo:
     """An attack; of one with several stages also what each was given and broke, at each budget."""
-    stages, draws = plan.attack.stages, judging.judge.num_repeats
+    stages, draws = plan.attack.stages, scoring_plan.predictor.num_repeats
     if len(stages) == 1:
         return AttackInfo(plan.name, norm_name(plan.norm), plan.attack.describe())
     counts = []

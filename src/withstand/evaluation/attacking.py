@@ -13,9 +13,9 @@ from torch import Tensor
 
 from withstand.attacks import Attack
 from withstand.core import norms
-from withstand.evaluation.judge import Answer, Judge
-from withstand.evaluation.meter import Columns, Counts, Found
+from withstand.evaluation.meter import Columns, Counts, PartResult
 from withstand.evaluation.plans import AttackPlan, worst_plans
+from withstand.evaluation.predictor import Answer, Predictor
 from withstand.results.measurements import ATTACKED, example_column
 from withstand.results.results import Target
 from withstand.types import AttackError, Batch
@@ -50,7 +50,7 @@ class Scores(NamedTuple):
             one that fooled the model, for all others the clean one. Absent where none was.
     """
 
-    found: Mapping[Target, Found]
+    found: Mapping[Target, PartResult]
     worst: Columns
     fooling: Mapping[str, Tensor]
 
@@ -67,7 +67,7 @@ class Memory:
     wants_images = True
     """Whether the images that fooled the model are asked for afterwards."""
 
-    def recall(self, plan: AttackPlan, epsilon: float) -> Found | None:
+    def recall(self, plan: AttackPlan, epsilon: float) -> PartResult | None:
         """What is known of an attack at a budget; None where nothing is."""
         return None
 
@@ -84,7 +84,7 @@ class Memory:
         """
         return {}
 
-    def keep(self, plan: AttackPlan, epsilon: float, found: Found) -> None:
+    def keep(self, plan: AttackPlan, epsilon: float, found: PartResult) -> None:
         """Is told what was found."""
 
 
@@ -92,7 +92,7 @@ _NO_MEMORY = Memory()
 
 
 def attack_batch(
-    judge: Judge,
+    predictor: Predictor,
     batch: Batch,
     clean: Answer,
     plans: Sequence[AttackPlan],
@@ -117,7 +117,7 @@ def attack_batch(
     prediction; it is counted still.
 
     Args:
-        judge: Of a model in eval mode.
+        predictor: Of a model in eval mode.
         batch: Images (batch, …) in [0, 1] and labels (batch,).
         clean: What the model says without an attack.
         plans: The attacks.
@@ -126,15 +126,15 @@ def attack_batch(
     Raises:
         AttackError: an attack left its ball or [0, 1].
     """
-    run = _Run(judge, batch, clean.right > 0, memory)
+    run = _Run(predictor, batch, clean.right > 0, memory)
     unattacked = run.unattacked(clean)
     weights: dict[Target, _Weights] = {}
     fooling: dict[str, Tensor] = {}
-    found: dict[Target, Found] = {}
+    found: dict[Target, PartResult] = {}
     for plan in plans:
         held = unattacked
         known = [memory.recall(plan, epsilon) for epsilon in plan.epsilons]
-        if judge.is_random and None in known:  # a larger budget goes on from the images of a smaller
+        if predictor.is_random and None in known:  # a larger budget goes on from the images of a smaller
             known = [None] * len(known)
         for epsilon, before in zip(plan.epsilons, known, strict=True):
             target = plan.target(epsilon)
@@ -146,21 +146,23 @@ def attack_batch(
         if memory.wants_images and (broken := run.is_right & ~held.weights.robust).any():
             fooling[plan.name] = batch.images.clone()
             fooling[plan.name][broken] = held.images[broken]
-    return Scores(found, _worst_columns(judge, plans, weights), fooling)
+    return Scores(found, _worst_columns(predictor, plans, weights), fooling)
 
 
-def _worst_columns(judge: Judge, plans: Sequence[AttackPlan], weights: Mapping[Target, _Weights]) -> Columns:
+def _worst_columns(
+    predictor: Predictor, plans: Sequence[AttackPlan], weights: Mapping[Target, _Weights]
+) -> Columns:
     columns: Columns = {}
     for worst in worst_plans(plans):
         for epsilon in worst.epsilons:
             members = [weights[plan.target(epsilon)] for plan in plans if plan.name in worst.members]
             reported = _worst_of(members).reported
-            columns[column(worst.name, epsilon)] = judge.share(reported.long()).cpu().numpy()
+            columns[column(worst.name, epsilon)] = predictor.share(reported.long()).cpu().numpy()
     return columns
 
 
 class _Weights(NamedTuple):
-    """How right the images held are, each a float64 tensor (batch,) as ``Weighed`` has it.
+    """How right the images held are, each a float64 tensor (batch,) as ``CorrectCounts`` has it.
 
     Attributes:
         choosing: By this the images were chosen.
@@ -204,7 +206,7 @@ class _Stage(NamedTuple):
 class _Run(NamedTuple):
     """One batch under attack."""
 
-    judge: Judge
+    predictor: Predictor
     batch: Batch
     is_right: Tensor
     memory: Memory
@@ -212,11 +214,11 @@ class _Run(NamedTuple):
     def unattacked(self, clean: Answer) -> _Held:
         """What is held before any attack."""
         right = clean.right.double()
-        weights = _Weights(right, self.judge.weigh_again(*self.batch, right))
+        weights = _Weights(right, self.predictor.recount_correct(*self.batch, right))
         stage = torch.full_like(self.batch.labels, _ROBUST)
         return _Held(self.batch.images, weights, clean.prediction, stage)
 
-    def attack(self, plan: AttackPlan, epsilon: float, before: _Held) -> tuple[_Held, Found]:
+    def attack(self, plan: AttackPlan, epsilon: float, before: _Held) -> tuple[_Held, PartResult]:
         """Runs all stages at a budget."""
         self.memory.prepare(plan, epsilon)
         held, given, taken = before, [], []
@@ -224,7 +226,7 @@ class _Run(NamedTuple):
         broken_before = self.is_right & ~held.weights.robust
         for number, stage in enumerate(stages):
             robust, right = held.weights.robust, _total(held)
-            again = broken_before if stage.draws_by_batch and not self.judge.is_random else None
+            again = broken_before if stage.draws_by_batch and not self.predictor.is_random else None
             held = self._after(_Stage(plan, epsilon, number, stage), held, again)
             given.append(int(robust.sum()))
             taken.append(right - _total(held))
@@ -233,7 +235,9 @@ class _Run(NamedTuple):
         self.memory.keep(plan, epsilon, found)
         return held, found
 
-    def recalled(self, plan: AttackPlan, epsilon: float, before: _Held, known: Found) -> tuple[_Held, Found]:
+    def recalled(
+        self, plan: AttackPlan, epsilon: float, before: _Held, known: PartResult
+    ) -> tuple[_Held, PartResult]:
         """What is known of a budget, and what a smaller one has found since."""
         device = self.batch.labels.device
         choosing, reported, stage = (
@@ -242,7 +246,7 @@ class _Run(NamedTuple):
         prediction = torch.from_numpy(known.columns[prediction_column(plan.name, epsilon)]).to(device)
         held = _Held(before.images, _Weights(choosing, reported), prediction, stage)
         is_newer = (reported >= 1) & ~before.weights.robust
-        if self.judge.is_random or not is_newer.any():
+        if self.predictor.is_random or not is_newer.any():
             return held, known
         weights = zip(before.weights, held.weights, strict=True)
         held = _Held(
@@ -254,10 +258,10 @@ class _Run(NamedTuple):
         newer = self._found(plan, epsilon, held, known.counts)
         return held, replace(newer, state={**known.state, **newer.state})
 
-    def _found(self, plan: AttackPlan, epsilon: float, held: _Held, counts: Counts) -> Found:
+    def _found(self, plan: AttackPlan, epsilon: float, held: _Held, counts: Counts) -> PartResult:
         name, stages = column(plan.name, epsilon), plan.attack.at(epsilon).stages
         columns: Columns = {
-            name: self.judge.share(held.weights.reported.long()).cpu().numpy(),
+            name: self.predictor.share(held.weights.reported.long()).cpu().numpy(),
             prediction_column(plan.name, epsilon): held.prediction.cpu().numpy(),
         }
         stage = held.stage.cpu().numpy()
@@ -268,7 +272,7 @@ class _Run(NamedTuple):
             _REPORTED: held.weights.reported.cpu().numpy(),
             _STAGE: stage,
         }
-        return Found(columns, counts, state)
+        return PartResult(columns, counts, state)
 
     def _after(self, stage: _Stage, before: _Held, again: Tensor | None) -> _Held:
         """What is held after one stage has attacked what is robust.
@@ -286,9 +290,9 @@ class _Run(NamedTuple):
         if len(index):
             subset = Batch(self.batch.images[index], self.batch.labels[index])
             # Whether its images fool the model is for the judge to say, not for the attack.
-            reached = stage.attack(self.judge.target, subset.images, subset.labels)
+            reached = stage.attack(self.predictor.attack_model, subset.images, subset.labels)
             _require_inside(subset.images, reached, stage.plan, stage.epsilon)
-            right, predicted = self.judge.weigh(reached, subset.labels)
+            right, predicted = self.predictor.count_correct(reached, subset.labels)
             is_worse = right.long() < choosing[index].long()
             # Of images right equally often the later one, since a larger budget rarely is the weaker; but not
             # the clean image, which is what some attacks return where they do not succeed.
@@ -301,7 +305,7 @@ class _Run(NamedTuple):
             found_by[index[is_worse]] = stage.number
             if again is not None:
                 again[index[right < 1]] = False
-        reported = self.judge.weigh_again(images, self.batch.labels, choosing)
+        reported = self.predictor.recount_correct(images, self.batch.labels, choosing)
         return _Held(images, _Weights(choosing, reported), prediction, found_by)
 
 

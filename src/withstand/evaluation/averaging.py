@@ -18,10 +18,10 @@ from withstand.attacks.adapters import connected
 from withstand.data import Split, batches
 from withstand.evaluation.attacking import attack_batch, column
 from withstand.evaluation.identity import identity
-from withstand.evaluation.judge import Judge, random_judge
 from withstand.evaluation.meter import Columns
 from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.prediction_sampling import Sampling
+from withstand.evaluation.predictor import Predictor, random_predictor
 from withstand.evaluation.store import Store
 from withstand.results import random_answers as results
 from withstand.results.shares import share
@@ -36,17 +36,17 @@ _SWEEP_STEPS = 20  # of the attack that stands for a suite
 _MORE_REPEATS = 4  # times those of the evaluation, since small differences decide here
 
 
-class Judging(NamedTuple):
+class ScoringPlan(NamedTuple):
     """How a model is scored.
 
     Attributes:
-        judge: Who says what is right, and what is attacked.
+        predictor: Who says what is right, and what is attacked.
         batch_size: Examples a batch.
         sampling: How many draws there are; None where nothing is random.
         warnings: What makes the figures doubtful, in words.
     """
 
-    judge: Judge
+    predictor: Predictor
     batch_size: int
     sampling: results.Sampling | None = None
     warnings: Sequence[str] = ()
@@ -58,7 +58,7 @@ class Judging(NamedTuple):
         return [] if how is None else [how.num_samples, how.num_repeats, how.attack_samples]
 
 
-def find_judge(
+def find_predictor(
     model: nn.Module,
     test: Split,
     plans: Sequence[AttackPlan],
@@ -67,7 +67,7 @@ def find_judge(
     *,
     batch_size: int,
     seed: int,
-) -> Judging:
+) -> ScoringPlan:
     """Who judges a model; where its weights are random, with as many draws a gradient as are needed.
 
     Args:
@@ -84,7 +84,7 @@ def find_judge(
     """
     if sampling is None:
         one = next(batches(test, 1)).images
-        return Judging(Judge(model, connected(model, one) if plans else model), batch_size)
+        return ScoringPlan(Predictor(model, connected(model, one) if plans else model), batch_size)
     searching = _searching(plans)
     sweep, warnings = None, []
     if sampling.attack_samples is not None:
@@ -101,7 +101,7 @@ def find_judge(
     how = results.Sampling(
         sampling.describe(gradient_draws), sampling.num_samples, sampling.num_repeats, gradient_draws, sweep
     )
-    return Judging(_judge(model, sampling, draws), max(1, batch_size // draws), how, warnings)
+    return ScoringPlan(_predictor(model, sampling, draws), max(1, batch_size // draws), how, warnings)
 
 
 def _searching(plans: Sequence[AttackPlan]) -> AttackPlan | None:
@@ -152,8 +152,8 @@ def _is_above(shares: Shares, others: Shares, tolerance: float) -> bool:
     return float(difference.mean()) > max(tolerance, _ERRORS * error)
 
 
-def _judge(model: nn.Module, sampling: Sampling, attack_samples: int) -> Judge:
-    return random_judge(
+def _predictor(model: nn.Module, sampling: Sampling, attack_samples: int) -> Predictor:
+    return random_predictor(
         model,
         num_samples=sampling.num_samples,
         num_repeats=sampling.num_repeats,
@@ -214,15 +214,17 @@ class _Sweep:
 
     def _shares(self, attack_samples: int, epsilons: Sequence[float]) -> tuple[Shares, dict[float, Shares]]:
         """Of each example the share of right predictions: clean, and by budget under attack."""
-        judge = _judge(self.model, replace(self.sampling, num_repeats=self._num_repeats), attack_samples)
+        predictor = _predictor(
+            self.model, replace(self.sampling, num_repeats=self._num_repeats), attack_samples
+        )
         plan = replace(self.plan, epsilons=epsilons)
         torch.manual_seed(self.seed)
         clean: list[Shares] = []
         found: list[Columns] = []
         for batch in batches(self.test, max(1, self.batch_size // attack_samples)):
-            unattacked = judge.answer(batch.images, batch.labels)
-            clean.append(judge.share(unattacked.right).cpu().numpy())
-            found.append(attack_batch(judge, batch, unattacked, [plan]).columns)
+            unattacked = predictor.answer(batch.images, batch.labels)
+            clean.append(predictor.share(unattacked.right).cpu().numpy())
+            found.append(attack_batch(predictor, batch, unattacked, [plan]).columns)
         names = {epsilon: column(plan.name, epsilon) for epsilon in epsilons}
         curve = {each: np.concatenate([part[name] for part in found]) for each, name in names.items()}
         return np.concatenate(clean), {each: shares.astype(np.float64) for each, shares in curve.items()}

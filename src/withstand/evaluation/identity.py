@@ -69,8 +69,8 @@ def _plain(value: object) -> Any:
 def _plain_whole(value: object) -> Any:
     """The same of what has parts."""
     if is_dataclass(value) and not isinstance(value, type):
-        parts = {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
-        return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **parts}
+        parts = {part.name: _plain(getattr(value, part.name)) for part in fields(value)}
+        return {"class": _name_of(type(value)), **parts}
     if isinstance(value, functools.partial):
         return ["partial", _plain(value.func), _plain(list(value.args)), _plain(value.keywords)]
     if isinstance(value, Mapping):
@@ -83,12 +83,18 @@ def _plain_whole(value: object) -> Any:
 
 
 def _of_callable(function: Callable[..., object]) -> str:
-    name = getattr(function, "__qualname__", None)
     code = getattr(function, "__code__", None)
-    if name is None:
+    if not hasattr(function, "__qualname__"):
         return repr(function)
+    name = _name_of(function)
     body = "" if code is None else hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()
-    return f"{getattr(function, '__module__', '')}.{name} {body if '<' in name else ''}"
+    return f"{name} {body if '<' in name else ''}"
+
+
+def _name_of(thing: Any) -> str:
+    """Where a class or function is defined; of this package without its file, which may move."""
+    module = getattr(thing, "__module__", None) or ""
+    return f"{'withstand' if module.startswith('withstand.') else module}.{thing.__qualname__}"
 
 
 def _bytes_of(tensor: Tensor) -> bytes:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
-from withstand.evaluation.judge import Judge
 from withstand.evaluation.plans import AttackPlan, CertificatePlan
+from withstand.evaluation.predictor import Predictor
 from withstand.results.measurements import Measurement
 from withstand.results.results import Target
 from withstand.types import Batch
@@ -29,7 +29,7 @@ Counts = dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
-class Found:
+class PartResult:
     """What was found of one batch.
 
     Attributes:
@@ -68,7 +68,7 @@ class Subject:
         model: In eval mode; maps images in [0, 1] to logits (batch, classes).
         info: Of the data.
         test: The examples to score.
-        judge: Scores answers, and says what attacks differentiate.
+        predictor: Scores answers, and says what attacks differentiate.
         batch_size: Examples a batch.
         seed: Of all that is drawn.
     """
@@ -76,7 +76,7 @@ class Subject:
     model: nn.Module
     info: DatasetInfo
     test: Split
-    judge: Judge
+    predictor: Predictor
     batch_size: int
     seed: int
 
@@ -182,22 +182,22 @@ class Meter(ABC):
         """What to prove."""
         return ()
 
-    def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
+    def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
         """Looks at one batch.
 
         Args:
-            judge: Of a model in eval mode; its ``predictor`` maps images in [0, 1] to logits.
+            predictor: Of a model in eval mode; its ``predictor`` maps images in [0, 1] to logits.
             batch: Images (batch, channels, height, width) in [0, 1] and labels (batch,).
             prediction: int64 tensor (batch,): the classes of the clean images.
             seed: Of whatever is drawn. torch's own random state is seeded too, and may be used.
         """
-        return Found()
+        return PartResult()
 
-    def score_attacked(self, judge: Judge, images: Tensor, labels: Tensor) -> Columns:
+    def score_attacked(self, predictor: Predictor, images: Tensor, labels: Tensor) -> Columns:
         """Looks at the images that an attack left of one batch.
 
         Args:
-            judge: As in ``score``.
+            predictor: As in ``score``.
             images: Tensor (batch, …) in [0, 1]: the worst found, the clean one where none was.
             labels: int64 tensor (batch,).
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from withstand.attacks import margin
 from withstand.certificates import Certifier, consistency
-from withstand.certificates.consistency import Attained, Claims, Conflict, Outcome, Violation
+from withstand.certificates.consistency import AttackMargins, Claims, Conflict, Outcome, Violation
 from withstand.certificates.self_test import require_known_answers
 from withstand.core import norms
 from withstand.evaluation.attacking import Scores, column
 from withstand.evaluation.identity import identity
-from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found
+from withstand.evaluation.meter import PartResult
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, default_attack
+from withstand.evaluation.predictor import Predictor
 from withstand.evaluation.store import BatchStore
 from withstand.results.measurements import radius_column
 from withstand.types import Batch
@@ -98,7 +98,7 @@ class Prover:
 
         require_known_answers(plan.name, plan.norm, certifier_of, image)
 
-    def probe(self, model: nn.Module, batch: Batch) -> list[Attained]:
+    def probe(self, model: nn.Module, batch: Batch) -> list[AttackMargins]:
         """The margins that a short attack reaches at the smallest budget, where bounds are nearest to them.
 
         For a certificate beside which no attack is run.
@@ -111,20 +111,20 @@ class Prover:
         if epsilon is None:
             return []
         attack = default_attack(self.plan.norm).for_evaluation().at(epsilon)
-        return [Attained(attack.name, epsilon, self.margins_at(batch, attack(model, *batch), epsilon))]
+        return [AttackMargins(attack.name, epsilon, self.margins_at(batch, attack(model, *batch), epsilon))]
 
-    def clean_margins(self, batch: Batch) -> Attained:
+    def clean_margins(self, batch: Batch) -> AttackMargins:
         """The margins of the clean images."""
-        return Attained("the clean image", 0.0, self.margins_at(batch, batch.images, 0.0))
+        return AttackMargins("the clean image", 0.0, self.margins_at(batch, batch.images, 0.0))
 
     def prove(
         self,
         batch: Batch,
         outcomes: Sequence[Outcome],
         evidence: Evidence,
-        attained: Sequence[Attained],
+        attack_margins: Sequence[AttackMargins],
         kept: BatchStore,
-    ) -> tuple[Found, Sequence[Violation]]:
+    ) -> tuple[PartResult, Sequence[Violation]]:
         """Certifies a batch and holds it against attacks and against itself.
 
         A violation counts where the exact model too, in float64, is wrong within epsilon; where it is right
@@ -135,11 +135,11 @@ class Prover:
             batch: Images (batch, …) in [0, 1] and labels (batch,).
             outcomes: What attacks left of it, the clean images included.
             evidence: Gives the images that fooled the model.
-            attained: The margins that attacks in this norm came down to.
+            attack_margins: The margins that attacks in this norm came down to.
             kept: What is known of the batch; takes up what is found.
         """
         claims = self._claims(batch, kept)
-        overstatements = consistency.overstated(claims, attained)
+        overstatements = consistency.overstated(claims, attack_margins)
         violations: list[Violation] = []
         if self.plan.is_nested:
             # No two images in [0, 1] are farther apart, and no radius is looked for beyond.
@@ -160,12 +160,12 @@ class Prover:
         violations += overstatements
         before = kept.find(self._key(WITHDRAWN))
         num_withdrawn = len(withdrawn) + (0 if before is None else int(before.counts[WITHDRAWN][0]))
-        parts = self._parts(claims) | {WITHDRAWN: Found({}, {WITHDRAWN: np.array([num_withdrawn])})}
+        parts = self._parts(claims) | {WITHDRAWN: PartResult({}, {WITHDRAWN: np.array([num_withdrawn])})}
         if not violations:
             for part, found in parts.items():
                 kept.put(self._key(part), found)
         columns = {name: values for found in parts.values() for name, values in found.columns.items()}
-        return Found(columns, parts[WITHDRAWN].counts), violations
+        return PartResult(columns, parts[WITHDRAWN].counts), violations
 
     def _claims(self, batch: Batch, kept: BatchStore) -> Claims:
         """What is known, and for what is not known what the bounds say."""
@@ -188,17 +188,17 @@ class Prover:
         found = self._certifier.certify(batch.images, batch.labels, norm=plan.norm, epsilon=epsilon)
         return found.certified.cpu().numpy(), found.margin.cpu().numpy()
 
-    def _parts(self, claims: Claims) -> dict[str, Found]:
+    def _parts(self, claims: Claims) -> dict[str, PartResult]:
         """What is claimed at each budget, and of the radius, as it is kept."""
         claimed = zip(claims.epsilons, claims.certified, claims.margins, strict=True)
         parts = {
-            f"{epsilon:.6g}": Found(
+            f"{epsilon:.6g}": PartResult(
                 {column(claims.name, epsilon): holds.astype(np.int32)}, {}, {_MARGIN: bounds}
             )
             for epsilon, holds, bounds in claimed
         }
         if claims.radius is not None:
-            parts[_RADIUS] = Found({radius_column(claims.name): claims.radius})
+            parts[_RADIUS] = PartResult({radius_column(claims.name): claims.radius})
         return parts
 
     def _key(self, part: str) -> str:
@@ -255,7 +255,7 @@ Evidence: TypeAlias = Callable[[Outcome, Tensor], Tensor]
 
 
 def evidence_of(
-    judge: Judge,
+    predictor: Predictor,
     batch: Batch,
     scores: Scores,
     plans: Sequence[AttackPlan],
@@ -268,7 +268,7 @@ def evidence_of(
     example may depend on the others.
 
     Args:
-        judge: Of the model.
+        predictor: Of the model.
         batch: The clean images.
         scores: What attacks left of it just now.
         plans: All attacks of which there are outcomes.
@@ -284,7 +284,9 @@ def evidence_of(
             prepare(plan, epsilon)
             again[key] = batch.images.clone()
             attack = plan.attack.at(epsilon)
-            again[key][is_right] = attack(judge.target, batch.images[is_right], batch.labels[is_right])
+            again[key][is_right] = attack(
+                predictor.attack_model, batch.images[is_right], batch.labels[is_right]
+            )
         return again[key]
 
     def images(outcome: Outcome, rows: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset, Split, batches
 from withstand.evaluation.assembly import assemble, headline_epsilon
-from withstand.evaluation.averaging import find_judge
+from withstand.evaluation.averaging import find_predictor
 from withstand.evaluation.identity import identity, identity_of_model
 from withstand.evaluation.meter import Meter, Subject
 from withstand.evaluation.meters import Calibration, Classes
@@ -35,7 +35,7 @@ from withstand.evaluation.plans import AttackPlan, default_plans, merged_attacks
 from withstand.evaluation.prediction_sampling import Sampling
 from withstand.evaluation.proofs import provers
 from withstand.evaluation.run_files import RowsFile, save_extremes, save_gallery
-from withstand.evaluation.scoring import Progress, Wanted, score_split
+from withstand.evaluation.scoring import BatchPlan, Progress, score_split
 from withstand.evaluation.store import Store
 from withstand.models import check
 from withstand.results.measurements import ATTACKED, radius_column
@@ -155,9 +155,11 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             torch.random.fork_rng(),
             bayes.sharing_deviations(model, bayes.Deviations()),  # the weights stay as they are
         ):
-            judging = find_judge(model, test, plans, drawn, store, batch_size=batch_size, seed=seed)
-            subject = Subject(model, dataset.info, test, judging.judge, judging.batch_size, seed)
-            found = _measured(subject, Wanted(judging, plans, proving, wanted), store, run, on_batch)
+            scoring_plan = find_predictor(model, test, plans, drawn, store, batch_size=batch_size, seed=seed)
+            subject = Subject(
+                model, dataset.info, test, scoring_plan.predictor, scoring_plan.batch_size, seed
+            )
+            found = _measured(subject, BatchPlan(scoring_plan, plans, proving, wanted), store, run, on_batch)
         found = replace(found, results=replace(found.results, **about))
         if run is not None:
             write_results(run, found.results, found.table)
@@ -212,13 +214,13 @@ def _require_met(model: nn.Module, meters: Sequence[Meter], info: DatasetInfo, *
 
 
 def _measured(
-    subject: Subject, wanted: Wanted, store: Store, run: RunFolder | None, on_batch: Progress | None
+    subject: Subject, wanted: BatchPlan, store: Store, run: RunFolder | None, on_batch: Progress | None
 ) -> Evaluation:
     """Measures what is not known, and writes rows and images."""
     once = {}  # before what takes its time, since bounds may contradict
     for meter in wanted.meters:
         if type(meter).measure is not Meter.measure:
-            settings = (meter.depends_on, len(subject.test), subject.seed, wanted.judging.draws)
+            settings = (meter.depends_on, len(subject.test), subject.seed, wanted.scoring_plan.draws)
             key = f"{meter.name} {identity(*settings)}"
             once[meter.name] = store.noted(key, partial(meter.measure, subject))
     with RowsFile(run) as rows_file:
@@ -237,7 +239,7 @@ def _save_images(run: RunFolder, subject: Subject, plans: Sequence[AttackPlan], 
         few = next(batches(test, min(_GALLERY_SIZE, len(test))))
         attacked = found.table[found.table["measure"] == ATTACKED]
         epsilon = headline_epsilon(attacked, subject.info.num_classes)
-        save_gallery(run.gallery, subject.judge, few, plans[0].attack.at(epsilon).stages[0], names)
+        save_gallery(run.gallery, subject.predictor, few, plans[0].attack.at(epsilon).stages[0], names)
     else:
         run.gallery.unlink(missing_ok=True)
     certificates = (each.name for each in found.results.certificates)

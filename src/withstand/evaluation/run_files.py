@@ -20,7 +20,7 @@ from torch import Tensor
 from withstand.attacks import Attack
 from withstand.core.run_folder import RunFolder, replaced
 from withstand.data import Split
-from withstand.evaluation.judge import Judge
+from withstand.evaluation.predictor import Predictor
 from withstand.results.measurements import radius_column
 from withstand.types import Batch, CertificateError, RunFolderError
 
@@ -95,12 +95,14 @@ class RowsFile:
         return run.examples.with_name(".examples.csv.part")
 
 
-def save_gallery(path: Path, judge: Judge, batch: Batch, attack: Attack, class_names: Sequence[str]) -> None:
+def save_gallery(
+    path: Path, predictor: Predictor, batch: Batch, attack: Attack, class_names: Sequence[str]
+) -> None:
     """Attacks a few images and writes them as ``gallery.npz``.
 
     Args:
         path: Where to write.
-        judge: Of a model in eval mode.
+        predictor: Of a model in eval mode.
         batch: Images (n, channels, height, width) in [0, 1] and labels (n,).
         attack: As it is run, at the budget to show.
         class_names: In label order.
@@ -108,9 +110,9 @@ def save_gallery(path: Path, judge: Judge, batch: Batch, attack: Attack, class_n
     Raises:
         RunFolderError: the file cannot be written.
     """
-    adversarial = attack(judge.target, batch.images, batch.labels)
+    adversarial = attack(predictor.attack_model, batch.images, batch.labels)
     with torch.no_grad():
-        before, after = (judge.predictor(images).argmax(dim=1) for images in (batch.images, adversarial))
+        before, after = (predictor.model(images).argmax(dim=1) for images in (batch.images, adversarial))
     arrays = {
         "clean": _pixels(batch.images),
         "adversarial": _pixels(adversarial),

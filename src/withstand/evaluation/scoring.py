@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.certificates.consistency import Attained, Violation, require_consistent
+from withstand.certificates.consistency import AttackMargins, Violation, require_consistent
 from withstand.core.numerics import seed_of
 from withstand.data import batches
 from withstand.evaluation.attacking import Memory, Scores, attack_batch, column
-from withstand.evaluation.averaging import Judging
+from withstand.evaluation.averaging import ScoringPlan
 from withstand.evaluation.identity import identity
-from withstand.evaluation.judge import Answer
-from withstand.evaluation.meter import Columns, Counts, Found, Meter, Subject
+from withstand.evaluation.meter import Columns, Counts, Meter, PartResult, Subject
 from withstand.evaluation.plans import AttackPlan
+from withstand.evaluation.predictor import Answer
 from withstand.evaluation.proofs import Prover, evidence_of, outcomes_of
 from withstand.evaluation.run_files import RowsFile
 from withstand.evaluation.store import BatchStore, Store
@@ -40,17 +40,17 @@ _SAME_CONFIDENCE = 0.01
 
 
 @dataclass(frozen=True)
-class Wanted:
+class BatchPlan:
     """What is found out of each batch.
 
     Args:
-        judging: Who says what is right.
+        scoring_plan: Who says what is right.
         plans: The attacks.
         proving: What is proven.
         meters: What else looks at the images.
     """
 
-    judging: Judging
+    scoring_plan: ScoringPlan
     plans: Sequence[AttackPlan]
     proving: Sequence[Prover]
     meters: Sequence[Meter]
@@ -91,7 +91,7 @@ class Scored:
     counts: dict[str | Target, Counts] = field(default_factory=lambda: defaultdict(dict))
     _states: dict[str | Target, list[Columns]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, owner: str | Target, found: Found) -> None:
+    def add(self, owner: str | Target, found: PartResult) -> None:
         """Adds what one more batch gave."""
         before = self.counts[owner]
         self.counts[owner] = {key: value + before.get(key, 0) for key, value in found.counts.items()}
@@ -105,7 +105,7 @@ class Scored:
 
 
 def score_split(
-    subject: Subject, wanted: Wanted, store: Store, rows_file: RowsFile, on_batch: Progress | None
+    subject: Subject, wanted: BatchPlan, store: Store, rows_file: RowsFile, on_batch: Progress | None
 ) -> Scored:
     """The rows of all examples, and what was counted of them.
 
@@ -167,7 +167,7 @@ class _OneBatch(Memory):
 
     def __init__(
         self,
-        wanted: Wanted,
+        wanted: BatchPlan,
         batch: Batch,
         kept: BatchStore,
         seed: int,
@@ -175,18 +175,18 @@ class _OneBatch(Memory):
         tell: Callable[[], None],
     ) -> None:
         self.violations: list[Violation] = []
-        self._attained: list[tuple[float, Attained]] = []
+        self._attack_margins: list[tuple[float, AttackMargins]] = []
         self._wanted, self._batch, self._kept, self._tell = wanted, batch, kept, tell
-        self._judge, self._first_index = wanted.judging.judge, first_index
+        self._predictor, self._first_index = wanted.scoring_plan.predictor, first_index
         self._seed = seed_of(seed, first_index)
-        self._drawn = (seed, wanted.judging.draws)
+        self._drawn = (seed, wanted.scoring_plan.draws)
         self.wants_images = bool(wanted.proving)
 
     def columns(self, scored: Scored) -> Columns:
         """All columns of the batch; what is counted and kept goes to ``scored``."""
         answer, clean = self._clean()
         self._draw_for("unattacked")  # alike, whether the clean answers were known or drawn just now
-        scores = attack_batch(self._judge, self._batch, answer, self._wanted.plans, self)
+        scores = attack_batch(self._predictor, self._batch, answer, self._wanted.plans, self)
         for target, found in scores.found.items():
             scored.add(target, found)
         columns = clean | scores.columns
@@ -214,7 +214,7 @@ class _OneBatch(Memory):
         """The clean answers; always asked for where they are sure, since they tell whether the rest fits."""
         key = f"{_CLEAN} {identity(self._drawn)}"
         known = self._kept.find(key)
-        if known is None or not self._judge.is_random:
+        if known is None or not self._predictor.is_random:
             found = self._answers()
             if known is not None and _differ(known.columns, found.columns):
                 self._kept.forget()  # of another forward than the weights tell
@@ -226,24 +226,24 @@ class _OneBatch(Memory):
         answer = Answer(*(torch.from_numpy(part).to(self._batch.labels.device) for part in parts))
         return answer, found.columns
 
-    def _answers(self) -> Found:
+    def _answers(self) -> PartResult:
         batch = self._batch
         self._draw_for(_CLEAN)
-        clean = self._judge.answer(*batch)
+        clean = self._predictor.answer(*batch)
         columns: dict[str, Tensor] = {
             "index": torch.arange(self._first_index, self._first_index + len(batch.labels)),
             "label": batch.labels,
             "prediction": clean.prediction,
             "confidence": clean.confidence,
-            _CLEAN: self._judge.share(clean.right),
+            _CLEAN: self._predictor.share(clean.right),
         }
         arrays = {name: values.cpu().numpy() for name, values in columns.items()}
-        return Found(arrays, {}, {_RIGHT: clean.right.cpu().numpy()})
+        return PartResult(arrays, {}, {_RIGHT: clean.right.cpu().numpy()})
 
     # -- attacks: the memory of ``attack_batch`` ----------------------------------------------------------
 
     @override
-    def recall(self, plan: AttackPlan, epsilon: float) -> Found | None:
+    def recall(self, plan: AttackPlan, epsilon: float) -> PartResult | None:
         found = self._kept.find(self._attack_key(plan, epsilon))
         if found is not None:
             self._tell()
@@ -254,14 +254,16 @@ class _OneBatch(Memory):
         self._draw_for(column(plan.name, epsilon))
 
     @override
-    def keep(self, plan: AttackPlan, epsilon: float, found: Found) -> None:
+    def keep(self, plan: AttackPlan, epsilon: float, found: PartResult) -> None:
         self._kept.put(self._attack_key(plan, epsilon), found)
         self._tell()
 
     def _attack_key(self, plan: AttackPlan, epsilon: float) -> str:
         # Where answers are drawn, a budget goes on from the images of all smaller ones. The images are gone
         # afterwards, so whoever looks at them is part of what is kept.
-        budgets = [each for each in plan.epsilons if each <= epsilon] if self._judge.is_random else [epsilon]
+        budgets = (
+            [each for each in plan.epsilons if each <= epsilon] if self._predictor.is_random else [epsilon]
+        )
         watching = [(meter.name, meter.depends_on) for meter in self._wanted.of_attacked]
         attack = self._wanted.identities[plan.name]
         return f"{column(plan.name, epsilon)} {identity(attack, budgets, self._drawn, watching)}"
@@ -272,10 +274,10 @@ class _OneBatch(Memory):
         proving = next((prover for prover in wanted.proving if prover.plan.norm == plan.norm), None)
         if proving is not None and plan.norm is not None:
             margins = proving.margins_at(self._batch, images, epsilon)
-            self._attained.append((plan.norm, Attained(plan.name, epsilon, margins)))
+            self._attack_margins.append((plan.norm, AttackMargins(plan.name, epsilon, margins)))
         found: Columns = {}
         for meter in wanted.of_attacked:
-            columns = meter.score_attacked(self._judge, images, self._batch.labels)
+            columns = meter.score_attacked(self._predictor, images, self._batch.labels)
             self._require_fitting(meter, columns, {})
             found |= {f"{meter.name}/{name}": values for name, values in columns.items()}
         return found
@@ -291,38 +293,41 @@ class _OneBatch(Memory):
     ) -> Columns:
         wanted, batch = self._wanted, self._batch
         outcomes = outcomes_of(clean, scores, wanted.plans)
-        evidence = evidence_of(self._judge, batch, scores, wanted.plans, answer.right > 0, self.prepare)
+        evidence = evidence_of(self._predictor, batch, scores, wanted.plans, answer.right > 0, self.prepare)
         columns: Columns = {}
         for prover in wanted.proving:
-            attained = [attack for norm, attack in self._attained if norm == prover.plan.norm]
-            attained = [*(attained or self._probed(prover)), prover.clean_margins(batch)]
-            found, violations = prover.prove(batch, outcomes, evidence, attained, self._kept)
+            attack_margins = [attack for norm, attack in self._attack_margins if norm == prover.plan.norm]
+            attack_margins = [*(attack_margins or self._probed(prover)), prover.clean_margins(batch)]
+            found, violations = prover.prove(batch, outcomes, evidence, attack_margins, self._kept)
             columns |= found.columns
             scored.add(prover.plan.name, found)
             self.violations += violations
             self._tell()
         return columns
 
-    def _probed(self, prover: Prover) -> list[Attained]:
+    def _probed(self, prover: Prover) -> list[AttackMargins]:
         """What a short attack comes down to, for where all attacks are known and their images are gone."""
         epsilon = min((each for each in prover.plan.epsilons if each > 0), default=0.0)
         key = f"probe {prover.plan.norm:g} {identity(epsilon, self._drawn)}"
         known = self._kept.find(key)
         if known is None:
             self._draw_for(key)
-            found = prover.probe(self._judge.target, self._batch)
-            known = Found({}, {}, {attained.attack: attained.margins for attained in found})
+            found = prover.probe(self._predictor.attack_model, self._batch)
+            known = PartResult(
+                {}, {}, {attack_margins.attack: attack_margins.margins for attack_margins in found}
+            )
             self._kept.put(key, known)
         return [
-            Attained(attack, epsilon, margins.astype(np.float64)) for attack, margins in known.state.items()
+            AttackMargins(attack, epsilon, margins.astype(np.float64))
+            for attack, margins in known.state.items()
         ]
 
-    def _measured(self, meter: Meter, prediction: Tensor, taken: Columns) -> Found:
+    def _measured(self, meter: Meter, prediction: Tensor, taken: Columns) -> PartResult:
         key = f"{meter.name} {identity(meter.depends_on, self._drawn)}"
         known = self._kept.find(key)
         if known is None:
             self._draw_for(meter.name)
-        found = known or meter.score(self._judge, self._batch, prediction, seed=self._seed)
+        found = known or meter.score(self._predictor, self._batch, prediction, seed=self._seed)
         self._require_fitting(meter, found.columns, taken)  # before it is kept: a mended meter is asked again
         if known is None:
             self._kept.put(key, found)

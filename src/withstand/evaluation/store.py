@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from withstand.core.run_folder import replaced
-from withstand.evaluation.meter import Found
+from withstand.evaluation.meter import PartResult
 from withstand.types import RunFolderError
 
 _Note = TypeVar("_Note")
-_BETWEEN = "\t"  # in the names of arrays: part, field of ``Found``, name
+_BETWEEN = "\t"  # in the names of arrays: part, field of ``PartResult``, name
 _KNOWN = "known"
 _SECONDS = 2.0  # between two writes of a batch, so that writing takes next to no time
 
@@ -94,11 +94,11 @@ class BatchStore:
         self._is_written = True
         self._written_at = time.monotonic()
 
-    def find(self, part: str) -> Found | None:
+    def find(self, part: str) -> PartResult | None:
         """What is kept of a part; None where nothing is."""
         return self._found.get(part)
 
-    def put(self, part: str, found: Found) -> None:
+    def put(self, part: str, found: PartResult) -> None:
         """Keeps what was found of a part; on disk soon, or when the batch is left."""
         self._found[part] = found
         self._is_written = False
@@ -128,14 +128,14 @@ class BatchStore:
         self._written_at = time.monotonic()
 
 
-def _read(path: Path) -> dict[str, Found]:
+def _read(path: Path) -> dict[str, PartResult]:
     """What a file holds; nothing where it is not there, or damaged, since all can be computed anew."""
-    found: dict[str, Found] = {}
+    found: dict[str, PartResult] = {}
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for key in arrays.files:
                 part, kind, name = key.split(_BETWEEN)
-                known = found.setdefault(part, Found())
+                known = found.setdefault(part, PartResult())
                 if kind != _KNOWN:
                     getattr(known, kind)[name] = arrays[key]
     except (OSError, ValueError, KeyError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile):

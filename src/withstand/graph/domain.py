@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from withstand.graph.primitives import Monotone, Valley
+from withstand.graph.primitives import Monotone, Unimodal
 from withstand.operators import LinearOperator, Shape
 
 NormOf: TypeAlias = Callable[[LinearOperator, Shape], Tensor]
@@ -53,7 +53,7 @@ class Domain(ABC):
         """The image under a monotone function."""
 
     @abstractmethod
-    def valley(self, function: Valley) -> Self:
+    def unimodal(self, function: Unimodal) -> Self:
         """The image under an activation with a valley."""
 
     @abstractmethod

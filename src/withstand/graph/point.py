@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.graph.domain import NormOf, Region
-from withstand.graph.primitives import Monotone, Valley
+from withstand.graph.primitives import Monotone, Unimodal
 from withstand.operators import LinearOperator
 
 
@@ -45,7 +45,7 @@ class Point(Region):
         return type(self)(function(self.value))
 
     @override
-    def valley(self, function: Valley) -> Self:
+    def unimodal(self, function: Unimodal) -> Self:
         return type(self)(function.function(self.value))
 
     @override

@@ -84,7 +84,7 @@ class Elementwise(_OfFunction):
 
 
 @dataclass(frozen=True)
-class Valley:
+class Unimodal:
     """An activation that falls until one point and rises from there: GELU, SiLU, abs.
 
     Args:

@@ -77,7 +77,7 @@ class Program:
         self._structure = structure(model)
         self._trace = trace(model)
         self._spent = self._trace.spent()
-        self._is_rehearsed = False
+        self._is_verified = False
 
     def fits(self, model: nn.Module) -> bool:
         """Whether the graph is still that of a model: this one, with the same layers, modes and flags."""
@@ -91,7 +91,7 @@ class Program:
             ModelError: the model's output is not one tensor, or it computes something else than its
                 trace.
         """
-        self.rehearse(value.center)
+        self.verify_capture(value.center)
         return self._run(value, norms)
 
     def walk(self, value: Any, result_of: Callable[[Call], Any]) -> Any:
@@ -107,7 +107,7 @@ class Program:
         arguments, _ = self._arguments_of(self._trace.output, value, result_of)
         return arguments[0]
 
-    def rehearse(self, images: Tensor, reach: Callable[[Tensor], Tensor] | None = None) -> None:
+    def verify_capture(self, images: Tensor, reach: Callable[[Tensor], Tensor] | None = None) -> None:
         """Makes sure, once, that the traced steps compute what the model does: single points are compared.
 
         A graph is what was traced, not the Python that was written: ``x += y`` is traced as a sum,
@@ -121,7 +121,7 @@ class Program:
             UnsupportedOperationError: there is no rule for an operation.
             ModelError: the model computes something else than its trace.
         """
-        if self._is_rehearsed or not images.numel():
+        if self._is_verified or not images.numel():
             return
         root = self._trace.root
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
@@ -131,7 +131,7 @@ class Program:
             reached = (reach or self._reach)(points.clone())
             expected = torch.func.functional_call(root, buffers, (points.clone(),))
         _require_same(reached, expected)
-        self._is_rehearsed = True
+        self._is_verified = True
 
     def run_to_last_layer(self, value: Region, norms: OperatorNorms) -> LastLayer:
         """The image of a set before the last linear layer, and that layer.
@@ -143,7 +143,7 @@ class Program:
             ModelError: the output is not (batch, classes), or the model computes something else than
                 its trace.
         """
-        self.rehearse(value.center)
+        self.verify_capture(value.center)
         node = last_linear(self._trace)
         if node is not None:
             last = self._last_layer(node, value, norms)
@@ -171,7 +171,7 @@ class Program:
             arguments, _ = self._arguments_of(self._trace.output, value, bounding)
             _require_domain(Point, *arguments)
             if not found:
-                self.rehearse(images)
+                self.verify_capture(images)
         except ModelError as error:
             found.append(str(error))
         return list(dict.fromkeys(found))
@@ -211,7 +211,7 @@ class Program:
         return arguments, options
 
 
-class KeptProgram:
+class ProgramCache:
     """Gives the program of a model; a new one only where the model has changed."""
 
     def __init__(self) -> None:
@@ -228,9 +228,9 @@ class KeptProgram:
             self._program = Program(original)
         return self._program
 
-    def __reduce__(self) -> tuple[type[KeptProgram], tuple[()]]:
+    def __reduce__(self) -> tuple[type[ProgramCache], tuple[()]]:
         # A copy begins anew: the program holds the model, which is not to be copied with an objective.
-        return KeptProgram, ()
+        return ProgramCache, ()
 
 
 _OnFault: TypeAlias = Callable[[ModelError, Callable[[], Any]], Any]

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from withstand.core.modes import differs_in_training, eval_mode
 from withstand.core.schedules import Schedule, Slowed, value_at
-from withstand.domains import Ball, BoxBall, DomainName, KeptProgram, LastLayer, input_set, require_set
+from withstand.domains import Ball, BoxBall, DomainName, LastLayer, ProgramCache, input_set, require_set
 from withstand.loss.terms import Objective
 from withstand.operators import PowerIteration
 from withstand.types import LossTerms
@@ -142,7 +142,7 @@ class Certified(Objective):
         self.clip = clip
         self.batch_statistics = batch_statistics
         self.operator_norms = PowerIteration(num_power_iterations)
-        self._programs = KeptProgram()
+        self._programs = ProgramCache()
 
     @override
     def forward(

@@ -148,13 +148,13 @@ class EveryLayer(Propagation):
         return NoisyLoss(logits, self.loss(reached.moments, labels))
 
     @override
-    def rehearse(self, program: Program, images: Tensor) -> None:
+    def verify_capture(self, program: Program, images: Tensor) -> None:
         def reach(points: Tensor) -> Tensor:
             return propagation.through_every_layer(
                 program, Gaussian(points, torch.zeros_like(points[:1]))
             ).mean
 
-        program.rehearse(images, reach)
+        program.verify_capture(images, reach)
 
 
 @dataclass(frozen=True, eq=False)

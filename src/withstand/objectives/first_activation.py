@@ -16,7 +16,7 @@ from withstand.objectives import propagation
 from withstand.objectives.onset import Onset
 from withstand.objectives.propagation import NoisyLoss, Propagation
 
-_REHEARSED_STD = 0.1  # any; what is compared is what comes without noise
+_VERIFIED_STD = 0.1  # any; what is compared is what comes without noise
 
 
 @final
@@ -35,9 +35,9 @@ class FirstActivation(Propagation):
         return NoisyLoss(logits, F.cross_entropy(expected, labels))
 
     @override
-    def rehearse(self, program: Program, images: Tensor) -> None:
-        noise = GaussianNoise(_REHEARSED_STD)
-        program.rehearse(images, lambda points: self.logits(program, points, noise)[0])
+    def verify_capture(self, program: Program, images: Tensor) -> None:
+        noise = GaussianNoise(_VERIFIED_STD)
+        program.verify_capture(images, lambda points: self.logits(program, points, noise)[0])
 
     def logits(self, program: Program, images: Tensor, noise: GaussianNoise) -> tuple[Tensor, Tensor]:
         """Without noise, and the mean under noise.

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from withstand.core.modes import eval_mode, uncompiled
 from withstand.core.schedules import Schedule, value_at
-from withstand.domains import KeptProgram, Program
+from withstand.domains import Program, ProgramCache
 from withstand.loss.passes import Pass
 from withstand.loss.terms import OnePass
 from withstand.objectives.cross_entropy import noise_at
@@ -59,8 +59,8 @@ class GaussianExpectation(OnePass):
         self.clean_weight = clean_weight
         self.blur = blur
         self.propagation = FirstActivation() if propagation is None else propagation
-        self._programs = KeptProgram()
-        self._rehearsed: Program | None = None
+        self._programs = ProgramCache()
+        self._verified: Program | None = None
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
@@ -86,11 +86,11 @@ class GaussianExpectation(OnePass):
     def _program_of(self, model: nn.Module, images: Tensor) -> Program:
         """Whose steps have been compared with the model, once; at rest, since no two dropouts are alike."""
         program = self._programs.of(model)
-        if program is not self._rehearsed:
+        if program is not self._verified:
             original = uncompiled(model)
             with eval_mode(original):
-                self.propagation.rehearse(Program(original), images)
-            self._rehearsed = program
+                self.propagation.verify_capture(Program(original), images)
+            self._verified = program
         return program
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.domains import Domain, Elementwise, Moments, Rearrange, Valley
+from withstand.domains import Domain, Elementwise, Moments, Rearrange, Unimodal
 from withstand.domains.gaussians.diagonal import bent
 from withstand.graph.domain import NormOf
 from withstand.graph.primitives import Monotone
@@ -27,7 +27,7 @@ class Onset(Domain):
         function: Which has been applied to them; none yet where None.
     """
 
-    def __init__(self, source: Moments, function: Monotone | Valley | None = None) -> None:
+    def __init__(self, source: Moments, function: Monotone | Unimodal | None = None) -> None:
         self.source = source
         self.function = function
 
@@ -42,7 +42,7 @@ class Onset(Domain):
         match self.function:
             case None:
                 return self.center
-            case Valley():
+            case Unimodal():
                 return self.function.function(self.center)
             case _:
                 return self.function(self.center)
@@ -53,8 +53,8 @@ class Onset(Domain):
         match self.function:
             case None:
                 return self.source
-            case Valley():
-                return self.source.valley(self.function)
+            case Unimodal():
+                return self.source.unimodal(self.function)
             case _:
                 return self.source.monotone(self.function)
 
@@ -62,7 +62,7 @@ class Onset(Domain):
     def clean_and_mean(self) -> Tensor:
         """What comes without noise, and the mean of what comes under it: (2 batch, …)."""
         source, function = self.source, self.function
-        if not isinstance(function, Elementwise | Valley):
+        if not isinstance(function, Elementwise | Unimodal):
             return torch.cat([self.clean, self.moments.mean])
         if function.hinges is RECTIFIER:
             return rectified_and_mean(source.mean, source.variance)  # the same, quicker
@@ -79,7 +79,7 @@ class Onset(Domain):
         return type(self)(self._affine_so_far, function)
 
     @override
-    def valley(self, function: Valley) -> Self:
+    def unimodal(self, function: Unimodal) -> Self:
         return type(self)(self._affine_so_far, function)
 
     @override

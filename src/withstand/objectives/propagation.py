@@ -55,7 +55,7 @@ class Propagation(ABC):
         """
 
     @abstractmethod
-    def rehearse(self, program: Program, images: Tensor) -> None:
+    def verify_capture(self, program: Program, images: Tensor) -> None:
         """Makes sure, once for a program, that its steps compute what the network does.
 
         Args:

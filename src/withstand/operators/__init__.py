@@ -3,7 +3,7 @@
 from withstand.operators.circles import clip_convolution
 from withstand.operators.clipping import clip, clip_in_subspace
 from withstand.operators.guaranteed import GuaranteedNorms, upper_bound
-from withstand.operators.layer_weights import KeptPlaces, Place, Weight, places, weights
+from withstand.operators.layer_weights import LayerInputCache, Place, Weight, places, weights
 from withstand.operators.linear_operators import (
     Convolution,
     Dense,
@@ -12,15 +12,15 @@ from withstand.operators.linear_operators import (
     Separable,
     Shape,
 )
-from withstand.operators.norm_sources import Kept, OperatorNorms, PowerIteration
+from withstand.operators.norm_sources import Buffers, OperatorNorms, PowerIteration
 
 __all__ = [
+    "Buffers",
     "Convolution",
     "Dense",
     "Diagonal",
     "GuaranteedNorms",
-    "Kept",
-    "KeptPlaces",
+    "LayerInputCache",
     "LinearOperator",
     "OperatorNorms",
     "Place",

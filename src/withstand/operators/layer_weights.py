@@ -149,7 +149,7 @@ def places(
     return result
 
 
-class KeptPlaces:
+class LayerInputCache:
     """The places of a model (see ``places``), found once for each size of the images.
 
     A copy begins anew: it is for another model than that whose layers are held here.
@@ -174,8 +174,8 @@ class KeptPlaces:
         return self._found
 
     @override
-    def __reduce__(self) -> tuple[type[KeptPlaces], tuple[Callable[[nn.Module], bool] | None]]:
-        return KeptPlaces, (self._is_wanted,)
+    def __reduce__(self) -> tuple[type[LayerInputCache], tuple[Callable[[nn.Module], bool] | None]]:
+        return LayerInputCache, (self._is_wanted,)
 
 
 def _identity(layer: Layer) -> int:

@@ -13,7 +13,7 @@ from typing_extensions import override
 from withstand.operators.linear_operators import LinearOperator, Shape
 
 
-class Kept(nn.Module):
+class Buffers(nn.Module):
     """Tensors by name, as buffers, so that they move with the device and are saved in checkpoints.
 
     They are made when they are first needed. So a fresh object meets them in a checkpoint first, and one that
@@ -85,7 +85,7 @@ class PowerIteration(nn.Module, OperatorNorms):
         if num_iterations < 1:
             raise ValueError(f"Expected at least 1 power iteration, but got {num_iterations}.")
         self.num_iterations = num_iterations
-        self.vectors = Kept()
+        self.vectors = Buffers()
 
     @override
     def of(self, operator: LinearOperator, input_shape: Shape, key: str) -> Tensor:

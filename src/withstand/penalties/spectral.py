@@ -14,7 +14,7 @@ from typing_extensions import override
 from withstand import bayes
 from withstand.loss.passes import Pass
 from withstand.loss.terms import OnePass, Penalty
-from withstand.operators import Dense, KeptPlaces, Place, PowerIteration, weights
+from withstand.operators import Dense, LayerInputCache, Place, PowerIteration, weights
 from withstand.operators.clipping import as_wide, by_side, upper_gram
 from withstand.types import LossTerms, ModelError
 
@@ -51,7 +51,7 @@ class SpectralNorm(OnePass, Penalty):
             )
         self.form = form
         self.norms = None if num_power_iterations is None else PowerIteration(num_power_iterations)
-        self._places = KeptPlaces()
+        self._places = LayerInputCache()
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
@@ -128,7 +128,7 @@ class SpectralExpectation(OnePass, Penalty):
         self.squared = squared
         self.last_only = last_only
         self.norms = PowerIteration(num_power_iterations)
-        self._places = KeptPlaces(bayes.is_variational)
+        self._places = LayerInputCache(bayes.is_variational)
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
@@ -141,7 +141,7 @@ class SpectralExpectation(OnePass, Penalty):
         return LossTerms(loss, {"spectral_expectation": loss.detach()})
 
     def _layers(self, passed: Pass) -> Sequence[tuple[Place, bayes.VariationalLayer]]:
-        with bayes.at_means(passed.model):  # where they are not known yet, the model runs
+        with bayes.at_posterior_mean(passed.model):  # where they are not known yet, the model runs
             places = self._places.of(passed.model, passed.given)
         found = [
             (place, place.weight.layer)

@@ -16,8 +16,8 @@ from typing import Any
 import plotly.graph_objects as go
 import plotly.io
 
+from withstand.reporting.formatting import ShareLike, interval, percent
 from withstand.reporting.section import Figure
-from withstand.reporting.wording import ShareLike, interval, percent
 from withstand.results.measurements import Measurement
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

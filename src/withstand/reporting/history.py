@@ -10,9 +10,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from withstand.reporting.figures import SHARES, axis, chart, hover, logarithmic, series
+from withstand.reporting.formatting import cell
 from withstand.reporting.read import History
 from withstand.reporting.section import Figure
-from withstand.reporting.wording import cell
 
 SPECTRAL = "spectral/"
 """How the columns of spectral norms begin, which are drawn apart: ``spectral/LAYER/KIND``."""

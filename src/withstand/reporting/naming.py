@@ -9,9 +9,9 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from withstand.reporting.formatting import dataset_title
 from withstand.reporting.read import Run
 from withstand.reporting.section import Prose
-from withstand.reporting.wording import dataset_title
 
 
 def lookup(recipe: Mapping[str, object] | None, key: str) -> str | None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from withstand.reporting.formatting import norm_text
 from withstand.reporting.read import Run
-from withstand.reporting.wording import norm_text
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN, CORRUPTED, NOISE_ACCURACY, Measurement
 from withstand.results.results import Results
 

@@ -13,11 +13,11 @@ from withstand.reporting import table as of_run
 from withstand.reporting.compare.comparison import Comparison, aspects_of, records, with_interval
 from withstand.reporting.compare.pairs import differences_of
 from withstand.reporting.find import write_text
+from withstand.reporting.formatting import budget, count, counted, dataset_title, interval, percent
 from withstand.reporting.naming import run_labels, setting
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.section import PROSE
 from withstand.reporting.sections.origin import cost_rows
-from withstand.reporting.wording import budget, count, counted, dataset_title, interval, percent
 from withstand.results import measurements
 from withstand.results.results import Results
 from withstand.types import RunFolderError

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 from typing_extensions import override
 
 from withstand import domains
-from withstand.core.float64_copy import exact_copy, require_independence
+from withstand.core.float64_copy import float64_copy, require_independence
 from withstand.data import Deform
 from withstand.domains import Domain, Site
 from withstand.evaluation.kernel_norms import KernelNormBounds, KernelNormSettings, kernel_norm_bounds
@@ -384,12 +384,12 @@ class Uncopyable(nn.Linear):
 
 def test_a_model_that_cannot_be_copied_is_refused() -> None:
     with pytest.raises(ModelError, match="no copy"):
-        exact_copy(Uncopyable(2, 2))
+        float64_copy(Uncopyable(2, 2))
 
 
 def test_exact_copies_are_apart_from_the_model() -> None:
     model = linear().train()
-    exact = exact_copy(model)
+    exact = float64_copy(model)
     assert not exact.training
     assert all(each.dtype == torch.float64 and not each.requires_grad for each in exact.parameters())
     require_independence(exact, pictures(1).double())

@@ -17,7 +17,7 @@ from withstand.graph.primitives import (
     Monotone,
     Rearrange,
     SortGroups,
-    Valley,
+    Unimodal,
     moved,
     window_places,
 )
@@ -39,7 +39,7 @@ class Bending(Moments, ABC):
     _made: Self | None = None
 
     @abstractmethod
-    def bent(self, function: Elementwise | Valley) -> Self:
+    def bent(self, function: Elementwise | Unimodal) -> Self:
         """The image under an activation, now."""
 
     @abstractmethod
@@ -82,7 +82,7 @@ class Bending(Moments, ABC):
         return self.now.through(function)
 
     @override
-    def valley(self, function: Valley) -> Self:
+    def unimodal(self, function: Unimodal) -> Self:
         return self.now.bent(function)
 
     def _later(self, function: Elementwise) -> Self:

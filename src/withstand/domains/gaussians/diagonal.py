@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from withstand.domains.gaussians.bending import Comparable
 from withstand.graph.domain import NormOf
-from withstand.graph.primitives import Elementwise, Rearrange, Valley
+from withstand.graph.primitives import Elementwise, Rearrange, Unimodal
 from withstand.moments import hinged, hinged_gain, larger, quadrature, quadrature_gain
 from withstand.operators import LinearOperator
 
@@ -73,7 +73,7 @@ class Gaussian(Comparable):
         return type(self)(-self.mean, self.variance)
 
     @override
-    def bent(self, function: Elementwise | Valley) -> Self:
+    def bent(self, function: Elementwise | Unimodal) -> Self:
         return type(self)(*bent(function, self.mean, self.variance))
 
     @override
@@ -81,7 +81,7 @@ class Gaussian(Comparable):
         return type(self)(function(self.mean), rearranged_deviations(function, self.variance))
 
 
-def bent(function: Elementwise | Valley, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+def bent(function: Elementwise | Unimodal, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of an activation of normal coordinates.
 
     A closed form where it is piecewise linear; else by quadrature.
@@ -91,7 +91,7 @@ def bent(function: Elementwise | Valley, mean: Tensor, variance: Tensor) -> tupl
     return quadrature(function.function, mean, variance)
 
 
-def gain(function: Elementwise | Valley, mean: Tensor, variance: Tensor) -> Tensor:
+def gain(function: Elementwise | Unimodal, mean: Tensor, variance: Tensor) -> Tensor:
     """The mean slope of an activation of normal coordinates."""
     if function.hinges is not None:
         return hinged_gain(mean, variance, function.hinges)

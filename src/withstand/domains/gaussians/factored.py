@@ -13,7 +13,7 @@ from typing_extensions import override
 from withstand.domains.gaussians.bending import Comparable
 from withstand.domains.gaussians.diagonal import bent, gain, rearranged_deviations
 from withstand.graph.domain import NormOf
-from withstand.graph.primitives import Elementwise, Rearrange, Valley
+from withstand.graph.primitives import Elementwise, Rearrange, Unimodal
 from withstand.moments import larger, share_of_first
 from withstand.operators import LinearOperator
 
@@ -92,7 +92,7 @@ class FactoredGaussian(Comparable):
         return type(self)(-self.mean, -self.factors, self.rest)
 
     @override
-    def bent(self, function: Elementwise | Valley) -> Self:
+    def bent(self, function: Elementwise | Unimodal) -> Self:
         mean, variance = bent(function, self.mean, self.variance)
         return self._of(mean, variance, gain(function, self.mean, self.variance) * self.factors)
 

@@ -22,7 +22,7 @@ from withstand.graph.primitives import (
     Monotone,
     Rearrange,
     SortGroups,
-    Valley,
+    Unimodal,
     window_places,
 )
 from withstand.moments import cdf, rectified, std_of
@@ -160,7 +160,7 @@ class CorrelatedGaussian(Bending):
         return self._mapped(lambda rows: function(rows) - constants, function(self.mean))
 
     @override
-    def bent(self, function: Elementwise | Valley) -> Self:
+    def bent(self, function: Elementwise | Unimodal) -> Self:
         own, spread = self.mean, self.variance
         _require_affordable(len(own), own[:1].numel(), own)
         mean, variance = bent(function, own, spread)

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.graph.domain import NormOf, Region
-from withstand.graph.primitives import Monotone, Valley
+from withstand.graph.primitives import Monotone, Unimodal
 from withstand.operators import LinearOperator
 
 
@@ -58,7 +58,7 @@ class Ball(Region):
         return replace(self, midpoint=image, radius=radius)
 
     @override
-    def valley(self, function: Valley) -> Self:
+    def unimodal(self, function: Unimodal) -> Self:
         return replace(self, midpoint=function.function(self.midpoint), radius=self.radius * function.slope)
 
     @override

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from withstand.domains.sets.worst_case import box_gains
 from withstand.graph.domain import NormOf, Region
-from withstand.graph.primitives import Monotone, Valley
+from withstand.graph.primitives import Monotone, Unimodal
 from withstand.operators import LinearOperator
 
 
@@ -91,7 +91,7 @@ class Box(Region):
         return type(self)(lower, upper)
 
     @override
-    def valley(self, function: Valley) -> Self:
+    def unimodal(self, function: Unimodal) -> Self:
         lower, upper = self.ends
         left, right = function.function(lower), function.function(upper)
         holds_bottom = (lower < function.position) & (upper > function.position)

@@ -16,7 +16,7 @@ from withstand.domains.sets.ball import Ball
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.worst_case import ball_box_gains
 from withstand.graph.domain import NormOf, Region
-from withstand.graph.primitives import Monotone, Valley
+from withstand.graph.primitives import Monotone, Unimodal
 from withstand.operators import LinearOperator
 
 
@@ -80,8 +80,8 @@ class BoxBall(Region):
         return replace(self, ball=self.ball.monotone(function), box=box)
 
     @override
-    def valley(self, function: Valley) -> Self:
-        return replace(self, ball=self.ball.valley(function), box=Box(*self.ends).valley(function))
+    def unimodal(self, function: Unimodal) -> Self:
+        return replace(self, ball=self.ball.unimodal(function), box=Box(*self.ends).unimodal(function))
 
     @override
     def shift(self, constant: Tensor | float) -> Self:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from withstand import bayes
 from withstand.core.checks import check_batch
-from withstand.core.float64_copy import batch_size_for, exact_copy, require_independence
+from withstand.core.float64_copy import batch_size_for, float64_copy, require_independence
 from withstand.core.numerics import numerics
 from withstand.domains import Ball, Program
 from withstand.evaluation.kernel_norms.lower import KernelNormSettings, deformed, perturbed, slopes
@@ -166,7 +166,7 @@ def kernel_norm_bounds(
         raise DataError("Kernel norms need at least one image, but got none.")
     check_batch(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
     with torch.inference_mode(False), torch.no_grad(), numerics("fp32"):
-        exact = exact_copy(model)
+        exact = float64_copy(model)
         require_independence(exact, images[:_NUM_PROBES].double())
         lower = _lower(exact, images.clone(), settings, seed)
         upper = spectral_bound(exact, images[:1].double())

@@ -22,7 +22,7 @@ from withstand.bayes.sampled_norms import (
     require_confidence,
 )
 from withstand.core.checks import require_at_least
-from withstand.core.float64_copy import exact_copy
+from withstand.core.float64_copy import float64_copy
 from withstand.core.numerics import random_state_kept
 from withstand.data.partition import derived_seed
 from withstand.evaluation.kernel_norms.random_networks import expected_lipschitz
@@ -102,8 +102,8 @@ def expected_norms(
     require_confidence(confidence)
     generator = torch.Generator().manual_seed(derived_seed("expected norms", seed))
     with random_state_kept(images.device), torch.inference_mode(False), torch.no_grad():
-        exact, image = exact_copy(model), images[:1].double()
-        with bayes.at_means(exact):
+        exact, image = float64_copy(model), images[:1].double()
+        with bayes.at_posterior_mean(exact):
             found = [
                 _found(place, num_draws, confidence, generator)
                 for place in places(exact, image, bayes.is_variational)

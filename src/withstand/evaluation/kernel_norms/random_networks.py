@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.core.float64_copy import exact_copy
+from withstand.core.float64_copy import float64_copy
 from withstand.domains import Ball, Call, Program
 from withstand.evaluation.kernel_norms.all_bounds import growth, wide_ball
 from withstand.operators import GuaranteedNorms, LinearOperator, OperatorNorms, Shape
@@ -45,7 +45,7 @@ def expected_lipschitz(model: nn.Module, image: Tensor, norms: Mapping[str, floa
         ModelError: no ball passes through the model, a random layer is used twice, so that it is not
             independent of itself, or one is used by something else than a call of the layer.
     """
-    exact = exact_copy(model)
+    exact = float64_copy(model)
     mean = bayes.mean_network(exact)
     layers = dict(bayes.variational_layers(exact))
     expected = dict(norms)
@@ -56,7 +56,7 @@ def expected_lipschitz(model: nn.Module, image: Tensor, norms: Mapping[str, floa
     ball = wide_ball(image.double())
     with torch.inference_mode(False), torch.no_grad():
         program = Program(mean)
-        program.rehearse(ball.center)
+        program.verify_capture(ball.center)
         reached = program.walk(_Spread(ball.midpoint, ball.radius), walk.result_of)
     if not isinstance(reached, _Spread):
         raise ModelError("The model's output is not one tensor that depends on the images.")

@@ -3,7 +3,7 @@
 A meter of your own is a frozen dataclass that derives from ``Meter``.
 """
 
-from withstand.evaluation.meter import Found, Gathered, Meter, Needs, Sources, Subject, Summary
+from withstand.evaluation.meter import Gathered, Meter, Needs, PartResult, Sources, Subject, Summary
 from withstand.evaluation.meters.always import Calibration, Classes, reliability
 from withstand.evaluation.meters.attacks import CERTIFIED_NORMS, Attacks, Certificate, Suite
 from withstand.evaluation.meters.corrupted import Corruptions
@@ -22,7 +22,6 @@ __all__ = [
     "Certificate",
     "Classes",
     "Corruptions",
-    "Found",
     "Gathered",
     "KernelNorms",
     "LargeEpsilon",
@@ -30,6 +29,7 @@ __all__ = [
     "MomentCheck",
     "Needs",
     "NoiseCurve",
+    "PartResult",
     "RandomizedSmoothing",
     "SebrProtocol",
     "Sources",

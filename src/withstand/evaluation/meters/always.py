@@ -115,7 +115,7 @@ class Classes(Meter):
     def summary(self, gathered: Gathered) -> Summary:
         rows, names = gathered.rows, list(gathered.subject.info.class_names)
         attacked, certified = gathered.headline_attack, gathered.headline_certificate
-        draws = gathered.subject.judge.num_repeats
+        draws = gathered.subject.predictor.num_repeats
         accuracies = [
             results.ClassAccuracy(
                 name=names[int(str(label))],

@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from withstand.core.suggest import nearest
 from withstand.corruptions import CORRUPTIONS, SEVERITIES, Corruption
-from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found, Gathered, Meter, Summary
+from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
+from withstand.evaluation.predictor import Predictor
 from withstand.results import results
 from withstand.results.measurements import CORRUPTED, example_column, measured
 from withstand.results.shares import share_of
@@ -66,15 +66,15 @@ class Corruptions(Meter):
 
     @override
     @torch.no_grad()
-    def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
+    def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
         """As the interface has it; the predictor is asked once about each corrupted image."""
         hits = [
-            torch.stack([_hits(judge, batch, kind, severity, seed) for severity in self.severities])
+            torch.stack([_hits(predictor, batch, kind, severity, seed) for severity in self.severities])
             for kind in self._kinds
         ]
         found = torch.stack(hits).cpu().numpy()  # (kinds, severities, batch)
         columns = {str(example_column(CORRUPTED)): found.mean(axis=(0, 1))}
-        return Found(columns, {_HITS: found.sum(axis=2, dtype=np.int64)})
+        return PartResult(columns, {_HITS: found.sum(axis=2, dtype=np.int64)})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -101,10 +101,10 @@ class Corruptions(Meter):
         return [CORRUPTIONS[kind] if isinstance(kind, str) else kind for kind in self.kinds]
 
 
-def _hits(judge: Judge, batch: Batch, kind: Corruption, severity: int, seed: int) -> Tensor:
+def _hits(predictor: Predictor, batch: Batch, kind: Corruption, severity: int, seed: int) -> Tensor:
     """Whether the model is right on each corrupted image: bool (batch,)."""
     generator = torch.Generator(batch.images.device).manual_seed(_seed(seed, kind.name, severity))
-    return judge.predict(kind(batch.images, severity, generator)) == batch.labels
+    return predictor.predict(kind(batch.images, severity, generator)) == batch.labels
 
 
 def _seed(seed: int, kind: str, severity: int) -> int:

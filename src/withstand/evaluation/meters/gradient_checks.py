@@ -14,9 +14,9 @@ from typing_extensions import override
 from withstand.attacks import PGD, cross_entropy, margin
 from withstand.core import norms
 from withstand.data import batches
-from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found, Gathered, Meter, Needs, Subject, Summary
+from withstand.evaluation.meter import Gathered, Meter, Needs, PartResult, Subject, Summary
 from withstand.evaluation.plans import norm_name
+from withstand.evaluation.predictor import Predictor
 from withstand.results.measurements import LARGE_EPSILON, VANISHING_GRADIENTS, Measurement
 from withstand.types import Batch
 
@@ -42,12 +42,12 @@ class VanishingGradients(Meter):
     name = "gradients"
 
     @override
-    def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
+    def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
         is_right = prediction == batch.labels
         counts = {"right": np.array([int(is_right.sum())])}
         for name, loss in _LOSSES.items():
-            counts[name] = np.array([int((_vanishes(judge.target, batch, loss) & is_right).sum())])
-        return Found({}, counts)
+            counts[name] = np.array([int((_vanishes(predictor.attack_model, batch, loss) & is_right).sum())])
+        return PartResult({}, counts)
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -105,19 +105,21 @@ class LargeEpsilon(Meter):
     @override
     def measure(self, subject: Subject) -> Any:
         """``epsilon``, and the counts ``robust``, ``total`` and ``largest_class``."""
-        test, judge = subject.test, subject.judge
+        test, predictor = subject.test, subject.predictor
         few = test.first(LARGE_EPSILON_EXAMPLES)
         epsilon = large_epsilon(self.norm, few.images[0].numel())
         attacks = [
             PGD(norm=self.norm, epsilon=epsilon, num_steps=_STEPS, loss=loss) for loss in _LOSSES.values()
         ]
-        forms = [each.for_random_answers() if judge.is_random else each.for_evaluation() for each in attacks]
+        forms = [
+            each.for_random_answers() if predictor.is_random else each.for_evaluation() for each in attacks
+        ]
         torch.manual_seed(subject.seed)
         robust = 0
         for batch in batches(few, subject.batch_size):
-            is_robust = judge.predict(batch.images) == batch.labels
+            is_robust = predictor.predict(batch.images) == batch.labels
             for form in forms:
-                is_robust &= judge.predict(form(judge.target, *batch)) == batch.labels
+                is_robust &= predictor.predict(form(predictor.attack_model, *batch)) == batch.labels
             robust += int(is_robust.sum())
         largest = int(few.labels.bincount().max())
         return {"epsilon": epsilon, "robust": robust, "total": len(few), "largest_class": largest}

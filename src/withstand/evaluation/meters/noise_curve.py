@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.checks import require_at_least
-from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found, Gathered, Meter, Summary
+from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
+from withstand.evaluation.predictor import Predictor
 from withstand.results.measurements import (
     NOISE_ACCURACY,
     NOISE_AGREEMENT,
@@ -88,7 +88,7 @@ class NoiseCurve(Meter):
 
     @override
     @torch.no_grad()
-    def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
+    def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
         """As the interface has it; level 0 is exact, since nothing is drawn for it.
 
         Where the model's answers are drawn, those at level 0 are ``prediction`` itself, and all others are
@@ -96,14 +96,14 @@ class NoiseCurve(Meter):
         answers as without noise, without clipping; the counts are (levels, measures).
         """
         generator = torch.Generator(batch.images.device).manual_seed(seed)
-        levels = [self._hits_at(level, judge, batch, prediction, generator) for level in self.levels]
+        levels = [self._hits_at(level, predictor, batch, prediction, generator) for level in self.levels]
         hits = torch.stack(levels).cpu().numpy()  # (levels, measures, batch)
         shares = hits.sum(axis=0) / (self.num_levels * self.num_draws)
         columns = {
             str(example_column(NOISE_ACCURACY)): shares[_MEASURES.index((NOISE_ACCURACY, "unclipped"))],
             AGREEMENT_COLUMN: shares[_MEASURES.index((NOISE_AGREEMENT, "unclipped"))],
         }
-        return Found(columns, {_HITS: hits.sum(axis=2)})
+        return PartResult(columns, {_HITS: hits.sum(axis=2)})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -113,11 +113,16 @@ class NoiseCurve(Meter):
             for level, hits in zip(self.levels, gathered.counts[_HITS], strict=True)
             for (measure, by), correct in zip(_MEASURES, hits, strict=True)
         ]
-        description = self.describe() + (_DRAWN_AFRESH if gathered.subject.judge.is_random else "")
+        description = self.describe() + (_DRAWN_AFRESH if gathered.subject.predictor.is_random else "")
         return Summary(measurements, {"noise": Noise(description, self.num_draws, self.shell)})
 
     def _hits_at(
-        self, noise_std: float, judge: Judge, batch: Batch, prediction: Tensor, generator: torch.Generator
+        self,
+        noise_std: float,
+        predictor: Predictor,
+        batch: Batch,
+        prediction: Tensor,
+        generator: torch.Generator,
     ) -> Tensor:
         """For each measure and image, at how many draws it holds: int64 (measures, batch)."""
         labels = batch.labels
@@ -126,7 +131,9 @@ class NoiseCurve(Meter):
         found = torch.zeros(len(_MEASURES), len(labels), dtype=torch.int64, device=labels.device)
         for _ in range(self.num_draws):
             noisy = batch.images + self._draw(batch.images, noise_std, generator)
-            found += _hits(judge.predict(noisy), judge.predict(noisy.clamp(0.0, 1.0)), prediction, labels)
+            found += _hits(
+                predictor.predict(noisy), predictor.predict(noisy.clamp(0.0, 1.0)), prediction, labels
+            )
         return found
 
     def _draw(self, images: Tensor, noise_std: float, generator: torch.Generator) -> Tensor:

@@ -20,9 +20,9 @@ from withstand.core.dataset_info import DatasetInfo
 from withstand.core.numerics import seed_of
 from withstand.data import Dataset, batches
 from withstand.evaluation.attacking import column
-from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Columns, Found, Gathered, Meter, Needs, Sources, Subject, Summary
+from withstand.evaluation.meter import Columns, Gathered, Meter, Needs, PartResult, Sources, Subject, Summary
 from withstand.evaluation.meters.always import reliability
+from withstand.evaluation.predictor import Predictor
 from withstand.results import random_answers as results
 from withstand.results.measurements import CALIBRATION_ERROR, Measurement
 from withstand.types import Batch, DataError
@@ -103,14 +103,14 @@ class Uncertainty(Meter):
                 )
 
     @override
-    def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
-        state = self.score_attacked(judge, batch.images, batch.labels)
-        return Found({name: state[name] for name in _COLUMNS}, {}, state)
+    def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
+        state = self.score_attacked(predictor, batch.images, batch.labels)
+        return PartResult({name: state[name] for name in _COLUMNS}, {}, state)
 
     @override
     @torch.no_grad()
-    def score_attacked(self, judge: Judge, images: Tensor, labels: Tensor) -> Columns:
-        found, prediction = self._observed(judge, images)
+    def score_attacked(self, predictor: Predictor, images: Tensor, labels: Tensor) -> Columns:
+        found, prediction = self._observed(predictor, images)
         return found | {_RIGHT: (prediction == labels).cpu().numpy()}
 
     @override
@@ -123,7 +123,7 @@ class Uncertainty(Meter):
             parts: list[Columns] = []
             for number, batch in enumerate(batches(split.to(subject.test.images.device), subject.batch_size)):
                 torch.manual_seed(seed_of(subject.seed, number * subject.batch_size))
-                parts.append(self._observed(subject.judge, batch.images)[0])
+                parts.append(self._observed(subject.predictor, batch.images)[0])
             found[name] = {key: np.concatenate([part[key] for part in parts]).tolist() for key in parts[0]}
         return found
 
@@ -147,9 +147,9 @@ class Uncertainty(Meter):
     def _others(self) -> Mapping[str, Dataset]:
         return self.out_of_distribution if isinstance(self.out_of_distribution, dict) else {}
 
-    def _observed(self, judge: Judge, images: Tensor) -> tuple[Columns, Tensor]:
+    def _observed(self, predictor: Predictor, images: Tensor) -> tuple[Columns, Tensor]:
         """Entropies and confidence, and the classes predicted (batch,)."""
-        model = judge.predictor.model if isinstance(judge.predictor, bayes.Predictor) else judge.predictor
+        model = predictor.model.model if isinstance(predictor.model, bayes.Predictor) else predictor.model
         parts = torch.split(images, max(1, _MOST_ROWS // self.num_samples))
         logits = torch.cat([bayes.sample_logits(model, part, self.num_samples) for part in parts], dim=1)
         log_probabilities = logits.double().log_softmax(dim=2)

@@ -18,8 +18,8 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.core.checks import require_at_least
-from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found, Gathered, Meter, Summary
+from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
+from withstand.evaluation.predictor import Predictor
 from withstand.results import random_answers as results
 from withstand.results.measurements import measured, protocol_measure
 from withstand.results.shares import share_of
@@ -86,14 +86,14 @@ class SebrProtocol(Meter):
         )
 
     @override
-    def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
-        model = judge.predictor.model if isinstance(judge.predictor, bayes.Predictor) else judge.predictor
+    def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
+        model = predictor.model.model if isinstance(predictor.model, bayes.Predictor) else predictor.model
         torch.manual_seed(seed)
         right = [self._num_right(model, batch.images, batch.labels)]
         for attack, epsilon in self._targets():
             images = batch.images + self._perturbation(model, batch, attack, epsilon)
             right.append(self._num_right(model, images, batch.labels))
-        return Found({}, {_RIGHT: np.array(right)})
+        return PartResult({}, {_RIGHT: np.array(right)})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -145,7 +145,7 @@ class SebrProtocol(Meter):
 def _gradient_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Of the cross-entropy at the mean weights: -1, 0 or 1 for each pixel; 0 where it does not matter."""
     images = images.detach().requires_grad_()
-    with torch.enable_grad(), bayes.at_means(model):
+    with torch.enable_grad(), bayes.at_posterior_mean(model):
         # Summed, so that a batch's size scales no example's gradient towards 0.
         loss = cross_entropy(model(images), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, images)

@@ -9,8 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.certificates.smoothing import ABSTAINED, Smoothing, smoothed_radius
-from withstand.evaluation.judge import Judge
-from withstand.evaluation.meter import Found, Gathered, Meter, Summary
+from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
+from withstand.evaluation.predictor import Predictor
 from withstand.results import measurements, results
 from withstand.results.measurements import Measurement, measured
 from withstand.results.shares import share
@@ -37,13 +37,13 @@ class RandomizedSmoothing(Smoothing, Meter):
         return replace(self, epsilons=None, batch_rows=1)
 
     @override
-    def score(self, judge: Judge, batch: Batch, prediction: Tensor, *, seed: int) -> Found:
+    def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
         generator = torch.Generator(batch.images.device).manual_seed(seed)
         found = smoothed_radius(
-            judge.predictor, batch.images, settings=self, generator=generator, is_random=judge.is_random
+            predictor.model, batch.images, settings=self, generator=generator, is_random=predictor.is_random
         )
         radii = found.radius.where(found.prediction == batch.labels, 0.0)
-        return Found({_PREDICTION: found.prediction.cpu().numpy(), _RADIUS: radii.cpu().numpy()})
+        return PartResult({_PREDICTION: found.prediction.cpu().numpy(), _RADIUS: radii.cpu().numpy()})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:

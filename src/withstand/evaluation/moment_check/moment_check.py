@@ -83,7 +83,7 @@ def check_moments(
 
     with eval_mode(model), torch.no_grad(), numerics("fp32"), torch.random.fork_rng():
         program = Program(uncompiled(model))
-        EveryLayer().rehearse(program, images)
+        EveryLayer().verify_capture(program, images)
         check = _Check(model, program, survey(program, images), images, settings)
         levels = []
         for std in settings.noise_std:

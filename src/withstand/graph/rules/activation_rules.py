@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from withstand.graph.domain import Domain, Region
-from withstand.graph.primitives import Elementwise, MaxPool, SortGroups, Valley
+from withstand.graph.primitives import Elementwise, MaxPool, SortGroups, Unimodal
 from withstand.graph.rule_registry import Site, of_layers, register
 from withstand.graph.rules.sizes import Numbers, each, on_channels
 from withstand.models import GroupSort, MinMax
@@ -21,22 +21,22 @@ from withstand.moments import RECTIFIER, Hinges
 __all__: list[str] = []
 
 # To all digits of float64; slopes are rounded up and least values down, so that both bound.
-_GELU = Valley(F.gelu, 1.128904145185155, -0.7517915246935645, -0.1699712074799037)
-_GELU_TANH = Valley(
+_GELU = Unimodal(F.gelu, 1.128904145185155, -0.7517915246935645, -0.1699712074799037)
+_GELU_TANH = Unimodal(
     partial(F.gelu, approximate="tanh"), 1.128993068658772, -0.7524614220710163, -0.1700407505712541
 )
-_SILU = Valley(F.silu, 1.099839320128867, -1.278464542761074, -0.2784645427610738)
-_MISH = Valley(F.mish, 1.088498161251728, -1.192431214515495, -0.3088434130172505)
-_ABS = Valley(torch.abs, 1.0, 0.0, 0.0, Hinges((0.0,), (2.0,), slope=-1.0))
+_SILU = Unimodal(F.silu, 1.099839320128867, -1.278464542761074, -0.2784645427610738)
+_MISH = Unimodal(F.mish, 1.088498161251728, -1.192431214515495, -0.3088434130172505)
+_ABS = Unimodal(torch.abs, 1.0, 0.0, 0.0, Hinges((0.0,), (2.0,), slope=-1.0))
 
 
-def _register_elementwise(function: Elementwise | Valley, *operations: Any) -> None:
+def _register_elementwise(function: Elementwise | Unimodal, *operations: Any) -> None:
     """One rule for all spellings of an activation without settings but ``inplace``."""
 
     @of_layers(*(operation for operation in operations if _is_layer(operation)))
     @register(*(operation for operation in operations if not _is_layer(operation)))
     def rule(site: Site, input: Domain, inplace: bool = False) -> Domain:
-        return input.valley(function) if isinstance(function, Valley) else input.monotone(function)
+        return input.unimodal(function) if isinstance(function, Unimodal) else input.monotone(function)
 
 
 def _is_layer(operation: Any) -> bool:
@@ -67,7 +67,7 @@ _register_elementwise(_ABS, operator.abs, torch.abs, Tensor.abs, Tensor.abs_)
 @of_layers(nn.GELU, settings=["approximate"])
 @register(F.gelu)
 def _gelu(site: Site, input: Domain, approximate: str = "none") -> Domain:
-    return input.valley(_GELU_TANH if approximate == "tanh" else _GELU)
+    return input.unimodal(_GELU_TANH if approximate == "tanh" else _GELU)
 
 
 @of_layers(nn.LeakyReLU, settings=["negative_slope"])
@@ -76,7 +76,7 @@ def _leaky_relu(site: Site, input: Domain, negative_slope: float = 0.01, inplace
     function = partial(F.leaky_relu, negative_slope=negative_slope)
     hinges = Hinges((0.0,), (1 - negative_slope,), slope=negative_slope)
     if negative_slope < 0:
-        return input.valley(Valley(function, max(1.0, -negative_slope), 0.0, 0.0, hinges))
+        return input.unimodal(Unimodal(function, max(1.0, -negative_slope), 0.0, 0.0, hinges))
     return input.monotone(Elementwise(function, max(1.0, negative_slope), hinges=hinges))
 
 
@@ -86,7 +86,7 @@ def _prelu(site: Site, input: Domain, weight: Tensor) -> Domain:
     function = partial(F.prelu, weight=weight)
     if not isinstance(input, Region):  # moments take it as it is, and learnt slopes may fall below 0
         slopes = on_channels(weight, len(input.shape) - 2)
-        return input.valley(Valley(function, 1.0, 0.0, 0.0, Hinges((0.0,), (1 - slopes,), slope=slopes)))
+        return input.unimodal(Unimodal(function, 1.0, 0.0, 0.0, Hinges((0.0,), (1 - slopes,), slope=slopes)))
     if bool((weight < 0).any()):
         raise site.refusal(
             "needs slopes of at least 0, but some are negative; keep them from there, or take a LeakyReLU."

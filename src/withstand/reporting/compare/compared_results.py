@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from withstand.reporting import wording
+from withstand.reporting import formatting
 from withstand.reporting.compare.comparison import Comparison, aspects_of, records, title_of
 from withstand.reporting.compare.groups import Group, means_of
 from withstand.reporting.naming import command_for
@@ -46,7 +46,7 @@ def results(compared: Comparison, *, title: str) -> Section:
         for place in range(len(compared.runs))
     ]
     said = [text for kind, text in _CAPTIONS.items() if kind == "attacked" or (aspects.kind == kind).any()]
-    on = f"on {wording.dataset_title(datasets[0])} " if len(datasets) == 1 else ""
+    on = f"on {formatting.dataset_title(datasets[0])} " if len(datasets) == 1 else ""
     header = ["Run", *(["Data set"] if len(datasets) > 1 else []), *map(_heading, names), "Warnings", "Cost"]
     table = Table(
         title,
@@ -57,7 +57,7 @@ def results(compared: Comparison, *, title: str) -> Section:
         is_tall=compared.are_many,
         kind="compare",
     )
-    notes = [Prose(note, "note", "Data set.") for note in map(wording.dataset_note, datasets) if note]
+    notes = [Prose(note, "note", "Data set.") for note in map(formatting.dataset_note, datasets) if note]
     means = meaning(is_certified=bool((aspects.kind == "certified").any()))
     return Section("compare-results", title, "summary", tables=[table], notes=[*notes, means])
 
@@ -79,7 +79,7 @@ def _row(
         text = Markup("not evaluated: <code>{}</code>").format(command_for(run, "evaluate"))
         cells = [Cell(text, is_words=True, span=len(names) + is_named)]
     else:
-        cells = [Cell(wording.dataset_title(run.results.dataset), is_words=True)] if is_named else []
+        cells = [Cell(formatting.dataset_title(run.results.dataset), is_words=True)] if is_named else []
         cells += [_cell(by_run.get((place, aspect))) for aspect in names]
     return [name, *cells, _warnings(run, place), _cost(run)]
 
@@ -169,10 +169,10 @@ def _published(compared: Comparison, group: Group, own: pd.DataFrame, of: Any) -
         if stands_for(figure, of.kind, "inf", of.level)
         or (of.kind == "" and figure.measure == "clean" and is_of_it)
     ]
-    texts = [", ".join(filter(None, (wording.as_published(each.accuracy), each.note))) for each in chosen]
+    texts = [", ".join(filter(None, (formatting.as_published(each.accuracy), each.note))) for each in chosen]
     return [f"published {text}" for text in dict.fromkeys(texts)]
 
 
 def _texts(mean: Any) -> tuple[str, str]:
-    value, lower, upper = (wording.percent(share, 10**6) for share in (mean.value, mean.lower, mean.upper))
+    value, lower, upper = (formatting.percent(share, 10**6) for share in (mean.value, mean.lower, mean.upper))
     return value, f"{lower.partition(_SPACE)[0]}{_TO}{upper}"

@@ -11,9 +11,9 @@ import pandas as pd
 
 from withstand.reporting import table
 from withstand.reporting.compare.groups import Group, groups_of, means_of
+from withstand.reporting.formatting import budget, interval, norm_text, percent, share_text
 from withstand.reporting.naming import run_labels
 from withstand.reporting.read import Run
-from withstand.reporting.wording import budget, interval, norm_text, percent, share_text
 from withstand.results import measurements
 from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
 

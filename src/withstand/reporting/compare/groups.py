@@ -13,9 +13,9 @@ import pandas as pd
 from scipy.stats import t
 
 from withstand.core.flat import flat
+from withstand.reporting.formatting import duration
 from withstand.reporting.naming import folder_labels, lookup
 from withstand.reporting.read import Run
-from withstand.reporting.wording import duration
 
 # Two runs that differ in no more than these are repetitions of one another.
 _SEEDS = ("seed", "data.seed")

@@ -13,8 +13,8 @@ import pandas as pd
 from withstand.core.run_folder import RunFolder
 from withstand.reporting.compare.comparison import Comparison, aspects_of, records
 from withstand.reporting.compare.paired import Difference, holm, paired_difference
+from withstand.reporting.formatting import budget, count, dataset_title
 from withstand.reporting.section import PROSE, Cell, Choice, Notice, Prose, Section, Table
-from withstand.reporting.wording import budget, count, dataset_title
 
 _MOST_BASELINES = 8  # of more runs, all are held against the first alone
 _SIGNIFICANT = 0.05

@@ -15,8 +15,8 @@ from withstand.reporting.compare.families import Family, by_train_size, families
 from withstand.reporting.compare.groups import Group, mean_text, seeds_text
 from withstand.reporting.compare.seeds import dots
 from withstand.reporting.figures import GREY, axis, chart, hover, logarithmic, series
+from withstand.reporting.formatting import dataset_title, duration, percent
 from withstand.reporting.section import PROSE, Choice, Figure, Prose, Section
-from withstand.reporting.wording import dataset_title, duration, percent
 
 _SHARES = {"tickformat": ".2~%", "rangemode": "normal"}
 _FEWEST = 2  # groups that a figure holds against each other

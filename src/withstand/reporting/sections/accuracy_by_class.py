@@ -9,9 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from withstand.reporting.figures import CATEGORIES, SHARES, axis, chart, hover, intervals_of, series
+from withstand.reporting.formatting import budget, count, counted, interval, percent, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
-from withstand.reporting.wording import budget, count, counted, interval, percent, share_text
 from withstand.results.results import Classes
 from withstand.results.shares import Share
 

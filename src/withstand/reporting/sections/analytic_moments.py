@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from withstand.reporting.figures import axis, chart, hover, reference, series
+from withstand.reporting.formatting import cell, count, duration, sentence
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
-from withstand.reporting.wording import cell, count, duration, sentence
 from withstand.results.analytic import MomentsLevel, MomentsMethod
 from withstand.results.measurements import MOMENTS_ERROR, MOMENTS_SPEED_UP
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from withstand.reporting import figures, wording
+from withstand.reporting import figures, formatting
 from withstand.reporting.figures import COLOURS, GREY, SHARES, axis, chart, hover
+from withstand.reporting.formatting import budget, count, epsilon_text, norm_text, percent, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import clean, one
-from withstand.reporting.wording import budget, count, epsilon_text, norm_text, percent, share_text
 from withstand.results.measurements import ATTACKED, Measurement
 from withstand.results.random_answers import Sweep
 from withstand.results.results import AttackInfo
@@ -63,7 +63,7 @@ def _suite(run: Run, attack: AttackInfo, place: int) -> Section:
         prose=[Prose(verdict + note)],
         figures=[_suite_figure(attack, outcomes)],
         tables=[_suite_table(title, attack, outcomes)],
-        descriptions=[(name, wording.sentence(text)) for name, text in described.items()],
+        descriptions=[(name, formatting.sentence(text)) for name, text in described.items()],
         is_brief=True,
     )
 
@@ -161,13 +161,13 @@ def random_answers(run: Run) -> Section | None:
         tab="attacks",
         prose=[Prose(_OF_DRAWS["meaning"], "meaning", "How it is scored.")],
         facts=[(name, count(number)) for name, number in facts.items()],
-        notes=[Prose(wording.sentence(sampling.description), "small")],
+        notes=[Prose(formatting.sentence(sampling.description), "small")],
         is_brief=True,
     )
     if sampling.sweep is None or not sampling.sweep.levels:
         return shown
     levels = _levels(sampling.sweep)
-    rows = [[count(round(each.level)), *wording.measured(each)[:2]] for each in levels]
+    rows = [[count(round(each.level)), *formatting.measured(each)[:2]] for each in levels]
     header, caption = ["Draws a gradient", "Accuracy", "95 % interval"], _OF_DRAWS["table"]
     return replace(
         shown,

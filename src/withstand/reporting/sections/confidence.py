@@ -14,10 +14,10 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from withstand.reporting.figures import COLOURS, FILL, UNIT, axis, bars, chart, hover, reference, series
+from withstand.reporting.formatting import cell, count, percent, sentence
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import one, spread
-from withstand.reporting.wording import cell, count, percent, sentence
 from withstand.results.measurements import CALIBRATION_ERROR
 from withstand.results.random_answers import Uncertainty, UncertaintySet
 from withstand.results.results import Bin

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
+from withstand.reporting.formatting import cell, count, epsilon_text
 from withstand.reporting.images import Extreme, Gallery, amplification, data_uri, difference
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Picture, Prose, Section
-from withstand.reporting.wording import cell, count, epsilon_text
 
 PLACE = 10
 _MOST_IMAGES = 24

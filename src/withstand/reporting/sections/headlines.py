@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from withstand.reporting import wording
+from withstand.reporting import formatting
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Card, Cell, Notice, Prose, Section, Table
@@ -29,7 +29,7 @@ def headline(run: Run) -> Section:
     if results is None:
         lacking = missing(run, "metrics.json", "This run has not been evaluated.", "evaluate")
         return replace(parts, prose=[lacking])
-    note = wording.dataset_note(results.dataset)
+    note = formatting.dataset_note(results.dataset)
     return replace(
         parts,
         cards=_cards(run, results),
@@ -59,24 +59,24 @@ def _cards(run: Run, results: Results) -> list[Card]:
     order = norms(run)
     shown = [*headline_attacks(run), *headline_certificates(run)]
     shown.sort(key=lambda row: (order.index(row.norm), row.level))
-    details = [f"{wording.count(results.num_examples)} test examples", f"{results.num_classes} classes"]
+    details = [f"{formatting.count(results.num_examples)} test examples", f"{results.num_classes} classes"]
     details += [f"{results.weights} weights"] if results.weights else []
     return [
         *(_card(row, results) for row in (clean(run), *shown)),
-        Card("Data set", wording.dataset_title(results.dataset), details),
+        Card("Data set", formatting.dataset_title(results.dataset), details),
     ]
 
 
 def _card(row: Measurement, results: Results) -> Card:
     """An accuracy, what it was measured by, and how many examples it counts."""
-    label, by = f"Attacked, {wording.budget(row.norm, row.level)}", [f"under {row.by}"]
+    label, by = f"Attacked, {formatting.budget(row.norm, row.level)}", [f"under {row.by}"]
     counted_as = "predictions right" if results.num_repeats > 1 else "right"
     if row.measure == CLEAN:
         label, by = "Clean accuracy", []
     elif row.measure == CERTIFIED:
         label, by = label.replace("Attacked", "Certified"), [f"proven, method {method_name(results, row.by)}"]
         counted_as = "certified"
-    share, interval, counted = wording.measured(row)
+    share, interval, counted = formatting.measured(row)
     return Card(label, share, [f"95 % interval {interval}", *by, f"{counted} {counted_as}"])
 
 
@@ -113,5 +113,5 @@ def checks(run: Run) -> Section | None:
 def _check_row(check: Check) -> list[Cell]:
     kind, verdict = _STATES[check.passed]
     finding = check.finding.removeprefix(f"{_STATES[None][1]}: ")  # which stands beside it
-    finding = wording.sentence(finding[:1].upper() + finding[1:])
+    finding = formatting.sentence(finding[:1].upper() + finding[1:])
     return [Cell(check.title, [finding]), Cell(verdict, is_words=True, kind=kind)]

@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from withstand.reporting.figures import CATEGORIES, axis, chart, hover, logarithmic, reference, series
+from withstand.reporting.formatting import cell, count, sentence
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Figure, Prose, Section, Table
-from withstand.reporting.wording import cell, count, sentence
 from withstand.results.analytic import KernelNormsOf
 
 PLACE = 30

@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from withstand.reporting import table
 from withstand.reporting.figures import SHARES, axis, chart, hover, look, reference, share_series
+from withstand.reporting.formatting import cell, count, interval, percent, sentence, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import area_over_levels, chance_of, clean, mean_over_levels, rows, select
-from withstand.reporting.wording import cell, count, interval, percent, sentence, share_text
 from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
 from withstand.results.results import CorruptionKind
 

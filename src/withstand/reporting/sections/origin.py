@@ -8,10 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from withstand.reporting.formatting import count, duration, memory
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Environment, Run
 from withstand.reporting.section import Code, Prose, Section
-from withstand.reporting.wording import count, duration, memory
 
 PLACE = 10
 _UNKNOWN = "What the run cost, and where and how it was made, is not known."

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from withstand.reporting.figures import SHARES, axis, chart, intervals_of, share_series
+from withstand.reporting.formatting import cell, count, epsilon_text, interval, measured, sentence, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Figure, Prose, Section, Table
 from withstand.reporting.table import chance_of, one, rows, select
-from withstand.reporting.wording import cell, count, epsilon_text, interval, measured, sentence, share_text
 from withstand.results import measurements
 from withstand.results.measurements import ABSTENTION, SMOOTHED, SMOOTHED_CERTIFIED, Measurement
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from withstand.reporting import history as of_training
+from withstand.reporting.formatting import cell
 from withstand.reporting.history import SPECTRAL, Panel, training_figure
 from withstand.reporting.naming import missing
 from withstand.reporting.read import History, Run
 from withstand.reporting.section import PROSE, Figure, Notice, Prose, Section, Table
-from withstand.reporting.wording import cell
 
 PLACE = 10
 _TEXTS = PROSE["spectral_norms"]

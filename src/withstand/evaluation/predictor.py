@@ -13,7 +13,7 @@ from withstand import bayes
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge says of a batch.
+    """What a predictor says of a batch.
 
     Attributes:
         prediction: The class of the largest mean probability (batch,).
@@ -26,7 +26,7 @@ class Answer:
     right: Tensor
 
 
-class Weighed(NamedTuple):
+class CorrectCounts(NamedTuple):
     """How right the predictions of a batch are.
 
     Attributes:
@@ -41,25 +41,25 @@ class Weighed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judge:
+class Predictor:
     """Scores answers; a model without random weights is its own predictor, asked once.
 
     Args:
-        predictor: Maps images in [0, 1] to logits, or to log-probabilities, (batch, classes).
-        target: What attacks differentiate: the same predictor, of as many draws as a gradient needs.
+        model: Maps images in [0, 1] to logits, or to log-probabilities, (batch, classes).
+        attack_model: What attacks differentiate: the same model, of as many draws as a gradient needs.
         num_repeats: How often each image is predicted.
         is_random: Whether the predictor draws its answers.
     """
 
-    predictor: nn.Module
-    target: nn.Module
+    model: nn.Module
+    attack_model: nn.Module
     num_repeats: int = 1
     is_random: bool = False
 
     @staticmethod
-    def of(model: nn.Module) -> Judge:
-        """The judge of a model without random weights."""
-        return Judge(model, model)
+    def of(model: nn.Module) -> Predictor:
+        """The predictor of a model without random weights."""
+        return Predictor(model, model)
 
     @torch.no_grad()
     def answer(self, images: Tensor, labels: Tensor) -> Answer:
@@ -69,7 +69,7 @@ class Judge:
             images: Float tensor (batch, …) in [0, 1].
             labels: int64 tensor (batch,).
         """
-        repeats = [self.predictor(images).softmax(dim=1) for _ in range(self.num_repeats)]
+        repeats = [self.model(images).softmax(dim=1) for _ in range(self.num_repeats)]
         right = torch.stack([_is_right(each, labels) for each in repeats]).sum(dim=0)
         confidence, prediction = torch.stack(repeats).mean(dim=0).max(dim=1)
         return Answer(prediction, confidence, right)
@@ -77,11 +77,11 @@ class Judge:
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """The classes (batch,) of images (batch, …), asked once."""
-        logits: Tensor = self.predictor(images)
+        logits: Tensor = self.model(images)
         return logits.argmax(dim=1)
 
     @torch.no_grad()
-    def weigh(self, images: Tensor, labels: Tensor) -> Weighed:
+    def count_correct(self, images: Tensor, labels: Tensor) -> CorrectCounts:
         """How right the predictions are, and which class they say.
 
         Args:
@@ -89,19 +89,19 @@ class Judge:
             labels: int64 tensor (batch,).
         """
         if not self.is_random:
-            logits = self.predictor(images)
-            return Weighed(_is_right(logits, labels).double() * self.num_repeats, logits.argmax(dim=1))
+            logits = self.model(images)
+            return CorrectCounts(_is_right(logits, labels).double() * self.num_repeats, logits.argmax(dim=1))
         right = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
         repeats = []
         for _ in range(self.num_repeats):
-            repeats.append(self.predictor(images).softmax(dim=1))
+            repeats.append(self.model(images).softmax(dim=1))
             right += _is_right(repeats[-1], labels)
         mean = torch.stack(repeats).mean(dim=0)
         truth = mean.gather(1, labels[:, None]).squeeze(1).double()
-        return Weighed(right + truth / 2, mean.argmax(dim=1))
+        return CorrectCounts(right + truth / 2, mean.argmax(dim=1))
 
-    def weigh_again(self, images: Tensor, labels: Tensor, weighed: Tensor) -> Tensor:
-        """How right they are by predictions that chose nothing: float64 (batch,), as ``Weighed`` has it.
+    def recount_correct(self, images: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
+        """Counts by predictions that chose nothing: float64 (batch,), as ``CorrectCounts`` has them.
 
         Images that were chosen since few of their predictions were right would have been right more often
         than that. Only where answers are drawn are they asked for again.
@@ -109,9 +109,9 @@ class Judge:
         Args:
             images: Float tensor (batch, …) in [0, 1].
             labels: int64 tensor (batch,).
-            weighed: What was found of these images.
+            counted: What was found of these images.
         """
-        return self.weigh(images, labels).right if self.is_random else weighed
+        return self.count_correct(images, labels).right if self.is_random else counted
 
     def share(self, right: Tensor) -> Tensor:
         """What a row holds of a count: 0 or 1 where there is one repeat, else the share of the repeats."""
@@ -123,8 +123,10 @@ def _is_right(outputs: Tensor, labels: Tensor) -> Tensor:
     return (outputs.argmax(dim=1) == labels) & ~outputs.isnan().any(dim=1)
 
 
-def random_judge(model: nn.Module, *, num_samples: int, num_repeats: int, attack_samples: int) -> Judge:
-    """The judge of a model with random weights.
+def random_predictor(
+    model: nn.Module, *, num_samples: int, num_repeats: int, attack_samples: int
+) -> Predictor:
+    """The predictor of a model with random weights.
 
     Args:
         model: Draws its weights for each answer.
@@ -133,4 +135,4 @@ def random_judge(model: nn.Module, *, num_samples: int, num_repeats: int, attack
         attack_samples: Draws that an attack's gradient averages.
     """
     predictor, target = (bayes.Predictor(model, draws) for draws in (num_samples, attack_samples))
-    return Judge(predictor, target, num_repeats, is_random=True)
+    return Predictor(predictor, target, num_repeats, is_random=True)

@@ -16,23 +16,25 @@ from typing_extensions import override
 from withstand import bayes
 from withstand.attacks import PGD, AttackMode, Cascade, Noise
 from withstand.data import Dataset
-from withstand.evaluation import Judge
+from withstand.evaluation import Predictor
 from withstand.evaluation.attacking import Memory, Scores, attack_batch, column
-from withstand.evaluation.judge import Answer, random_judge
 from withstand.evaluation.meter import Columns
 from withstand.evaluation.meters import Attacks
 from withstand.evaluation.plans import AttackPlan
+from withstand.evaluation.predictor import Answer, random_predictor
 from withstand.types import Batch
 
 IMAGES = torch.full((3, 1, 2, 2), 0.5)
 LABELS = torch.tensor([0, 1, 1])
 
 
-def score_batch(judge: Judge, batch: Batch, plans: list[AttackPlan], memory: Memory | None = None) -> Scores:
+def score_batch(
+    predictor: Predictor, batch: Batch, plans: list[AttackPlan], memory: Memory | None = None
+) -> Scores:
     """Clean and under each attack."""
-    clean = judge.answer(*batch)
-    scores = attack_batch(judge, batch, clean, plans, memory or Memory())
-    return scores._replace(worst={"clean": judge.share(clean.right).numpy(), **scores.worst})
+    clean = predictor.answer(*batch)
+    scores = attack_batch(predictor, batch, clean, plans, memory or Memory())
+    return scores._replace(worst={"clean": predictor.share(clean.right).numpy(), **scores.worst})
 
 
 class Script(nn.Module):
@@ -69,22 +71,22 @@ def _plan(epsilons: list[float]) -> AttackPlan:
 
 def test_each_repeat_counts() -> None:
     model = Script([0, 1, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1])
-    judge = Judge(model, model, num_repeats=4)
-    found = judge.answer(IMAGES, LABELS)
+    predictor = Predictor(model, model, num_repeats=4)
+    found = predictor.answer(IMAGES, LABELS)
     assert found.right.tolist() == [3, 4, 1]
     assert found.prediction.tolist() == [0, 1, 0]  # of the mean over all repeats
     one, other = torch.tensor([2.0, 0.0]).softmax(0).tolist()
     assert found.confidence.tolist() == pytest.approx([(3 * one + other) / 4, one, (3 * one + other) / 4])
-    assert judge.share(found.right).tolist() == [0.75, 1.0, 0.25]
+    assert predictor.share(found.right).tolist() == [0.75, 1.0, 0.25]
 
 
 def test_one_repeat_is_zero_or_one_as_an_integer() -> None:
     model = Script([0, 0, 1])
-    judge = Judge.of(model)
-    share = judge.share(judge.answer(IMAGES, LABELS).right)
+    predictor = Predictor.of(model)
+    share = predictor.share(predictor.answer(IMAGES, LABELS).right)
     assert share.dtype == torch.int32
     assert share.tolist() == [1, 0, 1]
-    assert judge.predictor is judge.target is model
+    assert predictor.model is predictor.attack_model is model
 
 
 def test_what_chose_an_image_is_not_what_is_reported_and_the_broken_are_left_alone() -> None:
@@ -94,7 +96,7 @@ def test_what_chose_an_image_is_not_what_is_reported_and_the_broken_are_left_alo
     counted = [[0, 0, 0], [0, 0, 1]]  # 2, 0, 1 right: the second is broken
     attacked_more, counted_more = [[0, 1], [1, 1]], [[0, 0, 1], [1, 1, 1]]
     model = Script(*clean, *again, *attacked, *counted, *attacked_more, *counted_more)
-    judge = Judge(model, model, num_repeats=2, is_random=True)
+    predictor = Predictor(model, model, num_repeats=2, is_random=True)
     seen: dict[str, Tensor] = {}
 
     class Watching(Memory):
@@ -103,7 +105,7 @@ def test_what_chose_an_image_is_not_what_is_reported_and_the_broken_are_left_alo
             seen[column(plan.name, epsilon)] = images.clone()
             return {}
 
-    scores = score_batch(judge, Batch(IMAGES, LABELS), [_plan([0.1, 0.2])], Watching())
+    scores = score_batch(predictor, Batch(IMAGES, LABELS), [_plan([0.1, 0.2])], Watching())
     assert scores.columns["clean"].tolist() == [1.0, 1.0, 1.0]
     assert scores.columns["a@0.1"].tolist() == [1.0, 0.0, 0.5]
     assert scores.columns["a@0.2"].tolist() == [0.5, 0.5, 1.0]  # the broken, too, is counted afresh
@@ -114,7 +116,7 @@ def test_what_chose_an_image_is_not_what_is_reported_and_the_broken_are_left_alo
 
 def test_single_answers_are_asked_for_once_and_never_recover() -> None:
     model = Script([0, 1, 0], [1, 1], [1])
-    scores = score_batch(Judge.of(model), Batch(IMAGES, LABELS), [_plan([0.1, 0.2])])
+    scores = score_batch(Predictor.of(model), Batch(IMAGES, LABELS), [_plan([0.1, 0.2])])
     assert next(model._answers, None) is None
     columns = [scores.columns[name] for name in ("clean", "a@0.1", "a@0.2")]
     assert [each.tolist() for each in columns] == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
@@ -135,9 +137,9 @@ class Coin(nn.Module):
 def test_an_attack_that_does_nothing_gains_nothing_nor_does_the_worst_of_three(num_repeats: int) -> None:
     torch.manual_seed(0)
     images = 0.5 + 0.5 * torch.rand(20_000, 1)
-    judge = Judge(Coin(), Coin(), num_repeats, is_random=True)
+    predictor = Predictor(Coin(), Coin(), num_repeats, is_random=True)
     plans = [replace(_plan([1e-9, 2e-9, 3e-9]), name=name) for name in ("a", "b", "c")]
-    found = score_batch(judge, Batch(images, torch.zeros(20_000, dtype=torch.int64)), plans).columns
+    found = score_batch(predictor, Batch(images, torch.zeros(20_000, dtype=torch.int64)), plans).columns
     error = 0.44 / math.sqrt(20_000 * num_repeats)  # at most, of one share
     for name in ("clean", "a@1e-09", "a@3e-09", "c@3e-09", "worst-linf@1e-09", "worst-linf@3e-09"):
         assert found[name].mean() == pytest.approx(0.75, abs=4 * error)
@@ -154,10 +156,10 @@ def test_the_worst_of_several_is_the_one_whose_images_are_worst() -> None:
 
     torch.manual_seed(0)
     images, labels = torch.full((2_000, 1), 0.8), torch.zeros(2_000, dtype=torch.int64)
-    judge = Judge(Coin(), Coin(), 20, is_random=True)
+    predictor = Predictor(Coin(), Coin(), 20, is_random=True)
     plans = [_plan([0.2, 0.7]), AttackPlan(Darker(), [0.2, 0.7], "d")]
     plans[0] = replace(plans[0], attack=Noise(num_samples=1).for_random_answers())
-    found = score_batch(judge, Batch(images, labels), plans).columns
+    found = score_batch(predictor, Batch(images, labels), plans).columns
     assert found["d@0.7"].mean() == pytest.approx(0.1, abs=0.01)
     assert found["worst-linf@0.7"].mean() == pytest.approx(0.1, abs=0.03)  # few are misjudged
     assert found["a@0.7"].mean() > 0.3
@@ -176,9 +178,9 @@ def test_attacks_see_the_target_and_not_the_predictor() -> None:
             return images
 
     target = nn.Identity()
-    judge = Judge(Script([0, 1, 1]), target)
+    predictor = Predictor(Script([0, 1, 1]), target)
     attack_batch(
-        judge,
+        predictor,
         Batch(IMAGES, LABELS),
         Answer(LABELS, torch.ones(3), torch.ones(3, dtype=torch.int64)),
         [AttackPlan(Spy(), [0.1], "a")],
@@ -197,12 +199,12 @@ def test_the_form_of_an_attack_follows_the_model(
 def test_random_weights_are_scored_and_attacked_by_the_mean_probability() -> None:
     torch.manual_seed(0)
     model = bayes.convert(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), bayes.Posterior(initial_std=2.0))
-    judge = random_judge(model, num_samples=400, num_repeats=3, attack_samples=2)
-    assert isinstance(judge.target, bayes.Predictor)
-    assert (judge.num_repeats, judge.target.num_samples) == (3, 2)
+    predictor = random_predictor(model, num_samples=400, num_repeats=3, attack_samples=2)
+    assert isinstance(predictor.attack_model, bayes.Predictor)
+    assert (predictor.num_repeats, predictor.attack_model.num_samples) == (3, 2)
     with torch.no_grad():
         expected = torch.stack([model(IMAGES).softmax(1) for _ in range(2000)]).mean(0).amax(1)
-        found = judge.answer(IMAGES, LABELS).confidence
+        found = predictor.answer(IMAGES, LABELS).confidence
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
 
 
@@ -231,7 +233,7 @@ def test_an_attack_that_gives_up_does_not_take_the_place_of_one_that_came_near()
             seen.append(images)
             return {}
 
-    score_batch(Judge.of(model.eval()), Batch(IMAGES, labels), [plan], Watching())
+    score_batch(Predictor.of(model.eval()), Batch(IMAGES, labels), [plan], Watching())
     assert torch.allclose(seen[0], IMAGES + 0.1)
 
 
@@ -245,9 +247,9 @@ def test_images_that_nobody_wants_are_not_kept() -> None:
     batch = Batch(IMAGES, torch.zeros_like(LABELS))
     asked: list[tuple[dict[str, Any], list[str]]] = [({}, ["brighter"]), ({"memory": Forgetful()}, [])]
     for options, kept in asked:
-        judge = Judge.of(Script([0, 0, 0], [0, 1, 1]))
-        clean = judge.answer(*batch)
-        assert list(attack_batch(judge, batch, clean, [plan], **options).fooling) == kept
+        predictor = Predictor.of(Script([0, 0, 0], [0, 1, 1]))
+        clean = predictor.answer(*batch)
+        assert list(attack_batch(predictor, batch, clean, [plan], **options).fooling) == kept
 
 
 @pytest.mark.parametrize("is_random", [False, True])
@@ -257,7 +259,7 @@ def test_what_is_no_number_is_right_of_no_class(is_random: bool) -> None:
         def forward(self, images: Tensor) -> Tensor:
             return torch.full((len(images), 2), torch.nan)
 
-    judge = Judge(Broken(), Broken(), is_random=is_random)
+    predictor = Predictor(Broken(), Broken(), is_random=is_random)
     images, labels = torch.zeros(4, 1), torch.tensor([0, 1, 0, 1])
-    assert judge.answer(images, labels).right.tolist() == [0, 0, 0, 0]
-    assert not (judge.weigh(images, labels).right >= 1).any()
+    assert predictor.answer(images, labels).right.tolist() == [0, 0, 0, 0]
+    assert not (predictor.count_correct(images, labels).right >= 1).any()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks.attack import Attack, WrappedAttack
-from withstand.bayes import Predictor, at_means
+from withstand.bayes import Predictor, at_posterior_mean
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AtMeans(WrappedAttack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> Tensor:
         target = model.model if isinstance(model, Predictor) else model  # the mean of equal answers is one
-        with at_means(target):
+        with at_posterior_mean(target):
             return self.attack.perturb(target, images, labels, progress=progress)
 
     @property
