@@ -101,7 +101,10 @@ def entered(of: Any, key: str) -> Any:
     if re.fullmatch(r"-?\d+", key):
         return of[int(key)]
     conditions = [pair.split("=") for pair in (key if "=" in key else f"name={key}").split(",")]
-    return next(each for each in of if all(str(each[name]) == wanted for name, wanted in conditions))
+    fits = [each for each in of if all(str(each[name]) == wanted for name, wanted in conditions)]
+    if not fits:
+        raise LookupError(f"Nothing has {key}.")
+    return fits[0]
 
 
 def figures(query: str) -> list[Any]:
@@ -184,21 +187,21 @@ def filled(text: str) -> str:
 # The pages.
 
 
-def packaged(kind: str) -> list[dict[str, str]]:
-    """Name, title and published source of the recipes or sweeps that come with the package."""
+@cache
+def packaged(kind: str) -> list[dict[str, Any]]:
+    """The values of the recipes or sweeps that come with the package."""
     files = sorted(Path(withstand.__file__).parent.rglob("*.yaml"))
     values = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
-    return [each for each in values if ("over" in each) == (kind == "sweeps")]
+    return [each for each in values if ("recipe" in each) == (kind == "sweeps")]
 
 
 def page(template: str) -> str:
     """A page, from the template of its name."""
-    pages = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        autoescape=False,  # noqa: S701, it is Markdown
-    )
+    pages = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=False)
+    pages.trim_blocks = pages.lstrip_blocks = True
     pages.globals["packaged"] = packaged
     text = filled(pages.get_template(template).render())
+    text = re.sub(r"\n{3,}", "\n\n", text)
     return f"<!-- Made by `make results` from docs/templates/{template}: change that. -->\n\n{text}\n"
 
 
