@@ -33,9 +33,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Strictly: a link or an anchor that leads nowhere is an error.
+# Strictly: a link or an anchor that leads nowhere is an error. The path is for ruff, which sets signatures.
 docs: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 types: $(INSTALLED)
 	$(BIN)/mypy

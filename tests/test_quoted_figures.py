@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from results_page import RESULTS, ROOT, TEMPLATES, filled, page
 
+from results_page import RESULTS, ROOT, TEMPLATES, filled, page
 from withstand.recipe_file import parse_recipe
 
 BCP = "benchmarks/certified_cost.json > training_step > times_plain"
@@ -19,20 +19,23 @@ SENTENCES = {
     "README.md": ["At linf 0.3 the IAT net has [mnist-suite/iat > attacked linf 0.3: %1] %"],
     "docs/certified.md": [
         "the clean accuracy falls to about [mnist-certified-mlp > clean: %0] %",
-        f"BCP takes [{BCP} > bcp-l2: .1f] times a plain step in l2, IBP [{BCP} > ibp-linf: .1f], Lipschitz-margin "
-        f"training [{BCP} > lipschitz-l2: .1f]",
+        f"BCP takes [{BCP} > bcp-l2: .1f] times a plain step in l2, IBP [{BCP} > ibp-linf: .1f], "
+        f"Lipschitz-margin training [{BCP} > lipschitz-l2: .1f]",
     ],
     "docs/gaussian.md": [
         f"[{TRADEOFF}/noise-0.5 > noise unclipped: %1] % mean accuracy",
-        f"at best [{TRADEOFF}/expectation-1.0-weight-1 > noise unclipped: %1] % at [{SMALL} > published: .1f] times the cost",
+        f"at best [{TRADEOFF}/expectation-1.0-weight-1 > noise unclipped: %1] % at "
+        f"[{SMALL} > published: .1f] times the cost",
         f"independent coordinates [{TRADEOFF}/every-layer-1.0 > noise unclipped: %1] % at "
         f"[{SMALL} > every-layer-mean-field: .0f] times",
         f"random factors [{TRADEOFF}/every-layer-4-factors-alone-0.5 > noise unclipped: %1] % at "
         f"[{SMALL} > every-layer-4-factors: .1f] times",
         f"one copy beside each image [{TRADEOFF}/copies-1 > noise unclipped: %1] %, twenty "
         f"[{TRADEOFF}/copies-20 > noise unclipped: %1] %",
-        f"2,000 digits: [{PUBLISHED} > noise unclipped: %1] % under noise at [{PUBLISHED} > clean: %1] % clean",
-        f"folds have [{LENET}/copies-5 > noise unclipped: %1] to [{LENET}/copies-1 > noise unclipped: %1] % at "
+        f"2,000 digits: [{PUBLISHED} > noise unclipped: %1] % under noise at "
+        f"[{PUBLISHED} > clean: %1] % clean",
+        f"folds have [{LENET}/copies-5 > noise unclipped: %1] to "
+        f"[{LENET}/copies-1 > noise unclipped: %1] % at "
         f"[{LENET}/copies-1 > clean: %1] to [{LENET}/copies-20 > clean: %1] % clean",
     ],
 }

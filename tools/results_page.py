@@ -1,14 +1,14 @@
-"""Writes the pages of docs/ that quote runs, from their templates in docs/templates/ and the files of results/.
+"""Writes the pages of docs/ that quote runs, from docs/templates/ and the files of results/.
 
     python tools/results_page.py
 
 A template is Markdown with Jinja for what repeats. In it ``[WHERE > WHAT: FORM]`` is a figure, and a figure
 that is not there is an error.
 
-WHERE is below results/, with ``*`` for all that fit and ``;`` between several, whose figures are averaged. It is
-a run folder, and WHAT then a word of ``MEASURES`` and, as far as they are needed, the norm (linf, l2), the
-level and by what it was measured; or a file, and WHAT then the keys to go down by, ``>`` between them. A key of
-a list is a place, a name, or ``key=value``. Figures may be joined by ``+``, ``-``, ``/``. FORM is as in
+WHERE is below results/, with ``*`` for all that fit and ``;`` between several, whose figures are averaged. It
+is a run folder, and WHAT then a word of ``MEASURES`` and, as far as they are needed, the norm (linf, l2), the
+level and by what it was measured; or a file, and WHAT then the keys to go down by, ``>`` between them. A key
+of a list is a place, a name, or ``key=value``. Figures may be joined by ``+``, ``-``, ``/``. FORM is as in
 ``written``.
 """
 
