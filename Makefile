@@ -35,7 +35,7 @@ lint: $(INSTALLED)
 
 # Strictly: a link or an anchor that leads nowhere is an error. The path is for ruff, which sets signatures.
 docs: $(INSTALLED)
-	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 types: $(INSTALLED)
 	$(BIN)/mypy
