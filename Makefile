@@ -8,11 +8,13 @@ INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: help demo test lint types unit format benchmark clean
+.PHONY: help demo test lint docs types unit format results benchmark clean
 
 help:
 	@echo "make demo       train, evaluate and report on embedded data, in under two minutes"
-	@echo "make test       lint, types and tests"
+	@echo "make test       lint, documentation, types and tests"
+	@echo "make docs       the documentation as a site, in site/index.html"
+	@echo "make results    write the pages of docs/ that quote runs, from results/"
 	@echo "make format     format the code"
 	@echo "make benchmark  measure the cost of attacks, training steps and bounds"
 
@@ -25,11 +27,15 @@ demo: $(INSTALLED)
 	rm -rf runs/demo
 	$(BIN)/withstand run digits-adversarial --out=runs/demo
 
-test: lint types unit
+test: lint docs types unit
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Strictly: a link or an anchor that leads nowhere is an error. The path is for ruff, which sets signatures.
+docs: $(INSTALLED)
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 types: $(INSTALLED)
 	$(BIN)/mypy
@@ -41,6 +47,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+results: $(INSTALLED)
+	$(ONE_THREAD) $(BIN)/python tools/results_page.py
+
 benchmark: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python benchmarks/attack_cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/certified_cost.py
@@ -51,4 +60,4 @@ benchmark: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python benchmarks/report_cost.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

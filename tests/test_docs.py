@@ -1,53 +1,122 @@
-"""The Python of the README and of docs/ runs as it stands, and the commands of the README exist."""
+"""The Python of the README and of docs/ runs as it is written, and its commands, recipes and links exist."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from withstand.cli.entry import main
-from withstand.recipes.parsing import packaged_recipes
+from withstand.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+OWN = ROOT / "docs" / "own.md"
+PAGES = (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+PACKAGED = {file.stem for file in (ROOT / "src").rglob("*.yaml")}
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
+def commands(page: Path) -> list[list[str]]:
+    """The lines of a page's shell blocks, as words without comments."""
+    lines = [shlex.split(line, comments=True) for block in blocks(page, "sh") for line in block.splitlines()]
+    return [words for words in lines if words]
+
+
+def named(command: str) -> dict[str, list[str]]:
+    """The different commands of all pages that begin so, without that beginning."""
+    found = {
+        shlex.join(words): words[1:] for page in PAGES for words in commands(page) if words[0] == command
+    }
+    assert found
+    return found
+
+
 PYTHON = {
-    f"{page.stem}-{number}": block
-    for page in (README, *sorted((ROOT / "docs").glob("*.md")))
+    f"{page.stem}-{number}": (page, block)
+    for page in PAGES
     for number, block in enumerate(blocks(page, "python"))
 }
+WITHSTAND = named("withstand")
+RUNS = {name: words for name, words in WITHSTAND.items() if words[0] in ("run", "train")}
 
 
-@pytest.mark.parametrize("block", PYTHON.values(), ids=list(PYTHON))
-def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to be in, with the files that blocks of the pages are by their first line."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name, content in re.findall(r"```\w+\n# (\S+\.\w+)\n(.*?)```", text, flags=re.DOTALL):
+            (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "documentation", "exec"), {})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
 
 
-def commands() -> list[list[str]]:
-    """The ``withstand`` lines of the README, as words without comments."""
-    lines = [
-        shlex.split(line, comments=True) for block in blocks(README, "sh") for line in block.splitlines()
-    ]
-    return [words[1:] for words in lines if words[:1] == ["withstand"]]
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("page", "block"), PYTHON.values(), ids=list(PYTHON))
+def test_python_runs(page: Path, block: str) -> None:
+    exec(compile(block, str(page), "exec"), {})
 
 
-def test_commands_name_recipes_that_exist() -> None:
-    recipes = {words[1] for words in commands() if words[0] in ("run", "train")} - {"RECIPE"}
-    assert recipes
-    assert recipes <= set(packaged_recipes())
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("words", RUNS.values(), ids=list(RUNS))
+def test_runs_are_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    explains = any(word.endswith("help") or ".help=" in word for word in words)
+    if "RECIPE" in words:
+        words = ["run", "--help"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, *([] if explains or "--print_config" in words else ["--print_config"])])
+    assert stopped.value.code in (None, 0), capsys.readouterr().err
 
 
-def test_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in {words[0] for words in commands()}:
-        with pytest.raises(SystemExit):
-            main([name, "--help"])
-    assert "usage" in capsys.readouterr().out
+@pytest.mark.parametrize("name", sorted({words[0] for words in WITHSTAND.values()} - {"run", "train"}))
+def test_commands_have_the_options_that_are_written(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    explained = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
+    for words in WITHSTAND.values():
+        if words[0] == name:
+            keys = [re.split(r"\+?=", word)[0].split(".") for word in words if word.startswith("--")]
+            for key in keys:
+                assert any(".".join(key[:end]) in explained for end in range(1, len(key) + 1)), words
+
+
+def test_sweeps_and_recipes_that_are_named_exist() -> None:
+    targets = {words[1] for words in WITHSTAND.values() if words[0] in ("sweep", "recipes") and words[1:]}
+    assert {name for name in targets if name.isascii() and name[0] != "-"} <= PACKAGED | {"NAME"}
+
+
+def test_targets_extras_and_scripts_that_are_named_exist() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {words[0] for words in named("make").values()} <= set(targets)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = re.findall(r"\[([\w,]+)\]", " ".join(words[1] for words in named("pip").values()))
+    assert set(",".join(wanted).split(",")) <= set(extras["optional-dependencies"])
+    for page in PAGES:
+        for script in re.findall(r"python ((?:benchmarks|tools)/\w+\.py)", page.read_text(encoding="utf-8")):
+            assert (ROOT / script).is_file(), (page, script)
+
+
+def test_links_of_pages_outside_the_site_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)#:]+)[^)]*\)", README.read_text(encoding="utf-8")):
+        assert (ROOT / link).exists(), link
+
+
+def test_commands_on_ones_own_model_run(folder: Path) -> None:
+    """Those of the page, one after another, and so those of the README."""
+    exec(compile(blocks(OWN, "python")[1], str(OWN), "exec"), {})
+    ours = [words for words in commands(OWN) if any("my" in word for word in words)]
+    in_readme = [words for words in commands(README) if any("my" in word for word in words)]
+    assert in_readme
+    assert all(words in ours for words in in_readme)
+    for _, *words in ours:
+        short = ["--training.epochs=1", "--evaluation.num_examples=10"] if words[0] == "run" else []
+        assert main([*words, *short]) in (None, 0)
+    assert (folder / "runs" / "my-model" / "report.html").is_file()
+    assert (folder / "runs" / "my-robust-model" / "report.html").is_file()
