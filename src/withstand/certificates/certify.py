@@ -3,11 +3,13 @@
 What is proven: for the function that the network computes in exact arithmetic with its weights as
 stored, every input of the set is given the true label. Bounds are evaluated in float64 with
 operator norms that are guaranteed from above; float64's own rounding, relative 1e-16 a step, is not
-accounted for. NaN, infinity and ties are never certified.
+accounted for. NaN, infinity and ties are never certified, nor is an image that the model as it was given, in
+its own precision, gives another label.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
@@ -16,17 +18,19 @@ from torch import Tensor, nn
 
 from withstand.core.checks import check_batch, require_at_least
 from withstand.core.float64_copy import batch_size_for, float64_copy, require_independence
+from withstand.core.modes import uncompiled
 from withstand.core.numerics import numerics
 from withstand.core.roots import largest_positive
 from withstand.domains import DomainName, Program, input_set, require_set
 from withstand.operators import GuaranteedNorms
+from withstand.types import DataError, ModelError
 
 Method: TypeAlias = Literal["best", "box_ball", "box", "ball"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 # No domain is tighter than box_ball on any example. One that is tighter on some joins here.
 _TIGHTEST: Final[tuple[DomainName, ...]] = ("box_ball",)
-_TIE = 1e-12  # of the largest logit: a margin below it is rounding
+_TIE = 1e-12  # of the two logits: a margin below it is rounding
 _NUM_PROBES = 4
 
 
@@ -36,7 +40,8 @@ class Certification(NamedTuple):
     Attributes:
         margin: Float64 tensor (batch,): a lower bound on the true logit minus the largest other, over
             the whole set; minus infinity where it cannot be computed.
-        certified: Bool tensor (batch,): the margin is positive.
+        certified: Bool tensor (batch,): the margin is positive, and the model as it was given, in its own
+            precision, gives the image the true label.
     """
 
     margin: Tensor
@@ -70,6 +75,10 @@ class Certifier:
             raise ValueError(f"Expected a method of {', '.join(METHODS)}, but got {method!r}.")
         require_at_least(1, batch_size=batch_size)
         self._model = float64_copy(model)
+        self._given = copy.deepcopy(uncompiled(model)).eval()
+        self._dtype = next(
+            (part.dtype for part in model.parameters() if part.is_floating_point()), torch.float32
+        )
         self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
         self._clip = clip
         self._batch_size = batch_size or batch_size_for(self._model)
@@ -85,7 +94,7 @@ class Certifier:
         """
         with torch.no_grad(), numerics("fp32"):
             batches = torch.split(images.double(), self._batch_size)
-            return torch.cat([self._model(batch) for batch in batches])
+            return torch.cat([_logits_of(self._model(batch), batch) for batch in batches])
 
     def certify(
         self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
@@ -117,7 +126,7 @@ class Certifier:
                 )
             ]
         margin = torch.cat(margins)
-        return Certification(margin, margin > 0)
+        return Certification(margin, (margin > 0) & self._is_correct(images, labels))
 
     def radius(self, images: Tensor, labels: Tensor, *, norm: float, tolerance: float = 1e-3) -> Tensor:
         """The largest epsilon that is certified of each image.
@@ -145,7 +154,9 @@ class Certifier:
             raise ValueError(f"Expected a tolerance in (0, 1), but got {tolerance}.")
         self._check(images, labels, norm)
         logits = self.predict(images)
+        _require_classes(labels, logits)
         at_zero = _margin(logits - logits.gather(1, labels[:, None]), labels)
+        at_zero = at_zero.where(self._is_correct(images, labels), -math.inf)
         farthest = 1.0 if norm == math.inf else math.sqrt(images.shape[1:].numel())
 
         def margin(rows: Tensor, epsilon: Tensor) -> Tensor:
@@ -153,13 +164,21 @@ class Certifier:
 
         return largest_positive(margin, at_zero, farthest, tolerance)
 
+    def _is_correct(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Whether the model as it was given says the true label (batch,); NaN is no answer."""
+        with torch.no_grad():
+            batches = torch.split(images.to(self._dtype), self._batch_size)
+            logits = [_logits_of(self._given(batch), batch) for batch in batches]
+        outputs = torch.cat(logits)
+        return (outputs.argmax(dim=1) == labels) & ~outputs.isnan().any(dim=1)
+
     def _margin(self, images: Tensor, labels: Tensor, norm: float, epsilon: Tensor) -> Tensor:
+        _require_classes(labels, self._program.require_same(images))
         bounds = []
         for domain in self._domains:
             value = input_set(images, norm, epsilon, domain, clip=self._clip)
             last = self._program.run_to_last_layer(value, self._norms)
-            rounding = _TIE * last.logits.abs().amax(dim=1)
-            bounds.append(_margin(last.differences(labels), labels) - rounding)
+            bounds.append(_margin(last.differences(labels) + _rounding(last.logits, labels), labels))
         margins = torch.stack(bounds)
         return torch.where(margins.isfinite(), margins, -math.inf).amax(dim=0)
 
@@ -237,6 +256,8 @@ def certified_radius(
 
 
 def _budgets(epsilon: float | Tensor, count: int) -> Tensor:
+    if not isinstance(epsilon, int | float | Tensor):
+        raise ValueError(f"Expected epsilon as a number or a tensor, but got {epsilon!r}.")
     budgets = torch.as_tensor(epsilon, dtype=torch.float64).detach()
     if budgets.shape not in (torch.Size([]), torch.Size([count])):
         raise ValueError(
@@ -246,6 +267,30 @@ def _budgets(epsilon: float | Tensor, count: int) -> Tensor:
     if len(wrong):
         raise ValueError(f"Expected every epsilon to be finite and at least 0, but got {wrong[0]:g}.")
     return budgets.expand(count)
+
+
+def _logits_of(outputs: Tensor, images: Tensor) -> Tensor:
+    if outputs.shape[:-1] != images.shape[:1]:
+        raise ModelError(
+            f"Expected logits (batch, classes), but of images {tuple(images.shape)} the model gives "
+            f"{tuple(outputs.shape)}. A squeeze() without a dimension takes away a batch of one: "
+            "name the dimension."
+        )
+    return outputs
+
+
+def _require_classes(labels: Tensor, logits: Tensor) -> None:
+    if len(labels) and (largest := int(labels.max())) >= logits.shape[1]:
+        raise DataError(f"Expected labels below {logits.shape[1]}, one a logit, but got {largest}.")
+
+
+def _rounding(logits: Tensor, labels: Tensor) -> Tensor:
+    """What the difference of each logit and the true one may owe to rounding, (batch, classes).
+
+    A logit of minus infinity, of a masked class, is as far below as can be.
+    """
+    sizes = logits.abs()
+    return (_TIE * (sizes + sizes.gather(1, labels[:, None]))).where(logits != -math.inf, 0.0)
 
 
 def _margin(differences: Tensor, labels: Tensor) -> Tensor:

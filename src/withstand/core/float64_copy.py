@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,16 @@ from withstand.core.modes import uncompiled
 from withstand.types import ModelError
 
 _SAME = 1e-6  # relative, between the logits of the same image
+_REGISTERED = ("_parameters", "_buffers", "_modules")  # which ``double`` sees
 _CACHE_SIZED = 50  # whose activations the caches of a processor can hold; 500 take 1.6 times as long
 _DEVICE_SIZED = 250
 
 
 def float64_copy(model: nn.Module) -> nn.Module:
     """A float64 copy in eval mode, whose parameters ask for no gradient; the model stays as it is.
+
+    Floating-point tensors that are plain attributes of a module become float64 like its parameters, alone or
+    in a list, tuple or dictionary: what is computed of them would be rounded to their precision.
 
     Args:
         model: Any module, compiled or not.
@@ -26,12 +31,27 @@ def float64_copy(model: nn.Module) -> nn.Module:
         ModelError: it cannot be copied.
     """
     try:
-        exact = copy.deepcopy(uncompiled(model))
+        exact = copy.deepcopy(uncompiled(model)).double().eval().requires_grad_(requires_grad=False)
     except Exception as error:
         raise ModelError(
-            f"The model cannot be copied ({error}), which certificates and bounds do to compute in float64."
+            f"The model cannot be copied to float64 ({error}), which certificates and bounds do. "
+            "Give the module itself, not a scripted one, and run one with lazy layers once before."
         ) from error
-    return exact.double().eval().requires_grad_(requires_grad=False)
+    for module in exact.modules():
+        plain = {name: value for name, value in vars(module).items() if name not in _REGISTERED}
+        vars(module).update({name: _doubled(value) for name, value in plain.items()})
+    return exact
+
+
+def _doubled(value: Any) -> Any:
+    """The floating-point tensors of a plain attribute as float64."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.double()
+    if type(value) in (list, tuple):
+        return type(value)(map(_doubled, value))
+    if type(value) is dict:
+        return {key: _doubled(part) for key, part in value.items()}
+    return value
 
 
 def require_independence(predict: Callable[[Tensor], Tensor], images: Tensor) -> None:

@@ -113,7 +113,7 @@ def _celu(site: Site, input: Domain, alpha: float = 1.0, inplace: bool = False) 
 def _softplus(site: Site, input: Domain, beta: float = 1.0, threshold: float = 20.0) -> Domain:
     _require_positive(site, beta, "beta")
     # At the threshold torch goes over to the identity, which lies lower: a jump down.
-    jump = max(math.log1p(math.exp(-threshold)), 0.0) / beta
+    jump = float(F.softplus(torch.tensor(-threshold, dtype=torch.float64), threshold=math.inf)) / beta
     return input.monotone(Elementwise(partial(F.softplus, beta=beta, threshold=threshold), jump=jump))
 
 

@@ -160,7 +160,10 @@ def _multiply(site: Site, input: Any, other: Any) -> Domain:
 def _divide(site: Site, input: Any, other: Any) -> Domain:
     if isinstance(other, Domain):
         raise site.refusal("knows quotients by a constant, but here the divisor depends on the input.")
-    return _multiply(site, input, 1 / other)
+    if not isinstance(other, Tensor) and other == 0:
+        raise site.refusal("knows quotients by a constant other than 0.")
+    # A tensor's own precision may be less than that in which the bounds are computed.
+    return _multiply(site, input, 1 / (other.to(input.center) if isinstance(other, Tensor) else other))
 
 
 @register(operator.neg, torch.neg, torch.negative, Tensor.neg, Tensor.neg_)

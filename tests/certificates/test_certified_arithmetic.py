@@ -1,0 +1,194 @@
+"""A certificate speaks of the model that was given: its steps, its arithmetic, its masked classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from withstand import Certifier, certified_radius, certify
+from withstand.types import DataError, ModelError
+
+
+class PreActivation(nn.Module):
+    """A residual net whose in-place ReLU changes what the sum reads, with a mask for its last class."""
+
+    mask: Tensor
+
+    def __init__(self, mask: float, *, in_place: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.relu = nn.ReLU(inplace=in_place)
+        self.register_buffer("mask", torch.tensor([0.0, 0.0, mask]))
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.first(images)
+        hidden = hidden + self.second(self.relu(hidden))
+        logits: Tensor = self.last(hidden)
+        return logits + self.mask
+
+
+class PlainAttributes(nn.Module):
+    """A normalisation by float32 tensors that are neither parameters nor buffers."""
+
+    def __init__(self, held: Callable[[Tensor], object], read: Callable[[object], Tensor]) -> None:
+        super().__init__()
+        self.held, self.read, self.linear = held(torch.tensor([0.3081])), read, nn.Linear(20, 2)
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear(images / self.read(self.held))
+        return logits
+
+
+@pytest.mark.parametrize("mask", [0.0, -1e3, -1e9])
+def test_certify_refuses_a_graph_that_is_not_the_model_masked_or_not(mask: float) -> None:
+    images = torch.rand(50, 6)
+    faithful = PreActivation(mask, in_place=False).eval()
+    labels = faithful(images).argmax(dim=1)
+    assert certify(faithful, images, labels, norm=2, epsilon=0.0).certified.all()
+    broken = PreActivation(mask, in_place=True).eval()
+    with pytest.raises(ModelError, match="something else than the steps"):
+        certify(broken, images, labels, norm=2, epsilon=0.0)
+
+
+@pytest.mark.parametrize(
+    ("held", "read"),
+    [(lambda x: x, lambda x: x), (lambda x: [x], lambda x: x[0]), (lambda x: {"a": x}, lambda x: x["a"])],
+    ids=["tensor", "list", "dict"],
+)
+def test_certified_radius_of_plain_tensors_ends_at_the_boundary(
+    held: Callable[[Tensor], object], read: Callable[[object], Tensor]
+) -> None:
+    model = PlainAttributes(held, read).eval()
+    images = torch.rand(30, 20)
+    weight, bias = model.linear.weight.double(), model.linear.bias.double()
+    logits = images.double() / torch.tensor(0.3081).double() @ weight.T + bias
+    labels = logits.argmax(dim=1)
+    steepness = (weight[0] - weight[1]).norm() / torch.tensor(0.3081).double()
+    distance = (logits[:, 0] - logits[:, 1]).abs() / steepness
+    beyond, within = distance * (1 + 1e-9), distance * (1 - 1e-9)
+    assert not certify(model, images, labels, norm=2, epsilon=beyond.detach(), clip=False).certified.any()
+    assert certify(model, images, labels, norm=2, epsilon=within.detach(), clip=False).certified.all()
+
+
+def test_certify_leaves_out_what_the_given_precision_gets_wrong() -> None:
+    """A BatchNorm of a large mean: in float64 it works, in float32 nothing is left of the image."""
+    torch.manual_seed(1)
+    linear, norm = nn.Linear(784, 32), nn.BatchNorm1d(32)
+    model = nn.Sequential(nn.Flatten(), linear, norm, nn.ReLU(), nn.Linear(32, 10)).eval()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    with torch.no_grad():
+        linear.bias.fill_(3e6)
+        norm.running_mean.fill_(3e6)
+        norm.running_var.fill_(1e-2)
+    images = torch.rand(60, 1, 28, 28)
+    labels = Certifier(model).predict(images).argmax(dim=1)
+    is_correct = model(images).argmax(dim=1) == labels
+    assert not is_correct.all()
+    proof = certify(model, images, labels, norm=2, epsilon=1e-3)
+    assert (proof.margin > 0).all()
+    assert torch.equal(proof.certified, is_correct)
+    radii = certified_radius(model, images, labels, norm=2)
+    assert torch.equal(radii > 0, is_correct)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_certify_asks_a_half_precision_model_in_its_own_precision(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4)).eval().to(dtype)
+    images = torch.rand(200, 1, 4, 4)
+    labels = Certifier(model).predict(images).argmax(dim=1)
+    proof = certify(model, images, labels, norm=2, epsilon=0.0)
+    given = model(images.to(dtype))
+    assert torch.equal(proof.certified, (proof.margin > 0) & (given.argmax(dim=1) == labels))
+
+
+@pytest.mark.parametrize("mask", [0.0, -1e3, -1e9, -1e12, -1e30, -math.inf])
+@pytest.mark.parametrize("method", ["best", "box", "ball"])
+def test_certify_proves_as_much_with_a_masked_class(mask: float, method: str) -> None:
+    images = torch.rand(40, 1, 4, 4)
+    linear = nn.Linear(16, 4)
+    model = nn.Sequential(nn.Flatten(), linear).eval()
+    with torch.no_grad():
+        linear.bias[3] = -1e3
+        labels = model(images).argmax(dim=1)
+        expected = certify(model, images, labels, norm=2, epsilon=0.05, method=method)  # type: ignore[arg-type]
+        linear.bias[3] = mask if mask else -1e3
+        proof = certify(model, images, labels, norm=2, epsilon=0.05, method=method)  # type: ignore[arg-type]
+    assert torch.equal(proof.certified, expected.certified)
+    assert expected.certified.any()
+    torch.testing.assert_close(proof.margin, expected.margin, rtol=0, atol=1e-9)
+
+
+def test_certify_of_a_masked_label_proves_nothing() -> None:
+    linear = nn.Linear(16, 3)
+    with torch.no_grad():
+        linear.bias[2] = -math.inf
+    model = nn.Sequential(nn.Flatten(), linear).eval()
+    images, labels = torch.rand(5, 1, 4, 4), torch.full((5,), 2)
+    assert not certify(model, images, labels, norm=2, epsilon=0.0).certified.any()
+    assert (certified_radius(model, images, labels, norm=2) == 0).all()
+
+
+class Of(nn.Module):
+    """A function before a linear layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function, self.linear = function, nn.Linear(16, 3)
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.function(images.flatten(1)))
+        return logits
+
+
+def _traced() -> nn.Module:
+    traced: nn.Module = torch.jit.trace(Of(F.relu).eval(), torch.rand(2, 16))  # type: ignore[no-untyped-call]
+    return traced
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (lambda: _traced(), ModelError, "not a scripted one"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), ModelError, "lazy"),
+        (lambda: Of(lambda x: x / 0.0), ModelError, "constant other than 0"),
+        (lambda: Of(lambda x: x[:, None].squeeze()), ModelError, "name the dimension"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_certify_of_an_unsuitable_model_says_what_to_do(
+    model: Callable[[], nn.Module], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        certify(
+            model().eval(), torch.rand(1, 1, 4, 4), torch.zeros(1, dtype=torch.int64), norm=2, epsilon=0.1
+        )
+
+
+def test_certify_of_wrong_arguments_says_what_to_do() -> None:
+    model, images = Of(F.relu).eval(), torch.rand(2, 1, 4, 4)
+    labels = torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(DataError, match="labels below 3, one a logit, but got 3"):
+        certify(model, images, labels + 3, norm=2, epsilon=0.1)
+    with pytest.raises(DataError, match="labels below 3"):
+        certified_radius(model, images, labels + 3, norm=2)
+    with pytest.raises(ValueError, match=r"math\.inf, numbers, but got norm 'inf'"):
+        certify(model, images, labels, norm="inf", epsilon=0.1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"epsilon as a number or a tensor, but got '0\.1'"):
+        certify(model, images, labels, norm=2, epsilon="0.1")  # type: ignore[arg-type]
+
+
+def test_certify_of_a_steep_softplus_counts_its_jump() -> None:
+    model = Of(lambda x: F.softplus(x, 1.0, -2000.0)).eval()
+    images = torch.rand(4, 1, 4, 4)
+    labels = model(images).argmax(dim=1)
+    assert not certify(model, images, labels, norm=2, epsilon=0.1).certified.any()
