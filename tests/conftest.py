@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
@@ -15,6 +16,9 @@ from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
 
 os.environ.setdefault("NUMBA_OPT", "0")  # what foolbox compiles is compiled in half the time
+# How long a machine that does other things takes for an example is no fault.
+settings.register_profile("without-deadline", deadline=None)
+settings.load_profile("without-deadline")
 # More threads only slow nets of this size down, the more so where several workers run.
 torch.set_num_threads(1)
 

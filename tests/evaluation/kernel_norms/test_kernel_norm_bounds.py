@@ -20,6 +20,7 @@ from withstand.domains import Domain, Site
 from withstand.evaluation.kernel_norms import KernelNormBounds, KernelNormSettings, kernel_norm_bounds
 from withstand.evaluation.kernel_norms.all_bounds import require_bounded
 from withstand.models import Normalize
+from withstand.operators import Diagonal
 from withstand.results.analytic import KernelNormsOf, KernelNormsOfLayer
 from withstand.types import CertificateError, DataError, ModelError
 
@@ -220,13 +221,15 @@ class LocalStretch(Stretch):
 
 @domains.register(Stretch)
 def _too_tight(site: Site, layer: Stretch, value: Domain) -> Domain:
-    assert isinstance(value, domains.Ball)
+    if not isinstance(value, domains.Ball):
+        return value.affine(Diagonal(torch.full((), 2.0).to(value.center)), None, site.norm)
     return dataclasses.replace(value, midpoint=2 * value.midpoint)
 
 
 @domains.register(LocalStretch)
 def _local(site: Site, layer: LocalStretch, value: Domain) -> Domain:
-    assert isinstance(value, domains.Ball)
+    if not isinstance(value, domains.Ball):
+        return value.affine(Diagonal(torch.full((), 2.0).to(value.center)), None, site.norm)
     factor = 2 + value.midpoint.flatten(1).norm(dim=1)
     return domains.Ball(2 * value.midpoint, value.radius * factor)
 

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 _CHUNK = 2**21  # entries of (batch, classes, hidden) at a time
 _MOST_STEPS = 100
-_LARGEST = 1e18  # stands for t = ∞, and its inverse for t = 0
+_LARGEST = 0.48  # power of the largest float that stands for t = ∞, and its inverse for t = 0
 
 
 def ball_box_gains(
@@ -112,9 +112,9 @@ def _multiplier(chunk: _Chunk, num_steps: int | None) -> Tensor:
 
 
 def _scale(remaining: Tensor, squares: Tensor) -> Tensor:
-    tiny = torch.finfo(squares.dtype).tiny
-    scale = (remaining.clamp_min(0) / squares.clamp_min(tiny)).sqrt()
-    return scale.clamp(1 / _LARGEST, _LARGEST)
+    info = torch.finfo(squares.dtype)
+    scale = (remaining.clamp_min(0) / squares.clamp_min(info.tiny)).sqrt()
+    return scale.clamp(info.max**-_LARGEST, info.max**_LARGEST)
 
 
 def _value(chunk: _Chunk, scale: Tensor) -> Tensor:
