@@ -47,7 +47,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         return upper_bound(operator, input_shape)
 
     monkeypatch.setattr(guaranteed, "upper_bound", counted)
-    monkeypatch.setattr(guaranteed, "_kept", {})
+    monkeypatch.setattr(guaranteed, "_cache", {})
     return lambda: last[0]
 
 
@@ -104,7 +104,7 @@ def test_what_may_hold_more_than_is_seen_is_not_remembered(calls: Callable[[], i
 
 
 def test_only_the_youngest_are_remembered(calls: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guaranteed, "_MOST_KEPT", 2)
+    monkeypatch.setattr(guaranteed, "_MOST_CACHED", 2)
     norms, weights = GuaranteedNorms(), [_random(3, 3, seed=seed) for seed in range(3)]
     for index, computed in ((0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4)):
         norms.of(Dense(weights[index]), (3,), "a")

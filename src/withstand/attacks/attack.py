@@ -165,19 +165,19 @@ class WrappedAttack(Attack):
 
     @override
     def at(self, epsilon: float) -> Self:
-        return self._with_each(lambda attack: attack.at(epsilon))
+        return self._with_inside(lambda attack: attack.at(epsilon))
 
     @override
     def slowed(self, at: float) -> Self:
-        return self._with_each(lambda attack: attack.slowed(at))
+        return self._with_inside(lambda attack: attack.slowed(at))
 
     @override
     def for_evaluation(self) -> Self:
-        return self._with_each(lambda attack: attack.for_evaluation())
+        return self._with_inside(lambda attack: attack.for_evaluation())
 
     @override
     def for_random_answers(self) -> Self:
-        return self._with_each(lambda attack: attack.for_random_answers())
+        return self._with_inside(lambda attack: attack.for_random_answers())
 
     @property
     @override
@@ -194,7 +194,7 @@ class WrappedAttack(Attack):
     def packages(self) -> Sequence[str]:
         return tuple(dict.fromkeys(chain.from_iterable(attack.packages for attack in self.inside)))
 
-    def _with_each(self, change: Callable[[Attack], Attack]) -> Self:
+    def _with_inside(self, change: Callable[[Attack], Attack]) -> Self:
         return self.around([change(attack) for attack in self.inside])
 
 

@@ -143,8 +143,8 @@ class SpectralBall(Constraint):
             if self.form == "operator":
                 self._project_convolutions_(model, radius)
                 chosen = [weight for weight in chosen if isinstance(weight.layer, nn.Linear)]
-            found = clip([weight.matrix for weight in chosen], radius, rank=self.subspace)
-            for weight, clipped in zip(chosen, found, strict=True):
+            results = clip([weight.matrix for weight in chosen], radius, rank=self.subspace)
+            for weight, clipped in zip(chosen, results, strict=True):
                 if clipped is not None:
                     _write(weight, clipped.value)
                 if self.subspace:
@@ -175,10 +175,9 @@ class SpectralBall(Constraint):
                     self.bases.put(weight.name, clipped.basis.float())
 
     def _project_convolutions_(self, model: nn.Module, radius: float) -> None:
-        found = places(model, self._image(model))
         uses: dict[int, list[tuple[Convolution, tuple[int, ...]]]] = {}
         first: dict[int, Weight] = {}
-        for place in found:
+        for place in places(model, self._image(model)):
             operator = place.operator
             if isinstance(operator, Convolution):
                 uses.setdefault(id(place.weight.value), []).append((operator, place.input_shape))
@@ -203,9 +202,9 @@ class SpectralBall(Constraint):
         matrix = weight.matrix
         side = min(matrix.shape)
         shape = (side, min(self.subspace, side))
-        kept = self.bases.get(weight.name)
-        if kept is not None and kept.shape == shape:
-            return kept.to(matrix.device)
+        stored = self.bases.get(weight.name)
+        if stored is not None and stored.shape == shape:
+            return stored.to(matrix.device)
         # From a generator of its own: what training draws must not depend on this.
         start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         basis: Tensor = torch.linalg.qr(start).Q
@@ -224,14 +223,14 @@ def _require_positive(radius: float) -> float:
 
 
 def _writable(model: nn.Module) -> list[Weight]:
-    found = weights(model)
-    for weight in found:
+    layer_weights = weights(model)
+    for weight in layer_weights:
         if weight.parametrised:
             raise ModelError(
                 f"The weight of {weight.name!r} is parametrised, so that it cannot be projected; remove "
                 "the parametrisation (torch.nn.utils.parametrize.remove_parametrizations), or the constraint."
             )
-    return found
+    return layer_weights
 
 
 def _write(weight: Weight, value: Tensor) -> None:

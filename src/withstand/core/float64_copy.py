@@ -26,12 +26,12 @@ def float64_copy(model: nn.Module) -> nn.Module:
         ModelError: it cannot be copied.
     """
     try:
-        exact = copy.deepcopy(uncompiled(model))
+        copied = copy.deepcopy(uncompiled(model))
     except Exception as error:
         raise ModelError(
             f"The model cannot be copied ({error}), which certificates and bounds do to compute in float64."
         ) from error
-    return exact.double().eval().requires_grad_(requires_grad=False)
+    return copied.double().eval().requires_grad_(requires_grad=False)
 
 
 def require_independence(predict: Callable[[Tensor], Tensor], images: Tensor) -> None:

@@ -56,7 +56,7 @@ class Objective(nn.Module, ABC):
             labels: Integer tensor (batch,).
             progress: Epochs done.
         """
-        result: LossTerms = self(passed.model, passed.given, labels, progress=progress)
+        result: LossTerms = self(passed.model, passed.images, labels, progress=progress)
         return result
 
     def differentiates_images(self, progress: float = math.inf) -> bool:
@@ -151,7 +151,7 @@ class Weighted(OnePass):
         weight = value_at(self.weight, progress)
         if weight == 0:
             # With gradient, so that a step in which nothing has a weight is a step all the same.
-            return LossTerms(passed.given.new_zeros((), requires_grad=True), {})
+            return LossTerms(passed.images.new_zeros((), requires_grad=True), {})
         loss, terms = self.term.of_pass(passed, labels, progress=progress)
         return LossTerms(weight * loss, terms)
 

@@ -181,7 +181,7 @@ def _paired(clean: Any, moments: Any) -> Any:
     if isinstance(moments, Domain):
         return _Beside(clean, moments)
     if isinstance(moments, list):
-        return [_paired(*each) for each in zip(clean, moments, strict=True)]
+        return [_paired(*pair) for pair in zip(clean, moments, strict=True)]
     return moments  # a size, or the like
 
 

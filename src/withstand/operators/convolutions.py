@@ -66,16 +66,16 @@ class Axis:
         outputs = torch.arange(self.outputs)
         read = self.stride * outputs + self.dilation * first - self.padding
         shift = self.dilation * (second - first)
-        kept = (read >= 0) & (read < self.size)
+        is_inside = (read >= 0) & (read < self.size)
         if of_inputs:
             others = read + shift
-            kept &= (others >= 0) & (others < self.size)
-            return read[kept], others[kept]
+            is_inside &= (others >= 0) & (others < self.size)
+            return read[is_inside], others[is_inside]
         others = outputs - shift // self.stride
-        kept &= (others >= 0) & (others < self.outputs)
+        is_inside &= (others >= 0) & (others < self.outputs)
         if shift % self.stride:
-            kept = torch.zeros_like(kept)
-        return outputs[kept], others[kept]
+            is_inside = torch.zeros_like(is_inside)
+        return outputs[is_inside], others[is_inside]
 
 
 def axes_of(operator: Convolution, input_shape: Shape) -> list[Axis]:
@@ -149,7 +149,7 @@ def gram(weight: Tensor, layout: Layout) -> Gram:
     met = [_all_meetings(axis, layout.of_inputs) for axis in layout.axes]
     taps = enumerate(product(*[range(axis.taps) for axis in layout.axes]))
     for (first, one), (second, other) in combinations_with_replacement(taps, 2):
-        pairs = [found[pair] for found, pair in zip(met, zip(one, other, strict=True), strict=True)]
+        pairs = [meetings[pair] for meetings, pair in zip(met, zip(one, other, strict=True), strict=True)]
         rows, columns = (_flat(places, layout.sizes) for places in zip(*pairs, strict=True))
         if len(rows):
             block = kernels[..., first] @ kernels[..., second].mT

@@ -71,8 +71,8 @@ class AdversarialPerturbation(GradientPenalty):
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         pass_ = passed.differentiable
         with eval_mode(pass_.model):
-            found = [self._worst(pass_, pairs) for pairs in self._pairs(pass_)]
-        index, deltas = (torch.cat(parts) for parts in zip(*found, strict=True))
+            worst = [self._worst(pass_, pairs) for pairs in self._pairs(pass_)]
+        index, deltas = (torch.cat(parts) for parts in zip(*worst, strict=True))
         images = pass_.images.detach()[index]
         loss = own_changes(pass_.model, images, images + deltas).square().sum()
         return LossTerms(loss, {"adversarial_perturbation": loss.detach()})
@@ -145,7 +145,7 @@ class DeformationStability(OnePass, Penalty):
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         model = uncompiled(passed.model)
-        images, deformed = self._worst_pairs(model, passed.given)
+        images, deformed = self._worst_pairs(model, passed.images)
         loss = own_changes(model, images, deformed).square().sum()
         return LossTerms(loss, {"deformation_stability": loss.detach()})
 

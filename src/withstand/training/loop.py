@@ -257,10 +257,10 @@ class Training:
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             **self._meter.means(),
         }
-        found = accuracies(self._model, self._validation, self._settings.selection)
+        validation = accuracies(self._model, self._validation, self._settings.selection)
         # Without validation data the last good epoch is the best.
-        score = found.get(ROBUST_ACCURACY, found.get(ACCURACY, position.best_score))
-        row |= {**self._measure(), **found, "collapsed": int(collapsed)}
+        score = validation.get(ROBUST_ACCURACY, validation.get(ACCURACY, position.best_score))
+        row |= {**self._measure(), **validation, "collapsed": int(collapsed)}
         row["note"] = "collapsed" if collapsed else ""
         if score >= position.best_score and not collapsed:
             position.best_score = score

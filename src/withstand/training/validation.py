@@ -63,8 +63,8 @@ def accuracy(model: nn.Module, split: Split, attack: Attack | None = None) -> fl
         predictor, batch_size = bayes.Predictor(model, _NUM_SAMPLES), _BATCH_SIZE // _NUM_SAMPLES
     with eval_mode(model), torch.no_grad():
         for images, labels in batches(split, batch_size):
-            seen = images if attack is None else attack.perturb(predictor, images, labels)
-            correct += (predictor(seen).argmax(dim=1) == labels).sum()
+            inputs = images if attack is None else attack.perturb(predictor, images, labels)
+            correct += (predictor(inputs).argmax(dim=1) == labels).sum()
     return int(correct) / len(split)
 
 

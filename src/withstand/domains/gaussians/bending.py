@@ -36,7 +36,7 @@ class Bending(Moments, ABC):
 
     _mean: Tensor
     _put_off: tuple[Self, Elementwise] | None = None
-    _made: Self | None = None
+    _cached: Self | None = None
 
     @abstractmethod
     def bent(self, function: Elementwise | Unimodal) -> Self:
@@ -51,10 +51,10 @@ class Bending(Moments, ABC):
         """The same, with nothing put off."""
         if self._put_off is None:
             return self
-        if self._made is None:
+        if self._cached is None:
             source, function = self._put_off
-            self._made = source.now.bent(function)
-        return self._made
+            self._cached = source.now.bent(function)
+        return self._cached
 
     @property
     @override

@@ -295,10 +295,10 @@ def _order(shapes: Sequence[Shape], dim: int) -> Tensor:
 
 
 def _require_affordable(count: int, size: int, like: Tensor) -> None:
-    wanted = count * size**2 * like.element_size()
-    if wanted > _MOST_BYTES:
+    num_bytes = count * size**2 * like.element_size()
+    if num_bytes > _MOST_BYTES:
         raise ModelError(
             f"A covariance matrix of n = {size:,} coordinates, {count} at a time, takes "
-            f"{wanted / 2**30:.1f} GiB, more than {_MOST_BYTES / 2**30:g}. Take Gaussian(mean, variance), "
+            f"{num_bytes / 2**30:.1f} GiB, more than {_MOST_BYTES / 2**30:g}. Take Gaussian(mean, variance), "
             "which keeps variances alone, or fewer examples at a time."
         )
