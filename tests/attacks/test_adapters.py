@@ -13,12 +13,12 @@ from withstand.core import norms
 from withstand.types import AttackError
 
 
-def test_a_missing_library_is_named_with_the_remedy() -> None:
+def test_load_names_a_missing_library_with_the_remedy() -> None:
     with pytest.raises(AttackError, match=r"Fog needs the package no_such_thing.*'withstand\[attacks\]'"):
         load("no_such_thing.part", user="Fog")
 
 
-def test_draws_are_its_own() -> None:
+def test_own_draws_leave_the_draws_of_others_alone() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     with own_draws(7):
@@ -29,7 +29,7 @@ def test_draws_are_its_own() -> None:
         assert torch.equal(torch.rand(3), first)
 
 
-def test_weights_sleep_and_wake() -> None:
+def test_weights_at_rest_need_no_gradient_until_the_end() -> None:
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
     with weights_at_rest(model):
@@ -39,7 +39,7 @@ def test_weights_sleep_and_wake() -> None:
 
 
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
-def test_what_left_comes_back_and_what_is_inside_stays(norm: float) -> None:
+def test_keep_inside_brings_back_what_left_and_leaves_the_rest(norm: float) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(5, 3, 4, generator=generator)
     found = (images + norms.random_in_ball(images, norm, 0.1, generator=generator)).clamp(0, 1)

@@ -89,7 +89,7 @@ IMAGES, LABELS = torch.tensor([[0.9, 0.7], [0.6, 0.6]]), torch.tensor([1, 1])
 FELL = torch.tensor([[0.9, 0.7], [0.4, 0.4]])  # within 0.2 the second fools the model, the first does not
 
 
-def test_a_minimal_attack_has_defaults_for_the_rest() -> None:
+def test_attack_of_ones_own_has_defaults_for_the_rest() -> None:
     attack = Darker(2.0, 0.3)
     assert (attack.norm, attack.epsilon, attack.mode) == (2.0, 0.3, "training")
     assert Darker() == Darker(norm=math.inf, epsilon=8 / 255)
@@ -103,7 +103,7 @@ def test_a_minimal_attack_has_defaults_for_the_rest() -> None:
     )
 
 
-def test_a_minimal_attack_comes_in_all_forms() -> None:
+def test_attack_of_ones_own_comes_in_all_forms() -> None:
     attack = Darker(2.0, 0.3)
     assert attack.at(0.1) == Darker(2.0, 0.1)
     assert attack.for_evaluation() == Darker(2.0, 0.3, mode="evaluation")
@@ -122,12 +122,12 @@ def test_a_minimal_attack_comes_in_all_forms() -> None:
         ({"mode": "best"}, "Expected a mode of training, evaluation, random, but got 'best'"),
     ],
 )
-def test_a_minimal_attack_refuses_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
+def test_attack_of_ones_own_refuses_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Darker(**settings)
 
 
-def test_a_minimal_attack_serves_an_evaluation(tiny_dataset: Dataset) -> None:
+def test_attack_of_ones_own_serves_an_evaluation(tiny_dataset: Dataset) -> None:
     class Stripes(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return 10 * images.mean(dim=(1, 2))[:, :3]
@@ -139,7 +139,7 @@ def test_a_minimal_attack_serves_an_evaluation(tiny_dataset: Dataset) -> None:
     assert "worst-linf@0.3" in found.rows
 
 
-def test_a_minimal_attack_serves_training_with_a_schedule() -> None:
+def test_attack_of_ones_own_serves_training_with_a_schedule() -> None:
     objective, model = Adversarial(Darker(epsilon=Stages([0.1, 0.2], [2, 1]))), Bright()
     for progress, epsilon in ((1.0, 0.1), (2.0, 0.2), (math.inf, 0.2)):
         loss, terms = objective(model, IMAGES, LABELS, progress=progress)
@@ -160,7 +160,7 @@ def test_a_minimal_attack_serves_training_with_a_schedule() -> None:
     ],
     ids=["means", "transfer", "cascade", "both"],
 )
-def test_a_minimal_attack_serves_inside_others(attack: Attack, expected: Tensor) -> None:
+def test_attack_of_ones_own_serves_inside_others(attack: Attack, expected: Tensor) -> None:
     found = attack.at(0.2).for_evaluation()(Bright(), IMAGES, LABELS)
     torch.testing.assert_close(found[1], expected[1])
     assert "darker" in attack.describe()
@@ -182,7 +182,7 @@ def wrap(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("mode", ["training", "evaluation", "random"])
-def test_a_wrapper_is_of_the_norm_budget_and_mode_inside(wrap: Any, mode: AttackMode) -> None:
+def test_wrapped_attack_has_norm_budget_and_mode_of_those_inside(wrap: Any, mode: AttackMode) -> None:
     epsilon = Linear(0.0, 0.4, 4)
     wrapped = wrap(PGD(2.0, epsilon, num_steps=3, mode=mode))
     assert (wrapped.norm, wrapped.epsilon, wrapped.mode) == (2.0, epsilon, mode)
@@ -199,7 +199,7 @@ def test_a_wrapper_is_of_the_norm_budget_and_mode_inside(wrap: Any, mode: Attack
         methodcaller("for_random_answers"),
     ],
 )
-def test_a_wrapper_changes_what_is_inside(wrap: Any, change: Callable[[Attack], Attack]) -> None:
+def test_wrapped_attack_changes_those_inside(wrap: Any, change: Callable[[Attack], Attack]) -> None:
     inner = PGD(1.0, Stages([0.1, 0.2], [2, 1]), num_steps=Stages([2, 3], [2, 1]))
     changed, expected = change(wrap(inner)), change(inner)
     assert isinstance(changed, WrappedAttack)
@@ -207,27 +207,27 @@ def test_a_wrapper_changes_what_is_inside(wrap: Any, change: Callable[[Attack], 
     assert (changed.norm, changed.epsilon, changed.mode) == (1.0, expected.epsilon, expected.mode)
 
 
-def test_a_wrapper_says_what_is_said_inside(wrap: Any) -> None:
+def test_wrapped_attack_reports_the_properties_of_those_inside(wrap: Any) -> None:
     wrapped = wrap(Told())
     assert wrapped.draws_by_batch
     assert wrapped.packages == ("no-such-package",)
     assert wrapped.kind == ("transfer" if isinstance(wrapped, Transfer) else "black-box")
 
 
-def test_of_several_inside_the_one_that_knows_most_counts() -> None:
+def test_wrapped_attack_is_of_the_kind_that_knows_most() -> None:
     assert Cascade([Told(), Darker()]).kind == "white-box"
     assert Cascade([Told(said="transfer"), Told()]).kind == "black-box"
     assert not Cascade([Darker(), Darker()]).draws_by_batch
 
 
-def test_packages_are_those_of_the_attacks_inside() -> None:
+def test_wrapped_attack_needs_the_packages_of_those_inside() -> None:
     members = [AutoAttack(2.0), FoolboxAttack(2.0, method="brendel-bethge"), FoolboxAttack(2.0), PGD(2.0)]
     assert Cascade(members).packages == ("pyautoattack", "foolbox", "numba")
     require_packages([PGD(), AtMeans(Noise())])
 
 
 @pytest.mark.parametrize("mode", ["evaluation", "random"])
-def test_a_surrogate_is_attacked_for_the_largest_loss(mode: AttackMode) -> None:
+def test_transfer_attacks_its_surrogate_for_the_largest_loss(mode: AttackMode) -> None:
     torch.manual_seed(0)
     surrogate, model = nn.Linear(6, 3), nn.Linear(6, 3)
     images = torch.rand(30, 6)

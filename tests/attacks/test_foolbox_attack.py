@@ -41,7 +41,7 @@ def test_deepfool_crosses_a_plane_where_the_budget_reaches_it(
         assert torch.equal(found[0], images[0]) is not falls
 
 
-def test_the_boundary_attack_walks_from_another_image_of_the_batch(
+def test_boundary_attack_walks_from_another_image_of_the_batch(
     slope: Callable[[Tensor], nn.Linear],
 ) -> None:
     torch.manual_seed(0)
@@ -55,7 +55,7 @@ def test_the_boundary_attack_walks_from_another_image_of_the_batch(
     assert attack.kind == "black-box"
 
 
-def test_an_example_without_a_start_is_left_and_others_are_not() -> None:
+def test_foolbox_attack_leaves_an_example_without_a_start_and_no_others() -> None:
     torch.manual_seed(0)
     # Class 2 wherever the first pixel is above 0.99, else 1 above a half, else 0: all noise is 0 or 1.
     images = torch.tensor([[0.45], [0.55], [1.0]])
@@ -74,7 +74,9 @@ def test_an_example_without_a_start_is_left_and_others_are_not() -> None:
     assert torch.equal(only(constant, images, torch.tensor([0, 0, 0])), images)
 
 
-def test_a_failure_of_one_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foolbox_attack_that_fails_on_one_example_goes_on_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run = load("foolbox.attacks", user="This test").L2DeepFoolAttack.run
 
     def fail_on_bright(self: Any, model: Any, inputs: Tensor, criterion: Any, **options: Any) -> Any:
@@ -92,7 +94,7 @@ def test_a_failure_of_one_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(found[1], images[1])
 
 
-def test_gradients_that_are_no_numbers_end_no_attack_in_them() -> None:
+def test_foolbox_attack_does_not_end_in_gradients_that_are_no_numbers() -> None:
     class Root(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.cat([x.sqrt(), 0.1 + 0 * x], dim=1)  # no slope at 0
@@ -125,7 +127,7 @@ def test_brendel_bethge_comes_near_the_boundary(slope: Callable[[Tensor], nn.Lin
         assert model(attack(model, images, labels))[index].argmax() != labels[index]
 
 
-def test_settings_out_of_range_are_refused() -> None:
+def test_foolbox_attack_refuses_settings_out_of_range() -> None:
     with pytest.raises(ValueError, match="Expected a norm that boundary has, l2, but got linf"):
         FoolboxAttack(math.inf, method="boundary")
     with pytest.raises(ValueError, match="Expected a method of deepfool, brendel-bethge, boundary"):
@@ -134,7 +136,7 @@ def test_settings_out_of_range_are_refused() -> None:
         FoolboxAttack(num_steps=0)
 
 
-def test_what_it_says_of_itself() -> None:
+def test_foolbox_attack_describes_itself() -> None:
     assert FoolboxAttack(1.0, method="brendel-bethge").name == "brendel-bethge-l1"
     assert FoolboxAttack().describe() == "Foolbox's deepfool attack, l2, 50 steps"
     assert {method: known.kind for method, known in FOOLBOX_METHODS.items()} == {

@@ -86,7 +86,9 @@ def _assert_law(answers: Tensor, mean: Tensor, covariance: Tensor) -> None:
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", LAYERS)
-def test_mean_variance_and_covariance_are_those_of_drawn_weights(name: str, estimator: Estimator) -> None:
+def test_estimator_mean_variance_and_covariance_are_those_of_drawn_weights(
+    name: str, estimator: Estimator
+) -> None:
     make, shape = LAYERS[name]
     plain, random = _made(make, estimator)
     example = torch.rand(1, *shape, dtype=torch.float64) - 0.3
@@ -98,7 +100,9 @@ def test_mean_variance_and_covariance_are_those_of_drawn_weights(name: str, esti
 
 @pytest.mark.parametrize("estimator", ["auto", "shared"])
 @pytest.mark.parametrize("name", NORMS)
-def test_scale_and_shift_of_norm_layers_have_their_law(name: str, estimator: Estimator) -> None:
+def test_estimator_draws_scale_and_shift_of_norm_layers_from_their_distribution(
+    name: str, estimator: Estimator
+) -> None:
     make, shape = NORMS[name]
     plain, random = _made(make, estimator)
     example = torch.rand(1, *shape, dtype=torch.float64)
@@ -108,7 +112,9 @@ def test_scale_and_shift_of_norm_layers_have_their_law(name: str, estimator: Est
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", ["matrix", "strided", "circular", "group norm"])
-def test_two_examples_are_uncorrelated_but_where_the_draw_is_shared(name: str, estimator: Estimator) -> None:
+def test_estimator_leaves_two_examples_uncorrelated_unless_the_draw_is_shared(
+    name: str, estimator: Estimator
+) -> None:
     make, shape = {**LAYERS, **NORMS}[name]
     plain, random = _made(make, estimator)
     examples = torch.rand(2, *shape, dtype=torch.float64)
@@ -125,7 +131,7 @@ def test_two_examples_are_uncorrelated_but_where_the_draw_is_shared(name: str, e
     assert (between.abs() > 5 * error).any()  # so the test can tell
 
 
-def test_what_is_exact_is_taken_by_itself() -> None:
+def test_estimator_auto_is_the_exact_one() -> None:
     def first_draw(random: nn.Module, x: Tensor) -> Tensor:
         torch.manual_seed(3)
         answers: Tensor = random(x)
@@ -178,7 +184,7 @@ def _plain_with(plain: nn.Module, weight: Tensor, bias: Tensor | None, x: Tensor
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's, of even kernels, once a process
 @given(drawn=_convolutions(), seed=st.integers(0, 1000))
 @settings(max_examples=50, deadline=None)
-def test_blocks_of_any_convolution_are_passes_with_drawn_kernels(
+def test_estimator_passes_blocks_of_any_convolution_with_drawn_kernels(
     drawn: tuple[dict[str, Any], tuple[int, ...], int], seed: int
 ) -> None:
     options, shape, samples = drawn
@@ -251,7 +257,7 @@ _BY_HAND: dict[Estimator, Callable[[nn.Module, VariationalLayer, Tensor], Tensor
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", [*LAYERS, *NORMS])
-def test_gradients_are_those_of_finite_differences(name: str, estimator: Estimator) -> None:
+def test_estimator_gradients_are_those_of_finite_differences(name: str, estimator: Estimator) -> None:
     make, shape = {**LAYERS, **NORMS}[name]
     _, random = _made(make, estimator)
     x = torch.rand(2, *shape, dtype=torch.float64, requires_grad=True)
@@ -267,7 +273,7 @@ def test_gradients_are_those_of_finite_differences(name: str, estimator: Estimat
     assert torch.autograd.gradcheck(answers, (x, *random.parameters()))
 
 
-def test_deviations_can_be_shared_and_no_variance_has_gradient_zero() -> None:
+def test_estimator_shares_deviations_and_has_gradient_zero_without_variance() -> None:
     _, random = _made(LAYERS["matrix"][0], "local")
     with bayes.sharing_deviations(random, Deviations()):
         assert random.std("weight") is random.std("weight")
@@ -281,7 +287,7 @@ def test_deviations_can_be_shared_and_no_variance_has_gradient_zero() -> None:
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_no_rows_give_no_rows(estimator: Estimator) -> None:
+def test_estimator_gives_no_rows_for_no_rows(estimator: Estimator) -> None:
     for make, shape in (*LAYERS.values(), *NORMS.values()):
         _, random = _made(make, estimator)
         for samples in (1, 3):

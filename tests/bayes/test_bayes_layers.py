@@ -56,7 +56,9 @@ def _blocks(random: nn.Module, x: Tensor, samples: int) -> Tensor:
 
 @estimators
 @pytest.mark.parametrize("name", LINEAR)
-def test_without_deviation_it_is_its_plain_twin_bit_for_bit(name: str, estimator: Estimator) -> None:
+def test_random_layer_without_deviation_is_its_plain_twin_bit_for_bit(
+    name: str, estimator: Estimator
+) -> None:
     make, shape = LINEAR[name]
     plain, random = _twins(make, estimator)
     x = torch.rand(shape)
@@ -71,7 +73,7 @@ def test_without_deviation_it_is_its_plain_twin_bit_for_bit(name: str, estimator
 
 @estimators
 @pytest.mark.parametrize("name", NORMS)
-def test_norm_layers_without_deviation_are_their_plain_twins(name: str, estimator: Estimator) -> None:
+def test_random_norm_layer_without_deviation_is_its_plain_twin(name: str, estimator: Estimator) -> None:
     make, shape = NORMS[name]
     plain, random = _twins(make, estimator)
     for mode in (True, True, False):  # running statistics move twice
@@ -85,7 +87,7 @@ def test_norm_layers_without_deviation_are_their_plain_twins(name: str, estimato
 
 @estimators
 @pytest.mark.parametrize("name", [*LINEAR, *NORMS])
-def test_layers_draw_in_both_modes_and_anew_for_each_sample(name: str, estimator: Estimator) -> None:
+def test_random_layer_draws_in_both_modes_and_anew_for_each_sample(name: str, estimator: Estimator) -> None:
     make, shape = {**LINEAR, **NORMS}[name]
     torch.manual_seed(0)
     random, x = bayes.convert(make(), Posterior(estimator=estimator)), torch.rand(shape)
@@ -102,7 +104,7 @@ def test_layers_draw_in_both_modes_and_anew_for_each_sample(name: str, estimator
 
 @estimators
 @pytest.mark.parametrize("name", [*LINEAR, *NORMS])
-def test_in_mixed_precision_gradients_reach_the_deviations(name: str, estimator: Estimator) -> None:
+def test_random_layer_deviations_get_gradients_in_mixed_precision(name: str, estimator: Estimator) -> None:
     make, shape = {**LINEAR, **NORMS}[name]
     torch.manual_seed(0)
     random, x = bayes.convert(make(), Posterior(estimator=estimator)), torch.rand(shape)
@@ -127,7 +129,7 @@ def _net() -> nn.Module:
     return bayes.convert(net)
 
 
-def test_at_its_means_a_model_draws_nothing_whatever_it_is_told() -> None:
+def test_at_posterior_mean_a_model_draws_nothing_whatever_the_drawing() -> None:
     net, images = _net().eval(), torch.rand(2, 1, 4, 4)
     plain = bayes.mean_network(net)
     with bayes.at_posterior_mean(net):
@@ -145,7 +147,7 @@ def test_at_its_means_a_model_draws_nothing_whatever_it_is_told() -> None:
         assert torch.equal(plain(images), plain(images))
 
 
-def test_an_error_leaves_a_model_drawing_as_before() -> None:
+def test_at_posterior_mean_restores_drawing_after_an_error() -> None:
     net, images = _net(), torch.rand(2, 1, 4, 4)
     kept = Deviations()
     wrong = torch.rand(2, 5, 4, 4)
@@ -174,7 +176,7 @@ def test_sharing_deviations_changes_neither_values_nor_gradients() -> None:
     torch.testing.assert_close(found[0], found[1])
 
 
-def test_layers_tell_what_they_are() -> None:
+def test_random_layer_describes_itself() -> None:
     layers: list[VariationalLayer] = [
         bayes.Linear(3, 2, False, posterior=Posterior(prior_std=0.7)),
         *[bayes.Conv1d(2, 3, 3, stride=2), bayes.Conv2d(2, 3, (1, 3), padding="same", bias=False)],

@@ -51,7 +51,7 @@ def disc(size: int) -> Tensor:
     st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
 )
 @settings(max_examples=60, deadline=None)
-def test_shape_type_and_range_stay(
+def test_corruption_keeps_shape_type_and_range(
     name: str, severity: int, channels: int, height: int, width: int, dtype: torch.dtype
 ) -> None:
     images = torch.rand(2, channels, height, width, generator=generator()).to(dtype)
@@ -63,14 +63,14 @@ def test_shape_type_and_range_stay(
 
 
 @KINDS
-def test_large_images_of_colour(kind: Corruption) -> None:
+def test_corruption_takes_large_images_of_colour(kind: Corruption) -> None:
     found = kind(pictures(1, 3, 224, 224), 3, generator())
     assert found.shape == (1, 3, 224, 224)
 
 
 @KINDS
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 48)])
-def test_severities_are_ordered_and_all_change_something(
+def test_corruption_severities_are_ordered_and_all_change_something(
     kind: Corruption, shape: tuple[int, int, int]
 ) -> None:
     images = pictures(24, *shape)
@@ -80,7 +80,7 @@ def test_severities_are_ordered_and_all_change_something(
 
 
 @KINDS
-def test_draws_are_the_generators_alone(kind: Corruption) -> None:
+def test_corruption_draws_from_its_generator_alone(kind: Corruption) -> None:
     images = pictures(8, 1, 12, 12)
     before = torch.random.get_rng_state()
     first, again, other = (kind(images, 4, generator(seed)) for seed in (3, 3, 4))
@@ -90,7 +90,7 @@ def test_draws_are_the_generators_alone(kind: Corruption) -> None:
 
 
 @KINDS
-def test_the_host_never_waits(kind: Corruption, waits: TorchDispatchMode) -> None:
+def test_corruption_never_makes_the_host_wait(kind: Corruption, waits: TorchDispatchMode) -> None:
     images, source = pictures(4, 3, 16, 16), generator()
     kind(images, 2, source)  # what is copied once is copied now
     with waits:
@@ -99,7 +99,7 @@ def test_the_host_never_waits(kind: Corruption, waits: TorchDispatchMode) -> Non
 
 
 @KINDS
-def test_images_do_not_depend_on_their_neighbours(kind: Corruption) -> None:
+def test_corruption_of_an_image_does_not_depend_on_its_neighbours(kind: Corruption) -> None:
     if kind.name in DRAWN:
         return
     images = pictures(6, 3, 20, 28)
@@ -109,13 +109,13 @@ def test_images_do_not_depend_on_their_neighbours(kind: Corruption) -> None:
 
 
 @KINDS
-def test_there_is_no_gradient(kind: Corruption) -> None:
+def test_corruption_has_no_gradient(kind: Corruption) -> None:
     images = pictures(2, 1, 8, 8).requires_grad_()
     assert not kind(images, 1, generator()).requires_grad
 
 
 @KINDS
-def test_what_is_told_of_it(kind: Corruption) -> None:
+def test_corruption_describes_itself(kind: Corruption) -> None:
     assert [kind.value(severity) for severity in SEVERITIES] == list(kind.values)
     assert len(set(kind.values)) == 5
     assert kind.title
@@ -133,7 +133,7 @@ def test_what_is_told_of_it(kind: Corruption) -> None:
 @pytest.mark.parametrize(
     "wrong", [torch.zeros(2, 3, 4), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(4)]
 )
-def test_what_is_no_image_is_refused(wrong: Tensor) -> None:
+def test_corruption_refuses_what_is_no_image(wrong: Tensor) -> None:
     with pytest.raises(DataError, match="to corrupt, but got"):
         CORRUPTIONS["brightness"](wrong, 1, generator())
 
@@ -208,7 +208,7 @@ def test_shot_noise_has_the_moments_of_a_count(severity: int) -> None:
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_impulses_are_as_many_as_said_half_of_them_black(severity: int) -> None:
+def test_impulse_noise_hits_its_share_half_of_it_black(severity: int) -> None:
     images = torch.full((1, 2, 200, 200), 0.5)
     found = CORRUPTIONS["impulse-noise"](images, severity, generator())
     share = CORRUPTIONS["impulse-noise"].value(severity)
@@ -230,7 +230,7 @@ def _middle(images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 40), (28, 28)])
 @pytest.mark.parametrize("severity", [1, 5])
-def test_a_disc_turns_by_the_angle(shape: tuple[int, int], severity: int) -> None:
+def test_rotation_turns_a_disc_by_the_angle(shape: tuple[int, int], severity: int) -> None:
     image = (
         torch.nn.functional.pad(disc(24), (8, shape[1] - 32, 0, shape[0] - 24)) if shape[0] > 28 else disc(28)
     )
@@ -244,7 +244,7 @@ def test_a_disc_turns_by_the_angle(shape: tuple[int, int], severity: int) -> Non
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_a_disc_moves_along_both_axes_each_way(severity: int) -> None:
+def test_translation_moves_a_disc_along_both_axes_each_way(severity: int) -> None:
     image = torch.nn.functional.pad(disc(24), (12, 12, 20, 20))  # 64 x 48
     shifts = _middle(Translation()(image.expand(60, 1, 64, 48), severity, generator())) - _middle(image)
     expected = Translation().value(severity) * torch.tensor([64.0, 48.0])
@@ -253,7 +253,7 @@ def test_a_disc_moves_along_both_axes_each_way(severity: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["gaussian-blur", "shot-noise", "rotation", "translation"])
-def test_a_black_border_stays_black_as_far_as_nothing_reaches_it(name: str) -> None:
+def test_motion_leaves_a_black_border_black_as_far_as_nothing_reaches_it(name: str) -> None:
     image = torch.nn.functional.pad(torch.rand(1, 1, 14, 14, generator=generator()), (7, 7, 7, 7))
     found = CORRUPTIONS[name](image, 3, generator())
     assert float(found[..., 0, :].max()) < 1e-6
@@ -261,6 +261,6 @@ def test_a_black_border_stays_black_as_far_as_nothing_reaches_it(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["rotation", "translation"])
-def test_images_go_on_as_their_border(name: str) -> None:
+def test_motion_continues_images_as_their_border(name: str) -> None:
     flat = torch.full((3, 2, 10, 14), 0.7)
     torch.testing.assert_close(CORRUPTIONS[name](flat, 5, generator()), flat)

@@ -132,7 +132,7 @@ def _integrals(layer: nn.Module, mean: Tensor, std: Tensor) -> tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize("name", BENT)
-def test_hinges_are_the_function(name: str) -> None:
+def test_activation_hinges_are_the_function(name: str) -> None:
     build, positions = BENT[name]
     layer = build().double()
     function = _activation(layer)
@@ -147,7 +147,7 @@ def test_hinges_are_the_function(name: str) -> None:
     torch.testing.assert_close(value, layer(points), rtol=0, atol=1e-12)
 
 
-def test_the_most_frequent_takes_the_shortest_way() -> None:
+def test_relu_takes_the_shortest_way() -> None:
     for layer in (nn.ReLU(), nn.ReLU(inplace=True), _Function(F.relu), _Function(torch.relu)):
         assert _activation(layer).hinges is RECTIFIER
 
@@ -161,7 +161,7 @@ def _noisy() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", BENT)
-def test_moments_of_bent_activations_are_integrals(name: str) -> None:
+def test_moments_of_piecewise_linear_activations_are_integrals(name: str) -> None:
     layer = BENT[name][0]().double()
     mean, std = _noisy()
     with torch.no_grad():
@@ -186,7 +186,7 @@ def test_moments_of_smooth_activations_are_near_integrals(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*BENT, *SMOOTH])
-def test_covariances_are_kept_by_the_mean_slope(name: str) -> None:
+def test_activation_keeps_covariances_by_its_mean_slope(name: str) -> None:
     """The factors of f(z) are Cov(f(z), z_r) = E f'(z) times those of z (Stein, 1981)."""
     layer = (SMOOTH.get(name) or BENT[name][0])().double()
     mean, std = _noisy()
@@ -202,7 +202,7 @@ def test_covariances_are_kept_by_the_mean_slope(name: str) -> None:
     torch.testing.assert_close(found.variance, expected.variance)
 
 
-def test_an_activation_of_ones_own_goes_by_quadrature() -> None:
+def test_activation_of_ones_own_goes_by_quadrature() -> None:
     mean, variance = torch.randn(2, 4, dtype=torch.float64), torch.rand(1, 4, dtype=torch.float64)
     found = Gaussian(mean, variance).monotone(Elementwise(torch.arctan))
     torch.testing.assert_close((found.mean, found.variance), quadrature(torch.arctan, mean, variance))

@@ -45,7 +45,7 @@ def _margins(
     [(2.0, "ball"), (2.0, "box_ball"), (math.inf, "box"), (math.inf, "box_ball")],
 )
 @pytest.mark.parametrize("is_flat", [False, True])
-def test_of_a_linear_model_the_margin_is_exact(
+def test_bounds_of_a_linear_model_have_the_exact_margin(
     norm: float, domain: DomainName, is_flat: bool, exact: OperatorNorms
 ) -> None:
     torch.manual_seed(0)
@@ -64,7 +64,7 @@ def test_of_a_linear_model_the_margin_is_exact(
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_normalisation_costs_nothing_where_it_is_even(exact: OperatorNorms) -> None:
+def test_bounds_lose_nothing_by_normalisation_where_it_is_even(exact: OperatorNorms) -> None:
     torch.manual_seed(1)
     layer, images, labels = nn.Linear(4, 3).double(), torch.rand(6, 1, 2, 2).double(), torch.arange(6) % 3
     model = nn.Sequential(Normalize([0.3], [0.25]).double(), nn.Flatten(), layer)
@@ -173,7 +173,7 @@ def _tiny(seed: int) -> nn.Sequential:
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("norm", [2.0, math.inf])
 @pytest.mark.parametrize("seed", range(8))
-def test_of_a_tiny_net_no_margin_is_above_the_true_one(
+def test_bounds_of_a_tiny_net_are_never_above_the_true_margin(
     seed: int, norm: float, clip: bool, exact: OperatorNorms
 ) -> None:
     model = _tiny(seed)
@@ -191,7 +191,7 @@ def test_of_a_tiny_net_no_margin_is_above_the_true_one(
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("norm", [2.0, math.inf])
-def test_the_exhaustive_search_is_one(norm: float, seed: int) -> None:
+def test_exhaustive_search_is_one(norm: float, seed: int) -> None:
     """Against a fine grid, which comes near the least margin from above."""
     model, image = _tiny(seed), torch.tensor([0.4, 0.7], dtype=torch.float64)
     label = int(model(image[None]).argmax())

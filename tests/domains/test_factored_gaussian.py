@@ -105,7 +105,9 @@ class _Stages(nn.Module):
 
 
 @pytest.mark.parametrize("name", AFFINE)
-def test_it_is_exact_through_all_affine_layers_and_the_first_activation(name: str, sampled: Sampler) -> None:
+def test_factored_gaussian_is_exact_through_all_affine_layers_and_the_first_activation(
+    name: str, sampled: Sampler
+) -> None:
     """And in the mean of one affine layer more."""
     model, image = _Stages(AFFINE[name]()), _image()
     expected: Sampled = sampled(model, image, _factors())
@@ -119,7 +121,7 @@ def test_it_is_exact_through_all_affine_layers_and_the_first_activation(name: st
     _assert_sampled(both, expected.variance[known], expected.variance_error[known])
 
 
-def test_the_rest_is_exact_through_one_affine_layer(sampled: Sampler) -> None:
+def test_factored_gaussian_rest_is_exact_through_one_affine_layer(sampled: Sampler) -> None:
     image, rest = _image(), _image(2) / 20
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -133,7 +135,7 @@ def test_the_rest_is_exact_through_one_affine_layer(sampled: Sampler) -> None:
 
 
 @pytest.mark.parametrize("name", AFFINE)
-def test_linear_maps_act_on_factors(name: str) -> None:
+def test_factored_gaussian_takes_its_factors_through_linear_maps(name: str) -> None:
     head, images = AFFINE[name](), torch.stack([_image(), _image(1)])
     with torch.no_grad():
         found = propagate(head, FactoredGaussian(images, _factors()[:, None]))
@@ -144,7 +146,7 @@ def test_linear_maps_act_on_factors(name: str) -> None:
     assert (found.rest == 0).all()
 
 
-def test_a_value_minus_itself_is_nothing() -> None:
+def test_factored_gaussian_minus_itself_is_nothing() -> None:
     found = propagate(_Skip().double(), FactoredGaussian(_image()[None], _factors()[:, None]))
     assert (found.variance[:, 4:] == 0).all()
     assert (
@@ -158,7 +160,7 @@ def test_a_value_minus_itself_is_nothing() -> None:
 # Against the other distributions
 
 
-def test_without_factors_it_is_the_independent_one(net: Net, exact: OperatorNorms) -> None:
+def test_factored_gaussian_without_factors_is_the_independent_one(net: Net, exact: OperatorNorms) -> None:
     images = net.images(3)
     variance = 0.1 + images[:1].square() / 9
     none = torch.zeros(1, 1, *net.input_shape, dtype=images.dtype)
@@ -170,7 +172,7 @@ def test_without_factors_it_is_the_independent_one(net: Net, exact: OperatorNorm
     assert (found.factors == 0).all()
 
 
-def test_as_many_factors_as_pixels_or_their_square_root_of_a_covariance() -> None:
+def test_factored_gaussian_takes_as_many_factors_as_pixels_or_a_root_of_a_covariance() -> None:
     """What factors span the covariance does not matter."""
     model = nn.Sequential(AFFINE["deep"](), nn.ReLU(), nn.Linear(4, 5).double(), nn.Tanh())
     factors = _factors(50)
@@ -182,7 +184,7 @@ def test_as_many_factors_as_pixels_or_their_square_root_of_a_covariance() -> Non
     torch.testing.assert_close((found.mean, found.variance), (expected.mean, expected.variance))
 
 
-def test_through_affine_layers_it_is_the_whole_covariance() -> None:
+def test_factored_gaussian_through_affine_layers_is_the_whole_covariance() -> None:
     factors, images = _factors(), torch.stack([_image(), _image(1)])
     flat = factors.flatten(1).T[None]
     for build in AFFINE.values():
@@ -193,7 +195,7 @@ def test_through_affine_layers_it_is_the_whole_covariance() -> None:
         torch.testing.assert_close(own @ own.mT, expected.covariance)
 
 
-def test_one_set_of_factors_for_all_images_or_one_for_each(
+def test_factored_gaussian_takes_one_set_of_factors_for_all_images_or_one_for_each(
     nets: Callable[[str], Net], exact: OperatorNorms
 ) -> None:
     for name in WHOLE:
@@ -208,7 +210,7 @@ def test_one_set_of_factors_for_all_images_or_one_for_each(
 # Parts
 
 
-def test_the_variance_is_what_factors_and_rest_make(net: Net, exact: OperatorNorms) -> None:
+def test_factored_gaussian_variance_is_what_factors_and_rest_make(net: Net, exact: OperatorNorms) -> None:
     images = net.images(3)
     value = FactoredGaussian(images, _factors(shape=net.input_shape)[:, None], images[:1] / 9)
     with torch.no_grad():
@@ -218,7 +220,9 @@ def test_the_variance_is_what_factors_and_rest_make(net: Net, exact: OperatorNor
 
 
 @pytest.mark.parametrize("model", [nn.MaxPool1d(2, 1), MinMax(), GroupSort(2)])
-def test_the_larger_of_two_is_exact_with_its_factors(model: nn.Module, sampled: Sampler) -> None:
+def test_factored_gaussian_larger_of_two_is_exact_with_its_factors(
+    model: nn.Module, sampled: Sampler
+) -> None:
     image, factors = _image().reshape(2, 25), _factors(3).reshape(3, 2, 25)
     rest = _image(2).reshape(2, 25) / 20
 
@@ -242,7 +246,7 @@ def test_the_larger_of_two_is_exact_with_its_factors(model: nn.Module, sampled: 
     )
 
 
-def test_constants_that_are_set_have_no_factors() -> None:
+def test_factored_gaussian_gives_constants_no_factors() -> None:
     value = FactoredGaussian(_image()[None], _factors()[:, None], _image(2)[None])
     padded = value.monotone(Rearrange(lambda x: nn.functional.pad(x, (1, 0), value=-3.5)))
     assert (padded.mean[..., 0] == -3.5).all()
@@ -251,7 +255,7 @@ def test_constants_that_are_set_have_no_factors() -> None:
     torch.testing.assert_close(padded.factors[..., 1:], value.factors)
 
 
-def test_sums_shifts_negatives_and_joins() -> None:
+def test_factored_gaussian_sums_shifts_negatives_and_joins() -> None:
     one = FactoredGaussian(_image()[None], _factors()[:, None], _image(2)[None])
     images = torch.stack([_image(1), _image(3)])
     other = FactoredGaussian(images, _factors(seed=5)[:, None].expand(-1, 2, *IMAGE), images)
@@ -295,7 +299,7 @@ class _Errors(NamedTuple):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_whole_nets_are_near_the_nearer_the_less_noise(
+def test_factored_gaussian_is_near_for_whole_nets_the_nearer_the_less_noise(
     name: str, nets: Callable[[str], Net], exact: OperatorNorms, sampled: Sampler
 ) -> None:
     net = nets(name)

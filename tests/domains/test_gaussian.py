@@ -85,7 +85,7 @@ def _factors(std: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", AFFINE)
-def test_it_is_exact_through_the_first_activation(name: str, sampled: Sampler) -> None:
+def test_gaussian_is_exact_through_the_first_activation(name: str, sampled: Sampler) -> None:
     """And in the mean of one affine layer more."""
     model, image = _stages(name), _image()
     std = 0.2 + 0.4 * _image(seed=2)
@@ -101,7 +101,7 @@ def test_it_is_exact_through_the_first_activation(name: str, sampled: Sampler) -
 
 
 @pytest.mark.parametrize("name", AFFINE)
-def test_an_affine_layer_squares_its_matrix(name: str) -> None:
+def test_gaussian_variance_goes_by_the_squared_matrix_of_an_affine_layer(name: str) -> None:
     head, images = _stages(name).head, torch.stack([_image(), _image(1)])
     variance = _image(seed=2)[None]
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_an_affine_layer_squares_its_matrix(name: str) -> None:
     assert len(found.variance) == 1  # still the same for all images
 
 
-def test_the_larger_of_two_is_exact(sampled: Sampler) -> None:
+def test_gaussian_larger_of_two_is_exact(sampled: Sampler) -> None:
     """Pooled, and sorted in pairs."""
     image = _image().reshape(2, 25)[:, :24]
     std = 0.1 + 0.5 * _image(seed=2).reshape(2, 25)[:, :24]
@@ -128,7 +128,7 @@ def test_the_larger_of_two_is_exact(sampled: Sampler) -> None:
 @pytest.mark.parametrize(
     "model", [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1, dilation=2), nn.MaxPool2d((3, 1), ceil_mode=True)]
 )
-def test_the_largest_of_several_is_near(model: nn.Module, sampled: Sampler) -> None:
+def test_gaussian_largest_of_several_is_near(model: nn.Module, sampled: Sampler) -> None:
     image, std = _image(), torch.full(IMAGE, 0.3, dtype=torch.float64)
     expected: Sampled = sampled(model, image, _factors(std))
     found = propagate(model, Gaussian(image[None], std[None].square()))
@@ -138,7 +138,7 @@ def test_the_largest_of_several_is_near(model: nn.Module, sampled: Sampler) -> N
 
 
 @pytest.mark.parametrize("size", [2, 3, 6])
-def test_sorted_groups_are_in_order_and_near(size: int, sampled: Sampler) -> None:
+def test_gaussian_sorted_groups_are_in_order_and_near(size: int, sampled: Sampler) -> None:
     image = torch.tensor([0.1, 0.9, 0.4, -0.2, 0.5, 0.3], dtype=torch.float64)
     std = torch.full((6,), 0.3, dtype=torch.float64)
     model = GroupSort(size)
@@ -152,7 +152,7 @@ def test_sorted_groups_are_in_order_and_near(size: int, sampled: Sampler) -> Non
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 1, 1), (1, 2, 1, 1), (3, 1, 1, 1), (1, *IMAGE), (3, *IMAGE)])
-def test_a_variance_of_any_shape_that_broadcasts(shape: tuple[int, ...]) -> None:
+def test_gaussian_takes_a_variance_of_any_shape_that_broadcasts(shape: tuple[int, ...]) -> None:
     images = torch.stack([_image(seed) for seed in range(3)])
     variance = 0.1 + torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     value = Gaussian(images, variance)
@@ -172,7 +172,7 @@ def _pair() -> tuple[Gaussian, Gaussian]:
     return Gaussian(images, images.square() / 9), Gaussian(images.flip(0), _image(2)[None] / 4)
 
 
-def test_sums_shifts_and_negatives() -> None:
+def test_gaussian_sums_shifts_and_negatives() -> None:
     first, second = _pair()
     for one, other in ((first, second), (second, first)):
         total = one.add(other)
@@ -187,7 +187,7 @@ def test_sums_shifts_and_negatives() -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
-def test_one_after_the_other(dim: int) -> None:
+def test_gaussian_joins_are_one_after_the_other(dim: int) -> None:
     first, second = _pair()
     joined = first.cat([second, first], dim)
     wanted = [first.mean, second.mean, first.mean]
@@ -197,7 +197,7 @@ def test_one_after_the_other(dim: int) -> None:
     assert len(second.cat([second], dim).variance) == 1
 
 
-def test_constants_that_are_set_have_no_variance() -> None:
+def test_gaussian_gives_constants_no_variance() -> None:
     value, _ = _pair()
     padded = value.monotone(Rearrange(lambda x: nn.functional.pad(x, (1, 2), value=-3.5)))
     assert (padded.mean[..., [0, 6, 7]] == -3.5).all()
@@ -205,14 +205,14 @@ def test_constants_that_are_set_have_no_variance() -> None:
     torch.testing.assert_close(padded.variance[..., 1:6], value.variance)
 
 
-def test_moved_coordinates_take_their_variances_along() -> None:
+def test_gaussian_moves_variances_with_their_coordinates() -> None:
     value, _ = _pair()
     found = value.monotone(moved(lambda x: x.flip(3).transpose(1, 2)))
     torch.testing.assert_close(found.mean, value.mean.flip(3).transpose(1, 2))
     torch.testing.assert_close(found.variance, value.variance.flip(3).transpose(1, 2))
 
 
-def test_factors_count_squared() -> None:
+def test_gaussian_variance_counts_factors_squared() -> None:
     value, _ = _pair()
     scale = torch.tensor([2.0, -3.0], dtype=torch.float64)[:, None, None]
 

@@ -51,7 +51,7 @@ def _std(images: Tensor, size: float) -> Tensor:
     return size * (0.5 + torch.rand(1, *images.shape[1:], generator=generator)).to(images.dtype)
 
 
-def test_every_net_lets_them_through(net: Net, start: Start, exact: OperatorNorms) -> None:
+def test_moments_pass_through_every_net(net: Net, start: Start, exact: OperatorNorms) -> None:
     images = net.images(4)
     with torch.no_grad():
         found = net.program.run(start(images, _std(images, 0.3)), exact)
@@ -66,7 +66,7 @@ def test_every_net_lets_them_through(net: Net, start: Start, exact: OperatorNorm
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
-def test_without_noise_it_is_the_net(
+def test_moments_without_noise_are_the_net(
     net: Net, start: Start, exact: OperatorNorms, dtype: torch.dtype, tolerance: float
 ) -> None:
     model, images = copy.deepcopy(net.model).to(dtype), net.images(4).to(dtype)
@@ -76,7 +76,7 @@ def test_without_noise_it_is_the_net(
     assert (found.variance.abs() <= 1e-12).all()
 
 
-def test_single_precision_is_near_double(net: Net, start: Start, exact: OperatorNorms) -> None:
+def test_moments_in_single_precision_are_near_double(net: Net, start: Start, exact: OperatorNorms) -> None:
     images = net.images(4)
     if net.name == "softplus-jump":
         pytest.skip("rounding decides on which side of its jump a point of the quadrature lies")
@@ -89,7 +89,7 @@ def test_single_precision_is_near_double(net: Net, start: Start, exact: Operator
     torch.testing.assert_close(found.variance.double(), expected.variance, rtol=1e-3, atol=1e-5)
 
 
-def test_a_batch_is_its_examples(net: Net, start: Start, exact: OperatorNorms) -> None:
+def test_moments_of_a_batch_are_those_of_its_examples(net: Net, start: Start, exact: OperatorNorms) -> None:
     images = net.images(5)
     std = _std(images, 0.3)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_a_batch_is_its_examples(net: Net, start: Start, exact: OperatorNorms) -
 
 
 @pytest.mark.parametrize("std", [0.0, 0.2])
-def test_gradients_reach_all_weights_and_are_finite(
+def test_moments_have_finite_gradients_that_reach_all_weights(
     net: Net, start: Start, exact: OperatorNorms, std: float
 ) -> None:
     """In single precision, and without noise too."""
@@ -122,7 +122,9 @@ def test_gradients_reach_all_weights_and_are_finite(
                 assert gradient.any() or not std or name in unused or name.endswith("bias"), name
 
 
-def test_gradients_are_those_of_finite_differences(net: Net, start: Start, exact: OperatorNorms) -> None:
+def test_moments_have_the_gradients_of_finite_differences(
+    net: Net, start: Start, exact: OperatorNorms
+) -> None:
     if net.name == "softplus-jump":
         pytest.skip("it has no derivative at its jump, where some point of the quadrature may lie")
     images = net.images(2)
@@ -148,7 +150,7 @@ def test_gradients_are_those_of_finite_differences(net: Net, start: Start, exact
     torch.testing.assert_close(slope, (far - near) / 2e-5, rtol=1e-4, atol=1e-6)
 
 
-def test_an_empty_batch_has_empty_moments(
+def test_moments_of_an_empty_batch_are_empty(
     nets: Callable[[str], Net], start: Start, exact: OperatorNorms
 ) -> None:
     images = nets("conv").images(1)
@@ -175,14 +177,16 @@ class _Cumulative(nn.Module):
         return x.cummax(1).values
 
 
-def test_a_function_of_ones_own_is_refused_with_a_way_out(start: Start) -> None:
+def test_moments_refuse_a_function_of_ones_own_with_a_way_out(start: Start) -> None:
     images = torch.rand(2, 4)
     value = start(images, torch.full((1, 4), 0.1))
-    with pytest.raises(ModelError, match=r"Elementwise, Valley, .*_Cumulated\. Write the rule in those, or "):
+    with pytest.raises(
+        ModelError, match=r"Elementwise, Unimodal, .*_Cumulated\. Write the rule in those, or "
+    ):
         value.monotone(_Cumulated())
 
 
-def test_a_rule_of_ones_own_that_is_made_of_it_is_refused(
+def test_moments_refuse_a_rule_made_of_a_function_of_ones_own(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("withstand.graph.rule_registry._MODULES", {_Cumulative: _rule})

@@ -107,7 +107,7 @@ def _assert_equal(found: Tensor, expected: Tensor, tolerance: float) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("reach", [1e-8, 1.0, 1e5])
-def test_it_is_the_maximum(kind: str, scale: float, reach: float) -> None:
+def test_ball_box_gains_are_the_maximum(kind: str, scale: float, reach: float) -> None:
     for seed, hidden in enumerate((1, 2, 5, 40)):
         found = instance(seed, hidden, scale=scale, reach=reach, kind=kind)
         _assert_equal(found.gains(), found.expected(), 1e-9)
@@ -121,7 +121,7 @@ def test_it_is_the_maximum(kind: str, scale: float, reach: float) -> None:
     kind=st.sampled_from(KINDS),
 )
 @settings(max_examples=60, deadline=None)
-def test_it_is_the_maximum_whatever_the_sizes(
+def test_ball_box_gains_are_the_maximum_whatever_the_sizes(
     seed: int, hidden: int, scale: float, reach: float, kind: str
 ) -> None:
     hidden = min(hidden, 60) if kind == "geometric" else hidden
@@ -144,7 +144,7 @@ def _by_solver(direction: Any, below: Any, above: Any, radius: float) -> float:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_general_solver_finds_as_much(seed: int) -> None:
+def test_ball_box_gains_are_those_of_a_general_solver(seed: int) -> None:
     found = instance(seed, hidden=5)
     gains = found.gains()
     for row, label in enumerate(found.labels.tolist()):
@@ -156,7 +156,7 @@ def test_a_general_solver_finds_as_much(seed: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 3])
-def test_it_bounds_after_any_number_of_steps(kind: str, num_steps: int) -> None:
+def test_ball_box_gains_bound_after_any_number_of_steps(kind: str, num_steps: int) -> None:
     for seed in range(20):
         found = instance(seed, hidden=20, kind=kind)
         expected = found.expected()
@@ -166,7 +166,7 @@ def test_it_bounds_after_any_number_of_steps(kind: str, num_steps: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_single_precision_it_bounds_within_rounding(kind: str) -> None:
+def test_ball_box_gains_in_single_precision_bound_within_rounding(kind: str) -> None:
     for seed in range(20):
         found = instance(seed, hidden=200 if kind != "geometric" else 20, kind=kind).float()
         single, expected = found.gains().double(), found.expected()
@@ -174,7 +174,7 @@ def test_in_single_precision_it_bounds_within_rounding(kind: str) -> None:
         assert (single <= expected * (1 + 1e-4) + 1e-12).all()
 
 
-def test_it_is_never_above_the_bounds_of_ball_and_box() -> None:
+def test_ball_box_gains_are_never_above_those_of_ball_and_box() -> None:
     for kind in KINDS:
         weight, labels, below, above, radius = found = instance(3, kind=kind)
         direction = weight[None] - weight[labels, None]
@@ -184,14 +184,14 @@ def test_it_is_never_above_the_bounds_of_ball_and_box() -> None:
             assert (found.gains(num_steps) <= torch.minimum(ball, box) * (1 + 1e-12)).all()
 
 
-def test_the_true_class_gains_nothing() -> None:
+def test_ball_box_gains_of_the_true_class_are_none() -> None:
     for kind in KINDS:
         found = instance(4, kind=kind)
         assert (found.gains()[torch.arange(6), found.labels] == 0).all()
 
 
 @pytest.mark.parametrize("part", ["weight", "below", "above", "radius"])
-def test_what_is_not_a_number_stays_none(part: str) -> None:
+def test_ball_box_gains_of_what_is_not_a_number_are_no_number(part: str) -> None:
     found = instance(0)
     spoilt = getattr(found, part).clone()
     spoilt[0] = math.nan
@@ -200,7 +200,7 @@ def test_what_is_not_a_number_stays_none(part: str) -> None:
     assert gains[0, others].isnan().all()
 
 
-def test_an_empty_batch_gains_nothing() -> None:
+def test_ball_box_gains_of_an_empty_batch_are_empty() -> None:
     weight, labels, below, above, radius = instance(0)
     empty = ball_box_gains(weight, labels[:0], below[:0], above[:0], radius[:0])
     assert empty.shape == (0, 4)
@@ -216,7 +216,7 @@ def _leaves(found: Instance) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("reach", [0.3, 1.0, 3.0])
-def test_gradients_are_those_of_finite_differences(reach: float) -> None:
+def test_ball_box_gains_have_the_gradients_of_finite_differences(reach: float) -> None:
     for seed in range(2):
         found = instance(seed, hidden=7, reach=reach)
 
@@ -228,7 +228,9 @@ def test_gradients_are_those_of_finite_differences(reach: float) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_steps", [0, 2, None])
-def test_gradients_are_numbers_where_all_is_degenerate(kind: str, num_steps: int | None) -> None:
+def test_ball_box_gains_have_gradients_that_are_numbers_where_all_is_degenerate(
+    kind: str, num_steps: int | None
+) -> None:
     weight, below, above, radius = _leaves(found := instance(1, kind=kind))
     gains = ball_box_gains(weight, found.labels, below, above, radius, num_steps=num_steps)
     for gradient in torch.autograd.grad(gains.sum(), [weight, below, above, radius]):
@@ -250,7 +252,7 @@ def _with_gradients(found: Instance) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("size", [1, 100, 150])
-def test_chunks_change_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ball_box_gains_do_not_depend_on_chunks(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = instance(2)
     whole = _with_gradients(found)
     monkeypatch.setattr(worst_case, "_CHUNK", size)
@@ -262,7 +264,7 @@ def _assert_all_close(found: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_the_gain_over_a_box_is_the_sum_of_its_sides() -> None:
+def test_box_gains_are_the_sums_of_its_sides() -> None:
     weight, labels, _, above, _ = instance(5)
     expected: Any = ((weight[None] - weight[labels, None]).abs() * above[:, None]).sum(-1)
     torch.testing.assert_close(box_gains(weight, labels, above), expected)

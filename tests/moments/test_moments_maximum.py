@@ -48,7 +48,7 @@ def _integrals(a: tuple[float, float], b: tuple[float, float], rho: float) -> tu
 
 @settings(max_examples=60, deadline=None)
 @given(mean=_means, other=_means, std=_stds, other_std=_stds, rho=st.floats(-0.99, 0.99) | st.none())
-def test_moments_are_integrals(
+def test_larger_moments_are_integrals(
     mean: float, other: float, std: float, other_std: float, rho: float | None
 ) -> None:
     covariance = None if rho is None else _number(rho * std * other_std)
@@ -58,7 +58,7 @@ def test_moments_are_integrals(
     assert found[1].item() == pytest.approx(expected[1], rel=1e-8, abs=1e-8)
 
 
-def test_moments_and_share_agree_with_samples() -> None:
+def test_larger_moments_and_share_agree_with_samples() -> None:
     one, var_a, two, var_b, covariance = _random(0, 6)
     factor = torch.linalg.cholesky(
         torch.stack([torch.stack([var_a, covariance], 1), torch.stack([covariance, var_b], 1)], 1)
@@ -74,7 +74,7 @@ def test_moments_and_share_agree_with_samples() -> None:
         assert ((values.mean(0) - found).abs() <= 5 * values.std(0) / math.sqrt(NUM_SAMPLES)).all()
 
 
-def test_which_is_first_does_not_matter() -> None:
+def test_larger_does_not_depend_on_which_is_first() -> None:
     one, var_a, two, var_b, covariance = _random(1, 50)
     for joint in (None, covariance):
         found = larger(one, var_a, two, var_b, joint)
@@ -83,14 +83,14 @@ def test_which_is_first_does_not_matter() -> None:
         torch.testing.assert_close(sum(shares), torch.ones_like(one))
 
 
-def test_it_shifts_and_scales() -> None:
+def test_larger_shifts_and_scales() -> None:
     one, var_a, two, var_b, covariance = _random(2, 50)
     mean, variance = larger(one, var_a, two, var_b, covariance)
     moved = larger(3 * one + 7, 9 * var_a, 3 * two + 7, 9 * var_b, 9 * covariance)
     torch.testing.assert_close(moved, (3 * mean + 7, 9 * variance))
 
 
-def test_beside_a_constant_it_is_the_rectifier() -> None:
+def test_larger_beside_a_constant_is_the_rectifier() -> None:
     mean, variance, *_ = _random(3, 50)
     constant, none = torch.full_like(mean, 0.3), torch.zeros_like(mean)
     expected, spread = rectified(mean - 0.3, variance)
@@ -99,7 +99,7 @@ def test_beside_a_constant_it_is_the_rectifier() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_beside_itself_it_stays(dtype: torch.dtype) -> None:
+def test_larger_of_a_value_and_itself_is_that_value(dtype: torch.dtype) -> None:
     mean, variance = (each.to(dtype).requires_grad_() for each in _random(4, 50)[:2])
     found = larger(mean, variance, mean, variance, variance)
     torch.testing.assert_close(found, (mean, variance))
@@ -107,7 +107,7 @@ def test_beside_itself_it_stays(dtype: torch.dtype) -> None:
         assert gradient.isfinite().all()
 
 
-def test_beside_its_negative_it_is_folded() -> None:
+def test_larger_of_a_value_and_its_negative_is_folded() -> None:
     mean, variance, *_ = _random(5, 50)
     expected, spread = larger(mean, variance, -mean, variance, -variance)
     h = mean / variance.sqrt()
@@ -118,7 +118,9 @@ def test_beside_its_negative_it_is_folded() -> None:
 
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("variance_shape", [(3, 4), (1, 4), (1, 1)])
-def test_gradients_are_those_of_finite_differences(joint: bool, variance_shape: tuple[int, ...]) -> None:
+def test_larger_gradients_are_those_of_finite_differences(
+    joint: bool, variance_shape: tuple[int, ...]
+) -> None:
     one, _, two, _, _ = _random(6, 3, 4)
     _, var_a, _, var_b, covariance = _random(7, *variance_shape)
     inputs = [value.requires_grad_() for value in (one, var_a, two, var_b, covariance)]
@@ -127,7 +129,7 @@ def test_gradients_are_those_of_finite_differences(joint: bool, variance_shape: 
     assert torch.autograd.gradcheck(share_of_first, inputs)
 
 
-def test_the_share_is_the_slope_of_the_mean() -> None:
+def test_share_of_first_is_the_slope_of_the_mean() -> None:
     """By which Cov(max(x, y), ·) = share Cov(x, ·) + (1 - share) Cov(y, ·) (Stein, 1981)."""
     one, var_a, two, var_b, covariance = _random(8, 20)
     means = (one.requires_grad_(), two.requires_grad_())
@@ -140,7 +142,9 @@ def test_the_share_is_the_slope_of_the_mean() -> None:
 @pytest.mark.parametrize("std", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("h", [1e1, 1e3, 1e4, -1e1, -1e3, -1e4])
 @pytest.mark.parametrize("rho", [None, 0.0, -0.9, 0.9])
-def test_far_apart_single_precision_loses_nothing(h: float, std: float, rho: float | None) -> None:
+def test_larger_of_values_far_apart_loses_nothing_in_single_precision(
+    h: float, std: float, rho: float | None
+) -> None:
     values = [h * std, std**2, -h * std, 0.25 * std**2]
     values = values if rho is None else [*values, 0.5 * rho * std**2]
     found = larger(*[torch.tensor(value) for value in values])
@@ -149,7 +153,7 @@ def test_far_apart_single_precision_loses_nothing(h: float, std: float, rho: flo
     assert found[1].item() == pytest.approx(expected[1].item(), rel=1e-3)
 
 
-def test_single_precision_is_near_double() -> None:
+def test_larger_in_single_precision_is_near_double() -> None:
     values = _random(9, 10_000)
     found = larger(*(value.float() for value in values))
     for own, expected in zip(found, larger(*values), strict=True):
@@ -157,7 +161,7 @@ def test_single_precision_is_near_double() -> None:
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_padding_is_never_the_larger(joint: bool) -> None:
+def test_larger_is_never_the_padding(joint: bool) -> None:
     mean = torch.tensor([-1e4, -2.0, 0.0, 0.3, 1e4], requires_grad=True)
     variance = torch.tensor([1.0, 0.0, 0.0, 4.0, 1e-6], requires_grad=True)
     padded, none = torch.full_like(mean, PADDED), torch.zeros_like(mean)
@@ -184,7 +188,7 @@ def test_padding_is_never_the_larger(joint: bool) -> None:
             assert (gradient == 0).all()
 
 
-def test_padding_beside_padding_stays_padding() -> None:
+def test_larger_of_padding_and_padding_is_padding() -> None:
     padded = torch.full((3,), PADDED, requires_grad=True)
     none = torch.zeros(3, requires_grad=True)
     mean, variance = larger(padded, none, padded, none)
@@ -196,7 +200,7 @@ def test_padding_beside_padding_stays_padding() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("joint", [False, True])
-def test_without_variance_it_is_the_maximum(dtype: torch.dtype, joint: bool) -> None:
+def test_larger_without_variance_is_the_maximum(dtype: torch.dtype, joint: bool) -> None:
     one = torch.tensor([-3.0, 0.0, 0.0, 2.0, 1e4, 1e-8], dtype=dtype, requires_grad=True)
     two = torch.tensor([5.0, 0.0, -1e-8, 2.0, -1e4, 0.0], dtype=dtype, requires_grad=True)
     others = [torch.zeros(6, dtype=dtype, requires_grad=True) for _ in range(3)]
@@ -215,7 +219,9 @@ def test_without_variance_it_is_the_maximum(dtype: torch.dtype, joint: bool) -> 
     variances=st.tuples(*[st.floats(0, 100, width=32)] * 2),
     rho=st.floats(-1, 1),
 )
-def test_bounds(means: tuple[float, float], variances: tuple[float, float], rho: float) -> None:
+def test_larger_moments_lie_within_bounds(
+    means: tuple[float, float], variances: tuple[float, float], rho: float
+) -> None:
     one, two, var_a, var_b = torch.tensor([*means, *variances]).unbind()
     mean, variance = larger(one, var_a, two, var_b, rho * (var_a * var_b).sqrt())
     most, slack = torch.maximum(one, two), 1e-5 * (1 + one.abs() + two.abs())
@@ -225,7 +231,7 @@ def test_bounds(means: tuple[float, float], variances: tuple[float, float], rho:
     assert 0 <= variance <= (var_a + var_b) * (1 + 1e-4) + 1e-6
 
 
-def test_nothing_is_written_into_what_is_given() -> None:
+def test_larger_writes_nothing_into_its_arguments() -> None:
     values = _random(10, 5)
     inputs = [value.clone().requires_grad_() for value in values]
     found = larger(*inputs)
@@ -235,7 +241,7 @@ def test_nothing_is_written_into_what_is_given() -> None:
     assert all(torch.equal(own, value) for own, value in zip(inputs, values, strict=True))
 
 
-def test_a_gradient_for_some_alone() -> None:
+def test_larger_has_a_gradient_for_some_alone() -> None:
     values = _random(11, 5)
     inputs = [value.clone().requires_grad_() for value in values]
     whole = torch.autograd.grad(torch.stack(larger(*inputs)).sum(), inputs)

@@ -191,7 +191,7 @@ def _expected(net: Net, images: Tensor, std: float) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("form", "activation"), EACH)
-def test_the_published_form_passes_through_networks_of_all_forms(
+def test_propagation_in_its_published_form_passes_through_networks_of_all_forms(
     form: Form, activation: Callable[[], nn.Module]
 ) -> None:
     images, labels = _batch()
@@ -209,7 +209,7 @@ def test_the_published_form_passes_through_networks_of_all_forms(
 
 @pytest.mark.parametrize("blur", [0.0, 1.0])
 @pytest.mark.parametrize(("form", "activation"), EACH)
-def test_moments_are_those_of_the_domain(
+def test_propagation_moments_are_those_of_the_domain(
     form: Form, activation: Callable[[], nn.Module], blur: float
 ) -> None:
     images, labels = _batch()
@@ -229,7 +229,7 @@ def test_moments_are_those_of_the_domain(
 
 
 @pytest.mark.parametrize("blur", [0.0, 1.0])
-def test_random_factors_stand_for_the_covariance(blur: float) -> None:
+def test_propagation_has_random_factors_for_the_covariance(blur: float) -> None:
     images, labels = _batch()
     net, noise, seen = Net(_plain, nn.ReLU()).double(), GaussianNoise(STD, blur), Seen()
     way, program = EveryLayer(seen, num_factors=5), Program(net)
@@ -244,6 +244,6 @@ def test_random_factors_stand_for_the_covariance(blur: float) -> None:
     assert not torch.isclose(seen.moments[1].variance, wanted.variance).any()  # drawn anew
 
 
-def test_there_are_no_fewer_factors_than_none() -> None:
+def test_propagation_refuses_fewer_factors_than_none() -> None:
     with pytest.raises(ValueError, match="num_factors of at least 0, but got -1"):
         EveryLayer(num_factors=-1)

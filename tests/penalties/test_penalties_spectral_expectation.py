@@ -61,7 +61,7 @@ def _matrix(operator: Any, shape: tuple[int, ...]) -> Tensor:
     return matrix
 
 
-def test_value_of_a_linear_layer_by_hand() -> None:
+def test_spectral_expectation_of_a_linear_layer_by_hand() -> None:
     torch.manual_seed(0)
     layer = bayes.Linear(20, 12, posterior=POSTERIOR).double()
     std = layer.normals()["weight"].std.detach()
@@ -85,7 +85,9 @@ def test_value_of_a_linear_layer_by_hand() -> None:
         ({"last_only": True, "squared": False}, lambda each: each[-1]),
     ],
 )
-def test_value_of_a_network(options: dict[str, Any], formula: Callable[[Tensor], Tensor]) -> None:
+def test_spectral_expectation_of_a_network(
+    options: dict[str, Any], formula: Callable[[Tensor], Tensor]
+) -> None:
     net = _net()
     loss = SpectralExpectation(**options, num_power_iterations=300)(net, IMAGES, LABELS).loss
     assert loss.item() == pytest.approx(formula(_each(net)).item(), rel=1e-6)
@@ -95,7 +97,7 @@ def test_value_of_a_network(options: dict[str, Any], formula: Callable[[Tensor],
     assert quick.item() == pytest.approx(drawn, rel=2e-2)
 
 
-def test_nothing_is_drawn_and_no_image_counts() -> None:
+def test_spectral_expectation_draws_nothing_and_depends_on_no_image() -> None:
     net, penalty = _net(), SpectralExpectation(num_power_iterations=300)
     before = torch.get_rng_state()
     first = penalty(net, IMAGES, LABELS).loss
@@ -103,7 +105,7 @@ def test_nothing_is_drawn_and_no_image_counts() -> None:
     torch.testing.assert_close(penalty(net, IMAGES.flip(0) * 0.1, LABELS).loss, first)
 
 
-def test_gradient_is_that_of_finite_differences() -> None:
+def test_spectral_expectation_gradient_is_that_of_finite_differences() -> None:
     """Of the means by small steps; of the deviations by steps so wide that single entries count."""
     net, penalty = _net(), SpectralExpectation(num_power_iterations=500)
     torch.autograd.backward(penalty(net, IMAGES, LABELS).loss)
@@ -128,7 +130,7 @@ def test_gradient_is_that_of_finite_differences() -> None:
     assert checked == 6
 
 
-def test_vectors_are_kept_so_that_two_iterations_a_step_follow() -> None:
+def test_spectral_expectation_stores_vectors_so_that_two_iterations_a_step_follow() -> None:
     net, penalty = _net(), SpectralExpectation()
     exact = (_each(net).square().sum() / 2).item()
     for _ in range(60):
@@ -140,7 +142,7 @@ def test_vectors_are_kept_so_that_two_iterations_a_step_follow() -> None:
     assert len(penalty.state_dict()) == 3
 
 
-def test_only_random_layers_count_and_a_plain_network_is_refused() -> None:
+def test_spectral_expectation_counts_only_random_layers_and_refuses_a_plain_network() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(50, 4), nn.Linear(4, 3)).double()
     half = bayes.convert(net, POSTERIOR, {"2": None})
     whole = bayes.convert(net, POSTERIOR)
@@ -161,7 +163,7 @@ def test_only_random_layers_count_and_a_plain_network_is_refused() -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_beside_the_variational_objective_it_is_what_it_is_alone(first: bool) -> None:
+def test_spectral_expectation_beside_the_variational_objective_is_what_it_is_alone(first: bool) -> None:
     def gradients(*objectives: Any) -> list[Tensor]:
         found = None
         for objective in objectives:
@@ -178,7 +180,7 @@ def test_beside_the_variational_objective_it_is_what_it_is_alone(first: bool) ->
     torch.testing.assert_close(both, gradients(bound, term))
 
 
-def test_in_lower_precision_and_compiled() -> None:
+def test_spectral_expectation_in_lower_precision_and_compiled() -> None:
     net = _net().float()
     expected = SpectralExpectation()(net, IMAGES.float(), LABELS).loss
     with torch.autocast("cpu", torch.bfloat16):
@@ -189,7 +191,7 @@ def test_in_lower_precision_and_compiled() -> None:
     torch.testing.assert_close(SpectralExpectation()(compiled, IMAGES.float(), LABELS).loss, expected)
 
 
-def test_layers_without_a_term_may_be_what_they_like() -> None:
+def test_spectral_expectation_leaves_layers_without_a_term_as_they_like() -> None:
     torch.manual_seed(0)
     first = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")
     plain = nn.Sequential(first, nn.Flatten(), nn.Linear(32, 6), nn.ReLU(), nn.Linear(6, 3))

@@ -90,7 +90,7 @@ def _state(model: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("steps", [(3,), (5, 8)])  # five steps an epoch
-def test_interrupted_and_resumed_ends_with_the_same_posterior(
+def test_fit_of_random_weights_resumed_ends_with_the_same_posterior(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, steps: tuple[int, ...]
 ) -> None:
     random = _random(tiny_model)
@@ -120,7 +120,7 @@ def test_interrupted_and_resumed_ends_with_the_same_posterior(
     assert all(map(torch.equal, _state(saved), _state(resumed)))
 
 
-def test_another_posterior_is_another_run(
+def test_fit_takes_another_posterior_for_another_run(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     settings = replace(SETTINGS, epochs=1)
@@ -130,7 +130,7 @@ def test_another_posterior_is_another_run(
         fit(other, tiny_dataset, _objective(), settings, out=tmp_path)
 
 
-def test_training_tells_the_size_of_its_data(
+def test_fit_tells_objectives_the_size_of_the_data(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     found = []
@@ -172,7 +172,7 @@ def test_measures_see_the_model_once_an_epoch_and_change_nothing(
     assert column.iloc[-1] == pytest.approx(max(p.abs().max().item() for p in found[0].parameters()))
 
 
-def test_a_recipe_makes_weights_random(tmp_path: Path) -> None:
+def test_recipe_makes_weights_random(tmp_path: Path) -> None:
     file = tmp_path / "random.yaml"
     file.write_text(RECIPE)
     parsed = parse_recipe(file)

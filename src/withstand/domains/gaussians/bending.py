@@ -94,7 +94,7 @@ class Bending(Moments, ABC):
 def unknown(function: Monotone) -> ModelError:
     """The error of a function of which a distribution knows nothing."""
     return ModelError(
-        f"Moments pass through Elementwise, Valley, Rearrange, MaxPool and SortGroups, but a rule made use "
+        f"Moments pass through Elementwise, Unimodal, Rearrange, MaxPool and SortGroups, but a rule made use "
         f"of {type(function).__name__}. Write the rule in those, or keep to boxes and balls."
     )
 

@@ -23,7 +23,7 @@ def _mean(kept: ProgramCache, model: nn.Module, images: Tensor) -> Tensor:
     return kept.of(model).run(Gaussian(images, torch.zeros(())), GuaranteedNorms()).mean
 
 
-def test_it_is_the_same_while_the_model_stays() -> None:
+def test_program_cache_gives_the_same_while_the_model_stays() -> None:
     kept, model = ProgramCache(), _net()
     program = kept.of(model)
     with torch.no_grad():
@@ -31,7 +31,7 @@ def test_it_is_the_same_while_the_model_stays() -> None:
     assert kept.of(model) is program
 
 
-def test_a_layer_of_another_kind_takes_a_new_one() -> None:
+def test_program_cache_builds_anew_for_a_layer_of_another_kind() -> None:
     kept, model, images = ProgramCache(), _net(), torch.rand(2, 4)
     before, program = _mean(kept, model, images), kept.of(model)
     model[1] = nn.Tanh()
@@ -40,14 +40,14 @@ def test_a_layer_of_another_kind_takes_a_new_one() -> None:
     assert not torch.allclose(_mean(kept, model, images), before)
 
 
-def test_a_layer_of_the_same_kind_is_read_anew() -> None:
+def test_program_cache_reads_a_layer_of_the_same_kind_anew() -> None:
     kept, model, images = ProgramCache(), _net(), torch.rand(2, 4)
     _mean(kept, model, images)
     model[0] = nn.Linear(4, 5)
     torch.testing.assert_close(_mean(kept, model, images), model(images))
 
 
-def test_modes_and_settings_count() -> None:
+def test_program_cache_counts_modes_and_settings() -> None:
     kept, model = ProgramCache(), nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(0.1))
     program = kept.of(model)
     assert kept.of(model.eval()) is not program
@@ -56,21 +56,21 @@ def test_modes_and_settings_count() -> None:
     assert kept.of(model) is not program
 
 
-def test_another_model_takes_its_own() -> None:
+def test_program_cache_builds_anew_for_another_model() -> None:
     kept, first, second, images = ProgramCache(), _net(), _net(), torch.rand(2, 4)
     program = kept.of(first)
     assert kept.of(second) is not program
     torch.testing.assert_close(_mean(kept, second, images), second(images))
 
 
-def test_of_a_compiled_model_it_is_that_of_the_original() -> None:
+def test_program_cache_of_a_compiled_model_is_that_of_the_original() -> None:
     kept, model = ProgramCache(), _net()
     program = kept.of(cast(nn.Module, torch.compile(model, backend="eager")))
     assert kept.of(model) is program
     assert program.fits(model)
 
 
-def test_a_copy_begins_anew() -> None:
+def test_program_cache_begins_anew_when_copied() -> None:
     """Else a copy of what keeps it would copy the model."""
     kept, model = ProgramCache(), _net()
     program = kept.of(model)
@@ -80,7 +80,7 @@ def test_a_copy_begins_anew() -> None:
     assert kept.of(model) is program
 
 
-def test_what_cannot_be_traced_is_refused_each_time() -> None:
+def test_program_cache_refuses_each_time_what_cannot_be_traced() -> None:
     class Branching(nn.Module):
         @override
         def forward(self, x: Tensor) -> Tensor:
