@@ -29,14 +29,14 @@ AttackMode = Literal["training", "evaluation", "random"]
 class Attack(ABC):
     """Looks for images near the given ones, in [0, 1], that the model gets wrong.
 
-    An attack is immutable and keeps no state: what it is told at construction is all there is. One of your
+    An attack is immutable and keeps no state: its settings are all there is. One of your
     own is a frozen dataclass with ``perturb`` and ``name``.
 
     Args:
         norm: In which ``epsilon`` is measured: 1, 2, inf, or None where it is none of these.
         epsilon: The perturbation budget, in [0, 1] units; a float or a schedule of one.
         mode: What the attack is for. ``training``: what its other settings say. ``evaluation``: only
-            success counts, so the worst image met is kept and examples leave the batch once they fool the
+            success counts, so the worst image met is returned and examples leave the batch once they fool the
             model. ``random``: the same of a model that draws its answers, so that one answer decides
             nothing and the worst image is that of the largest loss.
 

@@ -23,7 +23,7 @@ class Cascade(WrappedAttack):
 
     They run one after another, each on the examples that no former one fooled the model with. Of a model
     whose answers are random (``for_random_answers``) every one of them attacks all examples, and the image
-    of the largest cross-entropy is kept.
+    of the largest cross-entropy is returned.
 
     Args:
         members: The attacks, in order; of one norm, with the same budget and in one mode.

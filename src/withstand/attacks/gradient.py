@@ -57,7 +57,7 @@ class PGD(Attack):
         step_size: Length of a step in ``norm``, a float or a schedule of one, or None:
             2.5 epsilon / num_steps.
         step_decay: Factor of the step size over the share of steps done, from 0 to 1.
-        num_restarts: How often to start; from two on the worst image of all is kept.
+        num_restarts: How often to start; from two on the worst image of all is returned.
         random_start: Start uniformly in the ball (else at the image itself).
         loss: What to climb, one value an example: a function of (logits, labels).
         keep_best: Return the worst image met, the given one included, at the price of two

@@ -57,12 +57,12 @@ def suite(
     """The attacks of a level, one after another, each on the examples that are still robust.
 
     ``fast`` is PGD on cross-entropy and on the margin, of 20 steps, and needs no further package. The
-    others begin with AutoAttack, so that from the same seed and in the same batches no example stands that
-    it fells: ``standard`` with its version ``standard``, then PGD of 100 steps on cross-entropy, margin and
+    others begin with AutoAttack, so that from the same seed and in the same batches no example is robust that
+    it breaks: ``standard`` with its version ``standard``, then PGD of 100 steps on cross-entropy, margin and
     DLR, then PGD of 400 steps, which shows whether the steps were enough. ``thorough`` begins with the
     version ``plus`` (in l1 with the larger radii of ``standard`` as well), restarts PGD ten times, and adds
     what foolbox has for the norm: DeepFool, Brendel-Bethge, the boundary attack. Attacks that know less of
-    the model come after those that know its gradients, but for AutoAttack's own: what they fell hints at
+    the model come after those that know its gradients, but for AutoAttack's own: what they break hints at
     gradients that mislead.
 
     Of a model whose answers are random, AutoAttack is its version ``rand``, and attacks that go by single

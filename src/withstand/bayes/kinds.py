@@ -124,7 +124,7 @@ class _Normalization(VariationalLayer, ABC):
 
     @override
     def draw(self, x: Tensor, how: Drawing) -> Tensor:
-        """Those of channels stand in dimension 1, others in the last ones."""
+        """Those of channels lie in dimension 1, others in the last ones."""
         normalized = self.normalized(x)
         rows, dims = len(normalized), normalized.dim()
         normals = self.normals()

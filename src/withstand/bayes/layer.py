@@ -71,7 +71,7 @@ class Drawing:
 class VariationalLayer(nn.Module, ABC):
     """The interface of a layer whose ``weight`` and ``bias`` are the means of independent normal variables.
 
-    Beside them stand the parameters ``weight_rho`` and ``bias_rho``, from which the standard deviations are
+    Beside them are the parameters ``weight_rho`` and ``bias_rho``, from which the standard deviations are
     made as the posterior says. The layer draws in train and in eval mode, from torch's global generator.
 
     Args:
@@ -183,7 +183,7 @@ def require_certain(model: nn.Module, *, to: str) -> None:
 
     Args:
         model: Any module.
-        to: What it is wanted for, as the end of "there is no way to …".
+        to: What it is for, as the end of "there is no way to …".
 
     Raises:
         ModelError: it has random weights.
@@ -238,14 +238,14 @@ class Deviations:
         self._of_layer: dict[int, _DeviationCache] = {}
 
     def of(self, layer: VariationalLayer) -> _DeviationCache:
-        """By name of the parameter and whether gradients are wanted; filled as the layer is asked."""
+        """By name of the parameter and whether gradients are needed; filled as the layer is asked."""
         return self._of_layer.setdefault(id(layer), {})
 
 
 def sharing_deviations(model: nn.Module, deviations: Deviations) -> AbstractContextManager[None]:
     """Lets the layers of a model take their standard deviations from ``deviations``, and put them there.
 
-    What is kept belongs to one graph: it serves one backward pass to the parameters, as many as there are to
+    The deviations belong to one graph: it serves one backward pass to the parameters, as many as there are to
     the images, and parameters that do not change meanwhile.
     """
     return _holding(model, "_deviations", deviations.of)

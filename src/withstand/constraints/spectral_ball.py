@@ -47,7 +47,7 @@ class Constraint(nn.Module, ABC):
 
         Args:
             model: Whose weights.
-            progress: Epochs done; at infinity (the default) every schedule stands at its end.
+            progress: Epochs done; at infinity (the default) every schedule is at its end.
         """
 
     def after_step_(self, model: nn.Module, *, step: int, progress: float) -> None:
@@ -73,7 +73,7 @@ class SpectralBall(Constraint):
     decomposition at every frequency, so that it suits small nets, or a large ``every``.
 
     With a ``subspace`` the steps between two exact projections clip only what one power step finds
-    in a subspace of leading singular vectors that is kept (``spectral.clip_in_subspace``). No singular
+    in a subspace of leading singular vectors that is stored (``spectral.clip_in_subspace``). No singular
     value grows by that, so by Weyl's inequality the largest is at most the radius of the last exact
     projection plus the sum of the spectral norms of all updates since. In practice it exceeds the radius
     by a small part of one update, as long as no more singular values than the subspace holds
@@ -83,7 +83,7 @@ class SpectralBall(Constraint):
         radius: Positive; a float, or a schedule of one such as ``schedules.Continuation``.
         form: "kernel" or "operator".
         every: Steps from one exact projection to the next.
-        subspace: Singular vectors kept for each weight; 0 for none, so that nothing is done between
+        subspace: Singular vectors stored for each weight; 0 for none, so that nothing is done between
             exact projections. For the kernel form, with ``every`` above 1.
         input_shape: Shape (channels, height, width) of one image, which the operator form needs; training
             gives that of its data set where it is None.
@@ -130,7 +130,7 @@ class SpectralBall(Constraint):
 
         Args:
             model: Whose weights.
-            progress: Epochs done; at infinity (the default) the radius stands at its end.
+            progress: Epochs done; at infinity (the default) the radius is at its end.
 
         Raises:
             ModelError: the model has no weights to project, one is parametrised, or, in the operator

@@ -21,7 +21,7 @@ def largest_positive(
 
     Args:
         value: (indices of functions (num,), a point for each (num,)) -> their values (num,), which
-            should fall; minus infinity where there is none.
+            should decrease; minus infinity where there is none.
         at_zero: Values at 0, (functions,).
         farthest: No point beyond it is tried.
         tolerance: How far below the crossing the point may stay, relative; in (0, 1).

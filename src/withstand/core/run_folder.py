@@ -42,7 +42,7 @@ def replaced(path: Path) -> Iterator[Path]:
             "with --out; what was written before is still there."
         ) from error
     finally:
-        with suppress(OSError):  # what matters has been said, or is in place
+        with suppress(OSError):  # the error has been raised, or the file is in place
             temporary.unlink()
 
 

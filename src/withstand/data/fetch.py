@@ -1,6 +1,6 @@
 """Downloads, checked by hash, into the standard folders below the data root.
 
-Files are loaded beside their place and moved there only when their hash is right, so that a
+Files are loaded beside their place and moved there only when their hash is correct, so that a
 failure or a kill never leaves a half file that looks whole.
 """
 

@@ -21,7 +21,7 @@ _BATCH = 2
 def check(model: nn.Module, info: DatasetInfo) -> None:
     """Runs a model on two random images and refuses what would give wrong figures later.
 
-    The model is left as found: modes, BatchNorm statistics, gradients; so is the random state.
+    The model is left as it was: modes, BatchNorm statistics, gradients; so is the random state.
 
     Args:
         model: Maps images (batch, channels, height, width) in [0, 1] to logits (batch, classes).

@@ -52,7 +52,7 @@ class NoisyCrossEntropy(OnePass):
     Args:
         noise_std: Of the noise at each pixel, in [0, 1] units: one for all channels (a float or a
             schedule), or one a channel.
-        num_copies: Noisy copies of each image; at least 1, or 0 where the clean one is kept.
+        num_copies: Noisy copies of each image; at least 1, or 0 with ``keeps_clean``.
         keeps_clean: Whether the image as it is counts too, as much as one copy.
         blur: Width in pixels of the filter through which the noise is seen; 0 leaves it white.
 

@@ -1,4 +1,4 @@
-"""Singular values of matrices, clipped from above: exactly, or in a subspace that is kept."""
+"""Singular values of matrices, clipped from above: exactly, or in a subspace that is stored."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def by_side(matrices: Sequence[Tensor], chosen: Sequence[int]) -> list[list[int]
 
 
 def upper_gram(wide: Tensor) -> Tensor:
-    """The upper triangle of W Wᵀ in float64, in blocks; below stand some zeros."""
+    """The upper triangle of W Wᵀ in float64, in blocks; below are some zeros."""
     wide = wide.double()
     result = wide.new_zeros(wide.shape[0], wide.shape[0])
     for start in range(0, wide.shape[0], _ROWS):

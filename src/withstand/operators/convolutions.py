@@ -91,7 +91,7 @@ def axes_of(operator: Convolution, input_shape: Shape) -> list[Axis]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the Gram matrix of one side of a convolution falls into blocks.
+    """How the Gram matrix of one side of a convolution splits into blocks.
 
     Positions along the first axis meet only near ones, so what is not 0 lies near the diagonal.
 
@@ -134,7 +134,7 @@ class Layout:
 
 
 def gram(weight: Tensor, layout: Layout) -> Gram:
-    """AᵀA or AAᵀ of each group, from the kernel: where two taps meet stands the product of the two.
+    """AᵀA or AAᵀ of each group, from the kernel: where two taps meet it has their product.
 
     Args:
         weight: Tensor (groups, outputs, inputs, *kernel).
@@ -142,7 +142,7 @@ def gram(weight: Tensor, layout: Layout) -> Gram:
     """
     weight = weight.transpose(1, 2) if layout.of_inputs else weight
     groups, channels = weight.shape[:2]
-    # One block more than there are below, so that none need not be told apart.
+    # One block more than there are below, so that no case needs a check.
     shape = (groups, layout.blocks, layout.width, channels, layout.width, channels)
     result = weight.new_zeros(2, *shape)
     kernels = weight.flatten(3)
@@ -165,7 +165,7 @@ def _add(result: Tensor, rows: Tensor, columns: Tensor, block: Tensor) -> None:
     width = result.shape[3]
     below = rows // width - columns // width
     rows, columns, below = (places[below >= 0].to(result.device) for places in (rows, columns, below))
-    # No pair of places comes twice in one meeting, so each sum is kept.
+    # No pair of places comes twice in one meeting, so no sum is overwritten.
     result[below, :, columns // width, rows % width, :, columns % width, :] += block
 
 
@@ -201,7 +201,7 @@ def circular_grams(weight: Tensor, axes: Sequence[Axis]) -> Iterator[Gram]:
     """The Gram matrices of a circular convolution of which the padded one is a part, by frequency.
 
     Inputs a stride apart are taken as one channel of their own (the polyphase form), so that what
-    is left steps by 1 and falls into one small matrix a frequency f: the sum over taps k of
+    is left steps by 1 and splits into one small matrix a frequency f: the sum over taps k of
     weight_k exp(2πi f b_k / grid), in the column of phase a_k, where ``dilation k - padding`` is
     ``stride b_k + a_k``. Half of the frequencies do, as the others are the conjugates.
 

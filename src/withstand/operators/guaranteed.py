@@ -24,7 +24,7 @@ from withstand.operators.norm_sources import OperatorNorms
 _MOST_ROWS = 8192  # of a full Gram matrix: 0.5 GiB, and a factorisation of some seconds
 _MOST_NUMBERS = _MOST_ROWS**2
 _MOST_WORK = 4e11  # of a factorisation in blocks, some seconds too
-_MOST_CACHED = 4096  # bounds that are remembered
+_MOST_CACHED = 4096  # bounds
 _CHUNK = 2**24  # numbers of one chunk of vectors: 128 MiB
 
 _cache: dict[Hashable, float] = {}
@@ -33,9 +33,9 @@ _cache: dict[Hashable, float] = {}
 class GuaranteedNorms(OperatorNorms):
     """Upper bounds by ``upper_bound``, without gradient, in the operator's precision and rounded up.
 
-    Bounds are remembered by what the operator holds, through the whole process, so that the same
+    Bounds are cached by what the operator holds, through the whole process, so that the same
     weights cost their bound once and changed ones are never mistaken for them. Operators that are
-    dataclasses of tensors, numbers and sequences of these are remembered; others are computed anew.
+    dataclasses of tensors, numbers and sequences of these are cached; others are computed anew.
     """
 
     @override

@@ -73,7 +73,7 @@ class Place:
         That of a transposed convolution is its adjoint, which has the same singular values.
 
         Raises:
-            ModelError: the layer pads by something that no zeros stand for.
+            ModelError: the layer pads by other than zeros.
         """
         layer = self.weight.layer
         if isinstance(layer, nn.Linear):

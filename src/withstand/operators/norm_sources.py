@@ -60,7 +60,7 @@ class OperatorNorms(ABC):
         Args:
             operator: The linear map.
             input_shape: Shape of one example.
-            key: Names the place of the operator in its model, for what is kept between calls.
+            key: Names the place of the operator in its model, for what is stored between calls.
 
         Returns:
             Scalar tensor.

@@ -39,7 +39,7 @@ class _Pairs(NamedTuple):
 class AdversarialPerturbation(GradientPenalty):
     """The sum over classes k of the largest (f_k(x_i + δ_ik) - f_k(x_i))² in the batch, for logits f.
 
-    δ_ik with ‖δ_ik‖₂ ≤ epsilon is found by gradient ascent on f_k from 0, in normalised steps of
+    δ_ik with ‖δ_ik‖₂ ≤ epsilon is computed by gradient ascent on f_k from 0, in normalised steps of
     1.5 epsilon / num_steps; for each class the image with the largest gain counts (Bietti et al., ICML
     2019, arXiv 1810.00363, ‖f‖²_δ). Perturbed images may leave [0, 1], as published: the bound is that of a
     function on all of space. The model is in eval mode, and δ is held.

@@ -30,7 +30,7 @@ class SpectralNorm(OnePass, Penalty):
         form: "kernel" takes each weight as a matrix (out, in · taps), as published; that is no
             Lipschitz constant of a convolution, which may stretch more or less. "operator" takes the
             true operator of each convolution at the size that it meets, once for each size.
-        num_power_iterations: Iterations a step from the vectors of the last step, which are kept; the
+        num_power_iterations: Iterations a step from the vectors of the last step, which are stored; the
             first step makes at least 20. None takes exact singular vectors of the kernel form.
 
     Raises:
@@ -114,7 +114,7 @@ class SpectralExpectation(OnePass, Penalty):
     Args:
         squared: Half the sum of squares, else the sum.
         last_only: Of the last random layer alone, in the order of the model's modules.
-        num_power_iterations: Iterations a step from the vectors of the last step, which are kept; the first
+        num_power_iterations: Iterations a step from the vectors of the last step, which are stored; the first
             step makes at least 20. The published ten begin anew each time, and fall short of the norm.
 
     Raises:

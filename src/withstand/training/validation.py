@@ -1,6 +1,6 @@
 """How an epoch is scored, on validation data and never on test data, and what follows of scores that stay.
 
-What follows is told by the training log, so that nothing has to be kept beside it: a training that was
+What follows is read from the training log, so that nothing else has to be stored: a training that was
 interrupted, or rolled back, goes on as if it had not been.
 """
 
@@ -45,7 +45,7 @@ def accuracies(model: nn.Module, split: Split, attack: Attack | None) -> dict[st
 
 
 def accuracy(model: nn.Module, split: Split, attack: Attack | None = None) -> float:
-    """The share of a split that the model gets right, clean or under an attack.
+    """The share of a split that the model classifies correctly, clean or under an attack.
 
     Of a model with random weights the mean probability over a few draws is scored, and attacked.
 

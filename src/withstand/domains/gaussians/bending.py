@@ -23,7 +23,7 @@ from withstand.graph.primitives import (
 )
 from withstand.types import ModelError
 
-# A fall that does not keep an activation from waiting: that of torch's softplus at its threshold is 2e-9.
+# A decrease that still lets an activation be put off: that of torch's softplus at its threshold is 2e-9.
 _NEGLIGIBLE = 1e-6
 
 

@@ -84,7 +84,7 @@ class CorrelatedGaussian(Bending):
 
     @property
     def link(self) -> Tensor | None:
-        """Covariances with what the noise is made of, (batch, n, m) or (1, n, m); None where not kept."""
+        """Covariances with what the noise is made of, (batch, n, m) or (1, n, m); None where they are not tracked."""
         return self.now._link
 
     @property
@@ -120,7 +120,7 @@ class CorrelatedGaussian(Bending):
         is affine in the input and the noise is normal.
 
         Raises:
-            ModelError: no link is kept.
+            ModelError: there is no link.
         """
         own_link, other_link = _links([self, other])
         between = self.covariance if other is self else own_link @ other_link.mT
@@ -132,7 +132,7 @@ class CorrelatedGaussian(Bending):
         """One after another; covariances between them are as in ``add``.
 
         Raises:
-            ModelError: no link is kept.
+            ModelError: there is no link.
         """
         parts: list[Self] = [self, *others]
         links = _links(parts)
@@ -285,7 +285,7 @@ def _alike(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _order(shapes: Sequence[Shape], dim: int) -> Tensor:
-    """Where each coordinate of a concatenation stands in the flat examples, one after another."""
+    """Where each coordinate of a concatenation is in the flat examples, one after another."""
     start, places = 0, []
     for shape in shapes:
         size = torch.Size(shape).numel()
