@@ -42,17 +42,17 @@ def test_weights_at_rest_need_no_gradient_until_the_end() -> None:
 def test_keep_inside_brings_back_what_left_and_leaves_the_rest(norm: float) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(5, 3, 4, generator=generator)
-    found = (images + norms.random_in_ball(images, norm, 0.1, generator=generator)).clamp(0, 1)
-    found[1] = images[1] + 0.4  # out of the ball, and of [0, 1]
-    found[2, 0, 0] = math.nan
-    found[3] = math.inf
-    kept = keep_inside(images, found, norm, 0.1)
-    assert torch.equal(kept[[0, 4]], found[[0, 4]])
-    assert torch.equal(kept[2], images[2])
-    assert kept.min() >= 0
-    assert kept.max() <= 1
-    assert norms.norm(kept - images, norm).max() <= 0.1 * (1 + 1e-5)
-    assert norms.norm(kept - images, norm)[1] > 0
+    result = (images + norms.random_in_ball(images, norm, 0.1, generator=generator)).clamp(0, 1)
+    result[1] = images[1] + 0.4  # out of the ball, and of [0, 1]
+    result[2, 0, 0] = math.nan
+    result[3] = math.inf
+    inside = keep_inside(images, result, norm, 0.1)
+    assert torch.equal(inside[[0, 4]], result[[0, 4]])
+    assert torch.equal(inside[2], images[2])
+    assert inside.min() >= 0
+    assert inside.max() <= 1
+    assert norms.norm(inside - images, norm).max() <= 0.1 * (1 + 1e-5)
+    assert norms.norm(inside - images, norm)[1] > 0
 
 
 def test_answers_are_float32_of_whatever_model() -> None:

@@ -51,15 +51,15 @@ class Darker(Attack):
 
 
 @dataclass(frozen=True)
-class Told(Darker):
+class Declared(Darker):
     """The same, with something else to say of itself."""
 
-    said: AttackKind = "black-box"
+    declared: AttackKind = "black-box"
 
     @property
     @override
     def kind(self) -> AttackKind:
-        return self.said
+        return self.declared
 
     @property
     @override
@@ -86,7 +86,7 @@ class Bright(nn.Module):
 
 
 IMAGES, LABELS = torch.tensor([[0.9, 0.7], [0.6, 0.6]]), torch.tensor([1, 1])
-FELL = torch.tensor([[0.9, 0.7], [0.4, 0.4]])  # within 0.2 the second fools the model, the first does not
+SECOND_BROKEN = torch.tensor([[0.9, 0.7], [0.4, 0.4]])  # within 0.2 only the second fools the model
 
 
 def test_attack_of_ones_own_has_defaults_for_the_rest() -> None:
@@ -132,11 +132,11 @@ def test_attack_of_ones_own_serves_an_evaluation(tiny_dataset: Dataset) -> None:
         def forward(self, images: Tensor) -> Tensor:
             return 10 * images.mean(dim=(1, 2))[:, :3]
 
-    found = evaluate(Stripes(), tiny_dataset, [Attacks([Darker(), Noise()], [0.0, 0.3, 1.0])])
-    assert (found.rows["darker@0"] == found.rows["clean"]).all()
-    assert found.rows["darker@1"].mean() == (found.rows["label"] == 0).mean()  # all black: the first class
-    assert found.results.attacks[0].name == "darker"
-    assert "worst-linf@0.3" in found.rows
+    result = evaluate(Stripes(), tiny_dataset, [Attacks([Darker(), Noise()], [0.0, 0.3, 1.0])])
+    assert (result.rows["darker@0"] == result.rows["clean"]).all()
+    assert result.rows["darker@1"].mean() == (result.rows["label"] == 0).mean()  # all black: the first class
+    assert result.results.attacks[0].name == "darker"
+    assert "worst-linf@0.3" in result.rows
 
 
 def test_attack_of_ones_own_serves_training_with_a_schedule() -> None:
@@ -154,15 +154,15 @@ def test_attack_of_ones_own_serves_training_with_a_schedule() -> None:
     ("attack", "expected"),
     [
         (AtMeans(Darker()), (IMAGES - 0.2).clamp(0, 1)),
-        (Transfer(Bright(), Darker()), FELL),
-        (Cascade([Darker(), PGD(num_steps=1, step_size=1e-6, random_start=False)]), FELL),
-        (AtMeans(Cascade([Darker()])), FELL),
+        (Transfer(Bright(), Darker()), SECOND_BROKEN),
+        (Cascade([Darker(), PGD(num_steps=1, step_size=1e-6, random_start=False)]), SECOND_BROKEN),
+        (AtMeans(Cascade([Darker()])), SECOND_BROKEN),
     ],
     ids=["means", "transfer", "cascade", "both"],
 )
 def test_attack_of_ones_own_serves_inside_others(attack: Attack, expected: Tensor) -> None:
-    found = attack.at(0.2).for_evaluation()(Bright(), IMAGES, LABELS)
-    torch.testing.assert_close(found[1], expected[1])
+    actual = attack.at(0.2).for_evaluation()(Bright(), IMAGES, LABELS)
+    torch.testing.assert_close(actual[1], expected[1])
     assert "darker" in attack.describe()
 
 
@@ -208,15 +208,15 @@ def test_wrapped_attack_changes_those_inside(wrap: Any, change: Callable[[Attack
 
 
 def test_wrapped_attack_reports_the_properties_of_those_inside(wrap: Any) -> None:
-    wrapped = wrap(Told())
+    wrapped = wrap(Declared())
     assert wrapped.draws_by_batch
     assert wrapped.packages == ("no-such-package",)
     assert wrapped.kind == ("transfer" if isinstance(wrapped, Transfer) else "black-box")
 
 
 def test_wrapped_attack_is_of_the_kind_that_knows_most() -> None:
-    assert Cascade([Told(), Darker()]).kind == "white-box"
-    assert Cascade([Told(said="transfer"), Told()]).kind == "black-box"
+    assert Cascade([Declared(), Darker()]).kind == "white-box"
+    assert Cascade([Declared(declared="transfer"), Declared()]).kind == "black-box"
     assert not Cascade([Darker(), Darker()]).draws_by_batch
 
 
@@ -233,8 +233,8 @@ def test_transfer_attacks_its_surrogate_for_the_largest_loss(mode: AttackMode) -
     images = torch.rand(30, 6)
     labels = surrogate(images).argmax(dim=1)
     pgd = PGD(epsilon=0.3, num_steps=5, random_start=False, mode=mode)
-    found = Transfer(surrogate, pgd)(model, images, labels)
-    pressed = pgd.for_random_answers()(surrogate, images, labels)
-    is_kept = (found != images).any(dim=1)
-    assert is_kept.any()
-    assert torch.equal(found[is_kept], pressed[is_kept])
+    result = Transfer(surrogate, pgd)(model, images, labels)
+    strongest = pgd.for_random_answers()(surrogate, images, labels)
+    is_taken = (result != images).any(dim=1)
+    assert is_taken.any()
+    assert torch.equal(result[is_taken], strongest[is_taken])

@@ -27,18 +27,18 @@ def _predictions(model: nn.Module, images: Tensor) -> Tensor:
     return logits.argmax(dim=1)
 
 
-def _assert_inside(attack: Attack, images: Tensor, found: Tensor, epsilon: float) -> None:
-    assert found.shape == images.shape
-    assert found.dtype == images.dtype
-    assert found.device == images.device
-    assert not found.requires_grad
-    assert found.isfinite().all()
-    if not found.numel():
+def _assert_inside(attack: Attack, images: Tensor, result: Tensor, epsilon: float) -> None:
+    assert result.shape == images.shape
+    assert result.dtype == images.dtype
+    assert result.device == images.device
+    assert not result.requires_grad
+    assert result.isfinite().all()
+    if not result.numel():
         return
-    assert found.min() >= 0
-    assert found.max() <= 1
+    assert result.min() >= 0
+    assert result.max() <= 1
     assert attack.norm is not None
-    assert norms.norm(found - images, attack.norm).max() <= epsilon * (1 + 1e-5) + 1e-6
+    assert norms.norm(result - images, attack.norm).max() <= epsilon * (1 + 1e-5) + 1e-6
 
 
 # What comes out
@@ -47,8 +47,8 @@ def _assert_inside(attack: Attack, images: Tensor, found: Tensor, epsilon: float
 def test_attack_result_is_near_in_range_and_detached(attack: Attack, net: nn.Module, batch: Batch) -> None:
     for dtype, progress in itertools.product((torch.float32, torch.float64), (0.0, 1.0, 2.5, math.inf)):
         images = batch.images.to(dtype)
-        found = attack(net.to(dtype), images, batch.labels, progress=progress)
-        _assert_inside(attack, images, found, attack.epsilon_at(progress))
+        result = attack(net.to(dtype), images, batch.labels, progress=progress)
+        _assert_inside(attack, images, result, attack.epsilon_at(progress))
         assert attack.epsilon_at(progress) <= attack.epsilon_at() == EPSILON
 
 
@@ -65,16 +65,16 @@ def test_attack_result_is_inside_whatever_the_shape_and_budget(
         torch.manual_seed(seed)
         images = torch.rand(3, *shape).mul_(1.5).clamp_(max=1.0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3))
-        found = attack.at(epsilon)(model, images, torch.tensor([0, 1, 2]))
-    _assert_inside(attack, images, found, epsilon)
+        result = attack.at(epsilon)(model, images, torch.tensor([0, 1, 2]))
+    _assert_inside(attack, images, result, epsilon)
 
 
 def test_attack_without_a_budget_gives_the_images_back_exactly(
     attack: Attack, net: nn.Module, batch: Batch
 ) -> None:
-    found = attack.at(0.0)(net, *batch)
-    assert torch.equal(found, batch.images)
-    assert found.data_ptr() != batch.images.data_ptr()
+    result = attack.at(0.0)(net, *batch)
+    assert torch.equal(result, batch.images)
+    assert result.data_ptr() != batch.images.data_ptr()
 
 
 def test_attack_gives_an_empty_batch_back_empty(attack: Attack, net: nn.Module, batch: Batch) -> None:
@@ -105,13 +105,13 @@ def test_attack_in_evaluation_leaves_wrong_examples_wrong(
     wrong = _predictions(net, batch.images) != batch.labels
     assert wrong.any()
     assert not wrong.all()
-    found = querying_attack.for_evaluation()(net, *batch)
-    assert (_predictions(net, found) != batch.labels)[wrong].all()
+    result = querying_attack.for_evaluation()(net, *batch)
+    assert (_predictions(net, result) != batch.labels)[wrong].all()
 
 
 def test_attack_of_random_answers_stays_inside(attack: Attack, net: nn.Module, batch: Batch) -> None:
-    found = attack.for_random_answers()(net, *batch)
-    _assert_inside(attack, batch.images, found, EPSILON)
+    result = attack.for_random_answers()(net, *batch)
+    _assert_inside(attack, batch.images, result, EPSILON)
     assert attack.for_random_answers().epsilon_at() == EPSILON
 
 

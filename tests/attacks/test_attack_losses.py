@@ -27,9 +27,9 @@ def _distinct(seed: int, classes: int, dtype: torch.dtype = torch.float64) -> tu
 
 def test_cross_entropy_by_hand() -> None:
     total = math.exp(2) + math.exp(1) + math.exp(-1) + 1
-    found = cross_entropy(LOGITS, LABELS)
-    assert found.shape == (3,)
-    assert float(found[0]) == pytest.approx(math.log(total) - 2, rel=1e-6)
+    result = cross_entropy(LOGITS, LABELS)
+    assert result.shape == (3,)
+    assert float(result[0]) == pytest.approx(math.log(total) - 2, rel=1e-6)
 
 
 def test_margin_by_hand() -> None:
@@ -84,19 +84,19 @@ def test_attack_losses_of_ties_and_huge_logits_are_finite(
 ) -> None:
     logits = torch.tensor([[0.0] * 4, [7.0] * 4, [1e4, -1e4, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]], dtype=dtype)
     logits.requires_grad_()
-    found = loss(logits, torch.tensor([0, 1, 1, 0]))
-    assert found.dtype == dtype
-    assert found.shape == (4,)
-    assert found.isfinite().all()
-    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    result = loss(logits, torch.tensor([0, 1, 1, 0]))
+    assert result.dtype == dtype
+    assert result.shape == (4,)
+    assert result.isfinite().all()
+    (gradient,) = torch.autograd.grad(result.sum(), logits)
     assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, margin])
 def test_attack_losses_but_dlr_take_two_classes(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     logits = torch.tensor([[1.0, 3.0], [1.0, 3.0]])
-    found = loss(logits, torch.tensor([0, 1]))
-    assert found[0] > found[1]
+    result = loss(logits, torch.tensor([0, 1]))
+    assert result[0] > result[1]
 
 
 def test_dlr_refuses_two_classes() -> None:

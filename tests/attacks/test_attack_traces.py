@@ -58,11 +58,11 @@ def test_attack_touches_nothing(
             parameter.grad = torch.ones_like(parameter)
     trace = Trace(net, *batch)
     with torch.set_grad_enabled(grad_enabled):
-        found = attack.at(AMPLE)(net, *batch)
+        result = attack.at(AMPLE)(net, *batch)
         assert torch.is_grad_enabled() is grad_enabled
     trace.assert_untouched()
-    assert not found.requires_grad
-    assert not torch.equal(found, batch.images)
+    assert not result.requires_grad
+    assert not torch.equal(result, batch.images)
 
 
 def test_attack_takes_a_model_without_trainable_parameters(
@@ -110,7 +110,7 @@ def test_attack_in_training_never_makes_the_host_wait_for_the_device(
 ) -> None:
     with waits:
         training_attack.perturb(net, *batch, progress=1.0)
-    assert waits.found == []
+    assert waits.operations == []
 
 
 def test_wait_of_the_host_would_be_noticed(waits: Waits) -> None:
@@ -120,4 +120,4 @@ def test_wait_of_the_host_would_be_noticed(waits: Waits) -> None:
         x.nonzero()
         x[x > 2]
         x.new_tensor(3.0)
-    assert set(waits.found) >= {"_local_scalar_dense", "nonzero", "index", "lift_fresh"}
+    assert set(waits.operations) >= {"_local_scalar_dense", "nonzero", "index", "lift_fresh"}

@@ -53,10 +53,10 @@ def _run(official: Any, batch: Batch) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         logger.disabled = True
         try:
-            found: Tensor = official.run_standard_evaluation(*batch)[0]
+            result: Tensor = official.run_standard_evaluation(*batch)[0]
         finally:
             logger.disabled = False
-    return found
+    return result
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return notes
 
 
-def _stands(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _is_robust(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
         logits: Tensor = model(images)
     return logits.argmax(dim=1) == labels
@@ -120,11 +120,11 @@ def test_autoattack_is_its_parts_in_a_cascade(norm: float) -> None:
             AutoAttack(norm, EPSILONS[norm], "square", num_queries=200),
         ]
     )
-    found = cascade.for_evaluation()(model, *batch)
-    stands = _stands(model, expected, batch.labels)
-    assert 0 < stands.sum() < len(stands)
-    assert torch.equal(_stands(model, found, batch.labels), stands)
-    assert torch.equal(found, expected)
+    actual = cascade.for_evaluation()(model, *batch)
+    is_robust = _is_robust(model, expected, batch.labels)
+    assert 0 < is_robust.sum() < len(is_robust)
+    assert torch.equal(_is_robust(model, actual, batch.labels), is_robust)
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("part", ["apgd-dlr", "fab", "square"])
@@ -137,9 +137,9 @@ def test_autoattack_part_alone_is_that_part_of_the_package(part: AutoAttackPart)
     steps = 10 if part == "fab" else 100
     restarts = 1 if part == "square" else 2
     attack = AutoAttack(2.0, EPSILONS[2.0], part, steps, restarts, num_queries=200)
-    found = Cascade([attack])(model, *batch)
-    assert not torch.equal(found, batch.images)
-    assert torch.equal(found, _run(official, batch))
+    result = Cascade([attack])(model, *batch)
+    assert not torch.equal(result, batch.images)
+    assert torch.equal(result, _run(official, batch))
 
 
 def test_autoattack_leaves_the_draws_of_others_alone() -> None:
@@ -201,7 +201,7 @@ def test_autoattack_suite_takes_few_classes(num_classes: int) -> None:
     ]
     with torch.no_grad():
         labels = model(images).argmax(dim=1)
-    assert not _stands(model, Cascade(few)(model, images, labels), labels).any()
+    assert not _is_robust(model, Cascade(few)(model, images, labels), labels).any()
 
 
 def test_autoattack_square_says_which_images_are_too_small() -> None:
@@ -213,8 +213,8 @@ def test_autoattack_square_says_which_images_are_too_small() -> None:
 def test_autoattack_says_what_it_is() -> None:
     assert AutoAttack(part="square").kind == "black-box"
     assert AutoAttack(part="fab").kind == "white-box"
-    said = AutoAttack(1.0, part="apgd-t").describe()
-    assert said == "AutoAttack's apgd-t, l1, 100 steps, up to 5 target classes, seed 0"
+    description = AutoAttack(1.0, part="apgd-t").describe()
+    assert description == "AutoAttack's apgd-t, l1, 100 steps, up to 5 target classes, seed 0"
     assert AutoAttack(1.0).describe() == "AutoAttack's apgd-ce, l1, 100 steps, 5 restarts, seed 0"
     assert AutoAttack(part="square").describe() == "AutoAttack's square, linf, 5000 queries, seed 0"
 

@@ -26,9 +26,9 @@ class Push(Attack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> Tensor:
         self.seen(len(images))
-        found = images.clone()
-        found[:, self.pixel] += self.epsilon_at(progress)
-        return found.clamp_(0, 1)
+        result = images.clone()
+        result[:, self.pixel] += self.epsilon_at(progress)
+        return result.clamp_(0, 1)
 
     @property
     @override
@@ -57,10 +57,10 @@ def test_cascade_gives_each_member_what_is_still_robust(net: nn.Module) -> None:
             Push(epsilon=0.3, pixel=1, seen=seen["third"].append),
         ]
     )
-    found = cascade(net, images, labels)
+    actual = cascade(net, images, labels)
     assert seen == {"first": [3], "second": [2], "third": [1]}
     expected = torch.tensor([[0.5, 0.2], [0.4, 0.4], [0.5, 0.1], [0.0, 0.0]])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_cascade_ends_where_nothing_is_robust(net: nn.Module) -> None:
@@ -74,8 +74,8 @@ def test_cascade_of_random_answers_takes_the_largest_loss(net: nn.Module) -> Non
     images, labels = torch.tensor([[0.4, 0.1], [0.9, 0.9]]), torch.tensor([0, 0])
     seen: list[int] = []
     cascade = Cascade([Push(epsilon=0.3, pixel=1), Push(epsilon=0.3, pixel=0, seen=seen.append)])
-    found = cascade.for_random_answers()(net, images, labels)
-    torch.testing.assert_close(found, torch.tensor([[0.7, 0.1], [1.0, 0.9]]))
+    result = cascade.for_random_answers()(net, images, labels)
+    torch.testing.assert_close(result, torch.tensor([[0.7, 0.1], [1.0, 0.9]]))
     assert seen == [2]
 
 

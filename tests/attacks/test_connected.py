@@ -32,10 +32,10 @@ class Cut(nn.Module):
 
 @pytest.mark.parametrize("how", ["detach", "no_grad"])
 def test_connected_model_without_a_gradient_fails_its_checks(how: str, tiny_dataset: Dataset) -> None:
-    found = evaluate(Cut(how), tiny_dataset, [Suite("fast", [0.1])], num_examples=20)
-    failed = {check.name for check in found.results.checks if check.passed is False}
+    result = evaluate(Cut(how), tiny_dataset, [Suite("fast", [0.1])], num_examples=20)
+    failed = {check.name for check in result.results.checks if check.passed is False}
     assert {"vanishing-gradients", "large-epsilon"} <= failed
-    assert found.table.loc[found.table.measure == ATTACKED, "value"].item() > 0.9
+    assert result.table.loc[result.table.measure == ATTACKED, "value"].item() > 0.9
 
 
 def test_connected_leaves_answers_and_a_gradient_alone() -> None:

@@ -24,9 +24,9 @@ def test_noise_attack_of_many_draws_is_no_better_than_the_image_or_any_fewer(p: 
     losses, fooled = [cross_entropy(model(images), labels).detach()], [torch.zeros(40, dtype=torch.bool)]
     for num_samples in (2, 20):
         torch.manual_seed(1)
-        found = model(Noise(p, 0.5, num_samples)(model, images, labels)).detach()
-        losses.append(cross_entropy(found, labels))
-        fooled.append(found.argmax(dim=1) != labels)
+        result = model(Noise(p, 0.5, num_samples)(model, images, labels)).detach()
+        losses.append(cross_entropy(result, labels))
+        fooled.append(result.argmax(dim=1) != labels)
     for earlier, later, was, now in zip(losses, losses[1:], fooled, fooled[1:], strict=False):
         assert (now | ~was).all()
         assert ((later >= earlier) | (now & ~was)).all()
@@ -36,10 +36,10 @@ def test_noise_attack_of_many_draws_is_no_better_than_the_image_or_any_fewer(p: 
 def test_noise_attack_of_a_single_draw_is_that_draw() -> None:
     torch.manual_seed(0)
     images = torch.full((2000, 1), 0.5)
-    found = Noise(math.inf, 0.25)(nn.Identity(), images, torch.zeros(2000, dtype=torch.int64))
-    share_above = float((found > 0.5).float().mean())
+    result = Noise(math.inf, 0.25)(nn.Identity(), images, torch.zeros(2000, dtype=torch.int64))
+    share_above = float((result > 0.5).float().mean())
     assert share_above == pytest.approx(0.5, abs=0.05)
-    assert found.std().item() == pytest.approx(0.5 / math.sqrt(12), rel=0.05)
+    assert result.std().item() == pytest.approx(0.5 / math.sqrt(12), rel=0.05)
 
 
 def test_noise_attack_of_a_single_draw_asks_the_model_nothing() -> None:

@@ -58,16 +58,16 @@ def test_pgd_on_a_linear_model_reaches_the_optimum(
 def test_pgd_in_linf_at_the_edge_of_the_box_is_the_clamped_optimum(slope: Slope) -> None:
     images, weight = torch.tensor([[0.0, 1.0, 0.05, 0.95, 0.5, 0.5]]), _weight()
     expected = (images + 0.1 * weight.sign()).clamp(0, 1)
-    found = PGD(epsilon=0.1)(slope(weight), images, torch.tensor([0]))
-    torch.testing.assert_close(found, expected)
+    actual = PGD(epsilon=0.1)(slope(weight), images, torch.tensor([0]))
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0])
 def test_pgd_spends_no_budget_on_pixels_that_cannot_move(p: float, slope: Slope) -> None:
     # The steepest pixel is white already, so all goes into the other.
     attack = PGD(norm=p, epsilon=0.2, random_start=False)
-    found = attack(slope(torch.tensor([10.0, 1.0])), torch.tensor([[1.0, 0.5]]), torch.tensor([0]))
-    torch.testing.assert_close(found, torch.tensor([[1.0, 0.7]]))
+    result = attack(slope(torch.tensor([10.0, 1.0])), torch.tensor([[1.0, 0.5]]), torch.tensor([0]))
+    torch.testing.assert_close(result, torch.tensor([[1.0, 0.7]]))
 
 
 def test_pgd_is_not_harmed_by_gradients_that_are_not_finite() -> None:
@@ -79,9 +79,9 @@ def test_pgd_is_not_harmed_by_gradients_that_are_not_finite() -> None:
 
     for p in NORMS:
         attack = PGD(norm=p, epsilon=0.1, random_start=False)
-        found = attack(Root(), torch.tensor([[0.0, 0.5]]), torch.tensor([0]))
-        assert found.isfinite().all()
-        assert found[0, 1] > 0.55
+        result = attack(Root(), torch.tensor([[0.0, 0.5]]), torch.tensor([0]))
+        assert result.isfinite().all()
+        assert result[0, 1] > 0.55
 
 
 @pytest.mark.parametrize("p", NORMS)

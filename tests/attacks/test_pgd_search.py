@@ -103,11 +103,11 @@ def test_pgd_that_stops_when_fooled_fools_the_same(p: float, curved: Curved) -> 
     attack = PGD(norm=p, epsilon=0.15 if math.isinf(p) else 0.4, num_steps=8, keep_best=True)
     for random_start in (False, True):
         attack = replace(attack, random_start=random_start)
-        kept = _fooled(model, _run(attack, model, images, labels), labels)
+        fooled = _fooled(model, _run(attack, model, images, labels), labels)
         stopping = replace(attack, mode="evaluation")
         stopped = _fooled(model, _run(stopping, model, images, labels), labels)
         last = _fooled(model, _run(replace(attack, keep_best=False), model, images, labels), labels)
-        assert torch.equal(stopped, kept)
+        assert torch.equal(stopped, fooled)
         assert (stopped | ~last).all()
         assert 0 < int(stopped.sum()) < len(labels)
 
@@ -147,9 +147,9 @@ def test_pgd_takes_out_of_the_batch_what_is_fooled(slope: Slope, batch_sizes: Ba
     # Each is a step further away than the former; the first is wrong already.
     images = torch.tensor([[0.55], [0.45], [0.35], [0.25]])
     attack = PGD(epsilon=0.4, num_steps=6, step_size=0.1, random_start=False, num_restarts=2)
-    found = attack.for_evaluation()(model, images, torch.zeros(4, dtype=torch.int64))
+    result = attack.for_evaluation()(model, images, torch.zeros(4, dtype=torch.int64))
     assert sizes == [4, 3, 3, 2, 1]
-    torch.testing.assert_close(found, torch.full((4, 1), 0.55))
+    torch.testing.assert_close(result, torch.full((4, 1), 0.55))
 
 
 def test_pgd_restarts_only_what_is_robust(slope: Slope, batch_sizes: BatchSizes) -> None:
@@ -175,7 +175,7 @@ def test_pgd_start_does_not_depend_on_which_others_were_broken(p: float, curved:
     seen.clear()
     _run(replace(attack, mode="evaluation"), model, images, labels)
     hook.remove()
-    standing = torch.ones(len(labels), dtype=torch.bool)
-    standing[::3] = False
+    robust = torch.ones(len(labels), dtype=torch.bool)
+    robust[::3] = False
     assert torch.equal(seen[0], images)
-    assert torch.equal(seen[1], start[standing])
+    assert torch.equal(seen[1], start[robust])

@@ -45,8 +45,8 @@ def _uphill() -> nn.Module:
 
 def _displacement(attack: PGD, progress: float = math.inf) -> float:
     """How far a lone pixel goes uphill from 0.2."""
-    found = replace(attack, random_start=False)(_uphill(), PIXEL, LABEL, progress=progress)
-    return found.item() - 0.2
+    result = replace(attack, random_start=False)(_uphill(), PIXEL, LABEL, progress=progress)
+    return result.item() - 0.2
 
 
 @pytest.mark.parametrize("p", NORMS)

@@ -51,13 +51,13 @@ def test_suite_of_random_answers_leaves_out_attacks_that_go_by_single_ones() -> 
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
 def test_suite_is_of_one_norm_and_budget(level: SuiteLevel, is_random: bool, norm: float) -> None:
     net = nn.Linear(4, 10)
-    found = suite(level, norm=norm, num_classes=10, is_random=is_random, surrogates={"a run": net}).at(0.2)
-    assert found.name.startswith(f"{level}-l")
-    assert found.norm == norm
-    assert {stage.epsilon_at() for stage in found.stages} == {0.2}
-    assert found.stages[-1].kind == "transfer"
-    assert found.stages[-1].name.startswith("transfer-a-run-")
-    assert len({stage.name for stage in found.stages}) == len(found.stages)
+    result = suite(level, norm=norm, num_classes=10, is_random=is_random, surrogates={"a run": net}).at(0.2)
+    assert result.name.startswith(f"{level}-l")
+    assert result.norm == norm
+    assert {stage.epsilon_at() for stage in result.stages} == {0.2}
+    assert result.stages[-1].kind == "transfer"
+    assert result.stages[-1].name.startswith("transfer-a-run-")
+    assert len({stage.name for stage in result.stages}) == len(result.stages)
 
 
 def test_suite_takes_four_times_as_many_steps_that_end_small_in_its_longest_attack() -> None:
@@ -77,8 +77,8 @@ def test_suite_fast_attacks() -> None:
     images = torch.rand(6, 1, 3, 3)
     with torch.no_grad():
         labels = model(images).argmax(dim=1)
-    found = suite("fast", norm=math.inf, num_classes=3).at(0.9).for_evaluation()(model, images, labels)
-    assert (model(found).argmax(dim=1) != labels).all()
+    result = suite("fast", norm=math.inf, num_classes=3).at(0.9).for_evaluation()(model, images, labels)
+    assert (model(result).argmax(dim=1) != labels).all()
 
 
 def test_suite_refuses_what_there_is_not() -> None:

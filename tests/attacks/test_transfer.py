@@ -19,12 +19,12 @@ def test_transfer_takes_what_fools_the_surrogate_where_it_fools_the_model(
     model.bias = nn.Parameter(torch.tensor([0.4, 0.0]))  # class 1 where x_0 - 1.5 x_1 > 0.4
     images, labels = torch.tensor([[0.7, 0.1], [0.1, 0.2]]), torch.tensor([1, 0])
     attack = Transfer(surrogate, PGD(epsilon=0.2, num_steps=3, random_start=False)).for_evaluation()
-    found = attack(model, images, labels)
+    result = attack(model, images, labels)
     # Downhill on the surrogate, (0.5, 0) is still class 1 of the model; uphill, (0.3, 0.4) still class 0.
-    assert torch.equal(found, images)
+    assert torch.equal(result, images)
     model.bias = nn.Parameter(torch.tensor([0.51, 0.0]))
-    found = attack(model, images, labels)
-    torch.testing.assert_close(found, torch.tensor([[0.5, 0.0], [0.1, 0.2]]))
+    result = attack(model, images, labels)
+    torch.testing.assert_close(result, torch.tensor([[0.5, 0.0], [0.1, 0.2]]))
 
 
 def test_transfer_attacks_the_surrogate_beyond_its_own_boundary() -> None:
@@ -36,10 +36,10 @@ def test_transfer_attacks_the_surrogate_beyond_its_own_boundary() -> None:
     evaluated = Transfer(surrogate, pgd).for_evaluation()
     assert evaluated.mode == "evaluation"
     assert "largest loss" in evaluated.describe()
-    found = evaluated(surrogate, images, labels)
-    fooled = surrogate(found).argmax(dim=1) != labels
+    result = evaluated(surrogate, images, labels)
+    fooled = surrogate(result).argmax(dim=1) != labels
     assert fooled.any()
-    assert torch.equal(found[fooled], pgd.for_random_answers()(surrogate, images, labels)[fooled])
+    assert torch.equal(result[fooled], pgd.for_random_answers()(surrogate, images, labels)[fooled])
 
 
 def test_transfer_of_random_answers_takes_the_larger_loss() -> None:
@@ -61,9 +61,9 @@ def test_transfer_takes_a_surrogate_in_another_precision() -> None:
     surrogate = nn.Sequential(nn.Flatten(), nn.Linear(9, 3))
     model = nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double()
     images, labels = torch.rand(4, 1, 3, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
-    found = Transfer(surrogate, PGD(epsilon=0.2, num_steps=2))(model, images, labels)
-    assert found.dtype == torch.float64
-    assert (found - images).abs().max() <= 0.2 * (1 + 1e-5)
+    result = Transfer(surrogate, PGD(epsilon=0.2, num_steps=2))(model, images, labels)
+    assert result.dtype == torch.float64
+    assert (result - images).abs().max() <= 0.2 * (1 + 1e-5)
     assert surrogate.training
 
 

@@ -152,8 +152,8 @@ def test_kernel_bound_counts_how_often_inputs_and_outputs_share() -> None:
     assert kernel_bound(apart, (3, 9, 9)) == pytest.approx(matrix, rel=1e-6)
     one_place = Convolution(weight, [1, 1], [1, 1], [1, 1])
     assert kernel_bound(one_place, (3, 1, 1)) == pytest.approx(min(matrix, added), rel=1e-6)
-    each = min(0.1 * (2 + math.sqrt(3)), 0.1 * math.sqrt(12), 0.1 * math.sqrt(2 * 4 * math.log(7)))
-    assert tap_bound(dense) == pytest.approx(9 * each, rel=1e-6)
+    of_a_tap = min(0.1 * (2 + math.sqrt(3)), 0.1 * math.sqrt(12), 0.1 * math.sqrt(2 * 4 * math.log(7)))
+    assert tap_bound(dense) == pytest.approx(9 * of_a_tap, rel=1e-6)
 
 
 @pytest.mark.parametrize(("like", "input_shape"), CONVOLUTIONS)

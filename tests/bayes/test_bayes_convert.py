@@ -97,8 +97,8 @@ def test_convert_goes_by_the_longest_path() -> None:
     net = nn.Sequential(block(), nn.Sequential(*[block() for _ in range(11)]))
     one, two, rest = (Posterior(prior_std=std) for std in (1.0, 2.0, 3.0))
     random = bayes.convert(net, rest, {"1": None, "1.1": one, "1.1.1": two, "1.10.0": rest})
-    found = {path: layer.posterior.prior_std for path, layer in bayes.variational_layers(random)}
-    assert found == {"0.0": 3.0, "0.1": 3.0, "1.1.0": 1.0, "1.1.1": 2.0, "1.10.0": 3.0}
+    result = {path: layer.posterior.prior_std for path, layer in bayes.variational_layers(random)}
+    assert result == {"0.0": 3.0, "0.1": 3.0, "1.1.0": 1.0, "1.1.1": 2.0, "1.10.0": 3.0}
     all_but = bayes.convert(net, layers={"": None, "0.0": one})
     assert [path for path, _ in bayes.variational_layers(all_but)] == ["0.0"]
 

@@ -38,19 +38,19 @@ def _entries(shape: list[int], seed: int, spread: float) -> tuple[Tensor, Tensor
 @settings(max_examples=80, deadline=None)
 def test_divergence_is_that_of_torch(shape: list[int], seed: int, spread: float, prior_std: float) -> None:
     mean, std = _entries(shape, seed, spread)
-    found = divergence(Normal(mean, std, prior_std))
-    assert found.shape == ()
-    assert found.item() == pytest.approx(_torchs(mean, std, prior_std).item(), rel=1e-6, abs=1e-12)
-    assert found >= -1e-12
+    result = divergence(Normal(mean, std, prior_std))
+    assert result.shape == ()
+    assert result.item() == pytest.approx(_torchs(mean, std, prior_std).item(), rel=1e-6, abs=1e-12)
+    assert result >= -1e-12
 
 
 def test_divergence_in_single_precision_over_many_entries() -> None:
     torch.manual_seed(0)
     mean = torch.empty(1200, 1200).uniform_(-0.1, 0.1)
     std = torch.empty(1200, 1200).uniform_(0.0486, 0.1269)
-    found = divergence(Normal(mean, std, 0.1))
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(_torchs(mean, std, 0.1).item(), rel=1e-6)
+    result = divergence(Normal(mean, std, 0.1))
+    assert result.dtype == torch.float32
+    assert result.item() == pytest.approx(_torchs(mean, std, 0.1).item(), rel=1e-6)
 
 
 def test_divergence_of_a_posterior_that_is_the_prior_is_none() -> None:
@@ -83,9 +83,9 @@ def test_kl_of_a_network_sums_over_layers_with_their_own_priors() -> None:
         rho = random.get_parameter(f"{path}_rho")
         std = torch.log1p(rho.exp()) if path.startswith("3") else rho.exp()
         expected += _torchs(parameter, std, 3.0 if path.startswith("3") else 0.2)
-    found = bayes.kl(random)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-    torch.autograd.backward(found)
+    actual = bayes.kl(random)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.autograd.backward(actual)
     torch.autograd.backward(expected)
     for path, parameter in random.named_parameters():
         if path.startswith("4"):

@@ -65,10 +65,10 @@ def test_random_layer_without_deviation_is_its_plain_twin_bit_for_bit(
     for mode in (True, False):
         assert torch.equal(random.train(mode)(x), plain(x))
     for samples in (2, 3):
-        found, expected = _blocks(random, x, samples), plain(x).repeat(samples, *[1] * (x.dim() - 1))
+        actual, expected = _blocks(random, x, samples), plain(x).repeat(samples, *[1] * (x.dim() - 1))
         # Several kernels at once are another product, which adds up in another order.
         atol = 2e-6 if estimator == "shared" else 5e-7
-        torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
 
 
 @estimators
@@ -113,9 +113,9 @@ def test_random_layer_deviations_get_gradients_in_mixed_precision(name: str, est
         exact = _blocks(random, x, samples)
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16):
-            found = _blocks(random, x, samples)
-        assert found.shape == exact.shape
-        torch.autograd.backward(found.float().square().sum())
+            result = _blocks(random, x, samples)
+        assert result.shape == exact.shape
+        torch.autograd.backward(result.float().square().sum())
         for parameter in random.parameters():
             assert parameter.grad is not None
             assert parameter.grad.isfinite().all()
@@ -135,8 +135,8 @@ def test_at_posterior_mean_a_model_draws_nothing_whatever_the_drawing() -> None:
     with bayes.at_posterior_mean(net):
         before = random_state(images.device)
         assert torch.equal(net(images), plain(images))
-        for found in bayes.sample_logits(net, images, 3):
-            torch.testing.assert_close(found, plain(images))
+        for result in bayes.sample_logits(net, images, 3):
+            torch.testing.assert_close(result, plain(images))
         torch.testing.assert_close(bayes.Predictor(net, 3)(images).exp(), plain(images).softmax(dim=1))
         with bayes.drawing(net, Drawing()), bayes.at_posterior_mean(net):
             assert torch.equal(net(images), plain(images))
@@ -149,9 +149,9 @@ def test_at_posterior_mean_a_model_draws_nothing_whatever_the_drawing() -> None:
 
 def test_at_posterior_mean_restores_drawing_after_an_error() -> None:
     net, images = _net(), torch.rand(2, 1, 4, 4)
-    kept = Deviations()
+    deviations = Deviations()
     wrong = torch.rand(2, 5, 4, 4)
-    with pytest.raises(RuntimeError), bayes.at_posterior_mean(net), bayes.sharing_deviations(net, kept):
+    with pytest.raises(RuntimeError), bayes.at_posterior_mean(net), bayes.sharing_deviations(net, deviations):
         net(wrong)
     assert not torch.equal(net(images), net(images))
     for _, layer in bayes.variational_layers(net):
@@ -159,21 +159,21 @@ def test_at_posterior_mean_restores_drawing_after_an_error() -> None:
 
 
 def test_sharing_deviations_changes_neither_values_nor_gradients() -> None:
-    found = []
-    for kept in (None, Deviations()):
+    result = []
+    for deviations in (None, Deviations()):
         net, images = _net(), torch.ones(3, 1, 4, 4)
         torch.manual_seed(4)
-        if kept is None:
+        if deviations is None:
             loss = bayes.kl(net) / 1000 + bayes.sample_logits(net, images, 2).square().sum()
         else:
-            with bayes.sharing_deviations(net, kept):
+            with bayes.sharing_deviations(net, deviations):
                 loss = bayes.kl(net) / 1000
-            with bayes.sharing_deviations(net, kept):
+            with bayes.sharing_deviations(net, deviations):
                 loss = loss + bayes.sample_logits(net, images, 2).square().sum()
         torch.autograd.backward(loss)
-        found.append([loss.detach(), *[parameter.grad for parameter in net.parameters()]])
-    assert all(value is not None for value in found[0])
-    torch.testing.assert_close(found[0], found[1])
+        result.append([loss.detach(), *[parameter.grad for parameter in net.parameters()]])
+    assert all(value is not None for value in result[0])
+    torch.testing.assert_close(result[0], result[1])
 
 
 def test_random_layer_describes_itself() -> None:

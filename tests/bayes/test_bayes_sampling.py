@@ -46,8 +46,8 @@ def _seeded_gradients(
     images = images.clone().requires_grad_()
     answers = how(net, images)
     factors = torch.linspace(-1, 1, answers.numel(), dtype=answers.dtype).view(answers.shape)
-    wanted = [images, *net.parameters()]
-    return [answers, *torch.autograd.grad((factors * answers.sin()).sum(), wanted, allow_unused=True)]
+    expected = [images, *net.parameters()]
+    return [answers, *torch.autograd.grad((factors * answers.sin()).sum(), expected, allow_unused=True)]
 
 
 def _not_knowing_that_blocks_are_alike(net: nn.Module, images: Tensor) -> Tensor:
@@ -63,9 +63,9 @@ def test_sample_logits_is_the_same_with_work_done_once_for_all_blocks(
     name: str, estimator: Estimator, training: bool
 ) -> None:
     net, images = _net(name, estimator).train(training), torch.rand(4, 1, 3, 3, dtype=torch.float64)
-    found = _seeded_gradients(net, images, lambda model, x: bayes.sample_logits(model, x, 3))
+    actual = _seeded_gradients(net, images, lambda model, x: bayes.sample_logits(model, x, 3))
     expected = _seeded_gradients(net, images, _not_knowing_that_blocks_are_alike)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("training", [False, True])

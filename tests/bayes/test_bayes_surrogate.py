@@ -91,11 +91,11 @@ def test_fluctuation_of_a_matrix_against_draws() -> None:
     drawn = stds * torch.randn(10_000, 12, 20, generator=generator, dtype=torch.float64)
     maxima = drawn.abs().amax(dim=(1, 2))
     expected = stds.norm(dim=1).max() + stds.norm(dim=0).max() + maxima.mean()
-    found = fluctuation(Dense(stds), (20,))
-    assert found.item() == pytest.approx(expected.item(), rel=2e-3)
+    actual = fluctuation(Dense(stds), (20,))
+    assert actual.item() == pytest.approx(expected.item(), rel=2e-3)
     # It is about the expected norm: above it here, and not far.
     norms = torch.linalg.matrix_norm(drawn[:500], ord=2).mean()
-    assert norms < found < 2 * norms
+    assert norms < actual < 2 * norms
 
 
 @given(name=st.sampled_from(["matrix", *CASES]), seed=st.integers(0, 1000), data=st.data())
@@ -111,7 +111,7 @@ def test_fluctuation_terms_never_decrease_as_a_deviation_rises(
     raised.view(-1)[entry] *= 1 + data.draw(st.floats(1e-3, 3))
     higher = replace(operator, weight=raised)
     assert _by_hand(higher, shape) >= _by_hand(operator, shape)
-    maxima = [expected_maximum(each).item() for each in (weight, raised)]
+    maxima = [expected_maximum(matrix).item() for matrix in (weight, raised)]
     assert maxima[1] >= maxima[0] * (1 - 5e-4)
     assert fluctuation(higher, shape) >= fluctuation(operator, shape) - 5e-4 * maxima[0]
     assert _gradient(operator, shape)[1].min() >= 0

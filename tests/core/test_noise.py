@@ -99,7 +99,7 @@ def test_noise_has_dtype_and_shape_of_the_images(dtype: torch.dtype, blur: float
     assert drawn.shape == images.shape
     assert factors.shape == (noise.rank(images), *SHAPE)
     assert std.shape == (1, 2, 1, 1)
-    assert not any(made.requires_grad for made in (drawn, factors, std))
+    assert not any(tensor.requires_grad for tensor in (drawn, factors, std))
 
 
 @pytest.mark.parametrize("shape", [(3, 7), (3, 2, 7), (3, 1, 5, 5)])
@@ -122,13 +122,13 @@ def test_noise_factors_make_the_covariance_of_the_draws(shape: Sequence[int], bl
     noise, images = GaussianNoise(STDS, blur), torch.zeros(1, *shape, dtype=torch.float64)
     factors = noise.factors(images).flatten(1)
     expected = _covariance(STDS, shape, blur)
-    made = factors.T @ factors
+    covariance = factors.T @ factors
     assert len(factors) == noise.rank(images)
-    torch.testing.assert_close(made, expected, rtol=0, atol=1e-3 * max(STDS) ** 2)
+    torch.testing.assert_close(covariance, expected, rtol=0, atol=1e-3 * max(STDS) ** 2)
     # The sum of squares is the variance, but for 1e-4 of it along each dimension.
-    lacking = 1 - float(made.trace() / expected.trace())
+    lacking = 1 - float(covariance.trace() / expected.trace())
     assert -1e-12 < lacking < 1e-4 * (len(shape) - 1)
-    assert (made.diagonal() <= expected.diagonal() * (1 + 1e-12)).all()
+    assert (covariance.diagonal() <= expected.diagonal() * (1 + 1e-12)).all()
 
 
 @pytest.mark.parametrize(("blur", "rank"), [(0.0, 2 * 12 * 12), (1.0, None), (4.0, None), (1e3, 2)])

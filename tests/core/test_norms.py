@@ -118,18 +118,18 @@ def test_projection_is_the_nearest_point_of_the_ball(
     shape: tuple[int, ...], p: float, radius: float, dtype: torch.dtype, seed: int, scale: float
 ) -> None:
     delta = scale * _batch(shape, seed, dtype)
-    found = norms.project(delta, p, radius)
+    result = norms.project(delta, p, radius)
     slack = _tolerance(dtype) * (1 + radius + float(delta.abs().sum()))
-    assert found.shape == delta.shape
-    assert found.dtype == dtype
-    assert (norms.norm(found, p) <= radius + slack).all()
-    torch.testing.assert_close(norms.project(found, p, radius), found, rtol=0, atol=slack)
+    assert result.shape == delta.shape
+    assert result.dtype == dtype
+    assert (norms.norm(result, p) <= radius + slack).all()
+    torch.testing.assert_close(norms.project(result, p, radius), result, rtol=0, atol=slack)
     # Nearest, by the variational inequality: nothing of the ball lies further along delta - found.
-    away = (delta - found).flatten(1)
+    away = (delta - result).flatten(1)
     others = norms.random_in_ball(delta, p, radius, generator=_generator(seed))
-    corners = radius * norms.steepest(delta - found, p)  # the hardest point of all
+    corners = radius * norms.steepest(delta - result, p)  # the hardest point of all
     for other in (others, corners, torch.zeros_like(delta)):
-        gain = (away * (other - found).flatten(1)).sum(dim=1)
+        gain = (away * (other - result).flatten(1)).sum(dim=1)
         assert (gain <= slack * (1 + away.abs().sum())).all()
 
 
@@ -148,9 +148,9 @@ def test_projection_leaves_what_is_inside_exactly_as_it_is(
 @pytest.mark.parametrize("p", NORMS)
 def test_projection_agrees_with_a_general_solver(p: float) -> None:
     delta = 2 * _batch((4,), 7, torch.float64, size=3)
-    found = norms.project(delta, p, 1.3)
+    result = norms.project(delta, p, 1.3)
     solved = np.stack([_nearest_by_solver(row, p, 1.3) for row in delta.numpy()])
-    np.testing.assert_allclose(found.numpy(), solved, atol=1e-5)
+    np.testing.assert_allclose(result.numpy(), solved, atol=1e-5)
 
 
 def _nearest_by_solver(row: Vector, p: float, radius: float) -> Vector:

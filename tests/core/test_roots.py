@@ -45,10 +45,10 @@ class Counted:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
 def test_largest_positive_is_at_each_crossing_from_below(shape: Callable[[Tensor], Tensor]) -> None:
     counted = Counted(shape)
-    found = largest_positive(counted, torch.ones_like(ROOTS), 4.0, TOLERANCE)
-    assert torch.equal(found, counted.positive)  # seen positive, and the largest seen
-    assert (found < ROOTS).all()
-    assert (found >= ROOTS * (1 - TOLERANCE)).all()
+    result = largest_positive(counted, torch.ones_like(ROOTS), 4.0, TOLERANCE)
+    assert torch.equal(result, counted.positive)  # seen positive, and the largest seen
+    assert (result < ROOTS).all()
+    assert (result >= ROOTS * (1 - TOLERANCE)).all()
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_largest_positive_asks_seldom(name: str, most: float) -> None:
 
 
 def test_largest_positive_of_a_function_that_never_crosses_is_the_farthest_point() -> None:
-    found = largest_positive(lambda rows, at: torch.ones_like(at), torch.ones(3).double(), 4.0, TOLERANCE)
-    assert found.tolist() == [4.0] * 3
+    result = largest_positive(lambda rows, at: torch.ones_like(at), torch.ones(3).double(), 4.0, TOLERANCE)
+    assert result.tolist() == [4.0] * 3
     rising = largest_positive(lambda rows, at: 1 + at, torch.ones(3).double(), 4.0, TOLERANCE)
     assert rising.tolist() == [4.0] * 3
 
@@ -86,9 +86,9 @@ def test_largest_positive_does_not_ask_about_what_is_not_positive_at_0(at_zero: 
         assert rows.tolist() == [1]
         return 0.5 - at
 
-    found = largest_positive(refuse, torch.tensor([at_zero, 0.5]).double(), 4.0, TOLERANCE)
-    assert found[0] == 0
-    assert 0.499 <= found[1] < 0.5
+    result = largest_positive(refuse, torch.tensor([at_zero, 0.5]).double(), 4.0, TOLERANCE)
+    assert result[0] == 0
+    assert 0.499 <= result[1] < 0.5
 
 
 def test_largest_positive_of_no_functions_is_empty() -> None:
@@ -107,5 +107,5 @@ def test_largest_positive_is_at_any_crossing(
     def falling(rows: Tensor, at: Tensor) -> Tensor:
         return height * (1 - (at / root) ** power)
 
-    found = largest_positive(falling, torch.full((1,), height).double(), 4.0, tolerance).item()
-    assert root * (1 - tolerance) <= found < root
+    result = largest_positive(falling, torch.full((1,), height).double(), 4.0, tolerance).item()
+    assert root * (1 - tolerance) <= result < root

@@ -232,8 +232,8 @@ def test_run_folder_held_by_another_process_is_refused_at_once_and_free_when_tha
     with _held_elsewhere(tmp_path) as number:
         growing.write_text("half")
         started = time.monotonic()
-        told = rf"in use by process {number} on .*, training since 2.*Wait until it is done"
-        with pytest.raises(RunFolderError, match=told), run.held("evaluating"):
+        message = rf"in use by process {number} on .*, training since 2.*Wait until it is done"
+        with pytest.raises(RunFolderError, match=message), run.held("evaluating"):
             pytest.fail("two processes hold it")
         assert time.monotonic() - started < 1
         run.create()

@@ -18,18 +18,18 @@ def numbered(count: int) -> Split:
 @given(count=st.integers(0, 30), batch_size=st.integers(1, 12), drop_last=st.booleans())
 def test_batches_hold_every_example_once_and_in_order(count: int, batch_size: int, drop_last: bool) -> None:
     labels = [batch.labels.tolist() for batch in batches(numbered(count), batch_size, drop_last=drop_last)]
-    kept = count - count % batch_size if drop_last else count
-    assert [label for batch in labels for label in batch] == list(range(kept))
+    num_labels = count - count % batch_size if drop_last else count
+    assert [label for batch in labels for label in batch] == list(range(num_labels))
     assert all(len(batch) == batch_size for batch in labels[:-1])
-    assert len(labels) == -(-kept // batch_size)
+    assert len(labels) == -(-num_labels // batch_size)
 
 
 @given(count=st.integers(0, 30), batch_size=st.integers(1, 12), drop_last=st.booleans())
 def test_batches_follow_an_order(count: int, batch_size: int, drop_last: bool) -> None:
     order = epoch_order(count, seed=count, epoch=0)
-    found = list(batches(numbered(count), batch_size, order=order, drop_last=drop_last))
-    labels = [label for batch in found for label in batch.labels.tolist()]
-    levels = [level for batch in found for level in (batch.images[:, 0, 0, 0] * 255).round().tolist()]
+    result = list(batches(numbered(count), batch_size, order=order, drop_last=drop_last))
+    labels = [label for batch in result for label in batch.labels.tolist()]
+    levels = [level for batch in result for level in (batch.images[:, 0, 0, 0] * 255).round().tolist()]
     assert labels == levels == order[: len(labels)].tolist()
     assert len(labels) == (count - count % batch_size if drop_last else count)
 
@@ -55,10 +55,10 @@ def test_batches_augment_each_batch_once() -> None:
         seen.append((images.dtype, len(images)))
         return 255 - images
 
-    found = list(batches(numbered(5), 2, augment=invert))
+    result = list(batches(numbered(5), 2, augment=invert))
     assert seen == [(torch.uint8, 2), (torch.uint8, 2), (torch.uint8, 1)]
-    assert found[2].images.flatten().tolist() == pytest.approx([251 / 255] * 18)
-    assert found[2].labels.tolist() == [4]
+    assert result[2].images.flatten().tolist() == pytest.approx([251 / 255] * 18)
+    assert result[2].labels.tolist() == [4]
 
 
 def test_batches_leave_the_data_as_they_were() -> None:

@@ -113,13 +113,13 @@ def test_cifar10_jpeg_cache_is_replaced_where_damaged(
     archive_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = read(archive_root)
-    (kept,) = cifar10_jpeg.cache_folder().iterdir()
-    kept.write_bytes(kept.read_bytes()[:100])
+    (cache_file,) = cifar10_jpeg.cache_folder().iterdir()
+    cache_file.write_bytes(cache_file.read_bytes()[:100])
     with caplog.at_level(logging.WARNING):
         parts = read(archive_root)
     assert torch.equal(parts.train.images, expected.train.images)
-    assert f"Ignoring the damaged cache file {kept}" in caplog.text
-    assert kept.stat().st_size > 100
+    assert f"Ignoring the damaged cache file {cache_file}" in caplog.text
+    assert cache_file.stat().st_size > 100
 
 
 def test_cifar10_jpeg_cache_that_cannot_be_written_is_no_error(

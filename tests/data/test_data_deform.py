@@ -333,7 +333,7 @@ def test_deform_never_makes_the_host_wait_for_the_device(waits: Waits) -> None:
         Deform().copies(images, 2)
         Deform().tangents(images, 2)
         Deform()((images * 255).to(torch.uint8))
-    assert waits.found == []
+    assert waits.operations == []
 
 
 # -- errors ------------------------------------------------------------------------------------------
@@ -374,9 +374,9 @@ def numbered(count: int) -> Split:
 @given(count=st.integers(1, 9), batch_size=st.integers(1, 20), seed=SEEDS)
 def test_deformed_stream_visits_all_examples_in_each_pass(count: int, batch_size: int, seed: int) -> None:
     stream = deformed_stream(numbered(count), Deform(), batch_size, seed=seed)
-    taken = list(islice(stream, math.ceil(3 * count / batch_size)))
-    assert {len(batch.labels) for batch in taken} == {batch_size}
-    labels = torch.cat([batch.labels for batch in taken]).tolist()
+    stretch = list(islice(stream, math.ceil(3 * count / batch_size)))
+    assert {len(batch.labels) for batch in stretch} == {batch_size}
+    labels = torch.cat([batch.labels for batch in stretch]).tolist()
     for start in (0, count, 2 * count):
         assert sorted(labels[start : start + count]) == list(range(count))
 

@@ -173,10 +173,10 @@ def test_fetch_without_a_network_says_what_to_put_where(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     remote: Remote = request.getfixturevalue(kind)
-    with socket.socket() as taken:
+    with socket.socket() as listener:
         # Bound but not listening: connections to this port are refused.
-        taken.bind(("127.0.0.1", 0))
-        install(monkeypatch, replace(remote, base_url=f"http://127.0.0.1:{taken.getsockname()[1]}/"))
+        listener.bind(("127.0.0.1", 0))
+        install(monkeypatch, replace(remote, base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/"))
         with pytest.raises(DataError) as error:
             fetch("mnist", tmp_path / "root")
     message = str(error.value)

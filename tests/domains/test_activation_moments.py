@@ -24,9 +24,9 @@ CHANNELS = 3
 class _Noted(Domain):
     """Notes the activations that a rule makes use of."""
 
-    def __init__(self, center: Tensor, found: list[Elementwise | Unimodal]) -> None:
+    def __init__(self, center: Tensor, functions: list[Elementwise | Unimodal]) -> None:
         self._center = center
-        self.found = found
+        self.functions = functions
 
     @property
     @override
@@ -47,8 +47,8 @@ class _Noted(Domain):
         return self._noting(function)
 
     def _noting(self, function: Elementwise | Unimodal) -> Self:
-        self.found.append(function)
-        return type(self)(function.function(self.center), self.found)
+        self.functions.append(function)
+        return type(self)(function.function(self.center), self.functions)
 
     @override
     def shift(self, constant: Tensor | float) -> Self:
@@ -114,9 +114,9 @@ SMOOTH: Mapping[str, Callable[[], nn.Module]] = {
 
 def _activation(layer: nn.Module) -> Elementwise | Unimodal:
     """What a layer's rule takes it for."""
-    found: list[Elementwise | Unimodal] = []
-    propagate(layer, _Noted(torch.zeros(1, CHANNELS, 2, dtype=torch.float64), found))
-    (function,) = found
+    functions: list[Elementwise | Unimodal] = []
+    propagate(layer, _Noted(torch.zeros(1, CHANNELS, 2, dtype=torch.float64), functions))
+    (function,) = functions
     return function
 
 
@@ -165,10 +165,10 @@ def test_moments_of_piecewise_linear_activations_are_integrals(name: str) -> Non
     layer = BENT[name][0]().double()
     mean, std = _noisy()
     with torch.no_grad():
-        found = propagate(layer, Gaussian(mean, std.square()))
+        actual = propagate(layer, Gaussian(mean, std.square()))
     expected, spread = _integrals(layer, mean, std)
-    torch.testing.assert_close(found.mean, expected, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(found.variance, spread, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(actual.mean, expected, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(actual.variance, spread, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", SMOOTH)
@@ -176,13 +176,13 @@ def test_moments_of_smooth_activations_are_near_integrals(name: str) -> None:
     layer = SMOOTH[name]().double()
     assert _activation(layer).hinges is None
     mean, std = _noisy()
-    found = propagate(layer, Gaussian(mean, std.square()))
+    actual = propagate(layer, Gaussian(mean, std.square()))
     expected, spread = _integrals(layer, mean, std)
-    torch.testing.assert_close(found.mean, expected, rtol=5e-3, atol=1e-3)
-    torch.testing.assert_close(found.variance, spread, rtol=5e-3, atol=1e-3)
+    torch.testing.assert_close(actual.mean, expected, rtol=5e-3, atol=1e-3)
+    torch.testing.assert_close(actual.variance, spread, rtol=5e-3, atol=1e-3)
     small = std[0, 0, 0] < 0.5
-    torch.testing.assert_close(found.mean[..., small], expected[..., small], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found.variance[..., small], spread[..., small], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(actual.mean[..., small], expected[..., small], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(actual.variance[..., small], spread[..., small], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", [*BENT, *SMOOTH])
@@ -193,16 +193,16 @@ def test_activation_keeps_covariances_by_its_mean_slope(name: str) -> None:
     mean, std = mean.requires_grad_(), std.detach()
     value = FactoredGaussian(mean, torch.stack([0.6 * std, -0.8 * std]))
     with torch.enable_grad():
-        found = propagate(layer, value)
-        (slope,) = torch.autograd.grad(found.mean.sum(), mean)
+        actual = propagate(layer, value)
+        (slope,) = torch.autograd.grad(actual.mean.sum(), mean)
     tolerance = 1e-6 if name in BENT else 5e-3
-    torch.testing.assert_close(found.factors, slope * value.factors, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(actual.factors, slope * value.factors, rtol=tolerance, atol=tolerance)
     expected = propagate(layer, Gaussian(mean, std.square()))
-    torch.testing.assert_close(found.mean, expected.mean)
-    torch.testing.assert_close(found.variance, expected.variance)
+    torch.testing.assert_close(actual.mean, expected.mean)
+    torch.testing.assert_close(actual.variance, expected.variance)
 
 
 def test_activation_of_ones_own_goes_by_quadrature() -> None:
     mean, variance = torch.randn(2, 4, dtype=torch.float64), torch.rand(1, 4, dtype=torch.float64)
-    found = Gaussian(mean, variance).monotone(Elementwise(torch.arctan))
-    torch.testing.assert_close((found.mean, found.variance), quadrature(torch.arctan, mean, variance))
+    result = Gaussian(mean, variance).monotone(Elementwise(torch.arctan))
+    torch.testing.assert_close((result.mean, result.variance), quadrature(torch.arctan, mean, variance))

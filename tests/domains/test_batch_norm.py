@@ -52,15 +52,15 @@ def test_batch_norm_factors_have_the_gradients_of_the_layer(training: bool) -> N
     images = _images(2).requires_grad_()
     scale, bias = batch_norm_factors(layer, images)  # type: ignore[arg-type]
     upstream = torch.randn_like(images)
-    wanted = (images, *layer.parameters())
-    found = torch.autograd.grad(scale * images + bias, wanted, upstream)
-    torch.testing.assert_close(found, torch.autograd.grad(layer(images), wanted, upstream))
+    expected = (images, *layer.parameters())
+    actual = torch.autograd.grad(scale * images + bias, expected, upstream)
+    torch.testing.assert_close(actual, torch.autograd.grad(layer(images), expected, upstream))
 
 
 def test_batch_norm_factors_normalise_a_distribution_by_its_means() -> None:
     layer = _layer(2, affine=True, tracks=True, training=True)
     images, variance = _images(2), torch.rand(1, 3, 2, 3, dtype=torch.float64)
     scale, bias = batch_norm_factors(layer, images)  # type: ignore[arg-type]
-    found = propagate(layer, Gaussian(images, variance))
-    torch.testing.assert_close(found.mean, scale * images + bias)
-    torch.testing.assert_close(found.variance, scale.square() * variance)
+    result = propagate(layer, Gaussian(images, variance))
+    torch.testing.assert_close(result.mean, scale * images + bias)
+    torch.testing.assert_close(result.variance, scale.square() * variance)

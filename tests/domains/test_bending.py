@@ -60,9 +60,9 @@ class _Counting:
         return torch.relu(x)
 
 
-def _assert_alike(found: Moments, expected: Moments) -> None:
-    torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=0)
-    torch.testing.assert_close(found.variance, expected.variance, rtol=0, atol=0)
+def _assert_alike(actual: Moments, expected: Moments) -> None:
+    torch.testing.assert_close(actual.mean, expected.mean, rtol=0, atol=0)
+    torch.testing.assert_close(actual.variance, expected.variance, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_bending_gives_both_consumers_what_is_theirs(start: Start, pools_first: 
         model = _TwoWays(pools_first).double()
     value = start(_images())
     with torch.no_grad():
-        found = propagate(model, value)
+        actual = propagate(model, value)
         pooled = propagate(nn.Sequential(model.conv, nn.MaxPool2d(2), nn.ReLU()), value)
         skipped = propagate(nn.Sequential(model.conv, nn.ReLU(), nn.AvgPool2d(2)), value)
-    torch.testing.assert_close(found.mean, torch.cat([pooled.mean, skipped.mean], 1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual.mean, torch.cat([pooled.mean, skipped.mean], 1), rtol=0, atol=1e-12)
     expected = torch.cat([pooled.variance, skipped.variance], 1)
-    torch.testing.assert_close(found.variance, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual.variance, expected, rtol=0, atol=1e-12)
 
 
 def test_bending_computes_its_activation_when_first_asked_for_and_once() -> None:
@@ -163,9 +163,9 @@ def test_bending_does_not_put_off_what_is_not_monotone(start: Start) -> None:
         (still.unimodal(unimodal), torch.abs),
         (still.monotone(jumping), jumping.function),
     ):
-        found, expected = bent.monotone(POOL).mean, F.max_pool2d(function(images), 2)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
-        assert (found - function(F.max_pool2d(images, 2)) > 0.01).any()
+        actual, expected = bent.monotone(POOL).mean, F.max_pool2d(function(images), 2)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-7)
+        assert (actual - function(F.max_pool2d(images, 2)) > 0.01).any()
 
 
 def _norm(operator: object, shape: object) -> Tensor:
@@ -187,10 +187,10 @@ def test_bending_keeps_nothing_alive_by_a_cycle(start: Start) -> None:
     model = nn.Sequential(
         nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 4), nn.Tanh()
     ).double()
-    found = propagate(model, start(_images(8)))
-    found.mean.sum().backward()  # type: ignore[no-untyped-call]
+    result = propagate(model, start(_images(8)))
+    result.mean.sum().backward()  # type: ignore[no-untyped-call]
     later = start(_images()).monotone(Elementwise(F.relu, hinges=RECTIFIER))
     assert later.mean.isfinite().all()
-    left = [weakref.ref(each) for each in (found, found.mean, found.variance, later, later.mean)]
-    del found, later
+    left = [weakref.ref(part) for part in (result, result.mean, result.variance, later, later.mean)]
+    del result, later
     assert [ref() for ref in left] == [None] * len(left)

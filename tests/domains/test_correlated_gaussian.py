@@ -128,9 +128,9 @@ def test_correlated_gaussian_agrees_with_samples_where_it_is_exact(name: str) ->
     value, factor = _started(image[None])
     expected = _sampled(model, image, factor)
     with torch.no_grad():
-        found = propagate(model, value)
-    assert ((found.mean.flatten() - expected.mean).abs() <= 5 * expected.mean_error + 1e-12).all()
-    assert ((found.covariance[0] - expected.covariance).abs() <= 5 * expected.covariance_error).all()
+        actual = propagate(model, value)
+    assert ((actual.mean.flatten() - expected.mean).abs() <= 5 * expected.mean_error + 1e-12).all()
+    assert ((actual.covariance[0] - expected.covariance).abs() <= 5 * expected.covariance_error).all()
 
 
 def test_correlated_gaussian_is_near_for_every_net_and_nearer_with_less_noise(
@@ -143,12 +143,12 @@ def test_correlated_gaussian_is_near_for_every_net_and_nearer_with_less_noise(
         expected = _sampled(net.model, image[0], factor, 20_000)
         value = CorrelatedGaussian.independent(image, image.new_full((1, 1), std**2), linked=True)
         with torch.no_grad():
-            found = net.program.run(value, exact)
+            actual = net.program.run(value, exact)
         largest = expected.covariance.diagonal().max()
         noise = 5 * expected.covariance_error.max() / largest
-        off = (found.covariance[0] - expected.covariance).abs().max() / largest
+        off = (actual.covariance[0] - expected.covariance).abs().max() / largest
         errors.append((off - noise).clamp_min(0).item())
-        shift = (found.mean.flatten() - expected.mean).abs().max() / largest.sqrt()
+        shift = (actual.mean.flatten() - expected.mean).abs().max() / largest.sqrt()
         assert shift < 0.15
     assert errors[0] < 0.2
     assert errors[1] < 0.02
@@ -158,10 +158,10 @@ def test_correlated_gaussian_of_independent_noise_begins_as_a_gaussian() -> None
     model, image = _model("relu")
     variance = torch.rand(1, 6, dtype=torch.float64)
     head = nn.Sequential(*list(model.children())[:2])
-    found = propagate(head, CorrelatedGaussian.independent(image[None], variance))
+    actual = propagate(head, CorrelatedGaussian.independent(image[None], variance))
     expected = propagate(head, Gaussian(image[None], variance))
-    torch.testing.assert_close(found.mean, expected.mean)
-    torch.testing.assert_close(found.variance, expected.variance)
+    torch.testing.assert_close(actual.mean, expected.mean)
+    torch.testing.assert_close(actual.variance, expected.variance)
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -171,9 +171,9 @@ def test_correlated_gaussian_takes_one_matrix_for_all_examples_or_one_for_each(n
     shared, factor = _started(images)
     spread = (factor @ factor.T).expand(2, -1, -1)
     apart = CorrelatedGaussian(images, spread, factor.expand(2, -1, -1))
-    found, expected = propagate(model, shared), propagate(model, apart)
-    torch.testing.assert_close(found.mean, expected.mean)
-    torch.testing.assert_close(found.covariance.expand(2, -1, -1), expected.covariance)
+    actual, expected = propagate(model, shared), propagate(model, apart)
+    torch.testing.assert_close(actual.mean, expected.mean)
+    torch.testing.assert_close(actual.covariance.expand(2, -1, -1), expected.covariance)
 
 
 def test_correlated_gaussian_keeps_one_matrix_for_all_examples_under_affine_maps() -> None:
@@ -186,11 +186,11 @@ def test_correlated_gaussian_keeps_one_matrix_for_all_examples_under_affine_maps
 def test_correlated_gaussian_matrices_are_symmetric_and_positive(name: str) -> None:
     model, image = _model(name)
     value, _ = _started(image[None])
-    found = propagate(model, value)
-    link = found.link
+    result = propagate(model, value)
+    link = result.link
     assert link is not None
-    torch.testing.assert_close(found.covariance, found.covariance.mT)
-    rest = found.covariance - link @ link.mT  # what is not linear in the noise
+    torch.testing.assert_close(result.covariance, result.covariance.mT)
+    rest = result.covariance - link @ link.mT  # what is not linear in the noise
     assert (torch.linalg.eigvalsh(rest) > -1e-6).all()
 
 
@@ -200,10 +200,10 @@ def test_correlated_gaussian_without_noise_is_the_network(name: str, dtype: torc
     model, image = _model(name)
     model, images = model.to(dtype), image[None].to(dtype)
     variance = torch.zeros(1, *image.shape, dtype=dtype, requires_grad=True)
-    found = propagate(model, CorrelatedGaussian.independent(images, variance, linked=True))
-    torch.testing.assert_close(found.mean, model(images))
-    assert (found.covariance.abs() < 1e-12).all()
-    (found.mean.sum() + found.covariance.sum()).backward()  # type: ignore[no-untyped-call]
+    result = propagate(model, CorrelatedGaussian.independent(images, variance, linked=True))
+    torch.testing.assert_close(result.mean, model(images))
+    assert (result.covariance.abs() < 1e-12).all()
+    (result.mean.sum() + result.covariance.sum()).backward()  # type: ignore[no-untyped-call]
     for leaf in (variance, *model.parameters()):
         assert leaf.grad is not None
         assert leaf.grad.isfinite().all()
@@ -215,18 +215,18 @@ def test_correlated_gaussian_is_pooled_in_single_precision(padding: int) -> None
     pool = nn.MaxPool1d(3, 2, padding, ceil_mode=True)
     image = torch.tensor([[[0.3, 0.4, 0.1, 0.2, 0.5, 0.45]]])
     covariance = 0.01 * (torch.eye(6) + torch.ones(6, 6))[None]
-    found = propagate(pool, CorrelatedGaussian(image, covariance))
+    actual = propagate(pool, CorrelatedGaussian(image, covariance))
     expected = propagate(pool, CorrelatedGaussian(image.double(), covariance.double()))
-    torch.testing.assert_close(found.mean.double(), expected.mean, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.covariance.double(), expected.covariance, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(actual.mean.double(), expected.mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual.covariance.double(), expected.covariance, rtol=1e-4, atol=1e-6)
 
 
 def test_correlated_gaussian_has_the_gradient_of_finite_differences() -> None:
     model, image = _model("leaky-relu")
 
     def moments(images: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        found = propagate(model, CorrelatedGaussian(images, (factor @ factor.T)[None], factor[None]))
-        return found.mean, found.covariance
+        result = propagate(model, CorrelatedGaussian(images, (factor @ factor.T)[None], factor[None]))
+        return result.mean, result.covariance
 
     inputs = (image[None].requires_grad_(), _factor(6).requires_grad_())
     assert torch.autograd.gradcheck(moments, inputs)

@@ -66,14 +66,14 @@ SETS = [Around(p, clip) for p in (2.0, math.inf) for clip in (False, True)]
 
 @pytest.fixture(params=SETS, ids=lambda around: around.label)
 def around(request: pytest.FixtureRequest) -> Around:
-    found: Around = request.param
-    return found
+    result: Around = request.param
+    return result
 
 
 @pytest.fixture(params=NAMES)
 def domain(request: pytest.FixtureRequest) -> DomainName:
-    found: DomainName = request.param
-    return found
+    result: DomainName = request.param
+    return result
 
 
 @pytest.fixture(autouse=True)
@@ -160,10 +160,10 @@ def test_domain_of_box_and_ball_is_never_looser_than_either(
 ) -> None:
     _skip_if_not_monotone(net)
     images, epsilons, labels = net.images(BATCH), _budgets(BATCH), _labels(BATCH, 3)
-    found = {name: _bounds(net, around.input_set(images, epsilons, name), exact, labels) for name in NAMES}
-    outputs, differences = found["box_ball"]
+    result = {name: _bounds(net, around.input_set(images, epsilons, name), exact, labels) for name in NAMES}
+    outputs, differences = result["box_ball"]
     for other in ("box", "ball"):
-        looser, bound = found[other]
+        looser, bound = result[other]
         assert (_slackened(looser.ends[0], -1) <= outputs.ends[0]).all()
         assert (_slackened(looser.ends[1], 1) >= outputs.ends[1]).all()
         assert (_slackened(bound, 1) >= differences).all()
@@ -235,8 +235,8 @@ def test_domain_bounds_at_epsilon_zero_are_the_model(
         if "softplus" in net.name:  # whose jump is added
             _assert_within(net.model(images), outputs)
         else:
-            for found in (*outputs.ends, outputs.center):
-                torch.testing.assert_close(found, net.model(images), rtol=1e-9, atol=1e-9)
+            for result in (*outputs.ends, outputs.center):
+                torch.testing.assert_close(result, net.model(images), rtol=1e-9, atol=1e-9)
 
 
 def test_domain_gradients_reach_all_weights(net: Net, domain: DomainName, exact: OperatorNorms) -> None:

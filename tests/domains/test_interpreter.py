@@ -148,11 +148,11 @@ def test_program_takes_a_subclass_for_what_it_computes(
     layer: nn.Module, shape: tuple[int, ...], exact: OperatorNorms
 ) -> None:
     images = torch.rand(4, *shape)
-    found = propagate(layer, Ball(images, torch.ones(1)), norms=exact)
-    torch.testing.assert_close(found.midpoint, layer(images))
+    result = propagate(layer, Ball(images, torch.ones(1)), norms=exact)
+    torch.testing.assert_close(result.midpoint, layer(images))
     unit = torch.eye(math.prod(shape)).reshape(-1, *shape)
     matrix = (layer(unit) - layer(torch.zeros(1, *shape))).flatten(1)
-    torch.testing.assert_close(found.radius, torch.linalg.matrix_norm(matrix, ord=2)[None])
+    torch.testing.assert_close(result.radius, torch.linalg.matrix_norm(matrix, ord=2)[None])
 
 
 def test_program_takes_a_last_layer_as_one_only_where_it_computes_so(exact: OperatorNorms) -> None:
@@ -190,8 +190,8 @@ def test_program_computes_anew_what_depends_on_buffers_and_weights(exact: Operat
         model.get_buffer("factor").fill_(factor)
         with torch.no_grad():
             model.get_parameter("layer.weight").mul_(1.5)
-        found = program.run(Ball(images, torch.zeros(1)), exact)
-        torch.testing.assert_close(found.midpoint, model(images))
+        result = program.run(Ball(images, torch.zeros(1)), exact)
+        torch.testing.assert_close(result.midpoint, model(images))
 
 
 def test_program_leaves_the_model_as_it_was() -> None:
@@ -297,17 +297,17 @@ def test_program_in_train_mode_has_batchnorm_use_the_batch_of_centers(exact: Ope
     model = nn.Sequential(nn.Conv2d(2, 3, 2).double(), norm, nn.Flatten()).train()
     state = copy.deepcopy(model.state_dict())
     images = torch.rand(6, 2, 3, 3, dtype=torch.float64)
-    found = propagate(model, Ball(images, images.new_full((6,), 0.3)), norms=exact)
+    result = propagate(model, Ball(images, images.new_full((6,), 0.3)), norms=exact)
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]), name
-    torch.testing.assert_close(found.midpoint, model(images))
+    torch.testing.assert_close(result.midpoint, model(images))
     # The scale depends on the weights before it, through the statistics.
-    (through,) = torch.autograd.grad(found.radius.sum(), model.get_parameter("0.weight"))
+    (through,) = torch.autograd.grad(result.radius.sum(), model.get_parameter("0.weight"))
     hidden = model[0](images).detach()
     variance = hidden.var((0, 2, 3), unbiased=False)
     steepest = (norm.weight.abs() / (variance + norm.eps).sqrt()).max()
     stretch = exact.of(Convolution(model.get_parameter("0.weight"), (1, 1), (0, 0), (1, 1)), (2, 3, 3), "")
-    torch.testing.assert_close(found.radius, (0.3 * steepest * stretch).expand(6))
+    torch.testing.assert_close(result.radius, (0.3 * steepest * stretch).expand(6))
     held = 0.3 * 6 * steepest.detach() * stretch
     (alone,) = torch.autograd.grad(held, model.get_parameter("0.weight"))
     assert (through - alone).abs().max() > 1e-3

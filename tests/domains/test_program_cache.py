@@ -19,65 +19,65 @@ def _net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
 
 
-def _mean(kept: ProgramCache, model: nn.Module, images: Tensor) -> Tensor:
-    return kept.of(model).run(Gaussian(images, torch.zeros(())), GuaranteedNorms()).mean
+def _mean(cache: ProgramCache, model: nn.Module, images: Tensor) -> Tensor:
+    return cache.of(model).run(Gaussian(images, torch.zeros(())), GuaranteedNorms()).mean
 
 
 def test_program_cache_gives_the_same_while_the_model_stays() -> None:
-    kept, model = ProgramCache(), _net()
-    program = kept.of(model)
+    cache, model = ProgramCache(), _net()
+    program = cache.of(model)
     with torch.no_grad():
         next(model.parameters()).add_(1)
-    assert kept.of(model) is program
+    assert cache.of(model) is program
 
 
 def test_program_cache_builds_anew_for_a_layer_of_another_kind() -> None:
-    kept, model, images = ProgramCache(), _net(), torch.rand(2, 4)
-    before, program = _mean(kept, model, images), kept.of(model)
+    cache, model, images = ProgramCache(), _net(), torch.rand(2, 4)
+    before, program = _mean(cache, model, images), cache.of(model)
     model[1] = nn.Tanh()
-    assert kept.of(model) is not program
-    torch.testing.assert_close(_mean(kept, model, images), model(images))
-    assert not torch.allclose(_mean(kept, model, images), before)
+    assert cache.of(model) is not program
+    torch.testing.assert_close(_mean(cache, model, images), model(images))
+    assert not torch.allclose(_mean(cache, model, images), before)
 
 
 def test_program_cache_reads_a_layer_of_the_same_kind_anew() -> None:
-    kept, model, images = ProgramCache(), _net(), torch.rand(2, 4)
-    _mean(kept, model, images)
+    cache, model, images = ProgramCache(), _net(), torch.rand(2, 4)
+    _mean(cache, model, images)
     model[0] = nn.Linear(4, 5)
-    torch.testing.assert_close(_mean(kept, model, images), model(images))
+    torch.testing.assert_close(_mean(cache, model, images), model(images))
 
 
 def test_program_cache_counts_modes_and_settings() -> None:
-    kept, model = ProgramCache(), nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(0.1))
-    program = kept.of(model)
-    assert kept.of(model.eval()) is not program
-    program = kept.of(model)
+    cache, model = ProgramCache(), nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(0.1))
+    program = cache.of(model)
+    assert cache.of(model.eval()) is not program
+    program = cache.of(model)
     model[1] = nn.LeakyReLU(0.3)
-    assert kept.of(model) is not program
+    assert cache.of(model) is not program
 
 
 def test_program_cache_builds_anew_for_another_model() -> None:
-    kept, first, second, images = ProgramCache(), _net(), _net(), torch.rand(2, 4)
-    program = kept.of(first)
-    assert kept.of(second) is not program
-    torch.testing.assert_close(_mean(kept, second, images), second(images))
+    cache, first, second, images = ProgramCache(), _net(), _net(), torch.rand(2, 4)
+    program = cache.of(first)
+    assert cache.of(second) is not program
+    torch.testing.assert_close(_mean(cache, second, images), second(images))
 
 
 def test_program_cache_of_a_compiled_model_is_that_of_the_original() -> None:
-    kept, model = ProgramCache(), _net()
-    program = kept.of(cast(nn.Module, torch.compile(model, backend="eager")))
-    assert kept.of(model) is program
+    cache, model = ProgramCache(), _net()
+    program = cache.of(cast(nn.Module, torch.compile(model, backend="eager")))
+    assert cache.of(model) is program
     assert program.fits(model)
 
 
 def test_program_cache_begins_anew_when_copied() -> None:
     """Else a copy of what keeps it would copy the model."""
-    kept, model = ProgramCache(), _net()
-    program = kept.of(model)
-    copied = copy.deepcopy(kept)
+    cache, model = ProgramCache(), _net()
+    program = cache.of(model)
+    copied = copy.deepcopy(cache)
     assert copied.of(model) is not program
     assert copied.of(model).fits(model)
-    assert kept.of(model) is program
+    assert cache.of(model) is program
 
 
 def test_program_cache_refuses_each_time_what_cannot_be_traced() -> None:
@@ -86,8 +86,8 @@ def test_program_cache_refuses_each_time_what_cannot_be_traced() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
 
-    kept = ProgramCache()
+    cache = ProgramCache()
     for _ in range(2):
         with pytest.raises(ModelError, match="cannot be traced"):
-            kept.of(Branching())
-    assert kept.of(_net())
+            cache.of(Branching())
+    assert cache.of(_net())

@@ -61,15 +61,15 @@ def _assert_exact(layer: nn.Module, input_shape: Shape, norms_of: OperatorNorms,
     _assert_close((both.center, both.ball.radius), (ball.midpoint, ball.radius))
 
 
-def _assert_close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-    for one, other in zip(found, expected, strict=True):
+def _assert_close(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 @st.composite
 def _windows(draw: st.DrawFn, rank: int) -> dict[str, list[int]]:
     """Sides of an image, and a window that fits into it."""
-    found: dict[str, list[int]] = {name: [] for name in ("sides", "kernel", "stride", "padding", "dilation")}
+    result: dict[str, list[int]] = {name: [] for name in ("sides", "kernel", "stride", "padding", "dilation")}
     for _ in range(rank):
         kernel, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 3))
         padding = draw(st.integers(0, 2))
@@ -81,8 +81,8 @@ def _windows(draw: st.DrawFn, rank: int) -> dict[str, list[int]]:
             ("padding", padding),
             ("dilation", dilation),
         ):
-            found[name].append(value)
-    return found
+            result[name].append(value)
+    return result
 
 
 @given(data=st.data())
@@ -294,11 +294,11 @@ def test_rules_of_unimodal_functions_have_the_exact_image_of_an_interval(
 ) -> None:
     unimodal = UNIMODAL[name]
     ends = torch.tensor([[lower], [lower + width]], dtype=torch.float64)
-    found = Box(ends[:1], ends[1:]).unimodal(unimodal)
+    result = Box(ends[:1], ends[1:]).unimodal(unimodal)
     inside = unimodal.function(torch.linspace(lower, lower + width, 2001, dtype=torch.float64))
-    assert float(found.lower) == pytest.approx(float(inside.min()), abs=1e-5)
-    assert float(found.lower) <= float(inside.min()) + 1e-15
-    assert float(found.upper) == pytest.approx(float(inside.max()), abs=1e-15)
+    assert float(result.lower) == pytest.approx(float(inside.min()), abs=1e-5)
+    assert float(result.lower) <= float(inside.min()) + 1e-15
+    assert float(result.upper) == pytest.approx(float(inside.max()), abs=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -358,9 +358,9 @@ def test_rules_of_all_spellings_are_one(
     around = BoxBall(Ball(center, torch.tensor([0.0, 0.2, 1.0]).double()), Box(center - 0.3, center + 0.1))
     expected = propagate(layer, around, norms=exact)
     for spelling in spellings:
-        found = propagate(Call(spelling), around, norms=exact)
-        _assert_close((*found.ends, found.center), (*expected.ends, expected.center))
-        _assert_close((found.ball.radius,), (expected.ball.radius,))
+        actual = propagate(Call(spelling), around, norms=exact)
+        _assert_close((*actual.ends, actual.center), (*expected.ends, expected.center))
+        _assert_close((actual.ball.radius,), (expected.ball.radius,))
 
 
 def test_rule_of_softplus_bounds_its_jump() -> None:

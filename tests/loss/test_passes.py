@@ -80,8 +80,8 @@ def test_pass_of_a_compiled_model_is_differentiated_twice_where_it_is_not_compil
     model = Counting()
     compiled = torch.compile(model, backend="eager")
     expected = (CrossEntropy() + LossGradient())(model, IMAGES, LABELS).loss
-    found = (CrossEntropy() + LossGradient())(compiled, IMAGES, LABELS).loss
-    assert found.item() == pytest.approx(expected.item())
+    actual = (CrossEntropy() + LossGradient())(compiled, IMAGES, LABELS).loss
+    assert actual.item() == pytest.approx(expected.item())
 
 
 def test_pass_that_is_shared_does_not_change_a_terms_random_start() -> None:
@@ -150,7 +150,7 @@ class _Answers(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("answer", "result"),
     [
         (lambda images: images[:, 0], r"shape \(8,\)"),
         (lambda images: images.mean(dim=0, keepdim=True), r"shape \(1, 4\)"),
@@ -158,8 +158,8 @@ class _Answers(nn.Module):
     ],
 )
 @pytest.mark.parametrize("objective", [CrossEntropy(), InputGradient(), VirtualAdversarial()])
-def test_pass_explains_that_a_model_gives_no_logits(objective: OnePass, answer: Any, found: str) -> None:
-    with pytest.raises(ModelError, match=rf"tensor \(8, classes\) for 8 images, but gave {found}"):
+def test_pass_explains_that_a_model_gives_no_logits(objective: OnePass, answer: Any, result: str) -> None:
+    with pytest.raises(ModelError, match=rf"tensor \(8, classes\) for 8 images, but gave {result}"):
         objective(_Answers(answer), IMAGES, LABELS)
 
 

@@ -89,8 +89,8 @@ def test_sum_numbers_names_that_repeat() -> None:
     same = Fixed(1.0) + Fixed(2.0) + Fixed(3.0)
     terms = same(MODEL, IMAGES, LABELS).terms
     assert {name: float(value) for name, value in terms.items()} == {"fixed": 1, "fixed_2": 2, "fixed_3": 3}
-    taken = Fixed(1.0, "a_2") + Fixed(2.0, "a") + Fixed(3.0, "a")
-    names = list(taken(MODEL, IMAGES, LABELS).terms)
+    objective = Fixed(1.0, "a_2") + Fixed(2.0, "a") + Fixed(3.0, "a")
+    names = list(objective(MODEL, IMAGES, LABELS).terms)
     assert names == ["a_2", "a", "a_3"]
 
 

@@ -46,9 +46,9 @@ def test_activation_option_has_a_layer_for_every_name() -> None:
 @pytest.mark.parametrize("activation", LAYERS)
 def test_activation_option_sets_every_activation(name: str, activation: ActivationName) -> None:
     model = _created(name, activation=activation)
-    found = _activations(model)
-    assert [type(layer) for layer in found] == [LAYERS[activation]] * BUILDERS[name]
-    assert len(set(map(id, found))) == len(found)  # each a layer of its own
+    result = _activations(model)
+    assert [type(layer) for layer in result] == [LAYERS[activation]] * BUILDERS[name]
+    assert len(set(map(id, result))) == len(result)  # each a layer of its own
     assert model(torch.zeros(2, *SHAPE, device="meta")).shape == (2, 5)
 
 

@@ -106,10 +106,10 @@ def test_factory_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
         (tmp_path / str(width)).mkdir()
         code = f"from torch import nn\ndef make():\n    return nn.Linear(8, {width})\n"
         (tmp_path / str(width) / "net.py").write_text(code)
-    made = [
+    models = [
         create(f"{tmp_path}/{width}/net.py:make", dataset="digits", normalize=False) for width in (2, 3, 2)
     ]
-    assert [model(torch.rand(1, 8)).shape[1] for model in made] == [2, 3, 2]
+    assert [model(torch.rand(1, 8)).shape[1] for model in models] == [2, 3, 2]
     files = [getattr(module, "__file__", "") for module in sys.modules.values()]
     assert all(files.count(f"{tmp_path}/{width}/net.py") == 1 for width in (2, 3))
 

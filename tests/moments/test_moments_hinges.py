@@ -67,10 +67,10 @@ def test_hinges_moments_of_known_functions_are_integrals(integrated: _Integrated
     hinges, function = FUNCTIONS[name]
     for mean in (-4.0, -0.3, 0.0, 0.1, 2.5, 7.0):
         for std in (0.05, 0.4, 3.0):
-            found = hinged(_number(mean), _number(std * std), hinges)
+            actual = hinged(_number(mean), _number(std * std), hinges)
             expected = integrated(function, mean, std, kinks=hinges.positions)
-            assert found[0].item() == pytest.approx(expected[0], rel=1e-9, abs=1e-12)
-            assert found[1].item() == pytest.approx(expected[1], rel=1e-8, abs=1e-12)
+            assert actual[0].item() == pytest.approx(expected[0], rel=1e-9, abs=1e-12)
+            assert actual[1].item() == pytest.approx(expected[1], rel=1e-8, abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,22 +78,22 @@ def test_hinges_moments_of_known_functions_are_integrals(integrated: _Integrated
 def test_hinges_moments_are_integrals(
     integrated: _Integrated, hinges: Hinges, mean: float, std: float
 ) -> None:
-    found = hinged(_number(mean), _number(std * std), hinges)
+    actual = hinged(_number(mean), _number(std * std), hinges)
     expected = integrated(partial(_value, hinges), mean, std, kinks=hinges.positions)
-    assert found[0].item() == pytest.approx(expected[0], rel=1e-9, abs=1e-9)
-    assert found[1].item() == pytest.approx(expected[1], rel=1e-7, abs=1e-9 * std**2)
+    assert actual[0].item() == pytest.approx(expected[0], rel=1e-9, abs=1e-9)
+    assert actual[1].item() == pytest.approx(expected[1], rel=1e-7, abs=1e-9 * std**2)
 
 
 def test_hinges_may_differ_by_channel() -> None:
     slopes = torch.tensor([0.0, 0.3, 1.0, 2.0], dtype=torch.float64)[:, None]
     mean = torch.randn(2, 4, 5, dtype=torch.float64)
     variance = 0.1 + torch.rand(1, 4, 5, dtype=torch.float64)
-    found = hinged(mean, variance, Hinges((-0.2, 0.4), (1 - slopes, slopes), slope=slopes))
+    actual = hinged(mean, variance, Hinges((-0.2, 0.4), (1 - slopes, slopes), slope=slopes))
     gain = hinged_gain(mean, variance, Hinges((-0.2, 0.4), (1 - slopes, slopes), slope=slopes))
     for channel, slope in enumerate(slopes.flatten().tolist()):
         own = Hinges((-0.2, 0.4), (1 - slope, slope), slope=slope)
         expected = hinged(mean[:, channel], variance[:, channel], own)
-        torch.testing.assert_close((found[0][:, channel], found[1][:, channel]), expected)
+        torch.testing.assert_close((actual[0][:, channel], actual[1][:, channel]), expected)
         torch.testing.assert_close(gain[:, channel], hinged_gain(mean[:, channel], variance[:, channel], own))
 
 
@@ -136,10 +136,10 @@ def test_hinges_in_single_precision_lose_nothing_far_from_the_kinks(name: str, s
     generator = torch.Generator().manual_seed(0)
     mean = size * (2 * torch.rand(10_000, generator=generator) - 1)
     variance = (1e-4 * mean).square()
-    found = hinged(mean, variance, hinges)
+    actual = hinged(mean, variance, hinges)
     expected = hinged(mean.double(), variance.double(), hinges)
-    assert ((found[0] - expected[0]).abs() <= 1e-5 * expected[0].abs() + 1e-6 * size).all()
-    assert ((found[1] - expected[1]).abs() <= 1e-3 * variance).all()
+    assert ((actual[0] - expected[0]).abs() <= 1e-5 * expected[0].abs() + 1e-6 * size).all()
+    assert ((actual[1] - expected[1]).abs() <= 1e-3 * variance).all()
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -149,12 +149,12 @@ def test_hinges_moments_without_variance_are_the_function(name: str, dtype: torc
     points = [-7.0, -0.3, 0.0, 0.1, 0.2, 0.7, 6.0, 7.5, *hinges.positions]
     mean = torch.tensor(points, dtype=dtype, requires_grad=True)
     variance = torch.zeros(1, dtype=dtype, requires_grad=True)
-    found, spread = hinged(mean, variance, hinges)
+    result, spread = hinged(mean, variance, hinges)
     eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(found, function(mean), rtol=0, atol=10 * eps)
+    torch.testing.assert_close(result, function(mean), rtol=0, atol=10 * eps)
     assert (spread == 0).all()
     gain = hinged_gain(mean, variance, hinges)
-    for gradient in torch.autograd.grad(found.sum() + spread.sum() + gain.sum(), (mean, variance)):
+    for gradient in torch.autograd.grad(result.sum() + spread.sum() + gain.sum(), (mean, variance)):
         assert gradient.isfinite().all()
 
 

@@ -52,10 +52,10 @@ def test_larger_moments_are_integrals(
     mean: float, other: float, std: float, other_std: float, rho: float | None
 ) -> None:
     covariance = None if rho is None else _number(rho * std * other_std)
-    found = larger(_number(mean), _number(std**2), _number(other), _number(other_std**2), covariance)
+    actual = larger(_number(mean), _number(std**2), _number(other), _number(other_std**2), covariance)
     expected = _integrals((mean, std), (other, other_std), rho or 0.0)
-    assert found[0].item() == pytest.approx(expected[0], rel=1e-8, abs=1e-8)
-    assert found[1].item() == pytest.approx(expected[1], rel=1e-8, abs=1e-8)
+    assert actual[0].item() == pytest.approx(expected[0], rel=1e-8, abs=1e-8)
+    assert actual[1].item() == pytest.approx(expected[1], rel=1e-8, abs=1e-8)
 
 
 def test_larger_moments_and_share_agree_with_samples() -> None:
@@ -70,15 +70,15 @@ def test_larger_moments_and_share_agree_with_samples() -> None:
     is_first = (x > y).double()
     mean, variance = larger(one, var_a, two, var_b, covariance)
     share = share_of_first(one, var_a, two, var_b, covariance)
-    for found, values in ((mean, samples), (variance, apart), (share, is_first)):
-        assert ((values.mean(0) - found).abs() <= 5 * values.std(0) / math.sqrt(NUM_SAMPLES)).all()
+    for result, values in ((mean, samples), (variance, apart), (share, is_first)):
+        assert ((values.mean(0) - result).abs() <= 5 * values.std(0) / math.sqrt(NUM_SAMPLES)).all()
 
 
 def test_larger_does_not_depend_on_which_is_first() -> None:
     one, var_a, two, var_b, covariance = _random(1, 50)
     for joint in (None, covariance):
-        found = larger(one, var_a, two, var_b, joint)
-        torch.testing.assert_close(found, larger(two, var_b, one, var_a, joint))
+        result = larger(one, var_a, two, var_b, joint)
+        torch.testing.assert_close(result, larger(two, var_b, one, var_a, joint))
         shares = share_of_first(one, var_a, two, var_b, joint), share_of_first(two, var_b, one, var_a, joint)
         torch.testing.assert_close(sum(shares), torch.ones_like(one))
 
@@ -100,10 +100,10 @@ def test_larger_beside_a_constant_is_the_rectifier() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_larger_of_a_value_and_itself_is_that_value(dtype: torch.dtype) -> None:
-    mean, variance = (each.to(dtype).requires_grad_() for each in _random(4, 50)[:2])
-    found = larger(mean, variance, mean, variance, variance)
-    torch.testing.assert_close(found, (mean, variance))
-    for gradient in torch.autograd.grad(torch.stack(found).sum(), (mean, variance)):
+    mean, variance = (tensor.to(dtype).requires_grad_() for tensor in _random(4, 50)[:2])
+    result = larger(mean, variance, mean, variance, variance)
+    torch.testing.assert_close(result, (mean, variance))
+    for gradient in torch.autograd.grad(torch.stack(result).sum(), (mean, variance)):
         assert gradient.isfinite().all()
 
 
@@ -147,16 +147,16 @@ def test_larger_of_values_far_apart_loses_nothing_in_single_precision(
 ) -> None:
     values = [h * std, std**2, -h * std, 0.25 * std**2]
     values = values if rho is None else [*values, 0.5 * rho * std**2]
-    found = larger(*[torch.tensor(value) for value in values])
+    actual = larger(*[torch.tensor(value) for value in values])
     expected = larger(*[_number(value) for value in values])
-    assert found[0].item() == pytest.approx(expected[0].item(), rel=1e-3)
-    assert found[1].item() == pytest.approx(expected[1].item(), rel=1e-3)
+    assert actual[0].item() == pytest.approx(expected[0].item(), rel=1e-3)
+    assert actual[1].item() == pytest.approx(expected[1].item(), rel=1e-3)
 
 
 def test_larger_in_single_precision_is_near_double() -> None:
     values = _random(9, 10_000)
-    found = larger(*(value.float() for value in values))
-    for own, expected in zip(found, larger(*values), strict=True):
+    actual = larger(*(value.float() for value in values))
+    for own, expected in zip(actual, larger(*values), strict=True):
         torch.testing.assert_close(own.double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -166,7 +166,7 @@ def test_larger_is_never_the_padding(joint: bool) -> None:
     variance = torch.tensor([1.0, 0.0, 0.0, 4.0, 1e-6], requires_grad=True)
     padded, none = torch.full_like(mean, PADDED), torch.zeros_like(mean)
     covariance = [none] if joint else []
-    for found, share, expected in (
+    for actual, share, expected in (
         (
             larger(mean, variance, padded, none, *covariance),
             share_of_first(mean, variance, padded, none, *covariance),
@@ -178,10 +178,10 @@ def test_larger_is_never_the_padding(joint: bool) -> None:
             0.0,
         ),
     ):
-        assert torch.equal(found[0], mean)
-        assert torch.equal(found[1], variance)
+        assert torch.equal(actual[0], mean)
+        assert torch.equal(actual[1], variance)
         assert (share == expected).all()
-        to_mean, to_variance = torch.autograd.grad(found[0].sum() + 3 * found[1].sum(), (mean, variance))
+        to_mean, to_variance = torch.autograd.grad(actual[0].sum() + 3 * actual[1].sum(), (mean, variance))
         assert torch.equal(to_mean, torch.ones(5))
         assert torch.equal(to_variance, torch.full((5,), 3.0))
         for gradient in torch.autograd.grad(share.sum(), (mean, variance)):
@@ -234,10 +234,10 @@ def test_larger_moments_lie_within_bounds(
 def test_larger_writes_nothing_into_its_arguments() -> None:
     values = _random(10, 5)
     inputs = [value.clone().requires_grad_() for value in values]
-    found = larger(*inputs)
-    upstream = [torch.ones_like(each) for each in found]
-    torch.autograd.grad(found, inputs, upstream)
-    assert all(torch.equal(each, torch.ones_like(each)) for each in upstream)
+    result = larger(*inputs)
+    upstream = [torch.ones_like(tensor) for tensor in result]
+    torch.autograd.grad(result, inputs, upstream)
+    assert all(torch.equal(tensor, torch.ones_like(tensor)) for tensor in upstream)
     assert all(torch.equal(own, value) for own, value in zip(inputs, values, strict=True))
 
 

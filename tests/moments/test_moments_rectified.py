@@ -76,8 +76,8 @@ def test_rectified_moments_far_from_the_kink_lose_nothing_in_single_precision(h:
 def test_rectified_moments_near_the_kink_in_single_precision_are_near_double() -> None:
     h = torch.linspace(-12, 12, 2401, dtype=torch.float64)
     ones = torch.ones_like(h)
-    found = rectified(h.float(), ones.float())
-    for value, expected in zip(found, rectified(h, ones), strict=True):
+    actual = rectified(h.float(), ones.float())
+    for value, expected in zip(actual, rectified(h, ones), strict=True):
         assert (value >= 0).all()
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
 
@@ -135,21 +135,22 @@ def test_rectified_gradients_of_means_far_away_are_those_of_the_function() -> No
     mean = torch.tensor([-1e4, 1e4], requires_grad=True)
     variance = torch.ones(2, requires_grad=True)
     for value, expected in zip(rectified(mean, variance), ([0, 1, 0, 0], [0, 0, 0, 1]), strict=True):
-        found = torch.autograd.grad(value.sum(), (mean, variance), retain_graph=True)
-        assert torch.cat(found).tolist() == pytest.approx(expected)
+        actual = torch.autograd.grad(value.sum(), (mean, variance), retain_graph=True)
+        assert torch.cat(actual).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("variance_shape", [(3, 2, 4), (1, 2, 4), (2, 1), ()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rectified_and_mean_are_the_two_apart(variance_shape: tuple[int, ...], dtype: torch.dtype) -> None:
     mean, variance = (
-        each.to(dtype).requires_grad_() for each in (_random(6, 3, 2, 4)[0], _random(7, *variance_shape)[1])
+        tensor.to(dtype).requires_grad_()
+        for tensor in (_random(6, 3, 2, 4)[0], _random(7, *variance_shape)[1])
     )
-    found = rectified_and_mean(mean, variance)
+    actual = rectified_and_mean(mean, variance)
     expected = torch.cat([torch.relu(mean), rectified(mean, variance)[0]])
-    torch.testing.assert_close(found, expected)
-    upstream = torch.randn_like(found)
-    gradients = [torch.autograd.grad(each, (mean, variance), upstream) for each in (found, expected)]
+    torch.testing.assert_close(actual, expected)
+    upstream = torch.randn_like(actual)
+    gradients = [torch.autograd.grad(tensor, (mean, variance), upstream) for tensor in (actual, expected)]
     for own, other in zip(*gradients, strict=True):
         torch.testing.assert_close(own, other)
 

@@ -111,9 +111,9 @@ def test_certified_without_a_budget_is_cross_entropy(norm: float, domain: Domain
     ours = Certified(norm, 0.0, domain=domain)(model, images, batch.labels)
     expected = F.cross_entropy(model(images), batch.labels)
     torch.testing.assert_close(ours.loss, expected, rtol=1e-9, atol=0)
-    found, wanted = _gradients(ours.loss, model), _gradients(expected, model)
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-9)
+    actual, expected_gradients = _gradients(ours.loss, model), _gradients(expected, model)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-6, atol=1e-9)
     assert ours.terms["worst_accuracy"] == ours.terms["clean_accuracy"]
 
 
@@ -133,8 +133,8 @@ def test_certified_with_kappa_1_is_cross_entropy_bit_for_bit_and_bounds_nothing(
         assert torch.equal(ours.loss, theirs.loss)
         assert torch.equal(ours.terms["clean_accuracy"], theirs.terms["accuracy"])
         assert set(ours.terms) == {"clean", "clean_accuracy", "kappa", "epsilon"}
-        found, wanted = _gradients(ours.loss, model), _gradients(theirs.loss, twin)
-        assert all(torch.equal(found[name], gradient) for name, gradient in wanted.items())
+        actual, expected = _gradients(ours.loss, model), _gradients(theirs.loss, twin)
+        assert all(torch.equal(actual[name], gradient) for name, gradient in expected.items())
     for name, value in model.state_dict().items():
         assert torch.equal(value, twin.state_dict()[name]), name
     with pytest.raises(AssertionError, match="a bound was computed"):
@@ -201,7 +201,7 @@ class Textbook:
 
     def loss(self, labels: Tensor) -> Tensor:
         directions = self.head.weight[:, None] - self.head.weight[None]  # (class, class, hidden)
-        below, above = (each[:, None, None] - self.center[:, None, None] for each in (self.lower, self.upper))
+        below, above = (part[:, None, None] - self.center[:, None, None] for part in (self.lower, self.upper))
         every = directions.expand(len(labels), *directions.shape)
         gains = self._farthest(every, below.expand_as(every), above.expand_as(every))
         rows = torch.arange(len(labels))
@@ -236,7 +236,7 @@ def test_certified_is_the_textbook_loss(norm: float, num_classes: int, epsilon: 
 
 
 @pytest.mark.parametrize(
-    ("norm", "domain", "clip"), [*((*each, False) for each in EVERY), (2.0, "box_ball", True)]
+    ("norm", "domain", "clip"), [*((*part, False) for part in EVERY), (2.0, "box_ball", True)]
 )
 @pytest.mark.parametrize("loss", [None, BoostedCrossEntropy(), SymmetricCrossEntropy(0.5)])
 def test_certified_gradients_are_those_of_finite_differences(
@@ -273,8 +273,8 @@ def _assert_finite_differences(model: nn.Module, objective: Certified) -> None:
                 ends.append(objective(model, images, labels).loss.item())
                 parameter.sub_(sign * step * direction)
         expected = (ends[0] - ends[1]) / (2 * step)
-        found = float((gradients[name] * direction).sum())
-        assert found == pytest.approx(expected, rel=2e-4, abs=2e-5), name
+        actual = float((gradients[name] * direction).sum())
+        assert actual == pytest.approx(expected, rel=2e-4, abs=2e-5), name
 
 
 def test_certified_bounds_use_the_running_statistics_unless_set_otherwise() -> None:
@@ -309,7 +309,7 @@ def test_certified_leaves_dropout_out_of_bounds_and_active_in_the_clean_pass() -
         Certified(2, 0.3, batch_statistics=True)(model, *batch)
 
 
-@pytest.mark.parametrize(("norm", "domain"), [each for each in EVERY if each != (2.0, "ball")])
+@pytest.mark.parametrize(("norm", "domain"), [part for part in EVERY if part != (2.0, "ball")])
 def test_certified_clipping_tightens(norm: float, domain: DomainName) -> None:
     batch = _batch()
     losses = [
@@ -391,11 +391,11 @@ def test_certified_takes_clean_logits_from_the_bound_where_it_can(
     objective = Certified(norm, 0.1, domain=domain, clip=clip, kappa=0.5)
     objective(model, images, labels)  # traces it
     model.passes.clear()
-    found = objective(model, images, labels)
+    result = objective(model, images, labels)
     assert len(model.passes) == passes
     logits = make().train()(images)
-    torch.testing.assert_close(found.terms["clean"], F.cross_entropy(logits, labels).detach())
-    assert found.terms["clean_accuracy"] == (logits.argmax(1) == labels).float().mean()
+    torch.testing.assert_close(result.terms["clean"], F.cross_entropy(logits, labels).detach())
+    assert result.terms["clean_accuracy"] == (logits.argmax(1) == labels).float().mean()
 
 
 class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -408,8 +408,8 @@ class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        made = result if isinstance(result, list | tuple) else [result]
-        self.largest = max([self.largest, *(each.numel() for each in made if isinstance(each, Tensor))])
+        outputs = result if isinstance(result, list | tuple) else [result]
+        self.largest = max([self.largest, *(part.numel() for part in outputs if isinstance(part, Tensor))])
         return result
 
 
@@ -434,7 +434,7 @@ def test_certified_makes_no_step_wait_for_the_device(
     objective(model, *batch)  # the first step looks at the batch and traces the model
     with waits:
         objective(model, *batch).loss.backward()
-    assert waits.found == []
+    assert waits.operations == []
 
 
 def test_certified_checks_the_batch_on_the_first_call_only(monkeypatch: pytest.MonkeyPatch) -> None:

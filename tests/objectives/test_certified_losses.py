@@ -20,8 +20,8 @@ LOSSES: dict[str, WorstLoss] = {
 
 @pytest.fixture(params=LOSSES.values(), ids=list(LOSSES))
 def loss(request: pytest.FixtureRequest) -> WorstLoss:
-    found: WorstLoss = request.param
-    return found
+    result: WorstLoss = request.param
+    return result
 
 
 def _differences(num_classes: int = 5, scale: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -51,8 +51,8 @@ def test_symmetric_cross_entropy_is_its_formula(share: float) -> None:
 
 def test_symmetric_cross_entropy_is_what_remains_where_the_example_is_nearly_sure() -> None:
     differences = torch.tensor([[0.0, -40.0]], dtype=torch.float64)
-    found = SymmetricCrossEntropy(1.0)(differences, torch.zeros(1, dtype=torch.int64)).item()
-    assert found == pytest.approx(math.exp(-40), rel=1e-6)
+    result = SymmetricCrossEntropy(1.0)(differences, torch.zeros(1, dtype=torch.int64)).item()
+    assert result == pytest.approx(math.exp(-40), rel=1e-6)
 
 
 def test_symmetric_cross_entropy_with_a_larger_share_gives_up_the_hopeless() -> None:

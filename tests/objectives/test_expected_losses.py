@@ -29,8 +29,8 @@ def _sampled(logits: Gaussian, labels: Tensor, *, draws: int = 40_000) -> tuple[
     normal = torch.randn(draws, *logits.shape, generator=generator, dtype=torch.float64)
     drawn = logits.mean + logits.variance.sqrt() * normal
     losses = drawn.logsumexp(2) - drawn.gather(2, labels.expand(draws, -1)[..., None])[..., 0]
-    each = losses.mean(1)
-    return float(each.mean()), float(each.std()) / math.sqrt(draws)
+    means = losses.mean(1)
+    return float(means.mean()), float(means.std()) / math.sqrt(draws)
 
 
 # What all of them are
@@ -45,9 +45,9 @@ def test_expected_loss_without_variance_is_cross_entropy(loss: ExpectedLoss, dty
     ours, expected = loss(Gaussian(mean, variance), labels), F.cross_entropy(mean, labels)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
-    (wanted,) = torch.autograd.grad(expected, mean)
-    found, of_variance = torch.autograd.grad(ours, (mean, variance), allow_unused=True)
-    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+    (expected_gradient,) = torch.autograd.grad(expected, mean)
+    actual, of_variance = torch.autograd.grad(ours, (mean, variance), allow_unused=True)
+    torch.testing.assert_close(actual, expected_gradient, rtol=tolerance, atol=tolerance)
     assert of_variance is None or of_variance.isfinite().all()
     assert ours.shape == ()
     assert ours.dtype == dtype

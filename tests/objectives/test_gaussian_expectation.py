@@ -105,7 +105,7 @@ class Textbook:
         assert variance is not None
         scale = (1.0 if layer.weight is None else layer.weight) / (variance + layer.eps).sqrt()
         bias = (0.0 if layer.bias is None else layer.bias) - mean * scale
-        scale, bias = (each.reshape(-1, *[1] * (self.clean.dim() - 2)) for each in (scale, bias))
+        scale, bias = (part.reshape(-1, *[1] * (self.clean.dim() - 2)) for part in (scale, bias))
         self.clean, self.noisy = self.clean * scale + bias, self.noisy * scale + bias
         self.variance = self.variance * scale.square() if not self.is_bent else self.variance
 
@@ -140,16 +140,18 @@ def test_gaussian_expectation_in_its_published_form_is_the_textbooks(
     twin = copy.deepcopy(model)
     expected = Textbook(twin, images, std)
     terms = F.cross_entropy(expected.clean, labels), F.cross_entropy(expected.noisy, labels)
-    wanted = 0.7 * terms[0] + 1.5 * terms[1]
+    expected_loss = 0.7 * terms[0] + 1.5 * terms[1]
     ours = GaussianExpectation(std, 1.5, clean_weight=0.7)(model, images, labels)
-    torch.testing.assert_close(ours.loss, wanted, rtol=1e-10, atol=0)
+    torch.testing.assert_close(ours.loss, expected_loss, rtol=1e-10, atol=0)
     torch.testing.assert_close(ours.terms["cross_entropy"], terms[0].detach(), rtol=1e-10, atol=0)
     torch.testing.assert_close(ours.terms["expectation"], terms[1].detach(), rtol=1e-10, atol=0)
     accuracy = (expected.clean.argmax(1) == labels).float().mean()
     assert torch.equal(ours.terms["accuracy"], accuracy)
     assert (terms[0] - terms[1]).abs().item() > 1e-4
-    found = torch.autograd.grad(ours.loss, list(model.parameters()))
-    for ours_, theirs in zip(found, torch.autograd.grad(wanted, list(twin.parameters())), strict=True):
+    actual = torch.autograd.grad(ours.loss, list(model.parameters()))
+    for ours_, theirs in zip(
+        actual, torch.autograd.grad(expected_loss, list(twin.parameters())), strict=True
+    ):
         torch.testing.assert_close(ours_, theirs, rtol=1e-8, atol=1e-12)
 
 
@@ -181,9 +183,9 @@ def test_gaussian_expectation_without_noise_is_the_loss_itself(
     loss, terms = GaussianExpectation(0.0, blur=blur, propagation=way)(model, *batch)
     torch.testing.assert_close(terms["expectation"], terms["cross_entropy"], rtol=0, atol=1e-6)
     torch.testing.assert_close(terms["cross_entropy"], F.cross_entropy(model(batch[0]), batch[1]).detach())
-    found = torch.autograd.grad(loss, list(model.parameters()))
-    wanted = torch.autograd.grad(2 * F.cross_entropy(model(batch[0]), batch[1]), list(model.parameters()))
-    for ours, theirs in zip(found, wanted, strict=True):
+    actual = torch.autograd.grad(loss, list(model.parameters()))
+    expected = torch.autograd.grad(2 * F.cross_entropy(model(batch[0]), batch[1]), list(model.parameters()))
+    for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
@@ -255,7 +257,7 @@ def test_gaussian_expectation_makes_no_step_wait_for_the_device(
     objective(model, *batch)
     with waits:
         objective(model, *batch, progress=1.0).loss.backward()
-    assert waits.found == []
+    assert waits.operations == []
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -277,15 +279,15 @@ def test_gaussian_expectation_serves_copies_and_other_models_alike(way: Propagat
     batch, objective = _batch(4), GaussianExpectation(STD, propagation=way)
     fresh = copy.deepcopy(objective)
     models: list[nn.Module] = [_lenet(), _norm_net(), _lenet().eval(), _norm_net().eval()]
-    wanted = [
+    expected = [
         GaussianExpectation(STD, propagation=way)(copy.deepcopy(model), *batch).loss for model in models
     ]
     used = copy.deepcopy(objective)
     for one in (objective, fresh, used, copy.deepcopy(objective), copy.copy(objective)):
-        for model, loss in zip(models, wanted, strict=True):
+        for model, loss in zip(models, expected, strict=True):
             assert torch.equal(one(copy.deepcopy(model), *batch).loss, loss)
     model = _norm_net()  # the same one in both modes, by turns
-    for is_training, loss in ((True, wanted[1]), (False, wanted[3]), (True, wanted[1])):
+    for is_training, loss in ((True, expected[1]), (False, expected[3]), (True, expected[1])):
         model.load_state_dict(_norm_net().state_dict())
         assert torch.equal(objective(model.train(is_training), *batch).loss, loss)
 

@@ -180,8 +180,8 @@ def test_adversarial_reports_what_the_attack_did(batch: Batch) -> None:
     for progress, epsilon in ((0.0, 0.1), (1.0, 0.3), (math.inf, 0.3)):
         attack = fgsm(Stages([0.1, 0.3], [1, 1]))
         terms = Adversarial(attack)(model, *batch, progress=progress).terms
-        found = model(attack(model, *batch, progress=progress))
-        accuracy = (found.argmax(dim=1) == batch.labels).float().mean()
+        result = model(attack(model, *batch, progress=progress))
+        accuracy = (result.argmax(dim=1) == batch.labels).float().mean()
         assert terms["epsilon"].item() == pytest.approx(epsilon)
         assert terms["epsilon"].dtype == torch.float32
         assert torch.equal(terms["adversarial_accuracy"], accuracy)

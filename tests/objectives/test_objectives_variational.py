@@ -73,8 +73,8 @@ def test_variational_weight_of_the_divergence_follows_its_schedule(batch: Batch)
     model, objective = _net(), Variational(100, kl_weight=Linear(0.0, 0.5, epochs=4, begin=1))
     for progress, weight in ((1.5, 0.0625), (3.0, 0.25), (5.0, 0.5), (math.inf, 0.5)):
         loss, terms = objective(model, *batch, progress=progress)
-        found = (loss - terms["cross_entropy"]) / terms["kl"] * 100
-        assert found.item() == pytest.approx(weight, rel=1e-3)
+        result = (loss - terms["cross_entropy"]) / terms["kl"] * 100
+        assert result.item() == pytest.approx(weight, rel=1e-3)
     fixed, terms = Variational(100, kl_weight=0.25)(model, *batch)
     assert (fixed - terms["cross_entropy"]).item() == pytest.approx(0.0025 * terms["kl"].item())
 
@@ -108,7 +108,7 @@ def test_variational_samples_in_one_pass_have_the_mean_of_single_ones(batch: Bat
     assert many.var() / single.var() == pytest.approx(1 / 5, rel=0.4)
 
 
-class _Seen(Adversarial):
+class _Recording(Adversarial):
     """Adversarial training that keeps what its attack made."""
 
     def __init__(self, attack: PGD) -> None:
@@ -134,7 +134,7 @@ class _Seen(Adversarial):
 def test_variational_attacks_every_draw_with_draws_of_its_own(
     attack: PGD, estimator: bayes.posterior.Estimator, batch: Batch
 ) -> None:
-    model, likelihood = _net(Posterior(initial_std=0.3, estimator=estimator)), _Seen(attack)
+    model, likelihood = _net(Posterior(initial_std=0.3, estimator=estimator)), _Recording(attack)
     objective = Variational(100, 3, likelihood=likelihood)
     loss, terms = objective(model, *batch)
     moved = (likelihood.images.view(3, *batch.images.shape) - batch.images).abs().flatten(2).amax(dim=2)
@@ -193,25 +193,27 @@ def test_variational_needs_the_size_of_the_data_from_somewhere(batch: Batch) -> 
     given.prepare(8)
     assert given.num_data == 5
     torch.manual_seed(0)
-    found = objective(model, *batch).loss
+    result = objective(model, *batch).loss
     torch.manual_seed(0)
-    torch.testing.assert_close(found, Variational(8)(model, *batch).loss)
+    torch.testing.assert_close(result, Variational(8)(model, *batch).loss)
 
 
 def test_variational_gets_the_size_of_the_data_through_sums_weights_and_likelihoods() -> None:
-    class Told(CrossEntropy):
+    class Sized(CrossEntropy):
         size = 0
 
         @override
         def prepare(self, num_data: int) -> None:
             self.size = num_data
 
-    told = [Told() for _ in range(4)]
-    inner = Variational(likelihood=told[0] + 0.5 * told[1])
-    objective: Objective = Sum([0.1 * SpectralExpectation(), 2.0 * inner, 0.0 * told[2]]) + told[3]
+    likelihoods = [Sized() for _ in range(4)]
+    inner = Variational(likelihood=likelihoods[0] + 0.5 * likelihoods[1])
+    objective: Objective = (
+        Sum([0.1 * SpectralExpectation(), 2.0 * inner, 0.0 * likelihoods[2]]) + likelihoods[3]
+    )
     objective.prepare(77)
     assert inner.num_data == 77
-    assert [each.size for each in told] == [77] * 4
+    assert [each.size for each in likelihoods] == [77] * 4
 
 
 def test_variational_slows_down_and_describes_itself(batch: Batch) -> None:
@@ -245,11 +247,11 @@ def test_variational_makes_no_step_wait_for_the_device(
     objective(model, *batch)  # the first step may look around
     with waits:
         objective(model, *batch).loss.backward()
-    assert waits.found == []
+    assert waits.operations == []
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"num_data": 0}, "num_data of at least 1, but got 0"),
         ({"num_samples": 0}, "num_samples of at least 1, but got 0"),
@@ -257,8 +259,8 @@ def test_variational_makes_no_step_wait_for_the_device(
         ({"kl_weight": math.nan}, "kl_weight of at least 0, but got nan"),
     ],
 )
-def test_variational_refuses_numbers_out_of_range(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_variational_refuses_numbers_out_of_range(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Variational(**wrong)
 
 

@@ -174,11 +174,11 @@ def test_propagation_normalises_moments_by_the_images_without_noise_in_training(
         fixed(images)
     for layer in fixed:
         layer._forward_pre_hooks.clear()
-    wanted = propagate(fixed.eval(), Gaussian(images, torch.full((1, *SHAPE), STD**2).double()))
+    expected = propagate(fixed.eval(), Gaussian(images, torch.full((1, *SHAPE), STD**2).double()))
     logits, _ = EveryLayer(seen)(Program(model), images, GaussianNoise(STD), labels)
     torch.testing.assert_close(logits, fixed(images))
-    torch.testing.assert_close(seen.moments[0].mean, wanted.mean)
-    torch.testing.assert_close(seen.moments[0].variance, wanted.variance)
+    torch.testing.assert_close(seen.moments[0].mean, expected.mean)
+    torch.testing.assert_close(seen.moments[0].variance, expected.variance)
     gradients = torch.autograd.grad(logits.sum() + seen.moments[0].variance.sum(), list(model.parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)
 

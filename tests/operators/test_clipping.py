@@ -46,8 +46,8 @@ def test_clip_takes_matrices_of_one_size_each_for_itself() -> None:
         torch.zeros(4, 5, dtype=torch.float64),
         _random(1, 6, 6),
     ]
-    found = clip(matrices, 1.5)
-    assert [clipped is None for clipped in found] == [
+    result = clip(matrices, 1.5)
+    assert [clipped is None for clipped in result] == [
         False,
         True,
         False,
@@ -56,7 +56,7 @@ def test_clip_takes_matrices_of_one_size_each_for_itself() -> None:
         True,
         False,
     ]
-    for matrix, clipped in zip(matrices, found, strict=True):
+    for matrix, clipped in zip(matrices, result, strict=True):
         if clipped is not None:
             torch.testing.assert_close(clipped.value, _closed(matrix, 1.5), rtol=1e-10, atol=1e-10)
 
@@ -107,9 +107,9 @@ def test_clip_of_half_precision_is_up_to_its_rounding() -> None:
 def test_clip_leaves_out_what_is_not_finite(bad: float) -> None:
     broken = _random(3, 4)
     broken[1, 2] = bad
-    found = clip([broken, 9 * _random(3, 4, 1)], 1.0)
-    assert found[0] is None
-    assert found[1] is not None
+    result = clip([broken, 9 * _random(3, 4, 1)], 1.0)
+    assert result[0] is None
+    assert result[1] is not None
 
 
 def test_clip_gives_the_leading_singular_vectors() -> None:
@@ -132,9 +132,9 @@ def test_above_decomposes_only_gram_matrices_above_the_bound() -> None:
     grams = torch.stack(
         [torch.diag(torch.tensor([1.0, top], dtype=torch.float64)) for top in (2.0, 4.0, 3.0)]
     )
-    found = above(grams, 3.5)
-    assert found.which.tolist() == [1]
-    assert found.values.tolist() == [[1.0, 4.0]]
+    result = above(grams, 3.5)
+    assert result.which.tolist() == [1]
+    assert result.values.tolist() == [[1.0, 4.0]]
     assert above(grams, 5.0).values.shape == (0, 2)
     assert above(grams, torch.tensor([[1.5], [5.0], [2.5]]).double()).which.tolist() == [0, 2]
 

@@ -81,12 +81,12 @@ def _net() -> nn.Sequential:
 def test_place_operators_are_those_that_the_layers_apply() -> None:
     model = _net().double()
     image = torch.rand(1, 1, 9, 10, dtype=torch.float64)
-    found = places(model, image.expand(2, -1, -1, -1))
-    assert [(place.name, place.input_shape) for place in found] == [
+    result = places(model, image.expand(2, -1, -1, -1))
+    assert [(place.name, place.input_shape) for place in result] == [
         *[("0", (1, 9, 10)), ("1", (4, 5, 5)), ("2", (2, 5, 5)), ("4", (40,))]
     ]
     value = image
-    layers, operators = [*model], [place.operator for place in found]
+    layers, operators = [*model], [place.operator for place in result]
     for layer, operator in zip([*layers[:3], layers[4]], operators, strict=True):
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         assert layer.bias is not None
@@ -121,9 +121,9 @@ class _Twice(nn.Module):
 
 def test_places_are_one_for_each_size_and_use_of_a_weight() -> None:
     model = _Twice()
-    found = places(model, torch.rand(1, 1, 8))
-    assert [(place.name, place.input_shape) for place in found] == [("conv", (1, 8)), ("conv-1", (1, 4))]
-    assert found[0].weight.value is found[1].weight.value
+    result = places(model, torch.rand(1, 1, 8))
+    assert [(place.name, place.input_shape) for place in result] == [("conv", (1, 8)), ("conv-1", (1, 4))]
+    assert result[0].weight.value is result[1].weight.value
     assert model.training
 
 
@@ -160,8 +160,8 @@ def test_place_operator_refuses_padding_by_other_than_zeros(layer: nn.Module, wo
 def test_places_leave_the_model_as_it_was() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(18, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = places(model, torch.rand(3, 1, 5, 5))
+    result = places(model, torch.rand(3, 1, 5, 5))
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
-    assert [type(place.operator) for place in found] == [Convolution, Dense]
+    assert [type(place.operator) for place in result] == [Convolution, Dense]

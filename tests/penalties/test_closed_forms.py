@@ -110,8 +110,8 @@ def test_virtual_adversarial_of_a_linear_model_of_two_classes() -> None:
         for sign in (1, -1)
     ]
     torch.manual_seed(0)
-    found = value(VirtualAdversarial(epsilon), model, Batch(image, label))
-    assert min(abs(found - end) for end in ends) < 1e-12
+    result = value(VirtualAdversarial(epsilon), model, Batch(image, label))
+    assert min(abs(result - end) for end in ends) < 1e-12
 
 
 def test_virtual_adversarial_converges_to_the_worst_direction() -> None:
@@ -122,8 +122,8 @@ def test_virtual_adversarial_converges_to_the_worst_direction() -> None:
     metric = weight.T @ (torch.diag(shares) - torch.outer(shares, shares)) @ weight
     largest = torch.linalg.eigvalsh(metric)[-1].item()
     epsilon = 1e-4
-    found = value(VirtualAdversarial(epsilon, num_power_iterations=200), model, Batch(image, label))
-    assert found == pytest.approx(epsilon**2 / 2 * largest, rel=1e-3)
+    result = value(VirtualAdversarial(epsilon, num_power_iterations=200), model, Batch(image, label))
+    assert result == pytest.approx(epsilon**2 / 2 * largest, rel=1e-3)
 
 
 def smooth_net() -> nn.Sequential:
@@ -193,15 +193,15 @@ class _TwoRegions(nn.Module):
 def test_input_gradient_takes_the_largest_of_the_batch_not_the_mean() -> None:
     dark, bright = torch.full((5, 1, 2, 2), 0.2), torch.full((1, 1, 2, 2), 0.9)
     labels = torch.zeros(6, dtype=torch.int64)
-    found = InputGradient()(_TwoRegions(), torch.cat([dark, bright]), labels).loss.item()
-    assert found == pytest.approx(100 / 4)  # 10² ‖1/4 of each of 4 pixels‖²
+    result = InputGradient()(_TwoRegions(), torch.cat([dark, bright]), labels).loss.item()
+    assert result == pytest.approx(100 / 4)  # 10² ‖1/4 of each of 4 pixels‖²
 
 
 def test_adversarial_perturbation_of_candidates_is_never_above_that_of_all() -> None:
     model, batch = smooth_net(), pictures(12)
     every = value(AdversarialPerturbation(0.5), model, batch)
     values = [value(AdversarialPerturbation(0.5, candidates=count), model, batch) for count in (1, 3, 6, 12)]
-    assert all(found <= every * (1 + 1e-12) for found in values)
+    assert all(result <= every * (1 + 1e-12) for result in values)
     assert values[-1] == pytest.approx(every)
     assert values[0] > 0.5 * every
 
@@ -257,8 +257,8 @@ def test_penalties_in_mixed_precision_see_small_changes_of_large_logits() -> Non
         expected = penalty(model, images.float(), labels).loss.item()
         torch.manual_seed(0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = penalty(model, images.float(), labels).loss.item()
-        assert 0.05 * expected < found <= expected * 1.01  # another image may be taken for the worst
+            actual = penalty(model, images.float(), labels).loss.item()
+        assert 0.05 * expected < actual <= expected * 1.01  # another image may be taken for the worst
 
 
 def test_loss_gradient_takes_its_norm_as_a_float() -> None:

@@ -51,15 +51,15 @@ PENALTIES = {**ANY_SHAPE, **OF_PICTURES}
 @pytest.fixture(params=PENALTIES.values(), ids=list(PENALTIES))
 def penalty(request: pytest.FixtureRequest) -> Penalty:
     """A fresh object of each."""
-    made: Penalty = request.param()
-    return made
+    penalty: Penalty = request.param()
+    return penalty
 
 
 @pytest.fixture(params=ANY_SHAPE.values(), ids=list(ANY_SHAPE))
 def shapeless_penalty(request: pytest.FixtureRequest) -> Penalty:
     """A fresh object of each that takes inputs of any rank."""
-    made: Penalty = request.param()
-    return made
+    penalty: Penalty = request.param()
+    return penalty
 
 
 def fitting(penalty: Penalty, model: nn.Module) -> nn.Module:
@@ -265,12 +265,12 @@ def test_penalty_can_be_measured_in_inference_mode_and_trained_with_then(penalty
     with torch.inference_mode():
         inferred = copy.deepcopy(penalty)
         torch.manual_seed(2)
-        found = (CrossEntropy() + inferred)(model, images.clone(), labels.clone()).loss
+        actual = (CrossEntropy() + inferred)(model, images.clone(), labels.clone()).loss
     torch.manual_seed(2)
     with torch.no_grad():
         expected = (CrossEntropy() + penalty)(model, images, labels).loss
-    assert not found.requires_grad
-    assert found.item() == pytest.approx(expected.item())
+    assert not actual.requires_grad
+    assert actual.item() == pytest.approx(expected.item())
     inferred(model, images, labels).loss.backward()
 
 
@@ -292,7 +292,7 @@ def test_penalty_makes_no_step_wait_for_the_device(penalty: Penalty, waits: Any)
     objective(model, images, labels)  # the first step may look around
     with waits:
         objective(model, images, labels).loss.backward()
-    assert waits.found == []
+    assert waits.operations == []
 
 
 @pytest.mark.parametrize("name", ANY_SHAPE)

@@ -81,11 +81,11 @@ def test_without_curvature_gives_what_autograd_gives(name: str, monkeypatch: pyt
     torch.manual_seed(0)
     model = MODELS[name]().double()
     images = torch.rand(3 if name != "residual" else 10, 1, 8, 8, dtype=torch.float64)
-    found = _slopes(model, images)
+    actual = _slopes(model, images)
     monkeypatch.setattr(classwise, "without_curvature", lambda _: torch.enable_grad())
     expected = _slopes(model, images)
     assert any(bool(slope.any()) for slope in expected)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other)
 
 

@@ -56,12 +56,12 @@ def test_fit_can_be_called_again_with_the_same_objects(
     ball = SpectralBall(0.5, every=4, subspace=2) if form == "kernel" else SpectralBall(0.5, form="operator")
     objective = CrossEntropy() + 0.05 * SpectralNorm(num_power_iterations=1)
     settings = replace(SETTINGS, constraints=[ball])
-    found = []
+    result = []
     for name in ("first", "second"):
         model = copy.deepcopy(tiny_model)
         fit(model, tiny_dataset, objective, settings, out=tmp_path / name)
-        found.append(weights_after(model))
-    assert all(map(torch.equal, *found))
+        result.append(weights_after(model))
+    assert all(map(torch.equal, *result))
     assert ball.input_shape is None  # the next data set may have others
 
 
@@ -138,11 +138,11 @@ def test_fit_resumes_with_a_schedule_without_words_of_its_own(
 ) -> None:
     def words() -> dict[str, str]:
         settings = replace(SETTINGS, lr_factor=Wordless(), constraints=[SpectralBall(Wordless())])
-        kept.append(objective := Wordless() * CrossEntropy())
+        objectives.append(objective := Wordless() * CrossEntropy())
         optimizer = make_optimizer(settings, tiny_model)
         return describe_run(tiny_model, tiny_dataset, objective, optimizer, settings)
 
-    kept: list[Objective] = []
+    objectives: list[Objective] = []
     assert words() == words()
     assert "Wordless" in words()["objective"]
 

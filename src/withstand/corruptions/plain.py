@@ -69,7 +69,7 @@ class Contrast(Corruption):
 
 
 class ShotNoise(Corruption):
-    """Every pixel and channel is counted in photons, whose number has a Poisson distribution; black stays black."""
+    """Every pixel and channel is counted in photons, whose number is Poisson; black stays black."""
 
     name = "shot-noise"
     title = "Shot noise"

@@ -84,7 +84,7 @@ class CorrelatedGaussian(Bending):
 
     @property
     def link(self) -> Tensor | None:
-        """Covariances with what the noise is made of, (batch, n, m) or (1, n, m); None where they are not tracked."""
+        """Covariances with what the noise is made of, (batch, n, m) or (1, n, m); None where unknown."""
         return self.now._link
 
     @property
