@@ -65,8 +65,8 @@ def test_dlr_is_at_most_one_and_decreases_with_the_true_logit(seed: int, classes
     true = torch.nn.functional.one_hot(labels, classes)
     for loss in LOSSES:
         assert (loss(logits + 0.01 * true, labels) <= loss(logits, labels)).all()
-    right = logits.argmax(dim=1) == labels
-    assert (dlr(logits, labels)[right] >= -1).all()
+    is_correct = logits.argmax(dim=1) == labels
+    assert (dlr(logits, labels)[is_correct] >= -1).all()
 
 
 @pytest.mark.parametrize("loss", LOSSES)

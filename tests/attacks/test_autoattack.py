@@ -20,7 +20,7 @@ from withstand.types import AttackError, Batch
 
 pyautoattack: Any = pytest.importorskip("pyautoattack")
 
-EPSILONS = {1.0: 2.0, 2.0: 0.4, math.inf: 0.08}  # at each a part of the examples stands
+EPSILONS = {1.0: 2.0, 2.0: 0.4, math.inf: 0.08}  # at each a part of the examples is robust
 NAMES = {1.0: "L1", 2.0: "L2", math.inf: "Linf"}
 
 

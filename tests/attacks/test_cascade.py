@@ -46,7 +46,7 @@ def net(slope: Callable[[Tensor], nn.Linear]) -> nn.Module:
 
 
 def test_cascade_gives_each_member_what_is_still_robust(net: nn.Module) -> None:
-    # Sums 1.2 (wrong already), 0.9 (falls to both), 0.5 (to the push of pixel 0), 0.0 (to none).
+    # Sums 1.2 (wrong already), 0.9 (broken by both), 0.5 (by the push of pixel 0), 0.0 (by none).
     images = torch.tensor([[0.5, 0.2], [0.4, 0.1], [0.2, 0.1], [0.0, 0.0]])
     labels = torch.zeros(4, dtype=torch.int64)
     seen: dict[str, list[int]] = {"first": [], "second": [], "third": []}

@@ -1,4 +1,4 @@
-"""Defences that take the gradient away are told of, and break nothing."""
+"""Defences that take the gradient away are reported, and break nothing."""
 
 from __future__ import annotations
 

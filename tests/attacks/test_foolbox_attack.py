@@ -34,11 +34,11 @@ def test_deepfool_crosses_a_plane_where_the_budget_reaches_it(
     model = _slope_at(slope, torch.tensor([3.0, 4.0]), 3.0)
     images, labels = torch.tensor([[0.4, 0.4], [0.1, 0.1], [0.5, 0.5]]), torch.tensor([0, 0, 0])
     distance = 0.2 / (5.0 if norm == 2 else 7.0)  # of the first; the second is farther, the third wrong
-    for share, falls in ((0.9, False), (1.2, True)):
+    for share, is_broken in ((0.9, False), (1.2, True)):
         result = FoolboxAttack(norm, distance * share)(model, images, labels)
         assert torch.equal(result[1:], images[1:])
-        assert bool(model(result[:1]).argmax(dim=1)) is falls
-        assert torch.equal(result[0], images[0]) is not falls
+        assert bool(model(result[:1]).argmax(dim=1)) is is_broken
+        assert torch.equal(result[0], images[0]) is not is_broken
 
 
 def test_boundary_attack_walks_from_another_image_of_the_batch(

@@ -69,7 +69,7 @@ def test_noise_attack_describes_itself() -> None:
 
 
 class Flickering(nn.Module):
-    """Wrong at first, but hardly; then right, but less sure of it than it was of what is wrong."""
+    """Wrong at first, but hardly; then correct, but less sure of it than it was of what is wrong."""
 
     def __init__(self) -> None:
         super().__init__()

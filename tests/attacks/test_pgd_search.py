@@ -155,7 +155,7 @@ def test_pgd_takes_out_of_the_batch_what_is_fooled(slope: Slope, batch_sizes: Ba
 def test_pgd_restarts_only_what_is_robust(slope: Slope, batch_sizes: BatchSizes) -> None:
     model = _threshold(slope)
     sizes = batch_sizes(model)
-    images = torch.tensor([[0.45], [0.1], [0.6]])  # falls at once, never, is wrong already
+    images = torch.tensor([[0.45], [0.1], [0.6]])  # broken at once, never, wrong already
     attack = PGD(epsilon=0.2, num_steps=2, random_start=False, num_restarts=2).for_evaluation()
     attack(model, images, torch.zeros(3, dtype=torch.int64))
     assert sizes == [3, 2, 2, 1, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""The law of what random layers answer, against closed forms and drawn kernels."""
+"""The distribution of what random layers answer, against closed forms and drawn kernels."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _drawn(random: nn.Module, examples: Tensor, draws: int = DRAWS) -> Tensor:
     return answers.reshape(draws, len(examples), -1)
 
 
-def _law(plain: nn.Module, random: VariationalLayer, examples: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(plain: nn.Module, random: VariationalLayer, examples: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (rows · outputs,) and covariance under one draw for all rows, from the plain layer's Jacobian."""
     names = [name for name, _ in plain.named_parameters()]
 
@@ -72,7 +72,7 @@ def _law(plain: nn.Module, random: VariationalLayer, examples: Tensor) -> tuple[
     return mean.detach(), covariance.detach()
 
 
-def _assert_law(answers: Tensor, mean: Tensor, covariance: Tensor) -> None:
+def _assert_moments(answers: Tensor, mean: Tensor, covariance: Tensor) -> None:
     """Within five standard errors; products of two have kurtosis at most that of squares."""
     draws = len(answers)
     centred = answers - mean
@@ -92,10 +92,10 @@ def test_estimator_mean_variance_and_covariance_are_those_of_drawn_weights(
     make, shape = LAYERS[name]
     plain, random = _layers(make, estimator)
     example = torch.rand(1, *shape, dtype=torch.float64) - 0.3
-    mean, covariance = _law(plain, random, example)
+    mean, covariance = _moments(plain, random, example)
     if estimator == "local":  # outputs as if independent
         covariance = covariance.diagonal().diag()
-    _assert_law(_drawn(random, example)[:, 0], mean, covariance)
+    _assert_moments(_drawn(random, example)[:, 0], mean, covariance)
 
 
 @pytest.mark.parametrize("estimator", ["auto", "shared"])
@@ -107,7 +107,7 @@ def test_estimator_draws_scale_and_shift_of_norm_layers_from_their_distribution(
     plain, random = _layers(make, estimator)
     example = torch.rand(1, *shape, dtype=torch.float64)
     answers = _drawn(random, example)[:, 0]
-    _assert_law(answers, *_law(plain, random, example))
+    _assert_moments(answers, *_moments(plain, random, example))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -118,7 +118,7 @@ def test_estimator_leaves_two_examples_uncorrelated_unless_the_draw_is_shared(
     make, shape = {**LAYERS, **NORMS}[name]
     plain, random = _layers(make, estimator)
     examples = torch.rand(2, *shape, dtype=torch.float64)
-    mean, covariance = _law(plain, random, examples)
+    mean, covariance = _moments(plain, random, examples)
     size = len(mean) // 2
     between = covariance[:size, size:].clone()
     assert between.abs().max() > 0.1

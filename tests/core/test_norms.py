@@ -272,8 +272,8 @@ def test_random_points_are_uniform_over_the_volume(p: float, dim: int) -> None:
     # A coordinate t has density proportional to (1 - |t|^p)^((dim - 1) / p).
     for coordinate in drawn.double().numpy().T:
         share = np.abs(coordinate) if math.isinf(p) else np.abs(coordinate) ** p
-        law = stats.uniform() if math.isinf(p) else stats.beta(1 / p, (dim - 1) / p + 1)
-        assert stats.kstest(share, law.cdf).pvalue > 0.001
+        distribution = stats.uniform() if math.isinf(p) else stats.beta(1 / p, (dim - 1) / p + 1)
+        assert stats.kstest(share, distribution.cdf).pvalue > 0.001
         assert stats.binomtest(int((coordinate > 0).sum()), len(coordinate)).pvalue > 0.001
 
 

@@ -72,11 +72,11 @@ def test_largest_positive_of_a_function_that_never_crosses_is_the_farthest_point
 def test_largest_positive_of_a_function_that_is_positive_nowhere_else_is_0(value: float) -> None:
     asked: list[int] = []
 
-    def fallen(rows: Tensor, at: Tensor) -> Tensor:
+    def negative(rows: Tensor, at: Tensor) -> Tensor:
         asked.append(len(rows))
         return torch.full_like(at, value)
 
-    assert largest_positive(fallen, torch.ones(2).double(), 4.0, TOLERANCE).tolist() == [0.0, 0.0]
+    assert largest_positive(negative, torch.ones(2).double(), 4.0, TOLERANCE).tolist() == [0.0, 0.0]
     assert len(asked) < 15
 
 

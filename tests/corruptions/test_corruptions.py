@@ -158,7 +158,7 @@ def test_blur_keeps_flat_images_and_the_light_in_all() -> None:
     result = blur(point, 5, generator())
     assert float(result.sum()) == pytest.approx(1.0, abs=1e-5)
     offsets = torch.arange(41.0) - 20
-    # The variance of the normal law and that of a pixel's width.
+    # The variance of the normal distribution and that of a pixel's width.
     assert float((result.sum(dim=2) * offsets**2).sum()) == pytest.approx((0.05 * 41) ** 2 + 1 / 12, rel=1e-3)
 
 

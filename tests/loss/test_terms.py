@@ -19,7 +19,7 @@ MODEL = nn.Identity()
 
 
 class Fixed(Objective):
-    """Always the same loss, under the same name; remembers what it was told."""
+    """Always the same loss, under the same name; remembers its arguments."""
 
     def __init__(self, value: float, name: str = "fixed") -> None:
         super().__init__()

@@ -56,7 +56,7 @@ def test_symmetric_cross_entropy_is_what_remains_where_the_example_is_nearly_sur
 
 
 def test_symmetric_cross_entropy_with_a_larger_share_gives_up_the_hopeless() -> None:
-    """The pull of a hopeless example, relative to that of one on the edge, falls."""
+    """The pull of a hopeless example, relative to that of one on the edge, decreases."""
     ratios = []
     for loss in (WorstCrossEntropy(), SymmetricCrossEntropy(0.5), SymmetricCrossEntropy(0.95)):
         differences = torch.tensor([[0.0, 0.0], [0.0, 8.0]], dtype=torch.float64, requires_grad=True)

@@ -81,15 +81,15 @@ def test_noisy_cross_entropy_is_the_mean_of_all_copies_in_one_pass(
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
     parts = [F.cross_entropy(part, labels) for part in logits.detach().chunk(copies)]
-    is_right = [(part.argmax(1) == labels).float().mean() for part in logits.detach().chunk(copies)]
+    accuracies = [(part.argmax(1) == labels).float().mean() for part in logits.detach().chunk(copies)]
     assert set(terms) == {"noisy", "noisy_accuracy"} | (
         {"cross_entropy", "accuracy"} if keeps_clean else set()
     )
     torch.testing.assert_close(terms["noisy"], torch.stack(parts[keeps_clean:]).mean())
-    torch.testing.assert_close(terms["noisy_accuracy"], torch.stack(is_right[keeps_clean:]).mean())
+    torch.testing.assert_close(terms["noisy_accuracy"], torch.stack(accuracies[keeps_clean:]).mean())
     if keeps_clean:
         torch.testing.assert_close(terms["cross_entropy"], parts[0])
-        torch.testing.assert_close(terms["accuracy"], is_right[0])
+        torch.testing.assert_close(terms["accuracy"], accuracies[0])
     assert all(value.shape == () and not value.requires_grad for value in terms.values())
     assert int(model.state_dict()["1.num_batches_tracked"]) == 1
 

@@ -1,4 +1,4 @@
-"""The evidence lower bound: how it is scaled, sampled, combined, and told the size of the data."""
+"""The evidence lower bound: how it is scaled, sampled, combined, and given the size of the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What expectation losses must refuse or get right, and must not get wrong in silence."""
+"""What expectation losses must refuse or compute correctly, and must not get wrong in silence."""
 
 from __future__ import annotations
 

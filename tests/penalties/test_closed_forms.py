@@ -147,7 +147,7 @@ def smooth_net() -> nn.Sequential:
         LossGradient(1),
         TangentGradient(DEFORM, num_tangents=3),
         DeformationStability(DEFORM, num_deformations=2),
-        # δ is held, which is right to first order at the maximum, and there enough steps end.
+        # δ is held, which is correct to first order at the maximum, and there enough steps end.
         AdversarialPerturbation(0.3, num_steps=200),
         SpectralNorm(num_power_iterations=None),
         SpectralNorm(num_power_iterations=200),

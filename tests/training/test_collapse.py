@@ -1,4 +1,4 @@
-"""Collapse: told from a bad but honest start, and mended by halving the step of epsilon."""
+"""Collapse: distinguished from a bad start, and mended by halving the step of epsilon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: repeatable, resumable, honest about NaN."""
+"""The training loop: repeatable, resumable, and stopped by NaN."""
 
 from __future__ import annotations
 

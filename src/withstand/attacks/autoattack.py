@@ -88,12 +88,12 @@ class AutoAttack(LibraryAttack):
 
     @override
     def search(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-        given = self._handed_over(images)
+        inputs = self._handed_over(images)
         answers = Answers(model, images)
         with own_draws(self.seed), torch.no_grad():
-            num_classes = self._require_classes(answers(given[:1]).shape[1])
-            adversarial = self._run(answers, given, labels, epsilon, num_classes)
-        is_same = (adversarial == given).flatten(1).all(dim=1)
+            num_classes = self._require_classes(answers(inputs[:1]).shape[1])
+            adversarial = self._run(answers, inputs, labels, epsilon, num_classes)
+        is_same = (adversarial == inputs).flatten(1).all(dim=1)
         return pick(is_same, images, keep_inside(images, adversarial, self.norm, epsilon))
 
     @property
