@@ -72,7 +72,7 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[str] = []
+        self.operations: list[str] = []
 
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -80,7 +80,7 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
         indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
         has_mask = any(index is not None and index.dtype == torch.bool for index in indices)
         if name in self.NAMES or has_mask:
-            self.found.append(name)
+            self.operations.append(name)
         return func(*args, **(kwargs or {}))
 
 

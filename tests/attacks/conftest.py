@@ -114,29 +114,29 @@ TRAINING = {name: attack for name, attack in ATTACKS.items() if name not in WAIT
 @pytest.fixture(params=ATTACKS.values(), ids=list(ATTACKS))
 def attack(request: pytest.FixtureRequest) -> Attack:
     """Each attack of the table; its budget ends at 0.1."""
-    found: Attack = request.param
-    return found
+    result: Attack = request.param
+    return result
 
 
 @pytest.fixture(params=QUERYING.values(), ids=list(QUERYING))
 def querying_attack(request: pytest.FixtureRequest) -> Attack:
     """Each that asks the model anything."""
-    found: Attack = request.param
-    return found
+    result: Attack = request.param
+    return result
 
 
 @pytest.fixture(params=TRAINING.values(), ids=list(TRAINING))
 def training_attack(request: pytest.FixtureRequest) -> Attack:
     """Each that training may use."""
-    found: Attack = request.param
-    return found
+    result: Attack = request.param
+    return result
 
 
 @pytest.fixture(params=PGDS.values(), ids=list(PGDS))
 def pgd(request: pytest.FixtureRequest) -> PGD:
     """Each setting of projected gradient ascent."""
-    found: PGD = request.param
-    return found
+    result: PGD = request.param
+    return result
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from withstand.core import norms
 from withstand.types import AttackError
 
 
-def test_a_missing_library_is_named_with_the_remedy() -> None:
+def test_load_names_a_missing_library_with_the_remedy() -> None:
     with pytest.raises(AttackError, match=r"Fog needs the package no_such_thing.*'withstand\[attacks\]'"):
         load("no_such_thing.part", user="Fog")
 
 
-def test_draws_are_its_own() -> None:
+def test_own_draws_leave_the_draws_of_others_alone() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     with own_draws(7):
@@ -29,7 +29,7 @@ def test_draws_are_its_own() -> None:
         assert torch.equal(torch.rand(3), first)
 
 
-def test_weights_sleep_and_wake() -> None:
+def test_weights_at_rest_need_no_gradient_until_the_end() -> None:
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
     with weights_at_rest(model):
@@ -39,20 +39,20 @@ def test_weights_sleep_and_wake() -> None:
 
 
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
-def test_what_left_comes_back_and_what_is_inside_stays(norm: float) -> None:
+def test_keep_inside_brings_back_what_left_and_leaves_the_rest(norm: float) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(5, 3, 4, generator=generator)
-    found = (images + norms.random_in_ball(images, norm, 0.1, generator=generator)).clamp(0, 1)
-    found[1] = images[1] + 0.4  # out of the ball, and of [0, 1]
-    found[2, 0, 0] = math.nan
-    found[3] = math.inf
-    kept = keep_inside(images, found, norm, 0.1)
-    assert torch.equal(kept[[0, 4]], found[[0, 4]])
-    assert torch.equal(kept[2], images[2])
-    assert kept.min() >= 0
-    assert kept.max() <= 1
-    assert norms.norm(kept - images, norm).max() <= 0.1 * (1 + 1e-5)
-    assert norms.norm(kept - images, norm)[1] > 0
+    result = (images + norms.random_in_ball(images, norm, 0.1, generator=generator)).clamp(0, 1)
+    result[1] = images[1] + 0.4  # out of the ball, and of [0, 1]
+    result[2, 0, 0] = math.nan
+    result[3] = math.inf
+    inside = keep_inside(images, result, norm, 0.1)
+    assert torch.equal(inside[[0, 4]], result[[0, 4]])
+    assert torch.equal(inside[2], images[2])
+    assert inside.min() >= 0
+    assert inside.max() <= 1
+    assert norms.norm(inside - images, norm).max() <= 0.1 * (1 + 1e-5)
+    assert norms.norm(inside - images, norm)[1] > 0
 
 
 def test_answers_are_float32_of_whatever_model() -> None:

@@ -15,7 +15,7 @@ def _net(std: float) -> nn.Module:
     return bayes.convert(plain, bayes.Posterior(initial_std=std))
 
 
-def test_images_are_those_of_the_mean_network() -> None:
+def test_at_means_gives_the_images_of_the_mean_network() -> None:
     model = _net(0.5)
     images, labels = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
     attack = PGD(epsilon=0.2, num_steps=4, random_start=False)
@@ -27,7 +27,7 @@ def test_images_are_those_of_the_mean_network() -> None:
     assert not torch.equal(model(images), model(images))  # and the layers draw again
 
 
-def test_settings_are_those_of_the_attack_inside() -> None:
+def test_at_means_has_the_settings_of_the_attack_inside() -> None:
     inner = PGD(norm=2.0, epsilon=0.3, num_steps=5)
     attack = AtMeans(inner)
     assert attack.epsilon_at() == 0.3

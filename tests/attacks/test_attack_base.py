@@ -51,15 +51,15 @@ class Darker(Attack):
 
 
 @dataclass(frozen=True)
-class Told(Darker):
+class Declared(Darker):
     """The same, with something else to say of itself."""
 
-    said: AttackKind = "black-box"
+    declared: AttackKind = "black-box"
 
     @property
     @override
     def kind(self) -> AttackKind:
-        return self.said
+        return self.declared
 
     @property
     @override
@@ -86,10 +86,10 @@ class Bright(nn.Module):
 
 
 IMAGES, LABELS = torch.tensor([[0.9, 0.7], [0.6, 0.6]]), torch.tensor([1, 1])
-FELL = torch.tensor([[0.9, 0.7], [0.4, 0.4]])  # within 0.2 the second fools the model, the first does not
+SECOND_BROKEN = torch.tensor([[0.9, 0.7], [0.4, 0.4]])  # within 0.2 only the second fools the model
 
 
-def test_a_minimal_attack_has_defaults_for_the_rest() -> None:
+def test_attack_of_ones_own_has_defaults_for_the_rest() -> None:
     attack = Darker(2.0, 0.3)
     assert (attack.norm, attack.epsilon, attack.mode) == (2.0, 0.3, "training")
     assert Darker() == Darker(norm=math.inf, epsilon=8 / 255)
@@ -103,7 +103,7 @@ def test_a_minimal_attack_has_defaults_for_the_rest() -> None:
     )
 
 
-def test_a_minimal_attack_comes_in_all_forms() -> None:
+def test_attack_of_ones_own_comes_in_all_forms() -> None:
     attack = Darker(2.0, 0.3)
     assert attack.at(0.1) == Darker(2.0, 0.1)
     assert attack.for_evaluation() == Darker(2.0, 0.3, mode="evaluation")
@@ -122,24 +122,24 @@ def test_a_minimal_attack_comes_in_all_forms() -> None:
         ({"mode": "best"}, "Expected a mode of training, evaluation, random, but got 'best'"),
     ],
 )
-def test_a_minimal_attack_refuses_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
+def test_attack_of_ones_own_refuses_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Darker(**settings)
 
 
-def test_a_minimal_attack_serves_an_evaluation(tiny_dataset: Dataset) -> None:
+def test_attack_of_ones_own_serves_an_evaluation(tiny_dataset: Dataset) -> None:
     class Stripes(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return 10 * images.mean(dim=(1, 2))[:, :3]
 
-    found = evaluate(Stripes(), tiny_dataset, [Attacks([Darker(), Noise()], [0.0, 0.3, 1.0])])
-    assert (found.rows["darker@0"] == found.rows["clean"]).all()
-    assert found.rows["darker@1"].mean() == (found.rows["label"] == 0).mean()  # all black: the first class
-    assert found.results.attacks[0].name == "darker"
-    assert "worst-linf@0.3" in found.rows
+    result = evaluate(Stripes(), tiny_dataset, [Attacks([Darker(), Noise()], [0.0, 0.3, 1.0])])
+    assert (result.rows["darker@0"] == result.rows["clean"]).all()
+    assert result.rows["darker@1"].mean() == (result.rows["label"] == 0).mean()  # all black: the first class
+    assert result.results.attacks[0].name == "darker"
+    assert "worst-linf@0.3" in result.rows
 
 
-def test_a_minimal_attack_serves_training_with_a_schedule() -> None:
+def test_attack_of_ones_own_serves_training_with_a_schedule() -> None:
     objective, model = Adversarial(Darker(epsilon=Stages([0.1, 0.2], [2, 1]))), Bright()
     for progress, epsilon in ((1.0, 0.1), (2.0, 0.2), (math.inf, 0.2)):
         loss, terms = objective(model, IMAGES, LABELS, progress=progress)
@@ -154,15 +154,15 @@ def test_a_minimal_attack_serves_training_with_a_schedule() -> None:
     ("attack", "expected"),
     [
         (AtMeans(Darker()), (IMAGES - 0.2).clamp(0, 1)),
-        (Transfer(Bright(), Darker()), FELL),
-        (Cascade([Darker(), PGD(num_steps=1, step_size=1e-6, random_start=False)]), FELL),
-        (AtMeans(Cascade([Darker()])), FELL),
+        (Transfer(Bright(), Darker()), SECOND_BROKEN),
+        (Cascade([Darker(), PGD(num_steps=1, step_size=1e-6, random_start=False)]), SECOND_BROKEN),
+        (AtMeans(Cascade([Darker()])), SECOND_BROKEN),
     ],
     ids=["means", "transfer", "cascade", "both"],
 )
-def test_a_minimal_attack_serves_inside_others(attack: Attack, expected: Tensor) -> None:
-    found = attack.at(0.2).for_evaluation()(Bright(), IMAGES, LABELS)
-    torch.testing.assert_close(found[1], expected[1])
+def test_attack_of_ones_own_serves_inside_others(attack: Attack, expected: Tensor) -> None:
+    actual = attack.at(0.2).for_evaluation()(Bright(), IMAGES, LABELS)
+    torch.testing.assert_close(actual[1], expected[1])
     assert "darker" in attack.describe()
 
 
@@ -182,7 +182,7 @@ def wrap(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("mode", ["training", "evaluation", "random"])
-def test_a_wrapper_is_of_the_norm_budget_and_mode_inside(wrap: Any, mode: AttackMode) -> None:
+def test_wrapped_attack_has_norm_budget_and_mode_of_those_inside(wrap: Any, mode: AttackMode) -> None:
     epsilon = Linear(0.0, 0.4, 4)
     wrapped = wrap(PGD(2.0, epsilon, num_steps=3, mode=mode))
     assert (wrapped.norm, wrapped.epsilon, wrapped.mode) == (2.0, epsilon, mode)
@@ -199,7 +199,7 @@ def test_a_wrapper_is_of_the_norm_budget_and_mode_inside(wrap: Any, mode: Attack
         methodcaller("for_random_answers"),
     ],
 )
-def test_a_wrapper_changes_what_is_inside(wrap: Any, change: Callable[[Attack], Attack]) -> None:
+def test_wrapped_attack_changes_those_inside(wrap: Any, change: Callable[[Attack], Attack]) -> None:
     inner = PGD(1.0, Stages([0.1, 0.2], [2, 1]), num_steps=Stages([2, 3], [2, 1]))
     changed, expected = change(wrap(inner)), change(inner)
     assert isinstance(changed, WrappedAttack)
@@ -207,34 +207,34 @@ def test_a_wrapper_changes_what_is_inside(wrap: Any, change: Callable[[Attack], 
     assert (changed.norm, changed.epsilon, changed.mode) == (1.0, expected.epsilon, expected.mode)
 
 
-def test_a_wrapper_says_what_is_said_inside(wrap: Any) -> None:
-    wrapped = wrap(Told())
+def test_wrapped_attack_reports_the_properties_of_those_inside(wrap: Any) -> None:
+    wrapped = wrap(Declared())
     assert wrapped.draws_by_batch
     assert wrapped.packages == ("no-such-package",)
     assert wrapped.kind == ("transfer" if isinstance(wrapped, Transfer) else "black-box")
 
 
-def test_of_several_inside_the_one_that_knows_most_counts() -> None:
-    assert Cascade([Told(), Darker()]).kind == "white-box"
-    assert Cascade([Told(said="transfer"), Told()]).kind == "black-box"
+def test_wrapped_attack_is_of_the_kind_that_knows_most() -> None:
+    assert Cascade([Declared(), Darker()]).kind == "white-box"
+    assert Cascade([Declared(declared="transfer"), Declared()]).kind == "black-box"
     assert not Cascade([Darker(), Darker()]).draws_by_batch
 
 
-def test_packages_are_those_of_the_attacks_inside() -> None:
+def test_wrapped_attack_needs_the_packages_of_those_inside() -> None:
     members = [AutoAttack(2.0), FoolboxAttack(2.0, method="brendel-bethge"), FoolboxAttack(2.0), PGD(2.0)]
     assert Cascade(members).packages == ("pyautoattack", "foolbox", "numba")
     require_packages([PGD(), AtMeans(Noise())])
 
 
 @pytest.mark.parametrize("mode", ["evaluation", "random"])
-def test_a_surrogate_is_attacked_for_the_largest_loss(mode: AttackMode) -> None:
+def test_transfer_attacks_its_surrogate_for_the_largest_loss(mode: AttackMode) -> None:
     torch.manual_seed(0)
     surrogate, model = nn.Linear(6, 3), nn.Linear(6, 3)
     images = torch.rand(30, 6)
     labels = surrogate(images).argmax(dim=1)
     pgd = PGD(epsilon=0.3, num_steps=5, random_start=False, mode=mode)
-    found = Transfer(surrogate, pgd)(model, images, labels)
-    pressed = pgd.for_random_answers()(surrogate, images, labels)
-    is_kept = (found != images).any(dim=1)
-    assert is_kept.any()
-    assert torch.equal(found[is_kept], pressed[is_kept])
+    result = Transfer(surrogate, pgd)(model, images, labels)
+    strongest = pgd.for_random_answers()(surrogate, images, labels)
+    is_taken = (result != images).any(dim=1)
+    assert is_taken.any()
+    assert torch.equal(result[is_taken], strongest[is_taken])

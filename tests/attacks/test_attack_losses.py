@@ -27,9 +27,9 @@ def _distinct(seed: int, classes: int, dtype: torch.dtype = torch.float64) -> tu
 
 def test_cross_entropy_by_hand() -> None:
     total = math.exp(2) + math.exp(1) + math.exp(-1) + 1
-    found = cross_entropy(LOGITS, LABELS)
-    assert found.shape == (3,)
-    assert float(found[0]) == pytest.approx(math.log(total) - 2, rel=1e-6)
+    result = cross_entropy(LOGITS, LABELS)
+    assert result.shape == (3,)
+    assert float(result[0]) == pytest.approx(math.log(total) - 2, rel=1e-6)
 
 
 def test_margin_by_hand() -> None:
@@ -60,41 +60,43 @@ def test_dlr_is_free_of_scale_and_shift_and_margin_of_shift(seed: int, scale: fl
 
 @given(seed=st.integers(0, 999), classes=st.integers(3, 6))
 @settings(max_examples=50, deadline=None)
-def test_dlr_stays_at_or_below_one_and_falls_with_the_true_logit(seed: int, classes: int) -> None:
+def test_dlr_is_at_most_one_and_decreases_with_the_true_logit(seed: int, classes: int) -> None:
     logits, labels = _distinct(seed, classes)
     true = torch.nn.functional.one_hot(labels, classes)
     for loss in LOSSES:
         assert (loss(logits + 0.01 * true, labels) <= loss(logits, labels)).all()
-    right = logits.argmax(dim=1) == labels
-    assert (dlr(logits, labels)[right] >= -1).all()
+    is_correct = logits.argmax(dim=1) == labels
+    assert (dlr(logits, labels)[is_correct] >= -1).all()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_gradients_are_those_of_finite_differences(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_attack_loss_gradients_are_those_of_finite_differences(
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> None:
     logits, labels = _distinct(3, 5)
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), (logits.requires_grad_(),))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_ties_and_huge_logits_stay_finite(
+def test_attack_losses_of_ties_and_huge_logits_are_finite(
     loss: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype
 ) -> None:
     logits = torch.tensor([[0.0] * 4, [7.0] * 4, [1e4, -1e4, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]], dtype=dtype)
     logits.requires_grad_()
-    found = loss(logits, torch.tensor([0, 1, 1, 0]))
-    assert found.dtype == dtype
-    assert found.shape == (4,)
-    assert found.isfinite().all()
-    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    result = loss(logits, torch.tensor([0, 1, 1, 0]))
+    assert result.dtype == dtype
+    assert result.shape == (4,)
+    assert result.isfinite().all()
+    (gradient,) = torch.autograd.grad(result.sum(), logits)
     assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, margin])
-def test_two_classes_are_enough_for_the_others(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_attack_losses_but_dlr_take_two_classes(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     logits = torch.tensor([[1.0, 3.0], [1.0, 3.0]])
-    found = loss(logits, torch.tensor([0, 1]))
-    assert found[0] > found[1]
+    result = loss(logits, torch.tensor([0, 1]))
+    assert result[0] > result[1]
 
 
 def test_dlr_refuses_two_classes() -> None:
@@ -103,7 +105,9 @@ def test_dlr_refuses_two_classes() -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_loss_is_one_value_an_example_and_each_its_own(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_attack_loss_is_one_value_an_example_and_each_its_own(
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> None:
     together = loss(LOGITS, LABELS)
     alone = torch.cat([loss(LOGITS[i : i + 1], LABELS[i : i + 1]) for i in range(3)])
     assert torch.equal(together, alone)

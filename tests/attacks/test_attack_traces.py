@@ -48,7 +48,7 @@ def _copy(tensor: Tensor | None) -> Tensor | None:
 
 @pytest.mark.parametrize("has_gradients", [False, True])
 @pytest.mark.parametrize("grad_enabled", [False, True])
-def test_nothing_is_touched(
+def test_attack_touches_nothing(
     attack: Attack, net: nn.Module, batch: Batch, has_gradients: bool, grad_enabled: bool
 ) -> None:
     batch.images.requires_grad_()
@@ -58,14 +58,14 @@ def test_nothing_is_touched(
             parameter.grad = torch.ones_like(parameter)
     trace = Trace(net, *batch)
     with torch.set_grad_enabled(grad_enabled):
-        found = attack.at(AMPLE)(net, *batch)
+        result = attack.at(AMPLE)(net, *batch)
         assert torch.is_grad_enabled() is grad_enabled
     trace.assert_untouched()
-    assert not found.requires_grad
-    assert not torch.equal(found, batch.images)
+    assert not result.requires_grad
+    assert not torch.equal(result, batch.images)
 
 
-def test_a_model_without_trainable_parameters_is_attacked_alike(
+def test_attack_takes_a_model_without_trainable_parameters(
     attack: Attack, net: nn.Module, batch: Batch
 ) -> None:
     results = []
@@ -77,7 +77,9 @@ def test_a_model_without_trainable_parameters_is_attacked_alike(
     assert torch.equal(*results)
 
 
-def test_the_model_is_in_eval_mode_meanwhile(querying_attack: Attack, net: nn.Module, batch: Batch) -> None:
+def test_attack_has_the_model_in_eval_mode_meanwhile(
+    querying_attack: Attack, net: nn.Module, batch: Batch
+) -> None:
     modes: list[bool] = []
 
     def record(module: nn.Module, _: Any) -> None:
@@ -89,7 +91,7 @@ def test_the_model_is_in_eval_mode_meanwhile(querying_attack: Attack, net: nn.Mo
     assert not any(modes)
 
 
-def test_nothing_is_touched_when_the_model_fails(
+def test_attack_touches_nothing_when_the_model_fails(
     querying_attack: Attack, net: nn.Module, batch: Batch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -103,19 +105,19 @@ def test_nothing_is_touched_when_the_model_fails(
     assert torch.is_grad_enabled()
 
 
-def test_in_training_the_host_never_waits_for_the_device(
+def test_attack_in_training_never_makes_the_host_wait_for_the_device(
     training_attack: Attack, net: nn.Module, batch: Batch, waits: Waits
 ) -> None:
     with waits:
         training_attack.perturb(net, *batch, progress=1.0)
-    assert waits.found == []
+    assert waits.operations == []
 
 
-def test_a_wait_would_be_seen(waits: Waits) -> None:
+def test_wait_of_the_host_would_be_noticed(waits: Waits) -> None:
     x = torch.rand(3)
     with waits:
         float(x.sum())
         x.nonzero()
         x[x > 2]
         x.new_tensor(3.0)
-    assert set(waits.found) >= {"_local_scalar_dense", "nonzero", "index", "lift_fresh"}
+    assert set(waits.operations) >= {"_local_scalar_dense", "nonzero", "index", "lift_fresh"}

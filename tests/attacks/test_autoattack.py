@@ -20,7 +20,7 @@ from withstand.types import AttackError, Batch
 
 pyautoattack: Any = pytest.importorskip("pyautoattack")
 
-EPSILONS = {1.0: 2.0, 2.0: 0.4, math.inf: 0.08}  # at each a part of the examples stands
+EPSILONS = {1.0: 2.0, 2.0: 0.4, math.inf: 0.08}  # at each a part of the examples is robust
 NAMES = {1.0: "L1", 2.0: "L2", math.inf: "Linf"}
 
 
@@ -53,10 +53,10 @@ def _run(official: Any, batch: Batch) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         logger.disabled = True
         try:
-            found: Tensor = official.run_standard_evaluation(*batch)[0]
+            result: Tensor = official.run_standard_evaluation(*batch)[0]
         finally:
             logger.disabled = False
-    return found
+    return result
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return notes
 
 
-def _stands(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _is_robust(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
         logits: Tensor = model(images)
     return logits.argmax(dim=1) == labels
@@ -90,7 +90,7 @@ def _stands(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     ("version", "norm"),
     [("standard", 1.0), ("standard", 2.0), ("standard", math.inf), ("plus", 2.0), ("plus", math.inf)],
 )
-def test_the_settings_of_the_suites_are_those_of_its_versions(
+def test_autoattack_settings_of_the_suites_are_those_of_its_versions(
     recorded: list[dict[str, Any]], version: str, norm: float
 ) -> None:
     model, batch = _trained()
@@ -106,7 +106,7 @@ def test_the_settings_of_the_suites_are_those_of_its_versions(
 
 
 @pytest.mark.parametrize("norm", EPSILONS, ids=norms.label)
-def test_its_parts_in_a_cascade_are_autoattack(norm: float) -> None:
+def test_autoattack_is_its_parts_in_a_cascade(norm: float) -> None:
     model, batch = _trained()
     official = _official(model, norm, "standard")
     official.apgd.n_restarts = official.apgd_targeted.n_target_classes = official.fab.n_target_classes = 2
@@ -120,15 +120,15 @@ def test_its_parts_in_a_cascade_are_autoattack(norm: float) -> None:
             AutoAttack(norm, EPSILONS[norm], "square", num_queries=200),
         ]
     )
-    found = cascade.for_evaluation()(model, *batch)
-    stands = _stands(model, expected, batch.labels)
-    assert 0 < stands.sum() < len(stands)
-    assert torch.equal(_stands(model, found, batch.labels), stands)
-    assert torch.equal(found, expected)
+    actual = cascade.for_evaluation()(model, *batch)
+    is_robust = _is_robust(model, expected, batch.labels)
+    assert 0 < is_robust.sum() < len(is_robust)
+    assert torch.equal(_is_robust(model, actual, batch.labels), is_robust)
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("part", ["apgd-dlr", "fab", "square"])
-def test_a_part_alone_is_that_part_of_the_package(part: AutoAttackPart) -> None:
+def test_autoattack_part_alone_is_that_part_of_the_package(part: AutoAttackPart) -> None:
     model, batch = _trained()
     official = _official(model, 2.0, "plus")
     official.attacks_to_run = [part]
@@ -137,12 +137,12 @@ def test_a_part_alone_is_that_part_of_the_package(part: AutoAttackPart) -> None:
     steps = 10 if part == "fab" else 100
     restarts = 1 if part == "square" else 2
     attack = AutoAttack(2.0, EPSILONS[2.0], part, steps, restarts, num_queries=200)
-    found = Cascade([attack])(model, *batch)
-    assert not torch.equal(found, batch.images)
-    assert torch.equal(found, _run(official, batch))
+    result = Cascade([attack])(model, *batch)
+    assert not torch.equal(result, batch.images)
+    assert torch.equal(result, _run(official, batch))
 
 
-def test_it_takes_no_part_in_the_draws_of_others() -> None:
+def test_autoattack_leaves_the_draws_of_others_alone() -> None:
     model, batch = _trained()
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -154,7 +154,7 @@ def test_it_takes_no_part_in_the_draws_of_others() -> None:
     assert not torch.equal(replace(attack, seed=1)(model, *batch), first)
 
 
-def test_it_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_autoattack_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     flat = nn.Linear(16, 4)
     nn.init.zeros_(flat.weight)  # no gradient anywhere, which the package warns of
     model = nn.Sequential(nn.Flatten(), flat)
@@ -165,7 +165,7 @@ def test_it_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptu
     assert not caplog.records
 
 
-def test_of_random_answers_the_largest_loss_counts() -> None:
+def test_autoattack_of_random_answers_goes_by_the_largest_loss() -> None:
     model, batch = _trained()
     attack = AutoAttack(epsilon=0.02, num_steps=10)
     losses = []
@@ -180,7 +180,7 @@ def test_of_random_answers_the_largest_loss_counts() -> None:
 @pytest.mark.parametrize(
     ("num_classes", "part", "instead"), [(2, "apgd-dlr", "apgd-ce"), (3, "apgd-t", "dlr")]
 )
-def test_parts_that_rank_more_logits_than_there_are_say_so(
+def test_autoattack_parts_that_rank_more_logits_than_there_are_say_so(
     num_classes: int, part: AutoAttackPart, instead: str
 ) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, num_classes))
@@ -189,7 +189,7 @@ def test_parts_that_rank_more_logits_than_there_are_say_so(
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 4])
-def test_few_classes_are_enough_for_the_suite(num_classes: int) -> None:
+def test_autoattack_suite_takes_few_classes(num_classes: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, num_classes))
     images = torch.rand(4, 1, 6, 6)
@@ -201,25 +201,25 @@ def test_few_classes_are_enough_for_the_suite(num_classes: int) -> None:
     ]
     with torch.no_grad():
         labels = model(images).argmax(dim=1)
-    assert not _stands(model, Cascade(few)(model, images, labels), labels).any()
+    assert not _is_robust(model, Cascade(few)(model, images, labels), labels).any()
 
 
-def test_square_says_which_images_are_too_small() -> None:
+def test_autoattack_square_says_which_images_are_too_small() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     with pytest.raises(AttackError, match="at least 5 x 5 pixels in l2, but got 4 x 4"):
         AutoAttack(2.0, part="square")(model, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]))
 
 
-def test_what_it_is_and_what_it_says() -> None:
+def test_autoattack_says_what_it_is() -> None:
     assert AutoAttack(part="square").kind == "black-box"
     assert AutoAttack(part="fab").kind == "white-box"
-    said = AutoAttack(1.0, part="apgd-t").describe()
-    assert said == "AutoAttack's apgd-t, l1, 100 steps, up to 5 target classes, seed 0"
+    description = AutoAttack(1.0, part="apgd-t").describe()
+    assert description == "AutoAttack's apgd-t, l1, 100 steps, up to 5 target classes, seed 0"
     assert AutoAttack(1.0).describe() == "AutoAttack's apgd-ce, l1, 100 steps, 5 restarts, seed 0"
     assert AutoAttack(part="square").describe() == "AutoAttack's square, linf, 5000 queries, seed 0"
 
 
-def test_settings_out_of_range_are_refused() -> None:
+def test_autoattack_refuses_settings_out_of_range() -> None:
     with pytest.raises(ValueError, match="Expected a part of AutoAttack"):
         AutoAttack(part="pgd")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_steps of at least 1, but got 0"):

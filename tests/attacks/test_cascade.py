@@ -26,9 +26,9 @@ class Push(Attack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> Tensor:
         self.seen(len(images))
-        found = images.clone()
-        found[:, self.pixel] += self.epsilon_at(progress)
-        return found.clamp_(0, 1)
+        result = images.clone()
+        result[:, self.pixel] += self.epsilon_at(progress)
+        return result.clamp_(0, 1)
 
     @property
     @override
@@ -45,8 +45,8 @@ def net(slope: Callable[[Tensor], nn.Linear]) -> nn.Module:
     return model
 
 
-def test_each_member_gets_what_still_stands(net: nn.Module) -> None:
-    # Sums 1.2 (wrong already), 0.9 (falls to both), 0.5 (to the push of pixel 0), 0.0 (to none).
+def test_cascade_gives_each_member_what_is_still_robust(net: nn.Module) -> None:
+    # Sums 1.2 (wrong already), 0.9 (broken by both), 0.5 (by the push of pixel 0), 0.0 (by none).
     images = torch.tensor([[0.5, 0.2], [0.4, 0.1], [0.2, 0.1], [0.0, 0.0]])
     labels = torch.zeros(4, dtype=torch.int64)
     seen: dict[str, list[int]] = {"first": [], "second": [], "third": []}
@@ -57,29 +57,29 @@ def test_each_member_gets_what_still_stands(net: nn.Module) -> None:
             Push(epsilon=0.3, pixel=1, seen=seen["third"].append),
         ]
     )
-    found = cascade(net, images, labels)
+    actual = cascade(net, images, labels)
     assert seen == {"first": [3], "second": [2], "third": [1]}
     expected = torch.tensor([[0.5, 0.2], [0.4, 0.4], [0.5, 0.1], [0.0, 0.0]])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
-def test_where_nothing_stands_the_rest_is_left_out(net: nn.Module) -> None:
+def test_cascade_ends_where_nothing_is_robust(net: nn.Module) -> None:
     seen: list[int] = []
     cascade = Cascade([Push(epsilon=0.3), Push(epsilon=0.3, seen=seen.append)])
     cascade(net, torch.tensor([[0.4, 0.1]]), torch.tensor([0]))
     assert seen == []
 
 
-def test_of_random_answers_the_largest_loss_is_kept(net: nn.Module) -> None:
+def test_cascade_of_random_answers_takes_the_largest_loss(net: nn.Module) -> None:
     images, labels = torch.tensor([[0.4, 0.1], [0.9, 0.9]]), torch.tensor([0, 0])
     seen: list[int] = []
     cascade = Cascade([Push(epsilon=0.3, pixel=1), Push(epsilon=0.3, pixel=0, seen=seen.append)])
-    found = cascade.for_random_answers()(net, images, labels)
-    torch.testing.assert_close(found, torch.tensor([[0.7, 0.1], [1.0, 0.9]]))
+    result = cascade.for_random_answers()(net, images, labels)
+    torch.testing.assert_close(result, torch.tensor([[0.7, 0.1], [1.0, 0.9]]))
     assert seen == [2]
 
 
-def test_its_stages_are_its_members_in_their_budget_and_form() -> None:
+def test_cascade_stages_are_its_members_in_their_budget_and_form() -> None:
     inner = Cascade([PGD(num_steps=3), Noise(num_samples=2)], "inner")
     cascade = Cascade([PGD(num_steps=5), inner], "outer").at(0.2)
     assert [stage.name for stage in cascade.stages] == ["pgd-5-linf", "pgd-3-linf", "noise-2-linf"]
@@ -91,7 +91,7 @@ def test_its_stages_are_its_members_in_their_budget_and_form() -> None:
     assert "inner, each on what is still robust: PGD" in cascade.describe()
 
 
-def test_at_means_its_stages_are_at_means_too() -> None:
+def test_cascade_at_means_has_stages_at_means_too() -> None:
     stages = AtMeans(Cascade([PGD(num_steps=3), Noise(num_samples=2)])).stages
     assert stages == [AtMeans(PGD(num_steps=3)), AtMeans(Noise(num_samples=2))]
     assert stages[1].kind == "black-box"
@@ -106,12 +106,12 @@ def test_at_means_its_stages_are_at_means_too() -> None:
         ([PGD(), PGD().for_random_answers()], "one mode, but got training, random"),
     ],
 )
-def test_members_that_do_not_go_together_are_refused(members: list[Attack], message: str) -> None:
+def test_cascade_refuses_members_that_do_not_go_together(members: list[Attack], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Cascade(members)
 
 
-def test_its_members_cannot_be_changed_from_outside() -> None:
+def test_cascade_members_cannot_be_changed_from_outside() -> None:
     members: list[Attack] = [PGD()]
     cascade = Cascade(members)
     members.append(PGD())

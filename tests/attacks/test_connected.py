@@ -1,4 +1,4 @@
-"""Defences that take the gradient away are told of, and break nothing."""
+"""Defences that take the gradient away are reported, and break nothing."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Cut(nn.Module):
 
 
 @pytest.mark.parametrize("how", ["detach", "no_grad"])
-def test_no_gradient_is_a_finding(how: str, tiny_dataset: Dataset) -> None:
-    found = evaluate(Cut(how), tiny_dataset, [Suite("fast", [0.1])], num_examples=20)
-    failed = {check.name for check in found.results.checks if check.passed is False}
+def test_connected_model_without_a_gradient_fails_its_checks(how: str, tiny_dataset: Dataset) -> None:
+    result = evaluate(Cut(how), tiny_dataset, [Suite("fast", [0.1])], num_examples=20)
+    failed = {check.name for check in result.results.checks if check.passed is False}
     assert {"vanishing-gradients", "large-epsilon"} <= failed
-    assert found.table.loc[found.table.measure == ATTACKED, "value"].item() > 0.9
+    assert result.table.loc[result.table.measure == ATTACKED, "value"].item() > 0.9
 
 
-def test_answers_stay_and_a_gradient_is_left_alone() -> None:
+def test_connected_leaves_answers_and_a_gradient_alone() -> None:
     images = torch.rand(2, 1, 4, 4)
     for how in ("detach", "no_grad"):
         model = Cut(how).eval()

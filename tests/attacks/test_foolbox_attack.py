@@ -34,14 +34,14 @@ def test_deepfool_crosses_a_plane_where_the_budget_reaches_it(
     model = _slope_at(slope, torch.tensor([3.0, 4.0]), 3.0)
     images, labels = torch.tensor([[0.4, 0.4], [0.1, 0.1], [0.5, 0.5]]), torch.tensor([0, 0, 0])
     distance = 0.2 / (5.0 if norm == 2 else 7.0)  # of the first; the second is farther, the third wrong
-    for share, falls in ((0.9, False), (1.2, True)):
-        found = FoolboxAttack(norm, distance * share)(model, images, labels)
-        assert torch.equal(found[1:], images[1:])
-        assert bool(model(found[:1]).argmax(dim=1)) is falls
-        assert torch.equal(found[0], images[0]) is not falls
+    for share, is_broken in ((0.9, False), (1.2, True)):
+        result = FoolboxAttack(norm, distance * share)(model, images, labels)
+        assert torch.equal(result[1:], images[1:])
+        assert bool(model(result[:1]).argmax(dim=1)) is is_broken
+        assert torch.equal(result[0], images[0]) is not is_broken
 
 
-def test_the_boundary_attack_walks_from_another_image_of_the_batch(
+def test_boundary_attack_walks_from_another_image_of_the_batch(
     slope: Callable[[Tensor], nn.Linear],
 ) -> None:
     torch.manual_seed(0)
@@ -49,13 +49,13 @@ def test_the_boundary_attack_walks_from_another_image_of_the_batch(
     images = torch.cat([torch.full((3, 9), 0.5), torch.full((1, 9), 0.7)])
     labels = torch.tensor([0, 0, 0, 1])
     attack = FoolboxAttack(2.0, 0.25, "boundary", num_steps=300)  # the plane is 1/6 away, the other image 0.6
-    found = attack(model, images, labels)
-    assert (model(found[:3]).argmax(dim=1) == 1).all()
-    assert norms.norm(found - images, 2.0).max() <= 0.25 * (1 + 1e-5)
+    result = attack(model, images, labels)
+    assert (model(result[:3]).argmax(dim=1) == 1).all()
+    assert norms.norm(result - images, 2.0).max() <= 0.25 * (1 + 1e-5)
     assert attack.kind == "black-box"
 
 
-def test_an_example_without_a_start_is_left_and_others_are_not() -> None:
+def test_foolbox_attack_leaves_an_example_without_a_start_and_no_others() -> None:
     torch.manual_seed(0)
     # Class 2 wherever the first pixel is above 0.99, else 1 above a half, else 0: all noise is 0 or 1.
     images = torch.tensor([[0.45], [0.55], [1.0]])
@@ -66,15 +66,17 @@ def test_an_example_without_a_start_is_left_and_others_are_not() -> None:
 
     model = Steps()
     only = FoolboxAttack(2.0, 0.2, "boundary", num_steps=50)
-    found = only(model, images[:2], torch.tensor([0, 1]))
-    assert model(found).argmax(dim=1).tolist() == [1, 0]
+    result = only(model, images[:2], torch.tensor([0, 1]))
+    assert model(result).argmax(dim=1).tolist() == [1, 0]
     constant = nn.Linear(1, 2)
     nn.init.zeros_(constant.weight)
     nn.init.constant_(constant.bias, 0.0)
     assert torch.equal(only(constant, images, torch.tensor([0, 0, 0])), images)
 
 
-def test_a_failure_of_one_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foolbox_attack_that_fails_on_one_example_goes_on_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run = load("foolbox.attacks", user="This test").L2DeepFoolAttack.run
 
     def fail_on_bright(self: Any, model: Any, inputs: Tensor, criterion: Any, **options: Any) -> Any:
@@ -87,19 +89,19 @@ def test_a_failure_of_one_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> 
         model.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
         model.bias.zero_()
     images = torch.tensor([[0.5, 0.4], [0.95, 0.9], [0.3, 0.2], [0.6, 0.5], [0.4, 0.3]])
-    found = FoolboxAttack(2.0, 0.3)(model, images, torch.zeros(5, dtype=torch.int64))
-    assert model(found).argmax(dim=1).tolist() == [1, 0, 1, 1, 1]
-    assert torch.equal(found[1], images[1])
+    result = FoolboxAttack(2.0, 0.3)(model, images, torch.zeros(5, dtype=torch.int64))
+    assert model(result).argmax(dim=1).tolist() == [1, 0, 1, 1, 1]
+    assert torch.equal(result[1], images[1])
 
 
-def test_gradients_that_are_no_numbers_end_no_attack_in_them() -> None:
+def test_foolbox_attack_does_not_end_in_gradients_that_are_no_numbers() -> None:
     class Root(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.cat([x.sqrt(), 0.1 + 0 * x], dim=1)  # no slope at 0
 
     images = torch.tensor([[0.0], [0.2]])
-    found = FoolboxAttack(2.0, 0.5)(Root(), images, torch.tensor([1, 0]))
-    assert found.isfinite().all()
+    result = FoolboxAttack(2.0, 0.5)(Root(), images, torch.tensor([1, 0]))
+    assert result.isfinite().all()
 
 
 @pytest.mark.skipif(find_spec("numba") is not None, reason="numba is installed")
@@ -125,7 +127,7 @@ def test_brendel_bethge_comes_near_the_boundary(slope: Callable[[Tensor], nn.Lin
         assert model(attack(model, images, labels))[index].argmax() != labels[index]
 
 
-def test_settings_out_of_range_are_refused() -> None:
+def test_foolbox_attack_refuses_settings_out_of_range() -> None:
     with pytest.raises(ValueError, match="Expected a norm that boundary has, l2, but got linf"):
         FoolboxAttack(math.inf, method="boundary")
     with pytest.raises(ValueError, match="Expected a method of deepfool, brendel-bethge, boundary"):
@@ -134,7 +136,7 @@ def test_settings_out_of_range_are_refused() -> None:
         FoolboxAttack(num_steps=0)
 
 
-def test_what_it_says_of_itself() -> None:
+def test_foolbox_attack_describes_itself() -> None:
     assert FoolboxAttack(1.0, method="brendel-bethge").name == "brendel-bethge-l1"
     assert FoolboxAttack().describe() == "Foolbox's deepfool attack, l2, 50 steps"
     assert {method: known.kind for method, known in FOOLBOX_METHODS.items()} == {

@@ -18,31 +18,31 @@ def _linear() -> nn.Module:
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_the_worst_of_many_draws_is_no_better_than_the_image_or_any_fewer(p: float) -> None:
+def test_noise_attack_of_many_draws_is_no_better_than_the_image_or_any_fewer(p: float) -> None:
     model, images = _linear(), torch.rand(40, 6)
     labels = model(images).argmax(dim=1)
     losses, fooled = [cross_entropy(model(images), labels).detach()], [torch.zeros(40, dtype=torch.bool)]
     for num_samples in (2, 20):
         torch.manual_seed(1)
-        found = model(Noise(p, 0.5, num_samples)(model, images, labels)).detach()
-        losses.append(cross_entropy(found, labels))
-        fooled.append(found.argmax(dim=1) != labels)
+        result = model(Noise(p, 0.5, num_samples)(model, images, labels)).detach()
+        losses.append(cross_entropy(result, labels))
+        fooled.append(result.argmax(dim=1) != labels)
     for earlier, later, was, now in zip(losses, losses[1:], fooled, fooled[1:], strict=False):
         assert (now | ~was).all()
         assert ((later >= earlier) | (now & ~was)).all()
     assert (losses[2] > losses[1]).any()
 
 
-def test_a_single_draw_falls_as_it_falls() -> None:
+def test_noise_attack_of_a_single_draw_is_that_draw() -> None:
     torch.manual_seed(0)
     images = torch.full((2000, 1), 0.5)
-    found = Noise(math.inf, 0.25)(nn.Identity(), images, torch.zeros(2000, dtype=torch.int64))
-    share_above = float((found > 0.5).float().mean())
+    result = Noise(math.inf, 0.25)(nn.Identity(), images, torch.zeros(2000, dtype=torch.int64))
+    share_above = float((result > 0.5).float().mean())
     assert share_above == pytest.approx(0.5, abs=0.05)
-    assert found.std().item() == pytest.approx(0.5 / math.sqrt(12), rel=0.05)
+    assert result.std().item() == pytest.approx(0.5 / math.sqrt(12), rel=0.05)
 
 
-def test_a_single_draw_asks_the_model_nothing() -> None:
+def test_noise_attack_of_a_single_draw_asks_the_model_nothing() -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("asked")
 
@@ -51,12 +51,12 @@ def test_a_single_draw_asks_the_model_nothing() -> None:
     Noise()(model, torch.rand(2, 3), torch.tensor([0, 1]))
 
 
-def test_too_few_draws_are_refused() -> None:
+def test_noise_attack_refuses_too_few_draws() -> None:
     with pytest.raises(ValueError, match="Expected num_samples of at least 1, but got 0"):
         Noise(num_samples=0)
 
 
-def test_words() -> None:
+def test_noise_attack_describes_itself() -> None:
     noise = Noise(2.0, 0.5, 7)
     assert noise.name == "noise-7-l2"
     assert noise.describe() == "Uniform noise in the l2 ball, worst of 7"
@@ -69,7 +69,7 @@ def test_words() -> None:
 
 
 class Flickering(nn.Module):
-    """Wrong at first, but hardly; then right, but less sure of it than it was of what is wrong."""
+    """Wrong at first, but hardly; then correct, but less sure of it than it was of what is wrong."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Flickering(nn.Module):
         return torch.tensor(next(self._answers)).log().expand(len(images), 3)
 
 
-def test_of_random_answers_no_single_one_decides() -> None:
+def test_noise_attack_of_random_answers_does_not_decide_by_a_single_one() -> None:
     images, labels = torch.full((50, 1), 0.5), torch.zeros(50, dtype=torch.int64)
     torch.manual_seed(0)
     noise = Noise(epsilon=0.1, num_samples=2)

@@ -38,7 +38,7 @@ def _fooled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("loss", [cross_entropy, margin])
-def test_on_a_linear_model_it_reaches_the_optimum(
+def test_pgd_on_a_linear_model_reaches_the_optimum(
     p: float, loss: Callable[[Tensor, Tensor], Tensor], slope: Slope
 ) -> None:
     # In float64: near the optimum the loss is so flat that float32 takes others for the best.
@@ -55,22 +55,22 @@ def test_on_a_linear_model_it_reaches_the_optimum(
         torch.testing.assert_close(attack(model, images, labels), expected, rtol=0, atol=1e-5)
 
 
-def test_linf_at_the_edge_of_the_box_is_the_clamped_optimum(slope: Slope) -> None:
+def test_pgd_in_linf_at_the_edge_of_the_box_is_the_clamped_optimum(slope: Slope) -> None:
     images, weight = torch.tensor([[0.0, 1.0, 0.05, 0.95, 0.5, 0.5]]), _weight()
     expected = (images + 0.1 * weight.sign()).clamp(0, 1)
-    found = PGD(epsilon=0.1)(slope(weight), images, torch.tensor([0]))
-    torch.testing.assert_close(found, expected)
+    actual = PGD(epsilon=0.1)(slope(weight), images, torch.tensor([0]))
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0])
-def test_no_budget_is_spent_on_pixels_that_cannot_move(p: float, slope: Slope) -> None:
+def test_pgd_spends_no_budget_on_pixels_that_cannot_move(p: float, slope: Slope) -> None:
     # The steepest pixel is white already, so all goes into the other.
     attack = PGD(norm=p, epsilon=0.2, random_start=False)
-    found = attack(slope(torch.tensor([10.0, 1.0])), torch.tensor([[1.0, 0.5]]), torch.tensor([0]))
-    torch.testing.assert_close(found, torch.tensor([[1.0, 0.7]]))
+    result = attack(slope(torch.tensor([10.0, 1.0])), torch.tensor([[1.0, 0.5]]), torch.tensor([0]))
+    torch.testing.assert_close(result, torch.tensor([[1.0, 0.7]]))
 
 
-def test_gradients_that_are_not_finite_do_no_harm() -> None:
+def test_pgd_is_not_harmed_by_gradients_that_are_not_finite() -> None:
     class Root(nn.Module):
         @override
         def forward(self, images: Tensor) -> Tensor:
@@ -79,13 +79,13 @@ def test_gradients_that_are_not_finite_do_no_harm() -> None:
 
     for p in NORMS:
         attack = PGD(norm=p, epsilon=0.1, random_start=False)
-        found = attack(Root(), torch.tensor([[0.0, 0.5]]), torch.tensor([0]))
-        assert found.isfinite().all()
-        assert found[0, 1] > 0.55
+        result = attack(Root(), torch.tensor([[0.0, 0.5]]), torch.tensor([0]))
+        assert result.isfinite().all()
+        assert result[0, 1] > 0.55
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_gradients_that_are_views_are_not_written_to(p: float) -> None:
+def test_pgd_does_not_write_to_gradients_that_are_views(p: float) -> None:
     def total(logits: Tensor, labels: Tensor) -> Tensor:
         return logits.sum(dim=1)  # its gradient is a single 1, seen many times
 
@@ -95,7 +95,7 @@ def test_gradients_that_are_views_are_not_written_to(p: float) -> None:
     torch.testing.assert_close(attack(nn.Flatten(), images, labels), expected)
 
 
-def test_margin_and_dlr_see_through_a_saturated_softmax() -> None:
+def test_pgd_with_margin_or_dlr_sees_through_a_saturated_softmax() -> None:
     # At such logits the softmax is exactly 1, and cross-entropy has no gradient left.
     weight = torch.randn(3, 6, generator=torch.Generator().manual_seed(3))
     model = nn.Linear(6, 3, bias=False)
@@ -117,7 +117,7 @@ def _trained(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
-def test_at_half_the_range_an_undefended_net_is_at_most_at_chance(kind: str) -> None:
+def test_pgd_at_half_the_range_leaves_an_undefended_net_at_most_at_chance(kind: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         labels = torch.arange(80) % 4
@@ -155,12 +155,12 @@ def test_fgsm_is_one_whole_step_at_whatever_budget(
     assert torch.equal(fgsm(0.0, p)(model, images, labels), images)
 
 
-def test_evaluation_asks_for_success_only() -> None:
+def test_pgd_for_evaluation_goes_by_success_only() -> None:
     attack = PGD(norm=2.0, epsilon=0.5, num_restarts=3, loss=margin)
     assert attack.for_evaluation() == replace(attack, mode="evaluation")
 
 
-def test_any_function_of_logits_and_labels_may_be_climbed(slope: Slope) -> None:
+def test_pgd_may_climb_any_function_of_logits_and_labels(slope: Slope) -> None:
     def downhill(logits: Tensor, labels: Tensor) -> Tensor:
         return -margin(logits, labels)
 
@@ -190,7 +190,7 @@ def test_any_function_of_logits_and_labels_may_be_climbed(slope: Slope) -> None:
         (PGD(num_steps=Stages([7, 9], [1, 1])), "pgd-auto-linf", "PGD, linf, 9 steps, random"),
     ],
 )
-def test_names_and_words(attack: PGD, name: str, words: str) -> None:
+def test_pgd_has_names_and_descriptions(attack: PGD, name: str, words: str) -> None:
     assert attack.name == name
     assert attack.describe().startswith(words)
 
@@ -206,26 +206,28 @@ def test_names_and_words(attack: PGD, name: str, words: str) -> None:
         ({"step_size": math.nan}, "Expected a positive step_size, but got nan"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_pgd_refuses_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PGD(**settings)
 
 
-def test_the_epsilon_of_a_call_is_that_of_its_schedule() -> None:
+def test_pgd_takes_epsilon_from_its_schedule() -> None:
     assert PGD(epsilon=Linear(0.0, 0.4, 40)).epsilon_at(9.5) == 0.095
     assert PGD(epsilon=0.2).epsilon_at(3.0) == 0.2
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, margin, dlr])
 @pytest.mark.parametrize("mode", get_args(AttackMode))
-def test_labels_beyond_the_classes_say_so(loss: Callable[[Tensor, Tensor], Tensor], mode: AttackMode) -> None:
+def test_pgd_explains_labels_beyond_the_classes(
+    loss: Callable[[Tensor, Tensor], Tensor], mode: AttackMode
+) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     labels = torch.tensor([0, 3])
     with pytest.raises(DataError, match=r"labels from 0 to 2, as the model has 3 outputs, but got 3"):
         PGD(loss=loss, mode=mode)(model, torch.rand(2, 1, 2, 2), labels)
 
 
-def test_other_failures_of_a_model_stay_what_they_are() -> None:
+def test_pgd_passes_on_other_failures_of_a_model() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         PGD()(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))

@@ -45,7 +45,7 @@ def _no_better(model: nn.Module, worse: Tensor, better: Tensor, labels: Tensor) 
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("epsilon", [0.05, 0.3])
-def test_the_best_iterate_is_never_better_than_the_last_or_the_image(
+def test_pgd_best_iterate_is_never_better_than_the_last_or_the_image(
     p: float, epsilon: float, curved: Curved
 ) -> None:
     model, (images, labels) = curved
@@ -57,7 +57,7 @@ def test_the_best_iterate_is_never_better_than_the_last_or_the_image(
     assert _no_better(model, best, images, labels).all()
 
 
-def test_the_best_iterate_is_kept_where_the_last_overshoots() -> None:
+def test_pgd_returns_the_best_iterate_where_the_last_overshoots() -> None:
     class Peak(nn.Module):
         @override
         def forward(self, images: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def test_the_best_iterate_is_kept_where_the_last_overshoots() -> None:
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("mode", ["training", "evaluation"])
-def test_more_restarts_never_hurt(p: float, mode: AttackMode, curved: Curved) -> None:
+def test_pgd_is_never_hurt_by_more_restarts(p: float, mode: AttackMode, curved: Curved) -> None:
     model, (images, labels) = curved
     attack = PGD(norm=p, epsilon=0.1 if math.isinf(p) else 0.3, num_steps=2, keep_best=True)
     attack = replace(attack, mode=mode)
@@ -87,7 +87,7 @@ def test_more_restarts_never_hurt(p: float, mode: AttackMode, curved: Curved) ->
     assert not fooled[0].all()
 
 
-def test_restarts_keep_the_worst_without_being_told(curved: Curved) -> None:
+def test_pgd_with_restarts_returns_the_worst_by_default(curved: Curved) -> None:
     model, (images, labels) = curved
     attack = PGD(epsilon=0.1, num_steps=2, num_restarts=3)
     several = _run(attack, model, images, labels)
@@ -98,16 +98,16 @@ def test_restarts_keep_the_worst_without_being_told(curved: Curved) -> None:
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_stopping_when_fooled_fools_the_same(p: float, curved: Curved) -> None:
+def test_pgd_that_stops_when_fooled_fools_the_same(p: float, curved: Curved) -> None:
     model, (images, labels) = curved
     attack = PGD(norm=p, epsilon=0.15 if math.isinf(p) else 0.4, num_steps=8, keep_best=True)
     for random_start in (False, True):
         attack = replace(attack, random_start=random_start)
-        kept = _fooled(model, _run(attack, model, images, labels), labels)
+        fooled = _fooled(model, _run(attack, model, images, labels), labels)
         stopping = replace(attack, mode="evaluation")
         stopped = _fooled(model, _run(stopping, model, images, labels), labels)
         last = _fooled(model, _run(replace(attack, keep_best=False), model, images, labels), labels)
-        assert torch.equal(stopped, kept)
+        assert torch.equal(stopped, fooled)
         assert (stopped | ~last).all()
         assert 0 < int(stopped.sum()) < len(labels)
 
@@ -117,7 +117,7 @@ def test_stopping_when_fooled_fools_the_same(p: float, curved: Curved) -> None:
 
 @pytest.mark.parametrize("num_steps", [1, 4])
 @pytest.mark.parametrize("random_start", [False, True])
-def test_the_number_of_forward_passes(
+def test_pgd_makes_this_number_of_forward_passes(
     num_steps: int, random_start: bool, slope: Slope, batch_sizes: BatchSizes
 ) -> None:
     images, labels = torch.full((3, 2), 0.5), torch.zeros(3, dtype=torch.int64)
@@ -141,28 +141,28 @@ def _threshold(slope: Slope) -> nn.Module:
     return model
 
 
-def test_what_is_fooled_leaves_the_batch(slope: Slope, batch_sizes: BatchSizes) -> None:
+def test_pgd_takes_out_of_the_batch_what_is_fooled(slope: Slope, batch_sizes: BatchSizes) -> None:
     model = _threshold(slope)
     sizes = batch_sizes(model)
     # Each is a step further away than the former; the first is wrong already.
     images = torch.tensor([[0.55], [0.45], [0.35], [0.25]])
     attack = PGD(epsilon=0.4, num_steps=6, step_size=0.1, random_start=False, num_restarts=2)
-    found = attack.for_evaluation()(model, images, torch.zeros(4, dtype=torch.int64))
+    result = attack.for_evaluation()(model, images, torch.zeros(4, dtype=torch.int64))
     assert sizes == [4, 3, 3, 2, 1]
-    torch.testing.assert_close(found, torch.full((4, 1), 0.55))
+    torch.testing.assert_close(result, torch.full((4, 1), 0.55))
 
 
-def test_only_those_that_stand_are_started_again(slope: Slope, batch_sizes: BatchSizes) -> None:
+def test_pgd_restarts_only_what_is_robust(slope: Slope, batch_sizes: BatchSizes) -> None:
     model = _threshold(slope)
     sizes = batch_sizes(model)
-    images = torch.tensor([[0.45], [0.1], [0.6]])  # falls at once, never, is wrong already
+    images = torch.tensor([[0.45], [0.1], [0.6]])  # broken at once, never, wrong already
     attack = PGD(epsilon=0.2, num_steps=2, random_start=False, num_restarts=2).for_evaluation()
     attack(model, images, torch.zeros(3, dtype=torch.int64))
     assert sizes == [3, 2, 2, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_a_start_does_not_depend_on_which_others_have_fallen(p: float, curved: Curved) -> None:
+def test_pgd_start_does_not_depend_on_which_others_were_broken(p: float, curved: Curved) -> None:
     """So from the same seed, stopping fools at least those that the last iterate does."""
     model, (images, _) = curved
     labels = _logits(model, images).argmax(dim=1)
@@ -175,7 +175,7 @@ def test_a_start_does_not_depend_on_which_others_have_fallen(p: float, curved: C
     seen.clear()
     _run(replace(attack, mode="evaluation"), model, images, labels)
     hook.remove()
-    standing = torch.ones(len(labels), dtype=torch.bool)
-    standing[::3] = False
+    robust = torch.ones(len(labels), dtype=torch.bool)
+    robust[::3] = False
     assert torch.equal(seen[0], images)
-    assert torch.equal(seen[1], start[standing])
+    assert torch.equal(seen[1], start[robust])

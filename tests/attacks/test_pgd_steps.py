@@ -17,14 +17,14 @@ LABEL = torch.tensor([0])
 
 
 @pytest.mark.parametrize("epoch", range(1, 41))
-def test_iat_takes_two_and_a_half_steps_an_epoch_halves_up(epoch: int) -> None:
+def test_steps_for_takes_two_and_a_half_steps_an_epoch_halves_up(epoch: int) -> None:
     expected = (5 * epoch + 1) // 2  # floor(2.5 e + 1/2), in whole numbers
     assert steps_for(0.01 * epoch, 0.01) == expected
     assert steps_for(epoch / 100, 0.01) == expected
     assert steps_for(IAT(epoch - 1), 0.01) == steps_for(IAT(epoch - 0.5), 0.01) == expected
 
 
-def test_steps_by_hand() -> None:
+def test_steps_for_by_hand() -> None:
     assert steps_for(0.0, 0.01) == 1
     assert steps_for(0.001, 0.01) == 1
     assert steps_for(0.18, 0.01) == 45  # 44.99… in floats
@@ -45,12 +45,12 @@ def _uphill() -> nn.Module:
 
 def _displacement(attack: PGD, progress: float = math.inf) -> float:
     """How far a lone pixel goes uphill from 0.2."""
-    found = replace(attack, random_start=False)(_uphill(), PIXEL, LABEL, progress=progress)
-    return found.item() - 0.2
+    result = replace(attack, random_start=False)(_uphill(), PIXEL, LABEL, progress=progress)
+    return result.item() - 0.2
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_the_way_is_the_sum_of_the_steps(p: float) -> None:
+def test_pgd_way_is_the_sum_of_the_steps(p: float) -> None:
     attack = PGD(norm=p, epsilon=0.5, num_steps=4, step_size=0.1)
     assert _displacement(attack) == pytest.approx(0.4)
     assert _displacement(replace(attack, num_steps=9)) == pytest.approx(0.5)
@@ -67,7 +67,7 @@ def _forwards(attack: PGD, progress: float) -> int:
     return len(calls)
 
 
-def test_schedules_are_read_at_the_progress_of_the_call() -> None:
+def test_pgd_reads_schedules_at_the_progress_of_the_call() -> None:
     attack = PGD(
         epsilon=Stages([0.3, 0.4], [30, 5]),
         num_steps=Stages([2, 3], [30, 5]),
@@ -78,23 +78,23 @@ def test_schedules_are_read_at_the_progress_of_the_call() -> None:
     assert _displacement(attack) == pytest.approx(0.06)
 
 
-def test_steps_follow_a_scheduled_epsilon_by_the_rule() -> None:
+def test_pgd_steps_follow_a_scheduled_epsilon_by_the_rule() -> None:
     attack = PGD(epsilon=IAT, step_size=0.01)
     assert [_forwards(attack, e - 1) for e in (1, 18, 36, 40)] == [3, 45, 90, 100]
 
 
-def test_without_steps_or_their_size_there_are_ten() -> None:
+def test_pgd_without_steps_or_their_size_takes_ten() -> None:
     attack = PGD(epsilon=0.1)
     assert _forwards(attack, 0) == 10
     assert _displacement(replace(attack, num_steps=100, step_decay=0.2)) == pytest.approx(0.05)
 
 
-def test_a_schedule_of_steps_that_begins_at_none_takes_one() -> None:
+def test_pgd_with_a_schedule_of_steps_that_begins_at_none_takes_one() -> None:
     attack = PGD(epsilon=0.1, num_steps=Linear(0, 4, 4))
     assert [_forwards(attack, e) for e in (0, 1, 2.6, 4)] == [1, 1, 3, 4]
 
 
-def test_slowing_down_delays_steps_and_sizes_with_the_stage() -> None:
+def test_pgd_slowed_delays_steps_and_sizes_with_the_stage() -> None:
     attack = PGD(
         epsilon=Stages([0.3, 0.4], [30, 5]),
         num_steps=Stages([2, 3], [30, 5]),

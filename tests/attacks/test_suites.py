@@ -21,7 +21,7 @@ def _names(
     return [stage.name for stage in cascade.stages]
 
 
-def test_the_members_of_each_level() -> None:
+def test_suite_has_these_members_at_each_level() -> None:
     assert _names("fast") == ["pgd-20-linf", "pgd-20-margin-linf"]
     assert _names("standard") == ["apgd-ce-linf", "apgd-t-linf", "fab-t-linf", "square-linf", *OURS]
     plus = [f"{part}-linf" for part in ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t")]
@@ -30,7 +30,7 @@ def test_the_members_of_each_level() -> None:
     assert _names("thorough", norm=1.0)[-2:] == ["pgd-400-margin-l1", "brendel-bethge-l1"]
 
 
-def test_few_classes_leave_out_losses_that_rank_more() -> None:
+def test_suite_of_few_classes_leaves_out_losses_that_rank_more() -> None:
     two = ["apgd-ce-linf", "fab-linf", "square-linf"]
     ours = ["pgd-100-linf", "pgd-100-margin-linf", "pgd-400-margin-linf"]
     assert _names("standard", 2) == [*two, *ours]
@@ -40,7 +40,7 @@ def test_few_classes_leave_out_losses_that_rank_more() -> None:
     assert "apgd-t-linf" in _names("standard", 4)
 
 
-def test_random_answers_leave_out_attacks_that_go_by_single_ones() -> None:
+def test_suite_of_random_answers_leaves_out_attacks_that_go_by_single_ones() -> None:
     assert _names("standard", is_random=True) == ["apgd-ce-linf", "apgd-dlr-linf", *OURS]
     assert _names("thorough", is_random=True) == ["apgd-ce-linf", "apgd-dlr-linf", *OURS]
     assert _names("standard", 2, is_random=True)[0] == "apgd-ce-linf"
@@ -49,18 +49,18 @@ def test_random_answers_leave_out_attacks_that_go_by_single_ones() -> None:
 @pytest.mark.parametrize("level", SUITES)
 @pytest.mark.parametrize("is_random", [False, True])
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
-def test_every_suite_is_of_one_norm_and_budget(level: SuiteLevel, is_random: bool, norm: float) -> None:
+def test_suite_is_of_one_norm_and_budget(level: SuiteLevel, is_random: bool, norm: float) -> None:
     net = nn.Linear(4, 10)
-    found = suite(level, norm=norm, num_classes=10, is_random=is_random, surrogates={"a run": net}).at(0.2)
-    assert found.name.startswith(f"{level}-l")
-    assert found.norm == norm
-    assert {stage.epsilon_at() for stage in found.stages} == {0.2}
-    assert found.stages[-1].kind == "transfer"
-    assert found.stages[-1].name.startswith("transfer-a-run-")
-    assert len({stage.name for stage in found.stages}) == len(found.stages)
+    result = suite(level, norm=norm, num_classes=10, is_random=is_random, surrogates={"a run": net}).at(0.2)
+    assert result.name.startswith(f"{level}-l")
+    assert result.norm == norm
+    assert {stage.epsilon_at() for stage in result.stages} == {0.2}
+    assert result.stages[-1].kind == "transfer"
+    assert result.stages[-1].name.startswith("transfer-a-run-")
+    assert len({stage.name for stage in result.stages}) == len(result.stages)
 
 
-def test_more_steps_are_four_times_as_many_and_end_small() -> None:
+def test_suite_takes_four_times_as_many_steps_that_end_small_in_its_longest_attack() -> None:
     most = suite("standard", norm=2.0, num_classes=10).members[-1]
     assert isinstance(most, PGD)
     assert most.num_steps == 400
@@ -71,17 +71,17 @@ def test_more_steps_are_four_times_as_many_and_end_small() -> None:
     assert last < 0.001
 
 
-def test_the_fast_suite_attacks() -> None:
+def test_suite_fast_attacks() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(9, 3))
     images = torch.rand(6, 1, 3, 3)
     with torch.no_grad():
         labels = model(images).argmax(dim=1)
-    found = suite("fast", norm=math.inf, num_classes=3).at(0.9).for_evaluation()(model, images, labels)
-    assert (model(found).argmax(dim=1) != labels).all()
+    result = suite("fast", norm=math.inf, num_classes=3).at(0.9).for_evaluation()(model, images, labels)
+    assert (model(result).argmax(dim=1) != labels).all()
 
 
-def test_what_there_is_not_is_refused() -> None:
+def test_suite_refuses_what_there_is_not() -> None:
     with pytest.raises(ValueError, match="Expected a suite of fast, standard, thorough, but got 'slow'"):
         suite("slow", norm=2.0, num_classes=10)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_classes of at least 2, but got 1"):
@@ -100,7 +100,7 @@ def test_what_there_is_not_is_refused() -> None:
         ("thorough", ["numba"], True),
     ],
 )
-def test_packages_that_are_missing_are_named_before(
+def test_suite_names_packages_that_are_missing_before_it_starts(
     level: SuiteLevel, hidden: list[str], fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def installed(package: str) -> object:

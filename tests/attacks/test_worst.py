@@ -20,7 +20,7 @@ def _assert_holds(worst: Worst, value: float, loss: float) -> None:
     assert worst.fooled.all()
 
 
-def test_it_begins_with_copies_of_what_is_given() -> None:
+def test_worst_begins_with_copies_of_its_images() -> None:
     images, loss = torch.rand(2, 3), torch.tensor([1.0, 2.0])
     worst = Worst.of(images, torch.tensor([0, 0]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), loss)
     assert worst.fooled.tolist() == [False, True]
@@ -29,7 +29,7 @@ def test_it_begins_with_copies_of_what_is_given() -> None:
     assert not (images == 1).all(dim=1).any()
 
 
-def test_fooled_beats_not_fooled_whatever_the_loss() -> None:
+def test_worst_takes_fooled_before_not_fooled_whatever_the_loss() -> None:
     worst = _worst([9.0], [False])
     worst.update(torch.tensor([0]), _row(1), torch.tensor([True]), torch.tensor([0.1]))
     _assert_holds(worst, 1.0, 0.1)
@@ -37,7 +37,7 @@ def test_fooled_beats_not_fooled_whatever_the_loss() -> None:
     _assert_holds(worst, 1.0, 0.1)
 
 
-def test_among_equals_the_larger_loss_wins_and_a_tie_stays() -> None:
+def test_worst_takes_the_larger_loss_among_equals_and_leaves_a_tie() -> None:
     for fooled in (False, True):
         worst = _worst([1.0], [fooled])
         for value, loss, held in ((1, 0.5, 0), (2, 1.5, 2), (3, 1.5, 2), (4, 2.0, 4)):
@@ -47,7 +47,7 @@ def test_among_equals_the_larger_loss_wins_and_a_tie_stays() -> None:
         assert worst.fooled[0] == fooled
 
 
-def test_only_the_examples_of_the_index_change() -> None:
+def test_worst_changes_only_the_examples_of_the_index() -> None:
     worst = _worst([0.0, 0.0, 0.0], [False, False, False])
     images = torch.cat([_row(1), _row(2)])
     worst.update(torch.tensor([2, 0]), images, torch.tensor([True, False]), torch.tensor([1.0, 1.0]))
@@ -56,14 +56,14 @@ def test_only_the_examples_of_the_index_change() -> None:
     assert worst.fooled.tolist() == [False, False, True]
 
 
-def test_a_loss_that_is_no_number_never_replaces_one_that_is() -> None:
+def test_worst_never_takes_a_loss_that_is_no_number_for_one_that_is() -> None:
     worst = _worst([1.0], [False])
     worst.update(torch.tensor([0]), _row(1), torch.tensor([False]), torch.tensor([float("nan")]))
     assert worst.loss[0] == 1.0
     assert not worst.images.any()
 
 
-def test_by_loss_alone_an_answer_decides_nothing() -> None:
+def test_worst_by_loss_alone_does_not_go_by_the_answer() -> None:
     worst = Worst(torch.zeros(1, 2, 2), torch.tensor([9.0]), torch.tensor([False]), by_loss=True)
     worst.update(torch.tensor([0]), _row(1), torch.tensor([True]), torch.tensor([0.1]))
     assert not worst.images.any()

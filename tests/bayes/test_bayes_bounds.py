@@ -62,7 +62,7 @@ CONVOLUTIONS: list[tuple[Convolution, Shape]] = [
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (30, 1), (12, 12), (40, 15), (5, 60)])
 @pytest.mark.parametrize("spread", [0.0, 0.5, 1.5])
-def test_matrices_are_below_every_bound(shape: tuple[int, int], spread: float) -> None:
+def test_noise_bounds_are_all_above_matrices(shape: tuple[int, int], spread: float) -> None:
     stds = _stds(*shape, spread=spread)
     zero = Dense(torch.zeros_like(stds))
     mean = _mean_norm(zero, stds, (shape[1],), 300)
@@ -74,7 +74,7 @@ def test_matrices_are_below_every_bound(shape: tuple[int, int], spread: float) -
 
 
 @pytest.mark.parametrize(("stds", "input_shape"), CONVOLUTIONS)
-def test_convolutions_are_below_every_bound(stds: Convolution, input_shape: Shape) -> None:
+def test_noise_bounds_are_all_above_convolutions(stds: Convolution, input_shape: Shape) -> None:
     zero = replace(stds, weight=torch.zeros_like(stds.weight))
     mean = _mean_norm(zero, stds.weight, input_shape, 200)
     bounds = noise_bounds(stds, input_shape)
@@ -85,7 +85,9 @@ def test_convolutions_are_below_every_bound(stds: Convolution, input_shape: Shap
 
 
 @pytest.mark.parametrize(("stds", "input_shape"), CONVOLUTIONS)
-def test_frobenius_and_series_are_those_of_the_matrix(stds: Convolution, input_shape: Shape) -> None:
+def test_noise_bounds_frobenius_and_series_are_those_of_the_matrix(
+    stds: Convolution, input_shape: Shape
+) -> None:
     matrix = _matrix(stds, input_shape)
     assert frobenius_bound(stds, input_shape) == pytest.approx(matrix.norm().item(), rel=1e-7)
     variance = max(matrix.norm(dim=0).max().item(), matrix.norm(dim=1).max().item()) ** 2
@@ -93,7 +95,7 @@ def test_frobenius_and_series_are_those_of_the_matrix(stds: Convolution, input_s
     assert series_bound(stds, input_shape) == pytest.approx(expected, rel=1e-7)
 
 
-def test_the_series_of_one_kernel_entry_is_diagonal_either_way() -> None:
+def test_noise_bounds_series_of_one_kernel_entry_is_diagonal_either_way() -> None:
     for stds, input_shape in CONVOLUTIONS:
         for index in range(stds.weight.numel()):
             one = torch.zeros_like(stds.weight).flatten()
@@ -103,14 +105,14 @@ def test_the_series_of_one_kernel_entry_is_diagonal_either_way() -> None:
                 assert torch.equal(square, square.diag().diag())
 
 
-def test_closed_forms_of_constant_deviations() -> None:
+def test_noise_bounds_of_constant_deviations_have_closed_forms() -> None:
     stds = torch.full((30, 20), 0.25)
     assert domination_bound(stds) == pytest.approx(0.25 * (math.sqrt(30) + math.sqrt(20)))
     assert frobenius_bound(Dense(stds), (20,)) == pytest.approx(0.25 * math.sqrt(600))
     assert series_bound(Dense(stds), (20,)) == pytest.approx(0.25 * math.sqrt(60 * math.log(50)))
 
 
-def test_domination_takes_rows_or_columns() -> None:
+def test_domination_bound_takes_rows_or_columns() -> None:
     rows = torch.tensor([[1.0], [0.1], [0.1]]).expand(3, 4)
     expected = 1.0 * math.sqrt(4) + math.sqrt(1.02)
     assert domination_bound(rows) == pytest.approx(expected)
@@ -121,7 +123,7 @@ def test_domination_takes_rows_or_columns() -> None:
     assert moment_bound(blocks) == pytest.approx(moment_bound(joined))
 
 
-def test_moments_are_the_comparison_for_the_best_power() -> None:
+def test_moment_bound_is_the_comparison_for_the_best_power() -> None:
     stds = torch.full((50, 40), 0.5)
 
     def bound(p: int) -> float:
@@ -134,13 +136,13 @@ def test_moments_are_the_comparison_for_the_best_power() -> None:
     assert moment_bound(stds) == moment_bound(8 * stds) / 8
 
 
-def test_moments_see_that_few_entries_are_large() -> None:
+def test_moment_bound_notices_that_few_entries_are_large() -> None:
     identity = torch.eye(2000)
     assert moment_bound(identity) < 0.5 * domination_bound(identity)
     assert moment_bound(identity) > math.sqrt(2 * math.log(2000))  # about what E max |g| is
 
 
-def test_kernels_count_how_often_inputs_and_outputs_share() -> None:
+def test_kernel_bound_counts_how_often_inputs_and_outputs_share() -> None:
     weight = torch.full((4, 3, 3, 3), 0.1, dtype=torch.float64)
     matrix = 0.1 * (math.sqrt(4) + math.sqrt(27))
     added = 0.1 * (math.sqrt(36) + math.sqrt(3))
@@ -150,12 +152,12 @@ def test_kernels_count_how_often_inputs_and_outputs_share() -> None:
     assert kernel_bound(apart, (3, 9, 9)) == pytest.approx(matrix, rel=1e-6)
     one_place = Convolution(weight, [1, 1], [1, 1], [1, 1])
     assert kernel_bound(one_place, (3, 1, 1)) == pytest.approx(min(matrix, added), rel=1e-6)
-    each = min(0.1 * (2 + math.sqrt(3)), 0.1 * math.sqrt(12), 0.1 * math.sqrt(2 * 4 * math.log(7)))
-    assert tap_bound(dense) == pytest.approx(9 * each, rel=1e-6)
+    of_a_tap = min(0.1 * (2 + math.sqrt(3)), 0.1 * math.sqrt(12), 0.1 * math.sqrt(2 * 4 * math.log(7)))
+    assert tap_bound(dense) == pytest.approx(9 * of_a_tap, rel=1e-6)
 
 
 @pytest.mark.parametrize(("like", "input_shape"), CONVOLUTIONS)
-def test_expected_norms_of_convolutions_are_below_the_bound(like: Convolution, input_shape: Shape) -> None:
+def test_expected_norm_bound_is_above_convolutions(like: Convolution, input_shape: Shape) -> None:
     generator = torch.Generator().manual_seed(2)
     weight = 0.2 * torch.randn(like.weight.shape, generator=generator, dtype=torch.float64)
     means = replace(like, weight=weight)
@@ -165,22 +167,20 @@ def test_expected_norms_of_convolutions_are_below_the_bound(like: Convolution, i
     assert norm <= bound <= norm * (1 + 1e-5) + min(noise_bounds(like, input_shape).values()) + 1e-9
 
 
-def test_a_vector_takes_the_root_of_all_squares() -> None:
+def test_expected_norm_bound_of_a_vector_is_the_root_of_all_squares() -> None:
     means, stds = torch.full((1, 40), 0.3), torch.full((1, 40), 0.4)
     assert expected_norm_bound(Dense(means), stds, (40,)) == pytest.approx(0.5 * math.sqrt(40), rel=1e-6)
 
 
 @given(height=st.integers(1, 8), width=st.integers(1, 8), spread=st.floats(0, 3), seed=st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
-def test_expected_norms_of_matrices_are_below_the_bound(
-    height: int, width: int, spread: float, seed: int
-) -> None:
+def test_expected_norm_bound_is_above_matrices(height: int, width: int, spread: float, seed: int) -> None:
     stds = _stds(height, width, spread=spread, seed=seed)
     means = Dense(_stds(height, width, seed=seed + 1) - 0.08)
     assert _mean_norm(means, stds, (width,), 200) <= expected_norm_bound(means, stds, (width,))
 
 
-def test_without_noise_the_bound_is_the_norm() -> None:
+def test_expected_norm_bound_without_noise_is_the_norm() -> None:
     means = Dense(_stds(12, 9))
     norm = torch.linalg.matrix_norm(means.weight, ord=2).item()
     assert norm <= expected_norm_bound(means, torch.zeros(12, 9), (9,)) <= norm * (1 + 1e-6)
@@ -189,7 +189,7 @@ def test_without_noise_the_bound_is_the_norm() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_has_no_finite_bound(bad: float) -> None:
+def test_noise_bounds_of_what_is_not_finite_are_not_finite(bad: float) -> None:
     stds = _stds(6, 5)
     stds[2, 3] = bad
     assert set(noise_bounds(Dense(stds), (5,)).values()) == {math.inf}
@@ -201,7 +201,7 @@ def test_what_is_not_finite_has_no_finite_bound(bad: float) -> None:
 
 
 @pytest.mark.parametrize(("shape", "published"), [((784, 1200), 15.0), ((1200, 10), 13.8)])
-def test_large_matrices_rank_as_they_did(shape: tuple[int, int], published: float) -> None:
+def test_noise_bounds_of_large_matrices_rank_as_published(shape: tuple[int, int], published: float) -> None:
     stds = _stds(*shape).float()
     generator = torch.Generator().manual_seed(0)
     sampled = torch.linalg.matrix_norm(stds * torch.randn(shape, generator=generator), ord=2).item()
@@ -212,7 +212,7 @@ def test_large_matrices_rank_as_they_did(shape: tuple[int, int], published: floa
 
 
 @pytest.mark.parametrize("bound", [domination_bound, moment_bound])
-def test_bounds_grow_with_each_deviation(bound: Callable[[Tensor], float]) -> None:
+def test_noise_bounds_grow_with_each_deviation(bound: Callable[[Tensor], float]) -> None:
     stds = _stds(7, 5)
     assert bound(stds) <= bound(stds * 1.5)
     larger = stds.clone()

@@ -53,7 +53,7 @@ def _answers(model: nn.Module, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_there_and_back_gives_the_same_answers_bit_for_bit(name: str) -> None:
+def test_convert_and_mean_network_give_the_same_answers_bit_for_bit(name: str) -> None:
     torch.manual_seed(0)
     make, shape = NETS[name]
     net, images = make(), torch.rand(shape)
@@ -77,7 +77,7 @@ def test_there_and_back_gives_the_same_answers_bit_for_bit(name: str) -> None:
     assert {key.removesuffix("_rho") for key in random.state_dict()} == set(net.state_dict())
 
 
-def test_only_layers_with_weights_of_kinds_it_knows_become_random() -> None:
+def test_convert_makes_only_layers_of_kinds_it_knows_random() -> None:
     class Own(nn.Linear):
         pass
 
@@ -90,21 +90,23 @@ def test_only_layers_with_weights_of_kinds_it_knows_become_random() -> None:
     assert bayes.is_stochastic(bayes.convert(net).train()) is True
 
 
-def test_the_longest_path_counts() -> None:
+def test_convert_goes_by_the_longest_path() -> None:
     def block() -> nn.Sequential:
         return nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
 
     net = nn.Sequential(block(), nn.Sequential(*[block() for _ in range(11)]))
     one, two, rest = (Posterior(prior_std=std) for std in (1.0, 2.0, 3.0))
     random = bayes.convert(net, rest, {"1": None, "1.1": one, "1.1.1": two, "1.10.0": rest})
-    found = {path: layer.posterior.prior_std for path, layer in bayes.variational_layers(random)}
-    assert found == {"0.0": 3.0, "0.1": 3.0, "1.1.0": 1.0, "1.1.1": 2.0, "1.10.0": 3.0}
+    result = {path: layer.posterior.prior_std for path, layer in bayes.variational_layers(random)}
+    assert result == {"0.0": 3.0, "0.1": 3.0, "1.1.0": 1.0, "1.1.1": 2.0, "1.10.0": 3.0}
     all_but = bayes.convert(net, layers={"": None, "0.0": one})
     assert [path for path, _ in bayes.variational_layers(all_but)] == ["0.0"]
 
 
 @pytest.mark.parametrize("parametrization", ["softplus", "log"])
-def test_what_they_begin_with(parametrization: bayes.posterior.Parametrization) -> None:
+def test_convert_starts_layers_at_their_weights_and_initial_stds(
+    parametrization: bayes.posterior.Parametrization,
+) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(40, 50), nn.BatchNorm1d(50))
     before = torch.get_rng_state()
@@ -123,7 +125,7 @@ def test_what_they_begin_with(parametrization: bayes.posterior.Parametrization) 
     assert norm.normals()["weight"].mean.eq(1).all()  # norm layers keep their means
 
 
-def test_a_copy_shares_nothing_and_keeps_what_hung_on_the_net() -> None:
+def test_convert_gives_a_copy_that_shares_nothing_and_keeps_what_hung_on_the_net() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)).eval()
     net[0].weight.requires_grad_(False)
@@ -142,7 +144,7 @@ def test_a_copy_shares_nothing_and_keeps_what_hung_on_the_net() -> None:
     assert bayes.mean_network(net) is not net
 
 
-def test_weights_go_through_files_and_deep_copies(tmp_path: Path) -> None:
+def test_random_weights_go_through_files_and_deep_copies(tmp_path: Path) -> None:
     torch.manual_seed(0)
     posterior = Posterior(initial_std=(0.01, 0.2))
     first, second = (bayes.convert(_normed(), posterior) for _ in range(2))
@@ -165,7 +167,7 @@ def test_weights_go_through_files_and_deep_copies(tmp_path: Path) -> None:
         assert torch.equal(_answers(second, images), _answers(plain.eval(), images))
 
 
-def test_what_cannot_be_made_random_is_refused() -> None:
+def test_convert_refuses_what_cannot_become_random() -> None:
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
     with pytest.raises(ModelError, match=r"has random weights already; start from bayes\.mean_network"):
         bayes.convert(bayes.convert(net))
@@ -178,7 +180,7 @@ def test_what_cannot_be_made_random_is_refused() -> None:
         bayes.convert(net, layers={"": None})
 
 
-def test_shared_weights_are_refused_however_they_are_shared() -> None:
+def test_convert_refuses_shared_weights_however_they_are_shared() -> None:
     net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
     tied, twice = copy.deepcopy(net), copy.deepcopy(net)
     tied[2].weight = tied[0].weight
@@ -192,7 +194,7 @@ def test_shared_weights_are_refused_however_they_are_shared() -> None:
         assert [path for path, _ in bayes.variational_layers(random)] == ["1"]
 
 
-def test_a_random_layer_that_is_used_twice_becomes_one_plain_layer() -> None:
+def test_mean_network_makes_one_plain_layer_of_a_random_layer_used_twice() -> None:
     layer = bayes.Linear(3, 3)
     back = bayes.mean_network(nn.Sequential(layer, nn.ReLU(), layer))
     assert isinstance(back, nn.Sequential)
@@ -201,7 +203,7 @@ def test_a_random_layer_that_is_used_twice_becomes_one_plain_layer() -> None:
     assert len(back.state_dict()) == 4
 
 
-def test_parametrised_layers_are_refused_unless_left_out() -> None:
+def test_convert_refuses_parametrised_layers_unless_left_out() -> None:
     net = nn.Sequential(parametrizations.orthogonal(nn.Linear(3, 3)), nn.Linear(3, 3))
     with pytest.raises(ModelError, match=r"'0' computes its weight.*layers=\{'0': None\}"):
         bayes.convert(net)
@@ -215,7 +217,7 @@ def test_parametrised_layers_are_refused_unless_left_out() -> None:
         *({"initial_std": (0.1, -0.1)}, {"initial_std": math.nan}, {"mean_range": -0.1}),
     ],
 )
-def test_numbers_that_are_no_deviations_are_refused(wrong: dict[str, float]) -> None:
+def test_posterior_refuses_numbers_that_are_no_deviations(wrong: dict[str, float]) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=f"Expected {name}"):
         Posterior(**wrong)  # type: ignore[arg-type]
@@ -235,7 +237,7 @@ class _Ordered(nn.Module):
         return x
 
 
-def test_layers_stay_the_same_objects_for_whoever_keeps_them() -> None:
+def test_convert_keeps_layer_objects_for_whoever_holds_them() -> None:
     torch.manual_seed(0)
     plain, x = _Ordered(), torch.rand(2, 4)
     model = bayes.convert(plain)
@@ -245,7 +247,7 @@ def test_layers_stay_the_same_objects_for_whoever_keeps_them() -> None:
 
 @pytest.mark.parametrize("wrap", [torch.nn.utils.spectral_norm, torch.nn.utils.weight_norm])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_weights_computed_in_torchs_old_ways_are_refused(wrap: Callable[[nn.Module], nn.Module]) -> None:
+def test_convert_refuses_weights_computed_in_torchs_old_ways(wrap: Callable[[nn.Module], nn.Module]) -> None:
     with pytest.raises(ModelError, match=r"Leave it out|Remove what computes its weights"):
         bayes.convert(nn.Sequential(wrap(nn.Linear(4, 3)), nn.Linear(3, 2)))
 
@@ -254,12 +256,12 @@ def test_weights_computed_in_torchs_old_ways_are_refused(wrap: Callable[[nn.Modu
     ("layer", "shape"),
     [(bayes.Linear(4, 3), (4,)), (bayes.Conv2d(1, 2, 3), (1, 5, 5)), (bayes.LayerNorm(4), (4,))],
 )
-def test_an_input_without_a_batch_is_refused(layer: nn.Module, shape: tuple[int, ...]) -> None:
+def test_random_layer_refuses_an_input_without_a_batch(layer: nn.Module, shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match="Put the batch first"):
         layer(torch.rand(shape))
 
 
 @pytest.mark.parametrize("name", ["parametrization", "estimator"])
-def test_unknown_words_of_a_posterior_are_refused(name: str) -> None:
+def test_posterior_refuses_unknown_words(name: str) -> None:
     with pytest.raises(ValueError, match=f"Expected {name} to be one of .*, but got 'sigmoid'"):
         Posterior(**{name: "sigmoid"})  # type: ignore[arg-type]

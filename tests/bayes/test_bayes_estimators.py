@@ -1,4 +1,4 @@
-"""The law of what random layers answer, against closed forms and drawn kernels."""
+"""The distribution of what random layers answer, against closed forms and drawn kernels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def _made(make: Callable[[], nn.Module], estimator: Estimator) -> tuple[nn.Module, VariationalLayer]:
+def _layers(make: Callable[[], nn.Module], estimator: Estimator) -> tuple[nn.Module, VariationalLayer]:
     torch.manual_seed(1)
     plain = make().double()
     for parameter in plain.parameters():
@@ -55,13 +55,13 @@ def _drawn(random: nn.Module, examples: Tensor, draws: int = DRAWS) -> Tensor:
     return answers.reshape(draws, len(examples), -1)
 
 
-def _law(plain: nn.Module, random: VariationalLayer, examples: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(plain: nn.Module, random: VariationalLayer, examples: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (rows · outputs,) and covariance under one draw for all rows, from the plain layer's Jacobian."""
     names = [name for name, _ in plain.named_parameters()]
 
     def answers(*values: Tensor) -> Tensor:
-        found: Tensor = functional_call(plain, dict(zip(names, values, strict=True)), (examples,))
-        return found.flatten()
+        result: Tensor = functional_call(plain, dict(zip(names, values, strict=True)), (examples,))
+        return result.flatten()
 
     jacobians = jacrev(answers, argnums=tuple(range(len(names))))(*plain.parameters())
     mean = plain(examples).flatten()
@@ -72,60 +72,66 @@ def _law(plain: nn.Module, random: VariationalLayer, examples: Tensor) -> tuple[
     return mean.detach(), covariance.detach()
 
 
-def _assert_law(answers: Tensor, mean: Tensor, covariance: Tensor) -> None:
+def _assert_moments(answers: Tensor, mean: Tensor, covariance: Tensor) -> None:
     """Within five standard errors; products of two have kurtosis at most that of squares."""
     draws = len(answers)
     centred = answers - mean
     variances = covariance.diagonal()
     assert ((centred.mean(dim=0)).abs() <= 5 * (variances / draws).sqrt() + 1e-12).all()
-    found = centred.T @ centred / draws
+    result = centred.T @ centred / draws
     error = (3 * torch.outer(variances, variances) / draws).sqrt()
     error.diagonal().copy_((2 / draws) ** 0.5 * variances)
-    assert ((found - covariance).abs() <= 5 * error + 1e-12).all()
+    assert ((result - covariance).abs() <= 5 * error + 1e-12).all()
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", LAYERS)
-def test_mean_variance_and_covariance_are_those_of_drawn_weights(name: str, estimator: Estimator) -> None:
+def test_estimator_mean_variance_and_covariance_are_those_of_drawn_weights(
+    name: str, estimator: Estimator
+) -> None:
     make, shape = LAYERS[name]
-    plain, random = _made(make, estimator)
+    plain, random = _layers(make, estimator)
     example = torch.rand(1, *shape, dtype=torch.float64) - 0.3
-    mean, covariance = _law(plain, random, example)
+    mean, covariance = _moments(plain, random, example)
     if estimator == "local":  # outputs as if independent
         covariance = covariance.diagonal().diag()
-    _assert_law(_drawn(random, example)[:, 0], mean, covariance)
+    _assert_moments(_drawn(random, example)[:, 0], mean, covariance)
 
 
 @pytest.mark.parametrize("estimator", ["auto", "shared"])
 @pytest.mark.parametrize("name", NORMS)
-def test_scale_and_shift_of_norm_layers_have_their_law(name: str, estimator: Estimator) -> None:
+def test_estimator_draws_scale_and_shift_of_norm_layers_from_their_distribution(
+    name: str, estimator: Estimator
+) -> None:
     make, shape = NORMS[name]
-    plain, random = _made(make, estimator)
+    plain, random = _layers(make, estimator)
     example = torch.rand(1, *shape, dtype=torch.float64)
     answers = _drawn(random, example)[:, 0]
-    _assert_law(answers, *_law(plain, random, example))
+    _assert_moments(answers, *_moments(plain, random, example))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", ["matrix", "strided", "circular", "group norm"])
-def test_two_examples_are_uncorrelated_but_where_the_draw_is_shared(name: str, estimator: Estimator) -> None:
+def test_estimator_leaves_two_examples_uncorrelated_unless_the_draw_is_shared(
+    name: str, estimator: Estimator
+) -> None:
     make, shape = {**LAYERS, **NORMS}[name]
-    plain, random = _made(make, estimator)
+    plain, random = _layers(make, estimator)
     examples = torch.rand(2, *shape, dtype=torch.float64)
-    mean, covariance = _law(plain, random, examples)
+    mean, covariance = _moments(plain, random, examples)
     size = len(mean) // 2
     between = covariance[:size, size:].clone()
     assert between.abs().max() > 0.1
     first, second = (_drawn(random, examples) - mean.view(2, -1)).unbind(dim=1)
-    found = first.T @ second / DRAWS
+    actual = first.T @ second / DRAWS
     variances = covariance.diagonal()
     error = (3 * torch.outer(variances[:size], variances[size:]) / DRAWS).sqrt()
     expected = between if estimator == "shared" else torch.zeros_like(between)
-    assert ((found - expected).abs() <= 5 * error).all()
+    assert ((actual - expected).abs() <= 5 * error).all()
     assert (between.abs() > 5 * error).any()  # so the test can tell
 
 
-def test_what_is_exact_is_taken_by_itself() -> None:
+def test_estimator_auto_is_the_exact_one() -> None:
     def first_draw(random: nn.Module, x: Tensor) -> Tensor:
         torch.manual_seed(3)
         answers: Tensor = random(x)
@@ -138,7 +144,7 @@ def test_what_is_exact_is_taken_by_itself() -> None:
     ):
         make, shape = LAYERS[name]
         x = torch.rand(3, *shape, dtype=torch.float64)
-        _, auto = _made(make, "auto")
+        _, auto = _layers(make, "auto")
         answers = {}
         for estimator in ESTIMATORS:
             other = copy.deepcopy(auto)
@@ -178,7 +184,7 @@ def _plain_with(plain: nn.Module, weight: Tensor, bias: Tensor | None, x: Tensor
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's, of even kernels, once a process
 @given(drawn=_convolutions(), seed=st.integers(0, 1000))
 @settings(max_examples=50, deadline=None)
-def test_blocks_of_any_convolution_are_passes_with_drawn_kernels(
+def test_estimator_passes_blocks_of_any_convolution_with_drawn_kernels(
     drawn: tuple[dict[str, Any], tuple[int, ...], int], seed: int
 ) -> None:
     options, shape, samples = drawn
@@ -191,10 +197,10 @@ def test_blocks_of_any_convolution_are_passes_with_drawn_kernels(
         assert isinstance(random, VariationalLayer)
         torch.manual_seed(seed)
         with bayes.drawing(random, Drawing(samples)):
-            found = random(blocks.flatten(0, 1))
+            actual = random(blocks.flatten(0, 1))
         torch.manual_seed(seed)
         expected = _BY_HAND[estimator](plain, random, blocks)
-        torch.testing.assert_close(found, expected.flatten(0, 1))
+        torch.testing.assert_close(actual, expected.flatten(0, 1))
 
 
 def _shared_by_hand(plain: nn.Module, random: VariationalLayer, blocks: Tensor) -> Tensor:
@@ -229,17 +235,18 @@ def _flipout_by_hand(plain: nn.Module, random: VariationalLayer, blocks: Tensor)
     flips = torch.empty(samples, batch, outputs, dtype=torch.float64).bernoulli_(0.5) * 2 - 1
     shifts = None if bias is None else torch.randn(samples, batch, outputs, dtype=torch.float64)
     taps = [1] * (weight.mean.dim() - 2)
-    found = []
+    result = []
     for s in range(samples):
         for i in range(batch):
             signed = blocks[s, i] * signs[s, i].view(-1, *taps)
             moved = _plain_with(plain, noise[s] * weight.std, none, signed[None])[0]
-            kept = _plain_with(plain, weight.mean, None if bias is None else bias.mean, blocks[s, i][None])[0]
-            answer = kept + moved * flips[s, i].view(-1, *taps)
+            mean_bias = None if bias is None else bias.mean
+            unmoved = _plain_with(plain, weight.mean, mean_bias, blocks[s, i][None])[0]
+            answer = unmoved + moved * flips[s, i].view(-1, *taps)
             if bias is not None and shifts is not None:
                 answer = answer + (shifts[s, i] * bias.std).view(-1, *taps)
-            found.append(answer)
-    return torch.stack(found).reshape(samples, batch, *found[0].shape)
+            result.append(answer)
+    return torch.stack(result).reshape(samples, batch, *result[0].shape)
 
 
 _BY_HAND: dict[Estimator, Callable[[nn.Module, VariationalLayer, Tensor], Tensor]] = {
@@ -251,9 +258,9 @@ _BY_HAND: dict[Estimator, Callable[[nn.Module, VariationalLayer, Tensor], Tensor
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", [*LAYERS, *NORMS])
-def test_gradients_are_those_of_finite_differences(name: str, estimator: Estimator) -> None:
+def test_estimator_gradients_are_those_of_finite_differences(name: str, estimator: Estimator) -> None:
     make, shape = {**LAYERS, **NORMS}[name]
-    _, random = _made(make, estimator)
+    _, random = _layers(make, estimator)
     x = torch.rand(2, *shape, dtype=torch.float64, requires_grad=True)
     names = [name for name, _ in random.named_parameters()]
 
@@ -261,14 +268,14 @@ def test_gradients_are_those_of_finite_differences(name: str, estimator: Estimat
         torch.manual_seed(5)
         repeated, how = bayes.in_blocks(x, 2)
         with bayes.drawing(random, how):
-            found: Tensor = functional_call(random, dict(zip(names, values, strict=True)), (repeated,))
-        return found
+            result: Tensor = functional_call(random, dict(zip(names, values, strict=True)), (repeated,))
+        return result
 
     assert torch.autograd.gradcheck(answers, (x, *random.parameters()))
 
 
-def test_deviations_can_be_shared_and_no_variance_has_gradient_zero() -> None:
-    _, random = _made(LAYERS["matrix"][0], "local")
+def test_estimator_shares_deviations_and_has_gradient_zero_without_variance() -> None:
+    _, random = _layers(LAYERS["matrix"][0], "local")
     with bayes.sharing_deviations(random, Deviations()):
         assert random.std("weight") is random.std("weight")
     assert random.std("weight") is not random.std("weight")
@@ -281,9 +288,9 @@ def test_deviations_can_be_shared_and_no_variance_has_gradient_zero() -> None:
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_no_rows_give_no_rows(estimator: Estimator) -> None:
+def test_estimator_gives_no_rows_for_no_rows(estimator: Estimator) -> None:
     for make, shape in (*LAYERS.values(), *NORMS.values()):
-        _, random = _made(make, estimator)
+        _, random = _layers(make, estimator)
         for samples in (1, 3):
             assert len(_drawn(random, torch.zeros(2, *shape).double(), samples)) == samples
         assert len(random(torch.zeros(0, *shape).double())) == 0

@@ -39,7 +39,7 @@ def _lognormal(*shape: int, spread: float, seed: int = 0) -> Tensor:
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 @settings(max_examples=60, deadline=None)
-def test_is_within_a_thousandth_of_the_integral_over_all_entries(
+def test_expected_maximum_is_within_a_thousandth_of_the_integral_over_all_entries(
     shape: list[int], spread: float, scale: float, seed: int, dtype: torch.dtype
 ) -> None:
     stds = (scale * _lognormal(*shape, spread=spread, seed=seed)).to(dtype).requires_grad_()
@@ -55,13 +55,13 @@ def test_is_within_a_thousandth_of_the_integral_over_all_entries(
 
 
 @pytest.mark.parametrize("below", [0.9, 0.5002, 0.2002, 0.0502])
-def test_one_entry_above_many_that_all_move_the_same_way(below: float) -> None:
+def test_expected_maximum_of_one_entry_above_many_that_all_move_the_same_way(below: float) -> None:
     stds = torch.cat([torch.ones(1), torch.full((5000,), below)])
     assert expected_maximum(stds).item() == pytest.approx(_brute(stds).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 1.5])
-def test_agrees_with_draws(spread: float) -> None:
+def test_expected_maximum_agrees_with_draws(spread: float) -> None:
     stds = _lognormal(30, 40, spread=spread)
     generator = torch.Generator().manual_seed(1)
     draws = torch.cat(
@@ -72,7 +72,7 @@ def test_agrees_with_draws(spread: float) -> None:
     assert error < 6e-3 * draws.mean()
 
 
-def test_a_single_entry_is_exact() -> None:
+def test_expected_maximum_of_a_single_entry_is_exact() -> None:
     for value in (1e-20, 0.3, 1e20):
         stds = torch.tensor([value], requires_grad=True)
         maximum = expected_maximum(stds)
@@ -82,7 +82,7 @@ def test_a_single_entry_is_exact() -> None:
         assert stds.grad.item() == pytest.approx(ROOT, rel=5e-6)
 
 
-def test_many_equal_entries() -> None:
+def test_expected_maximum_of_many_equal_entries() -> None:
     count = 1_000_000
     stds = torch.full((count,), 0.25, requires_grad=True)
     maximum = expected_maximum(stds)
@@ -94,7 +94,7 @@ def test_many_equal_entries() -> None:
     assert gradient[0].item() == pytest.approx(truth / count, rel=1e-4)
 
 
-def test_gradient_agrees_with_differences_of_the_integral() -> None:
+def test_expected_maximum_gradient_agrees_with_differences_of_the_integral() -> None:
     stds = _lognormal(5, 7, spread=0.5).double().requires_grad_()
     (gradient,) = torch.autograd.grad(3 * expected_maximum(stds), stds)
     step = 1e-4
@@ -105,7 +105,7 @@ def test_gradient_agrees_with_differences_of_the_integral() -> None:
         assert gradient[i, j].item() == pytest.approx(difference.item(), rel=1e-2, abs=1e-3)
 
 
-def test_scales_with_the_entries_and_takes_any_order() -> None:
+def test_expected_maximum_scales_with_the_entries_and_takes_any_order() -> None:
     stds = _lognormal(40, 30, spread=0.7)
     maximum = expected_maximum(stds)
     assert expected_maximum(8 * stds) == 8 * maximum
@@ -118,7 +118,7 @@ def test_scales_with_the_entries_and_takes_any_order() -> None:
     torch.testing.assert_close(other.T, gradient)
 
 
-def test_entries_of_zero_change_nothing() -> None:
+def test_expected_maximum_is_not_changed_by_entries_of_zero() -> None:
     stds = _lognormal(50, spread=0.5)
     padded = torch.cat([stds, torch.zeros(1000)]).requires_grad_()
     maximum = expected_maximum(padded)
@@ -130,7 +130,7 @@ def test_entries_of_zero_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_all_zero_is_zero_with_a_gradient_of_zero(dtype: torch.dtype) -> None:
+def test_expected_maximum_of_all_zero_is_zero_with_a_gradient_of_zero(dtype: torch.dtype) -> None:
     stds = torch.zeros(4, 5, dtype=dtype, requires_grad=True)
     maximum = expected_maximum(stds)
     maximum.backward()  # type: ignore[no-untyped-call]
@@ -140,7 +140,7 @@ def test_all_zero_is_zero_with_a_gradient_of_zero(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_is_reported(bad: float) -> None:
+def test_expected_maximum_reports_what_is_not_finite(bad: float) -> None:
     stds = torch.tensor([0.1, bad, 0.3], requires_grad=True)
     maximum = expected_maximum(stds)
     maximum.backward()  # type: ignore[no-untyped-call]
@@ -149,12 +149,12 @@ def test_what_is_not_finite_is_reported(bad: float) -> None:
     assert stds.grad.isnan().all()
 
 
-def test_no_entries_are_refused() -> None:
+def test_expected_maximum_refuses_no_entries() -> None:
     with pytest.raises(ValueError, match="at least one"):
         expected_maximum(torch.zeros(0, 3))
 
 
-def test_draws_nothing_and_is_not_cast_by_autocast() -> None:
+def test_expected_maximum_draws_nothing_and_is_not_cast_by_autocast() -> None:
     state = torch.get_rng_state()
     stds = _lognormal(100, spread=0.5).requires_grad_()
     maximum = expected_maximum(stds)
@@ -167,7 +167,7 @@ def test_draws_nothing_and_is_not_cast_by_autocast() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_gradient_can_be_taken_after_a_first_call_without_one() -> None:
+def test_expected_maximum_has_a_gradient_after_a_first_call_without_one() -> None:
     stds = _lognormal(10, spread=0.5)
     with torch.inference_mode():
         first = expected_maximum(stds)

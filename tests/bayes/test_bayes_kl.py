@@ -36,30 +36,30 @@ def _entries(shape: list[int], seed: int, spread: float) -> tuple[Tensor, Tensor
     prior_std=st.floats(1e-3, 1e3),
 )
 @settings(max_examples=80, deadline=None)
-def test_is_that_of_torch(shape: list[int], seed: int, spread: float, prior_std: float) -> None:
+def test_divergence_is_that_of_torch(shape: list[int], seed: int, spread: float, prior_std: float) -> None:
     mean, std = _entries(shape, seed, spread)
-    found = divergence(Normal(mean, std, prior_std))
-    assert found.shape == ()
-    assert found.item() == pytest.approx(_torchs(mean, std, prior_std).item(), rel=1e-6, abs=1e-12)
-    assert found >= -1e-12
+    result = divergence(Normal(mean, std, prior_std))
+    assert result.shape == ()
+    assert result.item() == pytest.approx(_torchs(mean, std, prior_std).item(), rel=1e-6, abs=1e-12)
+    assert result >= -1e-12
 
 
-def test_single_precision_over_many_entries() -> None:
+def test_divergence_in_single_precision_over_many_entries() -> None:
     torch.manual_seed(0)
     mean = torch.empty(1200, 1200).uniform_(-0.1, 0.1)
     std = torch.empty(1200, 1200).uniform_(0.0486, 0.1269)
-    found = divergence(Normal(mean, std, 0.1))
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(_torchs(mean, std, 0.1).item(), rel=1e-6)
+    result = divergence(Normal(mean, std, 0.1))
+    assert result.dtype == torch.float32
+    assert result.item() == pytest.approx(_torchs(mean, std, 0.1).item(), rel=1e-6)
 
 
-def test_a_posterior_that_is_the_prior_has_none() -> None:
+def test_divergence_of_a_posterior_that_is_the_prior_is_none() -> None:
     zero, same = torch.zeros(5), torch.full((5,), 0.25)
     assert divergence(Normal(zero, same, 0.25)).item() == pytest.approx(0, abs=1e-6)
     assert divergence(Normal(zero, torch.zeros(5), 0.25)).item() == float("inf")
 
 
-def test_its_gradient_is_that_of_finite_differences() -> None:
+def test_divergence_gradient_is_that_of_finite_differences() -> None:
     mean, std = (entries.requires_grad_() for entries in _entries([2, 3], 0, 0.7))
     assert torch.autograd.gradcheck(lambda m, s: divergence(Normal(m, s, 0.3)), (mean, std))
     # Upstream factors count, and what asks for no gradient gets none.
@@ -69,7 +69,7 @@ def test_its_gradient_is_that_of_finite_differences() -> None:
     assert divergence(Normal(mean.detach(), std.detach(), 0.3)).requires_grad is False
 
 
-def test_of_a_network_sums_over_layers_with_their_own_priors() -> None:
+def test_kl_of_a_network_sums_over_layers_with_their_own_priors() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3), nn.Linear(3, 2)
@@ -83,9 +83,9 @@ def test_of_a_network_sums_over_layers_with_their_own_priors() -> None:
         rho = random.get_parameter(f"{path}_rho")
         std = torch.log1p(rho.exp()) if path.startswith("3") else rho.exp()
         expected += _torchs(parameter, std, 3.0 if path.startswith("3") else 0.2)
-    found = bayes.kl(random)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-    torch.autograd.backward(found)
+    actual = bayes.kl(random)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.autograd.backward(actual)
     torch.autograd.backward(expected)
     for path, parameter in random.named_parameters():
         if path.startswith("4"):
@@ -97,6 +97,6 @@ def test_of_a_network_sums_over_layers_with_their_own_priors() -> None:
             assert parameter.grad.abs().sum() > 0
 
 
-def test_a_plain_network_has_none_and_the_error_says_what_to_do() -> None:
+def test_kl_of_a_plain_network_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ModelError, match=r"Linear has no random weights.*bayes\.convert\(model\)"):
         bayes.kl(nn.Linear(2, 2))

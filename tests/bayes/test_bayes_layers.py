@@ -56,22 +56,24 @@ def _blocks(random: nn.Module, x: Tensor, samples: int) -> Tensor:
 
 @estimators
 @pytest.mark.parametrize("name", LINEAR)
-def test_without_deviation_it_is_its_plain_twin_bit_for_bit(name: str, estimator: Estimator) -> None:
+def test_random_layer_without_deviation_is_its_plain_twin_bit_for_bit(
+    name: str, estimator: Estimator
+) -> None:
     make, shape = LINEAR[name]
     plain, random = _twins(make, estimator)
     x = torch.rand(shape)
     for mode in (True, False):
         assert torch.equal(random.train(mode)(x), plain(x))
     for samples in (2, 3):
-        found, expected = _blocks(random, x, samples), plain(x).repeat(samples, *[1] * (x.dim() - 1))
+        actual, expected = _blocks(random, x, samples), plain(x).repeat(samples, *[1] * (x.dim() - 1))
         # Several kernels at once are another product, which adds up in another order.
         atol = 2e-6 if estimator == "shared" else 5e-7
-        torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
 
 
 @estimators
 @pytest.mark.parametrize("name", NORMS)
-def test_norm_layers_without_deviation_are_their_plain_twins(name: str, estimator: Estimator) -> None:
+def test_random_norm_layer_without_deviation_is_its_plain_twin(name: str, estimator: Estimator) -> None:
     make, shape = NORMS[name]
     plain, random = _twins(make, estimator)
     for mode in (True, True, False):  # running statistics move twice
@@ -85,7 +87,7 @@ def test_norm_layers_without_deviation_are_their_plain_twins(name: str, estimato
 
 @estimators
 @pytest.mark.parametrize("name", [*LINEAR, *NORMS])
-def test_layers_draw_in_both_modes_and_anew_for_each_sample(name: str, estimator: Estimator) -> None:
+def test_random_layer_draws_in_both_modes_and_anew_for_each_sample(name: str, estimator: Estimator) -> None:
     make, shape = {**LINEAR, **NORMS}[name]
     torch.manual_seed(0)
     random, x = bayes.convert(make(), Posterior(estimator=estimator)), torch.rand(shape)
@@ -102,7 +104,7 @@ def test_layers_draw_in_both_modes_and_anew_for_each_sample(name: str, estimator
 
 @estimators
 @pytest.mark.parametrize("name", [*LINEAR, *NORMS])
-def test_in_mixed_precision_gradients_reach_the_deviations(name: str, estimator: Estimator) -> None:
+def test_random_layer_deviations_get_gradients_in_mixed_precision(name: str, estimator: Estimator) -> None:
     make, shape = {**LINEAR, **NORMS}[name]
     torch.manual_seed(0)
     random, x = bayes.convert(make(), Posterior(estimator=estimator)), torch.rand(shape)
@@ -111,9 +113,9 @@ def test_in_mixed_precision_gradients_reach_the_deviations(name: str, estimator:
         exact = _blocks(random, x, samples)
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16):
-            found = _blocks(random, x, samples)
-        assert found.shape == exact.shape
-        torch.autograd.backward(found.float().square().sum())
+            result = _blocks(random, x, samples)
+        assert result.shape == exact.shape
+        torch.autograd.backward(result.float().square().sum())
         for parameter in random.parameters():
             assert parameter.grad is not None
             assert parameter.grad.isfinite().all()
@@ -127,14 +129,14 @@ def _net() -> nn.Module:
     return bayes.convert(net)
 
 
-def test_at_its_means_a_model_draws_nothing_whatever_it_is_told() -> None:
+def test_at_posterior_mean_a_model_draws_nothing_whatever_the_drawing() -> None:
     net, images = _net().eval(), torch.rand(2, 1, 4, 4)
     plain = bayes.mean_network(net)
     with bayes.at_posterior_mean(net):
         before = random_state(images.device)
         assert torch.equal(net(images), plain(images))
-        for found in bayes.sample_logits(net, images, 3):
-            torch.testing.assert_close(found, plain(images))
+        for result in bayes.sample_logits(net, images, 3):
+            torch.testing.assert_close(result, plain(images))
         torch.testing.assert_close(bayes.Predictor(net, 3)(images).exp(), plain(images).softmax(dim=1))
         with bayes.drawing(net, Drawing()), bayes.at_posterior_mean(net):
             assert torch.equal(net(images), plain(images))
@@ -145,11 +147,11 @@ def test_at_its_means_a_model_draws_nothing_whatever_it_is_told() -> None:
         assert torch.equal(plain(images), plain(images))
 
 
-def test_an_error_leaves_a_model_drawing_as_before() -> None:
+def test_at_posterior_mean_restores_drawing_after_an_error() -> None:
     net, images = _net(), torch.rand(2, 1, 4, 4)
-    kept = Deviations()
+    deviations = Deviations()
     wrong = torch.rand(2, 5, 4, 4)
-    with pytest.raises(RuntimeError), bayes.at_posterior_mean(net), bayes.sharing_deviations(net, kept):
+    with pytest.raises(RuntimeError), bayes.at_posterior_mean(net), bayes.sharing_deviations(net, deviations):
         net(wrong)
     assert not torch.equal(net(images), net(images))
     for _, layer in bayes.variational_layers(net):
@@ -157,24 +159,24 @@ def test_an_error_leaves_a_model_drawing_as_before() -> None:
 
 
 def test_sharing_deviations_changes_neither_values_nor_gradients() -> None:
-    found = []
-    for kept in (None, Deviations()):
+    result = []
+    for deviations in (None, Deviations()):
         net, images = _net(), torch.ones(3, 1, 4, 4)
         torch.manual_seed(4)
-        if kept is None:
+        if deviations is None:
             loss = bayes.kl(net) / 1000 + bayes.sample_logits(net, images, 2).square().sum()
         else:
-            with bayes.sharing_deviations(net, kept):
+            with bayes.sharing_deviations(net, deviations):
                 loss = bayes.kl(net) / 1000
-            with bayes.sharing_deviations(net, kept):
+            with bayes.sharing_deviations(net, deviations):
                 loss = loss + bayes.sample_logits(net, images, 2).square().sum()
         torch.autograd.backward(loss)
-        found.append([loss.detach(), *[parameter.grad for parameter in net.parameters()]])
-    assert all(value is not None for value in found[0])
-    torch.testing.assert_close(found[0], found[1])
+        result.append([loss.detach(), *[parameter.grad for parameter in net.parameters()]])
+    assert all(value is not None for value in result[0])
+    torch.testing.assert_close(result[0], result[1])
 
 
-def test_layers_tell_what_they_are() -> None:
+def test_random_layer_describes_itself() -> None:
     layers: list[VariationalLayer] = [
         bayes.Linear(3, 2, False, posterior=Posterior(prior_std=0.7)),
         *[bayes.Conv1d(2, 3, 3, stride=2), bayes.Conv2d(2, 3, (1, 3), padding="same", bias=False)],

@@ -46,8 +46,8 @@ def _seeded_gradients(
     images = images.clone().requires_grad_()
     answers = how(net, images)
     factors = torch.linspace(-1, 1, answers.numel(), dtype=answers.dtype).view(answers.shape)
-    wanted = [images, *net.parameters()]
-    return [answers, *torch.autograd.grad((factors * answers.sin()).sum(), wanted, allow_unused=True)]
+    expected = [images, *net.parameters()]
+    return [answers, *torch.autograd.grad((factors * answers.sin()).sum(), expected, allow_unused=True)]
 
 
 def _not_knowing_that_blocks_are_alike(net: nn.Module, images: Tensor) -> Tensor:
@@ -59,17 +59,17 @@ def _not_knowing_that_blocks_are_alike(net: nn.Module, images: Tensor) -> Tensor
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", NETS)
-def test_work_done_once_for_all_blocks_changes_nothing(
+def test_sample_logits_is_the_same_with_work_done_once_for_all_blocks(
     name: str, estimator: Estimator, training: bool
 ) -> None:
     net, images = _net(name, estimator).train(training), torch.rand(4, 1, 3, 3, dtype=torch.float64)
-    found = _seeded_gradients(net, images, lambda model, x: bayes.sample_logits(model, x, 3))
+    actual = _seeded_gradients(net, images, lambda model, x: bayes.sample_logits(model, x, 3))
     expected = _seeded_gradients(net, images, _not_knowing_that_blocks_are_alike)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_it_is_done_once_until_something_random_comes(
+def test_sample_logits_does_work_once_until_something_random_comes(
     monkeypatch: pytest.MonkeyPatch, training: bool
 ) -> None:
     rows: list[int] = []
@@ -90,7 +90,9 @@ def test_it_is_done_once_until_something_random_comes(
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", ["plain layers first", "convolution"])
-def test_gradients_of_images_are_those_of_finite_differences(name: str, estimator: Estimator) -> None:
+def test_sample_logits_gradients_of_images_are_those_of_finite_differences(
+    name: str, estimator: Estimator
+) -> None:
     net = _net(name, estimator)
 
     def answers(images: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ def test_gradients_of_images_are_those_of_finite_differences(name: str, estimato
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", ["plain layers first", "convolution", "norms"])
-def test_samples_have_the_law_of_separate_passes(name: str, estimator: Estimator) -> None:
+def test_sample_logits_has_the_distribution_of_separate_passes(name: str, estimator: Estimator) -> None:
     net = _net(name, estimator).eval()
     example, draws = torch.rand(1, 1, 3, 3, dtype=torch.float64), 3000
     torch.manual_seed(3)
@@ -121,7 +123,7 @@ def test_samples_have_the_law_of_separate_passes(name: str, estimator: Estimator
         assert (5 * error < together.std(dim=0) ** power).all()  # tight enough to tell
 
 
-def test_samples_are_independent() -> None:
+def test_sample_logits_are_independent() -> None:
     net, images = _net("plain layers first", "auto"), torch.rand(1, 1, 3, 3, dtype=torch.float64)
     with torch.no_grad():
         pairs = torch.stack([bayes.sample_logits(net, images, 2)[:, 0] for _ in range(1500)])
@@ -130,7 +132,7 @@ def test_samples_are_independent() -> None:
     assert (products.mean(dim=0).abs() <= 5 * products.std(dim=0) / math.sqrt(len(products))).all()
 
 
-def test_shapes_and_what_is_refused() -> None:
+def test_sample_logits_has_these_shapes_and_refusals() -> None:
     net, images = _net("convolution", "auto", double=False), torch.rand(4, 1, 3, 3)
     for number in (1, 5):
         assert bayes.sample_logits(net, images, number).shape == (number, 4, 3)
@@ -147,7 +149,7 @@ def test_shapes_and_what_is_refused() -> None:
         bayes.sample_logits(bayes.Conv2d(1, 1, 1), images, 2)
 
 
-def test_the_predictor_gives_the_mean_probability_and_its_gradient() -> None:
+def test_predictor_gives_the_mean_probability_and_its_gradient() -> None:
     net, labels = _net("convolution", "auto"), torch.tensor([0, 2])
     images = torch.rand(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     torch.manual_seed(5)
@@ -163,7 +165,7 @@ def test_the_predictor_gives_the_mean_probability_and_its_gradient() -> None:
     assert not torch.equal(Predictor(net, 7)(images), logs)
 
 
-def test_the_predictor_takes_few_rows_at_once_where_no_graph_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictor_takes_few_rows_at_once_where_no_graph_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "_MOST_ROWS", 10)
     net, images = _net("convolution", "auto", double=False), torch.rand(4, 1, 3, 3)
     rows: list[int] = []
@@ -181,6 +183,6 @@ def test_the_predictor_takes_few_rows_at_once_where_no_graph_is_kept(monkeypatch
     assert predictor.extra_repr() == "num_samples=5"
 
 
-def test_a_plain_network_may_be_sampled_too() -> None:
+def test_sample_logits_takes_a_plain_network_too() -> None:
     net, images = nn.Sequential(nn.Flatten(), nn.Linear(9, 3)), torch.rand(4, 1, 3, 3)
     torch.testing.assert_close(Predictor(net, 2)(images), net(images).log_softmax(dim=1))

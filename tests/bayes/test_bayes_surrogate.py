@@ -50,7 +50,7 @@ def _by_hand(operator: Dense | Convolution, shape: Shape) -> Tensor:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", CASES)
-def test_rows_and_columns_of_a_convolution_are_those_of_its_matrix(name: str, seed: int) -> None:
+def test_fluctuation_rows_and_columns_of_a_convolution_are_those_of_its_matrix(name: str, seed: int) -> None:
     operator, shape = _convolution(name, seed)
     expected = _by_hand(operator, shape) + expected_maximum(operator.weight)
     torch.testing.assert_close(fluctuation(operator, shape), expected, rtol=1e-10, atol=0)
@@ -67,7 +67,7 @@ def test_rows_and_columns_of_a_convolution_are_those_of_its_matrix(name: str, se
     seed=st.integers(0, 99),
 )
 @settings(max_examples=60, deadline=None)
-def test_of_any_convolution(
+def test_fluctuation_of_any_convolution(
     groups: int,
     channels: tuple[int, int],
     taps: int,
@@ -85,22 +85,24 @@ def test_of_any_convolution(
     torch.testing.assert_close(fluctuation(operator, shape), expected, rtol=1e-10, atol=0)
 
 
-def test_of_a_matrix_against_draws() -> None:
+def test_fluctuation_of_a_matrix_against_draws() -> None:
     stds = _stds([12, 20], spread=0.4)
     generator = torch.Generator().manual_seed(1)
     drawn = stds * torch.randn(10_000, 12, 20, generator=generator, dtype=torch.float64)
     maxima = drawn.abs().amax(dim=(1, 2))
     expected = stds.norm(dim=1).max() + stds.norm(dim=0).max() + maxima.mean()
-    found = fluctuation(Dense(stds), (20,))
-    assert found.item() == pytest.approx(expected.item(), rel=2e-3)
+    actual = fluctuation(Dense(stds), (20,))
+    assert actual.item() == pytest.approx(expected.item(), rel=2e-3)
     # It is about the expected norm: above it here, and not far.
     norms = torch.linalg.matrix_norm(drawn[:500], ord=2).mean()
-    assert norms < found < 2 * norms
+    assert norms < actual < 2 * norms
 
 
 @given(name=st.sampled_from(["matrix", *CASES]), seed=st.integers(0, 1000), data=st.data())
 @settings(max_examples=50, deadline=None)
-def test_no_term_falls_as_a_deviation_rises(name: str, seed: int, data: st.DataObject) -> None:
+def test_fluctuation_terms_never_decrease_as_a_deviation_rises(
+    name: str, seed: int, data: st.DataObject
+) -> None:
     operator: Dense | Convolution
     operator, shape = _convolution(name, seed) if name in CASES else (Dense(_stds([3, 4], seed)), (4,))
     weight = operator.weight
@@ -109,7 +111,7 @@ def test_no_term_falls_as_a_deviation_rises(name: str, seed: int, data: st.DataO
     raised.view(-1)[entry] *= 1 + data.draw(st.floats(1e-3, 3))
     higher = replace(operator, weight=raised)
     assert _by_hand(higher, shape) >= _by_hand(operator, shape)
-    maxima = [expected_maximum(each).item() for each in (weight, raised)]
+    maxima = [expected_maximum(matrix).item() for matrix in (weight, raised)]
     assert maxima[1] >= maxima[0] * (1 - 5e-4)
     assert fluctuation(higher, shape) >= fluctuation(operator, shape) - 5e-4 * maxima[0]
     assert _gradient(operator, shape)[1].min() >= 0
@@ -122,7 +124,9 @@ def _gradient(operator: Dense | Convolution, shape: Shape) -> tuple[Tensor, Tens
 
 
 @pytest.mark.parametrize("name", ["matrix", *CASES])
-def test_gradient_is_that_of_finite_differences(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fluctuation_gradient_is_that_of_finite_differences(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     operator: Dense | Convolution
     operator, shape = _convolution(name) if name in CASES else (Dense(_stds([3, 4])), (4,))
     # Of degree one in the deviations, so that their gradient adds up to the value (Euler).
@@ -141,7 +145,7 @@ def test_gradient_is_that_of_finite_differences(name: str, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "operator", [Dense(torch.zeros(2, 3)), Convolution(torch.zeros(2, 1, 2), [1], [0], [1])]
 )
-def test_without_deviation_there_is_nothing_and_no_gradient(operator: Dense | Convolution) -> None:
+def test_fluctuation_without_deviation_is_none_and_has_no_gradient(operator: Dense | Convolution) -> None:
     value, gradient = _gradient(operator, (3,) if isinstance(operator, Dense) else (1, 4))
     assert value == 0
     assert gradient.eq(0).all()

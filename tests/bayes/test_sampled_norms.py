@@ -42,7 +42,7 @@ def _norms(
     return torch.stack([upper_bound(operator, shape) for operator in drawn])
 
 
-def test_draws_are_the_mean_and_noise_of_the_generator() -> None:
+def test_sampled_norms_draw_mean_and_noise_of_the_generator() -> None:
     means, stds = _dense(3, 4), torch.full((3, 4), 0.5)
     first, second = drawn_operators(means, stds, 2, _generator(9))
     generator = _generator(9)
@@ -53,7 +53,7 @@ def test_draws_are_the_mean_and_noise_of_the_generator() -> None:
         next(drawn_operators(means, stds, 0, _generator()))
 
 
-def test_norms_are_those_of_the_draws_from_above() -> None:
+def test_sampled_norms_bound_those_of_the_draws_from_above() -> None:
     means, stds = _dense(6, 4), torch.full((6, 4), 0.3)
     norms = _norms(means, stds, (4,), 3, _generator(1))
     exact = torch.stack(
@@ -69,14 +69,14 @@ def test_norms_are_those_of_the_draws_from_above() -> None:
     assert _norm(kernel) <= norm <= _norm(kernel) * (1 + 1e-5)
 
 
-def test_estimates_are_near() -> None:
+def test_sampled_norms_estimates_are_near() -> None:
     means = _dense(6, 4)
     exact = torch.linalg.matrix_norm(means.weight, ord=2).item()
     assert estimated_norm(means, (4,)) == pytest.approx(exact, rel=1e-5)
     assert estimated_norm(_convolution(), (2, 5, 5)) == pytest.approx(_norm(_convolution()), rel=1e-2)
 
 
-def test_the_norm_changes_by_no_more_than_the_lipschitz_constant() -> None:
+def test_lipschitz_constant_bounds_how_much_the_norm_changes() -> None:
     matrix = Dense(_dense(5, 4).weight.abs())
     assert noise_lipschitz(matrix) == matrix.weight.max()
     kernel = _convolution().entrywise(torch.abs)
@@ -90,12 +90,12 @@ def test_the_norm_changes_by_no_more_than_the_lipschitz_constant() -> None:
         assert _norm(replace(kernel, weight=kernel.weight * direction)) <= lipschitz
 
 
-def test_one_tap_reaches_the_lipschitz_constant() -> None:
+def test_lipschitz_constant_is_reached_by_one_tap() -> None:
     kernel = Convolution(torch.tensor([[[[0.7]], [[0.2]]]]), [1, 1], [0, 0], [1, 1])
     assert noise_lipschitz(kernel) == pytest.approx(0.7)
 
 
-def test_confidence_adds_a_margin_that_draws_shrink() -> None:
+def test_confidence_bound_adds_a_margin_that_draws_shrink() -> None:
     norms = torch.full((4,), 3.0, dtype=torch.float64)
     expected = 3 + 0.5 * math.sqrt(2 * math.log(100) / 4)
     assert confidence_bound(norms, 0.5, 0.99) == pytest.approx(expected)
@@ -105,7 +105,7 @@ def test_confidence_adds_a_margin_that_draws_shrink() -> None:
             confidence_bound(norms, 0.5, bad)
 
 
-def test_the_bound_holds_as_often_as_it_says() -> None:
+def test_confidence_bound_holds_as_often_as_it_says() -> None:
     # Of one entry, the least concentrated case: E |0.1 + g|, by the folded normal's mean.
     means, stds = Dense(torch.full((1, 1), 0.1)), torch.ones(1, 1)
     truth = math.sqrt(2 / math.pi) * math.exp(-0.005) + 0.1 * math.erf(0.1 / math.sqrt(2))

@@ -18,30 +18,30 @@ def _logs(probabilities: list[list[float]]) -> torch.Tensor:
     return torch.tensor(probabilities).log()[:, None]
 
 
-def test_draws_that_agree_know_all_there_is_to_know() -> None:
-    found = entropies(_logs([[0.25, 0.75]] * 5))
+def test_entropies_of_draws_that_agree_have_no_mutual_information() -> None:
+    actual = entropies(_logs([[0.25, 0.75]] * 5))
     expected = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert found.predictive.item() == pytest.approx(expected)
-    assert found.expected.item() == pytest.approx(expected)
-    assert found.mutual_information.item() == pytest.approx(0.0, abs=1e-12)
+    assert actual.predictive.item() == pytest.approx(expected)
+    assert actual.expected.item() == pytest.approx(expected)
+    assert actual.mutual_information.item() == pytest.approx(0.0, abs=1e-12)
 
 
-def test_sure_draws_that_disagree_are_all_mutual_information() -> None:
-    found = entropies(torch.eye(4).log()[:, None])  # logarithms of 0 included
-    assert found.predictive.item() == pytest.approx(math.log(4))
-    assert found.expected.item() == 0.0
-    assert found.mutual_information.item() == pytest.approx(math.log(4))
+def test_entropies_of_sure_draws_that_disagree_are_all_mutual_information() -> None:
+    result = entropies(torch.eye(4).log()[:, None])  # logarithms of 0 included
+    assert result.predictive.item() == pytest.approx(math.log(4))
+    assert result.expected.item() == 0.0
+    assert result.mutual_information.item() == pytest.approx(math.log(4))
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(2, 6), st.integers(0, 999))
-def test_the_parts_add_up_and_none_is_negative(samples: int, batch: int, classes: int, seed: int) -> None:
+def test_entropies_add_up_and_none_is_negative(samples: int, batch: int, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = 5 * torch.randn(samples, batch, classes, generator=generator)
-    found = entropies(logits.log_softmax(2))
-    assert all(part.shape == (batch,) and part.dtype == torch.float64 for part in found)
-    assert (found.mutual_information >= 0).all()
-    assert (found.predictive <= math.log(classes) + 1e-6).all()
-    torch.testing.assert_close(found.expected + found.mutual_information, found.predictive)
+    result = entropies(logits.log_softmax(2))
+    assert all(part.shape == (batch,) and part.dtype == torch.float64 for part in result)
+    assert (result.mutual_information >= 0).all()
+    assert (result.predictive <= math.log(classes) + 1e-6).all()
+    torch.testing.assert_close(result.expected + result.mutual_information, result.predictive)
 
 
 def test_auroc_ranks_the_others_against_the_set() -> None:
@@ -52,7 +52,7 @@ def test_auroc_ranks_the_others_against_the_set() -> None:
     assert auroc(np.array([0.0, 1.0]), np.array([0.5, 1.0, 2.0])) == pytest.approx((1 + 1.5 + 2) / 6)
 
 
-def test_a_histogram_loses_nothing_to_rounding() -> None:
+def test_histogram_loses_nothing_to_rounding() -> None:
     edges = np.linspace(0.0, math.log(3), 5)
     values = np.array([-1e-12, 0.0, math.log(3), math.log(3) + 1e-12])
     assert histogram(values, edges) == [2, 0, 0, 2]

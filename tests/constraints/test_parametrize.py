@@ -37,7 +37,7 @@ def test_orthogonal_kernels_have_singular_values_one_and_keep_them() -> None:
         assert not weights(net)[0].value.equal(former)
 
 
-def test_spectral_norms_end_at_one() -> None:
+def test_spectral_norm_brings_norms_to_one() -> None:
     net = _net()
     spectral_norm_(net)
     for _ in range(300):
@@ -48,7 +48,7 @@ def test_spectral_norms_end_at_one() -> None:
 
 
 @pytest.mark.parametrize("change", [orthogonal_, spectral_norm_])
-def test_weights_become_plain_again(change: Callable[[nn.Module], None]) -> None:
+def test_parametrised_weights_become_plain_again(change: Callable[[nn.Module], None]) -> None:
     net = _net().eval()
     change(net)
     assert all(weight.parametrised for weight in weights(net))
@@ -60,7 +60,7 @@ def test_weights_become_plain_again(change: Callable[[nn.Module], None]) -> None
 
 
 @pytest.mark.parametrize("change", [orthogonal_, spectral_norm_])
-def test_what_cannot_be_parametrised_is_refused(change: Callable[[nn.Module], None]) -> None:
+def test_parametrisation_refuses_what_cannot_be_parametrised(change: Callable[[nn.Module], None]) -> None:
     net = _net()
     spectral_norm_(net)
     with pytest.raises(ModelError, match="'0' is parametrised already"):
@@ -73,7 +73,7 @@ def test_what_cannot_be_parametrised_is_refused(change: Callable[[nn.Module], No
         change(nn.Flatten())
 
 
-def test_half_precision_cannot_be_orthogonal() -> None:
+def test_orthogonal_refuses_half_precision() -> None:
     net = _net().bfloat16()
     with pytest.raises(ModelError, match=r"'0' is torch.bfloat16.*model.float"):
         orthogonal_(net)

@@ -47,7 +47,7 @@ def _closed(matrix: Tensor, radius: float) -> Tensor:
 # The kernel form
 
 
-def test_projects_each_weight_and_nothing_else() -> None:
+def test_spectral_ball_projects_each_weight_and_nothing_else() -> None:
     net = _net()
     before = _copies(net)
     SpectralBall(0.7).project_(net)
@@ -62,7 +62,7 @@ def test_projects_each_weight_and_nothing_else() -> None:
     assert all(norm <= 0.7 * (1 + 2e-6) for norm in _norms(net))
 
 
-def test_projecting_again_changes_nothing() -> None:
+def test_spectral_ball_projecting_again_changes_nothing() -> None:
     net, ball = _net().double(), SpectralBall(0.7)
     ball.project_(net)
     before = _copies(net)
@@ -71,7 +71,7 @@ def test_projecting_again_changes_nothing() -> None:
         torch.testing.assert_close(value, before[name], rtol=0, atol=1e-14)
 
 
-def test_weights_inside_stay_bit_for_bit_and_no_weight_is_replaced() -> None:
+def test_spectral_ball_leaves_weights_inside_bit_for_bit_and_replaces_none() -> None:
     net, parameters = _net(), [*_net().parameters()]
     before, parameters = _copies(net), [*net.parameters()]
     SpectralBall(1.001 * max(_norms(net))).project_(net)
@@ -81,7 +81,7 @@ def test_weights_inside_stay_bit_for_bit_and_no_weight_is_replaced() -> None:
     assert all(parameter.grad_fn is None and parameter.requires_grad for parameter in net.parameters())
 
 
-def test_weights_laid_out_otherwise_are_written_too() -> None:
+def test_spectral_ball_writes_weights_laid_out_otherwise_too() -> None:
     net = _net()
     plain = _net()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,7 +91,7 @@ def test_weights_laid_out_otherwise_are_written_too() -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
-def test_transposed_convolutions_and_compiled_models_are_projected() -> None:
+def test_spectral_ball_projects_transposed_convolutions_and_compiled_models() -> None:
     net = nn.Sequential(nn.ConvTranspose2d(5, 2, 3))
     compiled = torch.compile(net, backend="eager")
     assert isinstance(compiled, nn.Module)
@@ -99,7 +99,7 @@ def test_transposed_convolutions_and_compiled_models_are_projected() -> None:
     assert _norms(net) == pytest.approx([0.3], rel=1e-5)
 
 
-def test_odd_matrices() -> None:
+def test_spectral_ball_projects_odd_matrices() -> None:
     net = nn.Sequential(nn.Linear(5, 1), nn.Linear(1, 5), nn.Linear(1, 1), nn.Linear(3, 3))
     with torch.no_grad():
         for parameter in net.parameters():
@@ -112,7 +112,7 @@ def test_odd_matrices() -> None:
     assert not weights(net)[3].value.any()
 
 
-def test_weights_that_are_not_finite_are_left_to_whoever_reports_them() -> None:
+def test_spectral_ball_leaves_weights_that_are_not_finite_to_whoever_reports_them() -> None:
     net = _net()
     with torch.no_grad():
         weights(net)[0].value[0, 0, 0, 0] = math.nan
@@ -122,14 +122,14 @@ def test_weights_that_are_not_finite_are_left_to_whoever_reports_them() -> None:
     assert _norms(net[3:]) == pytest.approx([0.5] * 3, rel=1e-5)
 
 
-def test_half_precision_weights_are_clipped() -> None:
+def test_spectral_ball_clips_half_precision_weights() -> None:
     net = _net().bfloat16()
     SpectralBall(0.5).project_(net)
     assert all(weight.value.dtype == torch.bfloat16 for weight in weights(net))
     assert _norms(net) == pytest.approx([0.5] * 4, rel=0.02)
 
 
-def test_the_radius_follows_its_schedule() -> None:
+def test_spectral_ball_radius_follows_its_schedule() -> None:
     net, ball = _net(), SpectralBall(Continuation(0.2, epochs=1))
     for progress, radius in [(0.0, 1.0), (1.0, 0.2 * (1 + 4 / math.e)), (math.inf, 0.2)]:
         ball.after_step_(net, step=1, progress=progress)
@@ -138,13 +138,13 @@ def test_the_radius_follows_its_schedule() -> None:
 
 
 @pytest.mark.parametrize("schedule", [Linear(0.0, 1.0, 2), Linear(-1.0, 1.0, 2)])
-def test_a_radius_that_is_not_positive_is_refused(schedule: Linear) -> None:
+def test_spectral_ball_refuses_a_radius_that_is_not_positive(schedule: Linear) -> None:
     with pytest.raises(ValueError, match="must be positive and finite, but got"):
         SpectralBall(schedule).project_(_net(), progress=0.0)
 
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, math.inf, math.nan])
-def test_a_ball_needs_a_radius(radius: float) -> None:
+def test_spectral_ball_needs_a_radius(radius: float) -> None:
     with pytest.raises(ValueError, match=f"positive and finite, but got {radius}"):
         SpectralBall(radius)
 
@@ -159,12 +159,12 @@ def test_a_ball_needs_a_radius(radius: float) -> None:
         ({"subspace": 2, "every": 9, "form": "operator"}, "got form='operator' and every=9"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options: dict[str, int], words: str) -> None:
+def test_spectral_ball_refuses_options_that_do_not_fit(options: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         SpectralBall(1.0, **options)  # type: ignore[arg-type]
 
 
-def test_parametrised_weights_are_refused() -> None:
+def test_spectral_ball_refuses_parametrised_weights() -> None:
     net = nn.Sequential(nn.Linear(2, 2), parametrizations.weight_norm(nn.Linear(2, 2)))
     before = weights(net)[0].value.clone()
     with pytest.raises(ModelError, match="'1' is parametrised, so that it cannot be projected"):
@@ -172,7 +172,7 @@ def test_parametrised_weights_are_refused() -> None:
     assert weights(net)[0].value.equal(before)
 
 
-def test_every_few_steps() -> None:
+def test_spectral_ball_projects_every_few_steps() -> None:
     net, ball = _net(), SpectralBall(0.5, every=3)
     before = _copies(net)
     for step in (1, 2):
@@ -201,7 +201,7 @@ def _updates(net: nn.Module, seed: int, length: float) -> list[float]:
     return lengths
 
 
-def test_between_exact_projections_the_norm_keeps_its_bound_and_in_practice_the_radius() -> None:
+def test_spectral_ball_between_exact_projections_keeps_its_bound_and_in_practice_the_radius() -> None:
     radius, every, length = 1.2, 10, 0.03
     net, ball = _net(scale=1.5), SpectralBall(radius, every=every, subspace=4)
     loose = _net(scale=1.5)
@@ -219,7 +219,7 @@ def test_between_exact_projections_the_norm_keeps_its_bound_and_in_practice_the_
     assert all(norm > 1.2 * radius for norm in _norms(loose))
 
 
-def test_more_singular_values_than_the_subspace_holds_still_keep_the_bound() -> None:
+def test_spectral_ball_keeps_its_bound_with_more_singular_values_than_the_subspace_holds() -> None:
     net, ball = _net(), SpectralBall(0.2, every=100, subspace=1)  # all of them stand at the radius
     total = [0.0] * 4
     for step in range(1, 11):
@@ -230,13 +230,13 @@ def test_more_singular_values_than_the_subspace_holds_still_keep_the_bound() -> 
         assert all(norm <= 0.2 + allowed + 1e-5 for norm, allowed in zip(_norms(net), total, strict=True))
 
 
-def test_the_first_step_projects_exactly() -> None:
+def test_spectral_ball_projects_exactly_at_the_first_step() -> None:
     net = _net()
     SpectralBall(0.5, every=100, subspace=1).after_step_(net, step=1, progress=1.0)
     assert _norms(net) == pytest.approx([0.5] * 4, rel=1e-5)
 
 
-def test_bases_start_from_the_exact_vectors() -> None:
+def test_spectral_ball_bases_start_from_the_exact_vectors() -> None:
     net, ball = _net(), SpectralBall(0.5, every=5, subspace=2)
     matrix = weights(net)[3].matrix.clone()
     ball.project_(net)
@@ -246,7 +246,7 @@ def test_bases_start_from_the_exact_vectors() -> None:
     assert set(ball.state_dict()) == {"bases.of_0", "bases.of_3", "bases.of_6", "bases.of_8"}
 
 
-def test_a_checkpoint_continues_in_a_fresh_object() -> None:
+def test_spectral_ball_continues_from_a_checkpoint_in_a_fresh_object() -> None:
     net, ball = _net(), SpectralBall(0.8, every=100, subspace=2)
     for step in range(1, 4):
         _updates(net, step, 0.05)
@@ -265,7 +265,7 @@ def test_a_checkpoint_continues_in_a_fresh_object() -> None:
     assert not ball.state_dict()
 
 
-def test_random_state_is_left_alone() -> None:
+def test_spectral_ball_leaves_the_random_state_alone() -> None:
     before = torch.get_rng_state()
     ball = SpectralBall(99.0, every=9, subspace=2)
     ball.project_(_net())
@@ -284,7 +284,7 @@ def _operator_norm(place: Place) -> float:
     return norm
 
 
-def test_the_operators_of_all_layers_end_inside() -> None:
+def test_spectral_ball_brings_the_operators_of_all_layers_inside() -> None:
     torch.manual_seed(0)
     net, ball = _net(), SpectralBall(0.6, form="operator", input_shape=IMAGE)
     net.append(nn.Unflatten(1, (3, 1, 1))).append(nn.ConvTranspose2d(3, 2, 3, stride=2))
@@ -311,13 +311,13 @@ class _Tied(nn.Module):
         return result
 
 
-def test_a_shared_weight_is_inside_wherever_it_is_used() -> None:
+def test_spectral_ball_holds_a_shared_weight_inside_wherever_it_is_used() -> None:
     net = _Tied()
     SpectralBall(0.2, form="operator", input_shape=(2, 9)).project_(net)
     assert all(_operator_norm(place) <= 0.2 for place in places(net, torch.zeros(1, 2, 9)))
     assert net.two.weight is net.one.weight
 
 
-def test_the_operator_form_must_know_the_size() -> None:
+def test_spectral_ball_in_operator_form_needs_the_size() -> None:
     with pytest.raises(ModelError, match="give SpectralBall input_shape="):
         SpectralBall(0.6, form="operator").project_(_net())

@@ -14,18 +14,18 @@ LABELS = torch.tensor([0, 1])
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(2, 3), (2, 1, 4, 4)])
-def test_floats_in_the_unit_interval_pass(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_check_batch_accepts_floats_in_the_unit_interval(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     images = torch.rand(shape).to(dtype)
     images.view(-1)[:2] = torch.tensor([0.0, 1.0], dtype=dtype)
     check_batch(images, LABELS)
     check_batch(images.requires_grad_(), LABELS)
 
 
-def test_an_empty_batch_passes() -> None:
+def test_check_batch_accepts_an_empty_batch() -> None:
     check_batch(torch.zeros(0, 1, 4, 4), torch.zeros(0, dtype=torch.int64))
 
 
-def test_images_of_whole_numbers_are_refused() -> None:
+def test_check_batch_refuses_images_of_whole_numbers() -> None:
     with pytest.raises(
         DataError, match=r"floats in \[0, 1\], but got torch.uint8. Divide uint8 images by 255"
     ):
@@ -42,7 +42,7 @@ def test_images_of_whole_numbers_are_refused() -> None:
         (math.nan, "nan"),
     ],
 )
-def test_images_outside_the_unit_interval_are_refused(value: float, span: str) -> None:
+def test_check_batch_refuses_images_outside_the_unit_interval(value: float, span: str) -> None:
     images = torch.zeros(2, 3)
     images[1, 2] = value
     with pytest.raises(
@@ -66,29 +66,29 @@ def test_images_outside_the_unit_interval_are_refused(value: float, span: str) -
         torch.eye(2),
     ],
 )
-def test_labels_must_be_one_class_index_an_image(labels: Tensor) -> None:
+def test_check_batch_needs_one_class_index_an_image(labels: Tensor) -> None:
     with pytest.raises(
         DataError, match=r"one int64 label an image, shape \(2,\), but got shape \(.*\) of torch"
     ):
         check_batch(torch.zeros(2, 3), labels)
 
 
-def test_negative_labels_are_refused() -> None:
+def test_check_batch_refuses_negative_labels() -> None:
     with pytest.raises(DataError, match="labels of at least 0, but got -1"):
         check_batch(torch.zeros(2, 3), torch.tensor([0, -1]))
 
 
-def test_an_image_without_a_batch_is_refused_with_words() -> None:
+def test_check_batch_explains_that_an_image_lacks_its_batch() -> None:
     with pytest.raises(DataError, match="one int64 label an image"):
         check_batch(torch.tensor(0.5), LABELS)
 
 
-def test_the_error_is_one_of_ours_and_a_value_error() -> None:
+def test_check_batch_error_is_one_of_ours_and_a_value_error() -> None:
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         check_batch(torch.full((2, 3), 2.0), LABELS)
 
 
-def test_numbers_that_are_too_small_are_named() -> None:
+def test_require_at_least_names_numbers_that_are_too_small() -> None:
     require_at_least(1, num_draws=1, num_steps=None)
     require_at_least(0, num_draws=0)
     with pytest.raises(ValueError, match=r"^Expected num_steps of at least 1, but got 0\.$"):
@@ -98,7 +98,7 @@ def test_numbers_that_are_too_small_are_named() -> None:
 
 
 @pytest.mark.parametrize("number", [-1e-9, math.inf, math.nan])
-def test_numbers_that_are_negative_or_not_finite_are_named(number: float) -> None:
+def test_require_finite_names_numbers_that_are_negative_or_not_finite(number: float) -> None:
     require_finite(epsilon=0.0)
     with pytest.raises(ValueError, match=r"^Expected radius of at least 0, but got"):
         require_finite(epsilon=1.0, radius=number)

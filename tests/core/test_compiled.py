@@ -8,13 +8,13 @@ from torch import nn
 from withstand.core.modes import uncompiled
 
 
-def test_a_compiled_model_gives_back_what_was_compiled() -> None:
+def test_uncompiled_gives_the_module_that_was_compiled() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     compiled = cast(nn.Module, torch.compile(model, backend="eager"))
     assert compiled is not model
     assert uncompiled(compiled) is model
 
 
-def test_another_model_is_its_own() -> None:
+def test_uncompiled_of_another_model_is_that_model() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 2)))
     assert uncompiled(model) is model

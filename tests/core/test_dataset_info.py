@@ -6,7 +6,7 @@ from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
 
 
 @pytest.mark.parametrize("info", KNOWN_DATASETS.values(), ids=KNOWN_DATASETS)
-def test_statistics_and_names_fit_shape_and_each_other(info: DatasetInfo) -> None:
+def test_dataset_info_statistics_and_names_fit_its_shape(info: DatasetInfo) -> None:
     assert KNOWN_DATASETS[info.name] is info
     assert len(info.mean) == len(info.std) == info.shape[0]
     assert all(0 < value < 1 for value in (*info.mean, *info.std))
@@ -27,10 +27,10 @@ def test_statistics_and_names_fit_shape_and_each_other(info: DatasetInfo) -> Non
         ("cifar100", 99, "worm"),
     ],
 )
-def test_a_label_has_its_official_name(dataset: str, label: int, name: str) -> None:
+def test_dataset_info_gives_a_label_its_official_name(dataset: str, label: int, name: str) -> None:
     assert KNOWN_DATASETS[dataset].class_names[label] == name
 
 
-def test_cifar100_is_in_alphabetical_order_as_its_labels_are() -> None:
+def test_cifar100_names_are_in_alphabetical_order_as_its_labels_are() -> None:
     names = list(KNOWN_DATASETS["cifar100"].class_names)
     assert names == sorted(names)

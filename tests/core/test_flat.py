@@ -8,7 +8,7 @@ TERMS = [{"class_path": "a.CrossEntropy"}, {"class_path": "b.W", "init_args": {"
 RECIPE = {"seed": 1, "objective": {"class_path": "withstand.loss.terms.Sum", "init_args": {"terms": TERMS}}}
 
 
-def test_flat_values() -> None:
+def test_flat_joins_keys_with_dots() -> None:
     assert flat(RECIPE) == {
         "seed": 1,
         "objective": "Sum",
@@ -18,7 +18,7 @@ def test_flat_values() -> None:
     }
 
 
-def test_what_is_not_opened_stays_as_it_is() -> None:
+def test_flat_leaves_what_is_not_opened_as_it_is() -> None:
     assert flat(RECIPE, opens=False) == {
         "seed": 1,
         "objective.class_path": "withstand.loss.terms.Sum",
@@ -26,6 +26,6 @@ def test_what_is_not_opened_stays_as_it_is() -> None:
     }
 
 
-def test_empty_mappings_leave_nothing_and_empty_lists_only_where_not_opened() -> None:
+def test_flat_drops_empty_mappings_and_keeps_empty_lists_only_where_not_opened() -> None:
     assert flat({"a": {}, "b": []}) == {}
     assert flat({"a": {}, "b": []}, opens=False) == {"b": []}

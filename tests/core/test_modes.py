@@ -21,7 +21,7 @@ def _flags(model: nn.Module) -> list[bool]:
     return [module.training for module in model.modules()]
 
 
-def test_every_submodule_is_in_eval_mode_inside_and_as_found_after() -> None:
+def test_eval_mode_reaches_every_submodule_and_restores_each_flag() -> None:
     model = _mixed()
     before = _flags(model)
     with eval_mode(model):
@@ -30,7 +30,7 @@ def test_every_submodule_is_in_eval_mode_inside_and_as_found_after() -> None:
     assert set(before) == {True, False}
 
 
-def test_flags_come_back_after_an_error() -> None:
+def test_eval_mode_restores_flags_after_an_error() -> None:
     model = _mixed()
     before = _flags(model)
     with pytest.raises(RuntimeError, match="inside"), eval_mode(model):
@@ -39,7 +39,7 @@ def test_flags_come_back_after_an_error() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_flags_come_back_whatever_the_block_does_to_them(training: bool) -> None:
+def test_eval_mode_restores_flags_whatever_the_block_does_to_them(training: bool) -> None:
     model = _mixed().train(training)
     model.get_submodule("1.0").train(not training)
     before = _flags(model)
@@ -48,7 +48,7 @@ def test_flags_come_back_whatever_the_block_does_to_them(training: bool) -> None
     assert _flags(model) == before
 
 
-def test_blocks_may_be_nested() -> None:
+def test_eval_mode_may_be_nested() -> None:
     model = _mixed()
     before = _flags(model)
     with eval_mode(model):
@@ -58,7 +58,7 @@ def test_blocks_may_be_nested() -> None:
     assert _flags(model) == before
 
 
-def test_nothing_is_set_where_all_is_in_eval_mode_already() -> None:
+def test_eval_mode_sets_nothing_where_all_is_in_eval_mode_already() -> None:
     class Counting(nn.Module):
         writes = 0
 
@@ -78,7 +78,7 @@ def test_nothing_is_set_where_all_is_in_eval_mode_already() -> None:
     assert Counting.writes == 4
 
 
-def test_batch_statistics_stay_as_they_are() -> None:
+def test_eval_mode_leaves_batch_statistics_as_they_are() -> None:
     model = _mixed().train()
     statistics = {key: value.clone() for key, value in model.state_dict().items()}
     with eval_mode(model):
@@ -99,7 +99,9 @@ def test_batch_statistics_stay_as_they_are() -> None:
         (nn.ReLU(), False),
     ],
 )
-def test_knows_the_layers_that_act_otherwise_in_training(layer: nn.Module, *, differs: bool) -> None:
+def test_differs_in_training_knows_the_layers_that_act_otherwise_in_training(
+    layer: nn.Module, *, differs: bool
+) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(layer))
     assert differs_in_training(model.train()) is differs
     assert not differs_in_training(model.eval())

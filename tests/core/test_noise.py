@@ -45,7 +45,7 @@ def _covariance(stds: Sequence[float], shape: Sequence[int], blur: float) -> Ten
 
 @pytest.mark.parametrize("blur", BLURS)
 @pytest.mark.parametrize("shape", [SHAPE, (2, 9)])
-def test_draws_have_the_std_at_every_pixel_and_the_covariance_of_the_filter(
+def test_noise_draws_have_the_std_at_every_pixel_and_the_covariance_of_the_filter(
     shape: Sequence[int], blur: float
 ) -> None:
     draws = _draws(GaussianNoise(STDS, blur), shape).flatten(1)
@@ -63,14 +63,14 @@ def test_draws_have_the_std_at_every_pixel_and_the_covariance_of_the_filter(
     assert (error.abs() < 5 * spread).all()
 
 
-def test_draws_are_normal() -> None:
+def test_noise_draws_are_normal() -> None:
     draws = _draws(GaussianNoise(1.0, 1.0))[:, 0, 2, 2]
     assert abs(float((draws**4).mean()) - 3) < 5 * math.sqrt(96 / DRAWS)
     assert abs(float((draws.abs() < 1).double().mean()) - 0.6827) < 5 * math.sqrt(0.22 / DRAWS)
 
 
 @pytest.mark.parametrize("blur", BLURS)
-def test_images_have_noise_of_their_own_that_a_seed_brings_back(blur: float) -> None:
+def test_noise_is_drawn_anew_for_every_image_and_repeats_with_a_seed(blur: float) -> None:
     noise = GaussianNoise(0.3, blur)
     draws = _draws(noise, count=3)
     assert torch.equal(draws, _draws(noise, count=3))
@@ -91,7 +91,7 @@ def test_white_noise_is_what_torch_draws() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("blur", BLURS)
-def test_all_is_like_the_images(dtype: torch.dtype, blur: float) -> None:
+def test_noise_has_dtype_and_shape_of_the_images(dtype: torch.dtype, blur: float) -> None:
     images = torch.rand(3, *SHAPE, dtype=dtype, requires_grad=True)
     noise = GaussianNoise(STDS, blur)
     drawn, factors, std = noise.draw(images), noise.factors(images), noise.std_like(images)
@@ -99,11 +99,11 @@ def test_all_is_like_the_images(dtype: torch.dtype, blur: float) -> None:
     assert drawn.shape == images.shape
     assert factors.shape == (noise.rank(images), *SHAPE)
     assert std.shape == (1, 2, 1, 1)
-    assert not any(made.requires_grad for made in (drawn, factors, std))
+    assert not any(tensor.requires_grad for tensor in (drawn, factors, std))
 
 
 @pytest.mark.parametrize("shape", [(3, 7), (3, 2, 7), (3, 1, 5, 5)])
-def test_one_std_serves_any_shape(shape: Sequence[int]) -> None:
+def test_noise_of_one_std_serves_any_shape(shape: Sequence[int]) -> None:
     images = torch.rand(shape)
     assert GaussianNoise(0.3).draw(images).shape == images.shape
     assert torch.equal(GaussianNoise(0.3).std_like(images), torch.full((1,) * len(shape), 0.3))
@@ -118,21 +118,21 @@ def test_one_std_serves_any_shape(shape: Sequence[int]) -> None:
 
 @pytest.mark.parametrize("blur", BLURS)
 @pytest.mark.parametrize("shape", [SHAPE, (2, 9), (2, 12, 12)])
-def test_factors_make_the_covariance_of_the_draws(shape: Sequence[int], blur: float) -> None:
+def test_noise_factors_make_the_covariance_of_the_draws(shape: Sequence[int], blur: float) -> None:
     noise, images = GaussianNoise(STDS, blur), torch.zeros(1, *shape, dtype=torch.float64)
     factors = noise.factors(images).flatten(1)
     expected = _covariance(STDS, shape, blur)
-    made = factors.T @ factors
+    covariance = factors.T @ factors
     assert len(factors) == noise.rank(images)
-    torch.testing.assert_close(made, expected, rtol=0, atol=1e-3 * max(STDS) ** 2)
+    torch.testing.assert_close(covariance, expected, rtol=0, atol=1e-3 * max(STDS) ** 2)
     # The sum of squares is the variance, but for 1e-4 of it along each dimension.
-    lacking = 1 - float(made.trace() / expected.trace())
+    lacking = 1 - float(covariance.trace() / expected.trace())
     assert -1e-12 < lacking < 1e-4 * (len(shape) - 1)
-    assert (made.diagonal() <= expected.diagonal() * (1 + 1e-12)).all()
+    assert (covariance.diagonal() <= expected.diagonal() * (1 + 1e-12)).all()
 
 
 @pytest.mark.parametrize(("blur", "rank"), [(0.0, 2 * 12 * 12), (1.0, None), (4.0, None), (1e3, 2)])
-def test_no_factor_is_there_in_vain(blur: float, rank: int | None) -> None:
+def test_noise_factors_are_no_more_than_needed(blur: float, rank: int | None) -> None:
     noise = GaussianNoise(STDS, blur)
     assert rank is None or noise.rank(torch.zeros(1, 2, 12, 12)) == rank
     line = GaussianNoise(1.0, blur).factors(torch.zeros(1, 1, 12, dtype=torch.float64)).flatten(1)
@@ -142,7 +142,7 @@ def test_no_factor_is_there_in_vain(blur: float, rank: int | None) -> None:
     assert (shares.diff() <= 1e-12).all()
 
 
-def test_white_factors_are_one_a_pixel() -> None:
+def test_white_noise_factors_are_one_a_pixel() -> None:
     images = torch.zeros(2, 2, 3, 3, dtype=torch.float64)
     squares = GaussianNoise(STDS).factors(images).flatten(1)
     std = torch.tensor(STDS, dtype=torch.float64).repeat_interleave(9)
@@ -150,7 +150,7 @@ def test_white_factors_are_one_a_pixel() -> None:
 
 
 @pytest.mark.parametrize("blur", [0.0, 1.0])
-def test_random_factors_make_the_covariance_on_average(blur: float) -> None:
+def test_random_noise_factors_make_the_covariance_on_average(blur: float) -> None:
     images = torch.zeros(3, *SHAPE, dtype=torch.float64)
     torch.manual_seed(0)
     factors = GaussianNoise(STDS, blur).random_factors(images, DRAWS)
@@ -168,19 +168,19 @@ def test_random_factors_make_the_covariance_on_average(blur: float) -> None:
 
 
 @pytest.mark.parametrize("std", [-0.1, math.nan, math.inf, [], [0.1, -0.1], [0.1, math.nan]])
-def test_a_wrong_std_is_refused(std: float | Sequence[float]) -> None:
+def test_noise_refuses_a_wrong_std(std: float | Sequence[float]) -> None:
     with pytest.raises(ValueError, match="noise_std that is finite and at least 0"):
         GaussianNoise(std)
 
 
 @pytest.mark.parametrize("blur", [-1.0, math.nan, math.inf])
-def test_a_wrong_blur_is_refused(blur: float) -> None:
+def test_noise_refuses_a_wrong_blur(blur: float) -> None:
     with pytest.raises(ValueError, match="blur that is finite and at least 0"):
         GaussianNoise(0.1, blur)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 4, 4), (3, 3, 4, 4), (3, 2)])
-def test_channels_must_be_as_many_as_stds(shape: Sequence[int]) -> None:
+def test_noise_needs_as_many_stds_as_channels(shape: Sequence[int]) -> None:
     noise = GaussianNoise(STDS)
     with pytest.raises(ValueError, match=r"one value for each of 2 channels.*Give one number"):
         noise.draw(torch.zeros(shape))

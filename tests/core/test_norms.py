@@ -39,7 +39,7 @@ def _tolerance(dtype: torch.dtype) -> float:
 @pytest.mark.parametrize(
     ("p", "name", "dual"), [(1.0, "l1", math.inf), (2, "l2", 2.0), (math.inf, "linf", 1)]
 )
-def test_label_and_dual(p: float, name: str, dual: float) -> None:
+def test_norms_have_a_label_and_a_dual(p: float, name: str, dual: float) -> None:
     assert norms.label(p) == name
     assert norms.dual(p) == dual
     assert norms.dual(norms.dual(p)) == p
@@ -47,7 +47,7 @@ def test_label_and_dual(p: float, name: str, dual: float) -> None:
 
 
 @pytest.mark.parametrize("p", [0.0, 3.0, -1.0, -math.inf, math.nan])
-def test_other_norms_are_refused_everywhere(p: float) -> None:
+def test_norms_other_than_1_2_and_inf_are_refused_everywhere(p: float) -> None:
     x = torch.ones(1, 2)
     calls: list[Callable[[], object]] = [
         lambda: norms.require_norm(p),
@@ -70,14 +70,14 @@ def test_norm_of_small_vectors(p: float, expected: list[float]) -> None:
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_the_gradient_of_a_norm_at_zero_is_finite(p: float) -> None:
+def test_norm_has_a_finite_gradient_at_zero(p: float) -> None:
     x = torch.zeros(2, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(norms.norm(x, p).sum(), x)
     assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_a_batch_may_be_empty(p: float) -> None:
+def test_norms_take_an_empty_batch(p: float) -> None:
     x = torch.zeros(0, 2, 3)
     assert norms.norm(x, p).shape == (0,)
     assert norms.project(x, p, 1.0).shape == x.shape
@@ -118,18 +118,18 @@ def test_projection_is_the_nearest_point_of_the_ball(
     shape: tuple[int, ...], p: float, radius: float, dtype: torch.dtype, seed: int, scale: float
 ) -> None:
     delta = scale * _batch(shape, seed, dtype)
-    found = norms.project(delta, p, radius)
+    result = norms.project(delta, p, radius)
     slack = _tolerance(dtype) * (1 + radius + float(delta.abs().sum()))
-    assert found.shape == delta.shape
-    assert found.dtype == dtype
-    assert (norms.norm(found, p) <= radius + slack).all()
-    torch.testing.assert_close(norms.project(found, p, radius), found, rtol=0, atol=slack)
+    assert result.shape == delta.shape
+    assert result.dtype == dtype
+    assert (norms.norm(result, p) <= radius + slack).all()
+    torch.testing.assert_close(norms.project(result, p, radius), result, rtol=0, atol=slack)
     # Nearest, by the variational inequality: nothing of the ball lies further along delta - found.
-    away = (delta - found).flatten(1)
+    away = (delta - result).flatten(1)
     others = norms.random_in_ball(delta, p, radius, generator=_generator(seed))
-    corners = radius * norms.steepest(delta - found, p)  # the hardest point of all
+    corners = radius * norms.steepest(delta - result, p)  # the hardest point of all
     for other in (others, corners, torch.zeros_like(delta)):
-        gain = (away * (other - found).flatten(1)).sum(dim=1)
+        gain = (away * (other - result).flatten(1)).sum(dim=1)
         assert (gain <= slack * (1 + away.abs().sum())).all()
 
 
@@ -148,9 +148,9 @@ def test_projection_leaves_what_is_inside_exactly_as_it_is(
 @pytest.mark.parametrize("p", NORMS)
 def test_projection_agrees_with_a_general_solver(p: float) -> None:
     delta = 2 * _batch((4,), 7, torch.float64, size=3)
-    found = norms.project(delta, p, 1.3)
+    result = norms.project(delta, p, 1.3)
     solved = np.stack([_nearest_by_solver(row, p, 1.3) for row in delta.numpy()])
-    np.testing.assert_allclose(found.numpy(), solved, atol=1e-5)
+    np.testing.assert_allclose(result.numpy(), solved, atol=1e-5)
 
 
 def _nearest_by_solver(row: Vector, p: float, radius: float) -> Vector:
@@ -183,7 +183,9 @@ def _nearest_by_solver(row: Vector, p: float, radius: float) -> Vector:
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("radius_dtype", [torch.float32, torch.float64])
-def test_a_radius_an_example_is_as_one_call_an_example(p: float, radius_dtype: torch.dtype) -> None:
+def test_projection_with_a_radius_an_example_is_one_call_an_example(
+    p: float, radius_dtype: torch.dtype
+) -> None:
     delta = _batch((2, 3, 1), 3, torch.float32, size=4)
     radii = torch.tensor([0.0, 0.5, 2.0, 100.0], dtype=radius_dtype)
     together = norms.project(delta, p, radii)
@@ -234,7 +236,7 @@ def test_steepest_step_attains_the_dual_norm(
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("value", [1e-30, 1e-37, 1e-42])
-def test_tiny_gradients_give_whole_steps_and_none_gives_none(p: float, value: float) -> None:
+def test_steepest_step_of_tiny_gradients_is_whole_and_of_none_is_none(p: float, value: float) -> None:
     gradient = torch.zeros(2, 2, 2)
     gradient[0] = value
     assert gradient.dtype == torch.float32
@@ -270,13 +272,13 @@ def test_random_points_are_uniform_over_the_volume(p: float, dim: int) -> None:
     # A coordinate t has density proportional to (1 - |t|^p)^((dim - 1) / p).
     for coordinate in drawn.double().numpy().T:
         share = np.abs(coordinate) if math.isinf(p) else np.abs(coordinate) ** p
-        law = stats.uniform() if math.isinf(p) else stats.beta(1 / p, (dim - 1) / p + 1)
-        assert stats.kstest(share, law.cdf).pvalue > 0.001
+        distribution = stats.uniform() if math.isinf(p) else stats.beta(1 / p, (dim - 1) / p + 1)
+        assert stats.kstest(share, distribution.cdf).pvalue > 0.001
         assert stats.binomtest(int((coordinate > 0).sum()), len(coordinate)).pvalue > 0.001
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_rows_differ_and_the_generator_decides(p: float) -> None:
+def test_random_points_differ_by_row_and_follow_the_generator(p: float) -> None:
     like = torch.zeros(3, 4)
     first = norms.random_in_ball(like, p, 1.0, generator=_generator(5))
     again = norms.random_in_ball(like, p, 1.0, generator=_generator(5))

@@ -43,55 +43,55 @@ class Counted:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
-def test_finds_each_crossing_from_below(shape: Callable[[Tensor], Tensor]) -> None:
+def test_largest_positive_is_at_each_crossing_from_below(shape: Callable[[Tensor], Tensor]) -> None:
     counted = Counted(shape)
-    found = largest_positive(counted, torch.ones_like(ROOTS), 4.0, TOLERANCE)
-    assert torch.equal(found, counted.positive)  # seen positive, and the largest seen
-    assert (found < ROOTS).all()
-    assert (found >= ROOTS * (1 - TOLERANCE)).all()
+    result = largest_positive(counted, torch.ones_like(ROOTS), 4.0, TOLERANCE)
+    assert torch.equal(result, counted.positive)  # seen positive, and the largest seen
+    assert (result < ROOTS).all()
+    assert (result >= ROOTS * (1 - TOLERANCE)).all()
 
 
 @pytest.mark.parametrize(
     ("name", "most"), [("line", 5), ("exponential", 9), ("kinks", 14), ("steep at the end", 17)]
 )
-def test_asks_seldom(name: str, most: float) -> None:
+def test_largest_positive_asks_seldom(name: str, most: float) -> None:
     near = torch.linspace(0.003, 0.8, 30, dtype=torch.float64)  # of 4, as radii are in practice
     counted = Counted(SHAPES[name], near)
     largest_positive(counted, torch.ones_like(near), 4.0, TOLERANCE)
     assert counted.asked <= most * len(near)  # halving an interval takes 12, as soon as there is one
 
 
-def test_a_function_that_never_falls_ends_at_the_farthest_point() -> None:
-    found = largest_positive(lambda rows, at: torch.ones_like(at), torch.ones(3).double(), 4.0, TOLERANCE)
-    assert found.tolist() == [4.0] * 3
+def test_largest_positive_of_a_function_that_never_crosses_is_the_farthest_point() -> None:
+    result = largest_positive(lambda rows, at: torch.ones_like(at), torch.ones(3).double(), 4.0, TOLERANCE)
+    assert result.tolist() == [4.0] * 3
     rising = largest_positive(lambda rows, at: 1 + at, torch.ones(3).double(), 4.0, TOLERANCE)
     assert rising.tolist() == [4.0] * 3
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, -math.inf])
-def test_a_function_that_is_positive_nowhere_else_ends_at_0(value: float) -> None:
+def test_largest_positive_of_a_function_that_is_positive_nowhere_else_is_0(value: float) -> None:
     asked: list[int] = []
 
-    def fallen(rows: Tensor, at: Tensor) -> Tensor:
+    def negative(rows: Tensor, at: Tensor) -> Tensor:
         asked.append(len(rows))
         return torch.full_like(at, value)
 
-    assert largest_positive(fallen, torch.ones(2).double(), 4.0, TOLERANCE).tolist() == [0.0, 0.0]
+    assert largest_positive(negative, torch.ones(2).double(), 4.0, TOLERANCE).tolist() == [0.0, 0.0]
     assert len(asked) < 15
 
 
 @pytest.mark.parametrize("at_zero", [0.0, -1.0, math.nan, -math.inf])
-def test_what_is_not_positive_at_0_is_not_asked_about(at_zero: float) -> None:
+def test_largest_positive_does_not_ask_about_what_is_not_positive_at_0(at_zero: float) -> None:
     def refuse(rows: Tensor, at: Tensor) -> Tensor:
         assert rows.tolist() == [1]
         return 0.5 - at
 
-    found = largest_positive(refuse, torch.tensor([at_zero, 0.5]).double(), 4.0, TOLERANCE)
-    assert found[0] == 0
-    assert 0.499 <= found[1] < 0.5
+    result = largest_positive(refuse, torch.tensor([at_zero, 0.5]).double(), 4.0, TOLERANCE)
+    assert result[0] == 0
+    assert 0.499 <= result[1] < 0.5
 
 
-def test_nothing_to_find() -> None:
+def test_largest_positive_of_no_functions_is_empty() -> None:
     assert largest_positive(lambda rows, at: at, torch.empty(0).double(), 4.0, TOLERANCE).shape == (0,)
 
 
@@ -101,9 +101,11 @@ def test_nothing_to_find() -> None:
     height=st.floats(1e-9, 1e9),
     tolerance=st.sampled_from([1e-1, 1e-3, 1e-6]),
 )
-def test_finds_any_crossing(root: float, power: float, height: float, tolerance: float) -> None:
+def test_largest_positive_is_at_any_crossing(
+    root: float, power: float, height: float, tolerance: float
+) -> None:
     def falling(rows: Tensor, at: Tensor) -> Tensor:
         return height * (1 - (at / root) ** power)
 
-    found = largest_positive(falling, torch.full((1,), height).double(), 4.0, tolerance).item()
-    assert root * (1 - tolerance) <= found < root
+    result = largest_positive(falling, torch.full((1,), height).double(), 4.0, tolerance).item()
+    assert root * (1 - tolerance) <= result < root

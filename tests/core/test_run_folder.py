@@ -30,7 +30,7 @@ def _files(folder: Path) -> list[str]:
 # Replacing in one step
 
 
-def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
+def test_replaced_puts_the_new_file_in_the_place_of_the_old(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
     with replaced(target) as temporary:
@@ -41,7 +41,7 @@ def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
     assert _files(tmp_path) == ["file.txt"]
 
 
-def test_an_error_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+def test_replaced_leaves_the_old_file_and_no_litter_after_an_error(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
     with pytest.raises(ZeroDivisionError):
@@ -50,7 +50,7 @@ def test_an_error_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     assert _files(tmp_path) == ["file.txt"]
 
 
-def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_replaced_says_what_to_do_about_a_full_disk(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
     with pytest.raises(RunFolderError, match=r"Cannot write .*file.txt: No space left.*--out.*still there"):
@@ -59,19 +59,19 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert _files(tmp_path) == ["file.txt"]
 
 
-def test_a_parent_that_is_missing_or_a_file_is_told(tmp_path: Path) -> None:
+def test_replaced_reports_a_parent_that_is_missing_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for parent in (tmp_path / "missing", tmp_path / "file"):
         with pytest.raises(RunFolderError, match="Cannot write"), replaced(parent / "x") as temporary:
             temporary.write_text("new")
 
 
-def test_a_block_that_writes_nothing_is_told(tmp_path: Path) -> None:
+def test_replaced_reports_a_block_that_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="Cannot write"), replaced(tmp_path / "x"):
         pass
 
 
-def test_what_a_killed_process_left_does_no_harm(tmp_path: Path) -> None:
+def test_replaced_is_not_harmed_by_what_a_killed_process_left(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
     for _ in range(2):
@@ -90,7 +90,7 @@ def test_what_a_killed_process_left_does_no_harm(tmp_path: Path) -> None:
 # The folder
 
 
-def test_every_file_has_its_own_name_in_the_folder(tmp_path: Path) -> None:
+def test_run_folder_gives_every_file_its_own_name(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     paths = [path for name in vars(RunFolder) if isinstance(path := getattr(folder, name), Path)]
     assert sorted(path.name for path in paths) == [
@@ -112,7 +112,7 @@ def test_every_file_has_its_own_name_in_the_folder(tmp_path: Path) -> None:
     assert {path.parent for path in paths} == {tmp_path}
 
 
-def test_create_makes_it_and_its_parents_and_may_be_repeated(tmp_path: Path) -> None:
+def test_run_folder_create_makes_it_and_its_parents_and_may_be_repeated(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "b")
     assert folder.create() is folder
     (folder.path / "kept").write_text("kept")
@@ -120,7 +120,7 @@ def test_create_makes_it_and_its_parents_and_may_be_repeated(tmp_path: Path) -> 
     assert _files(folder.path) == ["checkpoint", "kept"]
 
 
-def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
+def test_run_folder_create_reports_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     for path in (tmp_path / "run", tmp_path / "run" / "below"):
         with pytest.raises(
@@ -130,13 +130,15 @@ def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
+def test_run_folder_create_reports_a_read_only_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(RunFolderError, match="Permission denied"):
         RunFolder(tmp_path).create()
 
 
-def test_a_folder_that_takes_no_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_folder_create_reports_a_folder_that_takes_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -145,7 +147,7 @@ def test_a_folder_that_takes_no_files_is_told(tmp_path: Path, monkeypatch: pytes
         RunFolder(tmp_path).create()
 
 
-def test_require_names_the_command_that_makes_the_file(tmp_path: Path) -> None:
+def test_run_folder_require_names_the_command_that_makes_the_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with pytest.raises(
         RunFolderError, match=r"metrics.json does not exist. Make it with `withstand evaluate`"
@@ -155,7 +157,7 @@ def test_require_names_the_command_that_makes_the_file(tmp_path: Path) -> None:
     assert folder.require(folder.metrics, "withstand evaluate") == folder.metrics
 
 
-def test_json_comes_back_as_written(tmp_path: Path) -> None:
+def test_run_folder_json_comes_back_as_written(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.read_json(folder.metrics) == {}
     content = {"a": 1, "b": [0.1, None], "name": "é"}
@@ -165,7 +167,7 @@ def test_json_comes_back_as_written(tmp_path: Path) -> None:
     assert _files(tmp_path) == ["metrics.json"]
 
 
-def test_content_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+def test_run_folder_leaves_the_old_file_where_content_is_no_json(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_json(folder.metrics, {"a": 1})
     with pytest.raises(TypeError):
@@ -175,7 +177,7 @@ def test_content_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [b"{", b"", b"\xff\xfe", b'{"a": }'])
-def test_damaged_json_is_told(tmp_path: Path, damaged: bytes) -> None:
+def test_run_folder_reports_damaged_json(tmp_path: Path, damaged: bytes) -> None:
     folder = RunFolder(tmp_path)
     folder.metrics.write_bytes(damaged)
     with pytest.raises(
@@ -184,14 +186,14 @@ def test_damaged_json_is_told(tmp_path: Path, damaged: bytes) -> None:
         folder.read_json(folder.metrics)
 
 
-def test_json_of_another_kind_is_told(tmp_path: Path) -> None:
+def test_run_folder_reports_json_of_another_kind(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.metrics.write_text("[1]")
     with pytest.raises(RunFolderError, match=r"Expected a JSON object in .*metrics.json"):
         folder.read_json(folder.metrics)
 
 
-def test_the_error_is_an_os_error_too(tmp_path: Path) -> None:
+def test_run_folder_error_is_an_os_error_too(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="does not exist"):
         RunFolder(tmp_path).require(tmp_path / "x", "y")
 
@@ -222,14 +224,16 @@ def _held_elsewhere(folder: Path) -> Iterator[int]:
             process.kill()  # which leaves it no time for anything
 
 
-def test_held_by_another_process_is_told_at_once_and_is_free_when_that_is_killed(tmp_path: Path) -> None:
+def test_run_folder_held_by_another_process_is_refused_at_once_and_free_when_that_is_killed(
+    tmp_path: Path,
+) -> None:
     run = RunFolder(tmp_path).create()
     growing = tmp_path / ".examples.csv.part"
     with _held_elsewhere(tmp_path) as number:
         growing.write_text("half")
         started = time.monotonic()
-        told = rf"in use by process {number} on .*, training since 2.*Wait until it is done"
-        with pytest.raises(RunFolderError, match=told), run.held("evaluating"):
+        message = rf"in use by process {number} on .*, training since 2.*Wait until it is done"
+        with pytest.raises(RunFolderError, match=message), run.held("evaluating"):
             pytest.fail("two processes hold it")
         assert time.monotonic() - started < 1
         run.create()
@@ -240,7 +244,7 @@ def test_held_by_another_process_is_told_at_once_and_is_free_when_that_is_killed
     assert ".holder" not in _files(tmp_path)
 
 
-def test_held_twice_by_one_process_is_held_until_the_outer_block_ends(tmp_path: Path) -> None:
+def test_run_folder_held_twice_by_one_process_is_held_until_the_outer_block_ends(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with run.held("training"):
         growing = tmp_path / ".examples.csv.part"
@@ -252,7 +256,7 @@ def test_held_twice_by_one_process_is_held_until_the_outer_block_ends(tmp_path: 
     assert not (tmp_path / ".holder").exists()
 
 
-def test_held_folder_is_free_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_folder_is_free_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder(tmp_path)
     with pytest.raises(ZeroDivisionError), run.held("training"):
         raise ZeroDivisionError
@@ -268,7 +272,7 @@ def _no_space(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_held_without_locks_goes_on_and_says_so(
+def test_run_folder_without_locks_goes_on_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -44,14 +44,14 @@ BEGINS = st.floats(0, 1e3)
         (Continuation(0.8, epochs=50), 0.8),
     ],
 )
-def test_without_progress_a_schedule_stands_at_its_end(schedule: Schedule, end: float) -> None:
+def test_schedule_without_progress_is_at_its_end(schedule: Schedule, end: float) -> None:
     assert schedule() == end
     assert schedule(math.inf) == end
     assert value_at(schedule) == end
     assert schedule(1e9) == end
 
 
-def test_a_plain_float_is_a_constant_schedule() -> None:
+def test_schedule_may_be_a_plain_float() -> None:
     assert value_at(0.25) == value_at(0.25, 3.0) == Constant(0.25)(3.0) == 0.25
     assert isinstance(value_at(2, 1.0), float)
     assert value_at(Linear(0, 1, 2), 1.0) == 0.5
@@ -73,7 +73,7 @@ def test_exponential_ramp_by_hand() -> None:
 
 @given(kind=st.sampled_from([Linear, Exponential]), start=VALUES, end=VALUES, epochs=LENGTHS, begin=BEGINS)
 @settings(max_examples=300, deadline=None)
-def test_a_ramp_ends_exactly_and_never_leaves_its_ends(
+def test_ramp_ends_exactly_and_never_leaves_its_ends(
     kind: type[Linear | Exponential], start: float, end: float, epochs: float, begin: float
 ) -> None:
     ramp = kind(start=start, end=end, epochs=epochs, begin=begin)
@@ -88,7 +88,7 @@ def test_a_ramp_ends_exactly_and_never_leaves_its_ends(
     assert all(direction * (later - value) >= -slack for value, later in itertools.pairwise(values))
 
 
-def test_a_ramp_ends_where_its_floats_say_so() -> None:
+def test_ramp_ends_where_its_floats_say_so() -> None:
     # (1.1 + 2.2 - 1.1) / 2.2 and its like may fall below 1.
     for begin, epochs in itertools.product([k / 10 for k in range(40)], [k / 10 for k in range(1, 40)]):
         assert Linear(0.0, 1.0, epochs, begin=begin)(begin + epochs) == 1.0
@@ -126,26 +126,26 @@ def test_stages_that_do_not_fit_are_refused(values: list[float], epochs: list[fl
         Stages(values, epochs)
 
 
-def test_each_joined_schedule_runs_on_its_own_clock() -> None:
+def test_join_runs_each_schedule_on_its_own_clock() -> None:
     joined = Join([Linear(0, 1, 4), Linear(10, 20, 5), Linear(100, 200, 2)], [2, 6])
     assert [joined(e) for e in (0, 1, 2, 4.5, 6, 7, 8, 50)] == [0, 0.25, 10, 15, 100, 150, 200, 200]
     assert joined(math.nextafter(2, 0)) == pytest.approx(0.5)
     assert joined(math.nextafter(6, 0)) == pytest.approx(18)
 
 
-def test_one_schedule_joins_to_itself() -> None:
+def test_join_of_one_schedule_is_that_schedule() -> None:
     assert Join([Linear(0, 1, 4)], [])(3) == 0.75
 
 
 @pytest.mark.parametrize(
     ("count", "boundaries"), [(0, []), (1, [1]), (2, []), (3, [2, 1]), (3, [2, 2]), (2, [1, 2])]
 )
-def test_joins_that_do_not_fit_are_refused(count: int, boundaries: list[float]) -> None:
+def test_join_refuses_what_does_not_fit(count: int, boundaries: list[float]) -> None:
     with pytest.raises(ValueError, match=rf"one ascending boundary .* but got {count} schedules"):
         Join([Constant(0.0)] * count, boundaries)
 
 
-def test_per_epoch_is_iat() -> None:
+def test_per_epoch_schedule_is_that_of_iat() -> None:
     for epoch in range(1, 41):
         for done in (0.0, 0.5, 0.999):
             assert IAT(epoch - 1 + done) == pytest.approx(0.01 * epoch, rel=1e-12)
@@ -174,19 +174,19 @@ def test_slowing_down_a_later_step_leaves_the_earlier_ones() -> None:
     assert [twice(e) for e in (29, 30, 31, 32)] == pytest.approx([0.3, 0.35, 0.375, 0.4])
 
 
-def test_what_follows_comes_one_epoch_later() -> None:
+def test_slowing_down_delays_what_follows_by_one_epoch() -> None:
     slowed = Slowed(IAT, 20)
     assert [slowed(e) for e in (19, 20, 21, 22)] == pytest.approx([0.2, 0.205, 0.21, 0.22])
     assert [slowed(e) for e in (39, 40, 41)] == pytest.approx([0.39, 0.4, 0.4])
 
 
-def test_at_the_very_start_slowing_down_begins_at_nothing() -> None:
+def test_slowing_down_at_the_very_start_begins_at_nothing() -> None:
     assert [Slowed(0.4, 0)(e) for e in (0, 0.5, 1, 2)] == [0.2, 0.2, 0.4, 0.4]
     assert [Slowed(Slowed(0.4, 0), 0)(e) for e in (0, 1, 2)] == pytest.approx([0.1, 0.2, 0.4])
     assert Slowed(0.4, 5)(5) == pytest.approx(0.4)  # no step there to halve
 
 
-def test_a_share_of_one_only_delays_and_does_so_exactly() -> None:
+def test_slowing_down_with_a_share_of_one_only_delays_and_does_so_exactly() -> None:
     steps = Stages([75, 100, 11], [30, 5, 1])
     delayed = Slowed(steps, 30, share=1.0)
     assert [delayed(e) for e in (29, 30, 31, 35, 35.9, 36)] == [75, 100, 100, 100, 100, 11]
@@ -207,7 +207,7 @@ def test_slowing_down_a_growing_schedule_never_makes_it_harder(
 # Continuation
 
 
-def test_a_continuation_by_hand() -> None:
+def test_continuation_by_hand() -> None:
     radius = Continuation(0.8, epochs=50)
     assert radius(0) == pytest.approx(4.0)
     assert radius(50) == pytest.approx(0.8 * (1 + 4 / math.e))
@@ -218,7 +218,7 @@ def test_a_continuation_by_hand() -> None:
 
 @given(end=VALUES, excess=st.floats(0, 10), epochs=LENGTHS, progress=st.floats(0, 1e4))
 @settings(max_examples=100, deadline=None)
-def test_a_continuation_falls_and_stays_above_its_end(
+def test_continuation_decreases_and_stays_above_its_end(
     end: float, excess: float, epochs: float, progress: float
 ) -> None:
     radius = Continuation(end, excess, epochs)
@@ -226,7 +226,7 @@ def test_a_continuation_falls_and_stays_above_its_end(
 
 
 @pytest.mark.parametrize(("excess", "epochs"), [(4, 0), (4, -1), (-0.5, 2), (4, math.nan)])
-def test_continuations_that_do_not_fall_are_refused(excess: float, epochs: float) -> None:
+def test_continuation_refuses_to_grow(excess: float, epochs: float) -> None:
     with pytest.raises(ValueError, match=rf"epochs > 0 and excess >= 0, but got {epochs} and {excess}"):
         Continuation(1.0, excess, epochs)
 
@@ -238,6 +238,6 @@ def test_step_decay_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("factor", "epochs"), [(1.0, 1), (0.0, 1), (-0.5, 1), (0.5, 0), (0.5, -1)])
-def test_step_decays_that_do_not_decay_are_refused(factor: float, epochs: float) -> None:
+def test_step_decay_refuses_what_does_not_decay(factor: float, epochs: float) -> None:
     with pytest.raises(ValueError, match="StepDecay needs"):
         StepDecay(factor, epochs)

@@ -51,26 +51,26 @@ def disc(size: int) -> Tensor:
     st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
 )
 @settings(max_examples=60, deadline=None)
-def test_shape_type_and_range_stay(
+def test_corruption_keeps_shape_type_and_range(
     name: str, severity: int, channels: int, height: int, width: int, dtype: torch.dtype
 ) -> None:
     images = torch.rand(2, channels, height, width, generator=generator()).to(dtype)
     before = images.clone()
-    found = CORRUPTIONS[name](images, severity, generator(1))
-    assert (found.shape, found.dtype) == (images.shape, dtype)
-    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    result = CORRUPTIONS[name](images, severity, generator(1))
+    assert (result.shape, result.dtype) == (images.shape, dtype)
+    assert 0 <= float(result.min()) <= float(result.max()) <= 1
     assert torch.equal(images, before)
 
 
 @KINDS
-def test_large_images_of_colour(kind: Corruption) -> None:
-    found = kind(pictures(1, 3, 224, 224), 3, generator())
-    assert found.shape == (1, 3, 224, 224)
+def test_corruption_takes_large_images_of_colour(kind: Corruption) -> None:
+    result = kind(pictures(1, 3, 224, 224), 3, generator())
+    assert result.shape == (1, 3, 224, 224)
 
 
 @KINDS
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 48)])
-def test_severities_are_ordered_and_all_change_something(
+def test_corruption_severities_are_ordered_and_all_change_something(
     kind: Corruption, shape: tuple[int, int, int]
 ) -> None:
     images = pictures(24, *shape)
@@ -80,7 +80,7 @@ def test_severities_are_ordered_and_all_change_something(
 
 
 @KINDS
-def test_draws_are_the_generators_alone(kind: Corruption) -> None:
+def test_corruption_draws_from_its_generator_alone(kind: Corruption) -> None:
     images = pictures(8, 1, 12, 12)
     before = torch.random.get_rng_state()
     first, again, other = (kind(images, 4, generator(seed)) for seed in (3, 3, 4))
@@ -90,16 +90,16 @@ def test_draws_are_the_generators_alone(kind: Corruption) -> None:
 
 
 @KINDS
-def test_the_host_never_waits(kind: Corruption, waits: TorchDispatchMode) -> None:
+def test_corruption_never_makes_the_host_wait(kind: Corruption, waits: TorchDispatchMode) -> None:
     images, source = pictures(4, 3, 16, 16), generator()
     kind(images, 2, source)  # what is copied once is copied now
     with waits:
         kind(images, 2, source)
-    assert waits.found == []  # type: ignore[attr-defined]
+    assert waits.operations == []  # type: ignore[attr-defined]
 
 
 @KINDS
-def test_images_do_not_depend_on_their_neighbours(kind: Corruption) -> None:
+def test_corruption_of_an_image_does_not_depend_on_its_neighbours(kind: Corruption) -> None:
     if kind.name in DRAWN:
         return
     images = pictures(6, 3, 20, 28)
@@ -109,13 +109,13 @@ def test_images_do_not_depend_on_their_neighbours(kind: Corruption) -> None:
 
 
 @KINDS
-def test_there_is_no_gradient(kind: Corruption) -> None:
+def test_corruption_has_no_gradient(kind: Corruption) -> None:
     images = pictures(2, 1, 8, 8).requires_grad_()
     assert not kind(images, 1, generator()).requires_grad
 
 
 @KINDS
-def test_what_is_told_of_it(kind: Corruption) -> None:
+def test_corruption_describes_itself(kind: Corruption) -> None:
     assert [kind.value(severity) for severity in SEVERITIES] == list(kind.values)
     assert len(set(kind.values)) == 5
     assert kind.title
@@ -133,7 +133,7 @@ def test_what_is_told_of_it(kind: Corruption) -> None:
 @pytest.mark.parametrize(
     "wrong", [torch.zeros(2, 3, 4), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(4)]
 )
-def test_what_is_no_image_is_refused(wrong: Tensor) -> None:
+def test_corruption_refuses_what_is_no_image(wrong: Tensor) -> None:
     with pytest.raises(DataError, match="to corrupt, but got"):
         CORRUPTIONS["brightness"](wrong, 1, generator())
 
@@ -143,10 +143,10 @@ def test_blur_is_the_known_filter_where_it_is_wide(severity: int) -> None:
     images = pictures(1, 1, 96, 64).double()
     std = CORRUPTIONS["gaussian-blur"].value(severity) * 64
     expected = gaussian_filter(images[0, 0].numpy(), std, mode="nearest", truncate=8)
-    found = CORRUPTIONS["gaussian-blur"](images, severity, generator())[0, 0].numpy()
+    actual = CORRUPTIONS["gaussian-blur"](images, severity, generator())[0, 0].numpy()
     # The mass over a pixel is that of the density at its middle, up to the width of a pixel.
-    assert np.abs(found - expected).max() < 0.004
-    assert np.abs(found - images[0, 0].numpy()).max() > 0.03
+    assert np.abs(actual - expected).max() < 0.004
+    assert np.abs(actual - images[0, 0].numpy()).max() > 0.03
 
 
 def test_blur_keeps_flat_images_and_the_light_in_all() -> None:
@@ -155,11 +155,11 @@ def test_blur_keeps_flat_images_and_the_light_in_all() -> None:
     torch.testing.assert_close(blur(flat, 5, generator()), flat)
     point = torch.zeros(1, 1, 41, 41)
     point[0, 0, 20, 20] = 1.0
-    found = blur(point, 5, generator())
-    assert float(found.sum()) == pytest.approx(1.0, abs=1e-5)
+    result = blur(point, 5, generator())
+    assert float(result.sum()) == pytest.approx(1.0, abs=1e-5)
     offsets = torch.arange(41.0) - 20
-    # The variance of the normal law and that of a pixel's width.
-    assert float((found.sum(dim=2) * offsets**2).sum()) == pytest.approx((0.05 * 41) ** 2 + 1 / 12, rel=1e-3)
+    # The variance of the normal distribution and that of a pixel's width.
+    assert float((result.sum(dim=2) * offsets**2).sum()) == pytest.approx((0.05 * 41) ** 2 + 1 / 12, rel=1e-3)
 
 
 def test_brightness_and_contrast_by_hand() -> None:
@@ -181,12 +181,12 @@ def test_jpeg_is_what_an_encoder_does(shape: tuple[int, int, int], severity: int
     )
     with Image.open(file) as decoded:
         expected = torch.from_numpy(np.atleast_3d(np.array(decoded))).permute(2, 0, 1).double()
-    found = Jpeg()(image[None], severity, generator())[0].double() * 255
+    actual = Jpeg()(image[None], severity, generator())[0].double() * 255
     # An encoder computes with whole numbers, which now and then round to another multiple.
-    difference = (found - expected).abs()
+    difference = (actual - expected).abs()
     assert float((difference < 0.01).double().mean()) > 0.75
     assert float(difference.mean()) < 0.5
-    assert float((found - image * 255).abs().mean()) > 5 * float(difference.mean())
+    assert float((actual - image * 255).abs().mean()) > 5 * float(difference.mean())
 
 
 def test_jpeg_keeps_grey_colours_grey_and_takes_other_channels_for_brightness() -> None:
@@ -200,23 +200,23 @@ def test_jpeg_keeps_grey_colours_grey_and_takes_other_channels_for_brightness() 
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_shot_noise_has_the_moments_of_a_count(severity: int) -> None:
     images = torch.full((1, 1, 200, 200), 0.25)
-    found = CORRUPTIONS["shot-noise"](images, severity, generator())
+    result = CORRUPTIONS["shot-noise"](images, severity, generator())
     photons = CORRUPTIONS["shot-noise"].value(severity)
-    assert float(found.mean()) == pytest.approx(0.25, abs=5 * math.sqrt(0.25 / photons) / 200 + 1e-3)
-    assert float(found.var()) == pytest.approx(0.25 / photons, rel=0.05)
+    assert float(result.mean()) == pytest.approx(0.25, abs=5 * math.sqrt(0.25 / photons) / 200 + 1e-3)
+    assert float(result.var()) == pytest.approx(0.25 / photons, rel=0.05)
     assert torch.equal(CORRUPTIONS["shot-noise"](images * 0, severity, generator()), images * 0)
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_impulses_are_as_many_as_said_half_of_them_black(severity: int) -> None:
+def test_impulse_noise_hits_its_share_half_of_it_black(severity: int) -> None:
     images = torch.full((1, 2, 200, 200), 0.5)
-    found = CORRUPTIONS["impulse-noise"](images, severity, generator())
+    result = CORRUPTIONS["impulse-noise"](images, severity, generator())
     share = CORRUPTIONS["impulse-noise"].value(severity)
-    error = 5 * math.sqrt(share / 2 / found.numel())
+    error = 5 * math.sqrt(share / 2 / result.numel())
     for colour in (0.0, 1.0):
-        assert float((found == colour).double().mean()) == pytest.approx(share / 2, abs=error)
-    assert float((found == 0.5).double().mean()) == pytest.approx(1 - share, abs=2 * error)
-    assert not torch.equal(found[:, 0], found[:, 1])
+        assert float((result == colour).double().mean()) == pytest.approx(share / 2, abs=error)
+    assert float((result == 0.5).double().mean()) == pytest.approx(1 - share, abs=2 * error)
+    assert not torch.equal(result[:, 0], result[:, 1])
 
 
 def _middle(images: Tensor) -> Tensor:
@@ -230,21 +230,21 @@ def _middle(images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 40), (28, 28)])
 @pytest.mark.parametrize("severity", [1, 5])
-def test_a_disc_turns_by_the_angle(shape: tuple[int, int], severity: int) -> None:
+def test_rotation_turns_a_disc_by_the_angle(shape: tuple[int, int], severity: int) -> None:
     image = (
         torch.nn.functional.pad(disc(24), (8, shape[1] - 32, 0, shape[0] - 24)) if shape[0] > 28 else disc(28)
     )
     (start,) = _middle(image)
-    found = _middle(Rotation()(image.expand(40, 1, *shape), severity, generator()))
-    torch.testing.assert_close(found.norm(dim=1), start.norm().expand(40), atol=0.1, rtol=0)
-    angles = torch.rad2deg(torch.atan2(found[:, 0], found[:, 1]) - torch.atan2(start[0], start[1]))
+    result = _middle(Rotation()(image.expand(40, 1, *shape), severity, generator()))
+    torch.testing.assert_close(result.norm(dim=1), start.norm().expand(40), atol=0.1, rtol=0)
+    angles = torch.rad2deg(torch.atan2(result[:, 0], result[:, 1]) - torch.atan2(start[0], start[1]))
     angles = (angles + 180) % 360 - 180
     torch.testing.assert_close(angles.abs(), torch.full((40,), Rotation().value(severity)), atol=0.7, rtol=0)
     assert {-1.0, 1.0} == set(angles.sign().tolist())
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_a_disc_moves_along_both_axes_each_way(severity: int) -> None:
+def test_translation_moves_a_disc_along_both_axes_each_way(severity: int) -> None:
     image = torch.nn.functional.pad(disc(24), (12, 12, 20, 20))  # 64 x 48
     shifts = _middle(Translation()(image.expand(60, 1, 64, 48), severity, generator())) - _middle(image)
     expected = Translation().value(severity) * torch.tensor([64.0, 48.0])
@@ -253,14 +253,14 @@ def test_a_disc_moves_along_both_axes_each_way(severity: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["gaussian-blur", "shot-noise", "rotation", "translation"])
-def test_a_black_border_stays_black_as_far_as_nothing_reaches_it(name: str) -> None:
+def test_motion_leaves_a_black_border_black_as_far_as_nothing_reaches_it(name: str) -> None:
     image = torch.nn.functional.pad(torch.rand(1, 1, 14, 14, generator=generator()), (7, 7, 7, 7))
-    found = CORRUPTIONS[name](image, 3, generator())
-    assert float(found[..., 0, :].max()) < 1e-6
-    assert float(found[..., :, -1].max()) < 1e-6
+    result = CORRUPTIONS[name](image, 3, generator())
+    assert float(result[..., 0, :].max()) < 1e-6
+    assert float(result[..., :, -1].max()) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["rotation", "translation"])
-def test_images_go_on_as_their_border(name: str) -> None:
+def test_motion_continues_images_as_their_border(name: str) -> None:
     flat = torch.full((3, 2, 10, 14), 0.7)
     torch.testing.assert_close(CORRUPTIONS[name](flat, 5, generator()), flat)

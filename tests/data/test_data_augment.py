@@ -35,7 +35,7 @@ def windows(image: torch.Tensor, padding: int, flip: bool) -> list[torch.Tensor]
     flip=st.booleans(),
     seed=SEEDS,
 )
-def test_each_image_becomes_one_of_its_windows(
+def test_augment_gives_each_image_one_of_its_windows(
     shape: tuple[int, int, int, int], padding: int, flip: bool, seed: int
 ) -> None:
     images = coded(*shape)
@@ -45,7 +45,7 @@ def test_each_image_becomes_one_of_its_windows(
         assert any(torch.equal(result, window) for window in windows(image, padding, flip))
 
 
-def test_all_windows_occur_about_equally_often() -> None:
+def test_augment_takes_all_windows_about_equally_often() -> None:
     images = coded(1, 1, 2, 3).expand(18_000, -1, -1, -1)
     augmented = Augment(1)(images, generator=torch.Generator().manual_seed(0))
     counts = [(augmented == window).flatten(1).all(1).sum().item() for window in windows(images[0], 1, True)]
@@ -55,14 +55,14 @@ def test_all_windows_occur_about_equally_often() -> None:
     assert max(counts) < 1150
 
 
-def test_half_of_the_images_are_flipped() -> None:
+def test_augment_flips_half_of_the_images() -> None:
     images = coded(1, 1, 1, 2).expand(10_000, -1, -1, -1)
     flipped = (Augment(0)(images, generator=torch.Generator().manual_seed(0))[:, 0, 0, 0] == 2).sum().item()
     assert 4800 < flipped < 5200
 
 
 @given(seed=SEEDS)
-def test_neither_crop_nor_flip_is_the_identity(seed: int) -> None:
+def test_augment_without_crop_and_flip_is_the_identity(seed: int) -> None:
     images = coded(3, 2, 4, 4)
     torch.manual_seed(seed)
     before = torch.get_rng_state()
@@ -71,7 +71,7 @@ def test_neither_crop_nor_flip_is_the_identity(seed: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
-def test_every_type_of_image_is_treated_alike(dtype: torch.dtype) -> None:
+def test_augment_treats_every_type_of_image_alike(dtype: torch.dtype) -> None:
     images = coded(5, 2, 4, 4).to(dtype)
     augmented = Augment(2)(images, generator=torch.Generator().manual_seed(3))
     expected = Augment(2)(images.long(), generator=torch.Generator().manual_seed(3))
@@ -79,7 +79,7 @@ def test_every_type_of_image_is_treated_alike(dtype: torch.dtype) -> None:
     assert torch.equal(augmented.long(), expected)
 
 
-def test_draws_come_from_the_global_generator_by_default() -> None:
+def test_augment_draws_from_the_global_generator_by_default() -> None:
     images = coded(64, 1, 6, 6)
     torch.manual_seed(5)
     first = Augment()(images)
@@ -88,17 +88,17 @@ def test_draws_come_from_the_global_generator_by_default() -> None:
     assert not torch.equal(Augment()(images), first)
 
 
-def test_the_images_given_are_left_as_they_were() -> None:
+def test_augment_leaves_its_images_as_they_were() -> None:
     images = coded(4, 1, 4, 4)
     Augment()(images).zero_()
     assert torch.equal(images, coded(4, 1, 4, 4))
 
 
-def test_negative_padding_is_an_error() -> None:
+def test_augment_refuses_negative_padding() -> None:
     with pytest.raises(ValueError, match="crop_padding must be at least 0 pixels, but is -1"):
         Augment(crop_padding=-1)
 
 
-def test_only_batches_of_images_are_augmented() -> None:
+def test_augment_takes_only_batches_of_images() -> None:
     with pytest.raises(DataError, match=r"these have shape \(4, 10\). Leave out the augmentation"):
         Augment()(torch.zeros(4, 10))

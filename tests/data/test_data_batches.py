@@ -16,30 +16,30 @@ def numbered(count: int) -> Split:
 
 
 @given(count=st.integers(0, 30), batch_size=st.integers(1, 12), drop_last=st.booleans())
-def test_every_example_comes_once_and_in_order(count: int, batch_size: int, drop_last: bool) -> None:
+def test_batches_hold_every_example_once_and_in_order(count: int, batch_size: int, drop_last: bool) -> None:
     labels = [batch.labels.tolist() for batch in batches(numbered(count), batch_size, drop_last=drop_last)]
-    kept = count - count % batch_size if drop_last else count
-    assert [label for batch in labels for label in batch] == list(range(kept))
+    num_labels = count - count % batch_size if drop_last else count
+    assert [label for batch in labels for label in batch] == list(range(num_labels))
     assert all(len(batch) == batch_size for batch in labels[:-1])
-    assert len(labels) == -(-kept // batch_size)
+    assert len(labels) == -(-num_labels // batch_size)
 
 
 @given(count=st.integers(0, 30), batch_size=st.integers(1, 12), drop_last=st.booleans())
-def test_an_order_is_followed(count: int, batch_size: int, drop_last: bool) -> None:
+def test_batches_follow_an_order(count: int, batch_size: int, drop_last: bool) -> None:
     order = epoch_order(count, seed=count, epoch=0)
-    found = list(batches(numbered(count), batch_size, order=order, drop_last=drop_last))
-    labels = [label for batch in found for label in batch.labels.tolist()]
-    levels = [level for batch in found for level in (batch.images[:, 0, 0, 0] * 255).round().tolist()]
+    result = list(batches(numbered(count), batch_size, order=order, drop_last=drop_last))
+    labels = [label for batch in result for label in batch.labels.tolist()]
+    levels = [level for batch in result for level in (batch.images[:, 0, 0, 0] * 255).round().tolist()]
     assert labels == levels == order[: len(labels)].tolist()
     assert len(labels) == (count - count % batch_size if drop_last else count)
 
 
-def test_an_order_may_be_a_part_or_repeat() -> None:
+def test_batches_take_an_order_that_is_a_part_or_repeats() -> None:
     (batch,) = batches(numbered(5), 8, order=torch.tensor([4, 4, 1]))
     assert batch.labels.tolist() == [4, 4, 1]
 
 
-def test_images_are_floats_in_the_unit_range() -> None:
+def test_batches_hold_floats_in_the_unit_range() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     floats = to_unit_range(levels)
     assert floats.dtype == torch.float32
@@ -48,20 +48,20 @@ def test_images_are_floats_in_the_unit_range() -> None:
     assert torch.equal(batch.images.flatten(), floats)
 
 
-def test_augmentation_sees_each_batch_once() -> None:
+def test_batches_augment_each_batch_once() -> None:
     seen: list[tuple[torch.dtype, int]] = []
 
     def invert(images: torch.Tensor) -> torch.Tensor:
         seen.append((images.dtype, len(images)))
         return 255 - images
 
-    found = list(batches(numbered(5), 2, augment=invert))
+    result = list(batches(numbered(5), 2, augment=invert))
     assert seen == [(torch.uint8, 2), (torch.uint8, 2), (torch.uint8, 1)]
-    assert found[2].images.flatten().tolist() == pytest.approx([251 / 255] * 18)
-    assert found[2].labels.tolist() == [4]
+    assert result[2].images.flatten().tolist() == pytest.approx([251 / 255] * 18)
+    assert result[2].labels.tolist() == [4]
 
 
-def test_the_data_are_left_as_they_were() -> None:
+def test_batches_leave_the_data_as_they_were() -> None:
     split = Split(torch.arange(96, dtype=torch.uint8).reshape(6, 1, 4, 4), torch.arange(6))
     before = split.images.clone()
     for batch in batches(split, 2, augment=Augment(crop_padding=1)):
@@ -69,18 +69,18 @@ def test_the_data_are_left_as_they_were() -> None:
     assert torch.equal(split.images, before)
 
 
-def test_rejects_empty_batches_at_once() -> None:
+def test_batches_reject_size_0_at_once() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, but is 0"):
         batches(numbered(3), 0)
 
 
 @pytest.mark.parametrize("order", [torch.tensor([0, 3]), torch.tensor([-1])])
-def test_rejects_orders_beyond_the_split(order: torch.Tensor) -> None:
+def test_batches_reject_orders_beyond_the_split(order: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=f"indices from 0 to 2, but its values go from {order.min()}"):
         batches(numbered(3), 2, order=order)
 
 
 @pytest.mark.parametrize("order", [torch.tensor([[0]]), torch.tensor([0.0]), torch.tensor([True])])
-def test_rejects_orders_that_are_not_indices(order: torch.Tensor) -> None:
+def test_batches_reject_orders_that_are_not_indices(order: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="order must be a 1-D int64 tensor"):
         batches(numbered(3), 2, order=order)

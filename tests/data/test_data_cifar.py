@@ -29,14 +29,14 @@ def write(root: Path, files: CifarFiles) -> dict[str, np.ndarray[tuple[int, ...]
     return written
 
 
-def test_official_files_have_the_official_sizes() -> None:
+def test_cifar_files_have_the_official_sizes() -> None:
     assert CIFAR10.sizes == dict.fromkeys([*CIFAR10.train, "test_batch.bin"], 30_730_000)
     assert list(CIFAR10.train) == [f"data_batch_{number}.bin" for number in (1, 2, 3, 4, 5)]
     assert CIFAR100.sizes == {"train.bin": 153_700_000, "test.bin": 30_740_000}
 
 
 @pytest.mark.parametrize(("name", "files"), [("cifar10", SMALL10), ("cifar100", SMALL100)])
-def test_reads_what_was_written(tmp_path: Path, name: str, files: CifarFiles) -> None:
+def test_read_cifar_reads_what_was_written(tmp_path: Path, name: str, files: CifarFiles) -> None:
     written = write(tmp_path, files)
     parts = read_cifar(KNOWN_DATASETS[name], tmp_path, files=files)
     train = np.concatenate([written[file] for file in files.train])
@@ -48,7 +48,7 @@ def test_reads_what_was_written(tmp_path: Path, name: str, files: CifarFiles) ->
         assert np.array_equal(split.images.flatten(1), records[:, files.label_bytes :])
 
 
-def test_missing_files_are_named_with_place_and_remedy(tmp_path: Path) -> None:
+def test_read_cifar_names_missing_files_with_place_and_remedy(tmp_path: Path) -> None:
     write(tmp_path, SMALL10)
     (tmp_path / SMALL10.folder / "data_batch_3.bin").unlink()
     with pytest.raises(
@@ -58,7 +58,7 @@ def test_missing_files_are_named_with_place_and_remedy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [-3073, -1, 1])
-def test_another_length_is_damage(tmp_path: Path, change: int) -> None:
+def test_read_cifar_refuses_another_length_as_damage(tmp_path: Path, change: int) -> None:
     records = write(tmp_path, SMALL10)["test_batch.bin"].tobytes()
     path = tmp_path / SMALL10.folder / "test_batch.bin"
     path.write_bytes(records[:change] if change < 0 else records + b"\0")

@@ -58,7 +58,7 @@ def archive_root(folder_root: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_the_folder_is_read_in_sorted_order(folder_root: Path) -> None:
+def test_cifar10_jpeg_folder_is_read_in_sorted_order(folder_root: Path) -> None:
     parts = read(folder_root)
     assert levels(parts) == [label * 20 + number for label in range(10) for number in (0, 1)]
     assert parts.train.labels.tolist() == [label for label in range(10) for _ in (0, 1)]
@@ -66,21 +66,21 @@ def test_the_folder_is_read_in_sorted_order(folder_root: Path) -> None:
     assert parts.test.images.shape == (10, 3, 32, 32)
 
 
-def test_the_archive_holds_the_same(folder_root: Path, archive_root: Path) -> None:
+def test_cifar10_jpeg_archive_holds_the_same_as_the_folder(folder_root: Path, archive_root: Path) -> None:
     from_folder, from_archive = read(folder_root), read(archive_root)
     assert torch.equal(from_folder.train.images, from_archive.train.images)
     assert torch.equal(from_folder.train.labels, from_archive.train.labels)
     assert torch.equal(from_folder.test.images, from_archive.test.images)
 
 
-def test_it_is_labelled_as_what_it_is(archive_root: Path) -> None:
+def test_cifar10_jpeg_is_labelled_as_what_it_is(archive_root: Path) -> None:
     dataset = load("cifar10-jpeg", root=archive_root)
     assert dataset.info.name == "cifar10-jpeg"
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (18, 2, 10)
 
 
 @pytest.mark.parametrize("place", ["folder_root", "archive_root"])
-def test_pictures_are_decoded_once(
+def test_cifar10_jpeg_pictures_are_decoded_once(
     place: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root: Path = request.getfixturevalue(place)
@@ -91,7 +91,9 @@ def test_pictures_are_decoded_once(
     assert torch.equal(first.test.labels, again.test.labels)
 
 
-def test_a_changed_archive_is_decoded_again(archive_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_jpeg_archive_is_decoded_again_when_it_changes(
+    archive_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read(archive_root)
     forbid_decoding(monkeypatch)
     os.utime(archive_root / "cifar10_jpegs.tar.xz", ns=(1, 1))
@@ -99,24 +101,28 @@ def test_a_changed_archive_is_decoded_again(archive_root: Path, monkeypatch: pyt
         read(archive_root)
 
 
-def test_an_added_picture_is_decoded(folder_root: Path, write_picture: WritePicture) -> None:
+def test_cifar10_jpeg_folder_is_decoded_again_when_a_picture_is_added(
+    folder_root: Path, write_picture: WritePicture
+) -> None:
     read(folder_root)
     write_picture(folder_root / "cifar10_jpegs" / "test" / "cat" / "new.jpg", (9, 9, 9), size=(32, 32))
     assert len(read(folder_root).test) == 11
 
 
-def test_a_damaged_cache_is_replaced(archive_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cifar10_jpeg_cache_is_replaced_where_damaged(
+    archive_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     expected = read(archive_root)
-    (kept,) = cifar10_jpeg.cache_folder().iterdir()
-    kept.write_bytes(kept.read_bytes()[:100])
+    (cache_file,) = cifar10_jpeg.cache_folder().iterdir()
+    cache_file.write_bytes(cache_file.read_bytes()[:100])
     with caplog.at_level(logging.WARNING):
         parts = read(archive_root)
     assert torch.equal(parts.train.images, expected.train.images)
-    assert f"Ignoring the damaged cache file {kept}" in caplog.text
-    assert kept.stat().st_size > 100
+    assert f"Ignoring the damaged cache file {cache_file}" in caplog.text
+    assert cache_file.stat().st_size > 100
 
 
-def test_an_unwritable_cache_is_no_error(
+def test_cifar10_jpeg_cache_that_cannot_be_written_is_no_error(
     archive_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -126,7 +132,9 @@ def test_an_unwritable_cache_is_no_error(
     assert "Cannot keep decoded images" in caplog.text
 
 
-def test_a_failed_write_leaves_nothing(archive_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_jpeg_cache_leaves_nothing_after_a_failed_write(
+    archive_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: object, path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError("disk full")
@@ -136,12 +144,12 @@ def test_a_failed_write_leaves_nothing(archive_root: Path, monkeypatch: pytest.M
     assert list(cifar10_jpeg.cache_folder().iterdir()) == []
 
 
-def test_the_cache_has_a_place_of_its_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_jpeg_cache_has_a_place_of_its_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WITHSTAND_CACHE")
     assert cifar10_jpeg.cache_folder().name == "withstand"
 
 
-def test_nothing_there_says_what_to_put_where(tmp_path: Path) -> None:
+def test_cifar10_jpeg_that_is_missing_says_what_to_put_where(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read(tmp_path)
     message = str(error.value)
@@ -151,7 +159,7 @@ def test_nothing_there_says_what_to_put_where(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [10, -400, -40, -8, -1])  # the last ones take no picture away
-def test_a_truncated_archive_is_damaged(archive_root: Path, cut: int) -> None:
+def test_cifar10_jpeg_archive_is_damaged_where_truncated(archive_root: Path, cut: int) -> None:
     path = archive_root / "cifar10_jpegs.tar.xz"
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(
@@ -160,19 +168,19 @@ def test_a_truncated_archive_is_damaged(archive_root: Path, cut: int) -> None:
         read(archive_root)
 
 
-def test_other_classes_are_damage(folder_root: Path, write_picture: WritePicture) -> None:
+def test_cifar10_jpeg_refuses_other_classes_as_damage(folder_root: Path, write_picture: WritePicture) -> None:
     write_picture(folder_root / "cifar10_jpegs" / "train" / "zebra" / "0.jpg", (0, 0, 0), size=(32, 32))
     with pytest.raises(DataError, match=r"train/zebra/0.jpg is not in train/CLASS/ or test/CLASS/"):
         read(folder_root)
 
 
-def test_a_missing_part_is_damage(folder_root: Path) -> None:
+def test_cifar10_jpeg_refuses_a_missing_part_as_damage(folder_root: Path) -> None:
     (folder_root / "cifar10_jpegs" / "test").rename(folder_root / "gone")
     with pytest.raises(DataError, match=r"it lacks pictures in train/CLASS/.*test/CLASS/"):
         read(folder_root)
 
 
-def test_another_size_is_an_error(folder_root: Path) -> None:
+def test_cifar10_jpeg_refuses_another_size(folder_root: Path) -> None:
     path = folder_root / "cifar10_jpegs" / "train" / "dog" / "0000.jpg"
     Image.new("RGB", (33, 32)).save(path)
     with pytest.raises(DataError, match=r"train/dog/0000.jpg is 33 x 32 pixels"):

@@ -63,7 +63,7 @@ def blob(size: int, x: float, y: float, width: float) -> Tensor:
 
 
 @given(shape=SHAPES, seed=SEEDS, dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]))
-def test_a_field_of_zeros_changes_no_bit(
+def test_warp_by_a_field_of_zeros_changes_no_bit(
     shape: tuple[int, int, int, int], seed: int, dtype: torch.dtype
 ) -> None:
     images = noise(*shape, seed=seed).to(dtype)
@@ -80,7 +80,7 @@ def test_a_field_of_zeros_changes_no_bit(
     down=st.integers(-6, 6),
     seed=SEEDS,
 )
-def test_a_whole_pixel_field_shifts_bit_for_bit(
+def test_warp_by_whole_pixels_shifts_bit_for_bit(
     shape: tuple[int, int, int, int], right: int, down: int, seed: int
 ) -> None:
     images = noise(*shape, seed=seed, dtype=torch.float32)
@@ -93,21 +93,21 @@ def _fits(right: int, down: int, shape: tuple[int, int, int, int]) -> bool:
     return abs(right) < shape[3] and abs(down) < shape[2]
 
 
-def test_between_pixels_is_the_weighted_mean_of_four() -> None:
+def test_warp_between_pixels_is_the_weighted_mean_of_four() -> None:
     images = torch.tensor([[[[0.0, 0.4], [0.8, 1.0]]]], dtype=torch.float64)
     moved = warp(images, constant_field(0.25, 0.5, 2, 2))
     top_left = 0.5 * (0.75 * 0.0 + 0.25 * 0.4) + 0.5 * (0.75 * 0.8 + 0.25 * 1.0)
     assert moved.flatten().tolist() == pytest.approx([top_left, 0.75 * 0.7, 0.5 * 0.85, 0.375])
 
 
-def test_each_image_follows_its_own_field() -> None:
+def test_warp_moves_each_image_by_its_own_field() -> None:
     images = noise(3, 2, 5, 6)
     fields = 3 * noise(3, 2, 5, 6, seed=1) - 1
     alone = [warp(image[None], field[None]) for image, field in zip(images, fields, strict=True)]
     assert torch.equal(warp(images, fields), torch.cat(alone))
 
 
-def test_uint8_is_rounded_to_the_nearest_level() -> None:
+def test_warp_rounds_uint8_to_the_nearest_level() -> None:
     levels = (noise(2, 3, 6, 7) * 255).to(torch.uint8)
     fields = 2 * noise(2, 2, 6, 7, seed=1, dtype=torch.float32) - 1
     exact = warp(levels.double(), fields)
@@ -116,7 +116,7 @@ def test_uint8_is_rounded_to_the_nearest_level() -> None:
     assert (moved.double() - exact).abs().max() <= 0.5 + 1e-4
 
 
-def test_a_white_image_stays_white_and_keeps_its_gradient() -> None:
+def test_warp_keeps_a_white_image_white_with_its_gradient() -> None:
     # Somewhere in here four weights add up to more than 1.
     fields = noise(1, 2, 64, 64, dtype=torch.float32) - 0.5
     white = torch.ones(1, 1, 64, 64, requires_grad=True)
@@ -129,7 +129,7 @@ def test_a_white_image_stays_white_and_keeps_its_gradient() -> None:
 
 
 @pytest.mark.parametrize("function", [warp, tangent_images])
-def test_fields_must_fit_their_images(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_warp_needs_fields_that_fit_their_images(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     with pytest.raises(ValueError, match=r"fields of shape \(2, 2, 4, 5\), but got \(1, 2, 4, 5\)"):
         function(torch.zeros(2, 3, 4, 5), torch.zeros(1, 2, 4, 5))
 
@@ -139,31 +139,31 @@ def test_fields_must_fit_their_images(function: Callable[[Tensor, Tensor], Tenso
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
 @pytest.mark.parametrize("quarters", [-1, 1, 2])
-def test_a_quarter_turn_goes_against_the_clock(size: int, quarters: int) -> None:
+def test_affine_fields_turn_against_the_clock(size: int, quarters: int) -> None:
     images = noise(2, 3, size, size)
     expected = torch.rot90(images, quarters, dims=(2, 3))
     assert torch.allclose(turned(images, 90.0 * quarters), expected, atol=1e-9)
 
 
-def test_a_small_turn_moves_a_spot_along_its_circle() -> None:
+def test_affine_fields_move_a_spot_along_its_circle() -> None:
     angle = math.radians(20)
     # On the screen y grows downwards, so against the clock means from the right upwards.
     expected = blob(41, 10 * math.cos(angle), -10 * math.sin(angle), 4)
     assert (turned(blob(41, 10, 0, 4), 20) - expected).abs().max() < 0.02
 
 
-def test_a_factor_is_new_size_over_old() -> None:
+def test_affine_fields_take_a_factor_as_new_size_over_old() -> None:
     expected = blob(41, 7.5, 0, 4.5)
     assert (turned(blob(41, 5, 0, 3), 0, factor=1.5) - expected).abs().max() < 0.03
 
 
 @pytest.mark.parametrize(("height", "width"), [(6, 9), (1, 5), (4, 1)])
-def test_a_half_turn_about_the_centre_flips_both_axes(height: int, width: int) -> None:
+def test_affine_fields_flip_both_axes_in_a_half_turn(height: int, width: int) -> None:
     images = noise(2, 1, height, width)
     assert torch.allclose(turned(images, 180), images.flip(2, 3), atol=1e-9)
 
 
-def test_the_field_of_a_small_angle_is_the_first_order_one() -> None:
+def test_affine_fields_of_a_small_angle_are_the_first_order_ones() -> None:
     angle = 1e-3
     one = torch.ones(1, dtype=torch.float64)
     fields = affine_fields(
@@ -180,7 +180,7 @@ def test_the_field_of_a_small_angle_is_the_first_order_one() -> None:
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 8), st.integers(1, 8)), seed=SEEDS
 )
-def test_tangents_are_symmetric_difference_quotients_of_warp(
+def test_tangent_images_are_symmetric_difference_quotients_of_warp(
     shape: tuple[int, int, int, int], seed: int
 ) -> None:
     images = noise(*shape, seed=seed)
@@ -190,7 +190,7 @@ def test_tangents_are_symmetric_difference_quotients_of_warp(
     assert torch.allclose(tangent_images(images, fields), quotient, atol=1e-4)
 
 
-def test_the_tangent_of_a_smooth_image_is_its_derivative() -> None:
+def test_tangent_image_of_a_smooth_image_is_its_derivative() -> None:
     images = blob(21, 2, 0, 4)
     shift = constant_field(1, 0, 21, 21)
     place = torch.arange(21, dtype=torch.float64) - 10
@@ -198,7 +198,7 @@ def test_the_tangent_of_a_smooth_image_is_its_derivative() -> None:
     assert (tangent_images(images, shift) - derivative)[..., 1:-1].abs().max() < 0.01
 
 
-def test_tangents_of_uint8_are_in_units_of_one() -> None:
+def test_tangent_images_of_uint8_are_in_units_of_one() -> None:
     levels = (noise(2, 3, 5, 4) * 255).to(torch.uint8)
     fields = noise(2, 2, 5, 4, dtype=torch.float32)
     tangents = tangent_images(levels, fields)
@@ -207,7 +207,7 @@ def test_tangents_of_uint8_are_in_units_of_one() -> None:
     assert tangent_images(levels.half() / 255, fields).dtype == torch.float16
 
 
-def test_tangents_and_copies_follow_the_same_fields() -> None:
+def test_deform_tangents_and_copies_follow_the_same_fields() -> None:
     images = noise(3, 2, 6, 5)
     deform = Deform()
     fields = deform.fields(12, 6, 5, device="cpu", generator=drawn(3))
@@ -222,7 +222,7 @@ def test_tangents_and_copies_follow_the_same_fields() -> None:
 
 
 @given(shape=SHAPES, deform=DEFORMS, num=st.integers(1, 3), seed=SEEDS)
-def test_every_shape_type_and_range_works(
+def test_deform_takes_every_shape_type_and_range(
     shape: tuple[int, int, int, int], deform: Deform, num: int, seed: int
 ) -> None:
     images = noise(*shape, seed=seed, dtype=torch.float32)
@@ -239,13 +239,13 @@ def test_every_shape_type_and_range_works(
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_with_all_parts_off_images_stay_as_they_are(dtype: torch.dtype) -> None:
+def test_deform_with_all_parts_off_leaves_images_as_they_are(dtype: torch.dtype) -> None:
     images = (noise(4, 2, 5, 7) * 255).to(dtype)
     assert torch.equal(NOTHING(images), images)
     assert not torch.equal(Deform()(images), images)
 
 
-def test_shifts_are_uniform_in_their_range() -> None:
+def test_deform_shifts_are_uniform_in_their_range() -> None:
     deform = Deform(translation=3, rotation=0, scaling=0, displacement=0)
     fields = deform.fields(4000, 2, 3, device="cpu", generator=drawn(0))
     assert torch.equal(fields, fields[:, :, :1, :1].expand_as(fields))
@@ -257,7 +257,7 @@ def test_shifts_are_uniform_in_their_range() -> None:
     assert abs((along[:, 0] * along[:, 1]).mean()) < 0.2
 
 
-def test_angles_and_sizes_stay_in_their_ranges() -> None:
+def test_deform_angles_and_sizes_stay_in_their_ranges() -> None:
     deform = Deform(translation=0, rotation=30, scaling=0.2, displacement=0)
     fields = deform.fields(2000, 1, 3, device="cpu", generator=drawn(0))
     # The pixel to the right of the centre samples from (cos, sin) / factor.
@@ -275,7 +275,7 @@ def test_angles_and_sizes_stay_in_their_ranges() -> None:
     smoothness=st.floats(0, 30),
     length=st.floats(0.1, 5),
 )
-def test_every_smooth_field_has_its_root_mean_square_length(
+def test_deform_fields_have_their_root_mean_square_length(
     size: tuple[int, int], smoothness: float, length: float
 ) -> None:
     deform = Deform(0, 0, 0, displacement=length, smoothness=smoothness)
@@ -283,7 +283,7 @@ def test_every_smooth_field_has_its_root_mean_square_length(
     assert fields.square().sum(1).mean((1, 2)).sqrt().tolist() == pytest.approx([length] * 5, rel=1e-4)
 
 
-def test_pixels_move_alike_within_the_smoothness_and_alone_beyond_it() -> None:
+def test_deform_moves_pixels_alike_within_the_smoothness_and_alone_beyond_it() -> None:
     fields = Deform(0, 0, 0, 1, smoothness=2).fields(3000, 15, 11, device="cpu", generator=drawn(0))
     variances = fields.square().mean(0)
     # Borders and corners too.
@@ -297,19 +297,19 @@ def test_pixels_move_alike_within_the_smoothness_and_alone_beyond_it() -> None:
     assert float(across) == pytest.approx(0, abs=0.1)
 
 
-def test_without_smoothness_pixels_move_alone() -> None:
+def test_deform_without_smoothness_moves_pixels_alone() -> None:
     fields = Deform(0, 0, 0, 1, smoothness=0).fields(3000, 4, 4, device="cpu", generator=drawn(0))
     assert abs((fields[:, 0, 1, 1] * fields[:, 0, 1, 2]).mean()) < 0.05
 
 
-def test_mixed_precision_leaves_fields_alone() -> None:
+def test_deform_fields_are_not_touched_by_mixed_precision() -> None:
     plain = Deform().fields(2, 8, 8, device="cpu", generator=drawn(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = Deform().fields(2, 8, 8, device="cpu", generator=drawn(0))
     assert torch.equal(plain, mixed)
 
 
-def test_seeds_repeat_and_each_copy_is_fresh() -> None:
+def test_deform_repeats_with_its_seed_and_each_copy_is_fresh() -> None:
     images = noise(1, 1, 8, 8).expand(6, -1, -1, -1)
     first = Deform()(images, generator=drawn(5))
     assert torch.equal(Deform()(images, generator=drawn(5)), first)
@@ -320,20 +320,20 @@ def test_seeds_repeat_and_each_copy_is_fresh() -> None:
     assert not torch.equal(Deform()(images), by_default)
 
 
-def test_the_images_given_are_left_as_they_were() -> None:
+def test_deform_leaves_its_images_as_they_were() -> None:
     for deform in (NOTHING, Deform()):
         images = noise(2, 1, 4, 4)
         deform(images).zero_()
         assert torch.equal(images, noise(2, 1, 4, 4))
 
 
-def test_the_host_never_waits_for_the_device(waits: Waits) -> None:
+def test_deform_never_makes_the_host_wait_for_the_device(waits: Waits) -> None:
     images = noise(2, 1, 4, 4, dtype=torch.float32)
     with waits:
         Deform().copies(images, 2)
         Deform().tangents(images, 2)
         Deform()((images * 255).to(torch.uint8))
-    assert waits.found == []
+    assert waits.operations == []
 
 
 # -- errors ------------------------------------------------------------------------------------------
@@ -341,19 +341,19 @@ def test_the_host_never_waits_for_the_device(waits: Waits) -> None:
 
 @pytest.mark.parametrize("name", ["translation", "rotation", "scaling", "displacement", "smoothness"])
 @pytest.mark.parametrize("value", [-0.5, math.nan, math.inf])
-def test_values_outside_their_range_are_errors(name: str, value: float) -> None:
+def test_deform_refuses_values_outside_their_range(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be finite and at least 0, but is {value}\.$"):
         Deform(**{name: value})
 
 
-def test_there_are_largest_angles_and_sizes() -> None:
+def test_deform_has_largest_angles_and_sizes() -> None:
     with pytest.raises(ValueError, match="at most 180 degrees, but is 181"):
         Deform(rotation=181)
     with pytest.raises(ValueError, match=r"must be below 1, but is 1\.0"):
         Deform(scaling=1.0)
 
 
-def test_only_images_of_a_known_type_are_deformed() -> None:
+def test_deform_takes_only_images_of_a_known_type() -> None:
     with pytest.raises(DataError, match=r"these have shape \(4, 10\). Leave out the deformation"):
         Deform()(torch.zeros(4, 10))
     with pytest.raises(DataError, match=r"floats or uint8, but have type torch\.int64"):
@@ -372,16 +372,16 @@ def numbered(count: int) -> Split:
 
 
 @given(count=st.integers(1, 9), batch_size=st.integers(1, 20), seed=SEEDS)
-def test_each_pass_of_the_stream_visits_all_examples(count: int, batch_size: int, seed: int) -> None:
+def test_deformed_stream_visits_all_examples_in_each_pass(count: int, batch_size: int, seed: int) -> None:
     stream = deformed_stream(numbered(count), Deform(), batch_size, seed=seed)
-    taken = list(islice(stream, math.ceil(3 * count / batch_size)))
-    assert {len(batch.labels) for batch in taken} == {batch_size}
-    labels = torch.cat([batch.labels for batch in taken]).tolist()
+    stretch = list(islice(stream, math.ceil(3 * count / batch_size)))
+    assert {len(batch.labels) for batch in stretch} == {batch_size}
+    labels = torch.cat([batch.labels for batch in stretch]).tolist()
     for start in (0, count, 2 * count):
         assert sorted(labels[start : start + count]) == list(range(count))
 
 
-def test_the_stream_repeats_with_its_seed_and_is_always_fresh() -> None:
+def test_deformed_stream_repeats_with_its_seed_and_is_always_fresh() -> None:
     split = numbered(8)
     first, again, other = (
         list(islice(deformed_stream(split, Deform(), 8, seed=seed), 5)) for seed in (1, 1, 2)
@@ -394,19 +394,19 @@ def test_the_stream_repeats_with_its_seed_and_is_always_fresh() -> None:
     assert len({image.numpy().tobytes() for batch in first for image in batch.images}) == 40 - 5 + 1
 
 
-def test_the_stream_hands_out_floats_with_their_labels() -> None:
+def test_deformed_stream_hands_out_floats_with_their_labels() -> None:
     images, labels = next(deformed_stream(numbered(8), NOTHING, 20))
     assert images.dtype == torch.float32
     assert torch.equal(images, (labels * 3)[:, None, None, None].expand_as(images) / 255)
 
 
-def test_the_stream_leaves_the_global_generator_alone() -> None:
+def test_deformed_stream_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     next(deformed_stream(numbered(4), Deform(), 4))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_stream_needs_examples_and_a_batch_size_at_once() -> None:
+def test_deformed_stream_needs_examples_and_a_batch_size_at_once() -> None:
     with pytest.raises(DataError, match="no examples to deform"):
         deformed_stream(numbered(0), Deform(), 4)
     with pytest.raises(ValueError, match="batch_size must be at least 1, but is 0"):

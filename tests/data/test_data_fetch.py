@@ -62,7 +62,7 @@ def archive(serve: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> RemoteA
     return remote
 
 
-def test_gzipped_files_come_into_their_folder(idx: RemoteIdx, tmp_path: Path) -> None:
+def test_fetch_puts_gzipped_files_into_their_folder(idx: RemoteIdx, tmp_path: Path) -> None:
     root = tmp_path / "new" / "root"
     paths = fetch("mnist", root)
     assert paths == [root / "MNIST/raw/a-ubyte.gz", root / "MNIST/raw/b-ubyte.gz"]
@@ -71,7 +71,9 @@ def test_gzipped_files_come_into_their_folder(idx: RemoteIdx, tmp_path: Path) ->
     verify("mnist", root)
 
 
-def test_only_wanted_members_leave_an_archive(archive: RemoteArchive, tmp_path: Path) -> None:
+def test_fetch_unpacks_only_the_requested_members_of_an_archive(
+    archive: RemoteArchive, tmp_path: Path
+) -> None:
     root = tmp_path / "root"
     paths = fetch("mnist", root)
     assert [path.read_bytes() for path in paths] == [b"xx", b"yyy"]
@@ -80,7 +82,7 @@ def test_only_wanted_members_leave_an_archive(archive: RemoteArchive, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["idx", "archive"])
-def test_what_is_there_is_not_fetched_again(
+def test_fetch_does_not_repeat_what_is_there(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     remote: Remote = request.getfixturevalue(kind)
@@ -89,7 +91,7 @@ def test_what_is_there_is_not_fetched_again(
     assert fetch("mnist", tmp_path / "root") == paths
 
 
-def test_unpacked_files_count_as_there(
+def test_fetch_counts_unpacked_files_as_there(
     idx: RemoteIdx, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / "root" / "MNIST" / "raw"
@@ -102,7 +104,7 @@ def test_unpacked_files_count_as_there(
 
 
 @pytest.mark.parametrize(("kind", "file"), [("idx", "MNIST/raw/b-ubyte.gz"), ("archive", "bin/y.bin")])
-def test_a_damaged_file_is_replaced(
+def test_fetch_replaces_a_damaged_file(
     kind: str, file: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     request.getfixturevalue(kind)
@@ -114,7 +116,7 @@ def test_a_damaged_file_is_replaced(
     assert path.read_bytes() == whole
 
 
-def test_a_mirror_can_be_named(serve: tuple[Path, str], idx: RemoteIdx, tmp_path: Path) -> None:
+def test_fetch_takes_a_mirror(serve: tuple[Path, str], idx: RemoteIdx, tmp_path: Path) -> None:
     folder, url = serve
     (folder / "mirror").mkdir()
     for path in folder.glob("*.gz"):
@@ -124,14 +126,14 @@ def test_a_mirror_can_be_named(serve: tuple[Path, str], idx: RemoteIdx, tmp_path
     assert len(fetch("mnist", tmp_path / "root", base_url=f"{url}mirror")) == 2
 
 
-def test_the_root_comes_from_the_environment(
+def test_fetch_takes_the_root_from_the_environment(
     idx: RemoteIdx, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WITHSTAND_DATA", str(tmp_path / "named"))
     assert fetch("mnist")[0].is_relative_to(tmp_path / "named")
 
 
-def test_a_wrong_content_is_thrown_away(serve: tuple[Path, str], idx: RemoteIdx, tmp_path: Path) -> None:
+def test_fetch_throws_a_wrong_content_away(serve: tuple[Path, str], idx: RemoteIdx, tmp_path: Path) -> None:
     folder, url = serve
     (folder / "b-ubyte.gz").write_bytes(gzip.compress(b"other"))
     message = f"{url}b-ubyte.gz has md5 {md5(b'other')} instead of {md5(b'second')}, so it was thrown away"
@@ -140,14 +142,14 @@ def test_a_wrong_content_is_thrown_away(serve: tuple[Path, str], idx: RemoteIdx,
     assert everything_below(tmp_path / "root") == {"MNIST/raw/a-ubyte.gz"}
 
 
-def test_a_login_page_is_thrown_away(serve: tuple[Path, str], idx: RemoteIdx, tmp_path: Path) -> None:
+def test_fetch_throws_a_login_page_away(serve: tuple[Path, str], idx: RemoteIdx, tmp_path: Path) -> None:
     (serve[0] / "a-ubyte.gz").write_text("<html>Please log in</html>")
     with pytest.raises(DataError, match=r"md5 \(cannot be unpacked\) instead of .* a login page"):
         fetch("mnist", tmp_path / "root")
     assert everything_below(tmp_path / "root") == set()
 
 
-def test_a_wrong_archive_is_thrown_away(
+def test_fetch_throws_a_wrong_archive_away(
     serve: tuple[Path, str], archive: RemoteArchive, tmp_path: Path
 ) -> None:
     path = serve[0] / "c.tar.gz"
@@ -157,7 +159,7 @@ def test_a_wrong_archive_is_thrown_away(
     assert everything_below(tmp_path / "root") == set()
 
 
-def test_an_archive_without_its_files_is_an_error(
+def test_fetch_refuses_an_archive_without_its_files(
     archive: RemoteArchive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install(monkeypatch, replace(archive, sizes={"x.bin": 2, "z.bin": 1}))
@@ -167,14 +169,14 @@ def test_an_archive_without_its_files_is_an_error(
 
 
 @pytest.mark.parametrize("kind", ["idx", "archive"])
-def test_without_a_network_it_says_what_to_put_where(
+def test_fetch_without_a_network_says_what_to_put_where(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     remote: Remote = request.getfixturevalue(kind)
-    with socket.socket() as taken:
+    with socket.socket() as listener:
         # Bound but not listening: connections to this port are refused.
-        taken.bind(("127.0.0.1", 0))
-        install(monkeypatch, replace(remote, base_url=f"http://127.0.0.1:{taken.getsockname()[1]}/"))
+        listener.bind(("127.0.0.1", 0))
+        install(monkeypatch, replace(remote, base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/"))
         with pytest.raises(DataError) as error:
             fetch("mnist", tmp_path / "root")
     message = str(error.value)
@@ -185,21 +187,21 @@ def test_without_a_network_it_says_what_to_put_where(
     assert everything_below(tmp_path / "root") == set()
 
 
-def test_an_unwritable_root_is_an_error(idx: RemoteIdx, tmp_path: Path) -> None:
+def test_fetch_reports_an_unwritable_root(idx: RemoteIdx, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match=r"Cannot write to the data root .*file/root.*WITHSTAND_DATA"):
         fetch("mnist", tmp_path / "file" / "root")
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10-jpeg", "folder:x", "nist"])
-def test_only_some_data_sets_are_downloads(name: str) -> None:
+def test_fetch_knows_only_some_data_sets(name: str) -> None:
     with pytest.raises(
         DataError, match=f"no download of the data set '{name}'.*mnist, fashion-mnist, cifar10"
     ):
         fetch(name)
 
 
-def test_verify_finds_what_is_wrong(idx: RemoteIdx, tmp_path: Path) -> None:
+def test_verify_names_what_is_wrong(idx: RemoteIdx, tmp_path: Path) -> None:
     first, second = fetch("mnist", tmp_path)
     second.write_bytes(gzip.compress(b"other"))
     with pytest.raises(
@@ -219,7 +221,7 @@ def test_verify_says_that_unpacked_archives_have_no_hashes(archive: RemoteArchiv
         verify("mnist", tmp_path)
 
 
-def test_the_real_entries_fit_their_readers() -> None:
+def test_remotes_fit_their_readers() -> None:
     assert set(REMOTES) == {"mnist", "fashion-mnist", "cifar10", "cifar100"}
     for remote in REMOTES.values():
         assert remote.base_url.endswith("/")

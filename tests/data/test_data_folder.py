@@ -16,7 +16,7 @@ from withstand.types import DataError
 WritePicture = Callable[..., Path]
 
 
-def test_reads_classes_and_pictures_in_sorted_order(picture_folder: Path) -> None:
+def test_folder_reads_classes_and_pictures_in_sorted_order(picture_folder: Path) -> None:
     folder = list_folder(picture_folder)
     parts = folder.read()
     assert folder.class_names == ("ant", "bee")
@@ -28,7 +28,7 @@ def test_reads_classes_and_pictures_in_sorted_order(picture_folder: Path) -> Non
     assert parts.test.images[:, 1, 0, 0].tolist() == [0, 200, 100]
 
 
-def test_pixels_keep_their_places(tmp_path: Path) -> None:
+def test_folder_keeps_pixels_in_their_places(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     picture = Picture("a", tmp_path / "a.png")
@@ -38,14 +38,14 @@ def test_pixels_keep_their_places(tmp_path: Path) -> None:
     assert torch.equal(from_disk, from_memory)
 
 
-def test_many_pictures_keep_their_order(tmp_path: Path, write_picture: WritePicture) -> None:
+def test_folder_keeps_the_order_of_many_pictures(tmp_path: Path, write_picture: WritePicture) -> None:
     paths = [write_picture(tmp_path / f"{level}.png", level, size=(1, 1), mode="L") for level in range(256)]
     pictures = [Picture(str(path), path) for path in [*paths, *reversed(paths), *paths]]
     levels = decode(pictures, form_of(pictures[0])).flatten().tolist()
     assert levels == [*range(256), *reversed(range(256)), *range(256)]
 
 
-def test_info_measures_the_training_pictures(picture_folder: Path) -> None:
+def test_folder_info_measures_the_training_pictures(picture_folder: Path) -> None:
     folder = list_folder(picture_folder)
     info = folder.info()
     floats = folder.read().train.images.double() / 255
@@ -55,7 +55,9 @@ def test_info_measures_the_training_pictures(picture_folder: Path) -> None:
     assert list(info.std) == pytest.approx(floats.std((0, 2, 3), correction=0).tolist())
 
 
-def test_the_first_picture_decides_on_colour(picture_folder: Path, write_picture: WritePicture) -> None:
+def test_folder_takes_colour_from_the_first_picture(
+    picture_folder: Path, write_picture: WritePicture
+) -> None:
     write_picture(picture_folder / "train" / "ant" / "00.png", 77, mode="L")
     (picture_folder / "train" / "ant" / "0.png").unlink()
     parts = list_folder(picture_folder).read()
@@ -63,7 +65,7 @@ def test_the_first_picture_decides_on_colour(picture_folder: Path, write_picture
     assert set(parts.train.images[0].flatten().tolist()) == {77}
 
 
-def test_a_size_resizes_the_shorter_side_and_crops_the_longer(tmp_path: Path) -> None:
+def test_folder_size_resizes_the_shorter_side_and_crops_the_longer(tmp_path: Path) -> None:
     pixels = np.zeros((4, 12, 3), np.uint8)
     pixels[:, 4:8] = 200
     for part in ("train", "test"):
@@ -76,20 +78,20 @@ def test_a_size_resizes_the_shorter_side_and_crops_the_longer(tmp_path: Path) ->
     assert set(images.flatten().tolist()) == {200}
 
 
-def test_different_sizes_need_a_size(picture_folder: Path, write_picture: WritePicture) -> None:
+def test_folder_of_different_sizes_needs_a_size(picture_folder: Path, write_picture: WritePicture) -> None:
     write_picture(picture_folder / "test" / "bee" / "z.png", (1, 2, 3), size=(5, 4))
     with pytest.raises(DataError, match=r"z.png is 5 x 4 pixels, but the first is 6 x 4. Name a `size`"):
         list_folder(picture_folder).read()
     assert list_folder(picture_folder, size=8).read().test.images.shape == (4, 3, 8, 8)
 
 
-def test_a_size_must_be_positive(picture_folder: Path) -> None:
+def test_folder_size_must_be_positive(picture_folder: Path) -> None:
     with pytest.raises(DataError, match="size must be at least 1 pixel, but is 0"):
         list_folder(picture_folder, size=0)
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_both_parts_must_be_there(picture_folder: Path, part: str) -> None:
+def test_folder_needs_both_parts(picture_folder: Path, part: str) -> None:
     shutil.rmtree(picture_folder / part)
     with pytest.raises(
         DataError, match=f"has no folder {part}. Pictures belong in .*/train/CLASS/ and .*/test/"
@@ -97,33 +99,35 @@ def test_both_parts_must_be_there(picture_folder: Path, part: str) -> None:
         list_folder(picture_folder)
 
 
-def test_a_part_needs_class_folders(picture_folder: Path) -> None:
+def test_folder_needs_class_folders_in_each_part(picture_folder: Path) -> None:
     shutil.rmtree(picture_folder / "test")
     (picture_folder / "test").mkdir()
     with pytest.raises(DataError, match="test has no class folders"):
         list_folder(picture_folder)
 
 
-def test_a_class_that_is_only_tested_is_an_error(picture_folder: Path, write_picture: WritePicture) -> None:
+def test_folder_refuses_a_class_that_is_only_tested(
+    picture_folder: Path, write_picture: WritePicture
+) -> None:
     write_picture(picture_folder / "test" / "wasp" / "1.png", (1, 2, 3))
     with pytest.raises(DataError, match=r"classes that .*train lacks: wasp"):
         list_folder(picture_folder)
 
 
-def test_a_class_that_is_only_trained_on_is_fine(picture_folder: Path) -> None:
+def test_folder_takes_a_class_that_is_only_trained_on(picture_folder: Path) -> None:
     shutil.rmtree(picture_folder / "test" / "ant")
     assert list_folder(picture_folder).read().test.labels.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("folder", ["train/ant", "test"])
-def test_folders_without_pictures_are_an_error(picture_folder: Path, folder: str) -> None:
+def test_folder_without_pictures_is_refused(picture_folder: Path, folder: str) -> None:
     for path in (picture_folder / folder).rglob("*.png"):
         path.rename(path.with_suffix(".txt"))
     with pytest.raises(DataError, match=f"{folder} holds no pictures .*png"):
         list_folder(picture_folder)
 
 
-def test_hidden_and_other_files_are_left_out(picture_folder: Path) -> None:
+def test_folder_leaves_out_hidden_and_other_files(picture_folder: Path) -> None:
     (picture_folder / "train" / "ant" / "._0.png").write_bytes(b"resource fork")
     (picture_folder / "train" / "ant" / "notes.txt").write_text("hello")
     (picture_folder / "train" / ".thumbnails").mkdir()
@@ -131,21 +135,21 @@ def test_hidden_and_other_files_are_left_out(picture_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 20, 45])
-def test_a_broken_picture_is_named(picture_folder: Path, keep: int) -> None:
+def test_folder_names_a_broken_picture(picture_folder: Path, keep: int) -> None:
     path = picture_folder / "train" / "ant" / "3.png"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"3.png cannot be read: .*Delete it or replace it"):
         list_folder(picture_folder).read()
 
 
-def test_sixteen_bits_are_an_error_and_not_cut_off(picture_folder: Path) -> None:
+def test_folder_refuses_sixteen_bits_and_does_not_cut_them_off(picture_folder: Path) -> None:
     deep = np.full((4, 6), 40_000, np.uint16)
     Image.fromarray(deep).save(picture_folder / "test" / "ant" / "deep.png")
     with pytest.raises(DataError, match=r"deep.png has more than 8 bits a channel"):
         list_folder(picture_folder).read()
 
 
-def test_pictures_are_turned_upright(tmp_path: Path) -> None:
+def test_folder_turns_pictures_upright(tmp_path: Path) -> None:
     pixels = np.zeros((2, 3, 3), np.uint8)
     pixels[0] = 255
     exif = Image.Exif()

@@ -25,7 +25,7 @@ def raw(root: Path, name: str) -> Path:
     return root / FOLDER / f"{name}.gz"
 
 
-def test_reads_what_was_written(mnist_root: Path, mnist_arrays: Arrays) -> None:
+def test_read_idx_reads_what_was_written(mnist_root: Path, mnist_arrays: Arrays) -> None:
     parts = read_idx(INFO, mnist_root, folder=FOLDER)
     values = [parts.train.images[:, 0], parts.train.labels, parts.test.images[:, 0], parts.test.labels]
     for value, expected in zip(values, mnist_arrays.values(), strict=True):
@@ -34,7 +34,7 @@ def test_reads_what_was_written(mnist_root: Path, mnist_arrays: Arrays) -> None:
     assert parts.test.labels.dtype == torch.int64
 
 
-def test_unpacked_files_do_as_well(mnist_root: Path) -> None:
+def test_read_idx_takes_unpacked_files(mnist_root: Path) -> None:
     packed = read_idx(INFO, mnist_root, folder=FOLDER)
     for name in IDX_FILES:
         path = raw(mnist_root, name)
@@ -45,7 +45,7 @@ def test_unpacked_files_do_as_well(mnist_root: Path) -> None:
     assert torch.equal(packed.test.labels, unpacked.test.labels)
 
 
-def test_missing_files_are_named_with_place_and_remedy(mnist_root: Path) -> None:
+def test_read_idx_names_missing_files_with_place_and_remedy(mnist_root: Path) -> None:
     raw(mnist_root, "t10k-images-idx3-ubyte").unlink()
     with pytest.raises(DataError) as error:
         read(mnist_root)
@@ -58,14 +58,14 @@ def test_missing_files_are_named_with_place_and_remedy(mnist_root: Path) -> None
 
 
 @pytest.mark.parametrize("name", IDX_FILES)
-def test_a_truncated_gzip_file_is_damaged(mnist_root: Path, name: str) -> None:
+def test_read_idx_refuses_a_truncated_gzip_file(mnist_root: Path, name: str) -> None:
     path = raw(mnist_root, name)
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(DataError, match=f"{name}.gz is damaged: it cannot be unpacked.*Delete it and fetch"):
         read(mnist_root)
 
 
-def test_a_flipped_bit_is_damage(mnist_root: Path) -> None:
+def test_read_idx_refuses_a_flipped_bit(mnist_root: Path) -> None:
     path = raw(mnist_root, "train-images-idx3-ubyte")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -74,21 +74,21 @@ def test_a_flipped_bit_is_damage(mnist_root: Path) -> None:
         read(mnist_root)
 
 
-def test_a_file_that_is_not_gzip_is_damaged(mnist_root: Path) -> None:
+def test_read_idx_refuses_a_file_that_is_not_gzip(mnist_root: Path) -> None:
     raw(mnist_root, "train-labels-idx1-ubyte").write_text("<html>Please log in</html>")
     with pytest.raises(DataError, match=r"train-labels-idx1-ubyte.gz is damaged: it cannot be unpacked"):
         read(mnist_root)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\x08", b"\0\0\x08\x03\0\0\0\1", b"\0\0\x0d\x01\0\0\0\0"])
-def test_a_wrong_header_is_damage(mnist_root: Path, data: bytes) -> None:
+def test_read_idx_refuses_a_wrong_header(mnist_root: Path, data: bytes) -> None:
     raw(mnist_root, "train-labels-idx1-ubyte").write_bytes(gzip.compress(data))
     with pytest.raises(DataError, match=f"begins with {data[:4].hex(' ')}, not as an idx file"):
         read(mnist_root)
 
 
 @pytest.mark.parametrize("change", [-1, 1])
-def test_too_few_or_too_many_values_are_damage(mnist_root: Path, change: int) -> None:
+def test_read_idx_refuses_too_few_or_too_many_values(mnist_root: Path, change: int) -> None:
     path = raw(mnist_root, "t10k-labels-idx1-ubyte")
     data = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(data[:-1] if change < 0 else data + b"\0"))
@@ -96,13 +96,13 @@ def test_too_few_or_too_many_values_are_damage(mnist_root: Path, change: int) ->
         read(mnist_root)
 
 
-def test_another_image_size_is_damage(mnist_root: Path, write_idx: Callable[..., Path]) -> None:
+def test_read_idx_refuses_another_image_size(mnist_root: Path, write_idx: Callable[..., Path]) -> None:
     write_idx(raw(mnist_root, "train-images-idx3-ubyte"), np.zeros((40, 28, 27)))
     with pytest.raises(DataError, match=r"items have shape \(28, 27\) instead of \(28, 28\)"):
         read(mnist_root)
 
 
-def test_images_and_labels_must_be_as_many(mnist_root: Path, write_idx: Callable[..., Path]) -> None:
+def test_read_idx_needs_as_many_labels_as_images(mnist_root: Path, write_idx: Callable[..., Path]) -> None:
     write_idx(raw(mnist_root, "train-labels-idx1-ubyte"), np.zeros(39))
     with pytest.raises(
         DataError, match=r"train-labels-idx1-ubyte.gz is damaged: it holds 39 labels for the 40"

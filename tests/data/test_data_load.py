@@ -20,18 +20,18 @@ def pictures(split: Split) -> set[bytes]:
     return {bytes(image.flatten().tolist()) for image in split.images}
 
 
-def test_every_name_has_a_reader_and_an_entry() -> None:
+def test_load_has_a_reader_and_an_entry_for_every_name() -> None:
     assert set(READERS) == set(KNOWN_DATASETS)
     assert list(NAMES) == [*READERS, "folder:PATH"]
 
 
-def test_digits_need_no_files() -> None:
+def test_load_of_digits_needs_no_files() -> None:
     dataset = load("digits", root="/nowhere")
     assert dataset.info == info("digits") == KNOWN_DATASETS["digits"]
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (1294, 143, 360)
 
 
-def test_validation_data_are_former_training_data_and_never_test_data() -> None:
+def test_load_validates_on_former_training_data_and_never_on_test_data() -> None:
     parts = read_digits(KNOWN_DATASETS["digits"], Path("unused"))
     for seed in range(3):
         dataset = load("digits", seed=seed, validation_size=300)
@@ -42,18 +42,18 @@ def test_validation_data_are_former_training_data_and_never_test_data() -> None:
         assert torch.equal(dataset.test.images, parts.test.images)
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
+def test_load_splits_by_the_seed_and_nothing_else() -> None:
     first, again, other = (load("digits", seed=seed) for seed in (1, 1, 2))
     assert first.fingerprint == again.fingerprint
     assert first.fingerprint != other.fingerprint
 
 
-def test_sizes_are_options() -> None:
+def test_load_takes_sizes_as_options() -> None:
     dataset = load("digits", validation_size=20, train_size=100)
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (100, 20, 360)
 
 
-def test_mnist_is_read_below_the_named_root(mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_reads_mnist_below_the_named_root(mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named = load("mnist", root=mnist_root)
     assert (len(named.train), len(named.validation), len(named.test)) == (36, 4, 7)
     monkeypatch.setenv("WITHSTAND_DATA", str(mnist_root))
@@ -64,7 +64,7 @@ def test_mnist_is_read_below_the_named_root(mnist_root: Path, monkeypatch: pytes
         load("mnist")
 
 
-def test_fashion_has_a_folder_of_its_own(mnist_root: Path) -> None:
+def test_load_reads_fashion_from_a_folder_of_its_own(mnist_root: Path) -> None:
     with pytest.raises(DataError, match=r"FashionMNIST/raw lacks .*`withstand data fetch fashion-mnist`"):
         load("fashion-mnist", root=mnist_root)
     (mnist_root / "MNIST").rename(mnist_root / "FashionMNIST")
@@ -74,12 +74,12 @@ def test_fashion_has_a_folder_of_its_own(mnist_root: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "folder"), [("cifar10", "cifar-10-batches-bin"), ("cifar100", "cifar-100-binary")]
 )
-def test_cifar_says_what_is_missing(tmp_path: Path, name: str, folder: str) -> None:
+def test_load_of_cifar_says_what_is_missing(tmp_path: Path, name: str, folder: str) -> None:
     with pytest.raises(DataError, match=f"{folder} lacks .*`withstand data fetch {name}`"):
         load(name, root=tmp_path)
 
 
-def test_labels_beyond_the_classes_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_refuses_labels_beyond_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = replace(CIFAR10, train={"train.bin": 20}, test={"test.bin": 5})
     monkeypatch.setitem(READERS, "cifar10", partial(read_cifar, files=files))
     (tmp_path / files.folder).mkdir()
@@ -93,7 +93,7 @@ def test_labels_beyond_the_classes_are_an_error(tmp_path: Path, monkeypatch: pyt
         load("cifar10", root=tmp_path)
 
 
-def test_a_folder_of_pictures_is_named_by_its_path(picture_folder: Path) -> None:
+def test_load_takes_a_folder_of_pictures_by_its_path(picture_folder: Path) -> None:
     dataset = load(f"folder:{picture_folder}")
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (11, 1, 3)
     assert dataset.info == info(f"folder:{picture_folder}")
@@ -104,7 +104,7 @@ def test_a_folder_of_pictures_is_named_by_its_path(picture_folder: Path) -> None
 @pytest.mark.parametrize(
     ("name", "near"), [("mnits", "mnist"), ("Fashion_MNIST", "fashion-mnist"), ("cifar-10", "cifar10")]
 )
-def test_a_mistyped_name_gets_the_nearest(name: str, near: str) -> None:
+def test_load_suggests_the_nearest_name(name: str, near: str) -> None:
     message = f"no data set '{name}'; did you mean '{near}'\\? There are: digits, mnist, .*folder:PATH"
     with pytest.raises(DataError, match=message):
         load(name)
@@ -113,16 +113,16 @@ def test_a_mistyped_name_gets_the_nearest(name: str, near: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "zzzzzzzz"])
-def test_a_name_like_no_other_gets_the_list(name: str) -> None:
+def test_load_lists_all_names_for_a_name_like_no_other(name: str) -> None:
     with pytest.raises(DataError, match=f"no data set '{name}'; .*There are: digits, mnist"):
         load(name)
 
 
-def test_a_folder_needs_a_path() -> None:
+def test_load_of_a_folder_needs_a_path() -> None:
     with pytest.raises(DataError, match=r"no data set 'folder:'.*folder:PATH"):
         load("folder:")
 
 
-def test_only_folders_are_resized() -> None:
+def test_load_resizes_only_folders() -> None:
     with pytest.raises(DataError, match="digits takes no size, but it is 16"):
         load("digits", size=16)

@@ -19,7 +19,7 @@ def real_root() -> Path:
 
 
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
-def test_real_idx_files(real_root: Path, name: str, folder: str) -> None:
+def test_load_reads_real_idx_files(real_root: Path, name: str, folder: str) -> None:
     if not (real_root / folder).is_dir():
         pytest.skip(f"{real_root} holds no {folder}")
     verify(name, real_root)
@@ -30,7 +30,7 @@ def test_real_idx_files(real_root: Path, name: str, folder: str) -> None:
     assert dataset.info.std == pytest.approx(std, abs=1e-4)
 
 
-def test_real_cifar10_jpegs(real_root: Path) -> None:
+def test_load_reads_real_cifar10_jpegs(real_root: Path) -> None:
     if not (real_root / "cifar10_jpegs.tar.xz").is_file():
         pytest.skip(f"{real_root} holds no cifar10_jpegs.tar.xz")
     dataset = load("cifar10-jpeg", root=real_root, validation_size=0)

@@ -15,7 +15,7 @@ def make(count: int, start: int = 0) -> Split:
     return Split(levels.reshape(count, 1, 2, 2), torch.arange(count) % 3)
 
 
-def test_holds_what_it_was_given() -> None:
+def test_split_holds_images_and_labels_as_they_came() -> None:
     split = make(5)
     assert len(split) == 5
     moved = split.to("cpu")
@@ -26,42 +26,42 @@ def test_holds_what_it_was_given() -> None:
 @pytest.mark.parametrize(
     "indices", [[3, 0], torch.tensor([3, 0]), torch.tensor([3, 0], dtype=torch.int32)], ids=str
 )
-def test_subset_keeps_the_order_of_the_indices(indices: torch.Tensor | list[int]) -> None:
+def test_split_subset_keeps_the_order_of_the_indices(indices: torch.Tensor | list[int]) -> None:
     subset = make(5).subset(indices)
     assert subset.labels.tolist() == [0, 0]
     assert subset.images[:, 0, 0, 0].tolist() == [12, 0]
 
 
-def test_subset_takes_masks_and_nothing() -> None:
+def test_split_subset_takes_masks_and_nothing() -> None:
     split = make(5)
     assert split.subset(split.labels == 1).images[:, 0, 0, 0].tolist() == [4, 16]
     assert len(split.subset([])) == 0
 
 
-def test_rejects_images_that_are_not_uint8() -> None:
+def test_split_rejects_images_that_are_not_uint8() -> None:
     with pytest.raises(
         DataError, match=r"Images must be a torch.uint8 .* have type torch.float32 .*as_split"
     ):
         Split(torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64))
 
 
-def test_rejects_images_without_a_channel_axis() -> None:
+def test_split_rejects_images_without_a_channel_axis() -> None:
     with pytest.raises(DataError, match=r"\(examples, channels, height, width\).* shape \(2, 2, 2\)"):
         Split(torch.zeros(2, 2, 2, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(2), torch.zeros(2, 1, dtype=torch.int64)])
-def test_rejects_labels_of_other_type_or_shape(labels: torch.Tensor) -> None:
+def test_split_rejects_labels_of_other_type_or_shape(labels: torch.Tensor) -> None:
     with pytest.raises(DataError, match=r"Labels must be a torch.int64 tensor of shape \(examples\)"):
         Split(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), labels)
 
 
-def test_rejects_different_lengths() -> None:
+def test_split_rejects_different_lengths() -> None:
     with pytest.raises(DataError, match="2 images and 3 labels"):
         Split(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
 
 
-def test_rejects_negative_labels() -> None:
+def test_split_rejects_negative_labels() -> None:
     with pytest.raises(DataError, match=r"one is -1. Number the classes"):
         Split(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, -1]))
 

@@ -24,9 +24,9 @@ CHANNELS = 3
 class _Noted(Domain):
     """Notes the activations that a rule makes use of."""
 
-    def __init__(self, center: Tensor, found: list[Elementwise | Unimodal]) -> None:
+    def __init__(self, center: Tensor, functions: list[Elementwise | Unimodal]) -> None:
         self._center = center
-        self.found = found
+        self.functions = functions
 
     @property
     @override
@@ -47,8 +47,8 @@ class _Noted(Domain):
         return self._noting(function)
 
     def _noting(self, function: Elementwise | Unimodal) -> Self:
-        self.found.append(function)
-        return type(self)(function.function(self.center), self.found)
+        self.functions.append(function)
+        return type(self)(function.function(self.center), self.functions)
 
     @override
     def shift(self, constant: Tensor | float) -> Self:
@@ -114,9 +114,9 @@ SMOOTH: Mapping[str, Callable[[], nn.Module]] = {
 
 def _activation(layer: nn.Module) -> Elementwise | Unimodal:
     """What a layer's rule takes it for."""
-    found: list[Elementwise | Unimodal] = []
-    propagate(layer, _Noted(torch.zeros(1, CHANNELS, 2, dtype=torch.float64), found))
-    (function,) = found
+    functions: list[Elementwise | Unimodal] = []
+    propagate(layer, _Noted(torch.zeros(1, CHANNELS, 2, dtype=torch.float64), functions))
+    (function,) = functions
     return function
 
 
@@ -132,7 +132,7 @@ def _integrals(layer: nn.Module, mean: Tensor, std: Tensor) -> tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize("name", BENT)
-def test_hinges_are_the_function(name: str) -> None:
+def test_activation_hinges_are_the_function(name: str) -> None:
     build, positions = BENT[name]
     layer = build().double()
     function = _activation(layer)
@@ -147,7 +147,7 @@ def test_hinges_are_the_function(name: str) -> None:
     torch.testing.assert_close(value, layer(points), rtol=0, atol=1e-12)
 
 
-def test_the_most_frequent_takes_the_shortest_way() -> None:
+def test_relu_takes_the_shortest_way() -> None:
     for layer in (nn.ReLU(), nn.ReLU(inplace=True), _Function(F.relu), _Function(torch.relu)):
         assert _activation(layer).hinges is RECTIFIER
 
@@ -161,14 +161,14 @@ def _noisy() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", BENT)
-def test_moments_of_bent_activations_are_integrals(name: str) -> None:
+def test_moments_of_piecewise_linear_activations_are_integrals(name: str) -> None:
     layer = BENT[name][0]().double()
     mean, std = _noisy()
     with torch.no_grad():
-        found = propagate(layer, Gaussian(mean, std.square()))
+        actual = propagate(layer, Gaussian(mean, std.square()))
     expected, spread = _integrals(layer, mean, std)
-    torch.testing.assert_close(found.mean, expected, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(found.variance, spread, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(actual.mean, expected, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(actual.variance, spread, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", SMOOTH)
@@ -176,33 +176,33 @@ def test_moments_of_smooth_activations_are_near_integrals(name: str) -> None:
     layer = SMOOTH[name]().double()
     assert _activation(layer).hinges is None
     mean, std = _noisy()
-    found = propagate(layer, Gaussian(mean, std.square()))
+    actual = propagate(layer, Gaussian(mean, std.square()))
     expected, spread = _integrals(layer, mean, std)
-    torch.testing.assert_close(found.mean, expected, rtol=5e-3, atol=1e-3)
-    torch.testing.assert_close(found.variance, spread, rtol=5e-3, atol=1e-3)
+    torch.testing.assert_close(actual.mean, expected, rtol=5e-3, atol=1e-3)
+    torch.testing.assert_close(actual.variance, spread, rtol=5e-3, atol=1e-3)
     small = std[0, 0, 0] < 0.5
-    torch.testing.assert_close(found.mean[..., small], expected[..., small], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found.variance[..., small], spread[..., small], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(actual.mean[..., small], expected[..., small], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(actual.variance[..., small], spread[..., small], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", [*BENT, *SMOOTH])
-def test_covariances_are_kept_by_the_mean_slope(name: str) -> None:
+def test_activation_keeps_covariances_by_its_mean_slope(name: str) -> None:
     """The factors of f(z) are Cov(f(z), z_r) = E f'(z) times those of z (Stein, 1981)."""
     layer = (SMOOTH.get(name) or BENT[name][0])().double()
     mean, std = _noisy()
     mean, std = mean.requires_grad_(), std.detach()
     value = FactoredGaussian(mean, torch.stack([0.6 * std, -0.8 * std]))
     with torch.enable_grad():
-        found = propagate(layer, value)
-        (slope,) = torch.autograd.grad(found.mean.sum(), mean)
+        actual = propagate(layer, value)
+        (slope,) = torch.autograd.grad(actual.mean.sum(), mean)
     tolerance = 1e-6 if name in BENT else 5e-3
-    torch.testing.assert_close(found.factors, slope * value.factors, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(actual.factors, slope * value.factors, rtol=tolerance, atol=tolerance)
     expected = propagate(layer, Gaussian(mean, std.square()))
-    torch.testing.assert_close(found.mean, expected.mean)
-    torch.testing.assert_close(found.variance, expected.variance)
+    torch.testing.assert_close(actual.mean, expected.mean)
+    torch.testing.assert_close(actual.variance, expected.variance)
 
 
-def test_an_activation_of_ones_own_goes_by_quadrature() -> None:
+def test_activation_of_ones_own_goes_by_quadrature() -> None:
     mean, variance = torch.randn(2, 4, dtype=torch.float64), torch.rand(1, 4, dtype=torch.float64)
-    found = Gaussian(mean, variance).monotone(Elementwise(torch.arctan))
-    torch.testing.assert_close((found.mean, found.variance), quadrature(torch.arctan, mean, variance))
+    result = Gaussian(mean, variance).monotone(Elementwise(torch.arctan))
+    torch.testing.assert_close((result.mean, result.variance), quadrature(torch.arctan, mean, variance))

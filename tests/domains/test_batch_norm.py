@@ -34,7 +34,7 @@ def _images(rank: int) -> Tensor:
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("tracks", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_it_is_the_layer(rank: int, affine: bool, tracks: bool, training: bool) -> None:
+def test_batch_norm_factors_make_the_layer(rank: int, affine: bool, tracks: bool, training: bool) -> None:
     layer = _layer(rank, affine=affine, tracks=tracks, training=training)
     images = _images(rank)
     buffers = copy.deepcopy(layer.state_dict())
@@ -47,20 +47,20 @@ def test_it_is_the_layer(rank: int, affine: bool, tracks: bool, training: bool) 
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_gradients_are_those_of_the_layer(training: bool) -> None:
+def test_batch_norm_factors_have_the_gradients_of_the_layer(training: bool) -> None:
     layer = _layer(2, affine=True, tracks=True, training=training)
     images = _images(2).requires_grad_()
     scale, bias = batch_norm_factors(layer, images)  # type: ignore[arg-type]
     upstream = torch.randn_like(images)
-    wanted = (images, *layer.parameters())
-    found = torch.autograd.grad(scale * images + bias, wanted, upstream)
-    torch.testing.assert_close(found, torch.autograd.grad(layer(images), wanted, upstream))
+    expected = (images, *layer.parameters())
+    actual = torch.autograd.grad(scale * images + bias, expected, upstream)
+    torch.testing.assert_close(actual, torch.autograd.grad(layer(images), expected, upstream))
 
 
-def test_a_distribution_is_normalised_by_its_means() -> None:
+def test_batch_norm_factors_normalise_a_distribution_by_its_means() -> None:
     layer = _layer(2, affine=True, tracks=True, training=True)
     images, variance = _images(2), torch.rand(1, 3, 2, 3, dtype=torch.float64)
     scale, bias = batch_norm_factors(layer, images)  # type: ignore[arg-type]
-    found = propagate(layer, Gaussian(images, variance))
-    torch.testing.assert_close(found.mean, scale * images + bias)
-    torch.testing.assert_close(found.variance, scale.square() * variance)
+    result = propagate(layer, Gaussian(images, variance))
+    torch.testing.assert_close(result.mean, scale * images + bias)
+    torch.testing.assert_close(result.variance, scale.square() * variance)

@@ -60,9 +60,9 @@ class _Counting:
         return torch.relu(x)
 
 
-def _assert_alike(found: Moments, expected: Moments) -> None:
-    torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=0)
-    torch.testing.assert_close(found.variance, expected.variance, rtol=0, atol=0)
+def _assert_alike(actual: Moments, expected: Moments) -> None:
+    torch.testing.assert_close(actual.mean, expected.mean, rtol=0, atol=0)
+    torch.testing.assert_close(actual.variance, expected.variance, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def _assert_alike(found: Moments, expected: Moments) -> None:
     [[nn.ReLU()], [nn.Tanh()], [nn.LeakyReLU(0.1), nn.ReLU6()], [nn.Softplus()]],
 )
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1, ceil_mode=True)])
-def test_pooling_before_and_after_is_the_same(
+def test_bending_moments_are_pooled_alike_before_and_after_the_activation(
     start: Start, activations: list[nn.Module], pool: nn.Module
 ) -> None:
     value = start(_images())
@@ -80,7 +80,7 @@ def test_pooling_before_and_after_is_the_same(
     _assert_alike(after, before)
 
 
-def test_between_two_poolings_too(start: Start) -> None:
+def test_bending_moments_are_pooled_alike_between_two_poolings(start: Start) -> None:
     value, pool = start(_images(8)), nn.MaxPool2d(2)
     _assert_alike(
         propagate(nn.Sequential(pool, nn.ReLU(), pool, nn.Identity()), value),
@@ -88,7 +88,7 @@ def test_between_two_poolings_too(start: Start) -> None:
     )
 
 
-def test_a_pooling_knows_the_maximum_better_before_the_activation() -> None:
+def test_bending_knows_the_maximum_better_before_the_activation() -> None:
     """Of max(z, 0) the largest is known only as if it were normal."""
     images = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
     value = Gaussian(images, torch.ones_like(images))
@@ -121,21 +121,21 @@ class _TwoWays(nn.Module):
 
 
 @pytest.mark.parametrize("pools_first", [False, True])
-def test_both_consumers_get_what_is_theirs(start: Start, pools_first: bool) -> None:
+def test_bending_gives_both_consumers_what_is_theirs(start: Start, pools_first: bool) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = _TwoWays(pools_first).double()
     value = start(_images())
     with torch.no_grad():
-        found = propagate(model, value)
+        actual = propagate(model, value)
         pooled = propagate(nn.Sequential(model.conv, nn.MaxPool2d(2), nn.ReLU()), value)
         skipped = propagate(nn.Sequential(model.conv, nn.ReLU(), nn.AvgPool2d(2)), value)
-    torch.testing.assert_close(found.mean, torch.cat([pooled.mean, skipped.mean], 1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual.mean, torch.cat([pooled.mean, skipped.mean], 1), rtol=0, atol=1e-12)
     expected = torch.cat([pooled.variance, skipped.variance], 1)
-    torch.testing.assert_close(found.variance, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual.variance, expected, rtol=0, atol=1e-12)
 
 
-def test_it_is_computed_when_first_asked_for_and_once() -> None:
+def test_bending_computes_its_activation_when_first_asked_for_and_once() -> None:
     counting = _Counting()
     later = STARTS["diagonal"](_images()).monotone(Elementwise(counting))
     assert later.shape == (2, 2, 4, 4)
@@ -154,7 +154,7 @@ def test_it_is_computed_when_first_asked_for_and_once() -> None:
     assert counting.count == 2 * asked
 
 
-def test_what_is_not_monotone_does_not_wait(start: Start) -> None:
+def test_bending_does_not_put_off_what_is_not_monotone(start: Start) -> None:
     unimodal = Unimodal(torch.abs, 1.0, 0.0, 0.0)
     jumping = Elementwise(nn.Softplus(2.0, 0.5), jump=0.24)
     images = 0.3 * _images()
@@ -163,16 +163,16 @@ def test_what_is_not_monotone_does_not_wait(start: Start) -> None:
         (still.unimodal(unimodal), torch.abs),
         (still.monotone(jumping), jumping.function),
     ):
-        found, expected = bent.monotone(POOL).mean, F.max_pool2d(function(images), 2)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
-        assert (found - function(F.max_pool2d(images, 2)) > 0.01).any()
+        actual, expected = bent.monotone(POOL).mean, F.max_pool2d(function(images), 2)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-7)
+        assert (actual - function(F.max_pool2d(images, 2)) > 0.01).any()
 
 
 def _norm(operator: object, shape: object) -> Tensor:
     return torch.zeros(())
 
 
-def test_nothing_is_written_into_the_start(start: Start) -> None:
+def test_bending_writes_nothing_into_the_start(start: Start) -> None:
     value = start(_images())
     before = value.mean.clone(), value.variance.clone()
     later = value.monotone(Elementwise(F.relu, hinges=RECTIFIER))
@@ -183,14 +183,14 @@ def test_nothing_is_written_into_the_start(start: Start) -> None:
 
 
 @pytest.mark.usefixtures("_without_collector")
-def test_nothing_is_kept_alive_by_a_cycle(start: Start) -> None:
+def test_bending_keeps_nothing_alive_by_a_cycle(start: Start) -> None:
     model = nn.Sequential(
         nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 4), nn.Tanh()
     ).double()
-    found = propagate(model, start(_images(8)))
-    found.mean.sum().backward()  # type: ignore[no-untyped-call]
+    result = propagate(model, start(_images(8)))
+    result.mean.sum().backward()  # type: ignore[no-untyped-call]
     later = start(_images()).monotone(Elementwise(F.relu, hinges=RECTIFIER))
     assert later.mean.isfinite().all()
-    left = [weakref.ref(each) for each in (found, found.mean, found.variance, later, later.mean)]
-    del found, later
+    left = [weakref.ref(part) for part in (result, result.mean, result.variance, later, later.mean)]
+    del result, later
     assert [ref() for ref in left] == [None] * len(left)

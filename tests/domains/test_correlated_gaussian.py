@@ -123,17 +123,19 @@ def _model(name: str) -> tuple[nn.Module, Tensor]:
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_what_is_exact_agrees_with_samples(name: str) -> None:
+def test_correlated_gaussian_agrees_with_samples_where_it_is_exact(name: str) -> None:
     model, image = _model(name)
     value, factor = _started(image[None])
     expected = _sampled(model, image, factor)
     with torch.no_grad():
-        found = propagate(model, value)
-    assert ((found.mean.flatten() - expected.mean).abs() <= 5 * expected.mean_error + 1e-12).all()
-    assert ((found.covariance[0] - expected.covariance).abs() <= 5 * expected.covariance_error).all()
+        actual = propagate(model, value)
+    assert ((actual.mean.flatten() - expected.mean).abs() <= 5 * expected.mean_error + 1e-12).all()
+    assert ((actual.covariance[0] - expected.covariance).abs() <= 5 * expected.covariance_error).all()
 
 
-def test_every_net_is_near_and_nearer_with_less_noise(net: Any, exact: OperatorNorms) -> None:
+def test_correlated_gaussian_is_near_for_every_net_and_nearer_with_less_noise(
+    net: Any, exact: OperatorNorms
+) -> None:
     image = net.images(1, seed=3)
     errors = []
     for std in (0.3, 0.03):
@@ -141,96 +143,96 @@ def test_every_net_is_near_and_nearer_with_less_noise(net: Any, exact: OperatorN
         expected = _sampled(net.model, image[0], factor, 20_000)
         value = CorrelatedGaussian.independent(image, image.new_full((1, 1), std**2), linked=True)
         with torch.no_grad():
-            found = net.program.run(value, exact)
+            actual = net.program.run(value, exact)
         largest = expected.covariance.diagonal().max()
         noise = 5 * expected.covariance_error.max() / largest
-        off = (found.covariance[0] - expected.covariance).abs().max() / largest
+        off = (actual.covariance[0] - expected.covariance).abs().max() / largest
         errors.append((off - noise).clamp_min(0).item())
-        shift = (found.mean.flatten() - expected.mean).abs().max() / largest.sqrt()
+        shift = (actual.mean.flatten() - expected.mean).abs().max() / largest.sqrt()
         assert shift < 0.15
     assert errors[0] < 0.2
     assert errors[1] < 0.02
 
 
-def test_of_independent_noise_the_first_layers_are_those_of_a_gaussian() -> None:
+def test_correlated_gaussian_of_independent_noise_begins_as_a_gaussian() -> None:
     model, image = _model("relu")
     variance = torch.rand(1, 6, dtype=torch.float64)
     head = nn.Sequential(*list(model.children())[:2])
-    found = propagate(head, CorrelatedGaussian.independent(image[None], variance))
+    actual = propagate(head, CorrelatedGaussian.independent(image[None], variance))
     expected = propagate(head, Gaussian(image[None], variance))
-    torch.testing.assert_close(found.mean, expected.mean)
-    torch.testing.assert_close(found.variance, expected.variance)
+    torch.testing.assert_close(actual.mean, expected.mean)
+    torch.testing.assert_close(actual.variance, expected.variance)
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_one_matrix_for_all_examples_or_one_for_each(name: str) -> None:
+def test_correlated_gaussian_takes_one_matrix_for_all_examples_or_one_for_each(name: str) -> None:
     model, image = _model(name)
     images = torch.stack([image, image.flip(0)])
     shared, factor = _started(images)
     spread = (factor @ factor.T).expand(2, -1, -1)
     apart = CorrelatedGaussian(images, spread, factor.expand(2, -1, -1))
-    found, expected = propagate(model, shared), propagate(model, apart)
-    torch.testing.assert_close(found.mean, expected.mean)
-    torch.testing.assert_close(found.covariance.expand(2, -1, -1), expected.covariance)
+    actual, expected = propagate(model, shared), propagate(model, apart)
+    torch.testing.assert_close(actual.mean, expected.mean)
+    torch.testing.assert_close(actual.covariance.expand(2, -1, -1), expected.covariance)
 
 
-def test_affine_maps_leave_one_matrix_for_all_examples() -> None:
+def test_correlated_gaussian_keeps_one_matrix_for_all_examples_under_affine_maps() -> None:
     model, image = _model("affine")
     value, _ = _started(torch.stack([image, image]))
     assert propagate(model, value).covariance.shape == (1, 8, 8)
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_matrices_are_symmetric_and_positive(name: str) -> None:
+def test_correlated_gaussian_matrices_are_symmetric_and_positive(name: str) -> None:
     model, image = _model(name)
     value, _ = _started(image[None])
-    found = propagate(model, value)
-    link = found.link
+    result = propagate(model, value)
+    link = result.link
     assert link is not None
-    torch.testing.assert_close(found.covariance, found.covariance.mT)
-    rest = found.covariance - link @ link.mT  # what is not linear in the noise
+    torch.testing.assert_close(result.covariance, result.covariance.mT)
+    rest = result.covariance - link @ link.mT  # what is not linear in the noise
     assert (torch.linalg.eigvalsh(rest) > -1e-6).all()
 
 
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_without_noise_it_is_the_network(name: str, dtype: torch.dtype) -> None:
+def test_correlated_gaussian_without_noise_is_the_network(name: str, dtype: torch.dtype) -> None:
     model, image = _model(name)
     model, images = model.to(dtype), image[None].to(dtype)
     variance = torch.zeros(1, *image.shape, dtype=dtype, requires_grad=True)
-    found = propagate(model, CorrelatedGaussian.independent(images, variance, linked=True))
-    torch.testing.assert_close(found.mean, model(images))
-    assert (found.covariance.abs() < 1e-12).all()
-    (found.mean.sum() + found.covariance.sum()).backward()  # type: ignore[no-untyped-call]
+    result = propagate(model, CorrelatedGaussian.independent(images, variance, linked=True))
+    torch.testing.assert_close(result.mean, model(images))
+    assert (result.covariance.abs() < 1e-12).all()
+    (result.mean.sum() + result.covariance.sum()).backward()  # type: ignore[no-untyped-call]
     for leaf in (variance, *model.parameters()):
         assert leaf.grad is not None
         assert leaf.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("padding", [0, 1])
-def test_pooling_in_single_precision(padding: int) -> None:
+def test_correlated_gaussian_is_pooled_in_single_precision(padding: int) -> None:
     """Padding is a number far below all others, on either side of a pair."""
     pool = nn.MaxPool1d(3, 2, padding, ceil_mode=True)
     image = torch.tensor([[[0.3, 0.4, 0.1, 0.2, 0.5, 0.45]]])
     covariance = 0.01 * (torch.eye(6) + torch.ones(6, 6))[None]
-    found = propagate(pool, CorrelatedGaussian(image, covariance))
+    actual = propagate(pool, CorrelatedGaussian(image, covariance))
     expected = propagate(pool, CorrelatedGaussian(image.double(), covariance.double()))
-    torch.testing.assert_close(found.mean.double(), expected.mean, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.covariance.double(), expected.covariance, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(actual.mean.double(), expected.mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual.covariance.double(), expected.covariance, rtol=1e-4, atol=1e-6)
 
 
-def test_gradient() -> None:
+def test_correlated_gaussian_has_the_gradient_of_finite_differences() -> None:
     model, image = _model("leaky-relu")
 
     def moments(images: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        found = propagate(model, CorrelatedGaussian(images, (factor @ factor.T)[None], factor[None]))
-        return found.mean, found.covariance
+        result = propagate(model, CorrelatedGaussian(images, (factor @ factor.T)[None], factor[None]))
+        return result.mean, result.covariance
 
     inputs = (image[None].requires_grad_(), _factor(6).requires_grad_())
     assert torch.autograd.gradcheck(moments, inputs)
 
 
-def test_sums_need_a_link() -> None:
+def test_correlated_gaussian_needs_a_link_for_sums() -> None:
     images = torch.zeros(1, 3)
     value = CorrelatedGaussian.independent(images, torch.ones(1, 3))
     with pytest.raises(ModelError, match="linked=True"):
@@ -239,7 +241,7 @@ def test_sums_need_a_link() -> None:
         value.cat([value], 1)
 
 
-def test_a_value_minus_itself_is_nothing() -> None:
+def test_correlated_gaussian_minus_itself_is_nothing() -> None:
     value, _ = _started(torch.rand(2, 3, dtype=torch.float64))
     minus = value.affine(
         Dense(-torch.eye(3, dtype=torch.float64)), None, lambda operator, shape: torch.ones(())
@@ -247,13 +249,13 @@ def test_a_value_minus_itself_is_nothing() -> None:
     torch.testing.assert_close(value.add(minus).covariance, torch.zeros(1, 3, 3, dtype=torch.float64))
 
 
-def test_twice_a_value_is_its_double() -> None:
+def test_correlated_gaussian_plus_itself_is_its_double() -> None:
     value, _ = _started(torch.rand(1, 3, dtype=torch.float64))
     bent = propagate(nn.LeakyReLU(-1.0), value)  # not linear in its noise
     torch.testing.assert_close(bent.add(bent).covariance, 4 * bent.covariance)
 
 
-def test_what_would_not_fit_is_refused_before_it_is_made() -> None:
+def test_correlated_gaussian_refuses_what_would_not_fit_before_it_is_computed() -> None:
     images = torch.zeros(1, 3, 224, 224)
     with pytest.raises(ModelError, match=r"n = 150,528 .* 84\.4 GiB.*Take Gaussian"):
         CorrelatedGaussian.independent(images, torch.ones(1, 1, 1, 1))

@@ -66,14 +66,14 @@ SETS = [Around(p, clip) for p in (2.0, math.inf) for clip in (False, True)]
 
 @pytest.fixture(params=SETS, ids=lambda around: around.label)
 def around(request: pytest.FixtureRequest) -> Around:
-    found: Around = request.param
-    return found
+    result: Around = request.param
+    return result
 
 
 @pytest.fixture(params=NAMES)
 def domain(request: pytest.FixtureRequest) -> DomainName:
-    found: DomainName = request.param
-    return found
+    result: DomainName = request.param
+    return result
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,9 @@ def _bounds(net: Net, value: Region, exact: OperatorNorms, labels: Tensor) -> tu
 # Soundness
 
 
-def test_no_point_escapes(net: Net, around: Around, domain: DomainName, exact: OperatorNorms) -> None:
+def test_domain_lets_no_point_escape(
+    net: Net, around: Around, domain: DomainName, exact: OperatorNorms
+) -> None:
     images, epsilons, labels = net.images(BATCH), _budgets(BATCH), _labels(BATCH, 3)
     value = around.input_set(images, epsilons, domain)
     outputs, differences = _bounds(net, value, exact, labels)
@@ -146,20 +148,22 @@ def test_no_point_escapes(net: Net, around: Around, domain: DomainName, exact: O
     assert (differences[torch.arange(BATCH), labels] == 0).all()
 
 
-def test_that_is_enough_cases(net_names: list[str]) -> None:
+def test_domain_contract_has_enough_cases(net_names: list[str]) -> None:
     assert len(net_names) * len(SETS) * BATCH >= 10_000  # in each domain
 
 
 # Tightness
 
 
-def test_both_at_once_are_never_looser(net: Net, around: Around, exact: OperatorNorms) -> None:
+def test_domain_of_box_and_ball_is_never_looser_than_either(
+    net: Net, around: Around, exact: OperatorNorms
+) -> None:
     _skip_if_not_monotone(net)
     images, epsilons, labels = net.images(BATCH), _budgets(BATCH), _labels(BATCH, 3)
-    found = {name: _bounds(net, around.input_set(images, epsilons, name), exact, labels) for name in NAMES}
-    outputs, differences = found["box_ball"]
+    result = {name: _bounds(net, around.input_set(images, epsilons, name), exact, labels) for name in NAMES}
+    outputs, differences = result["box_ball"]
     for other in ("box", "ball"):
-        looser, bound = found[other]
+        looser, bound = result[other]
         assert (_slackened(looser.ends[0], -1) <= outputs.ends[0]).all()
         assert (_slackened(looser.ends[1], 1) >= outputs.ends[1]).all()
         assert (_slackened(bound, 1) >= differences).all()
@@ -169,7 +173,7 @@ def _slackened(values: Tensor, sign: int) -> Tensor:
     return values + sign * ROUNDING * (1 + values.abs())
 
 
-def test_bounds_widen_with_epsilon(net: Net, domain: DomainName, exact: OperatorNorms) -> None:
+def test_domain_bounds_widen_with_epsilon(net: Net, domain: DomainName, exact: OperatorNorms) -> None:
     _skip_if_not_monotone(net)
     images, labels = net.images(8), _labels(8, 3)
     for around in SETS:
@@ -187,7 +191,9 @@ def test_bounds_widen_with_epsilon(net: Net, domain: DomainName, exact: Operator
 # One example, no set, and the model itself
 
 
-def test_a_batch_is_its_examples(net: Net, domain: DomainName, exact: OperatorNorms) -> None:
+def test_domain_bounds_of_a_batch_are_those_of_its_examples(
+    net: Net, domain: DomainName, exact: OperatorNorms
+) -> None:
     images, labels, epsilons = net.images(5), _labels(5, 3), _budgets(5)
     program = net.program
 
@@ -200,7 +206,7 @@ def test_a_batch_is_its_examples(net: Net, domain: DomainName, exact: OperatorNo
         torch.testing.assert_close(bound(slice(0, 5)), torch.cat(alone), rtol=1e-9, atol=1e-12)
 
 
-def test_an_empty_batch_has_empty_bounds(
+def test_domain_bounds_of_an_empty_batch_are_empty(
     nets: Callable[[str], Net], domain: DomainName, around: Around, exact: OperatorNorms
 ) -> None:
     net = nets("conv")
@@ -208,7 +214,9 @@ def test_an_empty_batch_has_empty_bounds(
     assert net.program.run_to_last_layer(value, exact).differences(_labels(0, 3)).shape == (0, 3)
 
 
-def test_one_epsilon_for_all_is_as_one_for_each(net: Net, domain: DomainName, exact: OperatorNorms) -> None:
+def test_domain_takes_one_epsilon_for_all_as_one_for_each(
+    net: Net, domain: DomainName, exact: OperatorNorms
+) -> None:
     images, labels = net.images(4), _labels(4, 3)
     for around in SETS:
         both = [
@@ -218,18 +226,20 @@ def test_one_epsilon_for_all_is_as_one_for_each(net: Net, domain: DomainName, ex
         torch.testing.assert_close(*[last.differences(labels) for last in both], rtol=1e-9, atol=1e-12)
 
 
-def test_at_epsilon_zero_the_bounds_are_the_model(net: Net, domain: DomainName, exact: OperatorNorms) -> None:
+def test_domain_bounds_at_epsilon_zero_are_the_model(
+    net: Net, domain: DomainName, exact: OperatorNorms
+) -> None:
     images = net.images(6)
     for around in SETS:
         outputs = net.program.run(around.input_set(images, 0.0, domain), exact)
         if "softplus" in net.name:  # whose jump is added
             _assert_within(net.model(images), outputs)
         else:
-            for found in (*outputs.ends, outputs.center):
-                torch.testing.assert_close(found, net.model(images), rtol=1e-9, atol=1e-9)
+            for result in (*outputs.ends, outputs.center):
+                torch.testing.assert_close(result, net.model(images), rtol=1e-9, atol=1e-9)
 
 
-def test_gradients_reach_all_weights(net: Net, domain: DomainName, exact: OperatorNorms) -> None:
+def test_domain_gradients_reach_all_weights(net: Net, domain: DomainName, exact: OperatorNorms) -> None:
     images, labels = net.images(8), _labels(8, 3)
     last = net.program.run_to_last_layer(input_set(images, 2.0, 0.1, domain), exact)
     loss = last.differences(labels).square().sum()
@@ -239,7 +249,7 @@ def test_gradients_reach_all_weights(net: Net, domain: DomainName, exact: Operat
         assert gradient.any() or name.endswith("bias"), name
 
 
-def test_gradients_are_those_of_finite_differences(
+def test_domain_gradients_are_those_of_finite_differences(
     net: Net, domain: DomainName, exact: OperatorNorms
 ) -> None:
     model, images, labels = copy.deepcopy(net.model), net.images(3), _labels(3, 3)

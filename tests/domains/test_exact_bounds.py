@@ -45,7 +45,7 @@ def _margins(
     [(2.0, "ball"), (2.0, "box_ball"), (math.inf, "box"), (math.inf, "box_ball")],
 )
 @pytest.mark.parametrize("is_flat", [False, True])
-def test_of_a_linear_model_the_margin_is_exact(
+def test_bounds_of_a_linear_model_have_the_exact_margin(
     norm: float, domain: DomainName, is_flat: bool, exact: OperatorNorms
 ) -> None:
     torch.manual_seed(0)
@@ -55,25 +55,25 @@ def test_of_a_linear_model_the_margin_is_exact(
         model = nn.Sequential(nn.Identity(), nn.Unflatten(1, (3, 2, 2)), nn.Flatten(), layer, nn.Identity())
         images = images.flatten(1)
     for epsilon in (0.0, 0.1, 2.0):
-        found = _margins(model, images, labels, exact, setting=(norm, epsilon, domain, False))
+        actual = _margins(model, images, labels, exact, setting=(norm, epsilon, domain, False))
         logits = layer(images.flatten(1)).detach()
         gaps = logits.gather(1, labels[:, None]) - logits
         away = layer.weight[None] - layer.weight[labels, None]
         worst = gaps - epsilon * norms.norm(away.flatten(0, 1), norms.dual(norm)).reshape(gaps.shape)
         expected = worst.scatter(1, labels[:, None], math.inf).amin(dim=1)
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_normalisation_costs_nothing_where_it_is_even(exact: OperatorNorms) -> None:
+def test_bounds_lose_nothing_by_normalisation_where_it_is_even(exact: OperatorNorms) -> None:
     torch.manual_seed(1)
     layer, images, labels = nn.Linear(4, 3).double(), torch.rand(6, 1, 2, 2).double(), torch.arange(6) % 3
     model = nn.Sequential(Normalize([0.3], [0.25]).double(), nn.Flatten(), layer)
-    found = _margins(model, images, labels, exact, setting=(2.0, 0.2, "ball", False))
+    actual = _margins(model, images, labels, exact, setting=(2.0, 0.2, "ball", False))
     logits = model(images).detach()
     gaps = logits.gather(1, labels[:, None]) - logits
     away = (layer.weight[None] - layer.weight[labels, None]).norm(dim=-1)
     expected = (gaps - 0.8 * away).scatter(1, labels[:, None], math.inf).amin(dim=1)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 # Tiny nets: on each linear piece the margin is least where two lines cross, where a line meets the
@@ -146,10 +146,10 @@ def _true_margin(
     points = [center[None], _crossings(lines)]
     if norm == 2:
         points += [_on_circle(lines, center, epsilon), _steepest(pieces.slopes, label, center, epsilon)]
-    found = np.concatenate(points)
-    away = np.linalg.norm(found - center, axis=1, ord=norm)
-    is_inside = (away <= epsilon + 1e-9) & ((found >= lower - 1e-9) & (found <= upper + 1e-9)).all(axis=1)
-    return float(_margin(model, torch.from_numpy(found[is_inside]), label).min())
+    result = np.concatenate(points)
+    away = np.linalg.norm(result - center, axis=1, ord=norm)
+    is_inside = (away <= epsilon + 1e-9) & ((result >= lower - 1e-9) & (result <= upper + 1e-9)).all(axis=1)
+    return float(_margin(model, torch.from_numpy(result[is_inside]), label).min())
 
 
 def _margin(model: nn.Module, points: Tensor, label: int) -> Tensor:
@@ -173,7 +173,7 @@ def _tiny(seed: int) -> nn.Sequential:
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("norm", [2.0, math.inf])
 @pytest.mark.parametrize("seed", range(8))
-def test_of_a_tiny_net_no_margin_is_above_the_true_one(
+def test_bounds_of_a_tiny_net_are_never_above_the_true_margin(
     seed: int, norm: float, clip: bool, exact: OperatorNorms
 ) -> None:
     model = _tiny(seed)
@@ -185,13 +185,13 @@ def test_of_a_tiny_net_no_margin_is_above_the_true_one(
             for image, label in zip(images, labels, strict=True)
         ]
         for domain in NAMES:
-            found = _margins(model, images, labels, exact, setting=(norm, epsilon, domain, clip))
-            assert (found <= torch.tensor(true, dtype=torch.float64) + 1e-9).all()
+            result = _margins(model, images, labels, exact, setting=(norm, epsilon, domain, clip))
+            assert (result <= torch.tensor(true, dtype=torch.float64) + 1e-9).all()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("norm", [2.0, math.inf])
-def test_the_exhaustive_search_is_one(norm: float, seed: int) -> None:
+def test_exhaustive_search_is_one(norm: float, seed: int) -> None:
     """Against a fine grid, which comes near the least margin from above."""
     model, image = _tiny(seed), torch.tensor([0.4, 0.7], dtype=torch.float64)
     label = int(model(image[None]).argmax())

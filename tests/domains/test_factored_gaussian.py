@@ -54,9 +54,9 @@ def _units(image: Tensor, std: float) -> Tensor:
     return std * torch.eye(image.numel(), dtype=image.dtype).reshape(-1, *image.shape)
 
 
-def _assert_sampled(found: Tensor, expected: Tensor, error: Tensor) -> None:
+def _assert_sampled(actual: Tensor, expected: Tensor, error: Tensor) -> None:
     """At 5 standard errors; what happens to one sample in 100,000 has none."""
-    assert ((found.flatten() - expected).abs() <= 5 * error + 1e-5).all()
+    assert ((actual.flatten() - expected).abs() <= 5 * error + 1e-5).all()
 
 
 class _Skip(nn.Module):
@@ -105,7 +105,9 @@ class _Stages(nn.Module):
 
 
 @pytest.mark.parametrize("name", AFFINE)
-def test_it_is_exact_through_all_affine_layers_and_the_first_activation(name: str, sampled: Sampler) -> None:
+def test_factored_gaussian_is_exact_through_all_affine_layers_and_the_first_activation(
+    name: str, sampled: Sampler
+) -> None:
     """And in the mean of one affine layer more."""
     model, image = _Stages(AFFINE[name]()), _image()
     expected: Sampled = sampled(model, image, _factors())
@@ -119,7 +121,7 @@ def test_it_is_exact_through_all_affine_layers_and_the_first_activation(name: st
     _assert_sampled(both, expected.variance[known], expected.variance_error[known])
 
 
-def test_the_rest_is_exact_through_one_affine_layer(sampled: Sampler) -> None:
+def test_factored_gaussian_rest_is_exact_through_one_affine_layer(sampled: Sampler) -> None:
     image, rest = _image(), _image(2) / 20
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -127,26 +129,26 @@ def test_the_rest_is_exact_through_one_affine_layer(sampled: Sampler) -> None:
     expected: Sampled = sampled(nn.Sequential(conv, nn.ReLU()), image, _with_rest(_factors(), rest))
     value = FactoredGaussian(image[None], _factors()[:, None], rest[None])
     with torch.no_grad():
-        found = propagate(nn.Sequential(conv, nn.ReLU()), value)
-    _assert_sampled(found.mean, expected.mean, expected.mean_error)
-    _assert_sampled(found.variance, expected.variance, expected.variance_error)
+        actual = propagate(nn.Sequential(conv, nn.ReLU()), value)
+    _assert_sampled(actual.mean, expected.mean, expected.mean_error)
+    _assert_sampled(actual.variance, expected.variance, expected.variance_error)
 
 
 @pytest.mark.parametrize("name", AFFINE)
-def test_linear_maps_act_on_factors(name: str) -> None:
+def test_factored_gaussian_takes_its_factors_through_linear_maps(name: str) -> None:
     head, images = AFFINE[name](), torch.stack([_image(), _image(1)])
     with torch.no_grad():
-        found = propagate(head, FactoredGaussian(images, _factors()[:, None]))
-        wanted = head(_factors()) - head(torch.zeros(1, *IMAGE, dtype=torch.float64))
-        torch.testing.assert_close(found.mean, head(images))
-    torch.testing.assert_close(found.factors, wanted[:, None])
-    torch.testing.assert_close(found.variance, wanted.square().sum(0, keepdim=True))
-    assert (found.rest == 0).all()
+        actual = propagate(head, FactoredGaussian(images, _factors()[:, None]))
+        expected = head(_factors()) - head(torch.zeros(1, *IMAGE, dtype=torch.float64))
+        torch.testing.assert_close(actual.mean, head(images))
+    torch.testing.assert_close(actual.factors, expected[:, None])
+    torch.testing.assert_close(actual.variance, expected.square().sum(0, keepdim=True))
+    assert (actual.rest == 0).all()
 
 
-def test_a_value_minus_itself_is_nothing() -> None:
-    found = propagate(_Skip().double(), FactoredGaussian(_image()[None], _factors()[:, None]))
-    assert (found.variance[:, 4:] == 0).all()
+def test_factored_gaussian_minus_itself_is_nothing() -> None:
+    result = propagate(_Skip().double(), FactoredGaussian(_image()[None], _factors()[:, None]))
+    assert (result.variance[:, 4:] == 0).all()
     assert (
         propagate(_Skip().double(), Gaussian(_image()[None], torch.ones((), dtype=torch.float64))).variance[
             :, 4:
@@ -158,67 +160,70 @@ def test_a_value_minus_itself_is_nothing() -> None:
 # Against the other distributions
 
 
-def test_without_factors_it_is_the_independent_one(net: Net, exact: OperatorNorms) -> None:
+def test_factored_gaussian_without_factors_is_the_independent_one(net: Net, exact: OperatorNorms) -> None:
     images = net.images(3)
     variance = 0.1 + images[:1].square() / 9
     none = torch.zeros(1, 1, *net.input_shape, dtype=images.dtype)
     with torch.no_grad():
-        found = net.program.run(FactoredGaussian(images, none, variance), exact)
+        actual = net.program.run(FactoredGaussian(images, none, variance), exact)
         expected = net.program.run(Gaussian(images, variance), exact)
-    torch.testing.assert_close(found.mean, expected.mean)
-    torch.testing.assert_close(found.variance, expected.variance)
-    assert (found.factors == 0).all()
+    torch.testing.assert_close(actual.mean, expected.mean)
+    torch.testing.assert_close(actual.variance, expected.variance)
+    assert (actual.factors == 0).all()
 
 
-def test_as_many_factors_as_pixels_or_their_square_root_of_a_covariance() -> None:
+def test_factored_gaussian_takes_as_many_factors_as_pixels_or_a_root_of_a_covariance() -> None:
     """What factors span the covariance does not matter."""
     model = nn.Sequential(AFFINE["deep"](), nn.ReLU(), nn.Linear(4, 5).double(), nn.Tanh())
     factors = _factors(50)
     rotation, _ = torch.linalg.qr(torch.randn(50, 50, dtype=torch.float64))
     turned = torch.tensordot(rotation, factors, dims=1)
-    found, expected = (
-        propagate(model, FactoredGaussian(_image()[None], each[:, None])) for each in (factors, turned)
+    actual, expected = (
+        propagate(model, FactoredGaussian(_image()[None], some_factors[:, None]))
+        for some_factors in (factors, turned)
     )
-    torch.testing.assert_close((found.mean, found.variance), (expected.mean, expected.variance))
+    torch.testing.assert_close((actual.mean, actual.variance), (expected.mean, expected.variance))
 
 
-def test_through_affine_layers_it_is_the_whole_covariance() -> None:
+def test_factored_gaussian_through_affine_layers_is_the_whole_covariance() -> None:
     factors, images = _factors(), torch.stack([_image(), _image(1)])
     flat = factors.flatten(1).T[None]
     for build in AFFINE.values():
         model = build()
-        found = propagate(model, FactoredGaussian(images, factors[:, None]))
+        actual = propagate(model, FactoredGaussian(images, factors[:, None]))
         expected = propagate(model, CorrelatedGaussian(images, flat @ flat.mT, flat))
-        own = found.factors.flatten(2).permute(1, 2, 0)
+        own = actual.factors.flatten(2).permute(1, 2, 0)
         torch.testing.assert_close(own @ own.mT, expected.covariance)
 
 
-def test_one_set_of_factors_for_all_images_or_one_for_each(
+def test_factored_gaussian_takes_one_set_of_factors_for_all_images_or_one_for_each(
     nets: Callable[[str], Net], exact: OperatorNorms
 ) -> None:
     for name in WHOLE:
         net = nets(name)
         images, factors = net.images(3), _factors(shape=net.input_shape)[:, None]
         apart = FactoredGaussian(images, factors.expand(-1, 3, *net.input_shape))
-        found = net.program.run(FactoredGaussian(images, factors), exact)
+        actual = net.program.run(FactoredGaussian(images, factors), exact)
         expected = net.program.run(apart, exact)
-        torch.testing.assert_close((found.mean, found.variance), (expected.mean, expected.variance))
+        torch.testing.assert_close((actual.mean, actual.variance), (expected.mean, expected.variance))
 
 
 # Parts
 
 
-def test_the_variance_is_what_factors_and_rest_make(net: Net, exact: OperatorNorms) -> None:
+def test_factored_gaussian_variance_is_what_factors_and_rest_make(net: Net, exact: OperatorNorms) -> None:
     images = net.images(3)
     value = FactoredGaussian(images, _factors(shape=net.input_shape)[:, None], images[:1] / 9)
     with torch.no_grad():
-        found = net.program.run(value, exact)
-    assert (found.rest >= 0).all()
-    torch.testing.assert_close(found.variance, found.factors.square().sum(0) + found.rest)
+        result = net.program.run(value, exact)
+    assert (result.rest >= 0).all()
+    torch.testing.assert_close(result.variance, result.factors.square().sum(0) + result.rest)
 
 
 @pytest.mark.parametrize("model", [nn.MaxPool1d(2, 1), MinMax(), GroupSort(2)])
-def test_the_larger_of_two_is_exact_with_its_factors(model: nn.Module, sampled: Sampler) -> None:
+def test_factored_gaussian_larger_of_two_is_exact_with_its_factors(
+    model: nn.Module, sampled: Sampler
+) -> None:
     image, factors = _image().reshape(2, 25), _factors(3).reshape(3, 2, 25)
     rest = _image(2).reshape(2, 25) / 20
 
@@ -231,18 +236,18 @@ def test_the_larger_of_two_is_exact_with_its_factors(model: nn.Module, sampled: 
             z = torch.linalg.lstsq(factors.flatten(1).T, (x - image).flatten(1).T).solution
             return torch.cat([out, *(z[r][:, None] * out for r in range(3))], 1)
 
-    found = propagate(model, FactoredGaussian(image[None], factors[:, None], rest[None]))
+    actual = propagate(model, FactoredGaussian(image[None], factors[:, None], rest[None]))
     expected: Sampled = sampled(model, image, _with_rest(factors, rest))
-    _assert_sampled(found.mean, expected.mean, expected.mean_error)
-    _assert_sampled(found.variance, expected.variance, expected.variance_error)
+    _assert_sampled(actual.mean, expected.mean, expected.mean_error)
+    _assert_sampled(actual.variance, expected.variance, expected.variance_error)
     shared: Sampled = sampled(Beside(), image, factors)
-    found = propagate(model, FactoredGaussian(image[None], factors[:, None]))
+    actual = propagate(model, FactoredGaussian(image[None], factors[:, None]))
     _assert_sampled(
-        torch.cat([found.mean.flatten(), found.factors.flatten()]), shared.mean, shared.mean_error
+        torch.cat([actual.mean.flatten(), actual.factors.flatten()]), shared.mean, shared.mean_error
     )
 
 
-def test_constants_that_are_set_have_no_factors() -> None:
+def test_factored_gaussian_gives_constants_no_factors() -> None:
     value = FactoredGaussian(_image()[None], _factors()[:, None], _image(2)[None])
     padded = value.monotone(Rearrange(lambda x: nn.functional.pad(x, (1, 0), value=-3.5)))
     assert (padded.mean[..., 0] == -3.5).all()
@@ -251,7 +256,7 @@ def test_constants_that_are_set_have_no_factors() -> None:
     torch.testing.assert_close(padded.factors[..., 1:], value.factors)
 
 
-def test_sums_shifts_negatives_and_joins() -> None:
+def test_factored_gaussian_sums_shifts_negatives_and_joins() -> None:
     one = FactoredGaussian(_image()[None], _factors()[:, None], _image(2)[None])
     images = torch.stack([_image(1), _image(3)])
     other = FactoredGaussian(images, _factors(seed=5)[:, None].expand(-1, 2, *IMAGE), images)
@@ -282,20 +287,20 @@ class _Errors(NamedTuple):
     noise: float
 
     @classmethod
-    def of(cls, found: Moments, expected: Sampled) -> _Errors:
+    def of(cls, actual: Moments, expected: Sampled) -> _Errors:
         std = expected.variance.sqrt()
         scale = std.max()
-        own = found.variance.expand_as(found.mean).sqrt().flatten()
+        own = actual.variance.expand_as(actual.mean).sqrt().flatten()
         error = expected.mean_error / scale + expected.variance_error / (2 * std * scale)
         return cls(
-            ((found.mean.flatten() - expected.mean).abs().max() / scale).item(),
+            ((actual.mean.flatten() - expected.mean).abs().max() / scale).item(),
             ((own - std).abs().max() / scale).item(),
             5 * error.max().item(),
         )
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_whole_nets_are_near_the_nearer_the_less_noise(
+def test_factored_gaussian_is_near_for_whole_nets_the_nearer_the_less_noise(
     name: str, nets: Callable[[str], Net], exact: OperatorNorms, sampled: Sampler
 ) -> None:
     net = nets(name)
@@ -305,9 +310,9 @@ def test_whole_nets_are_near_the_nearer_the_less_noise(
         factors = _units(image, std)
         expected = sampled(net.model, image, factors, 50_000)
         with torch.no_grad():
-            found = net.program.run(FactoredGaussian(image[None], factors[:, None]), exact)
+            actual = net.program.run(FactoredGaussian(image[None], factors[:, None]), exact)
             alone = net.program.run(Gaussian(image[None], image.new_full((), std**2)), exact)
-        errors[std] = _Errors.of(found, expected)
+        errors[std] = _Errors.of(actual, expected)
         if name in OVERLAPPING:
             assert errors[std].std < _Errors.of(alone, expected).std / 2
     much, little = errors[0.4], errors[0.05]

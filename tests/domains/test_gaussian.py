@@ -74,9 +74,9 @@ def _stages(name: str) -> _Stages:
         return _Stages(head, width).double().eval()
 
 
-def _assert_sampled(found: Tensor, expected: Tensor, error: Tensor) -> None:
+def _assert_sampled(actual: Tensor, expected: Tensor, error: Tensor) -> None:
     """At 5 standard errors; what happens to one sample in 100,000 has none."""
-    assert ((found.flatten() - expected).abs() <= 5 * error + 1e-5).all()
+    assert ((actual.flatten() - expected).abs() <= 5 * error + 1e-5).all()
 
 
 def _factors(std: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def _factors(std: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", AFFINE)
-def test_it_is_exact_through_the_first_activation(name: str, sampled: Sampler) -> None:
+def test_gaussian_is_exact_through_the_first_activation(name: str, sampled: Sampler) -> None:
     """And in the mean of one affine layer more."""
     model, image = _stages(name), _image()
     std = 0.2 + 0.4 * _image(seed=2)
@@ -101,58 +101,58 @@ def test_it_is_exact_through_the_first_activation(name: str, sampled: Sampler) -
 
 
 @pytest.mark.parametrize("name", AFFINE)
-def test_an_affine_layer_squares_its_matrix(name: str) -> None:
+def test_gaussian_variance_goes_by_the_squared_matrix_of_an_affine_layer(name: str) -> None:
     head, images = _stages(name).head, torch.stack([_image(), _image(1)])
     variance = _image(seed=2)[None]
     with torch.no_grad():
-        found = propagate(head, Gaussian(images, variance))
+        result = propagate(head, Gaussian(images, variance))
         origin = head(torch.zeros_like(variance))
         matrix = head(torch.eye(50, dtype=torch.float64).reshape(50, *IMAGE)) - origin
-        torch.testing.assert_close(found.mean, head(images))
-    torch.testing.assert_close(found.variance, variance.flatten(1) @ matrix.square())
-    assert len(found.variance) == 1  # still the same for all images
+        torch.testing.assert_close(result.mean, head(images))
+    torch.testing.assert_close(result.variance, variance.flatten(1) @ matrix.square())
+    assert len(result.variance) == 1  # still the same for all images
 
 
-def test_the_larger_of_two_is_exact(sampled: Sampler) -> None:
+def test_gaussian_larger_of_two_is_exact(sampled: Sampler) -> None:
     """Pooled, and sorted in pairs."""
     image = _image().reshape(2, 25)[:, :24]
     std = 0.1 + 0.5 * _image(seed=2).reshape(2, 25)[:, :24]
     value = Gaussian(image[None], std[None].square())
     for model in (nn.MaxPool1d(2), nn.MaxPool1d(2, 1), MinMax(), GroupSort(2)):
         expected: Sampled = sampled(model, image, _factors(std))
-        found = propagate(model, value)
-        _assert_sampled(found.mean, expected.mean, expected.mean_error)
-        _assert_sampled(found.variance, expected.variance, expected.variance_error)
+        actual = propagate(model, value)
+        _assert_sampled(actual.mean, expected.mean, expected.mean_error)
+        _assert_sampled(actual.variance, expected.variance, expected.variance_error)
 
 
 @pytest.mark.parametrize(
     "model", [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1, dilation=2), nn.MaxPool2d((3, 1), ceil_mode=True)]
 )
-def test_the_largest_of_several_is_near(model: nn.Module, sampled: Sampler) -> None:
+def test_gaussian_largest_of_several_is_near(model: nn.Module, sampled: Sampler) -> None:
     image, std = _image(), torch.full(IMAGE, 0.3, dtype=torch.float64)
     expected: Sampled = sampled(model, image, _factors(std))
-    found = propagate(model, Gaussian(image[None], std[None].square()))
+    actual = propagate(model, Gaussian(image[None], std[None].square()))
     scale = expected.variance.sqrt()
-    assert ((found.mean.flatten() - expected.mean).abs() < 0.06 * scale).all()
-    assert ((found.variance.flatten().sqrt() - scale).abs() < 0.12 * scale).all()
+    assert ((actual.mean.flatten() - expected.mean).abs() < 0.06 * scale).all()
+    assert ((actual.variance.flatten().sqrt() - scale).abs() < 0.12 * scale).all()
 
 
 @pytest.mark.parametrize("size", [2, 3, 6])
-def test_sorted_groups_are_in_order_and_near(size: int, sampled: Sampler) -> None:
+def test_gaussian_sorted_groups_are_in_order_and_near(size: int, sampled: Sampler) -> None:
     image = torch.tensor([0.1, 0.9, 0.4, -0.2, 0.5, 0.3], dtype=torch.float64)
     std = torch.full((6,), 0.3, dtype=torch.float64)
     model = GroupSort(size)
     expected: Sampled = sampled(model, image, _factors(std))
-    found = propagate(model, Gaussian(image[None], std[None].square()))
+    actual = propagate(model, Gaussian(image[None], std[None].square()))
     scale = expected.variance.sqrt()
-    assert ((found.mean[0] - expected.mean).abs() < 0.15 * scale).all()
-    assert ((found.variance[0].sqrt() - scale).abs() < 0.4 * scale).all()
-    assert (torch.unflatten(found.mean[0], 0, (-1, size)).diff(dim=1) > 0).all()
-    torch.testing.assert_close(found.mean.sum(), image.sum())
+    assert ((actual.mean[0] - expected.mean).abs() < 0.15 * scale).all()
+    assert ((actual.variance[0].sqrt() - scale).abs() < 0.4 * scale).all()
+    assert (torch.unflatten(actual.mean[0], 0, (-1, size)).diff(dim=1) > 0).all()
+    torch.testing.assert_close(actual.mean.sum(), image.sum())
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 1, 1), (1, 2, 1, 1), (3, 1, 1, 1), (1, *IMAGE), (3, *IMAGE)])
-def test_a_variance_of_any_shape_that_broadcasts(shape: tuple[int, ...]) -> None:
+def test_gaussian_takes_a_variance_of_any_shape_that_broadcasts(shape: tuple[int, ...]) -> None:
     images = torch.stack([_image(seed) for seed in range(3)])
     variance = 0.1 + torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     value = Gaussian(images, variance)
@@ -160,9 +160,9 @@ def test_a_variance_of_any_shape_that_broadcasts(shape: tuple[int, ...]) -> None
     assert value.variance.shape == (length, *IMAGE)
     torch.testing.assert_close(value.variance.expand_as(images), variance.expand_as(images))
     conv = nn.Conv2d(2, 3, 3).double()
-    found = propagate(nn.Sequential(conv, nn.ReLU()), value)
+    result = propagate(nn.Sequential(conv, nn.ReLU()), value)
     written_out = propagate(nn.Sequential(conv, nn.ReLU()), Gaussian(images, variance.expand_as(images)))
-    torch.testing.assert_close((found.mean, found.variance), (written_out.mean, written_out.variance))
+    torch.testing.assert_close((result.mean, result.variance), (written_out.mean, written_out.variance))
     assert len(propagate(conv, value).variance) == length
 
 
@@ -172,7 +172,7 @@ def _pair() -> tuple[Gaussian, Gaussian]:
     return Gaussian(images, images.square() / 9), Gaussian(images.flip(0), _image(2)[None] / 4)
 
 
-def test_sums_shifts_and_negatives() -> None:
+def test_gaussian_sums_shifts_and_negatives() -> None:
     first, second = _pair()
     for one, other in ((first, second), (second, first)):
         total = one.add(other)
@@ -187,17 +187,17 @@ def test_sums_shifts_and_negatives() -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
-def test_one_after_the_other(dim: int) -> None:
+def test_gaussian_joins_are_one_after_the_other(dim: int) -> None:
     first, second = _pair()
     joined = first.cat([second, first], dim)
-    wanted = [first.mean, second.mean, first.mean]
-    torch.testing.assert_close(joined.mean, torch.cat(wanted, dim))
+    expected = [first.mean, second.mean, first.mean]
+    torch.testing.assert_close(joined.mean, torch.cat(expected, dim))
     spreads = [first.variance, second.variance.expand_as(second.mean), first.variance]
     torch.testing.assert_close(joined.variance, torch.cat(spreads, dim))
     assert len(second.cat([second], dim).variance) == 1
 
 
-def test_constants_that_are_set_have_no_variance() -> None:
+def test_gaussian_gives_constants_no_variance() -> None:
     value, _ = _pair()
     padded = value.monotone(Rearrange(lambda x: nn.functional.pad(x, (1, 2), value=-3.5)))
     assert (padded.mean[..., [0, 6, 7]] == -3.5).all()
@@ -205,23 +205,23 @@ def test_constants_that_are_set_have_no_variance() -> None:
     torch.testing.assert_close(padded.variance[..., 1:6], value.variance)
 
 
-def test_moved_coordinates_take_their_variances_along() -> None:
+def test_gaussian_moves_variances_with_their_coordinates() -> None:
     value, _ = _pair()
-    found = value.monotone(moved(lambda x: x.flip(3).transpose(1, 2)))
-    torch.testing.assert_close(found.mean, value.mean.flip(3).transpose(1, 2))
-    torch.testing.assert_close(found.variance, value.variance.flip(3).transpose(1, 2))
+    result = value.monotone(moved(lambda x: x.flip(3).transpose(1, 2)))
+    torch.testing.assert_close(result.mean, value.mean.flip(3).transpose(1, 2))
+    torch.testing.assert_close(result.variance, value.variance.flip(3).transpose(1, 2))
 
 
-def test_factors_count_squared() -> None:
+def test_gaussian_variance_counts_factors_squared() -> None:
     value, _ = _pair()
     scale = torch.tensor([2.0, -3.0], dtype=torch.float64)[:, None, None]
 
     def norm(operator: object, shape: object) -> Tensor:
         raise AssertionError("moments need no norm")
 
-    found = value.affine(Diagonal(scale), torch.ones((), dtype=torch.float64), norm)
-    torch.testing.assert_close(found.mean, scale * value.mean + 1)
-    torch.testing.assert_close(found.variance, scale.square() * value.variance)
+    result = value.affine(Diagonal(scale), torch.ones((), dtype=torch.float64), norm)
+    torch.testing.assert_close(result.mean, scale * value.mean + 1)
+    torch.testing.assert_close(result.variance, scale.square() * value.variance)
     flat = Gaussian(torch.zeros(1, 2, dtype=torch.float64), torch.tensor([1.0, 4.0], dtype=torch.float64))
     dense = flat.affine(Dense(torch.tensor([[3.0, -1.0]], dtype=torch.float64)), None, norm)
     assert dense.variance.item() == 13

@@ -17,18 +17,18 @@ IMAGES = torch.tensor([[0.0, 0.5, 1.0, 0.95], [0.3, 0.4, 0.1, 0.05]], dtype=torc
 EPSILON = 0.2
 
 
-def test_every_domain_is_tested() -> None:
+def test_domains_are_all_tested() -> None:
     assert set(NAMES) == set(DOMAINS)
 
 
 @pytest.mark.parametrize("norm", [2.0, math.inf])
-def test_boxes_are_cut_where_images_end(norm: float) -> None:
+def test_input_box_is_cut_where_images_end(norm: float) -> None:
     whole, cut = (input_set(IMAGES, norm, EPSILON, "box", clip=clip) for clip in (False, True))
     torch.testing.assert_close(whole.ends, (IMAGES - EPSILON, IMAGES + EPSILON))
     torch.testing.assert_close(cut.ends, ((IMAGES - EPSILON).clamp(min=0), (IMAGES + EPSILON).clamp(max=1)))
 
 
-def test_a_ball_for_l2_is_that_ball() -> None:
+def test_input_ball_for_l2_is_that_ball() -> None:
     for clip in (False, True):
         ball = input_set(IMAGES, 2.0, EPSILON, "ball", clip=clip)
         assert isinstance(ball, Ball)
@@ -36,7 +36,7 @@ def test_a_ball_for_l2_is_that_ball() -> None:
         assert ball.radius.tolist() == [EPSILON]
 
 
-def test_a_ball_for_linf_touches_the_corners() -> None:
+def test_input_ball_for_linf_touches_the_corners() -> None:
     whole = input_set(IMAGES, math.inf, EPSILON, "ball")
     assert isinstance(whole, Ball)
     torch.testing.assert_close(whole.radius, torch.tensor([EPSILON * 2], dtype=torch.float64))
@@ -50,7 +50,7 @@ def test_a_ball_for_linf_touches_the_corners() -> None:
 
 @pytest.mark.parametrize("norm", [2.0, math.inf])
 @pytest.mark.parametrize("clip", [False, True])
-def test_both_at_once_are_both(norm: float, clip: bool) -> None:
+def test_input_box_ball_is_both(norm: float, clip: bool) -> None:
     both = input_set(IMAGES, norm, EPSILON, "box_ball", clip=clip)
     assert isinstance(both, BoxBall)
     torch.testing.assert_close(both.ends, input_set(IMAGES, norm, EPSILON, "box", clip=clip).ends)
@@ -61,14 +61,14 @@ def test_both_at_once_are_both(norm: float, clip: bool) -> None:
 
 @pytest.mark.parametrize("domain", NAMES)
 @pytest.mark.parametrize("norm", [2.0, math.inf])
-def test_epsilon_is_taken_in_the_precision_of_the_images(norm: float, domain: DomainName) -> None:
+def test_input_set_takes_epsilon_in_the_precision_of_the_images(norm: float, domain: DomainName) -> None:
     """0.1 in float32 is another number: a set that is a little too small proves nothing."""
     lower, upper = input_set(torch.zeros(1, 1, dtype=torch.float64), norm, 0.1, domain).ends
     assert (float(lower), float(upper)) == (-0.1, 0.1)
 
 
 @pytest.mark.parametrize("domain", NAMES)
-def test_each_example_may_have_its_epsilon(domain: DomainName) -> None:
+def test_input_set_may_have_one_epsilon_an_example(domain: DomainName) -> None:
     epsilons = torch.tensor([0.1, 0.3])
     together = input_set(IMAGES, math.inf, epsilons, domain, clip=True)
     for row, epsilon in enumerate(epsilons.tolist()):
@@ -78,12 +78,12 @@ def test_each_example_may_have_its_epsilon(domain: DomainName) -> None:
 
 
 @pytest.mark.parametrize("norm", [1.0, 3.0])
-def test_other_norms_are_refused(norm: float) -> None:
+def test_input_set_refuses_other_norms(norm: float) -> None:
     with pytest.raises(ValueError, match=rf"for norm 2 and inf, but got norm {norm:g}"):
         input_set(IMAGES, norm, EPSILON, "box")
 
 
-def test_other_domains_are_refused() -> None:
+def test_input_set_refuses_other_domains() -> None:
     name: Any = "zonotope"
     with pytest.raises(ValueError, match=r"a domain of box_ball, box, ball, but got 'zonotope'"):
         input_set(IMAGES, 2.0, EPSILON, name)
@@ -92,7 +92,7 @@ def test_other_domains_are_refused() -> None:
 # Sets of one's own
 
 
-def test_sets_of_ones_own_have_ends_and_centers() -> None:
+def test_input_set_of_ones_own_has_ends_and_centers() -> None:
     lower, upper = IMAGES - 0.1, IMAGES + 0.3
     box = Box(lower, upper)
     torch.testing.assert_close(box.center, IMAGES + 0.1)

@@ -71,7 +71,7 @@ def _ball(model: nn.Module, images: Tensor, norms_of: OperatorNorms) -> Ball:
 
 
 @pytest.mark.parametrize("name", models.MODEL_NAMES)
-def test_centers_are_what_the_model_gives(name: str) -> None:
+def test_program_centers_are_what_the_model_gives(name: str) -> None:
     info = KNOWN_DATASETS["cifar10" if name in COLOUR else "mnist"]
     options: dict[str, Any] = {"hidden": (32, 32)} if name in ("mlp", "vgg16") else {}
     model = models.create(name, dataset=info, **options).eval()
@@ -96,13 +96,13 @@ class _Ones(OperatorNorms):
 # Forwards
 
 
-def test_a_default_argument_is_a_constant(exact: OperatorNorms) -> None:
+def test_program_takes_a_default_argument_as_a_constant(exact: OperatorNorms) -> None:
     model = Written(lambda net, x: net.layer(x), layer=nn.Linear(3, 2))
     images = torch.rand(2, 3)
     torch.testing.assert_close(_ball(model, images, exact).midpoint, model(images))
 
 
-def test_hooks_of_containers_and_of_the_model_are_seen(exact: OperatorNorms) -> None:
+def test_program_runs_hooks_of_containers_and_of_the_model(exact: OperatorNorms) -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.Linear(3, 2))
     images = torch.rand(2, 3)
     for module in (model[0], model):
@@ -110,7 +110,7 @@ def test_hooks_of_containers_and_of_the_model_are_seen(exact: OperatorNorms) -> 
         torch.testing.assert_close(_ball(model, images, exact).midpoint, model(images))
 
 
-def test_a_forward_set_on_the_object_is_seen(exact: OperatorNorms) -> None:
+def test_program_follows_a_forward_set_on_the_object(exact: OperatorNorms) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     images, layer = torch.rand(2, 3), cast("Any", model[0])
     object.__setattr__(layer, "forward", lambda x: 3 * F.linear(x, layer.weight))
@@ -144,18 +144,18 @@ class Standardised(nn.Conv2d):
 @pytest.mark.parametrize(
     ("layer", "shape"), [(Doubled(3, 2), (3,)), (Renamed(3, 2), (3,)), (Standardised(1, 2, 2), (1, 3, 3))]
 )
-def test_a_subclass_is_taken_for_what_it_computes(
+def test_program_takes_a_subclass_for_what_it_computes(
     layer: nn.Module, shape: tuple[int, ...], exact: OperatorNorms
 ) -> None:
     images = torch.rand(4, *shape)
-    found = propagate(layer, Ball(images, torch.ones(1)), norms=exact)
-    torch.testing.assert_close(found.midpoint, layer(images))
+    result = propagate(layer, Ball(images, torch.ones(1)), norms=exact)
+    torch.testing.assert_close(result.midpoint, layer(images))
     unit = torch.eye(math.prod(shape)).reshape(-1, *shape)
     matrix = (layer(unit) - layer(torch.zeros(1, *shape))).flatten(1)
-    torch.testing.assert_close(found.radius, torch.linalg.matrix_norm(matrix, ord=2)[None])
+    torch.testing.assert_close(result.radius, torch.linalg.matrix_norm(matrix, ord=2)[None])
 
 
-def test_a_last_layer_is_one_only_where_it_computes_so(exact: OperatorNorms) -> None:
+def test_program_takes_a_last_layer_as_one_only_where_it_computes_so(exact: OperatorNorms) -> None:
     class Halved(nn.Linear):
         @override
         def forward(self, input: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def test_a_last_layer_is_one_only_where_it_computes_so(exact: OperatorNorms) -> 
         torch.testing.assert_close(last.logits, model(images))
 
 
-def test_what_is_computed_of_buffers_and_weights_is_computed_anew(exact: OperatorNorms) -> None:
+def test_program_computes_anew_what_depends_on_buffers_and_weights(exact: OperatorNorms) -> None:
     model = Written(
         lambda net, x: F.linear(x, net.layer.weight.abs() * (net.factor + 1)), layer=nn.Linear(3, 2)
     )
@@ -190,18 +190,18 @@ def test_what_is_computed_of_buffers_and_weights_is_computed_anew(exact: Operato
         model.get_buffer("factor").fill_(factor)
         with torch.no_grad():
             model.get_parameter("layer.weight").mul_(1.5)
-        found = program.run(Ball(images, torch.zeros(1)), exact)
-        torch.testing.assert_close(found.midpoint, model(images))
+        result = program.run(Ball(images, torch.zeros(1)), exact)
+        torch.testing.assert_close(result.midpoint, model(images))
 
 
-def test_tracing_leaves_the_model_as_it_was() -> None:
+def test_program_leaves_the_model_as_it_was() -> None:
     model = Written(lambda net, x: net.layer(x + torch.tensor([0.5])), layer=nn.Linear(3, 2))
     before = set(vars(model))
     Program(model)
     assert set(vars(model)) == before
 
 
-def test_pieces_can_be_unpacked(exact: OperatorNorms) -> None:
+def test_program_unpacks_pieces(exact: OperatorNorms) -> None:
     def compute(net: Any, x: Tensor) -> Any:
         first, second = x.chunk(2, dim=1)
         return torch.cat([second, -first], dim=1)
@@ -211,7 +211,7 @@ def test_pieces_can_be_unpacked(exact: OperatorNorms) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
-def test_padding_to_the_same_size_may_be_uneven(exact: OperatorNorms) -> None:
+def test_program_takes_uneven_padding_to_the_same_size(exact: OperatorNorms) -> None:
     images = torch.rand(3, 1, 4, 5)
     for layer in (
         nn.Conv2d(1, 2, (2, 3), padding="same"),
@@ -227,7 +227,9 @@ def test_padding_to_the_same_size_may_be_uneven(exact: OperatorNorms) -> None:
 # In place
 
 
-def test_layers_in_place_leave_sets_alone(nets: Callable[[str], Net], exact: OperatorNorms) -> None:
+def test_program_leaves_sets_alone_under_layers_in_place(
+    nets: Callable[[str], Net], exact: OperatorNorms
+) -> None:
     net = nets("relu")
     assert any(getattr(module, "inplace", False) for module in net.model.modules())
     lower, upper = net.images(4) - 0.5, net.images(4)
@@ -256,7 +258,7 @@ def _model(compute: Callable[[Any, Tensor], Tensor]) -> nn.Module:
         lambda net, x: (y := x + 0).clamp_(0, 1) + y,  # which is seen outside [0, 1] alone
     ],
 )
-def test_what_is_changed_in_place_and_read_again_is_refused(compute: Any, exact: OperatorNorms) -> None:
+def test_program_refuses_what_is_changed_in_place_and_read_again(compute: Any, exact: OperatorNorms) -> None:
     model, images = _model(compute), torch.rand(20, 3)
     with pytest.raises(ModelError, match=r"computes something else .* in place \(x \+= y"):
         _ball(model, images, exact)
@@ -272,13 +274,15 @@ def test_what_is_changed_in_place_and_read_again_is_refused(compute: Any, exact:
         lambda net, x: net.activation(_plus(net.layer(x), x)),
     ],
 )
-def test_what_is_changed_in_place_and_not_read_again_is_not(compute: Any, exact: OperatorNorms) -> None:
+def test_program_takes_what_is_changed_in_place_and_not_read_again(
+    compute: Any, exact: OperatorNorms
+) -> None:
     model, images = _model(compute), torch.rand(20, 3)
     torch.testing.assert_close(_ball(model, images, exact).midpoint, model(images.clone()))
     assert unsupported(model, images) == []
 
 
-def test_randomness_is_refused(exact: OperatorNorms) -> None:
+def test_program_refuses_randomness(exact: OperatorNorms) -> None:
     model = Written(lambda net, x: x + torch.rand(x.shape[1]))
     with pytest.raises(ModelError, match="randomness"):
         _ball(model, torch.rand(3, 4), exact)
@@ -287,29 +291,29 @@ def test_randomness_is_refused(exact: OperatorNorms) -> None:
 # Modes
 
 
-def test_in_train_mode_batchnorm_uses_the_batch_of_centers(exact: OperatorNorms) -> None:
+def test_program_in_train_mode_has_batchnorm_use_the_batch_of_centers(exact: OperatorNorms) -> None:
     norm = nn.BatchNorm2d(3).double()
     nn.init.uniform_(norm.weight, -2, 2)
     model = nn.Sequential(nn.Conv2d(2, 3, 2).double(), norm, nn.Flatten()).train()
     state = copy.deepcopy(model.state_dict())
     images = torch.rand(6, 2, 3, 3, dtype=torch.float64)
-    found = propagate(model, Ball(images, images.new_full((6,), 0.3)), norms=exact)
+    result = propagate(model, Ball(images, images.new_full((6,), 0.3)), norms=exact)
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]), name
-    torch.testing.assert_close(found.midpoint, model(images))
+    torch.testing.assert_close(result.midpoint, model(images))
     # The scale depends on the weights before it, through the statistics.
-    (through,) = torch.autograd.grad(found.radius.sum(), model.get_parameter("0.weight"))
+    (through,) = torch.autograd.grad(result.radius.sum(), model.get_parameter("0.weight"))
     hidden = model[0](images).detach()
     variance = hidden.var((0, 2, 3), unbiased=False)
     steepest = (norm.weight.abs() / (variance + norm.eps).sqrt()).max()
     stretch = exact.of(Convolution(model.get_parameter("0.weight"), (1, 1), (0, 0), (1, 1)), (2, 3, 3), "")
-    torch.testing.assert_close(found.radius, (0.3 * steepest * stretch).expand(6))
+    torch.testing.assert_close(result.radius, (0.3 * steepest * stretch).expand(6))
     held = 0.3 * 6 * steepest.detach() * stretch
     (alone,) = torch.autograd.grad(held, model.get_parameter("0.weight"))
     assert (through - alone).abs().max() > 1e-3
 
 
-def test_without_statistics_of_its_own_batchnorm_uses_the_batch(exact: OperatorNorms) -> None:
+def test_program_has_batchnorm_without_statistics_use_the_batch(exact: OperatorNorms) -> None:
     model = nn.BatchNorm1d(3, track_running_stats=False).eval()
     images = torch.rand(8, 3)
     torch.testing.assert_close(_ball(model, images, exact).midpoint, model(images))
@@ -318,7 +322,7 @@ def test_without_statistics_of_its_own_batchnorm_uses_the_batch(exact: OperatorN
 @pytest.mark.parametrize(
     ("layer", "share"), [(nn.Dropout(0.5), 0.5), (nn.Dropout2d(), 0.5), (nn.AlphaDropout(0.1), 0.1)]
 )
-def test_active_dropout_is_refused_and_resting_dropout_is_not(
+def test_program_refuses_active_dropout_and_takes_resting_dropout(
     layer: nn.Module, share: float, exact: OperatorNorms
 ) -> None:
     images = torch.rand(2, 3, 2, 2)
@@ -331,7 +335,7 @@ def test_active_dropout_is_refused_and_resting_dropout_is_not(
     assert torch.equal(_ball(functional.eval(), images, exact).midpoint, images)
 
 
-def test_a_program_fits_its_model_until_the_graph_changes() -> None:
+def test_program_fits_its_model_until_the_graph_changes() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.Linear(3, 2))
     program = Program(model)
     assert program.fits(model)
@@ -357,7 +361,9 @@ def test_a_program_fits_its_model_until_the_graph_changes() -> None:
 
 @pytest.mark.parametrize("domain", ["box_ball", "box", "ball"])
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
-def test_dead_rows_give_gradients_that_are_numbers(domain: Any, epsilon: float, exact: OperatorNorms) -> None:
+def test_program_of_dead_rows_has_gradients_that_are_numbers(
+    domain: Any, epsilon: float, exact: OperatorNorms
+) -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 2, 2),
         nn.BatchNorm2d(2),
@@ -384,7 +390,7 @@ def test_dead_rows_give_gradients_that_are_numbers(domain: Any, epsilon: float, 
 # What is refused, and how
 
 
-def test_all_that_is_missing_is_told_at_once() -> None:
+def test_faults_lists_all_that_is_missing_at_once() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -412,7 +418,7 @@ def test_all_that_is_missing_is_told_at_once() -> None:
             assert part in message
 
 
-def test_a_net_that_can_be_bounded_has_no_faults(net: Net) -> None:
+def test_faults_of_a_net_that_can_be_bounded_are_none(net: Net) -> None:
     assert unsupported(net.model, net.images(3)) == []
 
 
@@ -472,7 +478,7 @@ def test_a_net_that_can_be_bounded_has_no_faults(net: Net) -> None:
         (models.MinMax(), (3,), "choose an even width"),
     ],
 )
-def test_what_cannot_be_bounded_is_refused(
+def test_program_refuses_what_cannot_be_bounded(
     model: nn.Module, shape: tuple[int, ...], match: str, exact: OperatorNorms
 ) -> None:
     images = torch.rand(2, *shape)
@@ -481,14 +487,14 @@ def test_what_cannot_be_bounded_is_refused(
     assert any(re.search(match, message) for message in unsupported(model, images))
 
 
-def test_negative_learnt_slopes_are_refused(exact: OperatorNorms) -> None:
+def test_program_refuses_negative_learnt_slopes(exact: OperatorNorms) -> None:
     layer = nn.PReLU(init=-0.1)
     with pytest.raises(UnsupportedOperationError, match="slopes of at least 0"):
         _ball(layer, torch.rand(2, 3), exact)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_hooks_of_layers_are_refused(position: int, exact: OperatorNorms) -> None:
+def test_program_refuses_hooks_of_layers(position: int, exact: OperatorNorms) -> None:
     model = nn.Sequential(nn.ReLU(), nn.Linear(3, 2), nn.Identity())
     value, match = Ball(torch.rand(2, 3), torch.ones(1)), "cannot see forward hooks.*utils.parametrizations"
     used = Program(model)
@@ -502,7 +508,7 @@ def test_hooks_of_layers_are_refused(position: int, exact: OperatorNorms) -> Non
     Program(model).run_to_last_layer(value, exact)
 
 
-def test_logits_must_be_one_vector_an_example(exact: OperatorNorms) -> None:
+def test_program_needs_logits_of_one_vector_an_example(exact: OperatorNorms) -> None:
     images = torch.rand(2, 1, 3, 3)
     with pytest.raises(ModelError, match=r"Expected logits \(batch, classes\), but .* \(2, 1, 3, 5\)"):
         Program(nn.Linear(3, 5)).run_to_last_layer(Ball(images, torch.ones(1)), exact)
@@ -519,7 +525,7 @@ class Scale(nn.Module):
         return 3 * x if x.sum() > -math.inf else x
 
 
-def test_a_rule_of_ones_own_makes_a_layer_known(exact: OperatorNorms) -> None:
+def test_registered_rule_makes_a_layer_known(exact: OperatorNorms) -> None:
     model, images = nn.Sequential(nn.Linear(3, 3), Scale()), torch.rand(2, 3)
     with pytest.raises(ModelError, match="cannot be traced"):
         _ball(model, images, exact)
@@ -532,7 +538,7 @@ def test_a_rule_of_ones_own_makes_a_layer_known(exact: OperatorNorms) -> None:
     torch.testing.assert_close(_ball(model, images, exact).midpoint, model(images))
 
 
-def test_a_rule_of_ones_own_makes_functions_and_methods_known(exact: OperatorNorms) -> None:
+def test_registered_rule_makes_functions_and_methods_known(exact: OperatorNorms) -> None:
     model, images = Written(lambda _, x: torch.cumsum(x, 1) + x.cumsum(1)), torch.rand(2, 3)
     assert len(unsupported(model, images)) == 2
 
@@ -543,7 +549,7 @@ def test_a_rule_of_ones_own_makes_functions_and_methods_known(exact: OperatorNor
     torch.testing.assert_close(_ball(model, images, exact).midpoint, model(images))
 
 
-def test_a_rule_for_another_function_is_found_out(exact: OperatorNorms) -> None:
+def test_registered_rule_for_another_function_is_refused(exact: OperatorNorms) -> None:
     @register(Scale)
     def scale(site: Site, layer: Scale, value: Any) -> Any:
         return value.affine(Diagonal(torch.tensor(2.0)), None, site.norm)

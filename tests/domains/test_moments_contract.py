@@ -51,68 +51,68 @@ def _std(images: Tensor, size: float) -> Tensor:
     return size * (0.5 + torch.rand(1, *images.shape[1:], generator=generator)).to(images.dtype)
 
 
-def test_every_net_lets_them_through(net: Net, start: Start, exact: OperatorNorms) -> None:
+def test_moments_pass_through_every_net(net: Net, start: Start, exact: OperatorNorms) -> None:
     images = net.images(4)
     with torch.no_grad():
-        found = net.program.run(start(images, _std(images, 0.3)), exact)
+        actual = net.program.run(start(images, _std(images, 0.3)), exact)
         expected = net.model(images)
-    assert type(found) is type(start(images, _std(images, 0.3)))
-    assert found.mean.shape == found.shape == found.center.shape == expected.shape
-    assert found.variance.expand_as(expected).shape == expected.shape
-    assert found.mean.isfinite().all()
-    assert found.variance.isfinite().all()
-    assert (found.variance > 0).any()
-    assert (found.variance >= 0).all()
+    assert type(actual) is type(start(images, _std(images, 0.3)))
+    assert actual.mean.shape == actual.shape == actual.center.shape == expected.shape
+    assert actual.variance.expand_as(expected).shape == expected.shape
+    assert actual.mean.isfinite().all()
+    assert actual.variance.isfinite().all()
+    assert (actual.variance > 0).any()
+    assert (actual.variance >= 0).all()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
-def test_without_noise_it_is_the_net(
+def test_moments_without_noise_are_the_net(
     net: Net, start: Start, exact: OperatorNorms, dtype: torch.dtype, tolerance: float
 ) -> None:
     model, images = copy.deepcopy(net.model).to(dtype), net.images(4).to(dtype)
     with torch.no_grad():
-        found = Program(model).run(start(images, _std(images, 0.0)), exact)
-        torch.testing.assert_close(found.mean, model(images), rtol=tolerance, atol=tolerance)
-    assert (found.variance.abs() <= 1e-12).all()
+        result = Program(model).run(start(images, _std(images, 0.0)), exact)
+        torch.testing.assert_close(result.mean, model(images), rtol=tolerance, atol=tolerance)
+    assert (result.variance.abs() <= 1e-12).all()
 
 
-def test_single_precision_is_near_double(net: Net, start: Start, exact: OperatorNorms) -> None:
+def test_moments_in_single_precision_are_near_double(net: Net, start: Start, exact: OperatorNorms) -> None:
     images = net.images(4)
     if net.name == "softplus-jump":
         pytest.skip("rounding decides on which side of its jump a point of the quadrature lies")
     with torch.no_grad():
         expected = net.program.run(start(images, _std(images, 0.3)), exact)
         program = Program(copy.deepcopy(net.model).float())
-        found = program.run(start(images.float(), _std(images.float(), 0.3)), exact)
-    assert found.mean.dtype == found.variance.dtype == torch.float32
-    torch.testing.assert_close(found.mean.double(), expected.mean, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found.variance.double(), expected.variance, rtol=1e-3, atol=1e-5)
+        actual = program.run(start(images.float(), _std(images.float(), 0.3)), exact)
+    assert actual.mean.dtype == actual.variance.dtype == torch.float32
+    torch.testing.assert_close(actual.mean.double(), expected.mean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual.variance.double(), expected.variance, rtol=1e-3, atol=1e-5)
 
 
-def test_a_batch_is_its_examples(net: Net, start: Start, exact: OperatorNorms) -> None:
+def test_moments_of_a_batch_are_those_of_its_examples(net: Net, start: Start, exact: OperatorNorms) -> None:
     images = net.images(5)
     std = _std(images, 0.3)
     with torch.no_grad():
         whole = net.program.run(start(images, std), exact)
         alone = [net.program.run(start(image[None], std), exact) for image in images]
-    torch.testing.assert_close(whole.mean, torch.cat([each.mean for each in alone]))
-    variance = torch.cat([each.variance for each in alone])
+    torch.testing.assert_close(whole.mean, torch.cat([moments.mean for moments in alone]))
+    variance = torch.cat([moments.variance for moments in alone])
     torch.testing.assert_close(whole.variance.expand_as(variance), variance)
 
 
 @pytest.mark.parametrize("std", [0.0, 0.2])
-def test_gradients_reach_all_weights_and_are_finite(
+def test_moments_have_finite_gradients_that_reach_all_weights(
     net: Net, start: Start, exact: OperatorNorms, std: float
 ) -> None:
     """In single precision, and without noise too."""
     model = copy.deepcopy(net.model).float()
     images = net.images(4).float().requires_grad_()
     deviation = _std(images.detach(), std).requires_grad_()
-    found = Program(model).run(start(images, deviation), exact)
+    result = Program(model).run(start(images, deviation), exact)
     leaves = {"images": images, "deviation": deviation, **dict(model.named_parameters())}
     # The mean of a linear net knows nothing of the noise, nor its variance of the images and biases.
     needless = {"deviation"}, {"images", *(name for name in leaves if name.endswith("bias"))}
-    for moment, unused in zip((found.mean, found.variance), needless, strict=True):
+    for moment, unused in zip((result.mean, result.variance), needless, strict=True):
         total = moment.square().sum()
         gradients = torch.autograd.grad(total, list(leaves.values()), retain_graph=True, allow_unused=True)
         for name, gradient in zip(leaves, gradients, strict=True):
@@ -122,7 +122,9 @@ def test_gradients_reach_all_weights_and_are_finite(
                 assert gradient.any() or not std or name in unused or name.endswith("bias"), name
 
 
-def test_gradients_are_those_of_finite_differences(net: Net, start: Start, exact: OperatorNorms) -> None:
+def test_moments_have_the_gradients_of_finite_differences(
+    net: Net, start: Start, exact: OperatorNorms
+) -> None:
     if net.name == "softplus-jump":
         pytest.skip("it has no derivative at its jump, where some point of the quadrature may lie")
     images = net.images(2)
@@ -130,8 +132,8 @@ def test_gradients_are_those_of_finite_differences(net: Net, start: Start, exact
     upstream = [torch.randn(2, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
 
     def total(images: Tensor, std: Tensor) -> Tensor:
-        found = net.program.run(start(images, std), exact)
-        pairs = zip((found.mean, found.variance), upstream, strict=True)
+        result = net.program.run(start(images, std), exact)
+        pairs = zip((result.mean, result.variance), upstream, strict=True)
         return sum(((moment * way[:, : moment.shape[1]]).sum() for moment, way in pairs), torch.zeros(()))
 
     inputs = (images.requires_grad_(), _std(images.detach(), 0.3).requires_grad_())
@@ -148,12 +150,12 @@ def test_gradients_are_those_of_finite_differences(net: Net, start: Start, exact
     torch.testing.assert_close(slope, (far - near) / 2e-5, rtol=1e-4, atol=1e-6)
 
 
-def test_an_empty_batch_has_empty_moments(
+def test_moments_of_an_empty_batch_are_empty(
     nets: Callable[[str], Net], start: Start, exact: OperatorNorms
 ) -> None:
     images = nets("conv").images(1)
-    found = nets("conv").program.run(start(images[:0], _std(images, 0.2)), exact)
-    assert found.mean.shape == (0, 3)
+    result = nets("conv").program.run(start(images[:0], _std(images, 0.2)), exact)
+    assert result.mean.shape == (0, 3)
 
 
 class _Cumulated(Monotone):
@@ -175,14 +177,16 @@ class _Cumulative(nn.Module):
         return x.cummax(1).values
 
 
-def test_a_function_of_ones_own_is_refused_with_a_way_out(start: Start) -> None:
+def test_moments_refuse_a_function_of_ones_own_with_a_way_out(start: Start) -> None:
     images = torch.rand(2, 4)
     value = start(images, torch.full((1, 4), 0.1))
-    with pytest.raises(ModelError, match=r"Elementwise, Valley, .*_Cumulated\. Write the rule in those, or "):
+    with pytest.raises(
+        ModelError, match=r"Elementwise, Unimodal, .*_Cumulated\. Write the rule in those, or "
+    ):
         value.monotone(_Cumulated())
 
 
-def test_a_rule_of_ones_own_that_is_made_of_it_is_refused(
+def test_moments_refuse_a_rule_made_of_a_function_of_ones_own(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("withstand.graph.rule_registry._MODULES", {_Cumulative: _rule})

@@ -61,15 +61,15 @@ def _assert_exact(layer: nn.Module, input_shape: Shape, norms_of: OperatorNorms,
     _assert_close((both.center, both.ball.radius), (ball.midpoint, ball.radius))
 
 
-def _assert_close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-    for one, other in zip(found, expected, strict=True):
+def _assert_close(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 @st.composite
 def _windows(draw: st.DrawFn, rank: int) -> dict[str, list[int]]:
     """Sides of an image, and a window that fits into it."""
-    found: dict[str, list[int]] = {name: [] for name in ("sides", "kernel", "stride", "padding", "dilation")}
+    result: dict[str, list[int]] = {name: [] for name in ("sides", "kernel", "stride", "padding", "dilation")}
     for _ in range(rank):
         kernel, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 3))
         padding = draw(st.integers(0, 2))
@@ -81,13 +81,13 @@ def _windows(draw: st.DrawFn, rank: int) -> dict[str, list[int]]:
             ("padding", padding),
             ("dilation", dilation),
         ):
-            found[name].append(value)
-    return found
+            result[name].append(value)
+    return result
 
 
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_convolutions_of_any_shape_are_exact(exact: OperatorNorms, data: st.DataObject) -> None:
+def test_rules_of_convolutions_of_any_shape_are_exact(exact: OperatorNorms, data: st.DataObject) -> None:
     rank = data.draw(st.sampled_from([1, 2]))
     window, groups = data.draw(_windows(rank)), data.draw(st.integers(1, 3))
     channels, out = groups * data.draw(st.integers(1, 2)), groups * data.draw(st.integers(1, 2))
@@ -110,7 +110,7 @@ def test_convolutions_of_any_shape_are_exact(exact: OperatorNorms, data: st.Data
 
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_average_pooling_of_any_shape_is_exact(exact: OperatorNorms, data: st.DataObject) -> None:
+def test_rules_of_average_pooling_of_any_shape_are_exact(exact: OperatorNorms, data: st.DataObject) -> None:
     rank = data.draw(st.sampled_from([1, 2]))
     window = data.draw(_windows(rank))
     kernel = [size + 1 for size in window["kernel"]]
@@ -151,7 +151,9 @@ def test_average_pooling_of_any_shape_is_exact(exact: OperatorNorms, data: st.Da
     ],
     ids=str,
 )
-def test_linear_operations_are_exact(layer: nn.Module, input_shape: Shape, exact: OperatorNorms) -> None:
+def test_rules_of_linear_operations_are_exact(
+    layer: nn.Module, input_shape: Shape, exact: OperatorNorms
+) -> None:
     _assert_exact(layer, input_shape, exact)
 
 
@@ -185,7 +187,7 @@ def test_linear_operations_are_exact(layer: nn.Module, input_shape: Shape, exact
         lambda x: x.clone() + x,
     ],
 )
-def test_moves_are_exact(function: Callable[[Tensor], Tensor], exact: OperatorNorms) -> None:
+def test_rules_of_moves_are_exact(function: Callable[[Tensor], Tensor], exact: OperatorNorms) -> None:
     center = torch.randn(5, 2, 3, 4, dtype=torch.float64)
     halfwidth = torch.rand_like(center)
     lower, upper = propagate(Call(function), Box(center - halfwidth, center + halfwidth), norms=exact).ends
@@ -211,7 +213,7 @@ def _units(like: Tensor) -> Tensor:
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_max_pooling_stretches_no_more_than_it_says(data: st.DataObject) -> None:
+def test_rule_of_max_pooling_stretches_no_more_than_it_says(data: st.DataObject) -> None:
     rank = data.draw(st.sampled_from([1, 2]))
     window = data.draw(_windows(rank))
     padding = [min(pad, size // 2) for pad, size in zip(window["padding"], window["kernel"], strict=True)]
@@ -233,7 +235,7 @@ def test_max_pooling_stretches_no_more_than_it_says(data: st.DataObject) -> None
     assert outputs.shape[2:] == pool(one).shape[2:]
 
 
-def test_the_stretch_of_max_pooling_is_reached() -> None:
+def test_rule_of_max_pooling_reaches_its_stretch() -> None:
     for kernel, stride, dilation, expected in (
         (3, 1, 1, 3),
         (3, 2, 1, 2),
@@ -260,7 +262,7 @@ def test_the_stretch_of_max_pooling_is_reached() -> None:
     ],
     ids=str,
 )
-def test_slopes_are_exact(layer: nn.Module, exact: OperatorNorms) -> None:
+def test_rules_of_activations_have_exact_slopes(layer: nn.Module, exact: OperatorNorms) -> None:
     x = torch.linspace(-40, 40, 800_001, dtype=torch.float64)[:, None]
     with torch.no_grad():
         y = layer.double()(x)
@@ -269,11 +271,11 @@ def test_slopes_are_exact(layer: nn.Module, exact: OperatorNorms) -> None:
     assert steepest * (1 - 1e-9) <= float(ball.radius) <= steepest * (1 + 1e-4)
 
 
-VALLEYS: Mapping[str, Unimodal] = {"gelu": _GELU, "gelu-tanh": _GELU_TANH, "silu": _SILU, "mish": _MISH}
+UNIMODAL: Mapping[str, Unimodal] = {"gelu": _GELU, "gelu-tanh": _GELU_TANH, "silu": _SILU, "mish": _MISH}
 
 
-@pytest.mark.parametrize("valley", VALLEYS.values(), ids=list(VALLEYS))
-def test_of_a_valley_bottom_and_slope_are_exact(unimodal: Unimodal) -> None:
+@pytest.mark.parametrize("unimodal", UNIMODAL.values(), ids=list(UNIMODAL))
+def test_rules_of_unimodal_functions_have_exact_bottom_and_slope(unimodal: Unimodal) -> None:
     x = torch.linspace(-40, 40, 4_000_001, dtype=torch.float64, requires_grad=True)
     (slopes,) = torch.autograd.grad(unimodal.function(x).sum(), x)
     y = unimodal.function(x.detach())
@@ -285,16 +287,18 @@ def test_of_a_valley_bottom_and_slope_are_exact(unimodal: Unimodal) -> None:
     assert (slopes[x > unimodal.position + 1e-9] >= -1e-12).all()
 
 
-@given(lower=st.floats(-6, 6), width=st.floats(0, 6), name=st.sampled_from(sorted(VALLEYS)))
+@given(lower=st.floats(-6, 6), width=st.floats(0, 6), name=st.sampled_from(sorted(UNIMODAL)))
 @settings(max_examples=100, deadline=None)
-def test_the_image_of_an_interval_in_a_valley_is_exact(lower: float, width: float, name: str) -> None:
-    unimodal = VALLEYS[name]
+def test_rules_of_unimodal_functions_have_the_exact_image_of_an_interval(
+    lower: float, width: float, name: str
+) -> None:
+    unimodal = UNIMODAL[name]
     ends = torch.tensor([[lower], [lower + width]], dtype=torch.float64)
-    found = Box(ends[:1], ends[1:]).unimodal(unimodal)
+    result = Box(ends[:1], ends[1:]).unimodal(unimodal)
     inside = unimodal.function(torch.linspace(lower, lower + width, 2001, dtype=torch.float64))
-    assert float(found.lower) == pytest.approx(float(inside.min()), abs=1e-5)
-    assert float(found.lower) <= float(inside.min()) + 1e-15
-    assert float(found.upper) == pytest.approx(float(inside.max()), abs=1e-15)
+    assert float(result.lower) == pytest.approx(float(inside.min()), abs=1e-5)
+    assert float(result.lower) <= float(inside.min()) + 1e-15
+    assert float(result.upper) == pytest.approx(float(inside.max()), abs=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -347,19 +351,19 @@ def test_the_image_of_an_interval_in_a_valley_is_exact(lower: float, width: floa
     ],
     ids=lambda value: str(value) if isinstance(value, nn.Module) else "",
 )
-def test_all_spellings_are_one(
+def test_rules_of_all_spellings_are_one(
     layer: nn.Module, spellings: list[Callable[[Tensor], Tensor]], exact: OperatorNorms
 ) -> None:
     center = 2 * torch.randn(3, 2, 4, 2, dtype=torch.float64)
     around = BoxBall(Ball(center, torch.tensor([0.0, 0.2, 1.0]).double()), Box(center - 0.3, center + 0.1))
     expected = propagate(layer, around, norms=exact)
     for spelling in spellings:
-        found = propagate(Call(spelling), around, norms=exact)
-        _assert_close((*found.ends, found.center), (*expected.ends, expected.center))
-        _assert_close((found.ball.radius,), (expected.ball.radius,))
+        actual = propagate(Call(spelling), around, norms=exact)
+        _assert_close((*actual.ends, actual.center), (*expected.ends, expected.center))
+        _assert_close((actual.ball.radius,), (expected.ball.radius,))
 
 
-def test_the_jump_of_softplus_is_bounded() -> None:
+def test_rule_of_softplus_bounds_its_jump() -> None:
     """Where torch goes over from softplus to the identity, values fall."""
     function: Callable[[Tensor], Tensor] = nn.Softplus(beta=2.0, threshold=3.0)
     at = torch.tensor([[1.5]], dtype=torch.float64)
@@ -376,7 +380,7 @@ def test_the_jump_of_softplus_is_bounded() -> None:
     assert usual[1] - usual[0] <= 1e-8
 
 
-def test_an_elementwise_slope_may_be_learnt() -> None:
+def test_rule_of_an_elementwise_function_takes_a_learnt_slope() -> None:
     slope = torch.tensor(1.5, requires_grad=True)
     steep = Elementwise(lambda x: x * slope, slope)
     ball = Ball(torch.ones(1, 2), torch.ones(1)).monotone(steep)

@@ -38,7 +38,7 @@ def _largest(pool: MaxPool, images: Tensor) -> Tensor:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(_along_one_dimension(), min_size=1, max_size=3), st.booleans())
-def test_the_largest_of_all_places_is_the_pooling(
+def test_window_places_have_the_pooling_as_their_largest(
     dims: list[tuple[int, int, int, int, int]], ceil_mode: bool
 ) -> None:
     sides, kernel, stride, padding, dilation = zip(*dims, strict=True)
@@ -52,7 +52,7 @@ def test_the_largest_of_all_places_is_the_pooling(
 
 @settings(max_examples=60, deadline=None)
 @given(_along_one_dimension(), _along_one_dimension(), st.booleans())
-def test_padding_has_no_variance(
+def test_window_padding_has_no_variance(
     rows: tuple[int, int, int, int, int], columns: tuple[int, int, int, int, int], ceil_mode: bool
 ) -> None:
     sides, kernel, stride, padding, dilation = zip(rows, columns, strict=True)
@@ -67,7 +67,7 @@ def test_padding_has_no_variance(
 
 
 @pytest.mark.parametrize("ceil_mode", [False, True])
-def test_each_place_is_its_own(ceil_mode: bool) -> None:
+def test_window_places_are_each_their_own(ceil_mode: bool) -> None:
     """Of distinct numbers no window shows one twice."""
     pool = MaxPool((3,), (2,), (1,), (1,), ceil_mode)
     images = torch.arange(1.0, 9.0).reshape(1, 1, 8)
@@ -77,7 +77,7 @@ def test_each_place_is_its_own(ceil_mode: bool) -> None:
     assert windows == ([*expected, [8, -1e9, -1e9]] if ceil_mode else expected)
 
 
-def test_without_padding_no_constants_are_set() -> None:
+def test_window_places_set_no_constants_without_padding() -> None:
     for padding, sets_constants in ((0, False), (1, True)):
         pool = MaxPool((3, 3), (2, 2), (padding, padding), (1, 1))
         for places in window_places(pool, (7, 7)):

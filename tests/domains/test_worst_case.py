@@ -100,17 +100,17 @@ def instance(
 KINDS = ("plain", "no-radius", "no-box", "no-weight", "far-walls", "one-length", "geometric")
 
 
-def _assert_equal(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=1e-300)
+def _assert_equal(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=1e-300)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
 @pytest.mark.parametrize("reach", [1e-9, 1.0, 1e9])
-def test_it_is_the_maximum(kind: str, scale: float, reach: float) -> None:
+def test_ball_box_gains_are_the_maximum(kind: str, scale: float, reach: float) -> None:
     for seed, hidden in enumerate((1, 2, 5, 40)):
-        found = instance(seed, hidden, scale=scale, reach=reach, kind=kind)
-        _assert_equal(found.gains(), found.expected(), 1e-9)
+        result = instance(seed, hidden, scale=scale, reach=reach, kind=kind)
+        _assert_equal(result.gains(), result.expected(), 1e-9)
 
 
 @given(
@@ -121,12 +121,12 @@ def test_it_is_the_maximum(kind: str, scale: float, reach: float) -> None:
     kind=st.sampled_from(KINDS),
 )
 @settings(max_examples=60, deadline=None)
-def test_it_is_the_maximum_whatever_the_sizes(
+def test_ball_box_gains_are_the_maximum_whatever_the_sizes(
     seed: int, hidden: int, scale: float, reach: float, kind: str
 ) -> None:
     hidden = min(hidden, 60) if kind == "geometric" else hidden
-    found = instance(seed, hidden, scale=10**scale, reach=10**reach, kind=kind)
-    _assert_equal(found.gains(), found.expected(), 1e-9)
+    result = instance(seed, hidden, scale=10**scale, reach=10**reach, kind=kind)
+    _assert_equal(result.gains(), result.expected(), 1e-9)
 
 
 def _by_solver(direction: Any, below: Any, above: Any, radius: float) -> float:
@@ -144,63 +144,63 @@ def _by_solver(direction: Any, below: Any, above: Any, radius: float) -> float:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_general_solver_finds_as_much(seed: int) -> None:
-    found = instance(seed, hidden=5)
-    gains = found.gains()
-    for row, label in enumerate(found.labels.tolist()):
-        directions = (found.weight - found.weight[label]).numpy()
-        around = found.below[row].numpy(), found.above[row].numpy(), float(found.radius[row])
+def test_ball_box_gains_are_those_of_a_general_solver(seed: int) -> None:
+    result = instance(seed, hidden=5)
+    gains = result.gains()
+    for row, label in enumerate(result.labels.tolist()):
+        directions = (result.weight - result.weight[label]).numpy()
+        around = result.below[row].numpy(), result.above[row].numpy(), float(result.radius[row])
         solved = [_by_solver(direction, *around) for direction in directions]
         assert gains[row].tolist() == pytest.approx(solved, rel=1e-6, abs=1e-8)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 3])
-def test_it_bounds_after_any_number_of_steps(kind: str, num_steps: int) -> None:
+def test_ball_box_gains_bound_after_any_number_of_steps(kind: str, num_steps: int) -> None:
     for seed in range(20):
-        found = instance(seed, hidden=20, kind=kind)
-        expected = found.expected()
-        assert (found.gains(num_steps) >= expected * (1 - 1e-14)).all()
+        actual = instance(seed, hidden=20, kind=kind)
+        expected = actual.expected()
+        assert (actual.gains(num_steps) >= expected * (1 - 1e-14)).all()
     if num_steps == 0 and kind == "plain":
-        assert (found.gains(num_steps) > expected * (1 + 1e-6)).any()
+        assert (actual.gains(num_steps) > expected * (1 + 1e-6)).any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_single_precision_it_bounds_within_rounding(kind: str) -> None:
+def test_ball_box_gains_in_single_precision_bound_within_rounding(kind: str) -> None:
     for seed in range(20):
-        found = instance(seed, hidden=200 if kind != "geometric" else 20, kind=kind).float()
-        single, expected = found.gains().double(), found.expected()
+        actual = instance(seed, hidden=200 if kind != "geometric" else 20, kind=kind).float()
+        single, expected = actual.gains().double(), actual.expected()
         assert (single >= expected * (1 - 1e-5)).all()
         assert (single <= expected * (1 + 1e-4) + 1e-12).all()
 
 
-def test_it_is_never_above_the_bounds_of_ball_and_box() -> None:
+def test_ball_box_gains_are_never_above_those_of_ball_and_box() -> None:
     for kind in KINDS:
-        weight, labels, below, above, radius = found = instance(3, kind=kind)
+        weight, labels, below, above, radius = result = instance(3, kind=kind)
         direction = weight[None] - weight[labels, None]
         ball = radius[:, None] * direction.norm(dim=-1)
         box = torch.maximum(direction * below[:, None], direction * above[:, None]).sum(-1)
         for num_steps in (0, 1, None):
-            assert (found.gains(num_steps) <= torch.minimum(ball, box) * (1 + 1e-12)).all()
+            assert (result.gains(num_steps) <= torch.minimum(ball, box) * (1 + 1e-12)).all()
 
 
-def test_the_true_class_gains_nothing() -> None:
+def test_ball_box_gains_of_the_true_class_are_none() -> None:
     for kind in KINDS:
-        found = instance(4, kind=kind)
-        assert (found.gains()[torch.arange(6), found.labels] == 0).all()
+        result = instance(4, kind=kind)
+        assert (result.gains()[torch.arange(6), result.labels] == 0).all()
 
 
 @pytest.mark.parametrize("part", ["weight", "below", "above", "radius"])
-def test_what_is_not_a_number_stays_none(part: str) -> None:
-    found = instance(0)
-    spoilt = getattr(found, part).clone()
+def test_ball_box_gains_of_what_is_not_a_number_are_no_number(part: str) -> None:
+    result = instance(0)
+    spoilt = getattr(result, part).clone()
     spoilt[0] = math.nan
-    gains = found._replace(**{part: spoilt}).gains()
+    gains = result._replace(**{part: spoilt}).gains()
     others = [1, 2, 3]  # of the first example, whose class is the first
     assert gains[0, others].isnan().all()
 
 
-def test_an_empty_batch_gains_nothing() -> None:
+def test_ball_box_gains_of_an_empty_batch_are_empty() -> None:
     weight, labels, below, above, radius = instance(0)
     empty = ball_box_gains(weight, labels[:0], below[:0], above[:0], radius[:0])
     assert empty.shape == (0, 4)
@@ -210,27 +210,29 @@ def test_an_empty_batch_gains_nothing() -> None:
 # Gradients
 
 
-def _leaves(found: Instance) -> list[Tensor]:
-    floats = (found.weight, found.below, found.above, found.radius)
+def _leaves(result: Instance) -> list[Tensor]:
+    floats = (result.weight, result.below, result.above, result.radius)
     return [part.clone().requires_grad_() for part in floats]
 
 
 @pytest.mark.parametrize("reach", [0.3, 1.0, 3.0])
-def test_gradients_are_those_of_finite_differences(reach: float) -> None:
+def test_ball_box_gains_have_the_gradients_of_finite_differences(reach: float) -> None:
     for seed in range(2):
-        found = instance(seed, hidden=7, reach=reach)
+        result = instance(seed, hidden=7, reach=reach)
 
         def gains(weight: Tensor, below: Tensor, above: Tensor, radius: Tensor) -> Tensor:
-            return ball_box_gains(weight, found.labels, below, above, radius)  # noqa: B023
+            return ball_box_gains(weight, result.labels, below, above, radius)  # noqa: B023
 
-        assert torch.autograd.gradcheck(gains, _leaves(found), eps=1e-6, atol=1e-5, rtol=1e-4)
+        assert torch.autograd.gradcheck(gains, _leaves(result), eps=1e-6, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_steps", [0, 2, None])
-def test_gradients_are_numbers_where_all_is_degenerate(kind: str, num_steps: int | None) -> None:
-    weight, below, above, radius = _leaves(found := instance(1, kind=kind))
-    gains = ball_box_gains(weight, found.labels, below, above, radius, num_steps=num_steps)
+def test_ball_box_gains_have_gradients_that_are_numbers_where_all_is_degenerate(
+    kind: str, num_steps: int | None
+) -> None:
+    weight, below, above, radius = _leaves(result := instance(1, kind=kind))
+    gains = ball_box_gains(weight, result.labels, below, above, radius, num_steps=num_steps)
     for gradient in torch.autograd.grad(gains.sum(), [weight, below, above, radius]):
         assert gradient.isfinite().all()
 
@@ -238,31 +240,31 @@ def test_gradients_are_numbers_where_all_is_degenerate(kind: str, num_steps: int
 # Chunks
 
 
-def _with_gradients(found: Instance) -> list[Tensor]:
-    weight, below, above, radius = _leaves(found)
+def _with_gradients(result: Instance) -> list[Tensor]:
+    weight, below, above, radius = _leaves(result)
     upstream = torch.arange(24, dtype=torch.float64).reshape(6, 4)
-    gains = ball_box_gains(weight, found.labels, below, above, radius)
+    gains = ball_box_gains(weight, result.labels, below, above, radius)
     width = (above - below) / 2
-    boxed = box_gains(weight, found.labels, width)
+    boxed = box_gains(weight, result.labels, width)
     parts = [weight, below, above, radius]
     gradients = torch.autograd.grad((upstream * gains).sum(), parts)
     return [gains, boxed, *gradients, *torch.autograd.grad((upstream * boxed).sum(), parts[:3])]
 
 
 @pytest.mark.parametrize("size", [1, 100, 150])
-def test_chunks_change_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = instance(2)
-    whole = _with_gradients(found)
+def test_ball_box_gains_do_not_depend_on_chunks(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = instance(2)
+    whole = _with_gradients(result)
     monkeypatch.setattr(worst_case, "_CHUNK", size)
-    _assert_all_close(_with_gradients(found), whole)
+    _assert_all_close(_with_gradients(result), whole)
 
 
-def _assert_all_close(found: list[Tensor], expected: list[Tensor]) -> None:
-    for one, other in zip(found, expected, strict=True):
+def _assert_all_close(actual: list[Tensor], expected: list[Tensor]) -> None:
+    for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_the_gain_over_a_box_is_the_sum_of_its_sides() -> None:
+def test_box_gains_are_the_sums_of_its_sides() -> None:
     weight, labels, _, above, _ = instance(5)
     expected: Any = ((weight[None] - weight[labels, None]).abs() * above[:, None]).sum(-1)
     torch.testing.assert_close(box_gains(weight, labels, above), expected)

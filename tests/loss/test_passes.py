@@ -39,7 +39,7 @@ class Counting(nn.Module):
 IMAGES, LABELS = torch.rand(8, 4), torch.arange(8) % 3
 
 
-def test_terms_share_one_pass_of_the_batch() -> None:
+def test_pass_of_a_batch_is_shared_by_terms() -> None:
     model = Counting()
     (CrossEntropy() + 0.1 * InputGradient() + 0.1 * LossGradient())(model, IMAGES, LABELS)
     assert model.sizes == [8, 3]  # the batch, and the worst image of each class
@@ -48,7 +48,7 @@ def test_terms_share_one_pass_of_the_batch() -> None:
     assert model.sizes == [8]
 
 
-def test_a_network_that_trains_otherwise_than_it_answers_has_a_pass_for_each() -> None:
+def test_pass_is_one_for_each_mode_where_a_network_trains_otherwise_than_it_answers() -> None:
     model = Counting(has_batch_norm=True).train()
     (CrossEntropy() + 0.1 * LossGradient() + 0.1 * InputGradient())(model, IMAGES, LABELS)
     assert model.sizes == [8, 8, 3]
@@ -58,7 +58,7 @@ def test_a_network_that_trains_otherwise_than_it_answers_has_a_pass_for_each() -
     assert model.sizes == [8]
 
 
-def test_penalties_of_an_adversarial_objective_see_the_clean_images() -> None:
+def test_pass_of_an_adversarial_objective_shows_penalties_the_clean_images() -> None:
     model = Counting().eval()
     attack = PGD(norm=math.inf, epsilon=0.2, num_steps=1, random_start=False)
     _, terms = (Adversarial(attack) + 0.1 * LossGradient())(model, IMAGES, LABELS)
@@ -66,7 +66,7 @@ def test_penalties_of_an_adversarial_objective_see_the_clean_images() -> None:
     assert terms["loss_gradient_l2"].item() == pytest.approx(expected.item())
 
 
-def test_without_a_penalty_images_are_not_tracked() -> None:
+def test_pass_without_a_penalty_does_not_track_images() -> None:
     assert Pass(Counting(), IMAGES).differentiable.images is not IMAGES
     plain = CrossEntropy() + 0.0 * InputGradient()
     assert not plain.differentiates_images()
@@ -76,15 +76,15 @@ def test_without_a_penalty_images_are_not_tracked() -> None:
     assert later.differentiates_images(6.0)
 
 
-def test_a_compiled_model_is_differentiated_twice_where_it_is_not_compiled() -> None:
+def test_pass_of_a_compiled_model_is_differentiated_twice_where_it_is_not_compiled() -> None:
     model = Counting()
     compiled = torch.compile(model, backend="eager")
     expected = (CrossEntropy() + LossGradient())(model, IMAGES, LABELS).loss
-    found = (CrossEntropy() + LossGradient())(compiled, IMAGES, LABELS).loss
-    assert found.item() == pytest.approx(expected.item())
+    actual = (CrossEntropy() + LossGradient())(compiled, IMAGES, LABELS).loss
+    assert actual.item() == pytest.approx(expected.item())
 
 
-def test_the_random_start_of_one_term_does_not_depend_on_sharing() -> None:
+def test_pass_that_is_shared_does_not_change_a_terms_random_start() -> None:
     model, images = Counting().double(), IMAGES.double()
     torch.manual_seed(0)
     _, terms = (CrossEntropy() + VirtualAdversarial())(model, images, LABELS)
@@ -101,7 +101,7 @@ class MeanLogit(OnePass):
         return LossTerms(passed.logits.mean(), {"mean_logit": passed.logits.mean().detach()})
 
 
-def test_ones_own_objective_may_share() -> None:
+def test_pass_may_be_shared_by_ones_own_objective() -> None:
     model = Counting()
     loss, terms = Sum([CrossEntropy(), MeanLogit(), 0.5 * MeanLogit()])(model, IMAGES, LABELS)
     assert model.sizes == [8]
@@ -109,7 +109,7 @@ def test_ones_own_objective_may_share() -> None:
     assert loss.item() == pytest.approx(expected.item())
 
 
-def test_a_step_in_which_nothing_has_a_weight_is_a_step_all_the_same() -> None:
+def test_pass_of_a_step_in_which_nothing_has_a_weight_is_a_step_all_the_same() -> None:
     objective: Any = Linear(0.0, 1.0, epochs=2) * CrossEntropy()
     model = Counting()
     objective(model, IMAGES, LABELS, progress=0.0).loss.backward()
@@ -125,7 +125,7 @@ class Dropping(Counting):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_what_is_random_in_training_is_not_shared(first: bool) -> None:
+def test_pass_that_is_random_in_training_is_not_shared(first: bool) -> None:
     torch.manual_seed(0)
     model = Dropping()
     expected = LossGradient()(model.eval(), IMAGES, LABELS).loss
@@ -150,7 +150,7 @@ class _Answers(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("answer", "result"),
     [
         (lambda images: images[:, 0], r"shape \(8,\)"),
         (lambda images: images.mean(dim=0, keepdim=True), r"shape \(1, 4\)"),
@@ -158,12 +158,12 @@ class _Answers(nn.Module):
     ],
 )
 @pytest.mark.parametrize("objective", [CrossEntropy(), InputGradient(), VirtualAdversarial()])
-def test_a_model_that_gives_no_logits_is_told(objective: OnePass, answer: Any, found: str) -> None:
-    with pytest.raises(ModelError, match=rf"tensor \(8, classes\) for 8 images, but gave {found}"):
+def test_pass_explains_that_a_model_gives_no_logits(objective: OnePass, answer: Any, result: str) -> None:
+    with pytest.raises(ModelError, match=rf"tensor \(8, classes\) for 8 images, but gave {result}"):
         objective(_Answers(answer), IMAGES, LABELS)
 
 
 @pytest.mark.parametrize("objective", [CrossEntropy(), CrossEntropy() + 0.1 * InputGradient()])
-def test_a_batch_of_nothing_is_told(objective: OnePass) -> None:
+def test_pass_refuses_a_batch_of_nothing(objective: OnePass) -> None:
     with pytest.raises(DataError, match="at least one image"):
         objective(Counting(), IMAGES[:0], LABELS[:0])

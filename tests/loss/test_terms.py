@@ -19,7 +19,7 @@ MODEL = nn.Identity()
 
 
 class Fixed(Objective):
-    """Always the same loss, under the same name; remembers what it was told."""
+    """Always the same loss, under the same name; remembers its arguments."""
 
     def __init__(self, value: float, name: str = "fixed") -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def _value(objective: Objective, progress: float = math.inf) -> float:
     return float(loss.detach())
 
 
-def test_sums_and_products_are_what_they_say() -> None:
+def test_objective_sums_and_products_are_what_they_say() -> None:
     one, two = Fixed(3.0), Fixed(5.0)
     assert _value(one + two) == 8.0
     assert _value(0.5 * one) == _value(one * 0.5) == 1.5
@@ -68,7 +68,7 @@ def test_sums_and_products_are_what_they_say() -> None:
     assert _value(one + FixedPenalty()) == 4.0
 
 
-def test_the_gradient_is_the_weighted_sum_of_gradients() -> None:
+def test_sum_has_the_weighted_sum_of_gradients() -> None:
     one, two = Fixed(3.0), Fixed(5.0)
     (one + 0.25 * two)(MODEL, IMAGES, LABELS).loss.backward()
     assert one.value.grad is not None
@@ -76,7 +76,7 @@ def test_the_gradient_is_the_weighted_sum_of_gradients() -> None:
     assert (one.value.grad.item(), two.value.grad.item()) == (1.0, 0.25)
 
 
-def test_terms_are_reported_before_their_weight_and_detached() -> None:
+def test_weighted_reports_terms_before_their_weight_and_detached() -> None:
     loss, terms = (Fixed(3.0, "a") + 0.5 * Fixed(5.0, "b"))(MODEL, IMAGES, LABELS)
     assert {name: float(value) for name, value in terms.items()} == {"a": 3.0, "b": 5.0}
     assert list(terms) == ["a", "b"]
@@ -85,16 +85,16 @@ def test_terms_are_reported_before_their_weight_and_detached() -> None:
     assert not any(value.requires_grad for value in terms.values())
 
 
-def test_names_that_repeat_get_numbers() -> None:
+def test_sum_numbers_names_that_repeat() -> None:
     same = Fixed(1.0) + Fixed(2.0) + Fixed(3.0)
     terms = same(MODEL, IMAGES, LABELS).terms
     assert {name: float(value) for name, value in terms.items()} == {"fixed": 1, "fixed_2": 2, "fixed_3": 3}
-    taken = Fixed(1.0, "a_2") + Fixed(2.0, "a") + Fixed(3.0, "a")
-    names = list(taken(MODEL, IMAGES, LABELS).terms)
+    objective = Fixed(1.0, "a_2") + Fixed(2.0, "a") + Fixed(3.0, "a")
+    names = list(objective(MODEL, IMAGES, LABELS).terms)
     assert names == ["a_2", "a", "a_3"]
 
 
-def test_a_weight_may_be_a_schedule() -> None:
+def test_weighted_takes_a_schedule() -> None:
     term = Fixed(2.0)
     for scheduled in (Linear(0.0, 1.0, 4) * term, term * Linear(0.0, 1.0, 4)):
         assert isinstance(scheduled, Weighted)
@@ -102,7 +102,7 @@ def test_a_weight_may_be_a_schedule() -> None:
         assert _value(scheduled) == 2.0
 
 
-def test_everything_is_handed_on_to_each_term() -> None:
+def test_sum_hands_everything_on_to_each_term() -> None:
     one, two = Fixed(1.0), Fixed(2.0)
     ((one + 0.1 * two) * 3.0)(MODEL, IMAGES, LABELS, progress=1.5)
     for term in (one, two):
@@ -113,7 +113,7 @@ def test_everything_is_handed_on_to_each_term() -> None:
         assert call["progress"] == 1.5
 
 
-def test_slowing_down_reaches_every_term_once() -> None:
+def test_sum_slows_every_term_once() -> None:
     one, two, three = Fixed(1.0), Fixed(2.0), Fixed(3.0)
     total = 2 * (one + 0.1 * two) + three + FixedPenalty()
     assert total.slow_down(7) is False  # none of them got easier
@@ -122,7 +122,7 @@ def test_slowing_down_reaches_every_term_once() -> None:
     assert one.slowed_at == two.slowed_at == three.slowed_at == [7, 7]
 
 
-def test_sums_are_flat_and_leave_their_parts_alone() -> None:
+def test_sum_is_flat_and_leaves_its_parts_alone() -> None:
     one, two, three = Fixed(1.0), Fixed(2.0), Fixed(3.0)
     pair = one + two
     assert list(pair.children()) == [pair.get_submodule("terms")]
@@ -132,7 +132,7 @@ def test_sums_are_flat_and_leave_their_parts_alone() -> None:
     assert list(pair.get_submodule("terms").children()) == [one, two]
 
 
-def test_state_of_the_terms_is_saved_and_moves() -> None:
+def test_sum_saves_and_moves_the_state_of_its_terms() -> None:
     objective = Fixed(1.0) + 0.5 * Fixed(2.0)
     assert set(objective.state_dict()) == {
         "terms.0.value",
@@ -143,22 +143,22 @@ def test_state_of_the_terms_is_saved_and_moves() -> None:
     assert all(value.dtype == torch.float64 for value in objective.double().state_dict().values())
 
 
-def test_an_objective_survives_pickling() -> None:
+def test_objective_survives_pickling() -> None:
     again = pickle.loads(pickle.dumps(Fixed(3.0) + 0.5 * Fixed(4.0)))
     assert _value(again) == 5.0
 
 
-def test_a_sum_of_nothing_is_refused() -> None:
+def test_sum_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="needs at least one term, but got none"):
         Sum([])
 
 
-def test_what_is_no_objective_cannot_be_added() -> None:
+def test_sum_refuses_what_is_no_objective() -> None:
     with pytest.raises(TypeError):
         Fixed(1.0) + 3.0  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("interface", [Objective, Penalty, Schedule])
-def test_interfaces_cannot_be_made(interface: type[Any]) -> None:
+def test_objective_interfaces_cannot_be_instantiated(interface: type[Any]) -> None:
     with pytest.raises(TypeError, match="abstract"):
         interface()

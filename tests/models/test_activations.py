@@ -33,14 +33,14 @@ def images(request: pytest.FixtureRequest) -> Tensor:
     return torch.randn(request.param, generator=torch.Generator().manual_seed(0))
 
 
-def test_values_are_moved_between_channels_only(sorting: nn.Module, images: Tensor) -> None:
+def test_sorting_activations_move_values_between_channels_only(sorting: nn.Module, images: Tensor) -> None:
     outputs = sorting(images)
     assert outputs.shape == images.shape
     assert torch.equal(outputs.sort(dim=1).values, images.sort(dim=1).values)
     assert not torch.equal(outputs, images)
 
 
-def test_groups_of_neighbours_ascend() -> None:
+def test_group_sort_sorts_groups_of_neighbours() -> None:
     x = torch.tensor([[3.0, 1.0, 2.0, 0.0, 5.0, 4.0]])
     assert GroupSort(2)(x).tolist() == [[1.0, 3.0, 0.0, 2.0, 4.0, 5.0]]
     assert GroupSort(3)(x).tolist() == [[1.0, 2.0, 3.0, 0.0, 4.0, 5.0]]
@@ -49,13 +49,13 @@ def test_groups_of_neighbours_ascend() -> None:
     assert GroupSort(3)(image)[0, :, 1, 0].tolist() == [1.0, 2.0, 3.0, 0.0, 4.0, 5.0]
 
 
-def test_pairs_of_halves_ascend() -> None:
+def test_minmax_sorts_pairs_of_halves() -> None:
     x = torch.tensor([[3.0, 1.0, 2.0, 0.0, 5.0, 4.0]])
     assert MinMax()(x).tolist() == [[0.0, 1.0, 2.0, 3.0, 5.0, 4.0]]
     assert MinMax()(x.reshape(1, 6, 1, 1)).flatten().tolist() == [0.0, 1.0, 2.0, 3.0, 5.0, 4.0]
 
 
-def test_gradients_keep_their_length(sorting: nn.Module, images: Tensor) -> None:
+def test_sorting_activations_keep_the_length_of_gradients(sorting: nn.Module, images: Tensor) -> None:
     images.requires_grad_()
     upstream = torch.randn_like(images)
     (gradient,) = torch.autograd.grad((sorting(images) * upstream).sum(), images)
@@ -64,7 +64,7 @@ def test_gradients_keep_their_length(sorting: nn.Module, images: Tensor) -> None
 
 @given(seed=st.integers(0, 10**6), scale=st.floats(1e-6, 1e6), norm=st.sampled_from([1.0, 2.0, float("inf")]))
 @settings(max_examples=50, deadline=None)
-def test_no_distance_grows(seed: int, scale: float, norm: float) -> None:
+def test_sorting_activations_let_no_distance_grow(seed: int, scale: float, norm: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     one = torch.randn(8, 6, generator=generator, dtype=torch.float64)
     other = one + scale * torch.randn(8, 6, generator=generator, dtype=torch.float64)
@@ -73,11 +73,13 @@ def test_no_distance_grows(seed: int, scale: float, norm: float) -> None:
         assert (away <= (one - other).norm(norm, dim=1) * (1 + 1e-12)).all()
 
 
-def test_an_empty_batch_stays_empty(sorting: nn.Module) -> None:
+def test_sorting_activations_leave_an_empty_batch_empty(sorting: nn.Module) -> None:
     assert sorting(torch.zeros(0, 6, 2)).shape == (0, 6, 2)
 
 
-def test_they_are_leaves_for_a_tracer_that_takes_them_so(sorting: nn.Module, images: Tensor) -> None:
+def test_sorting_activations_are_leaves_for_a_tracer_that_takes_them_so(
+    sorting: nn.Module, images: Tensor
+) -> None:
     class Tracer(fx.Tracer):
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
             return isinstance(m, MinMax | GroupSort)
@@ -87,7 +89,7 @@ def test_they_are_leaves_for_a_tracer_that_takes_them_so(sorting: nn.Module, ima
     assert torch.equal(traced(images), sorting(images))
 
 
-def test_what_they_say_of_themselves() -> None:
+def test_sorting_activations_describe_themselves() -> None:
     assert str(GroupSort(4)) == "GroupSort(group_size=4)"
     assert str(MinMax()) == "MinMax()"
 
@@ -95,7 +97,7 @@ def test_what_they_say_of_themselves() -> None:
 # What they refuse
 
 
-def test_widths_that_do_not_divide_are_refused() -> None:
+def test_sorting_activations_refuse_widths_that_do_not_divide() -> None:
     with pytest.raises(ModelError, match=r"MinMax pairs channels, but got 5 of them; choose an even width"):
         MinMax()(torch.zeros(2, 5))
     with pytest.raises(ModelError, match=r"cannot split 6 channels into groups of 4; choose a width"):
@@ -103,7 +105,7 @@ def test_widths_that_do_not_divide_are_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 0, -2])
-def test_groups_below_two_are_refused(size: int) -> None:
+def test_group_sort_refuses_groups_below_two(size: int) -> None:
     with pytest.raises(ModelError, match=rf"at least 2 channels, but got group_size={size}"):
         GroupSort(size)
 

@@ -50,7 +50,9 @@ def _second_conv(name: str, shape: Shape, **options: Any) -> nn.Conv2d:
         ("lenet", COLOUR, {}, False),
     ],
 )
-def test_convolutions_start_as_published(name: str, shape: Shape, options: dict[str, Any], he: bool) -> None:
+def test_he_initialisation_starts_convolutions_as_published(
+    name: str, shape: Shape, options: dict[str, Any], he: bool
+) -> None:
     conv = _second_conv(name, shape, **options)
     assert conv.bias is not None
     side = conv.kernel_size[0]
@@ -60,7 +62,7 @@ def test_convolutions_start_as_published(name: str, shape: Shape, options: dict[
     assert bool((conv.bias == 0).all()) is he
 
 
-def test_orthogonal_layers_start_with_singular_values_of_1() -> None:
+def test_orthogonal_initialisation_starts_layers_with_singular_values_of_1() -> None:
     network = create("cnn-small", input_shape=GREY, num_classes=10, init="orthogonal")
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     assert len(layers) == 4
@@ -79,7 +81,7 @@ def test_orthogonal_layers_start_with_singular_values_of_1() -> None:
     width=st.integers(1, 40),
     num_classes=st.integers(2, 12),
 )
-def test_any_size_either_fits_or_is_refused_with_the_smallest_that_does(
+def test_network_fits_a_size_or_refuses_it_with_the_smallest_that_does(
     name: str, channels: int, height: int, width: int, num_classes: int
 ) -> None:
     try:
@@ -107,7 +109,7 @@ def test_any_size_either_fits_or_is_refused_with_the_smallest_that_does(
         ("vgg16", 16),
     ],
 )
-def test_the_smallest_image_is_the_documented_one(name: str, side: int) -> None:
+def test_network_takes_the_smallest_image_documented(name: str, side: int) -> None:
     assert logits(name, (1, side, side)).shape == (2, 10)
     message = rf"'{name}' could not be built.*at least {side}×{side}, but got {side}×{side - 1}"
     with pytest.raises(ModelError, match=message):

@@ -34,7 +34,7 @@ def linear(*last: nn.Module, classes: int = 3) -> nn.Sequential:
 @pytest.mark.parametrize(
     "name", [name for name in MODEL_NAMES if name not in ("alexnet", "vgg16", "resnet50")]
 )
-def test_networks_of_the_library_pass(name: str) -> None:
+def test_check_passes_networks_of_the_library(name: str) -> None:
     torch.manual_seed(0)
     check(create(name, dataset="cifar10"), KNOWN_DATASETS["cifar10"])
 
@@ -52,11 +52,11 @@ def test_networks_of_the_library_pass(name: str) -> None:
         nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(3)),
     ],
 )
-def test_a_model_that_gives_logits_passes_even_without_parameters(model: nn.Module) -> None:
+def test_check_passes_a_model_that_gives_logits_even_without_parameters(model: nn.Module) -> None:
     check(model, INFO)
 
 
-def test_a_softmax_inside_the_model_is_no_softmax_at_its_end() -> None:
+def test_check_passes_a_softmax_inside_the_model() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -88,25 +88,25 @@ def test_a_softmax_inside_the_model_is_no_softmax_at_its_end() -> None:
         (lambda logits: logits @ torch.ones(4), "fails on images .2, 1, 4, 4. of data set 'tiny': .*size"),
     ],
 )
-def test_what_would_give_wrong_figures_is_refused(change: Any, message: str) -> None:
+def test_check_refuses_what_would_give_wrong_figures(change: Any, message: str) -> None:
     torch.manual_seed(0)
     with pytest.raises(ModelError, match=message):
         check(Wrapped(change), INFO)
 
 
 @pytest.mark.parametrize("last", [nn.Softmax(dim=1), nn.LogSoftmax(dim=1), nn.Softmax(dim=0)])
-def test_softmax_layers_at_the_end_are_refused_over_whatever_they_go(last: nn.Module) -> None:
+def test_check_refuses_softmax_layers_at_the_end_over_whatever_they_go(last: nn.Module) -> None:
     with pytest.raises(ModelError, match="ends in softmax or log-softmax"):
         check(nn.Sequential(linear(last)), INFO)
 
 
-def test_another_number_of_classes_is_refused() -> None:
+def test_check_refuses_another_number_of_classes() -> None:
     message = "returns 5 logits an image, but data set 'tiny' has 3 classes; build it with num_classes=3"
     with pytest.raises(ModelError, match=message):
         check(linear(classes=5), INFO)
 
 
-def test_images_are_in_the_unit_range_and_the_models_precision() -> None:
+def test_check_takes_images_in_the_unit_range_and_the_models_precision() -> None:
     seen: list[Tensor] = []
     model = Wrapped(lambda logits: logits).double()
     model.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -118,7 +118,7 @@ def test_images_are_in_the_unit_range_and_the_models_precision() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_and_the_random_state_are_left_as_found(fails: bool) -> None:
+def test_check_leaves_the_model_and_the_random_state_as_they_were(fails: bool) -> None:
     def change(logits: Tensor) -> Tensor:
         if fails:
             raise RuntimeError("on purpose")

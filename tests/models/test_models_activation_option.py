@@ -38,22 +38,22 @@ def _activations(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, tuple(LAYERS.values()))]
 
 
-def test_every_name_has_its_layer() -> None:
+def test_activation_option_has_a_layer_for_every_name() -> None:
     assert set(LAYERS) == set(get_args(ActivationName))
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("activation", LAYERS)
-def test_every_activation_is_the_one_asked_for(name: str, activation: ActivationName) -> None:
+def test_activation_option_sets_every_activation(name: str, activation: ActivationName) -> None:
     model = _created(name, activation=activation)
-    found = _activations(model)
-    assert [type(layer) for layer in found] == [LAYERS[activation]] * BUILDERS[name]
-    assert len(set(map(id, found))) == len(found)  # each a layer of its own
+    result = _activations(model)
+    assert [type(layer) for layer in result] == [LAYERS[activation]] * BUILDERS[name]
+    assert len(set(map(id, result))) == len(result)  # each a layer of its own
     assert model(torch.zeros(2, *SHAPE, device="meta")).shape == (2, 5)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_it_is_relu_by_default_and_changes_no_weight(name: str) -> None:
+def test_activation_option_is_relu_by_default_and_changes_no_weight(name: str) -> None:
     torch.manual_seed(0)
     plain = create(name, input_shape=(1, 22, 22), num_classes=3)
     torch.manual_seed(0)
@@ -65,21 +65,21 @@ def test_it_is_relu_by_default_and_changes_no_weight(name: str) -> None:
     assert not torch.allclose(plain(images), sorting(images))
 
 
-def test_activations_follow_batch_norm() -> None:
+def test_activation_follows_batch_norm() -> None:
     layers = list(_created("cnn-small", activation="minmax", batch_norm=True).children())
     kinds = [nn.Conv2d, nn.BatchNorm2d, MinMax]
     assert [type(layer) for layer in layers[:6]] == [*kinds, *kinds]
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_an_unknown_activation_is_refused_with_the_nearest(name: str) -> None:
+def test_activation_option_suggests_the_nearest_name(name: str) -> None:
     with pytest.raises(ModelError, match=re.escape("no activation 'min-max'; did you mean 'minmax'?")):
         create(name, input_shape=SHAPE, num_classes=5, activation="min-max")
     with pytest.raises(ModelError, match="no activation 3"):
         create(name, input_shape=SHAPE, num_classes=5, activation=3)
 
 
-def test_an_odd_width_cannot_be_paired() -> None:
+def test_activation_option_refuses_to_pair_an_odd_width() -> None:
     model = create("mlp", input_shape=SHAPE, num_classes=5, hidden=[7], activation="minmax")
     with pytest.raises(ModelError, match="got 7 of them; choose an even width"):
         model(torch.rand(2, *SHAPE))

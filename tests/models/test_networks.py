@@ -63,7 +63,7 @@ def chain(kernel: int, *channels: int) -> int:
     return sum(conv(before, after, kernel) for before, after in pairwise(channels))
 
 
-def test_every_name_is_tested_here() -> None:
+def test_network_names_are_all_tested_here() -> None:
     assert set(USUAL) == set(MODEL_NAMES)
 
 
@@ -90,7 +90,7 @@ def test_every_name_is_tested_here() -> None:
         ("resnet50", COLOUR, [(2048, 10)]),
     ],
 )
-def test_linear_layers_are_as_wide_as_published(
+def test_network_linear_layers_are_as_wide_as_published(
     name: str, shape: Shape, dense_shapes: list[tuple[int, int]]
 ) -> None:
     assert linear_shapes(shape_only(name, shape)) == dense_shapes
@@ -124,7 +124,7 @@ def test_linear_layers_are_as_wide_as_published(
         ("resnet50", COLOUR, {}, 23_520_842),
     ],
 )  # fmt: skip
-def test_parameters_are_as_many_as_published(
+def test_network_parameters_are_as_many_as_published(
     name: str, shape: Shape, options: dict[str, Any], parameters: int
 ) -> None:
     assert count(shape_only(name, shape, **options)) == parameters
@@ -141,7 +141,7 @@ def test_batch_norm_is_an_option_of_every_convolutional_net(name: str, batch_nor
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
-def test_logits_are_finite_and_their_gradients_reach_the_images(name: str) -> None:
+def test_network_logits_are_finite_and_their_gradients_reach_the_images(name: str) -> None:
     torch.manual_seed(0)
     # A light head in place of the widest; the convolutions are all there.
     options: dict[str, Any] = {"hidden": [16]} if name == "vgg16" else {}
@@ -155,7 +155,7 @@ def test_logits_are_finite_and_their_gradients_reach_the_images(name: str) -> No
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
-def test_every_network_can_be_traced(name: str) -> None:
+def test_network_can_be_traced(name: str) -> None:
     with torch.device("meta"):
         network = nn.Sequential(create(name, input_shape=USUAL[name], num_classes=7))
     traced = fx.symbolic_trace(network)
@@ -166,14 +166,14 @@ def test_every_network_can_be_traced(name: str) -> None:
     assert not any(layer.inplace for layer in layers(network, nn.ReLU))
 
 
-def test_a_traced_network_with_shortcuts_computes_the_same() -> None:
+def test_traced_network_with_shortcuts_computes_the_same() -> None:
     torch.manual_seed(0)
     model = create("resnet18", dataset="digits").eval()
     images = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(fx.symbolic_trace(model)(images), model(images))
 
 
-def test_the_last_layer_is_linear_and_no_softmax_stands_anywhere() -> None:
+def test_network_ends_in_a_linear_layer_and_has_no_softmax_anywhere() -> None:
     for name in MODEL_NAMES:
         network = shape_only(name, USUAL[name])
         assert isinstance(list(network.modules())[-1], nn.Linear)
@@ -192,13 +192,15 @@ def test_residual_nets_halve_the_image_three_times(name: str, shape: Shape) -> N
 
 
 @pytest.mark.parametrize(("name", "blocks", "shortcuts"), [("resnet18", 8, 3), ("resnet50", 16, 4)])
-def test_shortcuts_are_convolved_only_where_shapes_change(name: str, blocks: int, shortcuts: int) -> None:
+def test_residual_net_convolves_shortcuts_only_where_shapes_change(
+    name: str, blocks: int, shortcuts: int
+) -> None:
     residuals = layers(shape_only(name, COLOUR), Residual)
     assert len(residuals) == blocks
     assert sum(bool(layers(residual.shortcut, nn.Conv2d)) for residual in residuals) == shortcuts
 
 
-def test_a_residual_block_adds_before_the_last_relu() -> None:
+def test_residual_block_adds_before_the_last_relu() -> None:
     block = Residual(nn.Linear(3, 3), nn.Sequential())
     images = torch.randn(4, 3)
     torch.testing.assert_close(block(images), (images + block.branch(images)).clamp(min=0))
@@ -221,7 +223,7 @@ def test_vgg5_stable_averages_after_relu_and_has_no_bias() -> None:
         ("vgg11", "conv relu pool conv relu pool" + 3 * " conv relu conv relu pool"),
     ],
 )
-def test_layers_follow_each_other_as_published(name: str, order: str) -> None:
+def test_network_layers_follow_each_other_as_published(name: str, order: str) -> None:
     words = {nn.Conv2d: "conv", nn.ReLU: "relu", nn.MaxPool2d: "pool", nn.Flatten: "flatten"}
     kinds = [words.get(type(layer), "linear") for layer in shape_only(name, USUAL[name]).children()]
     assert " ".join(kinds[: kinds.index("flatten")]) == order
@@ -230,7 +232,7 @@ def test_layers_follow_each_other_as_published(name: str, order: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lenet", "alexnet", "vgg11", "vgg16", "cnn-large-epsilon"])
-def test_a_relu_directly_follows_the_second_convolution(name: str) -> None:
+def test_network_has_a_relu_directly_after_its_first_convolution(name: str) -> None:
     first, second, *_ = shape_only(name, USUAL[name]).children()
     assert isinstance(first, nn.Conv2d)
     assert isinstance(second, nn.ReLU)

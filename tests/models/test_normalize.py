@@ -9,7 +9,7 @@ from withstand.models import Normalize
 from withstand.types import ModelError
 
 
-def test_each_channel_has_its_own_mean_and_deviation() -> None:
+def test_normalize_has_a_mean_and_a_deviation_for_each_channel() -> None:
     images = torch.rand(2, 3, 4, 5)
     normalised = Normalize([0.1, 0.2, 0.3], [0.5, 1.0, 2.0])(images)
     for channel, (mean, std) in enumerate([(0.1, 0.5), (0.2, 1.0), (0.3, 2.0)]):
@@ -17,12 +17,12 @@ def test_each_channel_has_its_own_mean_and_deviation() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 8, 8), (4, 1), (4, 30), (4, 5, 6)])
-def test_one_channel_takes_any_shape(shape: tuple[int, ...]) -> None:
+def test_normalize_of_one_channel_takes_any_shape(shape: tuple[int, ...]) -> None:
     images = torch.rand(shape)
     torch.testing.assert_close(Normalize([0.25], [0.5])(images), (images - 0.25) / 0.5)
 
 
-def test_statistics_move_with_the_model_and_are_saved_with_it() -> None:
+def test_normalize_statistics_move_with_the_model_and_are_saved_with_it() -> None:
     layer = Normalize([0.25], [0.5]).to(torch.float64)
     assert layer(torch.rand(1, 1, 2, 2, dtype=torch.float64)).dtype is torch.float64
     other = Normalize([0.0], [1.0])
@@ -31,7 +31,7 @@ def test_statistics_move_with_the_model_and_are_saved_with_it() -> None:
     assert list(other.parameters()) == []
 
 
-def test_it_shows_its_statistics() -> None:
+def test_normalize_shows_its_statistics() -> None:
     assert repr(Normalize([0.1307], [0.3081])) == "Normalize(mean=[0.1307], std=[0.3081])"
     assert repr(Normalize([0.1307], [0.3081]).to("meta")) == "Normalize(channels=1)"
 
@@ -48,6 +48,8 @@ def test_it_shows_its_statistics() -> None:
         ([math.nan], [0.1], "finite means"),
     ],
 )
-def test_statistics_that_make_no_sense_are_refused(mean: list[float], std: list[float], message: str) -> None:
+def test_normalize_refuses_statistics_that_make_no_sense(
+    mean: list[float], std: list[float], message: str
+) -> None:
     with pytest.raises(ModelError, match=message):
         Normalize(mean, std)

@@ -21,7 +21,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("info", KNOWN_DATASETS.values(), ids=KNOWN_DATASETS)
-def test_a_data_set_gives_shape_classes_and_normalisation(info: DatasetInfo) -> None:
+def test_create_takes_shape_classes_and_normalisation_from_a_data_set(info: DatasetInfo) -> None:
     model = create("cnn-small", dataset=info.name)
     normalize = model.get_submodule("normalize")
     assert isinstance(normalize, Normalize)
@@ -31,7 +31,7 @@ def test_a_data_set_gives_shape_classes_and_normalisation(info: DatasetInfo) -> 
     assert model(torch.rand(2, *info.shape)).shape == (2, info.num_classes)
 
 
-def test_the_network_sees_normalised_images() -> None:
+def test_create_shows_the_network_normalised_images() -> None:
     torch.manual_seed(0)
     model = create("mlp", dataset=MINE, hidden=[4])
     images = torch.rand(3, 2, 6, 5)
@@ -39,7 +39,7 @@ def test_the_network_sees_normalised_images() -> None:
     torch.testing.assert_close(model(images), model.get_submodule("network")((images - mean) / std))
 
 
-def test_normalisation_can_be_left_out_and_weights_do_not_depend_on_it() -> None:
+def test_create_without_normalisation_gives_the_same_weights() -> None:
     torch.manual_seed(0)
     plain = create("mlp", dataset=MINE, normalize=False, hidden=[4])
     torch.manual_seed(0)
@@ -48,18 +48,18 @@ def test_normalisation_can_be_left_out_and_weights_do_not_depend_on_it() -> None
     assert same(plain, normalised.get_submodule("network"))
 
 
-def test_without_a_data_set_nothing_is_normalised() -> None:
+def test_create_without_a_data_set_normalises_nothing() -> None:
     model = create("mlp", input_shape=(1, 3, 3), num_classes=4, hidden=[5])
     assert [type(layer) for layer in model.children()] == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
 
 
-def test_shape_and_classes_may_differ_from_the_data_set() -> None:
+def test_create_takes_shape_and_classes_that_differ_from_the_data_set() -> None:
     model = create("cnn-small", dataset="cifar10", input_shape=(3, 16, 20), num_classes=4)
     assert model(torch.rand(2, 3, 16, 20)).shape == (2, 4)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn-4c3f", "vgg11", "resnet18"])
-def test_the_seed_fixes_the_weights(name: str) -> None:
+def test_create_fixes_the_weights_by_the_seed(name: str) -> None:
     models = []
     for seed in (7, 7, 8):
         torch.manual_seed(seed)
@@ -69,7 +69,7 @@ def test_the_seed_fixes_the_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
-def test_models_are_made_in_train_mode_without_gradients(name: str) -> None:
+def test_create_gives_models_in_train_mode_without_gradients(name: str) -> None:
     with torch.device("meta"):
         model = create(name, dataset="cifar10")
     assert all(module.training for module in model.modules())
@@ -109,6 +109,8 @@ def test_models_are_made_in_train_mode_without_gradients(name: str) -> None:
         ),
     ],
 )
-def test_what_cannot_be_built_says_why(name: str, arguments: dict[str, Any], message: str) -> None:
+def test_create_says_why_something_cannot_be_built(
+    name: str, arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ModelError, match=message):
         create(name, **arguments)

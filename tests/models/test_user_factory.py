@@ -55,7 +55,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_factory_gets_the_sizes_that_it_names_and_the_options(file: Path) -> None:
+def test_factory_gets_the_sizes_that_it_names_and_the_options(file: Path) -> None:
     model = create(f"{file}:make", dataset="digits", width=5)
     assert isinstance(model.get_submodule("normalize"), Normalize)
     assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
@@ -63,35 +63,35 @@ def test_a_factory_gets_the_sizes_that_it_names_and_the_options(file: Path) -> N
 
 
 @pytest.mark.parametrize(("function", "classes"), [("fixed", 10), ("only_classes", 7), ("make", 7)])
-def test_sizes_that_it_does_not_name_are_kept_from_it(file: Path, function: str, classes: int) -> None:
+def test_factory_does_not_get_sizes_that_it_does_not_name(file: Path, function: str, classes: int) -> None:
     model = create(f"{file}:{function}", input_shape=(1, 8, 8), num_classes=7)
     assert model(torch.rand(2, 1, 8, 8)).shape == (2, classes)
 
 
-def test_any_option_is_passed_to_a_factory_that_takes_any(file: Path) -> None:
+def test_factory_that_takes_any_option_gets_any(file: Path) -> None:
     create(f"{file}:anything", dataset="digits", colour="red")
     (module,) = (module for module in sys.modules.values() if getattr(module, "__file__", "") == str(file))
     assert module.fixed.seen == {"colour": "red"}
 
 
-def test_normalisation_can_be_left_to_the_users_model(file: Path) -> None:
+def test_factory_may_normalise_by_itself(file: Path) -> None:
     model = create(f"{file}:fixed", dataset="digits", normalize=False)
     assert not any(isinstance(module, Normalize) for module in model.modules())
 
 
-def test_an_importable_function_or_class_works_the_same() -> None:
+def test_factory_may_be_an_importable_function_or_class() -> None:
     model = create("torch.nn:Linear", dataset="digits", normalize=False, in_features=8, out_features=4)
     assert isinstance(model, nn.Linear)
     built = create("withstand.models.sequences:mlp", dataset="digits", hidden=[2])
     assert built(torch.rand(3, 1, 8, 8)).shape == (3, 10)
 
 
-def test_a_relative_path_is_found_from_here(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factory_file_may_have_a_relative_path(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     assert create("networks.py:fixed", dataset="digits")(torch.rand(1, 1, 8, 8)).shape == (1, 10)
 
 
-def test_the_files_folder_does_not_stay_on_the_path(file: Path) -> None:
+def test_factory_folder_does_not_stay_on_the_path(file: Path) -> None:
     before = list(sys.path)
     create(f"{file}:fixed", dataset="digits")
     assert sys.path == before
@@ -101,15 +101,15 @@ def test_the_files_folder_does_not_stay_on_the_path(file: Path) -> None:
     assert sys.path == before
 
 
-def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
+def test_factory_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
     for width in (2, 3):
         (tmp_path / str(width)).mkdir()
         code = f"from torch import nn\ndef make():\n    return nn.Linear(8, {width})\n"
         (tmp_path / str(width) / "net.py").write_text(code)
-    made = [
+    models = [
         create(f"{tmp_path}/{width}/net.py:make", dataset="digits", normalize=False) for width in (2, 3, 2)
     ]
-    assert [model(torch.rand(1, 8)).shape[1] for model in made] == [2, 3, 2]
+    assert [model(torch.rand(1, 8)).shape[1] for model in models] == [2, 3, 2]
     files = [getattr(module, "__file__", "") for module in sys.modules.values()]
     assert all(files.count(f"{tmp_path}/{width}/net.py") == 1 for width in (2, 3))
 
@@ -125,7 +125,7 @@ def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
         ("Sizes", "could not be built.*width", TypeError),
     ],
 )
-def test_a_factory_that_fails_is_named(
+def test_factory_that_fails_is_named(
     file: Path, function: str, message: str, cause: type[Exception] | None
 ) -> None:
     with pytest.raises(ModelError, match=message) as caught:
@@ -133,14 +133,14 @@ def test_a_factory_that_fails_is_named(
     assert type(caught.value.__cause__) is (cause or type(None))
 
 
-def test_options_of_a_factory_are_checked(file: Path) -> None:
+def test_factory_options_are_checked(file: Path) -> None:
     with pytest.raises(ModelError, match="has no option 'widht'; did you mean 'width'"):
         create(f"{file}:make", dataset="digits", widht=3)
     with pytest.raises(ModelError, match="has no option 'width'; there are none"):
         create(f"{file}:fixed", dataset="digits", width=3)
 
 
-def test_files_and_modules_that_do_not_load_are_named(tmp_path: Path) -> None:
+def test_factory_files_and_modules_that_do_not_load_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"There is no file .*missing.py; give the path"):
         create(f"{tmp_path}/missing.py:make", dataset="digits")
     with pytest.raises(ModelError, match=r"no_such_package.models could not be loaded, ModuleNotFoundError"):
@@ -150,7 +150,9 @@ def test_files_and_modules_that_do_not_load_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("code", "error"), [("1 +", SyntaxError), ("1 / 0", ZeroDivisionError)])
-def test_a_file_that_fails_while_it_loads_is_named(tmp_path: Path, code: str, error: type[Exception]) -> None:
+def test_factory_file_that_fails_while_it_loads_is_named(
+    tmp_path: Path, code: str, error: type[Exception]
+) -> None:
     path = tmp_path / "net.py"
     path.write_text(code)
     with pytest.raises(ModelError, match=f"net.py could not be loaded, {error.__name__}") as caught:

@@ -44,14 +44,14 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["state.pt", "state.pth"])
-def test_state_dicts_of_torch_are_read(tmp_path: Path, name: str) -> None:
+def test_load_weights_reads_state_dicts_of_torch(tmp_path: Path, name: str) -> None:
     model, other = changed(0), small(1)
     torch.save(model.state_dict(), tmp_path / name)
     load_weights(other, tmp_path / name)
     assert same(model, other)
 
 
-def test_normalisation_is_saved_too(tmp_path: Path) -> None:
+def test_weights_of_the_normalisation_are_saved_too(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(create("mlp", dataset="digits", hidden=[2]), path)
     saved = safetensors.torch.load_file(path)
@@ -59,7 +59,7 @@ def test_normalisation_is_saved_too(tmp_path: Path) -> None:
     assert saved["normalize.std"].item() == pytest.approx(0.3759)
 
 
-def test_tied_and_strided_weights_can_be_saved(tmp_path: Path) -> None:
+def test_save_weights_takes_tied_and_strided_weights(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
     model[0].bias.data = torch.arange(6.0)[::2]
@@ -69,7 +69,7 @@ def test_tied_and_strided_weights_can_be_saved(tmp_path: Path) -> None:
     assert same(model, other)
 
 
-def test_a_former_file_is_replaced_and_stays_if_saving_fails(
+def test_save_weights_replaces_a_former_file_and_leaves_it_if_saving_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.safetensors"
@@ -90,7 +90,7 @@ def test_a_former_file_is_replaced_and_stays_if_saving_fails(
     assert same(other, changed(1))
 
 
-def test_saving_says_what_it_cannot_do(tmp_path: Path) -> None:
+def test_save_weights_says_what_it_cannot_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"saved as .safetensors, but got .*model.pt"):
         save_weights(small(0), tmp_path / "model.pt")
     with pytest.raises(RunFolderError, match="Cannot write"):
@@ -104,7 +104,7 @@ def test_saving_says_what_it_cannot_do(tmp_path: Path) -> None:
         save_weights(nn.Sequential(Extra()), tmp_path / "model.safetensors")
 
 
-def test_other_shapes_are_named_and_nothing_is_loaded(tmp_path: Path) -> None:
+def test_load_weights_names_other_shapes_and_loads_nothing(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(small(0, width=4), path)
     model = small(1)
@@ -113,7 +113,7 @@ def test_other_shapes_are_named_and_nothing_is_loaded(tmp_path: Path) -> None:
     assert same(model, small(1))
 
 
-def test_at_most_five_differences_are_named(tmp_path: Path) -> None:
+def test_load_weights_names_at_most_five_differences(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(nn.Linear(2, 2), path)
     with pytest.raises(
@@ -126,7 +126,7 @@ def test_at_most_five_differences_are_named(tmp_path: Path) -> None:
         load_weights(nn.Linear(2, 2), path)
 
 
-def test_exactly_five_differences_are_all_of_them(tmp_path: Path) -> None:
+def test_load_weights_names_exactly_five_differences_as_all_of_them(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(nn.BatchNorm1d(2), path)
     with pytest.raises(ModelError, match=r"model; weight is not in the model\. Build"):
@@ -135,13 +135,13 @@ def test_exactly_five_differences_are_all_of_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "model.pth"])
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"\x80\x02"])
-def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_load_weights_refuses_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=f"{name} is damaged or holds more than weights"):
         load_weights(small(0), tmp_path / name)
 
 
-def test_a_truncated_file_is_refused_and_nothing_is_loaded(tmp_path: Path) -> None:
+def test_load_weights_refuses_a_truncated_file_and_loads_nothing(tmp_path: Path) -> None:
     path, model = tmp_path / "model.safetensors", small(1)
     save_weights(small(0), path)
     path.write_bytes(path.read_bytes()[:-7])
@@ -161,7 +161,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("by_torch", [True, False])
-def test_a_state_dict_runs_no_code(tmp_path: Path, by_torch: bool) -> None:
+def test_load_weights_runs_no_code(tmp_path: Path, by_torch: bool) -> None:
     path, mark = tmp_path / "model.pt", tmp_path / "mark"
     if by_torch:
         torch.save({"weight": Malicious(mark)}, path)
@@ -173,13 +173,13 @@ def test_a_state_dict_runs_no_code(tmp_path: Path, by_torch: bool) -> None:
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(2)], {"epoch": 3}, torch.zeros(2)])
-def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+def test_load_weights_refuses_what_is_no_state_dict(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(ModelError, match=r"no state dict of tensors; save model.state_dict\(\) alone"):
         load_weights(small(0), tmp_path / "model.pt")
 
 
-def test_missing_files_and_unknown_endings_are_named(tmp_path: Path) -> None:
+def test_load_weights_names_missing_files_and_unknown_endings(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"There is no weights file .*model.safetensors; check the path"):
         load_weights(small(0), tmp_path / "model.safetensors")
     (tmp_path / "model.npz").touch()

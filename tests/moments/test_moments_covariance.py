@@ -78,19 +78,23 @@ def _sampled(function: Callable[[Tensor], Tensor], mean: Tensor, covariance: Ten
 
 @settings(max_examples=60, deadline=None)
 @given(_means, _means, st.floats(-0.99, 0.99))
-def test_agrees_with_the_bivariate_distribution_function(h: float, k: float, rho: float) -> None:
+def test_rectified_covariance_agrees_with_the_bivariate_distribution_function(
+    h: float, k: float, rho: float
+) -> None:
     assert _crossed(h, k, rho) == pytest.approx(_published(h, k, rho), abs=2e-7)
 
 
 @pytest.mark.parametrize("rho", [-1.0, -0.999, -0.9, -0.3, 0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 1.0])
-def test_zero_means_have_the_arccosine_form(rho: float) -> None:
+def test_rectified_covariance_of_zero_means_has_the_arccosine_form(rho: float) -> None:
     expected = (rho * math.acos(-rho) + math.sqrt(1 - rho**2) - 1) / (2 * math.pi)
     assert _crossed(0.0, 0.0, rho) == pytest.approx(expected, abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(-6, 6), st.floats(-0.05, 0.05), st.sampled_from([-1.0, 1.0]))
-def test_the_stated_error_holds_at_full_correlation(h: float, apart: float, rho: float) -> None:
+def test_rectified_covariance_keeps_its_stated_error_at_full_correlation(
+    h: float, apart: float, rho: float
+) -> None:
     k = rho * h + apart
     low, high = sorted([-h, -k / rho])  # where each of the two starts or stops
 
@@ -103,30 +107,30 @@ def test_the_stated_error_holds_at_full_correlation(h: float, apart: float, rho:
     assert _crossed(h, k, rho) == pytest.approx(float(second - means[0] * means[1]), abs=1e-6)
 
 
-def test_agrees_with_samples() -> None:
+def test_rectified_covariance_agrees_with_samples() -> None:
     means, covariance = _random(5, seed=0)
-    found = rectified_covariance(means, covariance)
+    actual = rectified_covariance(means, covariance)
     for row in range(2):
         expected, error = _sampled(torch.relu, means[row], covariance[row])
-        assert ((found[row] - expected).abs() <= 5 * error).all()
+        assert ((actual[row] - expected).abs() <= 5 * error).all()
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([torch.float32, torch.float64]))
-def test_it_is_a_covariance_matrix(seed: int, dtype: torch.dtype) -> None:
+def test_rectified_covariance_is_a_covariance_matrix(seed: int, dtype: torch.dtype) -> None:
     means, covariance = _random(6, seed, dtype)
-    found = rectified_covariance(means, covariance)
-    variance = found.diagonal(dim1=1, dim2=2)
+    result = rectified_covariance(means, covariance)
+    variance = result.diagonal(dim1=1, dim2=2)
     bound = (variance[:, :, None] * variance[:, None, :]).sqrt()
     scale = covariance.diagonal(dim1=1, dim2=2).amax(1)
-    assert torch.equal(found, found.mT)
-    assert (found.abs() <= bound + 2e-6 * scale[:, None, None]).all()
-    assert (torch.linalg.eigvalsh(found)[:, 0] >= -1e-5 * scale).all()
+    assert torch.equal(result, result.mT)
+    assert (result.abs() <= bound + 2e-6 * scale[:, None, None]).all()
+    assert (torch.linalg.eigvalsh(result)[:, 0] >= -1e-5 * scale).all()
 
 
 @settings(max_examples=40, deadline=None)
 @given(_means, _means, _stds, _stds, _correlations, _correlations)
-def test_it_grows_with_the_correlation(
+def test_rectified_covariance_grows_with_the_correlation(
     mean_a: float, mean_b: float, std_a: float, std_b: float, first: float, second: float
 ) -> None:
     covariances = torch.tensor(sorted([first, second]), dtype=torch.float64) * std_a * std_b
@@ -139,45 +143,47 @@ def test_it_grows_with_the_correlation(
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.permutations(range(5)))
-def test_the_order_of_coordinates_is_free(seed: int, order: list[int]) -> None:
+def test_rectified_covariance_does_not_depend_on_the_order_of_coordinates(
+    seed: int, order: list[int]
+) -> None:
     means, covariance = _random(5, seed)
-    found = rectified_covariance(means, covariance)[:, order][:, :, order]
+    result = rectified_covariance(means, covariance)[:, order][:, :, order]
     moved = rectified_covariance(means[:, order], covariance[:, order][:, :, order])
-    torch.testing.assert_close(moved, found, rtol=0, atol=1e-14)
+    torch.testing.assert_close(moved, result, rtol=0, atol=1e-14)
 
 
-def test_one_covariance_for_all_examples() -> None:
+def test_rectified_covariance_takes_one_covariance_for_all_examples() -> None:
     means, covariance = _random(5, seed=1)
     shared = rectified_covariance(means, covariance[:1])
     torch.testing.assert_close(shared, rectified_covariance(means, covariance[:1].expand(2, -1, -1)))
 
 
-def test_what_does_not_vary_together_does_not_covary() -> None:
+def test_rectified_covariance_of_what_does_not_vary_together_is_none() -> None:
     means, covariance = _random(5, seed=2)
-    found = rectified_covariance(means, torch.diag_embed(covariance.diagonal(dim1=1, dim2=2)))
-    assert torch.equal(found, torch.diag_embed(found.diagonal(dim1=1, dim2=2)))
+    result = rectified_covariance(means, torch.diag_embed(covariance.diagonal(dim1=1, dim2=2)))
+    assert torch.equal(result, torch.diag_embed(result.diagonal(dim1=1, dim2=2)))
 
 
-def test_far_from_the_bend_it_is_the_identity_or_nothing() -> None:
+def test_rectified_covariance_far_from_the_bend_is_all_or_nothing() -> None:
     _, covariance = _random(4, seed=3, dtype=torch.float32)
     means = torch.tensor([[1e3, 2e3, -1e3, 1e3]], dtype=torch.float32)
-    kept = torch.tensor([1.0, 1.0, 0.0, 1.0])
-    found = rectified_covariance(means, covariance[:1])
-    torch.testing.assert_close(found, covariance[:1] * kept[:, None] * kept)
+    varies = torch.tensor([1.0, 1.0, 0.0, 1.0])
+    result = rectified_covariance(means, covariance[:1])
+    torch.testing.assert_close(result, covariance[:1] * varies[:, None] * varies)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_constants_do_not_covary(dtype: torch.dtype) -> None:
+def test_rectified_covariance_of_constants_is_none(dtype: torch.dtype) -> None:
     means, covariance = _random(5, seed=4, dtype=dtype)
-    kept = torch.tensor([1, 0, 1, 0, 0], dtype=dtype)
+    varies = torch.tensor([1, 0, 1, 0, 0], dtype=dtype)
     means[:, 3] = 0
-    found = rectified_covariance(means, covariance * kept[:, None] * kept)
-    assert not found[:, kept == 0].any()
+    result = rectified_covariance(means, covariance * varies[:, None] * varies)
+    assert not result[:, varies == 0].any()
     pair = rectified_covariance(means[:, [0, 2]], covariance[:, [0, 2]][:, :, [0, 2]])
-    torch.testing.assert_close(found[:, [0, 2]][:, :, [0, 2]], pair)
+    torch.testing.assert_close(result[:, [0, 2]][:, :, [0, 2]], pair)
 
 
-def test_gradient() -> None:
+def test_rectified_covariance_has_the_gradient_of_finite_differences() -> None:
     generator = torch.Generator().manual_seed(6)
     shapes = [(3, 4, 1), (3, 1, 4), (1, 4, 1), (3, 1, 4), (1, 4, 4)]  # each is summed to its own shape
     mean_a, mean_b, var_a, var_b, share = (
@@ -192,7 +198,7 @@ def test_gradient() -> None:
         assert torch.autograd.gradcheck(cross_rectified_covariance, alone, fast_mode=True)
 
 
-def test_gradient_of_the_matrix() -> None:
+def test_rectified_covariance_has_the_gradient_of_the_matrix() -> None:
     means, covariance = _random(4, seed=7)
     covariance = covariance + torch.eye(4, dtype=torch.float64)
 
@@ -203,7 +209,7 @@ def test_gradient_of_the_matrix() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_everything_is_finite_where_it_degenerates(dtype: torch.dtype) -> None:
+def test_rectified_covariance_is_finite_where_it_degenerates(dtype: torch.dtype) -> None:
     """Every pair of odd means, variances and correlations, beyond ±1 too."""
     means = torch.tensor([0.0, -3.0, 1e-20, 1.0, -1e4, 1e6], dtype=dtype)
     variances = torch.tensor([0.0, 1e-30, 1e-12, 1.0, 1e8], dtype=dtype)
@@ -211,15 +217,15 @@ def test_everything_is_finite_where_it_degenerates(dtype: torch.dtype) -> None:
     grid = torch.cartesian_prod(means, means, variances, variances, correlations)
     mean_a, mean_b, var_a, var_b, rho = (x.clone().requires_grad_() for x in grid.unbind(1))
     covariance = (rho * var_a.detach().sqrt() * var_b.detach().sqrt()).detach().requires_grad_()
-    found = cross_rectified_covariance(mean_a, mean_b, var_a, var_b, covariance)
-    found.sum().backward()  # type: ignore[no-untyped-call]
-    assert found.isfinite().all()
+    result = cross_rectified_covariance(mean_a, mean_b, var_a, var_b, covariance)
+    result.sum().backward()  # type: ignore[no-untyped-call]
+    assert result.isfinite().all()
     for value in (mean_a, mean_b, var_a, var_b, covariance):
         assert value.grad is not None
         assert value.grad.isfinite().all()
 
 
-def test_a_gradient_at_variance_zero_is_finite() -> None:
+def test_rectified_covariance_has_a_finite_gradient_at_variance_zero() -> None:
     means = torch.zeros(1, 3, requires_grad=True)
     factor = torch.zeros(1, 3, 3, requires_grad=True)
     rectified_covariance(means, factor @ factor.mT).sum().backward()  # type: ignore[no-untyped-call]
@@ -230,14 +236,14 @@ def test_a_gradient_at_variance_zero_is_finite() -> None:
     assert factor.grad.isfinite().all()
 
 
-def test_single_precision_is_near_double() -> None:
+def test_rectified_covariance_in_single_precision_is_near_double() -> None:
     means, covariance = _random(6, seed=8)
     expected = rectified_covariance(means, covariance)
-    found = rectified_covariance(means.float(), covariance.float())
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    actual = rectified_covariance(means.float(), covariance.float())
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_piecewise_linear_functions_agree_with_samples() -> None:
+def test_hinged_covariance_of_piecewise_linear_functions_agrees_with_samples() -> None:
     means, covariance = _random(5, seed=14)
     slopes = torch.linspace(-0.5, 0.5, 5, dtype=torch.float64)  # another function for each coordinate
     hinges = Hinges((-0.4, 0.8), (1.0, 1 - slopes), slope=slopes, intercept=0.3)
@@ -245,20 +251,20 @@ def test_piecewise_linear_functions_agree_with_samples() -> None:
     def function(x: Tensor) -> Tensor:
         return 0.3 + slopes * x + torch.relu(x + 0.4) + (1 - slopes) * torch.relu(x - 0.8)
 
-    found = hinged_covariance(means, covariance, hinges)
+    actual = hinged_covariance(means, covariance, hinges)
     _, spread = hinged(means, covariance.diagonal(dim1=1, dim2=2), hinges)
-    torch.testing.assert_close(found.diagonal(dim1=1, dim2=2), spread, rtol=1e-5, atol=1e-5)
-    assert torch.equal(found, found.mT)
+    torch.testing.assert_close(actual.diagonal(dim1=1, dim2=2), spread, rtol=1e-5, atol=1e-5)
+    assert torch.equal(actual, actual.mT)
     for row in range(2):
         expected, error = _sampled(function, means[row], covariance[row])
-        assert ((found[row] - expected).abs() <= 5 * error).all()
+        assert ((actual[row] - expected).abs() <= 5 * error).all()
 
 
-def test_the_rectifier_is_a_hinge() -> None:
+def test_hinged_covariance_of_the_rectifier_is_the_rectified_one() -> None:
     means, covariance = _random(5, seed=15)
-    found = hinged_covariance(means, covariance, Hinges((0.0,), (1.0,)))
+    actual = hinged_covariance(means, covariance, Hinges((0.0,), (1.0,)))
     expected = hinged_covariance(means, covariance, RECTIFIER)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(expected, rectified_covariance(means, covariance))
 
 
@@ -292,13 +298,13 @@ def test_expansion_of_the_exponential() -> None:
 def test_expansion_of_tanh_agrees_with_samples() -> None:
     means, covariance = _random(5, seed=12)
     covariance = covariance / 4
-    found = _expanded(torch.tanh, means, covariance, 30, num_nodes=64)
+    actual = _expanded(torch.tanh, means, covariance, 30, num_nodes=64)
     for row in range(2):
         expected, error = _sampled(torch.tanh, means[row], covariance[row])
-        assert ((found[row] - expected).abs() <= 5 * error).all()
+        assert ((actual[row] - expected).abs() <= 5 * error).all()
 
 
-def test_coefficients_are_mean_and_variance() -> None:
+def test_hermite_coefficients_are_mean_and_variance() -> None:
     means, covariance = _random(5, seed=13)
     variance = covariance.diagonal(dim1=1, dim2=2) / 10
     coefficients = hermite_coefficients(torch.sin, means, variance, 20)
@@ -319,10 +325,10 @@ def test_expansions_are_finite_at_variance_zero() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31))
-def test_correlations_do_not_depend_on_scale(seed: int) -> None:
+def test_correlation_of_covariances_does_not_depend_on_scale(seed: int) -> None:
     _, covariance = _random(4, seed)
-    found = correlation_of(covariance)
+    result = correlation_of(covariance)
     scale = torch.tensor([0.1, 1.0, 3.0, 10.0], dtype=torch.float64)
-    torch.testing.assert_close(correlation_of(covariance * scale[:, None] * scale), found)
-    assert (found.abs() <= 1).all()
-    torch.testing.assert_close(found.diagonal(dim1=1, dim2=2), torch.ones(2, 4, dtype=torch.float64))
+    torch.testing.assert_close(correlation_of(covariance * scale[:, None] * scale), result)
+    assert (result.abs() <= 1).all()
+    torch.testing.assert_close(result.diagonal(dim1=1, dim2=2), torch.ones(2, 4, dtype=torch.float64))

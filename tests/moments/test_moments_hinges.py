@@ -56,46 +56,48 @@ def _any_hinges(draw: st.DrawFn) -> Hinges:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_they_stand_for_the_function(name: str) -> None:
+def test_hinges_are_the_function(name: str) -> None:
     hinges, function = FUNCTIONS[name]
     points = torch.linspace(-9, 9, 181, dtype=torch.float64)
     torch.testing.assert_close(_value(hinges, points), function(points), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_moments_of_known_functions_are_integrals(integrated: _Integrated, name: str) -> None:
+def test_hinges_moments_of_known_functions_are_integrals(integrated: _Integrated, name: str) -> None:
     hinges, function = FUNCTIONS[name]
     for mean in (-4.0, -0.3, 0.0, 0.1, 2.5, 7.0):
         for std in (0.05, 0.4, 3.0):
-            found = hinged(_number(mean), _number(std * std), hinges)
+            actual = hinged(_number(mean), _number(std * std), hinges)
             expected = integrated(function, mean, std, kinks=hinges.positions)
-            assert found[0].item() == pytest.approx(expected[0], rel=1e-9, abs=1e-12)
-            assert found[1].item() == pytest.approx(expected[1], rel=1e-8, abs=1e-12)
+            assert actual[0].item() == pytest.approx(expected[0], rel=1e-9, abs=1e-12)
+            assert actual[1].item() == pytest.approx(expected[1], rel=1e-8, abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
 @given(hinges=_any_hinges(), mean=st.floats(-4, 4), std=st.floats(0.01, 3))
-def test_moments_are_integrals(integrated: _Integrated, hinges: Hinges, mean: float, std: float) -> None:
-    found = hinged(_number(mean), _number(std * std), hinges)
+def test_hinges_moments_are_integrals(
+    integrated: _Integrated, hinges: Hinges, mean: float, std: float
+) -> None:
+    actual = hinged(_number(mean), _number(std * std), hinges)
     expected = integrated(partial(_value, hinges), mean, std, kinks=hinges.positions)
-    assert found[0].item() == pytest.approx(expected[0], rel=1e-9, abs=1e-9)
-    assert found[1].item() == pytest.approx(expected[1], rel=1e-7, abs=1e-9 * std**2)
+    assert actual[0].item() == pytest.approx(expected[0], rel=1e-9, abs=1e-9)
+    assert actual[1].item() == pytest.approx(expected[1], rel=1e-7, abs=1e-9 * std**2)
 
 
-def test_another_function_for_each_channel() -> None:
+def test_hinges_may_differ_by_channel() -> None:
     slopes = torch.tensor([0.0, 0.3, 1.0, 2.0], dtype=torch.float64)[:, None]
     mean = torch.randn(2, 4, 5, dtype=torch.float64)
     variance = 0.1 + torch.rand(1, 4, 5, dtype=torch.float64)
-    found = hinged(mean, variance, Hinges((-0.2, 0.4), (1 - slopes, slopes), slope=slopes))
+    actual = hinged(mean, variance, Hinges((-0.2, 0.4), (1 - slopes, slopes), slope=slopes))
     gain = hinged_gain(mean, variance, Hinges((-0.2, 0.4), (1 - slopes, slopes), slope=slopes))
     for channel, slope in enumerate(slopes.flatten().tolist()):
         own = Hinges((-0.2, 0.4), (1 - slope, slope), slope=slope)
         expected = hinged(mean[:, channel], variance[:, channel], own)
-        torch.testing.assert_close((found[0][:, channel], found[1][:, channel]), expected)
+        torch.testing.assert_close((actual[0][:, channel], actual[1][:, channel]), expected)
         torch.testing.assert_close(gain[:, channel], hinged_gain(mean[:, channel], variance[:, channel], own))
 
 
-def test_gradients_reach_the_slopes() -> None:
+def test_hinges_gradients_reach_the_slopes() -> None:
     slopes = torch.tensor([0.1, 0.6], dtype=torch.float64, requires_grad=True)
     mean, variance = _number(0.2).expand(3, 2), _number(0.5).expand(1, 2)
     assert torch.autograd.gradcheck(
@@ -103,19 +105,19 @@ def test_gradients_reach_the_slopes() -> None:
     )
 
 
-def test_the_rectifier_written_out_is_the_rectifier() -> None:
+def test_hinges_of_the_rectifier_are_the_rectifier() -> None:
     mean, variance = torch.randn(20), torch.rand(20)
     torch.testing.assert_close(
         hinged(mean, variance, FUNCTIONS["relu-written-out"][0]), rectified(mean, variance)
     )
 
 
-def test_the_identity_changes_nothing() -> None:
+def test_hinges_of_the_identity_change_nothing() -> None:
     mean, variance = torch.randn(20), torch.rand(20)
     torch.testing.assert_close(hinged(mean, variance, FUNCTIONS["identity"][0]), (mean, variance))
 
 
-def test_adding_a_line_tilts_moments_as_it_should() -> None:
+def test_hinges_moments_tilt_with_a_line_that_is_added() -> None:
     """Var(f + s z) = Var f + 2 s E f' Var z + s² Var z."""
     mean = torch.randn(30, dtype=torch.float64)
     variance = 0.1 + torch.rand(30, dtype=torch.float64)
@@ -128,36 +130,36 @@ def test_adding_a_line_tilts_moments_as_it_should() -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("size", [1.0, 10.0, 1000.0])
-def test_single_precision_loses_nothing_far_from_the_kinks(name: str, size: float) -> None:
+def test_hinges_in_single_precision_lose_nothing_far_from_the_kinks(name: str, size: float) -> None:
     """Where the function is flat, what is left of the variance must not be rounding."""
     hinges, _ = FUNCTIONS[name]
     generator = torch.Generator().manual_seed(0)
     mean = size * (2 * torch.rand(10_000, generator=generator) - 1)
     variance = (1e-4 * mean).square()
-    found = hinged(mean, variance, hinges)
+    actual = hinged(mean, variance, hinges)
     expected = hinged(mean.double(), variance.double(), hinges)
-    assert ((found[0] - expected[0]).abs() <= 1e-5 * expected[0].abs() + 1e-6 * size).all()
-    assert ((found[1] - expected[1]).abs() <= 1e-3 * variance).all()
+    assert ((actual[0] - expected[0]).abs() <= 1e-5 * expected[0].abs() + 1e-6 * size).all()
+    assert ((actual[1] - expected[1]).abs() <= 1e-3 * variance).all()
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_without_variance_it_is_the_function(name: str, dtype: torch.dtype) -> None:
+def test_hinges_moments_without_variance_are_the_function(name: str, dtype: torch.dtype) -> None:
     hinges, function = FUNCTIONS[name]
     points = [-7.0, -0.3, 0.0, 0.1, 0.2, 0.7, 6.0, 7.5, *hinges.positions]
     mean = torch.tensor(points, dtype=dtype, requires_grad=True)
     variance = torch.zeros(1, dtype=dtype, requires_grad=True)
-    found, spread = hinged(mean, variance, hinges)
+    result, spread = hinged(mean, variance, hinges)
     eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(found, function(mean), rtol=0, atol=10 * eps)
+    torch.testing.assert_close(result, function(mean), rtol=0, atol=10 * eps)
     assert (spread == 0).all()
     gain = hinged_gain(mean, variance, hinges)
-    for gradient in torch.autograd.grad(found.sum() + spread.sum() + gain.sum(), (mean, variance)):
+    for gradient in torch.autograd.grad(result.sum() + spread.sum() + gain.sum(), (mean, variance)):
         assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_gain_is_the_slope_of_the_mean(integrated: _Integrated, name: str) -> None:
+def test_hinged_gain_is_the_slope_of_the_mean(integrated: _Integrated, name: str) -> None:
     """And Cov(f(z), z) / Var z, where 2 Cov(f(z), z) = Var(f(z) + z) - Var f(z) - Var z."""
     hinges, function = FUNCTIONS[name]
     mean = torch.tensor([-2.0, 0.1, 0.9, 5.5], dtype=torch.float64, requires_grad=True)
@@ -173,7 +175,7 @@ def test_the_gain_is_the_slope_of_the_mean(integrated: _Integrated, name: str) -
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "identity"])
-def test_gradients_are_those_of_finite_differences(name: str) -> None:
+def test_hinges_gradients_are_those_of_finite_differences(name: str) -> None:
     hinges, _ = FUNCTIONS[name]
     mean = torch.tensor([[-1.3, 0.05, 0.6, 3.3], [0.4, -0.2, 5.8, 1.1]], dtype=torch.float64)
     variance = torch.tensor([[0.7, 0.2, 1.5, 2.0]], dtype=torch.float64)

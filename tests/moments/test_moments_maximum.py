@@ -48,17 +48,17 @@ def _integrals(a: tuple[float, float], b: tuple[float, float], rho: float) -> tu
 
 @settings(max_examples=60, deadline=None)
 @given(mean=_means, other=_means, std=_stds, other_std=_stds, rho=st.floats(-0.99, 0.99) | st.none())
-def test_moments_are_integrals(
+def test_larger_moments_are_integrals(
     mean: float, other: float, std: float, other_std: float, rho: float | None
 ) -> None:
     covariance = None if rho is None else _number(rho * std * other_std)
-    found = larger(_number(mean), _number(std**2), _number(other), _number(other_std**2), covariance)
+    actual = larger(_number(mean), _number(std**2), _number(other), _number(other_std**2), covariance)
     expected = _integrals((mean, std), (other, other_std), rho or 0.0)
-    assert found[0].item() == pytest.approx(expected[0], rel=1e-8, abs=1e-8)
-    assert found[1].item() == pytest.approx(expected[1], rel=1e-8, abs=1e-8)
+    assert actual[0].item() == pytest.approx(expected[0], rel=1e-8, abs=1e-8)
+    assert actual[1].item() == pytest.approx(expected[1], rel=1e-8, abs=1e-8)
 
 
-def test_moments_and_share_agree_with_samples() -> None:
+def test_larger_moments_and_share_agree_with_samples() -> None:
     one, var_a, two, var_b, covariance = _random(0, 6)
     factor = torch.linalg.cholesky(
         torch.stack([torch.stack([var_a, covariance], 1), torch.stack([covariance, var_b], 1)], 1)
@@ -70,27 +70,27 @@ def test_moments_and_share_agree_with_samples() -> None:
     is_first = (x > y).double()
     mean, variance = larger(one, var_a, two, var_b, covariance)
     share = share_of_first(one, var_a, two, var_b, covariance)
-    for found, values in ((mean, samples), (variance, apart), (share, is_first)):
-        assert ((values.mean(0) - found).abs() <= 5 * values.std(0) / math.sqrt(NUM_SAMPLES)).all()
+    for result, values in ((mean, samples), (variance, apart), (share, is_first)):
+        assert ((values.mean(0) - result).abs() <= 5 * values.std(0) / math.sqrt(NUM_SAMPLES)).all()
 
 
-def test_which_is_first_does_not_matter() -> None:
+def test_larger_does_not_depend_on_which_is_first() -> None:
     one, var_a, two, var_b, covariance = _random(1, 50)
     for joint in (None, covariance):
-        found = larger(one, var_a, two, var_b, joint)
-        torch.testing.assert_close(found, larger(two, var_b, one, var_a, joint))
+        result = larger(one, var_a, two, var_b, joint)
+        torch.testing.assert_close(result, larger(two, var_b, one, var_a, joint))
         shares = share_of_first(one, var_a, two, var_b, joint), share_of_first(two, var_b, one, var_a, joint)
         torch.testing.assert_close(sum(shares), torch.ones_like(one))
 
 
-def test_it_shifts_and_scales() -> None:
+def test_larger_shifts_and_scales() -> None:
     one, var_a, two, var_b, covariance = _random(2, 50)
     mean, variance = larger(one, var_a, two, var_b, covariance)
     moved = larger(3 * one + 7, 9 * var_a, 3 * two + 7, 9 * var_b, 9 * covariance)
     torch.testing.assert_close(moved, (3 * mean + 7, 9 * variance))
 
 
-def test_beside_a_constant_it_is_the_rectifier() -> None:
+def test_larger_beside_a_constant_is_the_rectifier() -> None:
     mean, variance, *_ = _random(3, 50)
     constant, none = torch.full_like(mean, 0.3), torch.zeros_like(mean)
     expected, spread = rectified(mean - 0.3, variance)
@@ -99,15 +99,15 @@ def test_beside_a_constant_it_is_the_rectifier() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_beside_itself_it_stays(dtype: torch.dtype) -> None:
-    mean, variance = (each.to(dtype).requires_grad_() for each in _random(4, 50)[:2])
-    found = larger(mean, variance, mean, variance, variance)
-    torch.testing.assert_close(found, (mean, variance))
-    for gradient in torch.autograd.grad(torch.stack(found).sum(), (mean, variance)):
+def test_larger_of_a_value_and_itself_is_that_value(dtype: torch.dtype) -> None:
+    mean, variance = (tensor.to(dtype).requires_grad_() for tensor in _random(4, 50)[:2])
+    result = larger(mean, variance, mean, variance, variance)
+    torch.testing.assert_close(result, (mean, variance))
+    for gradient in torch.autograd.grad(torch.stack(result).sum(), (mean, variance)):
         assert gradient.isfinite().all()
 
 
-def test_beside_its_negative_it_is_folded() -> None:
+def test_larger_of_a_value_and_its_negative_is_folded() -> None:
     mean, variance, *_ = _random(5, 50)
     expected, spread = larger(mean, variance, -mean, variance, -variance)
     h = mean / variance.sqrt()
@@ -118,7 +118,9 @@ def test_beside_its_negative_it_is_folded() -> None:
 
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("variance_shape", [(3, 4), (1, 4), (1, 1)])
-def test_gradients_are_those_of_finite_differences(joint: bool, variance_shape: tuple[int, ...]) -> None:
+def test_larger_gradients_are_those_of_finite_differences(
+    joint: bool, variance_shape: tuple[int, ...]
+) -> None:
     one, _, two, _, _ = _random(6, 3, 4)
     _, var_a, _, var_b, covariance = _random(7, *variance_shape)
     inputs = [value.requires_grad_() for value in (one, var_a, two, var_b, covariance)]
@@ -127,7 +129,7 @@ def test_gradients_are_those_of_finite_differences(joint: bool, variance_shape: 
     assert torch.autograd.gradcheck(share_of_first, inputs)
 
 
-def test_the_share_is_the_slope_of_the_mean() -> None:
+def test_share_of_first_is_the_slope_of_the_mean() -> None:
     """By which Cov(max(x, y), ·) = share Cov(x, ·) + (1 - share) Cov(y, ·) (Stein, 1981)."""
     one, var_a, two, var_b, covariance = _random(8, 20)
     means = (one.requires_grad_(), two.requires_grad_())
@@ -140,29 +142,31 @@ def test_the_share_is_the_slope_of_the_mean() -> None:
 @pytest.mark.parametrize("std", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("h", [1e1, 1e3, 1e4, -1e1, -1e3, -1e4])
 @pytest.mark.parametrize("rho", [None, 0.0, -0.9, 0.9])
-def test_far_apart_single_precision_loses_nothing(h: float, std: float, rho: float | None) -> None:
+def test_larger_of_values_far_apart_loses_nothing_in_single_precision(
+    h: float, std: float, rho: float | None
+) -> None:
     values = [h * std, std**2, -h * std, 0.25 * std**2]
     values = values if rho is None else [*values, 0.5 * rho * std**2]
-    found = larger(*[torch.tensor(value) for value in values])
+    actual = larger(*[torch.tensor(value) for value in values])
     expected = larger(*[_number(value) for value in values])
-    assert found[0].item() == pytest.approx(expected[0].item(), rel=1e-3)
-    assert found[1].item() == pytest.approx(expected[1].item(), rel=1e-3)
+    assert actual[0].item() == pytest.approx(expected[0].item(), rel=1e-3)
+    assert actual[1].item() == pytest.approx(expected[1].item(), rel=1e-3)
 
 
-def test_single_precision_is_near_double() -> None:
+def test_larger_in_single_precision_is_near_double() -> None:
     values = _random(9, 10_000)
-    found = larger(*(value.float() for value in values))
-    for own, expected in zip(found, larger(*values), strict=True):
+    actual = larger(*(value.float() for value in values))
+    for own, expected in zip(actual, larger(*values), strict=True):
         torch.testing.assert_close(own.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_padding_is_never_the_larger(joint: bool) -> None:
+def test_larger_is_never_the_padding(joint: bool) -> None:
     mean = torch.tensor([-1e4, -2.0, 0.0, 0.3, 1e4], requires_grad=True)
     variance = torch.tensor([1.0, 0.0, 0.0, 4.0, 1e-6], requires_grad=True)
     padded, none = torch.full_like(mean, PADDED), torch.zeros_like(mean)
     covariance = [none] if joint else []
-    for found, share, expected in (
+    for actual, share, expected in (
         (
             larger(mean, variance, padded, none, *covariance),
             share_of_first(mean, variance, padded, none, *covariance),
@@ -174,17 +178,17 @@ def test_padding_is_never_the_larger(joint: bool) -> None:
             0.0,
         ),
     ):
-        assert torch.equal(found[0], mean)
-        assert torch.equal(found[1], variance)
+        assert torch.equal(actual[0], mean)
+        assert torch.equal(actual[1], variance)
         assert (share == expected).all()
-        to_mean, to_variance = torch.autograd.grad(found[0].sum() + 3 * found[1].sum(), (mean, variance))
+        to_mean, to_variance = torch.autograd.grad(actual[0].sum() + 3 * actual[1].sum(), (mean, variance))
         assert torch.equal(to_mean, torch.ones(5))
         assert torch.equal(to_variance, torch.full((5,), 3.0))
         for gradient in torch.autograd.grad(share.sum(), (mean, variance)):
             assert (gradient == 0).all()
 
 
-def test_padding_beside_padding_stays_padding() -> None:
+def test_larger_of_padding_and_padding_is_padding() -> None:
     padded = torch.full((3,), PADDED, requires_grad=True)
     none = torch.zeros(3, requires_grad=True)
     mean, variance = larger(padded, none, padded, none)
@@ -196,7 +200,7 @@ def test_padding_beside_padding_stays_padding() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("joint", [False, True])
-def test_without_variance_it_is_the_maximum(dtype: torch.dtype, joint: bool) -> None:
+def test_larger_without_variance_is_the_maximum(dtype: torch.dtype, joint: bool) -> None:
     one = torch.tensor([-3.0, 0.0, 0.0, 2.0, 1e4, 1e-8], dtype=dtype, requires_grad=True)
     two = torch.tensor([5.0, 0.0, -1e-8, 2.0, -1e4, 0.0], dtype=dtype, requires_grad=True)
     others = [torch.zeros(6, dtype=dtype, requires_grad=True) for _ in range(3)]
@@ -215,7 +219,9 @@ def test_without_variance_it_is_the_maximum(dtype: torch.dtype, joint: bool) -> 
     variances=st.tuples(*[st.floats(0, 100, width=32)] * 2),
     rho=st.floats(-1, 1),
 )
-def test_bounds(means: tuple[float, float], variances: tuple[float, float], rho: float) -> None:
+def test_larger_moments_lie_within_bounds(
+    means: tuple[float, float], variances: tuple[float, float], rho: float
+) -> None:
     one, two, var_a, var_b = torch.tensor([*means, *variances]).unbind()
     mean, variance = larger(one, var_a, two, var_b, rho * (var_a * var_b).sqrt())
     most, slack = torch.maximum(one, two), 1e-5 * (1 + one.abs() + two.abs())
@@ -225,17 +231,17 @@ def test_bounds(means: tuple[float, float], variances: tuple[float, float], rho:
     assert 0 <= variance <= (var_a + var_b) * (1 + 1e-4) + 1e-6
 
 
-def test_nothing_is_written_into_what_is_given() -> None:
+def test_larger_writes_nothing_into_its_arguments() -> None:
     values = _random(10, 5)
     inputs = [value.clone().requires_grad_() for value in values]
-    found = larger(*inputs)
-    upstream = [torch.ones_like(each) for each in found]
-    torch.autograd.grad(found, inputs, upstream)
-    assert all(torch.equal(each, torch.ones_like(each)) for each in upstream)
+    result = larger(*inputs)
+    upstream = [torch.ones_like(tensor) for tensor in result]
+    torch.autograd.grad(result, inputs, upstream)
+    assert all(torch.equal(tensor, torch.ones_like(tensor)) for tensor in upstream)
     assert all(torch.equal(own, value) for own, value in zip(inputs, values, strict=True))
 
 
-def test_a_gradient_for_some_alone() -> None:
+def test_larger_has_a_gradient_for_some_alone() -> None:
     values = _random(11, 5)
     inputs = [value.clone().requires_grad_() for value in values]
     whole = torch.autograd.grad(torch.stack(larger(*inputs)).sum(), inputs)

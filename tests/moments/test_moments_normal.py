@@ -11,18 +11,18 @@ from withstand.moments import cdf, pdf, std_of
 POINTS = torch.linspace(-30, 30, 601, dtype=torch.float64)
 
 
-def test_density_and_distribution_are_those_of_scipy() -> None:
+def test_normal_density_and_distribution_are_those_of_scipy() -> None:
     torch.testing.assert_close(pdf(POINTS), torch.from_numpy(norm.pdf(POINTS.numpy())), rtol=1e-12, atol=0)
     torch.testing.assert_close(cdf(POINTS), torch.from_numpy(norm.cdf(POINTS.numpy())), rtol=1e-12, atol=0)
 
 
-def test_the_left_tail_keeps_its_digits_in_single_precision() -> None:
+def test_normal_left_tail_keeps_its_digits_in_single_precision() -> None:
     points = POINTS[(POINTS.abs() <= 12)].float()
     torch.testing.assert_close(cdf(points).double(), cdf(points.double()), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_deviations_are_roots_that_can_be_divided_by(dtype: torch.dtype) -> None:
+def test_std_of_gives_roots_that_can_be_divided_by(dtype: torch.dtype) -> None:
     variance = torch.tensor([0.0, 1e-40, 0.25, 9.0, 1e12], dtype=dtype, requires_grad=True)
     std = std_of(variance)
     assert (std >= 1e-16).all()

@@ -83,7 +83,7 @@ def _gradients(loss: Tensor, model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("norm", "domain"), EVERY)
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("make", [_net, partial(_net, activation=MinMax), _norm_net])
-def test_every_weight_gets_a_finite_gradient(
+def test_certified_gives_every_weight_a_finite_gradient(
     norm: float, domain: DomainName, clip: bool, make: Callable[[], nn.Module]
 ) -> None:
     model = make().train()
@@ -105,19 +105,21 @@ def test_every_weight_gets_a_finite_gradient(
 
 
 @pytest.mark.parametrize(("norm", "domain"), EVERY)
-def test_without_a_budget_it_is_cross_entropy(norm: float, domain: DomainName) -> None:
+def test_certified_without_a_budget_is_cross_entropy(norm: float, domain: DomainName) -> None:
     model, batch = _net().double(), _batch()
     images = batch.images.double()
     ours = Certified(norm, 0.0, domain=domain)(model, images, batch.labels)
     expected = F.cross_entropy(model(images), batch.labels)
     torch.testing.assert_close(ours.loss, expected, rtol=1e-9, atol=0)
-    found, wanted = _gradients(ours.loss, model), _gradients(expected, model)
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-9)
+    actual, expected_gradients = _gradients(ours.loss, model), _gradients(expected, model)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-6, atol=1e-9)
     assert ours.terms["worst_accuracy"] == ours.terms["clean_accuracy"]
 
 
-def test_kappa_1_is_cross_entropy_bit_for_bit_and_bounds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certified_with_kappa_1_is_cross_entropy_bit_for_bit_and_bounds_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a bound was computed")
 
@@ -131,15 +133,15 @@ def test_kappa_1_is_cross_entropy_bit_for_bit_and_bounds_nothing(monkeypatch: py
         assert torch.equal(ours.loss, theirs.loss)
         assert torch.equal(ours.terms["clean_accuracy"], theirs.terms["accuracy"])
         assert set(ours.terms) == {"clean", "clean_accuracy", "kappa", "epsilon"}
-        found, wanted = _gradients(ours.loss, model), _gradients(theirs.loss, twin)
-        assert all(torch.equal(found[name], gradient) for name, gradient in wanted.items())
+        actual, expected = _gradients(ours.loss, model), _gradients(theirs.loss, twin)
+        assert all(torch.equal(actual[name], gradient) for name, gradient in expected.items())
     for name, value in model.state_dict().items():
         assert torch.equal(value, twin.state_dict()[name]), name
     with pytest.raises(AssertionError, match="a bound was computed"):
         objective(model, *_batch(), progress=1.01)
 
 
-def test_it_mixes_by_kappa_and_ends_at_its_targets() -> None:
+def test_certified_mixes_by_kappa_and_ends_at_its_targets() -> None:
     model, batch = _net().eval(), _batch()
     objective = Certified(
         2, Linear(0.1, 0.3, epochs=3, begin=1), kappa=Linear(0.9, 0.25, epochs=3, begin=1), clip=True
@@ -199,7 +201,7 @@ class Textbook:
 
     def loss(self, labels: Tensor) -> Tensor:
         directions = self.head.weight[:, None] - self.head.weight[None]  # (class, class, hidden)
-        below, above = (each[:, None, None] - self.center[:, None, None] for each in (self.lower, self.upper))
+        below, above = (part[:, None, None] - self.center[:, None, None] for part in (self.lower, self.upper))
         every = directions.expand(len(labels), *directions.shape)
         gains = self._farthest(every, below.expand_as(every), above.expand_as(every))
         rows = torch.arange(len(labels))
@@ -222,7 +224,7 @@ class Textbook:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("num_classes", [2, 4])
 @pytest.mark.parametrize("epsilon", [0.02, 0.2])
-def test_it_is_the_textbook_loss(norm: float, num_classes: int, epsilon: float) -> None:
+def test_certified_is_the_textbook_loss(norm: float, num_classes: int, epsilon: float) -> None:
     model = _net(num_classes).double()
     batch = _batch(6, num_classes)
     images = batch.images.double()
@@ -234,10 +236,10 @@ def test_it_is_the_textbook_loss(norm: float, num_classes: int, epsilon: float) 
 
 
 @pytest.mark.parametrize(
-    ("norm", "domain", "clip"), [*((*each, False) for each in EVERY), (2.0, "box_ball", True)]
+    ("norm", "domain", "clip"), [*((*part, False) for part in EVERY), (2.0, "box_ball", True)]
 )
 @pytest.mark.parametrize("loss", [None, BoostedCrossEntropy(), SymmetricCrossEntropy(0.5)])
-def test_gradients_are_those_of_finite_differences(
+def test_certified_gradients_are_those_of_finite_differences(
     norm: float, domain: DomainName, clip: bool, loss: WorstLoss | None
 ) -> None:
     model = _net().double()
@@ -248,7 +250,7 @@ def test_gradients_are_those_of_finite_differences(
 
 
 @pytest.mark.parametrize(("norm", "domain"), EVERY)
-def test_batch_statistics_are_differentiated_too(norm: float, domain: DomainName) -> None:
+def test_certified_differentiates_batch_statistics_too(norm: float, domain: DomainName) -> None:
     model = _norm_net().double().train()
     objective = Certified(norm, EPSILON[norm], domain=domain, num_power_iterations=300, batch_statistics=True)
     _assert_finite_differences(model, objective)
@@ -271,11 +273,11 @@ def _assert_finite_differences(model: nn.Module, objective: Certified) -> None:
                 ends.append(objective(model, images, labels).loss.item())
                 parameter.sub_(sign * step * direction)
         expected = (ends[0] - ends[1]) / (2 * step)
-        found = float((gradients[name] * direction).sum())
-        assert found == pytest.approx(expected, rel=2e-4, abs=2e-5), name
+        actual = float((gradients[name] * direction).sum())
+        assert actual == pytest.approx(expected, rel=2e-4, abs=2e-5), name
 
 
-def test_bounds_use_the_running_statistics_unless_told_otherwise() -> None:
+def test_certified_bounds_use_the_running_statistics_unless_set_otherwise() -> None:
     model, (images, labels) = _norm_net().train(), _batch()
     objective = Certified(2, 0.3)
     first = objective(model, images, labels)
@@ -297,7 +299,7 @@ def test_bounds_use_the_running_statistics_unless_told_otherwise() -> None:
     assert not torch.allclose(by_batch.loss, first.loss, rtol=1e-2)
 
 
-def test_dropout_is_left_out_of_bounds_and_active_in_the_clean_pass() -> None:
+def test_certified_leaves_dropout_out_of_bounds_and_active_in_the_clean_pass() -> None:
     model, batch = _net().insert(5, nn.Dropout(0.5)).train(), _batch()
     objective = Certified(2, 0.3)
     first, second = (objective(model, *batch).terms for _ in range(2))
@@ -307,8 +309,8 @@ def test_dropout_is_left_out_of_bounds_and_active_in_the_clean_pass() -> None:
         Certified(2, 0.3, batch_statistics=True)(model, *batch)
 
 
-@pytest.mark.parametrize(("norm", "domain"), [each for each in EVERY if each != (2.0, "ball")])
-def test_clipping_tightens(norm: float, domain: DomainName) -> None:
+@pytest.mark.parametrize(("norm", "domain"), [part for part in EVERY if part != (2.0, "ball")])
+def test_certified_clipping_tightens(norm: float, domain: DomainName) -> None:
     batch = _batch()
     losses = [
         Certified(norm, 0.4, domain=domain, clip=clip)(_net(), *batch).loss.item() for clip in (True, False)
@@ -316,7 +318,7 @@ def test_clipping_tightens(norm: float, domain: DomainName) -> None:
     assert losses[0] < losses[1] - 1e-4
 
 
-def test_the_loss_is_given_the_differences_of_worst_logits() -> None:
+def test_certified_gives_its_loss_the_differences_of_worst_logits() -> None:
     model, batch = _net(), _batch()
     given: list[Tensor] = []
 
@@ -339,7 +341,7 @@ def test_the_loss_is_given_the_differences_of_worst_logits() -> None:
     assert terms["worst_accuracy"] == (wrong.amax(dim=1) < 0).float().mean()
 
 
-def test_several_objectives_add_up() -> None:
+def test_certified_objectives_add_up() -> None:
     model, batch = _net().eval(), _batch()
     certified = Certified(math.inf, 0.05)
     certified(model, *batch)  # so that its vectors are settled for both
@@ -381,7 +383,7 @@ class Counted(nn.Module):
         (2.0, "box_ball", False, _norm_net, 1),
     ],
 )
-def test_clean_logits_come_with_the_bound_where_they_can(
+def test_certified_takes_clean_logits_from_the_bound_where_it_can(
     norm: float, domain: DomainName, clip: bool, make: Callable[[], nn.Module], passes: int
 ) -> None:
     images, labels = _batch()
@@ -389,11 +391,11 @@ def test_clean_logits_come_with_the_bound_where_they_can(
     objective = Certified(norm, 0.1, domain=domain, clip=clip, kappa=0.5)
     objective(model, images, labels)  # traces it
     model.passes.clear()
-    found = objective(model, images, labels)
+    result = objective(model, images, labels)
     assert len(model.passes) == passes
     logits = make().train()(images)
-    torch.testing.assert_close(found.terms["clean"], F.cross_entropy(logits, labels).detach())
-    assert found.terms["clean_accuracy"] == (logits.argmax(1) == labels).float().mean()
+    torch.testing.assert_close(result.terms["clean"], F.cross_entropy(logits, labels).detach())
+    assert result.terms["clean_accuracy"] == (logits.argmax(1) == labels).float().mean()
 
 
 class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -406,13 +408,13 @@ class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        made = result if isinstance(result, list | tuple) else [result]
-        self.largest = max([self.largest, *(each.numel() for each in made if isinstance(each, Tensor))])
+        outputs = result if isinstance(result, list | tuple) else [result]
+        self.largest = max([self.largest, *(part.numel() for part in outputs if isinstance(part, Tensor))])
         return result
 
 
 @pytest.mark.parametrize(("norm", "domain"), EVERY)
-def test_no_tensor_is_larger_than_it_must_be(norm: float, domain: DomainName) -> None:
+def test_certified_has_no_tensor_larger_than_it_must_be(norm: float, domain: DomainName) -> None:
     num, classes, hidden = 8, 100, 24
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, hidden), nn.ReLU(), nn.Linear(hidden, classes))
     batch = _batch(num, classes)
@@ -424,7 +426,7 @@ def test_no_tensor_is_larger_than_it_must_be(norm: float, domain: DomainName) ->
 
 @pytest.mark.parametrize(("norm", "domain"), EVERY)
 @pytest.mark.parametrize("make", [_net, _norm_net])
-def test_no_step_waits_for_the_device(
+def test_certified_makes_no_step_wait_for_the_device(
     norm: float, domain: DomainName, make: Callable[[], nn.Module], waits: Waits
 ) -> None:
     model, batch = make().train(), _batch()
@@ -432,10 +434,10 @@ def test_no_step_waits_for_the_device(
     objective(model, *batch)  # the first step looks at the batch and traces the model
     with waits:
         objective(model, *batch).loss.backward()
-    assert waits.found == []
+    assert waits.operations == []
 
 
-def test_the_batch_is_checked_on_the_first_call_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certified_checks_the_batch_on_the_first_call_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = _net(), _batch()
     objective = Certified(2, 0.1)
     with pytest.raises(DataError, match=r"Expected images in \[0, 1\]"):
@@ -448,7 +450,7 @@ def test_the_batch_is_checked_on_the_first_call_only(monkeypatch: pytest.MonkeyP
 # The model that it is given
 
 
-def test_each_model_is_bounded_by_its_own_weights() -> None:
+def test_certified_bounds_each_model_by_its_own_weights() -> None:
     one, other, batch = _net(), _net(), _batch()
     with torch.no_grad():
         for parameter in other.parameters():
@@ -461,7 +463,7 @@ def test_each_model_is_bounded_by_its_own_weights() -> None:
     assert alternating[3] == pytest.approx(fresh.loss.item(), rel=1e-4)
 
 
-def test_a_layer_may_be_changed_between_steps() -> None:
+def test_certified_takes_a_layer_that_changes_between_steps() -> None:
     model, batch = _net(), _batch()
     objective = Certified(2, 0.1)
     objective(model, *batch)
@@ -471,7 +473,7 @@ def test_a_layer_may_be_changed_between_steps() -> None:
     torch.testing.assert_close(changed.loss, fresh.loss, rtol=1e-4, atol=0)
 
 
-def test_a_compiled_model_trains_as_its_original() -> None:
+def test_certified_trains_a_compiled_model_as_its_original() -> None:
     model, batch = _net(), _batch()
     compiled = cast(nn.Module, torch.compile(model, backend="eager"))
     objective = Certified(2, 0.1)
@@ -484,7 +486,7 @@ def test_a_compiled_model_trains_as_its_original() -> None:
     torch.testing.assert_close(clipped.loss, expected.loss)
 
 
-def test_it_keeps_no_model_among_its_parts() -> None:
+def test_certified_holds_no_model_among_its_parts() -> None:
     model, batch = _net(), _batch()
     objective = Certified(2, 0.1)
     objective(model, *batch)
@@ -494,7 +496,7 @@ def test_it_keeps_no_model_among_its_parts() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_it_works_under_autocast(dtype: torch.dtype) -> None:
+def test_certified_works_under_autocast(dtype: torch.dtype) -> None:
     model, batch = _net(), _batch()
     for norm, domain in EVERY:
         objective = Certified(norm, EPSILON[norm], domain=domain, kappa=0.5)
@@ -542,7 +544,7 @@ def _weights(path: Path, like: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("step", [3, 5, 6, 8])  # of 5 an epoch; the first bound is at step 7
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
-def test_interrupted_and_resumed_ends_with_the_same_weights(
+def test_certified_training_resumed_ends_with_the_same_weights(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, step: int, checkpoint_seconds: float
 ) -> None:
     settings = _settings(checkpoint_seconds=checkpoint_seconds)
@@ -561,7 +563,7 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(
     assert list(log["kappa"].iloc[[0, 2]]) == pytest.approx([1.0, 0.25])
 
 
-def test_a_resumed_training_tells_another_objective(
+def test_certified_training_resumed_refuses_another_objective(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     smooth = SymmetricCrossEntropy(0.1)
@@ -601,6 +603,6 @@ def test_a_resumed_training_tells_another_objective(
         ({"num_power_iterations": 0}, "at least 1 power iteration, but got 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(arguments: dict[str, Any], words: str) -> None:
+def test_certified_refuses_settings_out_of_range(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Certified(**{"norm": 2.0, "epsilon": 0.1, **arguments})

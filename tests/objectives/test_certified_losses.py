@@ -20,8 +20,8 @@ LOSSES: dict[str, WorstLoss] = {
 
 @pytest.fixture(params=LOSSES.values(), ids=list(LOSSES))
 def loss(request: pytest.FixtureRequest) -> WorstLoss:
-    found: WorstLoss = request.param
-    return found
+    result: WorstLoss = request.param
+    return result
 
 
 def _differences(num_classes: int = 5, scale: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -49,14 +49,14 @@ def test_symmetric_cross_entropy_is_its_formula(share: float) -> None:
     torch.testing.assert_close(SymmetricCrossEntropy(share)(differences, labels), expected)
 
 
-def test_it_is_what_remains_where_the_example_is_nearly_sure() -> None:
+def test_symmetric_cross_entropy_is_what_remains_where_the_example_is_nearly_sure() -> None:
     differences = torch.tensor([[0.0, -40.0]], dtype=torch.float64)
-    found = SymmetricCrossEntropy(1.0)(differences, torch.zeros(1, dtype=torch.int64)).item()
-    assert found == pytest.approx(math.exp(-40), rel=1e-6)
+    result = SymmetricCrossEntropy(1.0)(differences, torch.zeros(1, dtype=torch.int64)).item()
+    assert result == pytest.approx(math.exp(-40), rel=1e-6)
 
 
-def test_a_larger_share_gives_up_the_hopeless() -> None:
-    """The pull of a hopeless example, relative to that of one on the edge, falls."""
+def test_symmetric_cross_entropy_with_a_larger_share_gives_up_the_hopeless() -> None:
+    """The pull of a hopeless example, relative to that of one on the edge, decreases."""
     ratios = []
     for loss in (WorstCrossEntropy(), SymmetricCrossEntropy(0.5), SymmetricCrossEntropy(0.95)):
         differences = torch.tensor([[0.0, 0.0], [0.0, 8.0]], dtype=torch.float64, requires_grad=True)
@@ -67,7 +67,7 @@ def test_a_larger_share_gives_up_the_hopeless() -> None:
     assert ratios[0] > 1.3 * ratios[1] > 1.3 * 5 * ratios[2] > 0
 
 
-def test_every_wrong_class_is_pushed_down(loss: WorstLoss) -> None:
+def test_worst_losses_push_every_wrong_class_down(loss: WorstLoss) -> None:
     differences, labels = _differences()
     differences.requires_grad_()
     loss(differences, labels).backward()  # type: ignore[no-untyped-call]
@@ -83,7 +83,7 @@ def test_every_wrong_class_is_pushed_down(loss: WorstLoss) -> None:
 
 @pytest.mark.parametrize("num_classes", [2, 100])
 @pytest.mark.parametrize("scale", [0.0, 1e4, -1e4, 1e30, -1e30])
-def test_extreme_differences_give_finite_losses_and_gradients(
+def test_worst_losses_of_extreme_differences_are_finite_with_their_gradients(
     loss: WorstLoss, scale: float, num_classes: int
 ) -> None:
     differences = torch.full((4, num_classes), scale)
@@ -98,10 +98,10 @@ def test_extreme_differences_give_finite_losses_and_gradients(
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
-def test_shares_out_of_range_are_refused(share: float) -> None:
+def test_worst_losses_refuse_shares_out_of_range(share: float) -> None:
     with pytest.raises(ValueError, match=rf"\[0, 1\], but got {share}"):
         SymmetricCrossEntropy(share)
 
 
-def test_its_repr_tells_it_from_others() -> None:
+def test_worst_losses_differ_in_their_repr() -> None:
     assert repr(SymmetricCrossEntropy(0.7)) == "SymmetricCrossEntropy(share=0.7)"

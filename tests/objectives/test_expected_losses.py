@@ -29,8 +29,8 @@ def _sampled(logits: Gaussian, labels: Tensor, *, draws: int = 40_000) -> tuple[
     normal = torch.randn(draws, *logits.shape, generator=generator, dtype=torch.float64)
     drawn = logits.mean + logits.variance.sqrt() * normal
     losses = drawn.logsumexp(2) - drawn.gather(2, labels.expand(draws, -1)[..., None])[..., 0]
-    each = losses.mean(1)
-    return float(each.mean()), float(each.std()) / math.sqrt(draws)
+    means = losses.mean(1)
+    return float(means.mean()), float(means.std()) / math.sqrt(draws)
 
 
 # What all of them are
@@ -38,30 +38,30 @@ def _sampled(logits: Gaussian, labels: Tensor, *, draws: int = 40_000) -> tuple[
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_without_variance_it_is_cross_entropy(loss: ExpectedLoss, dtype: torch.dtype) -> None:
+def test_expected_loss_without_variance_is_cross_entropy(loss: ExpectedLoss, dtype: torch.dtype) -> None:
     logits, labels = _logits(3.0, 1.0)
     mean = logits.mean.to(dtype).requires_grad_()
     variance = torch.zeros_like(mean).requires_grad_()
     ours, expected = loss(Gaussian(mean, variance), labels), F.cross_entropy(mean, labels)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
-    (wanted,) = torch.autograd.grad(expected, mean)
-    found, of_variance = torch.autograd.grad(ours, (mean, variance), allow_unused=True)
-    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+    (expected_gradient,) = torch.autograd.grad(expected, mean)
+    actual, of_variance = torch.autograd.grad(ours, (mean, variance), allow_unused=True)
+    torch.testing.assert_close(actual, expected_gradient, rtol=tolerance, atol=tolerance)
     assert of_variance is None or of_variance.isfinite().all()
     assert ours.shape == ()
     assert ours.dtype == dtype
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_it_is_the_mean_over_the_batch(loss: ExpectedLoss) -> None:
+def test_expected_loss_is_the_mean_over_the_batch(loss: ExpectedLoss) -> None:
     logits, labels = _logits(2.0, 1.0)
     alone = [loss(Gaussian(logits.mean[[i]], logits.variance[[i]]), labels[[i]]) for i in range(len(labels))]
     torch.testing.assert_close(loss(logits, labels), torch.stack(alone).mean())
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_one_variance_serves_all_examples(loss: ExpectedLoss) -> None:
+def test_expected_loss_takes_one_variance_for_all_examples(loss: ExpectedLoss) -> None:
     logits, labels = _logits(2.0, 1.0)
     shared = logits.variance[:1]
     wide = Gaussian(logits.mean, shared.expand_as(logits.mean))
@@ -69,14 +69,14 @@ def test_one_variance_serves_all_examples(loss: ExpectedLoss) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_gradients_are_those_of_differences(loss: ExpectedLoss) -> None:
+def test_expected_loss_gradients_are_those_of_differences(loss: ExpectedLoss) -> None:
     logits, labels = _logits(2.0, 1.0, num=3, classes=4)
     mean, variance = logits.mean.requires_grad_(), (logits.variance + 0.1).requires_grad_()
     assert torch.autograd.gradcheck(lambda m, v: loss(Gaussian(m, v), labels), (mean, variance))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_training_after_inference_mode(loss: ExpectedLoss) -> None:
+def test_expected_loss_trains_after_inference_mode(loss: ExpectedLoss) -> None:
     _points.cache_clear()
     logits, labels = _logits(2.0, 1.0)
     with torch.inference_mode():
@@ -92,7 +92,7 @@ def test_training_after_inference_mode(loss: ExpectedLoss) -> None:
 
 
 @pytest.mark.parametrize("scales", SCALES)
-def test_the_loss_of_the_mean_is_a_lower_bound(scales: tuple[float, float]) -> None:
+def test_of_mean_is_a_lower_bound(scales: tuple[float, float]) -> None:
     logits, labels = _logits(*scales)
     sampled, error = _sampled(logits, labels)
     ours = OfMean()(logits, labels)
@@ -118,7 +118,7 @@ def test_cubature_converges() -> None:
 
 @pytest.mark.parametrize("count", [2, 4, 6, 10, 64, 100])
 @pytest.mark.parametrize("classes", [2, 10, 1000])
-def test_points_are_as_many_as_asked_for_finite_and_of_mean_0(count: int, classes: int) -> None:
+def test_cubature_points_are_as_many_as_asked_for_finite_and_of_mean_0(count: int, classes: int) -> None:
     points = _points(count, classes, torch.float64, torch.device("cpu"))
     assert points.shape == (count, classes)
     assert points.isfinite().all()
@@ -131,12 +131,12 @@ def test_points_are_as_many_as_asked_for_finite_and_of_mean_0(count: int, classe
 
 
 @pytest.mark.parametrize("count", [-2, 0, 1, 7])
-def test_points_come_in_pairs(count: int) -> None:
+def test_cubature_points_come_in_pairs(count: int) -> None:
     with pytest.raises(ValueError, match=f"even num_points of at least 2, but got {count}"):
         Cubature(count)
 
 
-def test_the_mean_field_is_as_written() -> None:
+def test_mean_field_is_as_written() -> None:
     logits, labels = _logits(2.0, 5.0)
     mean, variance = logits.mean, logits.variance
     expected = 0.0
@@ -153,7 +153,7 @@ def test_the_mean_field_is_as_written() -> None:
     torch.testing.assert_close(MeanField()(logits, labels), torch.tensor(expected).double())
 
 
-def test_of_two_classes_the_mean_field_is_the_log_of_the_mean_probability_within_2_percent() -> None:
+def test_mean_field_of_two_classes_is_the_log_of_the_mean_probability_within_2_percent() -> None:
     steps = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
     weights = torch.exp(-0.5 * steps**2)
     weights = weights / weights.sum()
@@ -167,7 +167,7 @@ def test_of_two_classes_the_mean_field_is_the_log_of_the_mean_probability_within
             assert ours == pytest.approx(true, abs=0.02)
 
 
-def test_noise_makes_a_confident_answer_cost_more_and_a_wrong_one_less() -> None:
+def test_expected_loss_under_noise_rises_for_a_confident_answer_and_drops_for_a_wrong_one() -> None:
     mean, labels = torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([0])
 
     def cost(label: int, variance: float) -> float:
@@ -176,7 +176,7 @@ def test_noise_makes_a_confident_answer_cost_more_and_a_wrong_one_less() -> None
     assert cost(0, 0.0) < cost(0, 1.0) < cost(0, 10.0) < math.log(3) < cost(1, 10.0) < cost(1, 0.0)
 
 
-def test_settings_show() -> None:
+def test_expected_loss_shows_its_settings() -> None:
     assert str(Cubature(num_points=32)) == "Cubature(num_points=32)"
     assert Cubature(32) == Cubature(32) != Cubature(64)
     assert str(MeanField()) == "MeanField()"

@@ -105,7 +105,7 @@ class Textbook:
         assert variance is not None
         scale = (1.0 if layer.weight is None else layer.weight) / (variance + layer.eps).sqrt()
         bias = (0.0 if layer.bias is None else layer.bias) - mean * scale
-        scale, bias = (each.reshape(-1, *[1] * (self.clean.dim() - 2)) for each in (scale, bias))
+        scale, bias = (part.reshape(-1, *[1] * (self.clean.dim() - 2)) for part in (scale, bias))
         self.clean, self.noisy = self.clean * scale + bias, self.noisy * scale + bias
         self.variance = self.variance * scale.square() if not self.is_bent else self.variance
 
@@ -132,7 +132,7 @@ def _steps(
 @pytest.mark.parametrize("make", [_lenet, _norm_net])
 @pytest.mark.parametrize("is_training", [True, False])
 @pytest.mark.parametrize("std", [0.3, (0.1, 0.4)])
-def test_the_published_form_is_the_textbooks(
+def test_gaussian_expectation_in_its_published_form_is_the_textbooks(
     make: Callable[[], nn.Sequential], is_training: bool, std: float | Sequence[float]
 ) -> None:
     model = make().double().train(is_training)
@@ -140,22 +140,24 @@ def test_the_published_form_is_the_textbooks(
     twin = copy.deepcopy(model)
     expected = Textbook(twin, images, std)
     terms = F.cross_entropy(expected.clean, labels), F.cross_entropy(expected.noisy, labels)
-    wanted = 0.7 * terms[0] + 1.5 * terms[1]
+    expected_loss = 0.7 * terms[0] + 1.5 * terms[1]
     ours = GaussianExpectation(std, 1.5, clean_weight=0.7)(model, images, labels)
-    torch.testing.assert_close(ours.loss, wanted, rtol=1e-10, atol=0)
+    torch.testing.assert_close(ours.loss, expected_loss, rtol=1e-10, atol=0)
     torch.testing.assert_close(ours.terms["cross_entropy"], terms[0].detach(), rtol=1e-10, atol=0)
     torch.testing.assert_close(ours.terms["expectation"], terms[1].detach(), rtol=1e-10, atol=0)
     accuracy = (expected.clean.argmax(1) == labels).float().mean()
     assert torch.equal(ours.terms["accuracy"], accuracy)
     assert (terms[0] - terms[1]).abs().item() > 1e-4
-    found = torch.autograd.grad(ours.loss, list(model.parameters()))
-    for ours_, theirs in zip(found, torch.autograd.grad(wanted, list(twin.parameters())), strict=True):
+    actual = torch.autograd.grad(ours.loss, list(model.parameters()))
+    for ours_, theirs in zip(
+        actual, torch.autograd.grad(expected_loss, list(twin.parameters())), strict=True
+    ):
         torch.testing.assert_close(ours_, theirs, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("make", [_lenet, _norm_net])
 @pytest.mark.parametrize("weight", [0.0, Linear(0.0, 1.0, epochs=1, begin=2)])
-def test_weight_0_is_cross_entropy_bit_for_bit(
+def test_gaussian_expectation_with_weight_0_is_cross_entropy_bit_for_bit(
     make: Callable[[], nn.Sequential], weight: float | Schedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
@@ -174,21 +176,21 @@ def test_weight_0_is_cross_entropy_bit_for_bit(
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("blur", [0.0, 1.0])
 @pytest.mark.parametrize("make", [_lenet, _norm_net])
-def test_without_noise_what_is_expected_is_what_comes(
+def test_gaussian_expectation_without_noise_is_the_loss_itself(
     way: Propagation, blur: float, make: Callable[[], nn.Sequential]
 ) -> None:
     model, batch = make(), _batch(4)
     loss, terms = GaussianExpectation(0.0, blur=blur, propagation=way)(model, *batch)
     torch.testing.assert_close(terms["expectation"], terms["cross_entropy"], rtol=0, atol=1e-6)
     torch.testing.assert_close(terms["cross_entropy"], F.cross_entropy(model(batch[0]), batch[1]).detach())
-    found = torch.autograd.grad(loss, list(model.parameters()))
-    wanted = torch.autograd.grad(2 * F.cross_entropy(model(batch[0]), batch[1]), list(model.parameters()))
-    for ours, theirs in zip(found, wanted, strict=True):
+    actual = torch.autograd.grad(loss, list(model.parameters()))
+    expected = torch.autograd.grad(2 * F.cross_entropy(model(batch[0]), batch[1]), list(model.parameters()))
+    for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_settings_follow_progress(way: Propagation) -> None:
+def test_gaussian_expectation_settings_follow_progress(way: Propagation) -> None:
     model, batch = _lenet(), _batch(4)
     scheduled = GaussianExpectation(
         Linear(0.1, 0.3, epochs=4),
@@ -216,7 +218,9 @@ def test_settings_follow_progress(way: Propagation) -> None:
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("blur", [0.0, 2.0])
-def test_training_lowers_the_loss_and_leaves_all_else_as_it_was(way: Propagation, blur: float) -> None:
+def test_gaussian_expectation_training_lowers_the_loss_and_leaves_all_else_as_it_was(
+    way: Propagation, blur: float
+) -> None:
     torch.manual_seed(0)
     model, (images, labels) = _norm_net().train(), _batch()
     model[5].eval()  # frozen
@@ -235,7 +239,7 @@ def test_training_lowers_the_loss_and_leaves_all_else_as_it_was(way: Propagation
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_nothing_is_drawn_at_random(way: Propagation) -> None:
+def test_gaussian_expectation_draws_nothing_at_random(way: Propagation) -> None:
     model, objective = _norm_net(), GaussianExpectation(STD, blur=1.0, propagation=way)
     before = torch.get_rng_state()
     first = objective(model, *_batch(4)).loss
@@ -245,7 +249,7 @@ def test_nothing_is_drawn_at_random(way: Propagation) -> None:
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("std", [STD, [0.1, 0.2], Linear(0.0, 0.2, epochs=3)])
-def test_no_step_waits_for_the_device(
+def test_gaussian_expectation_makes_no_step_wait_for_the_device(
     way: Propagation, std: float | Sequence[float] | Schedule, waits: Waits
 ) -> None:
     model, batch = _norm_net(), _batch(4)
@@ -253,12 +257,12 @@ def test_no_step_waits_for_the_device(
     objective(model, *batch)
     with waits:
         objective(model, *batch, progress=1.0).loss.backward()
-    assert waits.found == []
+    assert waits.operations == []
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("is_training", [True, False])
-def test_it_adds_up(way: Propagation, is_training: bool) -> None:
+def test_gaussian_expectation_adds_up(way: Propagation, is_training: bool) -> None:
     model, batch = _norm_net().train(is_training), _batch(4)
     objective, penalty = GaussianExpectation(STD, propagation=way), LossGradient(2)
     summed = (0.5 * objective + 0.1 * penalty)(model, *batch)
@@ -271,24 +275,24 @@ def test_it_adds_up(way: Propagation, is_training: bool) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_copies_and_other_models_are_served_alike(way: Propagation) -> None:
+def test_gaussian_expectation_serves_copies_and_other_models_alike(way: Propagation) -> None:
     batch, objective = _batch(4), GaussianExpectation(STD, propagation=way)
     fresh = copy.deepcopy(objective)
     models: list[nn.Module] = [_lenet(), _norm_net(), _lenet().eval(), _norm_net().eval()]
-    wanted = [
+    expected = [
         GaussianExpectation(STD, propagation=way)(copy.deepcopy(model), *batch).loss for model in models
     ]
     used = copy.deepcopy(objective)
     for one in (objective, fresh, used, copy.deepcopy(objective), copy.copy(objective)):
-        for model, loss in zip(models, wanted, strict=True):
+        for model, loss in zip(models, expected, strict=True):
             assert torch.equal(one(copy.deepcopy(model), *batch).loss, loss)
     model = _norm_net()  # the same one in both modes, by turns
-    for is_training, loss in ((True, wanted[1]), (False, wanted[3]), (True, wanted[1])):
+    for is_training, loss in ((True, expected[1]), (False, expected[3]), (True, expected[1])):
         model.load_state_dict(_norm_net().state_dict())
         assert torch.equal(objective(model.train(is_training), *batch).loss, loss)
 
 
-def test_settings_show() -> None:
+def test_gaussian_expectation_shows_its_settings() -> None:
     settings = [
         GaussianExpectation(0.1),
         GaussianExpectation(0.2),
@@ -307,7 +311,9 @@ def test_settings_show() -> None:
     assert str(GaussianExpectation(0.1)) == str(GaussianExpectation(0.1, propagation=FirstActivation()))
 
 
-def test_the_batch_is_checked_on_the_first_call_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gaussian_expectation_checks_the_batch_on_the_first_call_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, (images, labels), objective = _lenet(), _batch(4), GaussianExpectation(STD)
     for _ in range(2):
         with pytest.raises(DataError, match=r"Expected images in \[0, 1\]"):
@@ -333,13 +339,13 @@ def test_the_batch_is_checked_on_the_first_call_only(monkeypatch: pytest.MonkeyP
         ({"noise_std": 0.1, "blur": math.nan}, "blur that is finite and at least 0"),
     ],
 )
-def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_gaussian_expectation_refuses_wrong_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GaussianExpectation(**settings)
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_what_does_not_fit_is_refused(way: Propagation) -> None:
+def test_gaussian_expectation_refuses_what_does_not_fit(way: Propagation) -> None:
     batch = _batch(4)
     with pytest.raises(ValueError, match="one value for each of 3 channels"):
         GaussianExpectation([0.1, 0.2, 0.3], propagation=way)(_lenet(), *batch)

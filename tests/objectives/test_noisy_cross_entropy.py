@@ -42,7 +42,7 @@ def batch() -> Batch:
     return Batch(torch.rand(10, 2, 4, 4, generator=generator), torch.arange(10) % 3)
 
 
-def test_without_copies_it_is_cross_entropy(batch: Batch) -> None:
+def test_noisy_cross_entropy_without_copies_is_cross_entropy(batch: Batch) -> None:
     model, twin = _net(), _net()
     before = torch.get_rng_state()
     ours, theirs = NoisyCrossEntropy(STD, 0)(model, *batch), CrossEntropy()(twin, *batch)
@@ -57,7 +57,7 @@ def test_without_copies_it_is_cross_entropy(batch: Batch) -> None:
 @pytest.mark.parametrize("num_copies", [1, 3])
 @pytest.mark.parametrize("keeps_clean", [True, False])
 @pytest.mark.parametrize("blur", [0.0, 1.0])
-def test_it_is_the_mean_of_all_copies_in_one_pass(
+def test_noisy_cross_entropy_is_the_mean_of_all_copies_in_one_pass(
     num_copies: int, keeps_clean: bool, blur: float, batch: Batch
 ) -> None:
     model, twin, (images, labels) = _net(), _net(), batch
@@ -81,20 +81,20 @@ def test_it_is_the_mean_of_all_copies_in_one_pass(
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
     parts = [F.cross_entropy(part, labels) for part in logits.detach().chunk(copies)]
-    is_right = [(part.argmax(1) == labels).float().mean() for part in logits.detach().chunk(copies)]
+    accuracies = [(part.argmax(1) == labels).float().mean() for part in logits.detach().chunk(copies)]
     assert set(terms) == {"noisy", "noisy_accuracy"} | (
         {"cross_entropy", "accuracy"} if keeps_clean else set()
     )
     torch.testing.assert_close(terms["noisy"], torch.stack(parts[keeps_clean:]).mean())
-    torch.testing.assert_close(terms["noisy_accuracy"], torch.stack(is_right[keeps_clean:]).mean())
+    torch.testing.assert_close(terms["noisy_accuracy"], torch.stack(accuracies[keeps_clean:]).mean())
     if keeps_clean:
         torch.testing.assert_close(terms["cross_entropy"], parts[0])
-        torch.testing.assert_close(terms["accuracy"], is_right[0])
+        torch.testing.assert_close(terms["accuracy"], accuracies[0])
     assert all(value.shape == () and not value.requires_grad for value in terms.values())
     assert int(model.state_dict()["1.num_batches_tracked"]) == 1
 
 
-def test_every_image_copy_and_step_has_noise_of_its_own(batch: Batch) -> None:
+def test_noisy_cross_entropy_draws_noise_for_every_image_copy_and_step(batch: Batch) -> None:
     model, same = _net(), batch.images[:1].expand(4, -1, -1, -1)
     probe, objective = Probe(model), NoisyCrossEntropy(STD, 2, keeps_clean=False)
     state = torch.get_rng_state()
@@ -110,7 +110,7 @@ def test_every_image_copy_and_step_has_noise_of_its_own(batch: Batch) -> None:
     assert torch.equal(probe.seen[2], first)
 
 
-def test_the_noise_is_not_clipped_and_follows_its_schedule(batch: Batch) -> None:
+def test_noisy_cross_entropy_does_not_clip_its_noise_which_follows_its_schedule(batch: Batch) -> None:
     model, images = _net(), torch.ones(200, 2, 4, 4)
     labels = torch.zeros(200, dtype=torch.int64)
     probe = Probe(model)
@@ -122,7 +122,7 @@ def test_the_noise_is_not_clipped_and_follows_its_schedule(batch: Batch) -> None
     assert abs(float(probe.seen[-1].mean()) - 1) < 0.05
 
 
-def test_channels_have_stds_of_their_own(batch: Batch) -> None:
+def test_noisy_cross_entropy_takes_a_std_for_each_channel(batch: Batch) -> None:
     model, images = _net(), torch.zeros(300, 2, 4, 4)
     probe = Probe(model)
     NoisyCrossEntropy([0.1, 0.5], keeps_clean=False)(model, images, torch.zeros(300, dtype=torch.int64))
@@ -132,7 +132,7 @@ def test_channels_have_stds_of_their_own(batch: Batch) -> None:
         NoisyCrossEntropy([0.1, 0.2, 0.3])(model, *batch)
 
 
-def test_training_lowers_the_loss_and_leaves_all_else_as_it_was(batch: Batch) -> None:
+def test_noisy_cross_entropy_training_lowers_the_loss_and_leaves_all_else_as_it_was(batch: Batch) -> None:
     torch.manual_seed(0)
     model, images = _net().train(), batch.images.clone()
     model[1].eval()
@@ -152,7 +152,7 @@ def test_training_lowers_the_loss_and_leaves_all_else_as_it_was(batch: Batch) ->
     assert not objective.state_dict()
 
 
-def test_it_adds_up(batch: Batch) -> None:
+def test_noisy_cross_entropy_adds_up(batch: Batch) -> None:
     model = _net().eval()
     torch.manual_seed(1)
     whole = (NoisyCrossEntropy(STD) + 0.1 * LossGradient(2))(model, *batch)
@@ -164,7 +164,7 @@ def test_it_adds_up(batch: Batch) -> None:
     assert not half.terms
 
 
-def test_settings_show() -> None:
+def test_noisy_cross_entropy_shows_its_settings() -> None:
     settings = [
         NoisyCrossEntropy(0.1),
         NoisyCrossEntropy(0.2),
@@ -178,7 +178,9 @@ def test_settings_show() -> None:
     assert len({str(objective) for objective in settings}) == len(settings)
 
 
-def test_the_batch_is_checked_on_the_first_call_only(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noisy_cross_entropy_checks_the_batch_on_the_first_call_only(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     objective = NoisyCrossEntropy(STD)
     for _ in range(2):
         with pytest.raises(DataError, match=r"Expected images in \[0, 1\]"):
@@ -203,11 +205,11 @@ def test_the_batch_is_checked_on_the_first_call_only(batch: Batch, monkeypatch: 
         ({"noise_std": 0.1, "num_copies": 0, "keeps_clean": False}, "num_copies=0 and keeps_clean=False"),
     ],
 )
-def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:
+def test_noisy_cross_entropy_refuses_wrong_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NoisyCrossEntropy(**settings)  # type: ignore[arg-type]
 
 
-def test_a_model_must_give_logits(batch: Batch) -> None:
+def test_noisy_cross_entropy_needs_logits(batch: Batch) -> None:
     with pytest.raises(ModelError, match="must give logits"):
         NoisyCrossEntropy(STD)(_net()[:3], *batch)

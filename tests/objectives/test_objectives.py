@@ -80,7 +80,7 @@ def test_cross_entropy_is_plain_training(batch: Batch) -> None:
         *(NoisyCrossEntropy(EPSILON), GaussianExpectation(EPSILON), Variational(20)),
     ],
 )
-def test_a_weight_of_zero_is_plain_training_bit_for_bit(other: Objective, batch: Batch) -> None:
+def test_weighted_by_zero_is_plain_training_bit_for_bit(other: Objective, batch: Batch) -> None:
     torch.manual_seed(0)
     plain, weighted = _net(has_batch_norm=False), _net(has_batch_norm=False)
     for model, objective in ((plain, CrossEntropy()), (weighted, CrossEntropy() + 0.0 * other)):
@@ -94,7 +94,7 @@ def test_a_weight_of_zero_is_plain_training_bit_for_bit(other: Objective, batch:
     assert not torch.equal(next(plain.parameters()), next(_net(has_batch_norm=False).parameters()))
 
 
-def test_a_sum_is_as_computed_by_hand(batch: Batch) -> None:
+def test_sum_of_objectives_is_as_computed_by_hand(batch: Batch) -> None:
     torch.manual_seed(0)
     model = _net().eval()
     attack = fgsm(EPSILON)
@@ -114,7 +114,7 @@ def test_a_sum_is_as_computed_by_hand(batch: Batch) -> None:
     assert all(value.shape == () and not value.requires_grad for value in terms.values())
 
 
-def test_a_scheduled_weight_follows_progress(batch: Batch) -> None:
+def test_weighted_by_a_schedule_follows_progress(batch: Batch) -> None:
     model = _net().eval()
     scheduled = Linear(0.0, 2.0, 4) * CrossEntropy()
     whole = CrossEntropy()(model, *batch).loss
@@ -123,7 +123,7 @@ def test_a_scheduled_weight_follows_progress(batch: Batch) -> None:
     torch.testing.assert_close(scheduled(model, *batch).loss, 2.0 * whole)
 
 
-def test_two_of_a_kind_are_told_apart(batch: Batch) -> None:
+def test_sum_tells_two_of_a_kind_apart(batch: Batch) -> None:
     both = Adversarial(fgsm(0.1)) + Adversarial(fgsm(0.3))
     terms = both(_net().eval(), *batch).terms
     assert terms["epsilon"].item() == pytest.approx(0.1)
@@ -132,7 +132,7 @@ def test_two_of_a_kind_are_told_apart(batch: Batch) -> None:
     assert "adversarial_accuracy_2" in terms
 
 
-def test_the_words_of_the_package_are_there() -> None:
+def test_objectives_have_the_words_of_the_package() -> None:
     assert issubclass(Penalty, Objective)
     assert isinstance(CrossEntropy() + CrossEntropy(), Sum)
     assert isinstance(2 * CrossEntropy(), Weighted)
@@ -151,7 +151,9 @@ def test_the_words_of_the_package_are_there() -> None:
         Noise(epsilon=EPSILON),
     ],
 )
-def test_the_gradient_is_that_of_the_adversarial_images_alone(attack: PGD | Noise, batch: Batch) -> None:
+def test_adversarial_gradient_is_that_of_the_adversarial_images_alone(
+    attack: PGD | Noise, batch: Batch
+) -> None:
     model, twin = _net(), _net()
     for parameter in model.parameters():
         parameter.grad = None
@@ -173,13 +175,13 @@ def test_the_gradient_is_that_of_the_adversarial_images_alone(attack: PGD | Nois
     assert int(model.state_dict()["2.num_batches_tracked"]) == 1
 
 
-def test_it_reports_what_the_attack_did(batch: Batch) -> None:
+def test_adversarial_reports_what_the_attack_did(batch: Batch) -> None:
     model = _net().eval()
     for progress, epsilon in ((0.0, 0.1), (1.0, 0.3), (math.inf, 0.3)):
         attack = fgsm(Stages([0.1, 0.3], [1, 1]))
         terms = Adversarial(attack)(model, *batch, progress=progress).terms
-        found = model(attack(model, *batch, progress=progress))
-        accuracy = (found.argmax(dim=1) == batch.labels).float().mean()
+        result = model(attack(model, *batch, progress=progress))
+        accuracy = (result.argmax(dim=1) == batch.labels).float().mean()
         assert terms["epsilon"].item() == pytest.approx(epsilon)
         assert terms["epsilon"].dtype == torch.float32
         assert torch.equal(terms["adversarial_accuracy"], accuracy)
@@ -187,7 +189,7 @@ def test_it_reports_what_the_attack_did(batch: Batch) -> None:
     assert terms["adversarial"] > plain.loss
 
 
-def test_without_a_budget_it_is_plain_training(batch: Batch) -> None:
+def test_adversarial_without_a_budget_is_plain_training(batch: Batch) -> None:
     model, twin = _net(), _net()
     ours = Adversarial(PGD(epsilon=0.0))(model, *batch).loss
     theirs = CrossEntropy()(twin, *batch).loss
@@ -195,7 +197,7 @@ def test_without_a_budget_it_is_plain_training(batch: Batch) -> None:
     _assert_equal(_gradients(ours, model), _gradients(theirs, twin))
 
 
-def test_the_model_trains_in_train_mode_and_is_attacked_in_eval_mode(batch: Batch) -> None:
+def test_adversarial_trains_in_train_mode_and_attacks_in_eval_mode(batch: Batch) -> None:
     model = _net()
     modes: list[bool] = []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
@@ -203,7 +205,7 @@ def test_the_model_trains_in_train_mode_and_is_attacked_in_eval_mode(batch: Batc
     assert modes == [False, False, False, True]
 
 
-def test_slowing_down_halves_the_step_of_the_budget(batch: Batch) -> None:
+def test_adversarial_slowed_halves_the_step_of_the_budget(batch: Batch) -> None:
     objective = CrossEntropy() + 0.5 * Adversarial(PGD(epsilon=Stages([0.1, 0.3], [2, 2]), num_steps=1))
 
     def epsilons() -> list[float]:
@@ -218,14 +220,16 @@ def test_slowing_down_halves_the_step_of_the_budget(batch: Batch) -> None:
     assert epsilons() == pytest.approx([0.1, 0.15, 0.2, 0.3])
 
 
-def test_what_is_not_scheduled_cannot_be_slowed(batch: Batch) -> None:
+def test_objectives_without_a_schedule_cannot_be_slowed(batch: Batch) -> None:
     objective = CrossEntropy()
     before = objective(_net().eval(), *batch).loss
     objective.slow_down(1)
     assert torch.equal(objective(_net().eval(), *batch).loss, before)
 
 
-def test_the_batch_is_checked_on_the_first_call_only(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objectives_check_the_batch_on_the_first_call_only(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checked: list[int] = []
     monkeypatch.setattr("withstand.loss.terms.check_batch", lambda *_: checked.append(1))
     objective = Adversarial(fgsm(EPSILON))
@@ -234,7 +238,7 @@ def test_the_batch_is_checked_on_the_first_call_only(batch: Batch, monkeypatch: 
     assert len(checked) == 1
 
 
-def test_a_batch_outside_the_unit_interval_is_refused_until_it_fits(batch: Batch) -> None:
+def test_objectives_refuse_a_batch_outside_the_unit_interval_until_it_fits(batch: Batch) -> None:
     objective = Adversarial(fgsm(EPSILON))
     for _ in range(2):
         with pytest.raises(DataError, match=r"Expected images in \[0, 1\]"):
@@ -242,7 +246,7 @@ def test_a_batch_outside_the_unit_interval_is_refused_until_it_fits(batch: Batch
     objective(_net(), *batch)
 
 
-def test_a_users_own_objective_adds_to_ours(batch: Batch) -> None:
+def test_objective_of_ones_own_adds_to_ours(batch: Batch) -> None:
     class LogitSquares(Penalty):
         @override
         def forward(

@@ -1,4 +1,4 @@
-"""The evidence lower bound: how it is scaled, sampled, combined, and told the size of the data."""
+"""The evidence lower bound: how it is scaled, sampled, combined, and given the size of the data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def _gradients(loss: Tensor, model: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("num_data", [1, 8, 60_000])
-def test_is_the_mean_loss_plus_the_divergence_over_the_size_of_the_data(num_data: int, batch: Batch) -> None:
+def test_variational_is_the_mean_loss_plus_the_divergence_over_the_size_of_the_data(
+    num_data: int, batch: Batch
+) -> None:
     model, twin = _net(), _net()
     torch.manual_seed(3)
     loss, terms = Variational(num_data)(model, *batch)
@@ -58,7 +60,7 @@ def test_is_the_mean_loss_plus_the_divergence_over_the_size_of_the_data(num_data
     assert not any(term.requires_grad for term in terms.values())
 
 
-def test_without_weight_there_is_no_divergence(batch: Batch) -> None:
+def test_variational_without_weight_has_no_divergence(batch: Batch) -> None:
     model, objective = _net(), Variational(100, kl_weight=Linear(0.0, 0.5, epochs=4, begin=1))
     for _, layer in bayes.variational_layers(model):  # whose divergence is infinite
         nn.init.constant_(layer.get_parameter("weight_rho"), -math.inf)
@@ -67,18 +69,18 @@ def test_without_weight_there_is_no_divergence(batch: Batch) -> None:
     assert "kl" not in terms
 
 
-def test_weight_of_the_divergence_follows_its_schedule(batch: Batch) -> None:
+def test_variational_weight_of_the_divergence_follows_its_schedule(batch: Batch) -> None:
     model, objective = _net(), Variational(100, kl_weight=Linear(0.0, 0.5, epochs=4, begin=1))
     for progress, weight in ((1.5, 0.0625), (3.0, 0.25), (5.0, 0.5), (math.inf, 0.5)):
         loss, terms = objective(model, *batch, progress=progress)
-        found = (loss - terms["cross_entropy"]) / terms["kl"] * 100
-        assert found.item() == pytest.approx(weight, rel=1e-3)
+        result = (loss - terms["cross_entropy"]) / terms["kl"] * 100
+        assert result.item() == pytest.approx(weight, rel=1e-3)
     fixed, terms = Variational(100, kl_weight=0.25)(model, *batch)
     assert (fixed - terms["cross_entropy"]).item() == pytest.approx(0.0025 * terms["kl"].item())
 
 
 @pytest.mark.parametrize("estimator", ["local", "flipout", "shared"])
-def test_all_samples_in_one_pass_are_the_mean_of_samples_with_the_same_noise(
+def test_variational_samples_in_one_pass_are_the_mean_of_samples_with_the_same_noise(
     estimator: bayes.posterior.Estimator, batch: Batch
 ) -> None:
     posterior = Posterior(initial_std=(0.05, 0.3), estimator=estimator)
@@ -96,7 +98,7 @@ def test_all_samples_in_one_pass_are_the_mean_of_samples_with_the_same_noise(
     assert terms["accuracy"].item() == pytest.approx(hits.item())
 
 
-def test_all_samples_in_one_pass_have_the_mean_of_single_ones(batch: Batch) -> None:
+def test_variational_samples_in_one_pass_have_the_mean_of_single_ones(batch: Batch) -> None:
     model = _net()
     with torch.no_grad():
         single = torch.stack([Variational(50)(model, *batch).loss for _ in range(1000)])
@@ -106,7 +108,7 @@ def test_all_samples_in_one_pass_have_the_mean_of_single_ones(batch: Batch) -> N
     assert many.var() / single.var() == pytest.approx(1 / 5, rel=0.4)
 
 
-class _Seen(Adversarial):
+class _Recording(Adversarial):
     """Adversarial training that keeps what its attack made."""
 
     def __init__(self, attack: PGD) -> None:
@@ -129,10 +131,10 @@ class _Seen(Adversarial):
 @pytest.mark.parametrize(
     "attack", [fgsm(0.05), PGD(epsilon=0.05, num_steps=2), PGD(epsilon=0.05, num_steps=1, random_start=False)]
 )
-def test_every_draw_is_attacked_with_draws_of_its_own(
+def test_variational_attacks_every_draw_with_draws_of_its_own(
     attack: PGD, estimator: bayes.posterior.Estimator, batch: Batch
 ) -> None:
-    model, likelihood = _net(Posterior(initial_std=0.3, estimator=estimator)), _Seen(attack)
+    model, likelihood = _net(Posterior(initial_std=0.3, estimator=estimator)), _Recording(attack)
     objective = Variational(100, 3, likelihood=likelihood)
     loss, terms = objective(model, *batch)
     moved = (likelihood.images.view(3, *batch.images.shape) - batch.images).abs().flatten(2).amax(dim=2)
@@ -157,7 +159,7 @@ def test_every_draw_is_attacked_with_draws_of_its_own(
         DeformationStability() + CrossEntropy(),
     ],
 )
-def test_deviations_learn_whatever_looks_at_the_model_first(
+def test_variational_deviations_learn_whatever_looks_at_the_model_first(
     likelihood: Objective, estimator: bayes.posterior.Estimator, num_samples: int, batch: Batch
 ) -> None:
     model = _net(Posterior(initial_std=0.3, estimator=estimator))
@@ -167,7 +169,7 @@ def test_deviations_learn_whatever_looks_at_the_model_first(
     assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
 
 
-def test_a_penalty_of_each_draw_sees_the_gradient_of_each(batch: Batch) -> None:
+def test_variational_shows_a_penalty_the_gradient_of_each_draw(batch: Batch) -> None:
     model = _net()
     likelihood = CrossEntropy() + InputGradient()
     torch.manual_seed(1)
@@ -180,7 +182,7 @@ def test_a_penalty_of_each_draw_sees_the_gradient_of_each(batch: Batch) -> None:
     assert many[name] > 0
 
 
-def test_it_needs_the_size_of_the_data_from_somewhere(batch: Batch) -> None:
+def test_variational_needs_the_size_of_the_data_from_somewhere(batch: Batch) -> None:
     model, objective = _net(), Variational()
     with pytest.raises(ValueError, match=r"needs num_data.*Variational\(num_data=60_000\)"):
         objective(model, *batch)
@@ -191,28 +193,30 @@ def test_it_needs_the_size_of_the_data_from_somewhere(batch: Batch) -> None:
     given.prepare(8)
     assert given.num_data == 5
     torch.manual_seed(0)
-    found = objective(model, *batch).loss
+    result = objective(model, *batch).loss
     torch.manual_seed(0)
-    torch.testing.assert_close(found, Variational(8)(model, *batch).loss)
+    torch.testing.assert_close(result, Variational(8)(model, *batch).loss)
 
 
-def test_sums_weights_and_likelihoods_pass_it_on() -> None:
-    class Told(CrossEntropy):
+def test_variational_gets_the_size_of_the_data_through_sums_weights_and_likelihoods() -> None:
+    class Sized(CrossEntropy):
         size = 0
 
         @override
         def prepare(self, num_data: int) -> None:
             self.size = num_data
 
-    told = [Told() for _ in range(4)]
-    inner = Variational(likelihood=told[0] + 0.5 * told[1])
-    objective: Objective = Sum([0.1 * SpectralExpectation(), 2.0 * inner, 0.0 * told[2]]) + told[3]
+    likelihoods = [Sized() for _ in range(4)]
+    inner = Variational(likelihood=likelihoods[0] + 0.5 * likelihoods[1])
+    objective: Objective = (
+        Sum([0.1 * SpectralExpectation(), 2.0 * inner, 0.0 * likelihoods[2]]) + likelihoods[3]
+    )
     objective.prepare(77)
     assert inner.num_data == 77
-    assert [each.size for each in told] == [77] * 4
+    assert [each.size for each in likelihoods] == [77] * 4
 
 
-def test_it_slows_down_and_describes_itself(batch: Batch) -> None:
+def test_variational_slows_down_and_describes_itself(batch: Batch) -> None:
     attacked = Adversarial(PGD(epsilon=Stages([0.1, 0.3], [2, 2]), num_steps=1))
     objective = Variational(10, 2, likelihood=attacked)
     assert objective.slow_down(2)
@@ -222,7 +226,7 @@ def test_it_slows_down_and_describes_itself(batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
-def test_beside_penalties_and_norm_layers(num_samples: int, batch: Batch) -> None:
+def test_variational_trains_beside_penalties_and_norm_layers(num_samples: int, batch: Batch) -> None:
     model = _net(has_norm=True).train()
     objective = Variational(20, num_samples) + 0.02 * SpectralExpectation() + 0.1 * InputGradient()
     loss, terms = objective(model, *batch)
@@ -235,17 +239,19 @@ def test_beside_penalties_and_norm_layers(num_samples: int, batch: Batch) -> Non
 
 
 @pytest.mark.parametrize("estimator", ["local", "flipout", "shared"])
-def test_no_step_waits_for_the_device(estimator: bayes.posterior.Estimator, waits: Any, batch: Batch) -> None:
+def test_variational_makes_no_step_wait_for_the_device(
+    estimator: bayes.posterior.Estimator, waits: Any, batch: Batch
+) -> None:
     model = _net(Posterior(estimator=estimator), has_norm=True)
     objective = Variational(20, 3) + SpectralExpectation()
     objective(model, *batch)  # the first step may look around
     with waits:
         objective(model, *batch).loss.backward()
-    assert waits.found == []
+    assert waits.operations == []
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"num_data": 0}, "num_data of at least 1, but got 0"),
         ({"num_samples": 0}, "num_samples of at least 1, but got 0"),
@@ -253,11 +259,11 @@ def test_no_step_waits_for_the_device(estimator: bayes.posterior.Estimator, wait
         ({"kl_weight": math.nan}, "kl_weight of at least 0, but got nan"),
     ],
 )
-def test_numbers_out_of_range_are_refused(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_variational_refuses_numbers_out_of_range(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Variational(**wrong)
 
 
-def test_a_plain_network_is_refused(batch: Batch) -> None:
+def test_variational_refuses_a_plain_network(batch: Batch) -> None:
     with pytest.raises(ModelError, match="has no random weights"):
         Variational(10)(bayes.mean_network(_net()), *batch)

@@ -70,7 +70,7 @@ def _sampled(model: nn.Module, image: Tensor, noise: GaussianNoise) -> tuple[Ten
 @pytest.mark.parametrize("std", [0.3, (0.1, 0.5)])
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU, nn.LeakyReLU])
 @pytest.mark.parametrize("has_end", [False, True])
-def test_the_mean_is_that_of_samples(
+def test_propagation_mean_is_that_of_samples(
     blur: float, std: float | Sequence[float], activation: Callable[[], nn.Module], has_end: bool
 ) -> None:
     torch.manual_seed(0)
@@ -86,7 +86,7 @@ def test_the_mean_is_that_of_samples(
 
 @pytest.mark.parametrize("blur", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("std", [0.3, (0.1, 0.5)])
-def test_of_a_linear_network_all_is_exact(blur: float, std: float | Sequence[float]) -> None:
+def test_propagation_through_a_linear_network_is_exact(blur: float, std: float | Sequence[float]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(Normalize([0.5, 0.4], [0.2, 0.6]), nn.Conv2d(2, 3, 3, padding=1), nn.Flatten())
     (image, label), noise, seen = _batch(1, dtype=torch.float32), GaussianNoise(std, blur), Seen()
@@ -107,7 +107,9 @@ def test_of_a_linear_network_all_is_exact(blur: float, std: float | Sequence[flo
         ([nn.Conv2d(2, 4, 3, padding=1), MinMax()], 0.8, 0.0),  # of two that covary it is exact
     ],
 )
-def test_the_first_function_may_be_a_maximum(layers: list[nn.Module], blur: float, slack: float) -> None:
+def test_propagation_takes_a_maximum_as_the_first_function(
+    layers: list[nn.Module], blur: float, slack: float
+) -> None:
     model, noise, seen = nn.Sequential(*layers, nn.Flatten()), GaussianNoise(STD, blur), Seen()
     image, label = _batch(1, dtype=torch.float32)
     with torch.no_grad():
@@ -142,7 +144,7 @@ def _norm_net(before: int, after: int) -> nn.Sequential:
 @pytest.mark.parametrize("way", [FirstActivation(), EveryLayer(), EveryLayer(num_factors=3)])
 @pytest.mark.parametrize(("before", "after"), [(1, 0), (0, 1), (1, 1)])
 @pytest.mark.parametrize("is_training", [True, False])
-def test_statistics_are_those_of_the_images_without_noise(
+def test_propagation_statistics_are_those_of_the_images_without_noise(
     way: Propagation, before: int, after: int, is_training: bool
 ) -> None:
     model, batch = _norm_net(before, after).train(is_training), _batch(dtype=torch.float32)
@@ -160,7 +162,9 @@ def test_statistics_are_those_of_the_images_without_noise(
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 0), (0, 1), (1, 1)])
-def test_moments_in_training_are_normalised_by_the_images_without_noise(before: int, after: int) -> None:
+def test_propagation_normalises_moments_by_the_images_without_noise_in_training(
+    before: int, after: int
+) -> None:
     model, (images, labels), seen = _norm_net(before, after).double().train(), _batch(), Seen()
     fixed = copy.deepcopy(model)
     for layer in fixed:
@@ -170,11 +174,11 @@ def test_moments_in_training_are_normalised_by_the_images_without_noise(before: 
         fixed(images)
     for layer in fixed:
         layer._forward_pre_hooks.clear()
-    wanted = propagate(fixed.eval(), Gaussian(images, torch.full((1, *SHAPE), STD**2).double()))
+    expected = propagate(fixed.eval(), Gaussian(images, torch.full((1, *SHAPE), STD**2).double()))
     logits, _ = EveryLayer(seen)(Program(model), images, GaussianNoise(STD), labels)
     torch.testing.assert_close(logits, fixed(images))
-    torch.testing.assert_close(seen.moments[0].mean, wanted.mean)
-    torch.testing.assert_close(seen.moments[0].variance, wanted.variance)
+    torch.testing.assert_close(seen.moments[0].mean, expected.mean)
+    torch.testing.assert_close(seen.moments[0].variance, expected.variance)
     gradients = torch.autograd.grad(logits.sum() + seen.moments[0].variance.sum(), list(model.parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)
 
@@ -192,7 +196,7 @@ def _with_dropout(share: float, *, is_first: bool = False) -> nn.Sequential:
     return nn.Sequential(*([nn.Dropout(share)] if is_first else []), *layers)
 
 
-def test_dropout_may_follow_the_first_activation() -> None:
+def test_propagation_takes_dropout_after_the_first_activation() -> None:
     batch = _batch(dtype=torch.float32)
     model, objective = _with_dropout(1.0), GaussianExpectation(STD)  # of which only the last bias is left
     bias = model[-1].bias
@@ -211,7 +215,7 @@ def test_dropout_may_follow_the_first_activation() -> None:
 @pytest.mark.parametrize(
     ("way", "is_first"), [(FirstActivation(), True), (EveryLayer(), True), (EveryLayer(), False)]
 )
-def test_dropout_elsewhere_is_refused(way: Propagation, is_first: bool) -> None:
+def test_propagation_refuses_dropout_elsewhere(way: Propagation, is_first: bool) -> None:
     objective = GaussianExpectation(STD, propagation=way)
     model, batch = _with_dropout(0.5, is_first=is_first), _batch(dtype=torch.float32)
     with pytest.raises(UnsupportedOperationError, match=r"torch\.nn\.Dropout.*train without dropout"):
@@ -219,7 +223,7 @@ def test_dropout_elsewhere_is_refused(way: Propagation, is_first: bool) -> None:
     objective(model.eval(), *batch)
 
 
-def test_after_the_first_activation_no_operation_needs_a_rule() -> None:
+def test_propagation_needs_no_rule_after_the_first_activation() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.LayerNorm(6), nn.Linear(6, 3), nn.Softplus()

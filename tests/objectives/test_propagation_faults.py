@@ -1,4 +1,4 @@
-"""What expectation losses must refuse or get right, and must not get wrong in silence."""
+"""What expectation losses must refuse or compute correctly, and must not get wrong in silence."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def _layers() -> dict[str, nn.Module]:
 
 
 @pytest.mark.parametrize("way", WAYS[1:])
-def test_what_is_changed_in_place_and_read_again_is_refused(way: Propagation) -> None:
+def test_propagation_refuses_what_is_changed_in_place_and_read_again(way: Propagation) -> None:
     with pytest.raises(ModelError, match="in place"):
         GaussianExpectation(0.1, propagation=way)(_Net(_in_place, **_layers()), _images(), _labels())
 
 
-def test_after_the_first_activation_layers_act_in_place_as_in_the_model() -> None:
+def test_propagation_after_the_first_activation_lets_layers_act_in_place_as_in_the_model() -> None:
     model = _Net(_in_place, **_layers())
     clean = CrossEntropy()(model, _images(), _labels()).loss
     terms = GaussianExpectation(1e-6)(model, _images(), _labels()).terms
@@ -82,7 +82,7 @@ def test_after_the_first_activation_layers_act_in_place_as_in_the_model() -> Non
     torch.testing.assert_close(terms["expectation"], clean.detach())
 
 
-def test_statistics_that_would_mix_both_are_refused() -> None:
+def test_propagation_refuses_statistics_that_would_mix_both() -> None:
     model = _Net(_functional, **_layers()).train()
     with pytest.raises(ModelError, match=r"nn\.BatchNorm layer"):
         GaussianExpectation(0.1)(model, _images(), _labels())
@@ -99,7 +99,7 @@ def test_statistics_that_would_mix_both_are_refused() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_first_call_draws_no_more_than_the_second(way: Propagation) -> None:
+def test_propagation_draws_no_more_in_the_first_call_than_in_the_second(way: Propagation) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(32, 5), nn.ReLU(), nn.Linear(5, 3))
     objective = GaussianExpectation(0.3, propagation=way)
     losses = []
@@ -109,7 +109,7 @@ def test_the_first_call_draws_no_more_than_the_second(way: Propagation) -> None:
     assert torch.equal(*losses)
 
 
-def test_a_value_added_to_itself_is_doubled() -> None:
+def test_moments_added_to_themselves_are_doubled() -> None:
     class Doubled(nn.Module):
         @override
         def forward(self, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def test_a_value_added_to_itself_is_doubled() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_learnt_slopes_may_fall_below_0(way: Propagation) -> None:
+def test_propagation_takes_learnt_slopes_below_0(way: Propagation) -> None:
     layer = nn.PReLU(2, init=-0.3)
     model = nn.Sequential(nn.Conv2d(2, 2, 1), layer, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3))
     GaussianExpectation(0.2, propagation=way)(model, _images(), _labels()).loss.backward()
@@ -142,7 +142,7 @@ def _gated(site: Site, layer: _Gated, value: Any) -> Any:
     return value.monotone(Elementwise(torch.relu, hinges=RECTIFIER)).shift(1.0)
 
 
-def test_a_rule_that_goes_on_after_its_function_is_told_so() -> None:
+def test_propagation_refuses_a_rule_that_goes_on_after_its_function() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(32, 4), _Gated(), nn.Linear(4, 3))
     propagate(model, Gaussian(_images(), torch.full((1, 2, 4, 4), 0.01)))
     with pytest.raises(ModelError, match="Make two layers of it"):
@@ -150,13 +150,13 @@ def test_a_rule_that_goes_on_after_its_function_is_told_so() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_one_output_is_wanted(way: Propagation) -> None:
+def test_propagation_needs_one_output(way: Propagation) -> None:
     model = _Net(lambda net, x: (net.last(torch.relu(x.flatten(1))), x), last=nn.Linear(32, 3))
     with pytest.raises(ModelError, match=r"one output|returns a tuple"):
         GaussianExpectation(0.1, propagation=way)(model, _images(), _labels())
 
 
-def test_settings_that_do_not_fit_are_refused() -> None:
+def test_propagation_refuses_settings_that_do_not_fit() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
     with pytest.raises(DataError, match="one value for each of 3 channels"):
         GaussianExpectation([0.1, 0.2, 0.3])(model, _images(), _labels())
@@ -165,7 +165,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_parametrised_weight_is_made_once_for_both(way: Propagation) -> None:
+def test_propagation_computes_a_parametrised_weight_once_for_both(way: Propagation) -> None:
     torch.manual_seed(0)
     layer = parametrizations.spectral_norm(nn.Linear(32, 4))
     model = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), nn.Linear(4, 3)).train()
@@ -179,7 +179,7 @@ def test_a_parametrised_weight_is_made_once_for_both(way: Propagation) -> None:
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_copy_of_a_used_objective_does_not_hold_the_model() -> None:
+def test_propagation_in_a_copied_objective_does_not_hold_the_model() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(32, 4), *[nn.ReLU() for _ in range(400)], nn.Linear(4, 3))
     objective = GaussianExpectation(0.1)
     loss = objective(model, _images(), _labels()).loss
@@ -187,7 +187,7 @@ def test_a_copy_of_a_used_objective_does_not_hold_the_model() -> None:
     assert torch.equal(again(model, _images(), _labels()).loss, loss)
 
 
-def test_an_activation_with_blurred_noise_needs_no_factors_of_its_images() -> None:
+def test_propagation_of_blurred_noise_to_an_activation_needs_no_factors_of_its_images() -> None:
     torch.manual_seed(0)
     images, labels = torch.rand(2, 1, 8, 8), torch.arange(2)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(108, 3))

@@ -177,7 +177,7 @@ def _expected(net: Net, images: Tensor, std: float) -> tuple[Tensor, Tensor]:
     def inputs(image: Tensor) -> tuple[Tensor, ...]:
         seen.clear()
         net(image[None])
-        return tuple(each[0].clone() for each in seen)
+        return tuple(gradient[0].clone() for gradient in seen)
 
     with net.first.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone())):
         clean = net(images)
@@ -191,7 +191,7 @@ def _expected(net: Net, images: Tensor, std: float) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("form", "activation"), EACH)
-def test_the_published_form_passes_through_networks_of_all_forms(
+def test_propagation_in_its_published_form_passes_through_networks_of_all_forms(
     form: Form, activation: Callable[[], nn.Module]
 ) -> None:
     images, labels = _batch()
@@ -209,7 +209,7 @@ def test_the_published_form_passes_through_networks_of_all_forms(
 
 @pytest.mark.parametrize("blur", [0.0, 1.0])
 @pytest.mark.parametrize(("form", "activation"), EACH)
-def test_moments_are_those_of_the_domain(
+def test_propagation_moments_are_those_of_the_domain(
     form: Form, activation: Callable[[], nn.Module], blur: float
 ) -> None:
     images, labels = _batch()
@@ -219,31 +219,31 @@ def test_moments_are_those_of_the_domain(
         start: Moments = FactoredGaussian(images, noise.factors(images)[:, None])
     else:
         start = Gaussian(images, torch.full((1, *SHAPE), STD**2).double())
-    wanted = propagate(net, start)
-    torch.testing.assert_close(seen.moments[0].mean, wanted.mean)
-    torch.testing.assert_close(seen.moments[0].variance, wanted.variance)
+    expected = propagate(net, start)
+    torch.testing.assert_close(seen.moments[0].mean, expected.mean)
+    torch.testing.assert_close(seen.moments[0].variance, expected.variance)
     torch.testing.assert_close(logits, net(images))
     for loss in (MeanField(), OfMean(), Cubature(4)):
         terms = GaussianExpectation(STD, blur=blur, propagation=EveryLayer(loss))(net, images, labels).terms
-        torch.testing.assert_close(terms["expectation"], loss(wanted, labels).detach())
+        torch.testing.assert_close(terms["expectation"], loss(expected, labels).detach())
 
 
 @pytest.mark.parametrize("blur", [0.0, 1.0])
-def test_random_factors_stand_for_the_covariance(blur: float) -> None:
+def test_propagation_has_random_factors_for_the_covariance(blur: float) -> None:
     images, labels = _batch()
     net, noise, seen = Net(_plain, nn.ReLU()).double(), GaussianNoise(STD, blur), Seen()
     way, program = EveryLayer(seen, num_factors=5), Program(net)
     torch.manual_seed(3)
     logits, _ = way(program, images, noise, labels)
     torch.manual_seed(3)
-    wanted = propagate(net, FactoredGaussian(images, noise.random_factors(images, 5)[:, None]))
-    torch.testing.assert_close(seen.moments[0].mean, wanted.mean)
-    torch.testing.assert_close(seen.moments[0].variance, wanted.variance)
+    expected = propagate(net, FactoredGaussian(images, noise.random_factors(images, 5)[:, None]))
+    torch.testing.assert_close(seen.moments[0].mean, expected.mean)
+    torch.testing.assert_close(seen.moments[0].variance, expected.variance)
     torch.testing.assert_close(logits, net(images))
     way(program, images, noise, labels)
-    assert not torch.isclose(seen.moments[1].variance, wanted.variance).any()  # drawn anew
+    assert not torch.isclose(seen.moments[1].variance, expected.variance).any()  # drawn anew
 
 
-def test_there_are_no_fewer_factors_than_none() -> None:
+def test_propagation_refuses_fewer_factors_than_none() -> None:
     with pytest.raises(ValueError, match="num_factors of at least 0, but got -1"):
         EveryLayer(num_factors=-1)

@@ -42,10 +42,15 @@ def _weight(kind: str, shape: Shape, seed: int) -> Tensor:
 def _convolutions(draw: st.DrawFn) -> Drawn:
     rank, groups = draw(st.integers(1, 2)), draw(st.integers(1, 3))
 
-    def each(low: int, high: int) -> list[int]:
+    def one_per_dimension(low: int, high: int) -> list[int]:
         return [draw(st.integers(low, high)) for _ in range(rank)]
 
-    taps, stride, padding, dilation = each(1, 4), each(1, 3), each(0, 4), each(1, 3)
+    taps, stride, padding, dilation = (
+        one_per_dimension(1, 4),
+        one_per_dimension(1, 3),
+        one_per_dimension(0, 4),
+        one_per_dimension(1, 3),
+    )
     sizes = []
     for tap, pad, spread in zip(taps, padding, dilation, strict=True):
         least = max(1, spread * (tap - 1) + 1 - 2 * pad)

@@ -24,7 +24,7 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
 
 @given(data=st.data(), share=st.floats(0.05, 0.95), dtype=st.sampled_from([torch.float32, torch.float64]))
 @settings(max_examples=60, deadline=None)
-def test_the_norm_of_the_operator_is_at_most_the_radius(
+def test_clip_convolution_gives_a_norm_of_at_most_the_radius(
     data: st.DataObject,
     share: float,
     dtype: torch.dtype,
@@ -47,7 +47,7 @@ def test_the_norm_of_the_operator_is_at_most_the_radius(
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_the_circular_norm_is_no_smaller_and_the_kernel_comes_back(
+def test_circle_norm_is_no_smaller_and_the_kernel_comes_back(
     data: st.DataObject,
     convolutions: st.SearchStrategy[tuple[Convolution, Shape]],
     matrix: Callable[[LinearOperator, Shape], Tensor],
@@ -63,7 +63,7 @@ def test_the_circular_norm_is_no_smaller_and_the_kernel_comes_back(
     )
 
 
-def test_leaving_out_what_lies_outside_the_taps_is_the_nearest_kernel() -> None:
+def test_circle_kernel_is_the_nearest_of_these_taps() -> None:
     circle = Circle.around(Convolution(_random(2, 3, 3, 3), [1, 2], [1, 1], [1, 1]), (3, 6, 5))
     weight, other = _random(*circle.shape, seed=1), _random(*circle.shape, seed=2)
     spectrum = circle.spectrum(weight)
@@ -74,7 +74,7 @@ def test_leaving_out_what_lies_outside_the_taps_is_the_nearest_kernel() -> None:
     torch.testing.assert_close(circle.kernel(spectrum + 2 * circle.spectrum(other)), weight + 2 * other)
 
 
-def test_one_tap_is_clipped_as_a_matrix() -> None:
+def test_clip_convolution_of_one_tap_clips_a_matrix() -> None:
     kernel = _random(4, 5)
     clipped = clip_convolution([Convolution(kernel[..., None], [1], [0], [1])], [(5, 7)], 1.0)
     left, values, right = torch.linalg.svd(kernel, full_matrices=False)
@@ -82,7 +82,7 @@ def test_one_tap_is_clipped_as_a_matrix() -> None:
     torch.testing.assert_close(clipped[..., 0], (left * values.clamp_max(1.0)) @ right, rtol=0, atol=1e-6)
 
 
-def test_small_singular_values_survive_better_than_by_scaling(
+def test_clip_convolution_keeps_small_singular_values_better_than_scaling(
     matrix: Callable[[LinearOperator, Shape], Tensor],
 ) -> None:
     operator, shape = Convolution(_random(3, 3, 3), [1], [1], [1]), (3, 12)
@@ -93,7 +93,7 @@ def test_small_singular_values_survive_better_than_by_scaling(
     assert _norm(matrix(operator.entrywise(lambda _: clipped), shape)) > 0.8 * radius
 
 
-def test_a_kernel_used_at_two_sizes_is_inside_at_both(
+def test_clip_convolution_of_a_kernel_used_at_two_sizes_is_inside_at_both(
     matrix: Callable[[LinearOperator, Shape], Tensor],
 ) -> None:
     weight = _random(3, 2, 3)
@@ -106,13 +106,15 @@ def test_a_kernel_used_at_two_sizes_is_inside_at_both(
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_there_is_nothing_to_clip(value: float) -> None:
+def test_clip_convolution_leaves_what_is_inside(value: float) -> None:
     weight = torch.full((2, 2, 3), value)
     weight[0, 0, 0] = 0.1
     assert clip_convolution([Convolution(weight, [1], [1], [1])], [(2, 5)], 0.2) is None
 
 
-def test_half_precision_ends_inside(matrix: Callable[[LinearOperator, Shape], Tensor]) -> None:
+def test_clip_convolution_in_half_precision_ends_inside(
+    matrix: Callable[[LinearOperator, Shape], Tensor],
+) -> None:
     weight = _random(3, 2, 3).bfloat16()
     clipped = clip_convolution([Convolution(weight, [1], [1], [1])], [(2, 5)], 0.5)
     assert clipped is not None

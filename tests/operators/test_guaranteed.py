@@ -101,12 +101,12 @@ MATRICES = {
 
 
 @pytest.mark.parametrize("weight", MATRICES.values(), ids=MATRICES.keys())
-def test_a_matrix_is_bounded_closely(weight: Tensor) -> None:
+def test_upper_bound_of_a_matrix_is_close(weight: Tensor) -> None:
     _assert_near_above(upper_bound(Dense(weight), (weight.shape[1],)), _singular(weight))
 
 
 @pytest.mark.parametrize("exponent", [-1060, -1000, -160, -20, 0, 20, 160, 1000])
-def test_no_scale_is_too_small_or_too_large(exponent: int, route: str) -> None:
+def test_upper_bound_takes_any_scale(exponent: int, route: str) -> None:
     small = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64)
     for operator, shape in ((Dense, (2,)), (lambda w: Convolution(w[..., None], [1], [0], [1]), (2, 3))):
         bound = upper_bound(
@@ -116,11 +116,11 @@ def test_no_scale_is_too_small_or_too_large(exponent: int, route: str) -> None:
         assert 5 <= scaled <= 5.0002
 
 
-def test_what_is_larger_than_float64_is_infinite() -> None:
+def test_upper_bound_beyond_float64_is_infinite() -> None:
     assert upper_bound(Dense(torch.full((9, 9), 1e308, dtype=torch.float64)), (9,)).item() == math.inf
 
 
-def test_zero_is_bounded_by_zero(route: str) -> None:
+def test_upper_bound_of_zero_is_zero(route: str) -> None:
     weight = torch.zeros(3, 2, 3, 3)
     assert upper_bound(Dense(weight[0, 0]), (3,)) == 0
     assert upper_bound(Convolution(weight, [1, 1], [1, 1], [1, 1]), (2, 5, 5)) == 0
@@ -129,7 +129,7 @@ def test_zero_is_bounded_by_zero(route: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_certifies_nothing(bad: float, route: str) -> None:
+def test_upper_bound_of_what_is_not_finite_certifies_nothing(bad: float, route: str) -> None:
     weight = torch.ones(3, 2, 3, 3)
     weight[1, 0, 2, 0] = bad
     operators: list[tuple[LinearOperator, Shape]] = [
@@ -151,7 +151,7 @@ def test_what_is_not_finite_certifies_nothing(bad: float, route: str) -> None:
 @pytest.mark.parametrize(
     "weight", [_random(5, 9), _random(9, 5), 1e-200 * _random(4, 4), 1e200 * _random(4, 4)]
 )
-def test_operators_of_others_are_bounded_closely(
+def test_upper_bound_of_operators_of_others_is_close(
     kind: Callable[[Tensor], LinearOperator], weight: Tensor, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guaranteed, "_CHUNK", 20)  # several chunks
@@ -159,7 +159,7 @@ def test_operators_of_others_are_bounded_closely(
     _assert_near_above(upper_bound(operator, shape), _singular(matrix(operator, shape)))
 
 
-def test_what_is_too_large_gets_a_bound_from_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upper_bound_of_what_is_too_large_comes_from_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guaranteed, "_MOST_ROWS", 4)
     weight = _random(5, 9)
     sums = (weight.abs().sum(dim=1).max() * weight.abs().sum(dim=0).max()).sqrt().item()
@@ -168,7 +168,7 @@ def test_what_is_too_large_gets_a_bound_from_sums(monkeypatch: pytest.MonkeyPatc
         assert sums <= upper_bound(operator, (9,)).item() <= sums * 1.000001
 
 
-def test_closed_forms_are_taken() -> None:
+def test_upper_bound_takes_closed_forms() -> None:
     scale = torch.tensor([[1.0], [-3.0]])
     bound = upper_bound(Diagonal(scale), (2, 50_000)).item()
     assert 3 < bound <= 3 * (1 + 1e-9)
@@ -177,19 +177,19 @@ def test_closed_forms_are_taken() -> None:
     assert exact < upper_bound(Separable([1, 2], factors), (6, 5)).item() <= exact * (1 + 1e-11)
 
 
-def test_float32_closed_forms_are_computed_in_float64() -> None:
+def test_upper_bound_computes_float32_closed_forms_in_float64() -> None:
     factors = [_random(30, 40).float(), _random(20, 50, seed=1).float()]
     exact = math.prod(_singular(factor.double()) for factor in factors)
     assert exact < upper_bound(Separable([1, 2], factors), (40, 50)).item() <= exact * (1 + 1e-11)
 
 
-def test_gives_a_scalar_without_gradient() -> None:
+def test_upper_bound_is_a_scalar_without_gradient() -> None:
     bound = upper_bound(Dense(_random(3, 3).requires_grad_()), (3,))
     assert bound.shape == ()
     assert not bound.requires_grad
 
 
-def test_works_in_inference_mode(route: str) -> None:
+def test_upper_bound_works_in_inference_mode(route: str) -> None:
     operator = Convolution(_random(3, 2, 3, 3), [1, 1], [1, 1], [1, 1])
     expected = upper_bound(operator, (2, 5, 5)).item()
     plain = _Plain(_random(3, 3))

@@ -42,7 +42,7 @@ def _assert_near_above(bound: Tensor, exact: float) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_a_small_convolution_is_bounded_closely(
+def test_upper_bound_of_a_small_convolution_is_close(
     data: st.DataObject, convolutions: st.SearchStrategy[Drawn], matrix: Matrix
 ) -> None:
     operator, shape = data.draw(convolutions)
@@ -54,7 +54,7 @@ def test_a_small_convolution_is_bounded_closely(
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_the_circular_bound_is_one(
+def test_circular_bound_is_one(
     data: st.DataObject, convolutions: st.SearchStrategy[Drawn], matrix: Matrix
 ) -> None:
     operator, shape = data.draw(convolutions)
@@ -74,7 +74,7 @@ def test_the_circular_bound_is_one(
         ((6, 1, 3, 3), [1, 2], [2, 1], [2, 1], 3),
     ],
 )
-def test_the_circular_bound_is_near_for_larger_images(
+def test_circular_bound_is_near_for_larger_images(
     shape: Shape,
     stride: list[int],
     padding: list[int],
@@ -90,7 +90,7 @@ def test_the_circular_bound_is_near_for_larger_images(
 
 
 @pytest.mark.parametrize("padding", [0, 2])
-def test_a_convolution_in_three_dimensions(route: str, padding: int, matrix: Matrix) -> None:
+def test_upper_bound_of_a_convolution_in_three_dimensions(route: str, padding: int, matrix: Matrix) -> None:
     operator = Convolution(_random(2, 2, 2, 3, 2), [1, 2, 1], [padding] * 3, [1, 1, 2])
     exact = _singular(matrix(operator, (2, 4, 5, 4)))
     assert (
@@ -100,13 +100,13 @@ def test_a_convolution_in_three_dimensions(route: str, padding: int, matrix: Mat
     )
 
 
-def test_a_convolution_of_points_costs_no_image() -> None:
+def test_upper_bound_of_a_convolution_of_points_costs_no_image() -> None:
     weight = _random(5, 7, 1, 1)
     bound = upper_bound(Convolution(weight, [2, 2], [0, 0], [1, 1]), (7, 10**6, 10**6))
     _assert_near_above(bound, _singular(weight.flatten(1)))
 
 
-def test_taps_that_reach_nothing_do_not_hide_those_that_do(route: str, matrix: Matrix) -> None:
+def test_upper_bound_sees_taps_beside_those_that_reach_nothing(route: str, matrix: Matrix) -> None:
     # On the circle the outer taps meet and cancel; only the inner one reaches the single input.
     for inner in (1e-17, 1e-200):
         weight = torch.tensor([[[1.0, 0.0, inner, -1.0, 0.0]]], dtype=torch.float64)
@@ -116,7 +116,7 @@ def test_taps_that_reach_nothing_do_not_hide_those_that_do(route: str, matrix: M
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), of_inputs=st.booleans())
-def test_the_gram_matrix_in_blocks_is_that_of_the_matrix(
+def test_gram_in_blocks_is_that_of_the_matrix(
     data: st.DataObject, of_inputs: bool, convolutions: st.SearchStrategy[Drawn], matrix: Matrix
 ) -> None:
     operator, shape = data.draw(convolutions)
@@ -150,7 +150,7 @@ def _written_out(blocks: Gram) -> Tensor:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.9, 0.999999, 1 - 1e-9, 1.1])
-def test_no_estimate_is_believed(
+def test_upper_bound_believes_no_estimate(
     share: float, route: str, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (eigenvalues, guaranteed):
@@ -170,7 +170,7 @@ def test_no_estimate_is_believed(
         assert upper_bound(operator, shape).item() >= _singular(matrix(operator, shape))
 
 
-def test_each_of_many_matrices_is_proven_to_its_last_block() -> None:
+def test_largest_eigenvalue_proves_each_of_many_matrices_to_its_last_block() -> None:
     diagonal = torch.zeros(2, 3, 4, 4, dtype=torch.float64)
     diagonal[0, 0, 1, 1], diagonal[1, 2, 3, 3] = 3, 5
     gram = Gram(diagonal, torch.zeros(2, 2, 4, 4, dtype=torch.float64))
@@ -178,7 +178,7 @@ def test_each_of_many_matrices_is_proven_to_its_last_block() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 5, 40])
-def test_the_largest_of_all_groups_and_chunks(
+def test_upper_bound_is_the_largest_of_all_groups_and_chunks(
     groups: int, route: str, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Chunks of one group, or of one frequency, where each next one may be the largest so far.

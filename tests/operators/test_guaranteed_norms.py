@@ -47,11 +47,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         return upper_bound(operator, input_shape)
 
     monkeypatch.setattr(guaranteed, "upper_bound", counted)
-    monkeypatch.setattr(guaranteed, "_kept", {})
+    monkeypatch.setattr(guaranteed, "_cache", {})
     return lambda: last[0]
 
 
-def test_the_same_content_is_bounded_once(calls: Callable[[], int]) -> None:
+def test_guaranteed_norms_bound_the_same_content_once(calls: Callable[[], int]) -> None:
     weight = _random(3, 2, 3)
     first = GuaranteedNorms().of(Convolution(weight, [1], [1], [1]), (2, 5), "a")
     again = GuaranteedNorms().of(Convolution(weight.clone(), (1,), (1,), (1,)), (2, 5), "b")
@@ -59,7 +59,7 @@ def test_the_same_content_is_bounded_once(calls: Callable[[], int]) -> None:
     assert calls() == 1
 
 
-def test_whatever_differs_is_bounded_anew(calls: Callable[[], int]) -> None:
+def test_guaranteed_norms_bound_whatever_differs_anew(calls: Callable[[], int]) -> None:
     weight, norms = _random(4, 2, 3, 3), GuaranteedNorms()
     conv = Convolution(weight, [1, 1], [1, 1], [1, 1])
     changed = weight.clone()
@@ -88,14 +88,14 @@ def test_whatever_differs_is_bounded_anew(calls: Callable[[], int]) -> None:
         assert calls() == number
 
 
-def test_weights_changed_in_place_are_seen(calls: Callable[[], int]) -> None:
+def test_guaranteed_norms_notice_weights_changed_in_place(calls: Callable[[], int]) -> None:
     weight, norms = torch.nn.Parameter(_random(3, 3)), GuaranteedNorms()
     before = norms.of(Dense(weight), (3,), "a").item()
     weight.data[0, 0] += 100
     assert norms.of(Dense(weight), (3,), "a").item() > before + 50
 
 
-def test_what_may_hold_more_than_is_seen_is_not_remembered(calls: Callable[[], int]) -> None:
+def test_guaranteed_norms_do_not_cache_what_may_hold_more_than_can_be_seen(calls: Callable[[], int]) -> None:
     for operator in (_Derived(_random(3, 3)), _Remembered(_random(3, 3), object())):
         before = calls()
         GuaranteedNorms().of(operator, (3,), "a")
@@ -103,8 +103,10 @@ def test_what_may_hold_more_than_is_seen_is_not_remembered(calls: Callable[[], i
         assert calls() == before + 2
 
 
-def test_only_the_youngest_are_remembered(calls: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guaranteed, "_MOST_KEPT", 2)
+def test_guaranteed_norms_cache_only_the_youngest(
+    calls: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guaranteed, "_MOST_CACHED", 2)
     norms, weights = GuaranteedNorms(), [_random(3, 3, seed=seed) for seed in range(3)]
     for index, computed in ((0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4)):
         norms.of(Dense(weights[index]), (3,), "a")
@@ -112,7 +114,7 @@ def test_only_the_youngest_are_remembered(calls: Callable[[], int], monkeypatch:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_bounds_are_rounded_up(dtype: torch.dtype) -> None:
+def test_guaranteed_norms_are_rounded_up(dtype: torch.dtype) -> None:
     for seed in range(20):
         operator = Dense(_random(3, 4, seed=seed).to(dtype))
         bound = GuaranteedNorms().of(operator, (4,), "a")

@@ -14,7 +14,7 @@ def _names(model: nn.Module) -> list[str]:
     return [weight.name for weight in weights(model)]
 
 
-def test_every_linear_layer_and_convolution_is_found_and_nothing_else() -> None:
+def test_weights_are_those_of_every_linear_layer_and_convolution_alone() -> None:
     convolutions: list[nn.Module] = [
         *[nn.Conv1d(1, 2, 3), nn.Conv2d(1, 2, 3), nn.Conv3d(1, 2, 3)],
         *[nn.ConvTranspose1d(1, 2, 3), nn.ConvTranspose2d(1, 2, 3), nn.ConvTranspose3d(1, 2, 3)],
@@ -27,7 +27,7 @@ def test_every_linear_layer_and_convolution_is_found_and_nothing_else() -> None:
     ]
 
 
-def test_the_matrix_is_the_reshaped_kernel_with_its_gradient() -> None:
+def test_weight_matrix_is_the_reshaped_kernel_with_its_gradient() -> None:
     layer = nn.Conv2d(2, 3, (1, 2))
     (weight,) = weights(layer)
     assert weight.matrix.equal(layer.weight.reshape(3, 4))
@@ -35,14 +35,14 @@ def test_the_matrix_is_the_reshaped_kernel_with_its_gradient() -> None:
     assert layer.weight.grad is not None
 
 
-def test_shared_weights_come_once() -> None:
+def test_weights_that_are_shared_come_once() -> None:
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
     second.weight = first.weight
     assert _names(nn.Sequential(first, second, first)) == ["0"]
     assert len(weights(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))) == 2
 
 
-def test_parametrised_weights_have_their_value() -> None:
+def test_weights_that_are_parametrised_have_their_value() -> None:
     layer = parametrizations.weight_norm(nn.Linear(3, 2))
     (weight,) = weights(layer)
     assert weight.parametrised
@@ -53,14 +53,14 @@ def test_parametrised_weights_have_their_value() -> None:
     assert not weights(nn.Linear(3, 2))[0].parametrised
 
 
-def test_a_compiled_model_has_the_names_of_the_original() -> None:
+def test_weights_of_a_compiled_model_have_the_names_of_the_original() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     compiled = torch.compile(model, backend="eager")
     assert isinstance(compiled, nn.Module)
     assert _names(compiled) == ["0"]
 
 
-def test_a_model_without_weights_is_refused() -> None:
+def test_weights_refuse_a_model_that_has_none() -> None:
     with pytest.raises(ModelError, match="Flatten has no linear layer"):
         weights(nn.Flatten())
 
@@ -78,15 +78,15 @@ def _net() -> nn.Sequential:
     )
 
 
-def test_operators_are_those_that_the_layers_apply() -> None:
+def test_place_operators_are_those_that_the_layers_apply() -> None:
     model = _net().double()
     image = torch.rand(1, 1, 9, 10, dtype=torch.float64)
-    found = places(model, image.expand(2, -1, -1, -1))
-    assert [(place.name, place.input_shape) for place in found] == [
+    result = places(model, image.expand(2, -1, -1, -1))
+    assert [(place.name, place.input_shape) for place in result] == [
         *[("0", (1, 9, 10)), ("1", (4, 5, 5)), ("2", (2, 5, 5)), ("4", (40,))]
     ]
     value = image
-    layers, operators = [*model], [place.operator for place in found]
+    layers, operators = [*model], [place.operator for place in result]
     for layer, operator in zip([*layers[:3], layers[4]], operators, strict=True):
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         assert layer.bias is not None
@@ -97,7 +97,7 @@ def test_operators_are_those_that_the_layers_apply() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_a_transposed_convolution_is_the_adjoint_of_its_operator(stride: int) -> None:
+def test_place_operator_has_a_transposed_convolution_as_its_adjoint(stride: int) -> None:
     layer = nn.ConvTranspose2d(4, 6, 3, stride=stride, padding=1, bias=False, groups=2, dilation=2)
     (place,) = places(layer.double(), torch.rand(1, 4, 4, 3, dtype=torch.float64))
     value = torch.rand(1, 4, 4, 3, dtype=torch.float64)
@@ -119,11 +119,11 @@ class _Twice(nn.Module):
         return self.other(half) if self.training else half
 
 
-def test_a_weight_has_a_place_for_each_size_and_use() -> None:
+def test_places_are_one_for_each_size_and_use_of_a_weight() -> None:
     model = _Twice()
-    found = places(model, torch.rand(1, 1, 8))
-    assert [(place.name, place.input_shape) for place in found] == [("conv", (1, 8)), ("conv-1", (1, 4))]
-    assert found[0].weight.value is found[1].weight.value
+    result = places(model, torch.rand(1, 1, 8))
+    assert [(place.name, place.input_shape) for place in result] == [("conv", (1, 8)), ("conv-1", (1, 4))]
+    assert result[0].weight.value is result[1].weight.value
     assert model.training
 
 
@@ -138,7 +138,7 @@ class _Unused(nn.Module):
         return result
 
 
-def test_a_convolution_that_takes_no_part_is_refused() -> None:
+def test_places_refuse_a_convolution_that_takes_no_part() -> None:
     with pytest.raises(ModelError, match="'extra' takes no part"):
         places(_Unused(), torch.rand(1, 1, 8))
 
@@ -152,16 +152,16 @@ def test_a_convolution_that_takes_no_part_is_refused() -> None:
 )
 # Torch warns of it once a process.
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
-def test_padding_that_no_operator_stands_for_is_refused(layer: nn.Module, words: str) -> None:
+def test_place_operator_refuses_padding_by_other_than_zeros(layer: nn.Module, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         places(layer, torch.rand(1, 1, 8))
 
 
-def test_finding_places_leaves_the_model_as_it_was() -> None:
+def test_places_leave_the_model_as_it_was() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(18, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = places(model, torch.rand(3, 1, 5, 5))
+    result = places(model, torch.rand(3, 1, 5, 5))
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
-    assert [type(place.operator) for place in found] == [Convolution, Dense]
+    assert [type(place.operator) for place in result] == [Convolution, Dense]

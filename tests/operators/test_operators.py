@@ -43,7 +43,7 @@ cases = pytest.mark.parametrize(("operator", "shape"), CASES.values(), ids=CASES
 
 
 @cases
-def test_adjoint_is_the_transpose(operator: LinearOperator, shape: Shape, matrix: Matrix) -> None:
+def test_operator_adjoint_is_the_transpose(operator: LinearOperator, shape: Shape, matrix: Matrix) -> None:
     explicit = matrix(operator, shape)
     output = operator.apply(_random(1, *shape)).shape[1:]
     y = _random(2, *output)
@@ -54,7 +54,7 @@ def test_adjoint_is_the_transpose(operator: LinearOperator, shape: Shape, matrix
 
 
 @cases
-def test_adjoint_works_in_inference_mode(operator: LinearOperator, shape: Shape) -> None:
+def test_operator_adjoint_works_in_inference_mode(operator: LinearOperator, shape: Shape) -> None:
     y = operator.apply(_random(1, *shape))
     expected = operator.adjoint(y, shape)
     with torch.inference_mode():
@@ -62,7 +62,9 @@ def test_adjoint_works_in_inference_mode(operator: LinearOperator, shape: Shape)
 
 
 @cases
-def test_row_norms_are_those_of_the_matrix(operator: LinearOperator, shape: Shape, matrix: Matrix) -> None:
+def test_operator_row_norms_are_those_of_the_matrix(
+    operator: LinearOperator, shape: Shape, matrix: Matrix
+) -> None:
     expected = torch.linalg.vector_norm(matrix(operator, shape), dim=1)
     output = operator.apply(_random(1, *shape))
     torch.testing.assert_close(operator.row_norms(shape).expand_as(output).flatten(), expected)
@@ -70,7 +72,7 @@ def test_row_norms_are_those_of_the_matrix(operator: LinearOperator, shape: Shap
 
 @cases
 @pytest.mark.parametrize("function", [torch.abs, torch.square])
-def test_entrywise_takes_each_entry(
+def test_operator_entrywise_takes_each_entry(
     operator: LinearOperator, shape: Shape, function: Callable[[Tensor], Tensor], matrix: Matrix
 ) -> None:
     changed = matrix(operator.entrywise(function), shape)
@@ -78,7 +80,7 @@ def test_entrywise_takes_each_entry(
 
 
 @cases
-def test_a_closed_form_is_the_largest_singular_value(
+def test_operator_norm_in_closed_form_is_the_largest_singular_value(
     operator: LinearOperator, shape: Shape, matrix: Matrix
 ) -> None:
     norm = operator.norm(shape)
@@ -89,7 +91,7 @@ def test_a_closed_form_is_the_largest_singular_value(
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_convolution_agrees_with_its_matrix(
+def test_convolution_agrees_with_its_matrix(
     data: st.DataObject, convolutions: st.SearchStrategy[Drawn], matrix: Matrix
 ) -> None:
     operator, shape = data.draw(convolutions)
@@ -105,7 +107,7 @@ def test_any_convolution_agrees_with_its_matrix(
     torch.testing.assert_close(operator.row_norms(shape).flatten(), norms, rtol=1e-9, atol=1e-150)
 
 
-def test_a_row_that_padding_fills_has_a_norm_near_zero_and_a_finite_gradient() -> None:
+def test_convolution_row_that_padding_fills_has_a_norm_near_zero_and_a_finite_gradient() -> None:
     weight = torch.ones(1, 1, 1, dtype=torch.float64, requires_grad=True)
     norms = Convolution(weight, [1], [1], [1]).row_norms((1, 2)).flatten()
     torch.testing.assert_close(
@@ -117,7 +119,7 @@ def test_a_row_that_padding_fills_has_a_norm_near_zero_and_a_finite_gradient() -
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0)])
-def test_pooling_is_separable(kernel: int, stride: int, padding: int) -> None:
+def test_separable_is_pooling(kernel: int, stride: int, padding: int) -> None:
     x = _random(2, 3, 5, 6)
     pooled = _pools(kernel, stride, padding, (5, 6)).apply(x)
     torch.testing.assert_close(pooled, F.avg_pool2d(x, kernel, stride, padding))

@@ -35,12 +35,12 @@ def _gapped(seed: int) -> Tensor:
     return matrix
 
 
-def test_converges_to_the_largest_singular_value() -> None:
+def test_power_iteration_converges_to_the_largest_singular_value() -> None:
     estimate = PowerIteration(200).of(_convolution(_kernel()), INPUT, "a")
     torch.testing.assert_close(estimate, _exact(_kernel()), rtol=1e-8, atol=0)
 
 
-def test_rises_from_call_to_call_and_never_above() -> None:
+def test_power_iteration_rises_from_call_to_call_and_never_above() -> None:
     norms, operator = PowerIteration(), _convolution(_kernel())
     estimates = torch.stack([norms.of(operator, INPUT, "a") for _ in range(30)])
     assert (estimates.diff() >= -1e-12).all()
@@ -49,12 +49,12 @@ def test_rises_from_call_to_call_and_never_above() -> None:
     torch.testing.assert_close(estimates[-1], _exact(_kernel()), rtol=1e-3, atol=0)
 
 
-def test_the_first_call_is_near_already() -> None:
+def test_power_iteration_is_near_at_the_first_call() -> None:
     estimate = PowerIteration().of(Dense(_gapped(0)), (5,), "a")
     torch.testing.assert_close(estimate, torch.tensor(3.0, dtype=torch.float64), rtol=1e-10, atol=0)
 
 
-def test_the_gradient_is_that_of_the_singular_value() -> None:
+def test_power_iteration_gradient_is_that_of_the_singular_value() -> None:
     weight = _gapped(1).requires_grad_()
     torch.autograd.backward(PowerIteration(50).of(Dense(weight), (5,), "a"))
     left, _, right = torch.linalg.svd(weight.detach())
@@ -66,13 +66,13 @@ def test_the_gradient_is_that_of_the_singular_value() -> None:
     torch.testing.assert_close((weight.grad * direction).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-6, atol=0)
 
 
-def test_a_closed_form_needs_no_vector() -> None:
+def test_power_iteration_needs_no_vector_for_a_closed_form() -> None:
     norms = PowerIteration()
     assert norms.of(Diagonal(torch.tensor([1.0, -3.0])), (2,), "a") == 3
     assert not norms.state_dict()
 
 
-def test_each_key_has_a_vector_of_its_own() -> None:
+def test_power_iteration_has_a_vector_for_each_key() -> None:
     norms = PowerIteration()
     norms.of(_convolution(_kernel(0)), INPUT, "layers.0")
     before = norms.state_dict()["vectors.of_layers/0"].clone()
@@ -81,7 +81,7 @@ def test_each_key_has_a_vector_of_its_own() -> None:
     assert norms.state_dict()["vectors.of_layers/0"].equal(before)
 
 
-def test_a_checkpoint_continues_in_a_fresh_object() -> None:
+def test_power_iteration_continues_from_a_checkpoint_in_a_fresh_object() -> None:
     norms, operator = PowerIteration(), _convolution(_kernel())
     for _ in range(3):
         norms.of(operator, INPUT, "a.b")
@@ -90,7 +90,7 @@ def test_a_checkpoint_continues_in_a_fresh_object() -> None:
     assert fresh.of(operator, INPUT, "a.b").equal(norms.of(operator, INPUT, "a.b"))
 
 
-def test_a_checkpoint_continues_inside_another_module() -> None:
+def test_power_iteration_continues_from_a_checkpoint_inside_another_module() -> None:
     outer, fresh = torch.nn.Sequential(PowerIteration()), torch.nn.Sequential(PowerIteration())
     (norms,) = outer
     assert isinstance(norms, PowerIteration)
@@ -99,7 +99,7 @@ def test_a_checkpoint_continues_inside_another_module() -> None:
     assert fresh.state_dict()["0.vectors.of_a"].equal(outer.state_dict()["0.vectors.of_a"])
 
 
-def test_vectors_move_with_the_module() -> None:
+def test_power_iteration_vectors_move_with_the_module() -> None:
     norms = PowerIteration()
     norms.of(_convolution(_kernel().float()), INPUT, "a")
     before = norms.state_dict()["vectors.of_a"]
@@ -108,7 +108,7 @@ def test_vectors_move_with_the_module() -> None:
     assert (norms.state_dict()["vectors.of_a"] * before).sum() > 0.9  # it went on from where it was
 
 
-def test_another_input_shape_starts_anew() -> None:
+def test_power_iteration_starts_anew_for_another_input_shape() -> None:
     norms = PowerIteration()
     norms.of(_convolution(_kernel()), INPUT, "a")
     larger: Shape = (2, 9, 4)
@@ -117,7 +117,7 @@ def test_another_input_shape_starts_anew() -> None:
 
 
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
-def test_the_vector_outlives_weights_that_give_none(bad: float) -> None:
+def test_power_iteration_vector_outlives_weights_that_give_none(bad: float) -> None:
     norms = PowerIteration()
     first = norms.of(_convolution(torch.full_like(_kernel(), bad)), INPUT, "a")
     assert first == 0 if bad == 0 else first.isnan()
@@ -125,7 +125,7 @@ def test_the_vector_outlives_weights_that_give_none(bad: float) -> None:
     torch.testing.assert_close(later, _exact(_kernel()), rtol=1e-2, atol=0)
 
 
-def test_training_goes_on_after_inference_mode() -> None:
+def test_power_iteration_trains_on_after_inference_mode() -> None:
     norms, weight = PowerIteration(), _kernel().requires_grad_()
     with torch.inference_mode():
         norms.of(_convolution(weight), INPUT, "a")
@@ -133,18 +133,18 @@ def test_training_goes_on_after_inference_mode() -> None:
     assert weight.grad is not None
 
 
-def test_random_state_is_left_alone() -> None:
+def test_power_iteration_leaves_the_random_state_alone() -> None:
     before = torch.get_rng_state()
     PowerIteration().of(_convolution(_kernel()), INPUT, "a")
     assert torch.get_rng_state().equal(before)
 
 
-def test_needs_an_iteration() -> None:
+def test_power_iteration_needs_an_iteration() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         PowerIteration(0)
 
 
-def test_names_that_differ_by_a_dot_are_two_places() -> None:
+def test_power_iteration_has_two_vectors_for_names_that_differ_by_a_dot() -> None:
     norms = PowerIteration()
     first, second = Dense(_gapped(1)), Dense(_gapped(2))
     for _ in range(2):

@@ -51,7 +51,7 @@ def value(penalty: Penalty, model: nn.Module, batch: Batch) -> float:
 
 @settings(max_examples=20, deadline=None)
 @given(num=st.integers(1, 6), classes=st.integers(1, 5), epsilon=st.floats(0, 3), steps=st.integers(1, 6))
-def test_of_a_linear_model(num: int, classes: int, epsilon: float, steps: int) -> None:
+def test_input_penalties_of_a_linear_model(num: int, classes: int, epsilon: float, steps: int) -> None:
     model, weight = linear(classes, seed=num)
     batch = pictures(num, classes)
     squares = weight.square().sum().item()
@@ -63,7 +63,7 @@ def test_of_a_linear_model(num: int, classes: int, epsilon: float, steps: int) -
     assert value(SpectralNorm(num_power_iterations=None), model, batch) == pytest.approx(exact)
 
 
-def test_loss_gradients_of_a_linear_model() -> None:
+def test_loss_gradient_of_a_linear_model() -> None:
     model, weight = linear()
     images, labels = pictures(7)
     errors = model(images).softmax(dim=1) - F.one_hot(labels, 3)
@@ -110,8 +110,8 @@ def test_virtual_adversarial_of_a_linear_model_of_two_classes() -> None:
         for sign in (1, -1)
     ]
     torch.manual_seed(0)
-    found = value(VirtualAdversarial(epsilon), model, Batch(image, label))
-    assert min(abs(found - end) for end in ends) < 1e-12
+    result = value(VirtualAdversarial(epsilon), model, Batch(image, label))
+    assert min(abs(result - end) for end in ends) < 1e-12
 
 
 def test_virtual_adversarial_converges_to_the_worst_direction() -> None:
@@ -122,8 +122,8 @@ def test_virtual_adversarial_converges_to_the_worst_direction() -> None:
     metric = weight.T @ (torch.diag(shares) - torch.outer(shares, shares)) @ weight
     largest = torch.linalg.eigvalsh(metric)[-1].item()
     epsilon = 1e-4
-    found = value(VirtualAdversarial(epsilon, num_power_iterations=200), model, Batch(image, label))
-    assert found == pytest.approx(epsilon**2 / 2 * largest, rel=1e-3)
+    result = value(VirtualAdversarial(epsilon, num_power_iterations=200), model, Batch(image, label))
+    assert result == pytest.approx(epsilon**2 / 2 * largest, rel=1e-3)
 
 
 def smooth_net() -> nn.Sequential:
@@ -147,7 +147,7 @@ def smooth_net() -> nn.Sequential:
         LossGradient(1),
         TangentGradient(DEFORM, num_tangents=3),
         DeformationStability(DEFORM, num_deformations=2),
-        # δ is held, which is right to first order at the maximum, and there enough steps end.
+        # δ is held, which is correct to first order at the maximum, and there enough steps end.
         AdversarialPerturbation(0.3, num_steps=200),
         SpectralNorm(num_power_iterations=None),
         SpectralNorm(num_power_iterations=200),
@@ -155,7 +155,7 @@ def smooth_net() -> nn.Sequential:
     ],
     ids=lambda penalty: f"{type(penalty).__name__}({penalty.extra_repr()})",
 )
-def test_gradient_agrees_with_differences(penalty: Penalty) -> None:
+def test_penalty_gradient_agrees_with_differences(penalty: Penalty) -> None:
     model, batch = smooth_net(), pictures(4)
     generator = torch.Generator().manual_seed(0)
     parameters = list(model.parameters())
@@ -190,18 +190,18 @@ class _TwoRegions(nn.Module):
         return _two_regions(images)
 
 
-def test_takes_the_largest_of_the_batch_not_the_mean() -> None:
+def test_input_gradient_takes_the_largest_of_the_batch_not_the_mean() -> None:
     dark, bright = torch.full((5, 1, 2, 2), 0.2), torch.full((1, 1, 2, 2), 0.9)
     labels = torch.zeros(6, dtype=torch.int64)
-    found = InputGradient()(_TwoRegions(), torch.cat([dark, bright]), labels).loss.item()
-    assert found == pytest.approx(100 / 4)  # 10² ‖1/4 of each of 4 pixels‖²
+    result = InputGradient()(_TwoRegions(), torch.cat([dark, bright]), labels).loss.item()
+    assert result == pytest.approx(100 / 4)  # 10² ‖1/4 of each of 4 pixels‖²
 
 
-def test_candidates_are_never_above_all() -> None:
+def test_adversarial_perturbation_of_candidates_is_never_above_that_of_all() -> None:
     model, batch = smooth_net(), pictures(12)
     every = value(AdversarialPerturbation(0.5), model, batch)
     values = [value(AdversarialPerturbation(0.5, candidates=count), model, batch) for count in (1, 3, 6, 12)]
-    assert all(found <= every * (1 + 1e-12) for found in values)
+    assert all(result <= every * (1 + 1e-12) for result in values)
     assert values[-1] == pytest.approx(every)
     assert values[0] > 0.5 * every
 
@@ -235,7 +235,9 @@ def _perturbed(model: nn.Module, images: Tensor, *, steps: int, candidates: int)
     candidates=st.none() | st.integers(1, 6),
     steps=st.integers(1, 3),
 )
-def test_perturbation_is_that_of_a_loop(num: int, classes: int, candidates: int | None, steps: int) -> None:
+def test_adversarial_perturbation_is_that_of_a_loop(
+    num: int, classes: int, candidates: int | None, steps: int
+) -> None:
     generator = torch.Generator().manual_seed(10 * num + classes)
     model = nn.Sequential(nn.Flatten(), nn.Linear(20, 4), nn.Tanh(), nn.Linear(4, classes)).double()
     for parameter in model.parameters():
@@ -246,7 +248,7 @@ def test_perturbation_is_that_of_a_loop(num: int, classes: int, candidates: int 
     assert value(penalty, model, batch) == pytest.approx(expected)
 
 
-def test_small_changes_of_large_logits_survive_mixed_precision() -> None:
+def test_penalties_in_mixed_precision_see_small_changes_of_large_logits() -> None:
     double, _ = linear()
     model, (images, labels) = double.float(), pictures(3)
     nn.init.constant_(cast(nn.Linear, model[1]).bias, 1000)
@@ -255,17 +257,17 @@ def test_small_changes_of_large_logits_survive_mixed_precision() -> None:
         expected = penalty(model, images.float(), labels).loss.item()
         torch.manual_seed(0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = penalty(model, images.float(), labels).loss.item()
-        assert 0.05 * expected < found <= expected * 1.01  # another image may be taken for the worst
+            actual = penalty(model, images.float(), labels).loss.item()
+        assert 0.05 * expected < actual <= expected * 1.01  # another image may be taken for the worst
 
 
-def test_the_norm_of_a_loss_gradient_may_be_a_float() -> None:
+def test_loss_gradient_takes_its_norm_as_a_float() -> None:
     model, _ = linear()
     _, terms = LossGradient(2.0)(model, *pictures(2))  # type: ignore[arg-type]
     assert list(terms) == ["loss_gradient_l2"]
 
 
-def test_perturbations_stay_within_epsilon() -> None:
+def test_adversarial_perturbation_stays_within_epsilon() -> None:
     """The change of a logit is at most epsilon times its largest gradient, which a linear model attains."""
     model, weight = linear()
     longest = AdversarialPerturbation(0.7, num_steps=3)
@@ -286,12 +288,12 @@ def test_perturbations_stay_within_epsilon() -> None:
         lambda: TangentGradient(num_tangents=0),
     ],
 )
-def test_refuses_what_makes_no_sense(make: Callable[[], Penalty]) -> None:
+def test_penalties_refuse_what_makes_no_sense(make: Callable[[], Penalty]) -> None:
     with pytest.raises(ValueError, match="Expected"):
         make()
 
 
-def test_weights_may_be_scheduled() -> None:
+def test_penalties_may_have_scheduled_weights() -> None:
     model, weight = linear()
     images, labels = pictures(2)
     loss, _ = (Constant(0.25) * InputGradient())(model, images, labels)

@@ -32,9 +32,9 @@ def _net() -> nn.Module:
         return bayes.convert(net, POSTERIOR).double()
 
 
-def _each(net: nn.Module, *, draws: int | None = None) -> Tensor:
+def _surrogates(net: nn.Module, *, draws: int | None = None) -> Tensor:
     """The surrogate of each layer: singular values, rows and columns of the true matrices."""
-    found = []
+    result = []
     for place in places(bayes.mean_network(net), IMAGES):
         layer = net.get_submodule(place.weight.name)
         assert isinstance(layer, bayes.VariationalLayer)
@@ -51,8 +51,8 @@ def _each(net: nn.Module, *, draws: int | None = None) -> Tensor:
             normals = torch.randn(draws, *std.shape, generator=generator, dtype=std.dtype)
             last = (std * normals).abs().flatten(1).amax(dim=1).mean()
         norms = deviations.norm(dim=1).amax() + deviations.norm(dim=0).amax()
-        found.append(torch.linalg.matrix_norm(mean, ord=2) + norms + last)
-    return torch.stack(found).detach()
+        result.append(torch.linalg.matrix_norm(mean, ord=2) + norms + last)
+    return torch.stack(result).detach()
 
 
 def _matrix(operator: Any, shape: tuple[int, ...]) -> Tensor:
@@ -61,7 +61,7 @@ def _matrix(operator: Any, shape: tuple[int, ...]) -> Tensor:
     return matrix
 
 
-def test_value_of_a_linear_layer_by_hand() -> None:
+def test_spectral_expectation_of_a_linear_layer_by_hand() -> None:
     torch.manual_seed(0)
     layer = bayes.Linear(20, 12, posterior=POSTERIOR).double()
     std = layer.normals()["weight"].std.detach()
@@ -79,23 +79,25 @@ def test_value_of_a_linear_layer_by_hand() -> None:
 @pytest.mark.parametrize(
     ("options", "formula"),
     [
-        ({}, lambda each: each.square().sum() / 2),
-        ({"squared": False}, lambda each: each.sum()),
-        ({"last_only": True}, lambda each: each[-1].square() / 2),
-        ({"last_only": True, "squared": False}, lambda each: each[-1]),
+        ({}, lambda surrogates: surrogates.square().sum() / 2),
+        ({"squared": False}, lambda surrogates: surrogates.sum()),
+        ({"last_only": True}, lambda surrogates: surrogates[-1].square() / 2),
+        ({"last_only": True, "squared": False}, lambda surrogates: surrogates[-1]),
     ],
 )
-def test_value_of_a_network(options: dict[str, Any], formula: Callable[[Tensor], Tensor]) -> None:
+def test_spectral_expectation_of_a_network(
+    options: dict[str, Any], formula: Callable[[Tensor], Tensor]
+) -> None:
     net = _net()
     loss = SpectralExpectation(**options, num_power_iterations=300)(net, IMAGES, LABELS).loss
-    assert loss.item() == pytest.approx(formula(_each(net)).item(), rel=1e-6)
-    drawn = formula(_each(net, draws=10_000)).item()
+    assert loss.item() == pytest.approx(formula(_surrogates(net)).item(), rel=1e-6)
+    drawn = formula(_surrogates(net, draws=10_000)).item()
     assert loss.item() == pytest.approx(drawn, rel=5e-3)
     quick = SpectralExpectation(**options)(net, IMAGES, LABELS).loss  # as it is by default
     assert quick.item() == pytest.approx(drawn, rel=2e-2)
 
 
-def test_nothing_is_drawn_and_no_image_counts() -> None:
+def test_spectral_expectation_draws_nothing_and_depends_on_no_image() -> None:
     net, penalty = _net(), SpectralExpectation(num_power_iterations=300)
     before = torch.get_rng_state()
     first = penalty(net, IMAGES, LABELS).loss
@@ -103,7 +105,7 @@ def test_nothing_is_drawn_and_no_image_counts() -> None:
     torch.testing.assert_close(penalty(net, IMAGES.flip(0) * 0.1, LABELS).loss, first)
 
 
-def test_gradient_is_that_of_finite_differences() -> None:
+def test_spectral_expectation_gradient_is_that_of_finite_differences() -> None:
     """Of the means by small steps; of the deviations by steps so wide that single entries count."""
     net, penalty = _net(), SpectralExpectation(num_power_iterations=500)
     torch.autograd.backward(penalty(net, IMAGES, LABELS).loss)
@@ -128,9 +130,9 @@ def test_gradient_is_that_of_finite_differences() -> None:
     assert checked == 6
 
 
-def test_vectors_are_kept_so_that_two_iterations_a_step_follow() -> None:
+def test_spectral_expectation_stores_vectors_so_that_two_iterations_a_step_follow() -> None:
     net, penalty = _net(), SpectralExpectation()
-    exact = (_each(net).square().sum() / 2).item()
+    exact = (_surrogates(net).square().sum() / 2).item()
     for _ in range(60):
         loss = penalty(net, IMAGES, LABELS).loss
     assert loss.item() == pytest.approx(exact, rel=1e-5)
@@ -140,7 +142,7 @@ def test_vectors_are_kept_so_that_two_iterations_a_step_follow() -> None:
     assert len(penalty.state_dict()) == 3
 
 
-def test_only_random_layers_count_and_a_plain_network_is_refused() -> None:
+def test_spectral_expectation_counts_only_random_layers_and_refuses_a_plain_network() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(50, 4), nn.Linear(4, 3)).double()
     half = bayes.convert(net, POSTERIOR, {"2": None})
     whole = bayes.convert(net, POSTERIOR)
@@ -161,35 +163,37 @@ def test_only_random_layers_count_and_a_plain_network_is_refused() -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_beside_the_variational_objective_it_is_what_it_is_alone(first: bool) -> None:
+def test_spectral_expectation_beside_the_variational_objective_is_what_it_is_alone(first: bool) -> None:
     def gradients(*objectives: Any) -> list[Tensor]:
-        found = None
+        result = None
         for objective in objectives:
             net = _net()
             torch.manual_seed(1)
             torch.autograd.backward(copy.deepcopy(objective)(net, IMAGES, LABELS).loss)
-            each = [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
-            found = each if found is None else [a + b for a, b in zip(found, each, strict=True)]
-        assert found is not None
-        return found
+            surrogates = [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
+            result = (
+                surrogates if result is None else [a + b for a, b in zip(result, surrogates, strict=True)]
+            )
+        assert result is not None
+        return result
 
     bound, term = Variational(100, 2), 0.02 * SpectralExpectation()
     both = gradients(term + bound if first else bound + term)
     torch.testing.assert_close(both, gradients(bound, term))
 
 
-def test_in_lower_precision_and_compiled() -> None:
+def test_spectral_expectation_in_lower_precision_and_compiled() -> None:
     net = _net().float()
     expected = SpectralExpectation()(net, IMAGES.float(), LABELS).loss
     with torch.autocast("cpu", torch.bfloat16):
-        found = SpectralExpectation()(net, IMAGES.float(), LABELS).loss
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected)
+        actual = SpectralExpectation()(net, IMAGES.float(), LABELS).loss
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected)
     compiled = torch.compile(net, backend="eager")
     torch.testing.assert_close(SpectralExpectation()(compiled, IMAGES.float(), LABELS).loss, expected)
 
 
-def test_layers_without_a_term_may_be_what_they_like() -> None:
+def test_spectral_expectation_leaves_layers_without_a_term_as_they_like() -> None:
     torch.manual_seed(0)
     first = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")
     plain = nn.Sequential(first, nn.Flatten(), nn.Linear(32, 6), nn.ReLU(), nn.Linear(6, 3))

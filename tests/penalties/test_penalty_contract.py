@@ -51,15 +51,15 @@ PENALTIES = {**ANY_SHAPE, **OF_PICTURES}
 @pytest.fixture(params=PENALTIES.values(), ids=list(PENALTIES))
 def penalty(request: pytest.FixtureRequest) -> Penalty:
     """A fresh object of each."""
-    made: Penalty = request.param()
-    return made
+    penalty: Penalty = request.param()
+    return penalty
 
 
 @pytest.fixture(params=ANY_SHAPE.values(), ids=list(ANY_SHAPE))
 def shapeless_penalty(request: pytest.FixtureRequest) -> Penalty:
     """A fresh object of each that takes inputs of any rank."""
-    made: Penalty = request.param()
-    return made
+    penalty: Penalty = request.param()
+    return penalty
 
 
 def fitting(penalty: Penalty, model: nn.Module) -> nn.Module:
@@ -108,14 +108,14 @@ def _trained(penalty: Penalty, objective: Objective, *, steps: int = 3) -> list[
     return [parameter.detach() for parameter in model.parameters()]
 
 
-def test_weight_zero_is_plain_training_bit_for_bit(penalty: Penalty) -> None:
+def test_penalty_of_weight_zero_is_plain_training_bit_for_bit(penalty: Penalty) -> None:
     plain = _trained(penalty, CrossEntropy())
     for weight in (0.0, Linear(0.0, 1.0, epochs=1, begin=100)):
         assert all(map(torch.equal, plain, _trained(penalty, CrossEntropy() + weight * penalty)))
     assert not all(map(torch.equal, plain, _trained(penalty, CrossEntropy() + 0.1 * penalty)))
 
 
-def test_adds_up_to_what_its_terms_give_alone(penalty: Penalty) -> None:
+def test_penalty_adds_up_to_what_its_terms_give_alone(penalty: Penalty) -> None:
     model, (images, labels) = fitting(penalty, net(nn.Softplus())), pictures(5)
     penalty(model, images, labels)  # whatever is kept between steps is there now
     torch.manual_seed(0)
@@ -127,7 +127,7 @@ def test_adds_up_to_what_its_terms_give_alone(penalty: Penalty) -> None:
         torch.testing.assert_close(a + 0.3 * b, c)
 
 
-def test_is_lowered_by_descent(penalty: Penalty) -> None:
+def test_penalty_is_lowered_by_descent(penalty: Penalty) -> None:
     model, (images, labels) = fitting(penalty, net(nn.Softplus())), pictures(4)
     torch.manual_seed(1)
     before = penalty(model, images, labels).loss
@@ -143,7 +143,7 @@ def test_is_lowered_by_descent(penalty: Penalty) -> None:
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
 @pytest.mark.parametrize("num", [1, 3])
-def test_any_number_of_classes_and_images(penalty: Penalty, num: int, classes: int) -> None:
+def test_penalty_takes_any_number_of_classes_and_images(penalty: Penalty, num: int, classes: int) -> None:
     images, labels = pictures(num, classes, channels=2)
     model = fitting(penalty, net(nn.ReLU(), classes, channels=2))
     gradients = _gradients(CrossEntropy() + penalty, model, images, labels)
@@ -164,7 +164,7 @@ def _zero(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("kill", [_dead, _zero])
-def test_dead_networks_give_finite_values(penalty: Penalty, kill: Callable[[nn.Module], nn.Module]) -> None:
+def test_penalty_of_dead_networks_is_finite(penalty: Penalty, kill: Callable[[nn.Module], nn.Module]) -> None:
     images, labels = pictures(3)
     objective = CrossEntropy() + penalty
     model = fitting(penalty, kill(net(nn.ReLU())))
@@ -185,7 +185,7 @@ class _Constant(nn.Module):
 
 
 @pytest.mark.parametrize("make", [m for name, m in PENALTIES.items() if "spectral" not in name])
-def test_a_model_that_ignores_its_images_has_no_penalty(make: Callable[[], Penalty]) -> None:
+def test_penalty_of_a_model_that_ignores_its_images_is_none(make: Callable[[], Penalty]) -> None:
     images, _ = pictures(3)
     labels = torch.zeros(3, dtype=torch.int64)
     loss = (CrossEntropy() + make())(_Constant(), images, labels).loss
@@ -205,13 +205,13 @@ class _Broken(nn.Module):
 
 
 @pytest.mark.parametrize("make", [m for name, m in PENALTIES.items() if "spectral" not in name])
-def test_an_answer_that_is_not_finite_shows(make: Callable[[], Penalty]) -> None:
+def test_penalty_shows_an_answer_that_is_not_finite(make: Callable[[], Penalty]) -> None:
     images, labels = pictures(4)
     images[2] = 1.0
     assert make()(_Broken(), images, labels).loss.isnan()
 
 
-def test_inputs_of_any_rank(shapeless_penalty: Penalty) -> None:
+def test_penalty_takes_inputs_of_any_rank(shapeless_penalty: Penalty) -> None:
     torch.manual_seed(0)
     model = fitting(shapeless_penalty, nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)))
     inputs, labels = torch.rand(4, 6), torch.tensor([0, 1, 2, 0])
@@ -223,7 +223,7 @@ def test_inputs_of_any_rank(shapeless_penalty: Penalty) -> None:
     assert any(gradient.any() for gradient in gradients)
 
 
-def test_leaves_the_model_as_it_was(penalty: Penalty, tiny_model: nn.Module) -> None:
+def test_penalty_leaves_the_model_as_it_was(penalty: Penalty, tiny_model: nn.Module) -> None:
     tiny_model = fitting(penalty, tiny_model.train())
     next(layer for layer in tiny_model.modules() if isinstance(layer, nn.BatchNorm2d)).eval()
     images, labels = torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
@@ -237,7 +237,7 @@ def test_leaves_the_model_as_it_was(penalty: Penalty, tiny_model: nn.Module) -> 
     assert not images.requires_grad
 
 
-def test_batch_norm_statistics_come_from_the_training_pass_alone(penalty: Penalty) -> None:
+def test_penalty_leaves_batch_norm_statistics_to_the_training_pass(penalty: Penalty) -> None:
     def after(objective: Objective) -> dict[str, Tensor]:
         torch.manual_seed(0)
         layers = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(24, 3)]
@@ -249,7 +249,7 @@ def test_batch_norm_statistics_come_from_the_training_pass_alone(penalty: Penalt
     assert all(torch.equal(value, penalised[name]) for name, value in plain.items())
 
 
-def test_can_be_measured_without_gradients(penalty: Penalty) -> None:
+def test_penalty_can_be_measured_without_gradients(penalty: Penalty) -> None:
     model, (images, labels) = fitting(penalty, net(nn.Softplus())), pictures(4)
     penalty(model, images, labels)
     torch.manual_seed(2)
@@ -260,21 +260,21 @@ def test_can_be_measured_without_gradients(penalty: Penalty) -> None:
     assert measured.item() == pytest.approx(expected.item())
 
 
-def test_can_be_measured_in_inference_mode_and_trained_with_then(penalty: Penalty) -> None:
+def test_penalty_can_be_measured_in_inference_mode_and_trained_with_then(penalty: Penalty) -> None:
     model, (images, labels) = fitting(penalty, net(nn.Softplus())), pictures(4)
     with torch.inference_mode():
         inferred = copy.deepcopy(penalty)
         torch.manual_seed(2)
-        found = (CrossEntropy() + inferred)(model, images.clone(), labels.clone()).loss
+        actual = (CrossEntropy() + inferred)(model, images.clone(), labels.clone()).loss
     torch.manual_seed(2)
     with torch.no_grad():
         expected = (CrossEntropy() + penalty)(model, images, labels).loss
-    assert not found.requires_grad
-    assert found.item() == pytest.approx(expected.item())
+    assert not actual.requires_grad
+    assert actual.item() == pytest.approx(expected.item())
     inferred(model, images, labels).loss.backward()
 
 
-def test_reports_itself_before_its_weight(penalty: Penalty) -> None:
+def test_penalty_reports_itself_before_its_weight(penalty: Penalty) -> None:
     model, (images, labels) = fitting(penalty, net(nn.ReLU())), pictures(4)
     torch.manual_seed(3)
     loss, terms = copy.deepcopy(penalty)(model, images, labels)
@@ -286,17 +286,17 @@ def test_reports_itself_before_its_weight(penalty: Penalty) -> None:
     assert not terms[name].requires_grad
 
 
-def test_no_step_waits_for_the_device(penalty: Penalty, waits: Any) -> None:
+def test_penalty_makes_no_step_wait_for_the_device(penalty: Penalty, waits: Any) -> None:
     model, (images, labels) = fitting(penalty, net(nn.ReLU())), pictures(4)
     objective = CrossEntropy() + penalty
     objective(model, images, labels)  # the first step may look around
     with waits:
         objective(model, images, labels).loss.backward()
-    assert waits.found == []
+    assert waits.operations == []
 
 
 @pytest.mark.parametrize("name", ANY_SHAPE)
-def test_state_goes_through_a_checkpoint(name: str) -> None:
+def test_penalty_state_goes_through_a_checkpoint(name: str) -> None:
     former, fresh = ANY_SHAPE[name](), ANY_SHAPE[name]()
     model, (images, labels) = fitting(former, net(nn.ReLU())), pictures(4)
     former(model, images, labels)

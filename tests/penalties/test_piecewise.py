@@ -77,19 +77,19 @@ def _slopes(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_gives_what_autograd_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_curvature_gives_what_autograd_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = MODELS[name]().double()
     images = torch.rand(3 if name != "residual" else 10, 1, 8, 8, dtype=torch.float64)
-    found = _slopes(model, images)
+    actual = _slopes(model, images)
     monkeypatch.setattr(classwise, "without_curvature", lambda _: torch.enable_grad())
     expected = _slopes(model, images)
     assert any(bool(slope.any()) for slope in expected)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_knows_what_is_piecewise_linear() -> None:
+def test_is_piecewise_linear_knows_what_is() -> None:
     assert is_piecewise_linear(_pooled())
     assert is_piecewise_linear(_in_place())
     assert is_piecewise_linear(_residual())
@@ -100,7 +100,7 @@ def test_knows_what_is_piecewise_linear() -> None:
     assert not is_piecewise_linear(_hooked())
 
 
-def test_ends_the_zeros_at_the_activations() -> None:
+def test_without_curvature_ends_the_zeros_at_the_activations() -> None:
     """Without it a bias below an activation gets a gradient of zeros; with it none at all."""
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
     images = torch.rand(3, 4, requires_grad=True)

@@ -40,7 +40,7 @@ def _closed(net: nn.Module) -> tuple[Tensor, list[Tensor]]:
 
 
 @pytest.mark.parametrize("iterations", [None, 300])
-def test_equals_the_closed_form_with_its_gradient(iterations: int | None) -> None:
+def test_spectral_norm_equals_the_closed_form_with_its_gradient(iterations: int | None) -> None:
     net = _net()
     loss, terms = SpectralNorm(num_power_iterations=iterations)(net, IMAGES, LABELS)
     torch.autograd.backward(loss)
@@ -51,7 +51,7 @@ def test_equals_the_closed_form_with_its_gradient(iterations: int | None) -> Non
     assert not terms["spectral_norm"].requires_grad
 
 
-def test_finite_differences() -> None:
+def test_spectral_norm_gradient_is_that_of_finite_differences() -> None:
     net, penalty = _net(), SpectralNorm(num_power_iterations=None)
     torch.autograd.backward(penalty(net, IMAGES, LABELS).loss)
     for weight, gradient in zip(weights(net), _gradients(net), strict=True):
@@ -72,7 +72,7 @@ def _operator_norm(place: Place) -> Tensor:
     return norm
 
 
-def test_the_operator_form_is_of_the_true_operators() -> None:
+def test_spectral_norm_in_operator_form_is_of_the_true_operators() -> None:
     net = _net()
     loss, _ = SpectralNorm("operator", 500)(net, IMAGES, LABELS)
     exact = torch.stack([_operator_norm(place) for place in places(net, IMAGES)]).square().sum()
@@ -83,7 +83,7 @@ def test_the_operator_form_is_of_the_true_operators() -> None:
     assert abs(loss - kernel) > 0.01
 
 
-def test_sizes_are_found_anew_when_they_change_and_only_then() -> None:
+def test_spectral_norm_determines_sizes_anew_when_they_change_and_only_then() -> None:
     torch.manual_seed(0)  # of some weights the two largest singular values are nearly the same
     net = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.Conv2d(3, 2, 3, padding=1)).double()
     penalty, runs = SpectralNorm("operator", 400), []
@@ -100,7 +100,7 @@ def test_sizes_are_found_anew_when_they_change_and_only_then() -> None:
 
 
 @pytest.mark.parametrize("form", ["kernel", "operator"])
-def test_vectors_are_saved_and_go_on(form: str) -> None:
+def test_spectral_norm_saves_its_vectors_and_goes_on(form: str) -> None:
     net, penalty = _net(), SpectralNorm(form)  # type: ignore[arg-type]
     penalty(net, IMAGES, LABELS)
     fresh = SpectralNorm(form)  # type: ignore[arg-type]
@@ -111,7 +111,9 @@ def test_vectors_are_saved_and_go_on(form: str) -> None:
 
 @pytest.mark.parametrize("iterations", [None, 2])
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_weights_of_zero_and_weights_that_are_not_finite(iterations: int | None, value: float) -> None:
+def test_spectral_norm_of_weights_of_zero_and_weights_that_are_not_finite(
+    iterations: int | None, value: float
+) -> None:
     net = _net().float()
     with torch.no_grad():
         weights(net)[1].value.fill_(value)
@@ -122,7 +124,7 @@ def test_weights_of_zero_and_weights_that_are_not_finite(iterations: int | None,
         assert all(gradient.isfinite().all() for gradient in _gradients(net))
 
 
-def test_norm_layers_and_biases_do_not_enter() -> None:
+def test_spectral_norm_is_not_of_norm_layers_and_biases() -> None:
     net, penalty = _net(), SpectralNorm(num_power_iterations=None)
     before = penalty(net, IMAGES, LABELS).loss
     with torch.no_grad():
@@ -132,7 +134,7 @@ def test_norm_layers_and_biases_do_not_enter() -> None:
     assert penalty(net, IMAGES, LABELS).loss.equal(before)
 
 
-def test_parametrised_and_half_precision_weights_and_compiled_models() -> None:
+def test_spectral_norm_of_parametrised_and_half_precision_weights_and_compiled_models() -> None:
     parametrised = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 2)))
     torch.autograd.backward(SpectralNorm()(parametrised, IMAGES, LABELS).loss)
     assert all(p.grad is not None for p in parametrised.parameters() if p.dim() > 1)
@@ -147,7 +149,7 @@ def test_parametrised_and_half_precision_weights_and_compiled_models() -> None:
     torch.testing.assert_close(loss.double(), _closed(_net().bfloat16().double())[0], rtol=1e-5, atol=0)
 
 
-def test_adds_to_an_objective_and_works_without_gradients() -> None:
+def test_spectral_norm_adds_to_an_objective_and_works_without_gradients() -> None:
     net = _net().eval()
     objective = CrossEntropy() + 0.5 * SpectralNorm(num_power_iterations=None)
     with torch.no_grad():
@@ -157,7 +159,7 @@ def test_adds_to_an_objective_and_works_without_gradients() -> None:
     torch.testing.assert_close(terms["spectral_norm"], _closed(net)[0])
 
 
-def test_arguments_that_do_not_fit_are_refused() -> None:
+def test_spectral_norm_refuses_arguments_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="but got 'kernels'"):
         SpectralNorm("kernels")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 1 power iteration"):

@@ -1,4 +1,4 @@
-"""Collapse: told from a bad but honest start, and mended by halving the step of epsilon."""
+"""Collapse: distinguished from a bad start, and mended by halving the step of epsilon."""
 
 from __future__ import annotations
 
@@ -82,11 +82,13 @@ def settings(max_rollbacks: int | None, epochs: int = 4) -> TrainingSettings:
         (4.0, 0.2, False),  # bad, but not constant
     ],
 )
-def test_tells_a_constant_answer(loss: float, accuracy: float, expected: bool) -> None:
+def test_has_collapsed_recognises_a_constant_answer(loss: float, accuracy: float, expected: bool) -> None:
     assert has_collapsed(loss, accuracy, 10) is expected
 
 
-def test_rolls_back_and_halves_the_step(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_rollback_returns_to_the_good_checkpoint_and_halves_the_step(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
     # 0.3 at once is too much at the start, and 0.1 more is too much later: reach is 0.08.
     objective = Brittle(Stages(values=[0.08, 0.2], epochs=[2, 2]), reach=0.08)
     result = fit(tiny_model, tiny_dataset, objective, settings(5), out=tmp_path)
@@ -100,7 +102,7 @@ def test_rolls_back_and_halves_the_step(tiny_model: nn.Module, tiny_dataset: Dat
     assert result.steps == 2 * 6  # the rolled back epoch counts as work done
 
 
-def test_a_resumed_run_remembers_what_was_slowed(
+def test_rollback_is_remembered_by_a_resumed_run(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     def train(out: Path) -> pd.DataFrame:
@@ -114,7 +116,7 @@ def test_a_resumed_run_remembers_what_was_slowed(
 
 
 @pytest.mark.parametrize("num_writes", range(1, 12))
-def test_killed_after_any_checkpoint_file_and_resumed_slows_down_at_the_same_places(
+def test_rollback_after_a_kill_at_any_checkpoint_file_slows_down_at_the_same_places(
     tiny_model: nn.Module,
     tiny_dataset: Dataset,
     tmp_path: Path,
@@ -146,7 +148,7 @@ def test_killed_after_any_checkpoint_file_and_resumed_slows_down_at_the_same_pla
     assert all(torch.equal(weights[name], resumed_weights[name]) for name in weights)
 
 
-def test_a_collapse_that_outlasts_the_halvings_is_reported_and_training_goes_on(
+def test_collapse_that_outlasts_the_halvings_is_reported_and_training_goes_on(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     objective = Brittle(Stages(values=[0.05, 9.0], epochs=[1, 3]), reach=0.08)
@@ -159,12 +161,12 @@ def test_a_collapse_that_outlasts_the_halvings_is_reported_and_training_goes_on(
     assert "did not help" in log["note"].iloc[-1]
 
 
-def test_a_ramp_is_slowed_not_only_delayed() -> None:
+def test_rollback_slows_a_ramp_and_does_not_only_delay_it() -> None:
     slowed = Slowed(Linear(start=0.0, end=1.0, epochs=10), 4)
     assert [slowed(e) for e in (3, 4, 5, 6, 7, 11)] == pytest.approx([0.3, 0.4, 0.45, 0.5, 0.6, 1.0])
 
 
-def test_nothing_to_slow_down_is_no_rollback(
+def test_rollback_needs_something_to_slow_down(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     """A collapse that no step of difficulty caused would only be repeated by a rollback."""
@@ -175,7 +177,7 @@ def test_nothing_to_slow_down_is_no_rollback(
     assert result.steps == 4 * 2
 
 
-def test_without_rollback_a_collapse_is_only_reported(
+def test_collapse_without_rollback_is_only_reported(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     objective = Brittle(Stages(values=[0.05, 9.0], epochs=[1, 3]), reach=0.08)
@@ -185,7 +187,7 @@ def test_without_rollback_a_collapse_is_only_reported(
     assert list(log["note"]) == ["", *["collapsed"] * 3]
 
 
-def test_certified_training_is_slowed_too(
+def test_rollback_slows_certified_training_too(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     """At a hopeless epsilon it ends in a constant answer, on clean images as well."""

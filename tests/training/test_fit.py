@@ -1,4 +1,4 @@
-"""The training loop: repeatable, resumable, honest about NaN."""
+"""The training loop: repeatable, resumable, and stopped by NaN."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def trained(
     return fit(copy.deepcopy(model), dataset, Adversarial(ATTACK), settings, out=out, seed=seed)
 
 
-def test_same_seed_gives_same_weights_and_another_does_not(
+def test_fit_gives_the_same_weights_for_the_same_seed_alone(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
@@ -112,7 +112,7 @@ def test_same_seed_gives_same_weights_and_another_does_not(
 
 @pytest.mark.parametrize("step", [1, 4, 5, 6, 9, 15])  # 5 steps an epoch
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
-def test_interrupted_and_resumed_ends_with_the_same_weights(
+def test_fit_resumed_ends_with_the_same_weights(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, step: int, checkpoint_seconds: float
 ) -> None:
     varied = {"checkpoint_seconds": checkpoint_seconds, "augment": Augment(crop_padding=1, flip=True)}
@@ -136,7 +136,7 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(
     pd.testing.assert_frame_equal(whole.drop(columns="seconds"), cut.drop(columns="seconds"))
 
 
-def test_constraints_hold_after_each_epoch_and_survive_an_interruption(
+def test_fit_keeps_constraints_after_each_epoch_and_through_an_interruption(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     def settings() -> TrainingSettings:
@@ -165,7 +165,7 @@ def test_constraints_hold_after_each_epoch_and_survive_an_interruption(
             assert 0.4 < norm <= 0.5 * (1 + 1e-6)
 
 
-def test_constraints_hear_how_large_images_are(
+def test_fit_tells_constraints_how_large_images_are(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     settings = replace(SETTINGS, epochs=1, constraints=[SpectralBall(0.5, form="operator", every=3)])
@@ -175,7 +175,7 @@ def test_constraints_hear_how_large_images_are(
         assert norms.of(place.operator, place.input_shape, place.name) <= 0.5 * (1 + 1e-5)
 
 
-def test_a_constraint_is_projected_onto_after_every_step(
+def test_fit_projects_onto_a_constraint_after_every_step(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     calls: list[float] = []
@@ -190,7 +190,9 @@ def test_a_constraint_is_projected_onto_after_every_step(
     assert calls == [0.0, 0.2, 0.4, pytest.approx(0.6), 0.8, 1.0]  # five steps and the end of the epoch
 
 
-def test_equals_a_loop_written_by_hand(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_fit_equals_a_loop_written_by_hand(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
     by_hand = copy.deepcopy(tiny_model)
     optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.05)
     for epoch in range(2):
@@ -209,7 +211,7 @@ def test_equals_a_loop_written_by_hand(tiny_model: nn.Module, tiny_dataset: Data
     assert_same(ours.state_dict(), by_hand.state_dict())
 
 
-def test_log_has_every_term_and_the_scheduled_learning_rate(
+def test_fit_logs_every_term_and_the_scheduled_learning_rate(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     settings = TrainingSettings(
@@ -227,7 +229,7 @@ def test_log_has_every_term_and_the_scheduled_learning_rate(
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
-def test_best_weights_are_those_of_the_best_epoch(
+def test_fit_saves_the_weights_of_the_best_epoch(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     # The last epoch ruins the weights, so that the best cannot be the last.
@@ -245,7 +247,7 @@ def test_best_weights_are_those_of_the_best_epoch(
     assert log["validation_accuracy"].iloc[-1] < log["validation_accuracy"].max()
 
 
-def test_no_epochs_leave_the_model_as_it_is(
+def test_fit_of_no_epochs_leaves_the_model_as_it_is(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     settings = TrainingSettings(**{**vars(SETTINGS), "epochs": 0})
@@ -253,7 +255,7 @@ def test_no_epochs_leave_the_model_as_it_is(
     assert_same(weights_of(tmp_path / "model.safetensors", tiny_model), tiny_model.state_dict())
 
 
-def test_initial_weights_are_taken_up(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_fit_takes_initial_weights(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
     trained(tiny_model, tiny_dataset, tmp_path / "first")
     start = tmp_path / "first" / "last.safetensors"
     settings = TrainingSettings(**{**vars(SETTINGS), "epochs": 0, "initial_weights": str(start)})
@@ -263,7 +265,7 @@ def test_initial_weights_are_taken_up(tiny_model: nn.Module, tiny_dataset: Datas
     )
 
 
-def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(
+def test_fit_stops_at_nan_names_the_step_and_leaves_the_last_good_checkpoint(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(NonFiniteLossError, match=r"step 3 of 5 in epoch 2.*initial_weights"):
@@ -274,7 +276,7 @@ def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(
     assert (tmp_path / "model.safetensors").exists()
 
 
-def test_damaged_checkpoint_is_an_error_that_says_what_to_do(
+def test_fit_explains_what_to_do_about_a_damaged_checkpoint(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     trained(tiny_model, tiny_dataset, tmp_path / "whole")
@@ -301,7 +303,7 @@ def test_damaged_checkpoint_is_an_error_that_says_what_to_do(
     )
 
 
-def test_checkpoint_of_another_run_is_refused(
+def test_fit_refuses_the_checkpoint_of_another_run(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     trained(tiny_model, tiny_dataset, tmp_path, seed=5)
@@ -309,7 +311,7 @@ def test_checkpoint_of_another_run_is_refused(
         trained(tiny_model, tiny_dataset, tmp_path, seed=6)
 
 
-def test_another_optimiser_is_another_run(
+def test_fit_takes_another_optimiser_for_another_run(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     trained(tiny_model, tiny_dataset, tmp_path)
@@ -318,7 +320,7 @@ def test_another_optimiser_is_another_run(
         trained(tiny_model, tiny_dataset, tmp_path, other)
 
 
-def test_another_weight_of_a_term_is_another_run(
+def test_fit_takes_another_weight_of_a_term_for_another_run(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     for_half = 0.5 * CrossEntropy() + CrossEntropy()
@@ -328,7 +330,7 @@ def test_another_weight_of_a_term_is_another_run(
         fit(copy.deepcopy(tiny_model), tiny_dataset, for_more, SETTINGS, out=tmp_path)
 
 
-def test_deleted_checkpoints_mean_a_new_start(
+def test_fit_starts_anew_where_checkpoints_were_deleted(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     """Also where nothing of the new training is better than what the old one left."""
@@ -339,7 +341,7 @@ def test_deleted_checkpoints_mean_a_new_start(
     assert_same(weights_of(tmp_path / "model.safetensors", tiny_model), tiny_model.state_dict())
 
 
-def test_without_validation_data_the_last_epoch_is_the_best(
+def test_fit_without_validation_data_takes_the_last_epoch_as_the_best(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     empty = tiny_dataset.validation.subset(torch.arange(0))
@@ -348,13 +350,15 @@ def test_without_validation_data_the_last_epoch_is_the_best(
     assert_same(best, weights_of(tmp_path / "last.safetensors", tiny_model))
 
 
-def test_no_whole_batch_is_an_error(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_fit_refuses_data_of_no_whole_batch(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
     settings = TrainingSettings(**{**vars(SETTINGS), "batch_size": 500, "drop_last": True})
     with pytest.raises(DataError, match="96 training images make no whole batch of 500"):
         trained(tiny_model, tiny_dataset, tmp_path, settings)
 
 
-def test_a_lost_last_row_of_the_log_comes_back(
+def test_fit_restores_a_lost_last_row_of_the_log(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     trained(tiny_model, tiny_dataset, tmp_path)
@@ -365,13 +369,15 @@ def test_a_lost_last_row_of_the_log_comes_back(
     assert log.read_text() == whole
 
 
-def test_unwritable_run_folder(tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_fit_reports_an_unwritable_run_folder(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(RunFolderError, match="Choose another with --out"):
         trained(tiny_model, tiny_dataset, tmp_path / "file" / "run")
 
 
-def test_model_that_does_not_fit_is_refused_before_training(tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_fit_refuses_a_model_that_does_not_fit_before_training(tiny_dataset: Dataset, tmp_path: Path) -> None:
     wide = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     with pytest.raises(ModelError, match="4"):
         trained(wide, tiny_dataset, tmp_path / "wide")
@@ -380,7 +386,7 @@ def test_model_that_does_not_fit_is_refused_before_training(tiny_dataset: Datase
         trained(soft, tiny_dataset, tmp_path / "soft")
 
 
-def test_bf16_trains_and_leaves_float32_weights(
+def test_fit_in_bf16_leaves_float32_weights(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     settings = TrainingSettings(**{**vars(SETTINGS), "precision": "bf16"})

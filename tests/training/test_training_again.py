@@ -50,23 +50,23 @@ def weights_after(model: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("form", ["kernel", "operator"])
-def test_objects_can_be_used_for_another_training(
+def test_fit_can_be_called_again_with_the_same_objects(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, form: str
 ) -> None:
     ball = SpectralBall(0.5, every=4, subspace=2) if form == "kernel" else SpectralBall(0.5, form="operator")
     objective = CrossEntropy() + 0.05 * SpectralNorm(num_power_iterations=1)
     settings = replace(SETTINGS, constraints=[ball])
-    found = []
+    result = []
     for name in ("first", "second"):
         model = copy.deepcopy(tiny_model)
         fit(model, tiny_dataset, objective, settings, out=tmp_path / name)
-        found.append(weights_after(model))
-    assert all(map(torch.equal, *found))
+        result.append(weights_after(model))
+    assert all(map(torch.equal, *result))
     assert ball.input_shape is None  # the next data set may have others
 
 
 @pytest.mark.parametrize("steps", [(3,), (7,), (4, 8)])  # five steps an epoch
-def test_interrupted_with_everything_scheduled_ends_with_the_same_weights(
+def test_fit_resumed_with_everything_scheduled_ends_with_the_same_weights(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, steps: tuple[int, ...]
 ) -> None:
     """Of the operator form and of weights that rise from 0; with the same objects, as in a notebook."""
@@ -117,7 +117,7 @@ class Slowing(Objective):
         return f"slowed={self.slowed}"
 
 
-def test_an_objective_is_slowed_for_one_training_alone(
+def test_fit_slows_an_objective_for_one_training_alone(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     objective, settings = Slowing(), replace(SETTINGS, rollback=Rollback())
@@ -133,20 +133,20 @@ class Wordless(Schedule):
         return 0.5
 
 
-def test_a_schedule_without_words_of_its_own_can_be_resumed(
+def test_fit_resumes_with_a_schedule_without_words_of_its_own(
     tiny_model: nn.Module, tiny_dataset: Dataset
 ) -> None:
     def words() -> dict[str, str]:
         settings = replace(SETTINGS, lr_factor=Wordless(), constraints=[SpectralBall(Wordless())])
-        kept.append(objective := Wordless() * CrossEntropy())
+        objectives.append(objective := Wordless() * CrossEntropy())
         optimizer = make_optimizer(settings, tiny_model)
         return describe_run(tiny_model, tiny_dataset, objective, optimizer, settings)
 
-    kept: list[Objective] = []
+    objectives: list[Objective] = []
     assert words() == words()
     assert "Wordless" in words()["objective"]
 
 
-def test_the_size_of_the_operator_form_is_told() -> None:
+def test_fit_tells_constraints_the_size_for_the_operator_form() -> None:
     first, second = (str(SpectralBall(1.0, form="operator", input_shape=(1, s, s))) for s in (4, 8))
     assert first != second

@@ -90,7 +90,7 @@ def _state(model: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("steps", [(3,), (5, 8)])  # five steps an epoch
-def test_interrupted_and_resumed_ends_with_the_same_posterior(
+def test_fit_of_random_weights_resumed_ends_with_the_same_posterior(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, steps: tuple[int, ...]
 ) -> None:
     random = _random(tiny_model)
@@ -120,7 +120,7 @@ def test_interrupted_and_resumed_ends_with_the_same_posterior(
     assert all(map(torch.equal, _state(saved), _state(resumed)))
 
 
-def test_another_posterior_is_another_run(
+def test_fit_takes_another_posterior_for_another_run(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     settings = replace(SETTINGS, epochs=1)
@@ -130,16 +130,19 @@ def test_another_posterior_is_another_run(
         fit(other, tiny_dataset, _objective(), settings, out=tmp_path)
 
 
-def test_training_tells_the_size_of_its_data(
+def test_fit_tells_objectives_the_size_of_the_data(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    found = []
+    result = []
     objective = _objective()
-    for name, each in (("told", objective), ("given", Variational(96, 3) + 0.02 * SpectralExpectation())):
+    for name, run_objective in (
+        ("told", objective),
+        ("given", Variational(96, 3) + 0.02 * SpectralExpectation()),
+    ):
         model = _random(tiny_model)
-        fit(model, tiny_dataset, each, SETTINGS, out=tmp_path / name)
-        found.append(_state(model))
-    assert all(map(torch.equal, *found))
+        fit(model, tiny_dataset, run_objective, SETTINGS, out=tmp_path / name)
+        result.append(_state(model))
+    assert all(map(torch.equal, *result))
     assert "num_data=None" in repr(objective)  # the next training may have more
 
 
@@ -157,22 +160,22 @@ def test_adversarial_training_of_random_weights_learns(
 def test_measures_see_the_model_once_an_epoch_and_change_nothing(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    measure, found = LargestWeight(), []
+    measure, result = LargestWeight(), []
     for name, measures in (("with", [measure]), ("without", [])):
         model = copy.deepcopy(tiny_model)
         fit(model, tiny_dataset, CrossEntropy(), replace(SETTINGS, measures=measures), out=tmp_path / name)
-        found.append(model)
-    assert all(map(torch.equal, *map(_state, found)))
+        result.append(model)
+    assert all(map(torch.equal, *map(_state, result)))
     assert len(measure.seen) == 1 + SETTINGS.epochs  # once before, so that one that fails does so early
     assert measure.seen[0].shape == (4, 1, 4, 4)
-    assert all(torch.equal(measure.seen[0], each) for each in measure.seen)
+    assert all(torch.equal(measure.seen[0], run_objective) for run_objective in measure.seen)
     assert measure.seen[0].dtype == torch.float32
     assert 0.5 < measure.seen[0].max() <= 1
     column = pd.read_csv(tmp_path / "with" / "train.csv")["spectral/5/largest"]
-    assert column.iloc[-1] == pytest.approx(max(p.abs().max().item() for p in found[0].parameters()))
+    assert column.iloc[-1] == pytest.approx(max(p.abs().max().item() for p in result[0].parameters()))
 
 
-def test_a_recipe_makes_weights_random(tmp_path: Path) -> None:
+def test_recipe_makes_weights_random(tmp_path: Path) -> None:
     file = tmp_path / "random.yaml"
     file.write_text(RECIPE)
     parsed = parse_recipe(file)

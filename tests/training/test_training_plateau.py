@@ -98,7 +98,7 @@ def run(
 
 
 @given(SCORES, st.integers(0, 6), st.sampled_from([0.1, 0.5, 0.9]))
-def test_rates_are_those_of_torch(values: list[float], patience: int, factor: float) -> None:
+def test_plateau_rates_are_those_of_torch(values: list[float], patience: int, factor: float) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=factor, patience=patience, threshold=0.0, eps=0.0
@@ -111,14 +111,14 @@ def test_rates_are_those_of_torch(values: list[float], patience: int, factor: fl
 
 @given(SCORES)
 @example([])
-def test_bad_epochs_are_counted_from_the_first_of_the_best(values: list[float]) -> None:
+def test_num_bad_epochs_counts_from_the_first_of_the_best(values: list[float]) -> None:
     best, num_bad = -math.inf, 0
     for value in values:
         best, num_bad = (value, 0) if value > best else (best, num_bad + 1)
     assert num_bad_epochs(values) == num_bad
 
 
-def test_of_an_epoch_done_again_the_last_row_counts() -> None:
+def test_scores_of_an_epoch_done_again_are_those_of_the_last_row() -> None:
     def row(epoch: int, score: float, collapsed: int = 0) -> Row:
         return {"epoch": epoch, "validation_accuracy": score, "collapsed": collapsed}
 
@@ -129,7 +129,7 @@ def test_of_an_epoch_done_again_the_last_row_counts() -> None:
     assert scores([{**row(1, 0.5), "validation_robust_accuracy": 0.2}], 1) == [0.2]
 
 
-def test_rate_is_cut_at_the_plateau_beside_its_schedule(
+def test_plateau_cuts_the_rate_beside_its_schedule(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored(monkeypatch, [0.5, 0.6, 0.6, 0.4, 0.5, 0.7, 0.1, 0.2])
@@ -140,7 +140,7 @@ def test_rate_is_cut_at_the_plateau_beside_its_schedule(
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (3, 8), (4, 12)])
-def test_stops_when_no_epoch_was_better(
+def test_early_stopping_stops_when_no_epoch_was_better(
     tiny_model: nn.Module,
     tiny_dataset: Dataset,
     tmp_path: Path,
@@ -163,7 +163,7 @@ def test_stops_when_no_epoch_was_better(
 
 @pytest.mark.parametrize("step", [1, 6, 9, 12])
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
-def test_interrupted_and_resumed_ends_the_same(
+def test_plateau_training_resumed_ends_the_same(
     tiny_model: nn.Module,
     tiny_dataset: Dataset,
     tmp_path: Path,
@@ -185,7 +185,7 @@ def test_interrupted_and_resumed_ends_the_same(
 
 
 @pytest.mark.parametrize("num_writes", range(1, 14))
-def test_epochs_that_were_rolled_back_do_not_count(
+def test_plateau_does_not_count_epochs_that_were_rolled_back(
     tiny_model: nn.Module,
     tiny_dataset: Dataset,
     tmp_path: Path,
@@ -222,7 +222,7 @@ def test_epochs_that_were_rolled_back_do_not_count(
     "changed",
     [{"plateau": Plateau(0.5, 3)}, {"plateau": None}, {"early_stopping": 3}, {"early_stopping": None}],
 )
-def test_another_plateau_is_another_run(
+def test_fit_takes_another_plateau_for_another_run(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     settings = replace(SETTINGS, epochs=1, plateau=Plateau(0.5, 2), early_stopping=2)
@@ -232,7 +232,7 @@ def test_another_plateau_is_another_run(
 
 
 @pytest.mark.parametrize("setting", [{"plateau": Plateau()}, {"early_stopping": 3}])
-def test_without_validation_images_there_is_nothing_to_go_by(
+def test_plateau_without_validation_images_has_nothing_to_go_by(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, setting: dict[str, Any]
 ) -> None:
     empty = replace(tiny_dataset, validation=tiny_dataset.validation.subset(torch.arange(0)))
@@ -241,11 +241,11 @@ def test_without_validation_images_there_is_nothing_to_go_by(
 
 
 @pytest.mark.parametrize("arguments", [{"factor": 1.0}, {"factor": 0.0}, {"patience": -1}])
-def test_plateau_out_of_range(arguments: dict[str, Any]) -> None:
+def test_plateau_refuses_values_out_of_range(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"factor in \(0, 1\) and a patience"):
         Plateau(**arguments)
 
 
-def test_early_stopping_out_of_range() -> None:
+def test_early_stopping_refuses_values_out_of_range() -> None:
     with pytest.raises(ValueError, match="at least 1 epoch, but got 0"):
         TrainingSettings(early_stopping=0)

@@ -160,24 +160,24 @@ class Answers(nn.Module):
         return logits.float()
 
 
-def keep_inside(images: Tensor, found: Tensor, norm: float, epsilon: float) -> Tensor:
+def keep_inside(images: Tensor, adversarial: Tensor, norm: float, epsilon: float) -> Tensor:
     """Brings back what left the ball or [0, 1]; what lies inside, up to rounding, stays bit for bit.
 
     Args:
         images: Tensor (batch, …) in [0, 1].
-        found: What an attack made of them, in whatever float type.
+        adversarial: What an attack made of them, in whatever float type.
         norm: Of the ball: 1, 2 or inf.
         epsilon: Its radius.
 
     Returns:
-        Tensor of the shape and type of ``images``; where ``found`` is not finite, the image itself.
+        Tensor of the shape and type of ``images``; where ``adversarial`` is not finite, the image itself.
     """
-    found = found.detach().to(images).reshape(images.shape).clamp(0.0, 1.0)
-    delta = found - images
+    adversarial = adversarial.detach().to(images).reshape(images.shape).clamp(0.0, 1.0)
+    delta = adversarial - images
     is_outside = norms.norm(delta, norm) > epsilon * (1 + _SLACK)
     projected = (images + norms.project(delta, norm, epsilon)).clamp(0.0, 1.0)
-    found = pick(is_outside, projected, found)
-    return pick(found.flatten(1).isfinite().all(dim=1), found, images)
+    adversarial = pick(is_outside, projected, adversarial)
+    return pick(adversarial.flatten(1).isfinite().all(dim=1), adversarial, images)
 
 
 def connected(model: nn.Module, images: Tensor) -> nn.Module:

@@ -29,14 +29,14 @@ AttackMode = Literal["training", "evaluation", "random"]
 class Attack(ABC):
     """Looks for images near the given ones, in [0, 1], that the model gets wrong.
 
-    An attack is immutable and keeps no state: what it is told at construction is all there is. One of your
+    An attack is immutable and keeps no state: its settings are all there is. One of your
     own is a frozen dataclass with ``perturb`` and ``name``.
 
     Args:
         norm: In which ``epsilon`` is measured: 1, 2, inf, or None where it is none of these.
         epsilon: The perturbation budget, in [0, 1] units; a float or a schedule of one.
         mode: What the attack is for. ``training``: what its other settings say. ``evaluation``: only
-            success counts, so the worst image met is kept and examples leave the batch once they fool the
+            success counts, so the worst image met is returned and examples leave the batch once they fool the
             model. ``random``: the same of a model that draws its answers, so that one answer decides
             nothing and the worst image is that of the largest loss.
 
@@ -165,19 +165,19 @@ class WrappedAttack(Attack):
 
     @override
     def at(self, epsilon: float) -> Self:
-        return self._with_each(lambda attack: attack.at(epsilon))
+        return self._with_inside(lambda attack: attack.at(epsilon))
 
     @override
     def slowed(self, at: float) -> Self:
-        return self._with_each(lambda attack: attack.slowed(at))
+        return self._with_inside(lambda attack: attack.slowed(at))
 
     @override
     def for_evaluation(self) -> Self:
-        return self._with_each(lambda attack: attack.for_evaluation())
+        return self._with_inside(lambda attack: attack.for_evaluation())
 
     @override
     def for_random_answers(self) -> Self:
-        return self._with_each(lambda attack: attack.for_random_answers())
+        return self._with_inside(lambda attack: attack.for_random_answers())
 
     @property
     @override
@@ -194,7 +194,7 @@ class WrappedAttack(Attack):
     def packages(self) -> Sequence[str]:
         return tuple(dict.fromkeys(chain.from_iterable(attack.packages for attack in self.inside)))
 
-    def _with_each(self, change: Callable[[Attack], Attack]) -> Self:
+    def _with_inside(self, change: Callable[[Attack], Attack]) -> Self:
         return self.around([change(attack) for attack in self.inside])
 
 

@@ -38,8 +38,8 @@ class AutoAttack(LibraryAttack):
     """One part of AutoAttack; the defaults are those of its ``standard`` version.
 
     The parts ``apgd-ce``, ``apgd-t``, ``fab-t`` and ``square``, each run on the examples that withstood
-    those before it, are AutoAttack: from the same seed and in the same batches they leave the same
-    examples standing. Needs ``withstand[attacks]``.
+    those before it, are AutoAttack: from the same seed and in the same batches the same
+    examples stay robust. Needs ``withstand[attacks]``.
 
     Each call draws from ``seed`` alone, and leaves torch's random state as it was. It computes in float32.
     An image that does not fool the model comes back unchanged.
@@ -88,13 +88,13 @@ class AutoAttack(LibraryAttack):
 
     @override
     def search(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-        given = self._handed_over(images)
+        inputs = self._handed_over(images)
         answers = Answers(model, images)
         with own_draws(self.seed), torch.no_grad():
-            num_classes = self._require_classes(answers(given[:1]).shape[1])
-            found = self._run(answers, given, labels, epsilon, num_classes)
-        is_same = (found == given).flatten(1).all(dim=1)
-        return pick(is_same, images, keep_inside(images, found, self.norm, epsilon))
+            num_classes = self._require_classes(answers(inputs[:1]).shape[1])
+            adversarial = self._run(answers, inputs, labels, epsilon, num_classes)
+        is_same = (adversarial == inputs).flatten(1).all(dim=1)
+        return pick(is_same, images, keep_inside(images, adversarial, self.norm, epsilon))
 
     @property
     @override
@@ -116,10 +116,10 @@ class AutoAttack(LibraryAttack):
         effort = f"{self.num_queries} queries" if self.part == "square" else f"{self.num_steps} steps"
         targets = f", up to {self._targets()} target classes" if self.part.endswith("-t") else ""
         restarts = f", {self._restarts()} restarts" if self._restarts() > 1 else ""
-        kept = ", image of the largest loss" if self._returns_largest_loss() else ""
+        returned = ", image of the largest loss" if self._returns_largest_loss() else ""
         return (
             f"AutoAttack's {self.part}, {norms.label(self.norm)}, {effort}{targets}{restarts}, "
-            f"seed {self.seed}{kept}"
+            f"seed {self.seed}{returned}"
         )
 
     def _restarts(self) -> int:
@@ -188,5 +188,5 @@ class AutoAttack(LibraryAttack):
             loss = self.part.removeprefix("apgd-")
             attack = library.APGDAttack(answers, **common, **steps, **climbing, loss=loss)
             options = {"best_loss": self._returns_largest_loss()}
-        found: Tensor = attack.perturb(images, labels, **options)
-        return found
+        adversarial: Tensor = attack.perturb(images, labels, **options)
+        return adversarial

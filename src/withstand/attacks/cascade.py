@@ -1,4 +1,4 @@
-"""Several attacks as one: each on what the former ones left standing."""
+"""Several attacks as one: each on the examples that the former ones did not break."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Cascade(WrappedAttack):
 
     They run one after another, each on the examples that no former one fooled the model with. Of a model
     whose answers are random (``for_random_answers``) every one of them attacks all examples, and the image
-    of the largest cross-entropy is kept.
+    of the largest cross-entropy is returned.
 
     Args:
         members: The attacks, in order; of one norm, with the same budget and in one mode.
@@ -41,9 +41,11 @@ class Cascade(WrappedAttack):
         if not self.members:
             raise ValueError("Expected at least one attack in a cascade, but got none.")
         budgets = [member.epsilon_at() for member in self.members]
-        _require_one("norm", [each.norm for each in self.members], [each.name for each in self.members])
+        modes = [member.mode for member in self.members]
+        names = [member.name for member in self.members]
+        _require_one("norm", [member.norm for member in self.members], names)
         _require_one("budget", budgets, [f"{budget:.6g}" for budget in budgets])
-        _require_one("mode", [each.mode for each in self.members], [each.mode for each in self.members])
+        _require_one("mode", modes, modes)
         super().__post_init__()
 
     @override
@@ -55,7 +57,7 @@ class Cascade(WrappedAttack):
             return images.clone()
         with eval_mode(model):
             if self.mode == "random":
-                tries = (each.perturb(model, images, labels, progress=progress) for each in self.members)
+                tries = (member.perturb(model, images, labels, progress=progress) for member in self.members)
                 return worst_of(model, images, labels, tries, by_loss=True)
             return self._one_after_another(model, images, labels, progress)
 
@@ -84,17 +86,17 @@ class Cascade(WrappedAttack):
         return f"{self.label}, {how} " + "; ".join(member.describe() for member in self.members)
 
     def _one_after_another(self, model: nn.Module, images: Tensor, labels: Tensor, progress: float) -> Tensor:
-        found = images.clone()
+        adversarial = images.clone()
         index = torch.arange(len(images), device=images.device)
-        index = index[_is_right(model, images, labels)]
+        index = index[_is_correct(model, images, labels)]
         for member in self.members:
             if not len(index):
                 break
             reached = member.perturb(model, images[index], labels[index], progress=progress)
-            robust = _is_right(model, reached, labels[index])
-            found[index[~robust]] = reached[~robust]
+            robust = _is_correct(model, reached, labels[index])
+            adversarial[index[~robust]] = reached[~robust]
             index = index[robust]
-        return found
+        return adversarial
 
 
 def _require_one(setting: str, values: Sequence[object], words: Sequence[str]) -> None:
@@ -105,6 +107,6 @@ def _require_one(setting: str, values: Sequence[object], words: Sequence[str]) -
 
 
 @torch.no_grad()
-def _is_right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _is_correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     logits: Tensor = model(images)
     return logits.argmax(dim=1) == labels

@@ -88,15 +88,15 @@ class FoolboxAttack(LibraryAttack):
 
     @override
     def search(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-        found = images.clone()
+        adversarial = images.clone()
         answers = _SteadyAnswers(model, images)
         starts, index = self._starts(answers, images.float(), labels)
         if len(index):
             minimal = self._minimise(answers, images[index].float(), labels[index], starts[index])
-            found[index] = keep_inside(images[index], minimal, self.norm, epsilon)
+            adversarial[index] = keep_inside(images[index], minimal, self.norm, epsilon)
         with torch.no_grad():
-            fooled = answers(found).argmax(dim=1) != labels
-        return pick(fooled, found, images)
+            fooled = answers(adversarial).argmax(dim=1) != labels
+        return pick(fooled, adversarial, images)
 
     @property
     @override
@@ -122,11 +122,11 @@ class FoolboxAttack(LibraryAttack):
 
     @torch.no_grad()
     def _starts(self, answers: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images to begin at (batch, …), and the index (n,) of those to attack: right, with a start."""
+        """Images to begin at (batch, …), and the index (n,) of those to attack: correct ones with a start."""
         predicted = answers(images).argmax(dim=1)
-        is_right = predicted == labels
+        is_correct = predicted == labels
         if self.method == "deepfool":
-            return images, is_right.nonzero().squeeze(1)
+            return images, is_correct.nonzero().squeeze(1)
         is_other = predicted[None, :] != labels[:, None]
         flat = images.flatten(1)
         nearest = torch.cdist(flat, flat, p=self.norm).masked_fill(~is_other, math.inf).argmin(dim=1)
@@ -138,10 +138,10 @@ class FoolboxAttack(LibraryAttack):
             fooled = (answers(noise).argmax(dim=1) != labels) & ~has_start
             starts[fooled] = noise[fooled]
             has_start |= fooled
-        return starts, (is_right & has_start).nonzero().squeeze(1)
+        return starts, (is_correct & has_start).nonzero().squeeze(1)
 
     def _minimise(self, answers: nn.Module, images: Tensor, labels: Tensor, starts: Tensor) -> Tensor:
-        """The nearest images found that fool the model, at whatever distance; else the images themselves."""
+        """The nearest images that fool the model, at whatever distance; else the images themselves."""
         foolbox = load("foolbox", user=f"The attack {self.method}")
         wrapped = foolbox.models.PyTorchModel(answers, bounds=(0, 1), device=images.device)
         options = {} if self.method == "deepfool" else {"starting_points": starts}

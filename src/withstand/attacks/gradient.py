@@ -57,7 +57,7 @@ class PGD(Attack):
         step_size: Length of a step in ``norm``, a float or a schedule of one, or None:
             2.5 epsilon / num_steps.
         step_decay: Factor of the step size over the share of steps done, from 0 to 1.
-        num_restarts: How often to start; from two on the worst image of all is kept.
+        num_restarts: How often to start; from two on the worst image of all is returned.
         random_start: Start uniformly in the ball (else at the image itself).
         loss: What to climb, one value an example: a function of (logits, labels).
         keep_best: Return the worst image met, the given one included, at the price of two
@@ -112,12 +112,12 @@ class PGD(Attack):
     def describe(self) -> str:
         start = "random start" if self.random_start else "start at the image"
         restarts = f"{self.num_restarts} restarts, " if self.num_restarts > 1 else ""
-        kept = "best iterate" if self._keeps_worst() else "last iterate"
+        returned = "best iterate" if self._keeps_worst() else "last iterate"
         if self.mode == "random":
-            kept = "iterate of the largest loss"
+            returned = "iterate of the largest loss"
         return (
             f"PGD, {norms.label(self.norm)}, {self._fixed_steps()} steps, {restarts}{start}, "
-            f"{_name_of(self.loss)}, {kept}"
+            f"{_name_of(self.loss)}, {returned}"
         )
 
     def _keeps_worst(self) -> bool:
@@ -188,16 +188,16 @@ class PGD(Attack):
     def _restart(self, model: nn.Module, batch: Batch, plan: _Plan, worst: Worst, index: Tensor) -> None:
         """Ascends from one start with the examples of ``index`` and records what is worst."""
         near, true = batch.images[index], batch.labels[index]
-        # Drawn for all, so that an example's start does not depend on which others have fallen.
+        # Drawn for all, so that an example's start does not depend on which others were broken.
         current = self._start(batch.images, plan.epsilon)[index]
         for step in range(plan.num_steps):
             logits, loss, gradient = self._evaluate(model, current, true)
             fooled = logits.argmax(dim=1) != true
             worst.update(index, current, fooled, loss)
             if self.mode == "evaluation" and bool(fooled.any()):
-                standing = ~fooled
-                index, near, true = index[standing], near[standing], true[standing]
-                current, gradient = current[standing], gradient[standing]
+                robust = ~fooled
+                index, near, true = index[robust], near[robust], true[robust]
+                current, gradient = current[robust], gradient[robust]
                 if not index.numel():
                     return
             current = self._step(plan, step, near, current, gradient)

@@ -16,12 +16,12 @@ from withstand.core.modes import eval_mode
 
 @dataclass(frozen=True)
 class Noise(Attack):
-    """Uniform draws from the ball of ``epsilon``, clamped to [0, 1]; the worst of all is kept.
+    """Uniform draws from the ball of ``epsilon``, clamped to [0, 1]; the worst of all is returned.
 
     Args:
         norm: Of the ball: 1, 2 or inf.
         epsilon: Radius of the ball, in [0, 1] units; a float or a schedule of one.
-        num_samples: Draws an image. A single one is returned as it falls.
+        num_samples: Draws an image. A single one is returned, whether it breaks the example or not.
         mode: As of every attack; the worst image is one that fools the model, where ``random`` that of the
             largest loss.
 

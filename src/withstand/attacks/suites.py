@@ -54,15 +54,15 @@ def suite(
     is_random: bool = False,
     surrogates: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> Cascade:
-    """The attacks of a level, one after another, each on the examples that still stand.
+    """The attacks of a level, one after another, each on the examples that are still robust.
 
     ``fast`` is PGD on cross-entropy and on the margin, of 20 steps, and needs no further package. The
-    others begin with AutoAttack, so that from the same seed and in the same batches no example stands that
-    it fells: ``standard`` with its version ``standard``, then PGD of 100 steps on cross-entropy, margin and
+    others begin with AutoAttack, so that from the same seed and in the same batches no example is robust that
+    it breaks: ``standard`` with its version ``standard``, then PGD of 100 steps on cross-entropy, margin and
     DLR, then PGD of 400 steps, which shows whether the steps were enough. ``thorough`` begins with the
     version ``plus`` (in l1 with the larger radii of ``standard`` as well), restarts PGD ten times, and adds
     what foolbox has for the norm: DeepFool, Brendel-Bethge, the boundary attack. Attacks that know less of
-    the model come after those that know its gradients, but for AutoAttack's own: what they fell hints at
+    the model come after those that know its gradients, but for AutoAttack's own: what they break hints at
     gradients that mislead.
 
     Of a model whose answers are random, AutoAttack is its version ``rand``, and attacks that go by single
@@ -111,7 +111,7 @@ def _autoattack(level: SuiteLevel, norm: float, num_classes: int, is_random: boo
         return []
     parts = _RANDOM_PARTS if is_random else _STANDARD_PARTS if level == "standard" else _PLUS_PARTS
     replaced = {2: _PARTS_OF_TWO, 3: _PARTS_OF_THREE}.get(num_classes, {})
-    kept = dict.fromkeys(part for part in (replaced.get(part, part) for part in parts) if part is not None)
+    chosen = dict.fromkeys(part for part in (replaced.get(part, part) for part in parts) if part is not None)
     if level == "thorough":
         return [
             AutoAttack(
@@ -120,9 +120,9 @@ def _autoattack(level: SuiteLevel, norm: float, num_classes: int, is_random: boo
                 num_restarts=AUTOATTACK_RESTARTS if part in _RESTARTED else 1,
                 num_target_classes=9 if part.endswith("-t") else None,
             )
-            for part in kept
+            for part in chosen
         ]
-    return [AutoAttack(norm, part=part, num_restarts=1 if is_random else None) for part in kept]
+    return [AutoAttack(norm, part=part, num_restarts=1 if is_random else None) for part in chosen]
 
 
 def _gradient(level: SuiteLevel, norm: float, num_classes: int) -> list[PGD]:

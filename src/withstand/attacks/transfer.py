@@ -56,15 +56,15 @@ class Transfer(WrappedAttack):
         images = images.detach()
         if not images.numel():
             return images.clone()
-        found = self._on_surrogate(images, labels, progress)
+        adversarial = self._on_surrogate(images, labels, progress)
         if self.norm is not None:  # the surrogate may compute in another type
-            found = keep_inside(images, found, self.norm, self.epsilon_at(progress))
+            adversarial = keep_inside(images, adversarial, self.norm, self.epsilon_at(progress))
         with eval_mode(model), torch.no_grad():
-            logits = model(found)
-            is_kept = logits.argmax(dim=1) != labels
+            logits = model(adversarial)
+            is_success = logits.argmax(dim=1) != labels
             if self.mode == "random":
-                is_kept = cross_entropy(logits, labels) > cross_entropy(model(images), labels)
-        return pick(is_kept, found, images)
+                is_success = cross_entropy(logits, labels) > cross_entropy(model(images), labels)
+        return pick(is_success, adversarial, images)
 
     @property
     @override
@@ -82,10 +82,10 @@ class Transfer(WrappedAttack):
 
     @override
     def describe(self) -> str:
-        return f"Transfer from {self.source}, {_norm_label(self.attack)}: {self._pressed.describe()}"
+        return f"Transfer from {self.source}, {_norm_label(self.attack)}: {self._surrogate_attack.describe()}"
 
     @property
-    def _pressed(self) -> Attack:
+    def _surrogate_attack(self) -> Attack:
         """What is run on the surrogate."""
         return self.attack if self.mode == "training" else self.attack.for_random_answers()
 
@@ -93,12 +93,15 @@ class Transfer(WrappedAttack):
         surrogate = self.surrogate.to(images.device)
         dtype = next((p.dtype for p in surrogate.parameters() if p.is_floating_point()), images.dtype)
         try:
-            return self._pressed.perturb(surrogate, images.to(dtype), labels, progress=progress).to(images)
+            adversarial = self._surrogate_attack.perturb(
+                surrogate, images.to(dtype), labels, progress=progress
+            )
         except (IndexError, RuntimeError) as error:
             raise AttackError(
                 f"The attack on {self.source}, from which images are to be transferred, failed: {error}. "
                 "Expected a model that takes the same images and has the same classes."
             ) from error
+        return adversarial.to(images)
 
 
 def _slug(source: str) -> str:

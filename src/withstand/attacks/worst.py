@@ -1,4 +1,4 @@
-"""The bookkeeping of the worst image found so far."""
+"""The bookkeeping of the worst image so far."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def worst_of(
     with torch.no_grad():
         logits = model(images)
     worst = Worst.of(images, labels, logits, cross_entropy(logits, labels), by_loss=by_loss)
-    for found in tries:
+    for candidate in tries:
         with torch.no_grad():
-            logits = model(found)
-        worst.update(everyone, found, logits.argmax(dim=1) != labels, cross_entropy(logits, labels))
+            logits = model(candidate)
+        worst.update(everyone, candidate, logits.argmax(dim=1) != labels, cross_entropy(logits, labels))
     return worst.images

@@ -69,9 +69,9 @@ def convert(
                 f"The model has no layer {path!r}; {nearest(path, [name for name in modules if name])}"
             )
     chosen = {
-        path: found
+        path: layer_posterior
         for path, layer in modules.items()
-        if _can_be_random(layer) and (found := _posterior_of(path, posterior, layers)) is not None
+        if _can_be_random(layer) and (layer_posterior := _posterior_of(path, posterior, layers)) is not None
     }
     if not chosen:
         raise ModelError(
@@ -79,11 +79,11 @@ def convert(
             "Conv2d, BatchNorm, GroupNorm or LayerNorm that is not left out."
         )
     _require_own_weights(modules, chosen)
-    for path, found in chosen.items():
+    for path, layer_posterior in chosen.items():
         layer = modules[path]
         layer.__class__ = _RANDOM[type(layer)]  # in place, as whatever else refers to it must see it
         assert isinstance(layer, VariationalLayer)
-        layer.make_random(found)
+        layer.make_random(layer_posterior)
     return copied
 
 

@@ -1,6 +1,6 @@
 """How a linear layer with normal weights draws its output: three estimators of the same expectation.
 
-Rows of a batch stand sample by sample: with S weight samples, row s * batch + i is example i under sample s.
+Rows of a batch are ordered by sample: with S weight samples, row s * batch + i is example i under sample s.
 """
 
 from __future__ import annotations

@@ -80,14 +80,14 @@ def noise_bounds(stds: Dense | Convolution, input_shape: Shape) -> dict[str, flo
     Returns:
         Name of the bound -> its value; infinite where a number is not finite.
     """
-    found = {"frobenius": frobenius_bound(stds, input_shape), "series": series_bound(stds, input_shape)}
+    bounds = {"frobenius": frobenius_bound(stds, input_shape), "series": series_bound(stds, input_shape)}
     if isinstance(stds, Dense):
-        found["domination"] = domination_bound(stds.weight)
-        found["moments"] = moment_bound(stds.weight)
+        bounds["domination"] = domination_bound(stds.weight)
+        bounds["moments"] = moment_bound(stds.weight)
     else:
-        found["taps"] = tap_bound(stds)
-        found["kernel"] = kernel_bound(stds, input_shape)
-    return found
+        bounds["taps"] = tap_bound(stds)
+        bounds["kernel"] = kernel_bound(stds, input_shape)
+    return bounds
 
 
 def frobenius_bound(stds: Dense | Convolution, input_shape: Shape) -> float:

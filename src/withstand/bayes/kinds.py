@@ -124,7 +124,7 @@ class _Normalization(VariationalLayer, ABC):
 
     @override
     def draw(self, x: Tensor, how: Drawing) -> Tensor:
-        """Those of channels stand in dimension 1, others in the last ones."""
+        """Those of channels lie in dimension 1, others in the last ones."""
         normalized = self.normalized(x)
         rows, dims = len(normalized), normalized.dim()
         normals = self.normals()
@@ -162,8 +162,8 @@ class _BatchNormalization(_Normalization, _BatchNorm):
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 factor = 1.0 / float(self.num_batches_tracked)
-        kept = not self.training or self.track_running_stats
-        mean, variance = (self.running_mean, self.running_var) if kept else (None, None)
+        uses_running_statistics = not self.training or self.track_running_stats
+        mean, variance = (self.running_mean, self.running_var) if uses_running_statistics else (None, None)
         of_batch = self.training or (self.running_mean is None and self.running_var is None)
         return F.batch_norm(x, mean, variance, None, None, of_batch, factor, self.eps)
 

@@ -19,7 +19,7 @@ from withstand.types import ModelError
 
 _NAMES = ("weight", "bias")
 _RHO = "_rho"
-_Kept = dict[tuple[str, bool], Tensor]
+_DeviationCache = dict[tuple[str, bool], Tensor]
 
 
 class Copies:
@@ -71,7 +71,7 @@ class Drawing:
 class VariationalLayer(nn.Module, ABC):
     """The interface of a layer whose ``weight`` and ``bias`` are the means of independent normal variables.
 
-    Beside them stand the parameters ``weight_rho`` and ``bias_rho``, from which the standard deviations are
+    Beside them are the parameters ``weight_rho`` and ``bias_rho``, from which the standard deviations are
     made as the posterior says. The layer draws in train and in eval mode, from torch's global generator.
 
     Args:
@@ -104,7 +104,7 @@ class VariationalLayer(nn.Module, ABC):
         """Gives each parameter its standard deviation; called once, when the layer is made."""
         self.posterior = posterior
         self._drawing = Drawing()
-        self._deviations: _Kept | None = None
+        self._deviations: _DeviationCache | None = None
         for name in _NAMES:
             mean = self._parameters[name]
             if mean is None:
@@ -164,8 +164,8 @@ def variational_layers(model: nn.Module) -> list[tuple[str, VariationalLayer]]:
     Args:
         model: Any module, also one that went through ``torch.compile``.
     """
-    found = uncompiled(model).named_modules()
-    return [(path, layer) for path, layer in found if isinstance(layer, VariationalLayer)]
+    modules = uncompiled(model).named_modules()
+    return [(path, layer) for path, layer in modules if isinstance(layer, VariationalLayer)]
 
 
 def is_variational(layer: nn.Module) -> bool:
@@ -183,7 +183,7 @@ def require_certain(model: nn.Module, *, to: str) -> None:
 
     Args:
         model: Any module.
-        to: What it is wanted for, as the end of "there is no way to …".
+        to: What it is for, as the end of "there is no way to …".
 
     Raises:
         ModelError: it has random weights.
@@ -235,20 +235,20 @@ class Deviations:
     """The standard deviations of a model's layers, made once for several terms of one loss."""
 
     def __init__(self) -> None:
-        self._of_layer: dict[int, _Kept] = {}
+        self._of_layer: dict[int, _DeviationCache] = {}
 
-    def of(self, layer: VariationalLayer) -> _Kept:
-        """By name of the parameter and whether gradients are wanted; filled as the layer is asked."""
+    def of(self, layer: VariationalLayer) -> _DeviationCache:
+        """By name of the parameter and whether gradients are needed; filled as the layer is asked."""
         return self._of_layer.setdefault(id(layer), {})
 
 
-def sharing_deviations(model: nn.Module, kept: Deviations) -> AbstractContextManager[None]:
-    """Lets the layers of a model take their standard deviations from ``kept``, and put them there.
+def sharing_deviations(model: nn.Module, deviations: Deviations) -> AbstractContextManager[None]:
+    """Lets the layers of a model take their standard deviations from ``deviations``, and put them there.
 
-    What is kept belongs to one graph: it serves one backward pass to the parameters, as many as there are to
+    The deviations belong to one graph: it serves one backward pass to the parameters, as many as there are to
     the images, and parameters that do not change meanwhile.
     """
-    return _holding(model, "_deviations", kept.of)
+    return _holding(model, "_deviations", deviations.of)
 
 
 def kl(model: nn.Module) -> Tensor:

@@ -82,8 +82,8 @@ class Posterior:
 
     @property
     def _initial(self) -> tuple[float, float]:
-        given = self.initial_std
-        return (given, given) if isinstance(given, int | float) else (min(given), max(given))
+        stds = self.initial_std
+        return (stds, stds) if isinstance(stds, int | float) else (min(stds), max(stds))
 
     def std(self, rho: Tensor) -> Tensor:
         """The standard deviation of a parameter, of any shape."""

@@ -25,7 +25,7 @@ _MOST_ROWS = 5000  # of one pass that keeps no graph
 
 
 def in_blocks(images: Tensor, num_samples: int) -> tuple[Tensor, Drawing]:
-    """A batch once for each weight sample, and what the layers must be told to draw for it.
+    """A batch once for each weight sample, and what the layers must draw for it.
 
     Args:
         images: Tensor (batch, …).

@@ -88,13 +88,13 @@ class _OfKernel(nn.Module):
 
 def _plain(model: nn.Module) -> list[Weight]:
     """The weights of a model, where each is a parameter of one layer alone."""
-    found = weights(model)
+    layer_weights = weights(model)
     owners = [
         id(parameter)
         for module in uncompiled(model).modules()
         for parameter in module.parameters(recurse=False)
     ]
-    for weight in found:
+    for weight in layer_weights:
         if weight.parametrised:
             raise ModelError(f"The weight of {weight.name!r} is parametrised already; remove that first.")
         if owners.count(id(weight.value)) > 1:
@@ -102,7 +102,7 @@ def _plain(model: nn.Module) -> list[Weight]:
                 f"The weight of {weight.name!r} is shared with another layer, which a parametrisation "
                 "would part; give each layer its own, or use SpectralBall."
             )
-    return found
+    return layer_weights
 
 
 PARAMETRIZATIONS: Mapping[ParametrizationName, Callable[[nn.Module], None]] = MappingProxyType(

@@ -47,7 +47,7 @@ class Constraint(nn.Module, ABC):
 
         Args:
             model: Whose weights.
-            progress: Epochs done; at infinity (the default) every schedule stands at its end.
+            progress: Epochs done; at infinity (the default) every schedule is at its end.
         """
 
     def after_step_(self, model: nn.Module, *, step: int, progress: float) -> None:
@@ -73,7 +73,7 @@ class SpectralBall(Constraint):
     decomposition at every frequency, so that it suits small nets, or a large ``every``.
 
     With a ``subspace`` the steps between two exact projections clip only what one power step finds
-    in a subspace of leading singular vectors that is kept (``spectral.clip_in_subspace``). No singular
+    in a subspace of leading singular vectors that is stored (``spectral.clip_in_subspace``). No singular
     value grows by that, so by Weyl's inequality the largest is at most the radius of the last exact
     projection plus the sum of the spectral norms of all updates since. In practice it exceeds the radius
     by a small part of one update, as long as no more singular values than the subspace holds
@@ -83,7 +83,7 @@ class SpectralBall(Constraint):
         radius: Positive; a float, or a schedule of one such as ``schedules.Continuation``.
         form: "kernel" or "operator".
         every: Steps from one exact projection to the next.
-        subspace: Singular vectors kept for each weight; 0 for none, so that nothing is done between
+        subspace: Singular vectors stored for each weight; 0 for none, so that nothing is done between
             exact projections. For the kernel form, with ``every`` above 1.
         input_shape: Shape (channels, height, width) of one image, which the operator form needs; training
             gives that of its data set where it is None.
@@ -130,7 +130,7 @@ class SpectralBall(Constraint):
 
         Args:
             model: Whose weights.
-            progress: Epochs done; at infinity (the default) the radius stands at its end.
+            progress: Epochs done; at infinity (the default) the radius is at its end.
 
         Raises:
             ModelError: the model has no weights to project, one is parametrised, or, in the operator
@@ -143,8 +143,8 @@ class SpectralBall(Constraint):
             if self.form == "operator":
                 self._project_convolutions_(model, radius)
                 chosen = [weight for weight in chosen if isinstance(weight.layer, nn.Linear)]
-            found = clip([weight.matrix for weight in chosen], radius, rank=self.subspace)
-            for weight, clipped in zip(chosen, found, strict=True):
+            results = clip([weight.matrix for weight in chosen], radius, rank=self.subspace)
+            for weight, clipped in zip(chosen, results, strict=True):
                 if clipped is not None:
                     _write(weight, clipped.value)
                 if self.subspace:
@@ -175,10 +175,9 @@ class SpectralBall(Constraint):
                     self.bases.put(weight.name, clipped.basis.float())
 
     def _project_convolutions_(self, model: nn.Module, radius: float) -> None:
-        found = places(model, self._image(model))
         uses: dict[int, list[tuple[Convolution, tuple[int, ...]]]] = {}
         first: dict[int, Weight] = {}
-        for place in found:
+        for place in places(model, self._image(model)):
             operator = place.operator
             if isinstance(operator, Convolution):
                 uses.setdefault(id(place.weight.value), []).append((operator, place.input_shape))
@@ -203,9 +202,9 @@ class SpectralBall(Constraint):
         matrix = weight.matrix
         side = min(matrix.shape)
         shape = (side, min(self.subspace, side))
-        kept = self.bases.get(weight.name)
-        if kept is not None and kept.shape == shape:
-            return kept.to(matrix.device)
+        stored = self.bases.get(weight.name)
+        if stored is not None and stored.shape == shape:
+            return stored.to(matrix.device)
         # From a generator of its own: what training draws must not depend on this.
         start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         basis: Tensor = torch.linalg.qr(start).Q
@@ -224,14 +223,14 @@ def _require_positive(radius: float) -> float:
 
 
 def _writable(model: nn.Module) -> list[Weight]:
-    found = weights(model)
-    for weight in found:
+    layer_weights = weights(model)
+    for weight in layer_weights:
         if weight.parametrised:
             raise ModelError(
                 f"The weight of {weight.name!r} is parametrised, so that it cannot be projected; remove "
                 "the parametrisation (torch.nn.utils.parametrize.remove_parametrizations), or the constraint."
             )
-    return found
+    return layer_weights
 
 
 def _write(weight: Weight, value: Tensor) -> None:

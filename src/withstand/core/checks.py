@@ -15,8 +15,8 @@ def require_at_least(least: int, of: str = "", /, **counts: int | None) -> None:
 
     Args:
         least: The smallest that will do.
-        of: What they are settings of, where that is to be said.
-        **counts: Name -> number; None stands for none.
+        of: What they are settings of, for the message.
+        **counts: Name -> number; None where there is none.
 
     Raises:
         ValueError: one is below.

@@ -13,7 +13,7 @@ def flat(recipe: Mapping[str, object], *, opens: bool = True) -> dict[str, objec
     Args:
         recipe: Mappings in mappings.
         opens: Whether lists too are taken apart, item by item under its number, and an object's class is
-            told by its short name, under the object's own key; else both stay as they are.
+            given by its short name, under the object's own key; else both stay as they are.
     """
     return dict(_flat(recipe, "", opens))
 

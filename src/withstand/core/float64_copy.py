@@ -31,16 +31,16 @@ def float64_copy(model: nn.Module) -> nn.Module:
         ModelError: it cannot be copied.
     """
     try:
-        exact = copy.deepcopy(uncompiled(model)).double().eval().requires_grad_(requires_grad=False)
+        copied = copy.deepcopy(uncompiled(model)).double().eval().requires_grad_(requires_grad=False)
     except Exception as error:
         raise ModelError(
             f"The model cannot be copied to float64 ({error}), which certificates and bounds do. "
             "Give the module itself, not a scripted one, and run one with lazy layers once before."
         ) from error
-    for module in exact.modules():
+    for module in copied.modules():
         plain = {name: value for name, value in vars(module).items() if name not in _REGISTERED}
         vars(module).update({name: _doubled(value) for name, value in plain.items()})
-    return exact
+    return copied
 
 
 def _doubled(value: Any) -> Any:

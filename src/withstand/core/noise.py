@@ -144,7 +144,7 @@ def _components(side: int, blur: float) -> Tensor:
     return components[:, :rank].T
 
 
-# Both are kept on the device, so that no step copies them there.
+# Both are cached on the device, so that no step copies them there.
 
 
 @cache

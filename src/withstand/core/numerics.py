@@ -16,7 +16,7 @@ def seed_of(seed: int, index: int) -> int:
     return (seed * 1_000_003 + index) % 2**63
 
 
-def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+def preserved_random_state(device: torch.device) -> AbstractContextManager[None]:
     """Torch's random state of the CPU and of a CUDA device, as it was, afterwards."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 

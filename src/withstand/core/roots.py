@@ -1,4 +1,4 @@
-"""Where many functions of one number cross 0, found at once with few evaluations."""
+"""Where many functions of one number cross 0: all at once, with few evaluations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def largest_positive(
 
     Args:
         value: (indices of functions (num,), a point for each (num,)) -> their values (num,), which
-            should fall; minus infinity where there is none.
+            should decrease; minus infinity where there is none.
         at_zero: Values at 0, (functions,).
         farthest: No point beyond it is tried.
         tolerance: How far below the crossing the point may stay, relative; in (0, 1).
@@ -30,7 +30,7 @@ def largest_positive(
         Tensor (functions,): points at each of which the value was positive when it was tried; 0
         where it is not positive at 0, or nowhere else.
     """
-    found = torch.zeros_like(at_zero)
+    largest = torch.zeros_like(at_zero)
     rows = (at_zero > 0).nonzero().squeeze(1)
     search = _Search.begun(at_zero[rows])
     trial = torch.full_like(search.low, _FIRST * farthest)
@@ -38,11 +38,11 @@ def largest_positive(
         if not len(rows):
             break
         search = search.after(trial, value(rows, trial))
-        found[rows] = search.low
+        largest[rows] = search.low
         is_open = ~search.is_done(farthest, tolerance)
         rows, search = rows[is_open], _Search(*(part[is_open] for part in search))
         trial = search.trial(farthest, tolerance)
-    return found
+    return largest
 
 
 class _Search(NamedTuple):

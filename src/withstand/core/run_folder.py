@@ -42,7 +42,7 @@ def replaced(path: Path) -> Iterator[Path]:
             "with --out; what was written before is still there."
         ) from error
     finally:
-        with suppress(OSError):  # what matters has been said, or is in place
+        with suppress(OSError):  # the error has been raised, or the file is in place
             temporary.unlink()
 
 
@@ -83,7 +83,7 @@ class RunFolder:
     examples = _Inside("examples.csv")
     """One row a test example."""
     metrics = _Inside("metrics.json")
-    """What the evaluation found beside its figures."""
+    """What no table of figures can hold: settings, checks, warnings."""
     measurements = _Inside("measurements.csv")
     """All figures of the evaluation, one a row."""
     gallery = _Inside("gallery.npz")
@@ -91,7 +91,7 @@ class RunFolder:
     extremes = _Inside("extremes.npz")
     """The examples proven with the smallest and the largest radii."""
     evaluation = _Inside("evaluation")
-    """What an evaluation has found so far, so that it need not be found again."""
+    """Results of an evaluation so far, so that nothing is measured twice."""
     report = _Inside("report.html")
     """The page for people."""
 
@@ -138,8 +138,8 @@ class RunFolder:
         since = datetime.now().isoformat(" ", timespec="seconds")
         try:
             holder.write_text(f"process {os.getpid()} on {platform.node()}, {doing} since {since}")
-            for left_over in (*self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")):
-                left_over.unlink(missing_ok=True)
+            for partial_file in (*self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")):
+                partial_file.unlink(missing_ok=True)
         except OSError as error:
             raise RunFolderError(f"Cannot write {self.path}: {error.strerror or error}.") from error
 
@@ -174,14 +174,14 @@ class RunFolder:
             ) from error
         return self
 
-    def require(self, file: Path, made_by: str) -> Path:
+    def require(self, file: Path, command: str) -> Path:
         """The file, where it exists.
 
         Raises:
             RunFolderError: it does not; the text names the command that makes it.
         """
         if not file.exists():
-            raise RunFolderError(f"{file} does not exist. Make it with `{made_by}`.")
+            raise RunFolderError(f"{file} does not exist. Make it with `{command}`.")
         return file
 
     def damaged(self, file: Path, fault: str) -> RunFolderError:

@@ -1,7 +1,7 @@
 """Values that change while training: a schedule is a function of the epochs done.
 
 Whatever is scheduled takes ``progress``, a float of epochs done, and a plain float is a
-constant schedule. Without ``progress`` a schedule stands at its end (``progress = inf``), so
+constant schedule. Without ``progress`` a schedule is at its end (``progress = inf``), so
 that an objective used outside a training loop works at its final strength.
 """
 
@@ -122,7 +122,7 @@ class Continuation(Schedule):
     Args:
         end: Value that is approached; reached at infinity.
         excess: How many times ``end`` lies on top of it at the start, at least 0.
-        epochs: Epochs after which the excess has fallen to 1/e of what it was, positive.
+        epochs: Epochs after which the excess has dropped to 1/e of what it was, positive.
 
     Raises:
         ValueError: ``epochs`` is not positive or ``excess`` is negative.

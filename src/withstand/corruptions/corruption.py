@@ -77,8 +77,8 @@ class Corruption(ABC):
                 f"{images.dtype} of shape {tuple(images.shape)}."
             )
         # Half precision would round more than some corruptions change.
-        exact = images.to(torch.promote_types(images.dtype, torch.float32))
-        return self._corrupt(exact, value, generator).clamp(0.0, 1.0).to(images.dtype)
+        floats = images.to(torch.promote_types(images.dtype, torch.float32))
+        return self._corrupt(floats, value, generator).clamp(0.0, 1.0).to(images.dtype)
 
     @abstractmethod
     def _corrupt(self, images: Tensor, value: float, generator: torch.Generator) -> Tensor:

@@ -53,8 +53,8 @@ class Jpeg(Corruption):
         levels, is_coloured = images * 255, images.shape[1] == 3
         planes = _to_luma_chroma(levels) if is_coloured else levels - 128
         coding = _coding(value, is_coloured, images.dtype, images.device)
-        kept = _rounded(planes.round(), coding).round().clamp(-128, 127)
-        return (_from_luma_chroma(kept) if is_coloured else kept + 128).round() / 255
+        coded = _rounded(planes.round(), coding).round().clamp(-128, 127)
+        return (_from_luma_chroma(coded) if is_coloured else coded + 128).round() / 255
 
 
 class _Coding(NamedTuple):
@@ -82,8 +82,8 @@ def _rounded(planes: Tensor, coding: _Coding) -> Tensor:
     rows, columns = padded.shape[2] // _SIDE, padded.shape[3] // _SIDE
     blocks = padded.reshape(batch, channels, rows, _SIDE, columns, _SIDE).transpose(3, 4)
     strengths = coding.cosines @ blocks @ coding.cosines.T
-    kept = (strengths / coding.steps).round() * coding.steps
-    blocks = coding.cosines.T @ kept @ coding.cosines
+    rounded = (strengths / coding.steps).round() * coding.steps
+    blocks = coding.cosines.T @ rounded @ coding.cosines
     return blocks.transpose(3, 4).reshape(padded.shape)[:, :, :height, :width]
 
 

@@ -17,7 +17,7 @@ from withstand.corruptions.corruption import Corruption
 
 
 class GaussianBlur(Corruption):
-    """Every pixel becomes a mean of those around it, weighted by the mass of a normal law over each.
+    """Every pixel becomes a mean of those around it, weighted by the mass of a normal distribution over each.
 
     Beyond the border the image goes on as its last pixel. The kernel is not cut off.
     """
@@ -35,7 +35,7 @@ class GaussianBlur(Corruption):
 
 
 def _means(size: int, std: float, like: Tensor) -> Tensor:
-    """The matrix (size, size) that blurs a line; all mass beyond an end falls on the last pixel there."""
+    """The matrix (size, size) that blurs a line; all mass beyond an end is on the last pixel there."""
     centres = torch.arange(size, dtype=like.dtype, device=like.device)
     below = torch.special.ndtr((centres[:-1] + 0.5 - centres[:, None]) / std)  # a pixel's upper edge
     return F.pad(F.pad(below, (1, 0), value=0.0), (0, 1), value=1.0).diff(dim=1)
@@ -69,7 +69,7 @@ class Contrast(Corruption):
 
 
 class ShotNoise(Corruption):
-    """Every pixel and channel is counted in photons, whose number has a Poisson law; black stays black."""
+    """Every pixel and channel is counted in photons, whose number is Poisson; black stays black."""
 
     name = "shot-noise"
     title = "Shot noise"

@@ -57,8 +57,8 @@ class Augment:
         padded = F.pad(images, (self.crop_padding,) * 4)
         # One gather over flattened pixels, the same pixels for every channel of an image.
         index = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).flatten(1)
-        taken = padded.flatten(2).gather(2, index[:, None].expand(-1, images.shape[1], -1))
-        return taken.view(images.shape)
+        windows = padded.flatten(2).gather(2, index[:, None].expand(-1, images.shape[1], -1))
+        return windows.view(images.shape)
 
     def _draw(self, images: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Which rows (batch, height) and columns (batch, width) of the padded images to take."""

@@ -37,7 +37,7 @@ _CHUNK = 2**20
 
 
 def read_cifar10_jpeg(info: DatasetInfo, root: Path) -> Parts:
-    """Reads the JPEG files of CIFAR-10, decoded once and then kept in the cache.
+    """Reads the JPEG files of CIFAR-10, decoded once and then cached.
 
     Args:
         info: The entry of ``cifar10-jpeg``.

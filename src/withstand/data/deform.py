@@ -286,7 +286,7 @@ def _warp(images: Tensor, fields: Tensor) -> Tensor:
     x = shifts[:, :, 0] + torch.arange(width, device=pixels.device, dtype=pixels.dtype)
     y = shifts[:, :, 1] + torch.arange(height, device=pixels.device, dtype=pixels.dtype)[:, None]
     grid = torch.stack(((2 * x + 1) / padded.shape[3] - 1, (2 * y + 1) / padded.shape[2] - 1), -1)
-    # All fields of an image stand in one tall grid, so that no image is repeated.
+    # All fields of an image lie in one tall grid, so that no image is repeated.
     tall = F.grid_sample(
         padded, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False
     )

@@ -1,6 +1,6 @@
 """Downloads, checked by hash, into the standard folders below the data root.
 
-Files are loaded beside their place and moved there only when their hash is right, so that a
+Files are loaded beside their place and moved there only when their hash is correct, so that a
 failure or a kill never leaves a half file that looks whole.
 """
 
@@ -42,7 +42,7 @@ class Remote(ABC):
     folder: str
 
     @abstractmethod
-    def wanted(self, root: Path) -> list[str]:
+    def missing(self, root: Path) -> list[str]:
         """Names to download: of files that are not yet whole below ``root``."""
 
     @abstractmethod
@@ -81,7 +81,7 @@ class RemoteIdx(Remote):
     hashes: Mapping[str, str]
 
     @override
-    def wanted(self, root: Path) -> list[str]:
+    def missing(self, root: Path) -> list[str]:
         return [f"{name}.gz" for name in self.hashes if not self._is_whole(root / self.folder, name)]
 
     @override
@@ -91,8 +91,8 @@ class RemoteIdx(Remote):
 
     @override
     def paths(self, root: Path) -> list[Path]:
-        found = (find_idx(root / self.folder, name) for name in self.hashes)
-        return [path for path in found if path is not None]
+        paths = (find_idx(root / self.folder, name) for name in self.hashes)
+        return [path for path in paths if path is not None]
 
     @override
     def verify(self, root: Path) -> None:
@@ -126,7 +126,7 @@ class RemoteArchive(Remote):
     sizes: Mapping[str, int]
 
     @override
-    def wanted(self, root: Path) -> list[str]:
+    def missing(self, root: Path) -> list[str]:
         files = {root / self.folder / name: size for name, size in self.sizes.items()}
         whole = all(file.is_file() and file.stat().st_size == size for file, size in files.items())
         return [] if whole else [self.archive]
@@ -200,9 +200,9 @@ def fetch(name: str, root: str | Path | None = None, *, base_url: str | None = N
     if base_url is not None:
         remote = replace(remote, base_url=base_url.rstrip("/") + "/")
     place = data_root(root)
-    wanted = remote.wanted(place)
-    if wanted:
-        _fetch_into(place, remote, wanted)
+    names = remote.missing(place)
+    if names:
+        _fetch_into(place, remote, names)
     return remote.paths(place)
 
 

@@ -25,15 +25,15 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """
     logits = model(images)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
-        found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        answer = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(
             f"{type(model).__name__} must give logits, a tensor ({len(images)}, classes) for "
-            f"{len(images)} images, but gave {found}."
+            f"{len(images)} images, but gave {answer}."
         )
     return logits
 
 
-_Kept = TypeVar("_Kept")
+_Shared = TypeVar("_Shared")
 
 
 class Differentiable(NamedTuple):
@@ -79,45 +79,45 @@ class Pass:
         if not len(images):
             raise DataError("Expected at least one image in a batch, but got none.")
         self.model = model
-        self.given = images
+        self.images = images
         # Per example a network is what it is in eval mode, so one pass serves for both only where
         # the modes are alike.
         shares = tracks_images and torch.is_grad_enabled() and _is_plain(model)
-        self._images = images.detach().requires_grad_() if shares else images
+        self._inputs = images.detach().requires_grad_() if shares else images
         self._is_random = False
-        self._kept: dict[Hashable, Any] = {}
+        self._shared: dict[Hashable, Any] = {}
 
-    def kept(self, key: Hashable, make: Callable[[], _Kept]) -> _Kept:
+    def shared(self, key: Hashable, make: Callable[[], _Shared]) -> _Shared:
         """What several terms share beside the logits; made by whoever asks first.
 
         Args:
             key: Names it; a class whose object it is, say.
             make: Makes it.
         """
-        if key not in self._kept:
-            self._kept[key] = make()
-        found: _Kept = self._kept[key]
-        return found
+        if key not in self._shared:
+            self._shared[key] = make()
+        value: _Shared = self._shared[key]
+        return value
 
     @cached_property
     def logits(self) -> Tensor:
         """(batch, classes), as the model gives them in its present mode."""
-        if self._images is self.given:
-            return logits_of(self.model, self.given)
-        before = random_state(self.given.device)
-        logits = logits_of(self.model, self._images)
+        if self._inputs is self.images:
+            return logits_of(self.model, self.images)
+        before = random_state(self.images.device)
+        logits = logits_of(self.model, self._inputs)
         # Then it may be a function such as F.dropout, of which no layer tells that it is there.
-        self._is_random = random_state(self.given.device) != before
+        self._is_random = random_state(self.images.device) != before
         return logits
 
     @cached_property
     def differentiable(self) -> Differentiable:
         """Images and logits to be differentiated, of this pass where that is possible."""
-        if self._images is not self.given:
+        if self._inputs is not self.images:
             logits = self.logits
             if not self._is_random:
-                return Differentiable(self.model, self._images, logits)
-        return Differentiable.of(self.model, self.given)
+                return Differentiable(self.model, self._inputs, logits)
+        return Differentiable.of(self.model, self.images)
 
 
 def random_state(device: torch.device) -> bytes:

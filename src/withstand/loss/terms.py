@@ -39,7 +39,7 @@ class Objective(nn.Module, ABC):
             model: Maps images in [0, 1] to logits (batch, classes).
             images: Float tensor (batch, …), in [0, 1].
             labels: Integer tensor (batch,).
-            progress: Epochs done; at infinity (the default) every schedule stands at its end.
+            progress: Epochs done; at infinity (the default) every schedule is at its end.
 
         Returns:
             The scalar to minimise and its named terms.
@@ -56,7 +56,7 @@ class Objective(nn.Module, ABC):
             labels: Integer tensor (batch,).
             progress: Epochs done.
         """
-        result: LossTerms = self(passed.model, passed.given, labels, progress=progress)
+        result: LossTerms = self(passed.model, passed.images, labels, progress=progress)
         return result
 
     def differentiates_images(self, progress: float = math.inf) -> bool:
@@ -78,7 +78,7 @@ class Objective(nn.Module, ABC):
             self._has_checked = True
 
     def prepare(self, num_data: int) -> None:
-        """Told once by training, before its first step; by default nothing comes of it.
+        """Called once by training, before its first step; does nothing by default.
 
         Args:
             num_data: Examples in the training set.
@@ -119,7 +119,7 @@ class OnePass(Objective, ABC):
     def forward(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> LossTerms:
-        # In inference mode nothing can be differentiated, and what is kept could not be used in training.
+        # In inference mode nothing can be differentiated, and what is cached could not be used in training.
         has_gradients = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
             images, labels = _usable(images), _usable(labels)
@@ -151,7 +151,7 @@ class Weighted(OnePass):
         weight = value_at(self.weight, progress)
         if weight == 0:
             # With gradient, so that a step in which nothing has a weight is a step all the same.
-            return LossTerms(passed.given.new_zeros((), requires_grad=True), {})
+            return LossTerms(passed.images.new_zeros((), requires_grad=True), {})
         loss, terms = self.term.of_pass(passed, labels, progress=progress)
         return LossTerms(weight * loss, terms)
 

@@ -74,7 +74,7 @@ class Residual(nn.Module):
         return activated
 
 
-def each_activated(convs: Sequence[Conv], activation: Activation) -> list[Step]:
+def activated_convs(convs: Sequence[Conv], activation: Activation) -> list[Step]:
     """The plan in which an activation follows each convolution and nothing is pooled."""
     return [step for conv in convs for step in (conv, activation)]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.modes import eval_mode
-from withstand.core.numerics import random_state_kept
+from withstand.core.numerics import preserved_random_state
 from withstand.models.blocks import Shape
 from withstand.types import ModelError
 
@@ -21,7 +21,7 @@ _BATCH = 2
 def check(model: nn.Module, info: DatasetInfo) -> None:
     """Runs a model on two random images and refuses what would give wrong figures later.
 
-    The model is left as found: modes, BatchNorm statistics, gradients; so is the random state.
+    The model is left as it was: modes, BatchNorm statistics, gradients; so is the random state.
 
     Args:
         model: Maps images (batch, channels, height, width) in [0, 1] to logits (batch, classes).
@@ -32,7 +32,8 @@ def check(model: nn.Module, info: DatasetInfo) -> None:
             not finite, or is made of probabilities or their logarithms instead of logits.
     """
     images = _random_images(model, info.shape)
-    with random_state_kept(images.device), eval_mode(model), torch.no_grad(), _softmaxes(model) as outputs:
+    unchanged = preserved_random_state(images.device)
+    with unchanged, eval_mode(model), torch.no_grad(), _softmaxes(model) as outputs:
         try:
             output = model(images)
         except Exception as error:

@@ -203,12 +203,12 @@ def _task(info: DatasetInfo | None, input_shape: Shape | None, num_classes: int 
 def _built(name: str, factory: Factory, task: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
     parameters = _parameters(factory)
     _require_options(name, parameters, options)
-    wanted = {key: value for key, value in task.items() if key in parameters}
+    arguments = {key: value for key, value in task.items() if key in parameters}
     try:
-        network = factory(**wanted, **options)
+        network = factory(**arguments, **options)
     except Exception as error:
-        given = f" with options {dict(options)}" if options else ""
-        raise ModelError(f"Model {name!r} could not be built{given}: {error}") from error
+        shown = f" with options {dict(options)}" if options else ""
+        raise ModelError(f"Model {name!r} could not be built{shown}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ModelError(
             f"Model {name!r} must be made as a torch.nn.Module, but its factory returned "

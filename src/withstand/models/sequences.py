@@ -22,10 +22,10 @@ from withstand.models.blocks import (
     Residual,
     Shape,
     Step,
+    activated_convs,
     conv_layers,
     convnet,
     dense_layers,
-    each_activated,
     initialise_,
 )
 from withstand.models.layers import ActivationName, activation_named
@@ -165,7 +165,7 @@ def _plan(stages: Sequence[Sequence[int]], pool: Pool) -> list[Step]:
     # Max pooling and ReLU commute, so their order is free there; average pooling must come last.
     plan: list[Step] = []
     for widths in stages:
-        plan += [*each_activated([Conv(channels, 3, padding=1) for channels in widths], RELU), pool]
+        plan += [*activated_convs([Conv(channels, 3, padding=1) for channels in widths], RELU), pool]
     return plan
 
 
@@ -194,9 +194,11 @@ def _strided(
         init: How convolutions start; as published where None: ``"he"`` for colour images, ``"default"`` else.
         activation: Such as ``"minmax"``.
     """
-    made = activation_named(activation)
-    plan = each_activated(convs, made)
-    network = convnet(plan, hidden, input_shape, num_classes, batch_norm=batch_norm, activation=made)
+    make_activation = activation_named(activation)
+    plan = activated_convs(convs, make_activation)
+    network = convnet(
+        plan, hidden, input_shape, num_classes, batch_norm=batch_norm, activation=make_activation
+    )
     published: Init = "he" if input_shape[0] == 3 else "default"
     initialise_(network, published if init is None else init)
     return network

@@ -92,12 +92,12 @@ _READERS: Mapping[str, Callable[[Path], object]] = {
 }
 
 
-def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    missing = [f"{name} is missing" for name in expected if name not in found]
-    surplus = [f"{name} is not in the model" for name in sorted(found) if name not in expected]
+def _differences(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> list[str]:
+    missing = [f"{name} is missing" for name in expected if name not in actual]
+    surplus = [f"{name} is not in the model" for name in sorted(actual) if name not in expected]
     shapes = [
-        f"{name} has shape {tuple(found[name].shape)} instead of {tuple(value.shape)}"
+        f"{name} has shape {tuple(actual[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
-        if name in found and found[name].shape != value.shape
+        if name in actual and actual[name].shape != value.shape
     ]
     return missing + surplus + shapes

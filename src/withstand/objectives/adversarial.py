@@ -17,7 +17,7 @@ ACCURACY_TERM = "adversarial_accuracy"
 
 
 class Adversarial(Objective):
-    """The mean cross-entropy of adversarial images only, found anew at every step.
+    """The mean cross-entropy of adversarial images only, computed anew at every step.
 
     The attack sees the model in eval mode and differentiates the images only, so BatchNorm
     statistics come from the training pass alone and no attack gradient reaches the weights.

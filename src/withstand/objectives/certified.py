@@ -205,8 +205,8 @@ class Certified(Objective):
 
 
 def _clean_terms(clean: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    is_right = logits.detach().argmax(dim=1) == labels
-    return {CLEAN_TERM: clean.detach(), CLEAN_ACCURACY_TERM: is_right.float().mean()}
+    is_correct = logits.detach().argmax(dim=1) == labels
+    return {CLEAN_TERM: clean.detach(), CLEAN_ACCURACY_TERM: is_correct.float().mean()}
 
 
 def _settings(like: Tensor, kappa: float, epsilon: float) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ class NoisyCrossEntropy(OnePass):
     Args:
         noise_std: Of the noise at each pixel, in [0, 1] units: one for all channels (a float or a
             schedule), or one a channel.
-        num_copies: Noisy copies of each image; at least 1, or 0 where the clean one is kept.
+        num_copies: Noisy copies of each image; at least 1, or 0 with ``keeps_clean``.
         keeps_clean: Whether the image as it is counts too, as much as one copy.
         blur: Width in pixels of the filter through which the noise is seen; 0 leaves it white.
 
@@ -83,7 +83,7 @@ class NoisyCrossEntropy(OnePass):
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
-        images = passed.given
+        images = passed.images
         self.check_once(images, labels)
         if not self.num_copies:
             logits = passed.logits
@@ -94,14 +94,14 @@ class NoisyCrossEntropy(OnePass):
             logits = logits_of(passed.model, torch.cat([images, noisy]) if self.keeps_clean else noisy)
         copies = len(logits) // len(images)
         losses = F.cross_entropy(logits, labels.repeat(copies), reduction="none").view(copies, -1).mean(1)
-        is_right = (logits.detach().argmax(dim=1) == labels.repeat(copies)).view(copies, -1).float().mean(1)
+        accuracies = (logits.detach().argmax(dim=1) == labels.repeat(copies)).view(copies, -1).float().mean(1)
         first_noisy = int(self.keeps_clean)
         terms: dict[str, Tensor] = {}
         if self.keeps_clean:
-            terms |= {"cross_entropy": losses[0].detach(), "accuracy": is_right[0]}
+            terms |= {"cross_entropy": losses[0].detach(), "accuracy": accuracies[0]}
         if self.num_copies:
             noisy = losses[first_noisy:].mean().detach()
-            terms |= {"noisy": noisy, "noisy_accuracy": is_right[first_noisy:].mean()}
+            terms |= {"noisy": noisy, "noisy_accuracy": accuracies[first_noisy:].mean()}
         return LossTerms(losses.mean(), terms)
 
     @override

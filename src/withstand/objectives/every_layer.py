@@ -76,7 +76,7 @@ class Cubature(ExpectedLoss):
     The points are a Sobol sequence, brought to the normal distribution, and their negatives.
 
     Args:
-        num_points: How many, even; the error falls almost as 1 / num_points.
+        num_points: How many, even; the error decreases almost as 1 / num_points.
 
     Raises:
         ValueError: the number is odd or below 2.
@@ -101,11 +101,11 @@ class Cubature(ExpectedLoss):
 
 @cache
 def _points(count: int, dimensions: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Standard normal points (count, dimensions) of mean 0, kept on the device."""
+    """Standard normal points (count, dimensions) of mean 0, cached on the device."""
     half = count // 2
     sequence = qmc.Sobol(dimensions, scramble=True, rng=0).random_base2(max(half - 1, 0).bit_length())
     points = norm.ppf(sequence[:half])
-    with torch.inference_mode(False):  # they are kept, and could not be used in training otherwise
+    with torch.inference_mode(False):  # they are cached, and could not be used in training otherwise
         return torch.from_numpy(np.concatenate([points, -points])).to(device, dtype)
 
 
@@ -181,7 +181,7 @@ def _paired(clean: Any, moments: Any) -> Any:
     if isinstance(moments, Domain):
         return _Beside(clean, moments)
     if isinstance(moments, list):
-        return [_paired(*each) for each in zip(clean, moments, strict=True)]
+        return [_paired(*pair) for pair in zip(clean, moments, strict=True)]
     return moments  # a size, or the like
 
 

@@ -98,8 +98,8 @@ def _of_both(call: Call) -> Any:
 def _wrapped(value: Any) -> Any:
     if isinstance(value, Tensor):
         return _Both(value)
-    has_tensors = isinstance(value, list | tuple) and any(isinstance(each, Tensor) for each in value)
-    return [_wrapped(each) for each in value] if has_tensors else None
+    has_tensors = isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value)
+    return [_wrapped(item) for item in value] if has_tensors else None
 
 
 def _both(value: Any) -> Any:

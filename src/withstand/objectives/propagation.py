@@ -121,7 +121,7 @@ def of_onset(call: Call, of_bent: Callable[[Onset], Any]) -> Any:
         return normalised(layer, call.input.center, call.input)
     result = rule_of_moments(call)
     if isinstance(result, list):
-        return [opened(each) for each in result]
+        return [opened(onset) for onset in result]
     return opened(result) if isinstance(result, Onset) else None
 
 
@@ -136,8 +136,8 @@ def required_logits(logits: object) -> Tensor:
     return logits
 
 
-def _not_logits(found: object) -> ModelError:
-    what = f"{tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+def _not_logits(output: object) -> ModelError:
+    what = f"{tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
     return ModelError(
         f"Expected one output, logits (batch, classes), but the model gives {what}; flatten or pool "
         "before its last layer, or wrap it in a module that returns the logits alone."

@@ -67,7 +67,7 @@ class Variational(OnePass):
                 "by: Variational(num_data=60_000). Only training tells it by itself."
             )
         weight = value_at(self.kl_weight, progress)
-        with bayes.sharing_deviations(passed.model, passed.kept(bayes.Deviations, bayes.Deviations)):
+        with bayes.sharing_deviations(passed.model, passed.shared(bayes.Deviations, bayes.Deviations)):
             loss, terms = self._likelihood(passed, labels, progress)
             if weight == 0:  # a deviation of 0, whose divergence is infinite, is then allowed
                 return LossTerms(loss, terms)
@@ -78,7 +78,7 @@ class Variational(OnePass):
     def _likelihood(self, passed: Pass, labels: Tensor, progress: float) -> LossTerms:
         if self.num_samples == 1:
             return self.likelihood.of_pass(passed, labels, progress=progress)
-        images, how = bayes.in_blocks(passed.given, self.num_samples)
+        images, how = bayes.in_blocks(passed.images, self.num_samples)
         if not isinstance(self.likelihood, CrossEntropy):  # an attack has gradients of its own for each copy
             how = replace(how, copies=None)
         with bayes.drawing(passed.model, how):

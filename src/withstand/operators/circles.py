@@ -22,7 +22,7 @@ class Circle:
     """A circular convolution of which a padded one is a part, so that its norm is no smaller.
 
     Inputs a stride apart are channels of their own (the polyphase form), so that what is left steps
-    by 1 and falls into one small matrix a frequency.
+    by 1 and splits into one small matrix a frequency.
 
     Args:
         sizes: Length of the circle along each axis, in strides.

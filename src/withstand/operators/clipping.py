@@ -1,4 +1,4 @@
-"""Singular values of matrices, clipped from above: exactly, or in a subspace that is kept."""
+"""Singular values of matrices, clipped from above: exactly, or in a subspace that is stored."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def clip(matrices: Sequence[Tensor], radius: float, *, rank: int = 0) -> list[Cl
         One result a matrix. None where there is nothing to clip: all singular values are at most the
         radius, up to two roundings of the matrix' precision, or not all entries are finite.
     """
-    found: list[Clipped | None] = [None] * len(matrices)
+    results: list[Clipped | None] = [None] * len(matrices)
     wide = [as_wide(matrix) for matrix in matrices]
     limits = [radius * (1 + 2 * torch.finfo(matrix.dtype).eps) for matrix in matrices]
     for numbers in by_side(wide, _not_small(wide, limits)):
@@ -99,10 +99,10 @@ def clip(matrices: Sequence[Tensor], radius: float, *, rank: int = 0) -> list[Cl
             count, number = counts[place], numbers[index]
             if count:
                 shrink = shares(values[place, -count:], radius)
-                clipped = _taken(wide[number], vectors[place, :, -count:], shrink)
+                clipped = _shrunk(wide[number], vectors[place, :, -count:], shrink)
                 value = clipped if wide[number] is matrices[number] else clipped.mT
-                found[number] = Clipped(value, vectors[place, :, vectors.shape[1] - rank :].clone())
-    return found
+                results[number] = Clipped(value, vectors[place, :, vectors.shape[1] - rank :].clone())
+    return results
 
 
 def clip_in_subspace(matrix: Tensor, basis: Tensor, radius: float) -> Clipped:
@@ -147,8 +147,8 @@ def _not_small(matrices: Sequence[Tensor], limits: Sequence[float]) -> list[int]
     if not matrices:
         return []
     norms = torch.stack([torch.linalg.vector_norm(matrix, dtype=torch.float64) for matrix in matrices])
-    found = enumerate(zip(norms.tolist(), limits, strict=True))  # the one read-back for all of them
-    return [number for number, (norm, limit) in found if limit < norm < float("inf")]
+    numbered = enumerate(zip(norms.tolist(), limits, strict=True))  # the one read-back for all of them
+    return [number for number, (norm, limit) in numbered if limit < norm < float("inf")]
 
 
 def by_side(matrices: Sequence[Tensor], chosen: Sequence[int]) -> list[list[int]]:
@@ -158,7 +158,7 @@ def by_side(matrices: Sequence[Tensor], chosen: Sequence[int]) -> list[list[int]
 
 
 def upper_gram(wide: Tensor) -> Tensor:
-    """The upper triangle of W Wᵀ in float64, in blocks; below stand some zeros."""
+    """The upper triangle of W Wᵀ in float64, in blocks; below are some zeros."""
     wide = wide.double()
     result = wide.new_zeros(wide.shape[0], wide.shape[0])
     for start in range(0, wide.shape[0], _ROWS):
@@ -178,10 +178,10 @@ def _enough(grams: Tensor, matrices: Sequence[Tensor], radius: float) -> torch.d
     return torch.float32 if is_near else torch.float64
 
 
-def _taken(wide: Tensor, vectors: Tensor, shrink: Tensor) -> Tensor:
+def _shrunk(wide: Tensor, vectors: Tensor, shrink: Tensor) -> Tensor:
     """W - U diag(shrink) Uᵀ W, in no less than float32."""
     full = torch.get_float32_matmul_precision() == "highest"  # else float32 products are rounded more
     work = wide if wide.dtype == torch.float64 or (full and wide.dtype == torch.float32) else wide.double()
     vectors, shrink = vectors.to(work), shrink.to(work)
-    taken: Tensor = torch.linalg.multi_dot([vectors * shrink, vectors.mT, work])
-    return (work - taken).to(wide.dtype)
+    excess: Tensor = torch.linalg.multi_dot([vectors * shrink, vectors.mT, work])
+    return (work - excess).to(wide.dtype)

@@ -66,16 +66,16 @@ class Axis:
         outputs = torch.arange(self.outputs)
         read = self.stride * outputs + self.dilation * first - self.padding
         shift = self.dilation * (second - first)
-        kept = (read >= 0) & (read < self.size)
+        is_inside = (read >= 0) & (read < self.size)
         if of_inputs:
             others = read + shift
-            kept &= (others >= 0) & (others < self.size)
-            return read[kept], others[kept]
+            is_inside &= (others >= 0) & (others < self.size)
+            return read[is_inside], others[is_inside]
         others = outputs - shift // self.stride
-        kept &= (others >= 0) & (others < self.outputs)
+        is_inside &= (others >= 0) & (others < self.outputs)
         if shift % self.stride:
-            kept = torch.zeros_like(kept)
-        return outputs[kept], others[kept]
+            is_inside = torch.zeros_like(is_inside)
+        return outputs[is_inside], others[is_inside]
 
 
 def axes_of(operator: Convolution, input_shape: Shape) -> list[Axis]:
@@ -91,7 +91,7 @@ def axes_of(operator: Convolution, input_shape: Shape) -> list[Axis]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the Gram matrix of one side of a convolution falls into blocks.
+    """How the Gram matrix of one side of a convolution splits into blocks.
 
     Positions along the first axis meet only near ones, so what is not 0 lies near the diagonal.
 
@@ -134,7 +134,7 @@ class Layout:
 
 
 def gram(weight: Tensor, layout: Layout) -> Gram:
-    """AᵀA or AAᵀ of each group, from the kernel: where two taps meet stands the product of the two.
+    """AᵀA or AAᵀ of each group, from the kernel: where two taps meet it has their product.
 
     Args:
         weight: Tensor (groups, outputs, inputs, *kernel).
@@ -142,14 +142,14 @@ def gram(weight: Tensor, layout: Layout) -> Gram:
     """
     weight = weight.transpose(1, 2) if layout.of_inputs else weight
     groups, channels = weight.shape[:2]
-    # One block more than there are below, so that none need not be told apart.
+    # One block more than there are below, so that no case needs a check.
     shape = (groups, layout.blocks, layout.width, channels, layout.width, channels)
     result = weight.new_zeros(2, *shape)
     kernels = weight.flatten(3)
     met = [_all_meetings(axis, layout.of_inputs) for axis in layout.axes]
     taps = enumerate(product(*[range(axis.taps) for axis in layout.axes]))
     for (first, one), (second, other) in combinations_with_replacement(taps, 2):
-        pairs = [found[pair] for found, pair in zip(met, zip(one, other, strict=True), strict=True)]
+        pairs = [meetings[pair] for meetings, pair in zip(met, zip(one, other, strict=True), strict=True)]
         rows, columns = (_flat(places, layout.sizes) for places in zip(*pairs, strict=True))
         if len(rows):
             block = kernels[..., first] @ kernels[..., second].mT
@@ -165,7 +165,7 @@ def _add(result: Tensor, rows: Tensor, columns: Tensor, block: Tensor) -> None:
     width = result.shape[3]
     below = rows // width - columns // width
     rows, columns, below = (places[below >= 0].to(result.device) for places in (rows, columns, below))
-    # No pair of places comes twice in one meeting, so each sum is kept.
+    # No pair of places comes twice in one meeting, so no sum is overwritten.
     result[below, :, columns // width, rows % width, :, columns % width, :] += block
 
 
@@ -201,7 +201,7 @@ def circular_grams(weight: Tensor, axes: Sequence[Axis]) -> Iterator[Gram]:
     """The Gram matrices of a circular convolution of which the padded one is a part, by frequency.
 
     Inputs a stride apart are taken as one channel of their own (the polyphase form), so that what
-    is left steps by 1 and falls into one small matrix a frequency f: the sum over taps k of
+    is left steps by 1 and splits into one small matrix a frequency f: the sum over taps k of
     weight_k exp(2πi f b_k / grid), in the column of phase a_k, where ``dilation k - padding`` is
     ``stride b_k + a_k``. Half of the frequencies do, as the others are the conjugates.
 

@@ -24,29 +24,29 @@ from withstand.operators.norm_sources import OperatorNorms
 _MOST_ROWS = 8192  # of a full Gram matrix: 0.5 GiB, and a factorisation of some seconds
 _MOST_NUMBERS = _MOST_ROWS**2
 _MOST_WORK = 4e11  # of a factorisation in blocks, some seconds too
-_MOST_KEPT = 4096  # bounds that are remembered
+_MOST_CACHED = 4096  # bounds
 _CHUNK = 2**24  # numbers of one chunk of vectors: 128 MiB
 
-_kept: dict[Hashable, float] = {}
+_cache: dict[Hashable, float] = {}
 
 
 class GuaranteedNorms(OperatorNorms):
     """Upper bounds by ``upper_bound``, without gradient, in the operator's precision and rounded up.
 
-    Bounds are remembered by what the operator holds, through the whole process, so that the same
+    Bounds are cached by what the operator holds, through the whole process, so that the same
     weights cost their bound once and changed ones are never mistaken for them. Operators that are
-    dataclasses of tensors, numbers and sequences of these are remembered; others are computed anew.
+    dataclasses of tensors, numbers and sequences of these are cached; others are computed anew.
     """
 
     @override
     def of(self, operator: LinearOperator, input_shape: Shape, key: str) -> Tensor:
         content = _content(operator)
-        kept = None if content is None else _kept.pop((content, tuple(input_shape)), None)
-        bound = upper_bound(operator, input_shape).item() if kept is None else kept
+        cached = None if content is None else _cache.pop((content, tuple(input_shape)), None)
+        bound = upper_bound(operator, input_shape).item() if cached is None else cached
         if content is not None:
-            _kept[content, tuple(input_shape)] = bound  # now the youngest
-            while len(_kept) > _MOST_KEPT:
-                _kept.pop(next(iter(_kept)), None)
+            _cache[content, tuple(input_shape)] = bound  # now the youngest
+            while len(_cache) > _MOST_CACHED:
+                _cache.pop(next(iter(_cache)), None)
         return _rounded_up(bound, operator.entries)
 
 

@@ -73,7 +73,7 @@ class Place:
         That of a transposed convolution is its adjoint, which has the same singular values.
 
         Raises:
-            ModelError: the layer pads by something that no zeros stand for.
+            ModelError: the layer pads by other than zeros.
         """
         layer = self.weight.layer
         if isinstance(layer, nn.Linear):
@@ -95,21 +95,21 @@ def weights(model: nn.Module) -> list[Weight]:
     Raises:
         ModelError: there is none.
     """
-    found: dict[int, Weight] = {}
+    by_identity: dict[int, Weight] = {}
     for name, layer in uncompiled(model).named_modules():
         if isinstance(layer, nn.Linear | _ConvNd):
-            found.setdefault(_identity(layer), Weight(name, layer))
-    if not found:
+            by_identity.setdefault(_identity(layer), Weight(name, layer))
+    if not by_identity:
         raise ModelError(
             f"{type(model).__name__} has no linear layer and no convolution; their weights are meant here."
         )
-    return list(found.values())
+    return list(by_identity.values())
 
 
 def places(
-    model: nn.Module, images: Tensor, is_wanted: Callable[[nn.Module], bool] | None = None
+    model: nn.Module, images: Tensor, is_included: Callable[[nn.Module], bool] | None = None
 ) -> list[Place]:
-    """Where the weights stand: each with the sizes that it meets when the model runs on one image.
+    """Where the weights are applied: each with the sizes that it meets when the model runs on one image.
 
     The model runs once, in eval mode and without gradients; only the first image is looked at.
     A weight used at several sizes, or by layers that differ, has one place for each.
@@ -117,20 +117,23 @@ def places(
     Args:
         model: Any module, also one that went through ``torch.compile``.
         images: Tensor (batch, …), as the model takes them.
-        is_wanted: Of which layers; of all where None.
+        is_included: Of which layers; of all where None.
 
     Returns:
         The places in the order of ``weights``.
 
     Raises:
-        ModelError: there is no weight, a convolution that is wanted takes no part, or pads by other than
+        ModelError: there is no weight, an included convolution takes no part, or pads by other than
             zeros.
     """
-    found = weights(model)
-    kept = {_identity(each.layer): each for each in found if is_wanted is None or is_wanted(each.layer)}
+    included = {
+        _identity(weight.layer): weight
+        for weight in weights(model)
+        if is_included is None or is_included(weight.layer)
+    }
     met = _met(uncompiled(model), images[:1])
     result = []
-    for key, weight in kept.items():
+    for key, weight in included.items():
         if isinstance(weight.layer, nn.Linear):
             result.append(Place(weight.name, weight, (weight.layer.in_features,)))
             continue
@@ -150,17 +153,17 @@ def places(
 
 
 class LayerInputCache:
-    """The places of a model (see ``places``), found once for each size of the images.
+    """The places of a model (see ``places``), determined once for each size of the images.
 
     A copy begins anew: it is for another model than that whose layers are held here.
 
     Args:
-        is_wanted: Of which layers; of all where None.
+        is_included: Of which layers; of all where None.
     """
 
-    def __init__(self, is_wanted: Callable[[nn.Module], bool] | None = None) -> None:
-        self._is_wanted = is_wanted
-        self._found: list[Place] = []
+    def __init__(self, is_included: Callable[[nn.Module], bool] | None = None) -> None:
+        self._is_included = is_included
+        self._places: list[Place] = []
         self._model: weakref.ref[nn.Module] | None = None
         self._shape: Sequence[int] = ()
 
@@ -169,13 +172,13 @@ class LayerInputCache:
         inner = uncompiled(model)
         is_known = self._model is not None and self._model() is inner
         if not is_known or self._shape != images.shape[1:]:
-            self._found = places(inner, images, self._is_wanted)
+            self._places = places(inner, images, self._is_included)
             self._model, self._shape = weakref.ref(inner), images.shape[1:]
-        return self._found
+        return self._places
 
     @override
     def __reduce__(self) -> tuple[type[LayerInputCache], tuple[Callable[[nn.Module], bool] | None]]:
-        return LayerInputCache, (self._is_wanted,)
+        return LayerInputCache, (self._is_included,)
 
 
 def _identity(layer: Layer) -> int:

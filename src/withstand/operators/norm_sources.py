@@ -60,7 +60,7 @@ class OperatorNorms(ABC):
         Args:
             operator: The linear map.
             input_shape: Shape of one example.
-            key: Names the place of the operator in its model, for what is kept between calls.
+            key: Names the place of the operator in its model, for what is stored between calls.
 
         Returns:
             Scalar tensor.
@@ -102,9 +102,9 @@ class PowerIteration(nn.Module, OperatorNorms):
         with torch.no_grad():
             for _ in range(iterations):
                 image = _direction(operator.apply(vector))
-                found = _direction(operator.adjoint(image, input_shape))
+                candidate = _direction(operator.adjoint(image, input_shape))
                 # Where weights are all zero, or not finite, the vector must outlive them.
-                vector = torch.where(found.isfinite().all() & found.any(), found, vector)
+                vector = torch.where(candidate.isfinite().all() & candidate.any(), candidate, vector)
         self.vectors.put(key, vector)
         return (operator.apply(vector) * image).sum()
 

@@ -39,7 +39,7 @@ class _Pairs(NamedTuple):
 class AdversarialPerturbation(GradientPenalty):
     """The sum over classes k of the largest (f_k(x_i + δ_ik) - f_k(x_i))² in the batch, for logits f.
 
-    δ_ik with ‖δ_ik‖₂ ≤ epsilon is found by gradient ascent on f_k from 0, in normalised steps of
+    δ_ik with ‖δ_ik‖₂ ≤ epsilon is computed by gradient ascent on f_k from 0, in normalised steps of
     1.5 epsilon / num_steps; for each class the image with the largest gain counts (Bietti et al., ICML
     2019, arXiv 1810.00363, ‖f‖²_δ). Perturbed images may leave [0, 1], as published: the bound is that of a
     function on all of space. The model is in eval mode, and δ is held.
@@ -71,8 +71,8 @@ class AdversarialPerturbation(GradientPenalty):
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         pass_ = passed.differentiable
         with eval_mode(pass_.model):
-            found = [self._worst(pass_, pairs) for pairs in self._pairs(pass_)]
-        index, deltas = (torch.cat(parts) for parts in zip(*found, strict=True))
+            worst = [self._worst(pass_, pairs) for pairs in self._pairs(pass_)]
+        index, deltas = (torch.cat(parts) for parts in zip(*worst, strict=True))
         images = pass_.images.detach()[index]
         loss = own_changes(pass_.model, images, images + deltas).square().sum()
         return LossTerms(loss, {"adversarial_perturbation": loss.detach()})
@@ -145,7 +145,7 @@ class DeformationStability(OnePass, Penalty):
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         model = uncompiled(passed.model)
-        images, deformed = self._worst_pairs(model, passed.given)
+        images, deformed = self._worst_pairs(model, passed.images)
         loss = own_changes(model, images, deformed).square().sum()
         return LossTerms(loss, {"deformation_stability": loss.detach()})
 

@@ -66,8 +66,8 @@ class LossGradient(GradientPenalty):
             total = F.cross_entropy(logits, labels, reduction="sum")
         gradients = gradient(total, images)
         # Not the square of the norm, whose derivative at 0 is none.
-        each = gradients.flatten(1).square().sum(dim=1) if self.norm == 2 else norms.norm(gradients, 1.0)
-        loss = each.mean()
+        sizes = gradients.flatten(1).square().sum(dim=1) if self.norm == 2 else norms.norm(gradients, 1.0)
+        loss = sizes.mean()
         return LossTerms(loss, {f"loss_gradient_l{self.norm}": loss.detach()})
 
     @override

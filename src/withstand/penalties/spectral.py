@@ -30,7 +30,7 @@ class SpectralNorm(OnePass, Penalty):
         form: "kernel" takes each weight as a matrix (out, in · taps), as published; that is no
             Lipschitz constant of a convolution, which may stretch more or less. "operator" takes the
             true operator of each convolution at the size that it meets, once for each size.
-        num_power_iterations: Iterations a step from the vectors of the last step, which are kept; the
+        num_power_iterations: Iterations a step from the vectors of the last step, which are stored; the
             first step makes at least 20. None takes exact singular vectors of the kernel form.
 
     Raises:
@@ -55,8 +55,8 @@ class SpectralNorm(OnePass, Penalty):
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
-        with torch.autocast(passed.given.device.type, enabled=False):
-            loss = torch.stack(self._singular_values(passed.model, passed.given)).square().sum()
+        with torch.autocast(passed.images.device.type, enabled=False):
+            loss = torch.stack(self._singular_values(passed.model, passed.images)).square().sum()
         return LossTerms(loss, {"spectral_norm": loss.detach()})
 
     def _singular_values(self, model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -114,7 +114,7 @@ class SpectralExpectation(OnePass, Penalty):
     Args:
         squared: Half the sum of squares, else the sum.
         last_only: Of the last random layer alone, in the order of the model's modules.
-        num_power_iterations: Iterations a step from the vectors of the last step, which are kept; the first
+        num_power_iterations: Iterations a step from the vectors of the last step, which are stored; the first
             step makes at least 20. The published ten begin anew each time, and fall short of the norm.
 
     Raises:
@@ -133,28 +133,28 @@ class SpectralExpectation(OnePass, Penalty):
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         with (
-            torch.autocast(passed.given.device.type, enabled=False),
-            bayes.sharing_deviations(passed.model, passed.kept(bayes.Deviations, bayes.Deviations)),
+            torch.autocast(passed.images.device.type, enabled=False),
+            bayes.sharing_deviations(passed.model, passed.shared(bayes.Deviations, bayes.Deviations)),
         ):
-            each = torch.stack([self._surrogate(*found) for found in self._layers(passed)])
-        loss = each.square().sum() / 2 if self.squared else each.sum()
+            surrogates = torch.stack([self._surrogate(*layer) for layer in self._layers(passed)])
+        loss = surrogates.square().sum() / 2 if self.squared else surrogates.sum()
         return LossTerms(loss, {"spectral_expectation": loss.detach()})
 
     def _layers(self, passed: Pass) -> Sequence[tuple[Place, bayes.VariationalLayer]]:
         with bayes.at_posterior_mean(passed.model):  # where they are not known yet, the model runs
-            places = self._places.of(passed.model, passed.given)
-        found = [
+            places = self._places.of(passed.model, passed.images)
+        layers = [
             (place, place.weight.layer)
             for place in places
             if isinstance(place.weight.layer, bayes.VariationalLayer)
         ]
-        if not found:
+        if not layers:
             raise ModelError(
                 "SpectralExpectation is for random weights, and no linear layer or convolution of "
                 f"{type(passed.model).__name__} has any. Make them by withstand.bayes.convert(model), by "
                 "model.bayes={} in a recipe, or take SpectralNorm."
             )
-        return found[-1:] if self.last_only else found
+        return layers[-1:] if self.last_only else layers
 
     def _surrogate(self, place: Place, layer: bayes.VariationalLayer) -> Tensor:
         mean = place.operator

@@ -1,9 +1,9 @@
-"""When adversarial training gives up: telling it, and what to do about it.
+"""When adversarial training gives up: how to recognise it, and what to do about it.
 
 At a large epsilon adversarial training can end in a classifier that answers the same whatever
 it sees (Shaeiri et al., arXiv 2003.13370): its loss stays at ln(classes), its accuracy at chance.
 
-It is told by averages over an epoch, kept on the device so that no step waits for them.
+It is recognised by averages over an epoch, which stay on the device so that no step waits for them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from withstand.core.checks import require_at_least
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.objectives.certified import CLEAN_ACCURACY_TERM, CLEAN_TERM
 
-_TAIL = 0.2  # the share of an epoch, at its end, by which a collapse is judged
+_TAIL = 0.2  # the share of an epoch, at its end, by which a collapse is recognised
 
 
 class EpochMeter:

@@ -39,7 +39,7 @@ def fit(
         settings: How to.
         out: The run folder; ``train.csv``, weights and checkpoints go there.
         seed: Fixes everything random.
-        observers: Who else is told how it goes.
+        observers: Who else follows its progress.
 
     Returns:
         The log and its summary.

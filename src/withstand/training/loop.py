@@ -70,7 +70,7 @@ class TrainingResult:
 
 
 class Training:
-    """One training: the pieces that every step needs, and where it stands (see ``fit``).
+    """One training: the pieces that every step needs, and its position (see ``fit``).
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes).
@@ -79,7 +79,7 @@ class Training:
         settings: How to; of its constraints too a copy is used.
         out: The run folder, made already.
         seed: Fixes everything random.
-        observers: Who is told how it goes, entered already.
+        observers: Who follows its progress, entered already.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class Training:
             if not collapsed:
                 position.good_epoch = position.epoch
                 self._save("good.pt")
-            self._save("last.pt")  # after good.pt: what resumes from it finds the right good one
+            self._save("last.pt")  # after good.pt: what resumes from it reads the good.pt that belongs to it
         for observer in self._observers:
             observer.on_epoch(self._position.rows)
 
@@ -257,10 +257,10 @@ class Training:
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             **self._meter.means(),
         }
-        found = accuracies(self._model, self._validation, self._settings.selection)
+        validation = accuracies(self._model, self._validation, self._settings.selection)
         # Without validation data the last good epoch is the best.
-        score = found.get(ROBUST_ACCURACY, found.get(ACCURACY, position.best_score))
-        row |= {**self._measure(), **found, "collapsed": int(collapsed)}
+        score = validation.get(ROBUST_ACCURACY, validation.get(ACCURACY, position.best_score))
+        row |= {**self._measure(), **validation, "collapsed": int(collapsed)}
         row["note"] = "collapsed" if collapsed else ""
         if score >= position.best_score and not collapsed:
             position.best_score = score

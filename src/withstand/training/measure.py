@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class Measure(ABC):
     """The interface of what is looked at once an epoch; what it finds becomes columns of ``train.csv``.
 
-    It leaves the model and torch's random state as it found them.
+    It leaves the model and torch's random state as they were.
     """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Who is told how training goes: the training log, TensorBoard, a person at a terminal."""
+"""Who follows the progress of training: the training log, TensorBoard, a person at a terminal."""
 
 from __future__ import annotations
 

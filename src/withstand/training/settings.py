@@ -22,7 +22,7 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam with a learning rate of 0.001: what training uses unless told otherwise."""
+    """Adam with a learning rate of 0.001: what training uses by default."""
     return torch.optim.Adam(parameters, lr=1e-3)
 
 

@@ -101,8 +101,8 @@ def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.
 
 def _posteriors(model: nn.Module) -> str:
     """Each posterior of a model's random layers, and of how many it is."""
-    found = Counter(str(layer.posterior) for _, layer in bayes.variational_layers(model))
-    return "; ".join(f"{posterior} of {number}" for posterior, number in found.items())
+    counts = Counter(str(layer.posterior) for _, layer in bayes.variational_layers(model))
+    return "; ".join(f"{posterior} of {number}" for posterior, number in counts.items())
 
 
 def _words(*modules: nn.Module) -> str:

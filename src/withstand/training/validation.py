@@ -1,6 +1,6 @@
 """How an epoch is scored, on validation data and never on test data, and what follows of scores that stay.
 
-What follows is told by the training log, so that nothing has to be kept beside it: a training that was
+What follows is read from the training log, so that nothing else has to be stored: a training that was
 interrupted, or rolled back, goes on as if it had not been.
 """
 
@@ -45,7 +45,7 @@ def accuracies(model: nn.Module, split: Split, attack: Attack | None) -> dict[st
 
 
 def accuracy(model: nn.Module, split: Split, attack: Attack | None = None) -> float:
-    """The share of a split that the model gets right, clean or under an attack.
+    """The share of a split that the model classifies correctly, clean or under an attack.
 
     Of a model with random weights the mean probability over a few draws is scored, and attacked.
 
@@ -63,8 +63,8 @@ def accuracy(model: nn.Module, split: Split, attack: Attack | None = None) -> fl
         predictor, batch_size = bayes.Predictor(model, _NUM_SAMPLES), _BATCH_SIZE // _NUM_SAMPLES
     with eval_mode(model), torch.no_grad():
         for images, labels in batches(split, batch_size):
-            seen = images if attack is None else attack.perturb(predictor, images, labels)
-            correct += (predictor(seen).argmax(dim=1) == labels).sum()
+            inputs = images if attack is None else attack.perturb(predictor, images, labels)
+            correct += (predictor(inputs).argmax(dim=1) == labels).sum()
     return int(correct) / len(split)
 
 

@@ -23,7 +23,7 @@ from withstand.graph.primitives import (
 )
 from withstand.types import ModelError
 
-# A fall that does not keep an activation from waiting: that of torch's softplus at its threshold is 2e-9.
+# A decrease that still lets an activation be put off: that of torch's softplus at its threshold is 2e-9.
 _NEGLIGIBLE = 1e-6
 
 
@@ -36,7 +36,7 @@ class Bending(Moments, ABC):
 
     _mean: Tensor
     _put_off: tuple[Self, Elementwise] | None = None
-    _made: Self | None = None
+    _cached: Self | None = None
 
     @abstractmethod
     def bent(self, function: Elementwise | Unimodal) -> Self:
@@ -51,10 +51,10 @@ class Bending(Moments, ABC):
         """The same, with nothing put off."""
         if self._put_off is None:
             return self
-        if self._made is None:
+        if self._cached is None:
             source, function = self._put_off
-            self._made = source.now.bent(function)
-        return self._made
+            self._cached = source.now.bent(function)
+        return self._cached
 
     @property
     @override
@@ -94,7 +94,7 @@ class Bending(Moments, ABC):
 def unknown(function: Monotone) -> ModelError:
     """The error of a function of which a distribution knows nothing."""
     return ModelError(
-        f"Moments pass through Elementwise, Valley, Rearrange, MaxPool and SortGroups, but a rule made use "
+        f"Moments pass through Elementwise, Unimodal, Rearrange, MaxPool and SortGroups, but a rule made use "
         f"of {type(function).__name__}. Write the rule in those, or keep to boxes and balls."
     )
 

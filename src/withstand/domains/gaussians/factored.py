@@ -58,7 +58,7 @@ class FactoredGaussian(Comparable):
 
     @override
     def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
-        factors = self._of_each(operator.apply)
+        factors = self._map_factors(operator.apply)
         rest = operator.entrywise(torch.square).apply(self.rest)
         return type(self)(operator.affine(self.mean, bias), factors, rest)
 
@@ -99,9 +99,9 @@ class FactoredGaussian(Comparable):
     @override
     def rearranged(self, function: Rearrange) -> Self:
         rearrange = partial(rearranged_deviations, function)
-        return type(self)(function(self.mean), self._of_each(rearrange), rearrange(self.rest))
+        return type(self)(function(self.mean), self._map_factors(rearrange), rearrange(self.rest))
 
-    def _of_each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def _map_factors(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """A function of a batch, of each factor."""
         images = function(self.factors.flatten(0, 1))
         return images.reshape(*self.factors.shape[:2], *images.shape[1:])

@@ -84,7 +84,7 @@ class CorrelatedGaussian(Bending):
 
     @property
     def link(self) -> Tensor | None:
-        """Covariances with what the noise is made of, (batch, n, m) or (1, n, m); None where not kept."""
+        """Covariances with what the noise is made of, (batch, n, m) or (1, n, m); None where unknown."""
         return self.now._link
 
     @property
@@ -120,7 +120,7 @@ class CorrelatedGaussian(Bending):
         is affine in the input and the noise is normal.
 
         Raises:
-            ModelError: no link is kept.
+            ModelError: there is no link.
         """
         own_link, other_link = _links([self, other])
         between = self.covariance if other is self else own_link @ other_link.mT
@@ -132,7 +132,7 @@ class CorrelatedGaussian(Bending):
         """One after another; covariances between them are as in ``add``.
 
         Raises:
-            ModelError: no link is kept.
+            ModelError: there is no link.
         """
         parts: list[Self] = [self, *others]
         links = _links(parts)
@@ -285,7 +285,7 @@ def _alike(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _order(shapes: Sequence[Shape], dim: int) -> Tensor:
-    """Where each coordinate of a concatenation stands in the flat examples, one after another."""
+    """Where each coordinate of a concatenation is in the flat examples, one after another."""
     start, places = 0, []
     for shape in shapes:
         size = torch.Size(shape).numel()
@@ -295,10 +295,10 @@ def _order(shapes: Sequence[Shape], dim: int) -> Tensor:
 
 
 def _require_affordable(count: int, size: int, like: Tensor) -> None:
-    wanted = count * size**2 * like.element_size()
-    if wanted > _MOST_BYTES:
+    num_bytes = count * size**2 * like.element_size()
+    if num_bytes > _MOST_BYTES:
         raise ModelError(
             f"A covariance matrix of n = {size:,} coordinates, {count} at a time, takes "
-            f"{wanted / 2**30:.1f} GiB, more than {_MOST_BYTES / 2**30:g}. Take Gaussian(mean, variance), "
+            f"{num_bytes / 2**30:.1f} GiB, more than {_MOST_BYTES / 2**30:g}. Take Gaussian(mean, variance), "
             "which keeps variances alone, or fewer examples at a time."
         )

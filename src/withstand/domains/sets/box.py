@@ -93,10 +93,10 @@ class Box(Region):
     @override
     def unimodal(self, function: Unimodal) -> Self:
         lower, upper = self.ends
-        left, right = function.function(lower), function.function(upper)
+        at_lower, at_upper = function.function(lower), function.function(upper)
         holds_bottom = (lower < function.position) & (upper > function.position)
-        least = torch.where(holds_bottom, function.value, torch.minimum(left, right))
-        return type(self)(least, torch.maximum(left, right))
+        least = torch.where(holds_bottom, function.value, torch.minimum(at_lower, at_upper))
+        return type(self)(least, torch.maximum(at_lower, at_upper))
 
     @override
     def shift(self, constant: Tensor | float) -> Self:

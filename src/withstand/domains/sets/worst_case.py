@@ -6,7 +6,7 @@ many steps. Whatever t it stops at, the dual value
 
     U(t) = w·d(t) + ‖d(t)‖ (r - ‖d(t)‖) / t
 
-is an upper bound, and the maximum itself at the right t; t -> 0 gives r‖w‖, t -> ∞ the box's bound.
+is an upper bound, and the maximum itself at the best t; t -> 0 gives r‖w‖, t -> ∞ the box's bound.
 So the value never depends on convergence, and its gradient is that of the Lagrangian with t held.
 """
 

@@ -23,7 +23,7 @@ from withstand.bayes.sampled_norms import (
 )
 from withstand.core.checks import require_at_least
 from withstand.core.float64_copy import float64_copy
-from withstand.core.numerics import random_state_kept
+from withstand.core.numerics import preserved_random_state
 from withstand.data.partition import derived_seed
 from withstand.evaluation.kernel_norms.random_networks import expected_lipschitz
 from withstand.operators import Dense, Place, places, upper_bound
@@ -101,7 +101,7 @@ def expected_norms(
     """
     require_confidence(confidence)
     generator = torch.Generator().manual_seed(derived_seed("expected norms", seed))
-    with random_state_kept(images.device), torch.inference_mode(False), torch.no_grad():
+    with preserved_random_state(images.device), torch.inference_mode(False), torch.no_grad():
         exact, image = float64_copy(model), images[:1].double()
         with bayes.at_posterior_mean(exact):
             found = [
