@@ -84,20 +84,20 @@ def against_foolbox(model: nn.Module, dataset: Dataset, rounds: int) -> dict[str
     ours = PGD(epsilon=EPSILON, num_steps=100, step_size=step_size, mode="evaluation")
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=100, random_start=True)
     wrapped = PyTorchModel(model, bounds=(0, 1))
-    found: dict[str, Tensor] = {}
+    adversarial_images: dict[str, Tensor] = {}
 
     def run_ours() -> None:
         torch.manual_seed(0)  # the same random start for both
-        found["withstand"] = ours(model, images, labels)
+        adversarial_images["withstand"] = ours(model, images, labels)
 
     def run_theirs() -> None:
         torch.manual_seed(0)
-        found["foolbox"] = theirs(wrapped, images, labels, epsilons=EPSILON)[1]
+        adversarial_images["foolbox"] = theirs(wrapped, images, labels, epsilons=EPSILON)[1]
 
     seconds = interleaved({"withstand": run_ours, "foolbox": run_theirs}, rounds=rounds)
     accuracy = {
         name: float((model(adversarial).argmax(1) == labels).float().mean())
-        for name, adversarial in found.items()
+        for name, adversarial in adversarial_images.items()
     }
     return {
         "withstand_seconds": seconds["withstand"],

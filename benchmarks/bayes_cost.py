@@ -44,7 +44,7 @@ def network() -> tuple[nn.Module, Tensor, Tensor]:
 def term_cost(num_samples: int, rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of a step with and without the term, and times the step without it."""
     model, images, labels = network()
-    # Weights all but stay where they are, while what is kept from step to step is used.
+    # Weights all but stay where they are, while what is stored from step to step is used.
     train = partial(training_step, torch.optim.SGD(model.parameters(), lr=1e-9))
 
     def of(objective: Objective) -> Callable[[], None]:
@@ -121,9 +121,9 @@ def value_error(num_draws: int) -> dict[str, float]:
     """The term, and the same with exact singular values and the largest entry drawn."""
     model, images, labels = network()
     penalty = SpectralExpectation(squared=False)
-    found = {"first_step": penalty(model, images, labels).loss.item()}
+    terms = {"first_step": penalty(model, images, labels).loss.item()}
     for _ in range(100):
-        found["after_100_steps"] = penalty(model, images, labels).loss.item()
+        terms["after_100_steps"] = penalty(model, images, labels).loss.item()
     drawn, largest = 0.0, 0.0
     with torch.no_grad():
         for _, layer in bayes.variational_layers(model):
@@ -133,8 +133,8 @@ def value_error(num_draws: int) -> dict[str, float]:
             drawn += float(norms + maxima.mean())
             error = bayes.expected_maximum(std) / maxima.mean() - 1
             largest = max(largest, abs(float(error)))
-    errors = {f"relative_error_{name}": value / drawn - 1 for name, value in found.items()}
-    return {**found, "drawn": drawn, **errors, "largest_relative_error_of_the_maximum": largest}
+    errors = {f"relative_error_{name}": value / drawn - 1 for name, value in terms.items()}
+    return {**terms, "drawn": drawn, **errors, "largest_relative_error_of_the_maximum": largest}
 
 
 def _drawn_maxima(std: Tensor, num_draws: int) -> Tensor:
@@ -156,22 +156,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=None, help="write the JSON object there too")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    found = {
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    result = {
         "torch": torch.__version__,
-        "threads": given.threads,
-        "rounds": given.rounds,
-        "draws": given.draws,
-        "term, 1 sample": term_cost(1, given.rounds),
-        "term, 15 samples": term_cost(NUM_SAMPLES, given.rounds),
-        "15 samples in one pass": sampling_cost(given.rounds),
-        "value": value_error(given.draws),
+        "threads": arguments.threads,
+        "rounds": arguments.rounds,
+        "draws": arguments.draws,
+        "term, 1 sample": term_cost(1, arguments.rounds),
+        "term, 15 samples": term_cost(NUM_SAMPLES, arguments.rounds),
+        "15 samples in one pass": sampling_cost(arguments.rounds),
+        "value": value_error(arguments.draws),
     }
-    text = json.dumps(found, indent=2)
+    text = json.dumps(result, indent=2)
     print(text)
-    if given.out is not None:
-        given.out.write_text(text + "\n", encoding="utf-8")
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

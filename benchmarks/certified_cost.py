@@ -6,7 +6,7 @@
    plain step, and against the textbook formulation with (batch, class, class, hidden) tensors.
 2. The peak memory of the worst logits of 100 classes, forward and backward, against the textbook's.
 3. With ``--certify``, which takes minutes: the certified accuracy of 10,000 images and all their
-   certified radii, in float64. The labels are what the model says, so that no example is spared.
+   certified radii, in float64. The labels are the model's predictions, so that no example is spared.
 """
 
 from __future__ import annotations
@@ -95,12 +95,12 @@ def peak_memory(num_classes: int = 100, batch_size: int = 4, hidden: int = 64) -
         gains = worst_logits(weight, lower - center, upper - center, radius, 10)
         return gains[torch.arange(batch_size), :, labels]
 
-    found, expected = ours().detach(), textbook().detach()
+    value, expected = ours().detach(), textbook().detach()
     peaks = {"withstand": _peak(ours, labels), "textbook": _peak(textbook, labels)}
     return {
         **peaks,
         "share_of_textbook": peaks["withstand"] / peaks["textbook"],
-        "largest_relative_difference": float((found - expected).abs().max() / expected.abs().max()),
+        "largest_relative_difference": float((value - expected).abs().max() / expected.abs().max()),
     }
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/false_robustness.py --plain RUN --certified RUN --out RESULT.json
 
-Two defences stand in front of the plain run's net: input rounded to a few grey levels, and logits scaled so
-far that the cross-entropy has no gradient. Neither makes it robust; noted is which check of the suite says
+Two defences are put in front of the plain run's net: input rounded to a few grey levels, and logits scaled so
+far that the cross-entropy has no gradient. Neither makes it robust; noted is which check of the suite shows
 so, beside the same net without them. Then the certified run's bounds are tightened beyond what is true, to
-0.9 of how far margins can fall and radii to 1 / 0.9, and noted is whether the evaluation stops.
+0.9 of how far margins can decrease and radii to 1 / 0.9, and noted is whether the evaluation stops.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ class Defended(nn.Module):
 
 
 class Boastful(Certifier):
-    """Claims that margins fall by a tenth less than they can, and radii that are larger by as much."""
+    """Certifies as if margins decreased a tenth less than they can, and radii larger by as much."""
 
     @override
     def certify(
         self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
     ) -> Certification:
-        found = super().certify(images, labels, norm=norm, epsilon=epsilon)
+        true = super().certify(images, labels, norm=norm, epsilon=epsilon)
         logits = self.predict(images.double())
-        true = logits.gather(1, labels[:, None]).squeeze(1)
-        clean = true - logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
-        margin = clean - FACTOR * (clean - found.margin)
+        true_logit = logits.gather(1, labels[:, None]).squeeze(1)
+        clean = true_logit - logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
+        margin = clean - FACTOR * (clean - true.margin)
         return Certification(margin, margin > 0)
 
     @override
@@ -76,14 +76,14 @@ class Boastful(Certifier):
 
 def defence(name: str, model: nn.Module, dataset: Dataset, epsilon: float, number: int) -> dict[str, Any]:
     """What the suite makes of a defence."""
-    found = evaluate(model, dataset, [Suite("standard", [epsilon])], num_examples=number)
-    clean, left = one(found.table, CLEAN), one(found.table, ATTACKED)
+    evaluation = evaluate(model, dataset, [Suite("standard", [epsilon])], num_examples=number)
+    clean, left = one(evaluation.table, CLEAN), one(evaluation.table, ATTACKED)
     assert clean is not None
     assert left is not None
-    (attack,) = found.results.attacks
+    (attack,) = evaluation.results.attacks
     (counts,) = attack.counts
     stages = zip(attack.stages, counts.attacked, counts.broken, strict=True)
-    failed = [check.name for check in found.results.checks if check.passed is False]
+    failed = [check.name for check in evaluation.results.checks if check.passed is False]
     entry = {
         "defence": name,
         "clean": clean.value,
@@ -93,7 +93,7 @@ def defence(name: str, model: nn.Module, dataset: Dataset, epsilon: float, numbe
             for stage, attacked, broken in stages
         ],
         "failed": failed,
-        "warnings": found.results.warnings,
+        "warnings": evaluation.results.warnings,
     }
     print(f"{name}: clean {entry['clean']:.1%}, attacked {entry['accuracy']:.1%}, failed checks {failed}")
     return entry
@@ -102,7 +102,7 @@ def defence(name: str, model: nn.Module, dataset: Dataset, epsilon: float, numbe
 def wrong_certificate(
     model: nn.Module, dataset: Dataset, number: int, certificate: Certificate
 ) -> dict[str, Any]:
-    """Whether a certificate that claims too much stops the evaluation, and one that does not goes through."""
+    """Whether a certificate that proves too much stops the evaluation, and one that does not goes through."""
     entry: dict[str, Any] = {"certificate": certificate.certificate_name, "epsilons": certificate.epsilons}
     for name, certifier in (("true", Certifier), ("wrong", Boastful)):
         try:
@@ -137,7 +137,7 @@ def main() -> None:
         "logits times 1000": Defended(plain, scale=1000.0),
     }
     number = values.num_examples
-    found = [defence(name, model, dataset, values.epsilon, number) for name, model in defences.items()]
+    entries = [defence(name, model, dataset, values.epsilon, number) for name, model in defences.items()]
     run, parsed = open_run(values.certified)
     dataset = load_data(parsed.recipe)
     certified = load_run_model(run, parsed.recipe, dataset.info).eval()
@@ -152,7 +152,7 @@ def main() -> None:
         "epsilon": values.epsilon,
         "plain": str(values.plain),
         "certified": str(values.certified),
-        "defences": found,
+        "defences": entries,
         "factor": FACTOR,
         "certificates": certificates,
     }

@@ -75,20 +75,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None, help="write the JSON object there too")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    found = {
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    result = {
         "torch": torch.__version__,
-        "threads": given.threads,
-        "rounds": given.rounds,
-        "lenet, mnist, batch 128": step_cost("lenet", "mnist", 128, given.rounds),
-        "cnn-small, mnist, batch 128": step_cost("cnn-small", "mnist", 128, 3 * given.rounds),
-        "vgg16, cifar10, batch 16": step_cost("vgg16", "cifar10", 16, max(1, given.rounds // 3)),
+        "threads": arguments.threads,
+        "rounds": arguments.rounds,
+        "lenet, mnist, batch 128": step_cost("lenet", "mnist", 128, arguments.rounds),
+        "cnn-small, mnist, batch 128": step_cost("cnn-small", "mnist", 128, 3 * arguments.rounds),
+        "vgg16, cifar10, batch 16": step_cost("vgg16", "cifar10", 16, max(1, arguments.rounds // 3)),
     }
-    text = json.dumps(found, indent=2)
+    text = json.dumps(result, indent=2)
     print(text)
-    if given.out is not None:
-        given.out.write_text(text + "\n", encoding="utf-8")
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

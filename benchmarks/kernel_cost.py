@@ -106,12 +106,12 @@ def candidates_share(num_steps: int, num_batches: int) -> dict[str, float]:
     constraint = SpectralBall(3.0)  # keeps so deep a net without normalisation from diverging
     objective = CrossEntropy() + AdversarialPerturbation(0.3, candidates=CANDIDATES)
     _train(model, pictures, num_steps, objective=objective, constraint=constraint)
-    exact, quick = AdversarialPerturbation(1.0), AdversarialPerturbation(1.0, candidates=CANDIDATES)
+    full, quick = AdversarialPerturbation(1.0), AdversarialPerturbation(1.0, candidates=CANDIDATES)
     shares = [
-        (quick(model, *batch).loss / exact(model, *batch).loss).item() for batch in pictures[:num_batches]
+        (quick(model, *batch).loss / full(model, *batch).loss).item() for batch in pictures[:num_batches]
     ]
     fresh = _network()
-    untrained = quick(fresh, *pictures[0]).loss / exact(fresh, *pictures[0]).loss
+    untrained = quick(fresh, *pictures[0]).loss / full(fresh, *pictures[0]).loss
     return {"trained": sum(shares) / len(shares), "lowest": min(shares), "untrained": untrained.item()}
 
 

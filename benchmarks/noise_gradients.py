@@ -6,7 +6,7 @@ A small net is trained for one epoch of MNIST, plainly and on fresh noise. On ba
 of the expected cross-entropy, over many draws, is then held against that of one draw, of a few, and of the
 analytic forms: the cosine between them, and the length as a share of the true one. The draws' gradients
 scatter around the true one and average out over steps; what analytic forms miss they miss in every step:
-so is given, too, the cosine of gradients that are averaged over all batches.
+so the result holds, too, the cosine of gradients that are averaged over all batches.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def compare(
     sums: dict[str, Tensor] = {}
     order = epoch_order(len(dataset.train), seed=1, epoch=0)[: BATCH * num_batches]
     for images, labels in batches(dataset.train, BATCH, order=order):
-        wanted = gradient(model, true, images, labels)
-        sums["true"] = sums.get("true", torch.zeros(())) + wanted
+        true_gradient = gradient(model, true, images, labels)
+        sums["true"] = sums.get("true", torch.zeros(())) + true_gradient
         for name, objective in losses.items():
-            found = gradient(model, objective, images, labels)
-            sums[name] = sums.get(name, torch.zeros(())) + found
-            cosines[name].append(_cosine(found, wanted))
-            lengths[name].append((found.norm() / wanted.norm()).item())
+            estimate = gradient(model, objective, images, labels)
+            sums[name] = sums.get(name, torch.zeros(())) + estimate
+            cosines[name].append(_cosine(estimate, true_gradient))
+            lengths[name].append((estimate.norm() / true_gradient.norm()).item())
     return {
         name: {
             "cosine": sum(cosines[name]) / num_batches,
@@ -111,25 +111,27 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--batches", type=int, default=20)
     parser.add_argument("--out", type=Path, default=None, help="write the JSON object there too")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     dataset = data.load("mnist")
     ways: Mapping[str, Callable[[], Objective]] = {
         "trained plainly": CrossEntropy,
-        "trained on fresh noise": lambda: NoisyCrossEntropy(given.noise_std, keeps_clean=False),
+        "trained on fresh noise": lambda: NoisyCrossEntropy(arguments.noise_std, keeps_clean=False),
     }
-    found = {
-        "noise_std": given.noise_std,
-        "draws": given.draws,
-        "batches": given.batches,
+    result = {
+        "noise_std": arguments.noise_std,
+        "draws": arguments.draws,
+        "batches": arguments.batches,
         **{
-            name: compare(trained(dataset, make()), dataset, given.noise_std, given.draws, given.batches)
+            name: compare(
+                trained(dataset, make()), dataset, arguments.noise_std, arguments.draws, arguments.batches
+            )
             for name, make in ways.items()
         },
     }
-    text = json.dumps(found, indent=2)
+    text = json.dumps(result, indent=2)
     print(text)
-    if given.out is not None:
-        given.out.write_text(text + "\n", encoding="utf-8")
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

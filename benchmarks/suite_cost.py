@@ -5,7 +5,7 @@
 Both attack the same examples in the same batches from the same seed: first
 ``pyautoattack.AutoAttack(version="standard").run_standard_evaluation`` called directly, then the suite, whose
 first members are the same and which adds PGD. Noted are the seconds of both and of each member, the share of
-the suite's time that is spent neither in a member nor in the model's own passes, and the examples that stand.
+the suite's time that is spent neither in a member nor in the model's own passes, and the robust examples.
 Without ``--weights`` a small net is trained for an epoch first.
 """
 
@@ -80,9 +80,9 @@ class TimedModel(nn.Module):
 def counted(perturb: Callable[..., Tensor], clock: Clock) -> Callable[..., Tensor]:
     """The method ``perturb`` of an attack, counted under the attack's name."""
 
-    def run(self: Any, *given: Any, **options: Any) -> Tensor:
+    def run(self: Any, *inputs: Any, **options: Any) -> Tensor:
         with clock.counting(self.name):
-            return perturb(self, *given, **options)
+            return perturb(self, *inputs, **options)
 
     return run
 
@@ -97,7 +97,7 @@ def by_suite(model: nn.Module, parts: list[Batch], attack: Cascade, clock: Clock
 
 
 def directly(model: nn.Module, parts: list[Batch], norm: str, epsilon: float) -> list[Tensor]:
-    """The images of each batch that pyautoattack finds by itself."""
+    """The images of each batch that pyautoattack makes by itself."""
     logging.getLogger("auto-attack").disabled = True
     official = pyautoattack.AutoAttack(
         model, norm=norm.capitalize(), eps=epsilon, seed=0, device=parts[0].images.device
@@ -108,10 +108,10 @@ def directly(model: nn.Module, parts: list[Batch], norm: str, epsilon: float) ->
     ]
 
 
-def stands(model: nn.Module, parts: list[Batch], found: list[Tensor]) -> Tensor:
-    """Whether the model is right about each of the images found (examples,)."""
+def is_robust(model: nn.Module, parts: list[Batch], adversarial: list[Tensor]) -> Tensor:
+    """Whether the model is correct on each adversarial image (examples,)."""
     with torch.no_grad():
-        pairs = zip(parts, found, strict=True)
+        pairs = zip(parts, adversarial, strict=True)
         return torch.cat([model(images).argmax(dim=1) == batch.labels for batch, images in pairs])
 
 
@@ -125,12 +125,12 @@ def compare(model: nn.Module, parts: list[Batch], norm: str, epsilon: float) -> 
     between = time.perf_counter()
     together = by_suite(model, parts, attack, clock)
     ended = time.perf_counter()
-    by_autoattack, by_all = stands(model, parts, alone), stands(model, parts, together)
+    by_autoattack, by_all = is_robust(model, parts, alone), is_robust(model, parts, together)
     return {
         "norm": norm,
         "epsilon": epsilon,
         "num_examples": len(by_all),
-        "clean_accuracy": float(stands(model, parts, [batch.images for batch in parts]).float().mean()),
+        "clean_accuracy": float(is_robust(model, parts, [batch.images for batch in parts]).float().mean()),
         "pyautoattack_seconds": between - started,
         "pyautoattack_accuracy": float(by_autoattack.float().mean()),
         "suite_seconds": ended - between,

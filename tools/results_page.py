@@ -55,16 +55,16 @@ MEASURES = {
 smallest, the largest, or the area under their curve by the trapezoid rule."""
 
 
-# What runs found.
+# The figures of runs.
 
 
 @cache
 def table_of(run: Path) -> pd.DataFrame:
     """The table of measurements of a run folder."""
-    found = read_results(RunFolder(run))
-    if found is None:
+    contents = read_results(RunFolder(run))
+    if contents is None:
         raise LookupError(f"{run} has not been evaluated.")
-    return found[1]
+    return contents[1]
 
 
 @cache
@@ -102,14 +102,14 @@ def entered(of: Any, key: str) -> Any:
     if re.fullmatch(r"-?\d+", key):
         return of[int(key)]
     conditions = [pair.split("=") for pair in (key if "=" in key else f"name={key}").split(",")]
-    fits = [each for each in of if all(str(each[name]) == wanted for name, wanted in conditions)]
+    fits = [entry for entry in of if all(str(entry[name]) == value for name, value in conditions)]
     if not fits:
         raise LookupError(f"Nothing has {key}.")
     return fits[0]
 
 
 def figures(query: str) -> list[Any]:
-    """What a query without arithmetic finds, or the number that it is."""
+    """The figures that a query without arithmetic names, or the number that it is."""
     if re.fullmatch(r"-?[\d.]+", query):
         return [float(query)]
     where, *keys = query.split(" > ")
@@ -118,14 +118,14 @@ def figures(query: str) -> list[Any]:
         raise LookupError(f"results/ has no {where}.")
     if paths[0].is_dir():
         return [measured(path, keys[0]) for path in paths]
-    found = [content(path) for path in paths]
+    values = [content(path) for path in paths]
     for key in keys:
-        found = [entered(each, key) for each in found]
-    return found
+        values = [entered(value, key) for value in values]
+    return values
 
 
 def calculated(query: str) -> list[Any]:
-    """What a query finds."""
+    """The figures of a query."""
     first, *rest = re.split(r" ([-+/]) ", query)
     if not rest:
         return figures(first)
@@ -141,14 +141,16 @@ def calculated(query: str) -> list[Any]:
 
 def broken(stages: Any, counts: Any = None) -> str:
     """``APGD-CE 8 of 493, …``, of the attacks of a suite that broke any example."""
-    names = [each["name"].rpartition("-")[0] for each in stages]
+    names = [stage["name"].rpartition("-")[0] for stage in stages]
     if counts is None:
-        pairs = [(each["num_felled"], each["num_attacked"]) for each in stages]
+        pairs = [(stage["num_broken"], stage["num_attacked"]) for stage in stages]
     else:
         pairs = list(zip(counts["broken"], counts["attacked"], strict=True))
     short = {"fab-t": "FAB-T", "square": "Square", "pgd-400-margin": "PGD-400"}
-    told = zip(names, pairs, strict=True)
-    return ", ".join(f"{short.get(name, name.upper())} {n} of {total}" for name, (n, total) in told if n)
+    broken_by_stage = zip(names, pairs, strict=True)
+    return ", ".join(
+        f"{short.get(name, name.upper())} {n} of {total}" for name, (n, total) in broken_by_stage if n
+    )
 
 
 def spread(numbers: Sequence[float], form: str) -> str:
@@ -160,17 +162,17 @@ def spread(numbers: Sequence[float], form: str) -> str:
     return f"{mean:.2f} ± {student.ppf(0.975, len(numbers) - 1) * error:.2f}"
 
 
-def written(found: list[Any], form: str) -> str:
+def written(values: list[Any], form: str) -> str:
     """Figures in a form: %1 in % with a digit, %1z likewise but 0 as such, or a format of Python's."""
     if form == "broken":
-        return broken(found[0])
+        return broken(values[0])
     if form.startswith("broken at "):
-        return broken(found[0]["stages"], entered(found[0]["counts"], f"epsilon={form[10:]}"))
+        return broken(values[0]["stages"], entered(values[0]["counts"], f"epsilon={form[10:]}"))
     if form == "failed":
-        return str(sum(check["passed"] is False for check in found[0]) or "none")
+        return str(sum(check["passed"] is False for check in values[0]) or "none")
     if form in ("interval", "deviation"):
-        return spread(found, form)
-    mean = statistics.fmean(found)
+        return spread(values, form)
+    mean = statistics.fmean(values)
     if form == "ratio":
         return f"{mean:.{2 if mean < 1.3 else 1 if mean < 12 else 0}f}"
     if form.startswith("%"):
@@ -181,7 +183,7 @@ def written(found: list[Any], form: str) -> str:
 def filled(text: str) -> str:
     """A text with its figures."""
     return re.sub(
-        r"\[([^][:]+ > [^][:]+): ([^][]+)\]", lambda found: written(calculated(found[1]), found[2]), text
+        r"\[([^][:]+ > [^][:]+): ([^][]+)\]", lambda match: written(calculated(match[1]), match[2]), text
     )
 
 

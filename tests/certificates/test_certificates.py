@@ -44,11 +44,11 @@ def trained(request: pytest.FixtureRequest) -> tuple[float, nn.Module]:
 @cache  # a fixture would be made anew as often as the order of tests goes from one net to another
 def _trained(norm: float, activation: str) -> nn.Module:
     torch.manual_seed(0)
-    made = nn.ReLU if activation == "relu" else MinMax
+    layer = nn.ReLU if activation == "relu" else MinMax
     model = nn.Sequential(
         Normalize([0.3], [0.4]),
-        *(nn.Conv2d(1, 8, 3, stride=2, padding=1), made(), nn.Flatten()),
-        *(nn.Linear(128, 32), made(), nn.Linear(32, 10)),
+        *(nn.Conv2d(1, 8, 3, stride=2, padding=1), layer(), nn.Flatten()),
+        *(nn.Linear(128, 32), layer(), nn.Linear(32, 10)),
     )
     objective = Certified(norm, Linear(0.0, EPSILON[norm], 4), kappa=Linear(1.0, 0.0, 4))
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -113,18 +113,18 @@ class Closed:
 
 @pytest.mark.parametrize(("norm", "method"), EVERY)
 @pytest.mark.parametrize("epsilon", [0.0, 0.01, 0.3])
-def test_a_linear_net_has_its_closed_form(norm: float, method: Method, epsilon: float) -> None:
+def test_certify_has_the_closed_form_of_a_linear_net(norm: float, method: Method, epsilon: float) -> None:
     model = _linear_net()
     batch = _labelled(model)
-    found = certify(model, *batch, norm=norm, epsilon=epsilon, method=method, clip=False)
+    result = certify(model, *batch, norm=norm, epsilon=epsilon, method=method, clip=False)
     closed = Closed(model, batch)
     expected = closed.margin(closed.lengths(norm, method), epsilon)
-    torch.testing.assert_close(found.margin, expected, rtol=1e-6, atol=1e-9)
-    assert found.margin.dtype == torch.float64
-    assert torch.equal(found.certified, found.margin > 0)
+    torch.testing.assert_close(result.margin, expected, rtol=1e-6, atol=1e-9)
+    assert result.margin.dtype == torch.float64
+    assert torch.equal(result.certified, result.margin > 0)
 
 
-def test_a_linear_net_in_a_clipped_cube_has_its_closed_form() -> None:
+def test_certify_has_the_closed_form_in_a_clipped_cube() -> None:
     model = _linear_net()
     batch = _labelled(model)
     closed = Closed(model, batch)
@@ -133,12 +133,12 @@ def test_a_linear_net_in_a_clipped_cube_has_its_closed_form() -> None:
     gains = torch.where(closed.directions > 0, closed.directions * upper, closed.directions * lower).sum(2)
     expected = torch.where(closed.wrong, closed.gaps - gains, math.inf).amin(1)
     for method in ("best", "box_ball", "box"):
-        found = certify(model, *batch, norm=math.inf, epsilon=0.4, method=method).margin
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        margin = certify(model, *batch, norm=math.inf, epsilon=0.4, method=method).margin
+        torch.testing.assert_close(margin, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("norm", "method"), EVERY)
-def test_clipping_only_tightens(norm: float, method: Method) -> None:
+def test_certify_with_clip_only_tightens(norm: float, method: Method) -> None:
     model = _conv_net()
     batch = _labelled(model)
     for epsilon in (0.0, 0.05, 0.5):
@@ -152,7 +152,7 @@ def test_clipping_only_tightens(norm: float, method: Method) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_best_is_no_looser_than_any(norm: float) -> None:
+def test_certify_best_is_no_looser_than_any(norm: float) -> None:
     model = _conv_net()
     batch = _labelled(model)
     for epsilon in (0.01, 0.2):
@@ -164,7 +164,7 @@ def test_best_is_no_looser_than_any(norm: float) -> None:
             assert (best >= other - 1e-9).all()
 
 
-def test_each_example_has_its_own_epsilon() -> None:
+def test_certify_takes_an_epsilon_for_each_example() -> None:
     model = _conv_net()
     batch = _labelled(model)
     epsilons = torch.linspace(0.0, 0.4, len(batch.labels))
@@ -177,7 +177,7 @@ def test_each_example_has_its_own_epsilon() -> None:
             torch.testing.assert_close(together[row : row + 1], alone.margin, rtol=1e-9, atol=1e-9)
 
 
-def test_the_size_of_batches_changes_nothing() -> None:
+def test_certifier_batch_size_changes_nothing() -> None:
     model = _conv_net()
     batch = _labelled(model, 11)
     epsilons = torch.rand(11) / 10
@@ -191,11 +191,11 @@ def test_the_size_of_batches_changes_nothing() -> None:
     torch.testing.assert_close(whole.predict(batch.images), parts.predict(batch.images))
 
 
-def test_no_images_no_proofs() -> None:
+def test_certifier_takes_an_empty_batch() -> None:
     certifier = Certifier(_conv_net())
     images, labels = torch.empty(0, 1, 4, 4), torch.empty(0, dtype=torch.int64)
-    found = certifier.certify(images, labels, norm=2, epsilon=0.1)
-    assert found.margin.shape == found.certified.shape == (0,)
+    result = certifier.certify(images, labels, norm=2, epsilon=0.1)
+    assert result.margin.shape == result.certified.shape == (0,)
     assert certifier.radius(images, labels, norm=2).shape == (0,)
 
 
@@ -205,32 +205,34 @@ def test_no_images_no_proofs() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["0.weight", "6.weight", "8.weight", "8.bias"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_weights_that_are_not_finite_certify_nothing(name: str, value: float, norm: float) -> None:
+def test_certifier_certifies_nothing_of_weights_that_are_not_finite(
+    name: str, value: float, norm: float
+) -> None:
     model = _conv_net().double()
     images, labels = _labelled(model)
     with torch.no_grad():
         model.get_parameter(name).fill_(value)
     for method in METHODS:
         certifier = Certifier(model, method=method)
-        found = certifier.certify(images, labels, norm=norm, epsilon=0.01)
-        assert not found.certified.any()
-        assert not found.margin.isnan().any()
-        assert not (found.margin == math.inf).any()
+        result = certifier.certify(images, labels, norm=norm, epsilon=0.01)
+        assert not result.certified.any()
+        assert not result.margin.isnan().any()
+        assert not (result.margin == math.inf).any()
         assert (certifier.radius(images, labels, norm=norm) == 0).all()
 
 
-def test_an_infinite_true_logit_certifies_nothing() -> None:
+def test_certify_certifies_no_infinite_logit() -> None:
     model = _linear_net(3)
     images, labels = _labelled(model)
     with torch.no_grad():
         model.get_parameter("1.bias")[1] = math.inf
-    found = certify(model, images, torch.ones_like(labels), norm=2, epsilon=0.1)
-    assert not found.certified.any()
-    assert (found.margin == -math.inf).all()
+    result = certify(model, images, torch.ones_like(labels), norm=2, epsilon=0.1)
+    assert not result.certified.any()
+    assert (result.margin == -math.inf).all()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_an_operator_norm_that_is_not_finite_certifies_nothing(
+def test_certify_certifies_nothing_of_an_operator_norm_that_is_not_finite(
     value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = _conv_net()
@@ -238,14 +240,14 @@ def test_an_operator_norm_that_is_not_finite_certifies_nothing(
     monkeypatch.setattr(
         "withstand.operators.GuaranteedNorms.of", lambda *_: torch.tensor(value, dtype=torch.float64)
     )
-    found = certify(model, *batch, norm=2, epsilon=0.01, method="ball")
-    assert not found.certified.any()
-    assert (found.margin == -math.inf).all()
+    result = certify(model, *batch, norm=2, epsilon=0.01, method="ball")
+    assert not result.certified.any()
+    assert (result.margin == -math.inf).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
-def test_ties_are_not_certified(norm: float, epsilon: float) -> None:
+def test_certify_does_not_certify_ties(norm: float, epsilon: float) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 50), nn.ReLU(), nn.Linear(50, 7))
     head = model[-1]
@@ -257,13 +259,13 @@ def test_ties_are_not_certified(norm: float, epsilon: float) -> None:
     for label in (2, 4, 6):
         labels = torch.full((30,), label)
         for method in METHODS:
-            found = certify(model, images, labels, norm=norm, epsilon=epsilon, method=method)
-            assert not found.certified.any()
+            result = certify(model, images, labels, norm=norm, epsilon=epsilon, method=method)
+            assert not result.certified.any()
         assert (certified_radius(model, images, labels, norm=norm) == 0).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_ties_are_not_certified_where_rounding_breaks_them(norm: float) -> None:
+def test_certify_does_not_certify_ties_that_rounding_breaks(norm: float) -> None:
     """Two classes that are one, of features that are the same by twos, added in another order."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 40), nn.Linear(40, 2)).double()
@@ -284,28 +286,30 @@ def test_ties_are_not_certified_where_rounding_breaks_them(norm: float) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_wrong_predictions_are_never_certified(norm: float) -> None:
+def test_certify_never_certifies_wrong_predictions(norm: float) -> None:
     model = _conv_net()
     images, labels = _labelled(model)
     for shift in (1, 2):
         wrong = (labels + shift) % 3
         for method in METHODS:
-            found = certify(model, images, wrong, norm=norm, epsilon=0.0, method=method)
-            assert (found.margin < 0).all()
-            assert not found.certified.any()
+            result = certify(model, images, wrong, norm=norm, epsilon=0.0, method=method)
+            assert (result.margin < 0).all()
+            assert not result.certified.any()
         assert (certified_radius(model, images, wrong, norm=norm) == 0).all()
-    right = certify(model, images, labels, norm=norm, epsilon=0.0)
-    assert right.certified.all()
+    correct = certify(model, images, labels, norm=norm, epsilon=0.0)
+    assert correct.certified.all()
 
 
 # No attack succeeds inside
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_no_attack_refutes_a_radius(norm: float, trained: tuple[float, nn.Module], digits: Batch) -> None:
+def test_certified_radius_is_refuted_by_no_attack(
+    norm: float, trained: tuple[float, nn.Module], digits: Batch
+) -> None:
     own_norm, model = trained
-    exact = Certifier(model)
-    twin = exact._model
+    certifier = Certifier(model)
+    twin = certifier._model
     for method in METHODS:
         radius = Certifier(model, method=method).radius(*digits, norm=norm)
         for share in (0.3, 0.8):
@@ -315,37 +319,37 @@ def test_no_attack_refutes_a_radius(norm: float, trained: tuple[float, nn.Module
             for loss in (cross_entropy, margin, dlr):
                 attack = PGD(norm=norm, epsilon=epsilon * (1 - 1e-9), num_steps=15, loss=loss)
                 adversarial = attack(twin, images.double(), labels)
-                assert torch.equal(exact.predict(adversarial).argmax(dim=1), labels)
+                assert torch.equal(certifier.predict(adversarial).argmax(dim=1), labels)
     if norm == own_norm:  # and the radii are large enough that this says something
         beyond = PGD(norm=norm, epsilon=8 * epsilon, num_steps=15)(twin, images.double(), labels)
-        assert (exact.predict(beyond).argmax(dim=1) != labels).any()
+        assert (certifier.predict(beyond).argmax(dim=1) != labels).any()
 
 
-def test_training_reaches_certified_accuracy(trained: tuple[float, nn.Module], digits: Batch) -> None:
+def test_certified_accuracy_is_reached_by_training(trained: tuple[float, nn.Module], digits: Batch) -> None:
     norm, model = trained
-    found = certify(model, *digits, norm=norm, epsilon=EPSILON[norm])
-    assert found.certified.float().mean() > 0.4
+    result = certify(model, *digits, norm=norm, epsilon=EPSILON[norm])
+    assert result.certified.float().mean() > 0.4
 
 
 # Radii
 
 
 @pytest.mark.parametrize(("norm", "method"), EVERY)
-def test_radii_of_a_linear_net_are_the_closed_form(norm: float, method: Method) -> None:
+def test_certified_radius_has_the_closed_form_of_a_linear_net(norm: float, method: Method) -> None:
     model = _linear_net()
     images, labels = _labelled(model, 40)
     labels[:5] = (labels[:5] + 1) % 4
     closed = Closed(model, Batch(images, labels))
     expected = closed.radius(closed.lengths(norm, method))
-    found = certified_radius(model, images, labels, norm=norm, method=method, clip=False)
-    assert (found[:5] == 0).all()
-    assert (found <= expected).all()
-    assert (found >= expected * (1 - 1.01 * TOLERANCE)).all()
+    radii = certified_radius(model, images, labels, norm=norm, method=method, clip=False)
+    assert (radii[:5] == 0).all()
+    assert (radii <= expected).all()
+    assert (radii >= expected * (1 - 1.01 * TOLERANCE)).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-5])
-def test_each_radius_is_certified_and_little_more_is(
+def test_certified_radius_is_certified_and_little_more_is(
     norm: float, tolerance: float, trained: tuple[float, nn.Module], digits: Batch
 ) -> None:
     _, model = trained
@@ -353,15 +357,17 @@ def test_each_radius_is_certified_and_little_more_is(
     for method in ("box_ball", "box", "ball"):
         certifier = Certifier(model, method=method, clip=False)
         radius = certifier.radius(images, labels, norm=norm, tolerance=tolerance)
-        is_right = certifier.predict(images).argmax(1) == labels
-        assert torch.equal(radius > 0, is_right)
-        assert torch.equal(certifier.certify(images, labels, norm=norm, epsilon=radius).certified, is_right)
+        is_correct = certifier.predict(images).argmax(1) == labels
+        assert torch.equal(radius > 0, is_correct)
+        assert torch.equal(certifier.certify(images, labels, norm=norm, epsilon=radius).certified, is_correct)
         beyond = radius * (1 + 2 * tolerance)
         assert not certifier.certify(images, labels, norm=norm, epsilon=beyond).certified.any()
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_best_radius_is_the_largest(norm: float, trained: tuple[float, nn.Module], digits: Batch) -> None:
+def test_certified_radius_of_best_is_the_largest(
+    norm: float, trained: tuple[float, nn.Module], digits: Batch
+) -> None:
     _, model = trained
     images, labels = digits.images[:60], digits.labels[:60]
     best, *others = (certified_radius(model, images, labels, norm=norm, method=method) for method in METHODS)
@@ -369,7 +375,7 @@ def test_the_best_radius_is_the_largest(norm: float, trained: tuple[float, nn.Mo
         assert (best >= other * (1 - 1.01 * TOLERANCE)).all()
 
 
-def test_no_radius_is_larger_than_the_farthest_two_images_are_apart() -> None:
+def test_certified_radius_is_at_most_the_diameter_of_the_unit_cube() -> None:
     model = _linear_net(2)
     with torch.no_grad():
         model.get_parameter("1.weight").mul_(1e-3)
@@ -380,7 +386,7 @@ def test_no_radius_is_larger_than_the_farthest_two_images_are_apart() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_radii_take_few_passes(
+def test_certified_radius_takes_few_passes(
     norm: float, trained: tuple[float, nn.Module], digits: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, model = trained
@@ -401,7 +407,7 @@ def test_radii_take_few_passes(
 # The model is left alone
 
 
-def test_the_model_stays_as_it_was() -> None:
+def test_certify_leaves_the_model_as_it_was() -> None:
     model = _conv_net().train()
     model.get_submodule("1").eval()
     batch = _labelled(model)
@@ -434,7 +440,7 @@ def test_the_model_stays_as_it_was() -> None:
     assert torch.is_grad_enabled()
 
 
-def test_a_model_in_train_mode_is_certified_as_it_is_used() -> None:
+def test_certify_bounds_a_model_in_train_mode_as_in_eval_mode() -> None:
     model = _conv_net()
     model.get_buffer("1.running_mean").fill_(0.3)
     batch = _labelled(model.eval())
@@ -443,7 +449,7 @@ def test_a_model_in_train_mode_is_certified_as_it_is_used() -> None:
     assert torch.equal(in_eval.margin, in_train.margin)
 
 
-def test_a_certifier_does_not_see_later_changes() -> None:
+def test_certifier_does_not_see_later_changes() -> None:
     model = _conv_net()
     batch = _labelled(model)
     certifier = Certifier(model)
@@ -458,7 +464,7 @@ def test_a_certifier_does_not_see_later_changes() -> None:
     assert not torch.equal(certify(model, *batch, norm=2, epsilon=0.1).margin, before)
 
 
-def test_a_compiled_model_is_certified_as_its_original() -> None:
+def test_certify_bounds_a_compiled_model_as_its_original() -> None:
     model = _conv_net()
     batch = _labelled(model)
     compiled = cast(nn.Module, torch.compile(model, backend="eager"))
@@ -490,7 +496,7 @@ class Residual(nn.Module):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_net_written_by_hand_is_certified(norm: float) -> None:
+def test_certify_bounds_a_net_with_its_own_forward(norm: float) -> None:
     torch.manual_seed(0)
     model = Residual()
     images, labels = _labelled(model, 30)
@@ -556,7 +562,7 @@ def _batch_norm_without_statistics() -> nn.Module:
     ],
 )
 @pytest.mark.parametrize("num", [1, 5])
-def test_what_is_no_function_of_one_image_is_refused(
+def test_certify_refuses_a_model_that_mixes_images(
     make: Callable[[], nn.Module], words: str, num: int
 ) -> None:
     images, labels = torch.rand(num, 1, 4, 4), torch.zeros(num, dtype=torch.int64)
@@ -566,21 +572,21 @@ def test_what_is_no_function_of_one_image_is_refused(
         certified_radius(make(), images, labels, norm=2)
 
 
-def test_a_layer_without_a_rule_is_named() -> None:
+def test_certify_names_a_layer_without_a_rule() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Softmax(dim=1), nn.Linear(8, 3))
     images, labels = torch.rand(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(UnsupportedOperationError, match="Softmax"):
         certify(model, images, labels, norm=2, epsilon=0.1)
 
 
-def test_a_model_that_cannot_be_copied_is_refused() -> None:
+def test_certify_refuses_a_model_that_cannot_be_copied() -> None:
     model = _linear_net()
     model.scaled = model.get_parameter("1.weight") * 2  # a tensor with a history
     with pytest.raises(ModelError, match="cannot be copied"):
         Certifier(model)
 
 
-def test_arguments_out_of_range_are_refused() -> None:
+def test_certify_refuses_arguments_out_of_range() -> None:
     model = _linear_net()
     batch = _labelled(model, 3)
     with pytest.raises(ValueError, match=r"method of best, .* 'crown'"):

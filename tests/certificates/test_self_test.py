@@ -1,4 +1,4 @@
-"""Certificates that claim a tenth too much are caught, however wide the gap to what attacks reach."""
+"""Certificates that prove a tenth too much are caught, however wide the gap to what attacks reach."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ FACTOR = 0.9
 
 
 class Tight(Certifier):
-    """Has margins fall by nine tenths of what they may."""
+    """Has margins decrease by nine tenths of what they may."""
 
     @override
     def certify(
         self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
     ) -> Certification:
-        found = super().certify(images, labels, norm=norm, epsilon=epsilon)
+        certification = super().certify(images, labels, norm=norm, epsilon=epsilon)
         logits = self.predict(images)
         true = logits.gather(1, labels[:, None]).squeeze(1)
         clean = true - logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
-        margin = clean - FACTOR * (clean - found.margin)
+        margin = clean - FACTOR * (clean - certification.margin)
         return Certification(margin, margin > 0)
 
 
@@ -49,7 +49,7 @@ class Far(Certifier):
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Certifier]], None]:
-    """Puts another certifier in the place of the right one."""
+    """Puts another certifier in the place of the correct one."""
     return lambda certifier: monkeypatch.setattr("withstand.evaluation.proofs.Certifier", certifier)
 
 
@@ -65,7 +65,7 @@ def net() -> nn.Module:
 @pytest.mark.parametrize("norm", [2.0, math.inf])
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_is_exact_on_the_known_net(method: Method, clip: bool, norm: float) -> None:
+def test_known_net_is_bounded_exactly_by_every_method(method: Method, clip: bool, norm: float) -> None:
     images, labels = torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64)
     certifier = Certifier(known_net(16, norm), method=method, clip=clip)
     for epsilon in (0.05, 0.25):
@@ -78,7 +78,7 @@ def test_every_method_is_exact_on_the_known_net(method: Method, clip: bool, norm
 @pytest.mark.parametrize("norm", [2.0, math.inf])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("certifier", "what"), [(Tight, "bounds the margin"), (Far, "radius of a net")])
-def test_a_tenth_too_much_is_caught(
+def test_require_known_answers_catches_a_tenth_too_much(
     certifier: type[Certifier],
     what: str,
     method: Method,
@@ -111,7 +111,7 @@ def linear() -> nn.Module:
 
 @pytest.fixture
 def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No net is known, so that the data must tell."""
+    """No net is known, so that the data must decide."""
     monkeypatch.setattr(Prover, "require_known_answers", lambda *_: None)
 
 
@@ -120,17 +120,17 @@ CERTIFICATE = Certificate(norm=2, epsilons=[0.1])
 
 
 @pytest.mark.usefixtures("unknown")
-def test_bounds_are_held_against_attacks_that_were_run_before(
+def test_evaluate_checks_new_bounds_against_earlier_attacks(
     linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None], tmp_path: Path
 ) -> None:
     evaluate(linear, tiny_dataset, [ATTACK], out=tmp_path)
     use(Tight)
-    for _ in range(2):  # what was wrong once is not kept
+    for _ in range(2):  # what was wrong once is not stored
         with pytest.raises(CertificateError, match="bounded above the margin that pgd-20-margin-l2 reaches"):
             evaluate(linear, tiny_dataset, [ATTACK, CERTIFICATE], out=tmp_path)
 
 
-def test_what_joins_an_evaluation_is_held_against_what_is_known(
+def test_evaluate_checks_a_joining_certificate_on_the_known_net(
     net: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None], tmp_path: Path
 ) -> None:
     evaluate(net, tiny_dataset, [ATTACK], out=tmp_path)
@@ -151,7 +151,7 @@ class Boastful(Certifier):
 
 
 @pytest.mark.usefixtures("unknown")
-def test_whoever_was_broken_before_is_broken_again(
+def test_evaluate_repeats_that_an_example_is_broken(
     linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None], tmp_path: Path
 ) -> None:
     lucky = PGD(norm=2, num_steps=1, step_size=1e-3)

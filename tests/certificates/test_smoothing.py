@@ -52,82 +52,86 @@ def smoothed(model: nn.Module, images: Tensor, settings: Smoothing = FEW, seed: 
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.sampled_from([0.3, 0.05, 0.001, 1e-6]))
-def test_the_bound_is_that_of_the_exact_test(successes: int, failures: int, alpha: float) -> None:
+def test_lower_confidence_bound_is_that_of_the_exact_test(
+    successes: int, failures: int, alpha: float
+) -> None:
     trials = max(1, successes + failures)
     expected = binomtest(successes, trials, alternative="greater").proportion_ci(1 - alpha, "exact").low
     assert float(lower_confidence_bound(successes, trials, alpha)) == pytest.approx(expected, abs=1e-9)
 
 
-def test_bounds_of_many_counts_at_once() -> None:
-    found = lower_confidence_bound(np.array([[0, 5], [9, 10]]), 10, 0.01)
-    assert found.shape == (2, 2)
-    assert found[0, 0] == 0.0
-    assert found[1, 1] == pytest.approx(0.01**0.1)
-    assert (np.diff(found.flatten()) > 0).all()
+def test_lower_confidence_bound_takes_many_counts_at_once() -> None:
+    bounds = lower_confidence_bound(np.array([[0, 5], [9, 10]]), 10, 0.01)
+    assert bounds.shape == (2, 2)
+    assert bounds[0, 0] == 0.0
+    assert bounds[1, 1] == pytest.approx(0.01**0.1)
+    assert (np.diff(bounds.flatten()) > 0).all()
 
 
-def test_the_bound_fails_as_often_as_said() -> None:
+def test_lower_confidence_bound_fails_as_often_as_stated() -> None:
     """At most the stated share of bounds lies above the truth, and not much fewer."""
     draws = np.random.default_rng(0).binomial(150, 0.8, size=20_000)
     failed = float((lower_confidence_bound(draws, 150, 0.05) > 0.8).mean())
     assert 0.02 < failed < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 20_000)
 
 
-def test_radius_by_hand() -> None:
-    found = radius(np.array([0.0, 0.3, 0.5, norm.cdf(1.0), norm.cdf(2.0)]), 0.25)
-    assert found.tolist() == pytest.approx([0.0, 0.0, 0.0, 0.25, 0.5])
+def test_radius_is_as_computed_by_hand() -> None:
+    radii = radius(np.array([0.0, 0.3, 0.5, norm.cdf(1.0), norm.cdf(2.0)]), 0.25)
+    assert radii.tolist() == pytest.approx([0.0, 0.0, 0.0, 0.25, 0.5])
 
 
-def test_radii_exceed_the_distance_from_a_plane_as_rarely_as_said() -> None:
+def test_smoothed_radius_exceeds_the_distance_from_a_plane_as_rarely_as_stated() -> None:
     """The smoothed classifier of a plane is the plane itself, so the true radius is the distance."""
     for distance in (0.2, 0.5):
-        found = smoothed(Sides(8.0), at_distance(distance, 3000))
-        assert (found.prediction != 0).all()
-        failed = float((found.radius > distance).double().mean())
+        answers = smoothed(Sides(8.0), at_distance(distance, 3000))
+        assert (answers.prediction != 0).all()
+        failed = float((answers.radius > distance).double().mean())
         assert 0.01 < failed < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 3000)
         chance = norm.cdf(distance / 0.5)
-        hits = torch.maximum(found.successes, 200 - found.successes)  # where selection chose the other class
+        hits = torch.maximum(
+            answers.successes, 200 - answers.successes
+        )  # where selection chose the other class
         assert float(hits.double().mean()) == pytest.approx(200 * chance, rel=0.01)
-        expected = radius(lower_confidence_bound(found.successes.numpy(), 200, 0.05), 0.5)
-        np.testing.assert_array_equal(found.radius.numpy(), expected)
+        expected = radius(lower_confidence_bound(answers.successes.numpy(), 200, 0.05), 0.5)
+        np.testing.assert_array_equal(answers.radius.numpy(), expected)
 
 
-def test_no_point_within_the_radius_has_another_answer() -> None:
+def test_smoothed_radius_holds_no_point_with_another_answer() -> None:
     settings = Smoothing(noise_std=0.5, num_selection=100, num_estimation=2000, failure_probability=1e-6)
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(200, 1, 4, 4, generator=generator)
     model = Sides(8.0)
-    found = smoothed(model, images, settings)
-    assert 20 < int((found.prediction == ABSTAINED).sum()) < 180
-    proven = found.prediction != ABSTAINED
-    assert (found.radius[proven] > 0).all()
+    answers = smoothed(model, images, settings)
+    assert 20 < int((answers.prediction == ABSTAINED).sum()) < 180
+    proven = answers.prediction != ABSTAINED
+    assert (answers.radius[proven] > 0).all()
     for sign in (-1, 1):  # the shortest way to the plane, and away from it
-        moved = images + sign * 0.999 * found.radius.float()[:, None, None, None] / 4
-        assert torch.equal(model(moved).argmax(dim=1)[proven], found.prediction[proven])
+        moved = images + sign * 0.999 * answers.radius.float()[:, None, None, None] / 4
+        assert torch.equal(model(moved).argmax(dim=1)[proven], answers.prediction[proven])
     distance = (images.flatten(1).sum(dim=1) - 8).abs() / 4
-    assert (found.radius <= distance)[proven].all()
-    assert float((found.radius / distance)[proven].mean()) > 0.4
+    assert (answers.radius <= distance)[proven].all()
+    assert float((answers.radius / distance)[proven].mean()) > 0.4
 
 
-def test_what_the_draws_do_not_decide_is_abstained_from() -> None:
-    found = smoothed(Sides(8.0), at_distance(0.0, 400))
-    is_abstained = found.prediction == ABSTAINED
+def test_smoothed_prediction_abstains_where_the_draws_do_not_decide() -> None:
+    answers = smoothed(Sides(8.0), at_distance(0.0, 400))
+    is_abstained = answers.prediction == ABSTAINED
     # Of either answer the bound is above 1/2 by chance alone, in at most one of twenty cases.
     assert 0.9 < float(is_abstained.double().mean()) < 1.0
-    assert (found.radius[is_abstained] == 0).all()
-    assert found.prediction.dtype == found.successes.dtype == torch.int64
-    assert found.radius.dtype == torch.float64
+    assert (answers.radius[is_abstained] == 0).all()
+    assert answers.prediction.dtype == answers.successes.dtype == torch.int64
+    assert answers.radius.dtype == torch.float64
 
 
-def test_a_constant_answer_has_the_largest_radius() -> None:
-    found = smoothed(Sides(-1e9), at_distance(0.0, 2))
-    assert found.prediction.tolist() == [1, 1]
-    assert found.successes.tolist() == [200, 200]
-    assert found.radius.tolist() == [FEW.largest_radius] * 2
+def test_smoothed_radius_of_a_constant_answer_is_the_largest() -> None:
+    answers = smoothed(Sides(-1e9), at_distance(0.0, 2))
+    assert answers.prediction.tolist() == [1, 1]
+    assert answers.successes.tolist() == [200, 200]
+    assert answers.radius.tolist() == [FEW.largest_radius] * 2
     assert FEW.largest_radius == pytest.approx(0.5 * norm.ppf(0.05 ** (1 / 200)))
 
 
-def test_noise_is_normal_unclipped_and_each_draw_its_own() -> None:
+def test_smoothing_noise_is_normal_unclipped_and_fresh_for_each_draw() -> None:
     model, images = Sides(8.0), torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(5))
     smoothed(model, images, Smoothing(0.25, num_selection=7, num_estimation=20, batch_rows=9))
     seen = torch.cat(model.seen)
@@ -143,7 +147,7 @@ def test_noise_is_normal_unclipped_and_each_draw_its_own() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 100])
-def test_results_do_not_depend_on_the_rows_of_a_pass(rows: int) -> None:
+def test_smoothed_radius_does_not_depend_on_the_rows_of_a_pass(rows: int) -> None:
     images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(6))
     whole, parts = (
         smoothed(Sides(8.0), images, Smoothing(0.25, num_selection=7, num_estimation=20, batch_rows=size))
@@ -152,7 +156,7 @@ def test_results_do_not_depend_on_the_rows_of_a_pass(rows: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 
 
-def test_draws_repeat_with_the_seed_and_leave_all_else_alone() -> None:
+def test_smoothing_draws_repeat_with_the_seed_and_leave_all_else_alone() -> None:
     model, images = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), Sides(8.0)), at_distance(0.1, 50)
     before = torch.random.get_rng_state()
     first, again, other = (smoothed(model, images, seed=seed) for seed in (3, 3, 4))
@@ -170,17 +174,17 @@ class OneDraw(nn.Module):
         return torch.eye(3)[torch.randint(0, 2, ())].expand(len(images), 3)
 
 
-def test_a_model_that_draws_is_asked_anew_for_each_copy() -> None:
+def test_smoothed_radius_asks_a_random_model_anew_for_each_copy() -> None:
     """Otherwise copies of one pass would answer alike, and no draw would be one of its own."""
     torch.manual_seed(0)
     images, generator = at_distance(0.0, 2), torch.Generator().manual_seed(0)
-    found = smoothed_radius(OneDraw(), images, settings=FEW, generator=generator, is_random=True)
-    assert 60 < int(found.successes[0]) < 140
+    answers = smoothed_radius(OneDraw(), images, settings=FEW, generator=generator, is_random=True)
+    assert 60 < int(answers.successes[0]) < 140
     alike = smoothed(OneDraw(), images)
     assert int(alike.successes[0]) in (0, 200)
 
 
-def test_images_of_whole_numbers_are_refused() -> None:
+def test_smoothed_radius_refuses_images_of_whole_numbers() -> None:
     with pytest.raises(DataError, match="as floats"):
         smoothed(Sides(8.0), torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
 
@@ -202,17 +206,17 @@ def test_images_of_whole_numbers_are_refused() -> None:
         ({"epsilons": [-0.1]}, "finite and at least 0"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong: dict[str, Any], text: str) -> None:
+def test_smoothing_refuses_settings_out_of_range(wrong: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Smoothing(**wrong)
 
 
-def test_as_many_draws_as_the_error_asks_for_are_enough() -> None:
+def test_smoothing_accepts_as_many_draws_as_its_error_asks_for() -> None:
     assert Smoothing(num_estimation=10).largest_radius > 0
     assert Smoothing(num_estimation=3, failure_probability=0.25).largest_radius > 0
 
 
-def test_budgets_and_words() -> None:
+def test_smoothing_has_budgets_and_a_description() -> None:
     settings = Smoothing()
     assert settings.largest_radius == pytest.approx(0.25 * norm.ppf(0.001**0.001))
     assert settings.budgets == pytest.approx([k * settings.largest_radius / 10 for k in range(10)])

@@ -1,4 +1,4 @@
-"""What meters find put together as an evaluation does, and the stripes that every model here knows."""
+"""Results of meters put together as an evaluation does, and the stripes that every model here knows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Gather: TypeAlias = Callable[..., Gathered]
 def gather(tiny_dataset: Dataset) -> Gather:
     """Rows, and all else by the names of ``Gathered``, as a meter's summary takes them."""
 
-    def gathered(rows: pd.DataFrame, predictor: Predictor | None = None, **found: Any) -> Gathered:
+    def gathered(rows: pd.DataFrame, predictor: Predictor | None = None, **parts: Any) -> Gathered:
         asked = predictor or Predictor.of(nn.Identity())
         subject = Subject(asked.model, tiny_dataset.info, tiny_dataset.test, asked, 500, 0)
-        return Gathered(subject, rows, **found)
+        return Gathered(subject, rows, **parts)
 
     return gathered
 

@@ -59,38 +59,38 @@ def _official(model: nn.Module, norm: float, epsilon: float, images: Tensor, lab
     with torch.random.fork_rng(devices=[]):
         logger.disabled = True
         try:
-            found: Tensor = official.run_standard_evaluation(images, labels)[0]
+            adversarial: Tensor = official.run_standard_evaluation(images, labels)[0]
         finally:
             logger.disabled = False
-    return found
+    return adversarial
 
 
 @pytest.mark.parametrize("norm", EPSILONS, ids=norms.label)
-def test_at_every_budget_all_are_broken_that_the_package_breaks(norm: float) -> None:
+def test_autoattack_breaks_at_every_budget_all_that_the_package_breaks(norm: float) -> None:
     model, dataset = _trained()
     images, labels = dataset.test.images.float() / 255, dataset.test.labels
     square = AutoAttack(norm, part="square", num_queries=QUERIES[norm])
     meter = Attacks([Cascade([square], "all")], EPSILONS[norm])
     rows = evaluate(model, dataset, [meter], batch_size=500).rows
     for epsilon in EPSILONS[norm]:
-        found = _official(model, norm, epsilon, images, labels)
+        adversarial = _official(model, norm, epsilon, images, labels)
         with torch.no_grad():
-            robust = (model(found).argmax(dim=1) == labels).numpy()
+            robust = (model(adversarial).argmax(dim=1) == labels).numpy()
         ours = rows[f"all-{norms.label(norm)}@{epsilon:g}"].to_numpy(dtype=bool)
         assert 0 < robust.sum() < len(robust)
         assert not np.flatnonzero(ours & ~robust).tolist()
 
 
-def test_the_image_that_is_held_is_of_the_smallest_budget_that_broke() -> None:
+def test_attack_batch_holds_the_image_of_the_smallest_budget_that_broke() -> None:
     model, dataset = _trained()
     batch = Batch(dataset.test.images.float() / 255, dataset.test.labels)
     plan = AttackPlan(AutoAttack(part="square", num_queries=5).for_evaluation(), [0.1, 0.2], "square")
     predictor = Predictor.of(model)
-    found = attack_batch(predictor, batch, predictor.answer(*batch), [plan])
-    broken = torch.from_numpy(found.columns["square@0.1"] == 0) & (
+    scores = attack_batch(predictor, batch, predictor.answer(*batch), [plan])
+    broken = torch.from_numpy(scores.columns["square@0.1"] == 0) & (
         predictor.predict(batch.images) == batch.labels
     )
-    distance = (found.fooling["square"] - batch.images).flatten(1).abs().amax(dim=1)
+    distance = (scores.fooling["square"] - batch.images).flatten(1).abs().amax(dim=1)
     assert broken.any()
     assert (distance[broken] <= 0.1 + 1e-6).all()
     assert (distance > 0.11).any()

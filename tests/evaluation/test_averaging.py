@@ -1,4 +1,4 @@
-"""How many draws a gradient needs: the rule, and that it finds what a noisy gradient hides."""
+"""How many draws a gradient needs: the rule, and that it reveals what a noisy gradient hides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from withstand.evaluation.store import Store
 
 
 def _levels(*accuracies: float, number: int = 1000) -> list[Shares]:
-    """Of examples that are always right or never, broken one after the other: hardly any noise."""
+    """Of examples that are always correct or never, broken one after the other: hardly any noise."""
     return [(np.arange(number) < accuracy * number).astype(np.float64) for accuracy in accuracies]
 
 
@@ -27,7 +27,7 @@ def _levels(*accuracies: float, number: int = 1000) -> list[Shares]:
     ("accuracies", "expected"),
     [
         ([0.5], False),
-        ([0.5, 0.5], False),  # one doubling says too little
+        ([0.5, 0.5], False),  # one doubling shows too little
         ([0.5, 0.5, 0.5], True),
         ([0.5, 0.495, 0.491], True),
         ([0.5, 0.49, 0.48], False),
@@ -36,11 +36,13 @@ def _levels(*accuracies: float, number: int = 1000) -> list[Shares]:
         ([0.5, 0.4, 0.6], True),
     ],
 )
-def test_settled_is_what_two_doublings_no_longer_lower(accuracies: list[float], expected: bool) -> None:
+def test_has_settled_where_two_doublings_no_longer_lower_the_accuracy(
+    accuracies: list[float], expected: bool
+) -> None:
     assert has_settled(_levels(*accuracies), 0.01) is expected
 
 
-def test_a_fall_within_twice_its_paired_error_is_none() -> None:
+def test_has_settled_ignores_a_decrease_within_twice_its_paired_error() -> None:
     falling = np.repeat([1.0, -1.0, 0.0], [12, 4, 84])  # mean 0.08, standard error 0.0394
     level = np.full(100, 0.5)
     after = level - falling
@@ -52,19 +54,19 @@ def test_a_fall_within_twice_its_paired_error_is_none() -> None:
     assert not has_settled([apart, apart, apart - 0.02], 0.01)
 
 
-def test_without_tolerance_only_chance_may_lower() -> None:
+def test_has_settled_without_tolerance_ignores_chance_alone() -> None:
     assert has_settled(_levels(0.5, 0.5, 0.5), 0.0)
     assert has_settled(_levels(0.5, 0.5, 0.499), 0.0)  # a single example
     assert not has_settled(_levels(0.5, 0.5, 0.49), 0.0)
 
 
-def test_a_single_example_is_taken_at_its_word() -> None:
+def test_has_settled_needs_no_error_of_a_single_example() -> None:
     one, none = np.ones(1), np.zeros(1)
     assert has_settled([one, one, one], 0.01)
     assert not has_settled([one, one, none], 0.01)
 
 
-def test_the_fewest_that_attack_as_well_are_chosen() -> None:
+def test_sufficient_is_the_fewest_draws_that_attack_as_well() -> None:
     assert sufficient([1, 2, 4, 8, 16], _levels(0.9, 0.7, 0.505, 0.5, 0.501), 0.01) == 4
     assert sufficient([1, 2, 4, 8, 16], _levels(0.9, 0.7, 0.505, 0.5, 0.502), 0.0) == 8
     assert sufficient([1, 2, 4], _levels(0.5, 0.5, 0.5), 0.0) == 1
@@ -100,11 +102,11 @@ def _find(
         return find_predictor(model, dataset.test, plans, sampling, Store(None, ""), batch_size=500, seed=0)
 
 
-def test_a_gradient_that_needs_averaging_is_averaged(noisy: nn.Module, tiny_dataset: Dataset) -> None:
+def test_find_predictor_averages_a_gradient_that_needs_it(noisy: nn.Module, tiny_dataset: Dataset) -> None:
     settings = Sampling(num_samples=100, tolerance=0.02)
-    found = _find(noisy, tiny_dataset, [Noise(), fgsm()], [0.0, 0.01, 0.3], settings)
-    assert found.sampling is not None
-    sweep = found.sampling.sweep
+    plan = _find(noisy, tiny_dataset, [Noise(), fgsm()], [0.0, 0.01, 0.3], settings)
+    assert plan.sampling is not None
+    sweep = plan.sampling.sweep
     assert sweep is not None
     # Neither 0 nor where nothing is lost.
     assert (sweep.attack, sweep.epsilon, sweep.num_examples) == ("pgd-1-linf", 0.3, 45)
@@ -112,53 +114,53 @@ def test_a_gradient_that_needs_averaging_is_averaged(noisy: nn.Module, tiny_data
     assert all(level.total == 45 * 20 for level in sweep.levels)
     shares = [level.value for level in sweep.levels]
     assert shares[0] > min(shares) + 0.1
-    target = found.predictor.attack_model
+    target = plan.predictor.attack_model
     assert isinstance(target, bayes.Predictor)
-    assert target.num_samples == found.sampling.attack_samples
+    assert target.num_samples == plan.sampling.attack_samples
     assert target.num_samples > 1
-    assert found.batch_size == 500 // target.num_samples
+    assert plan.batch_size == 500 // target.num_samples
 
 
-def test_an_attack_that_still_gains_is_called_out(noisy: nn.Module, tiny_dataset: Dataset) -> None:
+def test_find_predictor_warns_of_an_attack_that_still_gains(noisy: nn.Module, tiny_dataset: Dataset) -> None:
     settings = Sampling(num_samples=100, most_attack_samples=4, tolerance=0.0)
     many = replace(tiny_dataset, test=tiny_dataset.test.subset(torch.arange(45).repeat(4)))
-    found = _find(noisy, many, [fgsm()], [0.2], settings)
-    assert found.sampling is not None
-    assert found.sampling.sweep is not None
-    assert [level.num_samples for level in found.sampling.sweep.levels] == [1, 2, 4]
-    assert found.sampling.sweep.has_settled is False
-    assert found.sampling.attack_samples == 4
-    assert len(found.warnings) == 1
-    assert "raise most_attack_samples" in found.warnings[0]
+    plan = _find(noisy, many, [fgsm()], [0.2], settings)
+    assert plan.sampling is not None
+    assert plan.sampling.sweep is not None
+    assert [level.num_samples for level in plan.sampling.sweep.levels] == [1, 2, 4]
+    assert plan.sampling.sweep.has_settled is False
+    assert plan.sampling.attack_samples == 4
+    assert len(plan.warnings) == 1
+    assert "raise most_attack_samples" in plan.warnings[0]
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_given_number_is_taken(number: int, noisy: nn.Module, tiny_dataset: Dataset) -> None:
-    found = _find(noisy, tiny_dataset, [PGD()], [0.1], Sampling(attack_samples=number))
-    assert found.sampling is not None
-    assert (found.sampling.attack_samples, found.sampling.sweep) == (number, None)
-    assert not found.warnings
+def test_find_predictor_takes_a_fixed_number_of_draws(
+    number: int, noisy: nn.Module, tiny_dataset: Dataset
+) -> None:
+    plan = _find(noisy, tiny_dataset, [PGD()], [0.1], Sampling(attack_samples=number))
+    assert plan.sampling is not None
+    assert (plan.sampling.attack_samples, plan.sampling.sweep) == (number, None)
+    assert not plan.warnings
 
 
 @pytest.mark.parametrize("attacks", [[], [Noise()], [AtMeans(PGD()), Noise(num_samples=3)]])
-@pytest.mark.parametrize("given", [None, 1])
-def test_where_no_gradient_has_draws_there_is_no_sweep_and_no_word_of_it(
-    attacks: list[Attack], given: int | None, noisy: nn.Module, tiny_dataset: Dataset
+@pytest.mark.parametrize("attack_samples", [None, 1])
+def test_find_predictor_sweeps_nothing_where_no_gradient_has_draws(
+    attacks: list[Attack], attack_samples: int | None, noisy: nn.Module, tiny_dataset: Dataset
 ) -> None:
-    found = _find(noisy, tiny_dataset, attacks, [0.1], Sampling(attack_samples=given))
-    assert found.sampling is not None
-    assert (found.sampling.attack_samples, found.sampling.sweep) == (None, None)
-    assert "gradient" not in found.sampling.description
-    assert "chosen by one set of predictions and counted on another" in found.sampling.description
-    assert not found.warnings
+    plan = _find(noisy, tiny_dataset, attacks, [0.1], Sampling(attack_samples=attack_samples))
+    assert plan.sampling is not None
+    assert (plan.sampling.attack_samples, plan.sampling.sweep) == (None, None)
+    assert "gradient" not in plan.sampling.description
+    assert "chosen by one set of predictions and counted on another" in plan.sampling.description
+    assert not plan.warnings
 
 
-def test_without_random_weights_the_model_is_its_own_judge(
-    tiny_model: nn.Module, tiny_dataset: Dataset
-) -> None:
-    found = _find(tiny_model, tiny_dataset, [PGD()], [0.1], None)
-    assert found.predictor.model is found.predictor.attack_model is tiny_model
-    assert (found.predictor.num_repeats, found.batch_size, found.sampling, found.warnings) == (
+def test_find_predictor_of_fixed_weights_is_the_model(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
+    plan = _find(tiny_model, tiny_dataset, [PGD()], [0.1], None)
+    assert plan.predictor.model is plan.predictor.attack_model is tiny_model
+    assert (plan.predictor.num_repeats, plan.batch_size, plan.sampling, plan.warnings) == (
         1,
         500,
         None,
@@ -166,9 +168,9 @@ def test_without_random_weights_the_model_is_its_own_judge(
     )
 
 
-def test_of_a_suite_one_attack_finds_the_number(noisy: nn.Module, tiny_dataset: Dataset) -> None:
+def test_find_predictor_sweeps_one_attack_of_a_suite(noisy: nn.Module, tiny_dataset: Dataset) -> None:
     attacks = [Noise(), Cascade([PGD(num_steps=90), PGD(num_steps=80)], "all")]
-    found = _find(noisy, tiny_dataset, attacks, [0.1], Sampling(most_attack_samples=4, sweep_examples=10))
-    assert found.sampling is not None
-    assert found.sampling.sweep is not None
-    assert found.sampling.sweep.attack == "pgd-20-linf"
+    plan = _find(noisy, tiny_dataset, attacks, [0.1], Sampling(most_attack_samples=4, sweep_examples=10))
+    assert plan.sampling is not None
+    assert plan.sampling.sweep is not None
+    assert plan.sampling.sweep.attack == "pgd-20-linf"

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def calibration(
-    gather: Gather, confidence: list[float], right: list[bool], num_bins: int = 15
+    gather: Gather, confidence: list[float], correct: list[bool], num_bins: int = 15
 ) -> tuple[float, list[Bin]]:
     """The error and the bins."""
-    predictions = [2 if each else 1 for each in right]
+    predictions = [2 if is_correct else 1 for is_correct in correct]
     rows = pd.DataFrame({"confidence": confidence, "prediction": predictions, "label": 2, "clean": 0.5})
     (error,), parts = Calibration(num_bins).summary(gather(rows))
     assert (error.measure, error.by) == ("calibration error", "clean")
@@ -30,44 +30,44 @@ def calibration(
     return error.value, parts["calibration"]
 
 
-def test_bins_by_hand(gather: Gather) -> None:
+def test_calibration_bins_are_as_counted_by_hand(gather: Gather) -> None:
     error, bins = calibration(gather, [0.55, 0.6, 0.9, 1.0], [True, False, True, True], 5)
     assert error == pytest.approx(0.5 * 0.075 + 0.5 * 0.05)
-    assert [each.count for each in bins] == [0, 0, 2, 0, 2]
-    assert [each.lower for each in bins] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
-    assert [each.upper for each in bins] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert [each.confidence for each in (bins[2], bins[4])] == pytest.approx([0.575, 0.95])
-    assert [each.accuracy for each in (bins[2], bins[4])] == [0.5, 1.0]
+    assert [part.count for part in bins] == [0, 0, 2, 0, 2]
+    assert [part.lower for part in bins] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
+    assert [part.upper for part in bins] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert [part.confidence for part in (bins[2], bins[4])] == pytest.approx([0.575, 0.95])
+    assert [part.accuracy for part in (bins[2], bins[4])] == [0.5, 1.0]
     assert (bins[0].confidence, bins[0].accuracy) == (None, None)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.floats(0.01, 1.0), st.booleans()), min_size=1, max_size=40), st.integers(1, 20))
-def test_the_error_is_that_of_its_bins(
+def test_calibration_error_is_that_of_its_bins(
     gather: Gather, examples: list[tuple[float, bool]], num_bins: int
 ) -> None:
-    confidence, right = (list(each) for each in zip(*examples, strict=True))
-    error, bins = calibration(gather, confidence, right, num_bins)
-    assert error == reliability(np.array(confidence), np.array(right), num_bins).error
-    assert sum(each.count for each in bins) == len(examples)
+    confidence, correct = (list(column) for column in zip(*examples, strict=True))
+    error, bins = calibration(gather, confidence, correct, num_bins)
+    assert error == reliability(np.array(confidence), np.array(correct), num_bins).error
+    assert sum(part.count for part in bins) == len(examples)
     by_bins = 0.0
-    for each in bins:
-        if each.count:
-            assert each.confidence is not None
-            assert each.accuracy is not None
-            assert each.lower - 1e-9 <= each.confidence <= each.upper + 1e-9
-            by_bins += each.count * abs(each.confidence - each.accuracy)
+    for part in bins:
+        if part.count:
+            assert part.confidence is not None
+            assert part.accuracy is not None
+            assert part.lower - 1e-9 <= part.confidence <= part.upper + 1e-9
+            by_bins += part.count * abs(part.confidence - part.accuracy)
     assert error == pytest.approx(by_bins / len(examples))
 
 
-def test_a_confidence_that_is_no_number_counts_as_none(gather: Gather) -> None:
+def test_calibration_counts_a_confidence_that_is_no_number_as_0(gather: Gather) -> None:
     error, bins = calibration(gather, [math.nan, 0.95], [True, True])
     assert bins[0] == Bin(0.0, 1 / 15, count=1, confidence=0.0, accuracy=1.0)
     assert error == pytest.approx((1 + 0.05) / 2)
 
 
 @pytest.mark.parametrize(
-    ("confidence", "right", "num_bins", "error"),
+    ("confidence", "correct", "num_bins", "error"),
     [
         # Of five bins (0.4, 0.6] has accuracy 1/2 and confidence 0.575, (0.8, 1] 1 and 0.95; each holds half.
         ([0.55, 0.6, 0.9, 1.0], [True, False, True, True], 5, 0.5 * 0.075 + 0.5 * 0.05),
@@ -75,10 +75,10 @@ def test_a_confidence_that_is_no_number_counts_as_none(gather: Gather) -> None:
         ([1.0, 1.0], [False, False], 15, 1.0),
     ],
 )
-def test_reliability_error_by_hand(
-    confidence: list[float], right: list[bool], num_bins: int, error: float
+def test_reliability_error_is_as_computed_by_hand(
+    confidence: list[float], correct: list[bool], num_bins: int, error: float
 ) -> None:
-    assert reliability(np.array(confidence), np.array(right), num_bins).error == pytest.approx(error)
+    assert reliability(np.array(confidence), np.array(correct), num_bins).error == pytest.approx(error)
 
 
 def test_calibration_without_a_bin_is_refused() -> None:

@@ -47,13 +47,13 @@ class Stripes(nn.Module):
 
 
 def _checks(model: nn.Module, dataset: Dataset) -> dict[str, Check]:
-    found = evaluate(model, dataset, [Suite("fast", [0.3])], num_examples=30).results
-    failed = [check for check in found.checks if check.passed is False]
-    assert all(any(check.finding in warning for warning in found.warnings) for check in failed)
-    return {check.name: check for check in found.checks}
+    results = evaluate(model, dataset, [Suite("fast", [0.3])], num_examples=30).results
+    failed = [check for check in results.checks if check.passed is False]
+    assert all(any(check.finding in warning for warning in results.warnings) for check in failed)
+    return {check.name: check for check in results.checks}
 
 
-def test_a_plain_net_passes(tiny_dataset: Dataset) -> None:
+def test_checks_pass_on_a_plain_net(tiny_dataset: Dataset) -> None:
     checks = _checks(Stripes(), tiny_dataset)
     assert {name for name, check in checks.items() if check.passed} == {
         "vanishing-gradients",
@@ -65,7 +65,7 @@ def test_a_plain_net_passes(tiny_dataset: Dataset) -> None:
     assert "Not run" in checks["more-steps"].finding
 
 
-def test_rounding_of_inputs_is_caught_twice(tiny_dataset: Dataset) -> None:
+def test_checks_catch_rounding_of_inputs_twice(tiny_dataset: Dataset) -> None:
     checks = _checks(Stripes(rounds=True), tiny_dataset)
     assert checks["vanishing-gradients"].passed is False
     assert "the margin has no gradient" in checks["vanishing-gradients"].finding
@@ -73,22 +73,22 @@ def test_rounding_of_inputs_is_caught_twice(tiny_dataset: Dataset) -> None:
     assert "withstand PGD" in checks["large-epsilon"].finding
 
 
-def test_a_large_scale_of_the_logits_is_caught(tiny_dataset: Dataset) -> None:
+def test_checks_catch_a_large_scale_of_the_logits(tiny_dataset: Dataset) -> None:
     checks = _checks(Stripes(scale=1e4), tiny_dataset)
     assert checks["vanishing-gradients"].passed is False
     assert "cross-entropy has no gradient in this precision" in checks["vanishing-gradients"].finding
     assert checks["large-epsilon"].passed is True  # the margin breaks them all
 
 
-def test_answers_that_are_drawn_are_found_to_be(tiny_dataset: Dataset) -> None:
-    drawn, fixed = (evaluate(Stripes(noise=each), tiny_dataset, num_examples=10) for each in (0.2, 0.0))
+def test_evaluate_notices_answers_that_are_drawn(tiny_dataset: Dataset) -> None:
+    drawn, fixed = (evaluate(Stripes(noise=noise), tiny_dataset, num_examples=10) for noise in (0.2, 0.0))
     assert drawn.results.sampling is not None
     assert drawn.results.sampling.num_samples == 20
     assert fixed.results.sampling is None
 
 
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
-def test_a_grey_image_is_within_the_large_epsilon_of_every_image(norm: float) -> None:
+def test_large_epsilon_reaches_a_grey_image_from_every_image(norm: float) -> None:
     images = torch.rand(20, 1, 4, 4, dtype=torch.float64).round()  # black and white lie farthest
     distance = norms.norm(images - 0.5, norm)
     assert distance.max() <= large_epsilon(norm, 16) + 1e-12
@@ -135,44 +135,44 @@ def _suite(
         ("pgd-400-margin-linf", "white-box", "more-steps"),
     ],
 )
-def test_a_later_attack_that_breaks_many_is_a_sign(
+def test_check_fails_where_a_later_attack_breaks_many(
     broken: int, passed: bool, stage: str, kind: Literal["white-box", "black-box", "transfer"], name: str
 ) -> None:
-    found = _check(name, _suite(broken, stage, kind))
-    assert found.passed is passed
-    assert f"{stage} broke {broken} of 1000 examples at epsilon 0.1" in found.finding
+    check = _check(name, _suite(broken, stage, kind))
+    assert check.passed is passed
+    assert f"{stage} broke {broken} of 1000 examples at epsilon 0.1" in check.finding
 
 
 def _sampling(draws: int | None, sweep: Sweep | None = None) -> Sampling:
     return Sampling("", 20, 5, draws, sweep)
 
 
-def test_of_drawn_answers_no_stage_is_judged() -> None:
+def test_check_of_stages_is_not_run_on_drawn_answers() -> None:
     assert _check("black-box", _suite(80), sampling=_sampling(8)).passed is None
 
 
 @pytest.mark.parametrize(("lower", "passed"), [(0.5, True), (0.6, False)])
-def test_accuracy_above_clean_is_a_sign(lower: float, passed: bool) -> None:
+def test_check_above_clean_fails_above_clean_accuracy(lower: float, passed: bool) -> None:
     attacked = _attacked(lower, lower + 0.02, lower + 0.05)
     assert _check("above-clean", NO_STAGES, attacked).passed is passed
 
 
 @pytest.mark.parametrize(("robust", "passed"), [(0, True), (20, True), (35, True), (60, False)])
-def test_what_withstands_everything_is_more_than_one_class_only_by_masking(robust: int, passed: bool) -> None:
+def test_check_large_epsilon_fails_above_the_largest_class(robust: int, passed: bool) -> None:
     rows = [
         Measurement(LARGE_EPSILON, by, "inf", 0.5, correct / 200, correct=correct, total=200)
         for by, correct in (("pgd-50-linf", robust), (LARGEST_CLASS, 28))
     ]
-    found = _check("large-epsilon", NO_STAGES, _attacked(), *rows)
-    assert found.passed is passed
-    assert f"in linf at epsilon 0.5, {robust} of 200 examples withstand PGD, and at most 28" in found.finding
+    check = _check("large-epsilon", NO_STAGES, _attacked(), *rows)
+    assert check.passed is passed
+    assert f"in linf at epsilon 0.5, {robust} of 200 examples withstand PGD, and at most 28" in check.finding
 
 
 @pytest.mark.parametrize(
     ("entropy", "margin", "passed"),
     [(0, 0, True), (5, 5, True), (6, 0, False), (0, 6, False), (None, 0, None)],
 )
-def test_gradients_that_vanish_at_many_right_examples_are_a_sign(
+def test_check_vanishing_gradients_fails_at_many_correct_examples(
     entropy: int | None, margin: int, passed: bool | None
 ) -> None:
     total = 0 if entropy is None else 100
@@ -183,9 +183,9 @@ def test_gradients_that_vanish_at_many_right_examples_are_a_sign(
     assert _check("vanishing-gradients", NO_STAGES, _attacked(), *rows).passed is passed
 
 
-def test_attacks_alone_are_checked_too(tiny_dataset: Dataset) -> None:
-    found = evaluate(Stripes(), tiny_dataset, [Attacks([PGD(num_steps=2)], [0.1])])
-    assert [check.passed for check in found.results.checks] == [True, None, None, None, None, True, True]
+def test_checks_run_without_a_suite_too(tiny_dataset: Dataset) -> None:
+    evaluation = evaluate(Stripes(), tiny_dataset, [Attacks([PGD(num_steps=2)], [0.1])])
+    assert [check.passed for check in evaluation.results.checks] == [True, None, None, None, None, True, True]
     assert evaluate(Stripes(), tiny_dataset).results.checks == []
 
 
@@ -196,7 +196,7 @@ SETTLED = Sweep("pgd-20-linf", 0.1, 200, 0.01, [SweepLevel(0.5, 0.4, 0.6, 100, 2
     ("draws", "sweep", "passed"),
     [(8, None, True), (1, None, False), (None, None, None), (1, SETTLED, True)],
 )
-def test_a_single_draw_is_a_sign_unless_it_was_found_to_suffice(
+def test_check_random_answers_fails_for_a_single_draw_unless_it_suffices(
     draws: int | None, sweep: Sweep | None, passed: bool | None
 ) -> None:
     assert _check("random-answers", sampling=_sampling(draws, sweep)).passed is passed

@@ -35,9 +35,9 @@ def classes(
     proof: Target | None = None,
     predictor: Predictor | None = None,
 ) -> results.Classes:
-    found = gather(rows, predictor, headline_attack=attack, headline_certificate=proof)
-    info = replace(found.subject.info, class_names=NAMES)
-    table, parts = Classes().summary(replace(found, subject=replace(found.subject, info=info)))
+    gathered = gather(rows, predictor, headline_attack=attack, headline_certificate=proof)
+    info = replace(gathered.subject.info, class_names=NAMES)
+    table, parts = Classes().summary(replace(gathered, subject=replace(gathered.subject, info=info)))
     assert not table
     assert isinstance(parts["classes"], results.Classes)
     return parts["classes"]
@@ -60,10 +60,10 @@ def rows() -> pd.DataFrame:
     )
 
 
-def test_each_class_that_there_is_has_its_accuracies(gather: Gather, rows: pd.DataFrame) -> None:
-    found = classes(gather, rows, ATTACK, PROOF)
-    assert (found.class_names, found.attacked, found.certified) == (NAMES, ATTACK, PROOF)
-    cat, owl = found.accuracies
+def test_classes_have_accuracies_where_they_have_examples(gather: Gather, rows: pd.DataFrame) -> None:
+    result = classes(gather, rows, ATTACK, PROOF)
+    assert (result.class_names, result.attacked, result.certified) == (NAMES, ATTACK, PROOF)
+    cat, owl = result.accuracies
     assert (cat.name, owl.name) == ("cat", "owl")
     assert cat.clean == share([1, 1, 0, 1])
     assert cat.attacked == cat.certified == share([0, 1, 0, 0])
@@ -71,13 +71,15 @@ def test_each_class_that_there_is_has_its_accuracies(gather: Gather, rows: pd.Da
     assert owl.certified == share([0, 0, 0])
 
 
-def test_without_attack_or_proof_there_is_nothing_of_them(gather: Gather, rows: pd.DataFrame) -> None:
-    found = classes(gather, rows)
-    assert (found.attacked, found.certified, found.confusion.attacked) == (None, None, None)
-    assert [(each.attacked, each.certified) for each in found.accuracies] == [(None, None)] * 2
+def test_classes_without_attack_or_proof_have_clean_accuracy_alone(
+    gather: Gather, rows: pd.DataFrame
+) -> None:
+    result = classes(gather, rows)
+    assert (result.attacked, result.certified, result.confusion.attacked) == (None, None, None)
+    assert [(accuracy.attacked, accuracy.certified) for accuracy in result.accuracies] == [(None, None)] * 2
 
 
-def test_shares_of_several_predictions_are_counted_as_such(gather: Gather, rows: pd.DataFrame) -> None:
+def test_classes_count_shares_of_several_predictions(gather: Gather, rows: pd.DataFrame) -> None:
     shares = rows.assign(clean=[1.0, 0.5, 0.25, 1.0, 0.0, 0.75, 1.0])
     predictor = Predictor(torch.nn.Identity(), torch.nn.Identity(), num_repeats=4)
     _, owl = classes(gather, shares, predictor=predictor).accuracies
@@ -85,9 +87,9 @@ def test_shares_of_several_predictions_are_counted_as_such(gather: Gather, rows:
     assert (owl.clean.correct, owl.clean.total) == (8, 12)
 
 
-def test_what_is_taken_for_what(gather: Gather, rows: pd.DataFrame) -> None:
-    found = classes(gather, rows, ATTACK, PROOF).confusion
-    assert found == Confusion(
+def test_confusion_counts_examples_by_class_and_prediction(gather: Gather, rows: pd.DataFrame) -> None:
+    confusion = classes(gather, rows, ATTACK, PROOF).confusion
+    assert confusion == Confusion(
         clean=[[3, 0, 1], [0, 0, 0], [0, 1, 2]], attacked=[[1, 2, 1], [0, 0, 0], [1, 1, 1]]
     )
 
@@ -117,7 +119,7 @@ def save_ends(tmp_path: Path) -> SaveEnds:
     ("number", "smallest", "largest"),
     [(1, [5], [3]), (2, [5, 1], [3, 0]), (6, [5, 1, 6], [3, 0]), (0, [], [])],
 )
-def test_the_ends_of_the_proven(
+def test_extremes_are_the_smallest_and_largest_radii(
     rows: pd.DataFrame, number: int, smallest: list[int], largest: list[int], save_ends: SaveEnds
 ) -> None:
     saved = save_ends(rows, number)
@@ -125,20 +127,20 @@ def test_the_ends_of_the_proven(
     assert saved["largest_index"].tolist() == largest
 
 
-def test_where_nothing_is_proven_there_are_no_ends(rows: pd.DataFrame, save_ends: SaveEnds) -> None:
+def test_extremes_are_empty_where_nothing_is_proven(rows: pd.DataFrame, save_ends: SaveEnds) -> None:
     saved = save_ends(rows.assign(**{"radius-l2": 0.0}))
     assert saved["smallest_images"].shape == (0, 4, 5, 1)
     assert saved["smallest_index"].dtype == np.int64
     assert saved["largest_radius"].shape == (0,)
 
 
-def test_indices_are_those_of_the_test_split(rows: pd.DataFrame, save_ends: SaveEnds) -> None:
+def test_extremes_have_indices_of_the_test_split(rows: pd.DataFrame, save_ends: SaveEnds) -> None:
     saved = save_ends(rows.assign(index=rows["index"] + 10).iloc[::-1], 1)
     assert saved["smallest_index"].tolist() == saved["smallest_label"].tolist() == [15]
     assert saved["largest_index"].tolist() == [13]
 
 
-def test_images_of_the_ends_are_written(rows: pd.DataFrame, save_ends: SaveEnds) -> None:
+def test_extremes_are_written_by_an_evaluation(rows: pd.DataFrame, save_ends: SaveEnds) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (7, 3, 4, 5), dtype=torch.uint8, generator=generator)
     saved = save_ends(rows, 2, images)

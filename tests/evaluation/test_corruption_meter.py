@@ -26,7 +26,7 @@ COLUMN = "corruption-accuracy"
 
 
 class Bright(nn.Module):
-    """Says 1 of images whose mean is above a half; keeps what it saw."""
+    """Answers class 1 for images whose mean is above a half; keeps what it saw."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,24 +52,24 @@ def score(meter: Corruptions, batch: Batch, seed: int = 0, model: nn.Module | No
     return meter.score(predictor, batch, prediction, seed=seed)
 
 
-def test_counts_by_hand() -> None:
+def test_corruptions_counts_are_as_counted_by_hand() -> None:
     batch = grey(0.05, 0.15, 0.25, 0.35, 0.45, 0.55)
-    found = score(Corruptions(["brightness", "contrast"], [1, 3]), batch)
+    result = score(Corruptions(["brightness", "contrast"], [1, 3]), batch)
     # 0.1 turns 0.45, 0.3 all from 0.25 on; flat images have no contrast to lose.
-    (counts,) = found.counts.values()
+    (counts,) = result.counts.values()
     assert counts.dtype == np.int64
     assert counts.tolist() == [[5, 3], [6, 6]]
-    assert found.columns[COLUMN].tolist() == [1.0, 1.0, 0.75, 0.75, 0.5, 1.0]
+    assert result.columns[COLUMN].tolist() == [1.0, 1.0, 0.75, 0.75, 0.5, 1.0]
 
 
-def test_summary_adds_batches_up(gather: Gather) -> None:
+def test_corruptions_summary_adds_batches_up(gather: Gather) -> None:
     meter = Corruptions(["jpeg", "brightness"], [2, 5])
     parts = [score(meter, batch) for batch in (grey(0.05, 0.35), grey(0.45, 0.55, 0.95))]
     counts = {name: parts[0].counts[name] + parts[1].counts[name] for name in parts[0].counts}
     column = np.concatenate([part.columns[COLUMN] for part in parts])
-    rows, found = meter.summary(gather(pd.DataFrame({COLUMN: column}), counts=counts))
-    jpeg, brightness = found["corruptions"].kinds
-    assert found["corruptions"].description == meter.describe()
+    rows, summaries = meter.summary(gather(pd.DataFrame({COLUMN: column}), counts=counts))
+    jpeg, brightness = summaries["corruptions"].kinds
+    assert summaries["corruptions"].description == meter.describe()
     assert (jpeg.name, jpeg.title, jpeg.parameter) == ("jpeg", "JPEG", "quality, of 100")
     assert (brightness.severities, brightness.values) == ([2, 5], [0.2, 0.5])
     assert [(row.by, row.level) for row in rows] == [
@@ -83,14 +83,14 @@ def test_summary_adds_batches_up(gather: Gather) -> None:
     assert example_column(CORRUPTED) == COLUMN
 
 
-def test_the_model_sees_each_corrupted_image_once_without_gradient() -> None:
+def test_corruptions_show_the_model_each_image_once_without_gradient() -> None:
     bright = Bright()
     score(Corruptions(), grey(0.2, 0.8, 0.6), model=nn.Sequential(nn.Conv2d(1, 1, 1), bright))
     assert len(bright.seen) == 1 + 8 * 5
     assert not any(images.requires_grad for images in bright.seen)
 
 
-def test_kinds_and_severities_draw_by_themselves() -> None:
+def test_corruptions_draw_for_each_kind_and_severity_alone() -> None:
     batch = Batch(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2)
     alone, beside, other, low = Bright(), Bright(), Bright(), Bright()
     before = torch.random.get_rng_state()
@@ -105,12 +105,12 @@ def test_kinds_and_severities_draw_by_themselves() -> None:
     assert (hit[0] & ~hit[1]).any()  # not the same draws with another threshold
 
 
-def test_a_model_that_draws_is_asked_once_an_image() -> None:
+def test_corruptions_ask_a_random_model_once_an_image() -> None:
     model = Bright()
     predictor = random_predictor(model, num_samples=1, num_repeats=5, attack_samples=1)
     batch = grey(0.2, 0.8)
-    found = Corruptions(["contrast"], [1]).score(predictor, batch, batch.labels, seed=0)
-    assert found.columns[COLUMN].tolist() == [1.0, 1.0]
+    result = Corruptions(["contrast"], [1]).score(predictor, batch, batch.labels, seed=0)
+    assert result.columns[COLUMN].tolist() == [1.0, 1.0]
     assert sum(len(images) for images in model.seen) == 2
 
 
@@ -125,12 +125,12 @@ def test_a_model_that_draws_is_asked_once_an_image() -> None:
         ({"severities": [1, 1]}, "and each once"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong: dict[str, Any], text: str) -> None:
+def test_corruptions_refuse_settings_out_of_range(wrong: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Corruptions(**wrong)
 
 
-def test_all_are_looked_at_by_default_and_said() -> None:
+def test_corruptions_are_all_measured_by_default_and_described() -> None:
     settings = Corruptions()
     assert settings.kinds == list(CORRUPTIONS)
     assert settings.severities == [1, 2, 3, 4, 5]

@@ -69,7 +69,7 @@ class Cheat(Attack):
         return "cheat"
 
 
-def test_rows_obey_the_order_of_difficulty(tiny_dataset: Dataset) -> None:
+def test_evaluate_rows_obey_the_order_of_difficulty(tiny_dataset: Dataset) -> None:
     attacks = [PGD(num_steps=5), PGD(norm=2, num_steps=5), Noise()]
     result = evaluate(Thresholds(), tiny_dataset, [Attacks(attacks, EPSILONS)], batch_size=7)
     rows = result.rows
@@ -88,7 +88,7 @@ def test_rows_obey_the_order_of_difficulty(tiny_dataset: Dataset) -> None:
     assert rows["noise-1-linf@0.05"].mean() == 1.0
 
 
-def test_linear_model_is_broken_exactly_where_its_margin_ends(tiny_dataset: Dataset) -> None:
+def test_evaluate_breaks_a_linear_model_exactly_where_its_margin_ends(tiny_dataset: Dataset) -> None:
     # The best an attack can do in linf and [0, 1]: darken the true column, brighten another.
     epsilon = 0.22
     columns = (tiny_dataset.test.images.float() / 255)[:, 0, :, :3]
@@ -104,7 +104,9 @@ def test_linear_model_is_broken_exactly_where_its_margin_ends(tiny_dataset: Data
     assert (robust == can_withstand).all()
 
 
-def test_writes_rows_as_it_goes_and_the_rest_at_the_end(tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_evaluate_writes_rows_as_it_goes_and_the_rest_at_the_end(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
     out = RunFolder(tmp_path).create()
     seen: list[int] = []
 
@@ -125,10 +127,10 @@ def test_writes_rows_as_it_goes_and_the_rest_at_the_end(tiny_dataset: Dataset, t
     assert seen == sorted(seen)
     assert {8, 16, 20} <= set(seen)
     pd.testing.assert_frame_equal(pd.read_csv(out.examples), result.rows, check_dtype=False)
-    kept = read_results(out)
-    assert kept is not None
-    assert kept[0] == result.results
-    pd.testing.assert_frame_equal(kept[1], result.table)
+    stored = read_results(out)
+    assert stored is not None
+    assert stored[0] == result.results
+    pd.testing.assert_frame_equal(stored[1], result.table)
     assert select(result.table, CLEAN).total.item() == result.results.num_examples == 20
     assert (result.results.attacks[0].norm, select(result.table, ATTACKED).norm.item()) == ("inf", "inf")
     gallery = np.load(out.gallery, allow_pickle=False)
@@ -137,7 +139,7 @@ def test_writes_rows_as_it_goes_and_the_rest_at_the_end(tiny_dataset: Dataset, t
     assert 0 < abs(difference).max() <= round(0.1 * 255) + 1
 
 
-def test_same_seed_gives_the_same_rows_whatever_the_random_state(tiny_dataset: Dataset) -> None:
+def test_evaluate_repeats_its_rows_with_the_seed_whatever_the_random_state(tiny_dataset: Dataset) -> None:
     torch.manual_seed(1)
     first = evaluate(Thresholds(), tiny_dataset, [Attacks([Noise()], [0.4])]).rows
     state = torch.get_rng_state()
@@ -146,32 +148,34 @@ def test_same_seed_gives_the_same_rows_whatever_the_random_state(tiny_dataset: D
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_masked_gradients_are_called_out(tiny_dataset: Dataset) -> None:
+def test_evaluate_warns_of_masked_gradients(tiny_dataset: Dataset) -> None:
     attacks = Attacks([PGD(num_steps=5, random_start=False)], EPSILONS)
     masked = evaluate(Quantised(), tiny_dataset, [attacks]).results
     assert any("Masked gradients" in warning for warning in masked.warnings)
-    assert any("withstand pgd-5-linf at linf 0.5, where every image" in each for each in masked.warnings)
+    assert any(
+        "withstand pgd-5-linf at linf 0.5, where every image" in warning for warning in masked.warnings
+    )
     attacks = Attacks([PGD(num_steps=5)], EPSILONS)
     assert evaluate(Thresholds(), tiny_dataset, [attacks]).results.warnings == []
 
 
-def test_a_constant_answer_is_called_out(tiny_dataset: Dataset) -> None:
+def test_evaluate_warns_of_a_constant_answer(tiny_dataset: Dataset) -> None:
     layer = nn.Linear(16, 3)
     nn.init.zeros_(layer.weight)
     constant = nn.Sequential(nn.Flatten(), layer)
-    found = evaluate(constant, tiny_dataset, [Attacks([PGD(num_steps=2)], [0.1])]).results.warnings
-    assert "Constant answer" in found[0]
-    assert "the margin has no gradient" in found[1]
-    assert len(found) == 2
+    warnings = evaluate(constant, tiny_dataset, [Attacks([PGD(num_steps=2)], [0.1])]).results.warnings
+    assert "Constant answer" in warnings[0]
+    assert "the margin has no gradient" in warnings[1]
+    assert len(warnings) == 2
 
 
 @pytest.mark.parametrize("shift", [0.2, -0.05])
-def test_an_attack_that_leaves_its_set_is_stopped(tiny_dataset: Dataset, shift: float) -> None:
+def test_evaluate_stops_an_attack_that_leaves_its_set(tiny_dataset: Dataset, shift: float) -> None:
     with pytest.raises(AttackError, match=r"cheat at epsilon 0.1 returned images"):
         evaluate(Thresholds(), tiny_dataset, [Attacks([Cheat(shift=shift)], [0.1])])
 
 
-def test_model_of_the_wrong_width(tiny_dataset: Dataset) -> None:
+def test_evaluate_refuses_a_model_of_the_wrong_width(tiny_dataset: Dataset) -> None:
     with pytest.raises(ModelError):
         evaluate(nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), tiny_dataset)
 
@@ -179,13 +183,13 @@ def test_model_of_the_wrong_width(tiny_dataset: Dataset) -> None:
 @pytest.mark.parametrize(
     ("epsilons", "message"), [([], "at least one epsilon"), ([-0.1], "at least 0"), ([math.inf], "finite")]
 )
-def test_epsilons_are_checked(epsilons: Sequence[float], message: str) -> None:
+def test_attacks_meter_refuses_epsilons_out_of_range(epsilons: Sequence[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Attacks([PGD()], epsilons)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sizes", [{"num_examples": 0}, {"num_examples": -3}, {"batch_size": 0}])
-def test_sizes_are_checked(tiny_dataset: Dataset, sizes: dict[str, int]) -> None:
+def test_evaluate_refuses_sizes_out_of_range(tiny_dataset: Dataset, sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         evaluate(Thresholds(), tiny_dataset, **sizes)  # type: ignore[arg-type]
 
@@ -193,18 +197,18 @@ def test_sizes_are_checked(tiny_dataset: Dataset, sizes: dict[str, int]) -> None
 @pytest.mark.parametrize(
     ("attacks", "message"), [([], "at least one attack"), (["pgd"], r"such as PGD\(num_steps=20\), .*'pgd'")]
 )
-def test_attacks_are_checked(attacks: list[Attack], message: str) -> None:
+def test_attacks_meter_refuses_what_is_no_attack(attacks: list[Attack], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Attacks(attacks, [0.1])
 
 
-def test_attacks_of_the_same_name_are_told_apart() -> None:
+def test_merged_attacks_of_the_same_name_get_different_names() -> None:
     attacks = [PGD(), PGD(num_restarts=2), PGD(norm=2), PGD(num_restarts=3)]
     merged = merged_attacks([AttackPlan(attack, [0.1], attack.name) for attack in attacks])
     assert [plan.name for plan in merged] == ["pgd-10-linf", "pgd-10-linf-2", "pgd-10-l2", "pgd-10-linf-3"]
 
 
-def test_an_attack_asked_for_twice_is_run_once_at_all_budgets() -> None:
+def test_merged_attacks_run_an_attack_once_at_all_budgets() -> None:
     plans = [
         AttackPlan(PGD(epsilon=0.2), [0.3, 0.1], "pgd"),
         AttackPlan(Noise(), [0.2], "noise"),
@@ -219,14 +223,16 @@ def test_an_attack_asked_for_twice_is_run_once_at_all_budgets() -> None:
     assert merged_attacks([]) == []
 
 
-def test_a_certificate_asked_for_twice_is_proven_once_at_all_budgets() -> None:
+def test_merged_certificates_prove_a_certificate_once_at_all_budgets() -> None:
     certificates = [
         Certificate(2, [0.3, 0.1]),
         Certificate(2, [0.3], method="ball"),
         Certificate(math.inf, [0.1]),
         Certificate(2, [0.2, 0.3], radius=True),
     ]
-    merged = merged_certificates(plan for each in certificates for plan in each.certificate_plans())
+    merged = merged_certificates(
+        plan for certificate in certificates for plan in certificate.certificate_plans()
+    )
     assert [(plan.name, list(plan.epsilons), plan.radius) for plan in merged] == [
         ("certified-l2", [0.1, 0.2, 0.3], True),
         ("certified-ball-l2", [0.3], False),
@@ -238,26 +244,26 @@ def test_a_certificate_asked_for_twice_is_proven_once_at_all_budgets() -> None:
 @given(st.integers(1, 400), st.data())
 def test_share_has_the_clopper_pearson_interval(total: int, data: st.DataObject) -> None:
     correct = data.draw(st.integers(0, total))
-    found = share([1] * correct + [0] * (total - correct))
-    assert (found.value, found.correct, found.total) == (correct / total, correct, total)
+    result = share([1] * correct + [0] * (total - correct))
+    assert (result.value, result.correct, result.total) == (correct / total, correct, total)
     lower = beta.ppf(0.025, correct, total - correct + 1) if correct else 0.0
     upper = beta.ppf(0.975, correct + 1, total - correct) if correct < total else 1.0
-    assert found.lower == pytest.approx(lower, abs=1e-9)
-    assert found.upper == pytest.approx(upper, abs=1e-9)
+    assert result.lower == pytest.approx(lower, abs=1e-9)
+    assert result.upper == pytest.approx(upper, abs=1e-9)
 
 
-def test_the_table_counts_the_columns(tiny_dataset: Dataset) -> None:
-    found = evaluate(Thresholds(), tiny_dataset, [Attacks([PGD(), Noise()], [0.2, 0.3])])
-    assert select(found.table, CLEAN).correct.item() == found.rows["clean"].sum()
-    attacked = select(found.table, ATTACKED)
+def test_evaluate_table_counts_the_columns(tiny_dataset: Dataset) -> None:
+    evaluation = evaluate(Thresholds(), tiny_dataset, [Attacks([PGD(), Noise()], [0.2, 0.3])])
+    assert select(evaluation.table, CLEAN).correct.item() == evaluation.rows["clean"].sum()
+    attacked = select(evaluation.table, ATTACKED)
     assert len(attacked) == 6
     for row in attacked.itertuples():
-        assert row.correct == found.rows[f"{row.by}@{row.level:g}"].sum()
+        assert row.correct == evaluation.rows[f"{row.by}@{row.level:g}"].sum()
     assert attacked.correct.nunique() > 2
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ([PGD()], r"got the attack pgd-\d+-linf: write meters\.Attacks"),
         (["Suite"], r"Expected meters, such as .*, but got 'Suite'"),
@@ -265,14 +271,14 @@ def test_the_table_counts_the_columns(tiny_dataset: Dataset) -> None:
         (NoiseCurve(), r"one meter: write \[NoiseCurve"),
     ],
 )
-def test_what_is_no_list_of_meters_is_told(
-    tiny_model: nn.Module, tiny_dataset: Dataset, wrong: Any, told: str
+def test_evaluate_refuses_what_is_no_list_of_meters(
+    tiny_model: nn.Module, tiny_dataset: Dataset, wrong: Any, message: str
 ) -> None:
-    with pytest.raises(TypeError, match=told):
+    with pytest.raises(TypeError, match=message):
         evaluate(tiny_model, tiny_dataset, wrong)
 
 
-def test_meters_may_be_any_iterable(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
+def test_evaluate_takes_any_iterable_of_meters(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
     listed, drawn = (
         evaluate(tiny_model, tiny_dataset, meters)
         for meters in ([Suite("fast", [0.1])], iter([Suite("fast", [0.1])]))
@@ -281,29 +287,29 @@ def test_meters_may_be_any_iterable(tiny_model: nn.Module, tiny_dataset: Dataset
 
 
 @pytest.mark.parametrize("epsilons", [0.1, iter([0.1]), ["8/255"], np.array([0.1])])
-def test_epsilons_that_are_no_list_of_numbers_are_told(epsilons: Any) -> None:
+def test_attacks_meter_refuses_epsilons_that_are_no_list_of_numbers(epsilons: Any) -> None:
     with pytest.raises(TypeError, match="need a list of epsilons, such as"):
         Suite("fast", epsilons)
 
 
-def test_of_two_meters_with_one_name_the_last_is_measured_which_is_said(
+def test_evaluate_measures_the_last_of_two_meters_with_one_name_and_logs_it(
     tiny_model: nn.Module, tiny_dataset: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     few, more = NoiseCurve(num_levels=2), NoiseCurve(num_levels=4)
-    found = evaluate(tiny_model, tiny_dataset, [few, more])
-    assert len(select(found.table, NOISE_ACCURACY, by="clipped")) == 4
+    evaluation = evaluate(tiny_model, tiny_dataset, [few, more])
+    assert len(select(evaluation.table, NOISE_ACCURACY, by="clipped")) == 4
     assert "Of 2 meters named noise the last alone is measured" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "told"),
+    ("column", "values", "message"),
     [
         ("clean", 0.0, r"has a column 'clean', which there is already"),
         ("mine", None, r"'mine' of shape \(3,\)"),
     ],
 )
-def test_columns_of_a_meter_that_do_not_fit_are_told(
-    tiny_model: nn.Module, tiny_dataset: Dataset, column: str, values: float | None, told: str
+def test_evaluate_refuses_columns_of_a_meter_that_do_not_fit(
+    tiny_model: nn.Module, tiny_dataset: Dataset, column: str, values: float | None, message: str
 ) -> None:
     @dataclass(frozen=True)
     class Mine(Meter):
@@ -317,18 +323,18 @@ def test_columns_of_a_meter_that_do_not_fit_are_told(
         def summary(self, gathered: Gathered) -> Summary:
             return Summary()
 
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         evaluate(tiny_model, tiny_dataset, [Mine()])
 
 
-def test_weights_of_another_type_than_the_images_are_told(tiny_dataset: Dataset) -> None:
+def test_evaluate_refuses_weights_of_another_type_than_the_images(tiny_dataset: Dataset) -> None:
     model = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
     model(tiny_dataset.test.images[:1].float())
     with pytest.raises(ModelError, match=r"call model\.float\(\) first"):
         evaluate(model.double(), tiny_dataset)
 
 
-def test_a_meter_whose_columns_did_not_fit_is_asked_again_once_it_is_mended(
+def test_evaluate_runs_a_meter_again_once_its_columns_fit(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     lengths = [3, 45]  # of 45 examples
@@ -347,11 +353,11 @@ def test_a_meter_whose_columns_did_not_fit_is_asked_again_once_it_is_mended(
 
     with pytest.raises(ValueError, match="of shape"):
         evaluate(tiny_model, tiny_dataset, [Mine()], out=tmp_path)
-    found = evaluate(tiny_model, tiny_dataset, [Mine()], out=tmp_path)
-    assert (found.rows["mine"] == 1).all()
+    evaluation = evaluate(tiny_model, tiny_dataset, [Mine()], out=tmp_path)
+    assert (evaluation.rows["mine"] == 1).all()
 
 
-def test_what_a_meter_finds_of_attacked_images_has_an_entry_an_example(
+def test_evaluate_refuses_states_of_attacked_images_of_another_length(
     tiny_model: nn.Module, tiny_dataset: Dataset
 ) -> None:
     @dataclass(frozen=True)

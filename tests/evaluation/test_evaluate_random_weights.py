@@ -48,13 +48,13 @@ def random_net() -> nn.Module:
     return bayes.convert(_stripes_net(), bayes.Posterior(initial_std=1.5))
 
 
-def test_results_say_how_random_answers_were_scored(
+def test_evaluate_results_describe_how_random_answers_were_scored(
     random_net: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     attacks = Attacks([PGD(num_steps=4), Noise(num_samples=2)], EPSILONS)
     meters = [attacks, NoiseCurve(num_levels=3), UNCERTAINTY]
-    found = evaluate(random_net, tiny_dataset, meters, sampling=FEW, out=tmp_path)
-    results, examples = found.results, found.rows
+    evaluation = evaluate(random_net, tiny_dataset, meters, sampling=FEW, out=tmp_path)
+    results, examples = evaluation.results, evaluation.rows
     sampling, uncertainty, noise = results.sampling, results.uncertainty, results.noise
     assert sampling is not None
     assert (sampling.num_samples, sampling.num_repeats) == (4, 3)
@@ -62,7 +62,7 @@ def test_results_say_how_random_answers_were_scored(
     assert [level.num_samples for level in sampling.sweep.levels] == [1, 2, 4]
     names = [f"{name}@{epsilon:g}" for name in ("pgd-4-linf", "noise-2-linf") for epsilon in EPSILONS]
     assert uncertainty is not None
-    assert [each.name for each in uncertainty.sets] == ["clean", *names]
+    assert [part.name for part in uncertainty.sets] == ["clean", *names]
     assert {"entropy", "expected-entropy", "mutual-information"} <= set(examples)
     np.testing.assert_allclose(
         examples["expected-entropy"] + examples["mutual-information"], examples["entropy"]
@@ -72,71 +72,69 @@ def test_results_say_how_random_answers_were_scored(
     assert "gradient is that of the same mean over" in sampling.description
     assert "chosen by one set of predictions and counted on another" in sampling.description
     out = RunFolder(tmp_path)
-    kept = read_results(out)
-    assert kept is not None
-    assert kept[0] == results
+    stored = read_results(out)
+    assert stored is not None
+    assert stored[0] == results
     pd.testing.assert_frame_equal(pd.read_csv(out.examples), examples, check_dtype=False)
     assert out.gallery.exists()
     assert noise is not None
     assert "by the draws of the weights alone" in noise.description
-    assert [row.value for row in rows(select(found.table, NOISE_AGREEMENT, level=0.0))] == [1.0, 1.0]
+    assert [row.value for row in rows(select(evaluation.table, NOISE_AGREEMENT, level=0.0))] == [1.0, 1.0]
 
 
-def test_shares_are_counted_as_predictions_with_intervals_of_examples(
+def test_evaluate_counts_predictions_with_intervals_of_examples(
     random_net: nn.Module, tiny_dataset: Dataset
 ) -> None:
-    found = evaluate(random_net, tiny_dataset, [Attacks([PGD(num_steps=4)], EPSILONS)], sampling=FEW)
-    curve = select(found.table, ATTACKED)
+    evaluation = evaluate(random_net, tiny_dataset, [Attacks([PGD(num_steps=4)], EPSILONS)], sampling=FEW)
+    curve = select(evaluation.table, ATTACKED)
     assert list(curve.level) == EPSILONS
     for row in rows(curve):
-        share = found.rows[f"pgd-4-linf@{row.level:g}"]
+        share = evaluation.rows[f"pgd-4-linf@{row.level:g}"]
         assert set((3 * share).round(9)) <= {0, 1, 2, 3}
         assert (row.correct, row.total) == (round(3 * share.sum()), 45 * 3)
         assert row.value == pytest.approx(share.mean())
     last = curve.iloc[-1]
-    right, wrong = last.correct / 3, (last.total - last.correct) / 3
-    assert 0 < right < 45
-    assert last.lower == pytest.approx(beta.ppf(0.025, right, wrong + 1))
-    assert last.upper == pytest.approx(beta.ppf(0.975, right + 1, wrong))
+    num_correct, num_wrong = last.correct / 3, (last.total - last.correct) / 3
+    assert 0 < num_correct < 45
+    assert last.lower == pytest.approx(beta.ppf(0.025, num_correct, num_wrong + 1))
+    assert last.upper == pytest.approx(beta.ppf(0.975, num_correct + 1, num_wrong))
 
 
-def test_the_same_seed_gives_the_same_rows(random_net: nn.Module, tiny_dataset: Dataset) -> None:
-    given: dict[str, Any] = {"sampling": FEW, "batch_size": 50, "seed": 2}
+def test_evaluate_of_a_random_net_repeats_with_the_seed(random_net: nn.Module, tiny_dataset: Dataset) -> None:
+    options: dict[str, Any] = {"sampling": FEW, "batch_size": 50, "seed": 2}
     meters = [Attacks([PGD(num_steps=2)], [0.2]), UNCERTAINTY]
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = evaluate(random_net, tiny_dataset, meters, **given)
+    first = evaluate(random_net, tiny_dataset, meters, **options)
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(5)
-    second = evaluate(random_net, tiny_dataset, meters, **given)
+    second = evaluate(random_net, tiny_dataset, meters, **options)
     pd.testing.assert_frame_equal(first.rows, second.rows)
     pd.testing.assert_frame_equal(first.table, second.table)
     assert first.results == second.results
 
 
-def test_other_data_are_looked_at_without_labels(random_net: nn.Module, tiny_dataset: Dataset) -> None:
+def test_uncertainty_looks_at_other_data_without_labels(random_net: nn.Module, tiny_dataset: Dataset) -> None:
     meter = Uncertainty(num_samples=5, out_of_distribution={"else": tiny_dataset})
-    found = evaluate(random_net, tiny_dataset, [meter], sampling=FEW, num_examples=20)
-    assert found.results.uncertainty is not None
-    clean, other = found.results.uncertainty.sets
+    evaluation = evaluate(random_net, tiny_dataset, [meter], sampling=FEW, num_examples=20)
+    assert evaluation.results.uncertainty is not None
+    clean, other = evaluation.results.uncertainty.sets
     assert (other.name, other.kind, other.num_examples) == ("else", "out-of-distribution", 20)
     assert clean.accuracy is not None
     assert clean.accuracy > 0.7  # of twenty, each by five draws
     assert other.accuracy is None
-    row = one(found.table, "AUROC of entropy against clean images", by="else")
+    row = one(evaluation.table, "AUROC of entropy against clean images", by="else")
     assert row is not None
     assert 0.2 < row.value < 0.8  # it is the same
     assert other.auroc == row.value
 
 
-def test_by_default_a_random_net_is_sampled_and_another_is_not(
-    random_net: nn.Module, tiny_dataset: Dataset
-) -> None:
-    found = evaluate(random_net, tiny_dataset, num_examples=3)
-    assert found.results.sampling is not None
-    clean = one(found.table, CLEAN)
+def test_evaluate_samples_a_random_net_alone_by_default(random_net: nn.Module, tiny_dataset: Dataset) -> None:
+    evaluation = evaluate(random_net, tiny_dataset, num_examples=3)
+    assert evaluation.results.sampling is not None
+    clean = one(evaluation.table, CLEAN)
     assert clean is not None
-    assert (found.results.sampling.num_samples, clean.total) == (20, 15)
+    assert (evaluation.results.sampling.num_samples, clean.total) == (20, 15)
     plain = evaluate(_stripes_net(), tiny_dataset, sampling=FEW)
     assert (plain.results.sampling, plain.results.uncertainty) == (None, None)
     assert select(plain.table, CLEAN).total.item() == 45
@@ -144,7 +142,7 @@ def test_by_default_a_random_net_is_sampled_and_another_is_not(
     assert plain.rows["clean"].dtype == np.int32
 
 
-def test_nothing_is_proven_of_random_weights(
+def test_evaluate_proves_nothing_of_random_weights(
     random_net: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     certificate = Certificate(norm=2, epsilons=[0.1])
@@ -168,46 +166,48 @@ def test_uncertainty_of_fixed_weights_is_refused(tiny_dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("field", ["num_samples", "num_repeats", "attack_samples", "sweep_examples"])
-def test_counts_below_one_are_refused(field: str) -> None:
+def test_sampling_refuses_counts_below_one(field: str) -> None:
     with pytest.raises(ValueError, match=rf"Expected {field} of the sampling of at least 1, but got 0"):
         Sampling(**{field: 0})
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
-def test_too_few_draws_to_compare_are_refused(most: int) -> None:
+def test_sampling_refuses_too_few_draws_to_compare(most: int) -> None:
     with pytest.raises(
         ValueError, match=rf"at least 4, .* but got {most}\. To fix the number give attack_samples"
     ):
         Sampling(most_attack_samples=most)
 
 
-def test_a_tolerance_below_zero_is_refused() -> None:
+def test_sampling_refuses_a_tolerance_below_zero() -> None:
     with pytest.raises(ValueError, match="tolerance"):
         Sampling(tolerance=-0.1)
 
 
-def test_a_recipe_holds_the_settings(tmp_path: Path) -> None:
+def test_recipe_holds_sampling_and_uncertainty(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(
         "model: {bayes: {}}\nevaluation: {sampling: {num_samples: 7}, meters: [{class_path: Uncertainty, "
         "init_args: {out_of_distribution: [mnist]}}]}\n",
         encoding="utf-8",
     )
-    found = parse_recipe(file, ["--evaluation.sampling.num_repeats=2"]).recipe.evaluation
-    assert found.sampling == Sampling(7, 2)
-    assert found.meters == [Uncertainty(out_of_distribution=["mnist"])]
+    settings = parse_recipe(file, ["--evaluation.sampling.num_repeats=2"]).recipe.evaluation
+    assert settings.sampling == Sampling(7, 2)
+    assert settings.meters == [Uncertainty(out_of_distribution=["mnist"])]
     assert parse_recipe(file, ["--evaluation.sampling=null"]).recipe.evaluation.sampling is None
     without = parse_recipe(file, ["--evaluation.meters=[]"]).recipe.evaluation
     assert (without.sampling, without.meters) == (Sampling(7), [])
 
 
-def test_training_scores_the_mean_probability(random_net: nn.Module, tiny_dataset: Dataset) -> None:
+def test_training_of_a_random_net_scores_the_mean_probability(
+    random_net: nn.Module, tiny_dataset: Dataset
+) -> None:
     torch.manual_seed(0)
     asked: list[int] = []
     layer = random_net.get_submodule("1")
-    layer.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
-    found = accuracies(random_net, tiny_dataset.validation, PGD(epsilon=0.3, num_steps=2))
-    assert found["validation_accuracy"] == 1.0
-    assert found["validation_robust_accuracy"] < 1.0
+    layer.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
+    measured = accuracies(random_net, tiny_dataset.validation, PGD(epsilon=0.3, num_steps=2))
+    assert measured["validation_accuracy"] == 1.0
+    assert measured["validation_robust_accuracy"] < 1.0
     assert random_net.training
     assert set(asked) <= {30, 240}  # eight draws an image, where not all copies are one

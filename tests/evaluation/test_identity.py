@@ -27,7 +27,7 @@ def linear() -> nn.Module:
 
 
 class Scaled(nn.Module):
-    """Says the same at any scale; a gradient there is at small ones only."""
+    """Answers the same at any scale; a gradient there is at small ones only."""
 
     def __init__(self, model: nn.Module, scale: float, *, is_tensor: bool) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize("is_tensor", [True, False])
-def test_settings_that_are_no_weights_count(is_tensor: bool, linear: nn.Module) -> None:
+def test_identity_of_model_counts_settings_that_are_no_weights(is_tensor: bool, linear: nn.Module) -> None:
     one, other = (Scaled(linear, scale, is_tensor=is_tensor) for scale in (1.0, 2.0))
     if not is_tensor:
         other.factor = one.factor
@@ -50,7 +50,7 @@ def test_settings_that_are_no_weights_count(is_tensor: bool, linear: nn.Module) 
     assert identity_of_model(one) != identity_of_model(other)
 
 
-def test_settings_alike_have_one_identity_and_others_another() -> None:
+def test_identity_is_one_for_settings_alike_and_another_for_others() -> None:
     model = nn.Linear(2, 2)
     assert identity(PGD(num_steps=3)) == identity(PGD(num_steps=3))
     different: list[Callable[[], Any]] = [
@@ -68,14 +68,14 @@ def test_settings_alike_have_one_identity_and_others_another() -> None:
         lambda: lambda x: -x,
         lambda: partial(max, 1),
     ]
-    assert len({identity(each()) for each in different}) == len(different)
+    assert len({identity(make()) for make in different}) == len(different)
     before = identity_of_model(model)
     with torch.no_grad():
         model.weight[0, 0] += 1
     assert identity_of_model(model) != before
 
 
-def test_another_process_has_the_same_identity() -> None:
+def test_identity_is_the_same_in_another_process() -> None:
     code = """
 import math
 from withstand.attacks import PGD, Noise, margin
@@ -89,10 +89,12 @@ SETTINGS = [
 print(*map(identity, SETTINGS))
 """
     path = {**os.environ, "PYTHONPATH": str(Path(withstand.__file__).parents[1])}
-    found = subprocess.run([sys.executable, "-c", code], env=path, capture_output=True, text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=path, capture_output=True, text=True, check=True
+    )
     here: dict[str, Any] = {"print": lambda *texts: here.update(texts=texts)}
     exec(code, here)
-    assert found.stdout.split() == list(here["texts"])
+    assert process.stdout.split() == list(here["texts"])
 
 
 def test_identity_does_not_name_the_file_of_a_class_of_the_package() -> None:

@@ -82,12 +82,12 @@ def change(folder: Path, row: int, **values: float) -> None:
     with np.load(file) as held:
         arrays = dict(held)
     for end, value in values.items():
-        (name,) = (each for each in arrays if each.endswith(end))
+        (name,) = (key for key in arrays if key.endswith(end))
         arrays[name][row] = value
     np.savez(file, **arrays)
 
 
-def test_former_rows_stay_and_new_ones_are_those_of_one_evaluation(
+def test_joined_rows_are_those_of_one_evaluation(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path, asked: list[int]
 ) -> None:
     former = evaluate(linear, tiny_dataset, [ATTACKS], num_examples=30, out=tmp_path)
@@ -103,13 +103,13 @@ def test_former_rows_stay_and_new_ones_are_those_of_one_evaluation(
     assert 0 < result.rows["certified-l2@0.6"].sum() < 30
     assert curves(result.table, ATTACKED) == {"pgd-20-l2": [0.6], "pgd-20-margin-l2": [0.5]}
     run = RunFolder(tmp_path)
-    kept = read_results(run)
-    assert kept is not None
-    assert kept[0] == result.results
+    stored = read_results(run)
+    assert stored is not None
+    assert stored[0] == result.results
     pd.testing.assert_frame_equal(pd.read_csv(run.examples), result.rows, check_dtype=False)
 
 
-def test_another_epsilon_of_the_same_certificate_joins_its_curve(
+def test_joined_certificate_adds_an_epsilon_to_its_curve(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path, asked: list[int]
 ) -> None:
     certificates = [Certificate(2, [0.7], radius=True), Certificate(2, [0.3], method="ball")]
@@ -127,7 +127,7 @@ def test_another_epsilon_of_the_same_certificate_joins_its_curve(
 
 
 @pytest.mark.parametrize("batch_size", [20, 45])
-def test_a_former_attack_that_broke_an_example_is_run_again_to_refute_its_certificate(
+def test_joined_certificate_is_refuted_by_a_former_attack_run_again(
     linear: nn.Module,
     tiny_dataset: Dataset,
     tmp_path: Path,
@@ -155,11 +155,11 @@ def test_a_former_attack_that_broke_an_example_is_run_again_to_refute_its_certif
     )
     assert asked == [12]
     assert curves(again.table, CERTIFIED) == {"certified-l2": [0.5]}
-    assert "certified-l2@0.6" not in again.rows  # nothing of a claim that was refuted stays
+    assert "certified-l2@0.6" not in again.rows  # nothing of a certificate that was refuted stays
     pd.testing.assert_frame_equal(again.rows[list(former.rows)], former.rows)
 
 
-def test_what_was_broken_at_a_smaller_epsilon_is_broken_now_though_nothing_confirms_it(
+def test_joined_attack_breaks_what_a_smaller_epsilon_broke(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     first = evaluate(linear, tiny_dataset, [Certificate(2, [0.3])], out=tmp_path)
@@ -168,15 +168,15 @@ def test_what_was_broken_at_a_smaller_epsilon_is_broken_now_though_nothing_confi
     change(tmp_path, 3, **broken)
     result = evaluate(linear, tiny_dataset, [Certificate(2, [0.2, 0.3, 0.4])], out=tmp_path)
     rows, epsilons = result.rows, ("0.2", "0.3", "0.4")
-    assert list(rows.loc[3, [f"pgd-20-margin-l2@{each}" for each in epsilons]]) == [1, 0, 0]
-    assert list(rows.loc[3, [f"certified-l2@{each}" for each in epsilons]]) == [1, 0, 0]
+    assert list(rows.loc[3, [f"pgd-20-margin-l2@{epsilon}" for epsilon in epsilons]]) == [1, 0, 0]
+    assert list(rows.loc[3, [f"certified-l2@{epsilon}" for epsilon in epsilons]]) == [1, 0, 0]
     again = evaluate(linear, tiny_dataset, [Certificate(2, [0.2, 0.3, 0.4])], out=tmp_path)
-    for each in (result, again):
-        assert any("1 example proven by certified-l2" in warning for warning in each.results.warnings)
+    for evaluation in (result, again):
+        assert any("1 example proven by certified-l2" in warning for warning in evaluation.results.warnings)
     pd.testing.assert_frame_equal(again.rows, rows)
 
 
-def test_former_radii_must_agree_with_what_is_certified_now(
+def test_joined_certificate_must_agree_with_former_radii(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     certificate = Certificate(2, [0.1], radius=True)
@@ -186,7 +186,7 @@ def test_former_radii_must_agree_with_what_is_certified_now(
         evaluate(linear, tiny_dataset, [certificate, Certificate(2, [0.3])], out=tmp_path)
 
 
-def test_an_interruption_loses_nothing(
+def test_interruption_loses_nothing(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path, asked: list[int]
 ) -> None:
     def stop(done: int, total: int) -> None:
@@ -209,7 +209,7 @@ def test_an_interruption_loses_nothing(
 
 
 @pytest.mark.parametrize("what", ["examples", "model"])
-def test_nothing_of_other_examples_or_of_another_model_is_taken_over(
+def test_joined_rows_take_nothing_of_other_examples_or_another_model(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path, what: str, asked: list[int]
 ) -> None:
     meters = [ATTACKS, Certificate(2, [0.5])]
@@ -228,7 +228,7 @@ def test_nothing_of_other_examples_or_of_another_model_is_taken_over(
     pd.testing.assert_frame_equal(result.table, fresh.table)
 
 
-def test_an_interruption_while_images_are_saved_leaves_all_files_as_they_were(
+def test_interruption_while_images_are_saved_leaves_all_files_as_they_were(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""What holds of every meter: settings that stay, names that differ, nothing kept, batches that add up."""
+"""What holds of all meters: settings that stay, names that differ, no memory, batches that add up."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FEW = Sampling(num_samples=2, num_repeats=2, attack_samples=1)
 every = pytest.mark.parametrize("name", MAKERS)
 
 
-def made(name: str) -> Meter:
+def make(name: str) -> Meter:
     return MAKERS[name][0]()
 
 
@@ -91,7 +91,7 @@ def subject(meter: Meter, dataset: Dataset) -> Subject:
 
 
 def score(meter: Meter, of: Subject, start: int, stop: int) -> PartResult:
-    images, labels = (each[start:stop] for each in (of.test.images / 255, of.test.labels))
+    images, labels = (part[start:stop] for part in (of.test.images / 255, of.test.labels))
     torch.manual_seed(1)
     return meter.score(of.predictor, Batch(images, labels), of.predictor.predict(images), seed=1)
 
@@ -101,18 +101,18 @@ def evaluated(of: Meter, dataset: Dataset, *which: Meter) -> Evaluation:
     return evaluate(network(of), dataset, which, sampling=FEW, batch_size=20)
 
 
-def test_every_meter_is_here() -> None:
-    found = {
+def test_makers_name_every_meter() -> None:
+    names = {
         name
         for name in meters.__all__
         if isinstance(kind := getattr(meters, name), type) and issubclass(kind, Meter) and kind is not Meter
     }
-    assert found == set(MAKERS)
+    assert names == set(MAKERS)
 
 
 @every
 def test_meter_is_a_frozen_dataclass_of_its_settings(name: str) -> None:
-    meter = made(name)
+    meter = make(name)
     assert dataclasses.is_dataclass(meter)
     with pytest.raises(dataclasses.FrozenInstanceError):
         meter.anything = 1
@@ -121,7 +121,7 @@ def test_meter_is_a_frozen_dataclass_of_its_settings(name: str) -> None:
 
 @every
 def test_meter_of_equal_settings_has_an_equal_name_and_identity(name: str) -> None:
-    one, again, other = made(name), made(name), MAKERS[name][1]()
+    one, again, other = make(name), make(name), MAKERS[name][1]()
     assert one == again
     assert one.name == again.name
     assert identity(one.depends_on) == identity(again.depends_on)
@@ -132,7 +132,7 @@ def test_meter_of_equal_settings_has_an_equal_name_and_identity(name: str) -> No
 
 @every
 def test_meter_plans_the_same_each_time(name: str, tiny_dataset: Dataset) -> None:
-    meter = made(name)
+    meter = make(name)
     for is_random in (False, True):
         plans = [meter.attack_plans(tiny_dataset.info, is_random=is_random) for _ in range(2)]
         assert plans[0] == plans[1]
@@ -142,13 +142,13 @@ def test_meter_plans_the_same_each_time(name: str, tiny_dataset: Dataset) -> Non
     assert merged_certificates([*certificates, *meter.certificate_plans()]) == list(certificates)
     meter.require(tiny_dataset.info)
     implied = with_implied([meter])
-    assert len({each.name for each in implied}) == len(implied)
+    assert len({other.name for other in implied}) == len(implied)
     assert with_implied(implied) == [*implied]
 
 
 @every
-def test_meter_keeps_nothing_and_finds_the_same_again(name: str, tiny_dataset: Dataset) -> None:
-    meter = made(name)
+def test_meter_keeps_nothing_and_measures_the_same_again(name: str, tiny_dataset: Dataset) -> None:
+    meter = make(name)
     before, of = copy.deepcopy(vars(meter)), subject(meter, tiny_dataset)
     first, again = (score(meter, of, 0, 20) for _ in range(2))
     for kind in ("columns", "counts", "state"):
@@ -162,8 +162,8 @@ def test_meter_keeps_nothing_and_finds_the_same_again(name: str, tiny_dataset: D
 
 
 @every
-def test_scores_of_two_batches_add_up_to_that_of_one(name: str, tiny_dataset: Dataset) -> None:
-    meter = made(name)
+def test_meter_scores_of_two_batches_add_up_to_that_of_one(name: str, tiny_dataset: Dataset) -> None:
+    meter = make(name)
     of = subject(meter, tiny_dataset)
     parts, whole = [score(meter, of, 0, 20), score(meter, of, 20, 45)], score(meter, of, 0, 45)
     for kind in ("columns", "state"):
@@ -181,17 +181,17 @@ def test_scores_of_two_batches_add_up_to_that_of_one(name: str, tiny_dataset: Da
 
 
 @every
-def test_what_a_meter_measures_once_is_plain_json(name: str, tiny_dataset: Dataset) -> None:
-    meter = made(name)
-    found = meter.measure(subject(meter, tiny_dataset))
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+def test_meter_measure_is_plain_json(name: str, tiny_dataset: Dataset) -> None:
+    meter = make(name)
+    result = meter.measure(subject(meter, tiny_dataset))
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
     if type(meter).measure is Meter.measure:
-        assert found is None
+        assert result is None
 
 
 @every
 def test_meter_gives_finite_rows_of_some_measure(name: str, tiny_dataset: Dataset) -> None:
-    meter = made(name)
+    meter = make(name)
     table = evaluated(meter, tiny_dataset, meter).table
     assert list(table.columns) == list(table_of([]).columns)
     assert (table["measure"] != "").all()
@@ -202,22 +202,22 @@ def test_meter_gives_finite_rows_of_some_measure(name: str, tiny_dataset: Datase
     np.testing.assert_allclose(shares["value"], shares["correct"] / shares["total"])
     inside = shares[shares["lower"].notna()]
     assert inside["value"].between(inside["lower"], inside["upper"]).all()
-    is_always_measured = meter.name in [each.name for each in with_implied([])]
+    is_always_measured = meter.name in [other.name for other in with_implied([])]
     assert is_always_measured or len(table) > len(evaluated(meter, tiny_dataset).table)
 
 
 @every
-def test_what_a_meter_finds_is_read_back(name: str, tiny_dataset: Dataset, tmp_path: Path) -> None:
-    meter = made(name)
-    found = evaluate(network(meter), tiny_dataset, [meter], sampling=FEW, out=tmp_path)
-    kept = read_results(RunFolder(tmp_path))
-    assert kept is not None
-    assert kept[0] == found.results
-    pd.testing.assert_frame_equal(kept[1], found.table)
+def test_meter_results_are_read_back(name: str, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    meter = make(name)
+    evaluation = evaluate(network(meter), tiny_dataset, [meter], sampling=FEW, out=tmp_path)
+    stored = read_results(RunFolder(tmp_path))
+    assert stored is not None
+    assert stored[0] == evaluation.results
+    pd.testing.assert_frame_equal(stored[1], evaluation.table)
 
 
 @every
-def test_meter_is_not_seen_in_what_another_finds(name: str, tiny_dataset: Dataset) -> None:
-    meter, other = made(name), made("NoiseCurve" if name == "Corruptions" else "Corruptions")
+def test_meter_does_not_change_the_results_of_another(name: str, tiny_dataset: Dataset) -> None:
+    meter, other = make(name), make("NoiseCurve" if name == "Corruptions" else "Corruptions")
     alone, beside = (evaluated(meter, tiny_dataset, *which) for which in ([other], [meter, other]))
     pd.testing.assert_frame_equal(beside.rows[list(alone.rows)], alone.rows)

@@ -50,7 +50,7 @@ class Sides(nn.Module):
 
 
 class Always(nn.Module):
-    """Says one class."""
+    """Answers one class."""
 
     def __init__(self, answer: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def curve(table: pd.DataFrame, measure: str, by: str = "unclipped") -> pd.DataFr
 
 
 @pytest.mark.parametrize("shell", [False, True])
-def test_a_plane_is_crossed_as_often_as_the_normal_law_says(shell: bool) -> None:
+def test_noise_curve_crosses_a_plane_as_often_as_the_normal_law_says(shell: bool) -> None:
     batch = batch_of(3000)
     weight = torch.linspace(-1.0, 1.5, 16)
     model = Sides(weight, 2.0)
@@ -97,7 +97,7 @@ def test_a_plane_is_crossed_as_often_as_the_normal_law_says(shell: bool) -> None
     counts = counted(model, batch, settings).counts["hits"]
     distance = ((batch.images.flatten(1) @ weight - 2.0).abs() / weight.norm()).double().numpy()
     prediction = model(batch.images).argmax(dim=1)
-    is_right = (prediction == batch.labels).numpy()
+    is_correct = (prediction == batch.labels).numpy()
     for level, (agreement, accuracy, *_) in list(zip(settings.levels, counts, strict=True))[1:]:
         # On the shell the cosine with the plane's normal is that of a uniform direction in 16 dimensions.
         stays = (
@@ -107,32 +107,32 @@ def test_a_plane_is_crossed_as_often_as_the_normal_law_says(shell: bool) -> None
         )
         error = math.sqrt(float((stays * (1 - stays)).sum()))
         assert abs(agreement - stays.sum()) < 5 * error
-        assert abs(accuracy - np.where(is_right, stays, 1 - stays).sum()) < 5 * error
+        assert abs(accuracy - np.where(is_correct, stays, 1 - stays).sum()) < 5 * error
         assert error < 0.02 * len(stays)
 
 
-def test_clipping_changes_nothing_of_a_threshold_on_one_pixel() -> None:
-    found = counted(Sides(torch.ones(1), 0.5), batch_of(200, size=1), NoiseCurve(num_levels=3))
-    counts = found.counts["hits"]
+def test_noise_curve_clipping_does_not_change_a_threshold_on_one_pixel() -> None:
+    result = counted(Sides(torch.ones(1), 0.5), batch_of(200, size=1), NoiseCurve(num_levels=3))
+    counts = result.counts["hits"]
     assert (counts[:, :2] == counts[:, 2:]).all()
     assert counts[2, 0] < 200
 
 
-def test_a_constant_answer_agrees_with_itself_and_is_right_on_its_class(tiny_dataset: Dataset) -> None:
+def test_noise_curve_of_a_constant_answer_agrees_and_is_correct_on_its_class(tiny_dataset: Dataset) -> None:
     test = tiny_dataset.test.subset(list(range(40)))  # 14, 13, 13
     dataset = Dataset(tiny_dataset.info, tiny_dataset.train, tiny_dataset.validation, test)
-    found = evaluate(Always(1), dataset, [NoiseCurve(num_levels=3)])
+    evaluation = evaluate(Always(1), dataset, [NoiseCurve(num_levels=3)])
     for by in ("unclipped", "clipped"):
-        assert list(curve(found.table, NOISE_AGREEMENT, by).value) == [1.0] * 3
-        assert list(curve(found.table, NOISE_ACCURACY, by).value) == pytest.approx([13 / 40] * 3)
-    (warning,) = found.results.warnings
-    assert warning.startswith("Constant answer: the model says class 1 whatever it sees")
+        assert list(curve(evaluation.table, NOISE_AGREEMENT, by).value) == [1.0] * 3
+        assert list(curve(evaluation.table, NOISE_ACCURACY, by).value) == pytest.approx([13 / 40] * 3)
+    (warning,) = evaluation.results.warnings
+    assert warning.startswith("Constant answer: the model predicts class 1 whatever it sees")
     assert "same under noise is no merit" in warning
 
 
-def test_what_is_constant_without_noise_alone_is_called_so(tiny_dataset: Dataset) -> None:
+def test_noise_curve_warning_names_answers_constant_without_noise_alone(tiny_dataset: Dataset) -> None:
     class Brittle(nn.Module):
-        """Tells the greys of stored images from all others."""
+        """Distinguishes the greys of stored images from all others."""
 
         @override
         def forward(self, images: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def test_what_is_constant_without_noise_alone_is_called_so(tiny_dataset: Dataset
     assert "whatever it sees" not in warning
 
 
-def test_without_noise_agreement_is_exact(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
+def test_noise_curve_agreement_is_exact_without_noise(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
     table = evaluate(tiny_model, tiny_dataset, [FEW]).table
     (clean,) = rows(select(table, CLEAN))
     first = select(table, NOISE_AGREEMENT, level=0.0)
@@ -156,19 +156,21 @@ def test_without_noise_agreement_is_exact(tiny_model: nn.Module, tiny_dataset: D
     assert curve(table, NOISE_AGREEMENT).correct.iloc[-1] < 90
 
 
-def test_area_and_mean_are_those_of_the_levels(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
+def test_noise_curve_columns_are_the_mean_over_levels(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
     result = evaluate(tiny_model, tiny_dataset, [FEW], batch_size=20)
     for measure, by in MEASURES:
         levels = curve(result.table, measure, by)
         assert list(levels.level) == pytest.approx([0.0, 0.2, 0.4, 0.6])
         area = area_over_levels(result.table, measure, by)
         assert area == pytest.approx(np.trapezoid(levels.value, levels.level) / 0.6)
-    accuracy, agreement = (curve(result.table, each).value for each in (NOISE_ACCURACY, NOISE_AGREEMENT))
+    accuracy, agreement = (
+        curve(result.table, measure).value for measure in (NOISE_ACCURACY, NOISE_AGREEMENT)
+    )
     assert result.rows["noise-accuracy"].mean() == pytest.approx(accuracy.mean())
     assert result.rows["noise-agreement"].mean() == pytest.approx(agreement.mean())
 
 
-def test_levels_have_draws_of_their_own_and_clipped_images_lie_in_the_unit_range() -> None:
+def test_noise_curve_draws_for_each_level_and_clips_to_the_unit_range() -> None:
     batch, model = batch_of(50), Probe()
     counted(model, batch, NoiseCurve(num_levels=3, largest=0.5, num_draws=2))
     _, *seen = model.seen  # the first were clean
@@ -182,7 +184,7 @@ def test_levels_have_draws_of_their_own_and_clipped_images_lie_in_the_unit_range
     assert (torch.corrcoef(noise) - torch.eye(4)).abs().max() < 5 / math.sqrt(noise.shape[1])
 
 
-def test_on_the_shell_every_draw_has_its_length() -> None:
+def test_noise_curve_on_the_shell_draws_one_length() -> None:
     batch, model = batch_of(20), Probe()
     batch = Batch(batch.images * 0, batch.labels)  # so that nothing is rounded away
     counted(model, batch, NoiseCurve(num_levels=3, largest=0.5, shell=True))
@@ -190,7 +192,7 @@ def test_on_the_shell_every_draw_has_its_length() -> None:
     assert torch.cat(lengths).tolist() == pytest.approx([0.25 * 4] * 20 + [0.5 * 4] * 20, rel=1e-6)
 
 
-def test_draws_repeat_with_the_seed_whatever_came_before(
+def test_noise_curve_draws_repeat_with_the_seed_whatever_came_before(
     tiny_model: nn.Module, tiny_dataset: Dataset
 ) -> None:
     tiny_model.eval()
@@ -205,7 +207,7 @@ def test_draws_repeat_with_the_seed_whatever_came_before(
     assert (first.counts["hits"] != other.counts["hits"]).any()
 
 
-def test_attacks_and_noise_find_the_same_beside_each_other(
+def test_noise_curve_and_attacks_do_not_change_each_other(
     tiny_model: nn.Module, tiny_dataset: Dataset
 ) -> None:
     attacks = Attacks([PGD(num_steps=2, random_start=True)], [0.1])
@@ -226,7 +228,7 @@ def test_attacks_and_noise_find_the_same_beside_each_other(
     assert not other.rows["noise-accuracy"].equals(noisy.rows["noise-accuracy"])
 
 
-def test_the_model_is_left_as_it_was_and_has_no_gradient(
+def test_noise_curve_leaves_the_model_as_it_was_without_gradient(
     tiny_model: nn.Module, tiny_dataset: Dataset
 ) -> None:
     modes: list[bool] = []
@@ -245,21 +247,21 @@ def test_the_model_is_left_as_it_was_and_has_no_gradient(
     assert all(module.training for module in tiny_model.modules())
 
 
-def test_results_pass_through_a_run_folder(
+def test_noise_curve_results_pass_through_a_run_folder(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     result = evaluate(tiny_model, tiny_dataset, [FEW], batch_size=20, out=tmp_path)
     assert result.results.noise == Noise(FEW.describe(), num_draws=2, shell=False)
     run = RunFolder(tmp_path)
-    kept = read_results(run)
-    assert kept is not None
-    assert kept[0] == result.results
-    pd.testing.assert_frame_equal(kept[1], result.table)
+    stored = read_results(run)
+    assert stored is not None
+    assert stored[0] == result.results
+    pd.testing.assert_frame_equal(stored[1], result.table)
     examples = pd.read_csv(run.examples)
     assert examples["noise-accuracy"].to_numpy() == pytest.approx(result.rows["noise-accuracy"].to_numpy())
 
 
-def test_certificates_that_join_later_keep_it(
+def test_noise_curve_stays_when_certificates_join(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     former = evaluate(linear, tiny_dataset, [FEW], out=tmp_path, batch_size=20)
@@ -271,7 +273,7 @@ def test_certificates_that_join_later_keep_it(
     pd.testing.assert_frame_equal(result.rows[list(former.rows)], former.rows)
 
 
-def test_a_constant_answer_is_told_once_though_certificates_join(
+def test_constant_answer_warning_appears_once_though_certificates_join(
     tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
@@ -279,12 +281,15 @@ def test_a_constant_answer_is_told_once_though_certificates_join(
         model[1].weight.zero_()  # type: ignore[operator]
     former = evaluate(model, tiny_dataset, [FEW], out=tmp_path)
     result = evaluate(model, tiny_dataset, [FEW, Certificate(norm=2, epsilons=[0.01])], out=tmp_path)
-    told = [[each for each in found.results.warnings if "Constant" in each] for found in (former, result)]
-    assert told[0] == told[1] == former.results.warnings
-    assert len(told[0]) == 1
+    constant = [
+        [warning for warning in evaluation.results.warnings if "Constant" in warning]
+        for evaluation in (former, result)
+    ]
+    assert constant[0] == constant[1] == former.results.warnings
+    assert len(constant[0]) == 1
 
 
-def test_draws_of_an_example_narrow_no_interval() -> None:
+def test_noise_curve_draws_of_an_example_narrow_no_interval() -> None:
     one, many = share_of(30, 45), share_of(300, 450, 10)
     assert (many.correct, many.total) == (300, 450)
     assert (many.lower, many.upper) == pytest.approx((one.lower, one.upper))
@@ -292,17 +297,19 @@ def test_draws_of_an_example_narrow_no_interval() -> None:
     assert [share_of(0, 8).lower, share_of(8, 8).upper] == [0.0, 1.0]
 
 
-def test_batches_are_summed_up(gather: Gather) -> None:
+def test_noise_curve_summary_adds_batches_up(gather: Gather) -> None:
     whole, predictor = batch_of(30), Predictor.of(Sides(torch.ones(16), 8.0))
     prediction = predictor.predict(whole.images)
     counts = np.zeros((FEW.num_levels, len(MEASURES)), dtype=np.int64)
     for start, stop in ((0, 20), (20, 30)):
         part = Batch(whole.images[start:stop], whole.labels[start:stop])
         counts += FEW.score(predictor, part, prediction[start:stop], seed=start).counts["hits"]
-    found, _ = FEW.summary(gather(pd.DataFrame({"clean": np.ones(30)}), predictor, counts={"hits": counts}))
-    assert [(row.measure, row.by) for row in found] == MEASURES * FEW.num_levels
-    assert [row.correct for row in found] == counts.flatten().tolist()
-    assert {row.total for row in found} == {60}
+    measurements, _ = FEW.summary(
+        gather(pd.DataFrame({"clean": np.ones(30)}), predictor, counts={"hits": counts})
+    )
+    assert [(row.measure, row.by) for row in measurements] == MEASURES * FEW.num_levels
+    assert [row.correct for row in measurements] == counts.flatten().tolist()
+    assert {row.total for row in measurements} == {60}
 
 
 @pytest.mark.parametrize(
@@ -315,34 +322,34 @@ def test_batches_are_summed_up(gather: Gather) -> None:
         ({"num_draws": 0}, "num_draws of the noise of at least 1"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong: dict[str, Any], text: str) -> None:
+def test_noise_curve_refuses_settings_out_of_range(wrong: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         NoiseCurve(**wrong)
 
 
-def test_settings_in_words() -> None:
+def test_noise_curve_describes_its_settings() -> None:
     assert "30 levels of noise_std from 0 to 0.5 in [0, 1] pixel units, one draw" in NoiseCurve().describe()
     assert "2 draws an image and level, each rescaled" in NoiseCurve(num_draws=2, shell=True).describe()
     assert NoiseCurve(num_levels=8, largest=0.3).levels[-1] == 0.3
 
 
-def test_a_recipe_names_it(tmp_path: Path) -> None:
+def test_noise_curve_is_named_by_a_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: noisy\n", encoding="utf-8")
     assert parse_recipe(recipe).recipe.evaluation.meters == []
     added = "--evaluation.meters+=NoiseCurve"
-    for given, expected in (
+    for overrides, expected in (
         ([added], NoiseCurve()),
         ([added, "--evaluation.meters.num_levels=5", "--evaluation.meters.shell=true"],
          NoiseCurve(num_levels=5, shell=True)),
         ([added, "--evaluation.meters.num_draws=3"], NoiseCurve(num_draws=3)),
     ):  # fmt: skip
-        assert parse_recipe(recipe, given).recipe.evaluation.meters == [expected]
+        assert parse_recipe(recipe, overrides).recipe.evaluation.meters == [expected]
     with pytest.raises(RecipeError, match="num_levels of the noise"):
         parse_recipe(recipe, [added, "--evaluation.meters.num_levels=1"])
 
 
-def test_images_of_several_channels_count_all_their_pixels() -> None:
+def test_noise_curve_counts_the_pixels_of_all_channels() -> None:
     info = DatasetInfo("tiny", (3, 2, 2), ["a", "b"], [0.5] * 3, [0.5] * 3)
     split = Split(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
 

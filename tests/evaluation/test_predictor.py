@@ -1,4 +1,4 @@
-"""The judge: how answers that are drawn several times become a share, and what attacks leave of it."""
+"""The predictor: how answers that are drawn several times become a share, and what attacks leave of it."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def score_batch(
     """Clean and under each attack."""
     clean = predictor.answer(*batch)
     scores = attack_batch(predictor, batch, clean, plans, memory or Memory())
-    return scores._replace(worst={"clean": predictor.share(clean.right).numpy(), **scores.worst})
+    return scores._replace(worst={"clean": predictor.share(clean.correct).numpy(), **scores.worst})
 
 
 class Script(nn.Module):
-    """Answers class by class as it is told, whatever it sees; each list is one answer of the batch."""
+    """Answers class by class from a list, whatever it sees; each list is one answer of the batch."""
 
     def __init__(self, *answers: list[int]) -> None:
         super().__init__()
@@ -69,31 +69,31 @@ def _plan(epsilons: list[float]) -> AttackPlan:
     return AttackPlan(Brighter(), epsilons, "a")
 
 
-def test_each_repeat_counts() -> None:
+def test_predictor_answer_counts_each_repeat() -> None:
     model = Script([0, 1, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1])
     predictor = Predictor(model, model, num_repeats=4)
-    found = predictor.answer(IMAGES, LABELS)
-    assert found.right.tolist() == [3, 4, 1]
-    assert found.prediction.tolist() == [0, 1, 0]  # of the mean over all repeats
+    answer = predictor.answer(IMAGES, LABELS)
+    assert answer.correct.tolist() == [3, 4, 1]
+    assert answer.prediction.tolist() == [0, 1, 0]  # of the mean over all repeats
     one, other = torch.tensor([2.0, 0.0]).softmax(0).tolist()
-    assert found.confidence.tolist() == pytest.approx([(3 * one + other) / 4, one, (3 * one + other) / 4])
-    assert predictor.share(found.right).tolist() == [0.75, 1.0, 0.25]
+    assert answer.confidence.tolist() == pytest.approx([(3 * one + other) / 4, one, (3 * one + other) / 4])
+    assert predictor.share(answer.correct).tolist() == [0.75, 1.0, 0.25]
 
 
-def test_one_repeat_is_zero_or_one_as_an_integer() -> None:
+def test_predictor_share_of_one_repeat_is_an_integer() -> None:
     model = Script([0, 0, 1])
     predictor = Predictor.of(model)
-    share = predictor.share(predictor.answer(IMAGES, LABELS).right)
+    share = predictor.share(predictor.answer(IMAGES, LABELS).correct)
     assert share.dtype == torch.int32
     assert share.tolist() == [1, 0, 1]
     assert predictor.model is predictor.attack_model is model
 
 
-def test_what_chose_an_image_is_not_what_is_reported_and_the_broken_are_left_alone() -> None:
-    clean = [[0, 1, 1], [0, 1, 1]]  # both right of all three
-    again = [[0, 1, 1], [1, 1, 1]]  # 1, 2, 2 right: what the first attack must match
-    attacked = [[0, 0, 1], [0, 0, 1]]  # 2, 0, 2 right: the first image stays the clean one
-    counted = [[0, 0, 0], [0, 0, 1]]  # 2, 0, 1 right: the second is broken
+def test_attack_batch_reports_other_predictions_than_chose_images() -> None:
+    clean = [[0, 1, 1], [0, 1, 1]]  # both correct for all three
+    again = [[0, 1, 1], [1, 1, 1]]  # 1, 2, 2 correct: what the first attack must match
+    attacked = [[0, 0, 1], [0, 0, 1]]  # 2, 0, 2 correct: the first image stays the clean one
+    counted = [[0, 0, 0], [0, 0, 1]]  # 2, 0, 1 correct: the second is broken
     attacked_more, counted_more = [[0, 1], [1, 1]], [[0, 0, 1], [1, 1, 1]]
     model = Script(*clean, *again, *attacked, *counted, *attacked_more, *counted_more)
     predictor = Predictor(model, model, num_repeats=2, is_random=True)
@@ -114,38 +114,38 @@ def test_what_chose_an_image_is_not_what_is_reported_and_the_broken_are_left_alo
     torch.testing.assert_close(seen["a@0.2"][:, 0, 0, 0], torch.tensor([0.7, 0.6, 0.6]))
 
 
-def test_single_answers_are_asked_for_once_and_never_recover() -> None:
+def test_attack_batch_asks_for_single_answers_once() -> None:
     model = Script([0, 1, 0], [1, 1], [1])
     scores = score_batch(Predictor.of(model), Batch(IMAGES, LABELS), [_plan([0.1, 0.2])])
     assert next(model._answers, None) is None
     columns = [scores.columns[name] for name in ("clean", "a@0.1", "a@0.2")]
-    assert [each.tolist() for each in columns] == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
-    assert all(each.dtype == np.int32 for each in columns)
+    assert [column.tolist() for column in columns] == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
+    assert all(column.dtype == np.int32 for column in columns)
     torch.testing.assert_close(scores.fooling["a"][:, 0, 0, 0], torch.tensor([0.6, 0.5, 0.5]))
 
 
 class Coin(nn.Module):
-    """Right of class 0 as often as an image's pixel says."""
+    """Correct for class 0 as often as an image's pixel says."""
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        is_right = torch.rand(len(images)) < images[:, 0]
-        return torch.stack([is_right, ~is_right], dim=1).float()
+        is_correct = torch.rand(len(images)) < images[:, 0]
+        return torch.stack([is_correct, ~is_correct], dim=1).float()
 
 
 @pytest.mark.parametrize("num_repeats", [1, 2])
-def test_an_attack_that_does_nothing_gains_nothing_nor_does_the_worst_of_three(num_repeats: int) -> None:
+def test_attack_batch_gains_nothing_by_an_attack_that_does_nothing(num_repeats: int) -> None:
     torch.manual_seed(0)
     images = 0.5 + 0.5 * torch.rand(20_000, 1)
     predictor = Predictor(Coin(), Coin(), num_repeats, is_random=True)
     plans = [replace(_plan([1e-9, 2e-9, 3e-9]), name=name) for name in ("a", "b", "c")]
-    found = score_batch(predictor, Batch(images, torch.zeros(20_000, dtype=torch.int64)), plans).columns
+    columns = score_batch(predictor, Batch(images, torch.zeros(20_000, dtype=torch.int64)), plans).columns
     error = 0.44 / math.sqrt(20_000 * num_repeats)  # at most, of one share
     for name in ("clean", "a@1e-09", "a@3e-09", "c@3e-09", "worst-linf@1e-09", "worst-linf@3e-09"):
-        assert found[name].mean() == pytest.approx(0.75, abs=4 * error)
+        assert columns[name].mean() == pytest.approx(0.75, abs=4 * error)
 
 
-def test_the_worst_of_several_is_the_one_whose_images_are_worst() -> None:
+def test_attack_batch_worst_is_the_attack_with_the_worst_images() -> None:
     @dataclass(frozen=True)
     class Darker(Brighter):
         @override
@@ -159,13 +159,13 @@ def test_the_worst_of_several_is_the_one_whose_images_are_worst() -> None:
     predictor = Predictor(Coin(), Coin(), 20, is_random=True)
     plans = [_plan([0.2, 0.7]), AttackPlan(Darker(), [0.2, 0.7], "d")]
     plans[0] = replace(plans[0], attack=Noise(num_samples=1).for_random_answers())
-    found = score_batch(predictor, Batch(images, labels), plans).columns
-    assert found["d@0.7"].mean() == pytest.approx(0.1, abs=0.01)
-    assert found["worst-linf@0.7"].mean() == pytest.approx(0.1, abs=0.03)  # few are misjudged
-    assert found["a@0.7"].mean() > 0.3
+    columns = score_batch(predictor, Batch(images, labels), plans).columns
+    assert columns["d@0.7"].mean() == pytest.approx(0.1, abs=0.01)
+    assert columns["worst-linf@0.7"].mean() == pytest.approx(0.1, abs=0.03)  # few are misjudged
+    assert columns["a@0.7"].mean() > 0.3
 
 
-def test_attacks_see_the_target_and_not_the_predictor() -> None:
+def test_attack_batch_attacks_the_attack_model_and_not_the_predictor() -> None:
     asked: list[nn.Module] = []
 
     @dataclass(frozen=True)
@@ -189,14 +189,14 @@ def test_attacks_see_the_target_and_not_the_predictor() -> None:
 
 
 @pytest.mark.parametrize(("is_random", "mode"), [(True, "random"), (False, "evaluation")])
-def test_the_form_of_an_attack_follows_the_model(
+def test_attack_plans_take_the_form_that_follows_the_model(
     is_random: bool, mode: AttackMode, tiny_dataset: Dataset
 ) -> None:
     plans = Attacks([PGD()], [0.2, 0.1]).attack_plans(tiny_dataset.info, is_random=is_random)
     assert plans == [AttackPlan(PGD(mode=mode), [0.1, 0.2], "pgd-10-linf")]
 
 
-def test_random_weights_are_scored_and_attacked_by_the_mean_probability() -> None:
+def test_random_predictor_scores_and_attacks_the_mean_probability() -> None:
     torch.manual_seed(0)
     model = bayes.convert(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), bayes.Posterior(initial_std=2.0))
     predictor = random_predictor(model, num_samples=400, num_repeats=3, attack_samples=2)
@@ -204,8 +204,8 @@ def test_random_weights_are_scored_and_attacked_by_the_mean_probability() -> Non
     assert (predictor.num_repeats, predictor.attack_model.num_samples) == (3, 2)
     with torch.no_grad():
         expected = torch.stack([model(IMAGES).softmax(1) for _ in range(2000)]).mean(0).amax(1)
-        found = predictor.answer(IMAGES, LABELS).confidence
-    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+        confidence = predictor.answer(IMAGES, LABELS).confidence
+    torch.testing.assert_close(confidence, expected, atol=0.05, rtol=0)
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class GivesUp(PGD):
         return images.clone()
 
 
-def test_an_attack_that_gives_up_does_not_take_the_place_of_one_that_came_near() -> None:
+def test_attack_batch_holds_the_image_that_came_near_when_a_stage_gives_up() -> None:
     brighter, gives_up = Brighter(epsilon=0.1), GivesUp(epsilon=0.1)
     plan = AttackPlan(Cascade([brighter, gives_up], "both"), [0.1], "both-linf")
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -237,7 +237,7 @@ def test_an_attack_that_gives_up_does_not_take_the_place_of_one_that_came_near()
     assert torch.allclose(seen[0], IMAGES + 0.1)
 
 
-def test_images_that_nobody_wants_are_not_kept() -> None:
+def test_attack_batch_returns_no_images_that_are_not_requested() -> None:
     class Forgetful(Memory):
         """Wants no images."""
 
@@ -246,14 +246,14 @@ def test_images_that_nobody_wants_are_not_kept() -> None:
     plan = AttackPlan(Brighter(), [0.1], "brighter")
     batch = Batch(IMAGES, torch.zeros_like(LABELS))
     asked: list[tuple[dict[str, Any], list[str]]] = [({}, ["brighter"]), ({"memory": Forgetful()}, [])]
-    for options, kept in asked:
+    for options, fooled in asked:
         predictor = Predictor.of(Script([0, 0, 0], [0, 1, 1]))
         clean = predictor.answer(*batch)
-        assert list(attack_batch(predictor, batch, clean, [plan], **options).fooling) == kept
+        assert list(attack_batch(predictor, batch, clean, [plan], **options).fooling) == fooled
 
 
 @pytest.mark.parametrize("is_random", [False, True])
-def test_what_is_no_number_is_right_of_no_class(is_random: bool) -> None:
+def test_predictor_counts_nan_as_correct_for_no_class(is_random: bool) -> None:
     class Broken(nn.Module):
         @override
         def forward(self, images: Tensor) -> Tensor:
@@ -261,5 +261,5 @@ def test_what_is_no_number_is_right_of_no_class(is_random: bool) -> None:
 
     predictor = Predictor(Broken(), Broken(), is_random=is_random)
     images, labels = torch.zeros(4, 1), torch.tensor([0, 1, 0, 1])
-    assert predictor.answer(images, labels).right.tolist() == [0, 0, 0, 0]
-    assert not (predictor.count_correct(images, labels).right >= 1).any()
+    assert predictor.answer(images, labels).correct.tolist() == [0, 0, 0, 0]
+    assert not (predictor.count_correct(images, labels).correct >= 1).any()

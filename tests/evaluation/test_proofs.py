@@ -1,4 +1,4 @@
-"""Evaluations that certify: what is proven is right, and a wrong proof is caught."""
+"""Evaluations that certify: what is proven is true, and a wrong proof is caught."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EPSILONS = [0.1, 0.5, 0.6, 1.4]
 
 
 class Rounded(nn.Module):
-    """Right in exact arithmetic; in float32 all its logits are the same, so it always says class 0."""
+    """Correct in exact arithmetic; in float32 all its logits are the same, so it always answers class 0."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Erratic(Certifier):
 
 
 class Overreaching(Certifier):
-    """Certified radii three times too large; all else is right."""
+    """Certified radii three times too large; all else is correct."""
 
     @override
     def radius(self, images: Tensor, labels: Tensor, *, norm: float, tolerance: float = 1e-3) -> Tensor:
@@ -76,11 +76,11 @@ class Overreaching(Certifier):
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Certifier]], None]:
-    """Puts another certifier in the place of the right one."""
+    """Puts another certifier in the place of the correct one."""
     return lambda certifier: monkeypatch.setattr("withstand.evaluation.proofs.Certifier", certifier)
 
 
-def exact_radii(dataset: Dataset) -> NDArray[np.float64]:
+def true_radii(dataset: Dataset) -> NDArray[np.float64]:
     """How far each stripe may be moved in l2: its lead over the distance of two rows of the weight."""
     columns = (dataset.test.images.double() / 255)[:, 0].sum(dim=1)[:, :3]
     labels = dataset.test.labels[:, None]
@@ -89,30 +89,30 @@ def exact_radii(dataset: Dataset) -> NDArray[np.float64]:
     return radii
 
 
-def test_a_linear_model_is_certified_exactly_where_its_margin_ends(
+def test_evaluate_certifies_a_linear_model_exactly_where_its_margin_ends(
     linear: nn.Module, tiny_dataset: Dataset
 ) -> None:
     certificate = Certificate(2, EPSILONS, radius=True, clip=False)
     result = evaluate(linear, tiny_dataset, [certificate], batch_size=7)
-    exact = exact_radii(tiny_dataset)
+    true = true_radii(tiny_dataset)
     radii = result.rows["radius-unclipped-l2"]
-    assert (radii <= exact + 1e-9).all()
-    assert radii.to_numpy() == pytest.approx(exact, rel=2e-3)
+    assert (radii <= true + 1e-9).all()
+    assert radii.to_numpy() == pytest.approx(true, rel=2e-3)
     for epsilon in EPSILONS:
         certified = result.rows[f"certified-unclipped-l2@{epsilon}"].to_numpy().astype(bool)
-        assert (certified == (exact > epsilon)).all()
+        assert (certified == (true > epsilon)).all()
         assert (certified == (radii >= epsilon)).all()
     (proven,) = result.results.certificates
     curve = select(result.table, CERTIFIED, by=proven.name, norm="2")
     assert (proven.norm, proven.method, proven.description) == ("2", "best", certificate.describe())
     assert list(curve.level) == EPSILONS
-    assert list(curve.correct) == [int((exact > each).sum()) for each in EPSILONS]
+    assert list(curve.correct) == [int((true > epsilon).sum()) for epsilon in EPSILONS]
     assert 0 < curve.correct.iloc[2] < 45
     assert select(result.table, LARGEST_RADIUS, by=proven.name).value.item() == radii.max()
     assert result.results.warnings == []
 
 
-def test_what_is_certified_is_attacked_where_nothing_else_attacks_it(
+def test_default_plans_attack_what_is_certified_and_not_attacked(
     linear: nn.Module, tiny_dataset: Dataset
 ) -> None:
     certificates = [Certificate(norm=2, epsilons=[0.5, 0.6]), Certificate(norm=math.inf, epsilons=[0.1])]
@@ -132,7 +132,7 @@ def test_what_is_certified_is_attacked_where_nothing_else_attacks_it(
         assert result.rows[certified].sum() > 0
 
 
-def test_noise_does_not_count_as_an_attack_of_what_is_certified() -> None:
+def test_default_plans_do_not_count_noise_as_an_attack() -> None:
     proofs = Certificate(2, [0.0, 0.5]).certificate_plans()
     taken = [AttackPlan(attack, [0.5], attack.name) for attack in (Noise(norm=2), PGD())]
     (plan,) = default_plans(proofs, taken)
@@ -142,16 +142,14 @@ def test_noise_does_not_count_as_an_attack_of_what_is_certified() -> None:
     assert other.name != alike.name
 
 
-def test_attacks_are_the_same_whether_or_not_certificates_are_asked_for(
-    linear: nn.Module, tiny_dataset: Dataset
-) -> None:
+def test_certificates_do_not_change_attacks(linear: nn.Module, tiny_dataset: Dataset) -> None:
     attacks = Attacks([PGD(norm=2, num_steps=3)], [0.9])
     plain = evaluate(linear, tiny_dataset, [attacks], batch_size=45).rows
     both = evaluate(linear, tiny_dataset, [attacks, Certificate(math.inf, [0.9])], batch_size=45).rows
     pd.testing.assert_frame_equal(plain, both[list(plain)])
 
 
-def test_a_false_certificate_stops_the_evaluation_after_its_rows_are_written(
+def test_false_certificate_stops_the_evaluation_after_its_rows_are_written(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path, use: Callable[[type[Certifier]], None]
 ) -> None:
     use(Boastful)
@@ -168,7 +166,7 @@ def test_a_false_certificate_stops_the_evaluation_after_its_rows_are_written(
     assert not RunFolder(tmp_path).metrics.exists()
 
 
-def test_a_false_certificate_is_caught_by_the_attack_that_comes_with_it(
+def test_false_certificate_is_caught_by_the_default_attack(
     linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None]
 ) -> None:
     use(Boastful)
@@ -176,7 +174,7 @@ def test_a_false_certificate_is_caught_by_the_attack_that_comes_with_it(
         evaluate(linear, tiny_dataset, [Certificate(math.inf, [0.3])])
 
 
-def test_a_certificate_of_a_wrong_prediction_is_caught(
+def test_certificate_of_a_wrong_prediction_is_caught(
     linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None]
 ) -> None:
     use(Boastful)
@@ -194,7 +192,7 @@ def test_certificates_that_contradict_themselves_are_caught(
         evaluate(linear, tiny_dataset, [Certificate(2, [0.01, 0.1])])
 
 
-def test_a_bound_that_may_tighten_as_epsilon_grows_proves_the_smaller_ones(
+def test_certificate_that_may_tighten_as_epsilon_grows_proves_smaller_ones(
     linear: nn.Module,
     tiny_dataset: Dataset,
     use: Callable[[type[Certifier]], None],
@@ -207,9 +205,7 @@ def test_a_bound_that_may_tighten_as_epsilon_grows_proves_the_smaller_ones(
     assert rows["certified-linf@0.01"].all()
 
 
-def test_one_confirmed_attack_is_enough_whatever_others_rounding_explains(
-    linear: nn.Module, tiny_dataset: Dataset
-) -> None:
+def test_prover_needs_one_confirmed_attack_for_a_violation(linear: nn.Module, tiny_dataset: Dataset) -> None:
     batch = Batch(tiny_dataset.test.images[:2].float() / 255, tiny_dataset.test.labels[:2])
     (plan,) = Certificate(2, [1.4]).certificate_plans()
     broken = [Outcome(name, 2.0, 1.4, np.array([False, True])) for name in ("by rounding", "truly")]
@@ -218,14 +214,14 @@ def test_one_confirmed_attack_is_enough_whatever_others_rounding_explains(
     def evidence(outcome: Outcome, rows: Tensor) -> Tensor:
         return (adversarial if outcome.attack == "truly" else batch.images)[rows]
 
-    kept = BatchStore(None)
-    found, (violation,) = Prover(plan, Boastful(linear)).prove(batch, broken, evidence, (), kept)
+    store = BatchStore(None)
+    result, (violation,) = Prover(plan, Boastful(linear)).prove(batch, broken, evidence, (), store)
     assert list(violation.rows) == [0]
-    assert found.counts[WITHDRAWN].tolist() == [0]
-    assert found.columns["certified-l2@1.4"].tolist() == [1, 1]  # as claimed, for all to see
+    assert result.counts[WITHDRAWN].tolist() == [0]
+    assert result.columns["certified-l2@1.4"].tolist() == [1, 1]  # as certified, for all to see
 
 
-def test_a_radius_that_an_attack_refutes_is_caught(
+def test_radius_that_an_attack_refutes_is_caught(
     linear: nn.Module, tiny_dataset: Dataset, use: Callable[[type[Certifier]], None]
 ) -> None:
     use(Overreaching)
@@ -234,7 +230,7 @@ def test_a_radius_that_an_attack_refutes_is_caught(
         evaluate(linear, tiny_dataset, meters)
 
 
-def test_what_rounding_alone_refutes_counts_as_not_certified(
+def test_example_that_rounding_alone_refutes_counts_as_not_certified(
     linear: nn.Module, tiny_dataset: Dataset
 ) -> None:
     result = evaluate(Rounded(linear), tiny_dataset, [Certificate(2, [0.1, 0.3], radius=True)])
@@ -243,11 +239,11 @@ def test_what_rounding_alone_refutes_counts_as_not_certified(
     assert (rows["clean"] == is_zero).all()
     assert (rows["certified-l2@0.1"] == is_zero).all()
     assert (rows["radius-l2"] > 0).equals(is_zero)
-    (warning,) = [each for each in result.results.warnings if "Rounding" in each]
+    (warning,) = [warning for warning in result.results.warnings if "Rounding" in warning]
     assert "30 examples" in warning
 
 
-def test_what_cannot_be_bounded_is_said_before_anything_is_done(
+def test_evaluate_refuses_what_cannot_be_bounded_before_anything_is_done(
     tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     class Sorted(nn.Module):
@@ -271,7 +267,7 @@ def test_what_cannot_be_bounded_is_said_before_anything_is_done(
         ({"epsilons": [math.nan]}, "finite"),
     ],
 )
-def test_settings_are_checked(settings: dict[str, object], message: str) -> None:
+def test_certificate_refuses_settings_out_of_range(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Certificate(**{"norm": 2.0, "epsilons": [0.1], **settings})  # type: ignore[arg-type]
 
@@ -282,5 +278,5 @@ def test_certificates_are_named_by_what_they_are() -> None:
         Certificate(2, [0.2], method="box_ball"),
         Certificate(2, [0.2], method="box", clip=False),
     ]
-    names = [each.certificate_name for each in certificates]
+    names = [certificate.certificate_name for certificate in certificates]
     assert names == ["certified-l2", "certified-box-ball-l2", "certified-box-unclipped-l2"]

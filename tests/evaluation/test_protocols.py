@@ -65,28 +65,28 @@ def accuracies(gather: Gather) -> Accuracies:
         predictor = Predictor.of(model)
         if bayes.is_stochastic(model):
             predictor = random_predictor(model, num_samples=2, num_repeats=2, attack_samples=2)
-        found = protocol.score(predictor, Batch(test.images / 255, test.labels), test.labels, seed=seed)
-        assert not found.columns
+        result = protocol.score(predictor, Batch(test.images / 255, test.labels), test.labels, seed=seed)
+        assert not result.columns
         table, _ = protocol.summary(
-            gather(pd.DataFrame({"label": test.labels}), predictor, counts=found.counts)
+            gather(pd.DataFrame({"label": test.labels}), predictor, counts=result.counts)
         )
         return {(row.by, row.level): row.value for row in table}
 
     return measure
 
 
-def test_fgsm_moves_each_pixel_by_epsilon_and_leaves_the_images_range(accuracies: Accuracies) -> None:
+def test_sebr_fgsm_moves_each_pixel_by_epsilon_and_leaves_the_unit_range(accuracies: Accuracies) -> None:
     model = Recorder()
-    found = accuracies(SebrProtocol(fgsm=(0.1, 0.3), pgd=()), model, black())
-    assert found == {("clean", 0.0): 1.0, ("fgsm", 0.1): 1.0, ("fgsm", 0.3): 0.0}
+    measured = accuracies(SebrProtocol(fgsm=(0.1, 0.3), pgd=()), model, black())
+    assert measured == {("clean", 0.0): 1.0, ("fgsm", 0.1): 1.0, ("fgsm", 0.3): 0.0}
     assert min(float(images.min()) for images in model.seen) == pytest.approx(0.2 - 0.3)  # not cut to 0
 
 
-def test_every_step_of_pgd_ends_in_a_corner_and_the_first_asked_is_a_random_start(
+def test_sebr_pgd_starts_at_random_and_each_step_ends_in_a_corner(
     accuracies: Accuracies,
 ) -> None:
     model = Recorder()
-    found = accuracies(SebrProtocol(fgsm=(), pgd=(0.25,), num_steps=3), model, black())
+    measured = accuracies(SebrProtocol(fgsm=(), pgd=(0.25,), num_steps=3), model, black())
     clean, start, *corners = model.seen
     assert torch.equal(clean, torch.full_like(clean, 0.2))
     assert 0 < float((start - 0.2).abs().max()) <= 0.25 + 1e-6
@@ -94,17 +94,17 @@ def test_every_step_of_pgd_ends_in_a_corner_and_the_first_asked_is_a_random_star
     assert len(corners) == 3  # two more gradients and the prediction
     for images in corners:
         assert torch.allclose(images, torch.full_like(images, 0.2 - 0.25))
-    assert found["pgd", 0.25] == 0.0
+    assert measured["pgd", 0.25] == 0.0
 
 
-def test_a_gradient_of_0_moves_nothing(accuracies: Accuracies) -> None:
+def test_sebr_attacks_do_not_move_where_the_gradient_is_0(accuracies: Accuracies) -> None:
     model = Recorder(scale=1e4)  # so sure that its cross-entropy is flat in float32
-    found = accuracies(SebrProtocol(fgsm=(0.3,), pgd=(0.3,)), model, black())
-    assert found["fgsm", 0.3] == 1.0
+    measured = accuracies(SebrProtocol(fgsm=(0.3,), pgd=(0.3,)), model, black())
+    assert measured["fgsm", 0.3] == 1.0
     assert torch.equal(model.seen[2], model.seen[0])
 
 
-def test_a_net_of_random_weights_is_attacked_at_its_means_and_scored_by_draws(accuracies: Accuracies) -> None:
+def test_sebr_attacks_the_mean_weights_and_scores_draws(accuracies: Accuracies) -> None:
     torch.manual_seed(0)
     start = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
     model = bayes.convert(start, posterior=bayes.Posterior(initial_std=1e-6))
@@ -113,7 +113,7 @@ def test_a_net_of_random_weights_is_attacked_at_its_means_and_scored_by_draws(ac
     assert accuracies(protocol, model, test) == accuracies(protocol, bayes.mean_network(model), test)
 
 
-def test_draws_decide_where_the_weights_spread(accuracies: Accuracies) -> None:
+def test_sebr_scores_by_draws_where_the_weights_spread(accuracies: Accuracies) -> None:
     torch.manual_seed(1)
     plain = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
     model = bayes.convert(plain, posterior=bayes.Posterior(initial_std=3.0))
@@ -124,19 +124,19 @@ def test_draws_decide_where_the_weights_spread(accuracies: Accuracies) -> None:
     assert first != other
 
 
-def test_the_rows_are_whole_and_the_random_state_and_modes_are_left_alone() -> None:
+def test_sebr_rows_are_whole_and_random_state_and_modes_are_left_alone() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(9, 4))
     torch.manual_seed(3)
     before, test = torch.get_rng_state(), random_split(7)
     dataset = Dataset(DatasetInfo("noise", (1, 3, 3), list("abcd"), [0.5], [0.5]), test, test, test)
-    found = evaluate(model, dataset, [SebrProtocol()], batch_size=3)
+    evaluation = evaluate(model, dataset, [SebrProtocol()], batch_size=3)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
-    (protocol,) = found.results.protocols
+    (protocol,) = evaluation.results.protocols
     assert (protocol.name, list(protocol.attacks)) == ("sebr", ["fgsm", "pgd"])
     assert protocol.description == SebrProtocol().describe()
-    clean, *attacked = rows(select(found.table, protocol_measure("sebr")))
+    clean, *attacked = rows(select(evaluation.table, protocol_measure("sebr")))
     assert (clean.by, clean.norm, clean.total) == ("clean", "", 7)
     assert [(row.by, row.norm, row.level) for row in attacked] == [
         *(("fgsm", "inf", epsilon) for epsilon in (0.04, 0.16, 0.3)),
@@ -146,7 +146,7 @@ def test_the_rows_are_whole_and_the_random_state_and_modes_are_left_alone() -> N
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"fgsm": [0.0]}, "each epsilon of fgsm"),
         ({"pgd": [0.1, float("inf")]}, "each epsilon of pgd"),
@@ -157,6 +157,6 @@ def test_the_rows_are_whole_and_the_random_state_and_modes_are_left_alone() -> N
         ({"step_size": 0.0}, "step_size"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_sebr_refuses_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         SebrProtocol(**settings)

@@ -30,7 +30,7 @@ FEW = RandomizedSmoothing(noise_std=0.5, num_selection=20, num_estimation=100, f
 
 
 class Bright(nn.Module):
-    """Says 1 of images whose mean is above a half."""
+    """Answers class 1 for images whose mean is above a half."""
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -52,12 +52,12 @@ def grey(levels: list[float], labels: list[int]) -> Batch:
     )
 
 
-def test_rows_hold_right_answers_alone() -> None:
+def test_smoothing_rows_hold_radii_of_correct_answers_alone() -> None:
     batch = grey([1.0, 0.0, 1.0, 0.5], [1, 0, 0, 1])
-    found = FEW.score(Predictor.of(Bright()), batch, batch.labels, seed=0)
-    assert not found.counts
-    assert found.columns[SMOOTHED_PREDICTION].tolist() == [1, 0, 1, -1]
-    first, second, *others = found.columns[SMOOTHED_RADIUS].tolist()
+    result = FEW.score(Predictor.of(Bright()), batch, batch.labels, seed=0)
+    assert not result.counts
+    assert result.columns[SMOOTHED_PREDICTION].tolist() == [1, 0, 1, -1]
+    first, second, *others = result.columns[SMOOTHED_RADIUS].tolist()
     assert min(first, second) > 0.5
     assert others == [0.0, 0.0]
     again, other = (
@@ -67,7 +67,7 @@ def test_rows_hold_right_answers_alone() -> None:
     assert again.columns[SMOOTHED_RADIUS].tolist() != other.columns[SMOOTHED_RADIUS].tolist()
 
 
-def test_summary_by_hand(gather: Gather) -> None:
+def test_smoothing_summary_is_as_computed_by_hand(gather: Gather) -> None:
     meter = RandomizedSmoothing(noise_std=0.5, epsilons=[0.3, 0.0, 0.2])
     rows = pd.DataFrame(
         {
@@ -82,7 +82,7 @@ def test_summary_by_hand(gather: Gather) -> None:
     assert shares == [
         measured(measures.SMOOTHED, share([1, 1, 0, 0]), by="smoothed"),
         measured(measures.ABSTENTION, share([0, 0, 0, 1]), by="smoothed"),
-        # Nothing is said of changes as long as the radius itself.
+        # Nothing is guaranteed for changes as long as the radius itself.
         *(
             measured(measures.SMOOTHED_CERTIFIED, share(proven), by="smoothed", norm="2", level=epsilon)
             for epsilon, proven in ((0.0, [1, 1, 0, 0]), (0.2, [0, 1, 0, 0]), (0.3, [0, 1, 0, 0]))
@@ -100,16 +100,16 @@ def test_summary_by_hand(gather: Gather) -> None:
     ("change", "is_alike"),
     [({"epsilons": [0.1]}, True), ({"batch_rows": 7}, True), ({"num_selection": 5}, False)],
 )
-def test_what_is_drawn_depends_neither_on_budgets_nor_on_passes(
+def test_smoothing_draws_depend_neither_on_budgets_nor_on_passes(
     change: dict[str, Any], is_alike: bool
 ) -> None:
     assert (identity(replace(FEW, **change).depends_on) == identity(FEW.depends_on)) is is_alike
 
 
-def test_the_curve_falls_from_the_accuracy_and_stays_above_nothing(gather: Gather) -> None:
+def test_smoothing_curve_decreases_from_the_accuracy(gather: Gather) -> None:
     batch = grey(list(np.linspace(0.0, 1.0, 40)), [0] * 20 + [1] * 20)
-    found = FEW.score(Predictor.of(Bright()), batch, batch.labels, seed=0)
-    summary = FEW.summary(gather(pd.DataFrame({"label": batch.labels.numpy(), **found.columns})))
+    result = FEW.score(Predictor.of(Bright()), batch, batch.labels, seed=0)
+    summary = FEW.summary(gather(pd.DataFrame({"label": batch.labels.numpy(), **result.columns})))
     table = table_of(summary.measurements)
     shares = list(select(table, measures.SMOOTHED_CERTIFIED).value)
     assert len(shares) == 10
@@ -119,10 +119,10 @@ def test_the_curve_falls_from_the_accuracy_and_stays_above_nothing(gather: Gathe
     assert select(table, measures.LARGEST_SMOOTHED_RADIUS).value.item() == FEW.largest_radius
 
 
-def test_a_model_that_draws_is_asked_anew_for_each_copy() -> None:
+def test_smoothing_asks_a_random_model_anew_for_each_copy() -> None:
     torch.manual_seed(0)
     predictor = random_predictor(OneDraw(), num_samples=1, num_repeats=3, attack_samples=1)
     batch = grey([0.2, 0.8], [0, 0])
-    found = FEW.score(predictor, batch, batch.labels, seed=0)
-    # Either answer comes half the time, so nothing can be said; of one draw for all, anything could.
-    assert found.columns[SMOOTHED_PREDICTION].tolist() == [-1, -1]
+    result = FEW.score(predictor, batch, batch.labels, seed=0)
+    # Either answer comes half the time, so nothing can be certified; of one draw for all, anything could.
+    assert result.columns[SMOOTHED_PREDICTION].tolist() == [-1, -1]

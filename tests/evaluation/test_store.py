@@ -1,4 +1,4 @@
-"""What an evaluation has found is kept, and not found again."""
+"""Results of an evaluation are stored, and not computed again."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _assert_same(one: Evaluation, other: Evaluation) -> None:
     assert one.results == other.results
 
 
-def test_an_evaluation_again_asks_for_clean_answers_alone(
+def test_evaluate_again_computes_clean_answers_alone(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     first = _whole(linear, tiny_dataset, out=tmp_path)
@@ -98,7 +98,7 @@ def test_an_evaluation_again_asks_for_clean_answers_alone(
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.7, 0.99])
-def test_one_that_is_interrupted_goes_on_to_the_same_rows(
+def test_interrupted_evaluation_resumes_to_the_same_rows(
     share: float, linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     model = Counting(linear)
@@ -112,7 +112,7 @@ def test_one_that_is_interrupted_goes_on_to_the_same_rows(
     _assert_same(whole, parts)
 
 
-def test_more_attacks_budgets_and_examples_cost_only_what_is_new(
+def test_evaluate_computes_only_new_attacks_budgets_and_examples(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     few, many = Attacks(ATTACKS[:1], [0.1]), Attacks(ATTACKS, [0.05, 0.1, 0.2])
@@ -123,11 +123,11 @@ def test_more_attacks_budgets_and_examples_cost_only_what_is_new(
         assert (more.rows[f"pgd-3-linf@{larger}"] <= more.rows[f"pgd-3-linf@{smaller}"]).all()
     assert (more.rows["worst-linf@0.1"] <= more.rows["pgd-3-linf@0.1"]).all()
     robust = more.rows["pgd-3-linf@0.2"] == 1
-    right = more.rows["pgd-3-linf@0.2:prediction"] == more.rows["label"]
-    assert (robust == right).all()
+    is_correct = more.rows["pgd-3-linf@0.2:prediction"] == more.rows["label"]
+    assert (robust == is_correct).all()
 
 
-def test_a_smaller_budget_that_breaks_more_holds_at_the_larger_too(
+def test_smaller_budget_that_breaks_more_counts_at_the_larger_too(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     weak = replace(PGD(num_steps=1), step_size=1e-6, random_start=False)
@@ -153,7 +153,7 @@ def test_a_smaller_budget_that_breaks_more_holds_at_the_larger_too(
 
 
 @pytest.mark.parametrize("change", ["weights", "data", "seed"])
-def test_what_is_kept_of_another_model_data_or_seed_is_not_used(
+def test_store_of_another_model_data_or_seed_is_not_used(
     change: str, linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     noise = [Attacks([Noise()], [0.4])]
@@ -167,12 +167,14 @@ def test_what_is_kept_of_another_model_data_or_seed_is_not_used(
         tiny_dataset = replace(tiny_dataset, test=tiny_dataset.validation)
     else:
         options["seed"] = 1
-    found = evaluate(linear, tiny_dataset, noise, out=tmp_path, **options).rows
+    rows = evaluate(linear, tiny_dataset, noise, out=tmp_path, **options).rows
     fresh = evaluate(linear, tiny_dataset, noise, **options).rows
-    pd.testing.assert_frame_equal(found, fresh)
+    pd.testing.assert_frame_equal(rows, fresh)
 
 
-def test_a_forward_that_changed_without_its_weights_is_noticed(tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_store_is_dropped_when_the_forward_changed_without_its_weights(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
     class Turned(nn.Module):
         shift = 0
 
@@ -183,11 +185,11 @@ def test_a_forward_that_changed_without_its_weights_is_noticed(tiny_dataset: Dat
     meters = [Attacks([PGD(num_steps=2)], [0.1])]
     evaluate(Turned(), tiny_dataset, meters, out=tmp_path)
     Turned.shift = 1
-    found = evaluate(Turned(), tiny_dataset, meters, out=tmp_path).rows
-    assert found["clean"].sum() == found["pgd-2-linf@0.1"].sum() == 0
+    rows = evaluate(Turned(), tiny_dataset, meters, out=tmp_path).rows
+    assert rows["clean"].sum() == rows["pgd-2-linf@0.1"].sum() == 0
 
 
-def test_answers_that_changed_in_confidence_alone_are_noticed(tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_store_is_dropped_when_confidences_alone_changed(tiny_dataset: Dataset, tmp_path: Path) -> None:
     class Hot(nn.Module):
         scale: list[float] = [10.0]  # noqa: RUF012 - shared on purpose
 
@@ -198,23 +200,23 @@ def test_answers_that_changed_in_confidence_alone_are_noticed(tiny_dataset: Data
     meters = [Attacks([PGD(num_steps=5, loss=cross_entropy)], [0.3])]
     first = evaluate(Hot(), tiny_dataset, meters, out=tmp_path).rows
     Hot.scale[0] = 1e5
-    found = evaluate(Hot(), tiny_dataset, meters, out=tmp_path).rows
-    assert (found["prediction"] == first["prediction"]).all()
-    assert found["pgd-5-linf@0.3"].mean() > first["pgd-5-linf@0.3"].mean()
+    rows = evaluate(Hot(), tiny_dataset, meters, out=tmp_path).rows
+    assert (rows["prediction"] == first["prediction"]).all()
+    assert rows["pgd-5-linf@0.3"].mean() > first["pgd-5-linf@0.3"].mean()
 
 
-def test_what_another_owner_writes_later_is_not_taken_up(tmp_path: Path) -> None:
+def test_store_does_not_read_what_another_owner_writes_later(tmp_path: Path) -> None:
     slow, quick = Store(tmp_path, "former"), Store(tmp_path, "present")
-    with slow.batch(0, 2) as kept:  # an evaluation of former weights is still at work
-        kept.put("part", PartResult({"a": np.array([1, 2])}, {}))
-    with quick.batch(0, 2) as kept:
-        assert kept.find("part") is None
-    with Store(tmp_path, "present").batch(0, 2) as kept:
-        assert kept.find("part") is None
+    with slow.batch(0, 2) as batch:  # an evaluation of former weights is still at work
+        batch.put("part", PartResult({"a": np.array([1, 2])}, {}))
+    with quick.batch(0, 2) as batch:
+        assert batch.find("part") is None
+    with Store(tmp_path, "present").batch(0, 2) as batch:
+        assert batch.find("part") is None
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_an_interrupted_evaluation_leaves_the_former_rows_and_results(
+def test_interrupted_evaluation_leaves_the_former_rows_and_results(
     share: float, linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     model, run = Counting(linear), RunFolder(tmp_path)
@@ -227,7 +229,7 @@ def test_an_interrupted_evaluation_leaves_the_former_rows_and_results(
     assert not list(tmp_path.glob(".*part"))
 
 
-def test_certificates_are_kept_and_still_held_against_new_attacks(
+def test_stored_certificates_are_checked_against_new_attacks(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     certificate = Certificate(norm=2, radius=True, epsilons=[0.1, 0.3])
@@ -239,7 +241,7 @@ def test_certificates_are_kept_and_still_held_against_new_attacks(
     assert not [name for name in again.rows if str(name).startswith("_")]
 
 
-def test_what_is_measured_of_the_whole_is_kept(
+def test_store_holds_what_is_measured_of_the_whole(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meters = [Suite("fast", [0.1]), MomentCheck(noise_std=[0.1], num_examples=4, num_samples=100)]
@@ -250,7 +252,7 @@ def test_what_is_measured_of_the_whole_is_kept(
     _assert_same(first, again)
 
 
-def test_random_answers_are_kept_with_all_their_budgets(
+def test_store_holds_random_answers_with_all_their_budgets(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     class Noisy(nn.Module):
@@ -270,9 +272,9 @@ def test_random_answers_are_kept_with_all_their_budgets(
     run = partial(evaluate, Noisy(), tiny_dataset, meters, sampling=few, batch_size=20)
     whole = run()
     assert whole.results.sampling is not None
-    assert whole.results.sampling.num_repeats == 2  # it was found to be random
-    for each in [run(out=tmp_path), run(out=tmp_path)]:
-        _assert_same(whole, each)
+    assert whole.results.sampling.num_repeats == 2  # it was recognised as random
+    for evaluation in [run(out=tmp_path), run(out=tmp_path)]:
+        _assert_same(whole, evaluation)
     few = replace(few, attack_samples=1)  # so that batches are the same with attacks and without
     clean = evaluate(Noisy(), tiny_dataset, sampling=few, batch_size=20, out=tmp_path / "joined")
     torch.rand(3)  # whatever the random state is
@@ -281,24 +283,24 @@ def test_random_answers_are_kept_with_all_their_budgets(
     pd.testing.assert_frame_equal(joined.rows[list(clean.rows)], clean.rows)
 
 
-def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
-    store = Store(tmp_path / "kept", "mine")
-    with store.batch(0, 2) as kept:
-        kept.put("part", PartResult({"a": np.array([1, 2])}, {"n": np.array([3])}))
-        kept.put("nothing", PartResult({}, {}))
+def test_store_ignores_a_damaged_file(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", "mine")
+    with store.batch(0, 2) as batch:
+        batch.put("part", PartResult({"a": np.array([1, 2])}, {"n": np.array([3])}))
+        batch.put("nothing", PartResult({}, {}))
     assert store.noted("word", lambda: 5) == 5
-    again = Store(tmp_path / "kept", "mine")
+    again = Store(tmp_path / "store", "mine")
     assert again.noted("word", lambda: 6) == 5
-    with again.batch(0, 2) as kept:
-        found = kept.find("part")
-        assert found is not None
-        assert (found.columns["a"].tolist(), found.counts["n"].tolist()) == ([1, 2], [3])
-        assert kept.find("nothing") == PartResult({}, {})
-        assert kept.find("else") is None
-    (file,) = (tmp_path / "kept").glob("*.npz")
+    with again.batch(0, 2) as batch:
+        result = batch.find("part")
+        assert result is not None
+        assert (result.columns["a"].tolist(), result.counts["n"].tolist()) == ([1, 2], [3])
+        assert batch.find("nothing") == PartResult({}, {})
+        assert batch.find("else") is None
+    (file,) = (tmp_path / "store").glob("*.npz")
     file.write_bytes(file.read_bytes()[:50])
-    with Store(tmp_path / "kept", "mine").batch(0, 2) as kept:
-        assert kept.find("part") is None
-    with Store(tmp_path / "kept", "another").batch(0, 2) as kept:
-        assert kept.find("part") is None
-    assert not list((tmp_path / "kept").glob("*.npz"))
+    with Store(tmp_path / "store", "mine").batch(0, 2) as batch:
+        assert batch.find("part") is None
+    with Store(tmp_path / "store", "another").batch(0, 2) as batch:
+        assert batch.find("part") is None
+    assert not list((tmp_path / "store").glob("*.npz"))

@@ -35,7 +35,7 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer)
 
 
-def test_each_norm_has_its_suite_at_all_budgets(tiny_dataset: Dataset) -> None:
+def test_suite_plans_one_attack_for_each_norm_at_all_budgets(tiny_dataset: Dataset) -> None:
     plans = Suite("fast", [0.2, 0.1, 0.2], [2, math.inf]).attack_plans(tiny_dataset.info, is_random=False)
     assert [(plan.name, plan.norm, list(plan.epsilons)) for plan in plans] == [
         ("fast-l2", 2, [0.1, 0.2]),
@@ -43,10 +43,10 @@ def test_each_norm_has_its_suite_at_all_budgets(tiny_dataset: Dataset) -> None:
     ]
 
 
-def test_several_suites_are_measured_beside_each_other(linear: nn.Module, tiny_dataset: Dataset) -> None:
+def test_suites_are_measured_beside_each_other(linear: nn.Module, tiny_dataset: Dataset) -> None:
     suites = [Suite("fast", [0.1]), Suite("fast", [0.5], [2])]
-    found = evaluate(linear, tiny_dataset, suites, num_examples=10)
-    attacked = select(found.table, ATTACKED)
+    evaluation = evaluate(linear, tiny_dataset, suites, num_examples=10)
+    attacked = select(evaluation.table, ATTACKED)
     assert list(zip(attacked.by, attacked.level, strict=True)) == [("fast-linf", 0.1), ("fast-l2", 0.5)]
 
 
@@ -61,18 +61,18 @@ def test_several_suites_are_measured_beside_each_other(linear: nn.Module, tiny_d
         ({"epsilons": [math.inf]}, "finite and at least 0"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong: dict[str, Any], text: str) -> None:
+def test_suite_refuses_settings_out_of_range(wrong: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Suite(**{"level": "fast", "epsilons": [0.1], **wrong})
 
 
-def test_the_stages_account_for_every_example(linear: nn.Module, tiny_dataset: Dataset) -> None:
-    found = evaluate(linear, tiny_dataset, [Suite("fast", [0.05, 0.15, 0.3])], batch_size=20)
-    (attack,) = found.results.attacks
+def test_suite_stages_account_for_every_example(linear: nn.Module, tiny_dataset: Dataset) -> None:
+    evaluation = evaluate(linear, tiny_dataset, [Suite("fast", [0.05, 0.15, 0.3])], batch_size=20)
+    (attack,) = evaluation.results.attacks
     assert attack.name == "fast-linf"
     assert [stage.kind for stage in attack.stages] == ["white-box", "white-box"]
-    robust = select(found.table, CLEAN).correct.item()
-    curve = select(found.table, ATTACKED)
+    robust = select(evaluation.table, CLEAN).correct.item()
+    curve = select(evaluation.table, ATTACKED)
     assert [counts.epsilon for counts in attack.counts] == list(curve.level) == [0.05, 0.15, 0.3]
     for row, counts in zip(rows(curve), attack.counts, strict=True):
         for attacked, broken in zip(counts.attacked, counts.broken, strict=True):
@@ -81,15 +81,15 @@ def test_the_stages_account_for_every_example(linear: nn.Module, tiny_dataset: D
         assert robust == row.correct
     assert 0 < curve.correct.iloc[1] < 45
     name = "fast-linf@0.3"
-    is_broken = (found.rows[name] == 0) & (found.rows["clean"] == 1)
-    by = found.rows[f"{name}:by"]
+    is_broken = (evaluation.rows[name] == 0) & (evaluation.rows["clean"] == 1)
+    by = evaluation.rows[f"{name}:by"]
     assert set(by[is_broken]) <= {stage.name for stage in attack.stages}
     assert (by[~is_broken] == "").all()
-    right = found.rows[f"{name}:prediction"] == found.rows["label"]
-    assert right.sum() == curve.correct.iloc[2]
+    is_correct = evaluation.rows[f"{name}:prediction"] == evaluation.rows["label"]
+    assert is_correct.sum() == curve.correct.iloc[2]
 
 
-def test_what_any_member_breaks_is_broken(linear: nn.Module, tiny_dataset: Dataset) -> None:
+def test_suite_breaks_what_any_member_breaks(linear: nn.Module, tiny_dataset: Dataset) -> None:
     pgd = PGD(num_steps=1, random_start=False)
     members = [Noise(num_samples=3), pgd, replace(pgd, num_steps=5, loss=margin)]
     cascade = Attacks([Cascade(members, "all")], [0.12])
@@ -100,7 +100,7 @@ def test_what_any_member_breaks_is_broken(linear: nn.Module, tiny_dataset: Datas
     assert 0 < together.mean() < 1
 
 
-def test_another_models_images_are_tried_too(linear: nn.Module, tiny_dataset: Dataset) -> None:
+def test_suite_tries_another_models_images_too(linear: nn.Module, tiny_dataset: Dataset) -> None:
     class Rounded(nn.Module):
         """No gradient passes, so only another model's images can break it."""
 
@@ -110,31 +110,31 @@ def test_another_models_images_are_tried_too(linear: nn.Module, tiny_dataset: Da
             return logits
 
     suite = Suite("fast", [0.2], transfer_from={"plain net": linear})
-    found = evaluate(Rounded(), tiny_dataset, [suite]).results
-    (attack,) = found.attacks
+    results = evaluate(Rounded(), tiny_dataset, [suite]).results
+    (attack,) = results.attacks
     assert (attack.stages[-1].kind, attack.stages[-1].name) == ("transfer", "transfer-plain-net-linf")
     assert attack.counts[0].broken[-1] > 5
-    checks = {check.name: check for check in found.checks}
+    checks = {check.name: check for check in results.checks}
     assert checks["transfer"].passed is False
     assert checks["vanishing-gradients"].passed is False
-    text = " ".join(found.warnings)
+    text = " ".join(results.warnings)
     assert "transfer-plain-net-linf broke" in text
     assert "the margin has no gradient" in text
 
 
-def test_random_weights_are_attacked_by_averages(tiny_dataset: Dataset) -> None:
+def test_suite_attacks_random_weights_by_averages(tiny_dataset: Dataset) -> None:
     torch.manual_seed(0)
     net = bayes.convert(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), bayes.Posterior(initial_std=0.1))
     few = Sampling(num_samples=3, num_repeats=2, attack_samples=1)
-    found = evaluate(net, tiny_dataset, [Suite("fast", [0.1])], sampling=few, num_examples=20)
-    assert select(found.table, ATTACKED).total.item() == 40
-    assert all(broken >= 0 for broken in found.results.attacks[0].counts[0].broken)
-    checks = {check.name: check.passed for check in found.results.checks}
+    evaluation = evaluate(net, tiny_dataset, [Suite("fast", [0.1])], sampling=few, num_examples=20)
+    assert select(evaluation.table, ATTACKED).total.item() == 40
+    assert all(broken >= 0 for broken in evaluation.results.attacks[0].counts[0].broken)
+    checks = {check.name: check.passed for check in evaluation.results.checks}
     assert checks["random-answers"] is False
-    assert any("Gradients not averaged" in warning for warning in found.results.warnings)
+    assert any("Gradients not averaged" in warning for warning in evaluation.results.warnings)
 
 
-def test_a_recipe_names_it(tmp_path: Path) -> None:
+def test_suite_is_named_by_a_recipe(tmp_path: Path) -> None:
     added = ["--evaluation.meters+=Suite", "--evaluation.meters.level=fast"]
     budgets = "--evaluation.meters.epsilons=[8/255]"
     plain = parse_recipe(_recipe(tmp_path), [*added, budgets]).recipe

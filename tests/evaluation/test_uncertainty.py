@@ -29,7 +29,7 @@ MEASURES = ("entropy", "expected_entropy", "mutual_information")
 
 
 @pytest.mark.parametrize("settings", [{"num_samples": 0}, {"num_bins": 0}])
-def test_numbers_out_of_range_are_refused(settings: dict[str, int]) -> None:
+def test_uncertainty_refuses_numbers_out_of_range(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Uncertainty(**settings)  # type: ignore[arg-type]
 
@@ -45,7 +45,7 @@ def _score(meter: Uncertainty, predictor: Predictor, images: Tensor, labels: Ten
     return meter.score(predictor, Batch(images, labels), labels, seed=0)
 
 
-def test_each_set_is_summed_up(gather: Gather, tiny_dataset: Dataset) -> None:
+def test_uncertainty_sums_up_each_set(gather: Gather, tiny_dataset: Dataset) -> None:
     meter, predictor = Uncertainty(num_samples=300, num_bins=8), _predictor(1.0)  # one image a pass
     images, labels = tiny_dataset.test.images / 255, tiny_dataset.test.labels
     parts = [_score(meter, predictor, images[part], labels[part]) for part in (slice(20), slice(20, 45))]
@@ -57,43 +57,43 @@ def test_each_set_is_summed_up(gather: Gather, tiny_dataset: Dataset) -> None:
     other = Dataset(tiny_dataset.info, few, few, few)
     with_other = Uncertainty(num_samples=300, num_bins=8, out_of_distribution={"noise": other})
     target = Target("pgd-linf", "inf", 0.1)
-    found = gather(
+    everything = gather(
         pd.DataFrame(), predictor, state=state, attacked={target: attacked}, once=with_other.measure(subject)
     )
-    table, results = with_other.summary(found)
+    table, results = with_other.summary(everything)
     clean, inverted, foreign = results["uncertainty"].sets
-    assert [each.name for each in (clean, inverted, foreign)] == ["clean", "pgd-linf@0.1", "noise"]
-    assert [each.kind for each in (clean, inverted, foreign)] == ["clean", "attacked", "out-of-distribution"]
+    assert [part.name for part in (clean, inverted, foreign)] == ["clean", "pgd-linf@0.1", "noise"]
+    assert [part.kind for part in (clean, inverted, foreign)] == ["clean", "attacked", "out-of-distribution"]
     together = np.concatenate([part.columns["mutual-information"] for part in parts])
     assert clean.means["mutual_information"] == together.mean()
     assert clean.medians["mutual_information"] == np.median(together)
-    assert [each.num_examples for each in (clean, inverted, foreign)] == [45, 45, 10]
+    assert [part.num_examples for part in (clean, inverted, foreign)] == [45, 45, 10]
     assert (clean.auroc, foreign.accuracy, foreign.calibration_error) == (None, None, None)
     assert 0 <= foreign.auroc <= 1
     edges = results["uncertainty"].edges
     assert len(edges) == 9
     assert edges[-1] == pytest.approx(math.log(3))
-    for each in (clean, inverted, foreign):
-        assert all(sum(each.histograms[measure]) == each.num_examples for measure in MEASURES)
-        told = {row.measure: row.value for row in table if row.by == each.name}
-        assert told["predictive entropy"] == each.means["entropy"]
-        assert told.get("AUROC of entropy against clean images") == each.auroc
+    for part in (clean, inverted, foreign):
+        assert all(sum(part.histograms[measure]) == part.num_examples for measure in MEASURES)
+        values = {row.measure: row.value for row in table if row.by == part.name}
+        assert values["predictive entropy"] == part.means["entropy"]
+        assert values.get("AUROC of entropy against clean images") == part.auroc
         # Of clean images it is that of the predictions that are scored.
-        assert told.get(CALIBRATION_ERROR) == (None if each is clean else each.calibration_error)
+        assert values.get(CALIBRATION_ERROR) == (None if part is clean else part.calibration_error)
 
 
-def test_weights_that_hardly_vary_leave_no_mutual_information(tiny_dataset: Dataset) -> None:
+def test_uncertainty_of_weights_that_hardly_vary_has_no_mutual_information(tiny_dataset: Dataset) -> None:
     predictor = _predictor(1e-5)
     images, labels = tiny_dataset.test.images / 255, tiny_dataset.test.labels
-    found = _score(Uncertainty(num_samples=10), predictor, images, labels).columns
+    columns = _score(Uncertainty(num_samples=10), predictor, images, labels).columns
     assert isinstance(predictor.model, bayes.Predictor)
     plain = bayes.mean_network(predictor.model.model)
     expected = entropies(plain(images).log_softmax(1)[None]).predictive
-    assert found["mutual-information"].max() < 1e-6
-    assert found["entropy"] == pytest.approx(expected.detach().numpy(), abs=1e-3)
+    assert columns["mutual-information"].max() < 1e-6
+    assert columns["entropy"] == pytest.approx(expected.detach().numpy(), abs=1e-3)
 
 
-def test_other_data_must_be_there_and_fit(tiny_dataset: Dataset) -> None:
+def test_uncertainty_requires_other_data_that_fit(tiny_dataset: Dataset) -> None:
     empty = Split(torch.zeros(0, 1, 4, 5, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
     wide = Dataset(DatasetInfo("wide", (1, 4, 5), ["a", "b"], [0.5], [0.5]), empty, empty, empty)
     with pytest.raises(DataError, match="measured on wide, but the data are not there"):
@@ -103,7 +103,7 @@ def test_other_data_must_be_there_and_fit(tiny_dataset: Dataset) -> None:
     Uncertainty().require(tiny_dataset.info)
 
 
-def test_names_of_other_data_lead_to_them(tiny_dataset: Dataset) -> None:
+def test_uncertainty_resolves_names_of_other_data(tiny_dataset: Dataset) -> None:
     class Sources:
         def dataset(self, name: str) -> Dataset:
             return tiny_dataset
@@ -111,6 +111,6 @@ def test_names_of_other_data_lead_to_them(tiny_dataset: Dataset) -> None:
         def model(self, folder: str) -> nn.Module:
             raise AssertionError(folder)
 
-    found = Uncertainty(out_of_distribution=["tiny"]).resolved(Sources())
-    assert found == Uncertainty(out_of_distribution={"tiny": tiny_dataset})
-    found.require(tiny_dataset.info)
+    meter = Uncertainty(out_of_distribution=["tiny"]).resolved(Sources())
+    assert meter == Uncertainty(out_of_distribution={"tiny": tiny_dataset})
+    meter.require(tiny_dataset.info)

@@ -141,9 +141,9 @@ ROWS = [Measurement("clean accuracy", value=0.1 + 0.2, lower=0.1, upper=0.9, cor
 def read_back(folder: Path, results: Results, table: pd.DataFrame) -> tuple[Results, pd.DataFrame]:
     run = RunFolder(folder)
     write_results(run, results, table)
-    found = read_results(run)
-    assert found is not None
-    return found
+    contents = read_results(run)
+    assert contents is not None
+    return contents
 
 
 def test_results_with_all_that_there_may_be_are_read_back_equal(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ measurements = st.builds(
 
 @often
 @given(st.lists(measurements, max_size=5))
-def test_every_table_is_read_back_equal_to_the_last_bit(tmp_path: Path, rows: list[Measurement]) -> None:
+def test_table_is_read_back_equal_to_the_last_bit(tmp_path: Path, rows: list[Measurement]) -> None:
     _, table = read_back(tmp_path, RICH, table_of(rows))
     pd.testing.assert_frame_equal(table, table_of(rows), check_exact=True)
 
@@ -195,13 +195,13 @@ plain = st.recursive(
 
 @often
 @given(st.dictionaries(st.text(max_size=8), plain, max_size=4))
-def test_every_setting_is_read_back_equal_infinity_included(tmp_path: Path, chosen: dict[str, Any]) -> None:
+def test_settings_are_read_back_equal_infinity_included(tmp_path: Path, chosen: dict[str, Any]) -> None:
     asked = Results("tiny", 45, 3, settings=chosen)
     results, _ = read_back(tmp_path, asked, table_of(ROWS))
     assert results == asked
 
 
-def test_a_folder_without_results_has_none(tmp_path: Path) -> None:
+def test_read_results_of_a_folder_without_results_is_none(tmp_path: Path) -> None:
     assert read_results(RunFolder(tmp_path)) is None
 
 
@@ -235,7 +235,7 @@ def test_results_that_do_not_fit_are_refused_by_the_key(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3", "\x00", "[" * 100_000])
-def test_a_file_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+def test_read_results_refuses_a_file_that_is_no_object(tmp_path: Path, text: str) -> None:
     run = RunFolder(tmp_path)
     run.metrics.write_text(text)
     with pytest.raises(RunFolderError, match=r"metrics\.json"):
@@ -243,7 +243,7 @@ def test_a_file_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, r"measurements\.csv does not exist.*withstand evaluate"),
         ("", r"measurements\.csv is damaged"),
@@ -252,11 +252,13 @@ def test_a_file_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
         ("measure,by,norm,level,value,lower,upper,correct,total\nclean,,,0,1,,,1.5,2\n", "is damaged"),
     ],
 )
-def test_a_table_that_is_missing_or_damaged_is_told(tmp_path: Path, text: str | None, said: str) -> None:
+def test_read_results_reports_a_table_that_is_missing_or_damaged(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
     run = RunFolder(tmp_path)
     write_results(run, RICH, table_of(ROWS))
     run.measurements.unlink()
     if text is not None:
         run.measurements.write_text(text)
-    with pytest.raises(RunFolderError, match=said):
+    with pytest.raises(RunFolderError, match=message):
         read_results(run)

@@ -25,8 +25,8 @@ _LISTED = 10
 
 
 @dataclass(frozen=True)
-class Claims:
-    """What one certificate says of a batch.
+class CertifiedBatch:
+    """What one certificate proves of a batch.
 
     Args:
         name: Of the certificate.
@@ -44,7 +44,7 @@ class Claims:
     margins: NDArray[np.float64]
     radius: NDArray[np.float64] | None = None
 
-    def closed(self) -> Claims:
+    def closed(self) -> CertifiedBatch:
         """With all that follows: what is proven within an epsilon is proven within any smaller one."""
         certified = np.logical_or.accumulate(self.certified[::-1], axis=0)[::-1]
         if self.radius is None:
@@ -53,12 +53,12 @@ class Claims:
         radius = np.maximum(self.radius, np.where(certified, budgets, 0.0).max(axis=0, initial=0.0))
         return replace(self, certified=certified | ((radius >= budgets) & (radius > 0)), radius=radius)
 
-    def without(self, rows: NDArray[np.intp], epsilon: float) -> Claims:
-        """Without what is claimed of some rows at an epsilon and beyond."""
+    def without(self, rows: NDArray[np.intp], epsilon: float) -> CertifiedBatch:
+        """With some rows not certified at an epsilon and beyond."""
         budgets = np.array(self.epsilons)
-        is_kept = np.ones_like(self.certified)
-        is_kept[np.ix_(budgets >= epsilon * (1 - _SAME), rows)] = False
-        certified = self.certified & is_kept
+        remains = np.ones_like(self.certified)
+        remains[np.ix_(budgets >= epsilon * (1 - _SAME), rows)] = False
+        certified = self.certified & remains
         if self.radius is None:
             return replace(self, certified=certified)
         radius = self.radius.copy()
@@ -74,7 +74,7 @@ class Outcome:
         attack: Its name.
         norm: Of its ball; None for the clean images, which lie in every ball.
         epsilon: Its budget.
-        robust: Bools (batch,): the prediction is still right.
+        robust: Bools (batch,): the prediction is still correct.
     """
 
     attack: str
@@ -108,59 +108,59 @@ class Violation:
     fault: str
 
 
-def conflicts(claims: Claims, outcomes: Sequence[Outcome]) -> list[Conflict]:
-    """Where attacks refute claims, each row at the largest epsilon claimed of it.
+def conflicts(proven: CertifiedBatch, outcomes: Sequence[Outcome]) -> list[Conflict]:
+    """Where attacks refute a certificate, each row at the largest epsilon certified of it.
 
     Args:
-        claims: Of one certificate.
+        proven: By one certificate.
         outcomes: Of all attacks, of whatever norm, and of the clean images.
     """
-    found = []
+    refutations = []
     for outcome in outcomes:
-        if outcome.norm not in (None, claims.norm):
+        if outcome.norm not in (None, proven.norm):
             continue
         settled = outcome.robust
-        for epsilon, is_claimed in _claimed_within(claims, outcome.epsilon):
-            rows = np.flatnonzero(is_claimed & ~settled)
+        for epsilon, is_certified in _certified_within(proven, outcome.epsilon):
+            rows = np.flatnonzero(is_certified & ~settled)
             if len(rows):
-                found.append(Conflict(epsilon, outcome, rows))
-            settled = settled | is_claimed
-    return found
+                refutations.append(Conflict(epsilon, outcome, rows))
+            settled = settled | is_certified
+    return refutations
 
 
-def _claimed_within(claims: Claims, reached: float) -> Iterator[tuple[float, NDArray[np.bool_]]]:
-    """The claims that an attack of so large a budget can refute, largest epsilon first."""
-    for epsilon, certified in zip(claims.epsilons[::-1], claims.certified[::-1], strict=True):
+def _certified_within(proven: CertifiedBatch, reached: float) -> Iterator[tuple[float, NDArray[np.bool_]]]:
+    """What is certified and can be refuted by an attack of so large a budget, largest epsilon first."""
+    for epsilon, certified in zip(proven.epsilons[::-1], proven.certified[::-1], strict=True):
         if reached <= epsilon * (1 + _SAME):
             yield epsilon, certified
-    if claims.radius is not None:
-        yield reached, (claims.radius >= reached) & (claims.radius > 0)
+    if proven.radius is not None:
+        yield reached, (proven.radius >= reached) & (proven.radius > 0)
 
 
-def contradictions(claims: Claims, farthest: float) -> list[Violation]:
+def contradictions(proven: CertifiedBatch, farthest: float) -> list[Violation]:
     """Where a certificate whose bounds grow with epsilon contradicts itself.
 
     A margin within rounding of 0, and a radius within its tolerance, contradict nothing.
 
     Args:
-        claims: As computed, before ``Claims.closed``.
+        proven: As computed, before ``CertifiedBatch.closed``.
         farthest: The largest radius that is ever looked for.
     """
-    budgets, radius = np.array(claims.epsilons), claims.radius
-    found = []
-    for number, epsilon in enumerate(claims.epsilons):
-        is_refused = ~claims.certified[number] & (claims.margins[number] < -_ROUNDING)
-        beyond = claims.certified[number + 1 :].any(axis=0)
-        found.append((epsilon, beyond & is_refused, "not certified there, but at a larger epsilon"))
+    budgets, radius = np.array(proven.epsilons), proven.radius
+    candidates = []
+    for number, epsilon in enumerate(proven.epsilons):
+        is_refused = ~proven.certified[number] & (proven.margins[number] < -_ROUNDING)
+        beyond = proven.certified[number + 1 :].any(axis=0)
+        candidates.append((epsilon, beyond & is_refused, "not certified there, but at a larger epsilon"))
         if radius is not None:
             reaches = (radius >= epsilon) & (radius > 0) & is_refused
-            found.append((epsilon, reaches, "not certified there, but have a larger certified radius"))
+            candidates.append((epsilon, reaches, "not certified there, but have a larger certified radius"))
             short = min(epsilon, farthest) * (1 - 2 * RADIUS_TOLERANCE) - _SAME
-            falls_short = claims.certified[number] & (radius < short) & (budgets[number] > 0)
-            found.append((epsilon, falls_short, "certified there, but have a smaller certified radius"))
+            falls_short = proven.certified[number] & (radius < short) & (budgets[number] > 0)
+            candidates.append((epsilon, falls_short, "certified there, but have a smaller certified radius"))
     return [
-        Violation(claims.name, epsilon, np.flatnonzero(rows).tolist(), fault)
-        for epsilon, rows, fault in found
+        Violation(proven.name, epsilon, np.flatnonzero(rows).tolist(), fault)
+        for epsilon, rows, fault in candidates
         if rows.any()
     ]
 
@@ -179,53 +179,54 @@ class AttackMargins(NamedTuple):
     margins: NDArray[np.float64]
 
 
-def overstated(claims: Claims, attack_margins: Sequence[AttackMargins]) -> list[Violation]:
+def overstated(proven: CertifiedBatch, attack_margins: Sequence[AttackMargins]) -> list[Violation]:
     """Where the margin of an image within epsilon is below the bound of all such margins.
 
     So a bound that is too high is seen even where it decides nothing.
 
     Args:
-        claims: As computed.
-        attack_margins: Of attacks in the claims' norm, and of the clean images.
+        proven: As computed.
+        attack_margins: Of attacks in the certificate's norm, and of the clean images.
     """
-    found = []
-    for each in attack_margins:
-        for epsilon, bounds in zip(claims.epsilons, claims.margins, strict=True):
-            if each.epsilon > epsilon * (1 + _SAME):
+    violations = []
+    for attacked in attack_margins:
+        for epsilon, bounds in zip(proven.epsilons, proven.margins, strict=True):
+            if attacked.epsilon > epsilon * (1 + _SAME):
                 continue
-            rows = np.flatnonzero(each.margins < bounds - _MARGIN_ROUNDING * (1 + np.abs(each.margins)))
+            rows = np.flatnonzero(
+                attacked.margins < bounds - _MARGIN_ROUNDING * (1 + np.abs(attacked.margins))
+            )
             if len(rows):
-                fault = (
-                    f"bounded above the margin that {each.attack} reaches within epsilon {each.epsilon:.6g}"
-                )
-                found.append(Violation(claims.name, epsilon, rows.tolist(), fault))
-    return found
+                reached = f"{attacked.attack} reaches within epsilon {attacked.epsilon:.6g}"
+                fault = f"bounded above the margin that {reached}"
+                violations.append(Violation(proven.name, epsilon, rows.tolist(), fault))
+    return violations
 
 
-def require_consistent(violations: Sequence[Violation], first_index: int, kept_in: str) -> None:
+def require_consistent(violations: Sequence[Violation], first_index: int, rows_file: str) -> None:
     """Accepts a batch in which nothing is contradicted.
 
     Args:
-        violations: What was found.
+        violations: The contradictions in the batch.
         first_index: Of the batch's first row.
-        kept_in: Where the rows are kept, for the error; empty where nowhere.
+        rows_file: Where the rows are written, for the error; empty where nowhere.
 
     Raises:
         CertificateError: something is contradicted; the text names certificate, epsilon and rows.
     """
     if not violations:
         return
-    told = [_told(violation, first_index) for violation in violations[:3]]
+    sentences = [_sentence(violation, first_index) for violation in violations[:3]]
     more = f" And {len(violations) - 3} more of the kind." if len(violations) > 3 else ""
-    rows = f" All rows up to these are in {kept_in}." if kept_in else ""
+    rows = f" All rows up to these are in {rows_file}." if rows_file else ""
     raise CertificateError(
-        f"{' '.join(told)}{more} A certificate that is wrong once proves nothing, so the evaluation stops."
-        f"{rows} Most likely a rule of withstand.domains.register is not sound, or the model's forward "
+        f"{' '.join(sentences)}{more} A certificate that is wrong once proves nothing, so the evaluation "
+        f"stops.{rows} Most likely a rule of withstand.domains.register is not sound, or the model's forward "
         "computes something else each time; any other cause is a defect of this library, to be reported."
     )
 
 
-def _told(violation: Violation, first_index: int) -> str:
+def _sentence(violation: Violation, first_index: int) -> str:
     rows = [str(first_index + row) for row in violation.rows]
     more = ", …" if len(rows) > _LISTED else ""
     counted = "1 row is" if len(rows) == 1 else f"{len(rows)} rows are"

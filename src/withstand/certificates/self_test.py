@@ -1,4 +1,4 @@
-"""A net of which it is known how far its margins fall, for certificates to be held against.
+"""A net of which it is known how far its margins decrease, to check certificates by.
 
 Bounds of a trained net are so far from what attacks reach that one which is too high by a tenth is often not
 seen. Here every domain is exact, so the slightest excess shows.
@@ -17,7 +17,7 @@ from withstand.core import norms
 from withstand.types import CertificateError
 
 RADIUS = 0.3
-"""How far the margin of the grey image reaches; it falls by as much as epsilon grows."""
+"""How far the margin of the grey image reaches; it decreases by as much as epsilon grows."""
 
 _GREY = 0.5
 _BUDGETS = (0.05, 0.15, 0.25)
@@ -25,7 +25,7 @@ _ROUNDING = 1e-6
 
 
 def known_net(num_pixels: int, norm: float) -> nn.Module:
-    """A net that gives the grey image class 0 by a margin of 0.3, which falls by exactly epsilon.
+    """A net that gives the grey image class 0 by a margin of 0.3, which decreases by exactly epsilon.
 
     One hidden unit that is always on: of one pixel for l2, where a ball and the box around it are equally far
     along an axis; of the mean of all for linf, where they are along the diagonal.
@@ -48,7 +48,7 @@ def known_net(num_pixels: int, norm: float) -> nn.Module:
 def require_known_answers(
     name: str, norm: float, certifier_of: Callable[[nn.Module], Certifier], image: Tensor
 ) -> None:
-    """Accepts a way to certify that claims no more than is true of a net that is known.
+    """Accepts a way to certify that certifies no more than is true of a known net.
 
     Args:
         name: Of the certificate, for the error.
@@ -70,10 +70,10 @@ def require_known_answers(
     _require_at_most(radius, RADIUS, f"{name} finds the {norms.label(norm)} radius")
 
 
-def _require_at_most(claimed: float, true: float, what: str) -> None:
-    if claimed > true + _ROUNDING:
+def _require_at_most(bound: float, true: float, what: str) -> None:
+    if bound > true + _ROUNDING:
         raise CertificateError(
-            f"{what} of a net where it is known to be {true:.6g} by {claimed:.6g}, which is too much. A "
+            f"{what} of a net where it is known to be {true:.6g} by {bound:.6g}, which is too much. A "
             "certificate that is wrong once proves nothing, so the evaluation stops. Most likely a rule of "
             "withstand.domains.register is not sound; any other cause is a defect of this library, to be "
             "reported."

@@ -28,7 +28,7 @@ from withstand.core.modes import eval_mode
 from withstand.types import DataError
 
 ABSTAINED = -1
-"""What stands for a prediction where the draws do not decide."""
+"""The prediction where the draws do not decide."""
 
 _NUM_BUDGETS = 10
 
@@ -75,7 +75,7 @@ class Smoothing:
                 f"{self.failure_probability:g}: set num_estimation to {needed} or more."
             )
         if self.epsilons is not None and not (
-            self.epsilons and all(0 <= each < math.inf for each in self.epsilons)
+            self.epsilons and all(0 <= epsilon < math.inf for epsilon in self.epsilons)
         ):
             raise ValueError(
                 "Expected epsilons of the smoothing that are finite and at least 0, one at least, "
@@ -85,8 +85,8 @@ class Smoothing:
     @property
     def largest_radius(self) -> float:
         """The radius of an image of which all draws agree."""
-        found = lower_confidence_bound(self.num_estimation, self.num_estimation, self.failure_probability)
-        return float(radius(found, self.noise_std))
+        lower = lower_confidence_bound(self.num_estimation, self.num_estimation, self.failure_probability)
+        return float(radius(lower, self.noise_std))
 
     @property
     def budgets(self) -> list[float]:
@@ -108,13 +108,13 @@ class Smoothing:
 
 
 class Smoothed(NamedTuple):
-    """What the smoothed classifier says of a batch, each a tensor (batch,) on the images' device.
+    """The answers of the smoothed classifier of a batch, each a tensor (batch,) on the images' device.
 
     Attributes:
         prediction: int64: the class, or ``ABSTAINED``.
         radius: float64: no change of smaller l2 norm makes it another class, unless the draws misled; 0
             where it abstains.
-        successes: int64: in how many of the estimation's draws the class was said that selection chose.
+        successes: int64: in how many of the estimation's draws the answer was the class that selection chose.
     """
 
     prediction: Tensor
@@ -138,8 +138,8 @@ def lower_confidence_bound(
         Array of the shape of ``successes``, in [0, 1); 0 where there is no success.
     """
     counts = np.asarray(successes)
-    found = beta.ppf(failure_probability, np.maximum(counts, 1), trials - counts + 1)
-    return np.where(counts > 0, found, 0.0)
+    bounds = beta.ppf(failure_probability, np.maximum(counts, 1), trials - counts + 1)
+    return np.where(counts > 0, bounds, 0.0)
 
 
 def radius(lower: ArrayLike, noise_std: float) -> NDArray[np.float64]:

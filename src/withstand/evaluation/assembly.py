@@ -1,4 +1,4 @@
-"""Puts together the table and the rest of what an evaluation found, from what all batches gave."""
+"""Puts together the table and the rest of the results of an evaluation, from the results of all batches."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from withstand.evaluation.attacking import GIVEN, TAKEN, column
+from withstand.evaluation.attacking import ATTACKED_COUNT, LOST_COUNT, column
 from withstand.evaluation.averaging import ScoringPlan
 from withstand.evaluation.meter import Gathered, Meter, Subject
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, WorstPlan, norm_name, worst_plans
 from withstand.evaluation.proofs import WITHDRAWN
 from withstand.evaluation.red_flags import check_all, doubts
-from withstand.evaluation.scoring import BatchPlan, Scored
+from withstand.evaluation.scoring import BatchPlan, SplitScores
 from withstand.results import measurements
 from withstand.results.measurements import Measurement, measured, radius_column, table_of
 from withstand.results.results import (
@@ -29,46 +29,48 @@ from withstand.results.shares import share
 
 
 def assemble(
-    subject: Subject, wanted: BatchPlan, scored: Scored, once: Mapping[str, Any]
+    subject: Subject, batch_plan: BatchPlan, split_scores: SplitScores, once: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, Results]:
     """The table of measurements, and what is no table.
 
     Args:
         subject: What was measured.
-        wanted: What was to be found out.
-        scored: What all batches gave.
-        once: Name of a meter -> what it found of the whole.
+        batch_plan: What was measured of each batch.
+        split_scores: The results of all batches.
+        once: Name of a meter -> its result of the whole.
     """
-    scoring_plan = wanted.scoring_plan
-    certificates = [prover.plan for prover in wanted.proving]
-    attacks = [_attack_info(plan, scored, scoring_plan) for plan in wanted.plans]
+    scoring_plan = batch_plan.scoring_plan
+    certificates = [prover.plan for prover in batch_plan.provers]
+    attacks = [_attack_info(plan, split_scores, scoring_plan) for plan in batch_plan.plans]
     attacks += [
         AttackInfo(plan.name, norm_name(plan.norm), f"Worst of {', '.join(plan.members)}, an example")
-        for plan in worst_plans(wanted.plans)
+        for plan in worst_plans(batch_plan.plans)
     ]
-    figures = list(_measurements(scored.rows, wanted.plans, certificates, scoring_plan.predictor.num_repeats))
+    figures = list(
+        _measurements(split_scores.rows, batch_plan.plans, certificates, scoring_plan.predictor.num_repeats)
+    )
     headlines = table_of(figures)
     attacked = _headline_attack(headlines, subject.info.num_classes)
     certified = _headline_certificate(headlines)
     parts: dict[str, Any] = {}
-    for meter in wanted.meters:
-        counts, state = scored.counts.get(meter.name, {}), scored.state(meter.name)
-        seen, noted = _attacked_states(meter, wanted.plans, scored), once.get(meter.name)
-        gathered = Gathered(subject, scored.rows, counts, state, seen, noted, attacked, certified)
+    for meter in batch_plan.meters:
+        counts, state = split_scores.counts.get(meter.name, {}), split_scores.state(meter.name)
+        seen, noted = _attacked_states(meter, batch_plan.plans, split_scores), once.get(meter.name)
+        gathered = Gathered(subject, split_scores.rows, counts, state, seen, noted, attacked, certified)
         summary = meter.summary(gathered)
         figures += summary.measurements
         for name, part in summary.parts.items():
             parts[name] = [*parts.get(name, []), *part] if isinstance(part, list) else part
     table = table_of(figures)
     checks: list[Check] = []
-    warnings = [*doubts(scored.rows, table), *_withdrawals(certificates, scored)]
-    if wanted.plans:
-        checks, failures = check_all(table, attacks, scoring_plan.sampling, len(scored.rows))
+    warnings = [*doubts(split_scores.rows, table), *_withdrawals(certificates, split_scores)]
+    if batch_plan.plans:
+        checks, failures = check_all(table, attacks, scoring_plan.sampling, len(split_scores.rows))
         warnings += failures
     warnings += scoring_plan.warnings
     return table, Results(
         dataset=subject.info.name,
-        num_examples=len(scored.rows),
+        num_examples=len(split_scores.rows),
         num_classes=subject.info.num_classes,
         attacks=attacks,
         certificates=[
@@ -78,7 +80,7 @@ def assemble(
         checks=checks,
         warnings=list(dict.fromkeys(warnings)),
         sampling=scoring_plan.sampling,
-        sections=list(dict.fromkeys(meter.section for meter in wanted.meters if meter.section)),
+        sections=list(dict.fromkeys(meter.section for meter in batch_plan.meters if meter.section)),
         **parts,
     )
 
@@ -92,13 +94,13 @@ def _measurements(
     for attack in every:
         norm = norm_name(attack.norm)
         for epsilon in attack.epsilons:
-            found = share(rows[column(attack.name, epsilon)], draws)
-            yield measured(measurements.ATTACKED, found, by=attack.name, norm=norm, level=epsilon)
+            accuracy = share(rows[column(attack.name, epsilon)], draws)
+            yield measured(measurements.ATTACKED, accuracy, by=attack.name, norm=norm, level=epsilon)
     for plan in certificates:
         norm = norm_name(plan.norm)
         for epsilon in plan.epsilons:
-            found = share(rows[column(plan.name, epsilon)])
-            yield measured(measurements.CERTIFIED, found, by=plan.name, norm=norm, level=epsilon)
+            accuracy = share(rows[column(plan.name, epsilon)])
+            yield measured(measurements.CERTIFIED, accuracy, by=plan.name, norm=norm, level=epsilon)
         if radius_column(plan.name) in rows:
             radii = rows[radius_column(plan.name)]
             yield Measurement(measurements.MEAN_RADIUS, plan.name, norm, value=float(radii.mean()))
@@ -106,28 +108,28 @@ def _measurements(
             yield Measurement(measurements.LARGEST_RADIUS, plan.name, norm, value=float(radii.max()))
 
 
-def _attack_info(plan: AttackPlan, scored: Scored, scoring_plan: ScoringPlan) -> AttackInfo:
-    """An attack; of one with several stages also what each was given and broke, at each budget."""
+def _attack_info(plan: AttackPlan, split_scores: SplitScores, scoring_plan: ScoringPlan) -> AttackInfo:
+    """An attack; with several stages also how many examples each attacked and broke, at each budget."""
     stages, draws = plan.attack.stages, scoring_plan.predictor.num_repeats
     if len(stages) == 1:
         return AttackInfo(plan.name, norm_name(plan.norm), plan.attack.describe())
     counts = []
     for epsilon in plan.epsilons:
-        found = scored.counts[plan.target(epsilon)]
+        counted = split_scores.counts[plan.target(epsilon)]
         # Where answers are drawn, luck alone may give back what was taken.
-        broken = [max(0, round(int(taken) / draws)) for taken in found[TAKEN]]
-        counts.append(StageCounts(epsilon, [int(given) for given in found[GIVEN]], broken))
+        broken = [max(0, round(int(lost) / draws)) for lost in counted[LOST_COUNT]]
+        counts.append(StageCounts(epsilon, [int(attacked) for attacked in counted[ATTACKED_COUNT]], broken))
     infos = [StageInfo(stage.name, stage.kind, stage.describe()) for stage in stages]
     return AttackInfo(plan.name, norm_name(plan.norm), plan.attack.describe(), infos, counts)
 
 
 def _attacked_states(
-    meter: Meter, plans: Sequence[AttackPlan], scored: Scored
+    meter: Meter, plans: Sequence[AttackPlan], split_scores: SplitScores
 ) -> dict[Target, dict[str, Any]]:
     if not meter.needs.attacked_images:
         return {}
     targets = [plan.target(epsilon) for plan in plans for epsilon in plan.epsilons]
-    return {target: scored.state(target, f"{meter.name}/") for target in targets}
+    return {target: split_scores.state(target, f"{meter.name}/") for target in targets}
 
 
 def headline_epsilon(attacked: pd.DataFrame, num_classes: int) -> float:
@@ -161,9 +163,9 @@ def _headline_certificate(table: pd.DataFrame) -> Target | None:
     return Target(best["by"], best["norm"], float(best["level"]))
 
 
-def _withdrawals(plans: Sequence[CertificatePlan], scored: Scored) -> list[str]:
-    """What is said of certified examples that rounding alone turned wrong."""
-    withdrawn = {plan.name: int(scored.counts[plan.name][WITHDRAWN][0]) for plan in plans}
+def _withdrawals(plans: Sequence[CertificatePlan], split_scores: SplitScores) -> list[str]:
+    """Warnings of certified examples that rounding alone turned wrong."""
+    withdrawn = {plan.name: int(split_scores.counts[plan.name][WITHDRAWN][0]) for plan in plans}
     return [
         f"Rounding: {number} {'example' if number == 1 else 'examples'} proven by {name} in exact arithmetic "
         f"{'was' if number == 1 else 'were'} broken by an attack in the model's own precision, though not in "

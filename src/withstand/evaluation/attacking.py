@@ -20,16 +20,16 @@ from withstand.results.measurements import ATTACKED, example_column
 from withstand.results.results import Target
 from withstand.types import AttackError, Batch
 
-GIVEN, TAKEN = "given", "taken"
-"""What is counted of each stage of an attack: examples it was run on, right predictions that it took away."""
+ATTACKED_COUNT, LOST_COUNT = "given", "taken"
+"""What is counted of each stage of an attack: examples it was run on, correct predictions that it broke."""
 
 _TOLERANCE = 1e-5  # of epsilon, for the rounding of float32
 _ROBUST = -1  # the number of the stage that broke an example which none did
-_CHOOSING, _REPORTED, _STAGE = "choosing", "reported", "stage"  # what is kept of the images held
+_CHOOSING, _REPORTED, _STAGE = "choosing", "reported", "stage"  # what is stored of the images held
 
 
 def column(name: str, epsilon: float) -> str:
-    """The column that says whether an example is still right under an attack: ``pgd-40-linf@0.3``."""
+    """The column that says whether an example is still correct under an attack: ``pgd-40-linf@0.3``."""
     return str(example_column(ATTACKED, name, epsilon))
 
 
@@ -42,27 +42,30 @@ class Scores(NamedTuple):
     """What attacks left of one batch.
 
     Attributes:
-        found: Attack and epsilon -> a 0/1 column, or the share of right predictions where they are repeated,
-            one of the class that is predicted then, and, where there are several stages, one of the name of
-            that which broke the example; what was counted of its stages; what is kept of the images held.
+        results: Attack and epsilon -> a 0/1 column, or the share of correct predictions where they are
+            repeated, one of the class that is predicted then, and, where there are several stages, one of the
+            name of that which broke the example; what was counted of its stages; what is stored of the images
+            held.
         worst: Columns for the worst of several attacks of one norm.
         fooling: Name of an attack's plan -> images (batch, …): for each example that it broke the
             one that fooled the model, for all others the clean one. Absent where none was.
     """
 
-    found: Mapping[Target, PartResult]
+    results: Mapping[Target, PartResult]
     worst: Columns
     fooling: Mapping[str, Tensor]
 
     @property
     def columns(self) -> Columns:
         """All columns."""
-        found = {name: values for each in self.found.values() for name, values in each.columns.items()}
-        return found | self.worst
+        columns = {
+            name: values for result in self.results.values() for name, values in result.columns.items()
+        }
+        return columns | self.worst
 
 
 class Memory:
-    """Where what attacks found of a batch is kept; this one keeps nothing and leaves random states alone."""
+    """Where results of attacks on a batch are stored; this one stores nothing and seeds nothing."""
 
     wants_images = True
     """Whether the images that fooled the model are asked for afterwards."""
@@ -72,7 +75,7 @@ class Memory:
         return None
 
     def prepare(self, plan: AttackPlan, epsilon: float) -> None:
-        """Is told before an attack is run: it fixes what will be drawn."""
+        """Is called before an attack is run: it fixes what will be drawn."""
 
     def attacked(self, plan: AttackPlan, epsilon: float, images: Tensor) -> Columns:
         """Looks at the images held (batch, …) after an attack at a budget.
@@ -80,12 +83,12 @@ class Memory:
         They are those that the attack returned, now or at a smaller budget, or the clean ones.
 
         Returns:
-            What is found of them, to be kept with the rest.
+            What is measured of them, to be stored with the rest.
         """
         return {}
 
-    def keep(self, plan: AttackPlan, epsilon: float, found: PartResult) -> None:
-        """Is told what was found."""
+    def keep(self, plan: AttackPlan, epsilon: float, result: PartResult) -> None:
+        """Stores a result."""
 
 
 _NO_MEMORY = Memory()
@@ -109,28 +112,28 @@ def attack_batch(
 
     Where answers are drawn, an example's image is chosen by one set of predictions and counted on another:
     the least of several counts would be too low by the luck of the draws, even where no attack changed
-    anything. Of the image held so far, at first the clean one, and the attack's, that with fewer right
+    anything. Of the image held so far, at first the clean one, and the attack's, that with fewer correct
     predictions is held on to; the share of a fresh set is reported, and is what the next budget's image must
     match. Likewise the worst of several attacks is chosen by the former set and counted on the
     latter. So what holds of single answers holds of shares up to sampling: they do not grow with the budget,
-    nor is the worst above its members. Left alone is an example of which two sets in a row held no right
+    nor is the worst above its members. Left alone is an example of which two sets in a row held no correct
     prediction; it is counted still.
 
     Args:
         predictor: Of a model in eval mode.
         batch: Images (batch, …) in [0, 1] and labels (batch,).
-        clean: What the model says without an attack.
+        clean: The model's answer without an attack.
         plans: The attacks.
-        memory: Where results are kept; what it knows is not computed again.
+        memory: Where results are stored; what it knows is not computed again.
 
     Raises:
         AttackError: an attack left its ball or [0, 1].
     """
-    run = _Run(predictor, batch, clean.right > 0, memory)
+    run = _Run(predictor, batch, clean.correct > 0, memory)
     unattacked = run.unattacked(clean)
     weights: dict[Target, _Weights] = {}
     fooling: dict[str, Tensor] = {}
-    found: dict[Target, PartResult] = {}
+    results: dict[Target, PartResult] = {}
     for plan in plans:
         held = unattacked
         known = [memory.recall(plan, epsilon) for epsilon in plan.epsilons]
@@ -139,14 +142,14 @@ def attack_batch(
         for epsilon, before in zip(plan.epsilons, known, strict=True):
             target = plan.target(epsilon)
             if before is None:
-                held, found[target] = run.attack(plan, epsilon, held)
+                held, results[target] = run.attack(plan, epsilon, held)
             else:
-                held, found[target] = run.recalled(plan, epsilon, held, before)
+                held, results[target] = run.recalled(plan, epsilon, held, before)
             weights[target] = held.weights
-        if memory.wants_images and (broken := run.is_right & ~held.weights.robust).any():
+        if memory.wants_images and (broken := run.is_correct & ~held.weights.robust).any():
             fooling[plan.name] = batch.images.clone()
             fooling[plan.name][broken] = held.images[broken]
-    return Scores(found, _worst_columns(predictor, plans, weights), fooling)
+    return Scores(results, _worst_columns(predictor, plans, weights), fooling)
 
 
 def _worst_columns(
@@ -162,7 +165,7 @@ def _worst_columns(
 
 
 class _Weights(NamedTuple):
-    """How right the images held are, each a float64 tensor (batch,) as ``CorrectCounts`` has it.
+    """How often the images held are classified correctly: float64 (batch,), as in ``CorrectCounts``.
 
     Attributes:
         choosing: By this the images were chosen.
@@ -174,7 +177,7 @@ class _Weights(NamedTuple):
 
     @property
     def robust(self) -> Tensor:
-        """Whether any prediction was right (batch,)."""
+        """Whether any prediction was correct (batch,)."""
         return (self.choosing >= 1) | (self.reported >= 1)
 
 
@@ -183,9 +186,9 @@ class _Held(NamedTuple):
 
     Attributes:
         images: Tensor (batch, …); the clean one where that which fooled the model is not known any more.
-        weights: How right they are.
-        prediction: int64 tensor (batch,): what the model says of them.
-        stage: int64 tensor (batch,): the stage that found them; ``_ROBUST`` where none did.
+        weights: How often they are classified correctly.
+        prediction: int64 tensor (batch,): the model's class for them.
+        stage: int64 tensor (batch,): the stage that made them; ``_ROBUST`` where none did.
     """
 
     images: Tensor
@@ -208,37 +211,39 @@ class _Run(NamedTuple):
 
     predictor: Predictor
     batch: Batch
-    is_right: Tensor
+    is_correct: Tensor
     memory: Memory
 
     def unattacked(self, clean: Answer) -> _Held:
         """What is held before any attack."""
-        right = clean.right.double()
-        weights = _Weights(right, self.predictor.recount_correct(*self.batch, right))
+        correct = clean.correct.double()
+        weights = _Weights(correct, self.predictor.recount_correct(*self.batch, correct))
         stage = torch.full_like(self.batch.labels, _ROBUST)
         return _Held(self.batch.images, weights, clean.prediction, stage)
 
     def attack(self, plan: AttackPlan, epsilon: float, before: _Held) -> tuple[_Held, PartResult]:
         """Runs all stages at a budget."""
         self.memory.prepare(plan, epsilon)
-        held, given, taken = before, [], []
+        held, num_attacked, num_lost = before, [], []
         stages = plan.attack.at(epsilon).stages
-        broken_before = self.is_right & ~held.weights.robust
+        broken_before = self.is_correct & ~held.weights.robust
         for number, stage in enumerate(stages):
-            robust, right = held.weights.robust, _total(held)
+            robust, num_correct = held.weights.robust, _total(held)
             again = broken_before if stage.draws_by_batch and not self.predictor.is_random else None
             held = self._after(_Stage(plan, epsilon, number, stage), held, again)
-            given.append(int(robust.sum()))
-            taken.append(right - _total(held))
-        found = self._found(plan, epsilon, held, {GIVEN: np.array(given), TAKEN: np.array(taken)})
-        found.state.update(self.memory.attacked(plan, epsilon, held.images))
-        self.memory.keep(plan, epsilon, found)
-        return held, found
+            num_attacked.append(int(robust.sum()))
+            num_lost.append(num_correct - _total(held))
+        result = self._result(
+            plan, epsilon, held, {ATTACKED_COUNT: np.array(num_attacked), LOST_COUNT: np.array(num_lost)}
+        )
+        result.state.update(self.memory.attacked(plan, epsilon, held.images))
+        self.memory.keep(plan, epsilon, result)
+        return held, result
 
     def recalled(
         self, plan: AttackPlan, epsilon: float, before: _Held, known: PartResult
     ) -> tuple[_Held, PartResult]:
-        """What is known of a budget, and what a smaller one has found since."""
+        """The stored result of a budget, with examples that a smaller one has broken since."""
         device = self.batch.labels.device
         choosing, reported, stage = (
             torch.from_numpy(known.state[name]).to(device) for name in (_CHOOSING, _REPORTED, _STAGE)
@@ -255,10 +260,10 @@ class _Run(NamedTuple):
             torch.where(is_newer, before.prediction, prediction),
             torch.where(is_newer, before.stage, stage),
         )
-        newer = self._found(plan, epsilon, held, known.counts)
+        newer = self._result(plan, epsilon, held, known.counts)
         return held, replace(newer, state={**known.state, **newer.state})
 
-    def _found(self, plan: AttackPlan, epsilon: float, held: _Held, counts: Counts) -> PartResult:
+    def _result(self, plan: AttackPlan, epsilon: float, held: _Held, counts: Counts) -> PartResult:
         name, stages = column(plan.name, epsilon), plan.attack.at(epsilon).stages
         columns: Columns = {
             name: self.predictor.share(held.weights.reported.long()).cpu().numpy(),
@@ -266,7 +271,7 @@ class _Run(NamedTuple):
         }
         stage = held.stage.cpu().numpy()
         if len(stages) > 1:
-            columns[f"{name}:by"] = np.array(["", *(each.name for each in stages)])[stage - _ROBUST]
+            columns[f"{name}:by"] = np.array(["", *(stage.name for stage in stages)])[stage - _ROBUST]
         state: Columns = {
             _CHOOSING: held.weights.choosing.cpu().numpy(),
             _REPORTED: held.weights.reported.cpu().numpy(),
@@ -284,40 +289,40 @@ class _Run(NamedTuple):
                 those that it breaks are taken.
         """
         images, choosing = before.images.clone(), before.weights.reported.clone()
-        prediction, found_by = before.prediction.clone(), before.stage.clone()
+        prediction, by_stage = before.prediction.clone(), before.stage.clone()
         robust = before.weights.robust
         index = (robust if again is None else robust | again).nonzero().squeeze(1)
         if len(index):
             subset = Batch(self.batch.images[index], self.batch.labels[index])
-            # Whether its images fool the model is for the judge to say, not for the attack.
+            # Whether its images fool the model is decided by the predictor, not by the attack.
             reached = stage.attack(self.predictor.attack_model, subset.images, subset.labels)
             _require_inside(subset.images, reached, stage.plan, stage.epsilon)
-            right, predicted = self.predictor.count_correct(reached, subset.labels)
-            is_worse = right.long() < choosing[index].long()
-            # Of images right equally often the later one, since a larger budget rarely is the weaker; but not
-            # the clean image, which is what some attacks return where they do not succeed.
+            correct, predicted = self.predictor.count_correct(reached, subset.labels)
+            is_worse = correct.long() < choosing[index].long()
+            # Of images classified correctly equally often the later one, since a larger budget rarely is the
+            # weaker; but not the clean image, which is what some attacks return where they do not succeed.
             is_moved = (reached != subset.images).flatten(1).any(dim=1)
-            is_taken = is_worse | ((right.long() == choosing[index].long()) & is_moved)
+            is_taken = is_worse | ((correct.long() == choosing[index].long()) & is_moved)
             is_taken &= robust[index]  # of those broken at a smaller budget its image is what is held
             images[index[is_taken]] = reached[is_taken]
-            choosing[index[is_taken]] = right[is_taken]
+            choosing[index[is_taken]] = correct[is_taken]
             prediction[index[is_taken]] = predicted[is_taken]
-            found_by[index[is_worse]] = stage.number
+            by_stage[index[is_worse]] = stage.number
             if again is not None:
-                again[index[right < 1]] = False
+                again[index[correct < 1]] = False
         reported = self.predictor.recount_correct(images, self.batch.labels, choosing)
-        return _Held(images, _Weights(choosing, reported), prediction, found_by)
+        return _Held(images, _Weights(choosing, reported), prediction, by_stage)
 
 
 def _total(held: _Held) -> int:
-    """How many predictions are right."""
+    """How many predictions are correct."""
     return int(held.weights.reported.long().sum())
 
 
 def _worst_of(members: Sequence[_Weights]) -> _Weights:
-    """An example's attack is the one that is least right by the predictions that chose images."""
-    choosing, member = torch.stack([each.choosing for each in members]).min(dim=0)
-    reported = torch.stack([each.reported for each in members])
+    """An example's attack is the one that is least often correct by the predictions that chose images."""
+    choosing, member = torch.stack([weights.choosing for weights in members]).min(dim=0)
+    reported = torch.stack([weights.reported for weights in members])
     return _Weights(choosing, reported.gather(0, member[None])[0])
 
 

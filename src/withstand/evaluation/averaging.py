@@ -1,4 +1,4 @@
-"""How many draws of the weights an attack's gradient must average, found by attacking with ever more."""
+"""How many draws of the weights an attack's gradient must average, chosen by attacking with ever more."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SWEEP = TypeAdapter(results.Sweep)
 
 _DOUBLINGS = 2  # that together must lower the accuracy
 _ERRORS = 2.0  # standard errors that a difference must exceed to be more than chance
-_SWEEP_STEPS = 20  # of the attack that stands for a suite
+_SWEEP_STEPS = 20  # of the attack that replaces a suite
 _MORE_REPEATS = 4  # times those of the evaluation, since small differences decide here
 
 
@@ -40,7 +40,7 @@ class ScoringPlan(NamedTuple):
     """How a model is scored.
 
     Attributes:
-        predictor: Who says what is right, and what is attacked.
+        predictor: Decides what is correct, and what is attacked.
         batch_size: Examples a batch.
         sampling: How many draws there are; None where nothing is random.
         warnings: What makes the figures doubtful, in words.
@@ -68,14 +68,14 @@ def find_predictor(
     batch_size: int,
     seed: int,
 ) -> ScoringPlan:
-    """Who judges a model; where its weights are random, with as many draws a gradient as are needed.
+    """The predictor of a model; where its weights are random, with as many draws a gradient as are needed.
 
     Args:
         model: In eval mode; maps images in [0, 1] to logits (batch, classes).
         test: On the model's device.
         plans: The attacks that will be run.
         sampling: How to score it; None where its weights are not random.
-        store: What is known already; takes up what is found.
+        store: What is known already; takes up the results.
         batch_size: Images, or images times draws, that are passed through the model at once.
         seed: Of the attacks' random starts and of the draws.
 
@@ -106,20 +106,21 @@ def find_predictor(
 
 def _searching(plans: Sequence[AttackPlan]) -> AttackPlan | None:
     """The first attack whose gradients average draws; in the place of a whole suite a single one."""
-    found = next((plan for plan in plans if not isinstance(plan.attack, AtMeans | Noise)), None)
-    if found is None or found.norm is None or len(found.attack.stages) == 1:
-        return found
-    attack = PGD(norm=found.norm, num_steps=_SWEEP_STEPS)
-    return replace(found, attack=attack.for_random_answers(), name=attack.name)
+    first = next((plan for plan in plans if not isinstance(plan.attack, AtMeans | Noise)), None)
+    if first is None or first.norm is None or len(first.attack.stages) == 1:
+        return first
+    attack = PGD(norm=first.norm, num_steps=_SWEEP_STEPS)
+    return replace(first, attack=attack.for_random_answers(), name=attack.name)
 
 
 def has_settled(levels: Sequence[Shares], tolerance: float) -> bool:
     """Whether the last two doublings of the draws together no longer lowered the accuracy.
 
-    They did where it fell by more than a tolerance, and by more than twice the standard error of that fall.
+    They did where it decreased by more than a tolerance, and by more than twice the standard error of that
+    decrease.
 
     Args:
-        levels: At 1, 2, 4, … draws a gradient, of each example the share of right predictions under attack:
+        levels: At 1, 2, 4, … draws a gradient, of each example the share of correct predictions under attack:
             arrays (examples,), of the same examples.
         tolerance: A difference of accuracies.
     """
@@ -182,16 +183,16 @@ class _Sweep:
     def run(self) -> dict[str, Any]:
         """What ``results.Sweep`` holds.
 
-        It is of the budget at which single draws leave nearest to half of what is right.
+        It is of the budget at which single draws leave nearest to half of what is correct.
 
-        There the accuracy can fall farthest and rise farthest; where nearly all or nothing withstands,
-        no number of draws would be seen to matter.
+        There the accuracy can decrease farthest and increase farthest; where nearly all or nothing
+        withstands, no number of draws would be seen to matter.
         """
         tried = [epsilon for epsilon in self.plan.epsilons if epsilon > 0] or self.plan.epsilons
         clean, curve = self._shares(1, tried)
-        distance = {epsilon: abs(found.mean() - clean.mean() / 2) for epsilon, found in curve.items()}
-        epsilon = min(distance, key=lambda each: distance[each])
-        # A single draw comes once more, since that curve holds on to what smaller budgets found. All
+        distance = {epsilon: abs(shares.mean() - clean.mean() / 2) for epsilon, shares in curve.items()}
+        epsilon = min(distance, key=lambda budget: distance[budget])
+        # A single draw comes once more, since that curve holds on to what smaller budgets broke. All
         # numbers are tried: of few draws the accuracy varies so much that it may seem to have settled.
         draws = [2**power for power in range(self.sampling.most_attack_samples.bit_length())]
         levels = [self._shares(number, [epsilon])[1][epsilon] for number in draws]
@@ -213,21 +214,25 @@ class _Sweep:
         return _MORE_REPEATS * self.sampling.num_repeats
 
     def _shares(self, attack_samples: int, epsilons: Sequence[float]) -> tuple[Shares, dict[float, Shares]]:
-        """Of each example the share of right predictions: clean, and by budget under attack."""
+        """Of each example the share of correct predictions: clean, and by budget under attack."""
         predictor = _predictor(
             self.model, replace(self.sampling, num_repeats=self._num_repeats), attack_samples
         )
         plan = replace(self.plan, epsilons=epsilons)
         torch.manual_seed(self.seed)
         clean: list[Shares] = []
-        found: list[Columns] = []
+        attacked: list[Columns] = []
         for batch in batches(self.test, max(1, self.batch_size // attack_samples)):
             unattacked = predictor.answer(batch.images, batch.labels)
-            clean.append(predictor.share(unattacked.right).cpu().numpy())
-            found.append(attack_batch(predictor, batch, unattacked, [plan]).columns)
+            clean.append(predictor.share(unattacked.correct).cpu().numpy())
+            attacked.append(attack_batch(predictor, batch, unattacked, [plan]).columns)
         names = {epsilon: column(plan.name, epsilon) for epsilon in epsilons}
-        curve = {each: np.concatenate([part[name] for part in found]) for each, name in names.items()}
-        return np.concatenate(clean), {each: shares.astype(np.float64) for each, shares in curve.items()}
+        curve = {
+            epsilon: np.concatenate([part[name] for part in attacked]) for epsilon, name in names.items()
+        }
+        return np.concatenate(clean), {
+            epsilon: shares.astype(np.float64) for epsilon, shares in curve.items()
+        }
 
 
 def _sweep_warnings(sweep: results.Sweep) -> list[str]:

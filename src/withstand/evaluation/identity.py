@@ -74,9 +74,9 @@ def _plain_whole(value: object) -> Any:
     if isinstance(value, functools.partial):
         return ["partial", _plain(value.func), _plain(list(value.args)), _plain(value.keywords)]
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     if callable(value):
         return _of_callable(value)
     return repr(value)

@@ -30,12 +30,12 @@ Counts = dict[str, NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class PartResult:
-    """What was found of one batch.
+    """The results of one part of one batch.
 
     Attributes:
         columns: For ``examples.csv``.
         counts: Arrays of the same shape at every batch.
-        state: Arrays (batch, …) that are kept for the summary, but shown nowhere.
+        state: Arrays (batch, …) that are stored for the summary, but shown nowhere.
     """
 
     columns: Columns = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Subject:
         model: In eval mode; maps images in [0, 1] to logits (batch, classes).
         info: Of the data.
         test: The examples to score.
-        predictor: Scores answers, and says what attacks differentiate.
+        predictor: Scores answers, and holds what attacks differentiate.
         batch_size: Examples a batch.
         seed: Of all that is drawn.
     """
@@ -93,16 +93,16 @@ class Sources(Protocol):
 
 @dataclass(frozen=True)
 class Gathered:
-    """All that a meter, and what it goes by, found.
+    """All results of a meter, and what it is based on.
 
     Args:
         subject: What was measured.
         rows: ``examples.csv``.
         counts: The meter's, summed over all batches.
         state: The meter's, of all batches: arrays (examples, …).
-        attacked: Attack and epsilon -> what the meter found of the images that it left, likewise.
+        attacked: Attack and epsilon -> the meter's results on the images that it left, likewise.
         once: What ``measure`` returned.
-        headline_attack: Of all attacks the one to tell of first, and at which epsilon.
+        headline_attack: Of all attacks the one to report first, and at which epsilon.
         headline_certificate: Likewise.
     """
 
@@ -131,7 +131,7 @@ class Summary(NamedTuple):
 class Meter(ABC):
     """Something to measure: a frozen dataclass of its settings.
 
-    It sees one batch at a time and keeps nothing, so that what it found can be put away and taken up. All but
+    It sees one batch at a time and keeps nothing, so that its results can be stored and read back. All but
     its name may be left as it is here.
     """
 
@@ -198,7 +198,7 @@ class Meter(ABC):
 
         Args:
             predictor: As in ``score``.
-            images: Tensor (batch, …) in [0, 1]: the worst found, the clean one where none was.
+            images: Tensor (batch, …) in [0, 1]: the worst ones, the clean one where there is none.
             labels: int64 tensor (batch,).
 
         Returns:

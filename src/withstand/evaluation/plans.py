@@ -33,7 +33,7 @@ def require_epsilons(epsilons: Sequence[float], *, of: str) -> list[float]:
         TypeError: it is no list of numbers.
         ValueError: there is none, or one is negative or not finite.
     """
-    if not isinstance(epsilons, list | tuple) or not all(isinstance(each, Real) for each in epsilons):
+    if not isinstance(epsilons, list | tuple) or not all(isinstance(epsilon, Real) for epsilon in epsilons):
         raise TypeError(f"{of} need a list of epsilons, such as [0.1, 8 / 255], but got {epsilons!r}.")
     if not epsilons:
         raise ValueError(f"{of} need at least one epsilon, but got none.")
@@ -134,23 +134,23 @@ def merged_attacks(plans: Iterable[AttackPlan]) -> list[AttackPlan]:
 
 def merged_certificates(plans: Iterable[CertificatePlan]) -> list[CertificatePlan]:
     """One plan a certificate, with all budgets that it is asked for at, and its radius if any asks for it."""
-    found: dict[str, CertificatePlan] = {}
+    merged: dict[str, CertificatePlan] = {}
     for plan in plans:
-        known = found.get(plan.name, plan)
+        known = merged.get(plan.name, plan)
         epsilons = sorted({*plan.epsilons, *known.epsilons})
-        found[plan.name] = replace(plan, epsilons=epsilons, radius=plan.radius or known.radius)
-    return list(found.values())
+        merged[plan.name] = replace(plan, epsilons=epsilons, radius=plan.radius or known.radius)
+    return list(merged.values())
 
 
 def worst_plans(plans: Sequence[AttackPlan]) -> list[WorstPlan]:
     """One for each norm in which there are several attacks at the same budgets."""
-    found = []
+    worst = []
     for norm, epsilons in dict.fromkeys((plan.norm, tuple(plan.epsilons)) for plan in plans):
         alike = [plan for plan in plans if (plan.norm, tuple(plan.epsilons)) == (norm, epsilons)]
         if norm is not None and len(alike) > 1:
             name = f"worst-{norms.label(norm)}"
-            found.append(WorstPlan(name, norm, alike[0].epsilons, [plan.name for plan in alike]))
-    return found
+            worst.append(WorstPlan(name, norm, alike[0].epsilons, [plan.name for plan in alike]))
+    return worst
 
 
 def default_attack(norm: float) -> PGD:
@@ -173,15 +173,19 @@ def default_plans(certificates: Sequence[CertificatePlan], attacks: Sequence[Att
         attacks: What will be run anyway.
     """
     taken = [plan.name for plan in attacks]
-    found = []
+    defaults = []
     for norm in dict.fromkeys(plan.norm for plan in certificates):
-        wanted = {epsilon for plan in certificates if plan.norm == norm for epsilon in plan.epsilons}
-        missing = [each for each in sorted(wanted) if each > 0 and not _is_attacked(attacks, norm, each)]
+        certified = {epsilon for plan in certificates if plan.norm == norm for epsilon in plan.epsilons}
+        missing = [
+            epsilon
+            for epsilon in sorted(certified)
+            if epsilon > 0 and not _is_attacked(attacks, norm, epsilon)
+        ]
         if missing:
             attack = default_attack(norm)
             name = f"{attack.name}-default" if attack.name in taken else attack.name
-            found.append(AttackPlan(attack.for_evaluation(), missing, name))
-    return found
+            defaults.append(AttackPlan(attack.for_evaluation(), missing, name))
+    return defaults
 
 
 def _is_attacked(attacks: Sequence[AttackPlan], norm: float, epsilon: float) -> bool:
@@ -189,6 +193,6 @@ def _is_attacked(attacks: Sequence[AttackPlan], norm: float, epsilon: float) -> 
     return any(
         plan.norm == norm
         and not isinstance(plan.attack, Noise)
-        and f"{epsilon:.6g}" in [f"{each:.6g}" for each in plan.epsilons]
+        and f"{epsilon:.6g}" in [f"{budget:.6g}" for budget in plan.epsilons]
         for plan in attacks
     )

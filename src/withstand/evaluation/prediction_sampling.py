@@ -1,4 +1,4 @@
-"""How a model that draws its answers is scored: settings, and what stands for one answer."""
+"""How a model that draws its answers is scored: settings, and what counts as one answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sampling:
 
     Args:
         num_samples: Draws that a prediction averages.
-        num_repeats: Predictions of each image, each of fresh draws; the share of right ones counts. As many
+        num_repeats: Predictions of each image, each of fresh draws; the share of correct ones counts. As many
             others choose which image an attack leaves.
         attack_samples: Draws that an attack's gradient averages; where null the fewest of 1, 2, 4, … that
             attack as well as any.

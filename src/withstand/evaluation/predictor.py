@@ -1,4 +1,4 @@
-"""Who says whether an answer is right: one look at a model, or several at one that draws its answers."""
+"""Decides whether an answer is correct: one look at a model, or several at one that draws its answers."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from withstand import bayes
 
 @dataclass(frozen=True)
 class Answer:
-    """What a predictor says of a batch.
+    """A predictor's answers to a batch.
 
     Attributes:
         prediction: The class of the largest mean probability (batch,).
         confidence: That probability (batch,).
-        right: At how many repeats the prediction is right: int64 (batch,).
+        correct: At how many repeats the prediction is correct: int64 (batch,).
     """
 
     prediction: Tensor
     confidence: Tensor
-    right: Tensor
+    correct: Tensor
 
 
 class CorrectCounts(NamedTuple):
-    """How right the predictions of a batch are.
+    """How often the predictions of a batch are correct.
 
     Attributes:
-        right: float64 tensor (batch,). The whole part is at how many repeats they are right. What is beyond
-            it tells apart images that are right equally often, where answers are drawn: half the mean
-            probability of the true class.
+        correct: float64 tensor (batch,). The whole part is at how many repeats they are correct. What is
+            beyond it tells apart images that are correct equally often, where answers are drawn: half the
+            mean probability of the true class.
         prediction: The class of the largest mean probability (batch,).
     """
 
-    right: Tensor
+    correct: Tensor
     prediction: Tensor
 
 
@@ -63,16 +63,16 @@ class Predictor:
 
     @torch.no_grad()
     def answer(self, images: Tensor, labels: Tensor) -> Answer:
-        """What the model says of images.
+        """The model's answers to images.
 
         Args:
             images: Float tensor (batch, …) in [0, 1].
             labels: int64 tensor (batch,).
         """
         repeats = [self.model(images).softmax(dim=1) for _ in range(self.num_repeats)]
-        right = torch.stack([_is_right(each, labels) for each in repeats]).sum(dim=0)
+        correct = torch.stack([_is_correct(probabilities, labels) for probabilities in repeats]).sum(dim=0)
         confidence, prediction = torch.stack(repeats).mean(dim=0).max(dim=1)
-        return Answer(prediction, confidence, right)
+        return Answer(prediction, confidence, correct)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Predictor:
 
     @torch.no_grad()
     def count_correct(self, images: Tensor, labels: Tensor) -> CorrectCounts:
-        """How right the predictions are, and which class they say.
+        """How often the predictions are correct, and which class they are.
 
         Args:
             images: Float tensor (batch, …) in [0, 1].
@@ -90,36 +90,38 @@ class Predictor:
         """
         if not self.is_random:
             logits = self.model(images)
-            return CorrectCounts(_is_right(logits, labels).double() * self.num_repeats, logits.argmax(dim=1))
-        right = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+            return CorrectCounts(
+                _is_correct(logits, labels).double() * self.num_repeats, logits.argmax(dim=1)
+            )
+        correct = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
         repeats = []
         for _ in range(self.num_repeats):
             repeats.append(self.model(images).softmax(dim=1))
-            right += _is_right(repeats[-1], labels)
+            correct += _is_correct(repeats[-1], labels)
         mean = torch.stack(repeats).mean(dim=0)
         truth = mean.gather(1, labels[:, None]).squeeze(1).double()
-        return CorrectCounts(right + truth / 2, mean.argmax(dim=1))
+        return CorrectCounts(correct + truth / 2, mean.argmax(dim=1))
 
     def recount_correct(self, images: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
         """Counts by predictions that chose nothing: float64 (batch,), as ``CorrectCounts`` has them.
 
-        Images that were chosen since few of their predictions were right would have been right more often
+        Images that were chosen since few of their predictions were correct would have been correct more often
         than that. Only where answers are drawn are they asked for again.
 
         Args:
             images: Float tensor (batch, …) in [0, 1].
             labels: int64 tensor (batch,).
-            counted: What was found of these images.
+            counted: What was counted of these images.
         """
-        return self.count_correct(images, labels).right if self.is_random else counted
+        return self.count_correct(images, labels).correct if self.is_random else counted
 
-    def share(self, right: Tensor) -> Tensor:
+    def share(self, num_correct: Tensor) -> Tensor:
         """What a row holds of a count: 0 or 1 where there is one repeat, else the share of the repeats."""
-        return right.int() if self.num_repeats == 1 else right.double() / self.num_repeats
+        return num_correct.int() if self.num_repeats == 1 else num_correct.double() / self.num_repeats
 
 
-def _is_right(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Whether the true class has the largest output (batch,); where one is no number, none is right."""
+def _is_correct(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Whether the true class has the largest output (batch,); where one is no number, none is correct."""
     return (outputs.argmax(dim=1) == labels) & ~outputs.isnan().any(dim=1)
 
 

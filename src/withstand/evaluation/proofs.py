@@ -1,6 +1,6 @@
 """Certifies batches, and holds what is certified against every attack on them.
 
-What an attack left counts by the images that fooled the model, which are kept or made again.
+What an attack left counts by the images that fooled the model, which are stored or made again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from withstand.attacks import margin
 from withstand.certificates import Certifier, consistency
-from withstand.certificates.consistency import AttackMargins, Claims, Conflict, Outcome, Violation
+from withstand.certificates.consistency import AttackMargins, CertifiedBatch, Conflict, Outcome, Violation
 from withstand.certificates.self_test import require_known_answers
 from withstand.core import norms
 from withstand.evaluation.attacking import Scores, column
@@ -36,12 +36,12 @@ _MARGIN, WITHDRAWN, _RADIUS = "margin", "withdrawn", "radius"
 
 def outcomes_of(clean: NDArray[np.bool_], scores: Scores, plans: Sequence[AttackPlan]) -> list[Outcome]:
     """What the clean images and each attack left of a batch."""
-    found = [Outcome("clean", None, 0.0, clean)]
+    outcomes = [Outcome("clean", None, 0.0, clean)]
     for plan in plans:
         for epsilon in plan.epsilons:
-            robust = scores.found[plan.target(epsilon)].columns[column(plan.name, epsilon)]
-            found.append(Outcome(plan.name, plan.norm, epsilon, robust.astype(bool)))
-    return found
+            robust = scores.results[plan.target(epsilon)].columns[column(plan.name, epsilon)]
+            outcomes.append(Outcome(plan.name, plan.norm, epsilon, robust.astype(bool)))
+    return outcomes
 
 
 def provers(model: nn.Module, plans: Sequence[CertificatePlan]) -> list[Prover]:
@@ -55,13 +55,13 @@ def provers(model: nn.Module, plans: Sequence[CertificatePlan]) -> list[Prover]:
         ModelError: bounds cannot be had for the model.
     """
     certifiers: dict[tuple[str, bool], Certifier] = {}
-    found = []
+    result = []
     for plan in plans:
         key = (plan.method, plan.clip)
         if key not in certifiers:
             certifiers[key] = Certifier(model, method=plan.method, clip=plan.clip)
-        found.append(Prover(plan, certifiers[key]))
-    return found
+        result.append(Prover(plan, certifiers[key]))
+    return result
 
 
 class Prover:
@@ -89,7 +89,7 @@ class Prover:
         """Certifies a net of which the truth is known, of images of this shape.
 
         Raises:
-            CertificateError: more is claimed than is true.
+            CertificateError: more is certified than is true.
         """
         plan = self.plan
 
@@ -107,7 +107,7 @@ class Prover:
             model: In eval mode; what to attack.
             batch: Images (batch, …) in [0, 1] and labels (batch,).
         """
-        epsilon = min((each for each in self.plan.epsilons if each > 0), default=None)
+        epsilon = min((epsilon for epsilon in self.plan.epsilons if epsilon > 0), default=None)
         if epsilon is None:
             return []
         attack = default_attack(self.plan.norm).for_evaluation().at(epsilon)
@@ -123,114 +123,116 @@ class Prover:
         outcomes: Sequence[Outcome],
         evidence: Evidence,
         attack_margins: Sequence[AttackMargins],
-        kept: BatchStore,
+        store: BatchStore,
     ) -> tuple[PartResult, Sequence[Violation]]:
         """Certifies a batch and holds it against attacks and against itself.
 
-        A violation counts where the exact model too, in float64, is wrong within epsilon; where it is right
+        A violation counts where the float64 copy, too, is wrong within epsilon; where it is correct
         there, rounding alone fooled the model, and the example is withdrawn: it counts as not certified.
-        Nothing that contradicts anything is kept.
+        Nothing that contradicts anything is stored.
 
         Args:
             batch: Images (batch, …) in [0, 1] and labels (batch,).
             outcomes: What attacks left of it, the clean images included.
             evidence: Gives the images that fooled the model.
             attack_margins: The margins that attacks in this norm came down to.
-            kept: What is known of the batch; takes up what is found.
+            store: What is known of the batch; takes up the results.
         """
-        claims = self._claims(batch, kept)
-        overstatements = consistency.overstated(claims, attack_margins)
+        proven = self._proven(batch, store)
+        overstatements = consistency.overstated(proven, attack_margins)
         violations: list[Violation] = []
         if self.plan.is_nested:
             # No two images in [0, 1] are farther apart, and no radius is looked for beyond.
             farthest = 1.0 if self.plan.norm == math.inf else math.sqrt(batch.images[0].numel())
-            violations += consistency.contradictions(claims, farthest)
-        claims = claims.closed()
+            violations += consistency.contradictions(proven, farthest)
+        proven = proven.closed()
         refuted: set[int] = set()
         unconfirmed: set[int] = set()
-        for conflict in consistency.conflicts(claims, outcomes):
+        for conflict in consistency.conflicts(proven, outcomes):
             is_refuted = self._is_refuted(batch, conflict, evidence)
             if is_refuted.any():
-                violations.append(_refuted(claims.name, conflict, conflict.rows[is_refuted]))
+                violations.append(_refuted(proven.name, conflict, conflict.rows[is_refuted]))
             refuted.update(conflict.rows[is_refuted].tolist())
             unconfirmed.update(conflict.rows[~is_refuted].tolist())
         withdrawn = sorted(unconfirmed - refuted)
         for row in withdrawn:
-            claims = claims.without(np.array([row]), _broken_at(row, claims.norm, outcomes))
+            proven = proven.without(np.array([row]), _broken_at(row, proven.norm, outcomes))
         violations += overstatements
-        before = kept.find(self._key(WITHDRAWN))
+        before = store.find(self._key(WITHDRAWN))
         num_withdrawn = len(withdrawn) + (0 if before is None else int(before.counts[WITHDRAWN][0]))
-        parts = self._parts(claims) | {WITHDRAWN: PartResult({}, {WITHDRAWN: np.array([num_withdrawn])})}
+        parts = self._parts(proven) | {WITHDRAWN: PartResult({}, {WITHDRAWN: np.array([num_withdrawn])})}
         if not violations:
-            for part, found in parts.items():
-                kept.put(self._key(part), found)
-        columns = {name: values for found in parts.values() for name, values in found.columns.items()}
+            for part, result in parts.items():
+                store.put(self._key(part), result)
+        columns = {name: values for result in parts.values() for name, values in result.columns.items()}
         return PartResult(columns, parts[WITHDRAWN].counts), violations
 
-    def _claims(self, batch: Batch, kept: BatchStore) -> Claims:
-        """What is known, and for what is not known what the bounds say."""
+    def _proven(self, batch: Batch, store: BatchStore) -> CertifiedBatch:
+        """What is stored, and bounds computed now where nothing is."""
         plan = self.plan
-        certified, margins = zip(*(self._at(epsilon, batch, kept) for epsilon in plan.epsilons), strict=True)
-        radius = kept.find(self._key(_RADIUS)) if plan.radius else None
+        certified, margins = zip(*(self._at(epsilon, batch, store) for epsilon in plan.epsilons), strict=True)
+        radius = store.find(self._key(_RADIUS)) if plan.radius else None
         radii = None if radius is None else radius.columns[radius_column(plan.name)].astype(np.float64)
         if plan.radius and radii is None:
             radii = self._radius(batch)
-        return Claims(plan.name, plan.norm, plan.epsilons, np.stack(certified), np.stack(margins), radii)
+        return CertifiedBatch(
+            plan.name, plan.norm, plan.epsilons, np.stack(certified), np.stack(margins), radii
+        )
 
     def _at(
-        self, epsilon: float, batch: Batch, kept: BatchStore
+        self, epsilon: float, batch: Batch, store: BatchStore
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Whether examples are certified at a budget, and lower bounds of their margins."""
         plan = self.plan
-        if known := kept.find(self._key(f"{epsilon:.6g}")):
+        if known := store.find(self._key(f"{epsilon:.6g}")):
             certified = known.columns[column(plan.name, epsilon)].astype(bool)
             return certified, known.state[_MARGIN].astype(np.float64)
-        found = self._certifier.certify(batch.images, batch.labels, norm=plan.norm, epsilon=epsilon)
-        return found.certified.cpu().numpy(), found.margin.cpu().numpy()
+        certification = self._certifier.certify(batch.images, batch.labels, norm=plan.norm, epsilon=epsilon)
+        return certification.certified.cpu().numpy(), certification.margin.cpu().numpy()
 
-    def _parts(self, claims: Claims) -> dict[str, PartResult]:
-        """What is claimed at each budget, and of the radius, as it is kept."""
-        claimed = zip(claims.epsilons, claims.certified, claims.margins, strict=True)
+    def _parts(self, proven: CertifiedBatch) -> dict[str, PartResult]:
+        """What is certified at each budget, and the radius, as they are stored."""
+        budgets = zip(proven.epsilons, proven.certified, proven.margins, strict=True)
         parts = {
             f"{epsilon:.6g}": PartResult(
-                {column(claims.name, epsilon): holds.astype(np.int32)}, {}, {_MARGIN: bounds}
+                {column(proven.name, epsilon): holds.astype(np.int32)}, {}, {_MARGIN: bounds}
             )
-            for epsilon, holds, bounds in claimed
+            for epsilon, holds, bounds in budgets
         }
-        if claims.radius is not None:
-            parts[_RADIUS] = PartResult({radius_column(claims.name): claims.radius})
+        if proven.radius is not None:
+            parts[_RADIUS] = PartResult({radius_column(proven.name): proven.radius})
         return parts
 
     def _key(self, part: str) -> str:
         return f"{self.plan.name} {part} {identity(replace(self.plan, epsilons=(), radius=False))}"
 
     def _radius(self, batch: Batch) -> NDArray[np.float64]:
-        found = self._certifier.radius(
+        radii = self._certifier.radius(
             batch.images, batch.labels, norm=self.plan.norm, tolerance=consistency.RADIUS_TOLERANCE
         )
-        radius: NDArray[np.float64] = found.cpu().numpy()
+        radius: NDArray[np.float64] = radii.cpu().numpy()
         return radius
 
     def margins_at(self, batch: Batch, images: Tensor, epsilon: float) -> NDArray[np.float64]:
         """The margins (batch,), in float64, of images brought to within epsilon of a batch."""
         logits = self._certifier.predict(self._within(batch.images.double(), images, epsilon))
-        found: NDArray[np.float64] = (-margin(logits, batch.labels)).cpu().numpy()
-        return found
+        margins: NDArray[np.float64] = (-margin(logits, batch.labels)).cpu().numpy()
+        return margins
 
     def _within(self, clean: Tensor, images: Tensor, epsilon: float) -> Tensor:
         delta = norms.project(images.double() - clean, self.plan.norm, epsilon * _INSIDE)
         return (clean + delta).clamp(0.0, 1.0)
 
     def _is_refuted(self, batch: Batch, conflict: Conflict, evidence: Evidence) -> NDArray[np.bool_]:
-        """Whether the exact model is wrong within epsilon; a tie is wrong."""
+        """Whether the float64 copy is wrong within epsilon; a tie is wrong."""
         rows = torch.from_numpy(conflict.rows).to(batch.labels.device)
         clean, labels = batch.images[rows].double(), batch.labels[rows]
         norm = self.plan.norm
         near = self._within(clean, evidence(conflict.outcome, rows), conflict.epsilon)
-        is_right = margin(self._certifier.predict(near), labels) < 0
+        is_correct = margin(self._certifier.predict(near), labels) < 0
         is_inside = norms.norm(near - clean, norm) <= conflict.epsilon
-        found: NDArray[np.bool_] = (is_inside & ~is_right).cpu().numpy()
-        return found
+        refuted: NDArray[np.bool_] = (is_inside & ~is_correct).cpu().numpy()
+        return refuted
 
 
 def _refuted(name: str, conflict: Conflict, rows: NDArray[np.intp]) -> Violation:
@@ -259,12 +261,12 @@ def evidence_of(
     batch: Batch,
     scores: Scores,
     plans: Sequence[AttackPlan],
-    is_right: Tensor,
+    is_correct: Tensor,
     prepare: Callable[[AttackPlan, float], None],
 ) -> Evidence:
-    """Gives the images that fooled a model; where only the outcome was kept, the attack is run again.
+    """Gives the images that fooled a model; where only the outcome was stored, the attack is run again.
 
-    It is run on all that are right without an attack, as when it was first run, since what it draws for an
+    It is run on all that are correct without an attack, as when it was first run, since what it draws for an
     example may depend on the others.
 
     Args:
@@ -272,7 +274,7 @@ def evidence_of(
         batch: The clean images.
         scores: What attacks left of it just now.
         plans: All attacks of which there are outcomes.
-        is_right: Who is right without an attack: bools (batch,).
+        is_correct: Which are correct without an attack: bools (batch,).
         prepare: Is called before an attack is run, and fixes what it will draw.
     """
     again: dict[tuple[str, float], Tensor] = {}
@@ -284,8 +286,8 @@ def evidence_of(
             prepare(plan, epsilon)
             again[key] = batch.images.clone()
             attack = plan.attack.at(epsilon)
-            again[key][is_right] = attack(
-                predictor.attack_model, batch.images[is_right], batch.labels[is_right]
+            again[key][is_correct] = attack(
+                predictor.attack_model, batch.images[is_correct], batch.labels[is_correct]
             )
         return again[key]
 
@@ -293,10 +295,10 @@ def evidence_of(
         clean = batch.images[rows]
         if outcome.norm is None:
             return clean
-        found = scores.fooling.get(outcome.attack, batch.images)[rows]
-        unknown = (found == clean).flatten(1).all(dim=1)
+        fooling = scores.fooling.get(outcome.attack, batch.images)[rows]
+        unknown = (fooling == clean).flatten(1).all(dim=1)
         if unknown.any():
-            found[unknown] = rerun(by_name[outcome.attack], outcome.epsilon)[rows][unknown]
-        return found
+            fooling[unknown] = rerun(by_name[outcome.attack], outcome.epsilon)[rows][unknown]
+        return fooling
 
     return images

@@ -2,7 +2,7 @@
 
 Carlini et al., "On evaluating adversarial robustness" (2019).
 
-Pure functions of what an evaluation found. A check that was not run says why; one that failed is a warning.
+Pure functions of an evaluation's results. A check that was not run says why; one that failed is a warning.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from withstand.results.random_answers import Sampling
 from withstand.results.results import AttackInfo, Check
 from withstand.results.shares import share_of
 
-_VANISHED = 0.05  # of the right examples: beyond this a loss is a poor guide
+_VANISHED = 0.05  # of the correctly classified examples: beyond this a loss is a poor guide
 _BROKEN = 0.005  # of the examples: beyond this an attack does better than those before it
 _LEAST_BROKEN = 2  # since one example may be luck
 _MOST_STEPS = f"pgd-{MORE_STEPS}-"
 _NO_SUITE = "Not run: evaluate with a suite of attacks, fast, standard or thorough."
-_GREY = 0.5  # of linf: every image can be made the same grey one
+_LARGE_EPSILON_LINF = 0.5  # of linf: within it every image can be turned into the same grey one
 
 # Name of a check -> how the warning of one that failed begins.
 _FAILURES = {
@@ -70,12 +70,12 @@ def _of(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 def _gradients(vanished: pd.DataFrame) -> Check:
     name, title = "vanishing-gradients", "Gradients do not vanish"
-    right = int(vanished["total"].max()) if len(vanished) else 0
-    if not right:
-        return Check(name, title, None, "Not run: no example is right.")
+    num_correct = int(vanished["total"].max()) if len(vanished) else 0
+    if not num_correct:
+        return Check(name, title, None, "Not run: no example is classified correctly.")
     shares = dict(zip(vanished["by"], vanished["value"], strict=True))
     entropy, margin = shares["cross-entropy"], shares["margin"]
-    of = f"of {right} right examples"
+    of = f"of {num_correct} correctly classified examples"
     if margin > _VANISHED:
         finding = (
             f"at {margin:.1%} {of} the margin has no gradient with respect to the image, so attacks that "
@@ -122,13 +122,13 @@ def _breaks(attacks: Sequence[AttackInfo], total: int, kind: str, named: str = "
 
 
 def _more_steps(breaks: Sequence[_Break], *, is_random: bool) -> Check:
-    name, title = "more-steps", "More steps and restarts find no more"
+    name, title = "more-steps", "More steps and restarts break no more"
     if not breaks:
         return Check(name, title, None, "Not run: the suites standard and thorough try.")
     if is_random:
         reason = "Not run: answers are drawn, and the number of draws a gradient is what must settle."
         return Check(name, title, None, reason)
-    worst = max(breaks, key=lambda each: each.broken / each.total)
+    worst = max(breaks, key=lambda entry: entry.broken / entry.total)
     if worst.matters:
         finding = (
             f"{worst}, which all attacks before it had left. More steps or restarts may break more, so the "
@@ -142,7 +142,7 @@ def _more_steps(breaks: Sequence[_Break], *, is_random: bool) -> Check:
 _KINDS = {
     "black-box": (
         "No attack without gradients beats those with them",
-        "An attack that uses no gradients should not find what gradients miss",
+        "An attack that uses no gradients should not break what attacks with gradients miss",
         "the suite has no attack without gradients; standard and thorough do, where answers are not drawn.",
     ),
     "transfer": (
@@ -158,30 +158,32 @@ def _stages_of(breaks: Sequence[_Break], kind: str, *, is_random: bool) -> Check
     if not breaks:
         return Check(kind, title, None, f"Not run: {remedy}")
     if is_random:
-        return Check(kind, title, None, "Not judged: answers are drawn, and any attack breaks some by luck.")
-    worst = max(breaks, key=lambda each: each.broken / each.total)
+        return Check(kind, title, None, "Not decided: answers are drawn, and any attack breaks some by luck.")
+    worst = max(breaks, key=lambda entry: entry.broken / entry.total)
     finding = f"{worst} that the attacks before it had left. {should}: gradients are likely masked there."
     if not worst.matters:
         finding = f"{worst}, the most at any budget, that the attacks before it had left."
     return Check(kind, title, not worst.matters, finding)
 
 
-def _large_epsilon(found: pd.DataFrame) -> Check:
-    name, title = "large-epsilon", "Accuracy at an epsilon that allows everything is at chance"
-    if found.empty:
+def _large_epsilon(table: pd.DataFrame) -> Check:
+    is_half = bool((table["level"] == _LARGE_EPSILON_LINF).all())
+    name, at = "large-epsilon", "epsilon 0.5" if is_half else "a very large epsilon"
+    title = f"Accuracy at {at} is at chance"
+    if table.empty:
         return Check(name, title, None, _NO_SUITE)
-    told, passed = [], True
-    for (norm, epsilon), of_norm in found.groupby(["norm", "level"], sort=False):
+    findings, passed = [], True
+    for (norm, epsilon), of_norm in table.groupby(["norm", "level"], sort=False):
         is_largest = of_norm["by"] == LARGEST_CLASS
         robust, largest = (int(of_norm[rows]["correct"].iloc[0]) for rows in (~is_largest, is_largest))
         total = int(of_norm["total"].iloc[0])
         passed &= share_of(robust, total).lower <= largest / total
-        told.append(
+        findings.append(
             f"in l{norm} at epsilon {float(str(epsilon)):.4g}, {robust} of {total} examples withstand PGD, "
-            f"and at most {largest} truly can, since every image can be made the same grey one"
+            f"and at most {largest} truly can, since every image can be turned into the same grey one"
         )
     end = " Gradients are masked, so attacked accuracies at smaller budgets are too high as well."
-    return Check(name, title, passed, f"{'; '.join(told)}.{'' if passed else end}")
+    return Check(name, title, passed, f"{'; '.join(findings)}.{'' if passed else end}")
 
 
 def _above_clean(clean: pd.Series, attacked: pd.DataFrame) -> Check:
@@ -192,7 +194,7 @@ def _above_clean(clean: pd.Series, attacked: pd.DataFrame) -> Check:
     highest = above.loc[above["value"].idxmax()]
     finding = (
         f"{highest['value']:.2%} withstand {highest['by']} at epsilon {highest['level']:.4g}, and "
-        f"{clean['value']:.2%} are right without an attack. Something other than the attack changed the "
+        f"{clean['value']:.2%} are correct without an attack. Something other than the attack changed the "
         "answers."
     )
     return Check(name, title, False, finding)
@@ -216,7 +218,7 @@ def _random_answers(sampling: Sampling | None) -> Check:
         return Check(name, title, True, finding)
     finding = (
         "each attack step follows a single draw, so the attacked accuracies are likely too high. Leave "
-        "attack_samples out, and as many draws are averaged as are found to suffice."
+        "attack_samples out, and as many draws are averaged as suffice."
     )
     return Check(name, title, False, finding)
 
@@ -225,29 +227,29 @@ def doubts(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     """What makes the figures doubtful beside failed checks, in words.
 
     Within linf 0.5 every image can be turned into the same grey one, so no classifier can truly
-    be right on more than the largest class there.
+    be correct on more than the largest class there.
 
     Args:
         rows: ``examples.csv``.
         table: The measurements.
     """
     largest_class = float(rows["label"].value_counts(normalize=True).max())
-    found = [_constant_answer(rows)] if rows["prediction"].nunique() == 1 < rows["label"].nunique() else []
+    warnings = [_constant_answer(rows)] if rows["prediction"].nunique() == 1 < rows["label"].nunique() else []
     attacked = _of(table, ATTACKED)
-    attacked = attacked[(attacked["norm"] == "inf") & (attacked["level"] >= _GREY)]
+    attacked = attacked[(attacked["norm"] == "inf") & (attacked["level"] >= _LARGE_EPSILON_LINF)]
     attacked = attacked[~attacked["by"].str.startswith("worst-") & (attacked["lower"] > largest_class)]
-    found += [
+    warnings += [
         f"Masked gradients: {row.value:.1%} of the images withstand {row.by} at linf {row.level:g}, where "
         f"every image can be turned into the same grey one, so at most {largest_class:.1%} truly can. The "
         "attacked accuracies at smaller epsilon are likely too high as well: attack with more restarts, "
         "other losses, or an attack without gradients."
         for row in attacked.itertuples()
     ]
-    return found
+    return warnings
 
 
 def _constant_answer(rows: pd.DataFrame) -> str:
-    answer = f"Constant answer: the model says class {rows['prediction'].iloc[0]}"
+    answer = f"Constant answer: the model predicts class {rows['prediction'].iloc[0]}"
     reason = "Its training collapsed, or it is not trained."
     if AGREEMENT_COLUMN not in rows:
         return f"{answer} of every clean image, so its clean accuracy is that class's share. {reason}"

@@ -52,7 +52,7 @@ _GALLERY_SIZE = 12
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
         rows: One row a test example, as ``examples.csv`` holds them.
@@ -85,7 +85,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     goes on, and one that asks for more adds that.
 
     Every attack runs in its evaluation form (best iterate, restarts, stop when fooled), and its
-    success is judged here. Accuracy at a larger epsilon is never above that at a smaller one, and
+    success is decided here. Accuracy at a larger epsilon is never above that at a smaller one, and
     attacked accuracy never above clean accuracy, example by example. Where anything is attacked, signs of
     false robustness are looked for; a check that fails is a warning.
 
@@ -95,7 +95,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
 
     Of a model with random weights (``bayes.is_stochastic``), and of any that answers differently when it is
     asked twice, the mean probability over several draws is
-    scored and attacked, several times an example, and the share of right predictions stands for right or
+    scored and attacked, several times an example, and the share of correct predictions counts, not correct or
     wrong. Attacked images, and the worst of several attacks, are chosen by one set of predictions and counted
     on another, so that luck of the draws is no success of the attack; the orders above then hold up to
     sampling alone. Nothing can be proven of such a model.
@@ -110,10 +110,10 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         seed: Of all that is drawn; each part of a batch has its own, whatever came before.
         device: Where to run, and where the model is moved; where it is already, if None.
         out: A run folder for ``examples.csv``, ``measurements.csv``, ``metrics.json`` and ``gallery.npz``,
-            and for what is found on the way, in ``evaluation``; nothing is written where None. The files
+            and for results on the way, in ``evaluation``; nothing is written where None. The files
             hold what ``meters`` names; to add to what they held, name the former meters too, which costs
-            nothing, since all that was found is kept.
-        on_batch: Told how many examples are done, of how many.
+            nothing, since all results are stored.
+        on_batch: Called with how many examples are done, of how many.
         about: More fields of the results, such as ``weights`` and ``settings`` of a recipe.
 
     Returns:
@@ -135,12 +135,12 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     check(model.to(place), dataset.info)
     test = dataset.test.first(num_examples).to(place)
     is_random = _is_random(model, test)
-    wanted = with_implied(meters)
-    _require_met(model, wanted, dataset.info, is_random=is_random)
+    all_meters = with_implied(meters)
+    _require_met(model, all_meters, dataset.info, is_random=is_random)
     plans = merged_attacks(
-        plan for meter in wanted for plan in meter.attack_plans(dataset.info, is_random=is_random)
+        plan for meter in all_meters for plan in meter.attack_plans(dataset.info, is_random=is_random)
     )
-    certificates = merged_certificates(plan for meter in wanted for plan in meter.certificate_plans())
+    certificates = merged_certificates(plan for meter in all_meters for plan in meter.certificate_plans())
     plans = [*plans, *default_plans(certificates, plans)]
     proving = provers(model, certificates)
     for prover in proving:  # before anything that takes its time
@@ -159,11 +159,13 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             subject = Subject(
                 model, dataset.info, test, scoring_plan.predictor, scoring_plan.batch_size, seed
             )
-            found = _measured(subject, BatchPlan(scoring_plan, plans, proving, wanted), store, run, on_batch)
-        found = replace(found, results=replace(found.results, **about))
+            evaluation = _measured(
+                subject, BatchPlan(scoring_plan, plans, proving, all_meters), store, run, on_batch
+            )
+        evaluation = replace(evaluation, results=replace(evaluation.results, **about))
         if run is not None:
-            write_results(run, found.results, found.table)
-    return found
+            write_results(run, evaluation.results, evaluation.table)
+    return evaluation
 
 
 def _store_of(run: RunFolder, model: nn.Module, dataset: Dataset) -> Store:
@@ -194,9 +196,9 @@ def with_implied(meters: Sequence[Meter]) -> list[Meter]:
     """All that is measured: what always is, what is named, and what that implies; of each name the last."""
     named = [Calibration(), Classes(), *meters]
     implied = [other for meter in meters for other in meter.implied()]
-    found = {meter.name: meter for meter in named}
-    return list(found.values()) + [
-        meter for name, meter in {meter.name: meter for meter in implied}.items() if name not in found
+    by_name = {meter.name: meter for meter in named}
+    return list(by_name.values()) + [
+        meter for name, meter in {meter.name: meter for meter in implied}.items() if name not in by_name
     ]
 
 
@@ -214,35 +216,37 @@ def _require_met(model: nn.Module, meters: Sequence[Meter], info: DatasetInfo, *
 
 
 def _measured(
-    subject: Subject, wanted: BatchPlan, store: Store, run: RunFolder | None, on_batch: Progress | None
+    subject: Subject, batch_plan: BatchPlan, store: Store, run: RunFolder | None, on_batch: Progress | None
 ) -> Evaluation:
     """Measures what is not known, and writes rows and images."""
     once = {}  # before what takes its time, since bounds may contradict
-    for meter in wanted.meters:
+    for meter in batch_plan.meters:
         if type(meter).measure is not Meter.measure:
-            settings = (meter.depends_on, len(subject.test), subject.seed, wanted.scoring_plan.draws)
+            settings = (meter.depends_on, len(subject.test), subject.seed, batch_plan.scoring_plan.draws)
             key = f"{meter.name} {identity(*settings)}"
             once[meter.name] = store.noted(key, partial(meter.measure, subject))
     with RowsFile(run) as rows_file:
-        scored = score_split(subject, wanted, store, rows_file, on_batch)
-        found = Evaluation(scored.rows, *assemble(subject, wanted, scored, once))
+        split_scores = score_split(subject, batch_plan, store, rows_file, on_batch)
+        evaluation = Evaluation(split_scores.rows, *assemble(subject, batch_plan, split_scores, once))
         if run is not None:  # before the rows are shown: whoever is interrupted has the old files
             torch.manual_seed(subject.seed)
-            _save_images(run, subject, wanted.plans, found)
-    return found
+            _save_images(run, subject, batch_plan.plans, evaluation)
+    return evaluation
 
 
-def _save_images(run: RunFolder, subject: Subject, plans: Sequence[AttackPlan], found: Evaluation) -> None:
+def _save_images(
+    run: RunFolder, subject: Subject, plans: Sequence[AttackPlan], evaluation: Evaluation
+) -> None:
     """Images under the first attack, and those proven with the smallest and the largest radii."""
-    rows, names, test = found.rows, subject.info.class_names, subject.test
+    rows, names, test = evaluation.rows, subject.info.class_names, subject.test
     if plans:
         few = next(batches(test, min(_GALLERY_SIZE, len(test))))
-        attacked = found.table[found.table["measure"] == ATTACKED]
+        attacked = evaluation.table[evaluation.table["measure"] == ATTACKED]
         epsilon = headline_epsilon(attacked, subject.info.num_classes)
         save_gallery(run.gallery, subject.predictor, few, plans[0].attack.at(epsilon).stages[0], names)
     else:
         run.gallery.unlink(missing_ok=True)
-    certificates = (each.name for each in found.results.certificates)
+    certificates = (certificate.name for certificate in evaluation.results.certificates)
     if proven := next((name for name in certificates if radius_column(name) in rows), None):
         save_extremes(run.extremes, test, rows, certificate=proven, class_names=names)
     else:

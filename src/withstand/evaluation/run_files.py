@@ -62,11 +62,11 @@ class RowsFile:
     def _show(self, run: RunFolder) -> None:
         try:
             os.replace(self._growing(run), run.examples)
-        except OSError as gone:
+        except OSError as error:
             raise RunFolderError(
-                f"Cannot write {run.examples}: {gone.strerror or gone}. What was found is kept, and the same "
-                "command goes on."
-            ) from gone
+                f"Cannot write {run.examples}: {error.strerror or error}. All results are stored, and the "
+                "same command goes on."
+            ) from error
 
     def add(self, frame: pd.DataFrame) -> None:
         """Writes the rows of one more batch.
@@ -81,13 +81,13 @@ class RowsFile:
             frame.to_csv(path, mode="w" if is_first else "a", header=is_first, index=False)
         except OSError as error:
             raise RunFolderError(
-                f"Cannot write {path}: {error.strerror or error}. What was found before is kept: free the "
+                f"Cannot write {path}: {error.strerror or error}. Earlier results are stored: free the "
                 "disk, and the same command goes on."
             ) from error
         self._has_rows = True
 
     def shown_name(self) -> str:
-        """Where the rows so far are found after a wrong certificate; empty if nowhere."""
+        """Where the rows so far are after a wrong certificate; empty if nowhere."""
         return "" if self._run is None else str(self._run.examples)
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""What an evaluation has found so far, batch by batch and part by part, so that nothing is computed twice.
+"""The results of an evaluation so far, batch by batch and part by part, so that nothing is computed twice.
 
 A part is the smallest thing that is measured at once: the clean answers, one attack at one budget, one
-certificate, one kind of noise. What was found of it is kept under a key that holds all it depends on, so an
+certificate, one kind of noise. Its results are stored under a key that holds all it depends on, so an
 evaluation that was stopped goes on, and one that asks for more computes only that.
 """
 
@@ -28,11 +28,11 @@ _SECONDS = 2.0  # between two writes of a batch, so that writing takes next to n
 
 
 class Store:
-    """What was found of one model on one data set.
+    """The results of one model on one data set.
 
     Args:
-        folder: Where it is kept; nowhere if None.
-        owner: Identity of the model and the data; what is kept of any other is dropped.
+        folder: Where they are stored; nowhere if None.
+        owner: Identity of the model and the data; what is stored of any other is dropped.
 
     Raises:
         RunFolderError: the folder cannot be written.
@@ -56,18 +56,18 @@ class Store:
         # By its owner's name, so that an evaluation of other weights that still runs writes beside it.
         name = f"{start:07d}-{stop:07d}-{self._notes['owner']}.npz"
         path = None if self._folder is None else self._folder / name
-        kept = BatchStore(path)
+        batch_store = BatchStore(path)
         try:
-            yield kept
+            yield batch_store
         finally:
-            kept.write()
+            batch_store.write()
 
     def noted(self, key: str, find: Callable[[], _Note]) -> _Note:
-        """What is found once, of the whole; asked for only where it is not known.
+        """A result of the whole; computed only where it is not stored.
 
         Args:
             key: Of all that it depends on, beside the model and the data.
-            find: Finds it: whatever JSON can hold, a tuple among it read back as a list.
+            find: Computes it: whatever JSON can hold, a tuple among it read back as a list.
         """
         if key not in self._notes:
             self._notes[key] = find()
@@ -82,7 +82,7 @@ class Store:
 
 
 class BatchStore:
-    """What was found of one batch.
+    """The results of one batch.
 
     Args:
         path: Its file; nothing is written where None.
@@ -90,25 +90,25 @@ class BatchStore:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._found = {} if path is None else _read(path)
+        self._results = {} if path is None else _read(path)
         self._is_written = True
         self._written_at = time.monotonic()
 
     def find(self, part: str) -> PartResult | None:
-        """What is kept of a part; None where nothing is."""
-        return self._found.get(part)
+        """The result of a part; None where nothing is."""
+        return self._results.get(part)
 
-    def put(self, part: str, found: PartResult) -> None:
-        """Keeps what was found of a part; on disk soon, or when the batch is left."""
-        self._found[part] = found
+    def put(self, part: str, result: PartResult) -> None:
+        """Stores the result of a part; on disk soon, or when the batch is left."""
+        self._results[part] = result
         self._is_written = False
         if time.monotonic() - self._written_at > _SECONDS:
             self.write()
 
     def forget(self) -> None:
-        """Drops all that is kept of the batch."""
-        self._is_written = not self._found
-        self._found = {}
+        """Drops all results of the batch."""
+        self._is_written = not self._results
+        self._results = {}
 
     def write(self) -> None:
         """Brings to disk what is not there yet."""
@@ -116,12 +116,12 @@ class BatchStore:
             return
         arrays = {
             _BETWEEN.join((part, kind, name)): np.asarray(values)
-            for part, found in self._found.items()
-            for kind, named in vars(found).items()
+            for part, result in self._results.items()
+            for kind, named in vars(result).items()
             for name, values in named.items()
         }
         # A part may hold nothing, and be known all the same.
-        arrays |= {_BETWEEN.join((part, _KNOWN, "")): np.ones(1, np.int8) for part in self._found}
+        arrays |= {_BETWEEN.join((part, _KNOWN, "")): np.ones(1, np.int8) for part in self._results}
         with replaced(self._path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub counts allow_pickle in
         self._is_written = True
@@ -130,17 +130,17 @@ class BatchStore:
 
 def _read(path: Path) -> dict[str, PartResult]:
     """What a file holds; nothing where it is not there, or damaged, since all can be computed anew."""
-    found: dict[str, PartResult] = {}
+    results: dict[str, PartResult] = {}
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for key in arrays.files:
                 part, kind, name = key.split(_BETWEEN)
-                known = found.setdefault(part, PartResult())
+                known = results.setdefault(part, PartResult())
                 if kind != _KNOWN:
                     getattr(known, kind)[name] = arrays[key]
     except (OSError, ValueError, KeyError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile):
         return {}
-    return found
+    return results
 
 
 def _read_notes(path: Path) -> dict[str, Any]:

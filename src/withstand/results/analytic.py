@@ -41,7 +41,7 @@ class KernelNormsOfLayer:
     """Two norms of a layer's weight, each bounded from above; None where there is no finite bound.
 
     Attributes:
-        name: Where the layer stands in the model, such as ``layers.0``.
+        name: The layer's place in the model, such as ``layers.0``.
         kernel_norm: Of the weight reshaped to (outputs, inputs times taps), as arXiv 1810.00363 takes
             it, to 1e-6. Of a convolution this says little of how far it can stretch.
         operator_norm: Of the linear map itself, at its true input size and stride; None
@@ -150,7 +150,7 @@ class MomentsLayer:
 
 @dataclass(frozen=True)
 class MomentsLevel:
-    """All that was found at one noise level.
+    """All results at one noise level.
 
     Attributes:
         noise_std: Of each pixel, in [0, 1] units.

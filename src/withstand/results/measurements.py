@@ -37,7 +37,7 @@ LARGEST_SMOOTHED_RADIUS = "largest radius of the smoothed classifier"
 CALIBRATION_ERROR = "calibration error"
 """``by`` is what the images were: clean."""
 VANISHING_GRADIENTS = "vanishing gradients"
-"""The share of right examples at which a loss, ``by``, has no gradient."""
+"""The share of correctly classified examples at which a loss, ``by``, has no gradient."""
 MOMENTS_ERROR = "mean error of analytic moments"
 """``by`` is the method, ``level`` noise_std; in sampled deviations of the logit."""
 MOMENTS_SPEED_UP = "speed-up of analytic moments"
@@ -76,18 +76,18 @@ class Measurement:
     total: int | None = None
 
 
-def measured(measure: str, found: Share, *, by: str = "", norm: str = "", level: float = 0.0) -> Measurement:
+def measured(measure: str, share: Share, *, by: str = "", norm: str = "", level: float = 0.0) -> Measurement:
     """A share as a row of the table."""
-    return Measurement(measure, by, norm, level, **vars(found))
+    return Measurement(measure, by, norm, level, **vars(share))
 
 
-_COLUMNS = {each.name: each.type for each in fields(Measurement)}
+_COLUMNS = {column.name: column.type for column in fields(Measurement)}
 _KINDS = {"str": "str", "float": "float64", "float | None": "float64", "int | None": "Int64"}
 
 
 def table_of(measurements: Iterable[Measurement]) -> pd.DataFrame:
     """The measurements as a table with the columns of ``measurements.csv``."""
-    table = pd.DataFrame([asdict(each) for each in measurements], columns=list(_COLUMNS))
+    table = pd.DataFrame([asdict(measurement) for measurement in measurements], columns=list(_COLUMNS))
     return table.astype({name: _KINDS[str(kind)] for name, kind in _COLUMNS.items()})
 
 

@@ -1,4 +1,4 @@
-"""What is found of answers that are drawn, and under published protocols. This module imports no torch."""
+"""Results of answers that are drawn, and under published protocols. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -81,12 +81,13 @@ class Uncertainty:
     sets: list[UncertaintySet]
 
     def __post_init__(self) -> None:
-        for each in self.sets:
+        for image_set in self.sets:
             if any(
-                set(of) != _MEASURES for of in (list(each.means), list(each.medians), list(each.histograms))
+                set(of) != _MEASURES
+                for of in (list(image_set.means), list(image_set.medians), list(image_set.histograms))
             ):
                 raise ValueError(f"means, medians and histograms must hold {', '.join(sorted(_MEASURES))}")
-            if any(len(counts) != len(self.edges) - 1 for counts in each.histograms.values()):
+            if any(len(counts) != len(self.edges) - 1 for counts in image_set.histograms.values()):
                 raise ValueError("histograms must hold a count between each two edges")
 
 

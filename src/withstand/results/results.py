@@ -1,4 +1,4 @@
-"""What an evaluation found that its table of measurements cannot hold: ``metrics.json``.
+"""Results of an evaluation that its table of measurements cannot hold: ``metrics.json``.
 
 What was measured by what, in words, and what has another shape, such as histograms. Evaluation writes these
 types, reporting reads them. This module imports no torch.
@@ -32,7 +32,7 @@ class StageInfo:
 
 @dataclass(frozen=True)
 class StageCounts:
-    """At one epsilon, of each stage: examples that it was given, and how many of them it broke."""
+    """At one epsilon, of each stage: examples that it attacked, and how many of them it broke."""
 
     epsilon: Finite
     attacked: list[int]
@@ -53,7 +53,7 @@ class AttackInfo:
     counts: list[StageCounts] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if any(not len(each.attacked) == len(each.broken) == len(self.stages) for each in self.counts):
+        if any(not len(counts.attacked) == len(counts.broken) == len(self.stages) for counts in self.counts):
             raise ValueError("counts must hold a number for each of the stages")
 
 
@@ -79,7 +79,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Published:
-    """A figure that somebody published; ``attack`` is that of the published protocol it stands for."""
+    """A figure that somebody published; ``attack`` is that of the published protocol it belongs to."""
 
     measure: Literal["clean", "attacked", "certified"]
     accuracy: Unit
@@ -193,7 +193,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Results:
-    """``metrics.json``: all that an evaluation found beside its table.
+    """``metrics.json``: all results of an evaluation beside its table.
 
     Attributes:
         dataset: Name of the data set.
@@ -242,4 +242,4 @@ class Results:
 
     def attack(self, name: str) -> AttackInfo | None:
         """The attack of a name."""
-        return next((each for each in self.attacks if each.name == name), None)
+        return next((attack for attack in self.attacks if attack.name == name), None)

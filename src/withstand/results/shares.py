@@ -49,11 +49,11 @@ def share_of(correct: int, total: int, draws: int = 1) -> Share:
         total: Of how many outcomes, at least one.
         draws: Outcomes an example.
     """
-    right, wrong = correct / draws, (total - correct) / draws
+    num_correct, num_wrong = correct / draws, (total - correct) / draws
     return Share(
         value=correct / total,
-        lower=float(beta.ppf(_TAIL, right, wrong + 1)) if correct else 0.0,
-        upper=float(beta.ppf(1 - _TAIL, right + 1, wrong)) if correct < total else 1.0,
+        lower=float(beta.ppf(_TAIL, num_correct, num_wrong + 1)) if correct else 0.0,
+        upper=float(beta.ppf(1 - _TAIL, num_correct + 1, num_wrong)) if correct < total else 1.0,
         correct=correct,
         total=total,
     )

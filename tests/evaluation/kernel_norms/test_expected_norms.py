@@ -35,7 +35,7 @@ MODELS = {"dense": (_dense, (3, 2, 2)), "convolutional": (_convolutional, (1, 11
 
 
 @cache
-def _found(kind: str) -> NetworkNorms:
+def _norms_of(kind: str) -> NetworkNorms:
     make, shape = MODELS[kind]
     return expected_norms(make(), _images(*shape), num_draws=20)
 
@@ -51,12 +51,12 @@ def _drawn(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_networks_stretch_less_than_their_bounds_on_average(kind: str) -> None:
+def test_expected_norms_bound_the_average_stretch_of_networks(kind: str) -> None:
     make, shape = MODELS[kind]
     model = make()
-    found = _found(kind).network
-    assert found is not None
-    assert found.confidence is not None
+    network = _norms_of(kind).network
+    assert network is not None
+    assert network.confidence is not None
     torch.manual_seed(0)
     ratios = []
     with torch.no_grad():
@@ -67,41 +67,41 @@ def test_networks_stretch_less_than_their_bounds_on_average(kind: str) -> None:
             changes = (drawn(images + moves) - drawn(images)).norm(dim=1)
             ratios.append((changes / moves.flatten(1).norm(dim=1)).max().item())
     mean = math.fsum(ratios) / len(ratios)
-    assert 0 < mean <= min(found.confidence, found.proven)
+    assert 0 < mean <= min(network.confidence, network.proven)
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_bounds_are_in_order(kind: str) -> None:
-    found = _found(kind)
-    assert found.reason is None
-    assert list(found.layers) == {"dense": ["1", "3"], "convolutional": ["0", "4", "7"]}[kind]
-    assert found.network is not None
-    for norm in (*found.layers.values(), found.network):
+def test_expected_norms_are_in_order(kind: str) -> None:
+    norms = _norms_of(kind)
+    assert norms.reason is None
+    assert list(norms.layers) == {"dense": ["1", "3"], "convolutional": ["0", "4", "7"]}[kind]
+    assert norms.network is not None
+    for norm in (*norms.layers.values(), norms.network):
         assert norm.confidence is not None
         assert 0 < norm.sampled <= min(norm.confidence, norm.proven)
         assert norm.sampled <= norm.surrogate * 1.01
 
 
-def test_the_network_is_the_product_with_a_share_of_the_chance_each() -> None:
-    found = _found("dense")
-    assert found.network is not None
+def test_expected_norms_of_the_network_are_products_of_layers() -> None:
+    norms = _norms_of("dense")
+    assert norms.network is not None
     for kind in ("sampled", "surrogate", "proven"):
-        product = math.prod(getattr(norm, kind) for norm in found.layers.values())
-        assert getattr(found.network, kind) == pytest.approx(product, rel=1e-9)
+        product = math.prod(getattr(norm, kind) for norm in norms.layers.values())
+        assert getattr(norms.network, kind) == pytest.approx(product, rel=1e-9)
     once = expected_norms(_dense(), _images(3, 2, 2), num_draws=20, confidence=0.995)
     confident = [norm.confidence for norm in once.layers.values() if norm.confidence is not None]
-    assert found.network.confidence == pytest.approx(math.prod(confident), rel=1e-9)
-    assert math.prod(confident) > math.prod(norm.confidence or 0.0 for norm in found.layers.values())
+    assert norms.network.confidence == pytest.approx(math.prod(confident), rel=1e-9)
+    assert math.prod(confident) > math.prod(norm.confidence or 0.0 for norm in norms.layers.values())
 
 
-def test_a_layer_agrees_with_its_operator() -> None:
+def test_expected_norm_of_a_layer_agrees_with_its_operator() -> None:
     model = _dense()
     layer = dict(bayes.variational_layers(model))["1"]
     normal = layer.normals()["weight"]
     torch.manual_seed(0)
     noise = torch.randn(2000, 16, 12)
     sampled = torch.linalg.matrix_norm(normal.mean + normal.std * noise, ord=2).mean().item()
-    norm = _found("dense").layers["1"]
+    norm = _norms_of("dense").layers["1"]
     assert norm.sampled == pytest.approx(sampled, rel=0.05)
     assert norm.confidence is not None
     assert norm.sampled == pytest.approx(
@@ -109,7 +109,7 @@ def test_a_layer_agrees_with_its_operator() -> None:
     )
 
 
-def test_convolutions_are_sampled_the_same_without_confidence() -> None:
+def test_expected_norms_are_sampled_the_same_without_confidence() -> None:
     make, shape = MODELS["convolutional"]
     with_bound = expected_norms(make(), _images(*shape), num_draws=2)
     without = expected_norms(make(), _images(*shape), num_draws=2, confidence=None)
@@ -120,7 +120,7 @@ def test_convolutions_are_sampled_the_same_without_confidence() -> None:
         assert norm.sampled == pytest.approx(with_bound.layers[name].sampled, rel=1e-6)
 
 
-def test_columns_of_an_epoch() -> None:
+def test_expected_norms_measure_gives_columns_of_an_epoch() -> None:
     columns = ExpectedNorms(num_draws=2).of(_dense(), _images(3, 2, 2))
     kinds = ("sampled", "surrogate", "confidence", "proven")
     assert list(columns) == [f"spectral/{name}/{kind}" for name in ("1", "3", "network") for kind in kinds]
@@ -130,19 +130,19 @@ def test_columns_of_an_epoch() -> None:
     assert ExpectedNorms(num_draws=2).of(_dense(), _images(3, 2, 2)) == columns
 
 
-def test_a_network_without_a_bound_has_its_layers() -> None:
+def test_expected_norms_without_a_network_bound_have_layers() -> None:
     torch.manual_seed(0)
     model = bayes.convert(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2)))
-    found = expected_norms(model, _images(4), num_draws=1)
-    assert list(found.layers) == ["0", "2"]
-    assert found.network is None
-    assert found.reason is not None
-    assert "LayerNorm" in found.reason
+    norms = expected_norms(model, _images(4), num_draws=1)
+    assert list(norms.layers) == ["0", "2"]
+    assert norms.network is None
+    assert norms.reason is not None
+    assert "LayerNorm" in norms.reason
     columns = ExpectedNorms(num_draws=1).of(model, _images(4))
     assert not [name for name in columns if "network" in name]
 
 
-def test_neither_model_nor_random_state_changes() -> None:
+def test_expected_norms_change_neither_model_nor_random_state() -> None:
     make, shape = MODELS["convolutional"]
     model = make().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -155,7 +155,7 @@ def test_neither_model_nor_random_state_changes() -> None:
         assert torch.equal(value, before[name])
 
 
-def test_plain_networks_and_bad_numbers_are_refused() -> None:
+def test_expected_norms_refuse_plain_networks_and_bad_numbers() -> None:
     with pytest.raises(ModelError, match=r"withstand\.bayes\.convert"):
         expected_norms(nn.Sequential(nn.Linear(4, 2)), _images(4))
     for bad in (-0.1, 1.0):

@@ -80,12 +80,12 @@ class _Constant(nn.Module):
         return result
 
 
-def test_a_chain_is_the_product() -> None:
+def test_expected_lipschitz_of_a_chain_is_the_product() -> None:
     model = _random(nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
     assert expected_lipschitz(model, _image(6), {"1": 2.0, "3": 3.5}) == pytest.approx(7.0)
 
 
-def test_plain_layers_have_their_own_norm() -> None:
+def test_expected_lipschitz_takes_plain_layers_by_their_own_norm() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     norm = torch.linalg.matrix_norm(plain[0].get_parameter("weight").double(), ord=2).item()
@@ -93,7 +93,7 @@ def test_plain_layers_have_their_own_norm() -> None:
     assert expected_lipschitz(model, _image(6), {"2": 3.0}) == pytest.approx(3 * norm, rel=1e-6)
 
 
-def test_convolutions_and_pooling() -> None:
+def test_expected_lipschitz_takes_convolutions_and_pooling() -> None:
     model = _random(
         nn.Sequential(
             nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(18, 3)
@@ -102,7 +102,7 @@ def test_convolutions_and_pooling() -> None:
     assert expected_lipschitz(model, _image(1, 6, 6), {"0": 4.0, "4": 3.0}) == pytest.approx(6.0, rel=1e-6)
 
 
-def test_sums_and_joins() -> None:
+def test_expected_lipschitz_takes_sums_and_joins() -> None:
     assert expected_lipschitz(
         _random(_Residual()), _image(6), {"first": 2.0, "second": 3.0}
     ) == pytest.approx(7)
@@ -121,14 +121,14 @@ def test_sums_and_joins() -> None:
         (nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6)), {"0": 1.0}, "LayerNorm"),
     ],
 )
-def test_what_has_no_such_bound_is_refused(
+def test_expected_lipschitz_refuses_what_has_no_such_bound(
     model: nn.Module, norms: Mapping[str, float], message: str
 ) -> None:
     with pytest.raises(ModelError, match=message):
         expected_lipschitz(_random(model), _image(6), norms)
 
 
-def test_a_random_scale_is_expected_with_its_running_deviation() -> None:
+def test_expected_scale_counts_the_running_deviation() -> None:
     torch.manual_seed(0)
     layer = bayes.BatchNorm1d(40, posterior=bayes.Posterior(initial_std=(0.1, 0.6)))
     assert layer.running_var is not None
@@ -145,12 +145,12 @@ def test_a_random_scale_is_expected_with_its_running_deviation() -> None:
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), bayes.BatchNorm1d(3, track_running_stats=False)])
-def test_other_scales_are_refused(layer: nn.BatchNorm1d) -> None:
+def test_expected_scale_refuses_other_layers(layer: nn.BatchNorm1d) -> None:
     with pytest.raises(ModelError, match="running statistics"):
         expected_scale(layer)
 
 
-def test_the_model_stays_as_it_was() -> None:
+def test_expected_lipschitz_leaves_the_model_as_it_was() -> None:
     model = _random(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -161,6 +161,6 @@ def test_the_model_stays_as_it_was() -> None:
         assert torch.equal(value, before[name])
 
 
-def test_norms_that_are_not_finite_come_through() -> None:
+def test_expected_lipschitz_passes_norms_that_are_not_finite_through() -> None:
     model = _random(nn.Sequential(nn.Linear(6, 5)))
     assert not math.isfinite(expected_lipschitz(model, _image(6), {"0": math.inf}))

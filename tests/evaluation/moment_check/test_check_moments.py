@@ -1,4 +1,4 @@
-"""Analytic moments against samples: closed forms, what is exact, and what falls with the noise."""
+"""Analytic moments against samples: closed forms, what is exact, and what decreases with the noise."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Residual(nn.Module):
         return logits
 
 
-def found(model: nn.Module, *, std: Sequence[float] = (0.2,), blur: float = 0.0) -> MomentResults:
+def moments_of(model: nn.Module, *, std: Sequence[float] = (0.2,), blur: float = 0.0) -> MomentResults:
     return check_moments(model, images(), MomentSettings(std, num_samples=SAMPLES, blur=blur))
 
 
@@ -108,27 +108,27 @@ def test_samples_of_a_linear_network_have_its_closed_form(blur: float) -> None:
     assert samples.operations == {"model_0": "Flatten", "model_1": "Linear", "model_2": "Linear"}
 
 
-def test_chunks_make_no_difference_beyond_the_draws() -> None:
+def test_sample_does_not_depend_on_chunks_beyond_the_draws() -> None:
     model, few = linear(), 7
-    kept: list[Sampled] = []
+    logits_sampled: list[Sampled] = []
     for chunk in (7, 3):
         torch.manual_seed(5)
         with torch.no_grad():
             result = sample(
                 Program(model), images(1), GaussianNoise(0.1), few, chunk=chunk, on_image=lambda: None
             )
-        kept.append(result.values[LOGITS])
+        logits_sampled.append(result.values[LOGITS])
     torch.manual_seed(5)
     with torch.no_grad():
         noisy = images(1) + 0.1 * torch.randn(few, *SHAPE)
         logits = model(noisy).double()
-    for each in kept:
-        torch.testing.assert_close(each.mean[0], logits.mean(0), atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(each.variance[0], logits.var(0), atol=1e-8, rtol=1e-4)
+    for of_chunk in logits_sampled:
+        torch.testing.assert_close(of_chunk.mean[0], logits.mean(0), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(of_chunk.variance[0], logits.var(0), atol=1e-8, rtol=1e-4)
 
 
 def test_means_of_two_layers_are_exact_in_every_form() -> None:
-    methods = by_name(found(two_layers()))
+    methods = by_name(moments_of(two_layers()))
     assert [*methods] == ["first-activation", "diagonal", "factored", "full"]
     for method in methods.values():
         assert method.reason is None
@@ -138,8 +138,8 @@ def test_means_of_two_layers_are_exact_in_every_form() -> None:
     assert median(methods["full"]) == pytest.approx(1, abs=0.03)
 
 
-def test_correlations_are_kept_to_first_order() -> None:
-    results = found(two_layers(), std=[1e-3])
+def test_correlations_hold_to_first_order() -> None:
+    results = moments_of(two_layers(), std=[1e-3])
     methods = by_name(results)
     assert median(methods["factored"]) == pytest.approx(1, abs=0.03)
     assert abs(median(methods["diagonal"]) - 1) > 0.05
@@ -149,8 +149,8 @@ def test_correlations_are_kept_to_first_order() -> None:
     assert number(layers["Linear"].forms["diagonal"].own.std_error) > 0.05
 
 
-def test_the_first_affine_layer_adds_nothing_of_its_own() -> None:
-    results = found(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)))
+def test_first_affine_layer_adds_no_error_of_its_own() -> None:
+    results = moments_of(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)))
     (level,) = results.levels
     linear_layer = level.layers[-1]
     for form in ("diagonal", "factored"):
@@ -161,8 +161,8 @@ def test_the_first_affine_layer_adds_nothing_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("model", [pooled, Residual])
-def test_errors_fall_as_the_noise_falls(model: type[nn.Module]) -> None:
-    results = found(model(), std=[0.02, 0.5])
+def test_errors_decrease_with_the_noise(model: type[nn.Module]) -> None:
+    results = moments_of(model(), std=[0.02, 0.5])
     small, large = by_name(results, 0), by_name(results, 1)
     for name in ("diagonal", "factored", "full"):
         assert small[name].reason is None
@@ -175,28 +175,28 @@ def test_errors_fall_as_the_noise_falls(model: type[nn.Module]) -> None:
 
 
 def test_blurred_noise_is_seen_by_factors_and_not_by_independence() -> None:
-    methods = by_name(found(linear(), blur=1.5))
+    methods = by_name(moments_of(linear(), blur=1.5))
     assert median(methods["factored"]) == pytest.approx(1, abs=0.04)
     assert median(methods["full"]) == pytest.approx(1, abs=0.04)
     assert abs(median(methods["diagonal"]) - 1) > 0.1
 
 
-def test_the_model_is_left_as_it_was() -> None:
+def test_check_moments_leaves_the_model_as_it_was() -> None:
     model = pooled().train()
     model[3].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     settings = MomentSettings([0.1, 0.2], num_samples=20, num_examples=2)
-    check_moments(model, images(), settings, on_image=lambda *done: told.append(done))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    check_moments(model, images(), settings, on_image=lambda *done: progress.append(done))
+    assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [module.training for module in model] == [True, True, True, False, True, True]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_seed_repeats_the_draws() -> None:
+def test_check_moments_repeats_with_the_seed() -> None:
     settings = MomentSettings([0.1], num_samples=50)
     first, again, other = (
         check_moments(two_layers(), images(), settings, seed=seed).levels[0].methods[1].mean_error
@@ -207,7 +207,7 @@ def test_the_seed_repeats_the_draws() -> None:
 
 
 def test_times_and_speed_ups_are_what_they_are_defined_as() -> None:
-    (level,) = found(two_layers()).levels
+    (level,) = moments_of(two_layers()).levels
     for method in level.methods:
         error, seconds = number(method.mean_error), number(method.seconds)
         draws = min(SAMPLES, 1 / error**2)
@@ -243,12 +243,12 @@ def test_points_are_few_and_the_results_read_back(tiny_dataset: Dataset, tmp_pat
     assert 0 < sum(len(method.points) for level in moments.levels for method in level.methods) <= 300
 
 
-def test_a_network_that_does_not_move_has_no_errors() -> None:
+def test_network_that_does_not_move_has_no_errors() -> None:
     model = two_layers()
     last = model[3]
     assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)
-    for method in by_name(found(model)).values():
+    for method in by_name(moments_of(model)).values():
         assert method.mean_error is None
         assert method.speed_up is None
         assert method.std_ratio is None
@@ -257,7 +257,7 @@ def test_a_network_that_does_not_move_has_no_errors() -> None:
 # -- what is not to be afforded, and bad input ------------------------------------------------------
 
 
-def test_what_is_not_affordable_says_so_in_numbers() -> None:
+def test_unaffordable_method_has_a_reason_in_numbers() -> None:
     settings = MomentSettings([0.1], num_samples=10, most_coordinates=15)
     full = by_name(check_moments(two_layers(), images(), settings))["full"]
     assert full.reason is not None
@@ -275,13 +275,13 @@ def test_what_is_not_affordable_says_so_in_numbers() -> None:
     assert batch_size_of("diagonal", about, wide, noise) > 1
 
 
-def test_the_survey_knows_what_joins() -> None:
+def test_survey_knows_what_joins() -> None:
     assert not survey(Program(pooled().eval()), images()).joins
     assert survey(Program(Residual()), images()).joins
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"noise_std": [-0.1]}, "above 0"),
         ({"noise_std": [0.1, math.nan]}, "above 0"),
@@ -292,12 +292,12 @@ def test_the_survey_knows_what_joins() -> None:
         ({"blur": -1.0}, "blur"),
     ],
 )
-def test_bad_settings_are_named(arguments: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_moment_settings_refuse_numbers_out_of_range(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         MomentSettings(**arguments)  # type: ignore[arg-type]
 
 
-def test_bad_images_and_models_are_refused() -> None:
+def test_check_moments_refuses_bad_images_and_models() -> None:
     with pytest.raises(DataError, match="at least one image"):
         check_moments(linear(), images()[:0])
     with pytest.raises(DataError, match=r"\[0, 1\]"):

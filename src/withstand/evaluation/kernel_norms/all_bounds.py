@@ -29,7 +29,7 @@ _SAME = 1e-9  # relative, between radii at several places
 
 
 class SpectralBound(NamedTuple):
-    """What guaranteed operator norms say of each logit.
+    """Bounds of each logit by guaranteed operator norms.
 
     Attributes:
         values: One a class: at least the logit's l2 Lipschitz constant. None where there is no bound.
@@ -110,7 +110,7 @@ _NUM_PROBES = 4
 
 @dataclass(frozen=True)
 class KernelNormBounds:
-    """What was found of a model.
+    """All bounds of a model.
 
     Attributes:
         num_examples: How many examples were looked at.
@@ -166,14 +166,14 @@ def kernel_norm_bounds(
         raise DataError("Kernel norms need at least one image, but got none.")
     check_batch(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
     with torch.inference_mode(False), torch.no_grad(), numerics("fp32"):
-        exact = float64_copy(model)
-        require_independence(exact, images[:_NUM_PROBES].double())
-        lower = _lower(exact, images.clone(), settings, seed)
-        upper = spectral_bound(exact, images[:1].double())
-        layers = layer_norms(exact, images[:1].double())
+        copied = float64_copy(model)
+        require_independence(copied, images[:_NUM_PROBES].double())
+        lower = _lower(copied, images.clone(), settings, seed)
+        upper = spectral_bound(copied, images[:1].double())
+        layers = layer_norms(copied, images[:1].double())
     names = class_names or [str(index) for index in range(len(lower.gradient))]
     above: Sequence[float | None] = upper.values or [None] * len(names)
-    classes = [KernelNormsOf(*each) for each in zip(names, *lower, above, strict=True)]
+    classes = [KernelNormsOf(*bounds) for bounds in zip(names, *lower, above, strict=True)]
     require_bounded(classes)
     return KernelNormBounds(len(images), classes, layers, upper.reason)
 
@@ -208,14 +208,14 @@ def require_bounded(classes: Sequence[KernelNormsOf]) -> None:
     Raises:
         CertificateError: a lower bound is above the upper one, by more than rounding.
     """
-    for each in classes:
-        if each.spectral is not None and each.lower > each.spectral * (1 + _TOLERANCE):
+    for bounds in classes:
+        if bounds.spectral is not None and bounds.lower > bounds.spectral * (1 + _TOLERANCE):
             raise CertificateError(
-                f"The bounds of class {each.name} contradict each other: its logit was seen to change by "
-                f"{each.lower:.9g} a unit of l2 distance (gradient {each.gradient:.9g}, perturbation "
-                f"{each.perturbation:.9g}, deformation {each.deformation}), but the spectral upper bound is "
-                f"{each.spectral:.9g}. A rule of your own that bounds an operation too tightly does this; "
-                "if there is none, please report it."
+                f"The bounds of class {bounds.name} contradict each other: its logit was seen to change by "
+                f"{bounds.lower:.9g} a unit of l2 distance (gradient {bounds.gradient:.9g}, perturbation "
+                f"{bounds.perturbation:.9g}, deformation {bounds.deformation}), but the spectral upper "
+                f"bound is {bounds.spectral:.9g}. A rule of your own that bounds an operation too tightly "
+                "does this; if there is none, please report it."
             )
 
 
@@ -227,20 +227,22 @@ def layer_norms(model: nn.Module, image: Tensor) -> list[KernelNormsOfLayer]:
         image: Tensor (1, …), one of its inputs; it tells the size of each layer's.
     """
     try:
-        found = weights(model)
+        layers = weights(model)
     except ModelError:
         return []
     try:
         known = places(model, image)
     except ModelError:
-        return [KernelNormsOfLayer(each.name, _kernel_norm(each.matrix, each.name), None) for each in found]
+        return [
+            KernelNormsOfLayer(layer.name, _kernel_norm(layer.matrix, layer.name), None) for layer in layers
+        ]
     return [
         KernelNormsOfLayer(
-            each.name,
-            _kernel_norm(each.weight.matrix, each.name),
-            _norm(each.operator, each.input_shape, each.name),
+            place.name,
+            _kernel_norm(place.weight.matrix, place.name),
+            _norm(place.operator, place.input_shape, place.name),
         )
-        for each in known
+        for place in known
     ]
 
 

@@ -65,7 +65,7 @@ class NetworkNorms(NamedTuple):
     reason: str | None
 
 
-class _Found(NamedTuple):
+class _RandomLayer(NamedTuple):
     """One random layer: its place, and the same with another chance that the bound by draws fails."""
 
     place: Place
@@ -102,25 +102,27 @@ def expected_norms(
     require_confidence(confidence)
     generator = torch.Generator().manual_seed(derived_seed("expected norms", seed))
     with preserved_random_state(images.device), torch.inference_mode(False), torch.no_grad():
-        exact, image = float64_copy(model), images[:1].double()
-        with bayes.at_posterior_mean(exact):
-            found = [
-                _found(place, num_draws, confidence, generator)
-                for place in places(exact, image, bayes.is_variational)
+        copied, image = float64_copy(model), images[:1].double()
+        with bayes.at_posterior_mean(copied):
+            layers = [
+                _random_layer(place, num_draws, confidence, generator)
+                for place in places(copied, image, bayes.is_variational)
             ]
-        if not found:
+        if not layers:
             raise ModelError(
                 f"No linear layer or convolution of {type(model).__name__} has random weights; make them by "
                 "withstand.bayes.convert(model)."
             )
-        layers = {each.place.name: each.norm for each in found}
+        by_name = {layer.place.name: layer.norm for layer in layers}
         try:
-            return NetworkNorms(layers, _of_network(exact, image, found, confidence), None)
+            return NetworkNorms(by_name, _of_network(copied, image, layers, confidence), None)
         except ModelError as error:
-            return NetworkNorms(layers, None, str(error))
+            return NetworkNorms(by_name, None, str(error))
 
 
-def _found(place: Place, num_draws: int, confidence: float | None, generator: torch.Generator) -> _Found:
+def _random_layer(
+    place: Place, num_draws: int, confidence: float | None, generator: torch.Generator
+) -> _RandomLayer:
     layer = place.weight.layer
     assert isinstance(layer, bayes.VariationalLayer)  # chosen by the caller
     means, stds, shape = place.operator, layer.std("weight"), place.input_shape
@@ -137,26 +139,28 @@ def _found(place: Place, num_draws: int, confidence: float | None, generator: to
             estimates.append(estimated_norm(operator, shape))
     sampled = math.fsum(estimates) / num_draws if estimates else torch.stack(bounds).mean().item()
     if confidence is None:
-        return _Found(place, ExpectedNorm(sampled, surrogate, None, proven), None)
+        return _RandomLayer(place, ExpectedNorm(sampled, surrogate, None, proven), None)
     confidence_at = partial(confidence_bound, torch.stack(bounds), noise_lipschitz(spread))
-    return _Found(place, ExpectedNorm(sampled, surrogate, confidence_at(confidence), proven), confidence_at)
+    return _RandomLayer(
+        place, ExpectedNorm(sampled, surrogate, confidence_at(confidence), proven), confidence_at
+    )
 
 
 def _of_network(
-    model: nn.Module, image: Tensor, found: Sequence[_Found], confidence: float | None
+    model: nn.Module, image: Tensor, layers: Sequence[_RandomLayer], confidence: float | None
 ) -> ExpectedNorm:
-    def whole(norm_of: Callable[[_Found], float]) -> float:
-        return expected_lipschitz(model, image, {each.place.weight.name: norm_of(each) for each in found})
+    def whole(norm_of: Callable[[_RandomLayer], float]) -> float:
+        return expected_lipschitz(model, image, {layer.place.weight.name: norm_of(layer) for layer in layers})
 
     confident = None
     if confidence is not None:
-        share = 1 - (1 - confidence) / len(found)
-        confident = whole(lambda each: each.confidence_at(share) if each.confidence_at else math.inf)
+        share = 1 - (1 - confidence) / len(layers)
+        confident = whole(lambda layer: layer.confidence_at(share) if layer.confidence_at else math.inf)
     return ExpectedNorm(
-        whole(lambda each: each.norm.sampled),
-        whole(lambda each: each.norm.surrogate),
+        whole(lambda layer: layer.norm.sampled),
+        whole(lambda layer: layer.norm.surrogate),
         confident,
-        whole(lambda each: each.norm.proven),
+        whole(lambda layer: layer.norm.proven),
     )
 
 
@@ -183,10 +187,10 @@ class ExpectedNorms(Measure):
 
     @override
     def of(self, model: nn.Module, images: Tensor) -> Mapping[str, float]:
-        found = expected_norms(model, images, num_draws=self.num_draws, confidence=self.confidence)
-        rows = dict(found.layers)
-        if found.network is not None:
-            rows[_NETWORK] = found.network
+        norms = expected_norms(model, images, num_draws=self.num_draws, confidence=self.confidence)
+        rows = dict(norms.layers)
+        if norms.network is not None:
+            rows[_NETWORK] = norms.network
         return {
             f"spectral/{name}/{kind}": value
             for name, norm in rows.items()

@@ -1,4 +1,4 @@
-"""Lower bounds: how steep each logit is found to be, at examples and near them.
+"""Lower bounds: the steepest slopes of each logit that were seen, at examples and near them.
 
 Bietti et al., "A Kernel Perspective for Regularizing Deep Neural Networks" (arXiv 1810.00363),
 section 2: where the kernel's mapping does not expand, each of these is at most the norm of the
@@ -107,8 +107,8 @@ def slopes(model: nn.Module, images: Tensor, batch_size: int) -> Slopes:
         images: Float tensor (batch, …) in [0, 1].
         batch_size: Examples at a time.
     """
-    found = [_slopes(model, batch) for batch in torch.split(images, batch_size)]
-    logits, lengths = (torch.cat(parts) for parts in zip(*found, strict=True))
+    parts = [_slopes(model, batch) for batch in torch.split(images, batch_size)]
+    logits, lengths = (torch.cat(columns) for columns in zip(*parts, strict=True))
     return Slopes(logits, lengths)
 
 
@@ -128,7 +128,7 @@ def perturbed(
     Args:
         model: A float64 model in eval mode.
         images: Float tensor (batch, …) in [0, 1].
-        at: What ``slopes`` says of them.
+        at: The result of ``slopes`` for them.
         settings: Budget, steps, and how many examples a class to start from.
         batch_size: Examples at a time.
 
@@ -139,10 +139,10 @@ def perturbed(
     rows = at.lengths.topk(number, dim=0).indices
     classes = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
     best = at.logits.new_zeros(rows.shape[1])
-    pairs = (torch.split(each.flatten(), batch_size) for each in (rows, classes))
+    pairs = (torch.split(indices.flatten(), batch_size) for indices in (rows, classes))
     for row, index in zip(*pairs, strict=True):
-        found = _ascend(model, images[row].double(), at.logits[row], index, settings)
-        best.scatter_reduce_(0, index, found, "amax")
+        rises = _ascend(model, images[row].double(), at.logits[row], index, settings)
+        best.scatter_reduce_(0, index, rises, "amax")
     return best
 
 

@@ -1,6 +1,6 @@
 """The expected Lipschitz constant of a network with random weights.
 
-The Lipschitz bound that a ball gives is a sum of products of layer norms, in which each random layer stands
+The Lipschitz bound that a ball gives is a sum of products of layer norms, in which each random layer occurs
 at most once on each way through the network. Layers are drawn independently of each other, so that the
 expectation of a product of their norms is the product of the expectations: the same sum with each random
 layer's norm replaced by (a bound of) its expectation bounds the expected Lipschitz constant, and so E ||f(x
@@ -45,9 +45,9 @@ def expected_lipschitz(model: nn.Module, image: Tensor, norms: Mapping[str, floa
         ModelError: no ball passes through the model, a random layer is used twice, so that it is not
             independent of itself, or one is used by something else than a call of the layer.
     """
-    exact = float64_copy(model)
-    mean = bayes.mean_network(exact)
-    layers = dict(bayes.variational_layers(exact))
+    copied = float64_copy(model)
+    mean = bayes.mean_network(copied)
+    layers = dict(bayes.variational_layers(copied))
     expected = dict(norms)
     for path, layer in layers.items():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -116,7 +116,7 @@ class _Walk:
         self._met.add(path)
         if not call.takes_domain:
             raise ModelError(f"The random layer {path!r} is called with a constant, not with the image.")
-        return call.apply_rule(_Given(path, self._expected.get(path)))
+        return call.apply_rule(_KnownNorm(path, self._expected.get(path)))
 
     def _require_no_weight(self, call: Call) -> None:
         owner = str(call.node.target).rpartition(".")[0]
@@ -129,7 +129,7 @@ class _Walk:
 
 
 @dataclass(frozen=True)
-class _Given(OperatorNorms):
+class _KnownNorm(OperatorNorms):
     """The norm of a random layer that is known beforehand; None where it is not."""
 
     path: str

@@ -1,4 +1,4 @@
-"""What is always measured: how sure a model is when it is right, and what befalls each class."""
+"""What is always measured: how sure a model is when it is correct, and the accuracy of each class."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Reliability(NamedTuple):
     Attributes:
         counts: How many in each, int64 (bins,).
         confidence: The sum of their confidences (bins,).
-        right: How many of them are right (bins,).
+        correct: How many of them are correct (bins,).
     """
 
     counts: NDArray[np.int64]
     confidence: NDArray[np.float64]
-    right: NDArray[np.float64]
+    correct: NDArray[np.float64]
 
     @property
     def error(self) -> float:
@@ -40,24 +40,24 @@ class Reliability(NamedTuple):
 
         Guo et al., "On calibration of modern neural networks" (ICML 2017), eq. 3.
         """
-        return float(np.abs(self.confidence - self.right).sum() / self.counts.sum())
+        return float(np.abs(self.confidence - self.correct).sum() / self.counts.sum())
 
 
 def reliability(
-    confidence: NDArray[np.float64], is_right: NDArray[np.bool_], num_bins: int = CALIBRATION_BINS
+    confidence: NDArray[np.float64], is_correct: NDArray[np.bool_], num_bins: int = CALIBRATION_BINS
 ) -> Reliability:
     """Confidence beside how often it is deserved.
 
     Args:
         confidence: The probability of each prediction (examples,), at least one.
-        is_right: Whether it is right (examples,).
+        is_correct: Whether it is correct (examples,).
         num_bins: Of the confidence.
     """
     bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
     return Reliability(
         np.bincount(bins, minlength=num_bins).astype(np.int64),
         np.bincount(bins, weights=confidence, minlength=num_bins).astype(np.float64),
-        np.bincount(bins, weights=is_right, minlength=num_bins).astype(np.float64),
+        np.bincount(bins, weights=is_correct, minlength=num_bins).astype(np.float64),
     )
 
 
@@ -86,18 +86,18 @@ class Calibration(Meter):
     def summary(self, gathered: Gathered) -> Summary:
         rows, num_bins = gathered.rows, self.num_bins
         confidence = rows["confidence"].fillna(0.0).to_numpy(dtype=np.float64)
-        found = reliability(confidence, (rows["prediction"] == rows["label"]).to_numpy(), num_bins)
+        curve = reliability(confidence, (rows["prediction"] == rows["label"]).to_numpy(), num_bins)
         bins = [
             results.Bin(
                 lower=place / num_bins,
                 upper=(place + 1) / num_bins,
                 count=int(count),
                 confidence=min(1.0, float(sure / count)) if count else None,
-                accuracy=float(right / count) if count else None,
+                accuracy=float(correct / count) if count else None,
             )
-            for place, (count, sure, right) in enumerate(zip(*found, strict=True))
+            for place, (count, sure, correct) in enumerate(zip(*curve, strict=True))
         ]
-        error = Measurement(CALIBRATION_ERROR, "clean", value=found.error)
+        error = Measurement(CALIBRATION_ERROR, "clean", value=curve.error)
         return Summary([error], {"calibration": bins})
 
 
@@ -105,7 +105,7 @@ class Calibration(Meter):
 class Classes(Meter):
     """Clean, attacked and certified accuracy of each class, and which classes are taken for which.
 
-    Attacked and certified are at the attack and certificate to tell of first. It is always measured.
+    Attacked and certified are at the attack and certificate to report first. It is always measured.
     """
 
     name = "classes"

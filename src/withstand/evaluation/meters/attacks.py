@@ -26,7 +26,7 @@ class Attacks(Meter):
     """Accuracy under attacks of your own, each run at every epsilon.
 
     Every attack runs where only its success counts (best iterate, restarts, stop when fooled), and its
-    success is judged by the evaluation. Several ``Attacks`` are measured beside each other.
+    success is decided by the evaluation. Several ``Attacks`` are measured beside each other.
 
     Args:
         attacks: At least one; at whatever budget.
@@ -142,12 +142,12 @@ def _plans(attacks: Sequence[Attack], epsilons: Sequence[float], *, is_random: b
 
 def _named(models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """By the last part of their folders, numbered where others have it."""
-    found: dict[str, nn.Module] = {}
+    by_name: dict[str, nn.Module] = {}
     for folder, model in models.items():
         name = folder.replace("\\", "/").rstrip("/").rpartition("/")[2]
-        alike = sum(other == name or other.startswith(f"{name}-") for other in found)
-        found[name if not alike else f"{name}-{alike + 1}"] = model
-    return found
+        alike = sum(other == name or other.startswith(f"{name}-") for other in by_name)
+        by_name[name if not alike else f"{name}-{alike + 1}"] = model
+    return by_name
 
 
 CERTIFIED_NORMS = (2.0, float("inf"))

@@ -49,10 +49,10 @@ class Corruptions(Meter):
                     f"Expected severities of the corruptions from 1 to {SEVERITIES[-1]}, but got {severity}."
                 )
         names = [kind.name for kind in self._kinds]
-        for name, given in (("kinds", names), ("severities", self.severities)):
-            if not given or len(set(given)) < len(given):
+        for name, values in (("kinds", names), ("severities", self.severities)):
+            if not values or len(set(values)) < len(values):
                 raise ValueError(
-                    f"Expected {name} of the corruptions, one at least and each once, but got {given}."
+                    f"Expected {name} of the corruptions, one at least and each once, but got {values}."
                 )
 
     def describe(self) -> str:
@@ -72,9 +72,9 @@ class Corruptions(Meter):
             torch.stack([_hits(predictor, batch, kind, severity, seed) for severity in self.severities])
             for kind in self._kinds
         ]
-        found = torch.stack(hits).cpu().numpy()  # (kinds, severities, batch)
-        columns = {str(example_column(CORRUPTED)): found.mean(axis=(0, 1))}
-        return PartResult(columns, {_HITS: found.sum(axis=2, dtype=np.int64)})
+        is_correct = torch.stack(hits).cpu().numpy()  # (kinds, severities, batch)
+        columns = {str(example_column(CORRUPTED)): is_correct.mean(axis=(0, 1))}
+        return PartResult(columns, {_HITS: is_correct.sum(axis=2, dtype=np.int64)})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -102,7 +102,7 @@ class Corruptions(Meter):
 
 
 def _hits(predictor: Predictor, batch: Batch, kind: Corruption, severity: int, seed: int) -> Tensor:
-    """Whether the model is right on each corrupted image: bool (batch,)."""
+    """Whether the model is correct on each corrupted image: bool (batch,)."""
     generator = torch.Generator(batch.images.device).manual_seed(_seed(seed, kind.name, severity))
     return predictor.predict(kind(batch.images, severity, generator)) == batch.labels
 

@@ -21,7 +21,7 @@ from withstand.results.measurements import LARGE_EPSILON, VANISHING_GRADIENTS, M
 from withstand.types import Batch
 
 LARGE_EPSILON_EXAMPLES = 200
-"""Test examples on which a budget that allows everything is tried, the first ones."""
+"""Test examples on which a budget that makes all images alike is tried, the first ones."""
 
 LARGEST_CLASS = "largest class"
 """Beside it in the table: the share of the largest class, above which none can be robust."""
@@ -32,7 +32,7 @@ _LOSSES = {"cross-entropy": cross_entropy, "margin": margin}
 
 @dataclass(frozen=True)
 class VanishingGradients(Meter):
-    """Counts the right examples at which a loss has no gradient at all with respect to the image.
+    """Counts the correctly classified examples at which a loss has no gradient with respect to the image.
 
     A gradient counts as none where no pixel's is a normal number of the images' precision: its sign and its
     direction are those of rounding then (Carlini and Wagner, 2016; Athalye et al., ICML 2018). It is measured
@@ -43,21 +43,23 @@ class VanishingGradients(Meter):
 
     @override
     def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
-        is_right = prediction == batch.labels
-        counts = {"right": np.array([int(is_right.sum())])}
+        is_correct = prediction == batch.labels
+        counts = {"right": np.array([int(is_correct.sum())])}
         for name, loss in _LOSSES.items():
-            counts[name] = np.array([int((_vanishes(predictor.attack_model, batch, loss) & is_right).sum())])
+            counts[name] = np.array(
+                [int((_vanishes(predictor.attack_model, batch, loss) & is_correct).sum())]
+            )
         return PartResult({}, counts)
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
-        right = int(gathered.counts["right"][0])
+        num_correct = int(gathered.counts["right"][0])
         measurements = []
         for name in _LOSSES:
             vanished = int(gathered.counts[name][0])
-            value = vanished / right if right else 0.0
+            value = vanished / num_correct if num_correct else 0.0
             measurements.append(
-                Measurement(VANISHING_GRADIENTS, name, value=value, correct=vanished, total=right)
+                Measurement(VANISHING_GRADIENTS, name, value=value, correct=vanished, total=num_correct)
             )
         return Summary(measurements)
 
@@ -85,10 +87,10 @@ def large_epsilon(norm: float, num_pixels: int) -> float:
 
 @dataclass(frozen=True)
 class LargeEpsilon(Meter):
-    """How many examples are robust under PGD at a budget that allows everything.
+    """How many examples are robust under PGD at epsilon 0.5 of linf, or the like of another norm.
 
-    No classifier can truly be right on more than the largest class there, since all images can be made alike.
-    It is measured beside each suite of attacks.
+    No classifier can truly be correct on more than the largest class there, since all images can be made
+    alike. It is measured beside each suite of attacks.
 
     Args:
         norm: 1, 2 or inf.
@@ -112,7 +114,8 @@ class LargeEpsilon(Meter):
             PGD(norm=self.norm, epsilon=epsilon, num_steps=_STEPS, loss=loss) for loss in _LOSSES.values()
         ]
         forms = [
-            each.for_random_answers() if predictor.is_random else each.for_evaluation() for each in attacks
+            attack.for_random_answers() if predictor.is_random else attack.for_evaluation()
+            for attack in attacks
         ]
         torch.manual_seed(subject.seed)
         robust = 0

@@ -26,7 +26,7 @@ class KernelNorms(KernelNormSettings, Meter):
 
     @override
     def measure(self, subject: Subject) -> Any:
-        """What ``kernel_norm_bounds`` finds of the first test examples.
+        """The result of ``kernel_norm_bounds`` on the first test examples.
 
         Raises:
             ModelError: the model is no function of one image.
@@ -34,8 +34,8 @@ class KernelNorms(KernelNormSettings, Meter):
         """
         images = next(batches(subject.test, self.num_examples)).images
         names = subject.info.class_names
-        found = kernel_norm_bounds(subject.model, images, self, class_names=names, seed=subject.seed)
-        return asdict(found)
+        bounds = kernel_norm_bounds(subject.model, images, self, class_names=names, seed=subject.seed)
+        return asdict(bounds)
 
     @override
     def summary(self, gathered: Gathered) -> Summary:

@@ -26,14 +26,17 @@ class MomentCheck(MomentSettings, Meter):
 
     @override
     def measure(self, subject: Subject) -> Any:
-        """What ``check_moments`` finds of the first test examples.
+        """The result of ``check_moments`` on the first test examples.
 
         Raises:
             ModelError: moments cannot pass through the model.
         """
         images = next(batches(subject.test, self.num_examples)).images
-        found = check_moments(subject.model, images, self, seed=subject.seed)
-        return {"num_examples": found.num_examples, "levels": _LEVELS.dump_python(found.levels, mode="json")}
+        results = check_moments(subject.model, images, self, seed=subject.seed)
+        return {
+            "num_examples": results.num_examples,
+            "levels": _LEVELS.dump_python(results.levels, mode="json"),
+        }
 
     @override
     def summary(self, gathered: Gathered) -> Summary:

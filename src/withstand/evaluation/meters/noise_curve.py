@@ -1,4 +1,4 @@
-"""How a model answers as Gaussian noise grows: the same as without it, and rightly."""
+"""How a model answers as Gaussian noise grows: the same as without it, and correctly."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class NoiseCurve(Meter):
         """As the interface has it; level 0 is exact, since nothing is drawn for it.
 
         Where the model's answers are drawn, those at level 0 are ``prediction`` itself, and all others are
-        drawn anew. The columns are the share of levels and draws at which the model is right, and at which it
-        answers as without noise, without clipping; the counts are (levels, measures).
+        drawn anew. The columns are the share of levels and draws at which the model is correct, and at which
+        it answers as without noise, without clipping; the counts are (levels, measures).
         """
         generator = torch.Generator(batch.images.device).manual_seed(seed)
         levels = [self._hits_at(level, predictor, batch, prediction, generator) for level in self.levels]
@@ -128,13 +128,13 @@ class NoiseCurve(Meter):
         labels = batch.labels
         if noise_std == 0:
             return _hits(prediction, prediction, prediction, labels) * self.num_draws
-        found = torch.zeros(len(_MEASURES), len(labels), dtype=torch.int64, device=labels.device)
+        hits = torch.zeros(len(_MEASURES), len(labels), dtype=torch.int64, device=labels.device)
         for _ in range(self.num_draws):
             noisy = batch.images + self._draw(batch.images, noise_std, generator)
-            found += _hits(
+            hits += _hits(
                 predictor.predict(noisy), predictor.predict(noisy.clamp(0.0, 1.0)), prediction, labels
             )
-        return found
+        return hits
 
     def _draw(self, images: Tensor, noise_std: float, generator: torch.Generator) -> Tensor:
         noise = torch.empty_like(images).normal_(generator=generator)

@@ -32,7 +32,7 @@ Kind = Literal["clean", "attacked", "out-of-distribution"]
 _COLUMNS = ("entropy", "expected-entropy", "mutual-information")
 _MEASURES = ("entropy", "expected_entropy", "mutual_information")
 _WORDS = ("predictive entropy", "expected entropy", "mutual information")
-_CONFIDENCE, _RIGHT = "confidence", "right"
+_CONFIDENCE, _CORRECT = "confidence", "right"
 _AUROC = "AUROC of entropy against clean images"
 _MOST_ROWS = 500  # images times draws, of one pass
 
@@ -110,22 +110,22 @@ class Uncertainty(Meter):
     @override
     @torch.no_grad()
     def score_attacked(self, predictor: Predictor, images: Tensor, labels: Tensor) -> Columns:
-        found, prediction = self._observed(predictor, images)
-        return found | {_RIGHT: (prediction == labels).cpu().numpy()}
+        columns, prediction = self._observed(predictor, images)
+        return columns | {_CORRECT: (prediction == labels).cpu().numpy()}
 
     @override
     @torch.no_grad()
     def measure(self, subject: Subject) -> Any:
         """Entropies and confidence of the images of each other data set."""
-        found: dict[str, dict[str, list[float]]] = {}
+        by_name: dict[str, dict[str, list[float]]] = {}
         for name, dataset in self._others.items():
             split = dataset.test.first(len(subject.test))
             parts: list[Columns] = []
             for number, batch in enumerate(batches(split.to(subject.test.images.device), subject.batch_size)):
                 torch.manual_seed(seed_of(subject.seed, number * subject.batch_size))
                 parts.append(self._observed(subject.predictor, batch.images)[0])
-            found[name] = {key: np.concatenate([part[key] for part in parts]).tolist() for key in parts[0]}
-        return found
+            by_name[name] = {key: np.concatenate([part[key] for part in parts]).tolist() for key in parts[0]}
+        return by_name
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -141,7 +141,7 @@ class Uncertainty(Meter):
         part = results.Uncertainty(
             self.describe(), self.num_samples, classes, [float(edge) for edge in edges], sets
         )
-        return Summary([row for each in sets for row in _rows(each)], {"uncertainty": part})
+        return Summary([row for of_set in sets for row in _rows(of_set)], {"uncertainty": part})
 
     @property
     def _others(self) -> Mapping[str, Dataset]:
@@ -154,20 +154,22 @@ class Uncertainty(Meter):
         logits = torch.cat([bayes.sample_logits(model, part, self.num_samples) for part in parts], dim=1)
         log_probabilities = logits.double().log_softmax(dim=2)
         confidence, prediction = log_probabilities.exp().mean(dim=0).max(dim=1)
-        found = dict(zip(_COLUMNS, entropies(log_probabilities), strict=True)) | {_CONFIDENCE: confidence}
-        return {name: values.cpu().numpy() for name, values in found.items()}, prediction
+        columns = dict(zip(_COLUMNS, entropies(log_probabilities), strict=True)) | {_CONFIDENCE: confidence}
+        return {name: values.cpu().numpy() for name, values in columns.items()}, prediction
 
     def _set(
         self, name: str, kind: Kind, state: Columns, clean: NDArray[Any], edges: NDArray[np.float64]
     ) -> results.UncertaintySet:
         measures = [(measure, state[key]) for measure, key in zip(_MEASURES, _COLUMNS, strict=True)]
-        right = state.get(_RIGHT)
+        is_correct = state.get(_CORRECT)
         return results.UncertaintySet(
             name=name,
             kind=kind,
             num_examples=len(state[_CONFIDENCE]),
-            accuracy=None if right is None else float(right.mean()),
-            calibration_error=None if right is None else reliability(state[_CONFIDENCE], right).error,
+            accuracy=None if is_correct is None else float(is_correct.mean()),
+            calibration_error=None
+            if is_correct is None
+            else reliability(state[_CONFIDENCE], is_correct).error,
             auroc=None if kind == "clean" else auroc(clean, state[_COLUMNS[0]]),
             means={measure: float(values.mean()) for measure, values in measures},
             medians={measure: float(np.median(values)) for measure, values in measures},

@@ -1,7 +1,7 @@
 """Published evaluations, as published, so that published figures are compared with like.
 
-What such a protocol measures is no robust accuracy. It stands beside what attacks of the scored predictor
-leave, and the difference is what the protocol hides.
+What such a protocol measures is no robust accuracy. It is reported beside what attacks of the scored
+predictor leave, and the difference is what the protocol hides.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from withstand.types import Batch
 
 _PROTOCOL = "sebr"
 _CLEAN = "clean"
-_RIGHT = "right"
+_CORRECT = "right"
 
 
 @dataclass(frozen=True)
@@ -89,21 +89,21 @@ class SebrProtocol(Meter):
     def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
         model = predictor.model.model if isinstance(predictor.model, bayes.Predictor) else predictor.model
         torch.manual_seed(seed)
-        right = [self._num_right(model, batch.images, batch.labels)]
+        correct = [self._num_correct(model, batch.images, batch.labels)]
         for attack, epsilon in self._targets():
             images = batch.images + self._perturbation(model, batch, attack, epsilon)
-            right.append(self._num_right(model, images, batch.labels))
-        return PartResult({}, {_RIGHT: np.array(right)})
+            correct.append(self._num_correct(model, images, batch.labels))
+        return PartResult({}, {_CORRECT: np.array(correct)})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
         measure, total = protocol_measure(_PROTOCOL), len(gathered.rows)
-        clean, *attacked = (share_of(int(right), total) for right in gathered.counts[_RIGHT])
+        clean, *attacked = (share_of(int(correct), total) for correct in gathered.counts[_CORRECT])
         measurements = [
             measured(measure, clean, by=_CLEAN),
             *(
-                measured(measure, found, by=attack, norm="inf", level=epsilon)
-                for (attack, epsilon), found in zip(self._targets(), attacked, strict=True)
+                measured(measure, accuracy, by=attack, norm="inf", level=epsilon)
+                for (attack, epsilon), accuracy in zip(self._targets(), attacked, strict=True)
             ),
         ]
         attacks = {attack: self._describe(attack) for attack, _ in self._targets()}
@@ -133,8 +133,8 @@ class SebrProtocol(Meter):
         return delta
 
     @torch.no_grad()
-    def _num_right(self, model: nn.Module, images: Tensor, labels: Tensor) -> int:
-        """How many images are told rightly by the mean of the logits."""
+    def _num_correct(self, model: nn.Module, images: Tensor, labels: Tensor) -> int:
+        """How many images are classified correctly by the mean of the logits."""
         if bayes.is_stochastic(model):
             logits = bayes.sample_logits(model, images, self.num_samples).mean(dim=0)
         else:

@@ -17,7 +17,7 @@ from withstand.results.shares import share
 from withstand.types import Batch
 
 _PREDICTION = "smoothed-prediction"  # the smoothed classifier's class; -1 where it abstains
-_RADIUS = "smoothed-radius-l2"  # in which it is right; 0 where it is wrong or abstains
+_RADIUS = "smoothed-radius-l2"  # in which it is correct; 0 where it is wrong or abstains
 _BY = "smoothed"
 
 
@@ -39,11 +39,11 @@ class RandomizedSmoothing(Smoothing, Meter):
     @override
     def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
         generator = torch.Generator(batch.images.device).manual_seed(seed)
-        found = smoothed_radius(
+        smoothed = smoothed_radius(
             predictor.model, batch.images, settings=self, generator=generator, is_random=predictor.is_random
         )
-        radii = found.radius.where(found.prediction == batch.labels, 0.0)
-        return PartResult({_PREDICTION: found.prediction.cpu().numpy(), _RADIUS: radii.cpu().numpy()})
+        radii = smoothed.radius.where(smoothed.prediction == batch.labels, 0.0)
+        return PartResult({_PREDICTION: smoothed.prediction.cpu().numpy(), _RADIUS: radii.cpu().numpy()})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:

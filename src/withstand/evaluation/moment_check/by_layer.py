@@ -58,8 +58,8 @@ def walk_layers(
         value = _Tracked(start(images[part], noise), walk.sampled[INPUT])
         logits.append(program.walk(value, walk.result_of).moments)
     return Layers(
-        torch.cat([each.mean for each in logits]),
-        torch.cat([each.variance.expand_as(each.mean) for each in logits]),
+        torch.cat([value.mean for value in logits]),
+        torch.cat([value.variance.expand_as(value.mean) for value in logits]),
         walk.accumulated,
         walk.own,
         walk.seconds,
@@ -83,12 +83,12 @@ def layer_results(samples: Samples, forms: dict[str, Layers]) -> list[MomentsLay
     ]
 
 
-def _cost(found: Layers, nodes: list[str], samples: Samples) -> MomentsForm:
+def _cost(layers: Layers, nodes: list[str], samples: Samples) -> MomentsForm:
     sampling = sum(samples.seconds[node] for node in nodes)
-    seconds = sum(found.node_seconds[node] for node in nodes)
+    seconds = sum(layers.node_seconds[node] for node in nodes)
     return MomentsForm(
-        root_mean_square([found.accumulated[node].apart() for node in nodes]),
-        root_mean_square([found.own[node].apart() for node in nodes]),
+        root_mean_square([layers.accumulated[node].apart() for node in nodes]),
+        root_mean_square([layers.own[node].apart() for node in nodes]),
         seconds / sampling if sampling else None,
     )
 
@@ -129,15 +129,15 @@ class _Walk:
         if isinstance(result, Moments):
             return _Tracked(result, self.sampled[key])
         if isinstance(result, list | tuple):
-            return [self._paired(each, part_of(key, index)) for index, each in enumerate(result)]
+            return [self._paired(item, part_of(key, index)) for index, item in enumerate(result)]
         return result  # a size, or the like
 
 
 def _computed(result: Any) -> Any:
     """The same, with nothing put off: what an activation makes of moments is part of its time."""
-    for each in result if isinstance(result, list | tuple) else [result]:
-        if isinstance(each, Moments):
-            each.variance  # noqa: B018 - it is computed where it is asked for
+    for item in result if isinstance(result, list | tuple) else [result]:
+        if isinstance(item, Moments):
+            item.variance  # noqa: B018 - it is computed where it is asked for
     return result
 
 
@@ -149,7 +149,7 @@ def _matched(value: Any) -> Any:
     """With the sampled means and deviations in place of the analytic ones."""
     if not isinstance(value, _Tracked):
         return value
-    mean, variance = (each.to(value.moments.mean) for each in value.sampled)
+    mean, variance = (moment.to(value.moments.mean) for moment in value.sampled)
     match value.moments:
         case FactoredGaussian() as former:
             has_spread = former.variance > 0

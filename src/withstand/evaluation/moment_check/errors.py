@@ -52,8 +52,8 @@ def compare_logits(
     if variance is not None and unit.numel():
         own = variance.double().expand_as(std).sqrt()[moves]
         levels = torch.tensor([0.05, 0.5, 0.95], dtype=own.dtype, device=own.device)
-        found = (own / unit).quantile(levels).tolist()
-        ratio = StdRatio(*found) if all(map(math.isfinite, found)) else None
+        ratios = (own / unit).quantile(levels).tolist()
+        ratio = StdRatio(*ratios) if all(map(math.isfinite, ratios)) else None
         count = min(most_points, len(unit))
         picked = torch.linspace(0, len(unit) - 1, count, dtype=torch.float64).round().long().to(unit.device)
         points = list(zip(unit[picked].tolist(), own[picked].tolist(), strict=True))
@@ -74,7 +74,7 @@ def root_mean_square(layers: Sequence[MomentsError]) -> MomentsError:
     columns = zip(*(astuple(layer) for layer in layers), strict=True)
     known = [[value for value in column if value is not None] for column in columns]
     return MomentsError(
-        *(math.sqrt(sum(v * v for v in each) / len(each)) if each else None for each in known)
+        *(math.sqrt(sum(v * v for v in values) / len(values)) if values else None for values in known)
     )
 
 

@@ -117,17 +117,17 @@ def _correlated(images: Tensor, noise: GaussianNoise, *, is_linked: bool) -> Cor
 def _means(result: Any) -> list[Tensor]:
     if isinstance(result, Moments):
         return [result.mean]
-    return [mean for each in result for mean in _means(each)] if isinstance(result, list | tuple) else []
+    return [mean for item in result for mean in _means(item)] if isinstance(result, list | tuple) else []
 
 
 def _count(call: Call) -> int:
     """How many of a call's values depend on the input."""
-    found: list[Domain] = []
+    domains: list[Domain] = []
 
     def note(value: Any) -> Any:
         if isinstance(value, Domain):
-            found.append(value)
+            domains.append(value)
         return value
 
     fx.node.map_aggregate((call.arguments, dict(call.options)), note)
-    return len(found)
+    return len(domains)

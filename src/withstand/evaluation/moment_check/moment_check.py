@@ -31,7 +31,7 @@ _MOST_POINTS = 300  # of all methods and levels
 
 @dataclass(frozen=True)
 class MomentResults:
-    """What was found of a model.
+    """The results of a model.
 
     Attributes:
         num_examples: How many images were looked at.
@@ -60,7 +60,7 @@ def check_moments(
             ``settings.num_examples`` count.
         settings: The defaults where None.
         seed: Of the noise.
-        on_image: Told how many images of all levels are sampled, of how many.
+        on_image: Is called with how many images of all levels are sampled, of how many.
 
     Returns:
         The errors and times of each level.
@@ -76,7 +76,7 @@ def check_moments(
     check_batch(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
     done, total = count(1), len(images) * len(settings.noise_std)
 
-    def told() -> None:
+    def on_sampled() -> None:
         number = next(done)
         if on_image is not None:
             on_image(number, total)
@@ -88,7 +88,7 @@ def check_moments(
         levels = []
         for std in settings.noise_std:
             torch.manual_seed(seed)
-            levels.append(check.at(std, told))
+            levels.append(check.at(std, on_sampled))
     return MomentResults(len(images), levels)
 
 
@@ -102,10 +102,10 @@ class _Check:
     images: Tensor
     settings: MomentSettings
 
-    def at(self, std: float, told: Callable[[], None]) -> MomentsLevel:
+    def at(self, std: float, on_sampled: Callable[[], None]) -> MomentsLevel:
         noise, num_samples = self.settings.noise(std), self.settings.num_samples
         chunk = max(1, min(num_samples, _MOST_DRAWS, _MOST_NUMBERS // self.about.widest))
-        samples = sample(self.program, self.images, noise, num_samples, chunk=chunk, on_image=told)
+        samples = sample(self.program, self.images, noise, num_samples, chunk=chunk, on_image=on_sampled)
         sample_seconds = seconds_of_sample(self.model, self.images, noise, chunk)
         forms: dict[str, Layers] = {}
         methods = [
@@ -129,7 +129,7 @@ class _Check:
         except ModelError as error:
             if method != "full":
                 raise
-            return MomentsMethod(method, str(error))  # the others stand
+            return MomentsMethod(method, str(error))  # the others are valid
         with_std = sum(name != "first-activation" for name in self.settings.methods)
         return compare_logits(
             method,
@@ -154,13 +154,13 @@ class _Check:
             return mean, None, seconds / len(crowd)
         start, size = start_of(method, self.about), batch_size_of(method, self.about, images, noise)
         if method != "full":
-            found = walk_layers(self.program, images, noise, samples, start, size)
-            forms[method] = found
+            layers = walk_layers(self.program, images, noise, samples, start, size)
+            forms[method] = layers
             crowd = _repeated(images, size)
             _, seconds = timed(
                 lambda: through_every_layer(self.program, start(crowd, noise)).variance, images.device
             )
-            return found.mean, found.variance, seconds / len(crowd)
+            return layers.mean, layers.variance, seconds / len(crowd)
         means, variances, total = [], [], 0.0
         for part in torch.split(images, size):
             logits, seconds = timed(

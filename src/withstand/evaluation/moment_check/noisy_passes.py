@@ -104,27 +104,27 @@ def sample(
         noise: Drawn from torch's global generator.
         num_samples: Draws an image.
         chunk: How many at a time.
-        on_image: Told after each image.
+        on_image: Is called after each image.
 
     Raises:
         ModelError: a BatchNorm goes by the statistics of its batch, so that draws would not be independent.
     """
     operations: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    found: list[dict[str, Sampled]] = []
+    by_image: list[dict[str, Sampled]] = []
     for image in images:
         walk = _Walk(operations, seconds)
         for start in range(0, num_samples, chunk):
             clean = image.expand(min(chunk, num_samples - start), *image.shape)
             walk.through(program, clean + noise.draw(clean))
-        found.append({key: tally.moments() for key, tally in walk.tallies.items()})
+        by_image.append({key: tally.moments() for key, tally in walk.tallies.items()})
         on_image()
     values = {
         key: Sampled(
-            torch.stack([each[key].mean for each in found]),
-            torch.stack([each[key].variance for each in found]),
+            torch.stack([moments[key].mean for moments in by_image]),
+            torch.stack([moments[key].variance for moments in by_image]),
         )
-        for key in found[0]
+        for key in by_image[0]
     }
     return Samples(values, operations, seconds)
 
@@ -186,8 +186,8 @@ class _Walk:
         return noted
 
     def _noted(self, key: str, value: Any) -> Any:
-        if isinstance(value, list | tuple) and any(isinstance(each, Tensor) for each in value):
-            return [self._noted(part_of(key, index), each) for index, each in enumerate(value)]
+        if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+            return [self._noted(part_of(key, index), item) for index, item in enumerate(value)]
         if not isinstance(value, Tensor):
             return value  # a size, or the like
         if key not in self.tallies:
@@ -219,15 +219,15 @@ class _Tally:
 
 
 def _tensors(call: Call) -> list[Tensor]:
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def note(value: Any) -> Any:
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         return value
 
     call.mapped(note)
-    return found
+    return tensors
 
 
 def _tensor(value: Any) -> Any:
