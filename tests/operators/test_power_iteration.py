@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from withstand.operators import Convolution, Dense, Diagonal, PowerIteration, Shape
+from withstand.operators import Convolution, Dense, Diagonal, PowerIteration, Shape, upper_bound
 
 INPUT: Shape = (2, 5, 5)
 
@@ -77,7 +80,9 @@ def test_power_iteration_has_a_vector_for_each_key() -> None:
     norms.of(_convolution(_kernel(0)), INPUT, "layers.0")
     before = norms.state_dict()["vectors.of_layers/0"].clone()
     norms.of(_convolution(_kernel(1)), INPUT, "layers.1")
-    assert set(norms.state_dict()) == {"vectors.of_layers/0", "vectors.of_layers/1"}
+    assert set(norms.state_dict()) == {
+        f"{what}.of_layers/{number}" for what in ("vectors", "estimates") for number in (0, 1)
+    }
     assert norms.state_dict()["vectors.of_layers/0"].equal(before)
 
 
@@ -152,3 +157,69 @@ def test_power_iteration_has_two_vectors_for_names_that_differ_by_a_dot() -> Non
         norms.of(second, (5,), "block_weight")
     for operator, name in ((first, "block.weight"), (second, "block_weight")):
         assert norms.of(operator, (5,), name).item() == pytest.approx(3.0, rel=1e-6)
+
+
+def _grouped(*scales: float) -> nn.Parameter:
+    """Kernels of a depthwise convolution, one scale a channel."""
+    return nn.Parameter(torch.stack([scale * _kernel()[0, :1].float() for scale in scales]))
+
+
+def _depthwise(weight: Tensor) -> Convolution:
+    return Convolution(weight, [1, 1], [1, 1], [1, 1], groups=len(weight))
+
+
+def test_power_iteration_follows_a_block_that_was_small_when_it_becomes_the_largest() -> None:
+    norms, weight = PowerIteration(), _grouped(4.0, 2.0)
+    for _ in range(200):
+        norms.of(_depthwise(weight), INPUT, "a")
+    with torch.no_grad():
+        weight[0] *= 0.1
+    estimate = norms.of(_depthwise(weight), INPUT, "a")
+    true = upper_bound(_depthwise(weight), INPUT)
+    torch.testing.assert_close(estimate, true.float(), rtol=1e-2, atol=0)
+
+
+def test_power_iteration_gradient_reaches_the_largest_block_alone() -> None:
+    weight = _grouped(1.0, 3.0, 2.0)
+    torch.autograd.backward(PowerIteration(20).of(_depthwise(weight), (3, 5, 5), "a"))
+    assert weight.grad is not None
+    assert weight.grad.flatten(1).any(dim=1).tolist() == [False, True, False]
+
+
+def test_power_iteration_finds_a_direction_that_its_vector_lacks() -> None:
+    """Of a diagonal matrix, a vector on the first axis would stay there for ever."""
+    matrix = torch.diag(torch.tensor([1.0, 0.5, 0.25]))
+    norms, weight = PowerIteration(), nn.Parameter(matrix.clone())
+    for _ in range(300):
+        norms.of(Dense(weight), (3,), "a")
+    for factor in (1.05, 1.1, 1.15, 1.2, 1.25, 1.3):  # no call differs by a tenth from the last
+        for _ in range(20):
+            with torch.no_grad():
+                weight[1, 1] = factor
+            estimate = norms.of(Dense(weight), (3,), "a")
+    assert estimate > 1.3 * (1 - 1e-3)
+
+
+def test_power_iteration_begins_anew_for_another_parameter_and_after_a_jump() -> None:
+    norms, first, second = PowerIteration(), nn.Parameter(_gapped(0)), nn.Parameter(_gapped(5))
+    for _ in range(30):
+        norms.of(Dense(first), (5,), "a")
+    fresh = PowerIteration().of(Dense(second), (5,), "a")
+    torch.testing.assert_close(norms.of(Dense(second), (5,), "a"), fresh, rtol=1e-9, atol=0)
+    with torch.no_grad():
+        second.copy_(2 * _gapped(7))
+    torch.testing.assert_close(norms.of(Dense(second), (5,), "a"), 2 * fresh, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e20, 1e25, 1e30])
+def test_power_iteration_is_right_at_any_scale_in_float32(scale: float) -> None:
+    matrix = (_gapped(3) * scale).float()
+    estimate = PowerIteration().of(Dense(matrix), (5,), "a")
+    assert estimate.item() == pytest.approx(3 * scale, rel=1e-5)
+
+
+def test_power_iteration_can_be_copied_and_pickled() -> None:
+    norms, weight = PowerIteration(), nn.Parameter(_gapped(2))
+    norms.of(Dense(weight), (5,), "a")
+    for again in (copy.deepcopy(norms), pickle.loads(pickle.dumps(norms))):
+        assert again.of(Dense(weight), (5,), "a").equal(copy.deepcopy(norms).of(Dense(weight), (5,), "a"))

@@ -54,6 +54,11 @@ class LinearOperator(ABC):
     def entries(self) -> Tensor:
         """Any tensor of the operator; it tells device and precision."""
 
+    @property
+    def num_blocks(self) -> int:
+        """How many operators it is, side by side: on equal parts of the dimension after the batch."""
+        return 1
+
     def norm(self, input_shape: Shape) -> Tensor | None:
         """The largest singular value where a closed form gives it, else None.
 
@@ -154,6 +159,11 @@ class Convolution(_Weighted):
     padding: Sequence[int]
     dilation: Sequence[int]
     groups: int = 1
+
+    @property
+    @override
+    def num_blocks(self) -> int:
+        return self.groups
 
     @override
     def apply(self, x: Tensor) -> Tensor:
