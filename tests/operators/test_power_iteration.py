@@ -80,9 +80,7 @@ def test_power_iteration_has_a_vector_for_each_key() -> None:
     norms.of(_convolution(_kernel(0)), INPUT, "layers.0")
     before = norms.state_dict()["vectors.of_layers/0"].clone()
     norms.of(_convolution(_kernel(1)), INPUT, "layers.1")
-    assert set(norms.state_dict()) == {
-        f"{what}.of_layers/{number}" for what in ("vectors", "estimates") for number in (0, 1)
-    }
+    assert set(norms.state_dict()) == {"vectors.of_layers/0", "vectors.of_layers/1"}
     assert norms.state_dict()["vectors.of_layers/0"].equal(before)
 
 
@@ -192,23 +190,19 @@ def test_power_iteration_finds_a_direction_that_its_vector_lacks() -> None:
     norms, weight = PowerIteration(), nn.Parameter(matrix.clone())
     for _ in range(300):
         norms.of(Dense(weight), (3,), "a")
-    for factor in (1.05, 1.1, 1.15, 1.2, 1.25, 1.3):  # no call differs by a tenth from the last
-        for _ in range(20):
-            with torch.no_grad():
-                weight[1, 1] = factor
-            estimate = norms.of(Dense(weight), (3,), "a")
+    with torch.no_grad():
+        weight[1, 1] = 1.3
+    for _ in range(60):
+        estimate = norms.of(Dense(weight), (3,), "a")
     assert estimate > 1.3 * (1 - 1e-3)
 
 
-def test_power_iteration_begins_anew_for_another_parameter_and_after_a_jump() -> None:
+def test_power_iteration_begins_anew_for_another_parameter() -> None:
     norms, first, second = PowerIteration(), nn.Parameter(_gapped(0)), nn.Parameter(_gapped(5))
     for _ in range(30):
         norms.of(Dense(first), (5,), "a")
     fresh = PowerIteration().of(Dense(second), (5,), "a")
     torch.testing.assert_close(norms.of(Dense(second), (5,), "a"), fresh, rtol=1e-9, atol=0)
-    with torch.no_grad():
-        second.copy_(2 * _gapped(7))
-    torch.testing.assert_close(norms.of(Dense(second), (5,), "a"), 2 * fresh, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e20, 1e25, 1e30])

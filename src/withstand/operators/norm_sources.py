@@ -6,7 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,6 @@ def _key(name: str) -> str:
 
 _FIRST_ITERATIONS = 20
 _RANDOM_SHARE = 1e-4  # of a vector's length, once a call
-_LARGEST_CHANGE = 0.1  # of an estimate between two calls, as far as weights are taken to be the same
 
 
 class OperatorNorms(ABC):
@@ -80,9 +79,8 @@ class PowerIteration(nn.Module, OperatorNorms):
     Three things keep an estimate from staying too small. Each block of an operator (each group of a
     convolution) has a vector of its own length, since one that shrinks would take its share of a common
     vector down to nothing, where nothing brings it back. Each call adds a small random share, so that no
-    direction is ever missing. And the vectors belong to a weight: those of another parameter begin anew. On a
-    CPU so do those whose estimate is more than a tenth off the last one, as when weights are loaded; on an
-    accelerator this test would make the host wait, and the random share catches up in some tens of calls.
+    direction is ever missing; after weights were loaded it catches up in some tens of calls. And the vectors
+    belong to a parameter: those of another begin anew.
 
     Args:
         num_iterations: Iterations a call; one that begins anew makes at least 20.
@@ -97,7 +95,6 @@ class PowerIteration(nn.Module, OperatorNorms):
             raise ValueError(f"Expected at least 1 power iteration, but got {num_iterations}.")
         self.num_iterations = num_iterations
         self.vectors = Buffers()
-        self.estimates = Buffers()
         self._parameters_seen: dict[str, weakref.ref[Tensor]] = {}
 
     @override
@@ -107,23 +104,18 @@ class PowerIteration(nn.Module, OperatorNorms):
 
     def _estimate(self, operator: LinearOperator, input_shape: Shape, key: str) -> Tensor:
         like, blocks = operator.entries, operator.num_blocks
-        vector, former = self.vectors.get(key), self.estimates.get(key)
+        vector = self.vectors.get(key)
         random = _random_direction(input_shape, blocks, like.dtype, like.device)
         is_other = self._is_of_another_parameter(key, like)
         with torch.no_grad():
             if vector is None or vector.shape[1:] != input_shape or is_other:
-                singular = _iterated(operator, random, max(self.num_iterations, _FIRST_ITERATIONS))
+                vector, image = _iterated(operator, random, max(self.num_iterations, _FIRST_ITERATIONS))
             else:
                 vector = vector.to(like) + _RANDOM_SHARE * random  # a resumed one may be on another device
-                singular = _iterated(operator, vector, self.num_iterations)
-                may_wait = like.device.type == "cpu"
-                if may_wait and former is not None and _is_far(singular.first_norm, former.to(like)):
-                    singular = _iterated(operator, singular.vector + random, _FIRST_ITERATIONS)
-        products = (operator.apply(singular.vector) * singular.image).reshape(blocks, -1)
-        estimate: Tensor = products.sum(dim=1).max()
-        self.vectors.put(key, singular.vector)
-        self.estimates.put(key, estimate.detach())
-        return estimate
+                vector, image = _iterated(operator, vector, self.num_iterations)
+        self.vectors.put(key, vector)
+        norms: Tensor = (operator.apply(vector) * image).reshape(blocks, -1).sum(dim=1)
+        return norms.max()
 
     def _is_of_another_parameter(self, key: str, entries: Tensor) -> bool:
         """Whether a key's vector is known to belong to another parameter; computed weights tell nothing."""
@@ -142,38 +134,18 @@ class PowerIteration(nn.Module, OperatorNorms):
         return f"num_iterations={self.num_iterations}"
 
 
-class _Iterated(NamedTuple):
-    """What power iteration came to: a right and a left singular vector, and how far it began from that.
-
-    Attributes:
-        vector: (1, *input shape), the part of each block at length 1.
-        image: (1, *output shape), likewise.
-        first_norm: Scalar: how far the operator stretched the vector that it began with.
-    """
-
-    vector: Tensor
-    image: Tensor
-    first_norm: Tensor
-
-
-def _iterated(operator: LinearOperator, vector: Tensor, num_iterations: int) -> _Iterated:
+def _iterated(operator: LinearOperator, vector: Tensor, num_iterations: int) -> tuple[Tensor, Tensor]:
+    """The right and the left singular vector of each block, as far as some iterations come."""
     blocks, shape = operator.num_blocks, vector.shape[1:]
-    vector, _ = _direction(vector, blocks)
-    norms = []
+    vector = _direction(vector, blocks)
     for _ in range(num_iterations):
-        image, lengths = _direction(operator.apply(vector), blocks)
-        norms.append(lengths.max())
-        after, _ = _direction(operator.adjoint(image, tuple(shape)), blocks)
+        image = _direction(operator.apply(vector), blocks)
+        after = _direction(operator.adjoint(image, tuple(shape)), blocks)
         # Where weights are all zero, or not finite, the vector must outlive them.
         parts = after.reshape(blocks, -1)
         is_one = parts.isfinite().all(dim=1) & parts.any(dim=1)
         vector = torch.where(is_one[:, None], parts, vector.reshape(blocks, -1)).reshape(1, *shape)
-    return _Iterated(vector, image, norms[0])
-
-
-def _is_far(norm: Tensor, former: Tensor) -> bool:
-    """Whether an estimate is more than a tenth off the former one; NaN is not."""
-    return bool((norm - former).abs() > _LARGEST_CHANGE * former.abs())
+    return vector, image
 
 
 @lru_cache(maxsize=256)
@@ -184,17 +156,16 @@ def _random_direction(shape: Shape, blocks: int, dtype: torch.dtype, device: tor
     """
     with torch.inference_mode(False):
         generator = torch.Generator().manual_seed(0)
-        return _direction(torch.randn(1, *shape, generator=generator).to(device, dtype), blocks)[0]
+        return _direction(torch.randn(1, *shape, generator=generator).to(device, dtype), blocks)
 
 
-def _direction(x: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
-    """``x`` with the part of each block at length 1, and the lengths (blocks,); a zero part stays zero.
+def _direction(x: Tensor, blocks: int) -> Tensor:
+    """``x`` with the part of each block at length 1; a zero part stays zero.
 
     In two steps, so that neither 1e-30 nor 1e30 is lost when it is squared.
     """
     parts = x.reshape(blocks, -1)
     tiny = torch.finfo(x.dtype).tiny
-    largest = parts.abs().amax(dim=1, keepdim=True).clamp_min(tiny)
-    parts = parts / largest
+    parts = parts / parts.abs().amax(dim=1, keepdim=True).clamp_min(tiny)
     lengths: Tensor = torch.linalg.vector_norm(parts, dim=1, keepdim=True)
-    return (parts / lengths.clamp_min(tiny)).reshape(x.shape), (lengths * largest)[:, 0]
+    return (parts / lengths.clamp_min(tiny)).reshape(x.shape)
