@@ -96,7 +96,9 @@ def _plain(model: nn.Module) -> list[Weight]:
     ]
     for weight in layer_weights:
         if weight.parametrised:
-            raise ModelError(f"The weight of {weight.name!r} is parametrised already; remove that first.")
+            raise ModelError(
+                f"The weight of {weight.name!r} is parametrised already, or by a hook; remove that first."
+            )
         if owners.count(id(weight.value)) > 1:
             raise ModelError(
                 f"The weight of {weight.name!r} is shared with another layer, which a parametrisation "

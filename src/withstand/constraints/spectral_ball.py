@@ -227,8 +227,9 @@ def _writable(model: nn.Module) -> list[Weight]:
     for weight in layer_weights:
         if weight.parametrised:
             raise ModelError(
-                f"The weight of {weight.name!r} is parametrised, so that it cannot be projected; remove "
-                "the parametrisation (torch.nn.utils.parametrize.remove_parametrizations), or the constraint."
+                f"The weight of {weight.name!r} is parametrised, or computed by a hook, so that it cannot be "
+                "projected; remove that (torch.nn.utils.parametrize.remove_parametrizations, "
+                "torch.nn.utils.remove_weight_norm or remove_spectral_norm), or the constraint."
             )
     return layer_weights
 

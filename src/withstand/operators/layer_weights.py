@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from typing_extensions import override
 
 from withstand.core.modes import eval_mode, uncompiled
@@ -34,8 +36,24 @@ class Weight:
 
     @property
     def value(self) -> Tensor:
-        """The weight as it is now, with its gradient; computed anew where it is parametrised."""
-        return self.layer.weight
+        """The weight as it is now, with its gradient; computed anew where it is parametrised.
+
+        Raises:
+            ModelError: a hook computes it that is none of torch's.
+        """
+        if not self._is_of_hook:
+            return self.layer.weight
+        # What stands there was computed before the last forward, and its graph may be gone.
+        for hook in self.layer._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm) and hook.name == "weight":
+                normalised: Tensor = hook.compute_weight(self.layer)
+                return normalised
+            if isinstance(hook, SpectralNorm) and hook.name == "weight":
+                return _divided_by_its_norm(self.layer, hook)
+        raise ModelError(
+            f"The weight of {self.name!r} is no parameter, and what computes it is unknown. Compute it by "
+            "torch.nn.utils.parametrize.register_parametrization."
+        )
 
     @property
     def matrix(self) -> Tensor:
@@ -48,8 +66,15 @@ class Weight:
 
     @property
     def parametrised(self) -> bool:
-        """Whether the weight is computed from other parameters, so that it cannot be written to."""
-        return parametrize.is_parametrized(self.layer, "weight")
+        """Whether the weight is computed from other parameters, also by a hook, so that it cannot be written to."""
+        return parametrize.is_parametrized(self.layer, "weight") or self._is_of_hook
+
+    @property
+    def _is_of_hook(self) -> bool:
+        """Whether a hook computes it before each forward, as the older forms of weight normalisation do."""
+        return "weight" not in self.layer._parameters and not parametrize.is_parametrized(
+            self.layer, "weight"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +208,15 @@ class LayerInputCache:
 
 def _identity(layer: Layer) -> int:
     """Tells one weight from another; a parametrised one, which is a new tensor each time, by its layer."""
-    return id(layer if parametrize.is_parametrized(layer, "weight") else layer.weight)
+    return id(layer if Weight("", layer).parametrised else layer.weight)
+
+
+def _divided_by_its_norm(layer: Layer, hook: SpectralNorm) -> Tensor:
+    """What the hook makes of its weight, with vectors that its next forward does not overwrite."""
+    weight, left, right = (getattr(layer, f"weight_{part}") for part in ("orig", "u", "v"))
+    norm = left.clone() @ (hook.reshape_weight_to_matrix(weight) @ right.clone())
+    divided: Tensor = weight / norm
+    return divided
 
 
 def _met(model: nn.Module, image: Tensor) -> list[tuple[Weight, Shape]]:
