@@ -68,6 +68,6 @@ def test_weight_of_an_unknown_hook_says_what_to_do() -> None:
     layer = nn.Linear(3, 2)
     values = layer.weight.detach().clone()
     del layer.weight
-    layer.weight = values  # type: ignore[assignment]
+    layer.weight = values
     with pytest.raises(ModelError, match="register_parametrization"):
         _ = weights(nn.Sequential(layer))[0].value

@@ -66,7 +66,7 @@ class Weight:
 
     @property
     def parametrised(self) -> bool:
-        """Whether the weight is computed from other parameters, also by a hook, so that it cannot be written to."""
+        """Whether the weight is computed from other parameters, so that it cannot be written to."""
         return parametrize.is_parametrized(self.layer, "weight") or self._is_of_hook
 
     @property
