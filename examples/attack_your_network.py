@@ -29,11 +29,12 @@ def main() -> None:
     dataset = ws.data.load("digits")
     model = MyNetwork()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    criterion = nn.CrossEntropyLoss()
     for epoch in range(10):
         order = ws.data.epoch_order(len(dataset.train), seed=0, epoch=epoch)
         for images, labels in ws.data.batches(dataset.train, 64, order=order):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), labels).backward()
+            criterion(model(images), labels).backward()
             optimizer.step()
 
     epsilons = [0.05, 0.1, 0.2]

@@ -3,8 +3,6 @@
 Run it: python examples/certify_a_network.py
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -16,11 +14,12 @@ def trained(train: ws.data.Split) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+    objective = ws.objectives.CrossEntropy()
     for epoch in range(20):
         order = ws.data.epoch_order(len(train), seed=0, epoch=epoch)
         for images, labels in ws.data.batches(train, 64, order=order):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), labels).backward()
+            objective(model, images, labels).loss.backward()
             optimizer.step()
     return model
 
@@ -43,7 +42,7 @@ def main() -> None:
         ws.Certifier(model),  # the best of them, image by image, and the default
     ]
     print("norm epsilon | proven: box  ball box_ball     best | attacked     open")
-    for norm, epsilons in ((2.0, (0.1, 0.2, 0.4)), (math.inf, (0.01, 0.02, 0.05))):
+    for norm, epsilons in ((2.0, (0.1, 0.2, 0.4)), (float("inf"), (0.01, 0.02, 0.05))):
         for epsilon in epsilons:
             proven = [c.certify(images, labels, norm=norm, epsilon=epsilon).certified for c in certifiers]
             attack = ws.attacks.PGD(norm=norm, epsilon=epsilon, num_steps=40)

@@ -17,7 +17,7 @@ def accuracy(model: nn.Module, split: ws.data.Split, attack: ws.attacks.Attack |
     images, labels = next(ws.data.batches(split, len(split)))
     model.eval()
     adversarial = images if attack is None else attack(model, images, labels)
-    return (model(adversarial).argmax(1) == labels).double().mean().item()
+    return float((model(adversarial).argmax(1) == labels).double().mean())
 
 
 def main() -> None:

@@ -63,7 +63,8 @@ def test_a_network_of_ones_own_is_attacked(folder: Path, capsys: pytest.CaptureF
     assert table(out, "clipped ")[0][0] == clean
     assert out.count("passed:") >= 3
     assert "FAILED" not in out
-    assert "Accuracy under attack" in (folder / "runs" / "my-network" / "report.html").read_text(encoding="utf-8")
+    page = (folder / "runs" / "my-network" / "report.html").read_text(encoding="utf-8")
+    assert "Accuracy under attack" in page
 
 
 @pytest.mark.usefixtures("folder")
@@ -188,7 +189,7 @@ def test_the_page_shows_every_example() -> None:
     page = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
     assert len(SCRIPTS) == 5
     for script in SCRIPTS:
-        assert f'```py\n--8<-- "examples/{script.name}"\n```' in page
+        assert f'```{{.py}}\n--8<-- "examples/{script.name}"\n```' in page
     for link in re.findall(r'href="([^"]+)"', page):
         assert (ROOT / "docs" / link).is_file(), link
     assert len(re.findall("href=", page)) == len(SCRIPTS) + 1
