@@ -99,7 +99,9 @@ def test_targets_extras_and_scripts_that_are_named_exist() -> None:
     wanted = re.findall(r"\[([\w,]+)\]", " ".join(words[1] for words in named("pip").values()))
     assert set(",".join(wanted).split(",")) <= set(extras["optional-dependencies"])
     for page in PAGES:
-        for script in re.findall(r"python ((?:benchmarks|tools)/\w+\.py)", page.read_text(encoding="utf-8")):
+        for script in re.findall(
+            r"python ((?:benchmarks|examples|tools)/\w+\.py)", page.read_text(encoding="utf-8")
+        ):
             assert (ROOT / script).is_file(), (page, script)
 
 
