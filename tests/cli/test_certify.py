@@ -267,7 +267,7 @@ def test_interrupted(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     before = (run / "examples.csv").read_text(), (run / "metrics.json").read_text()
     monkeypatch.setattr("withstand.evaluation.proofs.Certifier", Slow)
     assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]", "--radius=true"]) == 130
-    assert "What was found stays" in capsys.readouterr().err
+    assert "Results so far stay" in capsys.readouterr().err
     assert ((run / "examples.csv").read_text(), (run / "metrics.json").read_text()) == before
 
 

@@ -19,12 +19,12 @@ ACCURACY = Measurement(CLEAN, value=0.9, lower=0.85, upper=0.95, correct=90, tot
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """A folder with two runs."""
-    for number, right in enumerate((40, 90)):
+    for number, num_correct in enumerate((40, 90)):
         folder = tmp_path / "sweep" / f"run-{number}"
         folder.mkdir(parents=True)
         write_results(RunFolder(folder), Results("digits", 100, 10), table_of([ACCURACY]))
         (folder / "recipe.yaml").write_text(f"name: run-{number}\n")
-        rows = [f"{index},1,{int(index < right)}" for index in range(100)]
+        rows = [f"{index},1,{int(index < num_correct)}" for index in range(100)]
         (folder / "examples.csv").write_text("\n".join(["index,label,prediction", *rows, ""]))
     return tmp_path / "sweep"
 

@@ -22,21 +22,21 @@ def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def rows(right: Sequence[float], attacked: Sequence[float], first: int = 0) -> str:
+def rows(correct: Sequence[float], attacked: Sequence[float], first: int = 0) -> str:
     lines = [
         f"{first + index},1,1,{clean:g},{outcome:g}"
-        for index, (clean, outcome) in enumerate(zip(right, attacked, strict=True))
+        for index, (clean, outcome) in enumerate(zip(correct, attacked, strict=True))
     ]
     return "\n".join(["index,label,prediction,clean,pgd-200@0.3", *lines, ""])
 
 
 @pytest.fixture
 def add(write_run: WriteRun, evaluated: Any) -> Add:
-    """Writes a run with 100 examples, of which so many are right under attack."""
+    """Writes a run with 100 examples, of which so many are correct under attack."""
     one_attack = replace(evaluated, rows=evaluated.rows[:2]).but(attacks=evaluated.results.attacks[:1])
 
-    def write(name: str, right: int, examples: str = "", attack: str = "pgd-200", **fields: Any) -> Run:
-        attacked = [1.0] * right + [0.0] * (100 - right)
+    def write(name: str, correct: int, examples: str = "", attack: str = "pgd-200", **fields: Any) -> Run:
+        attacked = [1.0] * correct + [0.0] * (100 - correct)
         clean, other = one_attack.rows
         return read_run(
             write_run(
@@ -132,7 +132,7 @@ def test_why_runs_do_not_compare_is_said(add: Add, write_run: WriteRun) -> None:
         assert (cell.text, cell.span) == (f"not comparable: {reason}", 2)
     clean, attacked = cells(option, "columns")
     assert clean.sort == 0
-    assert (attacked.text, attacked.small, attacked.sort) == ("—", ["examples not kept"], None)
+    assert (attacked.text, attacked.small, attacked.sort) == ("—", ["examples not recorded"], None)
 
 
 def test_only_common_examples_count_and_empty_cells_do_not(add: Add) -> None:
@@ -153,14 +153,14 @@ def test_shares_are_compared_by_students_t(add: Add) -> None:
     assert "Student's paired t" not in section_of(runs[0], add("c", 80)).prose[0].text
 
 
-def test_many_runs_are_held_against_the_first(add: Add) -> None:
+def test_many_runs_are_compared_with_the_first(add: Add) -> None:
     runs = [add(f"run-{number}", 40 + number) for number in range(9)]
     option = options(*runs)
     assert list(option) == ["run-0"]
     assert len(option["run-0"].tables[0].rows) == 8
     text = section_of(*runs).prose[0].text
     assert "all 16 comparisons" in text
-    assert "held against the first alone" in text
+    assert "compared with the first alone" in text
 
 
 def test_one_run_has_nothing_to_compare(add: Add, write_run: WriteRun) -> None:

@@ -26,7 +26,7 @@ CLEAN = Published("clean", 0.975, "a paper")
 
 @pytest.fixture
 def under(evaluated: Any, build: Any) -> Callable[..., Any]:
-    """An evaluation under a protocol, given what its attacks leave right at each epsilon."""
+    """An evaluation under a protocol, given what its attacks leave correct at each epsilon."""
 
     def of(fgsm: Mapping[float, int], pgd: Mapping[float, int] | None = None, **fields: Any) -> Any:
         attacks = {"fgsm": fgsm} | ({"pgd": pgd} if pgd else {})
@@ -34,9 +34,9 @@ def under(evaluated: Any, build: Any) -> Callable[..., Any]:
         return evaluated.but(protocols=[info], **fields).plus(
             build.measured(MEASURE, 970, "clean"),
             *(
-                build.measured(MEASURE, right, attack, "inf", epsilon)
-                for attack, rights in attacks.items()
-                for epsilon, right in rights.items()
+                build.measured(MEASURE, correct, attack, "inf", epsilon)
+                for attack, corrects in attacks.items()
+                for epsilon, correct in corrects.items()
             ),
         )
 

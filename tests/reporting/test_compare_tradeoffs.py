@@ -31,7 +31,7 @@ def test_the_pareto_best_are_those_that_none_beats() -> None:
 
 @pytest.fixture
 def make(evaluated: Any) -> Callable[..., Run]:
-    """A run with some right of 1,000 clean and under the stronger attack at 0.1."""
+    """A run with some correct of 1,000 clean and under the stronger attack at 0.1."""
 
     def of(
         name: str,

@@ -32,8 +32,8 @@ def test_reliability_has_the_bins_that_hold_examples(everything: Any, build: Any
 @pytest.mark.parametrize(
     ("shift", "verdict"),
     [
-        (0.0, "the network is surer than it is right, by 3.3 points."),
-        (0.1, "the network is less sure than it is right, by 6.7 points."),
+        (0.0, "the network is surer than it is correct, by 3.3 points."),
+        (0.1, "the network is less sure than it is correct, by 6.7 points."),
         (0.033, "agree within half a point."),
     ],
 )

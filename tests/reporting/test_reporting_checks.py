@@ -27,7 +27,7 @@ def test_failed_checks_come_first_and_are_counted(everything: Any, build: Any) -
 
 def test_check_kinds_without_any_are_not_counted(everything: Any) -> None:
     shown = view(everything.but(checks=everything.results.checks[:1]))
-    assert shown.prose[0].text == "1 passed. They can fail to find what is wrong; passing them is no proof."
+    assert shown.prose[0].text == "1 passed. They can miss what is wrong; passing them is no proof."
 
 
 def test_check_findings_are_sentences_that_do_not_repeat_the_verdict(everything: Any) -> None:

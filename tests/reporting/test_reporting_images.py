@@ -66,7 +66,7 @@ def test_gallery_shows_each_image_before_and_after(make_run: Any) -> None:
         "Image 1 after the attack",
         "What the attack changed in image 1, times 6.3",
     ]
-    assert 'predicted <b>cat</b>, <span class="right">right</span>' in first.images[1][2]
+    assert 'predicted <b>cat</b>, <span class="correct">correct</span>' in first.images[1][2]
     assert 'predicted <b>ship</b>, <span class="wrong">wrong</span>' in second.images[1][2]
     pixels = [decoded(uri) for uri, _, _ in second.images]
     assert [np.unique(image).tolist() for image in pixels] == [[100], [120], [128 + 126]]

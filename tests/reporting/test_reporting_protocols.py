@@ -18,12 +18,12 @@ FIGURE = Published("attacked", 0.857, "Somebody", "inf", 0.1, attack="fgsm")
 
 
 def under_sebr(build: Any, evaluated: Any, **corrects: Mapping[float, int]) -> Any:
-    """With SEBR's protocol, of whose attacks so many of a thousand are right at each epsilon."""
+    """With SEBR's protocol, of whose attacks so many of a thousand are correct at each epsilon."""
     measure = protocol_measure("sebr")
     rows = [
-        build.measured(measure, right, attack, "inf", epsilon)
+        build.measured(measure, correct, attack, "inf", epsilon)
         for attack, of_attack in corrects.items()
-        for epsilon, right in of_attack.items()
+        for epsilon, correct in of_attack.items()
     ]
     attacks = {attack: f"{attack} <as published>" for attack in corrects}
     whole = evaluated.but(protocols=[ProtocolInfo("sebr", "As published.", attacks)])

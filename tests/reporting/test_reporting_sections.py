@@ -39,7 +39,7 @@ def test_cards_tell_what_is_right_and_by_what(evaluated: Any) -> None:
     assert [plain(detail) for detail in cards[2].details] == [
         "95 % interval 38.2\N{EN DASH}42.2 %",
         "under pgd-200",
-        "402 of 1,000 right",
+        "402 of 1,000 correct",
     ]
 
 

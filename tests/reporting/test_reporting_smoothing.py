@@ -57,6 +57,6 @@ def test_smoothing_is_never_a_certificate_of_the_network(write_run: Any, certifi
     section = section[: section.index("</section>")]
     assert "It holds with probability 99.9 % for each example, not for certain" in section
     assert "says nothing of the network without that noise" in section
-    assert "right on <b>94.0 %</b>" in section
+    assert "correct on <b>94.0 %</b>" in section
     assert "abstains on 1.2 %, which counts as wrong" in section
     assert "smoothed" not in page[: page.index('id="run-smoothing"')]

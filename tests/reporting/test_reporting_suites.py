@@ -27,8 +27,8 @@ def with_counts(everything: Any, place: int, **numbers: list[int]) -> Any:
     return everything.but(attacks=[replace(suite, counts=counts), *others])
 
 
-def with_right(everything: Any, rights: Sequence[int], total: int = 1000, clean: int = 981) -> Any:
-    """With so many right after the suite at each epsilon, of so many predictions."""
+def with_correct(everything: Any, rights: Sequence[int], total: int = 1000, clean: int = 981) -> Any:
+    """With so many correct after the suite at each epsilon, of so many predictions."""
     left = iter(rights)
     rows = []
     for row in everything.rows:
@@ -83,9 +83,9 @@ def test_suite_table_says_of_how_many(everything: Any, build: Any) -> None:
     [
         (
             [530, 48, 3],
-            "pgd-margin broke the most, 530 of the 581 broken there. What came after it broke 51 more",
+            "pgd-margin broke the most, 530 of the 581 broken there. The attacks after it broke 51 more",
         ),
-        ([530, 0, 0], "What came after it broke none more."),
+        ([530, 0, 0], "The attacks after it broke no more."),
         ([3, 48, 530], "square broke the most, 530 of the 581 broken there. It is the last of the suite"),
         ([0, 0, 0], "no attack of the suite broke any example."),
     ],
@@ -99,9 +99,9 @@ def test_suite_verdict_names_the_strongest(
 
 
 def test_suite_verdict_is_of_an_epsilon_with_robust_examples(everything: Any, build: Any) -> None:
-    told = build.plain(view(with_right(everything, [0, 907])).prose[0].text)  # rows stand with 0.1 first
+    told = build.plain(view(with_correct(everything, [0, 907])).prose[0].text)  # rows stand with 0.1 first
     assert told.startswith("At ℓ∞ ε = 0.3")
-    told = build.plain(view(with_right(everything, [907, 0])).prose[0].text)
+    told = build.plain(view(with_correct(everything, [907, 0])).prose[0].text)
     assert told.startswith("At ℓ∞ ε = 0.1, pgd-margin broke the most, 60")
 
 
@@ -117,7 +117,7 @@ def test_examples_broken_at_a_smaller_epsilon_were_not_wrong_before(everything: 
 
 
 def test_suite_of_drawn_answers_counts_examples_not_predictions(everything: Any, build: Any) -> None:
-    drawn = with_right(everything, [1813, 800], 2000, clean=1961).but(sampling=Sampling("", 1, 2, None))
+    drawn = with_correct(everything, [1813, 800], 2000, clean=1961).but(sampling=Sampling("", 1, 2, None))
     shown = view(drawn)
     assert [build.texts(row)[1::4] for row in shown.tables[0].rows] == [
         ["19.5", "906.5 of 1,000"],

@@ -71,7 +71,9 @@ def test_chance_is_that_of_all_runs_or_none(evaluated: Any) -> None:
 
 def test_means_and_areas_over_levels(evaluated: Any, build: Any) -> None:
     shares = {0.5: 200, 0.0: 900, 0.25: 400}
-    rows = [build.measured(NOISE_ACCURACY, right, "unclipped", level=std) for std, right in shares.items()]
+    rows = [
+        build.measured(NOISE_ACCURACY, correct, "unclipped", level=std) for std, correct in shares.items()
+    ]
     run = evaluated.but(noise=Noise("", 1, shell=True)).plus(*rows).run()
     assert table.mean_over_levels(run.table, NOISE_ACCURACY, "unclipped") == pytest.approx(0.5)
     assert table.area_over_levels(run.table, NOISE_ACCURACY, "unclipped") == pytest.approx(0.475)
@@ -82,6 +84,6 @@ def test_means_and_areas_over_levels(evaluated: Any, build: Any) -> None:
 
 
 def test_the_mean_over_corruptions_is_of_all_kinds_and_severities(evaluated: Any, build: Any) -> None:
-    rows = [build.measured(CORRUPTED, right, kind, level=1) for kind, right in (("a", 800), ("b", 400))]
+    rows = [build.measured(CORRUPTED, correct, kind, level=1) for kind, correct in (("a", 800), ("b", 400))]
     assert table.corruption_mean(evaluated.plus(*rows).run().table) == pytest.approx(0.6)
     assert table.corruption_mean(evaluated.run().table) is None

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from withstand import bayes
 from withstand.attacks import PGD
-from withstand.cli.certify import (adopt_model)
+from withstand.cli.certify import adopt_model
+from withstand.core.run_folder import RunFolder
 from withstand.evaluation import Evaluation
-from withstand.runs.stages import (measure_run)
-from withstand.recipes.schema import (BayesSettings, DataSettings, ModelSettings)
+from withstand.recipes.schema import BayesSettings, DataSettings, ModelSettings
 from withstand.reporting.table import select
 from withstand.results import read_results
 from withstand.results.measurements import ATTACKED
-from withstand.core.run_folder import (RunFolder)
+from withstand.runs.stages import measure_run
 from withstand.types import RunFolderError
 
 ATTACK = {"class_path": "Attacks", "init_args": {"attacks": [{"class_path": "PGD"}], "epsilons": [0.05]}}

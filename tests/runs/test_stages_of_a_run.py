@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 
 from withstand.constraints import PARAMETRIZATIONS, ParametrizationName
-from withstand.core.dataset_info import (KNOWN_DATASETS)
+from withstand.core.dataset_info import KNOWN_DATASETS
+from withstand.core.run_folder import RunFolder
 from withstand.models import save_weights
-from withstand.runs.stages import (evaluate_run, require_other_data, train_recipe)
-from withstand.recipes.schema import (ModelSettings, Recipe)
-from withstand.recipes.parsing import (parse_recipe)
+from withstand.operators import weights
+from withstand.recipes.parsing import parse_recipe
+from withstand.recipes.schema import ModelSettings, Recipe
 from withstand.reporting import report
 from withstand.reporting.table import one, select
 from withstand.results import read_results
 from withstand.results.measurements import CLEAN, protocol_measure
-from withstand.core.run_folder import (RunFolder)
-from withstand.runs.run_parts import (build_model, load_run_model, model_spec, open_run)
-from withstand.operators import (weights)
+from withstand.runs.run_parts import build_model, load_run_model, model_spec, open_run
+from withstand.runs.stages import evaluate_run, require_other_data, train_recipe
 from withstand.types import AttackError, DataError, ModelError, RunFolderError
 
 

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from withstand.attacks import PGD
 from withstand.certificates import Certifier
-from withstand.cli.certify import (Request, certify_run)
-from withstand.cli.entry import (main)
+from withstand.cli.certify import Request, certify_run
+from withstand.cli.entry import main
+from withstand.core.run_folder import RunFolder
 from withstand.evaluation.proofs import Prover
 from withstand.reporting.table import select
 from withstand.results import Results, read_results
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
-from withstand.core.run_folder import (RunFolder)
 
 _RECIPE = """\
 data: {name: digits, train_size: 40, validation_size: 20}
@@ -193,7 +193,7 @@ def test_each_command_goes_on_after_an_interruption(
 ) -> None:
     with _stopped_after(num_examples, monkeypatch):
         assert did(run, command) == 130
-    assert "What was found stays. The same command goes on" in " ".join(capsys.readouterr().err.split())
+    assert "Results so far stay. The same command goes on" in " ".join(capsys.readouterr().err.split())
     assert not (run / "metrics.json").exists()
     cut = counts.copy()
     assert did(run, command) == 0

@@ -68,7 +68,7 @@ def _again(run: Run) -> Section:
     commands = [Code(command) for command in _commands(run)]
     recipe = [] if run.recipe_text is None else [Code(run.recipe_text, "The full recipe")]
     unknown = Markup("The command is not known; <code>environment.json</code> would name it.")
-    lacking = missing(run, "recipe.yaml", "The recipe is not kept here.", "train RECIPE --out")
+    lacking = missing(run, "recipe.yaml", "The recipe is not stored here.", "train RECIPE --out")
     return Section(
         key="again",
         title="Reproduce",
