@@ -60,13 +60,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(("page", "block"), PYTHON.values(), ids=list(PYTHON))
-def test_python_runs(page: Path, block: str) -> None:
+def test_python_blocks_of_pages_run(page: Path, block: str) -> None:
     exec(compile(block, str(page), "exec"), {})
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("words", RUNS.values(), ids=list(RUNS))
-def test_runs_are_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_commands_of_pages_are_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     explains = any(word.endswith("help") or ".help=" in word for word in words)
     if "RECIPE" in words:
         words = ["run", "--help"]
@@ -76,7 +76,9 @@ def test_runs_are_understood(words: list[str], capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("name", sorted({words[0] for words in WITHSTAND.values()} - {"run", "train"}))
-def test_commands_have_the_options_that_are_written(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_of_pages_have_the_options_that_are_written(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         main([name, "--help"])
     explained = set(re.findall(r"--[\w.]+", capsys.readouterr().out))

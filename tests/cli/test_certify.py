@@ -88,9 +88,7 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_a_run_gains_what_is_certified_beside_what_was_attacked(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_certify_adds_to_what_was_attacked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (_, before), rows = found_in(run), pd.read_csv(run / "examples.csv")
     asked = ["--norm=2", "--epsilons=[8/255,0.1]", "--radius=true", "--batch_size=16"]
     assert main(["certify", str(run), *asked]) == 0
@@ -124,7 +122,7 @@ def test_a_run_gains_what_is_certified_beside_what_was_attacked(
     assert "withstand certify" in page
 
 
-def test_an_evaluation_anew_keeps_what_was_certified_apart(run: Path) -> None:
+def test_evaluate_leaves_what_was_certified_apart(run: Path) -> None:
     assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]"]) == 0
     certified = pd.read_csv(run / "examples.csv")["certified-l2@0.1"]
     assert main(["evaluate", str(run)]) == 0
@@ -133,7 +131,7 @@ def test_an_evaluation_anew_keeps_what_was_certified_apart(run: Path) -> None:
     assert "certify" in json.loads((run / "environment.json").read_text())["certify_command"]
 
 
-def test_an_evaluation_of_other_examples_forgets_what_was_certified_apart(
+def test_evaluate_of_other_examples_forgets_what_was_certified_apart(
     run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]"]) == 0
@@ -143,7 +141,7 @@ def test_an_evaluation_of_other_examples_forgets_what_was_certified_apart(
     assert not any("certified" in str(name) for name in pd.read_csv(run / "examples.csv"))
 
 
-def test_a_recipe_certifies_by_itself_and_says_what_to_certify(run: Path) -> None:
+def test_certify_takes_what_to_certify_from_the_recipe(run: Path) -> None:
     assert main(["evaluate", str(run), *CERTIFICATES]) == 0
     _, table = found_in(run)
     assert levels(table, CERTIFIED, "certified-linf") == [0.005, 0.01]
@@ -162,7 +160,7 @@ def test_a_recipe_certifies_by_itself_and_says_what_to_certify(run: Path) -> Non
     assert list(select(table, MEAN_RADIUS)["by"]) == ["certified-l2"]
 
 
-def test_a_run_that_was_never_evaluated_is_scored_clean_too(run: Path) -> None:
+def test_certify_scores_a_run_clean_that_was_never_evaluated(run: Path) -> None:
     for name in ("examples.csv", "measurements.csv", "metrics.json", "gallery.npz"):
         (run / name).unlink()
     assert main(["certify", str(run), "--norm=inf", "--epsilons=[0.01]", "--num_examples=30"]) == 0
@@ -172,7 +170,7 @@ def test_a_run_that_was_never_evaluated_is_scored_clean_too(run: Path) -> None:
     assert [each.name for each in results.certificates] == ["certified-linf"]
 
 
-def test_a_false_certificate_ends_in_an_error_and_keeps_the_rows(
+def test_false_certificate_ends_in_an_error_after_the_rows_are_written(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Boastful(Certifier):
@@ -195,7 +193,7 @@ def test_a_false_certificate_ends_in_an_error_and_keeps_the_rows(
     )
 
 
-def test_a_model_of_the_users_own_becomes_a_run_folder(
+def test_certify_makes_a_run_folder_of_a_users_own_model(
     own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -223,7 +221,7 @@ def test_a_model_of_the_users_own_becomes_a_run_folder(
     assert first["prediction"].equals(second["prediction"])
 
 
-def test_bad_input_says_what_to_do(
+def test_certify_says_what_to_do_on_bad_input(
     run: Path, own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     on_run = ["certify", str(run)]
@@ -251,7 +249,7 @@ def test_bad_input_says_what_to_do(
     assert "withstand train" in failed(capsys, "certify", str(tmp_path), "--norm=2", "--epsilons=[0.1]")
 
 
-def test_rows_that_were_cut_are_made_whole(run: Path) -> None:
+def test_certify_makes_rows_whole_that_were_cut(run: Path) -> None:
     whole = pd.read_csv(run / "examples.csv")
     lines = (run / "examples.csv").read_text().splitlines()
     (run / "examples.csv").write_text("\n".join(lines[:-3]))
@@ -259,7 +257,9 @@ def test_rows_that_were_cut_are_made_whole(run: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_csv(run / "examples.csv")[list(whole)], whole)
 
 
-def test_interrupted(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certify_interrupted_changes_no_figures(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Slow(Certifier):
         def radius(self, images: Tensor, labels: Tensor, *, norm: float, tolerance: float = 1e-3) -> Tensor:
             raise KeyboardInterrupt
@@ -309,14 +309,14 @@ def test_check_lists_every_operation_without_a_rule(
     assert text.count("withstand.domains.register") == 2
 
 
-def test_check_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_what_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'digits-adversarial'" in failed(capsys, "check", "digits-adversrial")
     assert "withstand train" in failed(capsys, "check", str(tmp_path))
     assert "--data.name=mnist" in failed(capsys, "check", "lenet")
     assert "did you mean '--data.name'" in failed(capsys, "check", "lenet", "--data.nam=mnist")
 
 
-def test_run_folder_of_a_model_needs_nothing_else(own: str, tmp_path: Path) -> None:
+def test_certify_makes_a_run_folder_that_can_be_evaluated(own: str, tmp_path: Path) -> None:
     out = RunFolder(tmp_path / "out")
     asked = ["--data.name=digits", f"--out={out.path}", "--norm=2", "--epsilons=[0.01]", "--num_examples=10"]
     assert main(["certify", own, *asked]) == 0

@@ -29,7 +29,7 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path / "sweep"
 
 
-def test_a_page_and_tables_are_written(
+def test_compare_writes_a_page_and_tables(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compare([str(sweep), "--title=Two", f"--tables={tmp_path / 'tables'}"])
@@ -42,7 +42,9 @@ def test_a_page_and_tables_are_written(
     assert "comparison.md" in said
 
 
-def test_the_page_goes_where_it_is_told(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_writes_the_page_where_out_says(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     compare([str(sweep / "run-1"), str(sweep / "run-0")])
     assert (tmp_path / "compare.html").exists()
@@ -50,7 +52,7 @@ def test_the_page_goes_where_it_is_told(sweep: Path, tmp_path: Path, monkeypatch
     assert (tmp_path / "pages" / "mine.html").exists()
 
 
-def test_figures_are_written_beside_the_page(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_writes_figures_beside_the_page(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def draw(runs: list[Path], folder: Path, image_format: str) -> list[Path]:
@@ -62,7 +64,7 @@ def test_figures_are_written_beside_the_page(sweep: Path, monkeypatch: pytest.Mo
     assert asked == [["run-0", "run-1"], sweep / "compare-figures", "svg"]
 
 
-def test_what_does_not_fit_is_refused(sweep: Path) -> None:
+def test_compare_refuses_what_does_not_fit(sweep: Path) -> None:
     with pytest.raises(RunFolderError, match="only one run"):
         compare([str(sweep / "run-0")])
     with pytest.raises(RecipeError, match="figures"):

@@ -54,7 +54,7 @@ def said(capsys: pytest.CaptureFixture[str], results: Results, *rows: Measuremen
     return " ".join((captured.out + captured.err).split())
 
 
-def test_noise_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_prints_noise_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         Measurement(measure, "unclipped", "", level, value)
         for measure, values in (
@@ -68,7 +68,7 @@ def test_noise_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "noise" not in said(capsys, RESULTS)
 
 
-def test_attacks_and_certificates_are_sections(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_prints_attacks_and_certificates_as_sections(capsys: pytest.CaptureFixture[str]) -> None:
     stages = [StageInfo("apgd", "white-box"), StageInfo("square", "black-box")]
     attack = AttackInfo("standard", "inf", "four attacks", stages, [StageCounts(0.1, [90, 50], [40, 2])])
     results = replace(
@@ -94,7 +94,7 @@ def test_attacks_and_certificates_are_sections(capsys: pytest.CaptureFixture[str
     assert "certified-l2: certified radius mean 0.25, median 0.2, largest 0.75" in text
 
 
-def test_random_answers_and_protocols_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_prints_random_answers_and_protocols(capsys: pytest.CaptureFixture[str]) -> None:
     typical = {"entropy": 0.5, "expected_entropy": 0.1, "mutual_information": 0.4}
     of_set = UncertaintySet(
         "mnist", "clean", 10, None, None, 0.75, typical, typical, {key: [] for key in typical}
@@ -122,7 +122,7 @@ def test_random_answers_and_protocols_are_said(capsys: pytest.CaptureFixture[str
     assert "of 180" in text
 
 
-def test_what_is_one_number_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_prints_one_number_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     bounds = KernelNormsOf("0", 1.5, 1.25, None, None, 2.5)
     kinds = [
         CorruptionKind("blur", "Gaussian blur", "", [1], [1.0]),
@@ -152,7 +152,7 @@ def test_what_is_one_number_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
     assert "probability 0.999" in text
 
 
-def test_checks_and_warnings_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_prints_checks_and_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     checks = [
         Check("gradients", "", True, ""),
         Check("steps", "", False, ""),

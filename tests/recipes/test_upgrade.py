@@ -73,7 +73,7 @@ def test_old_keys_of_a_file_are_shown_as_they_are_written_now(tmp_path: Path, ke
     assert found.sampling == (Sampling(num_samples=3) if random else None)
 
 
-def test_all_old_keys_are_named_and_what_stays_is_kept(tmp_path: Path) -> None:
+def test_old_keys_are_all_named_and_the_others_stay(tmp_path: Path) -> None:
     file = tmp_path / "old.yaml"
     kept = "num_examples: 7, batch_size: 3, weights: last"
     file.write_text(f"evaluation: {{noise: {{}}, smoothing: {{}}, kernel_norms: null, {kept}}}")
@@ -111,14 +111,14 @@ def test_old_keys_of_the_command_line_are_shown_as_they_are_written_now(
 
 
 @pytest.mark.parametrize("old", ["{attacks: [], epsilons: []}", "{noise: true}", "{certificates: [2]}"])
-def test_old_keys_without_sense_are_told_too(tmp_path: Path, old: str) -> None:
+def test_old_keys_with_values_that_never_fitted_are_named_too(tmp_path: Path, old: str) -> None:
     file = tmp_path / "old.yaml"
     file.write_text(f"evaluation: {old}")
     with pytest.raises(RecipeError, match=r"Write instead:\nevaluation:\n  meters:"):
         parse_recipe(file)
 
 
-def test_what_is_not_of_an_older_version_stays(tmp_path: Path) -> None:
+def test_recipe_of_today_is_accepted(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     for text in ("evaluation: {meters: [NoiseCurve]}", "evaluation: {sampling: {num_samples: 3}}", "seed: 1"):
         file.write_text(text)
@@ -127,7 +127,7 @@ def test_what_is_not_of_an_older_version_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("switch", ["stop_when_fooled: true", "rank_by_loss: false"])
-def test_switches_of_attacks_are_told_wherever_they_stand(tmp_path: Path, switch: str) -> None:
+def test_switches_of_attacks_are_named_wherever_they_are(tmp_path: Path, switch: str) -> None:
     file = tmp_path / "old.yaml"
     attack = f"{{class_path: PGD, init_args: {{num_steps: 3, {switch}}}}}"
     file.write_text(f"objective: {{class_path: Adversarial, init_args: {{attack: {attack}}}}}")

@@ -75,7 +75,7 @@ def sentences(option: Section) -> list[str]:
     return [plain(str(each)) for each in notice.items]
 
 
-def test_differences_are_said_in_words(add: Add) -> None:
+def test_differences_are_described_in_words(add: Add) -> None:
     runs = add("weak", 40), add("strong", 80), add("same", 41)
     against = options(*runs)
     header = [plain(str(each)) for each in against["weak"].tables[0].header]
@@ -101,14 +101,14 @@ def test_differences_are_said_in_words(add: Add) -> None:
     assert any(none_shown in each for each in words[1:])
 
 
-def test_what_is_significant_alone_only_is_not_among_all(add: Add) -> None:
+def test_differences_significant_alone_are_not_among_all(add: Add) -> None:
     option = options(add("a", 40), add("b", 46), add("c", 40))["a"]  # 6 examples to none: p = 0.03
     cell = cells(option, "b")[1]
     assert (cell.small[1], cell.kind) == ("not significant among all", "")
     assert any("alone it would be significant" in each for each in sentences(option))
 
 
-def test_why_runs_do_not_compare_is_said(add: Add, write_run: WriteRun) -> None:
+def test_differences_give_the_reason_where_runs_do_not_compare(add: Add, write_run: WriteRun) -> None:
     whole = [1.0] * 100
     runs = [
         add("base", 40),
@@ -135,7 +135,7 @@ def test_why_runs_do_not_compare_is_said(add: Add, write_run: WriteRun) -> None:
     assert (attacked.text, attacked.small, attacked.sort) == ("—", ["examples not recorded"], None)
 
 
-def test_only_common_examples_count_and_empty_cells_do_not(add: Add) -> None:
+def test_differences_count_common_examples_and_no_empty_cells(add: Add) -> None:
     fewer = rows([1.0] * 100, [1.0] * 80 + [0.0] * 20).splitlines()[:61]
     fewer[60] = fewer[60].rpartition(",")[0] + ","
     option = options(add("all", 40), add("some", 80, examples="\n".join(fewer)))["all"]
@@ -146,14 +146,14 @@ def test_only_common_examples_count_and_empty_cells_do_not(add: Add) -> None:
     assert "59 examples" in under_attack
 
 
-def test_shares_are_compared_by_students_t(add: Add) -> None:
+def test_differences_of_shares_are_students_t(add: Add) -> None:
     shares = rows([1.0] * 100, [0.5, 1.0] * 50)
     runs = add("a", 40), add("b", 80, examples=shares)
     assert "Student's paired t" in section_of(*runs).prose[0].text
     assert "Student's paired t" not in section_of(runs[0], add("c", 80)).prose[0].text
 
 
-def test_many_runs_are_compared_with_the_first(add: Add) -> None:
+def test_differences_of_many_runs_are_from_the_first(add: Add) -> None:
     runs = [add(f"run-{number}", 40 + number) for number in range(9)]
     option = options(*runs)
     assert list(option) == ["run-0"]
@@ -163,12 +163,12 @@ def test_many_runs_are_compared_with_the_first(add: Add) -> None:
     assert "compared with the first alone" in text
 
 
-def test_one_run_has_nothing_to_compare(add: Add, write_run: WriteRun) -> None:
+def test_differences_of_one_run_are_none(add: Add, write_run: WriteRun) -> None:
     run = add("one", 40)
     assert pairs.section(Comparison([run])) is None
     assert pairs.section(Comparison([run, read_run(write_run("only-trained", only={"train.csv"}))])) is None
 
 
-def test_two_attacks_are_the_strongest_on_each(add: Add) -> None:
+def test_differences_under_two_attacks_name_the_strongest(add: Add) -> None:
     option = options(add("a", 40), add("b", 80, attack="standard-linf"))["a"]
     assert any("under the strongest attack on each at" in each for each in sentences(option))

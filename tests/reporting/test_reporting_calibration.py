@@ -60,6 +60,6 @@ def test_calibration_table_has_the_gap_with_its_sign(everything: Any, build: Any
     assert shown.tables[0].is_folded
 
 
-def test_bins_without_examples_are_no_section(everything: Any) -> None:
+def test_calibration_without_examples_is_no_section(everything: Any) -> None:
     bins = [replace(each, count=0) for each in everything.results.calibration]
     assert view(everything.but(calibration=bins)) is None

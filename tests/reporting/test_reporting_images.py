@@ -54,7 +54,7 @@ def test_amplification_has_two_digits(largest: int) -> None:
     assert float(f"{factor:.2g}") == factor
 
 
-def test_gallery_shows_each_image_before_and_after(make_run: Any) -> None:
+def test_gallery_shows_images_before_and_after(make_run: Any) -> None:
     shown = examples.gallery(make_run())
     assert "before and after <b>pgd-200</b> at epsilon 20/255" in shown.prose[0].text
     assert "amplified 6.3 times" in shown.prose[0].text

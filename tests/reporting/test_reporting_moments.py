@@ -69,7 +69,7 @@ def test_moments_figure_has_one_colour_a_form_and_the_line_of_equals(evaluated: 
     assert figure.plot["layout"]["xaxis"]["type"] == "log"
 
 
-def test_without_deviations_moments_have_no_figure(evaluated: Any) -> None:
+def test_moments_without_deviations_have_no_figure(evaluated: Any) -> None:
     whole = moments(0.1)
     levels = [replace(whole.levels[0], methods=whole.levels[0].methods[:1])]
     shown = section(evaluated.but(moments=replace(whole, levels=levels)).run())

@@ -85,7 +85,7 @@ def test_protocol_has_published_ours_and_adaptive(under_protocol: Any, build: An
     ]
 
 
-def test_protocol_verdicts_hold_like_against_like(under_protocol: Any) -> None:
+def test_protocol_verdicts_compare_like_with_like(under_protocol: Any) -> None:
     of_one_step, of_many = verdicts(under_protocol)
     assert of_one_step.startswith("The protocol's FGSM flatters, by up to 21.5 points. At FGSM")
     assert "an adaptive attack of one step (pgd-1-linf-2) 44.0" in of_one_step
@@ -103,7 +103,7 @@ def test_protocol_verdicts_say_what_differs_of_random_answers(under_protocol: An
     assert ["corner to corner" in verdict for verdict in told] == [False, True]
 
 
-def test_protocol_of_one_step_does_not_stand_beside_many(build: Any, evaluated: Any) -> None:
+def test_protocol_of_one_step_is_not_compared_with_many(build: Any, evaluated: Any) -> None:
     whole = under_sebr(build, evaluated, fgsm={0.1: 950}, pgd={0.1: 950})
     (shown,) = protocols(whole.run())
     _, fgsm, pgd = map(build.texts, shown.tables[0].rows)
@@ -113,9 +113,7 @@ def test_protocol_of_one_step_does_not_stand_beside_many(build: Any, evaluated: 
     assert verdict.startswith("The protocol's PGD flatters")
 
 
-def test_figure_beside_its_protocol_does_not_stand_beside_another_attack(
-    under_protocol: Any, build: Any
-) -> None:
+def test_published_figure_of_a_protocol_is_not_beside_another_attack(under_protocol: Any, build: Any) -> None:
     shown = published(under_protocol.run())
     assert shown is not None
     told = [build.texts(row) for row in shown.tables[0].rows]
@@ -163,7 +161,7 @@ def test_protocol_is_on_the_page_and_escaped(write_run: Any, under_protocol: Any
     assert "not measured" in text
 
 
-def test_two_protocols_have_a_section_each(under_protocol: Any) -> None:
+def test_protocols_have_sections_of_their_own(under_protocol: Any) -> None:
     infos = [*under_protocol.results.protocols, ProtocolInfo("other", "Otherwise.", {})]
     shown = protocols(under_protocol.but(protocols=infos).run())
     assert [(each.key, each.title) for each in shown] == [

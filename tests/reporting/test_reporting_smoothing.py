@@ -44,7 +44,7 @@ def test_smoothing_without_epsilons_has_no_figure(everything: Any) -> None:
     assert ("Largest radius, ℓ2", "0.9471") in shown.facts
 
 
-def test_rare_failures_of_smoothing_keep_their_digits(everything: Any, build: Any) -> None:
+def test_smoothing_shows_all_digits_of_rare_failures(everything: Any, build: Any) -> None:
     rare = everything.but(smoothing=replace(everything.results.smoothing, failure_probability=1e-5))
     assert "with probability 99.999 % an example" in build.plain(view(rare).tables[0].caption)
 

@@ -54,7 +54,7 @@ def test_suite_bars_are_all_examples(everything: Any) -> None:
     assert [sum(each) for each in zip(*parts.values(), strict=True)] == pytest.approx([1.0, 1.0])
 
 
-def test_suite_bars_are_not_told_by_colour_alone(everything: Any, build: Any) -> None:
+def test_suite_bars_differ_in_more_than_colour(everything: Any, build: Any) -> None:
     (figure,) = view(everything).figures
     assert figure.title == "Examples broken by each attack, standard-linf"
     assert [bar["marker"]["pattern"]["shape"] for bar in figure.plot["data"]] == ["", "-", "x", "/", ""]
@@ -105,7 +105,7 @@ def test_suite_verdict_is_of_an_epsilon_with_robust_examples(everything: Any, bu
     assert told.startswith("At ℓ∞ ε = 0.1, pgd-margin broke the most, 60")
 
 
-def test_examples_broken_at_a_smaller_epsilon_were_not_wrong_before(everything: Any, build: Any) -> None:
+def test_suite_separates_examples_broken_at_a_smaller_epsilon(everything: Any, build: Any) -> None:
     shown = view(with_counts(everything, 1, attacked=[907, 451, 403], broken=[456, 48, 3]))
     (table,) = shown.tables
     assert build.texts(table.header)[1:3] == ["Wrong before", "Broken at a smaller epsilon"]

@@ -42,9 +42,7 @@ def measured(run: RunFolder, *meters: Any, num_examples: int | None = 20, **samp
     )
 
 
-def test_what_was_measured_before_stays_and_is_not_measured_again(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measure_run_leaves_what_was_measured_before(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     perturb = PGD.perturb
 
@@ -75,7 +73,7 @@ def test_what_was_measured_before_stays_and_is_not_measured_again(
         ({"num_samples": 3}, r"answers drawn otherwise.*leave --num_samples out"),
     ],
 )
-def test_other_examples_or_draws_than_before_are_refused(
+def test_measure_run_refuses_other_examples_or_draws_than_before(
     run: RunFolder, asked: dict[str, int], text: str
 ) -> None:
     first = measured(run, ATTACK, **FEW)
@@ -87,7 +85,7 @@ def test_other_examples_or_draws_than_before_are_refused(
     pd.testing.assert_frame_equal(again.rows, first.rows)
 
 
-def test_nothing_that_was_measured_of_other_weights_is_taken_over(run: RunFolder, tmp_path: Path) -> None:
+def test_measure_run_takes_over_nothing_of_other_weights(run: RunFolder, tmp_path: Path) -> None:
     first = measured(run, ATTACK, **FEW)
     weights = load_file(run.last_weights)
     save_file({name: -values for name, values in weights.items()}, run.last_weights)

@@ -26,7 +26,7 @@ from withstand.types import AttackError, DataError, ModelError, RunFolderError
 
 
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
-def test_a_parametrised_model_has_spectral_norms_of_one(name: ParametrizationName) -> None:
+def test_parametrised_model_has_spectral_norms_of_one(name: ParametrizationName) -> None:
     info = KNOWN_DATASETS["digits"]
     recipe = Recipe(model=ModelSettings("mlp", options={"hidden": [16]}, parametrize=name))
     model = build_model(recipe, info)
@@ -55,7 +55,7 @@ published:
 """
 
 
-def test_published_protocols_are_measured_of_the_examples_scored_and_reported(tmp_path: Path) -> None:
+def test_published_protocols_are_measured_and_reported(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(_WITH_PROTOCOL)
     parsed, out = parse_recipe(file), RunFolder(tmp_path / "run")
@@ -91,7 +91,7 @@ evaluation:
 """
 
 
-def test_the_file_of_the_means_is_read_when_training_begins_alone(tmp_path: Path) -> None:
+def test_means_file_is_read_when_training_begins_alone(tmp_path: Path) -> None:
     file, means = tmp_path / "recipe.yaml", tmp_path / "means.safetensors"
     file.write_text(_RANDOM)
     out = RunFolder(tmp_path / "run")
@@ -115,7 +115,7 @@ def test_the_file_of_the_means_is_read_when_training_begins_alone(tmp_path: Path
     assert sampling.num_repeats == 2
 
 
-def test_what_an_evaluation_will_read_can_be_asked_for_before(tmp_path: Path) -> None:
+def test_require_other_data_reads_what_an_evaluation_will_need(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(f"{_RANDOM.replace('name: digits,', f'name: digits, root: {tmp_path},')}")
     with pytest.raises(DataError, match="mnist"):
@@ -132,7 +132,9 @@ def test_what_an_evaluation_will_read_can_be_asked_for_before(tmp_path: Path) ->
         require_other_data(parse_recipe(file, [asked]).recipe)
 
 
-def test_packages_of_attacks_are_asked_for_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_require_other_data_needs_the_packages_of_attacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("withstand.attacks.adapters.find_spec", lambda _: None)
     file = tmp_path / "recipe.yaml"
     file.write_text(_RANDOM)
@@ -142,7 +144,7 @@ def test_packages_of_attacks_are_asked_for_before(tmp_path: Path, monkeypatch: p
         require_other_data(parse_recipe(file, [*suite, "--evaluation.meters.level=standard"]).recipe)
 
 
-def test_a_run_that_failed_at_once_does_not_hold_its_folder(tmp_path: Path) -> None:
+def test_run_that_failed_at_once_does_not_hold_its_folder(tmp_path: Path) -> None:
     file, out = tmp_path / "recipe.yaml", RunFolder(tmp_path / "run")
     file.write_text(_RANDOM)
     # Has no divergence to be trained with.

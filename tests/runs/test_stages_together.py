@@ -126,7 +126,7 @@ def figures(table: pd.DataFrame) -> set[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("order", _IN_ORDER, ids="-".join)
-def test_no_command_forgets_what_another_found_or_finds_it_again(
+def test_commands_do_not_forget_or_repeat_the_results_of_others(
     order: list[str], run: Path, counts: Counter[str]
 ) -> None:
     seen: Counter[str] = Counter()
@@ -181,7 +181,7 @@ def _stopped_after(num_examples: int, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.mark.parametrize("command", _COMMANDS)
 @pytest.mark.parametrize("num_examples", [1, 20, 39])
-def test_each_command_goes_on_after_an_interruption(
+def test_commands_go_on_after_an_interruption(
     command: str,
     num_examples: int,
     run: Path,
@@ -208,7 +208,9 @@ def test_each_command_goes_on_after_an_interruption(
     assert cut or num_examples == 1
 
 
-def test_an_interrupted_command_leaves_what_others_found(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_that_are_interrupted_leave_the_results_of_others(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert did(run, "evaluate") == 0
     files = ("metrics.json", "measurements.csv", "examples.csv")
     before = [(run / name).read_text() for name in files]
@@ -218,9 +220,7 @@ def test_an_interrupted_command_leaves_what_others_found(run: Path, monkeypatch:
         assert [(run / name).read_text() for name in files] == before
 
 
-def test_figures_and_what_was_asked_for_are_written_at_once(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figures_and_settings_are_written_at_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -233,7 +233,7 @@ def test_figures_and_what_was_asked_for_are_written_at_once(
     assert len(found_in(run)[0].attacks) == 2, "the attack of the evaluation is not taken over"
 
 
-def test_a_folder_in_use_is_left_to_who_holds_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_folder_in_use_is_left_to_its_holder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     holding = (
         "import sys, time; from pathlib import Path; from withstand.core.run_folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).held('evaluating'):\n"
@@ -262,7 +262,7 @@ def test_a_folder_in_use_is_left_to_who_holds_it(run: Path, capsys: pytest.Captu
     assert did(run, "evaluate") == 0  # a process that was killed holds nothing
 
 
-def test_a_suite_counts_at_the_budgets_it_was_run_at(run: Path) -> None:
+def test_suite_counts_at_the_budgets_it_was_run_at(run: Path) -> None:
     suite = [
         "--evaluation.meters=[Suite]",
         "--evaluation.meters.level=fast",
@@ -277,7 +277,7 @@ def test_a_suite_counts_at_the_budgets_it_was_run_at(run: Path) -> None:
     }
 
 
-def test_other_weights_are_measured_anew(run: Path, counts: Counter[str]) -> None:
+def test_evaluation_of_other_weights_is_measured_anew(run: Path, counts: Counter[str]) -> None:
     assert did(run, "evaluate") == 0
     first = counts.copy()
     weights = run / "last.safetensors"

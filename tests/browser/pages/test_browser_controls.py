@@ -40,7 +40,7 @@ def test_tabs_are_tied_to_their_panels(run_page: Any) -> None:
         assert panel.get_attribute("aria-labelledby") == tab.get_attribute("id")
 
 
-def test_keys_go_through_the_tabs(run_page: Any) -> None:
+def test_tabs_are_reached_by_keys(run_page: Any) -> None:
     page = run_page.page
     tabs = page.locator("[role=tab]")
     panels = [tab.get_attribute("aria-controls") for tab in tabs.all()]
@@ -57,7 +57,7 @@ def test_keys_go_through_the_tabs(run_page: Any) -> None:
     assert run_page.faults == []
 
 
-def test_a_link_opens_its_tab(open_page: OpenPage, page_of: PageOf) -> None:
+def test_link_opens_its_tab(open_page: OpenPage, page_of: PageOf) -> None:
     shown = open_page(page_of("run"), at="#run-training")
     page = shown.page
     training = page.locator("#run-training")
@@ -107,7 +107,7 @@ def test_columns_sort_both_ways(open_page: OpenPage, page_of: PageOf) -> None:
 
 
 @pytest.mark.parametrize("form", ["svg", "png"])
-def test_a_figure_can_be_kept(run_page: Any, tmp_path: Path, form: str) -> None:
+def test_figure_can_be_saved(run_page: Any, tmp_path: Path, form: str) -> None:
     page = run_page.page
     button = page.get_by_role("button", name=re.compile(form, re.IGNORECASE)).filter(visible=True).first
     with page.expect_download() as waited:
@@ -125,7 +125,7 @@ def test_a_figure_can_be_kept(run_page: Any, tmp_path: Path, form: str) -> None:
     assert run_page.faults == []
 
 
-def test_a_choice_shows_one_figure_at_a_time(open_page: OpenPage, page_of: PageOf) -> None:
+def test_choice_shows_one_figure_at_a_time(open_page: OpenPage, page_of: PageOf) -> None:
     shown = open_page(page_of("compare"), "phone")
     choice = shown.page.locator(".choice").first
     select = choice.get_by_role("combobox")
