@@ -30,11 +30,11 @@ def commands(page: Path) -> list[list[str]]:
 
 def named(command: str) -> dict[str, list[str]]:
     """The different commands of all pages that begin so, without that beginning."""
-    found = {
+    commands_by_text = {
         shlex.join(words): words[1:] for page in PAGES for words in commands(page) if words[0] == command
     }
-    assert found
-    return found
+    assert commands_by_text
+    return commands_by_text
 
 
 PYTHON = {
@@ -98,8 +98,8 @@ def test_targets_extras_and_scripts_that_are_named_exist() -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {words[0] for words in named("make").values()} <= set(targets)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = re.findall(r"\[([\w,]+)\]", " ".join(words[1] for words in named("pip").values()))
-    assert set(",".join(wanted).split(",")) <= set(extras["optional-dependencies"])
+    extras_named = re.findall(r"\[([\w,]+)\]", " ".join(words[1] for words in named("pip").values()))
+    assert set(",".join(extras_named).split(",")) <= set(extras["optional-dependencies"])
     for page in PAGES:
         for script in re.findall(r"python ((?:benchmarks|tools)/\w+\.py)", page.read_text(encoding="utf-8")):
             assert (ROOT / script).is_file(), (page, script)

@@ -71,10 +71,10 @@ def own(tmp_path: Path) -> str:
     return f"{tmp_path / 'net.py'}:make"
 
 
-def found_in(run: Path) -> tuple[Results, pd.DataFrame]:
-    found = read_results(RunFolder(run))
-    assert found is not None
-    return found
+def results_of(run: Path) -> tuple[Results, pd.DataFrame]:
+    results_and_table = read_results(RunFolder(run))
+    assert results_and_table is not None
+    return results_and_table
 
 
 def levels(table: pd.DataFrame, measure: str, by: str) -> list[float]:
@@ -89,17 +89,17 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_certify_adds_to_what_was_attacked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (_, before), rows = found_in(run), pd.read_csv(run / "examples.csv")
+    (_, before), rows = results_of(run), pd.read_csv(run / "examples.csv")
     asked = ["--norm=2", "--epsilons=[8/255,0.1]", "--radius=true", "--batch_size=16"]
     assert main(["certify", str(run), *asked]) == 0
     shown = capsys.readouterr().out
     assert "certified-l2" in shown
     assert "certified radius mean" in shown
-    results, table = found_in(run)
+    results, table = results_of(run)
     for measure in (CLEAN, ATTACKED):
         of_before = select(before, measure)
         pd.testing.assert_frame_equal(select(table, measure).head(len(of_before)), of_before)
-    assert [each.name for each in results.attacks] == ["pgd-3-l2", "pgd-20-margin-l2"]
+    assert [info.name for info in results.attacks] == ["pgd-3-l2", "pgd-20-margin-l2"]
     (certificate,) = results.certificates
     assert levels(table, CERTIFIED, certificate.name) == [8 / 255, 0.1]
     proven, left = one(table, CERTIFIED), one(table, ATTACKED, by="pgd-20-margin-l2", level=8 / 255)
@@ -113,7 +113,7 @@ def test_certify_adds_to_what_was_attacked(run: Path, capsys: pytest.CaptureFixt
     assert environment["certify_command"].endswith("--radius=true --batch_size=16")
     assert environment["cost"]["certify_seconds"] > 0
     assert main(["certify", str(run), "--norm=inf", "--epsilons", "0.01", "--method=box"]) == 0
-    names = [each.name for each in found_in(run)[0].certificates]
+    names = [info.name for info in results_of(run)[0].certificates]
     assert names == ["certified-l2", "certified-box-linf"]
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
@@ -126,7 +126,7 @@ def test_evaluate_leaves_what_was_certified_apart(run: Path) -> None:
     assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]"]) == 0
     certified = pd.read_csv(run / "examples.csv")["certified-l2@0.1"]
     assert main(["evaluate", str(run)]) == 0
-    assert [each.name for each in found_in(run)[0].certificates] == ["certified-l2"]
+    assert [info.name for info in results_of(run)[0].certificates] == ["certified-l2"]
     assert pd.read_csv(run / "examples.csv")["certified-l2@0.1"].equals(certified)
     assert "certify" in json.loads((run / "environment.json").read_text())["certify_command"]
 
@@ -137,25 +137,25 @@ def test_evaluate_of_other_examples_forgets_what_was_certified_apart(
     assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]"]) == 0
     assert main(["evaluate", str(run), "--evaluation.num_examples=30"]) == 0
     assert "The figures of Certificate were measured with --evaluation.num_examples=" in caplog.text
-    assert found_in(run)[0].certificates == []
+    assert results_of(run)[0].certificates == []
     assert not any("certified" in str(name) for name in pd.read_csv(run / "examples.csv"))
 
 
 def test_certify_takes_what_to_certify_from_the_recipe(run: Path) -> None:
     assert main(["evaluate", str(run), *CERTIFICATES]) == 0
-    _, table = found_in(run)
+    _, table = results_of(run)
     assert levels(table, CERTIFIED, "certified-linf") == [0.005, 0.01]
     assert levels(table, CERTIFIED, "certified-l2") == [0.1]
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    wanted = {"class_path": "Certificate", "init_args": {"norm": math.inf, "epsilons": [0.02]}}
-    recipe["evaluation"]["meters"].append(wanted)
+    requested = {"class_path": "Certificate", "init_args": {"norm": math.inf, "epsilons": [0.02]}}
+    recipe["evaluation"]["meters"].append(requested)
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["certify", str(run), "--radius=true", "--norm=2"]) == 0
-    _, table = found_in(run)
+    _, table = results_of(run)
     assert list(select(table, MEAN_RADIUS)["by"]) == ["certified-l2"]
     assert levels(table, CERTIFIED, "certified-linf") == [0.005, 0.01]
     assert main(["certify", str(run)]) == 0
-    _, table = found_in(run)
+    _, table = results_of(run)
     assert levels(table, CERTIFIED, "certified-linf") == [0.005, 0.01, 0.02]
     assert list(select(table, MEAN_RADIUS)["by"]) == ["certified-l2"]
 
@@ -164,10 +164,10 @@ def test_certify_scores_a_run_clean_that_was_never_evaluated(run: Path) -> None:
     for name in ("examples.csv", "measurements.csv", "metrics.json", "gallery.npz"):
         (run / name).unlink()
     assert main(["certify", str(run), "--norm=inf", "--epsilons=[0.01]", "--num_examples=30"]) == 0
-    results, table = found_in(run)
+    results, table = results_of(run)
     assert set(table["total"][table["measure"].isin([CLEAN, ATTACKED, CERTIFIED])]) == {30}
-    assert [each.name for each in results.attacks] == ["pgd-20-margin-linf"]
-    assert [each.name for each in results.certificates] == ["certified-linf"]
+    assert [info.name for info in results.attacks] == ["pgd-20-margin-linf"]
+    assert [info.name for info in results.certificates] == ["certified-linf"]
 
 
 def test_false_certificate_ends_in_an_error_after_the_rows_are_written(
@@ -200,7 +200,7 @@ def test_certify_makes_a_run_folder_of_a_users_own_model(
     command = ["certify", own, "--data.name=digits", f"--out={out}", "--norm=2", "--num_examples=20"]
     assert main([*command, "--epsilons=[0.001]", "--model.options={width: 5}"]) == 0
     assert len(pd.read_csv(out / "examples.csv")) == 20
-    assert found_in(out)[0].certificates[0].name == "certified-l2"
+    assert results_of(out)[0].certificates[0].name == "certified-l2"
     state = load_file(out / "last.safetensors")
     assert state["1.weight"].shape == (5, 64)  # as it is: without a normalisation before it
     assert open_run(out)[1].recipe.model.options == {"width": 5}
@@ -208,7 +208,7 @@ def test_certify_makes_a_run_folder_of_a_users_own_model(
     assert "Certificates of" in (out / "report.html").read_text()
     assert main(["certify", str(out), "--norm=inf", "--epsilons=[0.001]"]) == 0
     assert main([*command, "--epsilons=[0.002]", "--model.options={width: 5}"]) == 0
-    results, table = found_in(out)
+    results, table = results_of(out)
     assert len(results.certificates) == 2
     assert levels(table, CERTIFIED, "certified-l2") == [0.001, 0.002]
     assert "Choose another folder" in failed(
@@ -323,5 +323,5 @@ def test_certify_makes_a_run_folder_that_can_be_evaluated(own: str, tmp_path: Pa
     attacks = "--evaluation.meters.attacks=[{class_path: PGD, init_args: {norm: 2, num_steps: 2}}]"
     added = ["--evaluation.meters+=Attacks", attacks, "--evaluation.meters.epsilons=[0.1]"]
     assert main(["evaluate", str(out.path), *added, "--evaluation.num_examples=10"]) == 0
-    results, _ = found_in(out.path)
-    assert [each.name for each in results.attacks] == ["pgd-2-l2", "pgd-20-margin-l2"]
+    results, _ = results_of(out.path)
+    assert [info.name for info in results.attacks] == ["pgd-2-l2", "pgd-20-margin-l2"]

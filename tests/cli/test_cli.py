@@ -301,15 +301,15 @@ def test_attack_scores_random_weights_as_their_recipe_does(
     assert main(["train", str(file), f"--out={out}"]) == 0
     attack = ["--epsilon=0.1", "--num_steps=2", "--num_examples=6"]
     capsys.readouterr()
-    for options, said in (
+    for options, expected in (
         ([], "2 predictions an image, each the mean of 3 draws; gradients of 5 draws"),
         (["--num_samples=1", "--attack_samples=2"], "each the mean of 1 draw; gradients of 2 draws"),
         (["--most_attack_samples=4"], "each the mean of 3 draws; gradients of "),
     ):
-        run = shutil.copytree(out, tmp_path / f"run{len(options)}{len(said)}")
+        run = shutil.copytree(out, tmp_path / f"run{len(options)}{len(expected)}")
         assert main(["attack", str(run), *attack, *options]) == 0
         text = " ".join(capsys.readouterr().out.split())
-        assert said in text
+        assert expected in text
         assert ("gradients of 5" in text) == (not options)
         assert "digits, 2 predictions an example" in text
         assert "of 6 examples" in text

@@ -37,9 +37,9 @@ def test_compare_writes_a_page_and_tables(
     assert "<h1>Two</h1>" in page
     assert "run-1 is 50.0 points above run-0 on clean images" in page
     assert (tmp_path / "tables" / "comparison.tex").exists()
-    said = capsys.readouterr().out
-    assert "2 runs compared:" in said
-    assert "comparison.md" in said
+    printed = capsys.readouterr().out
+    assert "2 runs compared:" in printed
+    assert "comparison.md" in printed
 
 
 def test_compare_writes_the_page_where_out_says(

@@ -48,7 +48,7 @@ def share(
     return Measurement(measure, by, norm, level, correct / total, 0.25, 0.75, correct, total)
 
 
-def said(capsys: pytest.CaptureFixture[str], results: Results, *rows: Measurement) -> str:
+def printed(capsys: pytest.CaptureFixture[str], results: Results, *rows: Measurement) -> str:
     print_results(results, table_of([share(CLEAN, 90, 180), *rows]))
     captured = capsys.readouterr()
     return " ".join((captured.out + captured.err).split())
@@ -63,9 +63,9 @@ def test_console_prints_noise_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         )
         for level, value in zip((0.0, 0.25, 0.5), values, strict=True)
     ]
-    text = said(capsys, replace(RESULTS, noise=Noise("", 1)), *rows)
+    text = printed(capsys, replace(RESULTS, noise=Noise("", 1)), *rows)
     assert "noise: mean accuracy 93.1 % over noise_std 0 … 0.5; agreement area 0.941" in text
-    assert "noise" not in said(capsys, RESULTS)
+    assert "noise" not in printed(capsys, RESULTS)
 
 
 def test_console_prints_attacks_and_certificates_as_sections(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_console_prints_attacks_and_certificates_as_sections(capsys: pytest.Capt
     results = replace(
         RESULTS, attacks=[attack], certificates=[CertificateInfo("certified-l2", "2", "best", "bounds")]
     )
-    text = said(
+    text = printed(
         capsys,
         results,
         share(ATTACKED, 48, 180, "standard", "inf", 0.1),
@@ -109,7 +109,7 @@ def test_console_prints_random_answers_and_protocols(capsys: pytest.CaptureFixtu
         share(protocol_measure("sebr"), 30, 60, "clean"),
         share(protocol_measure("sebr"), 15, 60, "fgsm", "inf", 0.16),
     ]
-    text = said(capsys, results, *rows)
+    text = printed(capsys, results, *rows)
     assert text.startswith("digits, 3 predictions an example")
     assert "25.00% to 75.00% of 60 examples" in text
     assert "random weights: 3 predictions an image, each the mean of 20 draws; gradients of 16 draws" in text
@@ -117,7 +117,7 @@ def test_console_prints_random_answers_and_protocols(capsys: pytest.CaptureFixtu
     assert "AUROC 0.750" in text
     assert "protocol sebr" in text
     assert "fgsm │ 0.16 │ 25.00% │ 25.00% to 75.00% of 60 " in text
-    text = said(capsys, replace(results, sampling=Sampling("", 1, 1, None)), *rows)
+    text = printed(capsys, replace(results, sampling=Sampling("", 1, 1, None)), *rows)
     assert "random weights: 1 prediction an image, the mean of 1 draw uncertainty" in text
     assert "of 180" in text
 
@@ -134,7 +134,7 @@ def test_console_prints_one_number_in_one_line(capsys: pytest.CaptureFixture[str
         corruptions=Corruptions("", kinds),
         smoothing=Smoothing("", 0.25, 0.001, 100, 1000),
     )
-    text = said(
+    text = printed(
         capsys,
         results,
         share(CORRUPTED, 90, 180, "blur", level=1),
@@ -158,6 +158,6 @@ def test_console_prints_checks_and_warnings(capsys: pytest.CaptureFixture[str]) 
         Check("steps", "", False, ""),
         Check("transfer", "", None, ""),
     ]
-    text = said(capsys, replace(RESULTS, checks=checks, warnings=["Steps find more."]))
+    text = printed(capsys, replace(RESULTS, checks=checks, warnings=["Steps find more."]))
     assert "checks for false robustness: 1 passed; failed: steps; not run: transfer" in text
     assert "warning: Steps find more." in text

@@ -80,7 +80,7 @@ def test_moments_score_a_run_clean_that_was_never_evaluated(run: Path) -> None:
     assert (results.attacks, results.num_examples) == ([], 20)
     assert one(table, CLEAN) is not None
     assert results.moments is not None
-    assert [each.name for each in results.moments.levels[0].methods] == ["diagonal"]
+    assert [method.name for method in results.moments.levels[0].methods] == ["diagonal"]
     assert main(["evaluate", str(run)]) == 0
     again, _ = read_results(RunFolder(run)) or pytest.fail("nothing was evaluated")
     assert again.moments == results.moments

@@ -52,9 +52,9 @@ def test_sweep_runs_every_point_once_and_repeats_one_alone(
     out = tmp_path / "out"
     command = ["sweep", str(file), *SMALL, "--out", str(out)]
     assert main(command) == 0
-    said = shown(capsys)
-    assert [f"[{number}/4] {point}: clean" in said for number, point in enumerate(POINTS, 1)] == [True] * 4
-    assert "My sweep" in said
+    printed = shown(capsys)
+    assert [f"[{number}/4] {point}: clean" in printed for number, point in enumerate(POINTS, 1)] == [True] * 4
+    assert "My sweep" in printed
     assert all((out / point / "metrics.json").exists() for point in POINTS)
     assert "My sweep" in (out / "report.html").read_text()
 
@@ -68,7 +68,7 @@ def test_sweep_runs_every_point_once_and_repeats_one_alone(
     alone = json.loads((out / "strong/seed=1/environment.json").read_text())["command"]
     assert main([*shlex.split(alone)[1:], f"--out={tmp_path / 'alone'}"]) == 0
     ours, again = (
-        load_file(each / "last.safetensors") for each in (out / "strong/seed=1", tmp_path / "alone")
+        load_file(folder / "last.safetensors") for folder in (out / "strong/seed=1", tmp_path / "alone")
     )
     assert all(ours[name].equal(again[name]) for name in ours)
 
@@ -116,12 +116,12 @@ def test_sweep_passes_over_a_point_where_as_much_was_measured(
 
 def test_sweep_goes_on_after_a_point_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     over = ["--over", "data.validation_size=100000,30", "--over=seed=0"]
-    small = [each for each in SMALL if "validation_size" not in each]
+    small = [setting for setting in SMALL if "validation_size" not in setting]
     out = tmp_path / "out"
     assert main(["sweep", "digits-adversarial", *over, *small, f"--out={out}"]) == 2
-    said = shown(capsys)
-    assert "1 of 2 points failed" in said
-    assert "[2/2] validation_size=30,seed=0: clean" in said
+    printed = shown(capsys)
+    assert "1 of 2 points failed" in printed
+    assert "[2/2] validation_size=30,seed=0: clean" in printed
     assert (out / "validation_size=30,seed=0" / "metrics.json").exists()
     assert (out / "report.html").exists()
 

@@ -143,10 +143,10 @@ def test_noise_std_is_read_in_all_its_forms(
     file.write_text(
         f"objective: {{class_path: {objective}, init_args: {{noise_std: {noise_std}, blur: 1/2}}}}\n"
     )
-    found = parse_recipe(file).recipe.objective
-    assert isinstance(found, GaussianExpectation | NoisyCrossEntropy)
-    assert found.noise_std == expected
-    assert found.blur == 0.5
+    parsed = parse_recipe(file).recipe.objective
+    assert isinstance(parsed, GaussianExpectation | NoisyCrossEntropy)
+    assert parsed.noise_std == expected
+    assert parsed.blur == 0.5
 
 
 def test_propagation_is_read_in_all_its_forms(tmp_path: Path) -> None:
@@ -251,16 +251,21 @@ def test_find_recipe_names_the_nearest() -> None:
 
 
 def test_arguments_may_be_fractions() -> None:
-    given = ["--a.b=1/4", "--b=x/y", "--data.root=1/2", "run"]
+    arguments = ["--a.b=1/4", "--b=x/y", "--data.root=1/2", "run"]
     assert with_numbers(["--x.norm=inf", "--name=inf"], recipe_parser("", "")) == [
         "--x.norm=.inf",
         "--name=inf",
     ]
-    assert with_numbers(given, recipe_parser("", "")) == ["--a.b=0.25", "--b=x/y", "--data.root=1/2", "run"]
+    assert with_numbers(arguments, recipe_parser("", "")) == [
+        "--a.b=0.25",
+        "--b=x/y",
+        "--data.root=1/2",
+        "run",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("value", "expected"),
     [
         ("model: {bayes: {posterior: {prior_std: -1}}}", "The recipe does not fit: Expected prior_std to be"),
         (
@@ -271,12 +276,12 @@ def test_arguments_may_be_fractions() -> None:
         ("evaluation: {sampling: {num_samples: 0}}", "The recipe does not fit: Expected num_samples of the"),
     ],
 )
-def test_nullable_setting_names_the_bad_value_alone(tmp_path: Path, given: str, said: str) -> None:
+def test_nullable_setting_names_the_bad_value_alone(tmp_path: Path, value: str, expected: str) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text(given)
+    file.write_text(value)
     with pytest.raises(RecipeError) as caught:
         parse_recipe(file)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert "Union" not in str(caught.value)
     assert "NoneType" not in str(caught.value)
 
@@ -320,7 +325,7 @@ def test_uncertainty_refuses_fixed_weights(tmp_path: Path) -> None:
 def test_meters_are_added_on_the_command_line(
     path: Path, overrides: list[str], expected: list[str] | None
 ) -> None:
-    parsed = parse_recipe(path, [f"--evaluation.meters{each}" for each in overrides])
+    parsed = parse_recipe(path, [f"--evaluation.meters{override}" for override in overrides])
     names = [type(meter).__name__ for meter in parsed.recipe.evaluation.meters]
     assert names == (["Attacks", "Certificate", "KernelNorms"] if expected is None else expected)
 
@@ -328,7 +333,7 @@ def test_meters_are_added_on_the_command_line(
 def test_meters_that_were_added_are_set_and_the_others_stay(path: Path) -> None:
     added = ["+=Suite", ".level=standard", ".epsilons=[8/255]", ".norms=[2]", ".0.epsilons.1=0.5"]
     first, suite = parse_recipe(
-        path, [f"--evaluation.meters{each}" for each in added]
+        path, [f"--evaluation.meters{override}" for override in added]
     ).recipe.evaluation.meters
     assert isinstance(first, Attacks)
     assert first.epsilons == [0.0, 0.5]

@@ -55,14 +55,14 @@ def test_points_are_the_product_and_their_names_differ(
     sweep = sweep_of(over, variants)
     if sweep is None:
         return
-    found = points(sweep)
+    all_points = points(sweep)
     count = max(1, len(variants))
     for values in over.values():
         count *= len(values)
-    assert len(found) == count
-    assert len({point.name.lower() for point in found}) == count
-    assert len({point.overrides for point in found}) == count
-    for point in found:
+    assert len(all_points) == count
+    assert len({point.name.lower() for point in all_points}) == count
+    assert len({point.overrides for point in all_points}) == count
+    for point in all_points:
         assert len(point.name.split("/")) == bool(variants) + bool(over)
         assert not any(sign in point.name for sign in " \\:*?\"'<>|$\n\0")
         assert all(len(part) < 200 and part not in (".", "..") for part in point.name.split("/"))
@@ -77,10 +77,10 @@ def test_points_have_overrides_in_order_and_what_varies_last() -> None:
         over={"seed": [0, 1], "data.train_size": [300]},
         variants={"plain": {}, "strong": {"objective": {"class_path": "CrossEntropy"}}},
     )
-    found = points(sweep, ["--model.name=mlp"])
-    names = [point.name for point in found]
+    all_points = points(sweep, ["--model.name=mlp"])
+    names = [point.name for point in all_points]
     assert names == [f"{v}/seed={s},train_size=300" for v in ("plain", "strong") for s in (0, 1)]
-    assert found[2].overrides == (
+    assert all_points[2].overrides == (
         "--name=strong/seed=0,train_size=300",
         "--title=Mine: strong/seed=0,train_size=300",
         "--description=",
@@ -114,8 +114,8 @@ def test_sweep_varies_a_value_of_a_class_that_the_command_line_names() -> None:
     ],
 )
 def test_point_names_are_short_and_distinguish_keys(over: dict[str, list[Any]], name: str | None) -> None:
-    found = points(Sweep("s", "r", over=over))[0].name
-    assert found == (name or "terms.1.weight=0.1,terms.2.weight=2")
+    point = points(Sweep("s", "r", over=over))[0]
+    assert point.name == (name or "terms.1.weight=0.1,terms.2.weight=2")
 
 
 @given(VALUES)

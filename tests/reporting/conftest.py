@@ -183,7 +183,7 @@ def with_corruptions(evaluated: Evaluated) -> Evaluated:
     }
     severities = range(1, 6)
     kinds = [
-        CorruptionKind(name, title, parameter, list(severities), [0.4 * each for each in severities])
+        CorruptionKind(name, title, parameter, list(severities), [0.4 * severity for severity in severities])
         for name, (title, parameter) in titles.items()
     ]
     rows = [

@@ -31,7 +31,7 @@ def figure_of(evaluated: Any) -> Callable[..., Figure]:
                 rows=(replace(clean, value=value, lower=value - 0.05, upper=value + 0.02), *others),
             ).run(
                 recipe={"name": f"{name}/seed={seed}", "seed": seed, "model": name}
-                | {key: each[place] for key, each in recipes.items()}
+                | {key: value[place] for key, value in recipes.items()}
             )
             for place, (name, values) in enumerate(accuracies.items())
             for seed, value in enumerate(values)
@@ -70,7 +70,7 @@ def test_families_hold_every_group_once_and_join_sizes_last() -> None:
     families = families_of(groups)
     assert [family.word for family in families] == ["weight"] * 3
     labels = [member.label for family in families for _, member in family.members]
-    assert sorted(labels) == sorted(each.label for each in groups)
+    assert sorted(labels) == sorted(group.label for group in groups)
 
 
 def test_family_is_named_after_what_is_scheduled() -> None:
@@ -112,7 +112,7 @@ def test_parts_by_train_size_leave_it_out_of_labels() -> None:
     ]
     parts = by_train_size(groups)
     assert list(parts) == ["train_size=10", "train_size=30"]
-    assert [(each.label, each.values) for each in parts["train_size=10"]] == [
+    assert [(group.label, group.values) for group in parts["train_size=10"]] == [
         ("a", {"w": 1}),
         ("b", {"w": 2}),
     ]

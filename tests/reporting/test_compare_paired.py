@@ -23,31 +23,31 @@ def test_tango_interval_agrees_with_published_examples() -> None:
 def test_paired_difference_of_correct_and_wrong() -> None:
     first = np.array([1.0, 1, *[0] * 19])
     second = np.array([1.0, 0, *[1] * 7, *[0] * 12])
-    found = paired_difference(first, second)
-    assert found.method == "mcnemar"
-    assert found.value == pytest.approx(-6 / 21)
-    assert (found.lower, found.upper) == tango_interval(1, 7, 21)
-    assert found.p_value == pytest.approx(2 * (1 + 8) / 2**8)  # of 8 that differ, at most 1 on one side
-    assert found.num_examples == 21
+    difference = paired_difference(first, second)
+    assert difference.method == "mcnemar"
+    assert difference.value == pytest.approx(-6 / 21)
+    assert (difference.lower, difference.upper) == tango_interval(1, 7, 21)
+    assert difference.p_value == pytest.approx(2 * (1 + 8) / 2**8)  # of 8 that differ, at most 1 on one side
+    assert difference.num_examples == 21
 
 
 def test_paired_difference_of_shares() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 11, (2, 200)) / 10
-    found = paired_difference(first, second)
+    difference = paired_difference(first, second)
     reference = ttest_rel(first, second)
     ends = reference.confidence_interval()
-    assert found.method == "t"
-    assert found.p_value == pytest.approx(reference.pvalue)
-    assert (found.lower, found.upper) == pytest.approx((ends.low, ends.high))
+    assert difference.method == "t"
+    assert difference.p_value == pytest.approx(reference.pvalue)
+    assert (difference.lower, difference.upper) == pytest.approx((ends.low, ends.high))
 
 
 def test_paired_difference_of_equal_models_is_none() -> None:
     same = np.ones(100)
-    found = paired_difference(same, same)
-    assert (found.value, found.p_value) == (0, 1)
-    assert found.lower == pytest.approx(-found.upper)
-    assert found.upper > 0.01  # 100 examples prove nothing equal
+    difference = paired_difference(same, same)
+    assert (difference.value, difference.p_value) == (0, 1)
+    assert difference.lower == pytest.approx(-difference.upper)
+    assert difference.upper > 0.01  # 100 examples prove nothing equal
     shares = paired_difference(same / 2, same / 2)
     assert (shares.value, shares.lower, shares.upper, shares.p_value) == (0, 0, 0, 1)
     assert paired_difference(same / 2, same / 4).p_value == 0

@@ -72,13 +72,13 @@ def cells(option: Section, run: str) -> list[Cell]:
 def sentences(option: Section) -> list[str]:
     (notice,) = option.notices
     assert notice.kind == "sentences"
-    return [plain(str(each)) for each in notice.items]
+    return [plain(str(item)) for item in notice.items]
 
 
 def test_differences_are_described_in_words(add: Add) -> None:
     runs = add("weak", 40), add("strong", 80), add("same", 41)
     against = options(*runs)
-    header = [plain(str(each)) for each in against["weak"].tables[0].header]
+    header = [plain(str(cell)) for cell in against["weak"].tables[0].header]
     assert header == ["Run", "Clean", "Attacked, ℓ∞ ε = 0.3"]
     assert "for all 6 comparisons" in section_of(*runs).prose[0].text
     assert list(against) == ["weak", "strong", "same"]
@@ -98,14 +98,14 @@ def test_differences_are_described_in_words(add: Add) -> None:
     none_shown = (
         "same and weak under pgd-200 at ℓ∞ ε = 0.3: no difference that 100 examples can show (+1.0 points"
     )
-    assert any(none_shown in each for each in words[1:])
+    assert any(none_shown in sentence for sentence in words[1:])
 
 
 def test_differences_significant_alone_are_not_among_all(add: Add) -> None:
     option = options(add("a", 40), add("b", 46), add("c", 40))["a"]  # 6 examples to none: p = 0.03
     cell = cells(option, "b")[1]
     assert (cell.small[1], cell.kind) == ("not significant among all", "")
-    assert any("alone it would be significant" in each for each in sentences(option))
+    assert any("alone it would be significant" in sentence for sentence in sentences(option))
 
 
 def test_differences_give_the_reason_where_runs_do_not_compare(add: Add, write_run: WriteRun) -> None:
@@ -140,7 +140,7 @@ def test_differences_count_common_examples_and_no_empty_cells(add: Add) -> None:
     fewer[60] = fewer[60].rpartition(",")[0] + ","
     option = options(add("all", 40), add("some", 80, examples="\n".join(fewer)))["all"]
     on_clean, under_attack = (
-        next(each for each in sentences(option) if word in each) for word in ("clean", "pgd")
+        next(sentence for sentence in sentences(option) if word in sentence) for word in ("clean", "pgd")
     )
     assert "60 examples" in on_clean
     assert "59 examples" in under_attack
@@ -171,4 +171,4 @@ def test_differences_of_one_run_are_none(add: Add, write_run: WriteRun) -> None:
 
 def test_differences_under_two_attacks_name_the_strongest(add: Add) -> None:
     option = options(add("a", 40), add("b", 80, attack="standard-linf"))["a"]
-    assert any("under the strongest attack on each at" in each for each in sentences(option))
+    assert any("under the strongest attack on each at" in sentence for sentence in sentences(option))

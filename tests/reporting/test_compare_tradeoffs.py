@@ -69,7 +69,7 @@ def options(*runs: Run) -> tuple[dict[str, Section], dict[str, Section]]:
         title for title in ("Against clean accuracy", "Against training time") if title in choices
     ]
     clean, cost = (choices.get(f"Against {axis}", []) for axis in ("clean accuracy", "training time"))
-    return {plain(each.title): each for each in clean}, {plain(each.title): each for each in cost}
+    return {plain(option.title): option for option in clean}, {plain(option.title): option for option in cost}
 
 
 def opened(*runs: Run) -> list[str]:

@@ -39,8 +39,8 @@ def test_reliability_has_the_bins_that_hold_examples(everything: Any, build: Any
 )
 def test_calibration_verdict_says_in_which_direction(everything: Any, shift: float, verdict: str) -> None:
     bins = [
-        replace(each, accuracy=None if each.accuracy is None else each.accuracy + shift)
-        for each in everything.results.calibration
+        replace(bin_result, accuracy=None if bin_result.accuracy is None else bin_result.accuracy + shift)
+        for bin_result in everything.results.calibration
     ]
     (prose,) = view(everything.but(calibration=bins)).prose
     assert prose.text.startswith(
@@ -61,5 +61,5 @@ def test_calibration_table_has_the_gap_with_its_sign(everything: Any, build: Any
 
 
 def test_calibration_without_examples_is_no_section(everything: Any) -> None:
-    bins = [replace(each, count=0) for each in everything.results.calibration]
+    bins = [replace(bin_result, count=0) for bin_result in everything.results.calibration]
     assert view(everything.but(calibration=bins)) is None

@@ -30,7 +30,7 @@ def test_extremes_show_both_ends(write_run: WriteRun, extremes: dict[str, Any]) 
 
 def test_extremes_leave_out_an_end_without_images(make_run: Any, extremes: dict[str, Any]) -> None:
     def emptied(part: str, arrays: dict[str, Any]) -> dict[str, Any]:
-        return {name: each[:0] if name.startswith(part) else each for name, each in arrays.items()}
+        return {name: array[:0] if name.startswith(part) else array for name, array in arrays.items()}
 
     one = emptied("largest", extremes)
     shown = examples.extremes(make_run("one", extremes=one))

@@ -46,7 +46,7 @@ def test_moments_tables_hold_the_numbers_and_dashes(evaluated: Any, build: Any) 
     assert full == ["0.1, full", "not tried"]
     assert logits.rows[2][1].span == 7
     assert (shown.notes[0].lead, shown.notes[0].text) == ("full.", "Not tried: 25,088 <wide>.")
-    assert [(each.title, each.is_folded) for each in layers] == [
+    assert [(table.title, table.is_folded) for table in layers] == [
         ("Layers at noise_std 0.2", False),
         ("Layers at noise_std 0.1", True),
     ]

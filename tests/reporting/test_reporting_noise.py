@@ -122,7 +122,10 @@ def test_noise_without_levels_is_no_section(write_run: Any, evaluated: Any, tmp_
 
 def test_noise_scales_differ_where_runs_do_not_compare(evaluated: Any) -> None:
     on_shell = noisy(evaluated).but(noise=Noise("How", 1, shell=True))
-    runs = [each.run() for each in (noisy(evaluated), noisy(evaluated, [0.9, 0.8]), on_shell, evaluated)]
+    runs = [
+        evaluation.run()
+        for evaluation in (noisy(evaluated), noisy(evaluated, [0.9, 0.8]), on_shell, evaluated)
+    ]
     assert list(map(noise_scale, runs)) == [
         "3 levels of noise_std to 0.5",
         "2 levels of noise_std to 0.25",

@@ -96,7 +96,7 @@ def compare_page(write_run: WriteRun, evaluated: Any, tmp_path: Path) -> Page:
 
 
 def test_page_says_what_was_measured(page: Page) -> None:
-    wanted = [
+    expected = [
         "A tiny run",
         "cnn-small on MNIST, 2 epochs, seed 3",
         "What it shows.",
@@ -119,7 +119,7 @@ def test_page_says_what_was_measured(page: Page) -> None:
         "data: {name: mnist}",
         "3 rows",
     ]
-    assert [words for words in wanted if words not in page.text] == []
+    assert [words for words in expected if words not in page.text] == []
 
 
 def test_page_of_a_whole_folder_lacks_nothing(page: Page) -> None:
@@ -137,7 +137,7 @@ def test_page_is_sound(which: str, request: pytest.FixtureRequest) -> None:
     assert len(page.all("img")) > 0
     assert len(page.all("caption")) == len(page.all("table"))
     assert all("scope" in cell for cell in page.all("th"))
-    plots = [each for each in page.all("div") if each.get("class") == "plot"]
+    plots = [element for element in page.all("div") if element.get("class") == "plot"]
     assert all(plot["aria-label"] and plot["role"] == "img" for plot in plots)
     assert len(plots) == len(page.figures)
 
@@ -155,11 +155,11 @@ def test_page_ids_and_references_fit(which: str, request: pytest.FixtureRequest)
     page: Page = request.getfixturevalue(which)
     ids = Counter(attributes["id"] for _, attributes in page.tags if "id" in attributes)
     assert not [name for name, times in ids.items() if times > 1]
-    wanted = {link["href"].removeprefix("#") for link in page.all("a")}
-    wanted |= {
+    expected = {link["href"].removeprefix("#") for link in page.all("a")}
+    expected |= {
         attributes["aria-labelledby"] for _, attributes in page.tags if "aria-labelledby" in attributes
     }
-    assert wanted <= set(ids)
+    assert expected <= set(ids)
 
 
 @pytest.mark.parametrize("which", ["page", "compare_page"])
@@ -175,7 +175,7 @@ def test_page_loads_nothing(which: str, request: pytest.FixtureRequest) -> None:
     assert loaded == []
     assert not re.search(r"url\(|@import", page.style)
     assert not {"iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
-    policy = next(each["content"] for each in page.all("meta") if "http-equiv" in each)
+    policy = next(element["content"] for element in page.all("meta") if "http-equiv" in element)
     assert policy.startswith("default-src 'none';")
     assert "http" not in policy
 
@@ -202,7 +202,7 @@ def test_page_escapes_names(write_run: WriteRun, evaluated: Any, environment: di
     page = Page(report([folder], title=evil))
     scripts = page.all("script")
     assert len(scripts) == len(page.figures) + 2
-    assert not [each for each in page.all("b") if each]
+    assert not [element for element in page.all("b") if element]
     assert page.text.count("<script>alert(1)</script>") >= 10
 
 
@@ -278,7 +278,7 @@ def test_page_of_a_certified_run(write_run: WriteRun, certified: Any) -> None:
     examples = "index,radius-l2\n0,0.5\n1,1.0\n2,0.0\n"
     environment = {"certify_command": "withstand certify runs/tiny --norm=2"}
     page = Page(report([write_run(evaluated=whole, examples=examples, environment=environment)]))
-    wanted = [
+    expected = [
         "Accuracy under attack, and certified",
         "Certified, ℓ2 ε = 1 40.0 % 95 % interval 38.0\N{EN DASH}42.0 % proven, method best",
         "certified, ℓ2 ε = 1 40.0 % certified (best) 38.0\N{EN DASH}42.0 % 48.2 % as published",
@@ -288,7 +288,7 @@ def test_page_of_a_certified_run(write_run: WriteRun, certified: Any) -> None:
         "certified-l2 in words. Certified radius: mean 0.7125",
         "withstand certify runs/tiny --norm=2",
     ]
-    assert [words for words in wanted if words not in page.text] == []
+    assert [words for words in expected if words not in page.text] == []
     assert "certified robust" not in page.text.lower()
     assert page.figures[1]["data"][1]["x"] == [0.0, 0.5, 1.0, 1.0]
 
@@ -300,7 +300,7 @@ def test_compare_page_of_certified_runs(write_run: WriteRun, certified: Any, tmp
     assert "40.0 % 38.0\N{EN DASH}42.0 % certified (best)" in page.text
     assert "what of it is certified" in page.text
     linf = first_accuracy_figure(page)["data"]
-    assert [each["name"] for each in linf] == [
+    assert [element["name"] for element in linf] == [
         "tiny (one)",
         "tiny (one), certified (box and ball)",
         "tiny (two)",
@@ -315,7 +315,7 @@ def test_compare_page_says_what_a_run_did_not_measure(
     other = other.attacked("pgd-200", "2", {0.3: 402, 0.1: 907})
     page = Page(report([write_run("one"), write_run("two", evaluated=other)], tmp_path / "page.html"))
     assert page.text.count("not measured") == 4
-    titles = [each["aria-label"] for each in page.all("div") if each.get("class") == "plot"]
+    titles = [element["aria-label"] for element in page.all("div") if element.get("class") == "plot"]
     titles = [title for title in titles if title.startswith("Accuracy against epsilon")]
     assert [title[:29] for title in titles[:2]] == [
         "Accuracy against epsilon, ℓ∞.",

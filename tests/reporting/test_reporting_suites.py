@@ -51,7 +51,7 @@ def test_suite_bars_are_all_examples(everything: Any) -> None:
     assert parts["square"] == [0.0, 0.003]
     assert parts["robust"] == [0.907, 0.4]
     assert parts["wrong before"] == [0.019, 0.019]
-    assert [sum(each) for each in zip(*parts.values(), strict=True)] == pytest.approx([1.0, 1.0])
+    assert [sum(shares) for shares in zip(*parts.values(), strict=True)] == pytest.approx([1.0, 1.0])
 
 
 def test_suite_bars_differ_in_more_than_colour(everything: Any, build: Any) -> None:
@@ -93,16 +93,16 @@ def test_suite_table_says_of_how_many(everything: Any, build: Any) -> None:
 def test_suite_verdict_names_the_strongest(
     everything: Any, build: Any, broken: list[int], verdict: str
 ) -> None:
-    told = build.plain(view(with_counts(everything, 1, broken=broken)).prose[0].text)
-    assert told.startswith("At ℓ∞ ε = 0.3, ")
-    assert verdict in told
+    text = build.plain(view(with_counts(everything, 1, broken=broken)).prose[0].text)
+    assert text.startswith("At ℓ∞ ε = 0.3, ")
+    assert verdict in text
 
 
 def test_suite_verdict_is_of_an_epsilon_with_robust_examples(everything: Any, build: Any) -> None:
-    told = build.plain(view(with_correct(everything, [0, 907])).prose[0].text)  # rows stand with 0.1 first
-    assert told.startswith("At ℓ∞ ε = 0.3")
-    told = build.plain(view(with_correct(everything, [907, 0])).prose[0].text)
-    assert told.startswith("At ℓ∞ ε = 0.1, pgd-margin broke the most, 60")
+    verdict = build.plain(view(with_correct(everything, [0, 907])).prose[0].text)  # rows have 0.1 first
+    assert verdict.startswith("At ℓ∞ ε = 0.3")
+    verdict = build.plain(view(with_correct(everything, [907, 0])).prose[0].text)
+    assert verdict.startswith("At ℓ∞ ε = 0.1, pgd-margin broke the most, 60")
 
 
 def test_suite_separates_examples_broken_at_a_smaller_epsilon(everything: Any, build: Any) -> None:
@@ -112,7 +112,7 @@ def test_suite_separates_examples_broken_at_a_smaller_epsilon(everything: Any, b
     assert [build.texts(row)[1:3] for row in table.rows] == [["19", "0"], ["19", "74"]]
     parts = bars(shown)
     assert parts["broken at a smaller epsilon"] == pytest.approx([0, 0.074])
-    assert [sum(each) for each in zip(*parts.values(), strict=True)] == pytest.approx([1.0, 1.0])
+    assert [sum(shares) for shares in zip(*parts.values(), strict=True)] == pytest.approx([1.0, 1.0])
     assert "or broken at a smaller epsilon" in shown.figures[0].caption
 
 
@@ -125,7 +125,9 @@ def test_suite_of_drawn_answers_counts_examples_not_predictions(everything: Any,
     ]
     assert "of its 2 predictions" in shown.prose[0].text
     parts = bars(shown)
-    assert [sum(each) for each in zip(*parts.values(), strict=True)] == pytest.approx([1.0, 1.0], abs=0.002)
+    assert [sum(shares) for shares in zip(*parts.values(), strict=True)] == pytest.approx(
+        [1.0, 1.0], abs=0.002
+    )
 
 
 def test_suite_is_on_the_page(write_run: Any, everything: Any) -> None:

@@ -33,8 +33,10 @@ def tabs(page: str) -> dict[str, str]:
 
 
 def test_tabs_hold_every_section(write_run: WriteRun, everything: Any, extremes: dict[str, Any]) -> None:
-    found = panels(report(write_run(evaluated=everything, extremes=extremes)).read_text(encoding="utf-8"))
-    headings = {key: re.findall(r'<h2 id="run-([\w-]+)"', text) for key, text in found.items()}
+    panel_texts = panels(
+        report(write_run(evaluated=everything, extremes=extremes)).read_text(encoding="utf-8")
+    )
+    headings = {key: re.findall(r'<h2 id="run-([\w-]+)"', text) for key, text in panel_texts.items()}
     assert headings == {
         "summary": ["results", "checks", "accuracy"],
         "attacks": ["suite"],

@@ -57,7 +57,7 @@ def test_uncertainty_has_a_histogram_a_measure(evaluated: Any) -> None:
     assert clean["fill"] == "tozeroy"
     assert "fill" not in other
     assert other["name"] == "&lt;other&gt;"
-    looks = {(each["line"]["dash"], each["marker"]["symbol"]) for each in (clean, other)}
+    looks = {(trace["line"]["dash"], trace["marker"]["symbol"]) for trace in (clean, other)}
     assert len(looks) == 2
     ranges = [figure.plot["layout"]["xaxis"]["range"] for figure in figures.values()]
     assert ranges == [[0, 1.0], [0, 1.5], [0, 0.5]]  # as far as there is any image

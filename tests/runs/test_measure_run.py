@@ -61,9 +61,9 @@ def test_measure_run_leaves_what_was_measured_before(run: RunFolder, monkeypatch
     pd.testing.assert_frame_equal(second.rows[list(first.rows)], first.rows)
     named = [meter["class_path"].rpartition(".")[2] for meter in second.results.settings["meters"]]
     assert named == ["Attacks", "Uncertainty"]
-    kept = read_results(run)
-    assert kept is not None
-    assert kept[0] == second.results
+    stored = read_results(run)
+    assert stored is not None
+    assert stored[0] == second.results
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,6 @@ def test_measure_run_takes_over_nothing_of_other_weights(run: RunFolder, tmp_pat
     save_file({name: -values for name, values in weights.items()}, run.last_weights)
     other = RunFolder(tmp_path / "other")
     shutil.copytree(run.path, other.path, ignore=shutil.ignore_patterns("evaluation", "metrics.json"))
-    found, fresh = measured(run, ATTACK, **FEW), measured(other, ATTACK, **FEW)
-    pd.testing.assert_frame_equal(found.rows, fresh.rows)
-    assert not found.rows["prediction"].equals(first.rows["prediction"])
+    results, fresh = measured(run, ATTACK, **FEW), measured(other, ATTACK, **FEW)
+    pd.testing.assert_frame_equal(results.rows, fresh.rows)
+    assert not results.rows["prediction"].equals(first.rows["prediction"])

@@ -60,20 +60,23 @@ def test_published_protocols_are_measured_and_reported(tmp_path: Path) -> None:
     file.write_text(_WITH_PROTOCOL)
     parsed, out = parse_recipe(file), RunFolder(tmp_path / "run")
     train_recipe(parsed, out, command="train")
-    found = evaluate_run(out, parsed, command="evaluate")
-    (protocol,) = found.results.protocols
-    measured = select(found.table, protocol_measure(protocol.name))
+    evaluation = evaluate_run(out, parsed, command="evaluate")
+    (protocol,) = evaluation.results.protocols
+    measured = select(evaluation.table, protocol_measure(protocol.name))
     assert set(measured["total"]) == {30}
     # One pass by a net without random weights: as the evaluation itself scores it.
-    clean, again = one(found.table, CLEAN), one(found.table, protocol_measure(protocol.name), by="clean")
+    clean, again = (
+        one(evaluation.table, CLEAN),
+        one(evaluation.table, protocol_measure(protocol.name), by="clean"),
+    )
     assert clean is not None
     assert again is not None
     assert (again.correct, again.lower, again.upper) == (clean.correct, clean.lower, clean.upper)
     assert list(measured["level"][measured["by"] == "pgd"]) == [0.1, pytest.approx(8 / 255)]
-    assert found.results.published[0].attack == "pgd"
+    assert evaluation.results.published[0].attack == "pgd"
     written = read_results(out)
     assert written is not None
-    assert written[0] == found.results
+    assert written[0] == evaluation.results
     assert ">Published protocol of SEBR</h2>" in report(out.path).read_text(encoding="utf-8")
 
 
@@ -105,12 +108,12 @@ def test_means_file_is_read_when_training_begins_alone(tmp_path: Path) -> None:
     save_weights(plain, means)
     train_recipe(parsed, out, command="train")
     means.unlink()
-    run, found = open_run(out.path)
-    model = load_run_model(run, found.recipe, info)
+    run, stored = open_run(out.path)
+    model = load_run_model(run, stored.recipe, info)
     learnt, begun = model.state_dict(), plain.state_dict()
     assert all(torch.equal(learnt[name], value) for name, value in begun.items())
     train_recipe(parsed, out, command="train")  # nothing is left to train
-    sampling = evaluate_run(run, found, command="evaluate").results.sampling
+    sampling = evaluate_run(run, stored, command="evaluate").results.sampling
     assert sampling is not None
     assert sampling.num_repeats == 2
 

@@ -82,7 +82,7 @@ Column = NDArray[Any]
 
 _TOTAL = 200
 _CLASSES = [*("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship"), "lorry <wide>"]
-_NEEDED = {0.1: 0.15, 0.3: 0.55}  # the luck with which an example still stands at each epsilon
+_NEEDED = {0.1: 0.15, 0.3: 0.55}  # the luck with which an example is still robust at each epsilon
 LONG = "wide-resnet-28-10-with-a-name-that-fits-no-line-of-a-phone"
 _KINDS = ("gaussian-blur", "brightness", "contrast", "jpeg", "shot-noise", "rotation")
 _SETS: tuple[Any, ...] = ("clean", "attacked", "out-of-distribution")

@@ -21,7 +21,9 @@ def chosen(page: Any) -> list[str]:
     assert panels == [
         tab.get_attribute("aria-controls") for tab in tabs if tab.get_attribute("aria-selected") == "true"
     ]
-    shown = [each.get_attribute("id") for each in page.locator("[role=tabpanel]").all() if each.is_visible()]
+    shown = [
+        panel.get_attribute("id") for panel in page.locator("[role=tabpanel]").all() if panel.is_visible()
+    ]
     assert shown == panels
     return shown
 
@@ -76,8 +78,8 @@ def test_link_opens_its_tab(open_page: OpenPage, page_of: PageOf) -> None:
 def numbers(page: Any, table: Any, column: int) -> list[float]:
     """The first number of each cell; infinite where there is none."""
     cells = table.locator(f"tbody tr > :nth-child({column + 1})").all_text_contents()
-    found = [re.search(r"-?\d[\d,]*(\.\d+)?", cell) for cell in cells]
-    return [float(each[0].replace(",", "")) if each else float("inf") for each in found]
+    matches = [re.search(r"-?\d[\d,]*(\.\d+)?", cell) for cell in cells]
+    return [float(match[0].replace(",", "")) if match else float("inf") for match in matches]
 
 
 def test_columns_sort_both_ways(open_page: OpenPage, page_of: PageOf) -> None:
@@ -91,9 +93,9 @@ def test_columns_sort_both_ways(open_page: OpenPage, page_of: PageOf) -> None:
     for _ in range(2):
         head.get_by_role("button").click()
         order = head.get_attribute("aria-sort")
-        found = numbers(page, table, column)
-        rising = all(one <= other for one, other in pairwise(found))
-        falling = all(one >= other for one, other in pairwise(found))
+        values = numbers(page, table, column)
+        rising = all(one <= other for one, other in pairwise(values))
+        falling = all(one >= other for one, other in pairwise(values))
         assert {"ascending": rising, "descending": falling}[order]
         assert rising != falling
         seen.append(order)
@@ -101,7 +103,7 @@ def test_columns_sort_both_ways(open_page: OpenPage, page_of: PageOf) -> None:
     head.get_by_role("button").focus()
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == seen[0]
-    assert sum(each.get_attribute("aria-sort") in seen for each in heads.all()) == 1
+    assert sum(head.get_attribute("aria-sort") in seen for head in heads.all()) == 1
     assert shown.audit("overflow") == []
     assert shown.faults == []
 
@@ -113,12 +115,12 @@ def test_figure_can_be_saved(run_page: Any, tmp_path: Path, form: str) -> None:
     with page.expect_download() as waited:
         button.click()
     assert waited.value.suggested_filename.endswith(f".{form}")
-    kept = tmp_path / f"figure.{form}"
-    waited.value.save_as(kept)
+    saved = tmp_path / f"figure.{form}"
+    waited.value.save_as(saved)
     if form == "png":
-        assert kept.read_bytes().startswith(b"\x89PNG")
+        assert saved.read_bytes().startswith(b"\x89PNG")
     else:
-        text = kept.read_text(encoding="utf-8")
+        text = saved.read_text(encoding="utf-8")
         assert text.startswith("<svg")
         assert "epsilon" in text
         assert "rgb(27, 31, 39)" in text  # ink as on paper, whatever the page's theme

@@ -51,13 +51,13 @@ def test_figure_shows_the_numbers_of_the_point_that_is_pointed_at(run_page: Any)
     plot.scroll_into_view_if_needed()
     series = plot.evaluate("(plot) => [plot.data[0].x[1], plot.data[0].y[1], plot.data[0].name]")
     page.mouse.move(*plot.evaluate(_PLACE, series[:2]))
-    said = plot.locator(".hoverlayer .hovertext").first
-    said.wait_for()
-    words = said.text_content().replace("\N{NO-BREAK SPACE}", " ")
+    hover_text = plot.locator(".hoverlayer .hovertext").first
+    hover_text.wait_for()
+    words = hover_text.text_content().replace("\N{NO-BREAK SPACE}", " ")
     assert series[2] in words
     assert re.search(r"epsilon 0\.1, .*accuracy \d\d(\.\d)? %.*95 % interval", words)
     page.mouse.move(1, 1)
-    said.wait_for(state="detached")
+    hover_text.wait_for(state="detached")
 
 
 def test_figures_follow_the_theme(run_page: Any) -> None:
@@ -149,9 +149,9 @@ def test_legends_are_wrapped_to_the_width(open_page: OpenPage, page_of: PageOf) 
     plot = shown.page.locator("div.plot[aria-label^='Accuracy against epsilon, ℓ∞']").first
     lines = "(plot) => Math.max(...plot.data.map(({ name }) => (name ?? '').split('<br>').length))"
     assert plot.evaluate(lines) == 1
-    for width, wanted in ((375, 2), (1280, 1)):
+    for width, num_rows in ((375, 2), (1280, 1)):
         shown.page.set_viewport_size({"width": width, "height": 800})
-        shown.page.wait_for_function(f"(plot) => ({lines})(plot) === {wanted}", arg=plot.element_handle())
+        shown.page.wait_for_function(f"(plot) => ({lines})(plot) === {num_rows}", arg=plot.element_handle())
     assert shown.faults == []
 
 
@@ -164,9 +164,9 @@ def test_page_without_scripts_shows_all(open_page: OpenPage, page_of: PageOf, ki
     assert len(sections) > 5
     folded = "details:not([open]) > :not(summary) *"
     hidden = [
-        each.text_content()
-        for each in page.locator(f"main :is(section, h2, h3, table):not({folded})").all()
-        if not each.is_visible()
+        element.text_content()
+        for element in page.locator(f"main :is(section, h2, h3, table):not({folded})").all()
+        if not element.is_visible()
     ]
     assert hidden == []
     assert shown.audit("overflow") == []
