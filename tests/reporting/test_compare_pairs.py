@@ -1,4 +1,4 @@
-"""Which runs are held against each other, and what is said of their differences."""
+"""Which runs are compared, and how their differences are described."""
 
 from __future__ import annotations
 

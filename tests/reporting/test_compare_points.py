@@ -1,4 +1,4 @@
-"""What runs are held against each other in, and their figures in it."""
+"""What runs are compared in, and their figures in it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
         what: What goes on.
 
     Yields:
-        To be told how many examples are done, of how many.
+        What to call with how many examples are done, of how many.
     """
     with Progress(console=OUTPUT, disable=not OUTPUT.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=None)
@@ -111,7 +111,7 @@ def _print_random(results: Results, table: pd.DataFrame) -> None:
     if results.sampling:
         OUTPUT.print(f"random weights: {_drawn(results.sampling)}")
     for images in results.uncertainty.sets if results.uncertainty else []:
-        auroc = "" if images.auroc is None else f"; told from clean by entropy, AUROC {images.auroc:.3f}"
+        auroc = "" if images.auroc is None else f"; separated from clean by entropy, AUROC {images.auroc:.3f}"
         entropy, mutual = images.means["entropy"], images.means["mutual_information"]
         OUTPUT.print(
             f"uncertainty, {images.name}: mean entropy {entropy:.3f} nats, of which {mutual:.3f} from draws "

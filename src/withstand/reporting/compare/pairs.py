@@ -16,7 +16,7 @@ from withstand.reporting.compare.paired import Difference, holm, paired_differen
 from withstand.reporting.formatting import budget, count, dataset_title
 from withstand.reporting.section import PROSE, Cell, Choice, Notice, Prose, Section, Table
 
-_MOST_BASELINES = 8  # of more runs, all are held against the first alone
+_MOST_BASELINES = 8  # of more runs, all are compared with the first alone
 _SIGNIFICANT = 0.05
 _MINUS, _DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
 _MANY_EXAMPLES = 5000
@@ -183,7 +183,7 @@ def _ends(lower: float, upper: float, total: int) -> str:
 
 
 def _against(compared: Comparison, differences: pd.DataFrame) -> Section:
-    """All other runs held against one."""
+    """All other runs compared with one."""
     baseline = compared.labels[differences.baseline.iloc[0]]
     runs, header = differences.run.unique(), ["Run", *differences.aspect.unique()]
     rows = [[Cell(compared.labels[run]), *_cells(differences[differences.run == run])] for run in runs]

@@ -19,7 +19,7 @@ from withstand.reporting.formatting import dataset_title, duration, percent
 from withstand.reporting.section import PROSE, Choice, Figure, Prose, Section
 
 _SHARES = {"tickformat": ".2~%", "rangemode": "normal"}
-_FEWEST = 2  # groups that a figure holds against each other
+_FEWEST = 2  # groups that a figure compares
 _MOST_NAMED = 8  # points that have their names beside them
 _LONGEST_NAME = 24
 _CLEAN, _TIME = "Clean", "Training time"
@@ -75,7 +75,7 @@ def _tradeoffs(compared: Comparison, x: str) -> Iterator[_Tradeoff]:
 
 
 def _parts(compared: Comparison) -> dict[str, list[Group]]:
-    """The groups that may be held against each other: of one data set and number of training examples."""
+    """The groups that may be compared: of one data set and number of training examples."""
     by_dataset: dict[str, list[Group]] = {}
     for group in compared.groups:
         results = compared.runs[group.members[0]].results

@@ -1,4 +1,4 @@
-"""Analytic moments under noise, held against samples."""
+"""Analytic moments under noise, compared with samples."""
 
 from __future__ import annotations
 

@@ -84,5 +84,5 @@ def _commands(run: Run) -> list[str]:
     """What repeats the run: one command, or one to train and all that measured."""
     environment = run.environment or Environment()
     latest = (environment.evaluate_command, environment.certify_command, environment.moments_command)
-    given = (environment.command, *(environment.measured_by or latest))  # older folders list none
-    return list(dict.fromkeys(command for command in given if command))
+    commands = (environment.command, *(environment.measured_by or latest))  # older folders list none
+    return list(dict.fromkeys(command for command in commands if command))
