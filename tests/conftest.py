@@ -86,5 +86,5 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.fixture
 def waits() -> Waits:
-    """Entered around what training does at every step, it must find nothing."""
+    """Entered around what training does at every step, it must note nothing."""
     return Waits()

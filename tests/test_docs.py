@@ -30,11 +30,11 @@ def commands(page: Path) -> list[list[str]]:
 
 def named(command: str) -> dict[str, list[str]]:
     """The different commands of all pages that begin so, without that beginning."""
-    found = {
+    commands_by_text = {
         shlex.join(words): words[1:] for page in PAGES for words in commands(page) if words[0] == command
     }
-    assert found
-    return found
+    assert commands_by_text
+    return commands_by_text
 
 
 PYTHON = {
@@ -60,13 +60,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(("page", "block"), PYTHON.values(), ids=list(PYTHON))
-def test_python_runs(page: Path, block: str) -> None:
+def test_python_blocks_of_pages_run(page: Path, block: str) -> None:
     exec(compile(block, str(page), "exec"), {})
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("words", RUNS.values(), ids=list(RUNS))
-def test_runs_are_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_commands_of_pages_are_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     explains = any(word.endswith("help") or ".help=" in word for word in words)
     if "RECIPE" in words:
         words = ["run", "--help"]
@@ -76,7 +76,9 @@ def test_runs_are_understood(words: list[str], capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("name", sorted({words[0] for words in WITHSTAND.values()} - {"run", "train"}))
-def test_commands_have_the_options_that_are_written(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_of_pages_have_the_options_that_are_written(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         main([name, "--help"])
     explained = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
@@ -96,8 +98,8 @@ def test_targets_extras_and_scripts_that_are_named_exist() -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {words[0] for words in named("make").values()} <= set(targets)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = re.findall(r"\[([\w,]+)\]", " ".join(words[1] for words in named("pip").values()))
-    assert set(",".join(wanted).split(",")) <= set(extras["optional-dependencies"])
+    extras_named = re.findall(r"\[([\w,]+)\]", " ".join(words[1] for words in named("pip").values()))
+    assert set(",".join(extras_named).split(",")) <= set(extras["optional-dependencies"])
     for page in PAGES:
         for script in re.findall(
             r"python ((?:benchmarks|examples|tools)/\w+\.py)", page.read_text(encoding="utf-8")

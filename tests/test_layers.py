@@ -107,7 +107,7 @@ def test_top_of_the_package_has_few_folders_and_files() -> None:
     assert len(list(ROOT.glob("*.py"))) <= MAX_LOOSE_FILES
 
 
-def test_file_names_stand_once_but_for_commands() -> None:
+def test_file_names_occur_once_but_for_commands() -> None:
     folders = defaultdict(list)
     for file in FILES:
         if file.name != "__init__.py" and file.parent != ROOT / "cli":

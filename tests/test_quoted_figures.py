@@ -47,14 +47,14 @@ def text_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("template", sorted(path.name for path in TEMPLATES.glob("*.md")))
-def test_page_is_what_its_template_gives(template: str) -> None:
+def test_page_is_what_its_template_makes(template: str) -> None:
     assert text_of(f"docs/{template}") == page(template), "Run `make results`."
 
 
 @pytest.mark.parametrize(
     ("name", "text"), [(name, text) for name, texts in SENTENCES.items() for text in texts]
 )
-def test_sentence_quotes_what_runs_found(name: str, text: str) -> None:
+def test_sentence_quotes_the_results_of_runs(name: str, text: str) -> None:
     expected = filled(text)
     whole = rf"(?<![\d.]){re.escape(expected)}(?!\d|\.\d)"
     assert re.search(whole, " ".join(text_of(name).split())), f"{name} no longer says {expected!r}"

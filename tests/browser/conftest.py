@@ -35,8 +35,8 @@ class Shown:
 
     def audit(self, name: str) -> list[str]:
         """What a check of ``audit.js`` finds fault with."""
-        found: list[str] = self.page.evaluate(f"() => ({_AUDIT}).{name}()")
-        return found
+        faults: list[str] = self.page.evaluate(f"() => ({_AUDIT}).{name}()")
+        return faults
 
     def panels(self) -> Iterator[str]:
         """Goes through the tabs of the page's first list of tabs, or stays where there is none."""
@@ -59,10 +59,10 @@ class Shown:
 def _chromium() -> str:
     """The path of the browser; skips where there is none."""
     named = os.environ.get("WITHSTAND_CHROMIUM")
-    found = named or next(filter(None, map(shutil.which, _NAMES)), None)
-    if found is None:
+    program = named or next(filter(None, map(shutil.which, _NAMES)), None)
+    if program is None:
         pytest.skip("there is no Chromium; install it, or name it in WITHSTAND_CHROMIUM")
-    return found
+    return program
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Shown]]:
 def _watch(shown: Shown) -> None:
     page = shown.page
     page.on("pageerror", lambda error: shown.faults.append(f"error: {error}"))
-    page.on("console", lambda said: shown.faults.append(f"console: {said.text}"))
+    page.on("console", lambda message: shown.faults.append(f"console: {message.text}"))
     page.on(
         "request",
         lambda asked: (

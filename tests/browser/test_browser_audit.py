@@ -29,7 +29,7 @@ _SOUND = """
 
 
 @pytest.mark.parametrize("name", _FAULTS)
-def test_faults_are_found(open_page: Callable[..., Any], tmp_path: Path, name: str) -> None:
+def test_audit_names_faults(open_page: Callable[..., Any], tmp_path: Path, name: str) -> None:
     page = tmp_path / "page.html"
     page.write_text(_HEAD + _SOUND, encoding="utf-8")
     assert open_page(page).audit(name) == []
@@ -37,7 +37,7 @@ def test_faults_are_found(open_page: Callable[..., Any], tmp_path: Path, name: s
     assert open_page(page).audit(name) != []
 
 
-def test_errors_and_requests_are_noted(open_page: Callable[..., Any], tmp_path: Path) -> None:
+def test_audit_notes_errors_and_requests(open_page: Callable[..., Any], tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(
         _HEAD + "<script>console.warn('said'); fetch('http://localhost:9/'); nothing();</script>",

@@ -71,10 +71,10 @@ def own(tmp_path: Path) -> str:
     return f"{tmp_path / 'net.py'}:make"
 
 
-def found_in(run: Path) -> tuple[Results, pd.DataFrame]:
-    found = read_results(RunFolder(run))
-    assert found is not None
-    return found
+def results_of(run: Path) -> tuple[Results, pd.DataFrame]:
+    results_and_table = read_results(RunFolder(run))
+    assert results_and_table is not None
+    return results_and_table
 
 
 def levels(table: pd.DataFrame, measure: str, by: str) -> list[float]:
@@ -88,20 +88,18 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_a_run_gains_what_is_certified_beside_what_was_attacked(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (_, before), rows = found_in(run), pd.read_csv(run / "examples.csv")
+def test_certify_adds_to_what_was_attacked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (_, before), rows = results_of(run), pd.read_csv(run / "examples.csv")
     asked = ["--norm=2", "--epsilons=[8/255,0.1]", "--radius=true", "--batch_size=16"]
     assert main(["certify", str(run), *asked]) == 0
     shown = capsys.readouterr().out
     assert "certified-l2" in shown
     assert "certified radius mean" in shown
-    results, table = found_in(run)
+    results, table = results_of(run)
     for measure in (CLEAN, ATTACKED):
         of_before = select(before, measure)
         pd.testing.assert_frame_equal(select(table, measure).head(len(of_before)), of_before)
-    assert [each.name for each in results.attacks] == ["pgd-3-l2", "pgd-20-margin-l2"]
+    assert [info.name for info in results.attacks] == ["pgd-3-l2", "pgd-20-margin-l2"]
     (certificate,) = results.certificates
     assert levels(table, CERTIFIED, certificate.name) == [8 / 255, 0.1]
     proven, left = one(table, CERTIFIED), one(table, ATTACKED, by="pgd-20-margin-l2", level=8 / 255)
@@ -115,7 +113,7 @@ def test_a_run_gains_what_is_certified_beside_what_was_attacked(
     assert environment["certify_command"].endswith("--radius=true --batch_size=16")
     assert environment["cost"]["certify_seconds"] > 0
     assert main(["certify", str(run), "--norm=inf", "--epsilons", "0.01", "--method=box"]) == 0
-    names = [each.name for each in found_in(run)[0].certificates]
+    names = [info.name for info in results_of(run)[0].certificates]
     assert names == ["certified-l2", "certified-box-linf"]
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
@@ -124,55 +122,55 @@ def test_a_run_gains_what_is_certified_beside_what_was_attacked(
     assert "withstand certify" in page
 
 
-def test_an_evaluation_anew_keeps_what_was_certified_apart(run: Path) -> None:
+def test_evaluate_leaves_what_was_certified_apart(run: Path) -> None:
     assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]"]) == 0
     certified = pd.read_csv(run / "examples.csv")["certified-l2@0.1"]
     assert main(["evaluate", str(run)]) == 0
-    assert [each.name for each in found_in(run)[0].certificates] == ["certified-l2"]
+    assert [info.name for info in results_of(run)[0].certificates] == ["certified-l2"]
     assert pd.read_csv(run / "examples.csv")["certified-l2@0.1"].equals(certified)
     assert "certify" in json.loads((run / "environment.json").read_text())["certify_command"]
 
 
-def test_an_evaluation_of_other_examples_forgets_what_was_certified_apart(
+def test_evaluate_of_other_examples_forgets_what_was_certified_apart(
     run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]"]) == 0
     assert main(["evaluate", str(run), "--evaluation.num_examples=30"]) == 0
     assert "The figures of Certificate were measured with --evaluation.num_examples=" in caplog.text
-    assert found_in(run)[0].certificates == []
+    assert results_of(run)[0].certificates == []
     assert not any("certified" in str(name) for name in pd.read_csv(run / "examples.csv"))
 
 
-def test_a_recipe_certifies_by_itself_and_says_what_to_certify(run: Path) -> None:
+def test_certify_takes_what_to_certify_from_the_recipe(run: Path) -> None:
     assert main(["evaluate", str(run), *CERTIFICATES]) == 0
-    _, table = found_in(run)
+    _, table = results_of(run)
     assert levels(table, CERTIFIED, "certified-linf") == [0.005, 0.01]
     assert levels(table, CERTIFIED, "certified-l2") == [0.1]
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    wanted = {"class_path": "Certificate", "init_args": {"norm": math.inf, "epsilons": [0.02]}}
-    recipe["evaluation"]["meters"].append(wanted)
+    requested = {"class_path": "Certificate", "init_args": {"norm": math.inf, "epsilons": [0.02]}}
+    recipe["evaluation"]["meters"].append(requested)
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["certify", str(run), "--radius=true", "--norm=2"]) == 0
-    _, table = found_in(run)
+    _, table = results_of(run)
     assert list(select(table, MEAN_RADIUS)["by"]) == ["certified-l2"]
     assert levels(table, CERTIFIED, "certified-linf") == [0.005, 0.01]
     assert main(["certify", str(run)]) == 0
-    _, table = found_in(run)
+    _, table = results_of(run)
     assert levels(table, CERTIFIED, "certified-linf") == [0.005, 0.01, 0.02]
     assert list(select(table, MEAN_RADIUS)["by"]) == ["certified-l2"]
 
 
-def test_a_run_that_was_never_evaluated_is_scored_clean_too(run: Path) -> None:
+def test_certify_scores_a_run_clean_that_was_never_evaluated(run: Path) -> None:
     for name in ("examples.csv", "measurements.csv", "metrics.json", "gallery.npz"):
         (run / name).unlink()
     assert main(["certify", str(run), "--norm=inf", "--epsilons=[0.01]", "--num_examples=30"]) == 0
-    results, table = found_in(run)
+    results, table = results_of(run)
     assert set(table["total"][table["measure"].isin([CLEAN, ATTACKED, CERTIFIED])]) == {30}
-    assert [each.name for each in results.attacks] == ["pgd-20-margin-linf"]
-    assert [each.name for each in results.certificates] == ["certified-linf"]
+    assert [info.name for info in results.attacks] == ["pgd-20-margin-linf"]
+    assert [info.name for info in results.certificates] == ["certified-linf"]
 
 
-def test_a_false_certificate_ends_in_an_error_and_keeps_the_rows(
+def test_false_certificate_ends_in_an_error_after_the_rows_are_written(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Boastful(Certifier):
@@ -195,14 +193,14 @@ def test_a_false_certificate_ends_in_an_error_and_keeps_the_rows(
     )
 
 
-def test_a_model_of_the_users_own_becomes_a_run_folder(
+def test_certify_makes_a_run_folder_of_a_users_own_model(
     own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     command = ["certify", own, "--data.name=digits", f"--out={out}", "--norm=2", "--num_examples=20"]
     assert main([*command, "--epsilons=[0.001]", "--model.options={width: 5}"]) == 0
     assert len(pd.read_csv(out / "examples.csv")) == 20
-    assert found_in(out)[0].certificates[0].name == "certified-l2"
+    assert results_of(out)[0].certificates[0].name == "certified-l2"
     state = load_file(out / "last.safetensors")
     assert state["1.weight"].shape == (5, 64)  # as it is: without a normalisation before it
     assert open_run(out)[1].recipe.model.options == {"width": 5}
@@ -210,7 +208,7 @@ def test_a_model_of_the_users_own_becomes_a_run_folder(
     assert "Certificates of" in (out / "report.html").read_text()
     assert main(["certify", str(out), "--norm=inf", "--epsilons=[0.001]"]) == 0
     assert main([*command, "--epsilons=[0.002]", "--model.options={width: 5}"]) == 0
-    results, table = found_in(out)
+    results, table = results_of(out)
     assert len(results.certificates) == 2
     assert levels(table, CERTIFIED, "certified-l2") == [0.001, 0.002]
     assert "Choose another folder" in failed(
@@ -223,7 +221,7 @@ def test_a_model_of_the_users_own_becomes_a_run_folder(
     assert first["prediction"].equals(second["prediction"])
 
 
-def test_bad_input_says_what_to_do(
+def test_certify_says_what_to_do_on_bad_input(
     run: Path, own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     on_run = ["certify", str(run)]
@@ -251,7 +249,7 @@ def test_bad_input_says_what_to_do(
     assert "withstand train" in failed(capsys, "certify", str(tmp_path), "--norm=2", "--epsilons=[0.1]")
 
 
-def test_rows_that_were_cut_are_made_whole(run: Path) -> None:
+def test_certify_makes_rows_whole_that_were_cut(run: Path) -> None:
     whole = pd.read_csv(run / "examples.csv")
     lines = (run / "examples.csv").read_text().splitlines()
     (run / "examples.csv").write_text("\n".join(lines[:-3]))
@@ -259,7 +257,9 @@ def test_rows_that_were_cut_are_made_whole(run: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_csv(run / "examples.csv")[list(whole)], whole)
 
 
-def test_interrupted(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certify_interrupted_changes_no_figures(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Slow(Certifier):
         def radius(self, images: Tensor, labels: Tensor, *, norm: float, tolerance: float = 1e-3) -> Tensor:
             raise KeyboardInterrupt
@@ -267,7 +267,7 @@ def test_interrupted(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     before = (run / "examples.csv").read_text(), (run / "metrics.json").read_text()
     monkeypatch.setattr("withstand.evaluation.proofs.Certifier", Slow)
     assert main(["certify", str(run), "--norm=2", "--epsilons=[0.1]", "--radius=true"]) == 130
-    assert "What was found stays" in capsys.readouterr().err
+    assert "Results so far stay" in capsys.readouterr().err
     assert ((run / "examples.csv").read_text(), (run / "metrics.json").read_text()) == before
 
 
@@ -309,19 +309,19 @@ def test_check_lists_every_operation_without_a_rule(
     assert text.count("withstand.domains.register") == 2
 
 
-def test_check_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_what_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'digits-adversarial'" in failed(capsys, "check", "digits-adversrial")
     assert "withstand train" in failed(capsys, "check", str(tmp_path))
     assert "--data.name=mnist" in failed(capsys, "check", "lenet")
     assert "did you mean '--data.name'" in failed(capsys, "check", "lenet", "--data.nam=mnist")
 
 
-def test_run_folder_of_a_model_needs_nothing_else(own: str, tmp_path: Path) -> None:
+def test_certify_makes_a_run_folder_that_can_be_evaluated(own: str, tmp_path: Path) -> None:
     out = RunFolder(tmp_path / "out")
     asked = ["--data.name=digits", f"--out={out.path}", "--norm=2", "--epsilons=[0.01]", "--num_examples=10"]
     assert main(["certify", own, *asked]) == 0
     attacks = "--evaluation.meters.attacks=[{class_path: PGD, init_args: {norm: 2, num_steps: 2}}]"
     added = ["--evaluation.meters+=Attacks", attacks, "--evaluation.meters.epsilons=[0.1]"]
     assert main(["evaluate", str(out.path), *added, "--evaluation.num_examples=10"]) == 0
-    results, _ = found_in(out.path)
-    assert [each.name for each in results.attacks] == ["pgd-2-l2", "pgd-20-margin-l2"]
+    results, _ = results_of(out.path)
+    assert [info.name for info in results.attacks] == ["pgd-2-l2", "pgd-20-margin-l2"]

@@ -82,7 +82,7 @@ def test_run_leaves_every_file_of_the_run_folder(finished: Path) -> None:
     assert f"{clean.value:.1%}".removesuffix("%") in page
 
 
-def test_each_stage_can_be_run_again_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_can_be_run_again_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = (finished / "last.safetensors").read_bytes()
     assert main(["evaluate", str(finished), "--evaluation.num_examples", "20"]) == 0
     assert json.loads((finished / "metrics.json").read_text())["num_examples"] == 20
@@ -105,7 +105,7 @@ def test_each_stage_can_be_run_again_alone(finished: Path, capsys: pytest.Captur
     assert (finished / "last.safetensors").read_bytes() == weights
 
 
-def test_an_evaluation_says_how_to_repeat_it_and_changes_nothing_that_was_trained(
+def test_evaluate_says_how_to_repeat_it_and_changes_nothing_that_was_trained(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(finished), "--evaluation.meters.0.epsilons=[0.2]"]) == 0
@@ -122,7 +122,7 @@ def test_an_evaluation_says_how_to_repeat_it_and_changes_nothing_that_was_traine
     )
 
 
-def test_a_penalised_run_with_a_constraint_and_its_kernel_norms(
+def test_run_with_penalty_constraint_and_kernel_norms(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The third family from one command, everything on: as a user combines it."""
@@ -160,18 +160,18 @@ def test_a_penalised_run_with_a_constraint_and_its_kernel_norms(
     assert main(["evaluate", str(out)]) == 0  # and the folder is read back as it is
 
 
-def test_a_run_that_did_not_end_is_not_evaluated(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_refuses_a_run_that_did_not_end(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (finished / "last.safetensors").unlink()  # written when training has come to its end
     assert "withstand train" in failed(capsys, "evaluate", str(finished))
 
 
-def test_several_runs_make_one_page(finished: Path, tmp_path: Path) -> None:
+def test_report_of_several_runs_is_one_page(finished: Path, tmp_path: Path) -> None:
     page = tmp_path / "compare.html"
     assert main(["report", str(finished), str(finished), f"--out={page}"]) == 0
     assert page.stat().st_size > 10_000
 
 
-def test_another_recipe_in_the_same_folder_is_refused(
+def test_train_refuses_another_recipe_in_the_same_folder(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (finished / "recipe.yaml").read_text()
@@ -183,7 +183,7 @@ def test_another_recipe_in_the_same_folder_is_refused(
     assert (finished / "recipe.yaml").read_text() == before
 
 
-def test_bad_input_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_says_what_to_do_on_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = f"--out={tmp_path / 'x'}"
     assert "did you mean 'train'" in failed(capsys, "trian")
     assert "did you mean 'digits-adversarial'" in failed(capsys, "run", "digits-adversrial", out)
@@ -211,7 +211,7 @@ def test_bad_input_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "x" / "model.safetensors").exists()
 
 
-def test_a_model_of_the_users_own(tmp_path: Path) -> None:
+def test_run_takes_a_users_own_model(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
         "def make(num_classes, width):\n"
@@ -224,7 +224,7 @@ def test_a_model_of_the_users_own(tmp_path: Path) -> None:
     assert load_file(out / "model.safetensors")["network.1.weight"].shape == (9, 64)
 
 
-def test_help_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_prints_help_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--help"], ["--version"], ["recipes"], ["recipes", "mnist-iat"], ["data"]):
         assert main(arguments) == 0
     out = capsys.readouterr().out
@@ -242,7 +242,7 @@ def test_help_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
         assert "usage" in capsys.readouterr().out.lower()
 
 
-def test_print_config_shows_all_values(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_prints_all_values_of_its_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["run", "digits-adversarial", "--seed=9", "--print_config"])
     assert stop.value.code == 0
@@ -251,7 +251,7 @@ def test_print_config_shows_all_values(capsys: pytest.CaptureFixture[str]) -> No
     assert "num_restarts: 5" in shown
 
 
-def test_killed_at_any_moment_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
+def test_train_killed_and_resumed_has_the_same_weights(tmp_path: Path) -> None:
     """A real SIGKILL, at moments that fall where they may, until the run ends by itself."""
     arguments = [*SMALL, "--training.epochs=6", "--training.checkpoint_seconds=0.0"]
     assert main(["train", "digits-adversarial", *arguments, f"--out={tmp_path / 'whole'}"]) == 0
@@ -285,7 +285,7 @@ def killed_after(process: subprocess.Popen[bytes], checkpoint: Path, num_checkpo
     return False
 
 
-def test_an_attack_of_random_weights_scores_them_as_their_recipe(
+def test_attack_scores_random_weights_as_their_recipe_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = tmp_path / "recipe.yaml", tmp_path / "run"
@@ -301,15 +301,15 @@ def test_an_attack_of_random_weights_scores_them_as_their_recipe(
     assert main(["train", str(file), f"--out={out}"]) == 0
     attack = ["--epsilon=0.1", "--num_steps=2", "--num_examples=6"]
     capsys.readouterr()
-    for options, said in (
+    for options, expected in (
         ([], "2 predictions an image, each the mean of 3 draws; gradients of 5 draws"),
         (["--num_samples=1", "--attack_samples=2"], "each the mean of 1 draw; gradients of 2 draws"),
         (["--most_attack_samples=4"], "each the mean of 3 draws; gradients of "),
     ):
-        run = shutil.copytree(out, tmp_path / f"run{len(options)}{len(said)}")
+        run = shutil.copytree(out, tmp_path / f"run{len(options)}{len(expected)}")
         assert main(["attack", str(run), *attack, *options]) == 0
         text = " ".join(capsys.readouterr().out.split())
-        assert said in text
+        assert expected in text
         assert ("gradients of 5" in text) == (not options)
         assert "digits, 2 predictions an example" in text
         assert "of 6 examples" in text

@@ -19,17 +19,17 @@ ACCURACY = Measurement(CLEAN, value=0.9, lower=0.85, upper=0.95, correct=90, tot
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """A folder with two runs."""
-    for number, right in enumerate((40, 90)):
+    for number, num_correct in enumerate((40, 90)):
         folder = tmp_path / "sweep" / f"run-{number}"
         folder.mkdir(parents=True)
         write_results(RunFolder(folder), Results("digits", 100, 10), table_of([ACCURACY]))
         (folder / "recipe.yaml").write_text(f"name: run-{number}\n")
-        rows = [f"{index},1,{int(index < right)}" for index in range(100)]
+        rows = [f"{index},1,{int(index < num_correct)}" for index in range(100)]
         (folder / "examples.csv").write_text("\n".join(["index,label,prediction", *rows, ""]))
     return tmp_path / "sweep"
 
 
-def test_a_page_and_tables_are_written(
+def test_compare_writes_a_page_and_tables(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compare([str(sweep), "--title=Two", f"--tables={tmp_path / 'tables'}"])
@@ -37,12 +37,14 @@ def test_a_page_and_tables_are_written(
     assert "<h1>Two</h1>" in page
     assert "run-1 is 50.0 points above run-0 on clean images" in page
     assert (tmp_path / "tables" / "comparison.tex").exists()
-    said = capsys.readouterr().out
-    assert "2 runs compared:" in said
-    assert "comparison.md" in said
+    printed = capsys.readouterr().out
+    assert "2 runs compared:" in printed
+    assert "comparison.md" in printed
 
 
-def test_the_page_goes_where_it_is_told(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_writes_the_page_where_out_says(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     compare([str(sweep / "run-1"), str(sweep / "run-0")])
     assert (tmp_path / "compare.html").exists()
@@ -50,7 +52,7 @@ def test_the_page_goes_where_it_is_told(sweep: Path, tmp_path: Path, monkeypatch
     assert (tmp_path / "pages" / "mine.html").exists()
 
 
-def test_figures_are_written_beside_the_page(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_writes_figures_beside_the_page(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def draw(runs: list[Path], folder: Path, image_format: str) -> list[Path]:
@@ -62,7 +64,7 @@ def test_figures_are_written_beside_the_page(sweep: Path, monkeypatch: pytest.Mo
     assert asked == [["run-0", "run-1"], sweep / "compare-figures", "svg"]
 
 
-def test_what_does_not_fit_is_refused(sweep: Path) -> None:
+def test_compare_refuses_what_does_not_fit(sweep: Path) -> None:
     with pytest.raises(RunFolderError, match="only one run"):
         compare([str(sweep / "run-0")])
     with pytest.raises(RecipeError, match="figures"):

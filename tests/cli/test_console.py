@@ -48,13 +48,13 @@ def share(
     return Measurement(measure, by, norm, level, correct / total, 0.25, 0.75, correct, total)
 
 
-def said(capsys: pytest.CaptureFixture[str], results: Results, *rows: Measurement) -> str:
+def printed(capsys: pytest.CaptureFixture[str], results: Results, *rows: Measurement) -> str:
     print_results(results, table_of([share(CLEAN, 90, 180), *rows]))
     captured = capsys.readouterr()
     return " ".join((captured.out + captured.err).split())
 
 
-def test_noise_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_prints_noise_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         Measurement(measure, "unclipped", "", level, value)
         for measure, values in (
@@ -63,18 +63,18 @@ def test_noise_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         )
         for level, value in zip((0.0, 0.25, 0.5), values, strict=True)
     ]
-    text = said(capsys, replace(RESULTS, noise=Noise("", 1)), *rows)
+    text = printed(capsys, replace(RESULTS, noise=Noise("", 1)), *rows)
     assert "noise: mean accuracy 93.1 % over noise_std 0 … 0.5; agreement area 0.941" in text
-    assert "noise" not in said(capsys, RESULTS)
+    assert "noise" not in printed(capsys, RESULTS)
 
 
-def test_attacks_and_certificates_are_sections(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_prints_attacks_and_certificates_as_sections(capsys: pytest.CaptureFixture[str]) -> None:
     stages = [StageInfo("apgd", "white-box"), StageInfo("square", "black-box")]
     attack = AttackInfo("standard", "inf", "four attacks", stages, [StageCounts(0.1, [90, 50], [40, 2])])
     results = replace(
         RESULTS, attacks=[attack], certificates=[CertificateInfo("certified-l2", "2", "best", "bounds")]
     )
-    text = said(
+    text = printed(
         capsys,
         results,
         share(ATTACKED, 48, 180, "standard", "inf", 0.1),
@@ -94,7 +94,7 @@ def test_attacks_and_certificates_are_sections(capsys: pytest.CaptureFixture[str
     assert "certified-l2: certified radius mean 0.25, median 0.2, largest 0.75" in text
 
 
-def test_random_answers_and_protocols_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_prints_random_answers_and_protocols(capsys: pytest.CaptureFixture[str]) -> None:
     typical = {"entropy": 0.5, "expected_entropy": 0.1, "mutual_information": 0.4}
     of_set = UncertaintySet(
         "mnist", "clean", 10, None, None, 0.75, typical, typical, {key: [] for key in typical}
@@ -109,7 +109,7 @@ def test_random_answers_and_protocols_are_said(capsys: pytest.CaptureFixture[str
         share(protocol_measure("sebr"), 30, 60, "clean"),
         share(protocol_measure("sebr"), 15, 60, "fgsm", "inf", 0.16),
     ]
-    text = said(capsys, results, *rows)
+    text = printed(capsys, results, *rows)
     assert text.startswith("digits, 3 predictions an example")
     assert "25.00% to 75.00% of 60 examples" in text
     assert "random weights: 3 predictions an image, each the mean of 20 draws; gradients of 16 draws" in text
@@ -117,12 +117,12 @@ def test_random_answers_and_protocols_are_said(capsys: pytest.CaptureFixture[str
     assert "AUROC 0.750" in text
     assert "protocol sebr" in text
     assert "fgsm │ 0.16 │ 25.00% │ 25.00% to 75.00% of 60 " in text
-    text = said(capsys, replace(results, sampling=Sampling("", 1, 1, None)), *rows)
+    text = printed(capsys, replace(results, sampling=Sampling("", 1, 1, None)), *rows)
     assert "random weights: 1 prediction an image, the mean of 1 draw uncertainty" in text
     assert "of 180" in text
 
 
-def test_what_is_one_number_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_prints_one_number_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     bounds = KernelNormsOf("0", 1.5, 1.25, None, None, 2.5)
     kinds = [
         CorruptionKind("blur", "Gaussian blur", "", [1], [1.0]),
@@ -134,7 +134,7 @@ def test_what_is_one_number_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
         corruptions=Corruptions("", kinds),
         smoothing=Smoothing("", 0.25, 0.001, 100, 1000),
     )
-    text = said(
+    text = printed(
         capsys,
         results,
         share(CORRUPTED, 90, 180, "blur", level=1),
@@ -152,12 +152,12 @@ def test_what_is_one_number_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
     assert "probability 0.999" in text
 
 
-def test_checks_and_warnings_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_prints_checks_and_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     checks = [
         Check("gradients", "", True, ""),
         Check("steps", "", False, ""),
         Check("transfer", "", None, ""),
     ]
-    text = said(capsys, replace(RESULTS, checks=checks, warnings=["Steps find more."]))
+    text = printed(capsys, replace(RESULTS, checks=checks, warnings=["Steps find more."]))
     assert "checks for false robustness: 1 passed; failed: steps; not run: transfer" in text
     assert "warning: Steps find more." in text

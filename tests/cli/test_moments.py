@@ -50,7 +50,7 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_a_run_gains_moments_and_the_page_shows_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_moments_are_added_to_a_run_and_its_page(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run)]) == 0
     before, table = read_results(RunFolder(run)) or pytest.fail("nothing was evaluated")
     capsys.readouterr()
@@ -74,13 +74,13 @@ def test_a_run_gains_moments_and_the_page_shows_them(run: Path, capsys: pytest.C
     assert "withstand moments" in page
 
 
-def test_a_run_that_was_never_evaluated_is_scored_clean(run: Path) -> None:
+def test_moments_score_a_run_clean_that_was_never_evaluated(run: Path) -> None:
     assert main(["moments", str(run), *FEW, "--methods=[diagonal]", "--blur=1"]) == 0
     results, table = read_results(RunFolder(run)) or pytest.fail("nothing was evaluated")
     assert (results.attacks, results.num_examples) == ([], 20)
     assert one(table, CLEAN) is not None
     assert results.moments is not None
-    assert [each.name for each in results.moments.levels[0].methods] == ["diagonal"]
+    assert [method.name for method in results.moments.levels[0].methods] == ["diagonal"]
     assert main(["evaluate", str(run)]) == 0
     again, _ = read_results(RunFolder(run)) or pytest.fail("nothing was evaluated")
     assert again.moments == results.moments
@@ -88,7 +88,7 @@ def test_a_run_that_was_never_evaluated_is_scored_clean(run: Path) -> None:
     assert "withstand moments" in (run / "report.html").read_text()
 
 
-def test_bad_input_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_moments_name_bad_input(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "above 0" in failed(capsys, "moments", str(run), "--noise_std=-0.1")
     assert "diagonal" in failed(capsys, "moments", str(run), "--methods=[diag]")
     assert "--num_samples" in failed(capsys, "moments", str(run), "--num_sample=3")

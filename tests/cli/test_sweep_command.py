@@ -46,15 +46,15 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join((captured.out + captured.err).split())
 
 
-def test_runs_every_point_once_and_repeats_one_alone(
+def test_sweep_runs_every_point_once_and_repeats_one_alone(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     command = ["sweep", str(file), *SMALL, "--out", str(out)]
     assert main(command) == 0
-    said = shown(capsys)
-    assert [f"[{number}/4] {point}: clean" in said for number, point in enumerate(POINTS, 1)] == [True] * 4
-    assert "My sweep" in said
+    printed = shown(capsys)
+    assert [f"[{number}/4] {point}: clean" in printed for number, point in enumerate(POINTS, 1)] == [True] * 4
+    assert "My sweep" in printed
     assert all((out / point / "metrics.json").exists() for point in POINTS)
     assert "My sweep" in (out / "report.html").read_text()
 
@@ -68,12 +68,12 @@ def test_runs_every_point_once_and_repeats_one_alone(
     alone = json.loads((out / "strong/seed=1/environment.json").read_text())["command"]
     assert main([*shlex.split(alone)[1:], f"--out={tmp_path / 'alone'}"]) == 0
     ours, again = (
-        load_file(each / "last.safetensors") for each in (out / "strong/seed=1", tmp_path / "alone")
+        load_file(folder / "last.safetensors") for folder in (out / "strong/seed=1", tmp_path / "alone")
     )
     assert all(ours[name].equal(again[name]) for name in ours)
 
 
-def test_another_evaluation_is_measured_anew_but_nothing_is_trained_again(
+def test_sweep_measures_another_evaluation_without_training_again(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["sweep", str(file), *SMALL, "--over", "seed=3", f"--out={tmp_path}"]
@@ -94,7 +94,7 @@ def test_another_evaluation_is_measured_anew_but_nothing_is_trained_again(
     assert shown(capsys).count("done before") == 2
 
 
-def test_a_point_is_done_where_more_was_measured_and_not_where_otherwise(
+def test_sweep_passes_over_a_point_where_as_much_was_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["sweep", "digits-adversarial", "--over=seed=0", *SMALL, f"--out={tmp_path}"]
@@ -114,21 +114,19 @@ def test_a_point_is_done_where_more_was_measured_and_not_where_otherwise(
         assert ("done before" in shown(capsys)) == is_done, overrides
 
 
-def test_a_point_that_fails_does_not_stop_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sweep_goes_on_after_a_point_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     over = ["--over", "data.validation_size=100000,30", "--over=seed=0"]
-    small = [each for each in SMALL if "validation_size" not in each]
+    small = [setting for setting in SMALL if "validation_size" not in setting]
     out = tmp_path / "out"
     assert main(["sweep", "digits-adversarial", *over, *small, f"--out={out}"]) == 2
-    said = shown(capsys)
-    assert "1 of 2 points failed" in said
-    assert "[2/2] validation_size=30,seed=0: clean" in said
+    printed = shown(capsys)
+    assert "1 of 2 points failed" in printed
+    assert "[2/2] validation_size=30,seed=0: clean" in printed
     assert (out / "validation_size=30,seed=0" / "metrics.json").exists()
     assert (out / "report.html").exists()
 
 
-def test_a_folder_of_another_recipe_is_not_overwritten(
+def test_sweep_does_not_overwrite_a_folder_of_another_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["sweep", "digits-adversarial", "--over=seed=0", *SMALL, f"--out={tmp_path}"]
@@ -154,7 +152,7 @@ def test_a_folder_of_another_recipe_is_not_overwritten(
         (["digits-adversarial", "--over=evaluation.meters.0.attacks.9.num_steps=1,2"], "list of 2 items"),
     ],
 )
-def test_bad_input_is_said_before_anything_runs(
+def test_sweep_refuses_bad_input_before_anything_runs(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -163,7 +161,7 @@ def test_bad_input_is_said_before_anything_runs(
     assert not out.exists()
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweep_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["sweep", "--help"])
     assert "--over" in shown(capsys)

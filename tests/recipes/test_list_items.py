@@ -54,7 +54,7 @@ def second_term(path: Path, *overrides: str) -> Weighted:
     return term
 
 
-def test_sums_read_back_to_themselves(path: Path, tmp_path: Path) -> None:
+def test_items_of_sums_read_back_to_themselves(path: Path, tmp_path: Path) -> None:
     first = parse_recipe(path, ["--objective.terms.1.weight=0.3"])
     again = tmp_path / "again.yaml"
     again.write_text(first.text)
@@ -66,7 +66,7 @@ def test_items_are_addressed_by_number(path: Path, key: str) -> None:
     assert second_term(path, f"--{key}=1/4").weight == 0.25
 
 
-def test_values_deep_inside_an_item(path: Path) -> None:
+def test_items_may_be_deep_inside_others(path: Path) -> None:
     term = second_term(
         path,
         "--objective.terms.1.weight.end=3",
@@ -79,7 +79,7 @@ def test_values_deep_inside_an_item(path: Path) -> None:
     assert term.attack.norm == math.inf
 
 
-def test_a_whole_item_and_then_a_value_of_it(path: Path) -> None:
+def test_items_may_be_replaced_and_then_changed(path: Path) -> None:
     overrides = [
         "--objective.terms.1.term={class_path: Adversarial, init_args: {attack: {class_path: PGD}}}",
         "--objective.terms.1.term.attack.num_steps=7",
@@ -98,7 +98,7 @@ def test_a_whole_item_and_then_a_value_of_it(path: Path) -> None:
     assert term.attack.num_steps == 7
 
 
-def test_another_class_loses_the_former_ones_settings(path: Path) -> None:
+def test_items_of_another_class_lose_the_former_settings(path: Path) -> None:
     term = second_term(path, "--objective.terms.1.term.class_path=CrossEntropy").term
     assert isinstance(term, CrossEntropy)
 
@@ -133,7 +133,7 @@ def test_items_of_a_list_that_another_override_gives() -> None:
         ("--foo.0.bar=1", "Unknown key 'foo'"),
     ],
 )
-def test_wrong_items_say_what_to_do(path: Path, override: str, message: str) -> None:
+def test_items_that_do_not_exist_say_what_to_do(path: Path, override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
         parse_recipe(path, [override])
     assert str(caught.value).count("does not fit") <= 1
@@ -143,12 +143,12 @@ def test_wrong_items_say_what_to_do(path: Path, override: str, message: str) -> 
     ("argument", "expected"),
     [("--a.0=1", True), ("--a.0.b", True), ("--a.b=c.0.1", False), ("--0=1", False), ("a.0=1", False)],
 )
-def test_tells_items(argument: str, expected: bool) -> None:
+def test_is_item_recognises_numbers_in_keys(argument: str, expected: bool) -> None:
     assert is_item(argument) is expected
 
 
 @given(st.lists(st.integers(), min_size=1), st.data())
-def test_nothing_but_the_item_changes(values: list[int], data: st.DataObject) -> None:
+def test_items_change_nothing_else(values: list[int], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(values) - 1))
     document: Any = {"a": {"class_path": "X", "init_args": {"b": deepcopy(values), "c": 1}}}
     put(document, [Item(f"a.b.{place}", "new")])

@@ -65,7 +65,7 @@ def budgets_of(recipe: Recipe) -> list[float]:
     return attacks.epsilons
 
 
-def test_reads_numbers_as_people_write_them(path: Path) -> None:
+def test_load_yaml_reads_numbers_as_people_write_them(path: Path) -> None:
     recipe = parse_recipe(path).recipe
     attack = attack_of(recipe)
     assert attack.norm == math.inf
@@ -75,7 +75,7 @@ def test_reads_numbers_as_people_write_them(path: Path) -> None:
     assert budgets_of(recipe) == [0.0, 8 / 255]
 
 
-def test_overrides(path: Path) -> None:
+def test_parse_recipe_takes_overrides(path: Path) -> None:
     overrides = [
         "--objective.attack.epsilon=4/255",
         "--objective.attack.loss=withstand.attacks.dlr",
@@ -96,7 +96,7 @@ def test_overrides(path: Path) -> None:
     assert recipe.training.rollback.max_rollbacks == 3
 
 
-def test_the_mode_of_an_attack_is_set_where_nothing_wraps_it(path: Path) -> None:
+def test_attack_mode_is_set_where_nothing_wraps_the_attack(path: Path) -> None:
     attack = attack_of(parse_recipe(path, ["--objective.attack.mode=evaluation"]).recipe)
     assert attack.mode == "evaluation"
     wrapped = ["--objective.attack=AtMeans", "--objective.attack.attack=PGD"]
@@ -136,18 +136,20 @@ def test_objective_can_be_replaced_and_summed(path: Path, tmp_path: Path) -> Non
     ],
 )
 @pytest.mark.parametrize("objective", ["GaussianExpectation", "NoisyCrossEntropy"])
-def test_noise_in_all_its_forms(objective: str, noise_std: str, expected: object, tmp_path: Path) -> None:
+def test_noise_std_is_read_in_all_its_forms(
+    objective: str, noise_std: str, expected: object, tmp_path: Path
+) -> None:
     file = tmp_path / "noise.yaml"
     file.write_text(
         f"objective: {{class_path: {objective}, init_args: {{noise_std: {noise_std}, blur: 1/2}}}}\n"
     )
-    found = parse_recipe(file).recipe.objective
-    assert isinstance(found, GaussianExpectation | NoisyCrossEntropy)
-    assert found.noise_std == expected
-    assert found.blur == 0.5
+    parsed = parse_recipe(file).recipe.objective
+    assert isinstance(parsed, GaussianExpectation | NoisyCrossEntropy)
+    assert parsed.noise_std == expected
+    assert parsed.blur == 0.5
 
 
-def test_ways_of_noise_through_a_network(tmp_path: Path) -> None:
+def test_propagation_is_read_in_all_its_forms(tmp_path: Path) -> None:
     file = tmp_path / "noise.yaml"
     file.write_text("objective: {class_path: GaussianExpectation, init_args: {noise_std: 0.1}}\n")
     way = "{class_path: EveryLayer, init_args: {loss: {class_path: Cubature, init_args: {num_points: 32}}}}"
@@ -171,7 +173,7 @@ def test_ways_of_noise_through_a_network(tmp_path: Path) -> None:
         parse_recipe(file, ["--objective.noise_std=-0.1"])
 
 
-def test_resolved_text_reads_back_to_itself(path: Path, tmp_path: Path) -> None:
+def test_recipe_text_reads_back_to_itself(path: Path, tmp_path: Path) -> None:
     first = parse_recipe(path, ["--seed=3"])
     again = tmp_path / "again.yaml"
     again.write_text(first.text)
@@ -222,7 +224,7 @@ def test_iat_follows_the_published_schedule() -> None:
         ("--seed=99999999999999999", "seed from 0"),
     ],
 )
-def test_wrong_overrides_say_what_to_do(path: Path, override: str, message: str) -> None:
+def test_overrides_that_are_wrong_say_what_to_do(path: Path, override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse_recipe(path, [override])
 
@@ -236,29 +238,34 @@ def test_wrong_overrides_say_what_to_do(path: Path, override: str, message: str)
         ("a: [", "does not fit"),
     ],
 )
-def test_wrong_files_say_what_to_do(tmp_path: Path, line: str, message: str) -> None:
+def test_recipe_files_that_are_wrong_say_what_to_do(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "wrong.yaml"
     file.write_text(line)
     with pytest.raises(RecipeError, match=message):
         parse_recipe(file)
 
 
-def test_unknown_recipe_names_the_nearest() -> None:
+def test_find_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match=r"'mnist-iaat'.*did you mean 'mnist-iat'"):
         find_recipe("mnist-iaat")
 
 
-def test_fractions_in_arguments() -> None:
-    given = ["--a.b=1/4", "--b=x/y", "--data.root=1/2", "run"]
+def test_arguments_may_be_fractions() -> None:
+    arguments = ["--a.b=1/4", "--b=x/y", "--data.root=1/2", "run"]
     assert with_numbers(["--x.norm=inf", "--name=inf"], recipe_parser("", "")) == [
         "--x.norm=.inf",
         "--name=inf",
     ]
-    assert with_numbers(given, recipe_parser("", "")) == ["--a.b=0.25", "--b=x/y", "--data.root=1/2", "run"]
+    assert with_numbers(arguments, recipe_parser("", "")) == [
+        "--a.b=0.25",
+        "--b=x/y",
+        "--data.root=1/2",
+        "run",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("value", "expected"),
     [
         ("model: {bayes: {posterior: {prior_std: -1}}}", "The recipe does not fit: Expected prior_std to be"),
         (
@@ -269,12 +276,12 @@ def test_fractions_in_arguments() -> None:
         ("evaluation: {sampling: {num_samples: 0}}", "The recipe does not fit: Expected num_samples of the"),
     ],
 )
-def test_a_bad_value_of_what_may_be_null_is_told_alone(tmp_path: Path, given: str, said: str) -> None:
+def test_nullable_setting_names_the_bad_value_alone(tmp_path: Path, value: str, expected: str) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text(given)
+    file.write_text(value)
     with pytest.raises(RecipeError) as caught:
         parse_recipe(file)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert "Union" not in str(caught.value)
     assert "NoneType" not in str(caught.value)
 
@@ -283,7 +290,7 @@ _CERTIFICATE = "{class_path: Certificate, init_args: {norm: 2, epsilons: [0.1]}}
 
 
 @pytest.mark.parametrize("meter", [_CERTIFICATE, "KernelNorms", "MomentCheck"])
-def test_nothing_is_proven_of_random_weights(tmp_path: Path, meter: str) -> None:
+def test_random_weights_refuse_certificates(tmp_path: Path, meter: str) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(f"evaluation: {{meters: [{meter}]}}")
     (known,) = parse_recipe(file).recipe.evaluation.meters
@@ -294,7 +301,7 @@ def test_nothing_is_proven_of_random_weights(tmp_path: Path, meter: str) -> None
         parse_recipe(file, ["--model.bayes={}"])
 
 
-def test_uncertainty_is_of_random_weights(tmp_path: Path) -> None:
+def test_uncertainty_refuses_fixed_weights(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("evaluation: {meters: [Uncertainty]}")
     parse_recipe(file, ["--model.bayes={}"])
@@ -318,15 +325,15 @@ def test_uncertainty_is_of_random_weights(tmp_path: Path) -> None:
 def test_meters_are_added_on_the_command_line(
     path: Path, overrides: list[str], expected: list[str] | None
 ) -> None:
-    parsed = parse_recipe(path, [f"--evaluation.meters{each}" for each in overrides])
+    parsed = parse_recipe(path, [f"--evaluation.meters{override}" for override in overrides])
     names = [type(meter).__name__ for meter in parsed.recipe.evaluation.meters]
     assert names == (["Attacks", "Certificate", "KernelNorms"] if expected is None else expected)
 
 
-def test_a_meter_that_was_added_is_set_and_the_others_stay(path: Path) -> None:
+def test_meters_that_were_added_are_set_and_the_others_stay(path: Path) -> None:
     added = ["+=Suite", ".level=standard", ".epsilons=[8/255]", ".norms=[2]", ".0.epsilons.1=0.5"]
     first, suite = parse_recipe(
-        path, [f"--evaluation.meters{each}" for each in added]
+        path, [f"--evaluation.meters{override}" for override in added]
     ).recipe.evaluation.meters
     assert isinstance(first, Attacks)
     assert first.epsilons == [0.0, 0.5]
@@ -348,7 +355,7 @@ def test_a_meter_that_was_added_is_set_and_the_others_stay(path: Path) -> None:
         ("{class_path: Suite, init_args: {level: slow, epsilons: [0.1]}}", r"level.*'fast'.*value: slow"),
     ],
 )
-def test_a_meter_misspelt_in_a_recipe_names_the_nearest(tmp_path: Path, meter: str, message: str) -> None:
+def test_meters_misspelt_in_a_recipe_name_the_nearest(tmp_path: Path, meter: str, message: str) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(f"evaluation: {{meters: [{meter}]}}")
     with pytest.raises(RecipeError, match=message):

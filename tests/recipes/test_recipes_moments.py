@@ -32,8 +32,8 @@ def test_published_units_are_converted(data: str) -> None:
     assert len(sweep.variants) == len(SIGMAS)
     for sigma, (name, settings) in zip(SIGMAS, sweep.variants.items(), strict=True):
         assert name == f"sigma-{sigma:g}"
-        given = settings["objective.noise_std"]
-        channels = given if isinstance(given, list) else [given]
+        noise_std = settings["objective.noise_std"]
+        channels = noise_std if isinstance(noise_std, list) else [noise_std]
         assert channels == [pytest.approx(value, rel=5e-4) for value in in_pixels(data, sigma)]
         if len(channels) > 1:
             assert f"{sigma:<7g} {', '.join(f'{value:g}' for value in channels)}\n" in header
@@ -50,6 +50,6 @@ def test_grid_in_pixel_units_takes_every_weight_and_number_of_copies(data: str) 
     ]
     assert [weight for weight in weights if weight is not None] == WEIGHTS
     assert copies == [1, 5, 10, 20]
-    found = points(sweep)
-    assert len(found) == len(sweep.over["objective.noise_std"]) * (len(WEIGHTS) + len(copies))
-    assert f"{len(found)} runs" in " ".join(find_sweep(sweep.name).read_text().split("\n# ")[:3])
+    all_points = points(sweep)
+    assert len(all_points) == len(sweep.over["objective.noise_std"]) * (len(WEIGHTS) + len(copies))
+    assert f"{len(all_points)} runs" in " ".join(find_sweep(sweep.name).read_text().split("\n# ")[:3])

@@ -99,16 +99,16 @@ def test_recipe_is_consistent_takes_a_step_and_evaluates(name: str, tmp_path: Pa
     assert result.steps == 1
     meters = [brief for meter in recipe.evaluation.meters if (brief := briefly(meter)) is not None]
     sampling = Sampling(num_samples=2, num_repeats=1, attack_samples=1)
-    found = evaluate(model, dataset, meters, sampling=sampling)
-    clean = one(found.table, CLEAN)
+    evaluation = evaluate(model, dataset, meters, sampling=sampling)
+    clean = one(evaluation.table, CLEAN)
     assert clean is not None
     assert clean.total == 2
     noise = [meter for meter in meters if isinstance(meter, NoiseCurve)]
-    assert len(select(found.table, NOISE_ACCURACY, by="unclipped")) == 2 * len(noise)
+    assert len(select(evaluation.table, NOISE_ACCURACY, by="unclipped")) == 2 * len(noise)
     num_attacks = sum(len(meter.attacks) for meter in meters if isinstance(meter, Attacks))
-    assert len(found.results.attacks) >= num_attacks  # where there are several, the worst of them too
-    attacked = list(select(found.table, ATTACKED)["by"])
-    assert attacked == [attack.name for attack in found.results.attacks]  # at one epsilon each
+    assert len(evaluation.results.attacks) >= num_attacks  # where there are several, the worst of them too
+    attacked = list(select(evaluation.table, ATTACKED)["by"])
+    assert attacked == [attack.name for attack in evaluation.results.attacks]  # at one epsilon each
     shutil.rmtree(tmp_path)  # the weights of the largest net come to a GiB
 
 

@@ -55,20 +55,20 @@ def test_points_are_the_product_and_their_names_differ(
     sweep = sweep_of(over, variants)
     if sweep is None:
         return
-    found = points(sweep)
+    all_points = points(sweep)
     count = max(1, len(variants))
     for values in over.values():
         count *= len(values)
-    assert len(found) == count
-    assert len({point.name.lower() for point in found}) == count
-    assert len({point.overrides for point in found}) == count
-    for point in found:
+    assert len(all_points) == count
+    assert len({point.name.lower() for point in all_points}) == count
+    assert len({point.overrides for point in all_points}) == count
+    for point in all_points:
         assert len(point.name.split("/")) == bool(variants) + bool(over)
         assert not any(sign in point.name for sign in " \\:*?\"'<>|$\n\0")
         assert all(len(part) < 200 and part not in (".", "..") for part in point.name.split("/"))
 
 
-def test_values_come_in_order_and_what_varies_last() -> None:
+def test_points_have_overrides_in_order_and_what_varies_last() -> None:
     sweep = Sweep(
         "mine",
         "digits-adversarial",
@@ -77,10 +77,10 @@ def test_values_come_in_order_and_what_varies_last() -> None:
         over={"seed": [0, 1], "data.train_size": [300]},
         variants={"plain": {}, "strong": {"objective": {"class_path": "CrossEntropy"}}},
     )
-    found = points(sweep, ["--model.name=mlp"])
-    names = [point.name for point in found]
+    all_points = points(sweep, ["--model.name=mlp"])
+    names = [point.name for point in all_points]
     assert names == [f"{v}/seed={s},train_size=300" for v in ("plain", "strong") for s in (0, 1)]
-    assert found[2].overrides == (
+    assert all_points[2].overrides == (
         "--name=strong/seed=0,train_size=300",
         "--title=Mine: strong/seed=0,train_size=300",
         "--description=",
@@ -92,7 +92,7 @@ def test_values_come_in_order_and_what_varies_last() -> None:
     )
 
 
-def test_what_varies_may_belong_to_a_class_that_the_command_line_names() -> None:
+def test_sweep_varies_a_value_of_a_class_that_the_command_line_names() -> None:
     sweep = Sweep("mine", "digits-adversarial", over={"objective.noise_std": [0.1, 0.2]})
     for point, expected in zip(points(sweep, ["--objective=GaussianExpectation"]), (0.1, 0.2), strict=True):
         objective = parse_recipe(find_recipe("digits-adversarial"), point.overrides).recipe.objective
@@ -113,19 +113,19 @@ def test_what_varies_may_belong_to_a_class_that_the_command_line_names() -> None
         ({"a.epsilon": [8 / 255]}, "epsilon=0.0313725"),
     ],
 )
-def test_names_are_short_and_tell_keys_apart(over: dict[str, list[Any]], name: str | None) -> None:
-    found = points(Sweep("s", "r", over=over))[0].name
-    assert found == (name or "terms.1.weight=0.1,terms.2.weight=2")
+def test_point_names_are_short_and_distinguish_keys(over: dict[str, list[Any]], name: str | None) -> None:
+    point = points(Sweep("s", "r", over=over))[0]
+    assert point.name == (name or "terms.1.weight=0.1,terms.2.weight=2")
 
 
 @given(VALUES)
-def test_values_reach_the_recipe_as_they_are(value: Any) -> None:
+def test_sweep_values_reach_the_recipe_as_they_are(value: Any) -> None:
     (point,) = points(Sweep("s", "r", over={"key": [value]}))
     text = point.overrides[-1].removeprefix("--key=")
     assert (text if isinstance(value, str) else load_yaml(text)) == value
 
 
-def test_several_keys_take_the_same_value() -> None:
+def test_sweep_keys_may_share_a_value() -> None:
     (point,) = points(Sweep("s", "r", over={"seed,data.seed": [3]}))
     assert point.name == "seed=3"
     assert point.overrides[-2:] == ("--seed=3", "--data.seed=3")
@@ -145,14 +145,14 @@ def test_packaged_sweeps_are_sound(name: str) -> None:
         assert parse_recipe(base, point.overrides).recipe.name == point.name
 
 
-def test_a_recipe_is_no_sweep(tmp_path: Path) -> None:
+def test_is_sweep_of_a_recipe_is_false(tmp_path: Path) -> None:
     assert not is_sweep(find_sweep("digits-adversarial"))
     empty = tmp_path / "empty.yaml"
     empty.touch()
     assert not is_sweep(empty)
 
 
-def test_the_recipe_may_lie_beside_the_sweep(tmp_path: Path) -> None:
+def test_sweep_may_have_its_recipe_beside_it(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("name: base\n")
     file = tmp_path / "mine.yaml"
     file.write_text("recipe: base.yaml\nover: {seed: [0, 8/255]}\n")
@@ -183,23 +183,23 @@ def test_the_recipe_may_lie_beside_the_sweep(tmp_path: Path) -> None:
         ("recipe: [", "Cannot read"),
     ],
 )
-def test_wrong_sweeps_say_what_to_do(tmp_path: Path, text: str, message: str) -> None:
+def test_sweeps_that_are_wrong_say_what_to_do(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(RecipeError, match=message):
         read_sweep(file)
 
 
-def test_an_unknown_name_says_the_nearest() -> None:
+def test_find_sweep_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'digits-adversarial'"):
         find_sweep("digits-adversaril")
 
 
-def test_over_is_read_from_the_command_line() -> None:
+def test_read_over_takes_the_command_line() -> None:
     assert read_over("a.b=8/255,[1,2],x,{c: 1}") == ("a.b", [8 / 255, [1, 2], "x", {"c": 1}])
 
 
 @pytest.mark.parametrize("argument", ["seed", "seed=", "=1", "seed=[", "seed= "])
-def test_wrong_over(argument: str) -> None:
+def test_read_over_refuses_what_does_not_fit(argument: str) -> None:
     with pytest.raises(RecipeError, match="Expected --over key=v1,v2"):
         read_over(argument)

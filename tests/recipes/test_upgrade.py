@@ -51,7 +51,7 @@ def test_old_keys_of_a_file_are_shown_as_they_are_written_now(tmp_path: Path, ke
         parse_recipe(file)
     new.write_text(yaml.safe_dump(written_instead(caught.value)))
     random = ["--model.bayes={}"] if key == "uncertainty" else []
-    found = parse_recipe(new, random).recipe.evaluation
+    evaluation = parse_recipe(new, random).recipe.evaluation
     expected: dict[str, list[Meter]] = {
         "suite": [Suite("fast", [8 / 255])],
         "suite with settings": [Suite("standard", [0.1], norms=[2])],
@@ -64,19 +64,19 @@ def test_old_keys_of_a_file_are_shown_as_they_are_written_now(tmp_path: Path, ke
         "uncertainty": [Suite("fast", [0.1]), Uncertainty(num_bins=7)],
     }
     if key == "attacks":
-        (attacks,) = found.meters
+        (attacks,) = evaluation.meters
         assert isinstance(attacks, Attacks)
         assert [attack.name for attack in attacks.attacks] == ["pgd-3-linf"]
         assert attacks.epsilons == [0.1]
     else:
-        assert found.meters == expected[key]
-    assert found.sampling == (Sampling(num_samples=3) if random else None)
+        assert evaluation.meters == expected[key]
+    assert evaluation.sampling == (Sampling(num_samples=3) if random else None)
 
 
-def test_all_old_keys_are_named_and_what_stays_is_kept(tmp_path: Path) -> None:
+def test_old_keys_are_all_named_and_the_others_stay(tmp_path: Path) -> None:
     file = tmp_path / "old.yaml"
-    kept = "num_examples: 7, batch_size: 3, weights: last"
-    file.write_text(f"evaluation: {{noise: {{}}, smoothing: {{}}, kernel_norms: null, {kept}}}")
+    unchanged = "num_examples: 7, batch_size: 3, weights: last"
+    file.write_text(f"evaluation: {{noise: {{}}, smoothing: {{}}, kernel_norms: null, {unchanged}}}")
     with pytest.raises(RecipeError) as caught:
         parse_recipe(file)
     new = tmp_path / "new.yaml"
@@ -106,19 +106,19 @@ def test_old_keys_of_the_command_line_are_shown_as_they_are_written_now(
     with pytest.raises(RecipeError, match=rf"evaluation\.{key} is no key any more") as caught:
         parse_recipe(file, [f"--evaluation.{argument}"])
     shown = [word for word in str(caught.value).split() if word.startswith("--evaluation.meters")]
-    found = parse_recipe(file, [word.rstrip(",.") for word in shown])
-    assert found.recipe.evaluation.meters == [Suite("standard", [0.1])]
+    parsed = parse_recipe(file, [word.rstrip(",.") for word in shown])
+    assert parsed.recipe.evaluation.meters == [Suite("standard", [0.1])]
 
 
 @pytest.mark.parametrize("old", ["{attacks: [], epsilons: []}", "{noise: true}", "{certificates: [2]}"])
-def test_old_keys_without_sense_are_told_too(tmp_path: Path, old: str) -> None:
+def test_old_keys_with_values_that_never_fitted_are_named_too(tmp_path: Path, old: str) -> None:
     file = tmp_path / "old.yaml"
     file.write_text(f"evaluation: {old}")
     with pytest.raises(RecipeError, match=r"Write instead:\nevaluation:\n  meters:"):
         parse_recipe(file)
 
 
-def test_what_is_not_of_an_older_version_stays(tmp_path: Path) -> None:
+def test_recipe_of_today_is_accepted(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     for text in ("evaluation: {meters: [NoiseCurve]}", "evaluation: {sampling: {num_samples: 3}}", "seed: 1"):
         file.write_text(text)
@@ -127,7 +127,7 @@ def test_what_is_not_of_an_older_version_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("switch", ["stop_when_fooled: true", "rank_by_loss: false"])
-def test_switches_of_attacks_are_told_wherever_they_stand(tmp_path: Path, switch: str) -> None:
+def test_switches_of_attacks_are_named_wherever_they_are(tmp_path: Path, switch: str) -> None:
     file = tmp_path / "old.yaml"
     attack = f"{{class_path: PGD, init_args: {{num_steps: 3, {switch}}}}}"
     file.write_text(f"objective: {{class_path: Adversarial, init_args: {{attack: {attack}}}}}")

@@ -111,17 +111,17 @@ class Evaluated:
         return replace(self, rows=tuple(row for row in self.rows if row.measure not in measures))
 
     def attacked(self, name: str, norm: str, corrects: Mapping[float, int], **fields: Any) -> Evaluated:
-        """The same with one attack more, given how many examples are right at each epsilon."""
+        """The same with one attack more, given how many examples are correct at each epsilon."""
         info = AttackInfo(name, norm, f"{name} in words", **fields)
         return self.but(attacks=[*self.results.attacks, info]).plus(
-            *(measured(ATTACKED, right, name, norm, epsilon) for epsilon, right in corrects.items())
+            *(measured(ATTACKED, correct, name, norm, epsilon) for epsilon, correct in corrects.items())
         )
 
     def certified(self, name: str, norm: str, method: str, corrects: Mapping[float, int]) -> Evaluated:
         """The same with one certificate more."""
         info = CertificateInfo(name, norm, method, f"{name} in words")
         return self.but(certificates=[*self.results.certificates, info]).plus(
-            *(measured(CERTIFIED, right, name, norm, epsilon) for epsilon, right in corrects.items())
+            *(measured(CERTIFIED, correct, name, norm, epsilon) for epsilon, correct in corrects.items())
         )
 
     def run(self, **fields: Any) -> Run:
@@ -183,7 +183,7 @@ def with_corruptions(evaluated: Evaluated) -> Evaluated:
     }
     severities = range(1, 6)
     kinds = [
-        CorruptionKind(name, title, parameter, list(severities), [0.4 * each for each in severities])
+        CorruptionKind(name, title, parameter, list(severities), [0.4 * severity for severity in severities])
         for name, (title, parameter) in titles.items()
     ]
     rows = [
@@ -201,7 +201,7 @@ def with_smoothing(evaluated: Evaluated) -> Evaluated:
     return evaluated.but(smoothing=Smoothing("By sampling", 0.25, 0.001, 100, 10_000)).plus(
         measured(SMOOTHED, 940, "smoothed"),
         measured(ABSTENTION, 12, "smoothed"),
-        *(measured(SMOOTHED_CERTIFIED, right, "smoothed", "2", at) for at, right in certified.items()),
+        *(measured(SMOOTHED_CERTIFIED, correct, "smoothed", "2", at) for at, correct in certified.items()),
         *(
             Measurement(f"{name} radius of the smoothed classifier", "smoothed", "2", value=value)
             for name, value in radii.items()
@@ -220,8 +220,8 @@ def with_classes(evaluated: Evaluated) -> Evaluated:
     """The same with the accuracies and mistakes of three classes."""
     clean, attacked = {"cat": 98, "dog": 97, "ship": 99}, {"cat": 40, "dog": 12, "ship": 77}
     accuracies = [
-        ClassAccuracy(name, share(right, 100), share(attacked[name], 100), None)
-        for name, right in clean.items()
+        ClassAccuracy(name, share(correct, 100), share(attacked[name], 100), None)
+        for name, correct in clean.items()
     ]
     confusion = Confusion([[98, 2, 0], [3, 97, 0], [0, 1, 99]], [[40, 55, 5], [80, 12, 8], [3, 20, 77]])
     target = Target("standard-linf", "inf", 0.3)

@@ -72,7 +72,7 @@ def noise_figure(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def test_runs_under_noise_stand_beside_each_other(
+def test_noise_section_has_runs_beside_each_other(
     write_run: WriteRun, evaluated: Any, noisy: Callable[..., Any], tmp_path: Path
 ) -> None:
     contents = {"one": noisy(0.98, 0.8, 0.5), "two": noisy(0.9, 0.8), "none": evaluated}
@@ -97,7 +97,7 @@ def test_runs_under_noise_stand_beside_each_other(
     assert "at which a constant answer scores 1" in page
 
 
-def test_seeds_under_noise_are_one_curve(over_seeds: list[Run]) -> None:
+def test_noise_section_has_one_curve_of_several_seeds(over_seeds: list[Run]) -> None:
     figure = noise_figure(over_seeds)
     traces = figure.plot["data"]
     assert [trace["name"] for trace in traces] == ["mlp", "cnn", "vgg", "net", "fcn"]
@@ -107,7 +107,7 @@ def test_seeds_under_noise_are_one_curve(over_seeds: list[Run]) -> None:
     assert "measured alike" not in figure.caption
 
 
-def test_the_best_of_many_under_noise_are_drawn(noisy: Callable[..., Any]) -> None:
+def test_noise_section_draws_the_best_of_many(noisy: Callable[..., Any]) -> None:
     runs = [
         noisy(0.9, 0.1 + 0.05 * (n % 7)).run(recipe={"name": f"r{n}", "model": f"m{n}"}) for n in range(14)
     ]
@@ -116,11 +116,11 @@ def test_the_best_of_many_under_noise_are_drawn(noisy: Callable[..., Any]) -> No
     assert "12 of 14 with the highest mean" in figure.caption
 
 
-def test_without_noise_there_is_no_figure_of_it(evaluated: Any) -> None:
+def test_noise_section_is_none_without_noise(evaluated: Any) -> None:
     assert curves.noise_section(Comparison([evaluated.run(), evaluated.run()])) is None
 
 
-def test_means_over_seeds_stand_in_the_table(over_seeds: list[Run]) -> None:
+def test_seeds_table_has_means_under_noise(over_seeds: list[Run]) -> None:
     compared = Comparison(over_seeds)
     table = seeds_table(compared)
     mean, area = f"Mean accuracy under noise, {SCALE}", f"Agreement area, {SCALE}"
@@ -132,7 +132,7 @@ def test_means_over_seeds_stand_in_the_table(over_seeds: list[Run]) -> None:
     assert "those of a single run have no interval" in section.tables[0].caption
 
 
-def test_the_terminal_shows_means_under_noise(write_run: WriteRun, noisy: Callable[..., Any]) -> None:
+def test_seeds_summary_shows_means_under_noise(write_run: WriteRun, noisy: Callable[..., Any]) -> None:
     folders = [
         write_run(f"a-{seed}", recipe=RECIPE.format(name="a", seed=seed), evaluated=noisy(0.98, 0.8, end))
         for seed, end in enumerate((0.5, 0.6))
@@ -142,14 +142,18 @@ def test_the_terminal_shows_means_under_noise(write_run: WriteRun, noisy: Callab
     assert words(row[-1]).startswith("77.67 % (")
 
 
-def test_a_single_run_has_no_interval_of_its_mean(evaluated: Any, noisy: Callable[..., Any]) -> None:
+def test_seeds_table_has_no_interval_of_a_single_run_under_noise(
+    evaluated: Any, noisy: Callable[..., Any]
+) -> None:
     runs = noisy(0.98, 0.8, 0.5).run(recipe=recipe_of("a")), evaluated.run(recipe=recipe_of("b"))
     table = seeds_table(Comparison(runs))
     assert words(table[f"Mean accuracy under noise, {SCALE}"].iloc[0]) == "76.00 %"
     assert table[f"Agreement area, {SCALE}"].tolist() == ["0.780", "—"]
 
 
-def test_seeds_measured_otherwise_have_no_mean(evaluated: Any, noisy: Callable[..., Any]) -> None:
+def test_seeds_table_has_no_mean_of_seeds_measured_otherwise(
+    evaluated: Any, noisy: Callable[..., Any]
+) -> None:
     mixed = [noisy(0.98, 0.8, 0.5), noisy(0.9, 0.8)]
     partly = [noisy(0.98, 0.8, 0.5), noisy(0.98, 0.8, 0.5), evaluated]
     runs = [
@@ -162,7 +166,7 @@ def test_seeds_measured_otherwise_have_no_mean(evaluated: Any, noisy: Callable[.
     assert not any("noise" in name for name in seeds_table(compared).columns)
 
 
-def test_single_runs_are_a_table_of_groups_only_where_they_are_many(evaluated: Any) -> None:
+def test_seeds_section_holds_single_runs_only_where_they_are_many(evaluated: Any) -> None:
     runs = [evaluated.run(recipe=recipe_of(f"m{number}")) for number in range(9)]
     assert seeds.section(Comparison(runs[:3])) is None
     section = seeds.section(Comparison(runs))
@@ -171,7 +175,7 @@ def test_single_runs_are_a_table_of_groups_only_where_they_are_many(evaluated: A
     assert curves.accuracy_section(Comparison(runs)) is None  # too many groups to be told apart
 
 
-def test_groups_are_rows_with_their_number_of_seeds(evaluated: Any) -> None:
+def test_seeds_table_has_a_row_a_group_with_its_number_of_seeds(evaluated: Any) -> None:
     runs = [evaluated.run(recipe=recipe_of(name, seed)) for name in ("mlp", "cnn") for seed in range(3)]
     section = seeds.section(Comparison(runs))
     assert section is not None
@@ -194,7 +198,7 @@ def test_mean_curves_begin_at_clean_accuracy(evaluated: Any) -> None:
     assert "mean of 3" in first["hovertext"][0]
 
 
-def test_a_run_has_one_look_attacked_and_certified(certified: Any) -> None:
+def test_accuracy_section_draws_a_run_in_one_look_attacked_and_certified(certified: Any) -> None:
     runs = [certified.run(recipe={"name": name}) for name in ("one", "two")]
     section = curves.accuracy_section(Comparison(runs))
     assert section is not None
@@ -214,7 +218,7 @@ def test_a_run_has_one_look_attacked_and_certified(certified: Any) -> None:
     assert colours[0] == colours[1] != colours[2] == colours[3]
 
 
-def test_training_is_a_figure_a_column(make_run: Callable[..., Run]) -> None:
+def test_training_section_has_a_figure_a_column(make_run: Callable[..., Run]) -> None:
     runs = [make_run(name, recipe=f"name: {name}") for name in ("one", "two")]
     section = curves.training_section(Comparison(runs))
     assert section is not None

@@ -31,7 +31,7 @@ def figure_of(evaluated: Any) -> Callable[..., Figure]:
                 rows=(replace(clean, value=value, lower=value - 0.05, upper=value + 0.02), *others),
             ).run(
                 recipe={"name": f"{name}/seed={seed}", "seed": seed, "model": name}
-                | {key: each[place] for key, each in recipes.items()}
+                | {key: value[place] for key, value in recipes.items()}
             )
             for place, (name, values) in enumerate(accuracies.items())
             for seed, value in enumerate(values)
@@ -41,7 +41,7 @@ def figure_of(evaluated: Any) -> Callable[..., Figure]:
     return of
 
 
-def test_a_line_joins_what_differs_in_one_number() -> None:
+def test_family_joins_what_differs_in_one_number() -> None:
     families = families_of(
         [
             group("plain", objective="CrossEntropy"),
@@ -61,7 +61,7 @@ def test_a_line_joins_what_differs_in_one_number() -> None:
     ]
 
 
-def test_every_group_is_in_one_family_and_sizes_join_last() -> None:
+def test_families_hold_every_group_once_and_join_sizes_last() -> None:
     groups = [
         group(f"w={weight}, size={size}", data__train_size=size, x__weight=weight)
         for weight in (1, 2)
@@ -70,21 +70,21 @@ def test_every_group_is_in_one_family_and_sizes_join_last() -> None:
     families = families_of(groups)
     assert [family.word for family in families] == ["weight"] * 3
     labels = [member.label for family in families for _, member in family.members]
-    assert sorted(labels) == sorted(each.label for each in groups)
+    assert sorted(labels) == sorted(group.label for group in groups)
 
 
-def test_what_is_scheduled_names_a_family() -> None:
+def test_family_is_named_after_what_is_scheduled() -> None:
     groups = [group("plain", radius__end=0), group("ball-1", radius__end=1), group("ball-2", radius__end=2)]
     (family,) = families_of(groups)
     assert (family.name, family.word, family.legend) == ("radius", "radius", "radius")
 
 
-def test_truth_values_and_texts_join_nothing() -> None:
+def test_families_are_not_joined_by_truth_values_and_texts() -> None:
     families = families_of([group("a", flag=True, x="1"), group("b", flag=False, x="1")])
     assert [family.word for family in families] == [None, None]
 
 
-def test_the_number_of_training_examples_is_a_level() -> None:
+def test_levels_are_numbers_of_training_examples() -> None:
     levels = levels_of(
         [
             group(f"{name}, train_size={size}", model=name, data__train_size=size)
@@ -98,13 +98,13 @@ def test_the_number_of_training_examples_is_a_level() -> None:
     assert levels.rows["cnn"]["all"].label == "cnn, train_size=None"
 
 
-def test_a_number_that_is_not_shared_is_no_level() -> None:
+def test_levels_leave_out_a_number_that_is_not_shared() -> None:
     levels = levels_of([group("plain", objective="C"), group("a-1", weight=1), group("a-2", weight=2)])
     assert levels.word is None
     assert [row[""].label for row in levels.rows.values()] == ["plain", "a-1", "a-2"]
 
 
-def test_parts_leave_the_number_of_training_examples_out() -> None:
+def test_parts_by_train_size_leave_it_out_of_labels() -> None:
     groups = [
         group(f"{name}, train_size={size}", data__train_size=size, w=w)
         for size in (30, 10)
@@ -112,7 +112,7 @@ def test_parts_leave_the_number_of_training_examples_out() -> None:
     ]
     parts = by_train_size(groups)
     assert list(parts) == ["train_size=10", "train_size=30"]
-    assert [(each.label, each.values) for each in parts["train_size=10"]] == [
+    assert [(group.label, group.values) for group in parts["train_size=10"]] == [
         ("a", {"w": 1}),
         ("b", {"w": 2}),
     ]
@@ -134,11 +134,11 @@ def test_parts_leave_the_number_of_training_examples_out() -> None:
         (["a-ball", "b-ball"], ""),
     ],
 )
-def test_names_share_their_words(labels: list[str], expected: str) -> None:
+def test_shared_name_is_what_labels_have_in_common(labels: list[str], expected: str) -> None:
     assert shared_name(labels) == expected
 
 
-def test_the_figure_has_the_best_group_on_top(figure_of: Callable[..., Figure]) -> None:
+def test_seeds_figure_has_the_best_group_on_top(figure_of: Callable[..., Figure]) -> None:
     figure = figure_of({"weak": [0.4, 0.6], "strong <b>": [0.85, 0.95], "single": [0.7]})
     runs, means = figure.plot["data"]
     assert means["x"] == pytest.approx([0.5, 0.7, 0.9])
@@ -152,7 +152,7 @@ def test_the_figure_has_the_best_group_on_top(figure_of: Callable[..., Figure]) 
     assert "nothing of other seeds" in figure_of({"single": [0.7]}).caption
 
 
-def test_levels_differ_in_colour_and_symbol_and_place(figure_of: Callable[..., Figure]) -> None:
+def test_seeds_figure_draws_levels_in_colour_symbol_and_place(figure_of: Callable[..., Figure]) -> None:
     sizes = [{"train_size": size} for size in (10, 20)]
     named = {f"a/train_size={size['train_size']}": [0.9] for size in sizes}
     low, high = figure_of(named, data=sizes, model=["a", "a"]).plot["data"]
@@ -162,6 +162,6 @@ def test_levels_differ_in_colour_and_symbol_and_place(figure_of: Callable[..., F
     assert (low["name"], high["name"]) == ("10", "20")
 
 
-def test_many_groups_have_room(figure_of: Callable[..., Figure]) -> None:
+def test_seeds_figure_has_room_for_many_groups(figure_of: Callable[..., Figure]) -> None:
     few, many = (figure_of({f"g{n}": [n / 50] for n in range(number)}) for number in (3, 40))
     assert many.height - few.height >= 37 * 30

@@ -46,7 +46,7 @@ def clean_mean(evaluated: Any, *shares: float) -> Any:
     return means_of(points[points.kind == "clean"], [Group("all", {}, range(len(shares)))]).iloc[0]
 
 
-def test_the_interval_of_a_mean_is_students(evaluated: Any) -> None:
+def test_means_have_students_interval(evaluated: Any) -> None:
     mean = clean_mean(evaluated, 0.90, 0.92, 0.97)
     assert mean.value == pytest.approx(0.93)
     # 4.303 is Student's t for 2 degrees of freedom; the deviation is sqrt(0.0013).
@@ -55,12 +55,12 @@ def test_the_interval_of_a_mean_is_students(evaluated: Any) -> None:
     assert mean.upper == 1.0  # not 1.02
 
 
-def test_one_run_has_its_binomial_interval(evaluated: Any) -> None:
+def test_means_of_one_run_have_its_binomial_interval(evaluated: Any) -> None:
     mean = clean_mean(evaluated, 0.7)
     assert (mean.value, mean.lower, mean.upper) == (0.7, 0.5, 0.99)
 
 
-def test_seeds_names_and_words_make_no_difference(make: Callable[..., Run]) -> None:
+def test_groups_ignore_seeds_names_and_words(make: Callable[..., Run]) -> None:
     runs = [
         make(0.9, seed=0, name="a", title="x"),
         make(0.8, seed=1, name="b", data={"name": "mnist", "train_size": None, "seed": 1}),
@@ -74,20 +74,20 @@ def test_seeds_names_and_words_make_no_difference(make: Callable[..., Run]) -> N
     assert second.label == "name=mlp"
 
 
-def test_the_same_seed_again_is_no_other_seed(make: Callable[..., Run]) -> None:
+def test_groups_take_the_same_seed_again_as_no_other_seed(make: Callable[..., Run]) -> None:
     groups = groups_of([make(seed=0), make(seed=0), make(seed=1)])
     assert [group.members for group in groups] == [[0, 2], [1]]
     assert len({group.label for group in groups}) == 2
 
 
-def test_a_sweeps_folders_name_the_groups(make: Callable[..., Run]) -> None:
+def test_groups_are_named_by_a_sweeps_folders(make: Callable[..., Run]) -> None:
     names = ["plain/seed=0,train_size=30", "plain/seed=1,train_size=30", "strong/seed=0,train_size=30"]
     runs = [make(name=name, seed=int(name[11]), model={"name": name[:5]}) for name in names[:2]]
     runs.append(make(name=names[2], model={"name": "other"}))
     assert [group.label for group in groups_of(runs)] == ["plain, train_size=30", "strong, train_size=30"]
 
 
-def test_runs_without_an_evaluation_or_recipe_are_groups_of_their_own(write_run: WriteRun) -> None:
+def test_groups_hold_runs_without_recipe_alone_and_none_without_evaluation(write_run: WriteRun) -> None:
     trained = read_run(write_run("trained", only={"train.csv", "recipe.yaml"}))
     bare = [read_run(write_run(name, only={"metrics.json"})) for name in ("one", "two")]
     compared = Comparison([trained, *bare])
@@ -107,7 +107,7 @@ def test_means_are_of_the_strongest_attack_and_the_tightest_certificate(
     assert values["Training time"] == 100
 
 
-def test_the_table_has_what_all_groups_share(evaluated: Any, make: Callable[..., Run]) -> None:
+def test_seeds_table_has_what_all_groups_share(evaluated: Any, make: Callable[..., Run]) -> None:
     fewer = replace(evaluated, rows=evaluated.rows[:2])  # clean, and one attack at 0.3
     runs = [make(model={"name": "a"}), fewer.run(recipe={"model": {"name": "b"}})]
     table = seeds_table(Comparison(runs))
@@ -116,13 +116,13 @@ def test_the_table_has_what_all_groups_share(evaluated: Any, make: Callable[...,
     assert table["Training time"].tolist() == ["—", "—"]
 
 
-def test_a_seed_that_was_measured_otherwise_leaves_no_mean(evaluated: Any, make: Callable[..., Run]) -> None:
+def test_means_leave_out_seeds_that_were_measured_otherwise(evaluated: Any, make: Callable[..., Run]) -> None:
     fewer = replace(evaluated, rows=evaluated.rows[:2]).run(recipe=make(seed=1).recipe)
     aspects = Comparison([make(), fewer]).means.aspect.map(plain)
     assert aspects.tolist() == ["Clean", "Attacked, ℓ∞ ε = 0.3"]
 
 
-def test_the_table_for_a_terminal_has_the_middle_epsilon(write_run: WriteRun) -> None:
+def test_seeds_summary_has_the_middle_epsilon(write_run: WriteRun) -> None:
     header, ((name, seeds, clean, attacked),) = summarize_seeds([write_run("run")])
     assert len(header) == 4
     assert (name, seeds) == ("tiny", "1")
@@ -130,7 +130,7 @@ def test_the_table_for_a_terminal_has_the_middle_epsilon(write_run: WriteRun) ->
     assert attacked.startswith("90.50")
 
 
-def test_values_are_flat() -> None:
+def test_flat_values_have_dotted_keys() -> None:
     recipe = {
         "seed": 1,
         "objective": {

@@ -54,7 +54,7 @@ def table_of_runs(page: str) -> str:
     return page[start : page.index("</table>", start)]
 
 
-def test_choices_are_folds_without_a_script(page: str) -> None:
+def test_compare_page_folds_choices_without_a_script(page: str) -> None:
     names = re.findall(r'<details name="([^"]+)"', page)
     assert [names.count(name) for name in dict.fromkeys(names)] == [2, 3, 2]
     for name in set(names):
@@ -65,7 +65,7 @@ def test_choices_are_folds_without_a_script(page: str) -> None:
     assert 'querySelectorAll(".choice")' in page
 
 
-def test_figures_can_be_sorted_by_their_numbers(page: str) -> None:
+def test_compare_page_sorts_figures_by_their_numbers(page: str) -> None:
     table = table_of_runs(page)
     assert '<table class="compare" data-sortable>' in table
     for share in ("0.981", "0.9", "0.402"):
@@ -82,13 +82,13 @@ def test_figures_can_be_sorted_by_their_numbers(page: str) -> None:
     assert 'querySelectorAll("table[data-sortable]")' in page
 
 
-def test_runs_link_to_their_sections(page: str) -> None:
+def test_compare_page_links_runs_to_their_sections(page: str) -> None:
     table = table_of_runs(page)
     assert '<a href="#run-1">one</a>' in table
     assert 'id="run-2"' in page
 
 
-def test_warnings_are_counted_and_lead_to_themselves(
+def test_compare_page_counts_warnings_and_links_to_them(
     write_run: WriteRun, everything: Any, tmp_path: Path
 ) -> None:
     folders = [write_run("doubtful", evaluated=everything), write_run("plain")]
@@ -97,13 +97,13 @@ def test_warnings_are_counted_and_lead_to_themselves(
     assert 'id="run-1-warnings"' in page
 
 
-def test_differences_are_escaped(page: str) -> None:
+def test_compare_page_escapes_differences(page: str) -> None:
     assert "Differences on the same test examples" in page
     assert "two &lt;b&gt; and one on clean images: no difference that 3 examples can show" in page
     assert "two <b>" not in page
 
 
-def test_data_sets_have_a_column_where_they_differ(
+def test_compare_page_has_a_column_of_data_sets_where_they_differ(
     write_run: WriteRun, evaluated: Any, tmp_path: Path
 ) -> None:
     folders = [write_run("one"), write_run("two", evaluated=evaluated.but(dataset="cifar10-jpeg"))]
@@ -113,7 +113,7 @@ def test_data_sets_have_a_column_where_they_differ(
     assert "Data set</th>" not in table_of_runs(page_of([folders[0]] * 2, tmp_path))
 
 
-def test_many_runs_are_folded(folders: list[Path], tmp_path: Path) -> None:
+def test_compare_page_folds_many_runs(folders: list[Path], tmp_path: Path) -> None:
     page = page_of(folders, tmp_path)
     assert page.count('<article class="run"') == 9
     assert len(re.findall(r"<details>\s*<summary><h2 class=\"run-title\"", page)) == 9
@@ -124,14 +124,14 @@ def test_many_runs_are_folded(folders: list[Path], tmp_path: Path) -> None:
     assert page.index(">Trade-offs<") < page.index(">Over seeds<") < page.index(">Each run<")
 
 
-def test_few_runs_are_shown_in_full(folders: list[Path], tmp_path: Path) -> None:
+def test_compare_page_shows_few_runs_in_full(folders: list[Path], tmp_path: Path) -> None:
     page = page_of(folders[:4], tmp_path)
     assert not re.findall(r"<summary><h2", page)
     assert "Over seeds" in page
     assert "Over seeds" not in page_of([folders[0], folders[3]], tmp_path)
 
 
-def test_many_runs_are_brief(folders: list[Path], tmp_path: Path) -> None:
+def test_compare_page_is_brief_on_many_runs(folders: list[Path], tmp_path: Path) -> None:
     page = page_of(folders, tmp_path)
     assert page.count("each run's training, images, noise, corruptions and classes are left out") == 9
     assert f"withstand report {folders[0]}</code>" in page
@@ -140,7 +140,7 @@ def test_many_runs_are_brief(folders: list[Path], tmp_path: Path) -> None:
     assert "images, noise, corruptions and classes are left out" not in page_of(folders[:8], tmp_path)
 
 
-def test_runs_that_were_only_trained_have_a_table_too(write_run: WriteRun, tmp_path: Path) -> None:
+def test_compare_page_has_a_table_of_runs_that_were_only_trained(write_run: WriteRun, tmp_path: Path) -> None:
     folders = [write_run(name, only={"train.csv"}) for name in ("one", "two")]
     table = table_of_runs(page_of(folders, tmp_path))
     assert table.count('<th scope="col"') == 4  # run, clean, warnings, cost

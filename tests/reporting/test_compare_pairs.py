@@ -1,4 +1,4 @@
-"""Which runs are held against each other, and what is said of their differences."""
+"""Which runs are compared, and how their differences are described."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def rows(right: Sequence[float], attacked: Sequence[float], first: int = 0) -> str:
+def rows(correct: Sequence[float], attacked: Sequence[float], first: int = 0) -> str:
     lines = [
         f"{first + index},1,1,{clean:g},{outcome:g}"
-        for index, (clean, outcome) in enumerate(zip(right, attacked, strict=True))
+        for index, (clean, outcome) in enumerate(zip(correct, attacked, strict=True))
     ]
     return "\n".join(["index,label,prediction,clean,pgd-200@0.3", *lines, ""])
 
 
 @pytest.fixture
 def add(write_run: WriteRun, evaluated: Any) -> Add:
-    """Writes a run with 100 examples, of which so many are right under attack."""
+    """Writes a run with 100 examples, of which so many are correct under attack."""
     one_attack = replace(evaluated, rows=evaluated.rows[:2]).but(attacks=evaluated.results.attacks[:1])
 
-    def write(name: str, right: int, examples: str = "", attack: str = "pgd-200", **fields: Any) -> Run:
-        attacked = [1.0] * right + [0.0] * (100 - right)
+    def write(name: str, correct: int, examples: str = "", attack: str = "pgd-200", **fields: Any) -> Run:
+        attacked = [1.0] * correct + [0.0] * (100 - correct)
         clean, other = one_attack.rows
         return read_run(
             write_run(
@@ -72,13 +72,13 @@ def cells(option: Section, run: str) -> list[Cell]:
 def sentences(option: Section) -> list[str]:
     (notice,) = option.notices
     assert notice.kind == "sentences"
-    return [plain(str(each)) for each in notice.items]
+    return [plain(str(item)) for item in notice.items]
 
 
-def test_differences_are_said_in_words(add: Add) -> None:
+def test_differences_are_described_in_words(add: Add) -> None:
     runs = add("weak", 40), add("strong", 80), add("same", 41)
     against = options(*runs)
-    header = [plain(str(each)) for each in against["weak"].tables[0].header]
+    header = [plain(str(cell)) for cell in against["weak"].tables[0].header]
     assert header == ["Run", "Clean", "Attacked, ℓ∞ ε = 0.3"]
     assert "for all 6 comparisons" in section_of(*runs).prose[0].text
     assert list(against) == ["weak", "strong", "same"]
@@ -98,17 +98,17 @@ def test_differences_are_said_in_words(add: Add) -> None:
     none_shown = (
         "same and weak under pgd-200 at ℓ∞ ε = 0.3: no difference that 100 examples can show (+1.0 points"
     )
-    assert any(none_shown in each for each in words[1:])
+    assert any(none_shown in sentence for sentence in words[1:])
 
 
-def test_what_is_significant_alone_only_is_not_among_all(add: Add) -> None:
+def test_differences_significant_alone_are_not_among_all(add: Add) -> None:
     option = options(add("a", 40), add("b", 46), add("c", 40))["a"]  # 6 examples to none: p = 0.03
     cell = cells(option, "b")[1]
     assert (cell.small[1], cell.kind) == ("not significant among all", "")
-    assert any("alone it would be significant" in each for each in sentences(option))
+    assert any("alone it would be significant" in sentence for sentence in sentences(option))
 
 
-def test_why_runs_do_not_compare_is_said(add: Add, write_run: WriteRun) -> None:
+def test_differences_give_the_reason_where_runs_do_not_compare(add: Add, write_run: WriteRun) -> None:
     whole = [1.0] * 100
     runs = [
         add("base", 40),
@@ -132,43 +132,43 @@ def test_why_runs_do_not_compare_is_said(add: Add, write_run: WriteRun) -> None:
         assert (cell.text, cell.span) == (f"not comparable: {reason}", 2)
     clean, attacked = cells(option, "columns")
     assert clean.sort == 0
-    assert (attacked.text, attacked.small, attacked.sort) == ("—", ["examples not kept"], None)
+    assert (attacked.text, attacked.small, attacked.sort) == ("—", ["examples not recorded"], None)
 
 
-def test_only_common_examples_count_and_empty_cells_do_not(add: Add) -> None:
+def test_differences_count_common_examples_and_no_empty_cells(add: Add) -> None:
     fewer = rows([1.0] * 100, [1.0] * 80 + [0.0] * 20).splitlines()[:61]
     fewer[60] = fewer[60].rpartition(",")[0] + ","
     option = options(add("all", 40), add("some", 80, examples="\n".join(fewer)))["all"]
     on_clean, under_attack = (
-        next(each for each in sentences(option) if word in each) for word in ("clean", "pgd")
+        next(sentence for sentence in sentences(option) if word in sentence) for word in ("clean", "pgd")
     )
     assert "60 examples" in on_clean
     assert "59 examples" in under_attack
 
 
-def test_shares_are_compared_by_students_t(add: Add) -> None:
+def test_differences_of_shares_are_students_t(add: Add) -> None:
     shares = rows([1.0] * 100, [0.5, 1.0] * 50)
     runs = add("a", 40), add("b", 80, examples=shares)
     assert "Student's paired t" in section_of(*runs).prose[0].text
     assert "Student's paired t" not in section_of(runs[0], add("c", 80)).prose[0].text
 
 
-def test_many_runs_are_held_against_the_first(add: Add) -> None:
+def test_differences_of_many_runs_are_from_the_first(add: Add) -> None:
     runs = [add(f"run-{number}", 40 + number) for number in range(9)]
     option = options(*runs)
     assert list(option) == ["run-0"]
     assert len(option["run-0"].tables[0].rows) == 8
     text = section_of(*runs).prose[0].text
     assert "all 16 comparisons" in text
-    assert "held against the first alone" in text
+    assert "compared with the first alone" in text
 
 
-def test_one_run_has_nothing_to_compare(add: Add, write_run: WriteRun) -> None:
+def test_differences_of_one_run_are_none(add: Add, write_run: WriteRun) -> None:
     run = add("one", 40)
     assert pairs.section(Comparison([run])) is None
     assert pairs.section(Comparison([run, read_run(write_run("only-trained", only={"train.csv"}))])) is None
 
 
-def test_two_attacks_are_the_strongest_on_each(add: Add) -> None:
+def test_differences_under_two_attacks_name_the_strongest(add: Add) -> None:
     option = options(add("a", 40), add("b", 80, attack="standard-linf"))["a"]
-    assert any("under the strongest attack on each at" in each for each in sentences(option))
+    assert any("under the strongest attack on each at" in sentence for sentence in sentences(option))

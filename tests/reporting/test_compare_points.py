@@ -1,4 +1,4 @@
-"""What runs are held against each other in, and their figures in it."""
+"""What runs are compared in, and their figures in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def noisy(certified: Any, build: Any) -> Any:
     )
 
 
-def test_every_aspect_has_its_place_in_the_order(evaluated: Any, noisy: Any) -> None:
+def test_aspects_have_their_place_in_the_order(evaluated: Any, noisy: Any) -> None:
     points = points_of([evaluated.run(), noisy.run()])
     assert [plain(title) for title in aspects_of(points).index] == [
         "Clean",
@@ -47,7 +47,7 @@ def test_every_aspect_has_its_place_in_the_order(evaluated: Any, noisy: Any) -> 
     assert aspects_of(points_of([])).empty
 
 
-def test_figures_have_their_columns(noisy: Any) -> None:
+def test_points_have_their_columns(noisy: Any) -> None:
     points = points_of([noisy.run()])
     points.index = points.aspect.map(plain)
     expected = {
@@ -66,14 +66,14 @@ def test_figures_have_their_columns(noisy: Any) -> None:
     assert "Attacked, ℓ∞ ε = 0.2" not in points.index
 
 
-def test_values_and_intervals_are_texts(noisy: Any) -> None:
+def test_points_have_values_and_intervals_as_texts(noisy: Any) -> None:
     texts = {plain(point.aspect): plain(with_interval(point)) for point in records(points_of([noisy.run()]))}
     assert texts["Clean"] == "98.1 % (96.1\N{EN DASH}100.0 %)"
     assert texts[f"Accuracy under noise, {SCALE}"] == "80.0 %"
     assert texts[f"Agreement area, {SCALE}"] == "0.900"
 
 
-def test_epsilons_that_are_written_alike_are_one_aspect(evaluated: Any, build: Any) -> None:
+def test_aspects_are_one_where_epsilons_are_written_alike(evaluated: Any, build: Any) -> None:
     nearly = evaluated.attacked("other", "linf", {0.1 + 1e-9: 100})
     points = points_of([evaluated.run(), nearly.run()])
     at = points[points.aspect.map(plain) == "Attacked, ℓ∞ ε = 0.1"]

@@ -26,7 +26,7 @@ CLEAN = Published("clean", 0.975, "a paper")
 
 @pytest.fixture
 def under(evaluated: Any, build: Any) -> Callable[..., Any]:
-    """An evaluation under a protocol, given what its attacks leave right at each epsilon."""
+    """An evaluation under a protocol, given what its attacks leave correct at each epsilon."""
 
     def of(fgsm: Mapping[float, int], pgd: Mapping[float, int] | None = None, **fields: Any) -> Any:
         attacks = {"fgsm": fgsm} | ({"pgd": pgd} if pgd else {})
@@ -34,9 +34,9 @@ def under(evaluated: Any, build: Any) -> Callable[..., Any]:
         return evaluated.but(protocols=[info], **fields).plus(
             build.measured(MEASURE, 970, "clean"),
             *(
-                build.measured(MEASURE, right, attack, "inf", epsilon)
-                for attack, rights in attacks.items()
-                for epsilon, right in rights.items()
+                build.measured(MEASURE, correct, attack, "inf", epsilon)
+                for attack, corrects in attacks.items()
+                for epsilon, correct in corrects.items()
             ),
         )
 
@@ -57,7 +57,7 @@ def cells(table: Table) -> list[list[Cell]]:
     return [[cell for cell in row if isinstance(cell, Cell)] for row in table.rows]
 
 
-def test_seeds_are_one_row(evaluated: Any, under: Callable[..., Any]) -> None:
+def test_protocols_section_has_one_row_of_several_seeds(evaluated: Any, under: Callable[..., Any]) -> None:
     table = table_of(
         under({0.1: 900}).run(recipe=recipe_of("cnn")),
         under({0.1: 800}, {0.25: 300}).run(recipe=recipe_of("cnn", seed=1)),
@@ -74,12 +74,12 @@ def test_seeds_are_one_row(evaluated: Any, under: Callable[..., Any]) -> None:
     assert (other[2].text, other[2].small[0]) == ("50.00\xa0%", "48.00–52.00\xa0%")
 
 
-def test_without_an_attack_there_the_adaptive_one_is_not_measured(under: Callable[..., Any]) -> None:
+def test_protocols_section_has_no_adaptive_figure_without_an_attack(under: Callable[..., Any]) -> None:
     (row,) = cells(table_of(under({0.2: 500}).run()))
     assert row[1].small[1:] == ["adaptive: not measured"]
 
 
-def test_each_run_stands_beside_what_was_published_of_its_like(under: Callable[..., Any]) -> None:
+def test_protocols_section_has_runs_beside_figures_published_of_their_kind(under: Callable[..., Any]) -> None:
     noted = [Published(**FIGURE, note="<with> the term"), CLEAN]
     without = [
         Published(**FIGURE | {"accuracy": 0.5, "note": "without"}),
@@ -101,7 +101,7 @@ def test_each_run_stands_beside_what_was_published_of_its_like(under: Callable[.
     ]
 
 
-def test_the_page_has_the_section_and_escapes(
+def test_protocols_section_is_on_the_page_and_escaped(
     write_run: WriteRun, under: Callable[..., Any], tmp_path: Path
 ) -> None:
     noted = under({0.1: 900}, published=[Published(**FIGURE, note="<with> the term")])
@@ -111,5 +111,5 @@ def test_the_page_has_the_section_and_escapes(
     assert "published 85.7\xa0%, &lt;with&gt; the term" in page
 
 
-def test_without_protocols_there_is_no_section(evaluated: Any) -> None:
+def test_protocols_section_is_none_without_protocols(evaluated: Any) -> None:
     assert results.protocols(Comparison([evaluated.run(), evaluated.run()])) is None

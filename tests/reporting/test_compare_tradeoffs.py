@@ -24,14 +24,14 @@ def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_the_pareto_best_are_those_that_none_beats() -> None:
+def test_pareto_best_are_those_that_none_beats() -> None:
     assert pareto_best([(1, 1), (2, 0), (0, 2), (0, 0), (1, 0)]) == [True, True, True, False, False]
     assert pareto_best([(1, 1), (1, 1)]) == [True, True]  # neither is better
 
 
 @pytest.fixture
 def make(evaluated: Any) -> Callable[..., Run]:
-    """A run with some right of 1,000 clean and under the stronger attack at 0.1."""
+    """A run with some correct of 1,000 clean and under the stronger attack at 0.1."""
 
     def of(
         name: str,
@@ -69,7 +69,7 @@ def options(*runs: Run) -> tuple[dict[str, Section], dict[str, Section]]:
         title for title in ("Against clean accuracy", "Against training time") if title in choices
     ]
     clean, cost = (choices.get(f"Against {axis}", []) for axis in ("clean accuracy", "training time"))
-    return {plain(each.title): each for each in clean}, {plain(each.title): each for each in cost}
+    return {plain(option.title): option for option in clean}, {plain(option.title): option for option in cost}
 
 
 def opened(*runs: Run) -> list[str]:
@@ -79,7 +79,7 @@ def opened(*runs: Run) -> list[str]:
     return [plain(choice.options[choice.opened].title) for choice in section.choices]
 
 
-def test_figures_are_chosen_by_what_is_measured(make: Callable[..., Run]) -> None:
+def test_tradeoffs_are_chosen_by_what_is_measured(make: Callable[..., Run]) -> None:
     runs = make("a", 980, 500), make("b", 900, 600)
     clean, cost = options(*runs)
     assert list(clean) == [AT, "Attacked, ℓ∞ ε = 0.3"]
@@ -93,7 +93,7 @@ def test_figures_are_chosen_by_what_is_measured(make: Callable[..., Run]) -> Non
     assert "logarithmic" in figure.caption
 
 
-def test_each_group_has_a_look(make: Callable[..., Run]) -> None:
+def test_tradeoffs_draw_groups_in_looks_of_their_own(make: Callable[..., Run]) -> None:
     clean, _ = options(make("a<b>", 980, 500), make("b", 900, 600))
     ring, first, second = clean[AT].figures[0].plot["data"]
     assert (ring["name"], ring["x"]) == ("Pareto-best", [0.98, 0.9])
@@ -106,7 +106,7 @@ def test_each_group_has_a_look(make: Callable[..., Run]) -> None:
     assert "(10.0\N{EN DASH}95.0)" in first["hovertext"][0]
 
 
-def test_runs_that_differ_in_seeds_share_a_look(make: Callable[..., Run]) -> None:
+def test_tradeoffs_draw_runs_that_differ_in_seeds_alike(make: Callable[..., Run]) -> None:
     clean, _ = options(make("a", 980, 500), make("a", 960, 520, seed=1), make("b", 900, 600))
     _, dots, mean, single = clean[AT].figures[0].plot["data"]
     assert dots["x"] == [0.98, 0.96]
@@ -118,14 +118,14 @@ def test_runs_that_differ_in_seeds_share_a_look(make: Callable[..., Run]) -> Non
     assert "mean of 2 seeds" in mean["hovertext"][0]
 
 
-def test_the_best_are_said_in_words(make: Callable[..., Run]) -> None:
+def test_tradeoffs_name_the_best_in_words(make: Callable[..., Run]) -> None:
     clean, cost = options(make("a", 980, 500, 10), make("b", 900, 600, 20), make("c", 890, 590, 30))
     assert clean[AT].notes[0].text.startswith("Pareto-best of 3: a and b. No other")
     assert cost["Clean"].notes[0].text.startswith("Pareto-best of 3: a. No other is at least as fast")
     assert "intervals may overlap" in cost["Clean"].notes[0].text
 
 
-def test_only_what_is_measured_has_a_place(make: Callable[..., Run], build: Any) -> None:
+def test_tradeoffs_hold_only_what_is_measured(make: Callable[..., Run], build: Any) -> None:
     corrupted = [build.measured(CORRUPTED, 500, "blur", level=1)]
     first = make("a", 980, 500, more=corrupted)
     clean, cost = options(first, make("b", 900, 600, 0.0))
@@ -135,7 +135,7 @@ def test_only_what_is_measured_has_a_place(make: Callable[..., Run], build: Any)
     assert clean["Accuracy under corruptions"].notes[0].text.startswith("Pareto-best of 2")
 
 
-def test_data_sets_are_kept_apart(make: Callable[..., Run]) -> None:
+def test_tradeoffs_separate_data_sets(make: Callable[..., Run]) -> None:
     digits = [make(name, 900, 500, dataset="digits") for name in ("c", "d", "e")]
     runs = [make("a", 980, 500), make("b", 970, 600), *digits]
     clean, _ = options(*runs)
@@ -145,18 +145,18 @@ def test_data_sets_are_kept_apart(make: Callable[..., Run]) -> None:
     assert opened(*runs)[0] == f"{AT}, Digits (8×8)"
 
 
-def test_where_nothing_is_left_of_any_there_is_no_figure(make: Callable[..., Run]) -> None:
+def test_tradeoffs_have_no_figure_where_all_is_zero(make: Callable[..., Run]) -> None:
     clean, _ = options(make("a", 980, 0), make("b", 900, 0))
     assert AT not in clean
 
 
-def test_one_run_has_no_tradeoff(make: Callable[..., Run], write_run: WriteRun) -> None:
+def test_tradeoffs_of_one_run_are_none(make: Callable[..., Run], write_run: WriteRun) -> None:
     bare = read_run(write_run("bare", only={"train.csv"}))
     assert tradeoffs.section(Comparison([make("a", 980, 500)])) is None
     assert tradeoffs.section(Comparison([bare])) is None
 
 
-def test_a_line_joins_what_differs_in_a_number(evaluated: Any) -> None:
+def test_tradeoffs_join_what_differs_in_a_number(evaluated: Any) -> None:
     recipes = [{"name": f"w-{weight}", "objective": {"weight": weight}} for weight in (1, 2)]
     clean, _ = options(*(evaluated.run(recipe=recipe) for recipe in recipes))
     figure = next(iter(clean.values())).figures[0]

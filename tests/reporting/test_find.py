@@ -16,7 +16,7 @@ def make(*folders: Path) -> None:
         (folder / "metrics.json").touch()
 
 
-def test_runs_below_a_folder(tmp_path: Path) -> None:
+def test_find_runs_below_a_folder(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     runs = [sweep / name for name in ("w=2", "w=10", "x/seed=0")]
     make(*runs, runs[0] / "checkpoint", sweep / ".hidden", tmp_path / "other")
@@ -25,12 +25,12 @@ def test_runs_below_a_folder(tmp_path: Path) -> None:
     assert find_runs([runs[2], tmp_path / "other", sweep]) == [runs[2], tmp_path / "other", *runs[:2]]
 
 
-def test_a_run_that_was_only_trained(tmp_path: Path) -> None:
+def test_find_runs_takes_one_that_was_only_trained(tmp_path: Path) -> None:
     (tmp_path / "train.csv").touch()
     assert find_runs([str(tmp_path)]) == [tmp_path]
 
 
-def test_nothing_found(tmp_path: Path) -> None:
+def test_find_runs_without_any_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="holds no run"):
         find_runs([tmp_path])
     with pytest.raises(RunFolderError, match="There is no folder"):

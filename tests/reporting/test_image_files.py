@@ -18,7 +18,7 @@ from withstand.types import RunFolderError
 WriteRun = Callable[..., Path]
 
 
-def test_every_figure_is_found_in_the_order_of_the_page(make_run: Callable[..., Any]) -> None:
+def test_figures_in_sections_have_the_order_of_the_page(make_run: Callable[..., Any]) -> None:
     runs = [make_run(name) for name in ("one", "two")]
     assert [figure.title for figure in figures_in(sections_of(runs[0]))][:2] == [
         "Accuracy against epsilon, ℓ∞",
@@ -29,7 +29,9 @@ def test_every_figure_is_found_in_the_order_of_the_page(make_run: Callable[..., 
     assert len(titles) == len(set(titles))
 
 
-def test_files(write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_figures_writes_files(
+    write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: dict[str, Any] = {}
 
     def draw(plots: list[Any], files: list[Path], **options: Any) -> None:
@@ -47,7 +49,9 @@ def test_files(write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert layout["xaxis"]["gridcolor"] == "#d9dde4"
 
 
-def test_what_is_wrong_is_said(write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_figures_says_what_is_wrong(
+    write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(RunFolderError, match="no run folder"):
         export_figures([], tmp_path)
     folder = write_run()
@@ -64,7 +68,7 @@ def test_what_is_wrong_is_said(write_run: WriteRun, tmp_path: Path, monkeypatch:
         export_figures([folder], tmp_path)
 
 
-def test_figures_stay_as_they_are(evaluated: Any) -> None:
+def test_export_figures_leaves_figures_as_they_are(evaluated: Any) -> None:
     figure = next(figures_in(sections_of(evaluated.run())))
     before = json.dumps(figure.plot)
     assert image_files._on_white(figure)["layout"]["plot_bgcolor"] == "#ffffff"

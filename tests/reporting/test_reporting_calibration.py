@@ -32,15 +32,15 @@ def test_reliability_has_the_bins_that_hold_examples(everything: Any, build: Any
 @pytest.mark.parametrize(
     ("shift", "verdict"),
     [
-        (0.0, "the network is surer than it is right, by 3.3 points."),
-        (0.1, "the network is less sure than it is right, by 6.7 points."),
+        (0.0, "the network is surer than it is correct, by 3.3 points."),
+        (0.1, "the network is less sure than it is correct, by 6.7 points."),
         (0.033, "agree within half a point."),
     ],
 )
 def test_calibration_verdict_says_in_which_direction(everything: Any, shift: float, verdict: str) -> None:
     bins = [
-        replace(each, accuracy=None if each.accuracy is None else each.accuracy + shift)
-        for each in everything.results.calibration
+        replace(bin_result, accuracy=None if bin_result.accuracy is None else bin_result.accuracy + shift)
+        for bin_result in everything.results.calibration
     ]
     (prose,) = view(everything.but(calibration=bins)).prose
     assert prose.text.startswith(
@@ -60,6 +60,6 @@ def test_calibration_table_has_the_gap_with_its_sign(everything: Any, build: Any
     assert shown.tables[0].is_folded
 
 
-def test_bins_without_examples_are_no_section(everything: Any) -> None:
-    bins = [replace(each, count=0) for each in everything.results.calibration]
+def test_calibration_without_examples_is_no_section(everything: Any) -> None:
+    bins = [replace(bin_result, count=0) for bin_result in everything.results.calibration]
     assert view(everything.but(calibration=bins)) is None

@@ -27,7 +27,7 @@ def test_failed_checks_come_first_and_are_counted(everything: Any, build: Any) -
 
 def test_check_kinds_without_any_are_not_counted(everything: Any) -> None:
     shown = view(everything.but(checks=everything.results.checks[:1]))
-    assert shown.prose[0].text == "1 passed. They can fail to find what is wrong; passing them is no proof."
+    assert shown.prose[0].text == "1 passed. They can miss what is wrong; passing them is no proof."
 
 
 def test_check_findings_are_sentences_that_do_not_repeat_the_verdict(everything: Any) -> None:
@@ -38,14 +38,14 @@ def test_check_findings_are_sentences_that_do_not_repeat_the_verdict(everything:
     assert [row[0].small[0] for row in rows[::2]] == ["On 3 of 4 examples.", "Name other runs."]
 
 
-def test_checks_stand_right_under_the_headline_figures(write_run: Any, everything: Any) -> None:
+def test_checks_are_just_below_the_headline_figures(write_run: Any, everything: Any) -> None:
     page = report(write_run(evaluated=everything)).read_text(encoding="utf-8")
     headings = [page.index(f'id="run-{name}"') for name in ("results", "checks", "accuracy")]
     assert headings == sorted(headings)
     assert "do not quote it as robustness" in page
 
 
-def test_failed_check_is_told_once_and_counted_as_a_warning(
+def test_failed_check_is_named_once_and_counted_as_a_warning(
     write_run: Any, everything: Any, tmp_path: Any
 ) -> None:
     finding = everything.results.checks[2].finding

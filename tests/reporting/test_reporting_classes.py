@@ -85,7 +85,7 @@ def test_confusion_holds_counts_and_shares_of_its_rows(everything: Any, build: A
     )
     assert build.texts(attacked.rows[1]) == ["dog", "80", "12", "8"]
     assert [cell.shade for cell in attacked.rows[1][1:]] == [0.8, 0.12, 0.08]
-    assert [cell.kind for cell in attacked.rows[1][1:]] == ["", "right-answer", ""]
+    assert [cell.kind for cell in attacked.rows[1][1:]] == ["", "correct-answer", ""]
     assert "Most often: dog taken for cat (80), cat taken for dog (55)" in attacked.caption
     assert clean.caption.count("taken for") == 3  # what never happened is no mistake
 
@@ -118,6 +118,6 @@ def test_classes_and_confusion_are_on_the_page(write_run: Any, everything: Any, 
     page = build.plain(report(write_run(evaluated=everything)).read_text(encoding="utf-8"))
     assert ">Each class</h2>" in page
     assert ">What is taken for what</h2>" in page
-    assert page.count("right-answer") - page.count(".right-answer") == 6
+    assert page.count("correct-answer") - page.count(".correct-answer") == 6
     assert "Most often: dog taken for cat (80), cat taken for dog (55)" in page
     assert ">Classes and confidence</button>" in page

@@ -43,7 +43,7 @@ def test_strongest_curve_names_the_attack_of_each_point(evaluated: Any) -> None:
     assert [point.correct for point in curve.points] == [981, 905, 402]
 
 
-def test_certified_curves_begin_with_clean_and_are_told_apart(certified: Any) -> None:
+def test_certified_curves_begin_with_clean_and_have_different_names(certified: Any) -> None:
     best, box = certified_curves(certified.run(), "2")
     assert (best.name, box.name) == ("certified (best)", "certified (box)")
     assert [point.level for point in best.points] == [0.0, 0.5, 1.0, 1.5]
@@ -55,7 +55,7 @@ def test_certified_curves_begin_with_clean_and_are_told_apart(certified: Any) ->
     assert names == ["certified-l2", "certified (box)", "certified-unclipped-l2"]
 
 
-def test_a_run_beside_others_shows_its_tightest_method(certified: Any) -> None:
+def test_tightest_curve_is_of_the_tightest_method(certified: Any) -> None:
     (curve,) = tightest_curve(certified.run(), "2", "a run")
     assert curve.name == "a run, certified (best)"
     assert tightest_curve(certified.run(), "1", "a run") == []
@@ -65,7 +65,7 @@ RADII = st.lists(st.floats(0, 3).map(lambda value: round(value, 3)), min_size=1,
 
 
 @given(RADII, st.floats(0.001, 4))
-def test_the_line_through_radii_is_the_share_that_reaches_an_epsilon(
+def test_certified_line_is_the_share_whose_radius_reaches_an_epsilon(
     radii: list[float], epsilon: float
 ) -> None:
     results = Results("mnist", 9, 10, certificates=[CertificateInfo("certified-l2", "2", "best")])
@@ -89,7 +89,7 @@ def test_the_line_through_radii_is_the_share_that_reaches_an_epsilon(
         assert drawn == pytest.approx(true)
 
 
-def test_figure_holds_values_intervals_and_chance(curves: list[Curve]) -> None:
+def test_accuracy_figure_holds_values_intervals_and_chance(curves: list[Curve]) -> None:
     plot = accuracy_figure(curves, "inf", 0.1).plot
     first = plot["data"][0]
     assert first["x"] == [0.0, 0.1, 0.3]
@@ -134,7 +134,7 @@ def test_certified_curves_are_heavy_and_open(certified: Any) -> None:
     assert "certified" not in accuracy_figure(attacked_alone, "2", 0.1).caption
 
 
-def test_a_single_certified_curve_is_shaded(certified: Any) -> None:
+def test_certified_curve_is_shaded_where_it_is_the_only_one(certified: Any) -> None:
     (one,) = certified_curves(certified.run(), "inf")
     assert accuracy_figure([one], "inf", None).plot["data"][0]["fill"] == "tozeroy"
     several = accuracy_figure(certified_curves(certified.run(), "2"), "2", None)
@@ -149,7 +149,7 @@ def test_curves_of_one_series_share_their_colour(curves: list[Curve]) -> None:
     assert first["line"]["dash"] != second["line"]["dash"]
 
 
-def test_pixel_epsilons_are_ticked_as_such(evaluated: Any, build: Any) -> None:
+def test_ticks_of_pixel_epsilons_are_fractions(evaluated: Any, build: Any) -> None:
     levels = evaluated.without(build.ATTACKED).but(attacks=[])
     levels = levels.attacked("pgd", "inf", {4 / 255: 900, 8 / 255: 800})
     figure = accuracy_figure(attacked_curves(levels.run(), "inf"), "inf", None)

@@ -17,7 +17,7 @@ from withstand.types import RunFolderError
 WriteRun = Callable[..., Path]
 
 
-def test_both_ends_are_shown(write_run: WriteRun, extremes: dict[str, Any]) -> None:
+def test_extremes_show_both_ends(write_run: WriteRun, extremes: dict[str, Any]) -> None:
     page = report(write_run(extremes=extremes)).read_text(encoding="utf-8")
     section = page[page.index('id="run-extremes"') :]
     section = section[: section.index("</section>")]
@@ -28,9 +28,9 @@ def test_both_ends_are_shown(write_run: WriteRun, extremes: dict[str, Any]) -> N
     assert section.index("radius 0.004") < section.index("largest radius</h3>") < section.index("radius 1.75")
 
 
-def test_an_end_without_images_is_left_out(make_run: Any, extremes: dict[str, Any]) -> None:
+def test_extremes_leave_out_an_end_without_images(make_run: Any, extremes: dict[str, Any]) -> None:
     def emptied(part: str, arrays: dict[str, Any]) -> dict[str, Any]:
-        return {name: each[:0] if name.startswith(part) else each for name, each in arrays.items()}
+        return {name: array[:0] if name.startswith(part) else array for name, array in arrays.items()}
 
     one = emptied("largest", extremes)
     shown = examples.extremes(make_run("one", extremes=one))
@@ -39,7 +39,7 @@ def test_an_end_without_images_is_left_out(make_run: Any, extremes: dict[str, An
     assert examples.extremes(make_run("two", extremes=emptied("smallest", one))) is None
 
 
-def test_without_the_file_there_is_no_section(write_run: WriteRun) -> None:
+def test_extremes_without_the_file_are_no_section(write_run: WriteRun) -> None:
     folder = write_run()
     assert read_run(folder).extremes is None
     assert "run-extremes" not in report(folder).read_text(encoding="utf-8")
@@ -59,14 +59,14 @@ def test_without_the_file_there_is_no_section(write_run: WriteRun) -> None:
         ("largest_radius", np.array([1]), "largest_radius must hold one number above 0"),
     ],
 )
-def test_damage_is_named(
+def test_extremes_name_damage(
     write_run: WriteRun, extremes: dict[str, Any], name: str, value: Any, fault: str
 ) -> None:
     with pytest.raises(RunFolderError, match=rf"extremes\.npz is damaged: .*{fault}"):
         read_run(write_run(extremes=extremes | {name: value}))
 
 
-def test_a_missing_array_is_named(write_run: WriteRun, extremes: dict[str, Any]) -> None:
+def test_extremes_name_a_missing_array(write_run: WriteRun, extremes: dict[str, Any]) -> None:
     del extremes["largest_radius"]
     with pytest.raises(RunFolderError, match="largest_radius"):
         read_run(write_run(extremes=extremes))

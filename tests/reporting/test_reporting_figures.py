@@ -29,7 +29,7 @@ def test_figures_leave_ground_and_width_to_the_page(evaluated: Any) -> None:
         assert all("color" in trace["marker"] for trace in figure.plot["data"])
 
 
-def test_a_legend_of_many_series_makes_the_figure_grow() -> None:
+def test_figures_grow_with_a_legend_of_many_series() -> None:
     def height(number: int) -> int:
         traces = [series(str(index), [1], [2], index) for index in range(number)]
         hidden = series("hidden", [1], [2], 0, showlegend=False)
@@ -53,7 +53,7 @@ def of_bars(name: str, _: Any) -> Figure:
 
 
 @pytest.mark.parametrize("drawn", [of_curve, of_training, of_bars])
-def test_names_are_escaped(drawn: Callable[[str, Any], Figure], evaluated: Any) -> None:
+def test_figures_escape_names(drawn: Callable[[str, Any], Figure], evaluated: Any) -> None:
     figure = drawn("<a href='x'>&", evaluated)
     assert "<a" not in str(figure.plot)
     assert "&lt;a" in str(figure.plot)

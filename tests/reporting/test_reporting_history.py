@@ -38,24 +38,24 @@ def test_progress_is_the_axis_where_there_is_one() -> None:
     assert panels_of_run(history(loss=[2, 1], progress=[0.5, 1]))[0].traces[0].progress == [0.5, 1]
 
 
-def test_panels_of_runs_overlay_each_column() -> None:
+def test_panels_of_runs_overlay_shared_columns() -> None:
     columns = {"a": history(loss=[2], lr=[1]), "b": history(loss=[3], kl=[4]), "c": history(kl=[5])}
     panels = panels_of_runs(columns)
-    found = {panel.title: {trace.name: trace.values for trace in panel.traces} for panel in panels}
-    assert list(found) == ["Loss", "KL divergence"]  # what one run alone has is in its own section
-    assert found["Loss"] == {"a": [2], "b": [3]}
-    assert found["KL divergence"] == {"b": [4], "c": [5]}
+    values = {panel.title: {trace.name: trace.values for trace in panel.traces} for panel in panels}
+    assert list(values) == ["Loss", "KL divergence"]  # what one run alone has is in its own section
+    assert values["Loss"] == {"a": [2], "b": [3]}
+    assert values["KL divergence"] == {"b": [4], "c": [5]}
     assert [trace.series for panel in panels for trace in panel.traces] == [0, 1, 1, 2]
     assert len(panels_of_runs({"a": columns["a"]})) == 2
 
 
-def test_events_tell_collapses_and_notes_once() -> None:
+def test_events_name_collapses_and_notes_once() -> None:
     columns: dict[str, list[float | None]] = {
         "epoch": [1.0, 2.0, 3.0, 4.0],
         "collapsed": [0.0, 1.0, 1.0, None],
     }
-    told = events(History(columns, [" ", "", "collapsed; back to epoch 1", "resumed"]))
-    assert told == {
+    happened = events(History(columns, [" ", "", "collapsed; back to epoch 1", "resumed"]))
+    assert happened == {
         1: "Epoch 2: collapsed",
         2: "Epoch 3: collapsed; back to epoch 1",
         3: "Epoch 4: resumed",
@@ -67,14 +67,14 @@ def test_events_mark_the_curves() -> None:
     assert drawn.marks == {1: "Epoch 2: collapsed"}
 
 
-def test_table_holds_the_newest_rows() -> None:
+def test_history_table_holds_the_newest_rows() -> None:
     header, rows = history_table(history(loss=[*range(300)], empty=[None] * 300))
     assert header == ["epoch", "loss"]
     assert len(rows) == 200
     assert rows[-1] == ["300", "299"]
 
 
-def test_nothing_trained_yet() -> None:
+def test_history_without_epochs_is_empty() -> None:
     empty = History({"epoch": [], "loss": []}, [])
     assert panels_of_run(empty) == []
     assert events(empty) == {}

@@ -54,7 +54,7 @@ def test_amplification_has_two_digits(largest: int) -> None:
     assert float(f"{factor:.2g}") == factor
 
 
-def test_gallery_shows_each_image_before_and_after(make_run: Any) -> None:
+def test_gallery_shows_images_before_and_after(make_run: Any) -> None:
     shown = examples.gallery(make_run())
     assert "before and after <b>pgd-200</b> at epsilon 20/255" in shown.prose[0].text
     assert "amplified 6.3 times" in shown.prose[0].text
@@ -66,7 +66,7 @@ def test_gallery_shows_each_image_before_and_after(make_run: Any) -> None:
         "Image 1 after the attack",
         "What the attack changed in image 1, times 6.3",
     ]
-    assert 'predicted <b>cat</b>, <span class="right">right</span>' in first.images[1][2]
+    assert 'predicted <b>cat</b>, <span class="correct">correct</span>' in first.images[1][2]
     assert 'predicted <b>ship</b>, <span class="wrong">wrong</span>' in second.images[1][2]
     pixels = [decoded(uri) for uri, _, _ in second.images]
     assert [np.unique(image).tolist() for image in pixels] == [[100], [120], [128 + 126]]

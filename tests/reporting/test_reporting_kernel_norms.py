@@ -38,7 +38,7 @@ def test_kernel_norms_hold_every_bound_and_the_quotients(evaluated: Any, build: 
     assert "1,200 test examples" in bounds.caption
 
 
-def test_bounds_unknown_or_zero_are_a_dash(evaluated: Any, build: Any) -> None:
+def test_kernel_norms_unknown_or_zero_are_a_dash(evaluated: Any, build: Any) -> None:
     unknown = KernelNormsOf("cat", 0.0, 0.0, None, None, None)
     zero = KernelNormsOf("dog", 0.0, 0.0, 0.0, 0.0, 3.0)
     _, first, second = view(evaluated, unknown, zero).tables[0].rows
@@ -65,17 +65,17 @@ def test_kernel_norms_are_drawn_by_kind_with_a_line_between(evaluated: Any) -> N
     assert "on the line" in figure.caption
 
 
-def test_without_an_upper_bound_no_line_is_drawn(evaluated: Any) -> None:
+def test_kernel_norms_without_an_upper_bound_have_no_line(evaluated: Any) -> None:
     (figure,) = view(evaluated, KernelNormsOf("cat", 1.0, 2.0, 0.5, 0.5, None)).figures
     assert [trace["name"] for trace in figure.plot["data"]] == ["gradient", "perturbation", "deformation"]
     assert "on the line" not in figure.caption
 
 
-def test_dead_net_has_no_figure_of_kernel_norms(evaluated: Any) -> None:
+def test_kernel_norms_of_a_dead_net_have_no_figure(evaluated: Any) -> None:
     assert not view(evaluated, KernelNormsOf("cat", 0.0, 0.0, 0.0, 0.0, 0.0)).figures
 
 
-def test_many_classes_are_drawn_by_their_steepest_in_order(evaluated: Any) -> None:
+def test_kernel_norms_of_many_classes_draw_the_steepest_in_order(evaluated: Any) -> None:
     many = [KernelNormsOf(str(n), float(n + 1), 0.0, None, None, 200.0) for n in range(40)]
     shown = view(evaluated, *many)
     assert shown.figures[0].plot["data"][1]["y"] == [str(number) for number in range(10, 40)]
@@ -109,7 +109,7 @@ def test_kernel_norms_are_on_the_page(write_run: Any, evaluated: Any) -> None:
     assert "No upper bound" not in text
 
 
-def test_page_says_why_there_is_no_upper_bound(write_run: Any, evaluated: Any) -> None:
+def test_kernel_norms_say_why_there_is_no_upper_bound(write_run: Any, evaluated: Any) -> None:
     lower = KernelNormsOf("cat", 1.0, 2.0, 0.5, 0.5, None)
     without = evaluated.but(kernel_norms=norms(lower, reason="There is no rule for <fold>."))
     text = report(write_run(evaluated=without)).read_text(encoding="utf-8")

@@ -69,49 +69,55 @@ def everything_else(everything: Any) -> Any:
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (lambda found: found["calibration"][3].update(confidence=1.2), r"calibration\[3\]\.confidence: "),
-        (lambda found: found["checks"][1].update(passed="yes"), r"checks\[1\]\.passed: "),
+        (lambda results: results["calibration"][3].update(confidence=1.2), r"calibration\[3\]\.confidence: "),
+        (lambda results: results["checks"][1].update(passed="yes"), r"checks\[1\]\.passed: "),
         (
-            lambda found: found["classes"]["confusion"].update(clean=[[1, 2], [3, 4]]),
+            lambda results: results["classes"]["confusion"].update(clean=[[1, 2], [3, 4]]),
             "confusion must hold a row",
         ),
         (
-            lambda found: found["classes"]["confusion"].update(clean=[[1, 2, 3], [1, 2], [1, 2, 3]]),
+            lambda results: results["classes"]["confusion"].update(clean=[[1, 2, 3], [1, 2], [1, 2, 3]]),
             "confusion must hold a row and a column for each",
         ),
-        (lambda found: found["classes"]["confusion"].update(attacked=[]), "confusion must hold a row"),
+        (lambda results: results["classes"]["confusion"].update(attacked=[]), "confusion must hold a row"),
         (
-            lambda found: found["corruptions"]["kinds"][0].update(severities=[6]),
+            lambda results: results["corruptions"]["kinds"][0].update(severities=[6]),
             r"severities\[0\]: Input should be less",
         ),
-        (lambda found: found["corruptions"]["kinds"][0]["values"].pop(), "values must hold one for each"),
+        (lambda results: results["corruptions"]["kinds"][0]["values"].pop(), "values must hold one for each"),
         (
-            lambda found: found["kernel_norms"]["classes"][0].update(gradient="steep"),
+            lambda results: results["kernel_norms"]["classes"][0].update(gradient="steep"),
             r"kernel_norms\.classes\[0\]\.gradient: Input should be a valid number",
         ),
         (
-            lambda found: found["moments"]["levels"][0]["methods"][0].update(mean_error="small"),
+            lambda results: results["moments"]["levels"][0]["methods"][0].update(mean_error="small"),
             r"moments\.levels\[0\]\.methods\[0\]\.mean_error: ",
         ),
-        (lambda found: found["noise"].update(shell="yes"), r"noise\.shell: Input should be a valid boolean"),
-        (lambda found: found["noise"].pop("num_draws"), r"noise\.num_draws: Field required"),
-        (lambda found: found["sampling"].update(num_repeats=0.5), r"sampling\.num_repeats: "),
         (
-            lambda found: found["smoothing"].update(failure_probability=2),
+            lambda results: results["noise"].update(shell="yes"),
+            r"noise\.shell: Input should be a valid boolean",
+        ),
+        (lambda results: results["noise"].pop("num_draws"), r"noise\.num_draws: Field required"),
+        (lambda results: results["sampling"].update(num_repeats=0.5), r"sampling\.num_repeats: "),
+        (
+            lambda results: results["smoothing"].update(failure_probability=2),
             r"smoothing\.failure_probability: ",
         ),
         (
-            lambda found: found["attacks"][0]["counts"][0].pop("broken"),
+            lambda results: results["attacks"][0]["counts"][0].pop("broken"),
             r"attacks\[0\]\.counts\[0\]\.broken: Field required",
         ),
-        (lambda found: found["attacks"][0]["counts"][0]["broken"].pop(), "a number for each of the stages"),
         (
-            lambda found: found["uncertainty"]["sets"][0].update(auroc=2.0),
+            lambda results: results["attacks"][0]["counts"][0]["broken"].pop(),
+            "a number for each of the stages",
+        ),
+        (
+            lambda results: results["uncertainty"]["sets"][0].update(auroc=2.0),
             r"uncertainty\.sets\[0\]\.auroc: ",
         ),
-        (lambda found: found["uncertainty"]["sets"][0]["means"].pop("entropy"), "must hold entropy"),
+        (lambda results: results["uncertainty"]["sets"][0]["means"].pop("entropy"), "must hold entropy"),
         (
-            lambda found: found["uncertainty"]["sets"][0]["histograms"]["entropy"].pop(),
+            lambda results: results["uncertainty"]["sets"][0]["histograms"]["entropy"].pop(),
             "a count between each two edges",
         ),
     ],

@@ -46,7 +46,7 @@ def test_moments_tables_hold_the_numbers_and_dashes(evaluated: Any, build: Any) 
     assert full == ["0.1, full", "not tried"]
     assert logits.rows[2][1].span == 7
     assert (shown.notes[0].lead, shown.notes[0].text) == ("full.", "Not tried: 25,088 <wide>.")
-    assert [(each.title, each.is_folded) for each in layers] == [
+    assert [(table.title, table.is_folded) for table in layers] == [
         ("Layers at noise_std 0.2", False),
         ("Layers at noise_std 0.1", True),
     ]
@@ -69,7 +69,7 @@ def test_moments_figure_has_one_colour_a_form_and_the_line_of_equals(evaluated: 
     assert figure.plot["layout"]["xaxis"]["type"] == "log"
 
 
-def test_without_deviations_moments_have_no_figure(evaluated: Any) -> None:
+def test_moments_without_deviations_have_no_figure(evaluated: Any) -> None:
     whole = moments(0.1)
     levels = [replace(whole.levels[0], methods=whole.levels[0].methods[:1])]
     shown = section(evaluated.but(moments=replace(whole, levels=levels)).run())

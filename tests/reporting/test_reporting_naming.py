@@ -18,7 +18,7 @@ def test_lookup_finds_dotted_keys() -> None:
     assert lookup(None, "a") is None
 
 
-def test_titles_and_labels_tell_runs_apart(make_run: MakeRun) -> None:
+def test_titles_and_labels_distinguish_runs(make_run: MakeRun) -> None:
     runs = [
         make_run("one"),
         make_run("two"),
@@ -30,7 +30,7 @@ def test_titles_and_labels_tell_runs_apart(make_run: MakeRun) -> None:
     assert len(set(run_labels([runs[0], runs[0]]))) == 2
 
 
-def test_a_point_of_a_sweep_beside_other_runs_is_named_by_its_folder(make_run: MakeRun) -> None:
+def test_labels_name_points_of_a_sweep_by_folder_beside_other_runs(make_run: MakeRun) -> None:
     names = {"kernel": "with/seed=0", "plain": "plain-net"}
     runs = [make_run(folder, recipe=f"name: {name}") for folder, name in names.items()]
     assert run_labels(runs) == ["kernel", "plain"]

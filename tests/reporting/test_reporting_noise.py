@@ -60,7 +60,7 @@ def test_noise_figure_draws_accuracy_and_agreement_with_clipped_ones_dashed(
     assert line["y0"] == 0.1
 
 
-def test_some_levels_of_noise_stand_for_many(evaluated: Any, build: Any) -> None:
+def test_noise_table_shows_some_levels_of_many(evaluated: Any, build: Any) -> None:
     few, every = view(noisy(evaluated, [0.98 - 0.02 * number for number in range(30)])).tables
     assert [build.texts(row)[0] for row in few.rows] == [
         "0",
@@ -96,7 +96,7 @@ def test_noise_means_and_areas_are_over_all_levels(evaluated: Any, build: Any) -
     ]
 
 
-def test_several_draws_of_noise_are_said(evaluated: Any) -> None:
+def test_noise_caption_says_that_draws_are_several(evaluated: Any) -> None:
     several, one = (view(noisy(evaluated, draws=draws)).tables[0].caption for draws in (3, 1))
     assert "and draws with their 95 % intervals, which count each image once" in several
     assert "draws" not in one
@@ -120,9 +120,12 @@ def test_noise_without_levels_is_no_section(write_run: Any, evaluated: Any, tmp_
         assert "under noise" not in text.lower()
 
 
-def test_noise_scales_tell_what_does_not_compare(evaluated: Any) -> None:
+def test_noise_scales_differ_where_runs_do_not_compare(evaluated: Any) -> None:
     on_shell = noisy(evaluated).but(noise=Noise("How", 1, shell=True))
-    runs = [each.run() for each in (noisy(evaluated), noisy(evaluated, [0.9, 0.8]), on_shell, evaluated)]
+    runs = [
+        evaluation.run()
+        for evaluation in (noisy(evaluated), noisy(evaluated, [0.9, 0.8]), on_shell, evaluated)
+    ]
     assert list(map(noise_scale, runs)) == [
         "3 levels of noise_std to 0.5",
         "2 levels of noise_std to 0.25",

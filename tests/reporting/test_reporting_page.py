@@ -96,11 +96,11 @@ def compare_page(write_run: WriteRun, evaluated: Any, tmp_path: Path) -> Page:
 
 
 def test_page_says_what_was_measured(page: Page) -> None:
-    wanted = [
+    expected = [
         "A tiny run",
         "cnn-small on MNIST, 2 epochs, seed 3",
         "What it shows.",
-        "Clean accuracy 98.1 % 95 % interval 96.1\N{EN DASH}100.0 % 981 of 1,000 right",
+        "Clean accuracy 98.1 % 95 % interval 96.1\N{EN DASH}100.0 % 981 of 1,000 correct",
         "Attacked, ℓ∞ ε = 0.3 40.2 % 95 % interval 38.2\N{EN DASH}42.2 % under pgd-200",
         "upper bound of robust accuracy",
         "no proof",
@@ -110,7 +110,7 @@ def test_page_says_what_was_measured(page: Page) -> None:
         "pgd-200 in words",
         "Epoch 2: collapsed, back, step halved",
         "amplified 6.3 times",
-        "predicted cat , right",
+        "predicted cat , correct",
         "predicted ship , wrong",
         "Time a step 250 ms",
         "Peak memory 3.0 MiB",
@@ -119,10 +119,10 @@ def test_page_says_what_was_measured(page: Page) -> None:
         "data: {name: mnist}",
         "3 rows",
     ]
-    assert [words for words in wanted if words not in page.text] == []
+    assert [words for words in expected if words not in page.text] == []
 
 
-def test_nothing_is_missing_from_a_whole_folder(page: Page) -> None:
+def test_page_of_a_whole_folder_lacks_nothing(page: Page) -> None:
     assert "Missing" not in page.text
     assert len(page.figures) == 6
 
@@ -137,13 +137,13 @@ def test_page_is_sound(which: str, request: pytest.FixtureRequest) -> None:
     assert len(page.all("img")) > 0
     assert len(page.all("caption")) == len(page.all("table"))
     assert all("scope" in cell for cell in page.all("th"))
-    plots = [each for each in page.all("div") if each.get("class") == "plot"]
+    plots = [element for element in page.all("div") if element.get("class") == "plot"]
     assert all(plot["aria-label"] and plot["role"] == "img" for plot in plots)
     assert len(plots) == len(page.figures)
 
 
 @pytest.mark.parametrize("which", ["page", "compare_page"])
-def test_headings_descend_one_level_at_a_time(which: str, request: pytest.FixtureRequest) -> None:
+def test_page_headings_descend_one_level_at_a_time(which: str, request: pytest.FixtureRequest) -> None:
     page: Page = request.getfixturevalue(which)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
@@ -151,15 +151,15 @@ def test_headings_descend_one_level_at_a_time(which: str, request: pytest.Fixtur
 
 
 @pytest.mark.parametrize("which", ["page", "compare_page"])
-def test_ids_and_references_fit(which: str, request: pytest.FixtureRequest) -> None:
+def test_page_ids_and_references_fit(which: str, request: pytest.FixtureRequest) -> None:
     page: Page = request.getfixturevalue(which)
     ids = Counter(attributes["id"] for _, attributes in page.tags if "id" in attributes)
     assert not [name for name, times in ids.items() if times > 1]
-    wanted = {link["href"].removeprefix("#") for link in page.all("a")}
-    wanted |= {
+    expected = {link["href"].removeprefix("#") for link in page.all("a")}
+    expected |= {
         attributes["aria-labelledby"] for _, attributes in page.tags if "aria-labelledby" in attributes
     }
-    assert wanted <= set(ids)
+    assert expected <= set(ids)
 
 
 @pytest.mark.parametrize("which", ["page", "compare_page"])
@@ -175,13 +175,13 @@ def test_page_loads_nothing(which: str, request: pytest.FixtureRequest) -> None:
     assert loaded == []
     assert not re.search(r"url\(|@import", page.style)
     assert not {"iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
-    policy = next(each["content"] for each in page.all("meta") if "http-equiv" in each)
+    policy = next(element["content"] for element in page.all("meta") if "http-equiv" in element)
     assert policy.startswith("default-src 'none';")
     assert "http" not in policy
 
 
 @pytest.mark.usefixtures("real_plotly")
-def test_plotly_is_there_once_and_whole(write_run: WriteRun, tmp_path: Path) -> None:
+def test_page_holds_plotly_once_and_whole(write_run: WriteRun, tmp_path: Path) -> None:
     out = report([write_run("one"), write_run("two")], tmp_path / "page.html")
     text = out.read_text(encoding="utf-8")
     assert text.count("* plotly.js v") == 1
@@ -190,7 +190,7 @@ def test_plotly_is_there_once_and_whole(write_run: WriteRun, tmp_path: Path) -> 
     assert len(page.all("script")) == len(page.figures) + 2
 
 
-def test_names_are_escaped(write_run: WriteRun, evaluated: Any, environment: dict[str, Any]) -> None:
+def test_page_escapes_names(write_run: WriteRun, evaluated: Any, environment: dict[str, Any]) -> None:
     evil = "</script><script>alert(1)</script><b title=\"'"
     published = [Published("clean", 0.5, evil, note=evil)]
     evaluated = evaluated.but(dataset=evil, warnings=[evil], published=published, attacks=[])
@@ -202,12 +202,12 @@ def test_names_are_escaped(write_run: WriteRun, evaluated: Any, environment: dic
     page = Page(report([folder], title=evil))
     scripts = page.all("script")
     assert len(scripts) == len(page.figures) + 2
-    assert not [each for each in page.all("b") if each]
+    assert not [element for element in page.all("b") if element]
     assert page.text.count("<script>alert(1)</script>") >= 10
 
 
 @pytest.mark.parametrize("file", _EVERY_FILE)
-def test_what_is_missing_is_said_with_its_command(write_run: WriteRun, file: str) -> None:
+def test_page_names_what_is_missing_with_its_command(write_run: WriteRun, file: str) -> None:
     folder = write_run(only=set(_EVERY_FILE) - {file})
     page = Page(report([folder]))
     commands = {"train.csv": "train RECIPE --out", "recipe.yaml": "train RECIPE --out"}
@@ -216,13 +216,13 @@ def test_what_is_missing_is_said_with_its_command(write_run: WriteRun, file: str
     assert f"withstand {commands.get(file, 'evaluate')} {folder}" in page.text
 
 
-def test_unfinished_training(write_run: WriteRun) -> None:
+def test_page_of_unfinished_training(write_run: WriteRun) -> None:
     page = Page(report([write_run(only={"train.csv"}, training="epoch,progress,loss\n")]))
     assert "No epoch is finished yet." in page.text
     assert page.figures == []
 
 
-def test_run_without_attacks(write_run: WriteRun, evaluated: Any) -> None:
+def test_page_of_a_run_without_attacks(write_run: WriteRun, evaluated: Any) -> None:
     plain = evaluated.but(attacks=[]).without(ATTACKED)
     page = Page(report([write_run(only={"metrics.json"}, evaluated=plain)]))
     assert "No attack was run" in page.text
@@ -231,19 +231,19 @@ def test_run_without_attacks(write_run: WriteRun, evaluated: Any) -> None:
     assert "Clean accuracy 98.1 %" in page.text
 
 
-def test_jpeg_copies_are_called_so(write_run: WriteRun, evaluated: Any) -> None:
+def test_page_notes_that_jpeg_copies_are_not_cifar10(write_run: WriteRun, evaluated: Any) -> None:
     page = Page(report([write_run(evaluated=evaluated.but(dataset="cifar10-jpeg"))]))
     assert "Data set cifar10-jpeg" in page.text
     assert "not bit-exact CIFAR-10" in page.text
 
 
-def test_title_can_be_given(write_run: WriteRun, tmp_path: Path) -> None:
+def test_page_title_can_be_set(write_run: WriteRun, tmp_path: Path) -> None:
     one, two = write_run("one"), write_run("two")
     assert "Mine" in Page(report([one], title="Mine")).text
     assert "2 runs compared" in Page(report([one, two], tmp_path / "a.html")).text
 
 
-def test_compare_page(compare_page: Page) -> None:
+def test_compare_page_has_both_runs(compare_page: Page) -> None:
     text = compare_page.text
     assert "3 runs compared" in text
     row = (
@@ -278,7 +278,7 @@ def test_page_of_a_certified_run(write_run: WriteRun, certified: Any) -> None:
     examples = "index,radius-l2\n0,0.5\n1,1.0\n2,0.0\n"
     environment = {"certify_command": "withstand certify runs/tiny --norm=2"}
     page = Page(report([write_run(evaluated=whole, examples=examples, environment=environment)]))
-    wanted = [
+    expected = [
         "Accuracy under attack, and certified",
         "Certified, ℓ2 ε = 1 40.0 % 95 % interval 38.0\N{EN DASH}42.0 % proven, method best",
         "certified, ℓ2 ε = 1 40.0 % certified (best) 38.0\N{EN DASH}42.0 % 48.2 % as published",
@@ -288,7 +288,7 @@ def test_page_of_a_certified_run(write_run: WriteRun, certified: Any) -> None:
         "certified-l2 in words. Certified radius: mean 0.7125",
         "withstand certify runs/tiny --norm=2",
     ]
-    assert [words for words in wanted if words not in page.text] == []
+    assert [words for words in expected if words not in page.text] == []
     assert "certified robust" not in page.text.lower()
     assert page.figures[1]["data"][1]["x"] == [0.0, 0.5, 1.0, 1.0]
 
@@ -300,7 +300,7 @@ def test_compare_page_of_certified_runs(write_run: WriteRun, certified: Any, tmp
     assert "40.0 % 38.0\N{EN DASH}42.0 % certified (best)" in page.text
     assert "what of it is certified" in page.text
     linf = first_accuracy_figure(page)["data"]
-    assert [each["name"] for each in linf] == [
+    assert [element["name"] for element in linf] == [
         "tiny (one)",
         "tiny (one), certified (box and ball)",
         "tiny (two)",
@@ -308,12 +308,14 @@ def test_compare_page_of_certified_runs(write_run: WriteRun, certified: Any, tmp
     assert linf[0]["line"]["color"] == linf[1]["line"]["color"] != linf[2]["line"]["color"]
 
 
-def test_compare_says_what_a_run_did_not_measure(write_run: WriteRun, evaluated: Any, tmp_path: Path) -> None:
+def test_compare_page_says_what_a_run_did_not_measure(
+    write_run: WriteRun, evaluated: Any, tmp_path: Path
+) -> None:
     other = evaluated.but(attacks=[], num_classes=5).without(ATTACKED)
     other = other.attacked("pgd-200", "2", {0.3: 402, 0.1: 907})
     page = Page(report([write_run("one"), write_run("two", evaluated=other)], tmp_path / "page.html"))
     assert page.text.count("not measured") == 4
-    titles = [each["aria-label"] for each in page.all("div") if each.get("class") == "plot"]
+    titles = [element["aria-label"] for element in page.all("div") if element.get("class") == "plot"]
     titles = [title for title in titles if title.startswith("Accuracy against epsilon")]
     assert [title[:29] for title in titles[:2]] == [
         "Accuracy against epsilon, ℓ∞.",
@@ -321,7 +323,9 @@ def test_compare_says_what_a_run_did_not_measure(write_run: WriteRun, evaluated:
     ]
 
 
-def test_chance_level_is_drawn_where_it_is_one(write_run: WriteRun, evaluated: Any, tmp_path: Path) -> None:
+def test_page_draws_the_chance_level_where_it_is_one(
+    write_run: WriteRun, evaluated: Any, tmp_path: Path
+) -> None:
     one, two = write_run("one"), write_run("two", evaluated=evaluated.but(num_classes=4))
     assert Page(report([one])).figures[0]["layout"]["shapes"][0]["y0"] == 0.1
     assert Page(report([two])).figures[0]["layout"]["shapes"][0]["y0"] == 0.25

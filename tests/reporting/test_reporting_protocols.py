@@ -18,12 +18,12 @@ FIGURE = Published("attacked", 0.857, "Somebody", "inf", 0.1, attack="fgsm")
 
 
 def under_sebr(build: Any, evaluated: Any, **corrects: Mapping[float, int]) -> Any:
-    """With SEBR's protocol, of whose attacks so many of a thousand are right at each epsilon."""
+    """With SEBR's protocol, of whose attacks so many of a thousand are correct at each epsilon."""
     measure = protocol_measure("sebr")
     rows = [
-        build.measured(measure, right, attack, "inf", epsilon)
+        build.measured(measure, correct, attack, "inf", epsilon)
         for attack, of_attack in corrects.items()
-        for epsilon, right in of_attack.items()
+        for epsilon, correct in of_attack.items()
     ]
     attacks = {attack: f"{attack} <as published>" for attack in corrects}
     whole = evaluated.but(protocols=[ProtocolInfo("sebr", "As published.", attacks)])
@@ -85,7 +85,7 @@ def test_protocol_has_published_ours_and_adaptive(under_protocol: Any, build: An
     ]
 
 
-def test_protocol_verdicts_hold_like_against_like(under_protocol: Any) -> None:
+def test_protocol_verdicts_compare_like_with_like(under_protocol: Any) -> None:
     of_one_step, of_many = verdicts(under_protocol)
     assert of_one_step.startswith("The protocol's FGSM flatters, by up to 21.5 points. At FGSM")
     assert "an adaptive attack of one step (pgd-1-linf-2) 44.0" in of_one_step
@@ -96,14 +96,14 @@ def test_protocol_verdicts_hold_like_against_like(under_protocol: Any) -> None:
 
 
 def test_protocol_verdicts_say_what_differs_of_random_answers(under_protocol: Any) -> None:
-    told = verdicts(under_protocol.but(sampling=Sampling("", 2, 1, None)))
-    for verdict in told:
+    words = verdicts(under_protocol.but(sampling=Sampling("", 2, 1, None)))
+    for verdict in words:
         assert "gradient of the mean network instead of the predictor that is scored" in verdict
         assert "averages over no draws" in verdict
-    assert ["corner to corner" in verdict for verdict in told] == [False, True]
+    assert ["corner to corner" in verdict for verdict in words] == [False, True]
 
 
-def test_protocol_of_one_step_does_not_stand_beside_many(build: Any, evaluated: Any) -> None:
+def test_protocol_of_one_step_is_not_compared_with_many(build: Any, evaluated: Any) -> None:
     whole = under_sebr(build, evaluated, fgsm={0.1: 950}, pgd={0.1: 950})
     (shown,) = protocols(whole.run())
     _, fgsm, pgd = map(build.texts, shown.tables[0].rows)
@@ -113,14 +113,12 @@ def test_protocol_of_one_step_does_not_stand_beside_many(build: Any, evaluated: 
     assert verdict.startswith("The protocol's PGD flatters")
 
 
-def test_figure_beside_its_protocol_does_not_stand_beside_another_attack(
-    under_protocol: Any, build: Any
-) -> None:
+def test_published_figure_of_a_protocol_is_not_beside_another_attack(under_protocol: Any, build: Any) -> None:
     shown = published(under_protocol.run())
     assert shown is not None
-    told = [build.texts(row) for row in shown.tables[0].rows]
-    assert [row[3] for row in told] == ["50 % as published", "60 % as published"]
-    assert told[0][0].startswith("attacked by fgsm")
+    words = [build.texts(row) for row in shown.tables[0].rows]
+    assert [row[3] for row in words] == ["50 % as published", "60 % as published"]
+    assert words[0][0].startswith("attacked by fgsm")
     without = under_protocol.but(protocols=[]).run()
     beside = published(without)
     assert beside is not None
@@ -139,13 +137,13 @@ def test_published_figure_of_another_attack_or_epsilon_is_not_taken(
 
 
 @pytest.mark.parametrize(
-    ("ours", "told"), [(905, "agree at best"), (800, "harder than the strongest attack run here at every")]
+    ("ours", "words"), [(905, "agree at best"), (800, "harder than the strongest attack run here at every")]
 )
 def test_protocol_verdict_says_where_nothing_is_flattered(
-    build: Any, evaluated: Any, ours: int, told: str
+    build: Any, evaluated: Any, ours: int, words: str
 ) -> None:
     (verdict,) = verdicts(under_sebr(build, evaluated, pgd={0.1: ours}))
-    assert told in verdict
+    assert words in verdict
 
 
 def test_protocol_without_attacks_of_our_own_has_no_verdict(build: Any, evaluated: Any) -> None:
@@ -163,10 +161,10 @@ def test_protocol_is_on_the_page_and_escaped(write_run: Any, under_protocol: Any
     assert "not measured" in text
 
 
-def test_two_protocols_have_a_section_each(under_protocol: Any) -> None:
+def test_protocols_have_sections_of_their_own(under_protocol: Any) -> None:
     infos = [*under_protocol.results.protocols, ProtocolInfo("other", "Otherwise.", {})]
     shown = protocols(under_protocol.but(protocols=infos).run())
-    assert [(each.key, each.title) for each in shown] == [
+    assert [(section.key, section.title) for section in shown] == [
         ("protocol", "Published protocol of SEBR"),
         ("protocol-2", "Published protocol of other"),
     ]

@@ -39,7 +39,7 @@ def test_sweep_is_drawn_from_few_draws_to_many(evaluated: Any, build: Any) -> No
     assert build.texts(shown.tables[0].rows[0]) == ["1", "30.0 %", "25.0–35.0 %"]
 
 
-def test_sweep_verdict_says_whether_more_draws_find_more(evaluated: Any, build: Any) -> None:
+def test_sweep_verdict_says_whether_more_draws_break_more(evaluated: Any, build: Any) -> None:
     settled = build.plain(view(evaluated).prose[1].text)
     assert settled.startswith("From 1 draw a gradient to 4 the accuracy under pgd-20-<linf> at epsilon 8/255")
     assert "goes from 30.0 % to 11.0 %" in settled
@@ -50,7 +50,7 @@ def test_sweep_verdict_says_whether_more_draws_find_more(evaluated: Any, build: 
     assert "It has not settled: the last two doublings lowered it by 0.5 points or more" in falling
 
 
-def test_draws_of_a_gradient_are_shown_only_where_there_are_some(evaluated: Any) -> None:
+def test_random_answers_show_draws_of_a_gradient_where_there_are_some(evaluated: Any) -> None:
     assert ("Draws an attack's gradient", "4") in view(evaluated).facts
     without = view(evaluated, attack_samples=None)
     assert [name for name, _ in without.facts] == ["Draws a prediction", "Predictions an example"]
@@ -58,7 +58,7 @@ def test_draws_of_a_gradient_are_shown_only_where_there_are_some(evaluated: Any)
 
 
 @pytest.mark.parametrize("sweep", [None, Sweep("pgd", 0.1, 200, 0.005, [], has_settled=True, chosen=1)])
-def test_sampling_without_a_sweep_has_only_facts(evaluated: Any, sweep: Sweep | None) -> None:
+def test_random_answers_without_a_sweep_have_only_facts(evaluated: Any, sweep: Sweep | None) -> None:
     shown = of(evaluated, Sampling("How.", 20, 5, 4, sweep))
     assert (len(shown.prose), shown.figures, shown.tables) == (1, (), ())
     assert len(shown.facts) == 3

@@ -24,7 +24,7 @@ _CLASSES = {
 }
 
 
-def test_whole_folder(write_run: WriteRun) -> None:
+def test_read_run_reads_a_whole_folder(write_run: WriteRun) -> None:
     run = read_run(write_run())
     assert run.recipe is not None
     assert run.recipe["name"] == "tiny"
@@ -44,7 +44,7 @@ def test_whole_folder(write_run: WriteRun) -> None:
 
 
 @pytest.mark.parametrize("file", ["metrics.json", "train.csv"])
-def test_one_file_is_enough(write_run: WriteRun, file: str) -> None:
+def test_read_run_needs_one_file(write_run: WriteRun, file: str) -> None:
     run = read_run(write_run(only={file}))
     present = [run.results is not None, run.history is not None]
     assert present == [file == "metrics.json", file == "train.csv"]
@@ -56,7 +56,7 @@ def test_one_file_is_enough(write_run: WriteRun, file: str) -> None:
     assert list(run.table.columns) == list(table_of([]).columns)
 
 
-def test_missing_folder(tmp_path: Path) -> None:
+def test_read_run_refuses_a_missing_folder(tmp_path: Path) -> None:
     (tmp_path / "page.html").touch()
     with pytest.raises(RunFolderError, match=r"page\.html is a file, but a run is a folder"):
         read_run(tmp_path / "page.html")
@@ -64,12 +64,12 @@ def test_missing_folder(tmp_path: Path) -> None:
         read_run(tmp_path / "nowhere")
 
 
-def test_nothing_to_report(write_run: WriteRun) -> None:
+def test_read_run_refuses_a_folder_without_figures(write_run: WriteRun) -> None:
     with pytest.raises(RunFolderError, match=r"neither metrics\.json nor train\.csv.*withstand run"):
         read_run(write_run(only={"recipe.yaml", "environment.json"}))
 
 
-def test_history_columns(write_run: WriteRun) -> None:
+def test_history_has_columns_of_numbers(write_run: WriteRun) -> None:
     training = (
         "epoch,progress,loss,robust_accuracy,mood,extra,note\n1,1,nan,,calm,5,\n2,2,0.5,0.25,wild,inf,a\n"
     )
@@ -92,7 +92,7 @@ def rewritten(folder: Path, file: str, change: Callable[[Any], Any]) -> Path:
     return folder
 
 
-def test_unknown_keys_are_ignored(write_run: WriteRun) -> None:
+def test_read_run_ignores_unknown_keys(write_run: WriteRun) -> None:
     def later(content: Any) -> Any:
         content["attacks"][0]["later"] = "x"
         return content | {"later": {"curve": [1, None]}}
@@ -106,18 +106,18 @@ def test_unknown_keys_are_ignored(write_run: WriteRun) -> None:
     assert read_run(folder).table.equals(before.table)
 
 
-def test_radii(write_run: WriteRun) -> None:
+def test_radii_are_read_by_name(write_run: WriteRun) -> None:
     examples = "index,radius-l2,radius-linf,certified-l2@1\n0,0.5,0.1,0\n1,1.25,,1\n"
     assert read_run(write_run(examples=examples)).radii == {"radius-l2": [0.5, 1.25]}
 
 
 @pytest.mark.parametrize("cell", ["far", "-0.5", "nan", "inf"])
-def test_radii_that_are_none(write_run: WriteRun, cell: str) -> None:
+def test_radii_that_are_no_numbers_from_0_are_refused(write_run: WriteRun, cell: str) -> None:
     with pytest.raises(RunFolderError, match=r"examples\.csv is damaged: column radius-l2"):
         read_run(write_run(examples=f"index,radius-l2\n0,{cell}\n"))
 
 
-def test_notes_with_line_breaks(write_run: WriteRun) -> None:
+def test_history_reads_notes_with_line_breaks(write_run: WriteRun) -> None:
     history = read_run(write_run(training='epoch,note\n1,"two\nlines"\n\n2,\n')).history
     assert history is not None
     assert history.notes == ["two\nlines", ""]
@@ -150,7 +150,7 @@ def test_notes_with_line_breaks(write_run: WriteRun) -> None:
         ("gallery.npz", "no archive", r"gallery\.npz is damaged"),
     ],
 )
-def test_damaged_file_is_named(write_run: WriteRun, file: str, content: str, message: str) -> None:
+def test_read_run_names_a_damaged_file(write_run: WriteRun, file: str, content: str, message: str) -> None:
     folder = write_run()
     (folder / file).write_bytes(content.encode("utf-8", "surrogatepass"))
     with pytest.raises(RunFolderError, match=message):
@@ -183,7 +183,7 @@ def test_damaged_file_is_named(write_run: WriteRun, file: str, content: str, mes
         ),
     ],
 )
-def test_a_key_that_does_not_fit_is_named(write_run: WriteRun, changes: Any, message: str) -> None:
+def test_read_run_names_a_key_that_does_not_fit(write_run: WriteRun, changes: Any, message: str) -> None:
     folder = rewritten(write_run(), "metrics.json", lambda content: content | changes)
     with pytest.raises(RunFolderError, match=rf"metrics\.json is damaged: {message}"):
         read_run(folder)
@@ -201,7 +201,7 @@ def test_a_key_that_does_not_fit_is_named(write_run: WriteRun, changes: Any, mes
         ("correct", "1.5", ""),
     ],
 )
-def test_a_measurement_that_is_none_is_refused(
+def test_read_run_refuses_a_measurement_that_is_none(
     write_run: WriteRun, column: str, cell: str, message: str
 ) -> None:
     folder = write_run()
@@ -212,7 +212,7 @@ def test_a_measurement_that_is_none_is_refused(
         read_run(folder)
 
 
-def test_an_evaluation_of_another_version_is_refused(write_run: WriteRun) -> None:
+def test_read_run_refuses_an_evaluation_of_another_version(write_run: WriteRun) -> None:
     for schema in (1, 3):
         folder = write_run(str(schema))
         text = (folder / "metrics.json").read_text(encoding="utf-8")
@@ -241,7 +241,7 @@ def test_an_evaluation_of_another_version_is_refused(write_run: WriteRun) -> Non
         ({"epsilon": np.array([1.0, 2.0])}, "damaged"),
     ],
 )
-def test_gallery_that_does_not_fit(
+def test_gallery_that_does_not_fit_is_refused(
     write_run: WriteRun, gallery: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(
@@ -256,13 +256,13 @@ def test_gallery_never_unpickles(write_run: WriteRun, gallery: dict[str, Any]) -
         read_run(write_run(gallery=gallery))
 
 
-def test_gallery_that_lacks_an_array(write_run: WriteRun, gallery: dict[str, Any]) -> None:
+def test_gallery_that_lacks_an_array_is_refused(write_run: WriteRun, gallery: dict[str, Any]) -> None:
     del gallery["label"]
     with pytest.raises(RunFolderError, match=r"gallery\.npz is damaged: .*label"):
         read_run(write_run(gallery=gallery))
 
 
-def test_environment_without_anything(write_run: WriteRun) -> None:
+def test_environment_may_be_empty(write_run: WriteRun) -> None:
     folder = write_run(environment={})
     assert json.loads((folder / "environment.json").read_text(encoding="utf-8")) == {}
     assert read_run(folder).environment == Environment()

@@ -14,35 +14,35 @@ from withstand.types import RunFolderError
 WriteRun = Callable[..., Path]
 
 
-def test_default_place_is_the_run_folder(write_run: WriteRun) -> None:
+def test_report_goes_into_the_run_folder_by_default(write_run: WriteRun) -> None:
     folder = write_run()
     assert report([folder]) == folder / "report.html"
     assert (folder / "report.html").exists()
     assert report(str(folder), folder / "other.html") == folder / "other.html"
 
 
-def test_several_runs_need_a_place(write_run: WriteRun) -> None:
+def test_report_of_several_runs_needs_a_place(write_run: WriteRun) -> None:
     with pytest.raises(RunFolderError, match=r"report of 2 run folders.*--out"):
         report([write_run("one"), write_run("two")])
 
 
-def test_no_run() -> None:
+def test_report_of_no_run_is_an_error() -> None:
     with pytest.raises(RunFolderError, match="no run folder to report"):
         report([])
 
 
-def test_page_that_is_a_folder(write_run: WriteRun, tmp_path: Path) -> None:
+def test_report_refuses_a_page_that_is_a_folder(write_run: WriteRun, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"is a folder.*report\.html"):
         report([write_run()], tmp_path)
 
 
-def test_place_that_cannot_be_made(write_run: WriteRun, tmp_path: Path) -> None:
+def test_report_refuses_a_place_that_cannot_be_made(write_run: WriteRun, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match="Cannot make the folder"):
         report([write_run()], tmp_path / "file" / "deeper" / "page.html")
 
 
-def test_a_failed_write_leaves_the_old_page(
+def test_report_leaves_the_old_page_where_a_write_fails(
     write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, out = write_run(), tmp_path / "pages" / "page.html"

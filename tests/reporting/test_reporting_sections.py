@@ -28,7 +28,7 @@ def texts(cells: Any) -> list[str]:
     ]
 
 
-def test_cards_tell_what_is_right_and_by_what(evaluated: Any) -> None:
+def test_cards_say_how_many_are_correct_and_under_what(evaluated: Any) -> None:
     cards = results.headline(evaluated.run()).cards
     assert [(plain(card.label), plain(card.value)) for card in cards] == [
         ("Clean accuracy", "98.1 %"),
@@ -39,11 +39,11 @@ def test_cards_tell_what_is_right_and_by_what(evaluated: Any) -> None:
     assert [plain(detail) for detail in cards[2].details] == [
         "95 % interval 38.2\N{EN DASH}42.2 %",
         "under pgd-200",
-        "402 of 1,000 right",
+        "402 of 1,000 correct",
     ]
 
 
-def test_certified_cards_stand_beside_the_attacked_ones(certified: Any) -> None:
+def test_cards_of_certified_accuracy_are_beside_the_attacked_ones(certified: Any) -> None:
     cards = results.headline(certified.run()).cards
     assert [plain(card.label) for card in cards] == [
         "Clean accuracy",
@@ -66,7 +66,7 @@ def test_certified_cards_stand_beside_the_attacked_ones(certified: Any) -> None:
     assert "robust" not in words
 
 
-def test_published_figures_stand_beside_ours(certified: Any) -> None:
+def test_published_figures_are_beside_ours(certified: Any) -> None:
     figures = [
         Published("clean", 0.99, "s"),
         Published("attacked", 0.94, "s", "inf", 0.3),
@@ -103,7 +103,7 @@ def test_certificates_are_described_with_their_radii(certified: Any) -> None:
     assert described["fgsm"] == "fgsm in words."
 
 
-def test_costs_are_told_where_they_are_known(make_run: Any) -> None:
+def test_costs_are_shown_where_they_are_known(make_run: Any) -> None:
     def costs(name: str, environment: Any) -> dict[str, str]:
         run = make_run(name, environment=environment)
         return {name: plain(value) for name, value in origin.cost_rows(run.environment)}
@@ -146,14 +146,14 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.usefixtures("own_module")
-def test_sections_of_a_users_own_stand_in_their_tab(everything: Any) -> None:
+def test_sections_of_a_users_own_are_in_their_tab(everything: Any) -> None:
     whole = everything.but(sections=["of_a_user:section"]).plus(Measurement("mine", value=0.5))
     keys = [section.key for section in sections_of(whole.run())]
     assert keys.index("mine") == keys.index("corruptions") + 1
     assert "other" not in keys
 
 
-def test_what_no_section_shows_is_shown_all_the_same(everything: Any) -> None:
+def test_other_measurements_are_shown_all_the_same(everything: Any) -> None:
     whole = everything.plus(Measurement("mine", value=0.5))
     other = next(section for section in sections_of(whole.run()) if section.key == "other")
     assert [texts(row)[0] for row in other.tables[0].rows] == ["mine"]
@@ -169,6 +169,6 @@ def test_what_no_section_shows_is_shown_all_the_same(everything: Any) -> None:
         ("of_a_user:number", "of_a_user:number made 1, but a section is"),
     ],
 )
-def test_a_section_that_cannot_be_made_is_named(evaluated: Any, name: str, message: str) -> None:
+def test_sections_of_a_users_own_that_fail_are_named(evaluated: Any, name: str, message: str) -> None:
     with pytest.raises(RunFolderError, match=message):
         sections_of(evaluated.but(sections=[name]).run())

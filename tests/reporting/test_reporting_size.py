@@ -36,7 +36,7 @@ def large(write_run: WriteRun, everything: Any, build: Any) -> Path:
     return write_run(evaluated=whole, examples="\n".join([header, *rows]))
 
 
-def test_a_page_of_many_examples_is_small(large: Path) -> None:
+def test_page_of_many_examples_is_small(large: Path) -> None:
     page = report(large)
     assert page.stat().st_size < 8 * MEGABYTE
     rest = page.stat().st_size - len(get_plotlyjs().encode())

@@ -44,7 +44,7 @@ def test_smoothing_without_epsilons_has_no_figure(everything: Any) -> None:
     assert ("Largest radius, ℓ2", "0.9471") in shown.facts
 
 
-def test_rare_failures_of_smoothing_keep_their_digits(everything: Any, build: Any) -> None:
+def test_smoothing_shows_all_digits_of_rare_failures(everything: Any, build: Any) -> None:
     rare = everything.but(smoothing=replace(everything.results.smoothing, failure_probability=1e-5))
     assert "with probability 99.999 % an example" in build.plain(view(rare).tables[0].caption)
 
@@ -57,6 +57,6 @@ def test_smoothing_is_never_a_certificate_of_the_network(write_run: Any, certifi
     section = section[: section.index("</section>")]
     assert "It holds with probability 99.9 % for each example, not for certain" in section
     assert "says nothing of the network without that noise" in section
-    assert "right on <b>94.0 %</b>" in section
+    assert "correct on <b>94.0 %</b>" in section
     assert "abstains on 1.2 %, which counts as wrong" in section
     assert "smoothed" not in page[: page.index('id="run-smoothing"')]

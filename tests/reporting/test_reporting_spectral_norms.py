@@ -56,7 +56,7 @@ def test_spectral_norms_are_drawn_in_their_section_alone(make_run: Any) -> None:
     assert "spectral/network.3/sampled" in text  # in the table of the training
 
 
-def test_spectral_norm_of_0_keeps_the_axis_linear(make_run: Any) -> None:
+def test_spectral_norm_of_0_leaves_the_axis_linear(make_run: Any) -> None:
     columns = "epoch,spectral/a/sampled,spectral/a/proven\n1,0,5\n2,1,50\n"
     shown = training.spectral_norms(make_run(training=columns, only={"train.csv"}))
     assert shown is not None

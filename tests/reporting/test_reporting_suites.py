@@ -27,8 +27,8 @@ def with_counts(everything: Any, place: int, **numbers: list[int]) -> Any:
     return everything.but(attacks=[replace(suite, counts=counts), *others])
 
 
-def with_right(everything: Any, rights: Sequence[int], total: int = 1000, clean: int = 981) -> Any:
-    """With so many right after the suite at each epsilon, of so many predictions."""
+def with_correct(everything: Any, rights: Sequence[int], total: int = 1000, clean: int = 981) -> Any:
+    """With so many correct after the suite at each epsilon, of so many predictions."""
     left = iter(rights)
     rows = []
     for row in everything.rows:
@@ -51,10 +51,10 @@ def test_suite_bars_are_all_examples(everything: Any) -> None:
     assert parts["square"] == [0.0, 0.003]
     assert parts["robust"] == [0.907, 0.4]
     assert parts["wrong before"] == [0.019, 0.019]
-    assert [sum(each) for each in zip(*parts.values(), strict=True)] == pytest.approx([1.0, 1.0])
+    assert [sum(shares) for shares in zip(*parts.values(), strict=True)] == pytest.approx([1.0, 1.0])
 
 
-def test_suite_bars_are_not_told_by_colour_alone(everything: Any, build: Any) -> None:
+def test_suite_bars_differ_in_more_than_colour(everything: Any, build: Any) -> None:
     (figure,) = view(everything).figures
     assert figure.title == "Examples broken by each attack, standard-linf"
     assert [bar["marker"]["pattern"]["shape"] for bar in figure.plot["data"]] == ["", "-", "x", "/", ""]
@@ -83,9 +83,9 @@ def test_suite_table_says_of_how_many(everything: Any, build: Any) -> None:
     [
         (
             [530, 48, 3],
-            "pgd-margin broke the most, 530 of the 581 broken there. What came after it broke 51 more",
+            "pgd-margin broke the most, 530 of the 581 broken there. The attacks after it broke 51 more",
         ),
-        ([530, 0, 0], "What came after it broke none more."),
+        ([530, 0, 0], "The attacks after it broke no more."),
         ([3, 48, 530], "square broke the most, 530 of the 581 broken there. It is the last of the suite"),
         ([0, 0, 0], "no attack of the suite broke any example."),
     ],
@@ -93,31 +93,31 @@ def test_suite_table_says_of_how_many(everything: Any, build: Any) -> None:
 def test_suite_verdict_names_the_strongest(
     everything: Any, build: Any, broken: list[int], verdict: str
 ) -> None:
-    told = build.plain(view(with_counts(everything, 1, broken=broken)).prose[0].text)
-    assert told.startswith("At ℓ∞ ε = 0.3, ")
-    assert verdict in told
+    text = build.plain(view(with_counts(everything, 1, broken=broken)).prose[0].text)
+    assert text.startswith("At ℓ∞ ε = 0.3, ")
+    assert verdict in text
 
 
 def test_suite_verdict_is_of_an_epsilon_with_robust_examples(everything: Any, build: Any) -> None:
-    told = build.plain(view(with_right(everything, [0, 907])).prose[0].text)  # rows stand with 0.1 first
-    assert told.startswith("At ℓ∞ ε = 0.3")
-    told = build.plain(view(with_right(everything, [907, 0])).prose[0].text)
-    assert told.startswith("At ℓ∞ ε = 0.1, pgd-margin broke the most, 60")
+    verdict = build.plain(view(with_correct(everything, [0, 907])).prose[0].text)  # rows have 0.1 first
+    assert verdict.startswith("At ℓ∞ ε = 0.3")
+    verdict = build.plain(view(with_correct(everything, [907, 0])).prose[0].text)
+    assert verdict.startswith("At ℓ∞ ε = 0.1, pgd-margin broke the most, 60")
 
 
-def test_examples_broken_at_a_smaller_epsilon_were_not_wrong_before(everything: Any, build: Any) -> None:
+def test_suite_separates_examples_broken_at_a_smaller_epsilon(everything: Any, build: Any) -> None:
     shown = view(with_counts(everything, 1, attacked=[907, 451, 403], broken=[456, 48, 3]))
     (table,) = shown.tables
     assert build.texts(table.header)[1:3] == ["Wrong before", "Broken at a smaller epsilon"]
     assert [build.texts(row)[1:3] for row in table.rows] == [["19", "0"], ["19", "74"]]
     parts = bars(shown)
     assert parts["broken at a smaller epsilon"] == pytest.approx([0, 0.074])
-    assert [sum(each) for each in zip(*parts.values(), strict=True)] == pytest.approx([1.0, 1.0])
+    assert [sum(shares) for shares in zip(*parts.values(), strict=True)] == pytest.approx([1.0, 1.0])
     assert "or broken at a smaller epsilon" in shown.figures[0].caption
 
 
 def test_suite_of_drawn_answers_counts_examples_not_predictions(everything: Any, build: Any) -> None:
-    drawn = with_right(everything, [1813, 800], 2000, clean=1961).but(sampling=Sampling("", 1, 2, None))
+    drawn = with_correct(everything, [1813, 800], 2000, clean=1961).but(sampling=Sampling("", 1, 2, None))
     shown = view(drawn)
     assert [build.texts(row)[1::4] for row in shown.tables[0].rows] == [
         ["19.5", "906.5 of 1,000"],
@@ -125,7 +125,9 @@ def test_suite_of_drawn_answers_counts_examples_not_predictions(everything: Any,
     ]
     assert "of its 2 predictions" in shown.prose[0].text
     parts = bars(shown)
-    assert [sum(each) for each in zip(*parts.values(), strict=True)] == pytest.approx([1.0, 1.0], abs=0.002)
+    assert [sum(shares) for shares in zip(*parts.values(), strict=True)] == pytest.approx(
+        [1.0, 1.0], abs=0.002
+    )
 
 
 def test_suite_is_on_the_page(write_run: Any, everything: Any) -> None:

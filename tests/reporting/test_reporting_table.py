@@ -26,7 +26,7 @@ def test_strongest_takes_the_lowest_at_each_norm_and_epsilon(evaluated: Any) -> 
     assert table.strongest(evaluated.without(ATTACKED).run()) == []
 
 
-def test_figures_at_an_epsilon_allow_for_rounding(certified: Any) -> None:
+def test_rows_at_an_epsilon_allow_for_rounding(certified: Any) -> None:
     run = certified.run()
     attacked = table.at(table.strongest(run), "linf", 0.3000000001)
     assert attacked is not None
@@ -41,7 +41,7 @@ def test_figures_at_an_epsilon_allow_for_rounding(certified: Any) -> None:
     assert table.at(table.most_certified(run), "inf", 0.5) is None
 
 
-def test_the_headline_certificate_is_the_largest_better_than_chance(certified: Any, build: Any) -> None:
+def test_headline_certificate_is_the_largest_better_than_chance(certified: Any, build: Any) -> None:
     def levels(of: Any) -> list[tuple[str, float]]:
         return [(row.norm, row.level) for row in table.headline_certificates(of.run())]
 
@@ -54,7 +54,7 @@ def test_the_headline_certificate_is_the_largest_better_than_chance(certified: A
     assert levels(certified.but(published=figures)) == [("2", 0.5), ("inf", 0.1)]  # what was published
 
 
-def test_of_many_epsilons_only_some_are_headlines(certified: Any) -> None:
+def test_headline_attacks_are_some_of_many_epsilons(certified: Any) -> None:
     many = certified.attacked("pgd-l2", "2", {number / 20: 200 for number in range(1, 31)})
     levels = [row.level for row in table.headline_attacks(many.run()) if row.norm == "2"]
     assert len(levels) == 7
@@ -71,7 +71,9 @@ def test_chance_is_that_of_all_runs_or_none(evaluated: Any) -> None:
 
 def test_means_and_areas_over_levels(evaluated: Any, build: Any) -> None:
     shares = {0.5: 200, 0.0: 900, 0.25: 400}
-    rows = [build.measured(NOISE_ACCURACY, right, "unclipped", level=std) for std, right in shares.items()]
+    rows = [
+        build.measured(NOISE_ACCURACY, correct, "unclipped", level=std) for std, correct in shares.items()
+    ]
     run = evaluated.but(noise=Noise("", 1, shell=True)).plus(*rows).run()
     assert table.mean_over_levels(run.table, NOISE_ACCURACY, "unclipped") == pytest.approx(0.5)
     assert table.area_over_levels(run.table, NOISE_ACCURACY, "unclipped") == pytest.approx(0.475)
@@ -81,7 +83,7 @@ def test_means_and_areas_over_levels(evaluated: Any, build: Any) -> None:
     assert table.noise_scale(evaluated.run()) is None
 
 
-def test_the_mean_over_corruptions_is_of_all_kinds_and_severities(evaluated: Any, build: Any) -> None:
-    rows = [build.measured(CORRUPTED, right, kind, level=1) for kind, right in (("a", 800), ("b", 400))]
+def test_corruption_mean_is_of_all_kinds_and_severities(evaluated: Any, build: Any) -> None:
+    rows = [build.measured(CORRUPTED, correct, kind, level=1) for kind, correct in (("a", 800), ("b", 400))]
     assert table.corruption_mean(evaluated.plus(*rows).run().table) == pytest.approx(0.6)
     assert table.corruption_mean(evaluated.run().table) is None

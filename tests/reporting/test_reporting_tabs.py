@@ -32,9 +32,11 @@ def tabs(page: str) -> dict[str, str]:
     )
 
 
-def test_every_section_has_its_tab(write_run: WriteRun, everything: Any, extremes: dict[str, Any]) -> None:
-    found = panels(report(write_run(evaluated=everything, extremes=extremes)).read_text(encoding="utf-8"))
-    headings = {key: re.findall(r'<h2 id="run-([\w-]+)"', text) for key, text in found.items()}
+def test_tabs_hold_every_section(write_run: WriteRun, everything: Any, extremes: dict[str, Any]) -> None:
+    panel_texts = panels(
+        report(write_run(evaluated=everything, extremes=extremes)).read_text(encoding="utf-8")
+    )
+    headings = {key: re.findall(r'<h2 id="run-([\w-]+)"', text) for key, text in panel_texts.items()}
     assert headings == {
         "summary": ["results", "checks", "accuracy"],
         "attacks": ["suite"],
@@ -47,7 +49,7 @@ def test_every_section_has_its_tab(write_run: WriteRun, everything: Any, extreme
     }
 
 
-def test_only_tabs_with_content_are_there(write_run: WriteRun) -> None:
+def test_tabs_without_content_are_left_out(write_run: WriteRun) -> None:
     page = report(write_run()).read_text(encoding="utf-8")
     assert tabs(page) == {
         "run-part-summary": "Summary",
@@ -58,7 +60,7 @@ def test_only_tabs_with_content_are_there(write_run: WriteRun) -> None:
     assert list(panels(page)) == ["summary", "training", "examples", "about"]
 
 
-def test_without_scripts_all_panels_show(write_run: WriteRun, everything: Any) -> None:
+def test_panels_all_show_without_scripts(write_run: WriteRun, everything: Any) -> None:
     page = report(write_run(evaluated=everything)).read_text(encoding="utf-8")
     body = page[page.index("<main") : page.index("</main>")]
     assert re.findall(r"<[^>]* hidden>", body) == [
@@ -67,9 +69,7 @@ def test_without_scripts_all_panels_show(write_run: WriteRun, everything: Any) -
     assert 'role="tab' not in body  # the script gives these roles, which promise what only it can keep
 
 
-def test_each_run_of_several_has_tabs_of_its_own(
-    write_run: WriteRun, everything: Any, tmp_path: Path
-) -> None:
+def test_tabs_belong_to_their_run(write_run: WriteRun, everything: Any, tmp_path: Path) -> None:
     folders = [write_run("one", evaluated=everything), write_run("two")]
     page = report(folders, tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("data-tabs") - page.count("[data-tabs]") == 2

@@ -48,7 +48,7 @@ def test_uncertainty_rows_hold_the_numbers_and_dashes(evaluated: Any, build: Any
     assert shown.across == 3
 
 
-def test_each_measure_of_uncertainty_has_its_own_histogram(evaluated: Any) -> None:
+def test_uncertainty_has_a_histogram_a_measure(evaluated: Any) -> None:
     figures = {figure.title: figure for figure in view(evaluated, CLEAN, OTHER).figures}
     assert [*figures] == ["Predictive entropy", "Expected entropy", "Mutual information"]
     clean, other = figures["Predictive entropy"].plot["data"]
@@ -57,21 +57,21 @@ def test_each_measure_of_uncertainty_has_its_own_histogram(evaluated: Any) -> No
     assert clean["fill"] == "tozeroy"
     assert "fill" not in other
     assert other["name"] == "&lt;other&gt;"
-    looks = {(each["line"]["dash"], each["marker"]["symbol"]) for each in (clean, other)}
+    looks = {(trace["line"]["dash"], trace["marker"]["symbol"]) for trace in (clean, other)}
     assert len(looks) == 2
     ranges = [figure.plot["layout"]["xaxis"]["range"] for figure in figures.values()]
     assert ranges == [[0, 1.0], [0, 1.5], [0, 0.5]]  # as far as there is any image
     assert "(nats)" in figures["Mutual information"].plot["layout"]["xaxis"]["title"]["text"]
 
 
-def test_empty_bin_of_a_small_set_is_below_the_floor_of_a_large_one(evaluated: Any) -> None:
+def test_uncertainty_draws_an_empty_bin_of_a_small_set_below_the_floor(evaluated: Any) -> None:
     predictive, _, information = view(evaluated, replace(CLEAN, num_examples=10_000), OTHER).figures
     for figure, place in ((predictive, 2), (information, 1)):
         floor = 10 ** figure.plot["layout"]["yaxis"]["range"][0]
         assert all(0 < trace["y"][place] < floor < 1 / 10_000 for trace in figure.plot["data"])
 
 
-def test_of_many_sets_some_are_drawn_and_all_are_in_the_table(evaluated: Any) -> None:
+def test_uncertainty_draws_some_of_many_sets_and_lists_all(evaluated: Any) -> None:
     attacked = [one_set(f"{name}@{eps}", "attacked") for name in ("pgd", "fgsm") for eps in (1, 2, 3, 4, 5)]
     shown = view(evaluated, CLEAN, *attacked, OTHER)
     assert len(shown.tables[0].rows) == 12
@@ -80,7 +80,7 @@ def test_of_many_sets_some_are_drawn_and_all_are_in_the_table(evaluated: Any) ->
     assert drawn(view(evaluated, CLEAN, attacked[0])) == ["clean", "pgd@1"]
 
 
-def test_many_other_data_sets_leave_room_for_an_attack(evaluated: Any) -> None:
+def test_uncertainty_leaves_room_for_an_attack_beside_other_data(evaluated: Any) -> None:
     others = [one_set(f"other{number}", "out-of-distribution") for number in range(6)]
     attacked = [one_set(f"pgd@{number}", "attacked") for number in range(3)]
     names = drawn(view(evaluated, CLEAN, *attacked, *others))

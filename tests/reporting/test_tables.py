@@ -44,14 +44,14 @@ def test_latex_is_escaped() -> None:
     assert r"\begin{tabular}{lr}" in text
 
 
-def test_a_number_is_written_as_it_is() -> None:
+def test_latex_writes_a_number_as_it_is() -> None:
     table = PaperTable("t", pd.DataFrame({"a": ["0.10", "1e5"]}), "n")
     for text in (markdown(table), latex(table)):
         assert "0.10" in text
         assert "1e5" in text
 
 
-def test_runs_are_compared(make_run: Callable[..., Run]) -> None:
+def test_comparison_tables_hold_runs_and_differences(make_run: Callable[..., Run]) -> None:
     runs = [make_run(name, recipe=f"name: {name}") for name in ("one", "two")]
     runs.append(make_run("bare", only={"train.csv"}))
     table, differences = comparison_tables(runs)
@@ -68,13 +68,13 @@ def test_runs_are_compared(make_run: Callable[..., Run]) -> None:
     assert "Holm" in differences.note
 
 
-def test_many_runs_are_rows(make_run: Callable[..., Run]) -> None:
+def test_comparison_tables_have_many_runs_as_rows(make_run: Callable[..., Run]) -> None:
     table = comparison_tables([make_run(f"r{number}", recipe=f"name: r{number}") for number in range(7)])[0]
     assert table.texts.columns[0] == "Run"
     assert table.texts["Run"].tolist() == [f"r{number}" for number in range(7)]
 
 
-def test_the_figures_of_one_run_have_a_row_each(certified: Any, build: Any) -> None:
+def test_run_tables_have_a_row_a_figure(certified: Any, build: Any) -> None:
     kinds = [CorruptionKind("blur", "Blur", "", [1], [1.0])]
     evaluation = build.with_smoothing(certified).but(
         corruptions=Corruptions("", kinds), smoothing=Smoothing("", 0.25, 0.001, 10, 100)
@@ -97,7 +97,7 @@ def test_the_figures_of_one_run_have_a_row_each(certified: Any, build: Any) -> N
         assert any(row.startswith(expected) for row in rows), expected
 
 
-def test_files_are_written(write_run: WriteRun, tmp_path: Path) -> None:
+def test_export_tables_writes_files(write_run: WriteRun, tmp_path: Path) -> None:
     one, two = write_run("one"), write_run("two")
     files = export_tables([one, two], tmp_path / "new" / "tables")
     assert [file.name for file in files] == ["comparison.md", "comparison.tex"]
@@ -106,7 +106,7 @@ def test_files_are_written(write_run: WriteRun, tmp_path: Path) -> None:
     assert [file.name for file in export_tables([one], tmp_path)] == ["figures.md", "figures.tex"]
 
 
-def test_what_cannot_be_written_is_refused(write_run: WriteRun, tmp_path: Path) -> None:
+def test_export_tables_refuses_what_cannot_be_written(write_run: WriteRun, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="no run folder"):
         export_tables([], tmp_path)
     with pytest.raises(RunFolderError, match="withstand evaluate"):
@@ -119,7 +119,7 @@ def test_what_cannot_be_written_is_refused(write_run: WriteRun, tmp_path: Path) 
         export_tables([write_run("two")], file)
 
 
-def test_an_area_is_no_share_of_examples(evaluated: Any) -> None:
+def test_comparison_tables_write_an_area_as_no_share(evaluated: Any) -> None:
     noisy = evaluated.but(noise=Noise("", 1)).plus(
         *(
             Measurement(

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from withstand import bayes
 from withstand.attacks import PGD
-from withstand.cli.certify import (adopt_model)
+from withstand.cli.certify import adopt_model
+from withstand.core.run_folder import RunFolder
 from withstand.evaluation import Evaluation
-from withstand.runs.stages import (measure_run)
-from withstand.recipes.schema import (BayesSettings, DataSettings, ModelSettings)
+from withstand.recipes.schema import BayesSettings, DataSettings, ModelSettings
 from withstand.reporting.table import select
 from withstand.results import read_results
 from withstand.results.measurements import ATTACKED
-from withstand.core.run_folder import (RunFolder)
+from withstand.runs.stages import measure_run
 from withstand.types import RunFolderError
 
 ATTACK = {"class_path": "Attacks", "init_args": {"attacks": [{"class_path": "PGD"}], "epsilons": [0.05]}}
@@ -42,9 +42,7 @@ def measured(run: RunFolder, *meters: Any, num_examples: int | None = 20, **samp
     )
 
 
-def test_what_was_measured_before_stays_and_is_not_measured_again(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measure_run_leaves_what_was_measured_before(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     perturb = PGD.perturb
 
@@ -63,9 +61,9 @@ def test_what_was_measured_before_stays_and_is_not_measured_again(
     pd.testing.assert_frame_equal(second.rows[list(first.rows)], first.rows)
     named = [meter["class_path"].rpartition(".")[2] for meter in second.results.settings["meters"]]
     assert named == ["Attacks", "Uncertainty"]
-    kept = read_results(run)
-    assert kept is not None
-    assert kept[0] == second.results
+    stored = read_results(run)
+    assert stored is not None
+    assert stored[0] == second.results
 
 
 @pytest.mark.parametrize(
@@ -75,7 +73,7 @@ def test_what_was_measured_before_stays_and_is_not_measured_again(
         ({"num_samples": 3}, r"answers drawn otherwise.*leave --num_samples out"),
     ],
 )
-def test_other_examples_or_draws_than_before_are_refused(
+def test_measure_run_refuses_other_examples_or_draws_than_before(
     run: RunFolder, asked: dict[str, int], text: str
 ) -> None:
     first = measured(run, ATTACK, **FEW)
@@ -87,12 +85,12 @@ def test_other_examples_or_draws_than_before_are_refused(
     pd.testing.assert_frame_equal(again.rows, first.rows)
 
 
-def test_nothing_that_was_measured_of_other_weights_is_taken_over(run: RunFolder, tmp_path: Path) -> None:
+def test_measure_run_takes_over_nothing_of_other_weights(run: RunFolder, tmp_path: Path) -> None:
     first = measured(run, ATTACK, **FEW)
     weights = load_file(run.last_weights)
     save_file({name: -values for name, values in weights.items()}, run.last_weights)
     other = RunFolder(tmp_path / "other")
     shutil.copytree(run.path, other.path, ignore=shutil.ignore_patterns("evaluation", "metrics.json"))
-    found, fresh = measured(run, ATTACK, **FEW), measured(other, ATTACK, **FEW)
-    pd.testing.assert_frame_equal(found.rows, fresh.rows)
-    assert not found.rows["prediction"].equals(first.rows["prediction"])
+    results, fresh = measured(run, ATTACK, **FEW), measured(other, ATTACK, **FEW)
+    pd.testing.assert_frame_equal(results.rows, fresh.rows)
+    assert not results.rows["prediction"].equals(first.rows["prediction"])

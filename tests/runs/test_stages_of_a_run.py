@@ -10,23 +10,23 @@ import torch
 from PIL import Image
 
 from withstand.constraints import PARAMETRIZATIONS, ParametrizationName
-from withstand.core.dataset_info import (KNOWN_DATASETS)
+from withstand.core.dataset_info import KNOWN_DATASETS
+from withstand.core.run_folder import RunFolder
 from withstand.models import save_weights
-from withstand.runs.stages import (evaluate_run, require_other_data, train_recipe)
-from withstand.recipes.schema import (ModelSettings, Recipe)
-from withstand.recipes.parsing import (parse_recipe)
+from withstand.operators import weights
+from withstand.recipes.parsing import parse_recipe
+from withstand.recipes.schema import ModelSettings, Recipe
 from withstand.reporting import report
 from withstand.reporting.table import one, select
 from withstand.results import read_results
 from withstand.results.measurements import CLEAN, protocol_measure
-from withstand.core.run_folder import (RunFolder)
-from withstand.runs.run_parts import (build_model, load_run_model, model_spec, open_run)
-from withstand.operators import (weights)
+from withstand.runs.run_parts import build_model, load_run_model, model_spec, open_run
+from withstand.runs.stages import evaluate_run, require_other_data, train_recipe
 from withstand.types import AttackError, DataError, ModelError, RunFolderError
 
 
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
-def test_a_parametrised_model_has_spectral_norms_of_one(name: ParametrizationName) -> None:
+def test_parametrised_model_has_spectral_norms_of_one(name: ParametrizationName) -> None:
     info = KNOWN_DATASETS["digits"]
     recipe = Recipe(model=ModelSettings("mlp", options={"hidden": [16]}, parametrize=name))
     model = build_model(recipe, info)
@@ -55,25 +55,28 @@ published:
 """
 
 
-def test_published_protocols_are_measured_of_the_examples_scored_and_reported(tmp_path: Path) -> None:
+def test_published_protocols_are_measured_and_reported(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(_WITH_PROTOCOL)
     parsed, out = parse_recipe(file), RunFolder(tmp_path / "run")
     train_recipe(parsed, out, command="train")
-    found = evaluate_run(out, parsed, command="evaluate")
-    (protocol,) = found.results.protocols
-    measured = select(found.table, protocol_measure(protocol.name))
+    evaluation = evaluate_run(out, parsed, command="evaluate")
+    (protocol,) = evaluation.results.protocols
+    measured = select(evaluation.table, protocol_measure(protocol.name))
     assert set(measured["total"]) == {30}
     # One pass by a net without random weights: as the evaluation itself scores it.
-    clean, again = one(found.table, CLEAN), one(found.table, protocol_measure(protocol.name), by="clean")
+    clean, again = (
+        one(evaluation.table, CLEAN),
+        one(evaluation.table, protocol_measure(protocol.name), by="clean"),
+    )
     assert clean is not None
     assert again is not None
     assert (again.correct, again.lower, again.upper) == (clean.correct, clean.lower, clean.upper)
     assert list(measured["level"][measured["by"] == "pgd"]) == [0.1, pytest.approx(8 / 255)]
-    assert found.results.published[0].attack == "pgd"
+    assert evaluation.results.published[0].attack == "pgd"
     written = read_results(out)
     assert written is not None
-    assert written[0] == found.results
+    assert written[0] == evaluation.results
     assert ">Published protocol of SEBR</h2>" in report(out.path).read_text(encoding="utf-8")
 
 
@@ -91,7 +94,7 @@ evaluation:
 """
 
 
-def test_the_file_of_the_means_is_read_when_training_begins_alone(tmp_path: Path) -> None:
+def test_means_file_is_read_when_training_begins_alone(tmp_path: Path) -> None:
     file, means = tmp_path / "recipe.yaml", tmp_path / "means.safetensors"
     file.write_text(_RANDOM)
     out = RunFolder(tmp_path / "run")
@@ -105,17 +108,17 @@ def test_the_file_of_the_means_is_read_when_training_begins_alone(tmp_path: Path
     save_weights(plain, means)
     train_recipe(parsed, out, command="train")
     means.unlink()
-    run, found = open_run(out.path)
-    model = load_run_model(run, found.recipe, info)
+    run, stored = open_run(out.path)
+    model = load_run_model(run, stored.recipe, info)
     learnt, begun = model.state_dict(), plain.state_dict()
     assert all(torch.equal(learnt[name], value) for name, value in begun.items())
     train_recipe(parsed, out, command="train")  # nothing is left to train
-    sampling = evaluate_run(run, found, command="evaluate").results.sampling
+    sampling = evaluate_run(run, stored, command="evaluate").results.sampling
     assert sampling is not None
     assert sampling.num_repeats == 2
 
 
-def test_what_an_evaluation_will_read_can_be_asked_for_before(tmp_path: Path) -> None:
+def test_require_other_data_reads_what_an_evaluation_will_need(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(f"{_RANDOM.replace('name: digits,', f'name: digits, root: {tmp_path},')}")
     with pytest.raises(DataError, match="mnist"):
@@ -132,7 +135,9 @@ def test_what_an_evaluation_will_read_can_be_asked_for_before(tmp_path: Path) ->
         require_other_data(parse_recipe(file, [asked]).recipe)
 
 
-def test_packages_of_attacks_are_asked_for_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_require_other_data_needs_the_packages_of_attacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("withstand.attacks.adapters.find_spec", lambda _: None)
     file = tmp_path / "recipe.yaml"
     file.write_text(_RANDOM)
@@ -142,7 +147,7 @@ def test_packages_of_attacks_are_asked_for_before(tmp_path: Path, monkeypatch: p
         require_other_data(parse_recipe(file, [*suite, "--evaluation.meters.level=standard"]).recipe)
 
 
-def test_a_run_that_failed_at_once_does_not_hold_its_folder(tmp_path: Path) -> None:
+def test_run_that_failed_at_once_does_not_hold_its_folder(tmp_path: Path) -> None:
     file, out = tmp_path / "recipe.yaml", RunFolder(tmp_path / "run")
     file.write_text(_RANDOM)
     # Has no divergence to be trained with.

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from withstand.attacks import PGD
 from withstand.certificates import Certifier
-from withstand.cli.certify import (Request, certify_run)
-from withstand.cli.entry import (main)
+from withstand.cli.certify import Request, certify_run
+from withstand.cli.entry import main
+from withstand.core.run_folder import RunFolder
 from withstand.evaluation.proofs import Prover
 from withstand.reporting.table import select
 from withstand.results import Results, read_results
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
-from withstand.core.run_folder import (RunFolder)
 
 _RECIPE = """\
 data: {name: digits, train_size: 40, validation_size: 20}
@@ -79,10 +79,10 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     def counting(of: Any, name: str, key: Callable[..., str | None]) -> None:
         original = getattr(of, name)
 
-        def count(*given: Any, **options: Any) -> Any:
-            if (found := key(*given, **options)) is not None:
-                counted[found] += 1
-            return original(*given, **options)
+        def count(*arguments: Any, **options: Any) -> Any:
+            if (result := key(*arguments, **options)) is not None:
+                counted[result] += 1
+            return original(*arguments, **options)
 
         monkeypatch.setattr(of, name, count)
 
@@ -92,11 +92,11 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     def certified(_: object, images: Tensor, *__: object, norm: float, epsilon: Any) -> str | None:
         return f"l{norm:g}@{epsilon:g}" if len(images) == 20 else None
 
-    def probe(prover: Prover, *given: Any) -> Any:
+    def probe(prover: Prover, *arguments: Any) -> Any:
         counted["probe"] += 1
         probing.append(True)
         try:
-            return probed(prover, *given)
+            return probed(prover, *arguments)
         finally:
             probing.clear()
 
@@ -113,10 +113,10 @@ def did(run: Path, command: str) -> int:
     return main([command, str(run), *_COMMANDS[command]])
 
 
-def found_in(run: Path) -> tuple[Results, pd.DataFrame]:
-    found = read_results(RunFolder(run))
-    assert found is not None
-    return found
+def results_of(run: Path) -> tuple[Results, pd.DataFrame]:
+    result = read_results(RunFolder(run))
+    assert result is not None
+    return result
 
 
 def figures(table: pd.DataFrame) -> set[tuple[Any, ...]]:
@@ -126,7 +126,7 @@ def figures(table: pd.DataFrame) -> set[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("order", _IN_ORDER, ids="-".join)
-def test_no_command_forgets_what_another_found_or_finds_it_again(
+def test_commands_do_not_forget_or_repeat_the_results_of_others(
     order: list[str], run: Path, counts: Counter[str]
 ) -> None:
     seen: Counter[str] = Counter()
@@ -137,15 +137,15 @@ def test_no_command_forgets_what_another_found_or_finds_it_again(
         assert did(run, command) == 0
         assert not seen & counts, f"{command} did again what was done"
         seen += counts
-        _, table = found_in(run)
+        _, table = results_of(run)
         assert before <= figures(table), f"{command} forgot figures"
         before = figures(table)
-        found = pd.read_csv(run / "examples.csv")
+        now = pd.read_csv(run / "examples.csv")
         if rows is not None:
-            pd.testing.assert_frame_equal(found[list(rows)], rows)
-        rows = found
+            pd.testing.assert_frame_equal(now[list(rows)], rows)
+        rows = now
     assert {"pgd-3@0.02", "pgd-3@0.05", "pgd-4@0.5", "l2@0.05", "l2@0.1", "moments"} <= set(seen)
-    results, table = found_in(run)
+    results, table = results_of(run)
     assert set(select(table, ATTACKED)["by"]) == {"pgd-3-linf", "pgd-4-l1", "pgd-20-margin-l2"}
     assert set(select(table, CERTIFIED)["by"]) == {"certified-l2"}
     assert results.noise is not None
@@ -155,7 +155,7 @@ def test_no_command_forgets_what_another_found_or_finds_it_again(
         assert did(run, command) == 0
         seen["probe"] += counts.pop("probe", 0)  # what stands for the images of attacks, which are gone
         assert not counts, f"{command} did again what was done"
-        assert figures(found_in(run)[1]) == before
+        assert figures(results_of(run)[1]) == before
     assert seen["probe"] == 2  # once a batch
     environment = RunFolder(run).read_json(RunFolder(run).environment)
     assert all(f"{command}_command" in environment for command in order)
@@ -181,7 +181,7 @@ def _stopped_after(num_examples: int, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.mark.parametrize("command", _COMMANDS)
 @pytest.mark.parametrize("num_examples", [1, 20, 39])
-def test_each_command_goes_on_after_an_interruption(
+def test_commands_go_on_after_an_interruption(
     command: str,
     num_examples: int,
     run: Path,
@@ -193,7 +193,7 @@ def test_each_command_goes_on_after_an_interruption(
 ) -> None:
     with _stopped_after(num_examples, monkeypatch):
         assert did(run, command) == 130
-    assert "What was found stays. The same command goes on" in " ".join(capsys.readouterr().err.split())
+    assert "Results so far stay. The same command goes on" in " ".join(capsys.readouterr().err.split())
     assert not (run / "metrics.json").exists()
     cut = counts.copy()
     assert did(run, command) == 0
@@ -201,14 +201,16 @@ def test_each_command_goes_on_after_an_interruption(
     counts.clear()
     whole = Path(shutil.copytree(trained, tmp_path / "whole"))
     assert did(whole, command) == 0
-    assert figures(found_in(run)[1]) == figures(found_in(whole)[1])
+    assert figures(results_of(run)[1]) == figures(results_of(whole)[1])
     assert (run / "examples.csv").read_text() == (whole / "examples.csv").read_text()
     both.pop("probe", None)
     assert both == counts, "what was done before the interruption was done again"
     assert cut or num_examples == 1
 
 
-def test_an_interrupted_command_leaves_what_others_found(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_that_are_interrupted_leave_the_results_of_others(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert did(run, "evaluate") == 0
     files = ("metrics.json", "measurements.csv", "examples.csv")
     before = [(run / name).read_text() for name in files]
@@ -218,22 +220,20 @@ def test_an_interrupted_command_leaves_what_others_found(run: Path, monkeypatch:
         assert [(run / name).read_text() for name in files] == before
 
 
-def test_figures_and_what_was_asked_for_are_written_at_once(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figures_and_settings_are_written_at_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("withstand.runs.stages.add_cost", killed)  # what comes after the results
         assert did(run, "evaluate") == 130
-    assert found_in(run)[0].settings["meters"]
+    assert results_of(run)[0].settings["meters"]
     assert did(run, "certify") == 0
-    assert {ATTACKED, CERTIFIED} <= set(found_in(run)[1]["measure"])
-    assert len(found_in(run)[0].attacks) == 2, "the attack of the evaluation is not taken over"
+    assert {ATTACKED, CERTIFIED} <= set(results_of(run)[1]["measure"])
+    assert len(results_of(run)[0].attacks) == 2, "the attack of the evaluation is not taken over"
 
 
-def test_a_folder_in_use_is_left_to_who_holds_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_folder_in_use_is_left_to_its_holder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     holding = (
         "import sys, time; from pathlib import Path; from withstand.core.run_folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).held('evaluating'):\n"
@@ -249,9 +249,9 @@ def test_a_folder_in_use_is_left_to_who_holds_it(run: Path, capsys: pytest.Captu
         for command in _COMMANDS:
             capsys.readouterr()
             assert did(run, command) == 2
-            said = " ".join(capsys.readouterr().err.split())
-            assert f"is in use by process {process.pid} on " in said
-            assert "evaluating since " in said
+            printed = " ".join(capsys.readouterr().err.split())
+            assert f"is in use by process {process.pid} on " in printed
+            assert "evaluating since " in printed
         assert main(["train", str(run / "recipe.yaml"), f"--out={run}"]) == 2
         assert f"is in use by process {process.pid}" in " ".join(capsys.readouterr().err.split())
         assert not (run / "metrics.json").exists()
@@ -262,22 +262,22 @@ def test_a_folder_in_use_is_left_to_who_holds_it(run: Path, capsys: pytest.Captu
     assert did(run, "evaluate") == 0  # a process that was killed holds nothing
 
 
-def test_a_suite_counts_at_the_budgets_it_was_run_at(run: Path) -> None:
+def test_suite_counts_at_the_budgets_it_was_run_at(run: Path) -> None:
     suite = [
         "--evaluation.meters=[Suite]",
         "--evaluation.meters.level=fast",
         "--evaluation.meters.epsilons=[0.05]",
     ]
     assert main(["evaluate", str(run), *suite]) == 0
-    found = certify_run(run, Request(norm=math.inf, epsilons=[0.1]), command="certify")
-    attacked = select(found.table, ATTACKED, norm="inf")
+    result = certify_run(run, Request(norm=math.inf, epsilons=[0.1]), command="certify")
+    attacked = select(result.table, ATTACKED, norm="inf")
     assert dict(zip(attacked["by"], attacked["level"], strict=True)) == {
         "fast-linf": 0.05,
         "pgd-20-margin-linf": 0.1,
     }
 
 
-def test_other_weights_are_measured_anew(run: Path, counts: Counter[str]) -> None:
+def test_evaluation_of_other_weights_is_measured_anew(run: Path, counts: Counter[str]) -> None:
     assert did(run, "evaluate") == 0
     first = counts.copy()
     weights = run / "last.safetensors"
@@ -286,4 +286,4 @@ def test_other_weights_are_measured_anew(run: Path, counts: Counter[str]) -> Non
     assert did(run, "evaluate") == 0
     assert set(counts) == set(first)
     assert all(counts[key] > first[key] for key in first)
-    assert len(select(found_in(run)[1], CLEAN)) == 1
+    assert len(select(results_of(run)[1], CLEAN)) == 1

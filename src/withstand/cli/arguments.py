@@ -84,17 +84,17 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         raise RecipeError(f"{error}{hint} `{parser.prog} --help` explains.") from error
 
 
-def given_sizes(values: Namespace) -> dict[str, int]:
-    """How many examples to measure, and how many a batch has, where that is given.
+def requested_sizes(values: Namespace) -> dict[str, int]:
+    """How many examples to measure, and how many a batch has, where the command says so.
 
     Raises:
         RecipeError: one is below 1.
     """
-    given = {key: values[key] for key in _SIZES if values[key] is not None}
-    for key, size in given.items():
+    sizes = {key: values[key] for key in _SIZES if values[key] is not None}
+    for key, size in sizes.items():
         if size < 1:
             raise RecipeError(f"Expected --{key} of at least 1, but got {size}.")
-    return given
+    return sizes
 
 
 def is_model(name: str) -> bool:
@@ -115,14 +115,14 @@ def add_model_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--data.name", type=str | None, default=None, help="Such as mnist, or folder:PATH.")
 
 
-def given_model(name: str, values: Namespace) -> ModelSettings:
+def model_settings(name: str, values: Namespace) -> ModelSettings:
     """The model that an argument and its options name."""
     chosen = values.model.normalize
     normalize = name in MODEL_NAMES if chosen is None else chosen
     return ModelSettings(name=name, normalize=normalize, options=dict(values.model.options))
 
 
-def given_data(values: Namespace) -> DataSettings:
+def data_settings(values: Namespace) -> DataSettings:
     """The data set that the options name.
 
     Raises:

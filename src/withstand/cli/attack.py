@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from withstand.attacks import PGD
-from withstand.cli.arguments import given_sizes, parse, plain_parser, target
+from withstand.cli.arguments import parse, plain_parser, requested_sizes, target
 from withstand.cli.console import OUTPUT, print_results, progress_of
 from withstand.recipes.parsing import load_yaml
 from withstand.runs.stages import measure_run
@@ -20,12 +20,12 @@ from withstand.types import RecipeError
 _SAMPLING = {
     "num_samples": "Draws of random weights a prediction",
     "attack_samples": "Draws of random weights a gradient",
-    "most_attack_samples": "The most draws a gradient to try, where their number is found",
+    "most_attack_samples": "The most draws a gradient to try, where their number is searched for",
 }
 
 
 def attack(arguments: Sequence[str]) -> None:
-    """Attacks a trained run by PGD; its rows, table and results gain what is found.
+    """Attacks a trained run by PGD, and adds the outcomes to its rows, table and results.
 
     Args:
         arguments: What stands after ``withstand attack``.
@@ -35,7 +35,7 @@ def attack(arguments: Sequence[str]) -> None:
     """
     parser = plain_parser(
         "withstand attack RUN",
-        "Attack a trained run by PGD as you set it. RUN is a run folder; what its evaluation found stays, "
+        "Attack a trained run by PGD as you set it. RUN is a run folder; the results of its evaluation stay, "
         "and the attack is added to it.",
     )
     parser.add_class_arguments(PGD, as_group=False)
@@ -48,7 +48,7 @@ def attack(arguments: Sequence[str]) -> None:
     parser.add_argument("--data.root", type=str | None, default=None, help="The data root; as the run's.")
     folder, overrides = target("attack", "RUN, a run folder", arguments, parser)
     values = parse(parser, overrides)
-    sizes = given_sizes(values)
+    sizes = requested_sizes(values)
     sampling = {name: values[name] for name in _SAMPLING if values[name] is not None}
     if "most_attack_samples" in sampling:
         sampling = {"attack_samples": None, **sampling}  # what is to be tried is not fixed
@@ -57,7 +57,7 @@ def attack(arguments: Sequence[str]) -> None:
             Path(folder),
             [_meter(parser, values)],
             sizes=sizes,
-            overrides=[each for each in overrides if each.startswith("--data.")],
+            overrides=[argument for argument in overrides if argument.startswith("--data.")],
             command=shlex.join(["withstand", "attack", folder, *overrides]),
             stage="attack",
             sampling=sampling,
@@ -70,8 +70,8 @@ def attack(arguments: Sequence[str]) -> None:
 def _meter(parser: ArgumentParser, values: Namespace) -> dict[str, Any]:
     """One PGD at its own epsilon, as a recipe spells it."""
     try:
-        made = vars(parser.instantiate(values))
-        pgd = PGD(**{key: value for key, value in made.items() if key in signature(PGD).parameters})
+        arguments = vars(parser.instantiate(values))
+        pgd = PGD(**{key: value for key, value in arguments.items() if key in signature(PGD).parameters})
     except ValueError as error:
         raise RecipeError(str(error)) from error
     plain = load_yaml(parser.dump(values, skip_unset=False))

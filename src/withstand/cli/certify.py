@@ -18,12 +18,12 @@ from withstand import models
 from withstand.certificates import Method
 from withstand.cli.arguments import (
     add_model_arguments,
-    given_data,
-    given_model,
-    given_sizes,
+    data_settings,
     is_model,
+    model_settings,
     parse,
     plain_parser,
+    requested_sizes,
     target,
 )
 from withstand.cli.console import OUTPUT, print_results, progress_of
@@ -51,8 +51,8 @@ def certify(arguments: Sequence[str]) -> None:
     request = _request(values)
     command = shlex.join(["withstand", "certify", name, *overrides])
     if Path(name).is_dir():
-        _refuse([each for each in overrides if each.startswith(_OF_A_MODEL)])
-        folder, of_recipe = Path(name), [each for each in overrides if each.startswith("--data.")]
+        _refuse([argument for argument in overrides if argument.startswith(_OF_A_MODEL)])
+        folder, of_recipe = Path(name), [argument for argument in overrides if argument.startswith("--data.")]
     else:
         folder, of_recipe = _adopted(name, values, request, command), []
     with progress_of("certifying") as on_batch:
@@ -65,9 +65,9 @@ def _parser() -> ArgumentParser:
     parser = plain_parser(
         "withstand certify RUN|MODEL",
         "Prove of each test example, where it can be proven, that no image within epsilon changes its "
-        "prediction. RUN is a run folder: its rows and metrics gain what is certified. MODEL is "
+        "prediction. RUN is a run folder: what is certified is added to its rows and metrics. MODEL is "
         "path/to/file.py:function, package.module:function or a model's name, with --weights, --data.name "
-        "and --out. What is not given is as the run's recipe says.",
+        "and --out. What is left out is as the run's recipe says.",
     )
     parser.add_class_arguments(Request, as_group=False)
     parser.add_argument("--weights", type=str | None, default=None, help="Of MODEL: .safetensors, .pt, .pth.")
@@ -77,8 +77,8 @@ def _parser() -> ArgumentParser:
 
 
 def _request(values: Namespace) -> Request:
-    given = {field.name: values[field.name] for field in fields(Request)}
-    return Request(**{**given, **given_sizes(values)})
+    requested = {field.name: values[field.name] for field in fields(Request)}
+    return Request(**{**requested, **requested_sizes(values)})
 
 
 def _refuse(options: Sequence[str]) -> None:
@@ -98,10 +98,10 @@ def _adopted(name: str, values: Namespace, request: Request, command: str) -> Pa
         )
     if values.weights is None and name in MODEL_NAMES:
         raise ModelError(f"Without weights {name} is random. Give those of a trained one: --weights=FILE.")
-    request.certificates([])  # what is missing is said before a folder is made
+    request.certificates([])  # an error of what is missing comes before a folder is made
     out = Path(values.out) if values.out else Path("runs") / _short(name)
     weights = None if values.weights is None else Path(values.weights)
-    adopt_model(RunFolder(out), given_data(values), given_model(name, values), weights, command=command)
+    adopt_model(RunFolder(out), data_settings(values), model_settings(name, values), weights, command=command)
     return out
 
 
@@ -119,8 +119,8 @@ class Request:
         norm: 2 or inf.
         epsilons: Budgets in [0, 1] units, such as [0.5, 1.58] or [8/255].
         method: The domain to bound with, or best for the tightest.
-        clip: Whether the attacker keeps to [0, 1].
-        radius: Find the largest certified epsilon of each example, too.
+        clip: Whether the attacker stays in [0, 1].
+        radius: Compute the largest certified epsilon of each example, too.
         num_examples: How many of the first test examples.
         batch_size: Examples a batch.
     """
@@ -144,18 +144,18 @@ class Request:
         """
         epsilons = [float(self.epsilons)] if isinstance(self.epsilons, float | int) else self.epsilons
         asked = {"epsilons": epsilons, "method": self.method, "clip": self.clip, "radius": self.radius}
-        given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
-        of_norm = [each for each in known if self.norm in (None, each.norm)]
+        requested: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+        of_norm = [certificate for certificate in known if self.norm in (None, certificate.norm)]
         try:
             if of_norm:
-                changed = [Certificate(**{**asdict(each), **given}) for each in of_norm]
-                return list({each.name: each for each in changed}.values())
+                changed = [Certificate(**{**asdict(certificate), **requested}) for certificate in of_norm]
+                return list({certificate.name: certificate for certificate in changed}.values())
             if self.norm is None or epsilons is None:
                 raise RecipeError(
                     "There is no certificate in the recipe, so say what to certify: "
                     "--norm=2 --epsilons=[0.5,1.58], or --norm=inf --epsilons=[8/255]."
                 )
-            return [Certificate(norm=self.norm, **given)]
+            return [Certificate(norm=self.norm, **requested)]
         except ValueError as error:
             raise RecipeError(str(error)) from error
 
@@ -168,7 +168,7 @@ def certify_run(
     command: str,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Certifies a trained run, beside what its last evaluation found.
+    """Certifies a trained run, beside the results of its last evaluation.
 
     Args:
         folder: The run folder; a run that was never evaluated is scored clean as well.
@@ -184,7 +184,7 @@ def certify_run(
     former = (former_evaluation(run) or own).recipe.evaluation.meters
     known = [meter for meter in (*former, *own.recipe.evaluation.meters) if isinstance(meter, Certificate)]
     certificates = request.certificates(known)
-    meters = [{"class_path": "Certificate", "init_args": asdict(each)} for each in certificates]
+    meters = [{"class_path": "Certificate", "init_args": asdict(certificate)} for certificate in certificates]
     sizes = {"num_examples": request.num_examples, "batch_size": request.batch_size}
     return measure_run(
         folder,
@@ -248,6 +248,6 @@ def _require_same_model(out: RunFolder, recipe: Recipe, network: nn.Module) -> N
     held = parse_recipe(out.recipe).recipe
     same = (held.data, held.model) == (recipe.data, recipe.model) and out.last_weights.exists()
     state = network.state_dict()
-    kept = load_file(out.last_weights) if same else {}
-    if set(kept) != set(state) or not all(torch.equal(kept[name], state[name]) for name in kept):
+    stored = load_file(out.last_weights) if same else {}
+    if set(stored) != set(state) or not all(torch.equal(stored[name], state[name]) for name in stored):
         raise RunFolderError(f"{out.path} holds another run or model. Choose another folder with --out.")

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from withstand import data, models
 from withstand.cli.arguments import (
     add_model_arguments,
-    given_data,
-    given_model,
+    data_settings,
     is_model,
+    model_settings,
     parse,
     plain_parser,
     target,
@@ -80,7 +80,7 @@ def _model_of(arguments: Sequence[str]) -> tuple[nn.Module, DatasetInfo]:
     name, overrides = target("check", "MODEL, RECIPE or RUN", arguments, parser)
     if is_model(name):
         values = parse(parser, overrides)
-        recipe = Recipe(data=given_data(values), model=given_model(name, values))
+        recipe = Recipe(data=data_settings(values), model=model_settings(name, values))
     else:
         own = recipe_parser(f"withstand check {name}", _ABOUT)
         recipe = parse_recipe(_recipe_file(name), overrides, parser=own).recipe

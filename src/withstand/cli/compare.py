@@ -25,9 +25,9 @@ def compare(arguments: Sequence[str]) -> None:
     """
     parser = plain_parser(
         "withstand compare",
-        "Hold runs against each other on one page: trade-offs, tables that sort, and differences on the same "
-        "test examples with paired intervals. DIR is a run folder, or a folder with run folders below it, "
-        "such as a sweep's. The first run is the baseline.",
+        "Compare runs with each other on one page: trade-offs, tables that sort, and differences on the "
+        "same test examples with paired intervals. DIR is a run folder, or a folder with run folders below "
+        "it, such as a sweep's. The first run is the baseline.",
     )
     parser.add_argument("dirs", nargs="+", type=str, help="Run folders, or folders that hold some.")
     parser.add_argument(

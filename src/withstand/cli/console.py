@@ -30,7 +30,7 @@ def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
         what: What goes on.
 
     Yields:
-        To be told how many examples are done, of how many.
+        What to call with how many examples are done, of how many.
     """
     with Progress(console=OUTPUT, disable=not OUTPUT.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=None)
@@ -90,8 +90,8 @@ def _print_descriptions(results: Results, table: pd.DataFrame) -> None:
         OUTPUT.print(f"{attack.name}: {attack.description}")
         for at in attack.counts:
             counts = zip(attack.stages, at.broken, at.attacked, strict=True)
-            told = ", ".join(f"{stage.name} broke {broken} of {number}" for stage, broken, number in counts)
-            OUTPUT.print(f"  epsilon {at.epsilon:.4g}: {told}")
+            parts = (f"{stage.name} broke {broken} of {number}" for stage, broken, number in counts)
+            OUTPUT.print(f"  epsilon {at.epsilon:.4g}: {', '.join(parts)}")
     for certificate in results.certificates:
         OUTPUT.print(f"{certificate.name}: {certificate.description}")
     names = {
@@ -101,21 +101,21 @@ def _print_descriptions(results: Results, table: pd.DataFrame) -> None:
     }
     for certificate in results.certificates:
         radii = {name: one(table, measure, by=certificate.name) for measure, name in names.items()}
-        told = ", ".join(f"{name} {row.value:.4g}" for name, row in radii.items() if row)
-        if told:
-            OUTPUT.print(f"{certificate.name}: certified radius {told}")
+        known = ", ".join(f"{name} {row.value:.4g}" for name, row in radii.items() if row)
+        if known:
+            OUTPUT.print(f"{certificate.name}: certified radius {known}")
 
 
 def _print_random(results: Results, table: pd.DataFrame) -> None:
     """How random answers were scored, how sure they are, and what published protocols make of them."""
     if results.sampling:
         OUTPUT.print(f"random weights: {_drawn(results.sampling)}")
-    for each in results.uncertainty.sets if results.uncertainty else []:
-        told = "" if each.auroc is None else f"; told from clean by entropy, AUROC {each.auroc:.3f}"
-        entropy, mutual = each.means["entropy"], each.means["mutual_information"]
+    for images in results.uncertainty.sets if results.uncertainty else []:
+        auroc = "" if images.auroc is None else f"; separated from clean by entropy, AUROC {images.auroc:.3f}"
+        entropy, mutual = images.means["entropy"], images.means["mutual_information"]
         OUTPUT.print(
-            f"uncertainty, {each.name}: mean entropy {entropy:.3f} nats, of which {mutual:.3f} from draws "
-            f"that disagree{told}"
+            f"uncertainty, {images.name}: mean entropy {entropy:.3f} nats, of which {mutual:.3f} from draws "
+            f"that disagree{auroc}"
         )
     for protocol in results.protocols:
         title = f"published protocol {protocol.name}"
@@ -138,7 +138,7 @@ def _draws(number: int) -> str:
 
 
 def _one_liners(results: Results, table: pd.DataFrame) -> dict[str, str]:
-    """What is said in one line each."""
+    """What is reported in one line, by its name."""
     lines = {}
     if results.kernel_norms:
         lines["kernel norms"] = _bounds(results.kernel_norms)
@@ -184,8 +184,8 @@ def _print_checks(checks: Sequence[Check]) -> None:
     """How many passed, which failed, and which were not run."""
     if not checks:
         return
-    told = [f"{sum(check.passed is True for check in checks)} passed"]
+    outcomes = [f"{sum(check.passed is True for check in checks)} passed"]
     for words, outcome in (("failed", False), ("not run", None)):
         names = [check.name for check in checks if check.passed is outcome]
-        told += [f"{words}: {', '.join(names)}"] if names else []
-    OUTPUT.print(f"checks for false robustness: {'; '.join(told)}")
+        outcomes += [f"{words}: {', '.join(names)}"] if names else []
+    OUTPUT.print(f"checks for false robustness: {'; '.join(outcomes)}")

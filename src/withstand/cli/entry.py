@@ -51,23 +51,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 when done, 2 for an error of input or surroundings, 130 when interrupted.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    if not given or given[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         _print_overview()
         return 0
-    if given[0] == "--version":
+    if arguments[0] == "--version":
         OUTPUT.print(__version__)
         return 0
     try:
-        _command(given[0]).run(given[1:])
+        _command(arguments[0]).run(arguments[1:])
     except WithstandError as error:
         ERRORS.print(f"error: {error}", style="bold red", soft_wrap=True)  # paths stay whole
         return 2
     except KeyboardInterrupt:
         ERRORS.print(
-            "Interrupted. What was found stays. The same command goes on: with a training from its last "
+            "Interrupted. Results so far stay. The same command goes on: with a training from its last "
             "checkpoint, with a measurement after the last attack or certificate on the last batch that was "
             "finished."
         )
@@ -210,7 +210,7 @@ def _train_into(parsed: ParsedRecipe, out: RunFolder, command: str) -> None:
     if result.has_collapsed:
         ERRORS.print(
             "warning: training collapsed and could not be mended; see the notes in the training log. "
-            "The last good weights are kept.",
+            "The last good weights are in place.",
             style="yellow",
         )
     elif any(row.get("collapsed") for row in result.rows):
@@ -249,7 +249,7 @@ _COMMANDS = {
         check, "check MODEL|RECIPE|RUN [--data.name=NAME]", "say whether anything can be proven of a model"
     ),
     "moments": _Command(
-        moments, "moments RUN [--noise_std=[0.1,0.2] …]", "hold analytic moments under noise against samples"
+        moments, "moments RUN [--noise_std=[0.1,0.2] …]", "compare analytic moments under noise with samples"
     ),
     "attack": _Command(
         attack, "attack RUN [--epsilon=8/255 …]", "try an attack of your own on a trained run"
@@ -260,7 +260,7 @@ _COMMANDS = {
     "compare": _Command(
         compare,
         "compare DIR [DIR …] [--out=PAGE] [--tables=DIR] [--figures=svg]",
-        "hold runs against each other",
+        "compare runs with each other",
     ),
     "report": _Command(_report, "report RUN [RUN …] [--out=PAGE]", "write the page of one or several runs"),
     "recipes": _Command(_recipes, "recipes [NAME]", "list the recipes and sweeps, or print one"),

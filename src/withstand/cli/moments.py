@@ -24,7 +24,7 @@ _DASH = "\N{EM DASH}"
 
 
 def moments(arguments: Sequence[str]) -> None:
-    """Holds analytic moments of a run's logits against samples; its results gain what is found."""
+    """Compares analytic moments of a run's logits with samples, and adds the figures to its results."""
     parser = _parser()
     name, overrides = target("moments", "RUN, a run folder", arguments, parser)
     settings = _settings(parse(parser, overrides))
@@ -34,7 +34,7 @@ def moments(arguments: Sequence[str]) -> None:
             Path(name),
             [meter],
             sizes={},
-            overrides=[each for each in overrides if each.startswith("--data.")],
+            overrides=[argument for argument in overrides if argument.startswith("--data.")],
             command=shlex.join(["withstand", "moments", name, *overrides]),
             stage="moments",
             on_batch=on_batch,
@@ -48,9 +48,9 @@ def _parser() -> ArgumentParser:
     default = MomentCheck()
     parser = plain_parser(
         "withstand moments RUN",
-        "Hold the analytic mean and standard deviation of each logit under Gaussian noise against samples: "
-        "errors and times of each analytic form, and of each type of layer. RUN is a run folder; its metrics "
-        "gain what is found.",
+        "Compare the analytic mean and standard deviation of each logit under Gaussian noise with samples: "
+        "errors and times of each analytic form, and of each type of layer. RUN is a run folder; the figures "
+        "are added to its metrics.",
     )
     parser.add_argument(
         "--noise_std", type=list[float] | float, default=list(default.noise_std), help="In [0, 1] units."
@@ -62,11 +62,11 @@ def _parser() -> ArgumentParser:
 
 
 def _settings(values: Namespace) -> MomentCheck:
-    given: dict[str, Any] = {field.name: values[field.name] for field in fields(MomentCheck)}
-    if isinstance(given["noise_std"], float | int):
-        given["noise_std"] = [float(given["noise_std"])]
+    requested: dict[str, Any] = {field.name: values[field.name] for field in fields(MomentCheck)}
+    if isinstance(requested["noise_std"], float | int):
+        requested["noise_std"] = [float(requested["noise_std"])]
     try:
-        return MomentCheck(**given)
+        return MomentCheck(**requested)
     except ValueError as error:
         raise RecipeError(str(error)) from error
 
@@ -74,14 +74,14 @@ def _settings(values: Namespace) -> MomentCheck:
 # -- what is shown ----------------------------------------------------------------------------------
 
 
-def _print(found: Moments) -> None:
+def _print(moments: Moments) -> None:
     table = Table(
         *("noise_std", "analytic form", "mean error", "std ratio", "an image"),
         *("draws as good", "speed-up"),
-        title=f"logits of {found.num_examples} images under noise, {found.num_samples} draws each",
+        title=f"logits of {moments.num_examples} images under noise, {moments.num_samples} draws each",
     )
     reasons: dict[str, str] = {}
-    for level in found.levels:
+    for level in moments.levels:
         for number, method in enumerate(level.methods):
             table.add_row("" if number else f"{level.noise_std:g}", *_method_cells(method))
             if method.reason is not None:
@@ -90,13 +90,13 @@ def _print(found: Moments) -> None:
     OUTPUT.print(table)
     OUTPUT.print(
         f"Mean errors are in sampled deviations of the logit and hold the samples' own error, "
-        f"{found.standard_error:.3g}. Draws as good have a mean as far off; speed-up is the time of those "
+        f"{moments.standard_error:.3g}. Draws as good have a mean as far off; speed-up is the time of those "
         "draws over that of the analytic form. The std ratio is the median of analytic to sampled."
     )
     for name, reason in reasons.items():
         OUTPUT.print(f"{name}: {reason}")
-    _print_layers(max(found.levels, key=lambda level: level.noise_std))
-    OUTPUT.print(f"{found.description}.")
+    _print_layers(max(moments.levels, key=lambda level: level.noise_std))
+    OUTPUT.print(f"{moments.description}.")
 
 
 def _print_layers(level: MomentsLevel) -> None:

@@ -30,7 +30,7 @@ from withstand.training import ProgressBar
 from withstand.types import RecipeError, RunFolderError, WithstandError
 
 _OVER, _OUT = "--over=", "--out="
-# A folder whose recipe differs in no more than these holds the same run; what was measured, its results say.
+# A folder whose recipe differs in no more than these holds the same run; its results hold what was measured.
 _NOT_TRAINED = ("title", "description", "published", "evaluation")
 _logger = logging.getLogger(__name__)
 
@@ -39,18 +39,18 @@ def sweep(arguments: Sequence[str]) -> None:
     """Runs every point of a sweep that has not been run, and writes one page of all.
 
     Raises:
-        WithstandError: the sweep does not fit, which is said before anything is run; or some of its
-            points failed, which is said when all others are done.
+        WithstandError: the sweep does not fit, which is checked before anything is run; or some of its
+            points failed, which is raised when all others are done.
     """
-    name, given = target("sweep", "SWEEP or RECIPE, a name or a YAML file", arguments, _help())
-    overs = [each.removeprefix(_OVER) for each in given if each.startswith(_OVER)]
-    outs = [each.removeprefix(_OUT) for each in given if each.startswith(_OUT)]
-    overrides = [each for each in given if not each.startswith((_OVER, _OUT))]
+    name, options = target("sweep", "SWEEP or RECIPE, a name or a YAML file", arguments, _help())
+    overs = [option.removeprefix(_OVER) for option in options if option.startswith(_OVER)]
+    outs = [option.removeprefix(_OUT) for option in options if option.startswith(_OUT)]
+    overrides = [option for option in options if not option.startswith((_OVER, _OUT))]
     chosen = _sweep(name, overs, overrides)
     folder = Path(outs[-1]) if outs else Path("runs") / chosen.name
     every = points(chosen, overrides)
     base = find_recipe(chosen.recipe)
-    for point in every:  # whatever does not fit is said before hours are spent
+    for point in every:  # whatever does not fit is an error before hours are spent
         _parsed(base, point)
     failed = _run_all(chosen, base, every, folder)
     _finish(chosen, folder, [folder / point.name for point in every if point.name not in failed])
@@ -70,15 +70,15 @@ def _help() -> Any:
         "RECIPE --over says what to vary. Points that are done are passed over, so the same command goes on "
         "where it was stopped.",
     )
-    parser.add_argument("--over", type=str, help="key=v1,v2: what to vary; may be given several times.")
+    parser.add_argument("--over", type=str, help="key=v1,v2: what to vary; may be repeated.")
     parser.add_argument("--out", type=str | None, default=None, help="The folder; runs/NAME where null.")
     return parser
 
 
 def _sweep(name: str, overs: Sequence[str], overrides: Sequence[str]) -> Sweep:
     """The sweep that a command names, with what it varies itself."""
-    over = dict(read_over(each) for each in overs)
-    keys = {each.removeprefix("--").partition("=")[0] for each in overrides}
+    over = dict(read_over(argument) for argument in overs)
+    keys = {argument.removeprefix("--").partition("=")[0] for argument in overrides}
     file = find_sweep(name)
     if is_sweep(file):
         chosen = read_sweep(file)
@@ -91,10 +91,10 @@ def _sweep(name: str, overs: Sequence[str], overrides: Sequence[str]) -> Sweep:
     return chosen
 
 
-def _narrowed(over: Mapping[str, Sequence[Any]], given: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """The values varied, with those given in the place of the sweep's own."""
+def _narrowed(over: Mapping[str, Sequence[Any]], narrower: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The values varied, with those of the command in the place of the sweep's own."""
     varied = dict(over)
-    for key, values in given.items():
+    for key, values in narrower.items():
         varied[next((known for known in over if {*keys_of(key)} <= {*keys_of(known)}), key)] = values
     return varied
 
@@ -146,10 +146,10 @@ def _is_of(results: Results, out: RunFolder, parsed: ParsedRecipe) -> bool:
     is_measured = {**measured, "meters": asked["meters"]} == asked and all(
         meter in measured.get("meters", []) for meter in asked["meters"]
     )
-    return is_measured and _told(parse_recipe(out.recipe).values) == _told(parsed.values)
+    return is_measured and _trained_values(parse_recipe(out.recipe).values) == _trained_values(parsed.values)
 
 
-def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+def _trained_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat({key: value for key, value in values.items() if key not in _NOT_TRAINED})
 
 
@@ -160,8 +160,8 @@ def _in_words(table: pd.DataFrame) -> str:
         curves = [curve for _, curve in select(table, measure).groupby(["norm", "by"], sort=False)]
         middle = pd.DataFrame([curve.iloc[(len(curve) - 1) // 2] for curve in curves], columns=table.columns)
         for norm, of_norm in middle.groupby("norm", sort=False):
-            telling = of_norm.sort_values(["value", "level"], ascending=is_lowest).iloc[0]
-            parts.append(f"{word} {telling.value:.2%} (l{norm} {telling.level:.4g})")
+            headline = of_norm.sort_values(["value", "level"], ascending=is_lowest).iloc[0]
+            parts.append(f"{word} {headline.value:.2%} (l{norm} {headline.level:.4g})")
     return ", ".join(parts)
 
 

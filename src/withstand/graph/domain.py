@@ -54,7 +54,7 @@ class Domain(ABC):
 
     @abstractmethod
     def unimodal(self, function: Unimodal) -> Self:
-        """The image under an activation with a valley."""
+        """The image under a unimodal activation, which falls to one minimum and rises again."""
 
     @abstractmethod
     def shift(self, constant: Tensor | float) -> Self:

@@ -1,8 +1,8 @@
 """What the layers of networks are made of: the operations that every domain has a rule for.
 
 Linear maps are ``spectral.LinearOperator``. All else that networks do to one tensor is monotone
-(the functions below) or falls to a valley and rises again (GELU). A new kind of layer is one rule
-that says which of these it is; then every domain can pass through it.
+(the functions below) or unimodal: it falls to one minimum and rises again (GELU). A new kind of layer is
+one rule that says which of these it is; then every domain can pass through it.
 """
 
 from __future__ import annotations

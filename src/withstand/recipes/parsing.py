@@ -164,7 +164,7 @@ def parse_recipe(
     items = [argument for argument in arguments if is_item(argument)]
     with warnings.catch_warnings():
         # jsonargparse warns when an override replaces a class and drops the former's settings,
-        # which is what the user asked for.
+        # as the user asked.
         warnings.filterwarnings("ignore", message="Due to class_path change")
         try:
             config = _parse_with_items(parser, arguments, items) if items else parser.parse_args(arguments)
@@ -184,7 +184,7 @@ def parse_recipe(
 def _parse_with_items(parser: ArgumentParser, arguments: Sequence[str], items: Sequence[str]) -> Namespace:
     """Parses all but the items, puts the items into what came of it, and parses that."""
     printing = [argument for argument in arguments if argument.startswith("--print_config")]
-    config = parser.parse_args([each for each in arguments if each not in (*items, *printing)])
+    config = parser.parse_args([argument for argument in arguments if argument not in (*items, *printing)])
     document = load_yaml(parser.dump(config, skip_unset=False, skip_validation=True))
     put(document, [_item(argument) for argument in items])
     return parser.parse_args([f"--recipe={yaml.safe_dump(document, sort_keys=False)}", *printing])
@@ -249,8 +249,8 @@ def _explain(parser: ArgumentParser, error: Exception) -> str:
     message = " ".join(str(error).split())
     unknown = _UNKNOWN.search(message)
     if unknown is None:
-        told = _UNKNOWN_CLASS.sub(_nearest_class, _without_alternatives(message))
-        return f"The recipe does not fit: {told[:1500]}"
+        explanation = _UNKNOWN_CLASS.sub(_nearest_class, _without_alternatives(message))
+        return f"The recipe does not fit: {explanation[:1500]}"
     group = f"{unknown['group']}." if unknown["group"] else ""
     key = group + unknown["key"].replace("init_args.", "")
     hint = f" Did you mean {near!r}?" if (near := _nearest_key(parser, key)) not in (None, key) else ""
@@ -273,7 +273,7 @@ def _nearest_key(parser: ArgumentParser, key: str) -> str | None:
 
 
 def _nearest_class(unknown: re.Match[str]) -> str:
-    """What to say of a class that there is not."""
+    """The error text of a class that does not exist."""
     names = [
         cls.__name__ for cls in _classes() if not (inspect.isabstract(cls) or cls.__name__.startswith("_"))
     ]

@@ -115,7 +115,7 @@ class Published:
         epsilon: Budget, where attacked or certified.
         norm: Of the ball, where attacked or certified.
         note: What differs from our measurement.
-        attack: The attack of the published protocol that it stands for, fgsm or pgd; ours is the strongest
+        attack: The attack of the published protocol that it is of, fgsm or pgd; ours is the strongest
             where null.
     """
 

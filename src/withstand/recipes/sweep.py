@@ -97,14 +97,14 @@ def points(sweep: Sweep, overrides: Sequence[str] = ()) -> list[Point]:
     """
     words = dict(zip(sweep.over, short_keys([keys_of(key)[0] for key in sweep.over]).values(), strict=True))
     labels = {key: _labels(values) for key, values in sweep.over.items()}
-    found = []
+    all_points = []
     for variant, settings in (sweep.variants or {"": {}}).items():
         for places in itertools.product(*(range(len(values)) for values in sweep.over.values())):
             chosen = dict(zip(sweep.over, places, strict=True))
             combination = ",".join(f"{words[key]}={labels[key][place]}" for key, place in chosen.items())
             values = {part: sweep.over[key][place] for key, place in chosen.items() for part in keys_of(key)}
             name = "/".join(part for part in (variant, combination) if part)
-            found.append(
+            all_points.append(
                 Point(
                     name=name,
                     overrides=(
@@ -114,7 +114,7 @@ def points(sweep: Sweep, overrides: Sequence[str] = ()) -> list[Point]:
                     ),
                 )
             )
-    return found
+    return all_points
 
 
 def keys_of(key: str) -> list[str]:
@@ -184,8 +184,8 @@ def read_sweep(file: Path) -> Sweep:
         title=str(content.get("title", "")),
         description=str(content.get("description", "")),
         settings=_mapping(content.get("set"), "set"),
-        over={key: _values(key, each) for key, each in _mapping(content.get("over"), "over").items()},
-        variants={name: _mapping(each, f"variants.{name}") for name, each in variants.items()},
+        over={key: _values(key, values) for key, values in _mapping(content.get("over"), "over").items()},
+        variants={name: _mapping(keys, f"variants.{name}") for name, keys in variants.items()},
     )
 
 
@@ -225,7 +225,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise RecipeError(f"{where} must be a mapping of keys to values, but is {value!r}.")
-    return {str(key): each for key, each in value.items()}
+    return {str(key): item for key, item in value.items()}
 
 
 def _values(key: str, values: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Recipes of older versions: modules that moved, and what to write for keys that are gone."""
+"""Recipes of older versions: modules that moved, and what to write for keys that no longer exist."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def with_moved_modules(text: str) -> str:
 
 
 def refuse_old_keys(path: Path, overrides: Sequence[str], load: Callable[[str], Any]) -> None:
-    """Accepts a recipe, and what overrides it, without the keys of measurements and attacks that are gone.
+    """Accepts a recipe, and what overrides it, without keys of measurements and attacks that no longer exist.
 
     Args:
-        path: A YAML file; what is wrong with it beside is for others to say.
+        path: A YAML file; other faults of it are for others to report.
         overrides: Each ``--key=value``.
         load: Reads YAML.
 
@@ -51,8 +51,8 @@ def refuse_old_keys(path: Path, overrides: Sequence[str], load: Callable[[str], 
         RecipeError: there is such a key; the text shows what to write instead.
     """
     for override in overrides:
-        given = f"{override.partition('=')[0]}."
-        if key := next((key for key in _OLD if given.startswith(f"--evaluation.{key}.")), None):
+        prefix = f"{override.partition('=')[0]}."
+        if key := next((key for key in _OLD if prefix.startswith(f"--evaluation.{key}.")), None):
             raise RecipeError(
                 f"evaluation.{key} is no key any more: all that is measured is a list, evaluation.meters. "
                 "Add to it by --evaluation.meters+=Suite --evaluation.meters.level=standard "
@@ -114,8 +114,8 @@ def new_evaluation(old: Mapping[str, Any]) -> dict[str, Any]:
     meters += old.get("protocols") or []
     if (uncertainty := sampling.pop("uncertainty", None)) is not None:
         meters.append(_meter("Uncertainty", **uncertainty))
-    kept = {key: old[key] for key in ("num_examples", "batch_size", "weights") if key in old}
-    return {"meters": meters, **({"sampling": sampling} if sampling else {}), **kept}
+    unchanged = {key: old[key] for key in ("num_examples", "batch_size", "weights") if key in old}
+    return {"meters": meters, **({"sampling": sampling} if sampling else {}), **unchanged}
 
 
 def _meter(name: str, **settings: Any) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def _traces(curve: Curve, index: int, *, is_filled: bool) -> list[go.Scatter]:
     # What is proven at an epsilon is proven at any smaller one.
     line = {"shape": "vh"} if curve.is_certified else {}
     fill: dict[str, Any] = FILL if is_filled else {}
-    told: dict[str, Any] = {
+    hover_texts: dict[str, Any] = {
         "texts": [
             hover(
                 curve.name,
@@ -159,7 +159,7 @@ def _traces(curve: Curve, index: int, *, is_filled: bool) -> list[go.Scatter]:
     }
     x, y = [row.level for row in curve.points], [row.value for row in curve.points]
     if not curve.steps:
-        return [series(curve.name, x, y, index, line=line, **told, **more, **fill)]
+        return [series(curve.name, x, y, index, line=line, **hover_texts, **more, **fill)]
     epsilons, shares = zip(*curve.steps, strict=True)
     steps = series(curve.name, epsilons, shares, index, line=line, mode="lines", **more, **fill)
-    return [steps, series(curve.name, x, y, index, mode="markers", showlegend=False, **told, **more)]
+    return [steps, series(curve.name, x, y, index, mode="markers", showlegend=False, **hover_texts, **more)]

@@ -1,6 +1,6 @@
 """The look of all figures: one plotly template, and the traces that sections draw with.
 
-Series differ in colour (Okabe and Ito's palette), dash and marker, so that none is told by colour alone; the
+Series differ in colour (Okabe and Ito's palette), dash and marker, so that none is known by colour alone; the
 page's script fits the colours to its theme. Plotly reads some HTML in texts, so whatever a user named is
 escaped here, by ``hover`` and ``html.escape``.
 """
@@ -110,7 +110,7 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 def look(index: int, *, is_proven: bool = False) -> dict[str, Any]:
     """Colour, dash and marker of the series of a number.
 
-    What is proven is heavy, solid, with open markers, so that it is told from the rest without colour.
+    What is proven is heavy, solid, with open markers, so that it is distinct from the rest without colour.
     """
     colour = COLOURS[index % len(COLOURS)]
     line = {"color": colour, "width": 2.2, "dash": _DASHES[index % len(_DASHES)]}
@@ -147,11 +147,11 @@ def series(
         **more: Whatever else plotly's Scatter takes, such as ``mode`` and ``error_y=intervals_of(...)``.
     """
     style = look(index, is_proven=is_proven)
-    said = {"hoverinfo": "skip"} if texts is None else {"hovertext": texts}
-    said |= {} if texts is None else {"hovertemplate": "%{hovertext}<extra></extra>"}
+    hover_settings = {"hoverinfo": "skip"} if texts is None else {"hovertext": texts}
+    hover_settings |= {} if texts is None else {"hovertemplate": "%{hovertext}<extra></extra>"}
     return go.Scatter(
         **{"name": html.escape(name) or None, "x": list(x), "y": list(y), "mode": "lines+markers"}
-        | said
+        | hover_settings
         | {"line": style["line"] | (line or {}), "marker": style["marker"] | (marker or {})}
         | more
     )
@@ -161,7 +161,7 @@ def share_series(
     name: str,
     shares: Sequence[Measurement],
     index: int,
-    told: Callable[[Measurement], Sequence[str]],
+    lines_of: Callable[[Measurement], Sequence[str]],
     **more: Any,
 ) -> go.Scatter:
     """A curve of shares over their levels; pointing at one tells its interval too.
@@ -170,11 +170,11 @@ def share_series(
         name: What the legend calls it.
         shares: Rows of the table.
         index: Of which colour, dash and marker come.
-        told: The lines that are said of a share between its name and its interval.
+        lines_of: The lines of a share's text between its name and its interval.
         **more: As of ``series``.
     """
     ends = [f"95 % interval {text}" if (text := interval(share)) else "" for share in shares]
-    texts = [hover(name, *told(share), end) for share, end in zip(shares, ends, strict=True)]
+    texts = [hover(name, *lines_of(share), end) for share, end in zip(shares, ends, strict=True)]
     values = [share.value for share in shares]
     return series(name, [share.level for share in shares], values, index, texts=texts, **more)
 
@@ -202,8 +202,8 @@ def bars(
 
 
 def reference(name: str, x: Iterable[Any], y: Iterable[Any], **line: Any) -> go.Scatter:
-    """A grey line to hold others against; pointing at it tells nothing."""
-    grey = {"color": GREY, "width": 1.5, "dash": "dot"} | line
+    """A grey line to compare others with; pointing at it tells nothing."""
+    style = {"color": GREY, "width": 1.5, "dash": "dot"} | line
     return go.Scatter(
         name=name,
         x=list(x),
@@ -211,7 +211,7 @@ def reference(name: str, x: Iterable[Any], y: Iterable[Any], **line: Any) -> go.
         mode="lines",
         connectgaps=False,
         hoverinfo="skip",
-        line=grey,
+        line=style,
         marker={"color": GREY},
     )
 

@@ -23,7 +23,7 @@ def find_runs(folders: Sequence[Path | str]) -> list[Path]:
     Raises:
         RunFolderError: a folder does not exist, or there is no run in it.
     """
-    found: dict[Path, Path] = {}
+    runs_by_path: dict[Path, Path] = {}
     for folder in map(Path, folders):
         if folder.is_file():
             raise RunFolderError(f"{folder} is a file. Name run folders, or folders that hold some.")
@@ -36,8 +36,8 @@ def find_runs(folders: Sequence[Path | str]) -> list[Path]:
                 f"Make one: withstand run RECIPE --out {folder}"
             )
         for run in runs:
-            found.setdefault(run.resolve(), run)
-    return list(found.values())
+            runs_by_path.setdefault(run.resolve(), run)
+    return list(runs_by_path.values())
 
 
 def write_text(file: Path, text: str) -> None:
@@ -61,12 +61,12 @@ def _is_run(folder: Path) -> bool:
 
 def _below(folder: Path) -> list[Path]:
     """A run's own folders, such as that of its checkpoints, hold no other run; links are not followed far."""
-    inside = sorted((each for each in folder.iterdir() if each.is_dir()), key=_order)
+    inside = sorted((subfolder for subfolder in folder.iterdir() if subfolder.is_dir()), key=_order)
     return [
         run
-        for each in inside
-        if not each.name.startswith(".") and (not each.is_symlink() or _is_run(each))
-        for run in ([each] if _is_run(each) else _below(each))
+        for subfolder in inside
+        if not subfolder.name.startswith(".") and (not subfolder.is_symlink() or _is_run(subfolder))
+        for run in ([subfolder] if _is_run(subfolder) else _below(subfolder))
     ]
 
 

@@ -70,7 +70,7 @@ def panels_of_runs(histories: Mapping[str, History]) -> list[Panel]:
     names = dict.fromkeys(name for history in histories.values() for name in _drawn(history))
     order = list(_KINDS)
     result = []
-    for name in sorted(names, key=lambda each: order.index(_kind(each))):
+    for name in sorted(names, key=lambda column: order.index(_kind(column))):
         traces = [
             replace(trace_of(history, name, label), series=series)
             for series, (label, history) in enumerate(histories.items())

@@ -144,6 +144,6 @@ def difference(clean: NDArray[np.uint8], adversarial: NDArray[np.uint8], factor:
 def data_uri(image: NDArray[np.uint8]) -> str:
     """A PNG of (height, width, 1 or 3) as a data URI."""
     buffer = io.BytesIO()
-    grey_or_colour = image[:, :, 0] if image.shape[2] == 1 else image
-    Image.fromarray(np.ascontiguousarray(grey_or_colour)).save(buffer, format="PNG", optimize=True)
+    pixels = image[:, :, 0] if image.shape[2] == 1 else image
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

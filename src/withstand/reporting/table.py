@@ -125,7 +125,7 @@ def headline_certificates(run: Run) -> list[Measurement]:
     """The certified accuracies to show first, for each norm in its order.
 
     Those at epsilons for which a certified figure is published; else the one at the largest epsilon
-    at which more is certified than guessing gets right.
+    at which more is certified than guessing gets correct.
     """
     if run.results is None:
         return []

@@ -141,7 +141,7 @@ def run_tables(run: Run) -> list[PaperTable]:
     """All figures of one run: a row a figure; none where it has not been evaluated."""
     if run.results is None:
         return []
-    header = ["Measure", "By", "Accuracy", "95 % interval", "Right"]
+    header = ["Measure", "By", "Accuracy", "95 % interval", "Correct"]
     table = pd.DataFrame(list(_rows(run, run.results)), columns=header).replace("", _DASH)
     note = _TEXTS["run"].format(setting=setting(run))
     return [PaperTable(f"Figures of {run_labels([run])[0]}", table, note)]
@@ -149,7 +149,7 @@ def run_tables(run: Run) -> list[PaperTable]:
 
 def _rows(run: Run, results: Results) -> Iterator[list[str]]:
     smoothing = results.smoothing
-    told: dict[str, object] = {
+    words: dict[str, object] = {
         "bins": len(results.calibration),
         "noise_std": smoothing.noise_std if smoothing else 0.0,
         "probability": 1 - (smoothing.failure_probability if smoothing else 0.0),
@@ -159,9 +159,9 @@ def _rows(run: Run, results: Results) -> Iterator[list[str]]:
         measured = of_run.rows(of_run.select(run.table, measure))
         for row in measured:
             if row.by != "clipped":
-                told |= {"row": row, "at": budget(row.norm, row.level), "kind": titles.get(row.by, row.by)}
+                words |= {"row": row, "at": budget(row.norm, row.level), "kind": titles.get(row.by, row.by)}
                 share = percent(row.value, row.total or results.num_examples)
-                yield [name.format(**told), by.format(**told), share, interval(row), counted(row)]
+                yield [name.format(**words), by.format(**words), share, interval(row), counted(row)]
         if measured:
             yield from _means(run, measure, measured[0].total or 0)
 

@@ -1,4 +1,4 @@
-"""What a run ran on, so that its figures can be judged and repeated."""
+"""What a run ran on, so that its figures can be assessed and repeated."""
 
 from __future__ import annotations
 

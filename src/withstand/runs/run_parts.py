@@ -12,12 +12,12 @@ from torch import nn
 
 from withstand import bayes, data, models
 from withstand.constraints import PARAMETRIZATIONS
+from withstand.core.dataset_info import DatasetInfo
+from withstand.core.flat import flat
+from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
-from withstand.core.dataset_info import (DatasetInfo)
-from withstand.core.flat import (flat)
-from withstand.recipes.schema import (Recipe)
-from withstand.recipes.parsing import (ParsedRecipe, parse_recipe)
-from withstand.core.run_folder import (RunFolder)
+from withstand.recipes.parsing import ParsedRecipe, parse_recipe
+from withstand.recipes.schema import Recipe
 from withstand.types import RecipeError, RunFolderError
 
 
@@ -62,7 +62,7 @@ def build_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
     Raises:
         ModelError: it is unknown or does not fit the data.
     """
-    return _made_random(_plain_model(recipe, info), recipe)
+    return _with_random_weights(_plain_model(recipe, info), recipe)
 
 
 def initial_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
@@ -75,7 +75,7 @@ def initial_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
     settings = recipe.model.bayes
     if settings is not None and settings.means is not None:
         models.load_weights(model, settings.means)
-    return _made_random(model, recipe)
+    return _with_random_weights(model, recipe)
 
 
 def _plain_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
@@ -87,7 +87,7 @@ def _plain_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
     return model
 
 
-def _made_random(model: nn.Module, recipe: Recipe) -> nn.Module:
+def _with_random_weights(model: nn.Module, recipe: Recipe) -> nn.Module:
     settings = recipe.model.bayes
     return model if settings is None else bayes.convert(model, settings.posterior, settings.layers)
 

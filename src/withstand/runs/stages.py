@@ -11,21 +11,31 @@ from typing import Any, Literal
 
 import torch
 
-from withstand.recipes import (schema as recipes)
+from withstand.core.run_folder import RunFolder, replaced
 from withstand.data import Dataset
-from withstand.runs.environment import (describe_device, environment, git_commit, peak_memory_bytes)
 from withstand.evaluation import Evaluation, Meter, evaluate
-from withstand.recipes.schema import (Recipe)
-from withstand.recipes.parsing import (ParsedRecipe, flow, parse_recipe)
+from withstand.recipes import schema as recipes
+from withstand.recipes.parsing import ParsedRecipe, flow, parse_recipe
+from withstand.recipes.schema import Recipe
 from withstand.results import read_results
 from withstand.results.results import Published
-from withstand.core.run_folder import (RunFolder, replaced)
-from withstand.runs.run_parts import (RecipeSources, build_model, device_of, initial_model, load_data, load_run_model, model_spec, open_run, require_same_recipe)
+from withstand.runs.environment import describe_device, environment, git_commit, peak_memory_bytes
+from withstand.runs.run_parts import (
+    RecipeSources,
+    build_model,
+    device_of,
+    initial_model,
+    load_data,
+    load_run_model,
+    model_spec,
+    open_run,
+    require_same_recipe,
+)
 from withstand.training import Observer, TrainingResult, fit
 from withstand.types import RecipeError, RunFolderError
 
 Stage = Literal["evaluate", "certify", "attack", "moments"]
-"""What a command that measures does; none forgets what another found."""
+"""What a command that measures does; none forgets the results of another."""
 
 _SAME_KEYS = ("num_examples", "weights", "sampling")  # of the evaluation: what figures must share
 _logger = logging.getLogger(__name__)
@@ -40,7 +50,7 @@ def train_recipe(
         parsed: The recipe.
         out: Where to.
         command: The command that repeats it, for ``environment.json``.
-        observers: Who is told how it goes.
+        observers: Called as it goes on.
 
     Raises:
         WithstandError: of the part that failed; nothing that was written before is lost.
@@ -97,10 +107,10 @@ def evaluate_run(
 
     Args:
         run: Where its weights are, and where rows, table and results go.
-        parsed: Its recipe, with the evaluation that is wanted.
+        parsed: Its recipe, with the evaluation that is requested.
         command: The command that repeats it, for ``environment.json``.
         stage: What the command does, for the same.
-        on_batch: Told how many examples are done, of how many.
+        on_batch: Called with how many examples are done, of how many.
 
     Raises:
         WithstandError: of the part that failed; what was measured before stays.
@@ -113,7 +123,7 @@ def evaluate_run(
     started = time.monotonic()
     with run.held("evaluating"):
         asked = _pairs(parsed)
-        before = _kept_of(former_evaluation(run), parsed)
+        before = _measured_before(former_evaluation(run), parsed)
         meters = [*before, *asked]
         evaluation = evaluate(
             model,
@@ -136,7 +146,7 @@ def evaluate_run(
         noted = run.read_json(run.environment)
         former_commands = noted.get("measured_by", []) if before else []
         about = {
-            "measured_by": [*(each for each in former_commands if each != command), command],
+            "measured_by": [*(former for former in former_commands if former != command), command],
             f"{stage}_command": command,
             f"{stage}_device": describe_device(device),
             f"{stage}_commit": git_commit(),
@@ -156,17 +166,17 @@ def measure_run(
     sampling: Mapping[str, int | None] = MappingProxyType({}),
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Measures something of a trained run, beside what its last evaluation found.
+    """Measures something of a trained run, beside the results of its last evaluation.
 
     Args:
         folder: The run folder; a run that was never evaluated is scored clean as well.
         meters: What to measure, as a recipe spells it.
-        sizes: ``num_examples`` and ``batch_size``, where given.
+        sizes: ``num_examples`` and ``batch_size``, where they are set.
         overrides: ``--key=value`` of its recipe, such as ``--data.root=PATH``.
         command: The command that repeats it, for ``environment.json``.
         stage: What the command does, for the same.
         sampling: How to score random answers, where not as the last evaluation or the recipe does.
-        on_batch: Told how many examples are done, of how many.
+        on_batch: Called with how many examples are done, of how many.
 
     Raises:
         RunFolderError: the run was evaluated on another number of examples, or sampled otherwise.
@@ -218,10 +228,10 @@ def former_evaluation(run: RunFolder) -> ParsedRecipe | None:
         return None
 
 
-def _kept_of(former: ParsedRecipe | None, parsed: ParsedRecipe) -> list[tuple[Meter, dict[str, Any]]]:
-    """What was measured before and is not asked for anew by its name, each with its plain values.
+def _measured_before(former: ParsedRecipe | None, parsed: ParsedRecipe) -> list[tuple[Meter, dict[str, Any]]]:
+    """What was measured before and is not requested anew by its name, with its plain values.
 
-    Of other examples, other weights, or answers drawn otherwise nothing is kept, which is logged.
+    With other examples, other weights, or answers drawn otherwise it is nothing, which is logged.
     """
     if former is None:
         return []
@@ -234,7 +244,7 @@ def _kept_of(former: ParsedRecipe | None, parsed: ParsedRecipe) -> list[tuple[Me
     if before and differing:
         _logger.warning(
             "The figures of %s were measured with %s, not with %s, and leave the table and the report. To "
-            "have them back, name these meters and values again; what was computed is kept.",
+            "have them back, name these meters and values again; what was computed is stored.",
             ", ".join(type(meter).__name__ for meter, _ in before),
             _values(then, differing),
             _values(now, differing),

@@ -82,7 +82,7 @@ Column = NDArray[Any]
 
 _TOTAL = 200
 _CLASSES = [*("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship"), "lorry <wide>"]
-_NEEDED = {0.1: 0.15, 0.3: 0.55}  # the luck with which an example still stands at each epsilon
+_NEEDED = {0.1: 0.15, 0.3: 0.55}  # the luck with which an example is still robust at each epsilon
 LONG = "wide-resnet-28-10-with-a-name-that-fits-no-line-of-a-phone"
 _KINDS = ("gaussian-blur", "brightness", "contrast", "jpeg", "shot-noise", "rotation")
 _SETS: tuple[Any, ...] = ("clean", "attacked", "out-of-distribution")
@@ -92,14 +92,14 @@ _RADII = {
 }
 
 
-def _share(right: Column) -> Share:
-    correct, total = round(float(right.sum())), len(right)
+def _share(is_correct: Column) -> Share:
+    correct, total = round(float(is_correct.sum())), len(is_correct)
     share = correct / total
     return Share(share, max(0.0, share - 0.06), min(1.0, share + 0.06), correct, total)
 
 
-def _row(measure: str, right: Column, by: str = "", norm: str = "", level: float = 0.0) -> Measurement:
-    share = _share(right)
+def _row(measure: str, is_correct: Column, by: str = "", norm: str = "", level: float = 0.0) -> Measurement:
+    share = _share(is_correct)
     ends = (share.lower, share.upper, share.correct, share.total)
     return Measurement(measure, by, norm, level, share.value, *ends)
 
@@ -170,7 +170,7 @@ def _classes(columns: Mapping[str, Column]) -> Classes:
         return whole
 
     accuracies = [
-        ClassAccuracy(text, *(_share(right[label == number]) for right in parts))
+        ClassAccuracy(text, *(_share(is_correct[label == number]) for is_correct in parts))
         for number, text in enumerate(_CLASSES)
     ]
     confusion = Confusion(matrix(columns["prediction"]), matrix(columns[f"{name}@{epsilon}:prediction"]))
@@ -186,7 +186,7 @@ def _kernel_norms() -> KernelNorms:
 
 def _rows(columns: Mapping[str, Column]) -> list[Measurement]:
     """The table of an evaluation of all that any network has."""
-    right, radii = columns["prediction"] == columns["label"], columns["radius-l2"]
+    is_correct, radii = columns["prediction"] == columns["label"], columns["radius-l2"]
     smoothed = columns["smoothed-radius-l2"]
     lengths = {"certified": ("certified-l2", radii), "smoothed": ("smoothed", smoothed)}
     sizes = [
@@ -195,7 +195,7 @@ def _rows(columns: Mapping[str, Column]) -> list[Measurement]:
         for number, size in enumerate((column.mean(), np.median(column), column.max()))
     ]
     return [
-        _row(CLEAN, right),
+        _row(CLEAN, is_correct),
         *_attacked("pgd-200", columns),
         *_attacked("standard-linf", columns),
         *(_row(CERTIFIED, radii >= epsilon, "certified-l2", "2", epsilon) for epsilon in (0.25, 0.5)),
@@ -254,9 +254,9 @@ def _results(columns: Mapping[str, Column]) -> Results:
     )
 
 
-def _with_random_answers(results: Results, right: Column) -> tuple[Results, list[Measurement]]:
+def _with_random_answers(results: Results, is_correct: Column) -> tuple[Results, list[Measurement]]:
     """What only networks of random answers have, and what a published protocol and analytic moments add."""
-    levels = [SweepLevel(**asdict(_share(right)), num_samples=draws) for draws in (1, 2, 4)]
+    levels = [SweepLevel(**asdict(_share(is_correct)), num_samples=draws) for draws in (1, 2, 4)]
     sweep = Sweep("standard-linf", 0.1, _TOTAL, 0.02, levels, has_settled=True, chosen=4)
     kinds = ("entropy", "expected_entropy", "mutual_information")
     sets = [
@@ -277,8 +277,8 @@ def _with_random_answers(results: Results, right: Column) -> tuple[Results, list
         published=[Published("attacked", 0.9, "A paper", "inf", 0.1, "twice", "pgd")],
         moments=_moments(),
     )
-    attacked = [_row(protocol, right, "pgd", "inf", epsilon) for epsilon in _NEEDED]
-    return more, [_row(protocol, right, "clean"), *attacked]
+    attacked = [_row(protocol, is_correct, "pgd", "inf", epsilon) for epsilon in _NEEDED]
+    return more, [_row(protocol, is_correct, "clean"), *attacked]
 
 
 def _moments() -> Moments:

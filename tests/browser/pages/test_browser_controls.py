@@ -21,7 +21,9 @@ def chosen(page: Any) -> list[str]:
     assert panels == [
         tab.get_attribute("aria-controls") for tab in tabs if tab.get_attribute("aria-selected") == "true"
     ]
-    shown = [each.get_attribute("id") for each in page.locator("[role=tabpanel]").all() if each.is_visible()]
+    shown = [
+        panel.get_attribute("id") for panel in page.locator("[role=tabpanel]").all() if panel.is_visible()
+    ]
     assert shown == panels
     return shown
 
@@ -40,7 +42,7 @@ def test_tabs_are_tied_to_their_panels(run_page: Any) -> None:
         assert panel.get_attribute("aria-labelledby") == tab.get_attribute("id")
 
 
-def test_keys_go_through_the_tabs(run_page: Any) -> None:
+def test_tabs_are_reached_by_keys(run_page: Any) -> None:
     page = run_page.page
     tabs = page.locator("[role=tab]")
     panels = [tab.get_attribute("aria-controls") for tab in tabs.all()]
@@ -57,7 +59,7 @@ def test_keys_go_through_the_tabs(run_page: Any) -> None:
     assert run_page.faults == []
 
 
-def test_a_link_opens_its_tab(open_page: OpenPage, page_of: PageOf) -> None:
+def test_link_opens_its_tab(open_page: OpenPage, page_of: PageOf) -> None:
     shown = open_page(page_of("run"), at="#run-training")
     page = shown.page
     training = page.locator("#run-training")
@@ -76,8 +78,8 @@ def test_a_link_opens_its_tab(open_page: OpenPage, page_of: PageOf) -> None:
 def numbers(page: Any, table: Any, column: int) -> list[float]:
     """The first number of each cell; infinite where there is none."""
     cells = table.locator(f"tbody tr > :nth-child({column + 1})").all_text_contents()
-    found = [re.search(r"-?\d[\d,]*(\.\d+)?", cell) for cell in cells]
-    return [float(each[0].replace(",", "")) if each else float("inf") for each in found]
+    matches = [re.search(r"-?\d[\d,]*(\.\d+)?", cell) for cell in cells]
+    return [float(match[0].replace(",", "")) if match else float("inf") for match in matches]
 
 
 def test_columns_sort_both_ways(open_page: OpenPage, page_of: PageOf) -> None:
@@ -91,9 +93,9 @@ def test_columns_sort_both_ways(open_page: OpenPage, page_of: PageOf) -> None:
     for _ in range(2):
         head.get_by_role("button").click()
         order = head.get_attribute("aria-sort")
-        found = numbers(page, table, column)
-        rising = all(one <= other for one, other in pairwise(found))
-        falling = all(one >= other for one, other in pairwise(found))
+        values = numbers(page, table, column)
+        rising = all(one <= other for one, other in pairwise(values))
+        falling = all(one >= other for one, other in pairwise(values))
         assert {"ascending": rising, "descending": falling}[order]
         assert rising != falling
         seen.append(order)
@@ -101,31 +103,31 @@ def test_columns_sort_both_ways(open_page: OpenPage, page_of: PageOf) -> None:
     head.get_by_role("button").focus()
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == seen[0]
-    assert sum(each.get_attribute("aria-sort") in seen for each in heads.all()) == 1
+    assert sum(head.get_attribute("aria-sort") in seen for head in heads.all()) == 1
     assert shown.audit("overflow") == []
     assert shown.faults == []
 
 
 @pytest.mark.parametrize("form", ["svg", "png"])
-def test_a_figure_can_be_kept(run_page: Any, tmp_path: Path, form: str) -> None:
+def test_figure_can_be_saved(run_page: Any, tmp_path: Path, form: str) -> None:
     page = run_page.page
     button = page.get_by_role("button", name=re.compile(form, re.IGNORECASE)).filter(visible=True).first
     with page.expect_download() as waited:
         button.click()
     assert waited.value.suggested_filename.endswith(f".{form}")
-    kept = tmp_path / f"figure.{form}"
-    waited.value.save_as(kept)
+    saved = tmp_path / f"figure.{form}"
+    waited.value.save_as(saved)
     if form == "png":
-        assert kept.read_bytes().startswith(b"\x89PNG")
+        assert saved.read_bytes().startswith(b"\x89PNG")
     else:
-        text = kept.read_text(encoding="utf-8")
+        text = saved.read_text(encoding="utf-8")
         assert text.startswith("<svg")
         assert "epsilon" in text
         assert "rgb(27, 31, 39)" in text  # ink as on paper, whatever the page's theme
     assert run_page.faults == []
 
 
-def test_a_choice_shows_one_figure_at_a_time(open_page: OpenPage, page_of: PageOf) -> None:
+def test_choice_shows_one_figure_at_a_time(open_page: OpenPage, page_of: PageOf) -> None:
     shown = open_page(page_of("compare"), "phone")
     choice = shown.page.locator(".choice").first
     select = choice.get_by_role("combobox")

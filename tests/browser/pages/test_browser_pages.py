@@ -25,8 +25,8 @@ def test_page_is_drawn_and_sound(
     open_page: OpenPage, page_of: PageOf, kind: str, width: str, scheme: str
 ) -> None:
     shown = open_page(page_of(kind), width, color_scheme=scheme)
-    found = {name: shown.audit(name) for name in ("tables", "names")}
+    audits = {name: shown.audit(name) for name in ("tables", "names")}
     for panel in shown.panels():
-        found |= {f"{panel}: {name}": shown.audit(name) for name in LOOKS_OF_A_TAB}
-    assert {name: faults for name, faults in found.items() if faults} == {}
+        audits |= {f"{panel}: {name}": shown.audit(name) for name in LOOKS_OF_A_TAB}
+    assert {name: faults for name, faults in audits.items() if faults} == {}
     assert shown.faults == []

@@ -45,19 +45,19 @@ def run_page(open_page: OpenPage, page_of: PageOf) -> Any:
     return open_page(page_of("run"), at="#run-accuracy", color_scheme="light")
 
 
-def test_pointing_at_a_point_tells_its_numbers(run_page: Any) -> None:
+def test_figure_shows_the_numbers_of_the_point_that_is_pointed_at(run_page: Any) -> None:
     page = run_page.page
     plot = page.locator("div.plot[aria-label^='Accuracy against epsilon, ℓ∞']")
     plot.scroll_into_view_if_needed()
     series = plot.evaluate("(plot) => [plot.data[0].x[1], plot.data[0].y[1], plot.data[0].name]")
     page.mouse.move(*plot.evaluate(_PLACE, series[:2]))
-    said = plot.locator(".hoverlayer .hovertext").first
-    said.wait_for()
-    words = said.text_content().replace("\N{NO-BREAK SPACE}", " ")
+    hover_text = plot.locator(".hoverlayer .hovertext").first
+    hover_text.wait_for()
+    words = hover_text.text_content().replace("\N{NO-BREAK SPACE}", " ")
     assert series[2] in words
     assert re.search(r"epsilon 0\.1, .*accuracy \d\d(\.\d)? %.*95 % interval", words)
     page.mouse.move(1, 1)
-    said.wait_for(state="detached")
+    hover_text.wait_for(state="detached")
 
 
 def test_figures_follow_the_theme(run_page: Any) -> None:
@@ -83,7 +83,7 @@ def test_figures_follow_the_width(run_page: Any) -> None:
         assert run_page.audit("overflow") == []
 
 
-def test_the_keyboard_comes_to_the_figures_first(open_page: OpenPage, page_of: PageOf) -> None:
+def test_keyboard_comes_to_the_figures_first(open_page: OpenPage, page_of: PageOf) -> None:
     page = open_page(page_of("bare"), java_script_enabled=False).page
     page.keyboard.press("Tab")
     skip = page.locator(":focus")
@@ -94,7 +94,7 @@ def test_the_keyboard_comes_to_the_figures_first(open_page: OpenPage, page_of: P
     assert page.locator(":focus").get_attribute("id") == "main"
 
 
-def test_a_command_can_be_copied(run_page: Any) -> None:
+def test_command_can_be_copied(run_page: Any) -> None:
     page = run_page.page
     button = page.locator("[data-copy]").first
     button.evaluate("(button) => button.click()")
@@ -105,7 +105,7 @@ def test_a_command_can_be_copied(run_page: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["run", "many"])
-def test_paper_shows_all(open_page: OpenPage, page_of: PageOf, kind: str) -> None:
+def test_print_shows_all(open_page: OpenPage, page_of: PageOf, kind: str) -> None:
     shown = open_page(page_of(kind), color_scheme="dark")
     shown.page.set_viewport_size({"width": _PAPER, "height": 1100})
     shown.page.emulate_media(media="print")
@@ -144,19 +144,19 @@ def test_names_beside_points_do_not_lie_on_one_another(open_page: OpenPage, page
     assert plot.evaluate(_NAMES).count("visible") > 0
 
 
-def test_legends_are_wrapped_to_each_width(open_page: OpenPage, page_of: PageOf) -> None:
+def test_legends_are_wrapped_to_the_width(open_page: OpenPage, page_of: PageOf) -> None:
     shown = open_page(page_of("compare"))
     plot = shown.page.locator("div.plot[aria-label^='Accuracy against epsilon, ℓ∞']").first
     lines = "(plot) => Math.max(...plot.data.map(({ name }) => (name ?? '').split('<br>').length))"
     assert plot.evaluate(lines) == 1
-    for width, wanted in ((375, 2), (1280, 1)):
+    for width, num_rows in ((375, 2), (1280, 1)):
         shown.page.set_viewport_size({"width": width, "height": 800})
-        shown.page.wait_for_function(f"(plot) => ({lines})(plot) === {wanted}", arg=plot.element_handle())
+        shown.page.wait_for_function(f"(plot) => ({lines})(plot) === {num_rows}", arg=plot.element_handle())
     assert shown.faults == []
 
 
 @pytest.mark.parametrize("kind", ["run", "compare"])
-def test_without_scripts_all_is_there(open_page: OpenPage, page_of: PageOf, kind: str) -> None:
+def test_page_without_scripts_shows_all(open_page: OpenPage, page_of: PageOf, kind: str) -> None:
     shown = open_page(page_of(kind), "phone", java_script_enabled=False)
     page = shown.page
     assert page.locator("noscript p").is_visible()
@@ -164,15 +164,15 @@ def test_without_scripts_all_is_there(open_page: OpenPage, page_of: PageOf, kind
     assert len(sections) > 5
     folded = "details:not([open]) > :not(summary) *"
     hidden = [
-        each.text_content()
-        for each in page.locator(f"main :is(section, h2, h3, table):not({folded})").all()
-        if not each.is_visible()
+        element.text_content()
+        for element in page.locator(f"main :is(section, h2, h3, table):not({folded})").all()
+        if not element.is_visible()
     ]
     assert hidden == []
     assert shown.audit("overflow") == []
 
 
-def test_a_link_opens_what_is_folded(open_page: OpenPage, page_of: PageOf) -> None:
+def test_link_opens_what_is_folded(open_page: OpenPage, page_of: PageOf) -> None:
     shown = open_page(page_of("many"), at="#run-4")
     page = shown.page
     assert page.locator("#run-4-results").is_visible()

@@ -37,22 +37,24 @@ def results(compared: Comparison, *, title: str) -> Section:
     """
     aspects = aspects_of(compared.points)
     scales = {norm: place for place, norm in enumerate(aspects.norm[aspects.kind == "noise"])}
-    order = sorted(records(aspects), key=lambda each: (_ORDER[each.kind], scales.get(each.norm, 0)))
-    names = [str(each.Index) for each in order] or ["Clean"]
+    order = sorted(records(aspects), key=lambda aspect: (_ORDER[aspect.kind], scales.get(aspect.norm, 0)))
+    names = [str(aspect.Index) for aspect in order] or ["Clean"]
     datasets = list(dict.fromkeys(run.results.dataset for run in compared.runs if run.results))
     by_run = compared.points.set_index(["run", "aspect"]).to_dict("index")
     rows = [
         _row(compared, place, names, by_run, is_named=len(datasets) > 1)
         for place in range(len(compared.runs))
     ]
-    said = [text for kind, text in _CAPTIONS.items() if kind == "attacked" or (aspects.kind == kind).any()]
+    captions = [
+        text for kind, text in _CAPTIONS.items() if kind == "attacked" or (aspects.kind == kind).any()
+    ]
     on = f"on {formatting.dataset_title(datasets[0])} " if len(datasets) == 1 else ""
     header = ["Run", *(["Data set"] if len(datasets) > 1 else []), *map(_heading, names), "Warnings", "Cost"]
     table = Table(
         title,
         header,
         rows,
-        " ".join([f"Accuracy {on}with its 95 % interval.", *said]),
+        " ".join([f"Accuracy {on}with its 95 % interval.", *captions]),
         is_sortable=True,
         is_tall=compared.are_many,
         kind="compare",
@@ -124,7 +126,7 @@ def protocols(compared: Comparison) -> Section | None:
             label = group.label if number == 1 else f"{group.label}, mean of {number}"
             shown.append([label, *(_mean_cell(compared, group, own, aspect) for aspect in aspects)])
     title, caption = "Under the published protocol", PROSE["compare_protocols"]["table"]
-    header: list[Cell | str] = ["Run", *(each.aspect for each in aspects)]
+    header: list[Cell | str] = ["Run", *(aspect.aspect for aspect in aspects)]
     look: dict[str, Any] = {"is_sortable": True, "kind": "compare"}
     table = Table(title, header, shown, caption, is_tall=len(shown) > 12, **look)
     return Section("compare-protocols", title, "summary", tables=[table])
@@ -158,18 +160,18 @@ def _mean_cell(compared: Comparison, group: Group, own: pd.DataFrame, of: Any) -
 def _published(compared: Comparison, group: Group, own: pd.DataFrame, of: Any) -> list[str]:
     """What was published of it; of clean accuracy where other figures of the protocol were."""
     results = [compared.runs[place].results for place in group.members]
-    figures = [figure for each in results if each for figure in each.published]
+    figures = [figure for run_results in results if run_results for figure in run_results.published]
     attacked = records(own[own.kind != ""])
-    is_of_it = any(
-        stands_for(figure, each.kind, "inf", each.level) for each in attacked for figure in figures
-    )
+    is_of_it = any(stands_for(figure, row.kind, "inf", row.level) for row in attacked for figure in figures)
     chosen = [
         figure
         for figure in figures
         if stands_for(figure, of.kind, "inf", of.level)
         or (of.kind == "" and figure.measure == "clean" and is_of_it)
     ]
-    texts = [", ".join(filter(None, (formatting.as_published(each.accuracy), each.note))) for each in chosen]
+    texts = [
+        ", ".join(filter(None, (formatting.as_published(figure.accuracy), figure.note))) for figure in chosen
+    ]
     return [f"published {text}" for text in dict.fromkeys(texts)]
 
 

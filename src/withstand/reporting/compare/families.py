@@ -38,7 +38,7 @@ class Levels(NamedTuple):
     """One key as the columns of a table, all else as its rows.
 
     Attributes:
-        word: The key's short name; None where the groups are not told apart so.
+        word: The key's short name; None where no such key distinguishes the groups.
         names: The levels, ascending, as texts.
         rows: Row's name -> level -> group.
     """
@@ -72,7 +72,7 @@ def families_of(groups: Sequence[Group]) -> list[Family]:
 def levels_of(groups: Sequence[Group]) -> Levels:
     """The number of training examples as levels, or another number that all groups share; else none."""
     keys = _keys(groups)
-    for key in sorted(keys, key=lambda each: each != _TRAIN_SIZE):
+    for key in sorted(keys, key=lambda name: name != _TRAIN_SIZE):
         rows = _alike_but_for(key, groups)
         names = _level_names(key, groups)
         is_whole = all(len(row) == len(names) for row in rows) and len(rows) > 1
@@ -128,8 +128,8 @@ def _common(column: Sequence[str]) -> str:
 
 
 def _beginning(column: Sequence[str]) -> str:
-    letters = itertools.takewhile(lambda each: len(set(each)) == 1, zip(*column, strict=False))
-    return "".join(each[0] for each in letters)
+    shared = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*column, strict=False))
+    return "".join(letters[0] for letters in shared)
 
 
 def _family(key: str, members: Sequence[Group]) -> Family:
@@ -149,7 +149,7 @@ def _alike_but_for(key: str, groups: Sequence[Group]) -> list[list[Group]]:
     alike: dict[object, list[Group]] = {}
     for group in groups:
         if key in group.values:
-            rest = tuple(sorted((name, repr(each)) for name, each in group.values.items() if name != key))
+            rest = tuple(sorted((name, repr(value)) for name, value in group.values.items() if name != key))
             alike.setdefault(rest, []).append(group)
     return list(alike.values())
 

@@ -61,8 +61,8 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
     folders = folder_labels([runs[places[0]] for places in members]) if are_single else []
     names = folders or labels([_name([runs[place] for place in places]) for places in members], values)
     return [
-        Group(name, {key: each[key] for key in keys if key in each}, places)
-        for name, each, places in zip(names, values, members, strict=True)
+        Group(name, {key: values_of_group[key] for key in keys if key in values_of_group}, places)
+        for name, values_of_group, places in zip(names, values, members, strict=True)
     ]
 
 
@@ -103,7 +103,7 @@ def mean_text(mean: Any, digits: int = 2) -> str:
         return duration(mean.value)
     is_area = mean.kind == "agreement"
     scale, digits, unit = (1, 3, "") if is_area else (100, digits, "\N{NO-BREAK SPACE}%")
-    value, lower, upper = (f"{scale * each:.{digits}f}" for each in (mean.value, mean.lower, mean.upper))
+    value, lower, upper = (f"{scale * number:.{digits}f}" for number in (mean.value, mean.lower, mean.upper))
     return f"{value}{unit}" if np.isnan(mean.lower) else f"{value}{unit} ({lower}{_TO}{upper})"
 
 
@@ -177,8 +177,12 @@ def labels(names: Sequence[str | None], groups: Sequence[Values]) -> list[str]:
         return [str(name) for name in names]
     keys = differing(groups)
     # That a setting is there at all tells no more than the class that it belongs to.
-    telling = [key for key in keys if not _is_one([each[key] for each in groups if key in each])]
-    described = _described(telling, groups)
+    informative = [
+        key
+        for key in keys
+        if not _is_one([values_of_group[key] for values_of_group in groups if key in values_of_group])
+    ]
+    described = _described(informative, groups)
     if len(set(described)) < len(described):
         described = _described(keys, groups)
     shortened = [

@@ -1,7 +1,7 @@
 """Differences between two models on the same test examples, with paired intervals and tests.
 
-Two models that saw the same images are told apart far better by comparing them image by image than by
-comparing two accuracies: what both get right, or both wrong, says nothing of a difference.
+Two models that saw the same images are distinguished far better by comparing them image by image than by
+comparing two accuracies: examples that both classify correctly, or both wrongly, say nothing of a difference.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def tango_interval(
     Fagerland, Lydersen and Laake, Statistics in Medicine 33 (2014) 2850-2875.
 
     Args:
-        only_first: On how many examples only the first is right.
+        only_first: On how many examples only the first is correct.
         only_second: On how many only the second is.
         total: Of how many, at least one.
         level: Of confidence.
@@ -112,9 +112,9 @@ def tango_interval(
 
     lower, upper = -1.0, 1.0
     if middle > -1:
-        lower = float(brentq(lambda each: statistic(each) - critical, -1 + _EDGE, middle))
+        lower = float(brentq(lambda difference: statistic(difference) - critical, -1 + _EDGE, middle))
     if middle < 1:
-        upper = float(brentq(lambda each: statistic(each) + critical, middle, 1 - _EDGE))
+        upper = float(brentq(lambda difference: statistic(difference) + critical, middle, 1 - _EDGE))
     return lower, upper
 
 

@@ -1,4 +1,4 @@
-"""Differences between runs, each measured on the same test examples and said in words."""
+"""Differences between runs, each measured on the same test examples and described in words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from withstand.reporting.compare.paired import Difference, holm, paired_differen
 from withstand.reporting.formatting import budget, count, dataset_title
 from withstand.reporting.section import PROSE, Cell, Choice, Notice, Prose, Section, Table
 
-_MOST_BASELINES = 8  # of more runs, all are held against the first alone
+_MOST_BASELINES = 8  # of more runs, all are compared with the first alone
 _SIGNIFICANT = 0.05
 _MINUS, _DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
 _MANY_EXAMPLES = 5000
@@ -37,7 +37,7 @@ class _Side(NamedTuple):
 
 
 def section(compared: Comparison) -> Section | None:
-    """Holds runs against each other; None where no two hold outcomes of the same examples.
+    """Compares runs with each other; None where no two hold outcomes of the same examples.
 
     Raises:
         RunFolderError: an ``examples.csv`` is damaged.
@@ -47,12 +47,12 @@ def section(compared: Comparison) -> Section | None:
         return None
     tested = differences[differences.reason == ""]
     baselines = differences.baseline.unique()
-    said = [_PROSE["method"]] + ([_PROSE["shares"]] if (tested.method == "t").any() else [])
+    prose = [_PROSE["method"]] + ([_PROSE["shares"]] if (tested.method == "t").any() else [])
     of_many = _PROSE["of_many"] if len(baselines) < differences.run.nunique() else ""
-    said += [_PROSE["correction"].format(number=count(tested.comparison.nunique()), of_many=of_many)]
+    prose += [_PROSE["correction"].format(number=count(tested.comparison.nunique()), of_many=of_many)]
     options = [_against(compared, differences[differences.baseline == place]) for place in baselines]
     title, choices = "Differences on the same test examples", [Choice("Baseline", options)]
-    return Section("compare-pairs", title, "summary", prose=[Prose(" ".join(said), "note")], choices=choices)
+    return Section("compare-pairs", title, "summary", prose=[Prose(" ".join(prose), "note")], choices=choices)
 
 
 def differences_of(compared: Comparison) -> pd.DataFrame:
@@ -79,9 +79,9 @@ def differences_of(compared: Comparison) -> pd.DataFrame:
     both = table if are_many else pd.concat([table, table.assign(**turned)])
     both = both[both.aspect.isin(table.aspect[tested])]
     both = both.sort_values(["baseline", "run", "comparison"], ignore_index=True)
-    of = {side.place: side for side in sides}
+    side_at = {side.place: side for side in sides}
     texts = [
-        _texts(each, of[each.run], of[each.baseline], aspects.loc[each.aspect]) for each in records(both)
+        _texts(row, side_at[row.run], side_at[row.baseline], aspects.loc[row.aspect]) for row in records(both)
     ]
     return both.assign(**pd.DataFrame(texts, columns=_TEXTS, index=both.index))
 
@@ -119,7 +119,7 @@ def _difference(first: _Side, second: _Side, aspect: str) -> Difference | str:
     one = first.outcomes.get([_LABEL, first.columns[aspect]])
     other = second.outcomes.get([_LABEL, second.columns[aspect]])
     if one is None or other is None:
-        return "examples not kept"
+        return "examples not recorded"
     both = one.set_axis(["label", "one"], axis=1).join(other.set_axis(["same", "other"], axis=1), how="inner")
     if (both.label != both.same).any():
         return "other labels"
@@ -129,19 +129,21 @@ def _difference(first: _Side, second: _Side, aspect: str) -> Difference | str:
     )
 
 
-def _texts(each: Any, run: _Side, baseline: _Side, aspect: pd.Series[Any]) -> tuple[str, str, str, str, bool]:
+def _texts(
+    difference: Any, run: _Side, baseline: _Side, aspect: pd.Series[Any]
+) -> tuple[str, str, str, str, bool]:
     """How a difference is written; of none a dash and why."""
-    if each.reason:
-        return _DASH, each.reason, "", "", False
-    total, is_alone = int(each.num_examples), each.p_value < _SIGNIFICANT
-    points, ends = _signed(each.value, total), _ends(each.lower, each.upper, total)
+    if difference.reason:
+        return _DASH, difference.reason, "", "", False
+    total, is_alone = int(difference.num_examples), difference.p_value < _SIGNIFICANT
+    points, ends = _signed(difference.value, total), _ends(difference.lower, difference.upper, total)
     where = _where(aspect, {run.by[str(aspect.name)], baseline.by[str(aspect.name)]})
-    if each.adjusted < _SIGNIFICANT:
-        word = "above" if each.value > 0 else "below"
+    if difference.adjusted < _SIGNIFICANT:
+        word = "above" if difference.value > 0 else "below"
         # Of a run that is below, the interval is of how far, like the figure before it.
-        far = ends if each.value > 0 else _ends(-each.upper, -each.lower, total)
+        far = ends if difference.value > 0 else _ends(-difference.upper, -difference.lower, total)
         sentence = (
-            f"{run.label} is {_points(abs(each.value), total)} points {word} {baseline.label} {where} "
+            f"{run.label} is {_points(abs(difference.value), total)} points {word} {baseline.label} {where} "
             f"(95 % interval {far}, {count(total)} examples, paired): significant."
         )
         return points, ends, f"{word}, significant", sentence, True
@@ -181,17 +183,17 @@ def _ends(lower: float, upper: float, total: int) -> str:
 
 
 def _against(compared: Comparison, differences: pd.DataFrame) -> Section:
-    """All other runs held against one."""
+    """All other runs compared with one."""
     baseline = compared.labels[differences.baseline.iloc[0]]
     runs, header = differences.run.unique(), ["Run", *differences.aspect.unique()]
     rows = [[Cell(compared.labels[run]), *_cells(differences[differences.run == run])] for run in runs]
     caption = f"Percentage points above the baseline {baseline}, with 95 % intervals."
     look: dict[str, Any] = {"is_sortable": True, "is_tall": len(rows) > 8, "kind": "compare"}
     tables = [Table(f"Differences from {baseline}", header, rows, caption, **look)]
-    told = differences[differences.sentence != ""].sort_values(
+    sentences = differences[differences.sentence != ""].sort_values(
         "is_significant", ascending=False, kind="stable"
     )
-    notices = [Notice("In words", told.sentence.tolist(), "sentences")] if len(told) else []
+    notices = [Notice("In words", sentences.sentence.tolist(), "sentences")] if len(sentences) else []
     return Section("", baseline, "summary", tables=tables, notices=notices)
 
 
@@ -200,25 +202,25 @@ def _cells(of_run: pd.DataFrame) -> list[Cell]:
     if len(reasons) == 1 and reasons[0]:
         return [Cell(f"not comparable: {reasons[0]}", is_words=True, span=len(of_run))]
     return [
-        Cell(each.points, [each.ends], is_bold=True)
-        if each.reason
+        Cell(difference.points, [difference.ends], is_bold=True)
+        if difference.reason
         else Cell(
-            each.points,
-            [each.ends, each.verdict],
+            difference.points,
+            [difference.ends, difference.verdict],
             is_bold=True,
-            sort=each.value,
-            kind="significant" if each.is_significant else "",
+            sort=difference.value,
+            kind="significant" if difference.is_significant else "",
         )
-        for each in records(of_run)
+        for difference in records(of_run)
     ]
 
 
-def read_outcomes(path: Path, wanted: Collection[str]) -> pd.DataFrame | None:
-    """Reads each test example's outcomes: those of the wanted columns that a run folder has.
+def read_outcomes(path: Path, requested: Collection[str]) -> pd.DataFrame | None:
+    """Reads each test example's outcomes: those of the requested columns that a run folder has.
 
     Args:
         path: The run folder.
-        wanted: Columns of ``examples.csv``; ``clean`` is also found by comparing predictions with labels.
+        requested: Columns of ``examples.csv``; ``clean`` comes also of comparing predictions with labels.
 
     Returns:
         Indexed by the examples' places in the test split, ascending and none twice: ``label``, and outcomes
@@ -231,7 +233,7 @@ def read_outcomes(path: Path, wanted: Collection[str]) -> pd.DataFrame | None:
     file = RunFolder(path).examples
     if not file.exists():
         return None
-    needed = {_INDEX, _LABEL, _PREDICTION, *wanted}
+    needed = {_INDEX, _LABEL, _PREDICTION, *requested}
     try:
         table = pd.read_csv(file, usecols=lambda name: name in needed, dtype=np.float64)
     except (ValueError, OSError) as error:
@@ -240,5 +242,5 @@ def read_outcomes(path: Path, wanted: Collection[str]) -> pd.DataFrame | None:
         return None
     if _CLEAN not in table.columns and _PREDICTION in table.columns:
         table[_CLEAN] = (table[_PREDICTION] == table[_LABEL]).astype(float)
-    kept = [name for name in table.columns if name in {_LABEL, *wanted}]
-    return table.drop_duplicates(_INDEX).set_index(_INDEX).sort_index()[kept]
+    columns = [name for name in table.columns if name in {_LABEL, *requested}]
+    return table.drop_duplicates(_INDEX).set_index(_INDEX).sort_index()[columns]

@@ -77,7 +77,7 @@ def seeds_table(compared: Comparison, *, is_short: bool = False) -> pd.DataFrame
 def summarize_seeds(run_dirs: Sequence[Path | str]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the means over seeds of several run folders, one row a group, for a terminal.
 
-    Of the norms and epsilons that all share, the middle one stands for all; the page has all.
+    Of the norms and epsilons that all share, the middle one represents all; the page has all.
 
     Args:
         run_dirs: The run folders; those without ``metrics.json`` are left out.
@@ -97,7 +97,8 @@ def seeds_figure(compared: Comparison) -> Figure:
     levels = levels_of(compared.groups)
     means, runs = compared.mean("Clean"), compared.values["Clean"]
     best = {
-        name: max(means.value[each.members[0]] for each in row.values()) for name, row in levels.rows.items()
+        name: max(means.value[group.members[0]] for group in row.values())
+        for name, row in levels.rows.items()
     }
     names = sorted(levels.rows, key=best.__getitem__)
     traces = []

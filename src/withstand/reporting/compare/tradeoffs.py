@@ -19,7 +19,7 @@ from withstand.reporting.formatting import dataset_title, duration, percent
 from withstand.reporting.section import PROSE, Choice, Figure, Prose, Section
 
 _SHARES = {"tickformat": ".2~%", "rangemode": "normal"}
-_FEWEST = 2  # groups that a figure holds against each other
+_FEWEST = 2  # groups that a figure compares
 _MOST_NAMED = 8  # points that have their names beside them
 _LONGEST_NAME = 24
 _CLEAN, _TIME = "Clean", "Training time"
@@ -50,7 +50,7 @@ def section(compared: Comparison) -> Section | None:
     for x, against in _AGAINST.items():
         tradeoffs = list(_tradeoffs(compared, x))
         if tradeoffs:
-            options = [_option(each) for each in tradeoffs]
+            options = [_option(tradeoff) for tradeoff in tradeoffs]
             choices.append(Choice("On the vertical axis", options, f"Against {against}", _opened(tradeoffs)))
     return Section("compare-tradeoffs", "Trade-offs", "summary", choices=choices) if choices else None
 
@@ -75,7 +75,7 @@ def _tradeoffs(compared: Comparison, x: str) -> Iterator[_Tradeoff]:
 
 
 def _parts(compared: Comparison) -> dict[str, list[Group]]:
-    """The groups that may be held against each other: of one data set and number of training examples."""
+    """The groups that may be compared: of one data set and number of training examples."""
     by_dataset: dict[str, list[Group]] = {}
     for group in compared.groups:
         results = compared.runs[group.members[0]].results
@@ -126,21 +126,23 @@ def _runs(compared: Comparison, groups: Sequence[Group], axes: tuple[str, str], 
 
 def _opened(tradeoffs: Sequence[_Tradeoff]) -> int:
     """The figure to show first: of those under attack the middle one with most runs, else of all."""
-    places = [place for place, each in enumerate(tradeoffs) if each.is_attacked] or [*range(len(tradeoffs))]
+    places = [place for place, tradeoff in enumerate(tradeoffs) if tradeoff.is_attacked] or [
+        *range(len(tradeoffs))
+    ]
     most = max(len(tradeoffs[place].groups) for place in places)
     fullest = [place for place in places if len(tradeoffs[place].groups) == most]
     return fullest[(len(fullest) - 1) // 2]
 
 
-def _option(each: _Tradeoff) -> Section:
-    x, y = each.places.x, each.places.y
-    best = each.places[pareto_best([*zip(-x if each.is_of_cost else x, y, strict=True)])]
+def _option(tradeoff: _Tradeoff) -> Section:
+    x, y = tradeoff.places.x, tradeoff.places.y
+    best = tradeoff.places[pareto_best([*zip(-x if tradeoff.is_of_cost else x, y, strict=True)])]
     *names, last = best.index
     listed = f"{', '.join(names)} and {last}" if names else last
-    than = "as fast" if each.is_of_cost else "as good clean"
+    than = "as fast" if tradeoff.is_of_cost else "as good clean"
     words = _TEXTS["best"].format(number=len(x), names=listed, than=than)
     notes = [Prose(words, "best")]
-    return Section("", each.name, "summary", figures=[_figure(each, best)], notes=notes)
+    return Section("", tradeoff.name, "summary", figures=[_figure(tradeoff, best)], notes=notes)
 
 
 def pareto_best(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -151,29 +153,29 @@ def pareto_best(points: Sequence[tuple[float, float]]) -> list[bool]:
     ]
 
 
-def _figure(each: _Tradeoff, best: pd.DataFrame) -> Figure:
-    families = families_of(each.groups)
+def _figure(tradeoff: _Tradeoff, best: pd.DataFrame) -> Figure:
+    families = families_of(tradeoff.groups)
     traces = [series("Pareto-best", list(best.x), list(best.y), 0, mode="markers", marker=_RING)]
     for number, family in enumerate(families):
-        traces += _traces(each, family, number)
+        traces += _traces(tradeoff, family, number)
     x_axis = axis("clean accuracy", **_SHARES)
-    if each.is_of_cost:
-        x_axis = axis("training time in seconds", **logarithmic(list(each.places.x)))
-    title = "Clean accuracy" if each.on_axis == _AGAINST[_CLEAN] else each.name
-    against = _AGAINST[_TIME if each.is_of_cost else _CLEAN]
-    caption = _caption(each, is_joined=any(family.word for family in families))
-    y_axis = axis(each.on_axis, **_SHARES)
+    if tradeoff.is_of_cost:
+        x_axis = axis("training time in seconds", **logarithmic(list(tradeoff.places.x)))
+    title = "Clean accuracy" if tradeoff.on_axis == _AGAINST[_CLEAN] else tradeoff.name
+    against = _AGAINST[_TIME if tradeoff.is_of_cost else _CLEAN]
+    caption = _caption(tradeoff, is_joined=any(family.word for family in families))
+    y_axis = axis(tradeoff.on_axis, **_SHARES)
     return chart(traces, f"{title}, against {against}", caption, x=x_axis, y=y_axis, height=440)
 
 
-def _traces(each: _Tradeoff, family: Family, number: int) -> list[go.Scatter]:
+def _traces(tradeoff: _Tradeoff, family: Family, number: int) -> list[go.Scatter]:
     """A family's runs and means; names change sides in the middle, so as to stay inside."""
     labels = [group.label for _, group in family.members]
-    places, runs = each.places.loc[labels], each.runs[each.runs.index.isin(labels)]
-    ends = each.places.x.min(), each.places.x.max()
-    middle = math.sqrt(ends[0] * ends[1]) if each.is_of_cost else sum(ends) / 2
+    places, runs = tradeoff.places.loc[labels], tradeoff.runs[tradeoff.runs.index.isin(labels)]
+    ends = tradeoff.places.x.min(), tradeoff.places.x.max()
+    middle = math.sqrt(ends[0] * ends[1]) if tradeoff.is_of_cost else sum(ends) / 2
     name = family.name if len(family.name) <= _LONGEST_NAME else f"{family.name[: _LONGEST_NAME - 1]}…"
-    alone = name if len(each.groups) <= _MOST_NAMED else ""
+    alone = name if len(tradeoff.groups) <= _MOST_NAMED else ""
     return dots(
         family.legend,
         number,
@@ -186,15 +188,15 @@ def _traces(each: _Tradeoff, family: Family, number: int) -> list[go.Scatter]:
     )
 
 
-def _caption(each: _Tradeoff, *, is_joined: bool) -> str:
-    sizes = {len(group.members) for group in each.groups}
-    side = "left" if each.is_of_cost else "right"
+def _caption(tradeoff: _Tradeoff, *, is_joined: bool) -> str:
+    sizes = {len(group.members) for group in tradeoff.groups}
+    side = "left" if tradeoff.is_of_cost else "right"
     parts = {
         f"The upper {side} is best; rings mark the runs that none beats.": True,
-        "The axis of time is logarithmic; times hold for the machine of the runs.": each.is_of_cost,
+        "The axis of time is logarithmic; times hold for the machine of the runs.": tradeoff.is_of_cost,
         _TEXTS["seeds"]: max(sizes) > 1,
         _TEXTS["single"]: min(sizes) == 1,
         "Names that would lie on one another are left out; pointing at a mark tells each.": True,
         "A line joins what differs in one number alone, which stands beside each point.": is_joined,
     }
-    return " ".join(part for part, is_said in parts.items() if is_said)
+    return " ".join(part for part, applies in parts.items() if applies)

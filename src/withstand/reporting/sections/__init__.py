@@ -26,30 +26,36 @@ def sections_of(run: Run) -> list[Section]:
         RunFolderError: a section of the user's own cannot be imported or made.
     """
     modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    placed = sorted((each for each in modules if hasattr(each, "PLACE")), key=lambda module: module.PLACE)
-    made = [section for module in placed for section in _listed(module.section(run))]
-    made += [section for name in (run.results.sections if run.results else []) for section in _own(name, run)]
-    shown = {measure for section in made for measure in section.measures}
+    placed = sorted(
+        (module for module in modules if hasattr(module, "PLACE")), key=lambda module: module.PLACE
+    )
+    all_sections = [section for module in placed for section in _listed(module.section(run))]
+    all_sections += [
+        section for name in (run.results.sections if run.results else []) for section in _own(name, run)
+    ]
+    shown = {measure for section in all_sections for measure in section.measures}
     tabs = get_args(Tab)
-    return sorted([*made, *_listed(other.section(run, shown))], key=lambda section: tabs.index(section.tab))
+    return sorted(
+        [*all_sections, *_listed(other.section(run, shown))], key=lambda section: tabs.index(section.tab)
+    )
 
 
 def _own(name: str, run: Run) -> list[Section]:
     """What a function of the user's makes, which ``module:function`` names."""
     module, _, function = name.partition(":")
     try:
-        made = _listed(getattr(importlib.import_module(module), function)(run))
+        own_sections = _listed(getattr(importlib.import_module(module), function)(run))
     except Exception as error:  # whatever the user's code raises
         raise RunFolderError(
             f"The section {name}, which {run.path} asks for, cannot be made: "
             f"{type(error).__name__}: {error}. "
             "Put its module where Python finds it, or take it out of the sections in metrics.json."
         ) from error
-    if strangers := [part for part in made if not isinstance(part, Section)]:
+    if strangers := [part for part in own_sections if not isinstance(part, Section)]:
         raise RunFolderError(f"{name} made {strangers[0]!r}, but a section is withstand.reporting.Section.")
-    return made
+    return own_sections
 
 
-def _listed(made: Section | Sequence[Section | None] | None) -> list[Section]:
-    several = made if isinstance(made, Sequence) else [made]
+def _listed(sections: Section | Sequence[Section | None] | None) -> list[Section]:
+    several = sections if isinstance(sections, Sequence) else [sections]
     return [section for section in several if section is not None]

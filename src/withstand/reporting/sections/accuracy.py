@@ -52,18 +52,18 @@ def title(*, is_certified: bool) -> str:
 
 def meaning(*, is_certified: bool) -> Prose:
     """What the numbers mean, which a page of several runs says once."""
-    said = ("attacked", "certified", "intervals") if is_certified else ("attacked", "intervals")
-    text = " ".join(_TEXTS[name] for name in said)
+    paragraphs = ("attacked", "certified", "intervals") if is_certified else ("attacked", "intervals")
+    text = " ".join(_TEXTS[name] for name in paragraphs)
     return Prose(text, "meaning", "What the numbers mean.", is_once=True)
 
 
 def _table(curves: Mapping[str, Sequence[Curve]], results: Results) -> Table:
-    what, right = "Attack", "Right"
+    what, counted = "Attack", "Correct"
     if results.certificates:
-        what, right = "Attack or certificate", "Right, or certified"
+        what, counted = "Attack or certificate", "Correct, or certified"
     caption, repeats = "Accuracy at each epsilon; epsilon 0 is clean accuracy.", results.num_repeats
-    caption += f" Right counts {repeats} predictions of each example." if repeats > 1 else ""
-    header = [what, "Norm", "Epsilon", "Accuracy", "95 % interval", right]
+    caption += f" Correct counts {repeats} predictions of each example." if repeats > 1 else ""
+    header = [what, "Norm", "Epsilon", "Accuracy", "95 % interval", counted]
     rows: list[list[Cell | str]] = [
         [curve.name, Cell(norm_text(norm), is_words=True), epsilon_text(row.level), *measured(row)]
         for norm, of_norm in curves.items()
@@ -91,6 +91,6 @@ def _described(run: Run, info: CertificateInfo) -> str:
 
 def _examples(run: Run) -> Prose:
     if run.num_rows is None:
-        return missing(run, "examples.csv", "Each example's own result is not kept here.", "evaluate")
+        return missing(run, "examples.csv", "Each example's own result is not stored here.", "evaluate")
     text = "Every example's own result is in <code>examples.csv</code> of the run folder, {} rows."
     return Prose(Markup(text).format(count(run.num_rows)), "small")

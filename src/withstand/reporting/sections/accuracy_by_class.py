@@ -20,7 +20,7 @@ _MOST_CLASSES = 30  # in the figure
 _SYMBOLS = ("circle", "square", "diamond-open")
 _MOST_NAMES = 20  # of a matrix that can be read
 _MOST_MISTAKES = 12
-_MOST_TOLD = 3  # below a matrix
+_MOST_NAMED = 3  # below a matrix
 _TEXTS = PROSE["classes"]
 
 _Columns = Mapping[str, Mapping[str, Share | None]]  # what was measured -> class -> share
@@ -32,8 +32,8 @@ def section(run: Run) -> list[Section]:
     classes = run.results.classes if run.results else None
     if classes is None:
         return []
-    made = [_accuracies(classes)] if classes.accuracies else []
-    return [*made, _confusion(classes)] if classes.class_names else made
+    sections = [_accuracies(classes)] if classes.accuracies else []
+    return [*sections, _confusion(classes)] if classes.class_names else sections
 
 
 def _accuracies(classes: Classes) -> Section:
@@ -53,12 +53,12 @@ def _accuracies(classes: Classes) -> Section:
 
 def _columns(classes: Classes) -> _Columns:
     columns: dict[str, dict[str, Share | None]] = {
-        "Clean": {each.name: each.clean for each in classes.accuracies}
+        "Clean": {accuracy.name: accuracy.clean for accuracy in classes.accuracies}
     }
     for kind in ("attacked", "certified"):
         if at := getattr(classes, kind):
             head = f"{kind.capitalize()} by {at.name}, {budget(at.norm, at.epsilon)}"
-            columns[head] = {each.name: getattr(each, kind) for each in classes.accuracies}
+            columns[head] = {accuracy.name: getattr(accuracy, kind) for accuracy in classes.accuracies}
     return columns
 
 
@@ -132,7 +132,9 @@ def _confusion(classes: Classes) -> Section:
         title="What is taken for what",
         tab="answers",
         tables=[table for table in tables if table.rows],
-        notes=[Prose(f"{each.title}: {_TEXTS['no_mistake']}", "small") for each in tables if not each.rows],
+        notes=[
+            Prose(f"{table.title}: {_TEXTS['no_mistake']}", "small") for table in tables if not table.rows
+        ],
     )
 
 
@@ -150,16 +152,18 @@ def _mistakes(names: Sequence[str], counts: _Counts) -> list[tuple[str, str, int
 
 
 def _matrix(title: str, names: Sequence[str], counts: _Counts) -> Table:
-    mistakes = _mistakes(names, counts)[:_MOST_TOLD]
-    told = ", ".join(f"{true} taken for {taken} ({count(number)})" for true, taken, number, _ in mistakes)
+    mistakes = _mistakes(names, counts)[:_MOST_NAMED]
+    most_frequent = ", ".join(
+        f"{true} taken for {taken} ({count(number)})" for true, taken, number, _ in mistakes
+    )
     body = []
     for true, row in enumerate(counts):
-        kinds = ["right-answer" if place == true else "" for place in range(len(row))]
+        kinds = ["correct-answer" if place == true else "" for place in range(len(row))]
         total = max(1, sum(row))
         cells = [Cell(count(n), shade=n / total, kind=kind) for n, kind in zip(row, kinds, strict=True)]
         body.append([Cell(names[true]), *cells])
-    said = f"Most often: {told}." if told else f"Here {_TEXTS['no_mistake']}"
-    return Table(title, ["True", *names], body, f"{_TEXTS['matrix']} {said}", kind="confusion")
+    sentence = f"Most often: {most_frequent}." if most_frequent else f"Here {_TEXTS['no_mistake']}"
+    return Table(title, ["True", *names], body, f"{_TEXTS['matrix']} {sentence}", kind="confusion")
 
 
 def _mistakes_table(title: str, names: Sequence[str], counts: _Counts) -> Table:

@@ -1,4 +1,4 @@
-"""Analytic moments under noise, held against samples."""
+"""Analytic moments under noise, compared with samples."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def section(run: Run) -> Section | None:
         duration=duration(levels[0].sample_seconds),
     )
     figure = _figure(methods)
-    logits = [_method_row(*each) for each in methods]
+    logits = [_method_row(level, method) for level, method in methods]
     layered = [level for level in reversed(levels) if level.layers]
     return Section(
         key="moments",

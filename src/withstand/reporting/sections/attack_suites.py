@@ -20,7 +20,7 @@ from withstand.results.results import AttackInfo
 
 PLACE = 30
 _OF_SUITES, _OF_DRAWS = PROSE["suites"], PROSE["random_answers"]
-_PATTERNS = ("/", "x", "-", "\\", "+", ".", "|")  # so that no part is told by colour alone
+_PATTERNS = ("/", "x", "-", "\\", "+", ".", "|")  # so that no part is known by colour alone
 _ROBUST, _EARLIER, _WRONG = "robust", "broken at a smaller epsilon", "wrong before"
 
 
@@ -51,10 +51,10 @@ def suites(run: Run) -> list[Section]:
 
 def _suite(run: Run, attack: AttackInfo, place: int) -> Section:
     repeats = run.results.num_repeats if run.results else 1
-    attack = replace(attack, counts=sorted(attack.counts, key=lambda each: each.epsilon))
+    attack = replace(attack, counts=sorted(attack.counts, key=lambda counts: counts.epsilon))
     outcomes = _outcomes(run, attack, repeats)
     title, verdict = f"Suite {attack.name}, {norm_text(attack.norm)}", _suite_verdict(attack, outcomes)
-    described = {each.name: each.description for each in attack.stages if each.description}
+    described = {stage.name: stage.description for stage in attack.stages if stage.description}
     note = f" {_OF_SUITES['drawn'].format(repeats=repeats)}" if repeats > 1 else ""
     return Section(
         key="suite" if place == 1 else f"suite-{place}",
@@ -69,16 +69,20 @@ def _suite(run: Run, attack: AttackInfo, place: int) -> Section:
 
 
 def _outcomes(run: Run, attack: AttackInfo, repeats: int) -> _Outcomes:
-    right, at = clean(run), [each.epsilon for each in attack.counts]
-    total = (right.total or 0) // repeats
-    wrong = ((right.total or 0) - (right.correct or 0)) / (right.total or 1) * total
+    clean_accuracy, at = clean(run), [counts.epsilon for counts in attack.counts]
+    total = (clean_accuracy.total or 0) // repeats
+    wrong = (
+        ((clean_accuracy.total or 0) - (clean_accuracy.correct or 0)) / (clean_accuracy.total or 1) * total
+    )
     rows = [one(run.table, ATTACKED, by=attack.name, norm=attack.norm, level=level) for level in at]
     robust = [((row and row.correct) or 0) / repeats for row in rows]
-    broken = {stage.name: [each.broken[n] for each in attack.counts] for n, stage in enumerate(attack.stages)}
-    left = [total - wrong - each for each in robust]
-    earlier = [each - sum(counts.broken) for each, counts in zip(left, attack.counts, strict=True)]
+    broken = {
+        stage.name: [counts.broken[n] for counts in attack.counts] for n, stage in enumerate(attack.stages)
+    }
+    not_robust = [total - wrong - number for number in robust]
+    earlier = [number - sum(counts.broken) for number, counts in zip(not_robust, attack.counts, strict=True)]
     rounding = len(attack.stages) / 2 if repeats > 1 else 1e-6
-    earlier = [each if each > rounding else 0 for each in earlier]
+    earlier = [number if number > rounding else 0 for number in earlier]
     parts: dict[str, Sequence[float]] = {_ROBUST: robust, **dict(reversed(broken.items()))}
     parts |= {_EARLIER: earlier} if any(earlier) else {}
     return _Outcomes(at, total, parts | {_WRONG: [wrong] * len(at)})
@@ -90,7 +94,7 @@ def _number(value: float) -> str:
 
 
 def _suite_verdict(attack: AttackInfo, outcomes: _Outcomes) -> str:
-    """At the largest epsilon at which examples are still robust, else the last: who broke what."""
+    """Which attack broke how many, at the largest epsilon with examples still robust, else at the last."""
     robust = [place for place, number in enumerate(outcomes.parts[_ROBUST]) if number > 0]
     counts = attack.counts[robust[-1] if robust else -1]
     at, total, most = budget(attack.norm, counts.epsilon), sum(counts.broken), max(counts.broken)
@@ -102,9 +106,9 @@ def _suite_verdict(attack: AttackInfo, outcomes: _Outcomes) -> str:
     if place + 1 == len(attack.stages):
         return f"{text} It is the last of the suite, so a stronger attack after it may break more."
     if rest == 0:
-        return f"{text} What came after it broke none more."
+        return f"{text} The attacks after it broke no more."
     share = percent(rest / outcomes.total, outcomes.total)
-    return f"{text} What came after it broke {count(rest)} more, {share} of all."
+    return f"{text} The attacks after it broke {count(rest)} more, {share} of all."
 
 
 def _suite_table(title: str, attack: AttackInfo, outcomes: _Outcomes) -> Table:
@@ -167,7 +171,7 @@ def random_answers(run: Run) -> Section | None:
     if sampling.sweep is None or not sampling.sweep.levels:
         return shown
     levels = _levels(sampling.sweep)
-    rows = [[count(round(each.level)), *formatting.measured(each)[:2]] for each in levels]
+    rows = [[count(round(level.level)), *formatting.measured(level)[:2]] for level in levels]
     header, caption = ["Draws a gradient", "Accuracy", "95 % interval"], _OF_DRAWS["table"]
     return replace(
         shown,
@@ -181,11 +185,18 @@ def _levels(sweep: Sweep) -> list[Measurement]:
     """The accuracies, ascending in draws."""
     levels = [
         Measurement(
-            ATTACKED, sweep.attack, "", each.num_samples, each.value, each.lower, each.upper, total=each.total
+            ATTACKED,
+            sweep.attack,
+            "",
+            level.num_samples,
+            level.value,
+            level.lower,
+            level.upper,
+            total=level.total,
         )
-        for each in sweep.levels
+        for level in sweep.levels
     ]
-    return sorted(levels, key=lambda each: each.level)
+    return sorted(levels, key=lambda level: level.level)
 
 
 def _draws_verdict(sweep: Sweep, levels: Sequence[Measurement], chosen: int | None) -> str:
@@ -199,8 +210,8 @@ def _draws_verdict(sweep: Sweep, levels: Sequence[Measurement], chosen: int | No
         first=share_text(first),
         last=share_text(last),
     )
-    said = _OF_DRAWS["settled" if sweep.has_settled else "not_settled"]
-    text = f"{course} {said.format(tolerance=f'{100 * sweep.tolerance:.3g} points')}"
+    verdict = _OF_DRAWS["settled" if sweep.has_settled else "not_settled"]
+    text = f"{course} {verdict.format(tolerance=f'{100 * sweep.tolerance:.3g} points')}"
     if chosen is None or not sweep.has_settled:
         return text
     return f"{text} The attacks of this evaluation average {_draws(chosen)}."
@@ -211,11 +222,11 @@ def _draws(number: float) -> str:
 
 
 def _draws_figure(sweep: Sweep, levels: Sequence[Measurement]) -> Figure:
-    draws = [each.level for each in levels]
-    trace = figures.share_series(sweep.attack, levels, 0, _told, error_y=figures.intervals_of(levels))
+    draws = [level.level for level in levels]
+    trace = figures.share_series(sweep.attack, levels, 0, _hover_lines, error_y=figures.intervals_of(levels))
     ticks = {"tickvals": draws, "ticktext": [f"{number:g}" for number in draws]}
     x = axis("draws of the weights a gradient", **figures.logarithmic(draws) | ticks)
-    top = min(1.04, max(0.05, 1.15 * max(each.upper or 0.0 for each in levels)))
+    top = min(1.04, max(0.05, 1.15 * max(level.upper or 0.0 for level in levels)))
     y = axis("accuracy", tickformat=".0%", range=[-0.02 * top, top])
     caption = _OF_DRAWS["figure"].format(
         attack=sweep.attack, epsilon=epsilon_text(sweep.epsilon), examples=count(sweep.num_examples)
@@ -224,5 +235,5 @@ def _draws_figure(sweep: Sweep, levels: Sequence[Measurement]) -> Figure:
     return chart([trace], title, caption, x=x, y=y, height=340, layout=layout)
 
 
-def _told(level: Measurement) -> list[str]:
+def _hover_lines(level: Measurement) -> list[str]:
     return [f"{_draws(level.level)} a gradient", f"accuracy {share_text(level)}"]

@@ -25,7 +25,7 @@ from withstand.results.results import Bin
 PLACE = 30
 _OF_CALIBRATION, _OF_UNCERTAINTY = PROSE["calibration"], PROSE["uncertainty"]
 _PERCENT = UNIT | {"tickformat": ".0%"}
-_MOST_DRAWN = 5  # outlines that can be told apart
+_MOST_DRAWN = 5  # outlines that a reader can distinguish
 _MOST_MARKERS = 6  # of one outline
 _FEW_SETS = 12
 _MEASURES = {
@@ -42,14 +42,16 @@ def section(run: Run) -> list[Section | None]:
 
 def calibration(run: Run) -> Section | None:
     """Confidence beside accuracy; None where no bin holds an example."""
-    found = run.results.calibration if run.results else []
-    bins = pd.DataFrame([asdict(each) for each in found], columns=[each.name for each in fields(Bin)])
+    bin_results = run.results.calibration if run.results else []
+    bins = pd.DataFrame(
+        [asdict(bin_result) for bin_result in bin_results], columns=[field.name for field in fields(Bin)]
+    )
     filled, error = bins[bins["count"] > 0].dropna(), one(run.table, CALIBRATION_ERROR)
     if filled.empty or error is None:
         return None
     summary, caption = Markup(_OF_CALIBRATION["summary"]), _OF_CALIBRATION["table"]
     header = ["Confidence", "Examples", "Mean confidence", "Accuracy", "Gap"]
-    rows = [_bin_row(each) for each in filled.itertuples()]
+    rows = [_bin_row(row) for row in filled.itertuples()]
     return Section(
         key="calibration",
         title="Calibration",
@@ -67,7 +69,7 @@ def _verdict(filled: pd.DataFrame) -> str:
     gap = float(np.average(filled.confidence - filled.accuracy, weights=filled["count"]))
     if abs(gap) < 0.005:
         return "On the whole confidence and accuracy agree within half a point."
-    how = "surer than it is right" if gap > 0 else "less sure than it is right"
+    how = "surer than it is correct" if gap > 0 else "less sure than it is correct"
     return f"On the whole the network is {how}, by {100 * abs(gap):.1f} points."
 
 
@@ -80,7 +82,7 @@ def _span(of: Any) -> str:
     return f"{of.lower:.3g} to {of.upper:.3g}"
 
 
-def _told(of: Any, *more: str) -> str:
+def _bin_hover(of: Any, *more: str) -> str:
     return hover(f"confidence {_span(of)}", f"{count(of.count)} examples", *more)
 
 
@@ -88,8 +90,8 @@ def _reliability(filled: pd.DataFrame) -> Figure:
     """Accuracy against confidence, a dot a bin."""
     rows: list[Any] = list(filled.itertuples())
     texts = [
-        _told(each, f"mean confidence {percent(each.confidence)}", f"accuracy {percent(each.accuracy)}")
-        for each in rows
+        _bin_hover(row, f"mean confidence {percent(row.confidence)}", f"accuracy {percent(row.accuracy)}")
+        for row in rows
     ]
     sizes = {"size": list(6 + 12 * (filled["count"] / filled["count"].max()) ** 0.5)}
     dots = series("clean test examples", filled.confidence, filled.accuracy, 0, texts=texts, marker=sizes)
@@ -101,7 +103,7 @@ def _reliability(filled: pd.DataFrame) -> Figure:
 def _counts(bins: pd.DataFrame) -> Figure:
     """How many examples each bin holds."""
     centres, widths = (bins.lower + bins.upper) / 2, list(0.9 * (bins.upper - bins.lower))
-    texts = [_told(each) for each in bins.itertuples()]
+    texts = [_bin_hover(row) for row in bins.itertuples()]
     trace = bars("examples", centres, bins["count"], COLOURS[0], texts, width=widths)
     x, y = axis("confidence", **_PERCENT), axis("test examples", rangemode="tozero")
     title, layout = "Examples in each bin", {"showlegend": False}
@@ -110,22 +112,22 @@ def _counts(bins: pd.DataFrame) -> Figure:
 
 def uncertainty(run: Run) -> Section | None:
     """Entropies of each set of images; None where there are no sets."""
-    found = run.results.uncertainty if run.results else None
-    if found is None or not found.sets:
+    results = run.results.uncertainty if run.results else None
+    if results is None or not results.sets:
         return None
     meaning = _OF_UNCERTAINTY["meaning"].format(
-        most=math.log(found.num_classes), draws=count(found.num_samples)
+        most=math.log(results.num_classes), draws=count(results.num_samples)
     )
     header = ["Set", "Kind", "Images", "Accuracy", "Calibration error", *_MEASURES.values(), "AUROC"]
-    rows, caption = list(map(_set_row, found.sets)), _OF_UNCERTAINTY["table"]
+    rows, caption = list(map(_set_row, results.sets)), _OF_UNCERTAINTY["table"]
     return Section(
         key="uncertainty",
         title="Uncertainty",
         tab="answers",
         prose=[Prose(meaning, "meaning", "How to read it.")],
-        figures=[_entropies(found, measure) for measure in _MEASURES],
+        figures=[_entropies(results, measure) for measure in _MEASURES],
         tables=[Table("Uncertainty", header, rows, caption, is_tall=len(rows) > _FEW_SETS, kind="compare")],
-        notes=[Prose(sentence(found.description), "small")],
+        notes=[Prose(sentence(results.description), "small")],
         across=3,
     )
 
@@ -140,12 +142,14 @@ def _set_row(of: UncertaintySet) -> list[Cell]:
 
 def _drawn(sets: Sequence[UncertaintySet]) -> list[UncertaintySet]:
     """Those whose outlines are drawn: the clean one, the first attack's at some epsilons, other data."""
-    clean = [each for each in sets if each.kind == "clean"]
-    other = [each for each in sets if each.kind == "out-of-distribution"][: _MOST_DRAWN - 2]
-    attacked = [each for each in sets if each.kind == "attacked"]
+    clean = [image_set for image_set in sets if image_set.kind == "clean"]
+    other = [image_set for image_set in sets if image_set.kind == "out-of-distribution"][: _MOST_DRAWN - 2]
+    attacked = [image_set for image_set in sets if image_set.kind == "attacked"]
     # The name ends in the epsilon, behind the attack's.
     attacked = [
-        each for each in attacked if each.name.rpartition("@")[0] == attacked[0].name.rpartition("@")[0]
+        image_set
+        for image_set in attacked
+        if image_set.name.rpartition("@")[0] == attacked[0].name.rpartition("@")[0]
     ]
     room = _MOST_DRAWN - len(clean) - len(other)
     shown = spread(len(attacked), max(2, room))[-room:]  # the last one where there is room for one
@@ -159,16 +163,16 @@ def _entropies(of: Uncertainty, measure: str) -> Figure:
     """
     title, caption = _MEASURES[measure], f"{_OF_UNCERTAINTY[measure]} {_OF_UNCERTAINTY['figure']}"
     drawn, edges = _drawn(of.sets), of.edges
-    floor = 0.5 / max(each.num_examples for each in drawn)
+    floor = 0.5 / max(image_set.num_examples for image_set in drawn)
     if len(drawn) < len(of.sets):
         caption += f" Drawn are {len(drawn)} of {len(of.sets)} sets; the table has all."
-    counts = [zip(edges[1:], each.histograms[measure], strict=True) for each in drawn]
+    counts = [zip(edges[1:], image_set.histograms[measure], strict=True) for image_set in drawn]
     held = [high for of_set in counts for high, number in of_set if number]
     x = axis(f"{title.lower()} (nats)", range=[0, max([*held, edges[-1] / 5])])
     ticks = [10.0**power for power in range(math.ceil(math.log10(floor)), 1)]
     scale = {"type": "log", "range": [math.log10(floor), 0.08], "tickmode": "array", "tickvals": ticks}
     y = axis("share of images", **scale, ticktext=[f"{100 * tick:.6g} %" for tick in ticks])
-    traces = [_outline(each, edges, measure, index, floor / 2) for index, each in enumerate(drawn)]
+    traces = [_outline(image_set, edges, measure, index, floor / 2) for index, image_set in enumerate(drawn)]
     return chart(traces, title, caption, x=x, y=y, height=320)
 
 

@@ -32,7 +32,7 @@ def gallery(run: Run) -> Section:
         return _shown(parts, run.gallery)
     if run.results and not run.results.attacks:
         return replace(parts, prose=[Prose("No attack was run, so there are no attacked images.", "note")])
-    lacking = missing(run, "gallery.npz", "No example images are kept here.", "evaluate")
+    lacking = missing(run, "gallery.npz", "No example images are stored here.", "evaluate")
     return replace(parts, prose=[lacking])
 
 
@@ -79,7 +79,7 @@ def _triple(images: Gallery, index: int, factor: float) -> Picture:
 
 
 def _verdict(kind: str, predicted: str, true: str) -> Markup:
-    verdict = "right" if predicted == true else "wrong"
+    verdict = "correct" if predicted == true else "wrong"
     return _VERDICT.format(kind, predicted, verdict, verdict)
 
 

@@ -49,7 +49,7 @@ def num_warnings(run: Run) -> int:
 
 
 def other_warnings(results: Results) -> list[str]:
-    """The warnings beside those of failed checks, which end in what the checks found."""
+    """The warnings beside those of failed checks, which end in the findings of the checks."""
     findings = tuple(check.finding for check in results.checks if check.passed is False)
     return [warning for warning in results.warnings if not (findings and warning.endswith(findings))]
 
@@ -70,7 +70,7 @@ def _cards(run: Run, results: Results) -> list[Card]:
 def _card(row: Measurement, results: Results) -> Card:
     """An accuracy, what it was measured by, and how many examples it counts."""
     label, by = f"Attacked, {formatting.budget(row.norm, row.level)}", [f"under {row.by}"]
-    counted_as = "predictions right" if results.num_repeats > 1 else "right"
+    counted_as = "predictions correct" if results.num_repeats > 1 else "correct"
     if row.measure == CLEAN:
         label, by = "Clean accuracy", []
     elif row.measure == CERTIFIED:
@@ -96,15 +96,17 @@ def checks(run: Run) -> Section | None:
         return None
     states = list(_STATES)
     numbers = {state: sum(check.passed is state for check in checks) for state in states}
-    told = [f"{numbers[state]} {_STATES[state][1].lower()}" for state in states if numbers[state] or state]
+    numbers_in_words = [
+        f"{numbers[state]} {_STATES[state][1].lower()}" for state in states if numbers[state] or state
+    ]
     meaning = _TEXTS["failed" if numbers[False] else "none_failed"]
     rows = [_check_row(check) for check in sorted(checks, key=lambda check: states.index(check.passed))]
     return Section(
         "checks",
         "Checks for false robustness",
         "summary",
-        prose=[Prose(f"{', '.join(told)}. {meaning}")],
-        tables=[Table("The checks and what they found", ["Check", "Result"], rows, kind="checks")],
+        prose=[Prose(f"{', '.join(numbers_in_words)}. {meaning}")],
+        tables=[Table("The checks and their results", ["Check", "Result"], rows, kind="checks")],
         is_brief=True,
         measures=[LARGE_EPSILON, VANISHING_GRADIENTS],  # which the findings tell
     )

@@ -37,12 +37,12 @@ def section(run: Run) -> Section | None:
         return None
     prose = [Prose(Markup(_TEXTS["meaning"]), "meaning", "How to read them.")]
     prose += [Prose(norms.reason, "note", "No upper bound.")] if norms.reason else []
-    body = [_row(each) for each in (replace(norms.largest, name="Largest"), *norms.classes)]
+    body = [_row(bounds) for bounds in (replace(norms.largest, name="Largest"), *norms.classes)]
     caption = _TEXTS["table"].format(examples=count(norms.num_examples))
     tables = [Table("Kernel norms", _HEADER, body, caption, kind="compare")]
     if norms.layers:
         header = ["Layer", "Reshaped kernel", "Operator", "Operator / kernel"]
-        pairs = {each.name: (each.kernel_norm, each.operator_norm) for each in norms.layers}
+        pairs = {bounds.name: (bounds.kernel_norm, bounds.operator_norm) for bounds in norms.layers}
         layers = [[name, *map(cell, pair), _quotient(*reversed(pair))] for name, pair in pairs.items()]
         tables.append(Table("The norms of each layer", header, layers, _TEXTS["layers"], is_folded=True))
     figure = _figure(norms.classes)
@@ -94,9 +94,9 @@ def _figure(classes: Sequence[KernelNormsOf]) -> Figure | None:
 def _span(classes: Sequence[KernelNormsOf]) -> list[go.Scatter]:
     """From the largest lower bound to the upper one, a line a class; nothing where no class has both."""
     known = [
-        (html.escape(each.name), lower, each.spectral)
-        for each in classes
-        if (lower := _lower(each)) and each.spectral
+        (html.escape(bounds.name), lower, bounds.spectral)
+        for bounds in classes
+        if (lower := _lower(bounds)) and bounds.spectral
     ]
     ends = [end for _, lower, upper in known for end in (lower, upper, None)]
     names = [end for name, *_ in known for end in (name, name, None)]
@@ -107,10 +107,10 @@ def _dots(classes: Sequence[KernelNormsOf], bound: str, index: int) -> go.Scatte
     symbol = _SYMBOLS[bound]
     outline = {"width": 2 if symbol.endswith("-open") else 0}
     legend = "spectral, from above" if bound == "spectral" else bound
-    values = [getattr(each, bound) or None for each in classes]
-    names = [html.escape(each.name) for each in classes]
+    values = [getattr(bounds, bound) or None for bounds in classes]
+    names = [html.escape(bounds.name) for bounds in classes]
     texts = [
-        hover(each.name, f"{legend}: {cell(value)}") for each, value in zip(classes, values, strict=True)
+        hover(bounds.name, f"{legend}: {cell(value)}") for bounds, value in zip(classes, values, strict=True)
     ]
     marker = {"symbol": symbol, "size": 10, "line": outline}
     return series(legend, values, names, index, texts=texts, mode="markers", marker=marker)

@@ -67,7 +67,7 @@ def _noise_tables(
 ) -> list[Table]:
     """Some of the levels, spread from the first to the last, with mean and area; and all of them."""
     levels = [
-        [Cell(f"{shares[0].level:.3g}"), *(Cell(share_text(each), [interval(each)]) for each in shares)]
+        [Cell(f"{shares[0].level:.3g}"), *(Cell(share_text(share), [interval(share)]) for share in shares)]
         for shares in zip(*curves.values(), strict=True)
     ]
     few = [levels[place] for place in table.spread(len(levels), _FEW_LEVELS)]
@@ -82,7 +82,7 @@ def _noise_tables(
 def _noise_figure(curves: Mapping[str, Sequence[Measurement]], chance: float | None) -> Figure:
     """One colour and marker a measure; dashed and open where the noisy image is clipped."""
 
-    def told(share: Measurement) -> list[str]:
+    def lines_of(share: Measurement) -> list[str]:
         return [f"noise_std {share.level:.4g}: {share_text(share)}"]
 
     traces = []
@@ -91,7 +91,7 @@ def _noise_figure(curves: Mapping[str, Sequence[Measurement]], chance: float | N
         if name.endswith("clipped"):
             symbol, dash = f"{symbol}-open", "dash"
         style = {"line": {"dash": dash}, "marker": {"size": 6, "symbol": symbol}}
-        traces.append(share_series(name, shares, place % 2, told, **style))
+        traces.append(share_series(name, shares, place % 2, lines_of, **style))
     x, y = axis(NOISE_AXIS), axis("share of test images", **SHARES)
     title = "Answers under Gaussian noise"
     return chart(traces, title, _TEXTS["figure"], x=x, y=y, height=380, chance=chance)
@@ -99,13 +99,13 @@ def _noise_figure(curves: Mapping[str, Sequence[Measurement]], chance: float | N
 
 def corruptions(run: Run) -> Section | None:
     """Accuracy of each kind at each severity; None where no kind has any."""
-    found = run.results.corruptions if run.results else None
+    results = run.results.corruptions if run.results else None
     measured = select(run.table, CORRUPTED).sort_values("level", kind="stable")
-    if found is None or measured.empty:
+    if results is None or measured.empty:
         return None
     values = measured.pivot(index="by", columns="level", values="value").reindex(measured.by.unique())
     means = values.apply(_mean)
-    kinds = [kind for kind in found.kinds if kind.name in values.index]
+    kinds = [kind for kind in results.kinds if kind.name in values.index]
     total, mean = int(measured.total.iloc[0]), float(measured.value.mean())
     summary = Markup(_OF_CORRUPTIONS["summary"]).format(
         kinds=len(kinds), mean=percent(mean, total), clean=share_text(clean(run))
@@ -124,7 +124,7 @@ def corruptions(run: Run) -> Section | None:
         prose=[Prose(summary)],
         figures=[_corruptions_figure(measured, kinds, means, chance_of([run]))],
         tables=[Table("Corruptions", header, body, caption, kind="compare heat")],
-        notes=[Prose(sentence(found.description), "small")],
+        notes=[Prose(sentence(results.description), "small")],
         measures=[CORRUPTED],
     )
 
@@ -157,7 +157,7 @@ def _corruptions_figure(
 ) -> Figure:
     """A curve a kind, and their mean as a broad grey line."""
 
-    def told(kind: CorruptionKind, share: Measurement) -> list[str]:
+    def lines_of(kind: CorruptionKind, share: Measurement) -> list[str]:
         at = f"severity {share.level:g}, {kind.parameter}: {cell(_parameter(kind, share.level))}"
         return [at, f"accuracy {share_text(share)}"]
 
@@ -166,7 +166,7 @@ def _corruptions_figure(
     mean.update(hovertext=texts, hoverinfo="text", opacity=0.55)
     shares = [rows(measured[measured.by == kind.name]) for kind in kinds]
     curves = [
-        share_series(kind.title, of_kind, index, partial(told, kind))
+        share_series(kind.title, of_kind, index, partial(lines_of, kind))
         for index, (kind, of_kind) in enumerate(zip(kinds, shares, strict=True))
     ]
     x = axis("severity", rangemode="normal", tickmode="array", tickvals=list(means.index))

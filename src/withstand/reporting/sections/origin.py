@@ -68,7 +68,7 @@ def _again(run: Run) -> Section:
     commands = [Code(command) for command in _commands(run)]
     recipe = [] if run.recipe_text is None else [Code(run.recipe_text, "The full recipe")]
     unknown = Markup("The command is not known; <code>environment.json</code> would name it.")
-    lacking = missing(run, "recipe.yaml", "The recipe is not kept here.", "train RECIPE --out")
+    lacking = missing(run, "recipe.yaml", "The recipe is not stored here.", "train RECIPE --out")
     return Section(
         key="again",
         title="Reproduce",
@@ -84,5 +84,5 @@ def _commands(run: Run) -> list[str]:
     """What repeats the run: one command, or one to train and all that measured."""
     environment = run.environment or Environment()
     latest = (environment.evaluate_command, environment.certify_command, environment.moments_command)
-    given = (environment.command, *(environment.measured_by or latest))  # older folders list none
-    return list(dict.fromkeys(command for command in given if command))
+    commands = (environment.command, *(environment.measured_by or latest))  # older folders list none
+    return list(dict.fromkeys(command for command in commands if command))

@@ -15,20 +15,20 @@ _HEADER = ("Measure", "By", "Norm", "Level", "Value", "95 % interval", "Count")
 _TABLE = "What was measured beside all that has a section of its own; level is an epsilon or the like."
 
 
-def section(run: Run, claimed: Collection[str]) -> Section | None:
-    """A table of all measures that are not claimed, and a figure of each that has several levels.
+def section(run: Run, shown: Collection[str]) -> Section | None:
+    """A table of all measures that no other section shows, and a figure of each that has several levels.
 
     Args:
         run: The run.
-        claimed: Measures that other sections show.
+        shown: Measures that other sections show.
     """
-    unclaimed = [measure for measure in run.table["measure"].unique() if measure not in claimed]
-    measured = {measure: rows(select(run.table, measure).sort_values("level")) for measure in unclaimed}
+    other_measures = [measure for measure in run.table["measure"].unique() if measure not in shown]
+    measured = {measure: rows(select(run.table, measure).sort_values("level")) for measure in other_measures}
     if not measured:
         return None
-    body = [_row(each) for of_one in measured.values() for each in of_one]
+    body = [_row(row) for of_one in measured.values() for row in of_one]
     with_levels = {
-        name: of_one for name, of_one in measured.items() if len({each.level for each in of_one}) > 1
+        name: of_one for name, of_one in measured.items() if len({row.level for row in of_one}) > 1
     }
     return Section(
         key="other",
@@ -40,27 +40,27 @@ def section(run: Run, claimed: Collection[str]) -> Section | None:
     )
 
 
-def _row(each: Measurement) -> list[Cell]:
-    words = [Cell(each.by, is_words=True), Cell(norm_text(each.norm), is_words=True)]
-    numbers = [cell(each.level), _value(each), interval(each), counted(each)]
-    return [Cell(each.measure), *words, *map(Cell, numbers)]
+def _row(row: Measurement) -> list[Cell]:
+    words = [Cell(row.by, is_words=True), Cell(norm_text(row.norm), is_words=True)]
+    numbers = [cell(row.level), _value(row), interval(row), counted(row)]
+    return [Cell(row.measure), *words, *map(Cell, numbers)]
 
 
-def _value(each: Measurement) -> str:
-    return cell(each.value) if each.total is None else share_text(each)
+def _value(row: Measurement) -> str:
+    return cell(row.value) if row.total is None else share_text(row)
 
 
 def _figure(measure: str, measured: Sequence[Measurement]) -> Figure:
     """A curve for whatever it was measured by, over its levels."""
     traces = []
-    for index, (by, norm) in enumerate(dict.fromkeys((each.by, each.norm) for each in measured)):
-        points = [each for each in measured if (each.by, each.norm) == (by, norm)]
+    for index, (by, norm) in enumerate(dict.fromkeys((row.by, row.norm) for row in measured)):
+        points = [row for row in measured if (row.by, row.norm) == (by, norm)]
         name = " ".join(filter(None, (by, norm_text(norm)))) or measure
-        traces.append(share_series(name, points, index, _told, error_y=intervals_of(points)))
+        traces.append(share_series(name, points, index, _hover_lines, error_y=intervals_of(points)))
     title = measure[:1].upper() + measure[1:]
     caption = f"{title} at each level. Bars are 95 % intervals, where there are any."
     return chart(traces, title, caption, x=axis("level"), y=axis(measure), height=340)
 
 
-def _told(each: Measurement) -> list[str]:
-    return [f"level {cell(each.level)}: {_value(each)}"]
+def _hover_lines(row: Measurement) -> list[str]:
+    return [f"level {cell(row.level)}: {_value(row)}"]

@@ -75,8 +75,8 @@ def is_of_protocol(run: Run, published: Published) -> bool:
     if run.results is None:
         return False
     if published.measure == "clean":
-        others = (each for each in run.results.published if each.measure == "attacked")
-        return any(is_of_protocol(run, each) for each in others)
+        others = (figure for figure in run.results.published if figure.measure == "attacked")
+        return any(is_of_protocol(run, figure) for figure in others)
     measures = [protocol_measure(info.name) for info in run.results.protocols]
     ours = (row for measure in measures for row in rows(select(run.table, measure)) if row.by != "clean")
     return any(stands_for(published, row.by, row.norm, row.level) for row in ours)
@@ -112,10 +112,12 @@ def _rows(run: Run, info: ProtocolInfo) -> list[_Row]:
         for ours in rows(measured[measured["by"] == name]):
             where = ours.norm, ours.level
             if name == "clean":
-                figures = [each for each in published if each.measure == name and is_of_protocol(run, each)]
+                figures = [
+                    figure for figure in published if figure.measure == name and is_of_protocol(run, figure)
+                ]
                 beside = "Clean", replace(clean(run), by="as scored here"), None, ""
             else:
-                figures = [each for each in published if stands_for(each, name, *where)]
+                figures = [figure for figure in published if stands_for(figure, name, *where)]
                 worst = at(strongest(run), *where)
                 adaptive = at(strongest(of_one_step), *where) if name in _OF_ONE_STEP else worst
                 beside = f"{TITLES.get(name, name)}, {budget(*where)}", adaptive, worst, name

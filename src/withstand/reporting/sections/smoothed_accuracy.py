@@ -34,7 +34,7 @@ def section(run: Run) -> Section | None:
     note = Prose(
         _TEXTS["note"].format(probability=probability), "note", "Another classifier, another guarantee."
     )
-    said = Markup(_TEXTS["accuracy"]).format(
+    accuracy_text = Markup(_TEXTS["accuracy"]).format(
         accuracy=share_text(accuracy), interval=interval(accuracy), abstained=share_text(abstained)
     )
     radii = {title: one(run.table, measure) for title, measure in _RADII.items()}
@@ -42,7 +42,7 @@ def section(run: Run) -> Section | None:
         key="smoothing",
         title="Randomised smoothing",
         tab="proven",
-        prose=[note, Prose(said)],
+        prose=[note, Prose(accuracy_text)],
         facts=[
             ("Noise, noise_std", cell(smoothing.noise_std)),
             ("Draws to choose the class", count(smoothing.num_selection)),
@@ -60,7 +60,7 @@ def section(run: Run) -> Section | None:
 
 def _table(points: Sequence[Measurement], probability: str) -> Table:
     header = ["Epsilon", "Certified", "95 % interval", "Examples"]
-    body = [[epsilon_text(each.level), *measured(each)] for each in points]
+    body = [[epsilon_text(row.level), *measured(row)] for row in points]
     caption = _TEXTS["table"].format(probability=probability)
     return Table("The same numbers as a table", header, body, caption, is_folded=True)
 
@@ -73,7 +73,7 @@ def _figure(points: Sequence[Measurement], probability: str, chance: float | Non
         f"smoothed classifier, each example with probability {probability}",
         drawn,
         3,
-        lambda each: [f"epsilon {epsilon_text(each.level)}", f"{promise}: {share_text(each)}"],
+        lambda share: [f"epsilon {epsilon_text(share.level)}", f"{promise}: {share_text(share)}"],
         line={"dash": "dot", "shape": "vh"},
         error_y=intervals_of(drawn),
     )

@@ -19,8 +19,8 @@
     const text = textOf(cell).replace(/,(?=\d{3})/g, "").replace("\u2212", "-");
     const time = /^(?:[\d.]+ (?:h|min|s|ms)(?: |$))+$/.test(text) ? [...text.matchAll(/([\d.]+) (h|min|s|ms)/g)] : [];
     if (time.length) return time.reduce((sum, [, number, unit]) => sum + number * seconds[unit], 0);
-    const found = text.match(/^[+-]?\d+(?:\.\d+)?/);
-    return found ? Number(found[0]) : NaN;
+    const match = text.match(/^[+-]?\d+(?:\.\d+)?/);
+    return match ? Number(match[0]) : NaN;
   };
 
   const isMissing = (cell) => !cell || cell.colSpan > 1 || (cell.dataset.sort === undefined && missing.test(textOf(cell)));

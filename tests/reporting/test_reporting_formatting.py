@@ -17,19 +17,19 @@ def plain(text: str) -> str:
     ("epsilon", "text"),
     [(0.0, "0"), (0.1, "0.1"), (0.2, "0.2"), (8 / 255, "8/255"), (16 / 255, "16/255"), (0.12345, "0.1235")],
 )
-def test_epsilon_text(epsilon: float, text: str) -> None:
+def test_epsilon_text_is_short(epsilon: float, text: str) -> None:
     assert formatting.epsilon_text(epsilon) == text
 
 
 @pytest.mark.parametrize(
     ("text", "whole"), [("It is so", "It is so."), ("It is. ", "It is."), ("Is it?", "Is it?"), ("", "")]
 )
-def test_a_sentence_ends_once(text: str, whole: str) -> None:
+def test_sentence_ends_once(text: str, whole: str) -> None:
     assert formatting.sentence(text) == whole
 
 
 @given(st.integers(min_value=0, max_value=255))
-def test_epsilon_text_keeps_the_value_of_pixel_levels(level: int) -> None:
+def test_epsilon_text_has_the_value_of_pixel_levels(level: int) -> None:
     numerator, _, denominator = formatting.epsilon_text(level / 255).partition("/")
     assert float(numerator) / float(denominator or 1) == pytest.approx(level / 255, abs=1e-9)
 
@@ -45,7 +45,7 @@ def test_epsilon_text_keeps_the_value_of_pixel_levels(level: int) -> None:
         (7440, "2 h 4 min"),
     ],
 )
-def test_duration(seconds: float, text: str) -> None:
+def test_duration_has_two_units(seconds: float, text: str) -> None:
     assert plain(formatting.duration(seconds)) == text
 
 
@@ -53,7 +53,7 @@ def test_duration(seconds: float, text: str) -> None:
     ("num_bytes", "text"),
     [(5, "5 bytes"), (2048, "2.0 KiB"), (123_456_789, "117.7 MiB"), (3 * 2**30, "3.0 GiB")],
 )
-def test_memory(num_bytes: int, text: str) -> None:
+def test_memory_has_its_unit(num_bytes: int, text: str) -> None:
     assert plain(formatting.memory(num_bytes)) == text
 
 
@@ -62,12 +62,12 @@ def test_percent_has_a_second_decimal_for_many_examples() -> None:
     assert plain(formatting.percent(0.98034, 10_000)) == "98.03 %"
 
 
-def test_as_published_keeps_the_digits() -> None:
+def test_as_published_has_the_same_digits() -> None:
     assert plain(formatting.as_published(0.94)) == "94 %"
     assert plain(formatting.as_published(0.9021)) == "90.21 %"
 
 
-def test_a_share_in_words() -> None:
+def test_share_in_words() -> None:
     share = Share(0.98, 0.9712, 0.9873, 980, 1000)
     assert plain(formatting.interval(share)) == "97.1\N{EN DASH}98.7 %"
     assert plain(formatting.share_text(share)) == "98.0 %"
@@ -77,11 +77,11 @@ def test_a_share_in_words() -> None:
 
 
 @pytest.mark.parametrize(("norm", "sign"), [("inf", "ℓ∞"), ("2", "ℓ2"), ("1", "ℓ1"), ("none", "none")])
-def test_norm_text(norm: str, sign: str) -> None:
+def test_norm_text_is_a_sign(norm: str, sign: str) -> None:
     assert formatting.norm_text(norm) == sign
 
 
-def test_only_inexact_data_sets_have_a_note() -> None:
+def test_dataset_note_is_of_inexact_data_sets_alone() -> None:
     assert "not bit-exact CIFAR-10" in (formatting.dataset_note("cifar10-jpeg") or "")
     assert formatting.dataset_note("cifar10") is None
     assert formatting.dataset_title("cifar10-jpeg") == "cifar10-jpeg"
