@@ -48,7 +48,7 @@ def require_set(norm: float, domain: str) -> None:
         ValueError: there is no such domain, or no set for this norm.
     """
     if norm not in (2, math.inf):
-        raise ValueError(f"Certificates exist for norm 2 and inf, but got norm {norm:g}.")
+        raise ValueError(f"Certificates exist for norm 2 and inf, but got norm {norm!r}.")
     if domain not in DOMAINS:
         raise ValueError(f"Expected a domain of {', '.join(DOMAINS)}, but got {domain!r}.")
 
