@@ -167,9 +167,7 @@ def test_spectral_ball_refuses_options_that_do_not_fit(options: dict[str, int], 
 def test_spectral_ball_refuses_parametrised_weights() -> None:
     net = nn.Sequential(nn.Linear(2, 2), parametrizations.weight_norm(nn.Linear(2, 2)))
     before = weights(net)[0].value.clone()
-    with pytest.raises(
-        ModelError, match="'1' is parametrised, or computed by a hook"
-    ):
+    with pytest.raises(ModelError, match="'1' is parametrised, or computed by a hook"):
         SpectralBall(0.01).project_(net)
     assert weights(net)[0].value.equal(before)
 

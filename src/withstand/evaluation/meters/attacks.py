@@ -183,7 +183,9 @@ class Certificate(Meter):
 
     def __post_init__(self) -> None:
         if self.norm not in CERTIFIED_NORMS:
-            raise ValueError(f"Certificates exist for norm 2 and inf, but got norm {self.norm!r}.")
+            raise ValueError(
+                f"Certificates exist for norm 2 and math.inf, numbers, but got norm {self.norm!r}."
+            )
         if self.method not in METHODS:
             raise ValueError(f"Expected a certificate's method of {', '.join(METHODS)}, got {self.method!r}.")
         require_epsilons(self.epsilons, of="Certificates")

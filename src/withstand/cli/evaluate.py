@@ -1,0 +1,36 @@
+"""The command ``withstand evaluate``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from withstand.cli.arguments import target
+from withstand.cli.console import OUTPUT, print_results, progress_of
+from withstand.core.run_folder import RunFolder
+from withstand.recipes.parsing import ParsedRecipe, parse_recipe, recipe_parser
+from withstand.runs.run_parts import open_run
+from withstand.runs.stages import evaluate_run
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """The command, with what stands after its name."""
+    parser = recipe_parser(
+        "withstand evaluate RUN",
+        "Measure a trained run: clean accuracy, accuracy under each attack at each epsilon, and what of it "
+        "is certified. "
+        "RUN is a run folder; --evaluation.… changes what its recipe measures.",
+    )
+    folder, overrides = target("evaluate", "RUN, a run folder", arguments, parser)
+    run, _ = open_run(Path(folder))
+    command = shlex.join(["withstand", "evaluate", folder, *overrides])
+    evaluate_into(run, parse_recipe(run.recipe, overrides, parser=parser), command)
+    OUTPUT.print(f"next: withstand report {run.path}", soft_wrap=True)
+
+
+def evaluate_into(out: RunFolder, parsed: ParsedRecipe, command: str) -> None:
+    """Measures what a recipe names of a trained run, and prints it."""
+    with progress_of("evaluating") as on_batch:
+        result = evaluate_run(out, parsed, command=command, on_batch=on_batch)
+    print_results(result.results, result.table)

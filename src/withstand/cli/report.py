@@ -1,0 +1,30 @@
+"""The command ``withstand report``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from withstand import reporting
+from withstand.cli.arguments import parse, plain_parser
+from withstand.cli.compare import add_exports, export
+from withstand.cli.console import OUTPUT
+
+
+def report(arguments: Sequence[str]) -> None:
+    """The command, with what stands after its name."""
+    parser = plain_parser(
+        "withstand report",
+        "Write one self-contained page from one or several run folders.",
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=str, help="Run folders; several make one page to compare them."
+    )
+    parser.add_argument("--out", type=str | None, default=None, help="The page; RUN/report.html for one run.")
+    parser.add_argument("--title", type=str | None, default=None, help="Its title.")
+    add_exports(parser)
+    values = parse(parser, arguments)
+    runs = [Path(run) for run in values.runs]
+    page = reporting.report(runs, values.out, title=values.title)
+    OUTPUT.print(f"report: {page}", soft_wrap=True)
+    export(runs, page, values)
