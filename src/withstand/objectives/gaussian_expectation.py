@@ -95,7 +95,7 @@ class GaussianExpectation(OnePass):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy begins anew: the program holds the model, which is not to be copied with an objective.
-        return {**vars(self), "_rehearsed": None}
+        return {**vars(self), "_verified": None}
 
     @override
     def extra_repr(self) -> str:
