@@ -198,7 +198,7 @@ def window_places(pool: MaxPool, sides: Sequence[int]) -> Iterator[Sequence[Rear
     """
     for index, side in enumerate(sides):
         kernel, stride, padding, dilation = (
-            each[index] for each in (pool.kernel, pool.stride, pool.padding, pool.dilation)
+            setting[index] for setting in (pool.kernel, pool.stride, pool.padding, pool.dilation)
         )
         count = _num_windows(side, kernel, stride, padding, dilation, ceil_mode=pool.ceil_mode)
         reach = (count - 1) * stride + dilation * (kernel - 1) + 1

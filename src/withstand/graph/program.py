@@ -176,10 +176,10 @@ class Program:
 
     def faults(self, images: Tensor) -> list[str]:
         """All that keeps sets from passing through, one message each."""
-        found: list[str] = []
+        messages: list[str] = []
 
         def note(error: ModelError, compute: Callable[[], Any]) -> Any:
-            found.append(str(error))
+            messages.append(str(error))
             return fx.node.map_aggregate(compute(), _point)
 
         try:
@@ -187,11 +187,11 @@ class Program:
             bounding = partial(_bounded, norms=GuaranteedNorms(), on_fault=note)
             arguments, _ = self._arguments_of(self._trace.output, value, bounding)
             _require_domain(Point, *arguments)
-            if not found:
+            if not messages:
                 self.verify_capture(images)
         except ModelError as error:
-            found.append(str(error))
-        return list(dict.fromkeys(found))
+            messages.append(str(error))
+        return list(dict.fromkeys(messages))
 
     def _run(self, value: _AnyDomain, norms: OperatorNorms) -> _AnyDomain:
         bounding = partial(_bounded, norms=norms, on_fault=_refuse)

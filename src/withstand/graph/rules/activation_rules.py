@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from withstand.graph.domain import Domain, Region
 from withstand.graph.primitives import Elementwise, MaxPool, SortGroups, Unimodal
 from withstand.graph.rule_registry import Site, of_layers, register
-from withstand.graph.rules.sizes import Numbers, each, on_channels
+from withstand.graph.rules.sizes import Numbers, on_channels, per_dimension
 from withstand.models import GroupSort, MinMax
 from withstand.moments import RECTIFIER, Hinges
 
@@ -184,9 +184,9 @@ def _max_pool(
     if return_indices:
         raise site.refusal("bounds what is pooled, but not the indices; set return_indices=False.")
     rank = len(input.shape) - 2
-    kernel = each(kernel_size, rank)
-    steps = each(stride, rank) if stride else kernel
-    pool = MaxPool(kernel, steps, each(padding, rank), each(dilation, rank), ceil_mode)
+    kernel = per_dimension(kernel_size, rank)
+    steps = per_dimension(stride, rank) if stride else kernel
+    pool = MaxPool(kernel, steps, per_dimension(padding, rank), per_dimension(dilation, rank), ceil_mode)
     return input.monotone(pool)
 
 

@@ -14,7 +14,14 @@ from torch.nn import functional as F
 from withstand.graph.domain import Domain
 from withstand.graph.primitives import Rearrange, moved
 from withstand.graph.rule_registry import Site, of_layers, register
-from withstand.graph.rules.sizes import Numbers, batch_norm_factors, each, on_channels, require_fit, scaled
+from withstand.graph.rules.sizes import (
+    Numbers,
+    batch_norm_factors,
+    on_channels,
+    per_dimension,
+    require_fit,
+    scaled,
+)
 from withstand.models import Normalize
 from withstand.operators import Convolution, Dense, Diagonal, Separable
 
@@ -61,7 +68,7 @@ def _conv(
     groups: int = 1,
 ) -> Domain:
     rank, value = weight.dim() - 2, input
-    steps, spread = each(stride, rank), each(dilation, rank)
+    steps, spread = per_dimension(stride, rank), per_dimension(dilation, rank)
     if padding == "valid":
         margins: Sequence[int] = [0] * rank
     elif isinstance(padding, str):
@@ -71,7 +78,7 @@ def _conv(
         if any(odd):
             value = input.monotone(Rearrange(partial(F.pad, pad=odd)))
     else:
-        margins = each(padding, rank)
+        margins = per_dimension(padding, rank)
     convolution = Convolution(weight, steps, margins, spread, groups)
     return value.affine(convolution, None if bias is None else on_channels(bias, rank), site.norm)
 
@@ -105,8 +112,8 @@ def _avg_pool(
     if divisor_override is not None:
         raise site.refusal("knows no divisor_override; multiply the result by a constant instead.")
     rank = len(input.shape) - 2
-    kernel, margins = each(kernel_size, rank), each(padding, rank)
-    steps = each(stride, rank) if stride else kernel
+    kernel, margins = per_dimension(kernel_size, rank), per_dimension(padding, rank)
+    steps = per_dimension(stride, rank) if stride else kernel
     # Windows that the border cuts short have weights that are products, as whole ones have.
     pools = [
         partial(

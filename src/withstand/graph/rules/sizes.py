@@ -16,7 +16,7 @@ from withstand.operators import Diagonal
 Numbers: TypeAlias = int | Sequence[int]
 
 
-def each(numbers: Numbers, rank: int) -> Sequence[int]:
+def per_dimension(numbers: Numbers, rank: int) -> Sequence[int]:
     """One number for each of ``rank`` dimensions."""
     given = [numbers] if isinstance(numbers, int) else [*numbers]
     return given * rank if len(given) == 1 else given
