@@ -50,7 +50,7 @@ def main() -> None:
             print(f"{norm:4g} {epsilon:7} |{percent(*proven)} |{percent(withstood, withstood & ~proven[-1])}")
         radii = ws.certified_radius(model, images, labels, norm=norm)
         print(f"     certified radius: median {radii.median():.3f}, largest {radii.max():.3f}")
-    print("Proven: no image within epsilon, in [0, 1], gets another label (computed without rounding).")
+    print("Proven: no image within epsilon, in [0, 1], gets another label (in exact arithmetic).")
     print("Open: this attack did not break it, and nothing is proven; a better attack, or proof, may decide.")
 
 

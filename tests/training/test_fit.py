@@ -394,3 +394,13 @@ def test_fit_in_bf16_leaves_float32_weights(
     state = weights_of(tmp_path / "last.safetensors", tiny_model)
     assert state["5.weight"].dtype == torch.float32
     assert not torch.equal(state["5.weight"], tiny_model.state_dict()["5.weight"])
+
+
+@pytest.mark.parametrize("file", ["last.safetensors", "metrics.json", "measurements.csv"])
+def test_fit_refuses_a_folder_of_another_network(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, file: str
+) -> None:
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(RunFolderError, match=rf"{file} of a network that was not trained there.*out="):
+        fit(tiny_model, tiny_dataset, CrossEntropy(), TrainingSettings(epochs=1), out=tmp_path)
+    assert (tmp_path / file).read_text() == "{}"

@@ -26,7 +26,7 @@ from withstand.cli.arguments import (
     requested_sizes,
     target,
 )
-from withstand.cli.console import OUTPUT, print_results, progress_of
+from withstand.cli.console import ERRORS, OUTPUT, print_results, progress_of
 from withstand.core.run_folder import RunFolder, replaced
 from withstand.core.suggest import nearest
 from withstand.data import Dataset
@@ -101,6 +101,11 @@ def _adopted(name: str, values: Namespace, request: Request, command: str) -> Pa
     request.certificates([])  # an error of what is missing comes before a folder is made
     out = Path(values.out) if values.out else Path("runs") / _short(name)
     weights = None if values.weights is None else Path(values.weights)
+    if weights is None:
+        ERRORS.print(
+            f"warning: without --weights the network is measured as {name} makes it: random, if that is so.",
+            style="yellow",
+        )
     adopt_model(RunFolder(out), data_settings(values), model_settings(name, values), weights, command=command)
     return out
 

@@ -151,6 +151,19 @@ class RunFolder:
         later = (self.checkpoints / "last.pt", self.best_weights)
         return any(self.checkpoints.glob("*.pt")) and any(file.exists() for file in later)
 
+    def require_no_other_network(self) -> None:
+        """Refuses a folder that holds a network which was not trained there, or measurements of one.
+
+        Raises:
+            RunFolderError: it does; training would leave them beside other weights.
+        """
+        others = (self.last_weights, self.best_weights, self.metrics, self.measurements)
+        if not self.is_begun() and (held := next((file for file in others if file.exists()), None)):
+            raise RunFolderError(
+                f"{self.path} holds {held.name} of a network that was not trained there, so that training "
+                "would mix two networks. Choose another folder with --out, or out= in Python."
+            )
+
     def forget_start(self) -> None:
         """Removes the checkpoint of a training that came to nothing, where there is one."""
         if not self.is_begun():

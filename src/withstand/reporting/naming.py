@@ -78,7 +78,8 @@ def command_for(run: Run, verb: str) -> str:
     return f"withstand {verb} {shlex.quote(str(run.path))}"
 
 
-def missing(run: Run, file: str, what: str, verb: str) -> Prose:
-    """What a run folder lacks, and the command that makes it."""
-    text = Markup("{} To make it: <code>{}</code>").format(what, command_for(run, verb))
+def missing(run: Run, file: str, what: str, verb: str | None = None) -> Prose:
+    """What a run folder lacks, and the command that makes it, where one does without another network."""
+    made_by = Markup(" To make it: <code>{}</code>").format(command_for(run, verb)) if verb else ""
+    text = Markup("{}{}").format(what, made_by)
     return Prose(text, "missing", Markup("Missing: <code>{}</code>.").format(escape(file)))

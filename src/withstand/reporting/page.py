@@ -22,7 +22,7 @@ from withstand.types import RunFolderError
 _TITLES: dict[Tab, str] = {
     "summary": "Summary",
     "attacks": "Attacks",
-    "proven": "Proven",
+    "proven": "Certificates",
     "noise": "Noise",  # and corruptions, where there are any
     "answers": "Classes and confidence",
     "training": "Training",

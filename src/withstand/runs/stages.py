@@ -65,6 +65,7 @@ def _train(
 ) -> TrainingResult:
     recipe = parsed.recipe
     require_same_recipe(parsed, out)
+    out.require_no_other_network()
     device = device_of(recipe)
     dataset = load_data(recipe)
     is_begun = out.is_begun()  # the file of the means may be gone by then, and is not needed

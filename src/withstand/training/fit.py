@@ -49,9 +49,11 @@ def fit(
         DataError: the training images make no whole batch, or what goes by validation scores has none.
         NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stays.
         CheckpointError: the folder holds a damaged checkpoint, or one of another run.
-        RunFolderError: the folder cannot be written, or another process holds it.
+        RunFolderError: the folder cannot be written, another process holds it, or it holds a network that
+            was not trained there, or measurements of one.
     """
     run = RunFolder(Path(out)).create()
+    run.require_no_other_network()
     watchers: list[Observer] = [CsvLog(run.train_log), *observers]
     if settings.tensorboard:
         watchers.append(TensorBoardLog(run.path / "tensorboard"))

@@ -23,7 +23,7 @@ def section(run: Run) -> list[Section]:
     cost = Section("cost", "Cost", "about", facts=costs, is_brief=True)
     if not costs:
         file = "environment.json" if run.environment is None else "cost in environment.json"
-        cost = replace(cost, prose=[missing(run, file, _UNKNOWN, "train RECIPE --out")])
+        cost = replace(cost, prose=[missing(run, file, _UNKNOWN)])
     environment = Section("environment", "Environment", "about", facts=known, is_brief=True)
     return [cost, *([environment] if known else []), _again(run)]
 
@@ -68,7 +68,7 @@ def _again(run: Run) -> Section:
     commands = [Code(command) for command in _commands(run)]
     recipe = [] if run.recipe_text is None else [Code(run.recipe_text, "The full recipe")]
     unknown = Markup("The command is not known; <code>environment.json</code> would name it.")
-    lacking = missing(run, "recipe.yaml", "The recipe is not stored here.", "train RECIPE --out")
+    lacking = missing(run, "recipe.yaml", "The recipe is not stored here.")
     return Section(
         key="again",
         title="Reproduce",

@@ -33,7 +33,7 @@ def training(run: Run) -> Section:
     """Figures, collapses and notes, and a table of the newest epochs."""
     parts, history = Section("training", "Training", "training", across=2), run.history
     if history is None:
-        lacking = missing(run, "train.csv", "The training left no record here.", "train RECIPE --out")
+        lacking = missing(run, "train.csv", "The network was trained elsewhere, or the file was removed.")
         return replace(parts, prose=[lacking])
     happenings = list(of_training.events(history).values())
     marked = "Circled crosses in the figures mark these epochs."
