@@ -6,8 +6,8 @@ from withstand.attacks.attack import Attack, AttackKind, AttackMode, WrappedAtta
 from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
 from withstand.attacks.cascade import Cascade
 from withstand.attacks.foolbox_attack import FoolboxAttack, FoolboxMethod
-from withstand.attacks.gradient import PGD, fgsm, steps_for
 from withstand.attacks.losses import cross_entropy, dlr, margin
+from withstand.attacks.pgd import PGD, fgsm, steps_for
 from withstand.attacks.random_noise import Noise
 from withstand.attacks.suites import SUITES, SuiteLevel, suite
 from withstand.attacks.transfer import Transfer

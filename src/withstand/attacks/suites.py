@@ -12,8 +12,8 @@ from withstand.attacks.attack import Attack
 from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
 from withstand.attacks.cascade import Cascade
 from withstand.attacks.foolbox_attack import FOOLBOX_METHODS, FoolboxAttack
-from withstand.attacks.gradient import PGD
 from withstand.attacks.losses import cross_entropy, dlr, margin
+from withstand.attacks.pgd import PGD
 from withstand.attacks.transfer import Transfer
 from withstand.core import norms
 from withstand.core.schedules import Linear

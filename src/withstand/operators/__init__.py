@@ -12,7 +12,7 @@ from withstand.operators.linear_operators import (
     Separable,
     Shape,
 )
-from withstand.operators.norm_sources import Buffers, OperatorNorms, PowerIteration
+from withstand.operators.power_iteration import Buffers, OperatorNorms, PowerIteration
 
 __all__ = [
     "Buffers",

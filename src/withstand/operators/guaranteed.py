@@ -19,7 +19,7 @@ from withstand.operators.clipping import as_wide
 from withstand.operators.convolutions import Axis, Layout, axes_of, circular_grams, gram
 from withstand.operators.eigenvalues import ROUNDING, Gram, largest_eigenvalue, random_vector, ritz_value
 from withstand.operators.linear_operators import Convolution, Dense, LinearOperator, Shape
-from withstand.operators.norm_sources import OperatorNorms
+from withstand.operators.power_iteration import OperatorNorms
 
 _MOST_ROWS = 8192  # of a full Gram matrix: 0.5 GiB, and a factorisation of some seconds
 _MOST_NUMBERS = _MOST_ROWS**2

@@ -4,8 +4,8 @@ A meter of your own is a frozen dataclass that derives from ``Meter``.
 """
 
 from withstand.evaluation.meter import Gathered, Meter, Needs, PartResult, Sources, Subject, Summary
-from withstand.evaluation.meters.always import Calibration, Classes, reliability
 from withstand.evaluation.meters.attacks import CERTIFIED_NORMS, Attacks, Certificate, Suite
+from withstand.evaluation.meters.calibration_and_classes import Calibration, Classes, reliability
 from withstand.evaluation.meters.corrupted import Corruptions
 from withstand.evaluation.meters.gradient_checks import LargeEpsilon, VanishingGradients
 from withstand.evaluation.meters.kernel_norm_meter import KernelNorms

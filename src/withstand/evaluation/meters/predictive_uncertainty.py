@@ -21,7 +21,7 @@ from withstand.core.numerics import seed_of
 from withstand.data import Dataset, batches
 from withstand.evaluation.attacking import column
 from withstand.evaluation.meter import Columns, Gathered, Meter, Needs, PartResult, Sources, Subject, Summary
-from withstand.evaluation.meters.always import reliability
+from withstand.evaluation.meters.calibration_and_classes import reliability
 from withstand.evaluation.predictor import Predictor
 from withstand.results import random_answers as results
 from withstand.results.measurements import CALIBRATION_ERROR, Measurement
