@@ -260,7 +260,7 @@ def test_evaluate_refuses_what_cannot_be_bounded_before_anything_is_done(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": 1.0}, "norm 2 and inf"),
+        ({"norm": 1.0}, "norm 2 and math.inf"),
         ({"method": "cube"}, "box_ball"),
         ({"epsilons": []}, "at least one epsilon"),
         ({"epsilons": [-0.1]}, "at least 0"),

@@ -158,7 +158,8 @@ class RunFolder:
             RunFolderError: it does; training would leave them beside other weights.
         """
         others = (self.last_weights, self.best_weights, self.metrics, self.measurements)
-        if not self.is_begun() and (held := next((file for file in others if file.exists()), None)):
+        held = next((file for file in others if file.exists()), None)
+        if held is not None and not (self.is_begun() or self.train_log.exists()):
             raise RunFolderError(
                 f"{self.path} holds {held.name} of a network that was not trained there, so that training "
                 "would mix two networks. Choose another folder with --out, or out= in Python."

@@ -168,8 +168,8 @@ def _withdrawals(plans: Sequence[CertificatePlan], split_scores: SplitScores) ->
     withdrawn = {plan.name: int(split_scores.counts[plan.name][WITHDRAWN][0]) for plan in plans}
     return [
         f"Rounding: {number} {'example' if number == 1 else 'examples'} proven by {name} in exact arithmetic "
-        f"{'was' if number == 1 else 'were'} broken by an attack in the model's own precision, though not in "
-        f"float64, and so {'counts' if number == 1 else 'count'} as not certified."
+        f"{'is' if number == 1 else 'are'} wrong in the model's own precision, clean or under an attack, "
+        f"though not in float64, and so {'counts' if number == 1 else 'count'} as not certified."
         for name, number in withdrawn.items()
         if number
     ]

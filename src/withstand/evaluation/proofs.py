@@ -128,7 +128,8 @@ class Prover:
         """Certifies a batch and holds it against attacks and against itself.
 
         A violation counts where the float64 copy, too, is wrong within epsilon; where it is correct
-        there, rounding alone fooled the model, and the example is withdrawn: it counts as not certified.
+        there, rounding alone fooled the model, and the example is withdrawn: it counts as not certified. So
+        does one that is wrong without an attack in the model's own precision.
         Nothing that contradicts anything is stored.
 
         Args:
@@ -158,8 +159,12 @@ class Prover:
         for row in withdrawn:
             proven = proven.without(np.array([row]), _broken_at(row, proven.norm, outcomes))
         violations += overstatements
-        before = store.find(self._key(WITHDRAWN))
-        num_withdrawn = len(withdrawn) + (0 if before is None else int(before.counts[WITHDRAWN][0]))
+        # Those, too, that the model gives another label without an attack, in its own precision.
+        is_withdrawn = ((proven.margins > 0) & ~proven.certified).any(axis=0)
+        is_withdrawn[withdrawn] = True
+        before = store.find(self._key(WITHDRAWN))  # may count some whose radius alone is withdrawn
+        num_before = 0 if before is None else int(before.counts[WITHDRAWN][0])
+        num_withdrawn = max(int(is_withdrawn.sum()), num_before)
         parts = self._parts(proven) | {WITHDRAWN: PartResult({}, {WITHDRAWN: np.array([num_withdrawn])})}
         if not violations:
             for part, result in parts.items():
