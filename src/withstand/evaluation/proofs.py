@@ -160,11 +160,11 @@ class Prover:
             proven = proven.without(np.array([row]), _broken_at(row, proven.norm, outcomes))
         violations += overstatements
         # Those, too, that the model gives another label without an attack, in its own precision.
-        is_withdrawn = ((proven.margins > 0) & ~proven.certified).any(axis=0)
-        is_withdrawn[withdrawn] = True
+        is_wrong = np.any((proven.margins > 0) & ~proven.certified, axis=0)
+        rows = {*withdrawn, *np.flatnonzero(is_wrong).tolist()}
         before = store.find(self._key(WITHDRAWN))  # may count some whose radius alone is withdrawn
         num_before = 0 if before is None else int(before.counts[WITHDRAWN][0])
-        num_withdrawn = max(int(is_withdrawn.sum()), num_before)
+        num_withdrawn = max(len(rows), num_before)
         parts = self._parts(proven) | {WITHDRAWN: PartResult({}, {WITHDRAWN: np.array([num_withdrawn])})}
         if not violations:
             for part, result in parts.items():
