@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand import Certifier, certified_radius, certify
+from withstand.core.float64_copy import float64_copy
 from withstand.types import DataError, ModelError
 
 
@@ -58,10 +62,31 @@ def test_certify_refuses_a_graph_that_is_not_the_model_masked_or_not(mask: float
         certify(broken, images, labels, norm=2, epsilon=0.0)
 
 
+class Pair(NamedTuple):
+    """A named tuple that holds a tensor, and a torch.Size, which must stay one."""
+
+    tensor: Tensor
+    size: torch.Size = torch.Size([1, 2])
+
+
+@dataclass(frozen=True)
+class Held:
+    """A dataclass that does."""
+
+    tensor: Tensor
+
+
 @pytest.mark.parametrize(
     ("held", "read"),
-    [(lambda x: x, lambda x: x), (lambda x: [x], lambda x: x[0]), (lambda x: {"a": x}, lambda x: x["a"])],
-    ids=["tensor", "list", "dict"],
+    [
+        (lambda x: x, lambda x: x),
+        (lambda x: [x], lambda x: x[0]),
+        (lambda x: {"a": (1, x)}, lambda x: x["a"][1]),
+        (lambda x: OrderedDict(a=x), lambda x: x["a"]),
+        (Pair, lambda x: x.tensor),
+        (Held, lambda x: x.tensor),
+    ],
+    ids=["tensor", "list", "dict", "ordered", "named tuple", "dataclass"],
 )
 def test_certified_radius_of_plain_tensors_ends_at_the_boundary(
     held: Callable[[Tensor], object], read: Callable[[object], Tensor]
@@ -76,6 +101,73 @@ def test_certified_radius_of_plain_tensors_ends_at_the_boundary(
     beyond, within = distance * (1 + 1e-9), distance * (1 - 1e-9)
     assert not certify(model, images, labels, norm=2, epsilon=beyond.detach(), clip=False).certified.any()
     assert certify(model, images, labels, norm=2, epsilon=within.detach(), clip=False).certified.all()
+
+
+def test_float64_copy_of_a_list_that_holds_itself_ends() -> None:
+    model = PlainAttributes(lambda x: x, lambda x: x)  # type: ignore[arg-type, return-value]
+    itself: list[object] = [torch.ones(1)]
+    itself.append(itself)
+    model.held = itself
+    copied = float64_copy(model)
+    assert copied.held[0].dtype == torch.float64  # type: ignore[index]
+    assert itself[0].dtype == torch.float32  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 50])
+def test_certifier_of_any_batch_size_refuses_what_depends_on_the_batch(batch_size: int) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten(), nn.Linear(16, 3)).eval()
+    images, labels = torch.rand(4, 1, 4, 4), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ModelError, match="not its own"):
+        Certifier(model, batch_size=batch_size).certify(images, labels, norm=2, epsilon=0.1)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("bias", [300.0, math.inf])
+def test_certify_leaves_out_ties_and_infinity_of_the_given_precision(label: int, bias: float) -> None:
+    linear = nn.Linear(16, 2)
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.weight[label, 0] = 1e-3
+        linear.bias.fill_(300.0)
+        if bias == math.inf:  # in float16, not in float64
+            linear.weight.fill_(6e4)
+            linear.weight[label] = 6.1e4
+            linear.bias.zero_()
+    dtype = torch.bfloat16 if bias == 300 else torch.float16
+    model = nn.Sequential(nn.Flatten(), linear).to(dtype).eval()
+    images, labels = torch.ones(1, 1, 4, 4), torch.tensor([label])
+    assert Certifier(model).predict(images).argmax() == label
+    assert not certify(model, images, labels, norm=2, epsilon=1e-3).certified.any()
+    assert certified_radius(model, images, labels, norm=2) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_certify_of_weights_in_buffers_asks_the_model_in_their_precision(dtype: torch.dtype) -> None:
+    class OfBuffers(nn.Module):
+        weight: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.randn(3, 16).to(dtype))
+
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            return F.linear(images.flatten(1), self.weight)
+
+    model, images = OfBuffers().eval(), torch.rand(6, 1, 4, 4)
+    labels = model(images.to(dtype)).argmax(dim=1)
+    assert certify(model, images, labels, norm=2, epsilon=0.0).certified.any()
+
+
+def test_certify_of_logits_that_cancel_is_not_refused() -> None:
+    """Two of three logits are rounding alone where an image is even."""
+    linear = nn.Linear(9, 3, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[1.0] * 9, [1, 1, -2] * 3, [1, -1, 0, 2, -2, 0, 0, 0, 0]]))
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten(), linear).eval()
+    for grey in torch.rand(100):
+        images = grey.expand(1, 1, 5, 5).contiguous()
+        assert certify(model, images, torch.tensor([0]), norm=2, epsilon=0.0).certified.all()
 
 
 def test_certify_leaves_out_what_the_given_precision_gets_wrong() -> None:

@@ -21,7 +21,7 @@ from withstand.evaluation.meters import (
     Uncertainty,
 )
 from withstand.recipes.parsing import load_yaml, parse_recipe
-from withstand.recipes.upgrade import new_evaluation
+from withstand.recipes.upgrade import new_evaluation, with_moved_modules
 from withstand.types import RecipeError
 
 _OLD = {
@@ -135,3 +135,21 @@ def test_switches_of_attacks_are_named_wherever_they_are(tmp_path: Path, switch:
         parse_recipe(file)
     file.write_text(file.read_text().replace(switch, "mode: evaluation"))
     parse_recipe(file)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a: withstand.schedules.Linear", "a: withstand.core.schedules.Linear"),
+        ("- class_path: withstand.terms.Sum\n", "- class_path: withstand.loss.Sum\n"),
+        ("{class_path: withstand.kernel_norms.ExpectedNorms}", None),
+        ("[withstand.noise.GaussianNoise, 1]", "[withstand.core.noise.GaussianNoise, 1]"),
+        ("withstand.terms.Weighted", "withstand.loss.Weighted"),
+        ("name: folder:/tmp/withstand.noise.Run", "name: folder:/tmp/withstand.noise.Run"),
+        ("a: my.withstand.schedules.Linear", "a: my.withstand.schedules.Linear"),
+        ("a: withstand.schedules.Linear.x", "a: withstand.schedules.Linear.x"),
+    ],
+)
+def test_moved_modules_are_renamed_in_whole_values_alone(before: str, after: str | None) -> None:
+    expected = "{class_path: withstand.evaluation.kernel_norms.ExpectedNorms}" if after is None else after
+    assert with_moved_modules(before) == expected

@@ -76,9 +76,6 @@ class Certifier:
         require_at_least(1, batch_size=batch_size)
         self._model = float64_copy(model)
         self._given = copy.deepcopy(uncompiled(model)).eval()
-        self._dtype = next(
-            (part.dtype for part in model.parameters() if part.is_floating_point()), torch.float32
-        )
         self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
         self._clip = clip
         self._batch_size = batch_size or batch_size_for(self._model)
@@ -92,9 +89,12 @@ class Certifier:
         Args:
             images: Float tensor (batch, …) in [0, 1].
         """
+        return torch.cat([self._logits(batch) for batch in torch.split(images, self._batch_size)])
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """The same, of all images in one batch."""
         with torch.no_grad(), numerics("fp32"):
-            batches = torch.split(images.double(), self._batch_size)
-            return torch.cat([_logits_of(self._model(batch), batch) for batch in batches])
+            return _logits_of(self._model(images.double()), images)
 
     def certify(
         self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
@@ -165,12 +165,18 @@ class Certifier:
         return largest_positive(margin, at_zero, farthest, tolerance)
 
     def _is_correct(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Whether the model as it was given says the true label (batch,); NaN is no answer."""
-        with torch.no_grad():
-            batches = torch.split(images.to(self._dtype), self._batch_size)
-            logits = [_logits_of(self._given(batch), batch) for batch in batches]
-        outputs = torch.cat(logits)
-        return (outputs.argmax(dim=1) == labels) & ~outputs.isnan().any(dim=1)
+        """Whether the true logit of the model as it was given is finite and above all others, (batch,)."""
+        batches = torch.split(images.to(_dtype_of(self._given, images)), self._batch_size)
+        try:
+            with torch.no_grad():
+                outputs = torch.cat([_logits_of(self._given(batch), batch) for batch in batches])
+        except RuntimeError as error:
+            raise ModelError(
+                f"The model fails in eval mode on images {tuple(images.shape)} of {batches[0].dtype}: {error}"
+            ) from error
+        true = outputs.gather(1, labels[:, None]).squeeze(1)
+        others = outputs.scatter(1, labels[:, None], -math.inf).amax(dim=1)  # NaN where one is
+        return true.isfinite() & (true > others)
 
     def _margin(self, images: Tensor, labels: Tensor, norm: float, epsilon: Tensor) -> Tensor:
         _require_classes(labels, self._program.require_same(images))
@@ -187,7 +193,7 @@ class Certifier:
         for domain in self._domains:
             require_set(norm, domain)
         if len(images) and not self._is_checked:  # once, since the model does not change
-            require_independence(self.predict, images[:_NUM_PROBES])
+            require_independence(self._logits, images[:_NUM_PROBES])
             self._is_checked = True
 
 
@@ -267,6 +273,12 @@ def _budgets(epsilon: float | Tensor, count: int) -> Tensor:
     if len(wrong):
         raise ValueError(f"Expected every epsilon to be finite and at least 0, but got {wrong[0]:g}.")
     return budgets.expand(count)
+
+
+def _dtype_of(model: nn.Module, images: Tensor) -> torch.dtype:
+    """The precision that a model takes images in: that of its first weight, else theirs."""
+    tensors = (*model.parameters(), *model.buffers())
+    return next((part.dtype for part in tensors if part.is_floating_point() and part.dim()), images.dtype)
 
 
 def _logits_of(outputs: Tensor, images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -43,14 +44,25 @@ def float64_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _doubled(value: Any) -> Any:
-    """The floating-point tensors of a plain attribute as float64."""
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.double()
-    if type(value) in (list, tuple):
-        return type(value)(map(_doubled, value))
-    if type(value) is dict:
-        return {key: _doubled(part) for key, part in value.items()}
+def _doubled(value: Any, seen: frozenset[int] = frozenset()) -> Any:
+    """A plain attribute with its floating-point tensors as float64; containers are changed in place."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() and not isinstance(value, nn.Parameter) else value
+    if id(value) in seen:  # a container that holds itself
+        return value
+    seen = seen | {id(value)}
+    if isinstance(value, tuple):
+        parts = [_doubled(part, seen) for part in value]
+        if all(part is former for part, former in zip(parts, value, strict=True)):
+            return value
+        return tuple(parts) if type(value) is tuple else type(value)(*parts)  # a named tuple
+    if isinstance(value, list):
+        value[:] = [_doubled(part, seen) for part in value]
+    elif isinstance(value, dict):
+        value.update({key: _doubled(part, seen) for key, part in value.items()})
+    elif is_dataclass(value) and not isinstance(value, type):
+        for part in fields(value):
+            object.__setattr__(value, part.name, _doubled(getattr(value, part.name), seen))
     return value
 
 

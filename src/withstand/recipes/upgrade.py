@@ -31,7 +31,10 @@ _MOVED = {
     "schedules": "core.schedules",
     "terms": "loss",
 }
-_OLD_MODULE = re.compile(rf"\bwithstand\.({'|'.join(_MOVED)})\.(?=[A-Z])")
+# As a whole value of YAML; a path in which such a name occurs is none.
+_OLD_MODULE = re.compile(
+    rf"(?<![^\s\[{{,'\"])withstand\.({'|'.join(_MOVED)})\.(?=[A-Z]\w*\s*(?:[\]}},'\"#]|$))", re.MULTILINE
+)
 
 
 def with_moved_modules(text: str) -> str:
