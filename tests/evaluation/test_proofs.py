@@ -32,7 +32,7 @@ EPSILONS = [0.1, 0.5, 0.6, 1.4]
 
 
 class Rounded(nn.Module):
-    """Correct in exact arithmetic; in float32 all its logits are the same, so it always answers class 0."""
+    """Correct in exact arithmetic; in float32 nothing is left of the layers, so it always answers class 0."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Rounded(nn.Module):
     @override
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.layers(images) + 1e10
-        return logits - 1e10
+        return logits - 1e10 + torch.tensor([1e-3, 0.0, 0.0])
 
 
 class Boastful(Certifier):
