@@ -40,7 +40,7 @@ def test_orthogonal_kernels_have_singular_values_one_and_keep_them() -> None:
 def test_spectral_norm_brings_norms_to_one() -> None:
     net = _net()
     spectral_norm_(net)
-    for _ in range(300):
+    for _ in range(100):
         net(IMAGES)
     net.eval()
     norms = torch.stack([torch.linalg.matrix_norm(weight.matrix, ord=2) for weight in weights(net)])

@@ -114,18 +114,7 @@ class Certifier:
             DataError: the batch is not one.
         """
         self._check(images, labels, norm)
-        budgets = _budgets(epsilon, len(images)).to(images.device)
-        with torch.no_grad(), numerics("fp32"):
-            margins = [
-                self._margin(x.double(), y, norm, budget)
-                for x, y, budget in zip(
-                    torch.split(images, self._batch_size),
-                    torch.split(labels, self._batch_size),
-                    torch.split(budgets, self._batch_size),
-                    strict=True,
-                )
-            ]
-        margin = torch.cat(margins)
+        margin = self._margins(images, labels, norm, _budgets(epsilon, len(images)).to(images.device))
         return Certification(margin, (margin > 0) & self._is_correct(images, labels))
 
     def radius(self, images: Tensor, labels: Tensor, *, norm: float, tolerance: float = 1e-3) -> Tensor:
@@ -152,15 +141,13 @@ class Certifier:
         """
         if not 0 < tolerance < 1:
             raise ValueError(f"Expected a tolerance in (0, 1), but got {tolerance}.")
-        self._check(images, labels, norm)
-        logits = self.predict(images)
-        _require_classes(labels, logits)
+        logits = self._check(images, labels, norm)
         at_zero = _margin(logits - logits.gather(1, labels[:, None]), labels)
         at_zero = at_zero.where(self._is_correct(images, labels), -math.inf)
         farthest = 1.0 if norm == math.inf else math.sqrt(images.shape[1:].numel())
 
         def margin(rows: Tensor, epsilon: Tensor) -> Tensor:
-            return self.certify(images[rows], labels[rows], norm=norm, epsilon=epsilon).margin
+            return self._margins(images[rows], labels[rows], norm, epsilon)
 
         return largest_positive(margin, at_zero, farthest, tolerance)
 
@@ -178,8 +165,16 @@ class Certifier:
         others = outputs.scatter(1, labels[:, None], -math.inf).amax(dim=1)  # NaN where one is
         return true.isfinite() & (true > others)
 
+    def _margins(self, images: Tensor, labels: Tensor, norm: float, epsilons: Tensor) -> Tensor:
+        """The worst margins (batch,) of images that were checked, each at its own epsilon."""
+        parts = (torch.split(part, self._batch_size) for part in (images, labels, epsilons))
+        with torch.no_grad(), numerics("fp32"):
+            margins = [
+                self._margin(x.double(), y, norm, epsilon) for x, y, epsilon in zip(*parts, strict=True)
+            ]
+        return torch.cat(margins)
+
     def _margin(self, images: Tensor, labels: Tensor, norm: float, epsilon: Tensor) -> Tensor:
-        _require_classes(labels, self._program.require_same(images))
         bounds = []
         for domain in self._domains:
             value = input_set(images, norm, epsilon, domain, clip=self._clip)
@@ -188,13 +183,19 @@ class Certifier:
         margins = torch.stack(bounds)
         return torch.where(margins.isfinite(), margins, -math.inf).amax(dim=0)
 
-    def _check(self, images: Tensor, labels: Tensor, norm: float) -> None:
+    def _check(self, images: Tensor, labels: Tensor, norm: float) -> Tensor:
+        """Accepts a batch of which the graph computes what the model does; its logits (batch, classes)."""
         check_batch(images, labels)
         for domain in self._domains:
             require_set(norm, domain)
         if len(images) and not self._is_checked:  # once, since the model does not change
             require_independence(self._logits, images[:_NUM_PROBES])
             self._is_checked = True
+        with torch.no_grad(), numerics("fp32"):
+            batches = torch.split(images.double(), self._batch_size)
+            logits = torch.cat([self._program.require_same(batch) for batch in batches])
+        _require_classes(labels, logits)
+        return logits
 
 
 def certify(

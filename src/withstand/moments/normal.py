@@ -110,7 +110,7 @@ class _MeanAndVariance(torch.autograd.Function):
     def forward(ctx: Any, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         std = std_of(variance)
         below, density = _cdf_and_pdf(mean, std)
-        expected = (mean * below).addcmul_(std, density)
+        expected = (mean * below).addcmul_(std, density).clamp_min_(0)  # what cancels leaves rounding below 0
         above = 1 - below
         h = mean / std
         share = (above - below).mul_(density).addcmul_(h * below, above).mul_(h).add_(below)
