@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, Page
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
+    "--js-flags=--no-enable-lazy-source-positions",  # else plotly is parsed again when it first has an error
 ]
+_PATIENCE = 300_000.0  # milliseconds; how long a machine that does other things takes is no fault
 _AUDIT = Path(__file__).with_name("audit.js").read_text(encoding="utf-8")
 _WIDTHS = {"phone": 375, "laptop": 1280}
 
@@ -71,29 +74,39 @@ def browser() -> Iterator[Browser]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = _chromium()
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=_FLAGS, timeout=_PATIENCE)
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="module")
-def open_page(browser: Browser) -> Iterator[Callable[..., Shown]]:
-    """Opens a page at a width, "phone" or "laptop", in a context of its own without any network."""
-    contexts: list[BrowserContext] = []
+def showing(browser: Browser) -> Callable[..., AbstractContextManager[Shown]]:
+    """Opens a page at a width, "phone" or "laptop", while a block runs.
 
-    def opened(path: Path, width: str = "laptop", *, at: str = "", **options: Any) -> Shown:
+    It has a context of its own without any network.
+    """
+
+    @contextmanager
+    def shown(path: Path, width: str = "laptop", *, at: str = "", **options: Any) -> Iterator[Shown]:
         size = {"width": _WIDTHS[width], "height": 800}
         context = browser.new_context(viewport=size, offline=True, **options)  # type: ignore[arg-type]
-        contexts.append(context)
-        context.set_default_timeout(10_000)
-        shown = Shown(context.new_page())
-        _watch(shown)
-        shown.page.goto(path.as_uri() + at)
-        return shown
+        context.set_default_timeout(_PATIENCE)
+        try:
+            shown = Shown(context.new_page())
+            _watch(shown)
+            shown.page.goto(path.as_uri() + at)
+            yield shown
+        finally:
+            context.close()
 
-    yield opened
-    for context in contexts:
-        context.close()
+    return shown
+
+
+@pytest.fixture
+def open_page(showing: Callable[..., AbstractContextManager[Shown]]) -> Iterator[Callable[..., Shown]]:
+    """Opens pages as ``showing`` does, until the test ends."""
+    with ExitStack() as pages:
+        yield lambda *args, **options: pages.enter_context(showing(*args, **options))
 
 
 def _watch(shown: Shown) -> None:

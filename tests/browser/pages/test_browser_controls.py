@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 OpenPage = Callable[..., Any]
+Showing = Callable[..., AbstractContextManager[Any]]
 PageOf = Callable[[str], Path]
 
 
@@ -29,8 +31,9 @@ def chosen(page: Any) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def run_page(open_page: OpenPage, page_of: PageOf) -> Any:
-    return open_page(page_of("run"), color_scheme="dark")
+def run_page(showing: Showing, page_of: PageOf) -> Iterator[Any]:
+    with showing(page_of("run"), color_scheme="dark") as shown:
+        yield shown
 
 
 def test_tabs_are_tied_to_their_panels(run_page: Any) -> None:

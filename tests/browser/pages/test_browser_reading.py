@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 OpenPage = Callable[..., Any]
+Showing = Callable[..., AbstractContextManager[Any]]
 PageOf = Callable[[str], Path]
 
 # Where a value of the axes lies in the window, by plotly's own measure of its figure.
@@ -40,9 +42,10 @@ _PAPER = 794  # A4 in CSS pixels
 
 
 @pytest.fixture(scope="module")
-def run_page(open_page: OpenPage, page_of: PageOf) -> Any:
+def run_page(showing: Showing, page_of: PageOf) -> Iterator[Any]:
     """The page of a run, for tests that leave it as it was."""
-    return open_page(page_of("run"), at="#run-accuracy", color_scheme="light")
+    with showing(page_of("run"), at="#run-accuracy", color_scheme="light") as shown:
+        yield shown
 
 
 def test_figure_shows_the_numbers_of_the_point_that_is_pointed_at(run_page: Any) -> None:
