@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from typing_extensions import override
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
 
-os.environ.setdefault("NUMBA_OPT", "0")  # what foolbox compiles is compiled in half the time
 # How long a machine that does other things takes for an example is no fault.
 settings.register_profile("without-deadline", deadline=None)
 settings.load_profile("without-deadline")

@@ -22,7 +22,7 @@ from withstand.objectives import (
     NoisyCrossEntropy,
     Sum,
 )
-from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe, recipe_parser, with_numbers
+from withstand.recipes.parsing import find_recipe, parse_recipe, recipe_parser, with_numbers
 from withstand.recipes.schema import Recipe
 from withstand.types import RecipeError
 
@@ -181,20 +181,6 @@ def test_recipe_text_reads_back_to_itself(path: Path, tmp_path: Path) -> None:
     assert second.text == first.text
     assert second.values == first.values
     assert yaml.safe_load(first.text)["seed"] == 3
-
-
-@pytest.mark.parametrize("name", packaged_recipes())
-def test_packaged_recipes_are_sound(name: str, tmp_path: Path) -> None:
-    path, again = find_recipe(name), tmp_path / "again.yaml"
-    parsed = parse_recipe(path)
-    again.write_text(parsed.text)
-    assert parse_recipe(again).values == parsed.values
-    recipe = parsed.recipe
-    assert recipe.name == name
-    assert recipe.title
-    assert recipe.description
-    header = path.read_text().split("name:")[0]
-    assert f"withstand run {name}" in header  # the command that runs it
 
 
 def test_iat_follows_the_published_schedule() -> None:
