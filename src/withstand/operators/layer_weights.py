@@ -143,8 +143,8 @@ def weights(model: nn.Module) -> list[Weight]:
     if others:
         warnings.warn(
             "The weights of torch's own layers are seen here alone, and these parameters are left as they "
-            f"are: {_listed(others)}. Put a matrix that is applied to features into a torch.nn.Linear; tables "
-            "that are looked up, and what is added or multiplied entry by entry, may stay so.",
+            f"are: {_listed(others)}. Put a matrix that is applied to features into a torch.nn.Linear; "
+            "what is looked up, or added or multiplied entry by entry, may stay so.",
             stacklevel=2,
         )
     return list(by_identity.values())

@@ -22,8 +22,9 @@ class SpectralNorm(OnePass, Penalty):
     """The sum over layers of the square of the weight's largest singular value σ.
 
     Of all weights that ``spectral.weights`` finds, whatever their biases and normalisation; a weight
-    that several layers share counts once, and what else might be one is named in a warning. The gradient is that of (uᵀ W v)² with the singular vectors u and
-    v held (arXiv 1810.00363, its penalty on spectral norms). No image enters its value.
+    that several layers share counts once, and what else might be one is named in a warning. The gradient
+    is that of (uᵀ W v)² with the singular vectors u and v held (arXiv 1810.00363, its penalty on spectral
+    norms). No image enters its value.
 
     Args:
         form: "kernel" takes each weight as a matrix (out, in · taps), as published; that is no
