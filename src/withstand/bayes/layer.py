@@ -185,9 +185,9 @@ def warn_of_idle_layers(model: nn.Module) -> None:
     ]
     if idle:
         warnings.warn(
-            f"The random layers {', '.join(map(repr, idle))} were not called when the model ran, so that nothing "
-            "of them is drawn. Where their weights are read, as by torch.nn.functional, call the layers; where "
-            "they take no part, leave them out of bayes.convert by layers={path: None}.",
+            f"The random layers {', '.join(map(repr, idle))} were not called when the model ran, so that "
+            "nothing of them is drawn. Where their weights are read, as by torch.nn.functional, call the "
+            "layers; where they take no part, leave them out of bayes.convert by layers={path: None}.",
             stacklevel=3,
         )
 

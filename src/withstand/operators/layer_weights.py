@@ -178,7 +178,7 @@ def _unknown(layer: nn.Module, known: set[str]) -> Iterator[str]:
         return
     known = {*known, *(name + end for name in known if name not in layer._parameters for end in _OF_HOOKS)}
     for name, parameter in layer._parameters.items():
-        if parameter is None or parameter.dim() < 2 or name.startswith("bias"):
+        if parameter is None or name.startswith("bias") or not (is_lazy(parameter) or parameter.dim() > 1):
             continue
         if name.removesuffix(DEVIATION) not in known:
             yield name
