@@ -85,7 +85,9 @@ def test_convert_names_parameters_that_it_cannot_draw_until_they_are_left_out() 
         *[nn.Linear(3, 3), Own(3, 3), nn.BatchNorm1d(3, affine=False), nn.LayerNorm(3, bias=False)],
         *[nn.InstanceNorm1d(3, affine=True), nn.ReLU(), nn.Embedding(2, 2)],
     )
-    with pytest.raises(ModelError, match=r"'1.weight' of Own, '1.bias' of Own, '4.weight'.*'6.weight' of Emb"):
+    with pytest.raises(
+        ModelError, match=r"'1.weight' of Own, '1.bias' of Own, '4.weight'.*'6.weight' of Emb"
+    ):
         bayes.convert(net)
     with pytest.raises(ModelError, match=r"'4\.weight'.*layers=\{'4': None, '6': None\}"):
         bayes.convert(net, layers={"1": None})

@@ -14,6 +14,7 @@ from withstand.bayes.convert_checks import (
     require_callers,
     require_own_weights,
     require_paths,
+    require_sizes,
 )
 from withstand.bayes.kind_table import AROUND, PLAIN, RANDOM, can_be_random
 from withstand.bayes.layer import VariationalLayer, is_stochastic, variational_layers
@@ -52,6 +53,7 @@ def convert(
     """
     if is_stochastic(model):
         raise ModelError("The model has random weights already; start from bayes.mean_network(model).")
+    require_sizes(model)
     try:
         copied = copy.deepcopy(uncompiled(model))
     except RuntimeError as error:  # of a weight that is no parameter, but computed from some

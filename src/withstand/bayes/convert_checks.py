@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from withstand.bayes.kind_table import AROUND, can_be_random
@@ -30,6 +31,20 @@ def _without_posterior(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, 
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     yield path, f"{path}.{name}" if path else name, module
+
+
+def require_sizes(model: nn.Module) -> None:
+    """Accepts a model whose parameters all have their sizes.
+
+    Raises:
+        ModelError: those of lazy modules have none yet.
+    """
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ModelError(
+            f"{', '.join(map(repr, lazy))} of {type(model).__name__} have no size yet; "
+            "run the model on one batch first."
+        )
 
 
 def require_paths(modules: Mapping[str, nn.Module], layers: Posteriors) -> None:
