@@ -63,14 +63,14 @@ class _Whole(VariationalLayer):
                 f"{self.input_dims} dimensions, but its {name} is {_described(first)}. Put the batch first."
             )
         num_samples = how.of_rows(first.shape[dims[name]]).num_samples
+        blocks = {
+            key: _blocks(value, dims[key], num_samples) if key in dims else [value] * num_samples
+            for key, value in given.items()
+        }
         parts = []
         for number in range(num_samples):
-            block = {
-                key: _block(value, dims[key], number, num_samples) if key in dims else value
-                for key, value in given.items()
-            }
             with self.drawn():
-                parts.append(plain(**block))
+                parts.append(plain(**{key: values[number] for key, values in blocks.items()}))
         return parts[0] if num_samples == 1 else _concatenated(parts, self.output_dims)
 
     @contextmanager
@@ -93,11 +93,11 @@ def _held(layer: VariationalLayer) -> Iterator[None]:
         parameters.update(former)
 
 
-def _block(value: Any, dim: int, number: int, num_samples: int) -> Any:
-    """The examples of one sample, in a tensor, in each of several, or in None."""
+def _blocks(value: Any, dim: int, num_samples: int) -> Sequence[Any]:
+    """The examples of each sample: of a tensor, of each of several, or None."""
     if isinstance(value, tuple):
-        return tuple(_block(part, dim, number, num_samples) for part in value)
-    return None if value is None else value.chunk(num_samples, dim)[number]
+        return list(zip(*(_blocks(part, dim, num_samples) for part in value), strict=True))
+    return [None] * num_samples if value is None else value.chunk(num_samples, dim)
 
 
 def _concatenated(parts: Sequence[Any], dims: _Dims) -> Any:
