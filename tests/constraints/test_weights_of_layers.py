@@ -225,6 +225,16 @@ def test_spectral_ball_and_penalty_name_matrices_that_no_layer_of_torch_has(
     assert len(caught) == 1  # not once a step
 
 
+def test_spectral_ball_in_operator_form_warns_once() -> None:
+    model, ball = _Bare(), SpectralBall(RADIUS, form="operator", input_shape=(3,))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for step in range(1, 4):
+            ball.after_step_(model, step=step, progress=1.0)
+    assert len(caught) == 1
+    assert _norm(model.first.weight) <= RADIUS * (1 + 1e-6)
+
+
 def test_weights_name_what_they_do_not_know_where_nothing_is_known() -> None:
     with pytest.raises(ModelError, match="what 'weight' do is not known"):
         weights(nn.Embedding(2, 3))

@@ -145,7 +145,7 @@ def weights(model: nn.Module) -> list[Weight]:
             "The weights of torch's own layers are seen here alone, and these parameters are left as they "
             f"are: {_listed(others)}. Put a matrix that is applied to features into a torch.nn.Linear; "
             "what is looked up, or added or multiplied entry by entry, may stay so.",
-            stacklevel=2,
+            stacklevel=1,  # as of one place, for python shows it once a place
         )
     return list(by_identity.values())
 
