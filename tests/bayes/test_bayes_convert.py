@@ -77,17 +77,51 @@ def test_convert_and_mean_network_give_the_same_answers_bit_for_bit(name: str) -
     assert {key.removesuffix("_rho") for key in random.state_dict()} == set(net.state_dict())
 
 
-def test_convert_makes_only_layers_of_kinds_it_knows_random() -> None:
+def test_convert_names_parameters_that_it_cannot_draw_until_they_are_left_out() -> None:
     class Own(nn.Linear):
         pass
 
     net = nn.Sequential(
         *[nn.Linear(3, 3), Own(3, 3), nn.BatchNorm1d(3, affine=False), nn.LayerNorm(3, bias=False)],
-        *[nn.Conv3d(1, 1, 1), nn.PReLU(), nn.Embedding(2, 2)],
+        *[nn.InstanceNorm1d(3, affine=True), nn.ReLU(), nn.Embedding(2, 2)],
     )
-    assert [path for path, _ in bayes.variational_layers(bayes.convert(net))] == ["0", "3"]
+    with pytest.raises(
+        ModelError, match=r"'1.weight' of Own, '1.bias' of Own, '4.weight'.*'6.weight' of Emb"
+    ):
+        bayes.convert(net)
+    with pytest.raises(ModelError, match=r"'4\.weight'.*layers=\{'4': None, '6': None\}"):
+        bayes.convert(net, layers={"1": None})
+    random = bayes.convert(net, layers={"1": None, "4": None, "6": None})
+    assert [path for path, _ in bayes.variational_layers(random)] == ["0", "3"]
     assert bayes.variational_layers(net) == []
-    assert bayes.is_stochastic(bayes.convert(net).train()) is True
+    assert bayes.is_stochastic(random.train()) is True
+
+
+class _Tokens(nn.Module):
+    """Parameters of its own beside a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.scale = nn.Parameter(torch.ones(1, 4)), nn.Parameter(torch.ones(4))
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer((x + self.token) * self.scale)
+        return result
+
+
+def test_convert_leaves_single_parameters_out_by_their_paths() -> None:
+    net, inner = nn.Sequential(_Tokens()), _Tokens()
+    with pytest.raises(ModelError, match=r"layers=\{'0\.token': None, '0\.scale': None\}"):
+        bayes.convert(net)
+    with pytest.raises(ModelError, match=r"layers=\{'scale': None\}"):
+        bayes.convert(inner, layers={"token": None})
+    random = bayes.convert(inner, layers={"token": None, "scale": None})
+    assert [path for path, _ in bayes.variational_layers(random)] == ["layer"]
+    with pytest.raises(ModelError, match="'token' cannot be random"):
+        bayes.convert(inner, layers={"token": Posterior()})
+    with pytest.raises(ModelError, match=r"no layer 'layer\.bias'"):
+        bayes.convert(inner, layers={"layer.bias": None})
 
 
 def test_convert_goes_by_the_longest_path() -> None:

@@ -19,6 +19,13 @@ LINEAR: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "matrix on several vectors": (lambda: nn.Linear(7, 5, bias=False), (4, 3, 7)),
     "1-D": (lambda: nn.Conv1d(4, 6, 3, groups=2, padding=1), (4, 4, 9)),
     "2-D": (lambda: nn.Conv2d(3, 4, 3, stride=2, dilation=2), (4, 3, 9, 8)),
+    "3-D": (lambda: nn.Conv3d(2, 3, 2), (4, 2, 3, 4, 3)),
+    "1-D, transposed": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2), (4, 4, 5)),
+    "2-D, transposed": (
+        lambda: nn.ConvTranspose2d(3, 2, 3, stride=2, padding=1, output_padding=1, bias=False),
+        (4, 3, 4, 3),
+    ),
+    "3-D, transposed": (lambda: nn.ConvTranspose3d(2, 3, 2, dilation=2), (4, 2, 2, 3, 2)),
     "2-D, circular": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), (4, 3, 6, 6)),
 }
 NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -26,6 +33,8 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "batch norm 1 of signals": (lambda: nn.BatchNorm1d(5, momentum=None), (6, 5, 4)),
     "batch norm 2": (lambda: nn.BatchNorm2d(3, momentum=0.3), (6, 3, 4, 4)),
     "batch norm, no statistics": (lambda: nn.BatchNorm2d(3, track_running_stats=False), (6, 3, 4, 4)),
+    "batch norm 3": (lambda: nn.BatchNorm3d(3), (6, 3, 2, 3, 2)),
+    "root mean square": (lambda: nn.RMSNorm(4), (6, 3, 4)),
     "group norm": (lambda: nn.GroupNorm(2, 4), (6, 4, 3, 3)),
     "layer norm": (lambda: nn.LayerNorm([3, 4]), (6, 2, 3, 4)),
     "layer norm, no shift": (lambda: nn.LayerNorm(4, bias=False), (6, 4)),

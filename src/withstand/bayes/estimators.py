@@ -155,7 +155,7 @@ def draw(
         estimator: By which the draw is made.
         x: Tensor (samples * batch, …).
         normals: ``weight``, and ``bias`` where there is one.
-        how: How many samples the rows hold.
+        how: How many samples the whole batch holds.
 
     Raises:
         ModelError: the input has no batch dimension.
@@ -166,4 +166,4 @@ def draw(
             f"A layer with random weights takes batches, tensors of at least {weight.dim()} dimensions, "
             f"but got shape {tuple(x.shape)}. Put the batch first."
         )
-    return _ESTIMATORS[estimator](maps, x, normals["weight"], normals.get("bias"), how)
+    return _ESTIMATORS[estimator](maps, x, normals["weight"], normals.get("bias"), how.of_rows(len(x)))

@@ -1,24 +1,18 @@
-"""The kinds of layers that there are with random weights: linear ones, convolutions and normalisation.
-
-What normalises, the statistics of a batch or of an example, is as in torch; scale and shift are drawn for
-each example, or once a sample for all of them where the posterior's estimator is ``shared``.
-"""
+"""Linear layers and convolutions, transposed ones included, with random weights."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from typing_extensions import override
 
 from withstand.bayes.estimators import BlockwiseMap, draw, estimator_of
 from withstand.bayes.layer import Drawing, VariationalLayer
-from withstand.bayes.posterior import Estimator, Normal
-from withstand.types import ModelError
+from withstand.bayes.posterior import Estimator
 
 
 class Linear(VariationalLayer, nn.Linear):
@@ -33,10 +27,10 @@ class Linear(VariationalLayer, nn.Linear):
     """
 
     @override
-    def draw(self, x: Tensor, how: Drawing) -> Tensor:
+    def draw(self, how: Drawing, input: Tensor) -> Tensor:
         # Several vectors an example meet the same weight, which independent outputs would deny.
-        exact: Estimator = "local" if x.dim() == 2 else "flipout"
-        return draw(_MATRIX, estimator_of(self.posterior, exact), x, self.normals(), how)
+        exact: Estimator = "local" if input.dim() == 2 else "flipout"
+        return draw(_MATRIX, estimator_of(self.posterior, exact), input, self.normals(), how)
 
 
 class _Matrix(BlockwiseMap):
@@ -59,8 +53,8 @@ class _Convolution(VariationalLayer, _ConvNd):
     """What convolutions over any number of dimensions draw."""
 
     @override
-    def draw(self, x: Tensor, how: Drawing) -> Tensor:
-        return draw(_Kernel(self), estimator_of(self.posterior, "flipout"), x, self.normals(), how)
+    def draw(self, how: Drawing, input: Tensor) -> Tensor:
+        return draw(_Kernel(self), estimator_of(self.posterior, "flipout"), input, self.normals(), how)
 
 
 class Conv1d(_Convolution, nn.Conv1d):
@@ -84,6 +78,63 @@ class Conv2d(_Convolution, nn.Conv2d):
         kernel_size: Taps.
         posterior: Of kernel and bias.
         **options: Those of ``torch.nn.Conv2d``.
+    """
+
+
+class Conv3d(_Convolution, nn.Conv3d):
+    """``torch.nn.Conv3d`` whose kernel and bias are normal variables.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Taps.
+        posterior: Of kernel and bias.
+        **options: Those of ``torch.nn.Conv3d``.
+    """
+
+
+class _TransposedConvolution(VariationalLayer, _ConvTransposeNd):
+    """What transposed convolutions over any number of dimensions draw."""
+
+    @override
+    def draw(self, how: Drawing, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        kernel = _TransposedKernel(self, output_size)
+        return draw(kernel, estimator_of(self.posterior, "flipout"), input, self.normals(), how)
+
+
+class ConvTranspose1d(_TransposedConvolution, nn.ConvTranspose1d):
+    """``torch.nn.ConvTranspose1d`` whose kernel and bias are normal variables.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Taps.
+        posterior: Of kernel and bias.
+        **options: Those of ``torch.nn.ConvTranspose1d``.
+    """
+
+
+class ConvTranspose2d(_TransposedConvolution, nn.ConvTranspose2d):
+    """``torch.nn.ConvTranspose2d`` whose kernel and bias are normal variables.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Taps.
+        posterior: Of kernel and bias.
+        **options: Those of ``torch.nn.ConvTranspose2d``.
+    """
+
+
+class ConvTranspose3d(_TransposedConvolution, nn.ConvTranspose3d):
+    """``torch.nn.ConvTranspose3d`` whose kernel and bias are normal variables.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Taps.
+        posterior: Of kernel and bias.
+        **options: Those of ``torch.nn.ConvTranspose3d``.
     """
 
 
@@ -113,105 +164,24 @@ class _Kernel(BlockwiseMap):
         )
 
 
-class _Normalization(VariationalLayer, ABC):
-    """The interface of what normalises; scale and shift are drawn here."""
-
-    redraws_means = False
-
-    @abstractmethod
-    def normalized(self, x: Tensor) -> Tensor:
-        """What the layer makes of its input before scale and shift."""
-
-    @override
-    def draw(self, x: Tensor, how: Drawing) -> Tensor:
-        """Those of channels lie in dimension 1, others in the last ones."""
-        normalized = self.normalized(x)
-        rows, dims = len(normalized), normalized.dim()
-        normals = self.normals()
-        if dims <= normals["weight"].mean.dim():
-            raise ModelError(
-                f"{type(self).__name__} with random scale takes batches, but got shape "
-                f"{tuple(normalized.shape)}. Put the batch first."
-            )
-        shared = self.posterior.estimator == "shared"
-
-        def drawn(normal: Normal) -> Tensor:
-            draws = how.num_samples if shared else rows
-            noise = torch.randn(draws, *normal.mean.shape, dtype=normalized.dtype, device=normalized.device)
-            values = torch.addcmul(normal.mean, noise, normal.std)
-            if shared:
-                values = values.repeat_interleave(rows // draws, dim=0)
-            missing = [1] * (dims - values.dim())
-            if isinstance(self, nn.LayerNorm):
-                return values.reshape(rows, *missing, *normal.mean.shape)
-            return values.reshape(*values.shape, *missing)
-
-        output = normalized * drawn(normals["weight"])
-        return output + drawn(normals["bias"]) if "bias" in normals else output
-
-
-class _BatchNormalization(_Normalization, _BatchNorm):
-    """By the statistics of a batch, or by running ones."""
-
-    @override
-    def normalized(self, x: Tensor) -> Tensor:
-        """As torch normalises, its running statistics included."""
-        self._check_input_dim(x)  # type: ignore[no-untyped-call]
-        factor = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                factor = 1.0 / float(self.num_batches_tracked)
-        uses_running_statistics = not self.training or self.track_running_stats
-        mean, variance = (self.running_mean, self.running_var) if uses_running_statistics else (None, None)
-        of_batch = self.training or (self.running_mean is None and self.running_var is None)
-        return F.batch_norm(x, mean, variance, None, None, of_batch, factor, self.eps)
-
-
-class BatchNorm1d(_BatchNormalization, nn.BatchNorm1d):
-    """``torch.nn.BatchNorm1d`` whose scale and shift are normal variables.
+class _TransposedKernel(_Kernel):
+    """What a transposed convolution does with a kernel.
 
     Args:
-        num_features: Channels.
-        posterior: Of scale and shift.
-        **options: Those of ``torch.nn.BatchNorm1d``, but for ``affine``.
+        layer: Tells stride, padding, dilation and groups.
+        output_size: As of torch's layer.
     """
 
-
-class BatchNorm2d(_BatchNormalization, nn.BatchNorm2d):
-    """``torch.nn.BatchNorm2d`` whose scale and shift are normal variables.
-
-    Args:
-        num_features: Channels.
-        posterior: Of scale and shift.
-        **options: Those of ``torch.nn.BatchNorm2d``, but for ``affine``.
-    """
-
-
-class GroupNorm(_Normalization, nn.GroupNorm):
-    """``torch.nn.GroupNorm`` whose scale and shift are normal variables.
-
-    Args:
-        num_groups: Groups of channels.
-        num_channels: Channels.
-        posterior: Of scale and shift.
-        **options: Those of ``torch.nn.GroupNorm``, but for ``affine``.
-    """
+    def __init__(self, layer: _ConvTransposeNd, output_size: Sequence[int] | None) -> None:
+        super().__init__(layer)
+        self._transposed = layer
+        self._output_size = None if output_size is None else list(output_size)
 
     @override
-    def normalized(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, self.num_groups, eps=self.eps)
-
-
-class LayerNorm(_Normalization, nn.LayerNorm):
-    """``torch.nn.LayerNorm`` whose scale and shift are normal variables.
-
-    Args:
-        normalized_shape: The last dimensions of the input, which are normalised together.
-        posterior: Of scale and shift.
-        **options: Those of ``torch.nn.LayerNorm``, but for ``elementwise_affine``.
-    """
-
-    @override
-    def normalized(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.normalized_shape, eps=self.eps)
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        layer, dims = self._transposed, weight.dim() - 2
+        stride, padding, dilation = [*layer.stride], [*map(int, layer.padding)], [*layer.dilation]
+        sizes = stride, padding, [*layer.kernel_size], dims, dilation
+        added = layer._output_padding(x, self._output_size, *sizes)
+        convolve = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[dims]
+        return convolve(x, weight, bias, stride, padding, added, layer.groups, dilation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,10 +16,9 @@ from typing_extensions import override
 from withstand.bayes.posterior import Normal, Posterior, divergence
 from withstand.core.modes import uncompiled
 from withstand.loss.passes import random_state
+from withstand.operators import DEVIATION
 from withstand.types import ModelError
 
-_NAMES = ("weight", "bias")
-_RHO = "_rho"
 _DeviationCache = dict[tuple[str, bool], Tensor]
 
 
@@ -69,10 +69,11 @@ class Drawing:
 
 
 class VariationalLayer(nn.Module, ABC):
-    """The interface of a layer whose ``weight`` and ``bias`` are the means of independent normal variables.
+    """The interface of a layer whose parameters are the means of independent normal variables.
 
-    Beside them are the parameters ``weight_rho`` and ``bias_rho``, from which the standard deviations are
-    made as the posterior says. The layer draws in train and in eval mode, from torch's global generator.
+    Beside ``weight``, ``bias`` and whatever others torch's layer has are the parameters ``weight_rho``,
+    ``bias_rho`` and so on, from which the standard deviations are made as the posterior says. The layer draws
+    in train and in eval mode, from torch's global generator.
 
     Args:
         *sizes: Those of torch's layer of that name.
@@ -82,9 +83,11 @@ class VariationalLayer(nn.Module, ABC):
     Attributes:
         posterior: How standard deviations are stored, and how draws are made.
         redraws_means: Whether ``Posterior.mean_range`` is meant for layers of this kind.
+        has_drawn: Whether it has ever drawn; a layer that is never called does not.
     """
 
     posterior: Posterior
+    has_drawn: bool
     redraws_means: ClassVar[bool] = True
 
     def __init__(self, *sizes: Any, posterior: Posterior = Posterior(), **options: Any) -> None:
@@ -92,12 +95,13 @@ class VariationalLayer(nn.Module, ABC):
         self.make_random(posterior)
 
     @abstractmethod
-    def draw(self, x: Tensor, how: Drawing) -> Tensor:
+    def draw(self, how: Drawing, *inputs: Any, **options: Any) -> Any:
         """The layer's output under random weights.
 
         Args:
-            x: Tensor (rows, …), the rows sample by sample.
-            how: How many samples.
+            how: How many samples the whole batch holds.
+            *inputs: Those of torch's layer, the first one of (rows, …), the rows sample by sample.
+            **options: Those of torch's layer.
         """
 
     def make_random(self, posterior: Posterior) -> None:
@@ -105,38 +109,40 @@ class VariationalLayer(nn.Module, ABC):
         self.posterior = posterior
         self._drawing = Drawing()
         self._deviations: _DeviationCache | None = None
-        for name in _NAMES:
+        self._names = tuple(self._parameters)
+        self.has_drawn = False
+        for name in self._names:
             mean = self._parameters[name]
             if mean is None:
-                self.register_parameter(name + _RHO, None)
+                self.register_parameter(name + DEVIATION, None)
                 continue
             if self.redraws_means and posterior.mean_range is not None:
                 with torch.no_grad():
                     mean.uniform_(-posterior.mean_range, posterior.mean_range)
             rho = nn.Parameter(posterior.initial_rho(mean.detach()), requires_grad=mean.requires_grad)
-            self.register_parameter(name + _RHO, rho)
+            self.register_parameter(name + DEVIATION, rho)
 
     def make_plain(self) -> None:
         """Takes away what ``make_random`` gave."""
-        for name in _NAMES:
-            del self._parameters[name + _RHO]
-        del self.posterior, self._drawing, self._deviations
+        for name in self._names:
+            del self._parameters[name + DEVIATION]
+        del self.posterior, self._drawing, self._deviations, self._names, self.has_drawn
 
     def std(self, name: str) -> Tensor:
-        """The standard deviations of ``weight`` or ``bias``, with gradient."""
+        """The standard deviations of a parameter, such as ``weight``, with gradient."""
         if self._deviations is None:
-            return self.posterior.std(self._parameter(name + _RHO))
+            return self.posterior.std(self._parameter(name + DEVIATION))
         key = name, torch.is_grad_enabled()  # one made without gradient is of no use to a loss
         if key not in self._deviations:
-            self._deviations[key] = self.posterior.std(self._parameter(name + _RHO))
+            self._deviations[key] = self.posterior.std(self._parameter(name + DEVIATION))
         return self._deviations[key]
 
     def normals(self) -> dict[str, Normal]:
-        """The random parameters by name, ``weight`` and, where there is one, ``bias``."""
+        """The random parameters by name, such as ``weight`` and, where there is one, ``bias``."""
         prior_std = self.posterior.prior_std
         return {
             name: Normal(self._parameter(name), self.std(name), prior_std)
-            for name in _NAMES
+            for name in self._names
             if self._parameters[name] is not None
         }
 
@@ -147,11 +153,11 @@ class VariationalLayer(nn.Module, ABC):
         return parameter
 
     @override
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         if self._drawing.is_random:
-            return self.draw(input, self._drawing.of_rows(len(input)))
-        output: Tensor = super().forward(input)  # of the plain layer
-        return output
+            self.has_drawn = True
+            return self.draw(self._drawing, *inputs, **options)
+        return super().forward(*inputs, **options)  # of the plain layer
 
     @override
     def extra_repr(self) -> str:
@@ -166,6 +172,24 @@ def variational_layers(model: nn.Module) -> list[tuple[str, VariationalLayer]]:
     """
     modules = uncompiled(model).named_modules()
     return [(path, layer) for path, layer in modules if isinstance(layer, VariationalLayer)]
+
+
+def warn_of_idle_layers(model: nn.Module) -> None:
+    """Names random layers that have drawn nothing though the model ran, in a warning.
+
+    Args:
+        model: One that ran with its layers told to draw; those held at their means do not count.
+    """
+    idle = [
+        path for path, layer in variational_layers(model) if layer._drawing.is_random and not layer.has_drawn
+    ]
+    if idle:
+        warnings.warn(
+            f"The random layers {', '.join(map(repr, idle))} were not called when the model ran, so that "
+            "nothing of them is drawn. Where their weights are read, as by torch.nn.functional, call the "
+            "layers; where they take no part, leave them out of bayes.convert by layers={path: None}.",
+            stacklevel=3,
+        )
 
 
 def is_variational(layer: nn.Module) -> bool:

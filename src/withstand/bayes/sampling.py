@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.bayes.layer import Copies, Drawing, drawing
+from withstand.bayes.layer import Copies, Drawing, drawing, warn_of_idle_layers
 from withstand.core.checks import require_at_least
 from withstand.loss.passes import logits_of
 
@@ -50,7 +50,8 @@ def sample_logits(model: nn.Module, images: Tensor, num_samples: int) -> Tensor:
     """The logits under several draws of the weights, in one pass over a repeated batch.
 
     Until the first random layer all copies are alike, so that what that layer computes of its input is
-    computed once.
+    computed once. Random layers that the model never calls, so that nothing of them is drawn, are named in a
+    warning.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its random layers draw.
@@ -63,6 +64,7 @@ def sample_logits(model: nn.Module, images: Tensor, num_samples: int) -> Tensor:
     repeated, how = in_blocks(images, num_samples)
     with drawing(model, how):
         logits = logits_of(model, repeated)
+    warn_of_idle_layers(model)
     return logits.reshape(num_samples, len(images), logits.shape[1])
 
 

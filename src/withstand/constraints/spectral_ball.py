@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from typing_extensions import override
 
 from withstand.core.modes import uncompiled
@@ -62,7 +63,13 @@ class Constraint(nn.Module, ABC):
 
 
 class SpectralBall(Constraint):
-    """Holds the singular values of all linear layers and convolutions at or below a radius, frozen ones too.
+    """Holds the singular values of all weights at or below a radius, frozen ones too.
+
+    Those of linear and bilinear layers, convolutions, attention and recurrent layers; biases and the scales
+    of normalisation layers are no weights of linear maps and stay free. Other parameters of two or more
+    dimensions are named in a warning (see ``spectral.weights``). The projections of attention are bounded
+    each for itself: that gives no Lipschitz constant of the layer, which has none, nor is the radius one of
+    a bilinear layer, whose output is at most the radius times the lengths of both inputs.
 
     In the kernel form a weight is a matrix (out, in · taps), as arXiv 1810.00363 projects it: singular
     values above the radius become the radius, all else stays, which is the nearest such matrix. The
@@ -142,7 +149,7 @@ class SpectralBall(Constraint):
         with torch.no_grad():
             if self.form == "operator":
                 self._project_convolutions_(model, radius)
-                chosen = [weight for weight in chosen if isinstance(weight.layer, nn.Linear)]
+                chosen = [weight for weight in chosen if not isinstance(weight.layer, _ConvNd)]
             results = clip([weight.matrix for weight in chosen], radius, rank=self.subspace)
             for weight, clipped in zip(chosen, results, strict=True):
                 if clipped is not None:

@@ -3,7 +3,8 @@
 from withstand.operators.circles import clip_convolution
 from withstand.operators.clipping import clip, clip_in_subspace
 from withstand.operators.guaranteed import GuaranteedNorms, upper_bound
-from withstand.operators.layer_weights import LayerInputCache, Place, Weight, places, weights
+from withstand.operators.layer_places import LayerInputCache, Place, places
+from withstand.operators.layer_weights import DEVIATION, Weight, weights
 from withstand.operators.linear_operators import (
     Convolution,
     Dense,
@@ -15,6 +16,7 @@ from withstand.operators.linear_operators import (
 from withstand.operators.power_iteration import Buffers, OperatorNorms, PowerIteration
 
 __all__ = [
+    "DEVIATION",
     "Buffers",
     "Convolution",
     "Dense",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -22,9 +21,10 @@ from withstand.types import LossTerms, ModelError
 class SpectralNorm(OnePass, Penalty):
     """The sum over layers of the square of the weight's largest singular value σ.
 
-    Of all linear layers and convolutions, whatever their biases and normalisation; a weight that
-    several layers share counts once. The gradient is that of (uᵀ W v)² with the singular vectors u and
-    v held (arXiv 1810.00363, its penalty on spectral norms). No image enters its value.
+    Of all weights that ``spectral.weights`` finds, whatever their biases and normalisation; a weight
+    that several layers share counts once, and what else might be one is named in a warning. The gradient
+    is that of (uᵀ W v)² with the singular vectors u and v held (arXiv 1810.00363, its penalty on spectral
+    norms). No image enters its value.
 
     Args:
         form: "kernel" takes each weight as a matrix (out, in · taps), as published; that is no
@@ -157,9 +157,9 @@ class SpectralExpectation(OnePass, Penalty):
         return layers[-1:] if self.last_only else layers
 
     def _surrogate(self, place: Place, layer: bayes.VariationalLayer) -> Tensor:
-        mean = place.operator
-        stds = replace(mean, weight=layer.std("weight"))
-        return self.norms.of(mean, place.input_shape, place.name) + bayes.fluctuation(stds, place.input_shape)
+        stds = place.operator_of(layer.std(place.weight.parameter))
+        norm = self.norms.of(place.operator, place.input_shape, place.name)
+        return norm + bayes.fluctuation(stds, place.input_shape)
 
     @override
     def extra_repr(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -125,12 +124,12 @@ def _random_layer(
 ) -> _RandomLayer:
     layer = place.weight.layer
     assert isinstance(layer, bayes.VariationalLayer)  # chosen by the caller
-    means, stds, shape = place.operator, layer.std("weight"), place.input_shape
-    spread = replace(means, weight=stds)
+    means, shape = place.operator, place.input_shape
+    spread = place.operator_of(layer.std(place.weight.parameter))
     surrogate = upper_bound(means, shape).item() + bayes.fluctuation(spread, shape).item()
-    proven = expected_norm_bound(means, stds, shape)
+    proven = expected_norm_bound(means, spread.weight, shape)
     bounds, estimates = [], []
-    for operator in drawn_operators(means, stds, num_draws, generator):
+    for operator in drawn_operators(means, spread.weight, num_draws, generator):
         if confidence is not None:
             bounds.append(upper_bound(operator, shape))
         if confidence is None or not isinstance(

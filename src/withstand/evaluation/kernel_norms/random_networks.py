@@ -17,6 +17,7 @@ from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import override
 
 from withstand import bayes
@@ -50,7 +51,7 @@ def expected_lipschitz(model: nn.Module, image: Tensor, norms: Mapping[str, floa
     layers = dict(bayes.variational_layers(copied))
     expected = dict(norms)
     for path, layer in layers.items():
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(layer, _BatchNorm):
             expected[path] = expected_scale(layer)
     walk = _Walk({id(mean.get_submodule(path)): path for path in layers}, expected)
     ball = wide_ball(image.double())
@@ -63,7 +64,7 @@ def expected_lipschitz(model: nn.Module, image: Tensor, norms: Mapping[str, floa
     return growth(reached.radius)
 
 
-def expected_scale(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> float:
+def expected_scale(layer: _BatchNorm) -> float:
     """A bound of E max |scale| of a random BatchNorm in eval mode, running deviation included.
 
     max |mean| / s + E max |std e| / s over channels, with s² the running variance and the layer's epsilon.
