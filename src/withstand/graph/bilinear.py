@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from withstand.core import norms
 from withstand.graph.primitives import Bilinear
 
 
@@ -48,7 +49,7 @@ def _largest(sizes: Tensor, other: Tensor) -> Tensor:
     """
     spread = [dim for dim in range(1, other.dim()) if other.shape[dim] == 1 < sizes.shape[dim]]
     beside: Tensor = torch.linalg.vector_norm(sizes, dim=spread) if spread else sizes
-    return beside.flatten(1).amax(1)
+    return norms.flat(beside).amax(1)
 
 
 def _spectral(x: Tensor) -> Tensor:
@@ -58,4 +59,4 @@ def _spectral(x: Tensor) -> Tensor:
     """
     gram = x.mT @ x if x.shape[-1] <= x.shape[-2] else x @ x.mT
     square: Tensor = torch.linalg.matrix_norm(gram, keepdim=True)
-    return square.clamp_min(torch.finfo(x.dtype).tiny).sqrt()  # whose gradient is finite at 0
+    return norms.root(square)

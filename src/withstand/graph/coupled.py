@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core import norms
 from withstand.graph.primitives import Coupled
 
 
@@ -42,7 +43,7 @@ def _length_of_softmax(dim: int, lower: Tensor, upper: Tensor) -> Tensor:
 
 def _largest(bounds: Tensor) -> Tensor:
     """Of each example: rows that a function treats apart do not add up."""
-    return bounds.flatten(1).amax(1)
+    return norms.flat(bounds).amax(1)
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class Normalization(Coupled):
         squares = midpoint.square()
         small, large = self._less_own(squares, squares * (count / max(count - 1, 1)))
         reach: Tensor = torch.linalg.vector_norm((upper - lower) / 2, dim=tuple(self.dims), keepdim=True)
-        return (_root(small) - reach).clamp_min(0).square(), (_root(large) + reach).square()
+        return (norms.root(small) - reach).clamp_min(0).square(), (norms.root(large) + reach).square()
 
     def _squares_of_others(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Σ_{j≠i} x_j² at its least and most."""
@@ -252,8 +253,3 @@ class Normalization(Coupled):
         least = (std - radius.reshape(-1, *[1] * (std.dim() - 1)) / root).clamp_min(0)
         sizes = (std.square() + self.eps).sqrt() + (least.square() + self.eps).sqrt()
         return _largest(2 / sizes)
-
-
-def _root(square: Tensor) -> Tensor:
-    """With a gradient that is finite at 0."""
-    return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
