@@ -56,6 +56,7 @@ class Domain(ABC):
     def unimodal(self, function: Unimodal) -> Self:
         """The image under a unimodal activation, which falls to one minimum and rises again."""
 
+    @abstractmethod
     def coupled(self, function: Coupled) -> Self:
         """The image under a function of several coordinates of each example, such as softmax.
 
@@ -71,6 +72,7 @@ class Domain(ABC):
     def add(self, other: Self) -> Self:
         """What the sums of a tensor of this and one of the other make."""
 
+    @abstractmethod
     def product(self, other: Self, bilinear: Bilinear) -> Self:
         """What the products B(x, y) of an x of this and a y of the other make.
 
@@ -81,6 +83,7 @@ class Domain(ABC):
             bilinear: B.
         """
 
+    @abstractmethod
     def larger(self, other: Self) -> Self:
         """What the larger of each two coordinates of this and of the other, of the same shape, make."""
 

@@ -13,16 +13,22 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.domains.gaussians.bending import Bending, unknown
+from withstand.domains.gaussians.bending import Bending, gathered, unknown, without_gathered
+from withstand.domains.gaussians.coupling import Tangent
 from withstand.domains.gaussians.diagonal import bent, gain
+from withstand.graph.bilinear import MatrixProduct, Multiplication
+from withstand.graph.coupled import Largest
 from withstand.graph.domain import NormOf
+from withstand.graph.powers import SQUARE
 from withstand.graph.primitives import (
+    Bilinear,
     Elementwise,
     MaxPool,
     Monotone,
     Rearrange,
     SortGroups,
     Unimodal,
+    moved,
     window_places,
 )
 from withstand.moments import cdf, rectified, std_of
@@ -128,6 +134,82 @@ class CorrelatedGaussian(Bending):
         return type(self)(self.mean + other.mean, covariance, own_link + other_link)
 
     @override
+    def product(self, other: Self, bilinear: Bilinear) -> Self:
+        """Exact for jointly normal values (Isserlis, Biometrika 1918), whose covariance is as in ``add``.
+
+        A product of matrices is a multiplication of all rows with all columns, and sums.
+
+        Raises:
+            ModelError: there is no link, or it is another bilinear map.
+        """
+        match bilinear:
+            case Multiplication():
+                return self.unimodal(SQUARE) if other is self else self._multiplied(other)
+            case MatrixProduct():
+                rows = self._rearranged(moved(lambda x: x[..., None]))
+                columns = other._rearranged(moved(lambda x: x[..., None, :, :]))
+                products = rows._multiplied(columns)
+                return products._mapped(lambda x: x.sum(-2), products.mean.sum(-2))
+        raise ModelError(f"The products of {type(bilinear).__name__} are not known; write them as sums.")
+
+    def _multiplied(self, other: Self) -> Self:
+        x, y = self._spread_over(other), other._spread_over(self)
+        own_link, other_link = _links([x, y])
+        between = own_link @ other_link.mT
+        own, others = x.mean.flatten(1), y.mean.flatten(1)
+
+        def crossed(first: Tensor, second: Tensor) -> Tensor:
+            return first[:, :, None] * second[:, None, :]
+
+        mixed = crossed(others, own) * between
+        covariance = (
+            crossed(others, others) * x.covariance
+            + crossed(own, own) * y.covariance
+            + (mixed + mixed.mT)
+            + (x.covariance * y.covariance + between * between.mT)
+        )
+        mean = x.mean * y.mean + between.diagonal(dim1=1, dim2=2).reshape(-1, *x.mean.shape[1:])
+        return type(self)(mean, covariance, others[:, :, None] * own_link + own[:, :, None] * other_link)
+
+    def _spread_over(self, other: Self) -> Self:
+        """Its dimensions of size 1 as large as the other's."""
+        shape = tuple(max(sizes) for sizes in zip(self.example_shape, other.example_shape, strict=True))
+
+        def spread(x: Tensor) -> Tensor:
+            return x.expand(len(x), *shape)
+
+        return self if shape == self.example_shape else self._mapped(spread, spread(self.mean))
+
+    @override
+    def larger(self, other: Self) -> Self:
+        """Exact for jointly normal values, whose covariance is as in ``add``.
+
+        Raises:
+            ModelError: there is no link.
+        """
+        if other is self:
+            return self
+        first, second = (value._rearranged(moved(lambda x: x[:, None])) for value in (self, other))
+        return first.cat([second], 1)._largest_of_stack()
+
+    @override
+    def largest(self, function: Largest) -> Self:
+        stacked = self._rearranged(moved(lambda x: gathered(function.dims, x).movedim(-1, 1)))
+        largest = stacked._largest_of_stack()
+        return largest._rearranged(moved(lambda x: without_gathered(function, x[..., None])))
+
+    @override
+    def deviated(self, mean: Tensor, tangent: Tangent) -> Self:
+        half = self._along(tangent, self.covariance)
+        link = None if self.link is None else self._along(tangent, self.link.mT).mT
+        return type(self)(mean, self._along(tangent, half.mT), link)
+
+    def _along(self, tangent: Tangent, matrix: Tensor) -> Tensor:
+        """The map of each row: (batch, rows, n) -> (batch, rows, m)."""
+        rows = torch.unflatten(matrix.transpose(0, 1), 2, self.example_shape)
+        return tangent.apply(rows).flatten(2).transpose(0, 1)
+
+    @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
         """One after another; covariances between them are as in ``add``.
 
@@ -166,6 +248,11 @@ class CorrelatedGaussian(Bending):
         mean, variance = bent(function, own, spread)
         if function.hinges is not None:
             covariance = hinged_covariance(own, self.covariance, function.hinges)
+        elif function.moments is not None and function.moments.covariance is not None:
+            covariance = function.moments.covariance(own.flatten(1), self.covariance)
+        elif function.moments is not None:
+            slopes = function.moments.gain(own, spread).flatten(1)
+            covariance = slopes[:, :, None] * slopes[:, None, :] * self.covariance
         else:
             terms = hermite_coefficients(function.function, own, spread, _DEGREE, num_nodes=16).flatten(2)
             covariance = expanded_covariance(terms, correlation_of(self.covariance))
@@ -181,6 +268,11 @@ class CorrelatedGaussian(Bending):
 
     def _largest(self, places: Sequence[Rearrange]) -> Self:
         stacked = self._rearranged(Rearrange(lambda x: torch.stack([place(x) for place in places], 1)))
+        return stacked._largest_of_stack()
+
+    def _largest_of_stack(self) -> Self:
+        """Along dimension 1, which goes."""
+        stacked: Self = self
         while stacked.shape[1] > 1:
             stacked = stacked._halved()
         return stacked._rearranged(Rearrange(lambda x: x.squeeze(1)))
