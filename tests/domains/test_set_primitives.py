@@ -20,7 +20,7 @@ from withstand.graph.bilinear import MatrixProduct, Multiplication
 from withstand.graph.coupled import Largest, LogSoftmax, LogSumExp, Normalization, Softmax
 from withstand.graph.point import Point
 from withstand.graph.powers import EXP, LOG, power
-from withstand.graph.primitives import Coupled
+from withstand.graph.primitives import Coupled, Rearrange
 from withstand.operators import Shape
 
 BATCH = 3
@@ -258,6 +258,18 @@ def test_sets_have_finite_gradients(name: str, domain: str, size: float) -> None
     assert total.isfinite()
     for gradient in torch.autograd.grad(total, leaves):
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("function", [Softmax(2), LogSumExp(2, keepdim=True)])
+def test_sets_leave_out_what_is_masked(function: Coupled, domain: str) -> None:
+    (around,) = _sets("softmax", 0.5, 2)
+    mask = torch.tensor([False, True, False, False])
+    region = around.region(domain)
+    masked = region.monotone(Rearrange(lambda x: x.masked_fill(mask, -math.inf))).coupled(function)
+    alone = region.monotone(Rearrange(lambda x: x[..., ~mask])).coupled(function)
+    for actual, expected in zip(masked.ends, alone.ends, strict=True):
+        kept = actual[..., ~mask] if actual.shape[2] > 1 else actual
+        torch.testing.assert_close(kept, expected)
 
 
 # What is not defined

@@ -95,7 +95,11 @@ class Coupling(Moments, ABC):
         return logs, (shares * logs.variance).sum(dim, keepdim=True)
 
     def _softmax(self, dim: int) -> Self:
-        """Of log p_i, log-odds are the 1 / (1 - p_i) fold; what varies among the others is the average's rest."""
+        """The sigmoid of log-odds.
+
+        They deviate as log p_i does, divided by 1 - p_i. What the others vary among themselves is what is
+        left of the average variance when that between x_i and all others is taken away.
+        """
         logs, average = self._log_softmax(dim)
         shares = torch.softmax(self.mean, dim)
         rest = _rest(shares, dim)

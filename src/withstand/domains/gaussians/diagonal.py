@@ -129,4 +129,9 @@ def rearranged_deviations(function: Rearrange, deviations: Tensor) -> Tensor:
     """
     if not function.sets_constants:
         return function(deviations)
-    return function(deviations) - function(torch.zeros_like(deviations[:1]))
+    return without_constants(function(deviations), function(torch.zeros_like(deviations[:1])))
+
+
+def without_constants(images: Tensor, constants: Tensor) -> Tensor:
+    """What is left of rearranged deviations, also where a constant is infinite, as in a mask of attention."""
+    return torch.where(constants.isfinite(), images - constants, 0)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from withstand.core import norms
 from withstand.domains.gaussians.bending import Bending, gathered, unknown, without_gathered
 from withstand.domains.gaussians.coupling import Tangent
-from withstand.domains.gaussians.diagonal import bent, gain
+from withstand.domains.gaussians.diagonal import bent, gain, without_constants
 from withstand.graph.bilinear import MatrixProduct, Multiplication
 from withstand.graph.coupled import Largest
 from withstand.graph.domain import NormOf
@@ -239,7 +240,7 @@ class CorrelatedGaussian(Bending):
 
     def _rearranged(self, function: Rearrange) -> Self:
         constants = function(self.mean.new_zeros(1, *self.example_shape))  # which have no variance
-        return self._mapped(lambda rows: function(rows) - constants, function(self.mean))
+        return self._mapped(lambda rows: without_constants(function(rows), constants), function(self.mean))
 
     @override
     def bent(self, function: Elementwise | Unimodal) -> Self:
@@ -348,7 +349,7 @@ class CorrelatedGaussian(Bending):
 def _on_rows(function: _Map, matrix: Tensor, shape: Shape) -> Tensor:
     """A linear map of each row, taken for an example of that shape: (batch, rows, n) -> (batch, rows, m)."""
     rows = matrix.reshape(-1, *shape)
-    return torch.unflatten(function(rows).flatten(1), 0, matrix.shape[:2])
+    return torch.unflatten(norms.flat(function(rows)), 0, matrix.shape[:2])
 
 
 def _both_sides(function: _Map, matrix: Tensor, shape: Shape) -> Tensor:
