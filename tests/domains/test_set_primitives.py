@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple, TypeAlias
 
 import pytest
@@ -20,8 +20,8 @@ from withstand.graph.bilinear import MatrixProduct, Multiplication
 from withstand.graph.coupled import Largest, LogSoftmax, LogSumExp, Normalization, Softmax
 from withstand.graph.point import Point
 from withstand.graph.powers import EXP, LOG, power
-from withstand.graph.primitives import Coupled, Rearrange
-from withstand.operators import Shape
+from withstand.graph.primitives import Coupled, Rearrange, moved
+from withstand.operators import Dense, LinearOperator, Shape
 
 BATCH = 3
 Values: TypeAlias = Sequence[Tensor]
@@ -149,11 +149,13 @@ def _members(sets: Sequence[Around], domain: str, of_tensors: Callable[..., Tens
             away = (values - of_tensors(*members[0])).square()
             aim = (sign * direction * values).sum() if sign else away.sum()
             gradients = torch.autograd.grad(aim, leaves)
+            steps = [
+                gradient.sign() if domain == "box" else norms.steepest(gradient, 2.0)
+                for gradient in gradients
+            ]
             points = [
-                part.inside(
-                    leaf.detach() + share * (part.upper - part.lower).amax() * gradient.sign(), domain
-                )
-                for part, leaf, gradient in zip(sets, leaves, gradients, strict=True)
+                part.inside(leaf.detach() + 2 * share * (part.upper - part.lower).amax() * step, domain)
+                for part, leaf, step in zip(sets, leaves, steps, strict=True)
             ]
             members.append(points)
     return members
@@ -217,6 +219,71 @@ def test_sets_of_one_member_are_its_image(name: str, domain: str) -> None:
     point = operation.of_regions(*(Point(center) for center in centers))
     for actual in (*image.ends, image.center, point.center):
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["softmax", "log-softmax", "rms norm", "multiplied, spread", "squared", "larger"]
+)
+def test_boxes_are_exact_where_they_say_so(name: str) -> None:
+    """Each bound is attained where every coordinate is at an end of its own, or at 0."""
+    operation = OPERATIONS[name]._replace(shapes=[(2, 2)] * len(OPERATIONS[name].shapes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sets = [_around(shape, 1.0, operation, is_negative=False) for shape in operation.shapes]
+    lower, upper = operation.of_regions(*(part.region("box") for part in sets)).ends
+    places = torch.cartesian_prod(*[torch.arange(3)] * 4).reshape(-1, 1, 2, 2)
+    corners = []
+    for part in sets:
+        nearest = torch.zeros_like(part.lower).clamp(part.lower, part.upper)
+        candidates = torch.stack([part.lower, part.upper, nearest])
+        corners.append([candidates.gather(0, place.expand(1, BATCH, 2, 2))[0] for place in places])
+    values = torch.stack([operation.of_tensors(*members) for members in product(*corners)])
+    torch.testing.assert_close(values.amin(0), lower, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(values.amax(0), upper, rtol=1e-12, atol=1e-12)
+
+
+def test_balls_of_one_radius_are_those_of_as_many(name: str) -> None:
+    operation, sets = OPERATIONS[name], _sets(name, 0.3, 6)
+    radius = torch.tensor([0.2], dtype=torch.float64)
+    shared, own = (
+        operation.of_regions(*(Ball(part.center, length) for part in sets))
+        for length in (radius, radius.expand(BATCH))
+    )
+    for actual, expected in zip(shared.ends, own.ends, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+class _Attention(NamedTuple):
+    """A layer of a transformer, in primitives: normalisation, attention, and what is added to."""
+
+    weights: Sequence[Tensor]
+
+    def __call__(self, x: Region) -> Region:
+        query, key, value = (
+            x.coupled(Normalization((2,), 0.1)).affine(Dense(weight), None, _norm) for weight in self.weights
+        )
+        scores = query.product(key.monotone(moved(lambda y: y.mT)), MatrixProduct())
+        return x.add(scores.coupled(Softmax(2)).product(value, MatrixProduct()))
+
+
+def _norm(operator: LinearOperator, shape: Shape) -> Tensor:
+    norm: Tensor = torch.linalg.matrix_norm(operator.entries, ord=2)
+    return norm
+
+
+def test_sets_let_no_member_escape_from_attention(domain: str) -> None:
+    (around,) = _sets("softmax", 0.05, 7)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = _Attention([torch.randn(4, 4, dtype=torch.float64) / 2 for _ in range(3)])
+        image = layer(around.region(domain))
+
+        def of_tensors(x: Tensor) -> Tensor:
+            return layer(Point(x)).center
+
+        for members in _members([around], domain, of_tensors):
+            _assert_inside(of_tensors(*members), image)
+    assert (image.ends[1] - image.ends[0] <= 2).all()
 
 
 def test_sets_grow_with_what_they_come_from(name: str, domain: str) -> None:
