@@ -6,16 +6,23 @@ that follows, covariances included. From there on what comes out is taken for no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Self, TypeAlias, final
+from collections.abc import Sequence
+from typing import Self, final
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.core import norms
 from withstand.domains.gaussians.bending import Bending, gathered, unknown, without_gathered
 from withstand.domains.gaussians.coupling import Tangent
+from withstand.domains.gaussians.covariance_matrices import (
+    Map,
+    alike,
+    both_sides,
+    on_rows,
+    order_of_cat,
+    require_affordable,
+)
 from withstand.domains.gaussians.diagonal import bent, gain, without_constants
 from withstand.graph.bilinear import MatrixProduct, Multiplication
 from withstand.graph.coupled import Largest
@@ -38,16 +45,13 @@ from withstand.moments.covariance import (
     expanded_covariance,
     hermite_coefficients,
     hinged_covariance,
+    product_covariance,
     rectified_covariance,
 )
-from withstand.operators import LinearOperator, Shape
+from withstand.operators import LinearOperator
 from withstand.types import ModelError
 
-_Map: TypeAlias = Callable[[Tensor], Tensor]
-"""A linear map of batched tensors."""
-
 _DEGREE = 8  # of the expansion of smooth functions
-_MOST_BYTES = 4 * 2**30  # of one batch of matrices
 
 
 @final
@@ -79,7 +83,7 @@ class CorrelatedGaussian(Bending):
         """
         length = len(variance) if variance.dim() == mean.dim() else 1
         spread = variance.expand(length, *mean.shape[1:]).flatten(1)
-        _require_affordable(length, spread.shape[1], spread)
+        require_affordable(length, spread.shape[1], spread)
         std = torch.where(spread > 0, std_of(spread), 0)
         link = torch.diag_embed(std) if linked else None
         return cls(mean, torch.diag_embed(spread), link)
@@ -158,17 +162,7 @@ class CorrelatedGaussian(Bending):
         own_link, other_link = _links([x, y])
         between = own_link @ other_link.mT
         own, others = x.mean.flatten(1), y.mean.flatten(1)
-
-        def crossed(first: Tensor, second: Tensor) -> Tensor:
-            return first[:, :, None] * second[:, None, :]
-
-        mixed = crossed(others, own) * between
-        covariance = (
-            crossed(others, others) * x.covariance
-            + crossed(own, own) * y.covariance
-            + (mixed + mixed.mT)
-            + (x.covariance * y.covariance + between * between.mT)
-        )
+        covariance = product_covariance(own, others, x.covariance, y.covariance, between)
         mean = x.mean * y.mean + between.diagonal(dim1=1, dim2=2).reshape(-1, *x.mean.shape[1:])
         return type(self)(mean, covariance, others[:, :, None] * own_link + own[:, :, None] * other_link)
 
@@ -226,16 +220,16 @@ class CorrelatedGaussian(Bending):
                 part.covariance if part is other else block
                 for other, block in zip(parts, between, strict=True)
             ]
-            rows.append(torch.cat(_alike(blocks), 2))
-        order = _order([part.example_shape for part in parts], dim).to(self.mean.device)
-        covariance = torch.cat(_alike(rows), 1)[:, order][:, :, order]
-        link = torch.cat(_alike(links), 1)[:, order]
+            rows.append(torch.cat(alike(blocks), 2))
+        order = order_of_cat([part.example_shape for part in parts], dim).to(self.mean.device)
+        covariance = torch.cat(alike(rows), 1)[:, order][:, :, order]
+        link = torch.cat(alike(links), 1)[:, order]
         return type(self)(torch.cat([part.mean for part in parts], dim), covariance, link)
 
-    def _mapped(self, function: _Map, mean: Tensor) -> Self:
+    def _mapped(self, function: Map, mean: Tensor) -> Self:
         """The image under a linear map, and its mean."""
-        covariance = _both_sides(function, self.covariance, self.example_shape)
-        link = None if self.link is None else _on_rows(function, self.link.mT, self.example_shape).mT
+        covariance = both_sides(function, self.covariance, self.example_shape)
+        link = None if self.link is None else on_rows(function, self.link.mT, self.example_shape).mT
         return type(self)(mean, covariance, link)
 
     def _rearranged(self, function: Rearrange) -> Self:
@@ -245,7 +239,7 @@ class CorrelatedGaussian(Bending):
     @override
     def bent(self, function: Elementwise | Unimodal) -> Self:
         own, spread = self.mean, self.variance
-        _require_affordable(len(own), own[:1].numel(), own)
+        require_affordable(len(own), own[:1].numel(), own)
         mean, variance = bent(function, own, spread)
         if function.hinges is not None:
             covariance = hinged_covariance(own, self.covariance, function.hinges)
@@ -319,7 +313,7 @@ class CorrelatedGaussian(Bending):
         ordered = [torch.minimum(first, second) - tail, torch.maximum(first, second) + tail]
         return apart._with_gain(first - second, place, torch.cat([before, *ordered, rest], 1))
 
-    def _with_gain(self, apart: Tensor, place: _Map, mean: Tensor) -> Self:
+    def _with_gain(self, apart: Tensor, place: Map, mean: Tensor) -> Self:
         """Of base and difference, flat one after the other here: base + place(max(difference, 0)).
 
         Exact where they are jointly normal: Cov(y, max(d, 0)) = Cov(y, d) P(d > 0) (Stein, 1981).
@@ -337,27 +331,13 @@ class CorrelatedGaussian(Bending):
         )
         flat = apart.flatten(1)
         share = cdf(flat / std_of(own.diagonal(dim1=1, dim2=2)))
-        gained = _on_rows(place, across * share[:, None, :], shape)
-        both = _both_sides(place, rectified_covariance(flat, own), shape)
+        gained = on_rows(place, across * share[:, None, :], shape)
+        both = both_sides(place, rectified_covariance(flat, own), shape)
         link = self.link
         if link is not None:
             parts = link[:, size:] * share[:, :, None]
-            link = link[:, :size] + _on_rows(place, parts.mT, shape).mT
+            link = link[:, :size] + on_rows(place, parts.mT, shape).mT
         return type(self)(mean, base + gained + gained.mT + both, link)
-
-
-def _on_rows(function: _Map, matrix: Tensor, shape: Shape) -> Tensor:
-    """A linear map of each row, taken for an example of that shape: (batch, rows, n) -> (batch, rows, m)."""
-    rows = matrix.reshape(-1, *shape)
-    return torch.unflatten(norms.flat(function(rows)), 0, matrix.shape[:2])
-
-
-def _both_sides(function: _Map, matrix: Tensor, shape: Shape) -> Tensor:
-    """A S Aᵀ of symmetric S, (batch, n, n) -> (batch, m, m)."""
-    size = function(matrix.new_zeros(1, *shape)).numel()
-    _require_affordable(len(matrix), max(size, matrix.shape[1]), matrix)
-    half = _on_rows(function, matrix, shape)
-    return _on_rows(function, half.mT, shape)
 
 
 def _links(parts: Sequence[CorrelatedGaussian]) -> list[Tensor]:
@@ -369,29 +349,3 @@ def _links(parts: Sequence[CorrelatedGaussian]) -> list[Tensor]:
             "CorrelatedGaussian a link of its own."
         )
     return links
-
-
-def _alike(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """With as many matrices each, to be joined."""
-    length = max(len(matrix) for matrix in matrices)
-    return [matrix.expand(length, -1, -1) for matrix in matrices]
-
-
-def _order(shapes: Sequence[Shape], dim: int) -> Tensor:
-    """Where each coordinate of a concatenation is in the flat examples, one after another."""
-    start, places = 0, []
-    for shape in shapes:
-        size = torch.Size(shape).numel()
-        places.append(torch.arange(start, start + size).reshape(1, *shape))
-        start += size
-    return torch.cat(places, dim).flatten()
-
-
-def _require_affordable(count: int, size: int, like: Tensor) -> None:
-    num_bytes = count * size**2 * like.element_size()
-    if num_bytes > _MOST_BYTES:
-        raise ModelError(
-            f"A covariance matrix of n = {size:,} coordinates, {count} at a time, takes "
-            f"{num_bytes / 2**30:.1f} GiB, more than {_MOST_BYTES / 2**30:g}. Take Gaussian(mean, variance), "
-            "which keeps variances alone, or fewer examples at a time."
-        )
