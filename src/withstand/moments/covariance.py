@@ -125,7 +125,7 @@ def product_covariance(
         between: Cov(x_i, y_j), (batch or 1, n, n).
 
     Returns:
-        Tensor (batch, n, n); exact. The mean of the product is mean_x · mean_y and the diagonal of ``between``.
+        Tensor (batch, n, n); exact. The mean is mean_x · mean_y and the diagonal of ``between``.
     """
     mixed = mean_y[:, :, None] * mean_x[:, None, :] * between
     of_x = mean_y[:, :, None] * mean_y[:, None, :] * covariance_x

@@ -24,6 +24,12 @@ def on_rows(function: Map, matrix: Tensor, shape: Shape) -> Tensor:
     return torch.unflatten(norms.flat(function(rows)), 0, matrix.shape[:2])
 
 
+def on_rows_of_each(function: Map, matrix: Tensor, shape: Shape) -> Tensor:
+    """The same of a map that is another one for each example, and takes (rows, batch, …)."""
+    rows = torch.unflatten(matrix.transpose(0, 1), 2, shape)
+    return function(rows).flatten(2).transpose(0, 1)
+
+
 def both_sides(function: Map, matrix: Tensor, shape: Shape) -> Tensor:
     """A S Aᵀ of symmetric S, (batch, n, n) -> (batch, m, m)."""
     size = function(matrix.new_zeros(1, *shape)).numel()

@@ -7,6 +7,7 @@ that follows, covariances included. From there on what comes out is taken for no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Self, final
 
 import torch
@@ -20,6 +21,7 @@ from withstand.domains.gaussians.covariance_matrices import (
     alike,
     both_sides,
     on_rows,
+    on_rows_of_each,
     order_of_cat,
     require_affordable,
 )
@@ -195,14 +197,9 @@ class CorrelatedGaussian(Bending):
 
     @override
     def deviated(self, mean: Tensor, tangent: Tangent) -> Self:
-        half = self._along(tangent, self.covariance)
-        link = None if self.link is None else self._along(tangent, self.link.mT).mT
-        return type(self)(mean, self._along(tangent, half.mT), link)
-
-    def _along(self, tangent: Tangent, matrix: Tensor) -> Tensor:
-        """The map of each row: (batch, rows, n) -> (batch, rows, m)."""
-        rows = torch.unflatten(matrix.transpose(0, 1), 2, self.example_shape)
-        return tangent.apply(rows).flatten(2).transpose(0, 1)
+        along = partial(on_rows_of_each, tangent.apply, shape=self.example_shape)
+        link = None if self.link is None else along(self.link.mT).mT
+        return type(self)(mean, along(along(self.covariance).mT), link)
 
     @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
