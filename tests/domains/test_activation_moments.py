@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from withstand.domains import Domain, Elementwise, FactoredGaussian, Gaussian, Unimodal, propagate
 from withstand.graph.domain import NormOf
-from withstand.graph.primitives import Monotone
+from withstand.graph.primitives import Bilinear, Coupled, Monotone
 from withstand.moments import RECTIFIER, quadrature
 from withstand.operators import LinearOperator
 
@@ -56,6 +56,18 @@ class _Noted(Domain):
 
     @override
     def add(self, other: Self) -> Self:
+        raise NotImplementedError
+
+    @override
+    def coupled(self, function: Coupled) -> Self:
+        raise NotImplementedError
+
+    @override
+    def product(self, other: Self, bilinear: Bilinear) -> Self:
+        raise NotImplementedError
+
+    @override
+    def larger(self, other: Self) -> Self:
         raise NotImplementedError
 
     @override

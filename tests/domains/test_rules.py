@@ -279,6 +279,7 @@ def test_rules_of_unimodal_functions_have_exact_bottom_and_slope(unimodal: Unimo
     x = torch.linspace(-40, 40, 4_000_001, dtype=torch.float64, requires_grad=True)
     (slopes,) = torch.autograd.grad(unimodal.function(x).sum(), x)
     y = unimodal.function(x.detach())
+    assert isinstance(unimodal.slope, float)
     assert slopes.abs().max() <= unimodal.slope
     assert slopes.abs().max() == pytest.approx(unimodal.slope, rel=1e-9)
     assert y.min() >= unimodal.value

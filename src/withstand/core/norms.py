@@ -46,8 +46,22 @@ def norm(x: Tensor, p: float) -> Tensor:
     Returns:
         Tensor (batch,).
     """
-    lengths: Tensor = torch.linalg.vector_norm(x.flatten(1), ord=require_norm(p), dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(flat(x), ord=require_norm(p), dim=1)
     return lengths
+
+
+def flat(x: Tensor) -> Tensor:
+    """Each example in a row, (batch, n), of a tensor (batch, …); also where it is one number."""
+    return x[..., None].flatten(1)
+
+
+def root(square: Tensor) -> Tensor:
+    """The square root, kept just above 0, where its gradient would be infinite.
+
+    Args:
+        square: Nowhere negative.
+    """
+    return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
 
 
 def project(delta: Tensor, p: float, radius: float | Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from withstand.graph.primitives import Monotone, Unimodal
+from withstand.graph.primitives import Bilinear, Coupled, Monotone, Unimodal
 from withstand.operators import LinearOperator, Shape
 
 NormOf: TypeAlias = Callable[[LinearOperator, Shape], Tensor]
@@ -57,12 +57,35 @@ class Domain(ABC):
         """The image under a unimodal activation, which falls to one minimum and rises again."""
 
     @abstractmethod
+    def coupled(self, function: Coupled) -> Self:
+        """The image under a function of several coordinates of each example, such as softmax.
+
+        Raises:
+            ModelError: these are distributions, and the function is none of those in ``graph.coupled``.
+        """
+
+    @abstractmethod
     def shift(self, constant: Tensor | float) -> Self:
         """The image under x -> x + constant, which broadcasts to (batch, …)."""
 
     @abstractmethod
     def add(self, other: Self) -> Self:
         """What the sums of a tensor of this and one of the other make."""
+
+    @abstractmethod
+    def product(self, other: Self, bilinear: Bilinear) -> Self:
+        """What the products B(x, y) of an x of this and a y of the other make.
+
+        Where ``other is self`` both are the same tensor, and their product is a square.
+
+        Args:
+            other: With as many dimensions.
+            bilinear: B.
+        """
+
+    @abstractmethod
+    def larger(self, other: Self) -> Self:
+        """What the larger of each two coordinates of this and of the other, of the same shape, make."""
 
     @abstractmethod
     def cat(self, others: Sequence[Self], dim: int) -> Self:

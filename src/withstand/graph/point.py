@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.graph.domain import NormOf, Region
-from withstand.graph.primitives import Monotone, Unimodal
+from withstand.graph.primitives import Bilinear, Coupled, Monotone, Unimodal
 from withstand.operators import LinearOperator
 
 
@@ -49,12 +49,24 @@ class Point(Region):
         return type(self)(function.function(self.value))
 
     @override
+    def coupled(self, function: Coupled) -> Self:
+        return type(self)(function(self.value))
+
+    @override
     def shift(self, constant: Tensor | float) -> Self:
         return type(self)(self.value + constant)
 
     @override
     def add(self, other: Self) -> Self:
         return type(self)(self.value + other.value)
+
+    @override
+    def product(self, other: Self, bilinear: Bilinear) -> Self:
+        return type(self)(bilinear(self.value, other.value))
+
+    @override
+    def larger(self, other: Self) -> Self:
+        return type(self)(torch.maximum(self.value, other.value))
 
     @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:

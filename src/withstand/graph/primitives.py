@@ -1,8 +1,9 @@
 """What the layers of networks are made of: the operations that every domain has a rule for.
 
-Linear maps are ``spectral.LinearOperator``. All else that networks do to one tensor is monotone
-(the functions below) or unimodal: it falls to one minimum and rises again (GELU). A new kind of layer is
-one rule that says which of these it is; then every domain can pass through it.
+Linear maps are ``operators.LinearOperator``. All else that networks do to one tensor is monotone
+(the functions below), unimodal: it falls to one minimum and rises again (GELU), or couples coordinates
+(softmax). Two tensors are added, multiplied, compared or joined. A new kind of layer is one rule that says
+which of these it is; then every domain can pass through it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.moments import Hinges
+from withstand.moments import ClosedMoments, Hinges
+
+Slope: TypeAlias = float | Tensor | Callable[[Tensor, Tensor], Tensor]
+"""The steepest slope of a function of each coordinate: a number, or what makes it for each coordinate of the
+ends (lower, upper) between which it is wanted; infinite or NaN where the function is not defined there."""
 
 
 class Monotone(ABC):
@@ -28,7 +34,7 @@ class Monotone(ABC):
 
     @property
     @abstractmethod
-    def lipschitz(self) -> float | Tensor:
+    def lipschitz(self) -> Slope:
         """A bound on ‖f(x) - f(y)‖₂ / ‖x - y‖₂."""
 
     @property
@@ -49,7 +55,7 @@ class _OfFunction(Monotone):
 
     @property
     @override
-    def lipschitz(self) -> float | Tensor:
+    def lipschitz(self) -> Slope:
         return 1.0
 
     @override
@@ -63,18 +69,20 @@ class Elementwise(_OfFunction):
 
     Args:
         function: The activation.
-        slope: Its steepest slope; a float or a scalar tensor.
+        slope: Its steepest slope.
         jump: How far it may fall all the same, at a step of which it is otherwise monotone.
         hinges: The same function where it is piecewise linear, so that its moments are closed forms.
+        moments: Its moments where they are other closed forms; by quadrature where there are neither.
     """
 
-    slope: float | Tensor = 1.0
+    slope: Slope = 1.0
     jump: float = 0.0
     hinges: Hinges | None = None
+    moments: ClosedMoments | None = None
 
     @property
     @override
-    def lipschitz(self) -> float | Tensor:
+    def lipschitz(self) -> Slope:
         return self.slope
 
     @property
@@ -90,16 +98,66 @@ class Unimodal:
     Args:
         function: The activation.
         slope: Its steepest slope, of either sign.
-        position: Where it is least.
+        position: Where it is least; infinite where it falls all along.
         value: A lower bound on what it is there.
         hinges: The same function where it is piecewise linear, so that its moments are closed forms.
+        moments: Its moments where they are other closed forms; by quadrature where there are neither.
+        pole: Where it is infinite and may begin anew; an interval that holds it has no bounds. None: nowhere.
     """
 
     function: Callable[[Tensor], Tensor]
-    slope: float
+    slope: Slope
     position: float
     value: float
     hinges: Hinges | None = None
+    moments: ClosedMoments | None = None
+    pole: float | None = None
+
+
+class Coupled(ABC):
+    """A function of several coordinates of each example that is not monotone: softmax, normalisation.
+
+    Dimensions that it is told are those of the batched tensor, so at least 1.
+    """
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """f(x), for a tensor (batch, …)."""
+
+    @abstractmethod
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """What f(x) is between, coordinate by coordinate, wherever lower ≤ x ≤ upper, (batch, …) each."""
+
+    @abstractmethod
+    def lipschitz(self, midpoint: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor | float:
+        """A bound on ‖f(x) - f(midpoint)‖₂ / ‖x - midpoint‖₂ over a set.
+
+        Args:
+            midpoint: Tensor (batch, …).
+            radius: Tensor (batch,), or (1,): only x with ‖x - midpoint‖₂ ≤ radius count,
+            lower: and of these only x of at least this, (batch, …),
+            upper: and at most that, (batch, …). The midpoint lies between.
+
+        Returns:
+            Tensor (batch,), or a number that holds for all examples; nowhere negative.
+        """
+
+
+class Bilinear(ABC):
+    """A map B(x, y) of two batched tensors, linear in each: every output is a sum of products x_i y_j.
+
+    No product stands in two outputs, so ‖B(x, y)‖₂ ≤ ‖x‖₂ ‖y‖₂ wherever each x_i y_j occurs once, as in
+    the two kinds of it that are in ``graph.bilinear``. Both tensors have as many dimensions; further ones
+    may stand before the batch.
+    """
+
+    @abstractmethod
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """B(x, y), (batch, …)."""
+
+    @abstractmethod
+    def norms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds on ‖B(x, d)‖₂ / ‖d‖₂ and on ‖B(d, y)‖₂ / ‖d‖₂ for any d, (batch,) each."""
 
 
 @dataclass(frozen=True)

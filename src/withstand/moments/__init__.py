@@ -1,5 +1,6 @@
 """Means and variances of functions of normal variables: the mathematics, of tensors alone."""
 
+from withstand.moments.closed_forms import EXPONENTIAL, LOGARITHM, SQUARED, ClosedMoments, power_moments
 from withstand.moments.covariance import (
     cross_rectified_covariance,
     expanded_covariance,
@@ -13,7 +14,11 @@ from withstand.moments.normal import cdf, pdf, rectified, rectified_and_mean, st
 from withstand.moments.quadrature import nodes_and_weights, quadrature, quadrature_gain
 
 __all__ = [
+    "EXPONENTIAL",
+    "LOGARITHM",
     "RECTIFIER",
+    "SQUARED",
+    "ClosedMoments",
     "Hinges",
     "cdf",
     "cross_rectified_covariance",
@@ -25,6 +30,7 @@ __all__ = [
     "larger",
     "nodes_and_weights",
     "pdf",
+    "power_moments",
     "quadrature",
     "quadrature_gain",
     "rectified",

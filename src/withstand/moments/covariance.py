@@ -112,6 +112,27 @@ def hinged_covariance(mean: Tensor, covariance: Tensor, hinges: Hinges) -> Tenso
     return total
 
 
+def product_covariance(
+    mean_x: Tensor, mean_y: Tensor, covariance_x: Tensor, covariance_y: Tensor, between: Tensor
+) -> Tensor:
+    """The covariance matrix of x · y, elementwise, of jointly normal vectors x and y (Isserlis, 1918).
+
+    Args:
+        mean_x: Of x, (batch, n).
+        mean_y: Of y, (batch, n).
+        covariance_x: Of x, (batch or 1, n, n).
+        covariance_y: Of y, (batch or 1, n, n).
+        between: Cov(x_i, y_j), (batch or 1, n, n).
+
+    Returns:
+        Tensor (batch, n, n); exact. The mean is mean_x · mean_y and the diagonal of ``between``.
+    """
+    mixed = mean_y[:, :, None] * mean_x[:, None, :] * between
+    of_x = mean_y[:, :, None] * mean_y[:, None, :] * covariance_x
+    of_y = mean_x[:, :, None] * mean_x[:, None, :] * covariance_y
+    return of_x + of_y + (mixed + mixed.mT) + (covariance_x * covariance_y + between * between.mT)
+
+
 def correlation_of(covariance: Tensor) -> Tensor:
     """The correlations of a covariance matrix, in [-1, 1]; 0 where a variance is 0.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self, final
+from typing import Self, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -12,10 +12,13 @@ from typing_extensions import override
 from withstand.domains import Domain, Elementwise, Moments, Rearrange, Unimodal
 from withstand.domains.gaussians.diagonal import bent
 from withstand.graph.domain import NormOf
-from withstand.graph.primitives import Monotone
+from withstand.graph.point import Point
+from withstand.graph.primitives import Bilinear, Coupled, Monotone
 from withstand.moments import RECTIFIER, rectified_and_mean
 from withstand.operators import LinearOperator
 from withstand.types import ModelError
+
+_Value = TypeVar("_Value", bound=Domain)
 
 
 @final
@@ -25,11 +28,18 @@ class Onset(Domain):
     Args:
         source: The moments, before that function.
         function: Which has been applied to them; none yet where None.
+        other: What the function takes beside them; with no function, the larger of both is taken.
     """
 
-    def __init__(self, source: Moments, function: Monotone | Unimodal | None = None) -> None:
+    def __init__(
+        self,
+        source: Moments,
+        function: Monotone | Unimodal | Coupled | Bilinear | None = None,
+        other: Moments | None = None,
+    ) -> None:
         self.source = source
         self.function = function
+        self.other = other
 
     @property
     @override
@@ -39,24 +49,25 @@ class Onset(Domain):
     @property
     def clean(self) -> Tensor:
         """What comes without noise, (batch, …)."""
-        match self.function:
-            case None:
-                return self.center
-            case Unimodal():
-                return self.function.function(self.center)
-            case _:
-                return self.function(self.center)
+        other = None if self.other is None else Point(self.other.center)
+        return self._image(Point(self.center), other).center
 
     @property
     def moments(self) -> Moments:
         """What comes under noise."""
+        return self._image(self.source, self.other)
+
+    def _image(self, source: _Value, other: _Value | None) -> _Value:
         match self.function:
-            case None:
-                return self.source
             case Unimodal():
-                return self.source.unimodal(self.function)
-            case _:
-                return self.source.monotone(self.function)
+                return source.unimodal(self.function)
+            case Monotone():
+                return source.monotone(self.function)
+            case Coupled():
+                return source.coupled(self.function)
+        if other is None:
+            return source
+        return source.larger(other) if self.function is None else source.product(other, self.function)
 
     @property
     def clean_and_mean(self) -> Tensor:
@@ -83,6 +94,10 @@ class Onset(Domain):
         return type(self)(self._affine_so_far, function)
 
     @override
+    def coupled(self, function: Coupled) -> Self:
+        return type(self)(self._affine_so_far, function)
+
+    @override
     def shift(self, constant: Tensor | float) -> Self:
         return type(self)(self._affine_so_far.shift(constant))
 
@@ -91,13 +106,21 @@ class Onset(Domain):
         return type(self)(self._affine_so_far.add(other._affine_so_far))
 
     @override
+    def product(self, other: Self, bilinear: Bilinear) -> Self:
+        return type(self)(self._affine_so_far, bilinear, other._affine_so_far)
+
+    @override
+    def larger(self, other: Self) -> Self:
+        return type(self)(self._affine_so_far, None, other._affine_so_far)
+
+    @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
         return type(self)(self._affine_so_far.cat([other._affine_so_far for other in others], dim))
 
     @property
     def _affine_so_far(self) -> Moments:
         """The moments, to which no function has been applied yet."""
-        if self.function is not None:
+        if self.function is not None or self.other is not None:
             raise ModelError(
                 "The rule of the network's first layer that is not affine applies its function and then goes "
                 "on, which the expectation loss cannot follow. Make two layers of it, each with a rule."

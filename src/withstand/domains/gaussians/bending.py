@@ -1,8 +1,9 @@
-"""What distributions share: activations that wait for max pooling; pooling and sorting, as maxima of two."""
+"""What distributions share: activations that wait for max pooling; pooling, sorting: maxima of two."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
 from typing import Self, TypeVar
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.graph.domain import Moments
+from withstand.domains.gaussians.coupling import Coupling
+from withstand.graph.coupled import Largest
 from withstand.graph.primitives import (
     Elementwise,
     MaxPool,
@@ -27,7 +29,7 @@ from withstand.types import ModelError
 _NEGLIGIBLE = 1e-6
 
 
-class Bending(Moments, ABC):
+class Bending(Coupling, ABC):
     """The interface of moments that put off an activation until they are asked what it makes of them.
 
     A maximum and a nondecreasing function can change places, and of normal values the maximum is known
@@ -37,10 +39,6 @@ class Bending(Moments, ABC):
     _mean: Tensor
     _put_off: tuple[Self, Elementwise] | None = None
     _cached: Self | None = None
-
-    @abstractmethod
-    def bent(self, function: Elementwise | Unimodal) -> Self:
-        """The image under an activation, now."""
 
     @abstractmethod
     def through(self, function: Monotone) -> Self:
@@ -103,16 +101,21 @@ class Comparable(Bending, ABC):
     """The interface of distributions of which two of one shape have a maximum."""
 
     @abstractmethod
-    def larger(self, other: Self) -> Self:
-        """max(x, y), coordinate by coordinate."""
-
-    @abstractmethod
     def negated(self) -> Self:
         """-x."""
 
     @abstractmethod
     def rearranged(self, function: Rearrange) -> Self:
         """Its coordinates moved or picked out."""
+
+    @override
+    def largest(self, function: Largest) -> Self:
+        value = self.monotone(moved(partial(gathered, function.dims)))
+        while (count := value.shape[-1]) > 1:
+            sizes = [count // 2, count // 2, count % 2]
+            first, second, rest = (value.monotone(moved(partial(_part, sizes, place))) for place in range(3))
+            value = first.larger(second).cat([rest], len(value.shape) - 1)
+        return value.monotone(moved(partial(without_gathered, function)))
 
     @override
     def through(self, function: Monotone) -> Self:
@@ -150,6 +153,23 @@ def sorted_in_groups(value: _Compared, groups: SortGroups) -> _Compared:
             smaller = first.negated().larger(second.negated()).negated()
             values[place], values[place + 1] = smaller, first.larger(second)
     return values[0].cat(values[1:], 1).monotone(moved(groups.arrange))
+
+
+def gathered(dims: Sequence[int], x: Tensor) -> Tensor:
+    """Some dimensions of (batch, …) as one, at the end."""
+    return x.movedim(tuple(dims), tuple(range(-len(dims), 0))).flatten(-len(dims))
+
+
+def without_gathered(function: Largest, x: Tensor) -> Tensor:
+    """The one at the end, of size 1, taken away; where they are to be kept, each in its old place."""
+    x = x.squeeze(-1)
+    for dim in sorted(function.dims) if function.keepdim else ():
+        x = x.unsqueeze(dim)
+    return x
+
+
+def _part(sizes: list[int], place: int, x: Tensor) -> Tensor:
+    return torch.split(x, sizes, -1)[place]
 
 
 def _place(groups: SortGroups, place: int, x: Tensor) -> Tensor:

@@ -14,8 +14,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.gaussians.bending import Comparable
+from withstand.domains.gaussians.coupling import Tangent
+from withstand.graph.bilinear import Multiplication
 from withstand.graph.domain import NormOf
-from withstand.graph.primitives import Elementwise, Rearrange, Unimodal
+from withstand.graph.powers import SQUARE
+from withstand.graph.primitives import Bilinear, Elementwise, Rearrange, Unimodal
 from withstand.moments import hinged, hinged_gain, larger, quadrature, quadrature_gain
 from withstand.operators import LinearOperator
 
@@ -58,6 +61,15 @@ class Gaussian(Comparable):
         return type(self)(self.mean + other.mean, self.variance + other.variance)
 
     @override
+    def product(self, other: Self, bilinear: Bilinear) -> Self:
+        """Exact for independent values, their products taken to be independent; and for a square."""
+        if other is self and isinstance(bilinear, Multiplication):
+            return self.unimodal(SQUARE)
+        mean, squares = bilinear(self.mean, other.mean), self.mean.square() + self.variance
+        variance = bilinear(squares, other.variance) + bilinear(self.variance, other.mean.square())
+        return type(self)(mean, variance)
+
+    @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
         parts: list[Self] = [self, *others]
         length = max(len(part.variance) for part in parts)
@@ -66,11 +78,17 @@ class Gaussian(Comparable):
 
     @override
     def larger(self, other: Self) -> Self:
+        if other is self:
+            return self
         return type(self)(*larger(self.mean, self.variance, other.mean, other.variance))
 
     @override
     def negated(self) -> Self:
         return type(self)(-self.mean, self.variance)
+
+    @override
+    def deviated(self, mean: Tensor, tangent: Tangent) -> Self:
+        return type(self)(mean, tangent.squared(self.variance))
 
     @override
     def bent(self, function: Elementwise | Unimodal) -> Self:
@@ -84,10 +102,12 @@ class Gaussian(Comparable):
 def bent(function: Elementwise | Unimodal, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of an activation of normal coordinates.
 
-    A closed form where it is piecewise linear; else by quadrature.
+    A closed form where it is piecewise linear or gives one; else by quadrature.
     """
     if function.hinges is not None:
         return hinged(mean, variance, function.hinges)
+    if function.moments is not None:
+        return function.moments.both(mean, variance)
     return quadrature(function.function, mean, variance)
 
 
@@ -95,6 +115,8 @@ def gain(function: Elementwise | Unimodal, mean: Tensor, variance: Tensor) -> Te
     """The mean slope of an activation of normal coordinates."""
     if function.hinges is not None:
         return hinged_gain(mean, variance, function.hinges)
+    if function.moments is not None:
+        return function.moments.gain(mean, variance)
     return quadrature_gain(function.function, mean, variance)
 
 
@@ -107,4 +129,9 @@ def rearranged_deviations(function: Rearrange, deviations: Tensor) -> Tensor:
     """
     if not function.sets_constants:
         return function(deviations)
-    return function(deviations) - function(torch.zeros_like(deviations[:1]))
+    return without_constants(function(deviations), function(torch.zeros_like(deviations[:1])))
+
+
+def without_constants(images: Tensor, constants: Tensor) -> Tensor:
+    """What is left of rearranged deviations, also where a constant is infinite, as in a mask of attention."""
+    return torch.where(constants.isfinite(), images - constants, 0)

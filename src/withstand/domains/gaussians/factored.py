@@ -11,9 +11,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.gaussians.bending import Comparable
+from withstand.domains.gaussians.coupling import Tangent
 from withstand.domains.gaussians.diagonal import bent, gain, rearranged_deviations
+from withstand.graph.bilinear import Multiplication
 from withstand.graph.domain import NormOf
-from withstand.graph.primitives import Elementwise, Rearrange, Unimodal
+from withstand.graph.powers import SQUARE
+from withstand.graph.primitives import Bilinear, Elementwise, Rearrange, Unimodal
 from withstand.moments import larger, share_of_first
 from withstand.operators import LinearOperator
 
@@ -72,6 +75,22 @@ class FactoredGaussian(Comparable):
         return type(self)(self.mean + other.mean, self.factors + other.factors, rest)
 
     @override
+    def product(self, other: Self, bilinear: Bilinear) -> Self:
+        """Exact mean and factors, and of a multiplication the variance (Isserlis, Biometrika 1918).
+
+        In a sum of products only what is linear in the factors covaries.
+        """
+        if other is self and isinstance(bilinear, Multiplication):
+            return self.unimodal(SQUARE)
+        covariance = bilinear(self.factors, other.factors).sum(0)
+        factors = bilinear(self.factors, other.mean) + bilinear(self.mean, other.factors)
+        rest = bilinear(self.mean.square(), other.rest) + bilinear(self.rest, other.mean.square())
+        rest = rest + bilinear(self.variance, other.variance)
+        if isinstance(bilinear, Multiplication):
+            rest = rest + covariance.square()
+        return type(self)(bilinear(self.mean, other.mean) + covariance, factors, rest)
+
+    @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
         parts: list[Self] = [self, *others]
         length = max(part.factors.shape[1] for part in parts)
@@ -82,6 +101,8 @@ class FactoredGaussian(Comparable):
 
     @override
     def larger(self, other: Self) -> Self:
+        if other is self:
+            return self
         covariance = (self.factors * other.factors).sum(0)
         pair = self.mean, self.variance, other.mean, other.variance, covariance
         (mean, variance), share = larger(*pair), share_of_first(*pair)
@@ -90,6 +111,10 @@ class FactoredGaussian(Comparable):
     @override
     def negated(self) -> Self:
         return type(self)(-self.mean, -self.factors, self.rest)
+
+    @override
+    def deviated(self, mean: Tensor, tangent: Tangent) -> Self:
+        return type(self)(mean, tangent.apply(self.factors), tangent.squared(self.rest))
 
     @override
     def bent(self, function: Elementwise | Unimodal) -> Self:

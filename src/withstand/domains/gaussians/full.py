@@ -6,23 +6,39 @@ that follows, covariances included. From there on what comes out is taken for no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Self, TypeAlias, final
+from collections.abc import Sequence
+from functools import partial
+from typing import Self, final
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.domains.gaussians.bending import Bending, unknown
-from withstand.domains.gaussians.diagonal import bent, gain
+from withstand.domains.gaussians.bending import Bending, gathered, unknown, without_gathered
+from withstand.domains.gaussians.coupling import Tangent
+from withstand.domains.gaussians.covariance_matrices import (
+    Map,
+    alike,
+    both_sides,
+    on_rows,
+    on_rows_of_each,
+    order_of_cat,
+    require_affordable,
+)
+from withstand.domains.gaussians.diagonal import bent, gain, without_constants
+from withstand.graph.bilinear import MatrixProduct, Multiplication
+from withstand.graph.coupled import Largest
 from withstand.graph.domain import NormOf
+from withstand.graph.powers import SQUARE
 from withstand.graph.primitives import (
+    Bilinear,
     Elementwise,
     MaxPool,
     Monotone,
     Rearrange,
     SortGroups,
     Unimodal,
+    moved,
     window_places,
 )
 from withstand.moments import cdf, rectified, std_of
@@ -31,16 +47,13 @@ from withstand.moments.covariance import (
     expanded_covariance,
     hermite_coefficients,
     hinged_covariance,
+    product_covariance,
     rectified_covariance,
 )
-from withstand.operators import LinearOperator, Shape
+from withstand.operators import LinearOperator
 from withstand.types import ModelError
 
-_Map: TypeAlias = Callable[[Tensor], Tensor]
-"""A linear map of batched tensors."""
-
 _DEGREE = 8  # of the expansion of smooth functions
-_MOST_BYTES = 4 * 2**30  # of one batch of matrices
 
 
 @final
@@ -72,7 +85,7 @@ class CorrelatedGaussian(Bending):
         """
         length = len(variance) if variance.dim() == mean.dim() else 1
         spread = variance.expand(length, *mean.shape[1:]).flatten(1)
-        _require_affordable(length, spread.shape[1], spread)
+        require_affordable(length, spread.shape[1], spread)
         std = torch.where(spread > 0, std_of(spread), 0)
         link = torch.diag_embed(std) if linked else None
         return cls(mean, torch.diag_embed(spread), link)
@@ -128,6 +141,67 @@ class CorrelatedGaussian(Bending):
         return type(self)(self.mean + other.mean, covariance, own_link + other_link)
 
     @override
+    def product(self, other: Self, bilinear: Bilinear) -> Self:
+        """Exact for jointly normal values (Isserlis, Biometrika 1918), whose covariance is as in ``add``.
+
+        A product of matrices is a multiplication of all rows with all columns, and sums.
+
+        Raises:
+            ModelError: there is no link, or it is another bilinear map.
+        """
+        match bilinear:
+            case Multiplication():
+                return self.unimodal(SQUARE) if other is self else self._multiplied(other)
+            case MatrixProduct():
+                rows = self._rearranged(moved(lambda x: x[..., None]))
+                columns = other._rearranged(moved(lambda x: x[..., None, :, :]))
+                products = rows._multiplied(columns)
+                return products._mapped(lambda x: x.sum(-2), products.mean.sum(-2))
+        raise ModelError(f"The products of {type(bilinear).__name__} are not known; write them as sums.")
+
+    def _multiplied(self, other: Self) -> Self:
+        x, y = self._spread_over(other), other._spread_over(self)
+        own_link, other_link = _links([x, y])
+        between = own_link @ other_link.mT
+        own, others = x.mean.flatten(1), y.mean.flatten(1)
+        covariance = product_covariance(own, others, x.covariance, y.covariance, between)
+        mean = x.mean * y.mean + between.diagonal(dim1=1, dim2=2).reshape(-1, *x.mean.shape[1:])
+        return type(self)(mean, covariance, others[:, :, None] * own_link + own[:, :, None] * other_link)
+
+    def _spread_over(self, other: Self) -> Self:
+        """Its dimensions of size 1 as large as the other's."""
+        shape = tuple(max(sizes) for sizes in zip(self.example_shape, other.example_shape, strict=True))
+
+        def spread(x: Tensor) -> Tensor:
+            return x.expand(len(x), *shape)
+
+        return self if shape == self.example_shape else self._mapped(spread, spread(self.mean))
+
+    @override
+    def larger(self, other: Self) -> Self:
+        """Exact for jointly normal values, whose covariance is as in ``add``.
+
+        Raises:
+            ModelError: there is no link.
+        """
+        if other is self:
+            return self
+        first, second = (value._rearranged(moved(lambda x: x[:, None])) for value in (self, other))
+        return first.cat([second], 1)._largest_of_stack()
+
+    @override
+    def largest(self, function: Largest) -> Self:
+        stacked = self._rearranged(moved(lambda x: gathered(function.dims, x).movedim(-1, 1)))
+        largest = stacked._largest_of_stack()
+        return largest._rearranged(moved(lambda x: without_gathered(function, x[..., None])))
+
+    @override
+    def deviated(self, mean: Tensor, tangent: Tangent) -> Self:
+        along = partial(on_rows_of_each, tangent.apply, shape=self.example_shape)
+        link = None if self.link is None else along(self.link.mT).mT
+        return type(self)(mean, along(along(self.covariance).mT), link)
+
+    @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
         """One after another; covariances between them are as in ``add``.
 
@@ -143,29 +217,34 @@ class CorrelatedGaussian(Bending):
                 part.covariance if part is other else block
                 for other, block in zip(parts, between, strict=True)
             ]
-            rows.append(torch.cat(_alike(blocks), 2))
-        order = _order([part.example_shape for part in parts], dim).to(self.mean.device)
-        covariance = torch.cat(_alike(rows), 1)[:, order][:, :, order]
-        link = torch.cat(_alike(links), 1)[:, order]
+            rows.append(torch.cat(alike(blocks), 2))
+        order = order_of_cat([part.example_shape for part in parts], dim).to(self.mean.device)
+        covariance = torch.cat(alike(rows), 1)[:, order][:, :, order]
+        link = torch.cat(alike(links), 1)[:, order]
         return type(self)(torch.cat([part.mean for part in parts], dim), covariance, link)
 
-    def _mapped(self, function: _Map, mean: Tensor) -> Self:
+    def _mapped(self, function: Map, mean: Tensor) -> Self:
         """The image under a linear map, and its mean."""
-        covariance = _both_sides(function, self.covariance, self.example_shape)
-        link = None if self.link is None else _on_rows(function, self.link.mT, self.example_shape).mT
+        covariance = both_sides(function, self.covariance, self.example_shape)
+        link = None if self.link is None else on_rows(function, self.link.mT, self.example_shape).mT
         return type(self)(mean, covariance, link)
 
     def _rearranged(self, function: Rearrange) -> Self:
         constants = function(self.mean.new_zeros(1, *self.example_shape))  # which have no variance
-        return self._mapped(lambda rows: function(rows) - constants, function(self.mean))
+        return self._mapped(lambda rows: without_constants(function(rows), constants), function(self.mean))
 
     @override
     def bent(self, function: Elementwise | Unimodal) -> Self:
         own, spread = self.mean, self.variance
-        _require_affordable(len(own), own[:1].numel(), own)
+        require_affordable(len(own), own[:1].numel(), own)
         mean, variance = bent(function, own, spread)
         if function.hinges is not None:
             covariance = hinged_covariance(own, self.covariance, function.hinges)
+        elif function.moments is not None and function.moments.covariance is not None:
+            covariance = function.moments.covariance(own.flatten(1), self.covariance)
+        elif function.moments is not None:
+            slopes = function.moments.gain(own, spread).flatten(1)
+            covariance = slopes[:, :, None] * slopes[:, None, :] * self.covariance
         else:
             terms = hermite_coefficients(function.function, own, spread, _DEGREE, num_nodes=16).flatten(2)
             covariance = expanded_covariance(terms, correlation_of(self.covariance))
@@ -181,6 +260,11 @@ class CorrelatedGaussian(Bending):
 
     def _largest(self, places: Sequence[Rearrange]) -> Self:
         stacked = self._rearranged(Rearrange(lambda x: torch.stack([place(x) for place in places], 1)))
+        return stacked._largest_of_stack()
+
+    def _largest_of_stack(self) -> Self:
+        """Along dimension 1, which goes."""
+        stacked: Self = self
         while stacked.shape[1] > 1:
             stacked = stacked._halved()
         return stacked._rearranged(Rearrange(lambda x: x.squeeze(1)))
@@ -226,7 +310,7 @@ class CorrelatedGaussian(Bending):
         ordered = [torch.minimum(first, second) - tail, torch.maximum(first, second) + tail]
         return apart._with_gain(first - second, place, torch.cat([before, *ordered, rest], 1))
 
-    def _with_gain(self, apart: Tensor, place: _Map, mean: Tensor) -> Self:
+    def _with_gain(self, apart: Tensor, place: Map, mean: Tensor) -> Self:
         """Of base and difference, flat one after the other here: base + place(max(difference, 0)).
 
         Exact where they are jointly normal: Cov(y, max(d, 0)) = Cov(y, d) P(d > 0) (Stein, 1981).
@@ -244,27 +328,13 @@ class CorrelatedGaussian(Bending):
         )
         flat = apart.flatten(1)
         share = cdf(flat / std_of(own.diagonal(dim1=1, dim2=2)))
-        gained = _on_rows(place, across * share[:, None, :], shape)
-        both = _both_sides(place, rectified_covariance(flat, own), shape)
+        gained = on_rows(place, across * share[:, None, :], shape)
+        both = both_sides(place, rectified_covariance(flat, own), shape)
         link = self.link
         if link is not None:
             parts = link[:, size:] * share[:, :, None]
-            link = link[:, :size] + _on_rows(place, parts.mT, shape).mT
+            link = link[:, :size] + on_rows(place, parts.mT, shape).mT
         return type(self)(mean, base + gained + gained.mT + both, link)
-
-
-def _on_rows(function: _Map, matrix: Tensor, shape: Shape) -> Tensor:
-    """A linear map of each row, taken for an example of that shape: (batch, rows, n) -> (batch, rows, m)."""
-    rows = matrix.reshape(-1, *shape)
-    return torch.unflatten(function(rows).flatten(1), 0, matrix.shape[:2])
-
-
-def _both_sides(function: _Map, matrix: Tensor, shape: Shape) -> Tensor:
-    """A S Aᵀ of symmetric S, (batch, n, n) -> (batch, m, m)."""
-    size = function(matrix.new_zeros(1, *shape)).numel()
-    _require_affordable(len(matrix), max(size, matrix.shape[1]), matrix)
-    half = _on_rows(function, matrix, shape)
-    return _on_rows(function, half.mT, shape)
 
 
 def _links(parts: Sequence[CorrelatedGaussian]) -> list[Tensor]:
@@ -276,29 +346,3 @@ def _links(parts: Sequence[CorrelatedGaussian]) -> list[Tensor]:
             "CorrelatedGaussian a link of its own."
         )
     return links
-
-
-def _alike(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """With as many matrices each, to be joined."""
-    length = max(len(matrix) for matrix in matrices)
-    return [matrix.expand(length, -1, -1) for matrix in matrices]
-
-
-def _order(shapes: Sequence[Shape], dim: int) -> Tensor:
-    """Where each coordinate of a concatenation is in the flat examples, one after another."""
-    start, places = 0, []
-    for shape in shapes:
-        size = torch.Size(shape).numel()
-        places.append(torch.arange(start, start + size).reshape(1, *shape))
-        start += size
-    return torch.cat(places, dim).flatten()
-
-
-def _require_affordable(count: int, size: int, like: Tensor) -> None:
-    num_bytes = count * size**2 * like.element_size()
-    if num_bytes > _MOST_BYTES:
-        raise ModelError(
-            f"A covariance matrix of n = {size:,} coordinates, {count} at a time, takes "
-            f"{num_bytes / 2**30:.1f} GiB, more than {_MOST_BYTES / 2**30:g}. Take Gaussian(mean, variance), "
-            "which keeps variances alone, or fewer examples at a time."
-        )

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.graph.domain import NormOf, Region
-from withstand.graph.primitives import Monotone, Unimodal
+from withstand.graph.primitives import Bilinear, Coupled, Monotone, Slope, Unimodal
 from withstand.operators import LinearOperator
 
 
@@ -51,15 +51,36 @@ class Ball(Region):
 
     @override
     def monotone(self, function: Monotone) -> Self:
-        image = function(self.midpoint)
-        radius = self.radius * function.lipschitz
-        if function.slack:
-            radius = radius + function.slack * math.sqrt(image.shape[1:].numel())
-        return replace(self, midpoint=image, radius=radius)
+        return self.image(function, self)
 
     @override
     def unimodal(self, function: Unimodal) -> Self:
-        return replace(self, midpoint=function.function(self.midpoint), radius=self.radius * function.slope)
+        return self.image(function, self)
+
+    @override
+    def coupled(self, function: Coupled) -> Self:
+        return self.image(function, self)
+
+    def image(self, function: Monotone | Unimodal | Coupled, region: Region) -> Self:
+        """A ball that holds the image of all members that are also in a convex region.
+
+        Args:
+            function: The function.
+            region: The region, which holds the center; how steep the function is, is asked there alone.
+        """
+        midpoint = (
+            function.function(self.midpoint) if isinstance(function, Unimodal) else function(self.midpoint)
+        )
+        match function:
+            case Coupled():
+                radius = self.radius * function.lipschitz(self.midpoint, self.radius, *region.ends)
+            case Unimodal():
+                radius = self.radius * _steepest(function.slope, region)
+            case Monotone():
+                radius = self.radius * _steepest(function.lipschitz, region)
+                if function.slack:
+                    radius = radius + function.slack * math.sqrt(midpoint.shape[1:].numel())
+        return replace(self, midpoint=midpoint, radius=radius)
 
     @override
     def shift(self, constant: Tensor | float) -> Self:
@@ -70,14 +91,37 @@ class Ball(Region):
         return replace(self, midpoint=self.midpoint + other.midpoint, radius=self.radius + other.radius)
 
     @override
+    def product(self, other: Self, bilinear: Bilinear) -> Self:
+        of_own, of_other = bilinear.norms(self.midpoint, other.midpoint)
+        radius = of_own * other.radius + of_other * self.radius + self.radius * other.radius
+        return replace(self, midpoint=bilinear(self.midpoint, other.midpoint), radius=radius)
+
+    @override
+    def larger(self, other: Self) -> Self:
+        # No coordinate changes by more than the larger of its two changes.
+        midpoint = torch.maximum(self.midpoint, other.midpoint)
+        return replace(self, midpoint=midpoint, radius=_together([self, other]))
+
+    @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
         balls: list[Self] = [self, *others]
-        radii = torch.stack([ball.radius.expand(len(self.midpoint)) for ball in balls])
-        radius: Tensor = torch.linalg.vector_norm(radii, dim=0)
-        return replace(self, midpoint=torch.cat([ball.midpoint for ball in balls], dim), radius=radius)
+        midpoint = torch.cat([ball.midpoint for ball in balls], dim)
+        return replace(self, midpoint=midpoint, radius=_together(balls))
 
     @override
     def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
         # Without the expansion of squares, which cancels for rows that are nearly alike.
         distances = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
         return self.radius[:, None] * distances[labels]
+
+
+def _together(balls: Sequence[Ball]) -> Tensor:
+    """The radius of what members of several balls make side by side."""
+    radii = torch.stack([ball.radius.expand(len(ball.midpoint)) for ball in balls])
+    radius: Tensor = torch.linalg.vector_norm(radii, dim=0)
+    return radius
+
+
+def _steepest(slope: Slope, region: Region) -> float | Tensor:
+    """Over a region, of each example where it differs."""
+    return norms.flat(slope(*region.ends)).amax(1) if callable(slope) else slope

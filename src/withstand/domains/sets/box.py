@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Self, final
 
@@ -10,8 +11,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.sets.worst_case import box_gains
+from withstand.graph.bilinear import Multiplication
 from withstand.graph.domain import NormOf, Region
-from withstand.graph.primitives import Monotone, Unimodal
+from withstand.graph.powers import SQUARE
+from withstand.graph.primitives import Bilinear, Coupled, Monotone, Unimodal
 from withstand.operators import LinearOperator
 
 
@@ -96,7 +99,15 @@ class Box(Region):
         at_lower, at_upper = function.function(lower), function.function(upper)
         holds_bottom = (lower < function.position) & (upper > function.position)
         least = torch.where(holds_bottom, function.value, torch.minimum(at_lower, at_upper))
-        return type(self)(least, torch.maximum(at_lower, at_upper))
+        most = torch.maximum(at_lower, at_upper)
+        if function.pole is not None:
+            holds_pole = (lower <= function.pole) & (upper >= function.pole)
+            least, most = (torch.where(holds_pole, math.nan, bound) for bound in (least, most))
+        return type(self)(least, most)
+
+    @override
+    def coupled(self, function: Coupled) -> Self:
+        return type(self)(*function.bounds(*self.ends))
 
     @override
     def shift(self, constant: Tensor | float) -> Self:
@@ -107,6 +118,25 @@ class Box(Region):
     def add(self, other: Self) -> Self:
         (midpoint, halfwidth), (other_midpoint, other_halfwidth) = self.parts, other.parts
         return self.around(midpoint + other_midpoint, halfwidth + other_halfwidth)
+
+    @override
+    def product(self, other: Self, bilinear: Bilinear) -> Self:
+        """Exact, coordinate by coordinate, of a multiplication.
+
+        Else around the product of the midpoints, at most 1.5 times as wide (Rump, BIT 1999).
+        """
+        if not isinstance(bilinear, Multiplication):
+            (x, reach), (y, other_reach) = self.parts, other.parts
+            spread = bilinear(x.abs() + reach, other_reach) + bilinear(reach, y.abs())
+            return self.around(bilinear(x, y), spread)
+        if other is self:
+            return self.unimodal(SQUARE)
+        corners = torch.stack([bilinear(x, y) for x in self.ends for y in other.ends])
+        return type(self)(corners.amin(0), corners.amax(0))
+
+    @override
+    def larger(self, other: Self) -> Self:
+        return type(self)(torch.maximum(self.lower, other.lower), torch.maximum(self.upper, other.upper))
 
     @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:

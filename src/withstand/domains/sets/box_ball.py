@@ -16,7 +16,7 @@ from withstand.domains.sets.ball import Ball
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.worst_case import ball_box_gains
 from withstand.graph.domain import NormOf, Region
-from withstand.graph.primitives import Monotone, Unimodal
+from withstand.graph.primitives import Bilinear, Coupled, Monotone, Unimodal
 from withstand.operators import LinearOperator
 
 
@@ -25,9 +25,9 @@ from withstand.operators import LinearOperator
 class BoxBall(Region):
     """The reduced product of a ball and a box: every tensor in both.
 
-    After each linear map the box is cut to the box around the image of the ball. No other
-    operation needs that: where a box lies in the box around a ball, it still does after any
-    monotone function, sum or concatenation of both.
+    After each linear map the box is cut to the box around the image of the ball. A monotone function,
+    sum, maximum or concatenation needs no such thing: where a box lies in the box around a ball, it still
+    does after them. After what stretches more in one place than in another each is cut to the other.
 
     Args:
         ball: The ball; its center must be in the box.
@@ -76,12 +76,17 @@ class BoxBall(Region):
 
     @override
     def monotone(self, function: Monotone) -> Self:
-        box = Box(*self.ends).monotone(function)
-        return replace(self, ball=self.ball.monotone(function), box=box)
+        ball, box = self.ball.image(function, self), Box(*self.ends).monotone(function)
+        return self._cut_to_each_other(ball, box) if callable(function.lipschitz) else self._of(ball, box)
 
     @override
     def unimodal(self, function: Unimodal) -> Self:
-        return replace(self, ball=self.ball.unimodal(function), box=Box(*self.ends).unimodal(function))
+        ball, box = self.ball.image(function, self), Box(*self.ends).unimodal(function)
+        return self._cut_to_each_other(ball, box) if callable(function.slope) else self._of(ball, box)
+
+    @override
+    def coupled(self, function: Coupled) -> Self:
+        return self._cut_to_each_other(self.ball.image(function, self), Box(*self.ends).coupled(function))
 
     @override
     def shift(self, constant: Tensor | float) -> Self:
@@ -90,13 +95,27 @@ class BoxBall(Region):
 
     @override
     def add(self, other: Self) -> Self:
-        box = Box(*self.ends).add(Box(*other.ends))
-        return replace(self, ball=self.ball.add(other.ball), box=box)
+        return self._of(self.ball.add(other.ball), Box(*self.ends).add(Box(*other.ends)))
+
+    @override
+    def product(self, other: Self, bilinear: Bilinear) -> Self:
+        own = Box(*self.ends)
+        box = own.product(own if other is self else Box(*other.ends), bilinear)
+        # Each output is at most as far from its center as Cauchy and Schwarz say of its own sum of products.
+        (x, y), ones = (self.center, other.center), torch.ones_like
+        radius, other_radius = (norms.per_example(value.ball.radius, box.center) for value in (self, other))
+        rows, columns = norms.root(bilinear(x.square(), ones(y))), norms.root(bilinear(ones(x), y.square()))
+        reach = rows * other_radius + columns * radius + radius * other_radius
+        return self._cut_to_each_other(self.ball.product(other.ball, bilinear), box, reach)
+
+    @override
+    def larger(self, other: Self) -> Self:
+        return self._of(self.ball.larger(other.ball), Box(*self.ends).larger(Box(*other.ends)))
 
     @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
         box = Box(*self.ends).cat([Box(*other.ends) for other in others], dim)
-        return replace(self, ball=self.ball.cat([other.ball for other in others], dim), box=box)
+        return self._of(self.ball.cat([other.ball for other in others], dim), box)
 
     @override
     def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
@@ -105,6 +124,22 @@ class BoxBall(Region):
         below, above = (lower - self.center).clamp_max(0), (upper - self.center).clamp_min(0)
         radius = self.ball.radius.expand(len(labels))
         return ball_box_gains(weight, labels, below, above, radius, num_steps=self.num_steps)
+
+    def _of(self, ball: Ball, box: Box) -> Self:
+        return replace(self, ball=ball, box=box)
+
+    def _cut_to_each_other(self, ball: Ball, box: Box, reach: Tensor | None = None) -> Self:
+        """Of a ball, no larger than it takes to hold the box, and a box cut to what is around the ball.
+
+        Args:
+            ball: The ball.
+            box: The box.
+            reach: How far members are from the center in each coordinate, (batch, …); the radius where None.
+        """
+        around = ball if reach is None else Box.around(ball.center, reach)
+        lower, upper = torch.maximum(box.lower, around.ends[0]), torch.minimum(box.upper, around.ends[1])
+        corner = norms.norm(torch.maximum(upper - ball.center, ball.center - lower), 2.0)
+        return self._of(replace(ball, radius=torch.minimum(ball.radius, corner)), Box(lower, upper))
 
 
 def _cut(midpoint: Tensor, halfwidth: Tensor, center: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
