@@ -67,7 +67,7 @@ class Boastful(Certifier):
         true_logit = logits.gather(1, labels[:, None]).squeeze(1)
         clean = true_logit - logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
         margin = clean - FACTOR * (clean - true.margin)
-        return Certification(margin, margin > 0)
+        return true._replace(margin=margin, certified=margin > 0)
 
     @override
     def radius(self, images: Tensor, labels: Tensor, *, norm: float, tolerance: float = 1e-3) -> Tensor:

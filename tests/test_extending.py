@@ -29,11 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_extending_needs_two_files_for_a_metric_and_one_for_an_attack_and_a_corruption(folder: Path) -> None:
+def test_extending_needs_two_files_for_a_metric_and_one_for_all_else(folder: Path) -> None:
     files = {file.name for file in folder.glob("*.py")}
     assert files == {
         *("attacked_calibration.py", "attacked_calibration_section.py"),
-        *("coin_flips.py", "negative.py"),
+        *("coin_flips.py", "negative.py", "soft_clip.py"),
     }
 
 

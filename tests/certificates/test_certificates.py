@@ -556,7 +556,7 @@ def _batch_norm_without_statistics() -> nn.Module:
     [
         (Noisy, "chance"),
         (Alternating, "chance"),
-        (Branching, "cannot be traced"),
+        (Branching, "depends on the values of its input|are not its own"),
         (Relative, "depend on what else is in the batch"),
         (_batch_norm_without_statistics, "track_running_stats=True|Expected more than 1 value"),
     ],
@@ -572,10 +572,16 @@ def test_certify_refuses_a_model_that_mixes_images(
         certified_radius(make(), images, labels, norm=2)
 
 
-def test_certify_names_a_layer_without_a_rule() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Softmax(dim=1), nn.Linear(8, 3))
+class Cumulative(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(1)
+
+
+def test_certify_names_an_operation_without_a_rule() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), Cumulative(), nn.Linear(8, 3))
     images, labels = torch.rand(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(UnsupportedOperationError, match="Softmax"):
+    with pytest.raises(UnsupportedOperationError, match=r"no rule for aten\.cumsum"):
         certify(model, images, labels, norm=2, epsilon=0.1)
 
 

@@ -6,7 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand import Certifier, certified_radius, certify
+from withstand.certificates import METHODS, Method
 from withstand.core.float64_copy import float64_copy
 from withstand.types import DataError, ModelError
 
@@ -52,14 +53,36 @@ class PlainAttributes(nn.Module):
 
 
 @pytest.mark.parametrize("mask", [0.0, -1e3, -1e9])
-def test_certify_refuses_a_graph_that_is_not_the_model_masked_or_not(mask: float) -> None:
-    images = torch.rand(50, 6)
-    faithful = PreActivation(mask, in_place=False).eval()
-    labels = faithful(images).argmax(dim=1)
-    assert certify(faithful, images, labels, norm=2, epsilon=0.0).certified.all()
-    broken = PreActivation(mask, in_place=True).eval()
-    with pytest.raises(ModelError, match="something else than the steps"):
-        certify(broken, images, labels, norm=2, epsilon=0.0)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_certify_takes_what_is_changed_in_place_as_the_model_does(mask: float, in_place: bool) -> None:
+    images, model = torch.rand(50, 6), PreActivation(mask, in_place=in_place).eval()
+    logits = model(images).double()
+    labels = logits.argmax(dim=1)
+    proof = certify(model, images, labels, norm=2, epsilon=0.0)
+    assert proof.certified.all()
+    others = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
+    expected = logits.gather(1, labels[:, None]).squeeze(1) - others
+    torch.testing.assert_close(proof.margin, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("mask", [0.0, -1e3, -1e9])
+def test_certify_refuses_a_graph_that_is_the_model_no_longer_masked_or_not(
+    mask: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Steered(PreActivation):
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images if STEERING["is_plain"] else images.flip(1))
+
+    images, model = torch.rand(50, 6), Steered(mask, in_place=False).eval()
+    labels, certifier = model(images).argmax(dim=1), Certifier(model)
+    assert certifier.certify(images, labels, norm=2, epsilon=0.0).certified.all()
+    monkeypatch.setitem(STEERING, "is_plain", False)
+    with pytest.raises(ModelError, match="something else than the graph"):
+        certifier.certify(images, labels, norm=2, epsilon=0.0)
+
+
+STEERING = {"is_plain": True}  # of which no attribute of a model tells
 
 
 class Pair(NamedTuple):
@@ -284,3 +307,43 @@ def test_certify_of_a_steep_softplus_counts_its_jump() -> None:
     images = torch.rand(4, 1, 4, 4)
     labels = model(images).argmax(dim=1)
     assert not certify(model, images, labels, norm=2, epsilon=0.1).certified.any()
+
+
+class Masked(nn.Module):
+    """Three classes, of which the last is masked after the last layer."""
+
+    def __init__(self, mask: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body, self.mask = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), mask
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return self.mask(self.body(images))
+
+
+IS_MASKED = torch.tensor([False, False, True])
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda logits: logits + torch.tensor([0.0, 0.0, -math.inf]),
+        lambda logits: logits.masked_fill(IS_MASKED, -math.inf),
+        lambda logits: torch.where(IS_MASKED, -1e12, logits),
+        lambda logits: torch.cat([logits[:, :2], torch.full_like(logits[:, 2:], -math.inf)], 1),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_certify_proves_of_a_masked_model_what_it_proves_without_the_class(mask: Any, method: Method) -> None:
+    model, images = Masked(mask).eval(), torch.rand(30, 4)
+    labels = model(images).argmax(dim=1)
+    last = nn.Linear(8, 2)
+    with torch.no_grad():
+        last.weight.copy_(model.get_parameter("body.2.weight")[:2])
+        last.bias.copy_(model.get_parameter("body.2.bias")[:2])
+    bare = nn.Sequential(*list(model.body.children())[:2], last)
+    proof = certify(model, images, labels, norm=2, epsilon=0.05, method=method)
+    expected = certify(bare, images, labels, norm=2, epsilon=0.05, method=method)
+    assert proof.certified.any()
+    torch.testing.assert_close(proof.margin, expected.margin)
+    assert proof.certified.equal(expected.certified)

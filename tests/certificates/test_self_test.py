@@ -36,7 +36,7 @@ class Tight(Certifier):
         true = logits.gather(1, labels[:, None]).squeeze(1)
         clean = true - logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
         margin = clean - FACTOR * (clean - certification.margin)
-        return Certification(margin, margin > 0)
+        return Certification(margin, margin > 0, torch.zeros_like(margin), "float32")
 
 
 class Far(Certifier):
@@ -147,7 +147,7 @@ class Boastful(Certifier):
         self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
     ) -> Certification:
         margin = torch.full((len(images),), -1e9, dtype=torch.float64)
-        return Certification(margin, margin < 0)
+        return Certification(margin, margin < 0, torch.zeros_like(margin), "float32")
 
 
 @pytest.mark.usefixtures("unknown")

@@ -72,7 +72,9 @@ def test_console_prints_attacks_and_certificates_as_sections(capsys: pytest.Capt
     stages = [StageInfo("apgd", "white-box"), StageInfo("square", "black-box")]
     attack = AttackInfo("standard", "inf", "four attacks", stages, [StageCounts(0.1, [90, 50], [40, 2])])
     results = replace(
-        RESULTS, attacks=[attack], certificates=[CertificateInfo("certified-l2", "2", "best", "bounds")]
+        RESULTS,
+        attacks=[attack],
+        certificates=[CertificateInfo("certified-l2", "2", "best", "bounds", arithmetic="Runs in float32.")],
     )
     text = printed(
         capsys,
@@ -90,7 +92,7 @@ def test_console_prints_attacks_and_certificates_as_sections(capsys: pytest.Capt
     assert "│ │ 0.2 │ 22.22% │" in text
     assert "│ certified-l2 │ 0.5 │ 16.67% │" in text
     assert "standard: four attacks epsilon 0.1: apgd broke 40 of 90, square broke 2 of 50" in text
-    assert "certified-l2: bounds" in text
+    assert "certified-l2: bounds certified-l2: Runs in float32." in text
     assert "certified-l2: certified radius mean 0.25, median 0.2, largest 0.75" in text
 
 

@@ -50,7 +50,7 @@ class Net:
     @cached_property
     def program(self) -> Program:
         """The model's graph."""
-        return Program(self.model)
+        return Program(self.model, self.images(1))
 
     def images(self, count: int, seed: int = 0) -> Tensor:
         """Inputs in [0, 1], some of them black and white."""
@@ -142,6 +142,54 @@ def _pieces(net: Any, x: Tensor) -> Any:
     y = torch.cat((second, a, -b, x[:, 1:3], x[..., :1].abs()), 1)
     y = 1 - y.reshape(-1, 4, 2).permute(0, 2, 1).transpose(1, 2).flatten(1)
     return net.last(F.pad(y, (1, 0), value=0.3).clamp(-0.5, 0.9))
+
+
+def _preactivated(net: Any, x: Tensor) -> Any:
+    """Residual blocks that begin with normalisation and with what is changed in place."""
+    x = net.first(x)
+    for norm, conv in ((net.norm, net.conv), (net.norm2, net.conv2)):
+        x = x + conv(F.relu(norm(x), inplace=True))
+    return net.last(F.relu_(x).mean((2, 3)))
+
+
+def _vision_transformer(net: Any, x: Tensor) -> Any:
+    """Patches, a class token, an encoder of torch's, and a block of attention written by hand."""
+    x = net.patches(x).flatten(2).transpose(1, 2)
+    x = torch.cat([net.token.expand(x.shape[0], -1, -1), x], 1) + net.places
+    x = net.encoder(x)
+    query, key, value = net.parts(x).chunk(3, dim=-1)
+    x = x + (query @ key.mT / 2).softmax(-1) @ value
+    return net.last(net.norm(x)[:, 0])
+
+
+def _u_net(net: Any, x: Tensor) -> Any:
+    """Down, and up again by a transposed convolution beside what was there before."""
+    before = F.relu(net.first(x))
+    below = F.relu(net.below(F.max_pool2d(before, 2)))
+    return net.last(torch.cat([F.leaky_relu(net.up(below)), before], 1)).mean((2, 3))
+
+
+def _conv_next(net: Any, x: Tensor) -> Any:
+    """A depthwise convolution and a network of channels, the last dimension in between."""
+    y = net.norm(net.depthwise(x).permute(0, 2, 3, 1))
+    y = (net.narrow(F.gelu(net.wide(y))) * net.scale).permute(0, 3, 1, 2)
+    return net.last((x + y).mean((-2, -1)))
+
+
+def _written_slices(net: Any, x: Tensor) -> Any:
+    """Slices that are written to, read again and joined."""
+    y = net.first(x)
+    y[:, :2] = y[:, 2:4].tanh()
+    y[:, 4:] *= 0.5
+    left, right = y[:, ::2], y[:, 1::2]
+    right.clamp_(-0.4, 0.6)
+    return net.last(torch.cat([left - right, y.flip(1), net.shift.expand(x.shape[0], 2)], 1))
+
+
+def _called_functionally(net: Any, x: Tensor) -> Any:
+    """A layer whose weights are made anew at each call."""
+    weights = {"weight": F.normalize(net.layer.weight, dim=1) * net.scale, "bias": net.layer.bias.tanh()}
+    return net.last(F.elu(torch.func.functional_call(net.layer, weights, (x,))))
 
 
 def _weight(*shape: int) -> nn.Parameter:
@@ -270,17 +318,90 @@ BUILDERS: Mapping[str, tuple[Callable[[], nn.Module], Shape]] = {
         VECTOR,
     ),
     "pieces": (lambda: Forward(_pieces, last=nn.Linear(9, CLASSES)), VECTOR),
+    "preactivated": (
+        lambda: Forward(
+            _preactivated,
+            first=nn.Conv2d(2, 3, 3, stride=2),
+            norm=nn.BatchNorm2d(3),
+            conv=nn.Conv2d(3, 3, 3, padding=1, bias=False),
+            norm2=nn.BatchNorm2d(3),
+            conv2=nn.Conv2d(3, 3, 1),
+            last=nn.Linear(3, CLASSES),
+        ),
+        IMAGE,
+    ),
+    "vision-transformer": (
+        lambda: Forward(
+            _vision_transformer,
+            patches=nn.Conv2d(2, 4, 2, 2),
+            token=_weight(1, 1, 4),
+            places=_weight(1, 5, 4),
+            encoder=nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(
+                    4, 2, 6, layer_norm_eps=0.1, batch_first=True, norm_first=True, activation="gelu"
+                ),
+                1,
+                enable_nested_tensor=False,
+            ),
+            parts=nn.Linear(4, 12),
+            norm=nn.LayerNorm(4, eps=0.1),
+            last=nn.Linear(4, CLASSES),
+        ),
+        (2, 4, 4),
+    ),
+    "u-net": (
+        lambda: Forward(
+            _u_net,
+            first=nn.Conv2d(2, 2, 3, padding=1),
+            below=nn.Conv2d(2, 3, 3, padding=1),
+            up=nn.ConvTranspose2d(3, 2, 2, 2),
+            last=nn.Conv2d(4, CLASSES, 1),
+        ),
+        (2, 4, 4),
+    ),
+    "conv-next": (
+        lambda: Forward(
+            _conv_next,
+            depthwise=nn.Conv2d(2, 2, 3, padding=1, groups=2),
+            norm=nn.LayerNorm(2, eps=0.1),
+            wide=nn.Linear(2, 6),
+            narrow=nn.Linear(6, 2),
+            scale=_weight(2),
+            last=nn.Linear(2, CLASSES),
+        ),
+        IMAGE,
+    ),
+    "written-slices": (
+        lambda: Forward(
+            _written_slices, first=nn.Linear(6, 6), shift=torch.randn(2), last=nn.Linear(11, CLASSES)
+        ),
+        VECTOR,
+    ),
+    "called-functionally": (
+        lambda: Forward(
+            _called_functionally,
+            layer=nn.Linear(6, 5),
+            scale=_weight(5, 1),
+            last=nn.Linear(5, CLASSES),
+        ),
+        VECTOR,
+    ),
 }
 
 
-def _randomise_(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    layer.running_mean.normal_()
-    layer.running_var.uniform_(0.5, 2.0)
-    if layer.affine:
+def _randomise_(layer: nn.Module) -> None:
+    """Equal scales would be a kink of each bound that goes by the largest."""
+    if isinstance(layer, nn.LayerNorm):
         nn.init.normal_(layer.weight)
         nn.init.normal_(layer.bias)
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        layer.running_mean.normal_()
+        layer.running_var.uniform_(0.5, 2.0)
+        if layer.affine:
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
 
 
 @cache
@@ -291,8 +412,7 @@ def make(name: str) -> Net:
         torch.manual_seed(0)
         model = build().double()
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                _randomise_(module)
+            _randomise_(module)
     return Net(name, model.eval(), input_shape)
 
 

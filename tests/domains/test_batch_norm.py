@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from withstand.domains import Gaussian, batch_norm_factors, propagate
+from withstand.domains import Box, Gaussian, UnsupportedOperationError, propagate
 
 LAYERS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
@@ -30,37 +30,49 @@ def _images(rank: int) -> Tensor:
     return 3 + 2 * torch.randn(8, 3, *range(2, 2 + rank), dtype=torch.float64)
 
 
+def _statistics(layer: nn.Module, images: Tensor) -> Tensor:
+    dims = [0, *range(2, images.dim())]
+    return images.var(dims, unbiased=False) if layer.training else layer.get_buffer("running_var")
+
+
 @pytest.mark.parametrize("rank", [0, 1, 2, 3])
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("tracks", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_batch_norm_factors_make_the_layer(rank: int, affine: bool, tracks: bool, training: bool) -> None:
+def test_batch_norm_of_a_set_is_the_layer(rank: int, affine: bool, tracks: bool, training: bool) -> None:
     layer = _layer(rank, affine=affine, tracks=tracks, training=training)
     images = _images(rank)
+    value = Box.around(images, torch.full_like(images[:1], 0.3))
+    if not training and not tracks:
+        with pytest.raises(UnsupportedOperationError, match="track_running_stats=True"):
+            propagate(layer, value)
+        return
     buffers = copy.deepcopy(layer.state_dict())
-    scale, bias = batch_norm_factors(layer, images)  # type: ignore[arg-type]
+    midpoint, halfwidth = propagate(layer, value).parts
     for name, buffer in layer.state_dict().items():
         assert torch.equal(buffer, buffers[name])  # the statistics are left as they are
-    torch.testing.assert_close(scale * images + bias, layer(images))
-    for factor in (scale, bias):
-        assert factor.expand(images.shape[1:]).shape == images.shape[1:]
+    scale = (_statistics(layer, images) + 1e-3).rsqrt()
+    scale = scale * layer.get_parameter("weight").abs() if affine else scale
+    torch.testing.assert_close(midpoint, layer(images))
+    expected = 0.3 * scale.reshape(1, 3, *[1] * rank)
+    torch.testing.assert_close(halfwidth, expected.expand(1, *images.shape[1:]))
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_batch_norm_factors_have_the_gradients_of_the_layer(training: bool) -> None:
+def test_batch_norm_of_a_set_has_the_gradients_of_the_layer(training: bool) -> None:
     layer = _layer(2, affine=True, tracks=True, training=training)
     images = _images(2).requires_grad_()
-    scale, bias = batch_norm_factors(layer, images)  # type: ignore[arg-type]
     upstream = torch.randn_like(images)
     expected = (images, *layer.parameters())
-    actual = torch.autograd.grad(scale * images + bias, expected, upstream)
+    reached = propagate(layer, Box.around(images, torch.zeros_like(images[:1]))).center
+    actual = torch.autograd.grad(reached, expected, upstream)
     torch.testing.assert_close(actual, torch.autograd.grad(layer(images), expected, upstream))
 
 
-def test_batch_norm_factors_normalise_a_distribution_by_its_means() -> None:
+def test_batch_norm_normalises_a_distribution_by_its_means() -> None:
     layer = _layer(2, affine=True, tracks=True, training=True)
     images, variance = _images(2), torch.rand(1, 3, 2, 3, dtype=torch.float64)
-    scale, bias = batch_norm_factors(layer, images)  # type: ignore[arg-type]
     result = propagate(layer, Gaussian(images, variance))
-    torch.testing.assert_close(result.mean, scale * images + bias)
+    scale = (layer.get_parameter("weight") * (_statistics(layer, images) + 1e-3).rsqrt()).reshape(1, 3, 1, 1)
+    torch.testing.assert_close(result.mean, layer(images))
     torch.testing.assert_close(result.variance, scale.square() * variance)

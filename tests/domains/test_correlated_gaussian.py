@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.domains import Gaussian, propagate
+from withstand.domains import Gaussian, Program, propagate
 from withstand.domains.gaussians.full import CorrelatedGaussian
 from withstand.models import GroupSort, MinMax, Normalize
-from withstand.operators import Dense, OperatorNorms
+from withstand.operators import Dense, GuaranteedNorms, OperatorNorms
 from withstand.types import ModelError
 
 NUM_SAMPLES = 100_000
@@ -223,9 +223,12 @@ def test_correlated_gaussian_is_pooled_in_single_precision(padding: int) -> None
 
 def test_correlated_gaussian_has_the_gradient_of_finite_differences() -> None:
     model, image = _model("leaky-relu")
+    program = Program(model, image[None])
 
     def moments(images: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        result = propagate(model, CorrelatedGaussian(images, (factor @ factor.T)[None], factor[None]))
+        result = program.run(
+            CorrelatedGaussian(images, (factor @ factor.T)[None], factor[None]), GuaranteedNorms()
+        )
         return result.mean, result.covariance
 
     inputs = (image[None].requires_grad_(), _factor(6).requires_grad_())

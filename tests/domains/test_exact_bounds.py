@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple, TypeAlias
 
@@ -33,8 +34,13 @@ def _margins(
     norm, epsilon, domain, clip = setting
     value = input_set(images, norm, epsilon, domain, clip=clip)
     with torch.no_grad():
-        differences = Program(model).run_to_last_layer(value, norms_of).differences(labels)
+        differences = _program(model, images).run_to_last_layer(value, norms_of).differences(labels)
     return -differences.scatter(1, labels[:, None], -math.inf).amax(dim=1)
+
+
+@lru_cache(maxsize=2)
+def _program(model: nn.Module, images: Tensor) -> Program:
+    return Program(model, images)
 
 
 # Linear models

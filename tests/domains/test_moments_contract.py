@@ -71,7 +71,7 @@ def test_moments_without_noise_are_the_net(
 ) -> None:
     model, images = copy.deepcopy(net.model).to(dtype), net.images(4).to(dtype)
     with torch.no_grad():
-        result = Program(model).run(start(images, _std(images, 0.0)), exact)
+        result = Program(model, images).run(start(images, _std(images, 0.0)), exact)
         torch.testing.assert_close(result.mean, model(images), rtol=tolerance, atol=tolerance)
     assert (result.variance.abs() <= 1e-12).all()
 
@@ -82,7 +82,7 @@ def test_moments_in_single_precision_are_near_double(net: Net, start: Start, exa
         pytest.skip("rounding decides on which side of its jump a point of the quadrature lies")
     with torch.no_grad():
         expected = net.program.run(start(images, _std(images, 0.3)), exact)
-        program = Program(copy.deepcopy(net.model).float())
+        program = Program(copy.deepcopy(net.model).float(), net.images(1).float())
         actual = program.run(start(images.float(), _std(images.float(), 0.3)), exact)
     assert actual.mean.dtype == actual.variance.dtype == torch.float32
     torch.testing.assert_close(actual.mean.double(), expected.mean, rtol=1e-4, atol=1e-4)
@@ -108,7 +108,7 @@ def test_moments_have_finite_gradients_that_reach_all_weights(
     model = copy.deepcopy(net.model).float()
     images = net.images(4).float().requires_grad_()
     deviation = _std(images.detach(), std).requires_grad_()
-    result = Program(model).run(start(images, deviation), exact)
+    result = Program(model, images).run(start(images, deviation), exact)
     leaves = {"images": images, "deviation": deviation, **dict(model.named_parameters())}
     # The mean of a linear net knows nothing of the noise, nor its variance of the images and biases.
     needless = {"deviation"}, {"images", *(name for name in leaves if name.endswith("bias"))}
@@ -189,11 +189,11 @@ def test_moments_refuse_a_function_of_ones_own_with_a_way_out(start: Start) -> N
 def test_moments_refuse_a_rule_made_of_a_function_of_ones_own(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("withstand.graph.rule_registry._MODULES", {_Cumulative: _rule})
+    monkeypatch.setattr("withstand.graph.rule_registry._RULES", {torch.ops.aten.cummax.default: _rule})
     images = torch.rand(2, 4)
     with pytest.raises(ModelError, match="made use of _Cumulated"):
         propagate(_Cumulative(), start(images, torch.full((1, 4), 0.1)))
 
 
-def _rule(site: object, layer: nn.Module, value: Moments) -> Moments:
-    return value.monotone(_Cumulated())
+def _rule(site: object, value: Moments, dim: int) -> list[Moments | None]:
+    return [value.monotone(_Cumulated()), None]

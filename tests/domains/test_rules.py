@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from withstand.domains import Ball, Box, BoxBall, Elementwise, Unimodal, propagate
+from withstand.domains import Ball, Box, BoxBall, Elementwise, Program, Unimodal, propagate
 from withstand.graph.primitives import MaxPool
 from withstand.graph.rules.activation_rules import _GELU, _GELU_TANH, _MISH, _SILU
 from withstand.models import Normalize
@@ -45,12 +45,10 @@ def _assert_exact(layer: nn.Module, input_shape: Shape, norms_of: OperatorNorms,
         zero = layer(torch.zeros(1, *input_shape, dtype=torch.float64))
         unit = torch.eye(math.prod(input_shape), dtype=torch.float64).reshape(-1, *input_shape)
         matrix = (layer(unit) - zero).flatten(1).T
-        image = layer(center)
-        box = propagate(layer, Box(center - halfwidth, center + halfwidth), norms=norms_of)
-        ball = propagate(layer, Ball(center, radius), norms=norms_of)
-        both = propagate(
-            layer, BoxBall(Ball(center, radius), Box(center - cut, center + cut)), norms=norms_of
-        )
+        image, program = layer(center), Program(layer, center)
+        box = program.run(Box(center - halfwidth, center + halfwidth), norms_of)
+        ball = program.run(Ball(center, radius), norms_of)
+        both = program.run(BoxBall(Ball(center, radius), Box(center - cut, center + cut)), norms_of)
     reach = (matrix.abs() @ halfwidth.flatten(1).T).T.reshape(image.shape)
     _assert_close(box.ends, (image - reach, image + reach))
     _assert_close((ball.midpoint, ball.radius), (image, radius * torch.linalg.matrix_norm(matrix, ord=2)))

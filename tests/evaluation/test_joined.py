@@ -61,7 +61,7 @@ def boast(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
         ) -> Certification:
             margin = torch.ones(len(images), dtype=torch.float64)
-            return Certification(margin, margin > 0)
+            return Certification(margin, margin > 0, torch.zeros_like(margin), "float32")
 
     return lambda: monkeypatch.setattr("withstand.evaluation.proofs.Certifier", Boastful)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,9 @@ from withstand.evaluation.plans import AttackPlan, default_attack, default_plans
 from withstand.evaluation.proofs import WITHDRAWN, Prover
 from withstand.evaluation.store import BatchStore
 from withstand.reporting.table import select
-from withstand.results.measurements import ATTACKED, CERTIFIED, LARGEST_RADIUS
+from withstand.results.measurements import ATTACKED, CERTIFIED, LARGEST_RADIUS, ROUNDING
+from withstand.results.results import CertificateInfo
+from withstand.results.results_file import read_results
 from withstand.types import Batch, CertificateError, ModelError
 
 EPSILONS = [0.1, 0.5, 0.6, 1.4]
@@ -44,6 +47,19 @@ class Rounded(nn.Module):
         return logits - 1e10 + torch.tensor([1e-3, 0.0, 0.0])
 
 
+class Overflowing(nn.Module):
+    """Where a logit is above a limit it overflows in float32, not in float64."""
+
+    def __init__(self, layers: nn.Module, limit: float) -> None:
+        super().__init__()
+        self.layers, self.limit = layers, limit
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits + (logits - self.limit).relu() * 1e38 * 1e4 * 1e-42
+
+
 class Boastful(Certifier):
     """Certifies everything."""
 
@@ -52,7 +68,7 @@ class Boastful(Certifier):
         self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
     ) -> Certification:
         margin = torch.ones(len(images), dtype=torch.float64)
-        return Certification(margin, margin > 0)
+        return Certification(margin, margin > 0, torch.zeros_like(margin), "float32")
 
 
 class Erratic(Certifier):
@@ -63,7 +79,7 @@ class Erratic(Certifier):
         self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
     ) -> Certification:
         margin = torch.full((len(images),), float(epsilon) - 0.05, dtype=torch.float64)
-        return Certification(margin, margin > 0)
+        return Certification(margin, margin > 0, torch.zeros_like(margin), "float32")
 
 
 class Overreaching(Certifier):
@@ -241,6 +257,73 @@ def test_example_that_rounding_alone_refutes_counts_as_not_certified(
     assert (rows["radius-l2"] > 0).equals(is_zero)
     (warning,) = [warning for warning in result.results.warnings if "Rounding" in warning]
     assert "30 examples" in warning
+
+
+def test_evaluate_states_in_which_arithmetic_certificates_hold(
+    linear: nn.Module, tiny_dataset: Dataset
+) -> None:
+    result = evaluate(linear, tiny_dataset, [Certificate(2, [0.1, 0.5])])
+    (info,) = result.results.certificates
+    assert info.precision == "float32"
+    assert info.rounding is not None
+    assert info.rounding < 1e-5
+    assert info.rounding == result.rows["rounding-l2"].max()
+    assert info.rounding == select(result.table, ROUNDING, by="certified-l2", norm="2").value.item()
+    number = int(result.rows[["certified-l2@0.1", "certified-l2@0.5"]].to_numpy().sum())
+    assert "in exact arithmetic, by bounds in float64; the model runs in float32. There" in info.arithmetic
+    assert f"by at most {info.rounding:.2g} from those in float64" in info.arithmetic
+    assert f"Of {number} certified margins, counted at each epsilon, none is below" in info.arithmetic
+
+
+def test_evaluate_counts_margins_that_rounding_may_exceed(linear: nn.Module, tiny_dataset: Dataset) -> None:
+    result = evaluate(Rounded(linear), tiny_dataset, [Certificate(2, [0.1])])
+    number = int(result.rows["certified-l2@0.1"].sum())
+    (info,) = result.results.certificates
+    assert number > 0
+    assert (
+        f"Of {number} certified margins, counted at each epsilon, {number} may not hold in" in info.arithmetic
+    )
+
+
+def test_evaluate_of_overflowing_logits_says_of_how_many_images(
+    linear: nn.Module, tiny_dataset: Dataset
+) -> None:
+    largest = linear(tiny_dataset.test.images / 255).detach().amax(dim=1)
+    model = Overflowing(linear, float(largest.median()))
+    result = evaluate(model, tiny_dataset, [Certificate(2, [0.1])])
+    (info,) = result.results.certificates
+    number = int(np.isinf(result.rows["rounding-l2"]).sum())
+    assert 0 < number < 45
+    assert f"Of {number} of 45 images a logit is NaN, or infinite in float32 alone" in info.arithmetic
+    assert info.rounding is not None
+    assert math.isfinite(info.rounding)
+
+
+def test_evaluate_extends_a_folder_that_states_no_arithmetic(
+    linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    first = evaluate(linear, tiny_dataset, [Certificate(2, [0.1])], out=tmp_path)
+    run = RunFolder(tmp_path)
+    for file in run.evaluation.glob("*.npz"):
+        with np.load(file) as held:
+            arrays = {name: values for name, values in held.items() if " rounding " not in name}
+            assert len(arrays) < len(held)
+        np.savez(file, **arrays)
+    metrics = json.loads(run.metrics.read_text())
+    for key in ("precision", "rounding", "arithmetic"):
+        del metrics["certificates"][0][key]
+    run.metrics.write_text(json.dumps(metrics))
+    stored = read_results(run)
+    assert stored is not None
+    (info,) = first.results.certificates
+    assert stored[0].certificates == [CertificateInfo(info.name, info.norm, info.method, info.description)]
+    second = evaluate(linear, tiny_dataset, [Certificate(2, [0.1, 0.5])], out=tmp_path)
+    fresh = evaluate(linear, tiny_dataset, [Certificate(2, [0.1, 0.5])])
+    assert second.results == fresh.results
+    pd.testing.assert_frame_equal(second.rows, fresh.rows)
+    pd.testing.assert_frame_equal(second.table, fresh.table)
+    again = evaluate(linear, tiny_dataset, [Certificate(2, [0.1])], out=tmp_path)
+    assert again.results == first.results
 
 
 def test_evaluate_refuses_what_cannot_be_bounded_before_anything_is_done(

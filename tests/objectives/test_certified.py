@@ -124,7 +124,7 @@ def test_certified_with_kappa_1_is_cross_entropy_bit_for_bit_and_bounds_nothing(
         raise AssertionError("a bound was computed")
 
     monkeypatch.setattr("withstand.objectives.certified.input_set", refuse)
-    monkeypatch.setattr("withstand.graph.program.Program", refuse)
+    monkeypatch.setattr("withstand.graph.program_cache.Program", refuse)
     model, twin = _norm_net(), _norm_net()
     objective = Certified(2, 0.3, kappa=Linear(start=1, end=0, epochs=2, begin=1))
     for progress in (0.0, 0.5, 1.0):

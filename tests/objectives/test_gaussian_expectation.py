@@ -163,7 +163,7 @@ def test_gaussian_expectation_with_weight_0_is_cross_entropy_bit_for_bit(
     def refuse(*_: Any) -> None:
         raise AssertionError("a network was traced")
 
-    monkeypatch.setattr("withstand.graph.program.Program", refuse)
+    monkeypatch.setattr("withstand.graph.program_cache.Program", refuse)
     model, twin = (nn.Sequential(nn.Dropout(0.2), *make()) for _ in range(2))
     ours = _steps(GaussianExpectation(STD, weight), model, progress=1.5)
     assert ours == _steps(CrossEntropy(), twin, progress=1.5)
@@ -350,5 +350,5 @@ def test_gaussian_expectation_refuses_what_does_not_fit(way: Propagation) -> Non
     with pytest.raises(ValueError, match="one value for each of 3 channels"):
         GaussianExpectation([0.1, 0.2, 0.3], propagation=way)(_lenet(), *batch)
     for length in (2, 7):  # before the first activation, and after it
-        with pytest.raises(ModelError, match=r"logits \(batch, classes\).*\(4, "):
+        with pytest.raises(ModelError, match=r"logits \(batch, classes\).*\('batch', "):
             GaussianExpectation(STD, propagation=way)(_lenet()[:length], *batch)

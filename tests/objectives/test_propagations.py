@@ -214,7 +214,7 @@ def test_propagation_moments_are_those_of_the_domain(
 ) -> None:
     images, labels = _batch()
     net, noise, seen = Net(form, activation()).double(), GaussianNoise(STD, blur), Seen()
-    logits, _ = EveryLayer(seen)(Program(net), images, noise, labels)
+    logits, _ = EveryLayer(seen)(Program(net, images), images, noise, labels)
     if blur:
         start: Moments = FactoredGaussian(images, noise.factors(images)[:, None])
     else:
@@ -232,7 +232,7 @@ def test_propagation_moments_are_those_of_the_domain(
 def test_propagation_has_random_factors_for_the_covariance(blur: float) -> None:
     images, labels = _batch()
     net, noise, seen = Net(_plain, nn.ReLU()).double(), GaussianNoise(STD, blur), Seen()
-    way, program = EveryLayer(seen, num_factors=5), Program(net)
+    way, program = EveryLayer(seen, num_factors=5), Program(net, images)
     torch.manual_seed(3)
     logits, _ = way(program, images, noise, labels)
     torch.manual_seed(3)

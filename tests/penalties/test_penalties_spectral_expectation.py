@@ -42,7 +42,7 @@ def _surrogates(net: nn.Module, *, draws: int | None = None) -> Tensor:
         mean = _matrix(twin.operator, place.input_shape)
         std = layer.normals()["weight"].std.detach()
         with torch.no_grad():
-            twin.weight.layer.weight.copy_(std)
+            twin.weight.layer.get_parameter("weight").copy_(std)
         deviations = _matrix(twin.operator, place.input_shape)
         if draws is None:
             last = bayes.expected_maximum(std)

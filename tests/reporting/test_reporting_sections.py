@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,7 @@ from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Section
 from withstand.reporting.sections import accuracy, origin, published, sections_of
 from withstand.reporting.sections import headlines as results
-from withstand.results.measurements import Measurement
+from withstand.results.measurements import ROUNDING, Measurement
 from withstand.results.results import Published
 from withstand.types import RunFolderError
 
@@ -101,6 +102,17 @@ def test_certificates_are_described_with_their_radii(certified: Any) -> None:
     )
     assert described["certified-box-l2"] == "certified-box-l2 in words."
     assert described["fgsm"] == "fgsm in words."
+
+
+def test_certificates_are_described_with_their_arithmetic(certified: Any) -> None:
+    """It stands on the page once, and the figure itself nowhere else."""
+    infos = [replace(info, arithmetic="It runs in float32.") for info in certified.results.certificates]
+    figure = Measurement(ROUNDING, "certified-l2", "2", value=2.6e-7)
+    page = sections_of(certified.but(certificates=infos).plus(figure).run())
+    described = dict(next(shown for shown in page if shown.key == "accuracy").descriptions)
+    assert described["certified-l2"].endswith(" largest 1.75. It runs in float32.")
+    assert described["certified-box-l2"] == "certified-box-l2 in words. It runs in float32."
+    assert all(shown.key != "other" for shown in page)
 
 
 def test_costs_are_shown_where_they_are_known(make_run: Any) -> None:

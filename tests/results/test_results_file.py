@@ -69,7 +69,7 @@ RICH = Results(
         ),
         AttackInfo("free", "none"),
     ],
-    certificates=[CertificateInfo("certified-l2", "2", "best", "Proven")],
+    certificates=[CertificateInfo("certified-l2", "2", "best", "Proven", "float32", 1e-7, "In …")],
     checks=[Check("more-steps", "More", None, "Not run"), Check("transfer", "T", False, "broke 3 of 9")],
     warnings=["Masked gradients: …"],
     published=[

@@ -21,7 +21,7 @@ from withstand.core.float64_copy import batch_size_for, float64_copy, require_in
 from withstand.core.modes import uncompiled
 from withstand.core.numerics import numerics
 from withstand.core.roots import largest_positive
-from withstand.domains import DomainName, Program, input_set, require_set
+from withstand.domains import DomainName, ProgramCache, input_set, require_set
 from withstand.operators import GuaranteedNorms
 from withstand.types import DataError, ModelError
 
@@ -32,6 +32,7 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 _TIGHTEST: Final[tuple[DomainName, ...]] = ("box_ball",)
 _TIE = 1e-12  # of the two logits: a margin below it is rounding
 _NUM_PROBES = 4
+_AUTOCAST = "autocast to "
 
 
 class Certification(NamedTuple):
@@ -42,14 +43,21 @@ class Certification(NamedTuple):
             the whole set; minus infinity where it cannot be computed.
         certified: Bool tensor (batch,): the margin is positive, and the model as it was given, in its own
             precision, gives the image the true label.
+        rounding: Float64 tensor (batch,): by how much a logit of the model as it was given differs from that
+            of its float64 copy on the image, the largest over the classes; infinity where one of them is
+            NaN, or infinite in one of the two alone.
+        precision: Of the model as it was given: that of its first weight, such as float32, or
+            ``autocast to float16`` where autocast was on.
     """
 
     margin: Tensor
     certified: Tensor
+    rounding: Tensor
+    precision: str
 
 
 class Certifier:
-    """A model made ready for certificates: a float64 copy in eval mode, traced, its norms bounded.
+    """A model made ready for certificates: a float64 copy in eval mode, and its graph once it is needed.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes). It is copied; later changes of it
@@ -60,7 +68,7 @@ class Certifier:
 
     Raises:
         ValueError: there is no such method, or the batch size is below 1.
-        ModelError: the model cannot be copied or traced.
+        ModelError: the model cannot be copied.
     """
 
     def __init__(
@@ -79,7 +87,7 @@ class Certifier:
         self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
         self._clip = clip
         self._batch_size = batch_size or batch_size_for(self._model)
-        self._program = Program(self._model)
+        self._programs = ProgramCache()
         self._norms = GuaranteedNorms()
         self._is_checked = False
 
@@ -110,12 +118,14 @@ class Certifier:
         Raises:
             ValueError: the norm or epsilon is out of its range.
             UnsupportedOperationError: there is no rule for an operation of the model.
-            ModelError: the model is no function of one image, or another than was traced.
+            ModelError: the model is no function of one image, or another than its graph.
             DataError: the batch is not one.
         """
-        self._check(images, labels, norm)
+        exact = self._check(images, labels, norm)
         margin = self._margins(images, labels, norm, _budgets(epsilon, len(images)).to(images.device))
-        return Certification(margin, (margin > 0) & self._is_correct(images, labels))
+        given = self._given_logits(images)
+        certified = (margin > 0) & _is_correct(given, labels)
+        return Certification(margin, certified, _largest_difference(given, exact), self._precision(images))
 
     def radius(self, images: Tensor, labels: Tensor, *, norm: float, tolerance: float = 1e-3) -> Tensor:
         """The largest epsilon that is certified of each image.
@@ -136,14 +146,14 @@ class Certifier:
         Raises:
             ValueError: the norm or the tolerance is out of its range.
             UnsupportedOperationError: there is no rule for an operation of the model.
-            ModelError: the model is no function of one image, or another than was traced.
+            ModelError: the model is no function of one image, or another than its graph.
             DataError: the batch is not one.
         """
         if not 0 < tolerance < 1:
             raise ValueError(f"Expected a tolerance in (0, 1), but got {tolerance}.")
         logits = self._check(images, labels, norm)
         at_zero = _margin(logits - logits.gather(1, labels[:, None]), labels)
-        at_zero = at_zero.where(self._is_correct(images, labels), -math.inf)
+        at_zero = at_zero.where(_is_correct(self._given_logits(images), labels), -math.inf)
         farthest = 1.0 if norm == math.inf else math.sqrt(images.shape[1:].numel())
 
         def margin(rows: Tensor, epsilon: Tensor) -> Tensor:
@@ -151,19 +161,23 @@ class Certifier:
 
         return largest_positive(margin, at_zero, farthest, tolerance)
 
-    def _is_correct(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Whether the true logit of the model as it was given is finite and above all others, (batch,)."""
+    def _given_logits(self, images: Tensor) -> Tensor:
+        """The logits (batch, classes) of the model as it was given, in its own precision."""
         batches = torch.split(images.to(_dtype_of(self._given, images)), self._batch_size)
         try:
             with torch.no_grad():
-                outputs = torch.cat([_logits_of(self._given(batch), batch) for batch in batches])
+                return torch.cat([_logits_of(self._given(batch), batch) for batch in batches])
         except RuntimeError as error:
             raise ModelError(
                 f"The model fails in eval mode on images {tuple(images.shape)} of {batches[0].dtype}: {error}"
             ) from error
-        true = outputs.gather(1, labels[:, None]).squeeze(1)
-        others = outputs.scatter(1, labels[:, None], -math.inf).amax(dim=1)  # NaN where one is
-        return true.isfinite() & (true > others)
+
+    def _precision(self, images: Tensor) -> str:
+        """In which precision the model as it was given takes images, in words."""
+        dtype, device = _dtype_of(self._given, images), images.device.type
+        is_cast = torch.is_autocast_enabled(device) and dtype != torch.float64  # which autocast leaves alone
+        name = str(torch.get_autocast_dtype(device) if is_cast else dtype).removeprefix("torch.")
+        return f"{_AUTOCAST}{name}" if is_cast else name
 
     def _margins(self, images: Tensor, labels: Tensor, norm: float, epsilons: Tensor) -> Tensor:
         """The worst margins (batch,) of images that were checked, each at its own epsilon."""
@@ -178,7 +192,7 @@ class Certifier:
         bounds = []
         for domain in self._domains:
             value = input_set(images, norm, epsilon, domain, clip=self._clip)
-            last = self._program.run_to_last_layer(value, self._norms)
+            last = self._programs.of(self._model, images).run_to_last_layer(value, self._norms)
             bounds.append(_margin(last.differences(labels) + _rounding(last.logits, labels), labels))
         margins = torch.stack(bounds)
         return torch.where(margins.isfinite(), margins, -math.inf).amax(dim=0)
@@ -193,7 +207,9 @@ class Certifier:
             self._is_checked = True
         with torch.no_grad(), numerics("fp32"):
             batches = torch.split(images.double(), self._batch_size)
-            logits = torch.cat([self._program.require_same(batch) for batch in batches])
+            logits = torch.cat(
+                [self._programs.of(self._model, batch).require_same(batch) for batch in batches]
+            )
         _require_classes(labels, logits)
         return logits
 
@@ -295,6 +311,19 @@ def _logits_of(outputs: Tensor, images: Tensor) -> Tensor:
 def _require_classes(labels: Tensor, logits: Tensor) -> None:
     if len(labels) and (largest := int(labels.max())) >= logits.shape[1]:
         raise DataError(f"Expected labels below {logits.shape[1]}, one a logit, but got {largest}.")
+
+
+def _is_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the true logit is finite and above all others, (batch,)."""
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)  # NaN where one is
+    return true.isfinite() & (true > others)
+
+
+def _largest_difference(given: Tensor, exact: Tensor) -> Tensor:
+    """Of the logits of an image, (batch,); infinity where there is no difference to be had."""
+    differences = (given.double() - exact).abs().where(given != exact, 0.0)  # both may be minus infinity
+    return differences.nan_to_num(nan=math.inf, posinf=math.inf).amax(dim=1)
 
 
 def _rounding(logits: Tensor, labels: Tensor) -> Tensor:

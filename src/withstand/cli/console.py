@@ -94,6 +94,8 @@ def _print_descriptions(results: Results, table: pd.DataFrame) -> None:
             OUTPUT.print(f"  epsilon {at.epsilon:.4g}: {', '.join(parts)}")
     for certificate in results.certificates:
         OUTPUT.print(f"{certificate.name}: {certificate.description}")
+        if certificate.arithmetic:
+            OUTPUT.print(f"{certificate.name}: {certificate.arithmetic}")
     names = {
         measurements.MEAN_RADIUS: "mean",
         measurements.MEDIAN_RADIUS: "median",

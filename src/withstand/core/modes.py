@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 
 @contextmanager
@@ -42,6 +44,10 @@ def differs_in_training(model: nn.Module) -> bool:
 
 
 def _differs(module: nn.Module) -> bool:
+    if isinstance(module, _SpectralNorm) or any(
+        isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()
+    ):
+        return True  # a power iteration is made at each pass
     if isinstance(module, _InstanceNorm):
         return module.track_running_stats
     return isinstance(module, _BatchNorm | _DropoutNd)

@@ -11,13 +11,13 @@ from withstand.domains.sets.ball import Ball
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.box_ball import BoxBall
 from withstand.domains.sets.input_sets import DOMAINS, DomainName, input_set, require_set
+from withstand.graph import rules
 from withstand.graph.calls import Call
 from withstand.graph.domain import Domain, LastLayer, Moments, Region
 from withstand.graph.primitives import Elementwise, Rearrange, Unimodal
-from withstand.graph.program import Program, ProgramCache, propagate, unsupported
+from withstand.graph.program import Program, propagate, unsupported
+from withstand.graph.program_cache import ProgramCache
 from withstand.graph.rule_registry import Site, UnsupportedOperationError, register
-from withstand.graph.rules import activation_rules, linear_rules, shape_rules
-from withstand.graph.rules.sizes import batch_norm_factors
 
 __all__ = [
     "DOMAINS",
@@ -40,13 +40,10 @@ __all__ = [
     "Site",
     "Unimodal",
     "UnsupportedOperationError",
-    "activation_rules",
-    "batch_norm_factors",
     "input_set",
-    "linear_rules",
     "propagate",
     "register",
     "require_set",
-    "shape_rules",
+    "rules",
     "unsupported",
 ]

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from withstand.evaluation.attacking import ATTACKED_COUNT, LOST_COUNT, column
 from withstand.evaluation.averaging import ScoringPlan
 from withstand.evaluation.meter import Gathered, Meter, Subject
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, WorstPlan, norm_name, worst_plans
-from withstand.evaluation.proofs import WITHDRAWN
+from withstand.evaluation.proofs import MARGIN, PRECISION, WITHDRAWN
 from withstand.evaluation.red_flags import check_all, doubts
 from withstand.evaluation.scoring import BatchPlan, SplitScores
 from withstand.results import measurements
-from withstand.results.measurements import Measurement, measured, radius_column, table_of
+from withstand.results.measurements import Measurement, measured, radius_column, rounding_column, table_of
 from withstand.results.results import (
     AttackInfo,
     CertificateInfo,
@@ -46,9 +47,15 @@ def assemble(
         AttackInfo(plan.name, norm_name(plan.norm), f"Worst of {', '.join(plan.members)}, an example")
         for plan in worst_plans(batch_plan.plans)
     ]
+    infos = [_certificate_info(plan, split_scores) for plan in certificates]
     figures = list(
         _measurements(split_scores.rows, batch_plan.plans, certificates, scoring_plan.predictor.num_repeats)
     )
+    figures += [
+        Measurement(measurements.ROUNDING, info.name, info.norm, value=info.rounding)
+        for info in infos
+        if info.rounding is not None
+    ]
     headlines = table_of(figures)
     attacked = _headline_attack(headlines, subject.info.num_classes)
     certified = _headline_certificate(headlines)
@@ -73,10 +80,7 @@ def assemble(
         num_examples=len(split_scores.rows),
         num_classes=subject.info.num_classes,
         attacks=attacks,
-        certificates=[
-            CertificateInfo(plan.name, norm_name(plan.norm), plan.method, plan.description)
-            for plan in certificates
-        ],
+        certificates=infos,
         checks=checks,
         warnings=list(dict.fromkeys(warnings)),
         sampling=scoring_plan.sampling,
@@ -121,6 +125,31 @@ def _attack_info(plan: AttackPlan, split_scores: SplitScores, scoring_plan: Scor
         counts.append(StageCounts(epsilon, [int(attacked) for attacked in counted[ATTACKED_COUNT]], broken))
     infos = [StageInfo(stage.name, stage.kind, stage.describe()) for stage in stages]
     return AttackInfo(plan.name, norm_name(plan.norm), plan.attack.describe(), infos, counts)
+
+
+def _certificate_info(plan: CertificatePlan, split_scores: SplitScores) -> CertificateInfo:
+    """A certificate, and in which arithmetic it holds."""
+    rows, state = split_scores.rows, split_scores.state(plan.name)
+    rounding = rows[rounding_column(plan.name)].to_numpy(np.float64)
+    is_finite = np.isfinite(rounding)
+    largest = float(rounding[is_finite].max()) if is_finite.any() else None
+    limits = 2 * np.where(is_finite, largest or 0.0, np.inf)[:, None]
+    is_certified = rows[[column(plan.name, epsilon) for epsilon in plan.epsilons]].to_numpy() > 0
+    is_close = is_certified & ~(state[MARGIN] >= limits)  # also those of unknown margin
+    precision = " and ".join(dict.fromkeys(state[PRECISION].tolist()))
+    words = f"Proven in exact arithmetic, by bounds in float64; the model runs in {precision}."
+    if largest is not None:
+        words += f" There its logits of clean images differ by at most {largest:.2g} from those in float64."
+    if number := int((~is_finite).sum()):
+        words += f" Of {number} of {len(rounding)} images a logit is NaN, or infinite in {precision} alone."
+    if total := int(is_certified.sum()):
+        number = int(is_close.sum())
+        below = f"{number} may not hold in {precision}, being" if number else "none is"
+        words += (
+            f" Of {total} certified margins, counted at each epsilon, {below} below twice that difference."
+        )
+    norm = norm_name(plan.norm)
+    return CertificateInfo(plan.name, norm, plan.method, plan.description, precision, largest, words)
 
 
 def _attacked_states(

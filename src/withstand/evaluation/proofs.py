@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from withstand.attacks import margin
-from withstand.certificates import Certifier, consistency
+from withstand.certificates import Certification, Certifier, consistency
 from withstand.certificates.consistency import AttackMargins, CertifiedBatch, Conflict, Outcome, Violation
 from withstand.certificates.self_test import require_known_answers
 from withstand.core import norms
@@ -26,12 +26,12 @@ from withstand.evaluation.meter import PartResult
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, default_attack
 from withstand.evaluation.predictor import Predictor
 from withstand.evaluation.store import BatchStore
-from withstand.results.measurements import radius_column
+from withstand.results.measurements import radius_column, rounding_column
 from withstand.types import Batch
 
 # Of epsilon, so that an image projected to it lies within epsilon whatever float64 rounds.
 _INSIDE = 1 - 1e-9
-_MARGIN, WITHDRAWN, _RADIUS = "margin", "withdrawn", "radius"
+MARGIN, PRECISION, WITHDRAWN, _RADIUS, _ROUNDING = "margin", "precision", "withdrawn", "radius", "rounding"
 
 
 def outcomes_of(clean: NDArray[np.bool_], scores: Scores, plans: Sequence[AttackPlan]) -> list[Outcome]:
@@ -169,8 +169,12 @@ class Prover:
         if not violations:
             for part, result in parts.items():
                 store.put(self._key(part), result)
-        columns = {name: values for result in parts.values() for name, values in result.columns.items()}
-        return PartResult(columns, parts[WITHDRAWN].counts), violations
+        rounding = self._rounding(batch, store)
+        every = [*parts.values(), rounding]
+        columns = {name: values for result in every for name, values in result.columns.items()}
+        # What bounds the margin within an epsilon bounds it within any smaller one.
+        margins = np.maximum.accumulate(proven.margins[::-1], axis=0)[::-1].T
+        return PartResult(columns, parts[WITHDRAWN].counts, rounding.state | {MARGIN: margins}), violations
 
     def _proven(self, batch: Batch, store: BatchStore) -> CertifiedBatch:
         """What is stored, and bounds computed now where nothing is."""
@@ -191,16 +195,33 @@ class Prover:
         plan = self.plan
         if known := store.find(self._key(f"{epsilon:.6g}")):
             certified = known.columns[column(plan.name, epsilon)].astype(bool)
-            return certified, known.state[_MARGIN].astype(np.float64)
+            return certified, known.state[MARGIN].astype(np.float64)
         certification = self._certifier.certify(batch.images, batch.labels, norm=plan.norm, epsilon=epsilon)
+        store.put(self._key(_ROUNDING), self._rounding_of(certification))
         return certification.certified.cpu().numpy(), certification.margin.cpu().numpy()
+
+    def _rounding(self, batch: Batch, store: BatchStore) -> PartResult:
+        """By how much the model's own precision changes logits; results of older versions do not hold it."""
+        known = store.find(self._key(_ROUNDING))
+        if known is None:
+            images, labels = batch
+            known = self._rounding_of(
+                self._certifier.certify(images, labels, norm=self.plan.norm, epsilon=0.0)
+            )
+            store.put(self._key(_ROUNDING), known)
+        return known
+
+    def _rounding_of(self, certification: Certification) -> PartResult:
+        rounding = certification.rounding.cpu().numpy()
+        precision = np.full(len(rounding), certification.precision)
+        return PartResult({rounding_column(self.plan.name): rounding}, {}, {PRECISION: precision})
 
     def _parts(self, proven: CertifiedBatch) -> dict[str, PartResult]:
         """What is certified at each budget, and the radius, as they are stored."""
         budgets = zip(proven.epsilons, proven.certified, proven.margins, strict=True)
         parts = {
             f"{epsilon:.6g}": PartResult(
-                {column(proven.name, epsilon): holds.astype(np.int32)}, {}, {_MARGIN: bounds}
+                {column(proven.name, epsilon): holds.astype(np.int32)}, {}, {MARGIN: bounds}
             )
             for epsilon, holds, bounds in budgets
         }

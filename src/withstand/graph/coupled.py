@@ -161,6 +161,35 @@ class Largest(Coupled):
 
 
 @dataclass(frozen=True)
+class Length(Coupled):
+    """The l2 norm.
+
+    Args:
+        dims: Over these, of the batched tensor, at least 1 each.
+        keepdim: Whether they stay, of size 1.
+    """
+
+    dims: Sequence[int]
+    keepdim: bool = False
+
+    @override
+    def __call__(self, x: Tensor) -> Tensor:
+        length: Tensor = torch.linalg.vector_norm(x, dim=tuple(self.dims), keepdim=self.keepdim)
+        return length
+
+    @override
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the box's nearest and farthest corners."""
+        nearest = torch.maximum(lower, -upper).clamp_min(0)
+        return self(nearest), self(torch.maximum(-lower, upper))
+
+    @override
+    def lipschitz(self, midpoint: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> float:
+        """No coordinate stands in two results."""
+        return 1.0
+
+
+@dataclass(frozen=True)
 class Normalization(Coupled):
     """(x - mean x) / √(Var x + eps), the core of layer, group and instance norm; Var divides by n.
 

@@ -105,6 +105,10 @@ class Region(Domain, ABC):
         """The smallest box around the set: lower and upper, (batch, …) each."""
 
     @abstractmethod
+    def meet(self, other: Self) -> Self:
+        """What is in this set and in another one, whose center is the same but for rounding."""
+
+    @abstractmethod
     def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
         """How much each class can gain on the true one over the set, beyond its center.
 

@@ -73,5 +73,9 @@ class Point(Region):
         return type(self)(torch.cat([self.value, *(other.value for other in others)], dim))
 
     @override
+    def meet(self, other: Self) -> Self:
+        return self
+
+    @override
     def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
         return self.value.new_zeros(len(labels), len(weight))

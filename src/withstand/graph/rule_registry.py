@@ -1,4 +1,4 @@
-"""Which rule takes a domain through which layer, function or method."""
+"""Which rule takes a domain through which operator."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
+from torch._ops import OpOverload, OpOverloadPacket
 
-from withstand.operators import LinearOperator, OperatorNorms, Shape
+from withstand.graph.domain import Domain
+from withstand.graph.layout import Layout
+from withstand.graph.primitives import Rearrange, moved
+from withstand.operators import LinearOperator, OperatorNorms, Separable, Shape
 from withstand.types import ModelError
 
 
@@ -22,16 +26,24 @@ class Site:
     """The place in the network where a rule is applied.
 
     Args:
-        name: The node of the traced graph, unique in the network.
+        name: The node of the graph, unique in the network.
         path: Where in the model the operation stands, such as ``layers.0``.
-        operation: The layer or function, such as ``torch.nn.Conv2d``.
+        operation: The operator, such as ``aten.conv2d``.
         norms: Where operator norms come from.
+        layouts: Of the values that depend on the input, in the operator's order.
+        outputs: Of what the operator gives.
+        is_training: Whether the layer that it stands in is in training mode.
+        keeps_precision: Whether it gives what is as precise as what it takes.
     """
 
     name: str
     path: str
     operation: str
     norms: OperatorNorms
+    layouts: Sequence[Layout]
+    outputs: Sequence[Layout]
+    is_training: bool
+    keeps_precision: bool
 
     def norm(self, operator: LinearOperator, input_shape: Shape) -> Tensor:
         """How far an operator can stretch: what ``Domain.affine`` asks for."""
@@ -44,115 +56,153 @@ class Site:
         return f"node {self.name!r}, {where}"
 
     def refusal(self, reason: str) -> UnsupportedOperationError:
-        """The error of a rule that does not cover how its operation is used here.
+        """The error of a rule that does not cover how its operator is used here.
 
         Args:
             reason: What is wrong and what to do, going on from "The rule of … ".
         """
-        return UnsupportedOperationError(
-            f"The rule of {self.operation} ({self.place}) {reason} A rule of your own replaces it: "
-            f"withstand.domains.register({self.operation})."
-        )
+        return UnsupportedOperationError(f"The rule of {self.operation} ({self.place}) {reason}")
+
+    def dim(self, dim: int) -> int:
+        """A dimension of the operator's first value, as the domain has it.
+
+        Raises:
+            UnsupportedOperationError: it is the batch's.
+        """
+        place = self.layouts[0].dimension(dim)
+        if place is None:
+            raise self.refusal(
+                "needs the batch as it is, one example after another, but goes along its dimension; take "
+                "another one."
+            )
+        return place
+
+    def dims(self, dims: int | Sequence[int] | None) -> list[int]:
+        """Several of them; all but the batch's where there are none."""
+        if dims is None or dims == []:
+            return list(range(1, 1 + len(self.layouts[0].stored)))
+        return [self.dim(dim) for dim in ([dims] if isinstance(dims, int) else dims)]
+
+    def rearranged(
+        self,
+        value: Domain,
+        function: Callable[[Tensor], Tensor],
+        *,
+        sets_constants: bool = False,
+        part: int = 0,
+    ) -> Domain:
+        """The image under what moves, picks or sets coordinates of each example.
+
+        Args:
+            value: The operator's first value.
+            function: Of a tensor (batch, *sizes): the sizes that the first value has in the graph for a
+                batch of one, so that each of its dimensions is counted one higher.
+            sets_constants: Whether it sets constants.
+            part: Which of the operator's results it gives.
+        """
+        sizes, after = self.layouts[0].sizes, self.outputs[part].stored
+
+        def of_batch(x: Tensor) -> Tensor:
+            return function(x.reshape(len(x), *sizes)).reshape(len(x), *after)
+
+        return value.monotone(Rearrange(of_batch, sets_constants))
+
+    def fitted(self, value: Domain) -> Domain:
+        """The same in the shape that the operator's result has."""
+        return _reshaped(value, self.outputs[0].stored)
+
+    def aligned(self, value: Domain, rank: int | None = None) -> Domain:
+        """A value with further dimensions of size 1 before its own, as broadcasting adds them.
+
+        Args:
+            value: One of those that depend on the input.
+            rank: How many an example is to have; those of the operator's result where None.
+        """
+        missing = (len(self.outputs[0].stored) if rank is None else rank) - len(value.example_shape)
+        return _reshaped(value, (1,) * missing + value.example_shape)
+
+    def spread(self, value: Domain, shape: Shape | None = None) -> Domain:
+        """A value, repeated along the dimensions in which a shape is larger.
+
+        Args:
+            value: One of those that depend on the input.
+            shape: Of one example; that of the operator's result where None.
+        """
+        shape = self.outputs[0].stored if shape is None else shape
+        whole = self.aligned(value, len(shape))
+        pairs = zip(whole.example_shape, shape, strict=True)
+        dims = [dim for dim, (own, size) in enumerate(pairs, 1) if own != size]
+        if not dims:
+            return whole
+        repeats = [value.center.new_ones(shape[dim - 1], 1) for dim in dims]
+        return whole.affine(Separable(dims, repeats), None, self.norm)
+
+
+def _reshaped(value: Domain, shape: Shape) -> Domain:
+    if value.example_shape == shape:
+        return value
+    return value.monotone(moved(lambda x: x.reshape(len(x), *shape)))
 
 
 Rule: TypeAlias = Callable[..., Any]
-"""Of a module: (site, module, *arguments); of a function or method: (site, *arguments)."""
+"""(site, *arguments of the operator) -> what the operator makes of the sets."""
 _AnyRule = TypeVar("_AnyRule", bound=Rule)
+Operator: TypeAlias = OpOverload | OpOverloadPacket | CustomOpDef
+"""One of torch, ``torch.ops.aten.relu`` or ``torch.ops.aten.relu.default``, or one of the user's own."""
 
-_MODULES: dict[type[nn.Module], Rule] = {}
-_FUNCTIONS: dict[Callable[..., Any], Rule] = {}
-
-# What a layer computes by; a convolution's forward leaves the work to another method.
-_COMPUTING = ("__call__", "forward", "_conv_forward")
-_NAMESPACES = {
-    "torch.nn": nn,
-    "torch.nn.functional": nn.functional,
-    "torch": torch,
-    "torch.Tensor": Tensor,
-}
+_RULES: dict[OpOverload | OpOverloadPacket, Rule] = {}
 
 
-def register(*operations: type[nn.Module] | Callable[..., Any]) -> Callable[[_AnyRule], _AnyRule]:
-    """Makes a function the rule of layers, functions or tensor methods, in every domain.
+def register(*operators: Operator) -> Callable[[_AnyRule], _AnyRule]:
+    """Makes a function the rule of operators, in every domain.
 
-    The rule is called with the ``Site``, the layer where it is one, and the arguments as the network
-    gives them, of which one or several are a ``Domain``. It must return a set that holds all that
-    the operation can make of the sets' members:
+    The rule is called with the ``Site`` and the arguments as the network gives them, of which one or
+    several are a ``Domain``. It must return a set that holds all that the operator can make of the sets'
+    members:
 
-        @withstand.domains.register(Scale)
-        def scale(site, layer, value):
-            return value.affine(withstand.operators.Diagonal(layer.factor), None, site.norm)
+        @withstand.domains.register(torch.ops.mine.scale)
+        def scale(site, value, factor):
+            return value.affine(withstand.operators.Diagonal(factor), None, site.norm)
 
     Args:
-        operations: Layer classes, functions such as ``torch.relu``, methods such as
-            ``torch.Tensor.relu``. A subclass needs a rule of its own where it has a ``forward`` of its
-            own. Tracing looks into a Python function, unless ``torch.fx.wrap`` keeps it whole.
+        operators: ``torch.ops.aten.relu`` with all its overloads, one overload, or what
+            ``torch.library.custom_op`` gives, which keeps a function of one's own whole.
 
     Returns:
         A decorator that leaves the function as it is.
+
+    Raises:
+        TypeError: something else is given.
     """
+    known = [_overload_of(operator) for operator in operators]
 
     def decorate(rule: _AnyRule) -> _AnyRule:
-        for operation in operations:
-            if isinstance(operation, type) and issubclass(operation, nn.Module):
-                _MODULES[operation] = rule
-            else:
-                _FUNCTIONS[operation] = rule
+        _RULES.update(dict.fromkeys(known, rule))
         return rule
 
     return decorate
 
 
-def of_layers(*layers: type[nn.Module], settings: Sequence[str] = ()) -> Callable[[_AnyRule], _AnyRule]:
-    """Makes the rule of a function that of layers too.
-
-    Args:
-        layers: Layer classes that do what the function does.
-        settings: Their attributes that are the function's arguments after the input, in its order.
-
-    Returns:
-        A decorator that leaves the function as it is.
-    """
-
-    def decorate(rule: _AnyRule) -> _AnyRule:
-        @register(*layers)
-        def of_layer(site: Site, layer: nn.Module, input: Any) -> Any:  # noqa: A002
-            return rule(site, input, *(getattr(layer, name) for name in settings))
-
-        return rule
-
-    return decorate
-
-
-def rule_of_module(module: nn.Module) -> Rule | None:
-    """The rule of a layer; that of a base class too, where the layer computes as that one does."""
-    base = next((base for base in type(module).__mro__ if base in _MODULES), None)
-    return _MODULES[base] if base is not None and is_plain(module, base) else None
-
-
-def rule_of_function(function: Callable[..., Any]) -> Rule | None:
-    """The rule of a function or tensor method."""
-    return _FUNCTIONS.get(function)
-
-
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a layer is of a kind, and computes just as that kind does."""
-    return isinstance(module, kind) and not any(
-        name in vars(module) or getattr(type(module), name, None) is not getattr(kind, name, None)
-        for name in _COMPUTING
+def _overload_of(operator: Operator) -> OpOverload | OpOverloadPacket:
+    if isinstance(operator, CustomOpDef):
+        return operator._opoverload
+    if isinstance(operator, OpOverload | OpOverloadPacket):
+        return operator
+    raise TypeError(
+        f"Expected an operator such as torch.ops.aten.relu, but got {operator!r}. Make a function of your "
+        "own one by torch.library.custom_op; a layer needs no rule where its operators have some."
     )
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something runs before or after a layer's forward, and might change its result."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def rule_of(operator: Any) -> Rule | None:
+    """The rule of an operator: that of its overload, else that of all its overloads."""
+    if not isinstance(operator, OpOverload):
+        return None
+    return _RULES.get(operator) or _RULES.get(operator.overloadpacket)
 
 
-def name_of(operation: Callable[..., Any]) -> str:
-    """What to write in Python for a layer class, function or method."""
-    name = getattr(operation, "__name__", str(operation))
-    for prefix, namespace in _NAMESPACES.items():
-        if getattr(namespace, name, None) is operation:
-            return f"{prefix}.{name}"
-    module = str(getattr(operation, "__module__", None) or "torch").removeprefix("_")
-    return f"{module}.{getattr(operation, '__qualname__', name)}"
+def name_of(operator: Any) -> str:
+    """The name of an operator, such as ``aten.conv2d``."""
+    if isinstance(operator, OpOverload):
+        return f"{operator.namespace}.{operator.overloadpacket.__name__}"
+    return str(getattr(operator, "__name__", operator))

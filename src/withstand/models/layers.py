@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,27 @@ from withstand.types import ModelError
 
 ActivationName: TypeAlias = Literal["relu", "minmax", "leaky-relu", "elu", "gelu", "softplus", "tanh"]
 """What the builders' option ``activation`` may be."""
+
+
+def _group_sort(x: Tensor, group_size: int) -> Tensor:
+    groups = torch.unflatten(x, 1, (x.shape[1] // group_size, group_size))
+    return torch.sort(groups, dim=2).values.flatten(1, 2)
+
+
+def _min_max(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=1)
+    return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], dim=1)
+
+
+# Operators of their own, so that a captured graph has each as one step, whose rule knows that it sorts. Made
+# of torch's own, they have all derivatives.
+_LIBRARY: Any = torch.library.Library("withstand", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define("group_sort(Tensor x, int group_size) -> Tensor")
+_LIBRARY.impl("group_sort", _group_sort, "CompositeImplicitAutograd")
+_LIBRARY.define("min_max(Tensor x) -> Tensor")
+_LIBRARY.impl("min_max", _min_max, "CompositeImplicitAutograd")
+GROUP_SORT = torch.ops.withstand.group_sort
+MIN_MAX = torch.ops.withstand.min_max
 
 
 class GroupSort(nn.Module):
@@ -46,8 +67,8 @@ class GroupSort(nn.Module):
                 f"GroupSort cannot split {x.shape[1]} channels into groups of {self.group_size}; "
                 "choose a width that it divides."
             )
-        groups = torch.unflatten(x, 1, (x.shape[1] // self.group_size, self.group_size))
-        return torch.sort(groups, dim=2).values.flatten(1, 2)
+        result: Tensor = GROUP_SORT(x, self.group_size)
+        return result
 
     @override
     def extra_repr(self) -> str:
@@ -65,8 +86,8 @@ class MinMax(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] % 2:
             raise ModelError(f"MinMax pairs channels, but got {x.shape[1]} of them; choose an even width.")
-        first, second = x.chunk(2, dim=1)
-        return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], dim=1)
+        result: Tensor = MIN_MAX(x)
+        return result
 
 
 _NAMED: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(

@@ -191,9 +191,9 @@ class Certified(Objective):
         if isinstance(value, BoxBall):
             value = value.with_steps(_NEWTON_STEPS)
         if self.batch_statistics:
-            return self._programs.of(model).run_to_last_layer(value, self.operator_norms)
+            return self._programs.of(model, images).run_to_last_layer(value, self.operator_norms)
         with eval_mode(model):
-            return self._programs.of(model).run_to_last_layer(value, self.operator_norms)
+            return self._programs.of(model, images).run_to_last_layer(value, self.operator_norms)
 
     def _clean_logits(self, model: nn.Module, images: Tensor, last: LastLayer) -> Tensor:
         """The logits of the training pass: those of the sets' centers, where these are the images."""

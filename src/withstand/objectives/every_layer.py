@@ -21,6 +21,8 @@ from typing_extensions import override
 from withstand.core.checks import require_at_least
 from withstand.core.noise import GaussianNoise
 from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
+from withstand.graph.layout import Layout
+from withstand.graph.rules.norm_rules import BatchNorm
 from withstand.objectives import propagation
 from withstand.objectives.onset import Onset
 from withstand.objectives.propagation import NoisyLoss, Propagation
@@ -159,7 +161,7 @@ class EveryLayer(Propagation):
 
 @dataclass(frozen=True, eq=False)
 class _Beside:
-    """A tensor without noise, and its moments under noise."""
+    """A tensor without noise, as the graph has it, and its moments under noise."""
 
     clean: Tensor
     moments: Domain
@@ -167,26 +169,28 @@ class _Beside:
 
 def _result(call: Call) -> Any:
     if not call.takes(_Beside):
-        result = propagation.of_onset(call, lambda onset: _Beside(onset.clean, onset.moments))
-        return call.compute_on_centers() if result is None else result
-    clean_call, moments_call = call.mapped(_clean), call.mapped(_moments)
-    layer = propagation.training_batch_norm(call)
-    if layer is not None:
-        clean = clean_call.compute()
-        return _Beside(clean, propagation.normalised(layer, clean_call.input, moments_call.input))
-    return _paired(clean_call.compute(), propagation.rule_of_moments(moments_call))
+        return propagation.of_onset(
+            call, lambda onset, layout: _Beside(layout.unstored(onset.clean), onset.moments)
+        )
+    layouts = call.step.layouts
+    tensors = {node: _clean(value, layouts[node]) for node, value in call.values.items()}
+    of_clean, of_moments = call._replace(values=tensors), call.mapped(_moments)
+    layer, clean = BatchNorm.of(call), of_clean.compute()
+    if layer is None:
+        return _paired(clean, propagation.rule_of_moments(of_moments))
+    first = clean[0] if isinstance(clean, list | tuple) else clean
+    noisy = propagation.normalised(layer, of_clean.input, of_moments.input)
+    return propagation.in_place_of_first(clean, _Beside(first, noisy))
 
 
 def _paired(clean: Any, moments: Any) -> Any:
     if isinstance(moments, Domain):
         return _Beside(clean, moments)
-    if isinstance(moments, list):
-        return [_paired(*pair) for pair in zip(clean, moments, strict=True)]
-    return moments  # a size, or the like
+    return [_paired(*pair) for pair in zip(clean, moments, strict=True)]
 
 
-def _clean(value: Any) -> Any:
-    return value.clean if isinstance(value, _Beside | Onset) else value
+def _clean(value: Any, layout: Layout) -> Tensor:
+    return value.clean if isinstance(value, _Beside) else layout.unstored(value.center)
 
 
 def _moments(value: Any) -> Any:

@@ -12,6 +12,8 @@ from typing_extensions import override
 
 from withstand.core.noise import GaussianNoise
 from withstand.domains import Call, Program
+from withstand.graph.layout import Layout
+from withstand.graph.rules.norm_rules import BatchNorm
 from withstand.objectives import propagation
 from withstand.objectives.onset import Onset
 from withstand.objectives.propagation import NoisyLoss, Propagation
@@ -68,59 +70,30 @@ class _Both:
     tensor: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class _Sized:
-    """What depends on the size of a batch alone: of the one without noise, and of both together."""
-
-    one: Any
-    both: Any
-
-
 def _result(call: Call) -> Any:
-    if call.takes(_Both):
-        result = _of_both(call.mapped(_both))
-    elif call.takes(_Sized) and not call.takes(Onset):
-        result = None
-    else:
-        result = propagation.of_onset(call.mapped(_unsized), lambda onset: _Both(onset.clean_and_mean))
-    return _Sized(call.mapped(_one).compute(), call.mapped(_both).compute()) if result is None else result
-
-
-def _of_both(call: Call) -> Any:
+    if not call.takes(_Both):
+        return propagation.of_onset(call, lambda onset, layout: _Both(layout.unstored(onset.clean_and_mean)))
     propagation.require_own_statistics(call)
-    layer = propagation.training_batch_norm(call)
+    tensors = {node: _tensor(value, call.step.layouts[node]) for node, value in call.values.items()}
+    of_both = call._replace(values=tensors)
+    layer = BatchNorm.of(call)
     if layer is None:
-        return _wrapped(call.compute())
-    clean, noisy = call.input.chunk(2)
-    return _Both(torch.cat([layer(clean), propagation.normalised(layer, clean, noisy)]))
+        return _wrapped(of_both.compute())
+    clean, noisy = of_both.input.chunk(2)
+    result = of_both.mapped(lambda tensor: tensor.chunk(2)[0]).compute()  # updates its running statistics
+    first = result[0] if isinstance(result, list | tuple) else result
+    both = _Both(torch.cat([first, propagation.normalised(layer, clean, noisy)]))
+    return propagation.in_place_of_first(result, both)
 
 
 def _wrapped(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return _Both(value)
-    has_tensors = isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value)
-    return [_wrapped(item) for item in value] if has_tensors else None
+    if isinstance(value, list | tuple):
+        return [_wrapped(item) for item in value]
+    return _Both(value) if isinstance(value, Tensor) else value
 
 
-def _both(value: Any) -> Any:
-    match value:
-        case Onset():
-            return torch.cat([value.center, value.center])
-        case _Both():
-            return value.tensor
-        case _Sized():
-            return value.both
-    return value
-
-
-def _one(value: Any) -> Any:
-    match value:
-        case Onset():
-            return value.center
-        case _Both():
-            return value.tensor.chunk(2)[0]
-    return _unsized(value)
-
-
-def _unsized(value: Any) -> Any:
-    return value.one if isinstance(value, _Sized) else value
+def _tensor(value: Any, layout: Layout) -> Tensor:
+    """Both at once, as the graph has them."""
+    if isinstance(value, _Both):
+        return value.tensor
+    return layout.unstored(torch.cat([value.center, value.center]))

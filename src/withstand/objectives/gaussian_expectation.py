@@ -60,7 +60,7 @@ class GaussianExpectation(OnePass):
         self.blur = blur
         self.propagation = FirstActivation() if propagation is None else propagation
         self._programs = ProgramCache()
-        self._verified: Program | None = None
+        self._resting: tuple[Program, Program] | None = None
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
@@ -84,18 +84,19 @@ class GaussianExpectation(OnePass):
         return LossTerms(loss, terms)
 
     def _program_of(self, model: nn.Module, images: Tensor) -> Program:
-        """Whose steps have been compared with the model, once; at rest, since no two dropouts are alike."""
-        program = self._programs.of(model)
-        if program is not self._verified:
-            original = uncompiled(model)
+        """Whose steps are compared with the model now and then; at rest, since no two dropouts are alike."""
+        program, original = self._programs.of(model, images), uncompiled(model)
+        if self._resting is None or self._resting[0] is not program:
             with eval_mode(original):
-                self.propagation.verify_capture(Program(original), images)
-            self._verified = program
+                is_same = program.fits(original, images)
+                self._resting = program, program if is_same else Program(original, images)
+        with eval_mode(original):
+            self.propagation.verify_capture(self._resting[1], images)
         return program
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy begins anew: the program holds the model, which is not to be copied with an objective.
-        return {**vars(self), "_verified": None}
+        return {**vars(self), "_resting": None}
 
     @override
     def extra_repr(self) -> str:

@@ -6,14 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from withstand.core.noise import GaussianNoise
-from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program, batch_norm_factors
-from withstand.graph.rule_registry import name_of
+from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
+from withstand.graph.layout import Layout
+from withstand.graph.rules.norm_rules import BatchNorm
 from withstand.objectives.onset import Onset
 from withstand.operators import Diagonal, GuaranteedNorms, LinearOperator, Shape
 from withstand.types import ModelError
@@ -83,46 +82,44 @@ def require_own_statistics(call: Call) -> None:
     """Refuses what would mix the statistics of the images without noise with those under it.
 
     Raises:
-        ModelError: what goes by the statistics of its batch, or keeps them, is no BatchNorm layer.
+        ModelError: what keeps the statistics of its batch is no batch normalisation.
     """
-    layer = call.layer
-    is_functional = call.operation is F.batch_norm and bool(
-        call.options.get("training", call.arguments[5] if len(call.arguments) > 5 else False)
-    )
-    is_instance = isinstance(layer, _InstanceNorm) and layer.track_running_stats and layer.training
-    if is_functional or is_instance:
-        raise ModelError(
-            f"{name_of(call.operation)} in train mode would take the statistics of images with and without "
-            "noise together. Write batch normalisation as a torch.nn.BatchNorm layer, and InstanceNorm "
-            "without running statistics."
-        )
+    if call.node.target is torch.ops.aten.instance_norm.default:
+        (_, _, _, running_mean, _, is_by_batch, *_), _ = call.resolved(batch=1)
+        if is_by_batch and running_mean is not None:
+            raise ModelError(
+                f"{call.step.operation} in train mode would take the statistics of images with and without "
+                "noise together. Build InstanceNorm without running statistics."
+            )
 
 
-def of_onset(call: Call, of_bent: Callable[[Onset], Any]) -> Any:
+def of_onset(call: Call, of_bent: Callable[[Onset, Layout], Any]) -> Any:
     """What an operation gives as long as noise has left the means alone.
 
     Args:
-        call: Of which no value is any more than an ``Onset``.
-        of_bent: Makes what is to follow of an onset to which a function has been applied.
+        call: Of which each value is an ``Onset``.
+        of_bent: Makes what is to follow of an onset to which a function has been applied, and its layout.
 
     Returns:
-        The result: an onset, or what follows it, or lists of them; None where it is none of these, but
-        depends on a value's size.
+        The result: an onset, or what follows it, or lists of them.
     """
 
-    def opened(onset: Onset) -> Any:
-        return onset if onset.function is None else of_bent(onset)
+    def opened(onset: Onset, layout: Layout) -> Any:
+        return onset if onset.function is None else of_bent(onset, layout)
 
-    if not call.takes(Onset):
-        return call.compute()
-    layer = training_batch_norm(call)
+    layer = BatchNorm.of(call)
     if layer is not None:
-        call.compute_on_centers()  # which updates its running statistics
-        return normalised(layer, call.input.center, call.input)
-    result = rule_of_moments(call)
+        clean = call.compute_on_centers()  # which updates its running statistics
+        return in_place_of_first(clean, normalised(layer, call.input.center, call.input))
+    result, layouts = rule_of_moments(call), call.step.outputs
     if isinstance(result, list):
-        return [opened(onset) for onset in result]
-    return opened(result) if isinstance(result, Onset) else None
+        return [opened(*pair) for pair in zip(result, layouts, strict=True)]
+    return opened(result, layouts[0])
+
+
+def in_place_of_first(result: Any, value: Any) -> Any:
+    """A value; with all but the first of several results, where an operation gives several."""
+    return [value, *result[1:]] if isinstance(result, list | tuple) else value
 
 
 def required_logits(logits: object) -> Tensor:
@@ -137,7 +134,7 @@ def required_logits(logits: object) -> Tensor:
 
 
 def _not_logits(output: object) -> ModelError:
-    what = f"{tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    what = f"{('batch', *output.shape[1:])}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
     return ModelError(
         f"Expected one output, logits (batch, classes), but the model gives {what}; flatten or pool "
         "before its last layer, or wrap it in a module that returns the logits alone."
@@ -163,21 +160,13 @@ def through_every_layer(program: Program, value: Moments) -> Moments:
     Raises:
         ModelError: there is no rule for an operation, or more than one output.
     """
-    reached = program.walk(value, lambda call: rule_of_moments(call) if call.takes_domain else call.compute())
+    reached = program.walk(value, rule_of_moments)
     if not isinstance(reached, Moments):
         raise _not_logits(reached)
     return reached
 
 
-def training_batch_norm(call: Call) -> _BatchNorm | None:
-    """The layer of a call, where it is a BatchNorm that goes by the statistics of its batch."""
-    layer = call.layer
-    if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
-        return layer
-    return None
-
-
-def normalised(layer: _BatchNorm, clean: Tensor, noisy: _Noisy) -> _Noisy:
+def normalised(layer: BatchNorm, clean: Tensor, noisy: _Noisy) -> _Noisy:
     """Batch-normalises what is under noise, by the statistics of what is without.
 
     Args:
@@ -185,7 +174,7 @@ def normalised(layer: _BatchNorm, clean: Tensor, noisy: _Noisy) -> _Noisy:
         clean: What the layer is called with without noise, (batch, channels, …).
         noisy: The same under noise: a tensor or its moments.
     """
-    scale, bias = batch_norm_factors(layer, clean)
+    scale, bias = layer.factors(clean)
     if isinstance(noisy, Tensor):
         return noisy * scale + bias
     return noisy.affine(Diagonal(scale), bias, _no_norm)

@@ -10,10 +10,13 @@ from withstand.operators.linear_operators import (
     Dense,
     Diagonal,
     LinearOperator,
+    Matrices,
+    Selection,
     Separable,
     Shape,
 )
 from withstand.operators.power_iteration import Buffers, OperatorNorms, PowerIteration
+from withstand.operators.transposed_convolution import TransposedConvolution
 
 __all__ = [
     "DEVIATION",
@@ -24,11 +27,14 @@ __all__ = [
     "GuaranteedNorms",
     "LayerInputCache",
     "LinearOperator",
+    "Matrices",
     "OperatorNorms",
     "Place",
     "PowerIteration",
+    "Selection",
     "Separable",
     "Shape",
+    "TransposedConvolution",
     "Weight",
     "clip",
     "clip_convolution",

@@ -20,6 +20,7 @@ from withstand.operators.convolutions import Axis, Layout, axes_of, circular_gra
 from withstand.operators.eigenvalues import ROUNDING, Gram, largest_eigenvalue, random_vector, ritz_value
 from withstand.operators.linear_operators import Convolution, Dense, LinearOperator, Shape
 from withstand.operators.power_iteration import OperatorNorms
+from withstand.operators.transposed_convolution import TransposedConvolution
 
 _MOST_ROWS = 8192  # of a full Gram matrix: 0.5 GiB, and a factorisation of some seconds
 _MOST_NUMBERS = _MOST_ROWS**2
@@ -81,6 +82,8 @@ def _bound(operator: LinearOperator, input_shape: Shape) -> float:
         return _scaled(
             operator.weight, lambda weight: _convolution(replace(operator, weight=weight), input_shape)
         )
+    if type(operator) is TransposedConvolution:
+        return _bound(operator.convolution, operator.output_shape(input_shape))
     rows = operator.entrywise(torch.abs).apply(operator.entries.new_ones((1, *input_shape)))
     if not rows.isfinite().all():  # of such a matrix, torch refuses to compute singular values
         return math.inf
@@ -200,7 +203,9 @@ def _content(operator: LinearOperator) -> Hashable | None:
 
 def _value(value: object) -> Hashable:
     if isinstance(value, Tensor):
-        numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        # A copy: a tensor of one number is called contiguous whatever its stride.
+        flat = value.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
+        numbers = flat.view(torch.uint8).numpy()
         return (
             str(value.dtype),
             tuple(value.shape),

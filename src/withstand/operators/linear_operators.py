@@ -100,7 +100,7 @@ class LinearOperator(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class _Weighted(LinearOperator):
+class Weighted(LinearOperator):
     """An operator whose entries are those of one tensor."""
 
     weight: Tensor
@@ -116,7 +116,7 @@ class _Weighted(LinearOperator):
 
 
 @dataclass(frozen=True, eq=False)
-class Dense(_Weighted):
+class Dense(Weighted):
     """A matrix on the last dimension, as ``torch.nn.functional.linear``.
 
     Args:
@@ -144,7 +144,7 @@ class Dense(_Weighted):
 
 
 @dataclass(frozen=True, eq=False)
-class Convolution(_Weighted):
+class Convolution(Weighted):
     """A convolution with zero padding, over one or more dimensions.
 
     Args:
@@ -256,3 +256,50 @@ class Separable(LinearOperator):
     def norm(self, input_shape: Shape) -> Tensor:
         norms = [torch.linalg.matrix_norm(factor, ord=2) for factor in self.factors]
         return torch.stack(norms).prod()
+
+
+@dataclass(frozen=True, eq=False)
+class Matrices(Weighted):
+    """Several matrices on the last dimension: x @ Aᵀ, for x of (batch, …, m, in), which may broadcast.
+
+    Args:
+        weight: Tensor (…, out, in), of no more dimensions than an example.
+    """
+
+    @override
+    def apply(self, x: Tensor) -> Tensor:
+        return x @ self.weight.mT
+
+    @override
+    def norm(self, input_shape: Shape) -> Tensor:
+        # Where one row meets several matrices, these are as one on top of the other.
+        lead = input_shape[len(input_shape) - self.weight.dim() : -2]
+        apart = [dim for dim, size in enumerate(lead) if size > 1]
+        met = [dim for dim, size in enumerate(lead) if size == 1]
+        stacked = self.weight.permute(*apart, *met, -2, -1).flatten(len(apart), len(lead))
+        norms: Tensor = torch.linalg.matrix_norm(stacked, ord=2)
+        return norms.max()
+
+
+@dataclass(frozen=True, eq=False)
+class Selection(Weighted):
+    """Coordinates of each example at places of a new one, each as often as it is named, times a factor.
+
+    Args:
+        weight: The factor, a scalar tensor.
+        index: Integer tensor (output shape): places in the flattened example.
+    """
+
+    index: Tensor
+
+    @override
+    def apply(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, self.index] * self.weight
+
+    @override
+    def norm(self, input_shape: Shape) -> Tensor:
+        return self.weight.abs() * torch.bincount(self.index.flatten()).max().to(self.weight).sqrt()
+
+    @override
+    def row_norms(self, input_shape: Shape) -> Tensor:
+        return self.weight.abs()

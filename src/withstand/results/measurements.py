@@ -21,6 +21,8 @@ CERTIFIED = "certified accuracy"
 MEAN_RADIUS = "mean certified radius"
 MEDIAN_RADIUS = "median certified radius"
 LARGEST_RADIUS = "largest certified radius"
+ROUNDING = "largest rounding of logits"
+"""Of the clean images, by the model's own precision; ``by`` is the certificate."""
 NOISE_ACCURACY = "accuracy under noise"
 """``by`` is unclipped or clipped, ``level`` noise_std."""
 NOISE_AGREEMENT = "agreement under noise"
@@ -101,3 +103,8 @@ def example_column(measure: str, by: str = "", level: float = 0.0) -> str | None
 def radius_column(certificate: str) -> str:
     """The column of ``examples.csv`` with a certificate's radii: ``radius-l2`` for ``certified-l2``."""
     return certificate.replace("certified", "radius", 1)
+
+
+def rounding_column(certificate: str) -> str:
+    """Likewise, with the largest rounding of each example's logits: ``rounding-l2`` for ``certified-l2``."""
+    return certificate.replace("certified", "rounding", 1)

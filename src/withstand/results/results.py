@@ -59,12 +59,26 @@ class AttackInfo:
 
 @dataclass(frozen=True)
 class CertificateInfo:
-    """A certificate; its accuracies and radii are in the table, under its name."""
+    """A certificate; its accuracies and radii are in the table, under its name.
+
+    Attributes:
+        name: Of the certificate.
+        norm: Of its balls.
+        method: The domain that it bounds with.
+        description: Its settings, in words.
+        precision: In which the model runs, such as float32; None in results of older versions.
+        rounding: The largest difference of a logit in that precision and in float64, of all clean images
+            whose logits are finite; None where there is none, and in results of older versions.
+        arithmetic: In words, in which arithmetic it is proven and in which the model runs.
+    """
 
     name: str
     norm: str
     method: str
     description: str = ""
+    precision: str | None = None
+    rounding: Finite | None = None
+    arithmetic: str = ""
 
 
 @dataclass(frozen=True)

@@ -116,9 +116,13 @@ def test_expected_lipschitz_takes_sums_and_joins() -> None:
     [
         (_Twice(), {"layer": 1.0}, "'layer' is used twice"),
         (_Reading(), {"layer": 1.0}, "reads a random weight of its layer 'layer'"),
-        (_Constant(), {"layer": 1.0}, "'layer' is called with a constant"),
+        (
+            _Constant(),
+            {"layer": 1.0},
+            "reads a random weight of its layer 'layer' beside calling the layer on",
+        ),
         (nn.Sequential(nn.Linear(6, 6)), {}, "No expected norm is known of the random layer '0'"),
-        (nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6)), {"0": 1.0}, "LayerNorm"),
+        (nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6)), {"0": 1.0}, "of the random layer '1'"),
     ],
 )
 def test_expected_lipschitz_refuses_what_has_no_such_bound(

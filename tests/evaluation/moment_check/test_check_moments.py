@@ -99,13 +99,13 @@ def test_samples_of_a_linear_network_have_its_closed_form(blur: float) -> None:
         factors = noise.factors(images()).flatten(1)
         variance = (factors @ matrix.T).square().sum(0).double()
         torch.manual_seed(3)
-        samples = sample(Program(model), images(), noise, SAMPLES, chunk=300, on_image=lambda: None)
+        samples = sample(Program(model, images()), images(), noise, SAMPLES, chunk=300, on_image=lambda: None)
         logits = samples.values[LOGITS]
         apart = (logits.mean - model(images())) / (variance / SAMPLES).sqrt()
     assert apart.abs().max() < 5
     assert (logits.variance / variance - 1).abs().max() < 5 * math.sqrt(2 / SAMPLES) + 1e-4 * (blur > 0)
     assert (samples.values[INPUT].variance / 0.09 - 1).abs().max() < 6 * math.sqrt(2 / SAMPLES)
-    assert samples.operations == {"model_0": "Flatten", "model_1": "Linear", "model_2": "Linear"}
+    assert samples.operations == {"flatten": "Flatten", "linear": "Linear", "linear_1": "Linear"}
 
 
 def test_sample_does_not_depend_on_chunks_beyond_the_draws() -> None:
@@ -115,7 +115,12 @@ def test_sample_does_not_depend_on_chunks_beyond_the_draws() -> None:
         torch.manual_seed(5)
         with torch.no_grad():
             result = sample(
-                Program(model), images(1), GaussianNoise(0.1), few, chunk=chunk, on_image=lambda: None
+                Program(model, images(1)),
+                images(1),
+                GaussianNoise(0.1),
+                few,
+                chunk=chunk,
+                on_image=lambda: None,
             )
         logits_sampled.append(result.values[LOGITS])
     torch.manual_seed(5)
@@ -265,7 +270,7 @@ def test_unaffordable_method_has_a_reason_in_numbers() -> None:
     assert "GiB" in full.reason
     assert full.mean_error is None
     noise, wide = GaussianNoise(0.1), torch.rand(1, 3, 64, 64)
-    about = survey(Program(nn.Conv2d(3, 64, 3)), wide)
+    about = survey(Program(nn.Conv2d(3, 64, 3), wide), wide)
     assert about.widest == 64 * 62 * 62
     refused = unaffordable("factored", about, settings, wide, noise)
     assert refused is not None
@@ -276,8 +281,8 @@ def test_unaffordable_method_has_a_reason_in_numbers() -> None:
 
 
 def test_survey_knows_what_joins() -> None:
-    assert not survey(Program(pooled().eval()), images()).joins
-    assert survey(Program(Residual()), images()).joins
+    assert not survey(Program(pooled().eval(), images()), images()).joins
+    assert survey(Program(Residual(), images()), images()).joins
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,11 @@ class Ball(Region):
         return replace(self, midpoint=midpoint, radius=_together(balls))
 
     @override
+    def meet(self, other: Self) -> Self:
+        apart = norms.norm(other.midpoint - self.midpoint, 2)
+        return replace(self, radius=torch.minimum(self.radius, other.radius + apart))
+
+    @override
     def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
         # Without the expansion of squares, which cancels for rows that are nearly alike.
         distances = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")

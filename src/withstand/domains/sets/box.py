@@ -145,5 +145,11 @@ class Box(Region):
         return type(self)(lower, torch.cat([box.upper for box in boxes], dim))
 
     @override
+    def meet(self, other: Self) -> Self:
+        (midpoint, halfwidth), (other_midpoint, other_halfwidth) = self.parts, other.parts
+        apart = (other_midpoint - midpoint).abs()
+        return self.around(midpoint, torch.minimum(halfwidth, other_halfwidth + apart))
+
+    @override
     def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
         return box_gains(weight, labels, self.parts[1].expand(self.shape))

@@ -118,6 +118,10 @@ class BoxBall(Region):
         return self._of(self.ball.cat([other.ball for other in others], dim), box)
 
     @override
+    def meet(self, other: Self) -> Self:
+        return self._of(self.ball.meet(other.ball), Box(*self.ends).meet(Box(*other.ends)))
+
+    @override
     def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
         lower, upper = self.ends
         # The center is in the box but for rounding; widening the box to hold it is sound.

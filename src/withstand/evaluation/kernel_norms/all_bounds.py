@@ -23,7 +23,9 @@ from withstand.operators import Dense, GuaranteedNorms, LinearOperator, Shape, p
 from withstand.results.analytic import KernelNormsOf, KernelNormsOfLayer
 from withstand.types import CertificateError, DataError, ModelError
 
-_RADIUS = 2.0**40  # so large that steps of activations do not count beside it
+# So large that steps of activations do not count beside them, and not all alike: what grows as their square
+# has no Lipschitz constant.
+_RADII = (0.0, 2.0**40, 2.0**40, 2.0**42)
 _JUMP = 1e-6  # how far features may be thrown by such steps
 _SAME = 1e-9  # relative, between radii at several places
 
@@ -55,7 +57,7 @@ def spectral_bound(model: nn.Module, image: Tensor) -> SpectralBound:
     """
     try:
         with torch.no_grad():
-            last = Program(model).run_to_last_layer(wide_ball(image), GuaranteedNorms())
+            last = Program(model, image).run_to_last_layer(wide_ball(image), GuaranteedNorms())
         if not isinstance(last.features, Ball):
             return SpectralBound(None, "A rule of the model's operations makes something else of a ball.")
         factor = growth(last.features.radius)
@@ -78,7 +80,7 @@ def wide_ball(image: Tensor) -> Ball:
     """
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     centers = torch.cat([image, image, 1 - image, 10 * noise.to(image)])
-    radii = _RADIUS * torch.tensor([0.0, 1.0, 1.0, 1.0], dtype=image.dtype, device=image.device)
+    radii = torch.tensor(_RADII, dtype=image.dtype, device=image.device)
     return Ball(centers, radii)
 
 
@@ -92,7 +94,9 @@ def growth(radius: Tensor) -> float:
         ModelError: they grew by other factors elsewhere, or what had no extent has some.
     """
     jump, *reached = radius.expand(4).tolist()
-    factors: list[float] = [reach / _RADIUS for reach in reached]
+    factors: list[float] = [
+        (reach - jump) / radius for reach, radius in zip(reached, _RADII[1:], strict=True)
+    ]
     least, most = min(factors), max(factors)
     if jump > _JUMP * max(1.0, most):
         raise ModelError("An activation of the model jumps, so it has no Lipschitz constant.")

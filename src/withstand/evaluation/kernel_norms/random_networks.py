@@ -11,7 +11,7 @@ which is larger.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self, final
 
@@ -53,10 +53,10 @@ def expected_lipschitz(model: nn.Module, image: Tensor, norms: Mapping[str, floa
     for path, layer in layers.items():
         if isinstance(layer, _BatchNorm):
             expected[path] = expected_scale(layer)
-    walk = _Walk({id(mean.get_submodule(path)): path for path in layers}, expected)
+    walk = _Walk(set(layers), expected)
     ball = wide_ball(image.double())
     with torch.inference_mode(False), torch.no_grad():
-        program = Program(mean)
+        program = Program(mean, ball.center)
         program.verify_capture(ball.center)
         reached = program.walk(_Spread(ball.midpoint, ball.radius), walk.result_of)
     if not isinstance(reached, _Spread):
@@ -91,42 +91,32 @@ class _Walk:
     """What each operation makes of balls, once each random layer's norm is an expected one.
 
     Args:
-        paths: Identity of a layer of the mean network -> path of the random layer that it stands for.
+        paths: Of the random layers.
         expected: Path -> expected norm.
     """
 
-    def __init__(self, paths: Mapping[int, str], expected: Mapping[str, float]) -> None:
+    def __init__(self, paths: Set[str], expected: Mapping[str, float]) -> None:
         self._paths = paths
         self._expected = expected
         self._met: set[str] = set()
 
     def result_of(self, call: Call) -> Any:
-        path = self._paths.get(id(call.layer))
-        if path is not None:
-            return self._of_random(path, call)
-        if call.node.op == "get_attr":
-            self._require_no_weight(call)
-        return call.apply_rule(GuaranteedNorms()) if call.takes_domain else call.compute()
-
-    def _of_random(self, path: str, call: Call) -> Any:
+        owners = {path.rpartition(".")[0] for path in call.constant_paths()} & self._paths
+        if not owners:
+            return call.apply_rule(GuaranteedNorms())
+        for path in owners - {call.step.path}:
+            raise ModelError(
+                f"The model reads a random weight of its layer {path!r} beside calling the layer on what it "
+                "makes of the image, and what comes of it is not known; call the layer alone."
+            )
+        path = call.step.path
         if path in self._met:
             raise ModelError(
                 f"The random layer {path!r} is used twice. With the same weights it is not independent of "
                 "itself, so that the expectation of its norms' product is not the product of expectations."
             )
         self._met.add(path)
-        if not call.takes_domain:
-            raise ModelError(f"The random layer {path!r} is called with a constant, not with the image.")
         return call.apply_rule(_KnownNorm(path, self._expected.get(path)))
-
-    def _require_no_weight(self, call: Call) -> None:
-        owner = str(call.node.target).rpartition(".")[0]
-        path = self._paths.get(id(call.trace.root.get_submodule(owner)))
-        if path is not None:
-            raise ModelError(
-                f"The model reads a random weight of its layer {path!r} beside calling the layer, and "
-                "what it makes of it is not known; call the layer alone."
-            )
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,6 @@ class _Walk:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def result_of(self, call: Call) -> Any:
-        if not call.takes(_Tracked):
-            return call.compute()
         node = call.node.name
         analytic = call.mapped(_moments)
         result, seconds = timed(lambda: _computed(rule_of_moments(analytic)), self.device)

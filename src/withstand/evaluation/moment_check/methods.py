@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import Tensor, fx
+from torch import Tensor
 
 from withstand.core.noise import GaussianNoise
-from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
+from withstand.domains import Call, FactoredGaussian, Gaussian, Moments, Program
 from withstand.domains.gaussians.full import CorrelatedGaussian
 from withstand.evaluation.moment_check.check_settings import Method, MomentSettings
-from withstand.graph.rule_registry import name_of
 from withstand.objectives.propagation import rule_of_moments
 
 Start = Callable[[Tensor, GaussianNoise], Moments]
@@ -51,11 +50,9 @@ def survey(program: Program, images: Tensor) -> Survey:
 
     def result_of(call: Call) -> Any:
         nonlocal joins
-        if not call.takes_domain:
-            return call.compute()
         result = rule_of_moments(call)
-        joins = joins or _count(call) > 1
-        widths.extend((mean[:1].numel(), name_of(call.operation)) for mean in _means(result))
+        joins = joins or len(call.values) > 1
+        widths.extend((mean[:1].numel(), call.step.kind) for mean in _means(result))
         return result
 
     program.walk(Gaussian(images[:1], images.new_ones(())), result_of)
@@ -118,16 +115,3 @@ def _means(result: Any) -> list[Tensor]:
     if isinstance(result, Moments):
         return [result.mean]
     return [mean for item in result for mean in _means(item)] if isinstance(result, list | tuple) else []
-
-
-def _count(call: Call) -> int:
-    """How many of a call's values depend on the input."""
-    domains: list[Domain] = []
-
-    def note(value: Any) -> Any:
-        if isinstance(value, Domain):
-            domains.append(value)
-        return value
-
-    fx.node.map_aggregate((call.arguments, dict(call.options)), note)
-    return len(domains)

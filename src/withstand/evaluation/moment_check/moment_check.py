@@ -82,7 +82,7 @@ def check_moments(
             on_image(number, total)
 
     with eval_mode(model), torch.no_grad(), numerics("fp32"), torch.random.fork_rng():
-        program = Program(uncompiled(model))
+        program = Program(uncompiled(model), images)
         EveryLayer().verify_capture(program, images)
         check = _Check(model, program, survey(program, images), images, settings)
         levels = []

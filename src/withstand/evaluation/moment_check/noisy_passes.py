@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from withstand.core.noise import GaussianNoise
 from withstand.domains import Call, Program
-from withstand.graph.rule_registry import name_of
-from withstand.objectives.propagation import training_batch_norm
+from withstand.graph.layout import Layout
+from withstand.graph.rules.norm_rules import BatchNorm
 from withstand.types import ModelError
 
 _Result = TypeVar("_Result")
@@ -49,6 +49,9 @@ def timed(function: Callable[[], _Result], device: torch.device) -> tuple[_Resul
 
 INPUT = "input of the network"
 LOGITS = "logits of the network"
+
+
+_PLAIN = Layout((1,), 0, 1)
 
 
 class Sampled(NamedTuple):
@@ -159,40 +162,38 @@ class _Walk:
     tallies: dict[str, _Tally] = field(default_factory=dict)
 
     def through(self, program: Program, noisy: Tensor) -> None:
-        self._noted(INPUT, noisy)
+        self._noted(INPUT, noisy, [_PLAIN])
         logits = program.walk(_Draws(noisy), self._result)
         if not isinstance(logits, _Draws):
             raise ModelError("Expected a network that returns its logits alone, one tensor; wrap it so.")
-        self._noted(LOGITS, logits.tensor)
+        self._noted(LOGITS, logits.tensor, [_PLAIN])
 
     def _result(self, call: Call) -> Any:
-        if not call.takes(_Draws):
-            return call.compute()
-        if training_batch_norm(call) is not None:
+        if BatchNorm.of(call) is not None:
             raise ModelError(
                 "A BatchNorm without running statistics mixes the images of a batch, so that there are no "
                 "moments of one image's logits. Build it with track_running_stats=True."
             )
-        plain = call.mapped(_tensor)
-        self.operations[call.node.name] = name_of(plain.operation).rpartition(".")[2]
-        device = next(draws.device for draws in _tensors(plain))
+        plain = call.mapped(lambda draws: draws.tensor)
+        self.operations[call.node.name] = call.step.kind
+        device = plain.input.device
         start = now(device)
         value = plain.compute()
         taken = now(device) - start
-        noted = self._noted(call.node.name, value)
-        if isinstance(noted, _Draws) and len(noted.tensor):
+        noted = self._noted(call.node.name, value, call.step.outputs)
+        if isinstance(noted, _Draws):
             known = self.seconds.get(call.node.name, math.inf)
             self.seconds[call.node.name] = min(known, taken / len(noted.tensor))
         return noted
 
-    def _noted(self, key: str, value: Any) -> Any:
-        if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
-            return [self._noted(part_of(key, index), item) for index, item in enumerate(value)]
-        if not isinstance(value, Tensor):
-            return value  # a size, or the like
+    def _noted(self, key: str, value: Any, layouts: Sequence[Layout]) -> Any:
+        if isinstance(value, list | tuple):
+            parts = enumerate(zip(value, layouts, strict=True))
+            return [self._noted(part_of(key, index), item, [layout]) for index, (item, layout) in parts]
+        stored = layouts[0].stored_of(value)
         if key not in self.tallies:
-            self.tallies[key] = _Tally(value.mean(0))
-        self.tallies[key].add(value)
+            self.tallies[key] = _Tally(stored.mean(0))
+        self.tallies[key].add(stored)
         return _Draws(value)
 
 
@@ -216,19 +217,3 @@ class _Tally:
         apart = torch.as_tensor(self.total) / self.count
         variance = (torch.as_tensor(self.square) - self.count * apart.square()) / (self.count - 1)
         return Sampled(self.pivot + apart, variance.clamp_min(0))
-
-
-def _tensors(call: Call) -> list[Tensor]:
-    tensors: list[Tensor] = []
-
-    def note(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            tensors.append(value)
-        return value
-
-    call.mapped(note)
-    return tensors
-
-
-def _tensor(value: Any) -> Any:
-    return value.tensor if isinstance(value, _Draws) else value

@@ -1,24 +1,28 @@
-"""Rules of activations, sorting, max pooling, and of what does nothing when it is evaluated."""
+"""Rules of activations, sorting, and of what does nothing when it is evaluated."""
 
 from __future__ import annotations
 
 import math
-import operator
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from withstand.graph.bilinear import Multiplication
+from withstand.graph.capture import SOFTSHRINK, SOFTSIGN
 from withstand.graph.domain import Domain, Region
-from withstand.graph.primitives import Elementwise, MaxPool, SortGroups, Unimodal
-from withstand.graph.rule_registry import Site, of_layers, register
-from withstand.graph.rules.sizes import Numbers, on_channels, per_dimension
-from withstand.models import GroupSort, MinMax
+from withstand.graph.powers import EXP, LOG
+from withstand.graph.primitives import Elementwise, SortGroups, Unimodal
+from withstand.graph.rule_registry import Operator, Site, register
+from withstand.graph.rules.pieces import applied, cut, scaled
+from withstand.graph.rules.sizes import on_channels
+from withstand.models.layers import GROUP_SORT, MIN_MAX
 from withstand.moments import RECTIFIER, Hinges
 
-__all__: list[str] = []
+__all__ = ["ABS"]
+
+_ATEN = torch.ops.aten
 
 # To all digits of float64; slopes are rounded up and least values down, so that both bound.
 _GELU = Unimodal(F.gelu, 1.128904145185155, -0.7517915246935645, -0.1699712074799037)
@@ -27,52 +31,46 @@ _GELU_TANH = Unimodal(
 )
 _SILU = Unimodal(F.silu, 1.099839320128867, -1.278464542761074, -0.2784645427610738)
 _MISH = Unimodal(F.mish, 1.088498161251728, -1.192431214515495, -0.3088434130172505)
-_ABS = Unimodal(torch.abs, 1.0, 0.0, 0.0, Hinges((0.0,), (2.0,), slope=-1.0))
+_HARDSWISH = Unimodal(F.hardswish, 1.5, -1.5, -0.375)
+ABS = Unimodal(torch.abs, 1.0, 0.0, 0.0, Hinges((0.0,), (2.0,), slope=-1.0))
 
 
-def _register_elementwise(function: Elementwise | Unimodal, *operations: Any) -> None:
-    """One rule for all spellings of an activation without settings but ``inplace``."""
+def _register_elementwise(function: Elementwise | Unimodal, *operators: Operator) -> None:
+    """One rule for the spellings of an activation without settings."""
 
-    @of_layers(*(operation for operation in operations if _is_layer(operation)))
-    @register(*(operation for operation in operations if not _is_layer(operation)))
-    def rule(site: Site, input: Domain, inplace: bool = False) -> Domain:
-        return input.unimodal(function) if isinstance(function, Unimodal) else input.monotone(function)
-
-
-def _is_layer(operation: Any) -> bool:
-    return isinstance(operation, type) and issubclass(operation, nn.Module)
+    @register(*operators)
+    def rule(site: Site, input: Domain) -> Domain:
+        return applied(input, function)
 
 
+_register_elementwise(Elementwise(F.relu, hinges=RECTIFIER), _ATEN.relu)
+_register_elementwise(Elementwise(F.relu6, hinges=Hinges((0.0, 6.0), (1.0, -1.0))), _ATEN.relu6)
+_register_elementwise(Elementwise(torch.tanh), _ATEN.tanh)
+_register_elementwise(Elementwise(torch.sigmoid, 0.25), _ATEN.sigmoid)
+_register_elementwise(Elementwise(F.logsigmoid), _ATEN.log_sigmoid)
+_register_elementwise(Elementwise(F.softsign), SOFTSIGN)
+_register_elementwise(Elementwise(F.selu, 1.758099340847377), _ATEN.selu)
 _register_elementwise(
-    Elementwise(F.relu, hinges=RECTIFIER),
-    *(nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_),
+    Elementwise(F.hardsigmoid, 1 / 6, hinges=Hinges((-3.0, 3.0), (1 / 6, -1 / 6))), _ATEN.hardsigmoid
 )
-_register_elementwise(Elementwise(F.relu6, hinges=Hinges((0.0, 6.0), (1.0, -1.0))), nn.ReLU6, F.relu6)
-_register_elementwise(Elementwise(torch.tanh), nn.Tanh, torch.tanh, Tensor.tanh, Tensor.tanh_)
-_register_elementwise(
-    Elementwise(torch.sigmoid, 0.25), nn.Sigmoid, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_
-)
-_register_elementwise(Elementwise(F.logsigmoid), nn.LogSigmoid, F.logsigmoid)
-_register_elementwise(Elementwise(F.softsign), nn.Softsign, F.softsign)
-_register_elementwise(Elementwise(F.selu, 1.758099340847377), nn.SELU, F.selu, torch.selu)
-_register_elementwise(
-    Elementwise(F.hardsigmoid, 1 / 6, hinges=Hinges((-3.0, 3.0), (1 / 6, -1 / 6))),
-    *(nn.Hardsigmoid, F.hardsigmoid),
-)
-_register_elementwise(_SILU, nn.SiLU, F.silu)
-_register_elementwise(_MISH, nn.Mish, F.mish)
-_register_elementwise(_ABS, operator.abs, torch.abs, Tensor.abs, Tensor.abs_)
+_register_elementwise(Elementwise(torch.erf, 2 / math.sqrt(math.pi)), _ATEN.erf)
+_register_elementwise(Elementwise(torch.atan), _ATEN.atan)
+_register_elementwise(Elementwise(torch.asinh), _ATEN.asinh)
+_register_elementwise(EXP, _ATEN.exp)
+_register_elementwise(LOG, _ATEN.log)
+_register_elementwise(_SILU, _ATEN.silu)
+_register_elementwise(_MISH, _ATEN.mish)
+_register_elementwise(_HARDSWISH, _ATEN.hardswish)
+_register_elementwise(ABS, _ATEN.abs)
 
 
-@of_layers(nn.GELU, settings=["approximate"])
-@register(F.gelu)
-def _gelu(site: Site, input: Domain, approximate: str = "none") -> Domain:
+@register(_ATEN.gelu)
+def _gelu(site: Site, input: Domain, *, approximate: str = "none") -> Domain:
     return input.unimodal(_GELU_TANH if approximate == "tanh" else _GELU)
 
 
-@of_layers(nn.LeakyReLU, settings=["negative_slope"])
-@register(F.leaky_relu, F.leaky_relu_)
-def _leaky_relu(site: Site, input: Domain, negative_slope: float = 0.01, inplace: bool = False) -> Domain:
+@register(_ATEN.leaky_relu)
+def _leaky_relu(site: Site, input: Domain, negative_slope: float = 0.01) -> Domain:
     function = partial(F.leaky_relu, negative_slope=negative_slope)
     hinges = Hinges((0.0,), (1 - negative_slope,), slope=negative_slope)
     if negative_slope < 0:
@@ -80,12 +78,15 @@ def _leaky_relu(site: Site, input: Domain, negative_slope: float = 0.01, inplace
     return input.monotone(Elementwise(function, max(1.0, negative_slope), hinges=hinges))
 
 
-@of_layers(nn.PReLU, settings=["weight"])
-@register(F.prelu)
+@register(_ATEN.prelu)
 def _prelu(site: Site, input: Domain, weight: Tensor) -> Domain:
-    function = partial(F.prelu, weight=weight)
+    place = site.dim(1) if weight.numel() > 1 else 1
+    slopes = on_channels(weight, len(input.shape) - 1 - place)
+
+    def function(x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, x * slopes)
+
     if not isinstance(input, Region):  # moments take it as it is, and learnt slopes may fall below 0
-        slopes = on_channels(weight, len(input.shape) - 2)
         return input.unimodal(Unimodal(function, 1.0, 0.0, 0.0, Hinges((0.0,), (1 - slopes,), slope=slopes)))
     if bool((weight < 0).any()):
         raise site.refusal(
@@ -94,22 +95,23 @@ def _prelu(site: Site, input: Domain, weight: Tensor) -> Domain:
     return input.monotone(Elementwise(function, weight.max().clamp_min(1)))
 
 
-@of_layers(nn.ELU, settings=["alpha"])
-@register(F.elu, F.elu_)
-def _elu(site: Site, input: Domain, alpha: float = 1.0, inplace: bool = False) -> Domain:
-    _require_positive(site, alpha, "alpha")
-    return input.monotone(Elementwise(partial(F.elu, alpha=alpha), max(1.0, alpha)))
+@register(_ATEN.elu)
+def _elu(
+    site: Site, input: Domain, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0
+) -> Domain:
+    for name, value in {"alpha": alpha, "scale": scale, "input_scale": input_scale}.items():
+        _require_positive(site, value, name)
+    function = partial(torch.ops.aten.elu, alpha=alpha, scale=scale, input_scale=input_scale)
+    return input.monotone(Elementwise(function, scale * max(1.0, alpha * input_scale)))
 
 
-@of_layers(nn.CELU, settings=["alpha"])
-@register(F.celu, F.celu_)
-def _celu(site: Site, input: Domain, alpha: float = 1.0, inplace: bool = False) -> Domain:
+@register(_ATEN.celu)
+def _celu(site: Site, input: Domain, alpha: float = 1.0) -> Domain:
     _require_positive(site, alpha, "alpha")
     return input.monotone(Elementwise(partial(F.celu, alpha=alpha)))
 
 
-@of_layers(nn.Softplus, settings=["beta", "threshold"])
-@register(F.softplus)
+@register(_ATEN.softplus)
 def _softplus(site: Site, input: Domain, beta: float = 1.0, threshold: float = 20.0) -> Domain:
     _require_positive(site, beta, "beta")
     # At the threshold torch goes over to the identity, which lies lower: a jump down.
@@ -117,18 +119,60 @@ def _softplus(site: Site, input: Domain, beta: float = 1.0, threshold: float = 2
     return input.monotone(Elementwise(partial(F.softplus, beta=beta, threshold=threshold), jump=jump))
 
 
-@of_layers(nn.Hardtanh, settings=["min_val", "max_val"])
-@register(F.hardtanh)
-def _hardtanh(
-    site: Site, input: Domain, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+@register(_ATEN.softshrink, SOFTSHRINK)
+def _softshrink(site: Site, input: Domain, lambd: float = 0.5) -> Domain:
+    hinges = Hinges((-lambd, lambd), (-1.0, 1.0), slope=1.0, intercept=lambd)
+    return input.monotone(Elementwise(partial(F.softshrink, lambd=lambd), hinges=hinges))
+
+
+@register(_ATEN.log1p)
+def _log1p(site: Site, input: Domain) -> Domain:
+    return input.shift(1.0).monotone(LOG)
+
+
+@register(_ATEN.expm1)
+def _expm1(site: Site, input: Domain) -> Domain:
+    return input.monotone(EXP).shift(-1.0)
+
+
+@register(_ATEN.log2)
+def _log2(site: Site, input: Domain) -> Domain:
+    return scaled(site, input.monotone(LOG), 1 / math.log(2))
+
+
+@register(_ATEN.log10)
+def _log10(site: Site, input: Domain) -> Domain:
+    return scaled(site, input.monotone(LOG), 1 / math.log(10))
+
+
+@register(_ATEN.exp2)
+def _exp2(site: Site, input: Domain) -> Domain:
+    return scaled(site, input, math.log(2)).monotone(EXP)
+
+
+@register(_ATEN.rrelu)
+def _rrelu(
+    site: Site, input: Domain, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False
 ) -> Domain:
+    if training:
+        raise site.refusal("needs slopes that are not drawn at random; call eval() on the model.")
+    return _leaky_relu(site, input, (lower + upper) / 2)
+
+
+@register(_ATEN.glu)
+def _glu(site: Site, input: Domain, dim: int = -1) -> Domain:
+    place = site.dim(dim)
+    value, gate = cut(input, lambda x: x.chunk(2, place))
+    return value.product(gate.monotone(Elementwise(torch.sigmoid, 0.25)), Multiplication())
+
+
+@register(_ATEN.hardtanh)
+def _hardtanh(site: Site, input: Domain, min_val: float = -1.0, max_val: float = 1.0) -> Domain:
     return _clamp(site, input, min_val, max_val)
 
 
-@register(torch.clamp, torch.clip, Tensor.clamp, Tensor.clip, Tensor.clamp_, Tensor.clip_)
+@register(_ATEN.clamp, _ATEN.clip)
 def _clamp(site: Site, input: Domain, min: float | None = None, max: float | None = None) -> Domain:
-    if any(isinstance(bound, Tensor | Domain) for bound in (min, max)):
-        raise site.refusal("knows bounds that are numbers, but one is a tensor; write it in numbers.")
     ends = [(bound, bend) for bound, bend in ((min, 1.0), (max, -1.0)) if bound is not None]
     # Below its lower end it is constant; without one it is the identity there.
     hinges = Hinges(
@@ -140,74 +184,50 @@ def _clamp(site: Site, input: Domain, min: float | None = None, max: float | Non
     return input.monotone(Elementwise(partial(torch.clamp, min=min, max=max), hinges=hinges))
 
 
-@register(torch.clamp_min, Tensor.clamp_min, Tensor.clamp_min_)
+@register(_ATEN.clamp_min)
 def _clamp_min(site: Site, input: Domain, min: float) -> Domain:
     return _clamp(site, input, min)
 
 
-@register(torch.clamp_max, Tensor.clamp_max, Tensor.clamp_max_)
+@register(_ATEN.clamp_max)
 def _clamp_max(site: Site, input: Domain, max: float) -> Domain:
     return _clamp(site, input, None, max)
 
 
-@register(MinMax)
-def _min_max(site: Site, layer: MinMax, input: Domain) -> Domain:
-    return input.monotone(SortGroups(layer.forward, partial(torch.chunk, chunks=2, dim=1), lambda x: x))
+@register(MIN_MAX)
+def _min_max(site: Site, x: Domain) -> Domain:
+    return x.monotone(SortGroups(MIN_MAX, partial(torch.chunk, chunks=2, dim=1), lambda y: y))
 
 
-@register(GroupSort)
-def _group_sort(site: Site, layer: GroupSort, input: Domain) -> Domain:
-    def split(x: Tensor) -> tuple[Tensor, ...]:
-        return torch.unflatten(x, 1, (-1, layer.group_size)).unbind(2)
+@register(GROUP_SORT)
+def _group_sort(site: Site, x: Domain, group_size: int) -> Domain:
+    def split(y: Tensor) -> tuple[Tensor, ...]:
+        return torch.unflatten(y, 1, (-1, group_size)).unbind(2)
 
-    def arrange(x: Tensor) -> Tensor:
-        return torch.unflatten(x, 1, (layer.group_size, -1)).transpose(1, 2).flatten(1, 2)
+    def arrange(y: Tensor) -> Tensor:
+        return torch.unflatten(y, 1, (group_size, -1)).transpose(1, 2).flatten(1, 2)
 
-    return input.monotone(SortGroups(layer.forward, split, arrange))
-
-
-@of_layers(
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-    settings=["kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"],
-)
-@register(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
-def _max_pool(
-    site: Site,
-    input: Domain,
-    kernel_size: Numbers,
-    stride: Numbers | None = None,
-    padding: Numbers = 0,
-    dilation: Numbers = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Domain:
-    if return_indices:
-        raise site.refusal("bounds what is pooled, but not the indices; set return_indices=False.")
-    rank = len(input.shape) - 2
-    kernel = per_dimension(kernel_size, rank)
-    steps = per_dimension(stride, rank) if stride else kernel
-    pool = MaxPool(kernel, steps, per_dimension(padding, rank), per_dimension(dilation, rank), ceil_mode)
-    return input.monotone(pool)
+    function = partial(GROUP_SORT, group_size=group_size)
+    return x.monotone(SortGroups(function, split, arrange))
 
 
-@register(nn.Identity)
-def _identity(site: Site, layer: nn.Identity, input: Domain) -> Domain:
-    return input
-
-
-@of_layers(
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-    settings=["p", "training"],
-)
-@register(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
-def _dropout(
-    site: Site, input: Domain, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Domain:
-    if training and p > 0:
+@register(_ATEN.dropout, _ATEN.feature_dropout, _ATEN.alpha_dropout, _ATEN.feature_alpha_dropout)
+def _dropout(site: Site, input: Domain, p: float, train: bool) -> Domain:
+    if train and p > 0:
         raise site.refusal(
             "needs it to be at rest, but it is active, so there is no one function to bound; call eval() on "
             "the model, or train without dropout."
         )
+    return input
+
+
+@register(_ATEN.native_dropout)
+def _native_dropout(site: Site, input: Domain, p: float, train: bool | None) -> list[Domain | None]:
+    return [_dropout(site, input, p, train is not False), None]
+
+
+@register(_ATEN.alias, _ATEN.clone, _ATEN.contiguous, _ATEN.detach, _ATEN.lift_fresh_copy, _ATEN.positive)
+def _same(site: Site, input: Domain, *, memory_format: object = None) -> Domain:
     return input
 
 

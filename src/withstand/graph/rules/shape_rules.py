@@ -1,208 +1,246 @@
-"""Rules of what moves, picks, joins or adds values."""
+"""Rules of what moves, picks, joins or replaces values."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
-from functools import partial
-from types import EllipsisType
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from withstand.graph.domain import Domain
 from withstand.graph.primitives import Rearrange, moved
-from withstand.graph.rule_registry import Site, UnsupportedOperationError, of_layers, register
-from withstand.graph.rules.sizes import require_fit, scaled
+from withstand.graph.rule_registry import Site, register
+from withstand.graph.rules.pieces import cut
+from withstand.graph.rules.sizes import Numbers
 
 __all__: list[str] = []
 
-_ATTRIBUTES = ("shape", "ndim", "dtype", "device")
-_PICKS = (int, slice, EllipsisType)
+_ATEN = torch.ops.aten
+_END = 2**63 - 1  # what torch writes for the end of a slice that takes all
 
 
-@of_layers(nn.Flatten, settings=["start_dim", "end_dim"])
-@register(torch.flatten, Tensor.flatten)
-def _flatten(site: Site, input: Domain, start_dim: int = 0, end_dim: int = -1) -> Domain:
-    if start_dim % len(input.shape) == 0:
-        raise _moves_batch(site, "is flattened too; give start_dim=1")
-    return input.monotone(moved(lambda x: x.flatten(start_dim, end_dim)))
+@register(
+    *(_ATEN.view, _ATEN.reshape, _ATEN.view_copy, _ATEN._unsafe_view, _ATEN.flatten, _ATEN.unflatten),
+    *(_ATEN.squeeze, _ATEN.unsqueeze, _ATEN.view_as, _ATEN.reshape_as),
+)
+def _reshape(site: Site, input: Domain, *shape: Any) -> Domain:
+    return site.fitted(input)  # all of these keep the order of an example's numbers
 
 
-@of_layers(nn.Unflatten, settings=["dim", "unflattened_size"])
-@register(torch.unflatten, Tensor.unflatten)
-def _unflatten(site: Site, input: Domain, dim: int, sizes: Sequence[int]) -> Domain:
-    if not isinstance(dim, int) or dim % len(input.shape) == 0:
-        raise _moves_batch(site, "takes it apart or names a dimension; give dim as a number from 1 on")
-    return input.monotone(moved(lambda x: torch.unflatten(x, dim, tuple(sizes))))
-
-
-@register(torch.reshape)
-def _reshape(site: Site, input: Domain, shape: Sequence[int]) -> Domain:
-    result = input.center.reshape(tuple(shape)).shape
-    if result[:1] != input.shape[:1]:
-        raise _moves_batch(site, f"becomes {tuple(result)}; keep it as the first dimension")
-    return input.monotone(moved(lambda x: x.reshape(x.shape[0], *result[1:])))
-
-
-@register(Tensor.reshape, Tensor.view)
-def _view(site: Site, input: Domain, *shape: Any) -> Domain:
-    return _reshape(site, input, _flat(shape))
-
-
-@register(torch.permute)
+@register(_ATEN.permute)
 def _permute(site: Site, input: Domain, dims: Sequence[int]) -> Domain:
-    if dims[0] % len(input.shape) != 0:
-        raise _moves_batch(site, "is moved; keep it as the first dimension")
-    return input.monotone(moved(lambda x: x.permute(*dims)))
+    rank = len(dims)
+    return site.rearranged(input, lambda x: x.permute(0, *(1 + dim % rank for dim in dims)))
 
 
-@register(Tensor.permute)
-def _permute_method(site: Site, input: Domain, *dims: Any) -> Domain:
-    return _permute(site, input, _flat(dims))
-
-
-@register(torch.transpose, Tensor.transpose)
+@register(_ATEN.transpose, _ATEN.swapaxes, _ATEN.swapdims)
 def _transpose(site: Site, input: Domain, dim0: int, dim1: int) -> Domain:
-    if 0 in (dim0 % len(input.shape), dim1 % len(input.shape)):
-        raise _moves_batch(site, "is moved; keep it as the first dimension")
-    return input.monotone(moved(lambda x: x.transpose(dim0, dim1)))
+    first, second = (_counted(site, dim) for dim in (dim0, dim1))
+    return site.rearranged(input, lambda x: x.transpose(first, second))
 
 
-@register(torch.unsqueeze, Tensor.unsqueeze)
-def _unsqueeze(site: Site, input: Domain, dim: int) -> Domain:
-    if dim % (len(input.shape) + 1) == 0:
-        raise _moves_batch(site, "is put behind another; keep it as the first dimension")
-    return input.monotone(moved(lambda x: x.unsqueeze(dim)))
+@register(_ATEN.t, _ATEN.numpy_T)
+def _t(site: Site, input: Domain) -> Domain:
+    return _transpose(site, input, 0, -1)
 
 
-@register(torch.squeeze, Tensor.squeeze)
-def _squeeze(site: Site, input: Domain, dim: int | Sequence[int] | None = None) -> Domain:
-    rank = len(input.shape)
-    chosen = range(1, rank) if dim is None else [dim] if isinstance(dim, int) else dim
-    dims = tuple(index % rank for index in chosen)
-    if 0 in dims:
-        raise _moves_batch(site, "is squeezed; give dim without 0")
-    return input.monotone(moved(lambda x: x.squeeze(dims)))
+@register(_ATEN.mT, _ATEN.mH, _ATEN.adjoint)
+def _matrix_t(site: Site, input: Domain) -> Domain:
+    return _transpose(site, input, -2, -1)
 
 
-@register(operator.getitem)
-def _getitem(site: Site, input: Any, index: Any) -> Any:
-    if not isinstance(input, Domain):  # one of several pieces
-        return input[index]
-    first, *rest = index if isinstance(index, tuple) else (index,)
-    takes_all = (isinstance(first, slice) and first == slice(None)) or (
-        first is Ellipsis and len(rest) < len(input.shape)
-    )
-    # Tensors and lists may pick one coordinate several times.
-    if not takes_all or not all(part is None or isinstance(part, _PICKS) for part in rest):
-        raise site.refusal(f"knows `:` first and then numbers and slices, but got [{index!r}].")
-    return input.monotone(moved(lambda x: x[index]))
+@register(_ATEN.movedim, _ATEN.moveaxis)
+def _movedim(site: Site, input: Domain, source: Numbers, destination: Numbers) -> Domain:
+    ends = [
+        [_counted(site, dim) for dim in ([dims] if isinstance(dims, int) else dims)]
+        for dims in (source, destination)
+    ]
+    return site.rearranged(input, lambda x: x.movedim(*ends))
 
 
-@register(torch.chunk, Tensor.chunk)
-def _chunk(site: Site, input: Domain, chunks: int, dim: int = 0) -> list[Domain]:
-    return _pieces(site, input, lambda x: x.chunk(chunks, dim), dim)
+@register(_ATEN.select)
+def _select(site: Site, input: Domain, dim: int, index: int) -> Domain:
+    place = site.dim(dim)
+    return site.fitted(input.monotone(moved(lambda x: x.select(place, index))))
 
 
-@register(torch.split, Tensor.split)
-def _split(site: Site, input: Domain, split_size: int | list[int], dim: int = 0) -> list[Domain]:
-    return _pieces(site, input, lambda x: torch.split(x, split_size, dim), dim)
-
-
-@register(torch.cat, torch.concat, torch.concatenate)
-def _cat(site: Site, tensors: Sequence[Domain | Tensor], dim: int = 0) -> Domain:
-    values = [value for value in tensors if isinstance(value, Domain)]
-    if len(values) != len(tensors):
-        raise site.refusal("knows no constants among what it joins; torch.nn.functional.pad may do instead.")
-    if dim % len(values[0].shape) == 0:
-        raise _moves_batch(site, "is joined with another; give dim from 1 on")
-    return values[0].cat(values[1:], dim)
-
-
-@register(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
-def _pad_layer(site: Site, layer: nn.ConstantPad2d, input: Domain) -> Domain:
-    return _pad(site, input, layer.padding, value=layer.value)
-
-
-@register(nn.functional.pad)
-def _pad(
-    site: Site, input: Domain, pad: Sequence[int], mode: str = "constant", value: float | None = None
+@register(_ATEN.slice)
+def _slice(
+    site: Site, input: Domain, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Domain:
-    if mode != "constant":
-        raise site.refusal(f"knows padding by a constant, but got mode={mode!r}.")
-    if len(pad) > 2 * (len(input.shape) - 1):
-        raise _moves_batch(site, "is padded too; give fewer numbers")
-    return input.monotone(Rearrange(lambda x: nn.functional.pad(x, list(pad), value=value)))
+    if not start and (end is None or end >= _END) and step == 1:
+        return input
+    place = site.dim(dim)
+    before = (slice(None),) * place
+    return input.monotone(moved(lambda x: x[(*before, slice(start, end, step))]))
 
 
-@register(operator.add, torch.add, Tensor.add, Tensor.add_)
-def _add(site: Site, input: Any, other: Any, *, alpha: float = 1) -> Domain:
-    if isinstance(other, Domain) and alpha != 1:
-        other = scaled(site, other, alpha)
-    elif not isinstance(other, Domain):
-        other = other * alpha
-    if isinstance(input, Domain) and isinstance(other, Domain):
-        _require_same_shape(site, input, other)
-        return input.add(other)
-    value, constant = (input, other) if isinstance(input, Domain) else (other, input)
-    require_fit(site, value, constant)
-    shifted: Domain = value.shift(constant)
-    return shifted
+@register(_ATEN.narrow)
+def _narrow(site: Site, input: Domain, dim: int, start: int, length: int) -> Domain:
+    place = site.dim(dim)
+    return input.monotone(moved(lambda x: x.narrow(place, start, length)))
 
 
-@register(operator.sub, torch.sub, torch.subtract, Tensor.sub, Tensor.sub_, Tensor.subtract)
-def _subtract(site: Site, input: Any, other: Any, *, alpha: float = 1) -> Domain:
-    return _add(site, input, other, alpha=-alpha)
+@register(_ATEN.expand, _ATEN.expand_copy, _ATEN.broadcast_to, _ATEN.expand_as)
+def _expand(site: Site, input: Domain, size: object, *, implicit: bool = False) -> Domain:
+    return site.spread(input)
 
 
-@register(getattr)
-def _attribute(site: Site, input: Domain, name: str) -> Any:
-    if name not in _ATTRIBUTES:
-        raise site.refusal(f"knows the attributes {', '.join(_ATTRIBUTES)}, but got {name!r}.")
-    return getattr(input.center, name)
+@register(_ATEN.flip)
+def _flip(site: Site, input: Domain, dims: Sequence[int]) -> Domain:
+    places = site.dims(dims)
+    return input.monotone(moved(lambda x: x.flip(places)))
 
 
-@register(Tensor.size)
-def _size(site: Site, input: Domain, dim: int | None = None) -> Any:
-    return input.shape if dim is None else input.shape[dim]
+@register(_ATEN.chunk)
+def _chunk(site: Site, input: Domain, chunks: int, dim: int = 0) -> list[Domain]:
+    place = site.dim(dim)
+    return cut(input, lambda x: x.chunk(chunks, place))
 
 
-@register(Tensor.dim)
-def _dim(site: Site, input: Domain) -> int:
-    return len(input.shape)
+@register(_ATEN.split, _ATEN.split_with_sizes)
+def _split(site: Site, input: Domain, split_size: int | list[int], dim: int = 0) -> list[Domain]:
+    place = site.dim(dim)
+    return cut(input, lambda x: torch.split(x, split_size, place))
 
 
-@register(Tensor.contiguous, Tensor.clone, torch.clone)
-def _same(site: Site, input: Domain, memory_format: Any = None) -> Domain:
+@register(_ATEN.unbind)
+def _unbind(site: Site, input: Domain, dim: int = 0) -> list[Domain]:
+    place, shape = site.dim(dim), site.outputs[0].stored
+    return cut(input, lambda x: [part.reshape(len(x), *shape) for part in x.unbind(place)])
+
+
+@register(_ATEN.cat, _ATEN.concat, _ATEN.concatenate)
+def _cat(site: Site, tensors: Sequence[Domain | Tensor], dim: int = 0) -> Domain:
+    return _joined(site, tensors, dim)
+
+
+@register(_ATEN.stack)
+def _stack(site: Site, tensors: Sequence[Domain | Tensor], dim: int = 0) -> Domain:
+    place = _output_dim(site, dim)
+    shape = [*site.outputs[0].stored]
+    shape[place - 1] = 1
+    parts = [
+        part.monotone(moved(lambda x: x.reshape(len(x), *shape)))
+        if isinstance(part, Domain)
+        else part.unsqueeze(dim)
+        for part in tensors
+    ]
+    return _joined(site, parts, dim)
+
+
+@register(_ATEN.fill)
+def _fill(site: Site, input: Domain, value: Tensor | float) -> Domain:
+    if isinstance(value, Domain):
+        raise site.refusal(
+            "knows constants to fill with, but here it depends on the input; expand it instead."
+        )
+    return input.monotone(Rearrange(lambda x: torch.zeros_like(x) + value))
+
+
+@register(_ATEN.zero)
+def _zero(site: Site, input: Domain) -> Domain:
+    return _fill(site, input, 0.0)
+
+
+@register(_ATEN.copy)
+def _copy(site: Site, input: Any, src: Any, non_blocking: bool = False) -> Domain:
+    return site.spread(src) if isinstance(src, Domain) else _fill(site, input, src)
+
+
+@register(_ATEN.slice_scatter)
+def _slice_scatter(
+    site: Site,
+    input: Any,
+    src: Any,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Domain:
+    if not start and (end is None or end >= _END) and step == 1 and isinstance(src, Domain):
+        return src
+    return _scattered(site, input, src, dim, slice(start, end, step))
+
+
+@register(_ATEN.select_scatter)
+def _select_scatter(site: Site, input: Any, src: Any, dim: int, index: int) -> Domain:
+    return _scattered(site, input, src, dim, index)
+
+
+@register(_ATEN.to, _ATEN._to_copy, _ATEN.type_as)
+def _to(site: Site, input: Domain, *target: Any, **options: Any) -> Domain:
+    if not site.keeps_precision:
+        raise site.refusal(
+            "does not know how its rounding acts, but it changes the precision; take the weights' own, "
+            "x.to(weight.dtype), or leave it out."
+        )
     return input
 
 
-def _pieces(site: Site, input: Domain, cut: Callable[[Tensor], Sequence[Tensor]], dim: int) -> list[Domain]:
-    if dim % len(input.shape) == 0:
-        raise _moves_batch(site, "is cut; give dim from 1 on")
-    count = len(cut(input.center))
-    return [input.monotone(moved(partial(_piece, cut, index))) for index in range(count)]
+def _scattered(site: Site, input: Any, src: Any, dim: int, where: slice | int) -> Domain:
+    """A value with another one, or a constant, at some places along a dimension."""
+    layout, place = site.outputs[0], _output_dim(site, dim)
+    size = layout.sizes[dim % len(layout.sizes)]
+    every = torch.arange(size)
+    written = every[where].reshape(-1)
+    rest = every[~torch.isin(every, written)]
+    before = (slice(None),) * place
+
+    def with_constant(x: Tensor) -> Tensor:
+        y: Tensor = x.clone()
+        y[(*before, where)] = src.to(x)
+        return y
+
+    def in_constant(x: Tensor) -> Tensor:
+        y: Tensor = input.to(x).expand(len(x), *layout.stored).clone()
+        y[(*before, where)] = x
+        return y
+
+    if not isinstance(src, Domain):
+        kept_rest: Domain = input.monotone(Rearrange(with_constant))
+        return kept_rest
+    if not isinstance(input, Domain):
+        return src.monotone(Rearrange(in_constant))
+    shape = (*layout.stored[: place - 1], len(written), *layout.stored[place:])
+    source = src.monotone(moved(lambda x: x.reshape(len(x), *shape)))
+    if not len(rest):
+        return source
+    kept = input.monotone(moved(lambda x: x.index_select(place, rest.to(x.device))))
+    back = torch.cat([rest, written]).argsort()
+    return kept.cat([source], place).monotone(moved(lambda x: x.index_select(place, back.to(x.device))))
 
 
-def _piece(cut: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) -> Tensor:
-    return cut(x)[index]
+def _joined(site: Site, parts: Sequence[Domain | Tensor], dim: int) -> Domain:
+    """Values and constants, one after another."""
+    place, rank = _output_dim(site, dim), len(site.outputs[0].stored)
+    values = [part for part in parts if isinstance(part, Domain)]
+    joined = values[0].cat(values[1:], place)
+    if len(values) == len(parts):
+        return joined
+    sizes = [value.shape[place] for value in values]
 
-
-def _require_same_shape(site: Site, input: Domain, other: Domain) -> None:
-    if input.shape != other.shape:
-        raise site.refusal(
-            f"knows sums of one shape, but got {tuple(input.shape)} and {tuple(other.shape)}; bring both "
-            "to one."
+    def between_constants(x: Tensor) -> Tensor:
+        pieces = iter(torch.split(x, sizes, place))
+        return torch.cat(
+            [next(pieces) if isinstance(part, Domain) else constant(x, part) for part in parts], place
         )
 
+    def constant(x: Tensor, part: Tensor) -> Tensor:
+        return part.to(x).reshape(1, *part.shape[part.dim() - rank :]).expand(len(x), *[-1] * rank)
 
-def _flat(numbers: tuple[Any, ...]) -> Sequence[int]:
-    """``(2, 3)`` of a method that was given 2, 3, or one sequence of them."""
-    is_wrapped = len(numbers) == 1 and isinstance(numbers[0], Sequence)
-    return numbers[0] if is_wrapped else numbers
+    return joined.monotone(Rearrange(between_constants))
 
 
-def _moves_batch(site: Site, what: str) -> UnsupportedOperationError:
-    return site.refusal(f"needs the batch as it is, one example after another, but it {what}.")
+def _output_dim(site: Site, dim: int) -> int:
+    """A dimension of what the operator gives, as the domain has it."""
+    place = site.outputs[0].dimension(dim)
+    if place is None:
+        raise site.refusal("joins or replaces images of a batch; nothing is known of one image then.")
+    return place
+
+
+def _counted(site: Site, dim: int) -> int:
+    """A dimension as it is counted where an example's first is 1."""
+    return 1 + dim % len(site.layouts[0].sizes)

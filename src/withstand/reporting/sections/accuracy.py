@@ -41,7 +41,7 @@ def section(run: Run) -> Section | None:
         descriptions=_descriptions(run, run.results),
         notes=[_examples(run)],
         is_brief=True,
-        measures=[measurements.ATTACKED, measurements.CERTIFIED, *_RADII.values()],
+        measures=[measurements.ATTACKED, measurements.CERTIFIED, *_RADII.values(), measurements.ROUNDING],
     )
 
 
@@ -81,12 +81,12 @@ def _descriptions(run: Run, results: Results) -> list[tuple[str, str]]:
 
 
 def _described(run: Run, info: CertificateInfo) -> str:
-    """A certificate in words, with a summary of its radii where they are known."""
+    """A certificate in words, with a summary of its radii, and its arithmetic, where they are known."""
     radii = {name: one(run.table, measure, by=info.name, norm=info.norm) for name, measure in _RADII.items()}
     known = [f"{name} {cell(row.value)}" for name, row in radii.items() if row]
     summary = f"Certified radius: {', '.join(known)}." if known else ""
-    description = sentence(info.description) if known else info.description
-    return f"{description} {summary}".strip()
+    parts = [info.description, summary, info.arithmetic]
+    return " ".join(sentence(part) for part in parts if part)
 
 
 def _examples(run: Run) -> Prose:
