@@ -134,3 +134,12 @@ def test_certified_training_keeps_the_power_iteration_of_spectral_norm_going() -
     before = model.state_dict()["0.parametrizations.weight.0._u"].clone()
     Certified(2, 0.1, kappa=0.5)(model, IMAGES, LABELS)
     assert not model.state_dict()["0.parametrizations.weight.0._u"].equal(before)
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm:FutureWarning")
+@pytest.mark.parametrize("norm", [2, float("inf")])
+def test_certified_training_refuses_the_former_spectral_norm(norm: float) -> None:
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 5)), nn.ReLU(), nn.Linear(5, 3))
+    with pytest.raises(ModelError, match=r"take torch\.nn\.utils\.parametrizations\.spectral_norm"):
+        Certified(norm, 0.1, kappa=0.5)(model, IMAGES, LABELS)
+    certify(model.eval(), IMAGES, LABELS, norm=2, epsilon=0.1)

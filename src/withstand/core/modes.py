@@ -44,13 +44,16 @@ def differs_in_training(model: nn.Module) -> bool:
 
 
 def _differs(module: nn.Module) -> bool:
-    if isinstance(module, _SpectralNorm) or any(
-        isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()
-    ):
+    if isinstance(module, _SpectralNorm) or has_spectral_norm_hook(module):
         return True  # a power iteration is made at each pass
     if isinstance(module, _InstanceNorm):
         return module.track_running_stats
     return isinstance(module, _BatchNorm | _DropoutNd)
+
+
+def has_spectral_norm_hook(module: nn.Module) -> bool:
+    """Whether a layer has ``torch.nn.utils.spectral_norm``, which in train mode writes its vectors."""
+    return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
 
 
 _ORIGINAL = "_orig_mod"  # torch's name, as in the keys of a compiled model's state_dict

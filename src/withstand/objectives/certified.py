@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.core.modes import differs_in_training, eval_mode
+from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook
 from withstand.core.schedules import Schedule, Slowed, value_at
 from withstand.domains import Ball, BoxBall, DomainName, LastLayer, ProgramCache, input_set, require_set
 from withstand.loss.terms import Objective
 from withstand.operators import PowerIteration
-from withstand.types import LossTerms
+from withstand.types import LossTerms, ModelError
 
 _ABOVE_ONE = 1.0001  # as published: keeps the logarithm finite where a wrong class has all the mass
 
@@ -187,6 +187,11 @@ class Certified(Objective):
         )
 
     def _last_layer(self, model: nn.Module, images: Tensor, epsilon: float) -> LastLayer:
+        if any(module.training and has_spectral_norm_hook(module) for module in model.modules()):
+            raise ModelError(
+                "torch.nn.utils.spectral_norm writes to its vectors in each pass, which the bounds have read; "
+                "take torch.nn.utils.parametrizations.spectral_norm."
+            )
         value = input_set(images, self.norm, epsilon, self.domain, clip=self.clip)
         if isinstance(value, BoxBall):
             value = value.with_steps(_NEWTON_STEPS)
