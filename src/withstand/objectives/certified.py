@@ -189,7 +189,7 @@ class Certified(Objective):
     def _last_layer(self, model: nn.Module, images: Tensor, epsilon: float) -> LastLayer:
         if any(module.training and has_spectral_norm_hook(module) for module in model.modules()):
             raise ModelError(
-                "torch.nn.utils.spectral_norm writes to its vectors in each pass, which the bounds have read; "
+                "torch.nn.utils.spectral_norm writes its vectors in each pass, which the bounds have read; "
                 "take torch.nn.utils.parametrizations.spectral_norm."
             )
         value = input_set(images, self.norm, epsilon, self.domain, clip=self.clip)
