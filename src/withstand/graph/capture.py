@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 import traceback
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from withstand import bayes
+from withstand.graph.capture_surroundings import quiet, unchanged, unfused
 from withstand.graph.functional import make_functional, writes
 from withstand.graph.rule_registry import rule_of
 from withstand.graph.structure import attributes_changed, structure
@@ -137,7 +133,7 @@ def capture(model: nn.Module, images: Tensor) -> Capture:
     _require_python(model)
     bayes.require_certain(model, to="pass bounds or moments through it")
     _require_fit(model, images)
-    with torch.inference_mode(False), torch.enable_grad(), _quiet(), unchanged(model), _unfused():
+    with torch.inference_mode(False), torch.enable_grad(), quiet(), unchanged(model), unfused():
         example = images.detach().new_zeros((_BATCH, *images.shape[1:]))
         written: set[tuple[str, str]] = set()
         try:
@@ -308,53 +304,3 @@ def _refusal(model: nn.Module, error: Exception) -> ModelError:
             "depend on its values."
         )
     return ModelError(f"The model {name} cannot be captured as a graph: {reason}. {remedy}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what torch says of its own work from users, who get one clear error."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
-@contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Takes back what a forward has set on its modules: tensors of the capture hold no numbers."""
-    before = [
-        (module, {key: (value, _content(value)) for key, value in vars(module).items()})
-        for module in model.modules()
-    ]
-    try:
-        yield
-    finally:
-        for module, attributes in before:
-            for value, content in attributes.values():
-                if isinstance(value, list):
-                    value[:] = content
-                elif content is not None:
-                    value.clear()
-                    value.update(content)
-            vars(module).clear()
-            vars(module).update({key: value for key, (value, _) in attributes.items()})
-
-
-def _content(value: Any) -> Any:
-    """A copy of what is in a container that a forward may fill."""
-    return copy.copy(value) if type(value) in (list, dict, set) else None
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Has attention layers go by their parts, where in eval mode one fused operation does all."""
-    is_enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(is_enabled)

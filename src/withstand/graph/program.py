@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 
 from withstand.graph.affine import Tail, find_tail, track
 from withstand.graph.calls import Call, Constants, needed, steps_of, walk
-from withstand.graph.capture import attribute, capture, unchanged
+from withstand.graph.capture import attribute, capture
+from withstand.graph.capture_surroundings import unchanged
 from withstand.graph.domain import Domain, LastLayer, Region
 from withstand.graph.joins import Join, find_joins
 from withstand.graph.layout import layout_of
