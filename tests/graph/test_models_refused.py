@@ -143,3 +143,12 @@ def test_certified_training_refuses_the_former_spectral_norm(norm: float) -> Non
     with pytest.raises(ModelError, match=r"take torch\.nn\.utils\.parametrizations\.spectral_norm"):
         Certified(norm, 0.1, kappa=0.5)(model, IMAGES, LABELS)
     certify(model.eval(), IMAGES, LABELS, norm=2, epsilon=0.1)
+
+
+def test_unsupported_leaves_the_buffers_of_a_model_in_training_as_they_were() -> None:
+    layers = parametrizations.spectral_norm(nn.Linear(4, 5)), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)
+    model = nn.Sequential(*layers).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert unsupported(model, IMAGES) == []
+    for name, value in model.state_dict().items():
+        assert value.equal(before[name]), name

@@ -11,10 +11,9 @@ from torch import Tensor, fx
 from typing_extensions import override
 
 from withstand.graph.affine import Tracked, stretch
-from withstand.graph.calls import Call, Constants, Step, walk
+from withstand.graph.calls import Constants, Step, walk
 from withstand.graph.domain import Domain, NormOf, Region
 from withstand.graph.primitives import Bilinear, Coupled, Monotone, Rearrange, Unimodal
-from withstand.graph.rules.norm_rules import BatchNorm
 from withstand.operators import Diagonal, GuaranteedNorms, LinearOperator, OperatorNorms, Shape, algebra
 
 _Join: TypeAlias = Callable[[LinearOperator, LinearOperator, Shape], LinearOperator | None]
@@ -163,8 +162,7 @@ def find_joins(
         if not all(known.issuperset(other.inputs) for other in paths):
             continue
         join = Join(source, paths)
-        by_batch = any(BatchNorm.of(Call(constants, other, dict.fromkeys(other.inputs))) for other in paths)
-        if not by_batch and join.composed(sources[source].value, constants) is not None:
+        if join.composed(sources[source].value, constants) is not None:
             joins[step.node] = join
     return joins
 

@@ -221,7 +221,8 @@ class Program:
 
         try:
             bounding = partial(_bounded, norms=GuaranteedNorms(), on_fault=note)
-            self.walk(Point(images), bounding)
+            constants = Constants(self._capture, self.model)
+            walk(self._steps, constants, {self._capture.images: Point(images)}, bounding)
             if self._output and not messages:
                 self.verify_capture(images)
         except ModelError as error:
