@@ -69,7 +69,7 @@ def test_python_blocks_of_pages_run(page: Path, block: str) -> None:
 def test_run_commands_of_pages_are_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     explains = any(word.endswith("help") or ".help=" in word for word in words)
     if "RECIPE" in words:
-        words = ["run", "--help"]
+        words = ["run", "--help-all"]
     with pytest.raises(SystemExit) as stopped:
         main([*words, *([] if explains or "--print_config" in words else ["--print_config"])])
     assert stopped.value.code in (None, 0), capsys.readouterr().err
@@ -80,7 +80,7 @@ def test_commands_of_pages_have_the_options_that_are_written(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        main([name, "--help"])
+        main([name, "--help-all"])
     explained = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
     for words in WITHSTAND.values():
         if words[0] == name:

@@ -1,30 +1,9 @@
 """Trains PyTorch classifiers to withstand noise and attack, and measures how much they withstand."""
 
-from withstand import (
-    attacks,
-    bayes,
-    constraints,
-    corruptions,
-    data,
-    domains,
-    evaluation,
-    models,
-    moments,
-    objectives,
-    penalties,
-    reporting,
-    training,
-)
-from withstand import operators as spectral
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from withstand._version import __version__
-from withstand.certificates import Certification, Certifier, certified_radius, certify, smoothing
-from withstand.core import norms, schedules
-from withstand.core.noise import GaussianNoise
-from withstand.evaluation import evaluate, kernel_norms, meters
-from withstand.evaluation.kernel_norms import kernel_norm_bounds
-from withstand.evaluation.moment_check import check_moments
-from withstand.reporting import report
-from withstand.training import fit
 from withstand.types import (
     AttackError,
     Batch,
@@ -38,6 +17,32 @@ from withstand.types import (
     RunFolderError,
     WithstandError,
 )
+
+if TYPE_CHECKING:
+    from withstand import (
+        attacks,
+        bayes,
+        constraints,
+        corruptions,
+        data,
+        domains,
+        evaluation,
+        models,
+        moments,
+        objectives,
+        penalties,
+        reporting,
+        training,
+    )
+    from withstand import operators as spectral
+    from withstand.certificates import Certification, Certifier, certified_radius, certify, smoothing
+    from withstand.core import norms, schedules
+    from withstand.core.noise import GaussianNoise
+    from withstand.evaluation import evaluate, kernel_norms, meters
+    from withstand.evaluation.kernel_norms import kernel_norm_bounds
+    from withstand.evaluation.moment_check import check_moments
+    from withstand.reporting import report
+    from withstand.training import fit
 
 __all__ = [
     "AttackError",
@@ -82,3 +87,45 @@ __all__ = [
     "spectral",
     "training",
 ]
+
+# Torch and what else a part needs is imported when the part is first used, so that this import is quick.
+# Names that are neither here nor above are those of packages and modules in this folder.
+_HOMES = {
+    "Certification": "withstand.certificates",
+    "Certifier": "withstand.certificates",
+    "GaussianNoise": "withstand.core.noise",
+    "certified_radius": "withstand.certificates",
+    "certify": "withstand.certificates",
+    "check_moments": "withstand.evaluation.moment_check",
+    "evaluate": "withstand.evaluation",
+    "fit": "withstand.training",
+    "kernel_norm_bounds": "withstand.evaluation.kernel_norms",
+    "report": "withstand.reporting",
+}
+_MODULES = {
+    "kernel_norms": "withstand.evaluation.kernel_norms",
+    "meters": "withstand.evaluation.meters",
+    "norms": "withstand.core.norms",
+    "schedules": "withstand.core.schedules",
+    "smoothing": "withstand.certificates.smoothing",
+    "spectral": "withstand.operators",
+}
+
+if not TYPE_CHECKING:  # a checker that saw this would take any name for one of the package
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            value = getattr(import_module(_HOMES[name]), name)
+        else:
+            module = _MODULES.get(name, f"withstand.{name}")
+            try:
+                value = import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name != module:
+                    raise
+                raise AttributeError(f"module 'withstand' has no attribute {name!r}") from None
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -174,7 +174,7 @@ def _stopped_after(num_examples: int, monkeypatch: pytest.MonkeyPatch) -> Iterat
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("withstand.cli.console.Progress.update", stop)
+        patched.setattr("withstand.cli.terminal.Progress.update", stop)
         yield
 
 

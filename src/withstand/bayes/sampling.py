@@ -11,9 +11,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -146,7 +146,7 @@ def auroc(scores: NDArray[np.float64], of_others: NDArray[np.float64]) -> float:
     Returns:
         In [0, 1]; one half where the scores do not tell the sets apart.
     """
-    ranks = rankdata(np.concatenate([of_others, scores]))[: len(of_others)]
+    ranks = scipy.stats.rankdata(np.concatenate([of_others, scores]))[: len(of_others)]
     num_above = ranks.sum() - len(of_others) * (len(of_others) + 1) / 2
     return float(num_above / (len(of_others) * len(scores)))
 

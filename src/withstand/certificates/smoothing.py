@@ -16,10 +16,9 @@ from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
-from scipy.stats import beta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -138,7 +137,7 @@ def lower_confidence_bound(
         Array of the shape of ``successes``, in [0, 1); 0 where there is no success.
     """
     counts = np.asarray(successes)
-    bounds = beta.ppf(failure_probability, np.maximum(counts, 1), trials - counts + 1)
+    bounds = scipy.stats.beta.ppf(failure_probability, np.maximum(counts, 1), trials - counts + 1)
     return np.where(counts > 0, bounds, 0.0)
 
 
@@ -152,7 +151,7 @@ def radius(lower: ArrayLike, noise_std: float) -> NDArray[np.float64]:
     Returns:
         Array of the shape of ``lower``; 0 where the bound is at most 1/2.
     """
-    return noise_std * ndtri(np.maximum(lower, 0.5))
+    return noise_std * scipy.special.ndtri(np.maximum(lower, 0.5))
 
 
 @torch.no_grad()

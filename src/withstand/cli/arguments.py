@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from withstand.core.suggest import nearest
-from withstand.models import MODEL_NAMES
 from withstand.recipes.parsing import LOADER, with_numbers
-from withstand.recipes.schema import DataSettings, ModelSettings
 from withstand.types import RecipeError
+
+if TYPE_CHECKING:  # commands that need no torch read their arguments too
+    from withstand.recipes.schema import DataSettings, ModelSettings
 
 _SIZES = ("num_examples", "batch_size")
 
@@ -81,7 +82,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
             a.partition("=")[0] for a in arguments if a.startswith("--") and a.partition("=")[0] not in known
         ]
         hint = f"; {nearest(unknown[0], known)}" if unknown else "."
-        raise RecipeError(f"{error}{hint} `{parser.prog} --help` explains.") from error
+        raise RecipeError(f"{error}{hint} `{parser.prog} --help-all` explains.") from error
 
 
 def requested_sizes(values: Namespace) -> dict[str, int]:
@@ -99,11 +100,15 @@ def requested_sizes(values: Namespace) -> dict[str, int]:
 
 def is_model(name: str) -> bool:
     """Whether an argument names a model, built in or of the user's own."""
+    from withstand.models import MODEL_NAMES
+
     return ":" in name or name in MODEL_NAMES
 
 
 def add_model_arguments(parser: ArgumentParser) -> None:
     """Adds the options that say which model and data are meant where no run or recipe does."""
+    from withstand.recipes.schema import DataSettings
+
     parser.add_argument(
         "--model.normalize",
         type=bool | None,
@@ -117,6 +122,9 @@ def add_model_arguments(parser: ArgumentParser) -> None:
 
 def model_settings(name: str, values: Namespace) -> ModelSettings:
     """The model that an argument and its options name."""
+    from withstand.models import MODEL_NAMES
+    from withstand.recipes.schema import ModelSettings
+
     chosen = values.model.normalize
     normalize = name in MODEL_NAMES if chosen is None else chosen
     return ModelSettings(name=name, normalize=normalize, options=dict(values.model.options))
@@ -128,6 +136,8 @@ def data_settings(values: Namespace) -> DataSettings:
     Raises:
         RecipeError: they name none.
     """
+    from withstand.recipes.schema import DataSettings
+
     if values.data.name is None:
         raise RecipeError("Say which data the model is for: --data.name=mnist.")
     return DataSettings(**vars(values.data))

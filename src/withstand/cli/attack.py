@@ -12,7 +12,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from withstand.attacks import PGD
 from withstand.cli.arguments import parse, plain_parser, requested_sizes, target
-from withstand.cli.console import OUTPUT, print_results, progress_of
+from withstand.cli.commands import COMMANDS
+from withstand.cli.console import print_results
+from withstand.cli.terminal import OUTPUT, progress_of
 from withstand.recipes.parsing import load_yaml
 from withstand.runs.stages import measure_run
 from withstand.types import RecipeError
@@ -35,8 +37,7 @@ def attack(arguments: Sequence[str]) -> None:
     """
     parser = plain_parser(
         "withstand attack RUN",
-        "Attack a trained run by PGD as you set it. RUN is a run folder; the results of its evaluation stay, "
-        "and the attack is added to it.",
+        COMMANDS["attack"].about,
     )
     parser.add_class_arguments(PGD, as_group=False)
     for name, text in (("num_examples", "The first so many; all else."), ("batch_size", "Examples a batch.")):

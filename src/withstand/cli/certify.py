@@ -26,7 +26,9 @@ from withstand.cli.arguments import (
     requested_sizes,
     target,
 )
-from withstand.cli.console import ERRORS, OUTPUT, print_results, progress_of
+from withstand.cli.commands import COMMANDS
+from withstand.cli.console import print_results
+from withstand.cli.terminal import ERRORS, OUTPUT, progress_of
 from withstand.core.run_folder import RunFolder, replaced
 from withstand.core.suggest import nearest
 from withstand.data import Dataset
@@ -64,10 +66,7 @@ def certify(arguments: Sequence[str]) -> None:
 def _parser() -> ArgumentParser:
     parser = plain_parser(
         "withstand certify RUN|MODEL",
-        "Prove of each test example, where it can be proven, that no image within epsilon changes its "
-        "prediction. RUN is a run folder: what is certified is added to its rows and metrics. MODEL is "
-        "path/to/file.py:function, package.module:function or a model's name, with --weights, --data.name "
-        "and --out. What is left out is as the run's recipe says.",
+        COMMANDS["certify"].about,
     )
     parser.add_class_arguments(Request, as_group=False)
     parser.add_argument("--weights", type=str | None, default=None, help="Of MODEL: .safetensors, .pt, .pth.")

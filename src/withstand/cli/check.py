@@ -19,7 +19,8 @@ from withstand.cli.arguments import (
     plain_parser,
     target,
 )
-from withstand.cli.console import OUTPUT
+from withstand.cli.commands import COMMANDS
+from withstand.cli.terminal import OUTPUT
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.modes import eval_mode
 from withstand.core.run_folder import RunFolder
@@ -33,12 +34,6 @@ from withstand.runs.run_parts import build_model
 from withstand.types import ModelError, RecipeError
 
 _EPSILON = 0.1  # any: whether a set can pass does not depend on it
-_ABOUT = (
-    "Try whether sets of images can pass through a model, so that certificates and certified training "
-    "work, before any run; name every operation for which they cannot, and what to do about it. "
-    "MODEL is path/to/file.py:function, package.module:function or a model's name, with --data.name; "
-    "RECIPE a name or a YAML file, and RUN a run folder, with any --key=value of theirs."
-)
 
 
 def check(arguments: Sequence[str]) -> None:
@@ -75,14 +70,14 @@ def _refused(model: nn.Module, images: Tensor) -> list[str]:
 
 def _model_of(arguments: Sequence[str]) -> tuple[nn.Module, DatasetInfo]:
     """The model that the arguments name, with random weights, and the data that it is for."""
-    parser = plain_parser("withstand check MODEL|RECIPE|RUN", _ABOUT)
+    parser = plain_parser("withstand check MODEL|RECIPE|RUN", COMMANDS["check"].about)
     add_model_arguments(parser)
     name, overrides = target("check", "MODEL, RECIPE or RUN", arguments, parser)
     if is_model(name):
         values = parse(parser, overrides)
         recipe = Recipe(data=data_settings(values), model=model_settings(name, values))
     else:
-        own = recipe_parser(f"withstand check {name}", _ABOUT)
+        own = recipe_parser(f"withstand check {name}", COMMANDS["check"].about)
         recipe = parse_recipe(_recipe_file(name), overrides, parser=own).recipe
     info = data.info(recipe.data.name, root=recipe.data.root, size=recipe.data.size)
     return build_model(recipe, info), info

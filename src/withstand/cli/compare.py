@@ -8,7 +8,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from withstand.cli.arguments import parse, plain_parser
-from withstand.cli.console import OUTPUT
+from withstand.cli.commands import COMMANDS
+from withstand.cli.terminal import OUTPUT
 from withstand.reporting import export_figures, export_tables, find_runs, report
 from withstand.reporting.image_files import ImageFormat
 from withstand.types import RunFolderError
@@ -25,9 +26,7 @@ def compare(arguments: Sequence[str]) -> None:
     """
     parser = plain_parser(
         "withstand compare",
-        "Compare runs with each other on one page: trade-offs, tables that sort, and differences on the "
-        "same test examples with paired intervals. DIR is a run folder, or a folder with run folders below "
-        "it, such as a sweep's. The first run is the baseline.",
+        COMMANDS["compare"].about,
     )
     parser.add_argument("dirs", nargs="+", type=str, help="Run folders, or folders that hold some.")
     parser.add_argument(

@@ -1,44 +1,19 @@
-"""What the command line shows: its consoles, a progress bar, and an evaluation."""
+"""What the command line shows of an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from withstand.cli.terminal import ERRORS, OUTPUT
 from withstand.reporting.table import area_over_levels, corruption_mean, mean_over_levels, one, rows, select
 from withstand.results import measurements
 from withstand.results.analytic import KernelNorms
 from withstand.results.measurements import Measurement
 from withstand.results.random_answers import Sampling
 from withstand.results.results import Check, Results
-
-# No markup: what is printed holds names and paths of the user.
-OUTPUT = Console(markup=False, highlight=False)
-ERRORS = Console(stderr=True, markup=False, highlight=False)
-
-
-@contextmanager
-def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar while something goes on, where there is a terminal.
-
-    Args:
-        what: What goes on.
-
-    Yields:
-        What to call with how many examples are done, of how many.
-    """
-    with Progress(console=OUTPUT, disable=not OUTPUT.is_terminal, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-
-        def tell(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield tell
 
 
 def print_results(results: Results, table: pd.DataFrame) -> None:

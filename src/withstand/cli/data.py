@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from withstand.cli.arguments import parse, plain_parser
-from withstand.cli.console import OUTPUT
+from withstand.cli.commands import COMMANDS
+from withstand.cli.terminal import OUTPUT
 from withstand.core.dataset_info import KNOWN_DATASETS
 from withstand.data import fetch
 from withstand.data.load import is_present
@@ -19,7 +20,7 @@ def data(arguments: Sequence[str]) -> None:
     """The command, with what stands after its name."""
     parser = plain_parser(
         "withstand data",
-        "List the data sets and whether their files are here, or fetch one.",
+        COMMANDS["data"].about,
     )
     parser.add_argument("action", nargs="?", type=str, default="list", help="list, or fetch.")
     parser.add_argument("name", nargs="?", type=str | None, default=None, help="The data set to fetch.")

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from importlib import import_module
 
 from rich.table import Table
 
 from withstand._version import __version__
-from withstand.cli.attack import attack
-from withstand.cli.certify import certify
-from withstand.cli.check import check
-from withstand.cli.compare import compare
-from withstand.cli.console import ERRORS, OUTPUT
-from withstand.cli.data import data
-from withstand.cli.evaluate import evaluate
-from withstand.cli.moments import moments
-from withstand.cli.recipes import recipes
-from withstand.cli.report import report
-from withstand.cli.run import run
-from withstand.cli.sweep import sweep
-from withstand.cli.train import train
+from withstand.cli.commands import COMMANDS
+from withstand.cli.interrupts import leaving_at_once
+from withstand.cli.terminal import ERRORS, OUTPUT
 from withstand.core.suggest import nearest
 from withstand.types import RecipeError, WithstandError
 
@@ -46,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         OUTPUT.print(__version__)
         return 0
     try:
-        _command(arguments[0]).run(arguments[1:])
+        _run(arguments[0], arguments[1:])
     except WithstandError as error:
         ERRORS.print(f"error: {error}", style="bold red", soft_wrap=True)  # paths stay whole
         return 2
@@ -60,49 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class _Command:
-    run: Callable[[Sequence[str]], None]
-    usage: str
-    summary: str
+def _run(name: str, arguments: Sequence[str]) -> None:
+    """Imports the command that is meant, and no other, and runs it.
 
-
-_COMMANDS = {
-    "run": _Command(run, "run RECIPE [--key=value …] [--out=DIR]", "train, evaluate and report"),
-    "train": _Command(
-        train, "train RECIPE [--key=value …] [--out=DIR]", "train, or go on where it was stopped"
-    ),
-    "evaluate": _Command(evaluate, "evaluate RUN [--evaluation.key=value …]", "measure a trained run"),
-    "certify": _Command(
-        certify, "certify RUN|MODEL [--norm=2 --epsilons=[0.5] …]", "prove what no attack can change"
-    ),
-    "check": _Command(
-        check, "check MODEL|RECIPE|RUN [--data.name=NAME]", "say whether anything can be proven of a model"
-    ),
-    "moments": _Command(
-        moments, "moments RUN [--noise_std=[0.1,0.2] …]", "compare analytic moments under noise with samples"
-    ),
-    "attack": _Command(
-        attack, "attack RUN [--epsilon=8/255 …]", "try an attack of your own on a trained run"
-    ),
-    "sweep": _Command(
-        sweep, "sweep SWEEP|RECIPE [--over key=v1,v2 …]", "run a recipe at every combination of values"
-    ),
-    "compare": _Command(
-        compare,
-        "compare DIR [DIR …] [--out=PAGE] [--tables=DIR] [--figures=svg]",
-        "compare runs with each other",
-    ),
-    "report": _Command(report, "report RUN [RUN …] [--out=PAGE]", "write the page of one or several runs"),
-    "recipes": _Command(recipes, "recipes [NAME]", "list the recipes and sweeps, or print one"),
-    "data": _Command(data, "data [fetch NAME]", "list the data sets, or fetch one"),
-}
-
-
-def _command(name: str) -> _Command:
-    if name not in _COMMANDS:
-        raise RecipeError(f"There is no command {name!r}; {nearest(name, _COMMANDS)}")
-    return _COMMANDS[name]
+    Raises:
+        RecipeError: there is none of that name.
+        SystemExit: help was asked for, and has been printed.
+    """
+    if name not in COMMANDS:
+        raise RecipeError(f"There is no command {name!r}; {nearest(name, COMMANDS)}")
+    if any(argument in ("-h", "--help") for argument in arguments):
+        OUTPUT.print(COMMANDS[name].short_help(), soft_wrap=True)
+        raise SystemExit(0)
+    arguments = ["--help" if argument == "--help-all" else argument for argument in arguments]
+    with leaving_at_once():
+        module = import_module(f"withstand.cli.{name}")
+    getattr(module, name)(arguments)
 
 
 def _print_overview() -> None:
@@ -112,6 +75,6 @@ def _print_overview() -> None:
         "  withstand run digits-adversarial\n",
     )
     table = Table(box=None, show_header=False, padding=(0, 2))
-    for command in _COMMANDS.values():
+    for command in COMMANDS.values():
         table.add_row(f"withstand {command.usage}", command.summary)
     OUTPUT.print(table)

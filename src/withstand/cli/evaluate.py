@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from withstand.cli.arguments import target
-from withstand.cli.console import OUTPUT, print_results, progress_of
+from withstand.cli.commands import COMMANDS
+from withstand.cli.console import print_results
+from withstand.cli.terminal import OUTPUT, progress_of
 from withstand.core.run_folder import RunFolder
 from withstand.recipes.parsing import ParsedRecipe, parse_recipe, recipe_parser
 from withstand.runs.run_parts import open_run
@@ -18,9 +20,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     """The command, with what stands after its name."""
     parser = recipe_parser(
         "withstand evaluate RUN",
-        "Measure a trained run: clean accuracy, accuracy under each attack at each epsilon, and what of it "
-        "is certified. "
-        "RUN is a run folder; --evaluation.… changes what its recipe measures.",
+        COMMANDS["evaluate"].about,
     )
     folder, overrides = target("evaluate", "RUN, a run folder", arguments, parser)
     run, _ = open_run(Path(folder))

@@ -12,7 +12,8 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from withstand.cli.arguments import parse, plain_parser, target
-from withstand.cli.console import OUTPUT, progress_of
+from withstand.cli.commands import COMMANDS
+from withstand.cli.terminal import OUTPUT, progress_of
 from withstand.evaluation.meters import MomentCheck
 from withstand.evaluation.moment_check import METHODS, MomentSettings
 from withstand.reporting.formatting import duration
@@ -48,9 +49,7 @@ def _parser() -> ArgumentParser:
     default = MomentCheck()
     parser = plain_parser(
         "withstand moments RUN",
-        "Compare the analytic mean and standard deviation of each logit under Gaussian noise with samples: "
-        "errors and times of each analytic form, and of each type of layer. RUN is a run folder; the figures "
-        "are added to its metrics.",
+        COMMANDS["moments"].about,
     )
     parser.add_argument(
         "--noise_std", type=list[float] | float, default=list(default.noise_std), help="In [0, 1] units."

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from withstand import models
 from withstand.cli.arguments import parse, plain_parser
-from withstand.cli.console import OUTPUT
+from withstand.cli.commands import COMMANDS
+from withstand.cli.terminal import OUTPUT
 from withstand.recipes.parsing import load_yaml, packaged_recipes
 from withstand.recipes.sweep import find_sweep, packaged_sweeps, read_sweep
 
@@ -17,7 +17,7 @@ def recipes(arguments: Sequence[str]) -> None:
     """The command, with what stands after its name."""
     parser = plain_parser(
         "withstand recipes",
-        "List the recipes and sweeps that come with the package, or print one of them.",
+        COMMANDS["recipes"].about,
     )
     parser.add_argument("name", nargs="?", type=str | None, default=None, help="Print this recipe or sweep.")
     parser.add_argument(
@@ -25,7 +25,9 @@ def recipes(arguments: Sequence[str]) -> None:
     )
     values = parse(parser, arguments)
     if values.models:
-        OUTPUT.print("\n".join(models.MODEL_NAMES))
+        from withstand.models import MODEL_NAMES  # with torch
+
+        OUTPUT.print("\n".join(MODEL_NAMES))
         return
     if values.name is not None:
         OUTPUT.print(find_sweep(values.name).read_text(encoding="utf-8"), soft_wrap=True)

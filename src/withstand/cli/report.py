@@ -7,15 +7,16 @@ from pathlib import Path
 
 from withstand import reporting
 from withstand.cli.arguments import parse, plain_parser
+from withstand.cli.commands import COMMANDS
 from withstand.cli.compare import add_exports, export
-from withstand.cli.console import OUTPUT
+from withstand.cli.terminal import OUTPUT
 
 
 def report(arguments: Sequence[str]) -> None:
     """The command, with what stands after its name."""
     parser = plain_parser(
         "withstand report",
-        "Write one self-contained page from one or several run folders.",
+        COMMANDS["report"].about,
     )
     parser.add_argument(
         "runs", nargs="+", type=str, help="Run folders; several make one page to compare them."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from withstand.cli.console import OUTPUT
 from withstand.cli.evaluate import evaluate_into
+from withstand.cli.terminal import OUTPUT
 from withstand.cli.train import recipe_and_folder, train_into
 from withstand.reporting import report
 from withstand.runs.stages import require_other_data
@@ -13,9 +13,7 @@ from withstand.runs.stages import require_other_data
 
 def run(arguments: Sequence[str]) -> None:
     """The command, with what stands after its name."""
-    parsed, out, command = recipe_and_folder(
-        "run", arguments, "Train a recipe, evaluate it, and write its report."
-    )
+    parsed, out, command = recipe_and_folder("run", arguments)
     require_other_data(parsed.recipe)
     train_into(parsed, out, command)
     evaluate_into(out, parsed, command)

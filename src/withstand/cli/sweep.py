@@ -15,7 +15,8 @@ import pandas as pd
 from rich.table import Column, Table
 
 from withstand.cli.arguments import target
-from withstand.cli.console import ERRORS, OUTPUT, progress_of
+from withstand.cli.commands import COMMANDS
+from withstand.cli.terminal import ERRORS, OUTPUT, progress_of
 from withstand.core.flat import flat
 from withstand.core.run_folder import RunFolder
 from withstand.recipes.parsing import ParsedRecipe, find_recipe, parse_recipe, recipe_parser
@@ -65,10 +66,7 @@ def sweep(arguments: Sequence[str]) -> None:
 def _help() -> Any:
     parser = recipe_parser(
         "withstand sweep SWEEP|RECIPE",
-        "Train and evaluate a recipe at every combination of some values, one after another, and write one "
-        "page of all. SWEEP is a packaged name or a YAML file with name, recipe, over and variants; with a "
-        "RECIPE --over says what to vary. Points that are done are passed over, so the same command goes on "
-        "where it was stopped.",
+        COMMANDS["sweep"].about,
     )
     parser.add_argument("--over", type=str, help="key=v1,v2: what to vary; may be repeated.")
     parser.add_argument("--out", type=str | None, default=None, help="The folder; runs/NAME where null.")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from withstand.cli.arguments import target
-from withstand.cli.console import ERRORS, OUTPUT
+from withstand.cli.commands import COMMANDS
+from withstand.cli.terminal import ERRORS, OUTPUT
 from withstand.core.run_folder import RunFolder
 from withstand.recipes.parsing import ParsedRecipe, find_recipe, parse_recipe, recipe_parser
 from withstand.runs.stages import train_recipe
@@ -16,27 +17,19 @@ from withstand.training import ProgressBar
 
 def train(arguments: Sequence[str]) -> None:
     """The command, with what stands after its name."""
-    parsed, out, command = recipe_and_folder(
-        "train", arguments, "Train a recipe, or go on where it was stopped."
-    )
+    parsed, out, command = recipe_and_folder("train", arguments)
     train_into(parsed, out, command)
     OUTPUT.print(f"next: withstand evaluate {out.path}", soft_wrap=True)
 
 
-def recipe_and_folder(
-    command: str, arguments: Sequence[str], description: str
-) -> tuple[ParsedRecipe, RunFolder, str]:
+def recipe_and_folder(command: str, arguments: Sequence[str]) -> tuple[ParsedRecipe, RunFolder, str]:
     """The recipe of a command that takes one, where its run goes, and the command as it was given.
 
     Args:
         command: Its name.
         arguments: What stands after it.
-        description: What it does, for its help.
     """
-    parser = recipe_parser(
-        f"withstand {command} RECIPE",
-        f"{description} RECIPE is a name that `withstand recipes` lists, or a YAML file.",
-    )
+    parser = recipe_parser(f"withstand {command} RECIPE", COMMANDS[command].about)
     parser.add_argument("--out", type=str | None, default=None, help="The run folder; runs/NAME where null.")
     name, overrides = target(command, "RECIPE, a name or a YAML file", arguments, parser)
     chosen = [argument for argument in overrides if argument.startswith("--out=")]

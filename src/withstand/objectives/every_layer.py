@@ -12,8 +12,8 @@ from functools import cache
 from typing import Any, final
 
 import numpy as np
+import scipy
 import torch
-from scipy.stats import norm, qmc
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
@@ -105,8 +105,9 @@ class Cubature(ExpectedLoss):
 def _points(count: int, dimensions: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Standard normal points (count, dimensions) of mean 0, cached on the device."""
     half = count // 2
-    sequence = qmc.Sobol(dimensions, scramble=True, rng=0).random_base2(max(half - 1, 0).bit_length())
-    points = norm.ppf(sequence[:half])
+    sobol = scipy.stats.qmc.Sobol(dimensions, scramble=True, rng=0)
+    sequence = sobol.random_base2(max(half - 1, 0).bit_length())
+    points = scipy.stats.norm.ppf(sequence[:half])
     with torch.inference_mode(False):  # they are cached, and could not be used in training otherwise
         return torch.from_numpy(np.concatenate([points, -points])).to(device, dtype)
 

@@ -12,26 +12,18 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_loader
-from torch.optim import SGD, Adam
 
-from withstand.attacks import Attack
-from withstand.bayes import Posterior
-from withstand.constraints import Constraint
-from withstand.core.schedules import Schedule
 from withstand.core.suggest import nearest
-from withstand.data import Deform
-from withstand.evaluation import Meter, Sampling
-from withstand.loss.terms import Objective
 from withstand.recipes.list_items import Item, is_item, put
-from withstand.recipes.schema import BayesSettings, Recipe
 from withstand.recipes.upgrade import refuse_old_keys, with_moved_modules
-from withstand.training import Plateau, Rollback
-from withstand.training.measure import Measure
 from withstand.types import RecipeError
+
+if TYPE_CHECKING:  # what lists recipes needs no torch
+    from withstand.recipes.schema import Recipe
 
 LOADER = "withstand-recipe"
 _ABOUT_KEYS = (
@@ -103,6 +95,8 @@ set_loader(LOADER, load_yaml)
 
 def recipe_parser(program: str, description: str) -> ArgumentParser:
     """The command-line parser of a recipe: ``--recipe FILE`` and a ``--key`` for each value."""
+    from withstand.recipes.schema import Recipe
+
     parser = ArgumentParser(
         prog=program,
         usage=f"{program} [--key=value ...]",
@@ -164,6 +158,8 @@ def parse_recipe(
     Raises:
         RecipeError: a key is unknown (the text names the nearest valid one) or a value does not fit.
     """
+    from withstand.recipes.schema import Recipe
+
     refuse_old_keys(path, overrides, load_yaml)
     parser = parser or _plain_parser()
     fields = inspect.signature(Recipe).parameters
@@ -261,7 +257,7 @@ def _explain(parser: ArgumentParser, error: Exception) -> str:
     group = f"{unknown['group']}." if unknown["group"] else ""
     key = group + unknown["key"].replace("init_args.", "")
     hint = f" Did you mean {near!r}?" if (near := _nearest_key(parser, key)) not in (None, key) else ""
-    return f"Unknown key {key!r}.{hint} `withstand run RECIPE --help` lists all keys."
+    return f"Unknown key {key!r}.{hint} `withstand run RECIPE --help-all` lists all keys."
 
 
 def _without_alternatives(message: str) -> str:
@@ -296,6 +292,19 @@ def _class_parameters() -> Iterator[str]:
 
 def _classes() -> Iterator[type]:
     """Every class that a recipe can name, and those they come from."""
+    from torch.optim import SGD, Adam
+
+    from withstand.attacks import Attack
+    from withstand.bayes import Posterior
+    from withstand.constraints import Constraint
+    from withstand.core.schedules import Schedule
+    from withstand.data import Deform
+    from withstand.evaluation import Meter, Sampling
+    from withstand.loss.terms import Objective
+    from withstand.recipes.schema import BayesSettings
+    from withstand.training import Plateau, Rollback
+    from withstand.training.measure import Measure
+
     pending: list[type] = [
         *(Objective, Attack, Constraint, Measure, Meter, Schedule, Posterior, BayesSettings),
         *(Sampling, Deform, Plateau, Rollback, SGD, Adam),

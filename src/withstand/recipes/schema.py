@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from withstand import penalties  # noqa: F401  (recipes name its classes)
 from withstand.bayes import Posterior
 from withstand.constraints import ParametrizationName
 from withstand.data import PartitionName

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from pydantic import Field
-from scipy.stats import beta
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -52,8 +52,8 @@ def share_of(correct: int, total: int, draws: int = 1) -> Share:
     num_correct, num_wrong = correct / draws, (total - correct) / draws
     return Share(
         value=correct / total,
-        lower=float(beta.ppf(_TAIL, num_correct, num_wrong + 1)) if correct else 0.0,
-        upper=float(beta.ppf(1 - _TAIL, num_correct + 1, num_wrong)) if correct < total else 1.0,
+        lower=float(scipy.stats.beta.ppf(_TAIL, num_correct, num_wrong + 1)) if correct else 0.0,
+        upper=float(scipy.stats.beta.ppf(1 - _TAIL, num_correct + 1, num_wrong)) if correct < total else 1.0,
         correct=correct,
         total=total,
     )

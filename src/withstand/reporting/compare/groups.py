@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+import scipy
 
 from withstand.core.flat import flat
 from withstand.reporting.formatting import duration
@@ -87,7 +87,7 @@ def means_of(points: pd.DataFrame, groups: Sequence[Group]) -> pd.DataFrame:
         deviation=("value", "std"),
         num_seeds=("value", "size"),
     )
-    half = t.ppf(0.975, means.num_seeds - 1) * means.deviation / np.sqrt(means.num_seeds)
+    half = scipy.stats.t.ppf(0.975, means.num_seeds - 1) * means.deviation / np.sqrt(means.num_seeds)
     is_mean = means.num_seeds > 1
     means["lower"] = means.lower.astype(float).mask(is_mean, (means.value - half).clip(lower=0))
     means["upper"] = means.upper.astype(float).mask(is_mean, (means.value + half).clip(upper=1))

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import binomtest, norm, t
 
 _LEVEL = 0.95
 _EDGE = 1e-12  # of the open interval in which a difference of shares lies
@@ -72,7 +71,7 @@ def paired_difference(first: NDArray[np.floating], second: NDArray[np.floating])
 
 def _of_outcomes(only_first: int, only_second: int, total: int) -> Difference:
     discordant = only_first + only_second
-    p_value = float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    p_value = float(scipy.stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
     lower, upper = tango_interval(only_first, only_second, total)
     return Difference((only_first - only_second) / total, lower, upper, p_value, total, "mcnemar")
 
@@ -81,8 +80,8 @@ def _of_shares(differences: NDArray[np.float64]) -> Difference:
     total = len(differences)
     mean = float(differences.mean())
     error = float(differences.std(ddof=1)) / math.sqrt(total)
-    half = float(t.ppf((1 + _LEVEL) / 2, total - 1)) * error
-    p_value = 2 * float(t.sf(abs(mean) / error, total - 1)) if error else float(mean == 0)
+    half = float(scipy.stats.t.ppf((1 + _LEVEL) / 2, total - 1)) * error
+    p_value = 2 * float(scipy.stats.t.sf(abs(mean) / error, total - 1)) if error else float(mean == 0)
     return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), p_value, total, "t")
 
 
@@ -104,17 +103,17 @@ def tango_interval(
     Returns:
         Its ends, in [-1, 1], around ``(only_first - only_second) / total``.
     """
-    critical = float(norm.ppf((1 + level) / 2))
+    critical = float(scipy.stats.norm.ppf((1 + level) / 2))
     middle = (only_first - only_second) / total
 
     def statistic(difference: float) -> float:
         return _score(only_first, only_second, total, difference)
 
-    lower, upper = -1.0, 1.0
+    lower, upper, root = -1.0, 1.0, scipy.optimize.brentq
     if middle > -1:
-        lower = float(brentq(lambda difference: statistic(difference) - critical, -1 + _EDGE, middle))
+        lower = float(root(lambda difference: statistic(difference) - critical, -1 + _EDGE, middle))
     if middle < 1:
-        upper = float(brentq(lambda difference: statistic(difference) + critical, middle, 1 - _EDGE))
+        upper = float(root(lambda difference: statistic(difference) + critical, middle, 1 - _EDGE))
     return lower, upper
 
 

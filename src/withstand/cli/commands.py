@@ -1,0 +1,195 @@
+"""What the commands are and do, with the options of each that matter most; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from textwrap import fill
+
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as its help shows it.
+
+    Attributes:
+        usage: What it takes, with an option or two.
+        summary: What it does, in a few words.
+        about: What it does and what its arguments are.
+        options: Those that matter most, with what each sets, in a line.
+    """
+
+    usage: str
+    summary: str
+    about: str
+    options: Mapping[str, str]
+
+    def short_help(self) -> str:
+        """Usage, what the command does, and the options that matter most, a line each."""
+        name = self.usage.split()[0]
+        width = max(map(len, self.options))
+        lines = "\n".join(f"  {option:<{width}}  {text}" for option, text in self.options.items())
+        return (
+            f"usage: withstand {self.usage}\n\n{fill(self.about, _WIDTH)}\n\n{lines}\n\n"
+            f"All options, with types and defaults: withstand {name} --help-all"
+        )
+
+
+_OF_TRAINING = {
+    "--data.name=mnist": "the data; `withstand data` lists them, folder:PATH is your own",
+    "--model.name=lenet": "the model; `withstand recipes --models` lists them, FILE.py:FUNCTION is your own",
+    "--objective=Adversarial": "what training minimises; --objective.help=Adversarial explains it",
+    "--training.epochs=20": "how often the training images are passed over",
+    "--training.batch_size=128": "images a step",
+    "--training.optimizer=torch.optim.SGD": "the optimiser; --training.optimizer.lr=0.1 then sets its rate",
+    "--training.accelerator=cpu": "the device to train on",
+    "--seed=1": "fixes weights, order, augmentation and attacks",
+    "--out=DIR": "the run folder, runs/NAME by default",
+}
+_PRINTED = {"--print_config": "show all values of the recipe, and do nothing"}
+_EPSILONS = {"--evaluation.meters.0.epsilons=[8/255]": "radii in [0, 1] units, of the first item of meters"}
+_DATA_ROOT = {"--data.root=DIR": "where the data are, as the run's by default"}
+_PAGE = {
+    "--title=TEXT": "the title of the page",
+    "--tables=DIR": "write its tables there too, in Markdown and LaTeX",
+    "--figures=svg": "write its figures too, as svg or png, into a folder beside the page",
+}
+_RECIPE = "RECIPE is a name that `withstand recipes` lists, or a YAML file."
+
+COMMANDS = {
+    "run": Command(
+        "run RECIPE [--key=value …] [--out=DIR]",
+        "train, evaluate and report",
+        f"Train a recipe, evaluate it, and write its report. {_RECIPE}",
+        _OF_TRAINING | _EPSILONS,
+    ),
+    "train": Command(
+        "train RECIPE [--key=value …] [--out=DIR]",
+        "train, or go on where it was stopped",
+        f"Train a recipe, or go on where it was stopped. {_RECIPE}",
+        _OF_TRAINING | _PRINTED,
+    ),
+    "evaluate": Command(
+        "evaluate RUN [--evaluation.key=value …]",
+        "measure a trained run",
+        "Measure a trained run: clean accuracy, accuracy under each attack at each epsilon, and what of it "
+        "is certified. RUN is a run folder; --evaluation.… changes what its recipe measures.",
+        {
+            "--evaluation.num_examples=1000": "score only the first so many test examples",
+            "--evaluation.batch_size=500": "examples a batch",
+            "--evaluation.weights=last": "of the last epoch; best, on validation data, by default",
+            **_EPSILONS,
+            "--evaluation.meters+=Suite": "measure by one thing more, such as Suite, Certificate, NoiseCurve",
+            "--evaluation.meters.level=fast": "a setting of the one just added",
+            "--evaluation.meters.help=Suite": "explain one",
+            "--evaluation.sampling.num_samples=10": "draws of random weights a prediction",
+            **_DATA_ROOT,
+            **_PRINTED,
+        },
+    ),
+    "certify": Command(
+        "certify RUN|MODEL [--norm=2 --epsilons=[0.5] …]",
+        "prove what no attack can change",
+        "Prove of each test example, where it can be proven, that no image within epsilon changes its "
+        "prediction. RUN is a run folder: what is certified is added to its rows and metrics. MODEL is "
+        "path/to/file.py:function, package.module:function or a model's name, with --weights, --data.name "
+        "and --out. What is left out is as the run's recipe says.",
+        {
+            "--norm=2": "of the ball, 2 or inf",
+            "--epsilons=[0.5,1.58]": "radii in [0, 1] units",
+            "--method=best": "what bounds: box, ball, box_ball, or the tightest of them",
+            "--clip=true": "whether the attacker stays in [0, 1]",
+            "--radius=true": "find the largest certified epsilon of each example, too",
+            "--num_examples=1000": "only the first so many test examples",
+            "--batch_size=100": "examples a batch",
+            "--weights=FILE": "of MODEL: .safetensors, .pt or .pth",
+            "--data.name=mnist": "of MODEL: the data",
+            "--out=DIR": "of MODEL: the run folder to make",
+        },
+    ),
+    "check": Command(
+        "check MODEL|RECIPE|RUN [--data.name=NAME]",
+        "say whether anything can be proven of a model",
+        "Try whether sets of images can pass through a model, so that certificates and certified training "
+        "work, before any run; name every operation for which they cannot, and what to do about it. "
+        "MODEL is path/to/file.py:function, package.module:function or a model's name, with --data.name; "
+        "RECIPE a name or a YAML file, and RUN a run folder, with any --key=value of theirs.",
+        {
+            "--data.name=mnist": "of MODEL: the data, by which its images and classes are known",
+            "--data.root=DIR": "where the data are",
+            "--data.size=32": "height and width to which pictures of a folder are brought",
+            "--model.normalize=true": "put the data's normalisation before MODEL",
+            "--model.options={width: 2}": "arguments of the model's builder",
+        },
+    ),
+    "moments": Command(
+        "moments RUN [--noise_std=[0.1,0.2] …]",
+        "compare analytic moments under noise with samples",
+        "Compare the analytic mean and standard deviation of each logit under Gaussian noise with samples: "
+        "errors and times of each analytic form, and of each type of layer. RUN is a run folder; the figures "
+        "are added to its metrics.",
+        {
+            "--noise_std=[0.1,0.2]": "standard deviations of the noise, in [0, 1] units",
+            "--methods=[diagonal,full]": "which analytic forms",
+            "--num_examples=3": "only the first so many images",
+            "--num_samples=1000": "noise draws an image and level",
+            "--blur=1.0": "width in pixels of a filter of the noise, 0 for white",
+            "--most_coordinates=2000": "of the widest layer for which whole covariances are tried",
+            **_DATA_ROOT,
+        },
+    ),
+    "attack": Command(
+        "attack RUN [--epsilon=8/255 …]",
+        "try an attack of your own on a trained run",
+        "Attack a trained run by PGD as you set it. RUN is a run folder; the results of its evaluation stay, "
+        "and the attack is added to it.",
+        {
+            "--epsilon=8/255": "radius of the ball, in [0, 1] units",
+            "--norm=inf": "of the ball, 1, 2 or inf",
+            "--num_steps=40": "gradient steps",
+            "--step_size=2/255": "length of a step; 2.5 epsilon / num_steps by default",
+            "--num_restarts=5": "how often to start; the worst image counts",
+            "--random_start=true": "start anywhere in the ball, else at the image",
+            "--loss=withstand.attacks.margin": "what to climb; cross-entropy by default",
+            "--num_examples=1000": "only the first so many test examples",
+            "--batch_size=100": "examples a batch",
+            **_DATA_ROOT,
+        },
+    ),
+    "sweep": Command(
+        "sweep SWEEP|RECIPE [--over key=v1,v2 …]",
+        "run a recipe at every combination of values",
+        "Train and evaluate a recipe at every combination of some values, one after another, and write one "
+        "page of all. SWEEP is a packaged name or a YAML file with name, recipe, over and variants; with a "
+        "RECIPE --over says what to vary. Points that are done are passed over, so the same command goes on "
+        "where it was stopped.",
+        {"--over seed=0,1,2": "what to vary; may be repeated"} | _OF_TRAINING,
+    ),
+    "compare": Command(
+        "compare DIR [DIR …] [--out=PAGE] [--tables=DIR] [--figures=svg]",
+        "compare runs with each other",
+        "Compare runs with each other on one page: trade-offs, tables that sort, and differences on the "
+        "same test examples with paired intervals. DIR is a run folder, or a folder with run folders below "
+        "it, such as a sweep's. The first run is the baseline.",
+        {"--out=PAGE": "the page; compare.html in the only DIR, or here, by default"} | _PAGE,
+    ),
+    "report": Command(
+        "report RUN [RUN …] [--out=PAGE]",
+        "write the page of one or several runs",
+        "Write one self-contained page from one or several run folders.",
+        {"--out=PAGE": "the page; RUN/report.html for one run by default"} | _PAGE,
+    ),
+    "recipes": Command(
+        "recipes [NAME]",
+        "list the recipes and sweeps, or print one",
+        "List the recipes and sweeps that come with the package, or print one of them.",
+        {"--models": "list the models that recipes can name instead"},
+    ),
+    "data": Command(
+        "data [fetch NAME]",
+        "list the data sets, or fetch one",
+        "List the data sets and whether their files are here, or fetch one.",
+        {"--root=DIR": "where the data are; else WITHSTAND_DATA, else ./data"},
+    ),
+}
