@@ -67,7 +67,7 @@ def test_python_blocks_of_pages_run(page: Path, block: str) -> None:
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("words", RUNS.values(), ids=list(RUNS))
 def test_run_commands_of_pages_are_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    explains = any(word.endswith("help") or ".help=" in word for word in words)
+    explains = any(word.endswith(("help", "help-all")) or ".help=" in word for word in words)
     if "RECIPE" in words:
         words = ["run", "--help-all"]
     with pytest.raises(SystemExit) as stopped:

@@ -1,5 +1,6 @@
 """Trains PyTorch classifiers to withstand noise and attack, and measures how much they withstand."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,8 @@ if not TYPE_CHECKING:  # a checker that saw this would take any name for one of 
             except ModuleNotFoundError as error:
                 if error.name != module:
                     raise
-                raise AttributeError(f"module 'withstand' has no attribute {name!r}") from None
+                about = f"module 'withstand' has no attribute {name!r}"
+                raise AttributeError(about, name=name, obj=sys.modules[__name__]) from None
         globals()[name] = value
         return value
 

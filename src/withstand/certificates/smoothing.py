@@ -26,6 +26,15 @@ from withstand.core.checks import require_at_least
 from withstand.core.modes import eval_mode
 from withstand.types import DataError
 
+__all__ = [
+    "ABSTAINED",
+    "Smoothed",
+    "Smoothing",
+    "lower_confidence_bound",
+    "radius",
+    "smoothed_radius",
+]
+
 ABSTAINED = -1
 """The prediction where the draws do not decide."""
 

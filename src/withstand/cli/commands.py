@@ -37,12 +37,12 @@ class Command:
 
 
 _OF_TRAINING = {
-    "--data.name=mnist": "the data; `withstand data` lists them, folder:PATH is your own",
-    "--model.name=lenet": "the model; `withstand recipes --models` lists them, FILE.py:FUNCTION is your own",
-    "--objective=Adversarial": "what training minimises; --objective.help=Adversarial explains it",
+    "--data.name=mnist": "a name of `withstand data`, or folder:PATH of pictures",
+    "--model.name=lenet": "a name of `withstand recipes --models`, or FILE.py:FUNCTION",
+    "--objective=Adversarial": "what is minimised; --objective.help=Adversarial explains it",
     "--training.epochs=20": "how often the training images are passed over",
     "--training.batch_size=128": "images a step",
-    "--training.optimizer=torch.optim.SGD": "the optimiser; --training.optimizer.lr=0.1 then sets its rate",
+    "--training.optimizer=torch.optim.SGD": "what minimises; --training.optimizer.lr=0.1 sets its rate",
     "--training.accelerator=cpu": "the device to train on",
     "--seed=1": "fixes weights, order, augmentation and attacks",
     "--out=DIR": "the run folder, runs/NAME by default",
@@ -80,8 +80,8 @@ COMMANDS = {
             "--evaluation.batch_size=500": "examples a batch",
             "--evaluation.weights=last": "of the last epoch; best, on validation data, by default",
             **_EPSILONS,
-            "--evaluation.meters+=Suite": "measure by one thing more, such as Suite, Certificate, NoiseCurve",
-            "--evaluation.meters.level=fast": "a setting of the one just added",
+            "--evaluation.meters+=Suite": "measure one thing more: Suite, Certificate, NoiseCurve …",
+            "--evaluation.meters.epsilons=[0.1]": "a setting of the one just added",
             "--evaluation.meters.help=Suite": "explain one",
             "--evaluation.sampling.num_samples=10": "draws of random weights a prediction",
             **_DATA_ROOT,

@@ -12,6 +12,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+__all__ = [
+    "dual",
+    "flat",
+    "label",
+    "norm",
+    "per_example",
+    "project",
+    "random_in_ball",
+    "require_norm",
+    "root",
+    "steepest",
+]
+
 _LABELS = {1.0: "l1", 2.0: "l2", math.inf: "linf"}
 
 

@@ -14,6 +14,20 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
+__all__ = [
+    "Constant",
+    "Continuation",
+    "Exponential",
+    "Join",
+    "Linear",
+    "PerEpoch",
+    "Schedule",
+    "Slowed",
+    "Stages",
+    "StepDecay",
+    "value_at",
+]
+
 
 class Schedule(ABC):
     """A float as a function of the epochs done."""

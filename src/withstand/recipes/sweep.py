@@ -14,7 +14,6 @@ import yaml
 
 from withstand.core.suggest import nearest
 from withstand.recipes.parsing import find_recipe, flow, load_yaml, packaged_recipes
-from withstand.reporting.compare.groups import short_keys
 from withstand.types import RecipeError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
@@ -95,6 +94,8 @@ def points(sweep: Sweep, overrides: Sequence[str] = ()) -> list[Point]:
     Returns:
         At least one point; no two have the same name.
     """
+    from withstand.reporting.compare.groups import short_keys  # with pandas and plotly
+
     words = dict(zip(sweep.over, short_keys([keys_of(key)[0] for key in sweep.over]).values(), strict=True))
     labels = {key: _labels(values) for key, values in sweep.over.items()}
     all_points = []
