@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import os
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -148,7 +148,7 @@ def test_short_help_shows_options_of_the_long_one_a_line_each(
         # A setting of a class is explained with the class.
         known = [key for key in prefixes(line.split()[0].partition("=")[0].rstrip("+")) if key in long]
         assert known, line
-        assert len(line) <= 120
+        assert len(line) <= 102
 
 
 def prefixes(option: str) -> list[str]:
@@ -192,9 +192,7 @@ sys.exit(main(["train", "digits-adversarial", "--print_config"]))
 """
 
 
-@pytest.mark.parametrize(
-    "module", ["withstand.cli.entry", "torch", "numpy", "torch.nn", "withstand.training"]
-)
+@pytest.mark.parametrize("module", ["withstand.cli.entry", "torch", "numpy", "withstand.training"])
 def test_interrupted_import_of_a_command_ends_without_a_traceback(module: str) -> None:
     done = python(INTERRUPTED, module)
     assert done.returncode == 130
@@ -203,14 +201,11 @@ def test_interrupted_import_of_a_command_ends_without_a_traceback(module: str) -
 
 
 def test_interrupts_are_again_exceptions_once_a_command_runs() -> None:
-    import signal
-
-    main(["recipes"])
+    assert main(["recipes"]) == 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_package_run_as_a_module_is_the_command() -> None:
-    code = "import runpy, sys; sys.argv = ['withstand', '--version']; runpy.run_module('withstand', run_name='__main__')"
-    done = python(code)
+    run = "runpy.run_module('withstand', run_name='__main__')"
+    done = python(f"import runpy, sys; sys.argv = ['withstand', '--version']; {run}")
     assert done.stdout.split() == [ws.__version__]
-    assert inspect.getdoc(ws)
