@@ -79,11 +79,8 @@ def declared() -> dict[str, object]:
         assert isinstance(statement, ast.ImportFrom)
         for alias in statement.names:
             home = import_module(str(statement.module))
-            try:
-                value = import_module(f"{statement.module}.{alias.name}")
-            except ModuleNotFoundError:
-                value = getattr(home, alias.name)
-            names[alias.asname or alias.name] = value if home is ws else getattr(home, alias.name, value)
+            value = getattr(home, alias.name, None) or import_module(f"{statement.module}.{alias.name}")
+            names[alias.asname or alias.name] = value
     return names
 
 

@@ -36,14 +36,15 @@ if TYPE_CHECKING:
         training,
     )
     from withstand import operators as spectral
-    from withstand.certificates import Certification, Certifier, certified_radius, certify, smoothing
+    from withstand.certificates import smoothing
+    from withstand.certificates.certify import Certification, Certifier, certified_radius, certify
     from withstand.core import norms, schedules
     from withstand.core.noise import GaussianNoise
     from withstand.evaluation import evaluate, kernel_norms, meters
     from withstand.evaluation.kernel_norms import kernel_norm_bounds
     from withstand.evaluation.moment_check import check_moments
     from withstand.reporting import report
-    from withstand.training import fit
+    from withstand.training.fit import fit
 
 __all__ = [
     "AttackError",
