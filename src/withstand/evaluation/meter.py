@@ -122,10 +122,12 @@ class Summary(NamedTuple):
     Attributes:
         measurements: Rows of the table.
         parts: Fields of ``results.Results``.
+        warnings: What makes the figures doubtful, in words.
     """
 
     measurements: Sequence[Measurement] = ()
     parts: Mapping[str, Any] = MappingProxyType({})
+    warnings: Sequence[str] = ()
 
 
 class Meter(ABC):
@@ -188,7 +190,8 @@ class Meter(ABC):
         Args:
             predictor: Of a model in eval mode; its ``predictor`` maps images in [0, 1] to logits.
             batch: Images (batch, channels, height, width) in [0, 1] and labels (batch,).
-            prediction: int64 tensor (batch,): the classes of the clean images.
+            prediction: int64 tensor (batch,): the classes of the clean images; ``answers.NO_ANSWER``, -1, where
+                the model answers NaN.
             seed: Of whatever is drawn. torch's own random state is seeded too, and may be used.
         """
         return PartResult()

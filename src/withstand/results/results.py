@@ -179,7 +179,8 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of examples: a row a true class, a column a predicted one, in label order.
+    """Counts of examples: a row a true class, a column a predicted one, in label order; those without an
+    answer are in none.
 
     ``attacked`` is under the attack of ``Classes.attacked``.
     """

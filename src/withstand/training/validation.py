@@ -64,7 +64,7 @@ def accuracy(model: nn.Module, split: Split, attack: Attack | None = None) -> fl
     with eval_mode(model), torch.no_grad():
         for images, labels in batches(split, batch_size):
             inputs = images if attack is None else attack.perturb(predictor, images, labels)
-            correct += (predictor(inputs).argmax(dim=1) == labels).sum()
+            correct += is_correct(predictor(inputs), labels).sum()
     return int(correct) / len(split)
 
 

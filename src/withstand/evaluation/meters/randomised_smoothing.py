@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -11,6 +12,7 @@ from typing_extensions import override
 from withstand.certificates.smoothing import ABSTAINED, Smoothing, smoothed_radius
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
+from withstand.evaluation.unanswered import UNANSWERED, unanswered
 from withstand.results import measurements, results
 from withstand.results.measurements import Measurement, measured
 from withstand.results.shares import share
@@ -43,7 +45,8 @@ class RandomizedSmoothing(Smoothing, Meter):
             predictor.model, batch.images, settings=self, generator=generator, is_random=predictor.is_random
         )
         radii = smoothed.radius.where(smoothed.prediction == batch.labels, 0.0)
-        return PartResult({_PREDICTION: smoothed.prediction.cpu().numpy(), _RADIUS: radii.cpu().numpy()})
+        columns = {_PREDICTION: smoothed.prediction.cpu().numpy(), _RADIUS: radii.cpu().numpy()}
+        return PartResult(columns, {UNANSWERED: np.array(int(smoothed.unanswered.sum()))})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -69,4 +72,7 @@ class RandomizedSmoothing(Smoothing, Meter):
             self.num_selection,
             self.num_estimation,
         )
-        return Summary(figures, {"smoothing": settings})
+        total = len(rows) * (self.num_selection + self.num_estimation)
+        what = "noisy images of the smoothing, which are not clipped to [0, 1],"
+        warnings = unanswered(int(gathered.counts[UNANSWERED]), total, what, "that is a vote for no class")
+        return Summary(figures, {"smoothing": settings}, warnings)
