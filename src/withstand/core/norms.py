@@ -95,10 +95,10 @@ def steepest(gradient: Tensor, p: float) -> Tensor:
 
 
 def finite(gradient: Tensor) -> Tensor:
-    """A gradient whose every entry can be followed: NaN is 0, and infinite ones keep their sign and are large.
+    """A gradient whose every entry can be followed: NaN becomes 0, infinity a large number of its sign.
 
-    What is infinite at some pixels, as of a square root at 0, is the way uphill there; what is NaN says nothing.
-    Squares of the entries can still be added up.
+    What is infinite, as of a square root at 0, is the way uphill there; what is NaN says nothing. Squares of
+    the entries can still be added up.
 
     Args:
         gradient: Tensor of any shape; left as it is.

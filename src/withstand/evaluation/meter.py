@@ -190,8 +190,8 @@ class Meter(ABC):
         Args:
             predictor: Of a model in eval mode; its ``predictor`` maps images in [0, 1] to logits.
             batch: Images (batch, channels, height, width) in [0, 1] and labels (batch,).
-            prediction: int64 tensor (batch,): the classes of the clean images; ``answers.NO_ANSWER``, -1, where
-                the model answers NaN.
+            prediction: int64 tensor (batch,): the classes of the clean images; -1 (``answers.NO_ANSWER``)
+                where the model answers NaN.
             seed: Of whatever is drawn. torch's own random state is seeded too, and may be used.
         """
         return PartResult()

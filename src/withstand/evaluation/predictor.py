@@ -17,7 +17,7 @@ class Answer:
     """A predictor's answers to a batch.
 
     Attributes:
-        prediction: The class of the largest mean probability (batch,); ``answers.NO_ANSWER`` where there is none.
+        prediction: The class of the largest mean probability (batch,); ``answers.NO_ANSWER`` where none is.
         confidence: That probability (batch,), NaN where there is none.
         correct: At how many repeats the prediction is correct: int64 (batch,).
     """
@@ -77,7 +77,7 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """The classes (batch,) of images (batch, …), asked once; ``answers.NO_ANSWER`` where there is none."""
+        """The classes (batch,) of images (batch, …), asked once; ``answers.NO_ANSWER`` where none is."""
         return predicted(self.model(images))
 
     @torch.no_grad()

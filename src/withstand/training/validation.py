@@ -15,6 +15,7 @@ from torch import nn
 
 from withstand import bayes
 from withstand.attacks import Attack
+from withstand.core.answers import is_correct
 from withstand.core.modes import eval_mode
 from withstand.data import Split, batches
 from withstand.training.checkpoint import Row

@@ -41,8 +41,8 @@ class VanishingGradients(Meter):
     """Counts the correctly classified examples at which a loss has no gradient with respect to the image.
 
     A gradient counts as none where no pixel's is a normal number of the images' precision: its sign and its
-    direction are those of rounding then (Carlini and Wagner, 2016; Athalye et al., ICML 2018). Those at which it
-    is NaN or infinite at a pixel are counted apart. It is measured wherever something is attacked.
+    direction are those of rounding then (Carlini and Wagner, 2016; Athalye et al., ICML 2018). Those at which
+    it is NaN or infinite at a pixel are counted apart. It is measured wherever something is attacked.
     """
 
     name = "gradients"
@@ -73,7 +73,7 @@ class VanishingGradients(Meter):
 
 
 def _largest(model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The largest size of the loss's gradient at a pixel (batch,): 0 where there is none, NaN where one is."""
+    """The largest entry of the loss's gradient (batch,): 0 where there is no gradient, NaN where any is."""
     with torch.enable_grad():
         images = batch.images.detach().clone().requires_grad_()
         value = loss(model(images), batch.labels).sum()
