@@ -1,9 +1,10 @@
 """When adversarial training gives up: how to recognise it, and what to do about it.
 
 At a large epsilon adversarial training can end in a classifier that answers the same whatever
-it sees (Shaeiri et al., arXiv 2003.13370): its loss stays at ln(classes), its accuracy at chance.
+it sees (Shaeiri et al., arXiv 2003.13370): its loss stays at ln(classes), its accuracy at that of a guess.
 
-It is recognised by averages over an epoch, which stay on the device so that no step waits for them.
+Averages over an epoch, which stay on the device so that no step waits for them, say whether it may have. They
+cannot tell slow progress from none, so where they say so the model's answers are looked at.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from withstand.core.checks import require_at_least
+from withstand.data import Split
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.objectives.certified import CLEAN_ACCURACY_TERM, CLEAN_TERM
+from withstand.training.validation import predictions
 
 _TAIL = 0.2  # the share of an epoch, at its end, by which a collapse is recognised
 
@@ -60,18 +63,24 @@ class EpochMeter:
         """The mean of each value over the steps of the epoch that recorded it."""
         return {name: float(values.nanmean()) for name, values in self._values.items()}
 
+    @property
+    def tail_start(self) -> int:
+        """Where the last fifth of the epoch's steps begins."""
+        return int(self._num_steps * (1 - _TAIL))
+
     def tail_means(self) -> dict[str, float]:
         """The mean of each value over those of the last fifth of the epoch."""
-        first = int(self._num_steps * (1 - _TAIL))
+        first = self.tail_start
         return {name: float(values[first:].nanmean()) for name, values in self._values.items()}
 
 
-# The loss and accuracy by which a constant answer shows, of whichever objective reports them.
+# The loss and accuracy by which a constant answer may show, of whichever objective reports them.
 _COLLAPSING = ((LOSS_TERM, ACCURACY_TERM), (CLEAN_TERM, CLEAN_ACCURACY_TERM))
 
 _NEAR_CONSTANT = 0.005  # relative distance from ln(classes) that still counts as stuck there
-# Above chance, 1 / classes: a quarter of it, since classes are not of equal size, but little in all.
+# Above chance: a quarter of it, since batches differ, but little in all.
 _ABOVE_CHANCE_SHARE, _ABOVE_CHANCE = 0.25, 0.025
+_OTHER_ANSWERS = 0.1  # of the labels beside the commonest: so many may be answered otherwise
 
 
 @dataclass(frozen=True)
@@ -100,30 +109,60 @@ class Rollback:
         return len(slowed_at) < self.max_rollbacks and list(slowed_at).count(epoch) < self.max_halvings
 
 
-def has_collapsed(loss: float, accuracy: float, num_classes: int) -> bool:
-    """Whether the end of an epoch looks like a constant classifier.
+def has_collapsed(
+    loss: float, accuracy: float, num_classes: int, *, label_share: float | None = None
+) -> bool:
+    """Whether the end of an epoch may be that of a constant classifier, as far as averages tell.
 
     Args:
         loss: Mean adversarial cross-entropy.
         accuracy: Mean accuracy on the same adversarial images, in [0, 1].
         num_classes: At least 2.
+        label_share: Of the commonest class among these images; 1 / num_classes where None.
 
     Returns:
-        True where the loss is stuck at ln(classes) or the accuracy is at chance.
+        True where the accuracy is that of always answering the commonest class; or where the loss is stuck at
+        ln(classes) and the accuracy no farther than half-way from there to 1.
     """
-    constant, chance = math.log(num_classes), 1 / num_classes
+    constant, chance = math.log(num_classes), 1 / num_classes if label_share is None else label_share
     at_chance = accuracy <= chance + min(_ABOVE_CHANCE_SHARE * chance, _ABOVE_CHANCE)
-    return abs(loss - constant) <= _NEAR_CONSTANT * constant or at_chance
+    is_stuck = abs(loss - constant) <= _NEAR_CONSTANT * constant and accuracy <= (1 + chance) / 2
+    return at_chance or is_stuck
 
 
-def shows_collapse(means: Mapping[str, float], num_classes: int) -> bool:
-    """Whether an epoch has collapsed, by its mean loss and accuracy where its objective reports these.
+def shows_collapse(means: Mapping[str, float], labels: Tensor, num_classes: int) -> bool:
+    """Whether an epoch may have collapsed, by its mean loss and accuracy where its objective reports these.
 
     Args:
         means: Name of a term -> its mean over the end of the epoch.
+        labels: Of the images seen there, int64 tensor (examples,).
         num_classes: At least 2.
     """
+    share = commonest(labels)
     return any(
-        loss in means and has_collapsed(means[loss], means[accuracy], num_classes)
+        loss in means and has_collapsed(means[loss], means[accuracy], num_classes, label_share=share)
         for loss, accuracy in _COLLAPSING
     )
+
+
+def is_constant(model: nn.Module, split: Split) -> bool:
+    """Whether nearly all answers are one class, and the labels are not.
+
+    Then they agree with the labels hardly more than that class alone does.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
+        split: Not empty, on the device of the model.
+    """
+    others = 1 - commonest(split.labels)
+    return others > 0 and 1 - commonest(predictions(model, split)) <= _OTHER_ANSWERS * others
+
+
+def commonest(classes: Tensor) -> float:
+    """The share of the commonest class: those of -1 are of none.
+
+    Args:
+        classes: int64 tensor (examples,), not empty.
+    """
+    counts = (classes + 1).bincount(minlength=2)[1:]
+    return float(counts.max()) / len(classes)

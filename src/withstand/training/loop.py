@@ -32,7 +32,7 @@ from withstand.training.checkpoint import (
     set_rng_state,
     write_checkpoint,
 )
-from withstand.training.collapse import EpochMeter, shows_collapse
+from withstand.training.collapse import EpochMeter, is_constant, shows_collapse
 from withstand.training.observers import Observer
 from withstand.training.settings import TrainingSettings
 from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch
@@ -231,7 +231,10 @@ class Training:
             constraint.project_(self._model, progress=self._position.epoch + 1)
         self._require_finite_weights()
         position = self._position
-        collapsed = shows_collapse(self._meter.tail_means(), self._num_classes)
+        order = epoch_order(len(self._train), seed=self._seed, epoch=position.epoch)
+        seen = self._train.subset(order[self._meter.tail_start * self._settings.batch_size :])
+        collapsed = shows_collapse(self._meter.tail_means(), seen.labels, self._num_classes)
+        collapsed = collapsed and is_constant(self._model, self._validation or seen)
         row = self._row(collapsed)
         if not (collapsed and self._roll_back(row)):
             position.rows.append(row)

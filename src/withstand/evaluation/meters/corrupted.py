@@ -98,7 +98,7 @@ class Corruptions(Meter):
             )
             for kind in self._kinds
         ]
-        number, of = int(gathered.counts[UNANSWERED]), total * counts.size
+        number, of = int(gathered.counts.get(UNANSWERED, 0)), total * counts.size
         warnings = unanswered(number, of, "corrupted images")
         return Summary(measurements, {"corruptions": results.Corruptions(self.describe(), kinds)}, warnings)
 

@@ -120,7 +120,7 @@ class NoiseCurve(Meter):
         description = self.describe() + (_DRAWN_AFRESH if gathered.subject.predictor.is_random else "")
         warnings = [
             warning
-            for number, by in zip(gathered.counts[UNANSWERED], _BY, strict=True)
+            for number, by in zip(gathered.counts.get(UNANSWERED, (0, 0)), _BY, strict=True)
             for warning in unanswered(int(number), total * self.num_levels, f"noisy images, {by},")
         ]
         return Summary(measurements, {"noise": Noise(description, self.num_draws, self.shell)}, warnings)

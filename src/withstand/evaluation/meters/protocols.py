@@ -111,7 +111,7 @@ class SebrProtocol(Meter):
             ),
         ]
         attacks = {attack: self._describe(attack) for attack, _ in self._targets()}
-        number, of = int(gathered.counts[UNANSWERED]), total * len(measurements)
+        number, of = int(gathered.counts.get(UNANSWERED, 0)), total * len(measurements)
         return Summary(
             measurements,
             {"protocols": [results.ProtocolInfo(_PROTOCOL, self.describe(), attacks)]},

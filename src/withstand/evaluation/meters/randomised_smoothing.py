@@ -74,5 +74,7 @@ class RandomizedSmoothing(Smoothing, Meter):
         )
         total = len(rows) * (self.num_selection + self.num_estimation)
         what = "noisy images of the smoothing, which are not clipped to [0, 1],"
-        warnings = unanswered(int(gathered.counts[UNANSWERED]), total, what, "that is a vote for no class")
+        warnings = unanswered(
+            int(gathered.counts.get(UNANSWERED, 0)), total, what, "that is a vote for no class"
+        )
         return Summary(figures, {"smoothing": settings}, warnings)
