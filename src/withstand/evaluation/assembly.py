@@ -60,20 +60,22 @@ def assemble(
     headlines = table_of(figures)
     attacked = _headline_attack(headlines, subject.info.num_classes)
     certified = _headline_certificate(headlines)
-    parts: dict[str, Any] = {}
-    warnings = unanswered_rows(split_scores.rows)
+    parts: dict[str, Any] = {"warnings": unanswered_rows(split_scores.rows)}
     for meter in batch_plan.meters:
         counts, state = split_scores.counts.get(meter.name, {}), split_scores.state(meter.name)
         seen, noted = _attacked_states(meter, batch_plan.plans, split_scores), once.get(meter.name)
         gathered = Gathered(subject, split_scores.rows, counts, state, seen, noted, attacked, certified)
         summary = meter.summary(gathered)
         figures += summary.measurements
-        warnings += summary.warnings
         for name, part in summary.parts.items():
             parts[name] = [*parts.get(name, []), *part] if isinstance(part, list) else part
     table = table_of(figures)
     checks: list[Check] = []
-    warnings += [*doubts(split_scores.rows, table), *_withdrawals(certificates, split_scores)]
+    warnings = [
+        *parts.pop("warnings"),
+        *doubts(split_scores.rows, table),
+        *_withdrawals(certificates, split_scores),
+    ]
     if batch_plan.plans:
         checks, failures = check_all(table, attacks, scoring_plan.sampling, len(split_scores.rows))
         warnings += failures

@@ -121,13 +121,11 @@ class Summary(NamedTuple):
 
     Attributes:
         measurements: Rows of the table.
-        parts: Fields of ``results.Results``.
-        warnings: What makes the figures doubtful, in words.
+        parts: Fields of ``results.Results``, among them ``warnings``: what makes the figures doubtful, in words.
     """
 
     measurements: Sequence[Measurement] = ()
     parts: Mapping[str, Any] = MappingProxyType({})
-    warnings: Sequence[str] = ()
 
 
 class Meter(ABC):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -125,24 +126,46 @@ def has_collapsed(
         ln(classes) and the accuracy no farther than half-way from there to 1.
     """
     constant, chance = math.log(num_classes), 1 / num_classes if label_share is None else label_share
-    at_chance = accuracy <= chance + min(_ABOVE_CHANCE_SHARE * chance, _ABOVE_CHANCE)
     is_stuck = abs(loss - constant) <= _NEAR_CONSTANT * constant and accuracy <= (1 + chance) / 2
-    return at_chance or is_stuck
+    return is_stuck or _is_at_chance(accuracy, chance)
 
 
-def shows_collapse(means: Mapping[str, float], labels: Tensor, num_classes: int) -> bool:
-    """Whether an epoch may have collapsed, by its mean loss and accuracy where its objective reports these.
+def _is_at_chance(accuracy: float, chance: float) -> bool:
+    return accuracy <= chance + min(_ABOVE_CHANCE_SHARE * chance, _ABOVE_CHANCE)
+
+
+class Verdict(NamedTuple):
+    """What an epoch has come to.
+
+    Attributes:
+        has_collapsed: The model answers one class, and training was no better than that.
+        is_good: Neither that, nor was it no better than a guess in both loss and accuracy, from which a
+            collapse follows where difficulty rises on.
+    """
+
+    has_collapsed: bool
+    is_good: bool
+
+
+def verdict(
+    model: nn.Module, means: Mapping[str, float], seen: Split, validation: Split, num_classes: int
+) -> Verdict:
+    """Judges an epoch by its end, where its objective reports loss and accuracy of what it trains on.
 
     Args:
+        model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
         means: Name of a term -> its mean over the end of the epoch.
-        labels: Of the images seen there, int64 tensor (examples,).
+        seen: The training images of that end.
+        validation: By whose answers it is decided; where it is empty by those of the images seen.
         num_classes: At least 2.
     """
-    share = commonest(labels)
-    return any(
-        loss in means and has_collapsed(means[loss], means[accuracy], num_classes, label_share=share)
-        for loss, accuracy in _COLLAPSING
-    )
+    chance = commonest(seen.labels)
+    figures = [(means[loss], means[accuracy]) for loss, accuracy in _COLLAPSING if loss in means]
+    may_have = any(has_collapsed(*figure, num_classes, label_share=chance) for figure in figures)
+    collapsed = may_have and is_constant(model, validation or seen)
+    least = (1 - _NEAR_CONSTANT) * math.log(num_classes)
+    is_a_guess = any(loss >= least and _is_at_chance(accuracy, chance) for loss, accuracy in figures)
+    return Verdict(collapsed, not (collapsed or is_a_guess))
 
 
 def is_constant(model: nn.Module, split: Split) -> bool:

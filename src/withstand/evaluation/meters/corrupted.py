@@ -77,8 +77,8 @@ class Corruptions(Meter):
         answers = torch.stack(given)  # (kinds, severities, batch)
         is_correct = (answers == batch.labels).cpu().numpy()
         columns = {str(example_column(CORRUPTED)): is_correct.mean(axis=(0, 1))}
-        hits = is_correct.sum(axis=2, dtype=np.int64)
-        return PartResult(columns, {_HITS: hits, UNANSWERED: np.array(int((answers == NO_ANSWER).sum()))})
+        none = (answers == NO_ANSWER).sum(dim=(0, 1)).cpu().numpy()
+        return PartResult(columns, {_HITS: is_correct.sum(axis=2, dtype=np.int64)}, {UNANSWERED: none})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -98,9 +98,8 @@ class Corruptions(Meter):
             )
             for kind in self._kinds
         ]
-        number, of = int(gathered.counts.get(UNANSWERED, 0)), total * counts.size
-        warnings = unanswered(number, of, "corrupted images")
-        return Summary(measurements, {"corruptions": results.Corruptions(self.describe(), kinds)}, warnings)
+        parts = unanswered(gathered.state.get(UNANSWERED, 0), total * counts.size, "corrupted images")
+        return Summary(measurements, parts | {"corruptions": results.Corruptions(self.describe(), kinds)})
 
     @property
     def _kinds(self) -> list[Corruption]:

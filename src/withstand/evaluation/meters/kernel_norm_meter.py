@@ -58,8 +58,8 @@ class KernelNorms(KernelNormSettings, Meter):
             if value is not None
         ]
         what = "images, or for the gradient there,"
-        warnings = unanswered(norms.num_unknown, norms.num_examples, what, "they bound no kernel norm")
-        return Summary(measurements, {"kernel_norms": norms}, warnings)
+        parts = unanswered(norms.num_unknown, norms.num_examples, what, "they bound no kernel norm")
+        return Summary(measurements, parts | {"kernel_norms": norms})
 
 
 def _largest(values: list[float | None]) -> float | None:

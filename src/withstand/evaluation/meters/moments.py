@@ -49,17 +49,10 @@ class MomentCheck(MomentSettings, Meter):
             for measure, value in ((MOMENTS_ERROR, method.mean_error), (MOMENTS_SPEED_UP, method.speed_up))
             if value is not None
         ]
-        total, consequence = gathered.once["num_examples"], "such logits count in no error"
-        warnings = [
-            warning
-            for level in levels
-            for warning in unanswered(
-                level.num_unknown,
-                total,
-                f"images, in a draw of noise_std {level.noise_std:g},",
-                consequence,
-            )
-        ]
+        total = gathered.once["num_examples"]
+        count = sum(level.num_unknown for level in levels)
+        what = "images, in a draw of some noise_std,"
+        parts = unanswered(count, total * len(levels), what, "such logits count in no error")
         moments = Moments(
             gathered.once["num_examples"],
             self.num_samples,
@@ -67,4 +60,4 @@ class MomentCheck(MomentSettings, Meter):
             self.describe(),
             levels,
         )
-        return Summary(measurements, {"moments": moments}, warnings)
+        return Summary(measurements, parts | {"moments": moments})

@@ -107,7 +107,7 @@ class NoiseCurve(Meter):
             str(example_column(NOISE_ACCURACY)): shares[_MEASURES.index((NOISE_ACCURACY, "unclipped"))],
             AGREEMENT_COLUMN: shares[_MEASURES.index((NOISE_AGREEMENT, "unclipped"))],
         }
-        return PartResult(columns, {_HITS: hits.sum(axis=2), UNANSWERED: none.sum(axis=(0, 2))})
+        return PartResult(columns, {_HITS: hits.sum(axis=2)}, {UNANSWERED: none.sum(axis=(0, 1))})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -118,12 +118,9 @@ class NoiseCurve(Meter):
             for (measure, by), correct in zip(_MEASURES, hits, strict=True)
         ]
         description = self.describe() + (_DRAWN_AFRESH if gathered.subject.predictor.is_random else "")
-        warnings = [
-            warning
-            for number, by in zip(gathered.counts.get(UNANSWERED, (0, 0)), _BY, strict=True)
-            for warning in unanswered(int(number), total * self.num_levels, f"noisy images, {by},")
-        ]
-        return Summary(measurements, {"noise": Noise(description, self.num_draws, self.shell)}, warnings)
+        of, what = len(_BY) * total * self.num_levels, f"noisy images, {' and '.join(_BY)},"
+        parts = unanswered(gathered.state.get(UNANSWERED, 0), of, what)
+        return Summary(measurements, parts | {"noise": Noise(description, self.num_draws, self.shell)})
 
     def _hits_at(
         self,

@@ -143,10 +143,11 @@ class Uncertainty(Meter):
         clean = _known(gathered.state[_COLUMNS[0]])
         sets = [self._set(*of, clean, edges) for of in seen if len(_known(of[2][_COLUMNS[0]])) and len(clean)]
         warnings = [text for name, _, state in seen for text in _unanswered(name, state[_COLUMNS[0]])]
+        parts: dict[str, Any] = {"warnings": warnings} if warnings else {}
         part = results.Uncertainty(
             self.describe(), self.num_samples, classes, [float(edge) for edge in edges], sets
         )
-        return Summary([row for of_set in sets for row in _rows(of_set)], {"uncertainty": part}, warnings)
+        return Summary([row for of_set in sets for row in _rows(of_set)], parts | {"uncertainty": part})
 
     @property
     def _others(self) -> Mapping[str, Dataset]:
@@ -191,7 +192,8 @@ def _known(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _unanswered(name: str, entropy: NDArray[np.float64]) -> list[str]:
     number = len(entropy) - len(_known(entropy))
     consequence = "their entropies are left out, and they count as wrong with confidence 0"
-    return unanswered(number, len(entropy), f"images of {name}, in some draw of the weights,", consequence)
+    what = f"images of {name}, in some draw of the weights,"
+    return unanswered(number, len(entropy), what, consequence).get("warnings", [])
 
 
 def _rows(of_set: results.UncertaintySet) -> Sequence[Measurement]:

@@ -96,8 +96,8 @@ class SebrProtocol(Meter):
             images = batch.images + self._perturbation(model, batch, attack, epsilon)
             answers.append(self._answers(model, images))
         correct = [int((given == batch.labels).sum()) for given in answers]
-        number = sum(int((given == NO_ANSWER).sum()) for given in answers)
-        return PartResult({}, {_CORRECT: np.array(correct), UNANSWERED: np.array(number)})
+        none = (torch.stack(answers) == NO_ANSWER).sum(dim=0).cpu().numpy()
+        return PartResult({}, {_CORRECT: np.array(correct)}, {UNANSWERED: none})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -111,12 +111,10 @@ class SebrProtocol(Meter):
             ),
         ]
         attacks = {attack: self._describe(attack) for attack, _ in self._targets()}
-        number, of = int(gathered.counts.get(UNANSWERED, 0)), total * len(measurements)
-        return Summary(
-            measurements,
-            {"protocols": [results.ProtocolInfo(_PROTOCOL, self.describe(), attacks)]},
-            unanswered(number, of, f"images of the protocol {_PROTOCOL}, clean and attacked,"),
-        )
+        what = f"images of the protocol {_PROTOCOL}, clean and attacked,"
+        parts = unanswered(gathered.state.get(UNANSWERED, 0), total * len(measurements), what)
+        protocols = [results.ProtocolInfo(_PROTOCOL, self.describe(), attacks)]
+        return Summary(measurements, parts | {"protocols": protocols})
 
     def _targets(self) -> list[tuple[str, float]]:
         """Each attack at each epsilon."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -46,7 +45,7 @@ class RandomizedSmoothing(Smoothing, Meter):
         )
         radii = smoothed.radius.where(smoothed.prediction == batch.labels, 0.0)
         columns = {_PREDICTION: smoothed.prediction.cpu().numpy(), _RADIUS: radii.cpu().numpy()}
-        return PartResult(columns, {UNANSWERED: np.array(int(smoothed.unanswered.sum()))})
+        return PartResult(columns, {}, {UNANSWERED: smoothed.unanswered.cpu().numpy()})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -74,7 +73,5 @@ class RandomizedSmoothing(Smoothing, Meter):
         )
         total = len(rows) * (self.num_selection + self.num_estimation)
         what = "noisy images of the smoothing, which are not clipped to [0, 1],"
-        warnings = unanswered(
-            int(gathered.counts.get(UNANSWERED, 0)), total, what, "that is a vote for no class"
-        )
-        return Summary(figures, {"smoothing": settings}, warnings)
+        none, consequence = gathered.state.get(UNANSWERED, 0), "that is a vote for no class"
+        return Summary(figures, unanswered(none, total, what, consequence) | {"smoothing": settings})
