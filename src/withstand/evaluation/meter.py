@@ -121,7 +121,7 @@ class Summary(NamedTuple):
 
     Attributes:
         measurements: Rows of the table.
-        parts: Fields of ``results.Results``, among them ``warnings``: what makes the figures doubtful, in words.
+        parts: Fields of ``results.Results``; ``warnings`` among them are what makes the figures doubtful.
     """
 
     measurements: Sequence[Measurement] = ()

@@ -76,7 +76,7 @@ def _of(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 
 def _gradients(vanished: pd.DataFrame, broken: pd.DataFrame) -> Check:
-    name, title = "vanishing-gradients", "Gradients do not vanish"
+    name, title = "vanishing-gradients", "Gradients can be followed"
     num_correct = int(vanished["total"].max()) if len(vanished) else 0
     if not num_correct:
         return Check(name, title, None, "Not run: no example is classified correctly.")

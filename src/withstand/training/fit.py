@@ -69,7 +69,7 @@ def fit(
             stack.enter_context(watcher)
         stack.enter_context(numerics(settings.precision))
         result = Training(model, dataset, objective, settings, out=run, seed=seed, observers=watchers).run()
-    for text in warnings_of(result, dataset):
+    for text in warnings_of(model, dataset, result):
         _logger.warning(text)
     if result.rows:  # a process killed just before its last row was written left it in the checkpoint
         CsvLog(run.train_log).on_epoch(result.rows)

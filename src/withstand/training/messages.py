@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from withstand.data import Dataset
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from withstand.core.modes import eval_mode
+from withstand.data import Dataset, batches
+from withstand.objectives.adversarial import LOSS_TERM
 from withstand.training.collapse import commonest
 from withstand.training.loop import TrainingResult
 from withstand.training.validation import NO_ANSWER_SHARE
 
+_FEW = 100  # images to look at
 
-def warnings_of(result: TrainingResult, dataset: Dataset) -> list[str]:
+
+def warnings_of(model: nn.Module, dataset: Dataset, result: TrainingResult) -> list[str]:
     """The warnings of a training that has ended; none where all is well.
 
     Args:
-        result: Of the training.
+        model: As it was left.
         dataset: What it was trained on.
+        result: Of the training.
     """
-    return [*_collapse(result), *_no_answers(result), *_no_better(result, dataset)]
+    is_adversarial = bool(result.rows) and LOSS_TERM in result.rows[-1]
+    return [
+        *_collapse(result),
+        *_no_answers(result),
+        *_no_better(result, dataset),
+        *(_gradients(model, dataset) if is_adversarial else []),
+    ]
 
 
 def _collapse(result: TrainingResult) -> list[str]:
@@ -41,6 +56,24 @@ def _no_answers(result: TrainingResult) -> list[str]:
     return [
         f"No answer: for {share:.1%} of the validation images the model answers NaN or infinity at the end; "
         "they count as wrong. A root, a logarithm or a quotient in the model may do this."
+    ]
+
+
+def _gradients(model: nn.Module, dataset: Dataset) -> list[str]:
+    """Of adversarial training, whose attacks follow them; asked of a few training images."""
+    device = next(model.parameters()).device
+    few = next(batches(dataset.train.first(_FEW).to(device), _FEW))
+    images = few.images.requires_grad_()
+    with eval_mode(model), torch.enable_grad():
+        loss = F.cross_entropy(model(images), few.labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+    number = int((~gradient.isfinite()).flatten(1).any(dim=1).sum())
+    if not number:
+        return []
+    return [
+        f"Gradients: at {number} of {len(few.labels)} training images the gradient with respect to the image "
+        "is NaN or infinite, so the attack that was trained against lost its way. A root, a power or a "
+        "logarithm of pixels that are 0 does this: keep its input away from 0 by a clamp."
     ]
 
 
