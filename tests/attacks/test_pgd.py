@@ -70,7 +70,7 @@ def test_pgd_spends_no_budget_on_pixels_that_cannot_move(p: float, slope: Slope)
     torch.testing.assert_close(result, torch.tensor([[1.0, 0.7]]))
 
 
-def test_pgd_is_not_harmed_by_gradients_that_are_not_finite() -> None:
+def test_pgd_follows_gradients_that_are_not_finite() -> None:
     class Root(nn.Module):
         @override
         def forward(self, images: Tensor) -> Tensor:
@@ -81,7 +81,8 @@ def test_pgd_is_not_harmed_by_gradients_that_are_not_finite() -> None:
         attack = PGD(norm=p, epsilon=0.1, random_start=False)
         result = attack(Root(), torch.tensor([[0.0, 0.5]]), torch.tensor([0]))
         assert result.isfinite().all()
-        assert result[0, 1] > 0.55
+        # By the second pixel alone it comes to 0.6; the infinite slope of the first leads farther.
+        assert float(result[0, 0].sqrt() + result[0, 1]) > 0.65
 
 
 @pytest.mark.parametrize("p", NORMS)

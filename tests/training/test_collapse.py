@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,16 @@ from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.training import Rollback, TrainingSettings, fit, has_collapsed, loop
 from withstand.training.checkpoint import write_checkpoint
 from withstand.types import LossTerms
+
+
+@pytest.fixture
+def tiny_model(tiny_model: nn.Module) -> nn.Module:
+    """Answers the first class whatever it sees, as a collapsed net; what it shows is up to ``Brittle``."""
+    head = tiny_model[-1]
+    assert isinstance(head, nn.Linear)
+    nn.init.zeros_(head.weight).requires_grad_(False)
+    head.bias.data.copy_(torch.tensor([2.0, 0.0, 0.0])).requires_grad_(False)
+    return tiny_model
 
 
 class Brittle(Objective):
@@ -187,12 +198,12 @@ def test_collapse_without_rollback_is_only_reported(
     assert list(log["note"]) == ["", *["collapsed"] * 3]
 
 
-def test_rollback_slows_certified_training_too(
-    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
-) -> None:
+def test_rollback_slows_certified_training_too(tiny_dataset: Dataset, tmp_path: Path) -> None:
     """At a hopeless epsilon it ends in a constant answer, on clean images as well."""
     objective = Certified(2, Stages(values=[0.01, 50.0], epochs=[1, 3]), domain="ball")
-    result = fit(tiny_model, tiny_dataset, objective, settings(1), out=tmp_path)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    often = replace(settings(1), batch_size=4, optimizer=partial(torch.optim.Adam, lr=0.03))
+    result = fit(model, tiny_dataset, objective, often, out=tmp_path)
     log = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
     assert result.has_collapsed
     assert log["collapsed"].iloc[-1] == 1

@@ -139,7 +139,9 @@ class LibraryAttack(Attack):
 
 
 class Answers(nn.Module):
-    """A model as other libraries want it: float32 in and out, in eval mode.
+    """A model as other libraries want it: float32 in and out, in eval mode, with gradients that are finite.
+
+    By a gradient with NaN libraries lose the image, or search without an end.
 
     Args:
         model: Maps images to logits (batch, classes); in eval mode already.
@@ -156,6 +158,9 @@ class Answers(nn.Module):
     @override
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of images (batch, …), in whatever shape they are handed over."""
+        if images.requires_grad:
+            images = images.clone()
+            images.register_hook(norms.finite)  # type: ignore[no-untyped-call]
         logits: Tensor = self.model(images.reshape(len(images), *self._shape).to(self._dtype))
         return logits.float()
 

@@ -14,6 +14,7 @@ from typing_extensions import override
 from withstand.attacks.attack import Attack, WrappedAttack
 from withstand.attacks.worst import worst_of
 from withstand.core import norms
+from withstand.core.answers import is_correct
 from withstand.core.modes import eval_mode
 
 
@@ -109,4 +110,4 @@ def _require_one(setting: str, values: Sequence[object], words: Sequence[str]) -
 @torch.no_grad()
 def _is_correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     logits: Tensor = model(images)
-    return logits.argmax(dim=1) == labels
+    return is_correct(logits, labels)

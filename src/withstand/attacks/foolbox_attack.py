@@ -16,6 +16,7 @@ from withstand.attacks.adapters import Answers, LibraryAttack, keep_inside, load
 from withstand.attacks.attack import AttackKind, require_at_least_one
 from withstand.attacks.worst import pick
 from withstand.core import norms
+from withstand.core.answers import NO_ANSWER, is_correct, predicted
 
 FoolboxMethod = Literal["deepfool", "brendel-bethge", "boundary"]
 
@@ -89,13 +90,13 @@ class FoolboxAttack(LibraryAttack):
     @override
     def search(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
         adversarial = images.clone()
-        answers = _SteadyAnswers(model, images)
+        answers = Answers(model, images)
         starts, index = self._starts(answers, images.float(), labels)
         if len(index):
             minimal = self._minimise(answers, images[index].float(), labels[index], starts[index])
             adversarial[index] = keep_inside(images[index], minimal, self.norm, epsilon)
         with torch.no_grad():
-            fooled = answers(adversarial).argmax(dim=1) != labels
+            fooled = ~is_correct(answers(adversarial), labels)
         return pick(fooled, adversarial, images)
 
     @property
@@ -123,11 +124,11 @@ class FoolboxAttack(LibraryAttack):
     @torch.no_grad()
     def _starts(self, answers: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images to begin at (batch, …), and the index (n,) of those to attack: correct ones with a start."""
-        predicted = answers(images).argmax(dim=1)
-        is_correct = predicted == labels
+        given = predicted(answers(images))
+        is_right = given == labels
         if self.method == "deepfool":
-            return images, is_correct.nonzero().squeeze(1)
-        is_other = predicted[None, :] != labels[:, None]
+            return images, is_right.nonzero().squeeze(1)
+        is_other = (given[None, :] != labels[:, None]) & (given[None, :] != NO_ANSWER)
         flat = images.flatten(1)
         nearest = torch.cdist(flat, flat, p=self.norm).masked_fill(~is_other, math.inf).argmin(dim=1)
         starts, has_start = images[nearest], is_other.any(dim=1)
@@ -135,10 +136,11 @@ class FoolboxAttack(LibraryAttack):
             if bool(has_start.all()):
                 break
             noise = torch.rand_like(images)
-            fooled = (answers(noise).argmax(dim=1) != labels) & ~has_start
+            given = predicted(answers(noise))
+            fooled = (given != labels) & (given != NO_ANSWER) & ~has_start
             starts[fooled] = noise[fooled]
             has_start |= fooled
-        return starts, (is_correct & has_start).nonzero().squeeze(1)
+        return starts, (is_right & has_start).nonzero().squeeze(1)
 
     def _minimise(self, answers: nn.Module, images: Tensor, labels: Tensor, starts: Tensor) -> Tensor:
         """The nearest images that fool the model, at whatever distance; else the images themselves."""
@@ -168,18 +170,3 @@ class FoolboxAttack(LibraryAttack):
         load("numba", user="The attack brendel-bethge")
         # Foolbox takes the trust region as a share of the pixels of all images together; the authors, of one.
         return build(steps=self._steps(), lr=_TRUST_REGION / num_images)
-
-
-class _SteadyAnswers(Answers):
-    """Answers whose gradients are finite: on others foolbox's solvers would search without an end."""
-
-    @override
-    def forward(self, images: Tensor) -> Tensor:
-        if images.requires_grad:
-            images = images.clone()
-            images.register_hook(_finite)  # type: ignore[no-untyped-call]
-        return super().forward(images)
-
-
-def _finite(gradient: Tensor) -> Tensor:
-    return gradient.nan_to_num(0.0, 0.0, 0.0)

@@ -18,6 +18,7 @@ from withstand.attacks.attack import Attack, require_at_least_one
 from withstand.attacks.losses import cross_entropy
 from withstand.attacks.worst import Worst
 from withstand.core import norms
+from withstand.core.answers import NO_ANSWER, is_correct, predicted
 from withstand.core.modes import eval_mode
 from withstand.core.schedules import Schedule, Slowed, value_at
 from withstand.types import Batch
@@ -147,7 +148,7 @@ class PGD(Attack):
     def _step(self, plan: _Plan, step: int, images: Tensor, current: Tensor, gradient: Tensor) -> Tensor:
         """One step uphill, back into the ball, back into [0, 1]; clamping cannot leave the ball."""
         size = plan.step_size * value_at(self.step_decay, step / plan.num_steps)
-        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)  # not in place: it may be a view
+        gradient = norms.finite(gradient)
         if not math.isinf(self.norm):
             # In linf a blocked pixel shortens no other's step, and the clamp below undoes its own.
             gradient = _inward(gradient, current)
@@ -178,7 +179,7 @@ class PGD(Attack):
             worst = Worst.of(images, labels, logits, loss, by_loss=self.mode == "random")
         for _ in range(self.num_restarts):
             if self.mode == "evaluation":
-                index = (~worst.fooled).nonzero().squeeze(1)
+                index = (~worst.misled).nonzero().squeeze(1)
             else:
                 index = torch.arange(len(images), device=images.device)
             if index.numel():
@@ -192,8 +193,9 @@ class PGD(Attack):
         current = self._start(batch.images, plan.epsilon)[index]
         for step in range(plan.num_steps):
             logits, loss, gradient = self._evaluate(model, current, true)
-            fooled = logits.argmax(dim=1) != true
-            worst.update(index, current, fooled, loss)
+            answer = predicted(logits)
+            worst.update(index, current, answer != true, loss)
+            fooled = (answer != true) & (answer != NO_ANSWER)
             if self.mode == "evaluation" and bool(fooled.any()):
                 robust = ~fooled
                 index, near, true = index[robust], near[robust], true[robust]
@@ -203,7 +205,7 @@ class PGD(Attack):
             current = self._step(plan, step, near, current, gradient)
         with torch.no_grad():
             logits = model(current)
-            worst.update(index, current, logits.argmax(dim=1) != true, self.loss(logits, true))
+            worst.update(index, current, ~is_correct(logits, true), self.loss(logits, true))
 
 
 @dataclass(frozen=True)

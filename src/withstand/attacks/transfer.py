@@ -17,6 +17,7 @@ from withstand.attacks.attack import Attack, WrappedAttack
 from withstand.attacks.losses import cross_entropy
 from withstand.attacks.worst import pick
 from withstand.core import norms
+from withstand.core.answers import is_correct
 from withstand.core.modes import eval_mode
 from withstand.types import AttackError
 
@@ -61,9 +62,11 @@ class Transfer(WrappedAttack):
             adversarial = keep_inside(images, adversarial, self.norm, self.epsilon_at(progress))
         with eval_mode(model), torch.no_grad():
             logits = model(adversarial)
-            is_success = logits.argmax(dim=1) != labels
+            is_success = ~is_correct(logits, labels)
             if self.mode == "random":
-                is_success = cross_entropy(logits, labels) > cross_entropy(model(images), labels)
+                # A loss of NaN is below all others.
+                before, after = cross_entropy(model(images), labels), cross_entropy(logits, labels)
+                is_success = ~after.isnan() & ~(after <= before)
         return pick(is_success, adversarial, images)
 
     @property

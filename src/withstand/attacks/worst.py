@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand.attacks.losses import cross_entropy
+from withstand.core.answers import is_correct
 
 
 def pick(chosen: Tensor, images: Tensor, others: Tensor) -> Tensor:
@@ -26,6 +28,9 @@ def pick(chosen: Tensor, images: Tensor, others: Tensor) -> Tensor:
 class Worst:
     """The worst image of each example so far: fooled before not fooled, then by larger loss.
 
+    A loss that is NaN is the least of all. So an image to which the model gives no answer comes before those
+    that it gets right, since it is not robust there, and after all that mislead it to another class.
+
     Attributes:
         images: Tensor (batch, …).
         loss: Tensor (batch,).
@@ -41,7 +46,12 @@ class Worst:
     @staticmethod
     def of(images: Tensor, labels: Tensor, logits: Tensor, loss: Tensor, *, by_loss: bool = False) -> Worst:
         """Begins with the given images."""
-        return Worst(images.clone(), loss.clone(), logits.argmax(dim=1) != labels, by_loss)
+        return Worst(images.clone(), _ordered(loss), ~is_correct(logits, labels), by_loss)
+
+    @property
+    def misled(self) -> Tensor:
+        """Which examples the model gives another class, so that there is nothing left to look for."""
+        return self.fooled & (self.loss > -math.inf)
 
     def update(self, index: Tensor, images: Tensor, fooled: Tensor, loss: Tensor) -> None:
         """Takes up those of the images that are worse than what is held.
@@ -52,13 +62,18 @@ class Worst:
             fooled: Bool tensor (n,): the model gets them wrong.
             loss: Tensor (n,).
         """
-        was_fooled = self.fooled[index]
+        was_fooled, loss = self.fooled[index], _ordered(loss)
         worse = loss > self.loss[index]
         if not self.by_loss:
             worse = (fooled & ~was_fooled) | ((fooled == was_fooled) & worse)
         self.images[index] = pick(worse, images, self.images[index])
         self.loss[index] = torch.where(worse, loss, self.loss[index])
         self.fooled[index] = fooled | was_fooled
+
+
+def _ordered(loss: Tensor) -> Tensor:
+    """A copy of the loss in which NaN, which nothing can be compared with, is the least."""
+    return loss.where(~loss.isnan(), -math.inf)
 
 
 def worst_of(
@@ -80,5 +95,5 @@ def worst_of(
     for candidate in tries:
         with torch.no_grad():
             logits = model(candidate)
-        worst.update(everyone, candidate, logits.argmax(dim=1) != labels, cross_entropy(logits, labels))
+        worst.update(everyone, candidate, ~is_correct(logits, labels), cross_entropy(logits, labels))
     return worst.images

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from withstand.core.answers import NO_ANSWER, predicted
 from withstand.core.checks import require_at_least
 from withstand.core.modes import eval_mode
 from withstand.types import DataError
@@ -35,7 +36,7 @@ __all__ = [
     "smoothed_radius",
 ]
 
-ABSTAINED = -1
+ABSTAINED = NO_ANSWER
 """The prediction where the draws do not decide."""
 
 _NUM_BUDGETS = 10
@@ -123,11 +124,13 @@ class Smoothed(NamedTuple):
         radius: float64: no change of smaller l2 norm makes it another class, unless the draws misled; 0
             where it abstains.
         successes: int64: in how many of the estimation's draws the answer was the class that selection chose.
+        unanswered: int64: in how many of all draws the model answered NaN or infinity, which is no vote.
     """
 
     prediction: Tensor
     radius: Tensor
     successes: Tensor
+    unanswered: Tensor
 
 
 def lower_confidence_bound(
@@ -193,15 +196,19 @@ def smoothed_radius(
     copies = 1 if is_random else max(1, settings.batch_rows // max(1, len(images)))
     noisy = _Noisy(model, images, settings, generator, copies)
     with eval_mode(model):
-        choice = _most_frequent(noisy.logits(settings.num_selection))
+        votes = _votes(noisy.logits(settings.num_selection))
+        choice = votes.argmax(dim=1)
+        unanswered = settings.num_selection - votes.sum(dim=1)
         successes = torch.zeros_like(choice)
         for logits in noisy.logits(settings.num_estimation):
-            successes += (logits.argmax(dim=2) == choice).sum(dim=0)
+            answers = predicted(logits, dim=2)
+            successes += (answers == choice).sum(dim=0)
+            unanswered += (answers == NO_ANSWER).sum(dim=0)
     lower = lower_confidence_bound(
         successes.cpu().numpy(), settings.num_estimation, settings.failure_probability
     )
     radii = torch.from_numpy(radius(lower, settings.noise_std)).to(images.device)
-    return Smoothed(choice.where(radii > 0, ABSTAINED), radii, successes)
+    return Smoothed(choice.where(radii > 0, ABSTAINED), radii, successes, unanswered)
 
 
 @dataclass(frozen=True)
@@ -227,7 +234,7 @@ class _Noisy:
         return noise.mul_(self.settings.noise_std).add_(self.images)
 
 
-def _most_frequent(answers: Iterable[Tensor]) -> Tensor:
-    """The class (batch,) that most of the logits (copies, batch, classes) have; of several the first."""
-    votes = (F.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=0) for logits in answers)
-    return reduce(torch.add, votes).argmax(dim=1)
+def _votes(answers: Iterable[Tensor]) -> Tensor:
+    """How many of the logits (copies, batch, classes) are for each class: int64 (batch, classes)."""
+    shifted = ((predicted(logits, dim=2) - NO_ANSWER, logits.shape[2] + 1) for logits in answers)
+    return reduce(torch.add, (F.one_hot(*of).sum(dim=0) for of in shifted))[:, 1:]

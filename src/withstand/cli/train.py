@@ -8,7 +8,7 @@ from pathlib import Path
 
 from withstand.cli.arguments import target
 from withstand.cli.commands import COMMANDS
-from withstand.cli.terminal import ERRORS, OUTPUT
+from withstand.cli.terminal import OUTPUT
 from withstand.core.run_folder import RunFolder
 from withstand.recipes.parsing import ParsedRecipe, find_recipe, parse_recipe, recipe_parser
 from withstand.runs.stages import train_recipe
@@ -44,14 +44,4 @@ def train_into(parsed: ParsedRecipe, out: RunFolder, command: str) -> None:
     """Trains a recipe in a run folder, and says how that went."""
     with_bar = [ProgressBar(OUTPUT)]
     result = train_recipe(parsed, out, command=command, observers=with_bar)
-    if result.has_collapsed:
-        ERRORS.print(
-            "warning: training collapsed and could not be mended; see the notes in the training log. "
-            "The last good weights are in place.",
-            style="yellow",
-        )
-    elif any(row.get("collapsed") for row in result.rows):
-        ERRORS.print(
-            "warning: training collapsed at times; see the notes in the training log.", style="yellow"
-        )
     OUTPUT.print(f"trained: {out.path} ({result.steps} steps, {result.seconds:.1f} s)", soft_wrap=True)

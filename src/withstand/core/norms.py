@@ -107,6 +107,19 @@ def steepest(gradient: Tensor, p: float) -> Tensor:
     return _STEEPEST[require_norm(p)](gradient)
 
 
+def finite(gradient: Tensor) -> Tensor:
+    """A gradient whose every entry can be followed: NaN becomes 0, infinity a large number of its sign.
+
+    What is infinite, as of a square root at 0, is the way uphill there; what is NaN says nothing. Squares of
+    the entries can still be added up.
+
+    Args:
+        gradient: Tensor of any shape; left as it is.
+    """
+    large = torch.finfo(gradient.dtype).max ** 0.25
+    return gradient.nan_to_num(0.0, large, -large)
+
+
 def random_in_ball(
     like: Tensor, p: float, radius: float | Tensor, *, generator: torch.Generator | None = None
 ) -> Tensor:

@@ -15,6 +15,7 @@ from withstand.evaluation.plans import AttackPlan, CertificatePlan, WorstPlan, n
 from withstand.evaluation.proofs import MARGIN, PRECISION, WITHDRAWN
 from withstand.evaluation.red_flags import check_all, doubts
 from withstand.evaluation.scoring import BatchPlan, SplitScores
+from withstand.evaluation.unanswered import unanswered_rows
 from withstand.results import measurements
 from withstand.results.measurements import Measurement, measured, radius_column, rounding_column, table_of
 from withstand.results.results import (
@@ -59,7 +60,7 @@ def assemble(
     headlines = table_of(figures)
     attacked = _headline_attack(headlines, subject.info.num_classes)
     certified = _headline_certificate(headlines)
-    parts: dict[str, Any] = {}
+    parts: dict[str, Any] = {"warnings": unanswered_rows(split_scores.rows)}
     for meter in batch_plan.meters:
         counts, state = split_scores.counts.get(meter.name, {}), split_scores.state(meter.name)
         seen, noted = _attacked_states(meter, batch_plan.plans, split_scores), once.get(meter.name)
@@ -70,7 +71,11 @@ def assemble(
             parts[name] = [*parts.get(name, []), *part] if isinstance(part, list) else part
     table = table_of(figures)
     checks: list[Check] = []
-    warnings = [*doubts(split_scores.rows, table), *_withdrawals(certificates, split_scores)]
+    warnings = [
+        *parts.pop("warnings"),
+        *doubts(split_scores.rows, table),
+        *_withdrawals(certificates, split_scores),
+    ]
     if batch_plan.plans:
         checks, failures = check_all(table, attacks, scoring_plan.sampling, len(split_scores.rows))
         warnings += failures

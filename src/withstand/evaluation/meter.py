@@ -121,7 +121,7 @@ class Summary(NamedTuple):
 
     Attributes:
         measurements: Rows of the table.
-        parts: Fields of ``results.Results``.
+        parts: Fields of ``results.Results``; ``warnings`` among them are what makes the figures doubtful.
     """
 
     measurements: Sequence[Measurement] = ()
@@ -188,7 +188,8 @@ class Meter(ABC):
         Args:
             predictor: Of a model in eval mode; its ``predictor`` maps images in [0, 1] to logits.
             batch: Images (batch, channels, height, width) in [0, 1] and labels (batch,).
-            prediction: int64 tensor (batch,): the classes of the clean images.
+            prediction: int64 tensor (batch,): the classes of the clean images; -1 (``answers.NO_ANSWER``)
+                where the model answers NaN.
             seed: Of whatever is drawn. torch's own random state is seeded too, and may be used.
         """
         return PartResult()

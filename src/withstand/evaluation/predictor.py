@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand import bayes
+from withstand.core.answers import is_correct, predicted
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,8 @@ class Answer:
     """A predictor's answers to a batch.
 
     Attributes:
-        prediction: The class of the largest mean probability (batch,).
-        confidence: That probability (batch,).
+        prediction: The class of the largest mean probability (batch,); ``answers.NO_ANSWER`` where none is.
+        confidence: That probability (batch,), NaN where there is none.
         correct: At how many repeats the prediction is correct: int64 (batch,).
     """
 
@@ -70,15 +71,14 @@ class Predictor:
             labels: int64 tensor (batch,).
         """
         repeats = [self.model(images).softmax(dim=1) for _ in range(self.num_repeats)]
-        correct = torch.stack([_is_correct(probabilities, labels) for probabilities in repeats]).sum(dim=0)
-        confidence, prediction = torch.stack(repeats).mean(dim=0).max(dim=1)
-        return Answer(prediction, confidence, correct)
+        correct = torch.stack([is_correct(probabilities, labels) for probabilities in repeats]).sum(dim=0)
+        mean = torch.stack(repeats).mean(dim=0)
+        return Answer(predicted(mean), mean.amax(dim=1), correct)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """The classes (batch,) of images (batch, …), asked once."""
-        logits: Tensor = self.model(images)
-        return logits.argmax(dim=1)
+        """The classes (batch,) of images (batch, …), asked once; ``answers.NO_ANSWER`` where none is."""
+        return predicted(self.model(images))
 
     @torch.no_grad()
     def count_correct(self, images: Tensor, labels: Tensor) -> CorrectCounts:
@@ -90,17 +90,15 @@ class Predictor:
         """
         if not self.is_random:
             logits = self.model(images)
-            return CorrectCounts(
-                _is_correct(logits, labels).double() * self.num_repeats, logits.argmax(dim=1)
-            )
+            return CorrectCounts(is_correct(logits, labels).double() * self.num_repeats, predicted(logits))
         correct = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
         repeats = []
         for _ in range(self.num_repeats):
             repeats.append(self.model(images).softmax(dim=1))
-            correct += _is_correct(repeats[-1], labels)
+            correct += is_correct(repeats[-1], labels)
         mean = torch.stack(repeats).mean(dim=0)
         truth = mean.gather(1, labels[:, None]).squeeze(1).double()
-        return CorrectCounts(correct + truth / 2, mean.argmax(dim=1))
+        return CorrectCounts(correct + truth.nan_to_num(0.0) / 2, predicted(mean))
 
     def recount_correct(self, images: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
         """Counts by predictions that chose nothing: float64 (batch,), as ``CorrectCounts`` has them.
@@ -118,11 +116,6 @@ class Predictor:
     def share(self, num_correct: Tensor) -> Tensor:
         """What a row holds of a count: 0 or 1 where there is one repeat, else the share of the repeats."""
         return num_correct.int() if self.num_repeats == 1 else num_correct.double() / self.num_repeats
-
-
-def _is_correct(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Whether the true class has the largest output (batch,); where one is no number, none is correct."""
-    return (outputs.argmax(dim=1) == labels) & ~outputs.isnan().any(dim=1)
 
 
 def random_predictor(

@@ -13,9 +13,16 @@ from typing import NamedTuple
 import pandas as pd
 
 from withstand.attacks.suites import MORE_STEPS
+from withstand.core.answers import NO_ANSWER
 from withstand.evaluation.meters.gradient_checks import LARGEST_CLASS
 from withstand.evaluation.meters.noise_curve import AGREEMENT_COLUMN
-from withstand.results.measurements import ATTACKED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS
+from withstand.results.measurements import (
+    ATTACKED,
+    CLEAN,
+    LARGE_EPSILON,
+    NON_FINITE_GRADIENTS,
+    VANISHING_GRADIENTS,
+)
 from withstand.results.random_answers import Sampling
 from withstand.results.results import AttackInfo, Check
 from withstand.results.shares import share_of
@@ -52,7 +59,7 @@ def check_all(
     """
     is_random = sampling is not None
     checks = [
-        _gradients(_of(table, VANISHING_GRADIENTS)),
+        _gradients(_of(table, VANISHING_GRADIENTS), _of(table, NON_FINITE_GRADIENTS)),
         _more_steps(_breaks(attacks, num_examples, "white-box", _MOST_STEPS), is_random=is_random),
         _stages_of(_breaks(attacks, num_examples, "black-box"), "black-box", is_random=is_random),
         _stages_of(_breaks(attacks, num_examples, "transfer"), "transfer", is_random=is_random),
@@ -68,14 +75,22 @@ def _of(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     return table[table["measure"] == measure]
 
 
-def _gradients(vanished: pd.DataFrame) -> Check:
-    name, title = "vanishing-gradients", "Gradients do not vanish"
+def _gradients(vanished: pd.DataFrame, broken: pd.DataFrame) -> Check:
+    name, title = "vanishing-gradients", "Gradients can be followed"
     num_correct = int(vanished["total"].max()) if len(vanished) else 0
     if not num_correct:
         return Check(name, title, None, "Not run: no example is classified correctly.")
     shares = dict(zip(vanished["by"], vanished["value"], strict=True))
     entropy, margin = shares["cross-entropy"], shares["margin"]
     of = f"of {num_correct} correctly classified examples"
+    if num_broken := int(broken["correct"].max()) if len(broken) else 0:
+        finding = (
+            f"at {num_broken} {of} a gradient with respect to the image is NaN or infinite, so attacks that "
+            "follow gradients lose their way there, and what withstands them need not be robust. A root, a "
+            "power or a logarithm of pixels that are 0 does this: keep its input away from 0 by a clamp, or "
+            "attack without gradients."
+        )
+        return Check(name, title, False, finding)
     if margin > _VANISHED:
         finding = (
             f"at {margin:.1%} {of} the margin has no gradient with respect to the image, so attacks that "
@@ -234,7 +249,8 @@ def doubts(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         table: The measurements.
     """
     largest_class = float(rows["label"].value_counts(normalize=True).max())
-    warnings = [_constant_answer(rows)] if rows["prediction"].nunique() == 1 < rows["label"].nunique() else []
+    answers = rows["prediction"][rows["prediction"] != NO_ANSWER]
+    warnings = [_constant_answer(rows, answers)] if answers.nunique() == 1 < rows["label"].nunique() else []
     attacked = _of(table, ATTACKED)
     attacked = attacked[(attacked["norm"] == "inf") & (attacked["level"] >= _LARGE_EPSILON_LINF)]
     attacked = attacked[~attacked["by"].str.startswith("worst-") & (attacked["lower"] > largest_class)]
@@ -248,8 +264,8 @@ def doubts(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     return warnings
 
 
-def _constant_answer(rows: pd.DataFrame) -> str:
-    answer = f"Constant answer: the model predicts class {rows['prediction'].iloc[0]}"
+def _constant_answer(rows: pd.DataFrame, answers: pd.Series) -> str:
+    answer = f"Constant answer: the model predicts class {answers.iloc[0]}"
     reason = "Its training collapsed, or it is not trained."
     if AGREEMENT_COLUMN not in rows:
         return f"{answer} of every clean image, so its clean accuracy is that class's share. {reason}"

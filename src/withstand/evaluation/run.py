@@ -267,8 +267,11 @@ def _is_random(model: nn.Module, test: Split) -> bool:
                 f"The model fails on images of type {images.dtype}: {error}. Where its weights are of "
                 "another type, call model.float() first."
             ) from error
-    largest = first.abs().max().clamp_min(1e-12)
-    return bool(((first - second).abs().max() > _SAME_ANSWER * largest).item())
+    size = first.abs()
+    largest = float(size[size.isfinite()].amax()) if size.isfinite().any() else 0.0
+    return not torch.allclose(
+        first, second, rtol=0.0, atol=_SAME_ANSWER * max(largest, 1e-12), equal_nan=True
+    )
 
 
 def require_sizes(num_examples: int | None, batch_size: int) -> None:

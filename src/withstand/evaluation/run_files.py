@@ -112,7 +112,7 @@ def save_gallery(
     """
     adversarial = attack(predictor.attack_model, batch.images, batch.labels)
     with torch.no_grad():
-        before, after = (predictor.model(images).argmax(dim=1) for images in (batch.images, adversarial))
+        before, after = (predictor.predict(images) for images in (batch.images, adversarial))
     arrays = {
         "clean": _pixels(batch.images),
         "adversarial": _pixels(adversarial),

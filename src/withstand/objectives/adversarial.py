@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.attacks.attack import Attack
+from withstand.core.answers import is_correct
 from withstand.loss.terms import Objective
 from withstand.types import LossTerms
 
@@ -42,7 +43,7 @@ class Adversarial(Objective):
         loss = F.cross_entropy(logits, labels)
         terms = {
             LOSS_TERM: loss.detach(),
-            ACCURACY_TERM: (logits.detach().argmax(dim=1) == labels).float().mean(),
+            ACCURACY_TERM: is_correct(logits, labels).float().mean(),
             "epsilon": loss.new_full((), self.attack.epsilon_at(progress)),  # without a copy from the host
         }
         return LossTerms(loss, terms)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core.answers import is_correct
 from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook
 from withstand.core.schedules import Schedule, Slowed, value_at
 from withstand.domains import Ball, BoxBall, DomainName, LastLayer, ProgramCache, input_set, require_set
@@ -210,8 +211,7 @@ class Certified(Objective):
 
 
 def _clean_terms(clean: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    is_correct = logits.detach().argmax(dim=1) == labels
-    return {CLEAN_TERM: clean.detach(), CLEAN_ACCURACY_TERM: is_correct.float().mean()}
+    return {CLEAN_TERM: clean.detach(), CLEAN_ACCURACY_TERM: is_correct(logits, labels).float().mean()}
 
 
 def _settings(like: Tensor, kappa: float, epsilon: float) -> dict[str, Tensor]:

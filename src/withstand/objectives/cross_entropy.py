@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core.answers import is_correct
 from withstand.core.noise import GaussianNoise
 from withstand.core.schedules import Schedule, value_at
 from withstand.loss.passes import Pass, logits_of
@@ -24,7 +25,7 @@ class CrossEntropy(OnePass):
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         logits = passed.logits
         loss = F.cross_entropy(logits, labels)
-        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        accuracy = is_correct(logits, labels).float().mean()
         return LossTerms(loss, {"cross_entropy": loss.detach(), "accuracy": accuracy})
 
 
@@ -94,7 +95,7 @@ class NoisyCrossEntropy(OnePass):
             logits = logits_of(passed.model, torch.cat([images, noisy]) if self.keeps_clean else noisy)
         copies = len(logits) // len(images)
         losses = F.cross_entropy(logits, labels.repeat(copies), reduction="none").view(copies, -1).mean(1)
-        accuracies = (logits.detach().argmax(dim=1) == labels.repeat(copies)).view(copies, -1).float().mean(1)
+        accuracies = is_correct(logits, labels.repeat(copies)).view(copies, -1).float().mean(1)
         first_noisy = int(self.keeps_clean)
         terms: dict[str, Tensor] = {}
         if self.keeps_clean:

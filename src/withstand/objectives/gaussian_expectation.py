@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
+from withstand.core.answers import is_correct
 from withstand.core.modes import eval_mode, uncompiled
 from withstand.core.schedules import Schedule, value_at
 from withstand.domains import Program, ProgramCache
@@ -77,7 +78,7 @@ class GaussianExpectation(OnePass):
         loss = value_at(self.clean_weight, progress) * clean
         terms = {
             "cross_entropy": clean.detach(),
-            "accuracy": (logits.detach().argmax(dim=1) == labels).float().mean(),
+            "accuracy": is_correct(logits, labels).float().mean(),
         }
         if expected is not None:
             loss, terms["expectation"] = loss + weight * expected, expected.detach()

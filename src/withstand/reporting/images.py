@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from withstand.core.answers import NO_ANSWER
+
 _MID_GREY = 128.0
 # Of 127, so that rounding the factor never clips.
 _SWING = 126.0
@@ -66,8 +68,9 @@ def gallery_of(arrays: _Arrays) -> Gallery:
         raise ValueError("clean and adversarial must be uint8 arrays of one shape")
     _check_images(images)
     label, before, after = (arrays[name] for name in ("label", "clean_prediction", "adversarial_prediction"))
-    for classes in (label, before, after):
-        _check_classes(classes, images, names)
+    _check_classes(label, images, names)
+    for predicted in (before, after):
+        _check_classes(predicted, images, names, least=NO_ANSWER)
     epsilon, attack = float(arrays["epsilon"]), str(arrays["attack"])
     return Gallery(images, others, label, before, after, epsilon, attack, names)
 
@@ -108,10 +111,10 @@ def _check_images(images: NDArray[Any]) -> None:
         raise ValueError(f"the images must be (images, height, width, 1 or 3), but are {images.shape}")
 
 
-def _check_classes(classes: NDArray[Any], images: NDArray[Any], names: Sequence[str]) -> None:
+def _check_classes(classes: NDArray[Any], images: NDArray[Any], names: Sequence[str], least: int = 0) -> None:
     if classes.shape != (len(images),) or not np.issubdtype(classes.dtype, np.integer):
         raise ValueError("label and predictions must hold one whole number an image")
-    if len(classes) and not 0 <= classes.min() <= classes.max() < len(names):
+    if len(classes) and not least <= classes.min() <= classes.max() < len(names):
         raise ValueError(f"labels and predictions must lie in 0 to {len(names) - 1}")
 
 

@@ -55,7 +55,10 @@ class KernelNormsOfLayer:
 
 @dataclass(frozen=True)
 class KernelNorms:
-    """Bounds for each class, the largest over the classes, and why there is no upper one."""
+    """Bounds for each class, the largest over the classes, and why there is no upper one.
+
+    Of the examples, ``num_unknown`` have logits or gradients that are NaN or infinite, and bound nothing.
+    """
 
     num_examples: int
     description: str
@@ -63,6 +66,7 @@ class KernelNorms:
     layers: list[KernelNormsOfLayer]
     largest: KernelNormsOf
     reason: str | None = None
+    num_unknown: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,12 +161,14 @@ class MomentsLevel:
         sample_seconds: Of one draw and its pass through the network.
         methods: One entry an analytic form.
         layers: One entry a type of layer, where a form that goes layer by layer was tried.
+        num_unknown: How many images have a logit that is NaN or infinite in some draw; they count nowhere.
     """
 
     noise_std: Finite
     sample_seconds: Finite
     methods: list[MomentsMethod]
     layers: list[MomentsLayer]
+    num_unknown: int = 0
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ class ClassAccuracy:
 class Confusion:
     """Counts of examples: a row a true class, a column a predicted one, in label order.
 
-    ``attacked`` is under the attack of ``Classes.attacked``.
+    Examples without an answer are in no column. ``attacked`` is under the attack of ``Classes.attacked``.
     """
 
     clean: list[list[int]]

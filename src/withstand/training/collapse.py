@@ -1,9 +1,10 @@
 """When adversarial training gives up: how to recognise it, and what to do about it.
 
 At a large epsilon adversarial training can end in a classifier that answers the same whatever
-it sees (Shaeiri et al., arXiv 2003.13370): its loss stays at ln(classes), its accuracy at chance.
+it sees (Shaeiri et al., arXiv 2003.13370): its loss stays at ln(classes), its accuracy at that of a guess.
 
-It is recognised by averages over an epoch, which stay on the device so that no step waits for them.
+Averages over an epoch, which stay on the device so that no step waits for them, say whether it may have. They
+cannot tell slow progress from none, so where they say so the model's answers are looked at.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from withstand.core.checks import require_at_least
+from withstand.data import Split
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.objectives.certified import CLEAN_ACCURACY_TERM, CLEAN_TERM
+from withstand.training.validation import predictions
 
 _TAIL = 0.2  # the share of an epoch, at its end, by which a collapse is recognised
 
@@ -60,18 +64,24 @@ class EpochMeter:
         """The mean of each value over the steps of the epoch that recorded it."""
         return {name: float(values.nanmean()) for name, values in self._values.items()}
 
+    @property
+    def tail_start(self) -> int:
+        """Where the last fifth of the epoch's steps begins."""
+        return int(self._num_steps * (1 - _TAIL))
+
     def tail_means(self) -> dict[str, float]:
         """The mean of each value over those of the last fifth of the epoch."""
-        first = int(self._num_steps * (1 - _TAIL))
+        first = self.tail_start
         return {name: float(values[first:].nanmean()) for name, values in self._values.items()}
 
 
-# The loss and accuracy by which a constant answer shows, of whichever objective reports them.
+# The loss and accuracy by which a constant answer may show, of whichever objective reports them.
 _COLLAPSING = ((LOSS_TERM, ACCURACY_TERM), (CLEAN_TERM, CLEAN_ACCURACY_TERM))
 
 _NEAR_CONSTANT = 0.005  # relative distance from ln(classes) that still counts as stuck there
-# Above chance, 1 / classes: a quarter of it, since classes are not of equal size, but little in all.
+# Above chance: a quarter of it, since batches differ, but little in all.
 _ABOVE_CHANCE_SHARE, _ABOVE_CHANCE = 0.25, 0.025
+_OTHER_ANSWERS = 0.1  # of the labels beside the commonest: so many may be answered otherwise
 
 
 @dataclass(frozen=True)
@@ -100,30 +110,82 @@ class Rollback:
         return len(slowed_at) < self.max_rollbacks and list(slowed_at).count(epoch) < self.max_halvings
 
 
-def has_collapsed(loss: float, accuracy: float, num_classes: int) -> bool:
-    """Whether the end of an epoch looks like a constant classifier.
+def has_collapsed(
+    loss: float, accuracy: float, num_classes: int, *, label_share: float | None = None
+) -> bool:
+    """Whether the end of an epoch may be that of a constant classifier, as far as averages tell.
 
     Args:
         loss: Mean adversarial cross-entropy.
         accuracy: Mean accuracy on the same adversarial images, in [0, 1].
         num_classes: At least 2.
+        label_share: Of the commonest class among these images; 1 / num_classes where None.
 
     Returns:
-        True where the loss is stuck at ln(classes) or the accuracy is at chance.
+        True where the accuracy is that of always answering the commonest class; or where the loss is stuck at
+        ln(classes) and the accuracy no farther than half-way from there to 1.
     """
-    constant, chance = math.log(num_classes), 1 / num_classes
-    at_chance = accuracy <= chance + min(_ABOVE_CHANCE_SHARE * chance, _ABOVE_CHANCE)
-    return abs(loss - constant) <= _NEAR_CONSTANT * constant or at_chance
+    constant, chance = math.log(num_classes), 1 / num_classes if label_share is None else label_share
+    is_stuck = abs(loss - constant) <= _NEAR_CONSTANT * constant and accuracy <= (1 + chance) / 2
+    return is_stuck or _is_at_chance(accuracy, chance)
 
 
-def shows_collapse(means: Mapping[str, float], num_classes: int) -> bool:
-    """Whether an epoch has collapsed, by its mean loss and accuracy where its objective reports these.
+def _is_at_chance(accuracy: float, chance: float) -> bool:
+    return accuracy <= chance + min(_ABOVE_CHANCE_SHARE * chance, _ABOVE_CHANCE)
+
+
+class Verdict(NamedTuple):
+    """What an epoch has come to.
+
+    Attributes:
+        has_collapsed: The model answers one class, and training was no better than that.
+        is_good: Neither that, nor was it no better than a guess in both loss and accuracy, from which a
+            collapse follows where difficulty rises on.
+    """
+
+    has_collapsed: bool
+    is_good: bool
+
+
+def verdict(
+    model: nn.Module, means: Mapping[str, float], seen: Split, validation: Split, num_classes: int
+) -> Verdict:
+    """Judges an epoch by its end, where its objective reports loss and accuracy of what it trains on.
 
     Args:
+        model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
         means: Name of a term -> its mean over the end of the epoch.
+        seen: The training images of that end.
+        validation: By whose answers it is decided; where it is empty by those of the images seen.
         num_classes: At least 2.
     """
-    return any(
-        loss in means and has_collapsed(means[loss], means[accuracy], num_classes)
-        for loss, accuracy in _COLLAPSING
-    )
+    chance = commonest(seen.labels)
+    figures = [(means[loss], means[accuracy]) for loss, accuracy in _COLLAPSING if loss in means]
+    may_have = any(has_collapsed(*figure, num_classes, label_share=chance) for figure in figures)
+    collapsed = may_have and is_constant(model, validation or seen)
+    least = (1 - _NEAR_CONSTANT) * math.log(num_classes)
+    is_a_guess = any(loss >= least and _is_at_chance(accuracy, chance) for loss, accuracy in figures)
+    return Verdict(collapsed, not (collapsed or is_a_guess))
+
+
+def is_constant(model: nn.Module, split: Split) -> bool:
+    """Whether nearly all answers are one class, and the labels are not.
+
+    Then they agree with the labels hardly more than that class alone does.
+
+    Args:
+        model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
+        split: Not empty, on the device of the model.
+    """
+    others = 1 - commonest(split.labels)
+    return others > 0 and 1 - commonest(predictions(model, split)) <= _OTHER_ANSWERS * others
+
+
+def commonest(classes: Tensor) -> float:
+    """The share of the commonest class: those of -1 are of none.
+
+    Args:
+        classes: int64 tensor (examples,), not empty.
+    """
+    counts = (classes + 1).bincount(minlength=2)[1:]
+    return float(counts.max()) / len(classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +14,11 @@ from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.loss.terms import Objective
 from withstand.training.loop import Training, TrainingResult
+from withstand.training.messages import warnings_of
 from withstand.training.observers import CsvLog, Observer, TensorBoardLog
 from withstand.training.settings import TrainingSettings
+
+_logger = logging.getLogger(__name__)
 
 
 def fit(
@@ -28,6 +32,8 @@ def fit(
     observers: Sequence[Observer] = (),
 ) -> TrainingResult:
     """Trains a model into a run folder, or goes on where a former process was stopped.
+
+    What makes the result doubtful, such as a collapse (``training.collapse``), is logged as a warning.
 
     The model ends with its last weights; the folder holds those (``last.safetensors``) and the
     ones that did best on validation data (``model.safetensors``).
@@ -63,6 +69,8 @@ def fit(
             stack.enter_context(watcher)
         stack.enter_context(numerics(settings.precision))
         result = Training(model, dataset, objective, settings, out=run, seed=seed, observers=watchers).run()
+    for text in warnings_of(model, dataset, result):
+        _logger.warning(text)
     if result.rows:  # a process killed just before its last row was written left it in the checkpoint
         CsvLog(run.train_log).on_epoch(result.rows)
     return result

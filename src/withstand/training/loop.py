@@ -32,7 +32,7 @@ from withstand.training.checkpoint import (
     set_rng_state,
     write_checkpoint,
 )
-from withstand.training.collapse import EpochMeter, shows_collapse
+from withstand.training.collapse import EpochMeter, verdict
 from withstand.training.observers import Observer
 from withstand.training.settings import TrainingSettings
 from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch
@@ -231,15 +231,18 @@ class Training:
             constraint.project_(self._model, progress=self._position.epoch + 1)
         self._require_finite_weights()
         position = self._position
-        collapsed = shows_collapse(self._meter.tail_means(), self._num_classes)
+        order = epoch_order(len(self._train), seed=self._seed, epoch=position.epoch)
+        seen = self._train.subset(order[self._meter.tail_start * self._settings.batch_size :])
+        means = self._meter.tail_means()
+        collapsed, is_good = verdict(self._model, means, seen, self._validation, self._num_classes)
         row = self._row(collapsed)
-        if not (collapsed and self._roll_back(row)):
+        if is_good or not self._roll_back(row):
             position.rows.append(row)
             position.epoch += 1
             position.step = 0
             self._note_early_stop(row)
             self._meter = self._new_meter()
-            if not collapsed:
+            if is_good:
                 position.good_epoch = position.epoch
                 self._save("good.pt")
             self._save("last.pt")  # after good.pt: what resumes from it reads the good.pt that belongs to it
@@ -278,18 +281,18 @@ class Training:
         former, rollback = self._position, self._settings.rollback
         if rollback is None:
             return False
-        at = former.good_epoch
+        at, what = former.good_epoch, row["note"] or "no better than a guess"
         if not rollback.allows(at, former.slowed_at):
-            row["note"] = "collapsed; smaller steps of epsilon did not help, so training goes on"
+            row["note"] = f"{what}; smaller steps of epsilon did not help, so training goes on"
             return False
         if not self._slow_down(at):
-            row["note"] = "collapsed; no step of epsilon to halve"
+            row["note"] = f"{what}; no step of epsilon to halve"
             return False
         self._restore("good.pt")
-        row["note"] = f"collapsed; back to the end of epoch {at}, step of epsilon halved"
+        row["note"] = f"{what}; back to the end of epoch {at}, step of epsilon halved"
         now = self._position
         now.total_steps, now.seconds, now.rows = former.total_steps, former.seconds, [*former.rows, row]
-        now.slowed_at = [*former.slowed_at, at]
+        now.slowed_at, now.best_score = [*former.slowed_at, at], former.best_score
         self._save("last.pt")
         return True
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from withstand import bayes
 from withstand.attacks import Attack
+from withstand.core.answers import NO_ANSWER, predicted
 from withstand.core.modes import eval_mode
 from withstand.data import Split, batches
 from withstand.training.checkpoint import Row
@@ -22,6 +23,8 @@ from withstand.training.measure import Measure
 
 # Columns of the training log.
 ACCURACY, ROBUST_ACCURACY = "validation_accuracy", "validation_robust_accuracy"
+NO_ANSWER_SHARE = "validation_no_answer"
+"""The share of images, clean or attacked, for which the model answers NaN; where there are any."""
 
 _BATCH_SIZE = 1000
 _NUM_SAMPLES = 8  # draws of random weights that a prediction averages, and an attack's gradient
@@ -40,14 +43,17 @@ def accuracies(model: nn.Module, split: Split, attack: Attack | None) -> dict[st
     """
     if not len(split):
         return {}
-    robust = {} if attack is None else {ROBUST_ACCURACY: accuracy(model, split, attack)}
-    return {ACCURACY: accuracy(model, split)} | robust
+    robust = {} if attack is None else {ROBUST_ACCURACY: predictions(model, split, attack)}
+    answers = robust | {ACCURACY: predictions(model, split)}
+    shares = {name: float((answers[name] == split.labels).double().mean()) for name in sorted(answers)}
+    none = max(float((given == NO_ANSWER).double().mean()) for given in answers.values())
+    return shares | ({NO_ANSWER_SHARE: none} if none else {})
 
 
-def accuracy(model: nn.Module, split: Split, attack: Attack | None = None) -> float:
-    """The share of a split that the model classifies correctly, clean or under an attack.
+def predictions(model: nn.Module, split: Split, attack: Attack | None = None) -> Tensor:
+    """The model's classes of a split, clean or under an attack; ``answers.NO_ANSWER`` where there is none.
 
-    Of a model with random weights the mean probability over a few draws is scored, and attacked.
+    Of a model with random weights the mean probability over a few draws is asked, and attacked.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
@@ -55,17 +61,17 @@ def accuracy(model: nn.Module, split: Split, attack: Attack | None = None) -> fl
         attack: At its final strength.
 
     Returns:
-        A share in [0, 1].
+        int64 tensor (examples,).
     """
-    correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     predictor, batch_size = model, _BATCH_SIZE
     if bayes.is_stochastic(model):
         predictor, batch_size = bayes.Predictor(model, _NUM_SAMPLES), _BATCH_SIZE // _NUM_SAMPLES
+    answers = []
     with eval_mode(model), torch.no_grad():
         for images, labels in batches(split, batch_size):
             inputs = images if attack is None else attack.perturb(predictor, images, labels)
-            correct += (predictor(inputs).argmax(dim=1) == labels).sum()
-    return int(correct) / len(split)
+            answers.append(predicted(predictor(inputs)))
+    return torch.cat(answers)
 
 
 def measured(
@@ -134,12 +140,13 @@ def scores(rows: Sequence[Row], num_epochs: int) -> list[float]:
         num_epochs: Epochs done; a later one in the log was rolled back.
 
     Returns:
-        Validation accuracy, that under attack where there is one; -inf of a collapsed epoch, which is never
-        the best.
+        Validation accuracy, that under attack where there is one; -inf of a collapsed epoch, and of a score
+        that is NaN, which are never the best.
     """
     lasting = {int(row["epoch"]): row for row in rows}
     return [_score(lasting[epoch]) for epoch in range(1, num_epochs + 1)]
 
 
 def _score(row: Mapping[str, float | int | str]) -> float:
-    return -math.inf if row["collapsed"] else float(row.get(ROBUST_ACCURACY, row[ACCURACY]))
+    score = float(row.get(ROBUST_ACCURACY, row[ACCURACY]))
+    return -math.inf if row["collapsed"] or math.isnan(score) else score

@@ -121,12 +121,14 @@ class KernelNormBounds:
         classes: One entry a class logit.
         layers: One entry a linear or convolutional layer.
         reason: Why there is no spectral bound; None where there is.
+        num_unknown: Of the examples, those whose logits or gradients are NaN or infinite, and bound nothing.
     """
 
     num_examples: int
     classes: list[KernelNormsOf]
     layers: list[KernelNormsOfLayer]
     reason: str | None
+    num_unknown: int = 0
 
 
 def kernel_norm_bounds(
@@ -172,14 +174,14 @@ def kernel_norm_bounds(
     with torch.inference_mode(False), torch.no_grad(), numerics("fp32"):
         copied = float64_copy(model)
         require_independence(copied, images[:_NUM_PROBES].double())
-        lower = _lower(copied, images.clone(), settings, seed)
+        lower, num_unknown = _lower(copied, images.clone(), settings, seed)
         upper = spectral_bound(copied, images[:1].double())
         layers = layer_norms(copied, images[:1].double())
     names = class_names or [str(index) for index in range(len(lower.gradient))]
     above: Sequence[float | None] = upper.values or [None] * len(names)
     classes = [KernelNormsOf(*bounds) for bounds in zip(names, *lower, above, strict=True)]
     require_bounded(classes)
-    return KernelNormBounds(len(images), classes, layers, upper.reason)
+    return KernelNormBounds(len(images), classes, layers, upper.reason, num_unknown)
 
 
 class _Lower(NamedTuple):
@@ -191,16 +193,18 @@ class _Lower(NamedTuple):
     deformation_change: Sequence[float | None]
 
 
-def _lower(model: nn.Module, images: Tensor, settings: KernelNormSettings, seed: int) -> _Lower:
+def _lower(model: nn.Module, images: Tensor, settings: KernelNormSettings, seed: int) -> tuple[_Lower, int]:
+    """The bounds, and at how many images there are none."""
     size = batch_size_for(model)
     at = slopes(model, images, size)
+    num_unknown = int(at.is_unknown.sum())
     gradient = at.lengths.amax(dim=0).tolist()
     perturbation = perturbed(model, images, at, settings, size).tolist()
     if images.dim() != 4 or not settings.num_deformations:
         nothing: list[float | None] = [None] * len(gradient)
-        return _Lower(gradient, perturbation, nothing, nothing)
+        return _Lower(gradient, perturbation, nothing, nothing), num_unknown
     moved = deformed(model, images, at.logits, settings, size, seed=seed)
-    return _Lower(gradient, perturbation, moved.slopes.tolist(), moved.changes.tolist())
+    return _Lower(gradient, perturbation, moved.slopes.tolist(), moved.changes.tolist()), num_unknown
 
 
 def require_bounded(classes: Sequence[KernelNormsOf]) -> None:

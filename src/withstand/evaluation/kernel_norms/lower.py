@@ -81,10 +81,12 @@ class Slopes(NamedTuple):
         logits: Float64 tensor (batch, classes).
         lengths: Float64 tensor (batch, classes): the l2 norm of each logit's gradient at each image; 0
             where it is not finite. At a kink it is the gradient that torch takes there.
+        is_unknown: Bool tensor (batch,): whether a logit or a gradient is NaN or infinite.
     """
 
     logits: Tensor
     lengths: Tensor
+    is_unknown: Tensor
 
 
 class Deformed(NamedTuple):
@@ -108,14 +110,15 @@ def slopes(model: nn.Module, images: Tensor, batch_size: int) -> Slopes:
         batch_size: Examples at a time.
     """
     parts = [_slopes(model, batch) for batch in torch.split(images, batch_size)]
-    logits, lengths = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    return Slopes(logits, lengths)
+    return Slopes(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def _slopes(model: nn.Module, images: Tensor) -> Slopes:
     passed = Differentiable.of(model, images.double())
     lengths = torch.stack([norms.norm(gradients, 2.0) for gradients in class_gradients(passed)], dim=1)
-    return Slopes(passed.logits.detach(), _finite(lengths))
+    logits = passed.logits.detach()
+    is_unknown = ~(logits.isfinite() & lengths.isfinite()).all(dim=1)
+    return Slopes(logits, _finite(lengths), is_unknown)
 
 
 def perturbed(
@@ -159,7 +162,7 @@ def _ascend(
             delta.requires_grad_(not is_last)
             logits: Tensor = model(images + delta)
             chosen = logits.gather(1, classes[:, None]).sum()
-        uphill = gradient(chosen, delta, create_graph=False)
+        uphill = norms.finite(gradient(chosen, delta, create_graph=False))
         delta = delta.detach()
         rise = _certain(logits.detach() - clean, logits.detach(), clean)
         rise = rise.gather(1, classes[:, None]).squeeze(1)

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from withstand.core.answers import NO_ANSWER
 from withstand.core.checks import require_at_least
 from withstand.evaluation.attacking import column, prediction_column
 from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
@@ -137,7 +138,8 @@ def _column(target: Target) -> str:
 
 
 def _matrix(rows: pd.DataFrame, predictions: str, num_classes: int) -> list[list[int]]:
-    """How many examples of each class (a row) are predicted as which (a column)."""
+    """How many examples of each class (a row) are predicted as which (a column), of those with an answer."""
+    rows = rows[rows[predictions] != NO_ANSWER]
     pairs = rows["label"].to_numpy(dtype=np.int64) * num_classes + rows[predictions].to_numpy(dtype=np.int64)
     counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
     return [[int(count) for count in row] for row in counts]

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from withstand.core.answers import NO_ANSWER
 from withstand.core.suggest import nearest
 from withstand.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
+from withstand.evaluation.unanswered import UNANSWERED, unanswered
 from withstand.results import results
 from withstand.results.measurements import CORRUPTED, example_column, measured
 from withstand.results.shares import share_of
@@ -68,13 +70,15 @@ class Corruptions(Meter):
     @torch.no_grad()
     def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
         """As the interface has it; the predictor is asked once about each corrupted image."""
-        hits = [
-            torch.stack([_hits(predictor, batch, kind, severity, seed) for severity in self.severities])
+        given = [
+            torch.stack([_answers(predictor, batch, kind, severity, seed) for severity in self.severities])
             for kind in self._kinds
         ]
-        is_correct = torch.stack(hits).cpu().numpy()  # (kinds, severities, batch)
+        answers = torch.stack(given)  # (kinds, severities, batch)
+        is_correct = (answers == batch.labels).cpu().numpy()
         columns = {str(example_column(CORRUPTED)): is_correct.mean(axis=(0, 1))}
-        return PartResult(columns, {_HITS: is_correct.sum(axis=2, dtype=np.int64)})
+        none = (answers == NO_ANSWER).sum(dim=(0, 1)).cpu().numpy()
+        return PartResult(columns, {_HITS: is_correct.sum(axis=2, dtype=np.int64)}, {UNANSWERED: none})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -94,17 +98,18 @@ class Corruptions(Meter):
             )
             for kind in self._kinds
         ]
-        return Summary(measurements, {"corruptions": results.Corruptions(self.describe(), kinds)})
+        parts = unanswered(gathered.state.get(UNANSWERED, 0), total * counts.size, "corrupted images")
+        return Summary(measurements, parts | {"corruptions": results.Corruptions(self.describe(), kinds)})
 
     @property
     def _kinds(self) -> list[Corruption]:
         return [CORRUPTIONS[kind] if isinstance(kind, str) else kind for kind in self.kinds]
 
 
-def _hits(predictor: Predictor, batch: Batch, kind: Corruption, severity: int, seed: int) -> Tensor:
-    """Whether the model is correct on each corrupted image: bool (batch,)."""
+def _answers(predictor: Predictor, batch: Batch, kind: Corruption, severity: int, seed: int) -> Tensor:
+    """The class of each corrupted image: int64 (batch,)."""
     generator = torch.Generator(batch.images.device).manual_seed(_seed(seed, kind.name, severity))
-    return predictor.predict(kind(batch.images, severity, generator)) == batch.labels
+    return predictor.predict(kind(batch.images, severity, generator))
 
 
 def _seed(seed: int, kind: str, severity: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,12 @@ from withstand.data import batches
 from withstand.evaluation.meter import Gathered, Meter, Needs, PartResult, Subject, Summary
 from withstand.evaluation.plans import norm_name
 from withstand.evaluation.predictor import Predictor
-from withstand.results.measurements import LARGE_EPSILON, VANISHING_GRADIENTS, Measurement
+from withstand.results.measurements import (
+    LARGE_EPSILON,
+    NON_FINITE_GRADIENTS,
+    VANISHING_GRADIENTS,
+    Measurement,
+)
 from withstand.types import Batch
 
 LARGE_EPSILON_EXAMPLES = 200
@@ -35,8 +41,8 @@ class VanishingGradients(Meter):
     """Counts the correctly classified examples at which a loss has no gradient with respect to the image.
 
     A gradient counts as none where no pixel's is a normal number of the images' precision: its sign and its
-    direction are those of rounding then (Carlini and Wagner, 2016; Athalye et al., ICML 2018). It is measured
-    wherever something is attacked.
+    direction are those of rounding then (Carlini and Wagner, 2016; Athalye et al., ICML 2018). Those at which
+    it is NaN or infinite at a pixel are counted apart. It is measured wherever something is attacked.
     """
 
     name = "gradients"
@@ -46,9 +52,10 @@ class VanishingGradients(Meter):
         is_correct = prediction == batch.labels
         counts = {"right": np.array([int(is_correct.sum())])}
         for name, loss in _LOSSES.items():
-            counts[name] = np.array(
-                [int((_vanishes(predictor.attack_model, batch, loss) & is_correct).sum())]
-            )
+            largest = _largest(predictor.attack_model, batch, loss)
+            is_none = largest < torch.finfo(largest.dtype).tiny  # not of NaN
+            for key, shows in ((name, is_none), (f"{name} not finite", ~largest.isfinite())):
+                counts[key] = np.array([int((shows & is_correct).sum())])
         return PartResult({}, counts)
 
     @override
@@ -56,23 +63,24 @@ class VanishingGradients(Meter):
         num_correct = int(gathered.counts["right"][0])
         measurements = []
         for name in _LOSSES:
-            vanished = int(gathered.counts[name][0])
-            value = vanished / num_correct if num_correct else 0.0
-            measurements.append(
-                Measurement(VANISHING_GRADIENTS, name, value=value, correct=vanished, total=num_correct)
-            )
+            for measure, key in ((VANISHING_GRADIENTS, name), (NON_FINITE_GRADIENTS, f"{name} not finite")):
+                number = int(gathered.counts[key][0])
+                value = number / num_correct if num_correct else 0.0
+                measurements.append(
+                    Measurement(measure, name, value=value, correct=number, total=num_correct)
+                )
         return Summary(measurements)
 
 
-def _vanishes(model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Where the loss has no gradient: bools (batch,)."""
+def _largest(model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The largest entry of the loss's gradient (batch,): 0 where there is no gradient, NaN where any is."""
     with torch.enable_grad():
         images = batch.images.detach().clone().requires_grad_()
         value = loss(model(images), batch.labels).sum()
         if not value.requires_grad:
-            return torch.ones_like(batch.labels, dtype=torch.bool)
+            return images.new_zeros(len(images))
         (gradient,) = torch.autograd.grad(value, images)
-    return gradient.abs().flatten(1).amax(dim=1) < torch.finfo(gradient.dtype).tiny
+    return norms.norm(gradient, math.inf)
 
 
 def large_epsilon(norm: float, num_pixels: int) -> float:

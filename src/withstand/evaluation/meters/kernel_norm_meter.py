@@ -10,6 +10,7 @@ from typing_extensions import override
 from withstand.data import batches
 from withstand.evaluation.kernel_norms import KernelNormSettings, kernel_norm_bounds
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
+from withstand.evaluation.unanswered import unanswered
 from withstand.results import analytic as results
 from withstand.results.measurements import Measurement
 
@@ -49,13 +50,16 @@ class KernelNorms(KernelNormSettings, Meter):
             layers=[results.KernelNormsOfLayer(**layer) for layer in once["layers"]],
             largest=results.KernelNormsOf("largest", **largest),  # type: ignore[arg-type]
             reason=once["reason"],
+            num_unknown=once.get("num_unknown", 0),
         )
         measurements = [
             Measurement(_MEASURE, name, "2", value=value)
             for name, value in largest.items()
             if value is not None
         ]
-        return Summary(measurements, {"kernel_norms": norms})
+        what = "images, or for the gradient there,"
+        parts = unanswered(norms.num_unknown, norms.num_examples, what, "they bound no kernel norm")
+        return Summary(measurements, parts | {"kernel_norms": norms})
 
 
 def _largest(values: list[float | None]) -> float | None:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from withstand.data import batches
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
 from withstand.evaluation.moment_check import MomentSettings, check_moments
+from withstand.evaluation.unanswered import unanswered
 from withstand.results.analytic import Moments, MomentsLevel
 from withstand.results.measurements import MOMENTS_ERROR, MOMENTS_SPEED_UP, Measurement
 
@@ -48,6 +49,10 @@ class MomentCheck(MomentSettings, Meter):
             for measure, value in ((MOMENTS_ERROR, method.mean_error), (MOMENTS_SPEED_UP, method.speed_up))
             if value is not None
         ]
+        total = gathered.once["num_examples"]
+        count = sum(level.num_unknown for level in levels)
+        what = "images, in a draw of some noise_std,"
+        parts = unanswered(count, total * len(levels), what, "such logits count in no error")
         moments = Moments(
             gathered.once["num_examples"],
             self.num_samples,
@@ -55,4 +60,4 @@ class MomentCheck(MomentSettings, Meter):
             self.describe(),
             levels,
         )
-        return Summary(measurements, {"moments": moments})
+        return Summary(measurements, parts | {"moments": moments})

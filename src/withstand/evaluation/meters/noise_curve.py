@@ -11,9 +11,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.core import norms
+from withstand.core.answers import NO_ANSWER
 from withstand.core.checks import require_at_least
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
+from withstand.evaluation.unanswered import UNANSWERED, unanswered
 from withstand.results.measurements import (
     NOISE_ACCURACY,
     NOISE_AGREEMENT,
@@ -35,6 +37,7 @@ _MEASURES = (
     (NOISE_AGREEMENT, "clipped"),
     (NOISE_ACCURACY, "clipped"),
 )
+_BY = ("unclipped", "clipped")
 _HITS = "hits"
 _DRAWN_AFRESH = (
     "; each answer is a fresh prediction, so agreement falls below 1 by the draws of the weights alone"
@@ -97,13 +100,14 @@ class NoiseCurve(Meter):
         """
         generator = torch.Generator(batch.images.device).manual_seed(seed)
         levels = [self._hits_at(level, predictor, batch, prediction, generator) for level in self.levels]
-        hits = torch.stack(levels).cpu().numpy()  # (levels, measures, batch)
+        counted = torch.stack(levels).cpu().numpy()  # (levels, measures and images without an answer, batch)
+        hits, none = counted[:, : len(_MEASURES)], counted[:, len(_MEASURES) :]
         shares = hits.sum(axis=0) / (self.num_levels * self.num_draws)
         columns = {
             str(example_column(NOISE_ACCURACY)): shares[_MEASURES.index((NOISE_ACCURACY, "unclipped"))],
             AGREEMENT_COLUMN: shares[_MEASURES.index((NOISE_AGREEMENT, "unclipped"))],
         }
-        return PartResult(columns, {_HITS: hits.sum(axis=2)})
+        return PartResult(columns, {_HITS: hits.sum(axis=2)}, {UNANSWERED: none.sum(axis=(0, 1))})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -114,7 +118,9 @@ class NoiseCurve(Meter):
             for (measure, by), correct in zip(_MEASURES, hits, strict=True)
         ]
         description = self.describe() + (_DRAWN_AFRESH if gathered.subject.predictor.is_random else "")
-        return Summary(measurements, {"noise": Noise(description, self.num_draws, self.shell)})
+        of, what = len(_BY) * total * self.num_levels, f"noisy images, {' and '.join(_BY)},"
+        parts = unanswered(gathered.state.get(UNANSWERED, 0), of, what)
+        return Summary(measurements, parts | {"noise": Noise(description, self.num_draws, self.shell)})
 
     def _hits_at(
         self,
@@ -124,11 +130,11 @@ class NoiseCurve(Meter):
         prediction: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """For each measure and image, at how many draws it holds: int64 (measures, batch)."""
+        """At how many draws each measure holds of each image, and where there is no answer; as ``_hits``."""
         labels = batch.labels
         if noise_std == 0:
             return _hits(prediction, prediction, prediction, labels) * self.num_draws
-        hits = torch.zeros(len(_MEASURES), len(labels), dtype=torch.int64, device=labels.device)
+        hits = torch.zeros(len(_MEASURES) + len(_BY), len(labels), dtype=torch.int64, device=labels.device)
         for _ in range(self.num_draws):
             noisy = batch.images + self._draw(batch.images, noise_std, generator)
             hits += _hits(
@@ -145,6 +151,15 @@ class NoiseCurve(Meter):
 
 
 def _hits(plain: Tensor, clipped: Tensor, prediction: Tensor, labels: Tensor) -> Tensor:
-    """Whether each measure holds, in the order of ``_MEASURES``."""
-    measures = [plain == prediction, plain == labels, clipped == prediction, clipped == labels]
-    return torch.stack(measures).long()
+    """Whether each measure holds, in the order of ``_MEASURES``, and whether there is no answer, as ``_BY``.
+
+    No answer agrees with nothing.
+    """
+    has_answer = prediction != NO_ANSWER
+    measures = [
+        (plain == prediction) & has_answer,
+        plain == labels,
+        (clipped == prediction) & has_answer,
+        clipped == labels,
+    ]
+    return torch.stack([*measures, plain == NO_ANSWER, clipped == NO_ANSWER]).long()

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.bayes.sampling import auroc, entropies, histogram
+from withstand.core.answers import predicted
 from withstand.core.checks import require_at_least
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.numerics import seed_of
@@ -23,6 +24,7 @@ from withstand.evaluation.attacking import column
 from withstand.evaluation.meter import Columns, Gathered, Meter, Needs, PartResult, Sources, Subject, Summary
 from withstand.evaluation.meters.calibration_and_classes import reliability
 from withstand.evaluation.predictor import Predictor
+from withstand.evaluation.unanswered import unanswered
 from withstand.results import random_answers as results
 from withstand.results.measurements import CALIBRATION_ERROR, Measurement
 from withstand.types import Batch, DataError
@@ -131,17 +133,21 @@ class Uncertainty(Meter):
     def summary(self, gathered: Gathered) -> Summary:
         classes = gathered.subject.info.num_classes
         edges = np.linspace(0.0, math.log(classes), self.num_bins + 1)
-        clean = gathered.state[_COLUMNS[0]]
-        sets = [self._set("clean", "clean", gathered.state, clean, edges)]
+        seen: list[tuple[str, Kind, Columns]] = [("clean", "clean", gathered.state)]
         for target, state in gathered.attacked.items():
-            sets.append(self._set(column(target.name, target.epsilon), "attacked", state, clean, edges))
+            seen.append((column(target.name, target.epsilon), "attacked", state))
         for name, lists in (gathered.once or {}).items():
-            state = {key: np.array(values) for key, values in lists.items()}
-            sets.append(self._set(name, "out-of-distribution", state, clean, edges))
+            seen.append(
+                (name, "out-of-distribution", {key: np.array(values) for key, values in lists.items()})
+            )
+        clean = _known(gathered.state[_COLUMNS[0]])
+        sets = [self._set(*of, clean, edges) for of in seen if len(_known(of[2][_COLUMNS[0]])) and len(clean)]
+        warnings = [text for name, _, state in seen for text in _unanswered(name, state[_COLUMNS[0]])]
+        parts: dict[str, Any] = {"warnings": warnings} if warnings else {}
         part = results.Uncertainty(
             self.describe(), self.num_samples, classes, [float(edge) for edge in edges], sets
         )
-        return Summary([row for of_set in sets for row in _rows(of_set)], {"uncertainty": part})
+        return Summary([row for of_set in sets for row in _rows(of_set)], parts | {"uncertainty": part})
 
     @property
     def _others(self) -> Mapping[str, Dataset]:
@@ -153,14 +159,15 @@ class Uncertainty(Meter):
         parts = torch.split(images, max(1, _MOST_ROWS // self.num_samples))
         logits = torch.cat([bayes.sample_logits(model, part, self.num_samples) for part in parts], dim=1)
         log_probabilities = logits.double().log_softmax(dim=2)
-        confidence, prediction = log_probabilities.exp().mean(dim=0).max(dim=1)
-        columns = dict(zip(_COLUMNS, entropies(log_probabilities), strict=True)) | {_CONFIDENCE: confidence}
-        return {name: values.cpu().numpy() for name, values in columns.items()}, prediction
+        mean = log_probabilities.exp().mean(dim=0)
+        columns = dict(zip(_COLUMNS, entropies(log_probabilities), strict=True))
+        columns[_CONFIDENCE] = mean.amax(dim=1)
+        return {name: values.cpu().numpy() for name, values in columns.items()}, predicted(mean)
 
     def _set(
         self, name: str, kind: Kind, state: Columns, clean: NDArray[Any], edges: NDArray[np.float64]
     ) -> results.UncertaintySet:
-        measures = [(measure, state[key]) for measure, key in zip(_MEASURES, _COLUMNS, strict=True)]
+        measures = [(measure, _known(state[key])) for measure, key in zip(_MEASURES, _COLUMNS, strict=True)]
         is_correct = state.get(_CORRECT)
         return results.UncertaintySet(
             name=name,
@@ -169,12 +176,24 @@ class Uncertainty(Meter):
             accuracy=None if is_correct is None else float(is_correct.mean()),
             calibration_error=None
             if is_correct is None
-            else reliability(state[_CONFIDENCE], is_correct).error,
-            auroc=None if kind == "clean" else auroc(clean, state[_COLUMNS[0]]),
+            else reliability(np.nan_to_num(state[_CONFIDENCE]), is_correct).error,
+            auroc=None if kind == "clean" else auroc(clean, _known(state[_COLUMNS[0]])),
             means={measure: float(values.mean()) for measure, values in measures},
             medians={measure: float(np.median(values)) for measure, values in measures},
             histograms={measure: histogram(values, edges) for measure, values in measures},
         )
+
+
+def _known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Those of images that every draw answers."""
+    return values[np.isfinite(values)]
+
+
+def _unanswered(name: str, entropy: NDArray[np.float64]) -> list[str]:
+    number = len(entropy) - len(_known(entropy))
+    consequence = "their entropies are left out, and they count as wrong with confidence 0"
+    what = f"images of {name}, in some draw of the weights,"
+    return unanswered(number, len(entropy), what, consequence).get("warnings", [])
 
 
 def _rows(of_set: results.UncertaintySet) -> Sequence[Measurement]:

@@ -17,9 +17,11 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from withstand import bayes
+from withstand.core.answers import NO_ANSWER, predicted
 from withstand.core.checks import require_at_least
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
+from withstand.evaluation.unanswered import UNANSWERED, unanswered
 from withstand.results import random_answers as results
 from withstand.results.measurements import measured, protocol_measure
 from withstand.results.shares import share_of
@@ -89,11 +91,13 @@ class SebrProtocol(Meter):
     def score(self, predictor: Predictor, batch: Batch, prediction: Tensor, *, seed: int) -> PartResult:
         model = predictor.model.model if isinstance(predictor.model, bayes.Predictor) else predictor.model
         torch.manual_seed(seed)
-        correct = [self._num_correct(model, batch.images, batch.labels)]
+        answers = [self._answers(model, batch.images)]
         for attack, epsilon in self._targets():
             images = batch.images + self._perturbation(model, batch, attack, epsilon)
-            correct.append(self._num_correct(model, images, batch.labels))
-        return PartResult({}, {_CORRECT: np.array(correct)})
+            answers.append(self._answers(model, images))
+        correct = [int((given == batch.labels).sum()) for given in answers]
+        none = (torch.stack(answers) == NO_ANSWER).sum(dim=0).cpu().numpy()
+        return PartResult({}, {_CORRECT: np.array(correct)}, {UNANSWERED: none})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -107,9 +111,10 @@ class SebrProtocol(Meter):
             ),
         ]
         attacks = {attack: self._describe(attack) for attack, _ in self._targets()}
-        return Summary(
-            measurements, {"protocols": [results.ProtocolInfo(_PROTOCOL, self.describe(), attacks)]}
-        )
+        what = f"images of the protocol {_PROTOCOL}, clean and attacked,"
+        parts = unanswered(gathered.state.get(UNANSWERED, 0), total * len(measurements), what)
+        protocols = [results.ProtocolInfo(_PROTOCOL, self.describe(), attacks)]
+        return Summary(measurements, parts | {"protocols": protocols})
 
     def _targets(self) -> list[tuple[str, float]]:
         """Each attack at each epsilon."""
@@ -133,13 +138,13 @@ class SebrProtocol(Meter):
         return delta
 
     @torch.no_grad()
-    def _num_correct(self, model: nn.Module, images: Tensor, labels: Tensor) -> int:
-        """How many images are classified correctly by the mean of the logits."""
+    def _answers(self, model: nn.Module, images: Tensor) -> Tensor:
+        """The classes (batch,) of images by the mean of the logits."""
         if bayes.is_stochastic(model):
             logits = bayes.sample_logits(model, images, self.num_samples).mean(dim=0)
         else:
             logits = model(images)
-        return int((logits.argmax(dim=1) == labels).sum())
+        return predicted(logits)
 
 
 def _gradient_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from withstand.certificates.smoothing import ABSTAINED, Smoothing, smoothed_radius
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
+from withstand.evaluation.unanswered import UNANSWERED, unanswered
 from withstand.results import measurements, results
 from withstand.results.measurements import Measurement, measured
 from withstand.results.shares import share
@@ -43,7 +44,8 @@ class RandomizedSmoothing(Smoothing, Meter):
             predictor.model, batch.images, settings=self, generator=generator, is_random=predictor.is_random
         )
         radii = smoothed.radius.where(smoothed.prediction == batch.labels, 0.0)
-        return PartResult({_PREDICTION: smoothed.prediction.cpu().numpy(), _RADIUS: radii.cpu().numpy()})
+        columns = {_PREDICTION: smoothed.prediction.cpu().numpy(), _RADIUS: radii.cpu().numpy()}
+        return PartResult(columns, {}, {UNANSWERED: smoothed.unanswered.cpu().numpy()})
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
@@ -69,4 +71,7 @@ class RandomizedSmoothing(Smoothing, Meter):
             self.num_selection,
             self.num_estimation,
         )
-        return Summary(figures, {"smoothing": settings})
+        total = len(rows) * (self.num_selection + self.num_estimation)
+        what = "noisy images of the smoothing, which are not clipped to [0, 1],"
+        none, consequence = gathered.state.get(UNANSWERED, 0), "that is a vote for no class"
+        return Summary(figures, unanswered(none, total, what, consequence) | {"smoothing": settings})

@@ -111,7 +111,10 @@ class _Check:
         methods = [
             self._method(name, noise, samples, sample_seconds, forms) for name in self.settings.methods
         ]
-        return MomentsLevel(std, sample_seconds, methods, layer_results(samples, forms) if forms else [])
+        layers = layer_results(samples, forms) if forms else []
+        # A draw that is no number shows in the variance of all.
+        is_known = samples.values[LOGITS].variance.isfinite().flatten(1).all(dim=1)
+        return MomentsLevel(std, sample_seconds, methods, layers, int((~is_known).sum()))
 
     def _method(
         self,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
+from withstand.core.answers import NO_ANSWER
 from withstand.reporting.formatting import cell, count, epsilon_text
 from withstand.reporting.images import Extreme, Gallery, amplification, data_uri, difference
 from withstand.reporting.naming import missing
@@ -61,12 +62,12 @@ def _triple(images: Gallery, index: int, factor: float) -> Picture:
             (
                 data_uri(clean),
                 f"Clean image {place} of class {name}",
-                _verdict("Clean", images.class_names[int(images.clean_prediction[index])], name),
+                _verdict("Clean", _answer(images, images.clean_prediction[index]), name),
             ),
             (
                 data_uri(adversarial),
                 f"Image {place} after the attack",
-                _verdict("Attacked", images.class_names[int(images.adversarial_prediction[index])], name),
+                _verdict("Attacked", _answer(images, images.adversarial_prediction[index]), name),
             ),
             (
                 changed,
@@ -76,6 +77,10 @@ def _triple(images: Gallery, index: int, factor: float) -> Picture:
         ],
         is_triple=True,
     )
+
+
+def _answer(images: Gallery, predicted: int) -> str:
+    return "no answer" if predicted == NO_ANSWER else images.class_names[predicted]
 
 
 def _verdict(kind: str, predicted: str, true: str) -> Markup:

@@ -9,7 +9,14 @@ from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Card, Cell, Notice, Prose, Section, Table
 from withstand.reporting.table import clean, headline_attacks, headline_certificates, method_name, norms
-from withstand.results.measurements import CERTIFIED, CLEAN, LARGE_EPSILON, VANISHING_GRADIENTS, Measurement
+from withstand.results.measurements import (
+    CERTIFIED,
+    CLEAN,
+    LARGE_EPSILON,
+    NON_FINITE_GRADIENTS,
+    VANISHING_GRADIENTS,
+    Measurement,
+)
 from withstand.results.results import Check, Results
 
 PLACE = 0
@@ -108,7 +115,7 @@ def checks(run: Run) -> Section | None:
         prose=[Prose(f"{', '.join(numbers_in_words)}. {meaning}")],
         tables=[Table("The checks and their results", ["Check", "Result"], rows, kind="checks")],
         is_brief=True,
-        measures=[LARGE_EPSILON, VANISHING_GRADIENTS],  # which the findings tell
+        measures=[LARGE_EPSILON, VANISHING_GRADIENTS, NON_FINITE_GRADIENTS],  # which the findings tell
     )
 
 

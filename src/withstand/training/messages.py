@@ -1,0 +1,92 @@
+"""What makes the result of a training doubtful, in words."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from withstand.core.modes import eval_mode
+from withstand.data import Dataset, batches
+from withstand.objectives.adversarial import LOSS_TERM
+from withstand.training.collapse import commonest
+from withstand.training.loop import TrainingResult
+from withstand.training.validation import NO_ANSWER_SHARE
+
+_FEW = 100  # images to look at
+
+
+def warnings_of(model: nn.Module, dataset: Dataset, result: TrainingResult) -> list[str]:
+    """The warnings of a training that has ended; none where all is well.
+
+    Args:
+        model: As it was left.
+        dataset: What it was trained on.
+        result: Of the training.
+    """
+    is_adversarial = bool(result.rows) and LOSS_TERM in result.rows[-1]
+    return [
+        *_collapse(result),
+        *_no_answers(result),
+        *_no_better(result, dataset),
+        *(_gradients(model, dataset) if is_adversarial else []),
+    ]
+
+
+def _collapse(result: TrainingResult) -> list[str]:
+    collapsed = [int(row["epoch"]) for row in result.rows if row["collapsed"]]
+    if not collapsed:
+        return []
+    epochs = f"{'epoch' if len(collapsed) == 1 else 'epochs'} {', '.join(map(str, collapsed[:5]))}"
+    epochs += f" and {len(collapsed) - 5} more" if len(collapsed) > 5 else ""
+    if not result.has_collapsed:
+        return [f"Training collapsed at times, to one answer for all images: {epochs}. It has recovered."]
+    kept = "The weights of the best epoch before are in model.safetensors. "
+    return [
+        f"Training collapsed: the model gives one answer to nearly all images ({epochs}). "
+        f"{kept if result.best_score > -1 else ''}Raise epsilon in smaller steps (schedules.Linear, or "
+        "training.rollback, which halves a step that was too large), or lower the learning rate."
+    ]
+
+
+def _no_answers(result: TrainingResult) -> list[str]:
+    share = float(result.rows[-1].get(NO_ANSWER_SHARE) or 0) if result.rows else 0.0
+    if not share:
+        return []
+    return [
+        f"No answer: for {share:.1%} of the validation images the model answers NaN or infinity at the end; "
+        "they count as wrong. A root, a logarithm or a quotient in the model may do this."
+    ]
+
+
+def _gradients(model: nn.Module, dataset: Dataset) -> list[str]:
+    """Of adversarial training, whose attacks follow them; asked of a few training images."""
+    device = next(model.parameters()).device
+    few = next(batches(dataset.train.first(_FEW).to(device), _FEW))
+    images = few.images.requires_grad_()
+    with eval_mode(model), torch.enable_grad():
+        loss = F.cross_entropy(model(images), few.labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+    number = int((~gradient.isfinite()).flatten(1).any(dim=1).sum())
+    if not number:
+        return []
+    return [
+        f"Gradients: at {number} of {len(few.labels)} training images the gradient with respect to the image "
+        "is NaN or infinite, so the attack that was trained against lost its way. A root, a power or a "
+        "logarithm of pixels that are 0 does this: keep its input away from 0 by a clamp."
+    ]
+
+
+def _no_better(result: TrainingResult, dataset: Dataset) -> list[str]:
+    """Of a training that has not collapsed; a constant answer is as good."""
+    labels = dataset.validation.labels
+    if result.has_collapsed or result.best_score < 0 or not len(labels):
+        return []
+    share = commonest(labels)
+    if share == 1 or result.best_score > share:
+        return []
+    return [
+        f"The best validation score, {result.best_score:.1%}, is no better than always answering the "
+        f"commonest class, which {share:.1%} of the validation images are of. Train longer, with another "
+        "learning rate, or at a smaller epsilon."
+    ]
