@@ -38,11 +38,23 @@ def test_split_subset_takes_masks_and_nothing() -> None:
     assert len(split.subset([])) == 0
 
 
-def test_split_rejects_images_that_are_not_uint8() -> None:
-    with pytest.raises(
-        DataError, match=r"Images must be a torch.uint8 .* have type torch.float32 .*as_split"
-    ):
-        Split(torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
+def test_split_rejects_images_that_are_neither_uint8_nor_float32(dtype: torch.dtype) -> None:
+    with pytest.raises(DataError, match=rf"Images must be a torch.uint8 .* have type {dtype} .*as_split"):
+        Split(torch.zeros(2, 1, 2, 2, dtype=dtype), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("wrong", [1.5, -0.1, torch.nan])
+def test_split_rejects_floats_outside_the_unit_range(wrong: float) -> None:
+    images = torch.rand(2, 1, 2, 2)
+    images[1, 0, 1, 0] = wrong
+    with pytest.raises(DataError, match=r"Images must lie in \[0, 1\]"):
+        Split(images, torch.zeros(2, dtype=torch.int64))
+
+
+def test_split_rejects_what_is_no_tensor() -> None:
+    with pytest.raises(DataError, match=r"Images must be a tensor, but are a list.*as_split"):
+        Split([[1]], torch.zeros(1, dtype=torch.int64))  # type: ignore[arg-type]
 
 
 def test_split_rejects_images_without_a_channel_axis() -> None:

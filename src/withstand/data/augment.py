@@ -44,12 +44,18 @@ class Augment:
             A tensor like ``images``; ``images`` itself where nothing is to be done.
 
         Raises:
-            DataError: ``images`` has another number of axes.
+            DataError: ``images`` has another number of axes, or is smaller than the padding.
         """
         if images.ndim != 4:
             raise DataError(
                 "Only images (batch, channels, height, width) are cropped and flipped, "
                 f"but these have shape {tuple(images.shape)}. Leave out the augmentation."
+            )
+        if self.crop_padding > min(images.shape[2:]):
+            raise DataError(
+                f"crop_padding={self.crop_padding} would crop whole images away: these have "
+                f"{images.shape[2]} x {images.shape[3]} pixels. Choose a smaller one, such as "
+                f"{min(images.shape[2:]) // 8}."
             )
         if self.crop_padding == 0 and not self.flip:
             return images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from withstand.core.dataset_info import DatasetInfo
 from withstand.data.picture_files import Form, Picture, decode, form_of
 from withstand.data.split import Parts, Split, channel_statistics
 from withstand.types import DataError
+
+_log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 # Mean and std are measured on this many training pictures, evenly spread: decoding more
@@ -48,7 +51,7 @@ class ImageFolder:
         """Shape, classes, and mean and std measured on at most 2,000 training pictures."""
         count = min(_NUM_MEASURED, len(self.train))
         measured = [self.train[index * len(self.train) // count].picture for index in range(count)]
-        mean, std = channel_statistics(decode(measured, self.form))
+        mean, std = channel_statistics(decode(measured, self.form, say=_log.debug))
         return DatasetInfo(f"folder:{self.path}", self.form.shape, self.class_names, mean, std)
 
     def read(self) -> Parts:

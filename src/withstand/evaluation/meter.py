@@ -71,6 +71,8 @@ class Subject:
         predictor: Scores answers, and holds what attacks differentiate.
         batch_size: Examples a batch.
         seed: Of all that is drawn.
+        index: int64 tensor (examples,) of where the examples stand in the whole test split; each at its own
+            place where None.
     """
 
     model: nn.Module
@@ -79,6 +81,7 @@ class Subject:
     predictor: Predictor
     batch_size: int
     seed: int
+    index: Tensor | None = None
 
 
 class Sources(Protocol):
