@@ -39,7 +39,10 @@ def attack(arguments: Sequence[str]) -> None:
         "and the attack is added to it.",
     )
     parser.add_class_arguments(PGD, as_group=False)
-    for name, text in (("num_examples", "So many, of each class its share; all else."), ("batch_size", "Examples a batch.")):
+    for name, text in (
+        ("num_examples", "So many, by share of class; all else."),
+        ("batch_size", "Examples a batch."),
+    ):
         parser.add_argument(f"--{name}", type=int | None, default=None, help=text)
     for name, text in _SAMPLING.items():
         parser.add_argument(

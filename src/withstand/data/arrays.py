@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from withstand.data.partition import partition
 from withstand.data.plausible import copies, darkness, missing_classes, tell
 from withstand.data.split import Dataset, Split, channel_statistics, require_unit_range
 from withstand.types import DataError
+
+_log = logging.getLogger(__name__)
 
 Array = Tensor | ArrayLike
 Pair = tuple[Array, Array] | TensorDataset
@@ -118,7 +120,8 @@ def _tensor(what: str, array: Array) -> Tensor:
 def _classes(labels: Tensor) -> Tensor:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(
-            f"Labels must be integers, but have type {labels.dtype}. Convert them first, such as by labels.long()."
+            f"Labels must be integers, but have type {labels.dtype}. Convert them first, such as by "
+            "labels.long()."
         )
     if labels.ndim == 2 and labels.shape[1] > 1:
         raise DataError(
@@ -135,6 +138,8 @@ def _require_axes(images: Tensor) -> None:
             f"Images of shape {shape} seem to have their channels last. Move them to the second axis: "
             "images.permute(0, 3, 1, 2). Where they are there already, make the splits by data.Split."
         )
+    if images.ndim == 4 and shape[1] == shape[-1] and shape[1] in (3, 4) and shape[2] != shape[1]:
+        _log.warning("Images of shape %s are taken to have their channels on the second axis.", shape)
     remedies = {
         2: "Vectors are images of one row: images.reshape(len(images), 1, 1, -1).",
         3: "Grey images need an axis of one channel: images[:, None].",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,22 @@ class Augment:
         if self.crop_padding < 0:
             raise ValueError(f"crop_padding must be at least 0 pixels, but is {self.crop_padding}.")
 
+    def require_fit(self, shape: Sequence[int]) -> None:
+        """Accepts images that no crop can miss altogether.
+
+        Args:
+            shape: (channels, height, width).
+
+        Raises:
+            DataError: the padding is as large as an image, or larger.
+        """
+        _, height, width = shape
+        if self.crop_padding >= min(height, width):
+            raise DataError(
+                f"crop_padding={self.crop_padding} can crop whole images away: they have {height} x {width} "
+                f"pixels. Choose a smaller one, such as {min(height, width) // 8}."
+            )
+
     def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Augments a batch.
 
@@ -44,18 +61,12 @@ class Augment:
             A tensor like ``images``; ``images`` itself where nothing is to be done.
 
         Raises:
-            DataError: ``images`` has another number of axes, or is smaller than the padding.
+            DataError: ``images`` has another number of axes.
         """
         if images.ndim != 4:
             raise DataError(
                 "Only images (batch, channels, height, width) are cropped and flipped, "
                 f"but these have shape {tuple(images.shape)}. Leave out the augmentation."
-            )
-        if self.crop_padding > min(images.shape[2:]):
-            raise DataError(
-                f"crop_padding={self.crop_padding} would crop whole images away: these have "
-                f"{images.shape[2]} x {images.shape[3]} pixels. Choose a smaller one, such as "
-                f"{min(images.shape[2:]) // 8}."
             )
         if self.crop_padding == 0 and not self.flip:
             return images

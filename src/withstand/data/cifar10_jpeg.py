@@ -98,8 +98,8 @@ def _contents(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
         # Before any is read: a small archive may hold gigabytes of zeros.
         if number >= _MOST_MEMBERS or member.size > _MOST_BYTES:
             raise tarfile.TarError(
-                f"{member.name} has {member.size:,} bytes and is member {number + 1:,}; at most {_MOST_BYTES:,} "
-                f"bytes and {_MOST_MEMBERS:,} members are read"
+                f"{member.name} has {member.size:,} bytes and is member {number + 1:,}; at most "
+                f"{_MOST_BYTES:,} bytes and {_MOST_MEMBERS:,} members are read"
             )
         file = archive.extractfile(member) if member.name.endswith(".jpg") else None
         if file is not None:

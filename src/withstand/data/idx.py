@@ -46,7 +46,7 @@ def read_idx(info: DatasetInfo, root: Path, *, folder: str) -> Parts:
         Both parts, in the order of the files.
 
     Raises:
-        DataError: a file is missing, truncated or otherwise damaged, or holds more than ``MOST_ITEMS`` images.
+        DataError: a file is missing, truncated or otherwise damaged, or has more than ``MOST_ITEMS`` images.
     """
     absent = absent_idx(root, folder=folder)
     if absent:

@@ -71,7 +71,7 @@ def stratified(labels: Tensor, number: int | None, *, seed: int = 0) -> Tensor:
 
 
 def sample(split: Split, number: int | None, *, seed: int = 0) -> Split:
-    """The examples that ``stratified`` chooses of a split, in their order; the split itself where it is all."""
+    """What ``stratified`` chooses of a split, in its order; the split itself where that is all."""
     is_all = number is None or number >= len(split)
     return split if is_all else split.subset(stratified(split.labels, number, seed=seed))
 

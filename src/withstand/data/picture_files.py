@@ -27,8 +27,8 @@ MOST_PIXELS = 2**26  # of one picture, more than cameras take
 # Pictures a thread decodes at a time: handing over each alone costs as much as a small JPEG.
 _CHUNK = 256
 _MAX_THREADS = 8
-_FRAMES = "frames"  # key of a picture's information that this module adds
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the latter where warnings are errors
+_FRAMES = "frames"  # a key of a picture's information that is added here
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # warnings may be errors
 
 
 class Picture(NamedTuple):
@@ -92,7 +92,7 @@ def decode(pictures: Sequence[Picture], form: Form, *, say: Callable[..., None] 
         form: What to turn each into. Resizing keeps the proportions: the shorter side fits and
             the longer one is cropped at both ends.
         say: Is told, as a logger is, what was made of pictures that are not of this form: transparent parts
-            are laid on white, colour becomes grey where the form is grey, of moving pictures the first counts.
+            are laid on white, colour becomes grey where the form is, of moving pictures the first counts.
 
     Returns:
         uint8 tensor (pictures, channels, height, width).
@@ -126,8 +126,8 @@ def _allocated(number: int, form: Form) -> NDArray[np.uint8]:
     needed, known = math.prod(shape), {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= {*getattr(os, "sysconf_names", ())}
     if known and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         raise DataError(
-            f"{number:,} pictures of {form.width} x {form.height} pixels take {needed / 2**30:,.0f} GiB, more "
-            "memory than this machine has. Name a smaller `size`, or take fewer."
+            f"{number:,} pictures of {form.width} x {form.height} pixels take {needed / 2**30:,.0f} GiB, "
+            "more memory than this machine has. Name a smaller `size`, or take fewer."
         )
     return np.empty(shape, np.uint8)
 
@@ -193,8 +193,8 @@ def _require_plain(picture: Picture, image: Image.Image) -> None:
     """Accepts what can be decoded at all, by the header alone."""
     if math.prod(image.size) > MOST_PIXELS:
         raise DataError(
-            f"The picture {picture.name} is {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} "
-            "pixels are read. Make it smaller, or remove it."
+            f"The picture {picture.name} is {image.width} x {image.height} pixels, and at most "
+            f"{MOST_PIXELS:,} pixels are read. Make it smaller, or remove it."
         )
     # Pillow says only in the tiles that it cuts colours of 16 bits down to 8.
     if image.mode.startswith(("I", "F")) or ";16" in str(image.tile):

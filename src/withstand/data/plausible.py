@@ -61,8 +61,8 @@ def copies(dataset: Dataset) -> Iterator[str]:
     number = sum(image in known for image in _hashes(dataset.test))
     if number:
         yield (
-            f"{number:,} of {len(dataset.test):,} test images are training or validation images too, pixel by "
-            "pixel, so figures on them say little of new images."
+            f"{number:,} of {len(dataset.test):,} test images are training or validation images too, "
+            "pixel by pixel, so figures on them say little of new images."
         )
 
 

@@ -129,10 +129,11 @@ def require_dataset(dataset: Dataset) -> Dataset:
     """
     if isinstance(dataset, Dataset):
         return dataset
+    otherwise = "Make one: withstand.data.from_arrays((images, labels), (test_images, test_labels))."
     remedy = {
         str: f"Load it first: withstand.data.load({dataset!r}).",
         Split: "Make one of it: withstand.data.Dataset(info, train, validation, test).",
-    }.get(type(dataset), "Make one: withstand.data.from_arrays((images, labels), (test_images, test_labels)).")
+    }.get(type(dataset), otherwise)
     raise TypeError(f"Expected a withstand.data.Dataset, but got a {type(dataset).__name__}. {remedy}")
 
 

@@ -105,8 +105,9 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         dataset: Its test split is scored.
         meters: What to measure, such as ``meters.Attacks``, ``meters.Suite``, ``meters.Certificate``.
         sampling: How to score a model with random answers; as ``Sampling()`` has it where None.
-        num_examples: Score only so many test examples, drawn so that each class has its share (``data.stratified``
-            with seed 0): the same ones of every model and for every ``seed``. All where None.
+        num_examples: Score only so many test examples, drawn so that each class has its share
+            (``data.stratified`` with seed 0): the same ones of every model and for every ``seed``. All where
+            None.
         batch_size: Examples a batch; examples times draws where weights are random.
         seed: Of all that is drawn; each part of a batch has its own, whatever came before.
         device: Where to run, and where the model is moved; where it is already, if None.
@@ -288,8 +289,8 @@ def _is_random(model: nn.Module, test: Split) -> bool:
 def _require_test_images(dataset: Dataset) -> None:
     if not len(dataset.test):
         raise DataError(
-            f"{dataset.info.name} has no test images, so there is nothing to evaluate. Give its test split at "
-            "least one image."
+            f"{dataset.info.name} has no test images, so there is nothing to evaluate. Give its test split "
+            "at least one image."
         )
 
 

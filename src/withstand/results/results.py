@@ -213,8 +213,8 @@ class Results:
         dataset: Name of the data set.
         num_examples: Test examples scored.
         num_classes: Of the data set.
-        num_test: Test examples that there are; where they are more, the scored ones are a sample in which each
-            class has its share. None in folders of former versions, which scored the first ones.
+        num_test: Test examples that there are; where they are more, the scored ones are a sample in which
+            each class has its share. None in folders of former versions, which scored the first ones.
         schema: ``SCHEMA`` of the writer.
         weights: best or last, of a run.
         attacks: Those that were run, in their order; the worst of several last.
@@ -258,8 +258,8 @@ class Results:
         if self.num_test is None or self.num_test == self.num_examples:
             return f"{self.num_examples:,} test examples"
         return (
-            f"{self.num_examples:,} of {self.num_test:,} test examples, drawn with the classes' shares of the "
-            "whole (seed 0)"
+            f"{self.num_examples:,} of {self.num_test:,} test examples, drawn with the classes' shares of "
+            "the whole (seed 0)"
         )
 
     @property
