@@ -76,7 +76,8 @@ def list_folder(path: Path, *, size: int | None = None) -> ImageFolder:
         renamed = f"Was one renamed? In test there is no {', '.join(untested)}. " if untested else ""
         raise DataError(
             f"{path / 'test'} has classes that {path / 'train'} lacks: {', '.join(sorted(unknown))}. "
-            f"{renamed}A class must be trained on to be tested: add training pictures or remove the test folder of it."
+            f"{renamed}A class must be trained on to be tested: add training pictures or remove the test "
+            "folder of it."
         )
     _tell_unread(path)
     train = [item for label, name in enumerate(class_names) for item in _list(path / "train" / name, label)]

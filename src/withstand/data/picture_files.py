@@ -136,12 +136,13 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "LA", "La")
 
 
+def _has_alpha(image: Image.Image) -> bool:
+    return "transparency" in image.info or image.mode.endswith(("A", "a"))
+
+
 def _is_transparent(image: Image.Image) -> bool:
     """Whether any pixel is."""
-    if "transparency" not in image.info and not image.mode.endswith(("A", "a")):
-        return False
-    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return lowest < 255  # type: ignore[operator]  # one channel has two numbers
+    return _has_alpha(image) and min(image.convert("RGBA").getchannel("A").getextrema()) < 255
 
 
 def _changes(image: Image.Image, form: Form) -> list[str]:
@@ -159,7 +160,7 @@ def _changes(image: Image.Image, form: Form) -> list[str]:
 
 
 def _fit(image: Image.Image, form: Form) -> Image.Image:
-    if _is_transparent(image):
+    if _has_alpha(image):
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     plain = image.convert(form.mode)

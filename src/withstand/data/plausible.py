@@ -39,20 +39,14 @@ def missing_classes(dataset: Dataset) -> Iterator[str]:
 
 def darkness(dataset: Dataset) -> Iterator[str]:
     """Images that are nearly black: levels of another scale, or divided twice."""
-    images = dataset.train.images
-    brightest = float(images.max()) / (255 if images.dtype == torch.uint8 else 1)
-    if brightest >= _DARK:
-        return
-    levels = f"{brightest * 255:.3g}"
-    yield (
-        f"the brightest pixel of all training images is {brightest:.3g} of white. "
-        + (
-            f"uint8 images are taken as levels of 0 … 255; where theirs are of 0 … {levels}, pass floats: "
-            f"images / {levels}."
-            if images.dtype == torch.uint8
-            else "Images in [0, 1] are expected: see whether they were divided twice."
-        )
-    )
+    for part, images in (("training", dataset.train.images), ("test", dataset.test.images)):
+        brightest = float(images.max()) / (255 if images.dtype == torch.uint8 else 1) if len(images) else 1.0
+        if brightest < _DARK:
+            yield (
+                f"the brightest pixel of all {part} images is {brightest:.3g} of white. uint8 images are taken as "
+                "levels of 0 … 255, floats as they are: where these are of another scale, such as 0 and 1 in "
+                "uint8 or divided twice, bring them to [0, 1] as floats."
+            )
 
 
 def copies(dataset: Dataset) -> Iterator[str]:
