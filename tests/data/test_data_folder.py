@@ -193,7 +193,8 @@ def test_transparent_pictures_are_laid_on_white_and_said(
 def test_transparent_palettes_and_greys_are_seen_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Image.new("P", (3, 2), 1).save(tmp_path / "palette.png", transparency=1)
+    palette = Image.new("RGB", (3, 2), (51, 102, 204)).convert("P")
+    palette.save(tmp_path / "palette.png", transparency=palette.getpixel((0, 0)))
     Image.new("LA", (3, 2), (9, 0)).save(tmp_path / "grey.png")
     for name in ("palette.png", "grey.png"):
         assert f"such as {name}, are transparent" in said(caplog, [tmp_path / name])

@@ -43,9 +43,9 @@ def darkness(dataset: Dataset) -> Iterator[str]:
         brightest = float(images.max()) / (255 if images.dtype == torch.uint8 else 1) if len(images) else 1.0
         if brightest < _DARK:
             yield (
-                f"the brightest pixel of all {part} images is {brightest:.3g} of white. uint8 images are taken as "
-                "levels of 0 … 255, floats as they are: where these are of another scale, such as 0 and 1 in "
-                "uint8 or divided twice, bring them to [0, 1] as floats."
+                f"the brightest pixel of all {part} images is {brightest:.3g} of white. uint8 images are "
+                "taken as levels of 0 … 255, floats as they are: where these are of another scale, such as 0 "
+                "and 1 in uint8 or divided twice, bring them to [0, 1] as floats."
             )
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -82,6 +83,11 @@ class Subject:
     batch_size: int
     seed: int
     index: Tensor | None = None
+
+    @property
+    def places(self) -> Tensor:
+        """``index`` in any case."""
+        return torch.arange(len(self.test)) if self.index is None else self.index
 
 
 class Sources(Protocol):

@@ -124,10 +124,9 @@ def score_split(
     split_scores, total = SplitScores(), len(subject.test)
     frames: list[pd.DataFrame] = []
     done = 0
-    places = torch.arange(total) if subject.index is None else subject.index
-    for batch in batches(subject.test, subject.batch_size):
-        stop = done + len(batch.labels)
-        index = places[done:stop]
+    places = subject.places.split(subject.batch_size)
+    for batch, index in zip(batches(subject.test, subject.batch_size), places, strict=True):
+        stop = done + len(index)
         with store.batch(done, stop, identity(index)) as batch_store:
             on_part = _part_progress(on_batch, done, stop, total, batch_plan.num_parts)
             one = _OneBatch(batch_plan, batch, batch_store, subject.seed, index, on_part)
