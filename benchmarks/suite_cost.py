@@ -31,7 +31,7 @@ from typing_extensions import override
 
 from withstand import data, models
 from withstand.attacks import PGD, AutoAttack, Cascade, suite
-from withstand.data import Dataset, batches, epoch_order
+from withstand.data import Dataset, batches, epoch_order, sample
 from withstand.runs.run_parts import load_data, load_run_model, open_run
 from withstand.types import Batch
 
@@ -174,8 +174,7 @@ def main() -> None:
         dataset = load_data(parsed.recipe)
         model = load_run_model(run, parsed.recipe, dataset.info)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    few = torch.arange(min(arguments.num_examples, len(dataset.test)))
-    parts = list(batches(dataset.test.subset(few).to(device), arguments.batch_size))
+    parts = list(batches(sample(dataset.test, arguments.num_examples).to(device), arguments.batch_size))
     result = {
         "machine": {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": device},
         "model": "cnn-small" if arguments.weights is None else arguments.weights.name,

@@ -102,3 +102,13 @@ def test_augment_refuses_negative_padding() -> None:
 def test_augment_takes_only_batches_of_images() -> None:
     with pytest.raises(DataError, match=r"these have shape \(4, 10\). Leave out the augmentation"):
         Augment()(torch.zeros(4, 10))
+
+
+@pytest.mark.parametrize(("padding", "fits"), [(7, True), (8, False), (100, False)])
+def test_augment_refuses_images_that_a_crop_can_miss(padding: int, fits: bool) -> None:
+    shape = (1, 12, 8)
+    if fits:
+        Augment(padding).require_fit(shape)
+    else:
+        with pytest.raises(DataError, match=f"crop_padding={padding} can crop whole images away.* such as 1"):
+            Augment(padding).require_fit(shape)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
 import logging
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ from PIL import Image
 
 from withstand.core.dataset_info import KNOWN_DATASETS
 from withstand.data import cifar10_jpeg, load
+from withstand.data.locations import remove_left_overs, staged
 from withstand.data.split import Parts
 from withstand.types import DataError
 
@@ -185,3 +189,39 @@ def test_cifar10_jpeg_refuses_another_size(folder_root: Path) -> None:
     Image.new("RGB", (33, 32)).save(path)
     with pytest.raises(DataError, match=r"train/dog/0000.jpg is 33 x 32 pixels"):
         read(folder_root)
+
+
+def test_cifar10_jpeg_archive_is_refused_where_a_picture_is_far_too_large(archive_root: Path) -> None:
+    path = archive_root / "cifar10_jpegs.tar.xz"
+    with tarfile.open(path, "w:xz") as archive:
+        member = tarfile.TarInfo("cifar10_jpegs/train/cat/0.jpg")
+        member.size = 50_000_000
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    with pytest.raises(DataError, match=r"0.jpg has 50,000,000 bytes .* at most 100,000 bytes"):
+        read(archive_root)
+
+
+def test_cifar10_jpeg_cache_is_rid_of_what_a_killed_process_left(archive_root: Path) -> None:
+    script = (
+        "import os, pathlib, sys; from withstand.data.locations import staged\n"
+        "with staged(pathlib.Path(sys.argv[1])) as stage:\n"
+        "    (stage / 'half').write_bytes(bytes(1000)); os.kill(os.getpid(), 9)"
+    )
+    folder = cifar10_jpeg.cache_folder()
+    read(archive_root)
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=False, env=surroundings)
+    (left,) = folder.glob(".partial-*")
+    assert (left / "half").is_file()
+    with staged(folder) as stage:  # of a process that is there
+        read(archive_root)  # from the cache, so that nothing is written
+        assert list(folder.glob(".partial-*")) == [stage]
+
+
+def test_left_overs_of_other_machines_go_after_a_day(tmp_path: Path) -> None:
+    old, new = (tmp_path / f".partial-elsewhere-{number}-x" for number in (1, 2))
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    remove_left_overs(tmp_path)
+    assert list(tmp_path.iterdir()) == [new]

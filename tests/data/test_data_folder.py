@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import logging
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from withstand.data.folder import list_folder
-from withstand.data.picture_files import Picture, decode, form_of
+from withstand.data.picture_files import Form, Picture, decode, form_of
 from withstand.types import DataError
 
 WritePicture = Callable[..., Path]
@@ -157,3 +160,117 @@ def test_folder_turns_pictures_upright(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     picture = Picture("a", tmp_path / "a.png")
     assert decode([picture], form_of(picture))[0, 0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+def said(caplog: pytest.LogCaptureFixture, pictures: list[Path], first: Path | None = None) -> str:
+    """What is said of pictures whose form the first one sets."""
+    caplog.clear()
+    named = [Picture(path.name, path) for path in pictures]
+    with caplog.at_level(logging.WARNING):
+        decode(named, form_of(Picture("first", first or pictures[0])))
+    return caplog.text
+
+
+def test_transparent_pictures_are_laid_on_white_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 4), np.uint8)
+    pixels[..., 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "opaque.png")
+    pixels[0, 0, 3], pixels[0, 1] = 0, (0, 100, 255, 51)
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    pictures = [Picture(name, tmp_path / name) for name in ("opaque.png", "clear.png")]
+    with caplog.at_level(logging.WARNING):
+        opaque, clear = decode(pictures, form_of(pictures[0]))
+    assert torch.equal(opaque[:, 1:], clear[:, 1:])
+    np.testing.assert_array_equal(opaque[:, 1:], pixels[1:, :, :3].transpose(2, 0, 1))
+    assert clear[:, 0, 0].tolist() == [255, 255, 255]
+    assert clear[:, 0, 1].tolist() == [204, 224, 255]
+    assert "1 of 2 pictures, such as clear.png, are transparent" in caplog.text
+    assert "opaque" not in caplog.text
+
+
+def test_transparent_palettes_and_greys_are_seen_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    palette = Image.new("RGB", (3, 2), (51, 102, 204)).convert("P")
+    palette.save(tmp_path / "palette.png", transparency=palette.getpixel((0, 0)))
+    Image.new("LA", (3, 2), (9, 0)).save(tmp_path / "grey.png")
+    for name in ("palette.png", "grey.png"):
+        assert f"such as {name}, are transparent" in said(caplog, [tmp_path / name])
+        picture = Picture(name, tmp_path / name)
+        assert decode([picture], form_of(picture)).unique().tolist() == [255]
+
+
+def test_mixed_grey_and_colour_pictures_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    grey, colour = tmp_path / "grey.png", tmp_path / "colour.png"
+    Image.new("L", (3, 2), 70).save(grey)
+    Image.new("RGB", (3, 2), (10, 200, 30)).save(colour)
+    assert "such as colour.png, are in colour, but the first picture is grey" in said(caplog, [grey, colour])
+    assert "such as grey.png, are grey, but the first picture is in colour" in said(caplog, [colour, grey])
+    assert said(caplog, [colour, colour]) == said(caplog, [grey]) == ""
+
+
+def test_pictures_of_inks_and_moving_ones_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.new("CMYK", (3, 2)).save(tmp_path / "ink.jpg")
+    frames = [Image.new("RGB", (3, 2), (level, 0, 0)) for level in (10, 200)]
+    frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:])
+    assert "ink.jpg, have the colours CMYK" in said(caplog, [tmp_path / "ink.jpg"])
+    assert "film.png, hold several pictures" in said(caplog, [tmp_path / "film.png"])
+
+
+def _png_of_16_bits(path: Path, kind: int, channels: int) -> Path:
+    """A PNG of 2 x 2 pixels with 16 bits a channel, which Pillow cannot write in colour."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = (b"\0" + bytes(range(1, 4 * channels + 1))) * 2
+    header = struct.pack(">IIBBBBB", 2, 2, 16, kind, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_pictures_of_16_bits_are_refused_not_cut_off(tmp_path: Path, kind: int, channels: int) -> None:
+    path = _png_of_16_bits(tmp_path / "deep.png", kind, channels)
+    with pytest.raises(DataError, match=r"deep\.png has more than 8 bits a channel"):
+        form_of(Picture("deep.png", path))
+
+
+def test_pictures_that_are_far_too_large_are_refused_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (8200, 8200)).save(tmp_path / "bomb.png")
+    Image.new("1", (2000, 2000)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=r"bomb.png is 8200 x 8200 pixels, and at most 67,108,864"):
+        form_of(Picture("bomb.png", tmp_path / "bomb.png"))
+    with pytest.raises(DataError, match=r"large.png is 2000 x 2000 pixels, but the first is 4 x 4"):
+        decode([Picture("large.png", tmp_path / "large.png")], Form("L", 4, 4, resize=False))
+
+
+def test_pictures_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:
+    picture = Picture("a", tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"1 pictures of 10000000 x 10000000 pixels take .* GiB.*smaller"):
+        decode([picture], Form("RGB", 10_000_000, 10_000_000, resize=True))
+
+
+def test_folder_with_a_renamed_class_says_which(picture_folder: Path) -> None:
+    (picture_folder / "test" / "ant").rename(picture_folder / "test" / "emmet")
+    with pytest.raises(DataError, match=r"train lacks: emmet. Was one renamed\? In test there is no ant"):
+        list_folder(picture_folder)
+
+
+def test_folder_says_what_it_does_not_read(
+    picture_folder: Path, write_picture: WritePicture, caplog: pytest.LogCaptureFixture
+) -> None:
+    list_folder(picture_folder)
+    assert caplog.text == ""
+    write_picture(picture_folder / "train" / "ant" / "more" / "1.png", (1, 2, 3))
+    write_picture(picture_folder / "test" / "bee" / "scan.tiff", (1, 2, 3))
+    write_picture(picture_folder / "test" / "loose.png", (1, 2, 3))
+    list_folder(picture_folder)
+    assert "3 files or folders are not read, such as" in caplog.text

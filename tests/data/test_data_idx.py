@@ -108,3 +108,25 @@ def test_read_idx_needs_as_many_labels_as_images(mnist_root: Path, write_idx: Ca
         DataError, match=r"train-labels-idx1-ubyte.gz is damaged: it holds 39 labels for the 40"
     ):
         read(mnist_root)
+
+
+@pytest.mark.parametrize("promised", [8, 3_000_000_000])
+def test_read_idx_unpacks_no_more_than_its_header_promises(
+    mnist_root: Path, promised: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = raw(mnist_root, "t10k-labels-idx1-ubyte")
+    bomb = bytes([0, 0, 8, 1]) + promised.to_bytes(4, "big") + bytes(50_000_000)
+    path.write_bytes(gzip.compress(bomb, 1))
+    unpacked = 0
+    read_part = gzip.GzipFile.read
+
+    def counted(file: gzip.GzipFile, size: int | None = -1) -> bytes:
+        nonlocal unpacked
+        part = read_part(file, size)
+        unpacked += len(part)
+        return part
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    with pytest.raises(DataError, match=r"promises 8 values, but 9 follow at least|at most 1,000,000 are"):
+        read(mnist_root)
+    assert unpacked < 100_000  # the training files among it

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,3 +128,32 @@ def test_load_of_a_folder_needs_a_path() -> None:
 def test_load_resizes_only_folders() -> None:
     with pytest.raises(DataError, match="digits takes no size, but it is 16"):
         load("digits", size=16)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"digits", Path("pictures")])
+def test_load_takes_a_text_alone(name: Any) -> None:
+    hint = "folder:pictures" if isinstance(name, Path) else "digits"
+    with pytest.raises(DataError, match=rf"named by a text, such as '{hint}', but this is"):
+        load(name)
+    with pytest.raises(DataError, match="named by a text"):
+        info(name)
+
+
+def test_load_refuses_a_negative_seed() -> None:
+    with pytest.raises(DataError, match="seed of the data must be at least 0, but is -1"):
+        load("digits", seed=-1)
+
+
+def test_load_says_that_a_choice_of_training_examples_lacks_classes(caplog: pytest.LogCaptureFixture) -> None:
+    load("digits")
+    assert caplog.text == ""
+    load("digits", train_size=1)
+    assert "digits: 9 of 10 classes have no training images" in caplog.text
+
+
+def test_load_says_that_test_pictures_are_training_pictures(
+    picture_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(picture_folder / "train" / "ant" / "3.png", picture_folder / "test" / "bee" / "copy.png")
+    load(f"folder:{picture_folder}")
+    assert "1 of 4 test images are training or validation images too" in caplog.text

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from withstand.core.dataset_info import DatasetInfo
-from withstand.data import Dataset, Split
+from withstand.data import Dataset, Split, require_dataset
 from withstand.types import DataError
 
 INFO = DatasetInfo("toy", (1, 2, 2), ("a", "b", "c"), (0.5,), (0.5,))
@@ -38,11 +40,23 @@ def test_split_subset_takes_masks_and_nothing() -> None:
     assert len(split.subset([])) == 0
 
 
-def test_split_rejects_images_that_are_not_uint8() -> None:
-    with pytest.raises(
-        DataError, match=r"Images must be a torch.uint8 .* have type torch.float32 .*as_split"
-    ):
-        Split(torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
+def test_split_rejects_images_that_are_neither_uint8_nor_float32(dtype: torch.dtype) -> None:
+    with pytest.raises(DataError, match=rf"Images must be a torch.uint8 .* have type {dtype} .*as_split"):
+        Split(torch.zeros(2, 1, 2, 2, dtype=dtype), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("wrong", [1.5, -0.1, torch.nan])
+def test_split_rejects_floats_outside_the_unit_range(wrong: float) -> None:
+    images = torch.rand(2, 1, 2, 2)
+    images[1, 0, 1, 0] = wrong
+    with pytest.raises(DataError, match=r"Images must lie in \[0, 1\]"):
+        Split(images, torch.zeros(2, dtype=torch.int64))
+
+
+def test_split_rejects_what_is_no_tensor() -> None:
+    with pytest.raises(DataError, match=r"Images must be a tensor, but are a list.*as_split"):
+        Split([[1]], torch.zeros(1, dtype=torch.int64))  # type: ignore[arg-type]
 
 
 def test_split_rejects_images_without_a_channel_axis() -> None:
@@ -119,3 +133,22 @@ def test_fingerprint_does_not_depend_on_memory_layout() -> None:
     assert torch.equal(turned.images, train.images)
     first, second = (Dataset(INFO, split, make(0), make(1)) for split in (train, turned))
     assert first.fingerprint == second.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("wrong", "remedy"),
+    [
+        ("digits", r"withstand.data.load\('digits'\)"),
+        (make(3), r"Dataset\(info, train, validation, test\)"),
+        ((torch.zeros(2), torch.zeros(2)), "from_arrays"),
+        (None, "from_arrays"),
+    ],
+)
+def test_what_is_no_data_set_is_refused_with_the_remedy(wrong: Any, remedy: str) -> None:
+    with pytest.raises(TypeError, match=f"Expected a withstand.data.Dataset, but got a .*{remedy}"):
+        require_dataset(wrong)
+
+
+def test_data_set_takes_splits_alone() -> None:
+    with pytest.raises(DataError, match=r"validation split must be a withstand\.data\.Split, but is a tuple"):
+        Dataset(INFO, make(3), (1, 2), make(3))  # type: ignore[arg-type]

@@ -112,19 +112,33 @@ def test_interrupted_evaluation_resumes_to_the_same_rows(
     _assert_same(whole, parts)
 
 
-def test_evaluate_computes_only_new_attacks_budgets_and_examples(
+def test_evaluate_computes_only_new_attacks_and_budgets(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     few, many = Attacks(ATTACKS[:1], [0.1]), Attacks(ATTACKS, [0.05, 0.1, 0.2])
     first = evaluate(linear, tiny_dataset, [few], batch_size=15, num_examples=30, out=tmp_path)
-    more = evaluate(linear, tiny_dataset, [many], batch_size=15, out=tmp_path)
-    pd.testing.assert_series_equal(more.rows["pgd-3-linf@0.1"][:30], first.rows["pgd-3-linf@0.1"])
+    more = evaluate(linear, tiny_dataset, [many], batch_size=15, num_examples=30, out=tmp_path)
+    pd.testing.assert_series_equal(more.rows["pgd-3-linf@0.1"], first.rows["pgd-3-linf@0.1"])
     for larger, smaller in (("0.1", "0.05"), ("0.2", "0.1")):
         assert (more.rows[f"pgd-3-linf@{larger}"] <= more.rows[f"pgd-3-linf@{smaller}"]).all()
     assert (more.rows["worst-linf@0.1"] <= more.rows["pgd-3-linf@0.1"]).all()
     robust = more.rows["pgd-3-linf@0.2"] == 1
     is_correct = more.rows["pgd-3-linf@0.2:prediction"] == more.rows["label"]
     assert (robust == is_correct).all()
+
+
+def test_stored_results_of_a_sample_are_never_taken_for_those_of_other_examples(
+    linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    meters = [Attacks(ATTACKS, [0.1])]
+    for number in (15, 30, None):  # the first batches of all three stand at the same places
+        stored, anew = (
+            evaluate(linear, tiny_dataset, meters, batch_size=15, num_examples=number, out=out)
+            for out in (tmp_path, None)
+        )
+        pd.testing.assert_frame_equal(stored.rows, anew.rows)
+        labels = tiny_dataset.test.labels[stored.rows["index"].tolist()]
+        assert stored.rows["label"].tolist() == labels.tolist()
 
 
 def test_smaller_budget_that_breaks_more_counts_at_the_larger_too(

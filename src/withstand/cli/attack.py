@@ -40,7 +40,10 @@ def attack(arguments: Sequence[str]) -> None:
         COMMANDS["attack"].about,
     )
     parser.add_class_arguments(PGD, as_group=False)
-    for name, text in (("num_examples", "The first so many; all else."), ("batch_size", "Examples a batch.")):
+    for name, text in (
+        ("num_examples", "So many, by share of class; all else."),
+        ("batch_size", "Examples a batch."),
+    ):
         parser.add_argument(f"--{name}", type=int | None, default=None, help=text)
     for name, text in _SAMPLING.items():
         parser.add_argument(

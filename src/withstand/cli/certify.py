@@ -125,7 +125,7 @@ class Request:
         method: The domain to bound with, or best for the tightest.
         clip: Whether the attacker stays in [0, 1].
         radius: Compute the largest certified epsilon of each example, too.
-        num_examples: How many of the first test examples.
+        num_examples: How many test examples, of each class its share; all where null.
         batch_size: Examples a batch.
     """
 

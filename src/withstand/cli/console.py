@@ -24,7 +24,8 @@ def print_results(results: Results, table: pd.DataFrame) -> None:
         table: Its measurements.
     """
     repeats = results.num_repeats
-    title = f"{results.dataset}{f', {repeats} predictions an example' if repeats > 1 else ''}"
+    drawn = f", {repeats} predictions an example" if repeats > 1 else ""
+    title = f"{results.dataset}, {results.scored}{drawn}"
     measured = [
         select(table, measurements.CLEAN).assign(by="clean"),
         select(table, measurements.ATTACKED),

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from withstand.data.arrays import as_split, from_arrays
 from withstand.data.augment import Augment
-from withstand.data.batches import batches, to_unit_range
+from withstand.data.batches import batches, few, to_unit_range
 from withstand.data.deform import Deform, affine_fields, deformed_stream, tangent_images, warp
 from withstand.data.fetch import fetch, verify
 from withstand.data.load import NAMES, info, load
-from withstand.data.partition import PartitionName, epoch_order, partition, published_partition
-from withstand.data.split import Dataset, Split
+from withstand.data.partition import (
+    PartitionName,
+    epoch_order,
+    partition,
+    published_partition,
+    sample,
+    stratified,
+)
+from withstand.data.split import Dataset, Split, require_dataset
 
 __all__ = [
     "NAMES",
@@ -24,11 +31,15 @@ __all__ = [
     "deformed_stream",
     "epoch_order",
     "fetch",
+    "few",
     "from_arrays",
     "info",
     "load",
     "partition",
     "published_partition",
+    "require_dataset",
+    "sample",
+    "stratified",
     "tangent_images",
     "to_unit_range",
     "verify",

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from withstand.core.dataset_info import DatasetInfo
+from withstand.data.batches import to_unit_range
 from withstand.data.partition import partition
-from withstand.data.split import Dataset, Split, channel_statistics
+from withstand.data.plausible import copies, darkness, missing_classes, tell
+from withstand.data.split import Dataset, Split, channel_statistics, require_unit_range
 from withstand.types import DataError
 
-Array = Tensor | NDArray[Any]
+_log = logging.getLogger(__name__)
+
+Array = Tensor | ArrayLike
+Pair = tuple[Array, Array] | TensorDataset
+
+_CHANNELS = (1, 2, 3, 4)
+_CHUNK = 4096  # images whose floats are compared with levels at a time
+_SAME = 2.0**-23  # of images in [0, 1]: what single precision may round
 
 
 def from_arrays(
-    train: tuple[Array, Array],
-    test: tuple[Array, Array],
+    train: Pair,
+    test: Pair,
     *,
     name: str = "arrays",
     class_names: Sequence[str] | None = None,
     validation_size: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """A data set from tensors or numpy arrays in memory.
+    """A data set from tensors, numpy arrays or lists in memory.
+
+    What is unlikely to be meant is logged as a warning: classes without training images, images that are
+    nearly black, test images that are training images too.
 
     Args:
-        train: Training images and labels, as ``as_split`` takes them.
+        train: Training images and labels, as ``as_split`` takes them, or a ``TensorDataset`` of both.
         test: Test images and labels.
         name: What reports call the data set.
-        class_names: One name a class, in label order; by default the labels that occur.
+        class_names: One name a class, in label order; by default the numbers from 0 to the largest label.
         validation_size: How many training examples validate; by default a tenth, at most 5000.
         seed: Chooses them.
 
@@ -41,55 +54,139 @@ def from_arrays(
         The data set; mean and std of its ``info`` are those of the training images.
 
     Raises:
-        DataError: images are outside [0, 1], a label is out of range, or shapes do not fit.
+        DataError: images are outside [0, 1], a label is out of range, no label is 0 and no classes are named,
+            or shapes do not fit.
     """
-    known, tested = as_split(*train), as_split(*test)
+    known, tested = as_split(*_pair("train", train)), as_split(*_pair("test", test))
     if len(known) == 0:
         raise DataError("There are no training images. Give at least one.")
-    largest = max(int(split.labels.max()) for split in (known, tested) if len(split))
-    names = tuple(str(label) for label in range(largest + 1)) if class_names is None else tuple(class_names)
+    present = [split.labels.cpu() for split in (known, tested) if len(split)]
+    names = _numbered(torch.cat(present)) if class_names is None else tuple(class_names)
     channels, height, width = known.images.shape[1:]
     about = DatasetInfo(name, (channels, height, width), names, *channel_statistics(known.images))
-    return Dataset(about, *partition(known, validation_size=validation_size, seed=seed), tested)
+    dataset = Dataset(about, *partition(known, validation_size=validation_size, seed=seed), tested)
+    tell(dataset, missing_classes, darkness, copies)
+    return dataset
 
 
 def as_split(images: Array, labels: Array) -> Split:
     """One split from images in [0, 1] or uint8 images, and integer labels.
 
     Args:
-        images: (examples, channels, height, width); floats in [0, 1], which are rounded to
-            multiples of 1/255, or uint8.
-        labels: Integers (examples,), from 0.
+        images: (examples, channels, height, width): uint8 levels of 0 … 255, floats in [0, 1], or booleans,
+            of which true is 1. Floats that are all multiples of 1/255 are kept as uint8, others as float32.
+        labels: Integers (examples,) or (examples, 1), from 0.
 
     Raises:
         DataError: images are outside [0, 1] or of another type or shape, or labels are not
             integers from 0.
     """
-    pixels, classes = _tensor(images), _tensor(labels)
-    if pixels.ndim == 4 and pixels.shape[-1] in (1, 3) and pixels.shape[1] > pixels.shape[-1]:
+    pixels, classes = _tensor("Images", images), _tensor("Labels", labels)
+    _require_axes(pixels)
+    return Split(_stored(pixels), _classes(classes))
+
+
+def _pair(name: str, part: Pair) -> tuple[Array, Array]:
+    pair = part.tensors if isinstance(part, TensorDataset) else part
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise DataError(
-            f"Images of shape {tuple(pixels.shape)} seem to have their channels last. Move them to the "
-            "second axis: images.permute(0, 3, 1, 2)."
+            f"{name} must be a pair of images and labels, but is a {type(part).__name__}. Of a torch Dataset "
+            "make both by `images, labels = zip(*dataset)` and "
+            f"{name}=(torch.stack(images), torch.tensor(labels)); pictures on disk are read by "
+            'withstand.data.load("folder:PATH").'
         )
-    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
-        raise DataError(f"Labels must be integers, but have type {classes.dtype}. Convert them first.")
-    if pixels.is_floating_point():
-        _require_unit_range(pixels)
-        pixels = (pixels * 255).round().to(torch.uint8)
-    return Split(pixels, classes.to(torch.int64))
+    return pair[0], pair[1]
 
 
-def _tensor(array: Array) -> Tensor:
-    return torch.tensor(array) if isinstance(array, np.ndarray) else array
+def _tensor(what: str, array: Array) -> Tensor:
+    if isinstance(array, Tensor):
+        return array.detach() if array.requires_grad else array
+    if isinstance(array, list | tuple) and array and all(isinstance(item, Tensor) for item in array):
+        array = [item.detach().cpu().numpy() for item in array]
+    try:
+        values = np.asarray(array)
+    except ValueError as error:
+        raise DataError(f"{what} must be of one shape each to be one array, but {error}.") from error
+    if values.dtype.kind not in "biuf":
+        remedy = (
+            "Number the classes from 0: class_names, labels = numpy.unique(labels, return_inverse=True)."
+            if what == "Labels"
+            else "Pass a tensor or an array of numbers."
+        )
+        raise DataError(f"{what} must be numbers, but have type {values.dtype}. {remedy}")
+    return torch.from_numpy(np.array(values, values.dtype.newbyteorder("="), order="C"))
 
 
-def _require_unit_range(images: Tensor) -> None:
+def _classes(labels: Tensor) -> Tensor:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(
+            f"Labels must be integers, but have type {labels.dtype}. Convert them first, such as by "
+            "labels.long()."
+        )
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise DataError(
+            f"Labels must be one class number an image, but have shape {tuple(labels.shape)}. "
+            "Where they are one-hot, pass labels.argmax(1)."
+        )
+    return (labels.squeeze(1) if labels.ndim == 2 else labels).to(torch.int64)
+
+
+def _require_axes(images: Tensor) -> None:
+    shape = tuple(images.shape)
+    if images.ndim == 4 and shape[-1] in _CHANNELS and shape[1] > shape[-1]:
+        raise DataError(
+            f"Images of shape {shape} seem to have their channels last. Move them to the second axis: "
+            "images.permute(0, 3, 1, 2). Where they are there already, make the splits by data.Split."
+        )
+    if images.ndim == 4 and shape[1] == shape[-1] and shape[1] in (3, 4) and shape[2] != shape[1]:
+        _log.warning("Images of shape %s are taken to have their channels on the second axis.", shape)
+    remedies = {
+        2: "Vectors are images of one row: images.reshape(len(images), 1, 1, -1).",
+        3: "Grey images need an axis of one channel: images[:, None].",
+    }
+    if images.ndim in remedies:
+        raise DataError(
+            f"Images must have the shape (examples, channels, height, width), but have {shape}. "
+            f"{remedies[images.ndim]}"
+        )
+
+
+def _stored(images: Tensor) -> Tensor:
+    """The images as ``Split`` holds them."""
+    if images.dtype == torch.bool:
+        return images.to(torch.uint8) * 255
+    if not images.is_floating_point():
+        return _levels_as_they_are(images)
     if images.numel() == 0:
-        return
-    low, high = (float(bound) for bound in images.aminmax())
-    # Written so that NaN fails too.
-    if not (low >= 0 and high <= 1):
+        return images.to(torch.uint8)
+    floats = images.to(torch.float32)
+    require_unit_range(floats)
+    parts = list(zip(images.split(_CHUNK), floats.split(_CHUNK), strict=True))
+    levels = [(part * 255).round().to(torch.uint8) for _, part in parts]
+    # In the precision of the images, which may be half of single.
+    is_exact = (
+        torch.allclose(to_unit_range(level).to(part.dtype), part, rtol=0, atol=_SAME)
+        for level, (part, _) in zip(levels, parts, strict=True)
+    )
+    return torch.cat(levels) if all(is_exact) else floats
+
+
+def _levels_as_they_are(images: Tensor) -> Tensor:
+    if images.dtype != torch.uint8:
         raise DataError(
-            f"Images must lie in [0, 1], but these range from {low:.4g} to {high:.4g}. Divide levels of "
-            "0 … 255 by 255 (or pass them as uint8), and do not normalise: that is a layer inside the model."
+            f"Images must be a torch.uint8 tensor of levels 0 … 255, or floats in [0, 1], but have type "
+            f"{images.dtype}. Divide them by the largest level that they can have: 255, or 65535 of 16 bits."
         )
+    return images
+
+
+def _numbered(labels: Tensor) -> tuple[str, ...]:
+    """Names of the classes that labels number."""
+    least, largest = int(labels.min()), int(labels.max())
+    if least > 0:
+        raise DataError(
+            f"The smallest label is {least}, so class 0 would have no images and there would be "
+            f"{largest + 1} classes. Number them from 0, such as by labels - {least} or "
+            "labels.unique(return_inverse=True)[1]; where class 0 is meant, name all classes by class_names."
+        )
+    return tuple(str(label) for label in range(largest + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,22 @@ class Augment:
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
             raise ValueError(f"crop_padding must be at least 0 pixels, but is {self.crop_padding}.")
+
+    def require_fit(self, shape: Sequence[int]) -> None:
+        """Accepts images that no crop can miss altogether.
+
+        Args:
+            shape: (channels, height, width).
+
+        Raises:
+            DataError: the padding is as large as an image, or larger.
+        """
+        _, height, width = shape
+        if self.crop_padding >= min(height, width):
+            raise DataError(
+                f"crop_padding={self.crop_padding} can crop whole images away: they have {height} x {width} "
+                f"pixels. Choose a smaller one, such as {min(height, width) // 8}."
+            )
 
     def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Augments a batch.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from withstand.data.partition import sample
 from withstand.data.split import Split
 from withstand.types import Batch
 
@@ -26,7 +27,7 @@ def batches(
         batch_size: Examples a batch, at least 1; the last one may be smaller.
         order: int64 tensor (examples,) of indices to visit, on any device, such as
             ``epoch_order`` makes; by default all examples in their order.
-        augment: Applied to the uint8 images of each batch.
+        augment: Applied to the images of each batch as they are stored: uint8, or float32 in [0, 1].
         drop_last: Leaves out a last batch that is smaller.
 
     Returns:
@@ -47,7 +48,17 @@ def batches(
         slice(start, start + batch_size) if order is None else order[start : start + batch_size]
         for start in range(0, stop, batch_size)
     )
-    return (_batch(split, indices, augment) for indices in chosen)
+    return (batch_at(split, indices, augment) for indices in chosen)
+
+
+def few(split: Split, number: int) -> Batch:
+    """A sample of a split as one batch: of each class its share (``sample``), in the order of the split.
+
+    Args:
+        split: Not empty; the batch is on its device.
+        number: How many, at most.
+    """
+    return next(batches(sample(split, number), number))
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -57,9 +68,15 @@ def to_unit_range(images: Tensor) -> Tensor:
     return images.to(torch.float32) / torch.full((), 255.0, device=images.device)
 
 
-def _batch(split: Split, indices: slice | Tensor, augment: Callable[[Tensor], Tensor] | None) -> Batch:
-    images = split.images[indices]
-    return Batch(to_unit_range(images if augment is None else augment(images)), split.labels[indices])
+def batch_at(
+    split: Split, indices: slice | Tensor, augment: Callable[[Tensor], Tensor] | None = None
+) -> Batch:
+    """The examples at some indices, as ``batches`` gives them; nothing waits for the device."""
+    stored = split.images[indices]
+    images = stored if augment is None else augment(stored)
+    # By the type in storage: what augments levels of 0 … 255 may hand them back as floats.
+    is_levels = stored.dtype == torch.uint8
+    return Batch(to_unit_range(images) if is_levels else images, split.labels[indices])
 
 
 def _require_indices(order: Tensor, num_examples: int) -> None:

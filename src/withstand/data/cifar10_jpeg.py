@@ -14,7 +14,6 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 import pooch
 from safetensors import SafetensorError
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data.folder import Labelled, decode_split
-from withstand.data.locations import damaged, missing
+from withstand.data.locations import damaged, missing, remove_left_overs, staged
 from withstand.data.picture_files import Form, Picture
 from withstand.data.split import Parts, Split
 from withstand.types import DataError
@@ -34,6 +33,9 @@ FOLDER = "cifar10_jpegs"
 # Part of the cache's key: raise it when decoding changes.
 _VERSION = 1
 _CHUNK = 2**20
+# Many times what the archive has: 60,000 pictures of some kilobytes.
+_MOST_MEMBERS = 200_000
+_MOST_BYTES = 100_000
 
 
 def read_cifar10_jpeg(info: DatasetInfo, root: Path) -> Parts:
@@ -92,7 +94,13 @@ def _read_archive(info: DatasetInfo, path: Path) -> Parts:
 
 
 def _contents(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
-    for member in archive:
+    for number, member in enumerate(archive):
+        # Before any is read: a small archive may hold gigabytes of zeros.
+        if number >= _MOST_MEMBERS or member.size > _MOST_BYTES:
+            raise tarfile.TarError(
+                f"{member.name} has {member.size:,} bytes and is member {number + 1:,}; at most "
+                f"{_MOST_BYTES:,} bytes and {_MOST_MEMBERS:,} members are read"
+            )
         file = archive.extractfile(member) if member.name.endswith(".jpg") else None
         if file is not None:
             yield str(PurePosixPath(member.name)), file.read()
@@ -141,6 +149,7 @@ def cached(name: str, key: str, build: Callable[[], Parts]) -> Parts:
         build: Reads the data the slow way.
     """
     path = cache_folder() / f"{name}-{key}.safetensors"
+    remove_left_overs(path.parent)
     if path.is_file():
         try:
             return _read(path)
@@ -162,8 +171,7 @@ def _read(path: Path) -> Parts:
 def _write(path: Path, parts: Parts) -> None:
     tensors = {f"{part}_images": split.images for part, split in parts._asdict().items()}
     tensors |= {f"{part}_labels": split.labels for part, split in parts._asdict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place and moved in one step: a killed run leaves no half file.
-    with TemporaryDirectory(dir=path.parent, prefix=".partial-") as stage:
-        save_file(tensors, Path(stage) / path.name)
-        os.replace(Path(stage) / path.name, path)
+    with staged(path.parent) as stage:
+        save_file(tensors, stage / path.name)
+        os.replace(stage / path.name, path)

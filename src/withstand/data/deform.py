@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from withstand.core.noise import gaussian_filter
-from withstand.data.batches import to_unit_range
+from withstand.data.batches import batch_at, to_unit_range
 from withstand.data.partition import derived_seed, epoch_order
 from withstand.data.split import Split
 from withstand.types import Batch, DataError
@@ -246,8 +246,8 @@ def deformed_stream(split: Split, deform: Deform, batch_size: int, *, seed: int 
         raise DataError("There are no examples to deform. Give a split of at least one.")
     generator = torch.Generator(split.images.device).manual_seed(derived_seed("deform", seed))
     return (
-        Batch(deform(to_unit_range(split.images[chosen]), generator=generator), split.labels[chosen])
-        for chosen in _endless_indices(split, batch_size, seed)
+        Batch(deform(batch.images, generator=generator), batch.labels)
+        for batch in (batch_at(split, chosen) for chosen in _endless_indices(split, batch_size, seed))
     )
 
 

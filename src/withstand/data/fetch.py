@@ -15,14 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pooch
 from typing_extensions import override
 
 from withstand.data.cifar import CIFAR10, CIFAR100, CifarFiles
 from withstand.data.idx import GZIP_ERRORS, find_idx, open_idx
-from withstand.data.locations import NAME_THE_ROOT, damaged, data_root
+from withstand.data.locations import NAME_THE_ROOT, damaged, data_root, staged
 from withstand.types import DataError
 
 _log = logging.getLogger(__name__)
@@ -231,9 +230,9 @@ def _remote(name: str) -> Remote:
 def _fetch_into(root: Path, remote: Remote, names: list[str]) -> None:
     try:
         (root / remote.folder).mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=root, prefix=".partial-") as stage:
+        with staged(root) as stage:
             for name in names:
-                target = Path(stage) / name
+                target = stage / name
                 _download(f"{remote.base_url}{name}", target, root / remote.folder)
                 remote.place(target, root / remote.folder)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from withstand.core.dataset_info import DatasetInfo
 from withstand.data.picture_files import Form, Picture, decode, form_of
 from withstand.data.split import Parts, Split, channel_statistics
 from withstand.types import DataError
+
+_log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 # Mean and std are measured on this many training pictures, evenly spread: decoding more
@@ -48,7 +51,7 @@ class ImageFolder:
         """Shape, classes, and mean and std measured on at most 2,000 training pictures."""
         count = min(_NUM_MEASURED, len(self.train))
         measured = [self.train[index * len(self.train) // count].picture for index in range(count)]
-        mean, std = channel_statistics(decode(measured, self.form))
+        mean, std = channel_statistics(decode(measured, self.form, say=_log.debug))
         return DatasetInfo(f"folder:{self.path}", self.form.shape, self.class_names, mean, std)
 
     def read(self) -> Parts:
@@ -67,12 +70,16 @@ def list_folder(path: Path, *, size: int | None = None) -> ImageFolder:
         DataError: a folder is missing or holds no pictures, or a class is only in ``test``.
     """
     class_names = tuple(sorted(folder.name for folder in _class_folders(path / "train")))
-    unknown = {folder.name for folder in _class_folders(path / "test")} - set(class_names)
-    if unknown:
+    tested = {folder.name for folder in _class_folders(path / "test")}
+    if unknown := tested - {*class_names}:
+        untested = sorted({*class_names} - tested)
+        renamed = f"Was one renamed? In test there is no {', '.join(untested)}. " if untested else ""
         raise DataError(
             f"{path / 'test'} has classes that {path / 'train'} lacks: {', '.join(sorted(unknown))}. "
-            "A class must be trained on to be tested: add training pictures or remove the test folder of it."
+            f"{renamed}A class must be trained on to be tested: add training pictures or remove the test "
+            "folder of it."
         )
+    _tell_unread(path)
     train = [item for label, name in enumerate(class_names) for item in _list(path / "train" / name, label)]
     test = [item for label, name in enumerate(class_names) for item in _list(path / "test" / name, label)]
     bare = [name for label, name in enumerate(class_names) if all(item.label != label for item in train)]
@@ -86,6 +93,25 @@ def decode_split(items: list[Labelled], form: Form) -> Split:
     """Decodes labelled pictures, in their order."""
     images = decode([item.picture for item in items], form)
     return Split(images, torch.tensor([item.label for item in items]))
+
+
+def _tell_unread(path: Path) -> None:
+    """Logs what lies in the folder but is not read, since it may be meant to be."""
+    parts = [path / "train", path / "test"]
+    loose = [entry for part in parts for entry in part.iterdir() if entry.is_file()]
+    inside = [entry for part in parts for folder in _class_folders(part) for entry in folder.iterdir()]
+    unread = [*loose, *(entry for entry in inside if not _is_picture(entry))]
+    unread = [entry for entry in unread if not entry.name.startswith(".")]
+    if unread:
+        _log.warning(
+            "%s files or folders are not read, such as %s: pictures (%s) belong in %s/train/CLASS/ and "
+            "%s/test/CLASS/.",
+            f"{len(unread):,}",
+            min(unread),
+            ", ".join(sorted(SUFFIXES)),
+            path,
+            path,
+        )
 
 
 def _class_folders(path: Path) -> list[Path]:

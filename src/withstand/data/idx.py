@@ -27,6 +27,9 @@ IDX_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
+# Of a file: many times what MNIST and its kin have.
+MOST_ITEMS = 1_000_000
+
 # What reading a damaged gzip file raises: bad magic or checksum, early end, bad stream.
 GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
 
@@ -43,7 +46,7 @@ def read_idx(info: DatasetInfo, root: Path, *, folder: str) -> Parts:
         Both parts, in the order of the files.
 
     Raises:
-        DataError: a file is missing, truncated or otherwise damaged.
+        DataError: a file is missing, truncated or otherwise damaged, or has more than ``MOST_ITEMS`` images.
     """
     absent = absent_idx(root, folder=folder)
     if absent:
@@ -78,24 +81,31 @@ def _read_split(images: Path, labels: Path, info: DatasetInfo) -> Split:
 
 def _read_values(path: Path, item_shape: list[int]) -> Tensor:
     """The values of one file as a uint8 tensor (items, *item_shape)."""
-    data = _read_bytes(path)
-    num_axes = 1 + len(item_shape)
-    start = 4 + 4 * num_axes
-    if len(data) < start or data[:4] != bytes([0, 0, 8, num_axes]):
-        raise damaged(
-            path, f"it begins with {data[:4].hex(' ')}, not as an idx file of uint8 with {num_axes} axes"
-        )
-    shape = np.frombuffer(data, ">u4", count=num_axes, offset=4).tolist()
-    if shape[1:] != item_shape:
-        raise damaged(path, f"its items have shape {tuple(shape[1:])} instead of {tuple(item_shape)}")
-    if len(data) - start != math.prod(shape):
-        raise damaged(path, f"its header promises {math.prod(shape)} values, but {len(data) - start} follow")
-    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
-
-
-def _read_bytes(path: Path) -> bytes:
     try:
         with open_idx(path) as file:
-            return file.read()
+            shape = _read_shape(path, file, item_shape)
+            size = math.prod(shape)
+            # One more than promised and no more: a small packed file may hold gigabytes of zeros.
+            data = file.read(size + 1)
     except GZIP_ERRORS as error:
         raise damaged(path, f"it cannot be unpacked ({error})") from error
+    if len(data) != size:
+        at_least = " at least" if len(data) > size else ""
+        raise damaged(path, f"its header promises {size} values, but {len(data)} follow{at_least}")
+    return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
+
+
+def _read_shape(path: Path, file: io.BufferedIOBase, item_shape: list[int]) -> list[int]:
+    """What the header promises, checked before anything of that size is read."""
+    num_axes = 1 + len(item_shape)
+    header = file.read(4 + 4 * num_axes)
+    if len(header) < 4 + 4 * num_axes or header[:4] != bytes([0, 0, 8, num_axes]):
+        raise damaged(
+            path, f"it begins with {header[:4].hex(' ')}, not as an idx file of uint8 with {num_axes} axes"
+        )
+    shape: list[int] = np.frombuffer(header, ">u4", offset=4).tolist()
+    if shape[1:] != item_shape:
+        raise damaged(path, f"its items have shape {tuple(shape[1:])} instead of {tuple(item_shape)}")
+    if shape[0] > MOST_ITEMS:
+        raise damaged(path, f"its header promises {shape[0]:,} items, and at most {MOST_ITEMS:,} are read")
+    return shape

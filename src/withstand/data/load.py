@@ -19,6 +19,7 @@ from withstand.data.folder import ImageFolder, list_folder
 from withstand.data.idx import absent_idx, read_idx
 from withstand.data.locations import data_root
 from withstand.data.partition import PARTITIONS, PartitionName
+from withstand.data.plausible import copies, darkness, missing_classes, tell
 from withstand.data.split import Dataset, Parts, Split
 from withstand.types import DataError
 
@@ -100,10 +101,12 @@ def load(
         The data set, on the CPU. Its test data are the same whatever the options.
 
     Raises:
-        DataError: a name is unknown, files are missing or damaged, or a size does not fit.
+        DataError: a name is unknown, files are missing or damaged, or a size or the seed does not fit.
     """
     if partition not in PARTITIONS:
         raise DataError(f"There is no partition {partition!r}; {nearest(partition, PARTITIONS)}")
+    if partition == "seeded" and seed < 0:
+        raise DataError(f"The seed of the data must be at least 0, but is {seed}.")
     folder = _image_folder(name, size)
     if folder is not None:
         about, parts = folder.info(), folder.read()
@@ -113,7 +116,9 @@ def load(
     train, validation = PARTITIONS[partition](
         parts.train, validation_size=validation_size, train_size=train_size, seed=seed
     )
-    return Dataset(about, train, validation, parts.test)
+    dataset = Dataset(about, train, validation, parts.test)
+    tell(dataset, missing_classes, *(() if folder is None else (darkness, copies)))
+    return dataset
 
 
 def info(name: str, *, root: str | Path | None = None, size: int | None = None) -> DatasetInfo:
@@ -143,6 +148,9 @@ def is_present(name: str, root: Path) -> bool:
 
 def _image_folder(name: str, size: int | None) -> ImageFolder | None:
     """The folder that ``folder:PATH`` names, or None for the name of a known data set."""
+    if not isinstance(name, str):
+        hint = f"folder:{name}" if isinstance(name, Path) else "digits"
+        raise DataError(f"A data set is named by a text, such as {hint!r}, but this is {name!r}.")
     if name.startswith(_FOLDER) and name != _FOLDER:
         return list_folder(Path(name.removeprefix(_FOLDER)).expanduser(), size=size)
     if name not in KNOWN_DATASETS:

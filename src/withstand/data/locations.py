@@ -1,14 +1,22 @@
-"""Where data files lie, and what to say when they are missing or damaged."""
+"""Where data files lie and grow, and what to say when they are missing or damaged."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import platform
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from withstand.types import DataError
 
 NAME_THE_ROOT = "Another data root is named by --data.root or the environment variable WITHSTAND_DATA."
+
+_STAGE = ".partial-"
+_SECONDS_A_DAY = 86_400
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -30,6 +38,44 @@ def missing(name: str, folder: Path, files: Iterable[str], remedy: str) -> DataE
         f"The data set {name} is not there: {folder} lacks {', '.join(files)}. "
         f"{remedy}, or put the files there by hand. {NAME_THE_ROOT}"
     )
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A temporary folder in ``folder``, where files are written before they are moved to their places.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_left_overs(folder)
+    with TemporaryDirectory(dir=folder, prefix=f"{_STAGE}{platform.node()}-{os.getpid()}-") as stage:
+        yield Path(stage)
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Removes what killed processes left of ``staged`` in a folder.
+
+    That is what a process of this machine made that is gone, and whatever is older than a day.
+    """
+    for left in folder.glob(f"{_STAGE}*"):
+        if _is_left_over(left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_left_over(stage: Path) -> bool:
+    try:
+        if time.time() - stage.stat().st_mtime > _SECONDS_A_DAY:
+            return True
+        host, process, _ = stage.name.removeprefix(_STAGE).rsplit("-", 2)
+        if host != platform.node() or os.name != "posix":
+            return False
+        os.kill(int(process), 0)  # asks whether it is there
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):  # it is gone already, another's process, or of another name
+        return False
+    return False
 
 
 def damaged(path: Path, reason: str) -> DataError:

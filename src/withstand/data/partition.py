@@ -1,4 +1,4 @@
-"""Every seeded choice of examples: which validate, which train, and in which order.
+"""Every seeded choice of examples: which validate, which train, in which order, and which stand for all.
 
 All draws come from CPU generators that are seeded here, whatever device the data are on, so the
 same seed chooses the same examples on any machine.
@@ -37,6 +37,43 @@ def epoch_order(num_examples: int, *, seed: int, epoch: int) -> Tensor:
         int64 CPU tensor (num_examples,): a permutation of 0 … num_examples - 1.
     """
     return torch.randperm(num_examples, generator=_generator("order", seed, epoch))
+
+
+def stratified(labels: Tensor, number: int | None, *, seed: int = 0) -> Tensor:
+    """Chooses examples that stand for all: each class has the share of them that it has of the whole.
+
+    Shares are rounded by largest remainder, so that no class is off by a whole example.
+
+    Args:
+        labels: int64 tensor (examples,), on any device.
+        number: How many; all where None or where there are no more.
+        seed: Chooses within each class; the same examples on any machine.
+
+    Returns:
+        int64 CPU tensor (chosen,) of indices, ascending.
+    """
+    total = len(labels)
+    if number is None or number >= total:
+        return torch.arange(total)
+    shuffled = torch.randperm(total, generator=_generator("sample", seed))
+    shuffled_labels = labels.cpu()[shuffled]
+    classes, counts = shuffled_labels.unique(return_counts=True)
+    quotas, remainders = number * counts // total, number * counts % total
+    # Equal remainders go by a shuffled order, so that no class is preferred for its number.
+    order = torch.randperm(len(classes), generator=_generator("sample classes", seed))
+    largest = order[remainders[order].argsort(descending=True, stable=True)]
+    quotas[largest[: number - int(quotas.sum())]] += 1
+    chosen = [
+        shuffled[shuffled_labels == label][:quota]
+        for label, quota in zip(classes.tolist(), quotas.tolist(), strict=True)
+    ]
+    return torch.cat(chosen).sort().values
+
+
+def sample(split: Split, number: int | None, *, seed: int = 0) -> Split:
+    """What ``stratified`` chooses of a split, in its order; the split itself where that is all."""
+    is_all = number is None or number >= len(split)
+    return split if is_all else split.subset(stratified(split.labels, number, seed=seed))
 
 
 def partition(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
+import math
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +15,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from withstand.types import DataError
 
+_log = logging.getLogger(__name__)
+
+MOST_PIXELS = 2**26  # of one picture, more than cameras take
 # Pictures a thread decodes at a time: handing over each alone costs as much as a small JPEG.
 _CHUNK = 256
 _MAX_THREADS = 8
+_FRAMES = "frames"  # a key of a picture's information that is added here
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # warnings may be errors
 
 
 class Picture(NamedTuple):
@@ -65,70 +74,139 @@ def form_of(picture: Picture, size: int | None = None) -> Form:
             all others must have.
 
     Raises:
-        DataError: the picture cannot be read or ``size`` is not positive.
+        DataError: the picture cannot be read, is too large, or ``size`` is not positive.
     """
     if size is not None and size < 1:
         raise DataError(f"size must be at least 1 pixel, but is {size}.")
     image = _open(picture)
-    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    mode = "L" if _is_grey(image) else "RGB"
     width, height = image.size if size is None else (size, size)
     return Form(mode, width, height, resize=size is not None)
 
 
-def decode(pictures: Sequence[Picture], form: Form) -> Tensor:
+def decode(pictures: Sequence[Picture], form: Form, *, say: Callable[..., None] = _log.warning) -> Tensor:
     """Decodes pictures.
 
     Args:
         pictures: At least one.
         form: What to turn each into. Resizing keeps the proportions: the shorter side fits and
             the longer one is cropped at both ends.
+        say: Is told, as a logger is, what was made of pictures that are not of this form: transparent parts
+            are laid on white, colour becomes grey where the form is, of moving pictures the first counts.
 
     Returns:
         uint8 tensor (pictures, channels, height, width).
 
     Raises:
-        DataError: a picture cannot be read, has 16 bits a channel, or differs in size.
+        DataError: a picture cannot be read, has 16 bits a channel, differs in size, or has more than
+            ``MOST_PIXELS`` pixels; or all together do not fit into memory.
     """
-    pixels = np.empty((len(pictures), *form.shape), np.uint8)
+    pixels = _allocated(len(pictures), form)
+    changed: dict[str, list[str]] = defaultdict(list)
 
     def fill(start: int) -> None:
         for index in range(start, min(start + _CHUNK, len(pictures))):
-            values = np.asarray(_fit(pictures[index], form))
+            image = _open(pictures[index], None if form.resize else (form.width, form.height))
+            for change in _changes(image, form):
+                changed[change].append(pictures[index].name)
+            values = np.asarray(_fit(image, form))
             pixels[index] = values.reshape(form.height, form.width, -1).transpose(2, 0, 1)
 
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
         # The list waits for all and raises the first error.
         list(threads.map(fill, range(0, len(pictures), _CHUNK)))
+    for change, names in sorted(changed.items()):
+        say("%s of %s pictures, such as %s, %s.", f"{len(names):,}", f"{len(pictures):,}", min(names), change)
     return torch.from_numpy(pixels)
 
 
-def _fit(picture: Picture, form: Form) -> Image.Image:
-    image, size = _open(picture), (form.width, form.height)
-    if form.resize:
-        return ImageOps.fit(image.convert(form.mode), size, Image.Resampling.BICUBIC)
-    if image.size != size:
+def _allocated(number: int, form: Form) -> NDArray[np.uint8]:
+    """Space for all pictures; an error where the machine has less memory than that."""
+    shape = (number, *form.shape)
+    needed, known = math.prod(shape), {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= {*getattr(os, "sysconf_names", ())}
+    if known and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         raise DataError(
-            f"The picture {picture.name} is {image.width} x {image.height} pixels, but the first is "
-            f"{form.width} x {form.height}. Name a `size` to resize and crop all to size x size pixels."
+            f"{number:,} pictures of {form.width} x {form.height} pixels take {needed / 2**30:,.0f} GiB, "
+            "more memory than this machine has. Name a smaller `size`, or take fewer."
         )
-    return image.convert(form.mode)
+    return np.empty(shape, np.uint8)
 
 
-def _open(picture: Picture) -> Image.Image:
-    """The decoded picture, turned upright."""
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA", "La")
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return "transparency" in image.info or image.mode.endswith(("A", "a"))
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Whether any pixel is."""
+    return _has_alpha(image) and min(image.convert("RGBA").getchannel("A").getextrema()) < 255
+
+
+def _changes(image: Image.Image, form: Form) -> list[str]:
+    """What is lost of a picture in this form, in words that end a sentence."""
+    changes = {
+        "are transparent in parts, which are laid on white": _is_transparent(image),
+        "are in colour, but the first picture is grey, so all are turned into grey": form.mode == "L"
+        and not _is_grey(image),
+        "are grey, but the first picture is in colour, so their three channels are equal": form.mode == "RGB"
+        and _is_grey(image),
+        "have the colours CMYK, which are turned into RGB without a colour profile": image.mode == "CMYK",
+        "hold several pictures, of which the first is taken": image.info[_FRAMES] > 1,
+    }
+    return [words for words, is_so in changes.items() if is_so]
+
+
+def _fit(image: Image.Image, form: Form) -> Image.Image:
+    if _has_alpha(image):
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    plain = image.convert(form.mode)
+    return ImageOps.fit(plain, (form.width, form.height), Image.Resampling.BICUBIC) if form.resize else plain
+
+
+def _open(picture: Picture, size: tuple[int, int] | None = None) -> Image.Image:
+    """The decoded picture, turned upright; of another size than ``size`` it is not decoded."""
     content = io.BytesIO(picture.content) if isinstance(picture.content, bytes) else picture.content
     try:
         with Image.open(content) as image:
+            _require_plain(picture, image)
+            if size is not None and image.size not in (size, size[::-1]):  # turned upright it may fit
+                raise _other_size(picture, image.size, size)
             upright = ImageOps.exif_transpose(image)
             upright.load()
+            upright.info[_FRAMES] = getattr(image, "n_frames", 1)
     # Pillow reports damage in many ways, a broken PNG even as a SyntaxError.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, *_BOMBS) as error:
         raise DataError(
             f"The picture {picture.name} cannot be read: {error}. Delete it or replace it by a sound copy."
         ) from error
-    if upright.mode.startswith(("I", "F")):
+    if size is not None and upright.size != size:
+        raise _other_size(picture, upright.size, size)
+    return upright
+
+
+def _require_plain(picture: Picture, image: Image.Image) -> None:
+    """Accepts what can be decoded at all, by the header alone."""
+    if math.prod(image.size) > MOST_PIXELS:
         raise DataError(
-            f"The picture {picture.name} has more than 8 bits a channel (mode {upright.mode}), "
+            f"The picture {picture.name} is {image.width} x {image.height} pixels, and at most "
+            f"{MOST_PIXELS:,} pixels are read. Make it smaller, or remove it."
+        )
+    # Pillow says only in the tiles that it cuts colours of 16 bits down to 8.
+    if image.mode.startswith(("I", "F")) or ";16" in str(image.tile):
+        raise DataError(
+            f"The picture {picture.name} has more than 8 bits a channel (mode {image.mode}), "
             "which would be cut off. Convert it to 8 bits."
         )
-    return upright
+
+
+def _other_size(picture: Picture, size: tuple[int, int], first: tuple[int, int]) -> DataError:
+    return DataError(
+        f"The picture {picture.name} is {size[0]} x {size[1]} pixels, but the first is "
+        f"{first[0]} x {first[1]}. Name a `size` to resize and crop all to size x size pixels."
+    )

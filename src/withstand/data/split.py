@@ -1,7 +1,7 @@
 """Images and labels in memory: a split, the data set that three of them make, and their statistics.
 
-Images are stored as uint8, a quarter of the space of floats, and are handed out in [0, 1] by
-``batches``.
+Images are stored as uint8 where that loses nothing, a quarter of the space of floats, and are handed out
+in [0, 1] by ``batches``.
 """
 
 from __future__ import annotations
@@ -24,24 +24,28 @@ class Split:
     """Images and labels of one part of a data set, on one device.
 
     Args:
-        images: uint8 tensor (examples, channels, height, width), in 0 … 255.
+        images: Tensor (examples, channels, height, width): uint8 in 0 … 255, or float32 in [0, 1].
         labels: int64 tensor (examples,), at least 0.
 
     Raises:
-        DataError: types or shapes differ from these, or a label is negative.
+        DataError: types or shapes differ from these, or floats are outside [0, 1], or a label is negative.
     """
 
     images: Tensor
     labels: Tensor
 
     def __post_init__(self) -> None:
-        _require_form("Images", self.images, torch.uint8, ("examples", "channels", "height", "width"))
+        images = self.images
+        form = torch.float32 if isinstance(images, Tensor) and images.dtype == torch.float32 else torch.uint8
+        _require_form("Images", images, form, ("examples", "channels", "height", "width"))
         _require_form("Labels", self.labels, torch.int64, ("examples",))
         if len(self.images) != len(self.labels):
             raise DataError(
                 f"Each image needs one label, but there are {len(self.images)} images and "
                 f"{len(self.labels)} labels."
             )
+        if images.is_floating_point():
+            require_unit_range(images)
         if len(self) and int(self.labels.min()) < 0:
             raise DataError(
                 f"Labels are numbered from 0, but one is {int(self.labels.min())}. "
@@ -65,10 +69,6 @@ class Split:
         chosen = indices if isinstance(indices, Tensor) else torch.tensor(indices, dtype=torch.int64)
         chosen = chosen.to(self.labels.device)
         return Split(self.images[chosen], self.labels[chosen])
-
-    def first(self, number: int | None) -> Split:
-        """The first so many examples, or as many as there are; all of them where None."""
-        return self if number is None else self.subset(range(min(number, len(self))))
 
 
 class Parts(NamedTuple):
@@ -111,7 +111,8 @@ class Dataset:
         """SHA-256, in hex, over the shapes and bytes of all splits; the same on any machine."""
         digest = hashlib.sha256()
         for name, split in self._splits().items():
-            digest.update(f"{name} {tuple(split.images.shape)};".encode())
+            kind = "" if split.images.dtype == torch.uint8 else " float32"
+            digest.update(f"{name} {tuple(split.images.shape)}{kind};".encode())
             digest.update(split.images.cpu().numpy().reshape(-1).data)
             digest.update(split.labels.cpu().numpy().astype("<i8").data)
         return digest.hexdigest()
@@ -120,16 +121,52 @@ class Dataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
+def require_dataset(dataset: Dataset) -> Dataset:
+    """Accepts what was loaded or made by ``withstand.data``, and says how to make it of anything else.
+
+    Raises:
+        TypeError: it is no ``Dataset``.
+    """
+    if isinstance(dataset, Dataset):
+        return dataset
+    otherwise = "Make one: withstand.data.from_arrays((images, labels), (test_images, test_labels))."
+    remedy = {
+        str: f"Load it first: withstand.data.load({dataset!r}).",
+        Split: "Make one of it: withstand.data.Dataset(info, train, validation, test).",
+    }.get(type(dataset), otherwise)
+    raise TypeError(f"Expected a withstand.data.Dataset, but got a {type(dataset).__name__}. {remedy}")
+
+
+def require_unit_range(images: Tensor) -> None:
+    """Accepts float images that lie in [0, 1].
+
+    Raises:
+        DataError: one does not, or is NaN.
+    """
+    if images.numel() == 0:
+        return
+    low, high = (float(bound) for bound in images.aminmax())
+    # Written so that NaN fails too.
+    if not (low >= 0 and high <= 1):
+        raise DataError(
+            f"Images must lie in [0, 1], but these range from {low:.4g} to {high:.4g}. Divide levels of "
+            "0 … 255 by 255 (or pass them as uint8), and do not normalise: that is a layer inside the model."
+        )
+
+
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, in [0, 1] units.
 
     Args:
-        images: uint8 tensor (examples, channels, height, width), at least one example.
+        images: Tensor (examples, channels, height, width), uint8 or float32 in [0, 1]; at least one example.
 
     Returns:
         Means and stds, one a channel. A std is at least 1/255, so that dividing by it is safe
         for a channel that never changes.
     """
+    if images.is_floating_point():
+        stds, averages = torch.std_mean(images.transpose(0, 1).flatten(1).double(), dim=1, correction=0)
+        return tuple(averages.tolist()), tuple(stds.clamp(min=1 / 255).tolist())
     levels = torch.arange(256, dtype=torch.float64) / 255
     # Counts of 256 levels give both exactly, without a copy of the images as floats.
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
@@ -140,6 +177,11 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def _require_form(what: str, tensor: Tensor, dtype: torch.dtype, axes: tuple[str, ...]) -> None:
+    if not isinstance(tensor, Tensor):
+        raise DataError(
+            f"{what} must be a tensor, but are a {type(tensor).__name__}. Make a split by "
+            "withstand.data.as_split(images, labels), which takes arrays and lists too."
+        )
     if tensor.dtype != dtype or tensor.ndim != len(axes):
         raise DataError(
             f"{what} must be a {dtype} tensor of shape ({', '.join(axes)}), but have type {tensor.dtype} and "
@@ -149,6 +191,11 @@ def _require_form(what: str, tensor: Tensor, dtype: torch.dtype, axes: tuple[str
 
 
 def _require_fit(name: str, split: Split, info: DatasetInfo) -> None:
+    if not isinstance(split, Split):
+        raise DataError(
+            f"The {name} split must be a withstand.data.Split, but is a {type(split).__name__}. Make it by "
+            "withstand.data.as_split(images, labels)."
+        )
     if tuple(split.images.shape[1:]) != tuple(info.shape):
         raise DataError(
             f"Images of the {name} split have shape {tuple(split.images.shape[1:])}, "

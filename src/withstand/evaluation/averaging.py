@@ -15,7 +15,7 @@ from torch import nn
 
 from withstand.attacks import PGD, AtMeans, Noise
 from withstand.attacks.adapters import connected
-from withstand.data import Split, batches
+from withstand.data import Split, batches, sample
 from withstand.evaluation.attacking import attack_batch, column
 from withstand.evaluation.identity import identity
 from withstand.evaluation.meter import Columns
@@ -92,7 +92,7 @@ def find_predictor(
     elif searching is None:  # nothing has a gradient that draws enter
         draws = sampling.num_samples
     else:
-        few = test.first(sampling.sweep_examples)
+        few = sample(test, sampling.sweep_examples)
         to_make = _Sweep(model, few, searching, sampling, batch_size, seed)
         sweep = _SWEEP.validate_python(store.noted(to_make.identity, to_make.run))
         draws = sweep.chosen

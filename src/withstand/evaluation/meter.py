@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -71,6 +72,8 @@ class Subject:
         predictor: Scores answers, and holds what attacks differentiate.
         batch_size: Examples a batch.
         seed: Of all that is drawn.
+        index: int64 tensor (examples,) of where the examples stand in the whole test split; each at its own
+            place where None.
     """
 
     model: nn.Module
@@ -79,6 +82,12 @@ class Subject:
     predictor: Predictor
     batch_size: int
     seed: int
+    index: Tensor | None = None
+
+    @property
+    def places(self) -> Tensor:
+        """``index`` in any case."""
+        return torch.arange(len(self.test)) if self.index is None else self.index
 
 
 class Sources(Protocol):

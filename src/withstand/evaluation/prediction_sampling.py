@@ -26,7 +26,7 @@ class Sampling:
         attack_samples: Draws that an attack's gradient averages; where null the fewest of 1, 2, 4, … that
             attack as well as any.
         most_attack_samples: The largest number of draws to try for that, at least 4.
-        sweep_examples: Test examples to try it on, the first ones.
+        sweep_examples: Test examples to try it on, of each class its share.
         tolerance: A difference of attacked accuracies that does not count: of two numbers of draws, and of
             the last two doublings together, which must not lower it by more to be the last. Nor does a
             difference within twice its standard error.

@@ -25,7 +25,7 @@ from withstand.core.dataset_info import DatasetInfo
 from withstand.core.modes import eval_mode
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
-from withstand.data import Dataset, Split, batches
+from withstand.data import Dataset, Split, batches, few, require_dataset, stratified
 from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_predictor
 from withstand.evaluation.identity import identity, identity_of_model
@@ -41,7 +41,7 @@ from withstand.models import check
 from withstand.results.measurements import ATTACKED, radius_column
 from withstand.results.results import SCHEMA, Results
 from withstand.results.results_file import write_results
-from withstand.types import ModelError
+from withstand.types import DataError, ModelError
 
 _logger = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         dataset: Its test split is scored.
         meters: What to measure, such as ``meters.Attacks``, ``meters.Suite``, ``meters.Certificate``.
         sampling: How to score a model with random answers; as ``Sampling()`` has it where None.
-        num_examples: Score only the first so many test examples; all where None.
+        num_examples: Score only so many test examples, drawn so that each class has its share
+            (``data.stratified`` with seed 0): the same ones of every model and for every ``seed``. All where
+            None.
         batch_size: Examples a batch; examples times draws where weights are random.
         seed: Of all that is drawn; each part of a batch has its own, whatever came before.
         device: Where to run, and where the model is moved; where it is already, if None.
@@ -120,20 +122,22 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         Rows, table and results.
 
     Raises:
-        TypeError: something is no meter.
+        TypeError: something is no meter, or ``dataset`` is no ``data.Dataset``.
         ValueError: a number is out of its range.
         ModelError: the model does not fit the data or a meter, such as certificates of random weights.
-        DataError: another data set is missing, or its images have another shape.
+        DataError: there are no test images; another data set is missing, or its images have another shape.
         AttackError: an attack left its ball or [0, 1], or needs a package that is not installed.
         CertificateError: a certificate is wrong, and the rows so far are written; or a bound of the
             kernel norms is.
         RunFolderError: the folder cannot be written, or another process holds it.
     """
     require_sizes(num_examples, batch_size)
+    _require_test_images(require_dataset(dataset))
     meters = _listed(meters)
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)
-    test = dataset.test.first(num_examples).to(place)
+    index = stratified(dataset.test.labels, num_examples)
+    test = dataset.test.subset(index).to(place)
     is_random = _is_random(model, test)
     all_meters = with_implied(meters)
     _require_met(model, all_meters, dataset.info, is_random=is_random)
@@ -157,11 +161,17 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         ):
             scoring_plan = find_predictor(model, test, plans, drawn, store, batch_size=batch_size, seed=seed)
             subject = Subject(
-                model, dataset.info, test, scoring_plan.predictor, scoring_plan.batch_size, seed
+                model, dataset.info, test, scoring_plan.predictor, scoring_plan.batch_size, seed, index
             )
             evaluation = _measured(
-                subject, BatchPlan(scoring_plan, plans, proving, all_meters), store, run, on_batch
+                subject,
+                BatchPlan(scoring_plan, plans, proving, all_meters),
+                store,
+                run,
+                dataset.test,
+                on_batch,
             )
+        about = {"num_test": len(dataset.test), **about}
         evaluation = replace(evaluation, results=replace(evaluation.results, **about))
         if run is not None:
             write_results(run, evaluation.results, evaluation.table)
@@ -216,9 +226,14 @@ def _require_met(model: nn.Module, meters: Sequence[Meter], info: DatasetInfo, *
 
 
 def _measured(
-    subject: Subject, batch_plan: BatchPlan, store: Store, run: RunFolder | None, on_batch: Progress | None
+    subject: Subject,
+    batch_plan: BatchPlan,
+    store: Store,
+    run: RunFolder | None,
+    every: Split,
+    on_batch: Progress | None,
 ) -> Evaluation:
-    """Measures what is not known, and writes rows and images."""
+    """Measures what is not known, and writes rows and images, those of ``every`` test example."""
     once = {}  # before what takes its time, since bounds may contradict
     for meter in batch_plan.meters:
         if type(meter).measure is not Meter.measure:
@@ -230,25 +245,25 @@ def _measured(
         evaluation = Evaluation(split_scores.rows, *assemble(subject, batch_plan, split_scores, once))
         if run is not None:  # before the rows are shown: whoever is interrupted has the old files
             torch.manual_seed(subject.seed)
-            _save_images(run, subject, batch_plan.plans, evaluation)
+            _save_images(run, subject, every, batch_plan.plans, evaluation)
     return evaluation
 
 
 def _save_images(
-    run: RunFolder, subject: Subject, plans: Sequence[AttackPlan], evaluation: Evaluation
+    run: RunFolder, subject: Subject, every: Split, plans: Sequence[AttackPlan], evaluation: Evaluation
 ) -> None:
     """Images under the first attack, and those proven with the smallest and the largest radii."""
-    rows, names, test = evaluation.rows, subject.info.class_names, subject.test
+    rows, names = evaluation.rows, subject.info.class_names
     if plans:
-        few = next(batches(test, min(_GALLERY_SIZE, len(test))))
+        shown = few(subject.test, _GALLERY_SIZE)
         attacked = evaluation.table[evaluation.table["measure"] == ATTACKED]
         epsilon = headline_epsilon(attacked, subject.info.num_classes)
-        save_gallery(run.gallery, subject.predictor, few, plans[0].attack.at(epsilon).stages[0], names)
+        save_gallery(run.gallery, subject.predictor, shown, plans[0].attack.at(epsilon).stages[0], names)
     else:
         run.gallery.unlink(missing_ok=True)
     certificates = (certificate.name for certificate in evaluation.results.certificates)
     if proven := next((name for name in certificates if radius_column(name) in rows), None):
-        save_extremes(run.extremes, test, rows, certificate=proven, class_names=names)
+        save_extremes(run.extremes, every, rows, certificate=proven, class_names=names)
     else:
         run.extremes.unlink(missing_ok=True)
 
@@ -259,7 +274,7 @@ def _is_random(model: nn.Module, test: Split) -> bool:
     if bayes.is_stochastic(model):
         return True
     with eval_mode(model), torch.random.fork_rng():
-        images = next(batches(test, _ASKED_TWICE)).images
+        images = few(test, _ASKED_TWICE).images
         try:
             first, second = model(images), model(images)
         except RuntimeError as error:
@@ -272,6 +287,14 @@ def _is_random(model: nn.Module, test: Split) -> bool:
     return not torch.allclose(
         first, second, rtol=0.0, atol=_SAME_ANSWER * max(largest, 1e-12), equal_nan=True
     )
+
+
+def _require_test_images(dataset: Dataset) -> None:
+    if not len(dataset.test):
+        raise DataError(
+            f"{dataset.info.name} has no test images, so there is nothing to evaluate. Give its test split "
+            "at least one image."
+        )
 
 
 def require_sizes(num_examples: int | None, batch_size: int) -> None:

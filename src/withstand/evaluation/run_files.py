@@ -155,7 +155,7 @@ def save_extremes(
     arrays: dict[str, Any] = {"certificate": np.array(certificate)}
     for part, of_part in (("smallest", proven[:smallest]), ("largest", proven[::-1][:largest])):
         chosen = test.subset(of_part.index.tolist())
-        arrays[f"{part}_images"] = chosen.images.permute(0, 2, 3, 1).cpu().numpy()
+        arrays[f"{part}_images"] = _pixels(chosen.images)
         arrays[f"{part}_index"] = of_part.index.to_numpy(dtype=np.int64)
         arrays[f"{part}_label"] = chosen.labels.cpu().numpy()
         arrays[f"{part}_radius"] = of_part.to_numpy()
@@ -168,5 +168,6 @@ def _save(path: Path, arrays: dict[str, Any], class_names: Sequence[str]) -> Non
 
 
 def _pixels(images: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """(n, channels, height, width) in [0, 1] as (n, height, width, channels) of 0 … 255."""
-    return (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    """(n, channels, height, width) in [0, 1], or in bytes, as (n, height, width, channels) of 0 … 255."""
+    levels = images if images.dtype == torch.uint8 else (images * 255).round().byte()
+    return levels.permute(0, 2, 3, 1).cpu().numpy()

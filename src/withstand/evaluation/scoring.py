@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from zlib import crc32
 
@@ -124,14 +124,16 @@ def score_split(
     split_scores, total = SplitScores(), len(subject.test)
     frames: list[pd.DataFrame] = []
     done = 0
-    for batch in batches(subject.test, subject.batch_size):
-        stop = done + len(batch.labels)
-        with store.batch(done, stop) as batch_store:
+    places = subject.places.split(subject.batch_size)
+    for batch, index in zip(batches(subject.test, subject.batch_size), places, strict=True):
+        stop = done + len(index)
+        with store.batch(done, stop, identity(index)) as batch_store:
             on_part = _part_progress(on_batch, done, stop, total, batch_plan.num_parts)
-            one = _OneBatch(batch_plan, batch, batch_store, subject.seed, done, on_part)
+            one = _OneBatch(batch_plan, batch, batch_store, subject.seed, index, on_part)
             frames.append(pd.DataFrame(one.columns(split_scores)))
         rows_file.add(frames[-1])
-        require_consistent(one.violations, done, rows_file.shown_name())
+        named = [replace(wrong, rows=index[list(wrong.rows)].tolist()) for wrong in one.violations]
+        require_consistent(named, 0, rows_file.shown_name())
         if not done:  # after the batch, whose contradictions name examples
             for prover in batch_plan.provers:
                 prover.require_known_answers(batch.images[0])
@@ -163,7 +165,7 @@ class _OneBatch(Memory):
         batch: On the model's device.
         store: What is known.
         seed: Of all batches.
-        first_index: Of the batch.
+        index: int64 tensor (batch,) of where its examples stand in the test split.
         on_part: Is called after each part.
     """
 
@@ -173,14 +175,14 @@ class _OneBatch(Memory):
         batch: Batch,
         store: BatchStore,
         seed: int,
-        first_index: int,
+        index: Tensor,
         on_part: Callable[[], None],
     ) -> None:
         self.violations: list[Violation] = []
         self._attack_margins: list[tuple[float, AttackMargins]] = []
         self._plan, self._batch, self._store, self._on_part = batch_plan, batch, store, on_part
-        self._predictor, self._first_index = batch_plan.scoring_plan.predictor, first_index
-        self._seed = seed_of(seed, first_index)
+        self._predictor, self._index = batch_plan.scoring_plan.predictor, index
+        self._seed = seed_of(seed, int(index[0]))
         self._drawn = (seed, batch_plan.scoring_plan.draws)
         self.wants_images = bool(batch_plan.provers)
 
@@ -233,7 +235,7 @@ class _OneBatch(Memory):
         self._draw_for(_CLEAN)
         clean = self._predictor.answer(*batch)
         columns: dict[str, Tensor] = {
-            "index": torch.arange(self._first_index, self._first_index + len(batch.labels)),
+            "index": self._index,
             "label": batch.labels,
             "prediction": clean.prediction,
             "confidence": clean.confidence,

@@ -51,10 +51,16 @@ class Store:
         self._write_notes()
 
     @contextmanager
-    def batch(self, start: int, stop: int) -> Iterator[BatchStore]:
-        """The store of the examples from ``start`` to before ``stop``; written when the block is left."""
+    def batch(self, start: int, stop: int, examples: str = "") -> Iterator[BatchStore]:
+        """The store of one batch; written when the block is left.
+
+        Args:
+            start: How many examples come before it.
+            stop: How many there are up to its end.
+            examples: Identity of which they are, since a sample has others at the same places.
+        """
         # By its owner's name, so that an evaluation of other weights that still runs writes beside it.
-        name = f"{start:07d}-{stop:07d}-{self._notes['owner']}.npz"
+        name = f"{start:07d}-{stop:07d}-{examples}-{self._notes['owner']}.npz"
         path = None if self._folder is None else self._folder / name
         batch_store = BatchStore(path)
         try:

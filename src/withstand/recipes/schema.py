@@ -87,7 +87,7 @@ class EvaluationSettings:
         meters: Each a class_path such as Attacks, Suite, Certificate, NoiseCurve, Corruptions or
             RandomizedSmoothing; clean accuracy, calibration and classes are measured always.
         sampling: How to score a net with random weights; by default, where null, as Sampling has it.
-        num_examples: Score only the first so many test examples; all where null.
+        num_examples: Score only so many test examples, of each class its share; all where null.
         batch_size: Examples a batch.
         weights: The epoch that did best on validation data, or the last.
 

@@ -26,6 +26,7 @@ from withstand.types import RunFolderError
 
 _MUST_BE_NUMBERS = {"epoch", "progress", "seconds", "learning_rate", "loss", "collapsed"}
 _RADIUS = radius_column("certified")
+_MOST_BYTES = 2**29  # of a few images, unpacked
 _Images = TypeVar("_Images", Gallery, Extremes)
 
 
@@ -241,7 +242,11 @@ def _read_arrays(
     if not file.exists():
         return None
     try:
+        with zipfile.ZipFile(file) as members:  # a small file may hold gigabytes of zeros
+            size = sum(member.file_size for member in members.infolist())
+        if size > _MOST_BYTES:
+            raise ValueError(f"it holds {size:,} bytes, and at most {_MOST_BYTES:,} are read")
         with np.load(file, allow_pickle=False) as arrays:
             return parse(dict(arrays))
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile) as error:
         raise files.damaged(file, f"{error}.") from error

@@ -213,6 +213,8 @@ class Results:
         dataset: Name of the data set.
         num_examples: Test examples scored.
         num_classes: Of the data set.
+        num_test: Test examples that there are; where they are more, the scored ones are a sample in which
+            each class has its share. None in folders of former versions, which scored the first ones.
         schema: ``SCHEMA`` of the writer.
         weights: best or last, of a run.
         attacks: Those that were run, in their order; the worst of several last.
@@ -229,6 +231,7 @@ class Results:
     dataset: str
     num_examples: int
     num_classes: int
+    num_test: int | None = None
     schema: int = SCHEMA
     weights: str | None = None
     attacks: list[AttackInfo] = field(default_factory=list)
@@ -248,6 +251,16 @@ class Results:
     moments: Moments | None = None
     sections: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> str:
+        """What was scored, in words: ``1,000 of 10,000 test examples, drawn with …``."""
+        if self.num_test is None or self.num_test == self.num_examples:
+            return f"{self.num_examples:,} test examples"
+        return (
+            f"{self.num_examples:,} of {self.num_test:,} test examples, drawn with the classes' shares of "
+            "the whole (seed 0)"
+        )
 
     @property
     def num_repeats(self) -> int:

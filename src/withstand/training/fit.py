@@ -11,7 +11,7 @@ from torch import nn
 
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
-from withstand.data import Dataset
+from withstand.data import Dataset, require_dataset
 from withstand.loss.terms import Objective
 from withstand.training.loop import Training, TrainingResult
 from withstand.training.messages import warnings_of
@@ -51,6 +51,7 @@ def fit(
         The log and its summary.
 
     Raises:
+        TypeError: ``dataset`` is no ``data.Dataset``.
         ModelError: the model does not fit the data.
         DataError: the training images make no whole batch, or what goes by validation scores has none.
         NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stays.
@@ -58,6 +59,7 @@ def fit(
         RunFolderError: the folder cannot be written, another process holds it, or it holds a network that
             was not trained there, or measurements of one.
     """
+    require_dataset(dataset)
     run = RunFolder(Path(out)).create()
     run.require_no_other_network()
     watchers: list[Observer] = [CsvLog(run.train_log), *observers]

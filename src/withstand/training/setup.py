@@ -11,7 +11,7 @@ from torch import nn
 
 from withstand import bayes
 from withstand.core.numerics import Precision
-from withstand.data import Dataset
+from withstand.data import Augment, Dataset
 from withstand.loss.terms import Objective
 from withstand.training.settings import TrainingSettings
 from withstand.types import DataError, RecipeError
@@ -65,8 +65,11 @@ def steps_per_epoch(settings: TrainingSettings, dataset: Dataset) -> int:
     """How many batches an epoch has.
 
     Raises:
-        DataError: training is asked for and there is none, or validation scores and there are none.
+        DataError: training is asked for and there is none, or validation scores and there are none, or the
+            augmentation would crop whole images away.
     """
+    if isinstance(settings.augment, Augment):
+        settings.augment.require_fit(dataset.info.shape)
     whole, rest = divmod(len(dataset.train), settings.batch_size)
     steps = whole + (1 if rest and not settings.drop_last else 0)
     if settings.epochs and not steps:

@@ -17,7 +17,7 @@ from withstand import bayes
 from withstand.attacks import Attack
 from withstand.core.answers import NO_ANSWER, predicted
 from withstand.core.modes import eval_mode
-from withstand.data import Split, batches
+from withstand.data import Split, batches, few
 from withstand.training.checkpoint import Row
 from withstand.training.measure import Measure
 
@@ -82,13 +82,13 @@ def measured(
     Args:
         measures: Each is asked once.
         model: As it is.
-        split: Of which each sees the first images; on the device of the model.
+        split: Of which each sees a sample; on the device of the model.
         num_images: How many.
     """
-    few = next((batch.images for batch in batches(split, num_images)), None)
-    if few is None:  # without training data there is no training
+    if not len(split):  # without training data there is no training
         return {}
-    return {name: value for measure in measures for name, value in measure.of(model, few).items()}
+    images = few(split, num_images).images
+    return {name: value for measure in measures for name, value in measure.of(model, images).items()}
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ class KernelNormSettings:
     """How to bound the kernel norm of each class logit of a trained model.
 
     Args:
-        num_examples: Look at the first so many of the examples that are scored; more can only raise the
-            bounds from below.
+        num_examples: Look at so many of the scored examples; more can only raise the bounds from below.
         epsilon: l2 budget of the perturbations, in [0, 1] units.
         num_steps: Steps of the ascent, each of 1.5 epsilon / num_steps.
         num_perturbed: How many examples a class are perturbed: those with the steepest gradients.

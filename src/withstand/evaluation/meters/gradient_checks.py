@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from withstand.attacks import PGD, cross_entropy, margin
 from withstand.core import norms
-from withstand.data import batches
+from withstand.data import batches, sample
 from withstand.evaluation.meter import Gathered, Meter, Needs, PartResult, Subject, Summary
 from withstand.evaluation.plans import norm_name
 from withstand.evaluation.predictor import Predictor
@@ -116,7 +116,7 @@ class LargeEpsilon(Meter):
     def measure(self, subject: Subject) -> Any:
         """``epsilon``, and the counts ``robust``, ``total`` and ``largest_class``."""
         test, predictor = subject.test, subject.predictor
-        few = test.first(LARGE_EPSILON_EXAMPLES)
+        few = sample(test, LARGE_EPSILON_EXAMPLES)
         epsilon = large_epsilon(self.norm, few.images[0].numel())
         attacks = [
             PGD(norm=self.norm, epsilon=epsilon, num_steps=_STEPS, loss=loss) for loss in _LOSSES.values()

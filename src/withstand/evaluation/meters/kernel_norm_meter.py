@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from withstand.data import batches
+from withstand.data import few
 from withstand.evaluation.kernel_norms import KernelNormSettings, kernel_norm_bounds
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
 from withstand.evaluation.unanswered import unanswered
@@ -27,13 +27,13 @@ class KernelNorms(KernelNormSettings, Meter):
 
     @override
     def measure(self, subject: Subject) -> Any:
-        """The result of ``kernel_norm_bounds`` on the first test examples.
+        """The result of ``kernel_norm_bounds`` on a sample of the test examples.
 
         Raises:
             ModelError: the model is no function of one image.
             CertificateError: a lower bound is above the upper one.
         """
-        images = next(batches(subject.test, self.num_examples)).images
+        images = few(subject.test, self.num_examples).images
         names = subject.info.class_names
         bounds = kernel_norm_bounds(subject.model, images, self, class_names=names, seed=subject.seed)
         return asdict(bounds)

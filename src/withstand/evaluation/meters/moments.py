@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from typing_extensions import override
 
-from withstand.data import batches
+from withstand.data import few
 from withstand.evaluation.meter import Gathered, Meter, Needs, Subject, Summary
 from withstand.evaluation.moment_check import MomentSettings, check_moments
 from withstand.evaluation.unanswered import unanswered
@@ -27,12 +27,12 @@ class MomentCheck(MomentSettings, Meter):
 
     @override
     def measure(self, subject: Subject) -> Any:
-        """The result of ``check_moments`` on the first test examples.
+        """The result of ``check_moments`` on a sample of the test examples.
 
         Raises:
             ModelError: moments cannot pass through the model.
         """
-        images = next(batches(subject.test, self.num_examples)).images
+        images = few(subject.test, self.num_examples).images
         results = check_moments(subject.model, images, self, seed=subject.seed)
         return {
             "num_examples": results.num_examples,

@@ -19,7 +19,7 @@ from withstand.core.answers import predicted
 from withstand.core.checks import require_at_least
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.numerics import seed_of
-from withstand.data import Dataset, batches
+from withstand.data import Dataset, batches, sample
 from withstand.evaluation.attacking import column
 from withstand.evaluation.meter import Columns, Gathered, Meter, Needs, PartResult, Sources, Subject, Summary
 from withstand.evaluation.meters.calibration_and_classes import reliability
@@ -121,7 +121,7 @@ class Uncertainty(Meter):
         """Entropies and confidence of the images of each other data set."""
         by_name: dict[str, dict[str, list[float]]] = {}
         for name, dataset in self._others.items():
-            split = dataset.test.first(len(subject.test))
+            split = sample(dataset.test, len(subject.test))
             parts: list[Columns] = []
             for number, batch in enumerate(batches(split.to(subject.test.images.device), subject.batch_size)):
                 torch.manual_seed(seed_of(subject.seed, number * subject.batch_size))

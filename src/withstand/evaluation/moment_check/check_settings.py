@@ -21,7 +21,7 @@ class MomentSettings:
 
     Args:
         noise_std: Levels of the noise at each pixel, in [0, 1] units, each above 0.
-        num_examples: Look at the first so many images.
+        num_examples: Look at so many images.
         num_samples: Noise draws an image and level.
         methods: Which analytic forms, of ``METHODS``.
         blur: Width in pixels of the filter through which the noise is seen; 0 leaves it white.
@@ -64,7 +64,7 @@ class MomentSettings:
         """A sentence of the settings, for a report."""
         blurred = f" seen through a filter of {self.blur:g} pixels" if self.blur else ""
         return (
-            f"{self.num_samples:,} draws of Gaussian noise{blurred} around each of the first "
+            f"{self.num_samples:,} draws of Gaussian noise{blurred} around each of "
             f"{self.num_examples:,} test images at every level, the same draws scaled; sums in float64, all "
             "else in float32; times of one process, each at the batch size that suits it, the best of a "
             "few runs; that of first-activation holds the pass without noise"

@@ -66,7 +66,7 @@ def _cards(run: Run, results: Results) -> list[Card]:
     order = norms(run)
     shown = [*headline_attacks(run), *headline_certificates(run)]
     shown.sort(key=lambda row: (order.index(row.norm), row.level))
-    details = [f"{formatting.count(results.num_examples)} test examples", f"{results.num_classes} classes"]
+    details = [results.scored, f"{results.num_classes} classes"]
     details += [f"{results.weights} weights"] if results.weights else []
     return [
         *(_card(row, results) for row in (clean(run), *shown)),
