@@ -17,7 +17,7 @@ from withstand.attacks import PGD, AtMeans, Noise
 from withstand.attacks.adapters import connected
 from withstand.data import Split, batches
 from withstand.evaluation.attacking import attack_batch, column
-from withstand.evaluation.identity import identity
+from withstand.core.identity import identity
 from withstand.evaluation.meter import Columns
 from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.prediction_sampling import Sampling

@@ -21,7 +21,7 @@ from withstand.certificates.consistency import AttackMargins, CertifiedBatch, Co
 from withstand.certificates.self_test import require_known_answers
 from withstand.core import norms
 from withstand.evaluation.attacking import Scores, column
-from withstand.evaluation.identity import identity
+from withstand.core.identity import identity
 from withstand.evaluation.meter import PartResult
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, default_attack
 from withstand.evaluation.predictor import Predictor
