@@ -46,8 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         OUTPUT.print(__version__)
         return 0
     try:
+        _require_utf8(arguments)
         _command(arguments[0]).run(arguments[1:])
-    except WithstandError as error:
+        OUTPUT.file.flush()
+    except (WithstandError, OSError) as error:
         ERRORS.print(f"error: {error}", style="bold red", soft_wrap=True)  # paths stay whole
         return 2
     except KeyboardInterrupt:
@@ -58,6 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return 0
+
+
+def _require_utf8(arguments: Sequence[str]) -> None:
+    """Accepts arguments that can be written down, before anything is trained."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise RecipeError(f"The argument {argument!a} is not UTF-8. Rename what it names.") from error
 
 
 @dataclass(frozen=True)

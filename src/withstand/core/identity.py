@@ -91,11 +91,16 @@ class Reader:
     def identity_of_model(self, model: nn.Module, but: Set[str] = frozenset()) -> str:
         """A digest of a model (see the function of this name)."""
         reader = Reader()
-        reader._within = self._within | {id(module) for module in model.modules()}  # which may refer to itself
+        reader._within = self._within | {
+            id(module) for module in model.modules()
+        }  # which may refer to itself
         reader.read_layers(model)
         entries = {key: text for key, text in reader.entries.items() if key not in but}
         digest = hashlib.sha256(digest_of(entries).encode())
-        tensors = {**model.state_dict(), **dict(model.named_buffers())}  # the latter also where not persistent
+        tensors = {
+            **model.state_dict(),
+            **dict(model.named_buffers()),
+        }  # the latter also where not persistent
         for name, tensor in tensors.items():
             if isinstance(tensor, Tensor):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -245,7 +250,7 @@ class Reader:
                 self._read_named(".".join(chain), _resolved(surroundings[chain[0]], chain[1:]))
 
     def _read_named(self, name: str, values: Sequence[object]) -> None:
-        """Reads what code names outside itself: functions and classes by their code, all else by its value."""
+        """Reads what code names outside itself: functions and classes by their code, else a value."""
         for value in values:
             if isinstance(value, FunctionType | type) or hasattr(value, "__wrapped__"):
                 self.read_code(value)
@@ -267,7 +272,9 @@ class Reader:
 
 def _is_content(value: object) -> bool:
     """Whether a value that code names is data, not a module or another such surrounding."""
-    return not isinstance(value, ModuleType) and not _is_known(type(value), but=("builtins", "torch", "types"))
+    return not isinstance(value, ModuleType) and not _is_known(
+        type(value), but=("builtins", "torch", "types")
+    )
 
 
 def _is_known(thing: object, but: Sequence[str] = ()) -> bool:

@@ -15,13 +15,14 @@ from withstand.core.identity import Reader
 from withstand.core.modes import uncompiled
 
 _SHOWN = 4  # changes that a text names
-_LONGEST = 100  # characters of a value in a text
+_SETTINGS = ", settings"
+_LONGEST = 120  # characters of a value in a text
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _VERSIONS = {"Python": ".".join(platform.python_version_tuple()[:2]), "torch": str(torch.__version__)}
 _logger = logging.getLogger(__name__)
 
 Description = Mapping[str, str]
-"""Name of a part of a network -> what it is: layers, attributes, hooks, code, and the versions of libraries."""
+"""Name of a part of a network -> what it is: layers, attributes, hooks, code, versions of libraries."""
 
 
 def describe(network: nn.Module, *, is_stateful: bool = True) -> dict[str, str]:
@@ -43,7 +44,7 @@ def _versions() -> dict[str, str]:
 
 
 def written_by_forward(before: Description, after: Description) -> Set[str]:
-    """The parts that a forward pass has changed, such as a counter: what the network is does not lie there."""
+    """The parts that a forward pass has changed, such as a counter, which are no part of what it is."""
     return {key for key in {**before, **after} if before.get(key) != after.get(key)}
 
 
@@ -62,13 +63,19 @@ def changes(then: Description, now: Description) -> list[str]:
     earlier, present = then.get("versions", ""), now.get("versions", "")
     skipped = {"versions"}
     if earlier != present:  # torch's layers may have other attributes, and Python other instructions
-        skipped |= {key for key in {**then, **now} if key.endswith(", settings")}
+        skipped |= {key for key in {**then, **now} if key.endswith(_SETTINGS)}
     if earlier.split()[:2] != present.split()[:2]:
         code = {key for key in {**then, **now} if key.startswith("code of ")}
         if code:
-            _logger.warning("The code was compiled by %s, so it could not be compared with that of now.", earlier)
+            _logger.warning(
+                "The code was compiled by %s, so it could not be compared with that of now.", earlier
+            )
         skipped |= code
     keys = [key for key in {**now, **then} if key not in skipped and then.get(key) != now.get(key)]
+    # Of a layer that is another, the settings say nothing more.
+    keys = [
+        key for key in keys if key.removesuffix(_SETTINGS) == key or key.removesuffix(_SETTINGS) not in keys
+    ]
     return [_change(key, then.get(key), now.get(key)) for key in keys]
 
 
@@ -81,6 +88,12 @@ def in_words(changed: Sequence[str]) -> str:
 def _change(key: str, then: str | None, now: str | None) -> str:
     if then is None or now is None:
         return f"{key} is {'new' if then is None else 'gone'}"
-    if key.startswith("code of ") or key.endswith((", settings", ", graph")) or max(len(then), len(now)) > _LONGEST:
+    if key.startswith("code of ") or key.endswith((_SETTINGS, ", graph")):
         return f"{key} has changed"
-    return f"{key}: {then} then, {now} now"
+    if (kind := then.partition(") ")[0]) != now.partition(") ")[0]:  # of a layer, before its shapes
+        then, now = f"{kind})" if ") " in then else then, now.partition(") ")[0] + ")" * (") " in now)
+    return f"{key}: {_short(then)} then, {_short(now)} now"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

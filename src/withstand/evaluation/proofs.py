@@ -20,8 +20,8 @@ from withstand.certificates import Certification, Certifier, consistency
 from withstand.certificates.consistency import AttackMargins, CertifiedBatch, Conflict, Outcome, Violation
 from withstand.certificates.self_test import require_known_answers
 from withstand.core import norms
-from withstand.evaluation.attacking import Scores, column
 from withstand.core.identity import identity
+from withstand.evaluation.attacking import Scores, column
 from withstand.evaluation.meter import PartResult
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, default_attack
 from withstand.evaluation.predictor import Predictor

@@ -22,14 +22,14 @@ from withstand._version import __version__
 from withstand.attacks import Attack
 from withstand.core.checks import require_at_least
 from withstand.core.dataset_info import DatasetInfo
+from withstand.core.identity import identity, identity_of_model
 from withstand.core.modes import eval_mode
 from withstand.core.network import describe, written_by_forward
 from withstand.core.numerics import numerics
-from withstand.core.run_folder import RunFolder
+from withstand.core.run_folder import EVALUATED_FILES, RunFolder
 from withstand.data import Dataset, Split, batches
 from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_predictor
-from withstand.core.identity import identity, identity_of_model
 from withstand.evaluation.meter import Meter, Subject
 from withstand.evaluation.meters import Calibration, Classes
 from withstand.evaluation.plans import AttackPlan, default_plans, merged_attacks, merged_certificates
@@ -147,8 +147,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     proving = provers(model, certificates)
     for prover in proving:  # before anything that takes its time
         prover.try_on(next(batches(test, 1)))
-    run = None if out is None else RunFolder(Path(out)).create()
-    with nullcontext() if run is None else run.held("evaluating"):
+    run = None if out is None else RunFolder.at(out)
+    with nullcontext() if run is None else run.starting("evaluating", writes=EVALUATED_FILES):
         model_identity = identity_of_model(model, but=written_by_forward(described, describe(model)))
         store = _store_of(run, model_identity, dataset)
         drawn = (sampling or Sampling()) if is_random else None

@@ -15,11 +15,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.certificates.consistency import AttackMargins, Violation, require_consistent
+from withstand.core.identity import identity
 from withstand.core.numerics import seed_of
 from withstand.data import batches
 from withstand.evaluation.attacking import Memory, Scores, attack_batch, column
 from withstand.evaluation.averaging import ScoringPlan
-from withstand.core.identity import identity
 from withstand.evaluation.meter import Columns, Counts, Meter, PartResult, Subject
 from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.predictor import Answer

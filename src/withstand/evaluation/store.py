@@ -42,9 +42,7 @@ class Store:
         RunFolderError: the folder cannot be written.
     """
 
-    def __init__(
-        self, folder: Path | None, owner: str, of: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, folder: Path | None, owner: str, of: Mapping[str, str] = MappingProxyType({})) -> None:
         self._folder = folder
         self._notes: dict[str, Any] = {"owner": owner, "of": dict(of)}
         if folder is None:

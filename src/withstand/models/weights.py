@@ -109,7 +109,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     """Tensors, compared with the digest that was written beside them, where there is one."""
     with safetensors.safe_open(file, framework="pt") as opened:
         noted = (opened.metadata() or {}).get(_DIGEST)
-        state = {name: opened.get_tensor(name) for name in opened.keys()}
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
     if noted not in (None, _digest(state)):
         raise ValueError("its values are not those that were written")
     return state

@@ -92,6 +92,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()  # torch's own writer gives no OSError on a full disk
     torch.save(dict(content), buffer)
     with replaced(path) as temporary:
+        path.parent.mkdir(exist_ok=True)
         temporary.write_bytes(buffer.getbuffer())
 
 

@@ -29,7 +29,7 @@ Sketch = dict[str, list[float]]
 """Name of a tensor -> two sums over it, which differ where the tensors do."""
 
 _left: WeakKeyDictionary[nn.Module, tuple[Sketch, Sketch]] = WeakKeyDictionary()
-"""Of a model that was trained in this process: the weights that it began with, and those that it was left with."""
+"""Of a model that was trained in this process: its weights at the beginning, and as it was left."""
 
 
 class Origin:
@@ -89,7 +89,7 @@ class Origin:
         self._initial = content["initial"]
 
     def leave(self) -> None:
-        """Notes the weights that the model is left with, so that the same object may go on with its training."""
+        """Notes the weights that the model is left with, so that the same object may go on with them."""
         _left[self._model] = (self._initial, _sketch_of(self._model.state_dict()))
 
     def _require_same_start(self, path: Path, content: Mapping[str, Any]) -> None:
@@ -116,7 +116,7 @@ class Origin:
 def _describe_parts(
     objective: nn.Module, optimizer: torch.optim.Optimizer, settings: TrainingSettings
 ) -> dict[str, dict[str, str]]:
-    """Layers, attributes and code of what decides, beside the model, what is trained; alike in any process."""
+    """Layers, attributes and code of what decides, beside the model, what is trained."""
     reader = Reader(is_stateful=False)
     plain = {
         "optimizer": type(optimizer),
@@ -191,7 +191,9 @@ def _surroundings(device: torch.device) -> dict[str, str]:
 
 def _warn_of_other_surroundings(then: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Logs where a training goes on with other threads, or on another device, than it was begun."""
-    differing = [f"{name} {then[name]} then, {now[name]} now" for name in now if then.get(name, now[name]) != now[name]]
+    differing = [
+        f"{name} {then[name]} then, {now[name]} now" for name in now if then.get(name, now[name]) != now[name]
+    ]
     if differing:
         _logger.warning(
             "Training goes on under other conditions than it began (%s): sums are rounded otherwise, so the "
