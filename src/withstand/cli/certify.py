@@ -27,6 +27,7 @@ from withstand.cli.arguments import (
     target,
 )
 from withstand.cli.console import ERRORS, OUTPUT, print_results, progress_of
+from withstand.core.network import describe
 from withstand.core.run_folder import RunFolder, replaced
 from withstand.core.suggest import nearest
 from withstand.data import Dataset
@@ -245,7 +246,7 @@ def adopt_model(
         _require_same_model(out, recipe, network)
         return
     out.create()
-    out.write_json(out.model_spec, model_spec(recipe, dataset.info, network))
+    out.write_json(out.model_spec, {**model_spec(recipe, dataset.info), "network": describe(network)})
     _write_environment(out, dataset, device, command)
     models.save_weights(network, out.last_weights)
     content = {

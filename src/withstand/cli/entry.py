@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -48,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _require_utf8(arguments)
         _command(arguments[0]).run(arguments[1:])
-        OUTPUT.file.flush()
+        sys.stdout.flush()
     except (WithstandError, OSError) as error:
+        if not isinstance(error, WithstandError):
+            _silence_output()
         ERRORS.print(f"error: {error}", style="bold red", soft_wrap=True)  # paths stay whole
         return 2
     except KeyboardInterrupt:
@@ -60,6 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return 0
+
+
+def _silence_output() -> None:
+    """Lets no more be written where writing failed, such as to a full disk: Python would try at its end."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _require_utf8(arguments: Sequence[str]) -> None:

@@ -114,8 +114,8 @@ def model_to_go_on_with(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn
     return model
 
 
-def model_spec(recipe: Recipe, info: DatasetInfo, model: nn.Module) -> dict[str, Any]:
-    """How to build the model, and what it is then, as ``model.json`` holds it."""
+def model_spec(recipe: Recipe, info: DatasetInfo) -> dict[str, Any]:
+    """How to build the model, as ``model.json`` holds it beside the description of what is built."""
     return {
         "name": recipe.model.name,
         "normalize": recipe.model.normalize,
@@ -125,7 +125,6 @@ def model_spec(recipe: Recipe, info: DatasetInfo, model: nn.Module) -> dict[str,
         "dataset": info.name,
         "input_shape": list(info.shape),
         "num_classes": info.num_classes,
-        "network": describe(model),
     }
 
 

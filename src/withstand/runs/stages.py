@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from withstand.core.network import describe
 from withstand.core.run_folder import RunFolder, replaced
 from withstand.data import Dataset
 from withstand.evaluation import Evaluation, Meter, evaluate
@@ -79,7 +80,7 @@ def _train(
     out.forget_start()
     with replaced(out.recipe) as temporary:
         temporary.write_text(parsed.text, encoding="utf-8")
-    out.write_json(out.model_spec, model_spec(recipe, dataset.info, model))
+    out.write_json(out.model_spec, {**model_spec(recipe, dataset.info), "network": describe(model)})
     if not (is_begun and out.last_weights.exists()):  # else training is done: nothing is added to it
         _write_environment(out, recipe, command, dataset, device)
     result = fit(
