@@ -1,4 +1,4 @@
-"""What withstand did not write stays; what has changed since training is said; a failed start leaves nothing."""
+"""Files of others stay, changes since training are said, and a start that fails leaves nothing."""
 
 from __future__ import annotations
 
