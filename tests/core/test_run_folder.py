@@ -117,7 +117,7 @@ def test_run_folder_create_makes_it_and_its_parents_and_may_be_repeated(tmp_path
     assert folder.create() is folder
     (folder.path / "kept").write_text("kept")
     folder.create()
-    assert _files(folder.path) == ["checkpoint", "kept"]
+    assert _files(folder.path) == [".withstand", "kept"]
 
 
 def test_run_folder_create_reports_a_file_in_the_way(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 import withstand
 from withstand.attacks import PGD, Noise, cross_entropy, margin
-from withstand.evaluation.identity import identity, identity_of_model
+from withstand.core.identity import identity, identity_of_model
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_identity_is_the_same_in_another_process() -> None:
 import math
 from withstand.attacks import PGD, Noise, margin
 from withstand.evaluation.meters import Attacks, Certificate
-from withstand.evaluation.identity import identity
+from withstand.core.identity import identity
 SETTINGS = [
     Attacks([PGD(num_steps=3, loss=margin), Noise()], [0.1, 8 / 255]),
     Certificate(math.inf, [0.1], radius=True),

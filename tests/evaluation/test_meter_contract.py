@@ -17,10 +17,10 @@ from torch import nn
 
 from withstand import bayes
 from withstand.attacks import PGD, Noise
+from withstand.core.identity import identity
 from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import Evaluation, Predictor, Sampling, evaluate, meters, random_predictor
-from withstand.evaluation.identity import identity
 from withstand.evaluation.meter import Meter, PartResult, Subject
 from withstand.evaluation.plans import merged_attacks, merged_certificates
 from withstand.evaluation.run import with_implied

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.evaluation.identity import identity
+from withstand.core.identity import identity
 from withstand.evaluation.meters import RandomizedSmoothing
 from withstand.evaluation.predictor import Predictor, random_predictor
 from withstand.reporting.table import select

@@ -330,15 +330,16 @@ def test_fit_takes_another_weight_of_a_term_for_another_run(
         fit(copy.deepcopy(tiny_model), tiny_dataset, for_more, SETTINGS, out=tmp_path)
 
 
-def test_fit_starts_anew_where_checkpoints_were_deleted(
+def test_fit_refuses_a_folder_whose_checkpoints_were_deleted(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    """Also where nothing of the new training is better than what the old one left."""
+    """It would train anew beside the weights and measurements of the old training."""
     trained(tiny_model, tiny_dataset, tmp_path, seed=5)
     shutil.rmtree(tmp_path / "checkpoint")
-    settings = TrainingSettings(**{**vars(SETTINGS), "epochs": 0})
-    trained(tiny_model, tiny_dataset, tmp_path, settings, seed=6)
-    assert_same(weights_of(tmp_path / "model.safetensors", tiny_model), tiny_model.state_dict())
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    with pytest.raises(RunFolderError, match=r"checkpoints are gone.*Delete the folder to start anew"):
+        trained(tiny_model, tiny_dataset, tmp_path, seed=5)
+    assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
 
 
 def test_fit_without_validation_data_takes_the_last_epoch_as_the_best(

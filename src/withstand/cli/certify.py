@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from safetensors.torch import load_file
 from torch import nn
 
 from withstand import models
@@ -29,16 +29,25 @@ from withstand.cli.arguments import (
 from withstand.cli.commands import COMMANDS
 from withstand.cli.console import print_results
 from withstand.cli.terminal import ERRORS, OUTPUT, progress_of
+from withstand.core.network import describe
 from withstand.core.run_folder import RunFolder, replaced
 from withstand.core.suggest import nearest
 from withstand.data import Dataset
 from withstand.evaluation import Evaluation
 from withstand.evaluation.meters import Certificate
 from withstand.models import MODEL_NAMES
-from withstand.recipes.parsing import parse_recipe
+from withstand.models.weights import read_weights
 from withstand.recipes.schema import DataSettings, ModelSettings, Recipe
 from withstand.runs.environment import environment
-from withstand.runs.run_parts import build_model, device_of, load_data, model_spec, open_run
+from withstand.runs.run_parts import (
+    build_model,
+    device_of,
+    load_data,
+    model_spec,
+    open_run,
+    recipe_of,
+    require_same_network,
+)
 from withstand.runs.stages import former_evaluation, measure_run
 from withstand.types import ModelError, RecipeError, RunFolderError
 
@@ -55,9 +64,14 @@ def certify(arguments: Sequence[str]) -> None:
     if Path(name).is_dir():
         _refuse([argument for argument in overrides if argument.startswith(_OF_A_MODEL)])
         folder, of_recipe = Path(name), [argument for argument in overrides if argument.startswith("--data.")]
+        starting: AbstractContextManager[None] = nullcontext()
     else:
-        folder, of_recipe = _adopted(name, values, request, command), []
-    with progress_of("certifying") as on_batch:
+        out = RunFolder.at(Path("runs") / _short(name) if values.out is None else values.out)
+        folder, of_recipe, starting = out.path, [], out.starting("certifying")
+        _require_adoptable(name, values, request)
+    with starting, progress_of("certifying") as on_batch:
+        if not Path(name).is_dir():
+            _adopt(name, values, RunFolder(folder), command)
         result = certify_run(folder, request, of_recipe, command=command, on_batch=on_batch)
     print_results(result.results, result.table)
     OUTPUT.print(f"next: withstand report {folder}", soft_wrap=True)
@@ -88,8 +102,8 @@ def _refuse(options: Sequence[str]) -> None:
         )
 
 
-def _adopted(name: str, values: Namespace, request: Request, command: str) -> Path:
-    """The run folder that is made of a model."""
+def _require_adoptable(name: str, values: Namespace, request: Request) -> None:
+    """Accepts a model of which a run folder can be made, before one is."""
     if not is_model(name):
         raise ModelError(
             f"There is no run folder and no model {name!r}; {nearest(name, MODEL_NAMES)} "
@@ -97,16 +111,18 @@ def _adopted(name: str, values: Namespace, request: Request, command: str) -> Pa
         )
     if values.weights is None and name in MODEL_NAMES:
         raise ModelError(f"Without weights {name} is random. Give those of a trained one: --weights=FILE.")
-    request.certificates([])  # an error of what is missing comes before a folder is made
-    out = Path(values.out) if values.out else Path("runs") / _short(name)
+    request.certificates([])
+
+
+def _adopt(name: str, values: Namespace, out: RunFolder, command: str) -> None:
+    """Makes a run folder of a model."""
     weights = None if values.weights is None else Path(values.weights)
     if weights is None:
         ERRORS.print(
             f"warning: without --weights the network is measured as {name} makes it: random, if that is so.",
             style="yellow",
         )
-    adopt_model(RunFolder(out), data_settings(values), model_settings(name, values), weights, command=command)
-    return out
+    adopt_model(out, data_settings(values), model_settings(name, values), weights, command=command)
 
 
 def _short(name: str) -> str:
@@ -219,7 +235,7 @@ def adopt_model(
     Raises:
         WithstandError: the model cannot be built, or the folder holds another.
     """
-    recipe = Recipe(name=out.path.name, data=data, model=model)
+    recipe = Recipe(name=out.path.resolve().name or "unnamed", data=data, model=model)
     device = device_of(recipe)
     dataset = load_data(recipe)
     network = build_model(recipe, dataset.info)
@@ -229,7 +245,7 @@ def adopt_model(
         _require_same_model(out, recipe, network)
         return
     out.create()
-    out.write_json(out.model_spec, model_spec(recipe, dataset.info))
+    out.write_json(out.model_spec, {**model_spec(recipe, dataset.info), "network": describe(network)})
     _write_environment(out, dataset, device, command)
     models.save_weights(network, out.last_weights)
     content = {
@@ -249,9 +265,16 @@ def _write_environment(out: RunFolder, dataset: Dataset, device: torch.device, c
 
 
 def _require_same_model(out: RunFolder, recipe: Recipe, network: nn.Module) -> None:
-    held = parse_recipe(out.recipe).recipe
-    same = (held.data, held.model) == (recipe.data, recipe.model) and out.last_weights.exists()
-    state = network.state_dict()
-    stored = load_file(out.last_weights) if same else {}
+    held = recipe_of(out).recipe
+    if (held.data, held.model) != (recipe.data, recipe.model) or not out.last_weights.exists():
+        raise RunFolderError(
+            f"{out.path} holds another run or model: {held.model.name} on {held.data.name}, perhaps with "
+            "other options. Choose another folder with --out."
+        )
+    require_same_network(out, network)
+    state, stored = network.state_dict(), read_weights(out.last_weights)
     if set(stored) != set(state) or not all(torch.equal(stored[name], state[name]) for name in stored):
-        raise RunFolderError(f"{out.path} holds another run or model. Choose another folder with --out.")
+        raise RunFolderError(
+            f"{out.path} holds the same model with other weights, and what was measured of those. Choose "
+            "another folder with --out, or delete this one."
+        )

@@ -30,7 +30,7 @@ from withstand.models import MODEL_NAMES
 from withstand.operators import PowerIteration
 from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe, recipe_parser
 from withstand.recipes.schema import Recipe
-from withstand.runs.run_parts import build_model
+from withstand.runs.run_parts import build_model, require_same_network
 from withstand.types import ModelError, RecipeError
 
 _EPSILON = 0.1  # any: whether a set can pass does not depend on it
@@ -80,7 +80,10 @@ def _model_of(arguments: Sequence[str]) -> tuple[nn.Module, DatasetInfo]:
         own = recipe_parser(f"withstand check {name}", COMMANDS["check"].about)
         recipe = parse_recipe(_recipe_file(name), overrides, parser=own).recipe
     info = data.info(recipe.data.name, root=recipe.data.root, size=recipe.data.size)
-    return build_model(recipe, info), info
+    model = build_model(recipe, info)
+    if Path(name).is_dir():
+        require_same_network(RunFolder(Path(name)), model)
+    return model, info
 
 
 def _recipe_file(name: str) -> Path:

@@ -42,7 +42,7 @@ def compare(arguments: Sequence[str]) -> None:
             f"withstand report {runs[0]}"
         )
     beside = Path(values.dirs[0]) / _PAGE if len(values.dirs) == 1 else Path(_PAGE)
-    page = report(runs, values.out or beside, title=values.title)
+    page = report(runs, beside if values.out is None else values.out, title=values.title)
     OUTPUT.print(f"{len(runs)} runs compared: {page}", soft_wrap=True)
     export(runs, page, values)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from rich.table import Table
@@ -36,8 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         OUTPUT.print(__version__)
         return 0
     try:
+        _require_utf8(arguments)
         _run(arguments[0], arguments[1:])
-    except WithstandError as error:
+        sys.stdout.flush()
+    except (WithstandError, OSError) as error:
+        if not isinstance(error, WithstandError):
+            _silence_output()
         ERRORS.print(f"error: {error}", style="bold red", soft_wrap=True)  # paths stay whole
         return 2
     except KeyboardInterrupt:
@@ -48,6 +54,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return 0
+
+
+def _silence_output() -> None:
+    """Lets no more be written where writing failed, such as to a full disk: Python would try at its end."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _require_utf8(arguments: Sequence[str]) -> None:
+    """Accepts arguments that can be written down, before anything is trained."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise RecipeError(f"The argument {argument!a} is not UTF-8. Rename what it names.") from error
 
 
 def _run(name: str, arguments: Sequence[str]) -> None:

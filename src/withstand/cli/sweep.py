@@ -48,7 +48,7 @@ def sweep(arguments: Sequence[str]) -> None:
     outs = [option.removeprefix(_OUT) for option in options if option.startswith(_OUT)]
     overrides = [option for option in options if not option.startswith((_OVER, _OUT))]
     chosen = _sweep(name, overs, overrides)
-    folder = Path(outs[-1]) if outs else Path("runs") / chosen.name
+    folder = RunFolder.at(outs[-1]).path if outs else Path("runs") / chosen.name
     every = points(chosen, overrides)
     base = find_recipe(chosen.recipe)
     for point in every:  # whatever does not fit is an error before hours are spent

@@ -36,8 +36,8 @@ def recipe_and_folder(command: str, arguments: Sequence[str]) -> tuple[ParsedRec
     parsed = parse_recipe(
         find_recipe(name), [argument for argument in overrides if argument not in chosen], parser=parser
     )
-    out = Path(chosen[-1].partition("=")[2]) if chosen else Path("runs") / parsed.recipe.name
-    return parsed, RunFolder(out), shlex.join(["withstand", command, name, *overrides])
+    out = chosen[-1].partition("=")[2] if chosen else Path("runs") / parsed.recipe.name
+    return parsed, RunFolder.at(out), shlex.join(["withstand", command, name, *overrides])
 
 
 def train_into(parsed: ParsedRecipe, out: RunFolder, command: str) -> None:

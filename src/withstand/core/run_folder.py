@@ -7,22 +7,33 @@ process leaves either the old file or the new one.
 from __future__ import annotations
 
 import json
-import logging
 import os
-import platform
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
-
+from withstand.core.folder_lock import LOCK_FILES, held
 from withstand.types import RunFolderError
 
-_logger = logging.getLogger(__name__)
+_MARK = ".withstand"
+_ABOUT_MARK = "This is a run folder of withstand, which replaces and deletes its own files here.\n"
+_FOLDERS = ("checkpoint", "evaluation")
+EVALUATED_FILES = (
+    "examples.csv",
+    "measurements.csv",
+    "metrics.json",
+    "gallery.npz",
+    "extremes.npz",
+    "evaluation",
+)
+"""Names of what an evaluation writes."""
+_TRAINED_FILES = ("recipe.yaml", "model.json", "environment.json", "train.csv", "checkpoint")
+RUN_FILES = (*_TRAINED_FILES, "model.safetensors", "last.safetensors", *EVALUATED_FILES)
+"""Names of all that a run folder may hold, but for its page."""
 
 
 @contextmanager
@@ -32,10 +43,10 @@ def replaced(path: Path) -> Iterator[Path]:
     Raises:
         RunFolderError: the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = part_of(path)
     try:
         yield temporary
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     except OSError as error:
         raise RunFolderError(
             f"Cannot write {path}: {error.strerror or error}. Free the disk or choose another folder "
@@ -44,6 +55,31 @@ def replaced(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the error has been raised, or the file is in place
             temporary.unlink()
+
+
+def part_of(path: Path) -> Path:
+    """Where a process writes what will be a file; ``held`` removes it where the process was killed."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Replaces a file by one beside it, in one step that also holds when the power fails.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    _synchronise(temporary)
+    os.replace(temporary, path)
+    with suppress(OSError):  # not every system synchronises folders
+        _synchronise(path.parent)
+
+
+def _synchronise(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -65,6 +101,26 @@ class RunFolder:
     """
 
     path: Path
+
+    @classmethod
+    def at(cls, out: Path | str) -> RunFolder:
+        """The run folder of a path that someone gave.
+
+        Raises:
+            TypeError: it is no path.
+            RunFolderError: it is empty, or cannot be written as text.
+        """
+        if not isinstance(out, str | Path):
+            raise TypeError(f"Expected the path of a run folder, but got {out!r}.")
+        if not str(out).strip() or "\0" in str(out):
+            raise RunFolderError("The path of the run folder is empty. Name a folder: --out=runs/mine.")
+        try:
+            str(out).encode()
+        except UnicodeEncodeError as error:
+            raise RunFolderError(
+                f"The path {str(out)!a} is not UTF-8, so it cannot be written down. Choose another folder."
+            ) from error
+        return cls(Path(out))
 
     recipe = _Inside("recipe.yaml")
     """All values of the recipe, resolved."""
@@ -105,43 +161,8 @@ class RunFolder:
         Raises:
             RunFolderError: another process holds it, which the text names; or the folder cannot be written.
         """
-        lock = FileLock(self.path / ".lock", is_singleton=True, thread_local=False)
-        holder = self.path / ".holder"
-        is_first = self._acquire(lock, holder)
-        try:
-            if is_first:
-                self._take(holder, doing)
+        with held(self.path, doing, cleaned=(self.path, self.checkpoints, self.evaluation)):
             yield
-        finally:
-            if is_first:
-                holder.unlink(missing_ok=True)
-            lock.release()
-
-    def _acquire(self, lock: BaseFileLock, holder: Path) -> bool:
-        """Takes the lock; whether this process did not have it before."""
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            known = holder.read_text() if holder.exists() else "another process"
-            raise RunFolderError(
-                f"{self.path} is in use by {known}. Wait until it is done, or choose another folder."
-            ) from error
-        except NotImplementedError:  # as some network file systems have it
-            _logger.warning("The file system of %s has no locks: let one process at a time write.", self.path)
-            return False
-        except OSError as error:
-            raise RunFolderError(f"Cannot write {self.path}: {error.strerror or error}.") from error
-        return lock.lock_counter == 1
-
-    def _take(self, holder: Path, doing: str) -> None:
-        """Says who holds the folder, and removes what a process left that was killed while it wrote."""
-        since = datetime.now().isoformat(" ", timespec="seconds")
-        try:
-            holder.write_text(f"process {os.getpid()} on {platform.node()}, {doing} since {since}")
-            for partial_file in (*self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")):
-                partial_file.unlink(missing_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"Cannot write {self.path}: {error.strerror or error}.") from error
 
     def is_begun(self) -> bool:
         """Whether anything was trained that can be gone on from.
@@ -152,18 +173,25 @@ class RunFolder:
         return any(self.checkpoints.glob("*.pt")) and any(file.exists() for file in later)
 
     def require_no_other_network(self) -> None:
-        """Refuses a folder that holds a network which was not trained there, or measurements of one.
+        """Refuses a folder that holds a network which cannot be trained on, or measurements of one.
 
         Raises:
             RunFolderError: it does; training would leave them beside other weights.
         """
-        others = (self.last_weights, self.best_weights, self.metrics, self.measurements)
+        others = (self.last_weights, self.best_weights, self.metrics, self.measurements, self.examples)
         held = next((file for file in others if file.exists()), None)
-        if held is not None and not (self.is_begun() or self.train_log.exists()):
+        if held is None or self.is_begun():
+            return
+        if self.train_log.exists():
             raise RunFolderError(
-                f"{self.path} holds {held.name} of a network that was not trained there, so that training "
-                "would mix two networks. Choose another folder with --out, or out= in Python."
+                f"{self.path} holds {held.name} of a training whose checkpoints are gone, so that it cannot "
+                "be gone on with. Delete the folder to start anew, or choose another with --out, or out= in "
+                "Python."
             )
+        raise RunFolderError(
+            f"{self.path} holds {held.name} of a network that was not trained there, so that training "
+            "would mix two networks. Choose another folder with --out, or out= in Python."
+        )
 
     def forget_start(self) -> None:
         """Removes the checkpoint of a training that came to nothing, where there is one."""
@@ -171,22 +199,95 @@ class RunFolder:
             for file in self.checkpoints.glob("*.pt"):
                 file.unlink()
 
-    def create(self) -> RunFolder:
-        """Makes the folder where it is not, and tries whether it can be written.
+    @contextmanager
+    def starting(self, doing: str, writes: Sequence[str] = RUN_FILES) -> Iterator[None]:
+        """Makes the folder and holds it; of a start that fails before it came to anything nothing stays.
+
+        Args:
+            doing: What is done, for whoever comes second: ``training``.
+            writes: Names of the files that may be written (see ``create``).
 
         Raises:
-            RunFolderError: it cannot.
+            RunFolderError: as ``create`` and ``held`` have it.
+        """
+        before = {file.name for file in self.path.iterdir()} if self.path.is_dir() else None
+        self.create(writes)
+        with self.held(doing):
+            try:
+                yield
+            except BaseException:
+                if not self._has_come_to_anything():
+                    self._forget(before)
+                raise
+
+    def _has_come_to_anything(self) -> bool:
+        """Whether there is a checkpoint, or anything was measured."""
+        results = (self.metrics, self.measurements, self.examples)
+        stored = (*self.checkpoints.glob("*.pt"), *self.evaluation.glob("*.npz"))
+        return bool(stored) or any(file.exists() for file in results)
+
+    def _forget(self, before: Set[str] | None) -> None:
+        """Removes what was not there before, as far as it can be, and the folder where it was not."""
+        with suppress(OSError):
+            for name in {*RUN_FILES, _MARK, *LOCK_FILES, "tensorboard"} - (before or set()):
+                file = self.path / name
+                shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+            if before is None:
+                self.path.rmdir()
+
+    def create(self, writes: Sequence[str] = RUN_FILES) -> RunFolder:
+        """Makes the folder where it is not, and tries whether it can be written.
+
+        Args:
+            writes: Names of the files that may be written there.
+
+        Raises:
+            RunFolderError: it cannot; or one of these files is there, and not of this package.
         """
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._require_own(writes)
+            self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
+            if not (self.path / _MARK).exists():
+                (self.path / _MARK).write_text(_ABOUT_MARK, encoding="utf-8")
+        except RunFolderError:
+            raise
         except OSError as error:
             raise RunFolderError(
                 f"Cannot write the run folder {self.path}: {error.strerror or error}. "
                 "Choose another with --out."
             ) from error
         return self
+
+    def _require_own(self, writes: Sequence[str]) -> None:
+        """Accepts a folder where nothing is in the way that someone else wrote."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(
+                f"Cannot write the run folder {self.path}: it is a file. Choose another with --out."
+            )
+        there = [file for name in writes if (file := self.path / name).exists()]
+        for file in there:
+            if file.is_dir() is not (file.name in _FOLDERS):
+                kind, needed = ("folder", "file") if file.is_dir() else ("file", "folder")
+                raise RunFolderError(
+                    f"{file} is a {kind}, but a {needed} of the run belongs there. Move it away, or choose "
+                    "another folder with --out, or out= in Python."
+                )
+        if there and not self._is_own():
+            raise RunFolderError(
+                f"{self.path} is no run folder, but holds {there[0].name}, which was not written by this "
+                "package and would be replaced. Choose another folder with --out, or out= in Python."
+            )
+
+    def _is_own(self) -> bool:
+        """Whether the folder was made as a run folder; those of older versions have no mark of it."""
+        if (self.path / _MARK).exists():
+            return True
+        files = {self.environment: '"withstand"', self.metrics: '"schema"'}
+        texts = {file: file.read_bytes() for file in files if file.is_file()}
+        is_written = any(files[file].encode() in text for file, text in texts.items())
+        return is_written or (self.train_log.exists() and (self.checkpoints / "good.pt").exists())
 
     def require(self, file: Path, command: str) -> Path:
         """The file, where it exists.

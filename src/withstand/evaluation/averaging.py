@@ -15,9 +15,9 @@ from torch import nn
 
 from withstand.attacks import PGD, AtMeans, Noise
 from withstand.attacks.adapters import connected
+from withstand.core.identity import identity
 from withstand.data import Split, batches, sample
 from withstand.evaluation.attacking import attack_batch, column
-from withstand.evaluation.identity import identity
 from withstand.evaluation.meter import Columns
 from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.prediction_sampling import Sampling

@@ -10,7 +10,7 @@ from numbers import Real
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.certificates import Method
 from withstand.core import norms
-from withstand.evaluation.identity import identity
+from withstand.core.identity import identity
 from withstand.results.results import Target
 
 DEFAULT_ATTACK_STEPS = 20

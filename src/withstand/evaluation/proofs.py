@@ -20,12 +20,13 @@ from withstand.certificates import Certification, Certifier, consistency
 from withstand.certificates.consistency import AttackMargins, CertifiedBatch, Conflict, Outcome, Violation
 from withstand.certificates.self_test import require_known_answers
 from withstand.core import norms
+from withstand.core.identity import identity
 from withstand.evaluation.attacking import Scores, column
-from withstand.evaluation.identity import identity
 from withstand.evaluation.meter import PartResult
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, default_attack
 from withstand.evaluation.predictor import Predictor
 from withstand.evaluation.store import BatchStore
+from withstand.graph.rule_registry import rules_of_others
 from withstand.results.measurements import radius_column, rounding_column
 from withstand.types import Batch
 
@@ -230,7 +231,8 @@ class Prover:
         return parts
 
     def _key(self, part: str) -> str:
-        return f"{self.plan.name} {part} {identity(replace(self.plan, epsilons=(), radius=False))}"
+        plan = replace(self.plan, epsilons=(), radius=False)
+        return f"{self.plan.name} {part} {identity(plan, rules_of_others())}"
 
     def _radius(self, batch: Batch) -> NDArray[np.float64]:
         radii = self._certifier.radius(

@@ -22,13 +22,14 @@ from withstand._version import __version__
 from withstand.attacks import Attack
 from withstand.core.checks import require_at_least
 from withstand.core.dataset_info import DatasetInfo
+from withstand.core.identity import identity, identity_of_model
 from withstand.core.modes import eval_mode
+from withstand.core.network import describe, written_by_forward
 from withstand.core.numerics import numerics
-from withstand.core.run_folder import RunFolder
+from withstand.core.run_folder import EVALUATED_FILES, RunFolder
 from withstand.data import Dataset, Split, batches, few, require_dataset, stratified
 from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_predictor
-from withstand.evaluation.identity import identity, identity_of_model
 from withstand.evaluation.meter import Meter, Subject
 from withstand.evaluation.meters import Calibration, Classes
 from withstand.evaluation.plans import AttackPlan, default_plans, merged_attacks, merged_certificates
@@ -135,6 +136,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     _require_test_images(require_dataset(dataset))
     meters = _listed(meters)
     place = device_of_model(model) if device is None else torch.device(device)
+    described = describe(model)
     check(model.to(place), dataset.info)
     index = stratified(dataset.test.labels, num_examples)
     test = dataset.test.subset(index).to(place)
@@ -149,9 +151,10 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     proving = provers(model, certificates)
     for prover in proving:  # before anything that takes its time
         prover.try_on(next(batches(test, 1)))
-    run = None if out is None else RunFolder(Path(out)).create()
-    with nullcontext() if run is None else run.held("evaluating"):
-        store = Store(None, "") if run is None else _store_of(run, model, dataset)
+    run = None if out is None else RunFolder.at(out)
+    with nullcontext() if run is None else run.starting("evaluating", writes=EVALUATED_FILES):
+        model_identity = identity_of_model(model, but=written_by_forward(described, describe(model)))
+        store = _store_of(run, model_identity, dataset)
         drawn = (sampling or Sampling()) if is_random else None
         with (
             eval_mode(model),
@@ -178,9 +181,9 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     return evaluation
 
 
-def _store_of(run: RunFolder, model: nn.Module, dataset: Dataset) -> Store:
-    owner = identity(identity_of_model(model), dataset.fingerprint, __version__, SCHEMA)
-    return Store(run.evaluation, owner)
+def _store_of(run: RunFolder | None, model_identity: str, dataset: Dataset) -> Store:
+    of = {"model": model_identity, "data": dataset.fingerprint}
+    return Store(None if run is None else run.evaluation, identity(*of.values(), __version__, SCHEMA), of)
 
 
 def _listed(meters: Iterable[Meter]) -> list[Meter]:
@@ -237,7 +240,8 @@ def _measured(
     once = {}  # before what takes its time, since bounds may contradict
     for meter in batch_plan.meters:
         if type(meter).measure is not Meter.measure:
-            settings = (meter.depends_on, len(subject.test), subject.seed, batch_plan.scoring_plan.draws)
+            drawn = batch_plan.scoring_plan.draws
+            settings = (type(meter), meter.depends_on, len(subject.test), subject.seed, drawn)
             key = f"{meter.name} {identity(*settings)}"
             once[meter.name] = store.noted(key, partial(meter.measure, subject))
     with RowsFile(run) as rows_file:

@@ -6,7 +6,6 @@ ones, and those with the smallest and largest radii.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from withstand.attacks import Attack
-from withstand.core.run_folder import RunFolder, replaced
+from withstand.core.run_folder import RunFolder, part_of, put_in_place, replaced
 from withstand.data import Split
 from withstand.evaluation.predictor import Predictor
 from withstand.results.measurements import radius_column
@@ -61,7 +60,7 @@ class RowsFile:
 
     def _show(self, run: RunFolder) -> None:
         try:
-            os.replace(self._growing(run), run.examples)
+            put_in_place(self._growing(run), run.examples)
         except OSError as error:
             raise RunFolderError(
                 f"Cannot write {run.examples}: {error.strerror or error}. All results are stored, and the "
@@ -92,7 +91,7 @@ class RowsFile:
 
     @staticmethod
     def _growing(run: RunFolder) -> Path:
-        return run.examples.with_name(".examples.csv.part")
+        return part_of(run.examples)
 
 
 def save_gallery(

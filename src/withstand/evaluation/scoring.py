@@ -15,11 +15,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.certificates.consistency import AttackMargins, Violation, require_consistent
+from withstand.core.identity import identity
 from withstand.core.numerics import seed_of
 from withstand.data import batches
 from withstand.evaluation.attacking import Memory, Scores, attack_batch, column
 from withstand.evaluation.averaging import ScoringPlan
-from withstand.evaluation.identity import identity
 from withstand.evaluation.meter import Columns, Counts, Meter, PartResult, Subject
 from withstand.evaluation.plans import AttackPlan
 from withstand.evaluation.predictor import Answer
@@ -267,7 +267,7 @@ class _OneBatch(Memory):
         # stored, so the meters that look at them are part of the key.
         smaller = [budget for budget in plan.epsilons if budget < epsilon]
         budgets = [*smaller, epsilon] if self._predictor.is_random else [epsilon]
-        watching = [(meter.name, meter.depends_on) for meter in self._plan.of_attacked]
+        watching = [(type(meter), meter.name, meter.depends_on) for meter in self._plan.of_attacked]
         attack = self._plan.identities[plan.name]
         return f"{column(plan.name, epsilon)} {identity(attack, budgets, self._drawn, watching)}"
 
@@ -325,7 +325,7 @@ class _OneBatch(Memory):
         ]
 
     def _measured(self, meter: Meter, prediction: Tensor, taken: Columns) -> PartResult:
-        key = f"{meter.name} {identity(meter.depends_on, self._drawn)}"
+        key = f"{meter.name} {identity(type(meter), meter.depends_on, self._drawn)}"
         known = self._store.find(key)
         if known is None:
             self._draw_for(meter.name)

@@ -8,11 +8,13 @@ evaluation that was stopped goes on, and one that asks for more computes only th
 from __future__ import annotations
 
 import json
+import logging
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +23,7 @@ from withstand.core.run_folder import replaced
 from withstand.evaluation.meter import PartResult
 from withstand.types import RunFolderError
 
+_logger = logging.getLogger(__name__)
 _Note = TypeVar("_Note")
 _BETWEEN = "\t"  # in the names of arrays: part, field of ``PartResult``, name
 _KNOWN = "known"
@@ -33,20 +36,29 @@ class Store:
     Args:
         folder: Where they are stored; nowhere if None.
         owner: Identity of the model and the data; what is stored of any other is dropped.
+        of: What the owner is made of, by name, so that what is dropped can be said.
 
     Raises:
         RunFolderError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path | None, owner: str) -> None:
+    def __init__(self, folder: Path | None, owner: str, of: Mapping[str, str] = MappingProxyType({})) -> None:
         self._folder = folder
-        self._notes: dict[str, Any] = {"owner": owner}
+        self._notes: dict[str, Any] = {"owner": owner, "of": dict(of)}
         if folder is None:
             return
         notes = _read_notes(folder / "about.json")
         if notes.get("owner") == owner:
             self._notes = notes
             return
+        former = notes.get("of", {})
+        others = [name for name, text in of.items() if former.get(name, text) != text]
+        if others:
+            _logger.warning(
+                "What %s holds was measured of another %s, and is replaced by what is measured now.",
+                folder.parent,
+                " and of other ".join(others),
+            )
         _empty(folder)
         self._write_notes()
 

@@ -201,6 +201,12 @@ def rule_of(operator: Any) -> Rule | None:
     return _RULES.get(operator) or _RULES.get(operator.overloadpacket)
 
 
+def rules_of_others() -> list[tuple[str, Rule]]:
+    """The rules that are not of this package, each with its operator's name: proofs depend on their code."""
+    pairs = ((str(operator), rule) for operator, rule in _RULES.items())
+    return sorted(pair for pair in pairs if not pair[1].__module__.startswith("withstand."))
+
+
 def name_of(operator: Any) -> str:
     """The name of an operator, such as ``aten.conv2d``."""
     if isinstance(operator, OpOverload):

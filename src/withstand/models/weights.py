@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import zipfile
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from withstand.core.identity import bytes_of
 from withstand.core.run_folder import replaced
 from withstand.types import ModelError
 
 _NAMED = 5
+_DIGEST = "sha256"  # among the metadata of a file of this package
+_REMEDY = "Take a whole copy of it, or train again into another folder."
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -31,7 +36,8 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     file = Path(path)
     if file.suffix != ".safetensors":
         raise ModelError(f"Weights are saved as .safetensors, but got {file}; change the ending.")
-    content = safetensors.torch.save(_portable(model), metadata={"format": "pt"})
+    state = _portable(model)
+    content = safetensors.torch.save(state, metadata={"format": "pt", _DIGEST: _digest(state)})
     with replaced(file) as unfinished:
         unfinished.write_bytes(content)
 
@@ -49,9 +55,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
             not the model's; the model is then unchanged.
     """
     file = Path(path)
-    if not file.is_file():
-        raise ModelError(f"There is no weights file {file}; check the path.")
-    state = _read(file)
+    state = read_weights(file)
     differences = _differences(model.state_dict(), state)
     if differences:
         more = len(differences) - _NAMED
@@ -72,23 +76,62 @@ def _portable(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file, on the CPU.
+
+    Raises:
+        ModelError: the file is missing, damaged or of another kind.
+    """
+    if not file.is_file():
+        raise ModelError(f"There is no weights file {file}; check the path.")
     if file.suffix not in _READERS:
         raise ModelError(f"Weights end in .safetensors, .pt or .pth, but got {file}.")
     try:
         content = _READERS[file.suffix](file)
     except Exception as error:
-        raise ModelError(f"Weights file {file} is damaged or holds more than weights: {error}") from error
+        raise ModelError(
+            f"Weights file {file} is damaged or holds more than weights: {error}. {_REMEDY}"
+        ) from error
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(f"{file} holds no state dict of tensors; save model.state_dict() alone.")
     return dict(content)
 
 
-_read_state_dict = partial(torch.load, map_location="cpu", weights_only=True)
+def _digest(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Tensors, compared with the digest that was written beside them, where there is one."""
+    with safetensors.safe_open(file, framework="pt") as opened:
+        noted = (opened.metadata() or {}).get(_DIGEST)
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    if noted not in (None, _digest(state)):
+        raise ValueError("its values are not those that were written")
+    return state
+
+
+def read_torch(file: Path) -> Any:
+    """What ``torch.save`` wrote, on the CPU; no code of it is run.
+
+    Raises:
+        ValueError: its bytes are not those that were written.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as parts:  # torch does not compare the checksums that it writes
+            if (part := parts.testzip()) is not None:
+                raise ValueError(f"its part {part} is not what was written")
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
 _READERS: Mapping[str, Callable[[Path], object]] = {
-    ".safetensors": safetensors.torch.load_file,
-    ".pt": _read_state_dict,
-    ".pth": _read_state_dict,
+    ".safetensors": _read_safetensors,
+    ".pt": read_torch,
+    ".pth": read_torch,
 }
 
 

@@ -129,6 +129,16 @@ class Published:
     attack: str | None = None
 
 
+def require_folder_name(name: str) -> None:
+    """Accepts a name that is one folder's, so that what it names stays below ``runs``.
+
+    Raises:
+        ValueError: it is empty, or leads elsewhere.
+    """
+    if not name.strip() or name in (".", "..") or any(letter in name for letter in "/\\\0"):
+        raise ValueError(f"Expected a name that does for a folder in runs, such as mine-1, but got {name!r}.")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A whole run: data, model, objective, training, evaluation.
@@ -146,7 +156,8 @@ class Recipe:
         published: Figures of others beside ours.
 
     Raises:
-        ValueError: the seed is out of its range, or something is to be proven of random weights.
+        ValueError: the name does not do for a folder, the seed is out of its range, or something is to be
+            proven of random weights.
     """
 
     name: str = "unnamed"
@@ -161,6 +172,7 @@ class Recipe:
     published: Sequence[Published] = ()
 
     def __post_init__(self) -> None:
+        require_folder_name(self.name)
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise ValueError(f"Expected a seed from 0 to {_LARGEST_SEED}, but got {self.seed}.")
         for meter in self.evaluation.meters:

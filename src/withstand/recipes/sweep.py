@@ -55,7 +55,7 @@ class Sweep:
                 f"The sweep {self.name!r} varies nothing. Give it `over: {{seed: [0, 1, 2]}}` or `variants`."
             )
         for name in (self.name, *self.variants):
-            if not _NAME.fullmatch(name):
+            if not _NAME.fullmatch(name) or name in (".", ".."):
                 raise RecipeError(
                     f"{name!r} does not do for a folder. Use letters, digits and . _ + = - in names."
                 )

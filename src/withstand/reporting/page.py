@@ -19,6 +19,10 @@ from withstand.reporting.section import Tab
 from withstand.reporting.sections import sections_of
 from withstand.types import RunFolderError
 
+_OWN = (
+    b'<meta name="generator" content="withstand">',
+    b'<div class="tabbed">',
+)  # the latter of older versions
 _TITLES: dict[Tab, str] = {
     "summary": "Summary",
     "attacks": "Attacks",
@@ -69,6 +73,10 @@ def _target(folders: Sequence[Path | str], out: Path | str | None) -> Path:
     if target.is_dir():
         raise RunFolderError(
             f"{target} is a folder, but the report is a file. Try --out {target / 'report.html'}"
+        )
+    if target.is_file() and not any(mark in target.read_bytes() for mark in _OWN):
+        raise RunFolderError(
+            f"{target} was not written by this package and would be replaced. Name another page with --out."
         )
     return target
 

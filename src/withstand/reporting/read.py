@@ -122,6 +122,11 @@ def read_run(path: Path | str) -> Run:
         )
     recipe_text = files.text_of(files.recipe) if files.recipe.exists() else None
     num_rows, radii = _radii(files)
+    if results is not None and num_rows not in (None, results.num_examples):
+        raise files.damaged(
+            files.examples,
+            f"it has {num_rows} rows, but {results.num_examples} examples were measured.",
+        )
     return Run(
         path=files.path,
         recipe=None if recipe_text is None else _parsed_recipe(recipe_text, files),

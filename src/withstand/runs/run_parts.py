@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +15,15 @@ from withstand import bayes, data, models
 from withstand.constraints import PARAMETRIZATIONS
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.flat import flat
+from withstand.core.network import changes, describe, in_words
 from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.recipes.parsing import ParsedRecipe, parse_recipe
 from withstand.recipes.schema import Recipe
-from withstand.types import RecipeError, RunFolderError
+from withstand.training.checkpoint import fitting, newest_checkpoint, read_checkpoint
+from withstand.types import DataError, ModelError, RecipeError, RunFolderError
+
+_logger = logging.getLogger(__name__)
 
 
 def load_data(recipe: Recipe) -> Dataset:
@@ -92,8 +97,25 @@ def _with_random_weights(model: nn.Module, recipe: Recipe) -> nn.Module:
     return model if settings is None else bayes.convert(model, settings.posterior, settings.layers)
 
 
+def model_to_go_on_with(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Module:
+    """The model of a training that was begun; a file of means that is gone by now is not needed.
+
+    Raises:
+        ModelError: it is unknown or does not fit the data.
+        CheckpointError: the checkpoint is damaged, or does not fit it.
+    """
+    means = None if recipe.model.bayes is None else recipe.model.bayes.means
+    checkpoint = newest_checkpoint(run)
+    if means is None or Path(means).exists() or checkpoint is None:
+        return initial_model(recipe, info)
+    model = build_model(recipe, info)
+    with fitting(checkpoint):
+        model.load_state_dict(read_checkpoint(checkpoint)["model"])
+    return model
+
+
 def model_spec(recipe: Recipe, info: DatasetInfo) -> dict[str, Any]:
-    """How to build the model, as ``model.json`` holds it."""
+    """How to build the model, as ``model.json`` holds it beside the description of what is built."""
     return {
         "name": recipe.model.name,
         "normalize": recipe.model.normalize,
@@ -110,12 +132,75 @@ def open_run(folder: Path) -> tuple[RunFolder, ParsedRecipe]:
     """A run folder that training has filled, and its recipe.
 
     Raises:
-        RunFolderError: there is none.
+        RunFolderError: there is none, or its recipe is damaged.
         RecipeError: its recipe does not fit this version.
     """
-    run = RunFolder(folder)
+    run = RunFolder.at(folder)
     run.require(run.recipe, f"withstand train RECIPE --out={folder}")
-    return run, parse_recipe(run.recipe)
+    return run, recipe_of(run)
+
+
+def recipe_of(run: RunFolder) -> ParsedRecipe:
+    """The recipe that a run folder holds.
+
+    Raises:
+        RunFolderError: it is damaged.
+        RecipeError: it does not fit this version.
+    """
+    run.text_of(run.recipe)
+    try:
+        return parse_recipe(run.recipe)
+    except RecipeError as error:
+        raise RecipeError(
+            f"{run.recipe}: {error} Restore the file as training wrote it, or train again into another one."
+        ) from error
+
+
+def require_same_network(run: RunFolder, model: nn.Module) -> None:
+    """Accepts a model that is built as it was when training began, from the same code.
+
+    Raises:
+        ModelError: it is another; the text says in what, and how to go on.
+    """
+    then = run.read_json(run.model_spec).get("network")
+    if then is None:
+        _logger.warning(
+            "%s was written by an older version, so whether the code of its model is still the same could "
+            "not be compared.",
+            run.path,
+        )
+        return
+    if changed := changes(then, describe(model)):
+        raise ModelError(
+            f"The model of {run.path} is not the one that was trained there ({in_words(changed)}). Make it "
+            "as it was to go on. To train the new one, choose another --out; to measure the new one with the "
+            f"old weights, where they fit: withstand certify MODEL --weights={run.best_weights} --out=ANOTHER"
+        )
+
+
+def require_same_data(run: RunFolder, dataset: Dataset, *, are_named: bool) -> None:
+    """Accepts the data that the run folder was begun with.
+
+    Args:
+        run: The run folder.
+        dataset: The data at hand.
+        are_named: Whether other data were named on purpose, which is logged and not refused.
+
+    Raises:
+        DataError: they have changed since.
+    """
+    then = run.read_json(run.environment).get("data_fingerprint")
+    if then in (None, dataset.fingerprint):
+        return
+    if are_named:
+        _logger.warning("The data that --data.root leads to are not those that %s was trained on.", run.path)
+        return
+    raise DataError(
+        f"The data {dataset.info.name} have changed since {run.path} was begun: images, labels or the order "
+        f"of classes are others (fingerprint {then[:16]} then, {dataset.fingerprint[:16]} now). Restore them "
+        "to go on, or train again into another --out. To measure the changed ones on purpose, name where "
+        "they lie by --data.root=PATH."
+    )
 
 
 def load_run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Module:
@@ -129,6 +214,7 @@ def load_run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Modu
     last = run.require(run.last_weights, remedy)  # written when training has come to its end
     weights = last if recipe.evaluation.weights == "last" else run.require(run.best_weights, remedy)
     model = build_model(recipe, info)
+    require_same_network(run, model)
     models.load_weights(model, weights)
     return model
 
@@ -189,7 +275,7 @@ def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
     """
     if not out.recipe.exists() or not out.is_begun():
         return  # nothing has been trained yet
-    former = flat(_trained_part(parse_recipe(out.recipe).values), opens=False)
+    former = flat(_trained_part(recipe_of(out).values), opens=False)
     current = flat(_trained_part(parsed.values), opens=False)
     differing = [key for key in sorted({*former, *current}) if former.get(key) != current.get(key)]
     if differing:

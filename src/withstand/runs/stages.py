@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
+from withstand.core.network import describe
 from withstand.core.run_folder import RunFolder, replaced
 from withstand.data import Dataset
 from withstand.evaluation import Evaluation, Meter, evaluate
@@ -22,13 +24,16 @@ from withstand.results.results import Published
 from withstand.runs.environment import describe_device, environment, git_commit, peak_memory_bytes
 from withstand.runs.run_parts import (
     RecipeSources,
-    build_model,
     device_of,
     initial_model,
     load_data,
     load_run_model,
     model_spec,
+    model_to_go_on_with,
     open_run,
+    recipe_of,
+    require_same_data,
+    require_same_network,
     require_same_recipe,
 )
 from withstand.training import Observer, TrainingResult, fit
@@ -55,8 +60,7 @@ def train_recipe(
     Raises:
         WithstandError: of the part that failed; nothing that was written before is lost.
     """
-    out.create()
-    with out.held("training"):
+    with out.starting("training"):
         return _train(parsed, out, command, observers)
 
 
@@ -68,12 +72,15 @@ def _train(
     out.require_no_other_network()
     device = device_of(recipe)
     dataset = load_data(recipe)
-    is_begun = out.is_begun()  # the file of the means may be gone by then, and is not needed
-    model = (build_model if is_begun else initial_model)(recipe, dataset.info)
+    is_begun = out.is_begun()
+    model = (partial(model_to_go_on_with, out) if is_begun else initial_model)(recipe, dataset.info)
+    if is_begun:
+        require_same_data(out, dataset, are_named=False)
+        require_same_network(out, model)
     out.forget_start()
     with replaced(out.recipe) as temporary:
         temporary.write_text(parsed.text, encoding="utf-8")
-    out.write_json(out.model_spec, model_spec(recipe, dataset.info))
+    out.write_json(out.model_spec, {**model_spec(recipe, dataset.info), "network": describe(model)})
     if not (is_begun and out.last_weights.exists()):  # else training is done: nothing is added to it
         _write_environment(out, recipe, command, dataset, device)
     result = fit(
@@ -120,6 +127,8 @@ def evaluate_run(
     recipe, settings = parsed.recipe, parsed.recipe.evaluation
     device = device_of(recipe)
     dataset = load_data(recipe)
+    is_named = recipe.data.root != recipe_of(run).recipe.data.root
+    require_same_data(run, dataset, are_named=is_named)
     model = load_run_model(run, recipe, dataset.info)
     started = time.monotonic()
     with run.held("evaluating"):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from withstand.core.run_folder import replaced
+from withstand.core.run_folder import RunFolder, replaced
+from withstand.models.weights import read_torch
 from withstand.types import CheckpointError
 
 Row = dict[str, float | int | str]
@@ -42,6 +43,25 @@ class Position:
     rows: list[Row] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training came to.
+
+    Attributes:
+        rows: The training log, one dictionary an epoch.
+        best_score: Best validation score, in [0, 1].
+        seconds: Time spent, over all processes that worked on the run.
+        steps: Steps done, also those rolled back.
+        has_collapsed: The last epoch is a collapsed one.
+    """
+
+    rows: Sequence[Row]
+    best_score: float
+    seconds: float
+    steps: int
+    has_collapsed: bool
+
+
 def rng_state() -> dict[str, torch.Tensor]:
     """The state of torch's generators, on the CPU and the current CUDA device."""
     states = {"cpu": torch.get_rng_state()}
@@ -57,6 +77,12 @@ def set_rng_state(states: Mapping[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
+def newest_checkpoint(run: RunFolder) -> Path | None:
+    """The checkpoint that a training goes on from; None where there is none."""
+    files = (run.checkpoints / name for name in ("last.pt", "good.pt"))
+    return next((file for file in files if file.exists()), None)
+
+
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Replaces a checkpoint; a process killed meanwhile leaves the old one.
 
@@ -66,6 +92,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()  # torch's own writer gives no OSError on a full disk
     torch.save(dict(content), buffer)
     with replaced(path) as temporary:
+        path.parent.mkdir(exist_ok=True)
         temporary.write_bytes(buffer.getbuffer())
 
 
@@ -76,18 +103,35 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: the file is damaged.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch(path)
         if not {"run", "position", "model", "objective", "optimizer", "rng", "meter"} <= set(content):
             raise ValueError("it lacks some of its parts")
-    except (OSError, RuntimeError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever damaged bytes lead to
         remedy = (
             "Delete it to go on from the end of the last good epoch, or choose another --out."
             if path.name == "last.pt"
-            else "Delete the folder that holds it to start anew, or choose another --out."
+            else f"Delete {path.parent.parent} to start anew, or choose another --out."
         )
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(f"The checkpoint {path} is damaged ({reason}). {remedy}") from error
     return dict(content)
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Says of what does not take the content of a checkpoint that it does not fit.
+
+    Raises:
+        CheckpointError: something does not.
+    """
+    try:
+        yield
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"The checkpoint {path} does not fit the model, objective or optimiser ({reason}). Make them as "
+            "they were to go on, or choose another --out, or out= in Python."
+        ) from error
 
 
 def require_same_run(path: Path, saved: Mapping[str, str], current: Mapping[str, str]) -> None:
@@ -101,10 +145,12 @@ def require_same_run(path: Path, saved: Mapping[str, str], current: Mapping[str,
     Raises:
         CheckpointError: they differ; the text says in what.
     """
-    differing = [key for key in {**current, **saved} if saved.get(key) != current.get(key)]
+    differing = [
+        key for key in {**current, **saved} if saved.get(key) != current.get(key) and key != "parameters"
+    ]
     if differing:
         changes = "; ".join(f"{key}: {saved.get(key)} then, {current.get(key)} now" for key in differing)
         raise CheckpointError(
             f"The checkpoint {path} belongs to another run ({changes}). "
-            "Resume with the same settings, or choose another --out."
+            "Resume with the same settings, or choose another --out, or out= in Python."
         )

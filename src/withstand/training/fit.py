@@ -60,13 +60,13 @@ def fit(
             was not trained there, or measurements of one.
     """
     require_dataset(dataset)
-    run = RunFolder(Path(out)).create()
+    run = RunFolder.at(out)
     run.require_no_other_network()
-    watchers: list[Observer] = [CsvLog(run.train_log), *observers]
-    if settings.tensorboard:
-        watchers.append(TensorBoardLog(run.path / "tensorboard"))
     with ExitStack() as stack:
-        stack.enter_context(run.held("training"))
+        stack.enter_context(run.starting("training"))
+        watchers: list[Observer] = [CsvLog(run.train_log), *observers]
+        if settings.tensorboard:
+            watchers.append(TensorBoardLog(run.path / "tensorboard"))
         for watcher in watchers:
             stack.enter_context(watcher)
         stack.enter_context(numerics(settings.precision))

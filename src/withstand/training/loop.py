@@ -8,15 +8,17 @@ with the same weights, bit for bit, on the same machine.
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import cast
 
 import torch
 from torch import nn
 
+from withstand.core.network import describe
 from withstand.core.numerics import seed_of
 from withstand.core.run_folder import RunFolder
 from withstand.core.schedules import Schedule, Slowed, value_at
@@ -26,6 +28,9 @@ from withstand.models import check, load_weights, save_weights
 from withstand.training.checkpoint import (
     Position,
     Row,
+    TrainingResult,
+    fitting,
+    newest_checkpoint,
     read_checkpoint,
     require_same_run,
     rng_state,
@@ -34,6 +39,7 @@ from withstand.training.checkpoint import (
 )
 from withstand.training.collapse import EpochMeter, verdict
 from withstand.training.observers import Observer
+from withstand.training.same_run import Origin
 from withstand.training.settings import TrainingSettings
 from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch
 from withstand.training.validation import (
@@ -46,27 +52,9 @@ from withstand.training.validation import (
 )
 from withstand.types import Batch, LossTerms, NonFiniteLossError
 
+_logger = logging.getLogger(__name__)
 _STEPS_BETWEEN_CHECKS = 50  # reading the losses back from the device every step would slow it
 _FEW = 4  # training images that measures are shown
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What training came to.
-
-    Attributes:
-        rows: The training log, one dictionary an epoch.
-        best_score: Best validation score, in [0, 1].
-        seconds: Time spent, over all processes that worked on the run.
-        steps: Steps done, also those rolled back.
-        has_collapsed: The last epoch is a collapsed one.
-    """
-
-    rows: Sequence[Row]
-    best_score: float
-    seconds: float
-    steps: int
-    has_collapsed: bool
 
 
 class Training:
@@ -98,6 +86,7 @@ class Training:
         if settings.initial_weights is not None:
             load_weights(model, settings.initial_weights)
         self._model = self._fabric.to_device(model)
+        described = describe(model)
         check(model, dataset.info)
         self._forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
         # Both keep what they learn of a model, and objectives are slowed; another training begins anew.
@@ -124,6 +113,7 @@ class Training:
         self._meter = self._new_meter()
         self._measure = partial(measured, settings.measures, model, self._train, _FEW)
         self._run = describe_run(model, dataset, objective, optimizer, settings) | {"seed": str(seed)}
+        self._origin = Origin(out, described, model, objective, optimizer, settings)
         self._started = self._saved = time.monotonic()
 
     @property
@@ -147,12 +137,16 @@ class Training:
         """All epochs that are left, and the weights at their end."""
         self._resume()
         if not self._is_done:
-            self._measure()  # a measure that does not fit says so before an epoch's time
             self._out.last_weights.unlink(missing_ok=True)  # their presence says that training is done
-        while not self._is_done:
-            self._run_epoch()
-            self._end_epoch()
-        if not self._out.best_weights.exists():  # no epoch at all was asked for
+        try:
+            while not self._is_done:
+                self._run_epoch()
+                self._end_epoch()
+        finally:
+            self._origin.leave()
+        if not self._out.best_weights.exists():  # no epoch was asked for, or each collapsed
+            if self._position.best_score >= 0:
+                _logger.warning("%s is gone; the last weights take its place.", self._out.best_weights)
             save_weights(self._model, self._out.best_weights)
         save_weights(self._model, self._out.last_weights)
         position = self._position
@@ -307,14 +301,15 @@ class Training:
 
     def _resume(self) -> None:
         """Goes on from the newest checkpoint; from the start where there is none."""
-        for name in ("last.pt", "good.pt"):
-            if (self._out.checkpoints / name).exists():
-                self._restore(name)
-                for at in self._position.slowed_at:
-                    self._slow_down(at)
-                return
-        self._out.best_weights.unlink(missing_ok=True)  # of a training whose checkpoints were deleted
-        self._save("good.pt")
+        newest = newest_checkpoint(self._out)
+        if newest is not None:
+            self._restore(newest.name)
+            for at in self._position.slowed_at:
+                self._slow_down(at)
+        if not self._is_done:
+            self._measure()  # a measure that does not fit says so before an epoch's time
+        if newest is None:
+            self._save("good.pt")
 
     def _save(self, name: str) -> None:
         self._require_finite()
@@ -323,6 +318,7 @@ class Training:
         self._started = self._saved = now
         content = {
             "run": self._run,
+            **self._origin.content(),
             "position": asdict(self._position),
             "model": self._model.state_dict(),
             "objective": self._objective.state_dict(),
@@ -337,10 +333,12 @@ class Training:
         path = self._out.checkpoints / name
         content = read_checkpoint(path)
         require_same_run(path, content["run"], self._run)
-        self._model.load_state_dict(content["model"])
-        self._objective.load_state_dict(content["objective"])
-        nn.ModuleList(self._constraints).load_state_dict(content.get("constraints", {}))
-        self._optimizer.load_state_dict(content["optimizer"])
+        self._origin.require_same(path, content)
+        with fitting(path):
+            self._model.load_state_dict(content["model"])
+            self._objective.load_state_dict(content["objective"])
+            nn.ModuleList(self._constraints).load_state_dict(content.get("constraints", {}))
+            self._optimizer.load_state_dict(content["optimizer"])
         self._position = Position(**content["position"])
         self._meter = self._new_meter(content["meter"])
         set_rng_state(content["rng"])

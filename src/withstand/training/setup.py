@@ -44,7 +44,6 @@ def describe_run(
     words = {name: text for name, text in optional.items() if text} | {
         "batch size": str(settings.batch_size),
         "training data": dataset.fingerprint[:16],
-        "parameters": str(sum(parameter.numel() for parameter in model.parameters())),
         "objective": _words(objective),
         "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}",
         "learning rate factor": str(settings.lr_factor),

@@ -14,8 +14,8 @@ from withstand.attacks import Attack, SuiteLevel, require_packages, suite
 from withstand.certificates import METHODS, Method
 from withstand.core import norms
 from withstand.core.dataset_info import DatasetInfo
+from withstand.core.identity import identity
 from withstand.core.norms import require_norm
-from withstand.evaluation.identity import identity
 from withstand.evaluation.meter import Meter, Needs, Sources
 from withstand.evaluation.meters.gradient_checks import LargeEpsilon, VanishingGradients
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, require_epsilons
