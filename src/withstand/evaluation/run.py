@@ -162,6 +162,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             evaluation = _measured(
                 subject, BatchPlan(scoring_plan, plans, proving, all_meters), store, run, on_batch
             )
+        about = {"model": type(model).__name__, **about}
         evaluation = replace(evaluation, results=replace(evaluation.results, **about))
         if run is not None:
             write_results(run, evaluation.results, evaluation.table)

@@ -8,7 +8,7 @@ import re
 import warnings
 from argparse import Action, ArgumentError
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -27,8 +27,9 @@ from withstand.data import Deform
 from withstand.evaluation import Meter, Sampling
 from withstand.loss.terms import Objective
 from withstand.recipes.list_items import Item, is_item, put
-from withstand.recipes.schema import BayesSettings, Recipe
+from withstand.recipes.schema import BayesSettings, Published, Recipe
 from withstand.recipes.upgrade import refuse_old_keys, with_moved_modules
+from withstand.recipes.words import is_unspoken, kept_words
 from withstand.training import Plateau, Rollback
 from withstand.training.measure import Measure
 from withstand.types import RecipeError
@@ -155,6 +156,8 @@ def parse_recipe(
 ) -> ParsedRecipe:
     """Reads a recipe file and overrides.
 
+    Its title, description and published figures stay where they hold for the values (``words.kept_words``).
+
     Args:
         path: A YAML file.
         overrides: Each ``--key=value``; keys are dotted, fractions such as 8/255 are numbers. Those
@@ -184,8 +187,31 @@ def parse_recipe(
     for key in set(vars(config)) - set(fields):
         config.pop(key)  # of the command, not of the recipe
     text = parser.dump(config, skip_unset=False, skip_validation=True)  # it was parsed just now
-    values = load_yaml(text)
-    return ParsedRecipe(recipe, values, text)
+    return _with_kept_words(ParsedRecipe(recipe, load_yaml(text), text), path, overrides)
+
+
+def _with_kept_words(parsed: ParsedRecipe, path: Path, overrides: Sequence[str]) -> ParsedRecipe:
+    """The same without what the recipe says of itself that no longer holds, and with what was changed."""
+    if all(is_unspoken(override.removeprefix("--").partition("=")[0]) for override in overrides):
+        return parsed
+    words = kept_words(_own_values(path), parsed.values, overrides)
+    if all(parsed.values[word] == value for word, value in words.items()):
+        return parsed
+    published = [Published(**figure) for figure in words["published"]]
+    values = {**parsed.values, **words}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return ParsedRecipe(replace(parsed.recipe, **{**words, "published": published}), values, text)
+
+
+def _own_values(path: Path) -> dict[str, Any]:
+    """All values of a recipe's file; of one that is no recipe without overrides those of none."""
+    parser = _plain_parser()
+    try:
+        config = parser.parse_args([f"--recipe={path}"])
+    except (ArgumentError, TypeError, ValueError, yaml.YAMLError):
+        config = parser.parse_args([])
+    values: dict[str, Any] = load_yaml(parser.dump(config, skip_unset=False, skip_validation=True))
+    return values
 
 
 def _parse_with_items(parser: ArgumentParser, arguments: Sequence[str], items: Sequence[str]) -> Namespace:

@@ -143,6 +143,7 @@ class Recipe:
         training: How to train.
         evaluation: What to measure.
         published: Figures of others beside ours.
+        changed: What --key=value changed of the recipe's file, filled in where it is read.
 
     Raises:
         ValueError: the seed is out of its range, or something is to be proven of random weights.
@@ -158,6 +159,7 @@ class Recipe:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     published: Sequence[Published] = ()
+    changed: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= _LARGEST_SEED:

@@ -257,7 +257,8 @@ def _label(value: Any) -> str:
 
 def _words(sweep: Sweep, point: str) -> dict[str, str]:
     title = f"{sweep.title or sweep.name}: {point}"
-    return {"name": point, "title": title, "description": sweep.description}
+    description = {"description": sweep.description} if sweep.description else {}
+    return {"name": point, "title": title, **description}
 
 
 def _arguments(values: Mapping[str, Any]) -> list[str]:

@@ -6,11 +6,13 @@ types, reporting reads them. This module imports no torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from withstand.core.flat import flat
 from withstand.results.analytic import KernelNorms, Moments
 from withstand.results.random_answers import ProtocolInfo, Sampling, Uncertainty
 from withstand.results.shares import Finite, Share, Unit
@@ -224,6 +226,8 @@ class Results:
         protocols: Published protocols.
         sections: Where the sections of the user's own meters are: ``module:function`` each.
         settings: What was asked for: ``evaluation`` of a recipe, with all meters, as plain data.
+        model: The class of the network.
+        measures: Name of a meter -> the measures of the table that are its own.
     """
 
     dataset: str
@@ -248,6 +252,8 @@ class Results:
     moments: Moments | None = None
     sections: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    measures: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def num_repeats(self) -> int:
@@ -257,3 +263,16 @@ class Results:
     def attack(self, name: str) -> AttackInfo | None:
         """The attack of a name."""
         return next((attack for attack in self.attacks if attack.name == name), None)
+
+
+def covers(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether an evaluation with some settings measured all that others ask for, in the same way.
+
+    Args:
+        measured: ``settings`` of ``Results``, or ``evaluation`` of a recipe.
+        asked: Likewise; what it leaves out is not asked for.
+    """
+    meters = [flat(meter) for meter in measured.get("meters", [])]
+    return all(flat(meter) in meters for meter in asked.get("meters", [])) and all(
+        measured.get(key) == value for key, value in asked.items() if key != "meters"
+    )
