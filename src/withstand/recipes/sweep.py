@@ -257,8 +257,7 @@ def _label(value: Any) -> str:
 
 def _words(sweep: Sweep, point: str) -> dict[str, str]:
     title = f"{sweep.title or sweep.name}: {point}"
-    description = {"description": sweep.description} if sweep.description else {}
-    return {"name": point, "title": title, **description}
+    return {"name": point, "title": title, "description": sweep.description}
 
 
 def _arguments(values: Mapping[str, Any]) -> list[str]:

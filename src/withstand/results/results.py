@@ -6,6 +6,7 @@ types, reporting reads them. This module imports no torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -18,6 +19,8 @@ from withstand.results.random_answers import ProtocolInfo, Sampling, Uncertainty
 from withstand.results.shares import Finite, Share, Unit
 
 Severity = Annotated[int, Field(ge=1, le=5)]
+
+_NOT_RUN = re.compile(r"Not \w+")
 
 SCHEMA = 2
 """Of ``metrics.json``; it grows when an older reader would misread the file."""
@@ -85,12 +88,23 @@ class CertificateInfo:
 
 @dataclass(frozen=True)
 class Check:
-    """A check for false robustness; ``passed`` is None where it was not run, and ``finding`` says why."""
+    """A check for false robustness.
+
+    ``passed`` is None where it was not run, and ``finding`` begins with why not, as ``Not needed: `` does.
+    """
 
     name: str
     title: str
     passed: bool | None
     finding: str
+
+    @property
+    def outcome(self) -> str:
+        """Passed, failed, not run, not needed or not decided."""
+        if self.passed is not None:
+            return "passed" if self.passed else "failed"
+        beginning, colon, _ = self.finding.partition(": ")
+        return beginning.lower() if colon and _NOT_RUN.fullmatch(beginning) else "not run"
 
 
 @dataclass(frozen=True)

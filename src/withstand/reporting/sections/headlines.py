@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from withstand.reporting import formatting
@@ -14,7 +15,7 @@ from withstand.results.results import Check, Results
 
 PLACE = 0
 _TEXTS = PROSE["checks"]
-_STATES = {False: ("failed", "Failed"), True: ("passed", "Passed"), None: ("not-run", "Not run")}
+_KINDS = {False: "failed", True: "passed", None: "not-run"}
 
 
 def section(run: Run) -> list[Section | None]:
@@ -94,13 +95,12 @@ def checks(run: Run) -> Section | None:
     checks = run.results.checks if run.results else []
     if not checks:
         return None
-    states = list(_STATES)
-    numbers = {state: sum(check.passed is state for check in checks) for state in states}
-    numbers_in_words = [
-        f"{numbers[state]} {_STATES[state][1].lower()}" for state in states if numbers[state] or state
-    ]
-    meaning = _TEXTS["failed" if numbers[False] else "none_failed"]
-    rows = [_check_row(check) for check in sorted(checks, key=lambda check: states.index(check.passed))]
+    checks = sorted(checks, key=lambda check: list(_KINDS).index(check.passed))
+    numbers = Counter(check.outcome for check in checks)
+    order = dict.fromkeys([*(["failed"] if numbers["failed"] else []), "passed", *numbers])
+    numbers_in_words = [f"{numbers[outcome]} {outcome}" for outcome in order]
+    meaning = _TEXTS["failed" if numbers["failed"] else "none_failed"]
+    rows = [_check_row(check) for check in checks]
     return Section(
         "checks",
         "Checks for false robustness",
@@ -113,7 +113,7 @@ def checks(run: Run) -> Section | None:
 
 
 def _check_row(check: Check) -> list[Cell]:
-    kind, verdict = _STATES[check.passed]
-    finding = check.finding.removeprefix(f"{_STATES[None][1]}: ")  # which stands beside it
+    kind, verdict = _KINDS[check.passed], check.outcome.capitalize()
+    finding = check.finding.removeprefix(f"{verdict}: ")  # which stands beside it
     finding = formatting.sentence(finding[:1].upper() + finding[1:])
     return [Cell(check.title, [finding]), Cell(verdict, is_words=True, kind=kind)]
