@@ -17,7 +17,7 @@ _MID_GREY = 128.0
 # Of 127, so that rounding the factor never clips.
 _SWING = 126.0
 _MOST_TILES = 16
-_LARGEST_SIDE = 448  # pixels of an image on the page
+_LARGEST_SIDE = 256  # pixels of an image on the page
 
 _Arrays = Mapping[str, NDArray[Any]]
 
