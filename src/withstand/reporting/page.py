@@ -106,11 +106,12 @@ def _view(run: Run, label: str, key: str, *, is_brief: bool) -> dict[str, object
         {"key": tab, "title": title, "sections": [section for section in sections if section.tab == tab]}
         for tab, title in (_TITLES | {"noise": noise}).items()
     ]
+    title = run_title(run)
     return {
         "id": key,
         "label": label,
-        "title": run_title(run),
-        "setting": setting(run),
+        "title": title,
+        "setting": setting(run).removeprefix(title).lstrip(", "),
         "description": run_description(run),
         "changes": run_changes(run),
         "command": command_for(run, "report"),

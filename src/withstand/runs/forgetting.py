@@ -55,8 +55,8 @@ def forget(
 
     Args:
         folder: The run folder.
-        names: Each an attack or certificate (``pgd-20-linf``), one at an epsilon (``pgd-20-linf@0.3``), a meter
-            (``NoiseCurve``) or a measure (``accuracy under noise``).
+        names: Each an attack or certificate (``pgd-20-linf``), one at an epsilon (``pgd-20-linf@0.3``), a
+            meter (``NoiseCurve``) or a measure (``accuracy under noise``).
         overrides: ``--key=value`` of its recipe, such as ``--data.root=PATH``.
         command: The command, for ``environment.json``.
         on_batch: Called with how many examples are done, of how many.
@@ -77,8 +77,8 @@ def forget(
     stays = _Measured(left, known[0]).columns
     if back := next((name for name in names if name in stays), None):
         raise RunFolderError(
-            f"{back} is run wherever something is certified in that norm at that epsilon: forget that certificate "
-            "with it."
+            f"{back} is run wherever something is certified in that norm at that epsilon: forget that "
+            "certificate with it."
         )
     asked = _Measured(own, known[0])
     if any(name in asked.parts for name in names):  # else the next evaluation would bring it back
@@ -139,8 +139,8 @@ class _Measured:
             return
         if name.partition("@")[0] in in_table:
             raise RunFolderError(
-                f"{name!r} is measured always, or comes with other results, and cannot be forgotten by itself. "
-                f"What can: {', '.join(self.parts) or 'nothing'}."
+                f"{name!r} is measured always, or comes with other results, and cannot be forgotten by "
+                f"itself. What can: {', '.join(self.parts) or 'nothing'}."
             )
         raise RunFolderError(f"Nothing that was measured is called {name!r}; {nearest(name, self.parts)}")
 
@@ -158,7 +158,7 @@ class _Measured:
 
     @property
     def columns(self) -> set[str]:
-        """All attacks with their epsilons, and by themselves; also those that certificates imply."""
+        """All attacks, by themselves and with their epsilons; also those that certificates imply."""
         certificates = [plan for plan in self._all_plans if isinstance(plan, CertificatePlan)]
         attacks = merged_attacks(plan for plan in self._all_plans if isinstance(plan, AttackPlan))
         every = [*attacks, *default_plans(merged_certificates(certificates), attacks)]

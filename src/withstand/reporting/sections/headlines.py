@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from withstand.reporting import formatting
+from withstand.reporting.history import best_epoch
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Card, Cell, Notice, Prose, Section, Table
@@ -61,11 +62,17 @@ def _cards(run: Run, results: Results) -> list[Card]:
     shown = [*headline_attacks(run), *headline_certificates(run)]
     shown.sort(key=lambda row: (order.index(row.norm), row.level))
     details = [f"{formatting.count(results.num_examples)} test examples", f"{results.num_classes} classes"]
-    details += [f"{results.weights} weights"] if results.weights else []
+    details += [f"{results.weights} weights{_of_epoch(run, results)}"] if results.weights else []
     return [
         *(_card(row, results) for row in (clean(run), *shown)),
         Card("Data set", formatting.dataset_title(results.dataset), details),
     ]
+
+
+def _of_epoch(run: Run, results: Results) -> str:
+    """Which epoch the best weights are of, where the training is known."""
+    best = best_epoch(run.history) if run.history and results.weights == "best" else None
+    return f", epoch {best[0]} of {best[1]}" if best else ""
 
 
 def _card(row: Measurement, results: Results) -> Card:
