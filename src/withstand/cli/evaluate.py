@@ -11,10 +11,12 @@ import pandas as pd
 from withstand.cli.arguments import target
 from withstand.cli.console import OUTPUT, print_results, progress_of
 from withstand.core.run_folder import RunFolder
+from withstand.evaluation.attacking import column
 from withstand.recipes.parsing import ParsedRecipe, parse_recipe, recipe_parser
 from withstand.reporting import report
 from withstand.reporting.table import rows
-from withstand.results import measurements, read_results
+from withstand.results import read_results
+from withstand.results.measurements import ATTACKED, CERTIFIED
 from withstand.runs.forgetting import forget
 from withstand.runs.run_parts import open_run
 from withstand.runs.stages import evaluate_run
@@ -67,7 +69,8 @@ def _forget(run: RunFolder, options: Sequence[str], command: str) -> None:
 def _figures(table: pd.DataFrame) -> dict[str, None]:
     """What was measured: each attack and certificate at each epsilon, each other measure once."""
     named = (
-        measurements.example_column(row.measure, row.by, row.level) or row.measure for row in rows(table)
+        column(row.by, row.level) if row.measure in (ATTACKED, CERTIFIED) else row.measure
+        for row in rows(table)
     )
     return dict.fromkeys(named)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
 import warnings
 from argparse import Action, ArgumentError
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ _ABOUT_KEYS = (
     "--evaluation.meters.level=fast then sets it. --objective.help=Adversarial and "
     "--objective.attack.help=PGD explain a class; --print_config shows all values and does nothing."
 )
+_PRINTS = "--print_config"
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?"
 _FRACTION = re.compile(rf"^-?{_NUMBER}/{_NUMBER}$")
 _INFINITE_ARGUMENT = re.compile(r"(?<=^--)([^=]+)=(?:l_?)?inf$")
@@ -166,8 +168,13 @@ def parse_recipe(
 
     Raises:
         RecipeError: a key is unknown (the text names the nearest valid one) or a value does not fit.
+        SystemExit: an override asks to print all values.
     """
     refuse_old_keys(path, overrides, load_yaml)
+    if _PRINTS in overrides:
+        others = [override for override in overrides if override != _PRINTS]
+        sys.stdout.write(parse_recipe(path, others, parser=parser).text)
+        raise SystemExit(0)
     parser = parser or _plain_parser()
     fields = inspect.signature(Recipe).parameters
     arguments = [f"--recipe={path}", *with_numbers(overrides, parser)]

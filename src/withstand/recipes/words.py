@@ -66,16 +66,22 @@ def _marked(figure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changes(own: object, values: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted key -> what it was and what it is; of another class as a whole."""
+    """Dotted key -> what it was and what it is; of another class, or a list of others, as a whole."""
     if isinstance(own, Mapping) and isinstance(values, Mapping) and own.get(_CLASS) == values.get(_CLASS):
         for name in dict.fromkeys((*own, *values)):
             inside = key if name == _SETTINGS else f"{key}.{name}".lstrip(".")
             yield from _changes(own.get(name), values.get(name), inside)
-    elif own != values and isinstance(own, list) and isinstance(values, list) and len(own) == len(values):
+    elif isinstance(own, list) and isinstance(values, list) and _are_alike(own, values):
         for number, pair in enumerate(zip(own, values, strict=True)):
             yield from _changes(*pair, f"{key}.{number}")
     elif own != values:
         yield key, f"{_text(own)} \N{RIGHTWARDS ARROW} {_text(values)}"
+
+
+def _are_alike(own: Sequence[object], values: Sequence[object]) -> bool:
+    """Whether two lists hold items of the same classes."""
+    classes = [_class_of(item) for item in own]
+    return any(classes) and classes == [_class_of(item) for item in values]
 
 
 def _text(value: object) -> str:

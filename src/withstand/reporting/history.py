@@ -57,8 +57,8 @@ class Panel:
 def best_epoch(history: History) -> tuple[int, int] | None:
     """The epoch whose weights training kept as the best, and how many epochs there were; None if unknown.
 
-    That is the last of those with the highest validation accuracy, under attack where that was measured; of an
-    epoch that was done again the last row counts. Without validation data it is the last one.
+    That is the last of those with the highest validation accuracy, under attack where that was measured; of
+    an epoch that was done again the last row counts. Without validation data it is the last one.
     """
     columns = history.columns
     nothing = [None] * len(history.notes)

@@ -187,7 +187,8 @@ def _as_picture(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if channels == 3:
         return image
     if channels > _MOST_TILES:
-        return np.rint(image.mean(axis=2)).astype(np.uint8)
+        mean: NDArray[np.uint8] = np.rint(image.mean(axis=2)).astype(np.uint8)
+        return mean
     columns = _columns(channels)
     rows = -(-channels // columns)
     # A pixel between channels, and what the last row lacks, stay white.
