@@ -50,7 +50,9 @@ def run_description(run: Run) -> str | None:
 
 
 def run_changes(run: Run) -> str | None:
-    """In which values the run differs from the file of its recipe; None where in none."""
+    """In which values the run differs from the file of its recipe, or that it is of none; else None."""
+    if _is_outside(run):
+        return "Measured by ws.evaluate, of a network that the recipe of this folder may not describe."
     changed = [str(change) for change in _value(run.recipe, "changed") or []]
     more = f"; and {len(changed) - _MOST_CHANGES} more" if len(changed) > _MOST_CHANGES else ""
     listed = "; ".join(changed[:_MOST_CHANGES]) + more
@@ -63,6 +65,11 @@ def _speaks_of(run: Run) -> bool:
     if run.results is None or not isinstance(asked, Mapping):
         return True
     return covers(run.results.settings, {key: asked[key] for key in asked if key != "batch_size"})
+
+
+def _is_outside(run: Run) -> bool:
+    """Whether a network was measured in Python, in a folder that has a recipe."""
+    return bool(run.recipe and run.results and run.results.model and not run.results.settings)
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
@@ -84,7 +91,7 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 def _name(run: Run) -> str | None:
     """The recipe's name, where it is that of the run."""
     is_of_another = _value(run.recipe, "changed") and not lookup(run.recipe, "title")
-    return None if is_of_another else lookup(run.recipe, "name")
+    return None if is_of_another or _is_outside(run) else lookup(run.recipe, "name")
 
 
 def folder_labels(runs: Sequence[Run]) -> list[str]:
@@ -105,8 +112,9 @@ def folder_labels(runs: Sequence[Run]) -> list[str]:
 
 def setting(run: Run) -> str:
     """What was trained on what, how and how long: ``cnn-small on MNIST, CrossEntropy, 40 epochs, seed 0``."""
-    epochs, seed = lookup(run.recipe, "training.epochs"), lookup(run.recipe, "seed")
-    size = lookup(run.recipe, "data.train_size")
+    recipe = None if _is_outside(run) else run.recipe
+    epochs, seed = lookup(recipe, "training.epochs"), lookup(recipe, "seed")
+    size = lookup(recipe, "data.train_size")
     parts = [
         _subject(run),
         size and f"{size} training images",
@@ -118,13 +126,12 @@ def setting(run: Run) -> str:
 
 def _subject(run: Run) -> str:
     """Model, data and objective, as far as they are known."""
-    data = run.results.dataset if run.results else lookup(run.recipe, "data.name")
-    model = lookup(run.recipe, "model.name")
-    if run.results and (not model or not run.results.settings):  # measured outside of the recipe
-        model = run.results.model or model
+    recipe = None if _is_outside(run) else run.recipe
+    data = run.results.dataset if run.results else lookup(recipe, "data.name")
+    model = lookup(recipe, "model.name") or (run.results.model if run.results else None)
     known = {"": model, "on ": data and dataset_title(data)}
     subject = " ".join(f"{word}{value}" for word, value in known.items() if value)
-    return ", ".join(filter(None, (subject, _objective(_value(run.recipe, "objective")))))
+    return ", ".join(filter(None, (subject, _objective(_value(recipe, "objective")))))
 
 
 def _objective(objective: object) -> str:
