@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from withstand.reporting import report
 from withstand.reporting.sections.headlines import checks, other_warnings
 
@@ -36,6 +38,15 @@ def test_check_findings_are_sentences_that_do_not_repeat_the_verdict(everything:
     checks.append(replace(third, finding="on 3 of 4 examples"))
     rows = view(everything.but(checks=checks)).tables[0].rows
     assert [row[0].small[0] for row in rows[::2]] == ["On 3 of 4 examples.", "Name other runs."]
+
+
+@pytest.mark.parametrize("outcome", ["Not run", "Not needed", "Not decided"])
+def test_check_without_an_outcome_says_why(everything: Any, outcome: str) -> None:
+    check = replace(everything.results.checks[0], passed=None, finding=f"{outcome}: the reason.")
+    shown = view(everything.but(checks=[check]))
+    ((title, verdict),) = shown.tables[0].rows
+    assert (title.small, verdict.text, verdict.kind) == (["The reason."], outcome, "not-run")
+    assert shown.prose[0].text.startswith(f"0 passed, 1 {outcome.lower()}.")
 
 
 def test_checks_are_just_below_the_headline_figures(write_run: Any, everything: Any) -> None:

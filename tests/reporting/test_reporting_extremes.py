@@ -49,7 +49,8 @@ def test_extremes_without_the_file_are_no_section(write_run: WriteRun) -> None:
     ("name", "value", "fault"),
     [
         ("smallest_images", np.zeros((2, 4, 4, 1)), "smallest_images must be a uint8 array"),
-        ("smallest_images", np.zeros((2, 4, 4, 2), np.uint8), "must be .images, height, width, 1 or 3."),
+        ("smallest_images", np.zeros((2, 4, 4), np.uint8), "must be .images, height, width, channels."),
+        ("smallest_images", np.zeros((2, 0, 4, 1), np.uint8), "must be .images, height, width, channels."),
         ("largest_label", np.array([3]), "must lie in 0 to 2"),
         ("largest_label", np.array([0, 1]), "one whole number an image"),
         ("smallest_index", np.array([0.5, 1.0]), "smallest_index must hold one whole number"),

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from withstand.reporting.history import events, history_table, panels_of_run, panels_of_runs
+from typing import Any
+
+import pytest
+
+from withstand.reporting.history import best_epoch, events, history_table, panels_of_run, panels_of_runs
 from withstand.reporting.read import History
 
 
@@ -79,3 +83,26 @@ def test_history_without_epochs_is_empty() -> None:
     assert panels_of_run(empty) == []
     assert events(empty) == {}
     assert history_table(empty) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("columns", "best"),
+    [
+        ({"validation_accuracy": [0.5, 0.9, 0.7]}, 2),
+        ({"validation_accuracy": [0.5, 0.9, 0.9]}, 3),  # as training keeps the later of two as good
+        ({"validation_accuracy": [0.5, 0.9, 0.7], "validation_robust_accuracy": [0.1, 0.2, 0.3]}, 3),
+        ({"validation_accuracy": [0.5, 0.9, None]}, 2),
+        ({}, 3),
+        ({"validation_accuracy": [0.5, 0.4, 0.9], "collapsed": [0, 0, 1]}, 1),
+        ({"validation_accuracy": [0.5, 0.9, 0.7], "epoch": [1, 2, 2]}, 2),  # epoch 2 was done again
+    ],
+)
+def test_best_epoch_is_the_one_whose_weights_training_keeps(columns: dict[str, Any], best: int) -> None:
+    every = {"epoch": [1.0, 2.0, 3.0], "collapsed": [0.0, 0.0, 0.0], **columns}
+    found = best_epoch(History(every, ["", "", ""]))
+    assert found is not None
+    assert found == (best, int(max(every["epoch"])))
+
+
+def test_best_epoch_of_a_training_that_only_collapsed_is_unknown() -> None:
+    assert best_epoch(History({"epoch": [1.0], "collapsed": [1.0]}, [""])) is None

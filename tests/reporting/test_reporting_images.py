@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from withstand.reporting.images import amplification, data_uri, difference
+from withstand.reporting.images import amplification, data_uri, difference, drawn_as
 from withstand.reporting.sections import example_images as examples
+from withstand.types import RunFolderError
 
 Pixels = NDArray[np.uint8]
 
@@ -28,6 +29,52 @@ def decoded(uri: str) -> NDArray[np.uint8]:
 def test_data_uri_keeps_every_pixel(channels: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (5, 7, channels)).astype(np.uint8)
     assert np.array_equal(decoded(data_uri(image)).reshape(image.shape), image)
+
+
+SIZES = [(1, 1), (1, 7), (7, 1), (5, 8), (300, 2), (600, 400)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 13, 16, 17, 200])
+def test_data_uri_draws_any_channels_and_sizes(channels: int, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 200, (*size, channels)).astype(np.uint8)
+    shown = decoded(data_uri(image))
+    assert shown.ndim == (3 if channels == 3 else 2)
+    assert max(shown.shape[:2]) <= 256
+    sentence = drawn_as(image[None])
+    assert (f"{channels} channels" in sentence) is (channels not in (1, 3))
+    assert (f"{size[1]} × {size[0]} pixels" in sentence) is (max(size) > 256)
+
+
+@pytest.mark.parametrize(("channels", "columns"), [(2, 2), (4, 2), (5, 3), (13, 4)])
+def test_data_uri_draws_each_channel_in_grey(channels: int, columns: int) -> None:
+    image = np.random.default_rng(0).integers(0, 200, (3, 5, channels)).astype(np.uint8)
+    shown = decoded(data_uri(image))
+    for channel in range(channels):
+        top, left = channel // columns * 4, channel % columns * 6
+        assert np.array_equal(shown[top : top + 3, left : left + 5], image[:, :, channel])
+    assert f"{columns} a row" in drawn_as(image)
+
+
+def test_data_uri_draws_the_mean_of_many_channels() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, 5, 20)).astype(np.uint8)
+    assert np.array_equal(decoded(data_uri(image)), np.rint(image.mean(axis=2)))
+    assert "mean" in drawn_as(image)
+
+
+def test_gallery_shows_changes_smaller_than_a_level(make_run: Any, gallery: dict[str, Any]) -> None:
+    change = np.full(gallery["clean"].shape, 0.1, np.float16)
+    small = gallery | {"adversarial": gallery["clean"], "change": change}
+    shown = examples.gallery(make_run(gallery=small))
+    assert "amplified 1200 times" in shown.prose[0].text
+    assert np.unique(decoded(shown.pictures[0].images[2][0])).tolist() == [128 + 120]
+
+
+@pytest.mark.parametrize("change", [np.zeros(3), np.zeros((2, 4, 4, 1)), None])
+def test_gallery_names_damaged_changes(make_run: Any, gallery: dict[str, Any], change: Any) -> None:
+    bad = np.full(gallery["clean"].shape, np.nan) if change is None else change
+    with pytest.raises(RunFolderError, match="change must hold one number a pixel"):
+        make_run(gallery=gallery | {"change": bad})
 
 
 def test_difference_is_signed_on_mid_grey() -> None:

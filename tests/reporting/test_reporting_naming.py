@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from withstand.reporting.naming import command_for, lookup, run_labels, run_title, setting
+import pytest
+
+from withstand.reporting.naming import (
+    command_for,
+    lookup,
+    run_changes,
+    run_description,
+    run_labels,
+    run_title,
+    setting,
+)
 
 MakeRun = Callable[..., Any]
 
@@ -48,3 +58,93 @@ def test_setting_says_what_was_trained(make_run: MakeRun) -> None:
 def test_command_quotes_the_folder(make_run: MakeRun) -> None:
     run = make_run("two words")
     assert command_for(run, "evaluate") == f"withstand evaluate '{run.path}'"
+
+
+CHANGED = """
+name: mine
+title: ''
+description: ''
+seed: 1
+data: {name: mnist, train_size: 50}
+model: {name: mlp}
+objective:
+  class_path: withstand.objectives.Adversarial
+  init_args: {attack: {class_path: withstand.attacks.PGD, init_args: {norm: .inf, epsilon: 0.02}}}
+training: {epochs: 1}
+evaluation: {meters: [], num_examples: null, weights: last, batch_size: 500}
+changed: ["objective.attack.epsilon 0.15 → 0.02"]
+"""
+WHOLE = CHANGED.replace("title: ''", "title: A title").replace("description: ''", "description: Words.")
+
+
+def measured_as(evaluated: Any, **settings: Any) -> Any:
+    asked = {"meters": [], "num_examples": None, "weights": "last", "batch_size": 500}
+    return evaluated.but(settings=asked | settings, model="Net")
+
+
+def test_changed_recipe_is_titled_by_what_ran(make_run: MakeRun, evaluated: Any) -> None:
+    run = make_run("folder", recipe=CHANGED, evaluated=measured_as(evaluated))
+    assert run_title(run) == "mlp on MNIST, Adversarial ℓ∞ ε = 0.02"
+    assert setting(run) == f"{run_title(run)}, 50 training images, 1 epoch, seed 1"
+    assert run_changes(run) == "Recipe mine, changed: objective.attack.epsilon 0.15 → 0.02."
+    assert run_labels([run]) == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "holds"),
+    [
+        ({}, True),
+        ({"batch_size": 3}, True),
+        ({"meters": [{"class_path": "More"}]}, True),
+        ({"num_examples": 10}, False),
+        ({"weights": "best"}, False),
+    ],
+)
+def test_words_of_a_recipe_are_shown_where_it_was_measured_as_it_asks(
+    make_run: MakeRun, evaluated: Any, settings: dict[str, Any], holds: bool
+) -> None:
+    run = make_run("one", recipe=WHOLE, evaluated=measured_as(evaluated, **settings))
+    shown = ("A title", "Words.") if holds else ("mlp on MNIST, Adversarial ℓ∞ ε = 0.02", None)
+    assert (run_title(run), run_description(run)) == shown
+
+
+def test_words_of_a_recipe_are_not_shown_of_a_network_measured_in_python(
+    make_run: MakeRun, evaluated: Any
+) -> None:
+    run = make_run("one", recipe=WHOLE, evaluated=evaluated.but(model="Net"))
+    assert run_title(run) == setting(run) == "Net on MNIST"
+    assert run_description(run) is None
+    assert "may not describe" in str(run_changes(run))
+    assert run_labels([run]) == ["one"]
+
+
+def test_run_without_a_recipe_is_titled_by_its_network_and_data(evaluated: Any) -> None:
+    assert run_title(evaluated.but(model="Net").run()) == "Net on MNIST"
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ("{class_path: CrossEntropy}", "CrossEntropy"),
+        ("{class_path: a.Certified, init_args: {norm: 2.0, epsilon: 0.5}}", "Certified ℓ2 ε = 0.5"),
+        (
+            "{class_path: C, init_args: {norm: .inf, epsilon: {class_path: Linear, init_args: "
+            "{start: 0.0, end: 0.03137254901960784, epochs: 40, begin: 3}}}}",
+            "C ℓ∞ ε to 8/255",
+        ),
+        (
+            "{class_path: C, init_args: {epsilon: {class_path: Stages, init_args: "
+            "{values: [0.1, 0.2], epochs: [5, 9]}}}}",
+            "C ε to 0.2",
+        ),
+        ("{class_path: N, init_args: {noise_std: 0.125}}", "N noise_std = 0.125"),
+        (
+            "{class_path: Sum, init_args: {terms: [{class_path: A}, "
+            "{class_path: Weighted, init_args: {weight: 0.1, term: {class_path: B}}}]}}",
+            "A + 0.1 × B",
+        ),
+    ],
+)
+def test_setting_says_what_is_minimised(make_run: MakeRun, objective: str, words: str) -> None:
+    run = make_run("one", recipe=f"{{model: {{name: mlp}}, objective: {objective}}}")
+    assert setting(run) == f"mlp on MNIST, {words}"

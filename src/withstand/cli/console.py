@@ -159,11 +159,11 @@ def _bounds(norms: KernelNorms) -> str:
 
 
 def _print_checks(checks: Sequence[Check]) -> None:
-    """How many passed, which failed, and which were not run."""
+    """How many passed, which failed, and which were not run, and why."""
     if not checks:
         return
     outcomes = [f"{sum(check.passed is True for check in checks)} passed"]
-    for words, outcome in (("failed", False), ("not run", None)):
-        names = [check.name for check in checks if check.passed is outcome]
-        outcomes += [f"{words}: {', '.join(names)}"] if names else []
+    for outcome in dict.fromkeys(["failed", *(check.outcome for check in checks if check.passed is None)]):
+        names = [check.name for check in checks if check.outcome == outcome]
+        outcomes += [f"{outcome}: {', '.join(names)}"] if names else []
     OUTPUT.print(f"checks for false robustness: {'; '.join(outcomes)}")

@@ -21,10 +21,11 @@ from withstand.core.flat import flat
 from withstand.core.run_folder import RunFolder
 from withstand.recipes.parsing import ParsedRecipe, find_recipe, parse_recipe, recipe_parser
 from withstand.recipes.sweep import Point, Sweep, find_sweep, is_sweep, keys_of, points, read_over, read_sweep
+from withstand.recipes.words import is_unspoken
 from withstand.reporting import report, summarize_seeds
 from withstand.reporting.table import select
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
-from withstand.results.results import Results
+from withstand.results.results import Results, covers
 from withstand.results.results_file import read_results
 from withstand.runs.stages import evaluate_run, require_other_data, train_recipe
 from withstand.training import ProgressBar
@@ -32,7 +33,7 @@ from withstand.types import RecipeError, RunFolderError, WithstandError
 
 _OVER, _OUT = "--over=", "--out="
 # A folder whose recipe differs in no more than these holds the same run; its results hold what was measured.
-_NOT_TRAINED = ("title", "description", "published", "evaluation")
+_NOT_TRAINED = ("title", "description", "published", "changed", "evaluation")
 _logger = logging.getLogger(__name__)
 
 
@@ -48,6 +49,8 @@ def sweep(arguments: Sequence[str]) -> None:
     outs = [option.removeprefix(_OUT) for option in options if option.startswith(_OUT)]
     overrides = [option for option in options if not option.startswith((_OVER, _OUT))]
     chosen = _sweep(name, overs, overrides)
+    if overs or not all(is_unspoken(override.removeprefix("--").partition("=")[0]) for override in overrides):
+        chosen = replace(chosen, title="", description="")  # which are of the sweep as it was
     folder = RunFolder.at(outs[-1]).path if outs else Path("runs") / chosen.name
     every = points(chosen, overrides)
     base = find_recipe(chosen.recipe)
@@ -140,10 +143,7 @@ def _run(chosen: Sweep, base: Path, point: Point, path: Path) -> str:
 
 def _is_of(results: Results, out: RunFolder, parsed: ParsedRecipe) -> bool:
     """Whether a folder with results holds the run of this very recipe, and all that it asks for."""
-    asked, measured = parsed.values["evaluation"], results.settings
-    is_measured = {**measured, "meters": asked["meters"]} == asked and all(
-        meter in measured.get("meters", []) for meter in asked["meters"]
-    )
+    is_measured = covers(results.settings, parsed.values["evaluation"])
     return is_measured and _trained_values(parse_recipe(out.recipe).values) == _trained_values(parsed.values)
 
 

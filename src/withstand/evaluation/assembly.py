@@ -60,13 +60,14 @@ def assemble(
     headlines = table_of(figures)
     attacked = _headline_attack(headlines, subject.info.num_classes)
     certified = _headline_certificate(headlines)
-    parts: dict[str, Any] = {"warnings": unanswered_rows(split_scores.rows)}
+    parts: dict[str, Any] = {"warnings": unanswered_rows(split_scores.rows), "measures": {}}
     for meter in batch_plan.meters:
         counts, state = split_scores.counts.get(meter.name, {}), split_scores.state(meter.name)
         seen, noted = _attacked_states(meter, batch_plan.plans, split_scores), once.get(meter.name)
         gathered = Gathered(subject, split_scores.rows, counts, state, seen, noted, attacked, certified)
         summary = meter.summary(gathered)
         figures += summary.measurements
+        parts["measures"][meter.name] = list(dict.fromkeys(row.measure for row in summary.measurements))
         for name, part in summary.parts.items():
             parts[name] = [*parts.get(name, []), *part] if isinstance(part, list) else part
     table = table_of(figures)

@@ -174,7 +174,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
                 dataset.test,
                 on_batch,
             )
-        about = {"num_test": len(dataset.test), **about}
+        about = {"num_test": len(dataset.test), "model": type(model).__name__, **about}
         evaluation = replace(evaluation, results=replace(evaluation.results, **about))
         if run is not None:
             write_results(run, evaluation.results, evaluation.table)

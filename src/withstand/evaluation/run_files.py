@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from withstand.attacks import Attack
@@ -115,6 +116,7 @@ def save_gallery(
     arrays = {
         "clean": _pixels(batch.images),
         "adversarial": _pixels(adversarial),
+        "change": _levels(adversarial - batch.images).astype(np.float16),
         "label": batch.labels.cpu().numpy(),
         "clean_prediction": before.cpu().numpy(),
         "adversarial_prediction": after.cpu().numpy(),
@@ -166,7 +168,11 @@ def _save(path: Path, arrays: dict[str, Any], class_names: Sequence[str]) -> Non
         np.savez_compressed(file, class_names=np.array(list(class_names)), **arrays)
 
 
-def _pixels(images: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """(n, channels, height, width) in [0, 1], or in bytes, as (n, height, width, channels) of 0 … 255."""
+def _pixels(images: Tensor) -> NDArray[np.uint8]:
     levels = images if images.dtype == torch.uint8 else (images * 255).round().byte()
     return levels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _levels(images: Tensor) -> NDArray[np.float32]:
+    """(n, channels, height, width) in [0, 1] as (n, height, width, channels) of 0 … 255."""
+    return (images.float() * 255).permute(0, 2, 3, 1).cpu().numpy()

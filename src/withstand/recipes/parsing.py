@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
 import warnings
 from argparse import Action, ArgumentError
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,7 @@ from jsonargparse import ArgumentParser, Namespace, set_loader
 from withstand.core.suggest import nearest
 from withstand.recipes.list_items import Item, is_item, put
 from withstand.recipes.upgrade import refuse_old_keys, with_moved_modules
+from withstand.recipes.words import is_unspoken, kept_words
 from withstand.types import RecipeError
 
 if TYPE_CHECKING:  # what lists recipes needs no torch
@@ -33,6 +35,7 @@ _ABOUT_KEYS = (
     "--evaluation.meters.level=fast then sets it. --objective.help=Adversarial and "
     "--objective.attack.help=PGD explain a class; --print_config shows all values and does nothing."
 )
+_PRINTS = "--print_config"
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?"
 _FRACTION = re.compile(rf"^-?{_NUMBER}/{_NUMBER}$")
 _INFINITE_ARGUMENT = re.compile(r"(?<=^--)([^=]+)=(?:l_?)?inf$")
@@ -149,6 +152,8 @@ def parse_recipe(
 ) -> ParsedRecipe:
     """Reads a recipe file and overrides.
 
+    Its title, description and published figures stay where they hold for the values (``words.kept_words``).
+
     Args:
         path: A YAML file.
         overrides: Each ``--key=value``; keys are dotted, fractions such as 8/255 are numbers. Those
@@ -157,10 +162,15 @@ def parse_recipe(
 
     Raises:
         RecipeError: a key is unknown (the text names the nearest valid one) or a value does not fit.
+        SystemExit: an override asks to print all values.
     """
     from withstand.recipes.schema import Recipe
 
     refuse_old_keys(path, overrides, load_yaml)
+    if _PRINTS in overrides:
+        others = [override for override in overrides if override != _PRINTS]
+        sys.stdout.write(parse_recipe(path, others, parser=parser).text)
+        raise SystemExit(0)
     parser = parser or _plain_parser()
     fields = inspect.signature(Recipe).parameters
     arguments = [f"--recipe={path}", *with_numbers(overrides, parser)]
@@ -180,8 +190,33 @@ def parse_recipe(
     for key in set(vars(config)) - set(fields):
         config.pop(key)  # of the command, not of the recipe
     text = parser.dump(config, skip_unset=False, skip_validation=True)  # it was parsed just now
-    values = load_yaml(text)
-    return ParsedRecipe(recipe, values, text)
+    return _with_kept_words(ParsedRecipe(recipe, load_yaml(text), text), path, overrides)
+
+
+def _with_kept_words(parsed: ParsedRecipe, path: Path, overrides: Sequence[str]) -> ParsedRecipe:
+    """The same without what the recipe says of itself that no longer holds, and with what was changed."""
+    from withstand.recipes.schema import Published
+
+    if all(is_unspoken(override.removeprefix("--").partition("=")[0]) for override in overrides):
+        return parsed
+    words = kept_words(_own_values(path), parsed.values, overrides)
+    if all(parsed.values[word] == value for word, value in words.items()):
+        return parsed
+    published = [Published(**figure) for figure in words["published"]]
+    values = {**parsed.values, **words}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return ParsedRecipe(replace(parsed.recipe, **{**words, "published": published}), values, text)
+
+
+def _own_values(path: Path) -> dict[str, Any]:
+    """All values of a recipe's file; of one that is no recipe without overrides those of none."""
+    parser = _plain_parser()
+    try:
+        config = parser.parse_args([f"--recipe={path}"])
+    except (ArgumentError, TypeError, ValueError, yaml.YAMLError):
+        config = parser.parse_args([])
+    values: dict[str, Any] = load_yaml(parser.dump(config, skip_unset=False, skip_validation=True))
+    return values
 
 
 def _parse_with_items(parser: ArgumentParser, arguments: Sequence[str], items: Sequence[str]) -> Namespace:

@@ -154,6 +154,7 @@ class Recipe:
         training: How to train.
         evaluation: What to measure.
         published: Figures of others beside ours.
+        changed: What --key=value changed of the recipe's file, filled in where it is read.
 
     Raises:
         ValueError: the name does not do for a folder, the seed is out of its range, or something is to be
@@ -170,6 +171,7 @@ class Recipe:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     published: Sequence[Published] = ()
+    changed: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         require_folder_name(self.name)

@@ -18,6 +18,7 @@ SPECTRAL = "spectral/"
 """How the columns of spectral norms begin, which are drawn apart: ``spectral/LAYER/KIND``."""
 
 _NOT_DRAWN = {"epoch", "progress", "seconds", "collapsed"}
+_SCORES = ("validation_robust_accuracy", "validation_accuracy")
 _MOST_ROWS = 200
 _MANY_POINTS = 60
 _HOVER_WIDTH = 36
@@ -51,6 +52,21 @@ class Panel:
     is_share: bool
     unit: str = ""  # what the axis of values is titled; empty where the heading says it
     is_logarithmic: bool = False  # then all values are above 0
+
+
+def best_epoch(history: History) -> tuple[int, int] | None:
+    """The epoch whose weights training kept as the best, and how many epochs there were; None if unknown.
+
+    That is the last of those with the highest validation accuracy, under attack where that was measured; of
+    an epoch that was done again the last row counts. Without validation data it is the last one.
+    """
+    columns = history.columns
+    nothing = [None] * len(history.notes)
+    scores = next((columns[name] for name in _SCORES if name in columns), [0.0] * len(history.notes))
+    rows = zip(columns.get("epoch", nothing), scores, columns.get("collapsed", nothing), strict=True)
+    by_epoch = {int(epoch): (score, bool(fell)) for epoch, score, fell in rows if epoch is not None}
+    good = {epoch: score for epoch, (score, fell) in by_epoch.items() if score is not None and not fell}
+    return (max(good, key=lambda epoch: (good[epoch], epoch)), max(by_epoch)) if good else None
 
 
 def panels_of_run(history: History) -> list[Panel]:

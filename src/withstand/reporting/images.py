@@ -18,6 +18,8 @@ from withstand.core.answers import NO_ANSWER
 _MID_GREY = 128.0
 # Of 127, so that rounding the factor never clips.
 _SWING = 126.0
+_MOST_TILES = 16
+_LARGEST_SIDE = 256  # pixels of an image on the page
 
 _Arrays = Mapping[str, NDArray[Any]]
 
@@ -26,8 +28,9 @@ _Arrays = Mapping[str, NDArray[Any]]
 class Gallery:
     """``gallery.npz``: some test images before and after an attack, one entry an image in each array."""
 
-    clean: NDArray[np.uint8]  # (images, height, width, 1 or 3 channels)
+    clean: NDArray[np.uint8]  # (images, height, width, channels)
     adversarial: NDArray[np.uint8]
+    change: NDArray[np.floating[Any]]  # of the same shape, in levels of 255, not rounded to whole ones
     label: NDArray[np.int64]
     clean_prediction: NDArray[np.int64]
     adversarial_prediction: NDArray[np.int64]
@@ -40,7 +43,7 @@ class Gallery:
 class Extreme:
     """Test images at one end of the certified radii, one entry an image in each array."""
 
-    images: NDArray[np.uint8]  # (images, height, width, 1 or 3 channels)
+    images: NDArray[np.uint8]  # (images, height, width, channels)
     index: NDArray[np.int64]  # the rows of examples.csv
     label: NDArray[np.int64]
     radius: NDArray[np.float64]  # above 0
@@ -67,12 +70,23 @@ def gallery_of(arrays: _Arrays) -> Gallery:
     if images.dtype != np.uint8 or others.dtype != np.uint8 or images.shape != others.shape:
         raise ValueError("clean and adversarial must be uint8 arrays of one shape")
     _check_images(images)
+    change = _change(arrays)
     label, before, after = (arrays[name] for name in ("label", "clean_prediction", "adversarial_prediction"))
     _check_classes(label, images, names)
     for predicted in (before, after):
         _check_classes(predicted, images, names, least=NO_ANSWER)
     epsilon, attack = float(arrays["epsilon"]), str(arrays["attack"])
-    return Gallery(images, others, label, before, after, epsilon, attack, names)
+    return Gallery(images, others, change, label, before, after, epsilon, attack, names)
+
+
+def _change(arrays: _Arrays) -> NDArray[np.floating[Any]]:
+    images = arrays["clean"]
+    rounded = arrays["adversarial"].astype(np.float64) - images  # all that older files hold
+    change = np.asarray(arrays.get("change", rounded))
+    is_number = np.issubdtype(change.dtype, np.floating)
+    if change.shape != images.shape or not is_number or not np.isfinite(change).all():
+        raise ValueError("change must hold one number a pixel")
+    return change
 
 
 def extremes_of(arrays: _Arrays) -> Extremes:
@@ -107,8 +121,8 @@ def _names(arrays: _Arrays) -> list[str]:
 
 
 def _check_images(images: NDArray[Any]) -> None:
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ValueError(f"the images must be (images, height, width, 1 or 3), but are {images.shape}")
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise ValueError(f"the images must be (images, height, width, channels), but are {images.shape}")
 
 
 def _check_classes(classes: NDArray[Any], images: NDArray[Any], names: Sequence[str], least: int = 0) -> None:
@@ -145,8 +159,48 @@ def difference(clean: NDArray[np.uint8], adversarial: NDArray[np.uint8], factor:
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:
-    """A PNG of (height, width, 1 or 3) as a data URI."""
+    """A PNG of (height, width, channels) as a data URI; ``drawn_as`` says how it is drawn."""
+    picture = Image.fromarray(np.ascontiguousarray(_as_picture(image)))
+    if max(picture.size) > _LARGEST_SIDE:
+        scale = _LARGEST_SIDE / max(picture.size)
+        width, height = (max(1, round(scale * side)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BOX)
     buffer = io.BytesIO()
-    pixels = image[:, :, 0] if image.shape[2] == 1 else image
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def drawn_as(images: NDArray[np.uint8]) -> str:
+    """How the page draws images (…, height, width, channels), in a sentence; empty where as they are."""
+    *_, height, width, channels = images.shape
+    sentences = []
+    if channels not in (1, 3):
+        how = "of which the mean is drawn"
+        if channels <= _MOST_TILES:
+            how = f"which are drawn in grey beside each other, {_columns(channels)} a row"
+        sentences.append(f"The images have {channels} channels, {how}.")
+    if max(height, width) > _LARGEST_SIDE:
+        sentences.append(f"They are {width} × {height} pixels large, and drawn smaller.")
+    return " ".join(sentences)
+
+
+def _as_picture(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(height, width) in grey, or (height, width, 3)."""
+    height, width, channels = image.shape
+    if channels == 3:
+        return image
+    if channels > _MOST_TILES:
+        mean: NDArray[np.uint8] = np.rint(image.mean(axis=2)).astype(np.uint8)
+        return mean
+    columns = _columns(channels)
+    rows = -(-channels // columns)
+    # A pixel between channels, and what the last row lacks, stay white.
+    page = np.full((rows * (height + 1), columns * (width + 1)), 255, np.uint8)
+    for channel in range(channels):
+        top, left = channel // columns * (height + 1), channel % columns * (width + 1)
+        page[top : top + height, left : left + width] = image[:, :, channel]
+    return page[:-1, :-1]
+
+
+def _columns(channels: int) -> int:
+    return math.ceil(math.sqrt(channels))

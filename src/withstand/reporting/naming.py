@@ -4,42 +4,94 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup, escape
 
-from withstand.reporting.formatting import dataset_title
+from withstand.reporting.formatting import dataset_title, epsilon_text, norm_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import Prose
+from withstand.results.results import covers
+
+_SETTINGS = "init_args"
+_MOST_CHANGES = 8
 
 
 def lookup(recipe: Mapping[str, object] | None, key: str) -> str | None:
     """A recipe's value at a dotted key, as a text; None where there is none."""
-    value: object = recipe
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+    value = _value(recipe, key)
     return None if value is None else str(value)
 
 
+def _value(recipe: object, key: str) -> Any:
+    for part in key.split("."):
+        recipe = recipe.get(part) if isinstance(recipe, Mapping) else None
+    return recipe
+
+
 def run_title(run: Run) -> str:
-    """The recipe's title, else its name, else the folder's name."""
-    return lookup(run.recipe, "title") or lookup(run.recipe, "name") or run.path.resolve().name
+    """The recipe's title where it speaks of what was measured, else what was trained on what.
+
+    Where that is not known it is the recipe's name, or the folder's.
+    """
+    name = lookup(run.recipe, "name")
+    if not _speaks_of(run):
+        return _subject(run) or run.path.resolve().name
+    changed = _value(run.recipe, "changed")
+    title = lookup(run.recipe, "title") or (None if changed else name)
+    return title or _subject(run) or run.path.resolve().name
+
+
+def run_description(run: Run) -> str | None:
+    """The recipe's description, where it speaks of what was measured."""
+    return lookup(run.recipe, "description") if _speaks_of(run) else None
+
+
+def run_changes(run: Run) -> str | None:
+    """In which values the run differs from the file of its recipe, or that it is of none; else None."""
+    if _is_outside(run):
+        return "Measured by ws.evaluate, of a network that the recipe of this folder may not describe."
+    changed = [str(change) for change in _value(run.recipe, "changed") or []]
+    more = f"; and {len(changed) - _MOST_CHANGES} more" if len(changed) > _MOST_CHANGES else ""
+    listed = "; ".join(changed[:_MOST_CHANGES]) + more
+    return f"Recipe {lookup(run.recipe, 'name') or ''}, changed: {listed}." if changed else None
+
+
+def _speaks_of(run: Run) -> bool:
+    """Whether a run's results are of its recipe: all that it asks for was measured, as it asks."""
+    asked = _value(run.recipe, "evaluation")
+    if run.results is None or not isinstance(asked, Mapping):
+        return True
+    return covers(run.results.settings, {key: asked[key] for key in asked if key != "batch_size"})
+
+
+def _is_outside(run: Run) -> bool:
+    """Whether a network was measured in Python, in a folder that has a recipe."""
+    return bool(run.recipe and run.results and run.results.model and not run.results.settings)
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
     """A short name a run, no two alike: the recipe's, and where that repeats, the folder's too.
 
-    Where ``folder_labels`` gives any, these.
+    Where ``folder_labels`` gives any, these. A run whose recipe was changed goes by its folder's name, unless
+    the recipe was given a title with it.
     """
     if folders := folder_labels(runs):
         return folders
     labels: list[str] = []
-    names = [lookup(run.recipe, "name") or run.path.resolve().name for run in runs]
+    names = [_name(run) or run.path.resolve().name for run in runs]
     for run, name in zip(runs, names, strict=True):
         label = name if names.count(name) == 1 else f"{name} ({run.path.resolve().name})"
         labels.append(label if label not in labels else f"{label} {len(labels) + 1}")
     return labels
+
+
+def _name(run: Run) -> str | None:
+    """The recipe's name, where it is that of the run."""
+    is_of_another = _value(run.recipe, "changed") and not lookup(run.recipe, "title")
+    return None if is_of_another or _is_outside(run) else lookup(run.recipe, "name")
 
 
 def folder_labels(runs: Sequence[Run]) -> list[str]:
@@ -59,18 +111,71 @@ def folder_labels(runs: Sequence[Run]) -> list[str]:
 
 
 def setting(run: Run) -> str:
-    """What was trained on what, for how long: ``cnn-small on MNIST, 40 epochs, seed 0``."""
-    data = run.results.dataset if run.results else lookup(run.recipe, "data.name")
-    model, epochs = lookup(run.recipe, "model.name"), lookup(run.recipe, "training.epochs")
-    known = {"": model, "on ": data and dataset_title(data)}
-    subject = " ".join(f"{word}{value}" for word, value in known.items() if value)
-    seed = lookup(run.recipe, "seed")
+    """What was trained on what, how and how long: ``cnn-small on MNIST, CrossEntropy, 40 epochs, seed 0``."""
+    recipe = None if _is_outside(run) else run.recipe
+    epochs, seed = lookup(recipe, "training.epochs"), lookup(recipe, "seed")
+    size = lookup(recipe, "data.train_size")
     parts = [
-        subject,
+        _subject(run),
+        size and f"{size} training images",
         epochs and f"{epochs} {'epoch' if epochs == '1' else 'epochs'}",
         seed and f"seed {seed}",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _subject(run: Run) -> str:
+    """Model, data and objective, as far as they are known."""
+    recipe = None if _is_outside(run) else run.recipe
+    data = run.results.dataset if run.results else lookup(recipe, "data.name")
+    model = lookup(recipe, "model.name") or (run.results.model if run.results else None)
+    known = {"": model, "on ": data and dataset_title(data)}
+    subject = " ".join(f"{word}{value}" for word, value in known.items() if value)
+    return ", ".join(filter(None, (subject, _objective(_value(recipe, "objective")))))
+
+
+def _objective(objective: object) -> str:
+    """Its class and strength: ``Adversarial ℓ∞ ε to 0.15``; of a sum those of each term."""
+    if isinstance(terms := _value(objective, f"{_SETTINGS}.terms"), list):
+        return " + ".join(map(_objective, terms))
+    if (term := _value(objective, f"{_SETTINGS}.term")) is not None:
+        weight = _value(objective, f"{_SETTINGS}.weight")
+        return " × ".join(filter(None, (_level(weight).removeprefix("= "), _objective(term))))
+    name = str(_value(objective, "class_path") or "").rpartition(".")[2]
+    return " ".join([name, *dict.fromkeys(_strengths(objective))]).strip()
+
+
+def _strengths(settings: object) -> Iterator[str]:
+    """Every epsilon with its norm, and every noise_std, however deep."""
+    if not isinstance(settings, Mapping):
+        return
+    for key, value in settings.items():
+        if key == "epsilon" and value is not None:
+            yield f"{norm_text(str(settings.get('norm', '')))} ε {_level(value)}".strip()
+        elif key == "noise_std" and value is not None:
+            yield f"{key} {_level(value)}"
+        else:
+            yield from _strengths(value)
+
+
+def _level(value: object) -> str:
+    """A number with its sign, or the largest that a schedule names."""
+    if isinstance(value, int | float):
+        return f"= {epsilon_text(value)}"
+    numbers = list(_levels(value))
+    return f"to {epsilon_text(max(numbers))}" if numbers else "by a schedule"
+
+
+def _levels(schedule: object) -> Iterator[float]:
+    """The values that a schedule names, which are not its lengths."""
+    if isinstance(schedule, int | float):
+        yield schedule
+    elif isinstance(schedule, Mapping):
+        for key in ("init_args", "value", "start", "end", "values", "schedule", "schedules"):
+            yield from _levels(schedule.get(key))
+    elif isinstance(schedule, list):
+        for part in schedule:
+            yield from _levels(part)
 
 
 def command_for(run: Run, verb: str) -> str:

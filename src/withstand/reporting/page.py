@@ -13,7 +13,14 @@ from withstand.core.run_folder import RunFolder
 from withstand.reporting.compare import compare_sections
 from withstand.reporting.compare.comparison import Comparison
 from withstand.reporting.find import write_text
-from withstand.reporting.naming import command_for, lookup, run_labels, run_title, setting
+from withstand.reporting.naming import (
+    command_for,
+    run_changes,
+    run_description,
+    run_labels,
+    run_title,
+    setting,
+)
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.section import Tab
 from withstand.reporting.sections import sections_of
@@ -107,12 +114,14 @@ def _view(run: Run, label: str, key: str, *, is_brief: bool) -> dict[str, object
         {"key": tab, "title": title, "sections": [section for section in sections if section.tab == tab]}
         for tab, title in (_TITLES | {"noise": noise}).items()
     ]
+    title = run_title(run)
     return {
         "id": key,
         "label": label,
-        "title": run_title(run),
-        "setting": setting(run),
-        "description": lookup(run.recipe, "description"),
+        "title": title,
+        "setting": setting(run).removeprefix(title).lstrip(", "),
+        "description": run_description(run),
+        "changes": run_changes(run),
         "command": command_for(run, "report"),
         "tabs": [tab for tab in tabs if tab["sections"]],
     }

@@ -6,16 +6,21 @@ types, reporting reads them. This module imports no torch.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from withstand.core.flat import flat
 from withstand.results.analytic import KernelNorms, Moments
 from withstand.results.random_answers import ProtocolInfo, Sampling, Uncertainty
 from withstand.results.shares import Finite, Share, Unit
 
 Severity = Annotated[int, Field(ge=1, le=5)]
+
+_NOT_RUN = re.compile(r"Not \w+")
 
 SCHEMA = 2
 """Of ``metrics.json``; it grows when an older reader would misread the file."""
@@ -83,12 +88,23 @@ class CertificateInfo:
 
 @dataclass(frozen=True)
 class Check:
-    """A check for false robustness; ``passed`` is None where it was not run, and ``finding`` says why."""
+    """A check for false robustness.
+
+    ``passed`` is None where it was not run, and ``finding`` begins with why not, as ``Not needed: `` does.
+    """
 
     name: str
     title: str
     passed: bool | None
     finding: str
+
+    @property
+    def outcome(self) -> str:
+        """Passed, failed, not run, not needed or not decided."""
+        if self.passed is not None:
+            return "passed" if self.passed else "failed"
+        beginning, colon, _ = self.finding.partition(": ")
+        return beginning.lower() if colon and _NOT_RUN.fullmatch(beginning) else "not run"
 
 
 @dataclass(frozen=True)
@@ -226,6 +242,8 @@ class Results:
         protocols: Published protocols.
         sections: Where the sections of the user's own meters are: ``module:function`` each.
         settings: What was asked for: ``evaluation`` of a recipe, with all meters, as plain data.
+        model: The class of the network.
+        measures: Name of a meter -> the measures of the table that are its own.
     """
 
     dataset: str
@@ -251,6 +269,8 @@ class Results:
     moments: Moments | None = None
     sections: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    measures: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def scored(self) -> str:
@@ -270,3 +290,16 @@ class Results:
     def attack(self, name: str) -> AttackInfo | None:
         """The attack of a name."""
         return next((attack for attack in self.attacks if attack.name == name), None)
+
+
+def covers(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether an evaluation with some settings measured all that others ask for, in the same way.
+
+    Args:
+        measured: ``settings`` of ``Results``, or ``evaluation`` of a recipe.
+        asked: Likewise; what it leaves out is not asked for.
+    """
+    meters = [flat(meter) for meter in measured.get("meters", [])]
+    return all(flat(meter) in meters for meter in asked.get("meters", [])) and all(
+        measured.get(key) == value for key, value in asked.items() if key != "meters"
+    )

@@ -263,7 +263,7 @@ class RecipeSources:
 
 
 # What may change between a run and its resumption: none of it changes what is trained.
-_FREE_KEYS = ("title", "description", "published", "evaluation")
+_FREE_KEYS = ("title", "description", "published", "changed", "evaluation")
 _FREE_TRAINING = ("accelerator", "checkpoint_seconds", "tensorboard")
 
 

@@ -42,6 +42,9 @@ from withstand.types import RecipeError, RunFolderError
 Stage = Literal["evaluate", "certify", "attack", "moments"]
 """What a command that measures does; none forgets the results of another."""
 
+MeterPair = tuple[Meter, dict[str, Any]]
+"""A meter, and as a recipe spells it."""
+
 _SAME_KEYS = ("num_examples", "weights", "sampling")  # of the evaluation: what figures must share
 _logger = logging.getLogger(__name__)
 
@@ -78,8 +81,7 @@ def _train(
         require_same_data(out, dataset, are_named=False)
         require_same_network(out, model)
     out.forget_start()
-    with replaced(out.recipe) as temporary:
-        temporary.write_text(parsed.text, encoding="utf-8")
+    write_recipe(out, parsed)
     out.write_json(out.model_spec, {**model_spec(recipe, dataset.info), "network": describe(model)})
     if not (is_begun and out.last_weights.exists()):  # else training is done: nothing is added to it
         _write_environment(out, recipe, command, dataset, device)
@@ -124,45 +126,67 @@ def evaluate_run(
         WithstandError: of the part that failed; what was measured before stays.
     """
     require_same_recipe(parsed, run)
-    recipe, settings = parsed.recipe, parsed.recipe.evaluation
-    device = device_of(recipe)
-    dataset = load_data(recipe)
-    is_named = recipe.data.root != recipe_of(run).recipe.data.root
-    require_same_data(run, dataset, are_named=is_named)
-    model = load_run_model(run, recipe, dataset.info)
     started = time.monotonic()
     with run.held("evaluating"):
-        asked = _pairs(parsed)
         before = _measured_before(former_evaluation(run), parsed)
-        meters = [*before, *asked]
-        evaluation = evaluate(
-            model,
-            dataset,
-            [meter.resolved(RecipeSources(recipe)) for meter, _ in meters],
-            sampling=settings.sampling,
-            num_examples=settings.num_examples,
-            batch_size=settings.batch_size,
-            seed=recipe.seed,
-            device=device,
-            out=run.path,
-            on_batch=on_batch,
-            about={
-                "weights": settings.weights,
-                "published": [_figure(figure) for figure in recipe.published],
-                "settings": {**parsed.values["evaluation"], "meters": [plain for _, plain in meters]},
-            },
-        )
+        evaluation = measure_all(run, parsed, [*before, *pairs_of(parsed)], on_batch)
         add_cost(run, **{f"{stage}_seconds": time.monotonic() - started})
-        noted = run.read_json(run.environment)
-        former_commands = noted.get("measured_by", []) if before else []
         about = {
-            "measured_by": [*(former for former in former_commands if former != command), command],
             f"{stage}_command": command,
-            f"{stage}_device": describe_device(device),
+            f"{stage}_device": describe_device(device_of(parsed.recipe)),
             f"{stage}_commit": git_commit(),
         }
-        run.write_json(run.environment, {**noted, **about})
+        note_command(run, command, is_first=not before, **about)
     return evaluation
+
+
+def measure_all(
+    run: RunFolder,
+    parsed: ParsedRecipe,
+    meters: Sequence[MeterPair],
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measures a trained run by some meters and no others, into its folder.
+
+    Args:
+        run: Where its weights are.
+        parsed: Its recipe, with how to evaluate.
+        meters: Each with its plain values.
+        on_batch: Called with how many examples are done, of how many.
+    """
+    recipe, settings = parsed.recipe, parsed.recipe.evaluation
+    dataset = load_data(recipe)
+    require_same_data(run, dataset, are_named=recipe.data.root != recipe_of(run).recipe.data.root)
+    return evaluate(
+        load_run_model(run, recipe, dataset.info),
+        dataset,
+        [meter.resolved(RecipeSources(recipe)) for meter, _ in meters],
+        sampling=settings.sampling,
+        num_examples=settings.num_examples,
+        batch_size=settings.batch_size,
+        seed=recipe.seed,
+        device=device_of(recipe),
+        out=run.path,
+        on_batch=on_batch,
+        about={
+            "weights": settings.weights,
+            "published": [_figure(figure) for figure in recipe.published],
+            "settings": {**parsed.values["evaluation"], "meters": [plain for _, plain in meters]},
+        },
+    )
+
+
+def note_command(run: RunFolder, command: str, *, is_first: bool = False, **about: Any) -> None:
+    """Puts a command that measured after those before it, or in their place, in ``environment.json``."""
+    noted = run.read_json(run.environment)
+    former = [] if is_first else [known for known in noted.get("measured_by", []) if known != command]
+    run.write_json(run.environment, {**noted, "measured_by": [*former, command], **about})
+
+
+def write_recipe(run: RunFolder, parsed: ParsedRecipe) -> None:
+    """Puts a recipe in the place of the run's."""
+    with replaced(run.recipe) as temporary:
+        temporary.write_text(parsed.text, encoding="utf-8")
 
 
 def measure_run(
@@ -238,7 +262,7 @@ def former_evaluation(run: RunFolder) -> ParsedRecipe | None:
         return None
 
 
-def _measured_before(former: ParsedRecipe | None, parsed: ParsedRecipe) -> list[tuple[Meter, dict[str, Any]]]:
+def _measured_before(former: ParsedRecipe | None, parsed: ParsedRecipe) -> list[MeterPair]:
     """What was measured before and is not requested anew by its name, with its plain values.
 
     With other examples, other weights, or answers drawn otherwise it is nothing, which is logged.
@@ -246,7 +270,7 @@ def _measured_before(former: ParsedRecipe | None, parsed: ParsedRecipe) -> list[
     if former is None:
         return []
     names = [meter.name for meter in parsed.recipe.evaluation.meters]
-    before = [pair for pair in _pairs(former) if pair[0].name not in names]
+    before = [pair for pair in pairs_of(former) if pair[0].name not in names]
     now, then = parsed.values["evaluation"], former.values["evaluation"]
     differing = [key for key in _SAME_KEYS if now[key] != then[key]]
     if before and now["batch_size"] != then["batch_size"]:
@@ -267,7 +291,8 @@ def _values(evaluation: Mapping[str, Any], keys: Sequence[str]) -> str:
     return " ".join(f"--evaluation.{key}={flow(evaluation[key])}" for key in keys)
 
 
-def _pairs(parsed: ParsedRecipe) -> list[tuple[Meter, dict[str, Any]]]:
+def pairs_of(parsed: ParsedRecipe) -> list[MeterPair]:
+    """The meters that a recipe asks for."""
     return list(zip(parsed.recipe.evaluation.meters, parsed.values["evaluation"]["meters"], strict=True))
 
 

@@ -122,7 +122,7 @@ def _values(run: Run) -> dict[str, object]:
     return {
         key: value
         for key, value in flat(run.recipe or {}).items()
-        if key not in (*_SEEDS, *_WORDS) and not f"{key}.".startswith("published.")
+        if key not in (*_SEEDS, *_WORDS) and not f"{key}.".startswith(("published.", "changed."))
     }
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from withstand.core.answers import NO_ANSWER
 from withstand.reporting.formatting import cell, count, epsilon_text
-from withstand.reporting.images import Extreme, Gallery, amplification, data_uri, difference
+from withstand.reporting.images import Extreme, Gallery, amplification, data_uri, difference, drawn_as
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Picture, Prose, Section
@@ -39,7 +41,7 @@ def gallery(run: Run) -> Section:
 
 def _shown(parts: Section, images: Gallery) -> Section:
     number = min(len(images.label), _MOST_IMAGES)
-    factor = amplification(images.clean[:number], images.adversarial[:number])
+    factor = amplification(images.clean[:number], (images.clean + images.change)[:number])
     lead = Markup(PROSE["gallery"]["lead"]).format(
         attack=images.attack,
         epsilon=epsilon_text(images.epsilon),
@@ -49,13 +51,18 @@ def _shown(parts: Section, images: Gallery) -> Section:
     if left_out := len(images.label) - number:
         lead += Markup(" {} more are in <code>gallery.npz</code>.").format(left_out)
     pictures = [_triple(images, index, factor) for index in range(number)]
-    return replace(parts, prose=[Prose(lead)], pictures=pictures)
+    return replace(parts, prose=_with_note(Prose(lead), images.clean), pictures=pictures)
+
+
+def _with_note(lead: Prose, images: NDArray[np.uint8]) -> list[Prose]:
+    """A paragraph, and after it how the images are drawn, where not as they are."""
+    return [lead, *map(Prose, filter(None, [drawn_as(images)]))]
 
 
 def _triple(images: Gallery, index: int, factor: float) -> Picture:
     clean, adversarial = images.clean[index], images.adversarial[index]
     name, times, place = images.class_names[int(images.label[index])], f"{factor:g}", index + 1
-    changed = data_uri(difference(clean, adversarial, factor))
+    changed = data_uri(difference(clean, clean + images.change[index], factor))
     return Picture(
         Markup("True class: <b>{}</b>").format(name),
         [
@@ -101,7 +108,8 @@ def extremes(run: Run) -> Section | None:
     if not filled:
         return None
     lead = Prose(Markup(PROSE["extremes"]["lead"]).format(certificate=run.extremes.certificate))
-    return Section("extremes", "Smallest and largest proven radii", "proven", prose=[lead], pictures=filled)
+    prose = _with_note(lead, run.extremes.smallest.images)
+    return Section("extremes", "Smallest and largest proven radii", "proven", prose=prose, pictures=filled)
 
 
 def _images(end: Extreme, names: Sequence[str]) -> list[tuple[str, str, str]]:

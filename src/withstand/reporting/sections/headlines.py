@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from withstand.reporting import formatting
+from withstand.reporting.history import best_epoch
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Card, Cell, Notice, Prose, Section, Table
@@ -21,7 +23,7 @@ from withstand.results.results import Check, Results
 
 PLACE = 0
 _TEXTS = PROSE["checks"]
-_STATES = {False: ("failed", "Failed"), True: ("passed", "Passed"), None: ("not-run", "Not run")}
+_KINDS = {False: "failed", True: "passed", None: "not-run"}
 
 
 def section(run: Run) -> list[Section | None]:
@@ -67,11 +69,17 @@ def _cards(run: Run, results: Results) -> list[Card]:
     shown = [*headline_attacks(run), *headline_certificates(run)]
     shown.sort(key=lambda row: (order.index(row.norm), row.level))
     details = [results.scored, f"{results.num_classes} classes"]
-    details += [f"{results.weights} weights"] if results.weights else []
+    details += [f"{results.weights} weights{_of_epoch(run, results)}"] if results.weights else []
     return [
         *(_card(row, results) for row in (clean(run), *shown)),
         Card("Data set", formatting.dataset_title(results.dataset), details),
     ]
+
+
+def _of_epoch(run: Run, results: Results) -> str:
+    """Which epoch the best weights are of, where the training is known."""
+    best = best_epoch(run.history) if run.history and results.weights == "best" else None
+    return f", epoch {best[0]} of {best[1]}" if best else ""
 
 
 def _card(row: Measurement, results: Results) -> Card:
@@ -101,13 +109,12 @@ def checks(run: Run) -> Section | None:
     checks = run.results.checks if run.results else []
     if not checks:
         return None
-    states = list(_STATES)
-    numbers = {state: sum(check.passed is state for check in checks) for state in states}
-    numbers_in_words = [
-        f"{numbers[state]} {_STATES[state][1].lower()}" for state in states if numbers[state] or state
-    ]
-    meaning = _TEXTS["failed" if numbers[False] else "none_failed"]
-    rows = [_check_row(check) for check in sorted(checks, key=lambda check: states.index(check.passed))]
+    checks = sorted(checks, key=lambda check: list(_KINDS).index(check.passed))
+    numbers = Counter(check.outcome for check in checks)
+    order = dict.fromkeys([*(["failed"] if numbers["failed"] else []), "passed", *numbers])
+    numbers_in_words = [f"{numbers[outcome]} {outcome}" for outcome in order]
+    meaning = _TEXTS["failed" if numbers["failed"] else "none_failed"]
+    rows = [_check_row(check) for check in checks]
     return Section(
         "checks",
         "Checks for false robustness",
@@ -120,7 +127,7 @@ def checks(run: Run) -> Section | None:
 
 
 def _check_row(check: Check) -> list[Cell]:
-    kind, verdict = _STATES[check.passed]
-    finding = check.finding.removeprefix(f"{_STATES[None][1]}: ")  # which stands beside it
+    kind, verdict = _KINDS[check.passed], check.outcome.capitalize()
+    finding = check.finding.removeprefix(f"{verdict}: ")  # which stands beside it
     finding = formatting.sentence(finding[:1].upper() + finding[1:])
     return [Cell(check.title, [finding]), Cell(verdict, is_words=True, kind=kind)]
