@@ -20,6 +20,7 @@ from withstand._version import __version__
 from withstand.certificates import Certification, Certifier, certified_radius, certify, smoothing
 from withstand.core import norms, schedules
 from withstand.core.noise import GaussianNoise
+from withstand.core.trust import trusting
 from withstand.evaluation import evaluate, kernel_norms, meters
 from withstand.evaluation.kernel_norms import kernel_norm_bounds
 from withstand.evaluation.moment_check import check_moments
@@ -81,4 +82,5 @@ __all__ = [
     "smoothing",
     "spectral",
     "training",
+    "trusting",
 ]

@@ -24,6 +24,7 @@ from withstand.cli.run import run
 from withstand.cli.sweep import sweep
 from withstand.cli.train import train
 from withstand.core.suggest import nearest
+from withstand.core.trust import trusting
 from withstand.types import RecipeError, WithstandError
 
 
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         OUTPUT.print(__version__)
         return 0
     try:
-        _command(arguments[0]).run(arguments[1:])
+        with trusting(arguments):
+            _command(arguments[0]).run([argument for argument in arguments[1:] if argument != "--trust"])
     except WithstandError as error:
         ERRORS.print(f"error: {error}", style="bold red", soft_wrap=True)  # paths stay whole
         return 2
@@ -109,7 +111,8 @@ def _print_overview() -> None:
     OUTPUT.print(
         "withstand trains classifiers to withstand noise and attack, and measures how much.\n\n"
         "Each command explains itself with --help. A first run, on data that comes with the package:\n"
-        "  withstand run digits-adversarial\n",
+        "  withstand run digits-adversarial\n\n"
+        "Recipes and run folders of others run no code of theirs, unless --trust is added to a command.\n",
     )
     table = Table(box=None, show_header=False, padding=(0, 2))
     for command in _COMMANDS.values():

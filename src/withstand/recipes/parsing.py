@@ -27,6 +27,7 @@ from withstand.data import Deform
 from withstand.evaluation import Meter, Sampling
 from withstand.loss.terms import Objective
 from withstand.recipes.list_items import Item, is_item, put
+from withstand.recipes.named_code import guarded
 from withstand.recipes.schema import BayesSettings, Recipe
 from withstand.recipes.upgrade import refuse_old_keys, with_moved_modules
 from withstand.training import Plateau, Rollback
@@ -151,18 +152,27 @@ def find_recipe(name: str) -> Path:
 
 
 def parse_recipe(
-    path: Path, overrides: Sequence[str] = (), *, parser: ArgumentParser | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    parser: ArgumentParser | None = None,
+    sources: Sequence[Path] = (),
 ) -> ParsedRecipe:
     """Reads a recipe file and overrides.
+
+    Classes, functions and models beyond this package's are neither imported nor called unless the files are
+    trusted, or the person typed their names (``core/trust.py``).
 
     Args:
         path: A YAML file.
         overrides: Each ``--key=value``; keys are dotted, fractions such as 8/255 are numbers. Those
             of a list's item, such as ``--objective.terms.1.weight=0.3``, come after all others.
         parser: To parse with; a plain one where None.
+        sources: Files other than ``path`` that the overrides come from.
 
     Raises:
-        RecipeError: a key is unknown (the text names the nearest valid one) or a value does not fit.
+        RecipeError: a key is unknown (the text names the nearest valid one), a value does not fit, or code is
+            named that must not run.
     """
     refuse_old_keys(path, overrides, load_yaml)
     parser = parser or _plain_parser()
@@ -174,8 +184,10 @@ def parse_recipe(
         # as the user asked.
         warnings.filterwarnings("ignore", message="Due to class_path change")
         try:
-            config = _parse_with_items(parser, arguments, items) if items else parser.parse_args(arguments)
-            parts = parser.instantiate(config)
+            with guarded([path, *sources]) as require_known:
+                config = _parsed(parser, arguments, items)
+                require_known(config)
+                parts = parser.instantiate(config)
             recipe = Recipe(**{name: getattr(parts, name) for name in fields})
         except RecipeError:
             raise
@@ -188,8 +200,10 @@ def parse_recipe(
     return ParsedRecipe(recipe, values, text)
 
 
-def _parse_with_items(parser: ArgumentParser, arguments: Sequence[str], items: Sequence[str]) -> Namespace:
+def _parsed(parser: ArgumentParser, arguments: Sequence[str], items: Sequence[str]) -> Namespace:
     """Parses all but the items, puts the items into what came of it, and parses that."""
+    if not items:
+        return parser.parse_args(arguments)
     printing = [argument for argument in arguments if argument.startswith("--print_config")]
     config = parser.parse_args([argument for argument in arguments if argument not in (*items, *printing)])
     document = load_yaml(parser.dump(config, skip_unset=False, skip_validation=True))

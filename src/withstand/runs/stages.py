@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import torch
 
-from withstand.core.run_folder import RunFolder, replaced
+from withstand.core.run_folder import RunFolder
+from withstand.core.trust import write_signed
 from withstand.data import Dataset
 from withstand.evaluation import Evaluation, Meter, evaluate
 from withstand.recipes import schema as recipes
@@ -71,8 +72,7 @@ def _train(
     is_begun = out.is_begun()  # the file of the means may be gone by then, and is not needed
     model = (build_model if is_begun else initial_model)(recipe, dataset.info)
     out.forget_start()
-    with replaced(out.recipe) as temporary:
-        temporary.write_text(parsed.text, encoding="utf-8")
+    write_signed(out.recipe, parsed.text)
     out.write_json(out.model_spec, model_spec(recipe, dataset.info))
     if not (is_begun and out.last_weights.exists()):  # else training is done: nothing is added to it
         _write_environment(out, recipe, command, dataset, device)
@@ -198,7 +198,8 @@ def measure_run(
         sizes = {"batch_size": sizes.get("batch_size", settings["batch_size"])}
     settings |= {**sizes, "meters": list(meters), "sampling": drawn}
     set_by_key = [f"--evaluation.{key}={flow(value)}" for key, value in settings.items()]
-    parsed = parse_recipe(run.recipe, [*overrides, *set_by_key])
+    sources = [] if former is None else [run.metrics]
+    parsed = parse_recipe(run.recipe, [*overrides, *set_by_key], sources=sources)
     return evaluate_run(run, parsed, command=command, stage=stage, on_batch=on_batch)
 
 
@@ -223,7 +224,7 @@ def former_evaluation(run: RunFolder) -> ParsedRecipe | None:
         if known is None or not known[0].settings:
             return None
         changes = [f"--evaluation.{key}={flow(value)}" for key, value in known[0].settings.items()]
-        return parse_recipe(run.recipe, changes)
+        return parse_recipe(run.recipe, changes, sources=[run.metrics])
     except (RecipeError, RunFolderError) as error:
         _logger.warning("What was measured of %s before is left out: %s", run.path, error)
         return None

@@ -86,6 +86,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             else "Delete the folder that holds it to start anew, or choose another --out."
         )
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to read it unsafely
+            reason = "it is no checkpoint, or holds what could run code"
         raise CheckpointError(f"The checkpoint {path} is damaged ({reason}). {remedy}") from error
     return dict(content)
 
