@@ -112,7 +112,7 @@ def _print_overview() -> None:
         "withstand trains classifiers to withstand noise and attack, and measures how much.\n\n"
         "Each command explains itself with --help. A first run, on data that comes with the package:\n"
         "  withstand run digits-adversarial\n\n"
-        "Recipes and run folders of others run no code of theirs, unless --trust is added to a command.\n",
+        "Recipes and run folders of others run no code of their own, unless a command has --trust.\n",
     )
     table = Table(box=None, show_header=False, padding=(0, 2))
     for command in _COMMANDS.values():

@@ -21,6 +21,7 @@ from torch.optim import SGD, Adam
 from withstand.attacks import Attack
 from withstand.bayes import Posterior
 from withstand.constraints import Constraint
+from withstand.core import trust
 from withstand.core.schedules import Schedule
 from withstand.core.suggest import nearest
 from withstand.data import Deform
@@ -40,7 +41,8 @@ _ABOUT_KEYS = (
     "--objective.attack.epsilon=8/255, those of a list's item by its number, from 0: "
     "--evaluation.meters.0.epsilons=[0.1]; --evaluation.meters+=Suite adds one, and "
     "--evaluation.meters.level=fast then sets it. --objective.help=Adversarial and "
-    "--objective.attack.help=PGD explain a class; --print_config shows all values and does nothing."
+    "--objective.attack.help=PGD explain a class; --print_config shows all values and does nothing. "
+    f"{trust.ABOUT}"
 )
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?"
 _FRACTION = re.compile(rf"^-?{_NUMBER}/{_NUMBER}$")
