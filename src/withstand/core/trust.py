@@ -105,20 +105,21 @@ def write_signed(file: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def refusal(file: Path, what: str) -> str:
+def refusal(file: Path, what: str, *, remedy: str = "") -> str:
     """Why the code that a file names does not run, and how to let it.
 
     Args:
         file: The recipe, or what a run folder holds.
         what: What would be run.
+        remedy: What lets it run, too, beside ``--trust``.
     """
     reasons = _no_key()
     if file.with_name(SIGNATURES).exists():
         reasons += f" {file.name} was changed since withstand wrote it, or was written under another account."
     return (
         f"{file} asks to run {what}, which could do anything on this computer.{reasons} If you trust whoever "
-        "wrote it, add --trust, which is remembered until the file changes, or type the name in the command "
-        "yourself; in Python, `with ws.trusting():`."
+        f"wrote it, add --trust, which is remembered until the file changes{remedy}; in Python, `with "
+        "ws.trusting():`."
     )
 
 

@@ -87,7 +87,8 @@ def _refused(name: str, strange: Sequence[Path], options: Mapping[str, Any] | No
     """The error of a name; of the model's factory, with the options that it is called with."""
     file = next((file for file in strange if name in file.read_text(errors="replace")), strange[0])
     arguments = "".join(f" {key}={value!r}" for key, value in (options or {}).items())
-    return RecipeError(trust.refusal(file, f"{name}{arguments and f' with{arguments}'}"))
+    what = f"{name} with{arguments}" if arguments else name
+    return RecipeError(trust.refusal(file, what, remedy=", or type the name in the command yourself"))
 
 
 def _code_in(value: Any) -> Iterator[tuple[str, Any]]:
