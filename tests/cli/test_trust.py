@@ -232,15 +232,15 @@ def test_sweep_of_a_stranger_runs_nothing(
     key: str, hostile: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = hostile("model")
-    content = {"recipe": "digits-adversarial", "over": {"seed": [0, 1]}}
-    content |= {
+    content: dict[str, Any] = {"recipe": "digits-adversarial", "over": {"seed": [0, 1]}}
+    changes: dict[str, dict[str, Any]] = {
         "over": {"over": {"objective": [{"class_path": "stranger.Class"}, "CrossEntropy"]}},
         "set": {"set": {"training.optimizer": "stranger.function"}},
         "variants": {"variants": {"one": {"model.name": "stranger:function"}}},
         "recipe": {"recipe": "recipe.yaml"},
-    }[key]
+    }
     sweep = recipe.with_name("sweep.yaml")
-    sweep.write_text(yaml.safe_dump(content))
+    sweep.write_text(yaml.safe_dump({**content, **changes[key]}))
     error = refused(capsys, tmp_path, "sweep", str(sweep), f"--out={tmp_path / 'out'}")
     assert ("recipe.yaml" if key == "recipe" else "sweep.yaml") in error
 
