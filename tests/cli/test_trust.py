@@ -296,8 +296,13 @@ def test_folder_of_another_person_is_refused(
     typed = "--evaluation.meters=[code_of_ours.Count]"
     assert "code_of_ours.py:make" in refused(capsys, tmp_path, "check", str(ours), typed)
     assert "code_of_ours:section" in refused(capsys, tmp_path, "report", str(ours))
-    assert main(["check", str(ours), "--trust"]) == 0
-    assert main(["check", str(ours)]) == 0  # remembered
+    with ws.trusting():
+        ws.report(ours)
+    with pytest.raises(RunFolderError, match="code_of_ours:section"):
+        ws.report(ours)
+    for command in ("check", "report"):
+        assert main([command, str(ours), "--trust"]) == 0
+        assert main([command, str(ours)]) == 0  # remembered
 
 
 def test_own_recipe_is_trusted_until_it_changes(

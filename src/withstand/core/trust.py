@@ -34,6 +34,7 @@ _logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _Allowed:
     everything: bool = False
+    is_remembered: bool = False
     names: frozenset[str] = frozenset()
 
 
@@ -47,10 +48,11 @@ def trusting(arguments: Iterable[str] | None = None) -> Iterator[None]:
 
     Args:
         arguments: Command-line arguments: only the functions and classes that they name may run; with
-            ``--trust`` among them, or where None, all that any file names.
+            ``--trust`` among them all that any file names, which is remembered. Where None, all meanwhile.
     """
-    typed = ["--trust"] if arguments is None else list(arguments)
-    token = _allowed.set(_Allowed("--trust" in typed, frozenset(_names(typed))))
+    typed = list(arguments or ())
+    has_word = "--trust" in typed
+    token = _allowed.set(_Allowed(has_word or arguments is None, has_word, frozenset(_names(typed))))
     try:
         yield
     finally:
@@ -80,7 +82,7 @@ def is_trusted(file: Path) -> bool:
     if any(hmac.compare_digest(mark, known) for known in _marks(file).get(file.name, [])):
         return True
     remembered = _home() / "allowed" / _mark(str(file.resolve()), _content(file))
-    if _allowed.get().everything and not remembered.exists():
+    if _allowed.get().is_remembered and not remembered.exists():
         try:
             remembered.parent.mkdir(parents=True, exist_ok=True)
             remembered.touch()
