@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from withstand.types import RecipeError
 _FUNCTIONS = (adam, losses.cross_entropy, losses.margin, losses.dlr)
 _ROOTS = ("withstand.", "torch.optim.")  # their classes; a class fits its key, which the parser sees to
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_LOCK = threading.RLock()
 _DENIED = re.compile(r"Importing '([^']+)' is not allowed")
 
 
@@ -44,21 +46,33 @@ def guarded(files: Sequence[Path]) -> Iterator[Callable[[Namespace], None]]:
         yield lambda config: None
         return
     typed = {name for name in trust.typed_names() if _PATH.fullmatch(name) and not Path(name).exists()}
-    packages = sorted({name.partition(".")[0] for name in typed} - {"jsonargparse"})
-    former = dict(parsing_settings)
-    set_parsing_settings(
-        import_path_denylist=["*"],
-        import_path_allowlist=[*(root.rstrip(".") for root in _ROOTS), *packages],
-        instantiate_subclass_spec_in_any=False,
-    )
+    packages = {name.partition(".")[0] for name in typed} - {"jsonargparse"}
     try:
-        yield lambda config: _require_known(config, strange)
+        with _imports_only_from({*(root.rstrip(".") for root in _ROOTS), *packages}):
+            yield lambda config: _require_known(config, strange)
     except (ArgumentError, ValueError) as error:
         if denied := _DENIED.search(str(error)):
             raise _refused(denied[1], strange) from error
         raise
-    finally:
-        parsing_settings.update(former)
+
+
+@contextmanager
+def _imports_only_from(packages: set[str]) -> Iterator[None]:
+    """Keeps the parser from importing anything else that values name.
+
+    Its settings are those of the process, so they are put back, for which it has no call.
+    """
+    with _LOCK:
+        former = dict(parsing_settings)
+        set_parsing_settings(
+            import_path_denylist=["*"],
+            import_path_allowlist=sorted(packages),
+            instantiate_subclass_spec_in_any=False,
+        )
+        try:
+            yield
+        finally:
+            parsing_settings.update(former)
 
 
 def _require_known(config: Namespace, strange: Sequence[Path]) -> None:
