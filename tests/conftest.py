@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,6 +32,14 @@ def stripes(num: int, seed: int) -> Split:
     images: Tensor = torch.randint(0, 100, (num, 1, SIDE, SIDE), generator=generator)
     images[torch.arange(num), 0, :, labels] += 120
     return Split(images.to(torch.uint8), labels)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _key_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The key of run folders is the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WITHSTAND_CONFIG", str(tmp_path_factory.mktemp("config")))
+        yield
 
 
 @pytest.fixture(autouse=True)

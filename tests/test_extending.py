@@ -20,8 +20,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("extending")
     for name, text in re.findall(r"```\w+\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL):
         (path / name).write_text(text, encoding="utf-8")
-    code = "import sys; from withstand.cli.entry import main; sys.exit(main(['run', 'extended.yaml']))"
-    environment = {"PYTHONPATH": f".:{ROOT / 'src'}", "OMP_NUM_THREADS": "1", "PATH": ""}
+    command = ["run", "extended.yaml", "--trust"]
+    code = f"import sys; from withstand.cli.entry import main; sys.exit(main({command}))"
+    environment = {
+        "PYTHONPATH": f".:{ROOT / 'src'}",
+        "OMP_NUM_THREADS": "1",
+        "PATH": "",
+        "WITHSTAND_CONFIG": "key",
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=path, env=environment, capture_output=True, text=True, check=False
     )

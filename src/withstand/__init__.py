@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from withstand.certificates.certify import Certification, Certifier, certified_radius, certify
     from withstand.core import norms, schedules
     from withstand.core.noise import GaussianNoise
+    from withstand.core.trust import trusting
     from withstand.evaluation import evaluate, kernel_norms, meters
     from withstand.evaluation.kernel_norms import kernel_norm_bounds
     from withstand.evaluation.moment_check import check_moments
@@ -88,6 +89,7 @@ __all__ = [
     "smoothing",
     "spectral",
     "training",
+    "trusting",
 ]
 
 # Torch and what else a part needs is imported when the part is first used, so that this import is quick.
@@ -103,6 +105,7 @@ _HOMES = {
     "fit": "withstand.training",
     "kernel_norm_bounds": "withstand.evaluation.kernel_norms",
     "report": "withstand.reporting",
+    "trusting": "withstand.core.trust",
 }
 _MODULES = {
     "kernel_norms": "withstand.evaluation.kernel_norms",

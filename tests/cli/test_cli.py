@@ -72,6 +72,7 @@ def test_run_leaves_every_file_of_the_run_folder(finished: Path) -> None:
         "measurements.csv",
         "metrics.json",
         "report.html",
+        "trust.json",
     }
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["command"].startswith("withstand run digits-adversarial --training.epochs=2")

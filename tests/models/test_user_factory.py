@@ -38,6 +38,12 @@ NETWORKS = """
     def broken():
         raise KeyError("no such thing")
 
+    def leaves():
+        raise SystemExit(3)
+
+    def several_lines():
+        raise ValueError("one\\ntwo")
+
     def none():
         return None
 
@@ -121,12 +127,14 @@ def test_factory_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
         ("a_number", "has no function 'a_number'", None),
         ("", "has no function ''", None),
         ("broken", "networks.py:broken' could not be built: 'no such thing'", KeyError),
+        ("leaves", r"could not be built: it ended by sys\.exit\(3\)", SystemExit),
+        ("several_lines", "could not be built: one two", ValueError),
         ("none", "must be made as a torch.nn.Module, but its factory returned None", None),
-        ("Sizes", "could not be built.*width", TypeError),
+        ("Sizes", r"could not be built.*width.*--model\.options", TypeError),
     ],
 )
 def test_factory_that_fails_is_named(
-    file: Path, function: str, message: str, cause: type[Exception] | None
+    file: Path, function: str, message: str, cause: type[BaseException] | None
 ) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         create(f"{file}:{function}", dataset="digits")
@@ -149,9 +157,12 @@ def test_factory_files_and_modules_that_do_not_load_are_named(tmp_path: Path) ->
         create(":make", dataset="digits")
 
 
-@pytest.mark.parametrize(("code", "error"), [("1 +", SyntaxError), ("1 / 0", ZeroDivisionError)])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("1 +", SyntaxError), ("1 / 0", ZeroDivisionError), ("import sys; sys.exit('no')", SystemExit)],
+)
 def test_factory_file_that_fails_while_it_loads_is_named(
-    tmp_path: Path, code: str, error: type[Exception]
+    tmp_path: Path, code: str, error: type[BaseException]
 ) -> None:
     path = tmp_path / "net.py"
     path.write_text(code)

@@ -27,7 +27,7 @@ from withstand.models import load_weights
 from withstand.objectives import Adversarial, CrossEntropy
 from withstand.operators import GuaranteedNorms, places
 from withstand.training import Observer, TrainingResult, TrainingSettings, fit
-from withstand.training.checkpoint import Row
+from withstand.training.checkpoint import Row, read_checkpoint
 from withstand.types import (
     CheckpointError,
     DataError,
@@ -274,6 +274,14 @@ def test_fit_stops_at_nan_names_the_step_and_leaves_the_last_good_checkpoint(
     assert content["position"]["epoch"] == 1
     assert all(bool(torch.isfinite(value).all()) for value in content["model"].values())
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_checkpoint_that_would_run_code_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    torch.save({"run": Path.cwd}, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=r"last\.pt is damaged \(it is no checkpoint") as refused:
+        read_checkpoint(tmp_path / "last.pt")
+    assert "two options" not in str(refused.value)
+    assert "weights_only" not in str(refused.value)
 
 
 def test_fit_explains_what_to_do_about_a_damaged_checkpoint(

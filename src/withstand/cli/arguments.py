@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from withstand.core import trust
 from withstand.core.suggest import nearest
 from withstand.recipes.parsing import LOADER, with_numbers
 from withstand.types import RecipeError
@@ -24,7 +25,11 @@ _SIZES = ("num_examples", "batch_size")
 def plain_parser(program: str, description: str) -> ArgumentParser:
     """A parser that raises its errors, for ``parse``, and guesses no abbreviations."""
     return ArgumentParser(
-        prog=program, description=description, parser_mode=LOADER, exit_on_error=False, allow_abbrev=False
+        prog=program,
+        description=f"{description} {trust.ABOUT}",
+        parser_mode=LOADER,
+        exit_on_error=False,
+        allow_abbrev=False,
     )
 
 

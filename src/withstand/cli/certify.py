@@ -30,8 +30,9 @@ from withstand.cli.commands import COMMANDS
 from withstand.cli.console import print_results
 from withstand.cli.terminal import ERRORS, OUTPUT, progress_of
 from withstand.core.network import describe
-from withstand.core.run_folder import RunFolder, replaced
+from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
+from withstand.core.trust import write_signed
 from withstand.data import Dataset
 from withstand.evaluation import Evaluation
 from withstand.evaluation.meters import Certificate
@@ -255,8 +256,9 @@ def adopt_model(
         "model": asdict(model),
         "evaluation": {"weights": "last"},
     }
-    with replaced(out.recipe) as temporary:  # last, since it makes the folder a run
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    write_signed(
+        out.recipe, yaml.safe_dump(content, sort_keys=False)
+    )  # last, since it makes the folder a run
 
 
 def _write_environment(out: RunFolder, dataset: Dataset, device: torch.device, command: str) -> None:

@@ -16,6 +16,7 @@ from withstand.cli.commands import COMMANDS
 from withstand.cli.interrupts import leaving_at_once
 from withstand.cli.terminal import ERRORS, OUTPUT
 from withstand.core.suggest import nearest
+from withstand.core.trust import trusting
 from withstand.types import RecipeError, WithstandError
 
 
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         _require_utf8(arguments)
-        _run(arguments[0], arguments[1:])
+        with trusting(arguments):
+            _run(arguments[0], [argument for argument in arguments[1:] if argument != "--trust"])
         sys.stdout.flush()
     except (WithstandError, OSError) as error:
         if not isinstance(error, WithstandError):
@@ -93,7 +95,8 @@ def _print_overview() -> None:
     OUTPUT.print(
         "withstand trains classifiers to withstand noise and attack, and measures how much.\n\n"
         "Each command explains itself with --help. A first run, on data that comes with the package:\n"
-        "  withstand run digits-adversarial\n",
+        "  withstand run digits-adversarial\n\n"
+        "Recipes and run folders of others run no code of their own, unless a command has --trust.\n",
     )
     table = Table(box=None, show_header=False, padding=(0, 2))
     for command in COMMANDS.values():

@@ -53,10 +53,9 @@ def sweep(arguments: Sequence[str]) -> None:
         chosen = replace(chosen, title="", description="")  # which are of the sweep as it was
     folder = RunFolder.at(outs[-1]).path if outs else Path("runs") / chosen.name
     every = points(chosen, overrides)
-    base = find_recipe(chosen.recipe)
     for point in every:  # whatever does not fit is an error before hours are spent
-        _parsed(base, point)
-    failed = _run_all(chosen, base, every, folder)
+        _parsed(chosen, point)
+    failed = _run_all(chosen, every, folder)
     _finish(chosen, folder, [folder / point.name for point in every if point.name not in failed])
     if failed:
         lines = "".join(f"\n  {point}: {error}" for point, error in failed.items())
@@ -100,20 +99,20 @@ def _narrowed(over: Mapping[str, Sequence[Any]], narrower: Mapping[str, Sequence
     return varied
 
 
-def _parsed(base: Path, point: Point) -> ParsedRecipe:
+def _parsed(chosen: Sweep, point: Point) -> ParsedRecipe:
     try:
-        return parse_recipe(base, point.overrides)
+        return parse_recipe(find_recipe(chosen.recipe), point.overrides, sources=chosen.files)
     except RecipeError as error:
         raise RecipeError(f"At the point {point.name}: {error}") from error
 
 
-def _run_all(chosen: Sweep, base: Path, every: Sequence[Point], folder: Path) -> dict[str, str]:
+def _run_all(chosen: Sweep, every: Sequence[Point], folder: Path) -> dict[str, str]:
     """Runs what is not done; names and errors of the points that failed."""
     failed: dict[str, str] = {}
     for number, point in enumerate(every, start=1):
         started = time.monotonic()
         try:
-            outcome = _run(chosen, base, point, folder / point.name)
+            outcome = _run(chosen, point, folder / point.name)
         except WithstandError as error:
             failed[point.name], outcome = str(error), f"failed: {error}"
         except Exception as error:
@@ -127,9 +126,9 @@ def _run_all(chosen: Sweep, base: Path, every: Sequence[Point], folder: Path) ->
     return failed
 
 
-def _run(chosen: Sweep, base: Path, point: Point, path: Path) -> str:
+def _run(chosen: Sweep, point: Point, path: Path) -> str:
     """Trains and evaluates a point where that has not been done; what came of it in words."""
-    out, parsed = RunFolder(path), _parsed(base, point)
+    out, parsed = RunFolder(path), _parsed(chosen, point)
     former = read_results(out) if out.recipe.exists() else None
     if former and _is_of(former[0], out, parsed):
         return f"{_in_words(former[1])}, done before"

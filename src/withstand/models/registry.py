@@ -74,9 +74,9 @@ def _from_file(file: Path) -> ModuleType:
 def _loading(place: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
-            f"{place} could not be loaded, {type(error).__name__}: {error}. "
+            f"{place} could not be loaded, {type(error).__name__}: {' '.join(str(error).split())}. "
             "A model is named path/to/file.py:function or package.module:function."
         ) from error
 
@@ -206,9 +206,13 @@ def _built(name: str, factory: Factory, task: Mapping[str, Any], options: Mappin
     arguments = {key: value for key, value in task.items() if key in parameters}
     try:
         network = factory(**arguments, **options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shown = f" with options {dict(options)}" if options else ""
-        raise ModelError(f"Model {name!r} could not be built{shown}: {error}") from error
+        said = " ".join(str(error).split())
+        reason = f"it ended by sys.exit({said})" if isinstance(error, SystemExit) else said
+        if isinstance(error, TypeError) and "required" in said:
+            reason += ". Give it what it needs by --model.options={KEY: VALUE}, or give that a default."
+        raise ModelError(f"Model {name!r} could not be built{shown}: {reason}") from error
     if not isinstance(network, nn.Module):
         raise ModelError(
             f"Model {name!r} must be made as a torch.nn.Module, but its factory returned "

@@ -88,9 +88,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise ModelError(f"Weights end in .safetensors, .pt or .pth, but got {file}.")
     try:
         content = _READERS[file.suffix](file)
-    except Exception as error:
+    except Exception as error:  # torch's own texts advise to read it unsafely
         raise ModelError(
-            f"Weights file {file} is damaged or holds more than weights: {error}. {_REMEDY}"
+            f"Weights file {file} is damaged or holds more than weights, which could run code and is not "
+            "read. Make it again by torch.save(model.state_dict(), FILE), or as .safetensors."
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(f"{file} holds no state dict of tensors; save model.state_dict() alone.")

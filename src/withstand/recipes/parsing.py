@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_loader
 
+from withstand.core import trust
 from withstand.core.suggest import nearest
 from withstand.recipes.list_items import Item, is_item, put
 from withstand.recipes.upgrade import refuse_old_keys, with_moved_modules
@@ -33,7 +34,8 @@ _ABOUT_KEYS = (
     "--objective.attack.epsilon=8/255, those of a list's item by its number, from 0: "
     "--evaluation.meters.0.epsilons=[0.1]; --evaluation.meters+=Suite adds one, and "
     "--evaluation.meters.level=fast then sets it. --objective.help=Adversarial and "
-    "--objective.attack.help=PGD explain a class; --print_config shows all values and does nothing."
+    "--objective.attack.help=PGD explain a class; --print_config shows all values and does nothing. "
+    f"{trust.ABOUT}"
 )
 _PRINTS = "--print_config"
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?"
@@ -148,28 +150,38 @@ def find_recipe(name: str) -> Path:
 
 
 def parse_recipe(
-    path: Path, overrides: Sequence[str] = (), *, parser: ArgumentParser | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    parser: ArgumentParser | None = None,
+    sources: Sequence[Path] = (),
 ) -> ParsedRecipe:
     """Reads a recipe file and overrides.
 
     Its title, description and published figures stay where they hold for the values (``words.kept_words``).
+
+    Classes, functions and models beyond this package's are neither imported nor called unless the files are
+    trusted, or the person typed their names (``core/trust.py``).
 
     Args:
         path: A YAML file.
         overrides: Each ``--key=value``; keys are dotted, fractions such as 8/255 are numbers. Those
             of a list's item, such as ``--objective.terms.1.weight=0.3``, come after all others.
         parser: To parse with; a plain one where None.
+        sources: Files other than ``path`` that the overrides come from.
 
     Raises:
-        RecipeError: a key is unknown (the text names the nearest valid one) or a value does not fit.
+        RecipeError: a key is unknown (the text names the nearest valid one), a value does not fit, or code is
+            named that must not run.
         SystemExit: an override asks to print all values.
     """
+    from withstand.recipes.named_code import guarded
     from withstand.recipes.schema import Recipe
 
     refuse_old_keys(path, overrides, load_yaml)
     if _PRINTS in overrides:
         others = [override for override in overrides if override != _PRINTS]
-        sys.stdout.write(parse_recipe(path, others, parser=parser).text)
+        sys.stdout.write(parse_recipe(path, others, parser=parser, sources=sources).text)
         raise SystemExit(0)
     parser = parser or _plain_parser()
     fields = inspect.signature(Recipe).parameters
@@ -180,8 +192,10 @@ def parse_recipe(
         # as the user asked.
         warnings.filterwarnings("ignore", message="Due to class_path change")
         try:
-            config = _parse_with_items(parser, arguments, items) if items else parser.parse_args(arguments)
-            parts = parser.instantiate(config)
+            with guarded([path, *sources]) as require_known:
+                config = _parsed(parser, arguments, items)
+                require_known(config)
+                parts = parser.instantiate(config)
             recipe = Recipe(**{name: getattr(parts, name) for name in fields})
         except RecipeError:
             raise
@@ -210,17 +224,22 @@ def _with_kept_words(parsed: ParsedRecipe, path: Path, overrides: Sequence[str])
 
 def _own_values(path: Path) -> dict[str, Any]:
     """All values of a recipe's file; of one that is no recipe without overrides those of none."""
+    from withstand.recipes.named_code import guarded
+
     parser = _plain_parser()
     try:
-        config = parser.parse_args([f"--recipe={path}"])
-    except (ArgumentError, TypeError, ValueError, yaml.YAMLError):
+        with guarded([path]):
+            config = parser.parse_args([f"--recipe={path}"])
+    except (RecipeError, ArgumentError, TypeError, ValueError, yaml.YAMLError):
         config = parser.parse_args([])
     values: dict[str, Any] = load_yaml(parser.dump(config, skip_unset=False, skip_validation=True))
     return values
 
 
-def _parse_with_items(parser: ArgumentParser, arguments: Sequence[str], items: Sequence[str]) -> Namespace:
+def _parsed(parser: ArgumentParser, arguments: Sequence[str], items: Sequence[str]) -> Namespace:
     """Parses all but the items, puts the items into what came of it, and parses that."""
+    if not items:
+        return parser.parse_args(arguments)
     printing = [argument for argument in arguments if argument.startswith("--print_config")]
     config = parser.parse_args([argument for argument in arguments if argument not in (*items, *printing)])
     document = load_yaml(parser.dump(config, skip_unset=False, skip_validation=True))

@@ -35,6 +35,7 @@ class Sweep:
         over: Dotted key -> its values; every combination of them is run. Several keys with commas between
             them take the same value: ``seed,data.seed``.
         variants: Name -> dotted keys and their values; each is run with every combination.
+        files: Where the above was read from, none where it was not.
 
     Raises:
         RecipeError: nothing is varied, a name does not do for a folder, a list of values is empty or
@@ -48,6 +49,7 @@ class Sweep:
     settings: Mapping[str, Any] = field(default_factory=dict)
     over: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
         if not self.over and not self.variants:
@@ -187,6 +189,7 @@ def read_sweep(file: Path) -> Sweep:
         settings=_mapping(content.get("set"), "set"),
         over={key: _values(key, values) for key, values in _mapping(content.get("over"), "over").items()},
         variants={name: _mapping(keys, f"variants.{name}") for name, keys in variants.items()},
+        files=[file],
     )
 
 

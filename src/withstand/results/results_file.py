@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from withstand.core.run_folder import RunFolder, replaced
+from withstand.core.trust import write_signed
 from withstand.results.measurements import table_of
 from withstand.results.results import SCHEMA, Results
 from withstand.types import RunFolderError
@@ -32,9 +33,8 @@ def write_results(run: RunFolder, results: Results, table: pd.DataFrame) -> None
     """
     with replaced(run.measurements) as temporary:
         table.to_csv(temporary, index=False)
-    with replaced(run.metrics) as temporary:
-        # Not pydantic's JSON, which turns an infinite norm of the settings into null.
-        temporary.write_text(json.dumps(_RESULTS.dump_python(results), indent=2) + "\n", encoding="utf-8")
+    # Not pydantic's JSON, which turns an infinite norm of the settings into null.
+    write_signed(run.metrics, json.dumps(_RESULTS.dump_python(results), indent=2) + "\n")
 
 
 def read_results(run: RunFolder) -> tuple[Results, pd.DataFrame] | None:

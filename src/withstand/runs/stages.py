@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 
 from withstand.core.network import describe
-from withstand.core.run_folder import RunFolder, replaced
+from withstand.core.run_folder import RunFolder
+from withstand.core.trust import write_signed
 from withstand.data import Dataset
 from withstand.evaluation import Evaluation, Meter, evaluate
 from withstand.recipes import schema as recipes
@@ -185,8 +186,7 @@ def note_command(run: RunFolder, command: str, *, is_first: bool = False, **abou
 
 def write_recipe(run: RunFolder, parsed: ParsedRecipe) -> None:
     """Puts a recipe in the place of the run's."""
-    with replaced(run.recipe) as temporary:
-        temporary.write_text(parsed.text, encoding="utf-8")
+    write_signed(run.recipe, parsed.text)
 
 
 def measure_run(
@@ -231,7 +231,8 @@ def measure_run(
         sizes = {"batch_size": sizes.get("batch_size", settings["batch_size"])}
     settings |= {**sizes, "meters": list(meters), "sampling": drawn}
     set_by_key = [f"--evaluation.{key}={flow(value)}" for key, value in settings.items()]
-    parsed = parse_recipe(run.recipe, [*overrides, *set_by_key])
+    sources = [] if former is None else [run.metrics]
+    parsed = parse_recipe(run.recipe, [*overrides, *set_by_key], sources=sources)
     return evaluate_run(run, parsed, command=command, stage=stage, on_batch=on_batch)
 
 
@@ -256,7 +257,7 @@ def former_evaluation(run: RunFolder) -> ParsedRecipe | None:
         if known is None or not known[0].settings:
             return None
         changes = [f"--evaluation.{key}={flow(value)}" for key, value in known[0].settings.items()]
-        return parse_recipe(run.recipe, changes)
+        return parse_recipe(run.recipe, changes, sources=[run.metrics])
     except (RecipeError, RunFolderError) as error:
         _logger.warning("What was measured of %s before is left out: %s", run.path, error)
         return None

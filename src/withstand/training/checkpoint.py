@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -113,6 +114,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             else f"Delete {path.parent.parent} to start anew, or choose another --out."
         )
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to read it unsafely
+            reason = "it is no checkpoint, or holds what could run code"
         raise CheckpointError(f"The checkpoint {path} is damaged ({reason}). {remedy}") from error
     return dict(content)
 

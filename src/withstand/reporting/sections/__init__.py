@@ -11,6 +11,8 @@ import pkgutil
 from collections.abc import Sequence
 from typing import get_args
 
+from withstand.core.run_folder import RunFolder
+from withstand.core.trust import is_trusted, refusal
 from withstand.reporting.read import Run
 from withstand.reporting.section import Section, Tab
 from withstand.reporting.sections import other
@@ -23,7 +25,7 @@ def sections_of(run: Run) -> list[Section]:
     """All sections of a run's page, by tab and place; at the end of their tab those of the user's own meters.
 
     Raises:
-        RunFolderError: a section of the user's own cannot be imported or made.
+        RunFolderError: a section of the user's own cannot be imported or made, or must not run.
     """
     modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
     placed = sorted(
@@ -42,10 +44,13 @@ def sections_of(run: Run) -> list[Section]:
 
 def _own(name: str, run: Run) -> list[Section]:
     """What a function of the user's makes, which ``module:function`` names."""
+    metrics = RunFolder(run.path).metrics
+    if not is_trusted(metrics):
+        raise RunFolderError(refusal(metrics, name))
     module, _, function = name.partition(":")
     try:
         own_sections = _listed(getattr(importlib.import_module(module), function)(run))
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise RunFolderError(
             f"The section {name}, which {run.path} asks for, cannot be made: "
             f"{type(error).__name__}: {error}. "
