@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -69,3 +71,21 @@ def test_worst_by_loss_alone_does_not_go_by_the_answer() -> None:
     assert not worst.images.any()
     worst.update(torch.tensor([0]), _row(2), torch.tensor([False]), torch.tensor([9.5]))
     _assert_holds(worst, 2.0, 9.5)
+
+
+def test_worst_holds_no_answer_only_until_the_model_is_misled() -> None:
+    labels, nan = torch.tensor([0]), float("nan")
+    worst = Worst.of(torch.zeros(1, 2, 2), labels, torch.tensor([[nan, 1.0]]), torch.tensor([nan]))
+    assert worst.fooled.all()
+    assert not worst.misled.any()
+    worst.update(labels, _row(1), torch.tensor([False]), torch.tensor([9.0]))
+    assert not worst.images.any()  # what the model gets right is not worse
+    worst.update(labels, _row(2), torch.tensor([True]), torch.tensor([0.1]))
+    _assert_holds(worst, 2.0, 0.1)
+    assert worst.misled.all()
+
+
+def test_worst_by_loss_alone_takes_any_number_for_none() -> None:
+    worst = Worst(torch.zeros(1, 2, 2), torch.tensor([-math.inf]), torch.tensor([True]), by_loss=True)
+    worst.update(torch.tensor([0]), _row(1), torch.tensor([False]), torch.tensor([0.1]))
+    _assert_holds(worst, 1.0, 0.1)

@@ -226,3 +226,24 @@ def test_smoothing_has_budgets_and_a_description() -> None:
     assert "1000 others" in words
     assert "probability 0.999;" in words
     assert "the model itself is not certified" in words
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_smoothing_counts_no_answer_as_no_vote(value: float, place: int) -> None:
+    class Spoilt(Sides):
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            is_spoilt = images[:, 0, 0, 0] < 0.5  # of half the draws
+            logits[:, place] = torch.where(is_spoilt, value, logits[:, place])
+            return logits
+
+    images = torch.cat([at_distance(4.0), at_distance(4.0)])
+    images[:, 0, 0, 0] = 0.5
+    given = smoothed(Spoilt(8.0), images)
+    assert given.prediction.tolist() == [ABSTAINED, ABSTAINED]
+    assert given.radius.tolist() == [0, 0]
+    share = given.unanswered / (FEW.num_selection + FEW.num_estimation)
+    assert ((share > 0.3) & (share < 0.7)).all()
+    assert smoothed(Sides(8.0), images).unanswered.tolist() == [0, 0]

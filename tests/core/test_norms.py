@@ -291,3 +291,13 @@ def test_random_points_differ_by_row_and_follow_the_generator(p: float) -> None:
         assert torch.equal(torch.get_rng_state(), state)
         norms.random_in_ball(like, p, 1.0)
         assert not torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_finite_keeps_numbers_and_signs_and_its_squares_add_up(dtype: torch.dtype) -> None:
+    gradient = torch.tensor([[1.5, math.nan, math.inf], [-math.inf, -2.0, 0.0]], dtype=dtype)
+    finite = norms.finite(gradient)
+    assert finite.sign().tolist() == [[1, 0, 1], [-1, -1, 0]]
+    assert finite[0, 0] == 1.5
+    assert finite.square().sum().isfinite()
+    assert gradient.isnan().any()  # as it was

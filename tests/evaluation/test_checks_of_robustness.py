@@ -200,3 +200,26 @@ def test_check_random_answers_fails_for_a_single_draw_unless_it_suffices(
     draws: int | None, sweep: Sweep | None, passed: bool | None
 ) -> None:
     assert _check("random-answers", sampling=_sampling(draws, sweep)).passed is passed
+
+
+@pytest.mark.parametrize("power", [0.5, 0.3])
+@pytest.mark.parametrize("where", ["all", "some"])
+def test_checks_fail_where_gradients_are_nan_or_infinite(
+    tiny_dataset: Dataset, power: float, where: str
+) -> None:
+    class Power(Stripes):
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            black = torch.zeros_like(images[:, :, :1])  # no pixel of these images is 0
+            if where == "some":
+                black = (images[:, :, :1] - 0.3).clamp_min(0)
+            return (
+                super().forward(images)
+                + (0 * images[:, :, :1] + black).pow(power).mean(dim=(1, 2, 3))[:, None]
+            )
+
+    results = evaluate(Power(), tiny_dataset, [Attacks([PGD(num_steps=2)], [0.1])], num_examples=30).results
+    check = next(check for check in results.checks if check.name == "vanishing-gradients")
+    assert check.passed is False
+    assert "NaN or infinite" in check.finding
+    assert any(check.finding in warning for warning in results.warnings)
