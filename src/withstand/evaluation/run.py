@@ -21,6 +21,7 @@ from withstand import bayes
 from withstand._version import __version__
 from withstand.attacks import Attack
 from withstand.core.checks import require_at_least
+from withstand.core.contract import adapted, outside_inference_mode, require_module
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.modes import eval_mode
 from withstand.core.numerics import numerics
@@ -65,6 +66,7 @@ class Evaluation:
     results: Results
 
 
+@outside_inference_mode()
 def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     model: nn.Module,
     dataset: Dataset,
@@ -130,10 +132,12 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         RunFolderError: the folder cannot be written, or another process holds it.
     """
     require_sizes(num_examples, batch_size)
+    require_module(model)
     meters = _listed(meters)
     place = device_of_model(model) if device is None else torch.device(device)
     check(model.to(place), dataset.info)
     test = dataset.test.first(num_examples).to(place)
+    given, model = model, adapted(model, next(batches(test, _ASKED_TWICE)).images)
     is_random = _is_random(model, test)
     all_meters = with_implied(meters)
     _require_met(model, all_meters, dataset.info, is_random=is_random)
@@ -147,7 +151,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         prover.try_on(next(batches(test, 1)))
     run = None if out is None else RunFolder(Path(out)).create()
     with nullcontext() if run is None else run.held("evaluating"):
-        store = Store(None, "") if run is None else _store_of(run, model, dataset)
+        store = Store(None, "") if run is None else _store_of(run, given, dataset)
         drawn = (sampling or Sampling()) if is_random else None
         with (
             eval_mode(model),
@@ -260,13 +264,7 @@ def _is_random(model: nn.Module, test: Split) -> bool:
         return True
     with eval_mode(model), torch.random.fork_rng():
         images = next(batches(test, _ASKED_TWICE)).images
-        try:
-            first, second = model(images), model(images)
-        except RuntimeError as error:
-            raise ModelError(
-                f"The model fails on images of type {images.dtype}: {error}. Where its weights are of "
-                "another type, call model.float() first."
-            ) from error
+        first, second = model(images), model(images)
     largest = first.abs().max().clamp_min(1e-12)
     return bool(((first - second).abs().max() > _SAME_ANSWER * largest).item())
 

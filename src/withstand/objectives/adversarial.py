@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.attacks.attack import Attack
+from withstand.loss.passes import logits_of
 from withstand.loss.terms import Objective
 from withstand.types import LossTerms
 
@@ -36,9 +37,8 @@ class Adversarial(Objective):
     def forward(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> LossTerms:
-        self.check_once(images, labels)
         adversarial = self.attack.perturb(model, images, labels, progress=progress)
-        logits = model(adversarial)
+        logits = logits_of(model, adversarial)
         loss = F.cross_entropy(logits, labels)
         terms = {
             LOSS_TERM: loss.detach(),

@@ -15,6 +15,7 @@ from torch import nn
 
 from withstand import bayes
 from withstand.attacks import Attack
+from withstand.core.contract import adapted
 from withstand.core.modes import eval_mode
 from withstand.data import Split, batches
 from withstand.training.checkpoint import Row
@@ -58,6 +59,7 @@ def accuracy(model: nn.Module, split: Split, attack: Attack | None = None) -> fl
         A share in [0, 1].
     """
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    model = adapted(model, next(batches(split, _BATCH_SIZE)).images)
     predictor, batch_size = model, _BATCH_SIZE
     if bayes.is_stochastic(model):
         predictor, batch_size = bayes.Predictor(model, _NUM_SAMPLES), _BATCH_SIZE // _NUM_SAMPLES
