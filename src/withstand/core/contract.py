@@ -98,7 +98,8 @@ def adapted(model: nn.Module, images: Tensor) -> nn.Module:
         ModelError: it is no module, has weights without a shape, fails on such images, or gives no logits.
     """
     inner = model.model if isinstance(model, Adapted) else model
-    require_module(inner)
+    if not isinstance(inner, nn.Module):
+        require_module(inner)
     if not images.numel():
         return model
     contract = contract_of(inner, images)
@@ -146,7 +147,6 @@ def try_out(model: nn.Module, images: Tensor, *, of: str = "") -> tuple[Contract
         ModelError: as ``adapted``.
     """
     require_module(model)
-    _require_shapes(model)
     inner = uncompiled(model)
     if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = inner.module
@@ -269,10 +269,10 @@ def outside_inference_mode() -> Iterator[None]:
 
 
 def require_module(model: object) -> None:
-    """Accepts a module.
+    """Accepts a module whose weights have their shapes.
 
     Raises:
-        ModelError: it is none.
+        ModelError: it is none, or has lazy layers that were never run.
     """
     if not isinstance(model, nn.Module):
         got = repr(model) if isinstance(model, str | None) else f"a {type(model).__name__}"
@@ -280,9 +280,6 @@ def require_module(model: object) -> None:
             f"Expected a model, a torch.nn.Module, but got {got}. Build it first, such as by "
             "withstand.models.create, and put a function in a module's forward."
         )
-
-
-def _require_shapes(model: nn.Module) -> None:
     if any(is_lazy(tensor) for tensor in chain(model.parameters(), model.buffers())):
         raise ModelError(
             f"The model {type(model).__name__} has lazy layers, whose weights have no shape yet. Run it once "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from withstand.core.numerics import numerics
@@ -59,6 +60,8 @@ def fit(
         watchers.append(TensorBoardLog(run.path / "tensorboard"))
     with ExitStack() as stack:
         stack.enter_context(run.held("training"))
+        stack.enter_context(torch.inference_mode(mode=False))  # as Lightning has it in its tests
+        stack.enter_context(torch.enable_grad())
         for watcher in watchers:
             stack.enter_context(watcher)
         stack.enter_context(numerics(settings.precision))
