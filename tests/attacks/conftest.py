@@ -26,6 +26,7 @@ from withstand.attacks import (
     margin,
 )
 from withstand.core import norms
+from withstand.core.contract import contract_of
 from withstand.core.schedules import Linear, PerEpoch, Stages
 from withstand.types import Batch
 
@@ -191,7 +192,8 @@ def _slope(weight: Tensor) -> nn.Linear:
     return model
 
 
-def _batch_sizes(model: nn.Module) -> list[int]:
+def _batch_sizes(model: nn.Linear) -> list[int]:
     sizes: list[int] = []
+    contract_of(model, torch.rand(1, model.in_features))  # a look that is taken once, before what is counted
     model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     return sizes

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand.attacks import Attack
+from withstand.core.contract import contract_of
 from withstand.types import Batch
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def test_attack_touches_nothing_when_the_model_fails(
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
+    contract_of(net, batch.images)  # worked once
     net.get_submodule("5").register_forward_hook(fail)
     trace = Trace(net, *batch)
     with pytest.raises(RuntimeError, match="out of memory"):

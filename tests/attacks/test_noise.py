@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand.attacks import Noise, cross_entropy
+from withstand.core.contract import contract_of
 
 NORMS = (1.0, 2.0, math.inf)
 
@@ -46,9 +47,10 @@ def test_noise_attack_of_a_single_draw_asks_the_model_nothing() -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("asked")
 
-    model = nn.Identity()
+    model, images = nn.Identity(), torch.rand(2, 3)
+    contract_of(model, images)  # but once, what it gives
     model.register_forward_pre_hook(refuse)
-    Noise()(model, torch.rand(2, 3), torch.tensor([0, 1]))
+    Noise()(model, images, torch.tensor([0, 1]))
 
 
 def test_noise_attack_refuses_too_few_draws() -> None:
@@ -69,11 +71,11 @@ def test_noise_attack_describes_itself() -> None:
 
 
 class Flickering(nn.Module):
-    """Wrong at first, but hardly; then correct, but less sure of it than it was of what is wrong."""
+    """Looked at once; then wrong, but hardly; then correct, but less sure of it than it was of what is wrong."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._answers = iter([[0.45, 0.54, 0.01], [0.4, 0.3, 0.3], [0.9, 0.05, 0.05]])
+        self._answers = iter([[0.5, 0.25, 0.25], [0.45, 0.54, 0.01], [0.4, 0.3, 0.3], [0.9, 0.05, 0.05]])
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.tensor(next(self._answers)).log().expand(len(images), 3)

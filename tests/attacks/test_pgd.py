@@ -14,7 +14,7 @@ from typing_extensions import override
 from withstand.attacks import PGD, AttackMode, cross_entropy, dlr, fgsm, margin
 from withstand.core import norms
 from withstand.core.schedules import Linear, Stages
-from withstand.types import Batch, DataError
+from withstand.types import Batch, DataError, ModelError
 
 Slope = Callable[[Tensor], nn.Module]
 NORMS = (1.0, 2.0, math.inf)
@@ -228,7 +228,7 @@ def test_pgd_explains_labels_beyond_the_classes(
         PGD(loss=loss, mode=mode)(model, torch.rand(2, 1, 2, 2), labels)
 
 
-def test_pgd_passes_on_other_failures_of_a_model() -> None:
+def test_pgd_says_that_the_model_fails_on_the_images() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(ModelError, match="shapes cannot be multiplied"):
         PGD()(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))

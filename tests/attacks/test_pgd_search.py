@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks import PGD, AttackMode, cross_entropy
+from withstand.core.contract import contract_of
 from withstand.types import Batch
 
 Curved = tuple[nn.Module, Batch]
@@ -168,6 +169,7 @@ def test_pgd_start_does_not_depend_on_which_others_were_broken(p: float, curved:
     labels = _logits(model, images).argmax(dim=1)
     labels[::3] = (labels[::3] + 1) % 2  # a third is wrong already and leaves the batch at once
     seen: list[Tensor] = []
+    contract_of(model, images)
     hook = model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
     attack = PGD(norm=p, epsilon=0.2, num_steps=1)
     _run(attack, model, images, labels)

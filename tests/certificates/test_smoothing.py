@@ -22,6 +22,7 @@ from withstand.certificates.smoothing import (
     radius,
     smoothed_radius,
 )
+from withstand.core.contract import contract_of
 from withstand.types import DataError
 
 FEW = Smoothing(noise_std=0.5, num_selection=20, num_estimation=200, failure_probability=0.05)
@@ -133,6 +134,8 @@ def test_smoothed_radius_of_a_constant_answer_is_the_largest() -> None:
 
 def test_smoothing_noise_is_normal_unclipped_and_fresh_for_each_draw() -> None:
     model, images = Sides(8.0), torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(5))
+    contract_of(model, images)
+    model.seen.clear()
     smoothed(model, images, Smoothing(0.25, num_selection=7, num_estimation=20, batch_rows=9))
     seen = torch.cat(model.seen)
     assert max(len(rows) for rows in model.seen) == 9

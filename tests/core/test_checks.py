@@ -57,12 +57,9 @@ def test_check_batch_refuses_images_outside_the_unit_interval(value: float, span
         torch.tensor([0, 1, 1]),
         torch.tensor([0]),
         torch.tensor(0),
-        torch.tensor([[0], [1]]),
         torch.tensor([0.0, 1.0]),
         torch.tensor([0j, 1j]),
-        torch.tensor([False, True]),
-        torch.tensor([0, 1], dtype=torch.int32),
-        torch.tensor([0, 1], dtype=torch.uint8),
+        torch.tensor([[0, 1]]),
         torch.eye(2),
     ],
 )

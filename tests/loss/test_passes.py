@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.attacks import PGD
+from withstand.core.contract import contract_of
 from withstand.core.schedules import Linear
 from withstand.loss.passes import Pass
 from withstand.loss.terms import OnePass, Sum
@@ -35,12 +36,18 @@ class Counting(nn.Module):
         logits: Tensor = self.layers(images)
         return logits
 
+    def met(self) -> Counting:
+        """Itself, when what it gives was looked at once, before what is counted."""
+        contract_of(self, IMAGES)
+        self.sizes.clear()
+        return self
+
 
 IMAGES, LABELS = torch.rand(8, 4), torch.arange(8) % 3
 
 
 def test_pass_of_a_batch_is_shared_by_terms() -> None:
-    model = Counting()
+    model = Counting().met()
     (CrossEntropy() + 0.1 * InputGradient() + 0.1 * LossGradient())(model, IMAGES, LABELS)
     assert model.sizes == [8, 3]  # the batch, and the worst image of each class
     model.sizes.clear()
@@ -49,7 +56,7 @@ def test_pass_of_a_batch_is_shared_by_terms() -> None:
 
 
 def test_pass_is_one_for_each_mode_where_a_network_trains_otherwise_than_it_answers() -> None:
-    model = Counting(has_batch_norm=True).train()
+    model = Counting(has_batch_norm=True).met().train()
     (CrossEntropy() + 0.1 * LossGradient() + 0.1 * InputGradient())(model, IMAGES, LABELS)
     assert model.sizes == [8, 8, 3]
     model.sizes.clear()
@@ -102,7 +109,7 @@ class MeanLogit(OnePass):
 
 
 def test_pass_may_be_shared_by_ones_own_objective() -> None:
-    model = Counting()
+    model = Counting().met()
     loss, terms = Sum([CrossEntropy(), MeanLogit(), 0.5 * MeanLogit()])(model, IMAGES, LABELS)
     assert model.sizes == [8]
     expected = terms["cross_entropy"] + 1.5 * terms["mean_logit"]
@@ -152,14 +159,14 @@ class _Answers(nn.Module):
 @pytest.mark.parametrize(
     ("answer", "result"),
     [
-        (lambda images: images[:, 0], r"shape \(8,\)"),
-        (lambda images: images.mean(dim=0, keepdim=True), r"shape \(1, 4\)"),
-        (lambda images: (images, images), "tuple"),
+        (lambda images: images[:, :, None], r"shape \(2, 4, 1\) for 2 images"),
+        (lambda images: images.mean(dim=0, keepdim=True), r"shape \(1, 4\) for 2 images"),
+        (lambda images: (images, images[:, :2]), r"a tuple of \(2, 4\), \(2, 2\)"),
     ],
 )
 @pytest.mark.parametrize("objective", [CrossEntropy(), InputGradient(), VirtualAdversarial()])
 def test_pass_explains_that_a_model_gives_no_logits(objective: OnePass, answer: Any, result: str) -> None:
-    with pytest.raises(ModelError, match=rf"tensor \(8, classes\) for 8 images, but gave {result}"):
+    with pytest.raises(ModelError, match=rf"returns {result}, but must give logits, a tensor"):
         objective(_Answers(answer), IMAGES, LABELS)
 
 

@@ -73,11 +73,14 @@ def test_check_passes_a_softmax_inside_the_model() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda logits: (logits, logits), r"returns a tuple, but .* `return self.model\(images\)\[0\]`"),
-        (lambda logits: {"logits": logits}, "returns a dict"),
+        (lambda logits: (logits, logits[:, :2]), r"tuple of .*, but .* `return self.model\(images\)\[0\]`"),
+        (lambda logits: {"a": logits, "b": logits}, "returns a dict"),
         (lambda logits: None, "returns a NoneType"),
         (lambda logits: logits.argmax(1, keepdim=True), "int64 values, but logits are floats"),
-        (lambda logits: logits[:, :, None], r"shape \(2, 3, 1\) for 2 images, but must .*here \(2, 3\)"),
+        (
+            lambda logits: logits[:, :, None],
+            r"shape \(2, 3, 1\) for 2 images, but must .*here \(2, classes\)",
+        ),
         (lambda logits: logits[0], r"shape \(3,\)"),
         (lambda logits: logits[:1], r"shape \(1, 3\) for 2 images"),
         (lambda logits: logits / 0, "NaN or infinite"),

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.attacks import PGD, Noise, fgsm
+from withstand.core.contract import contract_of
 from withstand.core.schedules import Linear, Stages
 from withstand.objectives import (
     Adversarial,
@@ -200,6 +201,7 @@ def test_adversarial_without_a_budget_is_plain_training(batch: Batch) -> None:
 def test_adversarial_trains_in_train_mode_and_attacks_in_eval_mode(batch: Batch) -> None:
     model = _net()
     modes: list[bool] = []
+    contract_of(model, batch.images)  # a look that is taken once, before what is recorded
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     Adversarial(ATTACK)(model, *batch)
     assert modes == [False, False, False, True]

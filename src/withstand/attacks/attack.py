@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal, Self, get_args
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.core import norms
-from withstand.core.checks import check_batch
-from withstand.core.modes import eval_mode
+from withstand.core.checks import as_batch, check_batch
+from withstand.core.contract import adapted, contract_of, outside_inference_mode
+from withstand.core.rounding import rounded_inside
 from withstand.core.schedules import Schedule, Slowed, value_at
-from withstand.types import DataError
+from withstand.types import ModelError
 
 AttackKind = Literal["white-box", "black-box", "transfer"]
 """Those that know most of a model come first."""
@@ -70,15 +70,25 @@ class Attack(ABC):
         Returns:
             Tensor of the shape of ``images``, in [0, 1], within ``epsilon`` of them, detached.
 
+        Images of less than float32 are attacked in float32, and come back in their own type.
+
         Raises:
-            DataError: the images are outside [0, 1] or the labels do not fit.
+            DataError: the images are no floats in [0, 1], or the labels do not fit them or the model.
+            ModelError: the model fails on the images, gives no logits, or has no gradient that is asked for.
         """
-        check_batch(images, labels)
-        try:
-            return self.perturb(model, images, labels, progress=progress)
-        except (IndexError, RuntimeError) as error:
-            _require_labels_in_range(model, images, labels, error)
-            raise
+        with outside_inference_mode():
+            images, labels = as_batch(images, labels)
+            precise = images.to(torch.promote_types(images.dtype, torch.float32))
+            model = adapted(model, precise)
+            check_batch(images, labels, contract_of(model, precise).num_classes if len(images) else None)
+            try:
+                found = self.perturb(model, precise, labels, progress=progress)
+            except RuntimeError as error:
+                _require_gradients(error)
+                raise
+            if self.norm is None or not len(images):
+                return found.to(images.dtype)
+            return rounded_inside(images, found, self.norm, self.epsilon_at(progress))
 
     @abstractmethod
     def perturb(
@@ -212,16 +222,17 @@ def require_at_least_one(**counts: float | Schedule | None) -> None:
             raise ValueError(f"Expected {name} of at least 1, but got {value}.")
 
 
-def _require_labels_in_range(model: nn.Module, images: Tensor, labels: Tensor, error: Exception) -> None:
-    """Says so where labels beyond the model's classes made an attack fail.
-
-    Asked only then, since the number of classes is known from a forward pass alone.
-    """
-    classes = math.inf
-    with suppress(Exception), eval_mode(model), torch.no_grad():  # the model itself may be what fails
-        classes = model(images[:1]).shape[-1]
-    if labels.numel() and int(labels.max()) >= classes:
-        raise DataError(
-            f"Expected labels from 0 to {classes - 1}, as the model has {classes} outputs, "
-            f"but got {int(labels.max())}."
+def _require_gradients(error: RuntimeError) -> None:
+    """Says so where an attack failed since the model cannot be differentiated."""
+    text = str(error)
+    if "does not require grad" in text or "not to have been used in the graph" in text:
+        raise ModelError(
+            "The model's logits have no gradient with respect to its images: its forward takes it away "
+            "(torch.no_grad, detach, argmax). Mend it, or take an attack that asks for answers alone, such as "
+            "attacks.Noise."
+        ) from error
+    if "Inference tensors" in text:
+        raise ModelError(
+            "The model's weights were made in torch.inference_mode, so it cannot be differentiated. Build or "
+            "load it outside of that mode."
         ) from error

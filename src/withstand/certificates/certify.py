@@ -16,7 +16,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from withstand.core.checks import check_batch, require_at_least
+from withstand.core.checks import as_batch, check_batch, require_at_least
+from withstand.core.contract import adapted, outside_inference_mode
 from withstand.core.float64_copy import batch_size_for, float64_copy, require_independence
 from withstand.core.modes import uncompiled
 from withstand.core.numerics import numerics
@@ -104,6 +105,7 @@ class Certifier:
         with torch.no_grad(), numerics("fp32"):
             return _logits_of(self._model(images.double()), images)
 
+    @outside_inference_mode()
     def certify(
         self, images: Tensor, labels: Tensor, *, norm: float, epsilon: float | Tensor
     ) -> Certification:
@@ -121,12 +123,14 @@ class Certifier:
             ModelError: the model is no function of one image, or another than its graph.
             DataError: the batch is not one.
         """
+        images, labels = as_batch(images, labels)
         exact = self._check(images, labels, norm)
         margin = self._margins(images, labels, norm, _budgets(epsilon, len(images)).to(images.device))
         given = self._given_logits(images)
         certified = (margin > 0) & _is_correct(given, labels)
         return Certification(margin, certified, _largest_difference(given, exact), self._precision(images))
 
+    @outside_inference_mode()
     def radius(self, images: Tensor, labels: Tensor, *, norm: float, tolerance: float = 1e-3) -> Tensor:
         """The largest epsilon that is certified of each image.
 
@@ -151,6 +155,7 @@ class Certifier:
         """
         if not 0 < tolerance < 1:
             raise ValueError(f"Expected a tolerance in (0, 1), but got {tolerance}.")
+        images, labels = as_batch(images, labels)
         logits = self._check(images, labels, norm)
         at_zero = _margin(logits - logits.gather(1, labels[:, None]), labels)
         at_zero = at_zero.where(_is_correct(self._given_logits(images), labels), -math.inf)
@@ -202,6 +207,8 @@ class Certifier:
         check_batch(images, labels)
         for domain in self._domains:
             require_set(norm, domain)
+        self._model = adapted(self._model, images.double())
+        self._given = adapted(self._given, images.to(_dtype_of(self._given, images)))
         if len(images) and not self._is_checked:  # once, since the model does not change
             require_independence(self._logits, images[:_NUM_PROBES])
             self._is_checked = True
@@ -214,6 +221,7 @@ class Certifier:
         return logits
 
 
+@outside_inference_mode()
 def certify(
     model: nn.Module,
     images: Tensor,
@@ -247,6 +255,7 @@ def certify(
     return Certifier(model, method=method, clip=clip).certify(images, labels, norm=norm, epsilon=epsilon)
 
 
+@outside_inference_mode()
 def certified_radius(
     model: nn.Module,
     images: Tensor,

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from withstand.core.answers import NO_ANSWER, predicted
-from withstand.core.checks import require_at_least
+from withstand.core.checks import as_images, check_images, require_at_least
+from withstand.core.contract import adapted, outside_inference_mode
 from withstand.core.modes import eval_mode
-from withstand.types import DataError
 
 __all__ = [
     "ABSTAINED",
@@ -166,6 +166,7 @@ def radius(lower: ArrayLike, noise_std: float) -> NDArray[np.float64]:
     return noise_std * scipy.special.ndtri(np.maximum(lower, 0.5))
 
 
+@outside_inference_mode()
 @torch.no_grad()
 def smoothed_radius(
     model: nn.Module,
@@ -189,10 +190,13 @@ def smoothed_radius(
             they may share what the model draws; what is smoothed is its mean answer over these draws, too.
 
     Raises:
-        DataError: the images are not floats.
+        DataError: the images are no floats in [0, 1].
+        ModelError: the model fails on them, or gives no logits.
     """
-    if not images.is_floating_point():
-        raise DataError(f"Expected images as floats in [0, 1] to smooth on, but got {images.dtype}.")
+    images = as_images(images)
+    check_images(images)
+    images = images.to(torch.promote_types(images.dtype, torch.float32))  # noise has its digits
+    model = adapted(model, images)
     copies = 1 if is_random else max(1, settings.batch_rows // max(1, len(images)))
     noisy = _Noisy(model, images, settings, generator, copies)
     with eval_mode(model):

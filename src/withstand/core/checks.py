@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from withstand.types import DataError
+from withstand.types import Batch, DataError
 
 
 def require_at_least(least: int, of: str = "", /, **counts: int | None) -> None:
@@ -41,28 +41,90 @@ def require_finite(**numbers: float) -> None:
             raise ValueError(f"Expected {name} of at least 0, but got {number}.")
 
 
-def check_batch(images: Tensor, labels: Tensor) -> None:
-    """Accepts a batch as every attack, objective and evaluation expects it.
+def as_batch(images: Tensor, labels: Tensor) -> Batch:
+    """A batch as everything else expects it; what can be meant in one way only is brought to that form.
+
+    Labels become int64 on the images' device, one an image also where they came as a column (batch, 1). What
+    was made in ``torch.inference_mode`` is copied. Reads no values back from the device.
+
+    Args:
+        images: Float tensor (batch, …) in [0, 1].
+        labels: Integer tensor (batch,).
+
+    Raises:
+        DataError: the images are no tensor of floats, or the labels are not one class index an image.
+    """
+    images = as_images(images)
+    _require_tensor("labels", labels)
+    count = images.shape[:1]
+    if labels.dim() == 2 and labels.shape[1:] == (1,):
+        labels = labels.squeeze(1)
+    if labels.shape != count or labels.is_floating_point() or labels.is_complex():
+        is_one_hot = labels.dim() == 2 and labels.shape[:1] == count
+        remedy = " Of one-hot labels take labels.argmax(dim=1)." if is_one_hot else ""
+        raise DataError(
+            f"Expected one int64 label an image, shape {tuple(count)}, "
+            f"but got shape {tuple(labels.shape)} of {labels.dtype}.{remedy}"
+        )
+    labels = labels.to(device=images.device, dtype=torch.int64)
+    return Batch(images, labels.clone() if labels.is_inference() else labels)
+
+
+def as_images(images: Tensor) -> Tensor:
+    """A tensor of floats; copied where it was made in ``torch.inference_mode``.
+
+    Args:
+        images: Float tensor (batch, …).
+
+    Raises:
+        DataError: it is none.
+    """
+    _require_tensor("images", images)
+    if not images.is_floating_point():
+        raise DataError(
+            f"Expected images as floats in [0, 1], but got {images.dtype}. Divide uint8 images by 255."
+        )
+    return images.clone() if images.is_inference() else images
+
+
+def check_batch(images: Tensor, labels: Tensor, num_classes: int | None = None) -> None:
+    """Accepts the values of a batch as every attack, objective and evaluation expects them.
 
     Reads values back from the device: call it once, not at every training step.
 
     Args:
         images: Float tensor (batch, …) in [0, 1].
-        labels: int64 tensor (batch,), at least 0.
+        labels: Integer tensor (batch,), at least 0.
+        num_classes: Of the model; None where it is not known.
 
     Raises:
         DataError: the images are not floats in [0, 1], or the labels are not one class index an
             image.
     """
-    if not images.is_floating_point():
+    images, labels = as_batch(images, labels)
+    check_images(images)
+    if labels.numel() == 0:
+        return
+    least, largest = (int(bound) for bound in labels.aminmax())
+    if least < 0:
+        raise DataError(f"Expected labels of at least 0, but got {least}.")
+    if num_classes is not None and largest >= num_classes:
         raise DataError(
-            f"Expected images as floats in [0, 1], but got {images.dtype}. Divide uint8 images by 255."
+            f"Expected labels from 0 to {num_classes - 1}, as the model has {num_classes} outputs, "
+            f"but got {largest}."
         )
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise DataError(
-            f"Expected one int64 label an image, shape {tuple(images.shape[:1])}, "
-            f"but got shape {tuple(labels.shape)} of {labels.dtype}."
-        )
+
+
+def check_images(images: Tensor) -> None:
+    """Accepts images in [0, 1]. Reads values back from the device.
+
+    Args:
+        images: Float tensor (batch, …).
+
+    Raises:
+        DataError: they are no floats, or some are outside.
+    """
+    images = as_images(images)
     if images.numel() == 0:
         return
     low, high = (float(bound) for bound in images.detach().aminmax())
@@ -72,5 +134,10 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
             "range, and normalise inside the model (withstand.models.Normalize as its first layer): "
             "epsilon is measured in [0, 1] units."
         )
-    if int(labels.min()) < 0:
-        raise DataError(f"Expected labels of at least 0, but got {int(labels.min())}.")
+
+
+def _require_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        got = "None" if value is None else f"a {type(value).__name__}"
+        remedy = "" if value is None else f" Make one of it: torch.as_tensor({name})."
+        raise DataError(f"Expected {name} as a torch tensor, but got {got}.{remedy}")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from withstand.core.contract import require_module
 from withstand.core.modes import uncompiled
 from withstand.types import ModelError
 
@@ -31,6 +32,7 @@ def float64_copy(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: it cannot be copied.
     """
+    require_module(model)
     try:
         copied = copy.deepcopy(uncompiled(model)).double().eval().requires_grad_(requires_grad=False)
     except Exception as error:

@@ -61,4 +61,8 @@ _ORIGINAL = "_orig_mod"  # torch's name, as in the keys of a compiled model's st
 
 def uncompiled(model: nn.Module) -> nn.Module:
     """The module that ``torch.compile`` was called with, of the same weights; any other as it is."""
+    adapter = getattr(model, "uncompiled_adapter", None)  # that of core.contract is around a compiled one
+    if adapter is not None:
+        original: nn.Module = adapter()
+        return original
     return dict(model.named_children()).get(_ORIGINAL, model)

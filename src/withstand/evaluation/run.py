@@ -21,6 +21,7 @@ from withstand import bayes
 from withstand._version import __version__
 from withstand.attacks import Attack
 from withstand.core.checks import require_at_least
+from withstand.core.contract import adapted, outside_inference_mode, require_module
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.identity import identity, identity_of_model
 from withstand.core.modes import eval_mode
@@ -66,6 +67,7 @@ class Evaluation:
     results: Results
 
 
+@outside_inference_mode()
 def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     model: nn.Module,
     dataset: Dataset,
@@ -133,6 +135,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         RunFolderError: the folder cannot be written, or another process holds it.
     """
     require_sizes(num_examples, batch_size)
+    require_module(model)
     _require_test_images(require_dataset(dataset))
     meters = _listed(meters)
     place = device_of_model(model) if device is None else torch.device(device)
@@ -140,6 +143,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     check(model.to(place), dataset.info)
     index = stratified(dataset.test.labels, num_examples)
     test = dataset.test.subset(index).to(place)
+    given, model = model, adapted(model, few(test, _ASKED_TWICE).images)
     is_random = _is_random(model, test)
     all_meters = with_implied(meters)
     _require_met(model, all_meters, dataset.info, is_random=is_random)
@@ -153,7 +157,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         prover.try_on(next(batches(test, 1)))
     run = None if out is None else RunFolder.at(out)
     with nullcontext() if run is None else run.starting("evaluating", writes=EVALUATED_FILES):
-        model_identity = identity_of_model(model, but=written_by_forward(described, describe(model)))
+        model_identity = identity_of_model(given, but=written_by_forward(described, describe(given)))
         store = _store_of(run, model_identity, dataset)
         drawn = (sampling or Sampling()) if is_random else None
         with (
@@ -279,13 +283,7 @@ def _is_random(model: nn.Module, test: Split) -> bool:
         return True
     with eval_mode(model), torch.random.fork_rng():
         images = few(test, _ASKED_TWICE).images
-        try:
-            first, second = model(images), model(images)
-        except RuntimeError as error:
-            raise ModelError(
-                f"The model fails on images of type {images.dtype}: {error}. Where its weights are of "
-                "another type, call model.float() first."
-            ) from error
+        first, second = model(images), model(images)
     size = first.abs()
     largest = float(size[size.isfinite()].amax()) if size.isfinite().any() else 0.0
     return not torch.allclose(

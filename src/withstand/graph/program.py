@@ -85,7 +85,8 @@ class Program:
         self._capture = capture(model, images)
         self._structure = structure(model, self._capture.written)
         self._form = _form_of(images)
-        self._steps = steps_of(self._capture)
+        # Of a loss beside the logits, say, nothing is asked.
+        self._steps = needed(steps_of(self._capture), [*self._outputs, *self._capture.updates.values()])
         self._affinity: Affinity | None = None
         self._num_runs = 0
         self._is_tail_verified = False

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from withstand.core.contract import as_logits
 from withstand.core.modes import differs_in_training, eval_mode, uncompiled
-from withstand.types import DataError, ModelError
+from withstand.types import DataError
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
@@ -21,16 +22,9 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
         images: Float tensor (batch, …).
 
     Raises:
-        ModelError: the answer is not a tensor (batch, classes).
+        ModelError: there are no logits in the answer.
     """
-    logits = model(images)
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
-        answer = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(
-            f"{type(model).__name__} must give logits, a tensor ({len(images)}, classes) for "
-            f"{len(images)} images, but gave {answer}."
-        )
-    return logits
+    return as_logits(model(images), len(images))  # also of one that answers otherwise when it trains
 
 
 _Shared = TypeVar("_Shared")

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.core.checks import check_batch
+from withstand.core.checks import as_batch, check_batch
+from withstand.core.contract import adapted, contract_of, outside_inference_mode, precision_of
 from withstand.core.schedules import Schedule, value_at
 from withstand.loss.passes import Pass
 from withstand.types import LossTerms
@@ -28,6 +29,30 @@ class Objective(nn.Module, ABC):
     """
 
     _has_checked = False
+
+    @override
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
+    ) -> LossTerms:
+        """``forward``, of a model and a batch in the form that everything expects.
+
+        The values of the first batch that an objective is given are checked, and of no other: that reads them
+        back from the device.
+
+        Raises:
+            DataError: the images are not floats in [0, 1], or the labels do not fit them or the model.
+            ModelError: the model fails on the images, or gives no logits.
+        """
+        # In inference mode nothing can be differentiated, and what is cached could not be used in training.
+        with outside_inference_mode():
+            images, labels = as_batch(images, labels)
+            images = images.to(precision_of(model, images))
+            model = adapted(model, images)
+            if not self._has_checked and len(images):
+                check_batch(images, labels, contract_of(model, images).num_classes)
+                self._has_checked = True
+            result: LossTerms = super().__call__(model, images, labels, progress=progress)
+        return result
 
     @abstractmethod
     def forward(
@@ -62,20 +87,6 @@ class Objective(nn.Module, ABC):
     def differentiates_images(self, progress: float = math.inf) -> bool:
         """Whether ``of_pass`` will ask for gradients with respect to the images."""
         return False
-
-    def check_once(self, images: Tensor, labels: Tensor) -> None:
-        """Checks the first batch that it is given, and no other: that reads values back from the device.
-
-        Args:
-            images: Float tensor (batch, …), in [0, 1].
-            labels: Integer tensor (batch,).
-
-        Raises:
-            DataError: as ``check_batch``.
-        """
-        if not self._has_checked:
-            check_batch(images, labels)
-            self._has_checked = True
 
     def prepare(self, num_data: int) -> None:
         """Called once by training, before its first step; does nothing by default.
@@ -119,12 +130,8 @@ class OnePass(Objective, ABC):
     def forward(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> LossTerms:
-        # In inference mode nothing can be differentiated, and what is cached could not be used in training.
-        has_gradients = torch.is_grad_enabled()
-        with torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
-            images, labels = _usable(images), _usable(labels)
-            passed = Pass(model, images, tracks_images=self.differentiates_images(progress))
-            return self.of_pass(passed, labels, progress=progress)
+        passed = Pass(model, images, tracks_images=self.differentiates_images(progress))
+        return self.of_pass(passed, labels, progress=progress)
 
 
 class Penalty(Objective, ABC):
@@ -210,10 +217,6 @@ class Sum(OnePass):
     def slow_down(self, at: float) -> bool:
         slowed = [term.slow_down(at) for term in _terms_of(self)]  # all of them, not only up to the first
         return any(slowed)
-
-
-def _usable(batch: Tensor) -> Tensor:
-    return batch.clone() if batch.is_inference() else batch
 
 
 def _terms_of(objective: Objective) -> list[Objective]:

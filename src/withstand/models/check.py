@@ -9,9 +9,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from withstand.core.contract import Contract, ends_in, require_module, try_out, with_gradients
 from withstand.core.dataset_info import DatasetInfo
-from withstand.core.modes import eval_mode
-from withstand.core.numerics import preserved_random_state
 from withstand.models.blocks import Shape
 from withstand.types import ModelError
 
@@ -31,20 +30,21 @@ def check(model: nn.Module, info: DatasetInfo) -> None:
         ModelError: it fails on such images; its output is no float tensor (batch, classes), is
             not finite, or is made of probabilities or their logarithms instead of logits.
     """
+    require_module(model)
     images = _random_images(model, info.shape)
-    unchanged = preserved_random_state(images.device)
-    with unchanged, eval_mode(model), torch.no_grad(), _softmaxes(model) as outputs:
-        try:
-            output = model(images)
-        except Exception as error:
-            raise ModelError(
-                f"The model fails on images {tuple(images.shape)} of data set {info.name!r}: {error}"
-            ) from error
-    logits = _require_tensor(output)
-    _require_shape(logits, info)
+    with _softmaxes(model) as outputs:
+        contract, logits = try_out(model, images, of=f" of data set {info.name!r}")
+    if logits.shape[1] != info.num_classes:
+        number = contract.num_outputs
+        raise ModelError(
+            f"The model returns {number} logit{'s' * (number > 1)} an image, but data set {info.name!r} has "
+            f"{info.num_classes} classes; build it with num_classes={info.num_classes}."
+        )
     if not logits.isfinite().all():
         raise ModelError("The model's output has NaN or infinite values; check its weights.")
-    if any(output is logits for output in outputs) or _are_probabilities(logits):
+    if any(torch.equal(output, logits) for output in outputs) or _are_probabilities(
+        model, images, contract, logits
+    ):
         raise ModelError(
             "The model ends in softmax or log-softmax; remove it, "
             "because losses, attacks and certificates work on logits."
@@ -71,35 +71,17 @@ def _softmaxes(model: nn.Module) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def _require_tensor(output: object) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"The model returns a {type(output).__name__}, but must return the logits alone; wrap it in a "
-            "module whose forward picks them out, such as `return self.model(images)[0]`."
-        )
-    if not output.is_floating_point():
-        raise ModelError(f"The model returns {output.dtype} values, but logits are floats; return them.")
-    return output
+def _are_probabilities(model: nn.Module, images: Tensor, contract: Contract, logits: Tensor) -> bool:
+    """Whether rows are distributions, or the logarithms of some, within rounding.
 
-
-def _require_shape(logits: Tensor, info: DatasetInfo) -> None:
-    shape = tuple(logits.shape)
-    if len(shape) != 2 or shape[0] != _BATCH:
-        raise ModelError(
-            f"The model returns shape {shape} for {_BATCH} images, but must return (batch, classes), "
-            f"here {(_BATCH, info.num_classes)}; flatten or pool before its last layer."
-        )
-    if shape[1] != info.num_classes:
-        raise ModelError(
-            f"The model returns {shape[1]} logits an image, but data set {info.name!r} has "
-            f"{info.num_classes} classes; build it with num_classes={info.num_classes}."
-        )
-
-
-def _are_probabilities(logits: Tensor) -> bool:
-    """Whether every row is a distribution, or the logarithm of one, within rounding."""
-    tolerance = torch.finfo(logits.dtype).eps ** 0.5
+    Constant logits may be a distribution by chance, so there it counts how they were made.
+    """
+    tolerance = torch.finfo(contract.precision).eps ** 0.5
     sums = logits.double().sum(dim=1)
     masses = logits.double().logsumexp(dim=1)
     distribution = bool((logits >= 0).all() and ((sums - 1).abs() < tolerance).all())
-    return distribution or bool((masses.abs() < tolerance).all())
+    if not distribution and not bool((masses.abs() < tolerance).all()):
+        return False
+    return not torch.equal(logits[0], logits[1]) or ends_in(
+        with_gradients(model, images), "Softmax", "LogSoftmax"
+    )

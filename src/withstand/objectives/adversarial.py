@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from withstand.attacks.attack import Attack
 from withstand.core.answers import is_correct
+from withstand.loss.passes import logits_of
 from withstand.loss.terms import Objective
 from withstand.types import LossTerms
 
@@ -37,9 +38,8 @@ class Adversarial(Objective):
     def forward(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> LossTerms:
-        self.check_once(images, labels)
         adversarial = self.attack.perturb(model, images, labels, progress=progress)
-        logits = model(adversarial)
+        logits = logits_of(model, adversarial)
         loss = F.cross_entropy(logits, labels)
         terms = {
             LOSS_TERM: loss.detach(),

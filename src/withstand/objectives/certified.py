@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.core.answers import is_correct
-from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook
+from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook, uncompiled
 from withstand.core.schedules import Schedule, Slowed, value_at
 from withstand.domains import Ball, BoxBall, DomainName, LastLayer, ProgramCache, input_set, require_set
+from withstand.loss.passes import logits_of
 from withstand.loss.terms import Objective
 from withstand.operators import PowerIteration
 from withstand.types import LossTerms, ModelError
@@ -149,10 +150,9 @@ class Certified(Objective):
     def forward(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> LossTerms:
-        self.check_once(images, labels)
         kappa, epsilon = value_at(self.kappa, progress), value_at(self.epsilon, progress)
         if kappa == 1:
-            logits = model(images)
+            logits = logits_of(model, images)
             clean = F.cross_entropy(logits, labels)
             return LossTerms(clean, _clean_terms(clean, logits, labels) | _settings(clean, kappa, epsilon))
         last = self._last_layer(model, images, epsilon)
@@ -206,8 +206,8 @@ class Certified(Objective):
         keeps_center = isinstance(last.features, Ball | BoxBall) and not (self.clip and self.norm == math.inf)
         if keeps_center and not differs_in_training(model):
             return last.logits
-        logits: Tensor = model(images)  # also updates running statistics
-        return logits
+        # Updates running statistics, which a compiled graph does as a write to what the bounds have read.
+        return logits_of(uncompiled(model), images)
 
 
 def _clean_terms(clean: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

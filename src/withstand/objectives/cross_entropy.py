@@ -85,7 +85,6 @@ class NoisyCrossEntropy(OnePass):
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         images = passed.images
-        self.check_once(images, labels)
         if not self.num_copies:
             logits = passed.logits
         else:

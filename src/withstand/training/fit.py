@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from withstand.core.numerics import numerics
@@ -67,6 +68,8 @@ def fit(
         watchers: list[Observer] = [CsvLog(run.train_log), *observers]
         if settings.tensorboard:
             watchers.append(TensorBoardLog(run.path / "tensorboard"))
+        stack.enter_context(torch.inference_mode(mode=False))  # as Lightning has it in its tests
+        stack.enter_context(torch.enable_grad())
         for watcher in watchers:
             stack.enter_context(watcher)
         stack.enter_context(numerics(settings.precision))

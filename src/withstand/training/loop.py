@@ -42,6 +42,7 @@ from withstand.training.observers import Observer
 from withstand.training.same_run import Origin
 from withstand.training.settings import TrainingSettings
 from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch
+from withstand.training.trainable import require_trainable
 from withstand.training.validation import (
     ACCURACY,
     ROBUST_ACCURACY,
@@ -101,6 +102,7 @@ class Training:
         self._learning_rates = [group["lr"] for group in optimizer.param_groups]
         self._optimizer = cast(torch.optim.Optimizer, self._fabric.setup_optimizers(optimizer))
         self._train = dataset.train.to(self._fabric.device)
+        require_trainable(model, self._objective, self._train, settings)
         self._validation = dataset.validation.to(self._fabric.device)
         self._num_classes = dataset.info.num_classes
         self._settings = settings

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from withstand import bayes
 from withstand.attacks import Attack
 from withstand.core.answers import NO_ANSWER, predicted
+from withstand.core.contract import adapted
 from withstand.core.modes import eval_mode
 from withstand.data import Split, batches, few
 from withstand.training.checkpoint import Row
@@ -63,6 +64,7 @@ def predictions(model: nn.Module, split: Split, attack: Attack | None = None) ->
     Returns:
         int64 tensor (examples,).
     """
+    model = adapted(model, next(batches(split, _BATCH_SIZE)).images)
     predictor, batch_size = model, _BATCH_SIZE
     if bayes.is_stochastic(model):
         predictor, batch_size = bayes.Predictor(model, _NUM_SAMPLES), _BATCH_SIZE // _NUM_SAMPLES

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from withstand import bayes
-from withstand.core.checks import check_batch
+from withstand.core.checks import as_images, check_images
+from withstand.core.contract import adapted, require_module
 from withstand.core.float64_copy import batch_size_for, float64_copy, require_independence
 from withstand.core.numerics import numerics
 from withstand.domains import Ball, Program
@@ -165,14 +166,15 @@ def kernel_norm_bounds(
         ModelError: the model cannot be copied, or is no function of one image.
         CertificateError: a lower bound is above the upper one, so that one of them is wrong.
     """
+    require_module(model)
     bayes.require_certain(model, to="bound its kernel norms")
     settings = settings or KernelNormSettings()
-    images = images[: settings.num_examples]
+    images = as_images(images)[: settings.num_examples]
     if len(images) < 1:
         raise DataError("Kernel norms need at least one image, but got none.")
-    check_batch(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
+    check_images(images)
     with torch.inference_mode(False), torch.no_grad(), numerics("fp32"):
-        copied = float64_copy(model)
+        copied = adapted(float64_copy(model), images.double())
         require_independence(copied, images[:_NUM_PROBES].double())
         lower, num_unknown = _lower(copied, images.clone(), settings, seed)
         upper = spectral_bound(copied, images[:1].double())

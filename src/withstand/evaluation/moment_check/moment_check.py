@@ -9,7 +9,8 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from withstand.core.checks import check_batch
+from withstand.core.checks import as_images, check_images
+from withstand.core.contract import adapted, outside_inference_mode, precision_of
 from withstand.core.modes import eval_mode, uncompiled
 from withstand.core.noise import GaussianNoise
 from withstand.core.numerics import numerics
@@ -42,6 +43,7 @@ class MomentResults:
     levels: list[MomentsLevel]
 
 
+@outside_inference_mode()
 def check_moments(
     model: nn.Module,
     images: Tensor,
@@ -70,10 +72,12 @@ def check_moments(
         ModelError: moments cannot pass through the model.
     """
     settings = settings or MomentSettings()
-    images = images[: settings.num_examples]
+    images = as_images(images)[: settings.num_examples]
     if len(images) < 1:
         raise DataError("Moments need at least one image, but got none.")
-    check_batch(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
+    check_images(images)
+    images = images.to(precision_of(model, images))
+    model = adapted(model, images)
     done, total = count(1), len(images) * len(settings.noise_std)
 
     def on_sampled() -> None:

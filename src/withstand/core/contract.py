@@ -1,0 +1,406 @@
+"""What is asked of a model, images in and logits out, and the one adapter of models that differ in form.
+
+A model that takes float images and gives a float tensor (batch, classes) is used as it is. Of one that writes to
+its images, computes in another type or on another device, or hands over its logits in another form, everything
+else sees an ``Adapted`` one. Which it is, one pass of two images tells, once for each model and form of images.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from itertools import chain
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
+from typing_extensions import override
+
+from withstand.core.modes import eval_mode, uncompiled
+from withstand.core.numerics import preserved_random_state
+from withstand.types import ModelError
+
+_logger = logging.getLogger(__name__)
+
+_TRIED = 2  # images; of a single one a batch dimension may go lost
+_MOST_FORMS = 64  # of images that are remembered of a model
+_BYTES = 4  # of float32, below which nothing is computed outside the model
+_MOST_CHANNELS = 4  # of images that came with their channels last
+_PASSED_ON = (
+    "Alias",
+    "Clone",
+    "ReshapeAlias",
+    "Select",
+    "Squeeze",
+    "ToCopy",
+    "Unsqueeze",
+    "View",
+    "UnsafeView",
+)
+
+
+class Contract(NamedTuple):
+    """How a model keeps to what is asked of it.
+
+    Attributes:
+        writes: It changes the images that it is given.
+        converts: It fails on images that are not of the type and on the device of its weights.
+        is_plain: Its answer is a tensor (batch, classes) of at least float32.
+        precision: Of its answer.
+        num_outputs: Logits an image, as it gives them; of one, two are made.
+    """
+
+    writes: bool
+    converts: bool
+    is_plain: bool
+    precision: torch.dtype
+    num_outputs: int
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes its answers tell apart."""
+        return max(2, self.num_outputs)
+
+
+class Adapted(nn.Module):
+    """A model that takes float images of any type, leaves them as they are, and gives logits.
+
+    Args:
+        model: Any.
+        contract: In what it differs.
+    """
+
+    def __init__(self, model: nn.Module, contract: Contract) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self.contract = contract
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes), at least float32, on the device of the images (batch, …)."""
+        given = _as_weights(self.model, images) if self.contract.converts else images
+        if self.contract.writes and given is images:
+            given = images.clone()
+        return as_logits(self.model(given), images.shape[0]).to(images.device)
+
+    def uncompiled_adapter(self) -> nn.Module:
+        """The same around what was compiled."""
+        return _around(uncompiled(self.model), self.contract)
+
+
+def adapted(model: nn.Module, images: Tensor) -> nn.Module:
+    """The model itself where it keeps to what is asked of it, else one around it that does.
+
+    The same one each time, so that a graph of it can be used again.
+
+    Args:
+        model: Maps images in [0, 1] to logits; its modes, gradients and the random state stay as they were.
+        images: Float tensor (batch, …) of those that it will be given; of none nothing is known.
+
+    Raises:
+        ModelError: it is no module, has weights without a shape, fails on such images, or gives no logits.
+    """
+    inner = model.model if isinstance(model, Adapted) else model
+    if not isinstance(inner, nn.Module):
+        require_module(inner)
+    if not images.numel():
+        return model
+    contract = contract_of(inner, images)
+    is_kept = contract.is_plain and not (contract.writes or contract.converts)
+    return inner if is_kept else _around(inner, contract)
+
+
+def contract_of(model: nn.Module, images: Tensor) -> Contract:
+    """How a model keeps to what is asked of it, found out once for a form of images.
+
+    Args:
+        model: Any module.
+        images: Float tensor (batch, …), at least one.
+
+    Raises:
+        ModelError: as ``adapted``.
+    """
+    if isinstance(model, Adapted):
+        model = model.model
+    known = _CONTRACTS.setdefault(model, {})
+    layers, weight = _survey(model)
+    of_weights = () if weight is None else (weight.dtype, weight.device)
+    key = (images.shape[1:], images.dtype, images.device, of_weights, layers)
+    if key not in known:
+        few = images[:_TRIED].detach()
+        few = few if len(few) == _TRIED else torch.cat([few, 1 - few])
+        contract, _ = try_out(model, few)
+        if contract.num_outputs == 1:
+            _say_of_one_logit(type(model).__name__)
+        if len(known) >= _MOST_FORMS:
+            known.clear()
+        known[key] = contract
+    return known[key]
+
+
+def try_out(model: nn.Module, images: Tensor, *, of: str = "") -> tuple[Contract, Tensor]:
+    """One pass in eval mode: how the model keeps to what is asked of it, and its logits (batch, classes).
+
+    Args:
+        model: Any module; its modes, gradients and the random state stay as they were.
+        images: Float tensor (batch, …), some two.
+        of: What they are of, for the error.
+
+    Raises:
+        ModelError: as ``adapted``.
+    """
+    require_module(model)
+    inner = uncompiled(model)
+    if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = inner.module
+    with outside_inference_mode(), torch.no_grad():
+        images = images.clone() if images.is_inference() else images
+        own = _as_weights(inner, images)
+        forms = [images] if own is images else [images, own]
+        device = own.device
+        with preserved_random_state(device), eval_mode(inner), torch.autocast(device.type, enabled=False):
+            output, given, writes = _answer(inner, forms, of)
+            logits = as_logits(output, len(images))
+            raw = taken_out(output)
+            if raw.numel() == len(images):
+                _require_no_sigmoid(inner, given)
+    is_plain = isinstance(output, Tensor) and raw.shape == logits.shape and raw.dtype == logits.dtype
+    num_outputs = raw.numel() // len(images)
+    return Contract(writes, given is not images, is_plain, raw.dtype, num_outputs), logits
+
+
+def as_logits(output: Any, count: int) -> Tensor:
+    """The logits in what a model returns, (batch, classes), at least float32; of one logit two, [0, logit].
+
+    Args:
+        output: Whatever it returned.
+        count: Images that it was given.
+
+    Raises:
+        ModelError: there are none, or which they are cannot be told.
+    """
+    logits = taken_out(output)
+    if not logits.is_floating_point():
+        raise ModelError(f"The model returns {logits.dtype} values, but logits are floats; return them.")
+    if logits.dim() == 1 and logits.shape[0] == count:
+        logits = logits[:, None]
+    if logits.dim() != 2 or logits.shape[0] != count:
+        raise ModelError(
+            f"The model returns shape {tuple(logits.shape)} for {count} images, but must give logits, a tensor "
+            f"(batch, classes), here ({count}, classes); flatten or pool before its last layer, and give "
+            "squeeze() its dimension."
+        )
+    if logits.dtype.itemsize < _BYTES:
+        logits = logits.float()
+    return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
+
+
+def taken_out(output: Any) -> Tensor:
+    """The tensor of logits in what a model returns.
+
+    That is the tensor itself; what is named ``logits``, as attribute or key; of a dictionary ``out`` or the
+    only entry; of a tuple or list the first entry, unless another one may be the logits of other classes.
+
+    Raises:
+        ModelError: there is none, or which it is cannot be told.
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if found is None and isinstance(output, Mapping):
+        found = output.get("out", next(iter(output.values())) if len(output) == 1 else None)
+    if found is None and isinstance(output, tuple | list) and output and not _is_ambiguous(output):
+        found = output[0]
+    if isinstance(found, Tensor):
+        return found
+    parts = (
+        output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    )
+    shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+    listed = f" of {', '.join(map(str, shapes))}" if shapes else ""
+    raise ModelError(
+        f"The model returns a {type(output).__name__}{listed}, but must give logits, a tensor (batch, classes); "
+        "wrap it in a module whose forward picks them out, such as `return self.model(images)[0]`."
+    )
+
+
+def ends_in(logits: Tensor, *names: str) -> bool:
+    """Whether the last operation that made logits is one of some, such as ``Softmax``; copies do not count.
+
+    Args:
+        logits: Made with gradients.
+        *names: As torch names their derivatives.
+    """
+    node = logits.grad_fn
+    while node is not None and _name_of(node) in _PASSED_ON:
+        node = node.next_functions[0][0]
+    return node is not None and _name_of(node) in names
+
+
+def with_gradients(model: nn.Module, images: Tensor) -> Tensor:
+    """The logits (batch, classes) of a model in eval mode that depend on its images, for ``ends_in``.
+
+    Args:
+        model: Any module; its modes and the random state stay as they were.
+        images: Float tensor (batch, …).
+    """
+    with (
+        outside_inference_mode(),
+        torch.enable_grad(),
+        preserved_random_state(images.device),
+        eval_mode(model),
+    ):
+        leaf = images.clone().requires_grad_()
+        return taken_out(model(leaf.clone()))
+
+
+def precision_of(model: object, images: Tensor) -> torch.dtype:
+    """In what to compute with images: in their type, float32, or that of the weights, whichever is most precise.
+
+    Args:
+        model: Any.
+        images: Float tensor (batch, …).
+    """
+    weight = _survey(model)[1] if isinstance(model, nn.Module) else None
+    of_weights = images.dtype if weight is None else weight.dtype
+    return torch.promote_types(torch.promote_types(images.dtype, torch.float32), of_weights)
+
+
+@contextmanager
+def outside_inference_mode() -> Iterator[None]:
+    """Leaves ``torch.inference_mode``, in which nothing can be differentiated; gradients stay on or off.
+
+    Yields:
+        Nothing. Tensors that were made in that mode must be cloned.
+    """
+    has_gradients = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
+        yield
+
+
+def require_module(model: object) -> None:
+    """Accepts a module whose weights have their shapes.
+
+    Raises:
+        ModelError: it is none, or has lazy layers that were never run.
+    """
+    if not isinstance(model, nn.Module):
+        got = repr(model) if isinstance(model, str | None) else f"a {type(model).__name__}"
+        raise ModelError(
+            f"Expected a model, a torch.nn.Module, but got {got}. Build it first, such as by "
+            "withstand.models.create, and put a function in a module's forward."
+        )
+    if any(is_lazy(tensor) for tensor in chain(model.parameters(), model.buffers())):
+        raise ModelError(
+            f"The model {type(model).__name__} has lazy layers, whose weights have no shape yet. Run it once "
+            "on some images."
+        )
+
+
+def _answer(model: nn.Module, forms: list[Tensor], of: str) -> tuple[Any, Tensor, bool]:
+    """What the model returns of the first form of images that it takes, that form, and whether it writes to it."""
+    failure: BaseException | None = None
+    for given in forms:
+        handed = given.clone()
+        version = handed._version
+        try:
+            output = model(handed)
+        except (Exception, SystemExit) as error:
+            failure = error
+        else:
+            return output, given, handed._version != version or not torch.equal(handed, given)
+    shape, text = tuple(forms[0].shape), " ".join(str(failure).split()) or type(failure).__name__
+    if isinstance(failure, SystemExit):
+        text = f"it calls sys.exit({text})"
+    raise ModelError(
+        f"The model fails on images {shape}{of}: {text.rstrip('. ')}. {_remedy(shape)}"
+    ) from failure
+
+
+def _remedy(shape: tuple[int, ...]) -> str:
+    if len(shape) == 4 and shape[-1] <= _MOST_CHANNELS < shape[1]:
+        return "The channels seem to come last; put them first by images.permute(0, 3, 1, 2)."
+    if len(shape) == 3:
+        return "Images are (batch, channels, height, width); images[:, None] adds one channel."
+    return (
+        "Give images (batch, channels, height, width) of the size that it is built for, or mend its forward."
+    )
+
+
+@cache
+def _say_of_one_logit(name: str) -> None:
+    _logger.warning(
+        "%s gives one logit an image, which is taken for class 1 against a logit of 0 for class 0.", name
+    )
+
+
+def _require_no_sigmoid(model: nn.Module, images: Tensor) -> None:
+    if ends_in(with_gradients(model, images), "Sigmoid"):
+        raise ModelError(
+            "The model ends in a sigmoid; remove it, because losses, attacks and certificates work on logits."
+        )
+
+
+def _is_ambiguous(parts: tuple[Any, ...] | list[Any]) -> bool:
+    """Whether another entry than the first may be the logits, of another number of classes."""
+    first = parts[0]
+    return isinstance(first, Tensor) and any(
+        isinstance(part, Tensor)
+        and part.is_floating_point()
+        and part.dim() == 2
+        and part.shape != first.shape
+        for part in parts[1:]
+    )
+
+
+def _name_of(node: Any) -> str:
+    return str(node.name()).partition("Backward")[0].removesuffix("0")
+
+
+def _survey(model: nn.Module) -> tuple[tuple[int, ...], Tensor | None]:
+    """Which layers there are, since some may be replaced, and the first weight: that is, its type and place.
+
+    At every training step, so not by ``modules()`` and ``parameters()``, which make names of all.
+    """
+    met: dict[int, None] = {}
+    weights: list[Tensor] = []
+    buffers: list[Tensor] = []
+    waiting: list[nn.Module | None] = [model]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and id(module) not in met:
+            met[id(module)] = None
+            for found, held in ((weights, module._parameters), (buffers, module._buffers)):
+                if not found:
+                    found += [
+                        value for value in held.values() if value is not None and value.is_floating_point()
+                    ]
+            waiting.extend(reversed(module._modules.values()))
+    return tuple(met), next(iter(weights + buffers), None)
+
+
+def _as_weights(model: nn.Module, images: Tensor) -> Tensor:
+    """The images in the type and on the device of a model's first weight; the same tensor where they are."""
+    _, weight = _survey(model)
+    return images if weight is None else images.to(device=weight.device, dtype=weight.dtype)
+
+
+def _around(model: nn.Module, contract: Contract) -> Adapted:
+    key = (id(model), contract)
+    found = _ADAPTERS.get(key)
+    if found is None:
+        found = _ADAPTERS[key] = Adapted(model, contract)
+    _RECENT.append(found)
+    return found
+
+
+_CONTRACTS: WeakKeyDictionary[nn.Module, dict[Hashable, Contract]] = WeakKeyDictionary()
+_ADAPTERS: WeakValueDictionary[Hashable, Adapted] = WeakValueDictionary()  # each holds its model
+_RECENT: deque[Adapted] = deque(maxlen=2)  # so that one is the same at the next training step

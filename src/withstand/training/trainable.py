@@ -1,0 +1,105 @@
+"""Whether a model can be trained at all, said before the first step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from withstand.core.contract import adapted
+from withstand.core.modes import eval_mode
+from withstand.core.numerics import preserved_random_state
+from withstand.data import Split, batches
+from withstand.loss.terms import Objective
+from withstand.training.settings import TrainingSettings
+from withstand.types import DataError, ModelError
+
+
+def require_trainable(
+    model: nn.Module, objective: Objective, train: Split, settings: TrainingSettings
+) -> None:
+    """Accepts a model that a step can train, also on a batch of one image where an epoch has one.
+
+    Model, objective and random state stay as they were.
+
+    Args:
+        model: Maps images in [0, 1] to logits.
+        objective: What to minimise, prepared.
+        train: The training images, on the model's device.
+        settings: How to train; of no epochs nothing is asked.
+
+    Raises:
+        ModelError: there is nothing to train, or the logits do not depend on it in a way that gives gradients.
+        DataError: an epoch has a batch of one image, on which a step fails, as BatchNorm layers do.
+    """
+    if not settings.epochs:
+        return
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    if not trained:
+        raise ModelError(
+            "The model has no weight to train: it has no parameters, or all are frozen. Set "
+            "requires_grad_(True) of those to train."
+        )
+    if any(weight.dtype == torch.float16 for weight in trained):
+        raise ModelError(
+            "The model's weights are float16, in which small gradients become 0 and large ones infinite. Call "
+            "model.float(), and train with precision='bf16' where it should be fast."
+        )
+    images = next(batches(train, 2)).images
+    with preserved_random_state(images.device):
+        with torch.enable_grad(), eval_mode(model):
+            has_gradients = adapted(model, images)(images).requires_grad
+        if not has_gradients:
+            raise ModelError(
+                "No gradient reaches the model's weights: its forward cuts it off (torch.no_grad, detach, "
+                "argmax). Let it return the logits as they are computed."
+            )
+        if _has_batch_of_one(len(train), settings):
+            _require_batch_of_one(model, objective, train, settings)
+
+
+def _has_batch_of_one(num_images: int, settings: TrainingSettings) -> bool:
+    rest = num_images % settings.batch_size
+    return settings.batch_size == 1 or (rest == 1 and not settings.drop_last)
+
+
+def _require_batch_of_one(
+    model: nn.Module, objective: Objective, train: Split, settings: TrainingSettings
+) -> None:
+    """Tries a step's forward on one image; where two fail as well, their error says why."""
+
+    def try_on(num_images: int) -> None:
+        with _put_back(model), torch.enable_grad():
+            model.train()
+            copy.deepcopy(objective)(model, *next(batches(train, num_images)), progress=0.0)
+
+    try:
+        try_on(1)
+    except Exception as error:
+        try_on(2)
+        which = "so each batch" if settings.batch_size == 1 else "so the last batch of an epoch"
+        remedy = (
+            "take a larger batch_size" if settings.batch_size == 1 else "set drop_last, or another batch_size"
+        )
+        raise DataError(
+            f"There are {len(train)} training images and batch_size is {settings.batch_size}, {which} has one "
+            f"image, on which training fails ({error}): {remedy}."
+        ) from error
+
+
+@contextmanager
+def _put_back(model: nn.Module) -> Iterator[None]:
+    """Modes and buffers are afterwards what they were."""
+    flags = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
