@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from withstand.core.identity import identity
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
 from withstand.evaluation import Evaluation, Meter
 from withstand.evaluation.attacking import column
-from withstand.evaluation.identity import identity
 from withstand.evaluation.meters import Attacks, Certificate, Suite
 from withstand.evaluation.plans import (
     AttackPlan,
