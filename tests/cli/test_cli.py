@@ -66,6 +66,7 @@ def test_run_leaves_every_file_of_the_run_folder(finished: Path) -> None:
         "last.safetensors",
         "checkpoint",
         ".lock",
+        ".withstand",
         "evaluation",
         "examples.csv",
         "gallery.npz",

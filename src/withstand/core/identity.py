@@ -26,7 +26,10 @@ from withstand.core.bytecode import digest_of_code, names_in
 
 _LENGTH = 16  # hex digits, of which accidents are not to be feared
 _DEPTH = 12  # of containers and objects in one another
-_KNOWN = {"withstand", "torch", "torchgen", "numpy", "builtins", *sys.stdlib_module_names} - {"__main__"}
+_KNOWN = {"withstand", "torch", "torchgen", "numpy", "builtins", *sys.stdlib_module_names} - {
+    "__main__",
+    "test",
+}
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")})
 _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
 _USER_FILE = re.compile(r"^withstand_user_(.+)_[0-9a-f]{8}$")  # as ``models.load_factory`` names a file

@@ -14,7 +14,8 @@ from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset, require_dataset
 from withstand.loss.terms import Objective
-from withstand.training.loop import Training, TrainingResult
+from withstand.training.checkpoint import TrainingResult
+from withstand.training.loop import Training
 from withstand.training.messages import warnings_of
 from withstand.training.observers import CsvLog, Observer, TensorBoardLog
 from withstand.training.settings import TrainingSettings
