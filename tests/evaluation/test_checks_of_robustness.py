@@ -59,8 +59,8 @@ def test_checks_pass_on_a_plain_net(tiny_dataset: Dataset) -> None:
         "vanishing-gradients",
         "large-epsilon",
         "above-clean",
-        "random-answers",
     }
+    assert checks["random-answers"].outcome == "not needed"  # answers are the same each time
     assert not [name for name, check in checks.items() if check.passed is False]
     assert "Not run" in checks["more-steps"].finding
 
