@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from withstand.cli.entry import main
+from withstand.recipes.sweep import Sweep
 
 SMALL = [
     "--training.epochs=1",
@@ -54,9 +55,9 @@ def test_sweep_runs_every_point_once_and_repeats_one_alone(
     assert main(command) == 0
     printed = shown(capsys)
     assert [f"[{number}/4] {point}: clean" in printed for number, point in enumerate(POINTS, 1)] == [True] * 4
-    assert "My sweep" in printed
+    assert "My sweep" not in printed  # which is of the sweep as it is in its file
     assert all((out / point / "metrics.json").exists() for point in POINTS)
-    assert "My sweep" in (out / "report.html").read_text()
+    assert "<h1>mine</h1>" in (out / "report.html").read_text()
 
     begun = {point: (out / point / "metrics.json").stat().st_mtime_ns for point in POINTS}
     (out / "plain/seed=1/metrics.json").unlink()
@@ -165,3 +166,28 @@ def test_sweep_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["sweep", "--help"])
     assert "--over" in shown(capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "title"),
+    [
+        (["--data.root=elsewhere", "--training.accelerator=cpu"], "What it says"),
+        (["--training.epochs=0"], "mine"),
+        (["--over", "seed=1"], "mine"),
+    ],
+)
+def test_sweep_has_its_own_title_where_the_command_changes_nothing_of_it(
+    options: list[str], title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("title: What it says\nrecipe: digits-adversarial\nover: {seed: [0, 1]}\n")
+    titles: list[str] = []
+
+    def noting(chosen: Sweep, *_: object) -> dict[str, str]:
+        titles.append(chosen.title or chosen.name)
+        return {}
+
+    monkeypatch.setattr("withstand.cli.sweep._run_all", noting)
+    monkeypatch.setattr("withstand.cli.sweep._finish", lambda *_: None)
+    assert main(["sweep", str(file), *options]) == 0
+    assert titles == [title]

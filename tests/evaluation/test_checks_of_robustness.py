@@ -59,8 +59,8 @@ def test_checks_pass_on_a_plain_net(tiny_dataset: Dataset) -> None:
         "vanishing-gradients",
         "large-epsilon",
         "above-clean",
-        "random-answers",
     }
+    assert checks["random-answers"].outcome == "not needed"  # answers are the same each time
     assert not [name for name, check in checks.items() if check.passed is False]
     assert "Not run" in checks["more-steps"].finding
 
@@ -185,7 +185,7 @@ def test_check_vanishing_gradients_fails_at_many_correct_examples(
 
 def test_checks_run_without_a_suite_too(tiny_dataset: Dataset) -> None:
     evaluation = evaluate(Stripes(), tiny_dataset, [Attacks([PGD(num_steps=2)], [0.1])])
-    assert [check.passed for check in evaluation.results.checks] == [True, None, None, None, None, True, True]
+    assert [check.passed for check in evaluation.results.checks] == [True, None, None, None, None, True, None]
     assert evaluate(Stripes(), tiny_dataset).results.checks == []
 
 

@@ -38,7 +38,7 @@ OTHER_TRAINING = {
     "--objective.attack.epsilon=0.02": "objective.attack.epsilon 0.15 → 0.02",
     "--objective.attack.norm=2": "objective.attack.norm inf → 2",
     "--training.epochs=1": "training.epochs 40 → 1",
-    "--training.optimizer=SGD": "training.optimizer Adam",
+    "--training.optimizer=SGD": "training.optimizer ",
 }
 OTHER_EVALUATION = {
     "--evaluation.meters=[]": "evaluation.meters [Attacks] → []",
@@ -119,9 +119,9 @@ def test_words_of_the_command_stay(path: Path, word: str) -> None:
 
 
 def test_published_figures_of_the_command_stay(path: Path) -> None:
-    figure = "[{measure: clean, accuracy: 0.5, source: other}]"
+    figure = "[{measure: clean, accuracy: 0.5, source: other, note: mine}]"
     parsed = parse_recipe(path, ["--data.name=mnist", f"--published={figure}"])
-    assert [(one.source, one.note) for one in parsed.recipe.published] == [("other", "")]
+    assert [(one.source, one.note) for one in parsed.recipe.published] == [("other", "mine")]
 
 
 def test_what_is_written_of_a_changed_recipe_is_read_as_the_same(path: Path, tmp_path: Path) -> None:

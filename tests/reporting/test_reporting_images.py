@@ -70,7 +70,7 @@ def test_gallery_shows_changes_smaller_than_a_level(make_run: Any, gallery: dict
     assert np.unique(decoded(shown.pictures[0].images[2][0])).tolist() == [128 + 120]
 
 
-@pytest.mark.parametrize("change", [np.zeros(3), np.zeros((2, 4, 4, 1)), None])
+@pytest.mark.parametrize("change", [np.zeros(3), np.zeros((2, 4, 4, 2)), None])
 def test_gallery_names_damaged_changes(make_run: Any, gallery: dict[str, Any], change: Any) -> None:
     bad = np.full(gallery["clean"].shape, np.nan) if change is None else change
     with pytest.raises(RunFolderError, match="change must hold one number a pixel"):

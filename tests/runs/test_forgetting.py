@@ -15,6 +15,8 @@ from withstand.evaluation import attacking
 from withstand.recipes.parsing import parse_recipe
 from withstand.results import Results, read_results
 from withstand.results.measurements import ATTACKED, CERTIFIED
+from withstand.runs.forgetting import forget
+from withstand.types import RunFolderError
 
 _RECIPE = """\
 title: What it says
@@ -22,13 +24,13 @@ data: {name: digits, train_size: 40, validation_size: 20}
 model: {name: mlp, options: {hidden: [8]}}
 training: {epochs: 1, batch_size: 20, accelerator: cpu}
 evaluation:
-  num_examples: 20
+  num_examples: 12
   meters:
     - class_path: Attacks
       init_args:
         attacks:
           - {class_path: PGD, init_args: {num_steps: 2}}
-          - {class_path: PGD, init_args: {num_steps: 3, norm: 2}}
+          - {class_path: PGD, init_args: {num_steps: 3}}
         epsilons: [0.02, 8/255]
     - class_path: Suite
       init_args: {level: fast, epsilons: [0.02, 0.3], norms: [2, inf]}
@@ -38,11 +40,11 @@ evaluation:
       init_args: {num_levels: 2}
 """
 _PGD = ["pgd-2-linf@0.02", "pgd-2-linf@0.0313725"]
-_PGD_L2 = ["pgd-3-l2@0.02", "pgd-3-l2@0.0313725"]
+_PGD_3 = ["pgd-3-linf@0.02", "pgd-3-linf@0.0313725"]
 _FAST = ["fast-l2@0.02", "fast-l2@0.3", "fast-linf@0.02", "fast-linf@0.3"]
 _PROVEN = ["certified-l2@0.02", "certified-l2@0.3"]
 _NOISE = ["accuracy under noise", "agreement under noise"]
-_WHOLE = {*_PGD, *_PGD_L2, *_FAST, *_PROVEN, *_NOISE}
+_WHOLE = {*_PGD, *_PGD_3, *_FAST, *_PROVEN, *_NOISE}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def measured(run: RunFolder) -> set[str]:
     return {name for name in in_table if not name.startswith("worst-")} | noise
 
 
-def forget(run: RunFolder, *names: str) -> int:
+def forget_by_command(run: RunFolder, *names: str) -> int:
     return main(["evaluate", str(run.path), *(f"--forget={name}" for name in names)])
 
 
@@ -106,42 +108,49 @@ def forget(run: RunFolder, *names: str) -> int:
     ("names", "gone"),
     [
         (["pgd-2-linf"], _PGD),
-        (["pgd-2-linf@0.02"], _PGD[:1]),
         (["pgd-2-linf@8/255"], _PGD[1:]),
-        (["pgd-2-linf@0.02", "pgd-2-linf@8/255"], _PGD),
-        (["pgd-2-linf@0.02", "pgd-3-l2@8/255"], [_PGD[0], _PGD_L2[1]]),
-        (["Attacks"], [*_PGD, *_PGD_L2]),
+        (["pgd-2-linf@0.02", "pgd-3-linf@8/255"], [_PGD[0], _PGD_3[1]]),
+        (["Attacks"], [*_PGD, *_PGD_3]),
         (["fast-linf"], _FAST[2:]),
         (["fast-linf@0.3"], _FAST[3:]),
-        (["Certificate"], _PROVEN),
         (["certified accuracy"], _PROVEN),
         (["certified-l2@0.3"], _PROVEN[1:]),
-        (["NoiseCurve"], _NOISE),
         (["accuracy under noise"], _NOISE),
-        (["fast-linf", "NoiseCurve", "certified-l2"], [*_FAST[2:], *_NOISE, *_PROVEN]),
-        (["attacked accuracy", "Certificate"], [*_PGD, *_PGD_L2, *_FAST, *_PROVEN]),
+        (["fast-linf", "NoiseCurve", "Certificate"], [*_FAST[2:], *_NOISE, *_PROVEN]),
+        (["attacked accuracy", "certified-l2"], [*_PGD, *_PGD_3, *_FAST, *_PROVEN]),
     ],
 )
 def test_forget_takes_back_what_is_named_and_computes_nothing(
-    run: RunFolder, attacked: list[str], names: list[str], gone: list[str], capsys: pytest.CaptureFixture[str]
+    run: RunFolder, attacked: list[str], names: list[str], gone: list[str]
 ) -> None:
-    rows, page = pd.read_csv(run.examples), run.report.read_text()
+    rows = pd.read_csv(run.examples)
     assert measured(run) == _WHOLE
-    assert forget(run, *names) == 0
+    forget(run.path, names, command="it")
     assert measured(run) == _WHOLE - set(gone)
     assert attacked == []
     left = pd.read_csv(run.examples)
     pd.testing.assert_frame_equal(left, rows[list(left)])
-    told = capsys.readouterr().out.split("forgotten: ")[1].split("\n")[0]
-    assert set(gone) <= set(told.split(", "))
-    assert run.report.read_text() != page
     assert parse_recipe(run.recipe).recipe.title == ""
-    assert main(["evaluate", str(run.path)]) == 0  # which asks for all that the recipe still names
-    assert measured(run) == _WHOLE - set(gone)
+    assert run.read_json(run.environment)["measured_by"][-1] == "it"
+
+
+def test_what_is_forgotten_is_told_and_not_measured_by_the_next_evaluation(
+    run: RunFolder, attacked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = run.report.read_text()
+    assert forget_by_command(run, "pgd-2-linf", "accuracy under noise") == 0
+    told = capsys.readouterr().out.split("forgotten: ")[1].split("\n")[0]
+    assert {*_PGD, *_NOISE} <= set(told.split(", "))
+    assert "pgd-2-linf" in page
+    now = run.report.read_text()
+    assert "pgd-2-linf" not in now.replace("--forget=pgd-2-linf", "")
+    assert main(["evaluate", str(run.path)]) == 0
+    assert measured(run) == _WHOLE - {*_PGD, *_NOISE}
+    assert attacked == []
 
 
 def test_forget_comes_back_where_it_is_asked_for_again(run: RunFolder, attacked: list[str]) -> None:
-    assert forget(run, "pgd-2-linf") == 0
+    forget(run.path, ["pgd-2-linf"], command="")
     assert main(["attack", str(run.path), "--num_steps=2", "--norm=inf", "--epsilon=0.02"]) == 0
     assert measured(run) == _WHOLE - {_PGD[1]}
     assert attacked == []
@@ -150,7 +159,7 @@ def test_forget_comes_back_where_it_is_asked_for_again(run: RunFolder, attacked:
 def test_forget_of_an_attack_on_what_is_certified_attacks_that_otherwise(
     run: RunFolder, attacked: list[str]
 ) -> None:
-    assert forget(run, "fast-l2@0.3") == 0
+    forget(run.path, ["fast-l2@0.3"], command="")
     assert attacked == ["pgd-20-margin-l2@0.3"]
     assert measured(run) == {*_WHOLE, *attacked} - {"fast-l2@0.3"}
 
@@ -168,15 +177,13 @@ def test_forget_of_an_attack_on_what_is_certified_attacks_that_otherwise(
         ("calibration error", "measured always"),
     ],
 )
-def test_forget_of_what_cannot_be_forgotten_changes_nothing(
-    run: RunFolder, name: str, text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_forget_of_what_cannot_be_forgotten_changes_nothing(run: RunFolder, name: str, text: str) -> None:
     files = (run.examples, run.measurements, run.metrics, run.report, run.recipe)
     before = [file.read_bytes() for file in files]
-    assert forget(run, name, "pgd-2-linf") == 2
-    error = " ".join(capsys.readouterr().err.split())
-    assert text in error
-    assert "pgd-2-linf@0.02, " in error  # what there is
+    with pytest.raises(RunFolderError) as refused:
+        forget(run.path, ["pgd-2-linf", name], command="")
+    assert text in str(refused.value)
+    assert "pgd-2-linf@0.02, " in str(refused.value)  # what there is
     assert [file.read_bytes() for file in files] == before
 
 
@@ -188,9 +195,7 @@ def test_forget_with_other_values_of_the_evaluation_is_refused(
     assert measured(run) == _WHOLE
 
 
-def test_forget_of_a_run_without_results_is_refused(
-    run: RunFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_forget_of_a_run_without_results_is_refused(run: RunFolder) -> None:
     run.metrics.unlink()
-    assert forget(run, "Suite") == 2
-    assert "holds no results" in capsys.readouterr().err
+    with pytest.raises(RunFolderError, match="holds no results"):
+        forget(run.path, ["Suite"], command="")

@@ -6,20 +6,15 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from withstand.cli.arguments import target
 from withstand.cli.commands import COMMANDS
 from withstand.cli.console import print_results
 from withstand.cli.terminal import OUTPUT, progress_of
 from withstand.core.run_folder import RunFolder
-from withstand.evaluation.attacking import column
 from withstand.recipes.parsing import ParsedRecipe, parse_recipe, recipe_parser
 from withstand.reporting import report
-from withstand.reporting.table import rows
 from withstand.results import read_results
-from withstand.results.measurements import ATTACKED, CERTIFIED
-from withstand.runs.forgetting import forget
+from withstand.runs.forgetting import figures_of, forget
 from withstand.runs.run_parts import open_run
 from withstand.runs.stages import evaluate_run
 from withstand.types import RecipeError
@@ -60,19 +55,10 @@ def _forget(run: RunFolder, options: Sequence[str], command: str) -> None:
     with progress_of("evaluating") as on_batch:
         result = forget(run.path, names, others, command=command, on_batch=on_batch)
     print_results(result.results, result.table)
-    kept = _figures(result.table)
-    gone = [name for name in _figures(before[1]) if name not in kept] if before else []
+    kept = figures_of(result.table)
+    gone = [name for name in figures_of(before[1]) if name not in kept] if before else []
     OUTPUT.print(f"forgotten: {', '.join(gone)}", soft_wrap=True)
     OUTPUT.print(f"report: {report([run.path])}", soft_wrap=True)
-
-
-def _figures(table: pd.DataFrame) -> dict[str, None]:
-    """What was measured: each attack and certificate at each epsilon, each other measure once."""
-    named = (
-        column(row.by, row.level) if row.measure in (ATTACKED, CERTIFIED) else row.measure
-        for row in rows(table)
-    )
-    return dict.fromkeys(named)
 
 
 def evaluate_into(out: RunFolder, parsed: ParsedRecipe, command: str) -> None:

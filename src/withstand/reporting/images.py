@@ -86,7 +86,7 @@ def _change(arrays: _Arrays) -> NDArray[np.floating[Any]]:
     is_number = np.issubdtype(change.dtype, np.floating)
     if change.shape != images.shape or not is_number or not np.isfinite(change).all():
         raise ValueError("change must hold one number a pixel")
-    return change
+    return change.astype(np.float64)  # in which sums with levels are not rounded
 
 
 def extremes_of(arrays: _Arrays) -> Extremes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pandas as pd
 
 from withstand.core.identity import identity
 from withstand.core.run_folder import RunFolder
@@ -23,7 +25,7 @@ from withstand.evaluation.plans import (
 )
 from withstand.recipes.parsing import ParsedRecipe, flow, load_yaml, parse_recipe
 from withstand.results import Results, read_results
-from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
+from withstand.results.measurements import ATTACKED, CERTIFIED
 from withstand.runs.run_parts import RecipeSources, open_run
 from withstand.runs.stages import former_evaluation, measure_all, note_command, pairs_of, write_recipe
 from withstand.types import RunFolderError
@@ -71,7 +73,7 @@ def forget(
         raise RunFolderError(f"{folder} holds no results of which any could be forgotten.")
     names, measured = [_spelled(name) for name in names], _Measured(former, known[0])
     for name in names:
-        measured.require(name, {CLEAN, *known[1]["measure"], *known[1]["by"]})
+        measured.require(name, figures_of(known[1]))
     settings = {**former.values["evaluation"], "meters": measured.without(names)}
     left = _with(run, settings, overrides)
     stays = _Measured(left, known[0]).columns
@@ -86,6 +88,15 @@ def forget(
     evaluation = measure_all(run, left, pairs_of(left), on_batch)
     note_command(run, command)
     return evaluation
+
+
+def figures_of(table: pd.DataFrame) -> dict[str, None]:
+    """What a table of measurements holds: attacks and certificates, these at each epsilon, and measures."""
+    names: dict[str, None] = {}
+    for measure, by, level in table[["measure", "by", "level"]].itertuples(index=False):
+        budgets = [by, column(by, level)] if measure in (ATTACKED, CERTIFIED) else []
+        names |= dict.fromkeys([*budgets, measure])
+    return names
 
 
 def _spelled(name: str) -> str:
@@ -129,7 +140,7 @@ class _Measured:
                 parts.setdefault(name, []).append(_Part(number))
         return parts
 
-    def require(self, name: str, in_table: set[str]) -> None:
+    def require(self, name: str, in_table: Collection[str]) -> None:
         """Accepts what something can be forgotten by.
 
         Raises:
@@ -137,7 +148,7 @@ class _Measured:
         """
         if name in self.parts:
             return
-        if name.partition("@")[0] in in_table:
+        if name in in_table:
             raise RunFolderError(
                 f"{name!r} is measured always, or comes with other results, and cannot be forgotten by "
                 f"itself. What can: {', '.join(self.parts) or 'nothing'}."
