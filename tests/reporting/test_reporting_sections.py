@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from withstand.core.trust import trusting
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Section
 from withstand.reporting.sections import accuracy, origin, published, sections_of
@@ -154,11 +156,12 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module: Any = ModuleType("of_a_user")
     module.section, module.number, module.fails = section, lambda run: [1], lambda run: 1 / 0
     monkeypatch.setitem(sys.modules, "of_a_user", module)
-    return module  # type: ignore[no-any-return]
+    with trusting():
+        yield
 
 
 @pytest.mark.usefixtures("own_module")
-def test_sections_of_a_users_own_are_in_their_tab(everything: Any) -> None:
+def test_sections_of_a_users_own_are_in_their_tab(everything: Any) -> Iterator[None]:
     whole = everything.but(sections=["of_a_user:section"]).plus(Measurement("mine", value=0.5))
     keys = [section.key for section in sections_of(whole.run())]
     assert keys.index("mine") == keys.index("corruptions") + 1
