@@ -147,7 +147,7 @@ def test_environment_leaves_out_what_is_not_known(make_run: Any, environment: di
 
 
 @pytest.fixture
-def own_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def own_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A module of a user with a section and what is none."""
 
     def section(run: Run) -> Section:
@@ -161,7 +161,7 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.usefixtures("own_module")
-def test_sections_of_a_users_own_are_in_their_tab(everything: Any) -> Iterator[None]:
+def test_sections_of_a_users_own_are_in_their_tab(everything: Any) -> None:
     whole = everything.but(sections=["of_a_user:section"]).plus(Measurement("mine", value=0.5))
     keys = [section.key for section in sections_of(whole.run())]
     assert keys.index("mine") == keys.index("corruptions") + 1
