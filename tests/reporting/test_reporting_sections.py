@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from withstand.core.trust import trusting
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Section
 from withstand.reporting.sections import accuracy, origin, published, sections_of
@@ -145,7 +147,7 @@ def test_environment_leaves_out_what_is_not_known(make_run: Any, environment: di
 
 
 @pytest.fixture
-def own_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def own_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A module of a user with a section and what is none."""
 
     def section(run: Run) -> Section:
@@ -154,7 +156,8 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module: Any = ModuleType("of_a_user")
     module.section, module.number, module.fails = section, lambda run: [1], lambda run: 1 / 0
     monkeypatch.setitem(sys.modules, "of_a_user", module)
-    return module  # type: ignore[no-any-return]
+    with trusting():
+        yield
 
 
 @pytest.mark.usefixtures("own_module")
