@@ -201,9 +201,9 @@ def test_pgd_has_names_and_descriptions(attack: PGD, name: str, words: str) -> N
         ({"epsilon": -0.1}, "Expected epsilon of at least 0, but got -0.1"),
         ({"num_steps": 0}, "Expected num_steps of at least 1, but got 0"),
         ({"num_restarts": 0}, "Expected num_restarts of at least 1, but got 0"),
-        ({"step_size": 0.0}, "Expected a positive step_size, but got 0.0"),
-        ({"step_size": -1}, "Expected a positive step_size, but got -1"),
-        ({"step_size": math.nan}, "Expected a positive step_size, but got nan"),
+        ({"step_size": 0.0}, "Expected step_size above 0, but got 0"),
+        ({"step_size": -1}, "Expected step_size above 0, but got -1"),
+        ({"step_size": math.nan}, "Expected step_size above 0 and finite, but got nan"),
     ],
 )
 def test_pgd_refuses_settings_out_of_range(settings: dict[str, Any], message: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from withstand.core.checks import check_batch, require_at_least, require_finite
+from withstand.core.checks import check_batch, require_at_least
 from withstand.types import DataError
 
 LABELS = torch.tensor([0, 1])
@@ -95,10 +95,3 @@ def test_require_at_least_names_numbers_that_are_too_small() -> None:
         require_at_least(1, num_draws=1, num_steps=0)
     with pytest.raises(ValueError, match=r"^Expected num_draws of the smoothing of at least 2, but got 1\.$"):
         require_at_least(2, "the smoothing", num_draws=1)
-
-
-@pytest.mark.parametrize("number", [-1e-9, math.inf, math.nan])
-def test_require_finite_names_numbers_that_are_negative_or_not_finite(number: float) -> None:
-    require_finite(epsilon=0.0)
-    with pytest.raises(ValueError, match=r"^Expected radius of at least 0, but got"):
-        require_finite(epsilon=1.0, radius=number)

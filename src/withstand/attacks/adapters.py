@@ -120,7 +120,7 @@ class LibraryAttack(Attack):
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> Tensor:
-        epsilon, images = self.epsilon_at(progress), images.detach()
+        epsilon, images = self.budget_for(images, progress), images.detach()
         if epsilon == 0 or not images.numel():
             return images.clone()
         with eval_mode(model), weights_at_rest(model):

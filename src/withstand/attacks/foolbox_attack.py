@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks.adapters import Answers, LibraryAttack, keep_inside, load
-from withstand.attacks.attack import AttackKind, require_at_least_one
+from withstand.attacks.attack import AttackKind
 from withstand.attacks.worst import pick
 from withstand.core import norms
+from withstand.core.settings import COUNT, optional, settle
 
 FoolboxMethod = Literal["deepfool", "brendel-bethge", "boundary"]
 
@@ -84,7 +85,7 @@ class FoolboxAttack(LibraryAttack):
                 f"Expected a norm that {self.method} has, {' or '.join(map(norms.label, known))}, "
                 f"but got {norms.label(self.norm)}."
             )
-        require_at_least_one(num_steps=self.num_steps)
+        settle(self, num_steps=optional(COUNT))
 
     @override
     def search(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:

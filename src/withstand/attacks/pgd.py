@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks.attack import Attack, require_at_least_one
-from withstand.attacks.losses import cross_entropy
+from withstand.attacks.attack import Attack
+from withstand.attacks.losses import a_loss, cross_entropy, require_one_each
 from withstand.attacks.worst import Worst
 from withstand.core import norms
 from withstand.core.modes import eval_mode
-from withstand.core.schedules import Schedule, Slowed, value_at
+from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
+from withstand.core.settings import AT_LEAST_0, COUNT, POSITIVE, flag, optional, settle
 from withstand.types import Batch
 
 _Setting = TypeVar("_Setting")
@@ -80,14 +81,22 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least_one(num_steps=self.num_steps, num_restarts=self.num_restarts)
-        if isinstance(self.step_size, int | float) and not 0 < self.step_size < math.inf:
-            raise ValueError(f"Expected a positive step_size, but got {self.step_size}.")
+        settle(
+            self,
+            num_steps=optional(scheduled(COUNT)),
+            step_size=optional(scheduled(POSITIVE)),
+            step_decay=scheduled(AT_LEAST_0),
+            num_restarts=COUNT,
+            random_start=flag,
+            loss=a_loss,
+            keep_best=flag,
+        )
 
     @override
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> Tensor:
+        self.budget_for(images, progress)
         plan = self._plan(progress)
         if plan.epsilon == 0:
             return images.detach().clone()
@@ -160,7 +169,7 @@ class PGD(Attack):
         with torch.enable_grad():
             leaf = current.detach().requires_grad_()
             logits = model(leaf)
-            loss = self.loss(logits, labels)
+            loss = require_one_each(self.loss(logits, labels), labels, self.loss)
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         return logits.detach(), loss.detach(), gradient
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from withstand.core.settings import Whole, flag, settle
 from withstand.types import DataError
 
 
@@ -30,8 +31,7 @@ class Augment:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise ValueError(f"crop_padding must be at least 0 pixels, but is {self.crop_padding}.")
+        settle(self, crop_padding=Whole(least=0), flip=flag)
 
     def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Augments a batch.

@@ -20,11 +20,12 @@ from torch import nn
 from withstand import bayes
 from withstand._version import __version__
 from withstand.attacks import Attack
-from withstand.core.checks import require_at_least
+from withstand.core.checks import as_device, require_at_least
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.modes import eval_mode
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
+from withstand.core.settings import SEED, instance_of, optional
 from withstand.data import Dataset, Split, batches
 from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_predictor
@@ -130,8 +131,9 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         RunFolderError: the folder cannot be written, or another process holds it.
     """
     require_sizes(num_examples, batch_size)
-    meters = _listed(meters)
-    place = device_of_model(model) if device is None else torch.device(device)
+    sampling = optional(instance_of(Sampling, "a Sampling(num_samples=20)"))("sampling", sampling)
+    seed, meters = SEED("seed", seed), _listed(meters)
+    place = device_of_model(model) if device is None else as_device(device)
     check(model.to(place), dataset.info)
     test = dataset.test.first(num_examples).to(place)
     is_random = _is_random(model, test)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.core.checks import check_batch
-from withstand.core.schedules import Schedule, value_at
+from withstand.core.schedules import Schedule, scheduled, value_at
+from withstand.core.settings import AT_LEAST_0
 from withstand.loss.passes import Pass
 from withstand.types import LossTerms
 
@@ -138,13 +139,17 @@ class Weighted(OnePass):
 
     Args:
         term: What to scale.
-        weight: A float or a schedule of one.
+        weight: At least 0; a float or a schedule of one.
+
+    Raises:
+        TypeError: the weight is no number.
+        ValueError: it is negative or not finite.
     """
 
     def __init__(self, term: Objective, weight: float | Schedule) -> None:
         super().__init__()
         self.term = term
-        self.weight = weight
+        self.weight = scheduled(AT_LEAST_0)("the weight of an objective", weight)
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core import norms
 from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook
-from withstand.core.schedules import Schedule, Slowed, value_at
+from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
+from withstand.core.settings import AT_LEAST_0, SHARE, flag, settle
 from withstand.domains import Ball, BoxBall, DomainName, LastLayer, ProgramCache, input_set, require_set
 from withstand.loss.terms import Objective
 from withstand.operators import PowerIteration
@@ -131,10 +133,7 @@ class Certified(Objective):
         batch_statistics: bool = False,
     ) -> None:
         super().__init__()
-        require_set(norm, domain)
-        _require_range("epsilon", epsilon, math.inf)
-        _require_range("kappa", kappa, 1.0)
-        self.norm = norm
+        self.norm = require_set(norm, domain)
         self.epsilon = epsilon
         self.domain: DomainName = domain
         self.kappa = kappa
@@ -143,6 +142,9 @@ class Certified(Objective):
         self.batch_statistics = batch_statistics
         self.operator_norms = PowerIteration(num_power_iterations)
         self._programs = ProgramCache()
+        settle(self, epsilon=scheduled(AT_LEAST_0), kappa=scheduled(SHARE), clip=flag, batch_statistics=flag)
+        if clip:  # else pixels of any value count, and no budget is too large
+            norms.warn_beyond_range(self.norm, value_at(self.epsilon))
 
     @override
     def forward(
@@ -217,10 +219,3 @@ def _clean_terms(clean: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Ten
 def _settings(like: Tensor, kappa: float, epsilon: float) -> dict[str, Tensor]:
     # Without a copy from the host.
     return {"kappa": like.new_full((), kappa).detach(), "epsilon": like.new_full((), epsilon).detach()}
-
-
-def _require_range(name: str, value: float | Schedule, highest: float) -> None:
-    """Refuses a number out of its range; of a schedule its last value."""
-    final = value_at(value, math.inf)
-    if not 0 <= final <= highest or math.isinf(final):
-        raise ValueError(f"Expected {name} to end in [0, {highest:g}], but got {final:g}.")

@@ -17,7 +17,8 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.core.checks import require_at_least
+from withstand.core import norms
+from withstand.core.settings import COUNT, POSITIVE, each, settle
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
 from withstand.results import random_answers as results
@@ -65,6 +66,8 @@ class SebrProtocol(Meter):
     step_size: float = 1e5
 
     def __post_init__(self) -> None:
+        several = each(POSITIVE, least=0)
+        settle(self, fgsm=several, pgd=several, num_samples=COUNT, num_steps=COUNT, step_size=POSITIVE)
         for name, epsilons in (("fgsm", self.fgsm), ("pgd", self.pgd)):
             _require_epsilons(name, epsilons)
         if not self.fgsm and not self.pgd:
@@ -72,9 +75,6 @@ class SebrProtocol(Meter):
                 "Expected an epsilon of fgsm or of pgd, but got none of either: there is nothing to measure. "
                 "Name at least one, or leave the protocol out."
             )
-        require_at_least(1, "the protocol", num_samples=self.num_samples, num_steps=self.num_steps)
-        if not 0 < self.step_size < math.inf:
-            raise ValueError(f"Expected step_size to be finite and above 0, but got {self.step_size:g}.")
 
     def describe(self) -> str:
         """Sentences of its settings, for a report."""
@@ -153,8 +153,7 @@ def _gradient_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def _require_epsilons(name: str, epsilons: Sequence[float]) -> None:
-    wrong = [epsilon for epsilon in epsilons if not 0 < epsilon < math.inf]
-    if wrong:
-        raise ValueError(f"Expected each epsilon of {name} to be finite and above 0, but got {wrong[0]:g}.")
+    for epsilon in epsilons:
+        norms.warn_beyond_range(math.inf, epsilon)
     if len(set(epsilons)) < len(epsilons):
         raise ValueError(f"An epsilon of {name} is given twice: {', '.join(f'{e:g}' for e in epsilons)}.")
