@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         OUTPUT.print(__version__)
         return 0
+    warnings.formatwarning = _one_line
     try:
         _command(arguments[0]).run(arguments[1:])
     except WithstandError as error:
@@ -58,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return 0
+
+
+def _one_line(message: Warning | str, *_: object) -> str:
+    """A warning of Python without the line of code that it came from."""
+    return f"warning: {message}\n"
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 from withstand.core.settings import Whole, optional
-from withstand.types import DataError
+from withstand.types import DataError, OutOfMemoryError
 
 
 def require_at_least(least: int, of: str = "", /, **counts: int | None) -> None:
@@ -51,6 +54,25 @@ def as_device(device: torch.device | str) -> torch.device:
             'Leave device out, or take device="cpu".'
         ) from error
     return place
+
+
+@contextmanager
+def memory_checked(remedy: str) -> Iterator[None]:
+    """Where memory runs out, an error that says what to do.
+
+    Args:
+        remedy: What to do.
+
+    Raises:
+        OutOfMemoryError: it ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        of_cpu = "not enough memory" in str(error) or "can't allocate memory" in str(error)
+        if not (of_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+            raise
+        raise OutOfMemoryError(f"Out of memory: {remedy} ({str(error).splitlines()[0][:200]})") from error
 
 
 def check_batch(images: Tensor, labels: Tensor) -> None:

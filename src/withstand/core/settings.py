@@ -73,7 +73,7 @@ class Number:
     def _words(self) -> str:
         """The range as it stands in an error: ``of at least 0``."""
         ends = {"of at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
-        parts = [f"{words} {end:g}" for words, end in ends.items() if math.isfinite(end)]
+        parts = [f"{words} {end:.15g}" for words, end in ends.items() if math.isfinite(end)]
         return " and ".join(parts) or "as a number"
 
     def _holds(self, number: float) -> bool:

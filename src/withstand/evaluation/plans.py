@@ -25,6 +25,12 @@ budgets = each(AT_LEAST_0)
 """The rule (``core.settings``) of a list of epsilons, in [0, 1] units."""
 
 
+def warn_beyond_range(of: Iterable[float | None], epsilons: Sequence[float]) -> None:
+    """Warns of the largest budget where it is too large in a norm and that shows without images."""
+    for norm in dict.fromkeys(of):
+        norms.warn_beyond_range(norm, max(epsilons))
+
+
 def beyond_range(
     attacks: Iterable[AttackPlan], certificates: Iterable[CertificatePlan], num_values: int
 ) -> list[str]:

@@ -20,7 +20,7 @@ from torch import nn
 from withstand import bayes
 from withstand._version import __version__
 from withstand.attacks import Attack
-from withstand.core.checks import as_device, require_at_least
+from withstand.core.checks import as_device, memory_checked, require_at_least
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.modes import eval_mode
 from withstand.core.numerics import numerics
@@ -128,6 +128,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         AttackError: an attack left its ball or [0, 1], or needs a package that is not installed.
         CertificateError: a certificate is wrong, and the rows so far are written; or a bound of the
             kernel norms is.
+        OutOfMemoryError: the device's memory does not hold a batch.
         RunFolderError: the folder cannot be written, or another process holds it.
     """
     require_sizes(num_examples, batch_size)
@@ -152,6 +153,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         store = Store(None, "") if run is None else _store_of(run, model, dataset)
         drawn = (sampling or Sampling()) if is_random else None
         with (
+            memory_checked(f"take batches smaller than {batch_size} examples."),
             eval_mode(model),
             numerics("fp32"),
             torch.random.fork_rng(),

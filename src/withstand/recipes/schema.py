@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from withstand.bayes import Posterior
 from withstand.constraints import ParametrizationName
+from withstand.core.norms import norm_rule
+from withstand.core.settings import AT_LEAST_0, COUNT, SHARE, Whole, optional, settle
 from withstand.data import PartitionName
 from withstand.evaluation import Meter, Sampling, require_sizes
 from withstand.objectives import CrossEntropy, Objective
@@ -31,6 +33,9 @@ class DataSettings:
         train_size: Train on only so many of the remaining images; all where null.
         seed: Chooses the validation and training images.
         partition: How: seeded, or kernel-reg, the published choice of arXiv 1810.00363.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     name: str = "digits"
@@ -40,6 +45,15 @@ class DataSettings:
     train_size: int | None = None
     seed: int = 0
     partition: PartitionName = "seeded"
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            size=optional(COUNT),
+            validation_size=optional(Whole(least=0)),
+            train_size=optional(COUNT),
+            seed=Whole(least=0, most=_LARGEST_SEED),
+        )
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,9 @@ class Published:
         note: What differs from our measurement.
         attack: The attack of the published protocol that it is of, fgsm or pgd; ours is the strongest
             where null.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     measure: Literal["clean", "attacked", "certified"]
@@ -126,6 +143,9 @@ class Published:
     norm: float | None = None
     note: str = ""
     attack: str | None = None
+
+    def __post_init__(self) -> None:
+        settle(self, accuracy=SHARE, epsilon=optional(AT_LEAST_0), norm=optional(norm_rule))
 
 
 @dataclass(frozen=True)
@@ -160,8 +180,7 @@ class Recipe:
     published: Sequence[Published] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed <= _LARGEST_SEED:
-            raise ValueError(f"Expected a seed from 0 to {_LARGEST_SEED}, but got {self.seed}.")
+        settle(self, seed=Whole(least=0, most=_LARGEST_SEED))
         for meter in self.evaluation.meters:
             if self.model.bayes is not None and meter.needs.fixed_weights:
                 raise ValueError(

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from torch import nn
 
+from withstand.core.checks import memory_checked
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
+from withstand.core.settings import SEED
 from withstand.data import Dataset
 from withstand.loss.terms import Objective
 from withstand.training.loop import Training, TrainingResult
 from withstand.training.observers import CsvLog, Observer, TensorBoardLog
 from withstand.training.settings import TrainingSettings
+from withstand.training.setup import require_kinds
 
 
 def fit(
@@ -45,13 +48,17 @@ def fit(
         The log and its summary.
 
     Raises:
+        TypeError: an argument is of another kind.
         ModelError: the model does not fit the data.
         DataError: the training images make no whole batch, or what goes by validation scores has none.
+        OutOfMemoryError: the device's memory does not hold a step.
         NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stays.
         CheckpointError: the folder holds a damaged checkpoint, or one of another run.
         RunFolderError: the folder cannot be written, another process holds it, or it holds a network that
             was not trained there, or measurements of one.
     """
+    require_kinds(objective, settings)
+    seed = SEED("seed", seed)
     run = RunFolder(Path(out)).create()
     run.require_no_other_network()
     watchers: list[Observer] = [CsvLog(run.train_log), *observers]
@@ -62,6 +69,7 @@ def fit(
         for watcher in watchers:
             stack.enter_context(watcher)
         stack.enter_context(numerics(settings.precision))
+        stack.enter_context(memory_checked(f"take batches smaller than {settings.batch_size} images."))
         result = Training(model, dataset, objective, settings, out=run, seed=seed, observers=watchers).run()
     if result.rows:  # a process killed just before its last row was written left it in the checkpoint
         CsvLog(run.train_log).on_epoch(result.rows)

@@ -20,7 +20,7 @@ from withstand.domains.sets.input_sets import certified_norm
 from withstand.evaluation.identity import identity
 from withstand.evaluation.meter import Meter, Needs, Sources
 from withstand.evaluation.meters.gradient_checks import LargeEpsilon, VanishingGradients
-from withstand.evaluation.plans import AttackPlan, CertificatePlan, budgets
+from withstand.evaluation.plans import AttackPlan, CertificatePlan, budgets, warn_beyond_range
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Attacks(Meter):
 
     def __post_init__(self) -> None:
         settle(self, attacks=each(an_attack), epsilons=budgets)
+        warn_beyond_range([attack.norm for attack in self.attacks], self.epsilons)
 
     @property
     @override
@@ -94,6 +95,7 @@ class Suite(Meter):
                 f"Expected a suite of {', '.join(get_args(SuiteLevel))}, but got {self.level!r}."
             )
         settle(self, norms=each(norms.norm_rule), epsilons=budgets)
+        warn_beyond_range(self.norms, self.epsilons)
 
     @property
     @override
@@ -174,6 +176,8 @@ class Certificate(Meter):
 
     def __post_init__(self) -> None:
         settle(self, norm=certified_norm, epsilons=budgets, clip=flag, radius=flag)
+        if self.clip:
+            warn_beyond_range([self.norm], self.epsilons)
         if self.method not in METHODS:
             raise ValueError(f"Expected a certificate's method of {', '.join(METHODS)}, got {self.method!r}.")
 
