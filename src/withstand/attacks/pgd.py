@@ -83,6 +83,7 @@ class PGD(Attack):
         super().__post_init__()
         settle(
             self,
+            norm=norms.norm_rule,
             num_steps=optional(scheduled(COUNT)),
             step_size=optional(scheduled(POSITIVE)),
             step_decay=scheduled(AT_LEAST_0),

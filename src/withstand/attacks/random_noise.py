@@ -36,7 +36,7 @@ class Noise(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settle(self, num_samples=COUNT)
+        settle(self, norm=norms.norm_rule, num_samples=COUNT)
 
     @override
     def perturb(

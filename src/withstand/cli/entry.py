@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rich.table import Table
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         OUTPUT.print(__version__)
         return 0
-    warnings.formatwarning = _one_line
+    warnings.formatwarning = partial(_once_on_one_line, set())
     try:
         _command(arguments[0]).run(arguments[1:])
     except WithstandError as error:
@@ -62,9 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _one_line(message: Warning | str, *_: object) -> str:
-    """A warning of Python without the line of code that it came from."""
-    return f"warning: {message}\n"
+def _once_on_one_line(shown: set[str], message: Warning | str, *_: object) -> str:
+    """A warning of Python without the line of code that it came from; nothing where it was shown before."""
+    text = f"warning: {message}\n"
+    is_new = text not in shown
+    shown.add(text)
+    return text if is_new else ""
 
 
 @dataclass(frozen=True)

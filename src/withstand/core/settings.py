@@ -16,16 +16,17 @@ from typing import Any, TypeAlias
 Rule: TypeAlias = Callable[[str, Any], Any]
 
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?"
-_TEXT = re.compile(rf"\s*({_NUMBER}|[-+]?inf)\s*(?:/\s*({_NUMBER})\s*)?", re.IGNORECASE)
-_SUCH_AS = 'such as 0.1, 8 / 255 or "8/255"'
+_TEXT = re.compile(rf"\s*({_NUMBER}|[-+]?inf(?:inity)?)\s*(?:/\s*({_NUMBER})\s*)?", re.IGNORECASE)
+_ANY, _WHOLE = 'a number, such as 0.1, 8 / 255 or "8/255"', "a whole number, such as 20"
 
 
-def as_number(name: str, value: Any) -> float:
+def as_number(name: str, value: Any, kind: str = _ANY) -> float:
     """A number as a float: of Python, NumPy or torch, or as text such as ``"8/255"``, ``"0.1"``, ``"inf"``.
 
     Args:
         name: Of the setting, for errors.
         value: What was given.
+        kind: What is expected, for errors.
 
     Raises:
         TypeError: it is no number.
@@ -34,14 +35,14 @@ def as_number(name: str, value: Any) -> float:
     if isinstance(value, str):
         match = _TEXT.fullmatch(value)
         if match is None:
-            raise ValueError(f"Expected {name} as a number, {_SUCH_AS}, but got {value!r}.")
+            raise ValueError(f"Expected {name} as {kind}, but got {value!r}.")
         if match[2] and float(match[2]) == 0:
-            raise ValueError(f"Expected {name} as a number, but {value} divides by 0.")
+            raise ValueError(f"Expected {name} as {kind}, but {value} divides by 0.")
         return float(match[1]) / float(match[2] or 1)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):  # of NumPy or torch
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"Expected {name} as a number, {_SUCH_AS}, but got {value!r}.")
+        raise TypeError(f"Expected {name} as {kind}, but got {value!r}.")
     return float(value)
 
 
@@ -60,10 +61,11 @@ class Number:
     most: float = math.inf
     above: float = -math.inf
     below: float = math.inf
+    _kind = _ANY
 
     def __call__(self, name: str, value: Any) -> float:
         """The number as a float."""
-        number = as_number(name, value)
+        number = as_number(name, value, self._kind)
         if not math.isfinite(number):
             raise ValueError(f"Expected {name} {self._words()} and finite, but got {number:g}.")
         if not self._holds(number):
@@ -83,6 +85,8 @@ class Number:
 @dataclass(frozen=True)
 class Whole(Number):
     """The rule of a whole number in a range, as ``Number`` has it."""
+
+    _kind = _WHOLE
 
     def __call__(self, name: str, value: Any) -> int:
         """The number as an int."""
@@ -144,7 +148,7 @@ def each(rule: Rule, *, least: int = 1) -> Rule:
     def check(name: str, values: Any) -> list[Any] | tuple[Any, ...]:
         is_one = isinstance(values, str | bytes) or getattr(values, "shape", None) == ()
         if is_one or not isinstance(values, Iterable):
-            raise TypeError(f"Expected {name} as a list, such as [0.1, 8 / 255], but got {values!r}.")
+            raise TypeError(f"Expected {name} as a list, in brackets, but got {values!r}.")
         read = [rule(f"every one of {name}", value) for value in values]
         if len(read) < least:
             raise ValueError(f"Expected at least {least} in {name}, but got {len(read) or 'none'}.")

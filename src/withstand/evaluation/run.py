@@ -20,12 +20,12 @@ from torch import nn
 from withstand import bayes
 from withstand._version import __version__
 from withstand.attacks import Attack
-from withstand.core.checks import as_device, memory_checked, require_at_least
+from withstand.core.checks import as_device, memory_checked
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.modes import eval_mode
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
-from withstand.core.settings import SEED, instance_of, optional
+from withstand.core.settings import COUNT, SEED, instance_of, optional
 from withstand.data import Dataset, Split, batches
 from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_predictor
@@ -131,7 +131,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         OutOfMemoryError: the device's memory does not hold a batch.
         RunFolderError: the folder cannot be written, or another process holds it.
     """
-    require_sizes(num_examples, batch_size)
+    num_examples, batch_size = require_sizes(num_examples, batch_size)
     sampling = optional(instance_of(Sampling, "a Sampling(num_samples=20)"))("sampling", sampling)
     seed, meters = SEED("seed", seed), _listed(meters)
     place = device_of_model(model) if device is None else as_device(device)
@@ -275,13 +275,15 @@ def _is_random(model: nn.Module, test: Split) -> bool:
     return bool(((first - second).abs().max() > _SAME_ANSWER * largest).item())
 
 
-def require_sizes(num_examples: int | None, batch_size: int) -> None:
-    """Accepts sizes with which there is something to evaluate.
+def require_sizes(num_examples: int | None, batch_size: int) -> tuple[int | None, int]:
+    """The sizes of an evaluation as whole numbers, where there is something to evaluate with them.
 
     Raises:
-        ValueError: one is below 1.
+        TypeError: one is no number.
+        ValueError: one is below 1, or not whole.
     """
-    require_at_least(1, "an evaluation", num_examples=num_examples, batch_size=batch_size)
+    words = "{} of an evaluation".format
+    return optional(COUNT)(words("num_examples"), num_examples), COUNT(words("batch_size"), batch_size)
 
 
 def device_of_model(model: nn.Module) -> torch.device:

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from withstand.core.checks import check_batch
 from withstand.core.schedules import Schedule, scheduled, value_at
-from withstand.core.settings import AT_LEAST_0
+from withstand.core.settings import AT_LEAST_0, each, instance_of
 from withstand.loss.passes import Pass
 from withstand.types import LossTerms
 
@@ -109,6 +109,9 @@ class Objective(nn.Module, ABC):
     __rmul__ = __mul__
 
 
+an_objective = instance_of(Objective, "an objective, such as CrossEntropy()")
+
+
 class OnePass(Objective, ABC):
     """The interface of an objective that works on a shared forward pass of the images as they are."""
 
@@ -148,7 +151,7 @@ class Weighted(OnePass):
 
     def __init__(self, term: Objective, weight: float | Schedule) -> None:
         super().__init__()
-        self.term = term
+        self.term = an_objective("what is weighted", term)
         self.weight = scheduled(AT_LEAST_0)("the weight of an objective", weight)
 
     @override
@@ -189,9 +192,7 @@ class Sum(OnePass):
 
     def __init__(self, terms: Sequence[Objective]) -> None:
         super().__init__()
-        if not terms:
-            raise ValueError("A sum of objectives needs at least one term, but got none.")
-        self.terms = nn.ModuleList(terms)
+        self.terms = nn.ModuleList(each(an_objective)("the terms of a sum", terms))
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:

@@ -77,8 +77,7 @@ class SymmetricCrossEntropy(WorstLoss):
     share: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"Expected a share in [0, 1], but got {self.share}.")
+        settle(self, share=SHARE)
 
     @override
     def __call__(self, differences: Tensor, labels: Tensor) -> Tensor:

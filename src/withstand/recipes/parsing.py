@@ -273,10 +273,6 @@ _UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[^']+)' does not accept option|Option|unrecognized arguments:) "
     r"(?:'|--)(?P<key>[^'=\s]+)(?:' is not accepted|'|=|\s|$)"
 )
-_NO_ALTERNATIVE = re.compile(
-    r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - "
-)
-_IS_NOT_NULL = re.compile(r" - Expected a <class 'NoneType'>.*")
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: ([\"\w/]+)(?![\w.])")
 
 
@@ -285,18 +281,13 @@ def _explain(parser: ArgumentParser, error: Exception) -> str:
     message = " ".join(str(error).split())
     unknown = _UNKNOWN.search(message)
     if unknown is None:
-        explanation = _UNKNOWN_CLASS.sub(_nearest_class, _without_alternatives(message))
+        explanation = _UNKNOWN_CLASS.sub(_nearest_class, message)
         return f"The recipe does not fit: {in_words(explanation)[:500]}"
     group = f"{unknown['group']}." if unknown["group"] else ""
     key = group + unknown["key"].replace("init_args.", "")
     hint = f" Did you mean {near!r}?" if (near := _nearest_key(parser, key)) not in (None, key) else ""
     command = parser.prog if " " in parser.prog else "withstand run RECIPE"
     return f"Unknown key {key!r}.{hint} `{command} --help` lists all keys."
-
-
-def _without_alternatives(message: str) -> str:
-    """What is wrong with a setting that may be null, without that it is not null and all that it holds."""
-    return _IS_NOT_NULL.sub("", _NO_ALTERNATIVE.sub("", message))
 
 
 def _nearest_key(parser: ArgumentParser, key: str) -> str | None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import re
 
 _KEY = re.compile(r'Parser key "([^"]+)": ')
-_GIVEN = r"(?: Given value type: <class '\w+'>)? Given value: (?P<given>.*)"
-_IN_WORDS = [
+_GIVEN = re.compile(r"(?: Given value type: <class '\w+'>)? Given value: (.*)$")
+_REPLACED = [
     (re.compile(pattern), words)
     for pattern, words in (
-        (r"Expected a <class 'float'>", "Expected a number"),
-        (r"Expected a <class 'int'>", "Expected a whole number"),
+        (r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - ", ""),
+        (r" - Expected a <class 'NoneType'>.*", ""),  # that it is not null either need not be said
+        (r"<class 'float'>", "number"),
+        (r"<class 'int'>", "whole number"),
         (r"Expected a <class 'bool'>", "Expected true or false"),
-        (r"Expected a <class 'str'>", "Expected a text"),
+        (r"<class 'str'>", "text"),
         (r"Expected a <class 'dict'>", "Expected {name: value, …}"),
-        (
-            r"Expected a <class '(?:list|tuple|collections\.abc\.Sequence)'>",
-            "Expected a list, in brackets",
-        ),
+        (r"<class '(?:list|tuple|collections\.abc\.Sequence)'>", "list in brackets"),
         (r"Unable to load config ['\"](.*?)['\"].*$", r"Expected {name: value, …}, but got \1"),
         (r" - Unexpected import path format: (.*)$", r", but got \1"),
+        (r"Expected a dot import path string: (\S+?)\.?$", r"There is no class '\1'."),
         (r"\.? Got value: ?(.*)$", r", but got \1"),
-        (r"(Expected a [\w ]+) - (There is no class .*?)$", r"\1, or a class. \2"),
+        (r"(Expected a [\w ]+) - There is no class '(.*?)'\.", r"\1, but got \2."),
     )
 ]
 _ONE_OF = re.compile(r"Expected a typing\.Literal\[([^\]]*)\]")
@@ -35,14 +35,17 @@ def in_words(message: str) -> str:
         message: Without line breaks.
     """
     matches = list(_KEY.finditer(message))
-    if not matches:
-        return message
     keys = list(dict.fromkeys(match[1] for match in matches))
-    reason = re.sub(_GIVEN + "$", "", message[matches[-1].end() :]).strip()
-    for pattern, words in _IN_WORDS:
+    reason = message[matches[-1].end() :] if matches else message
+    given = _GIVEN.search(reason)
+    reason = _GIVEN.sub("", reason)
+    for pattern, words in _REPLACED:
         reason = pattern.sub(words, reason)
     reason = _ONE_OF.sub(lambda match: f"Expected one of {match[1].replace(chr(39), '')}", reason)
-    reason = " - ".join(dict.fromkeys(part.strip() for part in reason.split(" - ")))
-    if keys[-1].rpartition(".")[2] in ("norm", "norms"):
+    if keys and keys[-1].rpartition(".")[2] in ("norm", "norms"):
         reason = reason.replace("Expected a number", _NORM)
-    return f"{'.'.join(keys)}: {reason[:1].lower()}{reason[1:]}"
+    reason = ", or ".join(dict.fromkeys(part.strip() for part in reason.split(" - Expected ")))
+    if given and reason.startswith("Expected") and "but got" not in reason:
+        reason = f"{reason.removesuffix('.')}, but got {given[1]}"
+    reason = " ".join(dict.fromkeys(part.strip() for part in reason.split(" - ")))
+    return f"{'.'.join(keys)}: {reason[:1].lower()}{reason[1:]}" if keys else reason

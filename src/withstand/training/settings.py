@@ -41,9 +41,11 @@ def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 def a_factory(name: str, value: Any) -> OptimizerFactory:
     """The rule (``core.settings``) of what makes an optimiser."""
     if not callable(value):
+        kind = type(value).__name__
+        got = f"the optimiser {kind} itself" if isinstance(value, torch.optim.Optimizer) else repr(value)
         raise TypeError(
-            f"Expected {name} to make an optimiser from the parameters, such as lambda parameters: "
-            f"torch.optim.SGD(parameters, lr=0.1), but got {value!r}".replace("\n", " ")[:400]
+            f"Expected {name} as a function that makes one of the parameters, such as lambda parameters: "
+            f"torch.optim.SGD(parameters, lr=0.1), but got {got}."
         )
     return value  # type: ignore[no-any-return]
 

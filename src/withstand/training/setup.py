@@ -13,7 +13,7 @@ from withstand import bayes
 from withstand.core.numerics import Precision
 from withstand.core.settings import instance_of
 from withstand.data import Dataset
-from withstand.loss.terms import Objective
+from withstand.loss.terms import Objective, an_objective
 from withstand.training.settings import TrainingSettings
 from withstand.types import DataError, ModelError, RecipeError
 
@@ -61,7 +61,7 @@ def require_kinds(objective: object, settings: object) -> None:
     Raises:
         TypeError: one is of another kind.
     """
-    instance_of(Objective, "an objective, such as CrossEntropy()")("objective", objective)
+    an_objective("objective", objective)
     instance_of(TrainingSettings, "TrainingSettings(epochs=10)")("settings", settings)
 
 
@@ -119,8 +119,8 @@ def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.
     """
     if settings.epochs and not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
-            f"Nothing can be trained: {type(model).__name__} has no parameter that requires a gradient. Give it "
-            "weights, call requires_grad_() on those that are to be trained, or set epochs=0."
+            f"Nothing can be trained: {type(model).__name__} has no parameter that requires a gradient. Call "
+            "requires_grad_() on those that are to be trained, or set epochs=0 to leave all as they are."
         )
     try:
         optimizer = settings.optimizer(model.parameters())

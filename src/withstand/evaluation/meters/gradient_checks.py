@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from withstand.attacks import PGD, cross_entropy, margin
 from withstand.core import norms
+from withstand.core.settings import settle
 from withstand.data import batches
 from withstand.evaluation.meter import Gathered, Meter, Needs, PartResult, Subject, Summary
 from withstand.evaluation.plans import norm_name
@@ -98,6 +99,9 @@ class LargeEpsilon(Meter):
 
     needs = Needs(batches=False)
     norm: float
+
+    def __post_init__(self) -> None:
+        settle(self, norm=norms.norm_rule)
 
     @property
     @override

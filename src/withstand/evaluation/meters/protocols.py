@@ -7,6 +7,7 @@ predictor leave, and the difference is what the protocol hides.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,6 +98,12 @@ class SebrProtocol(Meter):
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
+        if not gathered.subject.predictor.is_random:
+            warnings.warn(
+                f"The protocol {_PROTOCOL} is for networks with random weights, which this one has not: "
+                "its figures are those of one pass, and compare with none that are published.",
+                stacklevel=2,
+            )
         measure, total = protocol_measure(_PROTOCOL), len(gathered.rows)
         clean, *attacked = (share_of(int(correct), total) for correct in gathered.counts[_CORRECT])
         measurements = [
