@@ -123,7 +123,7 @@ def test_stages_change_at_their_boundaries() -> None:
 )
 def test_stages_that_do_not_fit_are_refused(values: list[float], epochs: list[float]) -> None:
     with pytest.raises(
-        ValueError, match=r"as many epochs as values, but got|at least 1 in|every one of epochs above 0"
+        ValueError, match=r"as many epochs as values, but got|at least one in|every one of epochs above 0"
     ):
         Stages(values, epochs)
 
@@ -144,7 +144,7 @@ def test_join_of_one_schedule_is_that_schedule() -> None:
 )
 def test_join_refuses_what_does_not_fit(count: int, boundaries: list[float]) -> None:
     with pytest.raises(
-        ValueError, match=rf"one ascending boundary .* but got {count} schedules|at least 1 in schedules"
+        ValueError, match=rf"one ascending boundary .* but got {count} schedules|at least one in schedules"
     ):
         Join([Constant(0.0)] * count, boundaries)
 
@@ -243,5 +243,5 @@ def test_step_decay_by_hand() -> None:
 
 @pytest.mark.parametrize(("factor", "epochs"), [(1.0, 1), (0.0, 1), (-0.5, 1), (0.5, 0), (0.5, -1)])
 def test_step_decay_refuses_what_does_not_decay(factor: float, epochs: float) -> None:
-    with pytest.raises(ValueError, match=r"Expected (factor|epochs) above 0"):
+    with pytest.raises(ValueError, match=r"Expected (factor between 0 and 1|epochs above 0)"):
         StepDecay(factor, epochs)

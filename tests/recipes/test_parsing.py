@@ -203,7 +203,7 @@ def test_iat_follows_the_published_schedule() -> None:
         ("--objective=Nonsense", "no class 'Nonsense'"),
         ("--objective=Crossentropy", "no class 'Crossentropy'.*'CrossEntropy'"),
         ("--objective.attack.epsilon=1/0", "divides by 0"),
-        ("--evaluation.meters.0.epsilons=[]", "at least one epsilon"),
+        ("--evaluation.meters.0.epsilons=[]", "at least one in epsilons"),
         ("--evaluation.meters+=Suit", "evaluation.meters.*'Suit'.*'Suite'"),
         ("--evaluation.num_examples=0", "num_examples .*of at least 1"),
         ("--evaluation.batch_size=0", "batch_size .*of at least 1"),
@@ -253,13 +253,22 @@ def test_arguments_may_be_fractions() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("model: {bayes: {posterior: {prior_std: -1}}}", "The recipe does not fit: Expected prior_std to be"),
+        (
+            "model: {bayes: {posterior: {prior_std: -1}}}",
+            "The recipe does not fit: Expected prior_std above 0, but got -1.",
+        ),
         (
             "model: {bayes: {layers: {network.1: {prior_std: -1}}}}",
             "The recipe does not fit: Expected prior_std",
         ),
-        ("model: {bayes: {posterior: {estimator: none}}}", "'shared']. Got value: none"),
-        ("evaluation: {sampling: {num_samples: 0}}", "The recipe does not fit: Expected num_samples of the"),
+        (
+            "model: {bayes: {posterior: {estimator: none}}}",
+            "estimator: expected one of auto, local, flipout, shared, but got none",
+        ),
+        (
+            "evaluation: {sampling: {num_samples: 0}}",
+            "The recipe does not fit: Expected num_samples of at least 1, but got 0.",
+        ),
     ],
 )
 def test_nullable_setting_names_the_bad_value_alone(tmp_path: Path, value: str, expected: str) -> None:

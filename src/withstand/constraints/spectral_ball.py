@@ -120,7 +120,6 @@ class SpectralBall(Constraint):
                 f"leave it at 0, or give every > 1, but got form={form!r} and every={every}."
             )
         self.radius = scheduled(POSITIVE)("radius", radius)
-        _require_positive(value_at(self.radius))
         self.form = form
         self.bases = Buffers()
         self.input_shape = None if input_shape is None else tuple(input_shape)

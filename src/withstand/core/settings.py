@@ -66,17 +66,19 @@ class Number:
     def __call__(self, name: str, value: Any) -> float:
         """The number as a float."""
         number = as_number(name, value, self._kind)
-        if not math.isfinite(number):
-            raise ValueError(f"Expected {name} {self._words()} and finite, but got {number:g}.")
-        if not self._holds(number):
-            raise ValueError(f"Expected {name} {self._words()}, but got {number:g}.")
+        if not (math.isfinite(number) and self._holds(number)):
+            raise ValueError(f"Expected {name} {self._words(number)}, but got {number:g}.")
         return number
 
-    def _words(self) -> str:
-        """The range as it stands in an error: ``of at least 0``."""
+    def _words(self, wrong: float) -> str:
+        """The range as it stands in an error: ``of at least 0``, ``from 0 to 1``."""
+        if math.isfinite(self.least) and math.isfinite(self.most):
+            return f"from {self.least:.15g} to {self.most:.15g}"
+        if math.isfinite(self.above) and math.isfinite(self.below):
+            return f"between {self.above:.15g} and {self.below:.15g}"
         ends = {"of at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
         parts = [f"{words} {end:.15g}" for words, end in ends.items() if math.isfinite(end)]
-        return " and ".join(parts) or "as a number"
+        return " and ".join(parts + ["finite"] * (not math.isfinite(wrong))) or "as a number"
 
     def _holds(self, number: float) -> bool:
         return self.least <= number <= self.most and self.above < number < self.below
@@ -151,7 +153,9 @@ def each(rule: Rule, *, least: int = 1) -> Rule:
             raise TypeError(f"Expected {name} as a list, in brackets, but got {values!r}.")
         read = [rule(f"every one of {name}", value) for value in values]
         if len(read) < least:
-            raise ValueError(f"Expected at least {least} in {name}, but got {len(read) or 'none'}.")
+            raise ValueError(
+                f"Expected at least {'one' if least == 1 else least} in {name}, but got {len(read) or 'none'}."
+            )
         return tuple(read) if isinstance(values, tuple) else read
 
     return check

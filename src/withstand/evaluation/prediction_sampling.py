@@ -47,7 +47,7 @@ class Sampling:
             num_samples=COUNT,
             num_repeats=COUNT,
             attack_samples=optional(COUNT),
-            most_attack_samples=COUNT,
+            most_attack_samples=Whole(),
             sweep_examples=COUNT,
             tolerance=AT_LEAST_0,
         )

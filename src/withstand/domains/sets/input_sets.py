@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -40,8 +41,9 @@ def input_set(
     Raises:
         ValueError: there is no such domain, or no set for this norm.
     """
+    p = require_set(norm, domain)
     reach = epsilon if isinstance(epsilon, Tensor) else AT_LEAST_0("epsilon", epsilon)
-    return DOMAINS[domain](images, require_set(norm, domain), reach, clip)
+    return DOMAINS[domain](images, p, reach, clip)
 
 
 def require_set(norm: norms.Norm, domain: str) -> float:
@@ -57,9 +59,10 @@ def require_set(norm: norms.Norm, domain: str) -> float:
 
 def certified_norm(name: str, norm: object) -> float:
     """The rule (``core.settings``) of the norm of a certificate."""
-    if (number := norms.as_norm(norm, name)) not in CERTIFIED_NORMS:
-        raise ValueError(f"Certificates exist for the norms l2 and linf, but got {norm!r} as {name}.")
-    return number
+    with suppress(ValueError):
+        if (number := norms.as_norm(norm, name)) in CERTIFIED_NORMS:
+            return number
+    raise ValueError(f"Certificates exist for the norms l2 and linf, but got {name} {norm!r}.")
 
 
 def _box(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> Box:
