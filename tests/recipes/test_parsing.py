@@ -255,7 +255,7 @@ def test_arguments_may_be_fractions() -> None:
     [
         (
             "model: {bayes: {posterior: {prior_std: -1}}}",
-            "The recipe does not fit: Expected prior_std above 0, but got -1.",
+            "not fit: Expected prior_std above 0, but got -1.",
         ),
         (
             "model: {bayes: {layers: {network.1: {prior_std: -1}}}}",
@@ -263,11 +263,11 @@ def test_arguments_may_be_fractions() -> None:
         ),
         (
             "model: {bayes: {posterior: {estimator: none}}}",
-            "estimator: expected one of auto, local, flipout, shared, but got none",
+            "expected one of auto, local, flipout, shared, but got none",
         ),
         (
             "evaluation: {sampling: {num_samples: 0}}",
-            "The recipe does not fit: Expected num_samples of at least 1, but got 0.",
+            "not fit: Expected num_samples of at least 1, but got 0.",
         ),
     ],
 )
