@@ -139,7 +139,7 @@ def test_spectral_ball_radius_follows_its_schedule() -> None:
 
 @pytest.mark.parametrize("schedule", [Linear(0.0, 1.0, 2), Linear(-1.0, 1.0, 2)])
 def test_spectral_ball_refuses_a_radius_that_is_not_positive(schedule: Linear) -> None:
-    with pytest.raises(ValueError, match="must be positive and finite|all values of radius of at least 0"):
+    with pytest.raises(ValueError, match=r"must be positive and finite|all values of radius of at least 0"):
         SpectralBall(schedule).project_(_net(), progress=0.0)
 
 

@@ -355,3 +355,55 @@ def test_meters_misspelt_in_a_recipe_name_the_nearest(tmp_path: Path, meter: str
     file.write_text(f"evaluation: {{meters: [{meter}]}}")
     with pytest.raises(RecipeError, match=message):
         parse_recipe(file)
+
+
+@pytest.mark.parametrize("norm", ["l2", "L2", '"2"', "2", "2.0"])
+def test_recipes_read_norms_and_epsilons_alike(tmp_path: Path, norm: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        f"""
+objective: {{class_path: Adversarial, init_args: {{attack: {{class_path: PGD, init_args: {{norm: {norm}, epsilon: "8/255"}}}}}}}}
+evaluation:
+  meters:
+  - {{class_path: Suite, init_args: {{level: fast, norms: [{norm}, linf], epsilons: ["8/255", 1/2]}}}}
+model: {{options: {{norm: l2}}}}
+"""
+    )
+    recipe = parse_recipe(file).recipe
+    assert recipe.objective.attack == PGD(2.0, 8 / 255)  # type: ignore[union-attr]
+    (suite,) = recipe.evaluation.meters
+    assert (suite.norms, suite.epsilons) == ([2.0, math.inf], [8 / 255, 0.5])  # type: ignore[attr-defined]
+    assert recipe.model.options == {"norm": "l2"}  # a word of the model's own
+    set_to_linf = parse_recipe(file, ["--objective.attack.norm=linf"]).recipe
+    assert set_to_linf.objective.attack == PGD(math.inf, 8 / 255)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "--objective.attack.norm=l3",
+            "objective.attack.norm: expected a norm of 1, 2 or inf, or as text l1, l2 or linf, but got l3",
+        ),
+        ("--objective.attack.epsilon=much", "objective.attack.epsilon: expected a number, but got much."),
+        (
+            "--objective.attack.num_steps=2.5",
+            "objective.attack.num_steps: expected a whole number, but got 2.5",
+        ),
+        ("--training.precision=fp8", "training.precision: expected one of fp32, tf32, bf16, but got fp8"),
+        ("--training.compile=maybe", "training.compile: expected true or false, but got maybe"),
+        ("--evaluation.meters=3", "evaluation.meters: expected a list in brackets, but got 3"),
+        ("--model.options=3", "model.options: expected {name: value, …}, but got 3"),
+        ("--data.seed=-1", "Expected seed from 0 to 2147483647, but got -1."),
+    ],
+)
+def test_errors_name_the_key_what_it_takes_and_what_it_was_given(override: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(find_recipe("digits-adversarial"), [override])
+    assert str(caught.value) == f"The recipe does not fit: {message}"
+
+
+def test_an_unknown_key_names_the_command_that_lists_them() -> None:
+    parser = recipe_parser("withstand train RECIPE", "")
+    with pytest.raises(RecipeError, match=r"`withstand train RECIPE --help` lists all keys\.$"):
+        parse_recipe(find_recipe("digits-adversarial"), ["--nope=1"], parser=parser)

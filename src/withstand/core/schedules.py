@@ -61,7 +61,7 @@ def scheduled(rule: Number) -> Rule:
 
     def check(name: str, value: Any) -> float | Schedule:
         if not isinstance(value, Schedule):
-            return rule(name, value)  # type: ignore[no-any-return]
+            return rule(name, value)
         for progress in (0.0, math.inf):
             closed(f"all values of {name}", value(progress))
         return value

@@ -153,9 +153,8 @@ def each(rule: Rule, *, least: int = 1) -> Rule:
             raise TypeError(f"Expected {name} as a list, in brackets, but got {values!r}.")
         read = [rule(f"every one of {name}", value) for value in values]
         if len(read) < least:
-            raise ValueError(
-                f"Expected at least {'one' if least == 1 else least} in {name}, but got {len(read) or 'none'}."
-            )
+            number = "one" if least == 1 else least
+            raise ValueError(f"Expected at least {number} in {name}, but got {len(read) or 'none'}.")
         return tuple(read) if isinstance(values, tuple) else read
 
     return check

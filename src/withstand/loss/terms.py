@@ -151,7 +151,7 @@ class Weighted(OnePass):
 
     def __init__(self, term: Objective, weight: float | Schedule) -> None:
         super().__init__()
-        self.term = an_objective("what is weighted", term)
+        self.term: Objective = an_objective("what is weighted", term)
         self.weight = scheduled(AT_LEAST_0)("the weight of an objective", weight)
 
     @override
