@@ -237,23 +237,9 @@ def test_pgd_passes_on_other_failures_of_a_model() -> None:
 @pytest.mark.parametrize(
     ("norm", "same"),
     [
-        *(
-            (1, 1.0),
-            ("1", 1.0),
-            ("l1", 1.0),
-            (2, 2.0),
-            ("2", 2.0),
-            ("l2", 2.0),
-            ("L2", 2.0),
-            (torch.tensor(2), 2.0),
-        ),
-        *(
-            ("inf", math.inf),
-            ("linf", math.inf),
-            ("Linf", math.inf),
-            ("l_inf", math.inf),
-            (np.float32("inf"), math.inf),
-        ),
+        *((1, 1.0), ("1", 1.0), ("l1", 1.0), (2, 2.0), ("2", 2.0), ("l2", 2.0), ("L2", 2.0)),
+        *(("inf", math.inf), ("linf", math.inf), ("Linf", math.inf), ("l_inf", math.inf)),
+        *((torch.tensor(2), 2.0), (np.float32("inf"), math.inf)),
     ],
 )
 def test_pgd_reads_norms_alike(norm: Any, same: float) -> None:
@@ -284,7 +270,7 @@ def test_pgd_refuses_what_is_no_loss(loss: Any) -> None:
 @pytest.mark.parametrize("mode", get_args(AttackMode))
 def test_pgd_refuses_a_loss_of_one_number_for_the_batch(loss: Any, mode: AttackMode) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    with pytest.raises(ValueError, match=r"one value an example, \(2,\), but .* gives"):
+    with pytest.raises(ValueError, match=r"one value an example, \([12],\), but .* gives"):
         PGD(loss=loss, mode=mode)(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))
 
 

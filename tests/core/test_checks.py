@@ -106,7 +106,7 @@ def test_as_device_takes_what_is_there_alone() -> None:
 
 
 def test_memory_checked_passes_on_other_errors() -> None:
-    with pytest.raises(RuntimeError, match="^another$"), memory_checked("take less."):
+    with pytest.raises(RuntimeError, match=r"^another$"), memory_checked("take less."):
         raise RuntimeError("another")
     with pytest.raises(OutOfMemoryError, match=r"^Out of memory: take less\."), memory_checked("take less."):
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.")

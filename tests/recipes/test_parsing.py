@@ -169,7 +169,7 @@ def test_propagation_is_read_in_all_its_forms(tmp_path: Path) -> None:
         assert str(parse_recipe(again).recipe.objective) == str(objective)
     with pytest.raises(RecipeError, match="even num_points of at least 2, but got 31"):
         parse_recipe(file, [f"--objective.propagation={way.replace('32', '31')}"])
-    with pytest.raises(RecipeError, match="noise_std that is finite and at least 0"):
+    with pytest.raises(RecipeError, match="noise_std of at least 0"):
         parse_recipe(file, ["--objective.noise_std=-0.1"])
 
 
@@ -347,7 +347,10 @@ def test_meters_that_were_added_are_set_and_the_others_stay(path: Path) -> None:
         ("Qwertyuiop", r"no class 'Qwertyuiop'\.$"),
         ("{class_path: KernelNorms, init_args: {num_exmples: 3}}", r"'num_exmples'.*'num_examples'"),
         ("{class_path: Suite, init_args: {level: fast}}", r"Suite.*required: epsilons"),
-        ("{class_path: Suite, init_args: {level: slow, epsilons: [0.1]}}", r"level.*'fast'.*value: slow"),
+        (
+            "{class_path: Suite, init_args: {level: slow, epsilons: [0.1]}}",
+            r"level: expected one of fast, .*but got slow",
+        ),
     ],
 )
 def test_meters_misspelt_in_a_recipe_name_the_nearest(tmp_path: Path, meter: str, message: str) -> None:
@@ -357,12 +360,17 @@ def test_meters_misspelt_in_a_recipe_name_the_nearest(tmp_path: Path, meter: str
         parse_recipe(file)
 
 
+NORMS = "expected a norm of 1, 2 or inf, or as text l1, l2 or linf"
+
+
 @pytest.mark.parametrize("norm", ["l2", "L2", '"2"', "2", "2.0"])
 def test_recipes_read_norms_and_epsilons_alike(tmp_path: Path, norm: str) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(
         f"""
-objective: {{class_path: Adversarial, init_args: {{attack: {{class_path: PGD, init_args: {{norm: {norm}, epsilon: "8/255"}}}}}}}}
+objective:
+  class_path: Adversarial
+  init_args: {{attack: {{class_path: PGD, init_args: {{norm: {norm}, epsilon: "8/255"}}}}}}
 evaluation:
   meters:
   - {{class_path: Suite, init_args: {{level: fast, norms: [{norm}, linf], epsilons: ["8/255", 1/2]}}}}
@@ -381,15 +389,9 @@ model: {{options: {{norm: l2}}}}
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (
-            "--objective.attack.norm=l3",
-            "objective.attack.norm: expected a norm of 1, 2 or inf, or as text l1, l2 or linf, but got l3",
-        ),
+        ("--objective.attack.norm=l3", f"objective.attack.norm: {NORMS}, but got l3"),
         ("--objective.attack.epsilon=much", "objective.attack.epsilon: expected a number, but got much."),
-        (
-            "--objective.attack.num_steps=2.5",
-            "objective.attack.num_steps: expected a whole number, but got 2.5",
-        ),
+        ("--objective.attack.num_steps=x", "objective.attack.num_steps: expected a whole number, but got x."),
         ("--training.precision=fp8", "training.precision: expected one of fp32, tf32, bf16, but got fp8"),
         ("--training.compile=maybe", "training.compile: expected true or false, but got maybe"),
         ("--evaluation.meters=3", "evaluation.meters: expected a list in brackets, but got 3"),

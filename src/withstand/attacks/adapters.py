@@ -20,7 +20,7 @@ from withstand.attacks.attack import Attack
 from withstand.attacks.worst import pick
 from withstand.core import norms
 from withstand.core.modes import eval_mode
-from withstand.core.settings import settle
+from withstand.core.setting_rules import settle
 from withstand.types import AttackError
 
 _SLACK = 1e-5  # of epsilon: by so much, the rounding of float32, an image may lie outside

@@ -18,7 +18,7 @@ from withstand.core import norms
 from withstand.core.checks import check_batch
 from withstand.core.modes import eval_mode
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
-from withstand.core.settings import AT_LEAST_0, instance_of, optional, settle
+from withstand.core.setting_rules import AT_LEAST_0, instance_of, optional, settle
 from withstand.types import DataError
 
 AttackKind = Literal["white-box", "black-box", "transfer"]

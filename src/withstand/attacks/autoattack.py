@@ -20,7 +20,7 @@ from withstand.attacks.adapters import Answers, LibraryAttack, keep_inside, load
 from withstand.attacks.attack import AttackKind
 from withstand.attacks.worst import pick
 from withstand.core import norms
-from withstand.core.settings import COUNT, SEED, optional, settle
+from withstand.core.setting_rules import COUNT, SEED, optional, settle
 from withstand.types import AttackError
 
 AutoAttackPart = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]

@@ -16,7 +16,7 @@ from withstand.attacks.adapters import Answers, LibraryAttack, keep_inside, load
 from withstand.attacks.attack import AttackKind
 from withstand.attacks.worst import pick
 from withstand.core import norms
-from withstand.core.settings import COUNT, optional, settle
+from withstand.core.setting_rules import COUNT, optional, settle
 
 FoolboxMethod = Literal["deepfool", "brendel-bethge", "boundary"]
 

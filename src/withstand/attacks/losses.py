@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 def a_loss(name: str, value: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """The rule (``core.settings``) of what an attack climbs."""
+    """The rule (``core.setting_rules``) of what an attack climbs."""
     if isinstance(value, type) or not callable(value):
         raise TypeError(
             f"Expected {name} as a function of (logits, labels), such as withstand.attacks.margin, "
@@ -23,7 +23,7 @@ def a_loss(name: str, value: Any) -> Callable[[Tensor, Tensor], Tensor]:
     return value  # type: ignore[no-any-return]
 
 
-def require_one_each(values: Any, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def one_an_example(values: Any, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The values of a loss, where there is one an example. Looks at shapes alone.
 
     Raises:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks.attack import Attack
-from withstand.attacks.losses import a_loss, cross_entropy, require_one_each
+from withstand.attacks.losses import a_loss, cross_entropy, one_an_example
 from withstand.attacks.worst import Worst
 from withstand.core import norms
 from withstand.core.modes import eval_mode
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
-from withstand.core.settings import AT_LEAST_0, COUNT, POSITIVE, flag, optional, settle
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, POSITIVE, flag, optional, settle
 from withstand.types import Batch
 
 _Setting = TypeVar("_Setting")
@@ -165,12 +165,15 @@ class PGD(Attack):
         delta = norms.project(torch.add(current, direction, alpha=size).sub_(images), self.norm, plan.epsilon)
         return delta.add_(images).clamp_(0.0, 1.0)
 
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return one_an_example(self.loss(logits, labels), labels, self.loss)
+
     def _evaluate(self, model: nn.Module, current: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, classes), loss (n,), and the gradient of the loss with respect to the images."""
         with torch.enable_grad():
             leaf = current.detach().requires_grad_()
             logits = model(leaf)
-            loss = require_one_each(self.loss(logits, labels), labels, self.loss)
+            loss = self._losses(logits, labels)
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         return logits.detach(), loss.detach(), gradient
 
@@ -184,7 +187,7 @@ class PGD(Attack):
     def _search(self, model: nn.Module, images: Tensor, labels: Tensor, plan: _Plan) -> Tensor:
         with torch.no_grad():
             logits = model(images)
-            loss = self.loss(logits, labels)
+            loss = self._losses(logits, labels)
             worst = Worst.of(images, labels, logits, loss, by_loss=self.mode == "random")
         for _ in range(self.num_restarts):
             if self.mode == "evaluation":
@@ -213,7 +216,7 @@ class PGD(Attack):
             current = self._step(plan, step, near, current, gradient)
         with torch.no_grad():
             logits = model(current)
-            worst.update(index, current, logits.argmax(dim=1) != true, self.loss(logits, true))
+            worst.update(index, current, logits.argmax(dim=1) != true, self._losses(logits, true))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from withstand.attacks.attack import Attack
 from withstand.attacks.worst import worst_of
 from withstand.core import norms
 from withstand.core.modes import eval_mode
-from withstand.core.settings import COUNT, settle
+from withstand.core.setting_rules import COUNT, settle
 
 
 @dataclass(frozen=True)

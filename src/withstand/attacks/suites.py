@@ -17,7 +17,7 @@ from withstand.attacks.pgd import PGD
 from withstand.attacks.transfer import Transfer
 from withstand.core import norms
 from withstand.core.schedules import Linear
-from withstand.core.settings import Whole
+from withstand.core.setting_rules import Whole
 
 SuiteLevel = Literal["fast", "standard", "thorough"]
 SUITES: tuple[SuiteLevel, ...] = get_args(SuiteLevel)
@@ -50,7 +50,7 @@ _RESTARTED: tuple[AutoAttackPart, ...] = ("apgd-ce", "apgd-dlr", "fab")
 def suite(
     level: SuiteLevel,
     *,
-    norm: norms.Norm,
+    norm: float,
     num_classes: int,
     is_random: bool = False,
     surrogates: Mapping[str, nn.Module] = MappingProxyType({}),

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.core.settings import AT_LEAST_0, POSITIVE, each, optional, settle
+from withstand.core.setting_rules import AT_LEAST_0, POSITIVE, list_of, optional, settle
 
 Parametrization: TypeAlias = Literal["softplus", "log"]
 """How a standard deviation comes from the parameter rho: log(1 + exp(rho)), or exp(rho)."""
@@ -70,7 +70,7 @@ class Posterior:
         settle(
             self,
             prior_std=POSITIVE,
-            initial_std=POSITIVE if one else each(POSITIVE, least=2),
+            initial_std=POSITIVE if one else list_of(POSITIVE, least=2),
             mean_range=optional(AT_LEAST_0),
         )
         words = ("parametrization", Parametrization), ("estimator", Estimator)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from withstand.core.checks import require_at_least
-from withstand.core.settings import Number, optional
+from withstand.core.setting_rules import Number, optional
 from withstand.operators import Convolution, Dense, PowerIteration, Shape, upper_bound
 
 _NUM_ITERATIONS = 50

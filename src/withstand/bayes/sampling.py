@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from withstand.bayes.layer import Copies, Drawing, drawing, warn_of_idle_layers
 from withstand.core.checks import require_at_least
-from withstand.core.settings import COUNT
+from withstand.core.setting_rules import COUNT
 from withstand.loss.passes import logits_of
 
 _MOST_ROWS = 5000  # of one pass that keeps no graph

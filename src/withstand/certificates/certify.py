@@ -15,24 +15,20 @@ from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from withstand.core import norms
 from withstand.core.checks import check_batch, require_at_least
 from withstand.core.float64_copy import batch_size_for, float64_copy, require_independence
 from withstand.core.modes import uncompiled
-from withstand.core.norms import Norm
 from withstand.core.numerics import numerics
 from withstand.core.roots import largest_positive
-from withstand.core.settings import AT_LEAST_0, PROBABILITY, flag
+from withstand.core.setting_rules import AT_LEAST_0, PROBABILITY, flag
 from withstand.domains import DomainName, ProgramCache, input_set, require_set
 from withstand.domains.sets.input_sets import certified_norm
 from withstand.operators import GuaranteedNorms
 from withstand.types import DataError, ModelError
 
-Epsilon: TypeAlias = float | str | Tensor | NDArray[np.floating]
-"""One, or one for each image."""
 Method: TypeAlias = Literal["best", "box_ball", "box", "ball"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
@@ -231,8 +227,8 @@ def certify(
     images: Tensor,
     labels: Tensor,
     *,
-    norm: Norm,
-    epsilon: Epsilon,
+    norm: float,
+    epsilon: float | Tensor,
     method: Method = "best",
     clip: bool = True,
 ) -> Certification:
@@ -264,7 +260,7 @@ def certified_radius(
     images: Tensor,
     labels: Tensor,
     *,
-    norm: Norm,
+    norm: float,
     method: Method = "best",
     clip: bool = True,
     tolerance: float = 1e-3,
@@ -290,7 +286,7 @@ def certified_radius(
     return Certifier(model, method=method, clip=clip).radius(images, labels, norm=norm, tolerance=tolerance)
 
 
-def _budgets(epsilon: Epsilon, count: int) -> Tensor:
+def _budgets(epsilon: float | Tensor, count: int) -> Tensor:
     if not isinstance(epsilon, Tensor | np.ndarray):
         epsilon = AT_LEAST_0("epsilon", epsilon)
     budgets = torch.as_tensor(epsilon, dtype=torch.float64).detach()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from withstand.core.modes import eval_mode
-from withstand.core.settings import AT_LEAST_0, COUNT, POSITIVE, PROBABILITY, each, optional, settle
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, POSITIVE, PROBABILITY, list_of, optional, settle
 from withstand.types import DataError
 
 ABSTAINED = -1
@@ -65,7 +65,7 @@ class Smoothing:
             num_estimation=COUNT,
             failure_probability=PROBABILITY,
             batch_rows=COUNT,
-            epsilons=optional(each(AT_LEAST_0)),
+            epsilons=optional(list_of(AT_LEAST_0)),
         )
         if self.largest_radius == 0:
             needed = math.floor(-math.log2(self.failure_probability)) + 1

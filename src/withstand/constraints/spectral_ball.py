@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from withstand.core.modes import uncompiled
 from withstand.core.schedules import Schedule, scheduled, value_at
-from withstand.core.settings import COUNT, POSITIVE, Whole
+from withstand.core.setting_rules import COUNT, POSITIVE, Whole
 from withstand.operators import (
     Buffers,
     Convolution,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from withstand.core.settings import Whole, optional
+from withstand.core.setting_rules import Whole, optional
 from withstand.types import DataError, OutOfMemoryError
 
 

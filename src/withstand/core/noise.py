@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from withstand.core.schedules import scheduled
-from withstand.core.settings import AT_LEAST_0, each, settle
+from withstand.core.setting_rules import AT_LEAST_0, list_of, settle
 from withstand.types import DataError
 
 _LEFT_OUT = 1e-4  # share of a blurred noise's variance along one dimension that its factors may lack
 
 
 def one_or_a_channel(name: str, value: Any) -> Any:
-    """The rule (``core.settings``) of deviations: a number or schedule for all channels, or one a channel."""
+    """The rule (``core.setting_rules``) of deviations: a number or schedule for all channels, or one a channel."""
     is_several = (
         isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "shape", 1) != ()
     )
-    return each(AT_LEAST_0)(name, value) if is_several else scheduled(AT_LEAST_0)(name, value)
+    return list_of(AT_LEAST_0)(name, value) if is_several else scheduled(AT_LEAST_0)(name, value)
 
 
 @dataclass(frozen=True)

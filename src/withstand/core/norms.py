@@ -10,15 +10,11 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from withstand.core.settings import as_number
-
-Norm: TypeAlias = float | str
-"""What users may write: 1, 2, inf, or as text ``"l1"``, ``"l2"``, ``"linf"``."""
+from withstand.core.setting_rules import as_number
 
 _LABELS = {1.0: "l1", 2.0: "l2", math.inf: "linf"}
 
@@ -43,7 +39,7 @@ def as_norm(norm: object, name: str = "norm") -> float:
 
 
 def norm_rule(name: str, norm: object) -> float:
-    """The rule (``core.settings``) of a setting that is a norm."""
+    """The rule (``core.setting_rules``) of a setting that is a norm."""
     return as_norm(norm, name)
 
 
@@ -63,8 +59,8 @@ def beyond_range(p: float | None, epsilon: float, num_values: int | None = None)
     Args:
         p: 1, 2 or inf; None where there is none, of which nothing is said.
         epsilon: The budget.
-        num_values: Of an image: pixels times channels; None where that is not known yet, so that linf alone
-            can be judged.
+        num_values: Of an image: pixels times channels; None where that is not known yet, when linf alone
+            has a largest distance.
     """
     if p is None or (num_values is None and not math.isinf(p)):
         return ""

@@ -15,7 +15,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from withstand.core.settings import (
+from withstand.core.setting_rules import (
     AT_LEAST_0,
     FINITE,
     POSITIVE,
@@ -23,8 +23,8 @@ from withstand.core.settings import (
     SHARE,
     Number,
     Rule,
-    each,
     instance_of,
+    list_of,
     settle,
 )
 
@@ -192,7 +192,7 @@ class Stages(Schedule):
     epochs: Sequence[float]
 
     def __post_init__(self) -> None:
-        settle(self, values=each(FINITE), epochs=each(POSITIVE))
+        settle(self, values=list_of(FINITE), epochs=list_of(POSITIVE))
         if len(self.values) != len(self.epochs):
             raise ValueError(
                 "Stages needs as many epochs as values, "
@@ -248,7 +248,7 @@ class Join(Schedule):
     boundaries: Sequence[float]
 
     def __post_init__(self) -> None:
-        settle(self, schedules=each(a_schedule), boundaries=each(AT_LEAST_0, least=0))
+        settle(self, schedules=list_of(a_schedule), boundaries=list_of(AT_LEAST_0, least=0))
         ascending = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
         if len(self.boundaries) != len(self.schedules) - 1 or not ascending:
             raise ValueError(

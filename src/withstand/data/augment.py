@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from withstand.core.settings import Whole, flag, settle
+from withstand.core.setting_rules import Whole, flag, settle
 from withstand.types import DataError
 
 

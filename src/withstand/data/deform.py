@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from withstand.core.noise import gaussian_filter
-from withstand.core.settings import AT_LEAST_0, Number, settle
+from withstand.core.setting_rules import AT_LEAST_0, Number, settle
 from withstand.data.batches import to_unit_range
 from withstand.data.partition import derived_seed, epoch_order
 from withstand.data.split import Split

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.certificates import Method
 from withstand.core import norms
-from withstand.core.settings import AT_LEAST_0, each
+from withstand.core.setting_rules import AT_LEAST_0, list_of
 from withstand.evaluation.identity import identity
 from withstand.results.results import Target
 
@@ -21,8 +21,8 @@ def norm_name(norm: float | None) -> str:
     return "none" if norm is None else f"{norm:g}"
 
 
-budgets = each(AT_LEAST_0)
-"""The rule (``core.settings``) of a list of epsilons, in [0, 1] units."""
+budgets = list_of(AT_LEAST_0)
+"""The rule (``core.setting_rules``) of a list of epsilons, in [0, 1] units."""
 
 
 def warn_beyond_range(of: Iterable[float | None], epsilons: Sequence[float]) -> None:
@@ -43,7 +43,7 @@ def beyond_range(
         certificates: What is proven.
         num_values: Of an image: pixels times channels.
     """
-    plans = [*attacks, *(plan for plan in certificates if plan.clip)]
+    plans: list[AttackPlan | CertificatePlan] = [*attacks, *(plan for plan in certificates if plan.clip)]
     words = (
         norms.beyond_range(plan.norm, epsilon, num_values) for plan in plans for epsilon in plan.epsilons
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from withstand.core.settings import AT_LEAST_0, COUNT, Whole, optional, settle
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, Whole, optional, settle
 
 LEAST_DRAWS_TO_TRY = 4
 """The least ``most_attack_samples``: that after two doublings."""

@@ -25,7 +25,7 @@ from withstand.core.dataset_info import DatasetInfo
 from withstand.core.modes import eval_mode
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
-from withstand.core.settings import COUNT, SEED, instance_of, optional
+from withstand.core.setting_rules import COUNT, SEED, instance_of, optional
 from withstand.data import Dataset, Split, batches
 from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_predictor

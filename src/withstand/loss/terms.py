@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from withstand.core.checks import check_batch
 from withstand.core.schedules import Schedule, scheduled, value_at
-from withstand.core.settings import AT_LEAST_0, each, instance_of
+from withstand.core.setting_rules import AT_LEAST_0, instance_of, list_of
 from withstand.loss.passes import Pass
 from withstand.types import LossTerms
 
@@ -152,7 +152,7 @@ class Weighted(OnePass):
     def __init__(self, term: Objective, weight: float | Schedule) -> None:
         super().__init__()
         self.term: Objective = an_objective("what is weighted", term)
-        self.weight = scheduled(AT_LEAST_0)("the weight of an objective", weight)
+        self.weight: float | Schedule = scheduled(AT_LEAST_0)("the weight of an objective", weight)
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
@@ -192,7 +192,7 @@ class Sum(OnePass):
 
     def __init__(self, terms: Sequence[Objective]) -> None:
         super().__init__()
-        self.terms = nn.ModuleList(each(an_objective)("the terms of a sum", terms))
+        self.terms = nn.ModuleList(list_of(an_objective)("the terms of a sum", terms))
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:

@@ -14,7 +14,7 @@ from typing_extensions import override
 from withstand.core import norms
 from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
-from withstand.core.settings import AT_LEAST_0, SHARE, flag, settle
+from withstand.core.setting_rules import AT_LEAST_0, SHARE, flag, settle
 from withstand.domains import Ball, BoxBall, DomainName, LastLayer, ProgramCache, input_set, require_set
 from withstand.loss.terms import Objective
 from withstand.operators import PowerIteration

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from withstand.core.noise import GaussianNoise, one_or_a_channel
 from withstand.core.schedules import Schedule, value_at
-from withstand.core.settings import AT_LEAST_0, Whole, flag, settle
+from withstand.core.setting_rules import AT_LEAST_0, Whole, flag, settle
 from withstand.loss.passes import Pass, logits_of
 from withstand.loss.terms import OnePass
 from withstand.types import LossTerms

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.core.noise import GaussianNoise
-from withstand.core.settings import Whole, settle
+from withstand.core.setting_rules import Whole, settle
 from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
 from withstand.graph.layout import Layout
 from withstand.graph.rules.norm_rules import BatchNorm

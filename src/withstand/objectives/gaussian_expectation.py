@@ -14,7 +14,7 @@ from typing_extensions import override
 from withstand.core.modes import eval_mode, uncompiled
 from withstand.core.noise import one_or_a_channel
 from withstand.core.schedules import Schedule, scheduled, value_at
-from withstand.core.settings import AT_LEAST_0, settle
+from withstand.core.setting_rules import AT_LEAST_0, settle
 from withstand.domains import Program, ProgramCache
 from withstand.loss.passes import Pass
 from withstand.loss.terms import OnePass

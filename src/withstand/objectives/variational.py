@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.core.schedules import Schedule, scheduled, value_at
-from withstand.core.settings import AT_LEAST_0, COUNT, optional, settle
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, optional, settle
 from withstand.loss.passes import Pass
 from withstand.loss.terms import Objective, OnePass
 from withstand.objectives.cross_entropy import CrossEntropy

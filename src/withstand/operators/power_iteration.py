@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.core.settings import COUNT
+from withstand.core.setting_rules import COUNT
 from withstand.operators.linear_operators import LinearOperator, Shape
 
 

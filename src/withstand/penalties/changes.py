@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.modes import eval_mode, uncompiled
-from withstand.core.settings import AT_LEAST_0, COUNT, optional, settle
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, optional, settle
 from withstand.data.deform import Deform
 from withstand.loss.passes import Differentiable, Pass, logits_of
 from withstand.loss.terms import OnePass, Penalty

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.norms import as_norm
-from withstand.core.settings import COUNT, settle
+from withstand.core.setting_rules import COUNT, settle
 from withstand.data.deform import Deform
 from withstand.loss.passes import Pass
 from withstand.penalties.classwise import GradientPenalty, class_gradients, gradient, own_gradients

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.modes import eval_mode
-from withstand.core.settings import AT_LEAST_0, COUNT, settle
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, settle
 from withstand.loss.passes import Differentiable, Pass
 from withstand.penalties.classwise import GradientPenalty, gradient
 from withstand.types import LossTerms

@@ -24,7 +24,7 @@ from withstand.bayes import Posterior
 from withstand.constraints import Constraint
 from withstand.core.norms import as_norm
 from withstand.core.schedules import Schedule
-from withstand.core.settings import as_number
+from withstand.core.setting_rules import as_number
 from withstand.core.suggest import nearest
 from withstand.data import Deform
 from withstand.evaluation import Meter, Sampling

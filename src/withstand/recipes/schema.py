@@ -12,7 +12,7 @@ from typing import Any, Literal
 from withstand.bayes import Posterior
 from withstand.constraints import ParametrizationName
 from withstand.core.norms import norm_rule
-from withstand.core.settings import AT_LEAST_0, COUNT, SHARE, Whole, optional, settle
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, SHARE, Whole, optional, settle
 from withstand.data import PartitionName
 from withstand.evaluation import Meter, Sampling, require_sizes
 from withstand.objectives import CrossEntropy, Objective

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from withstand.core.settings import COUNT, settle
+from withstand.core.setting_rules import COUNT, settle
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.objectives.certified import CLEAN_ACCURACY_TERM, CLEAN_TERM
 

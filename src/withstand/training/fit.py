@@ -11,7 +11,7 @@ from torch import nn
 from withstand.core.checks import memory_checked
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
-from withstand.core.settings import SEED
+from withstand.core.setting_rules import SEED
 from withstand.data import Dataset
 from withstand.loss.terms import Objective
 from withstand.training.loop import Training, TrainingResult

@@ -14,14 +14,14 @@ from withstand.attacks.attack import an_attack
 from withstand.constraints import Constraint
 from withstand.core.numerics import Precision
 from withstand.core.schedules import Schedule, scheduled
-from withstand.core.settings import (
+from withstand.core.setting_rules import (
     AT_LEAST_0,
     COUNT,
     POSITIVE,
     Whole,
-    each,
     flag,
     instance_of,
+    list_of,
     optional,
     settle,
 )
@@ -39,7 +39,7 @@ def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def a_factory(name: str, value: Any) -> OptimizerFactory:
-    """The rule (``core.settings``) of what makes an optimiser."""
+    """The rule (``core.setting_rules``) of what makes an optimiser."""
     if not callable(value):
         kind = type(value).__name__
         got = f"the optimiser {kind} itself" if isinstance(value, torch.optim.Optimizer) else repr(value)
@@ -114,13 +114,13 @@ class TrainingSettings:
             lr_factor=scheduled(POSITIVE),
             plateau=optional(instance_of(Plateau, "a plateau, such as Plateau(factor=0.5)")),
             early_stopping=optional(COUNT),
-            constraints=each(instance_of(Constraint, "a constraint, such as SpectralBall(1.0)"), least=0),
+            constraints=list_of(instance_of(Constraint, "a constraint, such as SpectralBall(1.0)"), least=0),
             drop_last=flag,
             selection=optional(an_attack),
             rollback=optional(instance_of(Rollback, "a rollback, such as Rollback()")),
             compile=flag,
             checkpoint_seconds=AT_LEAST_0,
-            measures=each(instance_of(Measure, "a measure of withstand.training"), least=0),
+            measures=list_of(instance_of(Measure, "a measure of withstand.training"), least=0),
             tensorboard=flag,
         )
         if self.precision not in get_args(Precision):

@@ -11,7 +11,7 @@ from torch import nn
 
 from withstand import bayes
 from withstand.core.numerics import Precision
-from withstand.core.settings import instance_of
+from withstand.core.setting_rules import instance_of
 from withstand.data import Dataset
 from withstand.loss.terms import Objective, an_objective
 from withstand.training.settings import TrainingSettings

@@ -16,7 +16,7 @@ from torch import nn
 from withstand import bayes
 from withstand.attacks import Attack
 from withstand.core.modes import eval_mode
-from withstand.core.settings import PROBABILITY, Whole, settle
+from withstand.core.setting_rules import PROBABILITY, Whole, settle
 from withstand.data import Split, batches
 from withstand.training.checkpoint import Row
 from withstand.training.measure import Measure

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 
 from withstand.core import norms
-from withstand.core.settings import AT_LEAST_0
+from withstand.core.setting_rules import AT_LEAST_0
 from withstand.domains.sets.ball import Ball
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.box_ball import BoxBall
@@ -23,7 +23,7 @@ DomainName: TypeAlias = Literal["box_ball", "box", "ball"]
 
 
 def input_set(
-    images: Tensor, norm: norms.Norm, epsilon: float | str | Tensor, domain: DomainName, *, clip: bool = False
+    images: Tensor, norm: float, epsilon: float | Tensor, domain: DomainName, *, clip: bool = False
 ) -> Region:
     """All that lies within epsilon of each image, in an l2 or linf ball.
 
@@ -46,7 +46,7 @@ def input_set(
     return DOMAINS[domain](images, p, reach, clip)
 
 
-def require_set(norm: norms.Norm, domain: str) -> float:
+def require_set(norm: float, domain: str) -> float:
     """The norm as a float, where there are sets of it and of the domain.
 
     Raises:
@@ -58,7 +58,7 @@ def require_set(norm: norms.Norm, domain: str) -> float:
 
 
 def certified_norm(name: str, norm: object) -> float:
-    """The rule (``core.settings``) of the norm of a certificate."""
+    """The rule (``core.setting_rules``) of the norm of a certificate."""
     with suppress(ValueError):
         if (number := norms.as_norm(norm, name)) in CERTIFIED_NORMS:
             return number

@@ -22,7 +22,7 @@ from withstand.bayes.sampled_norms import (
 )
 from withstand.core.float64_copy import float64_copy
 from withstand.core.numerics import preserved_random_state
-from withstand.core.settings import COUNT
+from withstand.core.setting_rules import COUNT
 from withstand.data.partition import derived_seed
 from withstand.evaluation.kernel_norms.random_networks import expected_lipschitz
 from withstand.operators import Dense, Place, places, upper_bound

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand.core import norms
-from withstand.core.settings import COUNT, Number, Whole, settle
+from withstand.core.setting_rules import COUNT, Number, Whole, settle
 from withstand.data import Deform
 from withstand.loss.passes import Differentiable
 from withstand.penalties.classwise import class_gradients, gradient

@@ -15,7 +15,7 @@ from withstand.attacks.attack import an_attack
 from withstand.certificates import METHODS, Method
 from withstand.core import norms
 from withstand.core.dataset_info import DatasetInfo
-from withstand.core.settings import each, flag, settle
+from withstand.core.setting_rules import flag, list_of, settle
 from withstand.domains.sets.input_sets import certified_norm
 from withstand.evaluation.identity import identity
 from withstand.evaluation.meter import Meter, Needs, Sources
@@ -44,7 +44,7 @@ class Attacks(Meter):
     epsilons: list[float]
 
     def __post_init__(self) -> None:
-        settle(self, attacks=each(an_attack), epsilons=budgets)
+        settle(self, attacks=list_of(an_attack), epsilons=budgets)
         warn_beyond_range([attack.norm for attack in self.attacks], self.epsilons)
 
     @property
@@ -94,7 +94,7 @@ class Suite(Meter):
             raise ValueError(
                 f"Expected a suite of {', '.join(get_args(SuiteLevel))}, but got {self.level!r}."
             )
-        settle(self, norms=each(norms.norm_rule), epsilons=budgets)
+        settle(self, norms=list_of(norms.norm_rule), epsilons=budgets)
         warn_beyond_range(self.norms, self.epsilons)
 
     @property

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from withstand.core.settings import COUNT, settle
+from withstand.core.setting_rules import COUNT, settle
 from withstand.evaluation.attacking import column, prediction_column
 from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
 from withstand.results import results

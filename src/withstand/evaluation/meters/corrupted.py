@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.core.settings import Whole, each, settle
+from withstand.core.setting_rules import Whole, list_of, settle
 from withstand.core.suggest import nearest
 from withstand.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
@@ -44,7 +44,7 @@ class Corruptions(Meter):
         for kind in self.kinds:
             if isinstance(kind, str) and kind not in CORRUPTIONS:
                 raise ValueError(f"There is no corruption {kind!r}; {nearest(kind, CORRUPTIONS)}")
-        settle(self, severities=each(Whole(least=1, most=SEVERITIES[-1]), least=0))
+        settle(self, severities=list_of(Whole(least=1, most=SEVERITIES[-1]), least=0))
         names = [kind.name for kind in self._kinds]
         for name, values in (("kinds", names), ("severities", self.severities)):
             if not values or len(set(values)) < len(values):

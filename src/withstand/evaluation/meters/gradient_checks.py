@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from withstand.attacks import PGD, cross_entropy, margin
 from withstand.core import norms
-from withstand.core.settings import settle
+from withstand.core.setting_rules import settle
 from withstand.data import batches
 from withstand.evaluation.meter import Gathered, Meter, Needs, PartResult, Subject, Summary
 from withstand.evaluation.plans import norm_name

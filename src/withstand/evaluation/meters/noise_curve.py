@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.core import norms
-from withstand.core.settings import COUNT, POSITIVE, Whole, flag, settle
+from withstand.core.setting_rules import COUNT, POSITIVE, Whole, flag, settle
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
 from withstand.results.measurements import (

@@ -17,7 +17,7 @@ from withstand import bayes
 from withstand.bayes.sampling import auroc, entropies, histogram
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.numerics import seed_of
-from withstand.core.settings import COUNT, settle
+from withstand.core.setting_rules import COUNT, settle
 from withstand.data import Dataset, batches
 from withstand.evaluation.attacking import column
 from withstand.evaluation.meter import Columns, Gathered, Meter, Needs, PartResult, Sources, Subject, Summary

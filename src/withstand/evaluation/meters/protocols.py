@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.core import norms
-from withstand.core.settings import COUNT, POSITIVE, each, settle
+from withstand.core.setting_rules import COUNT, POSITIVE, list_of, settle
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
 from withstand.results import random_answers as results
@@ -67,7 +67,7 @@ class SebrProtocol(Meter):
     step_size: float = 1e5
 
     def __post_init__(self) -> None:
-        several = each(POSITIVE, least=0)
+        several = list_of(POSITIVE, least=0)
         settle(self, fgsm=several, pgd=several, num_samples=COUNT, num_steps=COUNT, step_size=POSITIVE)
         for name, epsilons in (("fgsm", self.fgsm), ("pgd", self.pgd)):
             _require_epsilons(name, epsilons)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from withstand.core.noise import GaussianNoise
-from withstand.core.settings import AT_LEAST_0, COUNT, POSITIVE, Whole, each, settle
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, POSITIVE, Whole, list_of, settle
 from withstand.core.suggest import nearest
 
 Method: TypeAlias = Literal["first-activation", "diagonal", "factored", "full"]
@@ -41,7 +41,7 @@ class MomentSettings:
     def __post_init__(self) -> None:
         settle(
             self,
-            noise_std=each(POSITIVE),
+            noise_std=list_of(POSITIVE),
             num_examples=COUNT,
             num_samples=Whole(least=2),
             blur=AT_LEAST_0,

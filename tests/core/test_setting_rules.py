@@ -13,7 +13,7 @@ import torch
 from withstand.attacks import PGD
 from withstand.attacks.attack import an_attack
 from withstand.core.schedules import Linear, StepDecay, scheduled
-from withstand.core.settings import (
+from withstand.core.setting_rules import (
     AT_LEAST_0,
     COUNT,
     POSITIVE,
@@ -21,8 +21,8 @@ from withstand.core.settings import (
     Number,
     Whole,
     as_number,
-    each,
     flag,
+    list_of,
     optional,
 )
 
@@ -72,10 +72,10 @@ def test_what_is_no_number_is_refused_by_the_name_of_the_setting(value: Any) -> 
         (COUNT, 2.5, "Expected a whole number as it, but got 2.5."),
         (COUNT, None, "Expected it as a whole number, such as 20, but got None."),
         (COUNT, True, "Expected it as a whole number, such as 20, but got True."),
-        (each(COUNT), [1, 0], "Expected every one of it of at least 1, but got 0."),
-        (each(COUNT), [], "Expected at least one in it, but got none."),
-        (each(COUNT), 3, "Expected it as a list, in brackets, but got 3."),
-        (each(COUNT), "1", "Expected it as a list, in brackets, but got '1'."),
+        (list_of(COUNT), [1, 0], "Expected every one of it of at least 1, but got 0."),
+        (list_of(COUNT), [], "Expected at least one in it, but got none."),
+        (list_of(COUNT), 3, "Expected it as a list, in brackets, but got 3."),
+        (list_of(COUNT), "1", "Expected it as a list, in brackets, but got '1'."),
         (optional(COUNT), 0, "Expected it of at least 1, but got 0."),
         (flag, 1, "Expected it as True or False, but got 1."),
         (scheduled(AT_LEAST_0), Linear(0, -1, 5), "Expected all values of it of at least 0, but got -1."),
@@ -98,8 +98,8 @@ def test_rules_give_plain_numbers() -> None:
     large = 2**62 + 1
     assert [type(COUNT("it", value)) for value in (2, 2.0, np.int64(2), torch.tensor(2), "2")] == [int] * 5
     assert Whole(least=0)("it", large) == large
-    assert each(AT_LEAST_0)("it", np.array([0.5, 1])) == [0.5, 1.0]
-    assert each(AT_LEAST_0)("it", ("1/2", 1)) == (0.5, 1.0)
+    assert list_of(AT_LEAST_0)("it", np.array([0.5, 1])) == [0.5, 1.0]
+    assert list_of(AT_LEAST_0)("it", ("1/2", 1)) == (0.5, 1.0)
     assert optional(COUNT)("it", None) is None
 
 

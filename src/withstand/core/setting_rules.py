@@ -139,7 +139,7 @@ def optional(rule: Rule) -> Rule:
     return lambda name, value: None if value is None else rule(name, value)
 
 
-def each(rule: Rule, *, least: int = 1) -> Rule:
+def list_of(rule: Rule, *, least: int = 1) -> Rule:
     """The rule of a list of values, each of which keeps a rule.
 
     Args:
