@@ -61,6 +61,10 @@ class RecipeError(WithstandError, ValueError):
     """A recipe, key or value that does not exist or does not fit."""
 
 
+class OutOfMemoryError(WithstandError, MemoryError):
+    """The device's memory does not hold what a step needs."""
+
+
 class RunFolderError(WithstandError, OSError):
     """A run folder that cannot be written, read, or resumed."""
 

@@ -52,6 +52,8 @@ def test_attack_result_is_near_in_range_and_detached(attack: Attack, net: nn.Mod
         assert attack.epsilon_at(progress) <= attack.epsilon_at() == EPSILON
 
 
+# On purpose far: a budget larger than any distance is warned of.
+@pytest.mark.filterwarnings("ignore:epsilon .* lets an attack turn")
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     epsilon=st.floats(0, 2),
@@ -82,6 +84,7 @@ def test_attack_gives_an_empty_batch_back_empty(attack: Attack, net: nn.Module, 
     _assert_inside(attack, images, attack(net, images, batch.labels[:0]), EPSILON)
 
 
+@pytest.mark.filterwarnings("ignore:epsilon .* lets an attack turn")
 def test_attack_repeats_with_its_seed(attack: Attack, net: nn.Module, batch: Batch) -> None:
     results = []
     for seed in (3, 3):

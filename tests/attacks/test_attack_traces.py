@@ -49,6 +49,7 @@ def _copy(tensor: Tensor | None) -> Tensor | None:
 
 @pytest.mark.parametrize("has_gradients", [False, True])
 @pytest.mark.parametrize("grad_enabled", [False, True])
+@pytest.mark.filterwarnings("ignore:epsilon .* lets an attack turn")  # far on purpose
 def test_attack_touches_nothing(
     attack: Attack, net: nn.Module, batch: Batch, has_gradients: bool, grad_enabled: bool
 ) -> None:
@@ -92,6 +93,7 @@ def test_attack_has_the_model_in_eval_mode_meanwhile(
     assert not any(modes)
 
 
+@pytest.mark.filterwarnings("ignore:epsilon .* lets an attack turn")  # far on purpose
 def test_attack_touches_nothing_when_the_model_fails(
     querying_attack: Attack, net: nn.Module, batch: Batch
 ) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -202,9 +203,9 @@ def test_pgd_has_names_and_descriptions(attack: PGD, name: str, words: str) -> N
         ({"epsilon": -0.1}, "Expected epsilon of at least 0, but got -0.1"),
         ({"num_steps": 0}, "Expected num_steps of at least 1, but got 0"),
         ({"num_restarts": 0}, "Expected num_restarts of at least 1, but got 0"),
-        ({"step_size": 0.0}, "Expected a positive step_size, but got 0.0"),
-        ({"step_size": -1}, "Expected a positive step_size, but got -1"),
-        ({"step_size": math.nan}, "Expected a positive step_size, but got nan"),
+        ({"step_size": 0.0}, "Expected step_size above 0, but got 0"),
+        ({"step_size": -1}, "Expected step_size above 0, but got -1"),
+        ({"step_size": math.nan}, "Expected step_size above 0 and finite, but got nan"),
     ],
 )
 def test_pgd_refuses_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
@@ -232,3 +233,61 @@ def test_pgd_says_that_the_model_fails_on_the_images() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
     with pytest.raises(ModelError, match="shapes cannot be multiplied"):
         PGD()(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("norm", "same"),
+    [
+        *((1, 1.0), ("1", 1.0), ("l1", 1.0), (2, 2.0), ("2", 2.0), ("l2", 2.0), ("L2", 2.0)),
+        *(("inf", math.inf), ("linf", math.inf), ("Linf", math.inf), ("l_inf", math.inf)),
+        *((torch.tensor(2), 2.0), (np.float32("inf"), math.inf)),
+    ],
+)
+def test_pgd_reads_norms_alike(norm: Any, same: float) -> None:
+    assert PGD(norm=norm) == PGD(norm=same)
+    assert type(PGD(norm=norm).norm) is float
+
+
+@pytest.mark.parametrize("norm", ["l3", 3, "euclid", None, [2], True])
+def test_pgd_names_the_norms_that_there_are(norm: Any) -> None:
+    with pytest.raises(ValueError, match=r"a norm of 1, 2 or inf, but got .*; as text l1, l2 or linf"):
+        PGD(norm=norm)
+
+
+@pytest.mark.parametrize(
+    "epsilon", ["8/255", np.float64(8 / 255), torch.tensor(8 / 255, dtype=torch.float64)]
+)
+def test_pgd_reads_epsilons_alike(epsilon: Any) -> None:
+    assert PGD(epsilon=epsilon) == PGD(epsilon=8 / 255)
+
+
+@pytest.mark.parametrize("loss", ["nosuch", None, nn.CrossEntropyLoss])
+def test_pgd_refuses_what_is_no_loss(loss: Any) -> None:
+    with pytest.raises(TypeError, match=r"loss as a function of \(logits, labels\)"):
+        PGD(loss=loss)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), lambda logits, labels: 3.0])
+@pytest.mark.parametrize("mode", get_args(AttackMode))
+def test_pgd_refuses_a_loss_of_one_number_for_the_batch(loss: Any, mode: AttackMode) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"one value an example, \([12],\), but .* gives"):
+        PGD(loss=loss, mode=mode)(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("epsilon", [8, 1.1, Linear(0.0, 8.0, 10)])
+def test_pgd_warns_of_a_linf_budget_beyond_the_range_when_it_is_made(epsilon: Any) -> None:
+    with pytest.warns(UserWarning, match=r"in linf lets an attack turn .* did you mean (8|1.1)/255\?"):
+        PGD(epsilon=epsilon)
+    PGD(epsilon=1.0)
+
+
+@pytest.mark.parametrize(("norm", "largest"), [(1.0, 4.0), (2.0, 2.0)])
+def test_pgd_warns_of_other_budgets_beyond_the_range_of_the_images(norm: float, largest: float) -> None:
+    model, batch = (
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
+        (torch.rand(2, 1, 2, 2), torch.tensor([0, 1])),
+    )
+    PGD(norm, largest, num_steps=1)(model, *batch)
+    with pytest.warns(UserWarning, match=f"no two are farther apart than {largest:g}"):
+        PGD(norm, largest + 0.1, num_steps=1)(model, *batch)

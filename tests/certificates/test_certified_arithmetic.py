@@ -296,10 +296,31 @@ def test_certify_of_wrong_arguments_says_what_to_do() -> None:
         certify(model, images, labels + 3, norm=2, epsilon=0.1)
     with pytest.raises(DataError, match="labels below 3"):
         certified_radius(model, images, labels + 3, norm=2)
-    with pytest.raises(ValueError, match=r"math\.inf, numbers, but got norm 'inf'"):
-        certify(model, images, labels, norm="inf", epsilon=0.1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"epsilon as a number or a tensor, but got '0\.1'"):
-        certify(model, images, labels, norm=2, epsilon="0.1")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"norms l2 and linf, but got norm 'l1'"):
+        certify(model, images, labels, norm="l1", epsilon=0.1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"epsilon as a number, such as .*, but got 'much'"):
+        certify(model, images, labels, norm=2, epsilon="much")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("norm", "same"), [("l2", 2.0), ("2", 2.0), ("linf", math.inf), ("inf", math.inf)])
+def test_certify_takes_norm_and_epsilon_as_text(norm: Any, same: float) -> None:
+    model, images = Of(F.relu).eval(), torch.rand(2, 1, 4, 4)
+    labels = torch.zeros(2, dtype=torch.int64)
+    as_text = certify(model, images, labels, norm=norm, epsilon="8/255")  # type: ignore[arg-type]
+    as_number = certify(model, images, labels, norm=same, epsilon=8 / 255)
+    assert torch.equal(as_text.margin, as_number.margin)
+    radii = [certified_radius(model, images, labels, norm=p) for p in (norm, same)]
+    assert torch.equal(*radii)
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8), ("l2", 4.1)])
+def test_certify_warns_of_a_budget_beyond_the_range(norm: Any, epsilon: float) -> None:
+    model, images = Of(F.relu).eval(), torch.rand(2, 1, 4, 4)
+    labels = torch.zeros(2, dtype=torch.int64)
+    with pytest.warns(UserWarning, match=rf"epsilon {epsilon} in {norm} .* did you mean {epsilon}/255\?"):
+        assert not certify(model, images, labels, norm=norm, epsilon=epsilon).certified.any()
+    certify(model, images, labels, norm=2, epsilon=4.0)  # the distance of black and white
+    certify(model, images, labels, norm=norm, epsilon=epsilon, clip=False)  # pixels of any value
 
 
 def test_certify_of_a_steep_softplus_counts_its_jump() -> None:

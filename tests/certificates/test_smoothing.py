@@ -195,18 +195,18 @@ def test_smoothed_radius_refuses_images_of_whole_numbers() -> None:
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"noise_std": 0.0}, "noise_std of the smoothing that is finite and above 0"),
-        ({"noise_std": math.nan}, "noise_std of the smoothing"),
-        ({"noise_std": math.inf}, "noise_std of the smoothing"),
-        ({"num_selection": 0}, "num_selection of the smoothing of at least 1"),
-        ({"num_estimation": 0}, "num_estimation of the smoothing of at least 1"),
-        ({"batch_rows": 0}, "batch_rows of the smoothing of at least 1"),
+        ({"noise_std": 0.0}, "noise_std above 0, but got 0"),
+        ({"noise_std": math.nan}, "noise_std above 0 and finite"),
+        ({"noise_std": math.inf}, "noise_std above 0 and finite"),
+        ({"num_selection": 0}, "num_selection of at least 1"),
+        ({"num_estimation": 0}, "num_estimation of at least 1"),
+        ({"batch_rows": 0}, "batch_rows of at least 1"),
         ({"failure_probability": 0.0}, "between 0 and 1, but got 0"),
         ({"failure_probability": 1.0}, "between 0 and 1, but got 1"),
         ({"num_estimation": 9}, "9 draws prove nothing .* set num_estimation to 10 or more"),
         ({"num_estimation": 2, "failure_probability": 0.25}, "set num_estimation to 3 or more"),
-        ({"epsilons": []}, "one at least"),
-        ({"epsilons": [-0.1]}, "finite and at least 0"),
+        ({"epsilons": []}, "at least one in epsilons"),
+        ({"epsilons": [-0.1]}, "every one of epsilons of at least 0"),
     ],
 )
 def test_smoothing_refuses_settings_out_of_range(wrong: dict[str, Any], text: str) -> None:

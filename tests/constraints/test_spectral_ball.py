@@ -139,13 +139,13 @@ def test_spectral_ball_radius_follows_its_schedule() -> None:
 
 @pytest.mark.parametrize("schedule", [Linear(0.0, 1.0, 2), Linear(-1.0, 1.0, 2)])
 def test_spectral_ball_refuses_a_radius_that_is_not_positive(schedule: Linear) -> None:
-    with pytest.raises(ValueError, match="must be positive and finite, but got"):
+    with pytest.raises(ValueError, match=r"must be positive and finite|all values of radius of at least 0"):
         SpectralBall(schedule).project_(_net(), progress=0.0)
 
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, math.inf, math.nan])
 def test_spectral_ball_needs_a_radius(radius: float) -> None:
-    with pytest.raises(ValueError, match=f"positive and finite, but got {radius}"):
+    with pytest.raises(ValueError, match=rf"^Expected radius above 0.*, but got {radius:g}\.$"):
         SpectralBall(radius)
 
 
@@ -153,8 +153,8 @@ def test_spectral_ball_needs_a_radius(radius: float) -> None:
     ("options", "words"),
     [
         ({"form": "kernels"}, "but got 'kernels'"),
-        ({"every": 0}, "every >= 1 and subspace >= 0, but got 0 and 0"),
-        ({"subspace": -1}, "but got 1 and -1"),
+        ({"every": 0}, "every of at least 1, but got 0"),
+        ({"subspace": -1}, "subspace of at least 0, but got -1"),
         ({"subspace": 2}, "or give every > 1, but got form='kernel' and every=1"),
         ({"subspace": 2, "every": 9, "form": "operator"}, "got form='operator' and every=9"),
     ],

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from withstand.core.checks import check_batch, require_at_least, require_finite
-from withstand.types import DataError
+from withstand.core.checks import as_device, check_batch, memory_checked, require_at_least
+from withstand.types import DataError, OutOfMemoryError
 
 LABELS = torch.tensor([0, 1])
 
@@ -94,8 +94,16 @@ def test_require_at_least_names_numbers_that_are_too_small() -> None:
         require_at_least(2, "the smoothing", num_draws=1)
 
 
-@pytest.mark.parametrize("number", [-1e-9, math.inf, math.nan])
-def test_require_finite_names_numbers_that_are_negative_or_not_finite(number: float) -> None:
-    require_finite(epsilon=0.0)
-    with pytest.raises(ValueError, match=r"^Expected radius of at least 0, but got"):
-        require_finite(epsilon=1.0, radius=number)
+def test_as_device_takes_what_is_there_alone() -> None:
+    assert as_device("cpu") == as_device(torch.device("cpu")) == torch.device("cpu")
+    for device in ("gpu", "cuda:99", "nosuch", 3.5):
+        with pytest.raises(ValueError, match=r"no device '?(gpu|cuda:99|nosuch|3\.5)'?") as caught:
+            as_device(device)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+
+
+def test_memory_checked_passes_on_other_errors() -> None:
+    with pytest.raises(RuntimeError, match=r"^another$"), memory_checked("take less."):
+        raise RuntimeError("another")
+    with pytest.raises(OutOfMemoryError, match=r"^Out of memory: take less\."), memory_checked("take less."):
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.")

@@ -169,13 +169,13 @@ def test_random_noise_factors_make_the_covariance_on_average(blur: float) -> Non
 
 @pytest.mark.parametrize("std", [-0.1, math.nan, math.inf, [], [0.1, -0.1], [0.1, math.nan]])
 def test_noise_refuses_a_wrong_std(std: float | Sequence[float]) -> None:
-    with pytest.raises(ValueError, match="noise_std that is finite and at least 0"):
+    with pytest.raises(ValueError, match=r"noise_std (of at least 0|, but got none)"):
         GaussianNoise(std)
 
 
 @pytest.mark.parametrize("blur", [-1.0, math.nan, math.inf])
 def test_noise_refuses_a_wrong_blur(blur: float) -> None:
-    with pytest.raises(ValueError, match="blur that is finite and at least 0"):
+    with pytest.raises(ValueError, match="blur of at least 0"):
         GaussianNoise(0.1, blur)
 
 

@@ -43,14 +43,14 @@ def test_norms_have_a_label_and_a_dual(p: float, name: str, dual: float) -> None
     assert norms.label(p) == name
     assert norms.dual(p) == dual
     assert norms.dual(norms.dual(p)) == p
-    assert isinstance(norms.require_norm(p), float)
+    assert isinstance(norms.as_norm(p), float)
 
 
 @pytest.mark.parametrize("p", [0.0, 3.0, -1.0, -math.inf, math.nan])
 def test_norms_other_than_1_2_and_inf_are_refused_everywhere(p: float) -> None:
     x = torch.ones(1, 2)
     calls: list[Callable[[], object]] = [
-        lambda: norms.require_norm(p),
+        lambda: norms.as_norm(p),
         lambda: norms.label(p),
         lambda: norms.dual(p),
         lambda: norms.norm(x, p),

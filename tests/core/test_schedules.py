@@ -99,13 +99,13 @@ def test_ramp_ends_where_its_floats_say_so() -> None:
 def test_ramps_without_length_are_refused(
     kind: type[Linear | Exponential], epochs: float, begin: float
 ) -> None:
-    with pytest.raises(ValueError, match=rf"epochs > 0 and begin >= 0, but got {epochs} and {begin}"):
+    with pytest.raises(ValueError, match=r"Expected (epochs above 0|begin of at least 0), but got"):
         kind(0.1, 0.2, epochs, begin)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0)])
 def test_exponential_ramps_need_positive_ends(start: float, end: float) -> None:
-    with pytest.raises(ValueError, match=rf"positive ends, but got {start} and {end}"):
+    with pytest.raises(ValueError, match=r"Expected (start|end) above 0, but got"):
         Exponential(start, end, 5)
 
 
@@ -122,7 +122,9 @@ def test_stages_change_at_their_boundaries() -> None:
     ("values", "epochs"), [([], []), ([1.0], []), ([1.0], [1, 2]), ([1.0, 2.0], [1, 0]), ([1.0], [-1])]
 )
 def test_stages_that_do_not_fit_are_refused(values: list[float], epochs: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"as many positive epochs as values, and at least one, but got"):
+    with pytest.raises(
+        ValueError, match=r"as many epochs as values, but got|at least one in|every one of epochs above 0"
+    ):
         Stages(values, epochs)
 
 
@@ -141,7 +143,9 @@ def test_join_of_one_schedule_is_that_schedule() -> None:
     ("count", "boundaries"), [(0, []), (1, [1]), (2, []), (3, [2, 1]), (3, [2, 2]), (2, [1, 2])]
 )
 def test_join_refuses_what_does_not_fit(count: int, boundaries: list[float]) -> None:
-    with pytest.raises(ValueError, match=rf"one ascending boundary .* but got {count} schedules"):
+    with pytest.raises(
+        ValueError, match=rf"one ascending boundary .* but got {count} schedules|at least one in schedules"
+    ):
         Join([Constant(0.0)] * count, boundaries)
 
 
@@ -227,7 +231,7 @@ def test_continuation_decreases_and_stays_above_its_end(
 
 @pytest.mark.parametrize(("excess", "epochs"), [(4, 0), (4, -1), (-0.5, 2), (4, math.nan)])
 def test_continuation_refuses_to_grow(excess: float, epochs: float) -> None:
-    with pytest.raises(ValueError, match=rf"epochs > 0 and excess >= 0, but got {epochs} and {excess}"):
+    with pytest.raises(ValueError, match=r"Expected (epochs above 0|excess of at least 0)"):
         Continuation(1.0, excess, epochs)
 
 
@@ -239,5 +243,5 @@ def test_step_decay_by_hand() -> None:
 
 @pytest.mark.parametrize(("factor", "epochs"), [(1.0, 1), (0.0, 1), (-0.5, 1), (0.5, 0), (0.5, -1)])
 def test_step_decay_refuses_what_does_not_decay(factor: float, epochs: float) -> None:
-    with pytest.raises(ValueError, match="StepDecay needs"):
+    with pytest.raises(ValueError, match=r"Expected (factor between 0 and 1|epochs above 0)"):
         StepDecay(factor, epochs)

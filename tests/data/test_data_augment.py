@@ -95,7 +95,7 @@ def test_augment_leaves_its_images_as_they_were() -> None:
 
 
 def test_augment_refuses_negative_padding() -> None:
-    with pytest.raises(ValueError, match="crop_padding must be at least 0 pixels, but is -1"):
+    with pytest.raises(ValueError, match="crop_padding of at least 0, but got -1"):
         Augment(crop_padding=-1)
 
 

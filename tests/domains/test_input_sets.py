@@ -79,7 +79,7 @@ def test_input_set_may_have_one_epsilon_an_example(domain: DomainName) -> None:
 
 @pytest.mark.parametrize("norm", [1.0, 3.0])
 def test_input_set_refuses_other_norms(norm: float) -> None:
-    with pytest.raises(ValueError, match=rf"for norm 2 and math.inf, numbers, but got norm {norm!r}"):
+    with pytest.raises(ValueError, match=rf"for the norms l2 and linf, but got norm {norm!r}"):
         input_set(IMAGES, norm, EPSILON, "box")
 
 

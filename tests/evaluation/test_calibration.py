@@ -82,5 +82,5 @@ def test_reliability_error_is_as_computed_by_hand(
 
 
 def test_calibration_without_a_bin_is_refused() -> None:
-    with pytest.raises(ValueError, match="num_bins of the calibration of at least 1, but got 0"):
+    with pytest.raises(ValueError, match="num_bins of at least 1, but got 0"):
         Calibration(0)

@@ -181,7 +181,8 @@ def test_evaluate_refuses_a_model_of_the_wrong_width(tiny_dataset: Dataset) -> N
 
 
 @pytest.mark.parametrize(
-    ("epsilons", "message"), [([], "at least one epsilon"), ([-0.1], "at least 0"), ([math.inf], "finite")]
+    ("epsilons", "message"),
+    [([], "at least one in"), ([-0.1], "at least 0"), ([math.inf], "finite")],
 )
 def test_attacks_meter_refuses_epsilons_out_of_range(epsilons: Sequence[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -195,10 +196,17 @@ def test_evaluate_refuses_sizes_out_of_range(tiny_dataset: Dataset, sizes: dict[
 
 
 @pytest.mark.parametrize(
-    ("attacks", "message"), [([], "at least one attack"), (["pgd"], r"such as PGD\(num_steps=20\), .*'pgd'")]
+    ("attacks", "message"),
+    [
+        ([], "at least one in attacks"),
+        (["pgd"], r"such as PGD\(num_steps=20\), .*'pgd'"),
+        ([None], "but got None"),
+        ([PGD], r"the class itself: write PGD\("),
+        (PGD(), "attacks as a list"),
+    ],
 )
 def test_attacks_meter_refuses_what_is_no_attack(attacks: list[Attack], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         Attacks(attacks, [0.1])
 
 
@@ -286,10 +294,44 @@ def test_evaluate_takes_any_iterable_of_meters(tiny_model: nn.Module, tiny_datas
     pd.testing.assert_frame_equal(listed.table, drawn.table)
 
 
-@pytest.mark.parametrize("epsilons", [0.1, iter([0.1]), ["8/255"], np.array([0.1])])
+@pytest.mark.parametrize("epsilons", [0.1, "8/255", None, ["much"], [None], [[0.1]]])
 def test_attacks_meter_refuses_epsilons_that_are_no_list_of_numbers(epsilons: Any) -> None:
-    with pytest.raises(TypeError, match="need a list of epsilons, such as"):
+    with pytest.raises((TypeError, ValueError), match=r"Expected .*epsilons as a (list|number)"):
         Suite("fast", epsilons)
+
+
+@pytest.mark.parametrize("epsilons", [["8/255", "0.5"], iter([8 / 255, 0.5]), np.array([8 / 255, 0.5])])
+def test_meters_read_epsilons_and_norms_alike(epsilons: Any) -> None:
+    suite = Suite("fast", epsilons, norms=["l2", "linf"])  # type: ignore[list-item]
+    assert suite.epsilons == [8 / 255, 0.5]
+    assert suite.norms == [2.0, math.inf]
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [(math.inf, 8.0), (2.0, 4.1)])
+def test_evaluate_says_that_a_budget_is_beyond_the_range(
+    tiny_model: nn.Module, tiny_dataset: Dataset, norm: float, epsilon: float
+) -> None:
+    with pytest.warns(UserWarning, match="lets an attack turn"):
+        result = evaluate(tiny_model, tiny_dataset, [Attacks([PGD(norm, num_steps=1)], [epsilon])])
+    assert any(f"did you mean {epsilon:g}/255?" in warning for warning in result.results.warnings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"device": "gpu"}, "no device 'gpu'; did you mean 'cuda'"),
+        ({"device": "cuda:99"}, "has no device 'cuda:99'"),
+        ({"num_examples": 1.5}, "whole number as num_examples"),
+        ({"batch_size": None}, "batch_size of an evaluation as a whole number"),
+        ({"sampling": {"num_samples": 3}}, "sampling to be a Sampling"),
+        ({"seed": "first"}, "seed as a whole number"),
+    ],
+)
+def test_evaluate_refuses_arguments_of_the_wrong_kind(
+    tiny_model: nn.Module, tiny_dataset: Dataset, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        evaluate(tiny_model, tiny_dataset, **wrong)
 
 
 def test_evaluate_measures_the_last_of_two_meters_with_one_name_and_logs_it(

@@ -167,7 +167,7 @@ def test_uncertainty_of_fixed_weights_is_refused(tiny_dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("field", ["num_samples", "num_repeats", "attack_samples", "sweep_examples"])
 def test_sampling_refuses_counts_below_one(field: str) -> None:
-    with pytest.raises(ValueError, match=rf"Expected {field} of the sampling of at least 1, but got 0"):
+    with pytest.raises(ValueError, match=rf"Expected {field} of at least 1, but got 0"):
         Sampling(**{field: 0})
 
 

@@ -317,11 +317,11 @@ def test_noise_curve_summary_adds_batches_up(gather: Gather) -> None:
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"num_levels": 1}, "num_levels of the noise of at least 2"),
-        ({"largest": 0.0}, "finite and above 0"),
-        ({"largest": math.nan}, "finite and above 0"),
-        ({"largest": math.inf}, "finite and above 0"),
-        ({"num_draws": 0}, "num_draws of the noise of at least 1"),
+        ({"num_levels": 1}, "num_levels of at least 2"),
+        ({"largest": 0.0}, "largest above 0"),
+        ({"largest": math.nan}, "largest above 0"),
+        ({"largest": math.inf}, "largest above 0"),
+        ({"num_draws": 0}, "num_draws of at least 1"),
     ],
 )
 def test_noise_curve_refuses_settings_out_of_range(wrong: dict[str, Any], text: str) -> None:

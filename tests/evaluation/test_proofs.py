@@ -343,9 +343,9 @@ def test_evaluate_refuses_what_cannot_be_bounded_before_anything_is_done(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": 1.0}, "norm 2 and math.inf"),
+        ({"norm": 1.0}, "norms l2 and linf, but got norm 1"),
         ({"method": "cube"}, "box_ball"),
-        ({"epsilons": []}, "at least one epsilon"),
+        ({"epsilons": []}, "at least one in epsilons"),
         ({"epsilons": [-0.1]}, "at least 0"),
         ({"epsilons": [math.nan]}, "finite"),
     ],

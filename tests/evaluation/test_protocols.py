@@ -148,8 +148,8 @@ def test_sebr_rows_are_whole_and_random_state_and_modes_are_left_alone() -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fgsm": [0.0]}, "each epsilon of fgsm"),
-        ({"pgd": [0.1, float("inf")]}, "each epsilon of pgd"),
+        ({"fgsm": [0.0]}, "every one of fgsm"),
+        ({"pgd": [0.1, float("inf")]}, "every one of pgd"),
         ({"pgd": [0.1, 0.1]}, "given twice"),
         ({"fgsm": [], "pgd": []}, "none of either"),
         ({"num_samples": 0}, "num_samples"),

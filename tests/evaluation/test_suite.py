@@ -55,10 +55,10 @@ def test_suites_are_measured_beside_each_other(linear: nn.Module, tiny_dataset: 
     [
         ({"level": "slow"}, "Expected a suite of fast, standard, thorough, but got 'slow'"),
         ({"norms": [3]}, "norm"),
-        ({"norms": []}, "at least one norm"),
-        ({"epsilons": []}, "need at least one epsilon"),
-        ({"epsilons": [-1.0]}, "finite and at least 0"),
-        ({"epsilons": [math.inf]}, "finite and at least 0"),
+        ({"norms": []}, "at least one in norms"),
+        ({"epsilons": []}, "at least one in epsilons"),
+        ({"epsilons": [-1.0]}, "epsilons of at least 0"),
+        ({"epsilons": [math.inf]}, "epsilons of at least 0"),
     ],
 )
 def test_suite_refuses_settings_out_of_range(wrong: dict[str, Any], text: str) -> None:

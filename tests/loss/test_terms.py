@@ -149,7 +149,7 @@ def test_objective_survives_pickling() -> None:
 
 
 def test_sum_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs at least one term, but got none"):
+    with pytest.raises(ValueError, match="at least one in the terms of a sum, but got none"):
         Sum([])
 
 

@@ -594,13 +594,13 @@ def test_certified_training_resumed_refuses_another_objective(
         ({"norm": 1.0}, "norm 1"),
         ({"norm": math.nan}, "norm nan"),
         ({"domain": "zonotope"}, "'zonotope'"),
-        ({"epsilon": -0.1}, r"epsilon to end in \[0, inf\], but got -0.1"),
+        ({"epsilon": -0.1}, "epsilon of at least 0, but got -0.1"),
         ({"epsilon": math.nan}, "epsilon .* but got nan"),
         ({"epsilon": math.inf}, "epsilon .* but got inf"),
         ({"epsilon": Linear(0.0, -0.1, epochs=2)}, "epsilon .* but got -0.1"),
-        ({"kappa": 1.5}, r"kappa to end in \[0, 1\], but got 1.5"),
+        ({"kappa": 1.5}, r"kappa from 0 to 1, but got 1.5"),
         ({"kappa": Linear(1.0, -0.05, epochs=2)}, "kappa .* but got -0.05"),
-        ({"num_power_iterations": 0}, "at least 1 power iteration, but got 0"),
+        ({"num_power_iterations": 0}, "num_power_iterations of at least 1, but got 0"),
     ],
 )
 def test_certified_refuses_settings_out_of_range(arguments: dict[str, Any], words: str) -> None:

@@ -332,11 +332,11 @@ def test_gaussian_expectation_checks_the_batch_on_the_first_call_only(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"noise_std": -0.1}, "noise_std that is finite and at least 0"),
-        ({"noise_std": math.nan}, "noise_std that is finite and at least 0"),
-        ({"noise_std": []}, "noise_std that is finite and at least 0"),
-        ({"noise_std": Linear(0.1, math.inf, epochs=2)}, "noise_std that is finite and at least 0"),
-        ({"noise_std": 0.1, "blur": math.nan}, "blur that is finite and at least 0"),
+        ({"noise_std": -0.1}, "noise_std of at least 0, but got -0.1"),
+        ({"noise_std": math.nan}, "noise_std of at least 0 and finite, but got nan"),
+        ({"noise_std": []}, "at least one in noise_std, but got none"),
+        ({"noise_std": Linear(0.1, -1.0, epochs=2)}, "all values of noise_std of at least 0, but got -1"),
+        ({"noise_std": 0.1, "blur": math.nan}, "blur of at least 0 and finite, but got nan"),
     ],
 )
 def test_gaussian_expectation_refuses_wrong_settings(settings: dict[str, Any], message: str) -> None:

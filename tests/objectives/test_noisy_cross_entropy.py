@@ -197,11 +197,11 @@ def test_noisy_cross_entropy_checks_the_batch_on_the_first_call_only(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"noise_std": -0.1}, "noise_std that is finite and at least 0"),
-        ({"noise_std": math.nan}, "noise_std that is finite and at least 0"),
-        ({"noise_std": Linear(0.1, -0.1, epochs=2)}, "noise_std that is finite and at least 0"),
-        ({"noise_std": 0.1, "blur": -1.0}, "blur that is finite and at least 0"),
-        ({"noise_std": 0.1, "num_copies": -1}, "num_copies=-1 and keeps_clean=True"),
+        ({"noise_std": -0.1}, "noise_std of at least 0"),
+        ({"noise_std": math.nan}, "noise_std of at least 0"),
+        ({"noise_std": Linear(0.1, -0.1, epochs=2)}, "noise_std of at least 0"),
+        ({"noise_std": 0.1, "blur": -1.0}, "blur of at least 0"),
+        ({"noise_std": 0.1, "num_copies": -1}, "num_copies of at least 0, but got -1"),
         ({"noise_std": 0.1, "num_copies": 0, "keeps_clean": False}, "num_copies=0 and keeps_clean=False"),
     ],
 )

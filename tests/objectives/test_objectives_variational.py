@@ -256,7 +256,7 @@ def test_variational_makes_no_step_wait_for_the_device(
         ({"num_data": 0}, "num_data of at least 1, but got 0"),
         ({"num_samples": 0}, "num_samples of at least 1, but got 0"),
         ({"kl_weight": -0.1}, "kl_weight of at least 0, but got -0.1"),
-        ({"kl_weight": math.nan}, "kl_weight of at least 0, but got nan"),
+        ({"kl_weight": math.nan}, "kl_weight of at least 0 and finite, but got nan"),
     ],
 )
 def test_variational_refuses_numbers_out_of_range(wrong: dict[str, Any], message: str) -> None:

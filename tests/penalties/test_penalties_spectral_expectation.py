@@ -158,7 +158,7 @@ def test_spectral_expectation_counts_only_random_layers_and_refuses_a_plain_netw
     for plain in (net, norms):
         with pytest.raises(ModelError, match=r"is for random weights.*bayes\.convert.*SpectralNorm"):
             SpectralExpectation()(plain, IMAGES, LABELS)
-    with pytest.raises(ValueError, match="at least 1 power iteration"):
+    with pytest.raises(ValueError, match="num_power_iterations of at least 1"):
         SpectralExpectation(num_power_iterations=0)
 
 

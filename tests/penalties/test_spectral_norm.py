@@ -162,7 +162,7 @@ def test_spectral_norm_adds_to_an_objective_and_works_without_gradients() -> Non
 def test_spectral_norm_refuses_arguments_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="but got 'kernels'"):
         SpectralNorm("kernels")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least 1 power iteration"):
+    with pytest.raises(ValueError, match="num_power_iterations of at least 1"):
         SpectralNorm(num_power_iterations=0)
     with pytest.raises(ValueError, match="give num_power_iterations, such as 2"):
         SpectralNorm("operator", None)

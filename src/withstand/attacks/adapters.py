@@ -20,6 +20,7 @@ from withstand.attacks.attack import Attack
 from withstand.attacks.worst import pick
 from withstand.core import norms
 from withstand.core.modes import eval_mode
+from withstand.core.setting_rules import settle
 from withstand.types import AttackError
 
 _SLACK = 1e-5  # of epsilon: by so much, the rounding of float32, an image may lie outside
@@ -116,11 +117,15 @@ class LibraryAttack(Attack):
 
     norm: float = math.inf
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle(self, norm=norms.norm_rule)
+
     @override
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> Tensor:
-        epsilon, images = self.epsilon_at(progress), images.detach()
+        epsilon, images = self.budget_for(images, progress), images.detach()
         if epsilon == 0 or not images.numel():
             return images.clone()
         with eval_mode(model), weights_at_rest(model):

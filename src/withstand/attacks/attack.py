@@ -17,7 +17,8 @@ from withstand.core import norms
 from withstand.core.checks import as_batch, check_batch
 from withstand.core.contract import adapted, contract_of, outside_inference_mode
 from withstand.core.rounding import rounded_inside
-from withstand.core.schedules import Schedule, Slowed, value_at
+from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
+from withstand.core.setting_rules import AT_LEAST_0, instance_of, optional, settle
 from withstand.types import ModelError
 
 AttackKind = Literal["white-box", "black-box", "transfer"]
@@ -33,15 +34,20 @@ class Attack(ABC):
     own is a frozen dataclass with ``perturb`` and ``name``.
 
     Args:
-        norm: In which ``epsilon`` is measured: 1, 2, inf, or None where it is none of these.
-        epsilon: The perturbation budget, in [0, 1] units; a float or a schedule of one.
+        norm: In which ``epsilon`` is measured: 1, 2, inf (or ``"l1"``, ``"l2"``, ``"linf"``), or None where
+            it is none of these.
+        epsilon: The perturbation budget, in [0, 1] units; a float (or ``"8/255"``), or a schedule of one.
         mode: What the attack is for. ``training``: what its other settings say. ``evaluation``: only
             success counts, so the worst image met is returned and examples leave the batch once they fool the
             model. ``random``: the same of a model that draws its answers, so that one answer decides
             nothing and the worst image is that of the largest loss.
 
     Raises:
+        TypeError: a setting is of the wrong type.
         ValueError: a setting is out of its range.
+
+    Warns:
+        UserWarning: ``epsilon`` is larger than the distance of any two images, as 8 is where 8/255 is meant.
     """
 
     norm: float | None = math.inf
@@ -49,10 +55,8 @@ class Attack(ABC):
     mode: AttackMode = field(default="training", kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.norm is not None:
-            norms.require_norm(self.norm)
-        if not isinstance(self.epsilon, Schedule) and not 0 <= self.epsilon < math.inf:
-            raise ValueError(f"Expected epsilon of at least 0, but got {self.epsilon}.")
+        settle(self, norm=optional(norms.norm_rule), epsilon=scheduled(AT_LEAST_0))
+        norms.warn_beyond_range(self.norm, self.epsilon_at())
         if self.mode not in get_args(AttackMode):
             raise ValueError(f"Expected a mode of {', '.join(get_args(AttackMode))}, but got {self.mode!r}.")
 
@@ -105,6 +109,17 @@ class Attack(ABC):
         """The perturbation budget, in [0, 1] units, when ``progress`` epochs are done."""
         return value_at(self.epsilon, progress)
 
+    def budget_for(self, images: Tensor, progress: float = math.inf) -> float:
+        """``epsilon_at``, with a warning where it is larger than the distance of any two images.
+
+        Args:
+            images: Tensor (batch, …).
+            progress: Epochs done.
+        """
+        epsilon = self.epsilon_at(progress)
+        norms.warn_beyond_range(self.norm, epsilon, images.shape[1:].numel())
+        return epsilon
+
     def at(self, epsilon: float) -> Self:
         """The same attack with another budget."""
         return replace(self, epsilon=epsilon)
@@ -149,6 +164,9 @@ class Attack(ABC):
         return (self,)
 
 
+an_attack = instance_of(Attack, "an attack, such as PGD(num_steps=20)")
+
+
 @dataclass(frozen=True)
 class WrappedAttack(Attack):
     """An attack that works by others: norm, budget and mode are those of the first of them.
@@ -161,6 +179,8 @@ class WrappedAttack(Attack):
     mode: AttackMode = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for attack in self.inside:
+            an_attack("what a wrapped attack works by", attack)
         for name in ("norm", "epsilon", "mode"):
             object.__setattr__(self, name, getattr(self.inside[0], name))
 
@@ -206,20 +226,6 @@ class WrappedAttack(Attack):
 
     def _with_inside(self, change: Callable[[Attack], Attack]) -> Self:
         return self.around([change(attack) for attack in self.inside])
-
-
-def require_at_least_one(**counts: float | Schedule | None) -> None:
-    """Accepts settings that count something; schedules and None are left to whoever reads them.
-
-    Args:
-        **counts: Name of a setting -> its value.
-
-    Raises:
-        ValueError: a number is below 1 or not finite.
-    """
-    for name, value in counts.items():
-        if isinstance(value, int | float) and not 1 <= value < math.inf:
-            raise ValueError(f"Expected {name} of at least 1, but got {value}.")
 
 
 def _require_gradients(error: RuntimeError) -> None:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks.adapters import Answers, LibraryAttack, keep_inside, load, own_draws
-from withstand.attacks.attack import AttackKind, require_at_least_one
+from withstand.attacks.attack import AttackKind
 from withstand.attacks.worst import pick
 from withstand.core import norms
+from withstand.core.setting_rules import COUNT, SEED, optional, settle
 from withstand.types import AttackError
 
 AutoAttackPart = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
@@ -79,11 +80,13 @@ class AutoAttack(LibraryAttack):
                 f"Expected a part of AutoAttack, one of {', '.join(get_args(AutoAttackPart))}, "
                 f"but got {self.part!r}."
             )
-        require_at_least_one(
-            num_steps=self.num_steps,
-            num_restarts=self.num_restarts,
-            num_queries=self.num_queries,
-            num_target_classes=self.num_target_classes,
+        settle(
+            self,
+            num_steps=COUNT,
+            num_restarts=optional(COUNT),
+            num_queries=COUNT,
+            num_target_classes=optional(COUNT),
+            seed=SEED,
         )
 
     @override

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks.attack import Attack, WrappedAttack
+from withstand.attacks.attack import Attack, WrappedAttack, an_attack
 from withstand.attacks.worst import worst_of
 from withstand.core import norms
 from withstand.core.answers import is_correct
 from withstand.core.modes import eval_mode
+from withstand.core.setting_rules import list_of
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,7 @@ class Cascade(WrappedAttack):
     label: str = "cascade"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "members", tuple(self.members))
-        if not self.members:
-            raise ValueError("Expected at least one attack in a cascade, but got none.")
+        object.__setattr__(self, "members", tuple(list_of(an_attack)("a cascade's attacks", self.members)))
         budgets = [member.epsilon_at() for member in self.members]
         modes = [member.mode for member in self.members]
         names = [member.name for member in self.members]

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.attacks.adapters import Answers, LibraryAttack, keep_inside, load
-from withstand.attacks.attack import AttackKind, require_at_least_one
+from withstand.attacks.attack import AttackKind
 from withstand.attacks.worst import pick
 from withstand.core import norms
 from withstand.core.answers import NO_ANSWER, is_correct, predicted
+from withstand.core.setting_rules import COUNT, optional, settle
 
 FoolboxMethod = Literal["deepfool", "brendel-bethge", "boundary"]
 
@@ -85,7 +86,7 @@ class FoolboxAttack(LibraryAttack):
                 f"Expected a norm that {self.method} has, {' or '.join(map(norms.label, known))}, "
                 f"but got {norms.label(self.norm)}."
             )
-        require_at_least_one(num_steps=self.num_steps)
+        settle(self, num_steps=optional(COUNT))
 
     @override
     def search(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:

@@ -5,9 +5,37 @@ Each is a plain function of (logits, labels), so a user's own function serves as
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def a_loss(name: str, value: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """The rule (``core.setting_rules``) of what an attack climbs."""
+    if isinstance(value, type) or not callable(value):
+        raise TypeError(
+            f"Expected {name} as a function of (logits, labels), such as withstand.attacks.margin, "
+            f"but got {value!r}."
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def one_an_example(values: Any, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The values of a loss, where there is one an example. Looks at shapes alone.
+
+    Raises:
+        ValueError: there are others.
+    """
+    if isinstance(values, Tensor) and values.shape == labels.shape:
+        return values
+    got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else repr(values)
+    raise ValueError(
+        f"Expected an attack's loss to give one value an example, {tuple(labels.shape)}, but {loss} gives "
+        f'{got}. A loss of torch does with reduction="none".'
+    )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks.attack import Attack, require_at_least_one
-from withstand.attacks.losses import cross_entropy
+from withstand.attacks.attack import Attack
+from withstand.attacks.losses import a_loss, cross_entropy, one_an_example
 from withstand.attacks.worst import Worst
 from withstand.core import norms
 from withstand.core.answers import NO_ANSWER, is_correct, predicted
 from withstand.core.modes import eval_mode
-from withstand.core.schedules import Schedule, Slowed, value_at
+from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, POSITIVE, flag, optional, settle
 from withstand.types import Batch
 
 _Setting = TypeVar("_Setting")
@@ -81,14 +82,23 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least_one(num_steps=self.num_steps, num_restarts=self.num_restarts)
-        if isinstance(self.step_size, int | float) and not 0 < self.step_size < math.inf:
-            raise ValueError(f"Expected a positive step_size, but got {self.step_size}.")
+        settle(
+            self,
+            norm=norms.norm_rule,
+            num_steps=optional(scheduled(COUNT)),
+            step_size=optional(scheduled(POSITIVE)),
+            step_decay=scheduled(AT_LEAST_0),
+            num_restarts=COUNT,
+            random_start=flag,
+            loss=a_loss,
+            keep_best=flag,
+        )
 
     @override
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> Tensor:
+        self.budget_for(images, progress)
         plan = self._plan(progress)
         if plan.epsilon == 0:
             return images.detach().clone()
@@ -156,12 +166,15 @@ class PGD(Attack):
         delta = norms.project(torch.add(current, direction, alpha=size).sub_(images), self.norm, plan.epsilon)
         return delta.add_(images).clamp_(0.0, 1.0)
 
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return one_an_example(self.loss(logits, labels), labels, self.loss)
+
     def _evaluate(self, model: nn.Module, current: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, classes), loss (n,), and the gradient of the loss with respect to the images."""
         with torch.enable_grad():
             leaf = current.detach().requires_grad_()
             logits = model(leaf)
-            loss = self.loss(logits, labels)
+            loss = self._losses(logits, labels)
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         return logits.detach(), loss.detach(), gradient
 
@@ -175,7 +188,7 @@ class PGD(Attack):
     def _search(self, model: nn.Module, images: Tensor, labels: Tensor, plan: _Plan) -> Tensor:
         with torch.no_grad():
             logits = model(images)
-            loss = self.loss(logits, labels)
+            loss = self._losses(logits, labels)
             worst = Worst.of(images, labels, logits, loss, by_loss=self.mode == "random")
         for _ in range(self.num_restarts):
             if self.mode == "evaluation":
@@ -205,7 +218,7 @@ class PGD(Attack):
             current = self._step(plan, step, near, current, gradient)
         with torch.no_grad():
             logits = model(current)
-            worst.update(index, current, ~is_correct(logits, true), self.loss(logits, true))
+            worst.update(index, current, ~is_correct(logits, true), self._losses(logits, true))
 
 
 @dataclass(frozen=True)

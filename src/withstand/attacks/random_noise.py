@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks.attack import Attack, require_at_least_one
+from withstand.attacks.attack import Attack
 from withstand.attacks.worst import worst_of
 from withstand.core import norms
 from withstand.core.modes import eval_mode
+from withstand.core.setting_rules import COUNT, settle
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ class Noise(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least_one(num_samples=self.num_samples)
+        settle(self, norm=norms.norm_rule, num_samples=COUNT)
 
     @override
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
     ) -> Tensor:
-        epsilon = self.epsilon_at(progress)
+        epsilon = self.budget_for(images, progress)
         if self.num_samples == 1:
             return self._draw(images, epsilon)
         draws = (self._draw(images, epsilon) for _ in range(self.num_samples))

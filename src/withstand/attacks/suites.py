@@ -17,6 +17,7 @@ from withstand.attacks.pgd import PGD
 from withstand.attacks.transfer import Transfer
 from withstand.core import norms
 from withstand.core.schedules import Linear
+from withstand.core.setting_rules import Whole
 
 SuiteLevel = Literal["fast", "standard", "thorough"]
 SUITES: tuple[SuiteLevel, ...] = get_args(SuiteLevel)
@@ -84,11 +85,10 @@ def suite(
     Raises:
         ValueError: there is no such level or norm, or there are fewer than 2 classes.
     """
-    norm = norms.require_norm(norm)
+    norm = norms.as_norm(norm)
     if level not in SUITES:
         raise ValueError(f"Expected a suite of {', '.join(SUITES)}, but got {level!r}.")
-    if num_classes < 2:
-        raise ValueError(f"Expected num_classes of at least 2, but got {num_classes}.")
+    num_classes = Whole(least=2)("num_classes", num_classes)
     members: list[Attack] = [
         *_autoattack(level, norm, num_classes, is_random),
         *_gradient(level, norm, num_classes),

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.core.checks import require_finite
+from withstand.core.setting_rules import AT_LEAST_0, POSITIVE, list_of, optional, settle
 
 Parametrization: TypeAlias = Literal["softplus", "log"]
 """How a standard deviation comes from the parameter rho: log(1 + exp(rho)), or exp(rho)."""
@@ -66,10 +66,13 @@ class Posterior:
     mean_range: float | None = None
 
     def __post_init__(self) -> None:
-        stds = [("prior_std", self.prior_std), *(("initial_std", std) for std in self._initial)]
-        for name, std in stds:
-            if not 0 < std < math.inf:
-                raise ValueError(f"Expected {name} to be positive and finite, but got {std}.")
+        one = isinstance(self.initial_std, int | float | str)
+        settle(
+            self,
+            prior_std=POSITIVE,
+            initial_std=POSITIVE if one else list_of(POSITIVE, least=2),
+            mean_range=optional(AT_LEAST_0),
+        )
         words = ("parametrization", Parametrization), ("estimator", Estimator)
         for name, known in words:
             word = getattr(self, name)
@@ -77,8 +80,6 @@ class Posterior:
                 raise ValueError(
                     f"Expected {name} to be one of {', '.join(get_args(known))}, but got {word!r}."
                 )
-        if self.mean_range is not None:
-            require_finite(mean_range=self.mean_range)
 
     @property
     def _initial(self) -> tuple[float, float]:

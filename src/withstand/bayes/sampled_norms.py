@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from withstand.core.checks import require_at_least
+from withstand.core.setting_rules import Number, optional
 from withstand.operators import Convolution, Dense, PowerIteration, Shape, upper_bound
 
 _NUM_ITERATIONS = 50
@@ -92,5 +93,4 @@ def require_confidence(confidence: float | None) -> None:
     Raises:
         ValueError: it is neither.
     """
-    if confidence is not None and not 0 <= confidence < 1:
-        raise ValueError(f"Expected a confidence in [0, 1), but got {confidence}.")
+    optional(Number(least=0.0, below=1.0))("confidence", confidence)

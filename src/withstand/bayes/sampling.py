@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from withstand.bayes.layer import Copies, Drawing, drawing, warn_of_idle_layers
 from withstand.core.checks import require_at_least
+from withstand.core.setting_rules import COUNT
 from withstand.loss.passes import logits_of
 
 _MOST_ROWS = 5000  # of one pass that keeps no graph
@@ -82,7 +83,7 @@ class Predictor(nn.Module):
 
     def __init__(self, model: nn.Module, num_samples: int) -> None:
         super().__init__()
-        require_at_least(1, num_samples=num_samples)
+        num_samples = COUNT("num_samples", num_samples)
         self.model = model
         self.num_samples = num_samples
 

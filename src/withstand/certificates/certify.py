@@ -13,16 +13,20 @@ import copy
 import math
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from withstand.core import norms
 from withstand.core.checks import as_batch, check_batch, require_at_least
 from withstand.core.contract import adapted, outside_inference_mode
 from withstand.core.float64_copy import batch_size_for, float64_copy, require_independence
 from withstand.core.modes import uncompiled
 from withstand.core.numerics import numerics
 from withstand.core.roots import largest_positive
+from withstand.core.setting_rules import AT_LEAST_0, PROBABILITY, flag
 from withstand.domains import DomainName, ProgramCache, input_set, require_set
+from withstand.domains.sets.input_sets import certified_norm
 from withstand.operators import GuaranteedNorms
 from withstand.types import DataError, ModelError
 
@@ -83,6 +87,7 @@ class Certifier:
         if method not in METHODS:
             raise ValueError(f"Expected a method of {', '.join(METHODS)}, but got {method!r}.")
         require_at_least(1, batch_size=batch_size)
+        flag("clip", clip)
         self._model = float64_copy(model)
         self._given = copy.deepcopy(uncompiled(model)).eval()
         self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
@@ -114,8 +119,8 @@ class Certifier:
         Args:
             images: Float tensor (batch, …) in [0, 1].
             labels: Integer tensor (batch,).
-            norm: 2 or inf.
-            epsilon: At least 0, in [0, 1] units; a float, or a tensor (batch,).
+            norm: 2 or inf; also as ``"l2"`` or ``"linf"``.
+            epsilon: At least 0, in [0, 1] units; a float (or ``"8/255"``), or a tensor (batch,).
 
         Raises:
             ValueError: the norm or epsilon is out of its range.
@@ -124,8 +129,12 @@ class Certifier:
             DataError: the batch is not one.
         """
         images, labels = as_batch(images, labels)
-        exact = self._check(images, labels, norm)
-        margin = self._margins(images, labels, norm, _budgets(epsilon, len(images)).to(images.device))
+        p = certified_norm("norm", norm)
+        exact = self._check(images, labels, p)
+        budgets = _budgets(epsilon, len(images))
+        if self._clip and len(budgets):
+            norms.warn_beyond_range(p, float(budgets.max()), images.shape[1:].numel())
+        margin = self._margins(images, labels, p, budgets.to(images.device))
         given = self._given_logits(images)
         certified = (margin > 0) & _is_correct(given, labels)
         return Certification(margin, certified, _largest_difference(given, exact), self._precision(images))
@@ -153,16 +162,15 @@ class Certifier:
             ModelError: the model is no function of one image, or another than its graph.
             DataError: the batch is not one.
         """
-        if not 0 < tolerance < 1:
-            raise ValueError(f"Expected a tolerance in (0, 1), but got {tolerance}.")
         images, labels = as_batch(images, labels)
-        logits = self._check(images, labels, norm)
+        p, tolerance = certified_norm("norm", norm), PROBABILITY("tolerance", tolerance)
+        logits = self._check(images, labels, p)
         at_zero = _margin(logits - logits.gather(1, labels[:, None]), labels)
         at_zero = at_zero.where(_is_correct(self._given_logits(images), labels), -math.inf)
-        farthest = 1.0 if norm == math.inf else math.sqrt(images.shape[1:].numel())
+        farthest = norms.diameter(p, images.shape[1:].numel())
 
         def margin(rows: Tensor, epsilon: Tensor) -> Tensor:
-            return self._margins(images[rows], labels[rows], norm, epsilon)
+            return self._margins(images[rows], labels[rows], p, epsilon)
 
         return largest_positive(margin, at_zero, farthest, tolerance)
 
@@ -240,8 +248,8 @@ def certify(
         model: Maps images in [0, 1] to logits (batch, classes).
         images: Float tensor (batch, …) in [0, 1].
         labels: Integer tensor (batch,).
-        norm: 2 or inf.
-        epsilon: At least 0, in [0, 1] units; a float, or a tensor (batch,).
+        norm: 2 or inf; also as ``"l2"`` or ``"linf"``.
+        epsilon: At least 0, in [0, 1] units; a float (or ``"8/255"``), or a tensor (batch,).
         method: The domain to bound with, or ``"best"`` for the tightest.
         clip: Whether the attacker keeps to [0, 1].
 
@@ -288,8 +296,8 @@ def certified_radius(
 
 
 def _budgets(epsilon: float | Tensor, count: int) -> Tensor:
-    if not isinstance(epsilon, int | float | Tensor):
-        raise ValueError(f"Expected epsilon as a number or a tensor, but got {epsilon!r}.")
+    if not isinstance(epsilon, Tensor | np.ndarray):
+        epsilon = AT_LEAST_0("epsilon", epsilon)
     budgets = torch.as_tensor(epsilon, dtype=torch.float64).detach()
     if budgets.shape not in (torch.Size([]), torch.Size([count])):
         raise ValueError(

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from withstand.core.answers import NO_ANSWER, predicted
-from withstand.core.checks import as_images, check_images, require_at_least
+from withstand.core.checks import as_images, check_images
 from withstand.core.contract import adapted, outside_inference_mode
 from withstand.core.modes import eval_mode
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, POSITIVE, PROBABILITY, list_of, optional, settle
 
 __all__ = [
     "ABSTAINED",
@@ -67,28 +68,20 @@ class Smoothing:
     epsilons: list[float] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.noise_std < math.inf:
-            raise ValueError(
-                f"Expected a noise_std of the smoothing that is finite and above 0, but got {self.noise_std}."
-            )
-        counts = ("num_selection", "num_estimation", "batch_rows")
-        require_at_least(1, "the smoothing", **{name: getattr(self, name) for name in counts})
-        if not 0 < self.failure_probability < 1:
-            raise ValueError(
-                f"Expected a failure_probability between 0 and 1, but got {self.failure_probability:g}."
-            )
+        settle(
+            self,
+            noise_std=POSITIVE,
+            num_selection=COUNT,
+            num_estimation=COUNT,
+            failure_probability=PROBABILITY,
+            batch_rows=COUNT,
+            epsilons=optional(list_of(AT_LEAST_0)),
+        )
         if self.largest_radius == 0:
             needed = math.floor(-math.log2(self.failure_probability)) + 1
             raise ValueError(
                 f"{self.num_estimation} draws prove nothing at a failure_probability of "
                 f"{self.failure_probability:g}: set num_estimation to {needed} or more."
-            )
-        if self.epsilons is not None and not (
-            self.epsilons and all(0 <= epsilon < math.inf for epsilon in self.epsilons)
-        ):
-            raise ValueError(
-                "Expected epsilons of the smoothing that are finite and at least 0, one at least, "
-                f"but got {self.epsilons}."
             )
 
     @property

@@ -14,6 +14,8 @@ from jsonargparse import ArgumentParser, Namespace
 from withstand.core import trust
 from withstand.core.suggest import nearest
 from withstand.recipes.parsing import LOADER, with_numbers
+from withstand.recipes.plain_words import in_words
+from withstand.recipes.schema import DataSettings, ModelSettings
 from withstand.types import RecipeError
 
 if TYPE_CHECKING:  # commands that need no torch read their arguments too
@@ -87,7 +89,8 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
             a.partition("=")[0] for a in arguments if a.startswith("--") and a.partition("=")[0] not in known
         ]
         hint = f"; {nearest(unknown[0], known)}" if unknown else "."
-        raise RecipeError(f"{error}{hint} `{parser.prog} --help-all` explains.") from error
+        words = in_words(" ".join(str(error).split())).removesuffix(".")
+        raise RecipeError(f"{words}{hint} `{parser.prog} --help-all` explains.") from error
 
 
 def requested_sizes(values: Namespace) -> dict[str, int]:

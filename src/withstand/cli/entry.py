@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 
 from rich.table import Table
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         OUTPUT.print(__version__)
         return 0
+    warnings.formatwarning = partial(_once_on_one_line, set())
     try:
         _require_utf8(arguments)
         with trusting(arguments):
@@ -62,6 +65,14 @@ def _silence_output() -> None:
     """Lets no more be written where writing failed, such as to a full disk: Python would try at its end."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _once_on_one_line(shown: set[str], message: Warning | str, *_: object) -> str:
+    """A warning of Python without the line of code that it came from; nothing where it was shown before."""
+    text = f"warning: {message}\n"
+    is_new = text not in shown
+    shown.add(text)
+    return text if is_new else ""
 
 
 def _require_utf8(arguments: Sequence[str]) -> None:

@@ -13,7 +13,8 @@ from torch.nn.modules.conv import _ConvNd
 from typing_extensions import override
 
 from withstand.core.modes import uncompiled
-from withstand.core.schedules import Schedule, value_at
+from withstand.core.schedules import Schedule, scheduled, value_at
+from withstand.core.setting_rules import COUNT, POSITIVE, Whole
 from withstand.operators import (
     Buffers,
     Convolution,
@@ -111,18 +112,15 @@ class SpectralBall(Constraint):
         super().__init__()
         if form not in ("kernel", "operator"):
             raise ValueError(f'Expected the form "kernel" or "operator", but got {form!r}.')
-        if every < 1 or subspace < 0:
-            raise ValueError(f"Expected every >= 1 and subspace >= 0, but got {every} and {subspace}.")
+        self.every = COUNT("every", every)
+        self.subspace = Whole(least=0)("subspace", subspace)
         if subspace and (form == "operator" or every == 1):
             raise ValueError(
                 "A subspace is for the kernel form, between exact projections; "
                 f"leave it at 0, or give every > 1, but got form={form!r} and every={every}."
             )
-        _require_positive(value_at(radius))
-        self.radius = radius
+        self.radius = scheduled(POSITIVE)("radius", radius)
         self.form = form
-        self.every = every
-        self.subspace = subspace
         self.bases = Buffers()
         self.input_shape = None if input_shape is None else tuple(input_shape)
 

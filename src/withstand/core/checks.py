@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from withstand.types import Batch, DataError
+from withstand.core.setting_rules import Whole, optional
+from withstand.types import Batch, DataError, OutOfMemoryError
 
 
 def require_at_least(least: int, of: str = "", /, **counts: int | None) -> None:
-    """Refuses numbers that are too small: ``require_at_least(1, "the smoothing", num_draws=num_draws)``.
+    """Refuses numbers too small or not whole: ``require_at_least(1, "the smoothing", num_draws=num_draws)``.
 
     Args:
         least: The smallest that will do.
@@ -19,26 +21,58 @@ def require_at_least(least: int, of: str = "", /, **counts: int | None) -> None:
         **counts: Name -> number; None where there is none.
 
     Raises:
-        ValueError: one is below.
+        TypeError: one is no number.
+        ValueError: one is below, or not whole.
     """
     for name, count in counts.items():
-        if count is not None and count < least:
-            whose = f" of {of}" if of else ""
-            raise ValueError(f"Expected {name}{whose} of at least {least}, but got {count}.")
+        optional(Whole(least=least))(f"{name} of {of}" if of else name, count)
 
 
-def require_finite(**numbers: float) -> None:
-    """Refuses numbers that are negative, infinite or NaN.
+def as_device(device: torch.device | str) -> torch.device:
+    """A device that is there.
 
     Args:
-        **numbers: Name -> number.
+        device: Such as ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
 
     Raises:
-        ValueError: one is.
+        ValueError: there is no such device, here or at all.
     """
-    for name, number in numbers.items():
-        if not 0 <= number < math.inf:
-            raise ValueError(f"Expected {name} of at least 0, but got {number}.")
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        near = "cuda" if device == "gpu" else "cpu"
+        raise ValueError(
+            f"There is no device {device!r}; did you mean {near!r}? Devices are cpu, cuda, cuda:1, mps, …"
+        ) from error
+    try:
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        count = torch.cuda.device_count()
+        cuda = f"{count} of CUDA (cuda:0 … cuda:{count - 1})" if count else "none of CUDA"
+        raise ValueError(
+            f"This machine, or its PyTorch, has no device {str(place)!r}: beside the CPU there is {cuda}. "
+            'Leave device out, or take device="cpu".'
+        ) from error
+    return place
+
+
+@contextmanager
+def memory_checked(remedy: str) -> Iterator[None]:
+    """Where memory runs out, an error that says what to do.
+
+    Args:
+        remedy: What to do.
+
+    Raises:
+        OutOfMemoryError: it ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        of_cpu = "not enough memory" in str(error) or "can't allocate memory" in str(error)
+        if not (of_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+            raise
+        raise OutOfMemoryError(f"Out of memory: {remedy} ({str(error).splitlines()[0][:200]})") from error
 
 
 def as_batch(images: Tensor, labels: Tensor) -> Batch:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from withstand.core.schedules import scheduled
+from withstand.core.setting_rules import AT_LEAST_0, list_of, settle
 from withstand.types import DataError
 
 _LEFT_OUT = 1e-4  # share of a blurred noise's variance along one dimension that its factors may lack
+
+
+def one_or_a_channel(name: str, value: Any) -> Any:
+    """The rule (``core.setting_rules``) of deviations: a number or schedule for all channels, or one a channel."""
+    is_several = (
+        isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "shape", 1) != ()
+    )
+    return list_of(AT_LEAST_0)(name, value) if is_several else scheduled(AT_LEAST_0)(name, value)
 
 
 @dataclass(frozen=True)
@@ -33,13 +44,7 @@ class GaussianNoise:
     blur: float = 0.0
 
     def __post_init__(self) -> None:
-        stds = [self.std] if isinstance(self.std, int | float) else list(self.std)
-        if not stds or not all(0 <= value < math.inf for value in stds):
-            raise ValueError(
-                f"Expected a noise_std that is finite and at least 0, or one a channel, but got {self.std}."
-            )
-        if not 0 <= self.blur < math.inf:
-            raise ValueError(f"Expected a blur that is finite and at least 0 pixels, but got {self.blur:g}.")
+        settle(self, std=lambda _, std: one_or_a_channel("noise_std", std), blur=AT_LEAST_0)
 
     def std_like(self, images: Tensor) -> Tensor:
         """The deviation of each pixel.

@@ -1,16 +1,20 @@
 """The only home of l1, l2 and linf arithmetic, per example and for any tensor rank.
 
-A norm is a float: ``1.0``, ``2.0`` or ``inf``. Every function treats the first dimension as
-the batch and all others as one vector, and is safe at zero.
+A norm is a float: ``1.0``, ``2.0`` or ``inf``; ``as_norm`` makes one of whatever users write. Every
+function treats the first dimension as the batch and all others as one vector, and is safe at zero.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
+
+from withstand.core.setting_rules import as_number
 
 __all__ = [
     "dual",
@@ -20,7 +24,6 @@ __all__ = [
     "per_example",
     "project",
     "random_in_ball",
-    "require_norm",
     "root",
     "steepest",
 ]
@@ -28,25 +31,77 @@ __all__ = [
 _LABELS = {1.0: "l1", 2.0: "l2", math.inf: "linf"}
 
 
-def require_norm(p: float) -> float:
-    """The norm itself, where it is one of l1, l2, linf.
+def as_norm(norm: object, name: str = "norm") -> float:
+    """The norm as a float, given as 2, ``"2"``, ``"l2"``, ``"inf"``, ``"linf"`` and the like.
+
+    Args:
+        norm: A number of Python, NumPy or torch, or a text, in small or large letters.
+        name: Of the setting, for the error.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is none of l1, l2, linf.
     """
-    if p not in _LABELS:
-        raise ValueError(f"Expected a norm of 1, 2 or inf, but got {p!r}.")
-    return float(p)
+    if type(norm) is float and norm in _LABELS:
+        return norm
+    text = norm.strip().lower().removeprefix("l").removeprefix("_") if isinstance(norm, str) else norm
+    with suppress(TypeError, ValueError):
+        if (number := as_number(name, text)) in _LABELS:
+            return number
+    raise ValueError(f"Expected a {name} of 1, 2 or inf, but got {norm!r}; as text l1, l2 or linf.")
+
+
+def norm_rule(name: str, norm: object) -> float:
+    """The rule (``core.setting_rules``) of a setting that is a norm."""
+    return as_norm(norm, name)
+
+
+def diameter(p: float, num_values: int) -> float:
+    """The largest distance of two images in [0, 1].
+
+    Args:
+        p: 1, 2 or inf.
+        num_values: Of an image: pixels times channels.
+    """
+    return 1.0 if math.isinf(p) else float(num_values ** (1 / p))
+
+
+def beyond_range(p: float | None, epsilon: float, num_values: int | None = None) -> str:
+    """What to say of a budget larger than the distance of any two images in [0, 1]; else nothing.
+
+    Args:
+        p: 1, 2 or inf; None where there is none, of which nothing is said.
+        epsilon: The budget.
+        num_values: Of an image: pixels times channels; None where that is not known yet, when linf alone
+            has a largest distance.
+    """
+    if p is None or (num_values is None and not math.isinf(p)):
+        return ""
+    largest = diameter(p, num_values or 1)
+    if not epsilon > largest * (1 + 1e-6):
+        return ""
+    hint = (
+        f"did you mean {epsilon:g}/255?" if epsilon <= 255 else "divide it by 255 if it counts grey levels."
+    )
+    return (
+        f"epsilon {epsilon:.6g} in {label(p)} lets an attack turn every image into every other: images are "
+        f"in [0, 1], where no two are farther apart than {largest:.4g}; {hint}"
+    )
+
+
+def warn_beyond_range(p: float | None, epsilon: float, num_values: int | None = None) -> None:
+    """Warns of what ``beyond_range`` has something to say of; its arguments are those."""
+    if text := beyond_range(p, epsilon, num_values):
+        warnings.warn(text, stacklevel=3)
 
 
 def label(p: float) -> str:
     """``l1``, ``l2`` or ``linf``, for people to read."""
-    return _LABELS[require_norm(p)]
+    return _LABELS[as_norm(p)]
 
 
 def dual(p: float) -> float:
     """The dual norm: linf of l1, l2 of l2, l1 of linf."""
-    return {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[require_norm(p)]
+    return {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[as_norm(p)]
 
 
 def norm(x: Tensor, p: float) -> Tensor:
@@ -59,7 +114,7 @@ def norm(x: Tensor, p: float) -> Tensor:
     Returns:
         Tensor (batch,).
     """
-    lengths: Tensor = torch.linalg.vector_norm(flat(x), ord=require_norm(p), dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(flat(x), ord=as_norm(p), dim=1)
     return lengths
 
 
@@ -88,7 +143,7 @@ def project(delta: Tensor, p: float, radius: float | Tensor) -> Tensor:
     Returns:
         Tensor of the shape of ``delta``: argmin over ‖z‖_p ≤ radius of ‖z - delta‖₂.
     """
-    return _PROJECTIONS[require_norm(p)](delta, per_example(radius, delta))
+    return _PROJECTIONS[as_norm(p)](delta, per_example(radius, delta))
 
 
 def steepest(gradient: Tensor, p: float) -> Tensor:
@@ -104,7 +159,7 @@ def steepest(gradient: Tensor, p: float) -> Tensor:
     Returns:
         Tensor of the shape of ``gradient``.
     """
-    return _STEEPEST[require_norm(p)](gradient)
+    return _STEEPEST[as_norm(p)](gradient)
 
 
 def finite(gradient: Tensor) -> Tensor:
@@ -134,7 +189,7 @@ def random_in_ball(
     Returns:
         Tensor of the shape of ``like``.
     """
-    return _RANDOM[require_norm(p)](like, generator) * per_example(radius, like)
+    return _RANDOM[as_norm(p)](like, generator) * per_example(radius, like)
 
 
 def per_example(value: float | Tensor, like: Tensor) -> float | Tensor:

@@ -11,8 +11,22 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from typing_extensions import override
+
+from withstand.core.setting_rules import (
+    AT_LEAST_0,
+    FINITE,
+    POSITIVE,
+    PROBABILITY,
+    SHARE,
+    Number,
+    Rule,
+    instance_of,
+    list_of,
+    settle,
+)
 
 __all__ = [
     "Constant",
@@ -49,11 +63,34 @@ def value_at(schedule: float | Schedule, progress: float = math.inf) -> float:
     return schedule(progress) if isinstance(schedule, Schedule) else float(schedule)
 
 
+a_schedule = instance_of(Schedule, "a schedule, such as Linear(start=0, end=0.3, epochs=10)")
+
+
+def scheduled(rule: Number) -> Rule:
+    """The rule of a number or of a schedule of it, whose first and last values must lie in the range.
+
+    A schedule may end at a bound that a number must not reach, such as 0: it only gets near.
+    """
+    closed = Number(max(rule.least, rule.above), min(rule.most, rule.below))
+
+    def check(name: str, value: Any) -> float | Schedule:
+        if not isinstance(value, Schedule):
+            return rule(name, value)
+        for progress in (0.0, math.inf):
+            closed(f"all values of {name}", value(progress))
+        return value
+
+    return check
+
+
 @dataclass(frozen=True)
 class Constant(Schedule):
     """The same value at all times."""
 
     value: float
+
+    def __post_init__(self) -> None:
+        settle(self, value=FINITE)
 
     @override
     def __call__(self, progress: float = math.inf) -> float:
@@ -70,10 +107,7 @@ class _Ramp(Schedule, ABC):
     begin: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.epochs <= 0 or self.begin < 0:
-            raise ValueError(
-                f"A ramp needs epochs > 0 and begin >= 0, but got {self.epochs} and {self.begin}."
-            )
+        settle(self, start=FINITE, end=FINITE, epochs=POSITIVE, begin=AT_LEAST_0)
 
     def _share(self, progress: float) -> float:
         """How much of the ramp is done, in [0, 1]: exactly 1 from the float ``begin + epochs`` on."""
@@ -117,8 +151,7 @@ class Exponential(_Ramp):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.start <= 0 or self.end <= 0:
-            raise ValueError(f"An exponential ramp needs positive ends, but got {self.start} and {self.end}.")
+        settle(self, start=POSITIVE, end=POSITIVE)
 
     @override
     def __call__(self, progress: float = math.inf) -> float:
@@ -147,10 +180,7 @@ class Continuation(Schedule):
     epochs: float = 2.0
 
     def __post_init__(self) -> None:
-        if not (self.epochs > 0 and self.excess >= 0):
-            raise ValueError(
-                f"A continuation needs epochs > 0 and excess >= 0, but got {self.epochs} and {self.excess}."
-            )
+        settle(self, end=FINITE, excess=AT_LEAST_0, epochs=POSITIVE)
 
     @override
     def __call__(self, progress: float = math.inf) -> float:
@@ -176,9 +206,10 @@ class Stages(Schedule):
     epochs: Sequence[float]
 
     def __post_init__(self) -> None:
-        if not self.values or len(self.values) != len(self.epochs) or min(self.epochs) <= 0:
+        settle(self, values=list_of(FINITE), epochs=list_of(POSITIVE))
+        if len(self.values) != len(self.epochs):
             raise ValueError(
-                "Stages needs as many positive epochs as values, and at least one, "
+                "Stages needs as many epochs as values, "
                 f"but got values {list(self.values)} and epochs {list(self.epochs)}."
             )
 
@@ -208,10 +239,7 @@ class StepDecay(Schedule):
     epochs: float
 
     def __post_init__(self) -> None:
-        if not (0 < self.factor < 1 and self.epochs > 0):
-            raise ValueError(
-                f"StepDecay needs a factor in (0, 1) and epochs > 0, but got {self.factor} and {self.epochs}."
-            )
+        settle(self, factor=PROBABILITY, epochs=POSITIVE)
 
     @override
     def __call__(self, progress: float = math.inf) -> float:
@@ -234,6 +262,7 @@ class Join(Schedule):
     boundaries: Sequence[float]
 
     def __post_init__(self) -> None:
+        settle(self, schedules=list_of(a_schedule), boundaries=list_of(AT_LEAST_0, least=0))
         ascending = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
         if len(self.boundaries) != len(self.schedules) - 1 or not ascending:
             raise ValueError(
@@ -258,6 +287,9 @@ class PerEpoch(Schedule):
 
     schedule: Schedule
 
+    def __post_init__(self) -> None:
+        settle(self, schedule=a_schedule)
+
     @override
     def __call__(self, progress: float = math.inf) -> float:
         return self.schedule(progress if math.isinf(progress) else math.floor(progress) + 1)
@@ -280,6 +312,9 @@ class Slowed(Schedule):
     schedule: float | Schedule
     at: float
     share: float = 0.5
+
+    def __post_init__(self) -> None:
+        settle(self, schedule=scheduled(FINITE), at=AT_LEAST_0, share=SHARE)
 
     @override
     def __call__(self, progress: float = math.inf) -> float:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from withstand.core.setting_rules import Whole, flag, settle
 from withstand.types import DataError
 
 
@@ -31,8 +32,7 @@ class Augment:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise ValueError(f"crop_padding must be at least 0 pixels, but is {self.crop_padding}.")
+        settle(self, crop_padding=Whole(least=0), flip=flag)
 
     def require_fit(self, shape: Sequence[int]) -> None:
         """Accepts images that no crop can miss altogether.
@@ -61,12 +61,17 @@ class Augment:
             A tensor like ``images``; ``images`` itself where nothing is to be done.
 
         Raises:
-            DataError: ``images`` has another number of axes.
+            DataError: ``images`` has another number of axes, or is no larger than the padding.
         """
         if images.ndim != 4:
             raise DataError(
                 "Only images (batch, channels, height, width) are cropped and flipped, "
                 f"but these have shape {tuple(images.shape)}. Leave out the augmentation."
+            )
+        if self.crop_padding >= min(images.shape[2:]):
+            raise DataError(
+                f"Expected crop_padding below the {min(images.shape[2:])} pixels of an image's side, but got "
+                f"{self.crop_padding}: a crop would hold nothing but padding."
             )
         if self.crop_padding == 0 and not self.flip:
             return images

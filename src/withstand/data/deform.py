@@ -8,7 +8,6 @@ and ‖D_τ f‖).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from withstand.core.noise import gaussian_filter
+from withstand.core.setting_rules import AT_LEAST_0, Number, settle
 from withstand.data.batches import batch_at, to_unit_range
 from withstand.data.partition import derived_seed, epoch_order
 from withstand.data.split import Split
@@ -50,13 +50,14 @@ class Deform:
     smoothness: float = 4.0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, but is {value}.")
-        if self.rotation > 180:
-            raise ValueError(f"rotation must be at most 180 degrees, but is {self.rotation}.")
-        if self.scaling >= 1:
-            raise ValueError(f"scaling is a share of the size and must be below 1, but is {self.scaling}.")
+        settle(
+            self,
+            translation=AT_LEAST_0,
+            rotation=Number(least=0, most=180),
+            scaling=Number(least=0, below=1),
+            displacement=AT_LEAST_0,
+            smoothness=AT_LEAST_0,
+        )
 
     def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """One fresh deformation of each image.

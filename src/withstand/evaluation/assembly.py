@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,14 @@ import pandas as pd
 from withstand.evaluation.attacking import ATTACKED_COUNT, LOST_COUNT, column
 from withstand.evaluation.averaging import ScoringPlan
 from withstand.evaluation.meter import Gathered, Meter, Subject
-from withstand.evaluation.plans import AttackPlan, CertificatePlan, WorstPlan, norm_name, worst_plans
+from withstand.evaluation.plans import (
+    AttackPlan,
+    CertificatePlan,
+    WorstPlan,
+    beyond_range,
+    norm_name,
+    worst_plans,
+)
 from withstand.evaluation.proofs import MARGIN, PRECISION, WITHDRAWN
 from withstand.evaluation.red_flags import check_all, doubts
 from withstand.evaluation.scoring import BatchPlan, SplitScores
@@ -80,6 +88,7 @@ def assemble(
     if batch_plan.plans:
         checks, failures = check_all(table, attacks, scoring_plan.sampling, len(split_scores.rows))
         warnings += failures
+    warnings += beyond_range(batch_plan.plans, certificates, math.prod(subject.info.shape))
     warnings += scoring_plan.warnings
     return table, Results(
         dataset=subject.info.name,

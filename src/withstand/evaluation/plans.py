@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.certificates import Method
 from withstand.core import norms
 from withstand.core.identity import identity
+from withstand.core.setting_rules import AT_LEAST_0, list_of
 from withstand.results.results import Target
 
 DEFAULT_ATTACK_STEPS = 20
@@ -22,24 +21,33 @@ def norm_name(norm: float | None) -> str:
     return "none" if norm is None else f"{norm:g}"
 
 
-def require_epsilons(epsilons: Sequence[float], *, of: str) -> list[float]:
-    """Budgets in ascending order, each once.
+budgets = list_of(AT_LEAST_0)
+"""The rule (``core.setting_rules``) of a list of epsilons, in [0, 1] units."""
+
+
+def warn_beyond_range(of: Iterable[float | None], epsilons: Sequence[float]) -> None:
+    """Warns of the largest budget where it is too large in a norm and that shows without images."""
+    for norm in dict.fromkeys(of):
+        norms.warn_beyond_range(norm, max(epsilons))
+
+
+def beyond_range(
+    attacks: Iterable[AttackPlan], certificates: Iterable[CertificatePlan], num_values: int
+) -> list[str]:
+    """What to say of budgets that are larger than the distance of any two images.
+
+    Of a certificate of pixels of any value nothing is: there is no largest distance.
 
     Args:
-        epsilons: In [0, 1] units.
-        of: What they are for, for the error.
-
-    Raises:
-        TypeError: it is no list of numbers.
-        ValueError: there is none, or one is negative or not finite.
+        attacks: What is run.
+        certificates: What is proven.
+        num_values: Of an image: pixels times channels.
     """
-    if not isinstance(epsilons, list | tuple) or not all(isinstance(epsilon, Real) for epsilon in epsilons):
-        raise TypeError(f"{of} need a list of epsilons, such as [0.1, 8 / 255], but got {epsilons!r}.")
-    if not epsilons:
-        raise ValueError(f"{of} need at least one epsilon, but got none.")
-    if any(not 0 <= epsilon < math.inf for epsilon in epsilons):
-        raise ValueError(f"Expected every epsilon to be finite and at least 0, but got {list(epsilons)}.")
-    return sorted(set(epsilons))
+    plans: list[AttackPlan | CertificatePlan] = [*attacks, *(plan for plan in certificates if plan.clip)]
+    words = (
+        norms.beyond_range(plan.norm, epsilon, num_values) for plan in plans for epsilon in plan.epsilons
+    )
+    return [text for text in dict.fromkeys(words) if text]
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from withstand.core.checks import require_at_least
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, Whole, optional, settle
 
 LEAST_DRAWS_TO_TRY = 4
 """The least ``most_attack_samples``: that after two doublings."""
@@ -43,23 +42,20 @@ class Sampling:
     tolerance: float = 0.01
 
     def __post_init__(self) -> None:
-        require_at_least(
-            1,
-            "the sampling",
-            num_samples=self.num_samples,
-            num_repeats=self.num_repeats,
-            attack_samples=self.attack_samples,
-            sweep_examples=self.sweep_examples,
+        settle(
+            self,
+            num_samples=COUNT,
+            num_repeats=COUNT,
+            attack_samples=optional(COUNT),
+            most_attack_samples=Whole(),
+            sweep_examples=COUNT,
+            tolerance=AT_LEAST_0,
         )
         if self.most_attack_samples < LEAST_DRAWS_TO_TRY:
             raise ValueError(
                 f"Expected most_attack_samples of the sampling of at least {LEAST_DRAWS_TO_TRY}, since "
                 "gradients of 1, 2 and 4 draws must be compared to find a number, but got "
                 f"{self.most_attack_samples}. To fix the number give attack_samples."
-            )
-        if not 0 <= self.tolerance < math.inf:
-            raise ValueError(
-                f"Expected a tolerance of the sampling of at least 0 and finite, but got {self.tolerance:g}."
             )
 
     def describe(self, attack_samples: int | None) -> str:

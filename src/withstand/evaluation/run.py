@@ -20,7 +20,7 @@ from torch import nn
 from withstand import bayes
 from withstand._version import __version__
 from withstand.attacks import Attack
-from withstand.core.checks import require_at_least
+from withstand.core.checks import as_device, memory_checked
 from withstand.core.contract import adapted, outside_inference_mode, require_module
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.identity import identity, identity_of_model
@@ -28,6 +28,7 @@ from withstand.core.modes import eval_mode
 from withstand.core.network import describe, written_by_forward
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import EVALUATED_FILES, RunFolder
+from withstand.core.setting_rules import COUNT, SEED, instance_of, optional
 from withstand.data import Dataset, Split, batches, few, require_dataset, stratified
 from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_predictor
@@ -132,13 +133,15 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         AttackError: an attack left its ball or [0, 1], or needs a package that is not installed.
         CertificateError: a certificate is wrong, and the rows so far are written; or a bound of the
             kernel norms is.
+        OutOfMemoryError: the device's memory does not hold a batch.
         RunFolderError: the folder cannot be written, or another process holds it.
     """
-    require_sizes(num_examples, batch_size)
+    num_examples, batch_size = require_sizes(num_examples, batch_size)
+    sampling = optional(instance_of(Sampling, "a Sampling(num_samples=20)"))("sampling", sampling)
     require_module(model)
     _require_test_images(require_dataset(dataset))
-    meters = _listed(meters)
-    place = device_of_model(model) if device is None else torch.device(device)
+    seed, meters = SEED("seed", seed), _listed(meters)
+    place = device_of_model(model) if device is None else as_device(device)
     described = describe(model)
     check(model.to(place), dataset.info)
     index = stratified(dataset.test.labels, num_examples)
@@ -161,6 +164,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         store = _store_of(run, model_identity, dataset)
         drawn = (sampling or Sampling()) if is_random else None
         with (
+            memory_checked(f"take batches smaller than {batch_size} examples."),
             eval_mode(model),
             numerics("fp32"),
             torch.random.fork_rng(),
@@ -299,13 +303,15 @@ def _require_test_images(dataset: Dataset) -> None:
         )
 
 
-def require_sizes(num_examples: int | None, batch_size: int) -> None:
-    """Accepts sizes with which there is something to evaluate.
+def require_sizes(num_examples: int | None, batch_size: int) -> tuple[int | None, int]:
+    """The sizes of an evaluation as whole numbers, where there is something to evaluate with them.
 
     Raises:
-        ValueError: one is below 1.
+        TypeError: one is no number.
+        ValueError: one is below 1, or not whole.
     """
-    require_at_least(1, "an evaluation", num_examples=num_examples, batch_size=batch_size)
+    words = "{} of an evaluation".format
+    return optional(COUNT)(words("num_examples"), num_examples), COUNT(words("batch_size"), batch_size)
 
 
 def device_of_model(model: nn.Module) -> torch.device:

@@ -17,7 +17,8 @@ from typing_extensions import override
 
 from withstand.core.checks import as_batch, check_batch
 from withstand.core.contract import adapted, contract_of, outside_inference_mode, precision_of
-from withstand.core.schedules import Schedule, value_at
+from withstand.core.schedules import Schedule, scheduled, value_at
+from withstand.core.setting_rules import AT_LEAST_0, instance_of, list_of
 from withstand.loss.passes import Pass
 from withstand.types import LossTerms
 
@@ -119,6 +120,9 @@ class Objective(nn.Module, ABC):
     __rmul__ = __mul__
 
 
+an_objective = instance_of(Objective, "an objective, such as CrossEntropy()")
+
+
 class OnePass(Objective, ABC):
     """The interface of an objective that works on a shared forward pass of the images as they are."""
 
@@ -145,13 +149,17 @@ class Weighted(OnePass):
 
     Args:
         term: What to scale.
-        weight: A float or a schedule of one.
+        weight: At least 0; a float or a schedule of one.
+
+    Raises:
+        TypeError: the weight is no number.
+        ValueError: it is negative or not finite.
     """
 
     def __init__(self, term: Objective, weight: float | Schedule) -> None:
         super().__init__()
-        self.term = term
-        self.weight = weight
+        self.term: Objective = an_objective("what is weighted", term)
+        self.weight: float | Schedule = scheduled(AT_LEAST_0)("the weight of an objective", weight)
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
@@ -191,9 +199,7 @@ class Sum(OnePass):
 
     def __init__(self, terms: Sequence[Objective]) -> None:
         super().__init__()
-        if not terms:
-            raise ValueError("A sum of objectives needs at least one term, but got none.")
-        self.terms = nn.ModuleList(terms)
+        self.terms = nn.ModuleList(list_of(an_objective)("the terms of a sum", terms))
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.attacks.attack import Attack
+from withstand.attacks.attack import Attack, an_attack
 from withstand.core.answers import is_correct
 from withstand.loss.passes import logits_of
 from withstand.loss.terms import Objective
@@ -32,7 +32,7 @@ class Adversarial(Objective):
 
     def __init__(self, attack: Attack) -> None:
         super().__init__()
-        self.attack = attack
+        self.attack: Attack = an_attack("attack", attack)
 
     @override
     def forward(

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from withstand.core import norms
 from withstand.core.answers import is_correct
 from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook, uncompiled
-from withstand.core.schedules import Schedule, Slowed, value_at
+from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
+from withstand.core.setting_rules import AT_LEAST_0, SHARE, flag, settle
 from withstand.domains import Ball, BoxBall, DomainName, LastLayer, ProgramCache, input_set, require_set
 from withstand.loss.passes import logits_of
 from withstand.loss.terms import Objective
@@ -77,8 +79,7 @@ class SymmetricCrossEntropy(WorstLoss):
     share: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"Expected a share in [0, 1], but got {self.share}.")
+        settle(self, share=SHARE)
 
     @override
     def __call__(self, differences: Tensor, labels: Tensor) -> Tensor:
@@ -133,10 +134,7 @@ class Certified(Objective):
         batch_statistics: bool = False,
     ) -> None:
         super().__init__()
-        require_set(norm, domain)
-        _require_range("epsilon", epsilon, math.inf)
-        _require_range("kappa", kappa, 1.0)
-        self.norm = norm
+        self.norm = require_set(norm, domain)
         self.epsilon = epsilon
         self.domain: DomainName = domain
         self.kappa = kappa
@@ -145,6 +143,9 @@ class Certified(Objective):
         self.batch_statistics = batch_statistics
         self.operator_norms = PowerIteration(num_power_iterations)
         self._programs = ProgramCache()
+        settle(self, epsilon=scheduled(AT_LEAST_0), kappa=scheduled(SHARE), clip=flag, batch_statistics=flag)
+        if clip:  # else pixels of any value count, and no budget is too large
+            norms.warn_beyond_range(self.norm, value_at(self.epsilon))
 
     @override
     def forward(
@@ -217,10 +218,3 @@ def _clean_terms(clean: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Ten
 def _settings(like: Tensor, kappa: float, epsilon: float) -> dict[str, Tensor]:
     # Without a copy from the host.
     return {"kappa": like.new_full((), kappa).detach(), "epsilon": like.new_full((), epsilon).detach()}
-
-
-def _require_range(name: str, value: float | Schedule, highest: float) -> None:
-    """Refuses a number out of its range; of a schedule its last value."""
-    final = value_at(value, math.inf)
-    if not 0 <= final <= highest or math.isinf(final):
-        raise ValueError(f"Expected {name} to end in [0, {highest:g}], but got {final:g}.")

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.core.answers import is_correct
-from withstand.core.noise import GaussianNoise
+from withstand.core.noise import GaussianNoise, one_or_a_channel
 from withstand.core.schedules import Schedule, value_at
+from withstand.core.setting_rules import AT_LEAST_0, Whole, flag, settle
 from withstand.loss.passes import Pass, logits_of
 from withstand.loss.terms import OnePass
 from withstand.types import LossTerms
@@ -70,17 +71,15 @@ class NoisyCrossEntropy(OnePass):
         blur: float = 0.0,
     ) -> None:
         super().__init__()
-        for progress in (0.0, math.inf):
-            noise_at(noise_std, blur, progress)
-        if num_copies < 0 or not (num_copies or keeps_clean):
-            raise ValueError(
-                f"Expected at least one image a step, but got num_copies={num_copies} and "
-                f"keeps_clean={keeps_clean}."
-            )
         self.noise_std = noise_std
         self.num_copies = num_copies
         self.keeps_clean = keeps_clean
         self.blur = blur
+        settle(self, noise_std=one_or_a_channel, num_copies=Whole(least=0), keeps_clean=flag, blur=AT_LEAST_0)
+        if not (num_copies or keeps_clean):
+            raise ValueError(
+                "Expected at least one image a step, but got num_copies=0 and keeps_clean=False."
+            )
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from withstand.core.checks import require_at_least
 from withstand.core.noise import GaussianNoise
+from withstand.core.setting_rules import Whole, settle
 from withstand.domains import Call, Domain, FactoredGaussian, Gaussian, Moments, Program
 from withstand.graph.layout import Layout
 from withstand.graph.rules.norm_rules import BatchNorm
@@ -87,7 +87,8 @@ class Cubature(ExpectedLoss):
     num_points: int = 64
 
     def __post_init__(self) -> None:
-        if self.num_points < 2 or self.num_points % 2:
+        settle(self, num_points=Whole(least=2))
+        if self.num_points % 2:
             raise ValueError(f"Expected an even num_points of at least 2, but got {self.num_points}.")
 
     @override
@@ -136,7 +137,7 @@ class EveryLayer(Propagation):
     num_factors: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least(0, num_factors=self.num_factors)
+        settle(self, num_factors=Whole(least=0))
 
     @override
     def __call__(self, program: Program, images: Tensor, noise: GaussianNoise, labels: Tensor) -> NoisyLoss:

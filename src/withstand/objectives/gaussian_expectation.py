@@ -13,7 +13,9 @@ from typing_extensions import override
 
 from withstand.core.answers import is_correct
 from withstand.core.modes import eval_mode, uncompiled
-from withstand.core.schedules import Schedule, value_at
+from withstand.core.noise import one_or_a_channel
+from withstand.core.schedules import Schedule, scheduled, value_at
+from withstand.core.setting_rules import AT_LEAST_0, settle
 from withstand.domains import Program, ProgramCache
 from withstand.loss.passes import Pass
 from withstand.loss.terms import OnePass
@@ -53,12 +55,17 @@ class GaussianExpectation(OnePass):
         propagation: Propagation | None = None,
     ) -> None:
         super().__init__()
-        for progress in (0.0, math.inf):
-            noise_at(noise_std, blur, progress)
         self.noise_std = noise_std
         self.weight = weight
         self.clean_weight = clean_weight
         self.blur = blur
+        settle(
+            self,
+            noise_std=one_or_a_channel,
+            weight=scheduled(AT_LEAST_0),
+            clean_weight=scheduled(AT_LEAST_0),
+            blur=AT_LEAST_0,
+        )
         self.propagation = FirstActivation() if propagation is None else propagation
         self._programs = ProgramCache()
         self._resting: tuple[Program, Program] | None = None

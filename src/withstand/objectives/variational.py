@@ -9,8 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand import bayes
-from withstand.core.checks import require_at_least, require_finite
-from withstand.core.schedules import Schedule, value_at
+from withstand.core.schedules import Schedule, scheduled, value_at
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, optional, settle
 from withstand.loss.passes import Pass
 from withstand.loss.terms import Objective, OnePass
 from withstand.objectives.cross_entropy import CrossEntropy
@@ -45,12 +45,10 @@ class Variational(OnePass):
         likelihood: Objective | None = None,
     ) -> None:
         super().__init__()
-        require_at_least(1, num_data=num_data, num_samples=num_samples)
-        if not isinstance(kl_weight, Schedule):
-            require_finite(kl_weight=kl_weight)
         self.num_data = num_data
         self.num_samples = num_samples
         self.kl_weight = kl_weight
+        settle(self, num_data=optional(COUNT), num_samples=COUNT, kl_weight=scheduled(AT_LEAST_0))
         self.likelihood = CrossEntropy() if likelihood is None else likelihood
 
     @override

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.core.setting_rules import COUNT
 from withstand.operators.linear_operators import LinearOperator, Shape
 
 
@@ -91,9 +92,7 @@ class PowerIteration(nn.Module, OperatorNorms):
 
     def __init__(self, num_iterations: int = 1) -> None:
         super().__init__()
-        if num_iterations < 1:
-            raise ValueError(f"Expected at least 1 power iteration, but got {num_iterations}.")
-        self.num_iterations = num_iterations
+        self.num_iterations = COUNT("num_power_iterations", num_iterations)
         self.vectors = Buffers()
         self._parameters_seen: dict[str, weakref.ref[Tensor]] = {}
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.core import norms
-from withstand.core.checks import require_at_least, require_finite
 from withstand.core.modes import eval_mode, uncompiled
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, optional, settle
 from withstand.data.deform import Deform
 from withstand.loss.passes import Differentiable, Pass, logits_of
 from withstand.loss.terms import OnePass, Penalty
@@ -61,11 +61,10 @@ class AdversarialPerturbation(GradientPenalty):
 
     def __init__(self, epsilon: float = 1.0, *, num_steps: int = 5, candidates: int | None = None) -> None:
         super().__init__()
-        require_finite(epsilon=epsilon)
-        require_at_least(1, num_steps=num_steps, candidates=candidates)
         self.epsilon = epsilon
         self.num_steps = num_steps
         self.candidates = candidates
+        settle(self, epsilon=AT_LEAST_0, num_steps=COUNT, candidates=optional(COUNT))
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
@@ -138,9 +137,9 @@ class DeformationStability(OnePass, Penalty):
 
     def __init__(self, deform: Deform | None = None, *, num_deformations: int = 32) -> None:
         super().__init__()
-        require_at_least(1, num_deformations=num_deformations)
         self.deform = Deform() if deform is None else deform
         self.num_deformations = num_deformations
+        settle(self, num_deformations=COUNT)
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.core import norms
-from withstand.core.checks import require_at_least
+from withstand.core.norms import as_norm
+from withstand.core.setting_rules import COUNT, settle
 from withstand.data.deform import Deform
 from withstand.loss.passes import Pass
 from withstand.penalties.classwise import GradientPenalty, class_gradients, gradient, own_gradients
@@ -54,9 +55,9 @@ class LossGradient(GradientPenalty):
 
     def __init__(self, norm: Literal[1, 2] = 2) -> None:
         super().__init__()
-        if norm not in (1, 2):
+        if (number := as_norm(norm)) == math.inf:
             raise ValueError(f"Expected a norm of 1 or 2, but got {norm}.")
-        self.norm = int(norm)  # its name is the same for 2.0
+        self.norm = int(number)  # its name is the same for 2.0
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
@@ -96,9 +97,9 @@ class TangentGradient(GradientPenalty):
 
     def __init__(self, deform: Deform | None = None, *, num_tangents: int = 30) -> None:
         super().__init__()
-        require_at_least(1, num_tangents=num_tangents)
         self.deform = Deform() if deform is None else deform
         self.num_tangents = num_tangents
+        settle(self, num_tangents=COUNT)
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:

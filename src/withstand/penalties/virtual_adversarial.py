@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.core import norms
-from withstand.core.checks import require_finite
 from withstand.core.modes import eval_mode
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, settle
 from withstand.loss.passes import Differentiable, Pass
 from withstand.penalties.classwise import GradientPenalty, gradient
 from withstand.types import LossTerms
@@ -36,11 +36,9 @@ class VirtualAdversarial(GradientPenalty):
 
     def __init__(self, epsilon: float = 1.0, *, num_power_iterations: int = 1) -> None:
         super().__init__()
-        require_finite(epsilon=epsilon)
-        if num_power_iterations < 1:
-            raise ValueError(f"Expected at least 1 power iteration, but got {num_power_iterations}.")
         self.epsilon = epsilon
         self.num_power_iterations = num_power_iterations
+        settle(self, epsilon=AT_LEAST_0, num_power_iterations=COUNT)
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:

@@ -9,6 +9,7 @@ import sys
 import warnings
 from argparse import Action, ArgumentError
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -18,9 +19,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_loader
 
+from withstand.attacks import Attack
+from withstand.bayes import Posterior
+from withstand.constraints import Constraint
 from withstand.core import trust
+from withstand.core.norms import as_norm
+from withstand.core.schedules import Schedule
+from withstand.core.setting_rules import as_number
 from withstand.core.suggest import nearest
 from withstand.recipes.list_items import Item, is_item, put
+from withstand.recipes.plain_words import in_words
+from withstand.recipes.schema import BayesSettings, Recipe
 from withstand.recipes.upgrade import refuse_old_keys, with_moved_modules
 from withstand.recipes.words import is_unspoken, kept_words
 from withstand.types import RecipeError
@@ -41,6 +50,8 @@ _PRINTS = "--print_config"
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?"
 _FRACTION = re.compile(rf"^-?{_NUMBER}/{_NUMBER}$")
 _INFINITE_ARGUMENT = re.compile(r"(?<=^--)([^=]+)=(?:l_?)?inf$")
+_NORMS = ("norm", "norms")
+_TEXTS = ("name", "title", "description", "source", "note", "options", "root")
 _FRACTION_ARGUMENT = re.compile(rf"^(--[^=]+=)(-?{_NUMBER})/({_NUMBER})$")
 
 
@@ -85,8 +96,23 @@ _RecipeYaml.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def load_yaml(text: str) -> Any:
-    """Reads YAML in which 8/255, 1e-3 and inf are the numbers they look like."""
-    return yaml.load(with_moved_modules(text), _RecipeYaml)
+    """Reads YAML in which 8/255, 1e-3 and inf are the numbers they look like, and norms may be l2 or linf."""
+    return _with_numbers(yaml.load(with_moved_modules(text), _RecipeYaml))
+
+
+def _with_numbers(value: Any, key: str = "") -> Any:
+    """Plain data in which norms, and fractions between quotes, are numbers.
+
+    What a model's own options hold stays as it is, and what is a text.
+    """
+    if isinstance(value, dict):
+        return {name: part if name in _TEXTS else _with_numbers(part, name) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(part, key) for part in value]
+    if isinstance(value, str) and key in _NORMS:
+        with suppress(ValueError):
+            return as_norm(value)
+    return as_number(key, value) if isinstance(value, str) and _FRACTION.match(value) else value
 
 
 def flow(value: object) -> str:
@@ -266,8 +292,16 @@ def with_numbers(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:
     """
     texts = {action.dest for action in parser._actions if _holds_text(action)}
     return [
-        argument if argument[2:].partition("=")[0] in texts else _number(argument) for argument in arguments
+        argument if argument[2:].partition("=")[0] in texts else _norm(_number(argument))
+        for argument in arguments
     ]
+
+
+def _norm(argument: str) -> str:
+    key, _, text = argument.partition("=")
+    name = key.rpartition(".")[2].removeprefix("--").removesuffix("+")
+    is_number = text and (name in _NORMS or text[0] in "\"'") and ".options." not in key
+    return f"{key}={flow(_with_numbers(load_yaml(text), name))}" if is_number else argument
 
 
 def _holds_text(action: Action) -> bool:
@@ -294,11 +328,7 @@ _UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[^']+)' does not accept option|Option|unrecognized arguments:) "
     r"(?:'|--)(?P<key>[^'=\s]+)(?:' is not accepted|'|=|\s|$)"
 )
-_NO_ALTERNATIVE = re.compile(
-    r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - "
-)
-_IS_NOT_NULL = re.compile(r" - Expected a <class 'NoneType'>.*")
-_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\w+)(?![\w.])")
+_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: ([\"\w/]+)(?![\w.])")
 
 
 def _explain(parser: ArgumentParser, error: Exception) -> str:
@@ -306,17 +336,13 @@ def _explain(parser: ArgumentParser, error: Exception) -> str:
     message = " ".join(str(error).split())
     unknown = _UNKNOWN.search(message)
     if unknown is None:
-        explanation = _UNKNOWN_CLASS.sub(_nearest_class, _without_alternatives(message))
-        return f"The recipe does not fit: {explanation[:1500]}"
+        explanation = _UNKNOWN_CLASS.sub(_nearest_class, message)
+        return f"The recipe does not fit: {in_words(explanation)[:500]}"
     group = f"{unknown['group']}." if unknown["group"] else ""
     key = group + unknown["key"].replace("init_args.", "")
     hint = f" Did you mean {near!r}?" if (near := _nearest_key(parser, key)) not in (None, key) else ""
-    return f"Unknown key {key!r}.{hint} `withstand run RECIPE --help-all` lists all keys."
-
-
-def _without_alternatives(message: str) -> str:
-    """What is wrong with a setting that may be null, without that it is not null and all that it holds."""
-    return _IS_NOT_NULL.sub("", _NO_ALTERNATIVE.sub("", message))
+    command = parser.prog if " " in parser.prog else "withstand run RECIPE"
+    return f"Unknown key {key!r}.{hint} `{command} --help-all` lists all keys."
 
 
 def _nearest_key(parser: ArgumentParser, key: str) -> str | None:
@@ -348,14 +374,9 @@ def _classes() -> Iterator[type]:
     """Every class that a recipe can name, and those they come from."""
     from torch.optim import SGD, Adam
 
-    from withstand.attacks import Attack
-    from withstand.bayes import Posterior
-    from withstand.constraints import Constraint
-    from withstand.core.schedules import Schedule
     from withstand.data import Deform
     from withstand.evaluation import Meter, Sampling
     from withstand.loss.terms import Objective
-    from withstand.recipes.schema import BayesSettings
     from withstand.training import Plateau, Rollback
     from withstand.training.measure import Measure
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from withstand import penalties  # noqa: F401  (recipes name its classes)
 from withstand.bayes import Posterior
 from withstand.constraints import ParametrizationName
+from withstand.core.norms import norm_rule
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, SHARE, Whole, optional, settle
 from withstand.data import PartitionName
 from withstand.evaluation import Meter, Sampling, require_sizes
 from withstand.objectives import CrossEntropy, Objective
@@ -32,6 +34,9 @@ class DataSettings:
         train_size: Train on only so many of the remaining images; all where null.
         seed: Chooses the validation and training images.
         partition: How: seeded, or kernel-reg, the published choice of arXiv 1810.00363.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     name: str = "digits"
@@ -41,6 +46,15 @@ class DataSettings:
     train_size: int | None = None
     seed: int = 0
     partition: PartitionName = "seeded"
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            size=optional(COUNT),
+            validation_size=optional(Whole(least=0)),
+            train_size=optional(COUNT),
+            seed=Whole(least=0, most=_LARGEST_SEED),
+        )
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,9 @@ class Published:
         note: What differs from our measurement.
         attack: The attack of the published protocol that it is of, fgsm or pgd; ours is the strongest
             where null.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     measure: Literal["clean", "attacked", "certified"]
@@ -127,6 +144,9 @@ class Published:
     norm: float | None = None
     note: str = ""
     attack: str | None = None
+
+    def __post_init__(self) -> None:
+        settle(self, accuracy=SHARE, epsilon=optional(AT_LEAST_0), norm=optional(norm_rule))
 
 
 def require_folder_name(name: str) -> None:
@@ -175,8 +195,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require_folder_name(self.name)
-        if not 0 <= self.seed <= _LARGEST_SEED:
-            raise ValueError(f"Expected a seed from 0 to {_LARGEST_SEED}, but got {self.seed}.")
+        settle(self, seed=Whole(least=0, most=_LARGEST_SEED))
         for meter in self.evaluation.meters:
             if self.model.bayes is not None and meter.needs.fixed_weights:
                 raise ValueError(

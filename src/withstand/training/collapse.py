@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from withstand.core.checks import require_at_least
+from withstand.core.setting_rules import COUNT, settle
 from withstand.data import Split
 from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
 from withstand.objectives.certified import CLEAN_ACCURACY_TERM, CLEAN_TERM
@@ -103,7 +103,7 @@ class Rollback:
     max_rollbacks: int = 12
 
     def __post_init__(self) -> None:
-        require_at_least(1, max_halvings=self.max_halvings, max_rollbacks=self.max_rollbacks)
+        settle(self, max_halvings=COUNT, max_rollbacks=COUNT)
 
     def allows(self, epoch: int, slowed_at: Sequence[int]) -> bool:
         """Whether another rollback to the end of ``epoch`` is allowed after those at ``slowed_at``."""

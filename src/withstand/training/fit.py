@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from withstand.core.checks import memory_checked
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
+from withstand.core.setting_rules import SEED
 from withstand.data import Dataset, require_dataset
 from withstand.loss.terms import Objective
 from withstand.training.checkpoint import TrainingResult
@@ -19,6 +21,7 @@ from withstand.training.loop import Training
 from withstand.training.messages import warnings_of
 from withstand.training.observers import CsvLog, Observer, TensorBoardLog
 from withstand.training.settings import TrainingSettings
+from withstand.training.setup import require_kinds
 
 _logger = logging.getLogger(__name__)
 
@@ -53,15 +56,18 @@ def fit(
         The log and its summary.
 
     Raises:
-        TypeError: ``dataset`` is no ``data.Dataset``.
+        TypeError: an argument is of another kind.
         ModelError: the model does not fit the data.
         DataError: the training images make no whole batch, or what goes by validation scores has none.
+        OutOfMemoryError: the device's memory does not hold a step.
         NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stays.
         CheckpointError: the folder holds a damaged checkpoint, or one of another run.
         RunFolderError: the folder cannot be written, another process holds it, or it holds a network that
             was not trained there, or measurements of one.
     """
     require_dataset(dataset)
+    require_kinds(objective, settings)
+    seed = SEED("seed", seed)
     run = RunFolder.at(out)
     run.require_no_other_network()
     with ExitStack() as stack:
@@ -74,6 +80,7 @@ def fit(
         for watcher in watchers:
             stack.enter_context(watcher)
         stack.enter_context(numerics(settings.precision))
+        stack.enter_context(memory_checked(f"take batches smaller than {settings.batch_size} images."))
         result = Training(model, dataset, objective, settings, out=run, seed=seed, observers=watchers).run()
     for text in warnings_of(model, dataset, result):
         _logger.warning(text)

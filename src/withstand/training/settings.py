@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from withstand.attacks import Attack
+from withstand.attacks.attack import an_attack
 from withstand.constraints import Constraint
-from withstand.core.checks import require_at_least
 from withstand.core.numerics import Precision
-from withstand.core.schedules import Schedule
+from withstand.core.schedules import Schedule, scheduled
+from withstand.core.setting_rules import (
+    AT_LEAST_0,
+    COUNT,
+    POSITIVE,
+    Whole,
+    flag,
+    instance_of,
+    list_of,
+    optional,
+    settle,
+)
 from withstand.data import Augment, Deform
 from withstand.training.collapse import Rollback
 from withstand.training.measure import Measure
@@ -24,6 +36,18 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Adam with a learning rate of 0.001: what training uses by default."""
     return torch.optim.Adam(parameters, lr=1e-3)
+
+
+def a_factory(name: str, value: Any) -> OptimizerFactory:
+    """The rule (``core.setting_rules``) of what makes an optimiser."""
+    if not callable(value):
+        kind = type(value).__name__
+        got = f"the optimiser {kind} itself" if isinstance(value, torch.optim.Optimizer) else repr(value)
+        raise TypeError(
+            f"Expected {name} as a function that makes one of the parameters, such as lambda parameters: "
+            f"torch.optim.SGD(parameters, lr=0.1), but got {got}."
+        )
+    return value  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -58,6 +82,7 @@ class TrainingSettings:
         tensorboard: Log for TensorBoard too, into the run folder.
 
     Raises:
+        TypeError: a setting is of the wrong type.
         ValueError: a number is out of its range.
     """
 
@@ -81,10 +106,24 @@ class TrainingSettings:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        require_at_least(0, epochs=self.epochs)
-        require_at_least(1, batch_size=self.batch_size)
-        if self.early_stopping is not None and self.early_stopping < 1:
+        settle(
+            self,
+            epochs=Whole(least=0),
+            batch_size=COUNT,
+            optimizer=a_factory,
+            lr_factor=scheduled(POSITIVE),
+            plateau=optional(instance_of(Plateau, "a plateau, such as Plateau(factor=0.5)")),
+            early_stopping=optional(COUNT),
+            constraints=list_of(instance_of(Constraint, "a constraint, such as SpectralBall(1.0)"), least=0),
+            drop_last=flag,
+            selection=optional(an_attack),
+            rollback=optional(instance_of(Rollback, "a rollback, such as Rollback()")),
+            compile=flag,
+            checkpoint_seconds=AT_LEAST_0,
+            measures=list_of(instance_of(Measure, "a measure of withstand.training"), least=0),
+            tensorboard=flag,
+        )
+        if self.precision not in get_args(Precision):
             raise ValueError(
-                f"Expected early_stopping after at least 1 epoch, but got {self.early_stopping}. "
-                "Leave it out to train all epochs."
+                f"Expected a precision of {', '.join(get_args(Precision))}, but got {self.precision!r}."
             )

@@ -11,10 +11,11 @@ from torch import nn
 
 from withstand import bayes
 from withstand.core.numerics import Precision
+from withstand.core.setting_rules import instance_of
 from withstand.data import Augment, Dataset
-from withstand.loss.terms import Objective
+from withstand.loss.terms import Objective, an_objective
 from withstand.training.settings import TrainingSettings
-from withstand.types import DataError, RecipeError
+from withstand.types import DataError, ModelError, RecipeError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -53,11 +54,36 @@ def describe_run(
     return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", text) for name, text in words.items()}
 
 
+def require_kinds(objective: object, settings: object) -> None:
+    """Accepts what training is told to minimise, and how.
+
+    Raises:
+        TypeError: one is of another kind.
+    """
+    an_objective("objective", objective)
+    instance_of(TrainingSettings, "TrainingSettings(epochs=10)")("settings", settings)
+
+
 def make_fabric(settings: TrainingSettings) -> Fabric:
-    """The device and precision of the settings."""
+    """The device and precision of the settings.
+
+    Raises:
+        RecipeError: there is no such device here, or it has no such precision.
+    """
     from lightning_fabric import Fabric  # here, since it takes as long to import as torch itself
 
-    return Fabric(accelerator=settings.accelerator, devices=1, precision=_PRECISION[settings.precision])
+    try:
+        return Fabric(accelerator=settings.accelerator, devices=1, precision=_PRECISION[settings.precision])
+    except (
+        ImportError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # what Fabric raises has no common class
+        raise RecipeError(
+            f"Cannot train on the accelerator {settings.accelerator!r} in {settings.precision}: "
+            f"{' '.join(str(error).split())} Leave accelerator at auto, or take cpu or cuda."
+        ) from error
 
 
 def steps_per_epoch(settings: TrainingSettings, dataset: Dataset) -> int:
@@ -90,12 +116,22 @@ def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.
     """The optimiser of the settings for a model.
 
     Raises:
-        RecipeError: its own settings do not fit, or it needs more than one pass a step.
+        ModelError: no parameter of the model can be trained.
+        RecipeError: its own settings do not fit, it is no optimiser, or it needs more than one pass a step.
     """
+    if settings.epochs and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(
+            f"Nothing can be trained: {type(model).__name__} has no parameter that requires a gradient. Call "
+            "requires_grad_() on those that are to be trained, or set epochs=0 to leave all as they are."
+        )
     try:
         optimizer = settings.optimizer(model.parameters())
     except (TypeError, ValueError) as error:
         raise RecipeError(f"The optimiser of the recipe cannot be made: {error}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise RecipeError(
+            f"The optimiser of the settings must make a torch.optim.Optimizer, but gave {optimizer!r}."
+        )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise RecipeError("LBFGS needs several passes a step, which training does not do. Take Adam or SGD.")
     return optimizer

@@ -18,6 +18,7 @@ from withstand.attacks import Attack
 from withstand.core.answers import NO_ANSWER, predicted
 from withstand.core.contract import adapted
 from withstand.core.modes import eval_mode
+from withstand.core.setting_rules import PROBABILITY, Whole, settle
 from withstand.data import Split, batches, few
 from withstand.training.checkpoint import Row
 from withstand.training.measure import Measure
@@ -112,11 +113,7 @@ class Plateau:
     patience: int = 5
 
     def __post_init__(self) -> None:
-        if not (0 < self.factor < 1 and self.patience >= 0):
-            raise ValueError(
-                "A plateau needs a factor in (0, 1) and a patience of at least 0, "
-                f"but got {self.factor} and {self.patience}."
-            )
+        settle(self, factor=PROBABILITY, patience=Whole(least=0))
 
     def factor_after(self, values: Sequence[float]) -> float:
         """What the learning rate is multiplied by after epochs of these scores, in (0, 1]."""

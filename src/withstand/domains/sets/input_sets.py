@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from torch import Tensor
 
 from withstand.core import norms
+from withstand.core.setting_rules import AT_LEAST_0
 from withstand.domains.sets.ball import Ball
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.box_ball import BoxBall
 from withstand.graph.domain import Region
 
+CERTIFIED_NORMS = (2.0, math.inf)
+"""The norms that certificates exist for."""
 DomainName: TypeAlias = Literal["box_ball", "box", "ball"]
 
 
@@ -37,20 +41,28 @@ def input_set(
     Raises:
         ValueError: there is no such domain, or no set for this norm.
     """
-    require_set(norm, domain)
-    return DOMAINS[domain](images, norm, epsilon, clip)
+    p = require_set(norm, domain)
+    reach = epsilon if isinstance(epsilon, Tensor) else AT_LEAST_0("epsilon", epsilon)
+    return DOMAINS[domain](images, p, reach, clip)
 
 
-def require_set(norm: float, domain: str) -> None:
-    """Accepts a norm and a domain for which there are sets.
+def require_set(norm: float, domain: str) -> float:
+    """The norm as a float, where there are sets of it and of the domain.
 
     Raises:
         ValueError: there is no such domain, or no set for this norm.
     """
-    if norm not in (2, math.inf):
-        raise ValueError(f"Certificates exist for norm 2 and math.inf, numbers, but got norm {norm!r}.")
     if domain not in DOMAINS:
         raise ValueError(f"Expected a domain of {', '.join(DOMAINS)}, but got {domain!r}.")
+    return certified_norm("norm", norm)
+
+
+def certified_norm(name: str, norm: object) -> float:
+    """The rule (``core.setting_rules``) of the norm of a certificate."""
+    with suppress(ValueError):
+        if (number := norms.as_norm(norm, name)) in CERTIFIED_NORMS:
+            return number
+    raise ValueError(f"Certificates exist for the norms l2 and linf, but got {name} {norm!r}.")
 
 
 def _box(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> Box:

@@ -20,9 +20,9 @@ from withstand.bayes.sampled_norms import (
     noise_lipschitz,
     require_confidence,
 )
-from withstand.core.checks import require_at_least
 from withstand.core.float64_copy import float64_copy
 from withstand.core.numerics import preserved_random_state
+from withstand.core.setting_rules import COUNT
 from withstand.data.partition import derived_seed
 from withstand.evaluation.kernel_norms.random_networks import expected_lipschitz
 from withstand.operators import Dense, Place, places, upper_bound
@@ -179,9 +179,8 @@ class ExpectedNorms(Measure):
     """
 
     def __init__(self, *, num_draws: int = 5, confidence: float | None = 0.99) -> None:
-        require_at_least(1, num_draws=num_draws)
         require_confidence(confidence)
-        self.num_draws = num_draws
+        self.num_draws = COUNT("num_draws", num_draws)
         self.confidence = confidence
 
     @override

@@ -7,7 +7,6 @@ function in the kernel's Hilbert space. Each is also at most the function's l2 L
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand.core import norms
-from withstand.core.checks import require_at_least
+from withstand.core.setting_rules import COUNT, Number, Whole, settle
 from withstand.data import Deform
 from withstand.loss.passes import Differentiable
 from withstand.penalties.classwise import class_gradients, gradient
@@ -48,14 +47,14 @@ class KernelNormSettings:
     num_deformations: int = 4
 
     def __post_init__(self) -> None:
-        counts = ("num_examples", "num_steps", "num_perturbed")
-        require_at_least(1, "the kernel norms", **{name: getattr(self, name) for name in counts})
-        require_at_least(0, num_deformations=self.num_deformations)
-        if not LEAST_EPSILON <= self.epsilon < math.inf:
-            raise ValueError(
-                f"Expected the kernel norms' epsilon to be finite and at least {LEAST_EPSILON:g}, "
-                f"but got {self.epsilon:g}."
-            )
+        settle(
+            self,
+            num_examples=COUNT,
+            epsilon=Number(least=LEAST_EPSILON),
+            num_steps=COUNT,
+            num_perturbed=COUNT,
+            num_deformations=Whole(least=0),
+        )
 
     def describe(self) -> str:
         """A sentence of the settings, for a report."""

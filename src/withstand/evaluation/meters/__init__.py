@@ -3,8 +3,9 @@
 A meter of your own is a frozen dataclass that derives from ``Meter``.
 """
 
+from withstand.domains.sets.input_sets import CERTIFIED_NORMS
 from withstand.evaluation.meter import Gathered, Meter, Needs, PartResult, Sources, Subject, Summary
-from withstand.evaluation.meters.attacks import CERTIFIED_NORMS, Attacks, Certificate, Suite
+from withstand.evaluation.meters.attacks import Attacks, Certificate, Suite
 from withstand.evaluation.meters.calibration_and_classes import Calibration, Classes, reliability
 from withstand.evaluation.meters.corrupted import Corruptions
 from withstand.evaluation.meters.gradient_checks import LargeEpsilon, VanishingGradients

@@ -11,14 +11,16 @@ from torch import nn
 from typing_extensions import override
 
 from withstand.attacks import Attack, SuiteLevel, require_packages, suite
+from withstand.attacks.attack import an_attack
 from withstand.certificates import METHODS, Method
 from withstand.core import norms
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.identity import identity
-from withstand.core.norms import require_norm
+from withstand.core.setting_rules import flag, list_of, settle
+from withstand.domains.sets.input_sets import certified_norm
 from withstand.evaluation.meter import Meter, Needs, Sources
 from withstand.evaluation.meters.gradient_checks import LargeEpsilon, VanishingGradients
-from withstand.evaluation.plans import AttackPlan, CertificatePlan, require_epsilons
+from withstand.evaluation.plans import AttackPlan, CertificatePlan, budgets, warn_beyond_range
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Attacks(Meter):
         epsilons: Budgets in [0, 1] units, in any order; a recipe may have 8/255.
 
     Raises:
+        TypeError: something is no attack, or an epsilon no number.
         ValueError: there is no attack or no epsilon, or an epsilon is negative or not finite.
     """
 
@@ -41,12 +44,8 @@ class Attacks(Meter):
     epsilons: list[float]
 
     def __post_init__(self) -> None:
-        if not self.attacks:
-            raise ValueError("Attacks need at least one attack, but got none: leave the meter out.")
-        for attack in self.attacks:
-            if not isinstance(attack, Attack):
-                raise ValueError(f"Expected attacks such as PGD(num_steps=20), but got {attack!r}.")
-        require_epsilons(self.epsilons, of="Attacks")
+        settle(self, attacks=list_of(an_attack), epsilons=budgets)
+        warn_beyond_range([attack.norm for attack in self.attacks], self.epsilons)
 
     @property
     @override
@@ -95,11 +94,8 @@ class Suite(Meter):
             raise ValueError(
                 f"Expected a suite of {', '.join(get_args(SuiteLevel))}, but got {self.level!r}."
             )
-        if not self.norms:
-            raise ValueError("A suite needs at least one norm; leave norms out for inf.")
-        for norm in self.norms:
-            require_norm(norm)
-        require_epsilons(self.epsilons, of="A suite's attacks")
+        settle(self, norms=list_of(norms.norm_rule), epsilons=budgets)
+        warn_beyond_range(self.norms, self.epsilons)
 
     @property
     @override
@@ -136,8 +132,8 @@ class Suite(Meter):
 
 def _plans(attacks: Sequence[Attack], epsilons: Sequence[float], *, is_random: bool) -> list[AttackPlan]:
     forms = [attack.for_random_answers() if is_random else attack.for_evaluation() for attack in attacks]
-    budgets = sorted(set(epsilons))
-    return [AttackPlan(form, budgets, attack.name) for form, attack in zip(forms, attacks, strict=True)]
+    ascending = sorted(set(epsilons))
+    return [AttackPlan(form, ascending, attack.name) for form, attack in zip(forms, attacks, strict=True)]
 
 
 def _named(models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -149,9 +145,6 @@ def _named(models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
         by_name[name if not alike else f"{name}-{alike + 1}"] = model
     return by_name
 
-
-CERTIFIED_NORMS = (2.0, float("inf"))
-"""The norms that certificates exist for."""
 
 _BOUNDS = {"best": "the tightest bound", "box_ball": "ball ∩ box", "box": "boxes", "ball": "balls"}
 
@@ -182,19 +175,17 @@ class Certificate(Meter):
     radius: bool = False
 
     def __post_init__(self) -> None:
-        if self.norm not in CERTIFIED_NORMS:
-            raise ValueError(
-                f"Certificates exist for norm 2 and math.inf, numbers, but got norm {self.norm!r}."
-            )
+        settle(self, norm=certified_norm, epsilons=budgets, clip=flag, radius=flag)
+        if self.clip:
+            warn_beyond_range([self.norm], self.epsilons)
         if self.method not in METHODS:
             raise ValueError(f"Expected a certificate's method of {', '.join(METHODS)}, got {self.method!r}.")
-        require_epsilons(self.epsilons, of="Certificates")
 
     @property
     @override
     def name(self) -> str:
-        budgets = ",".join(f"{epsilon:.6g}" for epsilon in self.epsilons)
-        return f"{self.certificate_name} at {budgets}{' with radii' if self.radius else ''}"
+        at = ",".join(f"{epsilon:.6g}" for epsilon in self.epsilons)
+        return f"{self.certificate_name} at {at}{' with radii' if self.radius else ''}"
 
     @property
     def certificate_name(self) -> str:

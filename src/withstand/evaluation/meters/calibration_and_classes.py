@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from withstand.core.answers import NO_ANSWER
-from withstand.core.checks import require_at_least
+from withstand.core.setting_rules import COUNT, settle
 from withstand.evaluation.attacking import column, prediction_column
 from withstand.evaluation.meter import Gathered, Meter, Needs, Summary
 from withstand.results import results
@@ -81,7 +81,7 @@ class Calibration(Meter):
     num_bins: int = CALIBRATION_BINS
 
     def __post_init__(self) -> None:
-        require_at_least(1, "the calibration", num_bins=self.num_bins)
+        settle(self, num_bins=COUNT)
 
     @override
     def summary(self, gathered: Gathered) -> Summary:

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.core.answers import NO_ANSWER
+from withstand.core.setting_rules import Whole, list_of, settle
 from withstand.core.suggest import nearest
 from withstand.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
@@ -45,11 +46,7 @@ class Corruptions(Meter):
         for kind in self.kinds:
             if isinstance(kind, str) and kind not in CORRUPTIONS:
                 raise ValueError(f"There is no corruption {kind!r}; {nearest(kind, CORRUPTIONS)}")
-        for severity in self.severities:
-            if severity not in SEVERITIES:
-                raise ValueError(
-                    f"Expected severities of the corruptions from 1 to {SEVERITIES[-1]}, but got {severity}."
-                )
+        settle(self, severities=list_of(Whole(least=1, most=SEVERITIES[-1]), least=0))
         names = [kind.name for kind in self._kinds]
         for name, values in (("kinds", names), ("severities", self.severities)):
             if not values or len(set(values)) < len(values):

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from withstand.attacks import PGD, cross_entropy, margin
 from withstand.core import norms
+from withstand.core.setting_rules import settle
 from withstand.data import batches, sample
 from withstand.evaluation.meter import Gathered, Meter, Needs, PartResult, Subject, Summary
 from withstand.evaluation.plans import norm_name
@@ -106,6 +107,9 @@ class LargeEpsilon(Meter):
 
     needs = Needs(batches=False)
     norm: float
+
+    def __post_init__(self) -> None:
+        settle(self, norm=norms.norm_rule)
 
     @property
     @override

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.answers import NO_ANSWER
-from withstand.core.checks import require_at_least
+from withstand.core.setting_rules import COUNT, POSITIVE, Whole, flag, settle
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
 from withstand.evaluation.unanswered import UNANSWERED, unanswered
@@ -68,12 +68,7 @@ class NoiseCurve(Meter):
     shell: bool = False
 
     def __post_init__(self) -> None:
-        require_at_least(2, "the noise", num_levels=self.num_levels)
-        require_at_least(1, "the noise", num_draws=self.num_draws)
-        if not 0 < self.largest < math.inf:
-            raise ValueError(
-                f"Expected the largest noise_std to be finite and above 0, but got {self.largest:g}."
-            )
+        settle(self, num_levels=Whole(least=2), largest=POSITIVE, num_draws=COUNT, shell=flag)
 
     @property
     def levels(self) -> list[float]:

@@ -16,9 +16,9 @@ from typing_extensions import override
 from withstand import bayes
 from withstand.bayes.sampling import auroc, entropies, histogram
 from withstand.core.answers import predicted
-from withstand.core.checks import require_at_least
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.numerics import seed_of
+from withstand.core.setting_rules import COUNT, settle
 from withstand.data import Dataset, batches, sample
 from withstand.evaluation.attacking import column
 from withstand.evaluation.meter import Columns, Gathered, Meter, Needs, PartResult, Sources, Subject, Summary
@@ -60,7 +60,7 @@ class Uncertainty(Meter):
     num_bins: int = 40
 
     def __post_init__(self) -> None:
-        require_at_least(1, "the uncertainty", num_samples=self.num_samples, num_bins=self.num_bins)
+        settle(self, num_samples=COUNT, num_bins=COUNT)
 
     @property
     @override

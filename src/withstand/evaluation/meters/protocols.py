@@ -7,6 +7,7 @@ predictor leave, and the difference is what the protocol hides.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,9 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from withstand import bayes
+from withstand.core import norms
 from withstand.core.answers import NO_ANSWER, predicted
-from withstand.core.checks import require_at_least
+from withstand.core.setting_rules import COUNT, POSITIVE, list_of, settle
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
 from withstand.evaluation.unanswered import UNANSWERED, unanswered
@@ -67,6 +69,8 @@ class SebrProtocol(Meter):
     step_size: float = 1e5
 
     def __post_init__(self) -> None:
+        several = list_of(POSITIVE, least=0)
+        settle(self, fgsm=several, pgd=several, num_samples=COUNT, num_steps=COUNT, step_size=POSITIVE)
         for name, epsilons in (("fgsm", self.fgsm), ("pgd", self.pgd)):
             _require_epsilons(name, epsilons)
         if not self.fgsm and not self.pgd:
@@ -74,9 +78,6 @@ class SebrProtocol(Meter):
                 "Expected an epsilon of fgsm or of pgd, but got none of either: there is nothing to measure. "
                 "Name at least one, or leave the protocol out."
             )
-        require_at_least(1, "the protocol", num_samples=self.num_samples, num_steps=self.num_steps)
-        if not 0 < self.step_size < math.inf:
-            raise ValueError(f"Expected step_size to be finite and above 0, but got {self.step_size:g}.")
 
     def describe(self) -> str:
         """Sentences of its settings, for a report."""
@@ -101,6 +102,12 @@ class SebrProtocol(Meter):
 
     @override
     def summary(self, gathered: Gathered) -> Summary:
+        if not gathered.subject.predictor.is_random:
+            warnings.warn(
+                f"The protocol {_PROTOCOL} is for networks with random weights, which this one has not: "
+                "its figures are those of one pass, and compare with none that are published.",
+                stacklevel=2,
+            )
         measure, total = protocol_measure(_PROTOCOL), len(gathered.rows)
         clean, *attacked = (share_of(int(correct), total) for correct in gathered.counts[_CORRECT])
         measurements = [
@@ -158,8 +165,7 @@ def _gradient_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def _require_epsilons(name: str, epsilons: Sequence[float]) -> None:
-    wrong = [epsilon for epsilon in epsilons if not 0 < epsilon < math.inf]
-    if wrong:
-        raise ValueError(f"Expected each epsilon of {name} to be finite and above 0, but got {wrong[0]:g}.")
+    for epsilon in epsilons:
+        norms.warn_beyond_range(math.inf, epsilon)
     if len(set(epsilons)) < len(epsilons):
         raise ValueError(f"An epsilon of {name} is given twice: {', '.join(f'{e:g}' for e in epsilons)}.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from withstand.core.noise import GaussianNoise
+from withstand.core.setting_rules import AT_LEAST_0, COUNT, POSITIVE, Whole, list_of, settle
 from withstand.core.suggest import nearest
 
 Method: TypeAlias = Literal["first-activation", "diagonal", "factored", "full"]
@@ -39,16 +39,14 @@ class MomentSettings:
     most_coordinates: int = 2000
 
     def __post_init__(self) -> None:
-        if not self.noise_std or not all(0 < std < math.inf for std in self.noise_std):
-            raise ValueError(
-                "Expected at least one noise_std, each finite and above 0 (in [0, 1] units), but got "
-                f"{list(self.noise_std)}."
-            )
-        for name, least in (("num_examples", 1), ("num_samples", 2), ("most_coordinates", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"Expected {name} of the moments of at least {least}, but got {getattr(self, name)}."
-                )
+        settle(
+            self,
+            noise_std=list_of(POSITIVE),
+            num_examples=COUNT,
+            num_samples=Whole(least=2),
+            blur=AT_LEAST_0,
+            most_coordinates=Whole(least=0),
+        )
         if not self.methods:
             raise ValueError(f"Expected at least one method, of {', '.join(METHODS)}, but got none.")
         for method in self.methods:
