@@ -17,15 +17,21 @@ from torch import Tensor
 from withstand.core.setting_rules import as_number
 
 __all__ = [
+    "as_norm",
+    "beyond_range",
+    "diameter",
     "dual",
+    "finite",
     "flat",
     "label",
     "norm",
+    "norm_rule",
     "per_example",
     "project",
     "random_in_ball",
     "root",
     "steepest",
+    "warn_beyond_range",
 ]
 
 _LABELS = {1.0: "l1", 2.0: "l2", math.inf: "linf"}

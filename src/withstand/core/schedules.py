@@ -39,6 +39,7 @@ __all__ = [
     "Slowed",
     "Stages",
     "StepDecay",
+    "scheduled",
     "value_at",
 ]
 
