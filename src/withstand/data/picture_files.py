@@ -142,9 +142,9 @@ def _has_alpha(image: Image.Image) -> bool:
 
 def _is_transparent(image: Image.Image) -> bool:
     """Whether any pixel is."""
-    return _has_alpha(image) and image.convert("RGBA").getchannel("A").histogram()[255] < math.prod(
-        image.size
-    )
+    if not _has_alpha(image):
+        return False
+    return image.convert("RGBA").getchannel("A").histogram()[255] < math.prod(image.size)
 
 
 def _changes(image: Image.Image, form: Form) -> list[str]:
