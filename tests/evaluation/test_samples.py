@@ -107,12 +107,13 @@ def test_galleries_and_ends_of_radii_are_of_the_images_that_rows_name(
 def test_sample_is_told_on_the_console_and_in_the_results(
     sorted_dataset: Dataset, linear: nn.Module, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, words in ((9, "9 of 45 test examples, drawn with the classes' shares"), (None, "45 test")):
-        results = evaluate(linear, sorted_dataset, num_examples=number)
-        print_results(results.results, results.table)
-        assert results.results.num_test == 45
-        assert words in results.results.scored
-        assert words in " ".join(capsys.readouterr().out.split())
+    words = "9 of 45 test examples, drawn with the classes' shares of the whole (seed 0)"
+    for number in (9, None):
+        evaluation = evaluate(linear, sorted_dataset, num_examples=number)
+        print_results(evaluation.results, evaluation.table)
+        assert evaluation.results.num_test == 45
+        for text in (evaluation.results.scored, " ".join(capsys.readouterr().out.split())):
+            assert (words in text) == (number == 9)
 
 
 def test_evaluate_of_no_test_images_says_so(tiny_dataset: Dataset, linear: nn.Module, tmp_path: Path) -> None:
@@ -144,10 +145,11 @@ def test_floats_that_are_no_levels_are_trained_on_and_scored_exactly(tmp_path: P
     labels = torch.arange(40) % 2
     images = 0.5 + 0.001 * (labels[:, None, None, None] - 0.5) * torch.ones(40, 1, 2, 2)
     dataset = from_arrays((images, labels), (images, labels), validation_size=0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    layer = nn.Linear(4, 2)
     with torch.no_grad():
-        model[1].weight.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 4) * 1000)
-        model[1].bias.copy_(torch.tensor([2000.0, -2000.0]))
+        layer.weight.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 4) * 1000)
+        layer.bias.copy_(torch.tensor([2000.0, -2000.0]))
+    model = nn.Sequential(nn.Flatten(), layer)
     evaluation = evaluate(model, dataset)
     table = evaluation.table
     assert table.loc[table["measure"] == CLEAN, "value"].item() == 1.0

@@ -25,7 +25,8 @@ def print_results(results: Results, table: pd.DataFrame) -> None:
     """
     repeats = results.num_repeats
     drawn = f", {repeats} predictions an example" if repeats > 1 else ""
-    title = f"{results.dataset}, {results.scored}{drawn}"
+    sample = f", {results.scored}" if results.is_sample else ""
+    title = f"{results.dataset}{sample}{drawn}"
     measured = [
         select(table, measurements.CLEAN).assign(by="clean"),
         select(table, measurements.ATTACKED),

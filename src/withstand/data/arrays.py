@@ -161,14 +161,15 @@ def _stored(images: Tensor) -> Tensor:
         return images.to(torch.uint8)
     floats = images.to(torch.float32)
     require_unit_range(floats)
-    parts = list(zip(images.split(_CHUNK), floats.split(_CHUNK), strict=True))
-    levels = [(part * 255).round().to(torch.uint8) for _, part in parts]
-    # In the precision of the images, which may be half of single.
-    is_exact = (
-        torch.allclose(to_unit_range(level).to(part.dtype), part, rtol=0, atol=_SAME)
-        for level, (part, _) in zip(levels, parts, strict=True)
-    )
-    return torch.cat(levels) if all(is_exact) else floats
+    parts = []
+    for part, single in zip(torch.split(images, _CHUNK), torch.split(floats, _CHUNK), strict=True):
+        levels = (single * 255).round().to(torch.uint8)
+        # In the precision of the images, which may be half of single.
+        error = (to_unit_range(levels).to(part.dtype) - part).abs().max()
+        if error > _SAME:
+            return floats
+        parts.append(levels)
+    return torch.cat(parts)
 
 
 def _levels_as_they_are(images: Tensor) -> Tensor:

@@ -57,16 +57,13 @@ def stratified(labels: Tensor, number: int | None, *, seed: int = 0) -> Tensor:
         return torch.arange(total)
     shuffled = torch.randperm(total, generator=_generator("sample", seed))
     shuffled_labels = labels.cpu()[shuffled]
-    classes, counts = shuffled_labels.unique(return_counts=True)
+    counts = shuffled_labels.bincount()
     quotas, remainders = number * counts // total, number * counts % total
     # Equal remainders go by a shuffled order, so that no class is preferred for its number.
-    order = torch.randperm(len(classes), generator=_generator("sample classes", seed))
+    order = torch.randperm(len(counts), generator=_generator("sample classes", seed))
     largest = order[remainders[order].argsort(descending=True, stable=True)]
     quotas[largest[: number - int(quotas.sum())]] += 1
-    chosen = [
-        shuffled[shuffled_labels == label][:quota]
-        for label, quota in zip(classes.tolist(), quotas.tolist(), strict=True)
-    ]
+    chosen = [shuffled[shuffled_labels == label][:quota] for label, quota in enumerate(quotas.tolist())]
     return torch.cat(chosen).sort().values
 
 

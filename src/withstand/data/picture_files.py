@@ -142,7 +142,9 @@ def _has_alpha(image: Image.Image) -> bool:
 
 def _is_transparent(image: Image.Image) -> bool:
     """Whether any pixel is."""
-    return _has_alpha(image) and min(image.convert("RGBA").getchannel("A").getextrema()) < 255
+    if not _has_alpha(image):
+        return False
+    return image.convert("RGBA").getchannel("A").histogram()[255] < math.prod(image.size)
 
 
 def _changes(image: Image.Image, form: Form) -> list[str]:
@@ -198,7 +200,7 @@ def _require_plain(picture: Picture, image: Image.Image) -> None:
             f"{MOST_PIXELS:,} pixels are read. Make it smaller, or remove it."
         )
     # Pillow says only in the tiles that it cuts colours of 16 bits down to 8.
-    if image.mode.startswith(("I", "F")) or ";16" in str(image.tile):
+    if image.mode.startswith(("I", "F")) or ";16" in str(getattr(image, "tile", "")):
         raise DataError(
             f"The picture {picture.name} has more than 8 bits a channel (mode {image.mode}), "
             "which would be cut off. Convert it to 8 bits."

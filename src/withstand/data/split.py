@@ -165,7 +165,9 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         for a channel that never changes.
     """
     if images.is_floating_point():
-        stds, averages = torch.std_mean(images.transpose(0, 1).flatten(1).double(), dim=1, correction=0)
+        averages = images.mean((0, 2, 3), dtype=torch.float64)
+        around = images - averages.to(images.dtype)[:, None, None]
+        stds = around.square().mean((0, 2, 3), dtype=torch.float64).sqrt()
         return tuple(averages.tolist()), tuple(stds.clamp(min=1 / 255).tolist())
     levels = torch.arange(256, dtype=torch.float64) / 255
     # Counts of 256 levels give both exactly, without a copy of the images as floats.

@@ -124,7 +124,7 @@ def score_split(
     split_scores, total = SplitScores(), len(subject.test)
     frames: list[pd.DataFrame] = []
     done = 0
-    places = subject.places.split(subject.batch_size)
+    places = torch.split(subject.places, subject.batch_size)
     for batch, index in zip(batches(subject.test, subject.batch_size), places, strict=True):
         stop = done + len(index)
         with store.batch(done, stop, identity(index)) as batch_store:

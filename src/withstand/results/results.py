@@ -273,9 +273,14 @@ class Results:
     measures: dict[str, list[str]] = field(default_factory=dict)
 
     @property
+    def is_sample(self) -> bool:
+        """Whether only some of the test examples were scored, drawn by the classes' shares."""
+        return self.num_test is not None and self.num_test > self.num_examples
+
+    @property
     def scored(self) -> str:
         """What was scored, in words: ``1,000 of 10,000 test examples, drawn with …``."""
-        if self.num_test is None or self.num_test == self.num_examples:
+        if not self.is_sample:
             return f"{self.num_examples:,} test examples"
         return (
             f"{self.num_examples:,} of {self.num_test:,} test examples, drawn with the classes' shares of "
