@@ -101,3 +101,13 @@ def test_attacks_follow_gradients_that_are_not_finite(attack: Attack) -> None:
     reached = attack(Root(), BLACK, ZEROS)
     assert reached.isfinite().all()
     assert predicted(Root()(reached)).tolist() == [1, 1, 1, 1]
+
+
+def test_pgd_says_where_its_loss_is_nan() -> None:
+    def broken(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits[:, 0] * math.nan
+
+    attack = PGD(epsilon=0.05, num_steps=2, loss=broken).for_evaluation()
+    with pytest.warns(RuntimeWarning, match="The loss broken of .* is NaN at 4 of 4 images that the model"):
+        attack(Gap(), GREY, ZEROS)
+    attack(Gap(gap=(0.4, 0.6)), GREY, ZEROS)  # the model itself gives no answer

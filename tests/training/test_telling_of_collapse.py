@@ -21,8 +21,8 @@ from withstand.data.arrays import as_split
 from withstand.loss.terms import Objective
 from withstand.objectives import Adversarial, Certified, CrossEntropy
 from withstand.training import TrainingResult, TrainingSettings, fit, has_collapsed
+from withstand.training.checkpoint import Row
 from withstand.training.collapse import is_constant
-from withstand.training.loop import Row
 from withstand.training.validation import NO_ANSWER_SHARE, accuracies, scores
 from withstand.types import LossTerms
 
@@ -43,7 +43,7 @@ def shades(share: float, *, num: int = 200, validation: int = 60) -> Dataset:
     return replace(dataset, validation=as_split(*part(validation)) if validation else dataset.validation)
 
 
-def linear(*, frozen: bool = False, answer: int | None = None) -> nn.Module:
+def linear(*, frozen: bool = False, answer: int | None = None) -> nn.Sequential:
     """A linear net that knows nothing, or always gives one answer."""
     head = nn.Linear(16, 2)
     nn.init.zeros_(head.weight)
@@ -97,7 +97,7 @@ def test_slow_progress_is_no_collapse_and_its_best_epoch_is_kept(share: float, t
 def test_a_net_that_the_attack_always_fools_has_not_collapsed_while_it_is_right(tmp_path: Path) -> None:
     strong = PGD(epsilon=0.35, num_steps=5)
     model = linear()
-    model[2].weight.data[1] = 0.01
+    nn.init.constant_(model[2].get_parameter("weight")[1], 0.01)
     result = train(model, shades(0.5), Adversarial(strong), tmp_path, lr=1e-6)
     assert all(float(row["adversarial_accuracy"]) < 0.5 for row in result.rows)
     assert collapsed(result) == [0, 0, 0]
@@ -132,11 +132,12 @@ def test_labels_at_random_are_no_collapse_but_said_to_be_no_better(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = shades(0.5)
-    parts = (dataset.train, dataset.validation)
-    mixed = [Split(part.images, torch.arange(len(part)) % 2) for part in parts]
-    noisy = Dataset(dataset.info, *mixed, dataset.test)
+    train_part, validation = (
+        Split(part.images, torch.arange(len(part)) % 2) for part in (dataset.train, dataset.validation)
+    )
+    noisy = replace(dataset, train=train_part, validation=validation)
     model = linear()
-    model[2].weight.data[1] = 0.01
+    nn.init.constant_(model[2].get_parameter("weight")[1], 0.01)
     result = train(model, noisy, Adversarial(WEAK), tmp_path, lr=1e-6)
     assert collapsed(result) == [0, 0, 0]
     assert "no better than always answering the commonest class" in caplog.text

@@ -187,7 +187,15 @@ def keep_inside(images: Tensor, adversarial: Tensor, norm: float, epsilon: float
     is_outside = norms.norm(delta, norm) > epsilon * (1 + _SLACK)
     projected = (images + norms.project(delta, norm, epsilon)).clamp(0.0, 1.0)
     adversarial = pick(is_outside, projected, adversarial)
-    return pick(adversarial.flatten(1).isfinite().all(dim=1), adversarial, images)
+    is_whole = adversarial.flatten(1).isfinite().all(dim=1)
+    if number := int((~is_whole).sum()):
+        warnings.warn(
+            f"An attack made NaN of {number} of {len(images)} images. These are left as they were, and "
+            "count as robust where the model is right of them: try another attack.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return pick(is_whole, adversarial, images)
 
 
 def connected(model: nn.Module, images: Tensor) -> nn.Module:

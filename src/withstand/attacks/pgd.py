@@ -6,6 +6,7 @@ Madry et al., "Towards deep learning models resistant to adversarial attacks" (I
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self, TypeVar
@@ -189,6 +190,8 @@ class PGD(Attack):
         with torch.no_grad():
             logits = model(images)
             loss = self._losses(logits, labels)
+            if self.mode != "training":  # where nothing may wait for the device
+                self._warn_of_nan(logits, loss)
             worst = Worst.of(images, labels, logits, loss, by_loss=self.mode == "random")
         for _ in range(self.num_restarts):
             if self.mode == "evaluation":
@@ -198,6 +201,17 @@ class PGD(Attack):
             if index.numel():
                 self._restart(model, Batch(images, labels), plan, worst, index)
         return worst.images
+
+    def _warn_of_nan(self, logits: Tensor, loss: Tensor) -> None:
+        number = int((loss.isnan() & (predicted(logits) != NO_ANSWER)).sum())
+        if number:
+            warnings.warn(
+                f"The loss {_name_of(self.loss)} of {self.name} is NaN at {number} of {len(loss)} images "
+                "that the model answers: the attack finds no way there, and what withstands it need not be "
+                "robust.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _restart(self, model: nn.Module, batch: Batch, plan: _Plan, worst: Worst, index: Tensor) -> None:
         """Ascends from one start with the examples of ``index`` and records what is worst."""
