@@ -20,7 +20,7 @@ _LEFT_OUT = 1e-4  # share of a blurred noise's variance along one dimension that
 
 
 def one_or_a_channel(name: str, value: Any) -> Any:
-    """The rule (``core.setting_rules``) of deviations: a number or schedule for all channels, or one a channel."""
+    """The rule (``core.setting_rules``) of deviations: one or a schedule for all, or one a channel."""
     is_several = (
         isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "shape", 1) != ()
     )
