@@ -1,4 +1,4 @@
-"""Odd models at every entry point: each is right, or refused by one line; the caller's images stay as they are."""
+"""Odd models at every entry point: each is right, or refused by one line; images stay as they are."""
 
 from __future__ import annotations
 
@@ -257,7 +257,9 @@ def test_one_logit_is_that_of_class_one_against_zero(squeezed: bool, tmp_path: P
     evaluation = ws.evaluate(odd, dataset(classes=2))
     shown = torch.tensor(evaluation.rows["prediction"].to_numpy())
     with torch.no_grad():
-        truth = torch.cat([model(part.images).squeeze(1) > 0 for part in batches(dataset(classes=2).test, 50)])
+        truth = torch.cat(
+            [model(part.images).squeeze(1) > 0 for part in batches(dataset(classes=2).test, 50)]
+        )
     assert torch.equal(shown.bool(), truth)
     settings = ws.training.TrainingSettings(epochs=1, accelerator="cpu", batch_size=9)
     ws.fit(odd, dataset(classes=2), ws.objectives.CrossEntropy(), settings, out=tmp_path)
@@ -277,7 +279,7 @@ def test_one_logit_of_a_sigmoid_or_for_three_classes_is_refused(batch: Batch) ->
     for last in (nn.Sigmoid(), nn.Sequential(nn.Sigmoid(), nn.Flatten(0))):
         with pytest.raises(ModelError, match="ends in a sigmoid; remove it"):
             PGD(nn.Sequential(*net(1), last), batch.images, batch.labels % 2)
-    with pytest.raises(ModelError, match="returns 1 logit an image, but data set .* has 3 classes"):
+    with pytest.raises(ModelError, match=r"returns 1 logit an image, but data set .* has 3 classes"):
         ws.evaluate(net(1), dataset())
     with pytest.raises(DataError, match="labels from 0 to 1, as the model has 2 outputs, but got 2"):
         PGD(net(1), *batch)
@@ -366,7 +368,7 @@ def test_models_that_do_not_fit_are_refused_everywhere_by_one_line(
 
 def test_attack_says_that_a_model_has_no_gradient(batch: Batch) -> None:
     for after in (torch.Tensor.detach, lambda logits: (logits * 9).round().detach()):
-        with pytest.raises(ModelError, match="no gradient with respect to its images.*attacks.Noise"):
+        with pytest.raises(ModelError, match=r"no gradient with respect to its images.*attacks.Noise"):
             PGD(Answering(after), *batch)
     ws.attacks.Noise(num_samples=2)(Answering(torch.Tensor.detach), *batch)
 
@@ -449,7 +451,7 @@ def test_entry_points_work_in_inference_mode(made_inside: bool, batch: Batch, tm
 def test_weights_made_in_inference_mode_are_refused_by_attacks(batch: Batch) -> None:
     with torch.inference_mode():
         model = net()
-        with pytest.raises(ModelError, match="weights were made in torch.inference_mode"):
+        with pytest.raises(ModelError, match=r"weights were made in torch.inference_mode"):
             PGD(model, *batch)
 
 

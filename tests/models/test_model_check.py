@@ -77,7 +77,10 @@ def test_check_passes_a_softmax_inside_the_model() -> None:
         (lambda logits: {"a": logits, "b": logits}, "returns a dict"),
         (lambda logits: None, "returns a NoneType"),
         (lambda logits: logits.argmax(1, keepdim=True), "int64 values, but logits are floats"),
-        (lambda logits: logits[:, :, None], r"shape \(2, 3, 1\) for 2 images, but must .*here \(2, classes\)"),
+        (
+            lambda logits: logits[:, :, None],
+            r"shape \(2, 3, 1\) for 2 images, but must .*here \(2, classes\)",
+        ),
         (lambda logits: logits[0], r"shape \(3,\)"),
         (lambda logits: logits[:1], r"shape \(1, 3\) for 2 images"),
         (lambda logits: logits / 0, "NaN or infinite"),

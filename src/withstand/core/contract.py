@@ -1,8 +1,9 @@
 """What is asked of a model, images in and logits out, and the one adapter of models that differ in form.
 
-A model that takes float images and gives a float tensor (batch, classes) is used as it is. Of one that writes to
-its images, computes in another type or on another device, or hands over its logits in another form, everything
-else sees an ``Adapted`` one. Which it is, one pass of two images tells, once for each model and form of images.
+A model that takes float images and gives a float tensor (batch, classes) is used as it is. Of one that writes
+to its images, computes in another type or on another device, or hands over its logits in another form,
+everything else sees an ``Adapted`` one. Which it is, one pass of two images tells, once for each model and
+form of images.
 """
 
 from __future__ import annotations
@@ -32,7 +33,17 @@ _TRIED = 2  # images; of a single one a batch dimension may go lost
 _MOST_FORMS = 64  # of images that are remembered of a model
 _BYTES = 4  # of float32, below which nothing is computed outside the model
 _MOST_CHANNELS = 4  # of images that came with their channels last
-_PASSED_ON = ("Alias", "Clone", "ReshapeAlias", "Select", "Squeeze", "ToCopy", "Unsqueeze", "View", "UnsafeView")
+_PASSED_ON = (
+    "Alias",
+    "Clone",
+    "ReshapeAlias",
+    "Select",
+    "Squeeze",
+    "ToCopy",
+    "Unsqueeze",
+    "View",
+    "UnsafeView",
+)
 
 
 class Contract(NamedTuple):
@@ -183,9 +194,9 @@ def as_logits(output: Any, count: int) -> Tensor:
         logits = logits[:, None]
     if logits.dim() != 2 or logits.shape[0] != count:
         raise ModelError(
-            f"The model returns shape {tuple(logits.shape)} for {count} images, but must give logits, a tensor "
-            f"(batch, classes), here ({count}, classes); flatten or pool before its last layer, and give "
-            "squeeze() its dimension."
+            f"The model returns shape {tuple(logits.shape)} for {count} images, but must give logits, a "
+            f"tensor (batch, classes), here ({count}, classes); flatten or pool before its last layer, and "
+            "give squeeze() its dimension."
         )
     if logits.dtype.itemsize < _BYTES:
         logits = logits.float()
@@ -210,12 +221,14 @@ def taken_out(output: Any) -> Tensor:
         found = output[0]
     if isinstance(found, Tensor):
         return found
-    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    parts = (
+        output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    )
     shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
     listed = f" of {', '.join(map(str, shapes))}" if shapes else ""
     raise ModelError(
-        f"The model returns a {type(output).__name__}{listed}, but must give logits, a tensor (batch, classes); "
-        "wrap it in a module whose forward picks them out, such as `return self.model(images)[0]`."
+        f"The model returns a {type(output).__name__}{listed}, but must give logits, a tensor (batch, "
+        "classes); wrap it in a module whose forward picks them out, such as `return self.model(images)[0]`."
     )
 
 
@@ -239,13 +252,18 @@ def with_gradients(model: nn.Module, images: Tensor) -> Tensor:
         model: Any module; its modes and the random state stay as they were.
         images: Float tensor (batch, …).
     """
-    with outside_inference_mode(), torch.enable_grad(), preserved_random_state(images.device), eval_mode(model):
+    with (
+        outside_inference_mode(),
+        torch.enable_grad(),
+        preserved_random_state(images.device),
+        eval_mode(model),
+    ):
         leaf = images.clone().requires_grad_()
         return taken_out(model(leaf.clone()))
 
 
 def precision_of(model: object, images: Tensor) -> torch.dtype:
-    """In what to compute with images: in their type, float32, or that of the weights, whichever is most precise.
+    """In what to compute with images: the most precise of their type, float32 and that of the weights.
 
     Args:
         model: Any.
@@ -288,7 +306,7 @@ def require_module(model: object) -> None:
 
 
 def _answer(model: nn.Module, forms: list[Tensor], of: str) -> tuple[Any, Tensor, bool]:
-    """What the model returns of the first form of images that it takes, that form, and whether it writes to it."""
+    """What the model returns of the first form of images that it takes, that form, whether it writes there."""
     failure: BaseException | None = None
     for given in forms:
         handed = given.clone()
@@ -312,7 +330,9 @@ def _remedy(shape: tuple[int, ...]) -> str:
         return "The channels seem to come last; put them first by images.permute(0, 3, 1, 2)."
     if len(shape) == 3:
         return "Images are (batch, channels, height, width); images[:, None] adds one channel."
-    return "Give images (batch, channels, height, width) of the size that it is built for, or mend its forward."
+    return (
+        "Give images (batch, channels, height, width) of the size that it is built for, or mend its forward."
+    )
 
 
 @cache
@@ -333,7 +353,10 @@ def _is_ambiguous(parts: tuple[Any, ...] | list[Any]) -> bool:
     """Whether another entry than the first may be the logits, of another number of classes."""
     first = parts[0]
     return isinstance(first, Tensor) and any(
-        isinstance(part, Tensor) and part.is_floating_point() and part.dim() == 2 and part.shape != first.shape
+        isinstance(part, Tensor)
+        and part.is_floating_point()
+        and part.dim() == 2
+        and part.shape != first.shape
         for part in parts[1:]
     )
 
@@ -357,7 +380,9 @@ def _survey(model: nn.Module) -> tuple[tuple[int, ...], Tensor | None]:
             met[id(module)] = None
             for found, held in ((weights, module._parameters), (buffers, module._buffers)):
                 if not found:
-                    found += [value for value in held.values() if value is not None and value.is_floating_point()]
+                    found += [
+                        value for value in held.values() if value is not None and value.is_floating_point()
+                    ]
             waiting.extend(reversed(module._modules.values()))
     return tuple(met), next(iter(weights + buffers), None)
 

@@ -28,7 +28,9 @@ def rounded_inside(images: Tensor, found: Tensor, norm: float, epsilon: float) -
     """
     rounded = found.to(images.dtype, copy=True)
     one_step = norms.norm(torch.ones_like(found[:1]), norm) * torch.finfo(found.dtype).eps  # in all pixels
-    is_meant = norms.norm(found.double() - images.double(), norm) <= epsilon * (1 + _SLACK) + one_step.double()
+    is_meant = (
+        norms.norm(found.double() - images.double(), norm) <= epsilon * (1 + _SLACK) + one_step.double()
+    )
     distance = norms.norm(rounded.double() - images.double(), norm)
     index = (is_meant & (distance > epsilon * (1 + _SLACK))).nonzero().squeeze(1)
     if len(index):

@@ -254,10 +254,10 @@ def _require_fit(model: nn.Module, images: Tensor) -> None:
         raise ModelError(f"Expected images as a tensor (batch, …), but got a {type(images).__name__}.")
     if not images.is_floating_point() or own != images.dtype:
         is_short = own.itemsize < torch.float32.itemsize
-        remedy = "bounds need float32 or float64: call model.float()" if is_short else f"give images.to({own})"
-        raise ModelError(
-            f"The weights of the model are {own}, but the images {images.dtype}; {remedy}."
+        remedy = (
+            "bounds need float32 or float64: call model.float()" if is_short else f"give images.to({own})"
         )
+        raise ModelError(f"The weights of the model are {own}, but the images {images.dtype}; {remedy}.")
 
 
 def _require_python(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.core.checks import as_batch, check_batch
+from withstand.core.checks import as_batch, check_batch, check_images
 from withstand.core.contract import adapted, contract_of, outside_inference_mode, precision_of
 from withstand.core.schedules import Schedule, value_at
 from withstand.loss.passes import Pass
@@ -36,8 +36,8 @@ class Objective(nn.Module, ABC):
     ) -> LossTerms:
         """``forward``, of a model and a batch in the form that everything expects.
 
-        The values of the first batch that an objective is given are checked, and of no other: that reads them
-        back from the device.
+        The values of the first batch that an objective is given are checked; of later ones the images alone,
+        and only on the CPU, since to look at them waits for any other device.
 
         Raises:
             DataError: the images are not floats in [0, 1], or the labels do not fit them or the model.
@@ -48,9 +48,13 @@ class Objective(nn.Module, ABC):
             images, labels = as_batch(images, labels)
             images = images.to(precision_of(model, images))
             model = adapted(model, images)
-            if not self._has_checked and len(images):
+            if len(images) and not self._has_checked:
                 check_batch(images, labels, contract_of(model, images).num_classes)
                 self._has_checked = True
+            elif len(images) and images.device.type == "cpu":  # where there is no device to wait for
+                pixels = images.detach().numpy()
+                if not (pixels.min() >= 0 and pixels.max() <= 1):
+                    check_images(images)
             result: LossTerms = super().__call__(model, images, labels, progress=progress)
         return result
 

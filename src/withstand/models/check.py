@@ -42,7 +42,9 @@ def check(model: nn.Module, info: DatasetInfo) -> None:
         )
     if not logits.isfinite().all():
         raise ModelError("The model's output has NaN or infinite values; check its weights.")
-    if any(torch.equal(output, logits) for output in outputs) or _are_probabilities(model, images, contract, logits):
+    if any(torch.equal(output, logits) for output in outputs) or _are_probabilities(
+        model, images, contract, logits
+    ):
         raise ModelError(
             "The model ends in softmax or log-softmax; remove it, "
             "because losses, attacks and certificates work on logits."
