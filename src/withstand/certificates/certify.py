@@ -24,7 +24,7 @@ from withstand.core.numerics import numerics
 from withstand.core.roots import largest_positive
 from withstand.domains import DomainName, ProgramCache, input_set, require_set
 from withstand.operators import GuaranteedNorms
-from withstand.types import DataError, ModelError
+from withstand.types import Batch, DataError, ModelError
 
 Method: TypeAlias = Literal["best", "box_ball", "box", "ball"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
@@ -123,7 +123,7 @@ class Certifier:
             ModelError: the model is no function of one image, or another than its graph.
             DataError: the batch is not one.
         """
-        images, labels = as_batch(images, labels)
+        images, labels = self._placed(images, labels)
         exact = self._check(images, labels, norm)
         margin = self._margins(images, labels, norm, _budgets(epsilon, len(images)).to(images.device))
         given = self._given_logits(images)
@@ -155,7 +155,7 @@ class Certifier:
         """
         if not 0 < tolerance < 1:
             raise ValueError(f"Expected a tolerance in (0, 1), but got {tolerance}.")
-        images, labels = as_batch(images, labels)
+        images, labels = self._placed(images, labels)
         logits = self._check(images, labels, norm)
         at_zero = _margin(logits - logits.gather(1, labels[:, None]), labels)
         at_zero = at_zero.where(_is_correct(self._given_logits(images), labels), -math.inf)
@@ -165,6 +165,12 @@ class Certifier:
             return self._margins(images[rows], labels[rows], norm, epsilon)
 
         return largest_positive(margin, at_zero, farthest, tolerance)
+
+    def _placed(self, images: Tensor, labels: Tensor) -> Batch:
+        """A batch where the model is."""
+        batch = as_batch(images, labels)
+        device = next(self._given.parameters(), batch.images).device
+        return Batch(batch.images.to(device), batch.labels.to(device))
 
     def _given_logits(self, images: Tensor) -> Tensor:
         """The logits (batch, classes) of the model as it was given, in its own precision."""

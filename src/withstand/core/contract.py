@@ -306,7 +306,7 @@ def require_module(model: object) -> None:
 
 
 def _answer(model: nn.Module, forms: list[Tensor], of: str) -> tuple[Any, Tensor, bool]:
-    """What the model returns of the first form of images that it takes, that form, whether it writes there."""
+    """What the model returns of the first form of images that it takes, which that is, and whether it writes."""
     failure: BaseException | None = None
     for given in forms:
         handed = given.clone()

@@ -42,7 +42,7 @@ def check(model: nn.Module, info: DatasetInfo) -> None:
         )
     if not logits.isfinite().all():
         raise ModelError("The model's output has NaN or infinite values; check its weights.")
-    if any(torch.equal(output, logits) for output in outputs) or _are_probabilities(
+    if any(torch.equal(output.to(logits), logits) for output in outputs) or _are_probabilities(
         model, images, contract, logits
     ):
         raise ModelError(
