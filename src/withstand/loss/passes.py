@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from withstand.core.contract import as_logits
+from withstand.core.answers import as_logits
 from withstand.core.modes import differs_in_training, eval_mode, uncompiled
 from withstand.types import DataError
 

@@ -9,7 +9,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from withstand.core.contract import Contract, ends_in, require_module, try_out, with_gradients
+from withstand.core.answers import ends_in
+from withstand.core.contract import Contract, require_module, try_out, with_gradients
 from withstand.core.dataset_info import DatasetInfo
 from withstand.models.blocks import Shape
 from withstand.types import ModelError
