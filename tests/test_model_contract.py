@@ -143,7 +143,7 @@ def test_odd_models_are_attacked_within_the_ball(
     assert adversarial.dtype == before.dtype
 
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, Callable[[], Any]] = {
     "cross-entropy": lambda: ws.objectives.CrossEntropy(),
     "noisy": lambda: ws.objectives.NoisyCrossEntropy(noise_std=0.1),
     "adversarial": lambda: ws.objectives.Adversarial(PGD),
@@ -290,7 +290,7 @@ def test_one_logit_of_a_sigmoid_or_for_three_classes_is_refused(batch: Batch) ->
 
 @pytest.mark.parametrize("bias", [0.0, 1 / CLASSES, [1.0, 0.0, 0.0], -math.log(CLASSES)])
 def test_check_takes_constant_logits_for_logits(bias: Any) -> None:
-    model = net()
+    model: Any = net()
     with torch.no_grad():
         model[-1].weight.zero_()
         model[-1].bias.copy_(torch.tensor(bias))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +32,7 @@ class Objective(nn.Module, ABC):
     _has_checked = False
 
     @override
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
-    ) -> LossTerms:
+    def __call__(self, model: Any, images: Tensor, labels: Tensor, *, progress: float = math.inf) -> Any:
         """``forward``, of a model and a batch in the form that everything expects.
 
         The values of the first batch that an objective is given are checked; of later ones the images alone,
@@ -55,8 +54,7 @@ class Objective(nn.Module, ABC):
                 pixels = images.detach().numpy()
                 if not (pixels.min() >= 0 and pixels.max() <= 1):
                     check_images(images)
-            result: LossTerms = super().__call__(model, images, labels, progress=progress)
-        return result
+            return super().__call__(model, images, labels, progress=progress)
 
     @abstractmethod
     def forward(
