@@ -1,4 +1,4 @@
-"""Odd models at every entry point: each is right, or refused by one line; the caller's images stay as they are."""
+"""Odd models at every entry point: each is right, or refused by one line; images stay as they are."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_odd_models_are_attacked_within_the_ball(
     assert adversarial.dtype == before.dtype
 
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, Callable[[], Any]] = {
     "cross-entropy": lambda: ws.objectives.CrossEntropy(),
     "noisy": lambda: ws.objectives.NoisyCrossEntropy(noise_std=0.1),
     "adversarial": lambda: ws.objectives.Adversarial(PGD),
@@ -279,7 +279,7 @@ def test_one_logit_of_a_sigmoid_or_for_three_classes_is_refused(batch: Batch) ->
     for last in (nn.Sigmoid(), nn.Sequential(nn.Sigmoid(), nn.Flatten(0))):
         with pytest.raises(ModelError, match="ends in a sigmoid; remove it"):
             PGD(nn.Sequential(*net(1), last), batch.images, batch.labels % 2)
-    with pytest.raises(ModelError, match="returns 1 logit an image, but data set .* has 3 classes"):
+    with pytest.raises(ModelError, match=r"returns 1 logit an image, but data set .* has 3 classes"):
         ws.evaluate(net(1), dataset())
     with pytest.raises(DataError, match="labels from 0 to 1, as the model has 2 outputs, but got 2"):
         PGD(net(1), *batch)
@@ -290,7 +290,7 @@ def test_one_logit_of_a_sigmoid_or_for_three_classes_is_refused(batch: Batch) ->
 
 @pytest.mark.parametrize("bias", [0.0, 1 / CLASSES, [1.0, 0.0, 0.0], -math.log(CLASSES)])
 def test_check_takes_constant_logits_for_logits(bias: Any) -> None:
-    model = net()
+    model: Any = net()
     with torch.no_grad():
         model[-1].weight.zero_()
         model[-1].bias.copy_(torch.tensor(bias))
@@ -368,7 +368,7 @@ def test_models_that_do_not_fit_are_refused_everywhere_by_one_line(
 
 def test_attack_says_that_a_model_has_no_gradient(batch: Batch) -> None:
     for after in (torch.Tensor.detach, lambda logits: (logits * 9).round().detach()):
-        with pytest.raises(ModelError, match="no gradient with respect to its images.*attacks.Noise"):
+        with pytest.raises(ModelError, match=r"no gradient with respect to its images.*attacks.Noise"):
             PGD(Answering(after), *batch)
     ws.attacks.Noise(num_samples=2)(Answering(torch.Tensor.detach), *batch)
 
@@ -451,7 +451,7 @@ def test_entry_points_work_in_inference_mode(made_inside: bool, batch: Batch, tm
 def test_weights_made_in_inference_mode_are_refused_by_attacks(batch: Batch) -> None:
     with torch.inference_mode():
         model = net()
-        with pytest.raises(ModelError, match="weights were made in torch.inference_mode"):
+        with pytest.raises(ModelError, match=r"weights were made in torch.inference_mode"):
             PGD(model, *batch)
 
 

@@ -181,7 +181,7 @@ def slope() -> Callable[[Tensor], nn.Linear]:
 
 
 @pytest.fixture
-def batch_sizes() -> Callable[[nn.Module], list[int]]:
+def batch_sizes() -> Callable[[nn.Linear], list[int]]:
     """Begins to note the size of every batch that a model is asked about."""
     return _batch_sizes
 

@@ -71,7 +71,7 @@ def test_noise_attack_describes_itself() -> None:
 
 
 class Flickering(nn.Module):
-    """Looked at once; then wrong, but hardly; then correct, but less sure of it than it was of what is wrong."""
+    """Looked at once; then wrong, but hardly; then correct, but less sure of it than of what is wrong."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from withstand.core.contract import contract_of
 from withstand.types import Batch
 
 Curved = tuple[nn.Module, Batch]
-BatchSizes = Callable[[nn.Module], list[int]]
+BatchSizes = Callable[[nn.Linear], list[int]]
 Slope = Callable[[Tensor], nn.Linear]
 NORMS = (1.0, 2.0, math.inf)
 
@@ -135,7 +135,7 @@ def test_pgd_makes_this_number_of_forward_passes(
         assert sizes == [3] * expected
 
 
-def _threshold(slope: Slope) -> nn.Module:
+def _threshold(slope: Slope) -> nn.Linear:
     """Fooled by what is brighter than a half."""
     model = slope(torch.ones(1))
     model.bias = nn.Parameter(torch.tensor([0.5, 0.0]))

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.attacks.adapters import keep_inside
 from withstand.attacks.attack import Attack, WrappedAttack
 from withstand.attacks.losses import cross_entropy
 from withstand.attacks.worst import pick
 from withstand.core import norms
 from withstand.core.answers import is_correct
+from withstand.core.contract import adapted
 from withstand.core.modes import eval_mode
-from withstand.types import AttackError
+from withstand.types import AttackError, ModelError
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,6 @@ class Transfer(WrappedAttack):
         if not images.numel():
             return images.clone()
         adversarial = self._on_surrogate(images, labels, progress)
-        if self.norm is not None:  # the surrogate may compute in another type
-            adversarial = keep_inside(images, adversarial, self.norm, self.epsilon_at(progress))
         with eval_mode(model), torch.no_grad():
             logits = model(adversarial)
             is_success = ~is_correct(logits, labels)
@@ -93,18 +91,15 @@ class Transfer(WrappedAttack):
         return self.attack if self.mode == "training" else self.attack.for_random_answers()
 
     def _on_surrogate(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
-        surrogate = self.surrogate.to(images.device)
-        dtype = next((p.dtype for p in surrogate.parameters() if p.is_floating_point()), images.dtype)
         try:
-            adversarial = self._surrogate_attack.perturb(
-                surrogate, images.to(dtype), labels, progress=progress
-            )
-        except (IndexError, RuntimeError) as error:
+            surrogate = adapted(self.surrogate.to(images.device), images)
+            adversarial = self._surrogate_attack.perturb(surrogate, images, labels, progress=progress)
+        except (IndexError, RuntimeError, ModelError) as error:
             raise AttackError(
                 f"The attack on {self.source}, from which images are to be transferred, failed: {error}. "
                 "Expected a model that takes the same images and has the same classes."
             ) from error
-        return adversarial.to(images)
+        return adversarial
 
 
 def _slug(source: str) -> str:

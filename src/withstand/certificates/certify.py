@@ -28,7 +28,7 @@ from withstand.core.setting_rules import AT_LEAST_0, PROBABILITY, flag
 from withstand.domains import DomainName, ProgramCache, input_set, require_set
 from withstand.domains.sets.input_sets import certified_norm
 from withstand.operators import GuaranteedNorms
-from withstand.types import DataError, ModelError
+from withstand.types import Batch, DataError, ModelError
 
 Method: TypeAlias = Literal["best", "box_ball", "box", "ball"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
@@ -128,7 +128,7 @@ class Certifier:
             ModelError: the model is no function of one image, or another than its graph.
             DataError: the batch is not one.
         """
-        images, labels = as_batch(images, labels)
+        images, labels = self._placed(images, labels)
         p = certified_norm("norm", norm)
         exact = self._check(images, labels, p)
         budgets = _budgets(epsilon, len(images))
@@ -162,7 +162,7 @@ class Certifier:
             ModelError: the model is no function of one image, or another than its graph.
             DataError: the batch is not one.
         """
-        images, labels = as_batch(images, labels)
+        images, labels = self._placed(images, labels)
         p, tolerance = certified_norm("norm", norm), PROBABILITY("tolerance", tolerance)
         logits = self._check(images, labels, p)
         at_zero = _margin(logits - logits.gather(1, labels[:, None]), labels)
@@ -174,16 +174,17 @@ class Certifier:
 
         return largest_positive(margin, at_zero, farthest, tolerance)
 
+    def _placed(self, images: Tensor, labels: Tensor) -> Batch:
+        """A batch where the model is."""
+        batch = as_batch(images, labels)
+        device = next(self._given.parameters(), batch.images).device
+        return Batch(batch.images.to(device), batch.labels.to(device))
+
     def _given_logits(self, images: Tensor) -> Tensor:
         """The logits (batch, classes) of the model as it was given, in its own precision."""
         batches = torch.split(images.to(_dtype_of(self._given, images)), self._batch_size)
-        try:
-            with torch.no_grad():
-                return torch.cat([_logits_of(self._given(batch), batch) for batch in batches])
-        except RuntimeError as error:
-            raise ModelError(
-                f"The model fails in eval mode on images {tuple(images.shape)} of {batches[0].dtype}: {error}"
-            ) from error
+        with torch.no_grad():
+            return torch.cat([_logits_of(self._given(batch), batch) for batch in batches])
 
     def _precision(self, images: Tensor) -> str:
         """In which precision the model as it was given takes images, in words."""

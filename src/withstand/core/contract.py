@@ -1,15 +1,16 @@
 """What is asked of a model, images in and logits out, and the one adapter of models that differ in form.
 
-A model that takes float images and gives a float tensor (batch, classes) is used as it is. Of one that writes to
-its images, computes in another type or on another device, or hands over its logits in another form, everything
-else sees an ``Adapted`` one. Which it is, one pass of two images tells, once for each model and form of images.
+A model that takes float images and gives a float tensor (batch, classes) is used as it is. Of one that writes
+to its images, computes in another type or on another device, or hands over its logits in another form,
+everything else sees an ``Adapted`` one. Which it is, one pass of two images tells, once for each model and
+form of images.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import chain
@@ -18,31 +19,19 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
 from withstand.core.modes import eval_mode, uncompiled
 from withstand.core.numerics import preserved_random_state
+from withstand.core.outputs import as_logits, ends_in, taken_out
 from withstand.types import ModelError
 
 _logger = logging.getLogger(__name__)
 
 _TRIED = 2  # images; of a single one a batch dimension may go lost
 _MOST_FORMS = 64  # of images that are remembered of a model
-_BYTES = 4  # of float32, below which nothing is computed outside the model
 _MOST_CHANNELS = 4  # of images that came with their channels last
-_PASSED_ON = (
-    "Alias",
-    "Clone",
-    "ReshapeAlias",
-    "Select",
-    "Squeeze",
-    "ToCopy",
-    "Unsqueeze",
-    "View",
-    "UnsafeView",
-)
 
 
 class Contract(NamedTuple):
@@ -176,74 +165,6 @@ def try_out(model: nn.Module, images: Tensor, *, of: str = "") -> tuple[Contract
     return Contract(writes, given is not images, is_plain, raw.dtype, num_outputs), logits
 
 
-def as_logits(output: Any, count: int) -> Tensor:
-    """The logits in what a model returns, (batch, classes), at least float32; of one logit two, [0, logit].
-
-    Args:
-        output: Whatever it returned.
-        count: Images that it was given.
-
-    Raises:
-        ModelError: there are none, or which they are cannot be told.
-    """
-    logits = taken_out(output)
-    if not logits.is_floating_point():
-        raise ModelError(f"The model returns {logits.dtype} values, but logits are floats; return them.")
-    if logits.dim() == 1 and logits.shape[0] == count:
-        logits = logits[:, None]
-    if logits.dim() != 2 or logits.shape[0] != count:
-        raise ModelError(
-            f"The model returns shape {tuple(logits.shape)} for {count} images, but must give logits, a tensor "
-            f"(batch, classes), here ({count}, classes); flatten or pool before its last layer, and give "
-            "squeeze() its dimension."
-        )
-    if logits.dtype.itemsize < _BYTES:
-        logits = logits.float()
-    return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
-
-
-def taken_out(output: Any) -> Tensor:
-    """The tensor of logits in what a model returns.
-
-    That is the tensor itself; what is named ``logits``, as attribute or key; of a dictionary ``out`` or the
-    only entry; of a tuple or list the first entry, unless another one may be the logits of other classes.
-
-    Raises:
-        ModelError: there is none, or which it is cannot be told.
-    """
-    if isinstance(output, Tensor):
-        return output
-    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if found is None and isinstance(output, Mapping):
-        found = output.get("out", next(iter(output.values())) if len(output) == 1 else None)
-    if found is None and isinstance(output, tuple | list) and output and not _is_ambiguous(output):
-        found = output[0]
-    if isinstance(found, Tensor):
-        return found
-    parts = (
-        output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
-    )
-    shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
-    listed = f" of {', '.join(map(str, shapes))}" if shapes else ""
-    raise ModelError(
-        f"The model returns a {type(output).__name__}{listed}, but must give logits, a tensor (batch, classes); "
-        "wrap it in a module whose forward picks them out, such as `return self.model(images)[0]`."
-    )
-
-
-def ends_in(logits: Tensor, *names: str) -> bool:
-    """Whether the last operation that made logits is one of some, such as ``Softmax``; copies do not count.
-
-    Args:
-        logits: Made with gradients.
-        *names: As torch names their derivatives.
-    """
-    node = logits.grad_fn
-    while node is not None and _name_of(node) in _PASSED_ON:
-        node = node.next_functions[0][0]
-    return node is not None and _name_of(node) in names
-
-
 def with_gradients(model: nn.Module, images: Tensor) -> Tensor:
     """The logits (batch, classes) of a model in eval mode that depend on its images, for ``ends_in``.
 
@@ -262,7 +183,7 @@ def with_gradients(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def precision_of(model: object, images: Tensor) -> torch.dtype:
-    """In what to compute with images: in their type, float32, or that of the weights, whichever is most precise.
+    """In what to compute with images: the most precise of their type, float32 and that of the weights.
 
     Args:
         model: Any.
@@ -305,7 +226,7 @@ def require_module(model: object) -> None:
 
 
 def _answer(model: nn.Module, forms: list[Tensor], of: str) -> tuple[Any, Tensor, bool]:
-    """What the model returns of the first form of images that it takes, that form, and whether it writes to it."""
+    """What the model returns of the first form of images that it takes; which that is; whether it writes."""
     failure: BaseException | None = None
     for given in forms:
         handed = given.clone()
@@ -346,22 +267,6 @@ def _require_no_sigmoid(model: nn.Module, images: Tensor) -> None:
         raise ModelError(
             "The model ends in a sigmoid; remove it, because losses, attacks and certificates work on logits."
         )
-
-
-def _is_ambiguous(parts: tuple[Any, ...] | list[Any]) -> bool:
-    """Whether another entry than the first may be the logits, of another number of classes."""
-    first = parts[0]
-    return isinstance(first, Tensor) and any(
-        isinstance(part, Tensor)
-        and part.is_floating_point()
-        and part.dim() == 2
-        and part.shape != first.shape
-        for part in parts[1:]
-    )
-
-
-def _name_of(node: Any) -> str:
-    return str(node.name()).partition("Backward")[0].removesuffix("0")
 
 
 def _survey(model: nn.Module) -> tuple[tuple[int, ...], Tensor | None]:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from withstand.core.contract import as_logits
 from withstand.core.modes import differs_in_training, eval_mode, uncompiled
+from withstand.core.outputs import as_logits
 from withstand.types import DataError
 
 

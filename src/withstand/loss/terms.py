@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.core.checks import as_batch, check_batch
+from withstand.core.checks import as_batch, check_batch, check_images
 from withstand.core.contract import adapted, contract_of, outside_inference_mode, precision_of
 from withstand.core.schedules import Schedule, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, instance_of, list_of
@@ -32,13 +33,11 @@ class Objective(nn.Module, ABC):
     _has_checked = False
 
     @override
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
-    ) -> LossTerms:
+    def __call__(self, model: Any, images: Tensor, labels: Tensor, *, progress: float = math.inf) -> Any:
         """``forward``, of a model and a batch in the form that everything expects.
 
-        The values of the first batch that an objective is given are checked, and of no other: that reads them
-        back from the device.
+        The values of the first batch that an objective is given are checked; of later ones the images alone,
+        and only on the CPU, since to look at them waits for any other device.
 
         Raises:
             DataError: the images are not floats in [0, 1], or the labels do not fit them or the model.
@@ -49,11 +48,14 @@ class Objective(nn.Module, ABC):
             images, labels = as_batch(images, labels)
             images = images.to(precision_of(model, images))
             model = adapted(model, images)
-            if not self._has_checked and len(images):
+            if len(images) and not self._has_checked:
                 check_batch(images, labels, contract_of(model, images).num_classes)
                 self._has_checked = True
-            result: LossTerms = super().__call__(model, images, labels, progress=progress)
-        return result
+            elif len(images) and images.device.type == "cpu":  # where there is no device to wait for
+                pixels = images.detach().numpy()
+                if not (pixels.min() >= 0 and pixels.max() <= 1):
+                    check_images(images)
+            return super().__call__(model, images, labels, progress=progress)
 
     @abstractmethod
     def forward(

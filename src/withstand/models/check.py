@@ -9,8 +9,9 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from withstand.core.contract import Contract, ends_in, require_module, try_out, with_gradients
+from withstand.core.contract import Contract, require_module, try_out, with_gradients
 from withstand.core.dataset_info import DatasetInfo
+from withstand.core.outputs import ends_in
 from withstand.models.blocks import Shape
 from withstand.types import ModelError
 
@@ -42,7 +43,7 @@ def check(model: nn.Module, info: DatasetInfo) -> None:
         )
     if not logits.isfinite().all():
         raise ModelError("The model's output has NaN or infinite values; check its weights.")
-    if any(torch.equal(output, logits) for output in outputs) or _are_probabilities(
+    if any(torch.equal(output.to(logits), logits) for output in outputs) or _are_probabilities(
         model, images, contract, logits
     ):
         raise ModelError(

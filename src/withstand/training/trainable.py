@@ -32,7 +32,7 @@ def require_trainable(
         settings: How to train; of no epochs nothing is asked.
 
     Raises:
-        ModelError: there is nothing to train, or the logits do not depend on it in a way that gives gradients.
+        ModelError: there is nothing to train, or no gradient gets there.
         DataError: an epoch has a batch of one image, on which a step fails, as BatchNorm layers do.
     """
     if not settings.epochs:
@@ -45,8 +45,8 @@ def require_trainable(
         )
     if any(weight.dtype == torch.float16 for weight in trained):
         raise ModelError(
-            "The model's weights are float16, in which small gradients become 0 and large ones infinite. Call "
-            "model.float(), and train with precision='bf16' where it should be fast."
+            "The model's weights are float16, in which small gradients become 0 and large ones infinite. "
+            "Call model.float(), and train with precision='bf16' where it should be fast."
         )
     images = next(batches(train, 2)).images
     with preserved_random_state(images.device):
@@ -80,13 +80,12 @@ def _require_batch_of_one(
         try_on(1)
     except Exception as error:
         try_on(2)
-        which = "so each batch" if settings.batch_size == 1 else "so the last batch of an epoch"
-        remedy = (
-            "take a larger batch_size" if settings.batch_size == 1 else "set drop_last, or another batch_size"
-        )
+        is_each = settings.batch_size == 1
+        remedy = "Take a larger batch_size" if is_each else "Set drop_last=True, or take another batch_size"
+        where = "a batch" if is_each else "the last batch"
         raise DataError(
-            f"There are {len(train)} training images and batch_size is {settings.batch_size}, {which} has one "
-            f"image, on which training fails ({error}): {remedy}."
+            f"{remedy}: with {settings.batch_size} for {len(train)} training images, {where} has one image, "
+            f"on which training fails ({error})."
         ) from error
 
 
