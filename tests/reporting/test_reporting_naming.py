@@ -78,7 +78,7 @@ WHOLE = CHANGED.replace("title: ''", "title: A title").replace("description: ''"
 
 
 def measured_as(evaluated: Any, **settings: Any) -> Any:
-    asked = {"meters": [], "num_examples": None, "weights": "last", "batch_size": 500}
+    asked: dict[str, Any] = {"meters": [], "num_examples": None, "weights": "last", "batch_size": 500}
     return evaluated.but(settings=asked | settings, model="Net")
 
 

@@ -13,6 +13,7 @@ from withstand.cli.entry import main
 from withstand.core.run_folder import RunFolder
 from withstand.evaluation import attacking
 from withstand.recipes.parsing import parse_recipe
+from withstand.reporting.table import rows
 from withstand.results import Results, read_results
 from withstand.results.measurements import ATTACKED, CERTIFIED
 from withstand.runs.forgetting import forget
@@ -84,18 +85,12 @@ def held(run: RunFolder) -> tuple[Results, pd.DataFrame]:
 def measured(run: RunFolder) -> set[str]:
     """All figures but those that come with others; rows, table and infos agree on them."""
     results, table = held(run)
-    in_table = {
-        attacking.column(row.by, row.level)
-        for row in table[table.measure.isin([ATTACKED, CERTIFIED])].itertuples()
-    }
-    columns = {
-        name
-        for name in pd.read_csv(run.examples)
-        if "@" in name and not name.endswith((":prediction", ":by"))
-    }
-    assert columns == in_table
-    infos = {info.name for info in (*results.attacks, *results.certificates)}
-    assert infos == {name.partition("@")[0] for name in in_table}
+    shown = rows(table)
+    in_table = {attacking.column(row.by, row.level) for row in shown if row.measure in (ATTACKED, CERTIFIED)}
+    named = [name for name in map(str, pd.read_csv(run.examples)) if "@" in name]
+    assert {name for name in named if not name.endswith((":prediction", ":by"))} == in_table
+    infos = [*(info.name for info in results.attacks), *(info.name for info in results.certificates)]
+    assert set(infos) == {name.partition("@")[0] for name in in_table}
     noise = {measure for measure in table.measure if measure in _NOISE}
     return {name for name in in_table if not name.startswith("worst-")} | noise
 
@@ -123,13 +118,13 @@ def forget_by_command(run: RunFolder, *names: str) -> int:
 def test_forget_takes_back_what_is_named_and_computes_nothing(
     run: RunFolder, attacked: list[str], names: list[str], gone: list[str]
 ) -> None:
-    rows = pd.read_csv(run.examples)
+    before = pd.read_csv(run.examples)
     assert measured(run) == _WHOLE
     forget(run.path, names, command="it")
     assert measured(run) == _WHOLE - set(gone)
     assert attacked == []
     left = pd.read_csv(run.examples)
-    pd.testing.assert_frame_equal(left, rows[list(left)])
+    pd.testing.assert_frame_equal(left, before[list(left)])
     assert parse_recipe(run.recipe).recipe.title == ""
     assert run.read_json(run.environment)["measured_by"][-1] == "it"
 
