@@ -314,7 +314,8 @@ def write_run(
                 (folder / file).write_text(text, encoding="utf-8")
         if only is None or "metrics.json" in only:
             of = contents.get("evaluated", evaluated)
-            write_results(RunFolder(folder), of.results, table_of(of.rows))
+            rows = max(1, len(texts["examples.csv"].splitlines()) - 1)  # as an evaluation has them
+            write_results(RunFolder(folder), replace(of.results, num_examples=rows), table_of(of.rows))
         if only is None or "gallery.npz" in only:
             np.savez(folder / "gallery.npz", **contents.get("gallery", gallery))
         if "extremes" in contents:
