@@ -150,7 +150,7 @@ class Verdict(NamedTuple):
 def verdict(
     model: nn.Module, means: Mapping[str, float], seen: Split, validation: Split, num_classes: int
 ) -> Verdict:
-    """Judges an epoch by its end, where its objective reports loss and accuracy of what it trains on.
+    """What an epoch came to by its end, where its objective reports loss and accuracy of what it trains on.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
