@@ -26,7 +26,7 @@ def print_results(results: Results, table: pd.DataFrame) -> None:
     repeats = results.num_repeats
     drawn = f", {repeats} predictions an example" if repeats > 1 else ""
     sample = f", {results.scored}" if results.is_sample else ""
-    title = f"{results.dataset}{sample}{drawn}"
+    title = f"{results.dataset}{drawn}{sample}"
     measured = [
         select(table, measurements.CLEAN).assign(by="clean"),
         select(table, measurements.ATTACKED),
