@@ -27,7 +27,7 @@ def noise(channels: int, size: tuple[int, int]) -> Dataset:
     images = torch.randint(0, 256, (14, channels, *size)).to(torch.uint8)
     split = Split(images, torch.arange(14) % 2)
     info = DatasetInfo("noise", (channels, *size), ["a", "b"], [0.5] * channels, [0.3] * channels)
-    return Dataset(info, split, split.first(0), split)
+    return Dataset(info, split, split.subset([]), split)
 
 
 @pytest.mark.parametrize("size", SIZES)

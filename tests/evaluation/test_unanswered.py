@@ -14,7 +14,7 @@ from typing_extensions import override
 from withstand import bayes
 from withstand.attacks import PGD, AtMeans, Attack, Cascade, Noise, Transfer
 from withstand.core.answers import NO_ANSWER
-from withstand.data import Dataset
+from withstand.data import Dataset, sample
 from withstand.evaluation import Evaluation, evaluate
 from withstand.evaluation.meters import (
     Attacks,
@@ -58,7 +58,7 @@ class Columns(nn.Module):
 
 
 def bad_images(model: Columns, dataset: Dataset) -> np.ndarray[Any, Any]:
-    return is_spoilt(dataset.test.first(NUM).images.float() / 255, model.threshold).numpy()
+    return is_spoilt(sample(dataset.test, NUM).images.float() / 255, model.threshold).numpy()
 
 
 def said(evaluation: Evaluation, what: str) -> bool:

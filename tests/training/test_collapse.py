@@ -30,7 +30,7 @@ from withstand.types import LossTerms
 @pytest.fixture
 def tiny_model(tiny_model: nn.Module) -> nn.Module:
     """Answers the first class whatever it sees, as a collapsed net; what it shows is up to ``Brittle``."""
-    head = tiny_model[-1]
+    head = list(tiny_model)[-1] if isinstance(tiny_model, nn.Sequential) else None
     assert isinstance(head, nn.Linear)
     nn.init.zeros_(head.weight).requires_grad_(False)
     head.bias.data.copy_(torch.tensor([2.0, 0.0, 0.0])).requires_grad_(False)

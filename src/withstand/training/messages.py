@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from withstand.core.modes import eval_mode
-from withstand.data import Dataset, batches
+from withstand.data import Dataset, few, sample
 from withstand.objectives.adversarial import LOSS_TERM
+from withstand.training.checkpoint import TrainingResult
 from withstand.training.collapse import commonest
-from withstand.training.loop import TrainingResult
 from withstand.training.validation import NO_ANSWER_SHARE
 
 _FEW = 100  # images to look at
@@ -62,16 +62,16 @@ def _no_answers(result: TrainingResult) -> list[str]:
 def _gradients(model: nn.Module, dataset: Dataset) -> list[str]:
     """Of adversarial training, whose attacks follow them; asked of a few training images."""
     device = next(model.parameters()).device
-    few = next(batches(dataset.train.first(_FEW).to(device), _FEW))
-    images = few.images.requires_grad_()
+    images, labels = few(sample(dataset.train, _FEW).to(device), _FEW)
+    images.requires_grad_()
     with eval_mode(model), torch.enable_grad():
-        loss = F.cross_entropy(model(images), few.labels, reduction="sum")
+        loss = F.cross_entropy(model(images), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, images)
     number = int((~gradient.isfinite()).flatten(1).any(dim=1).sum())
     if not number:
         return []
     return [
-        f"Gradients: at {number} of {len(few.labels)} training images the gradient with respect to the image "
+        f"Gradients: at {number} of {len(labels)} training images the gradient with respect to the image "
         "is NaN or infinite, so the attack that was trained against lost its way. A root, a power or a "
         "logarithm of pixels that are 0 does this: keep its input away from 0 by a clamp."
     ]
