@@ -86,13 +86,13 @@ class Attack(ABC):
             model = adapted(model, precise)
             check_batch(images, labels, contract_of(model, precise).num_classes if len(images) else None)
             try:
-                found = self.perturb(model, precise, labels, progress=progress)
+                moved = self.perturb(model, precise, labels, progress=progress)
             except RuntimeError as error:
                 _require_gradients(error)
                 raise
             if self.norm is None or not len(images):
-                return found.to(images.dtype)
-            return rounded_inside(images, found, self.norm, self.epsilon_at(progress))
+                return moved.to(images.dtype)
+            return rounded_inside(images, moved, self.norm, self.epsilon_at(progress))
 
     @abstractmethod
     def perturb(

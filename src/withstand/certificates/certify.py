@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from withstand.certificates.margins import largest_difference, rounding_allowance, surely_correct, worst_of
 from withstand.core import norms
 from withstand.core.checks import as_batch, check_batch, require_at_least
 from withstand.core.contract import adapted, outside_inference_mode
@@ -35,7 +36,6 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 # No domain is tighter than box_ball on any example. One that is tighter on some joins here.
 _TIGHTEST: Final[tuple[DomainName, ...]] = ("box_ball",)
-_TIE = 1e-12  # of the two logits: a margin below it is rounding
 _NUM_PROBES = 4
 _AUTOCAST = "autocast to "
 
@@ -136,8 +136,8 @@ class Certifier:
             norms.warn_beyond_range(p, float(budgets.max()), images.shape[1:].numel())
         margin = self._margins(images, labels, p, budgets.to(images.device))
         given = self._given_logits(images)
-        certified = (margin > 0) & _is_correct(given, labels)
-        return Certification(margin, certified, _largest_difference(given, exact), self._precision(images))
+        certified = (margin > 0) & surely_correct(given, labels)
+        return Certification(margin, certified, largest_difference(given, exact), self._precision(images))
 
     @outside_inference_mode()
     def radius(self, images: Tensor, labels: Tensor, *, norm: float, tolerance: float = 1e-3) -> Tensor:
@@ -165,8 +165,8 @@ class Certifier:
         images, labels = self._placed(images, labels)
         p, tolerance = certified_norm("norm", norm), PROBABILITY("tolerance", tolerance)
         logits = self._check(images, labels, p)
-        at_zero = _margin(logits - logits.gather(1, labels[:, None]), labels)
-        at_zero = at_zero.where(_is_correct(self._given_logits(images), labels), -math.inf)
+        at_zero = worst_of(logits - logits.gather(1, labels[:, None]), labels)
+        at_zero = at_zero.where(surely_correct(self._given_logits(images), labels), -math.inf)
         farthest = norms.diameter(p, images.shape[1:].numel())
 
         def margin(rows: Tensor, epsilon: Tensor) -> Tensor:
@@ -207,7 +207,9 @@ class Certifier:
         for domain in self._domains:
             value = input_set(images, norm, epsilon, domain, clip=self._clip)
             last = self._programs.of(self._model, images).run_to_last_layer(value, self._norms)
-            bounds.append(_margin(last.differences(labels) + _rounding(last.logits, labels), labels))
+            bounds.append(
+                worst_of(last.differences(labels) + rounding_allowance(last.logits, labels), labels)
+            )
         margins = torch.stack(bounds)
         return torch.where(margins.isfinite(), margins, -math.inf).amax(dim=0)
 
@@ -329,30 +331,3 @@ def _logits_of(outputs: Tensor, images: Tensor) -> Tensor:
 def _require_classes(labels: Tensor, logits: Tensor) -> None:
     if len(labels) and (largest := int(labels.max())) >= logits.shape[1]:
         raise DataError(f"Expected labels below {logits.shape[1]}, one a logit, but got {largest}.")
-
-
-def _is_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether the true logit is finite and above all others, (batch,)."""
-    true = logits.gather(1, labels[:, None]).squeeze(1)
-    others = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)  # NaN where one is
-    return true.isfinite() & (true > others)
-
-
-def _largest_difference(given: Tensor, exact: Tensor) -> Tensor:
-    """Of the logits of an image, (batch,); infinity where there is no difference to be had."""
-    differences = (given.double() - exact).abs().where(given != exact, 0.0)  # both may be minus infinity
-    return differences.nan_to_num(nan=math.inf, posinf=math.inf).amax(dim=1)
-
-
-def _rounding(logits: Tensor, labels: Tensor) -> Tensor:
-    """What the difference of each logit and the true one may owe to rounding, (batch, classes).
-
-    A logit of minus infinity, of a masked class, is as far below as can be.
-    """
-    sizes = logits.abs()
-    return (_TIE * (sizes + sizes.gather(1, labels[:, None]))).where(logits != -math.inf, 0.0)
-
-
-def _margin(differences: Tensor, labels: Tensor) -> Tensor:
-    """The true logit minus the largest other, (batch,); NaN where any is NaN."""
-    return -differences.scatter(1, labels[:, None], -math.inf).amax(dim=1)

@@ -282,9 +282,9 @@ def _survey(model: nn.Module) -> tuple[tuple[int, ...], Tensor | None]:
         module = waiting.pop()
         if module is not None and id(module) not in met:
             met[id(module)] = None
-            for found, held in ((weights, module._parameters), (buffers, module._buffers)):
-                if not found:
-                    found += [
+            for floats, held in ((weights, module._parameters), (buffers, module._buffers)):
+                if not floats:
+                    floats += [
                         value for value in held.values() if value is not None and value.is_floating_point()
                     ]
             waiting.extend(reversed(module._modules.values()))
@@ -299,11 +299,11 @@ def _as_weights(model: nn.Module, images: Tensor) -> Tensor:
 
 def _around(model: nn.Module, contract: Contract) -> Adapted:
     key = (id(model), contract)
-    found = _ADAPTERS.get(key)
-    if found is None:
-        found = _ADAPTERS[key] = Adapted(model, contract)
-    _RECENT.append(found)
-    return found
+    adapter = _ADAPTERS.get(key)
+    if adapter is None:
+        adapter = _ADAPTERS[key] = Adapted(model, contract)
+    _RECENT.append(adapter)
+    return adapter
 
 
 _CONTRACTS: WeakKeyDictionary[nn.Module, dict[Hashable, Contract]] = WeakKeyDictionary()

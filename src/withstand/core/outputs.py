@@ -62,13 +62,13 @@ def taken_out(output: Any) -> Tensor:
     """
     if isinstance(output, Tensor):
         return output
-    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if found is None and isinstance(output, Mapping):
-        found = output.get("out", next(iter(output.values())) if len(output) == 1 else None)
-    if found is None and isinstance(output, tuple | list) and output and not _is_ambiguous(output):
-        found = output[0]
-    if isinstance(found, Tensor):
-        return found
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if logits is None and isinstance(output, Mapping):
+        logits = output.get("out", next(iter(output.values())) if len(output) == 1 else None)
+    if logits is None and isinstance(output, tuple | list) and output and not _is_ambiguous(output):
+        logits = output[0]
+    if isinstance(logits, Tensor):
+        return logits
     parts = (
         output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
     )

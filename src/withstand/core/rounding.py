@@ -11,7 +11,7 @@ _SLACK = 1e-5  # of epsilon: by so much, the rounding of float32, an image may l
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def rounded_inside(images: Tensor, found: Tensor, norm: float, epsilon: float) -> Tensor:
+def rounded_inside(images: Tensor, exact: Tensor, norm: float, epsilon: float) -> Tensor:
     """Images near others in the type of those, rounded towards them where they would leave the ball else.
 
     One that lies farther outside than rounding explains stays outside, for others to see. Reads values back
@@ -19,23 +19,23 @@ def rounded_inside(images: Tensor, found: Tensor, norm: float, epsilon: float) -
 
     Args:
         images: Tensor (batch, …) in [0, 1], the centers of the balls.
-        found: Tensor (batch, …) in [0, 1] of at least float32, within epsilon of them but for rounding.
+        exact: Tensor (batch, …) in [0, 1] of at least float32, within epsilon of them but for rounding.
         norm: 1, 2 or inf.
         epsilon: In [0, 1] units.
 
     Returns:
         Tensor of the shape and type of ``images``, at most ``epsilon (1 + 1e-5)`` away from them.
     """
-    rounded = found.to(images.dtype, copy=True)
-    one_step = norms.norm(torch.ones_like(found[:1]), norm) * torch.finfo(found.dtype).eps  # in all pixels
+    rounded = exact.to(images.dtype, copy=True)
+    one_step = norms.norm(torch.ones_like(exact[:1]), norm) * torch.finfo(exact.dtype).eps  # in all pixels
     is_meant = (
-        norms.norm(found.double() - images.double(), norm) <= epsilon * (1 + _SLACK) + one_step.double()
+        norms.norm(exact.double() - images.double(), norm) <= epsilon * (1 + _SLACK) + one_step.double()
     )
     distance = norms.norm(rounded.double() - images.double(), norm)
     index = (is_meant & (distance > epsilon * (1 + _SLACK))).nonzero().squeeze(1)
     if len(index):
         near = images[index]
-        delta = norms.project(found[index].double() - near.double(), norm, epsilon)
+        delta = norms.project(exact[index].double() - near.double(), norm, epsilon)
         nearest = (near.double() + delta).to(images.dtype)
         too_far = (nearest.double() - near.double()).abs() > delta.abs()
         rounded[index] = torch.where(too_far, _one_step(nearest, near), nearest)

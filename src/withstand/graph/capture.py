@@ -193,7 +193,7 @@ def _functional(
 
 def _composite(exported: ExportedProgram) -> dict[Any, Any]:
     """Operators of values that have no rule and that torch makes of others -> what they are made of."""
-    values, found = {*exported.graph_signature.user_inputs}, {}
+    values, parts = {*exported.graph_signature.user_inputs}, {}
     for node in exported.graph.nodes:
         if node.op != "call_function" or values.isdisjoint(read.name for read in node.all_input_nodes):
             continue
@@ -202,8 +202,8 @@ def _composite(exported: ExportedProgram) -> dict[Any, Any]:
         is_known = rule_of(operator) is not None or not isinstance(node.meta.get("val"), Tensor | list)
         if isinstance(operator, OpOverload) and operator._can_decompose() and not (is_known or writes(node)):
             # Not operator.decompose, which torch would call again while it takes it apart.
-            found[operator] = partial(operator._op_dk, DispatchKey.CompositeImplicitAutograd)
-    return found
+            parts[operator] = partial(operator._op_dk, DispatchKey.CompositeImplicitAutograd)
+    return parts
 
 
 def _captured(exported: ExportedProgram, updates: Mapping[str, str], model: nn.Module) -> Capture:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import sys
 import warnings
 from argparse import Action, ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,17 +18,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_loader
 
-from withstand.attacks import Attack
-from withstand.bayes import Posterior
-from withstand.constraints import Constraint
 from withstand.core import trust
-from withstand.core.norms import as_norm
-from withstand.core.schedules import Schedule
 from withstand.core.setting_rules import as_number
 from withstand.core.suggest import nearest
 from withstand.recipes.list_items import Item, is_item, put
-from withstand.recipes.plain_words import in_words
-from withstand.recipes.schema import BayesSettings, Recipe
+from withstand.recipes.plain_words import explain
 from withstand.recipes.upgrade import refuse_old_keys, with_moved_modules
 from withstand.recipes.words import is_unspoken, kept_words
 from withstand.types import RecipeError
@@ -110,6 +103,8 @@ def _with_numbers(value: Any, key: str = "") -> Any:
     if isinstance(value, list):
         return [_with_numbers(part, key) for part in value]
     if isinstance(value, str) and key in _NORMS:
+        from withstand.core.norms import as_norm
+
         with suppress(ValueError):
             return as_norm(value)
     return as_number(key, value) if isinstance(value, str) and _FRACTION.match(value) else value
@@ -226,7 +221,7 @@ def parse_recipe(
         except RecipeError:
             raise
         except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
-            raise RecipeError(_explain(parser, error)) from error
+            raise RecipeError(explain(parser, error)) from error
     for key in set(vars(config)) - set(fields):
         config.pop(key)  # of the command, not of the recipe
     text = parser.dump(config, skip_unset=False, skip_validation=True)  # it was parsed just now
@@ -320,71 +315,3 @@ def _quotient(numerator: str, denominator: str) -> float:
     if float(denominator) == 0:
         raise RecipeError(f"{numerator}/{denominator} divides by 0.")
     return float(numerator) / float(denominator)
-
-
-# -- errors that name the nearest valid key ---------------------------------------------------------
-
-_UNKNOWN = re.compile(
-    r"(?:Group '(?P<group>[^']+)' does not accept option|Option|unrecognized arguments:) "
-    r"(?:'|--)(?P<key>[^'=\s]+)(?:' is not accepted|'|=|\s|$)"
-)
-_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: ([\"\w/]+)(?![\w.])")
-
-
-def _explain(parser: ArgumentParser, error: Exception) -> str:
-    """An error text that names the nearest valid key where a key is unknown."""
-    message = " ".join(str(error).split())
-    unknown = _UNKNOWN.search(message)
-    if unknown is None:
-        explanation = _UNKNOWN_CLASS.sub(_nearest_class, message)
-        return f"The recipe does not fit: {in_words(explanation)[:500]}"
-    group = f"{unknown['group']}." if unknown["group"] else ""
-    key = group + unknown["key"].replace("init_args.", "")
-    hint = f" Did you mean {near!r}?" if (near := _nearest_key(parser, key)) not in (None, key) else ""
-    command = parser.prog if " " in parser.prog else "withstand run RECIPE"
-    return f"Unknown key {key!r}.{hint} `{command} --help-all` lists all keys."
-
-
-def _nearest_key(parser: ArgumentParser, key: str) -> str | None:
-    """The valid key most like a mistyped one: by its whole path, by its end, or by its last word."""
-    paths = {action.dest for action in parser._actions} - {"help", "print_config", "recipe", "out"}
-    settings = set(_class_parameters())
-    ending = [path for path in (*sorted(paths), "objective.attack.epsilon") if path.endswith(f".{key}")]
-    alike = difflib.get_close_matches(key, paths, n=1, cutoff=0.75)
-    last_word = difflib.get_close_matches(key.rpartition(".")[2], settings | paths, n=1)
-    return next(iter([*ending, *alike, *last_word]), None)
-
-
-def _nearest_class(unknown: re.Match[str]) -> str:
-    """The error text of a class that does not exist."""
-    names = [
-        cls.__name__ for cls in _classes() if not (inspect.isabstract(cls) or cls.__name__.startswith("_"))
-    ]
-    near = difflib.get_close_matches(unknown[1], names, n=1, cutoff=0.7)
-    return f"There is no class {unknown[1]!r}.{f' Did you mean {near[0]!r}?' if near else ''}"
-
-
-def _class_parameters() -> Iterator[str]:
-    """The settings of every class that a recipe can name."""
-    for cls in _classes():
-        yield from inspect.signature(cls).parameters
-
-
-def _classes() -> Iterator[type]:
-    """Every class that a recipe can name, and those they come from."""
-    from torch.optim import SGD, Adam
-
-    from withstand.data import Deform
-    from withstand.evaluation import Meter, Sampling
-    from withstand.loss.terms import Objective
-    from withstand.training import Plateau, Rollback
-    from withstand.training.measure import Measure
-
-    pending: list[type] = [
-        *(Objective, Attack, Constraint, Measure, Meter, Schedule, Posterior, BayesSettings),
-        *(Sampling, Deform, Plateau, Rollback, SGD, Adam),
-    ]
-    while pending:
-        cls = pending.pop()
-        pending.extend(cls.__subclasses__())
-        yield cls

@@ -80,9 +80,9 @@ def _require_batch_of_one(
         try_on(1)
     except Exception as error:
         try_on(2)
-        is_each = settings.batch_size == 1
-        remedy = "Take a larger batch_size" if is_each else "Set drop_last=True, or take another batch_size"
-        where = "a batch" if is_each else "the last batch"
+        only_ones = settings.batch_size == 1
+        remedy = "Take a larger batch_size" if only_ones else "Set drop_last=True, or take another batch_size"
+        where = "a batch" if only_ones else "the last batch"
         raise DataError(
             f"{remedy}: with {settings.batch_size} for {len(train)} training images, {where} has one image, "
             f"on which training fails ({error})."
