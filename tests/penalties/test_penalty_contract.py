@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
 
 from withstand import bayes
 from withstand.core.schedules import Linear
@@ -305,3 +307,32 @@ def test_penalty_state_goes_through_a_checkpoint(name: str) -> None:
     expected = former(model, images, labels).loss
     torch.manual_seed(0)
     assert fresh(model, images, labels).loss.item() == expected.item()
+
+
+class Attending(nn.Module):
+    """Attention over the rows of an image, by the fused function or a layer."""
+
+    def __init__(self, layer: nn.MultiheadAttention | None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.inner = nn.Linear(4, 12)
+        self.head = nn.Linear(16, 3)
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        query, key, value = self.inner(images.flatten(1, 2)).chunk(3, dim=2)
+        if self.layer is None:
+            return self.head(F.scaled_dot_product_attention(query, key, value).flatten(1))
+        return self.head(self.layer(query, key, value, need_weights=False)[0].flatten(1))
+
+
+@pytest.mark.parametrize("is_layer", [False, True])
+@pytest.mark.parametrize("make", [m for name, m in PENALTIES.items() if "spectral" not in name])
+def test_penalty_is_differentiated_through_fused_attention(
+    make: Callable[[], Penalty], is_layer: bool
+) -> None:
+    torch.manual_seed(0)
+    model = Attending(nn.MultiheadAttention(4, 2, batch_first=True) if is_layer else None)
+    make()(model, torch.rand(6, 1, 4, 4), torch.arange(6) % 3).loss.backward()  # type: ignore[no-untyped-call]
+    assert model.inner.weight.grad is not None
+    assert model.inner.weight.grad.abs().sum() > 0

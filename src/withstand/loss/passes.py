@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -53,7 +54,7 @@ class Differentiable(NamedTuple):
         """
         original = uncompiled(model)
         leaf = images.detach().requires_grad_()
-        with torch.enable_grad(), eval_mode(original):
+        with torch.enable_grad(), eval_mode(original), attention_by_parts():
             return Differentiable(original, leaf, logits_of(original, leaf))
 
 
@@ -99,7 +100,8 @@ class Pass:
         if self._inputs is self.images:
             return logits_of(self.model, self.images)
         before = random_state(self.images.device)
-        logits = logits_of(self.model, self._inputs)
+        with attention_by_parts():
+            logits = logits_of(self.model, self._inputs)
         # Then it may be a function such as F.dropout, of which no layer tells that it is there.
         self._is_random = random_state(self.images.device) != before
         return logits
@@ -112,6 +114,15 @@ class Pass:
             if not self._is_random:
                 return Differentiable(self.model, self._inputs, logits)
         return Differentiable.of(self.model, self.images)
+
+
+@contextmanager
+def attention_by_parts() -> Iterator[None]:
+    """Has attention computed by its parts, since its fused kernels have no second derivative."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # here, since it is slow to import
+
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def random_state(device: torch.device) -> bytes:
