@@ -86,7 +86,7 @@ class PGD(Attack):
         settle(
             self,
             norm=norms.norm_rule,
-            num_steps=optional(scheduled(COUNT)),
+            num_steps=optional(scheduled(COUNT, least=0)),
             step_size=optional(scheduled(POSITIVE)),
             step_decay=scheduled(AT_LEAST_0),
             num_restarts=COUNT,
@@ -190,7 +190,7 @@ class PGD(Attack):
         with torch.no_grad():
             logits = model(images)
             loss = self._losses(logits, labels)
-            if self.mode != "training":  # where nothing may wait for the device
+            if self.mode == "evaluation":  # elsewhere nothing may wait for the device
                 self._warn_of_nan(logits, loss)
             worst = Worst.of(images, labels, logits, loss, by_loss=self.mode == "random")
         for _ in range(self.num_restarts):

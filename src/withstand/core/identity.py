@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from withstand.core.bytecode import digest_of_code, names_in
 
@@ -309,8 +310,8 @@ def _functions_of(member: object) -> list[object]:
 
 
 def _shape(tensor: Tensor | None, tied: dict[int, str], place: str) -> str:
-    if tensor is None:
-        return "None"
+    if tensor is None or is_lazy(tensor):
+        return str(type(tensor).__name__)
     first = tied.setdefault(id(tensor), place)
     return f"{tuple(tensor.shape)} {tensor.dtype}" if first == place else f"that of {first}"
 

@@ -67,12 +67,17 @@ def value_at(schedule: float | Schedule, progress: float = math.inf) -> float:
 a_schedule = instance_of(Schedule, "a schedule, such as Linear(start=0, end=0.3, epochs=10)")
 
 
-def scheduled(rule: Number) -> Rule:
+def scheduled(rule: Number, *, least: float | None = None) -> Rule:
     """The rule of a number or of a schedule of it, whose first and last values must lie in the range.
 
     A schedule may end at a bound that a number must not reach, such as 0: it only gets near.
+
+    Args:
+        rule: Of the number.
+        least: Of a schedule's values, where that is another: what reads it may round up.
     """
-    closed = Number(max(rule.least, rule.above), min(rule.most, rule.below))
+    lowest = max(rule.least, rule.above) if least is None else least
+    closed = Number(lowest, min(rule.most, rule.below))
 
     def check(name: str, value: Any) -> float | Schedule:
         if not isinstance(value, Schedule):

@@ -61,17 +61,17 @@ class Augment:
             A tensor like ``images``; ``images`` itself where nothing is to be done.
 
         Raises:
-            DataError: ``images`` has another number of axes, or is no larger than the padding.
+            DataError: ``images`` has another number of axes, or is smaller than the padding.
         """
         if images.ndim != 4:
             raise DataError(
                 "Only images (batch, channels, height, width) are cropped and flipped, "
                 f"but these have shape {tuple(images.shape)}. Leave out the augmentation."
             )
-        if self.crop_padding >= min(images.shape[2:]):
+        if self.crop_padding > min(images.shape[2:]):
             raise DataError(
-                f"Expected crop_padding below the {min(images.shape[2:])} pixels of an image's side, but got "
-                f"{self.crop_padding}: a crop would hold nothing but padding."
+                f"Expected crop_padding of at most {min(images.shape[2:])} pixels, an image's side, but "
+                f"got {self.crop_padding}: most crops would hold nothing but padding."
             )
         if self.crop_padding == 0 and not self.flip:
             return images

@@ -34,7 +34,13 @@ from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_predictor
 from withstand.evaluation.meter import Meter, Subject
 from withstand.evaluation.meters import Calibration, Classes
-from withstand.evaluation.plans import AttackPlan, default_plans, merged_attacks, merged_certificates
+from withstand.evaluation.plans import (
+    AttackPlan,
+    CertificatePlan,
+    default_plans,
+    merged_attacks,
+    merged_certificates,
+)
 from withstand.evaluation.prediction_sampling import Sampling
 from withstand.evaluation.proofs import provers
 from withstand.evaluation.run_files import RowsFile, save_extremes, save_gallery
@@ -150,11 +156,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     is_random = _is_random(model, test)
     all_meters = with_implied(meters)
     _require_met(model, all_meters, dataset.info, is_random=is_random)
-    plans = merged_attacks(
-        plan for meter in all_meters for plan in meter.attack_plans(dataset.info, is_random=is_random)
-    )
-    certificates = merged_certificates(plan for meter in all_meters for plan in meter.certificate_plans())
-    plans = [*plans, *default_plans(certificates, plans)]
+    plans, certificates = _plans_of(all_meters, dataset.info, is_random=is_random)
     proving = provers(model, certificates)
     for prover in proving:  # before anything that takes its time
         prover.try_on(next(batches(test, 1)))
@@ -182,11 +184,20 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
                 dataset.test,
                 on_batch,
             )
-        about = {"num_test": len(dataset.test), "model": type(model).__name__, **about}
+        about = {"num_test": len(dataset.test), "model": type(given).__name__, **about}
         evaluation = replace(evaluation, results=replace(evaluation.results, **about))
         if run is not None:
             write_results(run, evaluation.results, evaluation.table)
     return evaluation
+
+
+def _plans_of(
+    meters: Sequence[Meter], info: DatasetInfo, *, is_random: bool
+) -> tuple[list[AttackPlan], list[CertificatePlan]]:
+    """All that meters attack and certify, and the attacks that certificates are tried on."""
+    plans = merged_attacks(plan for meter in meters for plan in meter.attack_plans(info, is_random=is_random))
+    certificates = merged_certificates(plan for meter in meters for plan in meter.certificate_plans())
+    return [*plans, *default_plans(certificates, plans)], certificates
 
 
 def _store_of(run: RunFolder | None, model_identity: str, dataset: Dataset) -> Store:

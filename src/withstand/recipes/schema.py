@@ -150,12 +150,13 @@ class Published:
 
 
 def require_folder_name(name: str) -> None:
-    """Accepts a name that is one folder's, so that what it names stays below ``runs``.
+    """Accepts a name of a folder that lies below ``runs``, such as ``mine`` or, of a sweep, ``mine/seed=0``.
 
     Raises:
         ValueError: it is empty, or leads elsewhere.
     """
-    if not name.strip() or name in (".", "..") or any(letter in name for letter in "/\\\0"):
+    parts = name.split("/")
+    if any(not part.strip() or part in (".", "..") for part in parts) or any(one in name for one in "\\\0"):
         raise ValueError(f"Expected a name that does for a folder in runs, such as mine-1, but got {name!r}.")
 
 

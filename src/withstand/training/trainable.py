@@ -48,7 +48,7 @@ def require_trainable(
             "The model's weights are float16, in which small gradients become 0 and large ones infinite. "
             "Call model.float(), and train with precision='bf16' where it should be fast."
         )
-    images = next(batches(train, 2)).images
+    images = next(batches(train, 2)).images.clone()  # which may have been made in inference mode
     with preserved_random_state(images.device):
         with torch.enable_grad(), eval_mode(model):
             has_gradients = adapted(model, images)(images).requires_grad
