@@ -104,3 +104,22 @@ def test_identity_does_not_name_the_file_of_a_class_of_the_package() -> None:
         assert identity(PGD()) == before
         patch.setattr(PGD, "__module__", "of_a_user")
         assert identity(PGD()) != before
+
+
+def test_identity_of_a_compiled_model_is_that_of_the_model(linear: nn.Module) -> None:
+    assert identity_of_model(torch.compile(linear, backend="eager")) == identity_of_model(linear)  # type: ignore[arg-type]
+
+
+class Holder:
+    """Holds another one."""
+
+    inside: Holder | None = None
+
+
+def test_identity_of_a_model_with_objects_deep_inside_one_another_and_shared(linear: nn.Module) -> None:
+    first = place = Holder()
+    for _ in range(20):
+        place.inside = Holder()
+        place = place.inside
+    linear.first, linear.second = first, first  # type: ignore[assignment]
+    assert identity_of_model(linear) == identity_of_model(linear)

@@ -11,11 +11,9 @@ import functools
 import hashlib
 import json
 import re
-import sys
-import sysconfig
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,18 +21,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from withstand.core.bytecode import digest_of_code, names_in
+from withstand.core.bytecode import digest_of_code, imported_in, names_in
+from withstand.core.modes import uncompiled
+from withstand.core.named_values import (
+    DATA,
+    LIBRARIES,
+    content_of,
+    functions_of,
+    is_constant,
+    is_content,
+    is_known,
+    name_of,
+    parts_of,
+    resolved,
+)
 
 _LENGTH = 16  # hex digits, of which accidents are not to be feared
 _DEPTH = 12  # of containers and objects in one another
-_KNOWN = {"withstand", "torch", "torchgen", "numpy", "builtins", *sys.stdlib_module_names} - {
-    "__main__",
-    "test",
-}
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")})
 _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
-_USER_FILE = re.compile(r"^withstand_user_(.+)_[0-9a-f]{8}$")  # as ``models.load_factory`` names a file
-_PLAIN = (bool, int, float, str, bytes, type(None), tuple, frozenset)
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 def identity(*values: object) -> str:
@@ -80,21 +85,22 @@ class Reader:
     Args:
         is_stateful: Whether lists and dictionaries that code names outside itself count. Where they do not, a
             log that a function appends to is nothing that the function depends on.
+        but: A model that does not count, wherever it is met: the one that is trained.
 
     Attributes:
         entries: Name of a part -> what it is.
     """
 
-    def __init__(self, *, is_stateful: bool = True) -> None:
+    def __init__(self, *, is_stateful: bool = True, but: nn.Module | None = None) -> None:
         self.entries: dict[str, str] = {}
         self._is_stateful = is_stateful
         self._read: dict[object, object] = {}  # code that was read, held so that no other takes its place
-        self._within: set[int] = set()
+        self._within = {id(but)}
         self._depth = 0
 
     def identity_of_model(self, model: nn.Module, but: Set[str] = frozenset()) -> str:
         """A digest of a model (see the function of this name)."""
-        reader = Reader()
+        reader, model = Reader(), uncompiled(model)
         reader._within = self._within | {
             id(module) for module in model.modules()
         }  # which may refer to itself
@@ -143,7 +149,7 @@ class Reader:
         if is_dataclass(value) and not isinstance(value, type):
             self.read_code(type(value))
             parts = {part.name: self.plain(getattr(value, part.name)) for part in fields(value)}
-            return {"class": _name_of(type(value)), **parts}
+            return {"class": name_of(type(value)), **parts}
         if isinstance(value, functools.partial):
             return ["partial", *map(self.plain, (value.func, list(value.args), value.keywords))]
         if isinstance(value, Mapping):
@@ -160,22 +166,22 @@ class Reader:
         return self._of_object(value)
 
     def _of_function(self, function: Any) -> Any:
-        name = _name_of(function)
+        name = name_of(function)
         if "<" not in name or not isinstance(function, FunctionType):
             return name
         # Others have the same name; of this package too, of which no code is read.
-        cells = [_content_of(cell) for cell in function.__closure__ or ()]
+        cells = [content_of(cell) for cell in function.__closure__ or ()]
         return [name, digest_of_code(function.__code__), self.plain(cells)]
 
     def _of_object(self, value: object) -> Any:
-        is_own = not _is_known(type(value))
+        is_own = not is_known(type(value))
         if not is_own and type(value).__repr__ is not object.__repr__:
             return repr(value)
         state = getattr(value, "__dict__", None)
         if state is None:
             return repr(value)
         self.read_code(type(value))
-        return {"class": _name_of(type(value)), **self.plain(state)}
+        return {"class": name_of(type(value)), "state": self.plain(state)}
 
     # -- layers -----------------------------------------------------------------------------------------
 
@@ -191,7 +197,7 @@ class Reader:
             ]
             self.entries[label] = " ".join([f"{type(module).__name__}({module.extra_repr()})", *tensors])
             self._read_attributes(label, module)
-            hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+            hooks = [hook for kept in _HOOKS for hook in getattr(module, kept, {}).values()]
             if isinstance(module, torch.fx.GraphModule | torch.jit.ScriptModule):
                 self.entries[f"{label}, graph"] = str(module.code)
             if hooks:
@@ -199,7 +205,7 @@ class Reader:
             self.read_code(type(module))
 
     def _read_attributes(self, label: str, module: nn.Module) -> None:
-        is_own = not _is_known(type(module))
+        is_own = not is_known(type(module))
         known = vars(nn.Module()).keys()
         attributes = {
             name: value
@@ -221,7 +227,7 @@ class Reader:
         self._read[id(thing)] = thing
         if not isinstance(thing, type) and hasattr(thing, "__wrapped__"):
             self.read_code(thing.__wrapped__)
-        if _is_known(thing):
+        if is_known(thing):
             return
         if isinstance(thing, type):
             self._read_class(thing)
@@ -232,8 +238,8 @@ class Reader:
         for base in cls.__bases__:
             self.read_code(base)
         for name, member in vars(cls).items():
-            for function in _functions_of(member):
-                self.read_code(function)
+            for function in functions_of(member):
+                self._read_named(f"{cls.__qualname__}.{name}", [function])
             if not name.startswith("__") and self._is_setting(member):
                 self.entries[f"{cls.__qualname__}.{name}"] = json.dumps(self.plain(member), sort_keys=True)
 
@@ -243,27 +249,31 @@ class Reader:
         place = function.__qualname__
         self._put(f"code of {place}", digest_of(digest_of_code(code), defaults))
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            self._read_named(f"{name} in {place}", [_content_of(cell)])
-        if code.co_filename.startswith(_LIBRARIES):
+            self._read_named(f"{name} in {place}", [content_of(cell)])
+        if code.co_filename.startswith(LIBRARIES):
             return  # an installed package: its functions call each other without end
         surroundings = function.__globals__
+        for name, value in imported_in(code, surroundings.get("__package__") or ""):
+            self._read_named(name, parts_of(value) if isinstance(value, ModuleType) else [value])
         for chain in names_in(code):
             key = (id(surroundings), chain)
             if chain[0] in surroundings and key not in self._read:
                 self._read[key] = surroundings
-                self._read_named(".".join(chain), _resolved(surroundings[chain[0]], chain[1:]))
+                self._read_named(".".join(chain), resolved(surroundings[chain[0]], chain[1:]))
 
     def _read_named(self, name: str, values: Sequence[object]) -> None:
         """Reads what code names outside itself: functions and classes by their code, else a value."""
         for value in values:
-            if isinstance(value, FunctionType | type) or hasattr(value, "__wrapped__"):
+            if callable(value) and hasattr(value, "__qualname__") and is_known(value):
+                self._put(f"value of {name}", name_of(value))
+            elif isinstance(value, FunctionType | type) or hasattr(value, "__wrapped__"):
                 self.read_code(value)
-            elif isinstance(value, _PLAIN) or (self._is_stateful and _is_content(value)):
+            elif is_constant(value) or (self._is_stateful and is_content(value)):
                 self._put(f"value of {name}", json.dumps(self.plain(value), sort_keys=True))
 
     def _is_setting(self, value: object) -> bool:
         """Whether an attribute of a class is one of its settings."""
-        return isinstance(value, _PLAIN) or (self._is_stateful and isinstance(value, list | dict | set))
+        return is_constant(value) or (self._is_stateful and isinstance(value, DATA))
 
     def _put(self, key: str, text: str) -> None:
         """Stores a part; of two with one name each has its own place."""
@@ -274,57 +284,8 @@ class Reader:
         self.entries[key] = text
 
 
-def _is_content(value: object) -> bool:
-    """Whether a value that code names is data, not a module or another such surrounding."""
-    return not isinstance(value, ModuleType) and not _is_known(
-        type(value), but=("builtins", "torch", "types")
-    )
-
-
-def _is_known(thing: object, but: Sequence[str] = ()) -> bool:
-    """Whether it is of Python, torch or this package, so that its version says what it is."""
-    # A wrapper takes on the name of the module that its function is of, but not its surroundings.
-    own = thing.__globals__.get("__name__") if isinstance(thing, FunctionType) else None
-    top = str(own or getattr(thing, "__module__", None) or "builtins").partition(".")[0]
-    return top in _KNOWN and top not in but
-
-
-def _resolved(value: object, attributes: Sequence[str]) -> list[object]:
-    """What a dotted name leads to: itself, or what it names in a module of the user's own."""
-    for attribute in attributes:
-        if not isinstance(value, ModuleType) or value.__name__.partition(".")[0] in _KNOWN:
-            break
-        value = getattr(value, attribute, None)
-    return [] if isinstance(value, ModuleType) else [value]
-
-
-def _functions_of(member: object) -> list[object]:
-    """The functions that a member of a class is made of."""
-    if isinstance(member, property):
-        return [part for part in (member.fget, member.fset) if part is not None]
-    if isinstance(member, functools.cached_property):
-        return [member.func]
-    if isinstance(member, staticmethod | classmethod):
-        return [member.__func__]
-    return [member] if isinstance(member, FunctionType) or hasattr(member, "__wrapped__") else []
-
-
 def _shape(tensor: Tensor | None, tied: dict[int, str], place: str) -> str:
     if tensor is None or is_lazy(tensor):
         return str(type(tensor).__name__)
     first = tied.setdefault(id(tensor), place)
     return f"{tuple(tensor.shape)} {tensor.dtype}" if first == place else f"that of {first}"
-
-
-def _content_of(cell: CellType) -> object:
-    """What a function closes over; None where that has no value yet."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
-
-
-def _name_of(thing: Any) -> str:
-    """Where a class or function is defined; of this package without its file, which may move."""
-    module = _USER_FILE.sub(r"\1", getattr(thing, "__module__", None) or "")
-    return f"{'withstand' if module.startswith('withstand.') else module}.{thing.__qualname__}"

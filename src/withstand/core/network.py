@@ -25,14 +25,15 @@ Description = Mapping[str, str]
 """Name of a part of a network -> what it is: layers, attributes, hooks, code, versions of libraries."""
 
 
-def describe(network: nn.Module, *, is_stateful: bool = True) -> dict[str, str]:
+def describe(network: nn.Module, *, is_stateful: bool = True, but: nn.Module | None = None) -> dict[str, str]:
     """Layers, shapes, attributes, hooks and the code of a user's own classes; the same in any process.
 
     Args:
         network: A model or an objective.
         is_stateful: Whether lists and dictionaries that its code names outside itself count.
+        but: A model that does not count, wherever it is met: the one that is trained.
     """
-    reader = Reader(is_stateful=is_stateful)
+    reader = Reader(is_stateful=is_stateful, but=but)
     reader.read_layers(uncompiled(network))
     # Where in memory an object without words of its own lies is another place each time.
     parts = {key: _ADDRESS.sub("", text) for key, text in reader.entries.items()}

@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from withstand.attacks.attack import Attack
+from withstand.core.contract import adapted
 from withstand.core.modes import eval_mode
+from withstand.core.schedules import Schedule
 from withstand.data import Dataset, few, sample
+from withstand.loss.terms import Objective
 from withstand.objectives.adversarial import LOSS_TERM
 from withstand.training.checkpoint import TrainingResult
 from withstand.training.collapse import commonest
 from withstand.training.validation import NO_ANSWER_SHARE
 
 _FEW = 100  # images to look at
+_MOST_EPOCHS = 10_000  # that are looked through for the end of a schedule
+
+
+def cut_schedules(objective: Objective, epochs: int) -> list[str]:
+    """The warnings of a training that is to begin: epsilons that are still below what they are meant to reach.
+
+    Args:
+        objective: With all its terms.
+        epochs: How many it is trained for.
+    """
+    texts = []
+    for epsilon in _epsilons(objective):
+        reached, meant = _at_the_end(epsilon, epochs), epsilon(math.inf)
+        if reached < meant and not math.isclose(reached, meant):
+            later = range(epochs + 1, _MOST_EPOCHS)
+            needed = next((end for end in later if math.isclose(_at_the_end(epsilon, end), meant)), None)
+            takes = "" if needed is None else f", which takes {needed} epochs"
+            number = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+            texts.append(
+                f"The schedule of epsilon ends after the training: {number} reach {reached:.4g}, and "
+                f"{meant:.4g} is meant{takes}. Train longer by training.epochs, or shorten the schedule."
+            )
+    return texts
+
+
+def _at_the_end(epsilon: Callable[[float], float], epochs: int) -> float:
+    """Of the last step, which comes before all epochs are done."""
+    return epsilon(math.nextafter(epochs, 0))
+
+
+def _epsilons(objective: Objective) -> Iterator[Callable[[float], float]]:
+    """Every epsilon of an objective as a function of the epochs done."""
+    for term in objective.modules():
+        for name, value in vars(term).items():
+            if isinstance(value, Attack):
+                yield value.epsilon_at
+            elif name == "epsilon" and isinstance(value, Schedule):
+                yield value
 
 
 def warnings_of(model: nn.Module, dataset: Dataset, result: TrainingResult) -> list[str]:
@@ -65,7 +110,8 @@ def _gradients(model: nn.Module, dataset: Dataset) -> list[str]:
     images, labels = few(sample(dataset.train, _FEW).to(device), _FEW)
     images.requires_grad_()
     with eval_mode(model), torch.enable_grad():
-        loss = F.cross_entropy(model(images), labels, reduction="sum")
+        logits = adapted(model, images)(images)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, images)
     number = int((~gradient.isfinite()).flatten(1).any(dim=1).sum())
     if not number:

@@ -54,7 +54,7 @@ class Origin:
         settings: TrainingSettings,
     ) -> None:
         own = without(described, written_by_forward(described, describe(model)))
-        self._parts = {_MODEL: own, **_describe_parts(objective, optimizer, settings)}
+        self._parts = {_MODEL: own, **_describe_parts(model, objective, optimizer, settings)}
         self._initial = _sketch_of(model.state_dict())
         self._surroundings = _surroundings(next(iter(model.parameters()), torch.empty(0)).device)
         self._run, self._model = run, model
@@ -114,12 +114,17 @@ class Origin:
 
 
 def _describe_parts(
-    objective: nn.Module, optimizer: torch.optim.Optimizer, settings: TrainingSettings
+    model: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer, settings: TrainingSettings
 ) -> dict[str, dict[str, str]]:
     """Layers, attributes and code of what decides, beside the model, what is trained."""
-    reader = Reader(is_stateful=False)
+    reader = Reader(is_stateful=False, but=model)
     plain = {
         "optimizer": type(optimizer),
+        "groups of the optimizer": [
+            {key: len(value) if key == "params" else value for key, value in group.items()}
+            for group in optimizer.param_groups
+        ],
+        "frozen weights": [name for name, weight in model.named_parameters() if not weight.requires_grad],
         "learning rate factor": settings.lr_factor,
         "augmentation": settings.augment,
         "selection": settings.selection,
@@ -130,13 +135,23 @@ def _describe_parts(
     }
     words = {name: json.dumps(reader.plain(value), sort_keys=True) for name, value in plain.items()}
     return {
-        "objective": describe(objective, is_stateful=False),
+        "objective": describe(objective, is_stateful=False, but=model) | _values_in(objective, model),
         **{
-            f"constraint {number}": describe(constraint, is_stateful=False)
+            f"constraint {number}": describe(constraint, is_stateful=False, but=model)
             for number, constraint in enumerate(settings.constraints)
         },
         "settings": words | reader.entries,
     }
+
+
+def _values_in(objective: nn.Module, model: nn.Module) -> dict[str, str]:
+    """The weights that an objective brings, such as a teacher's or those of classes; training leaves them."""
+    trained = {id(weight) for weight in model.parameters()}
+    values = {name: weight for name, weight in objective.named_parameters() if id(weight) not in trained}
+    for place, module in objective.named_modules():
+        if type(module).__module__.startswith("torch.nn.modules.loss"):
+            values |= {f"{place}.{name}": buffer for name, buffer in module.named_buffers(recurse=False)}
+    return {f"weights {name}": str(Reader().plain(value.detach())) for name, value in values.items()}
 
 
 def _require_same_parts(path: Path, saved: Parts, current: Parts) -> None:
