@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from withstand.cli import main
+from withstand.recipes.parsing import find_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -87,6 +88,21 @@ def test_commands_of_pages_have_the_options_that_are_written(
             keys = [re.split(r"\+?=", word)[0].split(".") for word in words if word.startswith("--")]
             for key in keys:
                 assert any(".".join(key[:end]) in explained for end in range(1, len(key) + 1)), words
+
+
+def test_first_commands_of_the_quick_start_need_only_what_those_before_made() -> None:
+    page = ROOT / "docs" / "quickstart.md"
+    block = next(block for block in blocks(page, "sh") if block.startswith("withstand"))
+    made: set[str] = set()
+    for line in block.splitlines():
+        _, verb, *words = shlex.split(line, comments=True)
+        assert {word for word in words if word.startswith("runs/")} <= made, line
+        recipe = next((word for word in words if word in PACKAGED), None)
+        assert recipe is None or parse_recipe(find_recipe(recipe)).recipe.data.name == "digits", line
+        if verb == "run" and recipe:
+            out = [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
+            made.update(out or [f"runs/{recipe}"])
+    assert len(made) > 1
 
 
 def test_sweeps_and_recipes_that_are_named_exist() -> None:

@@ -229,7 +229,8 @@ def test_odd_models_are_trained_and_their_own_weights_saved(name: str, tmp_path:
     model = ODD[name][0]()
     settings = ws.training.TrainingSettings(epochs=1, batch_size=9, accelerator="cpu")
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    ws.fit(model, dataset(), ws.objectives.CrossEntropy(), settings, out=tmp_path)
+    objective = ws.objectives.Adversarial(ws.attacks.PGD(epsilon=0.05, num_steps=2))
+    ws.fit(model, dataset(), objective, settings, out=tmp_path)
     assert not torch.equal(before[0], next(model.parameters()))
     ws.models.load_weights(ODD[name][0](), tmp_path / "model.safetensors")
 

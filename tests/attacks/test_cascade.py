@@ -100,7 +100,7 @@ def test_cascade_at_means_has_stages_at_means_too() -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([], "at least one attack"),
+        ([], "at least one in a cascade's attacks, but got none"),
         ([PGD(), PGD(norm=2.0)], "one norm, but got pgd-10-linf, pgd-10-l2"),
         ([PGD(epsilon=0.1), PGD(epsilon=0.2)], "one budget, but got 0.1, 0.2"),
         ([PGD(), PGD().for_random_answers()], "one mode, but got training, random"),

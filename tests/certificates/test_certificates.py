@@ -613,7 +613,7 @@ def test_certify_refuses_arguments_out_of_range() -> None:
     with pytest.raises(ValueError, match=r"each of 3 images, but got shape \(2,\)"):
         certifier.certify(*batch, norm=2, epsilon=torch.tensor([0.1, 0.2]))
     for tolerance in (0.0, -1.0, 1.0, math.nan):
-        with pytest.raises(ValueError, match=rf"tolerance in \(0, 1\), but got {tolerance}"):
+        with pytest.raises(ValueError, match=rf"tolerance between 0 and 1, but got {tolerance:g}\."):
             certifier.radius(*batch, norm=2, tolerance=tolerance)
     with pytest.raises(DataError, match=r"\[0, 1\]"):
         certifier.certify(batch.images * 255, batch.labels, norm=2, epsilon=0.1)

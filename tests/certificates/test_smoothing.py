@@ -242,7 +242,7 @@ def test_smoothing_counts_no_answer_as_no_vote(value: float, place: int) -> None
             logits[:, place] = torch.where(is_spoilt, value, logits[:, place])
             return logits
 
-    images = torch.cat([at_distance(4.0), at_distance(4.0)])
+    images = torch.cat([at_distance(1.9), at_distance(1.9)])
     images[:, 0, 0, 0] = 0.5
     given = smoothed(Spoilt(8.0), images)
     assert given.prediction.tolist() == [ABSTAINED, ABSTAINED]

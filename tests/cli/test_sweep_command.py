@@ -162,6 +162,36 @@ def test_sweep_refuses_bad_input_before_anything_runs(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        (("nn.ReLU()", "nn.Tanh()"), "is not the one that was trained there"),
+        (("nn.Linear(64, 8)", "nn.Linear(64, 8, bias=False)"), "is not the one that was trained there"),
+    ],
+)
+def test_sweep_does_not_pass_over_a_point_whose_network_has_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: tuple[str, str], what: str
+) -> None:
+    file, text = (
+        tmp_path / "net.py",
+        (
+            "from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), "
+            "nn.ReLU(), nn.Linear(8, 10))\n"
+        ),
+    )
+    file.write_text(text)
+    model = [f"--model.name={file}:make", "--model.options={}"]
+    command = ["sweep", "digits-adversarial", "--over=seed=0", *SMALL, *model, f"--out={tmp_path / 'out'}"]
+    assert main(command) == 0
+    assert main(command) == 0
+    assert "done before" in shown(capsys)
+    file.write_text(text.replace(*changed))
+    assert main(command) == 2
+    printed = shown(capsys)
+    assert "done before" not in printed
+    assert what in printed
+
+
 def test_sweep_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["sweep", "--help"])

@@ -403,3 +403,27 @@ def test_file_is_known_after_a_kill_between_its_signature_and_itself(
 def _once(first: Callable[..., object], then: Callable[..., object]) -> Callable[..., object]:
     calls = iter([first])
     return lambda *arguments, **others: next(calls, then)(*arguments, **others)
+
+
+def test_recipe_that_was_changed_by_hand_is_told_of_where_it_can_be_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WITHSTAND_CONFIG", str(tmp_path / "config"))
+    file = tmp_path / "recipe.yaml"
+    file.write_text("epochs: 1")
+    trust.warn_if_changed(file)  # signed by nobody
+    trust.write_signed(file, "epochs: 1")
+    trust.warn_if_changed(file)
+    assert not caplog.messages
+    file.write_text("epochs: 60")
+    monkeypatch.setenv("WITHSTAND_CONFIG", str(tmp_path / "none"))  # and so no key
+    trust.warn_if_changed(file)
+    assert not caplog.messages
+    assert not (tmp_path / "none").exists()
+    monkeypatch.setenv("WITHSTAND_CONFIG", str(tmp_path / "config"))
+    for _ in range(2):
+        trust.warn_if_changed(file)
+    assert [message for message in caplog.messages if "recipe.yaml was changed since" in message] == [
+        *caplog.messages
+    ]
+    assert len(caplog.messages) == 1

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 
 from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.types import DataError
 
 
 @pytest.mark.parametrize("info", KNOWN_DATASETS.values(), ids=KNOWN_DATASETS)
@@ -34,3 +39,25 @@ def test_dataset_info_gives_a_label_its_official_name(dataset: str, label: int, 
 def test_cifar100_names_are_in_alphabetical_order_as_its_labels_are() -> None:
     names = list(KNOWN_DATASETS["cifar100"].class_names)
     assert names == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([0, 1], ("0", "1")),
+        (np.array([3, 7]), ("3", "7")),
+        (torch.tensor([3, 7]), ("3", "7")),
+        (np.array(["a", "b"]), ("a", "b")),
+        ((name for name in "ab"), ("a", "b")),
+    ],
+)
+def test_class_names_are_text(names: Any, expected: tuple[str, ...]) -> None:
+    info = DatasetInfo("mine", (1, 2, 2), names, (0.5,), (0.5,))
+    assert info.class_names == expected
+    assert {type(name) for name in info.class_names} == {str}
+
+
+@pytest.mark.parametrize("names", [["a", "b", "a"], [1, 2, "1"], [None, "x", None]])
+def test_class_names_are_all_different(names: Any) -> None:
+    with pytest.raises(DataError, match="stands for classes 0, 2"):
+        DatasetInfo("mine", (1, 2, 2), names, (0.5,), (0.5,))

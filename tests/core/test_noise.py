@@ -169,7 +169,7 @@ def test_random_noise_factors_make_the_covariance_on_average(blur: float) -> Non
 
 @pytest.mark.parametrize("std", [-0.1, math.nan, math.inf, [], [0.1, -0.1], [0.1, math.nan]])
 def test_noise_refuses_a_wrong_std(std: float | Sequence[float]) -> None:
-    with pytest.raises(ValueError, match=r"noise_std (of at least 0|, but got none)"):
+    with pytest.raises(ValueError, match=r"noise_std( of at least 0|, but got none)"):
         GaussianNoise(std)
 
 

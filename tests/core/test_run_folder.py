@@ -287,3 +287,65 @@ def test_run_folder_without_locks_goes_on_and_says_so(
     with run.held("training"):
         pass
     assert "has no locks" in caplog.text
+
+
+# Paths, and links that lead out of the folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".holder",
+        ".lock",
+        ".withstand",
+        "evaluation",
+        "checkpoint",
+        "metrics.json",
+        "trust.json",
+        "tensorboard",
+    ],
+)
+def test_run_folder_refuses_a_link_in_place_of_a_file_of_its_own_and_harms_nothing_elsewhere(
+    tmp_path: Path, name: str
+) -> None:
+    elsewhere, run = tmp_path / "mine", RunFolder(tmp_path / "run")
+    (elsewhere / "kept").mkdir(parents=True)
+    for file in ("about.json", "x.npz", ".x.part", "last.pt"):
+        (elsewhere / file).write_text("mine")
+    run.path.mkdir()
+    for target in (elsewhere, elsewhere / "last.pt", elsewhere / "missing"):
+        (run.path / name).symlink_to(target)
+        for step in (
+            run.create,
+            lambda: run.held("training").__enter__(),
+            lambda: run.starting("x").__enter__(),
+        ):
+            with pytest.raises(RunFolderError, match=rf"{name} is a symbolic link.*Remove the link"):
+                step()
+        assert _files(run.path) == [name]
+        (run.path / name).unlink()
+    assert _files(elsewhere) == [".x.part", "about.json", "kept", "last.pt", "x.npz"]
+    assert (elsewhere / "last.pt").read_text() == "mine"
+
+
+def test_run_folder_may_be_reached_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with RunFolder(tmp_path / "link").starting("training"):
+        pass
+    assert ".withstand" in _files(tmp_path / "real")
+
+
+def test_run_folder_path_begins_at_home_and_is_refused_in_one_line_where_it_cannot_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunFolder.at("~/runs/mine").path == tmp_path / "runs" / "mine"
+    for out, words in (
+        ("a\nb", "line break"),
+        ("runs/" + "x" * 300, "300 bytes long"),
+        ("~no-one/x", "home"),
+    ):
+        with pytest.raises(RunFolderError, match=words) as caught:
+            RunFolder.at(out)
+        assert "\n" not in str(caught.value)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from withstand.data import Augment
@@ -39,6 +39,7 @@ def test_augment_gives_each_image_one_of_its_windows(
     shape: tuple[int, int, int, int], padding: int, flip: bool, seed: int
 ) -> None:
     images = coded(*shape)
+    assume(padding <= min(images.shape[2:]))
     augmented = Augment(padding, flip)(images, generator=torch.Generator().manual_seed(seed))
     assert augmented.shape == images.shape
     for image, result in zip(images, augmented, strict=True):
@@ -97,6 +98,12 @@ def test_augment_leaves_its_images_as_they_were() -> None:
 def test_augment_refuses_negative_padding() -> None:
     with pytest.raises(ValueError, match="crop_padding of at least 0, but got -1"):
         Augment(crop_padding=-1)
+
+
+def test_augment_refuses_padding_above_the_side_of_an_image() -> None:
+    Augment(crop_padding=3)(coded(2, 1, 3, 4))
+    with pytest.raises(DataError, match="crop_padding of at most 3 pixels, an image's side, but got 4"):
+        Augment(crop_padding=4)(coded(2, 1, 3, 5))
 
 
 def test_augment_takes_only_batches_of_images() -> None:

@@ -69,6 +69,18 @@ def test_batches_leave_the_data_as_they_were() -> None:
     assert torch.equal(split.images, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("order", [None, torch.tensor([3, 1, 2, 0])])
+def test_batches_may_be_changed_in_place(dtype: torch.dtype, order: torch.Tensor | None) -> None:
+    split = Split(torch.ones(4, 1, 2, 2, dtype=dtype), torch.ones(4, dtype=torch.int64))
+    for augment in (None, lambda images: images.mul_(0)):
+        for batch in batches(split, 3, order=order, augment=augment):
+            batch.images.zero_()
+            batch.labels.zero_()
+    assert bool((split.images == 1).all())
+    assert bool((split.labels == 1).all())
+
+
 def test_batches_reject_size_0_at_once() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, but is 0"):
         batches(numbered(3), 0)

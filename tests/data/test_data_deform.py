@@ -347,9 +347,9 @@ def test_deform_refuses_values_outside_their_range(name: str, value: float) -> N
 
 
 def test_deform_has_largest_angles_and_sizes() -> None:
-    with pytest.raises(ValueError, match="at most 180 degrees, but is 181"):
+    with pytest.raises(ValueError, match="rotation from 0 to 180, but got 181"):
         Deform(rotation=181)
-    with pytest.raises(ValueError, match=r"must be below 1, but is 1\.0"):
+    with pytest.raises(ValueError, match="scaling of at least 0 and below 1, but got 1"):
         Deform(scaling=1.0)
 
 

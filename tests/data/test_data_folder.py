@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import struct
 import zlib
@@ -142,6 +143,46 @@ def test_folder_names_a_broken_picture(picture_folder: Path, keep: int) -> None:
     path = picture_folder / "train" / "ant" / "3.png"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"3.png cannot be read: .*Delete it or replace it"):
+        list_folder(picture_folder).read()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 4\n%%EOF\n",
+        b"P5 6 4 255\n" + bytes(24),
+        b"GIF89a" + bytes(20),
+    ],
+    ids=["EPS", "PPM", "GIF"],
+)
+def test_folder_opens_the_formats_of_its_suffixes_alone(picture_folder: Path, content: bytes) -> None:
+    path = picture_folder / "train" / "ant" / "3.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"3.png cannot be read: it is none of JPEG, PNG, BMP, WEBP"):
+        list_folder(picture_folder).read()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".bmp", ".webp"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
+def test_folder_opens_each_format_by_whatever_suffix(picture_folder: Path, kind: str, suffix: str) -> None:
+    path = picture_folder / "train" / "ant" / f"another{suffix}"
+    Image.new("RGB", (6, 4)).save(path, kind)
+    assert len(list_folder(picture_folder).read().train) == 13
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "device", "folder"])
+def test_folder_refuses_pictures_that_are_no_files(picture_folder: Path, kind: str) -> None:
+    path = picture_folder / "train" / "ant" / "3.png"
+    path.unlink()
+    if "pipe" in kind:
+        os.mkfifo(path if kind == "pipe" else picture_folder / "pipe")
+    if kind == "link to a pipe":
+        path.symlink_to(picture_folder / "pipe")
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    if kind == "folder":
+        path.mkdir()
+    with pytest.raises(DataError, match=r"3.png is no file, but a folder, a pipe or a device"):
         list_folder(picture_folder).read()
 
 

@@ -140,8 +140,13 @@ def test_load_takes_a_text_alone(name: Any) -> None:
 
 
 def test_load_refuses_a_negative_seed() -> None:
-    with pytest.raises(DataError, match="seed of the data must be at least 0, but is -1"):
+    with pytest.raises(ValueError, match=r"Expected seed from 0 to .* got -1"):
         load("digits", seed=-1)
+
+
+def test_load_takes_a_seed_as_a_whole_number_however_it_is_given() -> None:
+    prints = [load("digits", seed=seed).fingerprint for seed in (1, 1.0, "1", torch.tensor(1))]  # type: ignore[arg-type]
+    assert len({*prints}) == 1
 
 
 def test_load_says_that_a_choice_of_training_examples_lacks_classes(caplog: pytest.LogCaptureFixture) -> None:

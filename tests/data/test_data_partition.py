@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from withstand.core.dataset_info import KNOWN_DATASETS
-from withstand.data import Split, epoch_order, load, partition, published_partition
+from withstand.data import Split, epoch_order, load, partition, published_partition, stratified
 from withstand.data.load import read_digits
 from withstand.data.partition import derived_seed
 from withstand.types import DataError
 
-SEEDS = st.integers(min_value=-(2**40), max_value=2**40)
+SEEDS = st.integers(min_value=0, max_value=2**40)
 
 
 def numbered(count: int) -> Split:
@@ -159,3 +160,25 @@ def test_load_suggests_the_nearest_partition() -> None:
 def test_derived_seed_never_changes() -> None:
     assert derived_seed("order", 1, 0) == 669503533
     assert len({derived_seed("order", seed, epoch) for seed in range(20) for epoch in range(20)}) == 400
+
+
+@pytest.mark.parametrize("choose", [partition, published_partition])
+def test_sizes_and_seeds_are_whole_numbers_however_they_are_given(choose: Any) -> None:
+    known = choose(numbered(40), validation_size=6, train_size=20, seed=1)
+    given = {"validation_size": np.int64(6), "train_size": "20", "seed": torch.tensor(1.0)}
+    for ours, theirs in zip(known, choose(numbered(40), **given), strict=True):
+        assert torch.equal(ours.labels, theirs.labels)
+    for name in ("validation_size", "train_size", "seed"):
+        for wrong in (0.5, True, [3], "many"):
+            with pytest.raises((TypeError, ValueError), match=f"{name}.* got "):
+                choose(numbered(40), **{"validation_size": 6, name: wrong})
+
+
+@pytest.mark.parametrize("wrong", [-1, None, True, 1.5])
+def test_seeds_are_whole_and_at_least_0(wrong: Any) -> None:
+    for choose in (
+        lambda: partition(numbered(9), seed=wrong),
+        lambda: stratified(torch.arange(9), 3, seed=wrong),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"Expected .*seed"):
+            choose()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,35 @@ def test_split_subset_takes_masks_and_nothing() -> None:
     split = make(5)
     assert split.subset(split.labels == 1).images[:, 0, 0, 0].tolist() == [4, 16]
     assert len(split.subset([])) == 0
+
+
+@pytest.mark.parametrize("form", [torch.tensor, np.array, list, tuple])
+def test_split_subset_takes_a_mask_of_any_kind(form: Any) -> None:
+    split, mask = make(5), [False, True, False, False, True]
+    assert split.subset(form(mask)).images[:, 0, 0, 0].tolist() == [4, 16]
+    with pytest.raises(DataError, match="one boolean an example, but has 4 for 5 examples"):
+        split.subset(form(mask[:4]))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int64])
+def test_split_subset_takes_whole_numbers_of_any_type(dtype: Any) -> None:
+    split = make(5)
+    array = np.array([1, 0, 1], dtype)
+    for indices in (array, torch.from_numpy(array)):
+        assert split.subset(indices).images[:, 0, 0, 0].tolist() == [4, 0, 4]
+
+
+@pytest.mark.parametrize("wrong", [[1.0, 2.0], np.array([0.5]), torch.zeros(2), [[0, 1]], 3])
+def test_split_subset_refuses_what_is_neither_indices_nor_a_mask(wrong: Any) -> None:
+    with pytest.raises(DataError, match="list of whole numbers, or by a mask"):
+        make(5).subset(wrong)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 2), (1, 0, 2), (1, 2, 0)])
+def test_split_refuses_images_without_pixels(shape: tuple[int, ...]) -> None:
+    for dtype in (torch.uint8, torch.float32):
+        with pytest.raises(DataError, match="at least one channel, row and column"):
+            Split(torch.zeros(2, *shape, dtype=dtype), torch.zeros(2, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
@@ -84,7 +114,9 @@ def test_split_rejects_negative_labels() -> None:
 def test_dataset_rejects_labels_beyond_the_classes(part: str) -> None:
     splits = {name: make(2) for name in ("train", "validation", "test")}
     splits[part] = Split(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 3]))
-    with pytest.raises(DataError, match=f"{part} split of toy has a label 3.* 3 classes.*from 0 to 2.*fetch"):
+    with pytest.raises(
+        DataError, match=f"{part} split of toy has a label 3.* 3 classes.*from 0 to 2.*Name every class"
+    ):
         Dataset(INFO, **splits)
 
 

@@ -369,11 +369,12 @@ def test_evaluate_refuses_columns_of_a_meter_that_do_not_fit(
         evaluate(tiny_model, tiny_dataset, [Mine()])
 
 
-def test_evaluate_refuses_weights_of_another_type_than_the_images(tiny_dataset: Dataset) -> None:
+def test_evaluate_takes_weights_of_another_type_than_the_images(tiny_dataset: Dataset) -> None:
     model = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
     model(tiny_dataset.test.images[:1].float())
-    with pytest.raises(ModelError, match=r"call model\.float\(\) first"):
-        evaluate(model.double(), tiny_dataset)
+    expected = evaluate(model, tiny_dataset).rows
+    rows = evaluate(model.double(), tiny_dataset).rows
+    pd.testing.assert_frame_equal(rows, expected, check_dtype=False, rtol=1e-5)
 
 
 def test_evaluate_runs_a_meter_again_once_its_columns_fit(

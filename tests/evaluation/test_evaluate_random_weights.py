@@ -14,6 +14,7 @@ from torch import nn
 
 from withstand import bayes
 from withstand.attacks import PGD, Noise
+from withstand.core.contract import contract_of
 from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import Sampling, evaluate
@@ -204,6 +205,7 @@ def test_training_of_a_random_net_scores_the_mean_probability(
 ) -> None:
     torch.manual_seed(0)
     asked: list[int] = []
+    contract_of(random_net, tiny_dataset.validation.images[:2] / 255)  # the one look at two images
     layer = random_net.get_submodule("1")
     layer.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
     measured = accuracies(random_net, tiny_dataset.validation, PGD(epsilon=0.3, num_steps=2))

@@ -66,6 +66,7 @@ MAKERS: dict[str, tuple[Callable[[], Meter], Callable[[], Meter]]] = {
 DRAWING = {"Corruptions", "NoiseCurve", "RandomizedSmoothing", "Uncertainty"}
 FEW = Sampling(num_samples=2, num_repeats=2, attack_samples=1)
 
+pytestmark = pytest.mark.filterwarnings("ignore:The protocol sebr is for networks with random weights")
 every = pytest.mark.parametrize("name", MAKERS)
 
 

@@ -347,7 +347,7 @@ def test_noise_curve_is_named_by_a_recipe(tmp_path: Path) -> None:
         ([added, "--evaluation.meters.num_draws=3"], NoiseCurve(num_draws=3)),
     ):  # fmt: skip
         assert parse_recipe(recipe, overrides).recipe.evaluation.meters == [expected]
-    with pytest.raises(RecipeError, match="num_levels of the noise"):
+    with pytest.raises(RecipeError, match="num_levels of at least 2, but got 1"):
         parse_recipe(recipe, [added, "--evaluation.meters.num_levels=1"])
 
 

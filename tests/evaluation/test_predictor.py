@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from withstand import bayes
 from withstand.attacks import PGD, AttackMode, Cascade, Noise
+from withstand.core.contract import contract_of
 from withstand.data import Dataset
 from withstand.evaluation import Predictor
 from withstand.evaluation.attacking import Memory, Scores, attack_batch, column
@@ -42,7 +43,9 @@ class Script(nn.Module):
 
     def __init__(self, *answers: list[int]) -> None:
         super().__init__()
-        self._answers: Iterator[list[int]] = iter(answers)
+        self._answers: Iterator[list[int]] = iter([[0, 1]])
+        contract_of(self, IMAGES)  # the one look at two images
+        self._answers = iter(answers)
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -130,7 +133,7 @@ class Coin(nn.Module):
     @override
     def forward(self, images: Tensor) -> Tensor:
         is_correct = torch.rand(len(images)) < images[:, 0]
-        return torch.stack([is_correct, ~is_correct], dim=1).float()
+        return 2.0 * torch.stack([is_correct, ~is_correct], dim=1)
 
 
 @pytest.mark.parametrize("num_repeats", [1, 2])
@@ -177,7 +180,7 @@ def test_attack_batch_attacks_the_attack_model_and_not_the_predictor() -> None:
             asked.append(model)
             return images
 
-    target = nn.Identity()
+    target = nn.Flatten()
     predictor = Predictor(Script([0, 1, 1]), target)
     attack_batch(
         predictor,

@@ -22,6 +22,8 @@ from withstand.types import Batch
 if TYPE_CHECKING:
     from tests.evaluation.conftest import Gather
 
+pytestmark = pytest.mark.filterwarnings("ignore:The protocol sebr is for networks with random weights")
+
 
 class Recorder(nn.Module):
     """Two logits, the images' sum and its negative; keeps every image that it is asked of."""
@@ -111,6 +113,17 @@ def test_sebr_attacks_the_mean_weights_and_scores_draws(accuracies: Accuracies) 
     test, protocol = random_split(40), SebrProtocol(fgsm=(0.05, 0.2), pgd=())
     # With no spread to speak of both are one network.
     assert accuracies(protocol, model, test) == accuracies(protocol, bayes.mean_network(model), test)
+
+
+@pytest.mark.filterwarnings("error")
+def test_sebr_says_that_figures_of_weights_that_are_not_random_compare_with_none(
+    accuracies: Accuracies,
+) -> None:
+    protocol, test = SebrProtocol(fgsm=(0.05,), pgd=()), random_split(4)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
+    with pytest.warns(UserWarning, match="for networks with random weights, which this one has not"):
+        accuracies(protocol, plain, test)
+    accuracies(protocol, bayes.convert(plain), test)
 
 
 def test_sebr_scores_by_draws_where_the_weights_spread(accuracies: Accuracies) -> None:

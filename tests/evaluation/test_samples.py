@@ -15,6 +15,7 @@ from withstand.attacks import PGD
 from withstand.cli.console import print_results
 from withstand.core.run_folder import RunFolder
 from withstand.data import Augment, Dataset, Split, from_arrays
+from withstand.data.content import digest
 from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks, Certificate
 from withstand.objectives import CrossEntropy
@@ -112,6 +113,7 @@ def test_sample_is_told_on_the_console_and_in_the_results(
         evaluation = evaluate(linear, sorted_dataset, num_examples=number)
         print_results(evaluation.results, evaluation.table)
         assert evaluation.results.num_test == 45
+        assert evaluation.results.test_data == digest(sorted_dataset.test)
         for text in (evaluation.results.scored, " ".join(capsys.readouterr().out.split())):
             assert (words in text) == (number == 9)
 

@@ -179,9 +179,9 @@ def test_smoothing_takes_no_answer_for_no_vote(tiny_dataset: Dataset) -> None:
 
 
 def test_protocols_count_no_answer_as_wrong(tiny_dataset: Dataset) -> None:
-    evaluation = evaluate(
-        Columns(threshold=0.0), tiny_dataset, [SebrProtocol(fgsm=[0.01], pgd=[])], num_examples=NUM
-    )
+    protocol = SebrProtocol(fgsm=[0.01], pgd=[])
+    with pytest.warns(UserWarning, match="for networks with random weights"):
+        evaluation = evaluate(Columns(threshold=0.0), tiny_dataset, [protocol], num_examples=NUM)
     assert value_of(evaluation, "accuracy under protocol sebr", by="clean") == 0
     assert said(evaluation, "images of the protocol sebr")
 

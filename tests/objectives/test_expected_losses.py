@@ -130,9 +130,9 @@ def test_cubature_points_are_as_many_as_asked_for_finite_and_of_mean_0(count: in
     assert torch.equal(points, _points(count, classes, torch.float64, torch.device("cpu")))
 
 
-@pytest.mark.parametrize("count", [-2, 0, 1, 7])
-def test_cubature_points_come_in_pairs(count: int) -> None:
-    with pytest.raises(ValueError, match=f"even num_points of at least 2, but got {count}"):
+@pytest.mark.parametrize(("count", "word"), [(-2, "Expected"), (0, "Expected"), (1, "Expected"), (7, "even")])
+def test_cubature_points_come_in_pairs(count: int, word: str) -> None:
+    with pytest.raises(ValueError, match=f"{word} num_points of at least 2, but got {count}"):
         Cubature(count)
 
 

@@ -350,5 +350,7 @@ def test_gaussian_expectation_refuses_what_does_not_fit(way: Propagation) -> Non
     with pytest.raises(ValueError, match="one value for each of 3 channels"):
         GaussianExpectation([0.1, 0.2, 0.3], propagation=way)(_lenet(), *batch)
     for length in (2, 7):  # before the first activation, and after it
-        with pytest.raises(ModelError, match=r"logits \(batch, classes\).*\('batch', "):
+        with pytest.raises(
+            ModelError, match=r"returns shape .* must give logits, a tensor \(batch, classes\)"
+        ):
             GaussianExpectation(STD, propagation=way)(_lenet()[:length], *batch)

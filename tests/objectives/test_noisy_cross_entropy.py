@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from withstand.core.contract import contract_of
 from withstand.core.noise import GaussianNoise
 from withstand.core.schedules import Linear, Stages
 from withstand.objectives import CrossEntropy, GaussianExpectation, NoisyCrossEntropy
@@ -29,9 +30,10 @@ def _net() -> nn.Sequential:
 
 
 class Probe:
-    """Notes what a model is called with."""
+    """Notes what a model is called with, after the one look at two images."""
 
     def __init__(self, model: nn.Module) -> None:
+        contract_of(model, torch.zeros(2, 2, 4, 4))
         self.seen: list[Tensor] = []
         model.register_forward_pre_hook(lambda _, arguments: self.seen.append(arguments[0].detach()))
 

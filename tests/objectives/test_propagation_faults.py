@@ -185,10 +185,19 @@ def test_propagation_refuses_a_rule_that_goes_on_after_its_function() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_propagation_needs_one_output(way: Propagation) -> None:
-    model = _Net(lambda net, x: (net.last(torch.relu(x.flatten(1))), x), last=nn.Linear(32, 3))
-    with pytest.raises(ModelError, match=r"one output|returns a tuple"):
-        GaussianExpectation(0.1, propagation=way)(model, _images(), _labels())
+def test_propagation_takes_the_logits_of_several_outputs_where_they_can_be_told(way: Propagation) -> None:
+    last, objective = nn.Linear(32, 3), GaussianExpectation(0.1, propagation=way)
+
+    def giving(outputs: Callable[[Tensor, Tensor], Any]) -> nn.Module:
+        return _Net(lambda net, x: outputs(net.last(torch.relu(x.flatten(1))), x), last=last)
+
+    losses = []
+    for model in (giving(lambda z, _: z), giving(lambda z, x: (z, x))):
+        torch.manual_seed(0)
+        losses.append(objective(model, _images(), _labels()).loss)
+    torch.testing.assert_close(*losses)
+    with pytest.raises(ModelError, match="returns a tuple of"):
+        objective(giving(lambda z, x: (z, x.flatten(1))), _images(), _labels())
 
 
 def test_propagation_refuses_settings_that_do_not_fit() -> None:

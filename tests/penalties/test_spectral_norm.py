@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from withstand.core.contract import contract_of
 from withstand.objectives import CrossEntropy
 from withstand.operators import Place, places, weights
 from withstand.penalties.spectral import SpectralNorm
@@ -85,15 +86,19 @@ def test_spectral_norm_in_operator_form_is_of_the_true_operators() -> None:
 
 def test_spectral_norm_determines_sizes_anew_when_they_change_and_only_then() -> None:
     torch.manual_seed(0)  # of some weights the two largest singular values are nearly the same
-    net = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.Conv2d(3, 2, 3, padding=1)).double()
+    net = nn.Sequential(
+        *[nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.Conv2d(3, 2, 3, padding=1), nn.Flatten()]
+    ).double()
     penalty, runs = SpectralNorm("operator", 400), []
+    for images in (IMAGES, IMAGES[:, :, :3, :4]):
+        contract_of(net, images)  # the one look at two images of each size
     net.register_forward_hook(lambda *_: runs.append(1))
     for images in (IMAGES, IMAGES[:2], IMAGES[:, :, :3, :4], IMAGES[:, :, :3, :4]):
-        loss, _ = penalty(net, images, LABELS)
+        loss, _ = penalty(net, images, LABELS[: len(images)])
         exact = torch.stack([_operator_norm(place) for place in places(net[:], images)]).square().sum()
         torch.testing.assert_close(loss, exact, rtol=1e-4, atol=0)
     assert len(runs) == 2
-    other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3)).double()
+    other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.Flatten()).double()
     loss, _ = penalty(other, IMAGES, LABELS)
     exact = torch.stack([_operator_norm(place) for place in places(other, IMAGES)]).square().sum()
     torch.testing.assert_close(loss, exact, rtol=0.05, atol=0)
@@ -135,7 +140,7 @@ def test_spectral_norm_is_not_of_norm_layers_and_biases() -> None:
 
 
 def test_spectral_norm_of_parametrised_and_half_precision_weights_and_compiled_models() -> None:
-    parametrised = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 2)))
+    parametrised = nn.Sequential(nn.Flatten(), parametrizations.weight_norm(nn.Linear(50, 3)))
     torch.autograd.backward(SpectralNorm()(parametrised, IMAGES, LABELS).loss)
     assert all(p.grad is not None for p in parametrised.parameters() if p.dim() > 1)
     compiled = torch.compile(_net(), backend="eager")

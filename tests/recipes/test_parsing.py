@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ from withstand.objectives import (
     NoisyCrossEntropy,
     Sum,
 )
-from withstand.recipes.parsing import find_recipe, parse_recipe, recipe_parser, with_numbers
+from withstand.recipes.parsing import find_recipe, load_yaml, parse_recipe, recipe_parser, with_numbers
 from withstand.recipes.schema import Recipe
+from withstand.recipes.sweep import is_sweep
 from withstand.types import RecipeError
 
 RECIPE = """
@@ -207,6 +209,9 @@ def test_iat_follows_the_published_schedule() -> None:
         ("--evaluation.meters+=Suit", "evaluation.meters.*'Suit'.*'Suite'"),
         ("--evaluation.num_examples=0", "num_examples .*of at least 1"),
         ("--evaluation.batch_size=0", "batch_size .*of at least 1"),
+        ("--evaluation.batch_size=99999999999999999999", "batch_size of an evaluation at most 2,147,483,647"),
+        ("--evaluation.num_examples=2147483648", "num_examples of an evaluation at most 2,147,483,647"),
+        ("--training.batch_size=99999999999999999999", "batch_size at most 2,147,483,647"),
         ("--seed=99999999999999999", "seed from 0"),
     ],
 )
@@ -229,6 +234,48 @@ def test_recipe_files_that_are_wrong_say_what_to_do(tmp_path: Path, line: str, m
     file.write_text(line)
     with pytest.raises(RecipeError, match=message):
         parse_recipe(file)
+
+
+NINE = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+NINE += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefghi")]
+BOUNDLESS = {
+    "list-in-itself": ("name: &a [*a]", "&a is in itself"),
+    "mapping-in-itself": ("&a\nname: {b: *a}", "&a is in itself"),
+    "merged-with-itself": ("a: &a {<<: *a}", "&a is in itself"),
+    "deep-lists": (f"name: {'[' * 3000}{']' * 3000}", "more than 64 levels"),
+    "deep-mappings": (f"name: {'{a: ' * 3000}1{'}' * 3000}", "more than 64 levels"),
+    "deep-by-aliases": (
+        "a0: &a0 [1]\n" + "\n".join(f"a{n + 1}: &a{n + 1} [*a{n}]" for n in range(3000)),
+        "more than 64 levels",
+    ),
+    "billion-laughs": ("\n".join(NINE), "more than 100,000 values"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BOUNDLESS.values(), ids=list(BOUNDLESS))
+def test_recipes_and_sweeps_without_bounds_are_refused_in_a_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "boundless.yaml"
+    file.write_text(text)
+    for read in (parse_recipe, is_sweep):
+        with pytest.raises(RecipeError, match=message) as caught:
+            read(file)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["objective.attack.norm", "model.options", "evaluation.meters.0.epsilons"])
+def test_overrides_without_bounds_are_refused(path: Path, key: str) -> None:
+    with pytest.raises(RecipeError, match="&a is in itself"):
+        parse_recipe(path, [f"--{key}=&a [*a]"])
+
+
+def test_aliases_within_bounds_are_read() -> None:
+    assert load_yaml("a: &a [1, 2]\nb: [*a, *a]\nc: {d: *a}") == {
+        "a": [1, 2],
+        "b": [[1, 2], [1, 2]],
+        "c": {"d": [1, 2]},
+    }
 
 
 def test_find_recipe_names_the_nearest() -> None:

@@ -80,6 +80,28 @@ def test_groups_take_the_same_seed_again_as_no_other_seed(make: Callable[..., Ru
     assert len({group.label for group in groups}) == 2
 
 
+@pytest.mark.parametrize(
+    ("hashes", "members"),
+    [
+        (["a", "a", "b", "b"], [(0, 1), (2, 3)]),
+        (["a", "b", "a", "b"], [(0, 2), (1, 3)]),
+        (["", "a", "", "b"], [(0, 1, 2), (3,)]),
+        (["", "", "", ""], [(0, 1, 2, 3)]),
+    ],
+)
+def test_groups_hold_runs_of_one_test_data(
+    make: Callable[..., Run], hashes: list[str], members: list[tuple[int, ...]]
+) -> None:
+    runs = [make(seed=seed) for seed in range(4)]
+    told = [
+        replace(run, results=replace(run.results, test_data=data))  # type: ignore[type-var]
+        for run, data in zip(runs, hashes, strict=True)
+    ]
+    groups = groups_of(told)
+    assert [tuple(group.members) for group in groups] == members
+    assert len({group.label for group in groups}) == len(members)
+
+
 def test_groups_are_named_by_a_sweeps_folders(make: Callable[..., Run]) -> None:
     names = ["plain/seed=0,train_size=30", "plain/seed=1,train_size=30", "strong/seed=0,train_size=30"]
     runs = [make(name=name, seed=int(name[11]), model={"name": name[:5]}) for name in names[:2]]

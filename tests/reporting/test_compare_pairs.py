@@ -135,6 +135,19 @@ def test_differences_give_the_reason_where_runs_do_not_compare(add: Add, write_r
     assert (attacked.text, attacked.small, attacked.sort) == ("—", ["examples not recorded"], None)
 
 
+def test_differences_need_the_same_test_data_where_both_are_known(add: Add) -> None:
+    runs = [add(name, 40) for name in ("base", "same", "other", "unknown")]
+    hashes = ["abc", "abc", "def", ""]
+    told = [
+        replace(run, results=replace(run.results, test_data=data))  # type: ignore[type-var]
+        for run, data in zip(runs, hashes, strict=True)
+    ]
+    option = options(*told)["base"]
+    assert [cell.text for cell in cells(option, "other")] == ["not comparable: other test data"]
+    for name in ("same", "unknown"):
+        assert cells(option, name)[0].sort == 0
+
+
 def test_differences_count_common_examples_and_no_empty_cells(add: Add) -> None:
     fewer = rows([1.0] * 100, [1.0] * 80 + [0.0] * 20).splitlines()[:61]
     fewer[60] = fewer[60].rpartition(",")[0] + ","

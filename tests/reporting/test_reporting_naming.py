@@ -129,12 +129,12 @@ def test_run_without_a_recipe_is_titled_by_its_network_and_data(evaluated: Any) 
         ("{class_path: a.Certified, init_args: {norm: 2.0, epsilon: 0.5}}", "Certified ℓ2 ε = 0.5"),
         (
             "{class_path: C, init_args: {norm: .inf, epsilon: {class_path: Linear, init_args: "
-            "{start: 0.0, end: 0.03137254901960784, epochs: 40, begin: 3}}}}",
+            "{start: 0.0, end: 0.03137254901960784, epochs: 2}}}}",
             "C ℓ∞ ε to 8/255",
         ),
         (
             "{class_path: C, init_args: {epsilon: {class_path: Stages, init_args: "
-            "{values: [0.1, 0.2], epochs: [5, 9]}}}}",
+            "{values: [0.1, 0.2], epochs: [1, 9]}}}}",
             "C ε to 0.2",
         ),
         ("{class_path: N, init_args: {noise_std: 0.125}}", "N noise_std = 0.125"),
@@ -148,3 +148,36 @@ def test_run_without_a_recipe_is_titled_by_its_network_and_data(evaluated: Any) 
 def test_setting_says_what_is_minimised(make_run: MakeRun, objective: str, words: str) -> None:
     run = make_run("one", recipe=f"{{model: {{name: mlp}}, objective: {objective}}}")
     assert setting(run) == f"mlp on MNIST, {words}"
+
+
+RAMP = "{class_path: withstand.schedules.Linear, init_args: {start: 0.0, end: 0.4, epochs: 20}}"
+HALVED = "no better than a guess; back to the end of epoch 1, step of epsilon halved"
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "epochs", "note", "reached"),
+    [
+        (RAMP, 2, "", "to 0.04"),
+        (RAMP, 20, "", "to 0.4"),
+        (RAMP, 30, "", "to 0.4"),
+        (RAMP, 2, HALVED, "to 0.03"),
+        (f"{{class_path: PerEpoch, init_args: {{schedule: {RAMP}}}}}", 3, "", "to 0.06"),
+        ("{class_path: Stages, init_args: {values: [0.1, 0.2], epochs: [5, 9]}}", 5, "", "to 0.1"),
+        ("{class_path: Stages, init_args: {values: [0.1, 0.2], epochs: [5, 9]}}", 6, "", "to 0.2"),
+        ("{class_path: mine.Linear, init_args: {start: 0.0, end: 0.4}}", 6, "", "by a schedule"),
+        ("{class_path: Linear, init_args: {start: 0.0, stop: 0.4}}", 6, "", "by a schedule"),
+    ],
+)
+@pytest.mark.parametrize("is_logged", [True, False])
+def test_setting_names_the_epsilon_that_training_reached(
+    make_run: MakeRun, epsilon: str, epochs: int, note: str, reached: str, is_logged: bool
+) -> None:
+    if note and not is_logged:
+        return
+    columns = "epoch,progress,seconds,learning_rate,loss,collapsed,note"
+    rows = "\n".join(f"{epoch},{epoch},1,0.1,1,0," for epoch in range(1, epochs + 1)) + f'"{note}"'
+    objective = f"{{class_path: A, init_args: {{norm: .inf, epsilon: {epsilon}}}}}"
+    recipe = f"{{training: {{epochs: {40 if is_logged else epochs}}}, objective: {objective}}}"
+    only = None if is_logged else {"recipe.yaml", "metrics.json"}
+    run = make_run("one", recipe=recipe, training=f"{columns}\n{rows}\n", only=only)
+    assert f"A ℓ∞ ε {reached}" in setting(run).split(", ")

@@ -104,7 +104,7 @@ def test_page_says_what_was_measured(page: Page) -> None:
         "Attacked, ℓ∞ ε = 0.3 40.2 % 95 % interval 38.2\N{EN DASH}42.2 % under pgd-200",
         "upper bound of robust accuracy",
         "no proof",
-        "1,000 test examples",
+        "MNIST 3 test examples 10 classes last weights",
         "Gradients look masked.",
         "attacked, ℓ∞ ε = 0.3 40.2 % pgd-200 38.2\N{EN DASH}42.2 % 94 % as published A paper 2020",
         "pgd-200 in words",

@@ -231,13 +231,13 @@ def test_read_run_refuses_an_evaluation_of_another_version(write_run: WriteRun) 
         ({"adversarial": np.zeros((2, 4, 5, 1), np.uint8)}, "uint8 arrays of one shape"),
         ({"clean": np.zeros((2, 4, 4, 1), np.float32)}, "uint8 arrays of one shape"),
         (
-            {"clean": np.zeros((2, 4, 4, 2), np.uint8), "adversarial": np.zeros((2, 4, 4, 2), np.uint8)},
-            "1 or 3",
+            {"clean": np.zeros((2, 4, 4, 0), np.uint8), "adversarial": np.zeros((2, 4, 4, 0), np.uint8)},
+            r"must be \(images, height, width, channels\)",
         ),
         ({"label": np.array([0])}, "one whole number an image"),
         ({"label": np.array([0.0, 1.0])}, "one whole number an image"),
         ({"adversarial_prediction": np.array([0, 3])}, "must lie in 0 to 2"),
-        ({"clean_prediction": np.array([-1, 0])}, "must lie in 0 to 2"),
+        ({"clean_prediction": np.array([-2, 0])}, "must lie in 0 to 2"),
         ({"epsilon": np.array([1.0, 2.0])}, "damaged"),
     ],
 )
@@ -266,3 +266,24 @@ def test_environment_may_be_empty(write_run: WriteRun) -> None:
     folder = write_run(environment={})
     assert json.loads((folder / "environment.json").read_text(encoding="utf-8")) == {}
     assert read_run(folder).environment == Environment()
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("clean accuracy,,,0,0.9,0.8,0.95,8,10", "value is not correct / total"),
+        ("clean accuracy,,,0,0.8,0.5,0.95,80,10", "value is not correct / total"),
+        ("clean accuracy,,,0,0.8,0.9,0.95,8,10", "value is not between lower and upper"),
+        ("clean accuracy,,,0,0.8,0.5,0.7,8,10", "value is not between lower and upper"),
+        ("vanishing gradients,,,0,1.2,0.5,1.3,12,10", "correct is not between 0 and total"),
+    ],
+)
+def test_read_run_refuses_figures_that_contradict_themselves(
+    write_run: WriteRun, row: str, fault: str
+) -> None:
+    folder = write_run()
+    file = folder / "measurements.csv"
+    file.write_text(f"{_HEADER}clean accuracy,,,0,0.5,0.2,0.8,5,10\n{row}\n")
+    message = rf"measurements.csv is damaged: in row 2, [a-z ]+, {fault}"
+    with pytest.raises(RunFolderError, match=message):
+        read_run(folder)

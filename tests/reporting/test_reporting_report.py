@@ -46,8 +46,7 @@ def test_report_leaves_the_old_page_where_a_write_fails(
     write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, out = write_run(), tmp_path / "pages" / "page.html"
-    out.parent.mkdir()
-    out.write_text("old", encoding="utf-8")
+    old = report([folder], out, title="Before").read_bytes()
 
     def fail(self: Path, data: str, encoding: str | None = None) -> int:
         with self.open("w", encoding=encoding) as file:
@@ -57,7 +56,7 @@ def test_report_leaves_the_old_page_where_a_write_fails(
     monkeypatch.setattr(Path, "write_text", fail)
     with pytest.raises(RunFolderError, match=r"page\.html: No space left"):
         report([folder], out)
-    assert out.read_text(encoding="utf-8") == "old"
+    assert out.read_bytes() == old
     assert [file.name for file in out.parent.iterdir()] == ["page.html"]
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from withstand.attacks import PGD
 from withstand.cli.entry import main
 from withstand.core.run_folder import RUN_FILES, RunFolder, replaced
+from withstand.core.trust import is_trusted, trusting
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks
@@ -46,6 +47,8 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "net.py").write_text(_NET)
     file = tmp_path / "mine.yaml"
     file.write_text(_RECIPE.format(net=tmp_path / "net.py"))
+    with trusting(["--trust"]):
+        assert is_trusted(file)  # and is from now on, in every command
     return file
 
 
@@ -123,7 +126,7 @@ def test_evaluate_writes_beside_weights_that_someone_else_saved(
         evaluate(tiny_model, tiny_dataset, out=tmp_path / "other")
 
 
-@pytest.mark.parametrize("name", ["", " ", "..", ".", "a/b", "../../x", "a/../../b", "/tmp/x", "a\\b"])
+@pytest.mark.parametrize("name", ["", " ", "..", ".", "a//b", "../../x", "a/../../b", "/tmp/x", "a\\b"])
 def test_name_of_a_recipe_leads_nowhere_else(
     name: str, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -342,3 +345,22 @@ def test_file_is_on_disk_before_it_is_in_its_place(tmp_path: Path, monkeypatch: 
     with replaced(tmp_path / "x") as temporary:
         temporary.write_text("new")
     assert events == ["file", "replace", "folder"]
+
+
+@pytest.mark.parametrize(
+    "command", [("evaluate",), ("attack", "--epsilon=0.1"), ("certify", "--epsilons=[0.1]"), ("check",)]
+)
+def test_commands_on_a_run_of_python_say_how_to_go_on(
+    command: tuple[str, ...],
+    tiny_model: nn.Module,
+    tiny_dataset: Dataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fitted(tiny_model, tiny_dataset, tmp_path / "run")
+    status, text = did(capsys, command[0], str(tmp_path / "run"), *command[1:])
+    assert status == 2
+    assert "was made in Python" in text
+    assert f"ws.evaluate(model, dataset, out='{tmp_path / 'run'}')" in text
+    assert f"withstand certify MODEL --weights={tmp_path / 'run' / 'model.safetensors'}" in text
+    assert not (tmp_path / "run" / "recipe.yaml").exists()

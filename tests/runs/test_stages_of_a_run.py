@@ -60,7 +60,8 @@ def test_published_protocols_are_measured_and_reported(tmp_path: Path) -> None:
     file.write_text(_WITH_PROTOCOL)
     parsed, out = parse_recipe(file), RunFolder(tmp_path / "run")
     train_recipe(parsed, out, command="train")
-    evaluation = evaluate_run(out, parsed, command="evaluate")
+    with pytest.warns(UserWarning, match="for networks with random weights, which this one has not"):
+        evaluation = evaluate_run(out, parsed, command="evaluate")
     (protocol,) = evaluation.results.protocols
     measured = select(evaluation.table, protocol_measure(protocol.name))
     assert set(measured["total"]) == {30}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.attacks import PGD
+from withstand.core.schedules import Linear, PerEpoch, Schedule, Stages
 from withstand.data import Dataset, Split, from_arrays
 from withstand.data.arrays import as_split
 from withstand.loss.terms import Objective
@@ -23,6 +24,7 @@ from withstand.objectives import Adversarial, Certified, CrossEntropy
 from withstand.training import TrainingResult, TrainingSettings, fit, has_collapsed
 from withstand.training.checkpoint import Row
 from withstand.training.collapse import is_constant
+from withstand.training.messages import cut_schedules
 from withstand.training.validation import NO_ANSWER_SHARE, accuracies, scores
 from withstand.types import LossTerms
 
@@ -125,7 +127,9 @@ def test_a_constant_answer_of_certified_training_is_a_collapse(tmp_path: Path) -
 def test_data_of_one_class_show_no_collapse(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     result = train(linear(), shades(1.0), Adversarial(WEAK), tmp_path, lr=0.1)
     assert collapsed(result) == [0, 0, 0]
-    assert not caplog.text
+    of_training = [record for record in caplog.records if record.name.startswith("withstand.training")]
+    assert not of_training
+    assert "1 of 2 classes have no training images" in caplog.text  # all that is said of such data
 
 
 def test_labels_at_random_are_no_collapse_but_said_to_be_no_better(
@@ -249,3 +253,32 @@ def test_objectives_count_no_answer_as_wrong() -> None:
     result: LossTerms = CrossEntropy()(Nan(), images, labels)
     assert result.terms["accuracy"] == 0
     assert Adversarial(WEAK)(Nan(), images, labels).terms["adversarial_accuracy"] == 0
+
+
+RAMP = Linear(start=0.0, end=0.4, epochs=20)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "epochs", "words"),
+    [
+        (RAMP, 2, "2 epochs reach 0.04, and 0.4 is meant, which takes 20 epochs"),
+        (RAMP, 1, "1 epoch reaches 0.02"),
+        (RAMP, 19, "19 epochs reach 0.38, and 0.4 is meant, which takes 20"),
+        (PerEpoch(RAMP), 19, "19 epochs reach 0.38, and 0.4 is meant, which takes 20"),
+        (Stages(values=[0.1, 0.2], epochs=[5, 9]), 5, "5 epochs reach 0.1, and 0.2 is meant, which takes 6"),
+        (RAMP, 20, None),
+        (PerEpoch(RAMP), 20, None),
+        (Linear(start=0.4, end=0.1, epochs=20), 2, None),
+        (0.3, 1, None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["adversarial", "certified", "in a sum"])
+def test_schedule_of_epsilon_that_ends_after_the_training_is_told(
+    epsilon: float | Schedule, epochs: int, words: str | None, kind: str
+) -> None:
+    attacked = Adversarial(PGD(epsilon=epsilon, num_steps=2))
+    certified = Certified(norm=math.inf, epsilon=epsilon)
+    objective = {"adversarial": attacked, "certified": certified, "in a sum": CrossEntropy() + 0.5 * attacked}
+    told = cut_schedules(objective[kind], epochs)
+    assert len(told) == (words is not None)
+    assert words is None or words in told[0]

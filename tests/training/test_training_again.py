@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from withstand.attacks import PGD
 from withstand.constraints import SpectralBall
 from withstand.core.schedules import Linear, Schedule
 from withstand.data import Dataset
+from withstand.evaluation import evaluate
+from withstand.evaluation.meters import Attacks
 from withstand.objectives import CrossEntropy, Objective
 from withstand.penalties import AdversarialPerturbation, SpectralNorm
 from withstand.training import Observer, Rollback, TrainingSettings, fit
@@ -151,3 +154,34 @@ def test_fit_resumes_with_a_schedule_without_words_of_its_own(
 def test_fit_tells_constraints_the_size_for_the_operator_form() -> None:
     first, second = (str(SpectralBall(1.0, form="operator", input_shape=(1, s, s))) for s in (4, 8))
     assert first != second
+
+
+def test_fit_that_trains_further_takes_the_figures_of_former_weights_out_and_says_so(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(tiny_model, tiny_dataset, CrossEntropy(), SETTINGS, out=tmp_path)
+    evaluate(tiny_model, tiny_dataset, [Attacks([PGD(num_steps=1)], epsilons=[0.1])], out=tmp_path)
+    figures = ("metrics.json", "measurements.csv", "examples.csv", "gallery.npz")
+    fit(tiny_model, tiny_dataset, CrossEntropy(), SETTINGS, out=tmp_path)  # of no more epochs
+    assert all((tmp_path / name).exists() for name in figures)
+    assert not caplog.messages
+    fit(tiny_model, tiny_dataset, CrossEntropy(), replace(SETTINGS, epochs=3), out=tmp_path)
+    assert not any((tmp_path / name).exists() for name in figures)
+    assert (tmp_path / "evaluation").is_dir()
+    assert "of the former weights" in caplog.text
+    assert f"withstand evaluate {tmp_path}" in caplog.text
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_fit_to_fewer_epochs_than_were_done_says_that_nothing_was_trained(
+    tiny_model: nn.Module,
+    tiny_dataset: Dataset,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    epochs: int,
+) -> None:
+    fit(tiny_model, tiny_dataset, CrossEntropy(), SETTINGS, out=tmp_path)
+    caplog.clear()
+    fit(tiny_model, tiny_dataset, CrossEntropy(), replace(SETTINGS, epochs=epochs), out=tmp_path)
+    assert f"Nothing was trained: {epochs} epochs were asked for" in caplog.text
+    assert "has 2 already" in caplog.text

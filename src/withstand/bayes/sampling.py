@@ -81,6 +81,8 @@ class Predictor(nn.Module):
         num_samples: Draws of the weights, at least 1.
     """
 
+    gives_log_probabilities = True
+
     def __init__(self, model: nn.Module, num_samples: int) -> None:
         super().__init__()
         num_samples = COUNT("num_samples", num_samples)

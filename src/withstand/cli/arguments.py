@@ -15,7 +15,6 @@ from withstand.core import trust
 from withstand.core.suggest import nearest
 from withstand.recipes.parsing import LOADER, with_numbers
 from withstand.recipes.plain_words import in_words
-from withstand.recipes.schema import DataSettings, ModelSettings
 from withstand.types import RecipeError
 
 if TYPE_CHECKING:  # commands that need no torch read their arguments too

@@ -21,7 +21,9 @@ from withstand.cli.arguments import (
 )
 from withstand.cli.commands import COMMANDS
 from withstand.cli.terminal import OUTPUT
+from withstand.core.contract import adapted
 from withstand.core.dataset_info import DatasetInfo
+from withstand.core.float64_copy import float64_copy
 from withstand.core.modes import eval_mode
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
@@ -30,7 +32,7 @@ from withstand.models import MODEL_NAMES
 from withstand.operators import PowerIteration
 from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe, recipe_parser
 from withstand.recipes.schema import Recipe
-from withstand.runs.run_parts import build_model, require_same_network
+from withstand.runs.run_parts import build_model, require_recipe, require_same_network
 from withstand.types import ModelError, RecipeError
 
 _EPSILON = 0.1  # any: whether a set can pass does not depend on it
@@ -45,8 +47,10 @@ def check(arguments: Sequence[str]) -> None:
     model, info = _model_of(arguments)
     models.check(model, info)
     images = torch.rand(2, *info.shape, generator=torch.Generator().manual_seed(0))
-    with eval_mode(model), torch.no_grad():
-        faults = unsupported(model, images) or _refused(model, images)
+    images, copied = images.double(), float64_copy(model)  # as certificates compute
+    copied = adapted(copied, images)
+    with eval_mode(copied), torch.no_grad():
+        faults = unsupported(copied, images) or _refused(copied, images)
     if faults:
         listed = "\n".join(f"{number}. {fault}" for number, fault in enumerate(faults, start=1))
         raise UnsupportedOperationError(f"Nothing can be proven of this model yet:\n{listed}")
@@ -88,8 +92,7 @@ def _model_of(arguments: Sequence[str]) -> tuple[nn.Module, DatasetInfo]:
 
 def _recipe_file(name: str) -> Path:
     if Path(name).is_dir():
-        run = RunFolder(Path(name))
-        return run.require(run.recipe, f"withstand train RECIPE --out={name}")
+        return require_recipe(RunFolder(Path(name)))
     known = packaged_recipes()
     if name not in known and not Path(name).is_file():
         raise RecipeError(

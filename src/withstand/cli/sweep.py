@@ -27,6 +27,7 @@ from withstand.reporting.table import select
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
 from withstand.results.results import Results, covers
 from withstand.results.results_file import read_results
+from withstand.runs.run_parts import require_unchanged
 from withstand.runs.stages import evaluate_run, require_other_data, train_recipe
 from withstand.training import ProgressBar
 from withstand.types import RecipeError, RunFolderError, WithstandError
@@ -131,6 +132,7 @@ def _run(chosen: Sweep, point: Point, path: Path) -> str:
     out, parsed = RunFolder(path), _parsed(chosen, point)
     former = read_results(out) if out.recipe.exists() else None
     if former and _is_of(former[0], out, parsed):
+        require_unchanged(out, parsed.recipe)
         return f"{_in_words(former[1])}, done before"
     command = shlex.join(["withstand", "run", chosen.recipe, *point.overrides, f"{_OUT}{path}"])
     observers = [ProgressBar(OUTPUT)] if OUTPUT.is_terminal else []

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -22,14 +21,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
+from withstand.core.endings import require_logits
 from withstand.core.modes import eval_mode, uncompiled
 from withstand.core.numerics import preserved_random_state
-from withstand.core.outputs import as_logits, ends_in, taken_out
+from withstand.core.outputs import as_logits, has_others, taken_out
 from withstand.types import ModelError
 
 _logger = logging.getLogger(__name__)
 
 _TRIED = 2  # images; of a single one a batch dimension may go lost
+_FEW_WEIGHTS = 8  # by which a model is told from another
 _MOST_FORMS = 64  # of images that are remembered of a model
 _MOST_CHANNELS = 4  # of images that came with their channels last
 
@@ -119,15 +120,13 @@ def contract_of(model: nn.Module, images: Tensor) -> Contract:
     if isinstance(model, Adapted):
         model = model.model
     known = _CONTRACTS.setdefault(model, {})
-    layers, weight = _survey(model)
+    modules, weight = _survey(model)
     of_weights = () if weight is None else (weight.dtype, weight.device)
-    key = (images.shape[1:], images.dtype, images.device, of_weights, layers)
+    key = (images.shape[1:], images.dtype, images.device, of_weights, _state_of(modules))
     if key not in known:
         few = images[:_TRIED].detach()
         few = few if len(few) == _TRIED else torch.cat([few, 1 - few])
         contract, _ = try_out(model, few)
-        if contract.num_outputs == 1:
-            _say_of_one_logit(type(model).__name__)
         if len(known) >= _MOST_FORMS:
             known.clear()
         known[key] = contract
@@ -158,28 +157,11 @@ def try_out(model: nn.Module, images: Tensor, *, of: str = "") -> tuple[Contract
             output, given, writes = _answer(inner, forms, of)
             logits = as_logits(output, len(images))
             raw = taken_out(output)
-            if raw.numel() == len(images):
-                _require_no_sigmoid(inner, given)
+            require_logits(inner, given, raw)
     is_plain = isinstance(output, Tensor) and raw.shape == logits.shape and raw.dtype == logits.dtype
     num_outputs = raw.numel() // len(images)
+    _say_what_was_assumed(inner, num_outputs, has_other_logits=has_others(output))
     return Contract(writes, given is not images, is_plain, raw.dtype, num_outputs), logits
-
-
-def with_gradients(model: nn.Module, images: Tensor) -> Tensor:
-    """The logits (batch, classes) of a model in eval mode that depend on its images, for ``ends_in``.
-
-    Args:
-        model: Any module; its modes and the random state stay as they were.
-        images: Float tensor (batch, …).
-    """
-    with (
-        outside_inference_mode(),
-        torch.enable_grad(),
-        preserved_random_state(images.device),
-        eval_mode(model),
-    ):
-        leaf = images.clone().requires_grad_()
-        return taken_out(model(leaf.clone()))
 
 
 def precision_of(model: object, images: Tensor) -> torch.dtype:
@@ -223,6 +205,24 @@ def require_module(model: object) -> None:
             f"The model {type(model).__name__} has lazy layers, whose weights have no shape yet. Run it once "
             "on some images."
         )
+    if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
+        raise ModelError(
+            f"The weights of the model {type(model).__name__} are on the device meta, where they have no "
+            "values. Build it on the CPU, or call model.to_empty(device='cpu') and load its weights."
+        )
+
+
+def require_differentiable(model: nn.Module) -> None:
+    """Accepts a model whose weights gradients can be computed with.
+
+    Raises:
+        ModelError: they were made in ``torch.inference_mode``.
+    """
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise ModelError(
+            f"The weights of the model {type(model).__name__} were made in torch.inference_mode, so nothing "
+            "can be differentiated. Make or load the model outside of it."
+        )
 
 
 def _answer(model: nn.Module, forms: list[Tensor], of: str) -> tuple[Any, Tensor, bool]:
@@ -255,40 +255,61 @@ def _remedy(shape: tuple[int, ...]) -> str:
     )
 
 
-@cache
-def _say_of_one_logit(name: str) -> None:
-    _logger.warning(
-        "%s gives one logit an image, which is taken for class 1 against a logit of 0 for class 0.", name
-    )
-
-
-def _require_no_sigmoid(model: nn.Module, images: Tensor) -> None:
-    if ends_in(with_gradients(model, images), "Sigmoid"):
-        raise ModelError(
-            "The model ends in a sigmoid; remove it, because losses, attacks and certificates work on logits."
+def _say_what_was_assumed(model: nn.Module, num_outputs: int, *, has_other_logits: bool) -> None:
+    """Once a model; a copy of it, which has the same weights, is the same one."""
+    name, assumed = type(model).__name__, []
+    if num_outputs == 1:
+        assumed.append(
+            "gives one logit an image, which is taken for class 1 against a logit of 0 for class 0."
         )
+    if has_other_logits:
+        assumed.append(
+            "gives several tensors of one shape, of which the first is taken for the logits; wrap it in a "
+            "module whose forward returns those that you mean."
+        )
+    _, weight = _survey(model)
+    few = [] if weight is None else weight.detach().flatten()[:_FEW_WEIGHTS].double().tolist()
+    for text in assumed:
+        key = (name, text, *few)
+        if key not in _SAID:
+            _SAID.add(key)
+            _logger.warning("%s %s", name, text)
 
 
-def _survey(model: nn.Module) -> tuple[tuple[int, ...], Tensor | None]:
-    """Which layers there are, since some may be replaced, and the first weight: that is, its type and place.
+def _survey(model: nn.Module) -> tuple[list[nn.Module], Tensor | None]:
+    """All modules, and the first weight: that is, its type and place.
 
     At every training step, so not by ``modules()`` and ``parameters()``, which make names of all.
     """
-    met: dict[int, None] = {}
+    met: dict[int, nn.Module] = {}
     weights: list[Tensor] = []
     buffers: list[Tensor] = []
     waiting: list[nn.Module | None] = [model]
     while waiting:
         module = waiting.pop()
         if module is not None and id(module) not in met:
-            met[id(module)] = None
+            met[id(module)] = module
             for floats, held in ((weights, module._parameters), (buffers, module._buffers)):
                 if not floats:
                     floats += [
                         value for value in held.values() if value is not None and value.is_floating_point()
                     ]
             waiting.extend(reversed(module._modules.values()))
-    return tuple(met), next(iter(weights + buffers), None)
+    return list(met.values()), next(iter(weights + buffers), None)
+
+
+def _state_of(modules: Sequence[nn.Module]) -> tuple[object, ...]:
+    """What the form of a model's answers may change with: its layers, flags, hooks and last weights."""
+    last = next((module._parameters for module in reversed(modules) if module._parameters), {})
+    flags = [
+        value
+        for module in modules
+        for name, value in vars(module).items()
+        if (type(value) is bool or type(value) is str) and name != "training"
+    ]
+    hooks = [len(module._forward_hooks) for module in modules]
+    shapes = [weight.shape for weight in last.values() if weight is not None and not is_lazy(weight)]
+    return (*map(id, modules), *flags, *hooks, *shapes)
 
 
 def _as_weights(model: nn.Module, images: Tensor) -> Tensor:
@@ -307,5 +328,6 @@ def _around(model: nn.Module, contract: Contract) -> Adapted:
 
 
 _CONTRACTS: WeakKeyDictionary[nn.Module, dict[Hashable, Contract]] = WeakKeyDictionary()
+_SAID: set[Hashable] = set()
 _ADAPTERS: WeakValueDictionary[Hashable, Adapted] = WeakValueDictionary()  # each holds its model
 _RECENT: deque[Adapted] = deque(maxlen=2)  # so that one is the same at the next training step

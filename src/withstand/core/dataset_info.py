@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
+
+from withstand.types import DataError
 
 
 @dataclass(frozen=True)
@@ -14,9 +18,12 @@ class DatasetInfo:
     Attributes:
         name: As recipes spell it (``mnist``).
         shape: (channels, height, width) of one image.
-        class_names: One name a class, in label order.
+        class_names: One name a class, in label order, no two alike; as text, whatever they were given as.
         mean: Per channel, of the training images in [0, 1] units.
         std: Per channel, of the training images in [0, 1] units, positive.
+
+    Raises:
+        DataError: two classes have one name.
     """
 
     name: str
@@ -25,10 +32,25 @@ class DatasetInfo:
     mean: Sequence[float]
     std: Sequence[float]
 
+    def __post_init__(self) -> None:
+        names = tuple(_as_text(name) for name in self.class_names)
+        if twice := [name for name, number in Counter(names).items() if number > 1]:
+            raise DataError(
+                f"Class names tell classes apart, but {twice[0]!r} stands for classes "
+                f"{', '.join(str(label) for label, name in enumerate(names) if name == twice[0])}. "
+                "Give each class a name of its own, in label order."
+            )
+        object.__setattr__(self, "class_names", names)
+
     @property
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
+
+
+def _as_text(name: Any) -> str:
+    is_number = getattr(name, "shape", None) == () and hasattr(name, "item")  # of NumPy or torch
+    return str(name.item() if is_number else name)
 
 
 _DIGITS = tuple("0123456789")

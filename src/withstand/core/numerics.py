@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Literal
 
 import torch
@@ -19,6 +19,16 @@ def seed_of(seed: int, index: int) -> int:
 def preserved_random_state(device: torch.device) -> AbstractContextManager[None]:
     """Torch's random state of the CPU and of a CUDA device, as it was, afterwards."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Turns autocast off on whatever device it is on, as figures hold for the model as it is."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @contextmanager

@@ -12,17 +12,6 @@ from torch.nn import functional as F
 from withstand.types import ModelError
 
 _BYTES = torch.float32.itemsize  # below which nothing is computed outside the model
-_PASSED_ON = (
-    "Alias",
-    "Clone",
-    "ReshapeAlias",
-    "Select",
-    "Squeeze",
-    "ToCopy",
-    "Unsqueeze",
-    "View",
-    "UnsafeView",
-)
 
 
 def as_logits(output: Any, count: int) -> Tensor:
@@ -80,17 +69,14 @@ def taken_out(output: Any) -> Tensor:
     )
 
 
-def ends_in(logits: Tensor, *names: str) -> bool:
-    """Whether the last operation that made logits is one of some, such as ``Softmax``; copies do not count.
-
-    Args:
-        logits: Made with gradients.
-        *names: As torch names their derivatives.
-    """
-    node = logits.grad_fn
-    while node is not None and _name_of(node) in _PASSED_ON:
-        node = node.next_functions[0][0]
-    return node is not None and _name_of(node) in names
+def has_others(output: Any) -> bool:
+    """Whether a tuple or list of logits, the first of which are taken, has more of their shape."""
+    parts = output if isinstance(output, tuple | list) and not hasattr(output, "logits") else ()
+    first = parts[0] if parts else None
+    return isinstance(first, Tensor) and any(
+        isinstance(part, Tensor) and part.is_floating_point() and part.shape == first.shape
+        for part in parts[1:]
+    )
 
 
 def _is_ambiguous(parts: tuple[Any, ...] | list[Any]) -> bool:
@@ -103,7 +89,3 @@ def _is_ambiguous(parts: tuple[Any, ...] | list[Any]) -> bool:
         and part.shape != first.shape
         for part in parts[1:]
     )
-
-
-def _name_of(node: Any) -> str:
-    return str(node.name()).partition("Backward")[0].removesuffix("0")

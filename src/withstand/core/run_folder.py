@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from withstand.core.folder_lock import LOCK_FILES, held
+from withstand.core.folder_path import as_folder_path, require_no_links
 from withstand.types import RunFolderError
 
 _MARK = ".withstand"
@@ -34,6 +35,7 @@ EVALUATED_FILES = (
 _TRAINED_FILES = ("recipe.yaml", "model.json", "environment.json", "train.csv", "checkpoint")
 RUN_FILES = (*_TRAINED_FILES, "model.safetensors", "last.safetensors", *EVALUATED_FILES)
 """Names of all that a run folder may hold, but for its page."""
+_ALL_NAMES = (*RUN_FILES, _MARK, *LOCK_FILES, "report.html", "trust.json", "tensorboard")
 
 
 @contextmanager
@@ -108,19 +110,9 @@ class RunFolder:
 
         Raises:
             TypeError: it is no path.
-            RunFolderError: it is empty, or cannot be written as text.
+            RunFolderError: it is empty, cannot be written as text, or is too long.
         """
-        if not isinstance(out, str | Path):
-            raise TypeError(f"Expected the path of a run folder, but got {out!r}.")
-        if not str(out).strip() or "\0" in str(out):
-            raise RunFolderError("The path of the run folder is empty. Name a folder: --out=runs/mine.")
-        try:
-            str(out).encode()
-        except UnicodeEncodeError as error:
-            raise RunFolderError(
-                f"The path {str(out)!a} is not UTF-8, so it cannot be written down. Choose another folder."
-            ) from error
-        return cls(Path(out))
+        return cls(as_folder_path(out))
 
     recipe = _Inside("recipe.yaml")
     """All values of the recipe, resolved."""
@@ -159,8 +151,10 @@ class RunFolder:
             doing: What is done, for whoever comes second: ``evaluating``.
 
         Raises:
-            RunFolderError: another process holds it, which the text names; or the folder cannot be written.
+            RunFolderError: another process holds it, which the text names; or the folder cannot be written,
+                or a link leads out of it.
         """
+        require_no_links(self.path, _ALL_NAMES)
         with held(self.path, doing, cleaned=(self.path, self.checkpoints, self.evaluation)):
             yield
 
@@ -229,7 +223,7 @@ class RunFolder:
     def _forget(self, before: Set[str] | None) -> None:
         """Removes what was not there before, as far as it can be, and the folder where it was not."""
         with suppress(OSError):
-            for name in {*RUN_FILES, _MARK, *LOCK_FILES, "tensorboard"} - (before or set()):
+            for name in {*RUN_FILES, _MARK, *LOCK_FILES, "trust.json", "tensorboard"} - (before or set()):
                 file = self.path / name
                 shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
             if before is None:
@@ -242,9 +236,10 @@ class RunFolder:
             writes: Names of the files that may be written there.
 
         Raises:
-            RunFolderError: it cannot; or one of these files is there, and not of this package.
+            RunFolderError: it cannot; or one of these files is there, and not of this package, or a link.
         """
         try:
+            require_no_links(self.path, _ALL_NAMES)
             self._require_own(writes)
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):

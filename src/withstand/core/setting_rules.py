@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, TypeAlias
 
+from typing_extensions import override
+
 Rule: TypeAlias = Callable[[str, Any], Any]
 
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?"
 _TEXT = re.compile(rf"\s*({_NUMBER}|[-+]?inf(?:inity)?)\s*(?:/\s*({_NUMBER})\s*)?", re.IGNORECASE)
+_MOST = 2**31 - 1  # of what is counted; some sizes in torch end there
 _ANY, _WHOLE = 'a number, such as 0.1, 8 / 255 or "8/255"', "a whole number, such as 20"
 
 
@@ -43,7 +46,10 @@ def as_number(name: str, value: Any, kind: str = _ANY) -> float:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"Expected {name} as {kind}, but got {value!r}.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # of a whole number
+        raise ValueError(f"Expected {name} as {kind}, but got one of more than 300 digits.") from None
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,20 @@ class Whole(Number):
         )  # an int may have more digits than a float
 
 
-COUNT = Whole(least=1)
+@dataclass(frozen=True)
+class _Count(Whole):
+    """The rule of how many there are: at least one."""
+
+    least: float = 1
+    most: float = _MOST
+
+    @override
+    def _words(self, wrong: float) -> str:
+        """Only the end that was passed: the other is far away."""
+        return f"at most {_MOST:,}" if wrong > self.most else f"of at least {self.least:g}"
+
+
+COUNT = _Count()
 SEED = Whole(least=0, most=2**63 - 1)
 FINITE = Number()
 AT_LEAST_0 = Number(least=0.0)

@@ -125,6 +125,18 @@ def refusal(file: Path, what: str, *, remedy: str = "") -> str:
     )
 
 
+def warn_if_changed(file: Path) -> None:
+    """Says, once, that a file is not as this package wrote it; nothing where that cannot be known."""
+    marks = _marks(file).get(file.name, [])
+    if not marks or not file.exists() or not (_home() / "key").exists() or _no_key():
+        return
+    if _mark(file.name, _content(file)) not in marks:
+        _warn(
+            f"{file} was changed since withstand wrote it, or was written under another account: what it "
+            "says need not be what was done."
+        )
+
+
 def warn_without_key() -> None:
     """Says, once, that what is allowed now cannot be recognised later, where that is so."""
     if fault := _no_key():

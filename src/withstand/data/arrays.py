@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from withstand.core.dataset_info import DatasetInfo
-from withstand.data.batches import to_unit_range
+from withstand.data.batches import nearest_levels
 from withstand.data.partition import partition
 from withstand.data.plausible import copies, darkness, missing_classes, tell
 from withstand.data.split import Dataset, Split, channel_statistics, require_unit_range
@@ -25,7 +25,7 @@ Pair = tuple[Array, Array] | TensorDataset
 
 _CHANNELS = (1, 2, 3, 4)
 _CHUNK = 4096  # images whose floats are compared with levels at a time
-_SAME = 2.0**-23  # of images in [0, 1]: what single precision may round
+_MOST_NUMBERED = 100_000  # classes that are not named
 
 
 def from_arrays(
@@ -37,7 +37,7 @@ def from_arrays(
     validation_size: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """A data set from tensors, numpy arrays or lists in memory.
+    """A data set from tensors, numpy arrays or lists in memory, which are copied.
 
     What is unlikely to be meant is logged as a warning: classes without training images, images that are
     nearly black, test images that are training images too.
@@ -46,7 +46,8 @@ def from_arrays(
         train: Training images and labels, as ``as_split`` takes them, or a ``TensorDataset`` of both.
         test: Test images and labels.
         name: What reports call the data set.
-        class_names: One name a class, in label order; by default the numbers from 0 to the largest label.
+        class_names: One name a class, in label order, no two alike; by default the numbers from 0 to the
+            largest label.
         validation_size: How many training examples validate; by default a tenth, at most 5000.
         seed: Chooses them.
 
@@ -56,6 +57,8 @@ def from_arrays(
     Raises:
         DataError: images are outside [0, 1], a label is out of range, no label is 0 and no classes are named,
             or shapes do not fit.
+        TypeError: a size or the seed is no number.
+        ValueError: one is not whole, or the seed is negative.
     """
     known, tested = as_split(*_pair("train", train)), as_split(*_pair("test", test))
     if len(known) == 0:
@@ -70,7 +73,7 @@ def from_arrays(
 
 
 def as_split(images: Array, labels: Array) -> Split:
-    """One split from images in [0, 1] or uint8 images, and integer labels.
+    """One split from images in [0, 1] or uint8 images, and integer labels; both are copied.
 
     Args:
         images: (examples, channels, height, width): uint8 levels of 0 … 255, floats in [0, 1], or booleans,
@@ -83,7 +86,7 @@ def as_split(images: Array, labels: Array) -> Split:
     """
     pixels, classes = _tensor("Images", images), _tensor("Labels", labels)
     _require_axes(pixels)
-    return Split(_stored(pixels), _classes(classes))
+    return Split(_own(_stored(pixels), images), _own(_classes(classes), labels))
 
 
 def _pair(name: str, part: Pair) -> tuple[Array, Array]:
@@ -98,9 +101,27 @@ def _pair(name: str, part: Pair) -> tuple[Array, Array]:
     return pair[0], pair[1]
 
 
+def _own(tensor: Tensor, given: Array) -> Tensor:
+    """The tensor, copied where it lies in what was given, which may be changed in place afterwards."""
+    is_shared = isinstance(given, Tensor) and (
+        tensor.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
+    )
+    return tensor.clone(memory_format=torch.contiguous_format) if is_shared else tensor
+
+
 def _tensor(what: str, array: Array) -> Tensor:
     if isinstance(array, Tensor):
+        if array.layout != torch.strided:
+            raise DataError(
+                f"{what} must be a dense tensor, but are {array.layout}. Pass .to_dense() of them."
+            )
         return array.detach() if array.requires_grad else array
+    parts = array if isinstance(array, list | tuple) else [array]
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+        raise DataError(
+            f"{what} are a masked array, and what its mask hides would count like the rest. Leave out the "
+            "examples that it hides, or set its values by .filled(value)."
+        )
     if isinstance(array, list | tuple) and array and all(isinstance(item, Tensor) for item in array):
         array = [item.detach().cpu().numpy() for item in array]
     try:
@@ -114,7 +135,8 @@ def _tensor(what: str, array: Array) -> Tensor:
             else "Pass a tensor or an array of numbers."
         )
         raise DataError(f"{what} must be numbers, but have type {values.dtype}. {remedy}")
-    return torch.from_numpy(np.array(values, values.dtype.newbyteorder("="), order="C"))
+    kind = np.dtype(np.float64) if values.dtype == np.longdouble else values.dtype.newbyteorder("=")
+    return torch.from_numpy(np.array(values, kind, order="C"))
 
 
 def _classes(labels: Tensor) -> Tensor:
@@ -133,13 +155,19 @@ def _classes(labels: Tensor) -> Tensor:
 
 def _require_axes(images: Tensor) -> None:
     shape = tuple(images.shape)
-    if images.ndim == 4 and shape[-1] in _CHANNELS and shape[1] > shape[-1]:
+    first, height, last = shape[1:] if images.ndim == 4 else (0, 0, 0)
+    if last in _CHANNELS and first > last and height != last:
         raise DataError(
             f"Images of shape {shape} seem to have their channels last. Move them to the second axis: "
             "images.permute(0, 3, 1, 2). Where they are there already, make the splits by data.Split."
         )
-    if images.ndim == 4 and shape[1] == shape[-1] and shape[1] in (3, 4) and shape[2] != shape[1]:
-        _log.warning("Images of shape %s are taken to have their channels on the second axis.", shape)
+    is_open = first == last != height and first in (3, 4)
+    if is_open or (first == height != last and first > max(_CHANNELS)):
+        _log.warning(
+            "Images of shape %s are taken to have %s channels of %s x %s pixels, on the second axis. Where "
+            "the channels are last, move them there: images.permute(0, 3, 1, 2).",
+            *(shape, first, height, last),
+        )
     remedies = {
         2: "Vectors are images of one row: images.reshape(len(images), 1, 1, -1).",
         3: "Grey images need an axis of one channel: images[:, None].",
@@ -162,11 +190,9 @@ def _stored(images: Tensor) -> Tensor:
     floats = images.to(torch.float32)
     require_unit_range(floats)
     parts = []
-    for part, single in zip(torch.split(images, _CHUNK), torch.split(floats, _CHUNK), strict=True):
-        levels = (single * 255).round().to(torch.uint8)
-        # In the precision of the images, which may be half of single.
-        error = (to_unit_range(levels).to(part.dtype) - part).abs().max()
-        if error > _SAME:
+    for part in torch.split(floats, _CHUNK):
+        levels, are_levels = nearest_levels(part)
+        if not are_levels.all():
             return floats
         parts.append(levels)
     return torch.cat(parts)
@@ -189,5 +215,11 @@ def _numbered(labels: Tensor) -> tuple[str, ...]:
             f"The smallest label is {least}, so class 0 would have no images and there would be "
             f"{largest + 1} classes. Number them from 0, such as by labels - {least} or "
             "labels.unique(return_inverse=True)[1]; where class 0 is meant, name all classes by class_names."
+        )
+    if largest >= _MOST_NUMBERED:
+        raise DataError(
+            f"The largest label is {largest:,}, so there would be {largest + 1:,} classes. Where labels are "
+            "ids, number the classes from 0, such as by labels.unique(return_inverse=True)[1]; where there "
+            "are so many classes, name all by class_names."
         )
     return tuple(str(label) for label in range(largest + 1))

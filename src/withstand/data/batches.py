@@ -11,6 +11,8 @@ from withstand.data.partition import sample
 from withstand.data.split import Split
 from withstand.types import Batch
 
+_SAME = 2.0**-23  # of images in [0, 1]: what single precision may round
+
 
 def batches(
     split: Split,
@@ -27,11 +29,12 @@ def batches(
         batch_size: Examples a batch, at least 1; the last one may be smaller.
         order: int64 tensor (examples,) of indices to visit, on any device, such as
             ``epoch_order`` makes; by default all examples in their order.
-        augment: Applied to the images of each batch as they are stored: uint8, or float32 in [0, 1].
+        augment: Applied to a copy of the images of each batch as they are stored: uint8, or float32 in
+            [0, 1].
         drop_last: Leaves out a last batch that is smaller.
 
     Returns:
-        An iterator of batches, with float32 images in [0, 1].
+        An iterator of batches, with float32 images in [0, 1]; copies, which may be changed in place.
 
     Raises:
         ValueError: ``batch_size`` is not positive, or ``order`` is not a tensor of indices of
@@ -68,15 +71,33 @@ def to_unit_range(images: Tensor) -> Tensor:
     return images.to(torch.float32) / torch.full((), 255.0, device=images.device)
 
 
+def nearest_levels(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The levels that are nearest to floats.
+
+    Args:
+        images: float32 in [0, 1], (examples, channels, height, width).
+
+    Returns:
+        Levels in uint8, of the same shape, and a bool for each example: whether these are the floats, up to
+        what single precision rounds.
+    """
+    levels = (images * 255).round().to(torch.uint8)
+    return levels, (to_unit_range(levels) - images).abs().amax((1, 2, 3)) <= _SAME
+
+
 def batch_at(
     split: Split, indices: slice | Tensor, augment: Callable[[Tensor], Tensor] | None = None
 ) -> Batch:
     """The examples at some indices, as ``batches`` gives them; nothing waits for the device."""
-    stored = split.images[indices]
+    # A slice is a view of the data, which whoever gets the batch may write into.
+    stored, labels = (
+        part[indices].clone() if isinstance(indices, slice) else part[indices]
+        for part in (split.images, split.labels)
+    )
     images = stored if augment is None else augment(stored)
     # By the type in storage: what augments levels of 0 … 255 may hand them back as floats.
     is_levels = stored.dtype == torch.uint8
-    return Batch(to_unit_range(images) if is_levels else images, split.labels[indices])
+    return Batch(to_unit_range(images) if is_levels else images, labels)
 
 
 def _require_indices(order: Tensor, num_examples: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.core.setting_rules import SEED, Whole
 from withstand.core.suggest import nearest
 from withstand.data.cifar import CIFAR10, CIFAR100, read_cifar
 from withstand.data.cifar10_jpeg import absent_jpegs, read_cifar10_jpeg
@@ -101,12 +102,13 @@ def load(
         The data set, on the CPU. Its test data are the same whatever the options.
 
     Raises:
-        DataError: a name is unknown, files are missing or damaged, or a size or the seed does not fit.
+        DataError: a name is unknown, files are missing or damaged, or a size does not fit.
+        TypeError: a size or the seed is no number.
+        ValueError: one is not whole, or the seed is out of its range.
     """
     if partition not in PARTITIONS:
         raise DataError(f"There is no partition {partition!r}; {nearest(partition, PARTITIONS)}")
-    if partition == "seeded" and seed < 0:
-        raise DataError(f"The seed of the data must be at least 0, but is {seed}.")
+    seed = (SEED if partition == "seeded" else Whole())("seed", seed)
     folder = _image_folder(name, size)
     if folder is not None:
         about, parts = folder.info(), folder.read()
@@ -146,12 +148,17 @@ def is_present(name: str, root: Path) -> bool:
     return name in _ABSENT and not _ABSENT[name](root)
 
 
+def is_folder(name: str) -> bool:
+    """Whether a name is that of a folder of pictures, which are resized."""
+    return name.startswith(_FOLDER) and name != _FOLDER
+
+
 def _image_folder(name: str, size: int | None) -> ImageFolder | None:
     """The folder that ``folder:PATH`` names, or None for the name of a known data set."""
     if not isinstance(name, str):
         hint = f"folder:{name}" if isinstance(name, Path) else "digits"
         raise DataError(f"A data set is named by a text, such as {hint!r}, but this is {name!r}.")
-    if name.startswith(_FOLDER) and name != _FOLDER:
+    if is_folder(name):
         return list_folder(Path(name.removeprefix(_FOLDER)).expanduser(), size=size)
     if name not in KNOWN_DATASETS:
         raise DataError(f"There is no data set {name!r}; {nearest(name.lower().replace('_', '-'), NAMES)}")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from withstand.core.setting_rules import SEED, Whole, optional
 from withstand.data.split import Split
 from withstand.types import DataError
 
@@ -52,7 +53,7 @@ def stratified(labels: Tensor, number: int | None, *, seed: int = 0) -> Tensor:
     Returns:
         int64 CPU tensor (chosen,) of indices, ascending.
     """
-    total = len(labels)
+    total, seed = len(labels), SEED("seed", seed)
     if number is None or number >= total:
         return torch.arange(total)
     shuffled = torch.randperm(total, generator=_generator("sample", seed))
@@ -91,12 +92,14 @@ def partition(
         The training and the validation split, without a common example.
 
     Raises:
+        TypeError: a size or the seed is no number.
+        ValueError: one is not whole, or the seed is negative.
         DataError: there are too few examples for these sizes.
     """
-    total = len(split)
+    total, seed = len(split), SEED("seed", seed)
     if validation_size is None:
         validation_size = min(total // 10, MAX_DEFAULT_VALIDATION)
-    num_train = _train_size(total, validation_size, train_size)
+    validation_size, num_train = _sizes(total, validation_size, train_size)
     order = torch.randperm(total, generator=_generator("partition", seed))
     validation, train = order[:validation_size], order[validation_size : validation_size + num_train]
     return _chosen(split, train), _chosen(split, validation)
@@ -121,12 +124,14 @@ def published_partition(
         The training and the validation split, without a common example.
 
     Raises:
+        TypeError: a size or the seed is no number.
+        ValueError: one is not whole.
         DataError: there are too few examples for these sizes, or the seed is out of its range.
     """
-    total = len(split)
+    total, seed = len(split), Whole()("seed", seed)
     if validation_size is None:
         validation_size = PUBLISHED_VALIDATION
-    num_train = _train_size(total, validation_size, train_size)
+    validation_size, num_train = _sizes(total, validation_size, train_size)
     largest_seed = 2**32 - 1 - PUBLISHED_SEED
     if not -PUBLISHED_SEED <= seed <= largest_seed:
         raise DataError(
@@ -154,12 +159,14 @@ def _chosen(split: Split, indices: Tensor) -> Split:
     return split.subset(indices.sort().values)
 
 
-def _train_size(total: int, validation_size: int, train_size: int | None) -> int:
-    """How many examples train; an error where the sizes do not fit."""
+def _sizes(total: int, validation_size: int, train_size: int | None) -> tuple[int, int]:
+    """How many examples validate and train; an error where the sizes do not fit."""
+    validation_size = Whole()("validation_size", validation_size)
+    train_size = optional(Whole())("train_size", train_size)
     _require_size("validation_size", validation_size, 0, total - 1)
     num_train = total - validation_size if train_size is None else train_size
     _require_size("train_size", num_train, 1, total - validation_size)
-    return num_train
+    return validation_size, num_train
 
 
 def _require_size(name: str, size: int, smallest: int, largest: int) -> None:

@@ -16,13 +16,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from withstand.types import DataError
 
 _log = logging.getLogger(__name__)
 
+# What is taken for a picture, whatever its name ends in: Pillow knows more, some of which starts a program.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 MOST_PIXELS = 2**26  # of one picture, more than cameras take
 # Pictures a thread decodes at a time: handing over each alone costs as much as a small JPEG.
 _CHUNK = 256
@@ -171,9 +173,8 @@ def _fit(image: Image.Image, form: Form) -> Image.Image:
 
 def _open(picture: Picture, size: tuple[int, int] | None = None) -> Image.Image:
     """The decoded picture, turned upright; of another size than ``size`` it is not decoded."""
-    content = io.BytesIO(picture.content) if isinstance(picture.content, bytes) else picture.content
     try:
-        with Image.open(content) as image:
+        with Image.open(_content(picture), formats=_FORMATS) as image:
             _require_plain(picture, image)
             if size is not None and image.size not in (size, size[::-1]):  # turned upright it may fit
                 raise _other_size(picture, image.size, size)
@@ -183,6 +184,11 @@ def _open(picture: Picture, size: tuple[int, int] | None = None) -> Image.Image:
     # Pillow reports damage in many ways, a broken PNG even as a SyntaxError.
     except DataError:
         raise
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"The picture {picture.name} cannot be read: it is none of {', '.join(_FORMATS)}, whatever its "
+            "name ends in. Delete it or replace it by a sound copy."
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError, *_BOMBS) as error:
         raise DataError(
             f"The picture {picture.name} cannot be read: {error}. Delete it or replace it by a sound copy."
@@ -190,6 +196,17 @@ def _open(picture: Picture, size: tuple[int, int] | None = None) -> Image.Image:
     if size is not None and upright.size != size:
         raise _other_size(picture, upright.size, size)
     return upright
+
+
+def _content(picture: Picture) -> Path | io.BytesIO:
+    """What Pillow reads; of a path only a file, since a pipe or a device may never end."""
+    if isinstance(picture.content, bytes):
+        return io.BytesIO(picture.content)
+    if picture.content.exists() and not picture.content.is_file():
+        raise DataError(
+            f"The picture {picture.name} is no file, but a folder, a pipe or a device. Remove it."
+        )
+    return picture.content
 
 
 def _require_plain(picture: Picture, image: Image.Image) -> None:

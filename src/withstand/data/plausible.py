@@ -8,7 +8,8 @@ from itertools import chain
 
 import torch
 
-from withstand.data.split import Dataset, Split
+from withstand.data.content import pixels
+from withstand.data.split import Dataset
 
 Kind = Callable[[Dataset], Iterator[str]]
 
@@ -51,15 +52,10 @@ def darkness(dataset: Dataset) -> Iterator[str]:
 
 def copies(dataset: Dataset) -> Iterator[str]:
     """Test images that are training images too."""
-    known = {*_hashes(dataset.train), *_hashes(dataset.validation)}
-    number = sum(image in known for image in _hashes(dataset.test))
+    known = {hash(image) for split in (dataset.train, dataset.validation) for image in pixels(split)}
+    number = sum(hash(image) in known for image in pixels(dataset.test))
     if number:
         yield (
             f"{number:,} of {len(dataset.test):,} test images are training or validation images too, "
             "pixel by pixel, so figures on them say little of new images."
         )
-
-
-def _hashes(split: Split) -> Iterator[int]:
-    """A hash of each image's pixels."""
-    return (hash(image.tobytes()) for image in split.images.cpu().contiguous().numpy())

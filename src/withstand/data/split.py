@@ -7,15 +7,15 @@ in [0, 1] by ``batches``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from withstand.core.dataset_info import DatasetInfo
+from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.types import DataError
 
 
@@ -28,7 +28,8 @@ class Split:
         labels: int64 tensor (examples,), at least 0.
 
     Raises:
-        DataError: types or shapes differ from these, or floats are outside [0, 1], or a label is negative.
+        DataError: types or shapes differ from these, images have no pixels, floats are outside [0, 1], or a
+            label is negative.
     """
 
     images: Tensor
@@ -43,6 +44,11 @@ class Split:
             raise DataError(
                 f"Each image needs one label, but there are {len(self.images)} images and "
                 f"{len(self.labels)} labels."
+            )
+        if 0 in images.shape[1:]:
+            raise DataError(
+                "Images must have at least one channel, row and column, but have shape "
+                f"{tuple(images.shape)} (examples, channels, height, width). Look where they were cut."
             )
         if images.is_floating_point():
             require_unit_range(images)
@@ -59,15 +65,17 @@ class Split:
         """The same split on ``device``."""
         return Split(self.images.to(device), self.labels.to(device))
 
-    def subset(self, indices: Tensor | Sequence[int]) -> Split:
+    def subset(self, indices: Tensor | ArrayLike) -> Split:
         """The examples at ``indices``, in that order, copied.
 
         Args:
-            indices: Integer tensor (chosen,) or boolean mask (examples,) on any device, or a
-                sequence of integers.
+            indices: Integers (chosen,), or a mask of booleans (examples,): a tensor on any device, an array
+                or a sequence.
+
+        Raises:
+            DataError: they are neither, or a mask is of another length.
         """
-        chosen = indices if isinstance(indices, Tensor) else torch.tensor(indices, dtype=torch.int64)
-        chosen = chosen.to(self.labels.device)
+        chosen = _as_indices(indices, len(self)).to(self.labels.device)
         return Split(self.images[chosen], self.labels[chosen])
 
 
@@ -192,6 +200,22 @@ def _require_form(what: str, tensor: Tensor, dtype: torch.dtype, axes: tuple[str
         )
 
 
+def _as_indices(indices: Tensor | ArrayLike, num_examples: int) -> Tensor:
+    """A 1-D tensor of int64 indices, or of bool for each example."""
+    chosen = indices if isinstance(indices, Tensor) else torch.tensor(indices)
+    is_mask = chosen.dtype == torch.bool
+    if chosen.ndim != 1 or (len(chosen) and (chosen.is_floating_point() or chosen.is_complex())):
+        raise DataError(
+            "Examples are chosen by a list of whole numbers, or by a mask of one boolean an example, but "
+            f"these are {chosen.dtype} of shape {tuple(chosen.shape)}."
+        )
+    if is_mask and len(chosen) != num_examples:
+        raise DataError(
+            f"A mask chooses by one boolean an example, but has {len(chosen)} for {num_examples} examples."
+        )
+    return chosen if is_mask else chosen.to(torch.int64)
+
+
 def _require_fit(name: str, split: Split, info: DatasetInfo) -> None:
     if not isinstance(split, Split):
         raise DataError(
@@ -205,8 +229,12 @@ def _require_fit(name: str, split: Split, info: DatasetInfo) -> None:
         )
     largest = int(split.labels.max()) if len(split) else 0
     if largest >= info.num_classes:
+        remedy = (
+            "Their file is damaged: delete it and fetch it again."
+            if info is KNOWN_DATASETS.get(info.name)
+            else "Name every class in class_names, in label order, or number the labels 0, 1, 2, …"
+        )
         raise DataError(
             f"The {name} split of {info.name} has a label {largest}, but there are {info.num_classes} "
-            f"classes, so labels go from 0 to {info.num_classes - 1}. Number the labels from 0, or name "
-            "more classes; where the labels came from a file, it is damaged: delete it and fetch it again."
+            f"classes, so labels go from 0 to {info.num_classes - 1}. {remedy}"
         )

@@ -16,7 +16,7 @@ from torch import nn
 from withstand.attacks import PGD, AtMeans, Noise
 from withstand.attacks.adapters import connected
 from withstand.core.identity import identity
-from withstand.data import Split, batches, sample
+from withstand.data import Split, batches, few, sample
 from withstand.evaluation.attacking import attack_batch, column
 from withstand.evaluation.meter import Columns
 from withstand.evaluation.plans import AttackPlan
@@ -25,6 +25,9 @@ from withstand.evaluation.predictor import Predictor, random_predictor
 from withstand.evaluation.store import Store
 from withstand.results import random_answers as results
 from withstand.results.shares import share
+
+_ASKED_APART = 16  # images, to see whether their answers depend on each other
+_SAME_ANSWER = 1e-3  # what the order of additions may change
 
 Shares: TypeAlias = NDArray[np.float64]
 
@@ -84,7 +87,8 @@ def find_predictor(
     """
     if sampling is None:
         one = next(batches(test, 1)).images
-        return ScoringPlan(Predictor(model, connected(model, one) if plans else model), batch_size)
+        predictor = Predictor(model, connected(model, one) if plans else model)
+        return ScoringPlan(predictor, batch_size, warnings=_batch_warnings(model, test, batch_size))
     searching = _searching(plans)
     sweep, warnings = None, []
     if sampling.attack_samples is not None:
@@ -92,8 +96,8 @@ def find_predictor(
     elif searching is None:  # nothing has a gradient that draws enter
         draws = sampling.num_samples
     else:
-        few = sample(test, sampling.sweep_examples)
-        to_make = _Sweep(model, few, searching, sampling, batch_size, seed)
+        drawn = sample(test, sampling.sweep_examples)
+        to_make = _Sweep(model, drawn, searching, sampling, batch_size, seed)
         sweep = _SWEEP.validate_python(store.noted(to_make.identity, to_make.run))
         draws = sweep.chosen
         warnings += _sweep_warnings(sweep)
@@ -233,6 +237,25 @@ class _Sweep:
         return np.concatenate(clean), {
             epsilon: shares.astype(np.float64) for epsilon, shares in curve.items()
         }
+
+
+@torch.no_grad()
+def _batch_warnings(model: nn.Module, test: Split, batch_size: int) -> list[str]:
+    """What to say where answers to an image depend on what else is in its batch."""
+    images = few(test, _ASKED_APART).images
+    try:
+        apart = torch.cat([model(part) for part in images.chunk(2)])
+    except Exception:  # of a model that takes no such batches, which scoring them says if it needs to
+        return []
+    together = model(images)
+    scale = float(together.abs().nan_to_num(0.0, 0.0, 0.0).amax())
+    if torch.allclose(apart, together, rtol=0.0, atol=_SAME_ANSWER * max(scale, 1e-12), equal_nan=True):
+        return []
+    return [
+        "The model's answer to an image depends on what else is in its batch, so figures hold for "
+        f"batch_size={batch_size} alone. A BatchNorm without running statistics does this; build it with "
+        "track_running_stats=True."
+    ]
 
 
 def _sweep_warnings(sweep: results.Sweep) -> list[str]:

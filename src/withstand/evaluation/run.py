@@ -26,10 +26,11 @@ from withstand.core.dataset_info import DatasetInfo
 from withstand.core.identity import identity, identity_of_model
 from withstand.core.modes import eval_mode
 from withstand.core.network import describe, written_by_forward
-from withstand.core.numerics import numerics
+from withstand.core.numerics import numerics, without_autocast
 from withstand.core.run_folder import EVALUATED_FILES, RunFolder
 from withstand.core.setting_rules import COUNT, SEED, instance_of, optional
 from withstand.data import Dataset, Split, batches, few, require_dataset, stratified
+from withstand.data.content import digest
 from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_predictor
 from withstand.evaluation.meter import Meter, Subject
@@ -43,7 +44,7 @@ from withstand.evaluation.plans import (
 )
 from withstand.evaluation.prediction_sampling import Sampling
 from withstand.evaluation.proofs import provers
-from withstand.evaluation.run_files import RowsFile, save_extremes, save_gallery
+from withstand.evaluation.run_files import RowsFile, save_extremes, save_gallery, warnings_of_other_weights
 from withstand.evaluation.scoring import BatchPlan, Progress, score_split
 from withstand.evaluation.store import Store
 from withstand.models import check
@@ -75,6 +76,7 @@ class Evaluation:
 
 
 @outside_inference_mode()
+@without_autocast()
 def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     model: nn.Module,
     dataset: Dataset,
@@ -148,7 +150,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     _require_test_images(require_dataset(dataset))
     seed, meters = SEED("seed", seed), _listed(meters)
     place = device_of_model(model) if device is None else as_device(device)
-    described = describe(model)
+    run = None if out is None else RunFolder.at(out)
+    described, doubts = describe(model), warnings_of_other_weights(run, model)
     check(model.to(place), dataset.info)
     index = stratified(dataset.test.labels, num_examples)
     test = dataset.test.subset(index).to(place)
@@ -160,7 +163,6 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     proving = provers(model, certificates)
     for prover in proving:  # before anything that takes its time
         prover.try_on(next(batches(test, 1)))
-    run = None if out is None else RunFolder.at(out)
     with nullcontext() if run is None else run.starting("evaluating", writes=EVALUATED_FILES):
         model_identity = identity_of_model(given, but=written_by_forward(described, describe(given)))
         store = _store_of(run, model_identity, dataset)
@@ -176,16 +178,10 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             subject = Subject(
                 model, dataset.info, test, scoring_plan.predictor, scoring_plan.batch_size, seed, index
             )
-            evaluation = _measured(
-                subject,
-                BatchPlan(scoring_plan, plans, proving, all_meters),
-                store,
-                run,
-                dataset.test,
-                on_batch,
-            )
-        about = {"num_test": len(dataset.test), "model": type(given).__name__, **about}
-        evaluation = replace(evaluation, results=replace(evaluation.results, **about))
+            batch_plan = BatchPlan(scoring_plan, plans, proving, all_meters)
+            evaluation = _measured(subject, batch_plan, store, run, dataset.test, on_batch)
+        about = {"warnings": [*doubts, *evaluation.results.warnings], **about}
+        evaluation = _told(evaluation, given, dataset.test, about)
         if run is not None:
             write_results(run, evaluation.results, evaluation.table)
     return evaluation
@@ -270,6 +266,13 @@ def _measured(
             torch.manual_seed(subject.seed)
             _save_images(run, subject, every, batch_plan.plans, evaluation)
     return evaluation
+
+
+def _told(evaluation: Evaluation, model: nn.Module, test: Split, about: Mapping[str, Any]) -> Evaluation:
+    """The evaluation with what its results tell of the model and of the whole test split, and more."""
+    tested = {"num_test": len(test), "test_data": digest(test)}
+    told = {**tested, "model": type(model).__name__, **about}
+    return replace(evaluation, results=replace(evaluation.results, **told))
 
 
 def _save_images(

@@ -6,6 +6,7 @@ ones, and those with the smallest and largest radii.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,14 +16,36 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from withstand.attacks import Attack
 from withstand.core.run_folder import RunFolder, part_of, put_in_place, replaced
 from withstand.data import Split
 from withstand.evaluation.predictor import Predictor
+from withstand.models.weights import is_saved_in
 from withstand.results.measurements import radius_column
 from withstand.types import Batch, CertificateError, RunFolderError
+
+_logger = logging.getLogger(__name__)
+
+
+def warnings_of_other_weights(run: RunFolder | None, model: nn.Module) -> list[str]:
+    """A warning where a folder holds weights of a training and none of them are the model's; it is logged.
+
+    Args:
+        run: The run folder, if any.
+        model: As it was given, before any forward pass.
+    """
+    files = [] if run is None else [file for file in (run.best_weights, run.last_weights) if file.exists()]
+    if run is None or not files or any(is_saved_in(model, file) for file in files):
+        return []
+    text = (
+        f"Other weights: the network measured is not the one that was trained in {run.path}, whose weights "
+        f"are in {' and '.join(file.name for file in files)}. Load these by load_weights, or choose another "
+        "out=."
+    )
+    _logger.warning(text)
+    return [text]
 
 
 class RowsFile:

@@ -204,7 +204,8 @@ def rule_of(operator: Any) -> Rule | None:
 def rules_of_others() -> list[tuple[str, Rule]]:
     """The rules that are not of this package, each with its operator's name: proofs depend on their code."""
     pairs = ((str(operator), rule) for operator, rule in _RULES.items())
-    return sorted(pair for pair in pairs if not str(pair[1].__module__).startswith("withstand."))
+    others = (pair for pair in pairs if not str(pair[1].__module__).startswith("withstand."))
+    return sorted(others, key=lambda pair: pair[0])  # several overloads may have one name
 
 
 def name_of(operator: Any) -> str:

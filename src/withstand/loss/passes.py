@@ -25,7 +25,8 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ModelError: there are no logits in the answer.
     """
-    return as_logits(model(images), len(images))  # also of one that answers otherwise when it trains
+    given = images.clone() if model.training else images  # some write to their images only when they train
+    return as_logits(model(given), len(images))  # also of one that answers otherwise when it trains
 
 
 _Shared = TypeVar("_Shared")

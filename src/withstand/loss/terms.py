@@ -16,8 +16,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.core.checks import as_batch, check_batch, check_images
-from withstand.core.contract import adapted, contract_of, outside_inference_mode, precision_of
+from withstand.core.checks import as_batch, check_batch
+from withstand.core.contract import (
+    adapted,
+    contract_of,
+    outside_inference_mode,
+    precision_of,
+    require_differentiable,
+)
 from withstand.core.schedules import Schedule, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, instance_of, list_of
 from withstand.loss.passes import Pass
@@ -30,31 +36,28 @@ class Objective(nn.Module, ABC):
     Objectives add (``a + b``) and scale (``0.1 * a``, also by a schedule).
     """
 
-    _has_checked = False
+    _num_classes = 0  # of the model of the first batch, once that is checked
 
     @override
     def __call__(self, model: Any, images: Tensor, labels: Tensor, *, progress: float = math.inf) -> Any:
         """``forward``, of a model and a batch in the form that everything expects.
 
-        The values of the first batch that an objective is given are checked; of later ones the images alone,
-        and only on the CPU, since to look at them waits for any other device.
+        The values of the first batch that an objective is given are checked; those of later ones only on the
+        CPU, since to look at them waits for any other device.
 
         Raises:
             DataError: the images are not floats in [0, 1], or the labels do not fit them or the model.
-            ModelError: the model fails on the images, or gives no logits.
+            ModelError: the model fails on the images, gives no logits, or cannot be differentiated.
         """
         # In inference mode nothing can be differentiated, and what is cached could not be used in training.
         with outside_inference_mode():
             images, labels = as_batch(images, labels)
             images = images.to(precision_of(model, images))
             model = adapted(model, images)
-            if len(images) and not self._has_checked:
-                check_batch(images, labels, contract_of(model, images).num_classes)
-                self._has_checked = True
-            elif len(images) and images.device.type == "cpu":  # where there is no device to wait for
-                pixels = images.detach().numpy()
-                if not (pixels.min() >= 0 and pixels.max() <= 1):
-                    check_images(images)
+            if len(images) and not (self._num_classes and _seem_right(images, labels, self._num_classes)):
+                self._num_classes = contract_of(model, images).num_classes
+                check_batch(images, labels, self._num_classes)
+                require_differentiable(model)
             return super().__call__(model, images, labels, progress=progress)
 
     @abstractmethod
@@ -120,6 +123,15 @@ class Objective(nn.Module, ABC):
         return Weighted(self, weight)
 
     __rmul__ = __mul__
+
+
+def _seem_right(images: Tensor, labels: Tensor, num_classes: int) -> bool:
+    """Whether ``check_batch`` has nothing to say, found out fast; of another device than the CPU taken so."""
+    if images.device.type != "cpu":  # so that no step waits for it
+        return True
+    pixels, classes = images.detach().numpy(), labels.numpy()
+    in_range = pixels.min() >= 0 and pixels.max() <= 1
+    return bool(in_range and classes.min() >= 0 and classes.max() < num_classes)
 
 
 an_objective = instance_of(Objective, "an objective, such as CrossEntropy()")

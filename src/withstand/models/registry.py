@@ -58,7 +58,10 @@ def _from_path(place: str) -> ModuleType:
 
 def _from_file(file: Path) -> ModuleType:
     if not file.is_file():
-        raise ModelError(f"There is no file {file}; give the path of the Python file that makes the model.")
+        raise ModelError(
+            f"There is no file {file}; give the path of the Python file that makes the model, whole or "
+            f"from the current folder, {Path.cwd()}."
+        )
     # Dataclasses and pickles look their module up by name, so it needs one of its own.
     name = f"withstand_user_{file.stem}_{sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -208,7 +211,7 @@ def _built(name: str, factory: Factory, task: Mapping[str, Any], options: Mappin
         network = factory(**arguments, **options)
     except (Exception, SystemExit) as error:
         shown = f" with options {dict(options)}" if options else ""
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).partition("Exception raised from")[0].split())  # there torch lists its C++
         reason = f"it ended by sys.exit({said})" if isinstance(error, SystemExit) else said
         if isinstance(error, TypeError) and "required" in said:
             reason += ". Give it what it needs by --model.options={KEY: VALUE}, or give that a default."

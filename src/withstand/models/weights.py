@@ -37,7 +37,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if file.suffix != ".safetensors":
         raise ModelError(f"Weights are saved as .safetensors, but got {file}; change the ending.")
     state = _portable(model)
-    content = safetensors.torch.save(state, metadata={"format": "pt", _DIGEST: _digest(state)})
+    content = safetensors.torch.save(state, metadata={_DIGEST: _digest(state)})
     with replaced(file) as unfinished:
         unfinished.write_bytes(content)
 
@@ -67,6 +67,33 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     model.load_state_dict(state)
 
 
+def is_saved_in(model: nn.Module, path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds the weights of a model, in whatever dtype and on whatever device these are now.
+
+    Names are not compared, so that a model may have been put into another, as ``torch.compile`` does.
+
+    Args:
+        model: Any module.
+        path: As ``save_weights`` wrote it; a damaged file holds nothing.
+    """
+    try:
+        saved = read_weights(Path(path))
+    except ModelError:
+        return False
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    pairs = zip(sorted(saved.items()), sorted(state.items()), strict=False)
+    return len(saved) == len(state) and all(_are_same(then, now) for (_, then), (_, now) in pairs)
+
+
+def _are_same(then: Tensor, now: Tensor) -> bool:
+    """Whether two tensors hold the same values, but for the rounding of the coarser dtype."""
+    now = now.detach().cpu()
+    if then.shape != now.shape:
+        return False
+    rounded = ((then, now.to(then.dtype)), (then.to(now.dtype), now))
+    return any(torch.allclose(*pair, rtol=0.0, atol=0.0, equal_nan=True) for pair in rounded)
+
+
 def _portable(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict()
     for name, value in state.items():
@@ -91,7 +118,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch's own texts advise to read it unsafely
         raise ModelError(
             f"Weights file {file} is damaged or holds more than weights, which could run code and is not "
-            "read. Make it again by torch.save(model.state_dict(), FILE), or as .safetensors."
+            f"read. Make it again by torch.save(model.state_dict(), FILE), or as .safetensors. {_REMEDY}"
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(f"{file} holds no state dict of tensors; save model.state_dict() alone.")

@@ -144,8 +144,7 @@ class Certified(Objective):
         self.operator_norms = PowerIteration(num_power_iterations)
         self._programs = ProgramCache()
         settle(self, epsilon=scheduled(AT_LEAST_0), kappa=scheduled(SHARE), clip=flag, batch_statistics=flag)
-        if clip:  # else pixels of any value count, and no budget is too large
-            norms.warn_beyond_range(self.norm, value_at(self.epsilon))
+        norms.warn_beyond_range(self.norm, value_at(self.epsilon))
 
     @override
     def forward(

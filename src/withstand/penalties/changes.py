@@ -68,6 +68,7 @@ class AdversarialPerturbation(GradientPenalty):
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        norms.warn_beyond_range(2.0, self.epsilon, passed.images.shape[1:].numel())
         pass_ = passed.differentiable
         with eval_mode(pass_.model):
             worst = [self._worst(pass_, pairs) for pairs in self._pairs(pass_)]

@@ -42,6 +42,7 @@ class VirtualAdversarial(GradientPenalty):
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
+        norms.warn_beyond_range(2.0, self.epsilon, passed.images.shape[1:].numel())
         pass_ = passed.differentiable
         direction = norms.steepest(torch.randn_like(pass_.images), 2.0)
         for _ in range(self.num_power_iterations):

@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_loader
 
 from withstand.core import trust
+from withstand.core.bounded_yaml import require_bounded
 from withstand.core.setting_rules import as_number
 from withstand.core.suggest import nearest
 from withstand.recipes.list_items import Item, is_item, put
@@ -89,7 +90,12 @@ _RecipeYaml.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def load_yaml(text: str) -> Any:
-    """Reads YAML in which 8/255, 1e-3 and inf are the numbers they look like, and norms may be l2 or linf."""
+    """Reads YAML in which 8/255, 1e-3 and inf are the numbers they look like, and norms may be l2 or linf.
+
+    Raises:
+        yaml.YAMLError: the text is no YAML, or stands for more than is read (``core/bounded_yaml.py``).
+    """
+    require_bounded(text)
     return _with_numbers(yaml.load(with_moved_modules(text), _RecipeYaml))
 
 
@@ -296,7 +302,10 @@ def _norm(argument: str) -> str:
     key, _, text = argument.partition("=")
     name = key.rpartition(".")[2].removeprefix("--").removesuffix("+")
     is_number = text and (name in _NORMS or text[0] in "\"'") and ".options." not in key
-    return f"{key}={flow(_with_numbers(load_yaml(text), name))}" if is_number else argument
+    try:
+        return f"{key}={flow(_with_numbers(load_yaml(text), name))}" if is_number else argument
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{key} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _holds_text(action: Action) -> bool:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from withstand.results.results import covers
-
 _WORDS = ("title", "description", "published")
 _MACHINE = ("data.root", "training.accelerator", "training.checkpoint_seconds", "training.tensorboard")
 _UNSPOKEN = ("seed", "data.seed", "evaluation.batch_size")  # listed as changes, but no word depends on them
@@ -43,6 +41,8 @@ def kept_words(own: Mapping[str, Any], values: Mapping[str, Any], overrides: Seq
     Returns:
         ``title``, ``description``, ``published`` and ``changed``, as plain data.
     """
+    from withstand.results.results import covers  # what lists recipes needs no tables
+
     changes = {key: text for key, text in _changes(own, values) if not _is_no_change(key)}
     trained = [key for key in changes if not (is_unspoken(key) or key.startswith("evaluation."))]
     kept = {word: values[word] for word in _WORDS}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from withstand.core import schedules
 from withstand.reporting.formatting import dataset_title, epsilon_text, norm_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import Prose
@@ -17,6 +20,7 @@ from withstand.results.results import covers
 
 _SETTINGS = "init_args"
 _MOST_CHANGES = 8
+_HALVED = re.compile(r"back to the end of epoch (\d+), step of epsilon halved")  # a note of the training log
 
 
 def lookup(recipe: Mapping[str, object] | None, key: str) -> str | None:
@@ -131,51 +135,71 @@ def _subject(run: Run) -> str:
     model = lookup(recipe, "model.name") or (run.results.model if run.results else None)
     known = {"": model, "on ": data and dataset_title(data)}
     subject = " ".join(f"{word}{value}" for word, value in known.items() if value)
-    return ", ".join(filter(None, (subject, _objective(_value(recipe, "objective")))))
+    return ", ".join(filter(None, (subject, _objective(_value(recipe, "objective"), _trained(run)))))
 
 
-def _objective(objective: object) -> str:
+def _trained(run: Run) -> tuple[float, list[int]]:
+    """How many epochs a network was trained for, and at which of them epsilon was slowed down."""
+    if run.history is None or not run.history.notes:
+        epochs = _value(run.recipe, "training.epochs")
+        return (epochs if isinstance(epochs, int | float) and epochs > 0 else math.inf), []
+    done = [epoch for epoch in run.history.columns.get("epoch", ()) if epoch is not None]
+    halved = [int(at) for note in run.history.notes for at in _HALVED.findall(note)]
+    return (max(done) if done else math.inf), halved
+
+
+def _objective(objective: object, trained: tuple[float, list[int]]) -> str:
     """Its class and strength: ``Adversarial ℓ∞ ε to 0.15``; of a sum those of each term."""
     if isinstance(terms := _value(objective, f"{_SETTINGS}.terms"), list):
-        return " + ".join(map(_objective, terms))
+        return " + ".join(_objective(term, trained) for term in terms)
     if (term := _value(objective, f"{_SETTINGS}.term")) is not None:
         weight = _value(objective, f"{_SETTINGS}.weight")
-        return " × ".join(filter(None, (_level(weight).removeprefix("= "), _objective(term))))
+        level = _level(weight, (trained[0], [])).removeprefix("= ")
+        return " × ".join(filter(None, (level, _objective(term, trained))))
     name = str(_value(objective, "class_path") or "").rpartition(".")[2]
-    return " ".join([name, *dict.fromkeys(_strengths(objective))]).strip()
+    return " ".join([name, *dict.fromkeys(_strengths(objective, trained))]).strip()
 
 
-def _strengths(settings: object) -> Iterator[str]:
+def _strengths(settings: object, trained: tuple[float, list[int]]) -> Iterator[str]:
     """Every epsilon with its norm, and every noise_std, however deep."""
     if not isinstance(settings, Mapping):
         return
     for key, value in settings.items():
         if key == "epsilon" and value is not None:
-            yield f"{norm_text(str(settings.get('norm', '')))} ε {_level(value)}".strip()
+            yield f"{norm_text(str(settings.get('norm', '')))} ε {_level(value, trained)}".strip()
         elif key == "noise_std" and value is not None:
-            yield f"{key} {_level(value)}"
+            yield f"{key} {_level(value, trained)}"
         else:
-            yield from _strengths(value)
+            yield from _strengths(value, trained)
 
 
-def _level(value: object) -> str:
-    """A number with its sign, or the largest that a schedule names."""
+def _level(value: object, trained: tuple[float, list[int]]) -> str:
+    """A number with its sign, what a schedule had come to when training ended, or the largest of a list."""
     if isinstance(value, int | float):
         return f"= {epsilon_text(value)}"
-    numbers = list(_levels(value))
-    return f"to {epsilon_text(max(numbers))}" if numbers else "by a schedule"
+    if isinstance(value, list) and all(isinstance(part, int | float) for part in value):
+        return f"to {epsilon_text(max(value))}" if value else "by a schedule"
+    schedule = _schedule(value)
+    if not isinstance(schedule, schedules.Schedule):
+        return "by a schedule"
+    epochs, halved = trained
+    for at in halved:
+        schedule = schedules.Slowed(schedule, at)
+    return f"to {epsilon_text(schedule(math.nextafter(epochs, 0)) if epochs < math.inf else schedule())}"
 
 
-def _levels(schedule: object) -> Iterator[float]:
-    """The values that a schedule names, which are not its lengths."""
-    if isinstance(schedule, int | float):
-        yield schedule
-    elif isinstance(schedule, Mapping):
-        for key in ("init_args", "value", "start", "end", "values", "schedule", "schedules"):
-            yield from _levels(schedule.get(key))
-    elif isinstance(schedule, list):
-        for part in schedule:
-            yield from _levels(part)
+def _schedule(settings: object) -> Any:
+    """The schedule that a recipe names, with those inside; what is none stays, and so do a user's own."""
+    if isinstance(settings, list):
+        return [_schedule(part) for part in settings]
+    package, _, name = str(_value(settings, "class_path") or "").rpartition(".")
+    if name not in schedules.__all__ or package.partition(".")[0] not in ("", "withstand"):
+        return settings
+    try:
+        arguments = _value(settings, _SETTINGS) or {}
+        return getattr(schedules, name)(**{key: _schedule(part) for key, part in arguments.items()})
+    except (TypeError, ValueError, AttributeError):  # it was written by another version, or by hand
+        return settings
 
 
 def command_for(run: Run, verb: str) -> str:

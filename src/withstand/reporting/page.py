@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from withstand.core.folder_path import as_folder_path
 from withstand.core.run_folder import RunFolder
 from withstand.reporting.compare import compare_sections
 from withstand.reporting.compare.comparison import Comparison
@@ -76,7 +77,7 @@ def _target(folders: Sequence[Path | str], out: Path | str | None) -> Path:
             f"A report of {len(folders)} run folders belongs to none of them. "
             "Say where it goes: --out PAGE.html"
         )
-    target = RunFolder(Path(folders[0])).report if out is None else Path(out)
+    target = RunFolder(Path(folders[0])).report if out is None else as_folder_path(out)
     if target.is_dir():
         raise RunFolderError(
             f"{target} is a folder, but the report is a file. Try --out {target / 'report.html'}"

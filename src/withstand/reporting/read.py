@@ -17,7 +17,9 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from withstand.core.bounded_yaml import require_bounded
 from withstand.core.run_folder import RunFolder
+from withstand.core.trust import warn_if_changed
 from withstand.reporting.images import Extremes, Gallery, extremes_of, gallery_of
 from withstand.results.measurements import CLEAN, radius_column, table_of
 from withstand.results.results import Results
@@ -26,6 +28,7 @@ from withstand.types import RunFolderError
 
 _MUST_BE_NUMBERS = {"epoch", "progress", "seconds", "learning_rate", "loss", "collapsed"}
 _RADIUS = radius_column("certified")
+_ROUNDING = 1e-9  # of a share, which is written with all its digits
 _MOST_BYTES = 2**29  # of a few images, unpacked
 _Images = TypeVar("_Images", Gallery, Extremes)
 
@@ -106,7 +109,7 @@ def read_run(path: Path | str) -> Run:
         RunFolderError: the folder is missing, holds neither file, was evaluated by an older version, or a
             file in it is damaged.
     """
-    files = RunFolder(Path(path))
+    files = RunFolder.at(path)
     if files.path.is_file():
         raise RunFolderError(
             f"{path} is a file, but a run is a folder. Name the folder that a training wrote."
@@ -120,6 +123,7 @@ def read_run(path: Path | str) -> Run:
             f"{path} holds neither {files.metrics.name} nor {files.train_log.name}, so there is nothing "
             f"to report. Make them: withstand run RECIPE --out {path}"
         )
+    warn_if_changed(files.recipe)
     recipe_text = files.text_of(files.recipe) if files.recipe.exists() else None
     num_rows, radii = _radii(files)
     if results is not None and num_rows not in (None, results.num_examples):
@@ -157,9 +161,31 @@ def _read_evaluation(files: RunFolder) -> tuple[Results | None, pd.DataFrame]:
     shares = table.value[table.measure.str.contains("accuracy|agreement|abstention")]
     if not shares.between(0, 1).all():
         raise files.damaged(files.measurements, "column value holds an accuracy outside 0 to 1.")
+    if fault := _contradiction(table):
+        raise files.damaged(files.measurements, fault)
     if not (table.measure == CLEAN).any():
         raise files.damaged(files.measurements, f"it has no row of {CLEAN}.")
     return results, table
+
+
+def _contradiction(table: pd.DataFrame) -> str | None:
+    """The first row whose cells contradict each other, in a sentence; None where none do."""
+    value, lower, upper = (table[name] for name in ("value", "lower", "upper"))
+    correct, total = (table[name].astype("float64") for name in ("correct", "total"))
+    with_total = correct.notna() & (total > 0)
+    faults = {
+        "value is not correct / total": with_total & ~((value - correct / total).abs() <= _ROUNDING),
+        "correct is not between 0 and total": correct.notna() & ~((correct >= 0) & (correct <= total)),
+        "value is not between lower and upper": ~(
+            (lower.isna() | (lower <= value + _ROUNDING)) & (upper.isna() | (value <= upper + _ROUNDING))
+        ),
+    }
+    for fault, is_faulty in faults.items():
+        if is_faulty.any():
+            row = int(is_faulty.to_numpy().argmax())
+            name = " ".join(str(table[key].iloc[row]) for key in ("measure", "by") if table[key].iloc[row])
+            return f"in row {row + 1}, {name}, {fault}."
+    return None
 
 
 def _read_environment(files: RunFolder) -> Environment | None:
@@ -173,6 +199,7 @@ def _read_environment(files: RunFolder) -> Environment | None:
 
 def _parsed_recipe(text: str, files: RunFolder) -> Mapping[str, object]:
     try:
+        require_bounded(text)
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise files.damaged(files.recipe, f"it is not YAML ({error}).") from error

@@ -231,6 +231,7 @@ class Results:
         num_classes: Of the data set.
         num_test: Test examples that there are; where they are more, the scored ones are a sample in which
             each class has its share. None in folders of former versions, which scored the first ones.
+        test_data: Hash of all test images and labels in their order; empty in folders of former versions.
         schema: ``SCHEMA`` of the writer.
         weights: best or last, of a run.
         attacks: Those that were run, in their order; the worst of several last.
@@ -250,6 +251,7 @@ class Results:
     num_examples: int
     num_classes: int
     num_test: int | None = None
+    test_data: str = ""
     schema: int = SCHEMA
     weights: str | None = None
     attacks: list[AttackInfo] = field(default_factory=list)

@@ -17,7 +17,9 @@ from withstand.core.dataset_info import DatasetInfo
 from withstand.core.flat import flat
 from withstand.core.network import changes, describe, in_words
 from withstand.core.run_folder import RunFolder
+from withstand.core.trust import warn_if_changed
 from withstand.data import Dataset
+from withstand.data.load import is_folder
 from withstand.recipes.parsing import ParsedRecipe, parse_recipe
 from withstand.recipes.schema import Recipe
 from withstand.training.checkpoint import fitting, newest_checkpoint, read_checkpoint
@@ -136,8 +138,23 @@ def open_run(folder: Path) -> tuple[RunFolder, ParsedRecipe]:
         RecipeError: its recipe does not fit this version.
     """
     run = RunFolder.at(folder)
-    run.require(run.recipe, f"withstand train RECIPE --out={folder}")
+    require_recipe(run)
     return run, recipe_of(run)
+
+
+def require_recipe(run: RunFolder) -> Path:
+    """The recipe of a run folder, where the command line made it.
+
+    Raises:
+        RunFolderError: there is none; the text says how to go on.
+    """
+    if not run.recipe.exists() and (run.train_log.exists() or run.metrics.exists()):
+        raise RunFolderError(
+            f"{run.path} has no {run.recipe.name}, because it was made in Python. Measure its network there "
+            f"too: ws.evaluate(model, dataset, out={str(run.path)!r}); or prove what it withstands by "
+            f"`withstand certify MODEL --weights={run.best_weights}`."
+        )
+    return run.require(run.recipe, f"withstand train RECIPE --out={run.path}")
 
 
 def recipe_of(run: RunFolder) -> ParsedRecipe:
@@ -148,6 +165,7 @@ def recipe_of(run: RunFolder) -> ParsedRecipe:
         RecipeError: it does not fit this version.
     """
     run.text_of(run.recipe)
+    warn_if_changed(run.recipe)
     try:
         return parse_recipe(run.recipe)
     except RecipeError as error:
@@ -203,6 +221,18 @@ def require_same_data(run: RunFolder, dataset: Dataset, *, are_named: bool) -> N
     )
 
 
+def require_unchanged(run: RunFolder, recipe: Recipe) -> None:
+    """Accepts a run whose data and whose model's code are still those that it was trained with.
+
+    Raises:
+        ModelError: the model is built otherwise, or cannot be.
+        DataError: the data have changed, or cannot be read.
+    """
+    dataset = load_data(recipe)
+    require_same_data(run, dataset, are_named=False)
+    require_same_network(run, build_model(recipe, dataset.info))
+
+
 def load_run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Module:
     """The trained model of a run, on the CPU.
 
@@ -230,12 +260,13 @@ class RecipeSources:
     recipe: Recipe
 
     def dataset(self, name: str) -> Dataset:
-        """The data set of a name, its pictures in the size of the recipe's.
+        """The data set of a name; pictures of a folder in the size of the recipe's.
 
         Raises:
             DataError: it is unknown, missing or damaged.
         """
-        return data.load(name, root=self.recipe.data.root, size=self.recipe.data.size)
+        size = self.recipe.data.size if is_folder(name) else None
+        return data.load(name, root=self.recipe.data.root, size=size)
 
     def model(self, folder: str) -> nn.Module:
         """The trained model of another run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ from typing import Any
 
 import torch
 
-from withstand.core.run_folder import RunFolder, replaced
+from withstand.core.run_folder import EVALUATED_FILES, RunFolder, replaced
 from withstand.models.weights import read_torch
 from withstand.types import CheckpointError
+
+_logger = logging.getLogger(__name__)
 
 Row = dict[str, float | int | str]
 
@@ -82,6 +85,39 @@ def newest_checkpoint(run: RunFolder) -> Path | None:
     """The checkpoint that a training goes on from; None where there is none."""
     files = (run.checkpoints / name for name in ("last.pt", "good.pt"))
     return next((file for file in files if file.exists()), None)
+
+
+def begin(run: RunFolder, position: Position, num_epochs: int, *, is_done: bool) -> None:
+    """Readies a folder for weights that will be others; says where more was trained than is asked for.
+
+    Args:
+        run: The run folder, held.
+        position: How far its training has come.
+        num_epochs: How far it is to go.
+        is_done: Whether no step is left.
+    """
+    if not is_done:
+        _forget_figures(run)
+        run.last_weights.unlink(missing_ok=True)  # their presence says that training is done
+    elif position.epoch > num_epochs:
+        _logger.warning(
+            "Nothing was trained: %s epochs were asked for, but the network in %s has %s already, and its "
+            "weights are those at the end of these. To train fewer, choose another --out, or out= in Python.",
+            *(num_epochs, run.path, position.epoch),
+        )
+
+
+def _forget_figures(run: RunFolder) -> None:
+    """Removes what was measured of the former weights, but for what is stored with whose it is."""
+    files = [run.path / name for name in EVALUATED_FILES if name != run.evaluation.name]
+    if any(file.exists() for file in files):
+        _logger.warning(
+            "%s is trained further: what was measured there is of the former weights, and leaves the folder. "
+            "To measure it again: withstand evaluate %s, or ws.evaluate and its out= in Python.",
+            *(run.path, run.path),
+        )
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:

@@ -33,12 +33,20 @@ class EpochMeter:
         num_steps: Steps an epoch.
         device: Where the values lie.
         recorded: Values of the steps already done, when an epoch is resumed.
+        last_share: Images that are left for the last step, as a share of those of any other; above 1 where
+            some of them are dropped.
     """
 
     def __init__(
-        self, num_steps: int, device: torch.device, recorded: Mapping[str, Tensor] | None = None
+        self,
+        num_steps: int,
+        device: torch.device,
+        recorded: Mapping[str, Tensor] | None = None,
+        *,
+        last_share: float = 1.0,
     ) -> None:
         self._num_steps = num_steps
+        self._last_share = min(1.0, last_share)
         self._device = device
         self._values = {name: values.to(device).clone() for name, values in (recorded or {}).items()}
 
@@ -65,14 +73,23 @@ class EpochMeter:
         return {name: float(values.nanmean()) for name, values in self._values.items()}
 
     @property
-    def tail_start(self) -> int:
+    def _tail_start(self) -> int:
         """Where the last fifth of the epoch's steps begins."""
         return int(self._num_steps * (1 - _TAIL))
 
+    def tail_of(self, order: Tensor, batch_size: int) -> Tensor:
+        """The images of the last fifth of the epoch's steps, of all in the order of the epoch."""
+        return order[self._tail_start * batch_size : self._num_steps * batch_size]
+
     def tail_means(self) -> dict[str, float]:
-        """The mean of each value over those of the last fifth of the epoch."""
-        first = self.tail_start
-        return {name: float(values[first:].nanmean()) for name, values in self._values.items()}
+        """The mean of each value over the images of the last fifth of the epoch's steps."""
+        shares = torch.ones(self._num_steps - self._tail_start, device=self._device)
+        shares[-1] = self._last_share
+        means: dict[str, float] = {}
+        for name, values in self._values.items():
+            tail = values[self._tail_start :]
+            means[name] = float((tail * shares).nansum() / shares[~tail.isnan()].sum())
+        return means
 
 
 # The loss and accuracy by which a constant answer may show, of whichever objective reports them.

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from withstand.core.checks import memory_checked
+from withstand.core.contract import require_module
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
 from withstand.core.setting_rules import SEED
@@ -18,7 +19,7 @@ from withstand.data import Dataset, require_dataset
 from withstand.loss.terms import Objective
 from withstand.training.checkpoint import TrainingResult
 from withstand.training.loop import Training
-from withstand.training.messages import warnings_of
+from withstand.training.messages import cut_schedules, warnings_of
 from withstand.training.observers import CsvLog, Observer, TensorBoardLog
 from withstand.training.settings import TrainingSettings
 from withstand.training.setup import require_kinds
@@ -65,6 +66,7 @@ def fit(
         RunFolderError: the folder cannot be written, another process holds it, or it holds a network that
             was not trained there, or measurements of one.
     """
+    require_module(model)
     require_dataset(dataset)
     require_kinds(objective, settings)
     seed = SEED("seed", seed)
@@ -79,6 +81,8 @@ def fit(
         stack.enter_context(torch.enable_grad())
         for watcher in watchers:
             stack.enter_context(watcher)
+        for text in cut_schedules(objective, settings.epochs):
+            _logger.warning(text)
         stack.enter_context(numerics(settings.precision))
         stack.enter_context(memory_checked(f"take batches smaller than {settings.batch_size} images."))
         result = Training(model, dataset, objective, settings, out=run, seed=seed, observers=watchers).run()

@@ -29,6 +29,7 @@ from withstand.training.checkpoint import (
     Position,
     Row,
     TrainingResult,
+    begin,
     fitting,
     newest_checkpoint,
     read_checkpoint,
@@ -138,8 +139,7 @@ class Training:
     def run(self) -> TrainingResult:
         """All epochs that are left, and the weights at their end."""
         self._resume()
-        if not self._is_done:
-            self._out.last_weights.unlink(missing_ok=True)  # their presence says that training is done
+        begin(self._out, self._position, self._num_epochs, is_done=self._is_done)
         try:
             while not self._is_done:
                 self._run_epoch()
@@ -228,7 +228,7 @@ class Training:
         self._require_finite_weights()
         position = self._position
         order = epoch_order(len(self._train), seed=self._seed, epoch=position.epoch)
-        seen = self._train.subset(order[self._meter.tail_start * self._settings.batch_size :])
+        seen = self._train.subset(self._meter.tail_of(order, self._settings.batch_size))
         means = self._meter.tail_means()
         collapsed, is_good = verdict(self._model, means, seen, self._validation, self._num_classes)
         row = self._row(collapsed)
@@ -346,4 +346,5 @@ class Training:
         set_rng_state(content["rng"])
 
     def _new_meter(self, recorded: dict[str, torch.Tensor] | None = None) -> EpochMeter:
-        return EpochMeter(self._steps_per_epoch, self._fabric.device, recorded)
+        left = len(self._train) / self._settings.batch_size - (self._steps_per_epoch - 1)
+        return EpochMeter(self._steps_per_epoch, self._fabric.device, recorded, last_share=left)

@@ -25,7 +25,7 @@ _MOST_EPOCHS = 10_000  # that are looked through for the end of a schedule
 
 
 def cut_schedules(objective: Objective, epochs: int) -> list[str]:
-    """The warnings of a training that is to begin: epsilons that are still below what they are meant to reach.
+    """The warnings of a training that is to begin: epsilons that will not reach what is meant.
 
     Args:
         objective: With all its terms.
@@ -38,9 +38,9 @@ def cut_schedules(objective: Objective, epochs: int) -> list[str]:
             later = range(epochs + 1, _MOST_EPOCHS)
             needed = next((end for end in later if math.isclose(_at_the_end(epsilon, end), meant)), None)
             takes = "" if needed is None else f", which takes {needed} epochs"
-            number = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+            number = "1 epoch reaches" if epochs == 1 else f"{epochs} epochs reach"
             texts.append(
-                f"The schedule of epsilon ends after the training: {number} reach {reached:.4g}, and "
+                f"The schedule of epsilon ends after the training: {number} {reached:.4g}, and "
                 f"{meant:.4g} is meant{takes}. Train longer by training.epochs, or shorten the schedule."
             )
     return texts

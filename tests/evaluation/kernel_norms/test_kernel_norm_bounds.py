@@ -95,7 +95,8 @@ def test_deformation_along_the_weights_reaches_their_norm() -> None:
         model[1].weight.copy_(torch.tensor([[0.0, 0, 0, 0, 3, 0, 0, 0, 0]]))  # type: ignore[operator]
     far = Deform(translation=8.0, rotation=0, scaling=0, displacement=0)
     all_bounds = kernel_norm_bounds(model, images, dataclasses.replace(FEW, deform=far, num_deformations=40))
-    (bounds,) = all_bounds.classes
+    zero, bounds = all_bounds.classes  # one logit is that of class 1, against 0
+    assert zero.deformation == zero.deformation_change == zero.spectral == 0
     assert bounds.deformation_change == pytest.approx(3.0)  # the pixel is moved away
     assert bounds.deformation == pytest.approx(3.0)  # and out of the picture in one of them
     assert bounds.spectral == pytest.approx(3.0)
@@ -148,10 +149,10 @@ def test_perturbation_bound_climbs_to_where_the_logit_is_steeper() -> None:
         kernel_norm_bounds(Ramp(), images, dataclasses.replace(FEW, epsilon=epsilon, num_perturbed=1))
         for epsilon in (0.25, 2.0)
     )
-    assert near.classes[0].perturbation == pytest.approx(0.1)
+    assert near.classes[1].perturbation == pytest.approx(0.1)
     # From 0.5 to 2.5: 0.1 * 2 + 5 * 1.5, over 2.
-    assert far.classes[0].perturbation == pytest.approx((0.2 + 7.5) / 2)
-    assert far.classes[0].gradient == pytest.approx(0.1)
+    assert far.classes[1].perturbation == pytest.approx((0.2 + 7.5) / 2)
+    assert far.classes[1].gradient == pytest.approx(0.1)
 
 
 # -- soundness ------------------------------------------------------------------------------------
@@ -332,11 +333,11 @@ def test_lower_bounds_of_a_constant_model_are_zero() -> None:
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 2, 7), (1, 7)])
 def test_deformation_bound_is_none_of_what_is_no_picture(shape: tuple[int, ...]) -> None:
-    model = linear(math.prod(shape[1:]), classes=1)
-    (bounds,) = kernel_norm_bounds(model, torch.rand(shape), FEW).classes
-    assert bounds.deformation is None
-    assert bounds.deformation_change is None
-    assert bounds.lower == pytest.approx(bounds.spectral)
+    model = linear(math.prod(shape[1:]), classes=2)
+    for bounds in kernel_norm_bounds(model, torch.rand(shape), FEW).classes:
+        assert bounds.deformation is None
+        assert bounds.deformation_change is None
+        assert bounds.lower == pytest.approx(bounds.spectral)
 
 
 def test_deformation_bound_can_be_left_out() -> None:
@@ -391,8 +392,17 @@ def test_bounds_refuse_a_model_whose_answers_depend_on_the_batch() -> None:
 
 
 def test_bounds_name_the_error_of_a_model_that_fails() -> None:
-    with pytest.raises(ModelError, match="fails in eval mode and float64"):
+    class OfTwo(nn.Module):
+        @override
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 2:
+                raise RuntimeError("two at most")
+            return images.flatten(2).sum(2)
+
+    with pytest.raises(ModelError, match=r"fails on images \(2, 2, 6, 6\): mat1 and mat2 shapes"):
         kernel_norm_bounds(linear(5), pictures(), FEW)
+    with pytest.raises(ModelError, match=r"fails in eval mode and float64.*two at most"):
+        kernel_norm_bounds(OfTwo(), pictures(), FEW)
 
 
 class Uncopyable(nn.Linear):

@@ -47,10 +47,11 @@ class Group:
 def groups_of(runs: Sequence[Run]) -> list[Group]:
     """The evaluated runs, those that differ in their seeds alone together, in their order."""
     gathered: dict[object, list[int]] = {}
+    identities = _identities(runs)
     seen: Counter[object] = Counter()
     for place, run in enumerate(runs):
         if run.results is not None:
-            identity, seeds = _identity(run), tuple(lookup(run.recipe, key) for key in _SEEDS)
+            identity, seeds = identities[place], tuple(lookup(run.recipe, key) for key in _SEEDS)
             # The same seed again is no other seed: a repetition of a run is a group of its own.
             gathered.setdefault((identity, seen[identity, seeds]), []).append(place)
             seen[identity, seeds] += 1
@@ -110,6 +111,18 @@ def mean_text(mean: Any, digits: int = 2) -> str:
 def seeds_text(number: int) -> str:
     """Of how many runs a mean is."""
     return "one run" if number == 1 else f"mean of {number} seeds"
+
+
+def _identities(runs: Sequence[Run]) -> list[object]:
+    """What runs have in common that differ in their seeds alone: their recipe and their test data."""
+    recipes = [_identity(run) for run in runs]
+    data = [run.results.test_data if run.results else "" for run in runs]
+    # Test data of former versions are not known, and taken to be those of another run of the recipe.
+    known: dict[object, str] = {}
+    for recipe, tested in zip(recipes, data, strict=True):
+        if tested:
+            known.setdefault(recipe, tested)
+    return [(recipe, tested or known.get(recipe)) for recipe, tested in zip(recipes, data, strict=True)]
 
 
 def _identity(run: Run) -> object:

@@ -31,6 +31,7 @@ class _Side(NamedTuple):
     place: int
     label: str
     dataset: str
+    test_data: str
     columns: dict[str, str]
     by: dict[str, str]
     outcomes: pd.DataFrame | None
@@ -95,7 +96,8 @@ def _sides(compared: Comparison, aspects: Sequence[str]) -> Iterator[_Side]:
             columns, by = (
                 {str(aspect): text for aspect, text in own[name].items()} for name in ("column", "by")
             )
-            yield _Side(place, compared.labels[place], run.results.dataset, columns, by, outcomes)
+            data = run.results.dataset, run.results.test_data
+            yield _Side(place, compared.labels[place], *data, columns, by, outcomes)
 
 
 def _rows(first: _Side, second: _Side, aspects: Sequence[str]) -> Iterator[tuple[Any, ...]]:
@@ -112,6 +114,8 @@ def _difference(first: _Side, second: _Side, aspect: str) -> Difference | str:
     """The first less the second; or why they do not compare."""
     if first.dataset != second.dataset:
         return f"{dataset_title(first.dataset)} against {dataset_title(second.dataset)}"
+    if first.test_data and second.test_data and first.test_data != second.test_data:
+        return "other test data"
     if first.outcomes is None or second.outcomes is None:
         return f"no examples.csv of {first.label if first.outcomes is None else second.label}"
     if aspect not in first.columns or aspect not in second.columns:
