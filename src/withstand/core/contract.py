@@ -122,14 +122,15 @@ def contract_of(model: nn.Module, images: Tensor) -> Contract:
     known = _CONTRACTS.setdefault(model, {})
     modules, weight = _survey(model)
     of_weights = () if weight is None else (weight.dtype, weight.device)
-    key = (images.shape[1:], images.dtype, images.device, of_weights, _state_of(modules))
+    form = (images.shape[1:], images.dtype, images.device, of_weights)
+    key = (form, _state_of(modules))
     if key not in known:
         few = images[:_TRIED].detach()
         few = few if len(few) == _TRIED else torch.cat([few, 1 - few])
         contract, _ = try_out(model, few)
         if len(known) >= _MOST_FORMS:
             known.clear()
-        known[key] = contract
+        known[key] = known[form, _state_of(modules)] = contract  # a first pass may set flags
     return known[key]
 
 
