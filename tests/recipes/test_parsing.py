@@ -454,5 +454,5 @@ def test_errors_name_the_key_what_it_takes_and_what_it_was_given(override: str, 
 
 def test_an_unknown_key_names_the_command_that_lists_them() -> None:
     parser = recipe_parser("withstand train RECIPE", "")
-    with pytest.raises(RecipeError, match=r"`withstand train RECIPE --help` lists all keys\.$"):
+    with pytest.raises(RecipeError, match=r"`withstand train RECIPE --help-all` lists all keys\.$"):
         parse_recipe(find_recipe("digits-adversarial"), ["--nope=1"], parser=parser)
