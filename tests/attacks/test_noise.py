@@ -73,6 +73,8 @@ def test_noise_attack_describes_itself() -> None:
 class Flickering(nn.Module):
     """Looked at once; then wrong, but hardly; then correct, but less sure of it than of what is wrong."""
 
+    gives_log_probabilities = True
+
     def __init__(self) -> None:
         super().__init__()
         self._answers = iter([[0.5, 0.25, 0.25], [0.45, 0.54, 0.01], [0.4, 0.3, 0.3], [0.9, 0.05, 0.05]])

@@ -311,9 +311,7 @@ def test_gaussian_expectation_shows_its_settings() -> None:
     assert str(GaussianExpectation(0.1)) == str(GaussianExpectation(0.1, propagation=FirstActivation()))
 
 
-def test_gaussian_expectation_checks_the_batch_on_the_first_call_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_gaussian_expectation_checks_each_batch() -> None:
     model, (images, labels), objective = _lenet(), _batch(4), GaussianExpectation(STD)
     for _ in range(2):
         with pytest.raises(DataError, match=r"Expected images in \[0, 1\]"):
@@ -322,11 +320,11 @@ def test_gaussian_expectation_checks_the_batch_on_the_first_call_only(
         objective(model, images, labels.float())
     with pytest.raises(DataError, match="at least one image"):
         objective(model, images[:0], labels[:0])
-    checked: list[int] = []
-    monkeypatch.setattr("withstand.loss.terms.check_batch", lambda *_: checked.append(1))
-    for _ in range(3):
-        objective(model, images, labels)
-    assert len(checked) == 1
+    objective(model, images, labels)
+    with pytest.raises(DataError, match=r"Expected images in \[0, 1\]"):
+        objective(model, images * 255, labels)
+    with pytest.raises(DataError, match="labels of at least 0, but got -1"):
+        objective(model, images, torch.full_like(labels, -1))
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,10 @@ def test_spectral_norm_determines_sizes_anew_when_they_change_and_only_then() ->
         *[nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.Conv2d(3, 2, 3, padding=1), nn.Flatten()]
     ).double()
     penalty, runs = SpectralNorm("operator", 400), []
+    net.register_forward_hook(lambda *_: runs.append(1))
     for images in (IMAGES, IMAGES[:, :, :3, :4]):
         contract_of(net, images)  # the one look at two images of each size
-    net.register_forward_hook(lambda *_: runs.append(1))
+    runs.clear()
     for images in (IMAGES, IMAGES[:2], IMAGES[:, :, :3, :4], IMAGES[:, :, :3, :4]):
         loss, _ = penalty(net, images, LABELS[: len(images)])
         exact = torch.stack([_operator_norm(place) for place in places(net[:], images)]).square().sum()
