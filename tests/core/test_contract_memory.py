@@ -139,7 +139,7 @@ def test_several_tensors_of_one_shape_are_said_once_a_model(caplog: pytest.LogCa
 
 
 def test_one_logit_is_said_once_a_model_also_by_certificates(caplog: pytest.LogCaptureFixture) -> None:
-    for seed in range(2):
+    for seed in (7001, 7002):  # which no other test has
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
         for _ in range(2):

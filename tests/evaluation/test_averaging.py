@@ -158,13 +158,13 @@ def test_find_predictor_sweeps_nothing_where_no_gradient_has_draws(
 
 
 def test_find_predictor_of_fixed_weights_is_the_model(tiny_model: nn.Module, tiny_dataset: Dataset) -> None:
-    plan = _find(tiny_model, tiny_dataset, [PGD()], [0.1], None)
+    plan = _find(tiny_model.eval(), tiny_dataset, [PGD()], [0.1], None)
     assert plan.predictor.model is plan.predictor.attack_model is tiny_model
-    assert (plan.predictor.num_repeats, plan.batch_size, plan.sampling, plan.warnings) == (
+    assert (plan.predictor.num_repeats, plan.batch_size, plan.sampling, list(plan.warnings)) == (
         1,
         500,
         None,
-        (),
+        [],
     )
 
 

@@ -205,9 +205,10 @@ def test_training_of_a_random_net_scores_the_mean_probability(
 ) -> None:
     torch.manual_seed(0)
     asked: list[int] = []
-    contract_of(random_net, tiny_dataset.validation.images[:2] / 255)  # the one look at two images
     layer = random_net.get_submodule("1")
     layer.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
+    contract_of(random_net, tiny_dataset.validation.images[:2] / 255)  # the one look at two images
+    asked.clear()
     measured = accuracies(random_net, tiny_dataset.validation, PGD(epsilon=0.3, num_steps=2))
     assert measured["validation_accuracy"] == 1.0
     assert measured["validation_robust_accuracy"] < 1.0

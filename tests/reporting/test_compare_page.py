@@ -25,7 +25,9 @@ def _short_script(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def page(write_run: WriteRun, evaluated: Any, build: Any, tmp_path: Path) -> str:
     clean, *others = evaluated.rows
-    weaker = replace(evaluated, rows=(replace(clean, value=0.9, correct=900), *others))
+    weaker = replace(
+        evaluated, rows=(replace(clean, value=0.9, lower=0.88, upper=0.92, correct=900), *others)
+    )
     corrupted = evaluated.plus(build.measured(CORRUPTED, 500, "blur", level=1))
     folders = [
         write_run("one", recipe="name: one", evaluated=corrupted),
