@@ -65,6 +65,8 @@ class Attack(ABC):
     ) -> Tensor:
         """Adversarial images; the model's modes and parameter gradients stay as they were.
 
+        Images of less than float32 are attacked in float32, and come back in their own type.
+
         Args:
             model: Maps images in [0, 1] to logits (batch, classes).
             images: Float tensor (batch, …) in [0, 1].
@@ -73,8 +75,6 @@ class Attack(ABC):
 
         Returns:
             Tensor of the shape of ``images``, in [0, 1], within ``epsilon`` of them, detached.
-
-        Images of less than float32 are attacked in float32, and come back in their own type.
 
         Raises:
             DataError: the images are no floats in [0, 1], or the labels do not fit them or the model.
