@@ -245,3 +245,13 @@ def test_check_command_takes_the_forms_that_certificates_take(
 def test_budgets_beyond_all_images_are_warned_of(make: Callable[[], ws.objectives.Objective]) -> None:
     with pytest.warns(UserWarning, match="lets an attack turn every image into every other"):
         make()(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), IMAGES, LABELS)
+
+
+def test_objective_of_another_model_goes_by_the_classes_of_that_model() -> None:
+    objective = ws.objectives.CrossEntropy()
+    wide, narrow = (nn.Sequential(nn.Flatten(), nn.Linear(16, classes)) for classes in (9, 3))
+    labels = torch.full_like(LABELS, 5)
+    objective(wide, IMAGES, labels)
+    with pytest.raises(DataError, match="labels from 0 to 2, as the model has 3 outputs, but got 5"):
+        objective(narrow, IMAGES, labels)
+    objective(wide, IMAGES, labels)

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.checks import as_batch, check_batch
-from withstand.core.contract import adapted, contract_of, outside_inference_mode
+from withstand.core.contract import adapted_with_classes, outside_inference_mode
 from withstand.core.rounding import rounded_inside
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, instance_of, optional, settle
@@ -83,8 +83,8 @@ class Attack(ABC):
         with outside_inference_mode():
             images, labels = as_batch(images, labels)
             precise = images.to(torch.promote_types(images.dtype, torch.float32))
-            model = adapted(model, precise)
-            check_batch(images, labels, contract_of(model, precise).num_classes if len(images) else None)
+            model, num_classes = adapted_with_classes(model, precise)
+            check_batch(images, labels, num_classes)
             try:
                 moved = self.perturb(model, precise, labels, progress=progress)
             except RuntimeError as error:

@@ -97,14 +97,27 @@ def adapted(model: nn.Module, images: Tensor) -> nn.Module:
     Raises:
         ModelError: it is no module, has weights without a shape, fails on such images, or gives no logits.
     """
+    return adapted_with_classes(model, images)[0]
+
+
+def adapted_with_classes(model: nn.Module, images: Tensor) -> tuple[nn.Module, int | None]:
+    """``adapted``, and how many classes its answers tell apart; None of no images.
+
+    Args:
+        model: Maps images in [0, 1] to logits; its modes, gradients and the random state stay as they were.
+        images: Float tensor (batch, …) of those that it will be given; of none nothing is known.
+
+    Raises:
+        ModelError: it is no module, has weights without a shape, fails on such images, or gives no logits.
+    """
     inner = model.model if isinstance(model, Adapted) else model
     if not isinstance(inner, nn.Module):
         require_module(inner)
     if not images.numel():
-        return model
+        return model, None
     contract = contract_of(inner, images)
     is_kept = contract.is_plain and not (contract.writes or contract.converts)
-    return inner if is_kept else _around(inner, contract)
+    return inner if is_kept else _around(inner, contract), contract.num_classes
 
 
 def contract_of(model: nn.Module, images: Tensor) -> Contract:

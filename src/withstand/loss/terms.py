@@ -18,8 +18,7 @@ from typing_extensions import override
 
 from withstand.core.checks import as_batch, check_batch
 from withstand.core.contract import (
-    adapted,
-    contract_of,
+    adapted_with_classes,
     outside_inference_mode,
     precision_of,
     require_differentiable,
@@ -36,13 +35,13 @@ class Objective(nn.Module, ABC):
     Objectives add (``a + b``) and scale (``0.1 * a``, also by a schedule).
     """
 
-    _num_classes = 0  # of the model of the first batch, once that is checked
+    _num_classes = 0  # of the model whose first batch was checked
 
     @override
     def __call__(self, model: Any, images: Tensor, labels: Tensor, *, progress: float = math.inf) -> Any:
         """``forward``, of a model and a batch in the form that everything expects.
 
-        The values of the first batch that an objective is given are checked; those of later ones only on the
+        The values of the first batch of a model are checked; those of later ones only on the
         CPU, since to look at them waits for any other device.
 
         Raises:
@@ -53,11 +52,13 @@ class Objective(nn.Module, ABC):
         with outside_inference_mode():
             images, labels = as_batch(images, labels)
             images = images.to(precision_of(model, images))
-            model = adapted(model, images)
-            if len(images) and not (self._num_classes and _seem_right(images, labels, self._num_classes)):
-                self._num_classes = contract_of(model, images).num_classes
-                check_batch(images, labels, self._num_classes)
+            model, num_classes = adapted_with_classes(model, images)
+            if num_classes and not (
+                num_classes == self._num_classes and _seem_right(images, labels, num_classes)
+            ):
+                check_batch(images, labels, num_classes)
                 require_differentiable(model)
+                self._num_classes = num_classes
             return super().__call__(model, images, labels, progress=progress)
 
     @abstractmethod
