@@ -12,6 +12,7 @@ from withstand.types import (
     CheckpointError,
     DataError,
     LossTerms,
+    ModelCard,
     ModelError,
     NonFiniteLossError,
     RecipeError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from withstand.evaluation.kernel_norms import kernel_norm_bounds
     from withstand.evaluation.moment_check import check_moments
     from withstand.reporting import report
+    from withstand.runs.sharing import load, pull, push
     from withstand.training.fit import fit
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "DataError",
     "GaussianNoise",
     "LossTerms",
+    "ModelCard",
     "ModelError",
     "NonFiniteLossError",
     "RecipeError",
@@ -77,12 +80,15 @@ __all__ = [
     "fit",
     "kernel_norm_bounds",
     "kernel_norms",
+    "load",
     "meters",
     "models",
     "moments",
     "norms",
     "objectives",
     "penalties",
+    "pull",
+    "push",
     "report",
     "reporting",
     "schedules",
@@ -104,6 +110,9 @@ _HOMES = {
     "evaluate": "withstand.evaluation",
     "fit": "withstand.training",
     "kernel_norm_bounds": "withstand.evaluation.kernel_norms",
+    "load": "withstand.runs.sharing",
+    "pull": "withstand.runs.sharing",
+    "push": "withstand.runs.sharing",
     "report": "withstand.reporting",
     "trusting": "withstand.core.trust",
 }

@@ -37,6 +37,15 @@ class LossTerms(NamedTuple):
     terms: dict[str, Tensor]
 
 
+class ModelCard(str):
+    """What is to be known of a trained model, as Markdown; what ``ws.load`` gives has it as ``card``.
+
+    It is no part of what the model computes.
+    """
+
+    __slots__ = ()
+
+
 class WithstandError(Exception):
     """An error of the user's input or surroundings; its text says what to do about it."""
 

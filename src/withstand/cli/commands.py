@@ -180,6 +180,20 @@ COMMANDS = {
         "Write one self-contained page from one or several run folders.",
         {"--out=PAGE": "the page; RUN/report.html for one run by default"} | _PAGE,
     ),
+    "push": Command(
+        "push RUN hub:OWNER/NAME|FOLDER",
+        "share a run with a model card",
+        "Share the weights, recipe and figures of a run, with a model card written from its measurements: in "
+        "a repository of the Hugging Face Hub, which is made where there is none, or in a folder. Data, "
+        "images of them and rows of single examples stay here.",
+        {"--private=true": "whether a repository that is made is private"},
+    ),
+    "pull": Command(
+        "pull hub:OWNER/NAME|FOLDER [--out=DIR]",
+        "make a run folder of a shared run",
+        "Make a run folder of what push shared, for all other commands.",
+        {"--out=DIR": "the run folder, runs/NAME by default", "--revision=v1": "branch, tag or commit"},
+    ),
     "recipes": Command(
         "recipes [NAME]",
         "list the recipes and sweeps, or print one",

@@ -35,6 +35,7 @@ from withstand.core.named_values import (
     parts_of,
     resolved,
 )
+from withstand.types import ModelCard
 
 _LENGTH = 16  # hex digits, of which accidents are not to be feared
 _DEPTH = 12  # of containers and objects in one another
@@ -210,7 +211,7 @@ class Reader:
         attributes = {
             name: value
             for name, value in vars(module).items()
-            if name not in known and (is_own or not name.startswith("_"))
+            if name not in known and (is_own or not name.startswith("_")) and not isinstance(value, ModelCard)
         }
         texts = {name: json.dumps(self.plain(value), sort_keys=True) for name, value in attributes.items()}
         if is_own:

@@ -65,7 +65,7 @@ def _environment_rows(environment: Environment | None) -> list[tuple[str, str]]:
 
 
 def _again(run: Run) -> Section:
-    commands = [Code(command) for command in _commands(run)]
+    commands = [Code(command) for command in commands_of(run)]
     recipe = [] if run.recipe_text is None else [Code(run.recipe_text, "The full recipe")]
     unknown = Markup("The command is not known; <code>environment.json</code> would name it.")
     lacking = missing(run, "recipe.yaml", "The recipe is not stored here.")
@@ -80,7 +80,7 @@ def _again(run: Run) -> Section:
     )
 
 
-def _commands(run: Run) -> list[str]:
+def commands_of(run: Run) -> list[str]:
     """What repeats the run: one command, or one to train and all that measured."""
     environment = run.environment or Environment()
     latest = (environment.evaluate_command, environment.certify_command, environment.moments_command)
