@@ -37,7 +37,7 @@ from withstand.data import Dataset
 from withstand.evaluation import Evaluation
 from withstand.evaluation.meters import Certificate
 from withstand.models import MODEL_NAMES
-from withstand.models.weights import read_weights
+from withstand.models.weight_files import read_weights
 from withstand.recipes.schema import DataSettings, ModelSettings, Recipe
 from withstand.runs.environment import environment
 from withstand.runs.run_parts import (
