@@ -1,4 +1,4 @@
-"""Weights as others leave them: in checkpoints, behind wrappers' names, in parts, in halves; said in one line."""
+"""Weights as others leave them: in checkpoints, behind wrappers' names, in parts, in halves; it is said."""
 
 from __future__ import annotations
 
@@ -124,7 +124,9 @@ def test_load_weights_never_drops_a_normalisation(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(create("mlp", dataset="digits", hidden=[2]), path)
     bare = create("mlp", input_shape=(1, 8, 8), num_classes=10, hidden=[2])
-    with pytest.raises(ModelError, match=r"network.1.bias is not in the model.*build it so, by normalize=True"):
+    with pytest.raises(
+        ModelError, match=r"network.1.bias is not in the model.*build it so, by normalize=True"
+    ):
         load_weights(bare, path)
 
 
@@ -198,7 +200,9 @@ def test_load_weights_puts_parts_together(tmp_path: Path) -> None:
 
 
 def test_load_weights_reads_a_run_folders_best_weights(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no weights in the folder .*model\.safetensors or last\.safetensors"):
+    with pytest.raises(
+        ModelError, match=r"no weights in the folder .*model\.safetensors or last\.safetensors"
+    ):
         load_weights(net(1), tmp_path)
     save_weights(net(1), tmp_path / "last.safetensors")
     load_weights(other := net(2), tmp_path)

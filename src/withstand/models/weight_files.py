@@ -1,4 +1,4 @@
-"""Files of weights as they come: safetensors, state dicts of torch, checkpoints, several parts; no code runs."""
+"""Files of weights as they come: safetensors, state dicts, checkpoints, several parts; no code is run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def weights_file(path: Path) -> Path:
             return file
     raise ModelError(
         f"There are no weights in the folder {path}: a run has {run.best_weights.name} or "
-        f"{run.last_weights.name}, and weights of several parts a file ending in {_INDEX}. Name the file itself."
+        f"{run.last_weights.name}, and weights of several parts a file ending in {_INDEX}. Name the file "
+        "itself."
     )
 
 
@@ -120,7 +121,7 @@ def _read_parts(file: Path) -> dict[str, Tensor]:
     contents = {part: read_weights(path) for part, path in parts.items()}
     lost = [name for name, part in places.items() if name not in contents[part]]
     if lost:
-        raise ModelError(f"{file} says that {lost[0]} is in {places[lost[0]]}, but it is not there. {_REMEDY}")
+        raise ModelError(f"{file} says that {lost[0]} is in {places[lost[0]]}, but it is not. {_REMEDY}")
     return {name: contents[part][name] for name, part in places.items()}
 
 
@@ -148,7 +149,7 @@ def _content(file: Path) -> Any:
 
 
 def _refusal(file: Path) -> str:
-    """Why a file is not read, and what its owner can do; the classes that it names are looked up, not imported."""
+    """Why a file is not read, and what to do; the classes that it names are listed, not imported."""
     names: list[str] = []
     with suppress(Exception):  # of a damaged file, or one that torch wrote long ago
         names = torch.serialization.get_unsafe_globals_in_checkpoint(file)

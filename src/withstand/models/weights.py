@@ -50,8 +50,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str |
 
     A file may be a state dict, or a checkpoint with one among its entries, such as ``state_dict``, ``model``
     or ``ema``. Where all names fit once ``module.``, ``_orig_mod.``, ``model.`` or ``net.`` is taken from
-    before each, it is. A model may be compiled, in a data-parallel wrapper, or behind a normalisation that the
-    weights are not. What was taken, taken off or converted is logged in one line.
+    before each, it is. A model may be compiled, in a data-parallel wrapper, or behind a normalisation that
+    the weights are not. What was taken, taken off or converted is logged in one line.
 
     Args:
         model: As it was when saved; weights are converted to the type of its own.
