@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from withstand import bayes
 from withstand.attacks import SuiteLevel
 from withstand.certificates import Certifier
 from withstand.core import norms
+from withstand.core.contract import require_module
 from withstand.core.setting_rules import POSITIVE
 from withstand.data import Dataset, batches, load, require_dataset
 from withstand.evaluation.meter import Meter
@@ -23,6 +25,7 @@ from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
 from withstand.types import ModelError
 
 _PROVABLE = (2.0, math.inf)
+_MEASURES = (CLEAN, ATTACKED, CERTIFIED)  # of each there is one row
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def benchmark(  # noqa: PLR0913 - what, on what, against what, and where to
     model: nn.Module,
     data: Dataset | str,
     *,
-    epsilon: float,
+    epsilon: float | str,
     norm: float | str = math.inf,
     level: SuiteLevel = "standard",
     num_examples: int | None = None,
@@ -113,13 +116,14 @@ def benchmark(  # noqa: PLR0913 - what, on what, against what, and where to
         ValueError: a number, the norm or the level is out of its range.
         WithstandError: as ``evaluate`` raises them.
     """
+    require_module(model)
     dataset = load(data) if isinstance(data, str) else require_dataset(data)
-    epsilon, norm = POSITIVE("epsilon", epsilon), norms.as_norm(norm)
-    meters: list[Meter] = [Suite(level, epsilons=[epsilon], norms=[norm])]
+    radius, norm = POSITIVE("epsilon", epsilon), norms.as_norm(norm)
+    meters: list[Meter] = [Suite(level, epsilons=[radius], norms=[norm])]
     started = time.monotonic()
-    reason = _unprovable(model, dataset, norm, epsilon) if prove else "it was not asked for"
+    reason = _unprovable(model, dataset, norm, radius) if prove else "it was not asked for"
     if not reason:
-        meters.append(Certificate(norm=norm, epsilons=[epsilon]))
+        meters.append(Certificate(norm=norm, epsilons=[radius]))
     evaluation = evaluate(
         model,
         dataset,
@@ -132,20 +136,18 @@ def benchmark(  # noqa: PLR0913 - what, on what, against what, and where to
         about={"model": name or type(model).__name__},
     )
     results, table = evaluation.results, evaluation.table
-    clean, robust, proven = (
-        next(table[table["measure"] == measure].itertuples(), None)
-        for measure in (CLEAN, ATTACKED, CERTIFIED)
-    )
+    figures: dict[Any, Any] = {row.measure: row for row in table.itertuples() if row.measure in _MEASURES}
+    clean, robust = figures[CLEAN], figures[ATTACKED]
     return Benchmark(
         model=str(results.model),
         data=results.dataset,
         norm=norms.label(norm),
-        epsilon=epsilon,
+        epsilon=radius,
         clean=clean.value,
         robust=robust.value,
         robust_lower=robust.lower,
         robust_upper=robust.upper,
-        proven=math.nan if proven is None else proven.value,
+        proven=figures[CERTIFIED].value if CERTIFIED in figures else math.nan,
         proven_note=reason,
         examples=results.num_examples,
         sample=results.scored,
