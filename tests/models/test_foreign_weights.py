@@ -140,7 +140,7 @@ def test_load_weights_asks_which_of_several_entries_is_meant(tmp_path: Path) -> 
     for entry, seed in (("model", 0), ("ema", 1)):
         load_weights(other, file, entry=entry)
         assert same(other.state_dict(), net(seed).state_dict())
-    with pytest.raises(ModelError, match=r"no state dict 'emma' among its entries: it has model, ema\."):
+    with pytest.raises(ModelError, match=r"no state dict 'emma' among its entries: it has model, ema, "):
         load_weights(other, file, entry="emma")
 
 
@@ -151,8 +151,11 @@ def test_load_weights_asks_which_of_several_entries_is_meant(tmp_path: Path) -> 
             {"state_dict": named("model.", {**net(0).state_dict(), "loss.weight": torch.ones(2)})},
             r"\(taken from its entry 'state_dict', 'model.' taken off .*\): loss.weight is not in the model",
         ),
-        ({**named("model.", net(0).state_dict()), "loss.weight": torch.ones(2)}, "is missing"),
-        (named("backbone.", net(0).state_dict()), "0.weight is missing"),
+        (
+            {**named("model.", net(0).state_dict()), "loss.weight": torch.ones(2)},
+            r"0.weight is missing.* Those behind 'model.' do: .* --weights_entry=model\.",
+        ),
+        (named("backbone.", net(0).state_dict()), r"Those behind 'backbone.' do: .* entry='backbone'"),
         ({**net(0).state_dict(), "0.weight": torch.ones(3, 4, dtype=torch.int8)}, "0.weight holds int8"),
     ],
 )
@@ -164,6 +167,18 @@ def test_load_weights_lists_what_does_not_fit_and_leaves_the_model(
     with pytest.raises(ModelError, match=text):
         load_weights(other, tmp_path / "model.pt")
     assert same(other.state_dict(), net(1).state_dict())
+
+
+def test_load_weights_reads_the_part_of_a_larger_module_that_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = {**named("student.", net(0).state_dict()), **named("teacher.", net(1).state_dict())}
+    torch.save({"state_dict": state}, tmp_path / "last.ckpt")
+    load_weights(other := net(2), tmp_path / "last.ckpt", entry="teacher")
+    assert same(other.state_dict(), net(1).state_dict())
+    assert caplog.messages == [
+        f"Weights of {tmp_path / 'last.ckpt'}: taken from its entry 'state_dict.teacher'."
+    ]
 
 
 def test_load_weights_converts_halves_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -55,7 +55,7 @@ _MODEL = (
     "--data.name and --out: a run folder is made of it."
 )
 _OF_A_MODEL = {
-    "--weights=FILE": "of MODEL: .safetensors, .pt, .pth, .bin, .ckpt, or a run folder for its own",
+    "--weights=FILE": "of MODEL: .safetensors, .pt, .ckpt …, or a run folder",
     "--data.name=mnist": "of MODEL: the data",
     "--out=DIR": "of MODEL: the run folder to make, runs/MODEL by default",
 }
@@ -88,14 +88,11 @@ COMMANDS = {
         {
             **_OF_A_MODEL,
             "--evaluation.num_examples=1000": "score only so many test examples, of each class its share",
-            "--evaluation.batch_size=500": "examples a batch",
             "--evaluation.weights=last": "of the last epoch; best, on validation data, by default",
             **_EPSILONS,
             "--evaluation.meters+=KernelNorms": "measure one thing more: Suite, Certificate, NoiseCurve …",
             "--evaluation.meters.num_examples=9": "a setting of the one just added",
             "--evaluation.meters.help=Suite": "explain one",
-            "--evaluation.sampling.num_samples=10": "draws of random weights a prediction",
-            **_DATA_ROOT,
             **_PRINTED,
         },
     ),
@@ -159,12 +156,9 @@ COMMANDS = {
             "--num_steps=40": "gradient steps",
             "--step_size=2/255": "length of a step; 2.5 epsilon / num_steps by default",
             "--num_restarts=5": "how often to start; the worst image counts",
-            "--random_start=true": "start anywhere in the ball, else at the image",
             "--loss=withstand.attacks.margin": "what to climb; cross-entropy by default",
             "--num_examples=1000": "only so many test examples, of each class its share",
-            "--batch_size=100": "examples a batch",
             **_OF_A_MODEL,
-            **_DATA_ROOT,
         },
     ),
     "sweep": Command(

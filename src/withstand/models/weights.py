@@ -58,7 +58,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str |
         path: A ``.safetensors`` file; a ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file, read with
             ``weights_only=True``, so that it runs no code; an ``.index.json`` of several such; or a run
             folder, for its best weights.
-        entry: Which of the entries of a checkpoint to take; the one that fits where None.
+        entry: Which of the entries of a checkpoint to take, or which part of a state dict, as ``net`` is of
+            the names that begin so; the entry that fits where None.
 
     Raises:
         ModelError: the file is missing, damaged or of another kind, its names or shapes are not the model's,
@@ -66,10 +67,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str |
     """
     file = weights_file(Path(path))
     found = state_dicts(file)
-    if entry is not None and entry not in found:
-        named = ", ".join(filter(None, found)) or "none, but is one state dict itself"
-        raise ModelError(f"{file} has no state dict {entry!r} among its entries: it has {named}.")
-    candidates = [fit for name in found if entry in (None, name) for fit in _forms(name, found[name])]
+    chosen = found if entry is None else _chosen(found, entry, file)
+    candidates = [form for name, state in chosen.items() for form in _forms(name, state)]
     for place, module in _insides(model):
         fits = [fit for fit in candidates if not _differences(module.state_dict(), fit.state)]
         if len(fits) > 1:
@@ -85,6 +84,31 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str |
                 _logger.warning("Weights of %s: %s.", file, "; ".join(said))
             return
     raise ModelError(_misfit(model, file, candidates))
+
+
+def _chosen(found: Mapping[str, dict[str, Tensor]], entry: str, file: Path) -> dict[str, dict[str, Tensor]]:
+    """The state dict of an entry, or the parts of state dicts whose names begin with it."""
+    if entry in found:
+        return {entry: found[entry]}
+    inside = {
+        ".".join(filter(None, (name, entry))): part
+        for name, state in found.items()
+        if (part := _parts_of(state).get(entry))
+    }
+    if not inside:
+        known = [*filter(None, found), *(part for state in found.values() for part in _parts_of(state))]
+        raise ModelError(f"{file} has no state dict {entry!r} among its entries: it has {', '.join(known)}.")
+    return inside
+
+
+def _parts_of(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each module at the top, by their names in it."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        part, _, rest = name.partition(".")
+        if rest:
+            parts.setdefault(part, {})[rest] = value
+    return parts
 
 
 @dataclass(frozen=True)
@@ -161,11 +185,24 @@ def _misfit(model: nn.Module, file: Path, candidates: Sequence[_Form]) -> str:
     more = len(differences) - _NAMED
     shown = "; ".join(differences[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
     about = f" ({', '.join(nearest.said)})" if nearest.said else ""
+    fitting = [
+        part
+        for form in candidates
+        for part, state in _parts_of(form.state).items()
+        if any(not _differences(inside.state_dict(), state) for _, inside in _insides(model))
+    ]
     remedy = "Build the model as it was when they were saved."
-    if "normalize.mean" in nearest.state and "normalize.mean" not in model.state_dict():
+    if (file.parent / "config.json").is_file():
+        remedy = f"They lie beside a config.json, as those of Hugging Face: name the model hub:{file.parent}."
+    elif "normalize.mean" in nearest.state and "normalize.mean" not in model.state_dict():
         remedy = (
             "They are of a model behind the normalisation of its data: build it so, by normalize=True or "
             "--model.normalize=true."
+        )
+    elif fitting:
+        remedy = (
+            f"Those behind '{fitting[0]}.' do: to read them alone, say entry={fitting[0]!r} or "
+            f"--weights_entry={fitting[0]}."
         )
     return f"Weights of {file} do not fit the model{about}: {shown}. {remedy}"
 
