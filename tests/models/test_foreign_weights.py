@@ -47,7 +47,7 @@ def compiled(inner: nn.Module) -> nn.Module:
 
 AROUND: dict[str, Callable[[State], Any]] = {
     "state_dict": lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}},
-    "model": lambda state: {"model": state, "best": torch.tensor(0.9)},
+    "model": lambda state: {"model": state, "centers": torch.zeros(2)},
     "model_state_dict": lambda state: {"model_state_dict": state, "loss": 0.1},
     "ema": lambda state: {"args": {"lr": 1}, "ema": state, "head": {"weight": torch.zeros(2)}},
 }
@@ -174,8 +174,9 @@ def test_load_weights_reads_the_part_of_a_larger_module_that_is_named(
 ) -> None:
     state = {**named("student.", net(0).state_dict()), **named("teacher.", net(1).state_dict())}
     torch.save({"state_dict": state}, tmp_path / "last.ckpt")
-    load_weights(other := net(2), tmp_path / "last.ckpt", entry="teacher")
-    assert same(other.state_dict(), net(1).state_dict())
+    for entry in ("teacher", "state_dict.teacher"):
+        load_weights(other := net(2), tmp_path / "last.ckpt", entry=entry)
+        assert same(other.state_dict(), net(1).state_dict())
     assert caplog.messages == [
         f"Weights of {tmp_path / 'last.ckpt'}: taken from its entry 'state_dict.teacher'."
     ]

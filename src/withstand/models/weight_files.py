@@ -73,11 +73,11 @@ def state_dicts(file: Path) -> dict[str, dict[str, Tensor]]:
     content = _content(file)
     if _is_state_dict(content):
         return {"": dict(content)}
-    entries = content.items() if isinstance(content, Mapping) else ()
-    found = {str(entry): dict(inside) for entry, inside in entries if inside and _is_state_dict(inside)}
-    if not found:
+    entries = content if isinstance(content, Mapping) else {}
+    nested = {str(entry): dict(part) for entry, part in entries.items() if _is_state_dict(part) and part}
+    if not nested:
         raise _no_state_dict(file, content)
-    return found
+    return nested
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:

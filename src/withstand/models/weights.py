@@ -66,15 +66,15 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str |
             or several of its entries fit; the model is then unchanged.
     """
     file = weights_file(Path(path))
-    found = state_dicts(file)
-    chosen = found if entry is None else _chosen(found, entry, file)
+    entries = state_dicts(file)
+    chosen = entries if entry is None else _chosen(entries, entry, file)
     candidates = [form for name, state in chosen.items() for form in _forms(name, state)]
     for place, module in _insides(model):
         fits = [fit for fit in candidates if not _differences(module.state_dict(), fit.state)]
         if len(fits) > 1:
-            entries = " and ".join(fit.entry for fit in fits)
+            fitting = " and ".join(fit.entry for fit in fits)
             raise ModelError(
-                f"Several entries of {file} fit the model: {entries}. Say which is meant: "
+                f"Several entries of {file} fit the model: {fitting}. Say which is meant: "
                 f"load_weights(…, entry={fits[0].entry!r}), or --weights_entry={fits[0].entry}."
             )
         if fits:
@@ -86,19 +86,21 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str |
     raise ModelError(_misfit(model, file, candidates))
 
 
-def _chosen(found: Mapping[str, dict[str, Tensor]], entry: str, file: Path) -> dict[str, dict[str, Tensor]]:
+def _chosen(entries: Mapping[str, dict[str, Tensor]], entry: str, file: Path) -> dict[str, dict[str, Tensor]]:
     """The state dict of an entry, or the parts of state dicts whose names begin with it."""
-    if entry in found:
-        return {entry: found[entry]}
-    inside = {
-        ".".join(filter(None, (name, entry))): part
-        for name, state in found.items()
-        if (part := _parts_of(state).get(entry))
+    parts = {
+        ".".join(filter(None, (name, part))): inside
+        for name, state in entries.items()
+        for part, inside in _parts_of(state).items()
     }
-    if not inside:
-        known = [*filter(None, found), *(part for state in found.values() for part in _parts_of(state))]
-        raise ModelError(f"{file} has no state dict {entry!r} among its entries: it has {', '.join(known)}.")
-    return inside
+    known = {**parts, **entries}
+    if entry in known:
+        return {entry: known[entry]}
+    chosen = {name: inside for name, inside in parts.items() if name.endswith(f".{entry}")}
+    if not chosen:
+        listed = ", ".join(filter(None, (*entries, *parts)))
+        raise ModelError(f"{file} has no state dict {entry!r} among its entries: it has {listed}.")
+    return chosen
 
 
 def _parts_of(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -193,7 +195,10 @@ def _misfit(model: nn.Module, file: Path, candidates: Sequence[_Form]) -> str:
     ]
     remedy = "Build the model as it was when they were saved."
     if (file.parent / "config.json").is_file():
-        remedy = f"They lie beside a config.json, as those of Hugging Face: name the model hub:{file.parent}."
+        remedy = (
+            "They lie beside a config.json, as those of Hugging Face: name the model "
+            f"hub:{file.parent.resolve()}."
+        )
     elif "normalize.mean" in nearest.state and "normalize.mean" not in model.state_dict():
         remedy = (
             "They are of a model behind the normalisation of its data: build it so, by normalize=True or "
