@@ -177,9 +177,7 @@ def test_load_weights_reads_the_part_of_a_larger_module_that_is_named(
     for entry in ("teacher", "state_dict.teacher"):
         load_weights(other := net(2), tmp_path / "last.ckpt", entry=entry)
         assert same(other.state_dict(), net(1).state_dict())
-    assert caplog.messages == [
-        f"Weights of {tmp_path / 'last.ckpt'}: taken from its entry 'state_dict.teacher'."
-    ]
+    assert "taken from its entry 'state_dict.teacher'." in caplog.text
 
 
 def test_load_weights_converts_halves_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
