@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from withstand.core import norms, schedules
     from withstand.core.noise import GaussianNoise
     from withstand.core.trust import trusting
-    from withstand.evaluation import evaluate, kernel_norms, meters
+    from withstand.evaluation import Benchmark, benchmark, evaluate, kernel_norms, meters
     from withstand.evaluation.kernel_norms import kernel_norm_bounds
     from withstand.evaluation.moment_check import check_moments
     from withstand.reporting import report
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttackError",
     "Batch",
+    "Benchmark",
     "CertificateError",
     "Certification",
     "Certifier",
@@ -68,6 +69,7 @@ __all__ = [
     "__version__",
     "attacks",
     "bayes",
+    "benchmark",
     "certified_radius",
     "certify",
     "check_moments",
@@ -101,9 +103,11 @@ __all__ = [
 # Torch and what else a part needs is imported when the part is first used, so that this import is quick.
 # Names that are neither here nor above are those of packages and modules in this folder.
 _HOMES = {
+    "Benchmark": "withstand.evaluation",
     "Certification": "withstand.certificates",
     "Certifier": "withstand.certificates",
     "GaussianNoise": "withstand.core.noise",
+    "benchmark": "withstand.evaluation",
     "certified_radius": "withstand.certificates",
     "certify": "withstand.certificates",
     "check_moments": "withstand.evaluation.moment_check",

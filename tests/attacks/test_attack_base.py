@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import methodcaller
 from typing import Any
 
@@ -26,12 +27,14 @@ from withstand.attacks import (
     Transfer,
     WrappedAttack,
     require_packages,
+    suite,
 )
 from withstand.core.schedules import Linear, Stages
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks
 from withstand.objectives import Adversarial
+from withstand.types import ModelError
 
 
 @dataclass(frozen=True)
@@ -238,3 +241,26 @@ def test_transfer_attacks_its_surrogate_for_the_largest_loss(mode: AttackMode) -
     is_taken = (result != images).any(dim=1)
     assert is_taken.any()
     assert torch.equal(result[is_taken], strongest[is_taken])
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(epsilon=0.1, num_steps=2),
+        suite("fast", norm=2, num_classes=2).at(0.3).for_evaluation(),
+        Transfer(Bright(), PGD(epsilon=0.2, num_steps=2), "other"),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_attack_bound_to_a_model_takes_images_and_labels_alone(attack: Attack) -> None:
+    net, images, labels = Bright(), torch.rand(6, 1, 4, 4), torch.arange(6) % 2
+    bound = attack.bind(net)
+    results = []
+    for call in (partial(attack, net), bound):
+        torch.manual_seed(3)
+        results.append(call(images, labels, progress=1.0))
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], images)
+    assert repr(bound) == f"{attack!r}.bind(Bright)"
+    with pytest.raises(ModelError, match="Expected a model"):
+        attack.bind(attack)  # type: ignore[arg-type]

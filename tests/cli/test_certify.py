@@ -205,7 +205,7 @@ def test_certify_makes_a_run_folder_of_a_users_own_model(
     assert state["1.weight"].shape == (5, 64)  # as it is: without a normalisation before it
     assert open_run(out)[1].recipe.model.options == {"width": 5}
     assert main(["report", str(out)]) == 0
-    assert "Certificates of" in (out / "report.html").read_text()
+    assert "Evaluation of net.py:make on digits" in (out / "report.html").read_text()
     assert main(["certify", str(out), "--norm=inf", "--epsilons=[0.001]"]) == 0
     assert main([*command, "--epsilons=[0.002]", "--model.options={width: 5}"]) == 0
     results, table = results_of(out)

@@ -185,5 +185,7 @@ def test_load_weights_names_missing_files_and_unknown_endings(tmp_path: Path) ->
     with pytest.raises(ModelError, match=r"There is no weights file .*model.safetensors; check the path"):
         load_weights(small(0), tmp_path / "model.safetensors")
     (tmp_path / "model.npz").touch()
-    with pytest.raises(ModelError, match=r"end in .safetensors, .pt or .pth, but got .*model.npz"):
+    with pytest.raises(
+        ModelError, match=r"end in .safetensors, .pt, .*ckpt or .index.json, but got .*model.npz"
+    ):
         load_weights(small(0), tmp_path / "model.npz")

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from withstand import bayes
 from withstand.attacks import PGD
-from withstand.cli.certify import adopt_model
 from withstand.core.run_folder import RunFolder
 from withstand.evaluation import Evaluation
 from withstand.recipes.schema import BayesSettings, DataSettings, ModelSettings
 from withstand.reporting.table import select
 from withstand.results import read_results
 from withstand.results.measurements import ATTACKED
+from withstand.runs.adoption import adopt_model
 from withstand.runs.stages import measure_run
 from withstand.types import RunFolderError
 

@@ -23,7 +23,7 @@ from withstand.data import Augment, Dataset
 from withstand.loss.terms import Objective
 from withstand.models import load_weights
 from withstand.models.registry import load_factory
-from withstand.models.weights import read_weights
+from withstand.models.weight_files import read_weights
 from withstand.objectives import Adversarial, CrossEntropy
 from withstand.training import TrainingSettings, fit
 from withstand.training.checkpoint import read_checkpoint

@@ -2,7 +2,7 @@
 
 from withstand.attacks.adapters import require_packages
 from withstand.attacks.at_posterior_mean import AtMeans
-from withstand.attacks.attack import Attack, AttackKind, AttackMode, WrappedAttack
+from withstand.attacks.attack import Attack, AttackKind, AttackMode, BoundAttack, WrappedAttack
 from withstand.attacks.autoattack import AutoAttack, AutoAttackPart
 from withstand.attacks.cascade import Cascade
 from withstand.attacks.foolbox_attack import FoolboxAttack, FoolboxMethod
@@ -21,6 +21,7 @@ __all__ = [
     "AttackMode",
     "AutoAttack",
     "AutoAttackPart",
+    "BoundAttack",
     "Cascade",
     "FoolboxAttack",
     "FoolboxMethod",

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Literal, Self, get_args
+from typing import Literal, Self, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.checks import as_batch, check_batch
-from withstand.core.contract import adapted_with_classes, outside_inference_mode
+from withstand.core.contract import adapted_with_classes, outside_inference_mode, require_module
 from withstand.core.rounding import rounded_inside
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, instance_of, optional, settle
@@ -94,6 +94,17 @@ class Attack(ABC):
                 return moved.to(images.dtype)
             return rounded_inside(images, moved, self.norm, self.epsilon_at(progress))
 
+    def bind(self, model: nn.Module) -> BoundAttack:
+        """The attack with its model, which takes images and labels alone, as attacks of torchattacks do.
+
+        Args:
+            model: Maps images in [0, 1] to logits (batch, classes).
+
+        Raises:
+            ModelError: it is no ``torch.nn.Module``.
+        """
+        return BoundAttack(self, model)
+
     @abstractmethod
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
@@ -162,6 +173,38 @@ class Attack(ABC):
         Itself, for all but a cascade.
         """
         return (self,)
+
+
+@final
+@dataclass(frozen=True)
+class BoundAttack:
+    """An attack with its model: ``attack = PGD(epsilon=8/255).bind(model)``, then ``attack(images, labels)``.
+
+    Args:
+        attack: What to run; it runs as its ``mode`` says, so ``attack.for_evaluation().bind(model)`` returns
+            the worst image met.
+        model: Maps images in [0, 1] to logits (batch, classes); it is attacked as it is when called.
+    """
+
+    attack: Attack
+    model: nn.Module
+
+    def __post_init__(self) -> None:
+        an_attack("what is bound to a model", self.attack)
+        require_module(self.model)
+
+    def __call__(self, images: Tensor, labels: Tensor, *, progress: float = math.inf) -> Tensor:
+        """Adversarial images, as ``Attack.__call__`` returns and raises.
+
+        Args:
+            images: Float tensor (batch, …) in [0, 1].
+            labels: Integer tensor (batch,): the true classes.
+            progress: Epochs done, for an attack whose strength is scheduled.
+        """
+        return self.attack(self.model, images, labels, progress=progress)
+
+    def __repr__(self) -> str:
+        return f"{self.attack!r}.bind({type(self.model).__name__})"
 
 
 an_attack = instance_of(Attack, "an attack, such as PGD(num_steps=20)")

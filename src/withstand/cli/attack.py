@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -14,6 +13,7 @@ from withstand.attacks import PGD
 from withstand.cli.arguments import parse, plain_parser, requested_sizes, target
 from withstand.cli.commands import COMMANDS
 from withstand.cli.console import print_results
+from withstand.cli.model_or_run import WHAT, add_measured_arguments, measured
 from withstand.cli.terminal import OUTPUT, progress_of
 from withstand.recipes.parsing import load_yaml
 from withstand.runs.stages import measure_run
@@ -36,7 +36,7 @@ def attack(arguments: Sequence[str]) -> None:
         WithstandError: of the part that failed.
     """
     parser = plain_parser(
-        "withstand attack RUN",
+        "withstand attack RUN|MODEL",
         COMMANDS["attack"].about,
     )
     parser.add_class_arguments(PGD, as_group=False)
@@ -49,26 +49,31 @@ def attack(arguments: Sequence[str]) -> None:
         parser.add_argument(
             f"--{name}", type=int | None, default=None, help=f"{text}; as the run's recipe has it where null."
         )
-    parser.add_argument("--data.root", type=str | None, default=None, help="The data root; as the run's.")
-    folder, overrides = target("attack", "RUN, a run folder", arguments, parser)
+    add_measured_arguments(parser)
+    name, overrides = target("attack", WHAT, arguments, parser)
     values = parse(parser, overrides)
     sizes = requested_sizes(values)
     sampling = {name: values[name] for name in _SAMPLING if values[name] is not None}
     if "most_attack_samples" in sampling:
         sampling = {"attack_samples": None, **sampling}  # what is to be tried is not fixed
-    with progress_of("attacking") as on_batch:
+    meter = _meter(parser, values)
+    command = shlex.join(["withstand", "attack", name, *overrides])
+    with (
+        measured(name, values, overrides, doing="attacking", command=command) as what,
+        progress_of("attacking") as on_batch,
+    ):
         result = measure_run(
-            Path(folder),
-            [_meter(parser, values)],
+            what.folder,
+            [meter],
             sizes=sizes,
-            overrides=[argument for argument in overrides if argument.startswith("--data.")],
-            command=shlex.join(["withstand", "attack", folder, *overrides]),
+            overrides=what.overrides,
+            command=command,
             stage="attack",
             sampling=sampling,
             on_batch=on_batch,
         )
     print_results(result.results, result.table)
-    OUTPUT.print(f"next: withstand report {folder}", soft_wrap=True)
+    OUTPUT.print(f"next: withstand report {what.folder}", soft_wrap=True)
 
 
 def _meter(parser: ArgumentParser, values: Namespace) -> dict[str, Any]:

@@ -4,78 +4,41 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace
-from torch import nn
 
-from withstand import models
 from withstand.certificates import Method
-from withstand.cli.arguments import (
-    add_model_arguments,
-    data_settings,
-    is_model,
-    model_settings,
-    parse,
-    plain_parser,
-    requested_sizes,
-    target,
-)
+from withstand.cli.arguments import is_model, parse, plain_parser, requested_sizes, target
 from withstand.cli.commands import COMMANDS
 from withstand.cli.console import print_results
-from withstand.cli.terminal import ERRORS, OUTPUT, progress_of
-from withstand.core.network import describe
-from withstand.core.run_folder import RunFolder
-from withstand.core.suggest import nearest
-from withstand.core.trust import write_signed
-from withstand.data import Dataset
+from withstand.cli.model_or_run import WHAT, add_measured_arguments, measured
+from withstand.cli.terminal import OUTPUT, progress_of
 from withstand.evaluation import Evaluation
 from withstand.evaluation.meters import Certificate
-from withstand.models import MODEL_NAMES
-from withstand.models.weights import read_weights
-from withstand.recipes.schema import DataSettings, ModelSettings, Recipe
-from withstand.runs.environment import environment
-from withstand.runs.run_parts import (
-    build_model,
-    device_of,
-    load_data,
-    model_spec,
-    open_run,
-    recipe_of,
-    require_same_network,
-)
+from withstand.runs.run_parts import open_run
 from withstand.runs.stages import former_evaluation, measure_run
-from withstand.types import ModelError, RecipeError, RunFolderError
-
-_OF_A_MODEL = ("--weights", "--out", "--model.")
+from withstand.types import RecipeError
 
 
 def certify(arguments: Sequence[str]) -> None:
     """Certifies a run or a model, and writes rows, metrics and curve."""
     parser = _parser()
-    name, overrides = target("certify", "RUN, a run folder, or MODEL", arguments, parser)
+    name, overrides = target("certify", WHAT, arguments, parser)
     values = parse(parser, overrides)
     request = _request(values)
     command = shlex.join(["withstand", "certify", name, *overrides])
-    if Path(name).is_dir():
-        _refuse([argument for argument in overrides if argument.startswith(_OF_A_MODEL)])
-        folder, of_recipe = Path(name), [argument for argument in overrides if argument.startswith("--data.")]
-        starting: AbstractContextManager[None] = nullcontext()
-    else:
-        out = RunFolder.at(Path("runs") / _short(name) if values.out is None else values.out)
-        folder, of_recipe, starting = out.path, [], out.starting("certifying")
-        _require_adoptable(name, values, request)
-    with starting, progress_of("certifying") as on_batch:
-        if not Path(name).is_dir():
-            _adopt(name, values, RunFolder(folder), command)
-        result = certify_run(folder, request, of_recipe, command=command, on_batch=on_batch)
+    if is_model(name) and not Path(name).is_dir():
+        request.certificates([])
+    with (
+        measured(name, values, overrides, doing="certifying", command=command) as what,
+        progress_of("certifying") as on_batch,
+    ):
+        result = certify_run(what.folder, request, what.overrides, command=command, on_batch=on_batch)
     print_results(result.results, result.table)
-    OUTPUT.print(f"next: withstand report {folder}", soft_wrap=True)
+    OUTPUT.print(f"next: withstand report {what.folder}", soft_wrap=True)
 
 
 def _parser() -> ArgumentParser:
@@ -84,52 +47,13 @@ def _parser() -> ArgumentParser:
         COMMANDS["certify"].about,
     )
     parser.add_class_arguments(Request, as_group=False)
-    parser.add_argument("--weights", type=str | None, default=None, help="Of MODEL: .safetensors, .pt, .pth.")
-    parser.add_argument("--out", type=str | None, default=None, help="Of MODEL: the folder to make.")
-    add_model_arguments(parser)
+    add_measured_arguments(parser)
     return parser
 
 
 def _request(values: Namespace) -> Request:
     requested = {field.name: values[field.name] for field in fields(Request)}
     return Request(**{**requested, **requested_sizes(values)})
-
-
-def _refuse(options: Sequence[str]) -> None:
-    if options:
-        raise RecipeError(
-            f"{options[0].partition('=')[0]} is for a model, but a run folder says itself which model it "
-            "holds. Leave it out."
-        )
-
-
-def _require_adoptable(name: str, values: Namespace, request: Request) -> None:
-    """Accepts a model of which a run folder can be made, before one is."""
-    if not is_model(name):
-        raise ModelError(
-            f"There is no run folder and no model {name!r}; {nearest(name, MODEL_NAMES)} "
-            "A model of your own is path/to/file.py:function or package.module:function."
-        )
-    if values.weights is None and name in MODEL_NAMES:
-        raise ModelError(f"Without weights {name} is random. Give those of a trained one: --weights=FILE.")
-    request.certificates([])
-
-
-def _adopt(name: str, values: Namespace, out: RunFolder, command: str) -> None:
-    """Makes a run folder of a model."""
-    weights = None if values.weights is None else Path(values.weights)
-    if weights is None:
-        ERRORS.print(
-            f"warning: without --weights the network is measured as {name} makes it: random, if that is so.",
-            style="yellow",
-        )
-    adopt_model(out, data_settings(values), model_settings(name, values), weights, command=command)
-
-
-def _short(name: str) -> str:
-    """A folder's name for a model: ``net-make`` for ``path/to/net.py:make``."""
-    place, _, function = name.rpartition(":")
-    return "-".join(part for part in (Path(place).stem, function) if part)
 
 
 @dataclass(frozen=True)
@@ -216,67 +140,3 @@ def certify_run(
         stage="certify",
         on_batch=on_batch,
     )
-
-
-# -- a model that was trained elsewhere -------------------------------------------------------------
-
-
-def adopt_model(
-    out: RunFolder, data: DataSettings, model: ModelSettings, weights: Path | None, *, command: str
-) -> None:
-    """Makes a run folder of a model, so that it is evaluated, certified and reported like a run.
-
-    Args:
-        out: The folder; one that holds this very model already is left as it is.
-        data: What it was trained on.
-        model: How to build it.
-        weights: Its weights; those that it is built with where None.
-        command: The command that repeats it, for ``environment.json``.
-
-    Raises:
-        WithstandError: the model cannot be built, or the folder holds another.
-    """
-    recipe = Recipe(name=out.path.resolve().name or "unnamed", data=data, model=model)
-    device = device_of(recipe)
-    dataset = load_data(recipe)
-    network = build_model(recipe, dataset.info)
-    if weights is not None:
-        models.load_weights(network, weights)
-    if out.recipe.exists():
-        _require_same_model(out, recipe, network)
-        return
-    out.create()
-    out.write_json(out.model_spec, {**model_spec(recipe, dataset.info), "network": describe(network)})
-    _write_environment(out, dataset, device, command)
-    models.save_weights(network, out.last_weights)
-    content = {
-        "name": recipe.name,
-        "title": f"Certificates of {model.name}",
-        "data": asdict(data),
-        "model": asdict(model),
-        "evaluation": {"weights": "last"},
-    }
-    write_signed(
-        out.recipe, yaml.safe_dump(content, sort_keys=False)
-    )  # last, since it makes the folder a run
-
-
-def _write_environment(out: RunFolder, dataset: Dataset, device: torch.device, command: str) -> None:
-    about = environment(seed=0, command=command, data_fingerprint=dataset.fingerprint, device=device)
-    out.write_json(out.environment, about)
-
-
-def _require_same_model(out: RunFolder, recipe: Recipe, network: nn.Module) -> None:
-    held = recipe_of(out).recipe
-    if (held.data, held.model) != (recipe.data, recipe.model) or not out.last_weights.exists():
-        raise RunFolderError(
-            f"{out.path} holds another run or model: {held.model.name} on {held.data.name}, perhaps with "
-            "other options. Choose another folder with --out."
-        )
-    require_same_network(out, network)
-    state, stored = network.state_dict(), read_weights(out.last_weights)
-    if set(stored) != set(state) or not all(torch.equal(stored[name], state[name]) for name in stored):
-        raise RunFolderError(
-            f"{out.path} holds the same model with other weights, and what was measured of those. Choose "
-            "another folder with --out, or delete this one."
-        )

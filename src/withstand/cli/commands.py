@@ -50,6 +50,15 @@ _OF_TRAINING = {
 _PRINTED = {"--print_config": "show all values of the recipe, and do nothing"}
 _EPSILONS = {"--evaluation.meters.0.epsilons=[8/255]": "radii in [0, 1] units, of the first item of meters"}
 _DATA_ROOT = {"--data.root=DIR": "where the data are, as the run's by default"}
+_MODEL = (
+    "MODEL is path/to/file.py:function, package.module:function or a model's name, with --weights, "
+    "--data.name and --out: a run folder is made of it."
+)
+_OF_A_MODEL = {
+    "--weights=FILE": "of MODEL: .safetensors, .pt, .ckpt …, or a run folder",
+    "--data.name=mnist": "of MODEL: the data",
+    "--out=DIR": "of MODEL: the run folder to make, runs/MODEL by default",
+}
 _PAGE = {
     "--title=TEXT": "the title of the page",
     "--tables=DIR": "write its tables there too, in Markdown and LaTeX",
@@ -71,20 +80,19 @@ COMMANDS = {
         _OF_TRAINING | _PRINTED,
     ),
     "evaluate": Command(
-        "evaluate RUN [--evaluation.key=value …]",
-        "measure a trained run",
-        "Measure a trained run: clean accuracy, accuracy under each attack at each epsilon, and what of it "
-        "is certified. RUN is a run folder; --evaluation.… changes what its recipe measures.",
+        "evaluate RUN|MODEL [--weights=FILE] [--evaluation.key=value …]",
+        "measure a trained run, or a model of your own",
+        "Measure clean accuracy, accuracy under each attack at each epsilon, and what is certified. RUN is a "
+        f"run folder; --evaluation.… changes what its recipe measures. {_MODEL} Where no meters are named it "
+        "is measured by the suite fast and under noise, and reported.",
         {
-            "--evaluation.num_examples=1000": "score only the first so many test examples",
-            "--evaluation.batch_size=500": "examples a batch",
+            **_OF_A_MODEL,
+            "--evaluation.num_examples=1000": "score only so many test examples, of each class its share",
             "--evaluation.weights=last": "of the last epoch; best, on validation data, by default",
             **_EPSILONS,
             "--evaluation.meters+=KernelNorms": "measure one thing more: Suite, Certificate, NoiseCurve …",
             "--evaluation.meters.num_examples=9": "a setting of the one just added",
             "--evaluation.meters.help=Suite": "explain one",
-            "--evaluation.sampling.num_samples=10": "draws of random weights a prediction",
-            **_DATA_ROOT,
             **_PRINTED,
         },
     ),
@@ -92,20 +100,17 @@ COMMANDS = {
         "certify RUN|MODEL [--norm=2 --epsilons=[0.5] …]",
         "prove what no attack can change",
         "Prove of each test example, where it can be proven, that no image within epsilon changes its "
-        "prediction. RUN is a run folder: what is certified is added to its rows and metrics. MODEL is "
-        "path/to/file.py:function, package.module:function or a model's name, with --weights, --data.name "
-        "and --out. What is left out is as the run's recipe says.",
+        f"prediction. RUN is a run folder: what is certified is added to its rows and metrics. {_MODEL} What "
+        "is left out is as the run's recipe says.",
         {
             "--norm=2": "of the ball, 2 or inf",
             "--epsilons=[0.5,1.58]": "radii in [0, 1] units",
             "--method=best": "what bounds: box, ball, box_ball, or the tightest of them",
             "--clip=true": "whether the attacker stays in [0, 1]",
             "--radius=true": "find the largest certified epsilon of each example, too",
-            "--num_examples=1000": "only the first so many test examples",
+            "--num_examples=1000": "only so many test examples, of each class its share",
             "--batch_size=100": "examples a batch",
-            "--weights=FILE": "of MODEL: .safetensors, .pt or .pth",
-            "--data.name=mnist": "of MODEL: the data",
-            "--out=DIR": "of MODEL: the run folder to make",
+            **_OF_A_MODEL,
         },
     ),
     "check": Command(
@@ -124,11 +129,11 @@ COMMANDS = {
         },
     ),
     "moments": Command(
-        "moments RUN [--noise_std=[0.1,0.2] …]",
+        "moments RUN|MODEL [--noise_std=[0.1,0.2] …]",
         "compare analytic moments under noise with samples",
         "Compare the analytic mean and standard deviation of each logit under Gaussian noise with samples: "
         "errors and times of each analytic form, and of each type of layer. RUN is a run folder; the figures "
-        "are added to its metrics.",
+        f"are added to its metrics. {_MODEL}",
         {
             "--noise_std=[0.1,0.2]": "standard deviations of the noise, in [0, 1] units",
             "--methods=[diagonal,full]": "which analytic forms",
@@ -136,25 +141,24 @@ COMMANDS = {
             "--num_samples=1000": "noise draws an image and level",
             "--blur=1.0": "width in pixels of a filter of the noise, 0 for white",
             "--most_coordinates=2000": "of the widest layer for which whole covariances are tried",
+            **_OF_A_MODEL,
             **_DATA_ROOT,
         },
     ),
     "attack": Command(
-        "attack RUN [--epsilon=8/255 …]",
+        "attack RUN|MODEL [--epsilon=8/255 …]",
         "try an attack of your own on a trained run",
         "Attack a trained run by PGD as you set it. RUN is a run folder; the results of its evaluation stay, "
-        "and the attack is added to it.",
+        f"and the attack is added to it. {_MODEL}",
         {
             "--epsilon=8/255": "radius of the ball, in [0, 1] units",
             "--norm=inf": "of the ball, 1, 2 or inf",
             "--num_steps=40": "gradient steps",
             "--step_size=2/255": "length of a step; 2.5 epsilon / num_steps by default",
             "--num_restarts=5": "how often to start; the worst image counts",
-            "--random_start=true": "start anywhere in the ball, else at the image",
             "--loss=withstand.attacks.margin": "what to climb; cross-entropy by default",
-            "--num_examples=1000": "only the first so many test examples",
-            "--batch_size=100": "examples a batch",
-            **_DATA_ROOT,
+            "--num_examples=1000": "only so many test examples, of each class its share",
+            **_OF_A_MODEL,
         },
     ),
     "sweep": Command(

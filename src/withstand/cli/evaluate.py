@@ -6,42 +6,76 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from withstand.cli.arguments import target
+from jsonargparse import ArgumentParser
+
+from withstand.cli.arguments import parse, plain_parser, target
 from withstand.cli.commands import COMMANDS
 from withstand.cli.console import print_results
+from withstand.cli.model_or_run import (
+    WHAT,
+    add_foreign_arguments,
+    add_measured_arguments,
+    is_of_a_model,
+    measured,
+    refuse_foreign,
+)
 from withstand.cli.terminal import OUTPUT, progress_of
 from withstand.core.run_folder import RunFolder
-from withstand.recipes.parsing import ParsedRecipe, parse_recipe, recipe_parser
+from withstand.recipes.parsing import ParsedRecipe, flow, parse_recipe, recipe_parser
 from withstand.reporting import report
 from withstand.results import read_results
+from withstand.runs.adoption import usual_epsilon, usual_meters
 from withstand.runs.forgetting import figures_of, forget
 from withstand.runs.run_parts import open_run
 from withstand.runs.stages import evaluate_run
 from withstand.types import RecipeError
 
 _FORGET = "--forget="
+_METERS = "--evaluation.meters"
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """The command, with what stands after its name."""
-    parser = recipe_parser(
-        "withstand evaluate RUN",
-        COMMANDS["evaluate"].about,
-    )
+    parser = recipe_parser("withstand evaluate RUN|MODEL", COMMANDS["evaluate"].about)
+    add_foreign_arguments(parser)
     parser.add_argument(
         "--forget",
         type=str,
-        help="Take something out of the results instead, such as pgd-20-linf, pgd-20-linf@0.3, NoiseCurve or "
-        "'accuracy under noise', and write the report anew; may be repeated.",
+        help="Take something out of the results of RUN instead, such as pgd-20-linf, pgd-20-linf@0.3, "
+        "NoiseCurve or 'accuracy under noise', and write the report anew; may be repeated.",
     )
-    folder, overrides = target("evaluate", "RUN, a run folder", arguments, parser)
-    run, _ = open_run(Path(folder))
-    command = shlex.join(["withstand", "evaluate", folder, *overrides])
+    name, overrides = target("evaluate", WHAT, arguments, parser)
+    command = shlex.join(["withstand", "evaluate", name, *overrides])
     if any(option.startswith(_FORGET) for option in overrides):
-        _forget(run, overrides, command)
-        return
-    evaluate_into(run, parse_recipe(run.recipe, overrides, parser=parser), command)
-    OUTPUT.print(f"next: withstand report {run.path}", soft_wrap=True)
+        _forget(open_run(Path(name))[0], overrides, command)
+    elif Path(name).is_dir():
+        refuse_foreign(overrides)
+        run, _ = open_run(Path(name))
+        evaluate_into(run, parse_recipe(run.recipe, overrides, parser=parser), command)
+        OUTPUT.print(f"next: withstand report {run.path}", soft_wrap=True)
+    else:
+        _evaluate_model(name, overrides, command, parser)
+
+
+def _evaluate_model(name: str, options: Sequence[str], command: str, parser: ArgumentParser) -> None:
+    """Makes a run folder of a model, measures it by what is asked for or by what is usual, and reports it."""
+    own = plain_parser("withstand evaluate MODEL", COMMANDS["evaluate"].about)
+    add_measured_arguments(own)
+    of_model = [option for option in options if is_of_a_model(option)]
+    asked = [option for option in options if not is_of_a_model(option)]
+    values = parse(own, of_model)
+    with measured(name, values, of_model, doing="evaluating", command=command) as what:
+        if not any(option.startswith(_METERS) for option in asked):
+            asked.append(f"{_METERS}={flow(usual_meters(values.data.name))}")
+            OUTPUT.print(
+                "measuring clean accuracy, the suite fast at linf epsilon "
+                f"{usual_epsilon(values.data.name):.4g}, and accuracy under noise; {_METERS}+=… measures "
+                "something else instead, --evaluation.num_examples=1000 fewer examples",
+                soft_wrap=True,
+            )
+        run = RunFolder(what.folder)
+        evaluate_into(run, parse_recipe(run.recipe, asked, parser=parser), command)
+    OUTPUT.print(f"report: {report([run.path])}", soft_wrap=True)
 
 
 def _forget(run: RunFolder, options: Sequence[str], command: str) -> None:

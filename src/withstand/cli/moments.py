@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from withstand.cli.arguments import parse, plain_parser, target
 from withstand.cli.commands import COMMANDS
+from withstand.cli.model_or_run import WHAT, add_measured_arguments, measured
 from withstand.cli.terminal import OUTPUT, progress_of
 from withstand.evaluation.meters import MomentCheck
 from withstand.evaluation.moment_check import METHODS, MomentSettings
@@ -27,28 +27,32 @@ _DASH = "\N{EM DASH}"
 def moments(arguments: Sequence[str]) -> None:
     """Compares analytic moments of a run's logits with samples, and adds the figures to its results."""
     parser = _parser()
-    name, overrides = target("moments", "RUN, a run folder", arguments, parser)
-    settings = _settings(parse(parser, overrides))
-    meter = {"class_path": "MomentCheck", "init_args": asdict(settings)}
-    with progress_of("sampling") as on_batch:
+    name, overrides = target("moments", WHAT, arguments, parser)
+    values = parse(parser, overrides)
+    meter = {"class_path": "MomentCheck", "init_args": asdict(_settings(values))}
+    command = shlex.join(["withstand", "moments", name, *overrides])
+    with (
+        measured(name, values, overrides, doing="sampling", command=command) as what,
+        progress_of("sampling") as on_batch,
+    ):
         result = measure_run(
-            Path(name),
+            what.folder,
             [meter],
             sizes={},
-            overrides=[argument for argument in overrides if argument.startswith("--data.")],
-            command=shlex.join(["withstand", "moments", name, *overrides]),
+            overrides=what.overrides,
+            command=command,
             stage="moments",
             on_batch=on_batch,
         )
     if result.results.moments is not None:
         _print(result.results.moments)
-    OUTPUT.print(f"next: withstand report {name}", soft_wrap=True)
+    OUTPUT.print(f"next: withstand report {what.folder}", soft_wrap=True)
 
 
 def _parser() -> ArgumentParser:
     default = MomentCheck()
     parser = plain_parser(
-        "withstand moments RUN",
+        "withstand moments RUN|MODEL",
         COMMANDS["moments"].about,
     )
     parser.add_argument(
@@ -56,7 +60,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--methods", type=list[str], default=list(METHODS), help="Of these analytic forms.")
     parser.add_class_arguments(MomentSettings, as_group=False, skip={"noise_std", "methods"})
-    parser.add_argument("--data.root", type=str | None, default=None, help="The data root; as the run's.")
+    add_measured_arguments(parser)
     return parser
 
 

@@ -10,6 +10,7 @@ from withstand.cli.arguments import parse, plain_parser
 from withstand.cli.commands import COMMANDS
 from withstand.cli.compare import add_exports, export
 from withstand.cli.terminal import OUTPUT
+from withstand.types import RunFolderError
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -25,6 +26,11 @@ def report(arguments: Sequence[str]) -> None:
     parser.add_argument("--title", type=str | None, default=None, help="Its title.")
     add_exports(parser)
     values = parse(parser, arguments)
+    if models := [run for run in values.runs if ":" in run and not Path(run).exists()]:
+        raise RunFolderError(
+            f"A report is of run folders, and {models[0]} is none. Of a model, `withstand evaluate "
+            f"{models[0]} --weights=FILE --data.name=mnist` makes a folder of it, and its report."
+        )
     runs = [Path(run) for run in values.runs]
     page = reporting.report(runs, values.out, title=values.title)
     OUTPUT.print(f"report: {page}", soft_wrap=True)

@@ -1,16 +1,19 @@
 """Measuring: one row a test example, one row a figure."""
 
 from withstand.evaluation import meters
+from withstand.evaluation.benchmarking import Benchmark, benchmark
 from withstand.evaluation.meter import Meter
 from withstand.evaluation.prediction_sampling import Sampling
 from withstand.evaluation.predictor import Predictor, random_predictor
 from withstand.evaluation.run import Evaluation, evaluate, require_sizes
 
 __all__ = [
+    "Benchmark",
     "Evaluation",
     "Meter",
     "Predictor",
     "Sampling",
+    "benchmark",
     "evaluate",
     "meters",
     "random_predictor",

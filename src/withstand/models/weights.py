@@ -1,25 +1,28 @@
-"""Weights on disk: safetensors, and state dicts of others read without running their code."""
+"""A model's weights, to a file and from one: of this package or of others, under the names that they gave."""
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import os
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from withstand.core.identity import bytes_of
+from withstand.core.modes import uncompiled
 from withstand.core.run_folder import replaced
+from withstand.models.layers import Normalize
+from withstand.models.weight_files import DIGEST, digest_of, read_weights, state_dicts, weights_file
 from withstand.types import ModelError
 
 _NAMED = 5
-_DIGEST = "sha256"  # among the metadata of a file of this package
-_REMEDY = "Take a whole copy of it, or train again into another folder."
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
+"""What data parallelism, ``torch.compile`` and Lightning modules put before each name."""
+_OF_AVERAGING = "n_averaged"  # a count that ``torch.optim.swa_utils.AveragedModel`` adds
+_logger = logging.getLogger(__name__)
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -37,34 +40,176 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if file.suffix != ".safetensors":
         raise ModelError(f"Weights are saved as .safetensors, but got {file}; change the ending.")
     state = _portable(model)
-    content = safetensors.torch.save(state, metadata={_DIGEST: _digest(state)})
+    content = safetensors.torch.save(state, metadata={DIGEST: digest_of(state)})
     with replaced(file) as unfinished:
         unfinished.write_bytes(content)
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str | None = None) -> None:
     """Reads weights into a model, on the device where it is; all of them or none.
 
+    A file may be a state dict, or a checkpoint with one among its entries, such as ``state_dict``, ``model``
+    or ``ema``. Where all names fit once ``module.``, ``_orig_mod.``, ``model.`` or ``net.`` is taken from
+    before each, it is. A model may be compiled, in a data-parallel wrapper, or behind a normalisation that
+    the weights are not. What was taken, taken off or converted is logged in one line.
+
     Args:
-        model: As it was when saved.
-        path: A ``.safetensors`` file, or a state dict in a ``.pt`` or ``.pth`` file, which is
-            read with ``weights_only=True`` and so runs no code.
+        model: As it was when saved; weights are converted to the type of its own.
+        path: A ``.safetensors`` file; a ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file, read with
+            ``weights_only=True``, so that it runs no code; an ``.index.json`` of several such; or a run
+            folder, for its best weights.
+        entry: Which of the entries of a checkpoint to take, or which part of a state dict, as ``net`` is of
+            the names that begin so; the entry that fits where None.
 
     Raises:
-        ModelError: the file is missing, damaged or of another kind, or its names or shapes are
-            not the model's; the model is then unchanged.
+        ModelError: the file is missing, damaged or of another kind, its names or shapes are not the model's,
+            or several of its entries fit; the model is then unchanged.
     """
-    file = Path(path)
-    state = read_weights(file)
-    differences = _differences(model.state_dict(), state)
-    if differences:
-        more = len(differences) - _NAMED
-        shown = "; ".join(differences[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
-        raise ModelError(
-            f"Weights of {file} do not fit the model: {shown}. "
-            "Build the model as it was when they were saved."
+    file = weights_file(Path(path))
+    entries = state_dicts(file)
+    chosen = entries if entry is None else _chosen(entries, entry, file)
+    candidates = [form for name, state in chosen.items() for form in _forms(name, state)]
+    for place, module in _insides(model):
+        fits = [fit for fit in candidates if not _differences(module.state_dict(), fit.state)]
+        if len(fits) > 1:
+            fitting = " and ".join(fit.entry for fit in fits)
+            raise ModelError(
+                f"Several entries of {file} fit the model: {fitting}. Say which is meant: "
+                f"load_weights(…, entry={fits[0].entry!r}), or --weights_entry={fits[0].entry}."
+            )
+        if fits:
+            said = [*fits[0].said, *place, *_conversions(module.state_dict(), fits[0].state)]
+            module.load_state_dict(fits[0].state)
+            if said:
+                _logger.warning("Weights of %s: %s.", file, "; ".join(said))
+            return
+    raise ModelError(_misfit(model, file, candidates))
+
+
+def _chosen(entries: Mapping[str, dict[str, Tensor]], entry: str, file: Path) -> dict[str, dict[str, Tensor]]:
+    """The state dict of an entry, or the parts of state dicts whose names begin with it."""
+    parts = {
+        ".".join(filter(None, (name, part))): inside
+        for name, state in entries.items()
+        for part, inside in _parts_of(state).items()
+    }
+    known = {**parts, **entries}
+    if entry in known:
+        return {entry: known[entry]}
+    chosen = {name: inside for name, inside in parts.items() if name.endswith(f".{entry}")}
+    if not chosen:
+        listed = ", ".join(filter(None, (*entries, *parts)))
+        raise ModelError(f"{file} has no state dict {entry!r} among its entries: it has {listed}.")
+    return chosen
+
+
+def _parts_of(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each module at the top, by their names in it."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        part, _, rest = name.partition(".")
+        if rest:
+            parts.setdefault(part, {})[rest] = value
+    return parts
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A state dict of a file, perhaps with shorter names.
+
+    Attributes:
+        entry: Where in the file it lies; empty where that is the whole file.
+        prefix: What was taken from before each name.
+        state: The tensors by their names.
+        left_out: Names that are no weights.
+    """
+
+    entry: str
+    prefix: str
+    state: dict[str, Tensor]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> list[str]:
+        """What a person should know of it."""
+        return [
+            *([f"taken from its entry {self.entry!r}"] if self.entry else []),
+            *([f"{self.prefix!r} taken off before each name"] if self.prefix else []),
+            *([f"without {', '.join(self.left_out)}"] if self.left_out else []),
+        ]
+
+
+def _forms(entry: str, state: dict[str, Tensor]) -> Iterator[_Form]:
+    """A state dict as it is, and with each wrapper's prefix that all its names have taken off."""
+    yield _Form(entry, "", state)
+    left_out = tuple(name for name in state if name == _OF_AVERAGING)
+    names = [name for name in state if name not in left_out]
+    prefix = ""
+    while names and (one := _common(names)):
+        prefix += one
+        names = [name.removeprefix(one) for name in names]
+        yield _Form(entry, prefix, {name: state[prefix + name] for name in names}, left_out)
+
+
+def _common(names: Sequence[str]) -> str:
+    """The prefix of a wrapper that all names have; empty where there is none."""
+    return next((one for one in _WRAPPERS if all(name.startswith(one) for name in names)), "")
+
+
+def _insides(model: nn.Module) -> Iterator[tuple[list[str], nn.Module]]:
+    """The model, and what it is around, as far as that is known; each with what to say of it."""
+    yield [], model
+    inner = uncompiled(model)
+    if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = inner.module
+    if inner is not model:
+        yield [], inner
+    children = dict(inner.named_children())
+    if list(children) == ["normalize", "network"] and isinstance(children["normalize"], Normalize):
+        yield ["read into the network behind the normalisation of the data"], children["network"]
+
+
+def _conversions(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Of which type weights were, where the model's have another."""
+    kinds = dict.fromkeys(
+        (str(value.dtype).removeprefix("torch."), str(expected[name].dtype).removeprefix("torch."))
+        for name, value in state.items()
+        if value.dtype != expected[name].dtype
+    )
+    return [f"{then} read as {now}" for then, now in kinds]
+
+
+def _misfit(model: nn.Module, file: Path, candidates: Sequence[_Form]) -> str:
+    """In what the state dict that comes nearest differs from the model."""
+    pairs = [(form, inside.state_dict()) for _, inside in _insides(model) for form in candidates]
+    nearest, expected = min(pairs, key=lambda pair: len(_differences(pair[1], pair[0].state)))
+    differences = _differences(expected, nearest.state)
+    more = len(differences) - _NAMED
+    shown = "; ".join(differences[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
+    about = f" ({', '.join(nearest.said)})" if nearest.said else ""
+    fitting = [
+        part
+        for form in candidates
+        for part, state in _parts_of(form.state).items()
+        if any(not _differences(inside.state_dict(), state) for _, inside in _insides(model))
+    ]
+    remedy = "Build the model as it was when they were saved."
+    if (file.parent / "config.json").is_file():
+        remedy = (
+            "They lie beside a config.json, as those of Hugging Face: name the model "
+            f"hub:{file.parent.resolve()}."
         )
-    model.load_state_dict(state)
+    elif "normalize.mean" in nearest.state and "normalize.mean" not in model.state_dict():
+        remedy = (
+            "They are of a model behind the normalisation of its data: build it so, by normalize=True or "
+            "--model.normalize=true."
+        )
+    elif fitting:
+        remedy = (
+            f"Those behind '{fitting[0]}.' do: to read them alone, say entry={fitting[0]!r} or "
+            f"--weights_entry={fitting[0]}."
+        )
+    return f"Weights of {file} do not fit the model{about}: {shown}. {remedy}"
 
 
 def is_saved_in(model: nn.Module, path: str | os.PathLike[str]) -> bool:
@@ -103,72 +248,18 @@ def _portable(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, on the CPU.
-
-    Raises:
-        ModelError: the file is missing, damaged or of another kind.
-    """
-    if not file.is_file():
-        raise ModelError(f"There is no weights file {file}; check the path.")
-    if file.suffix not in _READERS:
-        raise ModelError(f"Weights end in .safetensors, .pt or .pth, but got {file}.")
-    try:
-        content = _READERS[file.suffix](file)
-    except Exception as error:  # torch's own texts advise to read it unsafely
-        raise ModelError(
-            f"Weights file {file} is damaged or holds more than weights, which could run code and is not "
-            f"read. Make it again by torch.save(model.state_dict(), FILE), or as .safetensors. {_REMEDY}"
-        ) from error
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"{file} holds no state dict of tensors; save model.state_dict() alone.")
-    return dict(content)
-
-
-def _digest(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(bytes_of(tensor))
-    return digest.hexdigest()
-
-
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    """Tensors, compared with the digest that was written beside them, where there is one."""
-    with safetensors.safe_open(file, framework="pt") as opened:
-        noted = (opened.metadata() or {}).get(_DIGEST)
-        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-    if noted not in (None, _digest(state)):
-        raise ValueError("its values are not those that were written")
-    return state
-
-
-def read_torch(file: Path) -> Any:
-    """What ``torch.save`` wrote, on the CPU; no code of it is run.
-
-    Raises:
-        ValueError: its bytes are not those that were written.
-    """
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as parts:  # torch does not compare the checksums that it writes
-            if (part := parts.testzip()) is not None:
-                raise ValueError(f"its part {part} is not what was written")
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-_READERS: Mapping[str, Callable[[Path], object]] = {
-    ".safetensors": _read_safetensors,
-    ".pt": read_torch,
-    ".pth": read_torch,
-}
-
-
 def _differences(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> list[str]:
     missing = [f"{name} is missing" for name in expected if name not in actual]
     surplus = [f"{name} is not in the model" for name in sorted(actual) if name not in expected]
+    both = [(name, value, actual[name]) for name, value in expected.items() if name in actual]
     shapes = [
-        f"{name} has shape {tuple(actual[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in actual and actual[name].shape != value.shape
+        f"{name} has shape {tuple(other.shape)} instead of {tuple(value.shape)}"
+        for name, value, other in both
+        if other.shape != value.shape
     ]
-    return missing + surplus + shapes
+    kinds = [
+        f"{name} holds {str(other.dtype).removeprefix('torch.')} instead of floats"
+        for name, value, other in both
+        if value.is_floating_point() and not other.is_floating_point()
+    ]
+    return missing + surplus + shapes + kinds

@@ -76,6 +76,11 @@ def _is_outside(run: Run) -> bool:
     return bool(run.recipe and run.results and run.results.model and not run.results.settings)
 
 
+def was_trained_here(run: Run) -> bool:
+    """Whether a folder holds a training, or the recipe of one; not where a network of others was measured."""
+    return run.history is not None or _value(run.recipe, "training") is not None
+
+
 def run_labels(runs: Sequence[Run]) -> list[str]:
     """A short name a run, no two alike: the recipe's, and where that repeats, the folder's too.
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from withstand.core.run_folder import EVALUATED_FILES, RunFolder, replaced
-from withstand.models.weights import read_torch
+from withstand.models.weight_files import read_torch
 from withstand.types import CheckpointError
 
 _logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from withstand.core.identity import Reader
 from withstand.core.network import changes, describe, in_words, without, written_by_forward
 from withstand.core.run_folder import RunFolder
-from withstand.models.weights import read_weights
+from withstand.models.weight_files import read_weights
 from withstand.training.settings import TrainingSettings
 from withstand.types import CheckpointError
 

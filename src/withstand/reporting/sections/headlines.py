@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from withstand.reporting import formatting
 from withstand.reporting.history import best_epoch
-from withstand.reporting.naming import missing
+from withstand.reporting.naming import missing, was_trained_here
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Card, Cell, Notice, Prose, Section, Table
 from withstand.reporting.table import clean, headline_attacks, headline_certificates, method_name, norms
@@ -69,7 +69,8 @@ def _cards(run: Run, results: Results) -> list[Card]:
     shown = [*headline_attacks(run), *headline_certificates(run)]
     shown.sort(key=lambda row: (order.index(row.norm), row.level))
     details = [results.scored, f"{results.num_classes} classes"]
-    details += [f"{results.weights} weights{_of_epoch(run, results)}"] if results.weights else []
+    if results.weights and was_trained_here(run):
+        details.append(f"{results.weights} weights{_of_epoch(run, results)}")
     return [
         *(_card(row, results) for row in (clean(run), *shown)),
         Card("Data set", formatting.dataset_title(results.dataset), details),

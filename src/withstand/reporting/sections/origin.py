@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from withstand.reporting.formatting import count, duration, memory
-from withstand.reporting.naming import missing
+from withstand.reporting.naming import missing, was_trained_here
 from withstand.reporting.read import Environment, Run
 from withstand.reporting.section import Code, Prose, Section
 
@@ -21,11 +21,18 @@ def section(run: Run) -> list[Section]:
     """Cost, environment and how to repeat the run."""
     costs, known = cost_rows(run.environment), _environment_rows(run.environment)
     cost = Section("cost", "Cost", "about", facts=costs, is_brief=True)
+    if _is_of_python(run):
+        return [_again(run)]
     if not costs:
         file = "environment.json" if run.environment is None else "cost in environment.json"
         cost = replace(cost, prose=[missing(run, file, _UNKNOWN)])
     environment = Section("environment", "Environment", "about", facts=known, is_brief=True)
     return [cost, *([environment] if known else []), _again(run)]
+
+
+def _is_of_python(run: Run) -> bool:
+    """Whether a network was measured in Python, in a folder of no training: a script did it, no command."""
+    return run.environment is None and not was_trained_here(run)
 
 
 def cost_rows(environment: Environment | None) -> list[tuple[str, str]]:
@@ -68,6 +75,10 @@ def _again(run: Run) -> Section:
     commands = [Code(command) for command in commands_of(run)]
     recipe = [] if run.recipe_text is None else [Code(run.recipe_text, "The full recipe")]
     unknown = Markup("The command is not known; <code>environment.json</code> would name it.")
+    if _is_of_python(run):
+        unknown = Markup(
+            "Measured in Python, by <code>ws.evaluate</code>: the script that did so repeats it."
+        )
     lacking = missing(run, "recipe.yaml", "The recipe is not stored here.")
     return Section(
         key="again",
@@ -75,7 +86,7 @@ def _again(run: Run) -> Section:
         tab="about",
         prose=[] if commands else [Prose(unknown, "note")],
         codes=[*commands, *recipe],
-        notes=[] if recipe else [lacking],
+        notes=[] if recipe or _is_of_python(run) else [lacking],
         is_brief=True,
     )
 

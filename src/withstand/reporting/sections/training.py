@@ -8,7 +8,7 @@ from dataclasses import replace
 from withstand.reporting import history as of_training
 from withstand.reporting.formatting import cell
 from withstand.reporting.history import SPECTRAL, Panel, training_figure
-from withstand.reporting.naming import missing
+from withstand.reporting.naming import missing, was_trained_here
 from withstand.reporting.read import History, Run
 from withstand.reporting.section import PROSE, Figure, Notice, Prose, Section, Table
 
@@ -29,11 +29,13 @@ def section(run: Run) -> list[Section | None]:
     return [training(run), spectral_norms(run)]
 
 
-def training(run: Run) -> Section:
-    """Figures, collapses and notes, and a table of the newest epochs."""
+def training(run: Run) -> Section | None:
+    """Figures, collapses and notes, and a table of the newest epochs; None of a network of others."""
+    if not was_trained_here(run):
+        return None
     parts, history = Section("training", "Training", "training", across=2), run.history
     if history is None:
-        lacking = missing(run, "train.csv", "The network was trained elsewhere, or the file was removed.")
+        lacking = missing(run, "train.csv", "Training has not begun, or the file was removed.")
         return replace(parts, prose=[lacking])
     happenings = list(of_training.events(history).values())
     marked = "Circled crosses in the figures mark these epochs."

@@ -1,0 +1,136 @@
+"""The first argument of a command that measures: a run folder, or a model of which one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from withstand.cli.arguments import add_model_arguments, data_settings, is_model, model_settings
+from withstand.cli.terminal import ERRORS
+from withstand.core.run_folder import RunFolder
+from withstand.core.suggest import nearest
+from withstand.models import MODEL_NAMES
+from withstand.runs.adoption import adopt_model, folder_name
+from withstand.types import ModelError, RecipeError
+
+WHAT = "RUN, a run folder, or MODEL"
+_DATA = "--data."
+_OF_A_MODEL = ("--weights", "--out", "--model.")
+_WITH_WEIGHTS = ("hub:", "timm:")  # models that come with weights of their own
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a command measures.
+
+    Attributes:
+        folder: The run folder.
+        overrides: What was typed of the run's recipe, such as ``--data.root=DIR``.
+    """
+
+    folder: Path
+    overrides: list[str]
+
+
+def add_measured_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of a model that is no run, and of data."""
+    add_foreign_arguments(parser)
+    add_model_arguments(parser)
+
+
+def add_foreign_arguments(parser: ArgumentParser) -> None:
+    """Adds those that no recipe has."""
+    parser.add_argument(
+        "--weights",
+        type=str | None,
+        default=None,
+        help="Of MODEL: .safetensors, .pt, .pth, .bin, .ckpt, an .index.json of parts, or a run folder.",
+    )
+    parser.add_argument(
+        "--weights_entry",
+        type=str | None,
+        default=None,
+        help="Of a checkpoint with several state dicts: which, such as ema.",
+    )
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="Of MODEL: the folder to make; runs/NAME where null."
+    )
+
+
+def is_of_a_model(option: str) -> bool:
+    """Whether an option says which model, weights or data are meant."""
+    return option.startswith((*_OF_A_MODEL, _DATA))
+
+
+def refuse_foreign(options: Sequence[str]) -> None:
+    """Accepts options that do not say which model a run holds.
+
+    Raises:
+        RecipeError: one does.
+    """
+    if misplaced := [option for option in options if option.startswith(_OF_A_MODEL)]:
+        raise RecipeError(
+            f"{misplaced[0].partition('=')[0]} is for a model, but a run folder says itself which model it "
+            "holds. Leave it out."
+        )
+
+
+@contextmanager
+def measured(
+    name: str, values: Namespace, overrides: Sequence[str], *, doing: str, command: str
+) -> Iterator[Measured]:
+    """The run folder that a first argument names, or one that is made of the model that it names.
+
+    Args:
+        name: A folder, or a model's name.
+        values: Of ``add_measured_arguments``.
+        overrides: All options as they were typed.
+        doing: What is done meanwhile, for whoever comes second: ``certifying``.
+        command: The command that repeats it.
+
+    Yields:
+        What to measure. Of a start that fails before it came to anything no folder stays.
+
+    Raises:
+        ModelError: there is neither folder nor model, or a built-in one without weights.
+        RecipeError: a model's option is given with a run, or the data of a model are not named.
+        RunFolderError: the folder holds another model.
+    """
+    if Path(name).is_dir():
+        refuse_foreign(overrides)
+        yield Measured(Path(name), [option for option in overrides if option.startswith(_DATA)])
+        return
+    _require_adoptable(name, values)
+    out = RunFolder.at(Path("runs") / folder_name(name) if values.out is None else values.out)
+    weights = None if values.weights is None else Path(values.weights)
+    with out.starting(doing):
+        adopt_model(
+            out,
+            data_settings(values),
+            model_settings(name, values),
+            weights,
+            entry=values.weights_entry,
+            command=command,
+        )
+        yield Measured(out.path, [])
+
+
+def _require_adoptable(name: str, values: Namespace) -> None:
+    """Accepts a model of which a run folder can be made, before one is."""
+    if not is_model(name):
+        raise ModelError(
+            f"There is no run folder and no model {name!r}; {nearest(name, MODEL_NAMES)} "
+            "A model of your own is path/to/file.py:function or package.module:function, and a run folder is "
+            f"made by `withstand train RECIPE --out={name}`."
+        )
+    if values.weights is None and name in MODEL_NAMES:
+        raise ModelError(f"Without weights {name} is random. Give those of a trained one: --weights=FILE.")
+    if values.weights is None and not name.startswith(_WITH_WEIGHTS):
+        ERRORS.print(
+            f"warning: without --weights the network is measured as {name} makes it: random, if that is so.",
+            style="yellow",
+        )

@@ -1,0 +1,131 @@
+"""A run folder of a model that was trained elsewhere, so that it is measured and reported like a run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from withstand import models
+from withstand.core.network import describe
+from withstand.core.run_folder import RunFolder
+from withstand.core.trust import write_signed
+from withstand.data import Dataset
+from withstand.models.weight_files import read_weights
+from withstand.recipes.schema import DataSettings, ModelSettings, Recipe
+from withstand.runs.environment import environment
+from withstand.runs.run_parts import (
+    build_model,
+    device_of,
+    load_data,
+    model_spec,
+    recipe_of,
+    require_same_network,
+)
+from withstand.types import RunFolderError
+
+# In linf, as most of what is published of these data has it; of others as of colour pictures.
+_USUAL_EPSILONS = {"digits": 0.1, "mnist": 0.3, "fashion-mnist": 0.1}
+_USUAL_EPSILON = 8 / 255
+
+
+def usual_epsilon(data: str) -> float:
+    """The linf epsilon that is usual of a data set, in [0, 1] units; 8/255 of one that is not known."""
+    return _USUAL_EPSILONS.get(data, _USUAL_EPSILON)
+
+
+def usual_meters(data: str) -> list[dict[str, Any]]:
+    """What a model is measured by where nothing is named, as a recipe spells it.
+
+    Args:
+        data: Name of the data set.
+    """
+    suite = {"level": "fast", "epsilons": [usual_epsilon(data)]}
+    return [{"class_path": "Suite", "init_args": suite}, {"class_path": "NoiseCurve"}]
+
+
+def folder_name(model: str) -> str:
+    """A folder's name for a model: ``net-make`` for ``path/to/net.py:make``."""
+    place, _, function = model.rpartition(":")
+    return "-".join(part for part in (Path(place).stem, Path(function).name) if part)
+
+
+def adopt_model(
+    out: RunFolder,
+    data: DataSettings,
+    model: ModelSettings,
+    weights: Path | None,
+    *,
+    entry: str | None = None,
+    command: str,
+) -> None:
+    """Makes a run folder of a model, so that it is evaluated, certified and reported like a run.
+
+    Args:
+        out: The folder; one that holds this very model already is left as it is.
+        data: What it was trained on.
+        model: How to build it.
+        weights: Its weights, a file or a run folder; those that it is built with where None.
+        entry: Which of several state dicts of a checkpoint.
+        command: The command that repeats it, for ``environment.json``.
+
+    Raises:
+        WithstandError: the model cannot be built, or the folder holds another.
+    """
+    recipe = Recipe(name=out.path.resolve().name or "unnamed", data=data, model=model)
+    device = device_of(recipe)
+    dataset = load_data(recipe)
+    network = build_model(recipe, dataset.info)
+    if weights is not None:
+        models.load_weights(network, weights, entry=entry)
+    if out.recipe.exists():
+        _require_same_model(out, recipe, network)
+        return
+    out.create()
+    out.write_json(out.model_spec, {**model_spec(recipe, dataset.info), "network": describe(network)})
+    _write_environment(out, dataset, device, command)
+    models.save_weights(network, out.last_weights)
+    content = {
+        "name": recipe.name,
+        **_words(model.name, data.name, weights),
+        "data": asdict(data),
+        "model": asdict(model),
+        "evaluation": {"weights": "last"},
+    }
+    # Last, since it makes the folder a run.
+    write_signed(out.recipe, yaml.safe_dump(content, sort_keys=False))
+
+
+def _words(model: str, data: str, weights: Path | None) -> dict[str, str]:
+    """Title and description of the folder's page."""
+    short = Path(model).name if ".py:" in model else model
+    source = f"the weights of {weights.name}" if weights else "the weights that it is built with"
+    return {
+        "title": f"Evaluation of {short} on {data}",
+        "description": f"{short} with {source}; it was not trained in this folder.",
+    }
+
+
+def _write_environment(out: RunFolder, dataset: Dataset, device: torch.device, command: str) -> None:
+    about = environment(seed=0, command=command, data_fingerprint=dataset.fingerprint, device=device)
+    out.write_json(out.environment, about)
+
+
+def _require_same_model(out: RunFolder, recipe: Recipe, network: nn.Module) -> None:
+    held = recipe_of(out).recipe
+    if (held.data, held.model) != (recipe.data, recipe.model) or not out.last_weights.exists():
+        raise RunFolderError(
+            f"{out.path} holds another run or model: {held.model.name} on {held.data.name}, perhaps with "
+            "other options. Choose another folder with --out."
+        )
+    require_same_network(out, network)
+    state, stored = network.state_dict(), read_weights(out.last_weights)
+    if set(stored) != set(state) or not all(torch.equal(stored[name], state[name]) for name in stored):
+        raise RunFolderError(
+            f"{out.path} holds the same model with other weights, and what was measured of those. Choose "
+            "another folder with --out, or delete this one."
+        )
