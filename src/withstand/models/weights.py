@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from withstand.core.identity import bytes_of
 from withstand.core.run_folder import replaced
+from withstand.core.wrappers import load_own_state, own_state
 from withstand.types import ModelError
 
 _NAMED = 5
@@ -56,7 +57,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     file = Path(path)
     state = read_weights(file)
-    differences = _differences(model.state_dict(), state)
+    differences = _differences(own_state(model), state)
     if differences:
         more = len(differences) - _NAMED
         shown = "; ".join(differences[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
@@ -64,13 +65,13 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
             f"Weights of {file} do not fit the model: {shown}. "
             "Build the model as it was when they were saved."
         )
-    model.load_state_dict(state)
+    load_own_state(model, state)
 
 
 def is_saved_in(model: nn.Module, path: str | os.PathLike[str]) -> bool:
     """Whether a file holds the weights of a model, in whatever dtype and on whatever device these are now.
 
-    Names are not compared, so that a model may have been put into another, as ``torch.compile`` does.
+    Names are not compared, so that a model may have been put into another.
 
     Args:
         model: Any module.
@@ -95,7 +96,7 @@ def _are_same(then: Tensor, now: Tensor) -> bool:
 
 
 def _portable(model: nn.Module) -> dict[str, Tensor]:
-    state = model.state_dict()
+    state = own_state(model)
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ModelError(f"Only tensors can be saved as weights, but {name} is a {type(value).__name__}.")

@@ -5,16 +5,16 @@ from typing import cast
 import torch
 from torch import nn
 
-from withstand.core.modes import uncompiled
+from withstand.core.wrappers import unwrapped
 
 
 def test_uncompiled_gives_the_module_that_was_compiled() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     compiled = cast(nn.Module, torch.compile(model, backend="eager"))
     assert compiled is not model
-    assert uncompiled(compiled) is model
+    assert unwrapped(compiled) is model
 
 
 def test_uncompiled_of_another_model_is_that_model() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 2)))
-    assert uncompiled(model) is model
+    assert unwrapped(model) is model
