@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from withstand.core.contract import Adapted
 from withstand.core.modes import differs_in_training, eval_mode
 from withstand.core.outputs import as_logits
 from withstand.core.wrappers import eager, unwrapped
@@ -140,11 +141,13 @@ def differentiable_twice(model: nn.Module) -> Iterator[None]:
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel  # here, since it is slow to import
 
+    model = unwrapped(model)
+    model = model.model if isinstance(model, Adapted) else model  # which may be made anew
     with eager(), sdpa_kernel(SDPBackend.MATH):
         if model in _WATCHED:
             yield
             return
-        with _Attention(type(unwrapped(model)).__name__):
+        with _Attention(type(model).__name__):
             yield
         _WATCHED.add(model)
 
