@@ -6,6 +6,7 @@ derivatives, layers, copies and files are of the network itself.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,6 +62,19 @@ def require_network(model: object) -> None:
     )
 
 
+def unwrapped_copy(model: nn.Module) -> nn.Module:
+    """A deep copy of a network without what is around it or around its parts.
+
+    Args:
+        model: Any module.
+    """
+    copied = copy.deepcopy(unwrapped(model))
+    wrapped = [path for path, part in copied.named_modules() if path and _place_inside(part) is not None]
+    for path in reversed(wrapped):  # what is deepest first
+        copied.set_submodule(path, unwrapped(copied.get_submodule(path)))
+    return copied
+
+
 def own_state(model: nn.Module) -> dict[str, Any]:
     """The state dict of a network by its own names, whatever is around it or around its parts.
 
@@ -91,8 +105,8 @@ def _own_name(name: str, network: nn.Module) -> str:
     for place in name.split("."):
         if place != _place_inside(part):
             kept.append(place)
-        child = part._modules.get(place)
-        part = part if child is None else child
+        child = getattr(part, place, None)
+        part = child if isinstance(child, nn.Module) else part
     return ".".join(kept)
 
 

@@ -35,7 +35,26 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
         ModelError: there are no logits in the answer.
     """
     given = images.clone() if model.training else images  # some write to their images only when they train
-    return as_logits(model(given), len(images))  # also of one that answers otherwise when it trains
+    output = model(given)
+    if model.training and isinstance(output, tuple):
+        _say_of_heads(model, output)
+    return as_logits(output, len(images))  # also of one that answers otherwise when it trains
+
+
+def _say_of_heads(model: nn.Module, output: tuple[Any, ...]) -> None:
+    """Says, once, that a model gives more while it trains, as Inception and GoogLeNet do."""
+    name = type(unwrapped(model)).__name__
+    if name not in _HEADS and sum(isinstance(part, Tensor) for part in output) > 1:
+        _HEADS.add(name)
+        _logger.warning(
+            "%s gives more than logits while it trains. Objectives take the logits alone, so its auxiliary "
+            "heads are not trained: switch them off (aux_logits=False), or add their loss in an objective of "
+            "your own.",
+            name,
+        )
+
+
+_HEADS: set[str] = set()
 
 
 _Shared = TypeVar("_Shared")
