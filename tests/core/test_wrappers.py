@@ -46,8 +46,8 @@ def compiled_in_place(model: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def _group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = distributed.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    place = f"file://{tmp_path_factory.mktemp('group') / 'store'}"
+    distributed.init_process_group("gloo", init_method=place, rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
 

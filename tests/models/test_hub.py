@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def test_hub_model_of_a_recipe_is_trained_and_built_again(
     ws.models.load_weights(model, tmp_path / "run" / "model.safetensors")
 
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "vit": vit,
     "convnext": lambda **k: transformers.ConvNextForImageClassification(
         transformers.ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], patch_size=2, num_stages=2, **k)

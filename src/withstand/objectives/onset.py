@@ -82,7 +82,7 @@ class Onset(Domain):
 
     def _then(self, apply: Callable[..., Any], *others: Self) -> Self:
         """What is affine, or follows the first function: of what comes without noise and under it alike."""
-        values = (self, *others)
+        values: list[Self] = [self, *others]
         if all(value.is_affine for value in values):
             return type(self)(apply(*(value.source for value in values)))
         without_noise = apply(*(Point(value.clean) for value in values))
