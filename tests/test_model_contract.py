@@ -14,7 +14,7 @@ from typing_extensions import override
 
 import withstand as ws
 from withstand.core.contract import Adapted, adapted, contract_of
-from withstand.core.modes import uncompiled
+from withstand.core.wrappers import unwrapped
 from withstand.data import Dataset, batches, from_arrays
 from withstand.evaluation.moment_check import MomentSettings, check_moments
 from withstand.types import Batch, DataError, ModelError
@@ -425,7 +425,7 @@ def test_adapter_of_a_compiled_model_is_around_the_original_where_that_is_asked(
     model = net().double()
     compiled: Any = torch.compile(model, backend="eager")
     odd = adapted(compiled, batch.images)
-    original = uncompiled(odd)
+    original = unwrapped(odd)
     assert isinstance(original, Adapted)
     assert original.model is model
     torch.testing.assert_close(odd(batch.images), original(batch.images))

@@ -81,7 +81,6 @@ def test_certify_refuses_a_model_that_treats_one_image_otherwise() -> None:
 @pytest.mark.parametrize(
     ("model", "images", "match"),
     [
-        (nn.DataParallel(nn.Linear(4, 3)), IMAGES, r"give model\.module"),
         (nn.Linear(4, 3).double(), IMAGES, r"images\.to\(torch\.float64\)"),
         (nn.Linear(4, 3), (255 * IMAGES).byte(), r"images\.to\(torch\.float32\)"),
         (torch.relu, IMAGES, r"torch\.nn\.Module, but got"),

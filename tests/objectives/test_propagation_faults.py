@@ -177,11 +177,24 @@ class _Gated(nn.Module):
         return _gated(x)  # type: ignore[no-any-return]
 
 
-def test_propagation_refuses_a_rule_that_goes_on_after_its_function() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(32, 4), _Gated(), nn.Linear(4, 3))
-    propagate(model, Gaussian(_images(), torch.full((1, 2, 4, 4), 0.01)))
-    with pytest.raises(ModelError, match="Make two layers of it"):
-        GaussianExpectation(0.1)(model, _images(), _labels())
+class _Moved(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_propagation_follows_a_rule_that_goes_on_after_its_function(way: Propagation) -> None:
+    first, last = nn.Linear(32, 4), nn.Linear(4, 3)
+    whole = nn.Sequential(nn.Flatten(), first, _Gated(), last)
+    by_parts = nn.Sequential(nn.Flatten(), first, nn.ReLU(), _Moved(), last)
+    losses = []
+    for model in (whole, by_parts):
+        torch.manual_seed(0)
+        losses.append(
+            GaussianExpectation(0.1, propagation=way)(model, _images(), _labels()).terms["expectation"]
+        )
+    torch.testing.assert_close(*losses)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -339,3 +339,22 @@ def test_penalty_is_differentiated_through_fused_attention(
     make()(model, torch.rand(6, 1, 4, 4), torch.arange(6) % 3).loss.backward()
     assert model.inner.weight.grad is not None
     assert model.inner.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("make", [InputGradient, LossGradient])
+def test_penalty_through_fused_attention_has_the_slope_of_finite_differences(
+    make: Callable[[], Penalty],
+) -> None:
+    torch.manual_seed(0)
+    model, images, labels = Attending(None).double(), torch.rand(6, 1, 4, 4).double(), torch.arange(6) % 3
+    weight = model.inner.weight
+    make()(model, images, labels).loss.backward()
+    assert weight.grad is not None
+    direction, step = torch.randn_like(weight), 1e-5
+    with torch.no_grad():
+        weight += step * direction
+        above = make()(model, images, labels).loss
+        weight -= 2 * step * direction
+        below = make()(model, images, labels).loss
+    slope = (weight.grad * direction).sum()
+    torch.testing.assert_close(slope, (above - below).detach() / (2 * step), rtol=1e-6, atol=1e-9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from types import MappingProxyType
 
 from torch import nn
@@ -19,7 +18,7 @@ from withstand.bayes.convert_checks import (
 from withstand.bayes.kind_table import AROUND, PLAIN, RANDOM, can_be_random
 from withstand.bayes.layer import VariationalLayer, is_stochastic, variational_layers
 from withstand.bayes.posterior import Posterior
-from withstand.core.modes import uncompiled
+from withstand.core.wrappers import unwrapped_copy
 from withstand.types import ModelError
 
 
@@ -55,7 +54,7 @@ def convert(
         raise ModelError("The model has random weights already; start from bayes.mean_network(model).")
     require_sizes(model)
     try:
-        copied = copy.deepcopy(uncompiled(model))
+        copied = unwrapped_copy(model)
     except RuntimeError as error:  # of a weight that is no parameter, but computed from some
         raise ModelError(
             f"{type(model).__name__} cannot be copied ({error}). Remove what computes its weights, such as "
@@ -95,7 +94,7 @@ def mean_network(model: nn.Module) -> nn.Module:
     Args:
         model: From ``convert``, or of variational layers; a plain one is copied.
     """
-    copied = copy.deepcopy(uncompiled(model))
+    copied = unwrapped_copy(model)
     for _, layer in variational_layers(copied):
         layer.make_plain()
     for module in copied.modules():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.bayes.posterior import Normal, Posterior, divergence
-from withstand.core.modes import uncompiled
+from withstand.core.wrappers import unwrapped
 from withstand.loss.passes import random_state
 from withstand.operators import DEVIATION
 from withstand.types import ModelError
@@ -170,7 +170,7 @@ def variational_layers(model: nn.Module) -> list[tuple[str, VariationalLayer]]:
     Args:
         model: Any module, also one that went through ``torch.compile``.
     """
-    modules = uncompiled(model).named_modules()
+    modules = unwrapped(model).named_modules()
     return [(path, layer) for path, layer in modules if isinstance(layer, VariationalLayer)]
 
 

@@ -9,7 +9,6 @@ its own precision, gives another label.
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
@@ -22,10 +21,10 @@ from withstand.core import norms
 from withstand.core.checks import as_batch, check_batch, require_at_least
 from withstand.core.contract import adapted, outside_inference_mode
 from withstand.core.float64_copy import batch_size_for, float64_copy, require_independence
-from withstand.core.modes import uncompiled
 from withstand.core.numerics import numerics
 from withstand.core.roots import largest_positive
 from withstand.core.setting_rules import AT_LEAST_0, PROBABILITY, flag
+from withstand.core.wrappers import unwrapped_copy
 from withstand.domains import DomainName, ProgramCache, input_set, require_set
 from withstand.domains.sets.input_sets import certified_norm
 from withstand.operators import GuaranteedNorms
@@ -89,7 +88,7 @@ class Certifier:
         require_at_least(1, batch_size=batch_size)
         flag("clip", clip)
         self._model = float64_copy(model)
-        self._given = copy.deepcopy(uncompiled(model)).eval()
+        self._given = unwrapped_copy(model).eval()
         self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
         self._clip = clip
         self._batch_size = batch_size or batch_size_for(self._model)

@@ -130,10 +130,11 @@ def add_model_arguments(parser: ArgumentParser) -> None:
 def model_settings(name: str, values: Namespace) -> ModelSettings:
     """The model that an argument and its options name."""
     from withstand.models import MODEL_NAMES
+    from withstand.models.hosted import is_hosted
     from withstand.recipes.schema import ModelSettings
 
     chosen = values.model.normalize
-    normalize = name in MODEL_NAMES if chosen is None else chosen
+    normalize = name in MODEL_NAMES or is_hosted(name) if chosen is None else chosen
     return ModelSettings(name=name, normalize=normalize, options=dict(values.model.options))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from typing_extensions import override
 
-from withstand.core.modes import uncompiled
+from withstand.core.wrappers import unwrapped
 from withstand.operators import Weight, weights
 from withstand.types import ModelError
 
@@ -136,7 +136,7 @@ def _plain(model: nn.Module) -> list[Weight]:
     layer_weights = weights(model)
     owners = [
         id(parameter)
-        for module in uncompiled(model).modules()
+        for module in unwrapped(model).modules()
         for parameter in module.parameters(recurse=False)
     ]
     for weight in layer_weights:

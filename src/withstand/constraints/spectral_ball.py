@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from typing_extensions import override
 
-from withstand.core.modes import uncompiled
 from withstand.core.schedules import Schedule, scheduled, value_at
 from withstand.core.setting_rules import COUNT, POSITIVE, Whole
+from withstand.core.wrappers import unwrapped
 from withstand.operators import (
     Buffers,
     Convolution,
@@ -200,7 +200,7 @@ class SpectralBall(Constraint):
                 "The operator form must know how large the images are; "
                 "give SpectralBall input_shape=(channels, height, width)."
             )
-        like = next(uncompiled(model).parameters())
+        like = next(unwrapped(model).parameters())
         return like.new_zeros((1, *self.input_shape))
 
     def _basis(self, weight: Weight) -> Tensor:

@@ -22,9 +22,10 @@ from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
 from withstand.core.endings import require_logits
-from withstand.core.modes import eval_mode, uncompiled
+from withstand.core.modes import eval_mode
 from withstand.core.numerics import preserved_random_state
 from withstand.core.outputs import as_logits, has_others, taken_out
+from withstand.core.wrappers import require_network, unwrapped
 from withstand.types import ModelError
 
 _logger = logging.getLogger(__name__)
@@ -80,9 +81,9 @@ class Adapted(nn.Module):
             given = images.clone()
         return as_logits(self.model(given), images.shape[0]).to(images.device)
 
-    def uncompiled_adapter(self) -> nn.Module:
-        """The same around what was compiled."""
-        return _around(uncompiled(self.model), self.contract)
+    def unwrapped_adapter(self) -> nn.Module:
+        """The same around what is inside the wrappers of the model."""
+        return _around(unwrapped(self.model), self.contract)
 
 
 def adapted(model: nn.Module, images: Tensor) -> nn.Module:
@@ -159,9 +160,7 @@ def try_out(model: nn.Module, images: Tensor, *, of: str = "") -> tuple[Contract
         ModelError: as ``adapted``.
     """
     require_module(model)
-    inner = uncompiled(model)
-    if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        inner = inner.module
+    inner = unwrapped(model)
     with outside_inference_mode(), torch.no_grad():
         images = images.clone() if images.is_inference() else images
         own = _as_weights(inner, images)
@@ -202,18 +201,13 @@ def outside_inference_mode() -> Iterator[None]:
         yield
 
 
-def require_module(model: object) -> None:
+def require_module(model: nn.Module) -> None:
     """Accepts a module whose weights have their shapes.
 
     Raises:
         ModelError: it is none, or has lazy layers that were never run.
     """
-    if not isinstance(model, nn.Module):
-        got = repr(model) if isinstance(model, str | None) else f"a {type(model).__name__}"
-        raise ModelError(
-            f"Expected a model, a torch.nn.Module, but got {got}. Build it first, such as by "
-            "withstand.models.create, and put a function in a module's forward."
-        )
+    require_network(model)
     if any(is_lazy(tensor) for tensor in chain(model.parameters(), model.buffers())):
         raise ModelError(
             f"The model {type(model).__name__} has lazy layers, whose weights have no shape yet. Run it once "

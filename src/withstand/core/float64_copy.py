@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand.core.contract import require_module
-from withstand.core.modes import uncompiled
+from withstand.core.wrappers import unwrapped_copy
 from withstand.types import ModelError
 
 _SAME = 1e-6  # relative, between the logits of the same image
@@ -34,7 +33,7 @@ def float64_copy(model: nn.Module) -> nn.Module:
     """
     require_module(model)
     try:
-        copied = copy.deepcopy(uncompiled(model)).double().eval().requires_grad_(requires_grad=False)
+        copied = unwrapped_copy(model).double().eval().requires_grad_(requires_grad=False)
     except Exception as error:
         raise ModelError(
             f"The model cannot be copied to float64 ({error}), which certificates and bounds do. "

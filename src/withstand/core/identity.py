@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from withstand.core.bytecode import digest_of_code, imported_in, names_in
-from withstand.core.modes import uncompiled
 from withstand.core.named_values import (
     DATA,
     LIBRARIES,
@@ -35,6 +34,7 @@ from withstand.core.named_values import (
     parts_of,
     resolved,
 )
+from withstand.core.wrappers import unwrapped
 from withstand.types import ModelCard
 
 _LENGTH = 16  # hex digits, of which accidents are not to be feared
@@ -101,7 +101,7 @@ class Reader:
 
     def identity_of_model(self, model: nn.Module, but: Set[str] = frozenset()) -> str:
         """A digest of a model (see the function of this name)."""
-        reader, model = Reader(), uncompiled(model)
+        reader, model = Reader(), unwrapped(model)
         reader._within = self._within | {
             id(module) for module in model.modules()
         }  # which may refer to itself

@@ -1,4 +1,4 @@
-"""A model as it is meant: in eval mode for a while, and inside a compiled one."""
+"""A model as it is meant: in eval mode for a while."""
 
 from __future__ import annotations
 
@@ -54,15 +54,3 @@ def _differs(module: nn.Module) -> bool:
 def has_spectral_norm_hook(module: nn.Module) -> bool:
     """Whether a layer has ``torch.nn.utils.spectral_norm``, which in train mode writes its vectors."""
     return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
-
-
-_ORIGINAL = "_orig_mod"  # torch's name, as in the keys of a compiled model's state_dict
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that ``torch.compile`` was called with, of the same weights; any other as it is."""
-    adapter = getattr(model, "uncompiled_adapter", None)  # that of core.contract is around a compiled one
-    if adapter is not None:
-        original: nn.Module = adapter()
-        return original
-    return dict(model.named_children()).get(_ORIGINAL, model)

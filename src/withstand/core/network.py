@@ -12,7 +12,7 @@ from torch import nn
 
 from withstand._version import __version__
 from withstand.core.identity import Reader
-from withstand.core.modes import uncompiled
+from withstand.core.wrappers import unwrapped
 
 _SHOWN = 4  # changes that a text names
 _SETTINGS = ", settings"
@@ -34,7 +34,7 @@ def describe(network: nn.Module, *, is_stateful: bool = True, but: nn.Module | N
         but: A model that does not count, wherever it is met: the one that is trained.
     """
     reader = Reader(is_stateful=is_stateful, but=but)
-    reader.read_layers(uncompiled(network))
+    reader.read_layers(unwrapped(network))
     # Where in memory an object without words of its own lies is another place each time.
     parts = {key: _ADDRESS.sub("", text) for key, text in reader.entries.items()}
     return parts | {"versions": " ".join(f"{name} {version}" for name, version in _versions().items())}

@@ -262,12 +262,6 @@ def _require_fit(model: nn.Module, images: Tensor) -> None:
 
 def _require_python(model: nn.Module) -> None:
     name = type(model).__name__
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"Expected a torch.nn.Module, but got a {name}; put the function in a module's forward."
-        )
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise ModelError(f"The model is in a {name}, which is for its passes alone; give model.module.")
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ModelError(
             f"The model {name} is scripted, and the steps of a scripted module cannot be seen. Give the "

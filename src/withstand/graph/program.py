@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from withstand.core.wrappers import unwrapped
 from withstand.graph.affine import Tail, find_tail, track
 from withstand.graph.calls import Call, Constants, needed, steps_of, walk
 from withstand.graph.capture import attribute, capture
@@ -81,9 +82,9 @@ class Program:
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
-        self.model = model
-        self._capture = capture(model, images)
-        self._structure = structure(model, self._capture.written)
+        self.model = unwrapped(model)  # of a compiled graph no steps can be seen
+        self._capture = capture(self.model, images)
+        self._structure = structure(self.model, self._capture.written)
         self._form = _form_of(images)
         # Of a loss beside the logits, say, nothing is asked.
         self._steps = needed(steps_of(self._capture), [*self._outputs, *self._capture.updates.values()])
@@ -94,9 +95,9 @@ class Program:
     def fits(self, model: nn.Module, images: Tensor) -> bool:
         """Whether the graph is that of a model as it now is, and of such images."""
         return (
-            model is self.model
+            unwrapped(model) is self.model
             and self._form == _form_of(images)
-            and self._structure == structure(model, self._capture.written)
+            and self._structure == structure(self.model, self._capture.written)
         )
 
     def run(self, value: _AnyDomain, norms: OperatorNorms) -> _AnyDomain:

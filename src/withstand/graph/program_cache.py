@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from withstand.core.modes import uncompiled
 from withstand.graph.program import Program
 
 
@@ -15,7 +14,7 @@ class ProgramCache:
         self._program: Program | None = None
 
     def of(self, model: nn.Module, images: Tensor) -> Program:
-        """The program of a model, or of what was compiled: of a compiled graph no steps can be seen.
+        """The program of a model, or of what is inside its wrappers.
 
         Args:
             model: The model.
@@ -24,9 +23,8 @@ class ProgramCache:
         Raises:
             ModelError: it cannot be captured.
         """
-        original = uncompiled(model)
-        if self._program is None or not self._program.fits(original, images):
-            self._program = Program(original, images)
+        if self._program is None or not self._program.fits(model, images):
+            self._program = Program(model, images)
         return self._program
 
     def __reduce__(self) -> tuple[type[ProgramCache], tuple[()]]:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
-from withstand.core.modes import differs_in_training, eval_mode, uncompiled
+from withstand.core.contract import Adapted
+from withstand.core.modes import differs_in_training, eval_mode
 from withstand.core.outputs import as_logits
+from withstand.core.wrappers import eager, unwrapped
 from withstand.types import DataError
+
+_logger = logging.getLogger(__name__)
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
@@ -26,7 +35,26 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
         ModelError: there are no logits in the answer.
     """
     given = images.clone() if model.training else images  # some write to their images only when they train
-    return as_logits(model(given), len(images))  # also of one that answers otherwise when it trains
+    output = model(given)
+    if model.training and isinstance(output, tuple):
+        _say_of_heads(model, output)
+    return as_logits(output, len(images))  # also of one that answers otherwise when it trains
+
+
+def _say_of_heads(model: nn.Module, output: tuple[Any, ...]) -> None:
+    """Says, once, that a model gives more while it trains, as Inception and GoogLeNet do."""
+    name = type(unwrapped(model)).__name__
+    if name not in _HEADS and sum(isinstance(part, Tensor) for part in output) > 1:
+        _HEADS.add(name)
+        _logger.warning(
+            "%s gives more than logits while it trains. Objectives take the logits alone, so its auxiliary "
+            "heads are not trained: switch them off (aux_logits=False), or add their loss in an objective of "
+            "your own.",
+            name,
+        )
+
+
+_HEADS: set[str] = set()
 
 
 _Shared = TypeVar("_Shared")
@@ -36,7 +64,7 @@ class Differentiable(NamedTuple):
     """Images that require gradient, and their logits in eval mode, to be differentiated twice.
 
     Attributes:
-        model: What made the logits; not compiled, since compiled graphs can be differentiated once only.
+        model: What made the logits; out of its wrappers, since it runs beside the pass that trains.
         images: Float tensor (batch, …) that requires gradient.
         logits: Tensor (batch, classes), a function of the images.
     """
@@ -53,9 +81,9 @@ class Differentiable(NamedTuple):
             model: Maps images in [0, 1] to logits (batch, classes).
             images: Float tensor (batch, …).
         """
-        original = uncompiled(model)
+        original = unwrapped(model)
         leaf = images.detach().requires_grad_()
-        with torch.enable_grad(), eval_mode(original), attention_by_parts():
+        with torch.enable_grad(), eval_mode(original), differentiable_twice(original):
             return Differentiable(original, leaf, logits_of(original, leaf))
 
 
@@ -101,7 +129,7 @@ class Pass:
         if self._inputs is self.images:
             return logits_of(self.model, self.images)
         before = random_state(self.images.device)
-        with attention_by_parts():
+        with differentiable_twice(self.model):
             logits = logits_of(self.model, self._inputs)
         # Then it may be a function such as F.dropout, of which no layer tells that it is there.
         self._is_random = random_state(self.images.device) != before
@@ -118,12 +146,55 @@ class Pass:
 
 
 @contextmanager
-def attention_by_parts() -> Iterator[None]:
-    """Has attention computed by its parts, since its fused kernels have no second derivative."""
+def differentiable_twice(model: nn.Module) -> Iterator[None]:
+    """Has a model run by operations that have second derivatives, for whatever differentiates twice.
+
+    Fused attention has none, and is computed by its parts (``SDPBackend.MATH``), which is said once a model:
+    that needs memory for (tokens, tokens) weights a head. Nor have the graphs of ``torch.compile``.
+
+    Args:
+        model: What is run inside.
+
+    Yields:
+        Nothing.
+    """
     from torch.nn.attention import SDPBackend, sdpa_kernel  # here, since it is slow to import
 
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
+    model = unwrapped(model)
+    model = model.model if isinstance(model, Adapted) else model  # which may be made anew
+    with eager(), sdpa_kernel(SDPBackend.MATH):
+        if model in _WATCHED:
+            yield
+            return
+        with _Attention(type(model).__name__):
+            yield
+        _WATCHED.add(model)
+
+
+_WATCHED: WeakSet[nn.Module] = WeakSet()
+
+
+class _Attention(TorchFunctionMode):
+    """Says, once, that a model has attention.
+
+    Args:
+        name: Of the model.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name, self._is_said = name, False
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self._is_said and func in (F.scaled_dot_product_attention, F.multi_head_attention_forward):
+            self._is_said = True
+            _logger.warning(
+                "%s is differentiated twice, so its attention is computed by its parts (SDPBackend.MATH): "
+                "fused kernels have no second derivative. That takes more memory and time.",
+                self._name,
+            )
+        return func(*args, **(kwargs or {}))
 
 
 def random_state(device: torch.device) -> bytes:
@@ -139,4 +210,4 @@ def random_state(device: torch.device) -> bytes:
 
 
 def _is_plain(model: nn.Module) -> bool:
-    return uncompiled(model) is model and not differs_in_training(model)
+    return unwrapped(model) is model and not differs_in_training(model)

@@ -1,4 +1,4 @@
-"""Layers: normalisation, and activations that sort, which keep the length of gradients where ReLU halves it.
+"""Layers: what prepares images, and activations that sort, which keep the length of gradients ReLU halves.
 
 Normalisation is a layer, so that whoever calls the model speaks in [0, 1].
 """
@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.core.suggest import nearest
@@ -149,6 +150,55 @@ class Normalize(nn.Module):
         if self.mean.is_meta:
             return f"channels={len(self.mean)}"
         return f"mean={_rounded(self.mean)}, std={_rounded(self.std)}"
+
+
+class Resize(nn.Module):
+    """Images in another size, by bilinear interpolation; smoothed before where they become smaller.
+
+    Args:
+        size: (height, width) afterwards.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        shrinks = min(after - before for after, before in zip(self.size, images.shape[-2:], strict=True)) < 0
+        return F.interpolate(images, self.size, mode="bilinear", antialias=shrinks)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
+class GreyToColour(nn.Module):
+    """Images (batch, 1, height, width) as ones of several equal channels.
+
+    Args:
+        channels: How many.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return images.expand(-1, self.channels, -1, -1)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}"
+
+
+class ReverseChannels(nn.Module):
+    """Red, green and blue as blue, green and red."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flip(1)
 
 
 def _require_statistics(mean: Sequence[float], std: Sequence[float]) -> None:

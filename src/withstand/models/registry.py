@@ -24,7 +24,10 @@ from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.core.suggest import nearest
 from withstand.models import sequences
 from withstand.models.blocks import Shape
+from withstand.models.hosted import is_hosted
+from withstand.models.hub import HubFactory
 from withstand.models.layers import Normalize
+from withstand.models.timm import TimmFactory
 from withstand.types import ModelError
 
 
@@ -124,6 +127,10 @@ _BUILDERS: Mapping[str, Factory] = MappingProxyType(
     }
 )
 
+_HOSTS: Mapping[str, Callable[[str, DatasetInfo | None, bool], Factory]] = MappingProxyType(
+    {"hub": HubFactory, "timm": TimmFactory}
+)
+
 MODEL_NAMES: tuple[str, ...] = tuple(_BUILDERS)
 """The names that ``create`` knows."""
 
@@ -144,10 +151,13 @@ def create(
 
     ``torch.manual_seed`` fixes its weights. A user's own network is named by its factory,
     ``path/to/file.py:function`` or ``package.module:function``; the factory is called with the
-    options, and with ``input_shape`` and ``num_classes`` where its signature names them.
+    options, and with ``input_shape`` and ``num_classes`` where its signature names them. An image
+    classifier of Hugging Face transformers is ``hub:OWNER/NAME`` or ``hub:./folder``, a network of
+    timm ``timm:NAME``; their own normalisation, and where it must be a layer that resizes, goes in
+    front (``models.hosted``).
 
     Args:
-        name: One of ``MODEL_NAMES``, or a factory.
+        name: One of ``MODEL_NAMES``, a factory, or a network that others keep.
         dataset: A known data set's name, or what is to be known of another. It gives the shape,
             the classes, and mean and deviation to normalise by.
         input_shape: (channels, height, width); instead of, or other than, the data set's.
@@ -166,9 +176,9 @@ def create(
     """
     info = _known(dataset) if isinstance(dataset, str) else dataset
     shape, classes = _task(info, input_shape, num_classes)
-    factory = load_factory(name) if ":" in name else _builder(name)
+    factory = _factory(name, info, normalize=normalize)
     network = _built(name, factory, {"input_shape": shape, "num_classes": classes}, options)
-    if info is None or not normalize:
+    if info is None or not normalize or is_hosted(name):
         return network
     return nn.Sequential(OrderedDict(normalize=_normalize(info, shape), network=network))
 
@@ -179,11 +189,18 @@ def _known(dataset: str) -> DatasetInfo:
     return KNOWN_DATASETS[dataset]
 
 
+def _factory(name: str, info: DatasetInfo | None, *, normalize: bool) -> Factory:
+    if is_hosted(name):
+        return _HOSTS[name.partition(":")[0]](name, info, normalize)
+    return load_factory(name) if ":" in name else _builder(name)
+
+
 def _builder(name: str) -> Factory:
     if name not in _BUILDERS:
         raise ModelError(
             f"There is no model {name!r}; {nearest(name, _BUILDERS)} "
-            "A model of your own is path/to/file.py:function or package.module:function."
+            "A model of your own is path/to/file.py:function or package.module:function, one of Hugging Face "
+            "hub:OWNER/NAME."
         )
     return _BUILDERS[name]
 

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from withstand.core.modes import uncompiled
 from withstand.core.run_folder import replaced
+from withstand.core.wrappers import load_own_state, own_state, unwrapped
 from withstand.models.layers import Normalize
 from withstand.models.weight_files import DIGEST, digest_of, read_weights, state_dicts, weights_file
 from withstand.types import ModelError
@@ -70,7 +70,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str |
     chosen = entries if entry is None else _chosen(entries, entry, file)
     candidates = [form for name, state in chosen.items() for form in _forms(name, state)]
     for place, module in _insides(model):
-        fits = [fit for fit in candidates if not _differences(module.state_dict(), fit.state)]
+        fits = [fit for fit in candidates if not _differences(own_state(module), fit.state)]
         if len(fits) > 1:
             fitting = " and ".join(fit.entry for fit in fits)
             raise ModelError(
@@ -78,8 +78,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str |
                 f"load_weights(…, entry={fits[0].entry!r}), or --weights_entry={fits[0].entry}."
             )
         if fits:
-            said = [*fits[0].said, *place, *_conversions(module.state_dict(), fits[0].state)]
-            module.load_state_dict(fits[0].state)
+            said = [*fits[0].said, *place, *_conversions(own_state(module), fits[0].state)]
+            load_own_state(module, fits[0].state)
             if said:
                 _logger.warning("Weights of %s: %s.", file, "; ".join(said))
             return
@@ -159,12 +159,7 @@ def _common(names: Sequence[str]) -> str:
 def _insides(model: nn.Module) -> Iterator[tuple[list[str], nn.Module]]:
     """The model, and what it is around, as far as that is known; each with what to say of it."""
     yield [], model
-    inner = uncompiled(model)
-    if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        inner = inner.module
-    if inner is not model:
-        yield [], inner
-    children = dict(inner.named_children())
+    children = dict(unwrapped(model).named_children())
     if list(children) == ["normalize", "network"] and isinstance(children["normalize"], Normalize):
         yield ["read into the network behind the normalisation of the data"], children["network"]
 
@@ -181,7 +176,7 @@ def _conversions(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
 
 def _misfit(model: nn.Module, file: Path, candidates: Sequence[_Form]) -> str:
     """In what the state dict that comes nearest differs from the model."""
-    pairs = [(form, inside.state_dict()) for _, inside in _insides(model) for form in candidates]
+    pairs = [(form, own_state(inside)) for _, inside in _insides(model) for form in candidates]
     nearest, expected = min(pairs, key=lambda pair: len(_differences(pair[1], pair[0].state)))
     differences = _differences(expected, nearest.state)
     more = len(differences) - _NAMED
@@ -191,7 +186,7 @@ def _misfit(model: nn.Module, file: Path, candidates: Sequence[_Form]) -> str:
         part
         for form in candidates
         for part, state in _parts_of(form.state).items()
-        if any(not _differences(inside.state_dict(), state) for _, inside in _insides(model))
+        if any(not _differences(own_state(inside), state) for _, inside in _insides(model))
     ]
     remedy = "Build the model as it was when they were saved."
     if (file.parent / "config.json").is_file():
@@ -199,7 +194,7 @@ def _misfit(model: nn.Module, file: Path, candidates: Sequence[_Form]) -> str:
             "They lie beside a config.json, as those of Hugging Face: name the model "
             f"hub:{file.parent.resolve()}."
         )
-    elif "normalize.mean" in nearest.state and "normalize.mean" not in model.state_dict():
+    elif "normalize.mean" in nearest.state and "normalize.mean" not in own_state(model):
         remedy = (
             "They are of a model behind the normalisation of its data: build it so, by normalize=True or "
             "--model.normalize=true."
@@ -215,7 +210,7 @@ def _misfit(model: nn.Module, file: Path, candidates: Sequence[_Form]) -> str:
 def is_saved_in(model: nn.Module, path: str | os.PathLike[str]) -> bool:
     """Whether a file holds the weights of a model, in whatever dtype and on whatever device these are now.
 
-    Names are not compared, so that a model may have been put into another, as ``torch.compile`` does.
+    Names are not compared, so that a model may have been put into another.
 
     Args:
         model: Any module.
@@ -240,7 +235,7 @@ def _are_same(then: Tensor, now: Tensor) -> bool:
 
 
 def _portable(model: nn.Module) -> dict[str, Tensor]:
-    state = model.state_dict()
+    state = own_state(model)
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ModelError(f"Only tensors can be saved as weights, but {name} is a {type(value).__name__}.")

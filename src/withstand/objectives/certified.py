@@ -13,9 +13,10 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.answers import is_correct
-from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook, uncompiled
+from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, SHARE, flag, settle
+from withstand.core.wrappers import eager, unwrapped
 from withstand.domains import Ball, BoxBall, DomainName, LastLayer, ProgramCache, input_set, require_set
 from withstand.loss.passes import logits_of
 from withstand.loss.terms import Objective
@@ -207,7 +208,8 @@ class Certified(Objective):
         if keeps_center and not differs_in_training(model):
             return last.logits
         # Updates running statistics, which a compiled graph does as a write to what the bounds have read.
-        return logits_of(uncompiled(model), images)
+        with eager():
+            return logits_of(unwrapped(model), images)
 
 
 def _clean_terms(clean: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -12,10 +12,11 @@ from torch.nn.utils import parametrize
 from typing_extensions import override
 
 from withstand.core.answers import is_correct
-from withstand.core.modes import eval_mode, uncompiled
+from withstand.core.modes import eval_mode
 from withstand.core.noise import one_or_a_channel
 from withstand.core.schedules import Schedule, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, settle
+from withstand.core.wrappers import unwrapped
 from withstand.domains import Program, ProgramCache
 from withstand.loss.passes import Pass
 from withstand.loss.terms import OnePass
@@ -92,7 +93,7 @@ class GaussianExpectation(OnePass):
 
     def _program_of(self, model: nn.Module, images: Tensor) -> Program:
         """Whose steps are compared with the model now and then; at rest, since no two dropouts are alike."""
-        program, original = self._programs.of(model, images), uncompiled(model)
+        program, original = self._programs.of(model, images), unwrapped(model)
         if self._resting is None or self._resting[0] is not program:
             with eval_mode(original):
                 is_same = program.fits(original, images)

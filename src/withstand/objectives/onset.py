@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self, TypeVar, final
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from withstand.graph.point import Point
 from withstand.graph.primitives import Bilinear, Coupled, Monotone
 from withstand.moments import RECTIFIER, rectified_and_mean
 from withstand.operators import LinearOperator
-from withstand.types import ModelError
 
 _Value = TypeVar("_Value", bound=Domain)
 
@@ -25,10 +24,13 @@ _Value = TypeVar("_Value", bound=Domain)
 class Onset(Domain):
     """Moments whose mean is also what comes without noise; then the first function that is not affine.
 
+    Where a rule goes on after that function, as those of LayerNorm and attention do, both are held.
+
     Args:
-        source: The moments, before that function.
+        source: The moments, before that function; where ``without_noise`` is given, what comes under noise.
         function: Which has been applied to them; none yet where None.
         other: What the function takes beside them; with no function, the larger of both is taken.
+        without_noise: What comes without noise, once more has followed the function.
     """
 
     def __init__(
@@ -36,21 +38,30 @@ class Onset(Domain):
         source: Moments,
         function: Monotone | Unimodal | Coupled | Bilinear | None = None,
         other: Moments | None = None,
+        without_noise: Point | None = None,
     ) -> None:
         self.source = source
         self.function = function
         self.other = other
+        self.without_noise = without_noise
 
     @property
     @override
     def center(self) -> Tensor:
-        return self.source.center
+        return self.source.center if self.without_noise is None else self.without_noise.center
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether nothing but affine functions has been applied yet."""
+        return self.function is None and self.other is None and self.without_noise is None
 
     @property
     def clean(self) -> Tensor:
         """What comes without noise, (batch, …)."""
+        if self.without_noise is not None:
+            return self.without_noise.center
         other = None if self.other is None else Point(self.other.center)
-        return self._image(Point(self.center), other).center
+        return self._image(Point(self.source.center), other).center
 
     @property
     def moments(self) -> Moments:
@@ -69,11 +80,19 @@ class Onset(Domain):
             return source
         return source.larger(other) if self.function is None else source.product(other, self.function)
 
+    def _then(self, apply: Callable[..., Any], *others: Self) -> Self:
+        """What is affine, or follows the first function: of what comes without noise and under it alike."""
+        values: list[Self] = [self, *others]
+        if all(value.is_affine for value in values):
+            return type(self)(apply(*(value.source for value in values)))
+        without_noise = apply(*(Point(value.clean) for value in values))
+        return type(self)(apply(*(value.moments for value in values)), without_noise=without_noise)
+
     @property
     def clean_and_mean(self) -> Tensor:
         """What comes without noise, and the mean of what comes under it: (2 batch, …)."""
         source, function = self.source, self.function
-        if not isinstance(function, Elementwise | Unimodal):
+        if self.without_noise is not None or not isinstance(function, Elementwise | Unimodal):
             return torch.cat([self.clean, self.moments.mean])
         if function.hinges is RECTIFIER:
             return rectified_and_mean(source.mean, source.variance)  # the same, quicker
@@ -81,48 +100,46 @@ class Onset(Domain):
 
     @override
     def affine(self, operator: LinearOperator, bias: Tensor | None, norm: NormOf) -> Self:
-        return type(self)(self._affine_so_far.affine(operator, bias, norm))
+        return self._then(lambda value: value.affine(operator, bias, norm))
 
     @override
     def monotone(self, function: Monotone) -> Self:
-        if isinstance(function, Rearrange):
-            return type(self)(self._affine_so_far.monotone(function))
-        return type(self)(self._affine_so_far, function)
+        if isinstance(function, Rearrange) or not self.is_affine:
+            return self._then(lambda value: value.monotone(function))
+        return type(self)(self.source, function)
 
     @override
     def unimodal(self, function: Unimodal) -> Self:
-        return type(self)(self._affine_so_far, function)
+        if not self.is_affine:
+            return self._then(lambda value: value.unimodal(function))
+        return type(self)(self.source, function)
 
     @override
     def coupled(self, function: Coupled) -> Self:
-        return type(self)(self._affine_so_far, function)
+        if not self.is_affine:
+            return self._then(lambda value: value.coupled(function))
+        return type(self)(self.source, function)
 
     @override
     def shift(self, constant: Tensor | float) -> Self:
-        return type(self)(self._affine_so_far.shift(constant))
+        return self._then(lambda value: value.shift(constant))
 
     @override
     def add(self, other: Self) -> Self:
-        return type(self)(self._affine_so_far.add(other._affine_so_far))
+        return self._then(lambda value, another: value.add(another), other)
 
     @override
     def product(self, other: Self, bilinear: Bilinear) -> Self:
-        return type(self)(self._affine_so_far, bilinear, other._affine_so_far)
+        if not (self.is_affine and other.is_affine):
+            return self._then(lambda value, another: value.product(another, bilinear), other)
+        return type(self)(self.source, bilinear, other.source)
 
     @override
     def larger(self, other: Self) -> Self:
-        return type(self)(self._affine_so_far, None, other._affine_so_far)
+        if not (self.is_affine and other.is_affine):
+            return self._then(lambda value, another: value.larger(another), other)
+        return type(self)(self.source, None, other.source)
 
     @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
-        return type(self)(self._affine_so_far.cat([other._affine_so_far for other in others], dim))
-
-    @property
-    def _affine_so_far(self) -> Moments:
-        """The moments, to which no function has been applied yet."""
-        if self.function is not None or self.other is not None:
-            raise ModelError(
-                "The rule of the network's first layer that is not affine applies its function and then goes "
-                "on, which the expectation loss cannot follow. Make two layers of it, each with a rule."
-            )
-        return self.source
+        return self._then(lambda value, *rest: value.cat(list(rest), dim), *others)

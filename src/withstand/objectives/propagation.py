@@ -105,7 +105,7 @@ def of_onset(call: Call, of_bent: Callable[[Onset, Layout], Any]) -> Any:
     """
 
     def opened(onset: Onset, layout: Layout) -> Any:
-        return onset if onset.function is None else of_bent(onset, layout)
+        return onset if onset.is_affine else of_bent(onset, layout)
 
     layer = BatchNorm.of(call)
     if layer is not None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from typing_extensions import override
 
-from withstand.core.modes import eval_mode, uncompiled
+from withstand.core.modes import eval_mode
+from withstand.core.wrappers import unwrapped
 from withstand.operators.layer_weights import Weight, weights
 from withstand.operators.linear_operators import Convolution, Dense, Shape
 from withstand.types import ModelError
@@ -87,7 +88,7 @@ def places(
         for weight in weights(model)
         if is_included is None or is_included(weight.layer)
     }
-    met = _met(uncompiled(model), images[:1])
+    met = _met(unwrapped(model), images[:1])
     result = []
     for key, weight in included.items():
         if not isinstance(weight.layer, _ConvNd):
@@ -125,7 +126,7 @@ class LayerInputCache:
 
     def of(self, model: nn.Module, images: Tensor) -> list[Place]:
         """As ``places``; the model runs only where it, or the size of its images, is another than before."""
-        inner = uncompiled(model)
+        inner = unwrapped(model)
         is_known = self._model is not None and self._model() is inner
         if not is_known or self._shape != images.shape[1:]:
             self._places = places(inner, images, self._is_included)

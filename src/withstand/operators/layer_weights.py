@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from withstand.core.modes import uncompiled
+from withstand.core.wrappers import unwrapped
 from withstand.types import ModelError
 
 DEVIATION = "_rho"
@@ -129,7 +129,7 @@ def weights(model: nn.Module) -> list[Weight]:
     """
     by_identity: dict[tuple[int, str], Weight] = {}
     others: list[str] = []
-    for path, layer in uncompiled(model).named_modules():
+    for path, layer in unwrapped(model).named_modules():
         own = list(_weights_of(path, layer))
         for weight in own:
             by_identity.setdefault(weight.identity, weight)

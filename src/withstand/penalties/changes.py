@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.core import norms
-from withstand.core.modes import eval_mode, uncompiled
+from withstand.core.modes import eval_mode
 from withstand.core.setting_rules import AT_LEAST_0, COUNT, optional, settle
+from withstand.core.wrappers import unwrapped
 from withstand.data.deform import Deform
 from withstand.loss.passes import Differentiable, Pass, logits_of
 from withstand.loss.terms import OnePass, Penalty
@@ -144,7 +145,7 @@ class DeformationStability(OnePass, Penalty):
 
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
-        model = uncompiled(passed.model)
+        model = unwrapped(passed.model)
         images, deformed = self._worst_pairs(model, passed.images)
         loss = own_changes(model, images, deformed).square().sum()
         return LossTerms(loss, {"deformation_stability": loss.detach()})

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.core.modes import eval_mode
-from withstand.loss.passes import Differentiable, attention_by_parts
+from withstand.loss.passes import Differentiable, differentiable_twice
 from withstand.loss.terms import OnePass, Penalty
 from withstand.models import GroupSort, MinMax, Normalize
 from withstand.models.blocks import Residual
@@ -190,5 +190,5 @@ def own_gradients(model: nn.Module, images: Tensor) -> Tensor:
         Tensor of the shape of ``images``, with gradient.
     """
     leaf = images.detach().requires_grad_()
-    with torch.enable_grad(), eval_mode(model), without_curvature(model), attention_by_parts():
+    with torch.enable_grad(), eval_mode(model), without_curvature(model), differentiable_twice(model):
         return gradient(torch.diagonal(model(leaf)).sum(), leaf)

@@ -17,6 +17,7 @@ from jsonargparse._common import parsing_settings
 
 from withstand.attacks import losses
 from withstand.core import trust
+from withstand.models.hosted import is_hosted
 from withstand.recipes import schema
 from withstand.training.settings import adam
 from withstand.types import RecipeError
@@ -83,7 +84,8 @@ def _require_known(config: Namespace, strange: Sequence[Path]) -> None:
         for name, code in _code_in({key.name: config[key.name] for key in fields(schema.Recipe)})
         if not _is_ours(code)
     }
-    if ":" in (factory := config["model"]["name"]):
+    factory = config["model"]["name"]
+    if ":" in factory and not is_hosted(factory):
         strangers[factory] = factory in typed
     for name, is_typed in strangers.items():
         if not is_typed:

@@ -48,6 +48,15 @@ def require_trainable(
             "The model's weights are float16, in which small gradients become 0 and large ones infinite. "
             "Call model.float(), and train with precision='bf16' where it should be fast."
         )
+    with _put_back(model):
+        try:
+            model.train()
+        except NotImplementedError as error:  # of torch.export
+            raise ModelError(
+                f"The model {type(model).__name__} has no train mode, since it was exported: what its layers "
+                "do is fixed. Train the module that it was exported of; in a loop of your own, objectives "
+                "take it as it is."
+            ) from error
     images = next(batches(train, 2)).images.clone()  # which may have been made in inference mode
     with preserved_random_state(images.device):
         with torch.enable_grad(), eval_mode(model):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from withstand.core.checks import as_images, check_images
 from withstand.core.contract import adapted, outside_inference_mode, precision_of
-from withstand.core.modes import eval_mode, uncompiled
+from withstand.core.modes import eval_mode
 from withstand.core.noise import GaussianNoise
 from withstand.core.numerics import numerics
 from withstand.domains import Program
@@ -86,7 +86,7 @@ def check_moments(
             on_image(number, total)
 
     with eval_mode(model), torch.no_grad(), numerics("fp32"), torch.random.fork_rng():
-        program = Program(uncompiled(model), images)
+        program = Program(model, images)
         EveryLayer().verify_capture(program, images)
         check = _Check(model, program, survey(program, images), images, settings)
         levels = []
