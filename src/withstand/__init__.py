@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from withstand.core.trust import trusting
     from withstand.evaluation import evaluate, kernel_norms, meters
     from withstand.evaluation.kernel_norms import kernel_norm_bounds
+    from withstand.evaluation.model_report import ModelReport, check
     from withstand.evaluation.moment_check import check_moments
     from withstand.reporting import report
     from withstand.training.fit import fit
@@ -58,6 +59,7 @@ __all__ = [
     "GaussianNoise",
     "LossTerms",
     "ModelError",
+    "ModelReport",
     "NonFiniteLossError",
     "RecipeError",
     "RunFolderError",
@@ -67,6 +69,7 @@ __all__ = [
     "bayes",
     "certified_radius",
     "certify",
+    "check",
     "check_moments",
     "constraints",
     "corruptions",
@@ -98,8 +101,10 @@ _HOMES = {
     "Certification": "withstand.certificates",
     "Certifier": "withstand.certificates",
     "GaussianNoise": "withstand.core.noise",
+    "ModelReport": "withstand.evaluation.model_report",
     "certified_radius": "withstand.certificates",
     "certify": "withstand.certificates",
+    "check": "withstand.evaluation.model_report",
     "check_moments": "withstand.evaluation.moment_check",
     "evaluate": "withstand.evaluation",
     "fit": "withstand.training",
