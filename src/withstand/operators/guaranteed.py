@@ -38,7 +38,7 @@ class _Limits(NamedTuple):
         rows: Of a full Gram matrix.
         work: Of a factorisation in blocks: multiplications and additions.
         circular_work: Of the factorisations of a circular convolution.
-        slack: How much larger than the estimate of a padded one the norm of a circular one is first taken to be.
+        slack: How much larger than that of a padded one the norm of a circular one is first taken to be.
         steps: Of Lanczos, for that estimate.
     """
 
@@ -102,8 +102,8 @@ def upper_bound(operator: LinearOperator, input_shape: Shape, *, is_quick: bool 
     Args:
         operator: The linear map; one that gives a ``norm`` is trusted to give the true one.
         input_shape: Shape of one example.
-        is_quick: Whether nothing may take longer than a second: of a large convolution the bound is then up to
-            a tenth too large, or that of its kernel, about twice as large; of a large matrix Schur's.
+        is_quick: Whether nothing may take longer than a second: of a large convolution the bound is then up
+            to a tenth too large, or that of its kernel, about twice as large; of a large matrix Schur's.
 
     Returns:
         Scalar float64 tensor on the operator's device; infinite where weights are not finite.

@@ -92,7 +92,7 @@ def _proven(report: ModelReport, about: Advised, by_name: Mapping[str, Verdict])
             "--objective.noise_std=0.25",
             "--objective.keeps_clean=false",
         ]
-        why = "No bound passes this model, but randomised smoothing needs none; measure it by RandomizedSmoothing."
+        why = "No bound passes this model; randomised smoothing needs none (the meter RandomizedSmoothing)."
         return Advice("For a guarantee", _how(report, about, "mnist-moments-small", more, python), why)
     recipe = _CERTIFIED.get(report.data, "digits-certified")
     more = (
@@ -100,7 +100,8 @@ def _proven(report: ModelReport, about: Advised, by_name: Mapping[str, Verdict])
         if any(option.startswith("--model.options") for option in about.options)
         else ["--model.options={}"]
     )
-    python = "ws.objectives.Certified(norm=2, epsilon=ws.schedules.Linear(start=0.0, end=0.5, epochs=20), domain='ball')"
+    ramp = "ws.schedules.Linear(start=0.0, end=0.5, epochs=10)"
+    python = f"ws.objectives.Certified(norm=2, epsilon={ramp}, domain='ball')"
     why = f"A step costs {_cost(CERTIFIED, by_name)} plain ones."
     bound = report.lipschitz
     if bound.l2 is not None and bound.steepest and bound.l2 > _LOOSE * bound.steepest:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand import bayes
-from withstand.core.contract import adapted
+from withstand.core.contract import adapted, precision_of
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.float64_copy import float64_copy, require_independence
 from withstand.core.modes import eval_mode
@@ -26,7 +26,7 @@ from withstand.evaluation.model_report.report_parts import LipschitzBound
 from withstand.evaluation.run import evaluate
 from withstand.graph.capture_surroundings import quiet, unchanged
 from withstand.objectives.propagation import through_every_layer
-from withstand.operators import GuaranteedNorms
+from withstand.operators import GuaranteedNorms, PowerIteration
 from withstand.types import Batch
 
 EPSILON = 8 / 255
@@ -77,6 +77,11 @@ class Bench:
         return self.model if bayes.is_stochastic(self.model) else bayes.convert(self.model)
 
     @cached_property
+    def estimates(self) -> PowerIteration:
+        """Operator norms as training estimates them."""
+        return PowerIteration(1)
+
+    @cached_property
     def copied(self) -> nn.Module:
         """A float64 copy in eval mode."""
         return float64_copy(self.model)
@@ -125,8 +130,8 @@ class Bench:
         Raises:
             ModelError: they do not get through.
         """
-        images = self.images[:_FEW]
         bayes.require_certain(self.model, to="compute moments of it")
+        images = self.images[:_FEW].to(precision_of(self.model, self.images))
         model = adapted(self.model, images)
         with torch.no_grad(), eval_mode(model):
             noisy = Gaussian(images, torch.full_like(images, EPSILON**2))

@@ -1,4 +1,4 @@
-"""``check``: looks at a model, tries everything on two images, and says what works, at what cost, and what next."""
+"""``check``: tries everything on a model and two images, and says what works, at what cost, and what next."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def check(
 
     Args:
         model: Any module that takes such images.
-        data: A data set, of which test images are taken; or what is known of one, or the shape of an image, of
-            which random ones are taken.
+        data: A data set, of which test images are taken; or what is known of one, or the shape of an image,
+            of which random ones are taken.
         name: How commands name the model, for those that the report recommends; lines of Python without.
         options: What these commands must have beside it, such as ``--data.name=mnist``.
 

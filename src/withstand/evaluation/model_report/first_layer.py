@@ -18,12 +18,17 @@ from withstand.evaluation.model_report.report_parts import Normalization
 
 _PROBES = 8
 # Where weights meet what is given, by torch's names, and which argument that is.
-_PRODUCTS = {"convolution": 0, "linear": 0, "mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "_convolution": 0}
+_PRODUCTS = {
+    **dict.fromkeys(
+        ("convolution", "_convolution", "linear", "mm", "bmm", "mkldnn_rnn_layer", "_cudnn_rnn"), 0
+    ),
+    **dict.fromkeys(("addmm", "baddbmm"), 1),
+}
 _SAME = 1e-3  # of the spread, by which what the layer sees may differ from a scaled image
 _BYTES = 2.0  # means and deviations above it, in units of [0, 1], are those of levels of 0 … 255
 
 
-class _Seen(Exception):
+class _SeenError(Exception):
     """The first layer was reached."""
 
 
@@ -39,7 +44,7 @@ class _FirstProduct(TorchDispatchMode):  # type: ignore[no-untyped-call]
         place = _PRODUCTS.get(func.overloadpacket.__name__)
         if self.given is None and place is not None and len(args) > place:
             self.given = args[place].detach().clone()
-            raise _Seen
+            raise _SeenError
         return func(*args, **(kwargs or {}))
 
 
@@ -155,11 +160,11 @@ def _maker(
     mean: list[float],
     std: list[float],
 ) -> str:
-    """What normalises: the layer that gave what the first one with weights sees, tensors of these values, or code."""
+    """What normalises: the layer that gave what the first one sees, tensors of these values, or code."""
     for path, module, output in steps:
-        if output.numel() == seen.numel() and torch.equal(output.flatten(), seen.flatten()):
-            if not isinstance(module, nn.Flatten | nn.Identity | nn.Sequential):
-                return f"{type(module).__name__} at {path!r}"
+        is_same = output.numel() == seen.numel() and torch.equal(output.flatten(), seen.flatten())
+        if is_same and not isinstance(module, nn.Flatten | nn.Identity | nn.Sequential):
+            return f"{type(module).__name__} at {path!r}"
     named = [
         name
         for name, tensor in chain(model.named_buffers(), model.named_parameters(), _plain_tensors(model))

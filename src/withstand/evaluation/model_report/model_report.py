@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from textwrap import fill
 from typing import Any
 
@@ -76,7 +76,7 @@ class ModelReport:
     output: str = ""
     num_classes: int | None = None
     is_random: bool | None = None
-    normalization: Normalization = Normalization(found=None)
+    normalization: Normalization = field(default_factory=lambda: Normalization(found=None))
     accuracy: float | None = None
     num_scored: int = 0
     seconds_per_image: float | None = None
@@ -85,7 +85,7 @@ class ModelReport:
     training: Sequence[Verdict] = ()
     measuring: Sequence[Verdict] = ()
     layers: Sequence[LayerBound] = ()
-    lipschitz: LipschitzBound = LipschitzBound()
+    lipschitz: LipschitzBound = field(default_factory=LipschitzBound)
     remarks: Sequence[str] = ()
     advice: Sequence[Advice] = ()
 
@@ -105,7 +105,7 @@ def _text_of(report: ModelReport) -> str:
         "\n".join(_facts(report)),
         "\n".join(_training(report, notes)),
         "\n".join(_measuring(report, notes)),
-        "\n".join(_layers(report)),
+        "\n".join(_layers(report, notes)),
         "\n".join(notes.lines()),
         "\n".join(_remarks(report)),
         "\n".join(_advice(report)),
@@ -140,7 +140,7 @@ def _facts(report: ModelReport) -> Iterator[str]:
     yield _filled("", f"{report.model} on {report.data}", 0)
     yield ""
     if report.problem:
-        yield _row("cannot be used", report.problem)
+        yield _row("problem", report.problem)
     shape = " x ".join(map(str, report.shape))
     low, high = report.pixels
     yield _row("input", f"{shape}; tried on {report.source}, values {low:.3g} … {high:.3g}")
@@ -153,7 +153,8 @@ def _facts(report: ModelReport) -> Iterator[str]:
         each, size = 1000 * report.seconds_per_image, report.forward_batch
         yield _row("forward", f"{each:.3g} ms an image, in batches of {size} on {report.device}")
     if report.accuracy is not None:
-        yield _row("accuracy", f"{report.accuracy:.0%} of {report.num_scored} test images")
+        chance = f"; chance is {1 / report.num_classes:.0%}" if report.num_classes else ""
+        yield _row("accuracy", f"{report.accuracy:.0%} of {report.num_scored} test images{chance}")
 
 
 def _normalised(normalization: Normalization) -> str:
@@ -200,17 +201,17 @@ def _measuring(report: ModelReport, notes: _Notes) -> Iterator[str]:
 
 
 def _verdict(verdict: Verdict, cost: str, notes: _Notes) -> str:
-    works = "yes" if verdict.works else "NO"
+    works = "yes" if verdict.works else "no"
     return f"  {verdict.name:<{_NAME - 2}} {works:<6} {cost:<6}  {notes.mark(verdict.note)}".rstrip()
 
 
-def _layers(report: ModelReport) -> Iterator[str]:
+def _layers(report: ModelReport, notes: _Notes) -> Iterator[str]:
     bound = report.lipschitz
-    if report.problem and not report.layers:
+    if report.problem:
         return
     yield "How far it can stretch (guaranteed upper bounds of operator norms)"
     if bound.l2 is None:
-        yield _filled("  ", f"whole model: no bound. {bound.reason}", 4)
+        yield f"  {'whole model':<{_NAME - 2}} no bound  {notes.mark(bound.reason)}"
     else:
         yield f"  {'whole model, a logit a unit of distance':<{_NAME - 2}} {_pair(bound.l2, bound.linf)}"
     if bound.steepest is not None:
