@@ -115,14 +115,16 @@ def _from_few(report: ModelReport, about: Advised, by_name: Mapping[str, Verdict
     if penalty is None:
         return None
     term = "DeformationStability" if penalty is DEFORMATIONS else "InputGradient"
-    terms = f"[CrossEntropy, {{class_path: Weighted, init_args: {{weight: 0.1, term: {term}}}}}]"
+    terms = f"[CrossEntropy, {{class_path: Weighted, init_args: {{weight: 0.01, term: {term}}}}}]"
     more = [
         "--data.train_size=null",
         "--data.validation_size=null",
+        "--training.optimizer=torch.optim.Adam",
+        "--training.optimizer.lr=0.001",
         "--objective=Sum",
         f"--objective.terms={terms}",
     ]
-    python = f"ws.objectives.CrossEntropy() + 0.1 * ws.penalties.{term}()"
+    python = f"ws.objectives.CrossEntropy() + 0.01 * ws.penalties.{term}()"
     why = f"With {about.num_train} training examples a penalty on kernel norms often adds accuracy."
     return Advice("For accuracy from few examples", _how(report, about, "mnist-300-small", more, python), why)
 

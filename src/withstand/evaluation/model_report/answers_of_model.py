@@ -210,6 +210,12 @@ def remarks_on(report: ModelReport, bench: Bench, scores: Scores) -> list[str]:
             "Its answers are drawn also in eval mode, as with F.dropout(x) without training=self.training. "
             "Accuracies then are means over draws, attacks average gradients, and nothing can be proven."
         )
+    if not bench.has_gradients:
+        remarks.append(
+            "Its answers have no gradients with respect to the images, so that PGD and most of AutoAttack "
+            "find nothing: do not count accuracies under them, and attack without gradients too (a Suite of "
+            "the level thorough)."
+        )
     if contract.num_outputs == 1:
         remarks.append("Its one logit is taken for class 1 against a logit of 0 for class 0.")
     if contract.writes:

@@ -72,6 +72,13 @@ class Bench:
         evaluate(self.model, Dataset(self.info, self.few, none, self.few), meters)
 
     @cached_property
+    def has_gradients(self) -> bool:
+        """Whether answers have gradients with respect to the images, which most attacks go by."""
+        images = self.batch().images.clone().requires_grad_()
+        with torch.enable_grad(), eval_mode(self.model):
+            return bool(adapted(self.model, images)(images).requires_grad)
+
+    @cached_property
     def random_model(self) -> nn.Module:
         """The model with random weights."""
         return self.model if bayes.is_stochastic(self.model) else bayes.convert(self.model)

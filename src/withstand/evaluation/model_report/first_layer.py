@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from typing import Any
 
@@ -82,12 +82,14 @@ def find_normalization(model: nn.Module, images: Tensor) -> Normalization:
             f"{low:.3g} … {high:.3g}",
         )
     scale, shift = fitted
-    if (scale - 1).abs().max() < _SAME and shift.abs().max() < _SAME:
+    by_layer = _layer_before(steps, seen)
+    is_same = (scale - 1).abs().max() < _SAME and shift.abs().max() < _SAME
+    if is_same and "norm" not in by_layer.lower():  # one that is not trained yet may do nothing
         return Normalization(found=False, evidence="the first layer sees the pixels as they are")
     mean, std = (-shift / scale).tolist(), (1 / scale).tolist()
     return Normalization(
         found=True,
-        by=_maker(original, steps, seen, mean, std),
+        by=by_layer or _by_tensors(original, mean, std),
         mean=mean,
         std=std,
         evidence="the first layer sees pixels less mean, divided by std",
@@ -127,7 +129,8 @@ def _outputs_noted(model: nn.Module, steps: list[tuple[str, nn.Module, Tensor]])
                 if isinstance(output, Tensor):
                     steps.append((path, module, output.detach().clone()))
 
-            stack.callback(module.register_forward_hook(note).remove)
+            with suppress(RuntimeError):  # scripted modules take none
+                stack.callback(module.register_forward_hook(note).remove)
         yield
 
 
@@ -153,18 +156,17 @@ def _affine(pixels: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | None:
     return (scale, shift) if is_affine else None
 
 
-def _maker(
-    model: nn.Module,
-    steps: list[tuple[str, nn.Module, Tensor]],
-    seen: Tensor,
-    mean: list[float],
-    std: list[float],
-) -> str:
-    """What normalises: the layer that gave what the first one sees, tensors of these values, or code."""
+def _layer_before(steps: list[tuple[str, nn.Module, Tensor]], seen: Tensor) -> str:
+    """The layer that gave what the first one with weights sees; empty where none did."""
     for path, module, output in steps:
         is_same = output.numel() == seen.numel() and torch.equal(output.flatten(), seen.flatten())
         if is_same and not isinstance(module, nn.Flatten | nn.Identity | nn.Sequential):
             return f"{type(module).__name__} at {path!r}"
+    return ""
+
+
+def _by_tensors(model: nn.Module, mean: list[float], std: list[float]) -> str:
+    """The model's tensors that hold these values; its forward where none does."""
     named = [
         name
         for name, tensor in chain(model.named_buffers(), model.named_parameters(), _plain_tensors(model))

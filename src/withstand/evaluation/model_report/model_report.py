@@ -230,6 +230,7 @@ def _pair(l2: float | None, linf: float | None) -> str:
 
 
 def _short(name: str) -> str:
+    name = name or "the model itself"
     return name if len(name) <= _NAME - 2 else f"…{name[-(_NAME - 3) :]}"
 
 
