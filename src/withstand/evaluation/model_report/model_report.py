@@ -213,7 +213,7 @@ def _layers(report: ModelReport, notes: _Notes) -> Iterator[str]:
     if bound.l2 is None:
         yield f"  {'whole model':<{_NAME - 2}} no bound  {notes.mark(bound.reason)}"
     else:
-        yield f"  {'whole model, a logit a unit of distance':<{_NAME - 2}} {_pair(bound.l2, bound.linf)}"
+        yield f"  {'whole model, logits a unit of distance':<{_NAME - 2}} {_pair(bound.l2, bound.linf)}"
     if bound.steepest is not None:
         yield f"  {'steepest gradient seen, a lower bound':<{_NAME - 2}} {_pair(bound.steepest, None)}"
     layers = sorted(report.layers, key=lambda layer: -(layer.l2 or math.inf))[:_SHOWN_LAYERS]
