@@ -74,7 +74,7 @@ def test_everything_works_with_a_plain_net(of_plain: tuple[Own, dict[str, Tensor
     ]
     assert report.training[0].cost == 1
     assert all(verdict.cost and verdict.cost > 0 for verdict in report.training)
-    assert report.normalization.found is False
+    assert report.normalization.is_present is False
     assert report.is_random is False
 
 
@@ -212,15 +212,15 @@ def behind(*layers: nn.Module) -> nn.Module:
 )
 def test_normalisation_is_found_with_its_values(model: nn.Module, by: str) -> None:
     found = find_normalization(model, torch.rand(2, 3, 5, 5))
-    assert (found.found, found.by) == (True, by)
+    assert (found.is_present, found.by) == (True, by)
     assert list(found.mean) == pytest.approx(MEAN, abs=1e-4)
     assert list(found.std) == pytest.approx(STD, abs=1e-4)
 
 
 def test_no_normalisation_and_none_that_can_be_told() -> None:
-    assert find_normalization(behind(), torch.rand(2, 3, 5, 5)).found is False
-    assert find_normalization(behind(nn.Tanh()), torch.rand(2, 3, 5, 5)).found is None
-    assert find_normalization(behind(nn.AvgPool2d(2)), torch.rand(2, 3, 8, 8)).found is None
+    assert find_normalization(behind(), torch.rand(2, 3, 5, 5)).is_present is False
+    assert find_normalization(behind(nn.Tanh()), torch.rand(2, 3, 5, 5)).is_present is None
+    assert find_normalization(behind(nn.AvgPool2d(2)), torch.rand(2, 3, 8, 8)).is_present is None
 
 
 # -- advice and the command -------------------------------------------------------------------------

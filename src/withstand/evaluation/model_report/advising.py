@@ -133,8 +133,8 @@ def _how(report: ModelReport, about: Advised, recipe: str, more: Sequence[str], 
     if about.name is None:
         settings = "ws.training.TrainingSettings(epochs=20)"
         return f"ws.fit(model, dataset, {python}, {settings}, out='runs/mine')"
-    found = ["--model.normalize=false"] if report.normalization.found else []
-    parts = ["withstand", "run", recipe, f"--model.name={about.name}", *about.options, *found, *more]
+    inside = ["--model.normalize=false"] if report.normalization.is_present else []
+    parts = ["withstand", "run", recipe, f"--model.name={about.name}", *about.options, *inside, *more]
     return shlex.join([*parts, "--out=runs/mine"])
 
 

@@ -123,8 +123,8 @@ def _raw(bench: Bench) -> object:
 @torch.no_grad()
 def scores_of(bench: Bench, report: ModelReport) -> Scores:
     """How correct answers are, and whether they would be far more so if pixels were in another range."""
-    each = max(report.seconds_per_image or 0.0, 1e-6)
-    number = max(2, min(len(bench.images), int(_SECONDS_OF_SCORING / each)))
+    pace = max(report.seconds_per_image or 0.0, 1e-6)
+    number = max(2, min(len(bench.images), int(_SECONDS_OF_SCORING / pace)))
     images, labels = bench.images[:number], bench.labels[:number]
     model = adapted(bench.model, images)
 

@@ -63,7 +63,7 @@ def find_normalization(model: nn.Module, images: Tensor) -> Normalization:
         given = given.to(device=like.device, dtype=like.dtype)
     seen, steps = _first_input(original, given)
     if seen is None:
-        return Normalization(None, evidence="no convolution or linear layer was reached")
+        return Normalization(is_present=None, evidence="no convolution or linear layer was reached")
     pixels = given.double().cpu()
     values = seen.double().cpu()
     if values.numel() != pixels.numel():
@@ -85,10 +85,10 @@ def find_normalization(model: nn.Module, images: Tensor) -> Normalization:
     by_layer = _layer_before(steps, seen)
     is_same = (scale - 1).abs().max() < _SAME and shift.abs().max() < _SAME
     if is_same and "norm" not in by_layer.lower():  # one that is not trained yet may do nothing
-        return Normalization(found=False, evidence="the first layer sees the pixels as they are")
+        return Normalization(is_present=False, evidence="the first layer sees the pixels as they are")
     mean, std = (-shift / scale).tolist(), (1 / scale).tolist()
     return Normalization(
-        found=True,
+        is_present=True,
         by=by_layer or _by_tensors(original, mean, std),
         mean=mean,
         std=std,

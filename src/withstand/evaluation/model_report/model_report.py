@@ -76,7 +76,7 @@ class ModelReport:
     output: str = ""
     num_classes: int | None = None
     is_random: bool | None = None
-    normalization: Normalization = field(default_factory=lambda: Normalization(found=None))
+    normalization: Normalization = field(default_factory=lambda: Normalization(is_present=None))
     accuracy: float | None = None
     num_scored: int = 0
     seconds_per_image: float | None = None
@@ -150,16 +150,16 @@ def _facts(report: ModelReport) -> Iterator[str]:
     yield _row("weights", _weights(report))
     yield _row("modes", _modes(report))
     if report.seconds_per_image is not None:
-        each, size = 1000 * report.seconds_per_image, report.forward_batch
-        yield _row("forward", f"{each:.3g} ms an image, in batches of {size} on {report.device}")
+        pace, size = 1000 * report.seconds_per_image, report.forward_batch
+        yield _row("forward", f"{pace:.3g} ms an image, in batches of {size} on {report.device}")
     if report.accuracy is not None:
         chance = f"; chance is {1 / report.num_classes:.0%}" if report.num_classes else ""
         yield _row("accuracy", f"{report.accuracy:.0%} of {report.num_scored} test images{chance}")
 
 
 def _normalised(normalization: Normalization) -> str:
-    if not normalization.found:
-        return f"{'not known' if normalization.found is None else 'not found'}: {normalization.evidence}"
+    if not normalization.is_present:
+        return f"{'not known' if normalization.is_present is None else 'not found'}: {normalization.evidence}"
     mean, std = (_numbers(values) for values in (normalization.mean, normalization.std))
     return f"found: {normalization.by}; mean {mean}, std {std}"
 

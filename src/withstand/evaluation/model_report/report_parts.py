@@ -11,14 +11,14 @@ class Normalization:
     """Whether a model scales and shifts its pixels before its first layer with weights.
 
     Attributes:
-        found: None where it cannot be told.
+        is_present: None where it cannot be told.
         by: What does it, such as ``Normalize at 'norm'``; empty where nothing does.
         mean: Of each channel what is taken away, in the units of the images.
         std: Of each channel what it is then divided by.
         evidence: What was seen, in a sentence.
     """
 
-    found: bool | None
+    is_present: bool | None
     by: str = ""
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
