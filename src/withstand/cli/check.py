@@ -55,6 +55,7 @@ def check(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--weights", type=str | None, default=None, help="Of MODEL: .safetensors, .pt or .pth."
     )
+    parser.add_argument("--format", choices=_FORMATS, default=_FORMATS[0], help="What to print.")
     name, overrides = target("check", "MODEL, RECIPE or RUN", arguments, parser)
     if is_model(name):
         values = parse(parser, overrides)
@@ -65,6 +66,8 @@ def check(arguments: Sequence[str]) -> None:
         own = recipe_parser(f"withstand check {name}", COMMANDS["check"].about)
         recipe = parse_recipe(_recipe_file(name), overrides, parser=own).recipe
         options, weights = [f"--data.name={recipe.data.name}"], None
+        if ":" in recipe.model.name:
+            options.append(f"--model.normalize={str(recipe.model.normalize).lower()}")
     dataset = _data_of(recipe)
     info = dataset.info if isinstance(dataset, Dataset) else dataset
     model = _model_of(name, recipe, info)

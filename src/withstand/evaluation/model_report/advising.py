@@ -133,7 +133,9 @@ def _how(report: ModelReport, about: Advised, recipe: str, more: Sequence[str], 
     if about.name is None:
         settings = "ws.training.TrainingSettings(epochs=20)"
         return f"ws.fit(model, dataset, {python}, {settings}, out='runs/mine')"
-    inside = ["--model.normalize=false"] if report.normalization.is_present else []
+    # Commands put the data's before a model of one's own, unless they are told otherwise.
+    is_own = ":" in about.name and not any(text.startswith("--model.normalize") for text in about.options)
+    inside = ["--model.normalize=false"] if is_own and report.normalization.is_present else []
     parts = ["withstand", "run", recipe, f"--model.name={about.name}", *about.options, *inside, *more]
     return shlex.join([*parts, "--out=runs/mine"])
 
