@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from withstand.runs.run_parts import (
 from withstand.types import DataError, ModelError, RecipeError
 
 _FORMATS = ("text", "json")
+_logger = logging.getLogger(__name__)
 
 
 def check(arguments: Sequence[str]) -> None:
@@ -96,9 +98,11 @@ def _data_of(recipe: Recipe) -> Dataset | DatasetInfo:
     """The data, or what is known of them where their files are not here."""
     try:
         return load_data(recipe)
-    except DataError:
+    except DataError as error:
         settings = recipe.data
-        return data.info(settings.name, root=settings.root, size=settings.size)
+        info = data.info(settings.name, root=settings.root, size=settings.size)
+        _logger.warning("Random pixels are taken instead of the data. %s", error)
+        return info
 
 
 def _model_of(name: str, recipe: Recipe, info: DatasetInfo) -> nn.Module:
