@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from withstand.core.trust import trusting
     from withstand.evaluation import Benchmark, benchmark, evaluate, kernel_norms, meters
     from withstand.evaluation.kernel_norms import kernel_norm_bounds
+    from withstand.evaluation.model_report import ModelReport, check
     from withstand.evaluation.moment_check import check_moments
     from withstand.reporting import report
     from withstand.runs.sharing import load, pull, push
@@ -62,6 +63,7 @@ __all__ = [
     "LossTerms",
     "ModelCard",
     "ModelError",
+    "ModelReport",
     "NonFiniteLossError",
     "RecipeError",
     "RunFolderError",
@@ -72,6 +74,7 @@ __all__ = [
     "benchmark",
     "certified_radius",
     "certify",
+    "check",
     "check_moments",
     "constraints",
     "corruptions",
@@ -107,9 +110,11 @@ _HOMES = {
     "Certification": "withstand.certificates",
     "Certifier": "withstand.certificates",
     "GaussianNoise": "withstand.core.noise",
+    "ModelReport": "withstand.evaluation.model_report",
     "benchmark": "withstand.evaluation",
     "certified_radius": "withstand.certificates",
     "certify": "withstand.certificates",
+    "check": "withstand.evaluation.model_report",
     "check_moments": "withstand.evaluation.moment_check",
     "evaluate": "withstand.evaluation",
     "fit": "withstand.training",

@@ -160,7 +160,7 @@ def test_upper_bound_of_operators_of_others_is_close(
 
 
 def test_upper_bound_of_what_is_too_large_comes_from_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guaranteed, "_MOST_ROWS", 4)
+    monkeypatch.setattr(guaranteed, "_TIGHT", guaranteed._TIGHT._replace(rows=4))
     weight = _random(5, 9)
     sums = (weight.abs().sum(dim=1).max() * weight.abs().sum(dim=0).max()).sqrt().item()
     assert sums > 1.1 * _singular(weight)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
@@ -59,11 +60,29 @@ def test_circular_bound_is_one(
 ) -> None:
     operator, shape = data.draw(convolutions)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guaranteed, "_MOST_WORK", -1)
+        patch.setattr(guaranteed, "_TIGHT", guaranteed._TIGHT._replace(work=-1))
         bound = upper_bound(operator, shape).item()
     assert _singular(matrix(operator, shape)) <= bound
     weight = operator.weight.flatten(2).abs().sum(dim=2)
     assert bound <= float(weight.sum(dim=1).max() * weight.sum(dim=0).max() * operator.groups) ** 0.5 * 1.001
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("circular_work", [-1.0, math.inf])
+def test_quick_bound_is_one(
+    circular_work: float, data: st.DataObject, convolutions: st.SearchStrategy[Drawn], matrix: Matrix
+) -> None:
+    operator, shape = data.draw(convolutions)
+    quick = guaranteed._QUICK._replace(work=-1, circular_work=circular_work)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guaranteed, "_QUICK", quick)
+        bound = upper_bound(operator, shape, is_quick=True).item()
+    exact = _singular(matrix(operator, shape))
+    assert exact <= bound
+    taps = operator.weight[0, 0].numel()
+    entries = torch.linalg.vector_norm(operator.weight).item()
+    assert bound <= max(1.2 * exact, taps * entries * 1.01) + 1e-130
 
 
 @pytest.mark.parametrize(
@@ -83,7 +102,7 @@ def test_circular_bound_is_near_for_larger_images(
     matrix: Matrix,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guaranteed, "_MOST_WORK", -1)
+    monkeypatch.setattr(guaranteed, "_TIGHT", guaranteed._TIGHT._replace(work=-1))
     operator, size = Convolution(_random(*shape), stride, padding, dilation, groups), (3, 15, 14)
     exact = _singular(matrix(operator, size))
     assert exact <= upper_bound(operator, size).item() <= exact * 1.06

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from withstand import data, models
+from withstand import data
 from withstand.cli.arguments import (
     add_model_arguments,
     data_settings,
@@ -21,73 +23,98 @@ from withstand.cli.arguments import (
 )
 from withstand.cli.commands import COMMANDS
 from withstand.cli.terminal import OUTPUT
-from withstand.core.contract import adapted
 from withstand.core.dataset_info import DatasetInfo
-from withstand.core.float64_copy import float64_copy
-from withstand.core.modes import eval_mode
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
-from withstand.domains import DomainName, UnsupportedOperationError, input_set, propagate, unsupported
-from withstand.models import MODEL_NAMES
-from withstand.operators import PowerIteration
+from withstand.data import Dataset
+from withstand.evaluation.model_report import ModelReport
+from withstand.evaluation.model_report import check as check_model
+from withstand.models import MODEL_NAMES, load_weights
 from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe, recipe_parser
 from withstand.recipes.schema import Recipe
-from withstand.runs.run_parts import build_model, require_recipe, require_same_network
-from withstand.types import ModelError, RecipeError
+from withstand.runs.run_parts import (
+    build_model,
+    load_data,
+    load_run_model,
+    require_recipe,
+    require_same_network,
+)
+from withstand.types import DataError, ModelError, RecipeError
 
-_EPSILON = 0.1  # any: whether a set can pass does not depend on it
+_FORMATS = ("text", "json")
+_logger = logging.getLogger(__name__)
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Says whether boxes, balls and both at once can pass through a model.
+    """Says what a model is, what can be done with it, what that costs, and how to go on.
 
     Raises:
-        UnsupportedOperationError: they cannot; the text lists all that keeps them from it.
+        ModelError: nothing can be done with it; what is known of it is printed before.
     """
-    model, info = _model_of(arguments)
-    models.check(model, info)
-    images = torch.rand(2, *info.shape, generator=torch.Generator().manual_seed(0))
-    images, copied = images.double(), float64_copy(model)  # as certificates compute
-    copied = adapted(copied, images)
-    with eval_mode(copied), torch.no_grad():
-        faults = unsupported(copied, images) or _refused(copied, images)
-    if faults:
-        listed = "\n".join(f"{number}. {fault}" for number, fault in enumerate(faults, start=1))
-        raise UnsupportedOperationError(f"Nothing can be proven of this model yet:\n{listed}")
-    layers = sum(not list(module.children()) for module in model.modules())
-    OUTPUT.print(
-        f"Boxes, balls and both at once can pass through this model: {layers} layers, images "
-        f"{' x '.join(map(str, info.shape))}, {info.num_classes} classes.",
-        soft_wrap=True,
-    )
-
-
-def _refused(model: nn.Module, images: Tensor) -> list[str]:
-    """Why a domain does not get through, although every operation has a rule."""
-    for domain in get_args(DomainName):
-        try:
-            propagate(model, input_set(images, 2.0, _EPSILON, domain, clip=True), norms=PowerIteration())
-        except ModelError as error:
-            return [str(error)]
-    return []
-
-
-def _model_of(arguments: Sequence[str]) -> tuple[nn.Module, DatasetInfo]:
-    """The model that the arguments name, with random weights, and the data that it is for."""
+    arguments, form = _without_format(arguments)
     parser = plain_parser("withstand check MODEL|RECIPE|RUN", COMMANDS["check"].about)
     add_model_arguments(parser)
+    parser.add_argument(
+        "--weights", type=str | None, default=None, help="Of MODEL: .safetensors, .pt or .pth."
+    )
+    parser.add_argument("--format", choices=_FORMATS, default=_FORMATS[0], help="What to print.")
     name, overrides = target("check", "MODEL, RECIPE or RUN", arguments, parser)
     if is_model(name):
         values = parse(parser, overrides)
         recipe = Recipe(data=data_settings(values), model=model_settings(name, values))
+        options = [text for text in overrides if not text.startswith("--weights")]
+        weights = values.weights
     else:
         own = recipe_parser(f"withstand check {name}", COMMANDS["check"].about)
         recipe = parse_recipe(_recipe_file(name), overrides, parser=own).recipe
-    info = data.info(recipe.data.name, root=recipe.data.root, size=recipe.data.size)
+        options, weights = [f"--data.name={recipe.data.name}"], None
+        if ":" in recipe.model.name:
+            options.append(f"--model.normalize={str(recipe.model.normalize).lower()}")
+    dataset = _data_of(recipe)
+    info = dataset.info if isinstance(dataset, Dataset) else dataset
+    model = _model_of(name, recipe, info)
+    if weights is not None:
+        load_weights(model, weights)
+    report = check_model(model, dataset, name=recipe.model.name, options=options)
+    _print(report, form)
+    if report.problem is not None:
+        raise ModelError(report.problem)
+
+
+def _without_format(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """The other arguments, and the form to print in: it is of no recipe.
+
+    Raises:
+        RecipeError: there is no such form.
+    """
+    forms = [text.partition("=")[2] for text in arguments if text.startswith("--format=")]
+    form = forms[-1] if forms else _FORMATS[0]
+    if form not in _FORMATS:
+        raise RecipeError(f"Expected --format of {' or '.join(_FORMATS)}, but got {form!r}.")
+    return [text for text in arguments if not text.startswith("--format=")], form
+
+
+def _data_of(recipe: Recipe) -> Dataset | DatasetInfo:
+    """The data, or what is known of them where their files are not here."""
+    try:
+        return load_data(recipe)
+    except DataError as error:
+        settings = recipe.data
+        info = data.info(settings.name, root=settings.root, size=settings.size)
+        _logger.warning("Random pixels are taken instead of the data. %s", error)
+        return info
+
+
+def _model_of(name: str, recipe: Recipe, info: DatasetInfo) -> nn.Module:
+    """The model that is meant: trained where it is a run that is, else with random weights."""
+    if not Path(name).is_dir():
+        return build_model(recipe, info)
+    run = RunFolder(Path(name))
+    if run.last_weights.exists():
+        return load_run_model(run, recipe, info)
     model = build_model(recipe, info)
-    if Path(name).is_dir():
-        require_same_network(RunFolder(Path(name)), model)
-    return model, info
+    require_same_network(run, model)
+    return model
 
 
 def _recipe_file(name: str) -> Path:
@@ -100,3 +127,20 @@ def _recipe_file(name: str) -> Path:
             "A model of your own is path/to/file.py:function or package.module:function."
         )
     return find_recipe(name)
+
+
+def _print(report: ModelReport, form: str) -> None:
+    if form == "json":
+        text = json.dumps(_finite(report.as_dict()), indent=2, ensure_ascii=False, allow_nan=False)
+    else:
+        text = str(report)
+    OUTPUT.print(text, soft_wrap=True)  # commands stay whole
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that JSON has none for."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

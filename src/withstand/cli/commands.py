@@ -115,14 +115,17 @@ COMMANDS = {
     ),
     "check": Command(
         "check MODEL|RECIPE|RUN [--data.name=NAME]",
-        "say whether anything can be proven of a model",
-        "Try whether sets of images can pass through a model, so that certificates and certified training "
-        "work, before any run; name every operation for which they cannot, and what to do about it. "
+        "say what can be done with a model, and how to go on",
+        "Try everything on a model and two images, before any run: say what it takes and returns, whether "
+        "it normalises, which kinds of training and measurement work, why the others do not and what to do "
+        "about it, what a step of each costs, how far its layers can stretch, and which command to run next. "
         "MODEL is path/to/file.py:function, package.module:function or a model's name, with --data.name; "
         "RECIPE a name or a YAML file, and RUN a run folder, with any --key=value of theirs.",
         {
             "--data.name=mnist": "of MODEL: the data, by which its images and classes are known",
-            "--data.root=DIR": "where the data are",
+            "--data.root=DIR": "where the data are; random images are taken where they are not here",
+            "--weights=FILE": "of MODEL: its weights; random ones without",
+            "--format=json": "print all of it for machines; text by default",
             "--data.size=32": "height and width to which pictures of a folder are brought",
             "--model.normalize=true": "put the data's normalisation before MODEL",
             "--model.options={width: 2}": "arguments of the model's builder",

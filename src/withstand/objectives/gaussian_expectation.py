@@ -97,7 +97,7 @@ class GaussianExpectation(OnePass):
         if self._resting is None or self._resting[0] is not program:
             with eval_mode(original):
                 is_same = program.fits(original, images)
-                self._resting = program, program if is_same else Program(original, images)
+                self._resting = program, program if is_same else ProgramCache().of(original, images)
         with eval_mode(original):
             self.propagation.verify_capture(self._resting[1], images)
         return program

@@ -226,6 +226,19 @@ def circular_grams(weight: Tensor, axes: Sequence[Axis]) -> Iterator[Gram]:
         yield Gram.full(wide @ wide.mH)
 
 
+def circular_work(weight: Tensor, axes: Sequence[Axis]) -> float:
+    """Multiplications and additions of ``circular_grams`` and of a Cholesky factorisation of each, about.
+
+    Args:
+        weight: Tensor (groups, outputs, inputs, *kernel).
+        axes: One a dimension.
+    """
+    groups, outputs, inputs = weight.shape[:3]
+    inputs *= math.prod(min(axis.stride, axis.taps) for axis in axes)
+    small, large = sorted((outputs, inputs))
+    return math.prod(axis.grid for axis in axes) * groups * small**2 * (2 * large + small)
+
+
 def _waves(shifts: Tensor, axes: Sequence[Axis]) -> Tensor:
     """The angle of each tap at each frequency: tensor (frequencies, taps), float64."""
     grids = [axis.grid for axis in axes]

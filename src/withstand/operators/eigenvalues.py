@@ -11,11 +11,13 @@ from torch import Tensor
 ROUNDING = 8 * torch.finfo(torch.float64).eps
 """What one operation may lose, with 16 times as much as IEEE loses: for complex and blocked kernels."""
 
+MOST_STEPS = 200
+"""Of Lanczos, for an estimate as near as it gets."""
+
 _FIRST_MARGIN = 1e-6
 _FLOOR = 1e-290  # above all that underflow can take from entries scaled to 1
 _FEW = 16  # matrices that are estimated at once
 _DIRECT = 128  # side up to which all eigenvalues are cheaper than Lanczos steps
-_MOST_STEPS = 200
 
 
 class Gram(NamedTuple):
@@ -122,14 +124,15 @@ def _estimate(gram: Gram) -> float:
     return ritz_value(gram.times, random_vector(gram.diagonal, (*gram.diagonal.shape[:-1], 1)))
 
 
-def ritz_value(times: Callable[[Tensor], Tensor], start: Tensor) -> float:
+def ritz_value(times: Callable[[Tensor], Tensor], start: Tensor, most_steps: int = MOST_STEPS) -> float:
     """An estimate, from below, of the largest eigenvalue of a Hermitian operator: Lanczos steps.
 
     Args:
         times: The operator.
         start: Vector of any shape, drawn at random.
+        most_steps: After so many it is done, however near.
     """
-    vector, steps = start.flatten(), min(_MOST_STEPS, start.numel())
+    vector, steps = start.flatten(), min(most_steps, start.numel())
     basis = vector.new_zeros(steps, len(vector))
     small = torch.zeros(steps, steps, dtype=torch.float64)
     estimate = 0.0

@@ -18,9 +18,17 @@ from withstand.core.checks import as_images, check_images
 from withstand.core.contract import adapted, require_module
 from withstand.core.float64_copy import batch_size_for, float64_copy, require_independence
 from withstand.core.numerics import numerics
-from withstand.domains import Ball, Program
+from withstand.domains import Ball, ProgramCache
 from withstand.evaluation.kernel_norms.lower import KernelNormSettings, deformed, perturbed, slopes
-from withstand.operators import Dense, GuaranteedNorms, LinearOperator, Shape, places, weights
+from withstand.operators import (
+    Dense,
+    GuaranteedNorms,
+    LinearOperator,
+    OperatorNorms,
+    Shape,
+    places,
+    weights,
+)
 from withstand.results.analytic import KernelNormsOf, KernelNormsOfLayer
 from withstand.types import CertificateError, DataError, ModelError
 
@@ -43,7 +51,7 @@ class SpectralBound(NamedTuple):
     reason: str | None
 
 
-def spectral_bound(model: nn.Module, image: Tensor) -> SpectralBound:
+def spectral_bound(model: nn.Module, image: Tensor, norms: OperatorNorms | None = None) -> SpectralBound:
     """An upper bound of each logit's l2 Lipschitz constant, over all inputs whatever.
 
     A ball's radius is multiplied by each layer's norm and steepest slope, wherever its center is, so
@@ -55,10 +63,12 @@ def spectral_bound(model: nn.Module, image: Tensor) -> SpectralBound:
     Args:
         model: A float64 model in eval mode.
         image: Float64 tensor (1, …) in [0, 1].
+        norms: Where operator norms come from; the tightest guaranteed ones where None.
     """
     try:
         with torch.no_grad():
-            last = Program(model, image).run_to_last_layer(wide_ball(image), GuaranteedNorms())
+            program = ProgramCache().of(model, image)
+            last = program.run_to_last_layer(wide_ball(image), norms or GuaranteedNorms())
         if not isinstance(last.features, Ball):
             return SpectralBound(None, "A rule of the model's operations makes something else of a ball.")
         factor = growth(last.features.radius)
