@@ -19,7 +19,7 @@ RECIPE = "{{name: {name}/seed={seed}, seed: {seed}, model: {{name: {name}}}}}"
 
 @pytest.fixture(autouse=True)
 def _short_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("withstand.reporting.page.get_plotlyjs", lambda: "")
+    monkeypatch.setattr("withstand.reporting.page.plotly_script", lambda: "")
 
 
 @pytest.fixture

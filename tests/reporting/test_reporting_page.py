@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plotly.offline import get_plotlyjs
 from typing_extensions import override
 
 from withstand.reporting import report
+from withstand.reporting.page import plotly_script
 from withstand.results.measurements import ATTACKED, Measurement
 from withstand.results.results import Published
 
@@ -78,7 +78,7 @@ def real_plotly() -> None:
 def _short_script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Plotly's script is 5 MB, which most tests need not write and parse."""
     if "real_plotly" not in request.fixturenames:
-        monkeypatch.setattr("withstand.reporting.page.get_plotlyjs", lambda: "/* plotly */ 1 < 2;")
+        monkeypatch.setattr("withstand.reporting.page.plotly_script", lambda: "/* plotly */ 1 < 2;")
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_page_holds_plotly_once_and_whole(write_run: WriteRun, tmp_path: Path) -
     out = report([write_run("one"), write_run("two")], tmp_path / "page.html")
     text = out.read_text(encoding="utf-8")
     assert text.count("* plotly.js v") == 1
-    assert get_plotlyjs() in text
+    assert plotly_script() in text
     page = Page(out)
     assert len(page.all("script")) == len(page.figures) + 2
 

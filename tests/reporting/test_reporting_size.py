@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plotly.offline import get_plotlyjs
 
 from withstand.reporting import report
+from withstand.reporting.page import plotly_script
 
 WriteRun = Callable[..., Path]
 NUM_EXAMPLES = 10_000
@@ -39,5 +39,5 @@ def large(write_run: WriteRun, everything: Any, build: Any) -> Path:
 def test_page_of_many_examples_is_small(large: Path) -> None:
     page = report(large)
     assert page.stat().st_size < 8 * MEGABYTE
-    rest = page.stat().st_size - len(get_plotlyjs().encode())
+    rest = page.stat().st_size - len(plotly_script().encode())
     assert rest < 1.5 * MEGABYTE

@@ -11,12 +11,13 @@ from typing import Any
 import plotly.graph_objects as go
 
 from withstand.reporting.figures import FILL, SHARES, axis, chart, hover, intervals_of, series
-from withstand.reporting.formatting import epsilon_text, interval, norm_text, share_text
+from withstand.reporting.formatting import interval, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Figure
 from withstand.reporting.table import clean, method_name, rows, select, strongest
 from withstand.results.measurements import ATTACKED, CERTIFIED, Measurement, radius_column
 from withstand.results.results import CertificateInfo
+from withstand.results.words import epsilon_text, norm_text
 
 _MOST_STEPS = 250
 _MOST_TICKS = 7

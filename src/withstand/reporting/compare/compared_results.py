@@ -21,6 +21,7 @@ from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.sections.published import TITLES, stands_for
 from withstand.reporting.table import rows, select
 from withstand.results.measurements import protocol_measure
+from withstand.results.words import percent
 
 _SPACE, _TO = "\N{NO-BREAK SPACE}", "\N{EN DASH}"
 _CAPTIONS = PROSE["compare_results"]
@@ -176,5 +177,5 @@ def _published(compared: Comparison, group: Group, own: pd.DataFrame, of: Any) -
 
 
 def _texts(mean: Any) -> tuple[str, str]:
-    value, lower, upper = (formatting.percent(share, 10**6) for share in (mean.value, mean.lower, mean.upper))
+    value, lower, upper = (percent(share) for share in (mean.value, mean.lower, mean.upper))
     return value, f"{lower.partition(_SPACE)[0]}{_TO}{upper}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,11 +14,11 @@ from withstand.reporting.compare.comparison import Comparison, aspects_of, recor
 from withstand.reporting.compare.families import Family, by_train_size, families_of
 from withstand.reporting.compare.groups import Group, mean_text, seeds_text
 from withstand.reporting.compare.seeds import dots
-from withstand.reporting.figures import GREY, axis, chart, hover, logarithmic, series
-from withstand.reporting.formatting import dataset_title, duration, percent
+from withstand.reporting.figures import GREY, axis, chart, hover, logarithmic, series, shares_between
+from withstand.reporting.formatting import dataset_title, duration
 from withstand.reporting.section import PROSE, Choice, Figure, Prose, Section
+from withstand.results.words import percent
 
-_SHARES = {"tickformat": ".2~%", "rangemode": "normal"}
 _FEWEST = 2  # groups that a figure compares
 _MOST_NAMED = 8  # points that have their names beside them
 _LONGEST_NAME = 24
@@ -37,6 +37,7 @@ class _Tradeoff(NamedTuple):
 
     is_of_cost: bool
     is_attacked: bool
+    is_share: bool
     name: str
     on_axis: str
     groups: Sequence[Group]
@@ -71,7 +72,8 @@ def _tradeoffs(compared: Comparison, x: str) -> Iterator[_Tradeoff]:
             if (places.y > 0).any():
                 name = ", ".join(filter(None, (y, of)))
                 runs = _runs(compared, placed, (x, y), on_axis)
-                yield _Tradeoff(x == _TIME, aspect.kind == "attacked", name, on_axis, placed, places, runs)
+                kinds = aspect.kind == "attacked", aspect.kind != "agreement"
+                yield _Tradeoff(x == _TIME, *kinds, name, on_axis, placed, places, runs)
 
 
 def _parts(compared: Comparison) -> dict[str, list[Group]]:
@@ -96,8 +98,8 @@ def _places(
         hover(
             group.label,
             seeds_text(len(group.members)),
-            f"{word} {mean_text(x, 1)}",
-            f"{on_axis} {mean_text(y, 1)}",
+            f"{word} {mean_text(x)}",
+            f"{on_axis} {mean_text(y)}",
         )
         for group, x, y in zip(groups, records(xs), records(ys), strict=True)
     ]
@@ -158,14 +160,23 @@ def _figure(tradeoff: _Tradeoff, best: pd.DataFrame) -> Figure:
     traces = [series("Pareto-best", list(best.x), list(best.y), 0, mode="markers", marker=_RING)]
     for number, family in enumerate(families):
         traces += _traces(tradeoff, family, number)
-    x_axis = axis("clean accuracy", **_SHARES)
+    x_axis = axis("clean accuracy", **_ticks(tradeoff, "x"))
     if tradeoff.is_of_cost:
         x_axis = axis("training time in seconds", **logarithmic(list(tradeoff.places.x)))
     title = "Clean accuracy" if tradeoff.on_axis == _AGAINST[_CLEAN] else tradeoff.name
     against = _AGAINST[_TIME if tradeoff.is_of_cost else _CLEAN]
     caption = _caption(tradeoff, is_joined=any(family.word for family in families))
-    y_axis = axis(tradeoff.on_axis, **_SHARES)
+    y_axis = axis(tradeoff.on_axis, **_ticks(tradeoff, "y"))
     return chart(traces, f"{title}, against {against}", caption, x=x_axis, y=y_axis, height=440)
+
+
+def _ticks(tradeoff: _Tradeoff, way: str) -> dict[str, Any]:
+    """An axis that shows every mean with its interval, and every run."""
+    if way == "y" and not tradeoff.is_share:
+        return {"rangemode": "normal"}
+    ends = tradeoff.places.filter(regex=f"^{way}(_lower|_upper)?$").stack().tolist()
+    values = [*ends, *tradeoff.runs[way].tolist()]
+    return shares_between(min(values), max(values))
 
 
 def _traces(tradeoff: _Tradeoff, family: Family, number: int) -> list[go.Scatter]:

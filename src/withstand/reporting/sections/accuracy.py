@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from withstand.reporting.curves import Curve, accuracy_figure, attacked_curves, certified_curves
-from withstand.reporting.formatting import cell, count, epsilon_text, measured, norm_text, sentence
+from withstand.reporting.formatting import cell, count, measured, sentence
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Prose, Section, Table
 from withstand.reporting.table import chance_of, norms, one
 from withstand.results import measurements
 from withstand.results.results import CertificateInfo, Results
+from withstand.results.words import epsilon_text, norm_text
 
 PLACE = 30
 _TEXTS = PROSE["accuracy"]

@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from withstand.reporting.figures import SHARES, axis, chart, intervals_of, share_series
-from withstand.reporting.formatting import cell, count, epsilon_text, interval, measured, sentence, share_text
+from withstand.reporting.formatting import cell, count, interval, measured, sentence, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Figure, Prose, Section, Table
 from withstand.reporting.table import chance_of, one, rows, select
 from withstand.results import measurements
 from withstand.results.measurements import ABSTENTION, SMOOTHED, SMOOTHED_CERTIFIED, Measurement
+from withstand.results.words import epsilon_text
 
 PLACE = 20
 _RADII = {
-    "Mean radius, ℓ2": measurements.MEAN_SMOOTHED_RADIUS,
-    "Median radius, ℓ2": measurements.MEDIAN_SMOOTHED_RADIUS,
-    "Largest radius, ℓ2": measurements.LARGEST_SMOOTHED_RADIUS,
+    "Mean radius, ℓ₂": measurements.MEAN_SMOOTHED_RADIUS,
+    "Median radius, ℓ₂": measurements.MEDIAN_SMOOTHED_RADIUS,
+    "Largest radius, ℓ₂": measurements.LARGEST_SMOOTHED_RADIUS,
 }
 _TEXTS = PROSE["smoothing"]
 
@@ -77,7 +78,7 @@ def _figure(points: Sequence[Measurement], probability: str, chance: float | Non
         line={"dash": "dot", "shape": "vh"},
         error_y=intervals_of(drawn),
     )
-    x, y = axis("epsilon (ℓ2, images in [0, 1])"), axis("share of test examples", **SHARES)
-    title = "Certified accuracy of the smoothed classifier, ℓ2"
+    x, y = axis("epsilon (ℓ₂, images in [0, 1])"), axis("share of test examples", **SHARES)
+    title = "Certified accuracy of the smoothed classifier, ℓ₂"
     caption = _TEXTS["figure"].format(probability=probability)
     return chart([trace], title, caption, x=x, y=y, height=400, chance=chance)

@@ -18,17 +18,15 @@
     "hoverlabel.bgcolor": panel, "hoverlabel.bordercolor": grid, "hoverlabel.font.color": ink,
   });
 
-  // On a dark ground the palette's light blue and orange stand in for its dark ones, and back.
-  const swapped = {
-    "#0072B2": "#56B4E9", "#56B4E9": "#0072B2", "#D55E00": "#E69F00", "#E69F00": "#D55E00",
-  };
+  // On a dark ground each colour of the palette has another in its place.
+  const onDark = {{ on_dark | tojson }};
 
   // What is folded away has no width yet; it is drawn when it is opened.
   const isDrawn = (plot) => plot.seriesColours !== undefined;
 
   const restyle = (prefix, more = {}, some = plots) => some.filter(isDrawn).forEach((plot) => {
     const isDark = dark.matches && !prefix;
-    const shown = plot.seriesColours.map((colour) => (isDark && swapped[colour]) || colour);
+    const shown = plot.seriesColours.map((colour) => (isDark && onDark[colour]) || colour);
     Plotly.update(
       plot,
       { "line.color": shown, "marker.color": shown },
