@@ -204,8 +204,8 @@ def test_accuracy_section_draws_a_run_in_one_look_attacked_and_certified(certifi
     assert section is not None
     assert section.title == "Accuracy under attack, and certified"
     assert [figure.title for figure in section.figures] == [
-        "Accuracy against epsilon, ℓ∞",
-        "Accuracy against epsilon, ℓ2",
+        "Accuracy against ε, ℓ∞",
+        "Accuracy against ε, ℓ₂",
     ]
     traces = section.figures[1].plot["data"]
     assert [trace["name"] for trace in traces] == [

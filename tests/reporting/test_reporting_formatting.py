@@ -76,7 +76,7 @@ def test_share_in_words() -> None:
     assert (formatting.interval(bare), formatting.counted(bare)) == ("", "")
 
 
-@pytest.mark.parametrize(("norm", "sign"), [("inf", "ℓ∞"), ("2", "ℓ2"), ("1", "ℓ1"), ("none", "none")])
+@pytest.mark.parametrize(("norm", "sign"), [("inf", "ℓ∞"), ("2", "ℓ₂"), ("1", "ℓ₁"), ("none", "none")])
 def test_norm_text_is_a_sign(norm: str, sign: str) -> None:
     assert formatting.norm_text(norm) == sign
 

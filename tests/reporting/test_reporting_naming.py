@@ -126,7 +126,7 @@ def test_run_without_a_recipe_is_titled_by_its_network_and_data(evaluated: Any) 
     ("objective", "words"),
     [
         ("{class_path: CrossEntropy}", "CrossEntropy"),
-        ("{class_path: a.Certified, init_args: {norm: 2.0, epsilon: 0.5}}", "Certified ℓ2 ε = 0.5"),
+        ("{class_path: a.Certified, init_args: {norm: 2.0, epsilon: 0.5}}", "Certified ℓ₂ ε = 0.5"),
         (
             "{class_path: C, init_args: {norm: .inf, epsilon: {class_path: Linear, init_args: "
             "{start: 0.0, end: 0.03137254901960784, epochs: 2}}}}",

@@ -65,7 +65,7 @@ def first_accuracy_figure(page: Page) -> dict[str, Any]:
     return next(
         figure
         for figure in page.figures
-        if figure["layout"].get("xaxis", {}).get("title", {}).get("text", "").startswith("epsilon (")
+        if figure["layout"].get("xaxis", {}).get("title", {}).get("text", "").startswith("ε (")
     )
 
 
@@ -280,11 +280,11 @@ def test_page_of_a_certified_run(write_run: WriteRun, certified: Any) -> None:
     page = Page(report([write_run(evaluated=whole, examples=examples, environment=environment)]))
     expected = [
         "Accuracy under attack, and certified",
-        "Certified, ℓ2 ε = 1 40.0 % 95 % interval 38.0\N{EN DASH}42.0 % proven, method best",
-        "certified, ℓ2 ε = 1 40.0 % certified (best) 38.0\N{EN DASH}42.0 % 48.2 % as published",
+        "Certified, ℓ₂ ε = 1 40.0 % 95 % interval 38.0\N{EN DASH}42.0 % proven, method best",
+        "certified, ℓ₂ ε = 1 40.0 % certified (best) 38.0\N{EN DASH}42.0 % 48.2 % as published",
         "Certified accuracy is the share for which a proof holds",
         "Attack or certificate Norm",
-        "certified (box) ℓ2 1 10.0 %",
+        "certified (box) ℓ₂ 1 10.0 %",
         "certified-l2 in words. Certified radius: mean 0.7125",
         "withstand certify runs/tiny --norm=2",
     ]
@@ -296,7 +296,7 @@ def test_page_of_a_certified_run(write_run: WriteRun, certified: Any) -> None:
 def test_compare_page_of_certified_runs(write_run: WriteRun, certified: Any, tmp_path: Path) -> None:
     folders = [write_run("one", evaluated=certified), write_run("two")]
     page = Page(report(folders, tmp_path / "page.html"))
-    assert "Clean Certified, ℓ2 ε = 1 Certified, ℓ∞ ε = 0.1" in page.text
+    assert "Clean Certified, ℓ₂ ε = 1 Certified, ℓ∞ ε = 0.1" in page.text
     assert "40.0 % 38.0\N{EN DASH}42.0 % certified (best)" in page.text
     assert "what of it is certified" in page.text
     linf = first_accuracy_figure(page)["data"]
@@ -316,10 +316,10 @@ def test_compare_page_says_what_a_run_did_not_measure(
     page = Page(report([write_run("one"), write_run("two", evaluated=other)], tmp_path / "page.html"))
     assert page.text.count("not measured") == 4
     titles = [element["aria-label"] for element in page.all("div") if element.get("class") == "plot"]
-    titles = [title for title in titles if title.startswith("Accuracy against epsilon")]
+    titles = [title for title in titles if title.startswith("Accuracy against ε")]
     assert [title[:29] for title in titles[:2]] == [
-        "Accuracy against epsilon, ℓ∞.",
-        "Accuracy against epsilon, ℓ2.",
+        "Accuracy against ε, ℓ∞.",
+        "Accuracy against ε, ℓ₂.",
     ]
 
 

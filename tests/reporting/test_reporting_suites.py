@@ -59,7 +59,7 @@ def test_suite_bars_differ_in_more_than_colour(everything: Any, build: Any) -> N
     assert figure.title == "Examples broken by each attack, standard-linf"
     assert [bar["marker"]["pattern"]["shape"] for bar in figure.plot["data"]] == ["", "-", "x", "/", ""]
     assert build.plain(figure.plot["data"][3]["hovertext"][1]) == (
-        "<b>pgd-margin</b><br>epsilon 0.3: 530 of 1,000, 53.0 %"
+        "<b>pgd-margin</b><br>ε = 0.3: 530 of 1,000, 53.0 %"
     )
 
 

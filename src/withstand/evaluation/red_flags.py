@@ -95,15 +95,15 @@ def _gradients(vanished: pd.DataFrame, broken: pd.DataFrame) -> Check:
     if margin > _VANISHED:
         finding = (
             f"at {percent(margin)} {of} the margin has no gradient with respect to the image, so attacks "
-            "that follow gradients are blind there, and what withstands them is likely not robust. Rounding or "
-            "thresholding of inputs, or a layer without a gradient, does this: attack through a smooth "
+            "that follow gradients are blind there, and what withstands them is likely not robust. Rounding "
+            "or thresholding of inputs, or a layer without a gradient, does this: attack through a smooth "
             "stand-in, or without gradients."
         )
     elif entropy > _VANISHED:
         finding = (
             f"at {percent(entropy)} {of} the cross-entropy has no gradient in this precision, most likely "
-            "since the logits are large, so attacks that climb it are blind there. Go by attacks on the margin or "
-            "the DLR loss, which the suites standard and thorough hold."
+            "since the logits are large, so attacks that climb it are blind there. Go by attacks on the "
+            "margin or the DLR loss, which the suites standard and thorough hold."
         )
     else:
         finding = f"without any gradient: cross-entropy {percent(entropy)}, margin {percent(margin)} {of}."
@@ -197,7 +197,8 @@ def _large_epsilon(table: pd.DataFrame) -> Check:
         passed &= share_of(robust, total).lower <= largest / total
         findings.append(
             f"in l{norm} at epsilon {epsilon_text(float(str(epsilon)))}, {robust} of {total} examples "
-            f"withstand PGD, and at most {largest} truly can, since every image can be turned into the same grey one"
+            f"withstand PGD, and at most {largest} truly can, since every image can be turned into the same "
+            "grey one"
         )
     end = " Gradients are masked, so attacked accuracies at smaller budgets are too high as well."
     return Check(name, title, passed, f"{'; '.join(findings)}.{'' if passed else end}")
@@ -211,8 +212,8 @@ def _above_clean(clean: pd.Series, attacked: pd.DataFrame) -> Check:
     highest = above.loc[above["value"].idxmax()]
     finding = (
         f"{percent(highest['value'])} withstand {highest['by']} at epsilon {epsilon_text(highest['level'])}, "
-        f"and {percent(clean['value'])} are correct without an attack. Something other than the attack changed "
-        "the answers."
+        f"and {percent(clean['value'])} are correct without an attack. Something other than the attack "
+        "changed the answers."
     )
     return Check(name, title, False, finding)
 
@@ -260,8 +261,8 @@ def doubts(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     warnings += [
         f"Masked gradients: {percent(row.value)} of the images withstand {row.by} at linf "
         f"{epsilon_text(row.level)}, where every image can be turned into the same grey one, so at most "
-        f"{percent(largest_class)} truly can. The attacked accuracies at smaller epsilon are likely too high as well: attack with more restarts, "
-        "other losses, or an attack without gradients."
+        f"{percent(largest_class)} truly can. The attacked accuracies at smaller epsilon are likely too high "
+        "as well: attack with more restarts, other losses, or an attack without gradients."
         for row in attacked.itertuples()
     ]
     return warnings

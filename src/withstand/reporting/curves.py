@@ -109,7 +109,7 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
     """
     sign = norm_text(norm)
     certified = [curve for curve in curves if curve.is_certified]
-    caption = f"Accuracy against epsilon in {sign}. Bars are 95 % intervals; epsilon 0 is clean accuracy."
+    caption = f"Accuracy against ε in {sign}. Bars are 95 % intervals; ε = 0 is clean accuracy."
     if certified:
         caption += f" {_TEXTS['curves_certified']}"
     if any(not curve.steps for curve in certified):
@@ -122,9 +122,9 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
                 curve, place if curve.series is None else curve.series, is_filled=certified == [curve]
             )
         ],
-        f"Accuracy against epsilon, {sign}",
+        f"Accuracy against ε, {sign}",
         caption,
-        x=axis(f"epsilon ({sign}, images in [0, 1])", **_epsilon_ticks(curves)),
+        x=axis(f"ε ({sign}, images in [0, 1])", **_epsilon_ticks(curves)),
         y=axis("accuracy", **SHARES),
         height=400,
         chance=chance,
@@ -150,7 +150,7 @@ def _traces(curve: Curve, index: int, *, is_filled: bool) -> list[go.Scatter]:
         "texts": [
             hover(
                 curve.name,
-                f"epsilon {epsilon_text(row.level)}, {row.by}",
+                f"ε = {epsilon_text(row.level)}, {row.by}",
                 f"accuracy {share_text(row)}",
                 f"95 % interval {interval(row)}",
             )

@@ -9,6 +9,7 @@ SPACE = "\N{NO-BREAK SPACE}"
 _NORMS = {"inf": "ℓ∞", "linf": "ℓ∞", "1": "ℓ₁", "1.0": "ℓ₁", "2": "ℓ₂", "2.0": "ℓ₂"}
 # Letters and signs beside which the spelling is part of a name, a path or an option.
 _APART = r"(?<![\w/=-]){}(?![\w/=-])"
+_VALUED = re.compile(r"\bepsilon (?=\d)")
 _SPELLED = re.compile(r"(?<![A-Za-z0-9])l(inf|1|2)(?![A-Za-z0-9])")
 
 
@@ -31,7 +32,7 @@ def norm_text(norm: str) -> str:
 
 
 def with_signs(names: Iterable[str] = ()) -> Callable[[str], str]:
-    """What writes norms in texts by their signs, where files and commands spell them.
+    """What writes norms, and epsilon before a number, by their signs where files and commands spell them.
 
     Args:
         names: Of attacks and certificates, in which a norm is written so too: ``pgd-20-ℓ∞`` for
@@ -47,4 +48,4 @@ def with_signs(names: Iterable[str] = ()) -> Callable[[str], str]:
     def signed(name: re.Match[str]) -> str:
         return _SPELLED.sub(lambda spelling: norm_text(spelling[1]), name[0])
 
-    return lambda text: pattern.sub(signed, text)
+    return lambda text: _VALUED.sub(f"ε{SPACE}={SPACE}", pattern.sub(signed, text))

@@ -50,7 +50,7 @@ def run_page(showing: Showing, page_of: PageOf) -> Iterator[Any]:
 
 def test_figure_shows_the_numbers_of_the_point_that_is_pointed_at(run_page: Any) -> None:
     page = run_page.page
-    plot = page.locator("div.plot[aria-label^='Accuracy against epsilon, ℓ∞']")
+    plot = page.locator("div.plot[aria-label^='Accuracy against ε, ℓ∞']")
     plot.scroll_into_view_if_needed()
     series = plot.evaluate("(plot) => [plot.data[0].x[1], plot.data[0].y[1], plot.data[0].name]")
     page.mouse.move(*plot.evaluate(_PLACE, series[:2]))
@@ -58,7 +58,7 @@ def test_figure_shows_the_numbers_of_the_point_that_is_pointed_at(run_page: Any)
     hover_text.wait_for()
     words = hover_text.text_content().replace("\N{NO-BREAK SPACE}", " ")
     assert series[2] in words
-    assert re.search(r"epsilon 0\.1, .*accuracy \d\d(\.\d)? %.*95 % interval", words)
+    assert re.search(r"ε = 0\.1, .*accuracy \d\d(\.\d)? %.*95 % interval", words)
     page.mouse.move(1, 1)
     hover_text.wait_for(state="detached")
 
@@ -116,7 +116,7 @@ def test_print_shows_all(open_page: OpenPage, page_of: PageOf, kind: str) -> Non
     shown.settle()
     assert shown.audit("overflow") == []
     assert shown.audit("contrast") == []
-    folds = "details:not([open], [name], .run > *, .contents > *)"
+    folds = "details:not([open], [name], .brief > *, .contents > *)"
     assert shown.page.locator(folds).count() == 0
     panels = shown.page.locator(":not(details:not([open]) *):is([role=tabpanel])")
     assert all(panel.is_visible() for panel in panels.all())
@@ -149,7 +149,7 @@ def test_names_beside_points_do_not_lie_on_one_another(open_page: OpenPage, page
 
 def test_legends_are_wrapped_to_the_width(open_page: OpenPage, page_of: PageOf) -> None:
     shown = open_page(page_of("compare"))
-    plot = shown.page.locator("div.plot[aria-label^='Accuracy against epsilon, ℓ∞']").first
+    plot = shown.page.locator("div.plot[aria-label^='Accuracy against ε, ℓ∞']").first
     lines = "(plot) => Math.max(...plot.data.map(({ name }) => (name ?? '').split('<br>').length))"
     assert plot.evaluate(lines) == 1
     for width, num_rows in ((375, 2), (1280, 1)):

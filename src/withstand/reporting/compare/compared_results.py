@@ -26,6 +26,7 @@ from withstand.results.words import percent
 _SPACE, _TO = "\N{NO-BREAK SPACE}", "\N{EN DASH}"
 _CAPTIONS = PROSE["compare_results"]
 _ORDER = {"clean": 0, "certified": 1, "attacked": 2, "noise": 3, "agreement": 3, "corruptions": 4}
+_SHORTENED = "Legends name runs by what differs between their names."
 _TITLES = {"Accuracy under corruptions": "Under corruptions"}
 
 
@@ -49,13 +50,14 @@ def results(compared: Comparison, *, title: str) -> Section:
     captions = [
         text for kind, text in _CAPTIONS.items() if kind == "attacked" or (aspects.kind == kind).any()
     ]
+    shortened = [] if compared.legends == compared.labels else [_SHORTENED]
     on = f"on {formatting.dataset_title(datasets[0])} " if len(datasets) == 1 else ""
     header = ["Run", *(["Data set"] if len(datasets) > 1 else []), *map(_heading, names), "Warnings", "Cost"]
     table = Table(
         title,
         header,
         rows,
-        " ".join([f"Accuracy {on}with its 95 % interval.", *captions]),
+        " ".join([f"Accuracy {on}with its 95 % interval.", *captions, *shortened]),
         is_sortable=True,
         is_tall=compared.are_many,
         kind="compare",
@@ -89,7 +91,7 @@ def _row(
 
 def _cell(point: dict[str, Any] | None) -> Cell:
     if point is None:
-        return Cell("not measured", is_words=True)
+        return Cell("not measured", is_words=True, kind="absent")
     small = [text for text in (point["interval"], point["by"]) if text]
     return Cell(point["text"], small, is_bold=point["kind"] != "agreement", sort=point["value"])
 

@@ -12,7 +12,7 @@ import pandas as pd
 from withstand.reporting import table
 from withstand.reporting.compare.groups import Group, groups_of, means_of
 from withstand.reporting.formatting import budget, interval, share_text
-from withstand.reporting.naming import run_labels
+from withstand.reporting.naming import run_labels, what_differs
 from withstand.reporting.read import Run
 from withstand.results import measurements
 from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
@@ -45,6 +45,11 @@ class Comparison:
     def labels(self) -> list[str]:
         """What each run is called."""
         return run_labels(self.runs)
+
+    @cached_property
+    def legends(self) -> list[str]:
+        """What each run is called in a legend, by what differs between their names."""
+        return what_differs(self.labels)
 
     @cached_property
     def points(self) -> pd.DataFrame:

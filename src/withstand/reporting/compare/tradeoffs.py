@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -16,6 +16,7 @@ from withstand.reporting.compare.groups import Group, mean_text, seeds_text
 from withstand.reporting.compare.seeds import dots
 from withstand.reporting.figures import GREY, axis, chart, hover, logarithmic, series, shares_between
 from withstand.reporting.formatting import dataset_title, duration
+from withstand.reporting.naming import what_differs
 from withstand.reporting.section import PROSE, Choice, Figure, Prose, Section
 from withstand.results.words import percent
 
@@ -53,7 +54,9 @@ def section(compared: Comparison) -> Section | None:
         if tradeoffs:
             options = [_option(tradeoff) for tradeoff in tradeoffs]
             choices.append(Choice("On the vertical axis", options, f"Against {against}", _opened(tradeoffs)))
-    return Section("compare-tradeoffs", "Trade-offs", "summary", choices=choices) if choices else None
+    across: Literal[1, 2] = 1 if compared.are_many else 2
+    section = Section("compare-tradeoffs", "Trade-offs", "summary", choices=choices, across=across)
+    return section if choices else None
 
 
 def _tradeoffs(compared: Comparison, x: str) -> Iterator[_Tradeoff]:
@@ -157,6 +160,8 @@ def pareto_best(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def _figure(tradeoff: _Tradeoff, best: pd.DataFrame) -> Figure:
     families = families_of(tradeoff.groups)
+    names = what_differs([family.name for family in families])
+    families = [family._replace(name=name) for family, name in zip(families, names, strict=True)]
     traces = [series("Pareto-best", list(best.x), list(best.y), 0, mode="markers", marker=_RING)]
     for number, family in enumerate(families):
         traces += _traces(tradeoff, family, number)

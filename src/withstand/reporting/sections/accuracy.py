@@ -62,9 +62,9 @@ def _table(curves: Mapping[str, Sequence[Curve]], results: Results) -> Table:
     what, counted = "Attack", "Correct"
     if results.certificates:
         what, counted = "Attack or certificate", "Correct, or certified"
-    caption, repeats = "Accuracy at each epsilon; epsilon 0 is clean accuracy.", results.num_repeats
+    caption, repeats = "Accuracy at each ε; ε = 0 is clean accuracy.", results.num_repeats
     caption += f" Correct counts {repeats} predictions of each example." if repeats > 1 else ""
-    header = [what, "Norm", "Epsilon", "Accuracy", "95 % interval", counted]
+    header = [what, "Norm", "ε", "Accuracy", "95 % interval", counted]
     rows: list[list[Cell | str]] = [
         [curve.name, Cell(norm_text(norm), is_words=True), epsilon_text(row.level), *measured(row)]
         for norm, of_norm in curves.items()

@@ -115,7 +115,7 @@ def _suite_verdict(attack: AttackInfo, outcomes: _Outcomes) -> str:
 def _suite_table(title: str, attack: AttackInfo, outcomes: _Outcomes) -> Table:
     before = [part for part in (_WRONG, _EARLIER) if part in outcomes.parts]
     heads = [Cell(stage.name, [stage.kind]) for stage in attack.stages]
-    header: list[Cell | str] = ["Epsilon", *(part.capitalize() for part in before), *heads, "Robust"]
+    header: list[Cell | str] = ["ε", *(part.capitalize() for part in before), *heads, "Robust"]
     body = []
     for place, counts in enumerate(attack.counts):
         unattacked = [Cell(_number(outcomes.parts[part][place])) for part in before]
@@ -134,7 +134,7 @@ def _suite_figure(attack: AttackInfo, outcomes: _Outcomes) -> Figure:
         looks[stage.name] = (COLOURS[1:][place % (len(COLOURS) - 1)], _PATTERNS[place % len(_PATTERNS)])
     earlier = " or broken at a smaller epsilon" if _EARLIER in outcomes.parts else ""
     traces = [_bars(part, outcomes, *looks[part]) for part in outcomes.parts]
-    x = axis(f"epsilon ({norm_text(attack.norm)})", type="category")
+    x = axis(f"ε ({norm_text(attack.norm)})", type="category")
     y = axis("share of test examples", **SHARES | {"range": [0, 1.0]})
     layout = {"barmode": "stack", "bargap": max(0.35, 0.85 - 0.125 * len(outcomes.epsilons))}
     title, caption = f"Examples broken by each attack, {attack.name}", _OF_SUITES["figure"]
@@ -145,7 +145,7 @@ def _bars(part: str, outcomes: _Outcomes, colour: str, pattern: str) -> go.Bar:
     epsilons, total = list(map(epsilon_text, outcomes.epsilons)), outcomes.total
     shares = [number / max(1, total) for number in outcomes.parts[part]]
     texts = [
-        hover(part, f"epsilon {at}: {_number(number)} of {count(total)}, {percent(share)}")
+        hover(part, f"ε = {at}: {_number(number)} of {count(total)}, {percent(share)}")
         for at, number, share in zip(epsilons, outcomes.parts[part], shares, strict=True)
     ]
     fill = {"pattern": {"shape": pattern, "size": 7, "solidity": 0.25}}

@@ -60,7 +60,7 @@ def section(run: Run) -> Section | None:
 
 
 def _table(points: Sequence[Measurement], probability: str) -> Table:
-    header = ["Epsilon", "Certified", "95 % interval", "Examples"]
+    header = ["ε", "Certified", "95 % interval", "Examples"]
     body = [[epsilon_text(row.level), *measured(row)] for row in points]
     caption = _TEXTS["table"].format(probability=probability)
     return Table("The same numbers as a table", header, body, caption, is_folded=True)
@@ -74,11 +74,11 @@ def _figure(points: Sequence[Measurement], probability: str, chance: float | Non
         f"smoothed classifier, each example with probability {probability}",
         drawn,
         3,
-        lambda share: [f"epsilon {epsilon_text(share.level)}", f"{promise}: {share_text(share)}"],
+        lambda share: [f"ε = {epsilon_text(share.level)}", f"{promise}: {share_text(share)}"],
         line={"dash": "dot", "shape": "vh"},
         error_y=intervals_of(drawn),
     )
-    x, y = axis("epsilon (ℓ₂, images in [0, 1])"), axis("share of test examples", **SHARES)
+    x, y = axis("ε (ℓ₂, images in [0, 1])"), axis("share of test examples", **SHARES)
     title = "Certified accuracy of the smoothed classifier, ℓ₂"
     caption = _TEXTS["figure"].format(probability=probability)
     return chart([trace], title, caption, x=x, y=y, height=400, chance=chance)

@@ -150,7 +150,7 @@
   const tooWide = "thead th:nth-child(17)";
   let unfolded = [];
   window.addEventListener("beforeprint", () => {
-    unfolded = [...document.querySelectorAll("details:not([open], [name], .run > *, .contents > *)")];
+    unfolded = [...document.querySelectorAll("details:not([open], [name], .brief > *, .contents > *)")];
     unfolded = unfolded.filter((fold) => !fold.querySelector(tooWide));
     unfolded.forEach((fold) => { fold.open = true; });
     drawShown();
@@ -191,8 +191,9 @@
     ["svg", "png"].forEach((format) => {
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = `Save as ${format.toUpperCase()}`;
-      button.setAttribute("aria-label", `${button.textContent}: ${title}`);
+      button.textContent = format.toUpperCase();
+      button.title = `Save as ${button.textContent}`;
+      button.setAttribute("aria-label", `${button.title}: ${title}`);
       button.dataset.save = format;
       button.addEventListener("click", () => save(plot, title, format));
       bar.append(button);
