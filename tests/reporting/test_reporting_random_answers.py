@@ -67,4 +67,4 @@ def test_random_answers_without_a_sweep_have_only_facts(evaluated: Any, sweep: S
 def test_random_answers_are_on_the_page(write_run: Any, evaluated: Any) -> None:
     text = report(write_run(evaluated=evaluated.but(sampling=sampling()))).read_text(encoding="utf-8")
     assert ">Random answers</h2>" in text
-    assert "pgd-20-&lt;linf&gt;" in text
+    assert "pgd-20-&lt;ℓ∞&gt;" in text

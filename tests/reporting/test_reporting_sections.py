@@ -15,7 +15,7 @@ from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Section
 from withstand.reporting.sections import accuracy, origin, published, sections_of
 from withstand.reporting.sections import headlines as results
-from withstand.results.measurements import ROUNDING, Measurement
+from withstand.results.measurements import CERTIFIED, ROUNDING, Measurement
 from withstand.results.results import Published
 from withstand.types import RunFolderError
 
@@ -43,6 +43,19 @@ def test_cards_say_how_many_are_correct_and_under_what(evaluated: Any) -> None:
         "95 % interval 38.2\N{EN DASH}42.2 %",
         "under pgd-200",
         "402 of 1,000 correct",
+    ]
+
+
+def test_nothing_left_is_a_line_and_no_card(certified: Any) -> None:
+    nothing = certified.attacked("fab", "inf", {0.3: 0, 0.5: 0}).certified(
+        "certified-linf", "inf", "box", {0.1: 0}
+    )
+    nothing = nothing.without(CERTIFIED).plus(*nothing.rows[-1:])
+    shown = results.headline(nothing.run())
+    assert [plain(card.value) for card in shown.cards].count("0.0 %") == 0
+    assert [plain(note.text) for note in shown.notes] == [
+        "Under attack nothing is left from ℓ∞ ε = 0.3 on: 0 of 1,000.",
+        "Nothing is certified from ℓ∞ ε = 0.1 on: 0 of 1,000.",
     ]
 
 

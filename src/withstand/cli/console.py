@@ -16,7 +16,7 @@ from withstand.results.analytic import KernelNorms
 from withstand.results.measurements import Measurement
 from withstand.results.random_answers import Sampling
 from withstand.results.results import Check, Results
-from withstand.results.words import epsilon_text, percent
+from withstand.results.writing import epsilon_text, percent
 
 
 def print_results(results: Results, table: pd.DataFrame) -> None:

@@ -28,7 +28,7 @@ from withstand.reporting.table import select
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
 from withstand.results.results import Results, covers
 from withstand.results.results_file import read_results
-from withstand.results.words import percent
+from withstand.results.writing import percent
 from withstand.runs.run_parts import require_unchanged
 from withstand.runs.stages import evaluate_run, require_other_data, train_recipe
 from withstand.training import ProgressBar

@@ -25,7 +25,7 @@ from withstand.evaluation.predictor import Predictor, random_predictor
 from withstand.evaluation.store import Store
 from withstand.results import random_answers as results
 from withstand.results.shares import share
-from withstand.results.words import percent
+from withstand.results.writing import percent
 
 _ASKED_APART = 16  # images, to see whether their answers depend on each other
 _SAME_ANSWER = 1e-3  # what the order of additions may change

@@ -26,7 +26,7 @@ from withstand.results.measurements import (
 from withstand.results.random_answers import Sampling
 from withstand.results.results import AttackInfo, Check
 from withstand.results.shares import share_of
-from withstand.results.words import epsilon_text, percent
+from withstand.results.writing import epsilon_text, percent
 
 _VANISHED = 0.05  # of the correctly classified examples: beyond this a loss is a poor guide
 _BROKEN = 0.005  # of the examples: beyond this an attack does better than those before it

@@ -17,7 +17,7 @@ from withstand.reporting.section import PROSE, Figure
 from withstand.reporting.table import clean, method_name, rows, select, strongest
 from withstand.results.measurements import ATTACKED, CERTIFIED, Measurement, radius_column
 from withstand.results.results import CertificateInfo
-from withstand.results.words import epsilon_text, norm_text
+from withstand.results.writing import epsilon_text, norm_text
 
 _MOST_STEPS = 250
 _MOST_TICKS = 7

@@ -7,7 +7,7 @@ import math
 from withstand.reporting.section import PROSE
 from withstand.results.measurements import Measurement
 from withstand.results.shares import Share
-from withstand.results.words import SPACE, epsilon_text, norm_text, percent
+from withstand.results.writing import SPACE, epsilon_text, norm_text, percent
 
 _DATASETS = {
     "digits": "Digits (8×8)",

@@ -17,13 +17,13 @@ from withstand.reporting.formatting import dataset_title
 from withstand.reporting.read import Run
 from withstand.reporting.section import Prose
 from withstand.results.results import covers
-from withstand.results.words import epsilon_text, norm_text
+from withstand.results.writing import epsilon_text, norm_text
 
 _SETTINGS = "init_args"
 _MOST_CHANGES = 8
 _JOINTS = "-_/, "
 _PARTS = re.compile(rf"[^{_JOINTS}]+[{_JOINTS}]*|^[{_JOINTS}]+")
-_NUMBER = re.compile(rf"[\d.]+[{_JOINTS}]*")
+_NUMBER = re.compile(rf"\(?[\d.]+\)?[{_JOINTS}]*")
 _HALVED = re.compile(r"back to the end of epoch (\d+), step of epsilon halved")  # a note of the training log
 
 

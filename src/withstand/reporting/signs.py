@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from withstand.reporting.read import Run
 from withstand.reporting.section import Code, Section
 from withstand.results.results import Results
-from withstand.results.words import with_signs
+from withstand.results.writing import with_signs
 
 Write = Callable[[str], str]
 _Part = TypeVar("_Part")

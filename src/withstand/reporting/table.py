@@ -12,7 +12,7 @@ import pandas as pd
 from withstand.reporting.read import Run
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN, CORRUPTED, NOISE_ACCURACY, Measurement
 from withstand.results.results import Results
-from withstand.results.words import norm_text
+from withstand.results.writing import norm_text
 
 _MOST_SHOWN = 6  # epsilons of one norm
 _ROUNDING = 1e-6

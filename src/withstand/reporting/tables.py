@@ -21,7 +21,7 @@ from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.signs import signs_of
 from withstand.results import measurements
 from withstand.results.results import Results
-from withstand.results.words import percent
+from withstand.results.writing import percent
 from withstand.types import RunFolderError
 
 _TEXTS = PROSE["tables"]

@@ -16,7 +16,7 @@ from withstand.core.schedules import Schedule
 from withstand.data import Dataset, few, sample
 from withstand.loss.terms import Objective
 from withstand.objectives.adversarial import LOSS_TERM
-from withstand.results.words import percent
+from withstand.results.writing import percent
 from withstand.training.checkpoint import TrainingResult
 from withstand.training.collapse import commonest
 from withstand.training.validation import NO_ANSWER_SHARE

@@ -187,3 +187,31 @@ def test_link_opens_what_is_folded(open_page: OpenPage, page_of: PageOf) -> None
     assert shown.audit("figures") == []
     assert shown.audit("headings") == []
     assert shown.faults == []
+
+
+def test_page_of_three_runs_is_short_and_its_folds_draw_when_opened(
+    open_page: OpenPage, page_of: PageOf
+) -> None:
+    shown = open_page(page_of("compare"))
+    assert shown.page.evaluate("() => document.documentElement.scrollHeight") < 6000
+    fold = shown.page.locator("details:has(> .charts) > summary").filter(visible=True).last
+    fold.focus()
+    shown.page.keyboard.press("Enter")
+    shown.settle()
+    assert shown.page.locator("section:has(#compare-training) .scatterlayer path").count() > 0
+    assert shown.audit("figures") == []
+    assert shown.faults == []
+
+
+def test_what_goes_on_to_a_side_fades_there(open_page: OpenPage, page_of: PageOf) -> None:
+    page = open_page(page_of("run"), "phone").page
+    tabs = page.locator(".tabs")
+    fades = (
+        "(box) => [box.matches('.more-left'), box.matches('.more-right'), getComputedStyle(box).maskImage]"
+    )
+    page.wait_for_function("() => document.querySelector('.tabs.more-right')")
+    is_left, is_right, mask = tabs.evaluate(fades)
+    assert (is_left, is_right) == (False, True)
+    assert "gradient" in mask
+    tabs.evaluate("(box) => { box.scrollLeft = box.scrollWidth; }")
+    page.wait_for_function("() => document.querySelector('.tabs.more-left:not(.more-right)')")

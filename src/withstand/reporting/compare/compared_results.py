@@ -21,7 +21,7 @@ from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.sections.published import TITLES, stands_for
 from withstand.reporting.table import rows, select
 from withstand.results.measurements import protocol_measure
-from withstand.results.words import percent
+from withstand.results.writing import percent
 
 _SPACE, _TO = "\N{NO-BREAK SPACE}", "\N{EN DASH}"
 _CAPTIONS = PROSE["compare_results"]

@@ -16,7 +16,7 @@ from withstand.reporting.naming import run_labels, what_differs
 from withstand.reporting.read import Run
 from withstand.results import measurements
 from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
-from withstand.results.words import norm_text, percent
+from withstand.results.writing import norm_text, percent
 
 _ORDER = ("clean", "attacked", "certified", "noise", "agreement", "corruptions", "time")
 _COLUMNS = (

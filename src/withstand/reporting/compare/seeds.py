@@ -17,7 +17,7 @@ from withstand.reporting.compare.groups import Group, mean_text, seeds_text
 from withstand.reporting.figures import axis, chart, error_bars, hover, series, shares_between
 from withstand.reporting.read import read_run
 from withstand.reporting.section import PROSE, Figure, Section, Table
-from withstand.results.words import percent
+from withstand.results.writing import percent
 
 MOST_CURVES = 8
 """Beyond which single runs too are easier to see in one figure."""

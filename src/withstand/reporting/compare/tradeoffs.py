@@ -18,7 +18,7 @@ from withstand.reporting.figures import GREY, axis, chart, hover, logarithmic, s
 from withstand.reporting.formatting import dataset_title, duration
 from withstand.reporting.naming import what_differs
 from withstand.reporting.section import PROSE, Choice, Figure, Prose, Section
-from withstand.results.words import percent
+from withstand.results.writing import percent
 
 _FEWEST = 2  # groups that a figure compares
 _MOST_NAMED = 8  # points that have their names beside them

@@ -14,7 +14,7 @@ from withstand.reporting.section import PROSE, Cell, Prose, Section, Table
 from withstand.reporting.table import chance_of, norms, one
 from withstand.results import measurements
 from withstand.results.results import CertificateInfo, Results
-from withstand.results.words import epsilon_text, norm_text
+from withstand.results.writing import epsilon_text, norm_text
 
 PLACE = 30
 _TEXTS = PROSE["accuracy"]

@@ -14,7 +14,7 @@ from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.results.results import Classes
 from withstand.results.shares import Share
-from withstand.results.words import percent
+from withstand.results.writing import percent
 
 PLACE = 10
 _MOST_CLASSES = 30  # in the figure

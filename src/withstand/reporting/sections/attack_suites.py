@@ -17,7 +17,7 @@ from withstand.reporting.table import clean, one
 from withstand.results.measurements import ATTACKED, Measurement
 from withstand.results.random_answers import Sweep
 from withstand.results.results import AttackInfo
-from withstand.results.words import epsilon_text, norm_text, percent
+from withstand.results.writing import epsilon_text, norm_text, percent
 
 PLACE = 30
 _OF_SUITES, _OF_DRAWS = PROSE["suites"], PROSE["random_answers"]
@@ -228,7 +228,7 @@ def _draws_figure(sweep: Sweep, levels: Sequence[Measurement]) -> Figure:
     ticks = {"tickvals": draws, "ticktext": [f"{number:g}" for number in draws]}
     x = axis("draws of the weights a gradient", **figures.logarithmic(draws) | ticks)
     top = min(1.04, max(0.05, 1.15 * max(level.upper or 0.0 for level in levels)))
-    y = axis("accuracy", **figures.shares_between(0.0, top))
+    y = axis("accuracy", **figures.shares_between(0.0, top) | {"range": [-0.02 * top, top]})
     caption = _OF_DRAWS["figure"].format(
         attack=sweep.attack, epsilon=epsilon_text(sweep.epsilon), examples=count(sweep.num_examples)
     )

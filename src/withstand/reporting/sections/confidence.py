@@ -32,7 +32,7 @@ from withstand.reporting.table import one, spread
 from withstand.results.measurements import CALIBRATION_ERROR
 from withstand.results.random_answers import Uncertainty, UncertaintySet
 from withstand.results.results import Bin
-from withstand.results.words import percent
+from withstand.results.writing import percent
 
 PLACE = 30
 _OF_CALIBRATION, _OF_UNCERTAINTY = PROSE["calibration"], PROSE["uncertainty"]

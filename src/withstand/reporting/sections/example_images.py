@@ -15,7 +15,7 @@ from withstand.reporting.images import Extreme, Gallery, amplification, data_uri
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Picture, Prose, Section
-from withstand.results.words import epsilon_text
+from withstand.results.writing import epsilon_text
 
 PLACE = 10
 _MOST_IMAGES = 24

@@ -21,7 +21,7 @@ from withstand.results.measurements import (
     Measurement,
 )
 from withstand.results.results import Check, Results
-from withstand.results.words import percent
+from withstand.results.writing import percent
 
 PLACE = 0
 _TEXTS = PROSE["checks"]

@@ -17,7 +17,7 @@ from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Tab
 from withstand.reporting.table import area_over_levels, chance_of, clean, mean_over_levels, rows, select
 from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
 from withstand.results.results import CorruptionKind
-from withstand.results.words import percent
+from withstand.results.writing import percent
 
 PLACE = 10
 NOISE_AXIS = "noise_std (images in [0, 1])"

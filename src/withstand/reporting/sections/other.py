@@ -10,7 +10,7 @@ from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Section, Table
 from withstand.reporting.table import rows, select
 from withstand.results.measurements import Measurement
-from withstand.results.words import norm_text
+from withstand.results.writing import norm_text
 
 _HEADER = ("Measure", "By", "Norm", "Level", "Value", "95 % interval", "Count")
 _TABLE = "What was measured beside all that has a section of its own; level is an epsilon or the like."

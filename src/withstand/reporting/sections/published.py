@@ -14,7 +14,7 @@ from withstand.reporting.table import at, clean, method_name, most_certified, ro
 from withstand.results.measurements import Measurement, protocol_measure
 from withstand.results.random_answers import ProtocolInfo
 from withstand.results.results import Published
-from withstand.results.words import norm_text
+from withstand.results.writing import norm_text
 
 PLACE = 20
 TITLES = {"sebr": "SEBR", "clean": "Clean", "fgsm": "FGSM", "pgd": "PGD"}

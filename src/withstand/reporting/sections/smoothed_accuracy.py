@@ -13,7 +13,7 @@ from withstand.reporting.section import PROSE, Figure, Prose, Section, Table
 from withstand.reporting.table import chance_of, one, rows, select
 from withstand.results import measurements
 from withstand.results.measurements import ABSTENTION, SMOOTHED, SMOOTHED_CERTIFIED, Measurement
-from withstand.results.words import epsilon_text
+from withstand.results.writing import epsilon_text
 
 PLACE = 20
 _RADII = {

@@ -10,7 +10,7 @@ _NORMS = {"inf": "ℓ∞", "linf": "ℓ∞", "1": "ℓ₁", "1.0": "ℓ₁", "2"
 # Letters and signs beside which the spelling is part of a name, a path or an option.
 _APART = r"(?<![\w/=-]){}(?![\w/=-])"
 _VALUED = re.compile(r"\bepsilon (?=\d)")
-_SPELLED = re.compile(r"(?<![A-Za-z0-9])l(inf|1|2)(?![A-Za-z0-9])")
+_SPELLED = re.compile(r"(?<![A-Za-z0-9])[lL]-?(inf|1|2)(?![A-Za-z0-9])")
 
 
 def percent(share: float) -> str:
@@ -43,7 +43,8 @@ def with_signs(names: Iterable[str] = ()) -> Callable[[str], str]:
         or in these names.
     """
     spelled = sorted(filter(_SPELLED.search, names), key=len, reverse=True)
-    pattern = re.compile("|".join(_APART.format(word) for word in [*map(re.escape, spelled), "l(?:inf|1|2)"]))
+    words = [*map(re.escape, spelled), "[lL]-?(?:inf|1|2)"]
+    pattern = re.compile("|".join(map(_APART.format, words)))
 
     def signed(name: re.Match[str]) -> str:
         return _SPELLED.sub(lambda spelling: norm_text(spelling[1]), name[0])
