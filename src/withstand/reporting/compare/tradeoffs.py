@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
@@ -33,7 +33,7 @@ class _Tradeoff(NamedTuple):
     """One figure to choose: groups by their means in two aspects, of which ``on_axis`` is the vertical one.
 
     ``places`` has a row a group, named by its label, as ``dots`` takes them, and ``runs`` one a run, named by
-    the label of its group.
+    the label of its group. ``legends`` are what groups are called beside their marks, by label.
     """
 
     is_of_cost: bool
@@ -44,6 +44,7 @@ class _Tradeoff(NamedTuple):
     groups: Sequence[Group]
     places: pd.DataFrame
     runs: pd.DataFrame
+    legends: Mapping[str, str]
 
 
 def section(compared: Comparison) -> Section | None:
@@ -60,7 +61,8 @@ def section(compared: Comparison) -> Section | None:
 
 
 def _tradeoffs(compared: Comparison, x: str) -> Iterator[_Tradeoff]:
-    parts = _parts(compared)
+    parts, labels = _parts(compared), [group.label for group in compared.groups]
+    legends = dict(zip(labels, what_differs(labels), strict=True))
     for aspect in records(aspects_of(compared.points)):
         y = aspect.Index
         known = compared.mean(x).index.intersection(compared.mean(y).index)
@@ -76,7 +78,7 @@ def _tradeoffs(compared: Comparison, x: str) -> Iterator[_Tradeoff]:
                 name = ", ".join(filter(None, (y, of)))
                 runs = _runs(compared, placed, (x, y), on_axis)
                 kinds = aspect.kind == "attacked", aspect.kind != "agreement"
-                yield _Tradeoff(x == _TIME, *kinds, name, on_axis, placed, places, runs)
+                yield _Tradeoff(x == _TIME, *kinds, name, on_axis, placed, places, runs, legends)
 
 
 def _parts(compared: Comparison) -> dict[str, list[Group]]:
@@ -160,8 +162,7 @@ def pareto_best(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def _figure(tradeoff: _Tradeoff, best: pd.DataFrame) -> Figure:
     families = families_of(tradeoff.groups)
-    names = what_differs([family.name for family in families])
-    families = [family._replace(name=name) for family, name in zip(families, names, strict=True)]
+    families = [family._replace(name=tradeoff.legends.get(family.name, family.name)) for family in families]
     traces = [series("Pareto-best", list(best.x), list(best.y), 0, mode="markers", marker=_RING)]
     for number, family in enumerate(families):
         traces += _traces(tradeoff, family, number)
