@@ -29,7 +29,7 @@ from withstand.reporting.section import Figure
 
 # What is seen with all cones, and without the long, middle or short ones, of linear RGB: Machado et al., "A
 # physiologically-based model for simulation of color vision deficiency", IEEE TVCG 15 (2009), severity 1.
-SIGHT = {
+SIGHT: dict[str, list[float]] = {
     "all": [1, 0, 0, 0, 1, 0, 0, 0, 1],
     "protan": [0.1523, 1.0526, -0.2049, 0.1145, 0.7863, 0.0992, -0.0039, -0.0481, 1.0520],
     "deutan": [0.3673, 0.8606, -0.2280, 0.2801, 0.6725, 0.0474, -0.0118, 0.0429, 0.9689],
@@ -56,7 +56,7 @@ def linear(colour: str) -> NDArray[np.float64]:
 @pytest.mark.parametrize(("palette", "ground"), [(COLOURS, "#FFFFFF"), (ON_DARK, "#1A1E25")])
 @pytest.mark.parametrize("sight", SIGHT)
 def test_eight_colours_are_apart_for_every_sight(palette: tuple[str, ...], ground: str, sight: str) -> None:
-    seen = [np.clip(np.reshape(SIGHT[sight], (3, 3)) @ linear(colour), 0, 1) for colour in palette]
+    seen = [np.clip(np.array(SIGHT[sight]).reshape(3, 3) @ linear(colour), 0, 1) for colour in palette]
     places = [np.array(TO_OKLAB) @ np.cbrt(np.array(TO_CONES) @ colour) for colour in seen]
     apart = [np.linalg.norm(one - other) for at, one in enumerate(places) for other in places[:at]]
     assert len(palette) == 8

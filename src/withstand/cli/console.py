@@ -35,7 +35,7 @@ def print_results(results: Results, table: pd.DataFrame) -> None:
         select(table, measurements.ATTACKED),
         select(table, measurements.CERTIFIED),
     ]
-    write = signs_of_results(results, table.by)
+    write = signs_of_results(results, table)
     OUTPUT.print(_accuracies("test data", title, pd.concat(measured), write, repeats))
     for line in [*_descriptions(results, table), *_random_answers(results)]:
         OUTPUT.print(write(line))

@@ -162,7 +162,7 @@ def _in_words(table: pd.DataFrame) -> str:
         middle = pd.DataFrame([curve.iloc[(len(curve) - 1) // 2] for curve in curves], columns=table.columns)
         for norm, of_norm in middle.groupby("norm", sort=False):
             headline = of_norm.sort_values(["value", "level"], ascending=is_lowest).iloc[0]
-            parts.append(f"{word} {percent(headline.value)} ({budget(norm, headline.level)})")
+            parts.append(f"{word} {percent(headline.value)} ({budget(str(norm), headline.level)})")
     return ", ".join(parts)
 
 

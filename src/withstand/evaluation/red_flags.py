@@ -259,11 +259,11 @@ def doubts(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     attacked = attacked[(attacked["norm"] == "inf") & (attacked["level"] >= _LARGE_EPSILON_LINF)]
     attacked = attacked[~attacked["by"].str.startswith("worst-") & (attacked["lower"] > largest_class)]
     warnings += [
-        f"Masked gradients: {percent(row.value)} of the images withstand {row.by} at linf "
-        f"{epsilon_text(row.level)}, where every image can be turned into the same grey one, so at most "
+        f"Masked gradients: {percent(value)} of the images withstand {by} at linf "
+        f"{epsilon_text(level)}, where every image can be turned into the same grey one, so at most "
         f"{percent(largest_class)} truly can. The attacked accuracies at smaller epsilon are likely too high "
         "as well: attack with more restarts, other losses, or an attack without gradients."
-        for row in attacked.itertuples()
+        for by, level, value in zip(attacked["by"], attacked["level"], attacked["value"], strict=True)
     ]
     return warnings
 

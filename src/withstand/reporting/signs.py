@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
+
+import pandas as pd
 
 from withstand.reporting.read import Run
 from withstand.reporting.section import Code, Section
@@ -12,7 +14,6 @@ from withstand.results.results import Results
 from withstand.results.writing import with_signs
 
 Write = Callable[[str], str]
-_Part = TypeVar("_Part")
 # What no one reads: keys, links, classes of the style sheet, and images.
 _UNSEEN = ("key", "tab", "kind", "href", "measures")
 _IMAGE = "data:"
@@ -21,20 +22,20 @@ _SEEN_IN_PLOTS = ("name", "text", "hovertext", "ticktext")
 
 def signs_of(runs: Sequence[Run]) -> Write:
     """What writes norms by their signs in texts on some runs, and in the names of their attacks."""
-    return with_signs({name for run in runs for name in _names(run.results, run.table.by)})
+    return with_signs({name for run in runs for name in _names(run.results, run.table)})
 
 
-def signs_of_results(results: Results, names: Sequence[str]) -> Write:
-    """The same for one evaluation, whose table is by these names."""
-    return with_signs(_names(results, names))
+def signs_of_results(results: Results, table: pd.DataFrame) -> Write:
+    """The same for one evaluation and its table."""
+    return with_signs(_names(results, table))
 
 
-def _names(results: Results | None, by: Sequence[str]) -> set[str]:
+def _names(results: Results | None, table: pd.DataFrame) -> set[str]:
     if results is None:
         return set()
     stages = {stage.name for attack in results.attacks for stage in attack.stages}
     sweep = results.sampling.sweep if results.sampling else None
-    return {*map(str, by), *stages, *([sweep.attack] if sweep else [])}
+    return {*map(str, table["by"]), *stages, *([sweep.attack] if sweep else [])}
 
 
 def signed(sections: Sequence[Section], write: Write) -> list[Section]:
@@ -42,18 +43,17 @@ def signed(sections: Sequence[Section], write: Write) -> list[Section]:
     return [_signed(section, write) for section in sections]
 
 
-def _signed(part: _Part, write: Write) -> _Part:
+def _signed(part: Any, write: Write) -> Any:
     """A part of a section, whatever it is."""
-    whole: Any = part
-    if isinstance(whole, str):
-        return part if whole.startswith(_IMAGE) else type(whole)(write(whole))
-    if isinstance(whole, dict):
-        return _in_plot(whole, write)
-    if isinstance(whole, (list, tuple)):
-        return type(whole)(_signed(each, write) for each in whole)
-    if is_dataclass(whole) and not isinstance(whole, (Code, type)):
-        names = [field.name for field in fields(whole) if field.name not in _UNSEEN]
-        return replace(whole, **{name: _signed(getattr(whole, name), write) for name in names})
+    if isinstance(part, str):
+        return part if part.startswith(_IMAGE) else type(part)(write(part))
+    if isinstance(part, dict):
+        return _in_plot(part, write)
+    if isinstance(part, (list, tuple)):
+        return type(part)(_signed(each, write) for each in part)
+    if is_dataclass(part) and not isinstance(part, (Code, type)):
+        names = [field.name for field in fields(part) if field.name not in _UNSEEN]
+        return replace(part, **{name: _signed(getattr(part, name), write) for name in names})
     return part
 
 

@@ -180,8 +180,9 @@ def _ticks(tradeoff: _Tradeoff, way: str) -> dict[str, Any]:
     """An axis that shows every mean with its interval, and every run."""
     if way == "y" and not tradeoff.is_share:
         return {"rangemode": "normal"}
-    ends = tradeoff.places.filter(regex=f"^{way}(_lower|_upper)?$").stack().tolist()
-    values = [*ends, *tradeoff.runs[way].tolist()]
+    ends = [name for name in (way, f"{way}_lower", f"{way}_upper") if name in tradeoff.places]
+    values = [value for name in ends for value in tradeoff.places[name].dropna()]
+    values += tradeoff.runs[way].tolist()
     return shares_between(min(values), max(values))
 
 
