@@ -16,10 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from plotly.offline import get_plotlyjs
-
 from withstand.core.run_folder import RunFolder
 from withstand.reporting import report
+from withstand.reporting.page import plotly_script
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN, Measurement, table_of
 from withstand.results.results import AttackInfo, CertificateInfo, Results
 from withstand.results.results_file import write_results
@@ -78,7 +77,7 @@ def report_cost(num_examples: int, num_curves: int, rounds: int) -> dict[str, fl
         "seconds": min(seconds),
         "seconds_first": seconds[0],
         "bytes": size,
-        "bytes_without_plotly": size - len(get_plotlyjs().encode()),
+        "bytes_without_plotly": size - len(plotly_script().encode()),
     }
 
 

@@ -87,13 +87,13 @@ def test_console_prints_attacks_and_certificates_as_sections(capsys: pytest.Capt
         Measurement(LARGEST_RADIUS, "certified-l2", "2", value=0.75),
     )
     assert text.startswith("digits ")
-    assert "│ clean │ │ 50.00% │ 25.00% to 75.00% of 180 │" in text
-    assert "│ standard │ 0.1 │ 26.67% │" in text
-    assert "│ │ 0.2 │ 22.22% │" in text
-    assert "│ certified-l2 │ 0.5 │ 16.67% │" in text
-    assert "standard: four attacks epsilon 0.1: apgd broke 40 of 90, square broke 2 of 50" in text
-    assert "certified-l2: bounds certified-l2: Runs in float32." in text
-    assert "certified-l2: certified radius mean 0.25, median 0.2, largest 0.75" in text
+    assert "│ clean │ │ 50.0 % │ 25.0–75.0 % of 180 │" in text
+    assert "│ standard │ 0.1 │ 26.7 % │" in text
+    assert "│ │ 0.2 │ 22.2 % │" in text
+    assert "│ certified-ℓ₂ │ 0.5 │ 16.7 % │" in text
+    assert "standard: four attacks ε = 0.1: apgd broke 40 of 90, square broke 2 of 50" in text
+    assert "certified-ℓ₂: bounds certified-ℓ₂: Runs in float32." in text
+    assert "certified-ℓ₂: certified radius mean 0.25, median 0.2, largest 0.75" in text
 
 
 def test_console_prints_random_answers_and_protocols(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,12 +113,12 @@ def test_console_prints_random_answers_and_protocols(capsys: pytest.CaptureFixtu
     ]
     text = printed(capsys, results, *rows)
     assert text.startswith("digits, 3 predictions an example")
-    assert "25.00% to 75.00% of 60 examples" in text
+    assert "25.0–75.0 % of 60 examples" in text
     assert "random weights: 3 predictions an image, each the mean of 20 draws; gradients of 16 draws" in text
     assert "uncertainty, mnist: mean entropy 0.500 nats, of which 0.400 from draws" in text
     assert "AUROC 0.750" in text
     assert "protocol sebr" in text
-    assert "fgsm │ 0.16 │ 25.00% │ 25.00% to 75.00% of 60 " in text
+    assert "fgsm │ 0.16 │ 25.0 % │ 25.0–75.0 % of 60 " in text
     text = printed(capsys, replace(results, sampling=Sampling("", 1, 1, None)), *rows)
     assert "random weights: 1 prediction an image, the mean of 1 draw uncertainty" in text
     assert "of 180" in text
@@ -146,9 +146,9 @@ def test_console_prints_one_number_in_one_line(capsys: pytest.CaptureFixture[str
         Measurement(MEAN_SMOOTHED_RADIUS, "smoothed", "2", value=0.5),
     )
     assert "kernel norms: at least gradient 1.5, perturbation 1.25; at most 2.5 (logits a unit" in text
-    assert "corruptions: mean accuracy 37.50%; worst jpeg, 25.00%" in text
+    assert "corruptions: mean accuracy 37.5 %; worst jpeg, 25.0 %" in text
     assert (
-        "noise_std 0.25, accuracy 80.00%, abstains from 5.00%, mean certified l2 radius 0.5, each with"
+        "noise_std 0.25, accuracy 80.0 %, abstains from 5.0 %, mean certified ℓ₂ radius 0.5, each with"
         in text
     )
     assert "probability 0.999" in text

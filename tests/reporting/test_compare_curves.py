@@ -92,7 +92,7 @@ def test_noise_section_has_runs_beside_each_other(
         "2 levels of noise_std to 0.25",
     ]
     assert re.search(r"<b>76\.0 %</b> <small>clipped 76\.5 %</small></td><td [^>]*>0\.780 ", page)
-    assert page.count("<td>not measured</td><td>not measured</td>") == 4
+    assert page.count('<td class="absent">not measured</td><td class="absent">not measured</td>') == 4
     assert ">Accuracy under noise</h2>" in page
     assert "at which a constant answer scores 1" in page
 
@@ -125,7 +125,7 @@ def test_seeds_table_has_means_under_noise(over_seeds: list[Run]) -> None:
     table = seeds_table(compared)
     mean, area = f"Mean accuracy under noise, {SCALE}", f"Agreement area, {SCALE}"
     assert list(table.columns).index(area) == list(table.columns).index(mean) + 1
-    assert words(table[mean].iloc[1]) == "82.67 % (82.67–82.67)"
+    assert words(table[mean].iloc[1]) == "82.7 % (82.7–82.7)"
     assert table[area].iloc[1] == "0.830 (0.830–0.830)"
     section = seeds.section(compared)
     assert section is not None
@@ -139,7 +139,7 @@ def test_seeds_summary_shows_means_under_noise(write_run: WriteRun, noisy: Calla
     ]
     header, (row,) = summarize_seeds(folders)
     assert header[-1] == f"Mean accuracy under noise, {SCALE}"
-    assert words(row[-1]).startswith("77.67 % (")
+    assert words(row[-1]).startswith("77.7 % (")
 
 
 def test_seeds_table_has_no_interval_of_a_single_run_under_noise(
@@ -147,7 +147,7 @@ def test_seeds_table_has_no_interval_of_a_single_run_under_noise(
 ) -> None:
     runs = noisy(0.98, 0.8, 0.5).run(recipe=recipe_of("a")), evaluated.run(recipe=recipe_of("b"))
     table = seeds_table(Comparison(runs))
-    assert words(table[f"Mean accuracy under noise, {SCALE}"].iloc[0]) == "76.00 %"
+    assert words(table[f"Mean accuracy under noise, {SCALE}"].iloc[0]) == "76.0 %"
     assert table[f"Agreement area, {SCALE}"].tolist() == ["0.780", "—"]
 
 
@@ -204,14 +204,14 @@ def test_accuracy_section_draws_a_run_in_one_look_attacked_and_certified(certifi
     assert section is not None
     assert section.title == "Accuracy under attack, and certified"
     assert [figure.title for figure in section.figures] == [
-        "Accuracy against epsilon, ℓ∞",
-        "Accuracy against epsilon, ℓ2",
+        "Accuracy against ε, ℓ∞",
+        "Accuracy against ε, ℓ₂",
     ]
     traces = section.figures[1].plot["data"]
     assert [trace["name"] for trace in traces] == [
-        "one",
+        "one, attacked",
         "one, certified (best)",
-        "two",
+        "two, attacked",
         "two, certified (best)",
     ]
     colours = [trace["line"]["color"] for trace in traces]
@@ -225,4 +225,4 @@ def test_training_section_has_a_figure_a_column(make_run: Callable[..., Run]) ->
     assert section.figures[0].title == "Loss"
     named = [trace["name"] for trace in section.figures[0].plot["data"] if trace.get("name")]
     assert named == ["one", "two"]
-    assert section.fold == ""
+    assert section.fold == "The curves of all 2 runs"

@@ -19,7 +19,7 @@ RECIPE = "{{name: {name}/seed={seed}, seed: {seed}, model: {{name: {name}}}}}"
 
 @pytest.fixture(autouse=True)
 def _short_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("withstand.reporting.page.get_plotlyjs", lambda: "")
+    monkeypatch.setattr("withstand.reporting.page.plotly_script", lambda: "")
 
 
 @pytest.fixture
@@ -117,18 +117,19 @@ def test_compare_page_has_a_column_of_data_sets_where_they_differ(
 
 def test_compare_page_folds_many_runs(folders: list[Path], tmp_path: Path) -> None:
     page = page_of(folders, tmp_path)
-    assert page.count('<article class="run"') == 9
+    assert page.count('<article class="run brief"') == 9
     assert len(re.findall(r"<details>\s*<summary><h2 class=\"run-title\"", page)) == 9
     assert "The curves of all 9 runs" in page
     assert page.count("<details") == page.count("</details>")
     assert "Over seeds" in page
     assert "Against clean accuracy" in page
-    assert page.index(">Trade-offs<") < page.index(">Over seeds<") < page.index(">Each run<")
+    assert page.index(">Over seeds<") < page.index(">Each run<") < page.index(">Trade-offs<")
 
 
-def test_compare_page_shows_few_runs_in_full(folders: list[Path], tmp_path: Path) -> None:
+def test_compare_page_folds_few_runs_in_full(folders: list[Path], tmp_path: Path) -> None:
     page = page_of(folders[:4], tmp_path)
-    assert not re.findall(r"<summary><h2", page)
+    assert len(re.findall(r"<summary><h2", page)) == page.count('<article class="run"') == 4
+    assert 'id="run-1-part-training"' in page
     assert "Over seeds" in page
     assert "Over seeds" not in page_of([folders[0], folders[3]], tmp_path)
 

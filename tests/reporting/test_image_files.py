@@ -21,7 +21,7 @@ WriteRun = Callable[..., Path]
 def test_figures_in_sections_have_the_order_of_the_page(make_run: Callable[..., Any]) -> None:
     runs = [make_run(name) for name in ("one", "two")]
     assert [figure.title for figure in figures_in(sections_of(runs[0]))][:2] == [
-        "Accuracy against epsilon, ℓ∞",
+        "Accuracy against ε, ℓ∞",
         "Loss",
     ]
     titles = [figure.title for figure in figures_in(compare_sections(runs))]

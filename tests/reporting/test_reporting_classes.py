@@ -50,7 +50,7 @@ def test_certified_classes_have_a_column(everything: Any, build: Any) -> None:
     cat, *others = everything.results.classes.accuracies
     target = Target("certified-l2", "2", 1.0)
     shown = with_accuracies(everything, [replace(cat, certified=cat.attacked), *others], certified=target)
-    assert build.texts(shown.tables[0].header)[3] == "Certified by certified-l2, ℓ2 ε = 1"
+    assert build.texts(shown.tables[0].header)[3] == "Certified by certified-l2, ℓ₂ ε = 1"
     assert shown.figures[0].plot["data"][2]["x"] == [0.4]
 
 

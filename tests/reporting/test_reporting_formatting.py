@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from withstand.reporting import formatting
 from withstand.results.measurements import Measurement
 from withstand.results.shares import Share
+from withstand.results.writing import epsilon_text, norm_text, percent, with_signs
 
 
 def plain(text: str) -> str:
@@ -18,7 +19,7 @@ def plain(text: str) -> str:
     [(0.0, "0"), (0.1, "0.1"), (0.2, "0.2"), (8 / 255, "8/255"), (16 / 255, "16/255"), (0.12345, "0.1235")],
 )
 def test_epsilon_text_is_short(epsilon: float, text: str) -> None:
-    assert formatting.epsilon_text(epsilon) == text
+    assert epsilon_text(epsilon) == text
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def test_sentence_ends_once(text: str, whole: str) -> None:
 
 @given(st.integers(min_value=0, max_value=255))
 def test_epsilon_text_has_the_value_of_pixel_levels(level: int) -> None:
-    numerator, _, denominator = formatting.epsilon_text(level / 255).partition("/")
+    numerator, _, denominator = epsilon_text(level / 255).partition("/")
     assert float(numerator) / float(denominator or 1) == pytest.approx(level / 255, abs=1e-9)
 
 
@@ -57,9 +58,8 @@ def test_memory_has_its_unit(num_bytes: int, text: str) -> None:
     assert plain(formatting.memory(num_bytes)) == text
 
 
-def test_percent_has_a_second_decimal_for_many_examples() -> None:
-    assert plain(formatting.percent(0.98034, 1000)) == "98.0 %"
-    assert plain(formatting.percent(0.98034, 10_000)) == "98.03 %"
+def test_percent_has_one_decimal() -> None:
+    assert [plain(percent(share)) for share in (0.98034, 0.0, 1.0)] == ["98.0 %", "0.0 %", "100.0 %"]
 
 
 def test_as_published_has_the_same_digits() -> None:
@@ -76,9 +76,9 @@ def test_share_in_words() -> None:
     assert (formatting.interval(bare), formatting.counted(bare)) == ("", "")
 
 
-@pytest.mark.parametrize(("norm", "sign"), [("inf", "ℓ∞"), ("2", "ℓ2"), ("1", "ℓ1"), ("none", "none")])
+@pytest.mark.parametrize(("norm", "sign"), [("inf", "ℓ∞"), ("2", "ℓ₂"), ("1", "ℓ₁"), ("none", "none")])
 def test_norm_text_is_a_sign(norm: str, sign: str) -> None:
-    assert formatting.norm_text(norm) == sign
+    assert norm_text(norm) == sign
 
 
 def test_dataset_note_is_of_inexact_data_sets_alone() -> None:
@@ -86,3 +86,18 @@ def test_dataset_note_is_of_inexact_data_sets_alone() -> None:
     assert formatting.dataset_note("cifar10") is None
     assert formatting.dataset_title("cifar10-jpeg") == "cifar10-jpeg"
     assert formatting.dataset_title("of my own") == "of my own"
+
+
+def test_norms_have_signs_where_they_stand_alone_and_in_names_of_attacks() -> None:
+    write = with_signs(["pgd-20-linf", "pgd-20", "certified-l2"])
+    assert write("PGD, linf, 20 steps; l2.") == "PGD, ℓ∞, 20 steps; ℓ₂."
+    assert (
+        write("Worst of pgd-20-linf, certified-l2, an example.")
+        == "Worst of pgd-20-ℓ∞, certified-ℓ₂, an example."
+    )
+    assert plain(write("broke 3 at epsilon 0.3")) == "broke 3 at ε = 0.3"
+
+
+def test_names_that_people_gave_keep_their_spelling() -> None:
+    text = "loss-gradient-l2-0.1, runs/linf/report.html, --norm=linf, pgd-20-linf-more, all2"
+    assert with_signs(["pgd-20-linf"])(text) == text

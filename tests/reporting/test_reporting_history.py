@@ -46,9 +46,9 @@ def test_panels_of_runs_overlay_shared_columns() -> None:
     columns = {"a": history(loss=[2], lr=[1]), "b": history(loss=[3], kl=[4]), "c": history(kl=[5])}
     panels = panels_of_runs(columns)
     values = {panel.title: {trace.name: trace.values for trace in panel.traces} for panel in panels}
-    assert list(values) == ["Loss", "KL divergence"]  # what one run alone has is in its own section
+    assert list(values) == ["Loss", "Logged: KL divergence"]  # what one run alone has is in its own section
     assert values["Loss"] == {"a": [2], "b": [3]}
-    assert values["KL divergence"] == {"b": [4], "c": [5]}
+    assert values["Logged: KL divergence"] == {"b": [4], "c": [5]}
     assert [trace.series for panel in panels for trace in panel.traces] == [0, 1, 1, 2]
     assert len(panels_of_runs({"a": columns["a"]})) == 2
 

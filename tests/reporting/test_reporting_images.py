@@ -103,7 +103,7 @@ def test_amplification_has_two_digits(largest: int) -> None:
 
 def test_gallery_shows_images_before_and_after(make_run: Any) -> None:
     shown = examples.gallery(make_run())
-    assert "before and after <b>pgd-200</b> at epsilon 20/255" in shown.prose[0].text
+    assert "before and after <b>pgd-200</b> at ε = 20/255" in shown.prose[0].text
     assert "amplified 6.3 times" in shown.prose[0].text
     assert "more are in" not in shown.prose[0].text
     first, second = shown.pictures

@@ -151,16 +151,16 @@ def test_measures_that_no_section_shows_are_a_section(evaluated: Any, build: Any
     shown = other.section(whole.run(), {CLEAN, ATTACKED, CERTIFIED})
     assert shown is not None
     assert [build.texts(row) for row in shown.tables[0].rows] == [
-        ["hue accuracy", "red", "ℓ2", "0.25", "90.0 %", "88.0–92.0 %", "900 of 1,000"],
-        ["hue accuracy", "blue", "ℓ2", "0.25", "80.0 %", "78.0–82.0 %", "800 of 1,000"],
-        ["hue accuracy", "red", "ℓ2", "0.5", "70.0 %", "68.0–72.0 %", "700 of 1,000"],
+        ["hue accuracy", "red", "ℓ₂", "0.25", "90.0 %", "88.0–92.0 %", "900 of 1,000"],
+        ["hue accuracy", "blue", "ℓ₂", "0.25", "80.0 %", "78.0–82.0 %", "800 of 1,000"],
+        ["hue accuracy", "red", "ℓ₂", "0.5", "70.0 %", "68.0–72.0 %", "700 of 1,000"],
         ["sharpness", "", "", "0", "3.25", "", ""],
     ]
     (figure,) = shown.figures  # of what has several levels
     assert figure.title == "Hue accuracy"
     assert {trace["name"]: trace["x"] for trace in figure.plot["data"]} == {
-        "red ℓ2": [0.25, 0.5],
-        "blue ℓ2": [0.25],
+        "red ℓ₂": [0.25, 0.5],
+        "blue ℓ₂": [0.25],
     }
     assert other.section(evaluated.run(), {CLEAN, ATTACKED}) is None
 

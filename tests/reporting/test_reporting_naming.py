@@ -15,6 +15,7 @@ from withstand.reporting.naming import (
     run_labels,
     run_title,
     setting,
+    what_differs,
 )
 
 MakeRun = Callable[..., Any]
@@ -126,7 +127,7 @@ def test_run_without_a_recipe_is_titled_by_its_network_and_data(evaluated: Any) 
     ("objective", "words"),
     [
         ("{class_path: CrossEntropy}", "CrossEntropy"),
-        ("{class_path: a.Certified, init_args: {norm: 2.0, epsilon: 0.5}}", "Certified ℓ2 ε = 0.5"),
+        ("{class_path: a.Certified, init_args: {norm: 2.0, epsilon: 0.5}}", "Certified ℓ₂ ε = 0.5"),
         (
             "{class_path: C, init_args: {norm: .inf, epsilon: {class_path: Linear, init_args: "
             "{start: 0.0, end: 0.03137254901960784, epochs: 2}}}}",
@@ -181,3 +182,19 @@ def test_setting_names_the_epsilon_that_training_reached(
     only = None if is_logged else {"recipe.yaml", "metrics.json"}
     run = make_run("one", recipe=recipe, training=f"{columns}\n{rows}\n", only=only)
     assert f"A ℓ∞ ε {reached}" in setting(run).split(", ")
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["mnist-plain-small", "mnist-iat-small", "mnist-certified-small"], ["plain", "iat", "certified"]),
+        (["adversarial-l2-0.25", "adversarial-l2-0.5"], ["l2-0.25", "l2-0.5"]),
+        (["tiny (one)", "tiny (two)"], ["one", "two"]),
+        (["a", "a-b"], ["a", "a-b"]),
+        (["digits-certified", "mnist-certified-mlp"], ["digits-certified", "mnist-certified-mlp"]),
+        (["plain"], ["plain"]),
+        ([], []),
+    ],
+)
+def test_legends_have_what_differs_between_names(names: list[str], short: list[str]) -> None:
+    assert what_differs(names) == short

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plotly.offline import get_plotlyjs
 from typing_extensions import override
 
 from withstand.reporting import report
+from withstand.reporting.page import plotly_script
 from withstand.results.measurements import ATTACKED, Measurement
 from withstand.results.results import Published
 
@@ -65,7 +65,7 @@ def first_accuracy_figure(page: Page) -> dict[str, Any]:
     return next(
         figure
         for figure in page.figures
-        if figure["layout"].get("xaxis", {}).get("title", {}).get("text", "").startswith("epsilon (")
+        if figure["layout"].get("xaxis", {}).get("title", {}).get("text", "").startswith("ε (")
     )
 
 
@@ -78,7 +78,7 @@ def real_plotly() -> None:
 def _short_script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Plotly's script is 5 MB, which most tests need not write and parse."""
     if "real_plotly" not in request.fixturenames:
-        monkeypatch.setattr("withstand.reporting.page.get_plotlyjs", lambda: "/* plotly */ 1 < 2;")
+        monkeypatch.setattr("withstand.reporting.page.plotly_script", lambda: "/* plotly */ 1 < 2;")
 
 
 @pytest.fixture
@@ -184,8 +184,8 @@ def test_page_loads_nothing(which: str, request: pytest.FixtureRequest) -> None:
 def test_page_holds_plotly_once_and_whole(write_run: WriteRun, tmp_path: Path) -> None:
     out = report([write_run("one"), write_run("two")], tmp_path / "page.html")
     text = out.read_text(encoding="utf-8")
-    assert text.count("* plotly.js v") == 1
-    assert get_plotlyjs() in text
+    assert text.count("* plotly.js (basic - minified) v") == 1
+    assert plotly_script() in text
     page = Page(out)
     assert len(page.all("script")) == len(page.figures) + 2
 
@@ -258,7 +258,7 @@ def test_compare_page_has_both_runs(compare_page: Page) -> None:
     assert [series["name"] for series in overlaid["data"]] == ["tiny (one)", "tiny (two)"]
     assert overlaid["data"][0]["y"] == [0.981, 0.905, 0.402]
     assert "Accuracy on MNIST with its 95 % interval" in text
-    loss = compare_page.figures[compare_page.figures.index(overlaid) + 1]
+    loss = next(figure for figure in compare_page.figures[::-1] if len(figure["data"]) > 2)
     assert [series["name"] for series in loss["data"] if "name" in series] == [
         "tiny (one)",
         "tiny (two)",
@@ -280,12 +280,12 @@ def test_page_of_a_certified_run(write_run: WriteRun, certified: Any) -> None:
     page = Page(report([write_run(evaluated=whole, examples=examples, environment=environment)]))
     expected = [
         "Accuracy under attack, and certified",
-        "Certified, ℓ2 ε = 1 40.0 % 95 % interval 38.0\N{EN DASH}42.0 % proven, method best",
-        "certified, ℓ2 ε = 1 40.0 % certified (best) 38.0\N{EN DASH}42.0 % 48.2 % as published",
+        "Certified, ℓ₂ ε = 1 40.0 % 95 % interval 38.0\N{EN DASH}42.0 % proven, method best",
+        "certified, ℓ₂ ε = 1 40.0 % certified (best) 38.0\N{EN DASH}42.0 % 48.2 % as published",
         "Certified accuracy is the share for which a proof holds",
         "Attack or certificate Norm",
-        "certified (box) ℓ2 1 10.0 %",
-        "certified-l2 in words. Certified radius: mean 0.7125",
+        "certified (box) ℓ₂ 1 10.0 %",
+        "certified-ℓ₂ in words. Certified radius: mean 0.7125",
         "withstand certify runs/tiny --norm=2",
     ]
     assert [words for words in expected if words not in page.text] == []
@@ -296,14 +296,14 @@ def test_page_of_a_certified_run(write_run: WriteRun, certified: Any) -> None:
 def test_compare_page_of_certified_runs(write_run: WriteRun, certified: Any, tmp_path: Path) -> None:
     folders = [write_run("one", evaluated=certified), write_run("two")]
     page = Page(report(folders, tmp_path / "page.html"))
-    assert "Clean Certified, ℓ2 ε = 1 Certified, ℓ∞ ε = 0.1" in page.text
+    assert "Clean Certified, ℓ₂ ε = 1 Certified, ℓ∞ ε = 0.1" in page.text
     assert "40.0 % 38.0\N{EN DASH}42.0 % certified (best)" in page.text
     assert "what of it is certified" in page.text
     linf = first_accuracy_figure(page)["data"]
     assert [element["name"] for element in linf] == [
-        "tiny (one)",
-        "tiny (one), certified (box and ball)",
-        "tiny (two)",
+        "one, attacked",
+        "one, certified (box and ball)",
+        "two, attacked",
     ]
     assert linf[0]["line"]["color"] == linf[1]["line"]["color"] != linf[2]["line"]["color"]
 
@@ -316,10 +316,10 @@ def test_compare_page_says_what_a_run_did_not_measure(
     page = Page(report([write_run("one"), write_run("two", evaluated=other)], tmp_path / "page.html"))
     assert page.text.count("not measured") == 4
     titles = [element["aria-label"] for element in page.all("div") if element.get("class") == "plot"]
-    titles = [title for title in titles if title.startswith("Accuracy against epsilon")]
-    assert [title[:29] for title in titles[:2]] == [
-        "Accuracy against epsilon, ℓ∞.",
-        "Accuracy against epsilon, ℓ2.",
+    titles = [title for title in titles if title.startswith("Accuracy against ε")]
+    assert [title[:23] for title in titles[:2]] == [
+        "Accuracy against ε, ℓ∞.",
+        "Accuracy against ε, ℓ₂.",
     ]
 
 
@@ -331,3 +331,17 @@ def test_page_draws_the_chance_level_where_it_is_one(
     assert Page(report([two])).figures[0]["layout"]["shapes"][0]["y0"] == 0.25
     both = Page(report([one, two], tmp_path / "page.html"))
     assert "shapes" not in first_accuracy_figure(both)["layout"]
+
+
+def test_page_writes_norms_by_their_signs_alone(write_run: WriteRun, evaluated: Any) -> None:
+    named = evaluated.attacked("pgd-20-linf", "inf", {0.1: 700}).attacked("pgd-20-l2", "2", {0.5: 600})
+    named = named.but(warnings=["In linf at epsilon 0.1, pgd-20-linf is weak; l2 is not."])
+    recipe = "{name: tiny, title: 'Against linf 0.3', description: 'In Linf and l2.'}"
+    page = Page(report([write_run("run", evaluated=named, recipe=recipe, only=None)]))
+    traces = [trace for figure in page.figures for trace in figure["data"]]
+    figures = " ".join(str([trace.get(key) for key in ("name", "text", "hovertext")]) for trace in traces)
+    alternatives = " ".join(element.get("aria-label", "") for _, element in page.tags)
+    seen = page.text.replace(recipe, "") + figures + alternatives
+    assert re.findall(r"(?i).{0,20}\bl-?(?:inf|[12])\b", seen) == []
+    assert {"pgd-20-ℓ∞", "pgd-20-ℓ₂"} <= set(re.findall(r"[\w-]+[∞₂]", seen))
+    assert "Against ℓ∞ 0.3" in page.text

@@ -41,7 +41,7 @@ def test_sweep_is_drawn_from_few_draws_to_many(evaluated: Any, build: Any) -> No
 
 def test_sweep_verdict_says_whether_more_draws_break_more(evaluated: Any, build: Any) -> None:
     settled = build.plain(view(evaluated).prose[1].text)
-    assert settled.startswith("From 1 draw a gradient to 4 the accuracy under pgd-20-<linf> at epsilon 8/255")
+    assert settled.startswith("From 1 draw a gradient to 4 the accuracy under pgd-20-<linf> at ε = 8/255")
     assert "goes from 30.0 % to 11.0 %" in settled
     assert "It has settled" in settled
     assert "less than 0.5 points" in settled
@@ -67,4 +67,4 @@ def test_random_answers_without_a_sweep_have_only_facts(evaluated: Any, sweep: S
 def test_random_answers_are_on_the_page(write_run: Any, evaluated: Any) -> None:
     text = report(write_run(evaluated=evaluated.but(sampling=sampling()))).read_text(encoding="utf-8")
     assert ">Random answers</h2>" in text
-    assert "pgd-20-&lt;linf&gt;" in text
+    assert "pgd-20-&lt;ℓ∞&gt;" in text

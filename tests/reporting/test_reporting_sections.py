@@ -15,7 +15,7 @@ from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Section
 from withstand.reporting.sections import accuracy, origin, published, sections_of
 from withstand.reporting.sections import headlines as results
-from withstand.results.measurements import ROUNDING, Measurement
+from withstand.results.measurements import CERTIFIED, ROUNDING, Measurement
 from withstand.results.results import Published
 from withstand.types import RunFolderError
 
@@ -46,6 +46,19 @@ def test_cards_say_how_many_are_correct_and_under_what(evaluated: Any) -> None:
     ]
 
 
+def test_nothing_left_is_a_line_and_no_card(certified: Any) -> None:
+    nothing = certified.attacked("fab", "inf", {0.3: 0, 0.5: 0}).certified(
+        "certified-linf", "inf", "box", {0.1: 0}
+    )
+    nothing = nothing.without(CERTIFIED).plus(*nothing.rows[-1:])
+    shown = results.headline(nothing.run())
+    assert [plain(card.value) for card in shown.cards].count("0.0 %") == 0
+    assert [plain(note.text) for note in shown.notes] == [
+        "Under attack nothing is left from ℓ∞ ε = 0.3 on: 0 of 1,000.",
+        "Nothing is certified from ℓ∞ ε = 0.1 on: 0 of 1,000.",
+    ]
+
+
 def test_cards_of_certified_accuracy_are_beside_the_attacked_ones(certified: Any) -> None:
     cards = results.headline(certified.run()).cards
     assert [plain(card.label) for card in cards] == [
@@ -53,10 +66,10 @@ def test_cards_of_certified_accuracy_are_beside_the_attacked_ones(certified: Any
         "Attacked, ℓ∞ ε = 0.1",
         "Certified, ℓ∞ ε = 0.1",
         "Attacked, ℓ∞ ε = 0.3",
-        "Attacked, ℓ2 ε = 0.5",
-        "Attacked, ℓ2 ε = 1",
-        "Certified, ℓ2 ε = 1",  # at 1.5 guessing does better
-        "Attacked, ℓ2 ε = 1.5",
+        "Attacked, ℓ₂ ε = 0.5",
+        "Attacked, ℓ₂ ε = 1",
+        "Certified, ℓ₂ ε = 1",  # at 1.5 guessing does better
+        "Attacked, ℓ₂ ε = 1.5",
         "Data set",
     ]
     assert [plain(detail) for detail in cards[6].details] == [
@@ -84,13 +97,13 @@ def test_published_figures_are_beside_ours(certified: Any) -> None:
     assert [texts(row) for row in shown.tables[0].rows] == [
         ["clean", "98.1 %", ends, "99 % as published", "s"],
         ["attacked, ℓ∞ ε = 0.3", "40.2 % pgd-200", "38.2\N{EN DASH}42.2 %", "94 % as published", "s"],
-        ["attacked, ℓ2 ε = 0.3", "not measured", dash, "94 % as published", "s"],
+        ["attacked, ℓ₂ ε = 0.3", "not measured", dash, "94 % as published", "s"],
         ["attacked", "not measured", dash, "94 % as published", "s"],
         [
-            *("certified, ℓ2 ε = 0.5", "71.0 % certified (box)", "69.0\N{EN DASH}73.0 %"),
+            *("certified, ℓ₂ ε = 0.5", "71.0 % certified (box)", "69.0\N{EN DASH}73.0 %"),
             *("48.2 % as published", "s n"),
         ],
-        ["certified, ℓ2 ε = 0.7", "not measured", dash, "50 % as published", "s"],
+        ["certified, ℓ₂ ε = 0.7", "not measured", dash, "50 % as published", "s"],
     ]
     assert published.published(certified.run()) is None
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from plotly.offline import get_plotlyjs
 
+from withstand import reporting
 from withstand.reporting import report
+from withstand.reporting.page import plotly_script
 
 WriteRun = Callable[..., Path]
 NUM_EXAMPLES = 10_000
@@ -38,6 +40,17 @@ def large(write_run: WriteRun, everything: Any, build: Any) -> Path:
 
 def test_page_of_many_examples_is_small(large: Path) -> None:
     page = report(large)
-    assert page.stat().st_size < 8 * MEGABYTE
-    rest = page.stat().st_size - len(get_plotlyjs().encode())
+    assert page.stat().st_size < 3 * MEGABYTE
+    rest = page.stat().st_size - len(plotly_script().encode())
     assert rest < 1.5 * MEGABYTE
+
+
+def test_plotly_bundle_draws_all_kinds_of_figures_that_the_sections_make() -> None:
+    kinds = set(re.findall(r'moduleType:"trace",name:"(\w+)"', plotly_script()))
+    made = {
+        name.lower()
+        for file in Path(reporting.__file__).parent.rglob("*.py")
+        for name in re.findall(r"\bgo\.([A-Z]\w+)\(", file.read_text(encoding="utf-8"))
+    }
+    assert made - {"figure"} == {"scatter", "bar"} <= kinds
+    assert "</script" not in plotly_script()

@@ -23,7 +23,7 @@ def test_smoothed_curve_is_its_own(everything: Any, build: Any) -> None:
     assert not trace["marker"]["symbol"].endswith("-open")  # those of certificates are
     assert build.plain(trace["name"]) == "smoothed classifier, each example with probability 99.9 %"
     assert build.plain(trace["hovertext"][2]) == (
-        "<b>smoothed classifier, each example with probability 99.9 %</b><br>epsilon 0.5<br>"
+        "<b>smoothed classifier, each example with probability 99.9 %</b><br>ε = 0.5<br>"
         "certified with probability 99.9 % an example: 70.0 %<br>95 % interval 68.0–72.0 %"
     )
     assert figure.plot["layout"]["showlegend"] is True
@@ -41,7 +41,7 @@ def test_smoothed_curve_from_zero_has_no_second_start(everything: Any) -> None:
 def test_smoothing_without_epsilons_has_no_figure(everything: Any) -> None:
     shown = view(everything.without(SMOOTHED_CERTIFIED))
     assert (shown.figures, shown.tables) == ([], [])
-    assert ("Largest radius, ℓ2", "0.9471") in shown.facts
+    assert ("Largest radius, ℓ₂", "0.9471") in shown.facts
 
 
 def test_smoothing_shows_all_digits_of_rare_failures(everything: Any, build: Any) -> None:

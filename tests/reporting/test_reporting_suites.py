@@ -59,7 +59,7 @@ def test_suite_bars_differ_in_more_than_colour(everything: Any, build: Any) -> N
     assert figure.title == "Examples broken by each attack, standard-linf"
     assert [bar["marker"]["pattern"]["shape"] for bar in figure.plot["data"]] == ["", "-", "x", "/", ""]
     assert build.plain(figure.plot["data"][3]["hovertext"][1]) == (
-        "<b>pgd-margin</b><br>epsilon 0.3: 530 of 1,000, 53.0 %"
+        "<b>pgd-margin</b><br>ε = 0.3: 530 of 1,000, 53.0 %"
     )
 
 
@@ -67,7 +67,7 @@ def test_suite_table_says_of_how_many(everything: Any, build: Any) -> None:
     (table,) = view(everything).tables
     assert build.texts(table.header) == [
         *(
-            "Epsilon",
+            "ε",
             "Wrong before",
             "pgd-margin white-box",
             "apgd-dlr white-box",
@@ -135,7 +135,7 @@ def test_suite_is_on_the_page(write_run: Any, everything: Any) -> None:
     stages = [replace(suite.stages[0], description="<i>evil</i>"), *suite.stages[1:]]
     whole = everything.but(attacks=[replace(suite, stages=stages), *others])
     page = report(write_run(evaluated=whole)).read_text(encoding="utf-8")
-    assert ">Suite standard-linf, ℓ∞</h2>" in page
+    assert ">Suite standard-ℓ∞, ℓ∞</h2>" in page
     assert '<th scope="col">square <small>black-box</small></th>' in page
     assert "&lt;i&gt;evil&lt;/i&gt;" in page
 

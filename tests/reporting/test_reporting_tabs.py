@@ -16,7 +16,7 @@ WriteRun = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def _short_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("withstand.reporting.page.get_plotlyjs", lambda: "")
+    monkeypatch.setattr("withstand.reporting.page.plotly_script", lambda: "")
 
 
 def panels(page: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from withstand.results.results import CorruptionKind, Corruptions, Noise, Smooth
 from withstand.types import RunFolderError
 
 WriteRun = Callable[..., Path]
-ODD = PaperTable(r"A|b_c", pd.DataFrame({"x": ["50 % #1 {a}"], "ℓ∞ & ℓ2": [r"\^~$<>…"]}), "A – note − ε.")
+ODD = PaperTable(r"A|b_c", pd.DataFrame({"x": ["50 % #1 {a}"], "ℓ∞ & ℓ₂": [r"\^~$<>…"]}), "A – note − ε.")
 
 
 def plain(text: str) -> str:
@@ -29,7 +29,7 @@ def test_markdown_is_escaped() -> None:
     lines = markdown(ODD).splitlines()
     assert lines[0] == r"### A\|b\_c"
     header, rule, row = (re.sub(" +", " ", line) for line in lines[2:5])
-    assert header == "| x | ℓ∞ & ℓ2 |"
+    assert header == "| x | ℓ∞ & ℓ₂ |"
     assert re.fullmatch(r"\|:?-+\|-+:\|", rule)
     assert row == r"| 50 % #1 {a} | \\^~$\<\>… |"
 
@@ -87,9 +87,9 @@ def test_run_tables_have_a_row_a_figure(certified: Any, build: Any) -> None:
     for expected in (
         "Clean | — | 98.1 % | 96.1–100.0 % | 981 of 1,000",
         "Attacked, ℓ∞ ε = 0.1 | fgsm | 90.5 %",
-        "Certified, ℓ2 ε = 0.5 | certified-box-l2 | 71.0 %",
+        "Certified, ℓ₂ ε = 0.5 | certified-box-l2 | 71.0 %",
         "Smoothed classifier, clean | noise_std 0.25 | 94.0 %",
-        "Smoothed classifier, certified, ℓ2 ε = 0.5 | holds with probability 0.999 an example | 70.0 %",
+        "Smoothed classifier, certified, ℓ₂ ε = 0.5 | holds with probability 0.999 an example | 70.0 %",
         "Blur | severity 1 | 50.0 %",
         "Under corruptions, mean | kinds and severities | 50.0 % | — | —",
         "Calibration error | 15 bins | 3.3 % | — | —",

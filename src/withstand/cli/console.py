@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 from rich.table import Table
 
 from withstand.cli.terminal import ERRORS, OUTPUT
+from withstand.reporting.formatting import count, interval
+from withstand.reporting.signs import Write, signs_of_results
 from withstand.reporting.table import area_over_levels, corruption_mean, mean_over_levels, one, rows, select
 from withstand.results import measurements
 from withstand.results.analytic import KernelNorms
 from withstand.results.measurements import Measurement
 from withstand.results.random_answers import Sampling
 from withstand.results.results import Check, Results
+from withstand.results.writing import epsilon_text, percent
 
 
 def print_results(results: Results, table: pd.DataFrame) -> None:
@@ -32,47 +35,53 @@ def print_results(results: Results, table: pd.DataFrame) -> None:
         select(table, measurements.ATTACKED),
         select(table, measurements.CERTIFIED),
     ]
-    OUTPUT.print(_accuracies("test data", title, pd.concat(measured), repeats))
-    _print_descriptions(results, table)
-    _print_random(results, table)
+    write = signs_of_results(results, table)
+    OUTPUT.print(_accuracies("test data", title, pd.concat(measured), write, repeats))
+    for line in [*_descriptions(results, table), *_random_answers(results)]:
+        OUTPUT.print(write(line))
+    for protocol in results.protocols:
+        title = f"published protocol {protocol.name}"
+        measured_so = select(table, measurements.protocol_measure(protocol.name))
+        OUTPUT.print(_accuracies("attack", title, measured_so, write))
     for name, words in _one_liners(results, table).items():
         OUTPUT.print(f"{name}: {words}")
     _print_checks(results.checks)
     for warning in results.warnings:
-        ERRORS.print(f"warning: {warning}", style="yellow")
+        ERRORS.print(f"warning: {write(warning)}", style="yellow")
 
 
-def _accuracies(of: str, title: str, measured: pd.DataFrame, repeats: int = 1) -> Table:
+def _accuracies(of: str, title: str, measured: pd.DataFrame, write: Write, repeats: int = 1) -> Table:
     """A section an attack or certificate, clean first."""
-    shown = Table(of, "epsilon", "accuracy", "95 % interval", title=title)
+    shown = Table(of, "ε", "accuracy", "95 % interval", title=title)
     former = "clean"
     for row in rows(measured):
         if row.by != former:
             shown.add_section()
         name = row.by if row.by != former or row.by == "clean" else ""
-        shown.add_row(name, "" if row.by == "clean" else f"{row.level:.4g}", *_cells(row, repeats))
+        epsilon = "" if row.by == "clean" else epsilon_text(row.level)
+        shown.add_row(write(name), epsilon, *_cells(row, repeats))
         former = row.by
     return shown
 
 
 def _cells(row: Measurement, repeats: int) -> tuple[str, str]:
     """Accuracy and interval; ``repeats`` predictions of each example were counted."""
-    total = f"{(row.total or 0) // repeats} examples" if repeats > 1 else str(row.total)
-    return f"{row.value:.2%}", f"{row.lower:.2%} to {row.upper:.2%} of {total}"
+    total = f"{count((row.total or 0) // repeats)} examples" if repeats > 1 else count(row.total or 0)
+    return percent(row.value), f"{interval(row)} of {total}"
 
 
-def _print_descriptions(results: Results, table: pd.DataFrame) -> None:
+def _descriptions(results: Results, table: pd.DataFrame) -> Iterator[str]:
     """What was measured by what, what each stage of a suite broke, and certified radii."""
     for attack in results.attacks:
-        OUTPUT.print(f"{attack.name}: {attack.description}")
+        yield f"{attack.name}: {attack.description}"
         for at in attack.counts:
             counts = zip(attack.stages, at.broken, at.attacked, strict=True)
             parts = (f"{stage.name} broke {broken} of {number}" for stage, broken, number in counts)
-            OUTPUT.print(f"  epsilon {at.epsilon:.4g}: {', '.join(parts)}")
+            yield f"  ε = {epsilon_text(at.epsilon)}: {', '.join(parts)}"
     for certificate in results.certificates:
-        OUTPUT.print(f"{certificate.name}: {certificate.description}")
+        yield f"{certificate.name}: {certificate.description}"
         if certificate.arithmetic:
-            OUTPUT.print(f"{certificate.name}: {certificate.arithmetic}")
+            yield f"{certificate.name}: {certificate.arithmetic}"
     names = {
         measurements.MEAN_RADIUS: "mean",
         measurements.MEDIAN_RADIUS: "median",
@@ -82,24 +91,19 @@ def _print_descriptions(results: Results, table: pd.DataFrame) -> None:
         radii = {name: one(table, measure, by=certificate.name) for measure, name in names.items()}
         known = ", ".join(f"{name} {row.value:.4g}" for name, row in radii.items() if row)
         if known:
-            OUTPUT.print(f"{certificate.name}: certified radius {known}")
+            yield f"{certificate.name}: certified radius {known}"
 
 
-def _print_random(results: Results, table: pd.DataFrame) -> None:
-    """How random answers were scored, how sure they are, and what published protocols make of them."""
+def _random_answers(results: Results) -> Iterator[str]:
+    """How random answers were scored, and how sure they are."""
     if results.sampling:
-        OUTPUT.print(f"random weights: {_drawn(results.sampling)}")
+        yield f"random weights: {_drawn(results.sampling)}"
     for images in results.uncertainty.sets if results.uncertainty else []:
         auroc = "" if images.auroc is None else f"; separated from clean by entropy, AUROC {images.auroc:.3f}"
         entropy, mutual = images.means["entropy"], images.means["mutual_information"]
-        OUTPUT.print(
+        yield (
             f"uncertainty, {images.name}: mean entropy {entropy:.3f} nats, of which {mutual:.3f} from draws "
             f"that disagree{auroc}"
-        )
-    for protocol in results.protocols:
-        title = f"published protocol {protocol.name}"
-        OUTPUT.print(
-            _accuracies("attack", title, select(table, measurements.protocol_measure(protocol.name)))
         )
 
 
@@ -126,7 +130,7 @@ def _one_liners(results: Results, table: pd.DataFrame) -> dict[str, str]:
         mean = mean_over_levels(table, measurements.NOISE_ACCURACY, "unclipped") or 0.0
         area = area_over_levels(table, measurements.NOISE_AGREEMENT, "unclipped") or 0.0
         lines["noise"] = (
-            f"mean accuracy {100 * mean:.1f} % over noise_std 0 … {noisy.level.max():.4g}; "
+            f"mean accuracy {percent(mean)} over noise_std 0 … {noisy.level.max():.4g}; "
             f"agreement area {area:.3f}"
         )
     corrupted = select(table, measurements.CORRUPTED).groupby("by", sort=False).value.mean()
@@ -134,8 +138,8 @@ def _one_liners(results: Results, table: pd.DataFrame) -> dict[str, str]:
         titles = {kind.name: kind.title for kind in results.corruptions.kinds}
         worst = str(corrupted.idxmin())
         lines["corruptions"] = (
-            f"mean accuracy {corruption_mean(table):.2%}; worst {titles.get(worst, worst).lower()}, "
-            f"{corrupted.min():.2%}"
+            f"mean accuracy {percent(corruption_mean(table) or 0.0)}; worst "
+            f"{titles.get(worst, worst).lower()}, {percent(corrupted.min())}"
         )
     if results.smoothing:
         accuracy, abstained, radius = (
@@ -143,8 +147,8 @@ def _one_liners(results: Results, table: pd.DataFrame) -> dict[str, str]:
             for measure in (measurements.SMOOTHED, measurements.ABSTENTION, measurements.MEAN_SMOOTHED_RADIUS)
         )
         lines["smoothed classifier, another than the one above"] = (
-            f"noise_std {results.smoothing.noise_std:g}, accuracy {accuracy:.2%}, abstains from "
-            f"{abstained:.2%}, mean certified l2 radius {radius:.4g}, each with probability "
+            f"noise_std {results.smoothing.noise_std:g}, accuracy {percent(accuracy)}, abstains from "
+            f"{percent(abstained)}, mean certified ℓ₂ radius {radius:.4g}, each with probability "
             f"{1 - results.smoothing.failure_probability:g}"
         )
     return lines
@@ -156,7 +160,7 @@ def _bounds(norms: KernelNorms) -> str:
     known = {name: getattr(largest, name) for name in ("gradient", "perturbation", "deformation")}
     lower = ", ".join(f"{name} {value:.4g}" for name, value in known.items() if value is not None)
     above = "no upper bound" if largest.spectral is None else f"at most {largest.spectral:.4g}"
-    return f"at least {lower}; {above} (logits a unit of l2 distance, the largest of all classes)"
+    return f"at least {lower}; {above} (logits a unit of ℓ₂ distance, the largest of all classes)"
 
 
 def _print_checks(checks: Sequence[Check]) -> None:

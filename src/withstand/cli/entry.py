@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from io import TextIOWrapper
 
 from rich.table import Table
 
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 when done, 2 for an error of input or surroundings, 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _write_what_can_be_written()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -59,6 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return 0
+
+
+def _write_what_can_be_written() -> None:
+    """Lets a question mark stand for a sign such as ℓ where the terminal's encoding has none."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="replace")
 
 
 def _silence_output() -> None:

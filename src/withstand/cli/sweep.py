@@ -23,10 +23,12 @@ from withstand.recipes.parsing import ParsedRecipe, find_recipe, parse_recipe, r
 from withstand.recipes.sweep import Point, Sweep, find_sweep, is_sweep, keys_of, points, read_over, read_sweep
 from withstand.recipes.words import is_unspoken
 from withstand.reporting import report, summarize_seeds
+from withstand.reporting.formatting import budget
 from withstand.reporting.table import select
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
 from withstand.results.results import Results, covers
 from withstand.results.results_file import read_results
+from withstand.results.writing import percent
 from withstand.runs.run_parts import require_unchanged
 from withstand.runs.stages import evaluate_run, require_other_data, train_recipe
 from withstand.training import ProgressBar
@@ -154,13 +156,13 @@ def _trained_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _in_words(table: pd.DataFrame) -> str:
     """Clean accuracy, and at the middle epsilon of each norm the lowest attacked and most certified."""
-    parts = [f"clean {select(table, CLEAN).value.iloc[0]:.2%}"]
+    parts = [f"clean {percent(select(table, CLEAN).value.iloc[0])}"]
     for word, measure, is_lowest in (("attacked", ATTACKED, True), ("certified", CERTIFIED, False)):
         curves = [curve for _, curve in select(table, measure).groupby(["norm", "by"], sort=False)]
         middle = pd.DataFrame([curve.iloc[(len(curve) - 1) // 2] for curve in curves], columns=table.columns)
         for norm, of_norm in middle.groupby("norm", sort=False):
             headline = of_norm.sort_values(["value", "level"], ascending=is_lowest).iloc[0]
-            parts.append(f"{word} {headline.value:.2%} (l{norm} {headline.level:.4g})")
+            parts.append(f"{word} {percent(headline.value)} ({budget(str(norm), headline.level)})")
     return ", ".join(parts)
 
 

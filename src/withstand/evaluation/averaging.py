@@ -25,6 +25,7 @@ from withstand.evaluation.predictor import Predictor, random_predictor
 from withstand.evaluation.store import Store
 from withstand.results import random_answers as results
 from withstand.results.shares import share
+from withstand.results.writing import percent
 
 _ASKED_APART = 16  # images, to see whether their answers depend on each other
 _SAME_ANSWER = 1e-3  # what the order of additions may change
@@ -262,10 +263,10 @@ def _sweep_warnings(sweep: results.Sweep) -> list[str]:
     if sweep.has_settled:
         return []
     last, before = sweep.levels[-1], sweep.levels[-1 - _DOUBLINGS]
-    seen = f"{before.value:.1%} of the answers withstand it with {before.num_samples}"
+    seen = f"{percent(before.value)} of the answers withstand it with {before.num_samples}"
     return [
         f"Attacks not settled: with gradients of {last.num_samples} draws of the weights, the most that "
-        f"were tried, {last.value:.1%} of the answers withstand {sweep.attack} at "
+        f"were tried, {percent(last.value)} of the answers withstand {sweep.attack} at "
         f"{sweep.epsilon:g}, and {seen}. More draws may lower it further, so the attacked accuracies are "
         "likely too high: raise most_attack_samples."
     ]

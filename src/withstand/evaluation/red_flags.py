@@ -26,6 +26,7 @@ from withstand.results.measurements import (
 from withstand.results.random_answers import Sampling
 from withstand.results.results import AttackInfo, Check
 from withstand.results.shares import share_of
+from withstand.results.writing import epsilon_text, percent
 
 _VANISHED = 0.05  # of the correctly classified examples: beyond this a loss is a poor guide
 _BROKEN = 0.005  # of the examples: beyond this an attack does better than those before it
@@ -93,19 +94,19 @@ def _gradients(vanished: pd.DataFrame, broken: pd.DataFrame) -> Check:
         return Check(name, title, False, finding)
     if margin > _VANISHED:
         finding = (
-            f"at {margin:.1%} {of} the margin has no gradient with respect to the image, so attacks that "
-            "follow gradients are blind there, and what withstands them is likely not robust. Rounding or "
-            "thresholding of inputs, or a layer without a gradient, does this: attack through a smooth "
+            f"at {percent(margin)} {of} the margin has no gradient with respect to the image, so attacks "
+            "that follow gradients are blind there, and what withstands them is likely not robust. Rounding "
+            "or thresholding of inputs, or a layer without a gradient, does this: attack through a smooth "
             "stand-in, or without gradients."
         )
     elif entropy > _VANISHED:
         finding = (
-            f"at {entropy:.1%} {of} the cross-entropy has no gradient in this precision, most likely since "
-            "the logits are large, so attacks that climb it are blind there. Go by attacks on the margin or "
-            "the DLR loss, which the suites standard and thorough hold."
+            f"at {percent(entropy)} {of} the cross-entropy has no gradient in this precision, most likely "
+            "since the logits are large, so attacks that climb it are blind there. Go by attacks on the "
+            "margin or the DLR loss, which the suites standard and thorough hold."
         )
     else:
-        finding = f"without any gradient: cross-entropy {entropy:.1%}, margin {margin:.1%} {of}."
+        finding = f"without any gradient: cross-entropy {percent(entropy)}, margin {percent(margin)} {of}."
     return Check(name, title, max(entropy, margin) <= _VANISHED, finding)
 
 
@@ -122,7 +123,8 @@ class _Break(NamedTuple):
         return self.broken >= max(_LEAST_BROKEN, _BROKEN * self.total)
 
     def __str__(self) -> str:
-        return f"{self.stage} broke {self.broken} of {self.total} examples at epsilon {self.epsilon:.4g}"
+        at = epsilon_text(self.epsilon)
+        return f"{self.stage} broke {self.broken} of {self.total} examples at epsilon {at}"
 
 
 def _breaks(attacks: Sequence[AttackInfo], total: int, kind: str, named: str = "") -> list[_Break]:
@@ -194,8 +196,9 @@ def _large_epsilon(table: pd.DataFrame) -> Check:
         total = int(of_norm["total"].iloc[0])
         passed &= share_of(robust, total).lower <= largest / total
         findings.append(
-            f"in l{norm} at epsilon {float(str(epsilon)):.4g}, {robust} of {total} examples withstand PGD, "
-            f"and at most {largest} truly can, since every image can be turned into the same grey one"
+            f"in l{norm} at epsilon {epsilon_text(float(str(epsilon)))}, {robust} of {total} examples "
+            f"withstand PGD, and at most {largest} truly can, since every image can be turned into the same "
+            "grey one"
         )
     end = " Gradients are masked, so attacked accuracies at smaller budgets are too high as well."
     return Check(name, title, passed, f"{'; '.join(findings)}.{'' if passed else end}")
@@ -205,12 +208,12 @@ def _above_clean(clean: pd.Series, attacked: pd.DataFrame) -> Check:
     name, title = "above-clean", "Accuracy under attack is not above clean accuracy"
     above = attacked[attacked["lower"] > clean["upper"]]
     if above.empty:
-        return Check(name, title, True, f"none is above the clean {clean['value']:.2%}.")
+        return Check(name, title, True, f"none is above the clean {percent(clean['value'])}.")
     highest = above.loc[above["value"].idxmax()]
     finding = (
-        f"{highest['value']:.2%} withstand {highest['by']} at epsilon {highest['level']:.4g}, and "
-        f"{clean['value']:.2%} are correct without an attack. Something other than the attack changed the "
-        "answers."
+        f"{percent(highest['value'])} withstand {highest['by']} at epsilon {epsilon_text(highest['level'])}, "
+        f"and {percent(clean['value'])} are correct without an attack. Something other than the attack "
+        "changed the answers."
     )
     return Check(name, title, False, finding)
 
@@ -256,11 +259,11 @@ def doubts(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     attacked = attacked[(attacked["norm"] == "inf") & (attacked["level"] >= _LARGE_EPSILON_LINF)]
     attacked = attacked[~attacked["by"].str.startswith("worst-") & (attacked["lower"] > largest_class)]
     warnings += [
-        f"Masked gradients: {row.value:.1%} of the images withstand {row.by} at linf {row.level:g}, where "
-        f"every image can be turned into the same grey one, so at most {largest_class:.1%} truly can. The "
-        "attacked accuracies at smaller epsilon are likely too high as well: attack with more restarts, "
-        "other losses, or an attack without gradients."
-        for row in attacked.itertuples()
+        f"Masked gradients: {percent(value)} of the images withstand {by} at linf "
+        f"{epsilon_text(level)}, where every image can be turned into the same grey one, so at most "
+        f"{percent(largest_class)} truly can. The attacked accuracies at smaller epsilon are likely too high "
+        "as well: attack with more restarts, other losses, or an attack without gradients."
+        for by, level, value in zip(attacked["by"], attacked["level"], attacked["value"], strict=True)
     ]
     return warnings
 

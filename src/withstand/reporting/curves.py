@@ -11,12 +11,13 @@ from typing import Any
 import plotly.graph_objects as go
 
 from withstand.reporting.figures import FILL, SHARES, axis, chart, hover, intervals_of, series
-from withstand.reporting.formatting import epsilon_text, interval, norm_text, share_text
+from withstand.reporting.formatting import interval, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Figure
 from withstand.reporting.table import clean, method_name, rows, select, strongest
 from withstand.results.measurements import ATTACKED, CERTIFIED, Measurement, radius_column
 from withstand.results.results import CertificateInfo
+from withstand.results.writing import epsilon_text, norm_text
 
 _MOST_STEPS = 250
 _MOST_TICKS = 7
@@ -108,7 +109,7 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
     """
     sign = norm_text(norm)
     certified = [curve for curve in curves if curve.is_certified]
-    caption = f"Accuracy against epsilon in {sign}. Bars are 95 % intervals; epsilon 0 is clean accuracy."
+    caption = f"Accuracy against ε in {sign}. Bars are 95 % intervals; ε = 0 is clean accuracy."
     if certified:
         caption += f" {_TEXTS['curves_certified']}"
     if any(not curve.steps for curve in certified):
@@ -121,9 +122,9 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
                 curve, place if curve.series is None else curve.series, is_filled=certified == [curve]
             )
         ],
-        f"Accuracy against epsilon, {sign}",
+        f"Accuracy against ε, {sign}",
         caption,
-        x=axis(f"epsilon ({sign}, images in [0, 1])", **_epsilon_ticks(curves)),
+        x=axis(f"ε ({sign}, images in [0, 1])", **_epsilon_ticks(curves)),
         y=axis("accuracy", **SHARES),
         height=400,
         chance=chance,
@@ -149,7 +150,7 @@ def _traces(curve: Curve, index: int, *, is_filled: bool) -> list[go.Scatter]:
         "texts": [
             hover(
                 curve.name,
-                f"epsilon {epsilon_text(row.level)}, {row.by}",
+                f"ε = {epsilon_text(row.level)}, {row.by}",
                 f"accuracy {share_text(row)}",
                 f"95 % interval {interval(row)}",
             )

@@ -1,8 +1,9 @@
 """The look of all figures: one plotly template, and the traces that sections draw with.
 
-Series differ in colour (Okabe and Ito's palette), dash and marker, so that none is known by colour alone; the
-page's script fits the colours to its theme. Plotly reads some HTML in texts, so whatever a user named is
-escaped here, by ``hover`` and ``html.escape``.
+Series differ in colour, dash and marker, so that none is known by colour alone. No two of the eight colours
+are near each other for any of the three kinds of colour blindness; each has one of its own hue for a dark
+ground, which the page's script puts in its place. Plotly reads some HTML in texts, so whatever a user named
+is escaped here, by ``hover`` and ``html.escape``.
 """
 
 from __future__ import annotations
@@ -16,24 +17,33 @@ from typing import Any
 import plotly.graph_objects as go
 import plotly.io
 
-from withstand.reporting.formatting import ShareLike, interval, percent
+from withstand.reporting.formatting import ShareLike, interval
 from withstand.reporting.section import Figure
 from withstand.results.measurements import Measurement
+from withstand.results.writing import percent
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0047B2", "#E14C00", "#009378", "#9D69D2", "#E79F00", "#56BAE1", "#1B1F27", "#892455")
+ON_DARK = ("#5681E9", "#E69F00", "#3DD1A8", "#C69FF9", "#FFDA66", "#B7DCFF", "#FFFFEB", "#D85F7E")
+"""What stands for each of the colours on a dark ground."""
 GREY = "#8a8f98"
 """Reads on white and on near-black alike."""
 FILL: dict[str, Any] = {"fill": "tozeroy", "fillcolor": "rgba(138,143,152,0.16)"}
 """The ground below a curve."""
-SHARES = {"tickformat": ".0%", "range": [-0.02, 1.04]}
+SHARES: dict[str, Any] = {
+    "range": [-0.02, 1.04],
+    "tickmode": "array",
+    "tickvals": [0.2 * step for step in range(6)],
+    "ticktext": [f"{20 * step}\N{NO-BREAK SPACE}%" for step in range(6)],
+}
 """An axis of shares, from 0 to 1."""
 UNIT = {"range": [-0.02, 1.02]}
 """An axis of numbers from 0 to 1."""
 CATEGORIES = {"type": "category", "autorange": "reversed", "dtick": 1}
 """A vertical axis of names, the first on top."""
 
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "cross")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "12px,3px,2px,3px,2px,3px", "2px,7px", "longdashdot")
+# One more than colours, so that the ninth series is not the first again.
+_MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "cross", "pentagon")
 _FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13}
 _AXIS = {
     "title": {"font": {"size": 13}, "standoff": 12},
@@ -47,6 +57,9 @@ _INTERVAL = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 5}
 # Decades at most -> the digits that have a tick in each.
 _TICKS = {1.0: (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0), 3.0: (1.0, 2.0, 5.0)}
 _MOST_POWERS = 8
+_FEWEST_TICKS = 3
+_SHARE_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+_MOST_SHARE_TICKS = 9
 
 plotly.io.templates["withstand"] = go.layout.Template(
     layout={
@@ -113,7 +126,7 @@ def look(index: int, *, is_proven: bool = False) -> dict[str, Any]:
     What is proven is heavy, solid, with open markers, so that it is distinct from the rest without colour.
     """
     colour = COLOURS[index % len(COLOURS)]
-    line = {"color": colour, "width": 2.2, "dash": _DASHES[index % len(_DASHES)]}
+    line = {"color": colour, "width": 2.2, "dash": DASHES[index % len(DASHES)]}
     marker = {"color": colour, "symbol": _MARKERS[index % len(_MARKERS)], "size": 7}
     if is_proven:
         line |= {"width": 4, "dash": "solid"}
@@ -239,6 +252,18 @@ def hover(name: str, *lines: str) -> str:
     return "<br>".join([f"<b>{html.escape(name)}</b>", *map(html.escape, filter(None, lines))])
 
 
+def shares_between(lowest: float, highest: float) -> dict[str, Any]:
+    """An axis of shares that shows those between two, with room to both sides and some four to nine ticks."""
+    room = max(0.06 * (highest - lowest), 0.002)
+    low, high = lowest - room, highest + room
+    step = next((step for step in _SHARE_STEPS if (high - low) / step <= _MOST_SHARE_TICKS), _SHARE_STEPS[-1])
+    ticks = [round(step * place, 6) for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    ticks = [tick for tick in ticks if 0 <= tick <= 1]
+    texts = [f"{100 * tick:g}\N{NO-BREAK SPACE}%" for tick in ticks]
+    ends = {"range": [low, high], "rangemode": "normal"}
+    return ends | {"tickmode": "array", "tickvals": ticks, "ticktext": texts}
+
+
 def logarithmic(values: Sequence[float]) -> dict[str, Any]:
     """What makes an axis logarithmic around positive values, with ticks that are written out."""
     lowest, highest = (math.log10(value) for value in (min(values) / 1.25, max(values) * 1.25))
@@ -248,6 +273,11 @@ def logarithmic(values: Sequence[float]) -> dict[str, Any]:
     powers = range(math.floor(lowest), math.ceil(highest) + 1, step)
     ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
     ticks = [tick for tick in ticks if lowest <= math.log10(tick) <= highest]
+    if len(ticks) < _FEWEST_TICKS:  # they are near one another: ticks as on a linear axis
+        ends = 10**lowest, 10**highest
+        step = 10 ** math.floor(math.log10(ends[1] - ends[0]))
+        step = step if (ends[1] - ends[0]) / step >= _FEWEST_TICKS else step / 5
+        ticks = [step * place for place in range(math.ceil(ends[0] / step), math.floor(ends[1] / step) + 1)]
     return {
         "type": "log",
         "rangemode": "normal",

@@ -7,9 +7,8 @@ import math
 from withstand.reporting.section import PROSE
 from withstand.results.measurements import Measurement
 from withstand.results.shares import Share
+from withstand.results.writing import SPACE, epsilon_text, norm_text, percent
 
-_SPACE = "\N{NO-BREAK SPACE}"
-_NORMS = {"inf": "ℓ∞", "linf": "ℓ∞", "1": "ℓ1", "1.0": "ℓ1", "2": "ℓ2", "2.0": "ℓ2"}
 _DATASETS = {
     "digits": "Digits (8×8)",
     "mnist": "MNIST",
@@ -18,27 +17,19 @@ _DATASETS = {
     "cifar100": "CIFAR-100",
     "cifar10-jpeg": "cifar10-jpeg",
 }
-# From this many examples on, a second decimal says something.
-_MANY_EXAMPLES = 5000
-
 
 ShareLike = Measurement | Share
 """A share with what is known of it."""
 
 
-def percent(share: float, total: int = 0) -> str:
-    """A share as per cent; with two decimals where it is of many examples, else with one."""
-    return f"{100 * share:.{2 if total >= _MANY_EXAMPLES else 1}f}{_SPACE}%"
-
-
 def as_published(share: float) -> str:
     """A share as per cent with the digits that it was published with."""
-    return f"{100 * share:.6g}{_SPACE}%"
+    return f"{100 * share:.6g}{SPACE}%"
 
 
 def share_text(share: ShareLike) -> str:
-    """A share as per cent, with as many digits as its examples tell."""
-    return percent(share.value, share.total or 0)
+    """A share as per cent."""
+    return percent(share.value)
 
 
 def measured(share: ShareLike) -> list[str]:
@@ -50,8 +41,8 @@ def interval(share: ShareLike) -> str:
     """The ends of a share's interval: ``97.1-98.3 %`` with an en dash; empty where it has none."""
     if share.lower is None or share.upper is None or math.isnan(share.lower):
         return ""
-    lower, upper = (percent(end, share.total or 0) for end in (share.lower, share.upper))
-    return f"{lower.removesuffix(_SPACE + '%')}\N{EN DASH}{upper}"
+    lower, upper = (percent(end) for end in (share.lower, share.upper))
+    return f"{lower.removesuffix(SPACE + '%')}\N{EN DASH}{upper}"
 
 
 def counted(share: ShareLike) -> str:
@@ -61,22 +52,9 @@ def counted(share: ShareLike) -> str:
     return f"{count(share.correct)} of {count(share.total)}"
 
 
-def epsilon_text(epsilon: float) -> str:
-    """An epsilon as people write it: ``0.3``, or ``8/255`` where it is no short decimal."""
-    levels = round(epsilon * 255)
-    is_short = abs(epsilon - round(epsilon, 3)) < 1e-9
-    is_levels = abs(epsilon * 255 - levels) < 1e-4
-    return f"{levels}/255" if is_levels and not is_short else f"{epsilon:.4g}"
-
-
-def norm_text(norm: str) -> str:
-    """A norm's sign: ``ℓ∞`` for ``"inf"``; a norm that has none here stays as it is."""
-    return _NORMS.get(norm, norm)
-
-
 def budget(norm: str, epsilon: float) -> str:
     """Norm and epsilon of an attack, on one line: ``ℓ∞ ε = 8/255``."""
-    return f"{norm_text(norm)} ε = {epsilon_text(epsilon)}".replace(" ", _SPACE)
+    return f"{norm_text(norm)} ε = {epsilon_text(epsilon)}".replace(" ", SPACE)
 
 
 def count(number: int) -> str:
@@ -87,21 +65,21 @@ def count(number: int) -> str:
 def duration(seconds: float) -> str:
     """Seconds in the units that fit: ``0.8 ms``, ``12.3 s``, ``3 min 5 s``, ``2 h 4 min``."""
     if seconds < 1:
-        return f"{1000 * seconds:.3g}{_SPACE}ms"
+        return f"{1000 * seconds:.3g}{SPACE}ms"
     if seconds < 59.95:
-        return f"{seconds:.1f}{_SPACE}s"
+        return f"{seconds:.1f}{SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes}{_SPACE}min {rest}{_SPACE}s"
-    return f"{minutes // 60}{_SPACE}h {minutes % 60}{_SPACE}min"
+        return f"{minutes}{SPACE}min {rest}{SPACE}s"
+    return f"{minutes // 60}{SPACE}h {minutes % 60}{SPACE}min"
 
 
 def memory(num_bytes: int) -> str:
     """Bytes in binary units: ``117.7 MiB``."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if num_bytes >= size:
-            return f"{num_bytes / size:.1f}{_SPACE}{unit}"
-    return f"{num_bytes}{_SPACE}bytes"
+            return f"{num_bytes / size:.1f}{SPACE}{unit}"
+    return f"{num_bytes}{SPACE}bytes"
 
 
 def cell(value: float | None) -> str:

@@ -95,8 +95,8 @@ def panels_of_runs(histories: Mapping[str, History]) -> list[Panel]:
         if len(traces) < min(2, len(histories)):
             continue
         words = _words(name)
-        title = words[:1].upper() + words[1:]
-        result.append(Panel(title, f"{title} of each run.", traces, _kind(name) == "Accuracy"))
+        title = f"Logged: {words}" if _kind(name) == "Other terms" else words[:1].upper() + words[1:]
+        result.append(Panel(title, "", traces, _kind(name) == "Accuracy"))
     return result
 
 

@@ -16,6 +16,7 @@ from withstand.reporting.compare import compare_sections
 from withstand.reporting.read import read_run
 from withstand.reporting.section import Figure, Section
 from withstand.reporting.sections import sections_of
+from withstand.reporting.signs import signed, signs_of
 from withstand.types import RunFolderError
 
 ImageFormat = Literal["svg", "png"]
@@ -23,7 +24,7 @@ ImageFormat = Literal["svg", "png"]
 _WIDTH = 900
 _SCALE = 2  # of PNG, for paper
 _INK, _GRID = "#1b1f27", "#d9dde4"  # as the page prints
-_WORDS = {"ℓ": "l", "∞": "inf", "ε": "epsilon"}
+_WORDS = {"ℓ": "l", "∞": "inf", "ε": "epsilon", "₁": "1", "₂": "2"}
 
 
 def export_figures(
@@ -52,7 +53,7 @@ def export_figures(
             "pip install 'withstand[figures]'. The page itself needs neither."
         )
     sections = compare_sections(runs) if len(runs) > 1 else sections_of(runs[0])
-    figures = list(figures_in(sections))
+    figures = list(figures_in(signed(sections, signs_of(runs))))
     folder = Path(out_dir)
     files = [
         folder / f"{number:02d}-{_slug(figure.title)}.{image_format}"

@@ -13,13 +13,17 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from withstand.core import schedules
-from withstand.reporting.formatting import dataset_title, epsilon_text, norm_text
+from withstand.reporting.formatting import dataset_title
 from withstand.reporting.read import Run
 from withstand.reporting.section import Prose
 from withstand.results.results import covers
+from withstand.results.writing import epsilon_text, norm_text
 
 _SETTINGS = "init_args"
 _MOST_CHANGES = 8
+_JOINTS = "-_/, "
+_PARTS = re.compile(rf"[^{_JOINTS}]+[{_JOINTS}]*|^[{_JOINTS}]+")
+_NUMBER = re.compile(rf"\(?[\d.]+\)?[{_JOINTS}]*")
 _HALVED = re.compile(r"back to the end of epoch (\d+), step of epsilon halved")  # a note of the training log
 
 
@@ -117,6 +121,29 @@ def folder_labels(runs: Sequence[Run]) -> list[str]:
         return []
     above = Path(os.path.commonpath([path.parent for path in paths]))
     return [path.relative_to(above).as_posix() for path in paths]
+
+
+def what_differs(names: Sequence[str]) -> list[str]:
+    """Names without the parts at their beginning and end that all of them share, for a legend.
+
+    ``mnist-plain-small`` and ``mnist-certified-small`` are ``plain`` and ``certified``; a number keeps the
+    word before it. Names that would be alike or empty stay whole.
+    """
+    parts = [_PARTS.findall(name) for name in names]
+    fewest = min(map(len, parts), default=0)
+    first = _num_shared(parts, fewest - 1)
+    last = _num_shared([part[::-1] for part in parts], fewest - 1 - first)
+    while first and any(_NUMBER.fullmatch(part[first]) for part in parts):
+        first -= 1
+    short = ["".join(part[first : len(part) - last]).rstrip(_JOINTS) for part in parts]
+    short = [name.strip("()") if name.startswith("(") else name for name in short]
+    return short if len(set(short)) == len(names) > 1 and all(short) else list(names)
+
+
+def _num_shared(parts: Sequence[Sequence[str]], most: int) -> int:
+    """How many parts at the beginning all share, of so many at most."""
+    alike = [len({part[place].rstrip(_JOINTS) for part in parts}) == 1 for place in range(max(0, most))]
+    return alike.index(False) if False in alike else len(alike)
 
 
 def setting(run: Run) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
 from withstand.core.folder_path import as_folder_path
 from withstand.core.run_folder import RunFolder
 from withstand.reporting.compare import compare_sections
 from withstand.reporting.compare.comparison import Comparison
+from withstand.reporting.figures import COLOURS, ON_DARK
 from withstand.reporting.find import write_text
 from withstand.reporting.naming import (
     command_for,
@@ -25,6 +26,7 @@ from withstand.reporting.naming import (
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.section import Tab
 from withstand.reporting.sections import sections_of
+from withstand.reporting.signs import Write, signed, signs_of
 from withstand.types import RunFolderError
 
 _OWN = (
@@ -92,24 +94,26 @@ def _target(folders: Sequence[Path | str], out: Path | str | None) -> Path:
 def _render(runs: Sequence[Run], title: str | None) -> str:
     is_alone, are_many = len(runs) == 1, Comparison(runs).are_many
     labels = enumerate(zip(runs, run_labels(runs), strict=True), start=1)
+    write = signs_of(runs)
     views = [
-        _view(run, label, "run" if is_alone else f"run-{number}", is_brief=are_many)
+        _view(run, label, "run" if is_alone else f"run-{number}", write, is_brief=are_many)
         for number, (run, label) in labels
     ]
     page = _templates().get_template("page.html.j2")
     return page.render(
         title=title or (views[0]["title"] if is_alone else f"{len(runs)} runs compared"),
         views=views,
-        compared=None if is_alone else compare_sections(runs),
+        compared=None if is_alone else signed(compare_sections(runs), write),
         are_many=are_many,
         is_certified=any(run.results.certificates for run in runs if run.results),
-        plotly_script=get_plotlyjs(),
+        on_dark=dict(zip(COLOURS, ON_DARK, strict=True)),
+        plotly_script=plotly_script(),
     )
 
 
-def _view(run: Run, label: str, key: str, *, is_brief: bool) -> dict[str, object]:
+def _view(run: Run, label: str, key: str, write: Write, *, is_brief: bool) -> dict[str, object]:
     """What the page shows of one run; ``command`` writes a page of it alone."""
-    sections = [section for section in sections_of(run) if section.is_brief or not is_brief]
+    sections = signed([part for part in sections_of(run) if part.is_brief or not is_brief], write)
     noise = "Noise and corruptions" if any(section.key == "corruptions" for section in sections) else "Noise"
     tabs = [
         {"key": tab, "title": title, "sections": [section for section in sections if section.tab == tab]}
@@ -119,13 +123,22 @@ def _view(run: Run, label: str, key: str, *, is_brief: bool) -> dict[str, object
     return {
         "id": key,
         "label": label,
-        "title": title,
+        "title": write(title),
         "setting": setting(run).removeprefix(title).lstrip(", "),
-        "description": run_description(run),
+        "description": write(run_description(run) or ""),
         "changes": run_changes(run),
         "command": command_for(run, "report"),
         "tabs": [tab for tab in tabs if tab["sections"]],
     }
+
+
+@functools.cache
+def plotly_script() -> str:
+    """Plotly's basic bundle, which draws scatter, bar and pie alone and is a quarter of the whole.
+
+    It is that of version 4.1.1 of plotly.js, from ``plotly.js-basic-dist-min`` of npm.
+    """
+    return (files("withstand.reporting") / "vendor" / "plotly-basic.min.js").read_text(encoding="utf-8")
 
 
 @functools.cache

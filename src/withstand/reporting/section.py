@@ -151,7 +151,7 @@ class Section:
     pictures: Sequence[Picture] = ()
     codes: Sequence[Code] = ()
     notes: Sequence[Prose] = ()  # PROSE after all else
-    across: Literal[1, 2, 3] = 1  # figures that may stand side by side
+    across: Literal[1, 2, 3] = 1  # figures, or choices, that may stand side by side
     fold: str = ""  # what unfolds all of it; empty where it is not folded
     is_brief: bool = False  # stands on a page of many runs as well
     measures: Sequence[str] = ()  # of the table, that it shows

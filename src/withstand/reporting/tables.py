@@ -13,13 +13,15 @@ from withstand.reporting import table as of_run
 from withstand.reporting.compare.comparison import Comparison, aspects_of, records, with_interval
 from withstand.reporting.compare.pairs import differences_of
 from withstand.reporting.find import write_text
-from withstand.reporting.formatting import budget, count, counted, dataset_title, interval, percent
+from withstand.reporting.formatting import budget, count, counted, dataset_title, interval
 from withstand.reporting.naming import run_labels, setting
 from withstand.reporting.read import Run, read_run
 from withstand.reporting.section import PROSE
 from withstand.reporting.sections.origin import cost_rows
+from withstand.reporting.signs import signs_of
 from withstand.results import measurements
 from withstand.results.results import Results
+from withstand.results.writing import percent
 from withstand.types import RunFolderError
 
 _TEXTS = PROSE["tables"]
@@ -35,7 +37,8 @@ _LATEX = str.maketrans(
     | {'"': r"\textquotedbl{}", "…": r"\ldots{}", "\N{NO-BREAK SPACE}": "~"}
     | {"\N{EN DASH}": "--", "\N{EM DASH}": "---"}
 )
-_NORM = re.compile(r"\$\\ell\$(?:\$(\\infty)\$|(\d))")
+_NORM = re.compile(r"\$\\ell\$(?:\$(\\infty)\$|([₁₂]))")
+_DIGITS = str.maketrans("₁₂", "12")
 # Measure -> what a row is called, and by what it was measured.
 _MEASURES = {
     measurements.CLEAN: ("Clean", ""),
@@ -90,6 +93,8 @@ def export_tables(run_dirs: Sequence[Path | str], out_dir: Path | str) -> list[P
             f"None of the runs has been evaluated, so there are no figures. Evaluate one: "
             f"withstand evaluate {runs[0].path}"
         )
+    write = signs_of(runs)
+    tables = [table._replace(texts=table.texts.map(write), note=write(table.note)) for table in tables]
     folder, stem = Path(out_dir), "figures" if len(runs) == 1 else "comparison"
     texts = {folder / f"{stem}.md": map(markdown, tables), folder / f"{stem}.tex": map(latex, tables)}
     for file, parts in texts.items():
@@ -160,23 +165,23 @@ def _rows(run: Run, results: Results) -> Iterator[list[str]]:
         for row in measured:
             if row.by != "clipped":
                 words |= {"row": row, "at": budget(row.norm, row.level), "kind": titles.get(row.by, row.by)}
-                share = percent(row.value, row.total or results.num_examples)
+                share = percent(row.value)
                 yield [name.format(**words), by.format(**words), share, interval(row), counted(row)]
         if measured:
-            yield from _means(run, measure, measured[0].total or 0)
+            yield from _means(run, measure)
 
 
-def _means(run: Run, measure: str, total: int) -> Iterator[list[str]]:
+def _means(run: Run, measure: str) -> Iterator[list[str]]:
     """Rows that sum a measure up."""
     if measure == measurements.NOISE_ACCURACY:
         scale = of_run.noise_scale(run) or ""
         mean = of_run.mean_over_levels(run.table, measure, "unclipped") or 0.0
         area = of_run.area_over_levels(run.table, measurements.NOISE_AGREEMENT, "unclipped") or 0.0
-        yield ["Under noise, mean", scale, percent(mean, total), "", ""]
+        yield ["Under noise, mean", scale, percent(mean), "", ""]
         yield ["Agreement area", scale, f"{area:.3f}", "", ""]
     if measure == measurements.CORRUPTED:
         mean = of_run.corruption_mean(run.table) or 0.0
-        yield ["Under corruptions, mean", "kinds and severities", percent(mean, total), "", ""]
+        yield ["Under corruptions, mean", "kinds and severities", percent(mean), "", ""]
 
 
 def markdown(table: PaperTable) -> str:
@@ -206,4 +211,4 @@ def latex(table: PaperTable) -> str:
 def _in_latex(text: str) -> str:
     """A text with its special characters escaped, and norms and signs as mathematics."""
     escaped = " ".join(text.splitlines()).translate(_LATEX)
-    return _NORM.sub(lambda norm: rf"$\ell_{norm[1] or norm[2]}$", escaped)
+    return _NORM.sub(lambda norm: rf"$\ell_{norm[1] or norm[2].translate(_DIGITS)}$", escaped)

@@ -16,6 +16,7 @@ from withstand.core.schedules import Schedule
 from withstand.data import Dataset, few, sample
 from withstand.loss.terms import Objective
 from withstand.objectives.adversarial import LOSS_TERM
+from withstand.results.writing import percent
 from withstand.training.checkpoint import TrainingResult
 from withstand.training.collapse import commonest
 from withstand.training.validation import NO_ANSWER_SHARE
@@ -99,8 +100,8 @@ def _no_answers(result: TrainingResult) -> list[str]:
     if not share:
         return []
     return [
-        f"No answer: for {share:.1%} of the validation images the model answers NaN or infinity at the end; "
-        "they count as wrong. A root, a logarithm or a quotient in the model may do this."
+        f"No answer: for {percent(share)} of the validation images the model answers NaN or infinity at the "
+        "end; they count as wrong. A root, a logarithm or a quotient in the model may do this."
     ]
 
 
@@ -132,7 +133,7 @@ def _no_better(result: TrainingResult, dataset: Dataset) -> list[str]:
     if share == 1 or result.best_score > share:
         return []
     return [
-        f"The best validation score, {result.best_score:.1%}, is no better than always answering the "
-        f"commonest class, which {share:.1%} of the validation images are of. Train longer, with another "
-        "learning rate, or at a smaller epsilon."
+        f"The best validation score, {percent(result.best_score)}, is no better than always answering the "
+        f"commonest class, which {percent(share)} of the validation images are of. Train longer, with "
+        "another learning rate, or at a smaller epsilon."
     ]

@@ -125,7 +125,7 @@ def test_figure_can_be_saved(run_page: Any, tmp_path: Path, form: str) -> None:
     else:
         text = saved.read_text(encoding="utf-8")
         assert text.startswith("<svg")
-        assert "epsilon" in text
+        assert "ε" in text
         assert "rgb(27, 31, 39)" in text  # ink as on paper, whatever the page's theme
     assert run_page.faults == []
 

@@ -50,7 +50,7 @@ def run_page(showing: Showing, page_of: PageOf) -> Iterator[Any]:
 
 def test_figure_shows_the_numbers_of_the_point_that_is_pointed_at(run_page: Any) -> None:
     page = run_page.page
-    plot = page.locator("div.plot[aria-label^='Accuracy against epsilon, ℓ∞']")
+    plot = page.locator("div.plot[aria-label^='Accuracy against ε, ℓ∞']")
     plot.scroll_into_view_if_needed()
     series = plot.evaluate("(plot) => [plot.data[0].x[1], plot.data[0].y[1], plot.data[0].name]")
     page.mouse.move(*plot.evaluate(_PLACE, series[:2]))
@@ -58,7 +58,7 @@ def test_figure_shows_the_numbers_of_the_point_that_is_pointed_at(run_page: Any)
     hover_text.wait_for()
     words = hover_text.text_content().replace("\N{NO-BREAK SPACE}", " ")
     assert series[2] in words
-    assert re.search(r"epsilon 0\.1, .*accuracy \d\d(\.\d)? %.*95 % interval", words)
+    assert re.search(r"ε = 0\.1, .*accuracy \d\d(\.\d)? %.*95 % interval", words)
     page.mouse.move(1, 1)
     hover_text.wait_for(state="detached")
 
@@ -116,7 +116,7 @@ def test_print_shows_all(open_page: OpenPage, page_of: PageOf, kind: str) -> Non
     shown.settle()
     assert shown.audit("overflow") == []
     assert shown.audit("contrast") == []
-    folds = "details:not([open], [name], .run > *, .contents > *)"
+    folds = "details:not([open], [name], .brief > *, .contents > *)"
     assert shown.page.locator(folds).count() == 0
     panels = shown.page.locator(":not(details:not([open]) *):is([role=tabpanel])")
     assert all(panel.is_visible() for panel in panels.all())
@@ -149,7 +149,7 @@ def test_names_beside_points_do_not_lie_on_one_another(open_page: OpenPage, page
 
 def test_legends_are_wrapped_to_the_width(open_page: OpenPage, page_of: PageOf) -> None:
     shown = open_page(page_of("compare"))
-    plot = shown.page.locator("div.plot[aria-label^='Accuracy against epsilon, ℓ∞']").first
+    plot = shown.page.locator("div.plot[aria-label^='Accuracy against ε, ℓ∞']").first
     lines = "(plot) => Math.max(...plot.data.map(({ name }) => (name ?? '').split('<br>').length))"
     assert plot.evaluate(lines) == 1
     for width, num_rows in ((375, 2), (1280, 1)):
@@ -187,3 +187,31 @@ def test_link_opens_what_is_folded(open_page: OpenPage, page_of: PageOf) -> None
     assert shown.audit("figures") == []
     assert shown.audit("headings") == []
     assert shown.faults == []
+
+
+def test_page_of_three_runs_is_short_and_its_folds_draw_when_opened(
+    open_page: OpenPage, page_of: PageOf
+) -> None:
+    shown = open_page(page_of("compare"))
+    assert shown.page.evaluate("() => document.documentElement.scrollHeight") < 6000
+    fold = shown.page.locator("details:has(> .charts) > summary").filter(visible=True).last
+    fold.focus()
+    shown.page.keyboard.press("Enter")
+    shown.settle()
+    assert shown.page.locator("section:has(#compare-training) .scatterlayer path").count() > 0
+    assert shown.audit("figures") == []
+    assert shown.faults == []
+
+
+def test_what_goes_on_to_a_side_fades_there(open_page: OpenPage, page_of: PageOf) -> None:
+    page = open_page(page_of("run"), "phone").page
+    tabs = page.locator(".tabs")
+    fades = (
+        "(box) => [box.matches('.more-left'), box.matches('.more-right'), getComputedStyle(box).maskImage]"
+    )
+    page.wait_for_function("() => document.querySelector('.tabs.more-right')")
+    is_left, is_right, mask = tabs.evaluate(fades)
+    assert (is_left, is_right) == (False, True)
+    assert "gradient" in mask
+    tabs.evaluate("(box) => { box.scrollLeft = box.scrollWidth; }")
+    page.wait_for_function("() => document.querySelector('.tabs.more-left:not(.more-right)')")

@@ -19,12 +19,12 @@ def compare_sections(runs: Sequence[Run]) -> list[Section]:
     compared = Comparison(runs)
     over_seeds = seeds.section(compared)
     sections = [
-        tradeoffs.section(compared),
         over_seeds,
         results.results(compared, title="Each run" if over_seeds else "Results"),
+        curves.accuracy_section(compared),
+        tradeoffs.section(compared),
         pairs.section(compared),
         results.protocols(compared),
-        curves.accuracy_section(compared),
         curves.noise_section(compared),
         curves.training_section(compared),
     ]

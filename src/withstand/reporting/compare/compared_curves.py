@@ -14,6 +14,7 @@ from withstand.reporting.compare.seeds import MOST_CURVES
 from withstand.reporting.curves import Curve, accuracy_figure, strongest_curve, tightest_curve
 from withstand.reporting.figures import SHARES, axis, chart, hover, series
 from withstand.reporting.history import panels_of_runs, training_figure
+from withstand.reporting.naming import what_differs
 from withstand.reporting.section import Figure, Section
 from withstand.reporting.sections import accuracy
 from withstand.reporting.sections.noise_accuracy import NOISE_AXIS
@@ -37,10 +38,14 @@ def _run_curves(compared: Comparison) -> dict[str, list[Curve]]:
     """By norm, the strongest attack and the tightest certificate of each run."""
     curves: dict[str, list[Curve]] = {}
     evaluated = [place for place, run in enumerate(compared.runs) if run.results]
+    are_certified = any(run.results and run.results.certificates for run in compared.runs)
     for series_of, place in enumerate(evaluated):
-        run, label = compared.runs[place], compared.labels[place]
+        run, label = compared.runs[place], compared.legends[place]
         for norm in norms(run):
-            drawn = [strongest_curve(run, norm, label), *tightest_curve(run, norm, label)]
+            drawn = [
+                strongest_curve(run, norm, f"{label}, attacked" if are_certified else label),
+                *tightest_curve(run, norm, label),
+            ]
             curves.setdefault(norm, []).extend(replace(curve, series=series_of) for curve in drawn)
     return curves
 
@@ -50,10 +55,11 @@ def _mean_curves(compared: Comparison) -> dict[str, list[Curve]]:
     if len(compared.groups) > MOST_CURVES:
         return {}
     means = compared.means[compared.means.kind.isin(["clean", "attacked"])]
+    names = what_differs([group.label for group in compared.groups])
     return {
         norm: [
-            Curve(group.label, _measurements(means.loc[[group.members[0]]], norm))
-            for group in compared.groups
+            Curve(name, _measurements(means.loc[[group.members[0]]], norm))
+            for name, group in zip(names, compared.groups, strict=True)
         ]
         for norm in means.norm[means.kind == "attacked"].unique()
     }
@@ -73,11 +79,11 @@ def noise_section(compared: Comparison) -> Section | None:
     points = pd.DataFrame([row for place in range(len(compared.runs)) for row in _noise(compared, place)])
     if points.empty:
         return None
-    single = [Group(label, {}, [place]) for place, label in enumerate(compared.labels)]
+    single = [Group(label, {}, [place]) for place, label in enumerate(compared.legends)]
     groups = compared.groups if compared.are_many else single
     means = means_of(points, groups)
     drawn = [group for group in groups if group.members[0] in means.index]
-    figures = [_noise_figure(drawn, means, compared)] if drawn else []
+    figures = [_noise_figure(groups, means, compared)] if drawn else []
     return Section("compare-noise", "Accuracy under noise", "summary", figures=figures) if drawn else None
 
 
@@ -98,10 +104,11 @@ def _noise_figure(groups: Sequence[Group], means: pd.DataFrame, compared: Compar
         caption += " Runs that differ in their seeds alone are one curve, of their mean."
     if means.loc[best, "kind"].nunique() > 1:
         caption += " Not all were measured alike; the table says how."
-    if len(shown) < len(groups):
-        caption += f" Shown are the {len(shown)} of {len(groups)} with the highest mean; the table has all."
+    number = means.index.nunique()
+    if len(shown) < number:
+        caption += f" Shown are the {len(shown)} of {number} with the highest mean; the table has all."
     return chart(
-        [_line(group, means.loc[[group.members[0]]], number) for number, group in enumerate(shown)],
+        [_line(group, means.loc[[group.members[0]]], groups.index(group)) for group in shown],
         "Accuracy under Gaussian noise",
         caption,
         x=axis(NOISE_AXIS),
@@ -122,9 +129,9 @@ def _line(group: Group, means: pd.DataFrame, number: int) -> Any:
 def training_section(compared: Comparison) -> Section | None:
     """The columns of training that several runs have; None where there is none."""
     histories = {
-        label: run.history for label, run in zip(compared.labels, compared.runs, strict=True) if run.history
+        label: run.history for label, run in zip(compared.legends, compared.runs, strict=True) if run.history
     }
     figures = [training_figure(panel) for panel in panels_of_runs(histories)]
-    fold = f"The curves of all {len(compared.runs)} runs" if compared.are_many else ""
+    fold = f"The curves of all {len(compared.runs)} runs"
     section = Section("compare-training", "Training", "summary", figures=figures, across=2, fold=fold)
     return section if figures else None

@@ -21,10 +21,12 @@ from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.sections.published import TITLES, stands_for
 from withstand.reporting.table import rows, select
 from withstand.results.measurements import protocol_measure
+from withstand.results.writing import percent
 
 _SPACE, _TO = "\N{NO-BREAK SPACE}", "\N{EN DASH}"
 _CAPTIONS = PROSE["compare_results"]
 _ORDER = {"clean": 0, "certified": 1, "attacked": 2, "noise": 3, "agreement": 3, "corruptions": 4}
+_SHORTENED = "Legends name runs by what differs between their names."
 _TITLES = {"Accuracy under corruptions": "Under corruptions"}
 
 
@@ -48,13 +50,14 @@ def results(compared: Comparison, *, title: str) -> Section:
     captions = [
         text for kind, text in _CAPTIONS.items() if kind == "attacked" or (aspects.kind == kind).any()
     ]
+    shortened = [] if compared.legends == compared.labels else [_SHORTENED]
     on = f"on {formatting.dataset_title(datasets[0])} " if len(datasets) == 1 else ""
     header = ["Run", *(["Data set"] if len(datasets) > 1 else []), *map(_heading, names), "Warnings", "Cost"]
     table = Table(
         title,
         header,
         rows,
-        " ".join([f"Accuracy {on}with its 95 % interval.", *captions]),
+        " ".join([f"Accuracy {on}with its 95 % interval.", *captions, *shortened]),
         is_sortable=True,
         is_tall=compared.are_many,
         kind="compare",
@@ -88,7 +91,7 @@ def _row(
 
 def _cell(point: dict[str, Any] | None) -> Cell:
     if point is None:
-        return Cell("not measured", is_words=True)
+        return Cell("not measured", is_words=True, kind="absent")
     small = [text for text in (point["interval"], point["by"]) if text]
     return Cell(point["text"], small, is_bold=point["kind"] != "agreement", sort=point["value"])
 
@@ -176,5 +179,5 @@ def _published(compared: Comparison, group: Group, own: pd.DataFrame, of: Any) -
 
 
 def _texts(mean: Any) -> tuple[str, str]:
-    value, lower, upper = (formatting.percent(share, 10**6) for share in (mean.value, mean.lower, mean.upper))
+    value, lower, upper = (percent(share) for share in (mean.value, mean.lower, mean.upper))
     return value, f"{lower.partition(_SPACE)[0]}{_TO}{upper}"

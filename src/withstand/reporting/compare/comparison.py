@@ -11,11 +11,12 @@ import pandas as pd
 
 from withstand.reporting import table
 from withstand.reporting.compare.groups import Group, groups_of, means_of
-from withstand.reporting.formatting import budget, interval, norm_text, percent, share_text
-from withstand.reporting.naming import run_labels
+from withstand.reporting.formatting import budget, interval, share_text
+from withstand.reporting.naming import run_labels, what_differs
 from withstand.reporting.read import Run
 from withstand.results import measurements
 from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
+from withstand.results.writing import norm_text, percent
 
 _ORDER = ("clean", "attacked", "certified", "noise", "agreement", "corruptions", "time")
 _COLUMNS = (
@@ -44,6 +45,11 @@ class Comparison:
     def labels(self) -> list[str]:
         """What each run is called."""
         return run_labels(self.runs)
+
+    @cached_property
+    def legends(self) -> list[str]:
+        """What each run is called in a legend, by what differs between their names."""
+        return what_differs(self.labels)
 
     @cached_property
     def points(self) -> pd.DataFrame:
@@ -146,7 +152,7 @@ def _under_noise(run: Run) -> Iterator[dict[str, Any]]:
     total = int(table.select(run.table, NOISE_ACCURACY, by="unclipped").total.iloc[0])
     mean, clipped = (table.mean_over_levels(run.table, NOISE_ACCURACY, by) for by in ("unclipped", "clipped"))
     row = Measurement(NOISE_ACCURACY, norm=scale, value=mean or 0.0, total=total)
-    by = "" if clipped is None else f"clipped {percent(clipped, total)}"
+    by = "" if clipped is None else f"clipped {percent(clipped)}"
     yield _point("noise", f"Accuracy under noise, {scale}", row, by=by)
     area, clipped = (
         table.area_over_levels(run.table, NOISE_AGREEMENT, by) for by in ("unclipped", "clipped")

@@ -98,12 +98,12 @@ def means_of(points: pd.DataFrame, groups: Sequence[Group]) -> pd.DataFrame:
     return means[means.num_seeds == means.index.map(sizes)]
 
 
-def mean_text(mean: Any, digits: int = 2) -> str:
+def mean_text(mean: Any) -> str:
     """A row of ``means_of``, with the ends of its interval: ``97.3 % (96.9-97.7)`` with an en dash."""
     if mean.kind == "time":
         return duration(mean.value)
     is_area = mean.kind == "agreement"
-    scale, digits, unit = (1, 3, "") if is_area else (100, digits, "\N{NO-BREAK SPACE}%")
+    scale, digits, unit = (1, 3, "") if is_area else (100, 1, "\N{NO-BREAK SPACE}%")
     value, lower, upper = (f"{scale * number:.{digits}f}" for number in (mean.value, mean.lower, mean.upper))
     return f"{value}{unit}" if np.isnan(mean.lower) else f"{value}{unit} ({lower}{_TO}{upper})"
 

@@ -19,7 +19,6 @@ from withstand.reporting.section import PROSE, Cell, Choice, Notice, Prose, Sect
 _MOST_BASELINES = 8  # of more runs, all are compared with the first alone
 _SIGNIFICANT = 0.05
 _MINUS, _DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
-_MANY_EXAMPLES = 5000
 _INDEX, _LABEL, _PREDICTION, _CLEAN = "index", "label", "prediction", "clean"
 _TEXTS = ["points", "ends", "verdict", "sentence", "is_significant"]
 _PROSE = PROSE["compare_pairs"]
@@ -140,14 +139,14 @@ def _texts(
     if difference.reason:
         return _DASH, difference.reason, "", "", False
     total, is_alone = int(difference.num_examples), difference.p_value < _SIGNIFICANT
-    points, ends = _signed(difference.value, total), _ends(difference.lower, difference.upper, total)
+    points, ends = _signed(difference.value), _ends(difference.lower, difference.upper)
     where = _where(aspect, {run.by[str(aspect.name)], baseline.by[str(aspect.name)]})
     if difference.adjusted < _SIGNIFICANT:
         word = "above" if difference.value > 0 else "below"
         # Of a run that is below, the interval is of how far, like the figure before it.
-        far = ends if difference.value > 0 else _ends(-difference.upper, -difference.lower, total)
+        far = ends if difference.value > 0 else _ends(-difference.upper, -difference.lower)
         sentence = (
-            f"{run.label} is {_points(abs(difference.value), total)} points {word} {baseline.label} {where} "
+            f"{run.label} is {_points(abs(difference.value))} points {word} {baseline.label} {where} "
             f"(95 % interval {far}, {count(total)} examples, paired): significant."
         )
         return points, ends, f"{word}, significant", sentence, True
@@ -170,20 +169,20 @@ def _where(aspect: pd.Series[Any], attacks: set[str]) -> str:
     }.get(aspect.kind, "on clean images")
 
 
-def _points(share: float, total: int) -> str:
-    """Percentage points without their sign for minus zero, with as many digits as the examples tell."""
-    text = f"{100 * share:.{2 if total >= _MANY_EXAMPLES else 1}f}"
+def _points(share: float) -> str:
+    """Percentage points without their sign for minus zero."""
+    text = f"{100 * share:.1f}"
     bare = text.removeprefix("-")
     return f"{_MINUS}{bare}" if text != bare and float(bare) else bare
 
 
-def _signed(share: float, total: int) -> str:
-    text = _points(share, total)
+def _signed(share: float) -> str:
+    text = _points(share)
     return f"+{text}" if share > 0 and float(text) else text
 
 
-def _ends(lower: float, upper: float, total: int) -> str:
-    return f"{_points(lower, total)} to {_points(upper, total)}"
+def _ends(lower: float, upper: float) -> str:
+    return f"{_points(lower)} to {_points(upper)}"
 
 
 def _against(compared: Comparison, differences: pd.DataFrame) -> Section:

@@ -14,15 +14,14 @@ import plotly.graph_objects as go
 from withstand.reporting.compare.comparison import Comparison, records
 from withstand.reporting.compare.families import levels_of
 from withstand.reporting.compare.groups import Group, mean_text, seeds_text
-from withstand.reporting.figures import axis, chart, error_bars, hover, series
-from withstand.reporting.formatting import percent
+from withstand.reporting.figures import axis, chart, error_bars, hover, series, shares_between
 from withstand.reporting.read import read_run
 from withstand.reporting.section import PROSE, Figure, Section, Table
+from withstand.results.writing import percent
 
 MOST_CURVES = 8
 """Beyond which single runs too are easier to see in one figure."""
 
-_SHARES = {"tickformat": ".1~%", "rangemode": "normal"}
 _LABEL_WIDTH = 22
 _LEVEL_STEP = 0.22
 _DASH = "\N{EM DASH}"
@@ -133,11 +132,17 @@ def seeds_figure(compared: Comparison) -> Figure:
         traces,
         "Clean accuracy",
         _caption(compared.groups),
-        x=axis("clean accuracy", **_SHARES),
+        x=axis("clean accuracy", **shares_between(*_ends(means, runs))),
         y=axis("", range=[-0.6, len(names) - 0.4], **places),
         height=110 + len(names) * max(14 + 16 * lines, 12 + 16 * len(levels.names)),
         layout={"showlegend": bool(levels.word), "legend_title_text": html.escape(levels.word or "")},
     )
+
+
+def _ends(means: pd.DataFrame, runs: pd.Series[float]) -> tuple[float, float]:
+    """The smallest and the largest of all means, ends of intervals and runs."""
+    values = pd.concat([means.value, means.lower.dropna(), means.upper.dropna(), runs.dropna()])
+    return float(values.min()), float(values.max())
 
 
 def _caption(groups: Sequence[Group]) -> str:

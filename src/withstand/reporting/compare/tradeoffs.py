@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,11 +14,12 @@ from withstand.reporting.compare.comparison import Comparison, aspects_of, recor
 from withstand.reporting.compare.families import Family, by_train_size, families_of
 from withstand.reporting.compare.groups import Group, mean_text, seeds_text
 from withstand.reporting.compare.seeds import dots
-from withstand.reporting.figures import GREY, axis, chart, hover, logarithmic, series
-from withstand.reporting.formatting import dataset_title, duration, percent
+from withstand.reporting.figures import GREY, axis, chart, hover, logarithmic, series, shares_between
+from withstand.reporting.formatting import dataset_title, duration
+from withstand.reporting.naming import what_differs
 from withstand.reporting.section import PROSE, Choice, Figure, Prose, Section
+from withstand.results.writing import percent
 
-_SHARES = {"tickformat": ".2~%", "rangemode": "normal"}
 _FEWEST = 2  # groups that a figure compares
 _MOST_NAMED = 8  # points that have their names beside them
 _LONGEST_NAME = 24
@@ -32,16 +33,18 @@ class _Tradeoff(NamedTuple):
     """One figure to choose: groups by their means in two aspects, of which ``on_axis`` is the vertical one.
 
     ``places`` has a row a group, named by its label, as ``dots`` takes them, and ``runs`` one a run, named by
-    the label of its group.
+    the label of its group. ``legends`` are what groups are called beside their marks, by label.
     """
 
     is_of_cost: bool
     is_attacked: bool
+    is_share: bool
     name: str
     on_axis: str
     groups: Sequence[Group]
     places: pd.DataFrame
     runs: pd.DataFrame
+    legends: Mapping[str, str]
 
 
 def section(compared: Comparison) -> Section | None:
@@ -52,11 +55,14 @@ def section(compared: Comparison) -> Section | None:
         if tradeoffs:
             options = [_option(tradeoff) for tradeoff in tradeoffs]
             choices.append(Choice("On the vertical axis", options, f"Against {against}", _opened(tradeoffs)))
-    return Section("compare-tradeoffs", "Trade-offs", "summary", choices=choices) if choices else None
+    across: Literal[1, 2] = 1 if compared.are_many else 2
+    section = Section("compare-tradeoffs", "Trade-offs", "summary", choices=choices, across=across)
+    return section if choices else None
 
 
 def _tradeoffs(compared: Comparison, x: str) -> Iterator[_Tradeoff]:
-    parts = _parts(compared)
+    parts, labels = _parts(compared), [group.label for group in compared.groups]
+    legends = dict(zip(labels, what_differs(labels), strict=True))
     for aspect in records(aspects_of(compared.points)):
         y = aspect.Index
         known = compared.mean(x).index.intersection(compared.mean(y).index)
@@ -71,7 +77,8 @@ def _tradeoffs(compared: Comparison, x: str) -> Iterator[_Tradeoff]:
             if (places.y > 0).any():
                 name = ", ".join(filter(None, (y, of)))
                 runs = _runs(compared, placed, (x, y), on_axis)
-                yield _Tradeoff(x == _TIME, aspect.kind == "attacked", name, on_axis, placed, places, runs)
+                kinds = aspect.kind == "attacked", aspect.kind != "agreement"
+                yield _Tradeoff(x == _TIME, *kinds, name, on_axis, placed, places, runs, legends)
 
 
 def _parts(compared: Comparison) -> dict[str, list[Group]]:
@@ -96,8 +103,8 @@ def _places(
         hover(
             group.label,
             seeds_text(len(group.members)),
-            f"{word} {mean_text(x, 1)}",
-            f"{on_axis} {mean_text(y, 1)}",
+            f"{word} {mean_text(x)}",
+            f"{on_axis} {mean_text(y)}",
         )
         for group, x, y in zip(groups, records(xs), records(ys), strict=True)
     ]
@@ -155,17 +162,28 @@ def pareto_best(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def _figure(tradeoff: _Tradeoff, best: pd.DataFrame) -> Figure:
     families = families_of(tradeoff.groups)
+    families = [family._replace(name=tradeoff.legends.get(family.name, family.name)) for family in families]
     traces = [series("Pareto-best", list(best.x), list(best.y), 0, mode="markers", marker=_RING)]
     for number, family in enumerate(families):
         traces += _traces(tradeoff, family, number)
-    x_axis = axis("clean accuracy", **_SHARES)
+    x_axis = axis("clean accuracy", **_ticks(tradeoff, "x"))
     if tradeoff.is_of_cost:
         x_axis = axis("training time in seconds", **logarithmic(list(tradeoff.places.x)))
     title = "Clean accuracy" if tradeoff.on_axis == _AGAINST[_CLEAN] else tradeoff.name
     against = _AGAINST[_TIME if tradeoff.is_of_cost else _CLEAN]
     caption = _caption(tradeoff, is_joined=any(family.word for family in families))
-    y_axis = axis(tradeoff.on_axis, **_SHARES)
+    y_axis = axis(tradeoff.on_axis, **_ticks(tradeoff, "y"))
     return chart(traces, f"{title}, against {against}", caption, x=x_axis, y=y_axis, height=440)
+
+
+def _ticks(tradeoff: _Tradeoff, way: str) -> dict[str, Any]:
+    """An axis that shows every mean with its interval, and every run."""
+    if way == "y" and not tradeoff.is_share:
+        return {"rangemode": "normal"}
+    ends = [name for name in (way, f"{way}_lower", f"{way}_upper") if name in tradeoff.places]
+    values = [value for name in ends for value in tradeoff.places[name].dropna()]
+    values += tradeoff.runs[way].tolist()
+    return shares_between(min(values), max(values))
 
 
 def _traces(tradeoff: _Tradeoff, family: Family, number: int) -> list[go.Scatter]:

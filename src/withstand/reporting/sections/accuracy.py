@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from withstand.reporting.curves import Curve, accuracy_figure, attacked_curves, certified_curves
-from withstand.reporting.formatting import cell, count, epsilon_text, measured, norm_text, sentence
+from withstand.reporting.formatting import cell, count, measured, sentence
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Prose, Section, Table
 from withstand.reporting.table import chance_of, norms, one
 from withstand.results import measurements
 from withstand.results.results import CertificateInfo, Results
+from withstand.results.writing import epsilon_text, norm_text
 
 PLACE = 30
 _TEXTS = PROSE["accuracy"]
@@ -61,9 +62,9 @@ def _table(curves: Mapping[str, Sequence[Curve]], results: Results) -> Table:
     what, counted = "Attack", "Correct"
     if results.certificates:
         what, counted = "Attack or certificate", "Correct, or certified"
-    caption, repeats = "Accuracy at each epsilon; epsilon 0 is clean accuracy.", results.num_repeats
+    caption, repeats = "Accuracy at each ε; ε = 0 is clean accuracy.", results.num_repeats
     caption += f" Correct counts {repeats} predictions of each example." if repeats > 1 else ""
-    header = [what, "Norm", "Epsilon", "Accuracy", "95 % interval", counted]
+    header = [what, "Norm", "ε", "Accuracy", "95 % interval", counted]
     rows: list[list[Cell | str]] = [
         [curve.name, Cell(norm_text(norm), is_words=True), epsilon_text(row.level), *measured(row)]
         for norm, of_norm in curves.items()

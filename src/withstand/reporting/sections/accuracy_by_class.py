@@ -9,11 +9,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from withstand.reporting.figures import CATEGORIES, SHARES, axis, chart, hover, intervals_of, series
-from withstand.reporting.formatting import budget, count, counted, interval, percent, share_text
+from withstand.reporting.formatting import budget, count, counted, interval, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.results.results import Classes
 from withstand.results.shares import Share
+from withstand.results.writing import percent
 
 PLACE = 10
 _MOST_CLASSES = 30  # in the figure
@@ -80,7 +81,7 @@ def _verdict(columns: _Columns) -> str:
     if len(known) < 2:
         return ""
     weakest, strongest = known[0][-1], known[-1][-1]
-    low, high = (percent(value, total) for value, total, _ in (known[0], known[-1]))
+    low, high = (percent(value) for value, _, _ in (known[0], known[-1]))
     head = head[0].lower() + head[1:]
     return f"Weakest, {head}, is class {weakest} with {low}; strongest is {strongest} with {high}."
 

@@ -10,13 +10,14 @@ import plotly.graph_objects as go
 
 from withstand.reporting import figures, formatting
 from withstand.reporting.figures import COLOURS, GREY, SHARES, axis, chart, hover
-from withstand.reporting.formatting import budget, count, epsilon_text, norm_text, percent, share_text
+from withstand.reporting.formatting import budget, count, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import clean, one
 from withstand.results.measurements import ATTACKED, Measurement
 from withstand.results.random_answers import Sweep
 from withstand.results.results import AttackInfo
+from withstand.results.writing import epsilon_text, norm_text, percent
 
 PLACE = 30
 _OF_SUITES, _OF_DRAWS = PROSE["suites"], PROSE["random_answers"]
@@ -107,14 +108,14 @@ def _suite_verdict(attack: AttackInfo, outcomes: _Outcomes) -> str:
         return f"{text} It is the last of the suite, so a stronger attack after it may break more."
     if rest == 0:
         return f"{text} The attacks after it broke no more."
-    share = percent(rest / outcomes.total, outcomes.total)
+    share = percent(rest / outcomes.total)
     return f"{text} The attacks after it broke {count(rest)} more, {share} of all."
 
 
 def _suite_table(title: str, attack: AttackInfo, outcomes: _Outcomes) -> Table:
     before = [part for part in (_WRONG, _EARLIER) if part in outcomes.parts]
     heads = [Cell(stage.name, [stage.kind]) for stage in attack.stages]
-    header: list[Cell | str] = ["Epsilon", *(part.capitalize() for part in before), *heads, "Robust"]
+    header: list[Cell | str] = ["ε", *(part.capitalize() for part in before), *heads, "Robust"]
     body = []
     for place, counts in enumerate(attack.counts):
         unattacked = [Cell(_number(outcomes.parts[part][place])) for part in before]
@@ -130,10 +131,10 @@ def _suite_table(title: str, attack: AttackInfo, outcomes: _Outcomes) -> Table:
 def _suite_figure(attack: AttackInfo, outcomes: _Outcomes) -> Figure:
     looks = {_ROBUST: (COLOURS[0], ""), _EARLIER: (GREY, "/"), _WRONG: (GREY, "")}
     for place, stage in enumerate(attack.stages):
-        looks[stage.name] = (COLOURS[1:][place % 5], _PATTERNS[place % len(_PATTERNS)])
+        looks[stage.name] = (COLOURS[1:][place % (len(COLOURS) - 1)], _PATTERNS[place % len(_PATTERNS)])
     earlier = " or broken at a smaller epsilon" if _EARLIER in outcomes.parts else ""
     traces = [_bars(part, outcomes, *looks[part]) for part in outcomes.parts]
-    x = axis(f"epsilon ({norm_text(attack.norm)})", type="category")
+    x = axis(f"ε ({norm_text(attack.norm)})", type="category")
     y = axis("share of test examples", **SHARES | {"range": [0, 1.0]})
     layout = {"barmode": "stack", "bargap": max(0.35, 0.85 - 0.125 * len(outcomes.epsilons))}
     title, caption = f"Examples broken by each attack, {attack.name}", _OF_SUITES["figure"]
@@ -144,7 +145,7 @@ def _bars(part: str, outcomes: _Outcomes, colour: str, pattern: str) -> go.Bar:
     epsilons, total = list(map(epsilon_text, outcomes.epsilons)), outcomes.total
     shares = [number / max(1, total) for number in outcomes.parts[part]]
     texts = [
-        hover(part, f"epsilon {at}: {_number(number)} of {count(total)}, {percent(share, total)}")
+        hover(part, f"ε = {at}: {_number(number)} of {count(total)}, {percent(share)}")
         for at, number, share in zip(epsilons, outcomes.parts[part], shares, strict=True)
     ]
     fill = {"pattern": {"shape": pattern, "size": 7, "solidity": 0.25}}
@@ -227,7 +228,7 @@ def _draws_figure(sweep: Sweep, levels: Sequence[Measurement]) -> Figure:
     ticks = {"tickvals": draws, "ticktext": [f"{number:g}" for number in draws]}
     x = axis("draws of the weights a gradient", **figures.logarithmic(draws) | ticks)
     top = min(1.04, max(0.05, 1.15 * max(level.upper or 0.0 for level in levels)))
-    y = axis("accuracy", tickformat=".0%", range=[-0.02 * top, top])
+    y = axis("accuracy", **figures.shares_between(0.0, top) | {"range": [-0.02 * top, top]})
     caption = _OF_DRAWS["figure"].format(
         attack=sweep.attack, epsilon=epsilon_text(sweep.epsilon), examples=count(sweep.num_examples)
     )

@@ -13,18 +13,30 @@ import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from withstand.reporting.figures import COLOURS, FILL, UNIT, axis, bars, chart, hover, reference, series
-from withstand.reporting.formatting import cell, count, percent, sentence
+from withstand.reporting.figures import (
+    COLOURS,
+    FILL,
+    SHARES,
+    UNIT,
+    axis,
+    bars,
+    chart,
+    hover,
+    reference,
+    series,
+)
+from withstand.reporting.formatting import cell, count, sentence
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import one, spread
 from withstand.results.measurements import CALIBRATION_ERROR
 from withstand.results.random_answers import Uncertainty, UncertaintySet
 from withstand.results.results import Bin
+from withstand.results.writing import percent
 
 PLACE = 30
 _OF_CALIBRATION, _OF_UNCERTAINTY = PROSE["calibration"], PROSE["uncertainty"]
-_PERCENT = UNIT | {"tickformat": ".0%"}
+_PERCENT = SHARES | UNIT
 _MOST_DRAWN = 5  # outlines that a reader can distinguish
 _MOST_MARKERS = 6  # of one outline
 _FEW_SETS = 12
@@ -75,7 +87,7 @@ def _verdict(filled: pd.DataFrame) -> str:
 
 def _bin_row(of: Any) -> list[str]:
     gap = f"{100 * (of.confidence - of.accuracy):+.1f} points".replace("-", "\N{MINUS SIGN}")
-    return [_span(of), count(of.count), cell(of.confidence), percent(of.accuracy, of.count), gap]
+    return [_span(of), count(of.count), cell(of.confidence), percent(of.accuracy), gap]
 
 
 def _span(of: Any) -> str:
@@ -133,7 +145,7 @@ def uncertainty(run: Run) -> Section | None:
 
 
 def _set_row(of: UncertaintySet) -> list[Cell]:
-    accuracy = cell(None) if of.accuracy is None else percent(of.accuracy, of.num_examples)
+    accuracy = cell(None) if of.accuracy is None else percent(of.accuracy)
     numbers = (of.calibration_error, *(of.means[measure] for measure in _MEASURES), of.auroc)
     texts = (cell(None) if number is None else f"{number:.3f}" for number in numbers)
     counted = map(Cell, (count(of.num_examples), accuracy, *texts))
@@ -182,9 +194,7 @@ def _outline(
     """Each bin a step, some of them marked; the clean set's outline is filled."""
     numbers, total = of.histograms[measure], of.num_examples
     texts = [
-        hover(
-            of.name, f"{low:.3g} to {high:.3g} nats: {percent(number / total, total)}, {count(number)} images"
-        )
+        hover(of.name, f"{low:.3g} to {high:.3g} nats: {percent(number / total)}, {count(number)} images")
         for (low, high), number in zip(pairwise(edges), numbers, strict=True)
     ]
     heights = [max(number / total, floor) for number in numbers]

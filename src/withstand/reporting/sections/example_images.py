@@ -10,11 +10,12 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from withstand.core.answers import NO_ANSWER
-from withstand.reporting.formatting import cell, count, epsilon_text
+from withstand.reporting.formatting import cell, count
 from withstand.reporting.images import Extreme, Gallery, amplification, data_uri, difference, drawn_as
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Picture, Prose, Section
+from withstand.results.writing import epsilon_text
 
 PLACE = 10
 _MOST_IMAGES = 24

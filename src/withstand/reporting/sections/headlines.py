@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from withstand.reporting import formatting
@@ -20,6 +21,7 @@ from withstand.results.measurements import (
     Measurement,
 )
 from withstand.results.results import Check, Results
+from withstand.results.writing import percent
 
 PLACE = 0
 _TEXTS = PROSE["checks"]
@@ -43,7 +45,7 @@ def headline(run: Run) -> Section:
         parts,
         cards=_cards(run, results),
         notices=[_warnings(run, results)] if num_warnings(run) else [],
-        notes=[Prose(note, "note", "Data set.")] if note else [],
+        notes=[*_nothing_left(run), *([Prose(note, "note", "Data set.")] if note else [])],
     )
 
 
@@ -66,7 +68,7 @@ def other_warnings(results: Results) -> list[str]:
 def _cards(run: Run, results: Results) -> list[Card]:
     """The headline figures, and what they were measured on."""
     order = norms(run)
-    shown = [*headline_attacks(run), *headline_certificates(run)]
+    shown = [row for row in (*headline_attacks(run), *headline_certificates(run)) if not _is_nothing(row)]
     shown.sort(key=lambda row: (order.index(row.norm), row.level))
     details = [results.scored, f"{results.num_classes} classes"]
     if results.weights and was_trained_here(run):
@@ -75,6 +77,32 @@ def _cards(run: Run, results: Results) -> list[Card]:
         *(_card(row, results) for row in (clean(run), *shown)),
         Card("Data set", formatting.dataset_title(results.dataset), details),
     ]
+
+
+def _is_nothing(row: Measurement) -> bool:
+    """Whether a card would say ``0.0 %``."""
+    return formatting.share_text(row) == percent(0.0)
+
+
+def _nothing_left(run: Run) -> list[Prose]:
+    """A line for each norm in which nothing is left under attack, or proven, from some epsilon on."""
+    lines = {
+        "Under attack nothing is left": headline_attacks(run),
+        "Nothing is certified": headline_certificates(run),
+    }
+    return [
+        Prose(f"{words} from {formatting.budget(row.norm, row.level)} on: {formatting.counted(row)}.")
+        for words, shown in lines.items()
+        for row in _first_nothing(shown)
+    ]
+
+
+def _first_nothing(shown: Sequence[Measurement]) -> list[Measurement]:
+    """Of each norm the row at the smallest epsilon that leaves nothing."""
+    least: dict[str, Measurement] = {}
+    for row in sorted(filter(_is_nothing, shown), key=lambda row: row.level):
+        least.setdefault(row.norm, row)
+    return list(least.values())
 
 
 def _of_epoch(run: Run, results: Results) -> str:
@@ -115,13 +143,13 @@ def checks(run: Run) -> Section | None:
     order = dict.fromkeys([*(["failed"] if numbers["failed"] else []), "passed", *numbers])
     numbers_in_words = [f"{numbers[outcome]} {outcome}" for outcome in order]
     meaning = _TEXTS["failed" if numbers["failed"] else "none_failed"]
-    rows = [_check_row(check) for check in checks]
+    rows, title = [_check_row(check) for check in checks], "The checks and their results"
     return Section(
         "checks",
         "Checks for false robustness",
         "summary",
         prose=[Prose(f"{', '.join(numbers_in_words)}. {meaning}")],
-        tables=[Table("The checks and their results", ["Check", "Result"], rows, kind="checks")],
+        tables=[Table(title, ["Check", "Result"], rows, kind="checks", is_folded=not numbers["failed"])],
         is_brief=True,
         measures=[LARGE_EPSILON, VANISHING_GRADIENTS, NON_FINITE_GRADIENTS],  # which the findings tell
     )

@@ -11,12 +11,13 @@ from markupsafe import Markup
 
 from withstand.reporting import table
 from withstand.reporting.figures import SHARES, axis, chart, hover, look, reference, share_series
-from withstand.reporting.formatting import cell, count, interval, percent, sentence, share_text
+from withstand.reporting.formatting import cell, count, interval, sentence, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.reporting.table import area_over_levels, chance_of, clean, mean_over_levels, rows, select
 from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
 from withstand.results.results import CorruptionKind
+from withstand.results.writing import percent
 
 PLACE = 10
 NOISE_AXIS = "noise_std (images in [0, 1])"
@@ -43,7 +44,7 @@ def under_noise(run: Run) -> Section | None:
     if noise is None or not all(curves.values()):
         return None
     last, number = curves["accuracy"][-1], len(curves["accuracy"])
-    means = [percent(mean_over_levels(measured, *of) or 0.0, last.total or 0) for of in _CURVES.values()]
+    means = [percent(mean_over_levels(measured, *of) or 0.0) for of in _CURVES.values()]
     areas = [f"{area_over_levels(measured, *of) or 0.0:.3f}" for of in _CURVES.values()]
     summary = Markup(_TEXTS["summary"]).format(
         largest=last.level, mean=means[0], clipped_mean=means[2], area=areas[1], clipped_area=areas[3]
@@ -108,12 +109,12 @@ def corruptions(run: Run) -> Section | None:
     kinds = [kind for kind in results.kinds if kind.name in values.index]
     total, mean = int(measured.total.iloc[0]), float(measured.value.mean())
     summary = Markup(_OF_CORRUPTIONS["summary"]).format(
-        kinds=len(kinds), mean=percent(mean, total), clean=share_text(clean(run))
+        kinds=len(kinds), mean=percent(mean), clean=share_text(clean(run))
     )
-    last = [_shaded(share, total) for share in (*means, mean)]
+    last = [_shaded(share) for share in (*means, mean)]
     header = ["Kind", *(f"Severity {severity:g}" for severity in values), "Mean"]
     body = [
-        *(_corruption_row(kind, values.T[kind.name].to_dict(), total) for kind in kinds),
+        *(_corruption_row(kind, values.T[kind.name].to_dict()) for kind in kinds),
         [Cell("Mean over kinds"), *last],
     ]
     caption = _OF_CORRUPTIONS["table"].format(total=count(total))
@@ -134,22 +135,22 @@ def _mean(shares: pd.Series[float]) -> float:
     return sum(known) / len(known)
 
 
-def _corruption_row(kind: CorruptionKind, shares: Mapping[Any, float], total: int) -> list[Cell]:
+def _corruption_row(kind: CorruptionKind, shares: Mapping[Any, float]) -> list[Cell]:
     cells = [
         Cell("not measured", is_words=True)
         if pd.isna(share)
-        else _shaded(share, total, f"at {_parameter(kind, severity):.4g}")
+        else _shaded(share, f"at {_parameter(kind, severity):.4g}")
         for severity, share in shares.items()
     ]
-    return [Cell(kind.title, [kind.parameter]), *cells, _shaded(_mean(pd.Series(shares)), total)]
+    return [Cell(kind.title, [kind.parameter]), *cells, _shaded(_mean(pd.Series(shares)))]
 
 
 def _parameter(kind: CorruptionKind, severity: float) -> float:
     return kind.values[kind.severities.index(round(severity))]
 
 
-def _shaded(share: float, total: int, *small: str) -> Cell:
-    return Cell(percent(share, total), small, is_bold=True, shade=share)
+def _shaded(share: float, *small: str) -> Cell:
+    return Cell(percent(share), small, is_bold=True, shade=share)
 
 
 def _corruptions_figure(

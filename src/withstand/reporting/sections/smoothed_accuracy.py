@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from withstand.reporting.figures import SHARES, axis, chart, intervals_of, share_series
-from withstand.reporting.formatting import cell, count, epsilon_text, interval, measured, sentence, share_text
+from withstand.reporting.formatting import cell, count, interval, measured, sentence, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Figure, Prose, Section, Table
 from withstand.reporting.table import chance_of, one, rows, select
 from withstand.results import measurements
 from withstand.results.measurements import ABSTENTION, SMOOTHED, SMOOTHED_CERTIFIED, Measurement
+from withstand.results.writing import epsilon_text
 
 PLACE = 20
 _RADII = {
-    "Mean radius, ℓ2": measurements.MEAN_SMOOTHED_RADIUS,
-    "Median radius, ℓ2": measurements.MEDIAN_SMOOTHED_RADIUS,
-    "Largest radius, ℓ2": measurements.LARGEST_SMOOTHED_RADIUS,
+    "Mean radius, ℓ₂": measurements.MEAN_SMOOTHED_RADIUS,
+    "Median radius, ℓ₂": measurements.MEDIAN_SMOOTHED_RADIUS,
+    "Largest radius, ℓ₂": measurements.LARGEST_SMOOTHED_RADIUS,
 }
 _TEXTS = PROSE["smoothing"]
 
@@ -59,7 +60,7 @@ def section(run: Run) -> Section | None:
 
 
 def _table(points: Sequence[Measurement], probability: str) -> Table:
-    header = ["Epsilon", "Certified", "95 % interval", "Examples"]
+    header = ["ε", "Certified", "95 % interval", "Examples"]
     body = [[epsilon_text(row.level), *measured(row)] for row in points]
     caption = _TEXTS["table"].format(probability=probability)
     return Table("The same numbers as a table", header, body, caption, is_folded=True)
@@ -73,11 +74,11 @@ def _figure(points: Sequence[Measurement], probability: str, chance: float | Non
         f"smoothed classifier, each example with probability {probability}",
         drawn,
         3,
-        lambda share: [f"epsilon {epsilon_text(share.level)}", f"{promise}: {share_text(share)}"],
+        lambda share: [f"ε = {epsilon_text(share.level)}", f"{promise}: {share_text(share)}"],
         line={"dash": "dot", "shape": "vh"},
         error_y=intervals_of(drawn),
     )
-    x, y = axis("epsilon (ℓ2, images in [0, 1])"), axis("share of test examples", **SHARES)
-    title = "Certified accuracy of the smoothed classifier, ℓ2"
+    x, y = axis("ε (ℓ₂, images in [0, 1])"), axis("share of test examples", **SHARES)
+    title = "Certified accuracy of the smoothed classifier, ℓ₂"
     caption = _TEXTS["figure"].format(probability=probability)
     return chart([trace], title, caption, x=x, y=y, height=400, chance=chance)

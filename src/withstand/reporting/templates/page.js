@@ -18,17 +18,15 @@
     "hoverlabel.bgcolor": panel, "hoverlabel.bordercolor": grid, "hoverlabel.font.color": ink,
   });
 
-  // On a dark ground the palette's light blue and orange stand in for its dark ones, and back.
-  const swapped = {
-    "#0072B2": "#56B4E9", "#56B4E9": "#0072B2", "#D55E00": "#E69F00", "#E69F00": "#D55E00",
-  };
+  // On a dark ground each colour of the palette has another in its place.
+  const onDark = {{ on_dark | tojson }};
 
   // What is folded away has no width yet; it is drawn when it is opened.
   const isDrawn = (plot) => plot.seriesColours !== undefined;
 
   const restyle = (prefix, more = {}, some = plots) => some.filter(isDrawn).forEach((plot) => {
     const isDark = dark.matches && !prefix;
-    const shown = plot.seriesColours.map((colour) => (isDark && swapped[colour]) || colour);
+    const shown = plot.seriesColours.map((colour) => (isDark && onDark[colour]) || colour);
     Plotly.update(
       plot,
       { "line.color": shown, "marker.color": shown },
@@ -152,7 +150,7 @@
   const tooWide = "thead th:nth-child(17)";
   let unfolded = [];
   window.addEventListener("beforeprint", () => {
-    unfolded = [...document.querySelectorAll("details:not([open], [name], .run > *, .contents > *)")];
+    unfolded = [...document.querySelectorAll("details:not([open], [name], .brief > *, .contents > *)")];
     unfolded = unfolded.filter((fold) => !fold.querySelector(tooWide));
     unfolded.forEach((fold) => { fold.open = true; });
     drawShown();
@@ -193,8 +191,9 @@
     ["svg", "png"].forEach((format) => {
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = `Save as ${format.toUpperCase()}`;
-      button.setAttribute("aria-label", `${button.textContent}: ${title}`);
+      button.textContent = format.toUpperCase();
+      button.title = `Save as ${button.textContent}`;
+      button.setAttribute("aria-label", `${button.title}: ${title}`);
       button.dataset.save = format;
       button.addEventListener("click", () => save(plot, title, format));
       bar.append(button);
