@@ -14,8 +14,9 @@ from torch import Tensor
 from withstand import bayes
 from withstand.core.answers import predicted
 from withstand.core.contract import adapted, contract_of, try_out
-from withstand.core.modes import eval_mode, uncompiled
+from withstand.core.modes import eval_mode
 from withstand.core.outputs import has_others
+from withstand.core.wrappers import unwrapped
 from withstand.evaluation.model_report.bench import NORMS, Bench, seconds
 from withstand.evaluation.model_report.first_layer import is_for_bytes
 from withstand.evaluation.model_report.model_report import ModelReport
@@ -115,7 +116,7 @@ def _raw(bench: Bench) -> object:
     if contract_of(model, images).converts:
         like = next(chain(model.parameters(), model.buffers()))
         images = images.to(device=like.device, dtype=like.dtype)
-    with eval_mode(uncompiled(model)):
+    with eval_mode(unwrapped(model)):
         raw: object = model(images)
     return raw
 

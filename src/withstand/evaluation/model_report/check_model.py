@@ -13,8 +13,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from withstand.core.contract import contract_of, outside_inference_mode, require_module
 from withstand.core.dataset_info import DatasetInfo
-from withstand.core.modes import uncompiled
 from withstand.core.numerics import numerics, without_autocast
+from withstand.core.wrappers import unwrapped
 from withstand.data import Dataset, few
 from withstand.evaluation.model_report.advising import Advised, advised
 from withstand.evaluation.model_report.answers_of_model import (
@@ -145,7 +145,7 @@ def _first_look(bench: Bench, source: str, problem: str | None) -> ModelReport:
     state = next(chain(parameters, model.buffers()), bench.images)
     modes = {module.training for module in modules}
     return ModelReport(
-        model=type(uncompiled(model)).__name__,
+        model=type(unwrapped(model)).__name__,
         data=bench.info.name,
         problem=problem,
         shape=tuple(bench.info.shape),

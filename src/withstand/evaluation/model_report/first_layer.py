@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
 from withstand.core.contract import contract_of
-from withstand.core.modes import eval_mode, uncompiled
+from withstand.core.modes import eval_mode
+from withstand.core.wrappers import unwrapped
 from withstand.evaluation.model_report.report_parts import Normalization
 
 _PROBES = 8
@@ -55,7 +56,7 @@ def find_normalization(model: nn.Module, images: Tensor) -> Normalization:
         model: Any that takes such images.
         images: Float tensor (batch, …): those whose shape, type and device count.
     """
-    original = uncompiled(model)
+    original = unwrapped(model)
     noise = torch.rand(_PROBES, *images.shape[1:], generator=torch.Generator().manual_seed(0))
     given = noise.to(images)
     if contract_of(model, images).converts:
