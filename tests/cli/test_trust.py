@@ -72,6 +72,11 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "model": ("os:system", {"model": {"name": "os:system", "options": {"command": "touch MARKER"}}}),
     "model of a module": ("stranger:function", {"model": {"name": "stranger:function"}}),
     "model of a file": ("stranger.py:function", {"model": {"name": "FOLDER/stranger.py:function"}}),
+    "data": ("stranger.py:function", {"data": {"name": "FOLDER/stranger.py:function"}}),
+    "data of a meter": (
+        "stranger:function",
+        {"evaluation": {"meters": [_of("Uncertainty", out_of_distribution=["stranger:function"])]}},
+    ),
     "option of a model": ("os.system", {"model": {"name": "mlp", "options": {"hidden": COMMAND}}}),
     "optimiser": ("os.system", {"training": {"optimizer": COMMAND}}),
     "optimiser of a function of ours": ("models.create", {"training": {"optimizer": CREATE}}),

@@ -255,13 +255,15 @@ def load_from_hub(name: str) -> Any:
             "Data of Hugging Face need the package datasets: pip install 'withstand[datasets]'."
         ) from error
     folder = Path(name).expanduser()
+    if name.startswith((".", "/", "~")) and not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; give its path, whole or from {Path.cwd()}.")
     try:
         if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
             return datasets.load_from_disk(str(folder))
         return datasets.load_dataset(str(folder) if folder.is_dir() else name)
     except Exception as error:  # theirs have no common class
         raise DataError(
-            f"hub:{name} cannot be loaded, {type(error).__name__}: {' '.join(str(error).split())[:300]}. A "
+            f"hub:{name} cannot be loaded, {type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}. A "
             "data set is named hub:OWNER/NAME, or hub:./FOLDER where it lies on disk; what needs more than a "
             "name is loaded in a function of yours, file.py:function."
         ) from error
