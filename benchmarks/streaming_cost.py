@@ -3,8 +3,8 @@
     python benchmarks/streaming_cost.py --out=results/benchmarks/streaming_cost.json
 
 `cnn-small` learns 60,000 MNIST images, by `ws.fit`; and the batches of an epoch are made without any
-training, which is what a faster device would wait for. All take turns. For `cold` the operating system is asked
-to forget the file before each pass. Weights must be equal, bit for bit.
+training, which is what a faster device would wait for. All take turns. For `cold` the operating system is
+asked to forget the file before each pass. Weights must be equal, bit for bit.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ def main() -> None:
         opened = on_disk(folder, stored)
         memory = Dataset(opened().info, stored.train, stored.validation, stored.test)
 
-        epochs = {
+        epochs: dict[str, Callable[[], object]] = {
             "memory": partial(epoch, memory, folder, weights, "memory"),
             "disk": partial(epoch, opened(), folder, weights, "disk"),
         }
         seconds = interleaved(epochs, rounds=arguments.rounds)
         del epochs  # the operating system holds on to what is mapped
         train = folder / "train.npy"
-        drawn = {
+        drawn: dict[str, Callable[[], object]] = {
             "memory": partial(batches_alone, memory.train),
             "disk": lambda: batches_alone(opened_again(train, memory.train)),
             "cold": lambda: batches_alone(opened_again(dropped(train), memory.train)),

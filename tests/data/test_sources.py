@@ -91,8 +91,8 @@ def sampled() -> tuple[DataLoader[Any], ...]:
 
 
 def keras(root: Path) -> str:
-    arrays = {"x_train": TRAIN.transpose(0, 2, 3, 1), "x_test": TEST.transpose(0, 2, 3, 1)}
-    np.savez_compressed(root / "keras.npz", **arrays, y_train=TRAIN_LABELS[:, None], y_test=TEST_LABELS)
+    arrays: dict[str, Any] = {"x_train": TRAIN.transpose(0, 2, 3, 1), "x_test": TEST.transpose(0, 2, 3, 1)}
+    np.savez(root / "keras.npz", **arrays, y_train=TRAIN_LABELS[:, None], y_test=TEST_LABELS)
     return str(root / "keras.npz")
 
 
@@ -275,7 +275,7 @@ def test_columns_of_named_parts_are_guessed_and_said_or_named(caplog: pytest.Log
     as_dataset(parts)
     assert "images are taken from 'img', the labels from 'fine_label'. id is not read" in caplog.text
     caplog.clear()
-    dataset = as_dataset(parts, columns=("img", "id"), class_names=map(str, range(30)))
+    dataset = as_dataset(parts, columns=("img", "id"), class_names=[*map(str, range(30))])
     assert not caplog.records or "taken from" not in caplog.text
     assert dataset.info.num_classes == 30
     with pytest.raises(DataError, match=r"have no 'image'\. There are: img, fine_label, id"):

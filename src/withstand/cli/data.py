@@ -17,8 +17,8 @@ from withstand.types import RecipeError
 
 _OWN = {
     "folder:PATH": "pictures in PATH/train/CLASS/ and PATH/test/CLASS/",
-    "PATH.npz": "arrays train_images, train_labels, test_images, test_labels; x_train, y_train, …; or images, "
-    "labels, of which a fifth is tested on",
+    "PATH.npz": "arrays train_images, train_labels, test_images, test_labels; x_train, y_train, …; or images "
+    "and labels, of which a fifth is tested on",
     "FILE.py:FUNCTION": "what a function of yours gives: arrays, torch Datasets, DataLoaders or any other of "
     "ws.data.as_dataset, of (train, test)",
     "hub:OWNER/NAME": "a data set of Hugging Face, with pip install 'withstand\\[datasets]'",
@@ -54,8 +54,8 @@ def data(arguments: Sequence[str]) -> None:
             )
         OUTPUT.print(table)
         own = Table("your own data", "what they are", title="--data.name=…")
-        for name, about in _OWN.items():
-            own.add_row(name, about)
+        for kind, what in _OWN.items():
+            own.add_row(kind, what)
         OUTPUT.print(own)
     else:
         raise RecipeError("Expected `withstand data`, or `withstand data fetch NAME`.")

@@ -120,21 +120,27 @@ def as_dataset(
         TypeError: it is none of these.
         DataError: images are outside [0, 1], labels are not integers from 0, or something cannot be read.
     """
-    named = {key: value for key, value in (("name", name), ("class_names", class_names)) if value is not None}
     if isinstance(source, str | Path):
         text = f"{_FOLDER}{source}" if isinstance(source, Path) and source.is_dir() else str(source)
-        if not is_foreign(text):
-            dataset = load(text, size=size, validation_size=validation_size, seed=seed)
-            return replace(dataset, info=replace(dataset.info, **named)) if named else dataset
-        source, named = _opened(text), {"name": text, **named}
+        name = name or text
+        source = (
+            _opened(text)
+            if is_foreign(text)
+            else load(text, size=size, validation_size=validation_size, seed=seed)
+        )
+    if isinstance(source, Dataset):
+        about = source.info
+        named = replace(about, name=name or about.name, class_names=class_names or about.class_names)
+        return source if named == about else replace(source, info=named)
     return read_source(
         source,
+        name=name or "arrays",
+        class_names=class_names,
         columns=Columns(*columns or ()),
         size=size,
         validation_size=validation_size,
         seed=seed,
         alone=alone,
-        **named,
     )
 
 
@@ -246,7 +252,7 @@ def is_foreign(name: str) -> bool:
 
 def _foreign(name: str, size: int | None) -> Dataset:
     """What such a name is of; unless it has a part to validate on, without one."""
-    return read_source(_opened(name), name=name, size=size, validation_size=0)
+    return as_dataset(name, size=size, validation_size=0)
 
 
 def _opened(name: str) -> Any:

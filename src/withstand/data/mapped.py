@@ -64,17 +64,19 @@ class MappedImages(Tensor):
         dtype: torch.dtype,
     ) -> MappedImages:
         """A tensor without values of its own."""
-        made: MappedImages = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, (len(rows), *source.shape[1:]), dtype=dtype, device="cpu"
+        shape = (len(rows), *source.shape[1:])
+        made: MappedImages = Tensor._make_wrapper_subclass(
+            cls, shape, dtype=dtype, device=torch.device("cpu")
         )
         made.source, made.rows, made.stored = source, rows, stored
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # results are plain tensors
+    # Results are plain tensors.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
     @override
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         every = [tree_map_only(MappedImages, lambda images: images[:], part) for part in (args, kwargs or {})]
@@ -90,7 +92,7 @@ class MappedImages(Tensor):
         return read[(*[slice(None)] * rows.ndim, *others)] if others else read
 
     @override
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"MappedImages({tuple(self.shape)}, {self.dtype})"
 
     def choose(self, indices: Tensor) -> MappedImages:
@@ -222,9 +224,10 @@ def mapped_file(path: Path) -> NDArray[Any]:
         DataError: it is no such file.
     """
     try:
-        return np.load(path, mmap_mode="c", allow_pickle=False)  # copy on write: the file stays as it is
+        mapped_array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"The array {path} cannot be read: {error}. Write it by numpy.save.") from error
+    return mapped_array  # copied on write: the file stays as it is
 
 
 def _require_space(needed: int, shape: tuple[int, ...], what: str, folder: Path) -> None:

@@ -262,8 +262,9 @@ def load_from_hub(name: str) -> Any:
             return datasets.load_from_disk(str(folder))
         return datasets.load_dataset(str(folder) if folder.is_dir() else name)
     except Exception as error:  # theirs have no common class
+        words = " ".join(str(error).split())[:300].rstrip(".")
         raise DataError(
-            f"hub:{name} cannot be loaded, {type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}. A "
+            f"hub:{name} cannot be loaded, {type(error).__name__}: {words}. A "
             "data set is named hub:OWNER/NAME, or hub:./FOLDER where it lies on disk; what needs more than a "
             "name is loaded in a function of yours, file.py:function."
         ) from error

@@ -27,8 +27,8 @@ class DataSettings:
     """Which data, and how much of it.
 
     Args:
-        name: digits, mnist, fashion-mnist, cifar10, cifar10-jpeg, cifar100; folder:PATH of pictures, PATH.npz,
-            FILE.py:FUNCTION, or hub:OWNER/NAME.
+        name: digits, mnist, fashion-mnist, cifar10, cifar10-jpeg, cifar100; folder:PATH of pictures,
+            PATH.npz, FILE.py:FUNCTION, or hub:OWNER/NAME.
         root: The data root; the environment variable WITHSTAND_DATA, or ./data, where null.
         size: Height and width to which pictures of a folder or hub are brought; their own where null.
         validation_size: Training images set aside for validation; a tenth, at most 5000, where null.
