@@ -21,7 +21,7 @@ _OWN = {
     "and labels, of which a fifth is tested on",
     "FILE.py:FUNCTION": "what a function of yours gives: arrays, torch Datasets, DataLoaders or any other of "
     "ws.data.as_dataset, of (train, test)",
-    "hub:OWNER/NAME": "a data set of Hugging Face, with pip install 'withstand\\[datasets]'",
+    "hub:OWNER/NAME": "a data set of Hugging Face; it needs pip install 'withstand[datasets]'",
     "hub:./FOLDER": "one that save_to_disk wrote, or a folder that load_dataset reads",
 }
 """A name, and what it is of."""
