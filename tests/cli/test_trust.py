@@ -72,6 +72,11 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "model": ("os:system", {"model": {"name": "os:system", "options": {"command": "touch MARKER"}}}),
     "model of a module": ("stranger:function", {"model": {"name": "stranger:function"}}),
     "model of a file": ("stranger.py:function", {"model": {"name": "FOLDER/stranger.py:function"}}),
+    "data": ("stranger.py:function", {"data": {"name": "FOLDER/stranger.py:function"}}),
+    "data of a meter": (
+        "stranger:function",
+        {"evaluation": {"meters": [_of("Uncertainty", out_of_distribution=["stranger:function"])]}},
+    ),
     "option of a model": ("os.system", {"model": {"name": "mlp", "options": {"hidden": COMMAND}}}),
     "optimiser": ("os.system", {"training": {"optimizer": COMMAND}}),
     "optimiser of a function of ours": ("models.create", {"training": {"optimizer": CREATE}}),
@@ -427,3 +432,16 @@ def test_recipe_that_was_changed_by_hand_is_told_of_where_it_can_be_known(
         *caplog.messages
     ]
     assert len(caplog.messages) == 1
+
+
+def test_function_of_data_that_is_typed_runs_in_later_commands_too(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    (tmp_path / "stripes.py").write_text(
+        "import numpy as np\n\n\ndef load():\n"
+        "    labels, light = np.arange(120) % 3, np.linspace(0.5, 1, 120)\n"
+        "    return light[:, None, None, None] * np.eye(3)[labels][:, None, None], labels\n"
+    )
+    name = f"--data.name={tmp_path / 'stripes.py'}:load"
+    assert main(["run", str(tmp_path / "small.yaml"), name, f"--out={tmp_path / 'run'}"]) == 0
+    assert main(["attack", str(tmp_path / "run"), "--norm=inf", "--epsilon=0.1", "--num_steps=2"]) == 0
+    assert (tmp_path / "run" / "measurements.csv").is_file()

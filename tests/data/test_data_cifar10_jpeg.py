@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from withstand.core.dataset_info import KNOWN_DATASETS
-from withstand.data import cifar10_jpeg, load
+from withstand.data import cifar10_jpeg, load, locations
 from withstand.data.locations import remove_left_overs, staged
 from withstand.data.split import Parts
 from withstand.types import DataError
@@ -117,7 +117,7 @@ def test_cifar10_jpeg_cache_is_replaced_where_damaged(
     archive_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = read(archive_root)
-    (cache_file,) = cifar10_jpeg.cache_folder().iterdir()
+    (cache_file,) = locations.cache_folder().iterdir()
     cache_file.write_bytes(cache_file.read_bytes()[:100])
     with caplog.at_level(logging.WARNING):
         parts = read(archive_root)
@@ -145,12 +145,12 @@ def test_cifar10_jpeg_cache_leaves_nothing_after_a_failed_write(
 
     monkeypatch.setattr(cifar10_jpeg, "save_file", fail)
     read(archive_root)
-    assert list(cifar10_jpeg.cache_folder().iterdir()) == []
+    assert list(locations.cache_folder().iterdir()) == []
 
 
 def test_cifar10_jpeg_cache_has_a_place_of_its_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WITHSTAND_CACHE")
-    assert cifar10_jpeg.cache_folder().name == "withstand"
+    assert locations.cache_folder().name == "withstand"
 
 
 def test_cifar10_jpeg_that_is_missing_says_what_to_put_where(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_cifar10_jpeg_cache_is_rid_of_what_a_killed_process_left(archive_root: P
         "with staged(pathlib.Path(sys.argv[1])) as stage:\n"
         "    (stage / 'half').write_bytes(bytes(1000)); os.kill(os.getpid(), 9)"
     )
-    folder = cifar10_jpeg.cache_folder()
+    folder = locations.cache_folder()
     read(archive_root)
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", script, str(folder)], check=False, env=surroundings)

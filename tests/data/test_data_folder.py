@@ -295,7 +295,7 @@ def test_pictures_that_are_far_too_large_are_refused_before_they_are_decoded(
 
 def test_pictures_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:
     picture = Picture("a", tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"1 pictures of 10000000 x 10000000 pixels take .* GiB.*smaller"):
+    with pytest.raises(DataError, match=r"1 pictures of 3 x 10000000 x 10000000 take .* GiB.*smaller"):
         decode([picture], Form("RGB", 10_000_000, 10_000_000, resize=True))
 
 

@@ -24,7 +24,7 @@ def pictures(split: Split) -> set[bytes]:
 
 def test_load_has_a_reader_and_an_entry_for_every_name() -> None:
     assert set(READERS) == set(KNOWN_DATASETS)
-    assert list(NAMES) == [*READERS, "folder:PATH"]
+    assert list(NAMES) == [*READERS, "folder:PATH", "PATH.npz", "FILE.py:FUNCTION", "hub:OWNER/NAME"]
 
 
 def test_load_of_digits_needs_no_files() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from withstand.core.dataset_info import DatasetInfo
-from withstand.data import Dataset, Split, require_dataset
+from withstand.data import Dataset, Split
 from withstand.types import DataError
 
 INFO = DatasetInfo("toy", (1, 2, 2), ("a", "b", "c"), (0.5,), (0.5,))
@@ -165,20 +165,6 @@ def test_fingerprint_does_not_depend_on_memory_layout() -> None:
     assert torch.equal(turned.images, train.images)
     first, second = (Dataset(INFO, split, make(0), make(1)) for split in (train, turned))
     assert first.fingerprint == second.fingerprint
-
-
-@pytest.mark.parametrize(
-    ("wrong", "remedy"),
-    [
-        ("digits", r"withstand.data.load\('digits'\)"),
-        (make(3), r"Dataset\(info, train, validation, test\)"),
-        ((torch.zeros(2), torch.zeros(2)), "from_arrays"),
-        (None, "from_arrays"),
-    ],
-)
-def test_what_is_no_data_set_is_refused_with_the_remedy(wrong: Any, remedy: str) -> None:
-    with pytest.raises(TypeError, match=f"Expected a withstand.data.Dataset, but got a .*{remedy}"):
-        require_dataset(wrong)
 
 
 def test_data_set_takes_splits_alone() -> None:

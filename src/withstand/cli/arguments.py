@@ -124,7 +124,7 @@ def add_model_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--model.options", type=dict[str, Any], default={}, help="Of the model's builder.")
     parser.add_class_arguments(DataSettings, "data", skip={"name"})
-    parser.add_argument("--data.name", type=str | None, default=None, help="Such as mnist, or folder:PATH.")
+    parser.add_argument("--data.name", type=str | None, default=None, help="As `withstand data` lists it.")
 
 
 def model_settings(name: str, values: Namespace) -> ModelSettings:

@@ -37,7 +37,7 @@ class Command:
 
 
 _OF_TRAINING = {
-    "--data.name=mnist": "a name of `withstand data`, or folder:PATH of pictures",
+    "--data.name=mnist": "a name, folder:PATH, PATH.npz or FILE.py:FUNCTION: `withstand data`",
     "--model.name=lenet": "a name of `withstand recipes --models`, or FILE.py:FUNCTION",
     "--objective=Adversarial": "what is minimised; --objective.help=Adversarial explains it",
     "--training.epochs=20": "how often the training images are passed over",

@@ -15,6 +15,17 @@ from withstand.data.load import is_present
 from withstand.data.locations import data_root
 from withstand.types import RecipeError
 
+_OWN = {
+    "folder:PATH": "pictures in PATH/train/CLASS/ and PATH/test/CLASS/",
+    "PATH.npz": "arrays train_images, train_labels, test_images, test_labels; x_train, y_train, …; or images "
+    "and labels, of which a fifth is tested on",
+    "FILE.py:FUNCTION": "what a function of yours gives: arrays, torch Datasets, DataLoaders or any other of "
+    "ws.data.as_dataset, of (train, test)",
+    "hub:OWNER/NAME": "a data set of Hugging Face; it needs pip install 'withstand[datasets]'",
+    "hub:./FOLDER": "one that save_to_disk wrote, or a folder that load_dataset reads",
+}
+"""A name, and what it is of."""
+
 
 def data(arguments: Sequence[str]) -> None:
     """The command, with what stands after its name."""
@@ -42,6 +53,9 @@ def data(arguments: Sequence[str]) -> None:
                 "yes" if is_present(name, root) else "no",
             )
         OUTPUT.print(table)
-        OUTPUT.print("Your own pictures: data.name=folder:PATH, with PATH/train/CLASS/ and PATH/test/CLASS/.")
+        own = Table("your own data", "what they are", title="--data.name=…")
+        for kind, what in _OWN.items():
+            own.add_row(kind, what)
+        OUTPUT.print(own)
     else:
         raise RecipeError("Expected `withstand data`, or `withstand data fetch NAME`.")

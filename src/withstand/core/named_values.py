@@ -19,7 +19,7 @@ _KNOWN = {"withstand", "torch", "torchgen", "numpy", "builtins", *sys.stdlib_mod
     "test",
 }
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")})
-_USER_FILE = re.compile(r"^withstand_user_(.+)_[0-9a-f]{8}$")  # as ``models.load_factory`` names a file
+_USER_FILE = re.compile(r"^withstand_user_(.+)_[0-9a-f]{8}$")  # as ``core/user_code.py`` names a file
 _PLAIN = (bool, int, float, str, bytes, type(None), tuple, frozenset)
 DATA = (Tensor, np.ndarray, np.generic, Mapping, list, Set, functools.partial, Namespace, SimpleNamespace)
 _FIXED = (Tensor, np.ndarray, np.generic, functools.partial, nn.Module)

@@ -26,7 +26,7 @@ from withstand.core.run_folder import replaced
 SIGNATURES = "trust.json"
 ABOUT = "--trust lets code beyond withstand run that the files name: only where you trust whoever wrote them."
 _KEY_BYTES = 32
-_NAMES_CODE = re.compile(r"--(?:objective|training|evaluation|model|loss|over)\b")
+_NAMES_CODE = re.compile(r"--(?:data|objective|training|evaluation|model|loss|over)\b")
 _BETWEEN_NAMES = re.compile(r"[\s,\[\]{}='\"]+")
 _logger = logging.getLogger(__name__)
 

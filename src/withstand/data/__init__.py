@@ -7,7 +7,7 @@ from withstand.data.augment import Augment
 from withstand.data.batches import batches, few, to_unit_range
 from withstand.data.deform import Deform, affine_fields, deformed_stream, tangent_images, warp
 from withstand.data.fetch import fetch, verify
-from withstand.data.load import NAMES, info, load
+from withstand.data.load import NAMES, as_dataset, info, load
 from withstand.data.partition import (
     PartitionName,
     epoch_order,
@@ -16,7 +16,7 @@ from withstand.data.partition import (
     sample,
     stratified,
 )
-from withstand.data.split import Dataset, Split, require_dataset
+from withstand.data.split import Dataset, Split
 
 __all__ = [
     "NAMES",
@@ -26,6 +26,7 @@ __all__ = [
     "PartitionName",
     "Split",
     "affine_fields",
+    "as_dataset",
     "as_split",
     "batches",
     "deformed_stream",
@@ -37,7 +38,6 @@ __all__ = [
     "load",
     "partition",
     "published_partition",
-    "require_dataset",
     "sample",
     "stratified",
     "tangent_images",

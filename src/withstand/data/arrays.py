@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch.utils.data import TensorDataset
 
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data.batches import nearest_levels
-from withstand.data.partition import partition
+from withstand.data.mapped import CHUNK, chunks, mapped, shared_tensor
+from withstand.data.partition import partition, stratified
 from withstand.data.plausible import copies, darkness, missing_classes, tell
 from withstand.data.split import Dataset, Split, channel_statistics, require_unit_range
 from withstand.types import DataError
@@ -24,14 +25,15 @@ Array = Tensor | ArrayLike
 Pair = tuple[Array, Array] | TensorDataset
 
 _CHANNELS = (1, 2, 3, 4)
-_CHUNK = 4096  # images whose floats are compared with levels at a time
 _MOST_NUMBERED = 100_000  # classes that are not named
+_TESTED = 5  # one of so many images tests, where no test images are given
 
 
 def from_arrays(
-    train: Pair,
-    test: Pair,
+    train: Pair | None,
+    test: Pair | None = None,
     *,
+    validation: Pair | None = None,
     name: str = "arrays",
     class_names: Sequence[str] | None = None,
     validation_size: int | None = None,
@@ -39,12 +41,17 @@ def from_arrays(
 ) -> Dataset:
     """A data set from tensors, numpy arrays or lists in memory, which are copied.
 
+    Images of a ``numpy.memmap`` stay on disk, and batches read the rows that they need.
+
     What is unlikely to be meant is logged as a warning: classes without training images, images that are
     nearly black, test images that are training images too.
 
     Args:
-        train: Training images and labels, as ``as_split`` takes them, or a ``TensorDataset`` of both.
-        test: Test images and labels.
+        train: Training images and labels, as ``as_split`` takes them, or a ``TensorDataset`` of both. None
+            for a data set that only tests.
+        test: Test images and labels. Where None a fifth of the training images tests, of each class its share
+            and always the same ones, which is logged.
+        validation: What validates, where that is not to be taken out of the training images.
         name: What reports call the data set.
         class_names: One name a class, in label order, no two alike; by default the numbers from 0 to the
             largest label.
@@ -60,16 +67,37 @@ def from_arrays(
         TypeError: a size or the seed is no number.
         ValueError: one is not whole, or the seed is negative.
     """
-    known, tested = as_split(*_pair("train", train)), as_split(*_pair("test", test))
-    if len(known) == 0:
+    given = {"train": train, "validation": validation, "test": test}
+    splits = {part: as_split(*_pair(part, pair)) for part, pair in given.items() if pair is not None}
+    known = splits.get("train", splits.get("test"))
+    if known is None or ("train" in splits and len(known) == 0):
         raise DataError("There are no training images. Give at least one.")
-    present = [split.labels.cpu() for split in (known, tested) if len(split)]
-    names = _numbered(torch.cat(present)) if class_names is None else tuple(class_names)
+    nothing = known.subset([])
+    if "test" not in splits:
+        splits |= _with_tested(known, name)
+    present = [split.labels.cpu() for split in splits.values() if len(split)]
+    names = _numbered(torch.cat(present or [nothing.labels])) if class_names is None else tuple(class_names)
     channels, height, width = known.images.shape[1:]
     about = DatasetInfo(name, (channels, height, width), names, *channel_statistics(known.images))
-    dataset = Dataset(about, *partition(known, validation_size=validation_size, seed=seed), tested)
+    if validation is None and "train" in splits:
+        parts = partition(splits["train"], validation_size=validation_size, seed=seed)
+    else:
+        parts = splits.get("train", nothing), splits.get("validation", nothing)
+    dataset = Dataset(about, *parts, splits["test"])
     tell(dataset, missing_classes, darkness, copies)
     return dataset
+
+
+def _with_tested(split: Split, name: str) -> dict[str, Split]:
+    """A split without the examples that test, and those."""
+    tested = stratified(split.labels, len(split) // _TESTED)
+    trained = torch.ones(len(split), dtype=torch.bool).index_fill_(0, tested, value=False)
+    _log.warning(
+        "%s: no test images are given, so %s of %s images, of each class its share, are set aside to test "
+        "on; they are the same ones each time.",
+        *(name, f"{len(tested):,}", f"{len(split):,}"),
+    )
+    return {"train": split.subset(trained), "test": split.subset(tested)}
 
 
 def as_split(images: Array, labels: Array) -> Split:
@@ -78,13 +106,18 @@ def as_split(images: Array, labels: Array) -> Split:
     Args:
         images: (examples, channels, height, width): uint8 levels of 0 … 255, floats in [0, 1], or booleans,
             of which true is 1. Floats that are all multiples of 1/255 are kept as uint8, others as float32.
+            Those of a ``numpy.memmap`` are looked at once, and stay on disk.
         labels: Integers (examples,) or (examples, 1), from 0.
 
     Raises:
         DataError: images are outside [0, 1] or of another type or shape, or labels are not
             integers from 0.
     """
-    pixels, classes = _tensor("Images", images), _tensor("Labels", labels)
+    classes = _tensor("Labels", labels)
+    if isinstance(images, np.memmap):
+        _require_axes(shared_tensor(images))
+        return Split(mapped(images, _form_of), _own(_classes(classes), labels))
+    pixels = _tensor("Images", images)
     _require_axes(pixels)
     return Split(_own(_stored(pixels), images), _own(_classes(classes), labels))
 
@@ -93,9 +126,8 @@ def _pair(name: str, part: Pair) -> tuple[Array, Array]:
     pair = part.tensors if isinstance(part, TensorDataset) else part
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise DataError(
-            f"{name} must be a pair of images and labels, but is a {type(part).__name__}. Of a torch Dataset "
-            "make both by `images, labels = zip(*dataset)` and "
-            f"{name}=(torch.stack(images), torch.tensor(labels)); pictures on disk are read by "
+            f"{name} must be a pair of images and labels, but is a {type(part).__name__}. A torch Dataset, a "
+            "DataLoader and others are taken by withstand.data.as_dataset(source), pictures on disk by "
             'withstand.data.load("folder:PATH").'
         )
     return pair[0], pair[1]
@@ -153,10 +185,16 @@ def _classes(labels: Tensor) -> Tensor:
     return (labels.squeeze(1) if labels.ndim == 2 else labels).to(torch.int64)
 
 
+def are_channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether images of a shape (examples, …) cannot well have their channels on the second axis."""
+    first, height, last = shape[1:] if len(shape) == 4 else (0, 0, 0)
+    return last in _CHANNELS and first > last and height != last
+
+
 def _require_axes(images: Tensor) -> None:
     shape = tuple(images.shape)
     first, height, last = shape[1:] if images.ndim == 4 else (0, 0, 0)
-    if last in _CHANNELS and first > last and height != last:
+    if are_channels_last(shape):
         raise DataError(
             f"Images of shape {shape} seem to have their channels last. Move them to the second axis: "
             "images.permute(0, 3, 1, 2). Where they are there already, make the splits by data.Split."
@@ -181,21 +219,32 @@ def _require_axes(images: Tensor) -> None:
 
 def _stored(images: Tensor) -> Tensor:
     """The images as ``Split`` holds them."""
+    stored, _ = _form_of(images)
+    if stored is not _nearest:
+        return stored(images)
+    return torch.cat([_nearest(part) for part in torch.split(images, CHUNK)])
+
+
+def _form_of(images: Tensor) -> tuple[Callable[[Tensor], Tensor], torch.dtype]:
+    """What brings images into the form that ``Split`` holds, and its type, by looking at all of them."""
     if images.dtype == torch.bool:
-        return images.to(torch.uint8) * 255
+        return _black_and_white, torch.uint8
     if not images.is_floating_point():
-        return _levels_as_they_are(images)
-    if images.numel() == 0:
-        return images.to(torch.uint8)
-    floats = images.to(torch.float32)
-    require_unit_range(floats)
-    parts = []
-    for part in torch.split(floats, _CHUNK):
-        levels, are_levels = nearest_levels(part)
-        if not are_levels.all():
-            return floats
-        parts.append(levels)
-    return torch.cat(parts)
+        return _levels_as_they_are, _levels_as_they_are(images).dtype
+    are_levels = True
+    for part in chunks(images):
+        floats = part.to(torch.float32)
+        require_unit_range(floats)
+        are_levels = are_levels and bool(nearest_levels(floats)[1].all())
+    return (_nearest, torch.uint8) if are_levels and len(images) else (Tensor.float, torch.float32)
+
+
+def _black_and_white(images: Tensor) -> Tensor:
+    return images.to(torch.uint8) * 255
+
+
+def _nearest(images: Tensor) -> Tensor:
+    return nearest_levels(images.to(torch.float32))[0]
 
 
 def _levels_as_they_are(images: Tensor) -> Tensor:

@@ -1,12 +1,17 @@
-"""Batches, sliced from a split on its own device: no worker processes, no work per image."""
+"""Batches, sliced from a split on its own device: no worker processes, no work per image.
+
+Images on disk are read by a thread, a few batches ahead.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from withstand.data.mapped import MappedImages, ahead
 from withstand.data.partition import sample
 from withstand.data.split import Split
 from withstand.types import Batch
@@ -44,14 +49,16 @@ def batches(
         raise ValueError(f"batch_size must be at least 1, but is {batch_size}.")
     if order is not None:
         _require_indices(order, len(split))
-        order = order.to(split.labels.device)
+        order = order.to(split.images.device)
     count = len(split) if order is None else len(order)
     stop = count - count % batch_size if drop_last else count
     chosen = (
         slice(start, start + batch_size) if order is None else order[start : start + batch_size]
         for start in range(0, stop, batch_size)
     )
-    return (batch_at(split, indices, augment) for indices in chosen)
+    read = (partial(_stored_at, split, indices) for indices in chosen)
+    stored = ahead(read) if isinstance(split.images, MappedImages) else (one() for one in read)
+    return (_batch_of(split, *one, augment) for one in stored)
 
 
 def few(split: Split, number: int) -> Batch:
@@ -89,11 +96,28 @@ def batch_at(
     split: Split, indices: slice | Tensor, augment: Callable[[Tensor], Tensor] | None = None
 ) -> Batch:
     """The examples at some indices, as ``batches`` gives them; nothing waits for the device."""
-    # A slice is a view of the data, which whoever gets the batch may write into.
-    stored, labels = (
-        part[indices].clone() if isinstance(indices, slice) else part[indices]
-        for part in (split.images, split.labels)
-    )
+    return _batch_of(split, *_stored_at(split, indices), augment)
+
+
+def _stored_at(split: Split, indices: slice | Tensor) -> tuple[Tensor, Tensor]:
+    """Images and labels as they are stored, copied; what is read from disk for a GPU is in pinned memory."""
+    device = split.labels.device
+    if not isinstance(split.images, MappedImages):
+        # A slice is a view of the data, which whoever gets the batch may write into.
+        stored, labels = (
+            part[indices].clone() if isinstance(indices, slice) else part[indices]
+            for part in (split.images, split.labels)
+        )
+        return stored, labels
+    pinned = torch.Tensor.pin_memory if device.type == "cuda" else torch.Tensor.contiguous
+    where = indices if isinstance(indices, slice) else pinned(indices.cpu()).to(device, non_blocking=True)
+    return pinned(split.images[indices]), split.labels[where].clone()
+
+
+def _batch_of(
+    split: Split, stored: Tensor, labels: Tensor, augment: Callable[[Tensor], Tensor] | None
+) -> Batch:
+    stored = stored.to(split.labels.device, non_blocking=True)
     images = stored if augment is None else augment(stored)
     # By the type in storage: what augments levels of 0 … 255 may hand them back as floats.
     is_levels = stored.dtype == torch.uint8

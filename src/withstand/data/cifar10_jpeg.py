@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import pooch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data.folder import Labelled, decode_split
-from withstand.data.locations import damaged, missing, remove_left_overs, staged
+from withstand.data.locations import cache_folder, damaged, missing, remove_left_overs, staged
 from withstand.data.picture_files import Form, Picture
 from withstand.data.split import Parts, Split
 from withstand.types import DataError
@@ -131,11 +130,6 @@ def _split_name(name: str) -> tuple[str, str, str]:
     """Part, class and file name of a path in the archive; empty ones where there are too few."""
     part, class_name, file_name = ["", "", "", *PurePosixPath(name).parts][-3:]
     return part, class_name, file_name
-
-
-def cache_folder() -> Path:
-    """The folder for decoded data: ``WITHSTAND_CACHE``, else the system's cache folder."""
-    return Path(os.environ.get("WITHSTAND_CACHE") or pooch.os_cache("withstand")).expanduser()
 
 
 def cached(name: str, key: str, build: Callable[[], Parts]) -> Parts:

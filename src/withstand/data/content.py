@@ -8,14 +8,13 @@ from collections.abc import Iterator
 import torch
 
 from withstand.data.batches import nearest_levels
+from withstand.data.mapped import chunks
 from withstand.data.split import Split
-
-_CHUNK = 4096  # images that are looked at together
 
 
 def pixels(split: Split) -> Iterator[bytes]:
     """The bytes of each image: of its levels where it has no other values, else of its floats."""
-    for images in torch.split(split.images.cpu().contiguous(), _CHUNK):
+    for images in (part.cpu().contiguous() for part in chunks(split.images)):
         if images.dtype == torch.uint8:
             yield from (image.tobytes() for image in images.numpy())
             continue

@@ -245,7 +245,7 @@ def deformed_stream(split: Split, deform: Deform, batch_size: int, *, seed: int 
         raise ValueError(f"batch_size must be at least 1, but is {batch_size}.")
     if len(split) == 0:
         raise DataError("There are no examples to deform. Give a split of at least one.")
-    generator = torch.Generator(split.images.device).manual_seed(derived_seed("deform", seed))
+    generator = torch.Generator(split.labels.device).manual_seed(derived_seed("deform", seed))
     return (
         Batch(deform(batch.images, generator=generator), batch.labels)
         for batch in (batch_at(split, chosen) for chosen in _endless_indices(split, batch_size, seed))
@@ -259,7 +259,7 @@ def _endless_indices(split: Split, batch_size: int, seed: int) -> Iterator[Tenso
         while len(left) < batch_size:
             left = torch.cat((left, epoch_order(len(split), seed=seed, epoch=epoch)))
             epoch += 1
-        yield left[:batch_size].to(split.labels.device)
+        yield left[:batch_size].to(split.images.device)
         left = left[batch_size:]
 
 

@@ -1,26 +1,32 @@
-"""Data sets by name.
+"""Data sets by name, and whatever else people have theirs in.
 
 The 8 x 8 handwritten digits come inside scikit-learn: data without any download.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.core.setting_rules import SEED, Whole
 from withstand.core.suggest import nearest
+from withstand.core.user_code import load_function
 from withstand.data.cifar import CIFAR10, CIFAR100, read_cifar
 from withstand.data.cifar10_jpeg import absent_jpegs, read_cifar10_jpeg
 from withstand.data.folder import ImageFolder, list_folder
+from withstand.data.foreign import Columns
 from withstand.data.idx import absent_idx, read_idx
 from withstand.data.locations import data_root
 from withstand.data.partition import PARTITIONS, PartitionName
 from withstand.data.plausible import copies, darkness, missing_classes, tell
+from withstand.data.sources import Alone, load_from_hub, read_npz, read_source
 from withstand.data.split import Dataset, Parts, Split
 from withstand.types import DataError
 
@@ -70,8 +76,72 @@ _ABSENT: dict[str, Callable[[Path], Sequence[str]]] = {
     "cifar10-jpeg": absent_jpegs,
 }
 
-_FOLDER = "folder:"
-NAMES = (*READERS, f"{_FOLDER}PATH")
+_FOLDER, _HUB, _NPZ = "folder:", "hub:", ".npz"
+NAMES = (*READERS, f"{_FOLDER}PATH", f"PATH{_NPZ}", "FILE.py:FUNCTION", f"{_HUB}OWNER/NAME")
+_FUNCTION = re.compile(r"(?:.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
+
+
+def as_dataset(
+    source: Any,
+    *,
+    name: str | None = None,
+    class_names: Sequence[str] | None = None,
+    columns: tuple[str, str] | None = None,
+    size: int | None = None,
+    validation_size: int | None = None,
+    seed: int = 0,
+    alone: Alone = "split",
+) -> Dataset:
+    """A data set of what you have: ``fit`` and ``evaluate`` call it, so that they take all of these directly.
+
+    What is guessed is logged. Data are read once and held in memory. What stays on disk, and is read batch by
+    batch: arrays of ``numpy.memmap`` and ``.npy`` files named in a dictionary, always; pictures, ``.npz`` and
+    data sets of others that are larger than ``WITHSTAND_MEMORY`` GiB, by default half of the memory.
+
+    Args:
+        source: A ``Dataset``, as it is. A name, as ``load`` takes it. A part: a pair (images, labels) of
+            arrays, tensors or lists; a torch ``Dataset`` or ``DataLoader``; a Hugging Face ``Dataset``. A
+            pair (train, test) of parts. A dictionary of parts, such as a Hugging Face ``DatasetDict``, by
+            ``train``, ``validation`` and ``test``; or of arrays by ``train_images``, ``train_labels``,
+            ``test_images``, ``test_labels``, by ``x_train``, ``y_train``, …, or by ``images``, ``labels``.
+            Items are read in the order of the data set, each once, even of a ``DataLoader`` that shuffles;
+            what they draw at random is drawn once, from a fixed seed.
+        name: What reports call the data.
+        class_names: One name a class, in label order; by default what the source tells, else numbers.
+        columns: What holds image and label in items with named parts; guessed where None.
+        size: Side in pixels that pictures are resized and cropped to.
+        validation_size: How many training examples validate, where no part is for that; by default a
+            tenth, at most 5000.
+        seed: Chooses them.
+        alone: What becomes of one part alone: ``split`` sets a fifth aside to test on, of each class its
+            share and always the same one; ``test`` tests on all of it.
+
+    Raises:
+        TypeError: it is none of these.
+        DataError: images are outside [0, 1], labels are not integers from 0, or something cannot be read.
+    """
+    if isinstance(source, str | Path):
+        text = f"{_FOLDER}{source}" if isinstance(source, Path) and source.is_dir() else str(source)
+        name = name or text
+        source = (
+            _opened(text)
+            if is_foreign(text)
+            else load(text, size=size, validation_size=validation_size, seed=seed)
+        )
+    if isinstance(source, Dataset):
+        about = source.info
+        named = replace(about, name=name or about.name, class_names=class_names or about.class_names)
+        return source if named == about else replace(source, info=named)
+    return read_source(
+        source,
+        name=name or "arrays",
+        class_names=class_names,
+        columns=Columns(*columns or ()),
+        size=size,
+        validation_size=validation_size,
+        seed=seed,
+        alone=alone,
+    )
 
 
 def load(
@@ -87,12 +157,13 @@ def load(
     """Reads a data set and takes validation data out of its training data.
 
     Args:
-        name: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``,
-            ``cifar10-jpeg``, or ``folder:PATH`` for a folder of pictures.
+        name: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``cifar10-jpeg``;
+            ``folder:PATH`` for a folder of pictures; ``PATH.npz``; ``file.py:function``, which is called and
+            gives what ``as_dataset`` takes; ``hub:OWNER/NAME`` or ``hub:./FOLDER`` of Hugging Face.
         root: The data root; by default ``WITHSTAND_DATA``, else ``./data``.
-        size: Side in pixels that the pictures of a folder are resized and cropped to.
+        size: Side in pixels that pictures are resized and cropped to.
         validation_size: How many examples validate; by default a tenth of the training data,
-            at most 5000, and 10,000 in ``kernel-reg``.
+            at most 5000, and 10,000 in ``kernel-reg``. Data with a part for that need none.
         train_size: How many of the others train; by default all.
         partition: How examples are chosen: ``seeded`` as ``partition`` does it, ``kernel-reg`` as
             published in arXiv 1810.00363 (``published_partition``).
@@ -109,22 +180,29 @@ def load(
     if partition not in PARTITIONS:
         raise DataError(f"There is no partition {partition!r}; {nearest(partition, PARTITIONS)}")
     seed = (SEED if partition == "seeded" else Whole())("seed", seed)
+    divide = partial(PARTITIONS[partition], train_size=train_size, seed=seed)
+    if is_foreign(name):
+        given = _foreign(name, size)
+        if not len(given.validation):
+            parts = divide(given.train, validation_size=validation_size)
+        elif validation_size is None:
+            parts = divide(given.train, validation_size=0)[0], given.validation
+        else:
+            raise DataError(f"{name} has a part to validate on already. Leave out validation_size.")
+        return Dataset(given.info, *parts, given.test)
     folder = _image_folder(name, size)
     if folder is not None:
-        about, parts = folder.info(), folder.read()
+        about, read = folder.info(), folder.read()
     else:
         about = KNOWN_DATASETS[name]
-        parts = READERS[name](about, data_root(root))
-    train, validation = PARTITIONS[partition](
-        parts.train, validation_size=validation_size, train_size=train_size, seed=seed
-    )
-    dataset = Dataset(about, train, validation, parts.test)
+        read = READERS[name](about, data_root(root))
+    dataset = Dataset(about, *divide(read.train, validation_size=validation_size), read.test)
     tell(dataset, missing_classes, *(() if folder is None else (darkness, copies)))
     return dataset
 
 
 def info(name: str, *, root: str | Path | None = None, size: int | None = None) -> DatasetInfo:
-    """What a model needs to know of a data set; needs no files, except for a folder's.
+    """What a model needs to know of a data set; needs no files of those with a name of their own.
 
     Args:
         name: As for ``load``.
@@ -132,8 +210,10 @@ def info(name: str, *, root: str | Path | None = None, size: int | None = None) 
         size: As for ``load``.
 
     Raises:
-        DataError: the name is unknown, or a folder of pictures cannot be read.
+        DataError: the name is unknown, or what it names cannot be read.
     """
+    if is_foreign(name):
+        return _foreign(name, size).info
     folder = _image_folder(name, size)
     return KNOWN_DATASETS[name] if folder is None else folder.info()
 
@@ -149,8 +229,45 @@ def is_present(name: str, root: Path) -> bool:
 
 
 def is_folder(name: str) -> bool:
-    """Whether a name is that of a folder of pictures, which are resized."""
+    """Whether a name is that of a folder of pictures."""
     return name.startswith(_FOLDER) and name != _FOLDER
+
+
+def takes_size(name: str) -> bool:
+    """Whether a name is that of pictures, which are resized."""
+    return name.startswith((_FOLDER, _HUB))
+
+
+def is_function(name: str) -> bool:
+    """Whether a name is that of a function, which loading the data runs."""
+    return not name.startswith((_FOLDER, _HUB)) and _FUNCTION.fullmatch(name) is not None
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name is that of a ``.npz`` file, a function, or data of Hugging Face."""
+    if not isinstance(name, str) or name.startswith(_FOLDER):
+        return False
+    return name.startswith(_HUB) or name.endswith(_NPZ) or is_function(name)
+
+
+def _foreign(name: str, size: int | None) -> Dataset:
+    """What such a name is of; unless it has a part to validate on, without one."""
+    return as_dataset(name, size=size, validation_size=0)
+
+
+def _opened(name: str) -> Any:
+    """What ``read_source`` takes, of such a name."""
+    if name.startswith(_HUB):
+        return load_from_hub(name.removeprefix(_HUB))
+    if name.endswith(_NPZ):
+        return read_npz(Path(name).expanduser())
+    function = load_function(name, "data set", DataError)
+    try:
+        made = function()
+    except (Exception, SystemExit) as error:
+        words = " ".join(str(error).split())
+        raise DataError(f"Data set {name!r} could not be made, {type(error).__name__}: {words}") from error
+    return as_dataset(made) if isinstance(made, str | Path) else made
 
 
 def _image_folder(name: str, size: int | None) -> ImageFolder | None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pooch
+
 from withstand.types import DataError
 
 NAME_THE_ROOT = "Another data root is named by --data.root or the environment variable WITHSTAND_DATA."
@@ -23,6 +25,11 @@ def data_root(root: str | Path | None = None) -> Path:
     """The absolute data root: ``root``, else the variable ``WITHSTAND_DATA``, else ``./data``."""
     chosen = root if root is not None else os.environ.get("WITHSTAND_DATA") or "data"
     return Path(chosen).expanduser().absolute()
+
+
+def cache_folder() -> Path:
+    """The folder for decoded data: ``WITHSTAND_CACHE``, else the system's cache folder."""
+    return Path(os.environ.get("WITHSTAND_CACHE") or pooch.os_cache("withstand")).expanduser()
 
 
 def missing(name: str, folder: Path, files: Iterable[str], remedy: str) -> DataError:

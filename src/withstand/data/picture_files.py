@@ -9,16 +9,17 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from withstand.data.mapped import filled, levels_of
 from withstand.types import DataError
 
 _log = logging.getLogger(__name__)
@@ -38,11 +39,11 @@ class Picture(NamedTuple):
 
     Attributes:
         name: What errors call it.
-        content: Its path, or its bytes.
+        content: Its path, or its bytes; or what Pillow has opened.
     """
 
     name: str
-    content: Path | bytes
+    content: Path | bytes | Image.Image
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,10 @@ def form_of(picture: Picture, size: int | None = None) -> Form:
     return Form(mode, width, height, resize=size is not None)
 
 
-def decode(pictures: Sequence[Picture], form: Form, *, say: Callable[..., None] = _log.warning) -> Tensor:
-    """Decodes pictures.
+def decode(
+    pictures: Sequence[Picture], form: Form, *, say: Callable[..., None] = _log.warning, key: str = ""
+) -> Tensor:
+    """Decodes pictures: into memory, or where they do not fit into a file (``mapped.filled``).
 
     Args:
         pictures: At least one.
@@ -95,43 +98,57 @@ def decode(pictures: Sequence[Picture], form: Form, *, say: Callable[..., None] 
             the longer one is cropped at both ends.
         say: Is told, as a logger is, what was made of pictures that are not of this form: transparent parts
             are laid on white, colour becomes grey where the form is, of moving pictures the first counts.
+        key: Hex string that changes whenever the pictures do, by which such a file is known again.
 
     Returns:
         uint8 tensor (pictures, channels, height, width).
 
     Raises:
         DataError: a picture cannot be read, has 16 bits a channel, differs in size, or has more than
-            ``MOST_PIXELS`` pixels; or all together do not fit into memory.
+            ``MOST_PIXELS`` pixels; or all together fit neither into memory nor on disk.
     """
-    pixels = _allocated(len(pictures), form)
-    changed: dict[str, list[str]] = defaultdict(list)
+    fitting = Fitting(form)
 
-    def fill(start: int) -> None:
-        for index in range(start, min(start + _CHUNK, len(pictures))):
-            image = _open(pictures[index], None if form.resize else (form.width, form.height))
-            for change in _changes(image, form):
-                changed[change].append(pictures[index].name)
-            values = np.asarray(_fit(image, form))
-            pixels[index] = values.reshape(form.height, form.width, -1).transpose(2, 0, 1)
+    def fill(pixels: NDArray[np.uint8]) -> None:
+        def fill_from(start: int) -> None:
+            for index in range(start, min(start + _CHUNK, len(pictures))):
+                pixels[index] = fitting.pixels(pictures[index])
 
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
-        # The list waits for all and raises the first error.
-        list(threads.map(fill, range(0, len(pictures), _CHUNK)))
-    for change, names in sorted(changed.items()):
-        say("%s of %s pictures, such as %s, %s.", f"{len(names):,}", f"{len(pictures):,}", min(names), change)
-    return torch.from_numpy(pixels)
+        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
+            # The list waits for all and raises the first error.
+            list(threads.map(fill_from, range(0, len(pictures), _CHUNK)))
+        fitting.tell(say, len(pictures))
+
+    return levels_of(filled((len(pictures), *form.shape), np.dtype(np.uint8), fill, what="pictures", key=key))
 
 
-def _allocated(number: int, form: Form) -> NDArray[np.uint8]:
-    """Space for all pictures; an error where the machine has less memory than that."""
-    shape = (number, *form.shape)
-    needed, known = math.prod(shape), {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= {*getattr(os, "sysconf_names", ())}
-    if known and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-        raise DataError(
-            f"{number:,} pictures of {form.width} x {form.height} pixels take {needed / 2**30:,.0f} GiB, "
-            "more memory than this machine has. Name a smaller `size`, or take fewer."
-        )
-    return np.empty(shape, np.uint8)
+@dataclass(frozen=True)
+class Fitting:
+    """Brings pictures into a form, and remembers what was lost of which.
+
+    Args:
+        form: Of all.
+    """
+
+    form: Form
+    _lost: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def pixels(self, picture: Picture) -> NDArray[np.uint8]:
+        """Those of one picture in the form, (channels, height, width).
+
+        Raises:
+            DataError: it cannot be read, or differs in size.
+        """
+        form = self.form
+        image = _open(picture, None if form.resize else (form.width, form.height))
+        for change in _changes(image, form):
+            self._lost[change].add(picture.name)
+        return np.asarray(_fit(image, form)).reshape(form.height, form.width, -1).transpose(2, 0, 1)
+
+    def tell(self, say: Callable[..., None], total: int) -> None:
+        """Says what was lost, of how many pictures."""
+        for change, names in sorted(self._lost.items()):
+            say("%s of %s pictures, such as %s, %s.", f"{len(names):,}", f"{total:,}", min(names), change)
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -174,7 +191,7 @@ def _fit(image: Image.Image, form: Form) -> Image.Image:
 def _open(picture: Picture, size: tuple[int, int] | None = None) -> Image.Image:
     """The decoded picture, turned upright; of another size than ``size`` it is not decoded."""
     try:
-        with Image.open(_content(picture), formats=_FORMATS) as image:
+        with _image(picture) as image:
             _require_plain(picture, image)
             if size is not None and image.size not in (size, size[::-1]):  # turned upright it may fit
                 raise _other_size(picture, image.size, size)
@@ -198,15 +215,16 @@ def _open(picture: Picture, size: tuple[int, int] | None = None) -> Image.Image:
     return upright
 
 
-def _content(picture: Picture) -> Path | io.BytesIO:
-    """What Pillow reads; of a path only a file, since a pipe or a device may never end."""
-    if isinstance(picture.content, bytes):
-        return io.BytesIO(picture.content)
-    if picture.content.exists() and not picture.content.is_file():
+def _image(picture: Picture) -> AbstractContextManager[Image.Image]:
+    """What Pillow reads, not decoded; of a path only a file, since a pipe or a device may never end."""
+    content = picture.content
+    if isinstance(content, Image.Image):
+        return nullcontext(content)
+    if isinstance(content, Path) and content.exists() and not content.is_file():
         raise DataError(
             f"The picture {picture.name} is no file, but a folder, a pipe or a device. Remove it."
         )
-    return picture.content
+    return Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=_FORMATS)
 
 
 def _require_plain(picture: Picture, image: Image.Image) -> None:

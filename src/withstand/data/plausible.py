@@ -9,6 +9,7 @@ from itertools import chain
 import torch
 
 from withstand.data.content import pixels
+from withstand.data.mapped import chunks
 from withstand.data.split import Dataset
 
 Kind = Callable[[Dataset], Iterator[str]]
@@ -41,7 +42,8 @@ def missing_classes(dataset: Dataset) -> Iterator[str]:
 def darkness(dataset: Dataset) -> Iterator[str]:
     """Images that are nearly black: levels of another scale, or divided twice."""
     for part, images in (("training", dataset.train.images), ("test", dataset.test.images)):
-        brightest = float(images.max()) / (255 if images.dtype == torch.uint8 else 1) if len(images) else 1.0
+        scale = 255 if images.dtype == torch.uint8 else 1
+        brightest = max((float(part.max()) / scale for part in chunks(images)), default=1.0)
         if brightest < _DARK:
             yield (
                 f"the brightest pixel of all {part} images is {brightest:.3g} of white. uint8 images are "

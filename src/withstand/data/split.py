@@ -1,4 +1,4 @@
-"""Images and labels in memory: a split, the data set that three of them make, and their statistics.
+"""Images and labels, in memory or on disk: a split, the data set of three of them, and their statistics.
 
 Images are stored as uint8 where that loses nothing, a quarter of the space of floats, and are handed out
 in [0, 1] by ``batches``.
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.data.mapped import MappedImages, chunks
 from withstand.types import DataError
 
 
@@ -24,7 +25,8 @@ class Split:
     """Images and labels of one part of a data set, on one device.
 
     Args:
-        images: Tensor (examples, channels, height, width): uint8 in 0 … 255, or float32 in [0, 1].
+        images: Tensor (examples, channels, height, width): uint8 in 0 … 255, or float32 in [0, 1]. Those on
+            disk are ``mapped.MappedImages``, which stay there on whatever device the split is.
         labels: int64 tensor (examples,), at least 0.
 
     Raises:
@@ -50,7 +52,7 @@ class Split:
                 "Images must have at least one channel, row and column, but have shape "
                 f"{tuple(images.shape)} (examples, channels, height, width). Look where they were cut."
             )
-        if images.is_floating_point():
+        if images.is_floating_point() and not isinstance(images, MappedImages):  # those were looked at once
             require_unit_range(images)
         if len(self) and int(self.labels.min()) < 0:
             raise DataError(
@@ -62,11 +64,12 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Split:
-        """The same split on ``device``."""
-        return Split(self.images.to(device), self.labels.to(device))
+        """The same split on ``device``; images on disk stay there, and batches of them go to the device."""
+        is_mapped = isinstance(self.images, MappedImages)
+        return Split(self.images if is_mapped else self.images.to(device), self.labels.to(device))
 
     def subset(self, indices: Tensor | ArrayLike) -> Split:
-        """The examples at ``indices``, in that order, copied.
+        """The examples at ``indices``, in that order: copied, or where they are on disk pointed at.
 
         Args:
             indices: Integers (chosen,), or a mask of booleans (examples,): a tensor on any device, an array
@@ -76,7 +79,10 @@ class Split:
             DataError: they are neither, or a mask is of another length.
         """
         chosen = _as_indices(indices, len(self)).to(self.labels.device)
-        return Split(self.images[chosen], self.labels[chosen])
+        images = self.images
+        return Split(
+            images.choose(chosen) if isinstance(images, MappedImages) else images[chosen], self.labels[chosen]
+        )
 
 
 class Parts(NamedTuple):
@@ -121,28 +127,13 @@ class Dataset:
         for name, split in self._splits().items():
             kind = "" if split.images.dtype == torch.uint8 else " float32"
             digest.update(f"{name} {tuple(split.images.shape)}{kind};".encode())
-            digest.update(split.images.cpu().numpy().reshape(-1).data)
+            for part in chunks(split.images):
+                digest.update(part.cpu().numpy().reshape(-1).data)
             digest.update(split.labels.cpu().numpy().astype("<i8").data)
         return digest.hexdigest()
 
     def _splits(self) -> dict[str, Split]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
-
-
-def require_dataset(dataset: Dataset) -> Dataset:
-    """Accepts what was loaded or made by ``withstand.data``, and says how to make it of anything else.
-
-    Raises:
-        TypeError: it is no ``Dataset``.
-    """
-    if isinstance(dataset, Dataset):
-        return dataset
-    otherwise = "Make one: withstand.data.from_arrays((images, labels), (test_images, test_labels))."
-    remedy = {
-        str: f"Load it first: withstand.data.load({dataset!r}).",
-        Split: "Make one of it: withstand.data.Dataset(info, train, validation, test).",
-    }.get(type(dataset), otherwise)
-    raise TypeError(f"Expected a withstand.data.Dataset, but got a {type(dataset).__name__}. {remedy}")
 
 
 def require_unit_range(images: Tensor) -> None:
@@ -172,18 +163,28 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         Means and stds, one a channel. A std is at least 1/255, so that dividing by it is safe
         for a channel that never changes.
     """
+    others, num_channels = (0, *range(2, images.ndim)), images.shape[1]
     if images.is_floating_point():
-        averages = images.mean((0, 2, 3), dtype=torch.float64)
-        around = images - averages.to(images.dtype)[:, None, None]
-        stds = around.square().mean((0, 2, 3), dtype=torch.float64).sqrt()
+        count, zeros = images.shape.numel() // num_channels, torch.zeros(num_channels, dtype=torch.float64)
+        sums = (part.sum(others, dtype=torch.float64).cpu() for part in chunks(images))
+        averages = sum(sums, zeros) / count
+        centre = averages.to(images).view(-1, *[1] * (images.ndim - 2))
+        squares = ((part - centre).square().sum(others, dtype=torch.float64).cpu() for part in chunks(images))
+        stds = (sum(squares, zeros) / count).sqrt()
         return tuple(averages.tolist()), tuple(stds.clamp(min=1 / 255).tolist())
     levels = torch.arange(256, dtype=torch.float64) / 255
     # Counts of 256 levels give both exactly, without a copy of the images as floats.
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
-    shares = counts.cpu().to(torch.float64) / counts.cpu().sum(1, keepdim=True)
+    none = torch.zeros(num_channels, 256, dtype=torch.int64)
+    counts = sum((_counts(part) for part in chunks(images)), none)
+    shares = counts.to(torch.float64) / counts.sum(1, keepdim=True)
     means = shares @ levels
     variances = (shares * (levels - means[:, None]).square()).sum(1)
     return tuple(means.tolist()), tuple(variances.sqrt().clamp(min=1 / 255).tolist())
+
+
+def _counts(images: Tensor) -> Tensor:
+    """How often each channel has each level, (channels, 256)."""
+    return torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).cpu()
 
 
 def _require_form(what: str, tensor: Tensor, dtype: torch.dtype, axes: tuple[str, ...]) -> None:

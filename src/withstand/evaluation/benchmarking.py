@@ -17,7 +17,7 @@ from withstand.certificates import Certifier
 from withstand.core import norms
 from withstand.core.contract import require_module
 from withstand.core.setting_rules import POSITIVE
-from withstand.data import Dataset, batches, load, require_dataset
+from withstand.data import Dataset, as_dataset, batches
 from withstand.evaluation.meter import Meter
 from withstand.evaluation.meters import Certificate, Suite
 from withstand.evaluation.run import evaluate
@@ -117,7 +117,7 @@ def benchmark(  # noqa: PLR0913 - what, on what, against what, and where to
         WithstandError: as ``evaluate`` raises them.
     """
     require_module(model)
-    dataset = load(data) if isinstance(data, str) else require_dataset(data)
+    dataset = as_dataset(data, alone="test")
     radius, norm = POSITIVE("epsilon", epsilon), norms.as_norm(norm)
     meters: list[Meter] = [Suite(level, epsilons=[radius], norms=[norm])]
     started = time.monotonic()

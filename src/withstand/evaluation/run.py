@@ -29,7 +29,7 @@ from withstand.core.network import describe, written_by_forward
 from withstand.core.numerics import numerics, without_autocast
 from withstand.core.run_folder import EVALUATED_FILES, RunFolder
 from withstand.core.setting_rules import COUNT, SEED, instance_of, optional
-from withstand.data import Dataset, Split, batches, few, require_dataset, stratified
+from withstand.data import Dataset, Split, as_dataset, batches, few, stratified
 from withstand.data.content import digest
 from withstand.evaluation.assembly import assemble, headline_epsilon
 from withstand.evaluation.averaging import find_predictor
@@ -48,6 +48,7 @@ from withstand.evaluation.run_files import RowsFile, save_extremes, save_gallery
 from withstand.evaluation.scoring import BatchPlan, Progress, score_split
 from withstand.evaluation.store import Store
 from withstand.models import check
+from withstand.models.check import num_classes
 from withstand.results.measurements import ATTACKED, radius_column
 from withstand.results.results import SCHEMA, Results
 from withstand.results.results_file import write_results
@@ -79,7 +80,7 @@ class Evaluation:
 @without_autocast()
 def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     model: nn.Module,
-    dataset: Dataset,
+    dataset: Any,
     meters: Iterable[Meter] = (),
     *,
     sampling: Sampling | None = None,
@@ -114,7 +115,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
-        dataset: Its test split is scored.
+        dataset: A ``data.Dataset``, or what ``data.as_dataset`` makes one of: its test split is scored, or
+            all of data that come in one part.
         meters: What to measure, such as ``meters.Attacks``, ``meters.Suite``, ``meters.Certificate``.
         sampling: How to score a model with random answers; as ``Sampling()`` has it where None.
         num_examples: Score only so many test examples, drawn so that each class has its share
@@ -134,7 +136,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         Rows, table and results.
 
     Raises:
-        TypeError: something is no meter, or ``dataset`` is no ``data.Dataset``.
+        TypeError: something is no meter, or of no kind that ``data.as_dataset`` takes.
         ValueError: a number is out of its range.
         ModelError: the model does not fit the data or a meter, such as certificates of random weights.
         DataError: there are no test images; another data set is missing, or its images have another shape.
@@ -147,7 +149,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     num_examples, batch_size = require_sizes(num_examples, batch_size)
     sampling = optional(instance_of(Sampling, "a Sampling(num_samples=20)"))("sampling", sampling)
     require_module(model)
-    _require_test_images(require_dataset(dataset))
+    dataset = _dataset_of(model, dataset)
+    _require_test_images(dataset)
     seed, meters = SEED("seed", seed), _listed(meters)
     place = device_of_model(model) if device is None else as_device(device)
     run = None if out is None else RunFolder.at(out)
@@ -307,6 +310,16 @@ def _is_random(model: nn.Module, test: Split) -> bool:
     return not torch.allclose(
         first, second, rtol=0.0, atol=_SAME_ANSWER * max(largest, 1e-12), equal_nan=True
     )
+
+
+def _dataset_of(model: nn.Module, source: Any) -> Dataset:
+    """The data; of test images alone the classes are the model's, since not each need have an image."""
+    dataset = as_dataset(source, alone="test")
+    if isinstance(source, Dataset) or len(dataset.train) or not len(dataset.test):
+        return dataset
+    names, number = dataset.info.class_names, num_classes(model, dataset.info)
+    more = [str(label) for label in range(len(names), number)]
+    return replace(dataset, info=replace(dataset.info, class_names=[*names, *more]))
 
 
 def _require_test_images(dataset: Dataset) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand.core.answers import NO_ANSWER, predicted
-from withstand.core.contract import require_module, try_out
+from withstand.core.contract import Contract, require_module, try_out
 from withstand.core.dataset_info import DatasetInfo
 from withstand.models.blocks import Shape
 from withstand.types import ModelError
@@ -29,9 +29,7 @@ def check(model: nn.Module, info: DatasetInfo) -> None:
         ModelError: it fails on such images; its output is no float tensor (batch, classes), has
             NaN or infinity for its largest value, or is made of probabilities or their logarithms.
     """
-    require_module(model)
-    images = _random_images(model, info.shape)
-    contract, logits = try_out(model, images, of=f" of data set {info.name!r}")
+    contract, logits = _tried(model, info)
     if logits.shape[1] != info.num_classes:
         number = contract.num_outputs
         raise ModelError(
@@ -40,6 +38,20 @@ def check(model: nn.Module, info: DatasetInfo) -> None:
         )
     if (predicted(logits) == NO_ANSWER).all():
         raise ModelError("The model's output has NaN or infinite values; check its weights.")
+
+
+def num_classes(model: nn.Module, info: DatasetInfo) -> int:
+    """How many classes a model tells apart, of images of some data.
+
+    Raises:
+        ModelError: it fails on such images, or gives no logits.
+    """
+    return _tried(model, info)[1].shape[1]
+
+
+def _tried(model: nn.Module, info: DatasetInfo) -> tuple[Contract, Tensor]:
+    require_module(model)
+    return try_out(model, _random_images(model, info.shape), of=f" of data set {info.name!r}")
 
 
 def _random_images(model: nn.Module, shape: Shape) -> Tensor:

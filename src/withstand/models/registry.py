@@ -5,23 +5,17 @@ A user's own model is a function in a file or in an importable module.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from difflib import get_close_matches
-from hashlib import sha256
-from pathlib import Path
-from types import MappingProxyType, ModuleType
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from torch import nn
 
 from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.core.suggest import nearest
+from withstand.core.user_code import load_function
 from withstand.models import sequences
 from withstand.models.blocks import Shape
 from withstand.models.hosted import is_hosted
@@ -34,77 +28,10 @@ from withstand.types import ModelError
 def load_factory(name: str) -> Callable[..., Any]:
     """Finds what ``path/to/file.py:function`` or ``package.module:function`` names.
 
-    A file may import its neighbours while it is loaded; its folder does not stay on the path.
-
-    Args:
-        name: Where the function is, a colon, and its name.
-
     Raises:
         ModelError: the file, module or function does not exist, fails to load, or cannot be called.
     """
-    place, _, function = name.rpartition(":")
-    module = _from_file(Path(place).expanduser()) if place.endswith(".py") else _from_path(place)
-    members: dict[str, Callable[..., Any]] = {
-        key: value for key, value in vars(module).items() if callable(value)
-    }
-    if function not in members:
-        # A large package may have hundreds, so only the closest are shown.
-        closest = get_close_matches(function, members, n=5, cutoff=0.0) or ["none"]
-        raise ModelError(f"{place} has no function {function!r}; the nearest are: {', '.join(closest)}.")
-    return members[function]
-
-
-def _from_path(place: str) -> ModuleType:
-    with _loading(place):
-        return importlib.import_module(place)
-
-
-def _from_file(file: Path) -> ModuleType:
-    if not file.is_file():
-        raise ModelError(
-            f"There is no file {file}; give the path of the Python file that makes the model, whole or "
-            f"from the current folder, {Path.cwd()}."
-        )
-    # Dataclasses and pickles look their module up by name, so it needs one of its own.
-    name = f"withstand_user_{file.stem}_{sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ModelError(f"{file} cannot be loaded as a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    with _loading(str(file)), _on_path(file.resolve().parent), _registered(module):
-        spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _loading(place: str) -> Iterator[None]:
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        raise ModelError(
-            f"{place} could not be loaded, {type(error).__name__}: {' '.join(str(error).split())}. "
-            "A model is named path/to/file.py:function or package.module:function."
-        ) from error
-
-
-@contextmanager
-def _on_path(folder: Path) -> Iterator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-@contextmanager
-def _registered(module: ModuleType) -> Iterator[None]:
-    sys.modules[module.__name__] = module
-    try:
-        yield
-    except BaseException:
-        del sys.modules[module.__name__]
-        raise
+    return load_function(name, "model", ModelError)
 
 
 Factory: TypeAlias = Callable[..., Any]

@@ -17,6 +17,7 @@ from jsonargparse._common import parsing_settings
 
 from withstand.attacks import losses
 from withstand.core import trust
+from withstand.data.load import is_function
 from withstand.models.hosted import is_hosted
 from withstand.recipes import schema
 from withstand.training.settings import adam
@@ -87,6 +88,8 @@ def _require_known(config: Namespace, strange: Sequence[Path]) -> None:
     factory = config["model"]["name"]
     if ":" in factory and not is_hosted(factory):
         strangers[factory] = factory in typed
+    of_data = [config["data"]["name"], *_texts_in(config["evaluation"])]  # meters name other data
+    strangers |= {name: name in typed for name in of_data if is_function(name)}
     for name, is_typed in strangers.items():
         if not is_typed:
             options = config["model"]["options"] if name == factory else {}
@@ -120,6 +123,16 @@ def _code_in(value: Any) -> Iterator[tuple[str, Any]]:
             yield from _code_in(part)
     elif callable(value):
         yield f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}", value
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Namespace | Mapping):
+        yield from _texts_in([*(vars(value) if isinstance(value, Namespace) else value).values()])
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts_in(part)
 
 
 def _imported(name: str) -> Any:

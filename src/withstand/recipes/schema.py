@@ -27,9 +27,10 @@ class DataSettings:
     """Which data, and how much of it.
 
     Args:
-        name: digits, mnist, fashion-mnist, cifar10, cifar10-jpeg, cifar100, or folder:PATH.
+        name: digits, mnist, fashion-mnist, cifar10, cifar10-jpeg, cifar100; folder:PATH of pictures,
+            PATH.npz, FILE.py:FUNCTION, or hub:OWNER/NAME.
         root: The data root; the environment variable WITHSTAND_DATA, or ./data, where null.
-        size: Height and width to which the pictures of a folder are brought; their own where null.
+        size: Height and width to which pictures of a folder or hub are brought; their own where null.
         validation_size: Training images set aside for validation; a tenth, at most 5000, where null.
         train_size: Train on only so many of the remaining images; all where null.
         seed: Chooses the validation and training images.

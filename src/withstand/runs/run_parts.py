@@ -19,7 +19,7 @@ from withstand.core.network import changes, describe, in_words
 from withstand.core.run_folder import RunFolder
 from withstand.core.trust import warn_if_changed
 from withstand.data import Dataset
-from withstand.data.load import is_folder
+from withstand.data.load import takes_size
 from withstand.recipes.parsing import ParsedRecipe, parse_recipe
 from withstand.recipes.schema import Recipe
 from withstand.training.checkpoint import fitting, newest_checkpoint, read_checkpoint
@@ -265,7 +265,7 @@ class RecipeSources:
         Raises:
             DataError: it is unknown, missing or damaged.
         """
-        size = self.recipe.data.size if is_folder(name) else None
+        size = self.recipe.data.size if takes_size(name) else None
         return data.load(name, root=self.recipe.data.root, size=size)
 
     def model(self, folder: str) -> nn.Module:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from withstand.core.contract import require_module
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
 from withstand.core.setting_rules import SEED
-from withstand.data import Dataset, require_dataset
+from withstand.data import as_dataset
 from withstand.loss.terms import Objective
 from withstand.training.checkpoint import TrainingResult
 from withstand.training.loop import Training
@@ -29,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 def fit(
     model: nn.Module,
-    dataset: Dataset,
+    dataset: Any,
     objective: Objective,
     settings: TrainingSettings,
     *,
@@ -46,7 +47,8 @@ def fit(
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes).
-        dataset: Its training split trains, its validation split chooses; the test split is not read.
+        dataset: A ``data.Dataset``, or what ``data.as_dataset`` makes one of: its training split trains, its
+            validation split chooses; the test split is not read. Of data in one part a fifth is set aside.
         objective: What to minimise.
         settings: How to.
         out: The run folder; ``train.csv``, weights and checkpoints go there.
@@ -67,7 +69,7 @@ def fit(
             was not trained there, or measurements of one.
     """
     require_module(model)
-    require_dataset(dataset)
+    dataset = as_dataset(dataset)
     require_kinds(objective, settings)
     seed = SEED("seed", seed)
     run = RunFolder.at(out)

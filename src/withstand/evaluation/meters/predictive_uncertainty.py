@@ -123,7 +123,7 @@ class Uncertainty(Meter):
         for name, dataset in self._others.items():
             split = sample(dataset.test, len(subject.test))
             parts: list[Columns] = []
-            for number, batch in enumerate(batches(split.to(subject.test.images.device), subject.batch_size)):
+            for number, batch in enumerate(batches(split.to(subject.test.labels.device), subject.batch_size)):
                 torch.manual_seed(seed_of(subject.seed, number * subject.batch_size))
                 parts.append(self._observed(subject.predictor, batch.images)[0])
             by_name[name] = {key: np.concatenate([part[key] for part in parts]).tolist() for key in parts[0]}
