@@ -117,16 +117,17 @@ class DatasetInfo:
     @property
     def feature(self) -> str:
         """What the first axis counts: ``feature`` or ``channel``."""
-        return _feature(self.shape)
+        return feature_of(self.shape)
 
 
-def _feature(shape: Sequence[int]) -> str:
+def feature_of(shape: Sequence[int]) -> str:
+    """What the first axis of examples counts: ``feature`` of vectors, else ``channel``."""
     return "feature" if len(shape) == 1 else "channel"
 
 
 def feature_name(shape: Sequence[int], names: Sequence[str], index: int) -> str:
     """What people call a feature or channel of examples: its name, or ``feature 3``, counted from 0."""
-    return str(names[index]) if len(names) else f"{_feature(shape)} {index}"
+    return str(names[index]) if len(names) else f"{feature_of(shape)} {index}"
 
 
 def require_range(ends: InputRange, shape: Sequence[int], names: Sequence[str] = ()) -> None:
@@ -138,8 +139,8 @@ def require_range(ends: InputRange, shape: Sequence[int], names: Sequence[str] =
     low, high = ends
     if not len(low) == len(high) == shape[0]:
         raise DataError(
-            f"input_range needs a lowest and a highest value for each {_feature(shape)}, {shape[0]} of each, "
-            f"but has {len(low)} and {len(high)}."
+            f"input_range needs a lowest and a highest value for each {feature_of(shape)}, {shape[0]} of "
+            f"each, but has {len(low)} and {len(high)}."
         )
     for index, (least, most) in enumerate(zip(low, high, strict=True)):
         if not (math.isfinite(least) and math.isfinite(most) and least <= most):

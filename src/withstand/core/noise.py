@@ -121,6 +121,8 @@ class GaussianNoise:
         Returns:
             Tensor (rank, *shape of an image); with blur 0 one factor for each pixel.
         """
+        if self.blur:
+            self._require_neighbours(images)
         make = _factors if self.blur else _factors.__wrapped__  # those of white noise are too large to keep
         return make(tuple(images.shape[1:]), self.blur, images.dtype, images.device) * self.std_like(images)
 

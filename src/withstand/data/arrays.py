@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from withstand.core.dataset_info import DatasetInfo, form_of
+from withstand.core.dataset_info import DatasetInfo
 from withstand.data.batches import nearest_levels
 from withstand.data.input_range import as_input_range, scale
 from withstand.data.partition import partition
@@ -56,9 +56,9 @@ def from_arrays(
         class_names: One name a class, in label order, no two alike; by default the numbers from 0 to the
             largest label.
         input_range: ``(low, high)``, each a number or one number a feature or channel, in the units of the
-            data, which are scaled so that low is 0 and high is 1; epsilon then counts in shares of it. Of data
-            whose limits are not known, ``range_of(train_images, test_images)`` estimates it. None: the data
-            are in [0, 1], or uint8 levels.
+            data, which are scaled so that low is 0 and high is 1; epsilon then counts in shares of it. Of
+            data whose limits are not known, ``range_of(train_images, test_images)`` estimates it. None: the
+            data are in [0, 1], or uint8 levels.
         feature_names: One name a feature (of vectors) or channel, for reports and errors.
         validation_size: How many training examples validate; by default a tenth, at most 5000.
         seed: Chooses them.
@@ -187,8 +187,8 @@ def _require_axes(images: Tensor) -> None:
     shape = tuple(images.shape)
     if images.ndim < 2:
         raise DataError(
-            f"Data need an axis of examples and one of features or channels at least, but have shape {shape}. "
-            "One feature an example is an axis of its own: values[:, None]."
+            "Data need an axis of examples and one of features or channels at least, but have shape "
+            f"{shape}. One feature an example is an axis of its own: values[:, None]."
         )
     first, *sides = shape[1:]
     if not sides:
@@ -207,8 +207,8 @@ def _require_axes(images: Tensor) -> None:
     if _is_open(first, sides):
         pixels = " x ".join(map(str, sides))
         _log.warning(
-            "Images of shape %s are taken to have %s channels of %s %s, on the second axis. Where the channels "
-            "are last, move them there: %s; where there is no axis of them, add it: images[:, None].",
+            "Images of shape %s are taken to have %s channels of %s %s, on the second axis. Where the "
+            "channels are last, move them there: %s; where they have no axis, add it: images[:, None].",
             *(shape, first, pixels, "steps" if len(sides) == 1 else "pixels", last_to_second),
         )
 
@@ -219,7 +219,9 @@ def _is_open(first: int, sides: Sequence[int]) -> bool:
     if len(sides) == 1:
         return is_many and 2 * first > sides[0]
     is_even = len({first, *sides}) == 1  # as of a cube without channels
-    return (is_many and (first == sides[0] != sides[-1] or is_even)) or (first in (3, 4) and first == sides[-1] != sides[0])
+    return (is_many and (first == sides[0] != sides[-1] or is_even)) or (
+        first in (3, 4) and first == sides[-1] != sides[0]
+    )
 
 
 def _stored(images: Tensor) -> Tensor:
@@ -245,8 +247,8 @@ def _levels_as_they_are(images: Tensor) -> Tensor:
     if images.dtype != torch.uint8:
         raise DataError(
             f"Images must be a torch.uint8 tensor of levels 0 … 255, or floats in [0, 1], but have type "
-            f"{images.dtype}. Divide them by the largest level that they can have: 255, or 65535 of 16 bits; or "
-            "state input_range=(low, high), in their units."
+            f"{images.dtype}. Divide them by the largest level that they can have: 255, or 65535 of 16 bits; "
+            "or state input_range=(low, high), in their units."
         )
     return images
 

@@ -328,7 +328,7 @@ def _require_images(images: Tensor) -> None:
     require_images(
         images.shape[1:],
         "Deformations move the pixels of",
-        "Leave them out: of other data AdversarialPerturbation and InputGradient penalise changes.",
+        "Leave them out; penalties of other data are AdversarialPerturbation and InputGradient.",
     )
     if 0 in images.shape[2:]:
         raise DataError(

@@ -32,7 +32,9 @@ def range_of(*arrays: Tensor | ArrayLike) -> InputRange:
     """
     values = [_as_float64(array) for array in arrays]
     if not values or any(value.ndim < 2 or not value.numel() for value in values):
-        raise DataError("A range is that of arrays (examples, features) or (examples, channels, …) with values.")
+        raise DataError(
+            "A range is that of arrays (examples, features) or (examples, channels, …) with values."
+        )
     ends = [value.transpose(0, 1).flatten(1).aminmax(dim=1) for value in values]
     if len({len(end.min) for end in ends}) > 1:
         counts = " and ".join(str(len(end.min)) for end in ends)
@@ -40,7 +42,9 @@ def range_of(*arrays: Tensor | ArrayLike) -> InputRange:
     low = torch.stack([end.min for end in ends]).amin(0)
     high = torch.stack([end.max for end in ends]).amax(0)
     if not bool((low.isfinite() & high.isfinite()).all()):
-        raise DataError("A range is that of finite numbers, but some values are NaN or infinite. Fill them in.")
+        raise DataError(
+            "A range is that of finite numbers, but some values are NaN or infinite. Fill them in."
+        )
     return tuple(low.tolist()), tuple(high.tolist())
 
 
@@ -52,7 +56,9 @@ def as_input_range(input_range: Sequence[float | ArrayLike], count: int) -> Inpu
     """
     try:
         low, high = (np.asarray(end, np.float64) for end in input_range)
-        lows, highs = (np.broadcast_to(end, (count,)) if end.ndim == 0 else end.reshape(-1) for end in (low, high))
+        lows, highs = (
+            np.broadcast_to(end, (count,)) if end.ndim == 0 else end.reshape(-1) for end in (low, high)
+        )
     except (TypeError, ValueError) as error:
         raise DataError(
             "input_range must be a pair (low, high), each a number or a sequence of one number a feature or "
@@ -87,8 +93,8 @@ def scale(values: Tensor | ArrayLike, input_range: InputRange, feature_names: Se
         name = feature_name(shape, feature_names, feature)
         raise DataError(
             f"The value {float(values[place]):.6g} of {name} in example {example} is outside its range, "
-            f"{input_range[0][feature]:.6g} to {input_range[1][feature]:.6g}. Widen input_range (of all data: "
-            "withstand.data.range_of(train, test)), or clip or fill in the value."
+            f"{input_range[0][feature]:.6g} to {input_range[1][feature]:.6g}. Widen input_range (of all "
+            "data: withstand.data.range_of(train, test)), or clip or fill in the value."
         )
     width = torch.where(high > low, high - low, 1.0)
     return ((values - low) / width).clamp(0, 1).to(torch.float32)

@@ -44,8 +44,8 @@ def darkness(dataset: Dataset) -> Iterator[str]:
         brightest = float(images.max()) / (255 if images.dtype == torch.uint8 else 1) if len(images) else 1.0
         if brightest < _DARK and images.ndim != 4:
             yield (
-                f"the largest value of all {part} data is {brightest:.3g}, while epsilon counts in [0, 1]. Where "
-                "they do not fill it, state their range: from_arrays(..., input_range=(low, high))."
+                f"the largest value of all {part} data is {brightest:.3g}, while epsilon counts in [0, 1]. "
+                "Where they do not fill it, state their range: from_arrays(..., input_range=(low, high))."
             )
         elif brightest < _DARK:
             yield (

@@ -1,7 +1,7 @@
 """Examples and labels in memory: a split, the data set that three of them make, and their statistics.
 
-Examples are images, or vectors, series and volumes, which are called images too. They are stored as uint8 where that loses nothing, a quarter of the space of floats, and are handed out
-in [0, 1] by ``batches``.
+Examples are images, or vectors, series and volumes, which are called images too. They are stored as uint8
+where that loses nothing, a quarter of the space of floats, and are handed out in [0, 1] by ``batches``.
 """
 
 from __future__ import annotations
@@ -169,7 +169,8 @@ def require_unit_range(images: Tensor) -> None:
         raise DataError(
             f"Images must lie in [0, 1], but these range from {low:.4g} to {high:.4g}. Divide levels of "
             "0 … 255 by 255 (or pass them as uint8), and do not normalise: that is a layer inside the model. "
-            "Of other units state the range, which is scaled to [0, 1]: from_arrays(..., input_range=(low, high))."
+            "Of other units state the range, which is scaled to [0, 1]: "
+            "from_arrays(..., input_range=(low, high))."
         )
 
 
@@ -211,7 +212,7 @@ def _require_form(what: str, tensor: Tensor, dtype: torch.dtype, ndim: int | Non
         )
     is_shaped = tensor.ndim >= 2 if ndim is None else tensor.ndim == ndim
     if tensor.dtype != dtype or not is_shaped:
-        axes = "(examples, …)" if ndim is None else "(examples,)"
+        axes = "(examples, …)" if ndim is None else "(examples)"
         raise DataError(
             f"{what} must be a {dtype} tensor of shape {axes}, but have type {tensor.dtype} and "
             f"shape {tuple(tensor.shape)}. Pass images as uint8 in 0 … 255, or as floats in [0, 1] to "

@@ -296,7 +296,9 @@ def _save_images(
         shown = few(subject.test, _GALLERY_SIZE)
         attacked = evaluation.table[evaluation.table["measure"] == ATTACKED]
         epsilon = headline_epsilon(attacked, subject.info.num_classes)
-        save_gallery(run.gallery, subject.predictor, shown, plans[0].attack.at(epsilon).stages[0], subject.info)
+        save_gallery(
+            run.gallery, subject.predictor, shown, plans[0].attack.at(epsilon).stages[0], subject.info
+        )
     else:
         run.gallery.unlink(missing_ok=True)
     certificates = (certificate.name for certificate in evaluation.results.certificates)

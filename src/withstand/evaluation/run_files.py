@@ -142,7 +142,9 @@ def save_gallery(path: Path, predictor: Predictor, batch: Batch, attack: Attack,
         before, after = (predictor.predict(images) for images in (batch.images, adversarial))
     has_pictures = _have_pictures(batch.images)
     arrays = {
-        **(_pictures(batch.images, adversarial) if has_pictures else _values(batch.images, adversarial, info)),
+        **(
+            _pictures(batch.images, adversarial) if has_pictures else _values(batch.images, adversarial, info)
+        ),
         "label": batch.labels.cpu().numpy(),
         "clean_prediction": before.cpu().numpy(),
         "adversarial_prediction": after.cpu().numpy(),
@@ -168,7 +170,8 @@ def save_extremes(
 ) -> None:
     """Writes images, labels and radii at either end of a certificate's radii, as ``extremes.npz``.
 
-    Of volumes the image is the middle slice; of vectors and series there is none. The smallest radii above 0 ascend, the largest descend, and no example is at both ends.
+    Of volumes the image is the middle slice; of vectors and series there is none. The smallest
+    radii above 0 ascend, the largest descend, and no example is at both ends.
 
     Args:
         path: Where to write.

@@ -123,7 +123,7 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
         ],
         f"Accuracy against epsilon, {sign}",
         caption,
-        x=axis(f"epsilon ({sign}, images in [0, 1])", **_epsilon_ticks(curves)),
+        x=axis(f"epsilon ({sign}, data in [0, 1])", **_epsilon_ticks(curves)),
         y=axis("accuracy", **SHARES),
         height=400,
         chance=chance,

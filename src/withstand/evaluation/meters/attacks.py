@@ -122,7 +122,9 @@ class Suite(Meter):
         require_packages(attacks)
         for cascade in attacks:
             if cascade.left_out:
-                _logger.warning("The suite %s leaves out %s: these are %s.", cascade.name, cascade.left_out, info.form)
+                _logger.warning(
+                    "The suite %s leaves out %s: these are %s.", cascade.name, cascade.left_out, info.form
+                )
 
     @override
     def attack_plans(self, info: DatasetInfo, *, is_random: bool) -> list[AttackPlan]:

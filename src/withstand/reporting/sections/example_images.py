@@ -48,7 +48,9 @@ def gallery(run: Run) -> Section:
         return replace(parts, prose=[Prose("No attack was run, so there are no attacked images.", "note")])
     inputs = run.results.inputs if run.results else None
     if inputs and len(inputs.shape) > _MOST_AXES:
-        return replace(parts, prose=[Prose(PROSE["gallery"]["left_out"].format(axes=len(inputs.shape)), "note")])
+        return replace(
+            parts, prose=[Prose(PROSE["gallery"]["left_out"].format(axes=len(inputs.shape)), "note")]
+        )
     lacking = missing(run, "gallery.npz", "No example images are stored here.", "evaluate")
     return replace(parts, prose=[lacking])
 
@@ -118,7 +120,9 @@ def extremes(run: Run) -> Section | None:
     whole = Section("extremes", "Smallest and largest proven radii", "proven", prose=[lead])
     if of.smallest.images is None:
         return replace(whole, tables=[_table(title, end, names) for title, end in ends])
-    pictures = [Picture(title, _images(end, end.images, names)) for title, end in ends if end.images is not None]
+    pictures = [
+        Picture(title, _images(end, end.images, names)) for title, end in ends if end.images is not None
+    ]
     return replace(whole, prose=_with_note(lead, of.smallest.images, of.num_slices), pictures=pictures)
 
 

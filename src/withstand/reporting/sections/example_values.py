@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,16 +23,23 @@ def with_values(parts: Section, examples: AttackedValues) -> Section:
     """The section with what an attack changed in vectors or series."""
     is_series = examples.clean.ndim == 3
     number = min(_MOST_FEATURES, examples.clean.shape[1])
+    changed = np.flatnonzero(np.abs(examples.share).reshape(len(examples.label), -1).max(axis=1)).tolist()
     lead = Markup(PROSE["gallery"]["series" if is_series else "vectors"]).format(
-        attack=examples.attack, epsilon=epsilon_text(examples.epsilon), number=number
+        attack=examples.attack,
+        epsilon=epsilon_text(examples.epsilon),
+        number=number,
+        total=len(examples.label),
+        changed=len(changed),
     )
-    if left_out := len(examples.label) - (_MOST_SERIES if is_series else _MOST_VECTORS):
-        if left_out > 0:
-            lead += Markup(" {} more are in <code>gallery.npz</code>.").format(left_out)
+    shown = changed[: _MOST_SERIES if is_series else _MOST_VECTORS]
+    if len(changed) > len(shown):
+        lead += Markup(" {} more are in <code>gallery.npz</code>.").format(len(changed) - len(shown))
     parts = replace(parts, prose=[Prose(lead)])
+    if not shown:
+        return parts
     if is_series:
-        return replace(parts, figures=_lines(examples), across=2)
-    return replace(parts, tables=[_table(examples, number)])
+        return replace(parts, figures=[_line(examples, index) for index in shown], across=2)
+    return replace(parts, tables=[_table(examples, shown, number)])
 
 
 def answer(examples: Attacked, predicted: int) -> str:
@@ -39,10 +47,8 @@ def answer(examples: Attacked, predicted: int) -> str:
     return "no answer" if predicted == NO_ANSWER else examples.class_names[predicted]
 
 
-def _table(examples: AttackedValues, number: int) -> Table:
-    rows = [
-        row for index in range(min(len(examples.label), _MOST_VECTORS)) for row in _rows(examples, index, number)
-    ]
+def _table(examples: AttackedValues, shown: Sequence[int], number: int) -> Table:
+    rows = [row for index in shown for row in _rows(examples, index, number)]
     header = ["Example", "Class", "Predicted", "Attacked", "Feature", "Before", "After", "Of its range"]
     return Table("The features changed most", header, rows)
 
@@ -50,7 +56,11 @@ def _table(examples: AttackedValues, number: int) -> Table:
 def _rows(examples: AttackedValues, index: int, number: int) -> list[list[Cell | str]]:
     share = examples.share[index]
     most = np.argsort(-np.abs(share), kind="stable")[:number]
-    answers = [examples.label[index], examples.clean_prediction[index], examples.adversarial_prediction[index]]
+    answers = [
+        examples.label[index],
+        examples.clean_prediction[index],
+        examples.adversarial_prediction[index],
+    ]
     words = [Cell(answer(examples, int(given)), is_words=True) for given in answers]
     return [
         [
@@ -63,10 +73,6 @@ def _rows(examples: AttackedValues, index: int, number: int) -> list[list[Cell |
         ]
         for feature in most.tolist()
     ]
-
-
-def _lines(examples: AttackedValues) -> list[Figure]:
-    return [_line(examples, index) for index in range(min(len(examples.label), _MOST_SERIES))]
 
 
 def _line(examples: AttackedValues, index: int) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from withstand.core.dataset_info import feature_of, form_of
 from withstand.reporting import formatting
 from withstand.reporting.history import best_epoch
 from withstand.reporting.naming import missing
@@ -69,6 +70,11 @@ def _cards(run: Run, results: Results) -> list[Card]:
     shown = [*headline_attacks(run), *headline_certificates(run)]
     shown.sort(key=lambda row: (order.index(row.norm), row.level))
     details = [results.scored, f"{results.num_classes} classes"]
+    if results.inputs and len(results.inputs.shape) != 3:
+        details.append(form_of(results.inputs.shape))
+    if results.inputs and results.inputs.low:
+        feature = feature_of(results.inputs.shape)
+        details.append(f"epsilon in shares of each {feature}'s range, which About lists")
     details += [f"{results.weights} weights{_of_epoch(run, results)}"] if results.weights else []
     return [
         *(_card(row, results) for row in (clean(run), *shown)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from withstand.core.dataset_info import feature_name, form_of
+from withstand.core.dataset_info import feature_name, feature_of, form_of
 from withstand.reporting.formatting import cell
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Prose, Section, Table
@@ -17,7 +17,7 @@ def section(run: Run) -> Section | None:
     inputs = run.results.inputs if run.results else None
     if inputs is None or not inputs.low:
         return None
-    feature = "feature" if len(inputs.shape) == 1 else "channel"
+    feature = feature_of(inputs.shape)
     rows = [
         [
             Cell(feature_name(inputs.shape, inputs.feature_names, index), is_words=True),

@@ -19,7 +19,7 @@ from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGRE
 from withstand.results.results import CorruptionKind
 
 PLACE = 10
-NOISE_AXIS = "noise_std (images in [0, 1])"
+NOISE_AXIS = "noise_std (data in [0, 1])"
 _TEXTS, _OF_CORRUPTIONS = PROSE["noise"], PROSE["corruptions"]
 _CURVES = {
     "accuracy": (NOISE_ACCURACY, "unclipped"),
