@@ -91,10 +91,8 @@ def test_every_shape_has_a_page_of_its_own_kind(run: tuple[str, Path]) -> None:
     first = inputs.tables[0].rows[0]
     assert [getattr(cell, "text", cell) for cell in first] == ["sensor 0", "-20", "60", "4"]
     details = sections["results"].cards[-1].details
-    assert (
-        f"epsilon in shares of each {'feature' if kind == 'vectors' else 'channel'}'s range, which About lists"
-        in details
-    )
+    feature = "feature" if kind == "vectors" else "channel"
+    assert f"epsilon in shares of each {feature}'s range, which About lists" in details
 
 
 def test_tables_of_vectors_are_in_the_units_of_the_user(run: tuple[str, Path]) -> None:

@@ -30,7 +30,7 @@ _MUST_BE_NUMBERS = {"epoch", "progress", "seconds", "learning_rate", "loss", "co
 _RADIUS = radius_column("certified")
 _ROUNDING = 1e-9  # of a share, which is written with all its digits
 _MOST_BYTES = 2**29  # of a few images, unpacked
-_Images = TypeVar("_Images", Gallery, Extremes)
+_Images = TypeVar("_Images", Gallery | AttackedValues, Extremes)
 
 
 @dataclass(frozen=True)

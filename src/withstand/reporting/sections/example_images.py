@@ -137,7 +137,7 @@ def _images(end: Extreme, pixels: NDArray[np.uint8], names: Sequence[str]) -> li
 
 def _table(title: str, end: Extreme, names: Sequence[str]) -> Table:
     """Test examples of which there is nothing to see, a row each."""
-    rows = [
+    rows: list[list[Cell | str]] = [
         [count(int(index)), Cell(names[int(label)], is_words=True), cell(float(radius))]
         for index, label, radius in zip(end.index, end.label, end.radius, strict=True)
     ]

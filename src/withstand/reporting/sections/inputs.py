@@ -18,7 +18,7 @@ def section(run: Run) -> Section | None:
     if inputs is None or not inputs.low:
         return None
     feature = feature_of(inputs.shape)
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             Cell(feature_name(inputs.shape, inputs.feature_names, index), is_words=True),
             cell(low),
