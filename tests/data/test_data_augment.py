@@ -107,7 +107,10 @@ def test_augment_refuses_padding_above_the_side_of_an_image() -> None:
 
 
 def test_augment_takes_only_batches_of_images() -> None:
-    with pytest.raises(DataError, match=r"these have shape \(4, 10\). Leave out the augmentation"):
+    with pytest.raises(
+        DataError,
+        match=r"images \(channels, height, width\) alone, but these are vectors of 10\. Leave it out",
+    ):
         Augment()(torch.zeros(4, 10))
 
 

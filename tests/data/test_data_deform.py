@@ -354,7 +354,7 @@ def test_deform_has_largest_angles_and_sizes() -> None:
 
 
 def test_deform_takes_only_images_of_a_known_type() -> None:
-    with pytest.raises(DataError, match=r"these have shape \(4, 10\). Leave out the deformation"):
+    with pytest.raises(DataError, match=r"images .* alone, but these are vectors of 10. Leave them out"):
         Deform()(torch.zeros(4, 10))
     with pytest.raises(DataError, match=r"floats or uint8, but have type torch\.int64"):
         Deform()(torch.zeros(4, 1, 2, 2, dtype=torch.int64))

@@ -16,6 +16,7 @@ from withstand.data import Dataset, Split
 from withstand.evaluation import evaluate
 from withstand.evaluation.meters import Attacks, Certificate, Corruptions
 from withstand.reporting import report
+from withstand.reporting.images import Gallery
 from withstand.reporting.read import read_run
 
 CHANNELS = [1, 2, 3, 4, 5, 13]
@@ -40,7 +41,7 @@ def test_evaluation_of_any_images_has_a_page(channels: int, size: tuple[int, int
     assert (f"The images have {channels} channels" in page) is (channels not in (1, 3))
     assert "Sequential on noise" in page
     gallery = read_run(tmp_path).gallery
-    assert gallery is not None
+    assert isinstance(gallery, Gallery)
     largest = np.abs(gallery.change).max()
     assert 0 < largest <= 255 * EPSILON * 1.001
 

@@ -90,7 +90,7 @@ def test_create_gives_models_in_train_mode_without_gradients(name: str) -> None:
         ("mlp", {}, "a data set, or both input_shape and num_classes, but got .* None and num_classes None"),
         ("mlp", {"input_shape": (1, 4, 4)}, "both input_shape and num_classes"),
         ("mlp", {"num_classes": 4}, "both input_shape and num_classes"),
-        ("mlp", {"input_shape": (4, 4), "num_classes": 4}, r"\(channels, height, width\), but got \(4, 4\)"),
+        ("mlp", {"input_shape": (), "num_classes": 4}, r"\(channels, height, width\), but got \(\)"),
         ("mlp", {"input_shape": (1, 0, 4), "num_classes": 4}, "must be positive"),
         ("mlp", {"input_shape": (1, 4, 4), "num_classes": 1}, "at least 2 classes, but got num_classes 1"),
         (

@@ -143,6 +143,11 @@ class AutoAttack(LibraryAttack):
         images = images.float().contiguous()
         if self.part != "square":
             return images
+        if images.dim() > 4:
+            raise AttackError(
+                "AutoAttack's square searches by squares of an image's pixels, but these have shape "
+                f"{tuple(images.shape[1:])}: leave this part out."
+            )
         if images.dim() != 4:
             images = images.reshape(len(images), 1, *([1] if images.dim() == 2 else []), *images.shape[1:])
         height, width = images.shape[-2:]

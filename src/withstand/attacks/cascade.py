@@ -30,6 +30,7 @@ class Cascade(WrappedAttack):
     Args:
         members: The attacks, in order; of one norm, with the same budget and in one mode.
         label: A short name of lower-case letters, digits and hyphens: ``standard``.
+        left_out: What belongs to a cascade of that label and does not fit the data, in words for a report.
 
     Raises:
         ValueError: there is no member, or their norms, budgets or modes differ.
@@ -37,6 +38,7 @@ class Cascade(WrappedAttack):
 
     members: Sequence[Attack]
     label: str = "cascade"
+    left_out: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(list_of(an_attack)("a cascade's attacks", self.members)))
@@ -83,7 +85,8 @@ class Cascade(WrappedAttack):
     @override
     def describe(self) -> str:
         how = "the largest loss of" if self.mode == "random" else "each on what is still robust:"
-        return f"{self.label}, {how} " + "; ".join(member.describe() for member in self.members)
+        members = "; ".join(member.describe() for member in self.members)
+        return f"{self.label}, {how} {members}" + (f"; left out: {self.left_out}" if self.left_out else "")
 
     def _one_after_another(self, model: nn.Module, images: Tensor, labels: Tensor, progress: float) -> Tensor:
         adversarial = images.clone()

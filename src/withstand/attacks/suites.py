@@ -28,6 +28,8 @@ STANDARD_RESTARTS = 2
 THOROUGH_RESTARTS = 10
 AUTOATTACK_RESTARTS = 5  # of the version "plus"
 
+_WITHOUT_SQUARE = "AutoAttack's square, which is for images"
+
 # What must find nothing where the steps before it were enough: four times as many.
 MORE_STEPS = 400
 MORE_RESTARTS = 2
@@ -54,6 +56,7 @@ def suite(
     num_classes: int,
     is_random: bool = False,
     surrogates: Mapping[str, nn.Module] = MappingProxyType({}),
+    has_images: bool = True,
 ) -> Cascade:
     """The attacks of a level, one after another, each on the examples that are still robust.
 
@@ -78,6 +81,8 @@ def suite(
         is_random: Whether the model draws its answers.
         surrogates: Name -> another model of the same images and classes, from which PGD of 100 steps
             is transferred.
+        has_images: Whether the data are images (channels, height, width). Of vectors, series and volumes
+            Square, which searches by squares of pixels, is left out, and the cascade says so.
 
     Returns:
         The cascade, named ``standard-linf``; its budget is yet to be set by ``at``.
@@ -89,8 +94,10 @@ def suite(
     if level not in SUITES:
         raise ValueError(f"Expected a suite of {', '.join(SUITES)}, but got {level!r}.")
     num_classes = Whole(least=2)("num_classes", num_classes)
+    autoattack = _autoattack(level, norm, num_classes, is_random)
+    fitting = [attack for attack in autoattack if has_images or attack.part != "square"]
     members: list[Attack] = [
-        *_autoattack(level, norm, num_classes, is_random),
+        *fitting,
         *_gradient(level, norm, num_classes),
     ]
     if level == "thorough" and not is_random:
@@ -103,7 +110,7 @@ def suite(
         Transfer(surrogate, PGD(norm, num_steps=STANDARD_STEPS), source)
         for source, surrogate in surrogates.items()
     ]
-    return Cascade(members, level)
+    return Cascade(members, level, _WITHOUT_SQUARE if len(fitting) < len(autoattack) else "")
 
 
 def _autoattack(level: SuiteLevel, norm: float, num_classes: int, is_random: bool) -> list[AutoAttack]:

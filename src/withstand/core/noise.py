@@ -60,7 +60,7 @@ class GaussianNoise:
         """
         if isinstance(self.std, int | float):
             return images.new_full((1,) * images.dim(), self.std)
-        if images.dim() < 3 or images.shape[1] != len(self.std):
+        if images.dim() < 2 or images.shape[1] != len(self.std):
             raise DataError(
                 f"noise_std has one value for each of {len(self.std)} channels, but the images are "
                 f"{tuple(images.shape)}. Give one number, or one a channel."
@@ -80,10 +80,18 @@ class GaussianNoise:
         """
         noise = torch.randn_like(images)
         if self.blur:
+            self._require_neighbours(images)
             for dim in range(2, images.dim()):
                 filter_ = _filter(images.shape[dim], self.blur, noise.dtype, noise.device)
                 noise = torch.tensordot(noise, filter_, dims=([dim], [1])).movedim(-1, dim)
         return noise * self.std_like(images)
+
+    def _require_neighbours(self, images: Tensor) -> None:
+        if images.dim() < 3:
+            raise DataError(
+                f"Noise is blurred over neighbouring pixels or steps, but vectors {tuple(images.shape)} have "
+                "none. Take blur=0."
+            )
 
     def random_factors(self, images: Tensor, count: int) -> Tensor:
         """Draws whose squares, and products, add up to the noise's covariance on average.
@@ -113,6 +121,8 @@ class GaussianNoise:
         Returns:
             Tensor (rank, *shape of an image); with blur 0 one factor for each pixel.
         """
+        if self.blur:
+            self._require_neighbours(images)
         make = _factors if self.blur else _factors.__wrapped__  # those of white noise are too large to keep
         return make(tuple(images.shape[1:]), self.blur, images.dtype, images.device) * self.std_like(images)
 

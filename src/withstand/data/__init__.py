@@ -7,6 +7,7 @@ from withstand.data.augment import Augment
 from withstand.data.batches import batches, few, to_unit_range
 from withstand.data.deform import Deform, affine_fields, deformed_stream, tangent_images, warp
 from withstand.data.fetch import fetch, verify
+from withstand.data.input_range import range_of, scale, unscale
 from withstand.data.load import NAMES, as_dataset, info, load
 from withstand.data.partition import (
     PartitionName,
@@ -38,10 +39,13 @@ __all__ = [
     "load",
     "partition",
     "published_partition",
+    "range_of",
     "sample",
+    "scale",
     "stratified",
     "tangent_images",
     "to_unit_range",
+    "unscale",
     "verify",
     "warp",
 ]

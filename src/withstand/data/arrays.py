@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from withstand.core.dataset_info import DatasetInfo
+from withstand.core.dataset_info import DatasetInfo, InputRange
 from withstand.data.batches import nearest_levels
+from withstand.data.input_range import as_input_range, scale
 from withstand.data.mapped import CHUNK, chunks, mapped, shared_tensor
 from withstand.data.partition import partition, stratified
 from withstand.data.plausible import copies, darkness, missing_classes, tell
@@ -25,22 +27,27 @@ Array = Tensor | ArrayLike
 Pair = tuple[Array, Array] | TensorDataset
 
 _CHANNELS = (1, 2, 3, 4)
+_SETTLED = "name them, by feature_names of from_arrays"
 _MOST_NUMBERED = 100_000  # classes that are not named
 _TESTED = 5  # one of so many images tests, where no test images are given
 
 
-def from_arrays(
+def from_arrays(  # noqa: PLR0913 - each says another thing of the data
     train: Pair | None,
     test: Pair | None = None,
     *,
     validation: Pair | None = None,
     name: str = "arrays",
     class_names: Sequence[str] | None = None,
+    input_range: Sequence[float | ArrayLike] | None = None,
+    feature_names: Sequence[str] = (),
     validation_size: int | None = None,
     seed: int = 0,
 ) -> Dataset:
     """A data set from tensors, numpy arrays or lists in memory, which are copied.
 
+    An example is a vector (features,), a series (channels, length), an image (channels, height, width), a
+    volume (channels, depth, height, width), or has more axes; all in [0, 1] unless ``input_range`` is stated.
     Images of a ``numpy.memmap`` stay on disk, and batches read the rows that they need.
 
     What is unlikely to be meant is logged as a warning: classes without training images, images that are
@@ -55,6 +62,11 @@ def from_arrays(
         name: What reports call the data set.
         class_names: One name a class, in label order, no two alike; by default the numbers from 0 to the
             largest label.
+        input_range: ``(low, high)``, each a number or one number a feature or channel, in the units of the
+            data, which are scaled so that low is 0 and high is 1; epsilon then counts in shares of it. Of
+            data whose limits are not known, ``range_of(train_images, test_images)`` estimates it. None: the
+            data are in [0, 1], or uint8 levels.
+        feature_names: One name a feature (of vectors) or channel, for reports and errors.
         validation_size: How many training examples validate; by default a tenth, at most 5000.
         seed: Chooses them.
 
@@ -62,13 +74,17 @@ def from_arrays(
         The data set; mean and std of its ``info`` are those of the training images.
 
     Raises:
-        DataError: images are outside [0, 1], a label is out of range, no label is 0 and no classes are named,
-            or shapes do not fit.
+        DataError: images are outside [0, 1] or their range, a label is out of range, no label is 0 and no
+            classes are named, or shapes do not fit.
         TypeError: a size or the seed is no number.
         ValueError: one is not whole, or the seed is negative.
     """
     given = {"train": train, "validation": validation, "test": test}
-    splits = {part: as_split(*_pair(part, pair)) for part, pair in given.items() if pair is not None}
+    splits = {
+        part: as_split(*_pair(part, pair), input_range=input_range, feature_names=feature_names)
+        for part, pair in given.items()
+        if pair is not None
+    }
     known = splits.get("train", splits.get("test"))
     if known is None or ("train" in splits and len(known) == 0):
         raise DataError("There are no training images. Give at least one.")
@@ -77,8 +93,9 @@ def from_arrays(
         splits |= _with_tested(known, name)
     present = [split.labels.cpu() for split in splits.values() if len(split)]
     names = _numbered(torch.cat(present or [nothing.labels])) if class_names is None else tuple(class_names)
-    channels, height, width = known.images.shape[1:]
-    about = DatasetInfo(name, (channels, height, width), names, *channel_statistics(known.images))
+    shape = tuple(known.images.shape[1:])
+    ends = None if input_range is None else as_input_range(input_range, shape[0])
+    about = DatasetInfo(name, shape, names, *channel_statistics(known.images), ends, feature_names)
     if validation is None and "train" in splits:
         parts = partition(splits["train"], validation_size=validation_size, seed=seed)
     else:
@@ -100,25 +117,39 @@ def _with_tested(split: Split, name: str) -> dict[str, Split]:
     return {"train": split.subset(trained), "test": split.subset(tested)}
 
 
-def as_split(images: Array, labels: Array) -> Split:
-    """One split from images in [0, 1] or uint8 images, and integer labels; both are copied.
+def as_split(
+    images: Array,
+    labels: Array,
+    *,
+    input_range: Sequence[float | ArrayLike] | None = None,
+    feature_names: Sequence[str] = (),
+) -> Split:
+    """One split from examples in [0, 1] or uint8 images, and integer labels; both are copied.
 
     Args:
-        images: (examples, channels, height, width): uint8 levels of 0 … 255, floats in [0, 1], or booleans,
-            of which true is 1. Floats that are all multiples of 1/255 are kept as uint8, others as float32.
-            Those of a ``numpy.memmap`` are looked at once, and stay on disk.
+        images: (examples, features), (examples, channels, length), (examples, channels, height, width), …:
+            uint8 levels of 0 … 255, floats in [0, 1], or booleans, of which true is 1. Floats that are all
+            multiples of 1/255 are kept as uint8, others as float32. Those of a ``numpy.memmap`` are looked at
+            once, and stay on disk.
         labels: Integers (examples,) or (examples, 1), from 0.
+        input_range: As for ``from_arrays``; the images may then be numbers of any type.
+        feature_names: As for ``from_arrays``. Naming the channels also says that they are on the second axis
+            where the shape alone leaves doubt.
 
     Raises:
-        DataError: images are outside [0, 1] or of another type or shape, or labels are not
+        DataError: images are outside [0, 1] or their range, or of another type or shape, or labels are not
             integers from 0.
     """
     classes = _tensor("Labels", labels)
+    pixels = shared_tensor(images) if isinstance(images, np.memmap) else _tensor("Images", images)
+    if not len(feature_names):
+        _require_axes(pixels)
+    ends = None if input_range is None else as_input_range(input_range, pixels.shape[1])
     if isinstance(images, np.memmap):
-        _require_axes(shared_tensor(images))
-        return Split(mapped(images, _form_of), _own(_classes(classes), labels))
-    pixels = _tensor("Images", images)
-    _require_axes(pixels)
+        form = _form_of if ends is None else partial(_scaled_form, ends=ends, feature_names=feature_names)
+        return Split(mapped(images, form), _own(_classes(classes), labels))
+    if ends is not None:
+        pixels = scale(pixels, ends, feature_names)
     return Split(_own(_stored(pixels), images), _own(_classes(classes), labels))
 
 
@@ -187,34 +218,51 @@ def _classes(labels: Tensor) -> Tensor:
 
 def are_channels_last(shape: tuple[int, ...]) -> bool:
     """Whether images of a shape (examples, …) cannot well have their channels on the second axis."""
-    first, height, last = shape[1:] if len(shape) == 4 else (0, 0, 0)
-    return last in _CHANNELS and first > last and height != last
+    first, *sides = shape[1:] if len(shape) > 2 else (0,)
+    is_last = bool(sides) and sides[-1] in _CHANNELS and first > sides[-1]
+    return is_last and (len(sides) == 1 or sides[-2] != sides[-1])
 
 
 def _require_axes(images: Tensor) -> None:
+    """Refuses axes that are likely not in the order meant, and warns of those that may not be."""
     shape = tuple(images.shape)
-    first, height, last = shape[1:] if images.ndim == 4 else (0, 0, 0)
+    if images.ndim < 2:
+        raise DataError(
+            "Data need an axis of examples and one of features or channels at least, but have shape "
+            f"{shape}. One feature an example is an axis of its own: values[:, None]."
+        )
+    first, *sides = shape[1:]
+    if not sides:
+        return
+    last_to_second = f"images.permute(0, {images.ndim - 1}, {', '.join(map(str, range(1, images.ndim - 1)))})"
     if are_channels_last(shape):
         raise DataError(
             f"Images of shape {shape} seem to have their channels last. Move them to the second axis: "
-            "images.permute(0, 3, 1, 2). Where they are there already, make the splits by data.Split."
+            f"{last_to_second}. Where they are there already, {_SETTLED}."
         )
-    is_open = first == last != height and first in (3, 4)
-    if is_open or (first == height != last and first > max(_CHANNELS)):
-        _log.warning(
-            "Images of shape %s are taken to have %s channels of %s x %s pixels, on the second axis. Where "
-            "the channels are last, move them there: images.permute(0, 3, 1, 2).",
-            *(shape, first, height, last),
-        )
-    remedies = {
-        2: "Vectors are images of one row: images.reshape(len(images), 1, 1, -1).",
-        3: "Grey images need an axis of one channel: images[:, None].",
-    }
-    if images.ndim in remedies:
+    if len(sides) == 1 and first == sides[0] > max(_CHANNELS):
         raise DataError(
-            f"Images must have the shape (examples, channels, height, width), but have {shape}. "
-            f"{remedies[images.ndim]}"
+            f"Data of shape {shape} look like grey images without an axis of channels. Give them one: "
+            f"images[:, None]. Where they are series of {first} channels and {sides[0]} steps, {_SETTLED}."
         )
+    if _is_open(first, sides):
+        pixels = " x ".join(map(str, sides))
+        _log.warning(
+            "Images of shape %s are taken to have %s channels of %s %s, on the second axis. Where the "
+            "channels are last, move them there: %s; where they have no axis, add it: images[:, None].",
+            *(shape, first, pixels, "steps" if len(sides) == 1 else "pixels", last_to_second),
+        )
+
+
+def _is_open(first: int, sides: Sequence[int]) -> bool:
+    """Whether what should be channels may as well be a side."""
+    is_many = first > max(_CHANNELS)
+    if len(sides) == 1:
+        return is_many and 2 * first > sides[0]
+    is_even = len({first, *sides}) == 1  # as of a cube without channels
+    return (is_many and (first == sides[0] != sides[-1] or is_even)) or (
+        first in (3, 4) and first == sides[-1] != sides[0]
+    )
 
 
 def _stored(images: Tensor) -> Tensor:
@@ -239,6 +287,16 @@ def _form_of(images: Tensor) -> tuple[Callable[[Tensor], Tensor], torch.dtype]:
     return (_nearest, torch.uint8) if are_levels and len(images) else (Tensor.float, torch.float32)
 
 
+def _scaled_form(
+    values: Tensor, *, ends: InputRange, feature_names: Sequence[str]
+) -> tuple[Callable[[Tensor], Tensor], torch.dtype]:
+    """What brings values in a user's units into the form that ``Split`` holds, and its type."""
+    scaled = partial(scale, input_range=ends, feature_names=feature_names)
+    for part in chunks(values):
+        scaled(part)  # says which value is outside its range
+    return scaled, torch.float32
+
+
 def _black_and_white(images: Tensor) -> Tensor:
     return images.to(torch.uint8) * 255
 
@@ -251,7 +309,8 @@ def _levels_as_they_are(images: Tensor) -> Tensor:
     if images.dtype != torch.uint8:
         raise DataError(
             f"Images must be a torch.uint8 tensor of levels 0 … 255, or floats in [0, 1], but have type "
-            f"{images.dtype}. Divide them by the largest level that they can have: 255, or 65535 of 16 bits."
+            f"{images.dtype}. Divide them by the largest level that they can have: 255, or 65535 of 16 bits; "
+            "or state input_range=(low, high), in their units."
         )
     return images
 

@@ -9,8 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from withstand.core.dataset_info import require_images
 from withstand.core.setting_rules import Whole, flag, settle
 from withstand.types import DataError
+
+_WITHOUT = (
+    "Leave it out (augment=None; --training.augment=null), or augment by a function of your own: "
+    "TrainingSettings(augment=function)."
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,9 @@ class Augment:
             shape: (channels, height, width).
 
         Raises:
-            DataError: the padding is as large as an image, or larger.
+            DataError: these are no images, or the padding is as large as an image, or larger.
         """
+        require_images(shape, "Augment crops and flips", _WITHOUT)
         _, height, width = shape
         if self.crop_padding >= min(height, width):
             raise DataError(
@@ -63,11 +70,7 @@ class Augment:
         Raises:
             DataError: ``images`` has another number of axes, or is smaller than the padding.
         """
-        if images.ndim != 4:
-            raise DataError(
-                "Only images (batch, channels, height, width) are cropped and flipped, "
-                f"but these have shape {tuple(images.shape)}. Leave out the augmentation."
-            )
+        require_images(images.shape[1:], "Augment crops and flips", _WITHOUT)
         if self.crop_padding > min(images.shape[2:]):
             raise DataError(
                 f"Expected crop_padding of at most {min(images.shape[2:])} pixels, an image's side, but "

@@ -82,14 +82,14 @@ def nearest_levels(images: Tensor) -> tuple[Tensor, Tensor]:
     """The levels that are nearest to floats.
 
     Args:
-        images: float32 in [0, 1], (examples, channels, height, width).
+        images: float32 in [0, 1], (examples, …).
 
     Returns:
         Levels in uint8, of the same shape, and a bool for each example: whether these are the floats, up to
         what single precision rounds.
     """
     levels = (images * 255).round().to(torch.uint8)
-    return levels, (to_unit_range(levels) - images).abs().amax((1, 2, 3)) <= _SAME
+    return levels, (to_unit_range(levels) - images).abs().flatten(1).amax(1) <= _SAME
 
 
 def batch_at(

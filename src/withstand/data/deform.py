@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from withstand.core.dataset_info import require_images
 from withstand.core.noise import gaussian_filter
 from withstand.core.setting_rules import AT_LEAST_0, Number, settle
 from withstand.data.batches import batch_at, to_unit_range
@@ -324,7 +325,12 @@ def _to_power_of_two(size: int) -> int:
 
 
 def _require_images(images: Tensor) -> None:
-    if images.ndim != 4 or 0 in images.shape[2:]:
+    require_images(
+        images.shape[1:],
+        "Deformations move the pixels of",
+        "Leave them out; penalties of other data are AdversarialPerturbation and InputGradient.",
+    )
+    if 0 in images.shape[2:]:
         raise DataError(
             "Only images (batch, channels, height, width) are deformed, "
             f"but these have shape {tuple(images.shape)}. Leave out the deformation."

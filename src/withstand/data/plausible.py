@@ -43,8 +43,13 @@ def darkness(dataset: Dataset) -> Iterator[str]:
     """Images that are nearly black: levels of another scale, or divided twice."""
     for part, images in (("training", dataset.train.images), ("test", dataset.test.images)):
         scale = 255 if images.dtype == torch.uint8 else 1
-        brightest = max((float(part.max()) / scale for part in chunks(images)), default=1.0)
-        if brightest < _DARK:
+        brightest = max((float(some.max()) / scale for some in chunks(images)), default=1.0)
+        if brightest < _DARK and images.ndim != 4:
+            yield (
+                f"the largest value of all {part} data is {brightest:.3g}, while epsilon counts in [0, 1]. "
+                "Where they do not fill it, state their range: from_arrays(..., input_range=(low, high))."
+            )
+        elif brightest < _DARK:
             yield (
                 f"the brightest pixel of all {part} images is {brightest:.3g} of white. uint8 images are "
                 "taken as levels of 0 … 255, floats as they are: where these are of another scale, such as 0 "

@@ -1,7 +1,7 @@
-"""Images and labels, in memory or on disk: a split, the data set of three of them, and their statistics.
+"""Examples and labels, in memory or on disk: a split, the data set of three of them, and their statistics.
 
-Images are stored as uint8 where that loses nothing, a quarter of the space of floats, and are handed out
-in [0, 1] by ``batches``.
+Examples are images, or vectors, series and volumes, which are called images too. They are stored as uint8
+where that loses nothing, a quarter of the space of floats, and are handed out in [0, 1] by ``batches``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo, axes_of, form_of
 from withstand.data.mapped import MappedImages, chunks
 from withstand.types import DataError
 
@@ -25,8 +25,10 @@ class Split:
     """Images and labels of one part of a data set, on one device.
 
     Args:
-        images: Tensor (examples, channels, height, width): uint8 in 0 … 255, or float32 in [0, 1]. Those on
-            disk are ``mapped.MappedImages``, which stay there on whatever device the split is.
+        images: Tensor (examples, …): uint8 in 0 … 255, or float32 in [0, 1]. An example is a vector
+            (features,), a series (channels, length), an image (channels, height, width), a volume (channels,
+            depth, height, width), or of more axes, channels first. Those on disk are ``mapped.MappedImages``,
+            which stay there on whatever device the split is.
         labels: int64 tensor (examples,), at least 0.
 
     Raises:
@@ -40,8 +42,8 @@ class Split:
     def __post_init__(self) -> None:
         images = self.images
         form = torch.float32 if isinstance(images, Tensor) and images.dtype == torch.float32 else torch.uint8
-        _require_form("Images", images, form, ("examples", "channels", "height", "width"))
-        _require_form("Labels", self.labels, torch.int64, ("examples",))
+        _require_form("Images", images, form, None)
+        _require_form("Labels", self.labels, torch.int64, 1)
         if len(self.images) != len(self.labels):
             raise DataError(
                 f"Each image needs one label, but there are {len(self.images)} images and "
@@ -49,8 +51,8 @@ class Split:
             )
         if 0 in images.shape[1:]:
             raise DataError(
-                "Images must have at least one channel, row and column, but have shape "
-                f"{tuple(images.shape)} (examples, channels, height, width). Look where they were cut."
+                f"Images must have at least one value along each axis, but have shape {tuple(images.shape)} "
+                f"({', '.join(('examples', *axes_of(images.ndim - 1)))}). Look where they were cut."
             )
         if images.is_floating_point() and not isinstance(images, MappedImages):  # those were looked at once
             require_unit_range(images)
@@ -62,6 +64,9 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} {form_of(self.images.shape[1:])}, {_stored_as(self)})"
 
     def to(self, device: torch.device | str) -> Split:
         """The same split on ``device``; images on disk stay there, and batches of them go to the device."""
@@ -112,6 +117,11 @@ class Dataset:
     validation: Split
     test: Split
 
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{len(split):,} {name}" for name, split in self._splits().items())
+        about = f"{self.info.form}, {self.info.num_classes} classes"
+        return f"Dataset({self.info.name!r}, {about}, {parts}, {_stored_as(self.train)})"
+
     def __post_init__(self) -> None:
         for name, split in self._splits().items():
             _require_fit(name, split, self.info)
@@ -149,15 +159,17 @@ def require_unit_range(images: Tensor) -> None:
     if not (low >= 0 and high <= 1):
         raise DataError(
             f"Images must lie in [0, 1], but these range from {low:.4g} to {high:.4g}. Divide levels of "
-            "0 … 255 by 255 (or pass them as uint8), and do not normalise: that is a layer inside the model."
+            "0 … 255 by 255 (or pass them as uint8), and do not normalise: that is a layer inside the model. "
+            "Of other units state the range, which is scaled to [0, 1]: "
+            "from_arrays(..., input_range=(low, high))."
         )
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in [0, 1] units.
+    """Mean and standard deviation of each channel, or feature of vectors, in [0, 1] units.
 
     Args:
-        images: Tensor (examples, channels, height, width), uint8 or float32 in [0, 1]; at least one example.
+        images: Tensor (examples, channels, …), uint8 or float32 in [0, 1]; at least one example.
 
     Returns:
         Means and stds, one a channel. A std is at least 1/255, so that dividing by it is safe
@@ -182,20 +194,27 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(means.tolist()), tuple(variances.sqrt().clamp(min=1 / 255).tolist())
 
 
+def _stored_as(split: Split) -> str:
+    return f"{str(split.images.dtype).removeprefix('torch.')} on {split.images.device}"
+
+
 def _counts(images: Tensor) -> Tensor:
     """How often each channel has each level, (channels, 256)."""
     return torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).cpu()
 
 
-def _require_form(what: str, tensor: Tensor, dtype: torch.dtype, axes: tuple[str, ...]) -> None:
+def _require_form(what: str, tensor: Tensor, dtype: torch.dtype, ndim: int | None) -> None:
+    """Accepts tensors of a type and number of axes; where that is None, of two at least."""
     if not isinstance(tensor, Tensor):
         raise DataError(
             f"{what} must be a tensor, but are a {type(tensor).__name__}. Make a split by "
             "withstand.data.as_split(images, labels), which takes arrays and lists too."
         )
-    if tensor.dtype != dtype or tensor.ndim != len(axes):
+    is_shaped = tensor.ndim >= 2 if ndim is None else tensor.ndim == ndim
+    if tensor.dtype != dtype or not is_shaped:
+        axes = "(examples, …)" if ndim is None else "(examples)"
         raise DataError(
-            f"{what} must be a {dtype} tensor of shape ({', '.join(axes)}), but have type {tensor.dtype} and "
+            f"{what} must be a {dtype} tensor of shape {axes}, but have type {tensor.dtype} and "
             f"shape {tuple(tensor.shape)}. Pass images as uint8 in 0 … 255, or as floats in [0, 1] to "
             "withstand.data.as_split."
         )
@@ -226,7 +245,7 @@ def _require_fit(name: str, split: Split, info: DatasetInfo) -> None:
     if tuple(split.images.shape[1:]) != tuple(info.shape):
         raise DataError(
             f"Images of the {name} split have shape {tuple(split.images.shape[1:])}, "
-            f"but those of {info.name} have {tuple(info.shape)} (channels, height, width)."
+            f"but those of {info.name} have {tuple(info.shape)} ({', '.join(axes_of(len(info.shape)))})."
         )
     largest = int(split.labels.max()) if len(split) else 0
     if largest >= info.num_classes:

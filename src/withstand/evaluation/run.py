@@ -44,13 +44,19 @@ from withstand.evaluation.plans import (
 )
 from withstand.evaluation.prediction_sampling import Sampling
 from withstand.evaluation.proofs import provers
-from withstand.evaluation.run_files import RowsFile, save_extremes, save_gallery, warnings_of_other_weights
+from withstand.evaluation.run_files import (
+    RowsFile,
+    is_shown,
+    save_extremes,
+    save_gallery,
+    warnings_of_other_weights,
+)
 from withstand.evaluation.scoring import BatchPlan, Progress, score_split
 from withstand.evaluation.store import Store
 from withstand.models import check
 from withstand.models.check import num_classes
 from withstand.results.measurements import ATTACKED, radius_column
-from withstand.results.results import SCHEMA, Results
+from withstand.results.results import SCHEMA, Inputs, Results
 from withstand.results.results_file import write_results
 from withstand.types import DataError, ModelError
 
@@ -184,7 +190,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             batch_plan = BatchPlan(scoring_plan, plans, proving, all_meters)
             evaluation = _measured(subject, batch_plan, store, run, dataset.test, on_batch)
         about = {"warnings": [*doubts, *evaluation.results.warnings], **about}
-        evaluation = _told(evaluation, given, dataset.test, about)
+        evaluation = _told(evaluation, given, dataset, about)
         if run is not None:
             write_results(run, evaluation.results, evaluation.table)
     return evaluation
@@ -271,11 +277,17 @@ def _measured(
     return evaluation
 
 
-def _told(evaluation: Evaluation, model: nn.Module, test: Split, about: Mapping[str, Any]) -> Evaluation:
-    """The evaluation with what its results tell of the model and of the whole test split, and more."""
+def _told(evaluation: Evaluation, model: nn.Module, dataset: Dataset, about: Mapping[str, Any]) -> Evaluation:
+    """The evaluation with what its results tell of the model, the data and the whole test split, and more."""
+    test, info = dataset.test, dataset.info
     tested = {"num_test": len(test), "test_data": digest(test)}
-    told = {**tested, "model": type(model).__name__, **about}
+    told = {**tested, "inputs": _inputs(info), "model": type(model).__name__, **about}
     return replace(evaluation, results=replace(evaluation.results, **told))
+
+
+def _inputs(info: DatasetInfo) -> Inputs:
+    low, high = info.input_range or ((), ())
+    return Inputs(list(info.shape), list(info.feature_names), list(low), list(high))
 
 
 def _save_images(
@@ -283,11 +295,13 @@ def _save_images(
 ) -> None:
     """Images under the first attack, and those proven with the smallest and the largest radii."""
     rows, names = evaluation.rows, subject.info.class_names
-    if plans:
+    if plans and is_shown(subject.info):
         shown = few(subject.test, _GALLERY_SIZE)
         attacked = evaluation.table[evaluation.table["measure"] == ATTACKED]
         epsilon = headline_epsilon(attacked, subject.info.num_classes)
-        save_gallery(run.gallery, subject.predictor, shown, plans[0].attack.at(epsilon).stages[0], names)
+        save_gallery(
+            run.gallery, subject.predictor, shown, plans[0].attack.at(epsilon).stages[0], subject.info
+        )
     else:
         run.gallery.unlink(missing_ok=True)
     certificates = (certificate.name for certificate in evaluation.results.certificates)

@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from withstand.attacks import Attack
+from withstand.core.dataset_info import DatasetInfo, feature_name
 from withstand.core.run_folder import RunFolder, part_of, put_in_place, replaced
-from withstand.data import Split
+from withstand.data import Split, unscale
 from withstand.evaluation.predictor import Predictor
 from withstand.models.weights import is_saved_in
 from withstand.results.measurements import radius_column
 from withstand.types import Batch, CertificateError, RunFolderError
 
 _logger = logging.getLogger(__name__)
+
+_MOST_AXES = 4  # of an example that is shown
 
 
 def warnings_of_other_weights(run: RunFolder | None, model: nn.Module) -> list[str]:
@@ -118,17 +121,18 @@ class RowsFile:
         return part_of(run.examples)
 
 
-def save_gallery(
-    path: Path, predictor: Predictor, batch: Batch, attack: Attack, class_names: Sequence[str]
-) -> None:
-    """Attacks a few images and writes them as ``gallery.npz``.
+def save_gallery(path: Path, predictor: Predictor, batch: Batch, attack: Attack, info: DatasetInfo) -> None:
+    """Attacks a few examples and writes them as ``gallery.npz``.
+
+    Of images it holds their levels, of volumes those of the middle slice, of vectors and series the values in
+    the user's units. What has more axes than a volume is not shown.
 
     Args:
         path: Where to write.
         predictor: Of a model in eval mode.
-        batch: Images (n, channels, height, width) in [0, 1] and labels (n,).
+        batch: Examples (n, …) in [0, 1] and labels (n,).
         attack: As it is run, at the budget to show.
-        class_names: In label order.
+        info: What they are, in which range.
 
     Raises:
         RunFolderError: the file cannot be written.
@@ -136,17 +140,23 @@ def save_gallery(
     adversarial = attack(predictor.attack_model, batch.images, batch.labels)
     with torch.no_grad():
         before, after = (predictor.predict(images) for images in (batch.images, adversarial))
+    has_pictures = _have_pictures(batch.images)
     arrays = {
-        "clean": _pixels(batch.images),
-        "adversarial": _pixels(adversarial),
-        "change": _levels(adversarial - batch.images).astype(np.float16),
+        **(
+            _pictures(batch.images, adversarial) if has_pictures else _values(batch.images, adversarial, info)
+        ),
         "label": batch.labels.cpu().numpy(),
         "clean_prediction": before.cpu().numpy(),
         "adversarial_prediction": after.cpu().numpy(),
         "epsilon": np.float64(attack.epsilon_at()),
         "attack": np.array(attack.name),
     }
-    _save(path, arrays, class_names)
+    _save(path, arrays, info.class_names)
+
+
+def is_shown(info: DatasetInfo) -> bool:
+    """Whether a page can show examples: they have no more axes than volumes."""
+    return len(info.shape) <= _MOST_AXES
 
 
 def save_extremes(
@@ -160,7 +170,8 @@ def save_extremes(
 ) -> None:
     """Writes images, labels and radii at either end of a certificate's radii, as ``extremes.npz``.
 
-    The smallest radii above 0 ascend, the largest descend, and no example is at both ends.
+    Of volumes the image is the middle slice; of vectors and series there is none. The smallest
+    radii above 0 ascend, the largest descend, and no example is at both ends.
 
     Args:
         path: Where to write.
@@ -179,7 +190,9 @@ def save_extremes(
     arrays: dict[str, Any] = {"certificate": np.array(certificate)}
     for part, of_part in (("smallest", proven[:smallest]), ("largest", proven[::-1][:largest])):
         chosen = test.subset(of_part.index.tolist())
-        arrays[f"{part}_images"] = _pixels(chosen.images)
+        if _have_pictures(chosen.images):
+            arrays[f"{part}_images"] = _pixels(_flat_pictures(chosen.images))
+            arrays |= _slices(chosen.images)
         arrays[f"{part}_index"] = of_part.index.to_numpy(dtype=np.int64)
         arrays[f"{part}_label"] = chosen.labels.cpu().numpy()
         arrays[f"{part}_radius"] = of_part.to_numpy()
@@ -189,6 +202,44 @@ def save_extremes(
 def _save(path: Path, arrays: dict[str, Any], class_names: Sequence[str]) -> None:
     with replaced(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, class_names=np.array(list(class_names)), **arrays)
+
+
+def _have_pictures(images: Tensor) -> bool:
+    return images.ndim in (4, 5)
+
+
+def _pictures(clean: Tensor, adversarial: Tensor) -> dict[str, Any]:
+    before, after = _flat_pictures(clean), _flat_pictures(adversarial)
+    return {
+        "clean": _pixels(before),
+        "adversarial": _pixels(after),
+        "change": _levels(after - before).astype(np.float16),
+        **_slices(clean),
+    }
+
+
+def _flat_pictures(images: Tensor) -> Tensor:
+    """Images, or the middle slice of volumes, (n, channels, height, width)."""
+    return images if images.ndim == 4 else images[:, :, images.shape[2] // 2]
+
+
+def _slices(images: Tensor) -> dict[str, Any]:
+    return {} if images.ndim == 4 else {"num_slices": np.int64(images.shape[2])}
+
+
+def _values(clean: Tensor, adversarial: Tensor, info: DatasetInfo) -> dict[str, Any]:
+    """Vectors or series in the user's units, and how long the range of each feature or channel is."""
+    low, high = info.input_range or ((0.0,) * info.shape[0], (1.0,) * info.shape[0])
+    before, after = (
+        unscale(images, info.input_range).cpu().numpy().astype(np.float64) for images in (clean, adversarial)
+    )
+    names = [feature_name(info.shape, info.feature_names, index) for index in range(info.shape[0])]
+    return {
+        "clean_values": before,
+        "adversarial_values": after,
+        "range_length": np.subtract(high, low),
+        "feature_names": np.array(names),
+    }
 
 
 def _pixels(images: Tensor) -> NDArray[np.uint8]:

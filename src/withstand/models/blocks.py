@@ -18,8 +18,8 @@ from typing_extensions import override
 from withstand.core.suggest import nearest
 from withstand.types import ModelError
 
-Shape: TypeAlias = tuple[int, int, int]
-"""(channels, height, width) of one image."""
+Shape: TypeAlias = tuple[int, ...]
+"""Of one example, channels or features first: (channels, height, width) of an image."""
 
 Init: TypeAlias = Literal["default", "he", "orthogonal"]
 """How layers start: PyTorch's default; convolutions with N(0, sqrt(2 / (kernel² · channels out))) and bias

@@ -116,10 +116,10 @@ def activation_named(name: str) -> Callable[[], nn.Module]:
 
 
 class Normalize(nn.Module):
-    """``(images - mean) / std``, channel by channel.
+    """``(images - mean) / std``, channel by channel, or feature by feature of vectors.
 
     Mean and deviation are buffers: they move with the model and are saved with its weights.
-    With one channel any shape is taken; with more, images must end in (channels, height, width).
+    With one channel any shape is taken; with more, batches (batch, channels, …) of any number of axes.
 
     Args:
         mean: Per channel, in the units of the images.
@@ -136,14 +136,17 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         _require_statistics(mean, std)
-        # One channel broadcasts over every shape; several need height and width behind them.
+        # As saved since the first version, for weights that lie about; forward brings them to other shapes.
         shape = (1,) if len(mean) == 1 else (len(mean), 1, 1)
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).reshape(shape))
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).reshape(shape))
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
+        if self.mean.numel() == 1 or images.dim() == 4:
+            return (images - self.mean) / self.std
+        shape = (-1, *[1] * (images.dim() - 2))
+        return (images - self.mean.view(shape)) / self.std.view(shape)
 
     @override
     def extra_repr(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo, form_of
 from withstand.core.suggest import nearest
 from withstand.core.user_code import load_function
 from withstand.models import sequences
@@ -57,6 +57,7 @@ _BUILDERS: Mapping[str, Factory] = MappingProxyType(
 _HOSTS: Mapping[str, Callable[[str, DatasetInfo | None, bool], Factory]] = MappingProxyType(
     {"hub": HubFactory, "timm": TimmFactory}
 )
+_OF_ANY_SHAPE = "mlp"
 
 MODEL_NAMES: tuple[str, ...] = tuple(_BUILDERS)
 """The names that ``create`` knows."""
@@ -74,7 +75,10 @@ def create(
     normalize: bool = True,
     **options: Any,
 ) -> nn.Module:
-    """Builds a network that maps images (batch, channels, height, width) in [0, 1] to logits.
+    """Builds a network that maps images (batch, channels, height, width), or other data, in [0, 1] to logits.
+
+    ``mlp`` takes examples of every shape: vectors (features,), series (channels, length), volumes. The other
+    networks of the package are for images.
 
     ``torch.manual_seed`` fixes its weights. A user's own network is named by its factory,
     ``path/to/file.py:function`` or ``package.module:function``; the factory is called with the
@@ -87,15 +91,16 @@ def create(
         name: One of ``MODEL_NAMES``, a factory, or a network that others keep.
         dataset: A known data set's name, or what is to be known of another. It gives the shape,
             the classes, and mean and deviation to normalise by.
-        input_shape: (channels, height, width); instead of, or other than, the data set's.
+        input_shape: Of one example, such as (channels, height, width); instead of, or other than, the data
+            set's.
         num_classes: Logits per image; instead of, or other than, the data set's.
         normalize: Whether the first layer normalises by the data set's mean and deviation.
             Without a data set there is nothing to normalise by, and no such layer.
         **options: Of the network, such as ``batch_norm=True``.
 
     Returns:
-        (batch, classes) logits of (batch, channels, height, width) images. With normalisation,
-        a sequence of ``normalize`` and ``network``.
+        (batch, classes) logits of images (batch, channels, height, width), or of what the shape says. With
+        normalisation, a sequence of ``normalize`` and ``network``.
 
     Raises:
         ModelError: the name, the data set or an option does not exist; shape or classes are
@@ -103,7 +108,7 @@ def create(
     """
     info = _known(dataset) if isinstance(dataset, str) else dataset
     shape, classes = _task(info, input_shape, num_classes)
-    factory = _factory(name, info, normalize=normalize)
+    factory = _factory(name, info, shape, normalize=normalize)
     network = _built(name, factory, {"input_shape": shape, "num_classes": classes}, options)
     if info is None or not normalize or is_hosted(name):
         return network
@@ -116,18 +121,23 @@ def _known(dataset: str) -> DatasetInfo:
     return KNOWN_DATASETS[dataset]
 
 
-def _factory(name: str, info: DatasetInfo | None, *, normalize: bool) -> Factory:
+def _factory(name: str, info: DatasetInfo | None, shape: Shape, *, normalize: bool) -> Factory:
     if is_hosted(name):
         return _HOSTS[name.partition(":")[0]](name, info, normalize)
-    return load_factory(name) if ":" in name else _builder(name)
+    return load_factory(name) if ":" in name else _builder(name, shape)
 
 
-def _builder(name: str) -> Factory:
+def _builder(name: str, shape: Shape) -> Factory:
     if name not in _BUILDERS:
         raise ModelError(
             f"There is no model {name!r}; {nearest(name, _BUILDERS)} "
             "A model of your own is path/to/file.py:function or package.module:function, one of Hugging Face "
             "hub:OWNER/NAME."
+        )
+    if len(shape) != 3 and name != _OF_ANY_SHAPE:
+        raise ModelError(
+            f"Model {name!r} takes images (channels, height, width), but the data are {form_of(shape)}. Take "
+            f"{_OF_ANY_SHAPE!r}, which takes every shape, or a network of your own, path/to/file.py:function."
         )
     return _BUILDERS[name]
 
@@ -140,8 +150,11 @@ def _task(info: DatasetInfo | None, input_shape: Shape | None, num_classes: int 
             "A model needs a data set, or both input_shape and num_classes, "
             f"but got input_shape {input_shape} and num_classes {num_classes}."
         )
-    if len(shape) != 3 or min(shape) < 1:
-        raise ModelError(f"input_shape must be positive (channels, height, width), but got {shape}.")
+    if not shape or min(shape) < 1:
+        raise ModelError(
+            "input_shape must be positive, such as (features,) or (channels, height, width), but got "
+            f"{tuple(shape)}."
+        )
     if classes < 2:
         raise ModelError(f"A classifier needs at least 2 classes, but got num_classes {classes}.")
     return shape, classes

@@ -41,7 +41,7 @@ def mlp(
     """Linear layers with activations between; by default the 784-1200-1200-10 net of SEBR (CVPR 2021).
 
     Args:
-        input_shape: (channels, height, width) of one image.
+        input_shape: Of one example: (features,), (channels, height, width), or any other.
         num_classes: Logits per image.
         hidden: Widths of the hidden layers; none makes a linear classifier.
         activation: Between the layers, such as ``"minmax"``.

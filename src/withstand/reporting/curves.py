@@ -124,7 +124,7 @@ def accuracy_figure(curves: Sequence[Curve], norm: str, chance: float | None) ->
         ],
         f"Accuracy against ε, {sign}",
         caption,
-        x=axis(f"ε ({sign}, images in [0, 1])", **_epsilon_ticks(curves)),
+        x=axis(f"ε ({sign}, data in [0, 1])", **_epsilon_ticks(curves)),
         y=axis("accuracy", **SHARES),
         height=400,
         chance=chance,

@@ -1,4 +1,4 @@
-"""The images that a run folder keeps, what an attack changed in them, and their data URIs."""
+"""The examples that a run folder keeps, what an attack changed in them, and the data URIs of images."""
 
 from __future__ import annotations
 
@@ -25,12 +25,9 @@ _Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Gallery:
-    """``gallery.npz``: some test images before and after an attack, one entry an image in each array."""
+class Attacked:
+    """``gallery.npz``: what was answered of some test examples before and after an attack, one entry each."""
 
-    clean: NDArray[np.uint8]  # (images, height, width, channels)
-    adversarial: NDArray[np.uint8]
-    change: NDArray[np.floating[Any]]  # of the same shape, in levels of 255, not rounded to whole ones
     label: NDArray[np.int64]
     clean_prediction: NDArray[np.int64]
     adversarial_prediction: NDArray[np.int64]
@@ -40,10 +37,30 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class Extreme:
-    """Test images at one end of the certified radii, one entry an image in each array."""
+class Gallery(Attacked):
+    """The examples where they are images, or middle slices of volumes."""
 
-    images: NDArray[np.uint8]  # (images, height, width, channels)
+    clean: NDArray[np.uint8]  # (images, height, width, channels)
+    adversarial: NDArray[np.uint8]
+    change: NDArray[np.floating[Any]]  # of the same shape, in levels of 255, not rounded to whole ones
+    num_slices: int | None = None  # of a volume
+
+
+@dataclass(frozen=True)
+class AttackedValues(Attacked):
+    """The examples where they are vectors or series, in the user's units."""
+
+    clean: NDArray[np.float64]  # (examples, features) or (examples, channels, length)
+    adversarial: NDArray[np.float64]
+    share: NDArray[np.float64]  # of the range by which each value changed
+    feature_names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """Test examples at one end of the certified radii, one entry an example in each array."""
+
+    images: NDArray[np.uint8] | None  # (images, height, width, channels); of vectors and series None
     index: NDArray[np.int64]  # the rows of examples.csv
     label: NDArray[np.int64]
     radius: NDArray[np.float64]  # above 0
@@ -57,26 +74,51 @@ class Extremes:
     largest: Extreme
     certificate: str
     class_names: Sequence[str]
+    num_slices: int | None = None  # of a volume
 
 
-def gallery_of(arrays: _Arrays) -> Gallery:
+def gallery_of(arrays: _Arrays) -> Gallery | AttackedValues:
     """The gallery in a file's arrays.
 
     Raises:
         KeyError: an array is missing.
         ValueError: the arrays do not fit each other; the text says which.
     """
-    images, others, names = arrays["clean"], arrays["adversarial"], _names(arrays)
+    return _values_of(arrays) if "clean_values" in arrays else _pictures_of(arrays)
+
+
+def _pictures_of(arrays: _Arrays) -> Gallery:
+    images, others = arrays["clean"], arrays["adversarial"]
     if images.dtype != np.uint8 or others.dtype != np.uint8 or images.shape != others.shape:
         raise ValueError("clean and adversarial must be uint8 arrays of one shape")
     _check_images(images)
-    change = _change(arrays)
+    return Gallery(*_answers(arrays, images), images, others, _change(arrays), _num_slices(arrays))
+
+
+def _values_of(arrays: _Arrays) -> AttackedValues:
+    before, after = arrays["clean_values"], arrays["adversarial_values"]
+    features, length = [str(name) for name in arrays["feature_names"].tolist()], arrays["range_length"]
+    of_one_shape = before.shape == after.shape and before.ndim in (2, 3) and 0 not in before.shape[1:]
+    if not of_one_shape or not before.shape[1:2] == length.shape == (len(features),):
+        raise ValueError("clean_values and adversarial_values must fit each other and their features")
+    if not all(np.isfinite(values).all() for values in (before, after, length)):
+        raise ValueError("clean_values, adversarial_values and range_length must be finite")
+    length = np.where(length > 0, length, 1.0).reshape(-1, *[1] * (before.ndim - 2))
+    return AttackedValues(*_answers(arrays, before), before, after, (after - before) / length, features)
+
+
+def _answers(arrays: _Arrays, examples: NDArray[Any]) -> tuple[Any, Any, Any, float, str, list[str]]:
+    """The fields of ``Attacked``."""
+    names = _names(arrays)
     label, before, after = (arrays[name] for name in ("label", "clean_prediction", "adversarial_prediction"))
-    _check_classes(label, images, names)
+    _check_classes(label, examples, names)
     for predicted in (before, after):
-        _check_classes(predicted, images, names, least=NO_ANSWER)
-    epsilon, attack = float(arrays["epsilon"]), str(arrays["attack"])
-    return Gallery(images, others, change, label, before, after, epsilon, attack, names)
+        _check_classes(predicted, examples, names, least=NO_ANSWER)
+    return label, before, after, float(arrays["epsilon"]), str(arrays["attack"]), names
+
+
+def _num_slices(arrays: _Arrays) -> int | None:
+    return int(arrays["num_slices"]) if "num_slices" in arrays else None
 
 
 def _change(arrays: _Arrays) -> NDArray[np.floating[Any]]:
@@ -98,20 +140,22 @@ def extremes_of(arrays: _Arrays) -> Extremes:
     """
     names = _names(arrays)
     smallest, largest = (_extreme(arrays, part, names) for part in ("smallest", "largest"))
-    return Extremes(smallest, largest, str(arrays["certificate"]), names)
+    return Extremes(smallest, largest, str(arrays["certificate"]), names, _num_slices(arrays))
 
 
 def _extreme(arrays: _Arrays, part: str, names: Sequence[str]) -> Extreme:
-    images, radius = arrays[f"{part}_images"], arrays[f"{part}_radius"]
+    images, radius = arrays.get(f"{part}_images"), arrays[f"{part}_radius"]
     index, label = arrays[f"{part}_index"], arrays[f"{part}_label"]
-    if images.dtype != np.uint8:
-        raise ValueError(f"{part}_images must be a uint8 array")
-    _check_images(images)
-    _check_classes(label, images, names)
-    if index.shape != (len(images),) or not np.issubdtype(index.dtype, np.integer):
+    if images is not None:
+        if images.dtype != np.uint8:
+            raise ValueError(f"{part}_images must be a uint8 array")
+        _check_images(images)
+    examples = index if images is None else images
+    _check_classes(label, examples, names)
+    if index.shape != (len(examples),) or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(f"{part}_index must hold one whole number an image")
     is_number = np.issubdtype(radius.dtype, np.floating)
-    if radius.shape != (len(images),) or not is_number or not np.all(np.isfinite(radius) & (radius > 0)):
+    if radius.shape != (len(examples),) or not is_number or not np.all(np.isfinite(radius) & (radius > 0)):
         raise ValueError(f"{part}_radius must hold one number above 0 an image")
     return Extreme(images, index, label, radius.astype(np.float64))
 
@@ -170,10 +214,12 @@ def data_uri(image: NDArray[np.uint8]) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def drawn_as(images: NDArray[np.uint8]) -> str:
+def drawn_as(images: NDArray[np.uint8], num_slices: int | None = None) -> str:
     """How the page draws images (…, height, width, channels), in a sentence; empty where as they are."""
     *_, height, width, channels = images.shape
     sentences = []
+    if num_slices is not None:
+        sentences.append(f"Of each volume the middle slice is drawn, {num_slices // 2 + 1} of {num_slices}.")
     if channels not in (1, 3):
         how = "of which the mean is drawn"
         if channels <= _MOST_TILES:

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from withstand.core.bounded_yaml import require_bounded
 from withstand.core.run_folder import RunFolder
 from withstand.core.trust import warn_if_changed
-from withstand.reporting.images import Extremes, Gallery, extremes_of, gallery_of
+from withstand.reporting.images import AttackedValues, Extremes, Gallery, extremes_of, gallery_of
 from withstand.results.measurements import CLEAN, radius_column, table_of
 from withstand.results.results import Results
 from withstand.results.results_file import first_fault, read_results
@@ -30,7 +30,7 @@ _MUST_BE_NUMBERS = {"epoch", "progress", "seconds", "learning_rate", "loss", "co
 _RADIUS = radius_column("certified")
 _ROUNDING = 1e-9  # of a share, which is written with all its digits
 _MOST_BYTES = 2**29  # of a few images, unpacked
-_Images = TypeVar("_Images", Gallery, Extremes)
+_Images = TypeVar("_Images", Gallery | AttackedValues, Extremes)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Run:
     radii: Mapping[str, Sequence[float]]
     results: Results | None
     table: pd.DataFrame
-    gallery: Gallery | None = None
+    gallery: Gallery | AttackedValues | None = None
     extremes: Extremes | None = None
 
 

@@ -175,6 +175,28 @@ class Bin:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What the examples were, and what of the user's units 0 and 1 stand for.
+
+    Attributes:
+        shape: Of one example, channels or features first.
+        feature_names: One a channel or feature, or none.
+        low: The value that 0 stands for, one a channel or feature; empty where the data were in [0, 1].
+        high: The value that 1 stands for, likewise.
+    """
+
+    shape: list[int]
+    feature_names: list[str] = field(default_factory=list)
+    low: list[Finite] = field(default_factory=list)
+    high: list[Finite] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        counts = {len(values) for values in (self.feature_names, self.low, self.high) if values}
+        if not self.shape or counts - {self.shape[0]} or len(self.low) != len(self.high):
+            raise ValueError("inputs must hold a name and both ends of a range for each channel, or none")
+
+
+@dataclass(frozen=True)
 class Target:
     """An attack or certificate at one epsilon."""
 
@@ -232,6 +254,7 @@ class Results:
         num_test: Test examples that there are; where they are more, the scored ones are a sample in which
             each class has its share. None in folders of former versions, which scored the first ones.
         test_data: Hash of all test images and labels in their order; empty in folders of former versions.
+        inputs: What the examples were; None in folders of former versions.
         schema: ``SCHEMA`` of the writer.
         weights: best or last, of a run.
         attacks: Those that were run, in their order; the worst of several last.
@@ -252,6 +275,7 @@ class Results:
     num_classes: int
     num_test: int | None = None
     test_data: str = ""
+    inputs: Inputs | None = None
     schema: int = SCHEMA
     weights: str | None = None
     attacks: list[AttackInfo] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import get_args
 from torch import nn
 from typing_extensions import override
 
-from withstand.attacks import Attack, SuiteLevel, require_packages, suite
+from withstand.attacks import Attack, Cascade, SuiteLevel, require_packages, suite
 from withstand.attacks.attack import an_attack
 from withstand.certificates import METHODS, Method
 from withstand.core import norms
@@ -21,6 +22,8 @@ from withstand.domains.sets.input_sets import certified_norm
 from withstand.evaluation.meter import Meter, Needs, Sources
 from withstand.evaluation.meters.gradient_checks import LargeEpsilon, VanishingGradients
 from withstand.evaluation.plans import AttackPlan, CertificatePlan, budgets, warn_beyond_range
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,17 +118,30 @@ class Suite(Meter):
 
     @override
     def require(self, info: DatasetInfo) -> None:
-        require_packages(self._attacks(info.num_classes, is_random=False))
+        attacks = self._attacks(info, is_random=False)
+        require_packages(attacks)
+        for cascade in attacks:
+            if cascade.left_out:
+                _logger.warning(
+                    "The suite %s leaves out %s: these are %s.", cascade.name, cascade.left_out, info.form
+                )
 
     @override
     def attack_plans(self, info: DatasetInfo, *, is_random: bool) -> list[AttackPlan]:
-        attacks = self._attacks(info.num_classes, is_random=is_random)
+        attacks = self._attacks(info, is_random=is_random)
         return _plans(attacks, self.epsilons, is_random=is_random)
 
-    def _attacks(self, num_classes: int, *, is_random: bool) -> list[Attack]:
+    def _attacks(self, info: DatasetInfo, *, is_random: bool) -> list[Cascade]:
         surrogates = self.transfer_from if isinstance(self.transfer_from, dict) else {}
         return [
-            suite(self.level, norm=norm, num_classes=num_classes, is_random=is_random, surrogates=surrogates)
+            suite(
+                self.level,
+                norm=norm,
+                num_classes=info.num_classes,
+                is_random=is_random,
+                surrogates=surrogates,
+                has_images=len(info.shape) == 3,
+            )
             for norm in self.norms
         ]
 

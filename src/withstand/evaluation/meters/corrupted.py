@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.core.answers import NO_ANSWER
+from withstand.core.dataset_info import DatasetInfo, require_images
 from withstand.core.setting_rules import Whole, list_of, settle
 from withstand.core.suggest import nearest
 from withstand.corruptions import CORRUPTIONS, SEVERITIES, Corruption
@@ -61,6 +62,14 @@ class Corruptions(Meter):
         return (
             f"Corrupted images, each once a kind and severity; {kinds}; severities {severities} of 1 to "
             f"{SEVERITIES[-1]}; lengths are shares of the image's side"
+        )
+
+    @override
+    def require(self, info: DatasetInfo) -> None:
+        require_images(
+            info.shape,
+            "Corruptions change",
+            "Leave the meter out: NoiseCurve, Attacks, Suite and Certificate measure data of every shape.",
         )
 
     @override

@@ -9,16 +9,25 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from withstand.core.answers import NO_ANSWER
 from withstand.reporting.formatting import cell, count
-from withstand.reporting.images import Extreme, Gallery, amplification, data_uri, difference, drawn_as
+from withstand.reporting.images import (
+    AttackedValues,
+    Extreme,
+    Gallery,
+    amplification,
+    data_uri,
+    difference,
+    drawn_as,
+)
 from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
-from withstand.reporting.section import PROSE, Picture, Prose, Section
+from withstand.reporting.section import PROSE, Cell, Picture, Prose, Section, Table
+from withstand.reporting.sections.example_values import answer, with_values
 from withstand.results.writing import epsilon_text
 
 PLACE = 10
 _MOST_IMAGES = 24
+_MOST_AXES = 4  # of an example that is shown
 _MOST_EXTREMES = 12  # of each end
 _VERDICT = Markup('<span class="kind">{}</span>predicted <b>{}</b>, <span class="{}">{}</span>')
 _EXTREME = Markup("<b>{}</b> <span>radius {}</span> <small>image {}</small>")
@@ -32,10 +41,17 @@ def section(run: Run) -> list[Section | None]:
 def gallery(run: Run) -> Section:
     """The first images of the gallery, with one amplification for all; or why there are none."""
     parts = Section("gallery", "Examples", "examples")
+    if isinstance(run.gallery, AttackedValues):
+        return with_values(parts, run.gallery)
     if run.gallery is not None:
         return _shown(parts, run.gallery)
     if run.results and not run.results.attacks:
         return replace(parts, prose=[Prose("No attack was run, so there are no attacked images.", "note")])
+    inputs = run.results.inputs if run.results else None
+    if inputs and len(inputs.shape) > _MOST_AXES:
+        return replace(
+            parts, prose=[Prose(PROSE["gallery"]["left_out"].format(axes=len(inputs.shape)), "note")]
+        )
     lacking = missing(run, "gallery.npz", "No example images are stored here.", "evaluate")
     return replace(parts, prose=[lacking])
 
@@ -52,12 +68,12 @@ def _shown(parts: Section, images: Gallery) -> Section:
     if left_out := len(images.label) - number:
         lead += Markup(" {} more are in <code>gallery.npz</code>.").format(left_out)
     pictures = [_triple(images, index, factor) for index in range(number)]
-    return replace(parts, prose=_with_note(Prose(lead), images.clean), pictures=pictures)
+    return replace(parts, prose=_with_note(Prose(lead), images.clean, images.num_slices), pictures=pictures)
 
 
-def _with_note(lead: Prose, images: NDArray[np.uint8]) -> list[Prose]:
+def _with_note(lead: Prose, images: NDArray[np.uint8], num_slices: int | None) -> list[Prose]:
     """A paragraph, and after it how the images are drawn, where not as they are."""
-    return [lead, *map(Prose, filter(None, [drawn_as(images)]))]
+    return [lead, *map(Prose, filter(None, [drawn_as(images, num_slices)]))]
 
 
 def _triple(images: Gallery, index: int, factor: float) -> Picture:
@@ -70,12 +86,12 @@ def _triple(images: Gallery, index: int, factor: float) -> Picture:
             (
                 data_uri(clean),
                 f"Clean image {place} of class {name}",
-                _verdict("Clean", _answer(images, images.clean_prediction[index]), name),
+                _verdict("Clean", answer(images, images.clean_prediction[index]), name),
             ),
             (
                 data_uri(adversarial),
                 f"Image {place} after the attack",
-                _verdict("Attacked", _answer(images, images.adversarial_prediction[index]), name),
+                _verdict("Attacked", answer(images, images.adversarial_prediction[index]), name),
             ),
             (
                 changed,
@@ -87,10 +103,6 @@ def _triple(images: Gallery, index: int, factor: float) -> Picture:
     )
 
 
-def _answer(images: Gallery, predicted: int) -> str:
-    return "no answer" if predicted == NO_ANSWER else images.class_names[predicted]
-
-
 def _verdict(kind: str, predicted: str, true: str) -> Markup:
     verdict = "correct" if predicted == true else "wrong"
     return _VERDICT.format(kind, predicted, verdict, verdict)
@@ -100,23 +112,34 @@ def extremes(run: Run) -> Section | None:
     """Images of both ends of the radii; None where no example has a radius above 0."""
     if run.extremes is None:
         return None
-    names = run.extremes.class_names
-    ends = [
-        Picture("Proven with the smallest radius", _images(run.extremes.smallest, names)),
-        Picture("Proven with the largest radius", _images(run.extremes.largest, names)),
-    ]
-    filled = [end for end in ends if end.images]
-    if not filled:
+    names, of = run.extremes.class_names, run.extremes
+    ends = [("Proven with the smallest radius", of.smallest), ("Proven with the largest radius", of.largest)]
+    ends = [(title, end) for title, end in ends if len(end.index)]
+    if not ends:
         return None
-    lead = Prose(Markup(PROSE["extremes"]["lead"]).format(certificate=run.extremes.certificate))
-    prose = _with_note(lead, run.extremes.smallest.images)
-    return Section("extremes", "Smallest and largest proven radii", "proven", prose=prose, pictures=filled)
+    lead = Prose(Markup(PROSE["extremes"]["lead"]).format(certificate=of.certificate))
+    whole = Section("extremes", "Smallest and largest proven radii", "proven", prose=[lead])
+    if of.smallest.images is None:
+        return replace(whole, tables=[_table(title, end, names) for title, end in ends])
+    pictures = [
+        Picture(title, _images(end, end.images, names)) for title, end in ends if end.images is not None
+    ]
+    return replace(whole, prose=_with_note(lead, of.smallest.images, of.num_slices), pictures=pictures)
 
 
-def _images(end: Extreme, names: Sequence[str]) -> list[tuple[str, str, str]]:
+def _images(end: Extreme, pixels: NDArray[np.uint8], names: Sequence[str]) -> list[tuple[str, str, str]]:
     images: list[tuple[str, str, str]] = []
-    for number in range(min(len(end.images), _MOST_EXTREMES)):
+    for number in range(min(len(pixels), _MOST_EXTREMES)):
         label, index = names[int(end.label[number])], count(int(end.index[number]))
         caption = _EXTREME.format(label, cell(float(end.radius[number])), index)
-        images.append((data_uri(end.images[number]), f"Test image {index} of class {label}", caption))
+        images.append((data_uri(pixels[number]), f"Test image {index} of class {label}", caption))
     return images
+
+
+def _table(title: str, end: Extreme, names: Sequence[str]) -> Table:
+    """Test examples of which there is nothing to see, a row each."""
+    rows: list[list[Cell | str]] = [
+        [count(int(index)), Cell(names[int(label)], is_words=True), cell(float(radius))]
+        for index, label, radius in zip(end.index, end.label, end.radius, strict=True)
+    ]
+    return Table(title, ["Test example", "Class", "Radius"], rows[:_MOST_EXTREMES])

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from withstand.core.dataset_info import feature_of, form_of
 from withstand.reporting import formatting
 from withstand.reporting.history import best_epoch
 from withstand.reporting.naming import missing, was_trained_here
@@ -71,6 +72,11 @@ def _cards(run: Run, results: Results) -> list[Card]:
     shown = [row for row in (*headline_attacks(run), *headline_certificates(run)) if not _is_nothing(row)]
     shown.sort(key=lambda row: (order.index(row.norm), row.level))
     details = [results.scored, f"{results.num_classes} classes"]
+    if results.inputs and len(results.inputs.shape) != 3:
+        details.append(form_of(results.inputs.shape))
+    if results.inputs and results.inputs.low:
+        feature = feature_of(results.inputs.shape)
+        details.append(f"epsilon in shares of each {feature}'s range, which About lists")
     if results.weights and was_trained_here(run):
         details.append(f"{results.weights} weights{_of_epoch(run, results)}")
     return [

@@ -85,7 +85,7 @@ def _figure(classes: Sequence[KernelNormsOf]) -> Figure | None:
     if len(shown) < len(classes):
         caption += f" Shown are the {len(shown)} classes with the largest lower bounds."
     scale = logarithmic([value for trace in dots for value in trace.x if value])
-    x = axis("logits a unit of ℓ₂ distance, images in [0, 1]", **scale)
+    x = axis("logits a unit of ℓ₂ distance, data in [0, 1]", **scale)
     y = axis("class", **CATEGORIES, showgrid=False)
     title = "Bounds of each class logit's Lipschitz constant"
     return chart([*span, *dots], title, caption, x=x, y=y, height=130 + 24 * len(shown))

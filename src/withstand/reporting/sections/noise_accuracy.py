@@ -20,7 +20,7 @@ from withstand.results.results import CorruptionKind
 from withstand.results.writing import percent
 
 PLACE = 10
-NOISE_AXIS = "noise_std (images in [0, 1])"
+NOISE_AXIS = "noise_std (data in [0, 1])"
 _TEXTS, _OF_CORRUPTIONS = PROSE["noise"], PROSE["corruptions"]
 _CURVES = {
     "accuracy": (NOISE_ACCURACY, "unclipped"),

@@ -78,7 +78,7 @@ def _figure(points: Sequence[Measurement], probability: str, chance: float | Non
         line={"dash": "dot", "shape": "vh"},
         error_y=intervals_of(drawn),
     )
-    x, y = axis("ε (ℓ₂, images in [0, 1])"), axis("share of test examples", **SHARES)
+    x, y = axis("ε (ℓ₂, data in [0, 1])"), axis("share of test examples", **SHARES)
     title = "Certified accuracy of the smoothed classifier, ℓ₂"
     caption = _TEXTS["figure"].format(probability=probability)
     return chart([trace], title, caption, x=x, y=y, height=400, chance=chance)
