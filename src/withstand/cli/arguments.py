@@ -112,6 +112,22 @@ def is_model(name: str) -> bool:
     return ":" in name or name in MODEL_NAMES
 
 
+def add_run_arguments(parser: ArgumentParser) -> None:
+    """Adds the options that say where a run's data are, and its model where the run does not know that."""
+    about = {
+        "--data.root": "The data root; as the run's.",
+        "--data.name": "Of a run in Python on data without a name: such as folder:PATH.",
+        "--model.name": "Of a run in Python that cannot make its network: file.py:function.",
+    }
+    for name, text in about.items():
+        parser.add_argument(name, type=str | None, default=None, help=text)
+
+
+def of_recipe(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are about a run's data and model."""
+    return [argument for argument in arguments if argument.startswith(("--data.", "--model."))]
+
+
 def add_model_arguments(parser: ArgumentParser) -> None:
     """Adds the options that say which model and data are meant where no run or recipe does."""
     from withstand.recipes.schema import DataSettings

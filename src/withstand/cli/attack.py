@@ -11,7 +11,14 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from withstand.attacks import PGD
-from withstand.cli.arguments import parse, plain_parser, requested_sizes, target
+from withstand.cli.arguments import (
+    add_run_arguments,
+    of_recipe,
+    parse,
+    plain_parser,
+    requested_sizes,
+    target,
+)
 from withstand.cli.commands import COMMANDS
 from withstand.cli.console import print_results
 from withstand.cli.terminal import OUTPUT, progress_of
@@ -49,7 +56,7 @@ def attack(arguments: Sequence[str]) -> None:
         parser.add_argument(
             f"--{name}", type=int | None, default=None, help=f"{text}; as the run's recipe has it where null."
         )
-    parser.add_argument("--data.root", type=str | None, default=None, help="The data root; as the run's.")
+    add_run_arguments(parser)
     folder, overrides = target("attack", "RUN, a run folder", arguments, parser)
     values = parse(parser, overrides)
     sizes = requested_sizes(values)
@@ -61,7 +68,7 @@ def attack(arguments: Sequence[str]) -> None:
             Path(folder),
             [_meter(parser, values)],
             sizes=sizes,
-            overrides=[argument for argument in overrides if argument.startswith("--data.")],
+            overrides=of_recipe(overrides),
             command=shlex.join(["withstand", "attack", folder, *overrides]),
             stage="attack",
             sampling=sampling,

@@ -21,6 +21,7 @@ from withstand.cli.arguments import (
     data_settings,
     is_model,
     model_settings,
+    of_recipe,
     parse,
     plain_parser,
     requested_sizes,
@@ -29,7 +30,7 @@ from withstand.cli.arguments import (
 from withstand.cli.commands import COMMANDS
 from withstand.cli.console import print_results
 from withstand.cli.terminal import ERRORS, OUTPUT, progress_of
-from withstand.core.network import describe
+from withstand.core.environment import environment
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
 from withstand.core.trust import write_signed
@@ -39,7 +40,6 @@ from withstand.evaluation.meters import Certificate
 from withstand.models import MODEL_NAMES
 from withstand.models.weights import read_weights
 from withstand.recipes.schema import DataSettings, ModelSettings, Recipe
-from withstand.runs.environment import environment
 from withstand.runs.run_parts import (
     build_model,
     device_of,
@@ -50,9 +50,10 @@ from withstand.runs.run_parts import (
     require_same_network,
 )
 from withstand.runs.stages import former_evaluation, measure_run
+from withstand.training.run_record import write_model
 from withstand.types import ModelError, RecipeError, RunFolderError
 
-_OF_A_MODEL = ("--weights", "--out", "--model.")
+_OF_A_MODEL = ("--weights", "--out", "--model.normalize")
 
 
 def certify(arguments: Sequence[str]) -> None:
@@ -64,16 +65,16 @@ def certify(arguments: Sequence[str]) -> None:
     command = shlex.join(["withstand", "certify", name, *overrides])
     if Path(name).is_dir():
         _refuse([argument for argument in overrides if argument.startswith(_OF_A_MODEL)])
-        folder, of_recipe = Path(name), [argument for argument in overrides if argument.startswith("--data.")]
+        folder, changes = Path(name), of_recipe(overrides)
         starting: AbstractContextManager[None] = nullcontext()
     else:
         out = RunFolder.at(Path("runs") / _short(name) if values.out is None else values.out)
-        folder, of_recipe, starting = out.path, [], out.starting("certifying")
+        folder, changes, starting = out.path, [], out.starting("certifying")
         _require_adoptable(name, values, request)
     with starting, progress_of("certifying") as on_batch:
         if not Path(name).is_dir():
             _adopt(name, values, RunFolder(folder), command)
-        result = certify_run(folder, request, of_recipe, command=command, on_batch=on_batch)
+        result = certify_run(folder, request, changes, command=command, on_batch=on_batch)
     print_results(result.results, result.table)
     OUTPUT.print(f"next: withstand report {folder}", soft_wrap=True)
 
@@ -246,7 +247,7 @@ def adopt_model(
         _require_same_model(out, recipe, network)
         return
     out.create()
-    out.write_json(out.model_spec, {**model_spec(recipe, dataset.info), "network": describe(network)})
+    write_model(out, dataset.info, model_spec(recipe), network)
     _write_environment(out, dataset, device, command)
     models.save_weights(network, out.last_weights)
     content = {

@@ -32,7 +32,8 @@ from withstand.models import MODEL_NAMES
 from withstand.operators import PowerIteration
 from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe, recipe_parser
 from withstand.recipes.schema import Recipe
-from withstand.runs.run_parts import build_model, require_recipe, require_same_network
+from withstand.runs.loading import info_of, run_model
+from withstand.runs.run_parts import build_model, data_name, require_recipe
 from withstand.types import ModelError, RecipeError
 
 _EPSILON = 0.1  # any: whether a set can pass does not depend on it
@@ -83,11 +84,12 @@ def _model_of(arguments: Sequence[str]) -> tuple[nn.Module, DatasetInfo]:
     else:
         own = recipe_parser(f"withstand check {name}", COMMANDS["check"].about)
         recipe = parse_recipe(_recipe_file(name), overrides, parser=own).recipe
-    info = data.info(recipe.data.name, root=recipe.data.root, size=recipe.data.size)
-    model = build_model(recipe, info)
     if Path(name).is_dir():
-        require_same_network(RunFolder(Path(name)), model)
-    return model, info
+        run = RunFolder(Path(name))
+        info = info_of(run, recipe)
+        return run_model(run, recipe, info), info
+    info = data.info(data_name(recipe), root=recipe.data.root, size=recipe.data.size)
+    return build_model(recipe, info), info
 
 
 def _recipe_file(name: str) -> Path:

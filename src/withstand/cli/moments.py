@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from withstand.cli.arguments import parse, plain_parser, target
+from withstand.cli.arguments import add_run_arguments, of_recipe, parse, plain_parser, target
 from withstand.cli.commands import COMMANDS
 from withstand.cli.terminal import OUTPUT, progress_of
 from withstand.evaluation.meters import MomentCheck
@@ -35,7 +35,7 @@ def moments(arguments: Sequence[str]) -> None:
             Path(name),
             [meter],
             sizes={},
-            overrides=[argument for argument in overrides if argument.startswith("--data.")],
+            overrides=of_recipe(overrides),
             command=shlex.join(["withstand", "moments", name, *overrides]),
             stage="moments",
             on_batch=on_batch,
@@ -56,7 +56,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--methods", type=list[str], default=list(METHODS), help="Of these analytic forms.")
     parser.add_class_arguments(MomentSettings, as_group=False, skip={"noise_std", "methods"})
-    parser.add_argument("--data.root", type=str | None, default=None, help="The data root; as the run's.")
+    add_run_arguments(parser)
     return parser
 
 

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
+from withstand.core.made import Made, remember
 from withstand.core.suggest import nearest
 from withstand.models import sequences
 from withstand.models.blocks import Shape
@@ -41,6 +42,20 @@ def load_factory(name: str) -> Callable[..., Any]:
     """
     place, _, function = name.rpartition(":")
     module = _from_file(Path(place).expanduser()) if place.endswith(".py") else _from_path(place)
+    return function_of(module, place, function)
+
+
+def function_of(module: ModuleType, place: str, function: str) -> Callable[..., Any]:
+    """A function of a module that was loaded.
+
+    Args:
+        module: It.
+        place: What the person calls it.
+        function: The name.
+
+    Raises:
+        ModelError: there is none.
+    """
     members: dict[str, Callable[..., Any]] = {
         key: value for key, value in vars(module).items() if callable(value)
     }
@@ -52,7 +67,7 @@ def load_factory(name: str) -> Callable[..., Any]:
 
 
 def _from_path(place: str) -> ModuleType:
-    with _loading(place):
+    with loading(place):
         return importlib.import_module(place)
 
 
@@ -62,19 +77,27 @@ def _from_file(file: Path) -> ModuleType:
             f"There is no file {file}; give the path of the Python file that makes the model, whole or "
             f"from the current folder, {Path.cwd()}."
         )
-    # Dataclasses and pickles look their module up by name, so it needs one of its own.
-    name = f"withstand_user_{file.stem}_{sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    spec = importlib.util.spec_from_file_location(module_name(file), file)
     if spec is None or spec.loader is None:
         raise ModelError(f"{file} cannot be loaded as a Python file.")
     module = importlib.util.module_from_spec(spec)
-    with _loading(str(file)), _on_path(file.resolve().parent), _registered(module):
+    with loading(str(file)), _on_path(file.resolve().parent), registered(module):
         spec.loader.exec_module(module)
     return module
 
 
+def module_name(file: Path) -> str:
+    """What the module of a file is called: dataclasses and pickles look it up, so it needs a name of its own."""
+    return f"withstand_user_{file.stem}_{sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
+
+
 @contextmanager
-def _loading(place: str) -> Iterator[None]:
+def loading(place: str) -> Iterator[None]:
+    """Says of code that fails while it is loaded what it is.
+
+    Raises:
+        ModelError: it fails.
+    """
     try:
         yield
     except (Exception, SystemExit) as error:
@@ -95,7 +118,8 @@ def _on_path(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _registered(module: ModuleType) -> Iterator[None]:
+def registered(module: ModuleType) -> Iterator[None]:
+    """Lets a module be found by its name, unless it fails to load."""
     sys.modules[module.__name__] = module
     try:
         yield
@@ -167,10 +191,32 @@ def create(
     info = _known(dataset) if isinstance(dataset, str) else dataset
     shape, classes = _task(info, input_shape, num_classes)
     factory = load_factory(name) if ":" in name else _builder(name)
-    network = _built(name, factory, {"input_shape": shape, "num_classes": classes}, options)
-    if info is None or not normalize:
-        return network
-    return nn.Sequential(OrderedDict(normalize=_normalize(info, shape), network=network))
+    made = Made(_from_anywhere(name), shape, classes, normalize and info is not None, options)
+    return assemble(factory, made, info)
+
+
+def assemble(factory: Factory, made: Made, info: DatasetInfo | None) -> nn.Module:
+    """A network by its factory, with normalisation in front where that is asked for.
+
+    Args:
+        factory: Of the network.
+        made: How it is made, which it remembers.
+        info: Of the data to normalise by; None where nothing is.
+
+    Raises:
+        ModelError: the factory fails.
+    """
+    task = {"input_shape": made.input_shape, "num_classes": made.num_classes}
+    network = _built(made.name, factory, task, made.options)
+    if info is not None and made.normalize:
+        network = nn.Sequential(OrderedDict(normalize=_normalize(info, made.input_shape), network=network))
+    return remember(network, made)
+
+
+def _from_anywhere(name: str) -> str:
+    """The name of a model with the whole path of its file, where it is of one."""
+    place, _, function = name.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}:{function}" if place.endswith(".py") else name
 
 
 def _known(dataset: str) -> DatasetInfo:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
-from withstand.core.network import describe
+from withstand.core.environment import (
+    add_cost,
+    describe_device,
+    environment,
+    git_commit,
+    peak_memory_bytes,
+)
 from withstand.core.run_folder import RunFolder
 from withstand.core.trust import write_signed
 from withstand.data import Dataset
@@ -22,13 +27,11 @@ from withstand.recipes.parsing import ParsedRecipe, flow, parse_recipe
 from withstand.recipes.schema import Recipe
 from withstand.results import read_results
 from withstand.results.results import Published
-from withstand.runs.environment import describe_device, environment, git_commit, peak_memory_bytes
+from withstand.runs.loading import RecipeSources, load_run_model, training_factory
 from withstand.runs.run_parts import (
-    RecipeSources,
     device_of,
     initial_model,
     load_data,
-    load_run_model,
     model_spec,
     model_to_go_on_with,
     open_run,
@@ -37,7 +40,9 @@ from withstand.runs.run_parts import (
     require_same_network,
     require_same_recipe,
 )
-from withstand.training import Observer, TrainingResult, fit
+from withstand.training import Observer, TrainingResult
+from withstand.training.fit import train
+from withstand.training.run_record import IN_PYTHON, write_model
 from withstand.types import RecipeError, RunFolderError
 
 Stage = Literal["evaluate", "certify", "attack", "moments"]
@@ -72,26 +77,34 @@ def _train(
     parsed: ParsedRecipe, out: RunFolder, command: str, observers: Sequence[Observer]
 ) -> TrainingResult:
     recipe = parsed.recipe
+    _require_spelled(recipe)
+    if out.is_begun() and out.read_json(out.model_spec).get("made_by") == IN_PYTHON:
+        raise RunFolderError(
+            f"{out.path} was trained in Python. Go on there, by the same call of ws.fit, or choose another --out."
+        )
     require_same_recipe(parsed, out)
     out.require_no_other_network()
     device = device_of(recipe)
     dataset = load_data(recipe)
     is_begun = out.is_begun()
-    model = (partial(model_to_go_on_with, out) if is_begun else initial_model)(recipe, dataset.info)
     if is_begun:
+        factory = training_factory(out, recipe)
+        model = model_to_go_on_with(out, recipe, dataset.info, factory)
         require_same_data(out, dataset, are_named=False)
         require_same_network(out, model)
+    else:
+        model = initial_model(recipe, dataset.info)
+        write_model(out, dataset.info, model_spec(recipe), model)
     out.forget_start()
     write_recipe(out, parsed)
-    out.write_json(out.model_spec, {**model_spec(recipe, dataset.info), "network": describe(model)})
     if not (is_begun and out.last_weights.exists()):  # else training is done: nothing is added to it
         _write_environment(out, recipe, command, dataset, device)
-    result = fit(
+    result = train(
         model,
         dataset,
         recipe.objective,
         recipe.training,
-        out=out.path,
+        run=out,
         seed=recipe.seed,
         observers=observers,
     )
@@ -102,6 +115,20 @@ def _train(
         peak_memory_bytes=peak_memory_bytes(device),
     )
     return result
+
+
+def _require_spelled(recipe: Recipe) -> None:
+    """Accepts a recipe that says all that is trained.
+
+    Raises:
+        RecipeError: it was written by ``ws.fit`` of what a recipe cannot say.
+    """
+    missing = [f"{key}.name" for key in ("data", "model") if getattr(recipe, key).name is None]
+    if missing := [*missing, *recipe.unspelled]:
+        raise RecipeError(
+            f"This recipe was written by ws.fit and does not say {', '.join(missing)}, made in Python. Train by "
+            "ws.fit; or say them by --key=value, and --unspelled=[]."
+        )
 
 
 def evaluate_run(
@@ -157,7 +184,9 @@ def measure_all(
     """
     recipe, settings = parsed.recipe, parsed.recipe.evaluation
     dataset = load_data(recipe)
-    require_same_data(run, dataset, are_named=recipe.data.root != recipe_of(run).recipe.data.root)
+    then = recipe_of(run).recipe.data
+    are_named = recipe.data.root != then.root or then.name is None
+    require_same_data(run, dataset, are_named=are_named)
     return evaluate(
         load_run_model(run, recipe, dataset.info),
         dataset,
@@ -328,10 +357,3 @@ def _write_environment(
         current["started"] = former.get("started", current["started"])
         current["cost"] = former.get("cost", {})
     out.write_json(out.environment, current)
-
-
-def add_cost(out: RunFolder, **costs: float) -> None:
-    """Puts what a stage cost beside what the others did, in ``environment.json``."""
-    content = out.read_json(out.environment)
-    content["cost"] = {**content.get("cost", {}), **costs}
-    out.write_json(out.environment, content)
