@@ -1,4 +1,4 @@
-"""Objects made in Python as recipes spell them: a class, of this package or torch.optim, and its arguments."""
+"""Objects made in Python as recipes spell them: a class of this package or torch.optim, and arguments."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def spelled(value: Any) -> Any:
 def _module(module: nn.Module) -> dict[str, Any]:
     """An objective or constraint, whose arguments must make one that reads the same."""
     path, arguments = _path(type(module)), {}
-    for name in inspect.signature(type(module)).parameters:
+    for name, parameter in inspect.signature(type(module)).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
         if not hasattr(module, name):
             raise UnspelledError(f"{type(module).__name__} does not say its {name}.")
         arguments[name] = getattr(module, name)

@@ -1,4 +1,4 @@
-"""A network's graph in a file, for networks that no name makes anew; it is a module like any other when read."""
+"""A network's graph in a file, for networks that no name makes anew; read, it is a module like any other."""
 
 from __future__ import annotations
 
@@ -86,18 +86,18 @@ def graph_module(content: bytes) -> nn.Module:
     names = {_NAME: ""}
     try:
         with quiet():
-            exported = torch.export.load(io.BytesIO(content), extra_files=names)
+            module = _module_of(torch.export.load(io.BytesIO(content), extra_files=names))
     except Exception as error:  # whatever damaged bytes lead to
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(
-            f"The graph of the model cannot be read by torch {torch.__version__}: {reason}"
-        ) from error
+        version, reason = torch.__version__, (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ModelError(f"The graph of the model cannot be read by torch {version}: {reason}") from error
     name = names[_NAME]
-    return _module_of(exported, name.decode() if isinstance(name, bytes) else name).eval()
+    name = name.decode() if isinstance(name, bytes) else name
+    module.__class__.__name__ = name if name.isidentifier() else "Graph"  # each has a class of its own
+    return module.eval()
 
 
-def _module_of(exported: ExportedProgram, name: str = "") -> fx.GraphModule:
-    """The graph as a module whose modes can be set, that may be moved, and whose batches may be of any size."""
+def _module_of(exported: ExportedProgram) -> fx.GraphModule:
+    """The graph as a module whose modes can be set, which may be moved and given batches of any size."""
     module = exported.module(check_guards=False)
     graph: fx.Graph = module.graph
     images = next(node for node in graph.nodes if node.op == "placeholder")
@@ -108,13 +108,21 @@ def _module_of(exported: ExportedProgram, name: str = "") -> fx.GraphModule:
             graph.erase_node(node)  # it asks for the device of the capture
     for node in list(graph.nodes):
         _follow_device(node, images)
+    graph.set_codegen(fx.graph.CodeGen())  # one tensor in and one out, without torch's trees around them
+    ((outputs,),) = (node.args for node in graph.nodes if node.op == "output")
+    graph.output_node().args = tuple(outputs)
     root = getattr(module, _ROOT, nn.Module())
     for path, value in vars(module).items():  # what the capture has lifted out of the network
         if isinstance(value, Tensor) and not hasattr(root, path):
             setattr(root, path, value)
     for path, buffer in module.named_buffers(recurse=False):
-        root.register_buffer(path, buffer, persistent=False)
-    return fx.GraphModule(root, graph, class_name=name if name.isidentifier() else "Graph")
+        root.register_buffer(path, buffer)
+    whole = fx.GraphModule(root, graph)
+    for path, _ in list(whole.named_buffers()):
+        if f"{_ROOT}.{path}" not in exported.state_dict:
+            place, _, name = path.rpartition(".")
+            whole.get_submodule(place)._non_persistent_buffers_set.add(name)
+    return whole
 
 
 def _follow_device(node: fx.Node, images: fx.Node) -> None:

@@ -87,7 +87,7 @@ def _from_file(file: Path) -> ModuleType:
 
 
 def module_name(file: Path) -> str:
-    """What the module of a file is called: dataclasses and pickles look it up, so it needs a name of its own."""
+    """What the module of a file is called: dataclasses and pickles look it up, so it needs its own."""
     return f"withstand_user_{file.stem}_{sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
 
 

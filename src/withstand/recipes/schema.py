@@ -178,8 +178,8 @@ class Recipe:
         evaluation: What to measure.
         published: Figures of others beside ours.
         changed: What --key=value changed of the recipe's file, filled in where it is read.
-        unspelled: Keys whose values were made in Python and cannot be said here, so that nothing can be trained
-            by this recipe until they are set.
+        unspelled: Keys whose values were made in Python and cannot be said here, so that nothing can be
+            trained by this recipe until they are set.
 
     Raises:
         ValueError: the name does not do for a folder, the seed is out of its range, or something is to be

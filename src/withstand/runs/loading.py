@@ -1,4 +1,4 @@
-"""The network of a run folder: as its recipe names it, by the source that the folder keeps, or by its graph."""
+"""The network of a run folder: by its name, by the source that the folder keeps, or by its graph."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Module:
             raise ModelError(
                 f"The network of {run.path} was handed over in Python, and how to make it could not be kept: "
                 f"{kept.get('why', 'its record is gone.')} Name a function that makes it: "
-                "--model.name=file.py:function; or measure it in Python by ws.evaluate(model, dataset, out=…)."
+                "--model.name=file.py:function; or measure it by ws.evaluate(model, dataset, out=…)."
             )
         (content,) = _trusted_files(run, kept, "the graph in model.pt2").values()
         return graph_module(content)
@@ -136,7 +136,7 @@ def measured_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
 
 
 def training_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
-    """What makes the network that a training goes on with: by the file where it is, else by the folder's copy.
+    """What makes the network that a training goes on with: the file where it is, else the folder's copy.
 
     None where the file is where the recipe says, or the folder has no copy.
 
@@ -189,8 +189,8 @@ def _trusted_files(run: RunFolder, kept: dict[str, Any], what: str) -> dict[str,
         contents[name] = file.read_bytes() if file.is_file() and ".." not in Path(name).parts else b""
         if digest(contents[name]) != expected:
             raise RunFolderError(
-                f"{file} is gone, or not as it was when training began, so it is not run. Restore it, or name "
-                "a function that makes the network: --model.name=file.py:function."
+                f"{file} is gone, or not as it was when training began, so it is not run. Restore it, or "
+                "name a function that makes the network: --model.name=file.py:function."
             )
     return contents
 

@@ -57,8 +57,8 @@ def data_name(recipe: Recipe) -> str:
     if recipe.data.name is None:
         raise DataError(
             "The data of this run were handed over in Python, so they cannot be found again. Say where they "
-            "are: --data.name=NAME, one of `withstand data`, or --data.name=folder:PATH; or measure in Python "
-            "by ws.evaluate(model, dataset, out=…)."
+            "are: --data.name=NAME, one of `withstand data`, or --data.name=folder:PATH; or measure in "
+            "Python by ws.evaluate(model, dataset, out=…)."
         )
     return recipe.data.name
 
@@ -192,9 +192,10 @@ def require_recipe(run: RunFolder) -> Path:
     """
     if not run.recipe.exists() and (run.train_log.exists() or run.metrics.exists()):
         raise RunFolderError(
-            f"{run.path} has no {run.recipe.name}: it holds what ws.evaluate measured, or was trained by an "
-            f"older version. Measure its network in Python: ws.evaluate(model, dataset, out={str(run.path)!r}); "
-            f"or prove what it withstands by `withstand certify MODEL --weights={run.best_weights}`."
+            f"{run.path} has no {run.recipe.name}: it holds what ws.evaluate measured, or was trained in "
+            f"Python by an older version. Measure its network there: ws.evaluate(model, dataset, "
+            f"out={str(run.path)!r}); or prove what it withstands by `withstand certify MODEL "
+            f"--weights={run.best_weights}`."
         )
     return run.require(run.recipe, f"withstand train RECIPE --out={run.path}")
 

@@ -80,7 +80,7 @@ def _train(
     _require_spelled(recipe)
     if out.is_begun() and out.read_json(out.model_spec).get("made_by") == IN_PYTHON:
         raise RunFolderError(
-            f"{out.path} was trained in Python. Go on there, by the same call of ws.fit, or choose another --out."
+            f"{out.path} was trained in Python. Go on by the same call of ws.fit, or choose another --out."
         )
     require_same_recipe(parsed, out)
     out.require_no_other_network()
@@ -126,8 +126,8 @@ def _require_spelled(recipe: Recipe) -> None:
     missing = [f"{key}.name" for key in ("data", "model") if getattr(recipe, key).name is None]
     if missing := [*missing, *recipe.unspelled]:
         raise RecipeError(
-            f"This recipe was written by ws.fit and does not say {', '.join(missing)}, made in Python. Train by "
-            "ws.fit; or say them by --key=value, and --unspelled=[]."
+            f"This recipe was written by ws.fit and does not say {', '.join(missing)}, made in Python. "
+            "Train by ws.fit; or say them by --key=value, and --unspelled=[]."
         )
 
 

@@ -41,7 +41,7 @@ def write_model(
     kept: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> None:
-    """Writes ``model.json``, and beside it the source of the model's own file, so that both are known as ours.
+    """Writes ``model.json``, and beside it the source of the model's own file, so that both are known.
 
     Args:
         run: The run folder, held.
@@ -160,14 +160,15 @@ class FitRecord:
         try:
             content = graph_bytes(self._model, self._dataset.info.shape)
         except ModelError as error:
+            why = f"{str(error).partition('. ')[0].removesuffix('.')}."
             _logger.warning(
                 "%s will hold the weights alone, without how to build the network: %s Commands on it need "
                 "--model.name=file.py:function, a function that makes it; ws.evaluate(model, dataset, out=…) "
                 "needs nothing.",
                 run.path,
-                error,
+                why,
             )
-            return {"what": "nothing", "why": str(error)}
+            return {"what": "nothing", "why": why}
         with replaced(run.graph) as temporary:
             temporary.write_bytes(content)
         return {"what": "graph", "files": {run.graph.name: digest(content)}}
