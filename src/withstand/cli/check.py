@@ -87,7 +87,7 @@ def _model_of(arguments: Sequence[str]) -> tuple[nn.Module, DatasetInfo]:
     if Path(name).is_dir():
         run = RunFolder(Path(name))
         info = info_of(run, recipe)
-        return run_model(run, recipe, info), info
+        return run_model(run, recipe), info
     info = data.info(data_name(recipe), root=recipe.data.root, size=recipe.data.size)
     return build_model(recipe, info), info
 

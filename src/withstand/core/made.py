@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from withstand.core.dataset_info import DatasetInfo
 from withstand.core.identity import MADE, digest_of
 from withstand.core.network import describe
 
@@ -22,7 +23,7 @@ class Made:
         name: Of the model, or of its factory with the whole path of its file.
         input_shape: Of one image.
         num_classes: Logits an image.
-        normalize: Whether its first layer normalises.
+        info: Of the data that its first layer normalises by; None where it does not.
         options: Of the network.
         parametrize: How its weights are computed, if so.
         bayes: ``posterior`` and ``layers`` of ``bayes.convert``, where its weights are random.
@@ -31,7 +32,7 @@ class Made:
     name: str
     input_shape: tuple[int, ...]
     num_classes: int
-    normalize: bool
+    info: DatasetInfo | None
     options: Mapping[str, Any] = field(default_factory=dict)
     parametrize: str | None = None
     bayes: Mapping[str, Any] | None = None

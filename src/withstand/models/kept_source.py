@@ -49,6 +49,8 @@ def _neighbours(source: bytes, file: Path, folder: Path) -> list[str]:
     files: dict[str, None] = {}
     for name in _imported(tree, file):
         parts = name.split(".")
+        if parts[0] in sys.stdlib_module_names:  # which are loaded, whatever lies in the folder
+            continue
         for end in range(1, len(parts) + 1):
             path = Path(*parts[:end])
             for candidate in (path / "__init__.py", path.with_suffix(".py")):

@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from difflib import get_close_matches
 from hashlib import sha256
@@ -22,6 +22,7 @@ from torch import nn
 
 from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.core.made import Made, remember
+from withstand.core.named_values import LIBRARIES
 from withstand.core.suggest import nearest
 from withstand.models import sequences
 from withstand.models.blocks import Shape
@@ -109,12 +110,26 @@ def loading(place: str) -> Iterator[None]:
 
 @contextmanager
 def _on_path(folder: Path) -> Iterator[None]:
+    """Meanwhile imports find what lies in a folder, also where another file of the person has that name."""
+    own = {file.stem for file in folder.glob("*.py")} | {
+        file.parent.name for file in folder.glob("*/__init__.py")
+    }
+    others = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_elsewhere(name, own, folder)}
     before = list(sys.path)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path[:] = before
+        sys.modules.update(others)
+
+
+def _is_elsewhere(name: str, own: Set[str], folder: Path) -> bool:
+    """Whether a module that was imported has the name of a file in a folder, but is a file of another folder."""
+    top = name.partition(".")[0]
+    file = str(getattr(sys.modules[name], "__file__", None) or "")
+    is_of_library = top in sys.stdlib_module_names or not file or file.startswith(LIBRARIES)
+    return top in own and not is_of_library and not Path(file).is_relative_to(folder)
 
 
 @contextmanager
@@ -191,25 +206,26 @@ def create(
     info = _known(dataset) if isinstance(dataset, str) else dataset
     shape, classes = _task(info, input_shape, num_classes)
     factory = load_factory(name) if ":" in name else _builder(name)
-    made = Made(_from_anywhere(name), shape, classes, normalize and info is not None, options)
-    return assemble(factory, made, info)
+    made = Made(_from_anywhere(name), shape, classes, info if normalize else None, options)
+    return assemble(factory, made)
 
 
-def assemble(factory: Factory, made: Made, info: DatasetInfo | None) -> nn.Module:
+def assemble(factory: Factory, made: Made) -> nn.Module:
     """A network by its factory, with normalisation in front where that is asked for.
 
     Args:
         factory: Of the network.
         made: How it is made, which it remembers.
-        info: Of the data to normalise by; None where nothing is.
 
     Raises:
         ModelError: the factory fails.
     """
     task = {"input_shape": made.input_shape, "num_classes": made.num_classes}
     network = _built(made.name, factory, task, made.options)
-    if info is not None and made.normalize:
-        network = nn.Sequential(OrderedDict(normalize=_normalize(info, made.input_shape), network=network))
+    if made.info is not None:
+        network = nn.Sequential(
+            OrderedDict(normalize=_normalize(made.info, made.input_shape), network=network)
+        )
     return remember(network, made)
 
 

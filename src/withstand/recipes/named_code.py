@@ -83,7 +83,7 @@ def _require_known(config: Namespace, strange: Sequence[Path]) -> None:
         for name, code in _code_in({key.name: config[key.name] for key in fields(schema.Recipe)})
         if not _is_ours(code)
     }
-    if ":" in (factory := config["model"]["name"]):
+    if ":" in (factory := config["model"]["name"] or ""):
         strangers[factory] = factory in typed
     for name, is_typed in strangers.items():
         if not is_typed:

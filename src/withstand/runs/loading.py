@@ -42,7 +42,7 @@ def load_run(folder: Path | str) -> nn.Module:
         ModelError: the network cannot be made, or the weights do not fit.
     """
     run, parsed = open_run(Path(folder))
-    return load_run_model(run, parsed.recipe, info_of(run, parsed.recipe)).eval()
+    return load_run_model(run, parsed.recipe).eval()
 
 
 def info_of(run: RunFolder, recipe: Recipe) -> DatasetInfo:
@@ -62,13 +62,12 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def load_run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Module:
+def load_run_model(run: RunFolder, recipe: Recipe) -> nn.Module:
     """The trained model of a run, on the CPU.
 
     Args:
         run: Its folder.
         recipe: Its recipe, which may name another factory for a network that was handed over in Python.
-        info: Of the data.
 
     Raises:
         RunFolderError: it is not trained to its end, or what it keeps of the model was changed or is not
@@ -78,7 +77,7 @@ def load_run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Modu
     remedy = f"withstand train {run.recipe} --out={run.path}"
     last = run.require(run.last_weights, remedy)  # written when training has come to its end
     weights = last if recipe.evaluation.weights == "last" else run.require(run.best_weights, remedy)
-    model = run_model(run, recipe, info)
+    model = run_model(run, recipe)
     if recipe.model.name is None:  # a graph, which may have dropped what it does not use
         state, own = read_weights(weights), model.state_dict()
         model.load_state_dict({name: state.get(name, value) for name, value in own.items()})
@@ -87,7 +86,7 @@ def load_run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Modu
     return model
 
 
-def run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Module:
+def run_model(run: RunFolder, recipe: Recipe) -> nn.Module:
     """The network of a run as it was when its training began, but for its weights.
 
     Raises:
@@ -104,7 +103,7 @@ def run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Module:
             )
         (content,) = _trusted_files(run, kept, "the graph in model.pt2").values()
         return graph_module(content)
-    model = build_model(recipe, info, measured_factory(run, recipe))
+    model = build_model(recipe, info_of(run, recipe), measured_factory(run, recipe))
     require_same_network(run, model)
     return model
 
@@ -230,7 +229,7 @@ class RecipeSources:
                 f"{spec['input_shape']} to {spec['num_classes']} classes, but those here are of shape "
                 f"{fits[1]} and {fits[0]} classes."
             )
-        return load_run_model(run, parsed.recipe, info)
+        return load_run_model(run, parsed.recipe)
 
     @property
     def info(self) -> DatasetInfo:

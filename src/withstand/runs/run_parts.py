@@ -123,9 +123,9 @@ def _plain_model(recipe: Recipe, info: DatasetInfo, factory: Factory | None) -> 
     if factory is None:
         model = models.create(settings.name, dataset=info, normalize=settings.normalize, **settings.options)
     else:
-        task = (info.shape, info.num_classes)
-        made = Made(settings.name, *task, settings.normalize, settings.options)
-        model = assemble(factory, made, info)
+        normalizes_by = info if settings.normalize else None
+        made = Made(settings.name, info.shape, info.num_classes, normalizes_by, settings.options)
+        model = assemble(factory, made)
     if settings.parametrize is not None:
         PARAMETRIZATIONS[settings.parametrize](model)
     return model

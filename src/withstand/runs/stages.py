@@ -188,7 +188,7 @@ def measure_all(
     are_named = recipe.data.root != then.root or then.name is None
     require_same_data(run, dataset, are_named=are_named)
     return evaluate(
-        load_run_model(run, recipe, dataset.info),
+        load_run_model(run, recipe),
         dataset,
         [meter.resolved(RecipeSources(recipe)) for meter, _ in meters],
         sampling=settings.sampling,

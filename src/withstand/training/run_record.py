@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def write_model(
 
     Args:
         run: The run folder, held.
-        info: Of the data.
+        info: Of the data; what the network normalises by.
         made: How to build the network: ``name``, ``normalize``, ``options``, ``parametrize``, ``bayes``.
         network: As it is built.
         kept: What of it is kept instead of a source, as ``model.json`` says it.
@@ -117,6 +117,9 @@ class FitRecord:
             and _task(made) == (*dataset.info.shape, dataset.info.num_classes)
         )
         self._made = _as_recipe(made) if made is not None and fits else dict(_HANDED_OVER)
+        normalised = made.info if made is not None and fits else None
+        known = {} if normalised is None else {"mean": normalised.mean, "std": normalised.std}
+        self._info = replace(dataset.info, **known)
         self._objective, self._settings, self._seed = objective, settings, seed
 
     @property
@@ -130,7 +133,7 @@ class FitRecord:
         run, kept = self._run, None
         if self._made["name"] is None:
             kept = self._with_graph()
-        write_model(run, self._dataset.info, self._made, self._model, kept=kept, made_by=IN_PYTHON)
+        write_model(run, self._info, self._made, self._model, kept=kept, made_by=IN_PYTHON)
 
     def write_recipe(self) -> None:
         """Writes the training as a recipe, as far as one can spell it."""
@@ -192,7 +195,7 @@ def _as_recipe(made: Made) -> dict[str, Any]:
         },
         "means": None,
     }
-    keys = {"name": made.name, "normalize": made.normalize, "options": _plain(made.options)}
+    keys = {"name": made.name, "normalize": made.info is not None, "options": _plain(made.options)}
     return {**keys, "parametrize": made.parametrize, "bayes": bayes}
 
 
