@@ -44,7 +44,13 @@ from withstand.evaluation.plans import (
 )
 from withstand.evaluation.prediction_sampling import Sampling
 from withstand.evaluation.proofs import provers
-from withstand.evaluation.run_files import RowsFile, save_extremes, save_gallery, warnings_of_other_weights
+from withstand.evaluation.run_files import (
+    RowsFile,
+    save_extremes,
+    save_gallery,
+    warnings_of_other_weights,
+    weights_in,
+)
 from withstand.evaluation.scoring import BatchPlan, Progress, score_split
 from withstand.evaluation.store import Store
 from withstand.models import check
@@ -151,7 +157,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     seed, meters = SEED("seed", seed), _listed(meters)
     place = device_of_model(model) if device is None else as_device(device)
     run = None if out is None else RunFolder.at(out)
-    described, doubts = describe(model), warnings_of_other_weights(run, model)
+    described, weights = describe(model), weights_in(run, model)
+    doubts = warnings_of_other_weights(run, weights)
     check(model.to(place), dataset.info)
     index = stratified(dataset.test.labels, num_examples)
     test = dataset.test.subset(index).to(place)
@@ -180,7 +187,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             )
             batch_plan = BatchPlan(scoring_plan, plans, proving, all_meters)
             evaluation = _measured(subject, batch_plan, store, run, dataset.test, on_batch)
-        about = {"warnings": [*doubts, *evaluation.results.warnings], **about}
+        about = {"warnings": [*doubts, *evaluation.results.warnings], "weights": weights, **about}
         evaluation = _told(evaluation, given, dataset.test, about)
         if run is not None:
             write_results(run, evaluation.results, evaluation.table)

@@ -111,9 +111,8 @@ def loading(place: str) -> Iterator[None]:
 @contextmanager
 def _on_path(folder: Path) -> Iterator[None]:
     """Meanwhile imports find what lies in a folder, also where another file of the person has that name."""
-    own = {file.stem for file in folder.glob("*.py")} | {
-        file.parent.name for file in folder.glob("*/__init__.py")
-    }
+    files = [*folder.glob("*.py"), *(file.parent for file in folder.glob("*/__init__.py"))]
+    own = {file.stem for file in files}
     others = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_elsewhere(name, own, folder)}
     before = list(sys.path)
     sys.path.insert(0, str(folder))
@@ -125,7 +124,7 @@ def _on_path(folder: Path) -> Iterator[None]:
 
 
 def _is_elsewhere(name: str, own: Set[str], folder: Path) -> bool:
-    """Whether a module that was imported has the name of a file in a folder, but is a file of another folder."""
+    """Whether a module that was imported has the name of a file in a folder, but is of another folder."""
     top = name.partition(".")[0]
     file = str(getattr(sys.modules[name], "__file__", None) or "")
     is_of_library = top in sys.stdlib_module_names or not file or file.startswith(LIBRARIES)

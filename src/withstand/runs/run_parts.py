@@ -25,9 +25,36 @@ from withstand.models.registry import Factory, assemble
 from withstand.recipes.parsing import ParsedRecipe, parse_recipe
 from withstand.recipes.schema import Recipe
 from withstand.training.checkpoint import fitting, newest_checkpoint, read_checkpoint
+from withstand.training.run_record import IN_PYTHON
 from withstand.types import DataError, ModelError, RecipeError, RunFolderError
 
 _logger = logging.getLogger(__name__)
+
+
+def require_spelled(recipe: Recipe) -> None:
+    """Accepts a recipe that says all that is trained.
+
+    Raises:
+        RecipeError: it was written by ``ws.fit`` of what a recipe cannot say.
+    """
+    missing = [f"{key}.name" for key in ("data", "model") if getattr(recipe, key).name is None]
+    if missing := [*missing, *recipe.unspelled]:
+        raise RecipeError(
+            f"This recipe was written by ws.fit and does not say {', '.join(missing)}, made in Python. "
+            "Train by ws.fit; or say them by --key=value, and --unspelled=[]."
+        )
+
+
+def require_not_of_python(out: RunFolder) -> None:
+    """Accepts a folder that a recipe's training may go on in.
+
+    Raises:
+        RunFolderError: a training in Python was begun there.
+    """
+    if out.is_begun() and out.read_json(out.model_spec).get("made_by") == IN_PYTHON:
+        raise RunFolderError(
+            f"{out.path} was trained in Python. Go on by the same call of ws.fit, or choose another --out."
+        )
 
 
 def load_data(recipe: Recipe) -> Dataset:

@@ -36,13 +36,15 @@ from withstand.runs.run_parts import (
     model_to_go_on_with,
     open_run,
     recipe_of,
+    require_not_of_python,
     require_same_data,
     require_same_network,
     require_same_recipe,
+    require_spelled,
 )
 from withstand.training import Observer, TrainingResult
 from withstand.training.fit import train
-from withstand.training.run_record import IN_PYTHON, write_model
+from withstand.training.run_record import write_model
 from withstand.types import RecipeError, RunFolderError
 
 Stage = Literal["evaluate", "certify", "attack", "moments"]
@@ -77,11 +79,8 @@ def _train(
     parsed: ParsedRecipe, out: RunFolder, command: str, observers: Sequence[Observer]
 ) -> TrainingResult:
     recipe = parsed.recipe
-    _require_spelled(recipe)
-    if out.is_begun() and out.read_json(out.model_spec).get("made_by") == IN_PYTHON:
-        raise RunFolderError(
-            f"{out.path} was trained in Python. Go on by the same call of ws.fit, or choose another --out."
-        )
+    require_spelled(recipe)
+    require_not_of_python(out)
     require_same_recipe(parsed, out)
     out.require_no_other_network()
     device = device_of(recipe)
@@ -115,20 +114,6 @@ def _train(
         peak_memory_bytes=peak_memory_bytes(device),
     )
     return result
-
-
-def _require_spelled(recipe: Recipe) -> None:
-    """Accepts a recipe that says all that is trained.
-
-    Raises:
-        RecipeError: it was written by ``ws.fit`` of what a recipe cannot say.
-    """
-    missing = [f"{key}.name" for key in ("data", "model") if getattr(recipe, key).name is None]
-    if missing := [*missing, *recipe.unspelled]:
-        raise RecipeError(
-            f"This recipe was written by ws.fit and does not say {', '.join(missing)}, made in Python. "
-            "Train by ws.fit; or say them by --key=value, and --unspelled=[]."
-        )
 
 
 def evaluate_run(
@@ -283,7 +268,12 @@ def former_evaluation(run: RunFolder) -> ParsedRecipe | None:
     """
     try:
         known = read_results(run)
-        if known is None or not known[0].settings:
+        if known is None:
+            return None
+        if not known[0].settings:
+            _logger.warning(
+                "What ws.evaluate measured of %s leaves its table; to keep it, name its meters.", run.path
+            )
             return None
         changes = [f"--evaluation.{key}={flow(value)}" for key, value in known[0].settings.items()]
         return parse_recipe(run.recipe, changes, sources=[run.metrics])
