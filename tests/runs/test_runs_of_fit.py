@@ -154,6 +154,7 @@ def test_command_measures_a_network_of_python_as_python_does(
         torch.testing.assert_close(*logits)
         for training in (True, False):  # as those do who train on, or attack
             loaded.train(training)
+        assert loaded.to("meta")(images.to("meta")).shape == (5, 10)  # on any device
 
 
 def test_run_of_python_is_attacked_certified_sampled_checked_reported_and_compared(

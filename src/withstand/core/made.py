@@ -30,7 +30,7 @@ class Made:
     """
 
     name: str
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, int, int]
     num_classes: int
     info: DatasetInfo | None
     options: Mapping[str, Any] = field(default_factory=dict)

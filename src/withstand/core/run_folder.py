@@ -32,15 +32,8 @@ EVALUATED_FILES = (
     "evaluation",
 )
 """Names of what an evaluation writes."""
-_TRAINED_FILES = (
-    "recipe.yaml",
-    "model.json",
-    "model.pt2",
-    "source",
-    "environment.json",
-    "train.csv",
-    "checkpoint",
-)
+_MODEL_FILES = ("model.json", "model.pt2", "source")
+_TRAINED_FILES = ("recipe.yaml", *_MODEL_FILES, "environment.json", "train.csv", "checkpoint")
 RUN_FILES = (*_TRAINED_FILES, "model.safetensors", "last.safetensors", *EVALUATED_FILES)
 """Names of all that a run folder may hold, but for its page."""
 _ALL_NAMES = (*RUN_FILES, _MARK, *LOCK_FILES, "report.html", "trust.json", "tensorboard")

@@ -135,4 +135,4 @@ def _follow_device(node: fx.Node, images: fx.Node) -> None:
     swapped = fx.node.map_aggregate(
         (node.args, node.kwargs), lambda value: device if isinstance(value, torch.device) else value
     )
-    node.args, node.kwargs = swapped  # type: ignore[misc,assignment]
+    node.args, node.kwargs = swapped

@@ -76,12 +76,12 @@ class KeptSource:
 
     Args:
         folder: Where the copies lie, for tracebacks.
-        main: The file that has the factory.
+        entry: The file that has the factory.
         files: Path below the folder -> content.
     """
 
     folder: Path
-    main: str
+    entry: str
     files: Mapping[str, bytes]
 
     def factory(self, function: str) -> Factory:
@@ -90,8 +90,8 @@ class KeptSource:
         Raises:
             ModelError: the file fails to load, or has no such function.
         """
-        file = self.folder / self.main
-        loader = _Copied(module_name(file), str(file), self.files[self.main])
+        file = self.folder / self.entry
+        loader = _Copied(module_name(file), str(file), self.files[self.entry])
         spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
         if spec is None:
             raise ModelError(f"{file} cannot be loaded as a Python file.")
@@ -123,7 +123,7 @@ class KeptSource:
 
     def _has(self, name: str) -> bool:
         top = name.partition(".")[0]
-        return any(Path(file).parts[0] in (top, f"{top}.py") for file in self.files if file != self.main)
+        return any(Path(file).parts[0] in (top, f"{top}.py") for file in self.files if file != self.entry)
 
 
 class _Copied(SourceFileLoader):
@@ -151,7 +151,7 @@ class _Finder(MetaPathFinder):
             (place / "__init__.py", [str(self.kept.folder / place)]),
             (place.with_suffix(".py"), None),
         ):
-            if (name := file.as_posix()) in self.kept.files and name != self.kept.main:
+            if (name := file.as_posix()) in self.kept.files and name != self.kept.entry:
                 whole = str(self.kept.folder / file)
                 loader = _Copied(fullname, whole, self.kept.files[name])
                 return importlib.util.spec_from_file_location(

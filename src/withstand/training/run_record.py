@@ -118,8 +118,8 @@ class FitRecord:
         )
         self._made = _as_recipe(made) if made is not None and fits else dict(_HANDED_OVER)
         normalised = made.info if made is not None and fits else None
-        known = {} if normalised is None else {"mean": normalised.mean, "std": normalised.std}
-        self._info = replace(dataset.info, **known)
+        by = dataset.info if normalised is None else normalised
+        self._info = replace(dataset.info, mean=by.mean, std=by.std)
         self._objective, self._settings, self._seed = objective, settings, seed
 
     @property
