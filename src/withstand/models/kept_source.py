@@ -1,4 +1,4 @@
-"""The source of a model's own file, as it was: found with what it imports beside it, and run from a copy."""
+"""The source of a model's own file, as it was: files with what it imports beside it, and run from a copy."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def source_of(file: Path) -> dict[str, bytes]:
     Returns:
         Path below the file's folder -> content, the file itself first.
     """
-    folder, found = file.resolve().parent, {}
+    folder, files = file.resolve().parent, {}
     waiting = [file.name]
     while waiting:
         name = waiting.pop(0)
-        if name not in found:
-            found[name] = (folder / name).read_bytes()
-            waiting += _neighbours(found[name], Path(name), folder)
-    return found
+        if name not in files:
+            files[name] = (folder / name).read_bytes()
+            waiting += _neighbours(files[name], Path(name), folder)
+    return files
 
 
 def _neighbours(source: bytes, file: Path, folder: Path) -> list[str]:

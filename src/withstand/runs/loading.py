@@ -165,8 +165,8 @@ def _file_of(recipe: Recipe) -> Path:
 
 
 def _source(run: RunFolder, kept: dict[str, Any]) -> KeptSource:
-    found = _trusted_files(run, kept, f"the model's file in {run.source}")
-    files = {name.partition("/")[2]: content for name, content in found.items()}
+    contents = _trusted_files(run, kept, f"the model's file in {run.source}")
+    files = {name.partition("/")[2]: content for name, content in contents.items()}
     return KeptSource(run.source.resolve(), next(iter(files)), files)
 
 
