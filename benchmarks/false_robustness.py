@@ -28,7 +28,8 @@ from withstand.evaluation import proofs
 from withstand.evaluation.meters import Certificate, Suite
 from withstand.reporting.table import one
 from withstand.results.measurements import ATTACKED, CLEAN
-from withstand.runs.run_parts import load_data, load_run_model, open_run
+from withstand.runs.loading import load_run_model
+from withstand.runs.run_parts import load_data, open_run
 from withstand.types import CertificateError
 
 FACTOR = 0.9
@@ -130,7 +131,7 @@ def main() -> None:
     torch.manual_seed(0)
     run, parsed = open_run(values.plain)
     dataset = load_data(parsed.recipe)
-    plain = load_run_model(run, parsed.recipe, dataset.info).eval()
+    plain = load_run_model(run, parsed.recipe).eval()
     defences = {
         "none": Defended(plain),
         "input rounded to 8 grey levels": Defended(plain, levels=8),
@@ -140,7 +141,7 @@ def main() -> None:
     entries = [defence(name, model, dataset, values.epsilon, number) for name, model in defences.items()]
     run, parsed = open_run(values.certified)
     dataset = load_data(parsed.recipe)
-    certified = load_run_model(run, parsed.recipe, dataset.info).eval()
+    certified = load_run_model(run, parsed.recipe).eval()
     epsilons = list(values.certified_epsilons)
     certificates = [
         wrong_certificate(certified, dataset, number, Certificate(norm=2, method=method, epsilons=epsilons))

@@ -32,7 +32,8 @@ from typing_extensions import override
 from withstand import data, models
 from withstand.attacks import PGD, AutoAttack, Cascade, suite
 from withstand.data import Dataset, batches, epoch_order, sample
-from withstand.runs.run_parts import load_data, load_run_model, open_run
+from withstand.runs.loading import load_run_model
+from withstand.runs.run_parts import load_data, open_run
 from withstand.types import Batch
 
 NORMS = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
@@ -172,7 +173,7 @@ def main() -> None:
     else:
         run, parsed = open_run(arguments.weights)
         dataset = load_data(parsed.recipe)
-        model = load_run_model(run, parsed.recipe, dataset.info)
+        model = load_run_model(run, parsed.recipe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = list(batches(sample(dataset.test, arguments.num_examples).to(device), arguments.batch_size))
     result = {

@@ -93,7 +93,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "loss of a function of ours": ("models.create", {"training": {"selection": _of("PGD", loss=CREATE)}}),
     "loss by way of ours": (
         "subprocess.run",
-        {"training": {"selection": _of("PGD", loss="withstand.runs.environment.subprocess.run")}},
+        {"training": {"selection": _of("PGD", loss="withstand.core.environment.subprocess.run")}},
     ),
     "meter": ("stranger.Class", {"evaluation": {"meters": [STRANGER]}}),
     "corruption": ("stranger.Class", {"evaluation": {"meters": [_of("Corruptions", kinds=[STRANGER])]}}),

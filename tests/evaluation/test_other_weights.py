@@ -14,7 +14,7 @@ from withstand import bayes
 from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.evaluation import evaluate
-from withstand.evaluation.run_files import warnings_of_other_weights
+from withstand.evaluation.run_files import warnings_of_other_weights, weights_in
 from withstand.models import save_weights
 from withstand.results import read_results
 
@@ -61,8 +61,10 @@ def test_weights_in_another_form_are_those_of_the_folder(
     tiny_model: nn.Module, tmp_path: Path, form: Callable[[nn.Module], nn.Module]
 ) -> None:
     run = _saved(tiny_model, tmp_path)
-    assert not warnings_of_other_weights(run, form(copy.deepcopy(tiny_model)))
-    assert warnings_of_other_weights(run, form(_others(_others(_others(tiny_model.float())))))
+    assert not warnings_of_other_weights(run, weights_in(run, form(copy.deepcopy(tiny_model))))
+    assert warnings_of_other_weights(
+        run, weights_in(run, form(_others(_others(_others(tiny_model.float())))))
+    )
 
 
 def test_random_weights_are_those_of_the_folder_and_their_means_alone_are_not(
@@ -71,12 +73,12 @@ def test_random_weights_are_those_of_the_folder_and_their_means_alone_are_not(
     plain = copy.deepcopy(tiny_model)
     model = bayes.convert(tiny_model)
     run = _saved(model, tmp_path)
-    assert not warnings_of_other_weights(run, model)
-    assert warnings_of_other_weights(run, plain)
+    assert not warnings_of_other_weights(run, weights_in(run, model))
+    assert warnings_of_other_weights(run, weights_in(run, plain))
 
 
 def test_damaged_weights_are_those_of_no_network(tiny_model: nn.Module, tmp_path: Path) -> None:
     run = _saved(tiny_model, tmp_path)
     run.last_weights.write_bytes(run.last_weights.read_bytes()[:-3])
-    assert warnings_of_other_weights(run, tiny_model)
-    assert not warnings_of_other_weights(None, tiny_model)
+    assert warnings_of_other_weights(run, weights_in(run, tiny_model))
+    assert not warnings_of_other_weights(None, weights_in(None, tiny_model))

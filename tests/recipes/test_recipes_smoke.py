@@ -37,7 +37,7 @@ FOLDERS = {
 
 def info_of(recipe: Recipe) -> DatasetInfo:
     known = {**KNOWN_DATASETS, **FOLDERS}
-    return known[recipe.data.name]
+    return known[recipe.data.name or ""]
 
 
 def images(recipe: Recipe, num: int) -> Split:

@@ -112,7 +112,7 @@ def test_words_of_a_recipe_are_shown_where_it_was_measured_as_it_asks(
 def test_words_of_a_recipe_are_not_shown_of_a_network_measured_in_python(
     make_run: MakeRun, evaluated: Any
 ) -> None:
-    run = make_run("one", recipe=WHOLE, evaluated=evaluated.but(model="Net"))
+    run = make_run("one", recipe=WHOLE, evaluated=evaluated.but(model="Net", weights=None))
     assert run_title(run) == setting(run) == "Net on MNIST"
     assert run_description(run) is None
     assert "may not describe" in str(run_changes(run))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from withstand.recipes.parsing import find_recipe, parse_recipe
-from withstand.runs.run_parts import RecipeSources
+from withstand.runs.loading import RecipeSources
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from withstand.reporting import report
 from withstand.reporting.table import one, select
 from withstand.results import read_results
 from withstand.results.measurements import CLEAN, protocol_measure
-from withstand.runs.run_parts import build_model, load_run_model, model_spec, open_run
+from withstand.runs.loading import load_run_model
+from withstand.runs.run_parts import build_model, model_spec, open_run
 from withstand.runs.stages import evaluate_run, require_other_data, train_recipe
 from withstand.types import AttackError, DataError, ModelError, RunFolderError
 
@@ -34,7 +35,7 @@ def test_parametrised_model_has_spectral_norms_of_one(name: ParametrizationName)
         model(torch.rand(2, *info.shape))
     norms = [torch.linalg.matrix_norm(weight.matrix, 2).item() for weight in weights(model.eval())]
     assert norms == [pytest.approx(1.0, rel=1e-3)] * 2
-    assert model_spec(recipe, info)["parametrize"] == name
+    assert model_spec(recipe)["parametrize"] == name
     plain = build_model(replace(recipe, model=replace(recipe.model, parametrize=None)), info)
     assert not any(weight.parametrised for weight in weights(plain))
 
@@ -110,7 +111,7 @@ def test_means_file_is_read_when_training_begins_alone(tmp_path: Path) -> None:
     train_recipe(parsed, out, command="train")
     means.unlink()
     run, stored = open_run(out.path)
-    model = load_run_model(run, stored.recipe, info)
+    model = load_run_model(run, stored.recipe)
     learnt, begun = model.state_dict(), plain.state_dict()
     assert all(torch.equal(learnt[name], value) for name, value in begun.items())
     train_recipe(parsed, out, command="train")  # nothing is left to train

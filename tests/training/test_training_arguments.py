@@ -19,7 +19,7 @@ from withstand.types import ModelError, OutOfMemoryError, RecipeError
 @pytest.mark.parametrize(
     ("objective", "settings", "error", "message"),
     [
-        (None, TrainingSettings(), TypeError, "objective to be an objective, .*, but got None"),
+        (0, TrainingSettings(), TypeError, "objective to be an objective, .*, but got 0"),
         (nn.CrossEntropyLoss(), TrainingSettings(), TypeError, r"but got CrossEntropyLoss\(\)"),
         (CrossEntropy, TrainingSettings(), TypeError, r"the class itself: write CrossEntropy\("),
         (CrossEntropy(), {"epochs": 1}, TypeError, "settings to be TrainingSettings"),

@@ -18,6 +18,7 @@ from withstand.bayes.convert_checks import (
 from withstand.bayes.kind_table import AROUND, PLAIN, RANDOM, can_be_random
 from withstand.bayes.layer import VariationalLayer, is_stochastic, variational_layers
 from withstand.bayes.posterior import Posterior
+from withstand.core.made import changed_by, made_of
 from withstand.core.wrappers import unwrapped_copy
 from withstand.types import ModelError
 
@@ -83,6 +84,7 @@ def convert(
     for module in modules.values():
         if type(module) in AROUND and is_stochastic(module):
             module.__class__ = AROUND[type(module)]
+    changed_by(made_of(model), copied, bayes={"posterior": posterior, "layers": dict(layers)})
     return copied
 
 

@@ -112,6 +112,11 @@ def is_model(name: str) -> bool:
     return ":" in name or name in MODEL_NAMES
 
 
+def of_recipe(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are about a run's data and model."""
+    return [argument for argument in arguments if argument.startswith(("--data.", "--model."))]
+
+
 def add_model_arguments(parser: ArgumentParser) -> None:
     """Adds the options that say which model and data are meant where no run or recipe does."""
     from withstand.recipes.schema import DataSettings

@@ -10,7 +10,12 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from withstand.attacks import PGD
-from withstand.cli.arguments import parse, plain_parser, requested_sizes, target
+from withstand.cli.arguments import (
+    parse,
+    plain_parser,
+    requested_sizes,
+    target,
+)
 from withstand.cli.commands import COMMANDS
 from withstand.cli.console import print_results
 from withstand.cli.model_or_run import WHAT, add_measured_arguments, measured

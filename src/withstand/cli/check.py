@@ -32,13 +32,8 @@ from withstand.evaluation.model_report import check as check_model
 from withstand.models import MODEL_NAMES, load_weights
 from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe, recipe_parser
 from withstand.recipes.schema import Recipe
-from withstand.runs.run_parts import (
-    build_model,
-    load_data,
-    load_run_model,
-    require_recipe,
-    require_same_network,
-)
+from withstand.runs.loading import info_of, load_run_model, run_model
+from withstand.runs.run_parts import build_model, data_name, load_data, require_recipe
 from withstand.types import DataError, ModelError, RecipeError
 
 _FORMATS = ("text", "json")
@@ -68,9 +63,9 @@ def check(arguments: Sequence[str]) -> None:
         own = recipe_parser(f"withstand check {name}", COMMANDS["check"].about)
         recipe = parse_recipe(_recipe_file(name), overrides, parser=own).recipe
         options, weights = [f"--data.name={recipe.data.name}"], None
-        if ":" in recipe.model.name:
+        if ":" in (recipe.model.name or ""):
             options.append(f"--model.normalize={str(recipe.model.normalize).lower()}")
-    dataset = _data_of(recipe)
+    dataset = _data_of(name, recipe)
     info = dataset.info if isinstance(dataset, Dataset) else dataset
     model = _model_of(name, recipe, info)
     if weights is not None:
@@ -94,13 +89,16 @@ def _without_format(arguments: Sequence[str]) -> tuple[list[str], str]:
     return [text for text in arguments if not text.startswith("--format=")], form
 
 
-def _data_of(recipe: Recipe) -> Dataset | DatasetInfo:
+def _data_of(name: str, recipe: Recipe) -> Dataset | DatasetInfo:
     """The data, or what is known of them where their files are not here."""
     try:
         return load_data(recipe)
     except DataError as error:
         settings = recipe.data
-        info = data.info(settings.name, root=settings.root, size=settings.size)
+        if Path(name).is_dir():
+            info = info_of(RunFolder(Path(name)), recipe)
+        else:
+            info = data.info(data_name(recipe), root=settings.root, size=settings.size)
         _logger.warning("Random pixels are taken instead of the data. %s", error)
         return info
 
@@ -110,11 +108,7 @@ def _model_of(name: str, recipe: Recipe, info: DatasetInfo) -> nn.Module:
     if not Path(name).is_dir():
         return build_model(recipe, info)
     run = RunFolder(Path(name))
-    if run.last_weights.exists():
-        return load_run_model(run, recipe, info)
-    model = build_model(recipe, info)
-    require_same_network(run, model)
-    return model
+    return load_run_model(run, recipe) if run.last_weights.exists() else run_model(run, recipe)
 
 
 def _recipe_file(name: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from withstand.cli.arguments import add_model_arguments, data_settings, is_model, model_settings
+from withstand.cli.arguments import add_model_arguments, data_settings, is_model, model_settings, of_recipe
 from withstand.cli.terminal import ERRORS
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
@@ -20,6 +20,7 @@ from withstand.types import ModelError, RecipeError
 WHAT = "RUN, a run folder, or MODEL"
 _DATA = "--data."
 _OF_A_MODEL = ("--weights", "--out", "--model.")
+_FOREIGN = ("--weights", "--out", "--model.normalize", "--model.options")  # of no run
 _WITH_WEIGHTS = ("hub:", "timm:")  # models that come with weights of their own
 
 
@@ -40,6 +41,12 @@ def add_measured_arguments(parser: ArgumentParser) -> None:
     """Adds the options of a model that is no run, and of data."""
     add_foreign_arguments(parser)
     add_model_arguments(parser)
+    parser.add_argument(
+        "--model.name",
+        type=str | None,
+        default=None,
+        help="Of a run in Python that cannot make its network: file.py:function.",
+    )
 
 
 def add_foreign_arguments(parser: ArgumentParser) -> None:
@@ -72,7 +79,7 @@ def refuse_foreign(options: Sequence[str]) -> None:
     Raises:
         RecipeError: one does.
     """
-    if misplaced := [option for option in options if option.startswith(_OF_A_MODEL)]:
+    if misplaced := [option for option in options if option.startswith(_FOREIGN)]:
         raise RecipeError(
             f"{misplaced[0].partition('=')[0]} is for a model, but a run folder says itself which model it "
             "holds. Leave it out."
@@ -102,7 +109,7 @@ def measured(
     """
     if Path(name).is_dir():
         refuse_foreign(overrides)
-        yield Measured(Path(name), [option for option in overrides if option.startswith(_DATA)])
+        yield Measured(Path(name), of_recipe(overrides))
         return
     _require_adoptable(name, values)
     out = RunFolder.at(Path("runs") / folder_name(name) if values.out is None else values.out)
@@ -121,6 +128,8 @@ def measured(
 
 def _require_adoptable(name: str, values: Namespace) -> None:
     """Accepts a model of which a run folder can be made, before one is."""
+    if values.model.name is not None:
+        raise RecipeError(f"The model is {name}; leave out --model.name, which is of a run.")
     if not is_model(name):
         raise ModelError(
             f"There is no run folder and no model {name!r}; {nearest(name, MODEL_NAMES)} "

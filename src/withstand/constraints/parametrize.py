@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from typing_extensions import override
 
+from withstand.core.made import changed_by, made_of
 from withstand.core.wrappers import unwrapped
 from withstand.operators import Weight, weights
 from withstand.types import ModelError
@@ -36,6 +37,7 @@ def spectral_norm_(model: nn.Module) -> None:
     Raises:
         ModelError: there is no such layer, or one is parametrised already, or shares its weight.
     """
+    made = made_of(model)
     for first, *others in _by_parameter(_plain(model)):
         if not others:
             parametrizations.spectral_norm(first.layer, first.parameter)
@@ -46,6 +48,7 @@ def spectral_norm_(model: nn.Module) -> None:
             dense.weight = nn.Parameter(weight.matrix.detach().clone())  # where the power iteration begins
             inner.append(parametrizations.spectral_norm(dense))
         _register(first, inner)
+    changed_by(made, model, parametrize="spectral-norm")
 
 
 def orthogonal_(model: nn.Module) -> None:
@@ -63,7 +66,7 @@ def orthogonal_(model: nn.Module) -> None:
         ModelError: there is no such layer, or one is parametrised already, shares its weight, or is
             less precise than float32, in which nothing can be orthogonal.
     """
-    chosen = _plain(model)
+    made, chosen = made_of(model), _plain(model)
     for weight in chosen:
         if weight.value.dtype not in (torch.float32, torch.float64):
             raise ModelError(
@@ -72,6 +75,7 @@ def orthogonal_(model: nn.Module) -> None:
             )
     for parts in _by_parameter(chosen):
         _register(parts[0], [parametrizations.orthogonal(_dense(weight)) for weight in parts])
+    changed_by(made, model, parametrize="orthogonal")
 
 
 def _dense(weight: Weight) -> nn.Linear:

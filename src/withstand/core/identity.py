@@ -40,6 +40,8 @@ from withstand.types import ModelCard
 _LENGTH = 16  # hex digits, of which accidents are not to be feared
 _DEPTH = 12  # of containers and objects in one another
 _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
+MADE = "_made"
+"""The attribute that says how a network was made (``core.made``), which is no part of what it computes."""
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -207,7 +209,7 @@ class Reader:
 
     def _read_attributes(self, label: str, module: nn.Module) -> None:
         is_own = not is_known(type(module))
-        known = vars(nn.Module()).keys()
+        known = {*vars(nn.Module()), MADE}
         attributes = {
             name: value
             for name, value in vars(module).items()

@@ -22,7 +22,7 @@ from withstand.types import RunFolderError
 
 _MARK = ".withstand"
 _ABOUT_MARK = "This is a run folder of withstand, which replaces and deletes its own files here.\n"
-_FOLDERS = ("checkpoint", "evaluation")
+_FOLDERS = ("checkpoint", "evaluation", "source")
 EVALUATED_FILES = (
     "examples.csv",
     "measurements.csv",
@@ -32,7 +32,8 @@ EVALUATED_FILES = (
     "evaluation",
 )
 """Names of what an evaluation writes."""
-_TRAINED_FILES = ("recipe.yaml", "model.json", "environment.json", "train.csv", "checkpoint")
+_MODEL_FILES = ("model.json", "model.pt2", "source")
+_TRAINED_FILES = ("recipe.yaml", *_MODEL_FILES, "environment.json", "train.csv", "checkpoint")
 RUN_FILES = (*_TRAINED_FILES, "model.safetensors", "last.safetensors", *EVALUATED_FILES)
 """Names of all that a run folder may hold, but for its page."""
 _ALL_NAMES = (*RUN_FILES, _MARK, *LOCK_FILES, "report.html", "trust.json", "tensorboard")
@@ -122,6 +123,10 @@ class RunFolder:
     """One row an epoch."""
     model_spec = _Inside("model.json")
     """How to build the model."""
+    graph = _Inside("model.pt2")
+    """What the model computes, where no name makes it anew."""
+    source = _Inside("source")
+    """The model's own file, and what it imports beside it, as they were."""
     best_weights = _Inside("model.safetensors")
     """The weights that did best on validation data."""
     last_weights = _Inside("last.safetensors")
@@ -155,7 +160,7 @@ class RunFolder:
                 or a link leads out of it.
         """
         require_no_links(self.path, _ALL_NAMES)
-        with held(self.path, doing, cleaned=(self.path, self.checkpoints, self.evaluation)):
+        with held(self.path, doing, cleaned=(self.path, self.source, self.checkpoints, self.evaluation)):
             yield
 
     def is_begun(self) -> bool:

@@ -198,7 +198,11 @@ def load(
         read = READERS[name](about, data_root(root))
     dataset = Dataset(about, *divide(read.train, validation_size=validation_size), read.test)
     tell(dataset, missing_classes, *(() if folder is None else (darkness, copies)))
-    return dataset
+    if is_folder(name):  # which is to be found from other folders, too
+        name = f"{_FOLDER}{Path(name.removeprefix(_FOLDER)).expanduser().resolve()}"
+    chosen = {"validation_size": validation_size, "train_size": train_size, "partition": partition}
+    root = None if root is None else str(Path(root).resolve())
+    return dataset.found_by({"name": name, "root": root, "size": size, **chosen, "seed": seed})
 
 
 def info(name: str, *, root: str | Path | None = None, size: int | None = None) -> DatasetInfo:

@@ -7,9 +7,10 @@ where that loses nothing, a quarter of the space of floats, and are handed out i
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
@@ -116,6 +117,8 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+    source: Mapping[str, Any] | None = field(default=None, init=False, repr=False)
+    """The arguments of ``data.load`` that give it again; None of what was made or put together otherwise."""
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{len(split):,} {name}" for name, split in self._splits().items())
@@ -128,7 +131,13 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with all its splits on ``device``."""
-        return Dataset(self.info, self.train.to(device), self.validation.to(device), self.test.to(device))
+        moved = Dataset(self.info, self.train.to(device), self.validation.to(device), self.test.to(device))
+        return moved if self.source is None else moved.found_by(self.source)
+
+    def found_by(self, source: Mapping[str, Any]) -> Dataset:
+        """The same, noting by which arguments of ``data.load`` it is found again."""
+        object.__setattr__(self, "source", dict(source))
+        return self
 
     @cached_property
     def fingerprint(self) -> str:

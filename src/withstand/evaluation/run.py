@@ -42,7 +42,7 @@ from withstand.evaluation.plans import (
     merged_attacks,
     merged_certificates,
 )
-from withstand.evaluation.prediction_sampling import Sampling
+from withstand.evaluation.prediction_sampling import Sampling, is_random
 from withstand.evaluation.proofs import provers
 from withstand.evaluation.run_files import (
     RowsFile,
@@ -50,6 +50,7 @@ from withstand.evaluation.run_files import (
     save_extremes,
     save_gallery,
     warnings_of_other_weights,
+    weights_in,
 )
 from withstand.evaluation.scoring import BatchPlan, Progress, score_split
 from withstand.evaluation.store import Store
@@ -62,8 +63,6 @@ from withstand.types import DataError, ModelError
 
 _logger = logging.getLogger(__name__)
 
-_ASKED_TWICE = 32  # images, to see whether answers are drawn
-_SAME_ANSWER = 1e-3  # of the largest logit: what the order of additions may change
 _GALLERY_SIZE = 12
 
 
@@ -160,12 +159,13 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     seed, meters = SEED("seed", seed), _listed(meters)
     place = device_of_model(model) if device is None else as_device(device)
     run = None if out is None else RunFolder.at(out)
-    described, doubts = describe(model), warnings_of_other_weights(run, model)
+    described, weights = describe(model), weights_in(run, model)
+    doubts = warnings_of_other_weights(run, weights)
     check(model.to(place), dataset.info)
     index = stratified(dataset.test.labels, num_examples)
     test = dataset.test.subset(index).to(place)
     given, model = model, adapted(model, few(test, _ASKED_TWICE).images)
-    is_random = _is_random(model, test)
+    is_random = is_random(model, test)
     all_meters = with_implied(meters)
     _require_met(model, all_meters, dataset.info, is_random=is_random)
     plans, certificates = _plans_of(all_meters, dataset.info, is_random=is_random)
@@ -189,7 +189,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             )
             batch_plan = BatchPlan(scoring_plan, plans, proving, all_meters)
             evaluation = _measured(subject, batch_plan, store, run, dataset.test, on_batch)
-        about = {"warnings": [*doubts, *evaluation.results.warnings], **about}
+        about = {"warnings": [*doubts, *evaluation.results.warnings], "weights": weights, **about}
         evaluation = _told(evaluation, given, dataset, about)
         if run is not None:
             write_results(run, evaluation.results, evaluation.table)
@@ -309,21 +309,6 @@ def _save_images(
         save_extremes(run.extremes, every, rows, certificate=proven, class_names=names)
     else:
         run.extremes.unlink(missing_ok=True)
-
-
-@torch.no_grad()
-def _is_random(model: nn.Module, test: Split) -> bool:
-    """Whether its answers are drawn, by random weights or by anything else: asked twice, they differ."""
-    if bayes.is_stochastic(model):
-        return True
-    with eval_mode(model), torch.random.fork_rng():
-        images = few(test, _ASKED_TWICE).images
-        first, second = model(images), model(images)
-    size = first.abs()
-    largest = float(size[size.isfinite()].amax()) if size.isfinite().any() else 0.0
-    return not torch.allclose(
-        first, second, rtol=0.0, atol=_SAME_ANSWER * max(largest, 1e-12), equal_nan=True
-    )
 
 
 def _dataset_of(model: nn.Module, source: Any) -> Dataset:

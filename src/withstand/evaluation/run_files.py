@@ -32,15 +32,26 @@ _logger = logging.getLogger(__name__)
 _MOST_AXES = 4  # of an example that is shown
 
 
-def warnings_of_other_weights(run: RunFolder | None, model: nn.Module) -> list[str]:
-    """A warning where a folder holds weights of a training and none of them are the model's; it is logged.
+def weights_in(run: RunFolder | None, model: nn.Module) -> str | None:
+    """Which weights of a training in a folder are those of a model, best or last; None where there are none.
 
     Args:
         run: The run folder, if any.
         model: As it was given, before any forward pass.
     """
+    known = {} if run is None else {"best": run.best_weights, "last": run.last_weights}
+    return next((name for name, file in known.items() if file.exists() and is_saved_in(model, file)), None)
+
+
+def warnings_of_other_weights(run: RunFolder | None, weights: str | None) -> list[str]:
+    """A warning where a folder holds weights of a training and none of them are the model's; it is logged.
+
+    Args:
+        run: The run folder, if any.
+        weights: What ``weights_in`` has found.
+    """
     files = [] if run is None else [file for file in (run.best_weights, run.last_weights) if file.exists()]
-    if run is None or not files or any(is_saved_in(model, file) for file in files):
+    if run is None or not files or weights is not None:
         return []
     text = (
         f"Other weights: the network measured is not the one that was trained in {run.path}, whose weights "

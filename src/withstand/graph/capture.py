@@ -130,7 +130,7 @@ def capture(model: nn.Module, images: Tensor) -> Capture:
     Raises:
         ModelError: it cannot be captured, or its weights are random.
     """
-    _require_python(model)
+    require_python(model)
     bayes.require_certain(model, to="pass bounds or moments through it")
     _require_fit(model, images)
     with torch.inference_mode(False), torch.enable_grad(), quiet(), unchanged(model), unfused():
@@ -141,8 +141,8 @@ def capture(model: nn.Module, images: Tensor) -> Capture:
             stops = _stops_gradients(exported)
             exported, updates = _functional(exported, _Root(model, written), example)
         except Exception as error:
-            raise _refusal(model, error) from error
-        _require_any_batch(exported, model)
+            raise refusal(model, error) from error
+        require_any_batch(exported, model)
     captured = _captured(exported, updates, model)
     return captured._replace(written=frozenset(written), stops_gradients=stops)
 
@@ -235,7 +235,7 @@ def _constant(target: str, lifted: Mapping[str, Any], model: nn.Module) -> Const
     return Constant(None, lifted[target])
 
 
-def _require_any_batch(exported: ExportedProgram, model: nn.Module) -> None:
+def require_any_batch(exported: ExportedProgram, model: nn.Module) -> None:
     """Refuses a graph that holds for some sizes of a batch alone, such as that of ``if len(x) > 16``."""
     for size in exported.range_constraints.values():
         if size.upper < _NO_LIMIT or size.lower > _BATCH:
@@ -260,7 +260,12 @@ def _require_fit(model: nn.Module, images: Tensor) -> None:
         raise ModelError(f"The weights of the model are {own}, but the images {images.dtype}; {remedy}.")
 
 
-def _require_python(model: nn.Module) -> None:
+def require_python(model: nn.Module) -> None:
+    """Accepts a module whose forward is Python that can be followed.
+
+    Raises:
+        ModelError: it is none.
+    """
     name = type(model).__name__
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ModelError(
@@ -274,7 +279,7 @@ def _require_python(model: nn.Module) -> None:
         )
 
 
-def _refusal(model: nn.Module, error: Exception) -> ModelError:
+def refusal(model: nn.Module, error: Exception) -> ModelError:
     """What keeps a model from being captured, in one line, and what to do about it."""
     message, name = str(error), type(model).__name__
     frames = traceback.extract_tb(error.__traceback__)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from torch import nn
 
 from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo, form_of
+from withstand.core.made import Made, remember
 from withstand.core.suggest import nearest
 from withstand.core.user_code import load_function
 from withstand.models import sequences
@@ -109,10 +111,34 @@ def create(
     info = _known(dataset) if isinstance(dataset, str) else dataset
     shape, classes = _task(info, input_shape, num_classes)
     factory = _factory(name, info, shape, normalize=normalize)
-    network = _built(name, factory, {"input_shape": shape, "num_classes": classes}, options)
-    if info is None or not normalize or is_hosted(name):
-        return network
-    return nn.Sequential(OrderedDict(normalize=_normalize(info, shape), network=network))
+    is_normalized = normalize and not is_hosted(name)
+    made = Made(_from_anywhere(name), shape, classes, info if is_normalized else None, options)
+    return assemble(factory, made)
+
+
+def assemble(factory: Factory, made: Made) -> nn.Module:
+    """A network by its factory, with normalisation in front where that is asked for.
+
+    Args:
+        factory: Of the network.
+        made: How it is made, which it remembers.
+
+    Raises:
+        ModelError: the factory fails.
+    """
+    task = {"input_shape": made.input_shape, "num_classes": made.num_classes}
+    network = _built(made.name, factory, task, made.options)
+    if made.info is not None:
+        network = nn.Sequential(
+            OrderedDict(normalize=_normalize(made.info, made.input_shape), network=network)
+        )
+    return remember(network, made)
+
+
+def _from_anywhere(name: str) -> str:
+    """The name of a model with the whole path of its file, where it is of one."""
+    place, _, function = name.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}:{function}" if place.endswith(".py") else name
 
 
 def _known(dataset: str) -> DatasetInfo:

@@ -85,7 +85,7 @@ def _require_known(config: Namespace, strange: Sequence[Path]) -> None:
         for name, code in _code_in({key.name: config[key.name] for key in fields(schema.Recipe)})
         if not _is_ours(code)
     }
-    factory = config["model"]["name"]
+    factory = config["model"]["name"] or ""
     if ":" in factory and not is_hosted(factory):
         strangers[factory] = factory in typed
     of_data = [config["data"]["name"], *_texts_in(config["evaluation"])]  # meters name other data

@@ -28,7 +28,7 @@ class DataSettings:
 
     Args:
         name: digits, mnist, fashion-mnist, cifar10, cifar10-jpeg, cifar100; folder:PATH of pictures,
-            PATH.npz, FILE.py:FUNCTION, or hub:OWNER/NAME.
+            PATH.npz, FILE.py:FUNCTION, or hub:OWNER/NAME; null of data that were handed over in Python.
         root: The data root; the environment variable WITHSTAND_DATA, or ./data, where null.
         size: Height and width to which pictures of a folder or hub are brought; their own where null.
         validation_size: Training images set aside for validation; a tenth, at most 5000, where null.
@@ -40,7 +40,7 @@ class DataSettings:
         ValueError: a number is out of its range.
     """
 
-    name: str = "digits"
+    name: str | None = "digits"
     root: str | None = None
     size: int | None = None
     validation_size: int | None = None
@@ -80,14 +80,15 @@ class ModelSettings:
 
     Args:
         name: A name that `withstand recipes --models` lists, or your own factory:
-            path/to/file.py:function or package.module:function.
+            path/to/file.py:function or package.module:function; null of a network that was handed over in
+            Python.
         normalize: Put the data set's normalisation inside, as the first layer.
         options: Keyword arguments of the model's builder, such as batch_norm.
         parametrize: Hold every weight at spectral norm 1 (spectral-norm), or orthogonal, always.
         bayes: Make the weights random, with a Gaussian posterior; they are not where null.
     """
 
-    name: str = "cnn-small"
+    name: str | None = "cnn-small"
     normalize: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     parametrize: ParametrizationName | None = None
@@ -177,6 +178,8 @@ class Recipe:
         evaluation: What to measure.
         published: Figures of others beside ours.
         changed: What --key=value changed of the recipe's file, filled in where it is read.
+        unspelled: Keys whose values were made in Python and cannot be said here, so that nothing can be
+            trained by this recipe until they are set.
 
     Raises:
         ValueError: the name does not do for a folder, the seed is out of its range, or something is to be
@@ -194,6 +197,7 @@ class Recipe:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     published: Sequence[Published] = ()
     changed: Sequence[str] = ()
+    unspelled: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         require_folder_name(self.name)

@@ -76,8 +76,9 @@ def _speaks_of(run: Run) -> bool:
 
 
 def _is_outside(run: Run) -> bool:
-    """Whether a network was measured in Python, in a folder that has a recipe."""
-    return bool(run.recipe and run.results and run.results.model and not run.results.settings)
+    """Whether another network than a folder's own was measured in Python, in a folder that has a recipe."""
+    results = run.results
+    return bool(run.recipe and results and results.model and not (results.settings or results.weights))
 
 
 def was_trained_here(run: Run) -> bool:

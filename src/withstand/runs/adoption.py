@@ -11,13 +11,12 @@ import yaml
 from torch import nn
 
 from withstand import models
-from withstand.core.network import describe
+from withstand.core.environment import environment
 from withstand.core.run_folder import RunFolder
 from withstand.core.trust import write_signed
 from withstand.data import Dataset
 from withstand.models.weight_files import read_weights
 from withstand.recipes.schema import DataSettings, ModelSettings, Recipe
-from withstand.runs.environment import environment
 from withstand.runs.run_parts import (
     build_model,
     device_of,
@@ -26,6 +25,7 @@ from withstand.runs.run_parts import (
     recipe_of,
     require_same_network,
 )
+from withstand.training.run_record import write_model
 from withstand.types import RunFolderError
 
 # In linf, as most of what is published of these data has it; of others as of colour pictures.
@@ -86,12 +86,12 @@ def adopt_model(
         _require_same_model(out, recipe, network)
         return
     out.create()
-    out.write_json(out.model_spec, {**model_spec(recipe, dataset.info), "network": describe(network)})
+    write_model(out, dataset.info, model_spec(recipe), network)
     _write_environment(out, dataset, device, command)
     models.save_weights(network, out.last_weights)
     content = {
         "name": recipe.name,
-        **_words(model.name, data.name, weights),
+        **_words(str(model.name), str(data.name), weights),
         "data": asdict(data),
         "model": asdict(model),
         "evaluation": {"weights": "last"},

@@ -1,25 +1,238 @@
-"""The trained model of a run folder."""
+"""The network of a run folder: by its name, by the source that the folder keeps, or by its graph."""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
-from withstand.runs.run_parts import load_run_model, open_run
+from withstand import data, models
+from withstand.core import trust
+from withstand.core.dataset_info import DatasetInfo
+from withstand.core.run_folder import RunFolder
+from withstand.data import Dataset
+from withstand.data.load import takes_size
+from withstand.graph.kept_graph import graph_module
+from withstand.models.kept_source import KeptSource
+from withstand.models.registry import Factory, load_factory
+from withstand.models.weight_files import read_weights
+from withstand.recipes.schema import Recipe
+from withstand.runs.run_parts import build_model, data_name, open_run, require_same_network
+from withstand.training.run_record import digest
+from withstand.types import ModelError, RecipeError, RunFolderError
+
+_logger = logging.getLogger(__name__)
 
 
 def load_run(folder: Path | str) -> nn.Module:
-    """The trained model of a run folder, in eval mode: images in [0, 1] to logits (batch, classes)."""
+    """The trained network of a run folder, on the CPU and in eval mode.
+
+    Args:
+        folder: Of any training or adopted network; neither its data nor its model's file need be there.
+
+    Returns:
+        Maps images (batch, …) in [0, 1] to logits (batch, classes), with the weights that did best on
+        validation data, or the last where the recipe says so.
+
+    Raises:
+        RunFolderError: there is no trained run, or what it holds was changed or is not trusted.
+        ModelError: the network cannot be made, or the weights do not fit.
+    """
     run, parsed = open_run(Path(folder))
+    return load_run_model(run, parsed.recipe).eval()
+
+
+def info_of(run: RunFolder, recipe: Recipe) -> DatasetInfo:
+    """What was known of the data of a run, without looking for them.
+
+    Raises:
+        DataError: the run is of an older version, and its data are not found by name.
+    """
+    stored = run.read_json(run.model_spec).get("info")
+    if stored is None:
+        return data.info(data_name(recipe), root=recipe.data.root, size=recipe.data.size)
+    known = {part.name for part in fields(DatasetInfo)}
+    return DatasetInfo(**{key: _tuples(value) for key, value in stored.items() if key in known})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def load_run_model(run: RunFolder, recipe: Recipe) -> nn.Module:
+    """The trained model of a run, on the CPU.
+
+    Args:
+        run: Its folder.
+        recipe: Its recipe, which may name another factory for a network that was handed over in Python.
+
+    Raises:
+        RunFolderError: it is not trained to its end, or what it keeps of the model was changed or is not
+            trusted.
+        ModelError: it cannot be made, or its weights do not fit.
+    """
+    remedy = f"withstand train {run.recipe} --out={run.path}"
+    last = run.require(run.last_weights, remedy)  # written when training has come to its end
+    weights = last if recipe.evaluation.weights == "last" else run.require(run.best_weights, remedy)
+    model = run_model(run, recipe)
+    if recipe.model.name is None:  # a graph, which may have dropped what it does not use
+        state, own = read_weights(weights), model.state_dict()
+        model.load_state_dict({name: state.get(name, value) for name, value in own.items()})
+    else:
+        models.load_weights(model, weights)
+    return model
+
+
+def run_model(run: RunFolder, recipe: Recipe) -> nn.Module:
+    """The network of a run as it was when its training began, but for its weights.
+
+    Raises:
+        RunFolderError: what the folder keeps of it was changed, or is not trusted.
+        ModelError: it cannot be made, or is another.
+    """
+    kept = run.read_json(run.model_spec).get("kept") or {}
+    if recipe.model.name is None:
+        if kept.get("what") != "graph":
+            raise ModelError(
+                f"The network of {run.path} was handed over in Python, and how to make it could not be kept: "
+                f"{kept.get('why', 'its record is gone.')} Name a function that makes it: "
+                "--model.name=file.py:function; or measure it by ws.evaluate(model, dataset, out=…)."
+            )
+        (content,) = _trusted_files(run, kept, "the graph in model.pt2").values()
+        return graph_module(content)
+    model = build_model(recipe, info_of(run, recipe), measured_factory(run, recipe))
+    require_same_network(run, model)
+    return model
+
+
+# -- a model's own file -----------------------------------------------------------------------------
+
+
+def measured_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
+    """What makes the network that was trained, by the folder's copy of its file; None where it has no such.
+
+    That the file is another by now is logged.
+
+    Raises:
+        RunFolderError: the copy was changed, or is not trusted.
+        ModelError: it does not load.
+    """
+    kept = _kept_source(run, recipe)
+    if kept is None:
+        return None
+    now = Path(kept["file"])
+    if not trust.is_trusted(run.model_spec) and recipe.model.name in trust.typed_names() and now.is_file():
+        return None  # the person's own, which they typed
+    source = _source(run, kept)
+    if now.is_file() and any(_differs(now.parent / file, content) for file, content in source.files.items()):
+        _logger.warning(
+            "%s is not as it was when %s was trained; its copy in %s is measured.", now, run.path, run.source
+        )
+    return source.factory(kept["function"])
+
+
+def training_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
+    """What makes the network that a training goes on with: the file where it is, else the folder's copy.
+
+    None where the file is where the recipe says, or the folder has no copy.
+
+    Raises:
+        RunFolderError: the copy was changed, or is not trusted.
+        ModelError: it does not load.
+    """
+    kept = _kept_source(run, recipe)
+    if kept is None or _file_of(recipe).is_file():
+        return None
+    if Path(kept["file"]).is_file():
+        return load_factory(f"{kept['file']}:{kept['function']}")
+    _logger.warning("%s is gone; training goes on with its copy in %s.", kept["file"], run.source)
+    return _source(run, kept).factory(kept["function"])
+
+
+def _kept_source(run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
+    """What the folder says of its copy, where the model is still the one that it was made of."""
     spec = run.read_json(run.model_spec)
-    shape = tuple(spec["input_shape"])
-    info = KNOWN_DATASETS.get(spec["dataset"]) or DatasetInfo(
-        spec["dataset"],
-        shape,
-        [str(label) for label in range(spec["num_classes"])],
-        [0.0] * shape[0],
-        [1.0] * shape[0],
-    )
-    return load_run_model(run, parsed.recipe, info).eval()
+    kept = spec.get("kept") or {}
+    is_of_it = kept.get("what") == "source" and spec.get("name") == recipe.model.name
+    return kept if is_of_it else None
+
+
+def _file_of(recipe: Recipe) -> Path:
+    return Path(str(recipe.model.name).rpartition(":")[0]).expanduser()
+
+
+def _source(run: RunFolder, kept: dict[str, Any]) -> KeptSource:
+    contents = _trusted_files(run, kept, f"the model's file in {run.source}")
+    files = {name.partition("/")[2]: content for name, content in contents.items()}
+    return KeptSource(run.source.resolve(), next(iter(files)), files)
+
+
+def _differs(file: Path, content: bytes) -> bool:
+    return not file.is_file() or file.read_bytes() != content
+
+
+def _trusted_files(run: RunFolder, kept: dict[str, Any], what: str) -> dict[str, bytes]:
+    """The content of files that the folder keeps, each as it was written, by someone who is trusted.
+
+    Raises:
+        RunFolderError: one was changed or is gone, or who wrote the folder is not trusted.
+    """
+    if not trust.is_trusted(run.model_spec):
+        raise RunFolderError(trust.refusal(run.model_spec, what))
+    contents = {}
+    for name, expected in kept["files"].items():
+        file = run.path / name
+        contents[name] = file.read_bytes() if file.is_file() and ".." not in Path(name).parts else b""
+        if digest(contents[name]) != expected:
+            raise RunFolderError(
+                f"{file} is gone, or not as it was when training began, so it is not run. Restore it, or "
+                "name a function that makes the network: --model.name=file.py:function."
+            )
+    return contents
+
+
+@dataclass(frozen=True)
+class RecipeSources:
+    """Where the names that meters have of other things lead: data below the recipe's root, and run folders.
+
+    Args:
+        recipe: Of the run that is evaluated.
+    """
+
+    recipe: Recipe
+
+    def dataset(self, name: str) -> Dataset:
+        """The data set of a name; pictures of a folder in the size of the recipe's.
+
+        Raises:
+            DataError: it is unknown, missing or damaged.
+        """
+        size = self.recipe.data.size if takes_size(name) else None
+        return data.load(name, root=self.recipe.data.root, size=size)
+
+    def model(self, folder: str) -> nn.Module:
+        """The trained model of another run.
+
+        Raises:
+            RunFolderError: it is no trained run.
+            RecipeError: it is of images of another shape, or of another number of classes.
+        """
+        run, parsed = open_run(Path(folder))
+        spec, info = run.read_json(run.model_spec), self.info
+        fits = (info.num_classes, list(info.shape))
+        if spec and (spec["num_classes"], spec["input_shape"]) != fits:
+            raise RecipeError(
+                f"Attacks cannot be transferred from {folder}: its model takes images of shape "
+                f"{spec['input_shape']} to {spec['num_classes']} classes, but those here are of shape "
+                f"{fits[1]} and {fits[0]} classes."
+            )
+        return load_run_model(run, parsed.recipe)
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Of the recipe's data, without reading them."""
+        settings = self.recipe.data
+        return data.info(data_name(self.recipe), root=settings.root, size=settings.size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,46 @@ from withstand import bayes, data, models
 from withstand.constraints import PARAMETRIZATIONS
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.flat import flat
+from withstand.core.made import Made
 from withstand.core.network import changes, describe, in_words
 from withstand.core.run_folder import RunFolder
 from withstand.core.trust import warn_if_changed
 from withstand.data import Dataset
-from withstand.data.load import takes_size
+from withstand.data.content import digest
+from withstand.models.registry import Factory, assemble
 from withstand.recipes.parsing import ParsedRecipe, parse_recipe
 from withstand.recipes.schema import Recipe
 from withstand.training.checkpoint import fitting, newest_checkpoint, read_checkpoint
+from withstand.training.run_record import IN_PYTHON
 from withstand.types import DataError, ModelError, RecipeError, RunFolderError
 
 _logger = logging.getLogger(__name__)
+
+
+def require_spelled(recipe: Recipe) -> None:
+    """Accepts a recipe that says all that is trained.
+
+    Raises:
+        RecipeError: it was written by ``ws.fit`` of what a recipe cannot say.
+    """
+    missing = [f"{key}.name" for key in ("data", "model") if getattr(recipe, key).name is None]
+    if missing := [*missing, *recipe.unspelled]:
+        raise RecipeError(
+            f"This recipe was written by ws.fit and does not say {', '.join(missing)}, made in Python. "
+            "Train by ws.fit; or say them by --key=value, and --unspelled=[]."
+        )
+
+
+def require_not_of_python(out: RunFolder) -> None:
+    """Accepts a folder that a recipe's training may go on in.
+
+    Raises:
+        RunFolderError: a training in Python was begun there.
+    """
+    if out.is_begun() and out.read_json(out.model_spec).get("made_by") == IN_PYTHON:
+        raise RunFolderError(
+            f"{out.path} was trained in Python. Go on by the same call of ws.fit, or choose another --out."
+        )
 
 
 def load_data(recipe: Recipe) -> Dataset:
@@ -36,7 +65,7 @@ def load_data(recipe: Recipe) -> Dataset:
     """
     settings = recipe.data
     return data.load(
-        settings.name,
+        data_name(recipe),
         root=settings.root,
         size=settings.size,
         validation_size=settings.validation_size,
@@ -44,6 +73,21 @@ def load_data(recipe: Recipe) -> Dataset:
         seed=settings.seed,
         partition=settings.partition,
     )
+
+
+def data_name(recipe: Recipe) -> str:
+    """The name of a recipe's data.
+
+    Raises:
+        DataError: it has none, since they were handed over in Python.
+    """
+    if recipe.data.name is None:
+        raise DataError(
+            "The data of this run were handed over in Python, so they cannot be found again. Say where they "
+            "are: --data.name=NAME, one of `withstand data`, or --data.name=folder:PATH; or measure in "
+            "Python by ws.evaluate(model, dataset, out=…)."
+        )
+    return recipe.data.name
 
 
 def device_of(recipe: Recipe) -> torch.device:
@@ -63,32 +107,52 @@ def device_of(recipe: Recipe) -> torch.device:
         ) from error
 
 
-def build_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
+def build_model(recipe: Recipe, info: DatasetInfo, factory: Factory | None = None) -> nn.Module:
     """The model of a recipe, with weights fixed by its seed.
+
+    Args:
+        recipe: Which names it.
+        info: Of the data.
+        factory: Makes it, where the name is not to be looked for.
 
     Raises:
         ModelError: it is unknown or does not fit the data.
     """
-    return _with_random_weights(_plain_model(recipe, info), recipe)
+    return _with_random_weights(_plain_model(recipe, info, factory), recipe)
 
 
-def initial_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
+def initial_model(recipe: Recipe, info: DatasetInfo, factory: Factory | None = None) -> nn.Module:
     """The model that training begins with: the means of random weights are read, where a file has them.
+
+    Args:
+        recipe: Which names it.
+        info: Of the data.
+        factory: Makes it, where the name is not to be looked for.
 
     Raises:
         ModelError: it is unknown or does not fit the data, or its means are missing or do not fit it.
     """
-    model = _plain_model(recipe, info)
+    model = _plain_model(recipe, info, factory)
     settings = recipe.model.bayes
     if settings is not None and settings.means is not None:
         models.load_weights(model, settings.means)
     return _with_random_weights(model, recipe)
 
 
-def _plain_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
+def _plain_model(recipe: Recipe, info: DatasetInfo, factory: Factory | None) -> nn.Module:
     torch.manual_seed(recipe.seed)
     settings = recipe.model
-    model = models.create(settings.name, dataset=info, normalize=settings.normalize, **settings.options)
+    if settings.name is None:
+        raise ModelError(
+            "The network of this run was handed over in Python. Name a function that makes it: "
+            "--model.name=file.py:function."
+        )
+    if factory is None:
+        model = models.create(settings.name, dataset=info, normalize=settings.normalize, **settings.options)
+    else:
+        normalizes_by = info if settings.normalize else None
+        made = Made(settings.name, info.shape, info.num_classes, normalizes_by, settings.options)
+        model = assemble(factory, made)
     if settings.parametrize is not None:
         PARAMETRIZATIONS[settings.parametrize](model)
     return model
@@ -99,8 +163,16 @@ def _with_random_weights(model: nn.Module, recipe: Recipe) -> nn.Module:
     return model if settings is None else bayes.convert(model, settings.posterior, settings.layers)
 
 
-def model_to_go_on_with(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Module:
+def model_to_go_on_with(
+    run: RunFolder, recipe: Recipe, info: DatasetInfo, factory: Factory | None = None
+) -> nn.Module:
     """The model of a training that was begun; a file of means that is gone by now is not needed.
+
+    Args:
+        run: The run folder.
+        recipe: Its recipe.
+        info: Of the data.
+        factory: Makes it, where the name is not to be looked for.
 
     Raises:
         ModelError: it is unknown or does not fit the data.
@@ -109,24 +181,21 @@ def model_to_go_on_with(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn
     means = None if recipe.model.bayes is None else recipe.model.bayes.means
     checkpoint = newest_checkpoint(run)
     if means is None or Path(means).exists() or checkpoint is None:
-        return initial_model(recipe, info)
-    model = build_model(recipe, info)
+        return initial_model(recipe, info, factory)
+    model = build_model(recipe, info, factory)
     with fitting(checkpoint):
         model.load_state_dict(read_checkpoint(checkpoint)["model"])
     return model
 
 
-def model_spec(recipe: Recipe, info: DatasetInfo) -> dict[str, Any]:
-    """How to build the model, as ``model.json`` holds it beside the description of what is built."""
+def model_spec(recipe: Recipe) -> dict[str, Any]:
+    """How to build the model, as ``model.json`` holds it beside what is built (``training.run_record``)."""
     return {
         "name": recipe.model.name,
         "normalize": recipe.model.normalize,
         "options": recipe.model.options,
         "parametrize": recipe.model.parametrize,
         "bayes": None if recipe.model.bayes is None else asdict(recipe.model.bayes),
-        "dataset": info.name,
-        "input_shape": list(info.shape),
-        "num_classes": info.num_classes,
     }
 
 
@@ -150,9 +219,10 @@ def require_recipe(run: RunFolder) -> Path:
     """
     if not run.recipe.exists() and (run.train_log.exists() or run.metrics.exists()):
         raise RunFolderError(
-            f"{run.path} has no {run.recipe.name}, because it was made in Python. Measure its network there "
-            f"too: ws.evaluate(model, dataset, out={str(run.path)!r}); or prove what it withstands by "
-            f"`withstand certify MODEL --weights={run.best_weights}`."
+            f"{run.path} has no {run.recipe.name}: it holds what ws.evaluate measured, or was trained in "
+            f"Python by an older version. Measure its network there: ws.evaluate(model, dataset, "
+            f"out={str(run.path)!r}); or prove what it withstands by `withstand certify MODEL "
+            f"--weights={run.best_weights}`."
         )
     return run.require(run.recipe, f"withstand train RECIPE --out={run.path}")
 
@@ -207,11 +277,15 @@ def require_same_data(run: RunFolder, dataset: Dataset, *, are_named: bool) -> N
     Raises:
         DataError: they have changed since.
     """
-    then = run.read_json(run.environment).get("data_fingerprint")
-    if then in (None, dataset.fingerprint):
+    noted = run.read_json(run.environment)
+    then = noted.get("data_fingerprint")
+    if then in (None, dataset.fingerprint) or (are_named and noted.get("test_data") == digest(dataset.test)):
         return
     if are_named:
-        _logger.warning("The data that --data.root leads to are not those that %s was trained on.", run.path)
+        _logger.warning(
+            "The data that --data.name or --data.root leads to are not those that %s was trained on.",
+            run.path,
+        )
         return
     raise DataError(
         f"The data {dataset.info.name} have changed since {run.path} was begun: images, labels or the order "
@@ -233,68 +307,8 @@ def require_unchanged(run: RunFolder, recipe: Recipe) -> None:
     require_same_network(run, build_model(recipe, dataset.info))
 
 
-def load_run_model(run: RunFolder, recipe: Recipe, info: DatasetInfo) -> nn.Module:
-    """The trained model of a run, on the CPU.
-
-    Raises:
-        RunFolderError: it is not trained to its end.
-        ModelError: its weights do not fit.
-    """
-    remedy = f"withstand train {run.recipe} --out={run.path}"
-    last = run.require(run.last_weights, remedy)  # written when training has come to its end
-    weights = last if recipe.evaluation.weights == "last" else run.require(run.best_weights, remedy)
-    model = build_model(recipe, info)
-    require_same_network(run, model)
-    models.load_weights(model, weights)
-    return model
-
-
-@dataclass(frozen=True)
-class RecipeSources:
-    """Where the names that meters have of other things lead: data below the recipe's root, and run folders.
-
-    Args:
-        recipe: Of the run that is evaluated.
-    """
-
-    recipe: Recipe
-
-    def dataset(self, name: str) -> Dataset:
-        """The data set of a name; pictures of a folder in the size of the recipe's.
-
-        Raises:
-            DataError: it is unknown, missing or damaged.
-        """
-        size = self.recipe.data.size if takes_size(name) else None
-        return data.load(name, root=self.recipe.data.root, size=size)
-
-    def model(self, folder: str) -> nn.Module:
-        """The trained model of another run.
-
-        Raises:
-            RunFolderError: it is no trained run.
-            RecipeError: it is of images of another shape, or of another number of classes.
-        """
-        run, parsed = open_run(Path(folder))
-        spec, info = run.read_json(run.model_spec), self.info
-        fits = (info.num_classes, list(info.shape))
-        if spec and (spec["num_classes"], spec["input_shape"]) != fits:
-            raise RecipeError(
-                f"Attacks cannot be transferred from {folder}: its model takes images of shape "
-                f"{spec['input_shape']} to {spec['num_classes']} classes, but those here are of shape "
-                f"{fits[1]} and {fits[0]} classes."
-            )
-        return load_run_model(run, parsed.recipe, info)
-
-    @property
-    def info(self) -> DatasetInfo:
-        """Of the recipe's data, without reading them."""
-        settings = self.recipe.data
-        return data.info(settings.name, root=settings.root, size=settings.size)
-
-
 # What may change between a run and its resumption: none of it changes what is trained.
-_FREE_KEYS = ("title", "description", "published", "changed", "evaluation")
+_FREE_KEYS = ("title", "description", "published", "changed", "unspelled", "evaluation")
 _FREE_TRAINING = ("accelerator", "checkpoint_seconds", "tensorboard")
 
 
@@ -306,8 +320,12 @@ def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
     """
     if not out.recipe.exists() or not out.is_begun():
         return  # nothing has been trained yet
-    former = flat(_trained_part(recipe_of(out).values), opens=False)
-    current = flat(_trained_part(parsed.values), opens=False)
+    then = recipe_of(out).values
+    named = [key for key in ("data", "model") if then[key]["name"] is None]  # what no recipe could say
+    former, current = (
+        flat(_trained_part({**values, **dict.fromkeys(named)}), opens=False)
+        for values in (then, parsed.values)
+    )
     differing = [key for key in sorted({*former, *current}) if former.get(key) != current.get(key)]
     if differing:
         shown = "; ".join(f"{key}: {former.get(key)} then, {current.get(key)} now" for key in differing[:5])
@@ -322,5 +340,5 @@ def _trained_part(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that decide what is trained."""
     part = {key: value for key, value in values.items() if key not in _FREE_KEYS}
     part["training"] = {key: value for key, value in part["training"].items() if key not in _FREE_TRAINING}
-    part["data"] = {key: value for key, value in part["data"].items() if key != "root"}
+    part["data"] = {key: value for key, value in (part["data"] or {}).items() if key != "root"}
     return part

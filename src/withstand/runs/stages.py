@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
-from withstand.core.network import describe
+from withstand.core.environment import (
+    add_cost,
+    describe_device,
+    environment,
+    git_commit,
+    peak_memory_bytes,
+)
 from withstand.core.run_folder import RunFolder
 from withstand.core.trust import write_signed
 from withstand.data import Dataset
@@ -22,22 +27,24 @@ from withstand.recipes.parsing import ParsedRecipe, flow, parse_recipe
 from withstand.recipes.schema import Recipe
 from withstand.results import read_results
 from withstand.results.results import Published
-from withstand.runs.environment import describe_device, environment, git_commit, peak_memory_bytes
+from withstand.runs.loading import RecipeSources, load_run_model, training_factory
 from withstand.runs.run_parts import (
-    RecipeSources,
     device_of,
     initial_model,
     load_data,
-    load_run_model,
     model_spec,
     model_to_go_on_with,
     open_run,
     recipe_of,
+    require_not_of_python,
     require_same_data,
     require_same_network,
     require_same_recipe,
+    require_spelled,
 )
-from withstand.training import Observer, TrainingResult, fit
+from withstand.training import Observer, TrainingResult
+from withstand.training.fit import train
+from withstand.training.run_record import write_model
 from withstand.types import RecipeError, RunFolderError
 
 Stage = Literal["evaluate", "certify", "attack", "moments"]
@@ -72,26 +79,31 @@ def _train(
     parsed: ParsedRecipe, out: RunFolder, command: str, observers: Sequence[Observer]
 ) -> TrainingResult:
     recipe = parsed.recipe
+    require_spelled(recipe)
+    require_not_of_python(out)
     require_same_recipe(parsed, out)
     out.require_no_other_network()
     device = device_of(recipe)
     dataset = load_data(recipe)
     is_begun = out.is_begun()
-    model = (partial(model_to_go_on_with, out) if is_begun else initial_model)(recipe, dataset.info)
     if is_begun:
+        factory = training_factory(out, recipe)
+        model = model_to_go_on_with(out, recipe, dataset.info, factory)
         require_same_data(out, dataset, are_named=False)
         require_same_network(out, model)
+    else:
+        model = initial_model(recipe, dataset.info)
+        write_model(out, dataset.info, model_spec(recipe), model)
     out.forget_start()
     write_recipe(out, parsed)
-    out.write_json(out.model_spec, {**model_spec(recipe, dataset.info), "network": describe(model)})
     if not (is_begun and out.last_weights.exists()):  # else training is done: nothing is added to it
         _write_environment(out, recipe, command, dataset, device)
-    result = fit(
+    result = train(
         model,
         dataset,
         recipe.objective,
         recipe.training,
-        out=out.path,
+        run=out,
         seed=recipe.seed,
         observers=observers,
     )
@@ -157,9 +169,11 @@ def measure_all(
     """
     recipe, settings = parsed.recipe, parsed.recipe.evaluation
     dataset = load_data(recipe)
-    require_same_data(run, dataset, are_named=recipe.data.root != recipe_of(run).recipe.data.root)
+    then = recipe_of(run).recipe.data
+    are_named = recipe.data.root != then.root or then.name is None
+    require_same_data(run, dataset, are_named=are_named)
     return evaluate(
-        load_run_model(run, recipe, dataset.info),
+        load_run_model(run, recipe),
         dataset,
         [meter.resolved(RecipeSources(recipe)) for meter, _ in meters],
         sampling=settings.sampling,
@@ -254,7 +268,12 @@ def former_evaluation(run: RunFolder) -> ParsedRecipe | None:
     """
     try:
         known = read_results(run)
-        if known is None or not known[0].settings:
+        if known is None:
+            return None
+        if not known[0].settings:
+            _logger.warning(
+                "What ws.evaluate measured of %s leaves its table; to keep it, name its meters.", run.path
+            )
             return None
         changes = [f"--evaluation.{key}={flow(value)}" for key, value in known[0].settings.items()]
         return parse_recipe(run.recipe, changes, sources=[run.metrics])
@@ -328,10 +347,3 @@ def _write_environment(
         current["started"] = former.get("started", current["started"])
         current["cost"] = former.get("cost", {})
     out.write_json(out.environment, current)
-
-
-def add_cost(out: RunFolder, **costs: float) -> None:
-    """Puts what a stage cost beside what the others did, in ``environment.json``."""
-    content = out.read_json(out.environment)
-    content["cost"] = {**content.get("cost", {}), **costs}
-    out.write_json(out.environment, content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from withstand.types import CheckpointError
 _logger = logging.getLogger(__name__)
 
 Row = dict[str, float | int | str]
+ACCURACY, ROBUST_ACCURACY = "validation_accuracy", "validation_robust_accuracy"
+"""Columns of the log."""
 
 
 @dataclass
@@ -57,6 +60,9 @@ class TrainingResult:
         seconds: Time spent, over all processes that worked on the run.
         steps: Steps done, also those rolled back.
         has_collapsed: The last epoch is a collapsed one.
+        best_weights: State dict of the epoch that did best on validation data, on the CPU; of the last one
+            where there are no validation data.
+        folder: The run folder; None where none was kept.
     """
 
     rows: Sequence[Row]
@@ -64,6 +70,33 @@ class TrainingResult:
     seconds: float
     steps: int
     has_collapsed: bool
+    best_weights: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
+    folder: Path | None = None
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of the best validation score, from 1; None where no epoch was scored."""
+        scores = [(_score(row), int(row["epoch"])) for row in self.rows if not row["collapsed"]]
+        known = [(score, epoch) for score, epoch in scores if score is not None]
+        return max(known)[1] if known else None
+
+    def __repr__(self) -> str:
+        """A line for people."""
+        epochs = f"{len(self.rows)} {'epoch' if len(self.rows) == 1 else 'epochs'}"
+        parts = [f"{epochs}, {self.steps} steps, {self.seconds:.1f} s"]
+        if self.best_epoch is not None:
+            parts.append(f"best validation score {self.best_score:.1%} at epoch {self.best_epoch}")
+        if self.rows:
+            parts.append(f"last loss {float(self.rows[-1].get('loss', math.nan)):.4g}")
+        parts += ["collapsed"] if self.has_collapsed else []
+        parts.append("no folder was kept" if self.folder is None else f"folder {self.folder}")
+        return f"<TrainingResult: {'; '.join(parts)}>"
+
+
+def _score(row: Row) -> float | None:
+    """The validation score that an epoch goes by: under attack where that was measured."""
+    score = row.get(ROBUST_ACCURACY, row.get(ACCURACY, ""))
+    return None if score == "" else float(score)
 
 
 def rng_state() -> dict[str, torch.Tensor]:

@@ -5,25 +5,34 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from withstand.core.checks import memory_checked
 from withstand.core.contract import require_module
+from withstand.core.environment import add_cost, environment, peak_memory_bytes
 from withstand.core.numerics import numerics
 from withstand.core.run_folder import RunFolder
-from withstand.core.setting_rules import SEED
-from withstand.data import as_dataset
+from withstand.core.setting_rules import SEED, flag
+from withstand.data import Dataset, as_dataset
+from withstand.data.content import digest
 from withstand.loss.terms import Objective
+from withstand.models.weight_files import read_weights
+from withstand.objectives import CrossEntropy
 from withstand.training.checkpoint import TrainingResult
 from withstand.training.loop import Training
 from withstand.training.messages import cut_schedules, warnings_of
-from withstand.training.observers import CsvLog, Observer, TensorBoardLog
+from withstand.training.observers import CsvLog, Observer, ProgressBar, TensorBoardLog
+from withstand.training.run_record import FitRecord
 from withstand.training.settings import TrainingSettings
-from withstand.training.setup import require_kinds
+from withstand.training.setup import make_fabric, require_kinds
+from withstand.types import RecipeError
 
 _logger = logging.getLogger(__name__)
 
@@ -31,32 +40,40 @@ _logger = logging.getLogger(__name__)
 def fit(
     model: nn.Module,
     dataset: Any,
-    objective: Objective,
-    settings: TrainingSettings,
+    objective: Objective | None = None,
+    settings: TrainingSettings | None = None,
     *,
-    out: Path | str,
+    out: Path | str | None = None,
     seed: int = 0,
     observers: Sequence[Observer] = (),
+    progress: bool = True,
 ) -> TrainingResult:
-    """Trains a model into a run folder, or goes on where a former process was stopped.
+    """Trains a model, and makes a run folder of it that every command and ``ws.load`` read.
 
-    What makes the result doubtful, such as a collapse (``training.collapse``), is logged as a warning.
+    The model ends with its last weights. Those that did best on validation data are in the result, and in the
+    folder (``model.safetensors``; the last in ``last.safetensors``). With an ``out`` that was begun already
+    training goes on where it was stopped. What makes the result doubtful, such as a collapse
+    (``training.collapse``), is logged as a warning.
 
-    The model ends with its last weights; the folder holds those (``last.safetensors``) and the
-    ones that did best on validation data (``model.safetensors``).
+    The folder knows how to make the model again: by name and options where ``models.create`` made it, with a
+    copy of its file and of what that imports beside it where it is of a file; of any other by its graph
+    (``model.pt2``), in which Dropout and BatchNorm are in eval mode. It knows data by name; of data from
+    arrays commands ask for ``--data.name``.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes).
         dataset: A ``data.Dataset``, or what ``data.as_dataset`` makes one of: its training split trains, its
             validation split chooses; the test split is not read. Of data in one part a fifth is set aside.
-        objective: What to minimise.
-        settings: How to.
-        out: The run folder; ``train.csv``, weights and checkpoints go there.
+        objective: What to minimise; plain cross-entropy where None.
+        settings: How to; ``TrainingSettings()``, which is 10 epochs of Adam, where None.
+        out: The run folder; ``train.csv``, weights and checkpoints go there. Where None all that is in a
+            temporary folder, of which nothing stays: there is no going on, and nothing for other commands.
         seed: Fixes everything random.
         observers: Who else follows its progress.
+        progress: Show a bar and a line an epoch, where output is a terminal or a notebook.
 
     Returns:
-        The log and its summary.
+        The log, its summary, and the best weights.
 
     Raises:
         TypeError: an argument is of another kind.
@@ -65,15 +82,72 @@ def fit(
         OutOfMemoryError: the device's memory does not hold a step.
         NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stays.
         CheckpointError: the folder holds a damaged checkpoint, or one of another run.
+        RecipeError: TensorBoard is to log, and there is no ``out`` to log into.
         RunFolderError: the folder cannot be written, another process holds it, or it holds a network that
             was not trained there, or measurements of one.
     """
     require_module(model)
     dataset = as_dataset(dataset)
+    objective = CrossEntropy() if objective is None else objective
+    settings = TrainingSettings() if settings is None else settings
     require_kinds(objective, settings)
-    seed = SEED("seed", seed)
+    seed, watchers = SEED("seed", seed), [*observers]
+    if flag("progress", progress) and not any(isinstance(watcher, ProgressBar) for watcher in watchers):
+        console = Console()
+        watchers += [ProgressBar(console)] if console.is_terminal or console.is_jupyter else []
+    if out is None:
+        if settings.tensorboard:
+            raise RecipeError(
+                "TensorBoard logs into the run folder: give one by out=, such as out='runs/mine'."
+            )
+        with TemporaryDirectory(prefix="withstand-") as folder:
+            result = train(
+                model,
+                dataset,
+                objective,
+                settings,
+                run=RunFolder(Path(folder)),
+                seed=seed,
+                observers=watchers,
+            )
+            return replace(result, folder=None)
     run = RunFolder.at(out)
     run.require_no_other_network()
+    with run.starting("training"):
+        record, is_begun = FitRecord(run, model, dataset, objective, settings, seed), run.is_begun()
+        if record.is_wanted and not is_begun:
+            _note_surroundings(run, dataset, settings, seed)
+            record.write_model()
+            record.write_recipe()
+        result = train(model, dataset, objective, settings, run=run, seed=seed, observers=watchers)
+        if record.is_wanted and is_begun:  # which the checkpoint has found to be the same, but for its length
+            if not run.model_spec.exists():  # of an older version
+                _note_surroundings(run, dataset, settings, seed)
+                record.write_model()
+            record.write_recipe()
+        device = next(model.parameters(), torch.empty(0)).device
+        memory = peak_memory_bytes(device)
+        add_cost(run, train_seconds=result.seconds, train_steps=result.steps, peak_memory_bytes=memory)
+    return result
+
+
+def _note_surroundings(run: RunFolder, dataset: Dataset, settings: TrainingSettings, seed: int) -> None:
+    device = make_fabric(settings).device
+    about = environment(seed=seed, command=None, data_fingerprint=dataset.fingerprint, device=device)
+    run.write_json(run.environment, {**about, "test_data": digest(dataset.test)})
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset,
+    objective: Objective,
+    settings: TrainingSettings,
+    *,
+    run: RunFolder,
+    seed: int,
+    observers: Sequence[Observer] = (),
+) -> TrainingResult:
+    """Trains a model into a folder that says already what is trained there (see ``fit``)."""
     with ExitStack() as stack:
         stack.enter_context(run.starting("training"))
         watchers: list[Observer] = [CsvLog(run.train_log), *observers]
@@ -92,4 +166,4 @@ def fit(
         _logger.warning(text)
     if result.rows:  # a process killed just before its last row was written left it in the checkpoint
         CsvLog(run.train_log).on_epoch(result.rows)
-    return result
+    return replace(result, best_weights=read_weights(run.best_weights), folder=run.path)

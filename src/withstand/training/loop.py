@@ -26,6 +26,8 @@ from withstand.data import Dataset, batches, epoch_order
 from withstand.loss.terms import Objective
 from withstand.models import check, load_weights, save_weights
 from withstand.training.checkpoint import (
+    ACCURACY,
+    ROBUST_ACCURACY,
     Position,
     Row,
     TrainingResult,
@@ -44,14 +46,7 @@ from withstand.training.same_run import Origin
 from withstand.training.settings import TrainingSettings
 from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch
 from withstand.training.trainable import require_trainable
-from withstand.training.validation import (
-    ACCURACY,
-    ROBUST_ACCURACY,
-    accuracies,
-    measured,
-    num_bad_epochs,
-    scores,
-)
+from withstand.training.validation import accuracies, measured, num_bad_epochs, scores
 from withstand.types import Batch, LossTerms, NonFiniteLossError
 
 _logger = logging.getLogger(__name__)

@@ -87,7 +87,8 @@ def _collapse(result: TrainingResult) -> list[str]:
     epochs += f" and {len(collapsed) - 5} more" if len(collapsed) > 5 else ""
     if not result.has_collapsed:
         return [f"Training collapsed at times, to one answer for all images: {epochs}. It has recovered."]
-    kept = "The weights of the best epoch before are in model.safetensors. "
+    place = "best_weights of the result" if result.folder is None else "model.safetensors"
+    kept = f"The weights of the best epoch before are in {place}. "
     return [
         f"Training collapsed: the model gives one answer to nearly all images ({epochs}). "
         f"{kept if result.best_score > -1 else ''}Raise epsilon in smaller steps (schedules.Linear, or "

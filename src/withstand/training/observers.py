@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -100,7 +101,9 @@ class TensorBoardLog(Observer):
 
 
 class ProgressBar(Observer):
-    """A bar with the time left, and a line an epoch; on a terminal only the line moves on.
+    """A bar with the time left, and a line an epoch; where no bar can be drawn the lines alone.
+
+    A bar can be drawn on a terminal, and in a notebook where ipywidgets is installed.
 
     Args:
         console: Where to draw.
@@ -115,7 +118,7 @@ class ProgressBar(Observer):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal or (console.is_jupyter and find_spec("ipywidgets"))),
         )
         self._task = self._progress.add_task("training")
 

@@ -20,11 +20,10 @@ from withstand.core.contract import adapted
 from withstand.core.modes import eval_mode
 from withstand.core.setting_rules import PROBABILITY, Whole, settle
 from withstand.data import Split, batches, few
-from withstand.training.checkpoint import Row
+from withstand.training.checkpoint import ACCURACY, ROBUST_ACCURACY, Row
 from withstand.training.measure import Measure
 
 # Columns of the training log.
-ACCURACY, ROBUST_ACCURACY = "validation_accuracy", "validation_robust_accuracy"
 NO_ANSWER_SHARE = "validation_no_answer"
 """The share of images, clean or attacked, for which the model answers NaN; where there are any."""
 

@@ -13,15 +13,19 @@ from typing import Any
 
 import torch
 
+from withstand.core.run_folder import RunFolder
+
 _PACKAGES = ("withstand", "torch", "lightning-fabric", "numpy")
 
 
-def environment(*, seed: int, command: str, data_fingerprint: str, device: torch.device) -> dict[str, Any]:
+def environment(
+    *, seed: int, command: str | None, data_fingerprint: str, device: torch.device
+) -> dict[str, Any]:
     """Versions, device, seed, data and commit, as ``environment.json`` holds them.
 
     Args:
         seed: Of the run.
-        command: That repeats the run.
+        command: That repeats the run; None where it was made in Python.
         data_fingerprint: Hash of the data that was used.
         device: Where it ran.
     """
@@ -36,6 +40,13 @@ def environment(*, seed: int, command: str, data_fingerprint: str, device: torch
         "command": command,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def add_cost(run: RunFolder, **costs: float) -> None:
+    """Puts what a stage cost beside what the others did, in ``environment.json``."""
+    content = run.read_json(run.environment)
+    content["cost"] = {**content.get("cost", {}), **costs}
+    run.write_json(run.environment, content)
 
 
 def describe_device(device: torch.device) -> str:
