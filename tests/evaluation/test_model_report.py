@@ -42,7 +42,7 @@ class Own(nn.Module):
 
 
 def plain(net: nn.Module, images: Tensor) -> Tensor:
-    logits: Tensor = net.layer(images.flatten(1))
+    logits: Tensor = net.get_submodule("layer")(images.flatten(1))
     return logits
 
 
@@ -162,7 +162,7 @@ def test_size_that_a_model_takes_is_found() -> None:
 def test_shape_that_is_none_is_refused() -> None:
     for shape in ((), (0, 3), "mnist"):
         with pytest.raises(ws.DataError, match="shape of one image"):
-            ws.check(nn.Linear(1, 2), shape)
+            ws.check(nn.Linear(1, 2), shape)  # type: ignore[arg-type]
 
 
 def test_range_in_which_weights_were_trained_is_found(tiny_dataset: Dataset) -> None:
@@ -195,7 +195,8 @@ class Inside(nn.Module):
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.conv(images.sub_(self.image_mean).div_(self.image_std))
+        mean, std = self.get_buffer("image_mean"), self.get_buffer("image_std")
+        features: Tensor = self.conv(images.sub_(mean).div_(std))
         return features.mean(dim=(2, 3))
 
 

@@ -23,7 +23,7 @@ from withstand.evaluation.kernel_norms.all_bounds import spectral_bound
 from withstand.evaluation.kernel_norms.lower import slopes
 from withstand.evaluation.meter import Meter
 from withstand.evaluation.model_report.report_parts import LipschitzBound
-from withstand.evaluation.run import evaluate
+from withstand.evaluation.run import Evaluation, evaluate
 from withstand.graph.capture_surroundings import quiet, unchanged
 from withstand.objectives.propagation import through_every_layer
 from withstand.operators import GuaranteedNorms, PowerIteration
@@ -66,10 +66,10 @@ class Bench:
         images, labels = self.batch()
         return Split(images.float(), labels)
 
-    def evaluate(self, *meters: Meter) -> None:
+    def evaluate(self, *meters: Meter) -> Evaluation:
         """Measures on two examples."""
         none = self.few.subset(torch.arange(_EMPTY))
-        evaluate(self.model, Dataset(self.info, self.few, none, self.few), meters)
+        return evaluate(self.model, Dataset(self.info, self.few, none, self.few), meters)
 
     @cached_property
     def has_gradients(self) -> bool:

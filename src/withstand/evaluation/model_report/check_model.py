@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
@@ -118,7 +119,7 @@ def _bench_of(model: nn.Module, data: Dataset | DatasetInfo | Sequence[int]) -> 
 
 def _info_of(model: nn.Module, shape: Sequence[int]) -> DatasetInfo:
     """Of images of that shape, in as many classes as the model has."""
-    sizes = tuple(shape)
+    sizes: Any = tuple(shape)
     if isinstance(shape, str) or not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise DataError(
             f"Expected a data set or the shape of one image, such as (3, 32, 32), but got {shape!r}."
