@@ -23,7 +23,12 @@ def preserved_random_state(device: torch.device) -> AbstractContextManager[None]
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Turns autocast off on whatever device it is on, as figures hold for the model as it is."""
+    """Turns autocast off on whatever device it is on: for figures, which hold for the model as it is, and for
+    losses of which rounding would leave little, such as bounds, moments and gradients of images.
+
+    Yields:
+        Nothing.
+    """
     with ExitStack() as stack:
         for kind in ("cpu", "cuda", "mps", "xpu"):
             if torch.is_autocast_enabled(kind):
