@@ -1,6 +1,6 @@
-"""Certified training in a loop on accelerate: mixed precision, accumulated gradients, any number of processes.
+"""Certified training in a loop on accelerate: mixed precision, accumulation, any number of processes.
 
-Run it, with withstand[loops] installed: accelerate launch examples/accelerate_loop.py
+Run it, with withstand[loops] installed: python examples/accelerate_loop.py, or by accelerate launch
 """
 
 import torch
@@ -17,8 +17,9 @@ def main() -> None:
     torch.manual_seed(0)
     model = ws.models.create("mlp", dataset="digits", hidden=[64])  # or a module of yours
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    loader = DataLoader(TensorDataset(ws.data.to_unit_range(data.train.images), data.train.labels), 32, True)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    train = TensorDataset(ws.data.to_unit_range(data.train.images), data.train.labels)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, DataLoader(train, 32, shuffle=True))
+    torch.manual_seed(accelerator.process_index)  # what is drawn differs between processes
     epsilon = ws.schedules.Linear(start=0.0, end=0.2, epochs=5)
     objective = ws.objectives.Certified(norm=2, epsilon=epsilon, kappa=0.3)
     for epoch in range(8):
@@ -28,12 +29,10 @@ def main() -> None:
                 accelerator.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()
-        shown = ", ".join(f"{name} {float(value):.3f}" for name, value in terms.items())
-        accelerator.print(f"epoch {epoch + 1}: loss {float(loss):.3f}, {shown}")
-    trained = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    images, labels = ws.data.to_unit_range(data.test.images), data.test.labels
-    proof = ws.certify(trained, images, labels, norm=2, epsilon=0.2)
-    accelerator.print(f"certified at 0.2: {float(proof.certified.float().mean()):.1%} of the test images")
+        accelerator.print(f"epoch {epoch + 1}: " + ", ".join(f"{n} {float(terms[n]):.3f}" for n in terms))
+    proof = ws.meters.Certificate(norm=2, epsilons=[0.1, 0.2])
+    table = ws.evaluate(accelerator.unwrap_model(model, keep_fp32_wrapper=False), data, [proof]).table
+    accelerator.print(table[["measure", "level", "value"]].to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ import torch
 
 import withstand as ws
 
-PARTS = 2  # of each batch, one after another
-
 
 def main() -> None:
     """Trains in float16 on a GPU, else in bfloat16, and attacks what was trained."""
@@ -25,16 +23,15 @@ def main() -> None:
         order = ws.data.epoch_order(len(data.train), seed=0, epoch=epoch)
         for batch in ws.data.batches(data.train.to(device), 64, order=order):
             optimizer.zero_grad()
-            for images, labels in zip(*(tensor.chunk(PARTS) for tensor in batch), strict=True):
+            for images, labels in zip(*(tensor.chunk(2) for tensor in batch), strict=True):
                 with torch.autocast(device, dtype=dtype):
                     loss, terms = objective(model, images, labels, progress=epoch)
                 scaler.scale(loss * len(labels) / len(batch.labels)).backward()
             scaler.step(optimizer)
             scaler.update()
-        shown = ", ".join(f"{name} {float(value):.3f}" for name, value in terms.items())
-        print(f"epoch {epoch + 1}: {shown}")
+        print(f"epoch {epoch + 1}: " + ", ".join(f"{name} {float(terms[name]):.3f}" for name in terms))
     table = ws.evaluate(model, data, [ws.meters.Attacks([attack], epsilons=[0.05, 0.1])]).table
-    print(table[["measure", "level", "value"]].to_string(index=False))
+    print(table[["measure", "level", "value"]].head(3).to_string(index=False))
 
 
 if __name__ == "__main__":

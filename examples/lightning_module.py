@@ -5,7 +5,6 @@ Run it, with withstand[loops] installed: python examples/lightning_module.py
 
 import lightning
 import torch
-from torch.utils.data import DataLoader, TensorDataset
 
 import withstand as ws
 
@@ -20,22 +19,20 @@ class Robust(ws.integrations.lightning.RobustTraining):
         self.objective = ws.objectives.Adversarial(attack) + 0.001 * ws.penalties.InputGradient()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """As ever."""
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 def main() -> None:
-    """Trains, and measures test images as they are and under attack."""
-    lightning.seed_everything(0, verbose=False)
+    """Trains, and prints what was logged: the terms, and accuracies on test images."""
     data = ws.data.load("digits")
-    parts = (TensorDataset(ws.data.to_unit_range(part.images), part.labels) for part in (data.train, data.test))
-    train, test = (DataLoader(part, batch_size=64, shuffle=not i) for i, part in enumerate(parts))
-    measured = ws.integrations.lightning.AttackedAccuracy(ws.attacks.PGD(epsilon=0.1, num_steps=20))
-    held = ws.integrations.lightning.Constrained(ws.constraints.SpectralBall(3.0))
-    trainer = lightning.Trainer(max_epochs=6, accelerator="cpu", callbacks=[measured, held], logger=False)
-    trainer.fit(Robust(), train)
-    terms = dict(trainer.logged_metrics)
-    (scores,) = trainer.test(dataloaders=test, ckpt_path="last", verbose=False)
-    print("\n".join(f"{name:>24} {float(value):.3f}" for name, value in {**terms, **scores}.items()))
+    train, test = (list(ws.data.batches(part, 64)) for part in (data.train, data.test))  # or DataLoaders
+    attacked = ws.integrations.lightning.AttackedAccuracy(ws.attacks.PGD(epsilon=0.1, num_steps=20))
+    ball = ws.integrations.lightning.Constrained(ws.constraints.SpectralBall(3.0))
+    trainer = lightning.Trainer(max_epochs=6, callbacks=[attacked, ball], logger=False)
+    trainer.fit(module := Robust(), train)
+    logged = {**trainer.logged_metrics, **trainer.test(module, test, verbose=False)[0]}
+    print("\n".join(f"{name:>24} {float(value):.3f}" for name, value in logged.items()))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ def preserved_random_state(device: torch.device) -> AbstractContextManager[None]
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Turns autocast off on whatever device it is on: for figures, which hold for the model as it is, and for
-    losses of which rounding would leave little, such as bounds, moments and gradients of images.
+    """Turns autocast off on whatever device it is on.
+
+    Figures hold for the model as it is; and of bounds, moments and gradients of images rounding would leave
+    little.
 
     Yields:
         Nothing.

@@ -27,10 +27,10 @@ _NORMALIZE = "Normalize(processor.image_mean, processor.image_std)"
 class RobustTrainer(Trainer):
     """A ``transformers.Trainer`` whose loss is an objective of this package, and whose log has its terms.
 
-    Batches have ``pixel_values`` and ``labels``. Image processors normalise, while epsilon is in units of images
-    in [0, 1]: so the objective sees images of which the stated normalisation is undone, and the model with
-    that normalisation in front. The model itself, and what is saved of it, stay as they are. Evaluation is
-    Trainer's own, of images as they are; ``on_images()`` is what to attack and certify.
+    Batches have ``pixel_values`` and ``labels``. Image processors normalise, while epsilon is in units of
+    images in [0, 1]: so the objective sees images of which the stated normalisation is undone, and the model
+    with that normalisation in front. The model itself, and what is saved of it, stay as they are. Evaluation
+    is Trainer's own, of images as they are; ``on_images()`` is what to attack and certify.
 
     Schedules go by the epochs done. For a Trainer of your own name this class first among the bases.
 
@@ -123,10 +123,11 @@ class RobustTrainer(Trainer):
         images = pixel_values * self.normalize.std + self.normalize.mean
         inside = images.clamp(0, 1)
         if self._on_images is None and bool((images - inside).abs().max() > _ROUNDING):  # looked at once
+            low, high = float(images.min()), float(images.max())
             raise DataError(
-                f"Without their normalisation, {self.normalize}, pixel_values span [{float(images.min()):.4g}, "
-                f"{float(images.max()):.4g}], but must be images in [0, 1]. Give normalize={_NORMALIZE} of the "
-                "processor that made them, or None where they were not normalised."
+                f"Without their normalisation, {self.normalize}, pixel_values span [{low:.4g}, {high:.4g}], "
+                f"but must be images in [0, 1]. Give normalize={_NORMALIZE} of the processor that made them, or "
+                "None where they were not normalised."
             )
         return inside
 

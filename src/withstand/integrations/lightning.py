@@ -25,14 +25,15 @@ from withstand.types import Batch
 
 _NUM_SAMPLES = 8  # draws of random weights that a prediction averages, and an attack's gradient
 
+
 class RobustTraining(LightningModule):
     """A ``LightningModule`` whose training step minimises an objective and logs its terms.
 
     Set ``self.model`` and ``self.objective`` in ``__init__`` and write ``configure_optimizers``. To change a
     module that is there, name this class first among the bases: ``class Robust(RobustTraining, Mine)``.
 
-    Training logs ``loss`` and each term by its name, ``epsilon`` among them. Schedules go by the epochs done, as
-    fractions where Lightning knows how many batches an epoch has. Validation and test log
+    Training logs ``loss`` and each term by its name, ``epsilon`` among them. Schedules go by the epochs done,
+    as fractions where Lightning knows how many batches an epoch has. Validation and test log
     ``validation_accuracy`` and ``test_accuracy``, of images as they are; those under attack are for
     ``AttackedAccuracy``.
 
@@ -79,8 +80,8 @@ class RobustTraining(LightningModule):
 class AttackedAccuracy(Callback):
     """Logs the accuracy under an attack: ``validation_attacked_accuracy`` and ``test_attacked_accuracy``.
 
-    Of any ``LightningModule`` that maps images in [0, 1] to logits and has a validation or test step. Of random
-    weights the mean probability over a few draws is asked, and attacked.
+    Of any ``LightningModule`` that maps images in [0, 1] to logits and has a validation or test step. Of
+    random weights the mean probability over a few draws is asked, and attacked.
 
     Args:
         attack: At its final strength.
@@ -91,7 +92,7 @@ class AttackedAccuracy(Callback):
         self.attack: Attack = an_attack("attack", attack)
 
     @override
-    def on_validation_batch_end(  # noqa: PLR0913
+    def on_validation_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -104,7 +105,7 @@ class AttackedAccuracy(Callback):
         _log(pl_module, "validation_attacked_accuracy", Batch(*batch), self.attack)
 
     @override
-    def on_test_batch_end(  # noqa: PLR0913
+    def on_test_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -118,7 +119,7 @@ class AttackedAccuracy(Callback):
 
 
 class Constrained(Callback):
-    """Holds the weights to constraints: after each step of the optimiser, and before weights are scored or saved.
+    """Holds the weights to constraints: after each step of the optimiser, and before a validation.
 
     Args:
         *constraints: Such as ``SpectralBall(2.0)``; what they keep goes into Lightning's checkpoints.
@@ -147,9 +148,7 @@ class Constrained(Callback):
         self._progress = _epochs_done(trainer, batch_idx + 1)
         if trainer.global_step > self._step:
             for constraint in self._each():
-                constraint.after_step_(
-                    _network(pl_module), step=trainer.global_step, progress=self._progress
-                )
+                constraint.after_step_(_network(pl_module), step=trainer.global_step, progress=self._progress)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

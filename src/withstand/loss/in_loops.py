@@ -1,7 +1,7 @@
 """What loops of others put around a model, and how a loss works behind it.
 
-An objective runs a model several times before a backward pass, captures its steps and reads its weights. So it
-works on the model itself, while gradients are averaged over processes, and passes cast, as the loop had it.
+An objective runs a model several times before a backward pass, captures its steps and reads its weights. So
+it works on the model itself, while gradients are averaged over processes, and passes cast, as the loop wants.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ _ACCELERATE = "_original_forward"  # where accelerate keeps the forward that it 
 def averaged(model: nn.Module, images: Tensor, labels: Tensor, compute: Compute) -> LossTerms:
     """A loss whose gradients ``DistributedDataParallel`` averages over its processes, where a model is in it.
 
-    Whatever is computed counts as one pass of it: buffers, such as the statistics of BatchNorm, are those of the
-    first process at its begin, and stay as they are in between. ``no_sync`` and its other settings hold.
+    Whatever is computed counts as one pass of it: buffers, such as the statistics of BatchNorm, are those of
+    the first process at its begin, and nothing writes to them in between. ``no_sync`` holds, as all its
+    settings do.
 
     Args:
         model: Any module; of one that is in no ``DistributedDataParallel`` this is ``compute`` alone.
@@ -119,7 +120,8 @@ def autocast_around(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    cast = [part for part in model.modules() if _ACCELERATE in vars(part)] if "accelerate" in sys.modules else []
+    parts = model.modules() if "accelerate" in sys.modules else ()
+    cast = [part for part in parts if _ACCELERATE in vars(part)]
     if not cast:
         yield
         return

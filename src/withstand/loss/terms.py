@@ -43,9 +43,9 @@ class Objective(nn.Module, ABC):
     def __call__(self, model: Any, images: Tensor, labels: Tensor, *, progress: float = math.inf) -> Any:
         """``forward``, of a model and a batch in the form that everything expects.
 
-        In a ``DistributedDataParallel`` gradients are averaged over its processes, each of which has a batch and
-        terms of its own. The values of the first batch of a model are checked; those of later ones only on the
-        CPU, since to look at them waits for any other device.
+        In a ``DistributedDataParallel`` gradients are averaged over its processes, each of which has a batch
+        and terms of its own. The values of the first batch of a model are checked; those of later ones only
+        on the CPU, since to look at them waits for any other device.
 
         Raises:
             DataError: the images are not floats in [0, 1], or the labels do not fit them or the model.
