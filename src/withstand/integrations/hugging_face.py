@@ -126,8 +126,8 @@ class RobustTrainer(Trainer):
             low, high = float(images.min()), float(images.max())
             raise DataError(
                 f"Without their normalisation, {self.normalize}, pixel_values span [{low:.4g}, {high:.4g}], "
-                f"but must be images in [0, 1]. Give normalize={_NORMALIZE} of the processor that made them, or "
-                "None where they were not normalised."
+                f"but must be images in [0, 1]. Give normalize={_NORMALIZE} of the processor that made them; "
+                "None where they are in [0, 1]."
             )
         return inside
 
