@@ -57,6 +57,7 @@ def trainer(
     )
 
 
+@pytest.mark.filterwarnings("ignore:The weights of torch.s own layers:UserWarning")  # a token, positions
 def test_trainer_minimises_an_objective_on_images_without_their_normalisation(tmp_path: Path) -> None:
     seen = list[Tensor]()
 
