@@ -99,7 +99,7 @@ def test_accuracy_under_attack_is_measured_in_validation_and_test(
 
 def test_constraints_hold_after_each_step_and_go_through_checkpoints(tmp_path: Path) -> None:
     mine = module(ws.objectives.CrossEntropy(), net())
-    ball = ws.constraints.SpectralBall(0.3, every=3, subspace=2)
+    ball = ws.constraints.SpectralBall(0.3, every=3, subspace=8)
     held, norms = ws.integrations.lightning.Constrained(ball), list[float]()
 
     class Looks(lightning.Callback):  # type: ignore[misc]
@@ -112,7 +112,7 @@ def test_constraints_hold_after_each_step_and_go_through_checkpoints(tmp_path: P
     assert norms[0] > 0.5  # no step yet
     assert all(norm < 0.31 for norm in norms[1:])
     assert len(ball.bases) == 2
-    again = ws.integrations.lightning.Constrained(ws.constraints.SpectralBall(0.3, every=3, subspace=2))
+    again = ws.integrations.lightning.Constrained(ws.constraints.SpectralBall(0.3, every=3, subspace=8))
     path = loop.checkpoint_callback.best_model_path
     trainer(tmp_path, again, epochs=3).fit(
         module(ws.objectives.CrossEntropy(), net()), loader(), ckpt_path=path
