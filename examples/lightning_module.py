@@ -5,6 +5,7 @@ Run it, with withstand[loops] installed: python examples/lightning_module.py
 
 import lightning
 import torch
+from torch.utils.data import DataLoader
 
 import withstand as ws
 
@@ -18,15 +19,14 @@ class Robust(ws.integrations.lightning.RobustTraining):
         attack = ws.attacks.PGD(epsilon=ws.schedules.Linear(start=0.0, end=0.1, epochs=4), num_steps=5)
         self.objective = ws.objectives.Adversarial(attack) + 0.001 * ws.penalties.InputGradient()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """As ever."""
+    def configure_optimizers(self) -> torch.optim.Optimizer:  # noqa: D102
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 def main() -> None:
     """Trains, and prints what was logged: the terms, and accuracies on test images."""
     data = ws.data.load("digits")
-    train, test = (list(ws.data.batches(part, 64)) for part in (data.train, data.test))  # or DataLoaders
+    train, test = (DataLoader([*ws.data.batches(part, 64)], None) for part in (data.train, data.test))
     attacked = ws.integrations.lightning.AttackedAccuracy(ws.attacks.PGD(epsilon=0.1, num_steps=20))
     ball = ws.integrations.lightning.Constrained(ws.constraints.SpectralBall(3.0))
     trainer = lightning.Trainer(max_epochs=6, callbacks=[attacked, ball], logger=False)

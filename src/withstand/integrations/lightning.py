@@ -52,10 +52,10 @@ class RobustTraining(LightningModule):
 
     @override
     def on_train_start(self) -> None:
-        """Tells the objective how many training examples there are."""
-        dataset = getattr(self.trainer.train_dataloader, "dataset", None)
-        if hasattr(dataset, "__len__"):
-            self.objective.prepare(len(cast(Any, dataset)))
+        """Tells the objective how many training examples there are, where the loader makes batches of them."""
+        loader: Any = self.trainer.train_dataloader
+        if getattr(loader, "batch_sampler", None) is not None and hasattr(loader.dataset, "__len__"):
+            self.objective.prepare(len(loader.dataset))
 
     @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
