@@ -52,7 +52,7 @@ class RobustTraining(LightningModule):
 
     @override
     def on_train_start(self) -> None:
-        """Tells the objective how many training examples there are, where the loader makes batches of them."""
+        """Tells the objective how many training examples there are, if the loader batches them."""
         loader: Any = self.trainer.train_dataloader
         if getattr(loader, "batch_sampler", None) is not None and hasattr(loader.dataset, "__len__"):
             self.objective.prepare(len(loader.dataset))
