@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import runpy
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def printed(name: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """What a script prints, run as a user runs it; short enough to be read."""
+def said(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a script prints, run as a user runs it."""
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
-    out = capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def printed(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a script prints; short enough to be read."""
+    out = said(name, capsys)
     assert 5 < len(out.splitlines()) < 40
     assert max(map(len, out.splitlines())) <= 110
     return out
@@ -123,6 +129,55 @@ def test_certified_training_proves_more_than_its_twin(capsys: pytest.CaptureFixt
     assert plain[0][0] > trained[0][0]  # and what it costs
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_loop_runs_in_mixed_precision_and_in_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed("amp_and_accumulation", capsys)
+    assert len(table(out, r"epoch \d: adversarial ")) == 8
+    ((_, clean),), attacked = table(out, " +clean accuracy"), table(out, "attacked accuracy")
+    assert is_falling([clean, *(row[1] for row in attacked)])
+    assert attacked[-1][1] > 0.6
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.filterwarnings("ignore:::lightning")  # its advice, and what it calls that is deprecated
+def test_lightning_trains_and_attacks(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lightning")
+    out = said("lightning_module", capsys)
+    names = ("loss", "epsilon", "input_gradient", "test_accuracy", "test_attacked_accuracy")
+    logged = {name: table(out, f" +{name} ")[0][0] for name in names}
+    assert logged["epsilon"] == 0.1
+    assert logged["test_accuracy"] > 0.9
+    assert 0.5 < logged["test_attacked_accuracy"] < logged["test_accuracy"]
+
+
+@pytest.fixture
+def _fresh_accelerate() -> Iterator[None]:
+    """What accelerate keeps for a whole process begins anew."""
+    yield
+    pytest.importorskip("accelerate").state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("folder", "_fresh_accelerate")
+def test_accelerate_trains_and_certifies(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("accelerate")
+    out = printed("accelerate_loop", capsys)
+    assert len(table(out, r"epoch \d: clean ")) == 8
+    certified = [row[1] for row in table(out, " *certified accuracy")]
+    assert is_falling(certified)
+    assert certified[1] > 0.7
+
+
+@pytest.mark.usefixtures("folder", "_fresh_accelerate")
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
+def test_trainer_of_hugging_face_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    out = said("hugging_face_trainer", capsys)
+    assert len(re.findall("'adversarial': ", out)) == 8
+    ((_, clean),), attacked = table(out, " *clean accuracy"), table(out, "attacked accuracy")
+    assert is_falling([clean, *(row[1] for row in attacked)])
+    assert attacked[-1][1] > 0.6
+
+
 def test_the_notebook_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for cell, source in CODE.items():
@@ -187,7 +242,7 @@ def test_examples_use_public_names(source: str) -> None:
 
 def test_the_page_shows_every_example() -> None:
     page = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
-    assert len(SCRIPTS) == 5
+    assert len(SCRIPTS) == 9
     for script in SCRIPTS:
         assert f'```{{.py}}\n--8<-- "examples/{script.name}"\n```' in page
     for link in re.findall(r'href="([^"]+)"', page):

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from typing_extensions import override
 
 from withstand.core.schedules import Schedule, scheduled, value_at
-from withstand.core.setting_rules import COUNT, POSITIVE, Whole
+from withstand.core.setting_rules import COUNT, POSITIVE, Whole, instance_of
 from withstand.core.wrappers import unwrapped
 from withstand.operators import (
     Buffers,
@@ -61,6 +61,9 @@ class Constraint(nn.Module, ABC):
             progress: Epochs done.
         """
         self.project_(model, progress=progress)
+
+
+a_constraint = instance_of(Constraint, "a constraint, such as SpectralBall(1.0)")
 
 
 class SpectralBall(Constraint):

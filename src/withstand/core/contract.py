@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
@@ -111,6 +112,8 @@ def adapted_with_classes(model: nn.Module, images: Tensor) -> tuple[nn.Module, i
     Raises:
         ModelError: it is no module, has weights without a shape, fails on such images, or gives no logits.
     """
+    if isinstance(model, DistributedDataParallel):  # a pass through which waits for other processes
+        model = model.module
     inner = model.model if isinstance(model, Adapted) else model
     if not isinstance(inner, nn.Module):
         require_module(inner)

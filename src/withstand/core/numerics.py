@@ -23,7 +23,14 @@ def preserved_random_state(device: torch.device) -> AbstractContextManager[None]
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Turns autocast off on whatever device it is on, as figures hold for the model as it is."""
+    """Turns autocast off on whatever device it is on.
+
+    Figures hold for the model as it is; and of bounds, moments and gradients of images rounding would leave
+    little.
+
+    Yields:
+        Nothing.
+    """
     with ExitStack() as stack:
         for kind in ("cpu", "cuda", "mps", "xpu"):
             if torch.is_autocast_enabled(kind):

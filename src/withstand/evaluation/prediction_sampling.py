@@ -12,7 +12,7 @@ from withstand.core.modes import eval_mode
 from withstand.core.setting_rules import AT_LEAST_0, COUNT, Whole, optional, settle
 from withstand.data import Split, few
 
-_ASKED_TWICE = 32  # images, to see whether answers are drawn
+ASKED_TWICE = 32  # images, to see whether answers are drawn
 _SAME_ANSWER = 1e-3  # of the largest logit: what the order of additions may change
 LEAST_DRAWS_TO_TRY = 4
 """The least ``most_attack_samples``: that after two doublings."""
@@ -91,12 +91,12 @@ def _counted(number: int, noun: str) -> str:
 
 
 @torch.no_grad()
-def is_random(model: nn.Module, test: Split) -> bool:
+def are_answers_drawn(model: nn.Module, test: Split) -> bool:
     """Whether its answers are drawn, by random weights or by anything else: asked twice, they differ."""
     if bayes.is_stochastic(model):
         return True
     with eval_mode(model), torch.random.fork_rng():
-        images = few(test, _ASKED_TWICE).images
+        images = few(test, ASKED_TWICE).images
         first, second = model(images), model(images)
     size = first.abs()
     largest = float(size[size.isfinite()].amax()) if size.isfinite().any() else 0.0

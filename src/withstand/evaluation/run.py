@@ -42,7 +42,7 @@ from withstand.evaluation.plans import (
     merged_attacks,
     merged_certificates,
 )
-from withstand.evaluation.prediction_sampling import Sampling, is_random
+from withstand.evaluation.prediction_sampling import ASKED_TWICE, Sampling, are_answers_drawn
 from withstand.evaluation.proofs import provers
 from withstand.evaluation.run_files import (
     RowsFile,
@@ -164,8 +164,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     check(model.to(place), dataset.info)
     index = stratified(dataset.test.labels, num_examples)
     test = dataset.test.subset(index).to(place)
-    given, model = model, adapted(model, few(test, _ASKED_TWICE).images)
-    is_random = is_random(model, test)
+    given, model = model, adapted(model, few(test, ASKED_TWICE).images)
+    is_random = are_answers_drawn(model, test)
     all_meters = with_implied(meters)
     _require_met(model, all_meters, dataset.info, is_random=is_random)
     plans, certificates = _plans_of(all_meters, dataset.info, is_random=is_random)

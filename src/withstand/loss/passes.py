@@ -105,8 +105,9 @@ class Pass:
         self.model = model
         self.images = images
         # Per example a network is what it is in eval mode, so one pass serves for both only where
-        # the modes are alike.
-        shares = tracks_images and torch.is_grad_enabled() and _is_plain(model)
+        # the modes are alike; and gradients of images are not of mixed precision.
+        is_cast = torch.is_autocast_enabled(images.device.type)
+        shares = tracks_images and torch.is_grad_enabled() and _is_plain(model) and not is_cast
         self._inputs = images.detach().requires_grad_() if shares else images
         self._is_random = False
         self._shared: dict[Hashable, Any] = {}

@@ -25,6 +25,8 @@ from withstand.core.contract import (
 )
 from withstand.core.schedules import Schedule, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, instance_of, list_of
+from withstand.core.wrappers import require_network
+from withstand.loss.in_loops import autocast_around, averaged
 from withstand.loss.passes import Pass
 from withstand.types import LossTerms
 
@@ -41,25 +43,37 @@ class Objective(nn.Module, ABC):
     def __call__(self, model: Any, images: Tensor, labels: Tensor, *, progress: float = math.inf) -> Any:
         """``forward``, of a model and a batch in the form that everything expects.
 
-        The values of the first batch of a model are checked; those of later ones only on the
-        CPU, since to look at them waits for any other device.
+        In a ``DistributedDataParallel`` gradients are averaged over its processes, each of which has a batch
+        and terms of its own. The values of the first batch of a model are checked; those of later ones only
+        on the CPU, since to look at them waits for any other device.
 
         Raises:
             DataError: the images are not floats in [0, 1], or the labels do not fit them or the model.
             ModelError: the model fails on the images, gives no logits, or cannot be differentiated.
         """
+        require_network(model)
+
+        def of_batch(inside: nn.Module, images: Tensor, labels: Tensor) -> LossTerms:
+            with autocast_around(inside):
+                inside, images, labels = self._checked(inside, images, labels)
+                result: LossTerms = nn.Module.__call__(self, inside, images, labels, progress=progress)
+                return result
+
         # In inference mode nothing can be differentiated, and what is cached could not be used in training.
         with outside_inference_mode():
-            images, labels = as_batch(images, labels)
-            images = images.to(precision_of(model, images))
-            model, num_classes = adapted_with_classes(model, images)
-            if num_classes and not (
-                num_classes == self._num_classes and _seem_right(images, labels, num_classes)
-            ):
-                check_batch(images, labels, num_classes)
-                require_differentiable(model)
-                self._num_classes = num_classes
-            return super().__call__(model, images, labels, progress=progress)
+            return averaged(model, images, labels, of_batch)
+
+    def _checked(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+        images, labels = as_batch(images, labels)
+        images = images.to(precision_of(model, images))
+        model, num_classes = adapted_with_classes(model, images)
+        if num_classes and not (
+            num_classes == self._num_classes and _seem_right(images, labels, num_classes)
+        ):
+            check_batch(images, labels, num_classes)
+            require_differentiable(model)
+            self._num_classes = num_classes
+        return model, images, labels
 
     @abstractmethod
     def forward(

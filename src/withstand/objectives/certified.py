@@ -14,6 +14,7 @@ from typing_extensions import override
 from withstand.core import norms
 from withstand.core.answers import is_correct
 from withstand.core.modes import differs_in_training, eval_mode, has_spectral_norm_hook
+from withstand.core.numerics import without_autocast
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, SHARE, flag, settle
 from withstand.core.wrappers import eager, unwrapped
@@ -156,9 +157,10 @@ class Certified(Objective):
             logits = logits_of(model, images)
             clean = F.cross_entropy(logits, labels)
             return LossTerms(clean, _clean_terms(clean, logits, labels) | _settings(clean, kappa, epsilon))
-        last = self._last_layer(model, images, epsilon)
-        differences = last.differences(labels)
-        worst = self.loss(differences, labels)
+        with without_autocast():
+            last = self._last_layer(model, images, epsilon)
+            differences = last.differences(labels)
+            worst = self.loss(differences, labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and kappa > 0):
             logits = self._clean_logits(model, images, last)
         clean = F.cross_entropy(logits, labels)

@@ -14,6 +14,7 @@ from typing_extensions import override
 from withstand.core.answers import is_correct
 from withstand.core.modes import eval_mode
 from withstand.core.noise import one_or_a_channel
+from withstand.core.numerics import without_autocast
 from withstand.core.schedules import Schedule, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, settle
 from withstand.core.wrappers import unwrapped
@@ -78,8 +79,9 @@ class GaussianExpectation(OnePass):
             logits, expected = passed.logits, None
         else:
             noise = noise_at(self.noise_std, self.blur, progress)
-            program = self._program_of(passed.model, images)
-            with parametrize.cached():  # what spectral normalisation makes of a weight is the same for both
+            # What spectral normalisation makes of a weight is the same for both.
+            with without_autocast(), parametrize.cached():
+                program = self._program_of(passed.model, images)
                 logits, expected = self.propagation(program, images, noise, labels)
         clean = F.cross_entropy(logits, labels)
         loss = value_at(self.clean_weight, progress) * clean

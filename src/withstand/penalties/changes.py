@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.modes import eval_mode
+from withstand.core.numerics import without_autocast
 from withstand.core.setting_rules import AT_LEAST_0, COUNT, optional, settle
 from withstand.core.wrappers import unwrapped
 from withstand.data.deform import Deform
@@ -67,6 +68,7 @@ class AdversarialPerturbation(GradientPenalty):
         self.candidates = candidates
         settle(self, epsilon=AT_LEAST_0, num_steps=COUNT, candidates=optional(COUNT))
 
+    @without_autocast()
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         norms.warn_beyond_range(2.0, self.epsilon, passed.images.shape[1:].numel())
@@ -143,6 +145,7 @@ class DeformationStability(OnePass, Penalty):
         self.num_deformations = num_deformations
         settle(self, num_deformations=COUNT)
 
+    @without_autocast()
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         model = unwrapped(passed.model)

@@ -172,9 +172,7 @@ def own_changes(model: nn.Module, images: Tensor, changed: Tensor) -> Tensor:
     Returns:
         Tensor (classes,), with gradient.
     """
-    # In full precision, since of a small difference of rounded logits little would be left.
-    precise = torch.autocast(images.device.type, enabled=False)
-    with precise, torch.enable_grad(), eval_mode(model):
+    with torch.enable_grad(), eval_mode(model):
         before, after = model(torch.cat([images, changed])).chunk(2)
         return torch.diagonal(after - before)
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.norms import as_norm
+from withstand.core.numerics import without_autocast
 from withstand.core.setting_rules import COUNT, settle
 from withstand.data.deform import Deform
 from withstand.loss.passes import Pass
@@ -30,6 +31,7 @@ class InputGradient(GradientPenalty):
     to the weights comes from one image a class.
     """
 
+    @without_autocast()
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         pass_ = passed.differentiable
@@ -59,6 +61,7 @@ class LossGradient(GradientPenalty):
             raise ValueError(f"Expected a norm of 1 or 2, but got {norm}.")
         self.norm = int(number)  # its name is the same for 2.0
 
+    @without_autocast()
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         _, images, logits = passed.differentiable
@@ -101,6 +104,7 @@ class TangentGradient(GradientPenalty):
         self.num_tangents = num_tangents
         settle(self, num_tangents=COUNT)
 
+    @without_autocast()
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         pass_ = passed.differentiable

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand import bayes
+from withstand.core.numerics import without_autocast
 from withstand.loss.passes import Pass
 from withstand.loss.terms import OnePass, Penalty
 from withstand.operators import Dense, LayerInputCache, Place, PowerIteration, weights
@@ -53,10 +54,10 @@ class SpectralNorm(OnePass, Penalty):
         self.norms = None if num_power_iterations is None else PowerIteration(num_power_iterations)
         self._places = LayerInputCache()
 
+    @without_autocast()
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
-        with torch.autocast(passed.images.device.type, enabled=False):
-            loss = torch.stack(self._singular_values(passed.model, passed.images)).square().sum()
+        loss = torch.stack(self._singular_values(passed.model, passed.images)).square().sum()
         return LossTerms(loss, {"spectral_norm": loss.detach()})
 
     def _singular_values(self, model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -130,12 +131,10 @@ class SpectralExpectation(OnePass, Penalty):
         self.norms = PowerIteration(num_power_iterations)
         self._places = LayerInputCache(bayes.is_variational)
 
+    @without_autocast()
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
-        with (
-            torch.autocast(passed.images.device.type, enabled=False),
-            bayes.sharing_deviations(passed.model, passed.shared(bayes.Deviations, bayes.Deviations)),
-        ):
+        with bayes.sharing_deviations(passed.model, passed.shared(bayes.Deviations, bayes.Deviations)):
             surrogates = torch.stack([self._surrogate(*layer) for layer in self._layers(passed)])
         loss = surrogates.square().sum() / 2 if self.squared else surrogates.sum()
         return LossTerms(loss, {"spectral_expectation": loss.detach()})

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.modes import eval_mode
+from withstand.core.numerics import without_autocast
 from withstand.core.setting_rules import AT_LEAST_0, COUNT, settle
 from withstand.loss.passes import Differentiable, Pass
 from withstand.penalties.classwise import GradientPenalty, gradient
@@ -40,6 +41,7 @@ class VirtualAdversarial(GradientPenalty):
         self.num_power_iterations = num_power_iterations
         settle(self, epsilon=AT_LEAST_0, num_power_iterations=COUNT)
 
+    @without_autocast()
     @override
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         norms.warn_beyond_range(2.0, self.epsilon, passed.images.shape[1:].numel())

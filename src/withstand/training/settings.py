@@ -12,6 +12,7 @@ from torch import nn
 from withstand.attacks import Attack
 from withstand.attacks.attack import an_attack
 from withstand.constraints import Constraint
+from withstand.constraints.spectral_ball import a_constraint
 from withstand.core.numerics import Precision
 from withstand.core.schedules import Schedule, scheduled
 from withstand.core.setting_rules import (
@@ -114,7 +115,7 @@ class TrainingSettings:
             lr_factor=scheduled(POSITIVE),
             plateau=optional(instance_of(Plateau, "a plateau, such as Plateau(factor=0.5)")),
             early_stopping=optional(COUNT),
-            constraints=list_of(instance_of(Constraint, "a constraint, such as SpectralBall(1.0)"), least=0),
+            constraints=list_of(a_constraint, least=0),
             drop_last=flag,
             selection=optional(an_attack),
             rollback=optional(instance_of(Rollback, "a rollback, such as Rollback()")),
