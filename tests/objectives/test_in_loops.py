@@ -60,7 +60,7 @@ def net(name: str = "", *, has_batch_norm: bool = False) -> nn.Module:
         torch.manual_seed(1)
         layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4) if has_batch_norm else nn.Identity(), nn.ReLU()]
         model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, CLASSES))
-        model[-1].weight.data *= 3  # so that no gradient is small
+        model[-1].get_parameter("weight").data *= 3  # so that no gradient is small
         return ws.bayes.convert(model) if name in RANDOM else model
 
 

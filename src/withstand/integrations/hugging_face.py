@@ -72,7 +72,7 @@ class RobustTrainer(Trainer):
         Args:
             model: Takes ``pixel_values``; that which is trained where None.
         """
-        inside = self.model if model is None else model
+        inside = cast(nn.Module, self.model) if model is None else model
         if self._on_images is None or self._on_images.model is not inside:
             self._on_images = _OnImages(self.normalize, inside)
         return self._on_images.train(inside.training)
@@ -120,7 +120,7 @@ class RobustTrainer(Trainer):
         if self.normalize is None:
             return pixel_values
         self.normalize.to(pixel_values.device)
-        images = pixel_values * self.normalize.std + self.normalize.mean
+        images: Tensor = pixel_values * self.normalize.std + self.normalize.mean
         inside = images.clamp(0, 1)
         if self._on_images is None and bool((images - inside).abs().max() > _ROUNDING):  # looked at once
             low, high = float(images.min()), float(images.max())

@@ -48,7 +48,8 @@ class RobustTraining(LightningModule):
     @override
     def forward(self, images: Tensor) -> Tensor:
         """The logits of images (batch, …) in [0, 1]."""
-        return adapted(self.model, images)(images)
+        logits: Tensor = adapted(self.model, images)(images)
+        return logits
 
     @override
     def on_train_start(self) -> None:
