@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from withstand.cli.console import print_results
+from withstand.cli.terminal import OUTPUT, say
 from withstand.results.analytic import KernelNorms, KernelNormsOf
 from withstand.results.measurements import (
     ABSTENTION,
@@ -38,6 +39,7 @@ from withstand.results.results import (
     StageCounts,
     StageInfo,
 )
+from withstand.results.writing import percent
 
 RESULTS = Results("digits", 60, 10)
 
@@ -70,7 +72,13 @@ def test_console_prints_noise_in_one_line(capsys: pytest.CaptureFixture[str]) ->
 
 def test_console_prints_attacks_and_certificates_as_sections(capsys: pytest.CaptureFixture[str]) -> None:
     stages = [StageInfo("apgd", "white-box"), StageInfo("square", "black-box")]
-    attack = AttackInfo("standard", "inf", "four attacks", stages, [StageCounts(0.1, [90, 50], [40, 2])])
+    attack = AttackInfo(
+        "standard",
+        "inf",
+        "four attacks",
+        stages,
+        [StageCounts(0.1, [90, 50], [40, 2]), StageCounts(0.2, [0, 0], [0, 0])],
+    )
     results = replace(
         RESULTS,
         attacks=[attack],
@@ -92,6 +100,7 @@ def test_console_prints_attacks_and_certificates_as_sections(capsys: pytest.Capt
     assert "│ │ 0.2 │ 22.2 % │" in text
     assert "│ certified-ℓ₂ │ 0.5 │ 16.7 % │" in text
     assert "standard: four attacks ε = 0.1: apgd broke 40 of 90, square broke 2 of 50" in text
+    assert "of 0" not in text
     assert "certified-ℓ₂: bounds certified-ℓ₂: Runs in float32." in text
     assert "certified-ℓ₂: certified radius mean 0.25, median 0.2, largest 0.75" in text
 
@@ -152,6 +161,18 @@ def test_console_prints_one_number_in_one_line(capsys: pytest.CaptureFixture[str
         in text
     )
     assert "probability 0.999" in text
+
+
+def test_console_breaks_no_line_between_a_figure_and_its_unit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OUTPUT, "width", 20)
+    say(f"  accuracy pgd-20-linf {percent(0.972)}, abstains")
+    assert capsys.readouterr().out.splitlines() == [
+        "  accuracy",
+        "pgd-20-linf 97.2\N{NO-BREAK SPACE}%,",
+        "abstains",
+    ]
 
 
 def test_console_prints_checks_and_warnings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import withstand as ws
 from withstand.reporting.table import one
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
+from withstand.results.writing import percent
 
 
 def net() -> nn.Sequential:
@@ -55,7 +56,7 @@ def test_benchmark_is_the_row_of_an_evaluation(digits: ws.data.Dataset, tmp_path
     assert (row.suite, row.examples, row.proven_note, row.seconds > 0) == ("fast-linf", 20, "", True)
     assert row.sample.startswith("20 of 360 test examples, drawn")
     assert pd.DataFrame([row]).loc[0, "robust"] == row.robust
-    assert f"robust {row.robust:.2%}" in str(row)
+    assert f"robust {percent(row.robust)}" in str(row)
     page = ws.report(out).read_text()
     assert "Measured in Python, by <code>ws.evaluate</code>" in page
     assert "Missing:" not in page

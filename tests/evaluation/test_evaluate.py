@@ -28,8 +28,9 @@ from withstand.evaluation.meters import Attacks, Certificate, NoiseCurve, Suite
 from withstand.evaluation.plans import AttackPlan, merged_attacks, merged_certificates
 from withstand.reporting.table import select
 from withstand.results import read_results
-from withstand.results.measurements import ATTACKED, CLEAN, NOISE_ACCURACY
+from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN, NOISE_ACCURACY
 from withstand.results.shares import share
+from withstand.results.writing import percent
 from withstand.types import AttackError, Batch, ModelError
 
 EPSILONS = [0.3, 0.05, 0.1, 0.0, 0.5]
@@ -367,6 +368,21 @@ def test_evaluate_refuses_columns_of_a_meter_that_do_not_fit(
 
     with pytest.raises(ValueError, match=message):
         evaluate(tiny_model, tiny_dataset, [Mine()])
+
+
+def test_evaluation_is_written_as_a_line_of_its_accuracies(
+    tiny_model: nn.Module, tiny_dataset: Dataset
+) -> None:
+    meters = [Attacks([PGD(num_steps=1)], [8 / 255]), Certificate(2, [0.1])]
+    evaluation = evaluate(tiny_model, tiny_dataset, meters)
+    clean, attacked, certified = (
+        percent(select(evaluation.table, measure, by=by).value.iloc[0])
+        for measure, by in ((CLEAN, ""), (ATTACKED, "pgd-1-linf"), (CERTIFIED, "certified-l2"))
+    )
+    text = repr(evaluation)
+    assert text.startswith(f"<Evaluation: clean {clean}, pgd-1-linf at 8/255 {attacked}, ")
+    assert f"certified-l2 at 0.1 {certified}; {len(evaluation.table)} figures in table>" in text
+    assert "\n" not in text
 
 
 def test_evaluate_takes_weights_of_another_type_than_the_images(tiny_dataset: Dataset) -> None:

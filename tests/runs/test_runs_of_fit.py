@@ -22,6 +22,7 @@ from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.reporting.read import read_run
 from withstand.results import read_results
+from withstand.results.writing import percent
 from withstand.runs.loading import load_run
 from withstand.training import TrainingResult, TrainingSettings
 from withstand.types import DataError, ModelError, RecipeError, RunFolderError
@@ -276,7 +277,7 @@ def test_fit_needs_model_and_data_alone_and_leaves_nothing(
     assert len(result.rows) == TrainingSettings().epochs
     text = repr(result)
     assert text.startswith("<TrainingResult: 10 epochs, 10 steps, ")
-    assert f"best validation score {result.best_score:.1%} at epoch {result.best_epoch}" in text
+    assert f"best validation score {percent(result.best_score)} at epoch {result.best_epoch}" in text
     assert "\n" not in text
     tiny_model.load_state_dict(result.best_weights)
     score = ws.evaluate(tiny_model, Dataset(tiny_dataset.info, *[tiny_dataset.validation] * 3)).table.value[0]

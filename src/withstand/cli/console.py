@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from rich.table import Table
 
-from withstand.cli.terminal import ERRORS, OUTPUT
+from withstand.cli.terminal import ERRORS, OUTPUT, say
 from withstand.reporting.formatting import count, interval
 from withstand.reporting.signs import Write, signs_of_results
 from withstand.reporting.table import area_over_levels, corruption_mean, mean_over_levels, one, rows, select
@@ -38,13 +38,13 @@ def print_results(results: Results, table: pd.DataFrame) -> None:
     write = signs_of_results(results, table)
     OUTPUT.print(_accuracies("test data", title, pd.concat(measured), write, repeats))
     for line in [*_descriptions(results, table), *_random_answers(results)]:
-        OUTPUT.print(write(line))
+        say(write(line))
     for protocol in results.protocols:
         title = f"published protocol {protocol.name}"
         measured_so = select(table, measurements.protocol_measure(protocol.name))
         OUTPUT.print(_accuracies("attack", title, measured_so, write))
     for name, words in _one_liners(results, table).items():
-        OUTPUT.print(f"{name}: {words}")
+        say(f"{name}: {words}")
     _print_checks(results.checks)
     for warning in results.warnings:
         ERRORS.print(f"warning: {write(warning)}", style="yellow")
@@ -76,8 +76,9 @@ def _descriptions(results: Results, table: pd.DataFrame) -> Iterator[str]:
         yield f"{attack.name}: {attack.description}"
         for at in attack.counts:
             counts = zip(attack.stages, at.broken, at.attacked, strict=True)
-            parts = (f"{stage.name} broke {broken} of {number}" for stage, broken, number in counts)
-            yield f"  ε = {epsilon_text(at.epsilon)}: {', '.join(parts)}"
+            parts = [f"{stage.name} broke {broken} of {number}" for stage, broken, number in counts if number]
+            if parts:  # else all were broken at a smaller epsilon
+                yield f"  ε = {epsilon_text(at.epsilon)}: {', '.join(parts)}"
     for certificate in results.certificates:
         yield f"{certificate.name}: {certificate.description}"
         if certificate.arithmetic:
@@ -171,4 +172,4 @@ def _print_checks(checks: Sequence[Check]) -> None:
     for outcome in dict.fromkeys(["failed", *(check.outcome for check in checks if check.passed is None)]):
         names = [check.name for check in checks if check.outcome == outcome]
         outcomes += [f"{outcome}: {', '.join(names)}"] if names else []
-    OUTPUT.print(f"checks for false robustness: {'; '.join(outcomes)}")
+    say(f"checks for false robustness: {'; '.join(outcomes)}")

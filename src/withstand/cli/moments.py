@@ -13,7 +13,7 @@ from rich.table import Table
 from withstand.cli.arguments import parse, plain_parser, target
 from withstand.cli.commands import COMMANDS
 from withstand.cli.model_or_run import WHAT, add_measured_arguments, measured
-from withstand.cli.terminal import OUTPUT, progress_of
+from withstand.cli.terminal import OUTPUT, progress_of, say
 from withstand.evaluation.meters import MomentCheck
 from withstand.evaluation.moment_check import METHODS, MomentSettings
 from withstand.reporting.formatting import duration
@@ -91,15 +91,15 @@ def _print(moments: Moments) -> None:
                 reasons[method.name] = method.reason
         table.add_section()
     OUTPUT.print(table)
-    OUTPUT.print(
+    say(
         f"Mean errors are in sampled deviations of the logit and hold the samples' own error, "
         f"{moments.standard_error:.3g}. Draws as good have a mean as far off; speed-up is the time of those "
         "draws over that of the analytic form. The std ratio is the median of analytic to sampled."
     )
     for name, reason in reasons.items():
-        OUTPUT.print(f"{name}: {reason}")
+        say(f"{name}: {reason}")
     _print_layers(max(moments.levels, key=lambda level: level.noise_std))
-    OUTPUT.print(f"{moments.description}.")
+    say(f"{moments.description}.")
 
 
 def _print_layers(level: MomentsLevel) -> None:
@@ -111,7 +111,7 @@ def _print_layers(level: MomentsLevel) -> None:
         table.add_row(*cells)
     if table.row_count:
         OUTPUT.print(table)
-        OUTPUT.print(
+        say(
             "Errors are over images and coordinates, in root mean square sampled deviations; own is that "
             "where the input has its sampled means and deviations; costs draws is how many draws through the "
             "layers take as long as the analytic rule."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,12 @@ from rich.progress import Progress
 # No markup: what is printed holds names and paths of the user.
 OUTPUT = Console(markup=False, highlight=False)
 ERRORS = Console(stderr=True, markup=False, highlight=False)
+
+
+def say(text: str) -> None:
+    """Prints a line of prose, as wide as the console; no break falls between a figure and its unit."""
+    lines = textwrap.wrap(text, OUTPUT.width, break_long_words=False, break_on_hyphens=False)
+    OUTPUT.print("\n".join(lines), soft_wrap=True)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from withstand.evaluation.meter import Meter
 from withstand.evaluation.meters import Certificate, Suite
 from withstand.evaluation.run import evaluate
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
+from withstand.results.writing import epsilon_text, percent
 from withstand.types import ModelError
 
 _PROVABLE = (2.0, math.inf)
@@ -68,11 +69,12 @@ class Benchmark:
 
     def __str__(self) -> str:
         reason = self.proven_note.partition(". ")[0]
-        proven = f"not proven ({reason})" if reason else f"proven {self.proven:.2%}"
+        proven = f"not proven ({reason})" if reason else f"proven {percent(self.proven)}"
         doubts = f"; warnings: {len(self.warnings)}" if self.warnings else ""
         return (
-            f"{self.model} on {self.data}, {self.norm} {self.epsilon:.4g}: clean {self.clean:.2%}, robust "
-            f"{self.robust:.2%} ({self.robust_lower:.2%} to {self.robust_upper:.2%}) under {self.suite}, "
+            f"{self.model} on {self.data}, {self.norm} {epsilon_text(self.epsilon)}: "
+            f"clean {percent(self.clean)}, robust {percent(self.robust)} "
+            f"({percent(self.robust_lower)} to {percent(self.robust_upper)}) under {self.suite}, "
             f"{proven}; {self.sample}; {self.seconds:.0f} s{doubts}"
         )
 

@@ -56,7 +56,7 @@ from withstand.evaluation.scoring import BatchPlan, Progress, score_split
 from withstand.evaluation.store import Store
 from withstand.models import check
 from withstand.models.check import num_classes
-from withstand.results.measurements import ATTACKED, radius_column
+from withstand.results.measurements import ATTACKED, accuracies_text, radius_column
 from withstand.results.results import SCHEMA, Inputs, Results
 from withstand.results.results_file import write_results
 from withstand.types import DataError, ModelError
@@ -79,6 +79,10 @@ class Evaluation:
     rows: pd.DataFrame
     table: pd.DataFrame
     results: Results
+
+    def __repr__(self) -> str:
+        """A line for people."""
+        return f"<Evaluation: {accuracies_text(self.table)}; {len(self.table)} figures in table>"
 
 
 @outside_inference_mode()

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 import pandas as pd
 
 from withstand.results.shares import Share
+from withstand.results.writing import epsilon_text, percent
 
 CLEAN = "clean accuracy"
 ATTACKED = "attacked accuracy"
@@ -93,6 +94,13 @@ def table_of(measurements: Iterable[Measurement]) -> pd.DataFrame:
     """The measurements as a table with the columns of ``measurements.csv``."""
     table = pd.DataFrame([asdict(measurement) for measurement in measurements], columns=list(_COLUMNS))
     return table.astype({name: _KINDS[str(kind)] for name, kind in _COLUMNS.items()})
+
+
+def accuracies_text(table: pd.DataFrame) -> str:
+    """The accuracies of a table of measurements: ``clean 97.2 %, pgd-20-linf at 0.1 81.0 %``."""
+    rows = table[table["measure"].isin([CLEAN, ATTACKED, CERTIFIED])]
+    names = (f"{row.by} at {epsilon_text(row.level)}" if row.by else "clean" for row in rows.itertuples())
+    return ", ".join(f"{name} {percent(value)}" for name, value in zip(names, rows["value"], strict=True))
 
 
 def example_column(measure: str, by: str = "", level: float = 0.0) -> str | None:

@@ -16,6 +16,7 @@ import torch
 
 from withstand.core.run_folder import EVALUATED_FILES, RunFolder, replaced
 from withstand.models.weight_files import read_torch
+from withstand.results.writing import percent
 from withstand.types import CheckpointError
 
 _logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class TrainingResult:
         epochs = f"{len(self.rows)} {'epoch' if len(self.rows) == 1 else 'epochs'}"
         parts = [f"{epochs}, {self.steps} steps, {self.seconds:.1f} s"]
         if self.best_epoch is not None:
-            parts.append(f"best validation score {self.best_score:.1%} at epoch {self.best_epoch}")
+            parts.append(f"best validation score {percent(self.best_score)} at epoch {self.best_epoch}")
         if self.rows:
             parts.append(f"last loss {float(self.rows[-1].get('loss', math.nan)):.4g}")
         parts += ["collapsed"] if self.has_collapsed else []
