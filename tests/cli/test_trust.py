@@ -197,6 +197,7 @@ def test_run_folder_of_a_stranger_runs_nothing(
     error = refused(capsys, tmp_path, name, *target, *options)
     assert WAYS[way][0] in error
     assert "recipe.yaml was changed since withstand wrote it" in error
+    assert "Restore the file" not in error
 
 
 @pytest.mark.parametrize("command", ["report", "compare"])

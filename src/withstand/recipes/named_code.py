@@ -107,7 +107,9 @@ def _refused(name: str, strange: Sequence[Path], options: Mapping[str, Any] | No
     file = next((file for file in strange if name in file.read_text(errors="replace")), strange[0])
     arguments = "".join(f" {key}={value!r}" for key, value in (options or {}).items())
     what = f"{name} with{arguments}" if arguments else name
-    return RecipeError(trust.refusal(file, what, remedy=", or type the name in the command yourself"))
+    return trust.NotTrustedError(
+        trust.refusal(file, what, remedy=", or type the name in the command yourself")
+    )
 
 
 def _code_in(value: Any) -> Iterator[tuple[str, Any]]:

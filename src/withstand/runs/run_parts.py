@@ -18,7 +18,7 @@ from withstand.core.flat import flat
 from withstand.core.made import Made
 from withstand.core.network import changes, describe, in_words
 from withstand.core.run_folder import RunFolder
-from withstand.core.trust import warn_if_changed
+from withstand.core.trust import NotTrustedError, warn_if_changed
 from withstand.data import Dataset
 from withstand.data.content import digest
 from withstand.models.registry import Factory, assemble
@@ -238,6 +238,8 @@ def recipe_of(run: RunFolder) -> ParsedRecipe:
     warn_if_changed(run.recipe)
     try:
         return parse_recipe(run.recipe)
+    except NotTrustedError:
+        raise  # the recipe is as it was written
     except RecipeError as error:
         raise RecipeError(
             f"{run.recipe}: {error} Restore the file as training wrote it, or train again into another one."
