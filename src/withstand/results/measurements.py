@@ -99,8 +99,10 @@ def table_of(measurements: Iterable[Measurement]) -> pd.DataFrame:
 def accuracies_text(table: pd.DataFrame) -> str:
     """The accuracies of a table of measurements: ``clean 97.2 %, pgd-20-linf at 0.1 81.0 %``."""
     rows = table[table["measure"].isin([CLEAN, ATTACKED, CERTIFIED])]
-    names = (f"{row.by} at {epsilon_text(row.level)}" if row.by else "clean" for row in rows.itertuples())
-    return ", ".join(f"{name} {percent(value)}" for name, value in zip(names, rows["value"], strict=True))
+    return ", ".join(
+        f"{f'{by} at {epsilon_text(float(level))}' if by else 'clean'} {percent(float(value))}"
+        for by, level, value in zip(rows["by"], rows["level"], rows["value"], strict=True)
+    )
 
 
 def example_column(measure: str, by: str = "", level: float = 0.0) -> str | None:

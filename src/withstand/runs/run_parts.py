@@ -84,8 +84,8 @@ def data_name(recipe: Recipe) -> str:
     if recipe.data.name is None:
         raise DataError(
             "The data of this run were handed over in Python, so they cannot be found again. Say where they "
-            "are: --data.name=NAME, one of `withstand data`, or folder:PATH, FILE.npz or FILE.py:FUNCTION; or "
-            "measure in Python by ws.evaluate(model, dataset, out=…)."
+            "are: --data.name=NAME, one of `withstand data`, or folder:PATH, FILE.npz or FILE.py:FUNCTION; "
+            "or measure in Python by ws.evaluate(model, dataset, out=…)."
         )
     return recipe.data.name
 
