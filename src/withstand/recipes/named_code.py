@@ -89,7 +89,8 @@ def _require_known(config: Namespace, strange: Sequence[Path]) -> None:
     if ":" in factory and not is_hosted(factory):
         strangers[factory] = factory in typed
     of_data = [config["data"]["name"], *_texts_in(config["evaluation"])]  # meters name other data
-    strangers |= {name: name in typed for name in of_data if is_function(name)}
+    # Data that were handed over in Python have no name.
+    strangers |= {name: name in typed for name in of_data if name is not None and is_function(name)}
     for name, is_typed in strangers.items():
         if not is_typed:
             options = config["model"]["options"] if name == factory else {}
