@@ -84,6 +84,22 @@ def test_a_shared_run_is_pulled_and_loaded_elsewhere_with_equal_figures(run: Pat
     assert (mine / "measurements.csv").read_text() == (run / "measurements.csv").read_text()
 
 
+def test_a_shared_run_whose_data_have_no_name_is_measured_on_data_that_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = ws.data.load("digits", train_size=40)
+    arrays = [(part.images[:40], part.labels[:40]) for part in (digits.train, digits.test)]
+    data = ws.data.from_arrays(*arrays, name="three\n---\nlines")
+    model = ws.models.create("mlp", dataset=data.info, hidden=[4])
+    ws.fit(model, data, settings=ws.training.TrainingSettings(epochs=1), out=tmp_path / "run")
+    ws.push(tmp_path / "run", tmp_path / "shared")  # which nobody here has signed
+    assert torch.equal(ws.load(tmp_path / "shared")(_IMAGES), ws.load(tmp_path / "run")(_IMAGES))
+    asked = ["attack", str(tmp_path / "shared"), "--norm=2", "--epsilon=0.1", "--num_steps=1"]
+    assert main(asked) == 2
+    assert "handed over in Python" in capsys.readouterr().err
+    assert main([*asked, "--data.name=digits"]) == 0
+
+
 def test_a_card_holds_the_figures_of_the_run_in_the_metadata_of_the_hub(run: Path) -> None:
     card = ws.reporting.model_card(run, source="hub:someone/net")
     huggingface_hub.ModelCard(card)  # it reads as one

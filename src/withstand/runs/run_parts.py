@@ -221,8 +221,8 @@ def require_recipe(run: RunFolder) -> Path:
         raise RunFolderError(
             f"{run.path} has no {run.recipe.name}: it holds what ws.evaluate measured, or was trained in "
             f"Python by an older version. Measure its network there: ws.evaluate(model, dataset, "
-            f"out={str(run.path)!r}); or prove what it withstands by `withstand certify MODEL "
-            f"--weights={run.best_weights}`."
+            f"out={str(run.path)!r}); or name the network and its weights, `withstand certify MODEL "
+            "--weights=FILE`."
         )
     return run.require(run.recipe, f"withstand train RECIPE --out={run.path}")
 
