@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,15 @@ def test_a_shared_run_whose_data_have_no_name_is_measured_on_data_that_are_named
     assert main(asked) == 2
     assert "handed over in Python" in capsys.readouterr().err
     assert main([*asked, "--data.name=digits"]) == 0
+
+
+@pytest.mark.parametrize("part", [{"kept": 3}, {"kept": {"what": "source"}}, {"info": {"shape": "abc"}}])
+def test_a_damaged_record_of_a_model_is_named(part: dict[str, Any], run: Path, tmp_path: Path) -> None:
+    ws.push(run, tmp_path / "shared")
+    record = tmp_path / "shared" / "model.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | part))
+    with pytest.raises(ws.types.RunFolderError, match=r"model.json is damaged .*Restore it"):
+        ws.load(tmp_path / "shared")
 
 
 def test_a_card_holds_the_figures_of_the_run_in_the_metadata_of_the_hub(run: Path) -> None:

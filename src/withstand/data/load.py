@@ -133,11 +133,13 @@ def as_dataset(  # noqa: PLR0913 - each says another thing of the data
     )
     facts = {key: value for key, value in facts.items() if value is not None}
     of_reading = {"columns": columns, "size": size, "validation_size": validation_size}
+    is_found = False  # by its name, again
     if isinstance(source, str | Path):
         text = f"{_FOLDER}{source}" if isinstance(source, Path) and source.is_dir() else str(source)
         name = name or text
         if is_foreign(text):
             source = _opened(text)
+            is_found = not isinstance(source, Dataset) and not facts and columns is None
         else:
             source = load(text, size=size, validation_size=validation_size, seed=seed)
             of_reading = {"columns": columns}
@@ -150,7 +152,7 @@ def as_dataset(  # noqa: PLR0913 - each says another thing of the data
             )
         named = replace(about, name=name or about.name, class_names=class_names or about.class_names)
         return source if named == about else replace(source, info=named)
-    return read_source(
+    dataset = read_source(
         source,
         name=name or "arrays",
         columns=Columns(*columns or ()),
@@ -160,6 +162,7 @@ def as_dataset(  # noqa: PLR0913 - each says another thing of the data
         alone=alone,
         facts=facts,
     )
+    return dataset.found_by(_found(text, None, size, validation_size, seed)) if is_found else dataset
 
 
 def load(
@@ -207,7 +210,9 @@ def load(
             parts = divide(given.train, validation_size=0)[0], given.validation
         else:
             raise DataError(f"{name} has a part to validate on already. Leave out validation_size.")
-        return Dataset(given.info, *parts, given.test)
+        return Dataset(given.info, *parts, given.test).found_by(
+            _found(name, root, size, validation_size, seed, train_size, partition)
+        )
     folder = _image_folder(name, size)
     if folder is not None:
         about, read = folder.info(), folder.read()
@@ -216,11 +221,32 @@ def load(
         read = READERS[name](about, data_root(root))
     dataset = Dataset(about, *divide(read.train, validation_size=validation_size), read.test)
     tell(dataset, missing_classes, *(() if folder is None else (darkness, copies)))
-    if is_folder(name):  # which is to be found from other folders, too
-        name = f"{_FOLDER}{Path(name.removeprefix(_FOLDER)).expanduser().resolve()}"
+    return dataset.found_by(_found(name, root, size, validation_size, seed, train_size, partition))
+
+
+def _found(
+    name: str,
+    root: str | Path | None,
+    size: int | None,
+    validation_size: int | None,
+    seed: int,
+    train_size: int | None = None,
+    partition: PartitionName = "seeded",
+) -> dict[str, Any]:
+    """What a recipe's ``data`` holds of such data, by which they are found from other folders, too."""
+    place, colon, last = name.rpartition(":")
+    if name.endswith(_NPZ) or is_folder(name) or (place == "hub" and last.startswith((".", "~"))):
+        prefix = next((one for one in (_FOLDER, _HUB) if name.startswith(one)), "")
+        name = f"{prefix}{_whole(name.removeprefix(prefix))}"
+    elif place.endswith(".py"):
+        name = f"{_whole(place)}{colon}{last}"
     chosen = {"validation_size": validation_size, "train_size": train_size, "partition": partition}
     root = None if root is None else str(Path(root).resolve())
-    return dataset.found_by({"name": name, "root": root, "size": size, **chosen, "seed": seed})
+    return {"name": name, "root": root, "size": size, **chosen, "seed": seed}
+
+
+def _whole(path: str) -> Path:
+    return Path(path).expanduser().resolve()
 
 
 def info(name: str, *, root: str | Path | None = None, size: int | None = None) -> DatasetInfo:
@@ -263,6 +289,11 @@ def takes_size(name: str) -> bool:
 def is_function(name: str) -> bool:
     """Whether a name is that of a function, which loading the data runs."""
     return not name.startswith((_FOLDER, _HUB)) and _FUNCTION.fullmatch(name) is not None
+
+
+def is_place(name: str) -> bool:
+    """Whether a name says where data lie, which may be another place tomorrow, rather than which they are."""
+    return is_folder(name) or is_foreign(name)
 
 
 def is_foreign(name: str) -> bool:

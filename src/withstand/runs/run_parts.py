@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from withstand.core.run_folder import RunFolder
 from withstand.core.trust import warn_if_changed
 from withstand.data import Dataset
 from withstand.data.content import digest
+from withstand.data.load import is_place
 from withstand.models.registry import Factory, assemble
 from withstand.recipes.parsing import ParsedRecipe, parse_recipe
 from withstand.recipes.schema import Recipe
@@ -322,8 +323,10 @@ def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
         return  # nothing has been trained yet
     then = recipe_of(out).values
     named = [key for key in ("data", "model") if then[key]["name"] is None]  # what no recipe could say
+    are_places = all(is_place(values["data"]["name"] or "") for values in (then, parsed.values))
+    places = ("root", "name") if are_places else ("root",)  # what lies there is compared when it is read
     former, current = (
-        flat(_trained_part({**values, **dict.fromkeys(named)}), opens=False)
+        flat(_trained_part({**values, **dict.fromkeys(named)}, places), opens=False)
         for values in (then, parsed.values)
     )
     differing = [key for key in sorted({*former, *current}) if former.get(key) != current.get(key)]
@@ -336,9 +339,9 @@ def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
         )
 
 
-def _trained_part(values: Mapping[str, Any]) -> dict[str, Any]:
+def _trained_part(values: Mapping[str, Any], places: Collection[str]) -> dict[str, Any]:
     """The values that decide what is trained."""
     part = {key: value for key, value in values.items() if key not in _FREE_KEYS}
     part["training"] = {key: value for key, value in part["training"].items() if key not in _FREE_TRAINING}
-    part["data"] = {key: value for key, value in (part["data"] or {}).items() if key != "root"}
+    part["data"] = {key: value for key, value in (part["data"] or {}).items() if key not in places}
     return part
