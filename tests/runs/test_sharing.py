@@ -14,6 +14,7 @@ from huggingface_hub.utils._paths import filter_repo_objects
 import withstand as ws
 from withstand.cli import main
 from withstand.core.network import describe
+from withstand.types import RunFolderError
 
 _RECIPE = """
 name: shared
@@ -106,7 +107,7 @@ def test_a_damaged_record_of_a_model_is_named(part: dict[str, Any], run: Path, t
     ws.push(run, tmp_path / "shared")
     record = tmp_path / "shared" / "model.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | part))
-    with pytest.raises(ws.types.RunFolderError, match=r"model.json is damaged .*Restore it"):
+    with pytest.raises(RunFolderError, match=r"model.json is damaged .*Restore it"):
         ws.load(tmp_path / "shared")
 
 

@@ -27,7 +27,7 @@ from withstand.recipes.parsing import ParsedRecipe, parse_recipe
 from withstand.recipes.schema import Recipe
 from withstand.training.checkpoint import fitting, newest_checkpoint, read_checkpoint
 from withstand.training.run_record import IN_PYTHON
-from withstand.types import DataError, ModelError, RecipeError, RunFolderError
+from withstand.types import DataError, ModelError, RecipeError, RunFolderError, UntrustedCodeError
 
 _logger = logging.getLogger(__name__)
 
@@ -239,6 +239,8 @@ def recipe_of(run: RunFolder) -> ParsedRecipe:
     warn_if_changed(run.recipe)
     try:
         return parse_recipe(run.recipe)
+    except UntrustedCodeError:
+        raise
     except RecipeError as error:
         raise RecipeError(
             f"{run.recipe}: {error} Restore the file as training wrote it, or train again into another one."

@@ -86,6 +86,7 @@ def push(run: str | Path, to: str | Path, *, private: bool | None = None) -> str
     folder = RunFolder.at(run)
     if not (folder.best_weights.exists() or folder.last_weights.exists()):
         raise RunFolderError(f"{folder.path} holds no weights to share. Train first, or name a run folder.")
+    folder.require(folder.model_spec, "withstand train RECIPE, or ws.fit(…, out=…)")
     card = model_card(folder.path, source=str(to))
     name = str(to)
     if not name.startswith(_HUB) or _is_local(name):
