@@ -364,13 +364,13 @@ def test_data_set_is_taken_as_it_is() -> None:
 # -- in the units of the data -----------------------------------------------------------------------
 
 TABLE, RANGE, FEATURES = _DRAW.random((30, 4)).astype(np.float32) * 100, (0.0, 100.0), ("a", "b", "c", "d")
-STATED = {"input_range": np.array(RANGE), "feature_names": np.array(FEATURES)}
+STATED: dict[str, Any] = {"input_range": np.array(RANGE), "feature_names": np.array(FEATURES)}
 
 
 @pytest.mark.parametrize("kind", ["pair", "dictionary", "npz", "npy", "items", "function"])
 def test_values_with_a_range_are_the_same_data_by_every_door(kind: str, tmp_path: Path) -> None:
     expected = from_arrays((TABLE, TRAIN_LABELS), input_range=RANGE, feature_names=FEATURES)
-    part = {"images": TABLE, "labels": TRAIN_LABELS}
+    part: dict[str, Any] = {"images": TABLE, "labels": TRAIN_LABELS}
     np.savez(tmp_path / "table.npz", **part, **STATED)
     np.save(tmp_path / "table.npy", TABLE)
     (tmp_path / "table.py").write_text(

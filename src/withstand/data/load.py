@@ -133,13 +133,13 @@ def as_dataset(  # noqa: PLR0913 - each says another thing of the data
     )
     facts = {key: value for key, value in facts.items() if value is not None}
     of_reading = {"columns": columns, "size": size, "validation_size": validation_size}
-    is_found = False  # by its name, again
+    is_named = False  # by its name, again
     if isinstance(source, str | Path):
         text = f"{_FOLDER}{source}" if isinstance(source, Path) and source.is_dir() else str(source)
         name = name or text
         if is_foreign(text):
             source = _opened(text)
-            is_found = not isinstance(source, Dataset) and not facts and columns is None
+            is_named = not isinstance(source, Dataset) and not facts and columns is None
         else:
             source = load(text, size=size, validation_size=validation_size, seed=seed)
             of_reading = {"columns": columns}
@@ -162,7 +162,7 @@ def as_dataset(  # noqa: PLR0913 - each says another thing of the data
         alone=alone,
         facts=facts,
     )
-    return dataset.found_by(_found(text, None, size, validation_size, seed)) if is_found else dataset
+    return dataset.loaded_by(_recipe_data(text, None, size, validation_size, seed)) if is_named else dataset
 
 
 def load(
@@ -210,8 +210,8 @@ def load(
             parts = divide(given.train, validation_size=0)[0], given.validation
         else:
             raise DataError(f"{name} has a part to validate on already. Leave out validation_size.")
-        return Dataset(given.info, *parts, given.test).found_by(
-            _found(name, root, size, validation_size, seed, train_size, partition)
+        return Dataset(given.info, *parts, given.test).loaded_by(
+            _recipe_data(name, root, size, validation_size, seed, train_size, partition)
         )
     folder = _image_folder(name, size)
     if folder is not None:
@@ -221,10 +221,10 @@ def load(
         read = READERS[name](about, data_root(root))
     dataset = Dataset(about, *divide(read.train, validation_size=validation_size), read.test)
     tell(dataset, missing_classes, *(() if folder is None else (darkness, copies)))
-    return dataset.found_by(_found(name, root, size, validation_size, seed, train_size, partition))
+    return dataset.loaded_by(_recipe_data(name, root, size, validation_size, seed, train_size, partition))
 
 
-def _found(
+def _recipe_data(
     name: str,
     root: str | Path | None,
     size: int | None,
