@@ -203,7 +203,7 @@ def test_hub_model_that_fit_trained_is_loaded_from_elsewhere(
 ) -> None:
     monkeypatch.chdir(Path(name.partition(":")[2]).parent)
     images, labels = torch.rand(24, 3, 8, 8), torch.arange(24) % 3
-    info = of_data((3, 8, 8))
+    info = of_data((3, 8, 8)).info
     model = ws.models.create("hub:./vit", dataset=info, image_size=8)
     data = ws.data.from_arrays((images, labels), (images, labels), class_names=info.class_names)
     ws.fit(model, data, settings=ws.training.TrainingSettings(epochs=1, batch_size=8), out=tmp_path / "run")

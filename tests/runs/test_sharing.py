@@ -126,8 +126,8 @@ def test_a_card_holds_the_figures_of_the_run_in_the_metadata_of_the_hub(run: Pat
         for name, measure, level in (
             ("Accuracy", "clean accuracy", 0),
             ("Attacked accuracy, ℓ∞ ε = 0.1", "attacked accuracy", 0.1),
-            ("Attacked accuracy, ℓ2 ε = 0.05", "attacked accuracy", 0.05),
-            ("Certified accuracy, ℓ2 ε = 0.05", "certified accuracy", 0.05),
+            ("Attacked accuracy, ℓ₂ ε = 0.05", "attacked accuracy", 0.05),
+            ("Certified accuracy, ℓ₂ ε = 0.05", "certified accuracy", 0.05),
         )
     }
     assert metadata["library_name"] == "withstand"
