@@ -181,9 +181,9 @@ def _reaching(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # theirs, and those of the network below them, have no common class
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).rstrip(".")
         raise ModelError(
-            f"{name} cannot be reached on the Hugging Face Hub: {said.rstrip('.')}. Check the name, the network, and "
+            f"{name} cannot be reached on the Hugging Face Hub: {said}. Check the name, the network, and "
             "that you are logged in (`hf auth login`) where it is private; a folder of yours is hub:./PATH."
         ) from error
 
