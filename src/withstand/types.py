@@ -70,6 +70,10 @@ class RecipeError(WithstandError, ValueError):
     """A recipe, key or value that does not exist or does not fit."""
 
 
+class UntrustedCodeError(RecipeError):
+    """A recipe names code that is not run, since nobody here has said that who wrote it is trusted."""
+
+
 class OutOfMemoryError(WithstandError, MemoryError):
     """The device's memory does not hold what a step needs."""
 

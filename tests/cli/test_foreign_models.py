@@ -13,6 +13,7 @@ from withstand.cli.entry import main
 from withstand.core.run_folder import RunFolder
 from withstand.results import read_results
 from withstand.runs.adoption import folder_name, usual_meters
+from withstand.runs.loading import load_run
 from withstand.runs.run_parts import open_run
 
 NET = """\
@@ -120,3 +121,15 @@ def test_folder_of_a_model_is_named_after_it(model: str, folder: str) -> None:
 def test_usual_epsilon_is_that_of_the_data() -> None:
     epsilons = [usual_meters(data)[0]["init_args"]["epsilons"] for data in ("mnist", "cifar10", "mine")]
     assert epsilons == [[0.3], [8 / 255], [8 / 255]]
+
+
+def test_weights_that_bring_a_normalisation_of_their_own_are_measured_with_it(own: list[str]) -> None:
+    state = torch.load("best.ckpt", weights_only=True)["state_dict"]
+    named = {name.replace("module.", "network."): value for name, value in state.items()}
+    mean, std = torch.tensor([0.1]), torch.tensor([0.7])
+    torch.save({"normalize.mean": mean, "normalize.std": std, **named}, "whole.pt")
+    asked = ["certify", own[0], "--weights=whole.pt", own[2], "--model.normalize=true", "--out=run"]
+    for _ in range(2):  # the second finds the folder of the first
+        assert main([*asked, "--norm=2", "--epsilons=[0.1]", "--num_examples=4"]) == 0
+    normalize = load_run("run").get_submodule("normalize")
+    assert torch.allclose(normalize(torch.full((1, 1, 8, 8), 0.8)), torch.tensor(1.0))

@@ -359,3 +359,71 @@ def test_test_images_alone_have_the_classes_of_the_model(
 def test_data_set_is_taken_as_it_is() -> None:
     dataset = from_arrays(*PAIR)
     assert as_dataset(dataset) is dataset
+
+
+# -- in the units of the data -----------------------------------------------------------------------
+
+TABLE, RANGE, FEATURES = _DRAW.random((30, 4)).astype(np.float32) * 100, (0.0, 100.0), ("a", "b", "c", "d")
+STATED: dict[str, Any] = {"input_range": np.array(RANGE), "feature_names": np.array(FEATURES)}
+
+
+@pytest.mark.parametrize("kind", ["pair", "dictionary", "npz", "npy", "items", "function"])
+def test_values_with_a_range_are_the_same_data_by_every_door(kind: str, tmp_path: Path) -> None:
+    expected = from_arrays((TABLE, TRAIN_LABELS), input_range=RANGE, feature_names=FEATURES)
+    part: dict[str, Any] = {"images": TABLE, "labels": TRAIN_LABELS}
+    np.savez(tmp_path / "table.npz", **part, **STATED)
+    np.save(tmp_path / "table.npy", TABLE)
+    (tmp_path / "table.py").write_text(
+        f"import numpy as np\n\n\ndef make():\n    return dict(np.load({str(tmp_path / 'table.npz')!r}))\n"
+    )
+    told: dict[str, Any] = {"input_range": RANGE, "feature_names": FEATURES}
+    made = {
+        "pair": lambda: as_dataset((TABLE, TRAIN_LABELS), **told),
+        "dictionary": lambda: as_dataset(part | STATED),
+        "npz": lambda: as_dataset(tmp_path / "table.npz"),
+        "npy": lambda: as_dataset(part | {"images": tmp_path / "table.npy"} | STATED),
+        "items": lambda: as_dataset(Rows(), **told),
+        "function": lambda: load(f"{tmp_path / 'table.py'}:make"),
+    }[kind]()
+    assert made.fingerprint == expected.fingerprint
+    assert (made.info.input_range, made.info.feature_names) == (
+        expected.info.input_range,
+        expected.info.feature_names,
+    )
+
+
+class Rows(TorchDataset[Any]):
+    """The table, a row an item."""
+
+    def __len__(self) -> int:
+        return len(TABLE)
+
+    def __getitem__(self, index: int) -> tuple[Array, int]:
+        return TABLE[index], int(TRAIN_LABELS[index])
+
+
+def test_an_argument_counts_more_than_what_a_dictionary_says() -> None:
+    source = {"images": TABLE, "labels": TRAIN_LABELS, "input_range": (0, 1)}
+    assert as_dataset(source, input_range=RANGE).info.input_range == ((0.0,) * 4, (100.0,) * 4)
+
+
+@pytest.mark.parametrize("source", [from_arrays(*PAIR), "digits"])
+def test_options_that_a_whole_data_set_cannot_follow_are_refused(source: Any) -> None:
+    with pytest.raises(DataError, match="whole data set already, so input_range and columns cannot be asked"):
+        as_dataset(source, input_range=RANGE, columns=("a", "b"))
+
+
+def test_arrays_that_are_named_twice_are_an_error() -> None:
+    with pytest.raises(DataError, match="train images twice, the second time as 'x_train'"):
+        as_dataset(flat(x_train=TEST))
+
+
+def test_a_function_that_gives_no_data_is_an_error_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "none.py").write_text("def make():\n    return 3\n")
+    with pytest.raises(DataError, match=r"none.py:make gives no data. Expected data as"):
+        load(f"{tmp_path / 'none.py'}:make")
+
+
+def test_labels_that_are_ids_are_refused_before_they_are_counted() -> None:
+    with pytest.raises(DataError, match="Where labels are ids"):
+        from_arrays((TEST, TEST_LABELS * 10**12))

@@ -198,6 +198,23 @@ def test_hub_model_of_a_recipe_is_trained_and_built_again(
     ws.models.load_weights(model, tmp_path / "run" / "model.safetensors")
 
 
+def test_hub_model_that_fit_trained_is_loaded_from_elsewhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(name.partition(":")[2]).parent)
+    images, labels = torch.rand(24, 3, 8, 8), torch.arange(24) % 3
+    info = of_data((3, 8, 8)).info
+    model = ws.models.create("hub:./vit", dataset=info, image_size=8)
+    data = ws.data.from_arrays((images, labels), (images, labels), class_names=info.class_names)
+    ws.fit(model, data, settings=ws.training.TrainingSettings(epochs=1, batch_size=8), out=tmp_path / "run")
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    loaded = ws.load(tmp_path / "run")
+    ws.models.load_weights(model, tmp_path / "run")
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model.eval()(images))
+
+
 ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "vit": vit,
     "convnext": lambda **k: transformers.ConvNextForImageClassification(

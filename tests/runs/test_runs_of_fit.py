@@ -312,3 +312,22 @@ def test_data_replaced_in_part_are_no_data_of_a_name(digits: Dataset) -> None:
     with pytest.raises(DataError):
         ws.data.load("arrays")
     assert ws.data.from_arrays(pair, pair).source is None
+
+
+def test_data_that_fit_read_from_a_file_are_found_from_elsewhere_and_where_they_are_moved_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = np.random.default_rng(0).random((40, 4)), np.arange(40) % 2
+    np.savez(tmp_path / "table.npz", images=images, labels=labels)
+    monkeypatch.chdir(tmp_path)
+    model, settings = nn.Sequential(nn.Linear(4, 2)), TrainingSettings(epochs=1, batch_size=8)
+    ws.fit(model, "table.npz", settings=settings, out="run")
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    asked = ["attack", "../run", "--norm=2", "--epsilon=0.1", "--num_steps=1"]
+    assert main(asked) == 0
+    (tmp_path / "table.npz").rename("moved.npz")
+    assert main([*asked, "--data.name=moved.npz"]) == 0
+    np.savez("other.npz", images=1 - images, labels=labels)
+    assert main([*asked, "--data.name=other.npz"]) == 2
+    assert "have changed since" in " ".join(capsys.readouterr().err.split())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from huggingface_hub.utils._paths import filter_repo_objects
 import withstand as ws
 from withstand.cli import main
 from withstand.core.network import describe
+from withstand.types import RunFolderError
 
 _RECIPE = """
 name: shared
@@ -84,6 +86,31 @@ def test_a_shared_run_is_pulled_and_loaded_elsewhere_with_equal_figures(run: Pat
     assert (mine / "measurements.csv").read_text() == (run / "measurements.csv").read_text()
 
 
+def test_a_shared_run_whose_data_have_no_name_is_measured_on_data_that_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = ws.data.load("digits", train_size=40)
+    arrays = [(part.images[:40], part.labels[:40]) for part in (digits.train, digits.test)]
+    data = ws.data.from_arrays(*arrays, name="three\n---\nlines")
+    model = ws.models.create("mlp", dataset=data.info, hidden=[4])
+    ws.fit(model, data, settings=ws.training.TrainingSettings(epochs=1), out=tmp_path / "run")
+    ws.push(tmp_path / "run", tmp_path / "shared")  # which nobody here has signed
+    assert torch.equal(ws.load(tmp_path / "shared")(_IMAGES), ws.load(tmp_path / "run")(_IMAGES))
+    asked = ["attack", str(tmp_path / "shared"), "--norm=2", "--epsilon=0.1", "--num_steps=1"]
+    assert main(asked) == 2
+    assert "handed over in Python" in capsys.readouterr().err
+    assert main([*asked, "--data.name=digits"]) == 0
+
+
+@pytest.mark.parametrize("part", [{"kept": 3}, {"kept": {"what": "source"}}, {"info": {"shape": "abc"}}])
+def test_a_damaged_record_of_a_model_is_named(part: dict[str, Any], run: Path, tmp_path: Path) -> None:
+    ws.push(run, tmp_path / "shared")
+    record = tmp_path / "shared" / "model.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | part))
+    with pytest.raises(RunFolderError, match=r"model.json is damaged .*Restore it"):
+        ws.load(tmp_path / "shared")
+
+
 def test_a_card_holds_the_figures_of_the_run_in_the_metadata_of_the_hub(run: Path) -> None:
     card = ws.reporting.model_card(run, source="hub:someone/net")
     huggingface_hub.ModelCard(card)  # it reads as one
@@ -99,8 +126,8 @@ def test_a_card_holds_the_figures_of_the_run_in_the_metadata_of_the_hub(run: Pat
         for name, measure, level in (
             ("Accuracy", "clean accuracy", 0),
             ("Attacked accuracy, ℓ∞ ε = 0.1", "attacked accuracy", 0.1),
-            ("Attacked accuracy, ℓ2 ε = 0.05", "attacked accuracy", 0.05),
-            ("Certified accuracy, ℓ2 ε = 0.05", "certified accuracy", 0.05),
+            ("Attacked accuracy, ℓ₂ ε = 0.05", "attacked accuracy", 0.05),
+            ("Certified accuracy, ℓ₂ ε = 0.05", "certified accuracy", 0.05),
         )
     }
     assert metadata["library_name"] == "withstand"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,9 +21,10 @@ from withstand.reporting import report
 from withstand.reporting.table import one, select
 from withstand.results import read_results
 from withstand.results.measurements import CLEAN, protocol_measure
+from withstand.runs.asked import require_other_data
 from withstand.runs.loading import load_run_model
 from withstand.runs.run_parts import build_model, model_spec, open_run
-from withstand.runs.stages import evaluate_run, require_other_data, train_recipe
+from withstand.runs.stages import evaluate_run, train_recipe
 from withstand.types import AttackError, DataError, ModelError, RunFolderError
 
 
@@ -162,3 +164,23 @@ def test_run_that_failed_at_once_does_not_hold_its_folder(tmp_path: Path) -> Non
     assert out.is_begun()
     with pytest.raises(RunFolderError, match="another recipe"):
         train_recipe(failing, out, command="train")
+
+
+def test_meters_of_images_are_left_out_for_tables_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = np.random.default_rng(0).random((40, 4))
+    np.savez(tmp_path / "table.npz", images=values, labels=np.arange(40) % 2)
+    (tmp_path / "recipe.yaml").write_text(
+        f"data: {{name: {tmp_path / 'table.npz'}}}\nmodel: {{name: mlp, options: {{hidden: [4]}}}}\n"
+        "training: {epochs: 1, batch_size: 8}\n"
+        "evaluation: {meters: [Corruptions, {class_path: NoiseCurve, init_args: {num_levels: 2}}]}\n"
+    )
+    parsed, out = parse_recipe(tmp_path / "recipe.yaml"), RunFolder(tmp_path / "run")
+    require_other_data(parsed.recipe)
+    train_recipe(parsed, out, command="train")
+    evaluation = evaluate_run(out, parsed, command="evaluate")
+    assert "The recipe's meter Corruptions is left out: it does not measure vectors of 4." in caplog.text
+    assert [meter["class_path"].rpartition(".")[2] for meter in evaluation.results.settings["meters"]] == [
+        "NoiseCurve"
+    ]

@@ -8,7 +8,7 @@ from withstand.cli.evaluate import evaluate_into
 from withstand.cli.terminal import OUTPUT
 from withstand.cli.train import recipe_and_folder, train_into
 from withstand.reporting import report
-from withstand.runs.stages import require_other_data
+from withstand.runs.asked import require_other_data
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -29,8 +29,9 @@ from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
 from withstand.results.results import Results, covers
 from withstand.results.results_file import read_results
 from withstand.results.writing import percent
+from withstand.runs.asked import require_other_data
 from withstand.runs.run_parts import require_unchanged
-from withstand.runs.stages import evaluate_run, require_other_data, train_recipe
+from withstand.runs.stages import evaluate_run, train_recipe
 from withstand.training import ProgressBar
 from withstand.types import RecipeError, RunFolderError, WithstandError
 

@@ -22,7 +22,6 @@ from functools import cache
 from pathlib import Path
 
 from withstand.core.run_folder import replaced
-from withstand.types import RecipeError
 
 SIGNATURES = "trust.json"
 ABOUT = "--trust lets code beyond withstand run that the files name: only where you trust whoever wrote them."
@@ -70,10 +69,6 @@ def _names(arguments: Sequence[str]) -> Iterator[str]:
             yield from (value, *_BETWEEN_NAMES.split(value))
         elif ":" in argument:
             yield argument
-
-
-class NotTrustedError(RecipeError):
-    """A recipe that is whole, but names code that nobody has allowed to run."""
 
 
 def typed_names() -> frozenset[str]:

@@ -89,10 +89,10 @@ def from_arrays(  # noqa: PLR0913 - each says another thing of the data
     if known is None or ("train" in splits and len(known) == 0):
         raise DataError("There are no training images. Give at least one.")
     nothing = known.subset([])
-    if "test" not in splits:
-        splits |= _with_tested(known, name)
     present = [split.labels.cpu() for split in splits.values() if len(split)]
     names = _numbered(torch.cat(present or [nothing.labels])) if class_names is None else tuple(class_names)
+    if "test" not in splits:
+        splits |= _with_tested(known, name)
     shape = tuple(known.images.shape[1:])
     ends = None if input_range is None else as_input_range(input_range, shape[0])
     about = DatasetInfo(name, shape, names, *channel_statistics(known.images), ends, feature_names)

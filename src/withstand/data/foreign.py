@@ -33,6 +33,7 @@ from withstand.types import DataError
 
 _log = logging.getLogger(__name__)
 
+_NOTHING = object()
 _BATCH = 256  # items that are read together
 _READ_TWICE = 8  # items, to see whether they are drawn
 _IMAGES = ("image", "img", "images", "pixel_values", "picture", "x", "inputs", "features")
@@ -77,8 +78,8 @@ def read_items(source: Any, what: str, columns: Columns, size: int | None) -> Ar
         return Arrays(*dataset.tensors)
     with _seeded():
         rows = _rows(source, dataset)
-        first = next(rows, None)
-        if first is None:
+        first = next(rows, _NOTHING)
+        if first is _NOTHING:
             raise DataError(f"There are no {what}: the {type(source).__name__} has no items.")
         names = _column_names(first, what, columns) if isinstance(first, Mapping) else None
         reader = _Reader(what, names, *_pair(first, what, names), size)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 
 from withstand.core.dataset_info import KNOWN_DATASETS, DatasetInfo
 from withstand.core.setting_rules import SEED, Whole
@@ -26,7 +27,7 @@ from withstand.data.idx import absent_idx, read_idx
 from withstand.data.locations import data_root
 from withstand.data.partition import PARTITIONS, PartitionName
 from withstand.data.plausible import copies, darkness, missing_classes, tell
-from withstand.data.sources import Alone, load_from_hub, read_npz, read_source
+from withstand.data.sources import FACTS, Alone, load_from_hub, read_npz, read_source
 from withstand.data.split import Dataset, Parts, Split
 from withstand.types import DataError
 
@@ -81,11 +82,13 @@ NAMES = (*READERS, f"{_FOLDER}PATH", f"PATH{_NPZ}", "FILE.py:FUNCTION", f"{_HUB}
 _FUNCTION = re.compile(r"(?:.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
-def as_dataset(
+def as_dataset(  # noqa: PLR0913 - each says another thing of the data
     source: Any,
     *,
     name: str | None = None,
     class_names: Sequence[str] | None = None,
+    input_range: Sequence[float | ArrayLike] | None = None,
+    feature_names: Sequence[str] = (),
     columns: tuple[str, str] | None = None,
     size: int | None = None,
     validation_size: int | None = None,
@@ -103,11 +106,15 @@ def as_dataset(
             arrays, tensors or lists; a torch ``Dataset`` or ``DataLoader``; a Hugging Face ``Dataset``. A
             pair (train, test) of parts. A dictionary of parts, such as a Hugging Face ``DatasetDict``, by
             ``train``, ``validation`` and ``test``; or of arrays by ``train_images``, ``train_labels``,
-            ``test_images``, ``test_labels``, by ``x_train``, ``y_train``, …, or by ``images``, ``labels``.
+            ``test_images``, ``test_labels``, by ``x_train``, ``y_train``, …, or by ``images``, ``labels``;
+            ``class_names``, ``input_range`` and ``feature_names`` may be among its keys, too.
             Items are read in the order of the data set, each once, even of a ``DataLoader`` that shuffles;
             what they draw at random is drawn once, from a fixed seed.
         name: What reports call the data.
         class_names: One name a class, in label order; by default what the source tells, else numbers.
+        input_range: ``(low, high)``, each a number or one number a feature or channel, in the units of the
+            data, which are scaled to [0, 1]; see ``from_arrays``.
+        feature_names: One name a feature (of vectors) or channel.
         columns: What holds image and label in items with named parts; guessed where None.
         size: Side in pixels that pictures are resized and cropped to.
         validation_size: How many training examples validate, where no part is for that; by default a
@@ -118,30 +125,44 @@ def as_dataset(
 
     Raises:
         TypeError: it is none of these.
-        DataError: images are outside [0, 1], labels are not integers from 0, or something cannot be read.
+        DataError: images are outside [0, 1] or their range, labels are not integers from 0, something cannot
+            be read, or an option is of no use for data of this kind.
     """
+    facts = dict(
+        zip(FACTS, (class_names, input_range, feature_names if len(feature_names) else None), strict=True)
+    )
+    facts = {key: value for key, value in facts.items() if value is not None}
+    of_reading = {"columns": columns, "size": size, "validation_size": validation_size}
+    is_named = False  # by its name, again
     if isinstance(source, str | Path):
         text = f"{_FOLDER}{source}" if isinstance(source, Path) and source.is_dir() else str(source)
         name = name or text
-        source = (
-            _opened(text)
-            if is_foreign(text)
-            else load(text, size=size, validation_size=validation_size, seed=seed)
-        )
+        if is_foreign(text):
+            source = _opened(text)
+            is_named = not isinstance(source, Dataset) and not facts and columns is None
+        else:
+            source = load(text, size=size, validation_size=validation_size, seed=seed)
+            of_reading = {"columns": columns}
     if isinstance(source, Dataset):
-        about = source.info
+        about, no_name = source.info, {key: value for key, value in facts.items() if key != "class_names"}
+        if unused := [key for key, value in {**no_name, **of_reading}.items() if value is not None]:
+            raise DataError(
+                f"{about.name} is a whole data set already, so {' and '.join(unused)} cannot be asked of it. "
+                "Say so where it is made."
+            )
         named = replace(about, name=name or about.name, class_names=class_names or about.class_names)
         return source if named == about else replace(source, info=named)
-    return read_source(
+    dataset = read_source(
         source,
         name=name or "arrays",
-        class_names=class_names,
         columns=Columns(*columns or ()),
         size=size,
         validation_size=validation_size,
         seed=seed,
         alone=alone,
+        facts=facts,
     )
+    return dataset.loaded_by(_recipe_data(text, None, size, validation_size, seed)) if is_named else dataset
 
 
 def load(
@@ -189,7 +210,9 @@ def load(
             parts = divide(given.train, validation_size=0)[0], given.validation
         else:
             raise DataError(f"{name} has a part to validate on already. Leave out validation_size.")
-        return Dataset(given.info, *parts, given.test)
+        return Dataset(given.info, *parts, given.test).loaded_by(
+            _recipe_data(name, root, size, validation_size, seed, train_size, partition)
+        )
     folder = _image_folder(name, size)
     if folder is not None:
         about, read = folder.info(), folder.read()
@@ -198,11 +221,32 @@ def load(
         read = READERS[name](about, data_root(root))
     dataset = Dataset(about, *divide(read.train, validation_size=validation_size), read.test)
     tell(dataset, missing_classes, *(() if folder is None else (darkness, copies)))
-    if is_folder(name):  # which is to be found from other folders, too
-        name = f"{_FOLDER}{Path(name.removeprefix(_FOLDER)).expanduser().resolve()}"
+    return dataset.loaded_by(_recipe_data(name, root, size, validation_size, seed, train_size, partition))
+
+
+def _recipe_data(
+    name: str,
+    root: str | Path | None,
+    size: int | None,
+    validation_size: int | None,
+    seed: int,
+    train_size: int | None = None,
+    partition: PartitionName = "seeded",
+) -> dict[str, Any]:
+    """What a recipe's ``data`` holds of such data, by which they are found from other folders, too."""
+    place, colon, last = name.rpartition(":")
+    if name.endswith(_NPZ) or is_folder(name) or (place == "hub" and last.startswith((".", "~"))):
+        prefix = next((one for one in (_FOLDER, _HUB) if name.startswith(one)), "")
+        name = f"{prefix}{_whole(name.removeprefix(prefix))}"
+    elif place.endswith(".py"):
+        name = f"{_whole(place)}{colon}{last}"
     chosen = {"validation_size": validation_size, "train_size": train_size, "partition": partition}
     root = None if root is None else str(Path(root).resolve())
-    return dataset.found_by({"name": name, "root": root, "size": size, **chosen, "seed": seed})
+    return {"name": name, "root": root, "size": size, **chosen, "seed": seed}
+
+
+def _whole(path: str) -> Path:
+    return Path(path).expanduser().resolve()
 
 
 def info(name: str, *, root: str | Path | None = None, size: int | None = None) -> DatasetInfo:
@@ -247,6 +291,11 @@ def is_function(name: str) -> bool:
     return not name.startswith((_FOLDER, _HUB)) and _FUNCTION.fullmatch(name) is not None
 
 
+def is_place(name: str) -> bool:
+    """Whether a name says where data lie, which may be another place tomorrow, rather than which they are."""
+    return is_folder(name) or is_foreign(name)
+
+
 def is_foreign(name: str) -> bool:
     """Whether a name is that of a ``.npz`` file, a function, or data of Hugging Face."""
     if not isinstance(name, str) or name.startswith(_FOLDER):
@@ -256,7 +305,13 @@ def is_foreign(name: str) -> bool:
 
 def _foreign(name: str, size: int | None) -> Dataset:
     """What such a name is of; unless it has a part to validate on, without one."""
-    return as_dataset(name, size=size, validation_size=0)
+    source = _opened(name)
+    try:
+        return as_dataset(
+            source, name=name, size=size, validation_size=None if isinstance(source, Dataset) else 0
+        )
+    except TypeError as error:
+        raise DataError(f"{name} gives no data. {error}") from error
 
 
 def _opened(name: str) -> Any:

@@ -9,9 +9,10 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +39,8 @@ _KINDS = (
     'such as "digits", "folder:PATH", "data.npz", "file.py:function" or "hub:OWNER/NAME"'
 )
 _GUESSED = Columns()
+FACTS = ("class_names", "input_range", "feature_names")
+"""What a dictionary or ``.npz`` file may say of its data beside its parts."""
 _PARTS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -45,7 +48,8 @@ _PARTS = {
 }
 _NAMES = (
     "Parts are called train, validation and test; arrays train_images, train_labels, test_images and "
-    "test_labels, or x_train, y_train, x_test and y_test, or images and labels."
+    "test_labels, or x_train, y_train, x_test and y_test, or images and labels; facts of them class_names, "
+    "input_range and feature_names."
 )
 _KIND_NAMES = {"images": ("images", "x", "data"), "labels": ("labels", "y", "targets")}
 
@@ -54,35 +58,49 @@ def read_source(
     source: Any,
     *,
     name: str = "arrays",
-    class_names: Sequence[str] | None = None,
     columns: Columns = _GUESSED,
     size: int | None = None,
     validation_size: int | None = None,
     seed: int = 0,
     alone: Alone = "split",
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> Dataset:
-    """A data set of anything but a name; see ``as_dataset``."""
-    if isinstance(source, Dataset):
-        return source
+    """A data set of anything but a name; see ``as_dataset``.
+
+    Args:
+        source: As there, and so are the others.
+        name: Of the data.
+        columns: What holds image and label.
+        size: Of pictures.
+        validation_size: How many examples validate.
+        seed: Chooses them.
+        alone: What becomes of one part alone.
+        facts: Some of ``FACTS``, which ``from_arrays`` takes; those in a dictionary count where not given.
+    """
+    if isinstance(source, Mapping) and (told := [key for key in source if key in FACTS]):
+        facts = {**{key: source[key] for key in told}, **facts}
+        source = {key: value for key, value in source.items() if key not in told}
     parts = _parts(source, alone)
     arrays = {part: _arrays(value, f"{part} images", columns, size) for part, value in parts.items()}
     known = list(dict.fromkeys(one.class_names for one in arrays.values() if one.class_names is not None))
-    if class_names is None and len(known) > 1:
+    if "class_names" not in facts and len(known) > 1:
         raise DataError(
             f"The parts name their classes differently: {known[0]} and {known[1]}. Number them alike, or "
             "name all by class_names."
         )
+    are_ordered = len(facts.get("feature_names", ())) > 0  # channels that have names are where they belong
     pairs = {
-        part: (_channels_first(one.images, f"{part} images"), one.labels) for part, one in arrays.items()
+        part: (one.images if are_ordered else _channels_first(one.images, f"{part} images"), one.labels)
+        for part, one in arrays.items()
     }
     return from_arrays(
         pairs.get("train"),
         pairs.get("test"),
         validation=pairs.get("validation"),
         name=name,
-        class_names=class_names or (known[0] if known else None),
         validation_size=validation_size,
         seed=seed,
+        **{"class_names": known[0] if known else None, **facts},
     )
 
 
@@ -140,7 +158,9 @@ def _of_mapping(source: Mapping[str, Any], alone: Alone) -> dict[str, Any]:
         if part and len(said) == 1:
             parts[part] = value
         elif kind and len(said) == (2 if part else 1):
-            pairs.setdefault(part, {})[kind] = _loaded(value)
+            if kind in pairs.setdefault(part, {}):
+                raise DataError(f"The data have {part} {kind} twice, the second time as {key!r}. {_NAMES}")
+            pairs[part][kind] = _loaded(value)
         else:
             unread.append(str(key))
     parts |= {part: _both(part, pair) for part, pair in pairs.items()}

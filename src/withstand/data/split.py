@@ -132,9 +132,9 @@ class Dataset:
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with all its splits on ``device``."""
         moved = Dataset(self.info, self.train.to(device), self.validation.to(device), self.test.to(device))
-        return moved if self.source is None else moved.found_by(self.source)
+        return moved if self.source is None else moved.loaded_by(self.source)
 
-    def found_by(self, source: Mapping[str, Any]) -> Dataset:
+    def loaded_by(self, source: Mapping[str, Any]) -> Dataset:
         """The same, noting by which arguments of ``data.load`` it is found again."""
         object.__setattr__(self, "source", dict(source))
         return self

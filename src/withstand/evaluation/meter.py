@@ -171,6 +171,10 @@ class Meter(ABC):
         """
         return self
 
+    def fits(self, info: DatasetInfo) -> bool:
+        """Whether data of such a shape can be measured at all: a recipe's meter is left out where not."""
+        return True
+
     def require(self, info: DatasetInfo) -> None:  # noqa: B027 - most meters take any data
         """Accepts the data; asked before anything that takes its time.
 

@@ -121,6 +121,10 @@ def _from_hub(transformers: Any, place: str, wanted: _Wanted) -> tuple[Hosted, S
             'it, {"image_mean": […], "image_std": […], "size": …}, or build it in a model file of your own.'
         )
     reverses = bool(processor and processor.get("do_flip_channel_order"))
+    for module in network.modules():
+        if hasattr(module, "name_or_path"):
+            # A folder has other names from elsewhere, and the network is the same.
+            module.name_or_path = ""  # type: ignore[assignment]
     return Hosted(Logits(network), channels, size, normalize, reverses), names
 
 

@@ -136,9 +136,11 @@ def assemble(factory: Factory, made: Made) -> nn.Module:
 
 
 def _from_anywhere(name: str) -> str:
-    """The name of a model with the whole path of its file, where it is of one."""
-    place, _, function = name.rpartition(":")
-    return f"{Path(place).expanduser().resolve()}:{function}" if place.endswith(".py") else name
+    """The name of a model with the whole path of its file or folder, where it is of one."""
+    place, _, last = name.rpartition(":")
+    if place == "hub" and last.startswith((".", "~")):
+        return f"{place}:{Path(last).expanduser().resolve()}"
+    return f"{Path(place).expanduser().resolve()}:{last}" if place.endswith(".py") else name
 
 
 def _known(dataset: str) -> DatasetInfo:

@@ -21,7 +21,7 @@ from withstand.data.load import is_function
 from withstand.models.hosted import is_hosted
 from withstand.recipes import schema
 from withstand.training.settings import adam
-from withstand.types import RecipeError
+from withstand.types import UntrustedCodeError
 
 _FUNCTIONS = (adam, losses.cross_entropy, losses.margin, losses.dlr)
 _ROOTS = ("withstand.", "torch.optim.")  # their classes; a class fits its key, which the parser sees to
@@ -41,7 +41,7 @@ def guarded(files: Sequence[Path]) -> Iterator[Callable[[Namespace], None]]:
         To be called with what was parsed, before anything in it is made.
 
     Raises:
-        RecipeError: it names code of others, and the files are not trusted.
+        UntrustedCodeError: it names code of others, and the files are not trusted.
     """
     strange = [file for file in files if not trust.is_trusted(file)]
     if not strange:
@@ -89,7 +89,8 @@ def _require_known(config: Namespace, strange: Sequence[Path]) -> None:
     if ":" in factory and not is_hosted(factory):
         strangers[factory] = factory in typed
     of_data = [config["data"]["name"], *_texts_in(config["evaluation"])]  # meters name other data
-    strangers |= {name: name in typed for name in of_data if is_function(name)}
+    # Data that were handed over in Python have no name.
+    strangers |= {name: name in typed for name in of_data if name is not None and is_function(name)}
     for name, is_typed in strangers.items():
         if not is_typed:
             options = config["model"]["options"] if name == factory else {}
@@ -102,14 +103,14 @@ def _is_ours(code: Any) -> bool:
     return f"{code.__module__}.".startswith(_ROOTS) if isinstance(code, type) else code in _FUNCTIONS
 
 
-def _refused(name: str, strange: Sequence[Path], options: Mapping[str, Any] | None = None) -> RecipeError:
+def _refused(
+    name: str, strange: Sequence[Path], options: Mapping[str, Any] | None = None
+) -> UntrustedCodeError:
     """The error of a name; of the model's factory, with the options that it is called with."""
     file = next((file for file in strange if name in file.read_text(errors="replace")), strange[0])
     arguments = "".join(f" {key}={value!r}" for key, value in (options or {}).items())
     what = f"{name} with{arguments}" if arguments else name
-    return trust.NotTrustedError(
-        trust.refusal(file, what, remedy=", or type the name in the command yourself")
-    )
+    return UntrustedCodeError(trust.refusal(file, what, remedy=", or type the name in the command yourself"))
 
 
 def _code_in(value: Any) -> Iterator[tuple[str, Any]]:

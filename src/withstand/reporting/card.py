@@ -21,6 +21,8 @@ from withstand.results import measurements
 from withstand.results.measurements import Measurement
 from withstand.types import ModelCard
 
+_TASKS = {1: "tabular-classification", 3: "image-classification"}
+"""Axes of an example -> what the Hub calls the task."""
 _TAGS = ["adversarial-robustness", "withstand"]
 _NAMES = {
     measurements.CLEAN: "Accuracy",
@@ -88,14 +90,16 @@ def _warnings(run: Run) -> list[str]:
 
 def _metadata(run: Run, data: str) -> dict[str, Any]:
     """The keys of a card that the Hub knows (huggingface.co/docs/hub/model-cards)."""
+    rank = len(run.results.inputs.shape) if run.results and run.results.inputs else 3
+    task = _TASKS.get(rank, "other")
     metadata: dict[str, Any] = {
         "library_name": "withstand",
-        "pipeline_tag": "image-classification",
+        "pipeline_tag": task,
         "tags": _TAGS,
     }
     if rows := _main_rows(run):
         results = {
-            "task": {"type": "image-classification"},
+            "task": {"type": task},
             "dataset": {"name": dataset_title(data), "type": data},
             "metrics": [
                 {"type": "accuracy", "name": _name(row), "value": round(row.value, 6)} for row in rows

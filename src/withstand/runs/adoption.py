@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -80,15 +81,16 @@ def adopt_model(
     device = device_of(recipe)
     dataset = load_data(recipe)
     network = build_model(recipe, dataset.info)
+    loaded = copy.deepcopy(network)  # a file may bring another mean to normalise by, which shows in a network
     if weights is not None:
-        models.load_weights(network, weights, entry=entry)
+        models.load_weights(loaded, weights, entry=entry)
     if out.recipe.exists():
-        _require_same_model(out, recipe, network)
+        _require_same_model(out, recipe, network, loaded)
         return
     out.create()
     write_model(out, dataset.info, model_spec(recipe), network)
     _write_environment(out, dataset, device, command)
-    models.save_weights(network, out.last_weights)
+    models.save_weights(loaded, out.last_weights)
     content = {
         "name": recipe.name,
         **_words(str(model.name), str(data.name), weights),
@@ -115,7 +117,7 @@ def _write_environment(out: RunFolder, dataset: Dataset, device: torch.device, c
     out.write_json(out.environment, about)
 
 
-def _require_same_model(out: RunFolder, recipe: Recipe, network: nn.Module) -> None:
+def _require_same_model(out: RunFolder, recipe: Recipe, network: nn.Module, loaded: nn.Module) -> None:
     held = recipe_of(out).recipe
     if (held.data, held.model) != (recipe.data, recipe.model) or not out.last_weights.exists():
         raise RunFolderError(
@@ -123,7 +125,7 @@ def _require_same_model(out: RunFolder, recipe: Recipe, network: nn.Module) -> N
             "other options. Choose another folder with --out."
         )
     require_same_network(out, network)
-    state, stored = network.state_dict(), read_weights(out.last_weights)
+    state, stored = loaded.state_dict(), read_weights(out.last_weights)
     if set(stored) != set(state) or not all(torch.equal(stored[name], state[name]) for name in stored):
         raise RunFolderError(
             f"{out.path} holds the same model with other weights, and what was measured of those. Choose "

@@ -26,9 +26,10 @@ from withstand.evaluation.plans import (
 from withstand.recipes.parsing import ParsedRecipe, flow, load_yaml, parse_recipe
 from withstand.results import Results, read_results
 from withstand.results.measurements import ATTACKED, CERTIFIED
+from withstand.runs.asked import pairs_of
 from withstand.runs.loading import RecipeSources
 from withstand.runs.run_parts import open_run
-from withstand.runs.stages import former_evaluation, measure_all, note_command, pairs_of, write_recipe
+from withstand.runs.stages import former_evaluation, measure_all, note_command, write_recipe
 from withstand.types import RunFolderError
 
 _ITEMS: Mapping[type[Meter], str] = {Attacks: "attacks", Suite: "norms"}

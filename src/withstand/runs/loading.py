@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,20 @@ def info_of(run: RunFolder, recipe: Recipe) -> DatasetInfo:
     if stored is None:
         return data.info(data_name(recipe), root=recipe.data.root, size=recipe.data.size)
     known = {part.name for part in fields(DatasetInfo)}
-    return DatasetInfo(**{key: _tuples(value) for key, value in stored.items() if key in known})
+    with _of_a_whole_record(run):
+        return DatasetInfo(**{key: _tuples(value) for key, value in stored.items() if key in known})
+
+
+@contextmanager
+def _of_a_whole_record(run: RunFolder) -> Iterator[None]:
+    """Says which file is damaged where what it holds is of another kind."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{run.model_spec} is damaged ({type(error).__name__}: {error}). Restore it as it was written, "
+            "or train again into another folder."
+        ) from error
 
 
 def _tuples(value: Any) -> Any:
@@ -93,9 +108,9 @@ def run_model(run: RunFolder, recipe: Recipe) -> nn.Module:
         RunFolderError: what the folder keeps of it was changed, or is not trusted.
         ModelError: it cannot be made, or is another.
     """
-    kept = run.read_json(run.model_spec).get("kept") or {}
     if recipe.model.name is None:
-        if kept.get("what") != "graph":
+        kept = _kept(run)
+        if kept["what"] != "graph":
             raise ModelError(
                 f"The network of {run.path} was handed over in Python, and how to make it could not be kept: "
                 f"{kept.get('why', 'its record is gone.')} Name a function that makes it: "
@@ -154,10 +169,24 @@ def training_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
 
 def _kept_source(run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
     """What the folder says of its copy, where the model is still the one that it was made of."""
-    spec = run.read_json(run.model_spec)
-    kept = spec.get("kept") or {}
-    is_of_it = kept.get("what") == "source" and spec.get("name") == recipe.model.name
+    kept = _kept(run)
+    is_of_it = kept["what"] == "source" and run.read_json(run.model_spec).get("name") == recipe.model.name
     return kept if is_of_it else None
+
+
+def _kept(run: RunFolder) -> dict[str, Any]:
+    """What the folder says that it keeps of the network: ``what`` and ``files``, and more of each kind.
+
+    Raises:
+        RunFolderError: the record is damaged.
+    """
+    with _of_a_whole_record(run):
+        kept = {"what": "nothing", "files": {}, **(run.read_json(run.model_spec).get("kept") or {})}
+        needed = ("file", "function") if kept["what"] == "source" else ()
+        if not all(isinstance(kept[key], str) for key in ("what", *needed)):
+            raise TypeError("kept")
+        kept["files"] = {str(name): str(expected) for name, expected in kept["files"].items()}
+    return kept
 
 
 def _file_of(recipe: Recipe) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,16 @@ from withstand.core.flat import flat
 from withstand.core.made import Made
 from withstand.core.network import changes, describe, in_words
 from withstand.core.run_folder import RunFolder
-from withstand.core.trust import NotTrustedError, warn_if_changed
+from withstand.core.trust import warn_if_changed
 from withstand.data import Dataset
 from withstand.data.content import digest
+from withstand.data.load import is_place
 from withstand.models.registry import Factory, assemble
 from withstand.recipes.parsing import ParsedRecipe, parse_recipe
 from withstand.recipes.schema import Recipe
 from withstand.training.checkpoint import fitting, newest_checkpoint, read_checkpoint
 from withstand.training.run_record import IN_PYTHON
-from withstand.types import DataError, ModelError, RecipeError, RunFolderError
+from withstand.types import DataError, ModelError, RecipeError, RunFolderError, UntrustedCodeError
 
 _logger = logging.getLogger(__name__)
 
@@ -221,8 +222,8 @@ def require_recipe(run: RunFolder) -> Path:
         raise RunFolderError(
             f"{run.path} has no {run.recipe.name}: it holds what ws.evaluate measured, or was trained in "
             f"Python by an older version. Measure its network there: ws.evaluate(model, dataset, "
-            f"out={str(run.path)!r}); or prove what it withstands by `withstand certify MODEL "
-            f"--weights={run.best_weights}`."
+            f"out={str(run.path)!r}); or name the network and its weights, `withstand certify MODEL "
+            "--weights=FILE`."
         )
     return run.require(run.recipe, f"withstand train RECIPE --out={run.path}")
 
@@ -238,8 +239,8 @@ def recipe_of(run: RunFolder) -> ParsedRecipe:
     warn_if_changed(run.recipe)
     try:
         return parse_recipe(run.recipe)
-    except NotTrustedError:
-        raise  # the recipe is as it was written
+    except UntrustedCodeError:
+        raise
     except RecipeError as error:
         raise RecipeError(
             f"{run.recipe}: {error} Restore the file as training wrote it, or train again into another one."
@@ -324,8 +325,10 @@ def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
         return  # nothing has been trained yet
     then = recipe_of(out).values
     named = [key for key in ("data", "model") if then[key]["name"] is None]  # what no recipe could say
+    are_places = all(is_place(values["data"]["name"] or "") for values in (then, parsed.values))
+    places = ("root", "name") if are_places else ("root",)  # what lies there is compared when it is read
     former, current = (
-        flat(_trained_part({**values, **dict.fromkeys(named)}), opens=False)
+        flat(_trained_part({**values, **dict.fromkeys(named)}, places), opens=False)
         for values in (then, parsed.values)
     )
     differing = [key for key in sorted({*former, *current}) if former.get(key) != current.get(key)]
@@ -338,9 +341,9 @@ def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:
         )
 
 
-def _trained_part(values: Mapping[str, Any]) -> dict[str, Any]:
+def _trained_part(values: Mapping[str, Any], places: Collection[str]) -> dict[str, Any]:
     """The values that decide what is trained."""
     part = {key: value for key, value in values.items() if key not in _FREE_KEYS}
     part["training"] = {key: value for key, value in part["training"].items() if key not in _FREE_TRAINING}
-    part["data"] = {key: value for key, value in (part["data"] or {}).items() if key != "root"}
+    part["data"] = {key: value for key, value in (part["data"] or {}).items() if key not in places}
     return part

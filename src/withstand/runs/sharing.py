@@ -86,6 +86,7 @@ def push(run: str | Path, to: str | Path, *, private: bool | None = None) -> str
     folder = RunFolder.at(run)
     if not (folder.best_weights.exists() or folder.last_weights.exists()):
         raise RunFolderError(f"{folder.path} holds no weights to share. Train first, or name a run folder.")
+    folder.require(folder.model_spec, "withstand train RECIPE, or ws.fit(…, out=…)")
     card = model_card(folder.path, source=str(to))
     name = str(to)
     if not name.startswith(_HUB) or _is_local(name):
@@ -177,14 +178,12 @@ def _repository(name: str, revision: str | None) -> Path:
 
 @contextmanager
 def _reaching(name: str) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # here, since it is an extra
-
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        said = " ".join(str(error).split())
+    except Exception as error:  # theirs, and those of the network below them, have no common class
+        said = " ".join(str(error).split()).rstrip(".")
         raise ModelError(
-            f"{name} cannot be reached on the Hugging Face Hub: {said} Check the name, the network, and "
+            f"{name} cannot be reached on the Hugging Face Hub: {said}. Check the name, the network, and "
             "that you are logged in (`hf auth login`) where it is private; a folder of yours is hub:./PATH."
         ) from error
 

@@ -21,12 +21,13 @@ from withstand.core.environment import (
 from withstand.core.run_folder import RunFolder
 from withstand.core.trust import write_signed
 from withstand.data import Dataset
-from withstand.evaluation import Evaluation, Meter, evaluate
+from withstand.evaluation import Evaluation, evaluate
 from withstand.recipes import schema as recipes
 from withstand.recipes.parsing import ParsedRecipe, flow, parse_recipe
 from withstand.recipes.schema import Recipe
 from withstand.results import read_results
 from withstand.results.results import Published
+from withstand.runs.asked import MeterPair, fitting, pairs_of
 from withstand.runs.loading import RecipeSources, load_run_model, training_factory
 from withstand.runs.run_parts import (
     device_of,
@@ -49,9 +50,6 @@ from withstand.types import RecipeError, RunFolderError
 
 Stage = Literal["evaluate", "certify", "attack", "moments"]
 """What a command that measures does; none forgets the results of another."""
-
-MeterPair = tuple[Meter, dict[str, Any]]
-"""A meter, and as a recipe spells it."""
 
 _SAME_KEYS = ("num_examples", "weights", "sampling")  # of the evaluation: what figures must share
 _logger = logging.getLogger(__name__)
@@ -172,6 +170,7 @@ def measure_all(
     then = recipe_of(run).recipe.data
     are_named = recipe.data.root != then.root or then.name is None
     require_same_data(run, dataset, are_named=are_named)
+    meters = fitting(meters, dataset.info)
     return evaluate(
         load_run_model(run, recipe),
         dataset,
@@ -309,26 +308,6 @@ def _measured_before(former: ParsedRecipe | None, parsed: ParsedRecipe) -> list[
 
 def _values(evaluation: Mapping[str, Any], keys: Sequence[str]) -> str:
     return " ".join(f"--evaluation.{key}={flow(evaluation[key])}" for key in keys)
-
-
-def pairs_of(parsed: ParsedRecipe) -> list[MeterPair]:
-    """The meters that a recipe asks for."""
-    return list(zip(parsed.recipe.evaluation.meters, parsed.values["evaluation"]["meters"], strict=True))
-
-
-def require_other_data(recipe: Recipe) -> None:
-    """Accepts what an evaluation will need beside the run, before training takes its time.
-
-    That is other data sets, other runs, and the packages of its attacks.
-
-    Raises:
-        AttackError: a package is not installed.
-        DataError: a data set is unknown, missing or damaged, or its images have another shape.
-        WithstandError: a run is missing, or its model does not fit.
-    """
-    sources = RecipeSources(recipe)
-    for meter in recipe.evaluation.meters:
-        meter.resolved(sources).require(sources.info)
 
 
 def _figure(figure: recipes.Published) -> Published:

@@ -20,9 +20,11 @@ from withstand.core.network import describe
 from withstand.core.run_folder import RunFolder, replaced
 from withstand.core.spelling import UnspelledError, spelled
 from withstand.core.trust import write_signed
+from withstand.core.wrappers import unwrapped
 from withstand.data import Dataset
 from withstand.graph.kept_graph import graph_bytes
 from withstand.loss.terms import Objective, Sum, Weighted
+from withstand.models.hosted import is_hosted
 from withstand.models.kept_source import source_of
 from withstand.training.settings import TrainingSettings
 from withstand.types import ModelError
@@ -116,7 +118,7 @@ class FitRecord:
             and _is_plain(made)
             and _task(made) == (*dataset.info.shape, dataset.info.num_classes)
         )
-        self._made = _as_recipe(made) if made is not None and fits else dict(_HANDED_OVER)
+        self._made = _as_recipe(made, model) if made is not None and fits else dict(_HANDED_OVER)
         normalised = made.info if made is not None and fits else None
         by = dataset.info if normalised is None else normalised
         self._info = replace(dataset.info, mean=by.mean, std=by.std)
@@ -148,7 +150,8 @@ class FitRecord:
             unspelled = ["objective", *unspelled]
         content = {
             "name": name if name and "\\" not in name else "unnamed",
-            "title": f"{short_name(subject)} on {info.name}, {_words(self._objective)}",
+            # On one line: the parser takes lines of a text for YAML.
+            "title": " ".join(f"{short_name(subject)} on {info.name}, {_words(self._objective)}".split()),
             "seed": self._seed,
             "data": dict(self._dataset.source or {"name": None}),
             "model": self._made,
@@ -186,7 +189,7 @@ _HANDED_OVER: Mapping[str, Any] = {
 }
 
 
-def _as_recipe(made: Made) -> dict[str, Any]:
+def _as_recipe(made: Made, model: nn.Module) -> dict[str, Any]:
     bayes = made.bayes and {
         "posterior": _plain(asdict(made.bayes["posterior"])),
         "layers": {
@@ -195,7 +198,9 @@ def _as_recipe(made: Made) -> dict[str, Any]:
         },
         "means": None,
     }
-    keys = {"name": made.name, "normalize": made.info is not None, "options": _plain(made.options)}
+    # Networks that others keep have a normalisation of their own, also where nothing is known of the data.
+    normalizes = hasattr(unwrapped(model), "normalize") if is_hosted(made.name) else made.info is not None
+    keys = {"name": made.name, "normalize": normalizes, "options": _plain(made.options)}
     return {**keys, "parametrize": made.parametrize, "bayes": bayes}
 
 

@@ -65,6 +65,10 @@ class Corruptions(Meter):
         )
 
     @override
+    def fits(self, info: DatasetInfo) -> bool:
+        return len(info.shape) == 3
+
+    @override
     def require(self, info: DatasetInfo) -> None:
         require_images(
             info.shape,
