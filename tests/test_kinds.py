@@ -95,6 +95,7 @@ def test_kind_in_python_takes_12_lines_and_has_the_same_figures_elsewhere(
     require_same_figures_elsewhere(name, names["dataset"], monkeypatch)
 
 
+@pytest.mark.filterwarnings("ignore:The weights of torch's own layers are seen here alone")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_kind_in_commands_takes_two_and_has_the_same_figures_elsewhere(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
