@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 
 import withstand as ws
 from withstand.cli import main
-from withstand.types import ModelError
+from withstand.types import ModelError, RunFolderError
 
 transformers = pytest.importorskip("transformers")
 PROCESSOR = {
@@ -243,3 +244,25 @@ def test_transformers_model_is_taken_as_it_is_everywhere(kind: str, caplog: pyte
     proven = ws.certify(model, images, labels, norm=2, epsilon=0.0)
     correct = model.eval()(images).logits.argmax(dim=1) == labels
     assert torch.equal(proven.margin > 0, correct)
+
+
+@pytest.mark.parametrize(
+    ("options", "classes"),
+    [({}, ("cat", "dog", "bird")), ({"new_head": True}, ("a", "b")), ({"pretrained": False}, ("a", "b"))],
+)
+def test_run_of_hub_model_loads_without_the_folder_that_its_name_leads_to(
+    options: dict[str, Any], classes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(vit(), tmp_path / "vit", PROCESSOR)
+    monkeypatch.chdir(tmp_path)
+    dataset = of_data((3, 8, 8) if "pretrained" in options else (1, 4, 4), classes)
+    model = ws.models.create("hub:./vit", dataset=dataset.info, **options)
+    ws.fit(model, dataset, settings=ws.training.TrainingSettings(epochs=1), out="run")
+    shutil.rmtree("vit")
+    shutil.move("run", tmp_path / "elsewhere" / "run")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    images = dataset.test.images
+    torch.testing.assert_close(ws.load("run")(images), model.eval()(images))  # one epoch is the best one
+    (tmp_path / "elsewhere" / "run" / "source" / "config.json").write_text("{}")
+    with pytest.raises(RunFolderError, match=r"config\.json is gone, or not as it was"):
+        ws.load("run")

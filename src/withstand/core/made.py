@@ -23,7 +23,8 @@ class Made:
         name: Of the model, or of its factory with the whole path of its file.
         input_shape: Of one example.
         num_classes: Logits an image.
-        info: Of the data that its first layer normalises by; None where it does not.
+        info: Of the data that its first layer normalises by, unless it has a normalisation of its own; None
+            where it does neither, or the data are not known.
         options: Of the network.
         parametrize: How its weights are computed, if so.
         bayes: ``posterior`` and ``layers`` of ``bayes.convert``, where its weights are random.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from withstand.types import ModelError
 _LEVELS = 255  # of a pixel, which the files count in
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HERE = (".", "/", "~")
+_COMMAND = "pip install 'withstand[hub]'"
 _GENERIC = "LABEL_0"  # of class names that nobody gave
 
 
@@ -40,8 +43,16 @@ class Logits(nn.Module):
         return taken_out(self.model(images))
 
 
+@dataclass(frozen=True)
 class HubFactory(HostedFactory):
-    """Makes an image classifier of transformers, from a repository or a folder."""
+    """Makes an image classifier of transformers, from a repository or a folder.
+
+    Args:
+        settings: The folder of what ``settings_of`` gave, to build the network by these, with random weights,
+            in the place of what the name leads to.
+    """
+
+    settings: Path | None = None
 
     def __call__(
         self,
@@ -69,9 +80,10 @@ class HubFactory(HostedFactory):
             ModelError: transformers is not installed, there is no such network, it is no image classifier of
                 transformers itself, or it does not fit the data.
         """
-        transformers = imported("transformers", "hub:", "pip install 'withstand[hub]'")
-        wanted = _Wanted(as_image_shape(input_shape), num_classes, pretrained, new_head, image_size, revision)
-        hosted, class_names = _from_hub(transformers, self.name.partition(":")[2], wanted)
+        transformers = imported("transformers", "hub:", _COMMAND)
+        wanted = _Wanted(as_image_shape(input_shape), num_classes, pretrained, new_head, image_size)
+        where = _where(self.name, revision) if self.settings is None else _whole(self.settings)
+        hosted, class_names = _from_hub(transformers, where, wanted, reads=self.settings is None)
         self._require_order(class_names)
         return self.prepared(hosted, input_shape, image_size)
 
@@ -95,20 +107,44 @@ class _Wanted(NamedTuple):
     pretrained: bool
     new_head: bool
     image_size: int | Sequence[int] | None
-    revision: str | None
 
 
-def _from_hub(transformers: Any, place: str, wanted: _Wanted) -> tuple[Hosted, Sequence[str]]:
+def settings_of(name: str, revision: str | None = None) -> dict[str, bytes]:
+    """What a network is built by, without its weights.
+
+    Args:
+        name: ``hub:OWNER/NAME`` or ``hub:./folder``.
+        revision: Branch, tag or commit of the repository.
+
+    Returns:
+        Name of a file -> its content, in JSON.
+    """
+    transformers, where = imported("transformers", "hub:", _COMMAND), _where(name, revision)
+    with _quiet(transformers):
+        config, _ = transformers.PretrainedConfig.get_config_dict(**where)
+        files = {"config.json": config, "preprocessor_config.json": _processor(transformers, where)}
+    return {file: json.dumps(values, indent=2).encode() for file, values in files.items() if values}
+
+
+def _from_hub(
+    transformers: Any, where: Mapping[str, str], wanted: _Wanted, *, reads: bool
+) -> tuple[Hosted, Sequence[str]]:
     """A network, what is to be done to its images, and its class names, where it has any."""
-    where = {"pretrained_model_name_or_path": _existing(place), "revision": wanted.revision or "main"}
     with _quiet(transformers):
         config = _configuration(transformers, where)
         processor = _processor(transformers, where)
         names = [str(config.id2label[key]) for key in sorted(config.id2label)]
-        if wanted.pretrained:
+        if wanted.pretrained and wanted.new_head:
+            config.num_labels = wanted.num_classes
+        if wanted.pretrained and not reads:
+            network = _built(transformers, config)
+        elif wanted.pretrained:
             network = _pretrained(transformers, config, where, wanted)
         else:
             network = _random(transformers, config, wanted)
+    for part in network.modules():  # where it was read from is no part of what it is
+        if hasattr(part, "name_or_path"):
+            part.name_or_path = ""
     if _GENERIC in names or wanted.new_head or not wanted.pretrained:
         names = []
     sizes = (_size_of(processor), getattr(config, "image_size", None))
@@ -128,16 +164,22 @@ def _from_hub(transformers: Any, place: str, wanted: _Wanted) -> tuple[Hosted, S
     return Hosted(Logits(network), channels, size, normalize, reverses), names
 
 
-def _existing(place: str) -> str:
+def _where(name: str, revision: str | None) -> dict[str, str]:
+    """What transformers is asked for, where it exists."""
+    place = name.partition(":")[2]
     folder = Path(place).expanduser()
     if place and folder.is_dir():
-        return str(folder)
+        return _whole(folder)
     if place.startswith(_HERE) or not _REPOSITORY.fullmatch(place):
         raise ModelError(
             f"there is no folder {folder}; a network of transformers is hub:OWNER/NAME, or hub:./folder with "
             "config.json, model.safetensors and preprocessor_config.json."
         )
-    return place
+    return {"pretrained_model_name_or_path": place, "revision": revision or "main"}
+
+
+def _whole(folder: Path) -> dict[str, str]:
+    return {"pretrained_model_name_or_path": str(folder)}
 
 
 def _configuration(transformers: Any, where: Mapping[str, str]) -> Any:
@@ -170,8 +212,6 @@ def _processor(transformers: Any, where: Mapping[str, str]) -> Mapping[str, Any]
 
 
 def _pretrained(transformers: Any, config: Any, where: Mapping[str, str], wanted: _Wanted) -> nn.Module:
-    if wanted.new_head:
-        config.num_labels = wanted.num_classes
     require_head(config.num_labels, wanted.num_classes)
     network, report = transformers.AutoModelForImageClassification.from_pretrained(
         **where,
@@ -194,8 +234,17 @@ def _pretrained(transformers: Any, config: Any, where: Mapping[str, str], wanted
         raise ModelError(
             f"its head is for {wanted.num_classes} classes, as the data are, and trained; leave new_head out."
         )
-    result: nn.Module = network
+    result = _built(transformers, config)  # has no marks of having been read, by which a run would differ
+    result.load_state_dict(network.state_dict())
     return result
+
+
+def _built(transformers: Any, config: Any) -> nn.Module:
+    """A network of random weights."""
+    network: nn.Module = transformers.AutoModelForImageClassification.from_config(
+        config, dtype=torch.float32, trust_remote_code=False
+    )
+    return network
 
 
 def _random(transformers: Any, config: Any, wanted: _Wanted) -> nn.Module:
@@ -209,10 +258,7 @@ def _random(transformers: Any, config: Any, wanted: _Wanted) -> nn.Module:
     if wanted.image_size is not None and hasattr(config, "image_size"):
         height, width = as_size(wanted.image_size)
         config.image_size = height if height == width else [height, width]
-    network: nn.Module = transformers.AutoModelForImageClassification.from_config(
-        config, trust_remote_code=False
-    )
-    return network
+    return _built(transformers, config)
 
 
 def _size_of(processor: Mapping[str, Any] | None) -> int | Sequence[int] | None:

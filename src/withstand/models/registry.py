@@ -111,8 +111,7 @@ def create(
     info = _known(dataset) if isinstance(dataset, str) else dataset
     shape, classes = _task(info, input_shape, num_classes)
     factory = _factory(name, info, shape, normalize=normalize)
-    is_normalized = normalize and not is_hosted(name)
-    made = Made(_from_anywhere(name), shape, classes, info if is_normalized else None, options)
+    made = Made(_from_anywhere(name), shape, classes, info if normalize else None, options)
     return assemble(factory, made)
 
 
@@ -128,7 +127,7 @@ def assemble(factory: Factory, made: Made) -> nn.Module:
     """
     task = {"input_shape": made.input_shape, "num_classes": made.num_classes}
     network = _built(made.name, factory, task, made.options)
-    if made.info is not None:
+    if made.info is not None and not is_hosted(made.name):  # which has its own in front
         network = nn.Sequential(
             OrderedDict(normalize=_normalize(made.info, made.input_shape), network=network)
         )

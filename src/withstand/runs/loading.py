@@ -18,6 +18,7 @@ from withstand.core.run_folder import RunFolder
 from withstand.data import Dataset
 from withstand.data.load import takes_size
 from withstand.graph.kept_graph import graph_module
+from withstand.models.hub import HubFactory
 from withstand.models.kept_source import KeptSource
 from withstand.models.registry import Factory, load_factory
 from withstand.models.weight_files import read_weights
@@ -127,7 +128,7 @@ def run_model(run: RunFolder, recipe: Recipe) -> nn.Module:
 
 
 def measured_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
-    """What makes the network that was trained, by the folder's copy of its file; None where it has no such.
+    """What makes the network that was trained, by what the folder keeps of it; None where it has no such.
 
     That the file is another by now is logged.
 
@@ -137,7 +138,7 @@ def measured_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
     """
     kept = _kept_source(run, recipe)
     if kept is None:
-        return None
+        return _by_settings(run, recipe)
     now = Path(kept["file"])
     if not trust.is_trusted(run.model_spec) and recipe.model.name in trust.typed_names() and now.is_file():
         return None  # the person's own, which they typed
@@ -167,10 +168,23 @@ def training_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
     return _source(run, kept).factory(kept["function"])
 
 
+def _by_settings(run: RunFolder, recipe: Recipe) -> Factory | None:
+    """Of a network of transformers, which needs neither its repository nor trust, since no code is in it."""
+    kept = _kept_of(run, recipe, "settings")
+    if kept is None:
+        return None
+    _unchanged_files(run, kept)
+    return HubFactory(str(recipe.model.name), info_of(run, recipe), recipe.model.normalize, run.source)
+
+
 def _kept_source(run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
+    return _kept_of(run, recipe, "source")
+
+
+def _kept_of(run: RunFolder, recipe: Recipe, what: str) -> dict[str, Any] | None:
     """What the folder says of its copy, where the model is still the one that it was made of."""
     kept = _kept(run)
-    is_of_it = kept["what"] == "source" and run.read_json(run.model_spec).get("name") == recipe.model.name
+    is_of_it = kept["what"] == what and run.read_json(run.model_spec).get("name") == recipe.model.name
     return kept if is_of_it else None
 
 
@@ -211,6 +225,10 @@ def _trusted_files(run: RunFolder, kept: dict[str, Any], what: str) -> dict[str,
     """
     if not trust.is_trusted(run.model_spec):
         raise RunFolderError(trust.refusal(run.model_spec, what))
+    return _unchanged_files(run, kept)
+
+
+def _unchanged_files(run: RunFolder, kept: dict[str, Any]) -> dict[str, bytes]:
     contents = {}
     for name, expected in kept["files"].items():
         file = run.path / name

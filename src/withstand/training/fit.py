@@ -56,9 +56,9 @@ def fit(
     (``training.collapse``), is logged as a warning.
 
     The folder knows how to make the model again: by name and options where ``models.create`` made it, with a
-    copy of its file and of what that imports beside it where it is of a file; of any other by its graph
-    (``model.pt2``), in which Dropout and BatchNorm are in eval mode. It knows data by name; of data from
-    arrays commands ask for ``--data.name``.
+    copy of its file and of what that imports beside it where it is of a file, or of its settings where it is
+    of transformers; of any other by its graph (``model.pt2``), in which Dropout and BatchNorm are in eval
+    mode. It knows data by name; of data from arrays commands ask for ``--data.name``.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes).

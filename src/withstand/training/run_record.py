@@ -25,6 +25,7 @@ from withstand.data import Dataset
 from withstand.graph.kept_graph import graph_bytes
 from withstand.loss.terms import Objective, Sum, Weighted
 from withstand.models.hosted import is_hosted
+from withstand.models.hub import settings_of
 from withstand.models.kept_source import source_of
 from withstand.training.settings import TrainingSettings
 from withstand.types import ModelError
@@ -43,7 +44,7 @@ def write_model(
     kept: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> None:
-    """Writes ``model.json``, and beside it the source of the model's own file, so that both are known.
+    """Writes ``model.json``, and beside it what makes the model: its file, or a repository's settings.
 
     Args:
         run: The run folder, held.
@@ -63,26 +64,34 @@ def write_model(
         "num_classes": info.num_classes,
         "info": asdict(info),
         **more,
-        "kept": _with_source(run, str(made["name"])) if kept is None else kept,
+        "kept": _with_source(run, made) if kept is None else kept,
         "network": describe(network),
     }
     write_signed(run.model_spec, json.dumps(content, indent=2) + "\n")
 
 
-def _with_source(run: RunFolder, name: str) -> dict[str, Any] | None:
-    """Copies the file that a model's name is of, with what it imports beside it; None where it is of none."""
+def _with_source(run: RunFolder, made: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Copies what a model's name leads to into the folder; None where the package alone makes it.
+
+    Of a file that is the file, with what it imports beside it; of a network of transformers its settings.
+    """
+    name = str(made["name"])
     place, _, function = name.rpartition(":")
     file = Path(place).expanduser()
-    if not place.endswith(".py") or not file.is_file():
+    if name.startswith("hub:"):
+        files = settings_of(name, made["options"].get("revision"))
+        about = {"what": "settings"}
+    elif place.endswith(".py") and file.is_file():
+        files = source_of(file)
+        about = {"what": "source", "file": str(file.resolve()), "function": function}
+    else:
         return None
-    files = source_of(file)
     shutil.rmtree(run.source, ignore_errors=True)
     for path, content in files.items():
         (run.source / path).parent.mkdir(parents=True, exist_ok=True)
         with replaced(run.source / path) as temporary:
             temporary.write_bytes(content)
-    digests = {f"{run.source.name}/{path}": digest(content) for path, content in files.items()}
-    return {"what": "source", "file": str(file.resolve()), "function": function, "files": digests}
+    return {**about, "files": {f"{run.source.name}/{path}": digest(files[path]) for path in files}}
 
 
 def digest(content: bytes) -> str:
