@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from withstand.data import Dataset, Split
 # How long a machine that does other things takes for an example is no fault.
 settings.register_profile("without-deadline", deadline=None)
 settings.load_profile("without-deadline")
+# pytest listens to what torch writes for its own tools: thousands of lines without text.
+logging.getLogger("torch.__trace").setLevel(logging.CRITICAL)
 # More threads only slow nets of this size down, the more so where several workers run.
 torch.set_num_threads(1)
 

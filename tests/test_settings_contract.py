@@ -50,7 +50,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
 # No settings of users, but what the library itself makes: results, plans, layers.
 MADE_INSIDE = {
     *("DatasetInfo", "Drawing", "MultiheadAttention", "Predictor", "Subject", "TrainingResult", "_Noisy"),
-    *("Number", "Whole"),
+    *("Benchmark", "Number", "Whole"),
 }
 MAY_BE_NEGATIVE = {
     ("Linear", "start"),

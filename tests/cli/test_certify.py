@@ -93,7 +93,7 @@ def test_certify_adds_to_what_was_attacked(run: Path, capsys: pytest.CaptureFixt
     asked = ["--norm=2", "--epsilons=[8/255,0.1]", "--radius=true", "--batch_size=16"]
     assert main(["certify", str(run), *asked]) == 0
     shown = capsys.readouterr().out
-    assert "certified-l2" in shown
+    assert "certified-ℓ₂" in shown
     assert "certified radius mean" in shown
     results, table = results_of(run)
     for measure in (CLEAN, ATTACKED):

@@ -8,6 +8,7 @@ import pytest
 
 from withstand.cli.console import print_results
 from withstand.cli.terminal import OUTPUT, say
+from withstand.core.writing import percent
 from withstand.results.analytic import KernelNorms, KernelNormsOf
 from withstand.results.measurements import (
     ABSTENTION,
@@ -39,7 +40,6 @@ from withstand.results.results import (
     StageCounts,
     StageInfo,
 )
-from withstand.results.writing import percent
 
 RESULTS = Results("digits", 60, 10)
 

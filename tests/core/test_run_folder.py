@@ -104,9 +104,11 @@ def test_run_folder_gives_every_file_its_own_name(tmp_path: Path) -> None:
         "measurements.csv",
         "metrics.json",
         "model.json",
+        "model.pt2",
         "model.safetensors",
         "recipe.yaml",
         "report.html",
+        "source",
         "train.csv",
     ]
     assert {path.parent for path in paths} == {tmp_path}

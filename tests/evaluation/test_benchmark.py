@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import withstand as ws
+from withstand.core.writing import percent
 from withstand.reporting.table import one
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
-from withstand.results.writing import percent
 
 
 def net() -> nn.Sequential:

@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from withstand.attacks import PGD, Attack, Noise, margin
 from withstand.core.run_folder import RunFolder
+from withstand.core.writing import percent
 from withstand.data import Dataset
 from withstand.evaluation import Meter, Predictor, evaluate
 from withstand.evaluation.meter import Gathered, Needs, PartResult, Summary
@@ -30,7 +31,6 @@ from withstand.reporting.table import select
 from withstand.results import read_results
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN, NOISE_ACCURACY
 from withstand.results.shares import share
-from withstand.results.writing import percent
 from withstand.types import AttackError, Batch, ModelError
 
 EPSILONS = [0.3, 0.05, 0.1, 0.0, 0.5]

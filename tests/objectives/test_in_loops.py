@@ -139,7 +139,7 @@ def test_processes_train_together_on_every_objective(tmp_path: Path) -> None:
     ]
     said = [worker.communicate(timeout=300)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
-    assert said[0][0].split() == [*ALL, "done"]
+    assert said[0].split() == [*ALL, "done"]
 
 
 # -- one of the two processes -------------------------------------------------------------------------

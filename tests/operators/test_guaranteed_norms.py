@@ -42,9 +42,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How many bounds were computed."""
     counter, last = count(1), [0]
 
-    def counted(operator: LinearOperator, input_shape: Shape) -> Tensor:
+    def counted(operator: LinearOperator, input_shape: Shape, *, is_quick: bool) -> Tensor:
         last[0] = next(counter)
-        return upper_bound(operator, input_shape)
+        return upper_bound(operator, input_shape, is_quick=is_quick)
 
     monkeypatch.setattr(guaranteed, "upper_bound", counted)
     monkeypatch.setattr(guaranteed, "_cache", {})

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from withstand.core.writing import epsilon_text, norm_text, percent, with_signs
 from withstand.reporting import formatting
 from withstand.results.measurements import Measurement
 from withstand.results.shares import Share
-from withstand.results.writing import epsilon_text, norm_text, percent, with_signs
 
 
 def plain(text: str) -> str:

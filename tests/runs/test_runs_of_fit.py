@@ -19,10 +19,10 @@ from withstand.cli.entry import main
 from withstand.constraints import PARAMETRIZATIONS, SpectralBall
 from withstand.core.contract import adapted
 from withstand.core.run_folder import RunFolder
+from withstand.core.writing import percent
 from withstand.data import Dataset
 from withstand.reporting.read import read_run
 from withstand.results import read_results
-from withstand.results.writing import percent
 from withstand.runs.loading import load_run
 from withstand.training import TrainingResult, TrainingSettings
 from withstand.types import DataError, ModelError, RecipeError, RunFolderError
@@ -237,7 +237,7 @@ def test_graph_of_a_stranger_is_not_read(
     monkeypatch.undo()
     monkeypatch.setenv("WITHSTAND_CONFIG", str(tmp_path / "another"))
     assert main(["check", str(out), "--trust"]) == 0
-    assert "Boxes" in capsys.readouterr().out
+    assert "certificates, l2" in capsys.readouterr().out
     load_run(out)  # remembered
 
 

@@ -37,7 +37,7 @@ class Command:
 
 
 _OF_TRAINING = {
-    "--data.name=mnist": "a name, folder:PATH, PATH.npz or FILE.py:FUNCTION: `withstand data`",
+    "--data.name=mnist": "of `withstand data`, folder:PATH, PATH.npz, FILE.py:FUNCTION",
     "--model.name=lenet": "a name of `withstand recipes --models`, or FILE.py:FUNCTION",
     "--objective=Adversarial": "what is minimised; --objective.help=Adversarial explains it",
     "--training.epochs=20": "how often the training images are passed over",

@@ -8,6 +8,7 @@ import pandas as pd
 from rich.table import Table
 
 from withstand.cli.terminal import ERRORS, OUTPUT, say
+from withstand.core.writing import epsilon_text, percent
 from withstand.reporting.formatting import count, interval
 from withstand.reporting.signs import Write, signs_of_results
 from withstand.reporting.table import area_over_levels, corruption_mean, mean_over_levels, one, rows, select
@@ -16,7 +17,6 @@ from withstand.results.analytic import KernelNorms
 from withstand.results.measurements import Measurement
 from withstand.results.random_answers import Sampling
 from withstand.results.results import Check, Results
-from withstand.results.writing import epsilon_text, percent
 
 
 def print_results(results: Results, table: pd.DataFrame) -> None:

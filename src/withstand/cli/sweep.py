@@ -19,6 +19,7 @@ from withstand.cli.commands import COMMANDS
 from withstand.cli.terminal import ERRORS, OUTPUT, progress_of
 from withstand.core.flat import flat
 from withstand.core.run_folder import RunFolder
+from withstand.core.writing import percent
 from withstand.recipes.parsing import ParsedRecipe, find_recipe, parse_recipe, recipe_parser
 from withstand.recipes.sweep import Point, Sweep, find_sweep, is_sweep, keys_of, points, read_over, read_sweep
 from withstand.recipes.words import is_unspoken
@@ -28,7 +29,6 @@ from withstand.reporting.table import select
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
 from withstand.results.results import Results, covers
 from withstand.results.results_file import read_results
-from withstand.results.writing import percent
 from withstand.runs.asked import require_other_data
 from withstand.runs.run_parts import require_unchanged
 from withstand.runs.stages import evaluate_run, train_recipe

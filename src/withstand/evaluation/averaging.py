@@ -16,6 +16,7 @@ from torch import nn
 from withstand.attacks import PGD, AtMeans, Noise
 from withstand.attacks.adapters import connected
 from withstand.core.identity import identity
+from withstand.core.writing import percent
 from withstand.data import Split, batches, few, sample
 from withstand.evaluation.attacking import attack_batch, column
 from withstand.evaluation.meter import Columns
@@ -25,7 +26,6 @@ from withstand.evaluation.predictor import Predictor, random_predictor
 from withstand.evaluation.store import Store
 from withstand.results import random_answers as results
 from withstand.results.shares import share
-from withstand.results.writing import percent
 
 _ASKED_APART = 16  # images, to see whether their answers depend on each other
 _SAME_ANSWER = 1e-3  # what the order of additions may change

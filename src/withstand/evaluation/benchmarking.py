@@ -17,12 +17,12 @@ from withstand.certificates import Certifier
 from withstand.core import norms
 from withstand.core.contract import require_module
 from withstand.core.setting_rules import POSITIVE
+from withstand.core.writing import epsilon_text, percent
 from withstand.data import Dataset, as_dataset, batches
 from withstand.evaluation.meter import Meter
 from withstand.evaluation.meters import Certificate, Suite
 from withstand.evaluation.run import evaluate
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
-from withstand.results.writing import epsilon_text, percent
 from withstand.types import ModelError
 
 _PROVABLE = (2.0, math.inf)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from withstand.attacks.suites import MORE_STEPS
 from withstand.core.answers import NO_ANSWER
+from withstand.core.writing import epsilon_text, percent
 from withstand.evaluation.meters.gradient_checks import LARGEST_CLASS
 from withstand.evaluation.meters.noise_curve import AGREEMENT_COLUMN
 from withstand.results.measurements import (
@@ -26,7 +27,6 @@ from withstand.results.measurements import (
 from withstand.results.random_answers import Sampling
 from withstand.results.results import AttackInfo, Check
 from withstand.results.shares import share_of
-from withstand.results.writing import epsilon_text, percent
 
 _VANISHED = 0.05  # of the correctly classified examples: beyond this a loss is a poor guide
 _BROKEN = 0.005  # of the examples: beyond this an attack does better than those before it

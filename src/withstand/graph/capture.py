@@ -279,7 +279,7 @@ def require_python(model: nn.Module) -> None:
         )
 
 
-def refusal(model: nn.Module, error: Exception) -> ModelError:
+def refusal(model: nn.Module, error: BaseException) -> ModelError:
     """What keeps a model from being captured, in one line, and what to do about it."""
     message, name = str(error), type(model).__name__
     frames = traceback.extract_tb(error.__traceback__)

@@ -50,7 +50,7 @@ def graph_bytes(model: nn.Module, shape: tuple[int, ...]) -> bytes:
     bayes.require_certain(model, to="keep its graph")
     try:
         copied = _Logits(copy.deepcopy(unwrapped(model)).cpu()).eval()
-    except Exception as error:  # whatever a module of the user's own has in it
+    except (Exception, SystemExit) as error:  # whatever a module of the user's own has in it
         raise ModelError(f"The model {type(model).__name__} cannot be copied: {error}") from error
     dtypes = (weight.dtype for weight in copied.parameters() if weight.is_floating_point())
     images = torch.rand(
@@ -62,7 +62,7 @@ def graph_bytes(model: nn.Module, shape: tuple[int, ...]) -> bytes:
             exported = torch.export.export(
                 copied, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False
             )
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise refusal(model, error) from error
         require_any_batch(exported, model)
         written = io.BytesIO()

@@ -128,7 +128,9 @@ class Constrained(Callback):
 
     def __init__(self, *constraints: Constraint) -> None:
         super().__init__()
-        self.constraints = nn.ModuleList(a_constraint("a constraint", each) for each in constraints)
+        self.constraints = nn.ModuleList(
+            a_constraint("a constraint", constraint) for constraint in constraints
+        )
         self._step = 0
         self._progress = 0.0
 
@@ -138,7 +140,7 @@ class Constrained(Callback):
     ) -> None:
         """Tells the constraints what the images are like."""
         self._step = trainer.global_step
-        for constraint in self._each():
+        for constraint in self._listed():
             constraint.prepare(batch[0].shape[1:])
 
     @override
@@ -148,7 +150,7 @@ class Constrained(Callback):
         """Follows a step, if the optimiser made one."""
         self._progress = _epochs_done(trainer, batch_idx + 1)
         if trainer.global_step > self._step:
-            for constraint in self._each():
+            for constraint in self._listed():
                 constraint.after_step_(_network(pl_module), step=trainer.global_step, progress=self._progress)
 
     @override
@@ -173,10 +175,10 @@ class Constrained(Callback):
         self.constraints.load_state_dict(state_dict)
 
     def _project(self, module: LightningModule) -> None:
-        for constraint in self._each():
+        for constraint in self._listed():
             constraint.project_(_network(module), progress=self._progress)
 
-    def _each(self) -> list[Constraint]:
+    def _listed(self) -> list[Constraint]:
         return [constraint for constraint in self.constraints if isinstance(constraint, Constraint)]
 
 

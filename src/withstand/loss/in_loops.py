@@ -59,13 +59,13 @@ def averaged(model: nn.Module, images: Tensor, labels: Tensor, compute: Compute)
 def _distributed(model: nn.Module) -> DistributedDataParallel | None:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return None
-    found = next((part for part in model.modules() if isinstance(part, DistributedDataParallel)), None)
-    if found is not None and unwrapped(found) is not unwrapped(model):
+    ddp = next((part for part in model.modules() if isinstance(part, DistributedDataParallel)), None)
+    if ddp is not None and unwrapped(ddp) is not unwrapped(model):
         raise ModelError(
             f"A part of the model {type(model).__name__} is in a DistributedDataParallel, but must be in it "
             "whole for its gradients to be averaged: DistributedDataParallel(model)."
         )
-    return found
+    return ddp
 
 
 class _Passes(nn.Module):

@@ -144,7 +144,7 @@ def _from_hub(
             network = _random(transformers, config, wanted)
     for part in network.modules():  # where it was read from is no part of what it is
         if hasattr(part, "name_or_path"):
-            part.name_or_path = ""
+            setattr(part, "name_or_path", "")  # noqa: B010 - no attribute of every module
     if _GENERIC in names or wanted.new_head or not wanted.pretrained:
         names = []
     sizes = (_size_of(processor), getattr(config, "image_size", None))

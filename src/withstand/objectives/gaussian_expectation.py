@@ -79,10 +79,12 @@ class GaussianExpectation(OnePass):
             logits, expected = passed.logits, None
         else:
             noise = noise_at(self.noise_std, self.blur, progress)
-            # What spectral normalisation makes of a weight is the same for both.
-            with without_autocast(), parametrize.cached():
+            with without_autocast():
                 program = self._program_of(passed.model, images)
-                logits, expected = self.propagation(program, images, noise, labels)
+                with (
+                    parametrize.cached()
+                ):  # what spectral normalisation makes of a weight is the same for both
+                    logits, expected = self.propagation(program, images, noise, labels)
         clean = F.cross_entropy(logits, labels)
         loss = value_at(self.clean_weight, progress) * clean
         terms = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from withstand.core.writing import epsilon_text, norm_text
 from withstand.reporting.figures import FILL, SHARES, axis, chart, hover, intervals_of, series
 from withstand.reporting.formatting import interval, share_text
 from withstand.reporting.read import Run
@@ -17,7 +18,6 @@ from withstand.reporting.section import PROSE, Figure
 from withstand.reporting.table import clean, method_name, rows, select, strongest
 from withstand.results.measurements import ATTACKED, CERTIFIED, Measurement, radius_column
 from withstand.results.results import CertificateInfo
-from withstand.results.writing import epsilon_text, norm_text
 
 _MOST_STEPS = 250
 _MOST_TICKS = 7

@@ -17,10 +17,10 @@ from typing import Any
 import plotly.graph_objects as go
 import plotly.io
 
+from withstand.core.writing import percent
 from withstand.reporting.formatting import ShareLike, interval
 from withstand.reporting.section import Figure
 from withstand.results.measurements import Measurement
-from withstand.results.writing import percent
 
 COLOURS = ("#0047B2", "#E14C00", "#009378", "#9D69D2", "#E79F00", "#56BAE1", "#1B1F27", "#892455")
 ON_DARK = ("#5681E9", "#E69F00", "#3DD1A8", "#C69FF9", "#FFDA66", "#B7DCFF", "#FFFFEB", "#D85F7E")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from withstand.core.writing import SPACE, epsilon_text, norm_text, percent
 from withstand.reporting.section import PROSE
 from withstand.results.measurements import Measurement
 from withstand.results.shares import Share
-from withstand.results.writing import SPACE, epsilon_text, norm_text, percent
 
 _DATASETS = {
     "digits": "Digits (8×8)",

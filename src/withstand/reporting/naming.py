@@ -13,11 +13,11 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from withstand.core import schedules
+from withstand.core.writing import epsilon_text, norm_text
 from withstand.reporting.formatting import dataset_title
 from withstand.reporting.read import Run
 from withstand.reporting.section import Prose
 from withstand.results.results import covers
-from withstand.results.writing import epsilon_text, norm_text
 
 _SETTINGS = "init_args"
 _MOST_CHANGES = 8

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from withstand.core.writing import with_signs
 from withstand.reporting.read import Run
 from withstand.reporting.section import Code, Section
 from withstand.results.results import Results
-from withstand.results.writing import with_signs
 
 Write = Callable[[str], str]
 # What no one reads: keys, links, classes of the style sheet, and images.

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from withstand.core.writing import norm_text
 from withstand.reporting.read import Run
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN, CORRUPTED, NOISE_ACCURACY, Measurement
 from withstand.results.results import Results
-from withstand.results.writing import norm_text
 
 _MOST_SHOWN = 6  # epsilons of one norm
 _ROUNDING = 1e-6

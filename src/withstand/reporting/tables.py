@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from withstand.core.writing import percent
 from withstand.reporting import table as of_run
 from withstand.reporting.compare.comparison import Comparison, aspects_of, records, with_interval
 from withstand.reporting.compare.pairs import differences_of
@@ -21,7 +22,6 @@ from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.signs import signs_of
 from withstand.results import measurements
 from withstand.results.results import Results
-from withstand.results.writing import percent
 from withstand.types import RunFolderError
 
 _TEXTS = PROSE["tables"]

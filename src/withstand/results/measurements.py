@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
+from withstand.core.writing import epsilon_text, percent
 from withstand.results.shares import Share
-from withstand.results.writing import epsilon_text, percent
 
 CLEAN = "clean accuracy"
 ATTACKED = "attacked accuracy"

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from withstand.core.run_folder import EVALUATED_FILES, RunFolder, replaced
+from withstand.core.writing import percent
 from withstand.models.weight_files import read_torch
-from withstand.results.writing import percent
 from withstand.types import CheckpointError
 
 _logger = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from withstand.attacks.attack import Attack
 from withstand.core.contract import adapted
 from withstand.core.modes import eval_mode
 from withstand.core.schedules import Schedule
+from withstand.core.writing import percent
 from withstand.data import Dataset, few, sample
 from withstand.loss.terms import Objective
 from withstand.objectives.adversarial import LOSS_TERM
-from withstand.results.writing import percent
 from withstand.training.checkpoint import TrainingResult
 from withstand.training.collapse import commonest
 from withstand.training.validation import NO_ANSWER_SHARE

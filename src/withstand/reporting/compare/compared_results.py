@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from withstand.core.writing import percent
 from withstand.reporting import formatting
 from withstand.reporting.compare.comparison import Comparison, aspects_of, records, title_of
 from withstand.reporting.compare.groups import Group, means_of
@@ -21,7 +22,6 @@ from withstand.reporting.sections.origin import cost_rows
 from withstand.reporting.sections.published import TITLES, stands_for
 from withstand.reporting.table import rows, select
 from withstand.results.measurements import protocol_measure
-from withstand.results.writing import percent
 
 _SPACE, _TO = "\N{NO-BREAK SPACE}", "\N{EN DASH}"
 _CAPTIONS = PROSE["compare_results"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from withstand.core.writing import norm_text, percent
 from withstand.reporting import table
 from withstand.reporting.compare.groups import Group, groups_of, means_of
 from withstand.reporting.formatting import budget, interval, share_text
@@ -16,7 +17,6 @@ from withstand.reporting.naming import run_labels, what_differs
 from withstand.reporting.read import Run
 from withstand.results import measurements
 from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
-from withstand.results.writing import norm_text, percent
 
 _ORDER = ("clean", "attacked", "certified", "noise", "agreement", "corruptions", "time")
 _COLUMNS = (

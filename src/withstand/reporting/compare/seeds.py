@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from withstand.core.writing import percent
 from withstand.reporting.compare.comparison import Comparison, records
 from withstand.reporting.compare.families import levels_of
 from withstand.reporting.compare.groups import Group, mean_text, seeds_text
 from withstand.reporting.figures import axis, chart, error_bars, hover, series, shares_between
 from withstand.reporting.read import read_run
 from withstand.reporting.section import PROSE, Figure, Section, Table
-from withstand.results.writing import percent
 
 MOST_CURVES = 8
 """Beyond which single runs too are easier to see in one figure."""

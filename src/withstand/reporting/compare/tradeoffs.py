@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
+from withstand.core.writing import percent
 from withstand.reporting.compare.comparison import Comparison, aspects_of, records
 from withstand.reporting.compare.families import Family, by_train_size, families_of
 from withstand.reporting.compare.groups import Group, mean_text, seeds_text
@@ -18,7 +19,6 @@ from withstand.reporting.figures import GREY, axis, chart, hover, logarithmic, s
 from withstand.reporting.formatting import dataset_title, duration
 from withstand.reporting.naming import what_differs
 from withstand.reporting.section import PROSE, Choice, Figure, Prose, Section
-from withstand.results.writing import percent
 
 _FEWEST = 2  # groups that a figure compares
 _MOST_NAMED = 8  # points that have their names beside them

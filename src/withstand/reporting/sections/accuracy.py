@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
+from withstand.core.writing import epsilon_text, norm_text
 from withstand.reporting.curves import Curve, accuracy_figure, attacked_curves, certified_curves
 from withstand.reporting.formatting import cell, count, measured, sentence
 from withstand.reporting.naming import missing
@@ -14,7 +15,6 @@ from withstand.reporting.section import PROSE, Cell, Prose, Section, Table
 from withstand.reporting.table import chance_of, norms, one
 from withstand.results import measurements
 from withstand.results.results import CertificateInfo, Results
-from withstand.results.writing import epsilon_text, norm_text
 
 PLACE = 30
 _TEXTS = PROSE["accuracy"]

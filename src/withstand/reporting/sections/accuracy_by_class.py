@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from withstand.core.writing import percent
 from withstand.reporting.figures import CATEGORIES, SHARES, axis, chart, hover, intervals_of, series
 from withstand.reporting.formatting import budget, count, counted, interval, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
 from withstand.results.results import Classes
 from withstand.results.shares import Share
-from withstand.results.writing import percent
 
 PLACE = 10
 _MOST_CLASSES = 30  # in the figure

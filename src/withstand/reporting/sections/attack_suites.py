@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
+from withstand.core.writing import epsilon_text, norm_text, percent
 from withstand.reporting import figures, formatting
 from withstand.reporting.figures import COLOURS, GREY, SHARES, axis, chart, hover
 from withstand.reporting.formatting import budget, count, share_text
@@ -17,7 +18,6 @@ from withstand.reporting.table import clean, one
 from withstand.results.measurements import ATTACKED, Measurement
 from withstand.results.random_answers import Sweep
 from withstand.results.results import AttackInfo
-from withstand.results.writing import epsilon_text, norm_text, percent
 
 PLACE = 30
 _OF_SUITES, _OF_DRAWS = PROSE["suites"], PROSE["random_answers"]

@@ -13,6 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from withstand.core.writing import percent
 from withstand.reporting.figures import (
     COLOURS,
     FILL,
@@ -32,7 +33,6 @@ from withstand.reporting.table import one, spread
 from withstand.results.measurements import CALIBRATION_ERROR
 from withstand.results.random_answers import Uncertainty, UncertaintySet
 from withstand.results.results import Bin
-from withstand.results.writing import percent
 
 PLACE = 30
 _OF_CALIBRATION, _OF_UNCERTAINTY = PROSE["calibration"], PROSE["uncertainty"]

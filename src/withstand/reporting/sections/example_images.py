@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from withstand.core.writing import epsilon_text
 from withstand.reporting.formatting import cell, count
 from withstand.reporting.images import (
     AttackedValues,
@@ -23,7 +24,6 @@ from withstand.reporting.naming import missing
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Picture, Prose, Section, Table
 from withstand.reporting.sections.example_values import answer, with_values
-from withstand.results.writing import epsilon_text
 
 PLACE = 10
 _MOST_IMAGES = 24

@@ -9,11 +9,11 @@ import numpy as np
 from markupsafe import Markup
 
 from withstand.core.answers import NO_ANSWER
+from withstand.core.writing import epsilon_text
 from withstand.reporting.figures import axis, chart, reference, series
 from withstand.reporting.formatting import cell
 from withstand.reporting.images import Attacked, AttackedValues
 from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Table
-from withstand.results.writing import epsilon_text
 
 _MOST_VECTORS = 12
 _MOST_FEATURES = 5  # of a vector

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from withstand.core.dataset_info import feature_of, form_of
+from withstand.core.writing import percent
 from withstand.reporting import formatting
 from withstand.reporting.history import best_epoch
 from withstand.reporting.naming import missing, was_trained_here
@@ -22,7 +23,6 @@ from withstand.results.measurements import (
     Measurement,
 )
 from withstand.results.results import Check, Results
-from withstand.results.writing import percent
 
 PLACE = 0
 _TEXTS = PROSE["checks"]

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from withstand.core.writing import percent
 from withstand.reporting import table
 from withstand.reporting.figures import SHARES, axis, chart, hover, look, reference, share_series
 from withstand.reporting.formatting import cell, count, interval, sentence, share_text
@@ -17,7 +18,6 @@ from withstand.reporting.section import PROSE, Cell, Figure, Prose, Section, Tab
 from withstand.reporting.table import area_over_levels, chance_of, clean, mean_over_levels, rows, select
 from withstand.results.measurements import CORRUPTED, NOISE_ACCURACY, NOISE_AGREEMENT, Measurement
 from withstand.results.results import CorruptionKind
-from withstand.results.writing import percent
 
 PLACE = 10
 NOISE_AXIS = "noise_std (data in [0, 1])"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from withstand.core.writing import norm_text
 from withstand.reporting.figures import axis, chart, intervals_of, share_series
 from withstand.reporting.formatting import cell, counted, interval, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import Cell, Figure, Section, Table
 from withstand.reporting.table import rows, select
 from withstand.results.measurements import Measurement
-from withstand.results.writing import norm_text
 
 _HEADER = ("Measure", "By", "Norm", "Level", "Value", "95 % interval", "Count")
 _TABLE = "What was measured beside all that has a section of its own; level is an epsilon or the like."

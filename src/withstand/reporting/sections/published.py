@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from withstand.core.writing import norm_text
 from withstand.reporting.formatting import as_published, budget, cell, interval, sentence, share_text
 from withstand.reporting.read import Run
 from withstand.reporting.section import PROSE, Cell, Prose, Section, Table
@@ -14,7 +15,6 @@ from withstand.reporting.table import at, clean, method_name, most_certified, ro
 from withstand.results.measurements import Measurement, protocol_measure
 from withstand.results.random_answers import ProtocolInfo
 from withstand.results.results import Published
-from withstand.results.writing import norm_text
 
 PLACE = 20
 TITLES = {"sebr": "SEBR", "clean": "Clean", "fgsm": "FGSM", "pgd": "PGD"}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from withstand.core.writing import epsilon_text
 from withstand.reporting.figures import SHARES, axis, chart, intervals_of, share_series
 from withstand.reporting.formatting import cell, count, interval, measured, sentence, share_text
 from withstand.reporting.read import Run
@@ -13,7 +14,6 @@ from withstand.reporting.section import PROSE, Figure, Prose, Section, Table
 from withstand.reporting.table import chance_of, one, rows, select
 from withstand.results import measurements
 from withstand.results.measurements import ABSTENTION, SMOOTHED, SMOOTHED_CERTIFIED, Measurement
-from withstand.results.writing import epsilon_text
 
 PLACE = 20
 _RADII = {
