@@ -102,7 +102,7 @@ def test_stages_can_be_run_again_alone(finished: Path, capsys: pytest.CaptureFix
     assert main(["attack", str(finished), "--epsilon", "0.1", "--norm=inf"]) == 0
     out = capsys.readouterr().out
     assert "pgd-10-ℓ₂" in out
-    assert "pgd-10-linf" in out
+    assert "pgd-10-ℓ∞" in out
     assert "--evaluation.num_examples=10" in failed(capsys, "attack", str(finished), "--num_examples=10")
     trained = json.loads((finished / "environment.json").read_text())
     again = ["run", "digits-adversarial", *SMALL, "--evaluation.num_examples=10", f"--out={finished}"]

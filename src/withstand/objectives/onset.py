@@ -85,8 +85,11 @@ class Onset(Domain):
         values: list[Self] = [self, *others]
         if all(value.is_affine for value in values):
             return type(self)(apply(*(value.source for value in values)))
-        without_noise = apply(*(Point(value.clean) for value in values))
-        return type(self)(apply(*(value.moments for value in values)), without_noise=without_noise)
+        # Once of each value: what is multiplied by itself depends on itself.
+        points = {id(value): Point(value.clean) for value in values}
+        moments = {id(value): value.moments for value in values}
+        without_noise = apply(*(points[id(value)] for value in values))
+        return type(self)(apply(*(moments[id(value)] for value in values)), without_noise=without_noise)
 
     @property
     def clean_and_mean(self) -> Tensor:
