@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,8 @@ def briefly(meter: Meter) -> Meter | None:
 def empty_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are made ready to be written, and their files stay empty: the largest come to a GiB."""
     monkeypatch.setattr(Path, "write_bytes", lambda path, content: path.touch())
-    monkeypatch.setattr("withstand.training.fit.read_weights", lambda file: {})
+    module = import_module("withstand.training.fit")  # the package has the function by this name
+    monkeypatch.setattr(module, "read_weights", lambda file: {})
 
 
 @pytest.mark.usefixtures("empty_files")

@@ -360,5 +360,5 @@ def test_commands_on_what_was_measured_in_python_say_how_to_go_on(
     status, text = did(capsys, command[0], str(tmp_path / "run"), *command[1:])
     assert status == 2
     assert f"ws.evaluate(model, dataset, out='{tmp_path / 'run'}')" in text
-    assert f"withstand certify MODEL --weights={tmp_path / 'run' / 'model.safetensors'}" in text
+    assert "withstand certify MODEL --weights=FILE" in text  # the folder holds none
     assert not (tmp_path / "run" / "recipe.yaml").exists()

@@ -275,8 +275,9 @@ def logarithmic(values: Sequence[float]) -> dict[str, Any]:
     ticks = [tick for tick in ticks if lowest <= math.log10(tick) <= highest]
     if len(ticks) < _FEWEST_TICKS:  # they are near one another: ticks as on a linear axis
         ends = 10**lowest, 10**highest
-        step = 10 ** math.floor(math.log10(ends[1] - ends[0]))
-        step = step if (ends[1] - ends[0]) / step >= _FEWEST_TICKS else step / 5
+        power = 10 ** math.floor(math.log10(ends[1] - ends[0]))
+        steps = (power, power / 2, power / 5)
+        step = next((step for step in steps if (ends[1] - ends[0]) / step >= _FEWEST_TICKS), steps[-1])
         ticks = [step * place for place in range(math.ceil(ends[0] / step), math.floor(ends[1] / step) + 1)]
     return {
         "type": "log",
