@@ -1,11 +1,12 @@
-"""A model as it is meant: in eval mode for a while."""
+"""A model as it is meant: in eval mode for a while, and afterwards as it was."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -36,6 +37,29 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         for module, training in flags:
             if module.training is not training:
                 module.training = training
+
+
+@contextmanager
+def put_back(model: nn.Module, tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Gives every module its flag back, and tensors their values, also after an error.
+
+    Args:
+        model: Any module.
+        tensors: Such as ``model.buffers()``; they are copied.
+
+    Yields:
+        Nothing.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    values = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        with torch.no_grad():
+            for tensor, before in values:
+                tensor.copy_(before)
 
 
 def differs_in_training(model: nn.Module) -> bool:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from withstand.core.contract import adapted
-from withstand.core.modes import eval_mode
+from withstand.core.modes import eval_mode, put_back
 from withstand.core.numerics import preserved_random_state
 from withstand.data import Split, batches
 from withstand.loss.terms import Objective
@@ -48,7 +46,7 @@ def require_trainable(
             "The model's weights are float16, in which small gradients become 0 and large ones infinite. "
             "Call model.float(), and train with precision='bf16' where it should be fast."
         )
-    with _put_back(model):
+    with put_back(model, model.buffers()):
         try:
             model.train()
         except NotImplementedError as error:  # of torch.export
@@ -81,7 +79,7 @@ def _require_batch_of_one(
     """Tries a step's forward on one image; where two fail as well, their error says why."""
 
     def try_on(num_images: int) -> None:
-        with _put_back(model), torch.enable_grad():
+        with put_back(model, model.buffers()), torch.enable_grad():
             model.train()
             copy.deepcopy(objective)(model, *next(batches(train, num_images)), progress=0.0)
 
@@ -96,18 +94,3 @@ def _require_batch_of_one(
             f"{remedy}: with {settings.batch_size} for {len(train)} training images, {where} has one image, "
             f"on which training fails ({error})."
         ) from error
-
-
-@contextmanager
-def _put_back(model: nn.Module) -> Iterator[None]:
-    """Modes and buffers are afterwards what they were."""
-    flags = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)

@@ -16,7 +16,7 @@ from withstand import bayes
 from withstand.core.contract import adapted, precision_of
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.float64_copy import float64_copy, require_independence
-from withstand.core.modes import eval_mode
+from withstand.core.modes import eval_mode, put_back
 from withstand.data import Dataset, Split
 from withstand.domains import Gaussian, ProgramCache, UnsupportedOperationError, input_set
 from withstand.evaluation.kernel_norms.all_bounds import spectral_bound
@@ -176,20 +176,14 @@ def held_still(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _put_back(model: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in model.modules()]
-    held = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    """Modes, weights, buffers, gradients and the random state are afterwards what they were."""
     gradients = [(weight, weight.grad) for weight in model.parameters()]
     for weight, _ in gradients:
         weight.grad = None
     try:
-        with torch.random.fork_rng():
+        with put_back(model, (*model.parameters(), *model.buffers())), torch.random.fork_rng():
             yield
     finally:
-        for module, training in flags:
-            module.training = training
-        with torch.no_grad():
-            for tensor, before in held:
-                tensor.copy_(before)
         for weight, gradient in gradients:
             weight.grad = gradient
 
