@@ -161,7 +161,8 @@ class _Builder:
             blank = torch.empty(1, *stored(file_shape), dtype=getattr(torch, file.precision))
         self._values[file.input_name] = Examples(blank, file_shape)
         for node, proto in self._needed():
-            self._read(node, proto)
+            if node.outputs[0] not in self._values:  # it may be computed with the one before
+                self._read(node, proto)
         if file.output_name not in self._values:
             raise ModelError(f"The output {file.output_name} of the network does not depend on its input.")
         return self._steps, self._values[file.output_name].shape
@@ -191,6 +192,7 @@ class _Builder:
         if all(name in self._known for name in node.inputs if name):
             results = folded(node, proto, [self._known.get(name) for name in node.inputs])
         else:
+            node = self._with_bias(node)
             with _explained(node):
                 results = self._computed(node)
         for name, result in zip(node.outputs, results, strict=False):
@@ -199,6 +201,18 @@ class _Builder:
                 self._values[name] = result
             elif name:
                 self._known[name] = result
+
+    def _with_bias(self, node: Node) -> Node:
+        """A product and the constant vector that is added to it alone, as one: so torch's layers have it."""
+        product = node.outputs[0]
+        readers = [other for other, _ in self._file.nodes if product in other.inputs]
+        if node.op != "MatMul" or product == self._file.output_name or [r.op for r in readers] != ["Add"]:
+            return node
+        bias = next((name for name in readers[0].inputs if name != product), "")
+        matrix, vector = self._known.get(node.inputs[1]), self._known.get(bias)
+        if matrix is None or vector is None or matrix.ndim != 2 or vector.shape != matrix.shape[1:]:
+            return node
+        return node._replace(inputs=(*node.inputs, bias), outputs=readers[0].outputs)
 
     def _computed(self, node: Node) -> Sequence[Any]:
         operator, network = OPERATORS[node.op], self._network
