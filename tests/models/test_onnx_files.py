@@ -310,8 +310,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]
     network = _small_net().eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            module.running_mean, module.running_var = torch.rand(4), torch.rand(4) + 0.5
     file = tmp_path_factory.mktemp("exported") / "net.onnx"
     torch.onnx.export(
         network,
@@ -344,14 +343,14 @@ def test_network_of_a_file_is_trained_and_its_folder_needs_the_file_no_more(
 ) -> None:
     file = _classifier(write_onnx)
     model = ws.models.create(str(file), dataset=tiny_dataset.info)
-    before = model.fc.weight.detach().clone()
+    before = model.get_parameter("fc.weight").detach().clone()
     settings = ws.training.TrainingSettings(epochs=1)
     ws.fit(model, tiny_dataset, ws.objectives.CrossEntropy(), settings, out=tmp_path / "run")
     file.unlink()
     images = tiny_dataset.test.images[:4].float() / 255
     again = ws.load(tmp_path / "run")
     assert torch.equal(again(images), model(images))
-    assert not torch.equal(again.fc.weight, before)
+    assert not torch.equal(again.get_parameter("fc.weight"), before)
 
 
 def test_copy_in_a_run_folder_that_was_changed_is_not_read(
