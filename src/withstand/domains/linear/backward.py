@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from withstand.domains.linear.inputs import InputSet
+from withstand.domains.linear.linear_inputs import InputSet
 from withstand.domains.linear.nodes import Ends, Inputs, Node, Rows
 
 _MEMORY = 2**28

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.linear.backward import least, refined
-from withstand.domains.linear.inputs import InputSet, Interval
+from withstand.domains.linear.linear_inputs import InputSet, Interval
 from withstand.domains.linear.nodes import (
     Affine,
     Between,
@@ -125,7 +125,7 @@ class Linear(Region):
             case MaxPool():
                 return pooled(self, function)
             case SortGroups():
-                return cast(Self, sorted_in_groups(cast(Linear, self), function, Linear._exchanged))
+                return cast(Self, sorted_in_groups(self, function, Linear._exchanged))
         hinges = function.hinges if isinstance(function, Elementwise) else None
         return self._bent(hinges, lambda value: value.monotone(function))
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from withstand.core import norms
 from withstand.core.setting_rules import AT_LEAST_0
-from withstand.domains.linear.inputs import input_set_of
 from withstand.domains.linear.linear import Linear
+from withstand.domains.linear.linear_inputs import input_set_of
 from withstand.domains.sets.ball import Ball
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.box_ball import BoxBall
