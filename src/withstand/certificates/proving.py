@@ -11,14 +11,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
 from withstand.certificates.goals import Goal, Proof
 from withstand.core.deadlines import OutOfTime, require_time, until
 from withstand.core.norms import norm
 from withstand.core.numerics import numerics
-from withstand.core.outputs import taken_out
-from withstand.domains import Ball, Box, BoxBall, ProgramCache, Region
+from withstand.domains import Ball, Box, BoxBall, LastLayer, ProgramCache
 from withstand.operators import GuaranteedNorms
 
 _ROUNDING = 1e-12  # of the sizes of what is added up in a row: a margin below it is rounding
@@ -45,8 +43,8 @@ def prove(
     """Tries to prove a goal of all inputs of a box, or to find one of which it does not hold.
 
     Args:
-        model: In float64 and eval mode, as ``core.float64_copy`` gives it; maps (batch, *shape) to outputs,
-            which are flattened to (batch, outputs).
+        model: In float64 and eval mode, as ``core.float64_copy`` gives it; maps (batch, *shape) to (batch,
+            outputs). Within ``sharing_programs`` its graph is captured once for many proofs.
         lower: Float64 tensor (*shape): the least values.
         upper: The largest, nowhere below.
         goal: What is to hold.
@@ -71,22 +69,6 @@ def prove(
         except OutOfTime:
             return Proof("timeout", bound)
     return Proof("proven" if bound > 0 else "unknown", bound)
-
-
-class RowsOf(nn.Module):
-    """A model followed by the rows of a goal, (batch, rows)."""
-
-    def __init__(self, model: nn.Module, goal: Goal) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("weight", goal.weight)
-        self.register_buffer("bias", goal.bias)
-
-    @override
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The rows of inputs (batch, *shape)."""
-        outputs = taken_out(self.model(inputs)).flatten(1)
-        return nn.functional.linear(outputs, self.weight, self.bias)
 
 
 def attack(
@@ -138,7 +120,7 @@ def _starts(lower: Tensor, half: Tensor, seed: int) -> Tensor:
 
 
 def _rows(model: nn.Module, goal: Goal, points: Tensor) -> Tensor:
-    return goal.rows(taken_out(model(points)).flatten(1))
+    return goal.rows(model(points))
 
 
 def _bound(model: nn.Module, lower: Tensor, upper: Tensor, goal: Goal) -> float:
@@ -149,26 +131,23 @@ def _bound(model: nn.Module, lower: Tensor, upper: Tensor, goal: Goal) -> float:
     bound = -math.inf
     box = Box(lower[None], upper[None])
     midpoint, halfwidth = box.parts
-    network, programs, norms = RowsOf(model, goal).eval(), ProgramCache(), GuaranteedNorms()
+    program, norms = ProgramCache().of(model, midpoint), GuaranteedNorms()
     for make in (lambda: box, lambda: BoxBall(Ball(midpoint, norm(halfwidth, 2.0)), box)):
         require_time()
-        rows = torch.maximum(rows, _row_bounds(network, make(), programs, norms))
+        rows = torch.maximum(rows, _row_bounds(program.run_to_last_layer(make(), norms), goal))
         bound = float(goal.margins(rows[None])[0])
         if bound > 0:
             break
     return bound
 
 
-def _row_bounds(network: nn.Module, value: Region, programs: ProgramCache, norms: GuaranteedNorms) -> Tensor:
-    """Sound lower bounds (rows,) over a set of inputs (batch 1); minus infinity where there is none."""
-    last = programs.of(network, value.center).run_to_last_layer(value, norms)
+def _row_bounds(last: LastLayer, goal: Goal) -> Tensor:
+    """Sound lower bounds of the rows (rows,) over a set (batch 1); minus infinity where there is none."""
+    weight = goal.weight @ last.weight
+    bias = goal.bias if last.bias is None else goal.weight @ last.bias + goal.bias
     # Row i falls by as much as class i + 1, whose weights are its negated, gains on class 0, which has none.
-    weight = torch.cat([torch.zeros_like(last.weight[:1]), -last.weight])
     label = torch.zeros(1, dtype=torch.int64, device=weight.device)
-    fall = last.features.worst_differences(weight, label)[0, 1:]
-    center = last.logits[0]
-    sizes = (last.features.center.abs() @ last.weight.abs().T)[0] + (
-        0 if last.bias is None else last.bias.abs()
-    )
-    bounds = center - fall - _ROUNDING * sizes
+    fall = last.features.worst_differences(torch.cat([torch.zeros_like(weight[:1]), -weight]), label)[0, 1:]
+    center = last.features.center[0]
+    bounds = weight @ center + bias - fall - _ROUNDING * (weight.abs() @ center.abs() + bias.abs())
     return bounds.where(bounds.isfinite(), -math.inf)
