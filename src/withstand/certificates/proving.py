@@ -92,7 +92,7 @@ def attack(
     if not goal.num_groups:
         return None
     half = (upper - lower) / 2
-    points = _starts(lower, half, seed)
+    points = _starts(lower, upper, seed)
     order = goal.group_margins(_rows(model, goal, points[:1]))[0].argsort()
     target = order.repeat(-(-len(points) // len(order)))[: len(points), None]
     for size in [*torch.logspace(math.log10(_FIRST_STEP), math.log10(_LAST_STEP), _NUM_STEPS).tolist(), 0.0]:
@@ -110,13 +110,13 @@ def attack(
     return None
 
 
-def _starts(lower: Tensor, half: Tensor, seed: int) -> Tensor:
+def _starts(lower: Tensor, upper: Tensor, seed: int) -> Tensor:
     """Random points, (starts, *shape); of seed 0 the middle of the box comes first."""
     count = max(2, min(_NUM_STARTS, _MOST_ENTRIES // max(1, lower.numel())))
     generator = torch.Generator().manual_seed(seed)
     places = torch.rand(count, *lower.shape, generator=generator, dtype=lower.dtype).to(lower.device)
     places[0] = places[0] if seed else 0.5
-    return torch.minimum(lower + 2 * half * places, lower + 2 * half)
+    return (lower + (upper - lower) * places).clamp(lower, upper)
 
 
 def _rows(model: nn.Module, goal: Goal, points: Tensor) -> Tensor:
