@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from withstand.certificates.goals import Goal, Proof
 from withstand.core.deadlines import OutOfTime, require_time, until
-from withstand.core.norms import norm
 from withstand.core.numerics import numerics
-from withstand.domains import Ball, Box, BoxBall, LastLayer, ProgramCache
+from withstand.domains import Box, LastLayer, ProgramCache, Region
+from withstand.domains.linear.linear import Linear
+from withstand.domains.linear.linear_inputs import Interval
 from withstand.operators import GuaranteedNorms
 
 _ROUNDING = 1e-12  # of the sizes of what is added up in a row: a margin below it is rounding
@@ -127,14 +128,12 @@ def _bound(model: nn.Module, lower: Tensor, upper: Tensor, goal: Goal) -> float:
     """The best lower bound of the goal's margin over a box that the domains give, the quick one first."""
     if not goal.num_groups:
         return math.inf
-    rows = torch.full_like(goal.bias, -math.inf)
-    bound = -math.inf
+    rows, bound = torch.full_like(goal.bias, -math.inf), -math.inf
     box = Box(lower[None], upper[None])
-    midpoint, halfwidth = box.parts
-    program, norms = ProgramCache().of(model, midpoint), GuaranteedNorms()
-    for make in (lambda: box, lambda: BoxBall(Ball(midpoint, norm(halfwidth, 2.0)), box)):
-        require_time()
-        rows = torch.maximum(rows, _row_bounds(program.run_to_last_layer(make(), norms), goal))
+    program, norms = ProgramCache().of(model, box.center), GuaranteedNorms()
+    sets: list[Region] = [box, Linear.of(Interval(*box.ends), box)]
+    for value in sets:
+        rows = torch.maximum(rows, _row_bounds(program.run_to_last_layer(value, norms), goal))
         bound = float(goal.margins(rows[None])[0])
         if bound > 0:
             break
