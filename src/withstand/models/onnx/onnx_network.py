@@ -48,7 +48,6 @@ class _Plan:
     steps: Sequence[_Step]
     drops: Sequence[Sequence[str]]
     input_name: str
-    file_shape: Shape
     output_name: str
 
     def __deepcopy__(self, memo: Mapping[int, Any]) -> _Plan:
@@ -69,6 +68,7 @@ class OnnxNetwork(nn.Module):
 
     Attributes:
         input_shape: Of one example.
+        file_shape: Of the file's input for one example, with its batch of one.
         num_outputs: Numbers an example that it answers.
         digest: Of the file's content.
 
@@ -78,13 +78,11 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, file: OnnxFile, file_shape: Shape, input_shape: Shape, digest: str) -> None:
         super().__init__()
-        self.input_shape = tuple(input_shape)
+        self.input_shape, self.file_shape = tuple(input_shape), file_shape
         self.digest = digest
         steps, output_shape = _Builder(self, file).built(file_shape)
         self.num_outputs = count(output_shape)
-        self._plan = _Plan(
-            steps, _drops(steps, file.output_name), file.input_name, file_shape, file.output_name
-        )
+        self._plan = _Plan(steps, _drops(steps, file.output_name), file.input_name, file.output_name)
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -98,7 +96,7 @@ class OnnxNetwork(nn.Module):
             raise ModelError(
                 f"The network takes examples of shape {self.input_shape}, but got {tuple(images.shape[1:])}."
             )
-        values = {plan.input_name: Examples.of(images, plan.file_shape)}
+        values = {plan.input_name: Examples.of(images, self.file_shape)}
         for step, drops in zip(plan.steps, plan.drops, strict=True):
             arguments = [self._argument(argument, values) for argument in step.arguments]
             results = _results(OPERATORS[step.node.op].compute(step.node, *arguments))

@@ -87,7 +87,7 @@ def require_same(network: OnnxNetwork, file: Path, *, is_open: bool) -> None:
         row = _row_that_differs(expected, batch, allowed)
         if row is not None:
             raise ModelError(
-                f"{file} mixes the examples of a batch: by onnxruntime it gives {_shown(expected[row])} of one "
+                f"{file} mixes the examples of a batch: onnxruntime gives {_shown(expected[row])} of one "
                 f"alone, and {_shown(batch[row])} of the same in a batch. Such a network is no classifier of "
                 "single examples; export it for a batch of 1."
             )
