@@ -49,7 +49,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net, image = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), torch.full((6,), 0.5)
     with torch.no_grad():  # both classes are in reach
         *_, bias = net.parameters()
-        bias -= net(image[None])[0] - torch.tensor([0.0, 0.01])
+        bias.sub_(net(image[None])[0] - torch.tensor([0.0, 0.01]))
     write_onnx(folder / "net.onnx", net)
     for name, epsilon in {"holds": 1e-4, "fails": 0.5}.items():
         stated = robustness(image, 1, epsilon=epsilon, num_classes=2)
