@@ -55,7 +55,7 @@ def exact_minimum(
     ends = lower.flatten(), upper.flatten()
     best: Exact | None = None
     for piece in _pieces(layers_of(model, tuple(lower.shape)), *ends):
-        for group in groups.unique():
+        for group in set(groups.tolist()):
             rows = groups == group
             point = _least_of(piece, ends, weight[rows], bias[rows])
             if point is None:
@@ -79,7 +79,7 @@ def goal_value(model: nn.Module, point: Tensor, weight: Tensor, bias: Tensor, gr
     """Over the groups the least of the largest weight[r] · f(point) + bias[r] of each group."""
     with torch.no_grad():
         values = weight @ model(point[None]).flatten() + bias
-    return min(float(values[groups == group].max()) for group in groups.unique())
+    return min(float(values[groups == group].max()) for group in set(groups.tolist()))
 
 
 def _pieces(layers: Sequence[Affine | Leaky], lower: Tensor, upper: Tensor) -> Iterator[Piece]:
@@ -137,5 +137,5 @@ def _least_of(piece: Piece, ends: tuple[Tensor, Tensor], weight: Tensor, bias: T
         bounds=[*zip(ends[0].tolist(), ends[1].tolist(), strict=True), (None, None)],
         method="highs",
     )
-    assert result.status in (0, 2), result.message
-    return None if result.status == 2 else torch.from_numpy(result.x[:size])
+    assert result.status in (0, 2), result.message  # solved, or without a solution
+    return None if result.x is None else torch.from_numpy(result.x[:size])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,10 +84,15 @@ def _least_by_scipy(row: Tensor, inputs: InputSet) -> float:
             inputs.epsilon**2,
             jac=lambda x: 2 * moved.T @ moved @ x,
         )
-        found = minimize(
-            lambda x: cost @ x, np.zeros(2 * size), jac=lambda _: cost, bounds=bounds, constraints=square,
-            method="SLSQP", options={"ftol": 1e-12},
-        )  # fmt: skip
+        solve: Any = minimize
+        found = solve(
+            lambda x: cost @ x,
+            np.zeros(2 * size),
+            jac=lambda _: cost,
+            bounds=bounds,
+            constraints=square,
+            options={"ftol": 1e-12},
+        )
     else:
         found = linprog(cost, A_ub=np.ones((1, 2 * size)), b_ub=[total], bounds=bounds)
     return float(row @ inputs.center) + float(found.fun)
