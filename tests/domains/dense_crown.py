@@ -165,7 +165,9 @@ def crown_lower(
             rows = rows @ layer.matrix
             continue
         number -= 1
-        below, above, intercept = _lines(layer.slope, bounds[number], slopes and slopes[number])
+        below, above, intercept = _lines(
+            layer.slope, bounds[number], None if slopes is None else slopes[number]
+        )
         positive, negative = rows.clamp_min(0), rows.clamp_max(0)
         constant = constant + negative @ intercept
         rows = positive * below + negative * above
