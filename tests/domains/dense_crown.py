@@ -17,6 +17,13 @@ from torch import Tensor, nn
 from withstand.operators import Shape
 
 
+class Bounds(NamedTuple):
+    """What each coordinate lies between, (width,) each."""
+
+    lower: Tensor
+    upper: Tensor
+
+
 class InputSet(NamedTuple):
     """All x with ‖x - center‖ ≤ epsilon, and 0 ≤ x ≤ 1 where ``clip``; of a center (features,) in [0, 1]."""
 
@@ -28,6 +35,12 @@ class InputSet(NamedTuple):
     def least(self, weight: Tensor) -> Tensor:
         """The exact minimum of each weight[r] · x over the set, (rows,), of weight (rows, features)."""
         return weight @ self.center - torch.stack([self._gain(row) for row in weight])
+
+    @property
+    def box(self) -> Bounds:
+        """The smallest box around the set."""
+        lower, upper = self.center - self.epsilon, self.center + self.epsilon
+        return Bounds(lower.clamp_min(0), upper.clamp_max(1)) if self.clip else Bounds(lower, upper)
 
     def _gain(self, row: Tensor) -> Tensor:
         """How far row · x can fall below its value at the center."""
@@ -77,13 +90,6 @@ class Leaky(NamedTuple):
         return torch.maximum(x, self.slope * x)
 
 
-class Bounds(NamedTuple):
-    """What each coordinate lies between, (width,) each."""
-
-    lower: Tensor
-    upper: Tensor
-
-
 Layers = Sequence[Affine | Leaky]
 
 
@@ -117,47 +123,68 @@ def crown(
     inputs: InputSet,
     *,
     slopes: Sequence[Tensor] | None = None,
-    with_box: bool = False,
+    box: Bounds | None = None,
 ) -> list[Bounds]:
     """Bounds of what comes out of each layer that is affine, the last one's last.
 
     Args:
-        layers: Affine layers and activations in turn, an affine one first.
+        layers: Affine layers and activations in turn, an affine one first and last.
         inputs: The set.
         slopes: Of the lower lines of unstable neurons, (width,) for each activation; adaptive where None: 1
             where the upper bound is the farther one from 0, else the activation's least slope.
-        with_box: Whether bounds are also cut to those of intervals.
+        box: What holds the set. Where given, intervals go along from it: coordinates of which they leave the
+            sign open are bounded by CROWN too, and what is within both counts. Textbooks have none.
     """
     result: list[Bounds] = []
     for index, layer in enumerate(layers):
         if isinstance(layer, Leaky):
+            box = box and Bounds(*(layer(end) for end in box))
             continue
         unit = torch.eye(len(layer.bias), dtype=torch.float64)
-        lower, upper = (
-            sign * crown_lower(sign * unit, layers[: index + 1], result, inputs, slopes) for sign in (1, -1)
-        )
-        bounds = Bounds(lower, upper)
-        result.append(_meet(bounds, _interval(layers, index, result, inputs)) if with_box else bounds)
+        ends = (_backward(sign * unit, layers[: index + 1], result, inputs, slopes) for sign in (1, -1))
+        bounds = Bounds(next(ends), -next(ends))
+        if box is not None:
+            bounds = box = _met(_interval(layer, box), bounds)
+        result.append(bounds)
     return result
 
 
-def crown_lower(
+def least(
     weight: Tensor,
     layers: Layers,
-    bounds: Sequence[Bounds],
     inputs: InputSet,
+    *,
     slopes: Sequence[Tensor] | None = None,
+    box: Bounds | None = None,
 ) -> Tensor:
-    """A lower bound of each weight[r] · output, (rows,): rows · y ≥ rows · (line), from layer to layer.
+    """A lower bound of each weight[r] · output, (rows,).
 
     Args:
         weight: Tensor (rows, outputs).
         layers: As of ``crown``.
-        bounds: Of what comes before each activation, as ``crown`` gives them.
-        inputs: The set.
+        inputs: As of ``crown``.
         slopes: As of ``crown``.
+        box: As of ``crown``; the larger one of both bounds counts.
     """
-    rows, constant = weight, weight.new_zeros(len(weight))
+    last = layers[-1]
+    assert isinstance(last, Affine)
+    folded = [*layers[:-1], Affine(weight @ last.matrix, weight @ last.bias)]
+    bounds = crown(folded, inputs, slopes=slopes, box=box)
+    if box is None:
+        return bounds[-1].lower
+    bare = _backward(torch.eye(len(weight)).double(), folded, bounds, inputs, slopes)
+    return torch.maximum(bounds[-1].lower, bare)
+
+
+def _backward(
+    rows: Tensor,
+    layers: Layers,
+    bounds: Sequence[Bounds],
+    inputs: InputSet,
+    slopes: Sequence[Tensor] | None,
+) -> Tensor:
+    """rows · output ≥ rows · (line), layer by layer, down to the inputs."""
+    constant = rows.new_zeros(len(rows))
     number = sum(isinstance(layer, Leaky) for layer in layers)
     for layer in reversed(layers):
         if isinstance(layer, Affine):
@@ -165,9 +192,8 @@ def crown_lower(
             rows = rows @ layer.matrix
             continue
         number -= 1
-        below, above, intercept = _lines(
-            layer.slope, bounds[number], None if slopes is None else slopes[number]
-        )
+        given = None if slopes is None else slopes[number]
+        below, above, intercept = _lines(layer.slope, bounds[number], given)
         positive, negative = rows.clamp_min(0), rows.clamp_max(0)
         constant = constant + negative @ intercept
         rows = positive * below + negative * above
@@ -188,22 +214,16 @@ def _lines(slope: float, bounds: Bounds, given: Tensor | None) -> tuple[Tensor, 
     return below, above, intercept
 
 
-def _interval(layers: Layers, index: int, before: Sequence[Bounds], inputs: InputSet) -> Bounds:
-    """Of an affine layer, from the bounds of the one before, or from the box around the input set."""
-    layer = layers[index]
-    assert isinstance(layer, Affine)
-    if index:
-        former = layers[index - 1]
-        assert isinstance(former, Leaky)
-        lower, upper = (former(end) for end in before[-1])
-    else:
-        lower, upper = inputs.center - inputs.epsilon, inputs.center + inputs.epsilon
-        if inputs.clip:
-            lower, upper = lower.clamp_min(0), upper.clamp_max(1)
-    middle, half = (lower + upper) / 2, (upper - lower) / 2
-    image, reach = layer.matrix @ middle + layer.bias, layer.matrix.abs() @ half
+def _interval(layer: Affine, box: Bounds) -> Bounds:
+    middle, half = (box.lower + box.upper) / 2, (box.upper - box.lower) / 2
+    image, reach = layer(middle), layer.matrix.abs() @ half
     return Bounds(image - reach, image + reach)
 
 
-def _meet(one: Bounds, other: Bounds) -> Bounds:
-    return Bounds(torch.maximum(one.lower, other.lower), torch.minimum(one.upper, other.upper))
+def _met(box: Bounds, other: Bounds) -> Bounds:
+    """What is in both, of coordinates of which the box leaves the sign open; else the box."""
+    is_open = (box.lower < 0) & (box.upper > 0)
+    return Bounds(
+        torch.where(is_open, torch.maximum(box.lower, other.lower), box.lower),
+        torch.where(is_open, torch.minimum(box.upper, other.upper), box.upper),
+    )
