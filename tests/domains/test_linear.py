@@ -19,7 +19,7 @@ from tests.domains.exact_margins import exact_margin
 from withstand.core import norms
 from withstand.domains import Ball, Box, BoxBall, Linear, Program, input_set
 from withstand.domains.linear import backward
-from withstand.domains.linear.inputs import input_set_of
+from withstand.domains.linear.linear_inputs import input_set_of
 from withstand.operators import GuaranteedNorms, Shape
 
 SETS = [(p, clip) for p in (1.0, 2.0, math.inf) for clip in (False, True)]

@@ -123,9 +123,11 @@ class Linear(Region):
             case Rearrange():
                 return self._moved(function)
             case MaxPool():
-                return pooled(self, function)
+                # By pairs the cover would be looser: a ball's maximum of two is farther than either.
+                return replace(pooled(self, function), cover=self.cover.monotone(function))
             case SortGroups():
-                return cast(Self, sorted_in_groups(self, function, Linear._exchanged))
+                sorted_ = sorted_in_groups(self, function, Linear._exchanged)
+                return cast(Self, replace(sorted_, cover=self.cover.monotone(function)))
         hinges = function.hinges if isinstance(function, Elementwise) else None
         return self._bent(hinges, lambda value: value.monotone(function))
 
@@ -136,7 +138,7 @@ class Linear(Region):
     @override
     def coupled(self, function: Coupled) -> Self:
         if isinstance(function, Largest):
-            return largest(self, function)
+            return replace(largest(self, function), cover=self.cover.coupled(function))
         return self._bent(None, lambda value: value.coupled(function))
 
     @override
