@@ -20,7 +20,7 @@ from withstand.operators import OperatorNorms
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
-NAMES: tuple[DomainName, ...] = ("box_ball", "box", "ball")
+NAMES: tuple[DomainName, ...] = ("box_ball", "box", "ball", "linear")
 
 
 def _margins(
