@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from withstand.evaluation.model_report import ModelReport, check
     from withstand.evaluation.moment_check import check_moments
     from withstand.reporting import report
+    from withstand.runs.exporting import export
     from withstand.runs.sharing import load, pull, push
     from withstand.training.fit import fit
 
@@ -83,6 +84,7 @@ __all__ = [
     "domains",
     "evaluate",
     "evaluation",
+    "export",
     "fit",
     "integrations",
     "kernel_norm_bounds",
@@ -119,6 +121,7 @@ _HOMES = {
     "check": "withstand.evaluation.model_report",
     "check_moments": "withstand.evaluation.moment_check",
     "evaluate": "withstand.evaluation",
+    "export": "withstand.runs.exporting",
     "fit": "withstand.training",
     "kernel_norm_bounds": "withstand.evaluation.kernel_norms",
     "load": "withstand.runs.sharing",

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import withstand as ws
+from withstand.cli import main
+from withstand.data import Dataset
+from withstand.runs import exporting
+from withstand.types import DataError, ModelError, RunFolderError
+
+
+def test_a_run_is_exported_by_command_and_in_python_and_its_file_says_what_it_is(
+    tiny_dataset: Dataset, tiny_model: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    settings = ws.training.TrainingSettings(epochs=1)
+    ws.fit(tiny_model, tiny_dataset, settings=settings, out=run, progress=False)
+    exported = ws.export(run, tmp_path / "new" / "net.onnx", dataset=tiny_dataset)
+    assert (exported.num_images, exported.same_answers) == (45, 45)
+    assert exported.largest_difference < 1e-5
+    assert "all 45 test images of tiny" in str(exported)
+    about = {prop.key: prop.value for prop in onnx.load(exported.path).metadata_props}
+    assert about["run"] == "run"
+    assert json.loads(about["class_names"]) == ["left", "middle", "right"]
+    assert about["input"].startswith("images of 1 x 4 x 4 in [0, 1]")
+    with pytest.MonkeyPatch.context() as patch:  # nothing is left where writing fails, or the file is wrong
+        patch.setattr(exporting, "onnx_bytes", lambda *_: exported.path.read_bytes())
+        assert main(["export", str(run), "--out", str(exported.path)]) == 0  # its own file is replaced
+        assert "all 200 random images" in capsys.readouterr().out
+        with torch.no_grad():
+            tiny_model[-1].bias[0] += 0.01
+        with pytest.raises(ModelError, match=r"differ by 0\.0.*not written"):
+            ws.export(tiny_model, tmp_path / "wrong.onnx", dataset=tiny_dataset.info)
+    assert not (tmp_path / "wrong.onnx").exists()
+
+
+def test_files_of_others_and_networks_without_data_are_refused(tmp_path: Path) -> None:
+    theirs, model = tmp_path / "theirs.onnx", nn.Flatten()
+    theirs.write_bytes(b"theirs")
+    info = ws.data.info("digits")
+    for name, fault in [(theirs, "not written by this package"), (tmp_path / "net", "ends in .onnx")]:
+        with pytest.raises(RunFolderError, match=fault):
+            ws.export(model, name, dataset=info)
+    assert theirs.read_bytes() == b"theirs"
+    with pytest.raises(DataError, match="dataset="):
+        ws.export(model, tmp_path / "net.onnx")
+    assert main(["export", "mlp", "--data.name=digits"]) == 2
