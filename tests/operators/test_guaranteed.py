@@ -64,8 +64,8 @@ class _Upside(Dense):
         return 2 * super().apply(x)
 
     @override
-    def adjoint(self, y: Tensor, input_shape: Shape) -> Tensor:
-        return 2 * super().adjoint(y, input_shape)
+    def transposed(self, y: Tensor, input_shape: Shape) -> Tensor:
+        return 2 * super().transposed(y, input_shape)
 
 
 def _orthogonal(rows: int, columns: int) -> Tensor:

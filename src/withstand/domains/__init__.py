@@ -7,6 +7,7 @@ of ``withstand.operators``, and ``Elementwise``, ``Unimodal`` and ``Rearrange``.
 from withstand.domains.gaussians.diagonal import Gaussian
 from withstand.domains.gaussians.factored import FactoredGaussian
 from withstand.domains.gaussians.full import CorrelatedGaussian
+from withstand.domains.linear.linear import Linear
 from withstand.domains.sets.ball import Ball
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.box_ball import BoxBall
@@ -32,6 +33,7 @@ __all__ = [
     "FactoredGaussian",
     "Gaussian",
     "LastLayer",
+    "Linear",
     "Moments",
     "Program",
     "ProgramCache",

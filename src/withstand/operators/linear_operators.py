@@ -92,11 +92,36 @@ class LinearOperator(ABC):
         Returns:
             Tensor (batch, *input_shape).
         """
-        # Inference mode would keep autograd from working even where gradients are enabled.
-        with torch.inference_mode(False), torch.enable_grad():
-            x = y.new_zeros((y.shape[0], *input_shape), requires_grad=True)
-            (result,) = torch.autograd.grad(self.apply(x), x, y.detach())
-        return result
+        with torch.no_grad():
+            return self.transposed(y.detach(), input_shape)
+
+    def transposed(self, y: Tensor, input_shape: Shape) -> Tensor:
+        """Aᵀ y, with gradient.
+
+        Args:
+            y: Tensor (batch, output shape).
+            input_shape: Shape of one example.
+
+        Returns:
+            Tensor (batch, *input_shape).
+        """
+        return transposed(self.apply, y, input_shape)
+
+
+def transposed(function: Callable[[Tensor], Tensor], y: Tensor, input_shape: Shape) -> Tensor:
+    """Aᵀ y of what makes A x + b of each x, by automatic differentiation; with gradient.
+
+    Args:
+        function: Of a tensor (batch, *input_shape), whatever the batch.
+        y: Tensor (batch, output shape).
+        input_shape: Shape of one example.
+    """
+    has_gradient = torch.is_grad_enabled()
+    # Inference mode would keep autograd from working even where gradients are enabled.
+    with torch.inference_mode(False), torch.enable_grad():
+        x = y.new_zeros((y.shape[0], *input_shape), requires_grad=True)
+        (result,) = torch.autograd.grad(function(x), x, y, create_graph=has_gradient)
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +164,8 @@ class Dense(Weighted):
         return norms
 
     @override
-    def adjoint(self, y: Tensor, input_shape: Shape) -> Tensor:
-        return F.linear(y.detach(), self.weight.detach().T)
+    def transposed(self, y: Tensor, input_shape: Shape) -> Tensor:
+        return F.linear(y, self.weight.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,15 +206,15 @@ class Convolution(Weighted):
         return convolve(x, self.weight, bias, [*self.stride], [*self.padding], [*self.dilation], self.groups)
 
     @override
-    def adjoint(self, y: Tensor, input_shape: Shape) -> Tensor:
-        weight, stride, padding, dilation = self.weight.detach(), self.stride, self.padding, self.dilation
+    def transposed(self, y: Tensor, input_shape: Shape) -> Tensor:
+        weight, stride, padding, dilation = self.weight, self.stride, self.padding, self.dilation
         transpose = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[weight.dim() - 2]
         parts = input_shape[1:], y.shape[2:], weight.shape[2:], stride, padding, dilation
         unread = [  # inputs at the end that the last window does not reach
             size + 2 * margin - spread * (taps - 1) - 1 - step * (outputs - 1)
             for size, outputs, taps, step, margin, spread in zip(*parts, strict=True)
         ]
-        return transpose(y.detach(), weight, None, [*stride], [*padding], unread, self.groups, [*dilation])
+        return transpose(y, weight, None, [*stride], [*padding], unread, self.groups, [*dilation])
 
 
 @dataclass(frozen=True, eq=False)

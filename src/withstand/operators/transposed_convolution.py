@@ -58,8 +58,8 @@ class TransposedConvolution(Weighted):
         return transpose(x, self.weight, None, *settings)
 
     @override
-    def adjoint(self, y: Tensor, input_shape: Shape) -> Tensor:
-        convolved = replace(self.convolution, weight=self.weight.detach()).apply(y.detach())
+    def transposed(self, y: Tensor, input_shape: Shape) -> Tensor:
+        convolved = self.convolution.apply(y)
         for dim, size in enumerate(input_shape[1:], 2):
             convolved = convolved.narrow(dim, 0, size)
         return convolved

@@ -1,10 +1,8 @@
-"""What distributions share: activations that wait for max pooling; pooling, sorting: maxima of two."""
+"""What distributions share: activations that wait for max pooling, and maxima of two."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from functools import partial
 from typing import Self, TypeVar
 
 import torch
@@ -12,17 +10,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.gaussians.coupling import Coupling
+from withstand.graph.comparing import largest, pooled, sorted_in_groups
 from withstand.graph.coupled import Largest
-from withstand.graph.primitives import (
-    Elementwise,
-    MaxPool,
-    Monotone,
-    Rearrange,
-    SortGroups,
-    Unimodal,
-    moved,
-    window_places,
-)
+from withstand.graph.primitives import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Unimodal
 from withstand.types import ModelError
 
 # A decrease that still lets an activation be put off: that of torch's softplus at its threshold is 2e-9.
@@ -110,12 +100,7 @@ class Comparable(Bending, ABC):
 
     @override
     def largest(self, function: Largest) -> Self:
-        value = self.monotone(moved(partial(gathered, function.dims)))
-        while (count := value.shape[-1]) > 1:
-            sizes = [count // 2, count // 2, count % 2]
-            first, second, rest = (value.monotone(moved(partial(_part, sizes, place))) for place in range(3))
-            value = first.larger(second).cat([rest], len(value.shape) - 1)
-        return value.monotone(moved(partial(without_gathered, function)))
+        return largest(self, function)
 
     @override
     def through(self, function: Monotone) -> Self:
@@ -125,52 +110,13 @@ class Comparable(Bending, ABC):
             case MaxPool():
                 return pooled(self, function)
             case SortGroups():
-                return sorted_in_groups(self, function)
+                return sorted_in_groups(self, function, _exchanged)
         raise unknown(function)
 
 
 _Compared = TypeVar("_Compared", bound=Comparable)
 
 
-def pooled(value: _Compared, pool: MaxPool) -> _Compared:
-    """The largest of each window."""
-    for places in window_places(pool, value.shape[2:]):
-        remaining = [value.monotone(place) for place in places]
-        while len(remaining) > 1:  # by pairs
-            first, second, *rest = remaining
-            remaining = [*rest, first.larger(second)]
-        value = remaining[0]
-    return value
-
-
-def sorted_in_groups(value: _Compared, groups: SortGroups) -> _Compared:
-    """Each group sorted, by exchanges of neighbours that bring the largest to the end, again and again."""
-    count = len(groups.split(value.mean))
-    values = [value.monotone(moved(partial(_place, groups, place))) for place in range(count)]
-    for end in range(count - 1, 0, -1):
-        for place in range(end):
-            first, second = values[place], values[place + 1]
-            smaller = first.negated().larger(second.negated()).negated()
-            values[place], values[place + 1] = smaller, first.larger(second)
-    return values[0].cat(values[1:], 1).monotone(moved(groups.arrange))
-
-
-def gathered(dims: Sequence[int], x: Tensor) -> Tensor:
-    """Some dimensions of (batch, …) as one, at the end."""
-    return x.movedim(tuple(dims), tuple(range(-len(dims), 0))).flatten(-len(dims))
-
-
-def without_gathered(function: Largest, x: Tensor) -> Tensor:
-    """The one at the end, of size 1, taken away; where they are to be kept, each in its old place."""
-    x = x.squeeze(-1)
-    for dim in sorted(function.dims) if function.keepdim else ():
-        x = x.unsqueeze(dim)
-    return x
-
-
-def _part(sizes: list[int], place: int, x: Tensor) -> Tensor:
-    return torch.split(x, sizes, -1)[place]
-
-
-def _place(groups: SortGroups, place: int, x: Tensor) -> Tensor:
-    return groups.split(x)[place]
+def _exchanged(first: _Compared, second: _Compared) -> tuple[_Compared, _Compared]:
+    """The smaller and the larger of each two coordinates."""
+    return first.negated().larger(second.negated()).negated(), first.larger(second)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from withstand.domains.gaussians.bending import Bending, gathered, unknown, without_gathered
+from withstand.domains.gaussians.bending import Bending, unknown
 from withstand.domains.gaussians.coupling import Tangent
 from withstand.domains.gaussians.covariance_matrices import (
     Map,
@@ -27,6 +27,7 @@ from withstand.domains.gaussians.covariance_matrices import (
 )
 from withstand.domains.gaussians.diagonal import bent, gain, without_constants
 from withstand.graph.bilinear import MatrixProduct, Multiplication
+from withstand.graph.comparing import gathered, without_gathered
 from withstand.graph.coupled import Largest
 from withstand.graph.domain import NormOf
 from withstand.graph.powers import SQUARE

@@ -12,31 +12,33 @@ from torch import Tensor
 
 from withstand.core import norms
 from withstand.core.setting_rules import AT_LEAST_0
+from withstand.domains.linear.linear import Linear
+from withstand.domains.linear.linear_inputs import input_set_of
 from withstand.domains.sets.ball import Ball
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.box_ball import BoxBall
 from withstand.graph.domain import Region
 
-CERTIFIED_NORMS = (2.0, math.inf)
+CERTIFIED_NORMS = (1.0, 2.0, math.inf)
 """The norms that certificates exist for."""
-DomainName: TypeAlias = Literal["box_ball", "box", "ball"]
+DomainName: TypeAlias = Literal["box_ball", "box", "ball", "linear"]
 
 
 def input_set(
     images: Tensor, norm: float, epsilon: float | Tensor, domain: DomainName, *, clip: bool = False
 ) -> Region:
-    """All that lies within epsilon of each image, in an l2 or linf ball.
+    """All that lies within epsilon of each image, in an l1, l2 or linf ball.
 
     Args:
         images: Tensor (batch, …), in [0, 1].
-        norm: 2 or inf.
+        norm: 1, 2 or inf.
         epsilon: At least 0, in [0, 1] units; a float, or a tensor (batch,).
-        domain: ``"box_ball"``, ``"box"`` or ``"ball"``.
+        domain: ``"box_ball"``, ``"box"``, ``"ball"`` or ``"linear"``.
         clip: Whether only images in [0, 1] count, as attacks keep to. It cuts the box; a ball
             within linf is then put around the cut box's middle, which need not be the image.
 
     Returns:
-        A set that holds them; exactly them, unless a ball stands for linf or a box for l2.
+        A set that holds them; exactly them, unless a ball stands for linf, a box for l2, or either for l1.
 
     Raises:
         ValueError: there is no such domain, or no set for this norm.
@@ -62,7 +64,7 @@ def certified_norm(name: str, norm: object) -> float:
     with suppress(ValueError):
         if (number := norms.as_norm(norm, name)) in CERTIFIED_NORMS:
             return number
-    raise ValueError(f"Certificates exist for the norms l2 and linf, but got {name} {norm!r}.")
+    raise ValueError(f"Certificates exist for the norms l1, l2 and linf, but got {name} {norm!r}.")
 
 
 def _box(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> Box:
@@ -90,7 +92,12 @@ def _box_ball(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) 
     return BoxBall(ball, _box(images, norm, epsilon, clip) if clip or norm == math.inf else None)
 
 
+def _linear(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> Linear:
+    cover = _box_ball(images, norm, epsilon, clip)
+    return Linear.of(input_set_of(images, norm, epsilon, clip), cover)
+
+
 DOMAINS: Mapping[str, Callable[[Tensor, float, float | Tensor, bool], Region]] = MappingProxyType(
-    {"box_ball": _box_ball, "box": _box, "ball": _ball}
+    {"box_ball": _box_ball, "box": _box, "ball": _ball, "linear": _linear}
 )
 """Name -> how to make the set."""

@@ -71,6 +71,24 @@ def box_gains(weight: Tensor, labels: Tensor, halfwidth: Tensor) -> Tensor:
     return torch.cat([gap.squeeze(-1) for gap in gaps])
 
 
+def most_over_ball_and_box(direction: Tensor, below: Tensor, above: Tensor, radius: Tensor) -> Tensor:
+    """Max w·d, ‖d‖₂ ≤ r, below ≤ d ≤ above.
+
+    Args:
+        direction: w, (rows, n).
+        below: Tensor (rows, n), nowhere positive.
+        above: Tensor (rows, n), nowhere negative.
+        radius: r, (rows,).
+
+    Returns:
+        Tensor (rows,), with gradient (envelope theorem).
+    """
+    chunk = _Chunk(direction, below, above, radius)
+    with torch.no_grad():
+        scale = _multiplier(chunk, None)
+    return _value(chunk, scale)
+
+
 class _Chunk(NamedTuple):
     """Some examples' directions w (batch, classes, hidden), boxes and radii (batch, 1, hidden)."""
 

@@ -1,0 +1,146 @@
+"""Sets of inputs over which linear functions are bounded exactly: boxes; l1 and l2 balls cut to them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from withstand.core import norms
+from withstand.domains.sets.worst_case import most_over_ball_and_box
+
+
+class InputSet(ABC):
+    """The interface of a convex set of inputs for each example of a batch."""
+
+    @property
+    @abstractmethod
+    def center(self) -> Tensor:
+        """A member of each example's set, (batch, …)."""
+
+    @abstractmethod
+    def least(self, rows: Tensor, owner: Tensor) -> Tensor:
+        """The minimum of linear functions of the inputs.
+
+        Args:
+            rows: Coefficients of one function each, (rows, …).
+            owner: Integers (rows,): over whose set each is bounded.
+
+        Returns:
+            Tensor (rows,): nowhere above the minimum of row · x.
+        """
+
+    @abstractmethod
+    def of(self, owner: Tensor) -> InputSet:
+        """The sets of some examples, as often as they are named.
+
+        Args:
+            owner: Integers (examples,).
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Interval(InputSet):
+    """All inputs between two ends, coordinate by coordinate.
+
+    Args:
+        lower: Tensor (batch, …).
+        upper: Tensor of the same shape, nowhere below.
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    @override
+    def center(self) -> Tensor:
+        return (self.lower + self.upper) / 2
+
+    @override
+    def least(self, rows: Tensor, owner: Tensor) -> Tensor:
+        halfwidth = norms.flat((self.upper - self.lower) / 2)[owner]
+        flat = norms.flat(rows)
+        along, across = (flat * norms.flat(self.center)[owner]).sum(1), (flat.abs() * halfwidth).sum(1)
+        return along - across
+
+    @override
+    def of(self, owner: Tensor) -> Interval:
+        return Interval(self.lower[owner], self.upper[owner])
+
+
+@dataclass(frozen=True, eq=False)
+class NormBall(InputSet):
+    """All inputs within an l1 or l2 distance of an image, in [0, 1] alone where that is asked for.
+
+    Args:
+        images: Tensor (batch, …).
+        norm: 1 or 2.
+        radius: Tensor (batch,), nowhere negative.
+        clip: Whether only inputs in [0, 1] count; the images lie there.
+    """
+
+    images: Tensor
+    norm: float
+    radius: Tensor
+    clip: bool
+
+    @property
+    @override
+    def center(self) -> Tensor:
+        return self.images
+
+    @override
+    def least(self, rows: Tensor, owner: Tensor) -> Tensor:
+        flat, images, radius = norms.flat(rows), norms.flat(self.images)[owner], self.radius[owner]
+        along = (flat * images).sum(1)
+        if not self.clip:
+            return along - radius * norms.norm(flat, norms.dual(self.norm))
+        below, above = (0 - images).clamp_min(-radius[:, None]), (1 - images).clamp_max(radius[:, None])
+        most = most_over_ball_and_box if self.norm == 2 else _most_over_l1_and_box
+        return along - most(-flat, below, above, radius)
+
+    @override
+    def of(self, owner: Tensor) -> NormBall:
+        return NormBall(self.images[owner], self.norm, self.radius[owner], self.clip)
+
+
+def _most_over_l1_and_box(direction: Tensor, below: Tensor, above: Tensor, radius: Tensor) -> Tensor:
+    """Max w·d, ‖d‖₁ ≤ r, below ≤ d ≤ above: the steepest coordinates first, each as far as the box goes.
+
+    In dual form, t r + Σ (|w| - t)⁺ far, far the way to the box's wall, which bounds it at any t ≥ 0 and
+    is the maximum itself at the size of the coordinate at which r is spent.
+
+    Args:
+        direction: w, (rows, n).
+        below: Tensor (rows, n), nowhere positive.
+        above: Tensor (rows, n), nowhere negative.
+        radius: r, (rows,).
+    """
+    far = torch.where(direction > 0, above, -below)
+    sizes, order = direction.abs().sort(dim=1, descending=True)
+    far = far.gather(1, order)
+    is_spent = far.cumsum(1) >= radius[:, None]
+    first = is_spent.to(torch.uint8).argmax(1, keepdim=True)  # the first of the largest
+    price = sizes.gather(1, first).squeeze(1).where(is_spent.any(1), 0.0)
+    return price * radius + ((sizes - price[:, None]).clamp_min(0) * far).sum(1)
+
+
+def input_set_of(images: Tensor, norm: float, epsilon: float | Tensor, clip: bool) -> InputSet:
+    """All inputs within epsilon of each image.
+
+    Args:
+        images: Tensor (batch, …), in [0, 1].
+        norm: 1, 2 or inf.
+        epsilon: At least 0, in [0, 1] units; a float, or a tensor (batch,).
+        clip: Whether only inputs in [0, 1] count.
+    """
+    if norm == math.inf:
+        reach = norms.per_example(epsilon, images)
+        lower, upper = images - reach, images + reach
+        return Interval(lower.clamp_min(0), upper.clamp_max(1)) if clip else Interval(lower, upper)
+    radius = epsilon.to(images) if isinstance(epsilon, Tensor) else images.new_full((1,), epsilon)
+    return NormBall(images, norm, radius.reshape(-1).expand(len(images)), clip)
