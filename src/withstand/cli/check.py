@@ -101,7 +101,7 @@ def _recipe_file(name: str) -> Path:
     if name not in known and not Path(name).is_file():
         raise RecipeError(
             f"There is no model, recipe or run {name!r}; {nearest(name, [*MODEL_NAMES, *known])} "
-            "A model of your own is path/to/file.py:function or package.module:function."
+            "A model of your own is path/to/file.py:function, package.module:function or net.onnx."
         )
     return find_recipe(name)
 

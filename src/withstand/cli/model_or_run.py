@@ -14,6 +14,7 @@ from withstand.cli.terminal import ERRORS
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
 from withstand.models import MODEL_NAMES
+from withstand.models.hosted import is_hosted
 from withstand.runs.adoption import adopt_model, folder_name
 from withstand.types import ModelError, RecipeError
 
@@ -21,7 +22,6 @@ WHAT = "RUN, a run folder, or MODEL"
 _DATA = "--data."
 _OF_A_MODEL = ("--weights", "--out", "--model.")
 _FOREIGN = ("--weights", "--out", "--model.normalize", "--model.options")  # of no run
-_WITH_WEIGHTS = ("hub:", "timm:")  # models that come with weights of their own
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,12 @@ def require_model(name: str, values: Namespace) -> None:
     if not is_model(name):
         raise ModelError(
             f"There is no run folder and no model {name!r}; {nearest(name, MODEL_NAMES)} "
-            "A model of your own is path/to/file.py:function or package.module:function, and a run folder is "
-            f"made by `withstand train RECIPE --out={name}`."
+            "A model of your own is path/to/file.py:function, package.module:function or net.onnx, and a run "
+            f"folder is made by `withstand train RECIPE --out={name}`."
         )
     if values.weights is None and name in MODEL_NAMES:
         raise ModelError(f"Without weights {name} is random. Give those of a trained one: --weights=FILE.")
-    if values.weights is None and not name.startswith(_WITH_WEIGHTS):
+    if values.weights is None and not is_hosted(name):  # which comes with weights of its own
         ERRORS.print(
             f"warning: without --weights the network is taken as {name} makes it: random, if that is so.",
             style="yellow",

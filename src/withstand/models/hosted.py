@@ -1,4 +1,4 @@
-"""What networks that others keep have in common: ``hub:OWNER/NAME``, ``hub:./folder`` and ``timm:NAME``.
+"""What networks that others made have in common: ``hub:OWNER/NAME``, ``timm:NAME`` and ``net.onnx``.
 
 What a checkpoint wants done to an image becomes layers in front of it, so that inputs are images in [0, 1] of
 the data's own size. Weights and settings are read; no code of a repository is run.
@@ -21,6 +21,7 @@ from withstand.models.layers import GreyToColour, Normalize, Resize, ReverseChan
 from withstand.types import ModelError
 
 HOSTS = ("hub", "timm")
+ONNX = ".onnx"
 _logger = logging.getLogger(__name__)
 _SAID: set[str] = set()
 
@@ -106,8 +107,20 @@ class HostedFactory:
 
 def is_hosted(name: str) -> bool:
     """Whether a model's name is that of a network that others keep; such a name runs no code of theirs."""
+    return bool(host_of(name))
+
+
+def host_of(name: str) -> str:
+    """``hub``, ``timm`` or ``.onnx``, by a model's name; empty for others."""
     host, colon, _ = name.partition(":")
-    return bool(colon) and host in HOSTS
+    if colon and host in HOSTS:
+        return host
+    return ONNX if is_onnx(name) else ""
+
+
+def is_onnx(name: str) -> bool:
+    """Whether a model's name is that of an ONNX file."""
+    return name.endswith(ONNX)
 
 
 def imported(package: str, prefix: str, command: str) -> Any:

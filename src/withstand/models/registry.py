@@ -20,9 +20,10 @@ from withstand.core.suggest import nearest
 from withstand.core.user_code import load_function
 from withstand.models import sequences
 from withstand.models.blocks import Shape
-from withstand.models.hosted import is_hosted
+from withstand.models.hosted import ONNX, host_of, is_hosted, is_onnx
 from withstand.models.hub import HubFactory
 from withstand.models.layers import Normalize
+from withstand.models.onnx import OnnxFactory, OnnxNetwork
 from withstand.models.timm import TimmFactory
 from withstand.types import ModelError
 
@@ -57,7 +58,7 @@ _BUILDERS: Mapping[str, Factory] = MappingProxyType(
 )
 
 _HOSTS: Mapping[str, Callable[[str, DatasetInfo | None, bool], Factory]] = MappingProxyType(
-    {"hub": HubFactory, "timm": TimmFactory}
+    {"hub": HubFactory, "timm": TimmFactory, ONNX: OnnxFactory}
 )
 _OF_ANY_SHAPE = "mlp"
 
@@ -87,7 +88,8 @@ def create(
     options, and with ``input_shape`` and ``num_classes`` where its signature names them. An image
     classifier of Hugging Face transformers is ``hub:OWNER/NAME`` or ``hub:./folder``, a network of
     timm ``timm:NAME``; their own normalisation, and where it must be a layer that resizes, goes in
-    front (``models.hosted``).
+    front (``models.hosted``). The path of an ONNX file ends in ``.onnx``; the file says itself what it takes
+    and gives, and nothing is put in front (``models.onnx``).
 
     Args:
         name: One of ``MODEL_NAMES``, a factory, or a network that others keep.
@@ -109,6 +111,8 @@ def create(
             not known; the images are too small for the network; or a user's factory fails.
     """
     info = _known(dataset) if isinstance(dataset, str) else dataset
+    if is_onnx(name):
+        return _of_file(_from_anywhere(name), info, input_shape, num_classes, options)
     shape, classes = _task(info, input_shape, num_classes)
     factory = _factory(name, info, shape, normalize=normalize)
     made = Made(_from_anywhere(name), shape, classes, info if normalize else None, options)
@@ -134,9 +138,29 @@ def assemble(factory: Factory, made: Made) -> nn.Module:
     return remember(network, made)
 
 
+def _of_file(
+    name: str,
+    info: DatasetInfo | None,
+    input_shape: Shape | None,
+    num_classes: int | None,
+    options: Mapping[str, Any],
+) -> nn.Module:
+    """The network of an ONNX file, for the data where these are known."""
+    given = {
+        "input_shape": info.shape if input_shape is None and info else input_shape,
+        "num_classes": info.num_classes if num_classes is None and info else num_classes,
+    }
+    network = _built(name, OnnxFactory(name, info, normalize=True), given, options)
+    (own,) = (module for module in network.modules() if isinstance(module, OnnxNetwork))
+    classes = given["num_classes"] or max(2, own.num_outputs)
+    return remember(network, Made(name, own.input_shape, classes, None, options))
+
+
 def _from_anywhere(name: str) -> str:
     """The name of a model with the whole path of its file or folder, where it is of one."""
     place, _, last = name.rpartition(":")
+    if is_onnx(name):
+        return str(Path(name).expanduser().resolve())
     if place == "hub" and last.startswith((".", "~")):
         return f"{place}:{Path(last).expanduser().resolve()}"
     return f"{Path(place).expanduser().resolve()}:{last}" if place.endswith(".py") else name
@@ -150,7 +174,7 @@ def _known(dataset: str) -> DatasetInfo:
 
 def _factory(name: str, info: DatasetInfo | None, shape: Shape, *, normalize: bool) -> Factory:
     if is_hosted(name):
-        return _HOSTS[name.partition(":")[0]](name, info, normalize)
+        return _HOSTS[host_of(name)](name, info, normalize)
     return load_factory(name) if ":" in name else _builder(name, shape)
 
 
@@ -159,7 +183,7 @@ def _builder(name: str, shape: Shape) -> Factory:
         raise ModelError(
             f"There is no model {name!r}; {nearest(name, _BUILDERS)} "
             "A model of your own is path/to/file.py:function or package.module:function, one of Hugging Face "
-            "hub:OWNER/NAME."
+            "hub:OWNER/NAME, one in a file net.onnx."
         )
     if len(shape) != 3 and name != _OF_ANY_SHAPE:
         raise ModelError(

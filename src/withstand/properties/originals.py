@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from withstand.core.outputs import taken_out
+from withstand.core.packed import unpacked
 from withstand.core.wrappers import unwrapped_copy
 from withstand.types import ModelError
 
@@ -58,8 +58,7 @@ def original_onnx(path: Path) -> Original:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # nothing below errors
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    raw = path.read_bytes()
-    source = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else str(path)  # with its weights beside it
+    source = unpacked(path) if path.suffix == ".gz" else str(path)  # which may have weights beside it
     try:
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:

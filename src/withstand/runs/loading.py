@@ -20,6 +20,7 @@ from withstand.data.load import takes_size
 from withstand.graph.kept_graph import graph_module
 from withstand.models.hub import HubFactory
 from withstand.models.kept_source import KeptSource
+from withstand.models.onnx import OnnxFactory
 from withstand.models.registry import Factory, load_factory
 from withstand.models.weight_files import read_weights
 from withstand.recipes.schema import Recipe
@@ -166,7 +167,7 @@ def measured_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
     """
     kept = _kept_source(run, recipe)
     if kept is None:
-        return _by_settings(run, recipe)
+        return _by_copy(run, recipe)
     now = Path(kept["file"])
     if not trust.is_trusted(run.model_spec) and recipe.model.name in trust.typed_names() and now.is_file():
         return None  # the person's own, which they typed
@@ -196,13 +197,18 @@ def training_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
     return _source(run, kept).factory(kept["function"])
 
 
-def _by_settings(run: RunFolder, recipe: Recipe) -> Factory | None:
-    """Of a network of transformers, which needs neither its repository nor trust, since no code is in it."""
-    kept = _kept_of(run, recipe, "settings")
+def _by_copy(run: RunFolder, recipe: Recipe) -> Factory | None:
+    """Of settings of transformers, or an ONNX file, which need no trust, since no code is in them."""
+    kept = _kept_of(run, recipe, "settings") or _kept_of(run, recipe, "onnx")
     if kept is None:
         return None
     _unchanged_files(run, kept)
-    return HubFactory(str(recipe.model.name), info_of(run, recipe), recipe.model.normalize, run.source)
+    made = str(recipe.model.name), info_of(run, recipe), recipe.model.normalize
+    return (
+        HubFactory(*made, run.source)
+        if kept["what"] == "settings"
+        else OnnxFactory(*made, run.path / next(iter(kept["files"])))
+    )
 
 
 def _kept_source(run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def _gather(node: Node, x: Examples, index: Known) -> Examples:
 
 def picked(x: Examples, axis: int, places: Sequence[int]) -> Examples:
     """Some of the numbers along an axis, in an order, as slices where they are."""
-    steps = {after - before for before, after in zip(places, places[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(places)}
     if list(places) == [*range(x.shape[x.dim(axis)])]:
         return x
     if len(steps) <= 1 and places and min(steps, default=1) > 0:

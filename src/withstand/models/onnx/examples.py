@@ -2,7 +2,7 @@
 
 Files often hold for a batch of one alone: constants of Reshape say so, and some have no batch at all. So a
 value is known by its shape for one example, ``shape``, and its tensor has the batch in the place of a first
-size of 1, or in front. What an operation does along the first size, it so does within an example, never across
+size of 1, or in front. What an operation does along the first size it does within an example, never across
 the batch.
 """
 
@@ -68,7 +68,7 @@ class Examples(NamedTuple):
         return Examples(function(self.tensor), self.shape)
 
     def layered(self, layer: Callable[[Tensor], Tensor]) -> Examples:
-        """The image of a layer of torch on (batch, channels, …), of which the file's first size is the batch."""
+        """The image of a layer of torch on (batch, channels, …), where the file's first size is the batch."""
         count = self.shape[0]
         if count == 1:
             return closed(layer(self.tensor), 0)

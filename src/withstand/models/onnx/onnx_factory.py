@@ -12,7 +12,7 @@ from torch import nn
 from withstand.models.blocks import Shape
 from withstand.models.hosted import HostedFactory
 from withstand.models.layers import Normalize
-from withstand.models.onnx.comparison import require_same
+from withstand.models.onnx.onnx_runtime import require_same
 from withstand.models.onnx.examples import count
 from withstand.models.onnx.onnx_file import OnnxFile, digest_of_files, files_of, read_file
 from withstand.models.onnx.onnx_network import OnnxNetwork
@@ -51,8 +51,8 @@ class OnnxFactory(HostedFactory):
             std: What they are divided by then.
 
         Raises:
-            ModelError: what it needs is not installed, the file is damaged, has what is not read, does not give
-                what onnxruntime gives, or does not fit the data.
+            ModelError: what it needs is not installed; the file is damaged, has what is not read, does not
+                give what onnxruntime gives, or does not fit the data.
         """
         network = read(
             Path(self.name) if self.copied is None else self.copied, input_shape, logits=logits, say=self.say
@@ -64,8 +64,8 @@ class OnnxFactory(HostedFactory):
             raise ModelError("it takes both mean and std, or neither.")
         if mean is None or std is None:
             self.say(
-                "it is given examples as they are, in [0, 1]; where it was trained on others, say by which mean "
-                "and deviation: --model.options={mean: [0.5], std: [0.25]}"
+                "it is given examples as they are, in [0, 1]; where it was trained on others, say by which "
+                "mean and deviation: --model.options={mean: [0.5], std: [0.25]}"
             )
             return network
         return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
@@ -90,8 +90,8 @@ def read(
         Maps (batch, *input_shape) to (batch, outputs).
 
     Raises:
-        ModelError: what it needs is not installed, the file is damaged, has what is not read, does not give what
-            onnxruntime gives, or takes inputs of another shape.
+        ModelError: what it needs is not installed; the file is damaged, has what is not read, does not give
+            what onnxruntime gives, or takes inputs of another shape.
     """
     digest = digest_of_files(files_of(file))
     content = read_file(file)
@@ -123,8 +123,8 @@ def _file_shape(file: Path, content: OnnxFile, data: Shape | None) -> Shape:
     if len(known) < len(rest):
         shown = ", ".join("?" if size is None else str(size) for size in sizes)
         raise ModelError(
-            f"{file} leaves open of which size its inputs are, ({shown}). Say which data they are: dataset=… or "
-            "input_shape=…, on the command line --data.name=NAME."
+            f"{file} leaves open of which size its inputs are, ({shown}). Say which data they are: dataset=… "
+            "or input_shape=…, on the command line --data.name=NAME."
         )
     if len(sizes) > 1 and not has_batch and data != known and content.output_sizes[:1] == sizes[:1]:
         raise ModelError(
@@ -146,8 +146,8 @@ def _accepted(file: Path, own: Shape, data: Shape, say: Callable[[str], None]) -
         "Its channels seem to come last: in a file of your own, name a function that makes a module which "
         "calls ws.load(FILE) on images.permute(0, 2, 3, 1)"
         if sorted(bare) == sorted(bare_data)
-        else "Take the data that it is for; or in a file of your own, name a function that makes a module which "
-        "brings images into its shape, and calls ws.load(FILE)"
+        else "Take the data that it is for; or in a file of your own, name a function that makes a module "
+        "which brings images into its shape, and calls ws.load(FILE)"
     )
     raise ModelError(
         f"{file} takes examples of shape {own}, but those of the data are of shape {data}. {remedy}: "

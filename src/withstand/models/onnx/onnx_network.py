@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from typing_extensions import override
 
 from withstand.models.onnx import arranging, pointwise, reductions, weighted, windows  # noqa: F401 - they enter
@@ -83,7 +82,9 @@ class OnnxNetwork(nn.Module):
         self.digest = digest
         steps, output_shape = _Builder(self, file).built(file_shape)
         self.num_outputs = count(output_shape)
-        self._plan = _Plan(steps, _drops(steps, file.output_name), file.input_name, file_shape, file.output_name)
+        self._plan = _Plan(
+            steps, _drops(steps, file.output_name), file.input_name, file_shape, file.output_name
+        )
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -141,6 +142,8 @@ class _Builder:
 
     def __init__(self, network: OnnxNetwork, file: OnnxFile) -> None:
         self._network, self._file = network, file
+        from torch._subclasses.fake_tensor import FakeTensorMode  # here, since it takes long to import
+
         self._shapes_alone = FakeTensorMode(allow_non_fake_inputs=True)  # so that no file takes up memory
         self._weights = Weights()
         self._converted: dict[int, Known] = {}
@@ -228,7 +231,9 @@ class _Builder:
             if name not in self._values:
                 raise node.refusal(f"takes {name}, which no operation that is read gives.")
             if place in operator.known:
-                raise node.refusal(f"must have a constant for {name}, but that depends on the network's input.")
+                raise node.refusal(
+                    f"must have a constant for {name}, but that depends on the network's input."
+                )
             return _Value(name)
         if place in operator.known:
             return self._known[name]
@@ -237,14 +242,18 @@ class _Builder:
     def _constant(self, name: str) -> Known | None:
         """A constant in the precision that the network computes in; None where it is none."""
         value = self._known.get(name)
-        if value is None or not np.issubdtype(value.dtype, np.floating) or value.dtype == self._file.precision:
+        if (
+            value is None
+            or not np.issubdtype(value.dtype, np.floating)
+            or value.dtype == self._file.precision
+        ):
             return value
         return self._converted.setdefault(id(value), value.astype(self._file.precision))
 
     def _layer(self, node: Node, layer: nn.Module) -> str:
         weight = node.inputs[1]
         name = self._free(re.sub(r"[._:/]*(weight|kernel|scale)$", "", weight) or node.name)
-        self._network.add_module(name, layer)
+        self._network.add_module(name, layer.eval())
         return name
 
     def _tensor(self, name: str, is_fixed: bool) -> str:
@@ -288,5 +297,6 @@ def _explained(node: Node) -> Iterator[None]:
 
 def _require_size(what: str, shape: Shape) -> None:
     if count(shape) > LARGEST:
-        raise ModelError(f"{what} gives {shape}, more than {LARGEST} numbers an example; the file is damaged.")
-
+        raise ModelError(
+            f"{what} gives {shape}, more than {LARGEST} numbers an example; the file is damaged."
+        )

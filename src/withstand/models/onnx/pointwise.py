@@ -79,7 +79,8 @@ OPERATORS["Dropout"] = Operator(_identity, known=(1, 2))
 def _cast(node: Node, x: Examples) -> Examples:
     if node.get("to") not in PRECISIONS:
         raise node.refusal(
-            "rounds what depends on the input, or compares it, which has no slope; to float and double are read."
+            "rounds what depends on the input, or compares it, which has no slope; casts to float and double "
+            "are read."
         )
     return x  # all of a network is computed in one precision
 

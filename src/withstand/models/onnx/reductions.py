@@ -36,7 +36,9 @@ def _reduce(function: _Reduction, node: Node, x: Examples, axes: Known | None = 
     keeps = bool(node.get("keepdims", 1))
     sizes = [1 if axis in places else size for axis, size in enumerate(x.shape)]
     shape = sizes if keeps else [size for axis, size in enumerate(sizes) if axis not in places]
-    along = sorted(places - {0}) if x.shape[:1] == (1,) else sorted(places)  # of a size 1 there is nothing to do
+    along = (
+        sorted(places - {0}) if x.shape[:1] == (1,) else sorted(places)
+    )  # of a size 1 there is nothing to do
     tensor, shift = x.opened(*along)
     if not along:
         tensor, along, shift = tensor.unsqueeze(-1), [tensor.dim()], 0  # so that squares are taken even so
@@ -75,7 +77,9 @@ def _layer_norm(node: Node, x: Examples, scale: Operand, bias: Operand | None = 
     axis = x.dim(node.get("axis", -1))
     shape = x.shape[axis:]
     tensor, shift = x.opened(axis)
-    weights = [None if part is None else torch.broadcast_to(_constant(node, part), shape) for part in (scale, bias)]
+    weights = [
+        None if part is None else torch.broadcast_to(_constant(node, part), shape) for part in (scale, bias)
+    ]
     return closed(F.layer_norm(tensor, shape, *weights, eps=node.get("epsilon", 1e-5)), shift)
 
 

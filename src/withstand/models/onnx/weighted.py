@@ -1,4 +1,4 @@
-"""Operators of ONNX that torch has as layers with weights: these are made, so that they train like any others."""
+"""Operators of ONNX that torch has as layers with weights; such layers are made of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from withstand.models.onnx.examples import Examples, Operand, count, product, stored, together
+from withstand.models.onnx.examples import Examples, Operand, count, product, together
 from withstand.models.onnx.onnx_file import Known, Node
 from withstand.models.onnx.operator_table import OPERATORS, Operator, Weights
 from withstand.models.onnx.window_sizes import is_symmetric, pads_of, per_axis, torch_pads
@@ -19,7 +19,9 @@ _PADS = {1: nn.ConstantPad1d, 2: nn.ConstantPad2d, 3: nn.ConstantPad3d}
 _NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
-def _linear(weights: Weights, matrix: Known, bias: Known | None, *, transposed: bool, factor: float) -> nn.Linear:
+def _linear(
+    weights: Weights, matrix: Known, bias: Known | None, *, transposed: bool, factor: float
+) -> nn.Linear:
     """A linear layer of a matrix (inputs, outputs), or of its transpose where ``transposed``."""
     weight = weights.of(matrix, transposed=not transposed, factor=factor)
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
@@ -71,7 +73,9 @@ def _transposed(value: Operand) -> Operand:
     return Examples.of(value.opened(0)[0].mT, value.shape[::-1])
 
 
-def _matmul_layer(node: Node, x: Examples, weights: Weights, constants: list[Known | None]) -> nn.Module | None:
+def _matmul_layer(
+    node: Node, x: Examples, weights: Weights, constants: list[Known | None]
+) -> nn.Module | None:
     (matrix,) = constants
     if matrix is None or matrix.ndim != 2:
         return None

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from withstand.models.onnx.arranging import picked
-from withstand.models.onnx.examples import Examples, numbers
+from withstand.models.onnx.examples import Examples
 from withstand.models.onnx.onnx_file import SUPPORTED, Known, Node
 from withstand.models.onnx.operator_table import operator
 from withstand.models.onnx.window_sizes import Pads, is_symmetric, pads_of, per_axis, torch_pads
@@ -45,7 +44,9 @@ def _windows(node: Node, x: Examples) -> tuple[Sequence[int], Sequence[int], Seq
 
 def _may_pad(pads: Pads, kernel: Sequence[int]) -> bool:
     """Whether torch's pooling can add it itself."""
-    return is_symmetric(pads) and all(2 * begin <= side for (begin, _), side in zip(pads, kernel, strict=True))
+    return is_symmetric(pads) and all(
+        2 * begin <= side for (begin, _), side in zip(pads, kernel, strict=True)
+    )
 
 
 @operator("MaxPool")
@@ -73,9 +74,7 @@ def _average_pool(node: Node, x: Examples) -> Examples:
     pool, counts_pads = _AVERAGE[len(kernel)], bool(node.get("count_include_pad", 0))
     if _may_pad(pads, kernel) and not any(extra for _, extra in more):
         padding = [begin for begin, _ in pads]
-        return x.layered(
-            lambda tensor: pool(tensor, kernel, stride, padding, count_include_pad=counts_pads)
-        )
+        return x.layered(lambda tensor: pool(tensor, kernel, stride, padding, count_include_pad=counts_pads))
     whole = [(begin, end + extra) for (begin, end), (_, extra) in zip(pads, more, strict=True)]
 
     def average(tensor: Tensor) -> Tensor:
@@ -119,18 +118,22 @@ def _repeated(node: Node, x: Examples, scales: Any, sizes: Known | None) -> Exam
     return x
 
 
-def _nearest(node: Node, size: int, target: int, scale: float) -> list[int]:
+def _nearest(node: Node, size: int, target: int, scale: Any) -> list[int]:
     """Of each new place along an axis, the former one that is nearest."""
-    places = np.arange(target)
+    places, scale = np.arange(target, dtype=np.float32), np.float32(scale)  # rounded as onnxruntime does
     is_old = node.op == "Upsample" or node.opset < _HALF_PIXEL
     kind = "asymmetric" if is_old else node.get("coordinate_transformation_mode", "half_pixel")
     match kind:
         case "asymmetric":
             former = places / scale
         case "half_pixel" | "pytorch_half_pixel":
-            former = (places + 0.5) / scale - 0.5 if target > 1 or kind == "half_pixel" else 0.0 * places
+            former = (
+                (places + np.float32(0.5)) / scale - np.float32(0.5)
+                if target > 1 or kind == "half_pixel"
+                else 0.0 * places
+            )
         case "align_corners":
-            former = places * (size - 1) / max(target - 1, 1)
+            former = places * np.float32(size - 1) / np.float32(max(target - 1, 1))
         case _:
             raise node.refusal(f"by the coordinates {kind!r} is not read; {SUPPORTED}.")
     rounded = {

@@ -69,15 +69,16 @@ def require_same(network: OnnxNetwork, file: Path, file_shape: Shape, *, is_open
     inputs = _inputs(network)
     one = runtime(file, file_shape)
     try:
-        expected = torch.stack([one(row).flatten() for row in inputs]).double()
+        answers = torch.stack([one(row).flatten() for row in inputs])
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run {file}: {_said(error)}") from error
+    expected, digit = answers.double(), torch.finfo(answers.dtype).eps
     with torch.no_grad():
         given = network(inputs).double()
         exact = copy.deepcopy(network).double()(inputs.double())
     size = exact.abs().nan_to_num(0.0, 0.0, 0.0).amax(dim=1, keepdim=True)
     rounding = (given - exact).abs().nan_to_num(0.0, 0.0, 0.0).amax(dim=1, keepdim=True)
-    allowed = _LAST_DIGITS * torch.finfo(inputs.dtype).eps * size + _ROUNDINGS * rounding + 1e-30
+    allowed = _LAST_DIGITS * digit * size + _ROUNDINGS * rounding + 1e-30
     _require_close(given, expected, allowed, file, "the first outputs are")
     if is_open:
         _require_rows(runtime(file, (len(inputs), *file_shape[1:])), inputs, expected, allowed, file)
@@ -90,7 +91,7 @@ def _inputs(network: OnnxNetwork) -> Tensor:
     inputs = torch.rand(shape, generator=generator, dtype=torch.float64)
     inputs[_EXAMPLES // 2 :] = 4 * inputs[_EXAMPLES // 2 :] - 2
     dtypes = [part.dtype for part in (*network.parameters(), *network.buffers()) if part.is_floating_point()]
-    return inputs.to(next(iter(dtypes), torch.float32))
+    return inputs.float().to(next(iter(dtypes), torch.float32))
 
 
 def _require_rows(
@@ -110,9 +111,12 @@ def _require_rows(
 def _require_close(given: Tensor, expected: Tensor, allowed: Tensor, file: Path, what: str) -> None:
     if given.shape != expected.shape:
         raise ModelError(
-            f"{file} was read wrongly: it gives {expected.shape[1]} numbers, but onnxruntime {given.shape[1]}."
+            f"{file} was read wrongly: it gives {given.shape[1]} numbers, but by onnxruntime "
+            f"{expected.shape[1]}. Please report it, with the file."
         )
-    is_close = ((given - expected).abs() <= allowed) | (given == expected) | (given.isnan() & expected.isnan())
+    is_close = (
+        ((given - expected).abs() <= allowed) | (given == expected) | (given.isnan() & expected.isnan())
+    )
     if not is_close.all():
         row = int((~is_close).any(dim=1).nonzero()[0])
         ours, theirs = ([f"{value:.6g}" for value in part[row, :3].tolist()] for part in (given, expected))
