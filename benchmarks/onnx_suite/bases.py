@@ -46,7 +46,7 @@ class Residual(nn.Module):
 
 
 class Branches(nn.Module):
-    """Dense layers on parts of the image, joined: the upper rows by ReLU, the lower ones by other functions."""
+    """Dense layers on the upper rows of the image, by ReLU, and on the lower ones, by ReLU6, joined."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,9 +95,7 @@ def _dense(activation: Callable[[], nn.Module], *widths: int) -> nn.Sequential:
 
 
 def _max_pool() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 10)
-    )
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 10))
 
 
 def _average_pool() -> nn.Sequential:

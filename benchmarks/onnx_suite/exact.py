@@ -1,17 +1,19 @@
-"""Small networks of random weights, and the least value of an output over a box, by mixed integer programs."""
+"""Small networks of random weights, and the least value of an output over a box, by integer programs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx_suite.writer import Writer
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import nn
+
+from onnx_suite.writer import Writer
 
 __all__ = ["Dense", "as_onnx", "least", "random"]
 
@@ -46,7 +48,7 @@ def random(seed: int, *widths: int) -> Dense:
     def drawn(scale: float, *shape: int) -> Array:
         return (scale * rng.normal(size=shape)).astype(np.float32).astype(np.float64)
 
-    pairs = list(zip(widths, widths[1:], strict=False))
+    pairs = list(pairwise(widths))
     return Dense(
         [drawn(np.sqrt(2 / inner), outer, inner) for inner, outer in pairs],
         [drawn(0.25, outer) for _, outer in pairs],

@@ -1,7 +1,7 @@
 """The trained networks as ONNX in the styles of different frameworks, written by hand.
 
-Each function takes the weights of a network of ``bases`` and gives a file that computes the same. What differs
-from the network in inputs or outputs is in ``STYLES``.
+Each function takes the weights of a network of ``bases`` and gives a file that computes the same. What
+differs from the network in inputs or outputs is in ``STYLES``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from torch import Tensor
+
 from onnx_suite.bases import HALVES
 from onnx_suite.writer import Writer
-from torch import Tensor
 
 __all__ = ["STYLES", "Style"]
 
@@ -43,7 +44,10 @@ class Style(NamedTuple):
 
 
 def _layers(
-    g: Writer, w: Weights, activation: str, layer: Callable[[Writer, NDArray[np.float32], NDArray[np.float32]], object]
+    g: Writer,
+    w: Weights,
+    activation: str,
+    layer: Callable[[Writer, NDArray[np.float32], NDArray[np.float32]], object],
 ) -> Writer:
     """All dense layers of a network, each as ``layer`` writes it."""
     count = sum(name.endswith("weight") for name in w)
@@ -140,7 +144,9 @@ def _batch_norm(w: Weights, opset: int) -> onnx.ModelProto:
     for number, strides in ((0, [2, 2]), (3, [1, 1])):
         _convolution(g, w, str(number), strides=strides)
         statistics = ("weight", "bias", "running_mean", "running_var")
-        g.then("BatchNormalization", *(g.tensor(w[f"{number + 1}.{name}"]) for name in statistics), epsilon=1e-5)
+        g.then(
+            "BatchNormalization", *(g.tensor(w[f"{number + 1}.{name}"]) for name in statistics), epsilon=1e-5
+        )
         g.then("Relu")
     if opset >= 18:
         g.then("ReduceMean", g.integers(2, 3), keepdims=0).then("Dropout")
@@ -277,7 +283,9 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         "gemm-scaled-13": Style("dense", _scaled_gemm),
         "normalised-11": Style("dense", _normalised),
         "left-vector-14": Style("dense", partial(_from_the_left, shape=(64,)), (64,), _flat),
-        "left-column-14": Style("dense", partial(_from_the_left, shape=(64, 1)), (64, 1), _flat, lambda y: y[..., None]),
+        "left-column-14": Style(
+            "dense", partial(_from_the_left, shape=(64, 1)), (64, 1), _flat, lambda y: y[..., None]
+        ),
         "sigmoid-vector-17": Style("sigmoid", _vector, (64,), _flat),
         "softmax-12": Style("tanh", partial(_probabilities, opset=12), **_PROBABILITIES),
         "softmax-13": Style("tanh", partial(_probabilities, opset=13), **_PROBABILITIES),

@@ -20,12 +20,12 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx_suite.bases import SHAPES, base, test_batch
-from onnx_suite.exact import Dense, as_onnx, least, random
-from onnx_suite.styles import STYLES, Style
 from torch import Tensor, nn
 from typing_extensions import override
 
+from onnx_suite.bases import SHAPES, base, test_batch
+from onnx_suite.exact import Dense, as_onnx, least, random
+from onnx_suite.styles import STYLES, Style
 from withstand.graph.onnx_graph import onnx_bytes
 
 __all__ = ["Instance", "Net", "by_hand", "by_torch", "instances", "run", "with_least", "write"]
@@ -135,14 +135,22 @@ def by_torch() -> Iterator[Net]:
                 input_names=["image"],
                 dynamic_axes={"image": {0: "batch"}} if opset % 2 else None,
             )
-        yield Net(f"script-{name}-{opset}", onnx.load_from_string(written.getvalue()), example.shape[1:], model, name)
+        yield Net(
+            f"script-{name}-{opset}",
+            onnx.load_from_string(written.getvalue()),
+            example.shape[1:],
+            model,
+            name,
+        )
     for name in _BY_NEW_EXPORTER:
         yield _by_new_exporter(name)
 
 
 def _by_new_exporter(name: str) -> Net:
     shape = SHAPES.get(name, (1, 8, 8))
-    return Net(f"export-{name}-18", onnx.load_from_string(onnx_bytes(base(name), shape, {})), shape, base(name), name)
+    return Net(
+        f"export-{name}-18", onnx.load_from_string(onnx_bytes(base(name), shape, {})), shape, base(name), name
+    )
 
 
 def run(proto: onnx.ModelProto, inputs: Tensor) -> Tensor:
@@ -206,7 +214,9 @@ def _of_two(images: Tensor, labels: Tensor, num_outputs: int, epsilon: float = 0
     for image, label in zip(images[:2].double().flatten(1).numpy(), labels[:2].tolist(), strict=True):
         box = _box((image - epsilon).clip(0), (image + epsilon).clip(None, 1))
         cases += [
-            f"(and {' '.join(box)} (>= Y_{other} Y_{label}))" for other in range(num_outputs) if other != label
+            f"(and {' '.join(box)} (>= Y_{other} Y_{label}))"
+            for other in range(num_outputs)
+            if other != label
         ]
     text = _vnnlib(images[0].numel(), num_outputs, [f"(or {' '.join(cases)})"])
     return Instance(f"two-boxes-{epsilon:g}", text, None)
@@ -226,14 +236,16 @@ def _chosen(net: Net) -> tuple[Tensor, Tensor]:
     if style is not None:
         images = images.permute(0, 2, 3, 1) if style.shape == (8, 4, 2) else images.reshape(-1, *net.shape)
     outputs = net.module(images).flatten(1)
-    margins = torch.tensor([-float(_is_wrong(row[None], int(label))) for row, label in zip(outputs, labels, strict=True)])
+    margins = torch.tensor(
+        [-float(_is_wrong(row[None], int(label))) for row, label in zip(outputs, labels, strict=True)]
+    )
     right = [int(index) for index in margins.argsort() if margins[index] > 0]
     order = [right[len(right) // 2], right[0]]
     return images[order].contiguous(), labels[order]
 
 
 def _attacked(net: Net, lower: Tensor, upper: Tensor, gain: Callable[[Tensor], Tensor]) -> Answer | None:
-    """``sat`` where some steps uphill from the middle come to an input of positive gain, by onnxruntime too."""
+    """``sat`` where some steps uphill come to an input of positive gain, by onnxruntime too."""
     middle, half = (lower + upper) / 2, (upper - lower) / 2
     point = middle[None]
     for step in (1.0, *torch.linspace(0.5, 0.02, 30).tolist()):
@@ -253,7 +265,7 @@ def _of_least(net: Net) -> list[Instance]:
     first, difference = np.eye(outputs)[0], np.eye(outputs)[0] - np.eye(outputs)[1]
     value, gap = (least(dense, lower, upper, row) for row in (first, difference))
     box = _box(lower, upper)
-    order = f"(<= (- Y_0 Y_1) {{}})"
+    order = "(<= (- Y_0 Y_1) {})"
     second = 3.0 * np.ones(count)  # far from the first box
     other = least(dense, second, second + 0.25, first)
     found = {
@@ -261,7 +273,7 @@ def _of_least(net: Net) -> list[Instance]:
         "value-below": ([*box, f"(<= Y_0 {value - _GAP})"], "unsat"),
         "order-above": ([*box, order.format(gap + _GAP)], "sat"),
         "order-below": ([*box, order.format(gap - _GAP)], "unsat"),
-        "both": ([*box, f"(<= Y_0 {value - _GAP})", f"(<= Y_1 1e6)"], "unsat"),
+        "both": ([*box, f"(<= Y_0 {value - _GAP})", "(<= Y_1 1e6)"], "unsat"),
         "either": ([*box, f"(or (and (<= Y_0 {value - _GAP})) (and {order.format(gap + _GAP)}))"], "sat"),
         "boxes": (
             [

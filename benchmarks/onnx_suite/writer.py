@@ -21,8 +21,8 @@ class Writer:
     Args:
         opset: Version of the operators.
         shape: Of the input, with its batch, if it has one: a number or a name.
-        constants: Where tensors go: ``initializers``, ``nodes`` of the operator Constant, or initialisers that
-            are ``inputs`` too, as files before IR version 4 have them.
+        constants: Where tensors go: ``initializers``, ``nodes`` of the operator Constant, or initialisers
+            that are ``inputs`` too, as files before IR version 4 have them.
     """
 
     def __init__(

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from withstand.properties.verdicts import Verdict
     from withstand.reporting import report
     from withstand.runs.exporting import export
+    from withstand.runs.property_files import export_properties
     from withstand.runs.sharing import load, pull, push
     from withstand.runs.verify import verify
     from withstand.training.fit import fit
@@ -89,6 +90,7 @@ __all__ = [
     "evaluate",
     "evaluation",
     "export",
+    "export_properties",
     "fit",
     "integrations",
     "kernel_norm_bounds",
@@ -129,6 +131,7 @@ _HOMES = {
     "check_moments": "withstand.evaluation.moment_check",
     "evaluate": "withstand.evaluation",
     "export": "withstand.runs.exporting",
+    "export_properties": "withstand.runs.property_files",
     "fit": "withstand.training",
     "kernel_norm_bounds": "withstand.evaluation.kernel_norms",
     "load": "withstand.runs.sharing",

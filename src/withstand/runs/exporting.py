@@ -107,10 +107,19 @@ def export(source: str | Path | nn.Module, out: str | Path, *, dataset: Any = No
         RunFolderError: there is no run, or the file is there and another's, or cannot be written.
         DataError: a network comes without ``dataset``.
     """
-    return write_onnx(_network(source, dataset), out)
+    return write_onnx(network_of(source, dataset), out)
 
 
-def _network(source: str | Path | nn.Module, dataset: Any) -> Network:
+def network_of(source: str | Path | nn.Module, dataset: Any = None) -> Network:
+    """What ``export`` is given as one thing.
+
+    Args:
+        source: A run folder, or a network.
+        dataset: What it is for.
+
+    Raises:
+        WithstandError: as ``export``.
+    """
     data = dataset if isinstance(dataset, DatasetInfo | None) else as_dataset(dataset)
     if isinstance(source, nn.Module):
         if data is None:
@@ -152,7 +161,7 @@ def write_onnx(network: Network, out: str | Path) -> Exported:
     """
     target = _target(out)
     images, kind = _images(network.data)
-    expected = _logits(network.model, images)
+    expected = logits_of(network.model, images)
     content = onnx_bytes(network.model, network.info.shape, _metadata(network))
     given = _as_onnxruntime(content, images)
     exported = Exported(
@@ -206,8 +215,16 @@ def _images(data: Dataset | DatasetInfo) -> tuple[Tensor, str]:
     return torch.rand(_COMPARED, *shape, generator=torch.Generator().manual_seed(0)), "random images"
 
 
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """What a network gives in eval mode, on the device that it is on."""
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """What a network gives in eval mode, on the device that it is on.
+
+    Args:
+        model: Maps images in [0, 1] to logits.
+        images: Float32 tensor (batch, …) on the CPU.
+
+    Returns:
+        (batch, classes), on the CPU.
+    """
     device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
     network = adapted(model, images[:2].to(device))
     with torch.no_grad(), eval_mode(network):
