@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,26 +24,33 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from onnx_suite.bases import SHAPES, base, test_batch
-from onnx_suite.exact import Dense, as_onnx, least, random
+from onnx_suite.exact import as_onnx, least, random
 from onnx_suite.styles import STYLES, Style
 from withstand.graph.onnx_graph import onnx_bytes
 
-__all__ = ["Instance", "Net", "by_hand", "by_torch", "instances", "run", "with_least", "write"]
+__all__ = ["BY_HAND", "BY_TORCH", "Instance", "Net", "instances", "made", "run", "write"]
 
 Answer = Literal["sat", "unsat"]
 Array = NDArray[np.float64]
 
-_BY_OLD_EXPORTER = {
-    "average-pool": 9,
-    "asymmetric": 10,
-    "residual": 11,
-    "branches": 12,
-    "two-channels": 13,
-    "rows": 15,
-    "batch-norm": 16,
-    "tanh": 17,
+_OLD = {
+    f"script-{name}-{opset}": (name, opset)
+    for name, opset in {
+        "average-pool": 9,
+        "asymmetric": 10,
+        "residual": 11,
+        "branches": 12,
+        "two-channels": 13,
+        "rows": 15,
+        "batch-norm": 16,
+        "tanh": 17,
+    }.items()
 }
-_BY_NEW_EXPORTER = ("dense", "max-pool", "residual", "batch-norm", "squares")
+_NEW = {f"export-{name}-18": name for name in ("dense", "max-pool", "residual", "batch-norm", "squares")}
+_RANDOM: dict[str, tuple[tuple[int, ...], int, tuple[int | str, ...]]] = {
+    "tiny-21": ((2, 5, 5, 3), 21, (1, 2)),
+    "advisories-9": ((5, 8, 8, 8, 8, 5), 9, (1, 1, 1, 5)),
+}
 _EPSILONS = (0.03, 0.3)
 _GAP = 0.02  # from the least value, on either side
 
@@ -95,62 +102,60 @@ class _Styled(nn.Module):
         return self.style.from_base(self.model(self.style.to_base(x)))
 
 
-def by_hand() -> Iterator[Net]:
-    """The files written by hand: trained networks in each style, and two of random weights."""
-    for name, style in STYLES.items():
-        model = base(style.base)
-        weights = {key: value.numpy() for key, value in model.state_dict().items()}
-        yield Net(name, style.write(weights), style.shape, _Styled(model, style).eval(), style.base)
-    yield from with_least()
+def _styled(name: str) -> Net:
+    style = STYLES[name]
+    model = base(style.base)
+    weights = {key: value.numpy() for key, value in model.state_dict().items()}
+    return Net(name, style.write(weights), style.shape, _Styled(model, style).eval(), style.base)
 
 
-@cache
-def _random() -> dict[str, tuple[Dense, int, tuple[int | str, ...]]]:
-    return {
-        "tiny-21": (random(0, 2, 5, 5, 3), 21, (1, 2)),
-        "advisories-9": (random(0, 5, 8, 8, 8, 8, 5), 9, (1, 1, 1, 5)),
-    }
+def _of_random_weights(name: str) -> Net:
+    """Of which least values are known."""
+    widths, opset, shape = _RANDOM[name]
+    dense = random(0, *widths)
+    inner = tuple(size for size in shape[1:] if isinstance(size, int))
+    return Net(name, as_onnx(dense, opset=opset, shape=shape), inner, dense.module())
 
 
-def with_least() -> Iterator[Net]:
-    """The networks of random weights, of which least values are known."""
-    for name, (dense, opset, shape) in _random().items():
-        inner = tuple(size for size in shape[1:] if isinstance(size, int))
-        yield Net(name, as_onnx(dense, opset=opset, shape=shape), inner, dense.module())
-
-
-def by_torch() -> Iterator[Net]:
-    """The files of torch's two exporters: by TorchScript, in opsets 9 to 17, and by ``torch.export``."""
-    for name, opset in _BY_OLD_EXPORTER.items():
-        example, model = test_batch(2, name).images, base(name)
-        written = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is old
-            torch.onnx.export(
-                model,
-                (example if opset % 2 else example[:1],),
-                written,
-                dynamo=False,
-                opset_version=opset,
-                input_names=["image"],
-                dynamic_axes={"image": {0: "batch"}} if opset % 2 else None,
-            )
-        yield Net(
-            f"script-{name}-{opset}",
-            onnx.load_from_string(written.getvalue()),
-            example.shape[1:],
+def _by_old_exporter(name: str) -> Net:
+    """By TorchScript; files of odd opsets take batches of any size."""
+    key, opset = _OLD[name]
+    example, model, written = test_batch(2, key).images, base(key), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is old
+        torch.onnx.export(
             model,
-            name,
+            (example if opset % 2 else example[:1],),
+            written,
+            dynamo=False,
+            opset_version=opset,
+            input_names=["image"],
+            dynamic_axes={"image": {0: "batch"}} if opset % 2 else None,
         )
-    for name in _BY_NEW_EXPORTER:
-        yield _by_new_exporter(name)
+    return Net(name, onnx.load_from_string(written.getvalue()), tuple(example.shape[1:]), model, key)
 
 
 def _by_new_exporter(name: str) -> Net:
-    shape = SHAPES.get(name, (1, 8, 8))
-    return Net(
-        f"export-{name}-18", onnx.load_from_string(onnx_bytes(base(name), shape, {})), shape, base(name), name
-    )
+    """By ``torch.export``, as withstand writes runs."""
+    key = _NEW[name]
+    shape, model = SHAPES.get(key, (1, 8, 8)), base(key)
+    return Net(name, onnx.load_from_string(onnx_bytes(model, shape, {})), shape, model, key)
+
+
+BY_HAND = (*STYLES, *_RANDOM)
+"""Names of the files that are written by hand; those of random weights are the last two."""
+BY_TORCH = (*_OLD, *_NEW)
+"""Names of the files of torch's two exporters."""
+
+
+@cache
+def made(name: str) -> Net:
+    """A network of the suite by its name."""
+    if name in STYLES:
+        return _styled(name)
+    if name in _RANDOM:
+        return _of_random_weights(name)
+    return _by_old_exporter(name) if name in _OLD else _by_new_exporter(name)
 
 
 def run(proto: onnx.ModelProto, inputs: Tensor) -> Tensor:
@@ -259,7 +264,7 @@ def _attacked(net: Net, lower: Tensor, upper: Tensor, gain: Callable[[Tensor], T
 
 def _of_least(net: Net) -> list[Instance]:
     """Conditions on outputs a little below and above their least values, by themselves and joined."""
-    dense = _random()[net.name][0]
+    dense = random(0, *_RANDOM[net.name][0])
     count, outputs = dense.weights[0].shape[1], len(dense.biases[-1])
     lower, upper = np.full(count, -0.5), np.full(count, 0.5)
     first, difference = np.eye(outputs)[0], np.eye(outputs)[0] - np.eye(outputs)[1]
@@ -299,7 +304,7 @@ def write(folder: Path, *, timeout: float) -> dict[tuple[str, str], Answer | Non
     answers: dict[tuple[str, str], Answer | None] = {}
     for part in ("onnx", "vnnlib"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    for net in (*by_hand(), *by_torch()):
+    for net in map(made, (*BY_HAND, *BY_TORCH)):
         file = f"onnx/{net.name}.onnx"
         (folder / file).write_bytes(net.proto.SerializeToString())
         for instance in instances(net):

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -191,11 +191,9 @@ def _texts(network: Network, asked: Robustness) -> tuple[dict[str, str], int]:
         stated = robustness(
             image, label, epsilon=asked.epsilon, num_classes=classes, norm=asked.norm, clip=asked.clip
         )
-        about = (
-            f"; Test image {index} of {network.info.name}, of class {label}, within linf {asked.epsilon:g}.\n"
-        )
+        about = f"Test image {index} of {network.info.name}, of class {label}, within linf {asked.epsilon:g}."
         name = f"test-{index:0{digits}d}-linf-{epsilon_text(asked.epsilon).replace('/', '-')}.vnnlib"
-        texts[name], last = about + to_vnnlib(stated), index
+        texts[name], last = to_vnnlib(replace(stated, name=about)), index
     if not texts:
         raise DataError(f"The network gets none of the test images of {network.info.name} right.")
     return texts, last + 1 - len(texts)
