@@ -16,9 +16,11 @@ from withstand import data
 from withstand.data import batches, epoch_order
 from withstand.types import Batch
 
-__all__ = ["BASES", "HALVES", "SHAPES", "base", "halves", "test_batch"]
+__all__ = ["BASES", "EPOCHS", "HALVES", "SHAPES", "base", "halves", "test_batch"]
 
-_EPOCHS, _BATCH, _EPSILON = 12, 100, 0.04  # of one step against the image
+EPOCHS = 12
+"""Of the training of each."""
+_BATCH, _EPSILON = 100, 0.04  # of one step against the image
 _MEAN, _STD = 0.3, 0.4  # what some of them normalise by
 HALVES = (2, 8, 4)
 """The shape of a digit whose left and right halves are two channels."""
@@ -179,14 +181,19 @@ test_batch.__test__ = False  # type: ignore[attr-defined]
 
 
 @cache
-def base(name: str) -> nn.Module:
-    """A network, trained for a second against one step of an attack; the same each time."""
+def base(name: str, epochs: int) -> nn.Module:
+    """A network, trained for a second against one step of an attack; the same each time.
+
+    Args:
+        name: Of ``BASES``.
+        epochs: ``EPOCHS`` for one that answers well.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = BASES[name]()
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         train = _digits().train
-        for epoch in range(_EPOCHS):
+        for epoch in range(epochs):
             for images, labels in batches(train, _BATCH, order=epoch_order(len(train), seed=0, epoch=epoch)):
                 images = halves(images) if name in SHAPES else images
                 optimizer.zero_grad()

@@ -17,7 +17,7 @@ _SLOW = "export-"  # as withstand's own files are written, which tests/graph/tes
 
 @pytest.mark.parametrize("name", [name for name in (*BY_HAND, *BY_TORCH) if not name.startswith(_SLOW)])
 def test_a_file_is_read_to_what_onnxruntime_gives(name: str, tmp_path: Path) -> None:
-    net, file = made(name), tmp_path / "net.onnx"
+    net, file = made(name, epochs=1), tmp_path / "net.onnx"
     inputs = torch.rand(4, *net.shape)
     expected = run(net.proto, inputs)
     assert torch.allclose(net.module(inputs).flatten(1), expected, atol=2e-5)  # the suite itself
