@@ -59,14 +59,14 @@ def prove(
     bound = -math.inf
     with torch.no_grad(), numerics("fp32"), until(deadline):
         try:
-            found = attack(model, lower, upper, goal, confirm)
-            if found is not None:
-                return Proof("refuted", -math.inf, found)
+            point = attack(model, lower, upper, goal, confirm)
+            if point is not None:
+                return Proof("refuted", -math.inf, point)
             bound = _bound(model, lower, upper, goal)
             for seed in range(1, _NUM_ATTACKS if bound <= 0 else 0):
-                found = attack(model, lower, upper, goal, confirm, seed=seed)
-                if found is not None:
-                    return Proof("refuted", bound, found)
+                point = attack(model, lower, upper, goal, confirm, seed=seed)
+                if point is not None:
+                    return Proof("refuted", bound, point)
         except OutOfTime:
             return Proof("timeout", bound)
     return Proof("proven" if bound > 0 else "unknown", bound)
@@ -88,7 +88,7 @@ def attack(
         seed: Of the starts.
 
     Returns:
-        What ``confirm`` made of the first point that it took, (*shape); None where none was found.
+        What ``confirm`` made of the first point that it took, (*shape); None where there was none.
     """
     if not goal.num_groups:
         return None
@@ -105,8 +105,8 @@ def attack(
             broken = broken.index_add(1, goal.groups, rows.clamp_min(0)) + goal.group_margins(rows)
             (slope,) = torch.autograd.grad(broken.gather(1, target).sum() + 0 * points.sum(), points)
         points, margins = points.detach(), goal.margins(rows.detach()).nan_to_num(nan=math.inf)
-        if float(margins.min()) <= 0 and (found := confirm(points[margins.argmin()])) is not None:
-            return found
+        if float(margins.min()) <= 0 and (point := confirm(points[margins.argmin()])) is not None:
+            return point
         points = (points - size * half * slope.sign()).clamp(lower, upper)
     return None
 

@@ -138,7 +138,8 @@ COMMANDS = {
         "Try everything on a model and two images, before any run: say what it takes and returns, whether "
         "it normalises, which kinds of training and measurement work, why the others do not and what to do "
         "about it, what a step of each costs, how far its layers can stretch, and which command to run next. "
-        "MODEL is path/to/file.py:function, package.module:function, net.onnx or a model's name, with --data.name; "
+        "MODEL is path/to/file.py:function, package.module:function, net.onnx or a model's name, with "
+        "--data.name; "
         "RECIPE a name or a YAML file, and RUN a run folder, with any --key=value of theirs.",
         {
             "--data.name=mnist": "of MODEL: the data, by which its images and classes are known",

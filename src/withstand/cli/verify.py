@@ -167,8 +167,7 @@ def _verify_all(values: Namespace, timeout: float | None) -> None:
     OUTPUT.print(f"page: {out / PAGE}", soft_wrap=True)
 
 
-def _tell_row(done: int, total: int, row: InstanceRow) -> None:
+def _tell_row(done: int, total: int, row: InstanceRow, is_new: bool) -> None:
     about = f": {row.message}" if row.message else ""
-    OUTPUT.print(
-        f"{done}/{total} {row.onnx} {row.vnnlib}: {row.result} after {row.time:.2f} s{about}", soft_wrap=True
-    )
+    took = f"after {row.time:.2f} s" if is_new else "as before"
+    OUTPUT.print(f"{done}/{total} {row.onnx} {row.vnnlib}: {row.result} {took}{about}", soft_wrap=True)

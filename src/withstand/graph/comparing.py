@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +14,17 @@ from withstand.graph.coupled import Largest
 from withstand.graph.domain import Domain
 from withstand.graph.primitives import MaxPool, SortGroups, moved, window_places
 
+
+class Sortable(Domain, ABC):
+    """The interface of a domain of which two values of one shape can be put in order."""
+
+    @abstractmethod
+    def exchanged(self, other: Self) -> tuple[Self, Self]:
+        """The smaller and the larger of each two coordinates."""
+
+
 _AnyDomain = TypeVar("_AnyDomain", bound=Domain)
+_AnySortable = TypeVar("_AnySortable", bound=Sortable)
 
 
 def pooled(value: _AnyDomain, pool: MaxPool) -> _AnyDomain:
@@ -37,23 +48,13 @@ def largest(value: _AnyDomain, function: Largest) -> _AnyDomain:
     return value.monotone(moved(partial(without_gathered, function)))
 
 
-def sorted_in_groups(
-    value: _AnyDomain,
-    groups: SortGroups,
-    exchanged: Callable[[_AnyDomain, _AnyDomain], tuple[_AnyDomain, _AnyDomain]],
-) -> _AnyDomain:
-    """Each group sorted, by exchanges of neighbours that bring the largest to the end, again and again.
-
-    Args:
-        value: What is sorted.
-        groups: In which groups.
-        exchanged: The smaller and the larger of each two coordinates.
-    """
+def sorted_in_groups(value: _AnySortable, groups: SortGroups) -> _AnySortable:
+    """Each group sorted, by exchanges of neighbours that bring the largest to the end, again and again."""
     count = len(groups.split(value.center))
     values = [value.monotone(moved(partial(_place, groups, place))) for place in range(count)]
     for end in range(count - 1, 0, -1):
         for place in range(end):
-            values[place], values[place + 1] = exchanged(values[place], values[place + 1])
+            values[place], values[place + 1] = values[place].exchanged(values[place + 1])
     return values[0].cat(values[1:], 1).monotone(moved(groups.arrange))
 
 

@@ -21,7 +21,6 @@ from withstand.models.layers import GreyToColour, Normalize, Resize, ReverseChan
 from withstand.types import ModelError
 
 HOSTS = ("hub", "timm")
-ONNX = ".onnx"
 _logger = logging.getLogger(__name__)
 _SAID: set[str] = set()
 
@@ -107,20 +106,13 @@ class HostedFactory:
 
 def is_hosted(name: str) -> bool:
     """Whether a model's name is that of a network that others keep; such a name runs no code of theirs."""
-    return bool(host_of(name))
-
-
-def host_of(name: str) -> str:
-    """``hub``, ``timm`` or ``.onnx``, by a model's name; empty for others."""
     host, colon, _ = name.partition(":")
-    if colon and host in HOSTS:
-        return host
-    return ONNX if is_onnx(name) else ""
+    return (bool(colon) and host in HOSTS) or is_onnx(name)
 
 
 def is_onnx(name: str) -> bool:
     """Whether a model's name is that of an ONNX file."""
-    return name.endswith(ONNX)
+    return name.endswith(".onnx")
 
 
 def imported(package: str, prefix: str, command: str) -> Any:

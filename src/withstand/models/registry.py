@@ -20,7 +20,7 @@ from withstand.core.suggest import nearest
 from withstand.core.user_code import load_function
 from withstand.models import sequences
 from withstand.models.blocks import Shape
-from withstand.models.hosted import ONNX, host_of, is_hosted, is_onnx
+from withstand.models.hosted import is_hosted, is_onnx
 from withstand.models.hub import HubFactory
 from withstand.models.layers import Normalize
 from withstand.models.onnx import OnnxFactory, OnnxNetwork
@@ -58,7 +58,7 @@ _BUILDERS: Mapping[str, Factory] = MappingProxyType(
 )
 
 _HOSTS: Mapping[str, Callable[[str, DatasetInfo | None, bool], Factory]] = MappingProxyType(
-    {"hub": HubFactory, "timm": TimmFactory, ONNX: OnnxFactory}
+    {"hub": HubFactory, "timm": TimmFactory}
 )
 _OF_ANY_SHAPE = "mlp"
 
@@ -150,7 +150,9 @@ def _of_file(
         "input_shape": info.shape if input_shape is None and info else input_shape,
         "num_classes": info.num_classes if num_classes is None and info else num_classes,
     }
-    network = _built(name, OnnxFactory(name, info, normalize=True), given, options)
+    network = _built(
+        name, OnnxFactory(Path(name).name, info, normalize=True, file=Path(name)), given, options
+    )
     (own,) = (module for module in network.modules() if isinstance(module, OnnxNetwork))
     classes = given["num_classes"] or max(2, own.num_outputs)
     return remember(network, Made(name, own.input_shape, classes, None, options))
@@ -174,7 +176,7 @@ def _known(dataset: str) -> DatasetInfo:
 
 def _factory(name: str, info: DatasetInfo | None, shape: Shape, *, normalize: bool) -> Factory:
     if is_hosted(name):
-        return _HOSTS[host_of(name)](name, info, normalize)
+        return _HOSTS[name.partition(":")[0]](name, info, normalize)
     return load_factory(name) if ":" in name else _builder(name, shape)
 
 

@@ -76,8 +76,8 @@ def verify_module(
     splits = sum(proof.num_splits for proof in proofs)
     result = _result(proofs)
     reason = checked.doubt if result == "unknown" else ""
-    found = checked.found if result == "sat" else None
-    return Verdict(result, found, time.monotonic() - begun, bound, splits, reason)
+    counterexample = checked.counterexample if result == "sat" else None
+    return Verdict(result, counterexample, time.monotonic() - begun, bound, splits, reason)
 
 
 def _result(proofs: Sequence[Proof]) -> Result:
@@ -142,14 +142,14 @@ class _Checked:
         exact: The float64 copy.
         original: The model as it was given.
         shape: Of one input.
-        found: The counter-example that both agree on.
+        counterexample: The counter-example that both agree on.
         doubt: What to say where they did not agree on one.
     """
 
     exact: nn.Module
     original: Original
     shape: tuple[int, ...]
-    found: Counterexample | None = field(default=None, init=False)
+    counterexample: Counterexample | None = field(default=None, init=False)
     doubt: str = field(default="", init=False)
 
     def shaped(self, values: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class _Checked:
             own, exact = self.original.answer(values.reshape(self.shape)), self.exact_answer(values)
             agreed = [case.is_broken_by(values, outputs) for outputs in (own, exact)]
             if all(agreed):
-                self.found = Counterexample(values, own)
+                self.counterexample = Counterexample(values, own)
                 return self.shaped(values)
             if any(agreed):
                 precision = str(self.original.dtype).removeprefix("torch.")

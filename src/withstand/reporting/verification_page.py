@@ -112,8 +112,8 @@ def _by_network(rows: Sequence[InstanceRow]) -> Table:
                 _time(max(row.time for row in own)),
             ]
         )
-    header = ["Network", "Instances", *OUTCOMES, "median time, solved", "longest time"]
-    return Table("By network", header, body, is_sortable=len(body) > 1)
+    header = ["Network", "Instances", *OUTCOMES, "Median time", "Longest time"]
+    return Table("By network", header, body, _TEXTS["networks"], is_sortable=len(body) > 1)
 
 
 def _instances(rows: Sequence[InstanceRow]) -> Section:
@@ -137,7 +137,7 @@ def _instances(rows: Sequence[InstanceRow]) -> Section:
 def _errors(rows: Sequence[InstanceRow]) -> list[Notice]:
     """The messages of instances that failed, each once with how many have it."""
     messages = Counter(row.message for row in rows if row.result == "error")
-    items = [f"{count(number)} ×: {sentence(message)}" for message, number in messages.most_common()]
+    items = [f"{count(number)} × {sentence(message)}" for message, number in messages.most_common()]
     return [Notice("Errors", items, "warnings", _TEXTS["errors"])] if items else []
 
 

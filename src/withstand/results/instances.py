@@ -159,7 +159,7 @@ def read_rows(file: Path) -> list[InstanceRow]:
 def _row(cells: dict[str, str]) -> InstanceRow:
     numbers = {name: float(cells[name]) for name in ("prepare_time", "time", "timeout")}
     bound = float(cells["bound"]) if cells["bound"] else None
-    result = next(outcome for outcome in OUTCOMES if outcome == cells["result"])
+    result = OUTCOMES[OUTCOMES.index(cells["result"])]  # type: ignore[arg-type]  # others are a ValueError
     texts = {name: cells[name] for name in ("category", "onnx", "vnnlib", "message", "key")}
     return InstanceRow(result=result, bound=bound, num_splits=int(cells["num_splits"]), **numbers, **texts)
 

@@ -12,6 +12,7 @@ from withstand.reporting.verification_page import verification_page
 from withstand.results.instances import InstanceRow, read_instances, read_rows, write_rows
 from withstand.runs.instance_worker import key_of, run_instance
 
+OnRow = Callable[[int, int, InstanceRow, bool], None]
 RESULTS, PAGE, COUNTEREXAMPLES = "results.csv", "verify.html", "counterexamples"
 
 
@@ -20,7 +21,7 @@ def verify_instances(
     out: Path | str,
     *,
     timeout: float | None = None,
-    on_row: Callable[[int, int, InstanceRow], None] = lambda done, total, row: None,
+    on_row: OnRow | None = None,
 ) -> list[InstanceRow]:
     """Verifies the instances of a benchmark, each in a process of its own, and writes rows and a page.
 
@@ -31,7 +32,7 @@ def verify_instances(
         file: ``instances.csv``, of lines ``net.onnx,property.vnnlib,seconds``; names are relative to it.
         out: The folder for ``results.csv``, ``verify.html`` and ``counterexamples/``.
         timeout: At most so many seconds an instance; and of those for which the file says none.
-        on_row: Told how many instances are done, of how many, and the row of the last.
+        on_row: Told how many instances are done, of how many, the row of the last, and whether that is new.
 
     Returns:
         A row an instance, in the order of the file.
@@ -48,7 +49,8 @@ def verify_instances(
         rows: list[InstanceRow] = []
         try:
             for number, (instance, key) in enumerate(zip(instances, keys, strict=True), start=1):
-                row = former.get(key)
+                kept = former.get(key)
+                row = kept
                 if row is None:
                     row, counterexample = run_instance(instance)
                     row = replace(row, key=key)
@@ -57,7 +59,8 @@ def verify_instances(
                 rows.append(row)
                 later = [former[known] for known in keys[number:] if known in former]
                 write_rows(folder.path / RESULTS, [*rows, *later])
-                on_row(number, len(instances), row)
+                if on_row is not None:
+                    on_row(number, len(instances), row, kept is None)
         finally:
             if rows:
                 verification_page(rows, folder.path / PAGE, total=len(instances))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 import multiprocessing
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import withstand
 from withstand.properties.verdicts import Verdict
 from withstand.results.instances import Instance, InstanceRow
 from withstand.runs.verify import prepared, verify_prepared
@@ -36,10 +38,7 @@ def run_instance(instance: Instance) -> tuple[InstanceRow, str]:
     Returns:
         The row, an ``error`` where the process failed; and the counter-example as text, if there is one.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload(_PRELOADED)  # type: ignore[attr-defined]  # of that method alone
+    context = _context()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(there, instance), daemon=True)
     with _ended(process):
@@ -66,15 +65,32 @@ def run_instance(instance: Instance) -> tuple[InstanceRow, str]:
 
 
 def key_of(instance: Instance) -> str:
-    """What an answer depends on: the content of both files, the timeout and this package's code.
+    """What an answer depends on: both files and their content, the timeout and this package's code.
 
     Empty where a file is missing, so that nothing that came of it is kept.
     """
     try:
-        digests = [_digest(file) for file in instance.files]
+        digests = [_digest(_stamps(file)) for file in instance.files]
     except OSError:
         return ""
-    return _hash([*digests, repr(instance.timeout), _code()])[:16]
+    return _hash([instance.onnx, instance.vnnlib, *digests, instance.timeout, _code()])[:16]
+
+
+def _context() -> Any:
+    """What processes are made by: copies of one that has all imported, where the system has such."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # else it may import another withstand than this
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+    return context
 
 
 def _answer_of(connection: Connection, instance: Instance) -> dict[str, Any] | None:
@@ -131,16 +147,22 @@ def _told(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-@cache
-def _digest(file: Path) -> str:
+def _stamps(file: Path) -> tuple[tuple[Path, int, int], ...]:
+    """A file, or those in a folder, each with when it was changed and its size."""
     files = sorted(part for part in file.iterdir() if part.is_file()) if file.is_dir() else [file]
-    return _hash(part.read_bytes() for part in files)
+    return tuple((part, part.stat().st_mtime_ns, part.stat().st_size) for part in files)
+
+
+@cache
+def _digest(stamps: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of the content; many instances have one network."""
+    return _hash(path.read_bytes() for path, *_ in stamps)
 
 
 @cache
 def _code() -> str:
     """Of all files of this package."""
-    return _hash(file.read_bytes() for file in sorted(Path(withstand.__file__).parent.rglob("*.py")))
+    return _hash(file.read_bytes() for file in sorted(Path(__file__).parents[1].rglob("*.py")))
 
 
 def _hash(parts: Any) -> str:

@@ -203,12 +203,10 @@ def _by_copy(run: RunFolder, recipe: Recipe) -> Factory | None:
     if kept is None:
         return None
     _unchanged_files(run, kept)
-    made = str(recipe.model.name), info_of(run, recipe), recipe.model.normalize
-    return (
-        HubFactory(*made, run.source)
-        if kept["what"] == "settings"
-        else OnnxFactory(*made, run.path / next(iter(kept["files"])))
-    )
+    name, info, normalize = str(recipe.model.name), info_of(run, recipe), recipe.model.normalize
+    if kept["what"] == "settings":
+        return HubFactory(name, info, normalize, run.source)
+    return OnnxFactory(Path(name).name, info, normalize, file=run.path / next(iter(kept["files"])))
 
 
 def _kept_source(run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self, TypeVar
+from typing import Self
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from withstand.domains.gaussians.coupling import Coupling
-from withstand.graph.comparing import largest, pooled, sorted_in_groups
+from withstand.graph.comparing import Sortable, largest, pooled, sorted_in_groups
 from withstand.graph.coupled import Largest
 from withstand.graph.primitives import Elementwise, MaxPool, Monotone, Rearrange, SortGroups, Unimodal
 from withstand.types import ModelError
@@ -87,7 +87,7 @@ def unknown(function: Monotone) -> ModelError:
     )
 
 
-class Comparable(Bending, ABC):
+class Comparable(Bending, Sortable, ABC):
     """The interface of distributions of which two of one shape have a maximum."""
 
     @abstractmethod
@@ -97,6 +97,10 @@ class Comparable(Bending, ABC):
     @abstractmethod
     def rearranged(self, function: Rearrange) -> Self:
         """Its coordinates moved or picked out."""
+
+    @override
+    def exchanged(self, other: Self) -> tuple[Self, Self]:
+        return self.negated().larger(other.negated()).negated(), self.larger(other)
 
     @override
     def largest(self, function: Largest) -> Self:
@@ -110,13 +114,5 @@ class Comparable(Bending, ABC):
             case MaxPool():
                 return pooled(self, function)
             case SortGroups():
-                return sorted_in_groups(self, function, _exchanged)
+                return sorted_in_groups(self, function)
         raise unknown(function)
-
-
-_Compared = TypeVar("_Compared", bound=Comparable)
-
-
-def _exchanged(first: _Compared, second: _Compared) -> tuple[_Compared, _Compared]:
-    """The smaller and the larger of each two coordinates."""
-    return first.negated().larger(second.negated()).negated(), first.larger(second)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self, TypeAlias, cast, final
+from typing import Any, Self, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from withstand.domains.linear.nodes import (
 )
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.box_ball import BoxBall
-from withstand.graph.comparing import largest, pooled, sorted_in_groups
+from withstand.graph.comparing import Sortable, largest, pooled, sorted_in_groups
 from withstand.graph.coupled import Largest
 from withstand.graph.domain import NormOf, Region
 from withstand.graph.point import Point
@@ -51,7 +51,7 @@ _Image: TypeAlias = Callable[[Any], Any]
 
 @final
 @dataclass(frozen=True, eq=False)
-class Linear(Region):
+class Linear(Region, Sortable):
     """All that a record of linear maps and bent functions makes of a set of inputs.
 
     Where a function bends, the ends of its value are first made closer by a backward pass, in the coordinates
@@ -125,7 +125,7 @@ class Linear(Region):
             case MaxPool():
                 return pooled(self, function)
             case SortGroups():
-                return cast(Self, sorted_in_groups(self, function, Linear._exchanged))
+                return sorted_in_groups(self, function)
         hinges = function.hinges if isinstance(function, Elementwise) else None
         return self._bent(hinges, lambda value: value.monotone(function))
 
@@ -154,6 +154,17 @@ class Linear(Region):
     @override
     def larger(self, other: Self) -> Self:
         return self._larger(other, self._rest(other))
+
+    @override
+    def exchanged(self, other: Self) -> tuple[Self, Self]:
+        # They add up to both, and so share what bends.
+        rest = self._rest(other)
+        smaller = _negated(_negated(self.cover).larger(_negated(other.cover)))
+        node, point = (
+            Sum([self.node, rest], rest.shape, [1.0, -1.0]),
+            torch.minimum(self.center, other.center),
+        )
+        return self._of(node, Point(point), smaller), self._larger(other, rest)
 
     @override
     def cat(self, others: Sequence[Self], dim: int) -> Self:
@@ -216,16 +227,6 @@ class Linear(Region):
             else _hinged(self.node, ends, hinges)
         )
         return self._of(node, point, cover)
-
-    def _exchanged(self, other: Self) -> tuple[Self, Self]:
-        """The smaller and the larger of each two coordinates, which add up to both."""
-        rest = self._rest(other)
-        smaller = _negated(_negated(self.cover).larger(_negated(other.cover)))
-        node, point = (
-            Sum([self.node, rest], rest.shape, [1.0, -1.0]),
-            torch.minimum(self.center, other.center),
-        )
-        return self._of(node, Point(point), smaller), self._larger(other, rest)
 
     def _larger(self, other: Self, rest: Relu) -> Self:
         node = Sum([other.node, rest], rest.shape, [1.0, 1.0])

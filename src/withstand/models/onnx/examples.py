@@ -63,7 +63,7 @@ class Examples(NamedTuple):
         tensor, shift = self.opened(self.dim(axis))
         return closed(function(tensor, self.dim(axis) + shift), shift)
 
-    def each(self, function: Callable[[Tensor], Tensor]) -> Examples:
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Examples:
         """The image of a function of each number."""
         return Examples(function(self.tensor), self.shape)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -12,10 +12,10 @@ from torch import nn
 from withstand.models.blocks import Shape
 from withstand.models.hosted import HostedFactory
 from withstand.models.layers import Normalize
-from withstand.models.onnx.onnx_runtime import require_same
 from withstand.models.onnx.examples import count
 from withstand.models.onnx.onnx_file import OnnxFile, digest_of_files, files_of, read_file
 from withstand.models.onnx.onnx_network import OnnxNetwork
+from withstand.models.onnx.onnx_runtime import require_same
 from withstand.types import ModelError
 
 _ENDINGS = ("Softmax", "LogSoftmax", "Sigmoid")
@@ -27,10 +27,11 @@ class OnnxFactory(HostedFactory):
     """Makes the network of an ONNX file.
 
     Args:
-        copied: Where a copy of the file lies, which is read in the place of what the name leads to.
+        name: Of the file, for messages.
+        file: Its path.
     """
 
-    copied: Path | None = None
+    file: Path = field(kw_only=True)
 
     def __call__(
         self,
@@ -54,19 +55,18 @@ class OnnxFactory(HostedFactory):
             ModelError: what it needs is not installed; the file is damaged, has what is not read, does not
                 give what onnxruntime gives, or does not fit the data.
         """
-        network = read(
-            Path(self.name) if self.copied is None else self.copied, input_shape, logits=logits, say=self.say
-        )
+        network = read(self.file, input_shape, logits=logits, say=self.say)
         outputs = network.num_outputs
         if num_classes is not None and outputs != num_classes and (outputs, num_classes) != (1, 2):
             raise ModelError(f"it has {outputs} outputs, but the data have {num_classes} classes.")
         if (mean is None) != (std is None):
             raise ModelError("it takes both mean and std, or neither.")
         if mean is None or std is None:
-            self.say(
-                "it is given examples as they are, in [0, 1]; where it was trained on others, say by which "
-                "mean and deviation: --model.options={mean: [0.5], std: [0.25]}"
-            )
+            if input_shape is not None:
+                self.say(
+                    "it is given the data as they are, in [0, 1]; where it was trained on others, say by "
+                    "which mean and deviation of the channels: --model.options={mean: [0.5], std: [0.25]}"
+                )
             return network
         return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
 
@@ -99,14 +99,17 @@ def read(
     own = file_shape[1:] if file_shape[0] == 1 and len(file_shape) > 1 else file_shape
     given = own if input_shape is None else _accepted(file, own, tuple(input_shape), say)
     network = OnnxNetwork(content, file_shape, given, digest).eval()
-    require_same(network, file, file_shape, is_open=content.input_sizes[0] is None)
+    require_same(network, file, is_open=content.input_sizes[0] is None)
     ending, without = _ending(content)
     if without is None and logits:
         raise ModelError(f"{file} does not end in {', '.join(_ENDINGS)}; leave out logits=True.")
     if without is not None and logits:
         return OnnxNetwork(without, file_shape, given, digest).eval()
     if without is not None:
-        say(f"it ends in {ending}; where logits are wanted, --model.options={{logits: true}} leaves that out")
+        say(
+            f"it ends in {ending}; where logits are wanted, ws.models.create(FILE, logits=True), or on the "
+            "command line --model.options={logits: true}, leaves that out"
+        )
     return network
 
 
@@ -140,7 +143,9 @@ def _accepted(file: Path, own: Shape, data: Shape, say: Callable[[str], None]) -
     if bare == bare_data:
         return data
     if count(own) == count(data) and min(len(bare), len(bare_data)) <= 1:
-        say(f"it takes examples of shape {own}; those of shape {data} are given to it row by row")
+        say(
+            f"it takes examples of shape {own}; those of shape {data} are given to it channel by channel, by rows"
+        )
         return data
     remedy = (
         "Its channels seem to come last: in a file of your own, name a function that makes a module which "

@@ -124,8 +124,12 @@ def read_file(file: Path) -> OnnxFile:
         if model.functions:
             model = imported("onnx.inliner", f"{file}:", COMMAND).inline_local_functions(model)
         constants = {part.name: onnx.numpy_helper.to_array(part) for part in model.graph.initializer}
+        given = {*constants}
         opset = next(part.version for part in model.opset_import if part.domain in _DOMAINS)
         nodes = list(_nodes(model.graph, opset))
+        constants |= {node.outputs[0]: _constant(node) for node, _ in nodes if node.op == "Constant"}
+    except ModelError:
+        raise
     except Exception as error:  # of many kinds, for whatever is damaged
         raise ModelError(f"{file} is damaged: {_first_line(error)}") from error
     if opset < _FIRST_OPSET:
@@ -136,7 +140,7 @@ def read_file(file: Path) -> OnnxFile:
     if model.graph.sparse_initializer:
         raise ModelError(f"{file} has sparse weights; write them as dense ones.")
     (name, elements, sizes), (output, _, output_sizes) = (
-        _only(file, what, [part for part in parts if part.name not in constants])
+        _only(file, what, [part for part in parts if part.name not in given])
         for what, parts in (("input", model.graph.input), ("output", model.graph.output))
     )
     if elements not in PRECISIONS:
@@ -147,6 +151,7 @@ def read_file(file: Path) -> OnnxFile:
         )
     kinds = {elements, *(node.get("to") for node, _ in nodes if node.op == "Cast")}
     precision = PRECISIONS[max(kinds & {*PRECISIONS})]
+    nodes = [(node, proto) for node, proto in nodes if node.op != "Constant"]
     return OnnxFile(nodes, constants, name, sizes, PRECISIONS[elements], precision, output, output_sizes)
 
 
@@ -207,8 +212,6 @@ def folded(node: Node, proto: Any, inputs: Sequence[Known | None]) -> list[Known
     Raises:
         ModelError: it gives more numbers than any network has, or fails.
     """
-    if node.op == "Constant":
-        return [_constant(node)]
     if _size_of(node, inputs) > LARGEST:
         raise node.refusal(f"makes a constant of more than {LARGEST} numbers; the file is damaged.")
     reference = imported("onnx.reference", node.name, COMMAND)

@@ -48,7 +48,6 @@ class _Plan:
     steps: Sequence[_Step]
     drops: Sequence[Sequence[str]]
     input_name: str
-    file_shape: Shape
     output_name: str
 
     def __deepcopy__(self, memo: Mapping[int, Any]) -> _Plan:
@@ -69,6 +68,7 @@ class OnnxNetwork(nn.Module):
 
     Attributes:
         input_shape: Of one example.
+        file_shape: Of the file's input for one example, with its batch of one.
         num_outputs: Numbers an example that it answers.
         digest: Of the file's content.
 
@@ -78,13 +78,11 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, file: OnnxFile, file_shape: Shape, input_shape: Shape, digest: str) -> None:
         super().__init__()
-        self.input_shape = tuple(input_shape)
+        self.input_shape, self.file_shape = tuple(input_shape), file_shape
         self.digest = digest
         steps, output_shape = _Builder(self, file).built(file_shape)
         self.num_outputs = count(output_shape)
-        self._plan = _Plan(
-            steps, _drops(steps, file.output_name), file.input_name, file_shape, file.output_name
-        )
+        self._plan = _Plan(steps, _drops(steps, file.output_name), file.input_name, file.output_name)
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -98,7 +96,7 @@ class OnnxNetwork(nn.Module):
             raise ModelError(
                 f"The network takes examples of shape {self.input_shape}, but got {tuple(images.shape[1:])}."
             )
-        values = {plan.input_name: Examples.of(images, plan.file_shape)}
+        values = {plan.input_name: Examples.of(images, self.file_shape)}
         for step, drops in zip(plan.steps, plan.drops, strict=True):
             arguments = [self._argument(argument, values) for argument in step.arguments]
             results = _results(OPERATORS[step.node.op].compute(step.node, *arguments))
@@ -161,7 +159,8 @@ class _Builder:
             blank = torch.empty(1, *stored(file_shape), dtype=getattr(torch, file.precision))
         self._values[file.input_name] = Examples(blank, file_shape)
         for node, proto in self._needed():
-            self._read(node, proto)
+            if node.outputs[0] not in self._values:  # it may be computed with the one before
+                self._read(node, proto)
         if file.output_name not in self._values:
             raise ModelError(f"The output {file.output_name} of the network does not depend on its input.")
         return self._steps, self._values[file.output_name].shape
@@ -191,6 +190,7 @@ class _Builder:
         if all(name in self._known for name in node.inputs if name):
             results = folded(node, proto, [self._known.get(name) for name in node.inputs])
         else:
+            node = self._with_bias(node)
             with _explained(node):
                 results = self._computed(node)
         for name, result in zip(node.outputs, results, strict=False):
@@ -199,6 +199,18 @@ class _Builder:
                 self._values[name] = result
             elif name:
                 self._known[name] = result
+
+    def _with_bias(self, node: Node) -> Node:
+        """A product and the constant vector that is added to it alone, as one: so torch's layers have it."""
+        product = node.outputs[0]
+        readers = [other for other, _ in self._file.nodes if product in other.inputs]
+        if node.op != "MatMul" or product == self._file.output_name or [r.op for r in readers] != ["Add"]:
+            return node
+        bias = next((name for name in readers[0].inputs if name != product), "")
+        matrix, vector = self._known.get(node.inputs[1]), self._known.get(bias)
+        if matrix is None or vector is None or matrix.ndim != 2 or vector.shape != matrix.shape[1:]:
+            return node
+        return node._replace(inputs=(*node.inputs, bias), outputs=readers[0].outputs)
 
     def _computed(self, node: Node) -> Sequence[Any]:
         operator, network = OPERATORS[node.op], self._network

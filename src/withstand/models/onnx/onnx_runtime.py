@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from withstand.models.hosted import imported
-from withstand.models.onnx.examples import Shape
 from withstand.models.onnx.onnx_file import COMMAND
 from withstand.models.onnx.onnx_network import OnnxNetwork
 from withstand.types import ModelError
@@ -20,18 +19,18 @@ _KINDS = {"tensor(float)": "float32", "tensor(double)": "float64"}
 _EXAMPLES = 4
 _LAST_DIGITS = 64  # of the largest output; and as many roundings as these are off by
 _ROUNDINGS = 32
+_SHOWN = 3  # numbers of an output in a message
 
 
-def runtime(file: Path, file_shape: Shape) -> Callable[[Tensor], Tensor]:
+def runtime(file: Path) -> Callable[[Tensor], Tensor]:
     """What onnxruntime computes of a file.
 
     Args:
         file: The ONNX file.
-        file_shape: Of its input, for a batch of one or of more.
 
     Returns:
-        From one input, or a batch as the file takes it, to the output as a row of numbers for each of the
-        first size; on the CPU.
+        From an input of the file's own shape (``OnnxNetwork.file_shape`` for one example) to its output; on
+        the CPU.
 
     Raises:
         ModelError: onnxruntime is not installed, or does not take the file.
@@ -46,13 +45,13 @@ def runtime(file: Path, file_shape: Shape) -> Callable[[Tensor], Tensor]:
     (name, kind), *_ = ((part.name, _KINDS[part.type]) for part in session.get_inputs())
 
     def run(inputs: Tensor) -> Tensor:
-        array = inputs.detach().cpu().numpy().astype(kind).reshape(file_shape)
+        array = inputs.detach().cpu().numpy().astype(kind)
         return torch.from_numpy(np.asarray(session.run(None, {name: array})[0]))
 
     return run
 
 
-def require_same(network: OnnxNetwork, file: Path, file_shape: Shape, *, is_open: bool) -> None:
+def require_same(network: OnnxNetwork, file: Path, *, is_open: bool) -> None:
     """Accepts a network that computes what onnxruntime does of its file, up to rounding.
 
     Rounding is measured: by how much the network is off itself in double precision.
@@ -60,16 +59,15 @@ def require_same(network: OnnxNetwork, file: Path, file_shape: Shape, *, is_open
     Args:
         network: Of the file.
         file: The ONNX file.
-        file_shape: Of its input for a batch of one.
         is_open: Whether the file takes batches of any size: they must be answered one by one, too.
 
     Raises:
         ModelError: it does not.
     """
-    inputs = _inputs(network)
-    one = runtime(file, file_shape)
+    inputs, shape = _inputs(network), network.file_shape
+    run = runtime(file)
     try:
-        answers = torch.stack([one(row).flatten() for row in inputs])
+        answers = torch.stack([run(row.reshape(shape)).flatten() for row in inputs])
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run {file}: {_said(error)}") from error
     expected, digit = answers.double(), torch.finfo(answers.dtype).eps
@@ -79,9 +77,20 @@ def require_same(network: OnnxNetwork, file: Path, file_shape: Shape, *, is_open
     size = exact.abs().nan_to_num(0.0, 0.0, 0.0).amax(dim=1, keepdim=True)
     rounding = (given - exact).abs().nan_to_num(0.0, 0.0, 0.0).amax(dim=1, keepdim=True)
     allowed = _LAST_DIGITS * digit * size + _ROUNDINGS * rounding + 1e-30
-    _require_close(given, expected, allowed, file, "the first outputs are")
-    if is_open:
-        _require_rows(runtime(file, (len(inputs), *file_shape[1:])), inputs, expected, allowed, file)
+    row = _row_that_differs(given, expected, allowed) if given.shape == expected.shape else 0
+    if row is not None:
+        raise ModelError(
+            f"{file} is not used, since what was read of it does not give what onnxruntime gives: "
+            f"{_shown(given[row])} here, and {_shown(expected[row])} there. Please report it, with the file."
+        )
+    if is_open and (batch := _in_a_batch(run, inputs.reshape(len(inputs), *shape[1:]), expected)) is not None:
+        row = _row_that_differs(expected, batch, allowed)
+        if row is not None:
+            raise ModelError(
+                f"{file} mixes the examples of a batch: onnxruntime gives {_shown(expected[row])} of one "
+                f"alone, and {_shown(batch[row])} of the same in a batch. Such a network is no classifier of "
+                "single examples; export it for a batch of 1."
+            )
 
 
 def _inputs(network: OnnxNetwork) -> Tensor:
@@ -94,36 +103,24 @@ def _inputs(network: OnnxNetwork) -> Tensor:
     return inputs.float().to(next(iter(dtypes), torch.float32))
 
 
-def _require_rows(
-    run: Callable[[Tensor], Tensor], inputs: Tensor, expected: Tensor, allowed: Tensor, file: Path
-) -> None:
+def _in_a_batch(run: Callable[[Tensor], Tensor], batch: Tensor, alone: Tensor) -> Tensor | None:
+    """A row an example; None where the file takes no batch, in spite of what it says."""
     try:
-        batch = run(inputs)
-    except Exception:  # its constants are for a batch of one, in spite of what it says
-        return
-    if batch.numel() == expected.numel():
-        rows = batch.reshape(expected.shape).double()
-        _require_close(
-            expected, rows, allowed, file, "it mixes the examples of a batch: alone and in a batch it gives"
-        )
+        answers = run(batch)
+    except Exception:  # of many kinds, where constants are for a batch of one
+        return None
+    return answers.reshape(alone.shape).double() if answers.numel() == alone.numel() else None
 
 
-def _require_close(given: Tensor, expected: Tensor, allowed: Tensor, file: Path, what: str) -> None:
-    if given.shape != expected.shape:
-        raise ModelError(
-            f"{file} was read wrongly: it gives {given.shape[1]} numbers, but by onnxruntime "
-            f"{expected.shape[1]}. Please report it, with the file."
-        )
-    is_close = (
-        ((given - expected).abs() <= allowed) | (given == expected) | (given.isnan() & expected.isnan())
-    )
-    if not is_close.all():
-        row = int((~is_close).any(dim=1).nonzero()[0])
-        ours, theirs = ([f"{value:.6g}" for value in part[row, :3].tolist()] for part in (given, expected))
-        raise ModelError(
-            f"{file} is not used, since it does not give what onnxruntime gives: {what} "
-            f"{', '.join(ours)} here and {', '.join(theirs)} there. Please report it, with the file."
-        )
+def _row_that_differs(given: Tensor, expected: Tensor, allowed: Tensor) -> int | None:
+    is_close = (given - expected).abs() <= allowed
+    is_close |= (given == expected) | (given.isnan() & expected.isnan())
+    rows = (~is_close).any(dim=1).nonzero().flatten().tolist()
+    return rows[0] if rows else None
+
+
+def _shown(row: Tensor) -> str:
+    return ", ".join(f"{value:.6g}" for value in row[:_SHOWN].tolist())
 
 
 def _said(error: Exception) -> str:

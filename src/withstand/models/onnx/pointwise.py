@@ -44,8 +44,8 @@ _OF_MANY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _each(function: Callable[[Tensor], Tensor], node: Node, x: Examples) -> Examples:
-    return x.each(function)
+def _mapped(function: Callable[[Tensor], Tensor], node: Node, x: Examples) -> Examples:
+    return x.mapped(function)
 
 
 def _together(function: Callable[..., Tensor], node: Node, *values: Operand) -> Examples:
@@ -59,7 +59,7 @@ def _reduced(function: Callable[[Tensor, Tensor], Tensor], node: Node, *values: 
     return together(of_all, *values)
 
 
-OPERATORS.update({name: Operator(partial(_each, function)) for name, function in _OF_ONE.items()})
+OPERATORS.update({name: Operator(partial(_mapped, function)) for name, function in _OF_ONE.items()})
 OPERATORS.update({name: Operator(partial(_together, function)) for name, function in _OF_TWO.items()})
 OPERATORS.update(
     {name: Operator(partial(_together, function), fixed=(0, 1)) for name, function in _OF_SCALES.items()}
@@ -87,34 +87,34 @@ def _cast(node: Node, x: Examples) -> Examples:
 
 @operator("LeakyRelu")
 def _leaky_relu(node: Node, x: Examples) -> Examples:
-    return x.each(partial(F.leaky_relu, negative_slope=node.get("alpha", 0.01)))
+    return x.mapped(partial(F.leaky_relu, negative_slope=node.get("alpha", 0.01)))
 
 
 @operator("Elu")
 def _elu(node: Node, x: Examples) -> Examples:
-    return x.each(partial(F.elu, alpha=node.get("alpha", 1.0)))
+    return x.mapped(partial(F.elu, alpha=node.get("alpha", 1.0)))
 
 
 @operator("Celu")
 def _celu(node: Node, x: Examples) -> Examples:
-    return x.each(partial(F.celu, alpha=node.get("alpha", 1.0)))
+    return x.mapped(partial(F.celu, alpha=node.get("alpha", 1.0)))
 
 
 @operator("Selu")
 def _selu(node: Node, x: Examples) -> Examples:
     alpha, gamma = node.get("alpha", 1.67326319217681884765625), node.get("gamma", 1.05070102214813232421875)
-    return x.each(lambda tensor: F.elu(tensor, alpha) * gamma)
+    return x.mapped(lambda tensor: F.elu(tensor, alpha) * gamma)
 
 
 @operator("Gelu")
 def _gelu(node: Node, x: Examples) -> Examples:
-    return x.each(partial(F.gelu, approximate=node.get("approximate", "none")))
+    return x.mapped(partial(F.gelu, approximate=node.get("approximate", "none")))
 
 
 @operator("HardSigmoid")
 def _hard_sigmoid(node: Node, x: Examples) -> Examples:
     alpha, beta = node.get("alpha", 0.2), node.get("beta", 0.5)
-    return x.each(lambda tensor: torch.clamp(tensor * alpha + beta, 0.0, 1.0))
+    return x.mapped(lambda tensor: torch.clamp(tensor * alpha + beta, 0.0, 1.0))
 
 
 @operator("PRelu")
@@ -122,24 +122,24 @@ def _prelu(node: Node, x: Examples, slope: Operand) -> Examples:
     if isinstance(slope, Examples):
         raise node.refusal("has slopes that depend on the input.")
     if slope.numel() == 1:
-        return x.each(lambda tensor: F.prelu(tensor, slope.reshape(1)))
+        return x.mapped(lambda tensor: F.prelu(tensor, slope.reshape(1)))
     sizes = (1,) * (x.rank - slope.dim()) + tuple(slope.shape)
     if x.shape[:1] == (1,) and x.rank > 1 and slope.numel() == sizes[1] == x.shape[1]:
-        return x.each(lambda tensor: F.prelu(tensor, slope.reshape(-1)))
+        return x.mapped(lambda tensor: F.prelu(tensor, slope.reshape(-1)))
     return together(lambda tensor, slopes: torch.relu(tensor) - slopes * torch.relu(-tensor), x, slope)
 
 
 @operator("Clip", known=(1, 2))
 def _clip(node: Node, x: Examples, low: Known | None = None, high: Known | None = None) -> Examples:
     ends = node.get("min") if low is None else low.item(), node.get("max") if high is None else high.item()
-    return x if ends == (None, None) else x.each(lambda tensor: torch.clamp(tensor, *ends))
+    return x if ends == (None, None) else x.mapped(lambda tensor: torch.clamp(tensor, *ends))
 
 
 @operator("Pow", known=(1,))
 def _power(node: Node, x: Examples, exponent: Known) -> Examples:
     if exponent.size == 1 and exponent.ndim <= x.rank:
         value = exponent.item()
-        return x.each(lambda tensor: tensor ** (int(value) if float(value).is_integer() else value))
+        return x.mapped(lambda tensor: tensor ** (int(value) if float(value).is_integer() else value))
     powers = torch.tensor(exponent, dtype=x.tensor.dtype, device=x.tensor.device)
     return together(torch.pow, x, powers)
 

@@ -63,7 +63,7 @@ def _gemm(node: Node, a: Operand, b: Operand | nn.Module, c: Operand | None = No
         return a.along(1, lambda tensor, dim: b(tensor))
     scaled = product(a, _transposed(b) if node.get("transB", 0) else b)
     alpha, beta = float(node.get("alpha", 1.0)), float(node.get("beta", 1.0))
-    scaled = scaled if alpha == 1.0 else scaled.each(lambda tensor: tensor * alpha)
+    scaled = scaled if alpha == 1.0 else scaled.mapped(lambda tensor: tensor * alpha)
     return scaled if c is None else together(lambda x, y: torch.add(x, y, alpha=beta), scaled, c)
 
 
@@ -76,10 +76,10 @@ def _transposed(value: Operand) -> Operand:
 def _matmul_layer(
     node: Node, x: Examples, weights: Weights, constants: list[Known | None]
 ) -> nn.Module | None:
-    (matrix,) = constants
+    matrix, bias = (*constants, None)[:2]
     if matrix is None or matrix.ndim != 2:
         return None
-    return _linear(weights, matrix, None, transposed=False, factor=1.0)
+    return _linear(weights, matrix, bias, transposed=False, factor=1.0)
 
 
 def _matmul(node: Node, a: Operand, b: Operand | nn.Module) -> Examples:
