@@ -42,7 +42,7 @@ def main() -> int:
     unsolved = sum(not row.is_solved for row in rows)
     seconds = sum(row.prepare_time + row.time for row in rows)
     print(
-        f"{unsolved} of {len(rows)} open ({100 * unsolved / len(rows):.1f} %, the bar is {100 * _BAR:.0f} %), "
+        f"{unsolved} of {len(rows)} open ({100 * unsolved / len(rows):.1f} %; bar {100 * _BAR:.0f} %), "
         f"{sum(answer is not None for answer in known.values())} with a known answer, {len(wrong)} wrong, "
         f"{seconds:.0f} s"
     )

@@ -17,7 +17,7 @@ def _verified(name: str, tmp_path: Path) -> list[tuple[str, str | None, str]]:
     net, file = made(name), tmp_path / "net.onnx"
     file.write_bytes(net.proto.SerializeToString())
     found = []
-    for instance in instances(net):
+    for instance in instances(net, (0.03, 0.12)):
         verdict = ws.verify(file, instance.text, timeout=20)
         if verdict.counterexample is not None:
             inputs = verdict.counterexample.inputs
@@ -36,8 +36,9 @@ def test_both_answers_of_a_network_whose_least_values_are_known(tmp_path: Path) 
     assert sum(result == "unsat" for _, _, result in found) >= 3
 
 
-@pytest.mark.parametrize("name", ["gemm-9", "channels-last-13", "sigmoid-vector-17"])
+@pytest.mark.parametrize("name", ["gemm-9", "channels-last-13"])
 def test_robustness_of_trained_networks_in_files_of_several_styles(name: str, tmp_path: Path) -> None:
     found = _verified(name, tmp_path)
-    assert not [part for part in found if part[1:] == ("sat", "unsat")]
+    assert {answer for _, answer, _ in found} >= {"sat", None}
+    assert not [part for part in found if part[1:] in (("sat", "unsat"), ("unsat", "sat"))]
     assert sum(result in ("sat", "unsat") for _, _, result in found) >= 2
