@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
-import withstand as ws
 from withstand.cli.entry import main
 from withstand.properties import robustness, to_vnnlib
 from withstand.results.instances import Instance, InstanceRow, read_instances, read_rows, write_rows
@@ -21,19 +24,35 @@ from withstand.runs.instance_worker import run_instance
 from withstand.types import DataError, RunFolderError
 
 
+def write_onnx(file: Path, net: nn.Sequential) -> None:
+    """Writes a linear layer, a ReLU and a linear layer."""
+    first, _, last = net
+    weights = {"a": first.weight, "b": first.bias, "c": last.weight, "d": last.bias}
+    nodes = [
+        helper.make_node("Gemm", ["x", "a", "b"], ["h"], transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "c", "d"], ["y"], transB=1),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size])
+        for name, size in (("x", 6), ("y", 2))
+    ]
+    held = [numpy_helper.from_array(part.detach().numpy(), name) for name, part in weights.items()]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], held)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), file)
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a trained run, and properties of it that hold, do not, and cannot be read."""
+    """A folder with a network, and properties of it that hold, do not, and cannot be read."""
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
-    images, labels = torch.rand(40, 6), torch.arange(40) % 2
-    images[:, 0] = 0.8 * labels + 0.1
-    dataset = ws.data.from_arrays((images, labels), test=(images, labels), name="tiny")
-    net = ws.models.create("mlp", input_shape=(6,), num_classes=2)
-    settings = ws.training.TrainingSettings(epochs=4, optimizer=lambda w: torch.optim.Adam(w, 0.01))
-    ws.fit(net, dataset, settings=settings, out=folder / "net", progress=False)
-    for name, epsilon in {"holds": 1e-4, "fails": 0.9}.items():
-        stated = robustness(images[1], 1, epsilon=epsilon, num_classes=2)
+    net, image = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), torch.full((6,), 0.5)
+    with torch.no_grad():  # both classes are in reach
+        net[2].bias -= net(image[None])[0] - torch.tensor([0.0, 0.01])
+    write_onnx(folder / "net.onnx", net)
+    for name, epsilon in {"holds": 1e-4, "fails": 0.5}.items():
+        stated = robustness(image, 1, epsilon=epsilon, num_classes=2)
         (folder / f"{name}.vnnlib").write_text(to_vnnlib(stated))
     (folder / "bad.vnnlib").write_text("(declare-const X_0 Real)\n(push)")
     return folder
@@ -42,14 +61,16 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_answer_is_the_first_line_and_the_counterexample_follows(
     bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["verify", str(bench / "net"), str(bench / "holds.vnnlib"), "--timeout=60"]) == 0
+    assert main(["verify", str(bench / "net.onnx"), str(bench / "holds.vnnlib"), "--timeout=60"]) == 0
     assert capsys.readouterr().out == "unsat\n"
-    assert main(["verify", str(bench / "net"), str(bench / "fails.vnnlib"), "--timeout", "60"]) == 0
+    assert main(["verify", str(bench / "net.onnx"), str(bench / "fails.vnnlib"), "--timeout", "60"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("sat\n((X_0 ")
     assert printed.count("\n") == 1 + 6 + 2
+    packed = tmp_path / "net.onnx.gz"
+    packed.write_bytes(gzip.compress((bench / "net.onnx").read_bytes()))
     file = tmp_path / "new" / "result.txt"
-    assert main(["verify", str(bench / "net"), str(bench / "fails.vnnlib"), f"--results-file={file}"]) == 0
+    assert main(["verify", str(packed), str(bench / "fails.vnnlib"), f"--results-file={file}"]) == 0
     assert capsys.readouterr().out == "sat\n"
     assert file.read_text() == printed
 
@@ -57,7 +78,7 @@ def test_answer_is_the_first_line_and_the_counterexample_follows(
 def test_what_cannot_be_verified_is_an_error_on_one_line(
     bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    net, file = str(bench / "net"), tmp_path / "result.txt"
+    net, file = str(bench / "net.onnx"), tmp_path / "result.txt"
     assert main(["verify", net, str(bench / "bad.vnnlib"), f"--results_file={file}"]) == 2
     assert "line 2: there is no command 'push'" in capsys.readouterr().err
     assert file.read_text() == "error\n"
@@ -77,7 +98,12 @@ def test_benchmark_goes_on_where_it_was_stopped(
     bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (bench / "changed.vnnlib").write_text((bench / "bad.vnnlib").read_text())
-    lines = ["net,holds.vnnlib,60", "net,changed.vnnlib,60", "net,none.vnnlib,60", "net,fails.vnnlib,60"]
+    lines = [
+        "net.onnx,holds.vnnlib,60",
+        "net.onnx,changed.vnnlib,60",
+        "net.onnx,none.vnnlib,60",
+        "net.onnx,fails.vnnlib,60",
+    ]
     (bench / "instances.csv").write_text("\n".join(lines))
     out, ran = tmp_path / "out", []
 
@@ -96,7 +122,7 @@ def test_benchmark_goes_on_where_it_was_stopped(
     assert main(command) == 0
     assert ran[3:] == ["changed.vnnlib", "none.vnnlib", "fails.vnnlib"]  # and not the first
     printed = capsys.readouterr().out
-    assert "1/4 net holds.vnnlib: unsat as before" in printed
+    assert "1/4 net.onnx holds.vnnlib: unsat as before" in printed
     assert "unsat 1, sat 1, error 2" in printed
     rows = read_rows(out / "results.csv")
     assert [row.result for row in rows] == ["unsat", "error", "error", "sat"]
@@ -166,7 +192,7 @@ def test_instances_take_compressed_files_and_the_shorter_timeout(tmp_path: Path)
 def test_rows_are_read_again_as_they_were_written(tmp_path: Path) -> None:
     file = tmp_path / "results.csv"
     rows = [
-        InstanceRow("a", "net, one.onnx", "p.vnnlib", 0.5, "unsat", 1.25, 60.0, 0.125, 3, "", "k"),
+        InstanceRow("a", "net.onnx, one.onnx", "p.vnnlib", 0.5, "unsat", 1.25, 60.0, 0.125, 3, "", "k"),
         InstanceRow("a", "net.onnx", "p.vnnlib", 0.0, "error", 0.0, 60.0, message='two\n"lines"'),
     ]
     write_rows(file, rows)

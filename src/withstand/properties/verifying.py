@@ -21,7 +21,7 @@ from withstand.core.modes import eval_mode
 from withstand.core.numerics import numerics, without_autocast
 from withstand.core.outputs import taken_out
 from withstand.graph.program_cache import sharing_programs
-from withstand.properties.originals import Original, original_module, original_onnx, representable
+from withstand.properties.originals import Original, original_module, representable
 from withstand.properties.property import Case, Property
 from withstand.properties.verdicts import Counterexample, Result, Verdict
 from withstand.properties.vnnlib_text import parse_vnnlib, read_vnnlib
@@ -48,7 +48,7 @@ def verify_module(
     stated: Property,
     *,
     deadline: float,
-    onnx: Path | None = None,
+    original: Original | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> Verdict:
     """Whether a property holds of a network; ``ws.verify`` is this of whatever names one.
@@ -57,7 +57,7 @@ def verify_module(
         model: The network; it stays as it was.
         stated: The property.
         deadline: When to stop, in seconds of ``time.monotonic``.
-        onnx: The file that the network came from, which counter-examples are then held against.
+        original: What counter-examples are held against; the network itself where None.
         input_shape: Of one input; known by itself of most networks.
 
     Raises:
@@ -69,7 +69,7 @@ def verify_module(
     with without_autocast(), numerics("fp32"), sharing_programs():
         shape = _shape_of(model, stated, input_shape)
         exact = _Flat(float64_copy(model))
-        checked = _Checked(exact, original_onnx(onnx) if onnx else original_module(model), shape)
+        checked = _Checked(exact, original or original_module(model), shape)
         checked.require_fit(stated)
         proofs = _prove_all(exact, stated.cases, checked, deadline)
     bound = min((proof.bound for proof in proofs), default=math.inf)

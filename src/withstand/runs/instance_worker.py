@@ -16,12 +16,16 @@ from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from withstand.models.onnx import files_of
 from withstand.properties.verdicts import Verdict
 from withstand.results.instances import Instance, InstanceRow
 from withstand.runs.verify import prepared, verify_prepared
-from withstand.types import WithstandError
+from withstand.types import ModelError, WithstandError
+
+_Stamp: TypeAlias = tuple[Path, int, int]
+"""A file, when it was changed, and its size."""
 
 _GRACE = 2.0  # seconds beyond its own that a process has before it is ended
 _START = 120.0  # seconds that a process may take to begin, on a machine that is busy
@@ -147,14 +151,30 @@ def _told(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _stamps(file: Path) -> tuple[tuple[Path, int, int], ...]:
-    """A file, or those in a folder, each with when it was changed and its size."""
-    files = sorted(part for part in file.iterdir() if part.is_file()) if file.is_dir() else [file]
-    return tuple((part, part.stat().st_mtime_ns, part.stat().st_size) for part in files)
+def _stamps(file: Path) -> tuple[_Stamp, ...]:
+    """A file with those that hold its weights, or all in a folder."""
+    if file.is_dir():
+        return tuple(_stamp(part) for part in sorted(file.iterdir()) if part.is_file())
+    return tuple(_stamp(file.parent / name) for name in _names(_stamp(file)))
+
+
+def _stamp(file: Path) -> _Stamp:
+    stat = file.stat()
+    return file, stat.st_mtime_ns, stat.st_size
 
 
 @cache
-def _digest(stamps: tuple[tuple[Path, int, int], ...]) -> str:
+def _names(stamp: _Stamp) -> list[str]:
+    """Of a file and of those beside it that hold its weights."""
+    file = stamp[0]
+    try:
+        return list(files_of(file)) if file.suffix.lower() == ".onnx" else [file.name]
+    except ModelError:  # which whoever reads it will say
+        return [file.name]
+
+
+@cache
+def _digest(stamps: tuple[_Stamp, ...]) -> str:
     """Of the content; many instances have one network."""
     return _hash(path.read_bytes() for path, *_ in stamps)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,8 @@ from torch import nn
 
 from withstand.core.packed import unpacked
 from withstand.core.setting_rules import POSITIVE
+from withstand.models.onnx import read
+from withstand.properties.originals import Original, original_onnx
 from withstand.properties.property import Property
 from withstand.properties.verdicts import Verdict
 from withstand.properties.verifying import as_property, verify_module
@@ -63,13 +65,13 @@ class Prepared(NamedTuple):
     Attributes:
         network: The network.
         stated: The property.
-        onnx: The file that the network came from, if so.
+        original: An ONNX file as onnxruntime runs it, where the network came from one.
         input_shape: Of one input, where it was said.
     """
 
     network: nn.Module
     stated: Property
-    onnx: Path | None
+    original: Original | None
     input_shape: Sequence[int] | None
 
 
@@ -83,15 +85,17 @@ def prepared(
     stated = as_property(property)
     if isinstance(model, nn.Module):
         return Prepared(model, stated, None, input_shape)
-    is_onnx = str(model).lower().endswith(_ONNX)
-    with _unpacked(Path(model)) if is_onnx else nullcontext(model) as source:
-        return Prepared(load(source), stated, Path(model) if is_onnx else None, input_shape)
+    if not str(model).lower().endswith(_ONNX):
+        return Prepared(load(model), stated, None, input_shape)
+    with _unpacked(Path(model)) as file:
+        network = read(file, None if input_shape is None else tuple(input_shape))
+        return Prepared(network, stated, original_onnx(file, network), input_shape)
 
 
 def verify_prepared(what: Prepared, *, deadline: float) -> Verdict:
     """The verdict on what was read; ``deadline`` in seconds of ``time.monotonic``."""
     return verify_module(
-        what.network, what.stated, deadline=deadline, onnx=what.onnx, input_shape=what.input_shape
+        what.network, what.stated, deadline=deadline, original=what.original, input_shape=what.input_shape
     )
 
 
