@@ -44,7 +44,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.first(x))
         x = F.relu(x + self.outer(F.relu(self.inner(x))))
-        return self.last(F.avg_pool2d(x, 2).flatten(1))
+        result: Tensor = self.last(F.avg_pool2d(x, 2).flatten(1))
+        return result
 
 
 class Branches(nn.Module):
@@ -56,8 +57,9 @@ class Branches(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        upper, lower = x.flatten(1).split(32, dim=1)
-        return self.last(torch.cat([F.relu(self.upper(upper)), F.relu6(self.lower(lower))], dim=1))
+        upper, lower = torch.split(x.flatten(1), 32, dim=1)
+        result: Tensor = self.last(torch.cat([F.relu(self.upper(upper)), F.relu6(self.lower(lower))], dim=1))
+        return result
 
 
 class Rows(nn.Module):
@@ -71,7 +73,8 @@ class Rows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, 0]
         seen = F.leaky_relu(self.row(x), 0.1)
-        return self.last(torch.cat([seen.mean(1), 0.1 * seen.sum(1), x[:, 3]], dim=1))
+        result: Tensor = self.last(torch.cat([seen.mean(1), 0.1 * seen.sum(1), x[:, 3]], dim=1))
+        return result
 
 
 class Squares(nn.Module):
@@ -84,7 +87,8 @@ class Squares(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x.flatten(1))
-        return self.last(torch.cat([x, x**2], dim=1))
+        result: Tensor = self.last(torch.cat([x, x**2], dim=1))
+        return result
 
 
 def _dense(activation: Callable[[], nn.Module], *widths: int) -> nn.Sequential:
@@ -197,7 +201,8 @@ def base(name: str, epochs: int) -> nn.Module:
             for images, labels in batches(train, _BATCH, order=epoch_order(len(train), seed=0, epoch=epoch)):
                 images = halves(images) if name in SHAPES else images
                 optimizer.zero_grad()
-                F.cross_entropy(model(_stepped(model, images, labels)), labels).backward()
+                loss = F.cross_entropy(model(_stepped(model, images, labels)), labels)
+                torch.autograd.backward(loss)
                 optimizer.step()
     return model.eval().requires_grad_(requires_grad=False)
 

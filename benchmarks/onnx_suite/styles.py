@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -66,7 +66,7 @@ def _matmul(g: Writer, weight: NDArray[np.float32], bias: NDArray[np.float32]) -
     g.then("MatMul", g.tensor(weight.T)).then("Add", g.tensor(bias))
 
 
-def _convolution(g: Writer, w: Weights, name: str, **attributes: object) -> Writer:
+def _convolution(g: Writer, w: Weights, name: str, **attributes: Any) -> Writer:
     bias = [g.tensor(w[f"{name}.bias"])] if f"{name}.bias" in w else []
     return g.then("Conv", g.tensor(w[f"{name}.weight"]), *bias, **attributes)
 
@@ -120,7 +120,7 @@ def _probabilities(w: Weights, opset: int) -> onnx.ModelProto:
 
 
 def _max_pool(w: Weights, opset: int) -> onnx.ModelProto:
-    valid = {"auto_pad": "VALID"} if opset == 9 else {"pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1}
+    valid: dict[str, Any] = {"auto_pad": "VALID"} if opset == 9 else {"pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1}
     g = _convolution(Writer(opset, [_N, 1, 8, 8]), w, "0", kernel_shape=[3, 3], **valid).then("Relu")
     g.then("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
     g = g.then("Flatten") if opset == 9 else g.then("Reshape", g.integers(0, -1))
@@ -215,9 +215,9 @@ def _branches(w: Weights, opset: int) -> onnx.ModelProto:
     if opset in (9, 12):
         upper, lower = _slices(g, whole)
     else:
-        more = {11: {"split": [32, 32]}, 13: {}, 18: {"num_outputs": 2}}[opset]
+        more: Mapping[int, dict[str, Any]] = {11: {"split": [32, 32]}, 18: {"num_outputs": 2}}
         inputs = [whole, g.integers(32, 32)] if opset == 13 else [whole]
-        upper, lower = g.node("Split", *inputs, outputs=2, axis=1, **more)
+        upper, lower = g.node("Split", *inputs, outputs=2, axis=1, **more.get(opset, {}))
     g.value = upper
     _gemm(g, w["upper.weight"], w["upper.bias"])
     upper, g.value = g.then("Relu").value, lower
@@ -233,11 +233,13 @@ def _branches(w: Weights, opset: int) -> onnx.ModelProto:
 
 def _slices(g: Writer, whole: str) -> tuple[str, str]:
     if g.opset == 9:
-        upper = g.node("Slice", whole, starts=[0], ends=[32], axes=[1])
-        return str(upper), str(g.node("Slice", whole, starts=[-32], ends=[2**31 - 1], axes=[1]))
-    axis, step = g.integers(1), g.integers(1)
-    upper = g.node("Slice", whole, g.integers(0), g.integers(32), axis, step)
-    return str(upper), str(g.node("Slice", whole, g.integers(32), g.integers(2**62), axis))
+        (upper,) = g.node("Slice", whole, starts=[0], ends=[32], axes=[1])
+        (lower,) = g.node("Slice", whole, starts=[-32], ends=[2**31 - 1], axes=[1])
+    else:
+        axis, step = g.integers(1), g.integers(1)
+        (upper,) = g.node("Slice", whole, g.integers(0), g.integers(32), axis, step)
+        (lower,) = g.node("Slice", whole, g.integers(32), g.integers(2**62), axis)
+    return upper, lower
 
 
 def _rows(w: Weights, opset: int) -> onnx.ModelProto:
@@ -275,7 +277,9 @@ def _flat(x: Tensor) -> Tensor:
     return x.reshape(-1, 1, 8, 8)
 
 
-_PROBABILITIES = {"shape": (64,), "to_base": _flat, "from_base": lambda y: y.softmax(1)}
+def _softmax(opset: int) -> Style:
+    return Style("tanh", partial(_probabilities, opset=opset), (64,), _flat, lambda y: y.softmax(1))
+
 
 STYLES: Mapping[str, Style] = MappingProxyType(
     {
@@ -287,8 +291,8 @@ STYLES: Mapping[str, Style] = MappingProxyType(
             "dense", partial(_from_the_left, shape=(64, 1)), (64, 1), _flat, lambda y: y[..., None]
         ),
         "sigmoid-vector-17": Style("sigmoid", _vector, (64,), _flat),
-        "softmax-12": Style("tanh", partial(_probabilities, opset=12), **_PROBABILITIES),
-        "softmax-13": Style("tanh", partial(_probabilities, opset=13), **_PROBABILITIES),
+        "softmax-12": _softmax(12),
+        "softmax-13": _softmax(13),
         "max-pool-9": Style("max-pool", partial(_max_pool, opset=9)),
         "max-pool-10": Style("max-pool", partial(_max_pool, opset=10)),
         "average-pool-11": Style("average-pool", _average_pool),

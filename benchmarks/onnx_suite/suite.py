@@ -126,7 +126,7 @@ def _by_old_exporter(name: str, epochs: int) -> Net:
         torch.onnx.export(
             model,
             (example if opset % 2 else example[:1],),
-            written,
+            written,  # type: ignore[arg-type]  # it may be one, which its signature leaves out
             dynamo=False,
             opset_version=opset,
             input_names=["image"],
@@ -275,9 +275,9 @@ def _by_program(net: Net, lower: Tensor, upper: Tensor, label: int) -> Answer | 
     dense = Dense(
         [layer.weight.double().numpy() for layer in layers], [layer.bias.double().numpy() for layer in layers]
     )
-    box = [side.double().flatten().numpy() for side in (lower, upper)]
+    low, high = (side.double().flatten().numpy() for side in (lower, upper))
     rows = np.eye(10)[label] - np.eye(10)
-    margin = min(least(dense, *box, row) for row in rows[np.arange(10) != label])
+    margin = min(least(dense, low, high, row) for row in rows[np.arange(10) != label])
     return None if abs(margin) < _GAP else "unsat" if margin > 0 else "sat"
 
 
@@ -292,7 +292,7 @@ def _of_least(net: Net) -> list[Instance]:
     order = "(<= (- Y_0 Y_1) {})"
     second = 3.0 * np.ones(count)  # far from the first box
     other = least(dense, second, second + 0.25, first)
-    found = {
+    found: dict[str, tuple[list[str], Answer]] = {
         "value-above": ([*box, f"(<= Y_0 {value + _GAP})"], "sat"),
         "value-below": ([*box, f"(<= Y_0 {value - _GAP})"], "unsat"),
         "order-above": ([*box, order.format(gap + _GAP)], "sat"),

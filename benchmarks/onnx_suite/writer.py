@@ -49,22 +49,22 @@ class Writer:
         """The name of a constant of integers, such as axes."""
         return self.tensor(values, np.int64)
 
-    def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str | list[str]:
+    def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
         """Adds a node and goes on from its first output.
 
         Args:
             op: The operator.
-            *inputs: Its inputs; ``self.value`` alone where there is none.
+            *inputs: Its inputs.
             outputs: How many it has.
             **attributes: Of the operator.
 
         Returns:
-            The name of its output, or of all.
+            Their names.
         """
         names = [f"{op.lower()}{len(self._nodes)}_{index}" for index in range(outputs)]
-        self._nodes.append(helper.make_node(op, inputs or [self.value], names, **attributes))
+        self._nodes.append(helper.make_node(op, inputs, names, **attributes))
         self.value = names[0]
-        return names if outputs > 1 else names[0]
+        return names
 
     def then(self, op: str, *more: str, **attributes: Any) -> Writer:
         """Adds a node that takes what the graph has come to, and more inputs after it."""

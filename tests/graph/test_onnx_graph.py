@@ -72,7 +72,8 @@ def test_onnxruntime_gives_what_the_network_gives_in_eval_mode(
 class _Bessel(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return torch.special.bessel_j0(x.flatten(1))
+        result: Tensor = torch.special.bessel_j0(x.flatten(1))
+        return result
 
 
 def test_an_operator_that_onnx_has_not_is_named() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 import withstand as ws
 from withstand.cli import main
-from withstand.data import Dataset
+from withstand.data import Dataset, few
 from withstand.properties import read_vnnlib
 from withstand.runs import exporting
 from withstand.types import DataError, ModelError, RunFolderError
@@ -35,7 +35,7 @@ def test_a_run_is_exported_by_command_and_in_python_and_its_file_says_what_it_is
         assert main(["export", str(run), "--out", str(exported.path)]) == 0  # its own file is replaced
         assert "all 200 random images" in capsys.readouterr().out
         with torch.no_grad():
-            tiny_model[-1].bias[0] += 0.01
+            tiny_model.get_submodule("5").bias[0] += 0.01  # type: ignore[index]
         with pytest.raises(ModelError, match=r"differ by 0\.0.*not written"):
             ws.export(tiny_model, tmp_path / "wrong.onnx", dataset=tiny_dataset.info)
     assert not (tmp_path / "wrong.onnx").exists()
@@ -63,7 +63,7 @@ def test_robustness_of_images_that_the_network_gets_right_is_written_beside_it(
     )
     out = tmp_path / "made" / "here"
     written = ws.export_properties(tiny_model, out, epsilon=0.05, count=5, timeout=9, dataset=tiny_dataset)
-    images, labels = exporting.few(tiny_dataset.test, 45)
+    images, labels = few(tiny_dataset.test, 45)
     right = (tiny_model.eval()(images).argmax(1) == labels).nonzero().flatten()[:5].tolist()
     assert (written.num_properties, written.num_wrong) == (5, right[-1] + 1 - 5)
     assert (out / "onnx" / "model.onnx").read_bytes() == b"a network"

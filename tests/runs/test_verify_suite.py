@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from onnx_suite.suite import instances, made, run
 from withstand.properties import parse_vnnlib
 
 
-def _verified(name: str, tmp_path: Path) -> list[tuple[str, str | None, str]]:
+def _verified(name: str, tmp_path: Path) -> Sequence[tuple[str, str | None, str]]:
     """Property, the right answer where it is known, and what is answered; counter-examples are run again."""
     net, file = made(name), tmp_path / "net.onnx"
     file.write_bytes(net.proto.SerializeToString())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ from withstand.runs.run_parts import build_model, require_recipe
 from withstand.types import ModelError, RecipeError
 
 _FORMATS = ("text", "json")
+_logger = logging.getLogger(__name__)
 
 
 def check(arguments: Sequence[str]) -> None:

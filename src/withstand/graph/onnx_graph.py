@@ -131,9 +131,9 @@ def _draws(target: Any) -> bool:
 
 def _sorted_by_pairs(x: Tensor, group_size: int) -> Tensor:
     """GroupSort by minima and maxima of neighbours: as many rounds as there are channels in a group."""
-    groups = x.unflatten(1, (x.shape[1] // group_size, group_size))
+    groups = torch.unflatten(x, 1, (x.shape[1] // group_size, group_size))
     if group_size > _MOST_PAIRED:
-        return groups.sort(dim=2).values.flatten(1, 2)
+        return torch.sort(groups, dim=2).values.flatten(1, 2)
     parts = list(groups.unbind(2))
     for number in range(group_size):
         for first in range(number % 2, group_size - 1, 2):

@@ -146,16 +146,13 @@ def _of_file(
     options: Mapping[str, Any],
 ) -> nn.Module:
     """The network of an ONNX file, for the data where these are known."""
-    given = {
-        "input_shape": info.shape if input_shape is None and info else input_shape,
-        "num_classes": info.num_classes if num_classes is None and info else num_classes,
-    }
-    network = _built(
-        name, OnnxFactory(Path(name).name, info, normalize=True, file=Path(name)), given, options
-    )
+    shape = info.shape if input_shape is None and info else input_shape
+    classes = info.num_classes if num_classes is None and info else num_classes
+    factory = OnnxFactory(Path(name).name, info, normalize=True, file=Path(name))
+    network = _built(name, factory, {"input_shape": shape, "num_classes": classes}, options)
     (own,) = (module for module in network.modules() if isinstance(module, OnnxNetwork))
-    classes = given["num_classes"] or max(2, own.num_outputs)
-    return remember(network, Made(name, own.input_shape, classes, None, options))
+    made = Made(name, own.input_shape, classes or max(2, own.num_outputs), None, options)
+    return remember(network, made)
 
 
 def _from_anywhere(name: str) -> str:

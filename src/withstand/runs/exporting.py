@@ -263,7 +263,7 @@ def _as_onnxruntime(content: bytes, images: Tensor) -> Tensor:
 
 def _parts(images: Tensor) -> tuple[Tensor, ...]:
     """The first image alone, and the others in batches: a file that holds for one size alone fails on one."""
-    return (images[:1], *images[1:].split(_BATCH))
+    return (images[:1], *torch.split(images[1:], _BATCH))
 
 
 def _difference(given: Tensor, expected: Tensor, name: str) -> float:

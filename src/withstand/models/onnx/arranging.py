@@ -144,8 +144,8 @@ def _pad(
     fill = node.get("value", 0.0) if value is None or not value.size else value.item()
     tensor, shift = x.opened(*used)
     first = min(used, default=x.rank)
-    ends = [end for axis in reversed(range(first, x.rank)) for end in by_axis.get(axis, (0, 0))]
-    return closed(torch.nn.functional.pad(tensor, ends, value=float(fill)), shift) if used else x
+    last_first = [end for axis in reversed(range(first, x.rank)) for end in by_axis.get(axis, (0, 0))]
+    return closed(torch.nn.functional.pad(tensor, last_first, value=float(fill)), shift) if used else x
 
 
 @operator("Expand", known=(1,))

@@ -143,9 +143,7 @@ def _accepted(file: Path, own: Shape, data: Shape, say: Callable[[str], None]) -
     if bare == bare_data:
         return data
     if count(own) == count(data) and min(len(bare), len(bare_data)) <= 1:
-        say(
-            f"it takes examples of shape {own}; those of shape {data} are given to it channel by channel, by rows"
-        )
+        say(f"it takes examples of shape {own}; those of shape {data} are given to it channel by channel")
         return data
     remedy = (
         "Its channels seem to come last: in a file of your own, name a function that makes a module which "

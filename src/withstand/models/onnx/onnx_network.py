@@ -175,7 +175,7 @@ class _Builder:
 
     def _require_operators(self) -> None:
         """Refuses, before anything is computed, a file with operators that are not read."""
-        depending, unknown = {self._file.input_name}, {}
+        depending, unknown = {self._file.input_name}, dict[str, str]()
         for node, _ in self._needed():
             if depending.isdisjoint(node.inputs) or node.op in _SIZES:
                 continue
@@ -187,6 +187,7 @@ class _Builder:
             raise ModelError(f"There is no reader for the operator {shown}; {SUPPORTED}.")
 
     def _read(self, node: Node, proto: Any) -> None:
+        results: Sequence[Any]
         if all(name in self._known for name in node.inputs if name):
             results = folded(node, proto, [self._known.get(name) for name in node.inputs])
         else:

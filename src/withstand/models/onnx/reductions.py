@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from withstand.models.onnx.examples import Examples, Operand, closed, count, num
 from withstand.models.onnx.onnx_file import Known, Node
 from withstand.models.onnx.operator_table import OPERATORS, Operator, operator
 
-_Reduction = Callable[[Tensor, Sequence[int], bool], Tensor]
+_Reduction = Callable[[Tensor, list[int], bool], Tensor]
 _AXIS_BY_DEFAULT = 13  # opset from which softmax is along one axis
 
 _REDUCTIONS: Mapping[str, _Reduction] = {
@@ -80,13 +80,14 @@ def _layer_norm(node: Node, x: Examples, scale: Operand, bias: Operand | None = 
     weights = [
         None if part is None else torch.broadcast_to(_constant(node, part), shape) for part in (scale, bias)
     ]
-    return closed(F.layer_norm(tensor, shape, *weights, eps=node.get("epsilon", 1e-5)), shift)
+    return closed(F.layer_norm(tensor, shape, weights[0], weights[1], node.get("epsilon", 1e-5)), shift)
 
 
 @operator("InstanceNormalization")
 def _instance_norm(node: Node, x: Examples, scale: Operand, bias: Operand) -> Examples:
-    weights = {"weight": _constant(node, scale), "bias": _constant(node, bias)}
-    return x.layered(lambda tensor: F.instance_norm(tensor, **weights, eps=node.get("epsilon", 1e-5)))
+    weight, offset = _constant(node, scale), _constant(node, bias)
+    epsilon = node.get("epsilon", 1e-5)
+    return x.layered(lambda tensor: F.instance_norm(tensor, weight=weight, bias=offset, eps=epsilon))
 
 
 @operator("GroupNormalization")

@@ -80,8 +80,9 @@ def _average_pool(node: Node, x: Examples) -> Examples:
     def average(tensor: Tensor) -> Tensor:
         ones = tensor.new_ones((1, 1, *tensor.shape[2:]))
         inside = F.pad(ones, torch_pads(pads), value=1.0) if counts_pads else F.pad(ones, torch_pads(pads))
-        shares = pool(F.pad(inside, torch_pads(more)), kernel, stride)
-        return pool(F.pad(tensor, torch_pads(whole)), kernel, stride) * (1 / shares)
+        shares: Tensor = pool(F.pad(inside, torch_pads(more)), kernel, stride)
+        means: Tensor = pool(F.pad(tensor, torch_pads(whole)), kernel, stride)
+        return means * (1 / shares)
 
     return x.layered(average)
 
@@ -136,10 +137,13 @@ def _nearest(node: Node, size: int, target: int, scale: Any) -> list[int]:
             former = places * np.float32(size - 1) / np.float32(max(target - 1, 1))
         case _:
             raise node.refusal(f"by the coordinates {kind!r} is not read; {SUPPORTED}.")
-    rounded = {
-        "round_prefer_floor": lambda x: np.ceil(x - 0.5),
-        "round_prefer_ceil": lambda x: np.floor(x + 0.5),
-        "floor": np.floor,
-        "ceil": np.ceil,
-    }["floor" if is_old else node.get("nearest_mode", "round_prefer_floor")](former)
-    return np.clip(rounded, 0, size - 1).astype(int).tolist()
+    match "floor" if is_old else node.get("nearest_mode", "round_prefer_floor"):
+        case "round_prefer_floor":
+            rounded = np.ceil(former - 0.5)
+        case "round_prefer_ceil":
+            rounded = np.floor(former + 0.5)
+        case "floor":
+            rounded = np.floor(former)
+        case _:
+            rounded = np.ceil(former)
+    return [int(place) for place in np.clip(rounded, 0, size - 1)]
