@@ -35,8 +35,8 @@ def least_margin(net: nn.Sequential, lower: Tensor, upper: Tensor, goal: Goal) -
 
     Between them every row is affine, so that it is least where two of these lines cross.
     """
-    first = net[0]
-    lines = [(row.tolist(), -float(bias)) for row, bias in zip(first.weight, first.bias, strict=True)]
+    weight, bias, *_ = (part.detach() for part in net.parameters())
+    lines = [(row, -shift) for row, shift in zip(weight.tolist(), bias.tolist(), strict=True)]
     for axis in range(2):
         unit = [float(axis == 0), float(axis == 1)]
         lines += [(unit, float(lower[axis])), (unit, float(upper[axis]))]
@@ -92,7 +92,7 @@ def test_goal_without_groups_is_proven_of_all() -> None:
 def test_answers_that_are_not_finite_are_neither_proven_nor_refuted() -> None:
     net = small_net()
     with torch.no_grad():
-        net[2].bias[0] = math.nan
+        list(net.parameters())[-1][0] = math.nan
     proof = prove(net, torch.zeros(2).double(), torch.ones(2).double(), ROBUST, deadline=math.inf)
     assert (proof.verdict, proof.bound) == ("unknown", -math.inf)
 
@@ -100,7 +100,7 @@ def test_answers_that_are_not_finite_are_neither_proven_nor_refuted() -> None:
 def test_attack_finds_the_only_corner_that_meets_a_conjunction() -> None:
     net = nn.Sequential(nn.Linear(2, 3, bias=False)).double()
     with torch.no_grad():
-        net[0].weight.copy_(torch.tensor([[-1.0, 0], [0, 1], [0, 0]]))
+        next(net.parameters()).copy_(torch.tensor([[-1.0, 0], [0, 1], [0, 0]]))
     both = Goal(torch.eye(3).double()[:2], torch.tensor([0.99, 0.99]).double(), torch.tensor([0, 0]))
     lower, upper = -torch.ones(2).double(), torch.ones(2).double()
     point = attack(net, lower, upper, both, lambda point: point)

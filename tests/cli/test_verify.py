@@ -26,8 +26,7 @@ from withstand.types import DataError, RunFolderError
 
 def write_onnx(file: Path, net: nn.Sequential) -> None:
     """Writes a linear layer, a ReLU and a linear layer."""
-    first, _, last = net
-    weights = {"a": first.weight, "b": first.bias, "c": last.weight, "d": last.bias}
+    weights = dict(zip("abcd", net.parameters(), strict=True))
     nodes = [
         helper.make_node("Gemm", ["x", "a", "b"], ["h"], transB=1),
         helper.make_node("Relu", ["h"], ["r"]),
@@ -49,7 +48,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     net, image = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), torch.full((6,), 0.5)
     with torch.no_grad():  # both classes are in reach
-        net[2].bias -= net(image[None])[0] - torch.tensor([0.0, 0.01])
+        *_, bias = net.parameters()
+        bias.sub_(net(image[None])[0] - torch.tensor([0.0, 0.01]))
     write_onnx(folder / "net.onnx", net)
     for name, epsilon in {"holds": 1e-4, "fails": 0.5}.items():
         stated = robustness(image, 1, epsilon=epsilon, num_classes=2)

@@ -122,7 +122,7 @@ def test_time_that_is_up_is_a_timeout_and_kept() -> None:
 def test_what_cannot_be_verified_is_refused(
     changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    given = {"model": Affine(), "property": stated("(<= Y_0 0)"), "timeout": 9} | changes
+    given: dict[str, Any] = {"model": Affine(), "property": stated("(<= Y_0 0)"), "timeout": 9} | changes
     with pytest.raises(error, match=message):
         ws.verify(given.pop("model"), given.pop("property"), **given)
 

@@ -28,7 +28,7 @@ def parsed(*asserted: str) -> Property:
     return parse_vnnlib(HEAD + BOX + "\n".join(f"(assert {formula})" for formula in asserted))
 
 
-def is_broken(stated: Property, x: tuple[float, float], y: tuple[float, float]) -> bool:
+def is_broken(stated: Property, x: tuple[float, ...], y: tuple[float, ...]) -> bool:
     return stated.is_broken_by(torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64))
 
 
@@ -202,7 +202,12 @@ def test_robustness_is_read_again_to_the_same_numbers(tmp_path: Path) -> None:
     ],
 )
 def test_robustness_of_what_is_out_of_range_is_refused(changes: dict[str, Any], message: str) -> None:
-    given = {"image": torch.rand(2, 2), "label": 0, "epsilon": 0.1, "num_classes": 3} | changes
+    given: dict[str, Any] = {
+        "image": torch.rand(2, 2),
+        "label": 0,
+        "epsilon": 0.1,
+        "num_classes": 3,
+    } | changes
     with pytest.raises(ValueError, match=message):
         robustness(**given)
 

@@ -207,14 +207,15 @@ def _shape_of(model: nn.Module, stated: Property, given: Sequence[int] | None) -
         ModelError: it is not known, or has another number of values than the property.
     """
     made = made_of(model)
-    known = (given, made and made.input_shape, getattr(model, "input_shape", None), stated.input_shape)
-    shape = next((tuple(shape) for shape in known if shape is not None), (stated.num_inputs,))
+    of_model: tuple[int, ...] | None = made.input_shape if made else getattr(model, "input_shape", None)
+    known = next((shape for shape in (given, of_model, stated.input_shape) if shape is not None), None)
+    shape = (stated.num_inputs,) if known is None else tuple(known)
     if math.prod(shape) != stated.num_inputs:
         raise ModelError(
             f"The property speaks of {stated.num_inputs} inputs, but the model takes {math.prod(shape)}, of "
             f"shape {shape}."
         )
-    if all(shape is None for shape in known):
+    if known is None:
         like = next((part for part in model.parameters() if part.is_floating_point()), torch.zeros(1))
         try:
             with torch.no_grad(), eval_mode(model):

@@ -117,7 +117,7 @@ def _by_network(rows: Sequence[InstanceRow]) -> Table:
 
 
 def _instances(rows: Sequence[InstanceRow]) -> Section:
-    body = [
+    body: list[list[Cell | str]] = [
         [
             PurePosixPath(row.onnx).name,
             Cell(PurePosixPath(row.vnnlib).name, is_words=True),
