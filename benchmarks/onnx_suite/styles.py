@@ -120,7 +120,9 @@ def _probabilities(w: Weights, opset: int) -> onnx.ModelProto:
 
 
 def _max_pool(w: Weights, opset: int) -> onnx.ModelProto:
-    valid: dict[str, Any] = {"auto_pad": "VALID"} if opset == 9 else {"pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1}
+    valid: dict[str, Any] = (
+        {"auto_pad": "VALID"} if opset == 9 else {"pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1}
+    )
     g = _convolution(Writer(opset, [_N, 1, 8, 8]), w, "0", kernel_shape=[3, 3], **valid).then("Relu")
     g.then("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
     g = g.then("Flatten") if opset == 9 else g.then("Reshape", g.integers(0, -1))

@@ -34,8 +34,10 @@ def test_a_run_is_exported_by_command_and_in_python_and_its_file_says_what_it_is
         patch.setattr(exporting, "onnx_bytes", lambda *_: exported.path.read_bytes())
         assert main(["export", str(run), "--out", str(exported.path)]) == 0  # its own file is replaced
         assert "all 200 random images" in capsys.readouterr().out
+        last = tiny_model.get_submodule("5")
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            tiny_model.get_submodule("5").bias[0] += 0.01  # type: ignore[index]
+            last.bias[0] += 0.01
         with pytest.raises(ModelError, match=r"differ by 0\.0.*not written"):
             ws.export(tiny_model, tmp_path / "wrong.onnx", dataset=tiny_dataset.info)
     assert not (tmp_path / "wrong.onnx").exists()
