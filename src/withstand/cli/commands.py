@@ -207,6 +207,23 @@ COMMANDS = {
         "Write one self-contained page from one or several run folders.",
         {"--out=PAGE": "the page; RUN/report.html for one run by default"} | _PAGE,
     ),
+    "export": Command(
+        "export RUN|MODEL [--format=onnx|vnnlib] [--out=PATH]",
+        "write a trained network as ONNX, alone or with properties to verify",
+        "Write a trained network as ONNX, for onnxruntime, verifiers and other tools: of images in [0, 1], "
+        "with its normalisation inside, and compared with the network before it is there. RUN is a run "
+        "folder. MODEL is path/to/file.py:function, package.module:function, net.onnx or a model's name, with "
+        "--weights and --data.name.",
+        {
+            "--out=PATH": "RUN/model.onnx or MODEL.onnx by default; of vnnlib a folder, named alike",
+            "--format=vnnlib": "write robustness of test images beside it, for withstand verify and others",
+            "--epsilon=0.1": "of vnnlib: radius of the linf ball, in [0, 1] units",
+            "--count=10": "of vnnlib: how many test images",
+            "--weights=FILE": "of MODEL: .safetensors, .pt, .ckpt …, or a run folder",
+            "--data.name=mnist": "of MODEL: the data; of a run, others to compare on",
+            **_DATA_ROOT,
+        },
+    ),
     "push": Command(
         "push RUN hub:OWNER/NAME|FOLDER",
         "share a run with a model card",
