@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -17,6 +18,7 @@ from torch import nn
 
 import withstand as ws
 from withstand.cli.entry import main
+from withstand.cli.verify import _ending
 from withstand.properties import robustness, to_vnnlib
 from withstand.results.instances import Instance, InstanceRow, read_instances, read_rows, write_rows
 from withstand.runs import benchmark, instance_worker
@@ -112,6 +114,22 @@ def test_what_cannot_be_verified_is_an_error_on_one_line(
     ):
         assert main(["verify", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_process_that_does_not_end_by_itself_is_ended_with_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    told: list[object] = []
+
+    def end(status: int) -> None:
+        told.append(status)
+        ended.set()
+
+    monkeypatch.setattr(os, "_exit", end)
+    with _ending(60, lambda: told.append("too early")):
+        pass
+    with _ending(0.01, lambda: told.append("timeout")):
+        assert ended.wait(10)
+    assert told == ["timeout", 0]
 
 
 def test_benchmark_goes_on_where_it_was_stopped(

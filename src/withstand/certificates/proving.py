@@ -7,6 +7,7 @@ of rounding is not accounted for, is as of ``certificates.certify``.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 import torch
@@ -24,6 +25,7 @@ _ROUNDING = 1e-12  # of the sizes of what is added up in a row: a margin below i
 _NUM_STARTS = 32
 _NUM_ATTACKS = 5  # each from other starts
 _NUM_STEPS = 60
+_PASS = 0.2  # seconds that a pass of all starts may take
 _MOST_ENTRIES = 2**22  # of all starts together
 _FIRST_STEP, _LAST_STEP = 0.5, 0.005  # of the half-width of the box
 
@@ -93,8 +95,10 @@ def attack(
     if not goal.num_groups:
         return None
     half = (upper - lower) / 2
-    points = _starts(lower, upper, seed)
-    order = goal.group_margins(_rows(model, goal, points[:1]))[0].argsort()
+    middle = (lower + (upper - lower) / 2)[None]
+    begun = time.monotonic()
+    order = goal.group_margins(_rows(model, goal, middle))[0].argsort()
+    points = _starts(lower, upper, seed, time.monotonic() - begun)
     target = order.repeat(-(-len(points) // len(order)))[: len(points), None]
     for size in [*torch.logspace(math.log10(_FIRST_STEP), math.log10(_LAST_STEP), _NUM_STEPS).tolist(), 0.0]:
         require_time()
@@ -111,11 +115,14 @@ def attack(
     return None
 
 
-def _starts(lower: Tensor, upper: Tensor, seed: int) -> Tensor:
-    """Random points, (starts, *shape); of seed 0 the middle of the box comes first."""
-    count = max(2, min(_NUM_STARTS, _MOST_ENTRIES // max(1, lower.numel())))
+def _starts(lower: Tensor, upper: Tensor, seed: int, seconds: float) -> Tensor:
+    """Random points, (starts, *shape); of seed 0 the middle of the box comes first.
+
+    As many as a step takes some tenths of a second for, where a pass of one takes ``seconds``.
+    """
+    most = min(_NUM_STARTS, _MOST_ENTRIES // max(1, lower.numel()), int(_PASS / max(seconds, 1e-6)))
     generator = torch.Generator().manual_seed(seed)
-    places = torch.rand(count, *lower.shape, generator=generator, dtype=lower.dtype).to(lower.device)
+    places = torch.rand(max(2, most), *lower.shape, generator=generator, dtype=lower.dtype).to(lower.device)
     places[0] = places[0] if seed else 0.5
     return (lower + (upper - lower) * places).clamp(lower, upper)
 
