@@ -126,7 +126,8 @@ def _bounded(model: nn.Module, cases: Sequence[Case], checked: _Checked, deadlin
     """Bounds of all cases at once, where there are many; none where there are few."""
     if len(cases) < _MANY:
         return [-math.inf] * len(cases)
-    lower, upper = (torch.stack([checked.shaped(case[side]) for case in cases]) for side in (0, 1))
+    lower = torch.stack([checked.shaped(case.lower) for case in cases])
+    upper = torch.stack([checked.shaped(case.upper) for case in cases])
     return bounds_of_many(model, lower, upper, list(map(checked.goal_of, cases)), deadline=deadline)
 
 
