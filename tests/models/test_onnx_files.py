@@ -122,7 +122,10 @@ def test_weights_are_parameters_by_the_names_of_the_file_and_scales_are_not(writ
         helper.make_node("Relu", ["c"], ["d"]),
         helper.make_node("MatMul", ["d", "fc2.weight"], ["e"]),
         helper.make_node("Add", ["fc2.bias", "e"], ["f"]),
-        helper.make_node("Mul", ["f", "gain"], ["y"]),
+        helper.make_node("Mul", ["f", "gain"], ["g"]),
+        helper.make_node("Constant", [], ["ones"], value_floats=[1.0, 1.0]),
+        helper.make_node("Mul", ["g", "ones"], ["h"]),
+        helper.make_node("Mul", ["h", "scale"], ["y"]),
     ]
     constants = {
         "mean": _array(1, 4),
@@ -132,12 +135,13 @@ def test_weights_are_parameters_by_the_names_of_the_file_and_scales_are_not(writ
         "fc2.weight": _array(3, 2),
         "fc2.bias": _array(2),
         "gain": _array(2),
+        "scale": _array(1),
     }
     network = read(write_onnx(nodes, (1, 4), constants))
     assert {name for name, _ in network.named_parameters()} == {
         *("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias", "gain"),
     }
-    assert {name for name, _ in network.named_buffers()} == {"mean", "std"}
+    assert {name for name, _ in network.named_buffers()} == {"mean", "std", "ones", "scale"}
     assert isinstance(network.get_submodule("fc2"), nn.Linear)
     torch.testing.assert_close(network.get_parameter("fc2.bias").detach().numpy(), constants["fc2.bias"])
 

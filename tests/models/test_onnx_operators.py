@@ -115,6 +115,12 @@ POINTWISE = [
     Case("Pow 2", _node("Pow", "x", "a"), a=_float(2)),
     Case("Pow 3 as a list", _node("Pow", "x", "a"), a=_array(1) * 0 + 3),
     Case("Pow of many", _node("Pow", "x", "a"), a=np.array([1, 2, 3, 2], np.float32)),
+    Case(
+        "Where and Greater",
+        [helper.make_node("Greater", ["x", "a"], ["c"]), _node("Where", "c", "x", "b")],
+        a=_float(0.5),
+        b=_array(4),
+    ),
     Case("Where", _node("Where", "c", "x", "a"), c=np.array([True, False, True, False]), a=_array(4)),
     Case("double", [_node("MatMul", "x", "a")], kind=TensorProto.DOUBLE, a=_array(4, 3).astype(np.float64)),
     Case(

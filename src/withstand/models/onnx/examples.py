@@ -73,7 +73,7 @@ class Examples(NamedTuple):
         if count == 1:
             return closed(layer(self.tensor), 0)
         result = layer(self.tensor.flatten(0, 1))
-        return closed(result.unflatten(0, (self.tensor.shape[0], count)), 1)
+        return closed(result.reshape(self.tensor.shape[0], count, *result.shape[1:]), 1)
 
 
 def stored(shape: Sequence[int]) -> Shape:

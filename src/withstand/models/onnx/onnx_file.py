@@ -58,6 +58,7 @@ class OnnxFile(NamedTuple):
     Attributes:
         nodes: In order, each with what the onnx package has of it.
         constants: Name -> array.
+        weights: Names of those that are stored as weights, rather than written among the operations.
         input_name: Of the one input.
         input_sizes: Of it; None where the file leaves a size open.
         taken: Precision of the input, ``float32`` or ``float64``.
@@ -68,6 +69,7 @@ class OnnxFile(NamedTuple):
 
     nodes: Sequence[tuple[Node, Any]]
     constants: dict[str, Known]
+    weights: frozenset[str]
     input_name: str
     input_sizes: tuple[int | None, ...]
     taken: str
@@ -124,7 +126,7 @@ def read_file(file: Path) -> OnnxFile:
         if model.functions:
             model = imported("onnx.inliner", f"{file}:", COMMAND).inline_local_functions(model)
         constants = {part.name: onnx.numpy_helper.to_array(part) for part in model.graph.initializer}
-        given = {*constants}
+        weights = frozenset(constants)
         opset = next(part.version for part in model.opset_import if part.domain in _DOMAINS)
         nodes = list(_nodes(model.graph, opset))
         constants |= {node.outputs[0]: _constant(node) for node, _ in nodes if node.op == "Constant"}
@@ -140,7 +142,7 @@ def read_file(file: Path) -> OnnxFile:
     if model.graph.sparse_initializer:
         raise ModelError(f"{file} has sparse weights; write them as dense ones.")
     (name, elements, sizes), (output, _, output_sizes) = (
-        _only(file, what, [part for part in parts if part.name not in given])
+        _only(file, what, [part for part in parts if part.name not in weights])
         for what, parts in (("input", model.graph.input), ("output", model.graph.output))
     )
     if elements not in PRECISIONS:
@@ -152,7 +154,9 @@ def read_file(file: Path) -> OnnxFile:
     kinds = {elements, *(node.get("to") for node, _ in nodes if node.op == "Cast")}
     precision = PRECISIONS[max(kinds & {*PRECISIONS})]
     nodes = [(node, proto) for node, proto in nodes if node.op != "Constant"]
-    return OnnxFile(nodes, constants, name, sizes, PRECISIONS[elements], precision, output, output_sizes)
+    return OnnxFile(
+        nodes, constants, weights, name, sizes, PRECISIONS[elements], precision, output, output_sizes
+    )
 
 
 def _parsed(file: Path, content: bytes) -> Any:

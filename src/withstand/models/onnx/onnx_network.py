@@ -146,6 +146,7 @@ class _Builder:
         self._weights = Weights()
         self._converted: dict[int, Known] = {}
         self._known = dict(file.constants)
+        self._learned = set(file.weights)
         self._values: dict[str, Examples] = {}
         self._held: dict[int, str] = {}
         self._steps: list[_Step] = []
@@ -190,6 +191,8 @@ class _Builder:
         results: Sequence[Any]
         if all(name in self._known for name in node.inputs if name):
             results = folded(node, proto, [self._known.get(name) for name in node.inputs])
+            if not self._learned.isdisjoint(node.inputs):
+                self._learned.update(node.outputs)
         else:
             node = self._with_bias(node)
             with _explained(node):
@@ -250,7 +253,7 @@ class _Builder:
             return _Value(name)
         if place in operator.known:
             return self._known[name]
-        return _Held(self._tensor(name, place in operator.fixed))
+        return _Held(self._tensor(name, is_fixed=place in operator.fixed))
 
     def _constant(self, name: str) -> Known | None:
         """A constant in the precision that the network computes in; None where it is none."""
@@ -269,13 +272,14 @@ class _Builder:
         self._network.add_module(name, layer.eval())
         return name
 
-    def _tensor(self, name: str, is_fixed: bool) -> str:
-        """The parameter or buffer of a constant, made once."""
+    def _tensor(self, name: str, *, is_fixed: bool) -> str:
+        """The parameter or buffer of a constant, made once; one number alone is a scale, which stays."""
         value = self._constant(name)
         assert value is not None
         if id(value) not in self._held:
             own = self._held[id(value)] = self._free(name)
-            if np.issubdtype(value.dtype, np.floating) and value.ndim and not is_fixed:
+            is_weight = np.issubdtype(value.dtype, np.floating) and value.size > 1 and name in self._learned
+            if is_weight and not is_fixed:
                 self._network.register_parameter(own, self._weights.of(value))
             else:
                 self._network.register_buffer(own, torch.tensor(value))

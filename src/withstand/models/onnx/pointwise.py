@@ -36,6 +36,12 @@ _OF_ONE: Mapping[str, Callable[[Tensor], Tensor]] = {
     "Mish": F.mish,
 }
 _OF_TWO: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"Add": torch.add, "Mul": torch.mul}
+_OF_COMPARED: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Greater": torch.gt,
+    "GreaterOrEqual": torch.ge,
+    "Less": torch.lt,
+    "LessOrEqual": torch.le,
+}
 _OF_SCALES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"Sub": torch.sub, "Div": torch.div}
 _OF_MANY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Max": torch.maximum,
@@ -61,6 +67,7 @@ def _reduced(function: Callable[[Tensor, Tensor], Tensor], node: Node, *values: 
 
 OPERATORS.update({name: Operator(partial(_mapped, function)) for name, function in _OF_ONE.items()})
 OPERATORS.update({name: Operator(partial(_together, function)) for name, function in _OF_TWO.items()})
+OPERATORS.update({name: Operator(partial(_together, function)) for name, function in _OF_COMPARED.items()})
 OPERATORS.update(
     {name: Operator(partial(_together, function), fixed=(0, 1)) for name, function in _OF_SCALES.items()}
 )
@@ -77,7 +84,7 @@ OPERATORS["Dropout"] = Operator(_identity, known=(1, 2))
 
 @operator("Cast")
 def _cast(node: Node, x: Examples) -> Examples:
-    if node.get("to") not in PRECISIONS:
+    if node.get("to") not in PRECISIONS or not x.tensor.is_floating_point():
         raise node.refusal(
             "rounds what depends on the input, or compares it, which has no slope; casts to float and double "
             "are read."
@@ -145,5 +152,5 @@ def _power(node: Node, x: Examples, exponent: Known) -> Examples:
 
 
 @operator("Where")
-def _where(node: Node, condition: Tensor, x: Operand, y: Operand) -> Examples:
+def _where(node: Node, condition: Operand, x: Operand, y: Operand) -> Examples:
     return together(torch.where, condition, x, y)

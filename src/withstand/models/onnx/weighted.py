@@ -15,7 +15,7 @@ from withstand.models.onnx.window_sizes import is_symmetric, pads_of, per_axis, 
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_PADS = {1: nn.ConstantPad1d, 2: nn.ConstantPad2d, 3: nn.ConstantPad3d}
+_PADS: dict[int, Any] = {1: nn.ConstantPad1d, 2: nn.ConstantPad2d, 3: nn.ConstantPad3d}
 _NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
@@ -108,7 +108,7 @@ def _convolution(node: Node, x: Examples, weights: Weights, constants: list[Know
     sizes, rank, groups = kernel.shape[2:], kernel.ndim - 2, int(node.get("group", 1))
     stride, dilation = (per_axis(node, key, rank, 1) for key in ("strides", "dilations"))
     pads = pads_of(node, x.shape[2:], sizes, stride, dilation)
-    layer = _dimensional(_CONVOLUTIONS, node, rank)(
+    layer: nn.Module = _dimensional(_CONVOLUTIONS, node, rank)(
         kernel.shape[1] * groups,
         kernel.shape[0],
         sizes,
@@ -137,7 +137,7 @@ def _transposed_convolution(
     ]
     pads = _cropped(node, whole, [step * size for step, size in zip(stride, x.shape[2:], strict=True)])
     padding = tuple(begin for begin, _ in pads) if is_symmetric(pads) else (0,) * rank
-    layer = _dimensional(_TRANSPOSED, node, rank)(
+    layer: nn.Module = _dimensional(_TRANSPOSED, node, rank)(
         kernel.shape[0],
         kernel.shape[1] * groups,
         sizes,
