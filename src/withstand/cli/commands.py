@@ -212,8 +212,8 @@ COMMANDS = {
         "write a trained network as ONNX, alone or with properties to verify",
         "Write a trained network as ONNX, for onnxruntime, verifiers and other tools: of images in [0, 1], "
         "with its normalisation inside, and compared with the network before it is there. RUN is a run "
-        "folder. MODEL is path/to/file.py:function, package.module:function, net.onnx or a model's name, with "
-        "--weights and --data.name.",
+        "folder. MODEL is path/to/file.py:function, package.module:function, net.onnx or a model's name, "
+        "with --weights and --data.name.",
         {
             "--out=PATH": "RUN/model.onnx or MODEL.onnx by default; of vnnlib a folder, named alike",
             "--format=vnnlib": "write robustness of test images beside it, for withstand verify and others",
