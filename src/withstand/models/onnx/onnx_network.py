@@ -64,13 +64,13 @@ class OnnxNetwork(nn.Module):
         file: What the file holds.
         file_shape: Of the input for a batch of one, as the file has it.
         input_shape: Of one example as it is handed over: as many numbers.
-        digest: Of the file's content.
+        digest: Of the file's content, and what was changed of it.
 
     Attributes:
         input_shape: Of one example.
         file_shape: Of the file's input for one example, with its batch of one.
         num_outputs: Numbers an example that it answers.
-        digest: Of the file's content.
+        digest: Of the file's content, and what was changed of it: networks of one digest compute the same.
 
     Raises:
         ModelError: an operator is not supported, or does not fit its inputs.
