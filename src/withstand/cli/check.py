@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from withstand import data
 from withstand.cli.arguments import (
     add_model_arguments,
     data_settings,
@@ -34,9 +33,9 @@ from withstand.models import MODEL_NAMES, create, load_weights
 from withstand.models.hosted import is_onnx
 from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe, recipe_parser
 from withstand.recipes.schema import Recipe
-from withstand.runs.loading import info_of, load_run_model, run_model
-from withstand.runs.run_parts import build_model, data_name, load_data, require_recipe
-from withstand.types import DataError, ModelError, RecipeError
+from withstand.runs.loading import data_or_info, load_run_model, run_model
+from withstand.runs.run_parts import build_model, require_recipe
+from withstand.types import ModelError, RecipeError
 
 _FORMATS = ("text", "json")
 _logger = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ def check(arguments: Sequence[str]) -> None:
         options, weights = [f"--data.name={recipe.data.name}"], None
         if ":" in (recipe.model.name or ""):
             options.append(f"--model.normalize={str(recipe.model.normalize).lower()}")
-    dataset = _data_of(name, recipe)
+    dataset = data_or_info(recipe, RunFolder(Path(name)) if Path(name).is_dir() else None)
     info = dataset.info if isinstance(dataset, Dataset) else dataset
     model = _model_of(name, recipe, info)
     if weights is not None:
@@ -100,20 +99,6 @@ def _without_format(arguments: Sequence[str]) -> tuple[list[str], str]:
     if form not in _FORMATS:
         raise RecipeError(f"Expected --format of {' or '.join(_FORMATS)}, but got {form!r}.")
     return [text for text in arguments if not text.startswith("--format=")], form
-
-
-def _data_of(name: str, recipe: Recipe) -> Dataset | DatasetInfo:
-    """The data, or what is known of them where their files are not here."""
-    try:
-        return load_data(recipe)
-    except DataError as error:
-        settings = recipe.data
-        if Path(name).is_dir():
-            info = info_of(RunFolder(Path(name)), recipe)
-        else:
-            info = data.info(data_name(recipe), root=settings.root, size=settings.size)
-        _logger.warning("Random pixels are taken instead of the data. %s", error)
-        return info
 
 
 def _model_of(name: str, recipe: Recipe, info: DatasetInfo) -> nn.Module:

@@ -60,7 +60,7 @@ def load(
         if not RunFolder(folder).model_spec.exists():
             return models.create(name, dataset=dataset).eval()
         return _with_card(folder, name)
-    run = _run_folder(name)
+    run = run_folder(name)
     if run is None:
         raise ModelError(
             f"There is no run folder {name}, nor runs/{name}. Give the folder of a run, hub:OWNER/NAME, a "
@@ -134,7 +134,8 @@ def _named(name: str, weights: str | Path, dataset: str | DatasetInfo | None) ->
     return model.eval()
 
 
-def _run_folder(name: str) -> Path | None:
+def run_folder(name: str) -> Path | None:
+    """The folder of a run, by its path or its name below ``runs/``; None where there is none."""
     return next((folder for folder in (Path(name), Path("runs") / name) if folder.is_dir()), None)
 
 
