@@ -79,7 +79,7 @@ class OnnxNetwork(nn.Module):
     def __init__(self, file: OnnxFile, file_shape: Shape, input_shape: Shape, digest: str) -> None:
         super().__init__()
         self.input_shape, self.file_shape = tuple(input_shape), file_shape
-        self.digest = digest
+        self.digest, self.num_outputs = digest, 0  # before weights, which may have any name
         steps, output_shape = _Builder(self, file).built(file_shape)
         self.num_outputs = count(output_shape)
         self._plan = _Plan(steps, _drops(steps, file.output_name), file.input_name, file.output_name)
