@@ -38,7 +38,7 @@ class Command:
 
 _OF_TRAINING = {
     "--data.name=mnist": "of `withstand data`, folder:PATH, PATH.npz, FILE.py:FUNCTION",
-    "--model.name=lenet": "a name of `withstand recipes --models`, FILE.py:FUNCTION, net.onnx",
+    "--model.name=lenet": "of `withstand recipes --models`, FILE.py:FUNCTION, net.onnx",
     "--objective=Adversarial": "what is minimised; --objective.help=Adversarial explains it",
     "--training.epochs=20": "how often the training images are passed over",
     "--training.batch_size=128": "images a step",

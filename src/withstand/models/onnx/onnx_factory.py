@@ -107,7 +107,7 @@ def read(
     if without is None and logits:
         raise ModelError(f"{file} does not end in {', '.join(_ENDINGS)}; leave out logits=True.")
     if without is not None and logits:
-        return OnnxNetwork(without, file_shape, given, digest).eval()
+        return OnnxNetwork(without, file_shape, given, f"{digest} without {ending}").eval()
     if without is not None:
         say(
             f"it ends in {ending}; where logits are wanted, ws.models.create(FILE, logits=True), or on the "
