@@ -134,7 +134,7 @@ class Sum(Node):
 
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], float]:
-        return [rows.values if factor == 1 else rows.values * factor for factor in self.factors], 0.0
+        return [_times(rows.values, factor) for factor in self.factors], 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,6 +229,10 @@ class Relu(Bent):
         upper_slope = above / (above - below).clamp_min(torch.finfo(above.dtype).tiny)
         lower_slope = (above > -below).to(upper_slope)
         return Lines(lower_slope, None, upper_slope, -below * upper_slope)
+
+
+def _times(values: Tensor, factor: float | Tensor) -> Tensor:
+    return values if isinstance(factor, float) and factor == 1 else values * factor
 
 
 def _along(rows: Rows, constant: Tensor) -> Tensor:
