@@ -210,6 +210,19 @@ class Bent(Node):
     def lines(self, ends: Ends) -> Lines:
         """The lines between ends; those of the node itself, or closer ones."""
 
+    def has_free_slope(self, ends: Ends) -> Tensor:
+        """Where the lower line may have any slope in [0, 1] through 0 instead, bools of the shape of the ends."""
+        return torch.zeros_like(ends[0], dtype=torch.bool)
+
+    def bend(self, ends: Ends) -> tuple[Tensor, Tensor]:
+        """Where splitting what lies between ends in two brings the lines closer, and the places of the splits.
+
+        Returns:
+            Bools, and floats, of the shape of the ends.
+        """
+        lower, upper = ends
+        return lower < upper, (lower + upper) / 2
+
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor]:
         back, constant = self.lines(self.ends).pull_back(rows)
@@ -230,6 +243,14 @@ class Relu(Bent):
         upper_slope = above / (above - below).clamp_min(torch.finfo(above.dtype).tiny)
         lower_slope = (above > -below).to(upper_slope)
         return Lines(lower_slope, None, upper_slope, -below * upper_slope)
+
+    @override
+    def has_free_slope(self, ends: Ends) -> Tensor:
+        return (ends[0] < 0) & (ends[1] > 0)
+
+    @override
+    def bend(self, ends: Ends) -> tuple[Tensor, Tensor]:
+        return self.has_free_slope(ends), torch.zeros_like(ends[0])
 
 
 def chosen(values: Tensor, owner: Tensor) -> Tensor:
