@@ -7,6 +7,9 @@ Singh et al., "An abstract domain for certifying neural networks" (POPL 2019).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +17,15 @@ from torch import Tensor
 from withstand.domains.linear.linear_inputs import InputSet
 from withstand.domains.linear.nodes import Ends, Inputs, Node, Rows
 
+
+class Pulls(Protocol):
+    """What pulls rows back, as a node does."""
+
+    def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor | float]:
+        """As ``Node.pull_back``."""
+
+
+_NOTHING_CHOSEN: Mapping[Node, Pulls] = MappingProxyType({})
 _MEMORY = 2**28
 """Bytes of the coefficients of one layer, for as many rows as are pulled back together."""
 
@@ -34,20 +46,39 @@ def least(node: Node, rows: Rows, inputs: InputSet) -> Tensor:
     return torch.cat([_least(node, Rows(*part), inputs) for part in parts])
 
 
-def _least(node: Node, rows: Rows, inputs: InputSet) -> Tensor:
+def pulled_back(
+    node: Node, rows: Rows, inputs: InputSet, chosen: Mapping[Node, Pulls] = _NOTHING_CHOSEN
+) -> tuple[Tensor, Tensor]:
+    """Linear functions of the inputs that are nowhere above linear functions of a node's value.
+
+    Args:
+        node: Of the value.
+        rows: The functions.
+        inputs: The sets of inputs.
+        chosen: What pulls rows back in the place of some nodes.
+
+    Returns:
+        Their coefficients (rows, *shape of an input), and constants (rows,).
+    """
     pending = {node: rows.values}
     total = rows.values.new_zeros(len(rows.values))
+    at_inputs = rows.values.new_zeros(len(rows.values), *inputs.center.shape[1:])
     while pending:
         latest = max(pending, key=lambda waiting: waiting.index)
         values = pending.pop(latest)
         if isinstance(latest, Inputs):
-            total = total + inputs.least(values, rows.owner)
+            at_inputs = values
             continue
-        parts, constant = latest.pull_back(Rows(values, rows.owner))
+        parts, constant = chosen.get(latest, latest).pull_back(Rows(values, rows.owner))
         total = total + constant
         for parent, part in zip(latest.parents, parts, strict=True):
             pending[parent] = pending[parent] + part if parent in pending else part
-    return total
+    return at_inputs, total
+
+
+def _least(node: Node, rows: Rows, inputs: InputSet) -> Tensor:
+    at_inputs, constant = pulled_back(node, rows, inputs)
+    return constant + inputs.least(at_inputs, rows.owner)
 
 
 def refined(node: Node, ends: Ends, wanted: Tensor, inputs: InputSet) -> Ends:

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.core import norms
+from withstand.domains.linear.nodes import chosen
 from withstand.domains.sets.worst_case import most_over_ball_and_box
 
 
@@ -62,10 +63,10 @@ class Interval(InputSet):
 
     @override
     def least(self, rows: Tensor, owner: Tensor) -> Tensor:
-        halfwidth = norms.flat((self.upper - self.lower) / 2)[owner]
+        halfwidth = chosen(norms.flat((self.upper - self.lower) / 2), owner)
         flat = norms.flat(rows)
-        along, across = (flat * norms.flat(self.center)[owner]).sum(1), (flat.abs() * halfwidth).sum(1)
-        return along - across
+        along = (flat * chosen(norms.flat(self.center), owner)).sum(1)
+        return along - (flat.abs() * halfwidth).sum(1)
 
     @override
     def of(self, owner: Tensor) -> Interval:
@@ -95,11 +96,12 @@ class NormBall(InputSet):
 
     @override
     def least(self, rows: Tensor, owner: Tensor) -> Tensor:
-        flat, images, radius = norms.flat(rows), norms.flat(self.images)[owner], self.radius[owner]
+        flat, images, radius = norms.flat(rows), chosen(norms.flat(self.images), owner), self.radius[owner]
         along = (flat * images).sum(1)
         if not self.clip:
             return along - radius * norms.norm(flat, norms.dual(self.norm))
-        below, above = (0 - images).clamp_min(-radius[:, None]), (1 - images).clamp_max(radius[:, None])
+        below = (0 - images).clamp_min(-radius[:, None]).expand_as(flat)
+        above = (1 - images).clamp_max(radius[:, None]).expand_as(flat)
         most = most_over_ball_and_box if self.norm == 2 else _most_over_l1_and_box
         return along - most(-flat, below, above, radius)
 

@@ -165,7 +165,7 @@ class Between(Node):
 
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor]:
-        lower, upper = (norms.flat(end.expand(-1, *self.shape))[rows.owner] for end in self.ends)
+        lower, upper = (chosen(norms.flat(end.expand(-1, *self.shape)), rows.owner) for end in self.ends)
         flat = norms.flat(rows.values)
         return [], (flat.clamp_min(0) * lower + flat.clamp_max(0) * upper).sum(1)
 
@@ -188,10 +188,11 @@ class Lines(NamedTuple):
     def pull_back(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """As of a node: a coefficient above 0 takes the lower line, one below the upper."""
         above, below = rows.values.clamp_min(0), rows.values.clamp_max(0)
-        back = above * self.lower_slope[rows.owner] + below * self.upper_slope[rows.owner]
-        constant = norms.flat(below * self.upper_offset[rows.owner]).sum(1)
+        lower_slope, upper_slope = chosen(self.lower_slope, rows.owner), chosen(self.upper_slope, rows.owner)
+        back = above * lower_slope + below * upper_slope
+        constant = norms.flat(below * chosen(self.upper_offset, rows.owner)).sum(1)
         if self.lower_offset is not None:
-            constant = constant + norms.flat(above * self.lower_offset[rows.owner]).sum(1)
+            constant = constant + norms.flat(above * chosen(self.lower_offset, rows.owner)).sum(1)
         return back, constant
 
 
@@ -229,6 +230,11 @@ class Relu(Bent):
         upper_slope = above / (above - below).clamp_min(torch.finfo(above.dtype).tiny)
         lower_slope = (above > -below).to(upper_slope)
         return Lines(lower_slope, None, upper_slope, -below * upper_slope)
+
+
+def chosen(values: Tensor, owner: Tensor) -> Tensor:
+    """What each row is to know of its example; of a batch of one, the one for all."""
+    return values if len(values) == 1 else values[owner]
 
 
 def _along(rows: Rows, constant: Tensor) -> Tensor:
