@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,16 @@ class InputSet(ABC):
             owner: Integers (examples,).
         """
 
+    @abstractmethod
+    def cut(self, owner: Tensor, cut: Callable[[Tensor], Tensor]) -> InputSet:
+        """The sets of some examples, as far as some coordinates of theirs go.
+
+        Args:
+            owner: Integers (rows,): of which examples.
+            cut: From a tensor (batch, …) to these coordinates (rows, …) of those examples, some of which may be
+                none of the input's; it gives 0 there.
+        """
+
 
 @dataclass(frozen=True, eq=False)
 class Interval(InputSet):
@@ -71,6 +82,10 @@ class Interval(InputSet):
     @override
     def of(self, owner: Tensor) -> Interval:
         return Interval(self.lower[owner], self.upper[owner])
+
+    @override
+    def cut(self, owner: Tensor, cut: Callable[[Tensor], Tensor]) -> Interval:
+        return Interval(cut(self.lower), cut(self.upper))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +123,10 @@ class NormBall(InputSet):
     @override
     def of(self, owner: Tensor) -> NormBall:
         return NormBall(self.images[owner], self.norm, self.radius[owner], self.clip)
+
+    @override
+    def cut(self, owner: Tensor, cut: Callable[[Tensor], Tensor]) -> NormBall:
+        return NormBall(cut(self.images), self.norm, self.radius[owner], self.clip)
 
 
 def _most_over_l1_and_box(direction: Tensor, below: Tensor, above: Tensor, radius: Tensor) -> Tensor:
