@@ -9,110 +9,105 @@ verification via Lagrangian decomposition" (2021).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from withstand.certificates.splits import Layout, Parts, Store
+from withstand.certificates.splits import Branched, Check, Layout, Parts, Store
 from withstand.core.deadlines import is_time_up
-from withstand.domains.linear.slopes import Bounds, Functions, Record
+from withstand.domains.linear.linear import Linear
+from withstand.domains.linear.slopes import Functions, Record, closer_ends
 
-_ENTRIES = 2**21
-_MEMORY = 2**30
-_STEPS = 10
-_LAST_STEPS = 200
+_ENTRIES = 2**21  # of the values before bent nodes, for all subproblems of a batch
+_MEMORY = 2**30  # bytes of the subproblems that wait
+_CLOSER_STEPS, _FIRST_STEPS, _STEPS = 20, 50, 10
+_LAST_STEPS = 200  # where nothing is left to be split
 _CANDIDATES = 3
 
 
-class Branched(NamedTuple):
-    bound: float
-    num_splits: int
-    found: Tensor | None
-    is_whole: bool
+def branched(features: Linear, functions: Functions, groups: Tensor, check: Check) -> Branched:
+    """Tries to prove of linear functions of a network's features that in each group one of them is above 0.
+
+    Args:
+        features: Of a batch of one, in float64.
+        functions: The functions (functions, features).
+        groups: Of which each is, integers (functions,).
+        check: Decides which inputs are counter-examples.
+
+    Returns:
+        What came of it until the time was up (``core.deadlines``); sound then too.
+    """
+    record = Record.of(features.node, features.inputs)
+    single = record.cast(torch.float32)
+    ends = closer_ends(record, single, [node.ends for node in record.bent], _CLOSER_STEPS)
+    layout = Layout(record, single, ends)
+    names = groups.unique()
+    is_member = (groups == names[:, None]).float()
+    first = layout.whole(names, is_member)
+    return _Tree(layout, functions, check).run(first)
 
 
-def branched(
-    layout: Layout,
-    functions: Functions,
-    parts: Parts,
-    check: Callable[[Tensor], Tensor | None],
-    *,
-    steps: int = _STEPS,
-    candidates: int = _CANDIDATES,
-) -> Branched:
-    search = _Tree(layout, functions, check, steps, candidates)
-    return search.run(parts)
-
-
+@dataclass(eq=False)
 class _Tree:
-    def __init__(self, layout, functions, check, steps, candidates) -> None:
-        self._layout, self._functions, self._check = layout, functions, check
-        self._steps, self._num_candidates = steps, candidates
-        self._batch = max(1, _ENTRIES // max(1, layout.num_entries))
-        self.done = math.inf
-        self.num_splits = 0
-        self.found = None
+    layout: Layout
+    functions: Functions
+    check: Check
+    done: float = field(default=math.inf, init=False)
+    """The least bound of all that nothing is left to be done of."""
+    found: Tensor | None = field(default=None, init=False)
 
     def run(self, parts: Parts) -> Branched:
-        store = Store(self.bounded(parts, 30))
+        size = max(1, _ENTRIES // (2 * max(1, self.layout.num_entries)))
+        store, num_splits = Store(self._bounded(parts, _FIRST_STEPS)), 0
         while len(store) and self.found is None and not is_time_up() and store.num_bytes < _MEMORY:
-            batch = store.take(max(1, self._batch // 2), worst=True)
+            batch = store.take(size)
             can_split = batch.next_split >= 0
-            if not can_split.all():
-                self.done = min(self.done, float(batch.bound[~can_split].min()))
-                batch = batch.of(can_split)
-                if not len(batch.bound):
-                    continue
-            store.put(self.bounded(self.children(batch), self._steps))
-            self.num_splits += len(batch.bound)
-        bounds = store.bounds
-        bound = min(self.done, float(bounds.min()) if len(bounds) else math.inf)
-        return Branched(bound, self.num_splits, self.found, not len(store))
+            store.put(self._bounded(self._halves(batch.of(can_split)), _STEPS))
+            num_splits += int(can_split.sum())
+            self._finish(self._bounded(batch.of(~can_split), _LAST_STEPS).bound)
+        self_bound = min([self.done, *store.bounds.tolist()])
+        return Branched(self_bound, num_splits, self.found, is_complete=not len(store))
 
-    def children(self, parts: Parts) -> Parts:
-        column = parts.next_split
-        place = self._layout.cut_places(parts, column)
-        pair = [parts.cut(column, place, above=above) for above in (False, True)]
+    def _finish(self, bounds: Tensor) -> None:
+        self.done = min([self.done, *bounds.tolist()])
+
+    def _halves(self, parts: Parts) -> Parts:
+        place = self.layout.cut_places(parts, parts.next_split)
+        pair = [parts.cut(parts.next_split, place, above=above) for above in (False, True)]
         return Parts(*(torch.cat(both) for both in zip(*pair, strict=True)))
 
-    def bounded(self, parts: Parts, steps: int) -> Parts:
-        """Those that are not proven, with bounds and what to split next."""
-        search = self._layout.search(parts, self._functions)
+    def _bounded(self, parts: Parts, steps: int) -> Parts:
+        """Those that are not proven, with what was found and what to split next."""
+        if not len(parts.bound):
+            return parts
+        search = self.layout.search(parts, self.functions)
         search.improve(steps)
-        bounds = search.bounds()
-        least = bounds.least.where(bounds.least.isfinite(), -math.inf)
-        parts = self._layout.found(parts, search)._replace(bound=torch.maximum(parts.bound, least))
+        least, at_inputs, seen = search.bounds()
+        least = least.where(least.isfinite(), -math.inf)
+        parts = self.layout.found(parts, search)._replace(bound=torch.maximum(parts.bound, least))
         is_open = parts.bound <= 0
-        self.done = min(self.done, float(parts.bound[~is_open].min()) if (~is_open).any() else math.inf)
+        self._finish(parts.bound[~is_open])
         parts = parts.of(is_open)
         if not len(parts.bound):
             return parts
-        self.found = self._check(self.minimisers(bounds.at_inputs[is_open]))
-        scores = self._layout.looseness(parts, [seen[is_open] for seen in bounds.seen])
-        return parts._replace(next_split=self._choice(parts, scores))
+        if self.found is None:
+            self.found = self.check(self.layout.record.inputs.minimiser(at_inputs[is_open]))
+        return parts._replace(next_split=self._next_split(parts, [part[is_open] for part in seen]))
 
-    def minimisers(self, at_inputs: Tensor) -> Tensor:
-        inputs = self._layout.record.inputs
-        owner = torch.zeros(len(at_inputs), dtype=torch.int64, device=at_inputs.device)
-        with torch.enable_grad():
-            rows = at_inputs.detach().requires_grad_()
-            return torch.autograd.grad(inputs.least(rows, owner).sum(), rows)[0]
-
-    def _choice(self, parts: Parts, scores: Tensor) -> Tensor:
-        best, columns = scores.topk(min(self._num_candidates, scores.shape[1]), 1)
-        if columns.shape[1] == 1:
-            return columns[:, 0].where(best[:, 0] > 0, -1)
-        values = []
+    def _next_split(self, parts: Parts, seen: Sequence[Tensor]) -> Tensor:
+        """Of a few coordinates that promise most, the one whose halves have the highest bounds; -1 for none."""
+        scores = self.layout.looseness(parts, seen)
+        if not scores.shape[1]:
+            return torch.full_like(parts.group, -1)
+        best, columns = scores.topk(min(_CANDIDATES, scores.shape[1]), 1)
+        gains = []
         for column in columns.unbind(1):
-            place = self._layout.cut_places(parts, column)
-            sides = [
-                self._layout.search(parts.cut(column, place, above=above), self._functions).quick_bounds()
-                for above in (False, True)
-            ]
-            low, high = (side.clamp(max=0).maximum(parts.bound.float()) for side in sides)
-            values.append(low + high)
-        values = torch.stack(values, 1).where(best > 0, -math.inf)
-        chosen = columns.gather(1, values.argmax(1, keepdim=True))[:, 0]
-        return chosen.where(best[:, 0] > 0, -1)
+            halves = self._halves(parts._replace(next_split=column))
+            bounds = self.layout.search(halves, self.functions).quick_bounds()
+            low, high = bounds.clamp_max(0).nan_to_num(-math.inf).maximum(halves.bound.float()).chunk(2)
+            gains.append(low + high)
+        gain = torch.stack(gains, 1).where(best > 0, -math.inf)
+        column = columns.gather(1, gain.argmax(1, keepdim=True))[:, 0]
+        return column.where(best[:, 0] > 0, -1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, NamedTuple, Self, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,26 @@ from torch import Tensor
 from withstand.core import norms
 from withstand.domains.linear.nodes import Ends
 from withstand.domains.linear.slopes import Functions, Record, Search
+
+
+Check: TypeAlias = Callable[[Tensor], Tensor | None]
+"""From points (points, *shape of an input) to a counter-example that is among them, or None."""
+
+
+class Branched(NamedTuple):
+    """What came of branch and bound.
+
+    Attributes:
+        bound: A sound lower bound of the margin.
+        num_splits: How many sets were taken apart.
+        counterexample: Tensor (*shape of an input), or None.
+        is_complete: Whether nothing is left that could be tried.
+    """
+
+    bound: float
+    num_splits: int
+    counterexample: Tensor | None
+    is_complete: bool
 
 
 class Parts(NamedTuple):
@@ -66,7 +86,10 @@ class Layout:
 
     def __init__(self, record: Record, single: Record, ends: Sequence[Ends]) -> None:
         self.record, self._single, self._ends = record, single, ends
-        bends = [node.bend(end)[0] for node, end in zip(record.bent, ends, strict=True)]
+        bends = [
+            node.bend(end)[0] & (end[0] - end[1]).isfinite()
+            for node, end in zip(record.bent, ends, strict=True)
+        ]
         self._places = [norms.flat(bend)[0].nonzero()[:, 0] for bend in bends]
         self._sizes = [len(places) for places in self._places]
 
@@ -193,12 +216,19 @@ class Layout:
         return flat.reshape(rows, *base.shape[1:])
 
 
-class Store:
-    """Subproblems that wait, in tensors that grow, so that few rows are moved at a time."""
+_Waiting = TypeVar("_Waiting", bound=tuple[Tensor, ...])
 
-    def __init__(self, parts: Parts) -> None:
+
+class Store(Generic[_Waiting]):
+    """Subproblems that wait, in tensors that grow, so that few rows are moved at a time.
+
+    Args:
+        parts: A named tuple of tensors with one row a subproblem, the first of which has their bounds.
+    """
+
+    def __init__(self, parts: _Waiting) -> None:
         self._rows = parts
-        self._waiting = torch.arange(len(parts.bound), device=parts.bound.device)
+        self._waiting = torch.arange(len(parts[0]), device=parts[0].device)
         self._free = self._waiting[:0]
 
     def __len__(self) -> int:
@@ -207,27 +237,27 @@ class Store:
     @property
     def bounds(self) -> Tensor:
         """Of all that wait."""
-        return self._rows.bound[self._waiting]
+        return self._rows[0][self._waiting]
 
     @property
     def num_bytes(self) -> int:
         """Of memory."""
         return sum(part.numel() * part.element_size() for part in self._rows)
 
-    def take(self, count: int, *, worst: bool) -> Parts:
-        """Takes out the subproblems of the lowest bounds, or of the highest."""
-        chosen = self.bounds.topk(min(count, len(self)), largest=not worst).indices
+    def take(self, count: int) -> _Waiting:
+        """Takes out the subproblems of the lowest bounds."""
+        chosen = self.bounds.topk(min(max(1, count), len(self)), largest=False).indices
         rows = self._waiting[chosen]
         stays = torch.ones_like(self._waiting, dtype=torch.bool).index_fill(0, chosen, False)
         self._waiting, self._free = self._waiting[stays], torch.cat([self._free, rows])
-        return self._rows.of(rows)
+        return self._made(part[rows] for part in self._rows)
 
-    def put(self, parts: Parts) -> None:
+    def put(self, parts: _Waiting) -> None:
         """Adds subproblems."""
-        count, size = len(parts.bound), len(self._rows.bound)
+        count, size = len(parts[0]), len(self._rows[0])
         if count > len(self._free):
             more = max(count, size)
-            self._rows = self._rows._make(
+            self._rows = self._made(
                 torch.cat([part, part.new_empty(more, *part.shape[1:])]) for part in self._rows
             )
             self._free = torch.cat([self._free, torch.arange(size, size + more, device=self._free.device)])
@@ -235,3 +265,6 @@ class Store:
         for part, new in zip(self._rows, parts, strict=True):
             part[rows] = new
         self._waiting = torch.cat([self._waiting, rows])
+
+    def _made(self, parts: Iterable[Tensor]) -> _Waiting:
+        return type(self._rows)(*parts)

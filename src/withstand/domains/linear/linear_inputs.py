@@ -36,6 +36,21 @@ class InputSet(ABC):
             Tensor (rows,): nowhere above the minimum of row · x.
         """
 
+    def minimiser(self, rows: Tensor) -> Tensor:
+        """Where linear functions of the inputs are least, but for rounding, in a batch of one.
+
+        Args:
+            rows: Coefficients of one function each, (rows, …).
+
+        Returns:
+            Tensor of that shape.
+        """
+        owner = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        with torch.enable_grad():  # how the minimum changes with a coefficient is where it is
+            rows = rows.detach().requires_grad_()
+            (points,) = torch.autograd.grad(self.least(rows, owner).sum(), rows)
+        return points
+
     @abstractmethod
     def of(self, owner: Tensor) -> InputSet:
         """The sets of some examples, as often as they are named.
