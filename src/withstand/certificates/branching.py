@@ -18,7 +18,7 @@ from torch import Tensor
 from withstand.certificates.splits import Branched, Check, Layout, Parts, Store
 from withstand.core.deadlines import is_time_up
 from withstand.domains.linear.linear import Linear
-from withstand.domains.linear.slopes import Functions, Record, closer_ends
+from withstand.domains.linear.slopes import LEAST_SHARE, Functions, Record, Search, closer_ends
 
 _ENTRIES = 2**21  # of the values before bent nodes, for all subproblems of a batch
 _MEMORY = 2**30  # bytes of the subproblems that wait
@@ -40,13 +40,18 @@ def branched(features: Linear, functions: Functions, groups: Tensor, check: Chec
         What came of it until the time was up (``core.deadlines``); sound then too.
     """
     record = Record.of(features.node, features.inputs)
+    if not record.bent:
+        return Branched(-math.inf, 0, None, is_complete=True)
     single = record.cast(torch.float32)
     ends = closer_ends(record, single, [node.ends for node in record.bent], _CLOSER_STEPS)
     layout = Layout(record, single, ends)
+    owner = torch.zeros_like(groups)
+    rows = Search.of(record, single, functions, owner, ends).bounds().least
     names = groups.unique()
-    is_member = (groups == names[:, None]).float()
-    first = layout.whole(names, is_member)
-    return _Tree(layout, functions, check).run(first)
+    is_member = groups == names[:, None]
+    best = rows.where(is_member, -math.inf).argmax(1, keepdim=True)
+    shares = (LEAST_SHARE * is_member.float()).scatter(1, best, 1.0)
+    return _Tree(layout, functions, check).run(layout.whole(names, shares))
 
 
 @dataclass(eq=False)
@@ -67,8 +72,8 @@ class _Tree:
             store.put(self._bounded(self._halves(batch.of(can_split)), _STEPS))
             num_splits += int(can_split.sum())
             self._finish(self._bounded(batch.of(~can_split), _LAST_STEPS).bound)
-        self_bound = min([self.done, *store.bounds.tolist()])
-        return Branched(self_bound, num_splits, self.found, is_complete=not len(store))
+        bound = min([self.done, *store.bounds.tolist()])
+        return Branched(bound, num_splits, self.found, is_complete=not len(store))
 
     def _finish(self, bounds: Tensor) -> None:
         self.done = min([self.done, *bounds.tolist()])

@@ -22,12 +22,12 @@ from withstand.core.deadlines import is_time_up
 from withstand.domains.linear.backward import all_before, pulled_back
 from withstand.domains.linear.casting import nodes_in, value_in
 from withstand.domains.linear.linear_inputs import InputSet
-from withstand.domains.linear.nodes import Bent, Ends, Lines, Node, Rows
+from withstand.domains.linear.nodes import Bent, Ends, Lines, Node, Rows, chosen
 
 _SLOPE_RATE, _MULTIPLIER_RATE, _SHARE_RATE = 0.1, 0.1, 0.1
 _DECAY = 0.97  # of the rates, a step
 _ENTRIES = 2**22  # of the values before bent nodes, for all rows that are searched together
-_LEAST_SHARE = 1e-6  # of a function in a combination, which is thus never empty
+LEAST_SHARE = 1e-6  # of a function in a combination, which is thus never empty
 
 
 class Record(NamedTuple):
@@ -144,7 +144,16 @@ class Search:
     def of(
         cls, record: Record, single: Record, functions: Functions, owner: Tensor, ends: Sequence[Ends]
     ) -> Self:
-        """The start of a search: slopes as the nodes have them, and no multipliers."""
+        """The start of a search: slopes as the nodes have them, and no multipliers.
+
+        Args:
+            record: As of the class, as all that is not said here.
+            single: The same in float32.
+            functions: The rows.
+            owner: Of each.
+            ends: Before each bent node, (batch, *shape).
+        """
+        ends = [(chosen(lower, owner), chosen(upper, owner)) for lower, upper in ends]
         lines = [node.lines(end) for node, end in zip(record.bent, ends, strict=True)]
         slopes = [
             line.lower_slope.float().expand(len(owner), *line.lower_slope.shape[1:]).clone() for line in lines
@@ -250,7 +259,7 @@ class _Climb:
         for part in self._tuned:
             part.slope.clamp_(0, 1)
         if len(gradients) > 2 * count:
-            self._variables[-1].clamp_(min=_LEAST_SHARE).mul_(self._is_member)
+            self._variables[-1].clamp_(min=LEAST_SHARE).mul_(self._is_member)
 
 
 def _steepest(part: Tuned, gradient: Tensor) -> Tensor:
@@ -268,10 +277,15 @@ def _tuned(node: Bent, ends: Ends, slope: Tensor, multiplier: Tensor) -> Tuned:
 
 def _bounds(record: Record, tuned: Sequence[Tuned], functions: Functions, owner: Tensor) -> Bounds:
     values, bias = functions.rows()
-    chosen = dict(zip(record.bent, tuned, strict=True))
-    at_inputs, constant = pulled_back(record.node, Rows(values, owner), record.inputs, chosen)
+    own = dict(zip(record.bent, tuned, strict=True))
+    at_inputs, constant = pulled_back(record.node, Rows(values, owner), record.inputs, own)
     least = constant + bias + record.inputs.least(at_inputs, owner)
     return Bounds(least, at_inputs, [part.seen for part in tuned])
+
+
+def rows_at_once(ends: Sequence[Ends]) -> int:
+    """For how many rows lines of their own are searched together, where these are the ends (batch, *shape)."""
+    return max(1, _ENTRIES // max(1, sum(lower[:1].numel() for lower, _ in ends)))
 
 
 def closer_ends(record: Record, single: Record, ends: Sequence[Ends], steps: int) -> list[Ends]:
@@ -305,7 +319,7 @@ def closer_ends(record: Record, single: Record, ends: Sequence[Ends], steps: int
 
 def _least_and_most(record: Record, single: Record, ends: Sequence[Ends], wanted: Tensor, steps: int) -> Tensor:
     """Lower bounds of some coordinates, and of them negated, (2 · coordinates,)."""
-    size = max(1, _ENTRIES // sum(end[0].numel() for end in ends))
+    size = rows_at_once(ends)
     places = torch.cat([wanted, wanted])
     signs = torch.ones_like(places, dtype=torch.float64)
     signs[len(wanted) :] = -1
