@@ -33,7 +33,7 @@ _Rows: TypeAlias = Rows | Windows
 _EXACT = (Affine, Moved, Shifted, Sum, Joined)
 """Nodes that take away nothing from rows: what they give is the rows, of either sign."""
 _NOTHING_CHOSEN: Mapping[Node, Pulls] = MappingProxyType({})
-_MEMORY = 2**24
+_MEMORY = 2**25
 """Bytes of the coefficients of one layer, for as many rows as are pulled back together: about what caches hold."""
 _DENSE = 0.3  # of the channels at a place: where more are wanted all are bounded, which share their windows
 _FEW = 16  # as a part of the rows at once, below which those of one example are too few
@@ -115,23 +115,20 @@ def _ends_of_map(node: Node, wanted: Tensor, inputs: InputSet) -> Ends:
     wanted = wanted.movedim(1, -1)
     is_any = wanted.any(-1)
     places, of_places = is_any.nonzero(), wanted[is_any]
-    unit = torch.eye(node.shape[0]).to(inputs.center)
     if float(of_places.double().mean()) > _DENSE:
-        index, units = places.unbind(1), torch.cat([unit, -unit])[None]
+        channels = torch.arange(node.shape[0], device=places.device)[None]
     else:
         window, channel = of_places.nonzero(as_tuple=True)
-        places = places[window]
-        index, units = (*places.unbind(1), channel), torch.stack([unit[channel], -unit[channel]], 1)
+        places, channels = places[window], channel[:, None]
+    units = F.one_hot(channels, node.shape[0]).to(inputs.center)
+    units = torch.cat([units, -units], 1)
     parts = []
     for chosen in _chunks(places[:, 0], max(1, _rows_at_once(node, inputs) // units.shape[1])):
         of_chunk = units if len(units) == 1 else units[chosen]
         rows = Windows.at(places[chosen], of_chunk, node.shape[1:])
-        parts.append(_Front.at(node, rows).least(inputs).reshape(len(places[chosen]), 2, -1))
+        parts.append(_Front.at(node, rows).least(inputs).reshape(-1, 2, channels.shape[1]))
     least_of, most_of = torch.cat(parts).unbind(1)
-    if len(index) <= len(places[0]):
-        least_of, most_of = least_of, most_of
-    else:
-        least_of, most_of = least_of[:, 0], most_of[:, 0]
+    index = [*places.T[..., None], channels]
     return _placed(least_of, index, wanted).movedim(-1, 1), _placed(-most_of, index, wanted).movedim(-1, 1)
 
 
