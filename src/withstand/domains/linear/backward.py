@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from withstand.domains.linear import windows
 from withstand.domains.linear.linear_inputs import InputSet
-from withstand.domains.linear.nodes import Affine, Ends, Inputs, Joined, Moved, Node, Rows, Shifted, Sum
+from withstand.domains.linear.nodes import Affine, Bent, Ends, Inputs, Joined, Moved, Node, Rows, Shifted, Sum
 from withstand.domains.linear.windows import Windows
+from withstand.operators import Convolution, Dense
 
 
 class Pulls(Protocol):
@@ -229,6 +230,33 @@ def _least_over(inputs: InputSet, rows: _Rows) -> Tensor:
 def _rows_at_once(node: Node, inputs: InputSet) -> int:
     largest = max(math.prod(earlier.shape) for earlier in all_before(node))
     return max(1, _MEMORY // (largest * inputs.center.element_size()))
+
+
+def work(node: Node) -> int:
+    """About how many multiplications it takes to bound, of one example, all that bends before a value.
+
+    As if every coordinate were bounded, by coefficients of whole layers.
+
+    Args:
+        node: Of the value.
+    """
+    total = through = 0
+    for earlier in all_before(node):
+        if isinstance(earlier, Bent):
+            total += math.prod(earlier.shape) * through
+        through += _multiplications(earlier)
+    return total
+
+
+def _multiplications(node: Node) -> int:
+    """To pull one row back through a node."""
+    size = math.prod(node.shape)
+    match node:
+        case Affine(operator=Convolution(weight=weight)):
+            return size * weight[0].numel()
+        case Affine(operator=Dense(weight=weight)):
+            return size * weight.shape[1]
+    return size
 
 
 def all_before(node: Node) -> list[Node]:
