@@ -27,8 +27,8 @@ _ROUNDING = 1e-6
 def known_net(num_pixels: int, norm: float) -> nn.Module:
     """A net that gives the grey image class 0 by a margin of 0.3, which decreases by exactly epsilon.
 
-    One hidden unit that is always on: of one pixel for l1 and l2, where a ball and the box around it are equally
-    far along an axis; of the mean of all for linf, where they are along the diagonal.
+    One hidden unit that is always on: of one pixel for l1 and l2, where a ball and the box around it are
+    equally far along an axis; of the mean of all for linf, where they are along the diagonal.
 
     Args:
         num_pixels: Of an image, with its channels.

@@ -35,7 +35,7 @@ _EXACT = (Affine, Moved, Shifted, Sum, Joined)
 """Nodes that take away nothing from rows: what they give is the rows, of either sign."""
 _NOTHING_CHOSEN: Mapping[Node, Pulls] = MappingProxyType({})
 _MEMORY = 2**25
-"""Bytes of the coefficients of one layer, for as many rows as are pulled back together: about what caches hold."""
+"""Bytes of the coefficients of one layer, for as many rows as are pulled back together: what caches hold."""
 _DENSE = 0.3  # of the channels at a place: where more are wanted all are bounded, which share their windows
 _FEW = 16  # as a part of the rows at once, below which those of one example are too few
 
@@ -139,7 +139,7 @@ def _placed(values: Tensor, index: Sequence[Tensor], wanted: Tensor) -> Tensor:
 
 
 def _chunks(owner: Tensor, size: int) -> Iterator[slice]:
-    """Rows to be pulled back together: of one example, of which less has to be copied, where these are enough.
+    """Rows to be pulled back together: of one example where it has many, which saves copies of what is known.
 
     Args:
         owner: Integers (rows,), ascending.
@@ -189,7 +189,7 @@ class _Front:
     def advance(
         self, until: tuple[type[Node], ...] = (Node,), chosen: Mapping[Node, Pulls] = _NOTHING_CHOSEN
     ) -> None:
-        """Pulls back through nodes of some kinds, latest first, to the first of another kind or the inputs."""
+        """Pulls back through nodes of some kinds, latest first, to one of another kind or the inputs."""
         while self.pending:
             latest = max(self.pending, key=lambda waiting: waiting.index)
             if isinstance(latest, Inputs) or not isinstance(latest, until):
@@ -201,9 +201,7 @@ class _Front:
                 self.pending[parent] = _sum(self.pending[parent], part) if parent in self.pending else part
 
 
-def _pulled(
-    node: Node, rows: _Rows, chosen: Mapping[Node, Pulls]
-) -> tuple[Sequence[_Rows], Tensor | float]:
+def _pulled(node: Node, rows: _Rows, chosen: Mapping[Node, Pulls]) -> tuple[Sequence[_Rows], Tensor | float]:
     if isinstance(rows, Windows):
         if node not in chosen and (pulled := windows.pull_back(node, rows)) is not None:
             parts, constant = pulled

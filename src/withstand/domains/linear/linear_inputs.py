@@ -63,8 +63,8 @@ class InputSet(ABC):
 
         Args:
             owner: Integers (rows,): of which examples.
-            cut: From a tensor (batch, …) to these coordinates (rows, …) of those examples, some of which may be
-                none of the input's; it gives 0 there.
+            cut: From a tensor (batch, …) to these coordinates (rows, …) of those examples; 0 for those that
+                are none of the input's.
         """
 
 

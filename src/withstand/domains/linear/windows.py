@@ -25,7 +25,7 @@ class Windows(NamedTuple):
     """Rows of coefficients of maps (channels, *sizes), as many of each window.
 
     Attributes:
-        values: Tensor (windows or 1, rows of each, channels, *extent); what reaches out of the map says nothing.
+        values: Tensor (windows or 1, rows of each, channels, *extent); beyond the map they say nothing.
         owner: Integers (windows,): of which example each window is.
         start: Integers (windows, dims): the first place of each; it may lie before the map.
         sizes: Of the maps.
@@ -122,7 +122,7 @@ class Windows(NamedTuple):
 
     @property
     def _padding(self) -> tuple[list[int], Tensor]:
-        """How far windows reach out of the map, as ``F.pad`` takes it; and where they start in what is padded."""
+        """How far windows reach out of the map, as ``F.pad`` takes it; where they start in what is padded."""
         extent, sizes = self.start.new_tensor(self.extent), self.start.new_tensor(self.sizes)
         before = (-self.start).amax(0).clamp_min(0)
         after = (self.start + extent - sizes).amax(0).clamp_min(0)
