@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from withstand.evaluation.moment_check import check_moments
     from withstand.properties.verdicts import Verdict
     from withstand.reporting import report
+    from withstand.runs.exporting import export
+    from withstand.runs.property_files import export_properties
     from withstand.runs.sharing import load, pull, push
     from withstand.runs.verify import verify
     from withstand.training.fit import fit
@@ -87,6 +89,8 @@ __all__ = [
     "domains",
     "evaluate",
     "evaluation",
+    "export",
+    "export_properties",
     "fit",
     "integrations",
     "kernel_norm_bounds",
@@ -126,6 +130,8 @@ _HOMES = {
     "check": "withstand.evaluation.model_report",
     "check_moments": "withstand.evaluation.moment_check",
     "evaluate": "withstand.evaluation",
+    "export": "withstand.runs.exporting",
+    "export_properties": "withstand.runs.property_files",
     "fit": "withstand.training",
     "kernel_norm_bounds": "withstand.evaluation.kernel_norms",
     "load": "withstand.runs.sharing",

@@ -32,43 +32,46 @@ class InputSet(NamedTuple):
     epsilon: float
     clip: bool = False
 
-    def least(self, weight: Tensor) -> Tensor:
-        """The exact minimum of each weight[r] · x over the set, (rows,), of weight (rows, features)."""
-        return weight @ self.center - torch.stack([self._gain(row) for row in weight])
-
     @property
     def box(self) -> Bounds:
         """The smallest box around the set."""
         lower, upper = self.center - self.epsilon, self.center + self.epsilon
         return Bounds(lower.clamp_min(0), upper.clamp_max(1)) if self.clip else Bounds(lower, upper)
 
-    def _gain(self, row: Tensor) -> Tensor:
-        """How far row · x can fall below its value at the center."""
+    def least(self, weight: Tensor) -> Tensor:
+        """The exact minimum of each weight[r] · x over the set, (rows,), of weight (rows, features)."""
         # A coordinate moves against its weight, by room at most.
-        room = torch.full_like(row, math.inf)
+        room = torch.full_like(weight, math.inf)
         if self.clip:
-            room = torch.where(row > 0, self.center, 1 - self.center)
+            room = torch.where(weight > 0, self.center, 1 - self.center)
         if self.norm == math.inf:
-            return row.abs() @ room.clamp(max=self.epsilon)
-        return self._gain_l1(row.abs(), room) if self.norm == 1 else self._gain_l2(row.abs(), room)
+            moves = room.clamp(max=self.epsilon)
+        else:
+            moves = (
+                self._moves_l1(weight.abs(), room) if self.norm == 1 else self._moves_l2(weight.abs(), room)
+            )
+        return weight @ self.center - (weight.abs() * moves).sum(1)
 
-    def _gain_l1(self, size: Tensor, room: Tensor) -> Tensor:
+    def _moves_l1(self, size: Tensor, room: Tensor) -> Tensor:
         """A fractional knapsack: the heaviest coordinates first, each as far as there is room."""
         order = size.argsort(descending=True)
-        before = torch.cat([size.new_zeros(1), room[order].cumsum(0)[:-1]])
-        moved = torch.minimum(room[order], (self.epsilon - before).clamp_min(0))
-        return size[order] @ moved
+        sorted_room = room.gather(1, order).clamp(max=self.epsilon)
+        before = sorted_room.cumsum(1) - sorted_room
+        moves = torch.minimum(sorted_room, (self.epsilon - before).clamp_min(0))
+        return torch.zeros_like(room).scatter(1, order, moves)
 
-    def _gain_l2(self, size: Tensor, room: Tensor) -> Tensor:
+    def _moves_l2(self, size: Tensor, room: Tensor) -> Tensor:
         """Stationarity gives moves min(t · size, room); t by bisection, so that they are epsilon long."""
-        low, high = 0.0, 1.0
-        while high < 1e15 and float(torch.minimum(high * size, room).norm()) < self.epsilon:
-            high *= 2
-        for _ in range(200):
+        low = size.new_zeros(len(size), 1)
+        high = low + 1e12
+        for _ in range(150):
             middle = (low + high) / 2
-            is_inside = float(torch.minimum(middle * size, room).norm()) <= self.epsilon
-            low, high = (middle, high) if is_inside else (low, middle)
-        return size @ torch.minimum(low * size, room)
+            length = torch.minimum(middle * size, room).norm(dim=1, keepdim=True)
+            low, high = (
+                torch.where(length <= self.epsilon, middle, low),
+                torch.where(length <= self.epsilon, high, middle),
+            )
+        return torch.minimum(low * size, room)
 
 
 class Affine(NamedTuple):
@@ -110,11 +113,7 @@ def layers_of(model: nn.Module, shape: Shape) -> list[Affine | Leaky]:
             zero = part(torch.zeros(1, *shape, dtype=torch.float64))
             unit = part(torch.eye(size, dtype=torch.float64).reshape(size, *shape))
         shape = tuple(zero.shape[1:])
-        affine = Affine((unit - zero).flatten(1).T, zero.flatten())
-        if result and isinstance(former := result[-1], Affine):
-            affine = Affine(affine.matrix @ former.matrix, affine.matrix @ former.bias + affine.bias)
-            result.pop()
-        result.append(affine)
+        result.append(Affine((unit - zero).flatten(1).T, zero.flatten()))
     return result
 
 
@@ -125,10 +124,10 @@ def crown(
     slopes: Sequence[Tensor] | None = None,
     box: Bounds | None = None,
 ) -> list[Bounds]:
-    """Bounds of what comes out of each layer that is affine, the last one's last.
+    """Bounds of what goes into each activation, and of what comes out at the end.
 
     Args:
-        layers: Affine layers and activations in turn, an affine one first and last.
+        layers: Affine ones and activations; an affine one first, last, and between two activations.
         inputs: The set.
         slopes: Of the lower lines of unstable neurons, (width,) for each activation; adaptive where None: 1
             where the upper bound is the farther one from 0, else the activation's least slope.
@@ -140,11 +139,14 @@ def crown(
         if isinstance(layer, Leaky):
             box = box and Bounds(*(layer(end) for end in box))
             continue
+        box = box and _interval(layer, box)
+        if isinstance(next(iter(layers[index + 1 :]), None), Affine):
+            continue
         unit = torch.eye(len(layer.bias), dtype=torch.float64)
         ends = (_backward(sign * unit, layers[: index + 1], result, inputs, slopes) for sign in (1, -1))
         bounds = Bounds(next(ends), -next(ends))
         if box is not None:
-            bounds = box = _met(_interval(layer, box), bounds)
+            bounds = box = _met(box, bounds)
         result.append(bounds)
     return result
 

@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import NonlinearConstraint, linprog, minimize
 from torch import Tensor, nn
 
-from tests.domains.dense_crown import Affine, Bounds, InputSet, Layers, crown, layers_of, least
+from tests.domains.dense_crown import Affine, Bounds, InputSet, Layers, Leaky, crown, layers_of, least
 from tests.domains.exact_margins import exact_margin, exact_minimum, goal_value
 from withstand.core import norms
 
@@ -41,13 +41,12 @@ def _tiny(seed: int) -> nn.Sequential:
 
 
 def _run(layers: Layers, x: Tensor) -> list[Tensor]:
-    """What comes out of each affine layer."""
+    """What goes into each activation, and what comes out."""
     result = []
     for layer in layers:
+        result += [x] if isinstance(layer, Leaky) else []
         x = layer(x)
-        if isinstance(layer, Affine):
-            result.append(x)
-    return result
+    return [*result, x]
 
 
 # Input sets
@@ -137,8 +136,8 @@ def _triangle(rows: Tensor, layers: Layers, bounds: Sequence[Bounds], inputs: In
     for layer in layers:
         if isinstance(layer, Affine):
             matrix, constant = layer.matrix @ matrix, layer(constant)
-            lower, upper = next(left)
             continue
+        lower, upper = next(left)
         after = unit[used : used + len(constant)]
         used += len(constant)
         chord = ((layer(upper) - layer(lower)) / (upper - lower))[:, None]

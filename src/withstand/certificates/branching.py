@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from withstand.certificates.splits import Branched, Check, Layout, Parts, Store
-from withstand.core.deadlines import is_time_up
+from withstand.core.deadlines import OutOfTime, is_time_up
 from withstand.domains.linear.linear import Linear
 from withstand.domains.linear.slopes import LEAST_SHARE, Functions, Record, Search, closer_ends
 
@@ -64,16 +64,23 @@ class _Tree:
     found: Tensor | None = field(default=None, init=False)
 
     def run(self, parts: Parts) -> Branched:
+        """Takes subproblems apart, those of the lowest bounds first."""
         size = max(1, _ENTRIES // (2 * max(1, self.layout.num_entries)))
-        store, num_splits = Store(self._bounded(parts, _FIRST_STEPS)), 0
-        while len(store) and self.found is None and not is_time_up() and store.num_bytes < _MEMORY:
-            batch = store.take(size)
-            can_split = batch.next_split >= 0
-            store.put(self._bounded(self._halves(batch.of(can_split)), _STEPS))
-            num_splits += int(can_split.sum())
-            self._finish(self._bounded(batch.of(~can_split), _LAST_STEPS).bound)
-        bound = min([self.done, *store.bounds.tolist()])
-        return Branched(bound, num_splits, self.found, is_complete=not len(store))
+        num_splits, bound, is_complete = 0, -math.inf, False
+        try:
+            store = Store(self._bounded(parts, _FIRST_STEPS))
+            while True:
+                bound, is_complete = min([self.done, *store.bounds.tolist()]), not len(store)
+                if is_complete or self.found is not None or is_time_up() or store.num_bytes > _MEMORY:
+                    break
+                batch = store.take(size)
+                can_split = batch.next_split >= 0
+                store.put(self._bounded(self._halves(batch.of(can_split)), _STEPS))
+                self._finish(self._bounded(batch.of(~can_split), _LAST_STEPS).bound)
+                num_splits += int(can_split.sum())
+        except OutOfTime:
+            pass  # what was known before is
+        return Branched(bound, num_splits, self.found, is_complete)
 
     def _finish(self, bounds: Tensor) -> None:
         self.done = min([self.done, *bounds.tolist()])

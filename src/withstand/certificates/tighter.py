@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from withstand.certificates.branching import branched
 from withstand.certificates.margins import rounding_allowance
+from withstand.core.deadlines import OutOfTime
 from withstand.domains.linear.linear import Linear
-from withstand.domains.linear.slopes import Functions, Record, Search, closer_ends, rows_at_once
+from withstand.domains.linear.slopes import Functions, Record, Search, rows_at_once
 from withstand.graph.domain import LastLayer
 
 _STEPS = 20
@@ -40,15 +42,14 @@ def optimised_differences(last: LastLayer, labels: Tensor, *, steps: int = _STEP
     if not len(owner) or not record.bent:
         return differences
     single, ends = record.cast(torch.float32), [node.ends for node in record.bent]
-    most = []
-    for owners, others in zip(*(part.split(rows_at_once(ends)) for part in (owner, classes)), strict=True):
-        functions = _gaps(last, labels[owners], others)
-        search = Search.of(record, single, functions, owners, ends)
-        search.improve(steps)
-        most.append(-search.bounds().least)
-    found = torch.cat(most)
-    found = found.where(found.isfinite(), math.inf)
-    return torch.minimum(differences, torch.full_like(differences, math.inf).masked_scatter(is_open, found))
+    most = torch.full_like(owner, math.inf, dtype=torch.float64)
+    with suppress(OutOfTime):
+        for rows in torch.arange(len(owner), device=owner.device).split(rows_at_once(ends)):
+            search = Search.of(record, single, _gaps(last, labels[owner[rows]], classes[rows]), owner[rows], ends)
+            search.improve(steps)
+            least = search.bounds().least
+            most[rows] = -least.where(least.isfinite(), -math.inf)
+    return torch.minimum(differences, torch.full_like(differences, math.inf).masked_scatter(is_open, most))
 
 
 def branched_differences(
@@ -80,10 +81,9 @@ def branched_differences(
         is_broken = (gaps >= 0).any(1)
         return points[is_broken][0] if bool(is_broken.any()) else None
 
-    functions = _gaps(last, label.expand(len(others)), others)
-    allowance = rounding_allowance(last.logits, label)[0]
-    allowance = allowance.expand(len(last.weight))[others]
-    functions = functions._replace(bias=functions.bias - allowance)
+    weight, bias, _ = _gaps(last, label.expand(len(others)), others)
+    allowance = rounding_allowance(last.logits, label)[0, others]
+    functions = Functions(weight, bias - allowance)
     bound = branched(features, functions, torch.arange(len(others), device=others.device), check).bound
     tighter = torch.minimum(differences[0, others], -bound - allowance)
     return differences.index_put((torch.zeros_like(others), others), tighter)

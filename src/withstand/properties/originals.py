@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from withstand.core.outputs import taken_out
 from withstand.core.wrappers import unwrapped_copy
-from withstand.types import ModelError
+from withstand.models.onnx import OnnxNetwork, runtime
 
 
 class Original(NamedTuple):
@@ -31,8 +30,7 @@ class Original(NamedTuple):
 def original_module(model: nn.Module) -> Original:
     """A module in eval mode, in the precision of its first weight."""
     network = unwrapped_copy(model).eval()
-    tensors = (*network.parameters(), *network.buffers())
-    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(1))
+    like = _like(network)
 
     def answer(point: Tensor) -> Tensor:
         with torch.no_grad():
@@ -42,42 +40,22 @@ def original_module(model: nn.Module) -> Original:
     return Original(answer, like.dtype)
 
 
-def original_onnx(path: Path) -> Original:
+def original_onnx(file: Path, network: OnnxNetwork) -> Original:
     """An ONNX file as onnxruntime runs it.
 
+    Args:
+        file: The ONNX file.
+        network: What was read of it.
+
     Raises:
-        ModelError: onnxruntime is not installed, or cannot run the file.
+        ModelError: onnxruntime is not installed, or does not take the file.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ModelError(
-            "Counter-examples of ONNX files are checked by onnxruntime. Install it: pip install "
-            "'withstand[onnx]'"
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # nothing below errors
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    raw = path.read_bytes()
-    source = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else str(path)  # with its weights beside it
-    try:
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ModelError(f"onnxruntime cannot run {path}: {_first_line(error)}") from error
-    constants = {part.name for part in session.get_overridable_initializers()}
-    given = next(part for part in session.get_inputs() if part.name not in constants)
-    sizes = [size if isinstance(size, int) and size > 0 else 1 for size in given.shape]
-    dtype = torch.float64 if "double" in given.type else torch.float32
+    run, like = runtime(file), _like(network)
 
     def answer(point: Tensor) -> Tensor:
-        values = point.detach().cpu().to(dtype).reshape(sizes).numpy()
-        try:
-            outputs = session.run(None, {given.name: values})
-        except Exception as error:
-            raise ModelError(f"onnxruntime fails on an input of {path}: {_first_line(error)}") from error
-        return torch.as_tensor(outputs[0]).double().flatten()
+        return run(point.to(like.dtype).reshape(network.file_shape)).double().flatten()
 
-    return Original(answer, dtype)
+    return Original(answer, like.dtype)
 
 
 def representable(point: Tensor, lower: Tensor, upper: Tensor, dtype: torch.dtype) -> Tensor:
@@ -101,5 +79,7 @@ def representable(point: Tensor, lower: Tensor, upper: Tensor, dtype: torch.dtyp
     return result
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _like(network: nn.Module) -> Tensor:
+    """A tensor in whose precision and place a network computes."""
+    tensors = (*network.parameters(), *network.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(1))

@@ -115,7 +115,10 @@ def robustness(
     reach, classes = AT_LEAST_0("epsilon", epsilon), Whole(least=2)("num_classes", num_classes)
     label = Whole(least=0, most=classes - 1)("label", label)
     if not image.is_floating_point() or not bool(image.isfinite().all()) or not image.numel():
-        raise DataError("Expected an image of finite floats, one example without a batch dimension.")
+        raise DataError(
+            "Expected an image of finite floats, one example without a batch dimension; of bytes, "
+            "image.float() / 255."
+        )
     flat = image.detach().cpu().double().flatten()
     lower, upper = flat - reach, flat + reach
     if flag("clip", clip):

@@ -21,7 +21,7 @@ from withstand.core.modes import eval_mode
 from withstand.core.numerics import numerics, without_autocast
 from withstand.core.outputs import taken_out
 from withstand.graph.program_cache import sharing_programs
-from withstand.properties.originals import Original, original_module, original_onnx, representable
+from withstand.properties.originals import Original, original_module, representable
 from withstand.properties.property import Case, Property
 from withstand.properties.verdicts import Counterexample, Result, Verdict
 from withstand.properties.vnnlib_text import parse_vnnlib, read_vnnlib
@@ -48,7 +48,7 @@ def verify_module(
     stated: Property,
     *,
     deadline: float,
-    onnx: Path | None = None,
+    original: Original | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> Verdict:
     """Whether a property holds of a network; ``ws.verify`` is this of whatever names one.
@@ -57,7 +57,7 @@ def verify_module(
         model: The network; it stays as it was.
         stated: The property.
         deadline: When to stop, in seconds of ``time.monotonic``.
-        onnx: The file that the network came from, which counter-examples are then held against.
+        original: What counter-examples are held against; the network itself where None.
         input_shape: Of one input; known by itself of most networks.
 
     Raises:
@@ -69,15 +69,15 @@ def verify_module(
     with without_autocast(), numerics("fp32"), sharing_programs():
         shape = _shape_of(model, stated, input_shape)
         exact = _Flat(float64_copy(model))
-        checked = _Checked(exact, original_onnx(onnx) if onnx else original_module(model), shape)
+        checked = _Checked(exact, original or original_module(model), shape)
         checked.require_fit(stated)
         proofs = _prove_all(exact, stated.cases, checked, deadline)
     bound = min((proof.bound for proof in proofs), default=math.inf)
     splits = sum(proof.num_splits for proof in proofs)
     result = _result(proofs)
     reason = checked.doubt if result == "unknown" else ""
-    found = checked.found if result == "sat" else None
-    return Verdict(result, found, time.monotonic() - begun, bound, splits, reason)
+    counterexample = checked.counterexample if result == "sat" else None
+    return Verdict(result, counterexample, time.monotonic() - begun, bound, splits, reason)
 
 
 def _result(proofs: Sequence[Proof]) -> Result:
@@ -142,14 +142,14 @@ class _Checked:
         exact: The float64 copy.
         original: The model as it was given.
         shape: Of one input.
-        found: The counter-example that both agree on.
+        counterexample: The counter-example that both agree on.
         doubt: What to say where they did not agree on one.
     """
 
     exact: nn.Module
     original: Original
     shape: tuple[int, ...]
-    found: Counterexample | None = field(default=None, init=False)
+    counterexample: Counterexample | None = field(default=None, init=False)
     doubt: str = field(default="", init=False)
 
     def shaped(self, values: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class _Checked:
             own, exact = self.original.answer(values.reshape(self.shape)), self.exact_answer(values)
             agreed = [case.is_broken_by(values, outputs) for outputs in (own, exact)]
             if all(agreed):
-                self.found = Counterexample(values, own)
+                self.counterexample = Counterexample(values, own)
                 return self.shaped(values)
             if any(agreed):
                 precision = str(self.original.dtype).removeprefix("torch.")
@@ -207,14 +207,15 @@ def _shape_of(model: nn.Module, stated: Property, given: Sequence[int] | None) -
         ModelError: it is not known, or has another number of values than the property.
     """
     made = made_of(model)
-    known = (given, made and made.input_shape, getattr(model, "input_shape", None), stated.input_shape)
-    shape = next((tuple(shape) for shape in known if shape is not None), (stated.num_inputs,))
+    of_model: tuple[int, ...] | None = made.input_shape if made else getattr(model, "input_shape", None)
+    known = next((shape for shape in (given, of_model, stated.input_shape) if shape is not None), None)
+    shape = (stated.num_inputs,) if known is None else tuple(known)
     if math.prod(shape) != stated.num_inputs:
         raise ModelError(
             f"The property speaks of {stated.num_inputs} inputs, but the model takes {math.prod(shape)}, of "
             f"shape {shape}."
         )
-    if all(shape is None for shape in known):
+    if known is None:
         like = next((part for part in model.parameters() if part.is_floating_point()), torch.zeros(1))
         try:
             with torch.no_grad(), eval_mode(model):

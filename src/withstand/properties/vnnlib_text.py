@@ -7,16 +7,15 @@ input of it is one. The reader is one of our own, because the package ``vnnlib``
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import logging
 import math
 import re
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from withstand.core.packed import unpacked
 from withstand.properties.property import Property
 from withstand.properties.vnnlib_boxes import Atom, Boxes, Conjunction, Terms
 from withstand.types import DataError
@@ -43,11 +42,10 @@ def read_vnnlib(path: Path | str) -> Property:
     """
     file = Path(path)
     try:
-        raw = file.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
+        text = unpacked(file).decode()
     except FileNotFoundError:
         raise DataError(f"There is no property {file}.") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read the property {file}: {error}.") from error
     return parse_vnnlib(text, name=str(file))
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
+from withstand.core.packed import unpacked
 from withstand.core.setting_rules import POSITIVE
+from withstand.models.onnx import read
+from withstand.properties.originals import Original, original_onnx
 from withstand.properties.property import Property
 from withstand.properties.verdicts import Verdict
 from withstand.properties.verifying import as_property, verify_module
 from withstand.runs.sharing import load
+from withstand.types import ModelError
 
 _ONNX = (".onnx", ".onnx.gz")
 
@@ -48,14 +55,60 @@ def verify(
     """
     begun = time.monotonic()
     deadline = begun + POSITIVE("timeout", timeout)
+    what = prepared(model, property, input_shape=input_shape)
+    return replace(verify_prepared(what, deadline=deadline), seconds=time.monotonic() - begun)
+
+
+class Prepared(NamedTuple):
+    """A network and a property, read.
+
+    Attributes:
+        network: The network.
+        stated: The property.
+        original: An ONNX file as onnxruntime runs it, where the network came from one.
+        input_shape: Of one input, where it was said.
+    """
+
+    network: nn.Module
+    stated: Property
+    original: Original | None
+    input_shape: Sequence[int] | None
+
+
+def prepared(
+    model: nn.Module | Path | str,
+    property: Property | Path | str,  # noqa: A002
+    *,
+    input_shape: Sequence[int] | None = None,
+) -> Prepared:
+    """Reads a network and a property, as ``verify`` takes them."""
     stated = as_property(property)
-    is_onnx = not isinstance(model, nn.Module) and str(model).lower().endswith(_ONNX)
-    network = model if isinstance(model, nn.Module) else load(model)
-    verdict = verify_module(
-        network,
-        stated,
-        deadline=deadline,
-        onnx=Path(str(model)) if is_onnx else None,
-        input_shape=input_shape,
+    if isinstance(model, nn.Module):
+        return Prepared(model, stated, None, input_shape)
+    if not str(model).lower().endswith(_ONNX):
+        return Prepared(load(model), stated, None, input_shape)
+    with _unpacked(Path(model)) as file:
+        network = read(file, None if input_shape is None else tuple(input_shape))
+        return Prepared(network, stated, original_onnx(file, network), input_shape)
+
+
+def verify_prepared(what: Prepared, *, deadline: float) -> Verdict:
+    """The verdict on what was read; ``deadline`` in seconds of ``time.monotonic``."""
+    return verify_module(
+        what.network, what.stated, deadline=deadline, original=what.original, input_shape=what.input_shape
     )
-    return replace(verdict, seconds=time.monotonic() - begun)
+
+
+@contextmanager
+def _unpacked(file: Path) -> Iterator[Path]:
+    """A file, or what is compressed in it as a file of its own meanwhile."""
+    if file.suffix.lower() != ".gz":
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / file.stem
+        try:
+            copy.write_bytes(unpacked(file))
+        except OSError as error:
+            raise ModelError(f"Cannot read the model {file}: {error}.") from error
+        yield copy
