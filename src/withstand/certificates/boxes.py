@@ -1,6 +1,6 @@
 """Branch and bound over the inputs, where they have few dimensions: smaller boxes, each bounded anew.
 
-Of a box only that part is kept where the linear functions below a group's rows leave room for a counter-example.
+Of a box only that part is kept where the functions below a group's rows leave room for a counter-example.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def split_boxes(
         What came of it until the time was up; sound then too.
     """
     is_open = torch.ones(1, goal.num_groups, dtype=torch.bool, device=lower.device)
-    whole = _Boxes(lower.new_full((1,), -math.inf), lower[None], upper[None], is_open, torch.zeros(1, dtype=torch.int64))
+    whole = _Boxes(
+        lower.new_full((1,), -math.inf), lower[None], upper[None], is_open, torch.zeros(1, dtype=torch.int64)
+    )
     store, size, done, num_splits, found = Store(whole), _FIRST_BATCH, math.inf, -1, None
     bound = -math.inf
     while len(store) and found is None and not is_time_up() and store.num_bytes < _MEMORY:
@@ -87,7 +89,13 @@ def split_boxes(
         done = min(done, proven, _ABOVE_0)
         store.put(left)
         took = time.monotonic() - begun
-        size = min(_LARGEST_BATCH, size * 2) if took < _SECONDS / 2 else max(2, size // 2) if took > _SECONDS else size
+        size = (
+            min(_LARGEST_BATCH, size * 2)
+            if took < _SECONDS / 2
+            else max(2, size // 2)
+            if took > _SECONDS
+            else size
+        )
     bounds = store.bounds
     bound = max(bound, min(done, float(bounds.min()) if len(bounds) else math.inf))
     return Branched(bound, num_splits, found, is_complete=not len(store))
@@ -104,7 +112,9 @@ def _bounded(
     margins = torch.maximum(goal.group_margins(rows), boxes.bound[:, None])
     is_open = boxes.is_open & (margins <= 0)
     proven = margins[boxes.is_open & ~is_open]
-    points = torch.where(slopes > 0, lower[:, None], upper[:, None])[_best(goal, rows) & is_open[:, goal.groups]]
+    points = torch.where(slopes > 0, lower[:, None], upper[:, None])[
+        _best(goal, rows) & is_open[:, goal.groups]
+    ]
     found = check(points) if len(points) else None
     ends = _room(boxes, goal, slopes, rows, parts, is_open)
     stays = is_open.any(1) & (ends[0] <= ends[1]).all(1)

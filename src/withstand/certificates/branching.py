@@ -1,8 +1,8 @@
 """Branch and bound over neurons: what is on one side of where a function bends, and what on the other.
 
-Bunel et al., "Branch and bound for piecewise linear neural network verification" (JMLR 2020); bounds of the
-parts with multipliers for what was split, Wang et al., "Beta-CROWN" (NeurIPS 2021); which neuron is split next is
-looked up among a few by the bounds of both parts, De Palma et al., "Improved branch and bound for neural network
+Bunel et al., "Branch and bound for piecewise linear neural network verification" (JMLR 2020); bounds with
+multipliers for what was split, Wang et al., "Beta-CROWN" (NeurIPS 2021); which neuron is split next is chosen
+among a few by the bounds of both parts, De Palma et al., "Improved branch and bound for neural network
 verification via Lagrangian decomposition" (2021).
 """
 
@@ -23,7 +23,7 @@ from withstand.domains.linear.slopes import LEAST_SHARE, Functions, Record, Sear
 _ENTRIES = 2**21  # of the values before bent nodes, for all subproblems of a batch
 _MEMORY = 2**30  # bytes of the subproblems that wait
 _CLOSER_STEPS, _FIRST_STEPS, _STEPS = 20, 50, 10
-_LAST_STEPS = 200  # where nothing is left to be split
+_LAST_STEPS, _MOST_LAST = 200, 100  # where nothing is left to be split, of a search, and how many searches
 _CANDIDATES = 3
 
 
@@ -66,17 +66,23 @@ class _Tree:
     def run(self, parts: Parts) -> Branched:
         """Takes subproblems apart, those of the lowest bounds first."""
         size = max(1, _ENTRIES // (2 * max(1, self.layout.num_entries)))
-        num_splits, bound, is_complete = 0, -math.inf, False
+        num_splits, num_last, bound, is_complete = 0, 0, -math.inf, False
         try:
             store = Store(self._bounded(parts, _FIRST_STEPS))
-            while True:
-                bound, is_complete = min([self.done, *store.bounds.tolist()]), not len(store)
+            leaves = Store(parts.of(slice(0)))  # of which nothing is left to be split
+            while num_last < _MOST_LAST:
+                waiting = [*store.bounds.tolist(), *leaves.bounds.tolist()]
+                bound, is_complete = min([self.done, *waiting]), not waiting
                 if is_complete or self.found is not None or is_time_up() or store.num_bytes > _MEMORY:
                     break
+                if not len(store):
+                    leaves.put(self._bounded(leaves.take(size), _LAST_STEPS))
+                    num_last += 1
+                    continue
                 batch = store.take(size)
                 can_split = batch.next_split >= 0
+                leaves.put(batch.of(~can_split))
                 store.put(self._bounded(self._halves(batch.of(can_split)), _STEPS))
-                self._finish(self._bounded(batch.of(~can_split), _LAST_STEPS).bound)
                 num_splits += int(can_split.sum())
         except OutOfTime:
             pass  # what was known before is
@@ -109,7 +115,7 @@ class _Tree:
         return parts._replace(next_split=self._next_split(parts, [part[is_open] for part in seen]))
 
     def _next_split(self, parts: Parts, seen: Sequence[Tensor]) -> Tensor:
-        """Of a few coordinates that promise most, the one whose halves have the highest bounds; -1 for none."""
+        """Of the few most promising coordinates the one whose halves have the highest bounds; -1 for none."""
         scores = self.layout.looseness(parts, seen)
         if not scores.shape[1]:
             return torch.full_like(parts.group, -1)

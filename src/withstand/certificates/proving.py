@@ -24,7 +24,7 @@ from withstand.domains import Box, LastLayer, ProgramCache, Region
 from withstand.domains.linear.backward import pulled_back
 from withstand.domains.linear.linear import Linear
 from withstand.domains.linear.linear_inputs import Interval
-from withstand.domains.linear.nodes import Rows
+from withstand.domains.linear.nodes import Ends, Rows
 from withstand.domains.linear.slopes import Functions
 from withstand.graph.program import Program
 from withstand.operators import GuaranteedNorms
@@ -32,10 +32,11 @@ from withstand.operators import GuaranteedNorms
 _ROUNDING = 1e-12  # of the sizes of what is added up in a row: a margin below it is rounding
 _NUM_STARTS = 32
 _NUM_ATTACKS = 5  # each from other starts
-_NUM_STEPS = 60
 _MOST_ENTRIES = 2**22  # of all starts together
 _FEW_INPUTS = 20  # of as many at most, boxes of inputs are split
-_FIRST_STEP, _LAST_STEP = 0.5, 0.005  # of the half-width of the box
+_STEPS = (0.5, 0.005, 60)  # the first, the last, in half-widths of the box, and how many
+_NEAR_STEPS = (0.05, 0.0005, 15)  # from where bounds point to
+_NUM_NEAR = 8
 
 Confirm = Callable[[Tensor], Tensor | None]
 """From a point (*shape) of the box, of which in float64 the goal does not hold, to the counter-example that
@@ -94,11 +95,23 @@ def attack(
     """
     if not goal.num_groups:
         return None
-    half = (upper - lower) / 2
-    points = _starts(lower, upper, seed)
+    return _descended(model, (lower, upper), goal, confirm, _starts(lower, upper, seed))
+
+
+def _descended(
+    model: nn.Module,
+    box: Ends,
+    goal: Goal,
+    confirm: Confirm,
+    points: Tensor,
+    sizes: tuple[float, float, int] = _STEPS,
+) -> Tensor | None:
+    """The same from starts (starts, *shape), with steps from one size to another, and how many."""
+    lower, upper = box
+    half, (first, last, count) = (upper - lower) / 2, sizes
     order = goal.group_margins(_rows(model, goal, points[:1]))[0].argsort()
     target = order.repeat(-(-len(points) // len(order)))[: len(points), None]
-    for size in [*torch.logspace(math.log10(_FIRST_STEP), math.log10(_LAST_STEP), _NUM_STEPS).tolist(), 0.0]:
+    for size in [*torch.logspace(math.log10(first), math.log10(last), count).tolist(), 0.0]:
         require_time()
         with torch.enable_grad():
             points.requires_grad_()
@@ -215,11 +228,12 @@ class _Attempt:
     def _check(self, varies: Tensor, points: Tensor) -> Tensor | None:
         """A counter-example among points of the inputs that vary, (points, inputs)."""
         inputs = self._whole(varies, points.flatten(1))
-        for part in inputs.split(max(1, _MOST_ENTRIES // max(1, self.lower.numel()))):
-            margins = self.goal.margins(_rows(self.model, self.goal, part)).nan_to_num(nan=math.inf)
-            if float(margins.min()) <= 0 and (found := self.confirm(part[margins.argmin()])) is not None:
-                return found
-        return None
+        parts = inputs.split(max(1, _MOST_ENTRIES // max(1, self.lower.numel())))
+        rows = torch.cat([_rows(self.model, self.goal, part) for part in parts])
+        margins = self.goal.margins(rows).nan_to_num(nan=math.inf)
+        nearest = inputs[margins.topk(min(_NUM_NEAR, len(margins)), largest=False).indices]
+        box = self.lower, self.upper
+        return _descended(self.model, box, self.goal, self.confirm, nearest, _NEAR_STEPS)
 
     def _whole(self, varies: Tensor, points: Tensor) -> Tensor:
         """Inputs (points, *shape) in the box, of those of them that vary, (points, inputs)."""

@@ -12,7 +12,7 @@ from withstand.core import norms
 from withstand.domains.linear.nodes import Ends
 from withstand.domains.linear.slopes import Functions, Record, Search
 
-
+_Merge: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Check: TypeAlias = Callable[[Tensor], Tensor | None]
 """From points (points, *shape of an input) to a counter-example that is among them, or None."""
 
@@ -56,8 +56,8 @@ class Parts(NamedTuple):
     multipliers: Tensor
     next_split: Tensor
 
-    def of(self, rows: Tensor) -> Self:
-        """Some of them, by integers or bools."""
+    def of(self, rows: Tensor | slice) -> Self:
+        """Some of them, by integers, bools or a slice."""
         return self._make(part[rows] for part in self)
 
     def cut(self, column: Tensor, place: Tensor, *, above: bool) -> Self:
@@ -122,27 +122,15 @@ class Layout:
 
     def search(self, parts: Parts, functions: Functions) -> Search:
         """The search for bounds of some subproblems."""
-        rows = len(parts.bound)
-        ends = [
-            (
-                self._spread(lower, rows, places, flat_lower, torch.maximum),
-                self._spread(upper, rows, places, flat_upper, torch.minimum),
-            )
-            for (lower, upper), places, flat_lower, flat_upper in zip(
-                self._ends,
-                self._places,
-                parts.lower.split(self._sizes, 1),
-                parts.upper.split(self._sizes, 1),
-                strict=True,
-            )
-        ]
-        zeros = [torch.zeros_like(lower, dtype=torch.float32) for lower, _ in self._ends]
+        lowers, uppers = zip(*self._ends, strict=True) if self._ends else ((), ())
+        ends = zip(
+            self._spread(lowers, parts.lower, torch.maximum),
+            self._spread(uppers, parts.upper, torch.minimum),
+            strict=True,
+        )
+        zeros = [torch.zeros_like(lower, dtype=torch.float32) for lower in lowers]
         slopes, multipliers = (
-            [
-                self._spread(zero, rows, places, part, lambda _, new: new)
-                for zero, places, part in zip(zeros, self._places, flat.split(self._sizes, 1), strict=True)
-            ]
-            for flat in (parts.slopes, parts.multipliers)
+            self._spread(zeros, part, lambda _, new: new) for part in (parts.slopes, parts.multipliers)
         )
         owner = torch.zeros_like(parts.group)
         return Search(
@@ -150,7 +138,7 @@ class Layout:
             self._single,
             functions._replace(shares=parts.shares),
             owner,
-            ends,
+            [*ends],
             slopes,
             multipliers,
         )
@@ -160,16 +148,18 @@ class Layout:
         shares = search.functions.shares
         assert shares is not None
         return parts._replace(
-            shares=shares, slopes=self._gathered(search.slopes), multipliers=self._gathered(search.multipliers)
+            shares=shares,
+            slopes=self._gathered(search.slopes),
+            multipliers=self._gathered(search.multipliers),
         )
 
     def cut_places(self, parts: Parts, column: Tensor) -> Tensor:
         """Where a coordinate of each row is to be split, (rows,) in float32."""
         lower, upper = self.intervals(parts)
         ends = lower.gather(1, column[:, None]), upper.gather(1, column[:, None])
-        node_of = torch.repeat_interleave(
-            torch.arange(len(self._sizes)), torch.tensor(self._sizes)
-        ).to(column.device)[column]
+        node_of = torch.repeat_interleave(torch.arange(len(self._sizes)), torch.tensor(self._sizes)).to(
+            column.device
+        )[column]
         places = torch.zeros_like(ends[0])
         for index, node in enumerate(self.record.bent):
             places = torch.where(node_of[:, None] == index, node.bend(ends)[1], places)
@@ -209,11 +199,14 @@ class Layout:
             [norms.flat(part)[:, places] for part, places in zip(parts, self._places, strict=True)], 1
         )
 
-    @staticmethod
-    def _spread(base, rows, places, values, merged) -> Tensor:
-        flat = norms.flat(base).expand(rows, -1).clone()
-        flat[:, places] = merged(flat[:, places], values.to(flat))
-        return flat.reshape(rows, *base.shape[1:])
+    def _spread(self, bases: Sequence[Tensor], values: Tensor, merged: _Merge) -> list[Tensor]:
+        """Values of one row each before every bent node, merged with those (rows, coordinates)."""
+        spread = []
+        for base, places, part in zip(bases, self._places, values.split(self._sizes, 1), strict=True):
+            flat = norms.flat(base).expand(len(values), -1).clone()
+            flat[:, places] = merged(flat[:, places], part.to(flat))
+            spread.append(flat.reshape(len(values), *base.shape[1:]))
+        return spread
 
 
 _Waiting = TypeVar("_Waiting", bound=tuple[Tensor, ...])

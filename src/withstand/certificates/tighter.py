@@ -1,7 +1,7 @@
 """Bounds of logits that are tighter than those of fixed lines, for as long as there is time.
 
-Both functions start from what the linear domain gives and are nowhere looser. Within ``core.deadlines.until`` they
-end soon after the deadline with what they have by then.
+Both functions start from what the linear domain gives and are nowhere looser. Within ``core.deadlines.until``
+they end soon after the deadline with what they have by then.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def optimised_differences(last: LastLayer, labels: Tensor, *, steps: int = _STEP
     most = torch.full_like(owner, math.inf, dtype=torch.float64)
     with suppress(OutOfTime):
         for rows in torch.arange(len(owner), device=owner.device).split(rows_at_once(ends)):
-            search = Search.of(record, single, _gaps(last, labels[owner[rows]], classes[rows]), owner[rows], ends)
+            search = Search.of(
+                record, single, _gaps(last, labels[owner[rows]], classes[rows]), owner[rows], ends
+            )
             search.improve(steps)
             least = search.bounds().least
             most[rows] = -least.where(least.isfinite(), -math.inf)

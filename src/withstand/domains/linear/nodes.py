@@ -224,11 +224,11 @@ class Bent(Node):
         """The lines between ends; those of the node itself, or closer ones."""
 
     def has_free_slope(self, ends: Ends) -> Tensor:
-        """Where the lower line may have any slope in [0, 1] through 0 instead, bools of the shape of the ends."""
+        """Where the lower line may as well be one through 0 of any slope in [0, 1]; bools like the ends."""
         return torch.zeros_like(ends[0], dtype=torch.bool)
 
     def bend(self, ends: Ends) -> tuple[Tensor, Tensor]:
-        """Where splitting what lies between ends in two brings the lines closer, and the places of the splits.
+        """Where a split of what lies between ends brings the lines closer, and the places of the splits.
 
         Returns:
             Bools, and floats, of the shape of the ends.

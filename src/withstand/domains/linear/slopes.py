@@ -1,11 +1,11 @@
 """Lower bounds whose relaxations are chosen for each row: slopes (alpha) and multipliers (beta).
 
 Below a ReLU any line of a slope in [0, 1] through 0 will do: Xu et al., "Fast and complete: enabling complete
-neural network verification with rapid and massively parallel incomplete verifiers" (ICLR 2021). And whatever is
-known of the value z before it, lower ≤ z ≤ upper, may be used with a multiplier b: b (z - lower) with b > 0 and
-b (z - upper) with b < 0 are nowhere below 0, and may be taken away. Where it is the sign of z that is known, since
-neurons were split, that is Wang et al., "Beta-CROWN" (NeurIPS 2021). Every choice is sound, so that the search for
-good ones may stop at any time, and is in float32; what it ends with is evaluated in float64.
+neural network verification with rapid and massively parallel incomplete verifiers" (ICLR 2021). And whatever
+is known of the value z before it, lower ≤ z ≤ upper, is used with a multiplier b: b (z - lower) with b > 0 and
+b (z - upper) with b < 0 are nowhere below 0, and may be taken away. Where it is the sign of z that is
+known, since neurons were split, that is Wang et al., "Beta-CROWN" (NeurIPS 2021). Every choice is sound, so
+that the search for good ones may stop at any time, and is in float32; its end is evaluated in float64.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Bounds(NamedTuple):
 
     Attributes:
         least: Tensor (rows,).
-        at_inputs: Coefficients of the linear functions of the inputs below the rows, (rows, *shape of an input).
+        at_inputs: Coefficients of functions of the inputs below the rows, (rows, *shape of an input).
         seen: Coefficients that arrived at each bent node, (rows, *shape).
     """
 
@@ -158,7 +158,9 @@ class Search:
         slopes = [
             line.lower_slope.float().expand(len(owner), *line.lower_slope.shape[1:]).clone() for line in lines
         ]
-        return cls(record, single, functions, owner, ends, slopes, [torch.zeros_like(part) for part in slopes])
+        return cls(
+            record, single, functions, owner, ends, slopes, [torch.zeros_like(part) for part in slopes]
+        )
 
     def bounds(self) -> Bounds:
         """In float64, by what has been found so far."""
@@ -173,7 +175,7 @@ class Search:
 
     @torch.no_grad()
     def improve(self, steps: int, enough: float = 0.0) -> None:
-        """Searches by Adam, until each row is above what is enough, or time is up; the best of each row is kept.
+        """Searches by Adam until each row is above what is enough, or time is up; keeps the best of each.
 
         Args:
             steps: How many at most.
@@ -284,7 +286,7 @@ def _bounds(record: Record, tuned: Sequence[Tuned], functions: Functions, owner:
 
 
 def rows_at_once(ends: Sequence[Ends]) -> int:
-    """For how many rows lines of their own are searched together, where these are the ends (batch, *shape)."""
+    """For how many rows lines are searched together, where these are the ends (batch, *shape)."""
     return max(1, _ENTRIES // max(1, sum(lower[:1].numel() for lower, _ in ends)))
 
 
@@ -317,7 +319,9 @@ def closer_ends(record: Record, single: Record, ends: Sequence[Ends], steps: int
     return closer
 
 
-def _least_and_most(record: Record, single: Record, ends: Sequence[Ends], wanted: Tensor, steps: int) -> Tensor:
+def _least_and_most(
+    record: Record, single: Record, ends: Sequence[Ends], wanted: Tensor, steps: int
+) -> Tensor:
     """Lower bounds of some coordinates, and of them negated, (2 · coordinates,)."""
     size = rows_at_once(ends)
     places = torch.cat([wanted, wanted])
