@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -13,8 +15,13 @@ from torch import Tensor, nn
 from tests.domains.exact_margins import Exact, exact_minimum, goal_value
 from withstand.certificates.goals import Goal
 from withstand.certificates.proving import prove
+from withstand.certificates.tighter import branched_differences, optimised_differences
+from withstand.core.deadlines import OutOfTime, until
+from withstand.domains import Box, Linear, Program
+from withstand.domains.linear.linear_inputs import Interval
+from withstand.operators import GuaranteedNorms
 
-NETS = range(12)
+NETS = range(8)
 CLOSE = 0.02  # of the goal to being broken, as a share of what the middle of the box has beyond the least
 
 
@@ -87,3 +94,32 @@ def test_proofs_are_sound_whenever_they_are_stopped(seed: int) -> None:
             started = time.monotonic()
             _case(seed).shifted(share).require_sound(started + seconds)
             assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.02, 3.0])
+@pytest.mark.parametrize("seed", list(NETS)[:4])
+def test_bounds_come_in_the_order_of_what_they_cost_whenever_they_are_stopped(
+    seed: int, seconds: float
+) -> None:
+    case, unit = _case(seed), torch.eye(3).double()
+    box = Box(case.lower[None], case.upper[None])
+    label = case.model(box.center).argmax(1)
+    with torch.no_grad(), until(math.inf):
+        program = Program(case.model, box.center)
+        last = program.run_to_last_layer(Linear.of(Interval(*box.ends), box), GuaranteedNorms())
+        fixed = last.differences(label)
+    with torch.no_grad(), until(time.monotonic() + seconds):
+        optimised = fixed
+        with suppress(OutOfTime):
+            optimised = optimised_differences(last, label)
+        branched = branched_differences(last, label, optimised, case.model)
+    exact = [-_least(case, unit[label[0]] - other) for other in unit]
+    assert (optimised <= fixed + 1e-12).all()
+    assert (branched <= optimised + 1e-12).all()
+    assert (branched[0] >= torch.tensor(exact).double() - 1e-6).all()
+    if seconds > 1 and max(part for k, part in enumerate(exact) if k != label) < -1e-3:
+        assert (branched[0, torch.arange(3) != label] < 0).all()
+
+
+def _least(case: Case, weight: Tensor) -> float:
+    return exact_minimum(case.model, case.lower, case.upper, weight[None], torch.zeros(1).double()).value

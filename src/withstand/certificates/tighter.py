@@ -33,6 +33,9 @@ def optimised_differences(last: LastLayer, labels: Tensor, *, steps: int = _STEP
 
     Returns:
         Tensor (batch, classes): upper bounds over the sets; nowhere above ``last.differences(labels)``.
+
+    Raises:
+        OutOfTime: time was up before even those were known.
     """
     features, differences = last.features, last.differences(labels)
     assert isinstance(features, Linear)
@@ -86,7 +89,9 @@ def branched_differences(
     weight, bias, _ = _gaps(last, label.expand(len(others)), others)
     allowance = rounding_allowance(last.logits, label)[0, others]
     functions = Functions(weight, bias - allowance)
-    bound = branched(features, functions, torch.arange(len(others), device=others.device), check).bound
+    bound = -math.inf
+    with suppress(OutOfTime):  # before the first bound
+        bound = branched(features, functions, torch.arange(len(others), device=others.device), check).bound
     tighter = torch.minimum(differences[0, others], -bound - allowance)
     return differences.index_put((torch.zeros_like(others), others), tighter)
 
