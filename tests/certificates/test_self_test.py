@@ -62,7 +62,7 @@ def net() -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("norm", [2.0, math.inf])
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("method", METHODS)
 def test_known_net_is_bounded_exactly_by_every_method(method: Method, clip: bool, norm: float) -> None:

@@ -103,9 +103,9 @@ COMMANDS = {
         f"prediction. RUN is a run folder: what is certified is added to its rows and metrics. {_MODEL} What "
         "is left out is as the run's recipe says.",
         {
-            "--norm=2": "of the ball, 2 or inf",
+            "--norm=2": "of the ball, 1, 2 or inf",
             "--epsilons=[0.5,1.58]": "radii in [0, 1] units",
-            "--method=best": "what bounds: box, ball, box_ball, or the tightest of them",
+            "--method=best": "what bounds: box, ball, box_ball, linear, best; or several: box_ball,linear",
             "--clip=true": "whether the attacker stays in [0, 1]",
             "--radius=true": "find the largest certified epsilon of each example, too",
             "--num_examples=1000": "only so many test examples, of each class its share",
