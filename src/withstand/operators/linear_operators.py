@@ -209,11 +209,10 @@ class Convolution(Weighted):
     @override
     def transposed(self, y: Tensor, input_shape: Shape) -> Tensor:
         # Not a transposed convolution, which works on one example after another in float64.
-        gradient = {1: grad.conv1d_input, 2: grad.conv2d_input, 3: grad.conv3d_input}[self.weight.dim() - 2]
-        shape = (len(y), *input_shape)
-        options = self.stride, self.padding, self.dilation
-        back: Tensor = gradient(shape, self.weight, y, *([*option] for option in options), self.groups)
-        return back
+        gradients: dict[int, Callable[..., Tensor]]
+        gradients = {1: grad.conv1d_input, 2: grad.conv2d_input, 3: grad.conv3d_input}
+        options = [*self.stride], [*self.padding], [*self.dilation], self.groups
+        return gradients[self.weight.dim() - 2]((len(y), *input_shape), self.weight, y, *options)
 
 
 @dataclass(frozen=True, eq=False)

@@ -220,7 +220,8 @@ def _whole(rows: _Rows) -> Rows:
 def _sum(rows: _Rows, others: _Rows) -> _Rows:
     if isinstance(rows, Windows) and isinstance(others, Windows) and (total := rows.plus(others)) is not None:
         return total
-    return Rows(_whole(rows).values + _whole(others).values, rows.owner)
+    whole = _whole(rows)
+    return Rows(whole.values + _whole(others).values, whole.owner)
 
 
 def _least_over(inputs: InputSet, rows: _Rows) -> Tensor:
