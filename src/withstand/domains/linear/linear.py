@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.domains.linear.backward import least, refined
+from withstand.domains.linear.coupling import Coupling
 from withstand.domains.linear.curved import Curved, gap
 from withstand.domains.linear.linear_inputs import InputSet, Interval
 from withstand.domains.linear.nodes import (
@@ -58,7 +59,7 @@ _LITTLE = 1e-3
 
 @final
 @dataclass(frozen=True, eq=False)
-class Linear(Region, Sortable):
+class Linear(Coupling, Sortable):
     """All that a record of linear maps and bent functions makes of a set of inputs.
 
     Where a function bends, the ends of its value are first made closer by a backward pass, in the coordinates
@@ -145,7 +146,7 @@ class Linear(Region, Sortable):
     def coupled(self, function: Coupled) -> Self:
         if isinstance(function, Largest):
             return largest(self, function)
-        return self._enclosed(lambda value: value.coupled(function))
+        return super().coupled(function)
 
     @override
     def add(self, other: Self) -> Self:
@@ -210,6 +211,18 @@ class Linear(Region, Sortable):
         if not self.refines or self.is_exact:
             return ends
         return refined(self.node, ends, is_wanted(*ends), self.inputs)
+
+    @override
+    def settled(self) -> Self:
+        return replace(self, cover=_cut(self.cover, self._closer(torch.less)), is_exact=True)
+
+    @override
+    def reached(self, node: Node, function: Coupled, ends: Ends | None = None) -> Self:
+        cover = self.cover.coupled(function)
+        if ends is not None:
+            lower, upper = cover.ends
+            cover = _cut(cover, (torch.maximum(lower, ends[0]), torch.minimum(upper, ends[1])))
+        return self._of(node, self.point.coupled(function), cover)
 
     def _moved(self, function: Rearrange) -> Self:
         constants = (
