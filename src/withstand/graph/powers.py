@@ -27,8 +27,8 @@ def power(exponent: float) -> Elementwise | Unimodal:
     """
     if exponent == 0:
         raise ValueError("The power 0 is the constant 1, but power() needs another exponent.")
-    if exponent == 2:
-        return SQUARE
+    if exponent in (-1, 2):
+        return SQUARE if exponent == 2 else RECIPROCAL
     function, slope = partial(torch.pow, exponent=exponent), partial(_power_slope, exponent)
     is_whole, curvature = float(exponent).is_integer(), _power_curvature(exponent)
     if exponent < 0:  # on either side of 0 it falls all along, or rises; no interval with both has bounds
@@ -70,3 +70,12 @@ def _log_slope(lower: Tensor, upper: Tensor) -> Tensor:
 EXP = Elementwise(torch.exp, _exp_slope, moments=EXPONENTIAL, curvature=CONVEX)
 LOG = Elementwise(torch.log, _log_slope, moments=LOGARITHM, curvature=CONCAVE)
 SQUARE = Unimodal(torch.square, partial(_power_slope, 2), 0.0, 0.0, moments=SQUARED, curvature=CONVEX)
+RECIPROCAL = Unimodal(
+    torch.reciprocal,
+    partial(_power_slope, -1),
+    math.inf,
+    0.0,
+    moments=power_moments(-1),
+    pole=0.0,
+    curvature=_power_curvature(-1),
+)

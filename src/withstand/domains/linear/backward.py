@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from withstand.core import norms
 from withstand.domains.linear.linear_inputs import InputSet
 from withstand.domains.linear.nodes import Ends, Inputs, Node, Rows
 
@@ -63,7 +64,7 @@ def refined(node: Node, ends: Ends, wanted: Tensor, inputs: InputSet) -> Ends:
         Nowhere farther apart than ``ends``.
     """
     lower, upper = ends
-    owner, place = wanted.flatten(1).nonzero(as_tuple=True)
+    owner, place = norms.flat(wanted).nonzero(as_tuple=True)
     least_of, most_of = [], []
     size = _rows_at_once(node, lower.element_size())
     for owners, places in zip(torch.split(owner, size), torch.split(place, size), strict=True):
@@ -75,9 +76,10 @@ def refined(node: Node, ends: Ends, wanted: Tensor, inputs: InputSet) -> Ends:
     if not least_of:
         return ends
     chosen = (owner, place)
-    closer_lower = lower.flatten(1).index_put(chosen, torch.cat(least_of)).reshape(lower.shape)
-    closer_upper = upper.flatten(1).index_put(chosen, torch.cat(most_of)).reshape(upper.shape)
-    return torch.maximum(lower, closer_lower), torch.minimum(upper, closer_upper)
+    closer_lower = norms.flat(lower).index_put(chosen, torch.cat(least_of)).reshape(lower.shape)
+    closer_upper = norms.flat(upper).index_put(chosen, torch.cat(most_of)).reshape(upper.shape)
+    # A bound that is not a number says nothing.
+    return torch.fmax(lower, closer_lower), torch.fmin(upper, closer_upper)
 
 
 def _rows_at_once(node: Node, itemsize: int) -> int:

@@ -24,7 +24,7 @@ from withstand.domains.linear.nodes import Between, Ends, Lines, Moved, Node, Ro
 from withstand.graph.bilinear import Multiplication
 from withstand.graph.coupled import Length, LogSoftmax, LogSumExp, Normalization, Softmax
 from withstand.graph.domain import Region
-from withstand.graph.powers import EXP, power
+from withstand.graph.powers import EXP, RECIPROCAL
 from withstand.graph.primitives import Coupled, moved
 from withstand.operators import Diagonal, LinearOperator, Shape
 
@@ -130,7 +130,7 @@ class Coupling(Region, ABC):
             centered = self.affine(operator, None, lambda operator, shape: own.new_ones(())).settled()
         size = centered.coupled(Length(function.dims, keepdim=True, added=count * function.eps))
         factor = Diagonal(self.center.new_tensor(math.sqrt(count)))
-        scale = size.unimodal(power(-1)).affine(factor, None, lambda operator, shape: operator.entries)
+        scale = size.unimodal(RECIPROCAL).affine(factor, None, lambda operator, shape: operator.entries)
         image = centered.product(scale, Multiplication())
         lower, upper = function.bounds(*self.ends)
         (start, stop), (least, most) = centered.ends, scale.ends
@@ -207,7 +207,7 @@ def length(ends: Ends, function: Length) -> Lines:
     return _planes(slopes, (at_middle, reach), middle, dims, 0.0)
 
 
-def _planes(slopes: Ends, heights: Ends, middle: Tensor, dims: Sequence[int], unit: float) -> Lines:
+def _planes(slopes: Ends, heights: Ends, middle: Tensor, dims: tuple[int, ...], unit: float) -> Lines:
     """Planes of those heights at the midpoint, moved apart by what may have been rounded, also of a unit."""
     below, above = (
         height - (slope * middle).sum(dims, keepdim=True)

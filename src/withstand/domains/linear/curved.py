@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from withstand.domains.linear.nodes import Bent, Ends, Lines
 from withstand.domains.sets.box import Box
 from withstand.graph.primitives import Elementwise, Unimodal
 
-_STEPS = 20
+_STEPS = 24
 """Of bisections. What a tangent leaves is of the order of the square of the interval that remains."""
 _CELLS = 32
 """Into which an interval is cut where no more is known of a function than how steep it is."""
@@ -217,7 +218,9 @@ def _touching(side: _Side, ends: Ends, stretch: Ends) -> _Tangents:
     place = middle.where(place == middle, place)
     end = lower.where(place > middle, upper)
     through_end = (side.value(end) - side.value(place)) / (end - place).where(end != place, 1.0)
-    slope = side.slope(place).where(place == middle, through_end)
+    own = side.slope(place)
+    met = own.detach() + (through_end - through_end.detach())  # the tangent's own, which lies below
+    slope = own.where(place == middle, met.where(moves, through_end))
     return _Tangents(stretch, place, slope, (first < last) & ~(crosses_lower | crosses_upper))
 
 
@@ -243,12 +246,16 @@ def _offset_by_tangents(side: _Side, slope: Tensor, ends: Ends, tangents: Sequen
         slack = _ROUNDING * torch.finfo(place.dtype).eps * (at_turns.abs() + (slope * place).abs())
         is_loose = (first < last) & (bound < at_turns - slack) & (slope != tangent.slope)
         if bool(is_loose.any()):
-            wanted, part = slope.detach()[is_loose], (first[is_loose], last[is_loose])
-            near, far = _bisected(*part, lambda x, wanted=wanted: side.slope(x) < wanted)
+            is_before = partial(_is_flatter, side, slope.detach()[is_loose])
+            near, far = _bisected(first[is_loose], last[is_loose], is_before)
             place = place.detach().masked_scatter(is_loose, (near + far) / 2)
             bound = _bound_by_tangent(side, slope, place, tangent.stretch).where(is_loose, bound)
         bounds.append(bound.where(first < last, at_turns))
     return torch.stack(bounds).amin(0)
+
+
+def _is_flatter(side: _Side, slope: Tensor, x: Tensor) -> Tensor:
+    return side.slope(x) < slope
 
 
 def _bound_by_tangent(side: _Side, slope: Tensor, place: Tensor, stretch: Ends) -> Tensor:

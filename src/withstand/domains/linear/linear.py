@@ -29,7 +29,7 @@ from withstand.domains.linear.nodes import (
     Shifted,
     Sum,
 )
-from withstand.domains.linear.products import Factor, Product, better_at
+from withstand.domains.linear.products import Factor, Product
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.box_ball import BoxBall
 from withstand.graph.bilinear import Multiplication
@@ -136,7 +136,7 @@ class Linear(Coupling, Sortable):
                 return sorted_in_groups(self, function)
             case Elementwise():
                 return self._bent(function, lambda value: value.monotone(function))
-        return self._enclosed(lambda value: value.monotone(function))
+        return self._enclosed(function)
 
     @override
     def unimodal(self, function: Unimodal) -> Self:
@@ -157,15 +157,12 @@ class Linear(Coupling, Sortable):
     def product(self, other: Self, bilinear: Bilinear) -> Self:
         if other is self and isinstance(bilinear, Multiplication):
             return self.unimodal(SQUARE)
-        values = [self] if other is self else [self, other]
-        ends = [value._closer(torch.less) for value in values]
-        covers = [_cut(value.cover, known) for value, known in zip(values, ends, strict=True)]
-        first, second = Factor.of(ends[0]), Factor.of(ends[-1])
-        cover = covers[0].product(covers[-1], bilinear)
+        values = [self.settled()] if other is self else [self.settled(), other.settled()]
+        factors = [Factor.of(value.ends) for value in values]
         point = self.point.product(values[-1].point, bilinear)
-        tilts = better_at((self.center, other.center), bilinear, first, second)
-        node = Product([self.node, other.node], point.example_shape, bilinear, first, second, tilts)
-        return self._of(node, point, cover)
+        parents = [self.node, other.node]
+        node = Product(parents, point.example_shape, bilinear, factors[0], factors[-1])
+        return self._of(node, point, values[0].cover.product(values[-1].cover, bilinear))
 
     @override
     def larger(self, other: Self) -> Self:
@@ -258,9 +255,9 @@ class Linear(Coupling, Sortable):
         )
         return self._of(node, point, cover)
 
-    def _enclosed(self, of: _Image) -> Self:
+    def _enclosed(self, function: Monotone) -> Self:
         """The image of which no more is known than its ends."""
-        point, cover = of(self.point), of(_cut(self.cover, self._closer(torch.less)))
+        point, cover = self.point.monotone(function), self.settled().cover.monotone(function)
         return self._of(Between([], point.example_shape, cover.ends), point, cover)
 
     def _larger(self, other: Self, rest: Relu) -> Self:
