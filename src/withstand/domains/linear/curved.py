@@ -163,10 +163,11 @@ def _line(side: _Side, ends: Ends, least: Tensor, slope: Tensor | None) -> _Line
 
 def _rounding(side: _Side, slope: Tensor, ends: Ends) -> Tensor:
     """By how much an offset may be wrong, as if values and arguments were off by a few units of the last place."""
-    sizes = torch.maximum(*(end.detach().abs() for end in ends))
+    sizes = torch.maximum(*(end.detach().abs() for end in ends)).clamp_min(1)
     values = torch.maximum(*(side.value(end.detach()).abs() for end in ends))
     steep = side.function.slope if isinstance(side.function.slope, float | int) else 0.0
-    return _ROUNDING * torch.finfo(sizes.dtype).eps * (values + (slope.detach().abs() + steep) * sizes)
+    precision = torch.finfo(sizes.dtype)
+    return _ROUNDING * precision.eps * (values + (slope.detach().abs() + steep) * sizes) + precision.tiny
 
 
 def _chord(side: _Side, ends: Ends) -> Tensor:
