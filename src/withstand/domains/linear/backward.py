@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from withstand.core import norms
+from withstand.core.deadlines import require_time
 from withstand.domains.linear.linear_inputs import InputSet
 from withstand.domains.linear.nodes import Ends, Inputs, Node, Rows
 
@@ -39,6 +40,7 @@ def _least(node: Node, rows: Rows, inputs: InputSet) -> Tensor:
     pending = {node: rows.values}
     total = rows.values.new_zeros(len(rows.values))
     while pending:
+        require_time()
         latest = max(pending, key=lambda waiting: waiting.index)
         values = pending.pop(latest)
         if isinstance(latest, Inputs):

@@ -131,9 +131,10 @@ class Linear(Coupling, Sortable):
             case Rearrange():
                 return self._moved(function)
             case MaxPool():
-                return pooled(self, function)
+                # By pairs the cover would be looser: a ball's maximum of two is farther than either.
+                return replace(pooled(self, function), cover=self.cover.monotone(function))
             case SortGroups():
-                return sorted_in_groups(self, function)
+                return replace(sorted_in_groups(self, function), cover=self.cover.monotone(function))
             case Elementwise():
                 return self._bent(function, lambda value: value.monotone(function))
         return self._enclosed(function)
@@ -145,7 +146,7 @@ class Linear(Coupling, Sortable):
     @override
     def coupled(self, function: Coupled) -> Self:
         if isinstance(function, Largest):
-            return largest(self, function)
+            return replace(largest(self, function), cover=self.cover.coupled(function))
         return super().coupled(function)
 
     @override
