@@ -68,7 +68,8 @@ class _OfFunction(Monotone):
 class Curvature:
     """Where a continuous function of one number is convex and where it is concave.
 
-    On each closed stretch from one turn to the next it is one of both; at a turn its slope may jump.
+    On each closed stretch from one turn to the next it is one of both; at a turn its slope may jump. It is
+    the same function in all coordinates, and torch can differentiate it.
 
     Args:
         is_convex: Whether it is convex on the far left, up to the first turn; else it is concave there.
@@ -79,7 +80,7 @@ class Curvature:
     turns: Sequence[float] = ()
 
     def stretches(self, *, convex: bool) -> list[tuple[float, float]]:
-        """The stretches on which it is convex, or those on which it is concave: where each begins and ends."""
+        """Where each stretch on which it is convex, or concave, begins and ends."""
         ends = [-math.inf, *self.turns, math.inf]
         return [*pairwise(ends)][0 if convex == self.is_convex else 1 :: 2]
 
@@ -100,8 +101,8 @@ class Elementwise(_OfFunction):
         jump: How far it may fall all the same, at a step of which it is otherwise monotone.
         hinges: The same function where it is piecewise linear, so that its moments are closed forms.
         moments: Its moments where they are other closed forms; by quadrature where there are neither.
-        curvature: Where it is convex, so that it is bounded by close lines; of what is no farther than its jump
-            from it. By looser lines where that is not known.
+        curvature: Where it is convex, so that close lines bound it; looser ones where that is not known. Of a
+            function that jumps, where one is convex that is no farther from it than the jump.
     """
 
     slope: Slope = 1.0
@@ -133,7 +134,7 @@ class Unimodal:
         hinges: The same function where it is piecewise linear, so that its moments are closed forms.
         moments: Its moments where they are other closed forms; by quadrature where there are neither.
         pole: Where it is infinite and may begin anew; an interval that holds it has no bounds. None: nowhere.
-        curvature: Where it is convex, so that it is bounded by close lines; by looser ones where that is not known.
+        curvature: Where it is convex, so that close lines bound it; looser ones where that is not known.
     """
 
     function: Callable[[Tensor], Tensor]

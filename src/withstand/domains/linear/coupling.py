@@ -1,10 +1,11 @@
-"""Planes for functions of several coordinates: sums of convex functions, of which one concave one is taken.
+"""Planes for functions of several coordinates: h(Σ f(x_j)), f convex, h concave and rising, the whole convex.
 
-log Σ exp x_j and √(Σ x_j² + c) are so, and convex themselves. Below lies the plane that touches at the midpoint.
-Above, each term of the sum lies below its chord, and the concave function of that sum below its tangent: for
-softmax in the form exp(x_i - log Σ exp x_j) these are the linear bounds of Wei et al., "Convex bounds on the
-softmax function with applications to robustness verification" (AISTATS 2023), which are closer than those by
-exponentials and a reciprocal, as of Shi et al., "Robustness verification for transformers" (ICLR 2020).
+log Σ exp x_j and √(Σ x_j² + c) are so. Below lies the plane that touches at the midpoint. Above, each f
+lies below its chord, and h below its tangent. Of softmax in the form exp(x_i - log Σ exp x_j) these are
+the linear bounds of Wei et al., "Convex bounds on the softmax function with applications to robustness
+verification" (AISTATS 2023): they are closer than those by exponentials and a reciprocal, as in Shi et
+al., "Robustness verification for transformers" (ICLR 2020), whose layer norm of centring, squares and
+products is the one here, with the deviation.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Folded(Node):
     """One number made of several of one value, between two planes.
 
     Args:
-        lines: Slopes of each coordinate of the value, and offsets of the shape of what is made of it, in which the
-            dimensions that are folded have size 1.
+        lines: Slopes of each coordinate of the value, and offsets of the shape of what is made of it, of size
+            1 in the dimensions that are folded.
     """
 
     lines: Lines
@@ -51,11 +52,11 @@ class Folded(Node):
 
 @dataclass(frozen=True, eq=False)
 class Kept(Node):
-    """A value, in the coordinates where lines of it are closer in the middle than what it is known to be between.
+    """A value, of some coordinates of which no more is known than their ends.
 
     Args:
         ends: Of each coordinate.
-        is_kept: Of which of them lines go on; bools (batch, *shape).
+        is_kept: Of which of them more is known; bools (batch, *shape).
     """
 
     ends: Ends
@@ -71,7 +72,7 @@ class Kept(Node):
 
 
 class Coupling(Region, ABC):
-    """The interface of a set between planes, which goes through functions of several coordinates by planes."""
+    """The interface of a set that is bounded by planes, also where functions take several coordinates."""
 
     node: Node
     """Of the value."""

@@ -1,10 +1,11 @@
 """Lines below and above functions of one number: what bends smoothly, or in a way that is not known.
 
-Of a function of which it is known where it is convex, the line below is the one that touches its convex envelope
-in the middle of the interval, and so leaves the least area: a tangent there, or through an end, or the chord (as
-in Zhang et al., NeurIPS 2018, and Singh et al., POPL 2019, for S-shaped functions). The line above is that of the
-function upside down. How a slope is chosen proves nothing; any has its offset, the least of f(x) - slope · x,
-bounded from below by tangents, or by steepest slopes where no more is known, and a few units of rounding.
+Where it is known where a function is convex, the line below touches its convex envelope in the middle of
+the interval, and so leaves the least area: a tangent there, or one through an end, or the chord (as in
+Zhang et al., NeurIPS 2018, and Singh et al., POPL 2019, for S-shaped functions). The line above is that
+of the function upside down. How a slope is chosen proves nothing; any has its offset, the least of f(x) -
+slope · x, which is bounded from below by tangents, or by steepest slopes where no more is known, and less
+a few units of rounding.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class _Side:
         return [lower, upper, *(_between(lower, turn, upper) for turn in self.function.curvature.turns)]
 
     def stretches(self, ends: Ends) -> list[Ends]:
-        """Where it is convex between the ends: from just inside a stretch to just inside; empty ones crossed."""
+        """Where it is convex between the ends, just inside each stretch; empty ones have crossed ends."""
         assert self.function.curvature is not None
         lower, upper = (end.detach() for end in ends)
         cut = []
@@ -145,7 +146,7 @@ class _Side:
 
 
 def _line(side: _Side, ends: Ends, least: Tensor, slope: Tensor | None) -> _Line:
-    """A line below a side, of a slope that is given or chosen; the constant, ``least``, where that is no worse."""
+    """A line below, of a slope that is given or chosen; the constant, ``least``, where that is no worse."""
     (lower, upper), is_given = ends, slope is not None
     if side.function.curvature is None:
         slope = _chord(side, ends) if slope is None else slope
@@ -162,7 +163,7 @@ def _line(side: _Side, ends: Ends, least: Tensor, slope: Tensor | None) -> _Line
 
 
 def _rounding(side: _Side, slope: Tensor, ends: Ends) -> Tensor:
-    """By how much an offset may be wrong, as if values and arguments were off by a few units of the last place."""
+    """How wrong an offset may be: as if values and arguments were off by a few units of the last place."""
     sizes = torch.maximum(*(end.detach().abs() for end in ends)).clamp_min(1)
     values = torch.maximum(*(side.value(end.detach()).abs() for end in ends))
     steep = side.function.slope if isinstance(side.function.slope, float | int) else 0.0
@@ -177,13 +178,13 @@ def _chord(side: _Side, ends: Ends) -> Tensor:
 
 
 class _Tangents(NamedTuple):
-    """Lines that touch a convex stretch of a function, one a coordinate, or would if the stretch were not empty.
+    """Lines that touch a convex stretch of a function, one a coordinate.
 
     Attributes:
-        stretch: From where to where.
-        place: Where they touch it, as near to the middle of the ends as they cross neither end of the function.
+        stretch: From where to where; empty where these are crossed.
+        place: Where they touch it: as near to the middle of the interval as none of its ends is crossed.
         slope: Of the lines.
-        is_below: Where there is one that crosses neither.
+        is_below: Where there is such a line.
     """
 
     stretch: Ends
@@ -236,7 +237,7 @@ def _crossed(side: _Side, ends: Ends, place: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _offset_by_tangents(side: _Side, slope: Tensor, ends: Ends, tangents: Sequence[_Tangents]) -> Tensor:
-    """A lower bound of g(x) = f(x) - slope · x: of what is concave at its ends, of what is convex by tangents."""
+    """A lower bound of g(x) = f(x) - slope · x: of concave stretches at ends, of convex ones by tangents."""
     at_turns = torch.stack([side.value(turn) - slope * turn for turn in side.turns(ends)]).amin(0)
     bounds = [at_turns]
     for tangent in tangents:
@@ -267,7 +268,7 @@ def _bound_by_tangent(side: _Side, slope: Tensor, place: Tensor, stretch: Ends) 
 
 
 def _offset_by_cells(side: _Side, slope: Tensor, ends: Ends) -> Tensor:
-    """A lower bound of f(x) - slope · x, cell by cell, of what lies between steepest slopes at both its ends."""
+    """A lower bound of f(x) - slope · x, cell by cell, from the values at ends and the steepest slopes."""
     lower, upper = ends
     places = [lower + (upper - lower) * (index / _CELLS) for index in range(_CELLS)] + [upper]
     values = [side.value(place) for place in places]

@@ -32,9 +32,9 @@ class Factor(NamedTuple):
 class Product(Node):
     """B(x, y) of two values x = p ± r and y = q ± s: p y + x q - p q, give or take r s, as (x - p)(y - q) is.
 
-    On either side this plane is halfway between the two of McCormick (Mathematical Programming 1976), and leaves as
-    much volume as each of them. Networks with gates, attention and layer norm were bounded more closely by it than
-    by either, also than by the one that is better at the center; and it is the same for all rows.
+    On either side this plane is halfway between the two of McCormick (Mathematical Programming 1976), and
+    leaves as much volume as each of them. Networks with gates, attention and layer norm were bounded no less
+    closely by it than by either, or by the better one at the center; and both sides have the same slopes.
 
     Args:
         bilinear: B.

@@ -32,8 +32,8 @@ def maximum(site: Site, input: Any, other: Any) -> Domain:
         value, Moments
     ):  # they change the order of a function and max pooling, so one for all places
         return value.shift(-bound).monotone(_RELU).shift(bound)
-    function = Elementwise(lambda x: torch.maximum(x, _like(x, bound)), curvature=CONVEX)
-    return value.monotone(function)
+    curvature = CONVEX if torch.as_tensor(bound).numel() == 1 else None  # else one of each coordinate's own
+    return value.monotone(Elementwise(lambda x: torch.maximum(x, _like(x, bound)), curvature=curvature))
 
 
 @register(_ATEN.minimum, _ATEN.fmin, _ATEN.min.other)
