@@ -73,7 +73,7 @@ class Linear(Coupling, Sortable):
         refines: Whether ends are made closer by backward passes; else they are those of the cover, which is
             CROWN-IBP (Zhang et al., ICLR 2020).
         is_box: Whether the value is each point of a box in turn.
-        is_exact: Whether the ends of the cover are the value's own, or as close to them as backward passes get.
+        is_exact: Whether the ends of the cover are the value's own, or as close as backward passes get.
     """
 
     node: Node
