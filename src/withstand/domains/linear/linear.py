@@ -13,7 +13,6 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.domains.linear.backward import least, refined
-from withstand.domains.linear.coupling import Coupling
 from withstand.domains.linear.curved import Curved, gap
 from withstand.domains.linear.linear_inputs import InputSet, Interval
 from withstand.domains.linear.nodes import (
@@ -29,6 +28,7 @@ from withstand.domains.linear.nodes import (
     Shifted,
     Sum,
 )
+from withstand.domains.linear.planes import Coupling
 from withstand.domains.linear.products import Factor, Product
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.box_ball import BoxBall
