@@ -1,7 +1,7 @@
 """What passes through a network: boxes, balls, both at once, and normal distributions.
 
 A layer of one's own takes one rule, by ``register``, that says what it is made of: linear operators
-of ``withstand.operators``, and ``Elementwise``, ``Unimodal`` and ``Rearrange``.
+of ``withstand.operators``, and ``Elementwise``, ``Unimodal`` (with their ``Curvature``) and ``Rearrange``.
 """
 
 from withstand.domains.gaussians.diagonal import Gaussian
@@ -15,7 +15,7 @@ from withstand.domains.sets.input_sets import DOMAINS, DomainName, input_set, re
 from withstand.graph import rules
 from withstand.graph.calls import Call
 from withstand.graph.domain import Domain, LastLayer, Moments, Region
-from withstand.graph.primitives import Elementwise, Rearrange, Unimodal
+from withstand.graph.primitives import Curvature, Elementwise, Rearrange, Unimodal
 from withstand.graph.program import Program, propagate, unsupported
 from withstand.graph.program_cache import ProgramCache
 from withstand.graph.rule_registry import Site, UnsupportedOperationError, register
@@ -27,6 +27,7 @@ __all__ = [
     "BoxBall",
     "Call",
     "CorrelatedGaussian",
+    "Curvature",
     "Domain",
     "DomainName",
     "Elementwise",

@@ -162,20 +162,22 @@ class Largest(Coupled):
 
 @dataclass(frozen=True)
 class Length(Coupled):
-    """The l2 norm.
+    """The l2 norm, or √(Σ x² + added).
 
     Args:
         dims: Over these, of the batched tensor, at least 1 each.
         keepdim: Whether they stay, of size 1.
+        added: At least 0.
     """
 
     dims: Sequence[int]
     keepdim: bool = False
+    added: float = 0.0
 
     @override
     def __call__(self, x: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(x, dim=tuple(self.dims), keepdim=self.keepdim)
-        return length
+        return (length.square() + self.added).sqrt() if self.added else length
 
     @override
     def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TypeAlias
 
 from torch import Tensor
@@ -64,6 +65,33 @@ class _OfFunction(Monotone):
 
 
 @dataclass(frozen=True)
+class Curvature:
+    """Where a continuous function of one number is convex and where it is concave.
+
+    On each closed stretch from one turn to the next it is one of both; at a turn its slope may jump. It is
+    the same function in all coordinates, and torch can differentiate it.
+
+    Args:
+        is_convex: Whether it is convex on the far left, up to the first turn; else it is concave there.
+        turns: Where it turns from one into the other, ascending.
+    """
+
+    is_convex: bool = True
+    turns: Sequence[float] = ()
+
+    def stretches(self, *, convex: bool) -> list[tuple[float, float]]:
+        """Where each stretch on which it is convex, or concave, begins and ends."""
+        ends = [-math.inf, *self.turns, math.inf]
+        return [*pairwise(ends)][0 if convex == self.is_convex else 1 :: 2]
+
+
+CONVEX = Curvature()
+CONCAVE = Curvature(is_convex=False)
+RISING_S = Curvature(turns=(0.0,))
+"""Convex up to 0, concave from there: tanh and its like."""
+
+
+@dataclass(frozen=True)
 class Elementwise(_OfFunction):
     """A monotone activation: ReLU, tanh, softplus and the like.
 
@@ -73,12 +101,15 @@ class Elementwise(_OfFunction):
         jump: How far it may fall all the same, at a step of which it is otherwise monotone.
         hinges: The same function where it is piecewise linear, so that its moments are closed forms.
         moments: Its moments where they are other closed forms; by quadrature where there are neither.
+        curvature: Where it is convex, so that close lines bound it; looser ones where that is not known. Of a
+            function that jumps, where one is convex that is no farther from it than the jump.
     """
 
     slope: Slope = 1.0
     jump: float = 0.0
     hinges: Hinges | None = None
     moments: ClosedMoments | None = None
+    curvature: Curvature | None = None
 
     @property
     @override
@@ -103,6 +134,7 @@ class Unimodal:
         hinges: The same function where it is piecewise linear, so that its moments are closed forms.
         moments: Its moments where they are other closed forms; by quadrature where there are neither.
         pole: Where it is infinite and may begin anew; an interval that holds it has no bounds. None: nowhere.
+        curvature: Where it is convex, so that close lines bound it; looser ones where that is not known.
     """
 
     function: Callable[[Tensor], Tensor]
@@ -112,6 +144,7 @@ class Unimodal:
     hinges: Hinges | None = None
     moments: ClosedMoments | None = None
     pole: float | None = None
+    curvature: Curvature | None = None
 
 
 class Coupled(ABC):

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from withstand.core import norms
 from withstand.domains.linear.backward import least, refined
+from withstand.domains.linear.curved import Curved, gap
 from withstand.domains.linear.linear_inputs import InputSet, Interval
 from withstand.domains.linear.nodes import (
     Affine,
@@ -26,12 +28,16 @@ from withstand.domains.linear.nodes import (
     Shifted,
     Sum,
 )
+from withstand.domains.linear.planes import Coupling
+from withstand.domains.linear.products import Factor, Product
 from withstand.domains.sets.box import Box
 from withstand.domains.sets.box_ball import BoxBall
+from withstand.graph.bilinear import Multiplication
 from withstand.graph.comparing import Sortable, largest, pooled, sorted_in_groups
 from withstand.graph.coupled import Largest
 from withstand.graph.domain import NormOf, Region
 from withstand.graph.point import Point
+from withstand.graph.powers import SQUARE
 from withstand.graph.primitives import (
     Bilinear,
     Coupled,
@@ -48,10 +54,12 @@ from withstand.operators import Diagonal, LinearOperator, Shape
 _Image: TypeAlias = Callable[[Any], Any]
 """What one of the values that go along becomes: a point a point, a cover a cover."""
 
+_LITTLE = 1e-3
+
 
 @final
 @dataclass(frozen=True, eq=False)
-class Linear(Region, Sortable):
+class Linear(Coupling, Sortable):
     """All that a record of linear maps and bent functions makes of a set of inputs.
 
     Where a function bends, the ends of its value are first made closer by a backward pass, in the coordinates
@@ -65,7 +73,7 @@ class Linear(Region, Sortable):
         refines: Whether ends are made closer by backward passes; else they are those of the cover, which is
             CROWN-IBP (Zhang et al., ICLR 2020).
         is_box: Whether the value is each point of a box in turn.
-        is_exact: Whether the ends of the cover are the value's own.
+        is_exact: Whether the ends of the cover are the value's own, or as close as backward passes get.
     """
 
     node: Node
@@ -127,18 +135,19 @@ class Linear(Region, Sortable):
                 return replace(pooled(self, function), cover=self.cover.monotone(function))
             case SortGroups():
                 return replace(sorted_in_groups(self, function), cover=self.cover.monotone(function))
-        hinges = function.hinges if isinstance(function, Elementwise) else None
-        return self._bent(hinges, lambda value: value.monotone(function))
+            case Elementwise():
+                return self._bent(function, lambda value: value.monotone(function))
+        return self._enclosed(function)
 
     @override
     def unimodal(self, function: Unimodal) -> Self:
-        return self._bent(function.hinges, lambda value: value.unimodal(function))
+        return self._bent(function, lambda value: value.unimodal(function))
 
     @override
     def coupled(self, function: Coupled) -> Self:
         if isinstance(function, Largest):
             return replace(largest(self, function), cover=self.cover.coupled(function))
-        return self._bent(None, lambda value: value.coupled(function))
+        return super().coupled(function)
 
     @override
     def add(self, other: Self) -> Self:
@@ -147,10 +156,14 @@ class Linear(Region, Sortable):
 
     @override
     def product(self, other: Self, bilinear: Bilinear) -> Self:
-        own, of_other = (_cut(value.cover, value._closer(torch.less)) for value in (self, other))
-        cover = own.product(own if other is self else of_other, bilinear)
-        point = self.point.product(self.point if other is self else other.point, bilinear)
-        return self._of(Between([], point.example_shape, cover.ends), point, cover)
+        if other is self and isinstance(bilinear, Multiplication):
+            return self.unimodal(SQUARE)
+        values = [self.settled()] if other is self else [self.settled(), other.settled()]
+        factors = [Factor.of(value.ends) for value in values]
+        point = self.point.product(values[-1].point, bilinear)
+        parents = [self.node, other.node]
+        node = Product(parents, point.example_shape, bilinear, factors[0], factors[-1])
+        return self._of(node, point, values[0].cover.product(values[-1].cover, bilinear))
 
     @override
     def larger(self, other: Self) -> Self:
@@ -197,6 +210,18 @@ class Linear(Region, Sortable):
             return ends
         return refined(self.node, ends, is_wanted(*ends), self.inputs)
 
+    @override
+    def settled(self) -> Self:
+        return replace(self, cover=_cut(self.cover, self._closer(torch.less)), is_exact=True)
+
+    @override
+    def reached(self, node: Node, function: Coupled, ends: Ends | None = None) -> Self:
+        cover = self.cover.coupled(function)
+        if ends is not None:
+            lower, upper = cover.ends
+            cover = _cut(cover, (torch.maximum(lower, ends[0]), torch.minimum(upper, ends[1])))
+        return self._of(node, self.point.coupled(function), cover)
+
     def _moved(self, function: Rearrange) -> Self:
         constants = (
             function(self.center.new_zeros(1, *self.example_shape)) if function.sets_constants else None
@@ -218,16 +243,23 @@ class Linear(Region, Sortable):
     def _of(self, node: Node, point: Point, cover: Region) -> Self:
         return replace(self, node=node, point=point, cover=cover, is_box=False, is_exact=False)
 
-    def _bent(self, hinges: Hinges | None, of: _Image) -> Self:
-        """The image under what bends; where there are no hinges, no more is known of it than its ends."""
-        ends = self._closer(torch.less if hinges is None else partial(_holds_bend, hinges))
+    def _bent(self, function: Elementwise | Unimodal, of: _Image) -> Self:
+        """The image under a function of each coordinate."""
+        hinges = function.hinges
+        is_wanted = partial(_matters, function) if hinges is None else partial(_holds_bend, hinges)
+        ends = self._closer(is_wanted)
         point, cover = of(self.point), of(_cut(self.cover, ends))
         node = (
-            Between([], point.example_shape, cover.ends)
+            Curved([self.node], point.example_shape, ends, function)
             if hinges is None
             else _hinged(self.node, ends, hinges)
         )
         return self._of(node, point, cover)
+
+    def _enclosed(self, function: Monotone) -> Self:
+        """The image of which no more is known than its ends."""
+        point, cover = self.point.monotone(function), self.settled().cover.monotone(function)
+        return self._of(Between([], point.example_shape, cover.ends), point, cover)
 
     def _larger(self, other: Self, rest: Relu) -> Self:
         node = Sum([other.node, rest], rest.shape, [1.0, 1.0])
@@ -250,6 +282,13 @@ def _cut(cover: Region, ends: Ends) -> Region:
 def _holds_bend(hinges: Hinges, lower: Tensor, upper: Tensor) -> Tensor:
     bends = [(lower < position) & (upper > position) for position in hinges.positions]
     return torch.stack(bends).any(dim=0)
+
+
+def _matters(function: Elementwise | Unimodal, lower: Tensor, upper: Tensor) -> Tensor:
+    """Where lines are apart by more than little of what those of the example's worst coordinate are."""
+    apart = gap(function, (lower, upper))
+    worst = norms.flat(apart.nan_to_num(0.0, 0.0)).amax(1)
+    return apart > _LITTLE * norms.per_example(worst, apart)
 
 
 def _hinged(node: Node, ends: Ends, hinges: Hinges) -> Node:

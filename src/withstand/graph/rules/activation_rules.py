@@ -13,7 +13,15 @@ from withstand.graph.bilinear import Multiplication
 from withstand.graph.capture import SOFTSHRINK, SOFTSIGN
 from withstand.graph.domain import Domain, Region
 from withstand.graph.powers import EXP, LOG
-from withstand.graph.primitives import Elementwise, SortGroups, Unimodal
+from withstand.graph.primitives import (
+    CONCAVE,
+    CONVEX,
+    RISING_S,
+    Curvature,
+    Elementwise,
+    SortGroups,
+    Unimodal,
+)
 from withstand.graph.rule_registry import Operator, Site, register
 from withstand.graph.rules.pieces import applied, cut, scaled
 from withstand.graph.rules.sizes import on_channels
@@ -25,13 +33,37 @@ __all__ = ["ABS"]
 _ATEN = torch.ops.aten
 
 # To all digits of float64; slopes are rounded up and least values down, so that both bound.
-_GELU = Unimodal(F.gelu, 1.128904145185155, -0.7517915246935645, -0.1699712074799037)
-_GELU_TANH = Unimodal(
-    partial(F.gelu, approximate="tanh"), 1.128993068658772, -0.7524614220710163, -0.1700407505712541
+_GELU = Unimodal(
+    F.gelu,
+    1.128904145185155,
+    -0.7517915246935645,
+    -0.1699712074799037,
+    curvature=Curvature(is_convex=False, turns=(-math.sqrt(2), math.sqrt(2))),
 )
-_SILU = Unimodal(F.silu, 1.099839320128867, -1.278464542761074, -0.2784645427610738)
-_MISH = Unimodal(F.mish, 1.088498161251728, -1.192431214515495, -0.3088434130172505)
-_HARDSWISH = Unimodal(F.hardswish, 1.5, -1.5, -0.375)
+_GELU_TANH = Unimodal(
+    partial(F.gelu, approximate="tanh"),
+    1.128993068658772,
+    -0.7524614220710163,
+    -0.1700407505712541,
+    curvature=Curvature(is_convex=False, turns=(-1.4185040087908284, 1.4185040087908284)),
+)
+_SILU = Unimodal(
+    F.silu,
+    1.099839320128867,
+    -1.278464542761074,
+    -0.2784645427610738,
+    curvature=Curvature(is_convex=False, turns=(-2.3993572805154677, 2.3993572805154677)),
+)
+_MISH = Unimodal(
+    F.mish,
+    1.088498161251728,
+    -1.192431214515495,
+    -0.3088434130172505,
+    curvature=Curvature(is_convex=False, turns=(-2.2563763963607931, 1.4905711794854285)),
+)
+_HARDSWISH = Unimodal(F.hardswish, 1.5, -1.5, -0.375, curvature=Curvature(is_convex=False, turns=(-3.0, 3.0)))
+_TANH = Elementwise(torch.tanh, curvature=RISING_S)
+_SIGMOID = Elementwise(torch.sigmoid, 0.25, curvature=RISING_S)
 ABS = Unimodal(torch.abs, 1.0, 0.0, 0.0, Hinges((0.0,), (2.0,), slope=-1.0))
 
 
@@ -45,17 +77,17 @@ def _register_elementwise(function: Elementwise | Unimodal, *operators: Operator
 
 _register_elementwise(Elementwise(F.relu, hinges=RECTIFIER), _ATEN.relu)
 _register_elementwise(Elementwise(F.relu6, hinges=Hinges((0.0, 6.0), (1.0, -1.0))), _ATEN.relu6)
-_register_elementwise(Elementwise(torch.tanh), _ATEN.tanh)
-_register_elementwise(Elementwise(torch.sigmoid, 0.25), _ATEN.sigmoid)
-_register_elementwise(Elementwise(F.logsigmoid), _ATEN.log_sigmoid)
-_register_elementwise(Elementwise(F.softsign), SOFTSIGN)
-_register_elementwise(Elementwise(F.selu, 1.758099340847377), _ATEN.selu)
+_register_elementwise(_TANH, _ATEN.tanh)
+_register_elementwise(_SIGMOID, _ATEN.sigmoid)
+_register_elementwise(Elementwise(F.logsigmoid, curvature=CONCAVE), _ATEN.log_sigmoid)
+_register_elementwise(Elementwise(F.softsign, curvature=RISING_S), SOFTSIGN)
+_register_elementwise(Elementwise(F.selu, 1.758099340847377, curvature=RISING_S), _ATEN.selu)
 _register_elementwise(
     Elementwise(F.hardsigmoid, 1 / 6, hinges=Hinges((-3.0, 3.0), (1 / 6, -1 / 6))), _ATEN.hardsigmoid
 )
-_register_elementwise(Elementwise(torch.erf, 2 / math.sqrt(math.pi)), _ATEN.erf)
-_register_elementwise(Elementwise(torch.atan), _ATEN.atan)
-_register_elementwise(Elementwise(torch.asinh), _ATEN.asinh)
+_register_elementwise(Elementwise(torch.erf, 2 / math.sqrt(math.pi), curvature=RISING_S), _ATEN.erf)
+_register_elementwise(Elementwise(torch.atan, curvature=RISING_S), _ATEN.atan)
+_register_elementwise(Elementwise(torch.asinh, curvature=RISING_S), _ATEN.asinh)
 _register_elementwise(EXP, _ATEN.exp)
 _register_elementwise(LOG, _ATEN.log)
 _register_elementwise(_SILU, _ATEN.silu)
@@ -86,13 +118,14 @@ def _prelu(site: Site, input: Domain, weight: Tensor) -> Domain:
     def function(x: Tensor) -> Tensor:
         return torch.where(x > 0, x, x * slopes)
 
+    hinges = Hinges((0.0,), (1 - slopes,), slope=slopes)
     if not isinstance(input, Region):  # moments take it as it is, and learnt slopes may fall below 0
-        return input.unimodal(Unimodal(function, 1.0, 0.0, 0.0, Hinges((0.0,), (1 - slopes,), slope=slopes)))
+        return input.unimodal(Unimodal(function, 1.0, 0.0, 0.0, hinges))
     if bool((weight < 0).any()):
         raise site.refusal(
             "needs slopes of at least 0, but some are negative; keep them from there, or take a LeakyReLU."
         )
-    return input.monotone(Elementwise(function, weight.max().clamp_min(1)))
+    return input.monotone(Elementwise(function, weight.max().clamp_min(1), hinges=hinges))
 
 
 @register(_ATEN.elu)
@@ -102,13 +135,16 @@ def _elu(
     for name, value in {"alpha": alpha, "scale": scale, "input_scale": input_scale}.items():
         _require_positive(site, value, name)
     function = partial(torch.ops.aten.elu, alpha=alpha, scale=scale, input_scale=input_scale)
-    return input.monotone(Elementwise(function, scale * max(1.0, alpha * input_scale)))
+    # From the left it meets 0 with the slope alpha · input_scale · scale.
+    curvature = CONVEX if alpha * input_scale <= 1 else RISING_S
+    slope = scale * max(1.0, alpha * input_scale)
+    return input.monotone(Elementwise(function, slope, curvature=curvature))
 
 
 @register(_ATEN.celu)
 def _celu(site: Site, input: Domain, alpha: float = 1.0) -> Domain:
     _require_positive(site, alpha, "alpha")
-    return input.monotone(Elementwise(partial(F.celu, alpha=alpha)))
+    return input.monotone(Elementwise(partial(F.celu, alpha=alpha), curvature=CONVEX))
 
 
 @register(_ATEN.softplus)
@@ -116,7 +152,8 @@ def _softplus(site: Site, input: Domain, beta: float = 1.0, threshold: float = 2
     _require_positive(site, beta, "beta")
     # At the threshold torch goes over to the identity, which lies lower: a jump down.
     jump = float(F.softplus(torch.tensor(-threshold, dtype=torch.float64), threshold=math.inf)) / beta
-    return input.monotone(Elementwise(partial(F.softplus, beta=beta, threshold=threshold), jump=jump))
+    function = partial(F.softplus, beta=beta, threshold=threshold)
+    return input.monotone(Elementwise(function, jump=jump, curvature=CONVEX))
 
 
 @register(_ATEN.softshrink, SOFTSHRINK)
@@ -163,7 +200,7 @@ def _rrelu(
 def _glu(site: Site, input: Domain, dim: int = -1) -> Domain:
     place = site.dim(dim)
     value, gate = cut(input, lambda x: x.chunk(2, place))
-    return value.product(gate.monotone(Elementwise(torch.sigmoid, 0.25)), Multiplication())
+    return value.product(gate.monotone(_SIGMOID), Multiplication())
 
 
 @register(_ATEN.hardtanh)

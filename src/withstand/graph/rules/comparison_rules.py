@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from withstand.graph.coupled import Largest
 from withstand.graph.domain import Domain, Moments
-from withstand.graph.primitives import Elementwise, moved
+from withstand.graph.primitives import CONVEX, Elementwise, moved
 from withstand.graph.rule_registry import Site, register
 from withstand.graph.rules.pieces import scaled, with_constants
 from withstand.moments import RECTIFIER
@@ -32,7 +32,8 @@ def maximum(site: Site, input: Any, other: Any) -> Domain:
         value, Moments
     ):  # they change the order of a function and max pooling, so one for all places
         return value.shift(-bound).monotone(_RELU).shift(bound)
-    return value.monotone(Elementwise(lambda x: torch.maximum(x, _like(x, bound))))
+    curvature = CONVEX if torch.as_tensor(bound).numel() == 1 else None  # else one of each coordinate's own
+    return value.monotone(Elementwise(lambda x: torch.maximum(x, _like(x, bound)), curvature=curvature))
 
 
 @register(_ATEN.minimum, _ATEN.fmin, _ATEN.min.other)
