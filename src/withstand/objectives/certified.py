@@ -19,7 +19,16 @@ from withstand.core.numerics import without_autocast
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, SHARE, flag, settle
 from withstand.core.wrappers import eager, unwrapped
-from withstand.domains import Ball, BoxBall, DomainName, LastLayer, ProgramCache, Region, input_set, require_set
+from withstand.domains import (
+    Ball,
+    BoxBall,
+    DomainName,
+    LastLayer,
+    ProgramCache,
+    Region,
+    input_set,
+    require_set,
+)
 from withstand.domains import Linear as LinearBounds
 from withstand.domains.linear.linear_inputs import input_set_of
 from withstand.loss.passes import logits_of
@@ -117,7 +126,7 @@ class Certified(Objective):
     as kappa is 1 no bound is computed.
 
     Args:
-        norm: Of the ball that inputs are attacked in: 2 or inf.
+        norm: Of the ball that inputs are attacked in: 1, 2 or inf.
         epsilon: Its radius in [0, 1] units; a float or a schedule.
         domain: What to bound with.
         kappa: Weight of the clean loss, in [0, 1]; a float or a schedule.
@@ -134,7 +143,7 @@ class Certified(Objective):
         ValueError: an argument is out of its range, or there is a mix in another domain.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each a setting of its own
         self,
         norm: float,
         epsilon: float | Schedule,
@@ -242,7 +251,9 @@ class Certified(Objective):
 
     def _clean_logits(self, model: nn.Module, images: Tensor, last: LastLayer) -> Tensor:
         """The logits of the training pass: those of the sets' centers, where these are the images."""
-        keeps_center = isinstance(last.features, Ball | BoxBall | LinearBounds) and not (self.clip and self.norm == math.inf)
+        keeps_center = isinstance(last.features, Ball | BoxBall | LinearBounds) and not (
+            self.clip and self.norm == math.inf
+        )
         if keeps_center and not differs_in_training(model):
             return last.logits
         # Updates running statistics, which a compiled graph does as a write to what the bounds have read.

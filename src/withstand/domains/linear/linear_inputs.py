@@ -43,7 +43,7 @@ class InputSet(ABC):
         """
 
     def with_steps(self, num_steps: int | None) -> InputSet:
-        """The same sets, whose minima take so many Newton steps where they take any; until exact where None."""
+        """The same sets, whose minima take so many Newton steps, where they take any; None: until exact."""
         return self
 
 
@@ -85,8 +85,8 @@ class NormBall(InputSet):
         norm: 1 or 2.
         radius: Tensor (batch,), nowhere negative.
         clip: Whether only inputs in [0, 1] count; the images lie there.
-        num_steps: Newton steps of an l2 minimum in [0, 1], which is a bound after any number of them; until it
-            is exact where None.
+        num_steps: Newton steps of an l2 minimum in [0, 1], which is a bound after any number of them;
+            until it is exact where None.
     """
 
     images: Tensor
