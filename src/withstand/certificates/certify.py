@@ -30,7 +30,7 @@ from withstand.domains.sets.input_sets import certified_norm
 from withstand.operators import GuaranteedNorms
 from withstand.types import Batch, DataError, ModelError
 
-Method: TypeAlias = Literal["best", "box_ball", "box", "ball"]
+Method: TypeAlias = Literal["best", "box_ball", "box", "ball", "linear"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 # No domain is tighter than box_ball on any example. One that is tighter on some joins here.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.core import norms
+from withstand.domains.linear.nodes import chosen
 from withstand.domains.sets.worst_case import most_over_ball_and_box
 
 
@@ -46,6 +48,16 @@ class InputSet(ABC):
         """The same sets, whose minima take so many Newton steps, where they take any; None: until exact."""
         return self
 
+    @abstractmethod
+    def cut(self, owner: Tensor, cut: Callable[[Tensor], Tensor]) -> InputSet:
+        """The sets of some examples, as far as some coordinates of theirs go.
+
+        Args:
+            owner: Integers (rows,): of which examples.
+            cut: From a tensor (batch, …) to these coordinates (rows, …) of those examples, some of which may be
+                none of the input's; it gives 0 there.
+        """
+
 
 @dataclass(frozen=True, eq=False)
 class Interval(InputSet):
@@ -66,14 +78,18 @@ class Interval(InputSet):
 
     @override
     def least(self, rows: Tensor, owner: Tensor) -> Tensor:
-        halfwidth = norms.flat((self.upper - self.lower) / 2)[owner]
+        halfwidth = chosen(norms.flat((self.upper - self.lower) / 2), owner)
         flat = norms.flat(rows)
-        along, across = (flat * norms.flat(self.center)[owner]).sum(1), (flat.abs() * halfwidth).sum(1)
-        return along - across
+        along = (flat * chosen(norms.flat(self.center), owner)).sum(1)
+        return along - (flat.abs() * halfwidth).sum(1)
 
     @override
     def of(self, owner: Tensor) -> Interval:
         return Interval(self.lower[owner], self.upper[owner])
+
+    @override
+    def cut(self, owner: Tensor, cut: Callable[[Tensor], Tensor]) -> Interval:
+        return Interval(cut(self.lower), cut(self.upper))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +118,12 @@ class NormBall(InputSet):
 
     @override
     def least(self, rows: Tensor, owner: Tensor) -> Tensor:
-        flat, images, radius = norms.flat(rows), norms.flat(self.images)[owner], self.radius[owner]
+        flat, images, radius = norms.flat(rows), chosen(norms.flat(self.images), owner), self.radius[owner]
         along = (flat * images).sum(1)
         if not self.clip:
             return along - radius * norms.norm(flat, norms.dual(self.norm))
-        below, above = (0 - images).clamp_min(-radius[:, None]), (1 - images).clamp_max(radius[:, None])
+        below = (0 - images).clamp_min(-radius[:, None]).expand_as(flat)
+        above = (1 - images).clamp_max(radius[:, None]).expand_as(flat)
         if self.norm == 2:
             return along - most_over_ball_and_box(-flat, below, above, radius, num_steps=self.num_steps)
         return along - _most_over_l1_and_box(-flat, below, above, radius)
@@ -118,6 +135,10 @@ class NormBall(InputSet):
     @override
     def with_steps(self, num_steps: int | None) -> NormBall:
         return replace(self, num_steps=num_steps)
+
+    @override
+    def cut(self, owner: Tensor, cut: Callable[[Tensor], Tensor]) -> NormBall:
+        return replace(self, images=cut(self.images), radius=self.radius[owner])
 
 
 def _most_over_l1_and_box(direction: Tensor, below: Tensor, above: Tensor, radius: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -86,12 +87,7 @@ class Affine(Node):
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor | float]:
         back = self.operator.transposed(rows.values, self.parents[0].shape)
-        if self.bias is None:
-            return [back], 0.0
-        if self.bias.dim() == rows.values.dim() and len(self.bias) > 1:
-            return [back], _along(rows, self.bias)
-        # One for all examples, and finite: one product, which takes a training step less time.
-        return [back], norms.flat(rows.values) @ self.bias.expand(1, *self.shape).flatten()
+        return [back], 0.0 if self.bias is None else along(rows.values, of_rows(rows, self.bias))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +105,7 @@ class Moved(Node):
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor | float]:
         back = transposed(self.function, rows.values, self.parents[0].shape)
-        return [back], 0.0 if self.constants is None else _along(rows, self.constants)
+        return [back], 0.0 if self.constants is None else along_any(rows.values, self.constants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +120,7 @@ class Shifted(Node):
 
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor]:
-        return [rows.values], _along(rows, self.constant)
+        return [rows.values], along_any(rows.values, of_rows(rows, self.constant))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +166,7 @@ class Between(Node):
 
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor]:
-        lower, upper = (norms.flat(end.expand(-1, *self.shape))[rows.owner] for end in self.ends)
+        lower, upper = (chosen(norms.flat(end.expand(-1, *self.shape)), rows.owner) for end in self.ends)
         flat = norms.flat(rows.values)
         return [], (flat.clamp_min(0) * lower + flat.clamp_max(0) * upper).sum(1)
 
@@ -191,12 +187,20 @@ class Lines(NamedTuple):
     upper_offset: Tensor
 
     def pull_back(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """As of a node: a coefficient above 0 takes the lower line, one below the upper."""
-        above, below = rows.values.clamp_min(0), rows.values.clamp_max(0)
-        back = above * self.lower_slope[rows.owner] + below * self.upper_slope[rows.owner]
-        constant = norms.flat(below * self.upper_offset[rows.owner]).sum(1)
+        """As of a node."""
+        lines = (line if line is None else chosen(line, rows.owner) for line in self)
+        return Lines(*lines).applied(rows.values)
+
+    def applied(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As of a node: a coefficient above 0 takes the lower line, one below the upper.
+
+        Args:
+            values: Of the rows whose lines these are, (rows, …).
+        """
+        back = values * torch.where(values > 0, self.lower_slope, self.upper_slope)
+        constant = along(values.clamp_max(0), self.upper_offset)
         if self.lower_offset is not None:
-            constant = constant + norms.flat(above * self.lower_offset[rows.owner]).sum(1)
+            constant = constant + along(values.clamp_min(0), self.lower_offset)
         return back, constant
 
 
@@ -214,9 +218,14 @@ class Bent(Node):
     def lines(self, ends: Ends) -> Lines:
         """The lines between ends; those of the node itself, or closer ones."""
 
+    @cached_property
+    def own_lines(self) -> Lines:
+        """The lines between the node's own ends."""
+        return self.lines(self.ends)
+
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor]:
-        back, constant = self.lines(self.ends).pull_back(rows)
+        back, constant = self.own_lines.pull_back(rows)
         return [back], constant
 
 
@@ -237,7 +246,29 @@ class Relu(Bent):
         return Lines(lower_slope, None, upper_slope, -lower.clamp_max(0) * upper_slope)
 
 
-def _along(rows: Rows, constant: Tensor) -> Tensor:
-    """Each row times a constant that broadcasts to (batch, …), which may be infinite where the row is 0."""
-    values = constant[rows.owner] if constant.dim() == rows.values.dim() and len(constant) > 1 else constant
-    return norms.flat(torch.where(rows.values == 0, 0.0, rows.values * values)).sum(1)
+def chosen(values: Tensor, owner: Tensor) -> Tensor:
+    """What each row is to know of its example; of a batch of one, the one for all."""
+    return values if len(values) == 1 else values[owner]
+
+
+def along(values: Tensor, constant: Tensor) -> Tensor:
+    """Each row times a constant, (rows,).
+
+    Args:
+        values: Of the rows, (rows, …).
+        constant: Finite; broadcasts to them.
+    """
+    constant = constant.reshape(*[1] * (values.dim() - constant.dim()), *constant.shape)
+    shared = [dim for dim, size in enumerate(constant.shape) if dim and size < values.shape[dim]]
+    values, constant = norms.flat(values.sum(shared) if shared else values), norms.flat(constant)
+    return values @ constant[0] if len(constant) == 1 else torch.einsum("rn,rn->r", values, constant)
+
+
+def along_any(values: Tensor, constant: Tensor) -> Tensor:
+    """The same of a constant that may be infinite where a row is 0."""
+    return norms.flat(torch.where(values == 0, 0.0, values * constant)).sum(1)
+
+
+def of_rows(rows: Rows, constant: Tensor) -> Tensor:
+    """A constant that broadcasts to (batch, …), as it broadcasts to (rows, …)."""
+    return chosen(constant, rows.owner) if constant.dim() == rows.values.dim() else constant
