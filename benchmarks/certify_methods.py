@@ -2,8 +2,8 @@
 
     python benchmarks/certify_methods.py RUN [RUN ...] --out RESULT.json --figure FIGURE.svg
 
-Of the first test images of each run's data: those right as they are, those that PGD leaves, and those that each
-method proves, with the seconds of processor time that it took, capture and operator norms among them.
+Of the first test images of each run's data: those right as they are, those that PGD leaves, and those that
+each method proves, with the seconds of processor time that it took, capture and operator norms among them.
 """
 
 from __future__ import annotations
