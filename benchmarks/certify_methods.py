@@ -59,7 +59,7 @@ def entries_of(folder: Path, num_examples: int, num_steps: int) -> list[dict[str
     proven(model, Batch(batch.images[:1], batch.labels[:1]), 2.0, 0.1, "box")  # what is loaded once
     entries = []
     for name, (norm, epsilon) in BUDGETS.items():
-        entry = {"net": folder.name, "norm": name, "epsilon": epsilon, "clean": clean}
+        entry: dict[str, Any] = {"net": folder.name, "norm": name, "epsilon": epsilon, "clean": clean}
         entry["attacked"] = left_by_pgd(model, batch, norm, epsilon, num_steps)
         entry["methods"] = {}
         for method in METHODS:
