@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         moments,
         objectives,
         penalties,
+        properties,
         reporting,
         training,
     )
@@ -47,8 +48,12 @@ if TYPE_CHECKING:
     from withstand.evaluation.kernel_norms import kernel_norm_bounds
     from withstand.evaluation.model_report import ModelReport, check
     from withstand.evaluation.moment_check import check_moments
+    from withstand.properties.verdicts import Verdict
     from withstand.reporting import report
+    from withstand.runs.exporting import export
+    from withstand.runs.property_files import export_properties
     from withstand.runs.sharing import load, pull, push
+    from withstand.runs.verify import verify
     from withstand.training.fit import fit
 
 __all__ = [
@@ -68,6 +73,7 @@ __all__ = [
     "NonFiniteLossError",
     "RecipeError",
     "RunFolderError",
+    "Verdict",
     "WithstandError",
     "__version__",
     "attacks",
@@ -83,6 +89,8 @@ __all__ = [
     "domains",
     "evaluate",
     "evaluation",
+    "export",
+    "export_properties",
     "fit",
     "integrations",
     "kernel_norm_bounds",
@@ -94,6 +102,7 @@ __all__ = [
     "norms",
     "objectives",
     "penalties",
+    "properties",
     "pull",
     "push",
     "report",
@@ -103,6 +112,7 @@ __all__ = [
     "spectral",
     "training",
     "trusting",
+    "verify",
 ]
 
 # Torch and what else a part needs is imported when the part is first used, so that this import is quick.
@@ -113,12 +123,15 @@ _HOMES = {
     "Certifier": "withstand.certificates",
     "GaussianNoise": "withstand.core.noise",
     "ModelReport": "withstand.evaluation.model_report",
+    "Verdict": "withstand.properties.verdicts",
     "benchmark": "withstand.evaluation",
     "certified_radius": "withstand.certificates",
     "certify": "withstand.certificates",
     "check": "withstand.evaluation.model_report",
     "check_moments": "withstand.evaluation.moment_check",
     "evaluate": "withstand.evaluation",
+    "export": "withstand.runs.exporting",
+    "export_properties": "withstand.runs.property_files",
     "fit": "withstand.training",
     "kernel_norm_bounds": "withstand.evaluation.kernel_norms",
     "load": "withstand.runs.sharing",
@@ -126,6 +139,7 @@ _HOMES = {
     "push": "withstand.runs.sharing",
     "report": "withstand.reporting",
     "trusting": "withstand.core.trust",
+    "verify": "withstand.runs.verify",
 }
 _MODULES = {
     "kernel_norms": "withstand.evaluation.kernel_norms",

@@ -20,7 +20,7 @@ from withstand.operators import OperatorNorms
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
-NAMES: tuple[DomainName, ...] = ("box_ball", "box", "ball")
+NAMES: tuple[DomainName, ...] = ("box_ball", "box", "ball", "linear")
 
 
 def _margins(
@@ -48,7 +48,11 @@ def _program(model: nn.Module, images: Tensor) -> Program:
 
 @pytest.mark.parametrize(
     ("norm", "domain"),
-    [(2.0, "ball"), (2.0, "box_ball"), (math.inf, "box"), (math.inf, "box_ball")],
+    [
+        *((2.0, name) for name in ("ball", "box_ball", "linear")),
+        *((math.inf, name) for name in ("box", "box_ball", "linear")),
+        (1.0, "linear"),
+    ],
 )
 @pytest.mark.parametrize("is_flat", [False, True])
 def test_bounds_of_a_linear_model_have_the_exact_margin(

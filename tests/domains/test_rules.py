@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from withstand.domains import Ball, Box, BoxBall, Elementwise, Program, Unimodal, propagate
-from withstand.graph.primitives import MaxPool
+from withstand.core import norms
+from withstand.domains import Ball, Box, BoxBall, Elementwise, Linear, Program, Unimodal, propagate
+from withstand.domains.linear.linear_inputs import Interval
+from withstand.graph.primitives import MaxPool, moved
 from withstand.graph.rules.activation_rules import _GELU, _GELU_TANH, _MISH, _SILU
 from withstand.models import Normalize
 from withstand.operators import OperatorNorms, Shape
@@ -46,11 +48,18 @@ def _assert_exact(layer: nn.Module, input_shape: Shape, norms_of: OperatorNorms,
         unit = torch.eye(math.prod(input_shape), dtype=torch.float64).reshape(-1, *input_shape)
         matrix = (layer(unit) - zero).flatten(1).T
         image, program = layer(center), Program(layer, center)
-        box = program.run(Box(center - halfwidth, center + halfwidth), norms_of)
+        ends = center - halfwidth, center + halfwidth
+        box, linear = (
+            program.run(value, norms_of) for value in (Box(*ends), Linear.of(Interval(*ends), Box(*ends)))
+        )
         ball = program.run(Ball(center, radius), norms_of)
         both = program.run(BoxBall(Ball(center, radius), Box(center - cut, center + cut)), norms_of)
     reach = (matrix.abs() @ halfwidth.flatten(1).T).T.reshape(image.shape)
-    _assert_close(box.ends, (image - reach, image + reach))
+    for exact in (box, linear):
+        _assert_close(exact.ends, (image - reach, image + reach))
+    rows = torch.cat([torch.zeros(1, len(matrix)), torch.randn(3, len(matrix), generator=generator)]).double()
+    worst = linear.monotone(moved(norms.flat)).worst_differences(rows, torch.zeros(3, dtype=torch.int64))
+    _assert_close((worst,), (halfwidth.flatten(1) @ (rows @ matrix).abs().T,))
     _assert_close((ball.midpoint, ball.radius), (image, radius * torch.linalg.matrix_norm(matrix, ord=2)))
     rows = matrix.norm(dim=1).reshape(image.shape[1:])
     reach = (matrix.abs() @ cut.flatten(1).T).T.reshape(image.shape)

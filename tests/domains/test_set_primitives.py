@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise, product
+from functools import partial
+from itertools import accumulate, pairwise, product
 from typing import NamedTuple, TypeAlias
 
 import pytest
@@ -15,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from withstand.core import norms
-from withstand.domains import Ball, Box, BoxBall, Elementwise, Region, Unimodal
+from withstand.domains import Ball, Box, BoxBall, Elementwise, Linear, Region, Unimodal
+from withstand.domains.linear.linear_inputs import Interval
 from withstand.graph.bilinear import MatrixProduct, Multiplication
 from withstand.graph.coupled import Largest, LogSoftmax, LogSumExp, Normalization, Softmax
 from withstand.graph.point import Point
@@ -24,6 +26,7 @@ from withstand.graph.primitives import Coupled, Rearrange, moved
 from withstand.operators import Dense, LinearOperator, Shape
 
 BATCH = 3
+BOXES = ("box", "linear")  # linear sets are tried on boxes
 Values: TypeAlias = Sequence[Tensor]
 
 
@@ -112,10 +115,30 @@ class Around(NamedTuple):
     def inside(self, points: Tensor, domain: str) -> Tensor:
         """The points, brought into the set."""
         moved = points - self.center
-        if domain != "box":
+        if domain not in BOXES:
             moved = norms.project(moved, 2.0, self.radius)
         moved = self.center + moved
         return moved if domain == "ball" else torch.clamp(moved, self.lower, self.upper)
+
+
+def _regions(sets: Sequence[Around], domain: str) -> list[Region]:
+    """One of each set; linear ones are parts of one set of inputs, as in a network."""
+    if domain != "linear":
+        return [part.region(domain) for part in sets]
+    lower, upper = (
+        torch.cat([end.flatten(1) for end in ends], 1)
+        for ends in ([part.lower for part in sets], [part.upper for part in sets])
+    )
+    whole = Linear.of(Interval(lower, upper), Box(lower, upper))
+    ends = list(accumulate(part.center[0].numel() for part in sets))
+    return [
+        whole.monotone(moved(partial(_part, end, part.center.shape[1:])))
+        for part, end in zip(sets, ends, strict=True)
+    ]
+
+
+def _part(end: int, shape: Shape, x: Tensor) -> Tensor:
+    return x[:, end - math.prod(shape) : end].reshape(-1, *shape)
 
 
 def _around(shape: Shape, size: float, operation: Operation, is_negative: bool) -> Around:
@@ -150,7 +173,7 @@ def _members(sets: Sequence[Around], domain: str, of_tensors: Callable[..., Tens
             aim = (sign * direction * values).sum() if sign else away.sum()
             gradients = torch.autograd.grad(aim, leaves)
             steps = [
-                gradient.sign() if domain == "box" else norms.steepest(gradient, 2.0)
+                gradient.sign() if domain in BOXES else norms.steepest(gradient, 2.0)
                 for gradient in gradients
             ]
             points = [
@@ -166,14 +189,33 @@ def _inside(sets: Sequence[Around], steps: Values, domain: str) -> Values:
 
 
 def _assert_inside(points: Tensor, region: Region, rounding: float = 1e-9) -> None:
+    """Points are (points, batch, …)."""
     lower, upper = region.ends
     slack = rounding * (1 + points.abs())
     assert (points >= lower - slack).all()
     assert (points <= upper + slack).all()
     ball = region.ball if isinstance(region, BoxBall) else region
+    size = 1 + _flat(points).norm(dim=2)
     if isinstance(ball, Ball):
-        away = norms.norm(points - ball.midpoint, 2.0)
-        assert (away <= ball.radius + rounding * (1 + norms.norm(points, 2.0))).all()
+        away = _flat(points - ball.midpoint).norm(dim=2)
+        assert (away <= ball.radius + rounding * size).all()
+    weight, gains = _gains(region)
+    along = _flat(points - region.center) @ weight.T
+    assert (along <= gains + rounding * size[..., None] * (1 + weight.norm(dim=1))).all()
+
+
+def _flat(points: Tensor) -> Tensor:
+    return points[..., None].flatten(2)
+
+
+def _gains(region: Region) -> tuple[Tensor, Tensor]:
+    """Directions (directions, values), the first one 0, and how far from the center members get."""
+    flat = region.monotone(moved(norms.flat))
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(9, flat.shape[1], generator=generator).to(region.center)
+    weight[0], weight[5:] = 0, weight[5:].sign()
+    labels = torch.zeros(len(flat.center), dtype=torch.int64)
+    return weight, flat.worst_differences(weight, labels)
 
 
 @pytest.fixture(params=OPERATIONS)
@@ -182,7 +224,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return result
 
 
-@pytest.fixture(params=["box", "ball", "box_ball"])
+@pytest.fixture(params=["box", "ball", "box_ball", "linear"])
 def domain(request: pytest.FixtureRequest) -> str:
     result: str = request.param
     return result
@@ -200,9 +242,9 @@ def _sets(name: str, size: float, seed: int) -> list[Around]:
 @given(size=st.sampled_from([1e-6, 0.01, 0.2, 1.0, 3.0]), seed=st.integers(0, 2**31))
 def _check_members(name: str, domain: str, size: float, seed: int) -> None:
     operation, sets = OPERATIONS[name], _sets(name, size, seed)
-    image = operation.of_regions(*(part.region(domain) for part in sets))
-    for members in _members(sets, domain, operation.of_tensors):
-        _assert_inside(operation.of_tensors(*members), image)
+    image = operation.of_regions(*_regions(sets, domain))
+    members = _members(sets, domain, operation.of_tensors)
+    _assert_inside(torch.stack([operation.of_tensors(*part) for part in members]), image)
 
 
 def test_sets_let_no_member_escape(name: str, domain: str) -> None:
@@ -215,10 +257,12 @@ def test_sets_of_one_member_are_its_image(name: str, domain: str) -> None:
     sets = [Around(part.center, 0 * part.radius, part.center, part.center) for part in _sets(name, 0.5, 3)]
     centers = [part.center for part in sets]
     expected = operation.of_tensors(*centers)
-    image = operation.of_regions(*(part.region(domain) for part in sets))
+    image = operation.of_regions(*_regions(sets, domain))
     point = operation.of_regions(*(Point(center) for center in centers))
     for actual in (*image.ends, image.center, point.center):
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    _, gains = _gains(image)
+    torch.testing.assert_close(gains, torch.zeros_like(gains), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -276,13 +320,13 @@ def test_sets_let_no_member_escape_from_attention(domain: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = _Attention([torch.randn(4, 4, dtype=torch.float64) / 2 for _ in range(3)])
-        image = layer(around.region(domain))
+        image = layer(*_regions([around], domain))
 
         def of_tensors(x: Tensor) -> Tensor:
             return layer(Point(x)).center
 
-        for members in _members([around], domain, of_tensors):
-            _assert_inside(of_tensors(*members), image)
+        members = _members([around], domain, of_tensors)
+        _assert_inside(torch.stack([of_tensors(*part) for part in members]), image)
     assert (image.ends[1] - image.ends[0] <= 2).all()
 
 
@@ -297,7 +341,7 @@ def test_sets_grow_with_what_they_come_from(name: str, domain: str) -> None:
             )
             for part in _sets(name, 0.8, 5)
         ]
-        image = operation.of_regions(*(part.region(domain) for part in sets))
+        image = operation.of_regions(*_regions(sets, domain))
         widths.append((image, *image.ends))
     for (small, *inner), (large, *outer) in pairwise(widths):
         assert (outer[0] <= inner[0] + 1e-12).all()
@@ -311,13 +355,14 @@ def test_sets_grow_with_what_they_come_from(name: str, domain: str) -> None:
 @pytest.mark.parametrize("size", [0.0, 0.3])
 def test_sets_have_finite_gradients(name: str, domain: str, size: float) -> None:
     operation = OPERATIONS[name]
-    leaves, regions = [], []
+    leaves: list[Tensor] = []
+    sets: list[Around] = []
     for part in _sets(name, 0.3, 8):
         center, spread = part.center.float().requires_grad_(), torch.tensor(size).requires_grad_()
         leaves += [center, spread]
         radius = spread.expand(BATCH)
-        regions.append(Around(center, radius, center - spread / 2, center + spread / 3).region(domain))
-    image = operation.of_regions(*regions)
+        sets.append(Around(center, radius, center - spread / 2, center + spread / 3))
+    image = operation.of_regions(*_regions(sets, domain))
     ball = image.ball if isinstance(image, BoxBall) else image
     total = sum(bound.square().sum() for bound in image.ends)
     total = total + ball.radius.square().sum() if isinstance(ball, Ball) else total
@@ -331,7 +376,7 @@ def test_sets_have_finite_gradients(name: str, domain: str, size: float) -> None
 def test_sets_leave_out_what_is_masked(function: Coupled, domain: str) -> None:
     (around,) = _sets("softmax", 0.5, 2)
     mask = torch.tensor([False, True, False, False])
-    region = around.region(domain)
+    (region,) = _regions([around], domain)
     masked = region.monotone(Rearrange(lambda x: x.masked_fill(mask, -math.inf))).coupled(function)
     alone = region.monotone(Rearrange(lambda x: x[..., ~mask])).coupled(function)
     for actual, expected in zip(masked.ends, alone.ends, strict=True):
@@ -360,7 +405,7 @@ def test_sets_have_no_finite_bounds_where_a_function_is_not_defined(
     ends = torch.tensor([[lower, 0.5]]).double(), torch.tensor([[upper, 0.7]]).double()
     center, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
     around = Around(center, half.amax(1), *ends)
-    region = around.region(domain)
+    (region,) = _regions([around], domain)
     image = region.unimodal(function) if isinstance(function, Unimodal) else region.monotone(function)
     assert not (image.ends[1] - image.ends[0])[0, 0].isfinite()
     ball = image.ball if isinstance(image, BoxBall) else image
@@ -374,7 +419,7 @@ def test_sets_without_bounds_never_have_any_again(name: str, domain: str, bad: f
         part._replace(radius=part.radius + bad, lower=part.lower - bad, upper=part.upper + bad)
         for part in sets
     ]
-    image = operation.of_regions(*(part.region(domain) for part in spoilt))
+    image = operation.of_regions(*_regions(spoilt, domain))
     lower, upper = image.ends
     assert not (upper - lower).isfinite().any()
     ball = image.ball if isinstance(image, BoxBall) else image

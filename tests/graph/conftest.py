@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from withstand.domains import Ball, Box, BoxBall, Program, Region
+from withstand.core import norms
+from withstand.domains import Ball, Box, BoxBall, Linear, Program, Region
+from withstand.domains.linear.linear_inputs import Interval
+from withstand.graph.primitives import moved
 from withstand.operators import GuaranteedNorms, LinearOperator, OperatorNorms, Shape
 
 
@@ -40,9 +43,9 @@ class ExactNorms(OperatorNorms):
         return norm
 
 
-def _sets(center: Tensor, halfwidth: Tensor, radius: Tensor) -> tuple[Box, Ball, BoxBall]:
+def _sets(center: Tensor, halfwidth: Tensor, radius: Tensor) -> tuple[Box, Ball, BoxBall, Linear]:
     box, ball = Box(center - halfwidth, center + halfwidth), Ball(center, radius)
-    return box, ball, BoxBall(ball, box)
+    return box, ball, BoxBall(ball, box), Linear.of(Interval(*box.ends), box)
 
 
 def _around(shape: Shape, size: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,13 +73,16 @@ def _assert_exact(function: Callable[[Tensor], Tensor], shape: Shape) -> None:
         unit = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
         matrix = (model(unit) - zero).flatten(1).T
         image, program = model(center), Program(model, center)
-        first, second, third = _sets(center, halfwidth, radius)
-        box, ball = program.run(first, ExactNorms()), program.run(second, ExactNorms())
-        both = program.run(third, ExactNorms())
+        box, ball, both, linear = (
+            program.run(part, ExactNorms()) for part in _sets(center, halfwidth, radius)
+        )
         guaranteed = program.run(Ball(center, radius), GuaranteedNorms())
     reach = (matrix.abs() @ halfwidth.flatten(1).T).T.reshape(image.shape)
     norm = torch.linalg.matrix_norm(matrix, ord=2)
-    _assert_close(box.ends, (image - reach, image + reach))
+    for exact in (box, linear):
+        _assert_close(exact.ends, (image - reach, image + reach))
+    weight, gains = _gains(linear)
+    _assert_close((gains,), ((norms.flat(halfwidth) @ (weight @ matrix).abs().T),))
     _assert_close((ball.center, ball.radius), (image, radius * norm))
     assert bool((guaranteed.radius >= radius * norm * (1 - 1e-13)).all())
     assert bool((guaranteed.radius <= radius * norm * (1 + 1e-5)).all())
@@ -97,7 +103,7 @@ def _per_example(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _members(center: Tensor, halfwidth: Tensor, radius: Tensor, count: int) -> Iterator[tuple[int, Tensor]]:
-    """Which sets hold them (box, ball), and some members of them, (batch, …)."""
+    """Which sets hold them (box and linear, ball, both), and some members of them, (batch, …)."""
     generator = torch.Generator().manual_seed(1)
     for index in range(count):
         noise = torch.randn(center.shape, generator=generator, dtype=center.dtype)
@@ -105,7 +111,9 @@ def _members(center: Tensor, halfwidth: Tensor, radius: Tensor, count: int) -> I
         inside = halfwidth * (2 * torch.rand(center.shape, generator=generator, dtype=center.dtype) - 1)
         length = _per_example(noise.flatten(1).norm(dim=1), center)
         on_sphere = noise / length * _per_example(radius, center)
-        yield 0, center + (corner if index % 2 else inside)
+        of_box = center + (corner if index % 2 else inside)
+        yield 0, of_box
+        yield 3, of_box
         yield 1, center + on_sphere
         yield 2, center + on_sphere.clamp(-halfwidth, halfwidth)
 
@@ -126,14 +134,29 @@ def _assert_sound(
         for point in points:
             _assert_close(point.ends, (expected, expected))
         assert all(end.isfinite().all() for image in images for end in image.ends)
+        gains = [_gains(image) for image in images]
         for index, members in _members(*around, count):
-            _assert_holds(images[index], model(members))
+            _assert_holds(images[index], gains[index], model(members))
 
 
-def _assert_holds(region: Region, outputs: Tensor) -> None:
+def _gains(region: Region) -> tuple[Tensor, Tensor]:
+    """Directions (directions, values), the first one 0, and how far from the center members get."""
+    flat = region.monotone(moved(norms.flat))
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, flat.shape[1], generator=generator, dtype=torch.float64)
+    weight[0] = 0
+    return weight, flat.worst_differences(weight, torch.zeros(len(flat.center), dtype=torch.int64))
+
+
+def _assert_holds(region: Region, worst: tuple[Tensor, Tensor], outputs: Tensor) -> None:
     lower, upper = region.ends
     slack = 1e-9 * (1 + outputs.abs())
     assert bool((lower <= outputs + slack).all() and (outputs <= upper + slack).all())
+    weight, gains = worst
+    along = norms.flat(outputs - region.center) @ weight.T
+    assert bool(
+        (along <= gains + 1e-9 * (1 + weight.norm(dim=1) * (1 + norms.norm(outputs, 2.0)[:, None]))).all()
+    )
     ball = region if isinstance(region, Ball) else region.ball if isinstance(region, BoxBall) else None
     if ball is not None:
         distance = (outputs - ball.center).reshape(len(outputs), -1).norm(dim=1)

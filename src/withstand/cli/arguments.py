@@ -108,8 +108,9 @@ def requested_sizes(values: Namespace) -> dict[str, int]:
 def is_model(name: str) -> bool:
     """Whether an argument names a model, built in or of the user's own."""
     from withstand.models import MODEL_NAMES
+    from withstand.models.hosted import is_onnx
 
-    return ":" in name or name in MODEL_NAMES
+    return ":" in name or name in MODEL_NAMES or is_onnx(name)
 
 
 def of_recipe(arguments: Sequence[str]) -> list[str]:

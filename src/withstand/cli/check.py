@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from withstand import data
 from withstand.cli.arguments import (
     add_model_arguments,
     data_settings,
@@ -24,17 +23,19 @@ from withstand.cli.arguments import (
 from withstand.cli.commands import COMMANDS
 from withstand.cli.terminal import OUTPUT
 from withstand.core.dataset_info import DatasetInfo
+from withstand.core.made import made_of
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
 from withstand.data import Dataset
 from withstand.evaluation.model_report import ModelReport
 from withstand.evaluation.model_report import check as check_model
-from withstand.models import MODEL_NAMES, load_weights
+from withstand.models import MODEL_NAMES, create, load_weights
+from withstand.models.hosted import is_onnx
 from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe, recipe_parser
 from withstand.recipes.schema import Recipe
-from withstand.runs.loading import info_of, load_run_model, run_model
-from withstand.runs.run_parts import build_model, data_name, load_data, require_recipe
-from withstand.types import DataError, ModelError, RecipeError
+from withstand.runs.loading import data_or_info, load_run_model, run_model
+from withstand.runs.run_parts import build_model, require_recipe
+from withstand.types import ModelError, RecipeError
 
 _FORMATS = ("text", "json")
 _logger = logging.getLogger(__name__)
@@ -56,6 +57,9 @@ def check(arguments: Sequence[str]) -> None:
     name, overrides = target("check", "MODEL, RECIPE or RUN", arguments, parser)
     if is_model(name):
         values = parse(parser, overrides)
+        if values.data.name is None and is_onnx(name):
+            _finish(_checked_alone(name, values.model.options, values.weights), form)
+            return
         recipe = Recipe(data=data_settings(values), model=model_settings(name, values))
         options = [text for text in overrides if not text.startswith("--weights")]
         weights = values.weights
@@ -65,15 +69,23 @@ def check(arguments: Sequence[str]) -> None:
         options, weights = [f"--data.name={recipe.data.name}"], None
         if ":" in (recipe.model.name or ""):
             options.append(f"--model.normalize={str(recipe.model.normalize).lower()}")
-    dataset = _data_of(name, recipe)
+    dataset = data_or_info(recipe, RunFolder(Path(name)) if Path(name).is_dir() else None)
     info = dataset.info if isinstance(dataset, Dataset) else dataset
     model = _model_of(name, recipe, info)
     if weights is not None:
         load_weights(model, weights)
-    report = check_model(model, dataset, name=recipe.model.name, options=options)
-    _print(report, form)
-    if report.problem is not None:
-        raise ModelError(report.problem)
+    _finish(check_model(model, dataset, name=recipe.model.name, options=options), form)
+
+
+def _checked_alone(name: str, options: Mapping[str, Any], weights: str | None) -> ModelReport:
+    """Of an ONNX file, which says itself what it takes: on random numbers in [0, 1]."""
+    model = create(name, **options)
+    if weights is not None:
+        load_weights(model, weights)
+    _logger.warning("Random numbers in [0, 1] are taken, since no data are named: --data.name=NAME.")
+    made = made_of(model)
+    assert made is not None
+    return check_model(model, made.input_shape)
 
 
 def _without_format(arguments: Sequence[str]) -> tuple[list[str], str]:
@@ -87,20 +99,6 @@ def _without_format(arguments: Sequence[str]) -> tuple[list[str], str]:
     if form not in _FORMATS:
         raise RecipeError(f"Expected --format of {' or '.join(_FORMATS)}, but got {form!r}.")
     return [text for text in arguments if not text.startswith("--format=")], form
-
-
-def _data_of(name: str, recipe: Recipe) -> Dataset | DatasetInfo:
-    """The data, or what is known of them where their files are not here."""
-    try:
-        return load_data(recipe)
-    except DataError as error:
-        settings = recipe.data
-        if Path(name).is_dir():
-            info = info_of(RunFolder(Path(name)), recipe)
-        else:
-            info = data.info(data_name(recipe), root=settings.root, size=settings.size)
-        _logger.warning("Random pixels are taken instead of the data. %s", error)
-        return info
 
 
 def _model_of(name: str, recipe: Recipe, info: DatasetInfo) -> nn.Module:
@@ -118,17 +116,20 @@ def _recipe_file(name: str) -> Path:
     if name not in known and not Path(name).is_file():
         raise RecipeError(
             f"There is no model, recipe or run {name!r}; {nearest(name, [*MODEL_NAMES, *known])} "
-            "A model of your own is path/to/file.py:function or package.module:function."
+            "A model of your own is path/to/file.py:function, package.module:function or net.onnx."
         )
     return find_recipe(name)
 
 
-def _print(report: ModelReport, form: str) -> None:
+def _finish(report: ModelReport, form: str) -> None:
+    """Prints a report, and then says what is wrong with the model, where something is."""
     if form == "json":
         text = json.dumps(_finite(report.as_dict()), indent=2, ensure_ascii=False, allow_nan=False)
     else:
         text = str(report)
     OUTPUT.print(text, soft_wrap=True)  # commands stay whole
+    if report.problem is not None:
+        raise ModelError(report.problem)
 
 
 def _finite(value: Any) -> Any:

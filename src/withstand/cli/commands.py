@@ -38,7 +38,7 @@ class Command:
 
 _OF_TRAINING = {
     "--data.name=mnist": "of `withstand data`, folder:PATH, PATH.npz, FILE.py:FUNCTION",
-    "--model.name=lenet": "a name of `withstand recipes --models`, or FILE.py:FUNCTION",
+    "--model.name=lenet": "a name of `withstand recipes --models`, FILE.py:FUNCTION, net.onnx",
     "--objective=Adversarial": "what is minimised; --objective.help=Adversarial explains it",
     "--training.epochs=20": "how often the training images are passed over",
     "--training.batch_size=128": "images a step",
@@ -51,8 +51,8 @@ _PRINTED = {"--print_config": "show all values of the recipe, and do nothing"}
 _EPSILONS = {"--evaluation.meters.0.epsilons=[8/255]": "radii in [0, 1] units, of the first item of meters"}
 _DATA_ROOT = {"--data.root=DIR": "where the data are, as the run's by default"}
 _MODEL = (
-    "MODEL is path/to/file.py:function, package.module:function or a model's name, with --weights, "
-    "--data.name and --out: a run folder is made of it."
+    "MODEL is path/to/file.py:function, package.module:function or a model's name, with --weights, or an "
+    "ONNX file net.onnx; with --data.name and --out: a run folder is made of it."
 )
 _OF_A_MODEL = {
     "--weights=FILE": "of MODEL: .safetensors, .pt, .ckpt …, or a run folder",
@@ -113,13 +113,33 @@ COMMANDS = {
             **_OF_A_MODEL,
         },
     ),
+    "verify": Command(
+        "verify MODEL PROPERTY.vnnlib [--timeout=60] | --instances=FILE.csv",
+        "prove a property in VNN-LIB, or refute it",
+        "Prove a property of a network, or find a counter-example. MODEL is net.onnx, a run folder, or what "
+        "ws.load takes; PROPERTY is in VNN-LIB 1.0. The first line that is printed is unsat (proven), sat (a "
+        "counter-example follows, which was run through the model itself), unknown or timeout. Exit status: "
+        "0 for each of these four, as the competitions' run_instance.sh has it, 2 where model or property "
+        "cannot be used, 130 where it was interrupted. --instances runs a whole benchmark, each instance in "
+        "a process of its own, goes on where it was stopped, and writes results.csv and verify.html.",
+        {
+            "--timeout=60": "seconds; of instances at most so many",
+            "--results_file=FILE": "write result and counter-example there",
+            "--input_shape=[1,28,28]": "of one input; ONNX files and runs say theirs",
+            "--weights=FILE": "of a MODEL that is named",
+            "--dataset=mnist": "of a MODEL that is named: the data that it is for",
+            "--instances=instances.csv": "lines net.onnx,property.vnnlib,seconds; names relative to the file",
+            "--out=DIR": "of instances: the folder, runs/verify-NAME by default",
+        },
+    ),
     "check": Command(
         "check MODEL|RECIPE|RUN [--data.name=NAME]",
         "say what can be done with a model, and how to go on",
         "Try everything on a model and two images, before any run: say what it takes and returns, whether "
         "it normalises, which kinds of training and measurement work, why the others do not and what to do "
         "about it, what a step of each costs, how far its layers can stretch, and which command to run next. "
-        "MODEL is path/to/file.py:function, package.module:function or a model's name, with --data.name; "
+        "MODEL is path/to/file.py:function, package.module:function, net.onnx or a model's name, with "
+        "--data.name; "
         "RECIPE a name or a YAML file, and RUN a run folder, with any --key=value of theirs.",
         {
             "--data.name=mnist": "of MODEL: the data, by which its images and classes are known",
@@ -186,6 +206,23 @@ COMMANDS = {
         "write the page of one or several runs",
         "Write one self-contained page from one or several run folders.",
         {"--out=PAGE": "the page; RUN/report.html for one run by default"} | _PAGE,
+    ),
+    "export": Command(
+        "export RUN|MODEL [--format=onnx|vnnlib] [--out=PATH]",
+        "write a trained network as ONNX, alone or with properties to verify",
+        "Write a trained network as ONNX, for onnxruntime, verifiers and other tools: of images in [0, 1], "
+        "with its normalisation inside, and compared with the network before it is there. RUN is a run "
+        "folder. MODEL is path/to/file.py:function, package.module:function, net.onnx or a model's name, "
+        "with --weights and --data.name.",
+        {
+            "--out=PATH": "RUN/model.onnx or MODEL.onnx by default; of vnnlib a folder, named alike",
+            "--format=vnnlib": "write robustness of test images beside it, for withstand verify and others",
+            "--epsilon=0.1": "of vnnlib: radius of the linf ball, in [0, 1] units",
+            "--count=10": "of vnnlib: how many test images",
+            "--weights=FILE": "of MODEL: .safetensors, .pt, .ckpt …, or a run folder",
+            "--data.name=mnist": "of MODEL: the data; of a run, others to compare on",
+            **_DATA_ROOT,
+        },
     ),
     "push": Command(
         "push RUN hub:OWNER/NAME|FOLDER",

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ERRORS.print(
             "Interrupted. Results so far stay. The same command goes on: with a training from its last "
             "checkpoint, with a measurement after the last attack or certificate on the last batch that was "
-            "finished."
+            "finished, with a benchmark after its last instance."
         )
         return 130
     return 0

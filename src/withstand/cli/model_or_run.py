@@ -14,6 +14,7 @@ from withstand.cli.terminal import ERRORS
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
 from withstand.models import MODEL_NAMES
+from withstand.models.hosted import is_hosted
 from withstand.runs.adoption import adopt_model, folder_name
 from withstand.types import ModelError, RecipeError
 
@@ -21,7 +22,6 @@ WHAT = "RUN, a run folder, or MODEL"
 _DATA = "--data."
 _OF_A_MODEL = ("--weights", "--out", "--model.")
 _FOREIGN = ("--weights", "--out", "--model.normalize", "--model.options")  # of no run
-_WITH_WEIGHTS = ("hub:", "timm:")  # models that come with weights of their own
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,20 @@ class Measured:
 
 
 def add_measured_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of a model that is no run, of data, and of the run folder to make."""
+    add_network_arguments(parser)
+    _add_out(parser)
+
+
+def add_foreign_arguments(parser: ArgumentParser) -> None:
+    """Adds those that no recipe has."""
+    _add_weights(parser)
+    _add_out(parser)
+
+
+def add_network_arguments(parser: ArgumentParser) -> None:
     """Adds the options of a model that is no run, and of data."""
-    add_foreign_arguments(parser)
+    _add_weights(parser)
     add_model_arguments(parser)
     parser.add_argument(
         "--model.name",
@@ -49,8 +61,7 @@ def add_measured_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def add_foreign_arguments(parser: ArgumentParser) -> None:
-    """Adds those that no recipe has."""
+def _add_weights(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         type=str | None,
@@ -63,6 +74,9 @@ def add_foreign_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="Of a checkpoint with several state dicts: which, such as ema.",
     )
+
+
+def _add_out(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=str | None, default=None, help="Of MODEL: the folder to make; runs/NAME where null."
     )
@@ -111,7 +125,7 @@ def measured(
         refuse_foreign(overrides)
         yield Measured(Path(name), of_recipe(overrides))
         return
-    _require_adoptable(name, values)
+    require_model(name, values)
     out = RunFolder.at(Path("runs") / folder_name(name) if values.out is None else values.out)
     weights = None if values.weights is None else Path(values.weights)
     with out.starting(doing):
@@ -126,20 +140,25 @@ def measured(
         yield Measured(out.path, [])
 
 
-def _require_adoptable(name: str, values: Namespace) -> None:
-    """Accepts a model of which a run folder can be made, before one is."""
+def require_model(name: str, values: Namespace) -> None:
+    """Accepts a first argument that names a trained model; weights that may be random are warned of.
+
+    Raises:
+        ModelError: there is neither folder nor model, or a built-in one without weights.
+        RecipeError: another model is named, too.
+    """
     if values.model.name is not None:
         raise RecipeError(f"The model is {name}; leave out --model.name, which is of a run.")
     if not is_model(name):
         raise ModelError(
             f"There is no run folder and no model {name!r}; {nearest(name, MODEL_NAMES)} "
-            "A model of your own is path/to/file.py:function or package.module:function, and a run folder is "
-            f"made by `withstand train RECIPE --out={name}`."
+            "A model of your own is path/to/file.py:function, package.module:function or net.onnx, and a run "
+            f"folder is made by `withstand train RECIPE --out={name}`."
         )
     if values.weights is None and name in MODEL_NAMES:
         raise ModelError(f"Without weights {name} is random. Give those of a trained one: --weights=FILE.")
-    if values.weights is None and not name.startswith(_WITH_WEIGHTS):
+    if values.weights is None and not is_hosted(name):  # which comes with weights of its own
         ERRORS.print(
-            f"warning: without --weights the network is measured as {name} makes it: random, if that is so.",
+            f"warning: without --weights the network is taken as {name} makes it: random, if that is so.",
             style="yellow",
         )

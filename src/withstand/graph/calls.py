@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from withstand.core.deadlines import require_time
 from withstand.graph.capture import Capture, attribute
 from withstand.graph.domain import Domain
 from withstand.graph.layout import Layout, layout_of, shape_at, size_at
@@ -309,6 +310,7 @@ def walk(
     known, kept = dict(values), set(keep)
     last_readers = {read: step.node for step in steps for read in step.inputs}
     for step in steps:
+        require_time()
         inputs = {node: known[node] for node in step.inputs}
         if step.node.target is operator.getitem:  # one of several results
             known[step.node] = known[step.inputs[0]][step.node.args[1]]

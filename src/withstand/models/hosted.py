@@ -1,4 +1,4 @@
-"""What networks that others keep have in common: ``hub:OWNER/NAME``, ``hub:./folder`` and ``timm:NAME``.
+"""What networks that others made have in common: ``hub:OWNER/NAME``, ``timm:NAME`` and ``net.onnx``.
 
 What a checkpoint wants done to an image becomes layers in front of it, so that inputs are images in [0, 1] of
 the data's own size. Weights and settings are read; no code of a repository is run.
@@ -107,7 +107,12 @@ class HostedFactory:
 def is_hosted(name: str) -> bool:
     """Whether a model's name is that of a network that others keep; such a name runs no code of theirs."""
     host, colon, _ = name.partition(":")
-    return bool(colon) and host in HOSTS
+    return (bool(colon) and host in HOSTS) or is_onnx(name)
+
+
+def is_onnx(name: str) -> bool:
+    """Whether a model's name is that of an ONNX file."""
+    return name.endswith(".onnx")
 
 
 def imported(package: str, prefix: str, command: str) -> Any:

@@ -20,9 +20,10 @@ from withstand.core.suggest import nearest
 from withstand.core.user_code import load_function
 from withstand.models import sequences
 from withstand.models.blocks import Shape
-from withstand.models.hosted import is_hosted
+from withstand.models.hosted import is_hosted, is_onnx
 from withstand.models.hub import HubFactory
 from withstand.models.layers import Normalize
+from withstand.models.onnx import OnnxFactory, OnnxNetwork
 from withstand.models.timm import TimmFactory
 from withstand.types import ModelError
 
@@ -87,7 +88,8 @@ def create(
     options, and with ``input_shape`` and ``num_classes`` where its signature names them. An image
     classifier of Hugging Face transformers is ``hub:OWNER/NAME`` or ``hub:./folder``, a network of
     timm ``timm:NAME``; their own normalisation, and where it must be a layer that resizes, goes in
-    front (``models.hosted``).
+    front (``models.hosted``). The path of an ONNX file ends in ``.onnx``; the file says itself what it takes
+    and gives, and nothing is put in front (``models.onnx``).
 
     Args:
         name: One of ``MODEL_NAMES``, a factory, or a network that others keep.
@@ -109,6 +111,8 @@ def create(
             not known; the images are too small for the network; or a user's factory fails.
     """
     info = _known(dataset) if isinstance(dataset, str) else dataset
+    if is_onnx(name):
+        return _of_file(_from_anywhere(name), info, input_shape, num_classes, options)
     shape, classes = _task(info, input_shape, num_classes)
     factory = _factory(name, info, shape, normalize=normalize)
     made = Made(_from_anywhere(name), shape, classes, info if normalize else None, options)
@@ -134,9 +138,28 @@ def assemble(factory: Factory, made: Made) -> nn.Module:
     return remember(network, made)
 
 
+def _of_file(
+    name: str,
+    info: DatasetInfo | None,
+    input_shape: Shape | None,
+    num_classes: int | None,
+    options: Mapping[str, Any],
+) -> nn.Module:
+    """The network of an ONNX file, for the data where these are known."""
+    shape = info.shape if input_shape is None and info else input_shape
+    classes = info.num_classes if num_classes is None and info else num_classes
+    factory = OnnxFactory(Path(name).name, info, normalize=True, file=Path(name))
+    network = _built(name, factory, {"input_shape": shape, "num_classes": classes}, options)
+    (own,) = (module for module in network.modules() if isinstance(module, OnnxNetwork))
+    made = Made(name, own.input_shape, classes or max(2, own.num_outputs), None, options)
+    return remember(network, made)
+
+
 def _from_anywhere(name: str) -> str:
     """The name of a model with the whole path of its file or folder, where it is of one."""
     place, _, last = name.rpartition(":")
+    if is_onnx(name):
+        return str(Path(name).expanduser().resolve())
     if place == "hub" and last.startswith((".", "~")):
         return f"{place}:{Path(last).expanduser().resolve()}"
     return f"{Path(place).expanduser().resolve()}:{last}" if place.endswith(".py") else name
@@ -159,7 +182,7 @@ def _builder(name: str, shape: Shape) -> Factory:
         raise ModelError(
             f"There is no model {name!r}; {nearest(name, _BUILDERS)} "
             "A model of your own is path/to/file.py:function or package.module:function, one of Hugging Face "
-            "hub:OWNER/NAME."
+            "hub:OWNER/NAME, one in a file net.onnx."
         )
     if len(shape) != 3 and name != _OF_ANY_SHAPE:
         raise ModelError(

@@ -80,8 +80,8 @@ class ModelSettings:
 
     Args:
         name: A name that `withstand recipes --models` lists, or your own factory:
-            path/to/file.py:function or package.module:function; null of a network that was handed over in
-            Python.
+            path/to/file.py:function or package.module:function; or an ONNX file, net.onnx; null of a network
+            that was handed over in Python.
         normalize: Put the data set's normalisation inside, as the first layer.
         options: Keyword arguments of the model's builder, such as batch_norm.
         parametrize: Hold every weight at spectral norm 1 (spectral-norm), or orthogonal, always.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from withstand.reporting.naming import (
     setting,
 )
 from withstand.reporting.read import Run, read_run
-from withstand.reporting.section import Tab
+from withstand.reporting.section import Section, Tab
 from withstand.reporting.sections import sections_of
 from withstand.reporting.signs import Write, signed, signs_of
 from withstand.types import RunFolderError
@@ -99,15 +99,36 @@ def _render(runs: Sequence[Run], title: str | None) -> str:
         _view(run, label, "run" if is_alone else f"run-{number}", write, is_brief=are_many)
         for number, (run, label) in labels
     ]
-    page = _templates().get_template("page.html.j2")
-    return page.render(
-        title=title or (views[0]["title"] if is_alone else f"{len(runs)} runs compared"),
-        views=views,
+    return page_of(
+        title or (str(views[0]["title"]) if is_alone else f"{len(runs)} runs compared"),
+        views,
         compared=None if is_alone else signed(compare_sections(runs), write),
         are_many=are_many,
         is_certified=any(run.results.certificates for run in runs if run.results),
-        on_dark=dict(zip(COLOURS, ON_DARK, strict=True)),
-        plotly_script=plotly_script(),
+    )
+
+
+def page_of(
+    title: str,
+    views: Sequence[Mapping[str, object]],
+    *,
+    compared: Sequence[Section] | None = None,
+    are_many: bool = False,
+    is_certified: bool = False,
+) -> str:
+    """A page of one view, or of several with what compares them; ``page.html.j2`` says what a view holds."""
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            views=views,
+            compared=compared,
+            are_many=are_many,
+            is_certified=is_certified,
+            on_dark=dict(zip(COLOURS, ON_DARK, strict=True)),
+            plotly_script=plotly_script(),
+        )
     )
 
 

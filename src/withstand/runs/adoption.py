@@ -16,6 +16,7 @@ from withstand.core.environment import environment
 from withstand.core.run_folder import RunFolder
 from withstand.core.trust import write_signed
 from withstand.data import Dataset
+from withstand.models.hosted import is_onnx
 from withstand.models.weight_files import read_weights
 from withstand.recipes.schema import DataSettings, ModelSettings, Recipe
 from withstand.runs.run_parts import (
@@ -50,7 +51,9 @@ def usual_meters(data: str) -> list[dict[str, Any]]:
 
 
 def folder_name(model: str) -> str:
-    """A folder's name for a model: ``net-make`` for ``path/to/net.py:make``."""
+    """A folder's name for a model: ``net-make`` for ``path/to/net.py:make``, ``net`` for ``net.onnx``."""
+    if is_onnx(model):
+        return Path(model).stem
     place, _, function = model.rpartition(":")
     return "-".join(part for part in (Path(place).stem, Path(function).name) if part)
 
@@ -104,7 +107,7 @@ def adopt_model(
 
 def _words(model: str, data: str, weights: Path | None) -> dict[str, str]:
     """Title and description of the folder's page."""
-    short = Path(model).name if ".py:" in model else model
+    short = Path(model).name if ".py:" in model or is_onnx(model) else model
     source = f"the weights of {weights.name}" if weights else "the weights that it is built with"
     return {
         "title": f"Evaluation of {short} on {data}",

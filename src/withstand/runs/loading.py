@@ -20,12 +20,13 @@ from withstand.data.load import takes_size
 from withstand.graph.kept_graph import graph_module
 from withstand.models.hub import HubFactory
 from withstand.models.kept_source import KeptSource
+from withstand.models.onnx import OnnxFactory
 from withstand.models.registry import Factory, load_factory
 from withstand.models.weight_files import read_weights
 from withstand.recipes.schema import Recipe
-from withstand.runs.run_parts import build_model, data_name, open_run, require_same_network
+from withstand.runs.run_parts import build_model, data_name, load_data, open_run, require_same_network
 from withstand.training.run_record import digest
-from withstand.types import ModelError, RecipeError, RunFolderError
+from withstand.types import DataError, ModelError, RecipeError, RunFolderError
 
 _logger = logging.getLogger(__name__)
 
@@ -62,6 +63,25 @@ def info_of(run: RunFolder, recipe: Recipe) -> DatasetInfo:
         return DatasetInfo(**{key: _tuples(value) for key, value in stored.items() if key in known})
 
 
+def data_or_info(recipe: Recipe, run: RunFolder | None = None) -> Dataset | DatasetInfo:
+    """The data of a recipe, or what is known of them where their files are not here, which is logged.
+
+    Args:
+        recipe: Which names them.
+        run: The folder that notes what is known of them, where there is one.
+
+    Raises:
+        DataError: nothing is known of them.
+    """
+    try:
+        return load_data(recipe)
+    except DataError as error:
+        root, size = recipe.data.root, recipe.data.size
+        info = data.info(data_name(recipe), root=root, size=size) if run is None else info_of(run, recipe)
+        _logger.warning("Random pixels are taken instead of the data. %s", error)
+        return info
+
+
 @contextmanager
 def _of_a_whole_record(run: RunFolder) -> Iterator[None]:
     """Says which file is damaged where what it holds is of another kind."""
@@ -90,9 +110,7 @@ def load_run_model(run: RunFolder, recipe: Recipe) -> nn.Module:
             trusted.
         ModelError: it cannot be made, or its weights do not fit.
     """
-    remedy = f"withstand train {run.recipe} --out={run.path}"
-    last = run.require(run.last_weights, remedy)  # written when training has come to its end
-    weights = last if recipe.evaluation.weights == "last" else run.require(run.best_weights, remedy)
+    weights = weights_file(run, recipe)
     model = run_model(run, recipe)
     if recipe.model.name is None:  # a graph, which may have dropped what it does not use
         state, own = read_weights(weights), model.state_dict()
@@ -100,6 +118,17 @@ def load_run_model(run: RunFolder, recipe: Recipe) -> nn.Module:
     else:
         models.load_weights(model, weights)
     return model
+
+
+def weights_file(run: RunFolder, recipe: Recipe) -> Path:
+    """The file of the weights that a recipe measures: the best on validation data, or the last.
+
+    Raises:
+        RunFolderError: the run is not trained to its end.
+    """
+    remedy = f"withstand train {run.recipe} --out={run.path}"
+    last = run.require(run.last_weights, remedy)  # written when training has come to its end
+    return last if recipe.evaluation.weights == "last" else run.require(run.best_weights, remedy)
 
 
 def run_model(run: RunFolder, recipe: Recipe) -> nn.Module:
@@ -138,7 +167,7 @@ def measured_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
     """
     kept = _kept_source(run, recipe)
     if kept is None:
-        return _by_settings(run, recipe)
+        return _by_copy(run, recipe)
     now = Path(kept["file"])
     if not trust.is_trusted(run.model_spec) and recipe.model.name in trust.typed_names() and now.is_file():
         return None  # the person's own, which they typed
@@ -168,13 +197,16 @@ def training_factory(run: RunFolder, recipe: Recipe) -> Factory | None:
     return _source(run, kept).factory(kept["function"])
 
 
-def _by_settings(run: RunFolder, recipe: Recipe) -> Factory | None:
-    """Of a network of transformers, which needs neither its repository nor trust, since no code is in it."""
-    kept = _kept_of(run, recipe, "settings")
+def _by_copy(run: RunFolder, recipe: Recipe) -> Factory | None:
+    """Of settings of transformers, or an ONNX file, which need no trust, since no code is in them."""
+    kept = _kept_of(run, recipe, "settings") or _kept_of(run, recipe, "onnx")
     if kept is None:
         return None
     _unchanged_files(run, kept)
-    return HubFactory(str(recipe.model.name), info_of(run, recipe), recipe.model.normalize, run.source)
+    name, info, normalize = str(recipe.model.name), info_of(run, recipe), recipe.model.normalize
+    if kept["what"] == "settings":
+        return HubFactory(name, info, normalize, run.source)
+    return OnnxFactory(Path(name).name, info, normalize, file=run.path / next(iter(kept["files"])))
 
 
 def _kept_source(run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:

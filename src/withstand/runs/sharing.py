@@ -13,6 +13,7 @@ from torch import nn
 from withstand import models
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.run_folder import RUN_FILES, RunFolder
+from withstand.models.hosted import is_onnx
 from withstand.reporting.card import model_card
 from withstand.runs.loading import load_run
 from withstand.types import ModelError, RunFolderError
@@ -38,10 +39,11 @@ def load(
 
     Args:
         source: A run folder, or the name of one below ``runs/``; ``hub:OWNER/NAME``, a repository of the
-            Hugging Face Hub that ``push`` made or that holds an image classifier of ``transformers``; with
-            ``weights`` any name that ``ws.models.create`` takes.
+            Hugging Face Hub that ``push`` made or that holds an image classifier of ``transformers``; an ONNX
+            file, ``net.onnx``; with ``weights`` any name that ``ws.models.create`` takes.
         weights: A file of weights, for a model that is named.
-        dataset: What it was trained on, for a model that is named: a known data set, or its facts.
+        dataset: What it was trained on, for a model that is named: a known data set, or its facts. An ONNX
+            file says itself what it takes, but data may have another shape: (1, 28, 28) for (784,).
         revision: Branch, tag or commit of a repository; its main branch where None.
 
     Raises:
@@ -49,6 +51,8 @@ def load(
         RunFolderError: the folder holds no model, is damaged, or brings code that is not trusted.
     """
     name = str(source)
+    if is_onnx(name) and weights is None and not Path(name).is_dir():
+        return models.create(name, dataset=dataset).eval()
     if weights is not None:
         return _named(name, weights, dataset)
     if name.startswith(_HUB):
@@ -56,11 +60,12 @@ def load(
         if not RunFolder(folder).model_spec.exists():
             return models.create(name, dataset=dataset).eval()
         return _with_card(folder, name)
-    run = _run_folder(name)
+    run = run_folder(name)
     if run is None:
         raise ModelError(
-            f"There is no run folder {name}, nor runs/{name}. Give the folder of a run, hub:OWNER/NAME, or "
-            "the name of a model with its weights: ws.load(NAME, weights=FILE, dataset=DATA)."
+            f"There is no run folder {name}, nor runs/{name}. Give the folder of a run, hub:OWNER/NAME, a "
+            "file net.onnx, or the name of a model with its weights: ws.load(NAME, weights=FILE, "
+            "dataset=DATA)."
         )
     return _with_card(run, str(run))
 
@@ -129,7 +134,8 @@ def _named(name: str, weights: str | Path, dataset: str | DatasetInfo | None) ->
     return model.eval()
 
 
-def _run_folder(name: str) -> Path | None:
+def run_folder(name: str) -> Path | None:
+    """The folder of a run, by its path or its name below ``runs/``; None where there is none."""
     return next((folder for folder in (Path(name), Path("runs") / name) if folder.is_dir()), None)
 
 

@@ -24,9 +24,10 @@ from withstand.core.wrappers import unwrapped
 from withstand.data import Dataset
 from withstand.graph.kept_graph import graph_bytes
 from withstand.loss.terms import Objective, Sum, Weighted
-from withstand.models.hosted import is_hosted
+from withstand.models.hosted import is_hosted, is_onnx
 from withstand.models.hub import settings_of
 from withstand.models.kept_source import source_of
+from withstand.models.onnx import files_of
 from withstand.training.settings import TrainingSettings
 from withstand.types import ModelError
 
@@ -73,7 +74,8 @@ def write_model(
 def _with_source(run: RunFolder, made: Mapping[str, Any]) -> dict[str, Any] | None:
     """Copies what a model's name leads to into the folder; None where the package alone makes it.
 
-    Of a file that is the file, with what it imports beside it; of a network of transformers its settings.
+    Of a file that is the file, with what it imports beside it, or with its weights where it is an ONNX; of a
+    network of transformers its settings.
     """
     name = str(made["name"])
     place, _, function = name.rpartition(":")
@@ -81,6 +83,9 @@ def _with_source(run: RunFolder, made: Mapping[str, Any]) -> dict[str, Any] | No
     if name.startswith("hub:"):
         files = settings_of(name, made["options"].get("revision"))
         about = {"what": "settings"}
+    elif is_onnx(name):
+        files = files_of(Path(name).expanduser())
+        about = {"what": "onnx"}
     elif place.endswith(".py") and file.is_file():
         files = source_of(file)
         about = {"what": "source", "file": str(file.resolve()), "function": function}
@@ -126,6 +131,7 @@ class FitRecord:
             made is not None
             and _is_plain(made)
             and _task(made) == (*dataset.info.shape, dataset.info.num_classes)
+            and (not is_onnx(made.name) or Path(made.name).is_file())
         )
         self._made = _as_recipe(made, model) if made is not None and fits else dict(_HANDED_OVER)
         normalised = made.info if made is not None and fits else None

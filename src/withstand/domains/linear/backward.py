@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from withstand.core.deadlines import require_time
 from withstand.domains.linear import windows
 from withstand.domains.linear.linear_inputs import InputSet
 from withstand.domains.linear.nodes import Affine, Ends, Inputs, Joined, Moved, Node, Rows, Shifted, Sum
@@ -136,6 +137,7 @@ class _Front:
     ) -> None:
         """Pulls back through nodes of some kinds, latest first, to the first of another kind or the inputs."""
         while self.pending:
+            require_time()
             latest = max(self.pending, key=lambda waiting: waiting.index)
             if isinstance(latest, Inputs) or not isinstance(latest, until):
                 return

@@ -122,9 +122,10 @@ class Linear(Region, Sortable):
             case Rearrange():
                 return self._moved(function)
             case MaxPool():
-                return pooled(self, function)
+                # By pairs the cover would be looser: a ball's maximum of two is farther than either.
+                return replace(pooled(self, function), cover=self.cover.monotone(function))
             case SortGroups():
-                return sorted_in_groups(self, function)
+                return replace(sorted_in_groups(self, function), cover=self.cover.monotone(function))
         hinges = function.hinges if isinstance(function, Elementwise) else None
         return self._bent(hinges, lambda value: value.monotone(function))
 
@@ -135,7 +136,7 @@ class Linear(Region, Sortable):
     @override
     def coupled(self, function: Coupled) -> Self:
         if isinstance(function, Largest):
-            return largest(self, function)
+            return replace(largest(self, function), cover=self.cover.coupled(function))
         return self._bent(None, lambda value: value.coupled(function))
 
     @override
