@@ -10,7 +10,9 @@ its own precision, gives another label.
 from __future__ import annotations
 
 import math
-from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
@@ -25,7 +27,9 @@ from withstand.core.numerics import numerics
 from withstand.core.roots import largest_positive
 from withstand.core.setting_rules import AT_LEAST_0, PROBABILITY, flag
 from withstand.core.wrappers import unwrapped_copy
-from withstand.domains import DomainName, ProgramCache, input_set, require_set
+from withstand.domains import DomainName, Linear, ProgramCache, input_set, require_set
+from withstand.domains.linear.backward import work
+from withstand.domains.linear.linear_inputs import input_set_of
 from withstand.domains.sets.input_sets import certified_norm
 from withstand.operators import GuaranteedNorms
 from withstand.types import Batch, DataError, ModelError
@@ -33,8 +37,12 @@ from withstand.types import Batch, DataError, ModelError
 Method: TypeAlias = Literal["best", "box_ball", "box", "ball", "linear"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
-# No domain is tighter than box_ball on any example. One that is tighter on some joins here.
-_TIGHTEST: Final[tuple[DomainName, ...]] = ("box_ball",)
+# By each but the first only what is not proven yet is bounded. Neither box nor ball is ever tighter than box_ball.
+_STAGES: Final[Mapping[Method, Sequence[DomainName]]] = MappingProxyType(
+    {"best": ("box_ball", "linear")} | {name: (name,) for name in METHODS if name != "best"}
+)
+MOST_WORK: Final = 10**10
+"""Multiplications an image up to which ``"best"`` tries linear bounds, as ``domains.work`` counts them."""
 _NUM_PROBES = 4
 _AUTOCAST = "autocast to "
 
@@ -66,7 +74,8 @@ class Certifier:
     Args:
         model: Maps images in [0, 1] to logits (batch, classes). It is copied; later changes of it
             are not seen.
-        method: The domain to bound with, or ``"best"`` for the tightest.
+        method: The domain to bound with; or ``"best"``: box_ball, and linear for what that does not prove, where
+            it takes at most ``MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
         batch_size: Examples at a time; by default what suits the model's device.
 
@@ -89,7 +98,8 @@ class Certifier:
         flag("clip", clip)
         self._model = float64_copy(model)
         self._given = unwrapped_copy(model).eval()
-        self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
+        self._domains = _STAGES[method]
+        self._left_out: str | None = None
         self._clip = clip
         self._batch_size = batch_size or batch_size_for(self._model)
         self._programs = ProgramCache()
@@ -118,7 +128,7 @@ class Certifier:
         Args:
             images: Float tensor (batch, …) in [0, 1].
             labels: Integer tensor (batch,).
-            norm: 2 or inf; also as ``"l2"`` or ``"linf"``.
+            norm: 1, 2 or inf; also as ``"l1"``, ``"l2"``, ``"linf"``.
             epsilon: At least 0, in [0, 1] units; a float (or ``"8/255"``), or a tensor (batch,).
 
         Raises:
@@ -149,7 +159,7 @@ class Certifier:
         Args:
             images: Float tensor (batch, …) in [0, 1].
             labels: Integer tensor (batch,).
-            norm: 2 or inf.
+            norm: 1, 2 or inf.
             tolerance: How far below the largest certifiable epsilon it may stay, relative; in (0, 1).
 
         Returns:
@@ -202,15 +212,52 @@ class Certifier:
         return torch.cat(margins)
 
     def _margin(self, images: Tensor, labels: Tensor, norm: float, epsilon: Tensor) -> Tensor:
-        bounds = []
+        margins, is_open = images.new_full((len(images),), -math.inf), torch.ones_like(labels, dtype=torch.bool)
         for domain in self._domains:
-            value = input_set(images, norm, epsilon, domain, clip=self._clip)
-            last = self._programs.of(self._model, images).run_to_last_layer(value, self._norms)
-            bounds.append(
-                worst_of(last.differences(labels) + rounding_allowance(last.logits, labels), labels)
-            )
-        margins = torch.stack(bounds)
-        return torch.where(margins.isfinite(), margins, -math.inf).amax(dim=0)
+            bounds, clean = self._bounds(domain, images[is_open], labels[is_open], norm, epsilon[is_open])
+            margins[is_open] = torch.maximum(margins[is_open], bounds)
+            # What is wrong without an attack is not to be proven by anything.
+            is_open[is_open.clone()] = (margins[is_open] <= 0) & (clean > 0)
+            if not bool(is_open.any()):
+                break
+        return margins
+
+    def _bounds(
+        self, domain: DomainName, images: Tensor, labels: Tensor, norm: float, epsilon: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The worst margins by one domain, minus infinity where there is none, and those of the images, (batch,)."""
+        value = input_set(images, norm, epsilon, domain, clip=self._clip)
+        last = self._programs.of(self._model, images).run_to_last_layer(value, self._norms)
+        logits = last.logits
+        bounds = worst_of(last.differences(labels) + rounding_allowance(logits, labels), labels)
+        clean = worst_of(logits - logits.gather(1, labels[:, None]), labels)
+        return torch.where(bounds.isfinite(), bounds, -math.inf), clean
+
+    def left_out(self, images: Tensor) -> str:
+        """What ``"best"`` does not try on such images, since it would take too long; empty where nothing.
+
+        Args:
+            images: Some, (batch, …), of which the shape counts.
+
+        Raises:
+            UnsupportedOperationError: there is no rule for an operation of the model.
+        """
+        if self._left_out is None:
+            self._left_out = ""
+            if len(self._domains) > 1 and (num := self._work(images[:1].double())) > MOST_WORK:
+                self._domains = self._domains[:1]
+                self._left_out = (
+                    f"linear bounds, of some {num:.0e} multiplications an image; method=\"linear\" computes them"
+                )
+        return self._left_out
+
+    def _work(self, image: Tensor) -> int:
+        """Multiplications of the linear bounds of one image."""
+        with torch.no_grad(), numerics("fp32"):
+            boxes = input_set(image, math.inf, 0.0, "box")
+            record = Linear.of(input_set_of(image, math.inf, 0.0, clip=False), boxes, refines=False)
+            last = self._programs.of(self._model, image).run_to_last_layer(record, self._norms)
+        return work(cast(Linear, last.features).node)
 
     def _check(self, images: Tensor, labels: Tensor, norm: float) -> Tensor:
         """Accepts a batch of which the graph computes what the model does; its logits (batch, classes)."""
@@ -221,6 +268,7 @@ class Certifier:
         self._given = adapted(self._given, images.to(_dtype_of(self._given, images)))
         if len(images) and not self._is_checked:  # once, since the model does not change
             require_independence(self._logits, images[:_NUM_PROBES])
+            self.left_out(images)
             self._is_checked = True
         with torch.no_grad(), numerics("fp32"):
             batches = torch.split(images.double(), self._batch_size)
@@ -250,9 +298,10 @@ def certify(
         model: Maps images in [0, 1] to logits (batch, classes).
         images: Float tensor (batch, …) in [0, 1].
         labels: Integer tensor (batch,).
-        norm: 2 or inf; also as ``"l2"`` or ``"linf"``.
+        norm: 1, 2 or inf; also as ``"l1"``, ``"l2"``, ``"linf"``.
         epsilon: At least 0, in [0, 1] units; a float (or ``"8/255"``), or a tensor (batch,).
-        method: The domain to bound with, or ``"best"`` for the tightest.
+        method: The domain to bound with; or ``"best"``: box_ball, and linear for what that does not prove, where
+            it takes at most ``MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
 
     Returns:
@@ -282,8 +331,9 @@ def certified_radius(
         model: Maps images in [0, 1] to logits (batch, classes).
         images: Float tensor (batch, …) in [0, 1].
         labels: Integer tensor (batch,).
-        norm: 2 or inf.
-        method: The domain to bound with, or ``"best"`` for the tightest.
+        norm: 1, 2 or inf.
+        method: The domain to bound with; or ``"best"``: box_ball, and linear for what that does not prove, where
+            it takes at most ``MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
         tolerance: How far below the largest certifiable epsilon it may stay, relative; in (0, 1).
 

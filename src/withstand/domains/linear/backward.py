@@ -7,19 +7,21 @@ Singh et al., "An abstract domain for certifying neural networks" (POPL 2019).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from withstand.core.deadlines import require_time
 from withstand.domains.linear import windows
 from withstand.domains.linear.linear_inputs import InputSet
-from withstand.domains.linear.nodes import Affine, Ends, Inputs, Joined, Moved, Node, Rows, Shifted, Sum
+from withstand.domains.linear.nodes import Affine, Bent, Ends, Inputs, Joined, Moved, Node, Rows, Shifted, Sum
 from withstand.domains.linear.windows import Windows
+from withstand.operators import Convolution, Dense
 
 
 class Pulls(Protocol):
@@ -35,6 +37,8 @@ _EXACT = (Affine, Moved, Shifted, Sum, Joined)
 _NOTHING_CHOSEN: Mapping[Node, Pulls] = MappingProxyType({})
 _MEMORY = 2**25
 """Bytes of the coefficients of one layer, for as many rows as are pulled back together: about what caches hold."""
+_DENSE = 0.3  # of the channels at a place: where more are wanted all are bounded, which share their windows
+_FEW = 16  # as a part of the rows at once, below which those of one example are too few
 
 
 def least(node: Node, rows: Rows, inputs: InputSet) -> Tensor:
@@ -48,7 +52,7 @@ def least(node: Node, rows: Rows, inputs: InputSet) -> Tensor:
     Returns:
         Tensor (rows,).
     """
-    size = _rows_at_once(node, rows.values.element_size())
+    size = _rows_at_once(node, inputs)
     parts = zip(torch.split(rows.values, size), torch.split(rows.owner, size), strict=True)
     return torch.cat([_Front.at(node, Rows(*part)).least(inputs) for part in parts])
 
@@ -87,21 +91,72 @@ def refined(node: Node, ends: Ends, wanted: Tensor, inputs: InputSet) -> Ends:
     Returns:
         Nowhere farther apart than ``ends``.
     """
-    lower, upper = ends
-    owner, place = wanted.flatten(1).nonzero(as_tuple=True)
-    found = []
-    size = _rows_at_once(node, lower.element_size())
-    for owners, places in zip(torch.split(owner, size), torch.split(place, size), strict=True):
-        front = _Front.at(node, _units(owners, places, node.shape, lower))
-        front.advance(until=_EXACT)
-        found.append((front.least(inputs), -front.negated().least(inputs)))
-    if not found:
+    if not bool(wanted.any()):
         return ends
-    least_of, most_of = (torch.cat(part) for part in zip(*found, strict=True))
-    chosen = (owner, place)
-    closer_lower = lower.flatten(1).index_put(chosen, least_of).reshape(lower.shape)
-    closer_upper = upper.flatten(1).index_put(chosen, most_of).reshape(upper.shape)
-    return torch.maximum(lower, closer_lower), torch.minimum(upper, closer_upper)
+    bound = _ends_of_map if len(node.shape) > 1 else _ends_of_vector
+    found = bound(node, wanted, inputs)
+    lower, upper = (torch.where(wanted, part, end) for part, end in zip(found, ends, strict=True))
+    return torch.maximum(ends[0], lower), torch.minimum(ends[1], upper)
+
+
+def _ends_of_vector(node: Node, wanted: Tensor, inputs: InputSet) -> Ends:
+    """The ends of at least what is wanted, each coordinate by itself."""
+    owner, place = wanted.nonzero(as_tuple=True)
+    parts = []
+    for chosen in _chunks(owner, _rows_at_once(node, inputs)):
+        values = F.one_hot(place[chosen], *node.shape).to(inputs.center)
+        front = _Front.at(node, Rows(values, _shared(owner[chosen])))
+        front.advance(until=_EXACT)  # which leave both ends the same coefficients
+        parts.append(torch.stack([front.least(inputs), -front.negated().least(inputs)]))
+    least_of, most_of = torch.cat(parts, 1)
+    return _placed(least_of, (owner, place), wanted), _placed(most_of, (owner, place), wanted)
+
+
+def _ends_of_map(node: Node, wanted: Tensor, inputs: InputSet) -> Ends:
+    """The same of (channels, *sizes), by windows that start at one place."""
+    wanted = wanted.movedim(1, -1)
+    is_any = wanted.any(-1)
+    places, of_places = is_any.nonzero(), wanted[is_any]
+    if float(of_places.double().mean()) > _DENSE:
+        channels = torch.arange(node.shape[0], device=places.device)[None]
+    else:
+        window, channel = of_places.nonzero(as_tuple=True)
+        places, channels = places[window], channel[:, None]
+    units = F.one_hot(channels, node.shape[0]).to(inputs.center)
+    units = torch.cat([units, -units], 1)
+    parts = []
+    for chosen in _chunks(places[:, 0], max(1, _rows_at_once(node, inputs) // units.shape[1])):
+        of_chunk = units if len(units) == 1 else units[chosen]
+        rows = Windows.at(places[chosen], of_chunk, node.shape[1:])
+        parts.append(_Front.at(node, rows).least(inputs).reshape(-1, 2, channels.shape[1]))
+    least_of, most_of = torch.cat(parts).unbind(1)
+    index = [*places.T[..., None], channels]
+    return _placed(least_of, index, wanted).movedim(-1, 1), _placed(-most_of, index, wanted).movedim(-1, 1)
+
+
+def _placed(values: Tensor, index: Sequence[Tensor], wanted: Tensor) -> Tensor:
+    """Values at their places, 0 elsewhere."""
+    return values.new_zeros(wanted.shape).index_put(tuple(index), values)
+
+
+def _chunks(owner: Tensor, size: int) -> Iterator[slice]:
+    """Rows to be pulled back together: of one example, of which less has to be copied, where these are enough.
+
+    Args:
+        owner: Integers (rows,), ascending.
+        size: Rows at once.
+    """
+    counts = torch.bincount(owner)
+    ends = counts.cumsum(0).tolist()
+    starts = [0, *ends[:-1]] if ends[-1] > len(ends) * size / _FEW else [0]
+    for start, end in zip(starts, ends if len(starts) > 1 else ends[-1:], strict=True):
+        for first in range(start, end, size):
+            yield slice(first, min(first + size, end))
+
+
+def _shared(owner: Tensor) -> Tensor:
+    """One for all rows where they are of one example."""
+    return owner[:1] if bool((owner == owner[0]).all()) else owner
 
 
 @dataclass(eq=False)
@@ -118,7 +173,7 @@ class _Front:
 
     @classmethod
     def at(cls, node: Node, rows: _Rows) -> _Front:
-        return cls({node: rows}, rows.values.new_zeros(len(rows.values)))
+        return cls({node: rows}, rows.values.new_zeros(rows.num_rows))
 
     def negated(self) -> _Front:
         minus = {node: rows._replace(values=-rows.values) for node, rows in self.pending.items()}
@@ -171,24 +226,39 @@ def _sum(rows: _Rows, others: _Rows) -> _Rows:
 
 
 def _least_over(inputs: InputSet, rows: _Rows) -> Tensor:
-    if isinstance(rows, Rows):
-        return inputs.least(*rows)
-    every = torch.arange(len(rows.owner), device=rows.owner.device)
-    return inputs.cut(rows.owner, rows.chosen).least(rows.values, every)
+    return windows.least(inputs, rows) if isinstance(rows, Windows) else inputs.least(*rows)
 
 
-def _units(owner: Tensor, place: Tensor, shape: tuple[int, ...], like: Tensor) -> _Rows:
-    """Rows that pick out one coordinate each."""
-    if len(shape) > 1:
-        return Windows.units(owner, place, shape, like)
-    values = like.new_zeros(len(place), *shape)
-    values[torch.arange(len(place), device=place.device), place] = 1
-    return Rows(values, owner)
-
-
-def _rows_at_once(node: Node, itemsize: int) -> int:
+def _rows_at_once(node: Node, inputs: InputSet) -> int:
     largest = max(math.prod(earlier.shape) for earlier in all_before(node))
-    return max(1, _MEMORY // (largest * itemsize))
+    return max(1, _MEMORY // (largest * inputs.center.element_size()))
+
+
+def work(node: Node) -> int:
+    """About how many multiplications it takes to bound, of one example, all that bends before a value.
+
+    As if every coordinate were bounded, by coefficients of whole layers.
+
+    Args:
+        node: Of the value.
+    """
+    total = through = 0
+    for earlier in all_before(node):
+        if isinstance(earlier, Bent):
+            total += math.prod(earlier.shape) * through
+        through += _multiplications(earlier)
+    return total
+
+
+def _multiplications(node: Node) -> int:
+    """To pull one row back through a node."""
+    size = math.prod(node.shape)
+    match node:
+        case Affine(operator=Convolution(weight=weight)):
+            return size * weight[0].numel()
+        case Affine(operator=Dense(weight=weight)):
+            return size * weight.shape[1]
+    return size
 
 
 def all_before(node: Node) -> list[Node]:

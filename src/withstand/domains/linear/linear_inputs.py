@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.core import norms
-from withstand.domains.linear.nodes import chosen
+from withstand.domains.linear.nodes import along, chosen
 from withstand.domains.sets.worst_case import most_over_ball_and_box
 
 
@@ -35,6 +35,19 @@ class InputSet(ABC):
         Returns:
             Tensor (rows,): nowhere above the minimum of row · x.
         """
+
+    def least_of_each(self, rows: Tensor) -> Tensor:
+        """The same of as many functions of each example.
+
+        Args:
+            rows: Coefficients (batch, functions, …).
+
+        Returns:
+            Tensor (batch, functions).
+        """
+        batch, each = rows.shape[:2]
+        owner = torch.arange(batch, device=rows.device).repeat_interleave(each)
+        return self.least(rows.flatten(0, 1), owner).reshape(batch, each)
 
     @abstractmethod
     def of(self, owner: Tensor) -> InputSet:
@@ -78,10 +91,15 @@ class Interval(InputSet):
 
     @override
     def least(self, rows: Tensor, owner: Tensor) -> Tensor:
-        halfwidth = chosen(norms.flat((self.upper - self.lower) / 2), owner)
-        flat = norms.flat(rows)
-        along = (flat * chosen(norms.flat(self.center), owner)).sum(1)
-        return along - (flat.abs() * halfwidth).sum(1)
+        halfwidth, flat = norms.flat((self.upper - self.lower) / 2), norms.flat(rows)
+        at_center = along(flat, chosen(norms.flat(self.center), owner))
+        return at_center - along(flat.abs(), chosen(halfwidth, owner))
+
+    @override
+    def least_of_each(self, rows: Tensor) -> Tensor:
+        halfwidth, flat = norms.flat((self.upper - self.lower) / 2), rows.flatten(2)
+        at_center = flat @ norms.flat(self.center)[..., None]
+        return (at_center - flat.abs() @ halfwidth[..., None]).squeeze(2)
 
     @override
     def of(self, owner: Tensor) -> Interval:

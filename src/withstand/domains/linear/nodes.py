@@ -29,11 +29,16 @@ class Rows(NamedTuple):
 
     Attributes:
         values: Tensor (rows, *shape).
-        owner: Integers (rows,): of which example each row is.
+        owner: Integers (rows,): of which example each row is; or (1,), where all are of one.
     """
 
     values: Tensor
     owner: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """How many there are."""
+        return len(self.values)
 
 
 Ends: TypeAlias = tuple[Tensor, Tensor]
