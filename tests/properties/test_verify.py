@@ -169,4 +169,6 @@ def test_many_boxes_are_answered_as_each_by_itself() -> None:
     assert len(safe) >= 4
     verdict = ws.verify(net, Property(safe, 2, 2), timeout=30)
     assert (verdict.result, verdict.bound > 0) == ("unsat", True)
-    assert bounds_of_many(net, *(torch.rand(1, 2).double(),) * 2, [whole.cases[0].goal], deadline=-1.0) == [-math.inf]
+    assert bounds_of_many(net, *(torch.rand(1, 2).double(),) * 2, [whole.cases[0].goal], deadline=-1.0) == [
+        -math.inf
+    ]
