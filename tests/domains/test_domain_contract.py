@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from tests.domains.conftest import Net
 
 NAMES: tuple[DomainName, ...] = ("box_ball", "box", "ball", "linear")
-NEVER_LOOSER = [("box_ball", "box"), ("box_ball", "ball"), ("linear", "box"), ("linear", "box_ball")]
+NEVER_LOOSER: list[tuple[DomainName, DomainName]] = [
+    ("box_ball", "box"),
+    ("box_ball", "ball"),
+    ("linear", "box"),
+    ("linear", "box_ball"),
+]
 BATCH, FEW = 64, 12
 ROUNDING = 1e-9
 

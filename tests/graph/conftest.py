@@ -73,9 +73,9 @@ def _assert_exact(function: Callable[[Tensor], Tensor], shape: Shape) -> None:
         unit = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
         matrix = (model(unit) - zero).flatten(1).T
         image, program = model(center), Program(model, center)
-        box, ball, both, linear = (
-            program.run(part, ExactNorms()) for part in _sets(center, halfwidth, radius)
-        )
+        of_box, of_ball, of_both, of_linear = _sets(center, halfwidth, radius)
+        box, linear = program.run(of_box, ExactNorms()), program.run(of_linear, ExactNorms())
+        ball, both = program.run(of_ball, ExactNorms()), program.run(of_both, ExactNorms())
         guaranteed = program.run(Ball(center, radius), GuaranteedNorms())
     reach = (matrix.abs() @ halfwidth.flatten(1).T).T.reshape(image.shape)
     norm = torch.linalg.matrix_norm(matrix, ord=2)
