@@ -296,8 +296,8 @@ def test_certify_of_wrong_arguments_says_what_to_do() -> None:
         certify(model, images, labels + 3, norm=2, epsilon=0.1)
     with pytest.raises(DataError, match="labels below 3"):
         certified_radius(model, images, labels + 3, norm=2)
-    with pytest.raises(ValueError, match=r"norms l2 and linf, but got norm 'l1'"):
-        certify(model, images, labels, norm="l1", epsilon=0.1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"norms l1, l2 and linf, but got norm 'l3'"):
+        certify(model, images, labels, norm="l3", epsilon=0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"epsilon as a number, such as .*, but got 'much'"):
         certify(model, images, labels, norm=2, epsilon="much")  # type: ignore[arg-type]
 

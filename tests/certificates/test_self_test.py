@@ -62,7 +62,7 @@ def net() -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("norm", [2.0, math.inf])
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("method", METHODS)
 def test_known_net_is_bounded_exactly_by_every_method(method: Method, clip: bool, norm: float) -> None:
@@ -91,8 +91,10 @@ def test_require_known_answers_catches_a_tenth_too_much(
     certificate = Certificate(norm=norm, method=method, epsilons=[0.01])
     evaluate(net, tiny_dataset, [certificate], num_examples=10)
     use(certifier)
+    # Linear bounds of this net are so close that an attack may show it, too.
+    either = "|bounded above the margin" if method == "linear" else ""
     with pytest.raises(
-        CertificateError, match=f"{certificate.certificate_name}.* {what}.* which is too much"
+        CertificateError, match=f"{certificate.certificate_name}.* ({what}.* which is too much{either})"
     ):
         evaluate(net, tiny_dataset, [certificate], num_examples=10, out=tmp_path)
     assert RunFolder(tmp_path).examples.exists()

@@ -112,6 +112,7 @@ def test_commands_on_a_model_say_what_is_missing_and_leave_nothing(
         ("package.module:net", "package-net"),
         ("lenet", "lenet"),
         ("hub:OWNER/NAME-1.5", "hub-NAME-1.5"),
+        ("path/to/net.v2.onnx", "net.v2"),
     ],
 )
 def test_folder_of_a_model_is_named_after_it(model: str, folder: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -15,7 +16,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+import withstand as ws
 from withstand.cli.entry import main
+from withstand.cli.verify import _ending
 from withstand.properties import robustness, to_vnnlib
 from withstand.results.instances import Instance, InstanceRow, read_instances, read_rows, write_rows
 from withstand.runs import benchmark, instance_worker
@@ -24,13 +27,14 @@ from withstand.runs.instance_worker import run_instance
 from withstand.types import DataError, RunFolderError
 
 
-def write_onnx(file: Path, net: nn.Sequential) -> None:
-    """Writes a linear layer, a ReLU and a linear layer."""
+def write_onnx(file: Path, net: nn.Sequential, ending: str = "Identity") -> None:
+    """Writes a linear layer, a ReLU and a linear layer, and what comes last."""
     weights = dict(zip("abcd", net.parameters(), strict=True))
     nodes = [
         helper.make_node("Gemm", ["x", "a", "b"], ["h"], transB=1),
         helper.make_node("Relu", ["h"], ["r"]),
-        helper.make_node("Gemm", ["r", "c", "d"], ["y"], transB=1),
+        helper.make_node("Gemm", ["r", "c", "d"], ["z"], transB=1),
+        helper.make_node(ending, ["z"], ["y"]),
     ]
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size])
@@ -75,6 +79,24 @@ def test_answer_is_the_first_line_and_the_counterexample_follows(
     assert file.read_text() == printed
 
 
+def test_order_of_outputs_is_proven_before_a_softmax(tmp_path: Path) -> None:
+    net, file = nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 2)), tmp_path / "net.onnx"
+    with torch.no_grad():
+        for part, value in zip(
+            net.parameters(), ([[0.0] * 5 + [1]], [0.0], [[40], [0]], [0.0, -1]), strict=True
+        ):
+            part.copy_(torch.tensor(value))
+    write_onnx(file, net, "Softmax")  # logits 40 x and -1: over the box nearly all of [0, 1]²
+    stated = robustness(torch.full((6,), 0.5), 0, epsilon=0.5, num_classes=2)
+    verdict = ws.verify(file, stated, timeout=60)
+    assert verdict.result == "unsat"
+    assert verdict.bound == pytest.approx(1)
+    text = to_vnnlib(stated).replace("(<= Y_0 Y_1)", "(<= Y_0 0.9)")  # which is not of their order
+    found = ws.verify(file, text, timeout=60).counterexample
+    assert found is not None
+    assert found.outputs.sum() == pytest.approx(1)
+
+
 def test_what_cannot_be_verified_is_an_error_on_one_line(
     bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +114,22 @@ def test_what_cannot_be_verified_is_an_error_on_one_line(
     ):
         assert main(["verify", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_process_that_does_not_end_by_itself_is_ended_with_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    told: list[object] = []
+
+    def end(status: int) -> None:
+        told.append(status)
+        ended.set()
+
+    monkeypatch.setattr(os, "_exit", end)
+    with _ending(60, lambda: told.append("too early")):
+        pass
+    with _ending(0.01, lambda: told.append("timeout")):
+        assert ended.wait(10)
+    assert told == ["timeout", 0]
 
 
 def test_benchmark_goes_on_where_it_was_stopped(

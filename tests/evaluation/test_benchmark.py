@@ -66,11 +66,10 @@ def test_benchmark_is_the_row_of_an_evaluation(digits: ws.data.Dataset, tmp_path
     ("model", "options", "reason"),
     [
         (Unprovable(), {}, "no rule for aten.cumsum"),
-        (net(), {"norm": 1}, "certificates in l2 and linf, not in l1"),
         (net(), {"prove": False}, "it was not asked for"),
         (ws.bayes.convert(net(), ws.bayes.Posterior()), {}, "draws its weights anew"),
     ],
-    ids=["no rule", "l1", "not asked", "random"],
+    ids=["no rule", "not asked", "random"],
 )
 def test_benchmark_says_why_nothing_is_proven(
     model: nn.Module, options: dict[str, object], reason: str, digits: ws.data.Dataset

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import withstand as ws
 from withstand.cli import main
+from withstand.core.identity import identity_of_model
 from withstand.models.onnx import files_of, read, runtime
 from withstand.models.onnx.operator_table import OPERATORS, Operator
 from withstand.types import ModelError
@@ -78,7 +80,9 @@ _OF_TOKENS = {
 @pytest.mark.parametrize("batch", [1, "N"])
 def test_constants_for_a_batch_of_one_hold_for_any_batch(write_onnx: Write, batch: int | str) -> None:
     file = write_onnx(_TOKENS, (batch, 1, 4, 4), _OF_TOKENS)
+    state = torch.get_rng_state()
     network = read(file)
+    assert torch.equal(torch.get_rng_state(), state)
     inputs = torch.rand(5, 1, 4, 4)
     torch.testing.assert_close(network(inputs), _alone(network, file, inputs), rtol=1e-4, atol=1e-5)
     assert network(inputs[:0]).shape == (0, 3)
@@ -201,6 +205,14 @@ def test_file_that_cannot_be_read_says_why(
         read(write_onnx(nodes, given.pop("shape"), given.pop("constants"), **given))
 
 
+def test_missing_package_is_named_with_its_extra(write_onnx: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        ModelError, match=r"onnxruntime, which is not installed: pip install 'withstand\[onnx\]'"
+    ):
+        read(write_onnx(_GEMM, (1, 4), {"w": _MATRIX}))
+
+
 def test_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "net.onnx"
     with pytest.raises(ModelError, match="no file"):
@@ -277,7 +289,9 @@ def test_softmax_at_the_end_is_said_and_left_out_on_demand(
     with caplog.at_level(logging.WARNING):
         shares = ws.load(file)(images)
     assert "it ends in Softmax" in caplog.text
-    torch.testing.assert_close(ws.models.create(str(file), logits=True)(images).softmax(1), shares)
+    logits = ws.models.create(str(file), logits=True)
+    torch.testing.assert_close(logits(images).softmax(1), shares)
+    assert identity_of_model(logits) != identity_of_model(ws.load(file))
     with pytest.raises(ModelError, match="does not end in"):
         ws.models.create(str(_classifier(write_onnx)), logits=True)
 
@@ -396,6 +410,13 @@ def test_recipe_trains_a_file_that_is_named(digits_net: str, tmp_path: Path) -> 
     options = ["--model.options={}", "--training.epochs=1", "--data.train_size=64", "--out=tuned"]
     assert main(["train", "digits-adversarial", f"--model.name={digits_net}", *options]) == 0
     assert (tmp_path / "tuned" / "source" / digits_net).is_file()
+
+
+def test_normalisation_of_the_data_is_not_put_in_front_of_a_file(
+    digits_net: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["attack", digits_net, "--data.name=digits", "--model.normalize=true"]) == 2
+    assert "--model.options={mean: [0.5], std: [0.25]}" in capsys.readouterr().err
 
 
 def test_check_needs_no_data_for_a_file(digits_net: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -504,7 +504,7 @@ def test_operator_gives_what_onnxruntime_gives_for_each_example(
 
 
 @given(data=st.data())
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_pooling_gives_what_onnxruntime_gives_whatever_its_windows_are(
     data: st.DataObject, write_onnx: Callable[..., Path]
 ) -> None:
@@ -524,7 +524,7 @@ def test_pooling_gives_what_onnxruntime_gives_whatever_its_windows_are(
 
 
 @given(data=st.data())
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_slices_are_those_of_onnxruntime_whatever_their_ends_and_steps(
     data: st.DataObject, write_onnx: Callable[..., Path]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import withstand as ws
+from withstand.certificates.many_boxes import bounds_of_many
 from withstand.properties import Property, parse_vnnlib, robustness, to_vnnlib
 from withstand.properties.originals import representable
 from withstand.types import DataError, ModelError
@@ -136,3 +138,36 @@ def test_point_is_brought_to_a_number_of_the_precision_within_the_box() -> None:
         assert values[0] == 0.1  # a side that holds no float32
         assert torch.equal(values[1:].float().double(), values[1:])
     assert torch.equal(representable(lower, lower, upper, torch.float64), lower)
+
+
+@torch.no_grad()
+def test_many_boxes_are_answered_as_each_by_itself() -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2)).double()
+    ends = [place / 8 for place in range(9)]
+    values = net(torch.tensor([[end, 0.5] for end in ends]).double())[:, 0].tolist()
+    parts = [
+        f"(and (>= X_0 {low}) (<= X_0 {high}) (<= Y_0 {value - gap}))"
+        for (low, high), value in zip(pairwise(ends), values[:8], strict=True)
+        for gap in (0.1, 1.0)
+    ]
+    whole = stated(f"(or {' '.join(parts)})", box="0 1 0.45 0.55")
+    assert len(whole.cases) == 8
+    many = bounds_of_many(
+        net,
+        torch.stack([case.lower for case in whole.cases]),
+        torch.stack([case.upper for case in whole.cases]),
+        [case.goal for case in whole.cases],
+        deadline=math.inf,
+    )
+    for case, bound in zip(whole.cases, many, strict=True):
+        points = case.lower + torch.rand(500, 2).double() * (case.upper - case.lower)
+        assert bound <= float(case.goal.margins(case.goal.rows(net(points))).min())
+    results = [ws.verify(net, Property([case], 2, 2), timeout=30).result for case in whole.cases]
+    assert ws.verify(net, whole, timeout=30).result == ("sat" if "sat" in results else "unsat")
+    safe = [case for case, result in zip(whole.cases, results, strict=True) if result == "unsat"]
+    assert len(safe) >= 4
+    verdict = ws.verify(net, Property(safe, 2, 2), timeout=30)
+    assert (verdict.result, verdict.bound > 0) == ("unsat", True)
+    late = bounds_of_many(net, *(torch.rand(1, 2).double(),) * 2, [whole.cases[0].goal], deadline=-1.0)
+    assert late == [-math.inf]

@@ -30,6 +30,9 @@ def test_a_run_is_exported_by_command_and_in_python_and_its_file_says_what_it_is
     assert about["run"] == "run"
     assert json.loads(about["class_names"]) == ["left", "middle", "right"]
     assert about["input"].startswith("images of 1 x 4 x 4 in [0, 1]")
+    images = tiny_dataset.test.images[:5] / 255
+    with torch.no_grad():
+        assert torch.allclose(ws.load(exported.path)(images), ws.load(run)(images), atol=1e-5)
     with pytest.MonkeyPatch.context() as patch:  # nothing is left where writing fails, or the file is wrong
         patch.setattr(exporting, "onnx_bytes", lambda *_: exported.path.read_bytes())
         assert main(["export", str(run), "--out", str(exported.path)]) == 0  # its own file is replaced

@@ -10,13 +10,14 @@ its own precision, gives another label.
 from __future__ import annotations
 
 import math
-from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from withstand.certificates.margins import largest_difference, rounding_allowance, surely_correct, worst_of
+from withstand.certificates.bounding import Bounder, Method
+from withstand.certificates.margins import largest_difference, surely_correct, worst_of
 from withstand.core import norms
 from withstand.core.checks import as_batch, check_batch, require_at_least
 from withstand.core.contract import adapted, outside_inference_mode
@@ -25,16 +26,10 @@ from withstand.core.numerics import numerics
 from withstand.core.roots import largest_positive
 from withstand.core.setting_rules import AT_LEAST_0, PROBABILITY, flag
 from withstand.core.wrappers import unwrapped_copy
-from withstand.domains import DomainName, ProgramCache, input_set, require_set
+from withstand.domains import ProgramCache
 from withstand.domains.sets.input_sets import certified_norm
-from withstand.operators import GuaranteedNorms
 from withstand.types import Batch, DataError, ModelError
 
-Method: TypeAlias = Literal["best", "box_ball", "box", "ball"]
-METHODS: Final[tuple[Method, ...]] = get_args(Method)
-
-# No domain is tighter than box_ball on any example. One that is tighter on some joins here.
-_TIGHTEST: Final[tuple[DomainName, ...]] = ("box_ball",)
 _NUM_PROBES = 4
 _AUTOCAST = "autocast to "
 
@@ -66,7 +61,8 @@ class Certifier:
     Args:
         model: Maps images in [0, 1] to logits (batch, classes). It is copied; later changes of it
             are not seen.
-        method: The domain to bound with, or ``"best"`` for the tightest.
+        method: The domain to bound with; or ``"best"``: box_ball, and linear for what that does not prove,
+            where it takes at most ``bounding.MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
         batch_size: Examples at a time; by default what suits the model's device.
 
@@ -83,18 +79,20 @@ class Certifier:
         clip: bool = True,
         batch_size: int | None = None,
     ) -> None:
-        if method not in METHODS:
-            raise ValueError(f"Expected a method of {', '.join(METHODS)}, but got {method!r}.")
+        self._programs = ProgramCache()
+        self._bounder = Bounder(method, self._programs, clip=clip)
         require_at_least(1, batch_size=batch_size)
         flag("clip", clip)
         self._model = float64_copy(model)
         self._given = unwrapped_copy(model).eval()
-        self._domains: tuple[DomainName, ...] = _TIGHTEST if method == "best" else (method,)
         self._clip = clip
         self._batch_size = batch_size or batch_size_for(self._model)
-        self._programs = ProgramCache()
-        self._norms = GuaranteedNorms()
         self._is_checked = False
+
+    @property
+    def left_out(self) -> str:
+        """What ``"best"`` does not try of such a network, in words; empty where nothing, and at first."""
+        return self._bounder.left_out
 
     def predict(self, images: Tensor) -> Tensor:
         """The logits of the float64 copy, (batch, classes).
@@ -118,7 +116,7 @@ class Certifier:
         Args:
             images: Float tensor (batch, …) in [0, 1].
             labels: Integer tensor (batch,).
-            norm: 2 or inf; also as ``"l2"`` or ``"linf"``.
+            norm: 1, 2 or inf; also as ``"l1"``, ``"l2"``, ``"linf"``.
             epsilon: At least 0, in [0, 1] units; a float (or ``"8/255"``), or a tensor (batch,).
 
         Raises:
@@ -149,7 +147,7 @@ class Certifier:
         Args:
             images: Float tensor (batch, …) in [0, 1].
             labels: Integer tensor (batch,).
-            norm: 2 or inf.
+            norm: 1, 2 or inf.
             tolerance: How far below the largest certifiable epsilon it may stay, relative; in (0, 1).
 
         Returns:
@@ -197,30 +195,21 @@ class Certifier:
         parts = (torch.split(part, self._batch_size) for part in (images, labels, epsilons))
         with torch.no_grad(), numerics("fp32"):
             margins = [
-                self._margin(x.double(), y, norm, epsilon) for x, y, epsilon in zip(*parts, strict=True)
+                self._bounder.margins(self._model, x.double(), y, norm, epsilon)
+                for x, y, epsilon in zip(*parts, strict=True)
             ]
         return torch.cat(margins)
-
-    def _margin(self, images: Tensor, labels: Tensor, norm: float, epsilon: Tensor) -> Tensor:
-        bounds = []
-        for domain in self._domains:
-            value = input_set(images, norm, epsilon, domain, clip=self._clip)
-            last = self._programs.of(self._model, images).run_to_last_layer(value, self._norms)
-            bounds.append(
-                worst_of(last.differences(labels) + rounding_allowance(last.logits, labels), labels)
-            )
-        margins = torch.stack(bounds)
-        return torch.where(margins.isfinite(), margins, -math.inf).amax(dim=0)
 
     def _check(self, images: Tensor, labels: Tensor, norm: float) -> Tensor:
         """Accepts a batch of which the graph computes what the model does; its logits (batch, classes)."""
         check_batch(images, labels)
-        for domain in self._domains:
-            require_set(norm, domain)
+        self._bounder.require_norm(norm)
         self._model = adapted(self._model, images.double())
         self._given = adapted(self._given, images.to(_dtype_of(self._given, images)))
         if len(images) and not self._is_checked:  # once, since the model does not change
             require_independence(self._logits, images[:_NUM_PROBES])
+            with torch.no_grad(), numerics("fp32"):
+                self._bounder.weigh(self._model, images[:1].double())
             self._is_checked = True
         with torch.no_grad(), numerics("fp32"):
             batches = torch.split(images.double(), self._batch_size)
@@ -250,9 +239,10 @@ def certify(
         model: Maps images in [0, 1] to logits (batch, classes).
         images: Float tensor (batch, …) in [0, 1].
         labels: Integer tensor (batch,).
-        norm: 2 or inf; also as ``"l2"`` or ``"linf"``.
+        norm: 1, 2 or inf; also as ``"l1"``, ``"l2"``, ``"linf"``.
         epsilon: At least 0, in [0, 1] units; a float (or ``"8/255"``), or a tensor (batch,).
-        method: The domain to bound with, or ``"best"`` for the tightest.
+        method: The domain to bound with; or ``"best"``: box_ball, and linear for what that does not prove,
+            where it takes at most ``bounding.MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
 
     Returns:
@@ -282,8 +272,9 @@ def certified_radius(
         model: Maps images in [0, 1] to logits (batch, classes).
         images: Float tensor (batch, …) in [0, 1].
         labels: Integer tensor (batch,).
-        norm: 2 or inf.
-        method: The domain to bound with, or ``"best"`` for the tightest.
+        norm: 1, 2 or inf.
+        method: The domain to bound with; or ``"best"``: box_ball, and linear for what that does not prove,
+            where it takes at most ``bounding.MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
         tolerance: How far below the largest certifiable epsilon it may stay, relative; in (0, 1).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -46,6 +46,9 @@ class Goal(NamedTuple):
         return self.group_margins(rows).amin(dim=1)
 
 
+ProofVerdict: TypeAlias = Literal["proven", "refuted", "unknown", "timeout"]
+
+
 class Proof(NamedTuple):
     """What came of an attempt to prove a goal.
 
@@ -57,7 +60,7 @@ class Proof(NamedTuple):
         num_splits: Into how many parts less one the set was taken apart.
     """
 
-    verdict: Literal["proven", "refuted", "unknown", "timeout"]
+    verdict: ProofVerdict
     bound: float
     counterexample: Tensor | None = None
     num_splits: int = 0

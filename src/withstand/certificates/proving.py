@@ -7,25 +7,38 @@ of rounding is not accounted for, is as of ``certificates.certify``.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
-from withstand.certificates.goals import Goal, Proof
-from withstand.core.deadlines import OutOfTime, require_time, until
+from withstand.certificates.boxes import Planes, split_boxes
+from withstand.certificates.branching import branched
+from withstand.certificates.goals import Goal, Proof, ProofVerdict
+from withstand.certificates.splits import Branched
+from withstand.core.deadlines import OutOfTime, is_time_up, require_time, until
 from withstand.core.numerics import numerics
 from withstand.domains import Box, LastLayer, ProgramCache, Region
+from withstand.domains.linear.backward import pulled_back
 from withstand.domains.linear.linear import Linear
 from withstand.domains.linear.linear_inputs import Interval
+from withstand.domains.linear.nodes import Ends, Rows
+from withstand.domains.linear.slopes import Functions
+from withstand.graph.program import Program
 from withstand.operators import GuaranteedNorms
 
 _ROUNDING = 1e-12  # of the sizes of what is added up in a row: a margin below it is rounding
 _NUM_STARTS = 32
 _NUM_ATTACKS = 5  # each from other starts
-_NUM_STEPS = 60
+_PASS = 0.2  # seconds that a pass of all starts may take
 _MOST_ENTRIES = 2**22  # of all starts together
-_FIRST_STEP, _LAST_STEP = 0.5, 0.005  # of the half-width of the box
+_FEW_INPUTS = 20  # of as many at most, boxes of inputs are split
+_STEPS = (0.5, 0.005, 60)  # the first, the last, in half-widths of the box, and how many
+_NEAR_STEPS = (0.05, 0.0005, 15)  # from where bounds point to
+_NUM_NEAR = 8
 
 Confirm = Callable[[Tensor], Tensor | None]
 """From a point (*shape) of the box, of which in float64 the goal does not hold, to the counter-example that
@@ -56,20 +69,12 @@ def prove(
         UnsupportedOperationError: there is no rule for an operation of the model.
         ModelError: it computes something else than its graph, or gives another number of outputs.
     """
-    bound = -math.inf
+    attempt = _Attempt(model, lower, upper, goal, confirm)
     with torch.no_grad(), numerics("fp32"), until(deadline):
         try:
-            point = attack(model, lower, upper, goal, confirm)
-            if point is not None:
-                return Proof("refuted", -math.inf, point)
-            bound = _bound(model, lower, upper, goal)
-            for seed in range(1, _NUM_ATTACKS if bound <= 0 else 0):
-                point = attack(model, lower, upper, goal, confirm, seed=seed)
-                if point is not None:
-                    return Proof("refuted", bound, point)
+            return attempt.run()
         except OutOfTime:
-            return Proof("timeout", bound)
-    return Proof("proven" if bound > 0 else "unknown", bound)
+            return attempt.proof("timeout")
 
 
 def attack(
@@ -88,15 +93,30 @@ def attack(
         seed: Of the starts.
 
     Returns:
-        What ``confirm`` made of the first point that it took, (*shape); None where there was none.
+        What ``confirm`` made of the first point that it took, (*shape); None where none was found.
     """
     if not goal.num_groups:
         return None
-    half = (upper - lower) / 2
-    points = _starts(lower, upper, seed)
+    begun = time.monotonic()
+    _rows(model, goal, (lower + (upper - lower) / 2)[None])
+    starts = _starts(lower, upper, seed, time.monotonic() - begun)
+    return _descended(model, (lower, upper), goal, confirm, starts)
+
+
+def _descended(
+    model: nn.Module,
+    box: Ends,
+    goal: Goal,
+    confirm: Confirm,
+    points: Tensor,
+    sizes: tuple[float, float, int] = _STEPS,
+) -> Tensor | None:
+    """The same from starts (starts, *shape), with steps from one size to another, and how many."""
+    lower, upper = box
+    half, (first, last, count) = (upper - lower) / 2, sizes
     order = goal.group_margins(_rows(model, goal, points[:1]))[0].argsort()
     target = order.repeat(-(-len(points) // len(order)))[: len(points), None]
-    for size in [*torch.logspace(math.log10(_FIRST_STEP), math.log10(_LAST_STEP), _NUM_STEPS).tolist(), 0.0]:
+    for size in [*torch.logspace(math.log10(first), math.log10(last), count).tolist(), 0.0]:
         require_time()
         with torch.enable_grad():
             points.requires_grad_()
@@ -105,17 +125,20 @@ def attack(
             broken = broken.index_add(1, goal.groups, rows.clamp_min(0)) + goal.group_margins(rows)
             (slope,) = torch.autograd.grad(broken.gather(1, target).sum() + 0 * points.sum(), points)
         points, margins = points.detach(), goal.margins(rows.detach()).nan_to_num(nan=math.inf)
-        if float(margins.min()) <= 0 and (point := confirm(points[margins.argmin()])) is not None:
-            return point
+        if float(margins.min()) <= 0 and (found := confirm(points[margins.argmin()])) is not None:
+            return found
         points = (points - size * half * slope.sign()).clamp(lower, upper)
     return None
 
 
-def _starts(lower: Tensor, upper: Tensor, seed: int) -> Tensor:
-    """Random points, (starts, *shape); of seed 0 the middle of the box comes first."""
-    count = max(2, min(_NUM_STARTS, _MOST_ENTRIES // max(1, lower.numel())))
+def _starts(lower: Tensor, upper: Tensor, seed: int, seconds: float) -> Tensor:
+    """Random points, (starts, *shape); of seed 0 the middle of the box comes first.
+
+    As many as a step takes some tenths of a second for, where a pass of one takes ``seconds``.
+    """
+    most = min(_NUM_STARTS, _MOST_ENTRIES // max(1, lower.numel()), int(_PASS / max(seconds, 1e-6)))
     generator = torch.Generator().manual_seed(seed)
-    places = torch.rand(count, *lower.shape, generator=generator, dtype=lower.dtype).to(lower.device)
+    places = torch.rand(max(2, most), *lower.shape, generator=generator, dtype=lower.dtype).to(lower.device)
     places[0] = places[0] if seed else 0.5
     return (lower + (upper - lower) * places).clamp(lower, upper)
 
@@ -124,29 +147,129 @@ def _rows(model: nn.Module, goal: Goal, points: Tensor) -> Tensor:
     return goal.rows(model(points))
 
 
-def _bound(model: nn.Module, lower: Tensor, upper: Tensor, goal: Goal) -> float:
-    """The best lower bound of the goal's margin over a box that the domains give, the quick one first."""
-    if not goal.num_groups:
-        return math.inf
-    rows, bound = torch.full_like(goal.bias, -math.inf), -math.inf
-    box = Box(lower[None], upper[None])
-    program, norms = ProgramCache().of(model, box.center), GuaranteedNorms()
-    sets: list[Region] = [box, Linear.of(Interval(*box.ends), box)]
-    for value in sets:
-        rows = torch.maximum(rows, _row_bounds(program.run_to_last_layer(value, norms), goal))
-        bound = float(goal.margins(rows[None])[0])
-        if bound > 0:
-            break
-    return bound
+@dataclass(eq=False)
+class _Attempt:
+    """A proof on its way.
+
+    Attributes:
+        rows: Sound lower bounds of the goal's rows, (rows,).
+        bound: A sound lower bound of its margin, by these and by what was taken apart.
+    """
+
+    model: nn.Module
+    lower: Tensor
+    upper: Tensor
+    goal: Goal
+    confirm: Confirm
+    bound: float = field(default=-math.inf, init=False)
+    num_splits: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = torch.full_like(self.goal.bias, -math.inf)
+
+    def proof(self, verdict: ProofVerdict, counterexample: Tensor | None = None) -> Proof:
+        """What came of it."""
+        return Proof(verdict, self.bound, counterexample, self.num_splits)
+
+    def run(self) -> Proof:
+        """The quick ways first; ends when the time is up."""
+        if not self.goal.num_groups:
+            self.bound = math.inf
+            return self.proof("proven")
+        for seed in range(_NUM_ATTACKS):
+            found = attack(self.model, self.lower, self.upper, self.goal, self.confirm, seed=seed)
+            if found is not None:
+                return self.proof("refuted", found)
+            if seed == 0:
+                last = self._bounded()
+                if self.bound > 0:
+                    return self.proof("proven")
+        branched = self._branched(last)
+        self.num_splits = branched.num_splits
+        if branched.counterexample is not None:
+            return self.proof("refuted", branched.counterexample)
+        proven = self.goal.group_margins(self.rows[None])[0]
+        self.bound = max(self.bound, min([branched.bound, *proven[proven > 0].tolist()]))
+        if self.bound > 0:
+            return self.proof("proven")
+        return self.proof("timeout" if is_time_up() else "unknown")
+
+    def _bounded(self) -> LastLayer:
+        """Bounds the rows by a box and, unless that is enough, by lines; what came of the last."""
+        box = Box(self.lower[None], self.upper[None])
+        sets: list[Region] = [box, Linear.of(Interval(*box.ends), box)]
+        for value in sets:
+            last = self._program.run_to_last_layer(value, self._norms)
+            self.rows = torch.maximum(self.rows, _row_bounds(last, self.goal))
+            self.bound = float(self.goal.margins(self.rows[None])[0])
+            if self.bound > 0:
+                break
+        return last
+
+    def _branched(self, last: LastLayer) -> Branched:
+        """Branch and bound of the groups that are not proven."""
+        is_open = self.goal.group_margins(self.rows[None])[0, self.goal.groups] <= 0
+        _, groups = self.goal.groups[is_open].unique(return_inverse=True)
+        left = Goal(self.goal.weight[is_open], self.goal.bias[is_open], groups)
+        varies = (self.lower < self.upper).flatten()
+        if int(varies.sum()) <= _FEW_INPUTS:
+            ends = self.lower.flatten()[varies], self.upper.flatten()[varies]
+            return split_boxes(*ends, left, partial(self._planes, left, varies), partial(self._check, varies))
+        assert isinstance(last.features, Linear)
+        every = torch.ones_like(varies)
+        return branched(last.features, _functions(last, left), left.groups, partial(self._check, every))
+
+    def _planes(self, goal: Goal, varies: Tensor, lower: Tensor, upper: Tensor) -> Planes:
+        """Functions below a goal's rows over boxes of the inputs that vary."""
+        box = Box(self._whole(varies, lower), self._whole(varies, upper))
+        last = self._program.run_to_last_layer(Linear.of(Interval(*box.ends), box), self._norms)
+        features, functions = last.features, _functions(last, goal)
+        assert isinstance(features, Linear)
+        boxes, rows = len(lower), len(goal.bias)
+        owner = torch.arange(boxes, device=lower.device).repeat_interleave(rows)
+        weight, bias = functions.weight.repeat(boxes, 1), functions.bias.repeat(boxes)
+        slopes, constants = pulled_back(features.node, Rows(weight, owner), features.inputs)
+        flat, fixed = slopes.flatten(1), self.lower.flatten()[~varies]
+        constants = constants + bias + flat[:, ~varies] @ fixed
+        return Planes(flat[:, varies].reshape(boxes, rows, -1), constants.reshape(boxes, rows))
+
+    def _check(self, varies: Tensor, points: Tensor) -> Tensor | None:
+        """A counter-example among points of the inputs that vary, (points, inputs)."""
+        inputs = self._whole(varies, points.flatten(1))
+        parts = inputs.split(max(1, _MOST_ENTRIES // max(1, self.lower.numel())))
+        rows = torch.cat([_rows(self.model, self.goal, part) for part in parts])
+        margins = self.goal.margins(rows).nan_to_num(nan=math.inf)
+        nearest = inputs[margins.topk(min(_NUM_NEAR, len(margins)), largest=False).indices]
+        box = self.lower, self.upper
+        return _descended(self.model, box, self.goal, self.confirm, nearest, _NEAR_STEPS)
+
+    def _whole(self, varies: Tensor, points: Tensor) -> Tensor:
+        """Inputs (points, *shape) in the box, of those of them that vary, (points, inputs)."""
+        flat = self.lower.flatten().repeat(len(points), 1)
+        flat[:, varies] = points
+        return flat.reshape(-1, *self.lower.shape).clamp(self.lower, self.upper)
+
+    @cached_property
+    def _norms(self) -> GuaranteedNorms:
+        return GuaranteedNorms()
+
+    @cached_property
+    def _program(self) -> Program:
+        return ProgramCache().of(self.model, self.lower[None])
+
+
+def _functions(last: LastLayer, goal: Goal) -> Functions:
+    """The goal's rows as functions of the features, less what of rounding is accounted for."""
+    weight = goal.weight @ last.weight
+    bias = goal.bias if last.bias is None else goal.weight @ last.bias + goal.bias
+    return Functions(weight, bias - _ROUNDING * (weight.abs() @ last.features.center[0].abs() + bias.abs()))
 
 
 def _row_bounds(last: LastLayer, goal: Goal) -> Tensor:
     """Sound lower bounds of the rows (rows,) over a set (batch 1); minus infinity where there is none."""
-    weight = goal.weight @ last.weight
-    bias = goal.bias if last.bias is None else goal.weight @ last.bias + goal.bias
+    weight, bias, _ = _functions(last, goal)
     # Row i falls by as much as class i + 1, whose weights are its negated, gains on class 0, which has none.
     label = torch.zeros(1, dtype=torch.int64, device=weight.device)
     fall = last.features.worst_differences(torch.cat([torch.zeros_like(weight[:1]), -weight]), label)[0, 1:]
-    center = last.features.center[0]
-    bounds = weight @ center + bias - fall - _ROUNDING * (weight.abs() @ center.abs() + bias.abs())
+    bounds = weight @ last.features.center[0] + bias - fall
     return bounds.where(bounds.isfinite(), -math.inf)

@@ -27,12 +27,12 @@ _ROUNDING = 1e-6
 def known_net(num_pixels: int, norm: float) -> nn.Module:
     """A net that gives the grey image class 0 by a margin of 0.3, which decreases by exactly epsilon.
 
-    One hidden unit that is always on: of one pixel for l2, where a ball and the box around it are equally far
-    along an axis; of the mean of all for linf, where they are along the diagonal.
+    One hidden unit that is always on: of one pixel for l1 and l2, where a ball and the box around it are
+    equally far along an axis; of the mean of all for linf, where they are along the diagonal.
 
     Args:
         num_pixels: Of an image, with its channels.
-        norm: 2 or inf.
+        norm: 1, 2 or inf.
     """
     unit, answer = nn.Linear(num_pixels, 1), nn.Linear(1, 2)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def require_known_answers(
 
     Args:
         name: Of the certificate, for the error.
-        norm: 2 or inf.
+        norm: 1, 2 or inf.
         certifier_of: Certifies a net that way.
         image: Of whose shape the net's are, on whatever device.
 

@@ -134,13 +134,23 @@ def add_model_arguments(parser: ArgumentParser) -> None:
 
 
 def model_settings(name: str, values: Namespace) -> ModelSettings:
-    """The model that an argument and its options name."""
+    """The model that an argument and its options name.
+
+    Raises:
+        RecipeError: a normalisation is asked for that is not put in front of it.
+    """
     from withstand.models import MODEL_NAMES
-    from withstand.models.hosted import is_hosted
+    from withstand.models.hosted import is_hosted, is_onnx
     from withstand.recipes.schema import ModelSettings
 
     chosen = values.model.normalize
-    normalize = name in MODEL_NAMES or is_hosted(name) if chosen is None else chosen
+    if chosen and is_onnx(name):
+        raise RecipeError(
+            "The data's normalisation is not put in front of an ONNX file. Say the one that it was trained "
+            "with: --model.options={mean: [0.5], std: [0.25]}, one number a channel."
+        )
+    has_own = name in MODEL_NAMES or (is_hosted(name) and not is_onnx(name))
+    normalize = has_own if chosen is None else chosen
     return ModelSettings(name=name, normalize=normalize, options=dict(values.model.options))
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from withstand.certificates import Method
 from withstand.cli.arguments import is_model, parse, plain_parser, requested_sizes, target
 from withstand.cli.commands import COMMANDS
 from withstand.cli.console import print_results
@@ -61,9 +60,10 @@ class Request:
     """What to certify; what is None is as the run's last evaluation or its recipe says.
 
     Args:
-        norm: 2 or inf.
+        norm: 1, 2 or inf.
         epsilons: Budgets in [0, 1] units, such as [0.5, 1.58] or [8/255].
-        method: The domain to bound with, or best for the tightest.
+        method: The domain to bound with, best by default; several, such as box_ball,linear, are measured
+            beside each other.
         clip: Whether the attacker stays in [0, 1].
         radius: Compute the largest certified epsilon of each example, too.
         num_examples: How many test examples, of each class its share; all where null.
@@ -72,7 +72,7 @@ class Request:
 
     norm: float | None = None
     epsilons: list[float] | float | None = None
-    method: Method | None = None
+    method: str | list[str] | None = None
     clip: bool | None = None
     radius: bool | None = None
     num_examples: int | None = None
@@ -88,21 +88,31 @@ class Request:
             RecipeError: neither says what to certify, or a value does not fit.
         """
         epsilons = [float(self.epsilons)] if isinstance(self.epsilons, float | int) else self.epsilons
-        asked = {"epsilons": epsilons, "method": self.method, "clip": self.clip, "radius": self.radius}
+        asked = {"epsilons": epsilons, "clip": self.clip, "radius": self.radius}
         requested: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
         of_norm = [certificate for certificate in known if self.norm in (None, certificate.norm)]
         try:
             if of_norm:
-                changed = [Certificate(**{**asdict(certificate), **requested}) for certificate in of_norm]
+                changed = [
+                    Certificate(**{**asdict(certificate), **requested, **method})
+                    for method in self._methods
+                    for certificate in of_norm
+                ]
                 return list({certificate.name: certificate for certificate in changed}.values())
             if self.norm is None or epsilons is None:
                 raise RecipeError(
                     "There is no certificate in the recipe, so say what to certify: "
                     "--norm=2 --epsilons=[0.5,1.58], or --norm=inf --epsilons=[8/255]."
                 )
-            return [Certificate(norm=self.norm, **requested)]
+            return [Certificate(norm=self.norm, **requested, **method) for method in self._methods]
         except ValueError as error:
             raise RecipeError(str(error)) from error
+
+    @property
+    def _methods(self) -> list[dict[str, Any]]:
+        """Of each method what is asked for; nothing where none is."""
+        methods = self.method.split(",") if isinstance(self.method, str) else self.method or []
+        return [{"method": method.strip()} for method in methods] or [{}]
 
 
 def certify_run(

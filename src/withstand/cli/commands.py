@@ -38,7 +38,7 @@ class Command:
 
 _OF_TRAINING = {
     "--data.name=mnist": "of `withstand data`, folder:PATH, PATH.npz, FILE.py:FUNCTION",
-    "--model.name=lenet": "a name of `withstand recipes --models`, FILE.py:FUNCTION, net.onnx",
+    "--model.name=lenet": "of `withstand recipes --models`, FILE.py:FUNCTION, net.onnx",
     "--objective=Adversarial": "what is minimised; --objective.help=Adversarial explains it",
     "--training.epochs=20": "how often the training images are passed over",
     "--training.batch_size=128": "images a step",
@@ -103,9 +103,9 @@ COMMANDS = {
         f"prediction. RUN is a run folder: what is certified is added to its rows and metrics. {_MODEL} What "
         "is left out is as the run's recipe says.",
         {
-            "--norm=2": "of the ball, 2 or inf",
+            "--norm=2": "of the ball, 1, 2 or inf",
             "--epsilons=[0.5,1.58]": "radii in [0, 1] units",
-            "--method=best": "what bounds: box, ball, box_ball, or the tightest of them",
+            "--method=best": "what bounds: box, ball, box_ball, linear, best; or several: box_ball,linear",
             "--clip=true": "whether the attacker stays in [0, 1]",
             "--radius=true": "find the largest certified epsilon of each example, too",
             "--num_examples=1000": "only so many test examples, of each class its share",

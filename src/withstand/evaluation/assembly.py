@@ -20,7 +20,7 @@ from withstand.evaluation.plans import (
     norm_name,
     worst_plans,
 )
-from withstand.evaluation.proofs import MARGIN, PRECISION, WITHDRAWN
+from withstand.evaluation.proofs import MARGIN, PRECISION, SECONDS, WITHDRAWN, Prover
 from withstand.evaluation.red_flags import check_all, doubts
 from withstand.evaluation.scoring import BatchPlan, SplitScores
 from withstand.evaluation.unanswered import unanswered_rows
@@ -56,7 +56,7 @@ def assemble(
         AttackInfo(plan.name, norm_name(plan.norm), f"Worst of {', '.join(plan.members)}, an example")
         for plan in worst_plans(batch_plan.plans)
     ]
-    infos = [_certificate_info(plan, split_scores) for plan in certificates]
+    infos = [_certificate_info(prover, split_scores) for prover in batch_plan.provers]
     figures = list(
         _measurements(split_scores.rows, batch_plan.plans, certificates, scoring_plan.predictor.num_repeats)
     )
@@ -142,8 +142,9 @@ def _attack_info(plan: AttackPlan, split_scores: SplitScores, scoring_plan: Scor
     return AttackInfo(plan.name, norm_name(plan.norm), plan.attack.describe(), infos, counts)
 
 
-def _certificate_info(plan: CertificatePlan, split_scores: SplitScores) -> CertificateInfo:
-    """A certificate, and in which arithmetic it holds."""
+def _certificate_info(prover: Prover, split_scores: SplitScores) -> CertificateInfo:
+    """A certificate, what it cost, and in which arithmetic it holds."""
+    plan = prover.plan
     rows, state = split_scores.rows, split_scores.state(plan.name)
     rounding = rows[rounding_column(plan.name)].to_numpy(np.float64)
     is_finite = np.isfinite(rounding)
@@ -164,7 +165,14 @@ def _certificate_info(plan: CertificatePlan, split_scores: SplitScores) -> Certi
             f" Of {total} certified margins, counted at each epsilon, {below} below twice that difference."
         )
     norm = norm_name(plan.norm)
-    return CertificateInfo(plan.name, norm, plan.method, plan.description, precision, largest, words)
+    seconds = float(state[SECONDS].sum())
+    asked = [f"{len(plan.epsilons)} epsilon" + "s" * (len(plan.epsilons) > 1), "radii" * plan.radius]
+    description = (
+        f"{plan.description}; {' and '.join(filter(None, asked))} took {seconds / len(rows):.2g} s an image"
+    )
+    if prover.left_out:
+        description += f". Left out were {prover.left_out}"
+    return CertificateInfo(plan.name, norm, plan.method, description, precision, largest, words, seconds)
 
 
 def _attacked_states(

@@ -25,7 +25,6 @@ from withstand.evaluation.run import evaluate
 from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
 from withstand.types import ModelError
 
-_PROVABLE = (2.0, math.inf)
 _MEASURES = (CLEAN, ATTACKED, CERTIFIED)  # of each there is one row
 
 
@@ -107,7 +106,7 @@ def benchmark(  # noqa: PLR0913 - what, on what, against what, and where to
         norm: 1, 2 or inf (or ``"l1"``, ``"l2"``, ``"linf"``).
         level: The suite: fast, standard (AutoAttack and PGD), or thorough.
         num_examples: How many test examples; all where None.
-        prove: Whether to prove what can be proven, by the tightest bounds, in l2 and linf.
+        prove: Whether to prove what can be proven, by the tightest bounds, in l1, l2 and linf.
         name: What to call the model; its class where None.
         batch_size: Examples a batch.
         seed: Of all that is drawn.
@@ -161,8 +160,6 @@ def benchmark(  # noqa: PLR0913 - what, on what, against what, and where to
 
 def _unprovable(model: nn.Module, dataset: Dataset, norm: float, epsilon: float) -> str:
     """Why nothing can be proven of a model; empty where one image goes through the bounds."""
-    if norm not in _PROVABLE:
-        return f"there are certificates in l2 and linf, not in {norms.label(norm)}"
     images, labels = next(batches(dataset.test, 1))
     weight = next(model.parameters(), images)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -79,8 +80,8 @@ class CertificatePlan:
     """A certificate and the budgets to prove it at.
 
     Args:
-        norm: Of the ball that the attacker may choose from: 2 or inf.
-        method: The domain to bound with, or best for the tightest.
+        norm: Of the ball that the attacker may choose from: 1, 2 or inf.
+        method: As of ``Certifier``.
         clip: Whether the attacker keeps to [0, 1].
         radius: Find the largest epsilon that is certified of each example, too.
         epsilons: Budgets in [0, 1] units, ascending.
@@ -101,9 +102,11 @@ class CertificatePlan:
         """Whether its bound at a larger epsilon can never be tighter than at a smaller one.
 
         The ball that is put around a linf ball cut to [0, 1] moves its center as epsilon grows, so
-        a larger one need not hold a smaller one.
+        a larger one need not hold a smaller one; and which slope of a linear bound is the better one changes.
         """
-        return self.norm == 2 or self.method == "box" or not self.clip
+        if self.method in ("box_ball", "ball"):
+            return self.norm != math.inf or not self.clip
+        return self.method == "box"
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def default_attack(norm: float) -> PGD:
     """What certified examples are attacked by where nothing else attacks them in their norm.
 
     Args:
-        norm: 2 or inf.
+        norm: 1, 2 or inf.
     """
     return PGD(norm=norm, num_steps=DEFAULT_ATTACK_STEPS, loss=margin)
 

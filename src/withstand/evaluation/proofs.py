@@ -5,7 +5,7 @@ What an attack left counts by the images that fooled the model, which are stored
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -32,7 +32,8 @@ from withstand.types import Batch
 
 # Of epsilon, so that an image projected to it lies within epsilon whatever float64 rounds.
 _INSIDE = 1 - 1e-9
-MARGIN, PRECISION, WITHDRAWN, _RADIUS, _ROUNDING = "margin", "precision", "withdrawn", "radius", "rounding"
+MARGIN, PRECISION, WITHDRAWN, SECONDS = "margin", "precision", "withdrawn", "seconds"
+_RADIUS, _ROUNDING = "radius", "rounding"
 
 
 def outcomes_of(clean: NDArray[np.bool_], scores: Scores, plans: Sequence[AttackPlan]) -> list[Outcome]:
@@ -75,6 +76,8 @@ class Prover:
 
     def __init__(self, plan: CertificatePlan, certifier: Certifier) -> None:
         self.plan = plan
+        self.left_out = ""
+        """What ``"best"`` does not try of such a model, in words; known once a batch was tried on."""
         self._certifier = certifier
 
     def try_on(self, batch: Batch) -> None:
@@ -85,6 +88,7 @@ class Prover:
         """
         norm, epsilon = self.plan.norm, self.plan.epsilons[0]
         self._certifier.certify(batch.images, batch.labels, norm=norm, epsilon=epsilon)
+        self.left_out = self._certifier.left_out
 
     def require_known_answers(self, image: Tensor) -> None:
         """Certifies a net of which the truth is known, of images of this shape.
@@ -140,12 +144,14 @@ class Prover:
             attack_margins: The margins that attacks in this norm came down to.
             store: What is known of the batch; takes up the results.
         """
+        started = time.perf_counter()
         proven = self._proven(batch, store)
+        seconds = self._seconds(time.perf_counter() - started, len(batch.labels), store)
         overstatements = consistency.overstated(proven, attack_margins)
         violations: list[Violation] = []
         if self.plan.is_nested:
             # No two images in [0, 1] are farther apart, and no radius is looked for beyond.
-            farthest = 1.0 if self.plan.norm == math.inf else math.sqrt(batch.images[0].numel())
+            farthest = norms.diameter(self.plan.norm, batch.images[0].numel())
             violations += consistency.contradictions(proven, farthest)
         proven = proven.closed()
         refuted: set[int] = set()
@@ -166,7 +172,10 @@ class Prover:
         before = store.find(self._key(WITHDRAWN))  # may count some whose radius alone is withdrawn
         num_before = 0 if before is None else int(before.counts[WITHDRAWN][0])
         num_withdrawn = max(len(rows), num_before)
-        parts = self._parts(proven) | {WITHDRAWN: PartResult({}, {WITHDRAWN: np.array([num_withdrawn])})}
+        parts = self._parts(proven) | {
+            WITHDRAWN: PartResult({}, {WITHDRAWN: np.array([num_withdrawn])}),
+            SECONDS: seconds,
+        }
         if not violations:
             for part, result in parts.items():
                 store.put(self._key(part), result)
@@ -175,7 +184,9 @@ class Prover:
         columns = {name: values for result in every for name, values in result.columns.items()}
         # What bounds the margin within an epsilon bounds it within any smaller one.
         margins = np.maximum.accumulate(proven.margins[::-1], axis=0)[::-1].T
-        return PartResult(columns, parts[WITHDRAWN].counts, rounding.state | {MARGIN: margins}), violations
+        return PartResult(
+            columns, parts[WITHDRAWN].counts, rounding.state | seconds.state | {MARGIN: margins}
+        ), violations
 
     def _proven(self, batch: Batch, store: BatchStore) -> CertifiedBatch:
         """What is stored, and bounds computed now where nothing is."""
@@ -188,6 +199,12 @@ class Prover:
         return CertifiedBatch(
             plan.name, plan.norm, plan.epsilons, np.stack(certified), np.stack(margins), radii
         )
+
+    def _seconds(self, spent: float, count: int, store: BatchStore) -> PartResult:
+        """What each example took, now and before."""
+        known = store.find(self._key(SECONDS))
+        before = 0.0 if known is None else known.state[SECONDS]
+        return PartResult({}, {}, {SECONDS: before + np.full(count, spent / max(1, count))})
 
     def _at(
         self, epsilon: float, batch: Batch, store: BatchStore

@@ -81,6 +81,7 @@ def _converted(exported: ExportedProgram) -> Any:
         output_names=[OUTPUT],
         opset_version=_OPSET,
         dynamo=True,
+        custom_translation_table={torch.ops.aten.softplus.default: _softplus},
         external_data=False,
         verbose=False,
     )
@@ -99,6 +100,13 @@ def _tidy(proto: Any) -> None:
     for part in (*graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+
+
+def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """Softplus as one operator; that torch gives ``x`` itself above the threshold is within rounding."""
+    from onnxscript import opset18 as op
+
+    return op.Softplus(x) if beta == 1 else op.Div(op.Softplus(op.Mul(x, beta)), beta)
 
 
 def _compute_constants(module: nn.Module) -> None:

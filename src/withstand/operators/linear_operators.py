@@ -14,6 +14,7 @@ from typing import Self, TypeAlias
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn import grad
 from typing_extensions import override
 
 Shape: TypeAlias = tuple[int, ...]
@@ -207,14 +208,11 @@ class Convolution(Weighted):
 
     @override
     def transposed(self, y: Tensor, input_shape: Shape) -> Tensor:
-        weight, stride, padding, dilation = self.weight, self.stride, self.padding, self.dilation
-        transpose = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[weight.dim() - 2]
-        parts = input_shape[1:], y.shape[2:], weight.shape[2:], stride, padding, dilation
-        unread = [  # inputs at the end that the last window does not reach
-            size + 2 * margin - spread * (taps - 1) - 1 - step * (outputs - 1)
-            for size, outputs, taps, step, margin, spread in zip(*parts, strict=True)
-        ]
-        return transpose(y, weight, None, [*stride], [*padding], unread, self.groups, [*dilation])
+        # Not a transposed convolution, which works on one example after another in float64.
+        gradients: dict[int, Callable[..., Tensor]]
+        gradients = {1: grad.conv1d_input, 2: grad.conv2d_input, 3: grad.conv3d_input}
+        options = [*self.stride], [*self.padding], [*self.dilation], self.groups
+        return gradients[self.weight.dim() - 2]((len(y), *input_shape), self.weight, y, *options)
 
 
 @dataclass(frozen=True, eq=False)

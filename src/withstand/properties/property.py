@@ -77,6 +77,17 @@ class Property:
         point, answer = inputs.detach().double().flatten(), outputs.detach().double().flatten()
         return any(case.is_broken_by(point, answer) for case in self.cases)
 
+    @property
+    def is_of_order(self) -> bool:
+        """Whether only the order of the outputs counts: each row is the difference of two of them."""
+        goals = [case.goal for case in self.cases]
+        return all(
+            not bool(goal.bias.any())
+            and bool(((goal.weight != 0).sum(dim=1) == 2).all())
+            and bool((goal.weight.sum(dim=1) == 0).all())
+            for goal in goals
+        )
+
     def __repr__(self) -> str:
         groups = sum(case.goal.num_groups for case in self.cases)
         boxes = "1 box" if len(self.cases) == 1 else f"{len(self.cases)} boxes"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.certificates.goals import Goal, Proof
+from withstand.certificates.many_boxes import bounds_of_many
 from withstand.certificates.proving import prove
 from withstand.core.contract import outside_inference_mode
 from withstand.core.float64_copy import float64_copy, require_independence
@@ -27,6 +28,7 @@ from withstand.properties.verdicts import Counterexample, Result, Verdict
 from withstand.properties.vnnlib_text import parse_vnnlib, read_vnnlib
 from withstand.types import ModelError
 
+_MANY = 4  # boxes
 _LEAST_SHARE = 0.05  # seconds that a box is worth another try
 
 
@@ -94,8 +96,11 @@ def _prove_all(model: nn.Module, cases: Sequence[Case], checked: _Checked, deadl
 
     Each has its share of the time that is left; those that need more have it when all have had theirs.
     """
-    proofs: dict[int, Proof] = {}
-    waiting = list(range(len(cases)))
+    proofs = {
+        index: Proof("proven" if bound > 0 else "timeout", bound)
+        for index, bound in enumerate(_bounded(model, cases, checked, deadline))
+    }
+    waiting = [index for index, proof in proofs.items() if proof.verdict == "timeout"]
     while waiting:
         for rank, index in enumerate(list(waiting)):
             case, now = cases[index], time.monotonic()
@@ -104,18 +109,26 @@ def _prove_all(model: nn.Module, cases: Sequence[Case], checked: _Checked, deadl
                 model,
                 checked.shaped(case.lower),
                 checked.shaped(case.upper),
-                Goal(*(checked.placed(part) for part in case.goal)),
+                checked.goal_of(case),
                 deadline=share,
                 confirm=checked.confirm_in(case),
             )
-            former = proofs.get(index, proof)
-            proofs[index] = proof._replace(bound=max(proof.bound, former.bound))
+            proofs[index] = proof._replace(bound=max(proof.bound, proofs[index].bound))
             if proof.verdict == "refuted":
                 return list(proofs.values())
         waiting = [index for index in waiting if proofs[index].verdict == "timeout"]
         if (deadline - time.monotonic()) / max(1, len(waiting)) < _LEAST_SHARE:
             break
     return list(proofs.values())
+
+
+def _bounded(model: nn.Module, cases: Sequence[Case], checked: _Checked, deadline: float) -> list[float]:
+    """Bounds of all cases at once, where there are many; none where there are few."""
+    if len(cases) < _MANY:
+        return [-math.inf] * len(cases)
+    lower = torch.stack([checked.shaped(case.lower) for case in cases])
+    upper = torch.stack([checked.shaped(case.upper) for case in cases])
+    return bounds_of_many(model, lower, upper, list(map(checked.goal_of, cases)), deadline=deadline)
 
 
 class _Flat(nn.Module):
@@ -155,6 +168,10 @@ class _Checked:
     def shaped(self, values: Tensor) -> Tensor:
         """Values (inputs,) as an input (*shape) where the float64 copy is."""
         return self.placed(values.reshape(self.shape))
+
+    def goal_of(self, case: Case) -> Goal:
+        """The goal of a case where the float64 copy is."""
+        return Goal(*(self.placed(part) for part in case.goal))
 
     def placed(self, values: Tensor) -> Tensor:
         """The same where the float64 copy is."""

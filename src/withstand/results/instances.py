@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from withstand.core.packed import unpacked
 from withstand.core.run_folder import replaced
@@ -157,11 +157,12 @@ def read_rows(file: Path) -> list[InstanceRow]:
 
 
 def _row(cells: dict[str, str]) -> InstanceRow:
-    numbers = {name: float(cells[name]) for name in ("prepare_time", "time", "timeout")}
-    bound = float(cells["bound"]) if cells["bound"] else None
-    result = OUTCOMES[OUTCOMES.index(cells["result"])]  # type: ignore[arg-type]  # others are a ValueError
-    texts = {name: cells[name] for name in ("category", "onnx", "vnnlib", "message", "key")}
-    return InstanceRow(result=result, bound=bound, num_splits=int(cells["num_splits"]), **numbers, **texts)
+    read: dict[str, Any] = dict(cells)
+    read.update({name: float(cells[name]) for name in ("prepare_time", "time", "timeout")})
+    read["bound"] = float(cells["bound"]) if cells["bound"] else None
+    read["num_splits"] = int(cells["num_splits"])
+    OUTCOMES.index(read["result"])  # another is a ValueError
+    return InstanceRow(**read)
 
 
 def write_rows(file: Path, rows: Sequence[InstanceRow]) -> None:

@@ -75,6 +75,7 @@ class CertificateInfo:
         rounding: The largest difference of a logit in that precision and in float64, of all clean images
             whose logits are finite; None where there is none, and in results of older versions.
         arithmetic: In words, in which arithmetic it is proven and in which the model runs.
+        seconds: What it took, of all examples; None in results of older versions.
     """
 
     name: str
@@ -84,6 +85,7 @@ class CertificateInfo:
     precision: str | None = None
     rounding: Finite | None = None
     arithmetic: str = ""
+    seconds: Finite | None = None
 
 
 @dataclass(frozen=True)

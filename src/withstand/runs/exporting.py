@@ -171,6 +171,10 @@ def write_onnx(network: Network, out: str | Path) -> Exported:
         _difference(given, expected, type(network.model).__name__),
         int((predicted(given) == predicted(expected)).sum()),
     )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"Cannot make the folder {target.parent}: {error.strerror}.") from error
     with replaced(target) as temporary:
         temporary.write_bytes(content)
     return exported
@@ -185,10 +189,6 @@ def _target(out: str | Path) -> Path:
         raise RunFolderError(
             f"{target} was not written by this package and would be replaced. Name another file."
         )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"Cannot make the folder {target.parent}: {error.strerror}.") from error
     return target
 
 

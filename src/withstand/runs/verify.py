@@ -14,7 +14,7 @@ from torch import nn
 
 from withstand.core.packed import unpacked
 from withstand.core.setting_rules import POSITIVE
-from withstand.models.onnx import read
+from withstand.models.onnx import read, read_logits
 from withstand.properties.originals import Original, original_onnx
 from withstand.properties.property import Property
 from withstand.properties.verdicts import Verdict
@@ -89,7 +89,9 @@ def prepared(
         return Prepared(load(model), stated, None, input_shape)
     with _unpacked(Path(model)) as file:
         network = read(file, None if input_shape is None else tuple(input_shape))
-        return Prepared(network, stated, original_onnx(file, network), input_shape)
+        # A softmax of all outputs keeps their order, and bounds of it are loose.
+        logits = read_logits(file, network) if stated.is_of_order else None
+        return Prepared(logits or network, stated, original_onnx(file, network), input_shape)
 
 
 def verify_prepared(what: Prepared, *, deadline: float) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from withstand.core import norms
+from withstand.domains.linear.nodes import along, chosen
 from withstand.domains.sets.worst_case import most_over_ball_and_box
 
 
@@ -34,12 +36,50 @@ class InputSet(ABC):
             Tensor (rows,): nowhere above the minimum of row · x.
         """
 
+    def minimiser(self, rows: Tensor) -> Tensor:
+        """Where linear functions of the inputs are least, but for rounding, in a batch of one.
+
+        Args:
+            rows: Coefficients of one function each, (rows, …).
+
+        Returns:
+            Tensor of that shape.
+        """
+        owner = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        with torch.enable_grad():  # how the minimum changes with a coefficient is where it is
+            rows = rows.detach().requires_grad_()
+            (points,) = torch.autograd.grad(self.least(rows, owner).sum(), rows)
+        return points
+
+    def least_of_each(self, rows: Tensor) -> Tensor:
+        """The same of as many functions of each example.
+
+        Args:
+            rows: Coefficients (batch, functions, …).
+
+        Returns:
+            Tensor (batch, functions).
+        """
+        batch, each = rows.shape[:2]
+        owner = torch.arange(batch, device=rows.device).repeat_interleave(each)
+        return self.least(rows.flatten(0, 1), owner).reshape(batch, each)
+
     @abstractmethod
     def of(self, owner: Tensor) -> InputSet:
         """The sets of some examples, as often as they are named.
 
         Args:
             owner: Integers (examples,).
+        """
+
+    @abstractmethod
+    def cut(self, owner: Tensor, cut: Callable[[Tensor], Tensor]) -> InputSet:
+        """The sets of some examples, as far as some coordinates of theirs go.
+
+        Args:
+            owner: Integers (rows,): of which examples.
+            cut: From a tensor (batch, …) to these coordinates (rows, …) of those examples; 0 for those that
+                are none of the input's.
         """
 
 
@@ -62,14 +102,23 @@ class Interval(InputSet):
 
     @override
     def least(self, rows: Tensor, owner: Tensor) -> Tensor:
-        halfwidth = norms.flat((self.upper - self.lower) / 2)[owner]
-        flat = norms.flat(rows)
-        along, across = (flat * norms.flat(self.center)[owner]).sum(1), (flat.abs() * halfwidth).sum(1)
-        return along - across
+        halfwidth, flat = norms.flat((self.upper - self.lower) / 2), norms.flat(rows)
+        at_center = along(flat, chosen(norms.flat(self.center), owner))
+        return at_center - along(flat.abs(), chosen(halfwidth, owner))
+
+    @override
+    def least_of_each(self, rows: Tensor) -> Tensor:
+        halfwidth, flat = norms.flat((self.upper - self.lower) / 2), rows.flatten(2)
+        at_center = flat @ norms.flat(self.center)[..., None]
+        return (at_center - flat.abs() @ halfwidth[..., None]).squeeze(2)
 
     @override
     def of(self, owner: Tensor) -> Interval:
         return Interval(self.lower[owner], self.upper[owner])
+
+    @override
+    def cut(self, owner: Tensor, cut: Callable[[Tensor], Tensor]) -> Interval:
+        return Interval(cut(self.lower), cut(self.upper))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +144,22 @@ class NormBall(InputSet):
 
     @override
     def least(self, rows: Tensor, owner: Tensor) -> Tensor:
-        flat, images, radius = norms.flat(rows), norms.flat(self.images)[owner], self.radius[owner]
+        flat, images, radius = norms.flat(rows), chosen(norms.flat(self.images), owner), self.radius[owner]
         along = (flat * images).sum(1)
         if not self.clip:
             return along - radius * norms.norm(flat, norms.dual(self.norm))
-        below, above = (0 - images).clamp_min(-radius[:, None]), (1 - images).clamp_max(radius[:, None])
+        below = (0 - images).clamp_min(-radius[:, None]).expand_as(flat)
+        above = (1 - images).clamp_max(radius[:, None]).expand_as(flat)
         most = most_over_ball_and_box if self.norm == 2 else _most_over_l1_and_box
         return along - most(-flat, below, above, radius)
 
     @override
     def of(self, owner: Tensor) -> NormBall:
         return NormBall(self.images[owner], self.norm, self.radius[owner], self.clip)
+
+    @override
+    def cut(self, owner: Tensor, cut: Callable[[Tensor], Tensor]) -> NormBall:
+        return NormBall(cut(self.images), self.norm, self.radius[owner], self.clip)
 
 
 def _most_over_l1_and_box(direction: Tensor, below: Tensor, above: Tensor, radius: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -28,11 +29,16 @@ class Rows(NamedTuple):
 
     Attributes:
         values: Tensor (rows, *shape).
-        owner: Integers (rows,): of which example each row is.
+        owner: Integers (rows,): of which example each row is; or (1,), where all are of one.
     """
 
     values: Tensor
     owner: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """How many there are."""
+        return len(self.values)
 
 
 Ends: TypeAlias = tuple[Tensor, Tensor]
@@ -86,7 +92,7 @@ class Affine(Node):
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor | float]:
         back = self.operator.transposed(rows.values, self.parents[0].shape)
-        return [back], 0.0 if self.bias is None else _along(rows, self.bias)
+        return [back], 0.0 if self.bias is None else along(rows.values, of_rows(rows, self.bias))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +110,7 @@ class Moved(Node):
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor | float]:
         back = transposed(self.function, rows.values, self.parents[0].shape)
-        return [back], 0.0 if self.constants is None else _along(rows, self.constants)
+        return [back], 0.0 if self.constants is None else along_any(rows.values, self.constants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +125,7 @@ class Shifted(Node):
 
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor]:
-        return [rows.values], _along(rows, self.constant)
+        return [rows.values], along_any(rows.values, of_rows(rows, self.constant))
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +140,7 @@ class Sum(Node):
 
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], float]:
-        return [rows.values if factor == 1 else rows.values * factor for factor in self.factors], 0.0
+        return [_times(rows.values, factor) for factor in self.factors], 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +171,7 @@ class Between(Node):
 
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor]:
-        lower, upper = (norms.flat(end.expand(-1, *self.shape))[rows.owner] for end in self.ends)
+        lower, upper = (chosen(norms.flat(end.expand(-1, *self.shape)), rows.owner) for end in self.ends)
         flat = norms.flat(rows.values)
         return [], (flat.clamp_min(0) * lower + flat.clamp_max(0) * upper).sum(1)
 
@@ -186,12 +192,20 @@ class Lines(NamedTuple):
     upper_offset: Tensor
 
     def pull_back(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """As of a node: a coefficient above 0 takes the lower line, one below the upper."""
-        above, below = rows.values.clamp_min(0), rows.values.clamp_max(0)
-        back = above * self.lower_slope[rows.owner] + below * self.upper_slope[rows.owner]
-        constant = norms.flat(below * self.upper_offset[rows.owner]).sum(1)
+        """As of a node."""
+        lines = (line if line is None else chosen(line, rows.owner) for line in self)
+        return Lines(*lines).applied(rows.values)
+
+    def applied(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As of a node: a coefficient above 0 takes the lower line, one below the upper.
+
+        Args:
+            values: Of the rows whose lines these are, (rows, …).
+        """
+        back = values * torch.where(values > 0, self.lower_slope, self.upper_slope)
+        constant = along(values.clamp_max(0), self.upper_offset)
         if self.lower_offset is not None:
-            constant = constant + norms.flat(above * self.lower_offset[rows.owner]).sum(1)
+            constant = constant + along(values.clamp_min(0), self.lower_offset)
         return back, constant
 
 
@@ -209,9 +223,27 @@ class Bent(Node):
     def lines(self, ends: Ends) -> Lines:
         """The lines between ends; those of the node itself, or closer ones."""
 
+    def has_free_slope(self, ends: Ends) -> Tensor:
+        """Where the lower line may as well be one through 0 of any slope in [0, 1]; bools like the ends."""
+        return torch.zeros_like(ends[0], dtype=torch.bool)
+
+    def bend(self, ends: Ends) -> tuple[Tensor, Tensor]:
+        """Where a split of what lies between ends brings the lines closer, and the places of the splits.
+
+        Returns:
+            Bools, and floats, of the shape of the ends.
+        """
+        lower, upper = ends
+        return lower < upper, (lower + upper) / 2
+
+    @cached_property
+    def own_lines(self) -> Lines:
+        """The lines between the node's own ends."""
+        return self.lines(self.ends)
+
     @override
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor]:
-        back, constant = self.lines(self.ends).pull_back(rows)
+        back, constant = self.own_lines.pull_back(rows)
         return [back], constant
 
 
@@ -230,8 +262,42 @@ class Relu(Bent):
         lower_slope = (above > -below).to(upper_slope)
         return Lines(lower_slope, None, upper_slope, -below * upper_slope)
 
+    @override
+    def has_free_slope(self, ends: Ends) -> Tensor:
+        return (ends[0] < 0) & (ends[1] > 0)
 
-def _along(rows: Rows, constant: Tensor) -> Tensor:
-    """Each row times a constant that broadcasts to (batch, …), which may be infinite where the row is 0."""
-    values = constant[rows.owner] if constant.dim() == rows.values.dim() and len(constant) > 1 else constant
-    return norms.flat(torch.where(rows.values == 0, 0.0, rows.values * values)).sum(1)
+    @override
+    def bend(self, ends: Ends) -> tuple[Tensor, Tensor]:
+        return self.has_free_slope(ends), torch.zeros_like(ends[0])
+
+
+def _times(values: Tensor, factor: float | Tensor) -> Tensor:
+    return values if isinstance(factor, float) and factor == 1 else values * factor
+
+
+def chosen(values: Tensor, owner: Tensor) -> Tensor:
+    """What each row is to know of its example; of a batch of one, the one for all."""
+    return values if len(values) == 1 else values[owner]
+
+
+def along(values: Tensor, constant: Tensor) -> Tensor:
+    """Each row times a constant, (rows,).
+
+    Args:
+        values: Of the rows, (rows, …).
+        constant: Finite; broadcasts to them.
+    """
+    constant = constant.reshape(*[1] * (values.dim() - constant.dim()), *constant.shape)
+    shared = [dim for dim, size in enumerate(constant.shape) if dim and size < values.shape[dim]]
+    values, constant = norms.flat(values.sum(shared) if shared else values), norms.flat(constant)
+    return values @ constant[0] if len(constant) == 1 else torch.einsum("rn,rn->r", values, constant)
+
+
+def along_any(values: Tensor, constant: Tensor) -> Tensor:
+    """The same of a constant that may be infinite where a row is 0."""
+    return norms.flat(torch.where(values == 0, 0.0, values * constant)).sum(1)
+
+
+def of_rows(rows: Rows, constant: Tensor) -> Tensor:
+    """A constant that broadcasts to (batch, …), as it broadcasts to (rows, …)."""
+    return chosen(constant, rows.owner) if constant.dim() == rows.values.dim() else constant

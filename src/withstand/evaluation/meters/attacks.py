@@ -162,7 +162,13 @@ def _named(models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     return by_name
 
 
-_BOUNDS = {"best": "the tightest bound", "box_ball": "ball ∩ box", "box": "boxes", "ball": "balls"}
+_BOUNDS = {
+    "best": "ball ∩ box, and backward linear bounds (CROWN) where that fails,",
+    "box_ball": "ball ∩ box",
+    "box": "boxes",
+    "ball": "balls",
+    "linear": "backward linear bounds (CROWN)",
+}
 
 
 @dataclass(frozen=True)
@@ -173,9 +179,9 @@ class Certificate(Meter):
     epsilon. Two that differ in their epsilons alone are one.
 
     Args:
-        norm: Of the ball that the attacker may choose from: 2 or inf.
+        norm: Of the ball that the attacker may choose from: 1, 2 or inf.
         epsilons: Budgets in [0, 1] units; a recipe may have 8/255.
-        method: The domain to bound with, or best for the tightest.
+        method: The domain to bound with; or best: box_ball, and linear for what that does not prove.
         clip: Whether the attacker keeps to [0, 1].
         radius: Find the largest epsilon that is certified of each example, too.
 

@@ -176,6 +176,7 @@ FAMILIES = (
 METERS = (
     Measure("clean accuracy, calibration, classes", Bench.evaluate),
     Measure("attacks: PGD, Suite, AutoAttack", Attacks([PGD(num_steps=2)], epsilons=[EPSILON])),
+    Measure("certificates, l1", lambda bench: bench.prove(1.0)),
     Measure("certificates, l2", lambda bench: bench.prove(2.0)),
     Measure("certificates, linf", lambda bench: bench.prove(math.inf)),
     Measure("randomised smoothing", RandomizedSmoothing(num_selection=2, num_estimation=10)),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from withstand.models.blocks import Shape
@@ -19,6 +21,7 @@ from withstand.models.onnx.onnx_runtime import require_same
 from withstand.types import ModelError
 
 _ENDINGS = ("Softmax", "LogSoftmax", "Sigmoid")
+_TRIED = 8  # inputs
 _KEEPING = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
 
 
@@ -104,13 +107,36 @@ def read(
     if without is None and logits:
         raise ModelError(f"{file} does not end in {', '.join(_ENDINGS)}; leave out logits=True.")
     if without is not None and logits:
-        return OnnxNetwork(without, file_shape, given, digest).eval()
+        return OnnxNetwork(without, file_shape, given, f"{digest} without {ending}").eval()
     if without is not None:
         say(
             f"it ends in {ending}; where logits are wanted, ws.models.create(FILE, logits=True), or on the "
             "command line --model.options={logits: true}, leaves that out"
         )
     return network
+
+
+def read_logits(file: Path, network: OnnxNetwork) -> OnnxNetwork | None:
+    """The network of a file without the softmax or sigmoid of all its outputs at its end, in eval mode.
+
+    Args:
+        file: The ONNX file.
+        network: What ``read`` gave of it.
+
+    Returns:
+        As the network, with logits; None where it does not end so.
+    """
+    _, without = _ending(read_file(file))
+    if without is None:
+        return None
+    logits = OnnxNetwork(without, network.file_shape, network.input_shape, network.digest).eval()
+    inputs = torch.rand(_TRIED, *network.input_shape, generator=torch.Generator().manual_seed(0))
+    like = next(chain(network.parameters(), network.buffers()), inputs)
+    with torch.no_grad():
+        answers, scores = (part(inputs.to(like)).double() for part in (network, logits))
+    # Of a softmax along another dimension than all outputs, say, the order is another.
+    endings = (torch.softmax(scores, 1), torch.log_softmax(scores, 1), torch.sigmoid(scores))
+    return logits if any(torch.allclose(answers, ending, atol=1e-5) for ending in endings) else None
 
 
 def _file_shape(file: Path, content: OnnxFile, data: Shape | None) -> Shape:

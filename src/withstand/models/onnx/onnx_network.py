@@ -64,13 +64,13 @@ class OnnxNetwork(nn.Module):
         file: What the file holds.
         file_shape: Of the input for a batch of one, as the file has it.
         input_shape: Of one example as it is handed over: as many numbers.
-        digest: Of the file's content.
+        digest: Of the file's content, and what was changed of it.
 
     Attributes:
         input_shape: Of one example.
         file_shape: Of the file's input for one example, with its batch of one.
         num_outputs: Numbers an example that it answers.
-        digest: Of the file's content.
+        digest: Of the file's content, and what was changed of it: networks of one digest compute the same.
 
     Raises:
         ModelError: an operator is not supported, or does not fit its inputs.
@@ -79,7 +79,7 @@ class OnnxNetwork(nn.Module):
     def __init__(self, file: OnnxFile, file_shape: Shape, input_shape: Shape, digest: str) -> None:
         super().__init__()
         self.input_shape, self.file_shape = tuple(input_shape), file_shape
-        self.digest = digest
+        self.digest, self.num_outputs = digest, 0  # before weights, which may have any name
         steps, output_shape = _Builder(self, file).built(file_shape)
         self.num_outputs = count(output_shape)
         self._plan = _Plan(steps, _drops(steps, file.output_name), file.input_name, file.output_name)

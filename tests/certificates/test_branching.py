@@ -1,0 +1,172 @@
+import math
+import time
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.domains.exact_margins import exact_minimum
+from withstand.certificates import branching, proving
+from withstand.certificates.goals import Goal
+from withstand.certificates.proving import prove
+from withstand.certificates.tighter import branched_differences, optimised_differences
+from withstand.core.deadlines import until
+from withstand.domains import ProgramCache, input_set
+from withstand.models.layers import MinMax
+from withstand.operators import GuaranteedNorms
+
+
+class _Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        return self.last(torch.relu(x + self.inner(x)))
+
+
+def _dense(bend: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), bend, nn.Linear(4, 4), bend, nn.Linear(4, 3))
+
+
+_NETS = {
+    "relu": lambda: _dense(nn.ReLU()),
+    "leaky": lambda: _dense(nn.LeakyReLU(0.1)),
+    "minmax": lambda: _dense(MinMax()),
+    "tanh": lambda: _dense(nn.Tanh()),
+    "residual": _Residual,
+    "pooled": lambda: nn.Sequential(
+        nn.Linear(3, 12), nn.Unflatten(1, (3, 4)), nn.MaxPool1d(2), nn.Flatten(), nn.ReLU(), nn.Linear(6, 3)
+    ),
+}
+_LOWER, _UPPER = torch.tensor([-1.0, -0.5, 0.0]).double(), torch.tensor([1.0, 1.5, 1.0]).double()
+_GROUPS = {"one row each": [0, 1, 2], "one group": [0, 0, 0], "two groups": [0, 1, 1]}
+
+
+def _net(name: str, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    net = _NETS[name]()
+    for part in net.parameters():
+        nn.init.normal_(part, std=0.8)
+    return net.double().eval().requires_grad_(False)
+
+
+def _goal(groups: list[int], bias: float = 0.0) -> Goal:
+    weight = torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0], [0.5, 0.0, 1.0]]).double()
+    return Goal(weight, torch.full((3,), bias).double(), torch.tensor(groups))
+
+
+def _least(net: nn.Module, goal: Goal) -> float:
+    """The goal's margin over the box: exactly where patterns can be enumerated, else at many points."""
+    if isinstance(net, nn.Sequential) and all(isinstance(part, nn.Linear | nn.ReLU) for part in net):
+        return exact_minimum(net, _LOWER, _UPPER, *goal).value
+    ways = (
+        torch.linspace(0, 1, 41).double() * (high - low) + low
+        for low, high in zip(_LOWER, _UPPER, strict=True)
+    )
+    points = torch.cartesian_prod(*ways)
+    return float(goal.margins(goal.rows(net(points))).min())
+
+
+@pytest.fixture(params=["inputs", "neurons"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(proving, "_FEW_INPUTS", 20 if request.param == "inputs" else 0)
+    return request.param
+
+
+def _proof(net: nn.Module, goal: Goal, seconds: float = 60.0) -> proving.Proof:
+    return prove(net, _LOWER, _UPPER, goal, deadline=time.monotonic() + seconds)
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("relu", "one row each"),
+        ("residual", "one group"),
+        ("leaky", "two groups"),
+        ("pooled", "two groups"),
+    ],
+)
+def test_branch_and_bound_proves_what_holds_by_a_little(name: str, groups: str, way: str) -> None:
+    net, goal = _net(name), _goal(_GROUPS[groups])
+    least = _least(net, goal)
+    proof = _proof(net, goal._replace(bias=goal.bias - least + 0.02))
+    assert proof.verdict == "proven"
+    assert proof.num_splits > 0
+    assert 0 < proof.bound <= 0.02 + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", _NETS)
+def test_branch_and_bound_proves_nothing_that_fails_by_a_little(
+    name: str, seed: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, goal = _net(name, seed), _goal(_GROUPS["two groups"])
+    goal = goal._replace(bias=goal.bias - _least(net, goal) - 1e-3)
+    monkeypatch.setattr(proving, "attack", lambda *args, **kwargs: None)
+    proof = _proof(net, goal, 0.5)
+    assert proof.verdict != "proven"
+    assert proof.bound <= -1e-3 + 1e-9
+    if proof.counterexample is not None:
+        assert float(goal.margins(goal.rows(net(proof.counterexample[None])))) <= 0
+
+
+def test_a_proof_finds_counter_examples(way: str) -> None:
+    net, goal = _net("relu"), _goal(_GROUPS["one group"])
+    proof = _proof(net, goal._replace(bias=goal.bias - _least(net, goal) - 0.01))
+    assert proof.verdict == "refuted"
+    assert proof.counterexample is not None
+
+
+def test_a_proof_without_time_says_nothing(way: str) -> None:
+    proof = _proof(_net("relu"), _goal(_GROUPS["one group"], bias=100.0), -1.0)
+    assert proof.verdict == "timeout"
+    assert proof.bound == -math.inf
+
+
+def test_bounds_rise_with_the_time_that_branch_and_bound_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, bounds = _net("residual"), []
+    goal = _goal(_GROUPS["one group"])
+    least = _least(net, goal)
+    goal = goal._replace(bias=goal.bias - least - 0.02)
+    monkeypatch.setattr(proving, "_FEW_INPUTS", 0)
+    monkeypatch.setattr(proving, "attack", lambda *args, **kwargs: None)
+    monkeypatch.setattr(proving._Attempt, "_check", lambda *args: None)
+    monkeypatch.setattr(branching, "_ENTRIES", 1)  # subproblems one by one
+    for num_rounds in (1, 3, 10, 30):
+        rounds = iter(range(num_rounds))
+        monkeypatch.setattr(branching, "is_time_up", lambda rounds=rounds: next(rounds, None) is None)
+        bounds.append(_proof(net, goal).bound)
+    assert bounds == sorted(bounds)
+    assert bounds[0] < bounds[-1] <= -0.02 + 1e-9
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_branch_and_bound_is_nowhere_looser_than_optimised_slopes_nor_these_than_fixed_ones(
+    norm: float,
+) -> None:
+    net = _net("residual")
+    images, epsilon = torch.rand(4, 3, generator=torch.Generator().manual_seed(0)).double(), 0.4
+    labels = net(images).argmax(1)
+    program = ProgramCache().of(net, images)
+    norms = GuaranteedNorms()
+    last = program.run_to_last_layer(input_set(images, norm, epsilon, "linear", clip=True), norms)
+    optimised = optimised_differences(last, labels)
+    assert bool((optimised <= last.differences(labels)).all())
+    assert bool((optimised < last.differences(labels)).any())
+    steps = torch.randn(4000, 4, 3, generator=torch.Generator().manual_seed(1)).double()
+    steps *= epsilon / torch.linalg.vector_norm(steps, norm, -1, keepdim=True)
+    logits = net((images + steps).clamp(0, 1).flatten(0, 1)).reshape(4000, 4, 3)
+    worst = (logits - logits.gather(2, labels.expand(4000, 4)[..., None])).amax(0)
+    for index in range(4):
+        one = input_set(images[index : index + 1], norm, epsilon, "linear", clip=True)
+        with until(time.monotonic() + 0.5):
+            branched = branched_differences(
+                program.run_to_last_layer(one, norms),
+                labels[index : index + 1],
+                optimised[index : index + 1],
+                net,
+            )[0]
+        assert bool((branched <= optimised[index]).all())
+        assert bool((branched >= worst[index] - 1e-9).all())
