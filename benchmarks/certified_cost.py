@@ -2,8 +2,8 @@
 
     make benchmark
 
-1. A training step of box constraint propagation, of IBP and of Lipschitz-margin training against a
-   plain step, and against the textbook formulation with (batch, class, class, hidden) tensors.
+1. A training step of box constraint propagation, of IBP, of CROWN-IBP and of Lipschitz-margin training
+   against a plain step, and against the textbook formulation with (batch, class, class, hidden) tensors.
 2. The peak memory of the worst logits of 100 classes, forward and backward, against the textbook's.
 3. With ``--certify``, which takes minutes: the certified accuracy of 10,000 images and all their
    certified radii, in float64. The labels are the model's predictions, so that no example is spared.
@@ -38,16 +38,16 @@ EPSILON = {2.0: 1.58, math.inf: 0.1}
 NAMES = {2.0: "l2", math.inf: "linf"}
 
 
-def _network() -> nn.Sequential:
+def _network(name: str = "cnn-4c3f") -> nn.Sequential:
     torch.manual_seed(0)
-    model = models.create("cnn-4c3f", dataset="mnist", normalize=False)
+    model = models.create(name, dataset="mnist", normalize=False)
     assert isinstance(model, nn.Sequential)
     return model
 
 
-def step_cost(batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of a training step of the 4C3F network on MNIST-sized images, and times a plain one."""
-    model = _network()
+def step_cost(network: str, batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds of a training step of a network on MNIST-sized images, and times a plain one."""
+    model = _network(network)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0)  # the weights stay where they are
     images, labels = torch.rand(batch_size, 1, 28, 28), torch.randint(10, (batch_size,))
 
@@ -69,6 +69,7 @@ def step_cost(batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
             **{f"bcp-{name}": of(Certified(norm, EPSILON[norm])) for norm, name in NAMES.items()},
             **{f"textbook-{name}": textbook(norm) for norm, name in NAMES.items()},
             "ibp-linf": of(Certified(math.inf, EPSILON[math.inf], domain="box")),
+            "crown-ibp-linf": of(Certified(math.inf, EPSILON[math.inf], domain="linear")),
             "lipschitz-l2": of(Certified(2, EPSILON[2.0], domain="ball")),
         },
         rounds=rounds,
@@ -168,6 +169,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--network", default="cnn-4c3f", help="whose training step is timed")
+    parser.add_argument("--batch-size", type=int, default=50, help="of that step")
     parser.add_argument("--certify", action="store_true", help="measure certification too; takes minutes")
     parser.add_argument("--images", type=int, default=10_000, help="how many to certify")
     parser.add_argument("--steps", type=int, default=300, help="of training, before certification")
@@ -176,7 +179,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result: dict[str, object] = {
         "machine": {"threads": torch.get_num_threads(), "torch": torch.__version__},
-        "training_step": step_cost(50, arguments.rounds),
+        "training_step": step_cost(arguments.network, arguments.batch_size, arguments.rounds),
         "worst_logits_bytes_100_classes": peak_memory(),
     }
     if arguments.certify:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 NORMS = (2.0, math.inf)
 DOMAINS: tuple[DomainName, ...] = get_args(DomainName)
 EVERY = list(product(NORMS, DOMAINS))
-EPSILON = {2.0: 0.3, math.inf: 0.05}
+EPSILON = {1.0: 0.5, 2.0: 0.3, math.inf: 0.05}
 
 
 def _net(num_classes: int = 4, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -96,7 +96,8 @@ def test_certified_gives_every_weight_a_finite_gradient(
     for name, gradient in gradients.items():
         assert gradient.isfinite().all(), name
         assert name.endswith("bias") or (gradient != 0).any(), name
-    assert set(terms) == {"clean", "clean_accuracy", "worst", "worst_accuracy", "kappa", "epsilon"}
+    of_bounds = {"worst", "worst_accuracy", "kappa", "epsilon"} | ({"mix"} if domain == "linear" else set())
+    assert set(terms) == {"clean", "clean_accuracy"} | of_bounds
     assert all(value.shape == () and not value.requires_grad for value in terms.values())
     assert torch.equal(terms["worst"], loss.detach())
     assert terms["worst"] > terms["clean"]
@@ -236,7 +237,12 @@ def test_certified_is_the_textbook_loss(norm: float, num_classes: int, epsilon: 
 
 
 @pytest.mark.parametrize(
-    ("norm", "domain", "clip"), [*((*part, False) for part in EVERY), (2.0, "box_ball", True)]
+    ("norm", "domain", "clip"),
+    [
+        *((*part, False) for part in EVERY),
+        (2.0, "box_ball", True),
+        *((norm, "linear", True) for norm in (1.0, 2.0, math.inf)),
+    ],
 )
 @pytest.mark.parametrize("loss", [None, BoostedCrossEntropy(), SymmetricCrossEntropy(0.5)])
 def test_certified_gradients_are_those_of_finite_differences(
@@ -379,6 +385,9 @@ class Counted(nn.Module):
         (math.inf, "box_ball", False, _net, 0),
         (math.inf, "ball", False, _net, 0),
         (math.inf, "box_ball", True, _net, 1),  # the center is not the image
+        (2.0, "linear", True, _net, 0),
+        (math.inf, "linear", False, _net, 0),
+        (math.inf, "linear", True, _net, 1),
         (2.0, "box", False, _net, 1),
         (2.0, "box_ball", False, _norm_net, 1),
     ],
@@ -591,7 +600,7 @@ def test_certified_training_resumed_refuses_another_objective(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"norm": 1.0}, "norm 1"),
+        ({"norm": 3.0}, "norm 3"),
         ({"norm": math.nan}, "norm nan"),
         ({"domain": "zonotope"}, "'zonotope'"),
         ({"epsilon": -0.1}, "epsilon of at least 0, but got -0.1"),
@@ -600,6 +609,8 @@ def test_certified_training_resumed_refuses_another_objective(
         ({"epsilon": Linear(0.0, -0.1, epochs=2)}, "epsilon .* but got -0.1"),
         ({"kappa": 1.5}, r"kappa from 0 to 1, but got 1.5"),
         ({"kappa": Linear(1.0, -0.05, epochs=2)}, "kappa .* but got -0.05"),
+        ({"domain": "linear", "mix": -0.5}, "mix from 0 to 1, but got -0.5"),
+        ({"mix": 0.5}, "mix needs domain='linear', but got mix 0.5 and domain 'box_ball'"),
         ({"num_power_iterations": 0}, "num_power_iterations of at least 1, but got 0"),
     ],
 )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from withstand.core import norms
 from withstand.core.deadlines import require_time
 from withstand.domains.linear import windows
 from withstand.domains.linear.linear_inputs import InputSet
@@ -102,16 +103,17 @@ def refined(node: Node, ends: Ends, wanted: Tensor, inputs: InputSet) -> Ends:
 
 def _ends_of_vector(node: Node, wanted: Tensor, inputs: InputSet) -> Ends:
     """The ends of at least what is wanted, each coordinate by itself."""
-    owner, *place = wanted.nonzero(as_tuple=True)  # of one number an example there is no place
+    flat = norms.flat(wanted)
+    owner, place = flat.nonzero(as_tuple=True)
     parts = []
     for chosen in _chunks(owner, _rows_at_once(node, inputs)):
-        units = F.one_hot(place[0][chosen], *node.shape) if place else torch.ones_like(owner[chosen])
-        values = units.to(inputs.center)
+        values = F.one_hot(place[chosen], flat.shape[1]).reshape(-1, *node.shape).to(inputs.center)
         front = _Front.at(node, Rows(values, _shared(owner[chosen])))
         front.advance(until=_EXACT)  # which leave both ends the same coefficients
         parts.append(torch.stack([front.least(inputs), -front.negated().least(inputs)]))
     least_of, most_of = torch.cat(parts, 1)
-    return _placed(least_of, (owner, *place), wanted), _placed(most_of, (owner, *place), wanted)
+    lower, upper = (_placed(bound, (owner, place), flat) for bound in (least_of, most_of))
+    return lower.reshape(wanted.shape), upper.reshape(wanted.shape)
 
 
 def _ends_of_map(node: Node, wanted: Tensor, inputs: InputSet) -> Ends:

@@ -67,7 +67,7 @@ class Linear(Coupling, Sortable):
 
     Args:
         node: The record.
-        point: What the network makes of the middle of the inputs.
+        point: What the network makes of the middle of the inputs' cover.
         cover: A set, boxes say, that goes along.
         inputs: The set of inputs.
         refines: Whether ends are made closer by backward passes; else they are those of the cover, which is
@@ -93,10 +93,9 @@ class Linear(Coupling, Sortable):
             cover: One that holds it.
             refines: As above.
         """
-        center = inputs.center
         is_box = isinstance(inputs, Interval)
-        node = Inputs([], tuple(center.shape[1:]))
-        return cls(node, Point(center), cover, inputs, refines, is_box=is_box, is_exact=is_box)
+        node = Inputs([], cover.example_shape)
+        return cls(node, Point(cover.center), cover, inputs, refines, is_box=is_box, is_exact=is_box)
 
     @property
     @override
@@ -194,11 +193,13 @@ class Linear(Coupling, Sortable):
     @override
     def worst_differences(self, weight: Tensor, labels: Tensor) -> Tensor:
         batch, classes = len(labels), len(weight)
+        # Of fixed sizes, so that training need not wait for the device.
+        others = (labels[:, None] + torch.arange(1, classes, device=labels.device)) % classes
+        owner = torch.arange(batch, device=labels.device).repeat_interleave(classes - 1)
+        below = (weight[labels, None] - weight[others]).flatten(0, 1)
+        most = -least(self.node, Rows(below, owner), self.inputs).reshape(others.shape)
+        bounds = most.new_zeros(batch, classes).scatter(1, others, most)
         gaps = weight[None] - weight[labels, None]
-        is_other = torch.arange(classes, device=labels.device) != labels[:, None]
-        owner = is_other.nonzero()[:, 0]
-        most = -least(self.node, Rows(-gaps[is_other], owner), self.inputs)
-        bounds = gaps.new_zeros(batch, classes).masked_scatter(is_other, most)
         at_center = (gaps @ self.center[..., None]).squeeze(-1)
         apart = (gaps @ (self.cover.center - self.center)[..., None]).squeeze(-1)
         return torch.minimum(bounds - at_center, self.cover.worst_differences(weight, labels) + apart)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,6 +72,10 @@ class InputSet(ABC):
             owner: Integers (examples,).
         """
 
+    def with_steps(self, num_steps: int | None) -> InputSet:
+        """The same sets, whose minima take so many Newton steps, where they take any; None: until exact."""
+        return self
+
     @abstractmethod
     def cut(self, owner: Tensor, cut: Callable[[Tensor], Tensor]) -> InputSet:
         """The sets of some examples, as far as some coordinates of theirs go.
@@ -130,12 +134,15 @@ class NormBall(InputSet):
         norm: 1 or 2.
         radius: Tensor (batch,), nowhere negative.
         clip: Whether only inputs in [0, 1] count; the images lie there.
+        num_steps: Newton steps of an l2 minimum in [0, 1], which is a bound after any number of them;
+            until it is exact where None.
     """
 
     images: Tensor
     norm: float
     radius: Tensor
     clip: bool
+    num_steps: int | None = None
 
     @property
     @override
@@ -150,16 +157,21 @@ class NormBall(InputSet):
             return along - radius * norms.norm(flat, norms.dual(self.norm))
         below = (0 - images).clamp_min(-radius[:, None]).expand_as(flat)
         above = (1 - images).clamp_max(radius[:, None]).expand_as(flat)
-        most = most_over_ball_and_box if self.norm == 2 else _most_over_l1_and_box
-        return along - most(-flat, below, above, radius)
+        if self.norm == 2:
+            return along - most_over_ball_and_box(-flat, below, above, radius, num_steps=self.num_steps)
+        return along - _most_over_l1_and_box(-flat, below, above, radius)
 
     @override
     def of(self, owner: Tensor) -> NormBall:
-        return NormBall(self.images[owner], self.norm, self.radius[owner], self.clip)
+        return replace(self, images=self.images[owner], radius=self.radius[owner])
+
+    @override
+    def with_steps(self, num_steps: int | None) -> NormBall:
+        return replace(self, num_steps=num_steps)
 
     @override
     def cut(self, owner: Tensor, cut: Callable[[Tensor], Tensor]) -> NormBall:
-        return NormBall(cut(self.images), self.norm, self.radius[owner], self.clip)
+        return replace(self, images=cut(self.images), radius=self.radius[owner])
 
 
 def _most_over_l1_and_box(direction: Tensor, below: Tensor, above: Tensor, radius: Tensor) -> Tensor:

@@ -257,10 +257,11 @@ class Relu(Bent):
     @override
     def lines(self, ends: Ends) -> Lines:
         lower, upper = ends
-        below, above = lower.clamp_max(0), upper.clamp_min(0)
-        upper_slope = above / (above - below).clamp_min(torch.finfo(above.dtype).tiny)
-        lower_slope = (above > -below).to(upper_slope)
-        return Lines(lower_slope, None, upper_slope, -below * upper_slope)
+        is_bent = (lower < 0) & (upper > 0)
+        # No gradient where it does not bend: at 0 that of the quotient is infinite.
+        upper_slope = torch.where(is_bent, upper / torch.where(is_bent, upper - lower, 1.0), lower >= 0)
+        lower_slope = (upper > -lower).to(upper_slope)
+        return Lines(lower_slope, None, upper_slope, -lower.clamp_max(0) * upper_slope)
 
     @override
     def has_free_slope(self, ends: Ends) -> Tensor:

@@ -2,8 +2,8 @@
 
 Below a ReLU any line of a slope in [0, 1] through 0 will do: Xu et al., "Fast and complete: enabling complete
 neural network verification with rapid and massively parallel incomplete verifiers" (ICLR 2021). And whatever
-is known of the value z before it, lower ≤ z ≤ upper, is used with a multiplier b: b (z - lower) with b > 0 and
-b (z - upper) with b < 0 are nowhere below 0, and may be taken away. Where it is the sign of z that is
+is known of the value z before it, lower ≤ z ≤ upper, is used with a multiplier b: b (z - lower), b > 0, and
+b (z - upper), b < 0, are nowhere below 0, and may be taken away. Where it is the sign of z that is
 known, since neurons were split, that is Wang et al., "Beta-CROWN" (NeurIPS 2021). Every choice is sound, so
 that the search for good ones may stop at any time, and is in float32; its end is evaluated in float64.
 """

@@ -71,7 +71,9 @@ def box_gains(weight: Tensor, labels: Tensor, halfwidth: Tensor) -> Tensor:
     return torch.cat([gap.squeeze(-1) for gap in gaps])
 
 
-def most_over_ball_and_box(direction: Tensor, below: Tensor, above: Tensor, radius: Tensor) -> Tensor:
+def most_over_ball_and_box(
+    direction: Tensor, below: Tensor, above: Tensor, radius: Tensor, *, num_steps: int | None = None
+) -> Tensor:
     """Max w·d, ‖d‖₂ ≤ r, below ≤ d ≤ above.
 
     Args:
@@ -79,13 +81,15 @@ def most_over_ball_and_box(direction: Tensor, below: Tensor, above: Tensor, radi
         below: Tensor (rows, n), nowhere positive.
         above: Tensor (rows, n), nowhere negative.
         radius: r, (rows,).
+        num_steps: Newton steps, after any number of which the value is an upper bound; until nothing
+            changes where None.
 
     Returns:
         Tensor (rows,), with gradient (envelope theorem).
     """
     chunk = _Chunk(direction, below, above, radius)
     with torch.no_grad():
-        scale = _multiplier(chunk, None)
+        scale = _multiplier(chunk, num_steps)
     return _value(chunk, scale)
 
 
