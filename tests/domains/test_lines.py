@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.domains import Box, Elementwise, Linear, Program, Unimodal, propagate
-from withstand.domains.linear.backward import all_before, refined
+from withstand.domains.linear.backward import all_before, least, refined
+from withstand.domains.linear.casting import nodes_in, value_in
 from withstand.domains.linear.curved import Curved, image_of, lines_of
 from withstand.domains.linear.linear_inputs import Interval
-from withstand.domains.linear.nodes import Ends, Lines
+from withstand.domains.linear.nodes import Ends, Lines, Rows
 from withstand.graph.primitives import CONVEX
 from withstand.operators import GuaranteedNorms
 
@@ -364,6 +365,21 @@ def _reached(model: nn.Module, images: Tensor, epsilon: float) -> list[Tensor]:
                 move = (move + sign * 0.5 * epsilon * gradient.sign()).clamp(-epsilon, epsilon)
             outputs.append(model(images + move)[None])
     return outputs
+
+
+def test_records_with_lines_are_cast_to_another_precision() -> None:
+    torch.manual_seed(0)
+    model, images = (
+        NETS["attention with layer norm"][0]().double().requires_grad_(False),
+        torch.rand(2, 12).double(),
+    )
+    box = Box(images - 0.01, images + 0.01)
+    value = Program(model, images).run(Linear.of(Interval(*box.ends), box), GuaranteedNorms())
+    unit, owner = torch.eye(4).double(), torch.tensor([0, 0, 1, 1])
+    single = nodes_in(all_before(value.node), torch.float32)[value.node]
+    bound = least(single, Rows(unit.float(), owner), value_in(value.inputs, torch.float32))
+    expected = least(value.node, Rows(unit, owner), value.inputs)
+    torch.testing.assert_close(bound.double(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_training_goes_through_lines() -> None:

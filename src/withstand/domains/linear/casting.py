@@ -43,6 +43,8 @@ def value_in(value: Any, dtype: torch.dtype) -> Any:
     match value:
         case Tensor():
             return value.to(dtype) if value.is_floating_point() else value
+        case tuple() if hasattr(value, "_fields"):  # a NamedTuple stays one
+            return type(value)(*(value_in(part, dtype) for part in value))
         case list() | tuple():
             return [value_in(part, dtype) for part in value]
         case _ if is_dataclass(value) and not isinstance(value, type):
