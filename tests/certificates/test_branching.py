@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tests.domains.exact_margins import exact_minimum
 from withstand.certificates import branching, proving
-from withstand.certificates.goals import Goal
+from withstand.certificates.goals import Goal, Proof
 from withstand.certificates.proving import prove
 from withstand.certificates.tighter import branched_differences, optimised_differences
 from withstand.core.deadlines import until
@@ -23,7 +23,13 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.first(x))
-        return self.last(torch.relu(x + self.inner(x)))
+        outputs: Tensor = self.last(torch.relu(x + self.inner(x)))
+        return outputs
+
+
+class _Unflatten(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), 3, 4)
 
 
 def _dense(bend: nn.Module) -> nn.Module:
@@ -37,7 +43,7 @@ _NETS = {
     "tanh": lambda: _dense(nn.Tanh()),
     "residual": _Residual,
     "pooled": lambda: nn.Sequential(
-        nn.Linear(3, 12), nn.Unflatten(1, (3, 4)), nn.MaxPool1d(2), nn.Flatten(), nn.ReLU(), nn.Linear(6, 3)
+        nn.Linear(3, 12), _Unflatten(), nn.MaxPool1d(2), nn.Flatten(), nn.ReLU(), nn.Linear(6, 3)
     ),
 }
 _LOWER, _UPPER = torch.tensor([-1.0, -0.5, 0.0]).double(), torch.tensor([1.0, 1.5, 1.0]).double()
@@ -72,10 +78,10 @@ def _least(net: nn.Module, goal: Goal) -> float:
 @pytest.fixture(params=["inputs", "neurons"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(proving, "_FEW_INPUTS", 20 if request.param == "inputs" else 0)
-    return request.param
+    return str(request.param)
 
 
-def _proof(net: nn.Module, goal: Goal, seconds: float = 60.0) -> proving.Proof:
+def _proof(net: nn.Module, goal: Goal, seconds: float = 60.0) -> Proof:
     return prove(net, _LOWER, _UPPER, goal, deadline=time.monotonic() + seconds)
 
 
@@ -83,7 +89,7 @@ def _proof(net: nn.Module, goal: Goal, seconds: float = 60.0) -> proving.Proof:
     ("name", "groups"),
     [
         ("relu", "one row each"),
-        ("residual", "one group"),
+        ("residual", "two groups"),
         ("leaky", "two groups"),
         ("pooled", "two groups"),
     ],
