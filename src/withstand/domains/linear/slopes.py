@@ -217,8 +217,9 @@ class _Climb:
         self._variables = [*(part.slope for part in self._tuned), *(part.multiplier for part in self._tuned)]
         rates = [_SLOPE_RATE] * len(self._tuned) + [_MULTIPLIER_RATE] * len(self._tuned)
         if shares is not None and shares.shape[1] > 1:
-            self._functions, self._is_member = self._functions._replace(shares=shares.clone()), shares > 0
-            self._variables.append(self._functions.shares)
+            own = shares.clone()
+            self._functions, self._is_member = self._functions._replace(shares=own), shares > 0
+            self._variables.append(own)
             rates.append(_SHARE_RATE)
         self.kept = [variable.clone() for variable in self._variables]
         groups = [
