@@ -47,7 +47,7 @@ def branched(features: Linear, functions: Functions, groups: Tensor, check: Chec
     layout = Layout(record, single, ends)
     owner = torch.zeros_like(groups)
     rows = Search.of(record, single, functions, owner, ends).bounds().least
-    names = groups.unique()
+    names = torch.unique(groups)
     is_member = groups == names[:, None]
     best = rows.where(is_member, -math.inf).argmax(1, keepdim=True)
     shares = (LEAST_SHARE * is_member.float()).scatter(1, best, 1.0)

@@ -209,7 +209,7 @@ class _Attempt:
     def _branched(self, last: LastLayer) -> Branched:
         """Branch and bound of the groups that are not proven."""
         is_open = self.goal.group_margins(self.rows[None])[0, self.goal.groups] <= 0
-        _, groups = self.goal.groups[is_open].unique(return_inverse=True)
+        _, groups = torch.unique(self.goal.groups[is_open], return_inverse=True)
         left = Goal(self.goal.weight[is_open], self.goal.bias[is_open], groups)
         varies = (self.lower < self.upper).flatten()
         if int(varies.sum()) <= _FEW_INPUTS:
@@ -236,7 +236,7 @@ class _Attempt:
     def _check(self, varies: Tensor, points: Tensor) -> Tensor | None:
         """A counter-example among points of the inputs that vary, (points, inputs)."""
         inputs = self._whole(varies, points.flatten(1))
-        parts = inputs.split(max(1, _MOST_ENTRIES // max(1, self.lower.numel())))
+        parts = torch.split(inputs, max(1, _MOST_ENTRIES // max(1, self.lower.numel())))
         rows = torch.cat([_rows(self.model, self.goal, part) for part in parts])
         margins = self.goal.margins(rows).nan_to_num(nan=math.inf)
         nearest = inputs[margins.topk(min(_NUM_NEAR, len(margins)), largest=False).indices]

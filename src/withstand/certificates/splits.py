@@ -58,7 +58,7 @@ class Parts(NamedTuple):
 
     def of(self, rows: Tensor | slice) -> Self:
         """Some of them, by integers, bools or a slice."""
-        return self._make(part[rows] for part in self)
+        return type(self)(*(part[rows] for part in self))
 
     def cut(self, column: Tensor, place: Tensor, *, above: bool) -> Self:
         """What of each row lies on one side of a place of a coordinate.
@@ -183,7 +183,7 @@ class Layout:
         Returns:
             Tensor (rows, coordinates), 0 where there is nothing to be split.
         """
-        lower, upper = (end.split(self._sizes, 1) for end in self.intervals(parts))
+        lower, upper = (torch.split(end, self._sizes, 1) for end in self.intervals(parts))
         gaps = []
         for node, *ends in zip(self.record.bent, lower, upper, strict=True):
             (lower_slope, lower_offset, upper_slope, upper_offset), (is_bent, at) = (
@@ -202,7 +202,7 @@ class Layout:
     def _spread(self, bases: Sequence[Tensor], values: Tensor, merged: _Merge) -> list[Tensor]:
         """Values of one row each before every bent node, merged with those (rows, coordinates)."""
         spread = []
-        for base, places, part in zip(bases, self._places, values.split(self._sizes, 1), strict=True):
+        for base, places, part in zip(bases, self._places, torch.split(values, self._sizes, 1), strict=True):
             flat = norms.flat(base).expand(len(values), -1).clone()
             flat[:, places] = merged(flat[:, places], part.to(flat))
             spread.append(flat.reshape(len(values), *base.shape[1:]))

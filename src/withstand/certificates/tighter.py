@@ -47,7 +47,7 @@ def optimised_differences(last: LastLayer, labels: Tensor, *, steps: int = _STEP
     single, ends = record.cast(torch.float32), [node.ends for node in record.bent]
     most = torch.full_like(owner, math.inf, dtype=torch.float64)
     with suppress(OutOfTime):
-        for rows in torch.arange(len(owner), device=owner.device).split(rows_at_once(ends)):
+        for rows in torch.split(torch.arange(len(owner), device=owner.device), rows_at_once(ends)):
             search = Search.of(
                 record, single, _gaps(last, labels[owner[rows]], classes[rows]), owner[rows], ends
             )

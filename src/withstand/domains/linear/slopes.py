@@ -2,8 +2,8 @@
 
 Below a ReLU any line of a slope in [0, 1] through 0 will do: Xu et al., "Fast and complete: enabling complete
 neural network verification with rapid and massively parallel incomplete verifiers" (ICLR 2021). And whatever
-is known of the value z before it, lower ≤ z ≤ upper, is used with a multiplier b: b (z - lower), b > 0, and
-b (z - upper), b < 0, are nowhere below 0, and may be taken away. Where it is the sign of z that is
+is known of the value z before it, lower ≤ z ≤ upper, is used with a multiplier b: b (z - lower) with b > 0
+and b (z - upper) with b < 0 are nowhere below 0, and may be taken away. Where it is the sign of z that is
 known, since neurons were split, that is Wang et al., "Beta-CROWN" (NeurIPS 2021). Every choice is sound, so
 that the search for good ones may stop at any time, and is in float32; its end is evaluated in float64.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from withstand.core import norms
 from withstand.core.deadlines import is_time_up
-from withstand.domains.linear.backward import all_before, pulled_back
+from withstand.domains.linear.backward import Pulls, all_before, pulled_back
 from withstand.domains.linear.casting import nodes_in, value_in
 from withstand.domains.linear.linear_inputs import InputSet
 from withstand.domains.linear.nodes import Bent, Ends, Lines, Node, Rows, chosen
@@ -217,8 +217,9 @@ class _Climb:
         self._variables = [*(part.slope for part in self._tuned), *(part.multiplier for part in self._tuned)]
         rates = [_SLOPE_RATE] * len(self._tuned) + [_MULTIPLIER_RATE] * len(self._tuned)
         if shares is not None and shares.shape[1] > 1:
-            self._functions, self._is_member = self._functions._replace(shares=shares.clone()), shares > 0
-            self._variables.append(self._functions.shares)
+            own = shares.clone()
+            self._functions, self._is_member = self._functions._replace(shares=own), shares > 0
+            self._variables.append(own)
             rates.append(_SHARE_RATE)
         self.kept = [variable.clone() for variable in self._variables]
         groups = [
@@ -279,7 +280,7 @@ def _tuned(node: Bent, ends: Ends, slope: Tensor, multiplier: Tensor) -> Tuned:
 
 def _bounds(record: Record, tuned: Sequence[Tuned], functions: Functions, owner: Tensor) -> Bounds:
     values, bias = functions.rows()
-    own = dict(zip(record.bent, tuned, strict=True))
+    own: dict[Node, Pulls] = dict(zip(record.bent, tuned, strict=True))
     at_inputs, constant = pulled_back(record.node, Rows(values, owner), record.inputs, own)
     least = constant + bias + record.inputs.least(at_inputs, owner)
     return Bounds(least, at_inputs, [part.seen for part in tuned])
@@ -328,7 +329,7 @@ def _least_and_most(
     signs = torch.ones_like(places, dtype=torch.float64)
     signs[len(wanted) :] = -1
     least = []
-    for place, sign in zip(places.split(size), signs.split(size), strict=True):
+    for place, sign in zip(torch.split(places, size), torch.split(signs, size), strict=True):
         rows = sign.new_zeros(len(place), torch.Size(record.node.shape).numel())
         rows[torch.arange(len(place), device=place.device), place] = sign
         functions = Functions(rows.reshape(-1, *record.node.shape), torch.zeros_like(sign))
