@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.domains import Program, input_set
-from withstand.domains.linear import backward, windows
+from withstand.domains.linear import backward, row_windows
 from withstand.domains.linear.linear import Linear
 from withstand.operators import GuaranteedNorms
 
@@ -65,10 +65,10 @@ def test_bounds_by_windows_are_those_of_whole_maps(
     monkeypatch.setattr(backward, "_DENSE", dense)
     monkeypatch.setattr(backward, "_MEMORY", 2**14)  # several parts
     seen = []
-    pull_back = windows.pull_back
+    pull_back = row_windows.pull_back
     with monkeypatch.context() as patch:
-        patch.setattr(windows, "pull_back", lambda *args: seen.append(pull_back(*args)) or seen[-1])
+        patch.setattr(row_windows, "pull_back", lambda *args: seen.append(pull_back(*args)) or seen[-1])
         by_windows = _differences(model, norm)
-    monkeypatch.setattr(windows, "pull_back", lambda node, rows: None)
+    monkeypatch.setattr(row_windows, "pull_back", lambda node, rows: None)
     assert sum(pulled is not None for pulled in seen) > 20
     torch.testing.assert_close(by_windows, _differences(model, norm), rtol=1e-9, atol=1e-9)

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from withstand.core import norms
 from withstand.core.deadlines import require_time
-from withstand.domains.linear import windows
+from withstand.domains.linear import row_windows
 from withstand.domains.linear.linear_inputs import InputSet
 from withstand.domains.linear.nodes import Affine, Bent, Ends, Inputs, Joined, Moved, Node, Rows, Shifted, Sum
-from withstand.domains.linear.windows import Windows
+from withstand.domains.linear.row_windows import Windows
 from withstand.operators import Convolution, Dense
 
 
@@ -209,7 +209,7 @@ class _Front:
 
 def _pulled(node: Node, rows: _Rows, chosen: Mapping[Node, Pulls]) -> tuple[Sequence[_Rows], Tensor | float]:
     if isinstance(rows, Windows):
-        if node not in chosen and (pulled := windows.pull_back(node, rows)) is not None:
+        if node not in chosen and (pulled := row_windows.pull_back(node, rows)) is not None:
             parts, constant = pulled
             return [part if part.is_worthwhile else part.whole() for part in parts], constant
         rows = rows.whole()
@@ -229,7 +229,7 @@ def _sum(rows: _Rows, others: _Rows) -> _Rows:
 
 
 def _least_over(inputs: InputSet, rows: _Rows) -> Tensor:
-    return windows.least(inputs, rows) if isinstance(rows, Windows) else inputs.least(*rows)
+    return row_windows.least(inputs, rows) if isinstance(rows, Windows) else inputs.least(*rows)
 
 
 def _rows_at_once(node: Node, inputs: InputSet) -> int:
