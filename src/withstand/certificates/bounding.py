@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, cast, get_args
@@ -11,21 +12,33 @@ import torch
 from torch import Tensor, nn
 
 from withstand.certificates.margins import rounding_allowance, worst_of
+from withstand.certificates.tighter import branched_differences, optimised_differences
+from withstand.core.deadlines import until
+from withstand.core.setting_rules import POSITIVE
 from withstand.domains import DomainName, Linear, ProgramCache, input_set, require_set
 from withstand.domains.linear.backward import work
 from withstand.domains.linear.linear_inputs import input_set_of
+from withstand.graph.domain import LastLayer
 from withstand.operators import GuaranteedNorms
 
-Method: TypeAlias = Literal["best", "box_ball", "box", "ball", "linear"]
+Method: TypeAlias = Literal[
+    "best", "box_ball", "box", "ball", "linear", "linear-optimised", "branch-and-bound"
+]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 MOST_WORK: Final = 10**10
 """Multiplications an image up to which ``"best"`` tries linear bounds, as ``work`` counts them."""
 
+TIMEOUT: Final = 10.0
+"""Seconds an image that branch and bound may take."""
+
 # By each but the first only what is not proven yet is bounded. Neither box nor ball is tighter than box_ball.
-_STAGES: Final[Mapping[Method, Sequence[DomainName]]] = MappingProxyType(
-    {"best": ("box_ball", "linear"), "box_ball": ("box_ball",), "box": ("box",), "ball": ("ball",)}
-    | {"linear": ("linear",)}
+_STAGES: Final[Mapping[Method, Sequence[Method]]] = MappingProxyType(
+    {
+        "best": ("box_ball", "linear"),
+        "linear-optimised": ("linear", "linear-optimised"),
+        "branch-and-bound": ("linear", "linear-optimised", "branch-and-bound"),
+    }
 )
 
 
@@ -36,35 +49,37 @@ class Bounder:
         method: Of ``METHODS``.
         clip: Whether the attacker keeps to [0, 1].
         programs: The graph of the model.
+        timeout: Seconds an image that branch and bound may take.
     """
 
-    def __init__(self, method: Method, programs: ProgramCache, *, clip: bool) -> None:
+    def __init__(self, method: Method, programs: ProgramCache, *, clip: bool, timeout: float) -> None:
         if method not in METHODS:
             raise ValueError(f"Expected a method of {', '.join(METHODS)}, but got {method!r}.")
-        self._domains, self._clip, self._programs = _STAGES[method], clip, programs
+        self._stages, self._clip, self._programs = _STAGES.get(method, (method,)), clip, programs
+        self._timeout = POSITIVE("timeout", timeout)
         self._norms = GuaranteedNorms()
         self.left_out: str = ""
-        """What is not tried since it would take too long, in words; known after ``weigh``."""
+        """What is not tried since it would take too long, in words; known after ``leave_out``."""
 
     def require_norm(self, norm: float) -> None:
         """Accepts a norm that the domains have sets of."""
-        for domain in self._domains:
-            require_set(norm, domain)
+        for stage in self._stages:
+            require_set(norm, _domain_of(stage))
 
-    def weigh(self, model: nn.Module, image: Tensor) -> None:
+    def leave_out(self, model: nn.Module, image: Tensor) -> None:
         """Leaves out what would take too long, by the model's layers alone.
 
         Args:
             model: In float64.
             image: One, in float64, (1, …), of which the shape counts.
         """
-        if len(self._domains) == 1:
+        if self._stages[0] == "linear" or len(self._stages) == 1:
             return
         boxes = input_set(image, math.inf, 0.0, "box")
         record = Linear.of(input_set_of(image, math.inf, 0.0, clip=False), boxes, refines=False)
         last = self._programs.of(model, image).run_to_last_layer(record, self._norms)
         if (num := work(cast(Linear, last.features).node)) > MOST_WORK:
-            self._domains = self._domains[:1]
+            self._stages = self._stages[:1]
             self.left_out = (
                 f"linear bounds, of some {num:.0e} multiplications an image: ask for method linear"
             )
@@ -83,15 +98,39 @@ class Bounder:
         """
         margins = images.new_full((len(images),), -math.inf)
         is_open = torch.ones_like(labels, dtype=torch.bool)
-        for domain in self._domains:
-            value = input_set(images[is_open], norm, epsilon[is_open], domain, clip=self._clip)
-            last = self._programs.of(model, images).run_to_last_layer(value, self._norms)
-            of, logits = labels[is_open], last.logits
-            bounds = worst_of(last.differences(of) + rounding_allowance(logits, of), of)
-            margins[is_open] = torch.maximum(margins[is_open], bounds.where(bounds.isfinite(), -math.inf))
-            clean = worst_of(logits - logits.gather(1, of[:, None]), of)
+        for stage in self._stages:
+            size = 1 if stage == "branch-and-bound" else max(1, int(is_open.sum()))
+            pieces = (torch.split(part[is_open], size) for part in (images, labels, epsilon))
+            parts = [self._bounds(stage, model, norm, *piece) for piece in zip(*pieces, strict=True)]
+            bounds, clean = map(torch.cat, zip(*parts, strict=True))
+            margins[is_open] = torch.maximum(margins[is_open], bounds)
             # What is wrong without an attack is not to be proven by anything.
             is_open[is_open.clone()] = (margins[is_open] <= 0) & (clean > 0)
             if not bool(is_open.any()):
                 break
         return margins
+
+    def _bounds(
+        self, stage: Method, model: nn.Module, norm: float, images: Tensor, labels: Tensor, epsilon: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The worst margins by one method, and those of the images themselves, (batch,) each."""
+        value = input_set(images, norm, epsilon, _domain_of(stage), clip=self._clip)
+        last = self._programs.of(model, images).run_to_last_layer(value, self._norms)
+        differences, logits = self._differences(stage, model, last, labels), last.logits
+        bounds = worst_of(differences + rounding_allowance(logits, labels), labels)
+        clean = worst_of(logits - logits.gather(1, labels[:, None]), labels)
+        return bounds.where(bounds.isfinite(), -math.inf), clean
+
+    def _differences(self, stage: Method, model: nn.Module, last: LastLayer, labels: Tensor) -> Tensor:
+        """The worst of each logit minus the true one, (batch, classes)."""
+        match stage:
+            case "linear-optimised":
+                return optimised_differences(last, labels)
+            case "branch-and-bound":
+                with until(time.monotonic() + self._timeout):
+                    return branched_differences(last, labels, last.differences(labels), model)
+        return last.differences(labels)
+
+
+def _domain_of(stage: Method) -> DomainName:
+    return stage if stage in ("box_ball", "box", "ball") else "linear"

@@ -74,16 +74,16 @@ def split_boxes(
     whole = _Boxes(
         lower.new_full((1,), -math.inf), lower[None], upper[None], is_open, torch.zeros(1, dtype=torch.int64)
     )
-    store, size, done, num_splits, found = Store(whole), _FIRST_BATCH, math.inf, -1, None
+    store, size, done, num_splits, counterexample = Store(whole), _FIRST_BATCH, math.inf, -1, None
     bound = -math.inf
-    while len(store) and found is None and not is_time_up() and store.num_bytes < _MEMORY:
+    while len(store) and counterexample is None and not is_time_up() and store.num_bytes < _MEMORY:
         bound = min(done, float(store.bounds.min()))
         begun = time.monotonic()
         batch = store.take(size // 2)
         halves = batch if num_splits < 0 else _halves(batch)
         num_splits += len(batch.bound)
         try:
-            left, proven, found = _bounded(halves, goal, planes, check)
+            left, proven, counterexample = _bounded(halves, goal, planes, check)
         except OutOfTime:
             return Branched(bound, num_splits, None, is_complete=False)
         done = min(done, proven, _ABOVE_0)
@@ -98,7 +98,7 @@ def split_boxes(
         )
     bounds = store.bounds
     bound = max(bound, min(done, float(bounds.min()) if len(bounds) else math.inf))
-    return Branched(bound, num_splits, found, is_complete=not len(store))
+    return Branched(bound, num_splits, counterexample, is_complete=not len(store))
 
 
 def _bounded(
@@ -115,13 +115,14 @@ def _bounded(
     points = torch.where(slopes > 0, lower[:, None], upper[:, None])[
         _best(goal, rows) & is_open[:, goal.groups]
     ]
-    found = check(points) if len(points) else None
+    counterexample = check(points) if len(points) else None
     ends = _room(boxes, goal, slopes, rows, parts, is_open)
     stays = is_open.any(1) & (ends[0] <= ends[1]).all(1)
     fall = (slopes.abs() * is_open[:, goal.groups, None]).nan_to_num(0.0, 0.0).amax(1) * (ends[1] - ends[0])
     split = torch.where(fall.amax(1) > 0, fall.argmax(1), (ends[1] - ends[0]).argmax(1))
     left = _Boxes(margins.where(is_open, math.inf).amin(1), *ends, is_open, split)
-    return _Boxes(*(part[stays] for part in left)), float(proven.min()) if len(proven) else math.inf, found
+    least = float(proven.min()) if len(proven) else math.inf
+    return _Boxes(*(part[stays] for part in left)), least, counterexample
 
 
 def _best(goal: Goal, rows: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class _Tree:
     check: Check
     done: float = field(default=math.inf, init=False)
     """The least bound of all that nothing is left to be done of."""
-    found: Tensor | None = field(default=None, init=False)
+    broken_at: Tensor | None = field(default=None, init=False)
 
     def run(self, parts: Parts) -> Branched:
         """Takes subproblems apart, those of the lowest bounds first."""
@@ -73,7 +73,7 @@ class _Tree:
             while num_last < _MOST_LAST:
                 waiting = [*store.bounds.tolist(), *leaves.bounds.tolist()]
                 bound, is_complete = min([self.done, *waiting]), not waiting
-                if is_complete or self.found is not None or is_time_up() or store.num_bytes > _MEMORY:
+                if is_complete or self.broken_at is not None or is_time_up() or store.num_bytes > _MEMORY:
                     break
                 if not len(store):
                     leaves.put(self._bounded(leaves.take(size), _LAST_STEPS))
@@ -86,7 +86,7 @@ class _Tree:
                 num_splits += int(can_split.sum())
         except OutOfTime:
             pass  # what was known before is
-        return Branched(bound, num_splits, self.found, is_complete)
+        return Branched(bound, num_splits, self.broken_at, is_complete)
 
     def _finish(self, bounds: Tensor) -> None:
         self.done = min([self.done, *bounds.tolist()])
@@ -104,14 +104,14 @@ class _Tree:
         search.improve(steps)
         least, at_inputs, seen = search.bounds()
         least = least.where(least.isfinite(), -math.inf)
-        parts = self.layout.found(parts, search)._replace(bound=torch.maximum(parts.bound, least))
+        parts = self.layout.refreshed(parts, search)._replace(bound=torch.maximum(parts.bound, least))
         is_open = parts.bound <= 0
         self._finish(parts.bound[~is_open])
         parts = parts.of(is_open)
         if not len(parts.bound):
             return parts
-        if self.found is None:
-            self.found = self.check(self.layout.record.inputs.minimiser(at_inputs[is_open]))
+        if self.broken_at is None:
+            self.broken_at = self.check(self.layout.record.inputs.minimiser(at_inputs[is_open]))
         return parts._replace(next_split=self._next_split(parts, [part[is_open] for part in seen]))
 
     def _next_split(self, parts: Parts, seen: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from withstand.certificates.bounding import Bounder, Method
+from withstand.certificates.bounding import TIMEOUT, Bounder, Method
 from withstand.certificates.margins import largest_difference, surely_correct, worst_of
 from withstand.core import norms
 from withstand.core.checks import as_batch, check_batch, require_at_least
@@ -65,9 +65,11 @@ class Certifier:
             where it takes at most ``bounding.MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
         batch_size: Examples at a time; by default what suits the model's device.
+        timeout: Seconds an image, at each epsilon, that branch and bound may take; what it proves depends on
+            the machine.
 
     Raises:
-        ValueError: there is no such method, or the batch size is below 1.
+        ValueError: there is no such method, or the batch size or timeout is not above 0.
         ModelError: the model cannot be copied.
     """
 
@@ -78,9 +80,10 @@ class Certifier:
         method: Method = "best",
         clip: bool = True,
         batch_size: int | None = None,
+        timeout: float = TIMEOUT,
     ) -> None:
         self._programs = ProgramCache()
-        self._bounder = Bounder(method, self._programs, clip=clip)
+        self._bounder = Bounder(method, self._programs, clip=clip, timeout=timeout)
         require_at_least(1, batch_size=batch_size)
         flag("clip", clip)
         self._model = float64_copy(model)
@@ -209,7 +212,7 @@ class Certifier:
         if len(images) and not self._is_checked:  # once, since the model does not change
             require_independence(self._logits, images[:_NUM_PROBES])
             with torch.no_grad(), numerics("fp32"):
-                self._bounder.weigh(self._model, images[:1].double())
+                self._bounder.leave_out(self._model, images[:1].double())
             self._is_checked = True
         with torch.no_grad(), numerics("fp32"):
             batches = torch.split(images.double(), self._batch_size)
@@ -230,6 +233,7 @@ def certify(
     epsilon: float | Tensor,
     method: Method = "best",
     clip: bool = True,
+    timeout: float = TIMEOUT,
 ) -> Certification:
     """Proves, where it can, that no input within epsilon changes a prediction.
 
@@ -244,6 +248,7 @@ def certify(
         method: The domain to bound with; or ``"best"``: box_ball, and linear for what that does not prove,
             where it takes at most ``bounding.MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
+        timeout: Seconds an image that branch and bound may take.
 
     Returns:
         Margin and decision of each image.
@@ -252,7 +257,8 @@ def certify(
         ValueError: an argument is out of its range.
         UnsupportedOperationError: there is no rule for an operation of the model.
     """
-    return Certifier(model, method=method, clip=clip).certify(images, labels, norm=norm, epsilon=epsilon)
+    certifier = Certifier(model, method=method, clip=clip, timeout=timeout)
+    return certifier.certify(images, labels, norm=norm, epsilon=epsilon)
 
 
 @outside_inference_mode()
@@ -265,6 +271,7 @@ def certified_radius(
     method: Method = "best",
     clip: bool = True,
     tolerance: float = 1e-3,
+    timeout: float = TIMEOUT,
 ) -> Tensor:
     """The largest epsilon within which each prediction is proven not to change.
 
@@ -277,6 +284,7 @@ def certified_radius(
             where it takes at most ``bounding.MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
         tolerance: How far below the largest certifiable epsilon it may stay, relative; in (0, 1).
+        timeout: Seconds an image, at each of some ten epsilons, that branch and bound may take.
 
     Returns:
         Float64 tensor (batch,), in [0, 1] units; 0 where the clean prediction is wrong.
@@ -285,7 +293,8 @@ def certified_radius(
         ValueError: an argument is out of its range.
         UnsupportedOperationError: there is no rule for an operation of the model.
     """
-    return Certifier(model, method=method, clip=clip).radius(images, labels, norm=norm, tolerance=tolerance)
+    certifier = Certifier(model, method=method, clip=clip, timeout=timeout)
+    return certifier.radius(images, labels, norm=norm, tolerance=tolerance)
 
 
 def _budgets(epsilon: float | Tensor, count: int) -> Tensor:

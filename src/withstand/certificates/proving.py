@@ -125,8 +125,8 @@ def _descended(
             broken = broken.index_add(1, goal.groups, rows.clamp_min(0)) + goal.group_margins(rows)
             (slope,) = torch.autograd.grad(broken.gather(1, target).sum() + 0 * points.sum(), points)
         points, margins = points.detach(), goal.margins(rows.detach()).nan_to_num(nan=math.inf)
-        if float(margins.min()) <= 0 and (found := confirm(points[margins.argmin()])) is not None:
-            return found
+        if float(margins.min()) <= 0 and (broken_at := confirm(points[margins.argmin()])) is not None:
+            return broken_at
         points = (points - size * half * slope.sign()).clamp(lower, upper)
     return None
 
@@ -177,9 +177,9 @@ class _Attempt:
             self.bound = math.inf
             return self.proof("proven")
         for seed in range(_NUM_ATTACKS):
-            found = attack(self.model, self.lower, self.upper, self.goal, self.confirm, seed=seed)
-            if found is not None:
-                return self.proof("refuted", found)
+            counterexample = attack(self.model, self.lower, self.upper, self.goal, self.confirm, seed=seed)
+            if counterexample is not None:
+                return self.proof("refuted", counterexample)
             if seed == 0:
                 last = self._bounded()
                 if self.bound > 0:

@@ -143,7 +143,7 @@ class Layout:
             multipliers,
         )
 
-    def found(self, parts: Parts, search: Search) -> Parts:
+    def refreshed(self, parts: Parts, search: Search) -> Parts:
         """The subproblems with what a search has found."""
         shares = search.functions.shares
         assert shares is not None

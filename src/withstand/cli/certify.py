@@ -66,6 +66,7 @@ class Request:
             beside each other.
         clip: Whether the attacker stays in [0, 1].
         radius: Compute the largest certified epsilon of each example, too.
+        timeout: Seconds an example, at each epsilon, that branch-and-bound may take.
         num_examples: How many test examples, of each class its share; all where null.
         batch_size: Examples a batch.
     """
@@ -75,6 +76,7 @@ class Request:
     method: str | list[str] | None = None
     clip: bool | None = None
     radius: bool | None = None
+    timeout: float | None = None
     num_examples: int | None = None
     batch_size: int | None = None
 
@@ -88,7 +90,7 @@ class Request:
             RecipeError: neither says what to certify, or a value does not fit.
         """
         epsilons = [float(self.epsilons)] if isinstance(self.epsilons, float | int) else self.epsilons
-        asked = {"epsilons": epsilons, "clip": self.clip, "radius": self.radius}
+        asked = {"epsilons": epsilons, "clip": self.clip, "radius": self.radius, "timeout": self.timeout}
         requested: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
         of_norm = [certificate for certificate in known if self.norm in (None, certificate.norm)]
         try:

@@ -84,6 +84,7 @@ class CertificatePlan:
         method: As of ``Certifier``.
         clip: Whether the attacker keeps to [0, 1].
         radius: Find the largest epsilon that is certified of each example, too.
+        timeout: As of ``Certifier``.
         epsilons: Budgets in [0, 1] units, ascending.
         name: Without the budget, fit for a column.
         description: A sentence of its settings.
@@ -93,6 +94,7 @@ class CertificatePlan:
     method: Method
     clip: bool
     radius: bool
+    timeout: float
     epsilons: Sequence[float]
     name: str
     description: str

@@ -56,12 +56,12 @@ def provers(model: nn.Module, plans: Sequence[CertificatePlan]) -> list[Prover]:
     Raises:
         ModelError: bounds cannot be had for the model.
     """
-    certifiers: dict[tuple[str, bool], Certifier] = {}
+    certifiers: dict[tuple[str, bool, float], Certifier] = {}
     result = []
     for plan in plans:
-        key = (plan.method, plan.clip)
+        key = (plan.method, plan.clip, plan.timeout)
         if key not in certifiers:
-            certifiers[key] = Certifier(model, method=plan.method, clip=plan.clip)
+            certifiers[key] = Certifier(model, method=plan.method, clip=plan.clip, timeout=plan.timeout)
         result.append(Prover(plan, certifiers[key]))
     return result
 
@@ -99,7 +99,7 @@ class Prover:
         plan = self.plan
 
         def certifier_of(net: nn.Module) -> Certifier:
-            return Certifier(net, method=plan.method, clip=plan.clip)
+            return Certifier(net, method=plan.method, clip=plan.clip, timeout=plan.timeout)
 
         require_known_answers(plan.name, plan.norm, certifier_of, image)
 

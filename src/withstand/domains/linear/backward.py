@@ -95,8 +95,8 @@ def refined(node: Node, ends: Ends, wanted: Tensor, inputs: InputSet) -> Ends:
     if not bool(wanted.any()):
         return ends
     bound = _ends_of_map if len(node.shape) > 1 else _ends_of_vector
-    found = bound(node, wanted, inputs)
-    lower, upper = (torch.where(wanted, part, end) for part, end in zip(found, ends, strict=True))
+    closer = bound(node, wanted, inputs)
+    lower, upper = (torch.where(wanted, part, end) for part, end in zip(closer, ends, strict=True))
     # A bound that is not a number says nothing.
     return torch.fmax(ends[0], lower), torch.fmin(ends[1], upper)
 

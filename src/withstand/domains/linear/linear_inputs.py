@@ -51,7 +51,7 @@ class InputSet(ABC):
             (points,) = torch.autograd.grad(self.least(rows, owner).sum(), rows)
         return points
 
-    def least_of_each(self, rows: Tensor) -> Tensor:
+    def least_of_examples(self, rows: Tensor) -> Tensor:
         """The same of as many functions of each example.
 
         Args:
@@ -60,9 +60,9 @@ class InputSet(ABC):
         Returns:
             Tensor (batch, functions).
         """
-        batch, each = rows.shape[:2]
-        owner = torch.arange(batch, device=rows.device).repeat_interleave(each)
-        return self.least(rows.flatten(0, 1), owner).reshape(batch, each)
+        batch, count = rows.shape[:2]
+        owner = torch.arange(batch, device=rows.device).repeat_interleave(count)
+        return self.least(rows.flatten(0, 1), owner).reshape(batch, count)
 
     @abstractmethod
     def of(self, owner: Tensor) -> InputSet:
@@ -111,7 +111,7 @@ class Interval(InputSet):
         return at_center - along(flat.abs(), chosen(halfwidth, owner))
 
     @override
-    def least_of_each(self, rows: Tensor) -> Tensor:
+    def least_of_examples(self, rows: Tensor) -> Tensor:
         halfwidth, flat = norms.flat((self.upper - self.lower) / 2), rows.flatten(2)
         at_center = flat @ norms.flat(self.center)[..., None]
         return (at_center - flat.abs() @ halfwidth[..., None]).squeeze(2)

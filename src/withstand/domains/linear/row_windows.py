@@ -88,13 +88,13 @@ class Windows(NamedTuple):
     def whole(self) -> Rows:
         """The same as coefficients of whole maps."""
         padding, places = self._padding
-        windows, (_, each, channels) = len(self.start), self.values.shape[:3]
-        whole = F.pad(self.values.new_zeros(windows, each * channels, *self.sizes), padding)
+        windows, (_, count, channels) = len(self.start), self.values.shape[:3]
+        whole = F.pad(self.values.new_zeros(windows, count * channels, *self.sizes), padding)
         every = torch.arange(windows, device=places.device)
         values = self.values.flatten(1, 2).expand(windows, -1, *self.extent)
         self._windows_of(whole)[(every, *places.unbind(1))] = values
         cut = F.pad(whole, [-side for side in padding])
-        owner = self.owner.repeat_interleave(each)
+        owner = self.owner.repeat_interleave(count)
         return Rows(cut.reshape(-1, channels, *self.sizes), owner)
 
     def plus(self, other: Windows) -> Windows | None:
@@ -165,7 +165,7 @@ def least(inputs: InputSet, rows: Windows) -> Tensor:
         rows: The functions.
     """
     values = rows.inside().values.expand(len(rows.start), *[-1] * (rows.values.dim() - 1))
-    return inputs.cut(rows.owner, rows.chosen).least_of_each(values).flatten()
+    return inputs.cut(rows.owner, rows.chosen).least_of_examples(values).flatten()
 
 
 def _between(lines: Lines, rows: Windows) -> tuple[Sequence[Windows], Tensor]:

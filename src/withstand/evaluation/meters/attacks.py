@@ -13,11 +13,11 @@ from typing_extensions import override
 
 from withstand.attacks import Attack, Cascade, SuiteLevel, require_packages, suite
 from withstand.attacks.attack import an_attack
-from withstand.certificates import METHODS, Method
+from withstand.certificates import METHODS, TIMEOUT, Method
 from withstand.core import norms
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.identity import identity
-from withstand.core.setting_rules import flag, list_of, settle
+from withstand.core.setting_rules import POSITIVE, flag, list_of, settle
 from withstand.domains.sets.input_sets import certified_norm
 from withstand.evaluation.meter import Meter, Needs, Sources
 from withstand.evaluation.meters.gradient_checks import LargeEpsilon, VanishingGradients
@@ -168,6 +168,8 @@ _BOUNDS = {
     "box": "boxes",
     "ball": "balls",
     "linear": "backward linear bounds (CROWN)",
+    "linear-optimised": "backward linear bounds of optimised slopes (alpha-CROWN)",
+    "branch-and-bound": "branch and bound (beta-CROWN)",
 }
 
 
@@ -184,6 +186,7 @@ class Certificate(Meter):
         method: The domain to bound with; or best: box_ball, and linear for what that does not prove.
         clip: Whether the attacker keeps to [0, 1].
         radius: Find the largest epsilon that is certified of each example, too.
+        timeout: Seconds an example, at each epsilon, that branch-and-bound may take.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -195,9 +198,10 @@ class Certificate(Meter):
     method: Method = "best"
     clip: bool = True
     radius: bool = False
+    timeout: float = TIMEOUT
 
     def __post_init__(self) -> None:
-        settle(self, norm=certified_norm, epsilons=budgets, clip=flag, radius=flag)
+        settle(self, norm=certified_norm, epsilons=budgets, clip=flag, radius=flag, timeout=POSITIVE)
         if self.clip:
             warn_beyond_range([self.norm], self.epsilons)
         if self.method not in METHODS:
@@ -219,9 +223,10 @@ class Certificate(Meter):
     def describe(self) -> str:
         """A sentence of its settings, for a report."""
         pixels = "images in [0, 1]" if self.clip else "images of any pixels"
+        within = f" in {self.timeout:g} s an image" if self.method == "branch-and-bound" else ""
         return (
-            f"Proven by {_BOUNDS[self.method]} for all {pixels} within {norms.label(self.norm)} epsilon, "
-            "in float64 with guaranteed operator norms"
+            f"Proven by {_BOUNDS[self.method]}{within} for all {pixels} within {norms.label(self.norm)} "
+            "epsilon, in float64 with guaranteed operator norms"
         )
 
     @override
@@ -236,6 +241,7 @@ class Certificate(Meter):
                 self.method,
                 self.clip,
                 self.radius,
+                self.timeout,
                 sorted(set(self.epsilons)),
                 self.certificate_name,
                 self.describe(),
