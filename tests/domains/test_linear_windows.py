@@ -12,6 +12,7 @@ from typing_extensions import override
 from withstand.domains import Program, input_set
 from withstand.domains.linear import backward, row_windows
 from withstand.domains.linear.linear import Linear
+from withstand.domains.linear.nodes import Node
 from withstand.operators import GuaranteedNorms
 
 
@@ -42,8 +43,9 @@ class Branches(nn.Module):
 def model() -> nn.Module:
     torch.manual_seed(0)
     model = Branches().double()
-    model.first[1].running_mean.uniform_(-0.5, 0.5)
-    model.first[1].running_var.uniform_(0.5, 2)
+    norm = model.first.get_submodule("1")
+    norm.get_buffer("running_mean").uniform_(-0.5, 0.5)
+    norm.get_buffer("running_var").uniform_(0.5, 2)
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -64,10 +66,14 @@ def test_bounds_by_windows_are_those_of_whole_maps(
 ) -> None:
     monkeypatch.setattr(backward, "_DENSE", dense)
     monkeypatch.setattr(backward, "_MEMORY", 2**14)  # several parts
-    seen = []
-    pull_back = row_windows.pull_back
+    seen, pull_back = [], row_windows.pull_back
+
+    def noted(node: Node, rows: row_windows.Windows) -> object:
+        seen.append(pull_back(node, rows))
+        return seen[-1]
+
     with monkeypatch.context() as patch:
-        patch.setattr(row_windows, "pull_back", lambda *args: seen.append(pull_back(*args)) or seen[-1])
+        patch.setattr(row_windows, "pull_back", noted)
         by_windows = _differences(model, norm)
     monkeypatch.setattr(row_windows, "pull_back", lambda node, rows: None)
     assert sum(pulled is not None for pulled in seen) > 20

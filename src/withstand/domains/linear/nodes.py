@@ -193,8 +193,14 @@ class Lines(NamedTuple):
 
     def pull_back(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """As of a node."""
-        lines = (line if line is None else chosen(line, rows.owner) for line in self)
-        return Lines(*lines).applied(rows.values)
+        return self.made(lambda line: chosen(line, rows.owner)).applied(rows.values)
+
+    def made(self, function: Callable[[Tensor], Tensor]) -> Lines:
+        """A function of each of them."""
+        offset = None if self.lower_offset is None else function(self.lower_offset)
+        return Lines(
+            function(self.lower_slope), offset, function(self.upper_slope), function(self.upper_offset)
+        )
 
     def applied(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """As of a node: a coefficient above 0 takes the lower line, one below the upper.

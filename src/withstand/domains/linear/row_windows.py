@@ -170,9 +170,7 @@ def least(inputs: InputSet, rows: Windows) -> Tensor:
 
 def _between(lines: Lines, rows: Windows) -> tuple[Sequence[Windows], Tensor]:
     """As ``Lines.pull_back``."""
-    lower_slope, lower_offset, upper_slope, upper_offset = (
-        line if line is None else rows.chosen(line)[:, None] for line in lines
-    )
+    lower_slope, lower_offset, upper_slope, upper_offset = lines.made(lambda line: rows.chosen(line)[:, None])
     values = rows.values
     back = values * torch.where(values > 0, lower_slope, upper_slope)
     constant = _along(values.clamp_max(0), upper_offset)
@@ -190,11 +188,12 @@ def _through(operator: Convolution, rows: Windows, shape: Shape) -> Windows:
     ]
     if math.prod(rows.extent) == operator.groups == 1 and extent == [*kernel]:
         # Each row is a combination of kernels.
-        values = (rows.values.flatten(2) @ operator.weight.flatten(1)).unflatten(2, operator.weight.shape[1:])
+        kernels = rows.values.flatten(2) @ operator.weight.flatten(1)
+        values = kernels.reshape(*kernels.shape[:2], *operator.weight.shape[1:])
     else:
         plain = replace(operator, padding=[0] * len(extent))
         values = plain.transposed(rows.values.flatten(0, 1), (shape[0], *extent))
-        values = values.unflatten(0, rows.values.shape[:2])
+        values = values.reshape(*rows.values.shape[:2], *values.shape[1:])
     step, margin = (rows.start.new_tensor([*part]) for part in (operator.stride, operator.padding))
     return Windows(values, rows.owner, rows.start * step - margin, shape[1:])
 
