@@ -92,7 +92,9 @@ def test_require_known_answers_catches_a_tenth_too_much(
     evaluate(net, tiny_dataset, [certificate], num_examples=10)
     use(certifier)
     # Linear bounds of this net are so close that an attack may show it, too.
-    either = "|bounded above the margin" if method == "linear" else ""
+    either = (
+        "|bounded above the margin" if method in ("linear", "linear-optimised", "branch-and-bound") else ""
+    )
     with pytest.raises(
         CertificateError, match=f"{certificate.certificate_name}.* ({what}.* which is too much{either})"
     ):

@@ -205,7 +205,7 @@ def test_certificates_that_contradict_themselves_are_caught(
 ) -> None:
     use(Erratic)
     with pytest.raises(CertificateError, match=r"at epsilon 0\.01: 45 rows are not certified there, but"):
-        evaluate(linear, tiny_dataset, [Certificate(2, [0.01, 0.1])])
+        evaluate(linear, tiny_dataset, [Certificate(2, [0.01, 0.1], method="box_ball")])
 
 
 def test_certificate_that_may_tighten_as_epsilon_grows_proves_smaller_ones(
@@ -343,7 +343,7 @@ def test_evaluate_refuses_what_cannot_be_bounded_before_anything_is_done(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": 1.0}, "norms l2 and linf, but got norm 1"),
+        ({"norm": 3.0}, "norms l1, l2 and linf, but got norm 3"),
         ({"method": "cube"}, "box_ball"),
         ({"epsilons": []}, "at least one in epsilons"),
         ({"epsilons": [-0.1]}, "at least 0"),

@@ -80,7 +80,7 @@ def _descriptions(results: Results, table: pd.DataFrame) -> Iterator[str]:
             if parts:  # else all were broken at a smaller epsilon
                 yield f"  ε = {epsilon_text(at.epsilon)}: {', '.join(parts)}"
     for certificate in results.certificates:
-        yield f"{certificate.name}: {certificate.description}"
+        yield f"{certificate.name}: {certificate.described}"
         if certificate.arithmetic:
             yield f"{certificate.name}: {certificate.arithmetic}"
     names = {

@@ -75,7 +75,8 @@ class CertificateInfo:
         rounding: The largest difference of a logit in that precision and in float64, of all clean images
             whose logits are finite; None where there is none, and in results of older versions.
         arithmetic: In words, in which arithmetic it is proven and in which the model runs.
-        seconds: What it took, of all examples; None in results of older versions.
+        seconds: What it took an example, at all epsilons and with its radius; None in results of older
+            versions.
     """
 
     name: str
@@ -85,7 +86,12 @@ class CertificateInfo:
     precision: str | None = None
     rounding: Finite | None = None
     arithmetic: str = ""
-    seconds: Finite | None = None
+    seconds: Finite | None = field(default=None, compare=False)
+
+    @property
+    def described(self) -> str:
+        """Its settings and what it took, in words."""
+        return self.description + (f"; {self.seconds:.2g} s an image" if self.seconds is not None else "")
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _described(run: Run, info: CertificateInfo) -> str:
     radii = {name: one(run.table, measure, by=info.name, norm=info.norm) for name, measure in _RADII.items()}
     known = [f"{name} {cell(row.value)}" for name, row in radii.items() if row]
     summary = f"Certified radius: {', '.join(known)}." if known else ""
-    parts = [info.description, summary, info.arithmetic]
+    parts = [info.described, summary, info.arithmetic]
     return " ".join(sentence(part) for part in parts if part)
 
 
