@@ -17,7 +17,7 @@ from withstand.operators import GuaranteedNorms
 
 
 class Branches(nn.Module):
-    """Strides, dilation, groups, slopes a channel, a bias at every place, paths that meet, several channels."""
+    """Strides, dilation, groups, slopes a channel, a bias at every place, paths that meet, input channels."""
 
     def __init__(self) -> None:
         super().__init__()
