@@ -168,7 +168,7 @@ def test_benchmark_goes_on_where_it_was_stopped(
     assert "line 2: there is no command" in rows[1].message
     assert "There is no property" in rows[2].message
     assert {row.category for row in rows} == {bench.name}
-    assert (out / "counterexamples" / "4.txt").read_text().startswith("sat\n((X_0")
+    assert (out / "counterexamples" / f"{rows[3].key}.txt").read_text().startswith("sat\n((X_0")
     page = (out / "verify.html").read_text()
     for text in ("Instances solved within a time", "fails.vnnlib", "line 2: there is no command"):
         assert text in page
