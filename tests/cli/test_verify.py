@@ -125,8 +125,9 @@ def test_process_that_does_not_end_by_itself_is_ended_with_an_answer(monkeypatch
         ended.set()
 
     monkeypatch.setattr(os, "_exit", end)
-    with _ending(60, lambda: told.append("too early")):
-        pass
+    for seconds in (60, 1e300):
+        with _ending(seconds, lambda: told.append("too early")):
+            assert not ended.wait(0.01)
     with _ending(0.01, lambda: told.append("timeout")):
         assert ended.wait(10)
     assert told == ["timeout", 0]
@@ -167,7 +168,7 @@ def test_benchmark_goes_on_where_it_was_stopped(
     assert "line 2: there is no command" in rows[1].message
     assert "There is no property" in rows[2].message
     assert {row.category for row in rows} == {bench.name}
-    assert (out / "counterexamples" / "4.txt").read_text().startswith("sat\n((X_0")
+    assert (out / "counterexamples" / f"{rows[3].key}.txt").read_text().startswith("sat\n((X_0")
     page = (out / "verify.html").read_text()
     for text in ("Instances solved within a time", "fails.vnnlib", "line 2: there is no command"):
         assert text in page
@@ -188,14 +189,15 @@ def _hangs(connection: Connection, instance: Instance) -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "result", "message"), [(_dies, "error", "exit code 7"), (_hangs, "timeout", "")]
+    ("work", "seconds", "result", "message"),
+    [(_dies, 1e300, "error", "exit code 7"), (_hangs, 0.2, "timeout", "")],
 )
 def test_process_that_dies_or_hangs_is_a_row(
-    work: Callable[..., None], result: str, message: str, monkeypatch: pytest.MonkeyPatch
+    work: Callable[..., None], seconds: float, result: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(instance_worker, "_work", work)
     monkeypatch.setattr(instance_worker, "_GRACE", 0.2)
-    row, counterexample = run_instance(Instance("some", "net", "p.vnnlib", 0.2, Path()))
+    row, counterexample = run_instance(Instance("some", "net", "p.vnnlib", seconds, Path()))
     assert (row.result, counterexample) == (result, "")
     assert message in row.message
 

@@ -17,7 +17,7 @@ from withstand.operators import GuaranteedNorms
 
 
 class Branches(nn.Module):
-    """Strides, dilation, groups, a bias at every place, paths that meet, and more than one input channel."""
+    """Strides, dilation, groups, slopes a channel, a bias at every place, paths that meet, input channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Branches(nn.Module):
             nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2), nn.LeakyReLU(0.1), nn.Conv2d(4, 4, 1)
         )
         self.third = nn.Sequential(
-            nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 2), nn.ReLU()
+            nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.PReLU(6), nn.Conv2d(6, 6, 2), nn.ReLU()
         )
         self.shift = nn.Parameter(torch.randn(4, 5, 5))
         self.last = nn.Linear(24, 3)
@@ -46,6 +46,7 @@ def model() -> nn.Module:
     norm = model.first.get_submodule("1")
     norm.get_buffer("running_mean").uniform_(-0.5, 0.5)
     norm.get_buffer("running_var").uniform_(0.5, 2)
+    nn.init.uniform_(model.third.get_submodule("1").get_parameter("weight"), 0.0, 0.5)
     return model.eval().requires_grad_(requires_grad=False)
 
 

@@ -73,6 +73,11 @@ def test_answer_is_that_of_arithmetic(asserted: str, result: str) -> None:
         assert verdict.text == verdict.result
 
 
+def test_single_point_that_is_not_proven_is_unknown() -> None:
+    point = stated("(< Y_0 0.25)", box="0.25 0.25 0.5 0.5")
+    assert ws.verify(Affine(), point, timeout=300).result == "unknown"
+
+
 def test_counterexample_that_only_float64_sees_is_unknown_with_its_reason() -> None:
     verdict = ws.verify(Affine(away=1e8), stated("(>= Y_0 0.2)"), timeout=30)
     assert verdict.result == "unknown"

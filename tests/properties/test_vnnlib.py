@@ -95,6 +95,7 @@ def test_contradictory_bounds_leave_nothing_to_prove(caplog: pytest.LogCaptureFi
         (HEAD + BOX + "(assert (<= X_0 Y_1))", "line 8: a condition of inputs and outputs together"),
         (HEAD + BOX + "(assert (<= Y_2 1))", "line 8: Y_2 is not declared"),
         (HEAD + BOX + "(assert (<= Y_1 1)", "line 8: the text ends within brackets"),
+        (HEAD + BOX + "(assert (<=", "line 8: the text ends within brackets"),
         (HEAD + BOX + "(assert (<= Y_1 1 2))", "line 8: <= compares two terms"),
         (HEAD + BOX + "(assert (<= Y_1 1)))", "line 8: expected '\\(', but got '\\)'"),
         (

@@ -212,6 +212,8 @@ class _Attempt:
         _, groups = torch.unique(self.goal.groups[is_open], return_inverse=True)
         left = Goal(self.goal.weight[is_open], self.goal.bias[is_open], groups)
         varies = (self.lower < self.upper).flatten()
+        if not bool(varies.any()):  # a single point, which was bounded
+            return Branched(-math.inf, 0, None, is_complete=True)
         if int(varies.sum()) <= _FEW_INPUTS:
             ends = self.lower.flatten()[varies], self.upper.flatten()[varies]
             return split_boxes(*ends, left, partial(self._planes, left, varies), partial(self._check, varies))

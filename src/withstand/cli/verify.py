@@ -137,7 +137,7 @@ def _ending(seconds: float, answer: Callable[[], None]) -> Iterator[None]:
         sys.stdout.flush()
         os._exit(0)
 
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end)
     timer.daemon = True
     timer.start()
     try:

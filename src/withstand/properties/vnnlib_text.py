@@ -42,7 +42,7 @@ def read_vnnlib(path: Path | str) -> Property:
     """
     file = Path(path)
     try:
-        text = unpacked(file).decode()
+        text = unpacked(file).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"There is no property {file}.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -169,7 +169,7 @@ class _Reader:
 
     def _comparison(self, place: int) -> tuple[_Formula, int]:
         word = self._tokens[place + 1]
-        name, other, last = self._tokens[place + 2 : place + 5]
+        name, other, last = self._tokens[place + 2], self._tokens[place + 3], self._tokens[place + 4]
         if last == ")" and word != "=" and name in self._variables and other not in self._variables:
             # What nearly all of a large file is made of, twice as fast.
             number, sign = self._number(place + 3), 1.0 if word[0] == "<" else -1.0

@@ -55,7 +55,8 @@ def verify_instances(
                     row, counterexample = run_instance(instance)
                     row = replace(row, key=key)
                     if counterexample:
-                        write_text(folder.path / COUNTEREXAMPLES / f"{number}.txt", counterexample + "\n")
+                        # By its key, since numbers change with the file of instances.
+                        write_text(folder.path / COUNTEREXAMPLES / f"{key}.txt", counterexample + "\n")
                 rows.append(row)
                 later = [former[known] for known in keys[number:] if known in former]
                 write_rows(folder.path / RESULTS, [*rows, *later])

@@ -28,6 +28,7 @@ _Stamp: TypeAlias = tuple[Path, int, int]
 """A file, when it was changed, and its size."""
 
 _GRACE = 2.0  # seconds beyond its own that a process has before it is ended
+_LONGEST = 2.0e6  # seconds that a connection can be waited for
 _START = 120.0  # seconds that a process may take to begin, on a machine that is busy
 # What every process needs is imported once, in one of which the others are copies.
 _PRELOADED = [__name__, "torch._dynamo", "networkx", "onnxruntime"]
@@ -103,7 +104,7 @@ def _answer_of(connection: Connection, instance: Instance) -> dict[str, Any] | N
         if not connection.poll(_START):
             return {"result": "error", "message": f"its process did not begin within {_START:.0f} s"}
         connection.recv()
-        if not connection.poll(instance.timeout + _GRACE):
+        if not connection.poll(min(instance.timeout + _GRACE, _LONGEST)):
             return {"result": "timeout", "time": instance.timeout + _GRACE}
         answer: dict[str, Any] = connection.recv()
     except EOFError:

@@ -151,7 +151,7 @@ def pull_back(node: Node, rows: Windows) -> tuple[Sequence[Windows], Tensor | fl
         case Shifted(constant=constant) if bool(constant.isfinite().all()):
             return [rows], _constant(rows.inside(), constant)
         case Sum():
-            return [rows if factor == 1 else _times(rows, factor) for factor in node.factors], 0.0
+            return [_times(rows, factor) for factor in node.factors], 0.0
         case Bent():
             return _between(node.own_lines, rows)
     return None
@@ -202,6 +202,8 @@ def _times(rows: Windows, factor: float | Tensor) -> Windows:
     if isinstance(factor, Tensor):
         factor = _batched(factor, rows)
         factor = factor if _is_of_channels(factor) else rows.chosen(factor)[:, None]
+    elif factor == 1:
+        return rows
     return rows._replace(values=rows.values * factor)
 
 
