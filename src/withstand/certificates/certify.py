@@ -61,8 +61,8 @@ class Certifier:
     Args:
         model: Maps images in [0, 1] to logits (batch, classes). It is copied; later changes of it
             are not seen.
-        method: The domain to bound with; or ``"best"``: box_ball, and linear for what that does not prove,
-            where it takes at most ``bounding.MOST_WORK`` multiplications an image.
+        method: Of ``METHODS``, what to bound with; ``"best"`` is box_ball, and linear for what that does not
+            prove, where it takes at most ``bounding.MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
         batch_size: Examples at a time; by default what suits the model's device.
         timeout: Seconds an image, at each epsilon, that branch and bound may take; what it proves depends on
@@ -245,10 +245,10 @@ def certify(
         labels: Integer tensor (batch,).
         norm: 1, 2 or inf; also as ``"l1"``, ``"l2"``, ``"linf"``.
         epsilon: At least 0, in [0, 1] units; a float (or ``"8/255"``), or a tensor (batch,).
-        method: The domain to bound with; or ``"best"``: box_ball, and linear for what that does not prove,
-            where it takes at most ``bounding.MOST_WORK`` multiplications an image.
+        method: Of ``METHODS``, what to bound with; ``"best"`` is box_ball, and linear for what that does not
+            prove, where it takes at most ``bounding.MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
-        timeout: Seconds an image that branch and bound may take.
+        timeout: Seconds an image that branch and bound may take; others take what they need.
 
     Returns:
         Margin and decision of each image.
@@ -280,8 +280,8 @@ def certified_radius(
         images: Float tensor (batch, …) in [0, 1].
         labels: Integer tensor (batch,).
         norm: 1, 2 or inf.
-        method: The domain to bound with; or ``"best"``: box_ball, and linear for what that does not prove,
-            where it takes at most ``bounding.MOST_WORK`` multiplications an image.
+        method: Of ``METHODS``, what to bound with; ``"best"`` is box_ball, and linear for what that does not
+            prove, where it takes at most ``bounding.MOST_WORK`` multiplications an image.
         clip: Whether the attacker keeps to [0, 1].
         tolerance: How far below the largest certifiable epsilon it may stay, relative; in (0, 1).
         timeout: Seconds an image, at each of some ten epsilons, that branch and bound may take.

@@ -61,6 +61,7 @@ class Verdict:
 
     @override
     def __repr__(self) -> str:
+        bound = f", bound {self.bound:.4g}" if math.isfinite(self.bound) else ""
         splits = f", {self.num_splits} splits" if self.num_splits else ""
         reason = f": {self.reason}" if self.reason else ""
-        return f"Verdict({self.result} after {self.seconds:.2f} s, bound {self.bound:.4g}{splits}{reason})"
+        return f"Verdict({self.result} after {self.seconds:.2f} s{bound}{splits}{reason})"

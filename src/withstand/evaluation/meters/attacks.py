@@ -223,7 +223,7 @@ class Certificate(Meter):
     def describe(self) -> str:
         """A sentence of its settings, for a report."""
         pixels = "images in [0, 1]" if self.clip else "images of any pixels"
-        within = f" in {self.timeout:g} s an image" if self.method == "branch-and-bound" else ""
+        within = f", at most {self.timeout:g} s an image," if self.method == "branch-and-bound" else ""
         return (
             f"Proven by {_BOUNDS[self.method]}{within} for all {pixels} within {norms.label(self.norm)} "
             "epsilon, in float64 with guaranteed operator norms"

@@ -162,6 +162,7 @@ FAMILIES = (
     Family("certified: box (IBP)", _certified(math.inf, "box"), settles=True),
     CERTIFIED,
     Family("certified: box and ball (BCP)", _certified(2.0, "box_ball")),
+    Family("certified: linear (CROWN-IBP)", _certified(math.inf, "linear")),
     Family(
         "Gaussian moments: first activation", _minimising(lambda: GaussianExpectation(_STD)), settles=True
     ),
