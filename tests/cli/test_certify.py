@@ -227,7 +227,7 @@ def test_certify_says_what_to_do_on_bad_input(
     on_run = ["certify", str(run)]
     assert "--norm=2 --epsilons=[0.5,1.58]" in failed(capsys, *on_run)
     assert "--epsilons" in failed(capsys, *on_run, "--norm=2")
-    assert "for the norms l2 and linf" in failed(capsys, *on_run, "--norm=1", "--epsilons=[0.1]")
+    assert "for the norms l1, l2 and linf" in failed(capsys, *on_run, "--norm=3", "--epsilons=[0.1]")
     assert "at least 0" in failed(capsys, *on_run, "--norm=2", "--epsilons=[-0.1]")
     assert "did you mean '--epsilons'" in failed(capsys, *on_run, "--norm=2", "--epsilon=[0.1]")
     assert "--evaluation.num_examples=50" in failed(

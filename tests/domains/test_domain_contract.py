@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from withstand.core import norms
-from withstand.domains import Ball, BoxBall, DomainName, Region, input_set
+from withstand.domains import Ball, BoxBall, DomainName, LastLayer, Linear, Region, input_set
+from withstand.domains.linear.backward import all_before
+from withstand.domains.linear.curved import Curved
 from withstand.operators import OperatorNorms
 
 if TYPE_CHECKING:
@@ -266,8 +268,15 @@ def test_domain_gradients_are_those_of_finite_differences(
     before = [parameter.detach().clone() for parameter in parameters]
     upstream = torch.randn(3, 4, dtype=torch.float64)
 
+    def last_layer() -> LastLayer:
+        return net.program.run_to_last_layer(input_set(images, 2.0, 0.2, domain, clip=True), exact)
+
+    features = last_layer().features
+    if isinstance(features, Linear) and any(isinstance(node, Curved) for node in all_before(features.node)):
+        pytest.skip("where a line touches a smooth function is held still in gradients")
+
     def loss() -> Tensor:
-        last = net.program.run_to_last_layer(input_set(images, 2.0, 0.2, domain, clip=True), exact)
+        last = last_layer()
         differences = last.differences(labels)
         return (differences * upstream[:, : differences.shape[1]]).sum()
 

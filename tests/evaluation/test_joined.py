@@ -180,11 +180,12 @@ def test_joined_attack_breaks_what_a_smaller_epsilon_broke(
 def test_joined_certificate_must_agree_with_former_radii(
     linear: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    certificate = Certificate(2, [0.1], radius=True)
+    certificate = Certificate(2, [0.1], method="box_ball", radius=True)
     evaluate(linear, tiny_dataset, [certificate], out=tmp_path)
-    change(tmp_path, 7, **{"\tcolumns\tradius-l2": 0.15})
+    change(tmp_path, 7, **{"\tcolumns\tradius-box-ball-l2": 0.15})
+    larger = replace(certificate, epsilons=[0.3], radius=False)
     with pytest.raises(CertificateError, match=r"smaller certified radius \(index 7\)"):
-        evaluate(linear, tiny_dataset, [certificate, Certificate(2, [0.3])], out=tmp_path)
+        evaluate(linear, tiny_dataset, [certificate, larger], out=tmp_path)
 
 
 def test_interruption_loses_nothing(

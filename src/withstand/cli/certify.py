@@ -115,7 +115,7 @@ class Request:
         """Of each method what is asked for; nothing where none is."""
         methods = self.method.split(",") if isinstance(self.method, str) else self.method or []
         if self.timeout is not None and methods and "branch-and-bound" not in map(str.strip, methods):
-            raise RecipeError("--timeout is of --method=branch-and-bound alone; leave it out, or ask for that.")
+            raise RecipeError("--timeout is of --method=branch-and-bound alone; leave it out or ask for it.")
         return [{"method": method.strip()} for method in methods] or [{}]
 
 

@@ -5,7 +5,7 @@ the interval, and so leaves the least area: a tangent there, or one through an e
 Zhang et al., NeurIPS 2018, and Singh et al., POPL 2019, for S-shaped functions). The line above is that
 of the function upside down. How a slope is chosen proves nothing; any has its offset, the least of f(x) -
 slope · x, which is bounded from below by tangents, or by steepest slopes where no more is known, and less
-a few units of rounding.
+a few units of rounding. For gradients the place where a line touches is held still.
 """
 
 from __future__ import annotations
