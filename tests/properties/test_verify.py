@@ -79,7 +79,7 @@ def test_single_point_that_is_not_proven_is_unknown() -> None:
 
 
 def test_counterexample_that_only_float64_sees_is_unknown_with_its_reason() -> None:
-    verdict = ws.verify(Affine(away=1e8), stated("(>= Y_0 0.2)"), timeout=30)
+    verdict = ws.verify(Affine(away=1e8), stated("(>= Y_0 0.2)"), timeout=3)
     assert verdict.result == "unknown"
     assert "float64 and none in float32" in verdict.reason
     assert ws.verify(Affine(away=1e8).double(), stated("(>= Y_0 0.2)"), timeout=30).result == "sat"

@@ -77,6 +77,8 @@ def verify_module(
     bound = min((proof.bound for proof in proofs), default=math.inf)
     splits = sum(proof.num_splits for proof in proofs)
     result = _result(proofs)
+    if result == "timeout" and checked.doubt:  # which no more time would settle
+        result = "unknown"
     reason = checked.doubt if result == "unknown" else ""
     counterexample = checked.counterexample if result == "sat" else None
     return Verdict(result, counterexample, time.monotonic() - begun, bound, splits, reason)
