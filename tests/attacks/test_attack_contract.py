@@ -54,6 +54,8 @@ def test_attack_result_is_near_in_range_and_detached(attack: Attack, net: nn.Mod
 
 # On purpose far: a budget larger than any distance is warned of.
 @pytest.mark.filterwarnings("ignore:epsilon .* lets an attack turn")
+# Of a budget that float32 rounds to 0 a library makes NaN; then the image is left as it was, which is said.
+@pytest.mark.filterwarnings("ignore:An attack made NaN of")
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     epsilon=st.floats(0, 2),
