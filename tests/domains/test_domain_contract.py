@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from withstand.core import norms
-from withstand.domains import Ball, BoxBall, DomainName, LastLayer, Linear, Region, input_set
-from withstand.domains.linear.backward import all_before
-from withstand.domains.linear.curved import Curved
+from withstand.domains import Ball, BoxBall, DomainName, LastLayer, Region, input_set
+from withstand.domains.linear import curved
 from withstand.operators import OperatorNorms
 
 if TYPE_CHECKING:
@@ -261,8 +260,10 @@ def test_domain_gradients_reach_all_weights(net: Net, domain: DomainName, exact:
 
 
 def test_domain_gradients_are_those_of_finite_differences(
-    net: Net, domain: DomainName, exact: OperatorNorms
+    net: Net, domain: DomainName, exact: OperatorNorms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Slopes are wrong by what the search for a tangent leaves; divided by a small step that is much.
+    monkeypatch.setattr(curved, "_STEPS", 34)
     images, labels = net.images(3), _labels(3, 3)
     parameters: list[Tensor] = list(net.model.parameters())
     before = [parameter.detach().clone() for parameter in parameters]
@@ -270,10 +271,6 @@ def test_domain_gradients_are_those_of_finite_differences(
 
     def last_layer() -> LastLayer:
         return net.program.run_to_last_layer(input_set(images, 2.0, 0.2, domain, clip=True), exact)
-
-    features = last_layer().features
-    if isinstance(features, Linear) and any(isinstance(node, Curved) for node in all_before(features.node)):
-        pytest.skip("where a line touches a smooth function is held still in gradients")
 
     def loss() -> Tensor:
         last = last_layer()

@@ -11,8 +11,10 @@ from typing import Final, Literal, TypeAlias, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from withstand.attacks import PGD, margin
 from withstand.certificates.margins import rounding_allowance, worst_of
 from withstand.certificates.tighter import branched_differences, optimised_differences
+from withstand.core.answers import is_correct
 from withstand.core.deadlines import until
 from withstand.core.setting_rules import POSITIVE
 from withstand.domains import DomainName, Linear, ProgramCache, input_set, require_set
@@ -31,6 +33,8 @@ MOST_WORK: Final = 10**10
 
 TIMEOUT: Final = 10.0
 """Seconds an image that branch and bound may take."""
+
+_ATTACK_STEPS = 20
 
 # By each but the first only what is not proven yet is bounded. Neither box nor ball is tighter than box_ball.
 _STAGES: Final[Mapping[Method, Sequence[Method]]] = MappingProxyType(
@@ -116,7 +120,11 @@ class Bounder:
         """The worst margins by one method, and those of the images themselves, (batch,) each."""
         value = input_set(images, norm, epsilon, _domain_of(stage), clip=self._clip)
         last = self._programs.of(model, images).run_to_last_layer(value, self._norms)
-        differences, logits = self._differences(stage, model, last, labels), last.logits
+        logits = last.logits
+        if stage == "branch-and-bound" and _is_broken(model, images, labels, norm, float(epsilon)):
+            differences = last.differences(labels)  # of which no search would prove more
+        else:
+            differences = self._differences(stage, model, last, labels)
         bounds = worst_of(differences + rounding_allowance(logits, labels), labels)
         clean = worst_of(logits - logits.gather(1, labels[:, None]), labels)
         return bounds.where(bounds.isfinite(), -math.inf), clean
@@ -130,6 +138,14 @@ class Bounder:
                 with until(time.monotonic() + self._timeout):
                     return branched_differences(last, labels, last.differences(labels), model)
         return last.differences(labels)
+
+
+def _is_broken(model: nn.Module, image: Tensor, label: Tensor, norm: float, epsilon: float) -> bool:
+    """Whether a short attack on one image finds one of another class; it draws no random numbers."""
+    attack = PGD(
+        norm=norm, epsilon=epsilon, num_steps=_ATTACK_STEPS, loss=margin, random_start=False, keep_best=True
+    )
+    return not bool(is_correct(model(attack(model, image, label)), label).all())
 
 
 def _domain_of(stage: Method) -> DomainName:

@@ -212,7 +212,9 @@ class _Attempt:
         _, groups = torch.unique(self.goal.groups[is_open], return_inverse=True)
         left = Goal(self.goal.weight[is_open], self.goal.bias[is_open], groups)
         varies = (self.lower < self.upper).flatten()
-        if not bool(varies.any()):  # a single point, which was bounded
+        middle = _rows(self.model, left, (self.lower + (self.upper - self.lower) / 2)[None])
+        # Nothing is proven of a set with answers such as NaN, nor of a single point, which was bounded.
+        if not bool(varies.any()) or not bool(middle.isfinite().all()):
             return Branched(-math.inf, 0, None, is_complete=True)
         if int(varies.sum()) <= _FEW_INPUTS:
             ends = self.lower.flatten()[varies], self.upper.flatten()[varies]

@@ -5,7 +5,7 @@ the interval, and so leaves the least area: a tangent there, or one through an e
 Zhang et al., NeurIPS 2018, and Singh et al., POPL 2019, for S-shaped functions). The line above is that
 of the function upside down. How a slope is chosen proves nothing; any has its offset, the least of f(x) -
 slope · x, which is bounded from below by tangents, or by steepest slopes where no more is known, and less
-a few units of rounding. For gradients the place where a line touches is held still.
+a few units of rounding.
 """
 
 from __future__ import annotations
@@ -126,11 +126,11 @@ class _Side:
     def stretches(self, ends: Ends) -> list[Ends]:
         """Where it is convex between the ends, just inside each stretch; empty ones have crossed ends."""
         assert self.function.curvature is not None
-        lower, upper = (end.detach() for end in ends)
+        lower, upper = ends
         cut = []
         for start, stop in self.function.curvature.stretches(convex=self.sign > 0):
             first, last = _between(lower, start, upper), _between(lower, stop, upper)
-            cut.append((first.nextafter(upper), last.nextafter(lower)))
+            cut.append((_next_to(first, upper), _next_to(last, lower)))
         return [(first, last) for first, last in cut if bool((first < last).any())]
 
     def steepest(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,12 +211,14 @@ def _touching(side: _Side, ends: Ends, stretch: Ends) -> _Tangents:
     crosses_lower, crosses_upper = _crossed(side, ends, place)
     moves = (first < last) & (crosses_lower ^ crosses_upper)
     if bool(moves.any()):  # away from the end that is crossed, no farther than it takes
-        crosses, far = crosses_lower[moves], last.where(crosses_lower, first)[moves]
+        crosses, far = crosses_lower[moves], last.where(crosses_lower, first)[moves].detach()
         part = lower[moves], upper[moves]
-        _, met = _bisected(place[moves], far, lambda x: torch.where(crosses, *_crossed(side, part, x)))
+        _, met = _bisected(
+            place[moves].detach(), far, lambda x: torch.where(crosses, *_crossed(side, part, x))
+        )
+        # The line goes through an end now: so the place is stationary, and a constant.
         place = place.masked_scatter(moves, met)
         crosses_lower, crosses_upper = _crossed(side, ends, place)
-    # Where it is not in the middle, the line goes through an end: so the place is stationary, and a constant.
     place = middle.where(place == middle, place)
     end = lower.where(place > middle, upper)
     through_end = (side.value(end) - side.value(place)) / (end - place).where(end != place, 1.0)
@@ -228,6 +230,7 @@ def _touching(side: _Side, ends: Ends, stretch: Ends) -> _Tangents:
 
 def _crossed(side: _Side, ends: Ends, place: Tensor) -> tuple[Tensor, Tensor]:
     """Whether the tangent at a place is above the function at the lower end, and at the upper one."""
+    place = place.detach()
     value, slope = side.value_and_slope(place)
     slack = _ROUNDING * torch.finfo(place.dtype).eps * (value.abs() + (slope * place).abs())
     lower, upper = (
@@ -299,6 +302,11 @@ def _bisected(near: Tensor, far: Tensor, is_before: Callable[[Tensor], Tensor]) 
         before, after = half.where(is_half_before, before), after.where(is_half_before, half)
         near, far = middle.where(is_half_before, near), far.where(is_half_before, middle)
     return near, far
+
+
+def _next_to(place: Tensor, other: Tensor) -> Tensor:
+    """The next number from a place towards another one, which moves as the place does."""
+    return place + (place.detach().nextafter(other.detach()) - place.detach())
 
 
 def _between(lower: Tensor, place: float, upper: Tensor) -> Tensor:
