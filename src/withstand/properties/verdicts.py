@@ -38,7 +38,7 @@ class Verdict:
 
     Attributes:
         result: ``"unsat"``: no counter-example exists, the property is proven; ``"sat"``: there is one;
-            ``"unknown"``: all that was to be tried was; ``"timeout"``: time was up.
+            ``"unknown"``: all ways were tried, or rounding decides; ``"timeout"``: time was up.
         counterexample: Where the result is sat.
         seconds: That it took.
         bound: A lower bound of the margin by which the property holds, the least of all boxes; above 0 where

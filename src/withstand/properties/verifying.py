@@ -77,7 +77,7 @@ def verify_module(
     bound = min((proof.bound for proof in proofs), default=math.inf)
     splits = sum(proof.num_splits for proof in proofs)
     result = _result(proofs)
-    if result == "timeout" and checked.doubt:  # which no more time would settle
+    if result == "timeout" and checked.doubt:  # which more time seldom settles
         result = "unknown"
     reason = checked.doubt if result == "unknown" else ""
     counterexample = checked.counterexample if result == "sat" else None

@@ -18,7 +18,7 @@ _TEXTS = PROSE["verification"]
 _MEANINGS = {
     "unsat": "proven",
     "sat": "refuted by a counter-example",
-    "unknown": "all that is tried was",
+    "unknown": "all ways were tried, or rounding decides",
     "timeout": "time was up",
     "error": "could not be run",
 }

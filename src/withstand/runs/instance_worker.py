@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 import multiprocessing
@@ -31,7 +32,7 @@ _GRACE = 2.0  # seconds beyond its own that a process has before it is ended
 _LONGEST = 2.0e6  # seconds that a connection can be waited for
 _START = 120.0  # seconds that a process may take to begin, on a machine that is busy
 # What every process needs is imported once, in one of which the others are copies.
-_PRELOADED = [__name__, "torch._dynamo", "networkx", "onnxruntime"]
+_PRELOADED = [__name__, "torch.export._trace", "onnx", "onnxruntime"]
 
 
 def run_instance(instance: Instance) -> tuple[InstanceRow, str]:
@@ -125,6 +126,7 @@ def _ended(process: Any) -> Iterator[None]:
 
 def _work(connection: Connection, instance: Instance) -> None:
     """In the process: verifies, and sends what came of it."""
+    gc.freeze()  # else a collection goes through, and so copies, all that is shared with the first process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever waits ends this process
     connection.send("begun")
     begun = time.monotonic()
