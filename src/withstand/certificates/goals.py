@@ -1,11 +1,18 @@
-"""What is to be proven of a network's outputs, and what came of it."""
+"""What is to be proven of a network's outputs, bounds of that over a set, and what came of it."""
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+from withstand.domains import LastLayer
+from withstand.domains.linear.slopes import Functions
+
+ROUNDING = 1e-12
+"""Of the sizes of what is added up in a row: a margin below it is rounding."""
 
 
 class Goal(NamedTuple):
@@ -44,6 +51,32 @@ class Goal(NamedTuple):
         if not self.num_groups:
             return rows.new_full((len(rows),), torch.inf)
         return self.group_margins(rows).amin(dim=1)
+
+
+def functions_of(last: LastLayer, weight: Tensor, bias: Tensor) -> Functions:
+    """Functions of the outputs as ones of the features, less what of rounding is accounted for.
+
+    Args:
+        last: What a batch of sets became before the last layer.
+        weight: Float64 tensor (functions, outputs).
+        bias: Float64 tensor (functions,).
+    """
+    if last.bias is not None:
+        bias = weight @ last.bias + bias
+    weight = weight @ last.weight
+    sizes = weight.abs() @ last.features.center.abs().amax(0) + bias.abs()
+    return Functions(weight, bias - ROUNDING * sizes)
+
+
+def least_rows(last: LastLayer, functions: Functions) -> Tensor:
+    """Sound lower bounds (batch, functions) over the sets; minus infinity where there is none."""
+    weight, bias, _ = functions
+    center = last.features.center
+    # Row i falls by as much as class i + 1, whose weights are its negated, gains on class 0, which has none.
+    against = torch.cat([torch.zeros_like(weight[:1]), -weight])
+    labels = torch.zeros(len(center), dtype=torch.int64, device=weight.device)
+    bounds = center @ weight.T + bias - last.features.worst_differences(against, labels)[:, 1:]
+    return bounds.where(bounds.isfinite(), -math.inf)
 
 
 ProofVerdict: TypeAlias = Literal["proven", "refuted", "unknown", "timeout"]

@@ -8,15 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from withstand.certificates.goals import Goal
+from withstand.certificates.goals import ROUNDING, Goal, functions_of, least_rows
 from withstand.core.deadlines import OutOfTime, until
 from withstand.core.numerics import numerics
-from withstand.domains import Box, LastLayer, ProgramCache
+from withstand.domains import Box, ProgramCache
 from withstand.domains.linear.linear import Linear
 from withstand.domains.linear.linear_inputs import Interval
 from withstand.operators import GuaranteedNorms
 
-_ROUNDING = 1e-12  # of the sizes of what is added up in a row: a margin below it is rounding
 _AT_ONCE = 2**16  # input values
 _MOST_ROWS = 256  # different functions of the outputs; of more, each box is better bounded for its own
 
@@ -48,23 +47,11 @@ def bounds_of_many(
             for start in range(0, len(goals), size):
                 box = Box(lower[start : start + size], upper[start : start + size])
                 last = program.run_to_last_layer(Linear.of(Interval(*box.ends), box), norms)
-                for index, rows in enumerate(_least_rows(last, weight), start):
+                functions = functions_of(last, weight, torch.zeros_like(weight[:, 0]))
+                for index, least in enumerate(least_rows(last, functions), start):
                     goal = goals[index]
-                    own = rows[rows_of[index]]
-                    own = own + goal.bias - _ROUNDING * goal.bias.abs()
-                    bounds[index] = float(goal.margins(own.where(own.isfinite(), -math.inf)[None])[0])
+                    own = least[rows_of[index]] + goal.bias - ROUNDING * goal.bias.abs()
+                    bounds[index] = float(goal.margins(own[None])[0])
         except OutOfTime:
             pass
     return bounds
-
-
-def _least_rows(last: LastLayer, functions: Tensor) -> Tensor:
-    """Lower bounds (boxes, functions) of linear functions (functions, outputs) of the outputs."""
-    weight = functions @ last.weight
-    bias = torch.zeros_like(weight[:, 0]) if last.bias is None else functions @ last.bias
-    # A row falls by as much as a class gains, whose weights are its negated, on one that has none.
-    against = torch.cat([torch.zeros_like(weight[:1]), -weight])
-    center = last.features.center
-    labels = torch.zeros(len(center), dtype=torch.int64, device=weight.device)
-    fall = last.features.worst_differences(against, labels)[:, 1:]
-    return center @ weight.T + bias - fall - _ROUNDING * (center.abs() @ weight.abs().T + bias.abs())

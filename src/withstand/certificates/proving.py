@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from withstand.certificates.boxes import Planes, split_boxes
 from withstand.certificates.branching import branched
-from withstand.certificates.goals import Goal, Proof, ProofVerdict
+from withstand.certificates.goals import Goal, Proof, ProofVerdict, functions_of, least_rows
 from withstand.certificates.splits import Branched
 from withstand.core.deadlines import OutOfTime, is_time_up, require_time, until
 from withstand.core.numerics import numerics
@@ -26,11 +26,9 @@ from withstand.domains.linear.backward import pulled_back
 from withstand.domains.linear.linear import Linear
 from withstand.domains.linear.linear_inputs import Interval
 from withstand.domains.linear.nodes import Ends, Rows
-from withstand.domains.linear.slopes import Functions
 from withstand.graph.program import Program
 from withstand.operators import GuaranteedNorms
 
-_ROUNDING = 1e-12  # of the sizes of what is added up in a row: a margin below it is rounding
 _NUM_STARTS = 32
 _NUM_ATTACKS = 5  # each from other starts
 _PASS = 0.2  # seconds that a pass of all starts may take
@@ -200,7 +198,7 @@ class _Attempt:
         sets: list[Region] = [box, Linear.of(Interval(*box.ends), box)]
         for value in sets:
             last = self._program.run_to_last_layer(value, self._norms)
-            self.rows = torch.maximum(self.rows, _row_bounds(last, self.goal))
+            self.rows = torch.maximum(self.rows, least_rows(last, functions_of(last, *self.goal[:2]))[0])
             self.bound = float(self.goal.margins(self.rows[None])[0])
             if self.bound > 0:
                 break
@@ -220,14 +218,14 @@ class _Attempt:
             ends = self.lower.flatten()[varies], self.upper.flatten()[varies]
             return split_boxes(*ends, left, partial(self._planes, left, varies), partial(self._check, varies))
         assert isinstance(last.features, Linear)
-        every = torch.ones_like(varies)
-        return branched(last.features, _functions(last, left), left.groups, partial(self._check, every))
+        functions, every = functions_of(last, *left[:2]), torch.ones_like(varies)
+        return branched(last.features, functions, left.groups, partial(self._check, every))
 
     def _planes(self, goal: Goal, varies: Tensor, lower: Tensor, upper: Tensor) -> Planes:
         """Functions below a goal's rows over boxes of the inputs that vary."""
         box = Box(self._whole(varies, lower), self._whole(varies, upper))
         last = self._program.run_to_last_layer(Linear.of(Interval(*box.ends), box), self._norms)
-        features, functions = last.features, _functions(last, goal)
+        features, functions = last.features, functions_of(last, *goal[:2])
         assert isinstance(features, Linear)
         boxes, rows = len(lower), len(goal.bias)
         owner = torch.arange(boxes, device=lower.device).repeat_interleave(rows)
@@ -260,20 +258,3 @@ class _Attempt:
     @cached_property
     def _program(self) -> Program:
         return ProgramCache().of(self.model, self.lower[None])
-
-
-def _functions(last: LastLayer, goal: Goal) -> Functions:
-    """The goal's rows as functions of the features, less what of rounding is accounted for."""
-    weight = goal.weight @ last.weight
-    bias = goal.bias if last.bias is None else goal.weight @ last.bias + goal.bias
-    return Functions(weight, bias - _ROUNDING * (weight.abs() @ last.features.center[0].abs() + bias.abs()))
-
-
-def _row_bounds(last: LastLayer, goal: Goal) -> Tensor:
-    """Sound lower bounds of the rows (rows,) over a set (batch 1); minus infinity where there is none."""
-    weight, bias, _ = _functions(last, goal)
-    # Row i falls by as much as class i + 1, whose weights are its negated, gains on class 0, which has none.
-    label = torch.zeros(1, dtype=torch.int64, device=weight.device)
-    fall = last.features.worst_differences(torch.cat([torch.zeros_like(weight[:1]), -weight]), label)[0, 1:]
-    bounds = weight @ last.features.center[0] + bias - fall
-    return bounds.where(bounds.isfinite(), -math.inf)

@@ -193,7 +193,7 @@ class Lines(NamedTuple):
 
     def pull_back(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """As of a node."""
-        return self.made(lambda line: chosen(line, rows.owner)).applied(rows.values)
+        return self.made(lambda line: chosen(line, rows.owner)).applied(rows.values, along)
 
     def made(self, function: Callable[[Tensor], Tensor]) -> Lines:
         """A function of each of them."""
@@ -202,16 +202,18 @@ class Lines(NamedTuple):
             function(self.lower_slope), offset, function(self.upper_slope), function(self.upper_offset)
         )
 
-    def applied(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def applied(self, values: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """As of a node: a coefficient above 0 takes the lower line, one below the upper.
 
         Args:
             values: Of the rows whose lines these are, (rows, …).
+            product: Of each row and a constant, such as ``along``.
         """
+        below = values.clamp_max(0)
         back = values * torch.where(values > 0, self.lower_slope, self.upper_slope)
-        constant = along(values.clamp_max(0), self.upper_offset)
+        constant = product(below, self.upper_offset)
         if self.lower_offset is not None:
-            constant = constant + along(values.clamp_min(0), self.lower_offset)
+            constant = constant + product(values - below, self.lower_offset)
         return back, constant
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from withstand.domains.linear.linear_inputs import InputSet
-from withstand.domains.linear.nodes import Affine, Bent, Lines, Node, Rows, Shifted, Sum
+from withstand.domains.linear.nodes import Affine, Bent, Node, Rows, Shifted, Sum
 from withstand.operators import Convolution, Diagonal, Shape
 
 
@@ -153,7 +153,9 @@ def pull_back(node: Node, rows: Windows) -> tuple[Sequence[Windows], Tensor | fl
         case Sum():
             return [_times(rows, factor) for factor in node.factors], 0.0
         case Bent():
-            return _between(node.own_lines, rows)
+            lines = node.own_lines.made(lambda line: rows.chosen(line)[:, None])
+            back, constant = lines.applied(rows.values, _along)
+            return [rows._replace(values=back)], constant.flatten()
     return None
 
 
@@ -166,17 +168,6 @@ def least(inputs: InputSet, rows: Windows) -> Tensor:
     """
     values = rows.inside().values.expand(len(rows.start), *[-1] * (rows.values.dim() - 1))
     return inputs.cut(rows.owner, rows.chosen).least_of_examples(values).flatten()
-
-
-def _between(lines: Lines, rows: Windows) -> tuple[Sequence[Windows], Tensor]:
-    """As ``Lines.pull_back``."""
-    lower_slope, lower_offset, upper_slope, upper_offset = lines.made(lambda line: rows.chosen(line)[:, None])
-    values = rows.values
-    back = values * torch.where(values > 0, lower_slope, upper_slope)
-    constant = _along(values.clamp_max(0), upper_offset)
-    if lower_offset is not None:
-        constant = constant + _along(values.clamp_min(0), lower_offset)
-    return [rows._replace(values=back)], constant.flatten()
 
 
 def _through(operator: Convolution, rows: Windows, shape: Shape) -> Windows:

@@ -22,7 +22,7 @@ from withstand.core.deadlines import is_time_up
 from withstand.domains.linear.backward import Pulls, all_before, pulled_back
 from withstand.domains.linear.casting import nodes_in, value_in
 from withstand.domains.linear.linear_inputs import InputSet
-from withstand.domains.linear.nodes import Bent, Ends, Lines, Node, Rows, chosen
+from withstand.domains.linear.nodes import Bent, Ends, Lines, Node, Rows, along, chosen
 
 _SLOPE_RATE, _MULTIPLIER_RATE, _SHARE_RATE = 0.1, 0.1, 0.1
 _DECAY = 0.97  # of the rates, a step
@@ -81,27 +81,26 @@ class Tuned:
     """A bent node between lines of each row's own.
 
     Args:
-        lines: Those of the node, (rows or 1, *shape).
-        ends: Of the value before it, (rows or 1, *shape).
-        slope: Of the lower lines, (rows, *shape).
+        lines: (rows or 1, *shape); the lower slopes (rows, *shape).
+        ends: Of the value before the node, (rows or 1, *shape).
         multiplier: b, (rows, *shape).
     """
 
     lines: Lines
     ends: Ends
-    slope: Tensor
     multiplier: Tensor
+
+    @property
+    def slope(self) -> Tensor:
+        """Of the lower lines."""
+        return self.lines.lower_slope
 
     def pull_back(self, rows: Rows) -> tuple[Sequence[Tensor], Tensor]:
         """As of a node."""
-        values, lines, multiplier = rows.values, self.lines, self.multiplier
-        self.seen = values.detach()
-        is_above = values > 0
-        back = values * torch.where(is_above, self.slope, lines.upper_slope) - multiplier
-        lower_offset = 0.0 if lines.lower_offset is None else lines.lower_offset
-        offset = torch.where(is_above, lower_offset, lines.upper_offset)
-        nearest = torch.where(multiplier > 0, *self.ends)
-        return [back], norms.flat(values * offset + multiplier * nearest).sum(1)
+        self.seen = rows.values.detach()
+        back, constant = self.lines.applied(rows.values, along)
+        nearest = torch.where(self.multiplier > 0, *self.ends)
+        return [back - self.multiplier], constant + norms.flat(self.multiplier * nearest).sum(1)
 
 
 class Bounds(NamedTuple):
@@ -275,7 +274,7 @@ def _steepest(part: Tuned, gradient: Tensor) -> Tensor:
 def _tuned(node: Bent, ends: Ends, slope: Tensor, multiplier: Tensor) -> Tuned:
     lines, is_free = node.lines(ends), node.has_free_slope(ends)
     slope = torch.where(is_free, slope.to(ends[0]).clamp(0, 1), lines.lower_slope)
-    return Tuned(lines, ends, slope, multiplier.to(ends[0]).clone())
+    return Tuned(lines._replace(lower_slope=slope), ends, multiplier.to(ends[0]).clone())
 
 
 def _bounds(record: Record, tuned: Sequence[Tuned], functions: Functions, owner: Tensor) -> Bounds:
