@@ -53,7 +53,7 @@ def step_cost(network: str, batch_size: int, rounds: int) -> dict[str, dict[str,
 
     def train(loss: Callable[[], Tensor]) -> None:
         optimizer.zero_grad()
-        loss().backward()  # type: ignore[no-untyped-call]
+        loss().backward()
         optimizer.step()
 
     def of(objective: Certified | CrossEntropy) -> Callable[[], None]:
@@ -109,7 +109,7 @@ def _peak(worst: Callable[[], Tensor], labels: Tensor) -> float:
     """The largest sum of bytes that torch's allocator held at once, forward and backward."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         loss = F.cross_entropy(worst(), labels)
-        loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]  # of the box, which both share
+        loss.backward(retain_graph=True)  # of the box, which both share
     assert record.profiler is not None
     assert record.profiler.kineto_results is not None
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]

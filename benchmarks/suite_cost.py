@@ -149,7 +149,7 @@ def trained(dataset: Dataset) -> nn.Module:
     optimizer = torch.optim.Adam(model.parameters())
     for images, labels in batches(dataset.train, 128, order=epoch_order(len(dataset.train), seed=0, epoch=0)):
         optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(model(images), labels).backward()
         optimizer.step()
     return model
 

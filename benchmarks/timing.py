@@ -41,7 +41,7 @@ def training_step(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) 
 
     def step() -> None:
         optimizer.zero_grad()
-        loss().backward()  # type: ignore[no-untyped-call]
+        loss().backward()
         optimizer.step()
 
     return step

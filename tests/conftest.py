@@ -72,7 +72,7 @@ def tiny_model() -> nn.Module:
     )
 
 
-class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Waits(TorchDispatchMode):
     """Notes what would make the host wait for an accelerator.
 
     These are values read back, sizes that depend on data, and numbers copied over.

@@ -38,7 +38,7 @@ def _trained() -> tuple[nn.Sequential, Batch]:
             rows = slice(20 * step, 20 * step + 20)
             noisy = (images[rows] + 0.1 * torch.randn_like(images[rows])).clamp(0, 1)
             optimizer.zero_grad()
-            F.cross_entropy(model(noisy), labels[rows]).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(model(noisy), labels[rows]).backward()
             optimizer.step()
     return model.eval(), Batch(images[1500:1516], labels[1500:1516])
 

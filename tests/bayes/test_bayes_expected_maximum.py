@@ -76,7 +76,7 @@ def test_expected_maximum_of_a_single_entry_is_exact() -> None:
     for value in (1e-20, 0.3, 1e20):
         stds = torch.tensor([value], requires_grad=True)
         maximum = expected_maximum(stds)
-        maximum.backward()  # type: ignore[no-untyped-call]
+        maximum.backward()
         assert stds.grad is not None
         assert maximum.item() == pytest.approx(ROOT * value, rel=5e-6)
         assert stds.grad.item() == pytest.approx(ROOT, rel=5e-6)
@@ -133,7 +133,7 @@ def test_expected_maximum_is_not_changed_by_entries_of_zero() -> None:
 def test_expected_maximum_of_all_zero_is_zero_with_a_gradient_of_zero(dtype: torch.dtype) -> None:
     stds = torch.zeros(4, 5, dtype=dtype, requires_grad=True)
     maximum = expected_maximum(stds)
-    maximum.backward()  # type: ignore[no-untyped-call]
+    maximum.backward()
     assert stds.grad is not None
     assert maximum.item() == 0
     assert (stds.grad == 0).all()
@@ -143,7 +143,7 @@ def test_expected_maximum_of_all_zero_is_zero_with_a_gradient_of_zero(dtype: tor
 def test_expected_maximum_reports_what_is_not_finite(bad: float) -> None:
     stds = torch.tensor([0.1, bad, 0.3], requires_grad=True)
     maximum = expected_maximum(stds)
-    maximum.backward()  # type: ignore[no-untyped-call]
+    maximum.backward()
     assert stds.grad is not None
     assert maximum.isnan()
     assert stds.grad.isnan().all()
@@ -173,6 +173,6 @@ def test_expected_maximum_has_a_gradient_after_a_first_call_without_one() -> Non
         first = expected_maximum(stds)
     stds.requires_grad_()
     second = expected_maximum(stds)
-    second.backward()  # type: ignore[no-untyped-call]
+    second.backward()
     assert stds.grad is not None
     assert first == second

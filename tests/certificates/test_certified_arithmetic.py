@@ -266,7 +266,7 @@ class Of(nn.Module):
 
 
 def _traced() -> nn.Module:
-    traced: nn.Module = torch.jit.trace(Of(F.relu).eval(), torch.rand(2, 16))  # type: ignore[no-untyped-call]
+    traced: nn.Module = torch.jit.trace(Of(F.relu).eval(), torch.rand(2, 16))
     return traced
 
 

@@ -188,7 +188,7 @@ def test_bending_keeps_nothing_alive_by_a_cycle(start: Start) -> None:
         nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 4), nn.Tanh()
     ).double()
     result = propagate(model, start(_images(8)))
-    result.mean.sum().backward()  # type: ignore[no-untyped-call]
+    result.mean.sum().backward()
     later = start(_images()).monotone(Elementwise(F.relu, hinges=RECTIFIER))
     assert later.mean.isfinite().all()
     left = [weakref.ref(part) for part in (result, result.mean, result.variance, later, later.mean)]

@@ -44,7 +44,7 @@ def _trained() -> tuple[nn.Sequential, Dataset]:
             rows = slice(20 * step, 20 * step + 20)
             optimizer.zero_grad()
             logits = model(train.images[rows].float() / 255)
-            F.cross_entropy(logits, train.labels[rows]).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(logits, train.labels[rows]).backward()
             optimizer.step()
     info = DatasetInfo("small digits", (1, 8, 8), list("0123456789"), [0.3], [0.4])
     return model.eval(), Dataset(info, train=train, validation=test, test=test)

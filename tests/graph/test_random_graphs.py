@@ -495,7 +495,7 @@ def matrix(draw: Draw, shape: Shape) -> Any:
 
 
 def _split(x: Tensor, dim: int) -> Sequence[Tensor]:
-    pieces: Sequence[Tensor] = x.split(2, dim)  # type: ignore[no-untyped-call]
+    pieces: Sequence[Tensor] = x.split(2, dim)
     return pieces
 
 

@@ -69,7 +69,7 @@ def _batch(num: int = 10, num_classes: int = 4) -> Batch:
 
 def _gradients(loss: Tensor, model: nn.Module) -> dict[str, Tensor]:
     model.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return {
         name: parameter.grad.clone()
         for name, parameter in model.named_parameters()
@@ -407,7 +407,7 @@ def test_certified_takes_clean_logits_from_the_bound_where_it_can(
     assert result.terms["clean_accuracy"] == (logits.argmax(1) == labels).float().mean()
 
 
-class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Sizes(TorchDispatchMode):
     """Notes the size of the largest tensor that is made."""
 
     def __init__(self) -> None:

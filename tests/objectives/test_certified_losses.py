@@ -60,7 +60,7 @@ def test_symmetric_cross_entropy_with_a_larger_share_gives_up_the_hopeless() -> 
     ratios = []
     for loss in (WorstCrossEntropy(), SymmetricCrossEntropy(0.5), SymmetricCrossEntropy(0.95)):
         differences = torch.tensor([[0.0, 0.0], [0.0, 8.0]], dtype=torch.float64, requires_grad=True)
-        loss(differences, torch.zeros(2, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
+        loss(differences, torch.zeros(2, dtype=torch.int64)).backward()
         assert differences.grad is not None
         ratios.append(float(differences.grad[1, 1] / differences.grad[0, 1]))
     assert ratios[0] > 1.9
@@ -70,7 +70,7 @@ def test_symmetric_cross_entropy_with_a_larger_share_gives_up_the_hopeless() -> 
 def test_worst_losses_push_every_wrong_class_down(loss: WorstLoss) -> None:
     differences, labels = _differences()
     differences.requires_grad_()
-    loss(differences, labels).backward()  # type: ignore[no-untyped-call]
+    loss(differences, labels).backward()
     gradient = differences.grad
     assert gradient is not None
     is_true = F.one_hot(labels, 5).bool()
@@ -90,7 +90,7 @@ def test_worst_losses_of_extreme_differences_are_finite_with_their_gradients(
     differences[:, 0] = 0.0
     differences.requires_grad_()
     value = loss(differences, torch.zeros(4, dtype=torch.int64))
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     assert value.isfinite()
     assert value >= -1e-3  # -log(1.0001) is the least of the boosted one
     assert differences.grad is not None

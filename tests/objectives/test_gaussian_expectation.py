@@ -86,7 +86,7 @@ class Textbook:
             self.is_bent, std = True, self.variance.sqrt()
             normal = torch.distributions.Normal(torch.zeros_like(std), torch.ones_like(std))
             h = self.clean / std
-            self.noisy = self.clean * normal.cdf(h) + std * normal.log_prob(h).exp()  # type: ignore[no-untyped-call]
+            self.noisy = self.clean * normal.cdf(h) + std * normal.log_prob(h).exp()
         else:
             self.noisy = layer(self.noisy)
             if isinstance(layer, Normalize):

@@ -46,7 +46,7 @@ def batch() -> Batch:
 
 def _gradients(loss: Tensor, model: nn.Module) -> list[Tensor]:
     model.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 

@@ -182,7 +182,7 @@ def _expected(net: Net, images: Tensor, std: float) -> tuple[Tensor, Tensor]:
     with net.first.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone())):
         clean = net(images)
         # Before the first activation all is affine: one Jacobian serves every image.
-        jacobians = jacobian(inputs, images[0])  # type: ignore[no-untyped-call]
+        jacobians = jacobian(inputs, images[0])
         spreads += [std * slopes.flatten(-3).square().sum(-1).sqrt() for slopes in jacobians]
         seen.clear()
         with net.first.register_forward_hook(mean):

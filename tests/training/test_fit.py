@@ -201,7 +201,7 @@ def test_fit_equals_a_loop_written_by_hand(
         order = epoch_order(len(tiny_dataset.train), seed=7, epoch=epoch)
         for images, labels in batches(tiny_dataset.train, 20, order=order):
             optimizer.zero_grad()
-            F.cross_entropy(by_hand(images), labels).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(by_hand(images), labels).backward()
             optimizer.step()
     settings = TrainingSettings(
         epochs=2, batch_size=20, optimizer=partial(torch.optim.SGD, lr=0.05), accelerator="cpu"

@@ -78,7 +78,7 @@ def own_draws(seed: int) -> Iterator[None]:
     Yields:
         Nothing; all generators of torch are seeded meanwhile.
     """
-    is_on = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    is_on = torch.cuda.is_initialized()
     devices = list(range(torch.cuda.device_count())) if is_on else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -165,7 +165,7 @@ class Answers(nn.Module):
         """Logits (batch, classes) of images (batch, …), in whatever shape they are handed over."""
         if images.requires_grad:
             images = images.clone()
-            images.register_hook(norms.finite)  # type: ignore[no-untyped-call]
+            images.register_hook(norms.finite)
         logits: Tensor = self.model(images.reshape(len(images), *self._shape).to(self._dtype))
         return logits.float()
 

@@ -20,7 +20,8 @@ def a_loss(name: str, value: Any) -> Callable[[Tensor, Tensor], Tensor]:
             f"Expected {name} as a function of (logits, labels), such as withstand.attacks.margin, "
             f"but got {value!r}."
         )
-    return value  # type: ignore[no-any-return]
+    loss: Callable[[Tensor, Tensor], Tensor] = value
+    return loss
 
 
 def one_an_example(values: Any, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

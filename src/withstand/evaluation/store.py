@@ -132,7 +132,7 @@ class BatchStore:
         """Brings to disk what is not there yet."""
         if self._path is None or self._is_written:
             return
-        arrays = {
+        arrays: dict[str, Any] = {
             _BETWEEN.join((part, kind, name)): np.asarray(values)
             for part, result in self._results.items()
             for kind, named in vars(result).items()
@@ -141,7 +141,7 @@ class BatchStore:
         # A part may hold nothing, and be known all the same.
         arrays |= {_BETWEEN.join((part, _KNOWN, "")): np.ones(1, np.int8) for part in self._results}
         with replaced(self._path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub counts allow_pickle in
+            np.savez(file, **arrays)
         self._is_written = True
         self._written_at = time.monotonic()
 

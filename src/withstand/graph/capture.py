@@ -34,7 +34,7 @@ _TORCH = str(Path(torch.__file__).parent)
 
 # What torch writes in Python as several operations that say less than the one, at once or as soon as it takes
 # out what is changed in place.
-_LIBRARY: Any = torch.library.Library("withstand", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY: Any = torch.library.Library("withstand", "FRAGMENT")
 _LIBRARY.define("softsign(Tensor x) -> Tensor")
 _LIBRARY.impl("softsign", lambda x: x / (x.abs() + 1), "CompositeImplicitAutograd")
 _LIBRARY.define("softshrink(Tensor x, float lambd=0.5) -> Tensor")

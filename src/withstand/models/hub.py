@@ -143,8 +143,8 @@ def _from_hub(
         else:
             network = _random(transformers, config, wanted)
     for part in network.modules():  # where it was read from is no part of what it is
-        if hasattr(part, "name_or_path"):
-            setattr(part, "name_or_path", "")  # noqa: B010 - no attribute of every module
+        if "name_or_path" in vars(part):
+            vars(part)["name_or_path"] = ""
     if _GENERIC in names or wanted.new_head or not wanted.pretrained:
         names = []
     sizes = (_size_of(processor), getattr(config, "image_size", None))
@@ -157,10 +157,6 @@ def _from_hub(
             'it, {"image_mean": […], "image_std": […], "size": …}, or build it in a model file of your own.'
         )
     reverses = bool(processor and processor.get("do_flip_channel_order"))
-    for module in network.modules():
-        if hasattr(module, "name_or_path"):
-            # A folder has other names from elsewhere, and the network is the same.
-            module.name_or_path = ""  # type: ignore[assignment]
     return Hosted(Logits(network), channels, size, normalize, reverses), names
 
 

@@ -34,7 +34,7 @@ def _min_max(x: Tensor) -> Tensor:
 
 # Operators of their own, so that a captured graph has each as one step, whose rule knows that it sorts. Made
 # of torch's own, they have all derivatives.
-_LIBRARY: Any = torch.library.Library("withstand", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY: Any = torch.library.Library("withstand", "FRAGMENT")
 _LIBRARY.define("group_sort(Tensor x, int group_size) -> Tensor")
 _LIBRARY.impl("group_sort", _group_sort, "CompositeImplicitAutograd")
 _LIBRARY.define("min_max(Tensor x) -> Tensor")

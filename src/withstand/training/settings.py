@@ -48,7 +48,8 @@ def a_factory(name: str, value: Any) -> OptimizerFactory:
             f"Expected {name} as a function that makes one of the parameters, such as lambda parameters: "
             f"torch.optim.SGD(parameters, lr=0.1), but got {got}."
         )
-    return value  # type: ignore[no-any-return]
+    factory: OptimizerFactory = value
+    return factory
 
 
 @dataclass(frozen=True)

@@ -42,13 +42,15 @@ class KernelNorms(KernelNormSettings, Meter):
     def summary(self, gathered: Gathered) -> Summary:
         once = gathered.once
         classes = [results.KernelNormsOf(**bounds) for bounds in once["classes"]]
-        largest = {name: _largest([getattr(bounds, name) for bounds in classes]) for name in _BOUNDS}
+        largest: dict[str, Any] = {
+            name: _largest([getattr(bounds, name) for bounds in classes]) for name in _BOUNDS
+        }
         norms = results.KernelNorms(
             num_examples=once["num_examples"],
             description=self.describe(),
             classes=classes,
             layers=[results.KernelNormsOfLayer(**layer) for layer in once["layers"]],
-            largest=results.KernelNormsOf("largest", **largest),  # type: ignore[arg-type]
+            largest=results.KernelNormsOf("largest", **largest),
             reason=once["reason"],
             num_unknown=once.get("num_unknown", 0),
         )

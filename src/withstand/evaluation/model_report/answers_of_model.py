@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, product
 from statistics import median
 
@@ -163,8 +164,8 @@ def layer_bounds(bench: Bench) -> list[LayerBound]:
     return [
         LayerBound(
             place.name,
-            _or_none(lambda place=place: NORMS.of(place.operator, place.input_shape, place.name)),  # type: ignore[misc]
-            _or_none(lambda place=place: _linf(place.operator, place.input_shape)),  # type: ignore[misc]
+            _or_none(partial(NORMS.of, place.operator, place.input_shape, place.name)),
+            _or_none(partial(_linf, place.operator, place.input_shape)),
         )
         for place in known
     ]

@@ -33,7 +33,7 @@ class _SeenError(Exception):
     """The first layer was reached."""
 
 
-class _FirstProduct(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _FirstProduct(TorchDispatchMode):
     """Keeps what the first product with weights is given, and stops there."""
 
     def __init__(self) -> None:

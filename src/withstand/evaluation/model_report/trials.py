@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Generic, NamedTuple, TypeVar
@@ -204,7 +205,7 @@ def try_families(bench: Bench) -> tuple[list[Verdict], int]:
             verdicts.append(Verdict(family.name, works=False, note=verdicts[0].note))
             continue
         with held_still(bench.model):
-            attempt = _attempt(lambda family=family: _first_step(family, bench), bench)  # type: ignore[misc]
+            attempt = _attempt(partial(_first_step, family, bench), bench)
             if attempt.result is None:
                 verdicts.append(Verdict(family.name, works=False, note=attempt.note))
                 continue

@@ -135,7 +135,7 @@ def _computed(result: Any) -> Any:
     """The same, with nothing put off: what an activation makes of moments is part of its time."""
     for item in result if isinstance(result, list | tuple) else [result]:
         if isinstance(item, Moments):
-            item.variance  # noqa: B018 - it is computed where it is asked for
+            _ = item.variance  # it is computed where it is asked for
     return result
 
 

@@ -239,7 +239,7 @@ def _constant(node: Node) -> Known:
 
 def _size_of(node: Node, inputs: Sequence[Known | None]) -> float:
     """How many numbers an operation gives that makes many of few; 0 of others."""
-    first, second = [*(value for value in inputs if value is not None), np.ones(1), np.ones(1)][:2]
+    first, second, third = [*(value for value in inputs if value is not None), *[np.ones(1)] * 3][:3]
     match node.op:
         case "ConstantOfShape":
             return float(np.prod(first, dtype=float))
@@ -248,7 +248,7 @@ def _size_of(node: Node, inputs: Sequence[Known | None]) -> float:
         case "Tile":
             return float(first.size) * float(np.prod(second, dtype=float))
         case "Range":
-            return float(abs(second - first) / max(abs(float(inputs[2])), 1e-9))  # type: ignore[arg-type]
+            return float(abs(second - first) / max(abs(float(third)), 1e-9))
         case "Pad" | "Resize" | "Upsample" | "OneHot" | "Einsum" | "Scan" | "Loop" | "If":
             raise node.refusal(f"of constants alone is not computed; {SUPPORTED}.")
     return 0.0
