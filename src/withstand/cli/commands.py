@@ -110,7 +110,6 @@ COMMANDS = {
             "--clip=true": "whether the attacker stays in [0, 1]",
             "--radius=true": "find the largest certified epsilon of each example, too",
             "--num_examples=1000": "only so many test examples, of each class its share",
-            "--batch_size=100": "examples a batch",
             **_OF_A_MODEL,
         },
     ),
