@@ -205,6 +205,15 @@ def test_file_that_cannot_be_read_says_why(
         read(write_onnx(nodes, given.pop("shape"), given.pop("constants"), **given))
 
 
+def test_nodes_that_do_not_fit_are_told_by_the_error_alone(
+    write_onnx: Write, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    matmul = _node("MatMul", "x", "w")
+    with pytest.raises(ModelError, match=r"MatMul \(node 0\) does not fit"):
+        read(write_onnx(matmul, (1, 5), {"w": _MATRIX}))
+    assert caplog.text + "".join(capfd.readouterr()) == ""
+
+
 def test_missing_package_is_named_with_its_extra(write_onnx: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
