@@ -25,6 +25,7 @@ from withstand.runs.run_parts import open_run
 SMALL = [
     "--objective=CrossEntropy",
     "--model.name=mlp",
+    "--model.options={hidden: [16]}",
     "--training.epochs=2",
     "--training.selection=null",
     "--training.rollback=null",
