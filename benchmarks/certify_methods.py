@@ -42,21 +42,24 @@ def left_by_pgd(model: nn.Module, batch: Batch, norm: float, epsilon: float, num
     return float(is_left.float().mean())
 
 
-def proven(model: nn.Module, batch: Batch, norm: float, epsilon: float, method: Any) -> dict[str, float]:
+def proven(
+    model: nn.Module, batch: Batch, norm: float, epsilon: float, method: Any, timeout: float
+) -> dict[str, float]:
     """The share of images that a method proves, and its seconds of processor time."""
     started = time.process_time()
-    certified = Certifier(model, method=method).certify(*batch, norm=norm, epsilon=epsilon).certified
+    certifier = Certifier(model, method=method, timeout=timeout)
+    certified = certifier.certify(*batch, norm=norm, epsilon=epsilon).certified
     return {"proven": float(certified.double().mean()), "seconds": time.process_time() - started}
 
 
-def entries_of(folder: Path, num_examples: int, num_steps: int) -> list[dict[str, Any]]:
+def entries_of(folder: Path, num_examples: int, num_steps: int, timeout: float) -> list[dict[str, Any]]:
     """All figures of a run's network, one entry a norm."""
     run, parsed = open_run(folder)
     batch = next(batches(load_data(parsed.recipe).test, num_examples))
     model = load_run_model(run, parsed.recipe).eval()
     with torch.no_grad():
         clean = float(is_correct(model(batch.images), batch.labels).float().mean())
-    proven(model, Batch(batch.images[:1], batch.labels[:1]), 2.0, 0.1, "box")  # what is loaded once
+    proven(model, Batch(batch.images[:1], batch.labels[:1]), 2.0, 0.1, "box", timeout)  # what is loaded once
     entries = []
     for name, (norm, epsilon) in BUDGETS.items():
         entry: dict[str, Any] = {"net": folder.name, "norm": name, "epsilon": epsilon, "clean": clean}
@@ -64,7 +67,7 @@ def entries_of(folder: Path, num_examples: int, num_steps: int) -> list[dict[str
         entry["methods"] = {}
         for method in METHODS:
             if method != "best":
-                entry["methods"][method] = proven(model, batch, norm, epsilon, method)
+                entry["methods"][method] = proven(model, batch, norm, epsilon, method, timeout)
         print(json.dumps(entry))
         entries.append(entry)
     return entries
@@ -110,6 +113,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="*", help="Run folders of trained networks.")
     parser.add_argument("--num-examples", type=int, default=200)
     parser.add_argument("--num-steps", type=int, default=50, help="Of PGD.")
+    parser.add_argument("--timeout", type=float, default=10.0, help="Seconds an image of branch and bound.")
     parser.add_argument(
         "--out", type=Path, required=True, help="The JSON; drawn as it is where no run is named."
     )
@@ -119,12 +123,13 @@ def main() -> None:
         result = {
             "num_examples": values.num_examples,
             "num_steps": values.num_steps,
+            "timeout": values.timeout,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "entries": [
                 entry
                 for run in values.runs
-                for entry in entries_of(run, values.num_examples, values.num_steps)
+                for entry in entries_of(run, values.num_examples, values.num_steps, values.timeout)
             ],
         }
         values.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

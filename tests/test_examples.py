@@ -80,11 +80,11 @@ def test_a_network_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
     for norm in ("2", "inf"):
         rows = table(out, f" +{norm} ")
         assert len(rows) == 3
-        for _, box, ball, both, best, attacked, still_open in rows:
-            assert max(box, ball, both) <= best <= attacked <= clean
+        for _, box, ball, both, linear, best, attacked, still_open in rows:
+            assert max(box, ball, both, linear) <= best <= attacked <= clean
             assert still_open == pytest.approx(attacked - best)
-        assert is_falling([row[4] for row in rows])
-        assert rows[0][4] > 80
+        assert is_falling([row[5] for row in rows])
+        assert rows[0][5] > 80
     radii = table(out, " +certified radius")
     assert [median < largest for median, largest in radii] == [True, True]
     assert "Proven:" in out

@@ -1,4 +1,5 @@
-import math
+"""Branch and bound of networks whose patterns cannot all be tried: held against many points."""
+
 import time
 from collections.abc import Callable
 
@@ -6,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.domains.exact_margins import exact_minimum
 from withstand.certificates import branching, proving
 from withstand.certificates.goals import Goal, Proof
 from withstand.certificates.proving import prove
@@ -38,8 +38,6 @@ def _dense(bend: nn.Module) -> nn.Module:
 
 
 _NETS: dict[str, Callable[[], nn.Module]] = {
-    "relu": lambda: _dense(nn.ReLU()),
-    "leaky": lambda: _dense(nn.LeakyReLU(0.1)),
     "minmax": lambda: _dense(MinMax()),
     "tanh": lambda: _dense(nn.Tanh()),
     "residual": _Residual,
@@ -48,7 +46,7 @@ _NETS: dict[str, Callable[[], nn.Module]] = {
     ),
 }
 _LOWER, _UPPER = torch.tensor([-1.0, -0.5, 0.0]).double(), torch.tensor([1.0, 1.5, 1.0]).double()
-_GROUPS = {"one row each": [0, 1, 2], "one group": [0, 0, 0], "two groups": [0, 1, 1]}
+_ONE_GROUP, _TWO_GROUPS = [0, 0, 0], [0, 1, 1]
 
 
 def _net(name: str, seed: int = 0) -> nn.Module:
@@ -59,15 +57,13 @@ def _net(name: str, seed: int = 0) -> nn.Module:
     return net.double().eval().requires_grad_(False)
 
 
-def _goal(groups: list[int], bias: float = 0.0) -> Goal:
+def _goal(groups: list[int]) -> Goal:
     weight = torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0], [0.5, 0.0, 1.0]]).double()
-    return Goal(weight, torch.full((3,), bias).double(), torch.tensor(groups))
+    return Goal(weight, torch.zeros(3).double(), torch.tensor(groups))
 
 
 def _least(net: nn.Module, goal: Goal) -> float:
-    """The goal's margin over the box: exactly where patterns can be enumerated, else at many points."""
-    if isinstance(net, nn.Sequential) and all(isinstance(part, nn.Linear | nn.ReLU) for part in net):
-        return exact_minimum(net, _LOWER, _UPPER, *goal).value
+    """The goal's margin over the box, at many points."""
     ways = (
         torch.linspace(0, 1, 41).double() * (high - low) + low
         for low, high in zip(_LOWER, _UPPER, strict=True)
@@ -76,27 +72,13 @@ def _least(net: nn.Module, goal: Goal) -> float:
     return float(goal.margins(goal.rows(net(points))).min())
 
 
-@pytest.fixture(params=["inputs", "neurons"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(proving, "_FEW_INPUTS", 20 if request.param == "inputs" else 0)
-    return str(request.param)
-
-
 def _proof(net: nn.Module, goal: Goal, seconds: float = 60.0) -> Proof:
     return prove(net, _LOWER, _UPPER, goal, deadline=time.monotonic() + seconds)
 
 
-@pytest.mark.parametrize(
-    ("name", "groups"),
-    [
-        ("relu", "one row each"),
-        ("residual", "two groups"),
-        ("leaky", "two groups"),
-        ("pooled", "two groups"),
-    ],
-)
-def test_branch_and_bound_proves_what_holds_by_a_little(name: str, groups: str, way: str) -> None:
-    net, goal = _net(name), _goal(_GROUPS[groups])
+@pytest.mark.parametrize("name", ["residual", "pooled"])
+def test_branch_and_bound_proves_what_holds_by_a_little(name: str, way: str) -> None:
+    net, goal = _net(name), _goal(_TWO_GROUPS)
     least = _least(net, goal)
     proof = _proof(net, goal._replace(bias=goal.bias - least + 0.02))
     assert proof.verdict == "proven"
@@ -107,11 +89,10 @@ def test_branch_and_bound_proves_what_holds_by_a_little(name: str, groups: str, 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", _NETS)
 def test_branch_and_bound_proves_nothing_that_fails_by_a_little(
-    name: str, seed: int, way: str, monkeypatch: pytest.MonkeyPatch
+    name: str, seed: int, way: str, without_attack: None
 ) -> None:
-    net, goal = _net(name, seed), _goal(_GROUPS["two groups"])
+    net, goal = _net(name, seed), _goal(_TWO_GROUPS)
     goal = goal._replace(bias=goal.bias - _least(net, goal) - 1e-3)
-    monkeypatch.setattr(proving, "attack", lambda *args, **kwargs: None)
     proof = _proof(net, goal, 0.5)
     assert proof.verdict != "proven"
     assert proof.bound <= -1e-3 + 1e-9
@@ -119,26 +100,14 @@ def test_branch_and_bound_proves_nothing_that_fails_by_a_little(
         assert float(goal.margins(goal.rows(net(proof.counterexample[None])))) <= 0
 
 
-def test_a_proof_finds_counter_examples(way: str) -> None:
-    net, goal = _net("relu"), _goal(_GROUPS["one group"])
-    proof = _proof(net, goal._replace(bias=goal.bias - _least(net, goal) - 0.01))
-    assert proof.verdict == "refuted"
-    assert proof.counterexample is not None
-
-
-def test_a_proof_without_time_says_nothing(way: str) -> None:
-    proof = _proof(_net("relu"), _goal(_GROUPS["one group"], bias=100.0), -1.0)
-    assert proof.verdict == "timeout"
-    assert proof.bound == -math.inf
-
-
-def test_bounds_rise_with_the_time_that_branch_and_bound_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bounds_rise_with_the_time_that_branch_and_bound_has(
+    monkeypatch: pytest.MonkeyPatch, without_attack: None
+) -> None:
     net, bounds = _net("residual"), []
-    goal = _goal(_GROUPS["one group"])
+    goal = _goal(_ONE_GROUP)
     least = _least(net, goal)
     goal = goal._replace(bias=goal.bias - least - 0.02)
     monkeypatch.setattr(proving, "_FEW_INPUTS", 0)
-    monkeypatch.setattr(proving, "attack", lambda *args, **kwargs: None)
     monkeypatch.setattr(proving._Attempt, "_check", lambda *args: None)
     monkeypatch.setattr(branching, "_ENTRIES", 1)  # subproblems one by one
     for num_rounds in (1, 3, 10, 30):
@@ -149,10 +118,8 @@ def test_bounds_rise_with_the_time_that_branch_and_bound_has(monkeypatch: pytest
     assert bounds[0] < bounds[-1] <= -0.02 + 1e-9
 
 
-@pytest.mark.parametrize("norm", [1, 2, math.inf])
-def test_branch_and_bound_is_tighter_than_optimised_slopes_and_these_than_fixed_ones(
-    norm: float,
-) -> None:
+@pytest.mark.parametrize("norm", [1, 2])
+def test_bounds_over_balls_are_tighter_by_optimised_slopes_and_by_branch_and_bound_again(norm: int) -> None:
     net = _net("residual")
     images, epsilon = torch.rand(4, 3, generator=torch.Generator().manual_seed(0)).double(), 0.4
     labels = net(images).argmax(1)

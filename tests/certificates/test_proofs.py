@@ -19,6 +19,7 @@ from withstand.certificates.tighter import branched_differences, optimised_diffe
 from withstand.core.deadlines import OutOfTime, until
 from withstand.domains import Box, Linear, Program
 from withstand.domains.linear.linear_inputs import Interval
+from withstand.graph.program_cache import sharing_programs
 from withstand.operators import GuaranteedNorms
 
 NETS = range(8)
@@ -81,19 +82,32 @@ def _case(seed: int) -> Case:
 
 
 @pytest.mark.parametrize("seed", NETS)
-def test_proofs_are_found_just_above_the_least_value_and_counterexamples_just_below(seed: int) -> None:
+def test_proofs_are_found_just_above_the_least_value_and_counterexamples_just_below(
+    seed: int, way: str
+) -> None:
     deadline = time.monotonic() + 100
     assert _case(seed).shifted(CLOSE).require_sound(deadline) == "proven"
     assert _case(seed).shifted(-CLOSE).require_sound(deadline) == "refuted"
 
 
 @pytest.mark.parametrize("seed", NETS)
-def test_proofs_are_sound_whenever_they_are_stopped(seed: int) -> None:
-    for share in (0.5, CLOSE, -1e-6, -0.3):
-        for seconds in (-1.0, 0.0, 1e-3, 3e-3, 0.01, 0.03):
-            started = time.monotonic()
-            _case(seed).shifted(share).require_sound(started + seconds)
-            assert time.monotonic() - started < 10
+def test_proofs_are_sound_whenever_they_are_stopped(seed: int, way: str, without_attack: None) -> None:
+    with sharing_programs():  # so that the graph is captured in the first of these times alone
+        for seconds in (0.0, 1e-3, 3e-3, 0.01, 0.03):
+            for share in (0.5, CLOSE, -1e-6, -0.3):
+                started = time.monotonic()
+                _case(seed).shifted(share).require_sound(started + seconds)
+                assert time.monotonic() - started < 10
+
+
+def test_proof_without_time_says_nothing(way: str) -> None:
+    case = _case(0).shifted(10.0)
+    assert prove(case.model, case.lower, case.upper, case.goal, deadline=time.monotonic() - 1) == (
+        "timeout",
+        -math.inf,
+        None,
+        0,
+    )
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.02, 3.0])

@@ -187,7 +187,7 @@ _SIZE = [helper.make_node("ConstantOfShape", ["s"], ["c"]), helper.make_node("Ad
         (_GEMM, {"kind": TensorProto.FLOAT16}, "takes float16"),
         (_GEMM, {"opset": 6}, "opset 6"),
         (_GEMM, {"shape": (8, 4), "output_shape": (8, 3)}, "batches of exactly 8"),
-        (_GEMM, {"shape": (1, "features")}, r"leaves open .*\(1, \?\)"),
+        (_GEMM, {"shape": (1, "features")}, r"leaves open .*\(1, \?\).*verify` --input_shape="),
         (_GEMM, {"shape": (1, 5)}, r"Gemm \(node 0\) does not fit"),
         (_node("Identity", "w"), {}, "does not depend on its input"),
         (_node("Cast", "x", to=TensorProto.INT64), {}, "rounds what depends on the input"),
@@ -203,6 +203,15 @@ def test_file_that_cannot_be_read_says_why(
     given = {"shape": (1, 4), "constants": {"w": _MATRIX}, **options}
     with pytest.raises(ModelError, match=message):
         read(write_onnx(nodes, given.pop("shape"), given.pop("constants"), **given))
+
+
+def test_nodes_that_do_not_fit_are_told_by_the_error_alone(
+    write_onnx: Write, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    matmul = _node("MatMul", "x", "w")
+    with pytest.raises(ModelError, match=r"MatMul \(node 0\) does not fit"):
+        read(write_onnx(matmul, (1, 5), {"w": _MATRIX}))
+    assert caplog.text + "".join(capfd.readouterr()) == ""
 
 
 def test_missing_package_is_named_with_its_extra(write_onnx: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,22 @@ POINTWISE = [
     *(_simple(op) for op in ("Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Abs", "Neg", "Sin", "Cos", "Sign")),
     *(_simple(op) for op in ("Floor", "Ceil", "Softplus", "Softsign", "HardSwish", "Mish", "Identity")),
     *(_simple(op) for op in ("LeakyRelu", "Elu", "Celu", "Selu", "HardSigmoid", "Dropout")),
+    *(_simple(op) for op in ("Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Atanh")),
+    *(
+        Case(f"{op} of more", [helper.make_node("Mul", ["x", "a"], ["h"]), _node(op, "h")], a=_float(7))
+        for op in ("Round", "ThresholdedRelu")
+    ),
+    Case(
+        "Round of ties",
+        [
+            helper.make_node("Floor", ["x"], ["h"]),
+            helper.make_node("Add", ["h", "a"], ["b"]),
+            _node("Round", "b"),
+        ],
+        a=np.array([-1.5, -0.5, 0.5, 1.5], np.float32),
+    ),
+    _simple("ThresholdedRelu", alpha=0.0),
+    _simple("ThresholdedRelu", alpha=0.4),
     _simple("LeakyRelu", alpha=0.2),
     _simple("Elu", alpha=0.5),
     _simple("HardSigmoid", alpha=0.3, beta=0.4),
@@ -80,6 +96,7 @@ POINTWISE = [
             helper.make_node("Log", ["c"], ["y"]),
         ],
     ),
+    Case("Acosh", [helper.make_node("Exp", ["x"], ["e"]), _node("Acosh", "e")]),
     Case("Dropout of opset 7", _node("Dropout", ratio=0.5), opset=7),
     Case("Clip by inputs", _node("Clip", "x", "a", "b"), a=_float(-0.2), b=_float(0.3)),
     Case("Clip of one end", _node("Clip", "x", "", "b"), b=_float(0.3)),
@@ -111,6 +128,8 @@ POINTWISE = [
     ),
     Case("Max of three", [helper.make_node("Tanh", ["x"], ["a"]), _node("Max", "x", "a", "b")], b=_array(4)),
     Case("Min of a constant", _node("Min", "b", "x"), b=_array(4)),
+    Case("Mean", [helper.make_node("Tanh", ["x"], ["a"]), _node("Mean", "b", "x", "a")], b=_array(3, 4)),
+    Case("Mean of one", _node("Mean")),
     Case("Sum", [helper.make_node("Tanh", ["x"], ["a"]), _node("Sum", "x", "a")]),
     Case("Pow 2", _node("Pow", "x", "a"), a=_float(2)),
     Case("Pow 3 as a list", _node("Pow", "x", "a"), a=_array(1) * 0 + 3),
@@ -120,6 +139,21 @@ POINTWISE = [
         [helper.make_node("Greater", ["x", "a"], ["c"]), _node("Where", "c", "x", "b")],
         a=_float(0.5),
         b=_array(4),
+    ),
+    *(
+        Case(
+            f"{op} of comparisons",
+            [
+                helper.make_node("Greater", ["x", "a"], ["b"]),
+                helper.make_node("Less", ["x", "e"], ["c"]),
+                helper.make_node("Not", ["b"], ["d"]),
+                helper.make_node(op, ["d", "c"], ["f"]),
+                _node("Where", "f", "x", "a"),
+            ],
+            a=_float(0.5),
+            e=_float(0.25),
+        )
+        for op in ("And", "Or", "Xor", "Equal")
     ),
     Case("Where", _node("Where", "c", "x", "a"), c=np.array([True, False, True, False]), a=_array(4)),
     Case("double", [_node("MatMul", "x", "a")], kind=TensorProto.DOUBLE, a=_array(4, 3).astype(np.float64)),
@@ -276,6 +310,8 @@ SHAPES = [
         Case(f"DepthToSpace {mode}", _node("DepthToSpace", blocksize=2, mode=mode), (1, 8, 2, 3))
         for mode in ("DCR", "CRD")
     ),
+    Case("SpaceToDepth", _node("SpaceToDepth", blocksize=2), (1, 3, 4, 6)),
+    Case("SpaceToDepth of several", _node("SpaceToDepth", blocksize=2), (2, 1, 4, 2)),
     Case(
         "ConstantOfShape by its shape",
         [
@@ -320,6 +356,12 @@ REDUCTIONS = [
     *(
         Case(f"{op} by input", _node(op, "x", "a"), _IMAGE, a=_ints(-1))
         for op in ("ReduceMean", "ReduceSum", "ReduceMax")
+    ),
+    Case(
+        "ReduceLogSum",
+        [helper.make_node("Exp", ["x"], ["e"]), _node("ReduceLogSum", "e", "a", keepdims=0)],
+        _IMAGE,
+        a=_ints(1, -1),
     ),
     Case("ReduceSum of all", _node("ReduceSum", keepdims=0), _IMAGE),
     Case("ReduceSum of none", _node("ReduceSum", "x", "a", noop_with_empty_axes=1), _IMAGE, a=_ints()),

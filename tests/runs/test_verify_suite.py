@@ -19,7 +19,7 @@ def _verified(name: str, tmp_path: Path) -> Sequence[tuple[str, str | None, str]
     file.write_bytes(net.proto.SerializeToString())
     found = []
     for instance in instances(net, (0.03, 0.12)):
-        verdict = ws.verify(file, instance.text, timeout=20)
+        verdict = ws.verify(file, instance.text, timeout=60)
         if verdict.counterexample is not None:
             inputs = verdict.counterexample.inputs
             outputs = run(net.proto, inputs.float().view(1, *net.shape))
@@ -32,14 +32,25 @@ def _verified(name: str, tmp_path: Path) -> Sequence[tuple[str, str | None, str]
 def test_both_answers_of_a_network_whose_least_values_are_known(tmp_path: Path) -> None:
     found = _verified("tiny-21", tmp_path)
     assert {answer for _, answer, _ in found} == {"sat", "unsat"}
-    for name, answer, result in found:
-        assert result == answer or (answer, result) == ("unsat", "unknown"), name
-    assert sum(result == "unsat" for _, _, result in found) >= 3
+    assert [result for _, _, result in found] == [answer for _, answer, _ in found]
 
 
-@pytest.mark.parametrize("name", ["gemm-9", "channels-last-13"])
-def test_robustness_of_trained_networks_in_files_of_several_styles(name: str, tmp_path: Path) -> None:
-    found = _verified(name, tmp_path)
-    assert {answer for _, answer, _ in found} >= {"sat", None}
-    assert not [part for part in found if part[1:] in (("sat", "unsat"), ("unsat", "sat"))]
-    assert sum(result in ("sat", "unsat") for _, _, result in found) >= 2
+@pytest.mark.parametrize(
+    ("name", "of_two"),
+    [
+        ("gemm-9", "unsat"),
+        ("channels-last-13", "unsat"),
+        ("branches-9", "unsat"),
+        ("batch-norm-21", "unsat"),
+        ("softmax-13", "sat"),
+    ],
+)
+def test_robustness_of_trained_networks_in_files_of_several_styles(
+    name: str, of_two: str, tmp_path: Path
+) -> None:
+    # Each is far from where it would be hard, and takes less than two seconds.
+    assert {name: result for name, _, result in _verified(name, tmp_path)} == {
+        "robust-0.03": "unsat",
+        "robust-0.12": "sat",
+        "two-boxes-0.01": of_two,
+    }

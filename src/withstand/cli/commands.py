@@ -105,12 +105,11 @@ COMMANDS = {
         {
             "--norm=2": "of the ball, 1, 2 or inf",
             "--epsilons=[0.5,1.58]": "radii in [0, 1] units",
-            "--method=best": "best, box, ball, box_ball, linear, linear-optimised, branch-and-bound; several",
+            "--method=best": "or box, ball, box_ball, linear, linear-optimised, branch-and-bound; several",
             "--timeout=10": "seconds an image, at each epsilon, that branch-and-bound may take",
             "--clip=true": "whether the attacker stays in [0, 1]",
             "--radius=true": "find the largest certified epsilon of each example, too",
             "--num_examples=1000": "only so many test examples, of each class its share",
-            "--batch_size=100": "examples a batch",
             **_OF_A_MODEL,
         },
     ),

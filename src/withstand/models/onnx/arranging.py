@@ -178,6 +178,17 @@ def _depth_to_space(node: Node, x: Examples) -> Examples:
     return x.layered(spread)
 
 
+@operator("SpaceToDepth")
+def _space_to_depth(node: Node, x: Examples) -> Examples:
+    size, (_, channels, height, width) = node.get("blocksize"), x.shape
+
+    def gathered(tensor: Tensor) -> Tensor:
+        parts = tensor.reshape(-1, channels, height // size, size, width // size, size)
+        return parts.permute(0, 3, 5, 1, 2, 4).reshape(-1, channels * size**2, height // size, width // size)
+
+    return x.layered(gathered)
+
+
 def _axes(node: Node, given: Known | None, default: Sequence[int]) -> list[int]:
     """The axes of an operation, which older files have as an attribute and newer as an input."""
     axes: Any = node.get("axes") if given is None else given

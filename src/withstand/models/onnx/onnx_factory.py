@@ -153,7 +153,8 @@ def _file_shape(file: Path, content: OnnxFile, data: Shape | None) -> Shape:
         shown = ", ".join("?" if size is None else str(size) for size in sizes)
         raise ModelError(
             f"{file} leaves open of which size its inputs are, ({shown}). Say which data they are: dataset=… "
-            "or input_shape=…, on the command line --data.name=NAME."
+            "or input_shape=…, on the command line --data.name=NAME, or of `withstand verify` "
+            "--input_shape=[1,28,28]."
         )
     if len(sizes) > 1 and not has_batch and data != known and content.output_sizes[:1] == sizes[:1]:
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from withstand.models.onnx.onnx_file import LARGEST, SUPPORTED, Known, Node, Onn
 from withstand.models.onnx.operator_table import OPERATORS, Operator, Weights
 from withstand.types import ModelError
 
+_TORCH_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 _SIZES = ("Shape", "Size")  # which depend on nothing but shapes
 
 
@@ -303,6 +305,7 @@ def _candidates(name: str) -> Iterator[str]:
 @contextmanager
 def _explained(node: Node) -> Iterator[None]:
     """Says of whatever fails inside which node it is."""
+    was_silent, _TORCH_LOG.disabled = _TORCH_LOG.disabled, True  # it prints a traceback of what fails
     try:
         yield
     except ModelError:
@@ -310,6 +313,8 @@ def _explained(node: Node) -> Iterator[None]:
     except Exception as error:  # of torch and NumPy, for whatever does not fit
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise node.refusal(f"does not fit its inputs: {said}") from error
+    finally:
+        _TORCH_LOG.disabled = was_silent
 
 
 def _require_size(what: str, shape: Shape) -> None:

@@ -27,9 +27,20 @@ _OF_ONE: Mapping[str, Callable[[Tensor], Tensor]] = {
     "Neg": torch.neg,
     "Sin": torch.sin,
     "Cos": torch.cos,
+    "Tan": torch.tan,
+    "Asin": torch.asin,
+    "Acos": torch.acos,
+    "Atan": torch.atan,
+    "Sinh": torch.sinh,
+    "Cosh": torch.cosh,
+    "Asinh": torch.asinh,
+    "Acosh": torch.acosh,
+    "Atanh": torch.atanh,
     "Sign": torch.sign,
     "Floor": torch.floor,
     "Ceil": torch.ceil,
+    "Round": torch.round,
+    "Not": torch.logical_not,
     "Softplus": F.softplus,
     "Softsign": F.softsign,
     "HardSwish": F.hardswish,
@@ -41,6 +52,10 @@ _OF_COMPARED: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "GreaterOrEqual": torch.ge,
     "Less": torch.lt,
     "LessOrEqual": torch.le,
+    "Equal": torch.eq,
+    "And": torch.logical_and,
+    "Or": torch.logical_or,
+    "Xor": torch.logical_xor,
 }
 _OF_SCALES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"Sub": torch.sub, "Div": torch.div}
 _OF_MANY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -74,6 +89,12 @@ OPERATORS.update(
 OPERATORS.update({name: Operator(partial(_reduced, function)) for name, function in _OF_MANY.items()})
 
 
+@operator("Mean")
+def _mean(node: Node, *values: Operand) -> Examples:
+    total = _reduced(torch.add, node, *values)
+    return total.mapped(lambda tensor: tensor / len(values))
+
+
 @operator("Identity", "Dropout")
 def _identity(node: Node, x: Examples, *settings: Any) -> Examples:
     return x
@@ -95,6 +116,11 @@ def _cast(node: Node, x: Examples) -> Examples:
 @operator("LeakyRelu")
 def _leaky_relu(node: Node, x: Examples) -> Examples:
     return x.mapped(partial(F.leaky_relu, negative_slope=node.get("alpha", 0.01)))
+
+
+@operator("ThresholdedRelu")
+def _thresholded_relu(node: Node, x: Examples) -> Examples:
+    return x.mapped(partial(F.threshold, threshold=node.get("alpha", 1.0), value=0.0))
 
 
 @operator("Elu")

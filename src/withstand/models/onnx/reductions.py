@@ -24,6 +24,7 @@ _REDUCTIONS: Mapping[str, _Reduction] = {
     "ReduceSumSquare": lambda x, dims, keeps: (x * x).sum(dims, keeps),
     "ReduceL1": lambda x, dims, keeps: x.abs().sum(dims, keeps),
     "ReduceL2": lambda x, dims, keeps: torch.linalg.vector_norm(x, 2, dims, keeps),
+    "ReduceLogSum": lambda x, dims, keeps: x.sum(dims, keeps).log(),
     "ReduceLogSumExp": lambda x, dims, keeps: torch.logsumexp(x, dims, keeps),
 }
 
