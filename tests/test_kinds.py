@@ -89,7 +89,7 @@ def test_kind_in_python_takes_12_lines_and_has_the_same_figures_elsewhere(
     block = PYTHON[name]
     assert len([line for line in block.splitlines() if line.strip()]) <= 12
     assert "ws.check(" in block
-    short = re.sub(r"epochs=\d+", "epochs=1", block).replace("num_examples=100", "num_examples=10")
+    short = re.sub(r"epochs=\d+", "epochs=1", block).replace("num_examples=100", "num_examples=4")
     names: dict[str, Dataset] = {}
     exec(compile(short, name, "exec"), names)
     require_same_figures_elsewhere(name, names["dataset"], monkeypatch)
@@ -108,6 +108,6 @@ def test_kind_in_commands_takes_two_and_has_the_same_figures_elsewhere(
     check, run = (shlex.split(line)[1:] for line in COMMANDS[name].splitlines())
     assert (check[0], run[0]) == ("check", "run")
     assert main(check) == 0
-    assert main([*run, "--training.epochs=1", "--evaluation.num_examples=10"]) in (None, 0)
+    assert main([*run, "--training.epochs=1", "--evaluation.num_examples=4"]) in (None, 0)
     data = next((word for word in run if word.startswith("--data.name=")), "=digits").partition("=")[2]
     require_same_figures_elsewhere(name, ws.data.load(data), monkeypatch)

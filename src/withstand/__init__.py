@@ -158,12 +158,15 @@ if not TYPE_CHECKING:  # a checker that saw this would take any name for one of 
         else:
             module = _MODULES.get(name, f"withstand.{name}")
             try:
-                value = import_module(module)
+                # The parser of recipes asks for each class here, and no module is written like one.
+                value = import_module(module) if name.islower() else None
             except ModuleNotFoundError as error:
                 if error.name != module:
                     raise
+                value = None
+            if value is None:
                 about = f"module 'withstand' has no attribute {name!r}"
-                raise AttributeError(about, name=name, obj=sys.modules[__name__]) from None
+                raise AttributeError(about, name=name, obj=sys.modules[__name__])
         globals()[name] = value
         return value
 

@@ -25,6 +25,7 @@ from withstand.runs.run_parts import open_run
 SMALL = [
     "--objective=CrossEntropy",
     "--model.name=mlp",
+    "--model.options={hidden: [16]}",
     "--training.epochs=2",
     "--training.selection=null",
     "--training.rollback=null",
@@ -273,7 +274,7 @@ def test_certify_interrupted_changes_no_figures(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["cnn-4c3f", "--data.name=mnist"], ["digits-adversarial"], ["RUN"], ["OWN", "--data.name=digits"]],
+    [["cnn-small", "--data.name=mnist"], ["digits-adversarial"], ["RUN"], ["OWN", "--data.name=digits"]],
 )
 def test_check_says_that_bounds_pass(
     arguments: list[str], run: Path, own: str, capsys: pytest.CaptureFixture[str]

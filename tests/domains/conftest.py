@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,23 +42,29 @@ class ExactNorms(OperatorNorms):
 
 @dataclass(frozen=True)
 class Net:
-    """A net in float64 and eval mode, and the shape of one of its inputs."""
+    """A net in eval mode, the shape of one of its inputs, and their precision."""
 
     name: str
     model: nn.Module
     input_shape: Shape
+    dtype: torch.dtype = torch.float64
 
     @cached_property
     def program(self) -> Program:
         """The model's graph."""
         return Program(self.model, self.images(1))
 
+    @cached_property
+    def single(self) -> Net:
+        """The same with weights of single precision."""
+        return Net(self.name, copy.deepcopy(self.model).float(), self.input_shape, torch.float32)
+
     def images(self, count: int, seed: int = 0) -> Tensor:
         """Inputs in [0, 1], some of them black and white."""
         generator = torch.Generator().manual_seed(seed)
         images = torch.rand(count, *self.input_shape, generator=generator, dtype=torch.float64)
         images[::5] = images[::5].round()
-        return images
+        return images.to(self.dtype)
 
 
 class Sampled(NamedTuple):

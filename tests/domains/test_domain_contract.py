@@ -224,6 +224,7 @@ def test_domain_bounds_of_an_empty_batch_are_empty(
     assert net.program.run_to_last_layer(value, exact).differences(_labels(0, 3)).shape == (0, 3)
 
 
+@torch.no_grad()
 def test_domain_takes_one_epsilon_for_all_as_one_for_each(
     net: Net, domain: DomainName, exact: OperatorNorms
 ) -> None:
@@ -236,6 +237,7 @@ def test_domain_takes_one_epsilon_for_all_as_one_for_each(
         torch.testing.assert_close(*[last.differences(labels) for last in both], rtol=1e-9, atol=1e-12)
 
 
+@torch.no_grad()
 def test_domain_bounds_at_epsilon_zero_are_the_model(
     net: Net, domain: DomainName, exact: OperatorNorms
 ) -> None:

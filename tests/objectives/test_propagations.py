@@ -30,6 +30,7 @@ from withstand.objectives import (
     MeanField,
     OfMean,
 )
+from withstand.operators import GuaranteedNorms
 from withstand.types import Batch
 
 STD = 0.4
@@ -214,18 +215,23 @@ def test_propagation_moments_are_those_of_the_domain(
 ) -> None:
     images, labels = _batch()
     net, noise, seen = Net(form, activation()).double(), GaussianNoise(STD, blur), Seen()
-    logits, _ = EveryLayer(seen)(Program(net, images), images, noise, labels)
+    program = Program(net, images)
+    logits, _ = EveryLayer(seen)(program, images, noise, labels)
     if blur:
         start: Moments = FactoredGaussian(images, noise.factors(images)[:, None])
     else:
         start = Gaussian(images, torch.full((1, *SHAPE), STD**2).double())
-    expected = propagate(net, start)
+    expected = program.run(start, GuaranteedNorms())
     torch.testing.assert_close(seen.moments[0].mean, expected.mean)
     torch.testing.assert_close(seen.moments[0].variance, expected.variance)
     torch.testing.assert_close(logits, net(images))
     for loss in (MeanField(), OfMean(), Cubature(4)):
-        terms = GaussianExpectation(STD, blur=blur, propagation=EveryLayer(loss))(net, images, labels).terms
-        torch.testing.assert_close(terms["expectation"], loss(expected, labels).detach())
+        _, expectation = EveryLayer(loss)(program, images, noise, labels)
+        torch.testing.assert_close(expectation, loss(expected, labels))
+    terms = GaussianExpectation(STD, blur=blur, propagation=EveryLayer(Cubature(4)))(
+        net, images, labels
+    ).terms
+    torch.testing.assert_close(terms["expectation"], Cubature(4)(expected, labels).detach())
 
 
 @pytest.mark.parametrize("blur", [0.0, 1.0])

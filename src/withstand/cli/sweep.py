@@ -57,8 +57,6 @@ def sweep(arguments: Sequence[str]) -> None:
         chosen = replace(chosen, title="", description="")  # which are of the sweep as it was
     folder = RunFolder.at(outs[-1]).path if outs else Path("runs") / chosen.name
     every = points(chosen, overrides)
-    for point in every:  # whatever does not fit is an error before hours are spent
-        _parsed(chosen, point)
     failed = _run_all(chosen, every, folder)
     _finish(chosen, folder, [folder / point.name for point in every if point.name not in failed])
     if failed:
@@ -112,11 +110,13 @@ def _parsed(chosen: Sweep, point: Point) -> ParsedRecipe:
 
 def _run_all(chosen: Sweep, every: Sequence[Point], folder: Path) -> dict[str, str]:
     """Runs what is not done; names and errors of the points that failed."""
+    # Whatever does not fit is an error before hours are spent.
+    recipes = {point: _parsed(chosen, point) for point in every}
     failed: dict[str, str] = {}
     for number, point in enumerate(every, start=1):
         started = time.monotonic()
         try:
-            outcome = _run(chosen, point, folder / point.name)
+            outcome = _run(chosen, point, recipes.pop(point), folder / point.name)
         except WithstandError as error:
             failed[point.name], outcome = str(error), f"failed: {error}"
         except Exception as error:
@@ -126,13 +126,12 @@ def _run_all(chosen: Sweep, every: Sequence[Point], folder: Path) -> dict[str, s
         seconds = time.monotonic() - started
         console = ERRORS if point.name in failed else OUTPUT
         console.print(f"[{number}/{len(every)}] {point.name}: {outcome} ({seconds:.1f} s)", soft_wrap=True)
-        gc.collect()  # models and optimisers hold each other
     return failed
 
 
-def _run(chosen: Sweep, point: Point, path: Path) -> str:
+def _run(chosen: Sweep, point: Point, parsed: ParsedRecipe, path: Path) -> str:
     """Trains and evaluates a point where that has not been done; what came of it in words."""
-    out, parsed = RunFolder(path), _parsed(chosen, point)
+    out = RunFolder(path)
     former = read_results(out) if out.recipe.exists() else None
     if former and _is_of(former[0], out, parsed):
         require_unchanged(out, parsed.recipe)
@@ -140,9 +139,12 @@ def _run(chosen: Sweep, point: Point, path: Path) -> str:
     command = shlex.join(["withstand", "run", chosen.recipe, *point.overrides, f"{_OUT}{path}"])
     observers = [ProgressBar(OUTPUT)] if OUTPUT.is_terminal else []
     require_other_data(parsed.recipe)
-    train_recipe(parsed, out, command=command, observers=observers)
-    with progress_of("evaluating") as on_batch:
-        return _in_words(evaluate_run(out, parsed, command=command, on_batch=on_batch).table)
+    try:
+        train_recipe(parsed, out, command=command, observers=observers)
+        with progress_of("evaluating") as on_batch:
+            return _in_words(evaluate_run(out, parsed, command=command, on_batch=on_batch).table)
+    finally:
+        gc.collect()  # models and optimisers hold each other
 
 
 def _is_of(results: Results, out: RunFolder, parsed: ParsedRecipe) -> bool:

@@ -10,7 +10,7 @@ from argparse import Action, ArgumentError
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,7 +240,8 @@ def _with_kept_words(parsed: ParsedRecipe, path: Path, overrides: Sequence[str])
 
     if all(is_unspoken(override.removeprefix("--").partition("=")[0]) for override in overrides):
         return parsed
-    words = kept_words(_own_values(path), parsed.values, overrides)
+    is_trusted, typed = trust.is_trusted(path), trust.typed_names()
+    words = kept_words(_own_values(path, path.read_bytes(), is_trusted, typed), parsed.values, overrides)
     if all(parsed.values[word] == value for word, value in words.items()):
         return parsed
     published = [Published(**figure) for figure in words["published"]]
@@ -249,8 +250,12 @@ def _with_kept_words(parsed: ParsedRecipe, path: Path, overrides: Sequence[str])
     return ParsedRecipe(replace(parsed.recipe, **{**words, "published": published}), values, text)
 
 
-def _own_values(path: Path) -> dict[str, Any]:
-    """All values of a recipe's file; of one that is no recipe without overrides those of none."""
+@lru_cache(maxsize=8)
+def _own_values(path: Path, content: bytes, is_trusted: bool, typed: frozenset[str]) -> dict[str, Any]:
+    """All values of a recipe's file; of one that is no recipe without overrides those of none.
+
+    Read once for all points of a sweep: all that decides them beside the path is there to tell them apart.
+    """
     from withstand.recipes.named_code import guarded
 
     parser = _plain_parser()

@@ -176,15 +176,19 @@ def _from_weights(path: Path) -> str:
 
 def _sketch_of(state: Mapping[str, Any]) -> Sketch:
     """Two sums over each tensor of a state dict, in float64."""
-    return {name: _sums(value) for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    longest = max((value.numel() * (1 + value.is_complex()) for value in tensors.values()), default=0)
+    signs = torch.cos(
+        torch.arange(longest, dtype=torch.float64)
+    )  # once for all, since it takes the most time
+    return {name: _sums(value, signs) for name, value in tensors.items()}
 
 
 @torch.no_grad()
-def _sums(tensor: Tensor) -> list[float]:
+def _sums(tensor: Tensor, signs: Tensor) -> list[float]:
     values = tensor.detach().cpu().reshape(-1)
     values = (torch.view_as_real(values).reshape(-1) if values.is_complex() else values).double()
-    signs = torch.cos(torch.arange(len(values), dtype=torch.float64))
-    return [float(values.square().sum().sqrt()), float((values * signs).sum())]
+    return [float(values.square().sum().sqrt()), float((values * signs[: len(values)]).sum())]
 
 
 def _is_close(one: Sketch, other: Sketch) -> bool:
