@@ -178,9 +178,7 @@ def _sketch_of(state: Mapping[str, Any]) -> Sketch:
     """Two sums over each tensor of a state dict, in float64."""
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     longest = max((value.numel() * (1 + value.is_complex()) for value in tensors.values()), default=0)
-    signs = torch.cos(
-        torch.arange(longest, dtype=torch.float64)
-    )  # once for all, since it takes the most time
+    signs = torch.cos(torch.arange(longest, dtype=torch.float64))  # once for all: it takes the most time
     return {name: _sums(value, signs) for name, value in tensors.items()}
 
 
