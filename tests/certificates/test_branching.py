@@ -140,3 +140,28 @@ def test_bounds_over_balls_are_tighter_by_optimised_slopes_and_by_branch_and_bou
             branched = branched_differences(last_of_one, labels[row], optimised[row], net)[0]
         assert bool((branched <= optimised[index]).all())
         assert bool((branched >= worst[index] - 1e-9).all())
+
+
+@pytest.mark.parametrize("seed", [1, 6, 14, 22])
+def test_branch_and_bound_over_neurons_decides_where_several_rows_hold_together_by_a_little(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proving, "_FEW_INPUTS", 0)
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3))
+    net = net.double().requires_grad_(False)
+    center, first = torch.randn(6).double(), torch.randn(3).double()
+    lower, upper = center - 0.6, center + 0.6
+    against = -first + 0.5 * torch.randn(2, 3).double()
+    weight = torch.cat([first[None], against])  # none holds everywhere, and where one does not another does
+    rows = net(lower + (upper - lower) * torch.rand(100_000, 6).double()) @ weight.T
+    rows -= (middle := rows.median(0).values)
+    least = rows.amax(1).min() - 0.03 * rows.std()
+    assert (rows.amin(0) < least).all()
+    goal = Goal(weight, -middle - least, torch.zeros(3, dtype=torch.int64))
+    proof = prove(net, lower, upper, goal, deadline=time.monotonic() + 100)
+    if proof.counterexample is None:
+        assert proof.verdict == "proven"
+    else:
+        assert ((proof.counterexample >= lower) & (proof.counterexample <= upper)).all()
+        assert float(goal.margins(goal.rows(net(proof.counterexample[None])))) <= 0

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from withstand.certificates.programs import solved
 from withstand.certificates.splits import Branched, Check, Layout, Parts, Store
 from withstand.core.deadlines import OutOfTime, is_time_up
 from withstand.domains.linear.linear import Linear
@@ -76,7 +77,8 @@ class _Tree:
                 if is_complete or self.broken_at is not None or is_time_up() or store.num_bytes > _MEMORY:
                     break
                 if not len(store):
-                    leaves.put(self._bounded(leaves.take(size), _LAST_STEPS))
+                    left = self._bounded(leaves.take(size), _LAST_STEPS)
+                    leaves.put(left.of(~self._are_solved(left)))
                     num_last += 1
                     continue
                 batch = store.take(size)
@@ -113,6 +115,23 @@ class _Tree:
         if self.broken_at is None:
             self.broken_at = self.check(self.layout.record.inputs.minimiser(at_inputs[is_open]))
         return parts._replace(next_split=self._next_split(parts, [part[is_open] for part in seen]))
+
+    def _are_solved(self, parts: Parts) -> Tensor:
+        """Solves those that are linear programs, until one gives a counter-example; the others stay open."""
+        are_solved = torch.zeros_like(parts.group, dtype=torch.bool)
+        for row in range(len(are_solved)):
+            if self.broken_at is not None or is_time_up():
+                break
+            part = parts.of(slice(row, row + 1))
+            solution = solved(self.layout.search(part, self.functions), self.layout.cuts(part))
+            if solution is None:
+                continue
+            least = solution.search.bounds().least.nan_to_num(-math.inf, math.inf, -math.inf)
+            self._finish(torch.maximum(part.bound, least))
+            are_solved[row] = True
+            if float(least) <= 0:
+                self.broken_at = self.check(solution.point)
+        return are_solved
 
     def _next_split(self, parts: Parts, seen: Sequence[Tensor]) -> Tensor:
         """Of the few most promising coordinates the one whose halves have the highest bounds; -1 for none."""

@@ -170,6 +170,12 @@ class Layout:
         lower, upper = (self._gathered([end[side] for end in self._ends]) for side in (0, 1))
         return torch.maximum(lower, parts.lower.double()), torch.minimum(upper, parts.upper.double())
 
+    def cuts(self, part: Parts) -> list[Tensor]:
+        """Which coordinates before each bent node were cut in one subproblem, flat integers (cuts,)."""
+        is_cut = (part.lower[0] > -torch.inf) | (part.upper[0] < torch.inf)
+        pieces = zip(self._places, torch.split(is_cut, self._sizes), strict=True)
+        return [places[chosen] for places, chosen in pieces]
+
     def looseness(self, parts: Parts, seen: Sequence[Tensor]) -> Tensor:
         """How far apart the lines of each coordinate are where it would be split, times its coefficient.
 
