@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.domains.exact_margins import exact_minimum
+from withstand.certificates import programs
 from withstand.certificates.programs import solved
 from withstand.certificates.splits import Layout, Parts
 from withstand.domains import Box, Linear, Program
@@ -72,6 +73,20 @@ def test_program_of_an_empty_subproblem_is_proven() -> None:
         solution = solved(layout.search(part, Functions(weight, bias)), layout.cuts(part))
         assert solution is not None
         assert bool(solution.search.bounds().least > 0) == is_empty
+
+
+def test_program_is_none_where_the_solver_has_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    center = torch.rand(1, 3).double()
+    box = Box(center - 1e-3, center + 1e-3)
+    layout, weight, bias = _layout(net := _net(0), Interval(*box.ends), box)
+    assert bias is not None
+    rows = torch.randn(5, 3).double()  # none is the largest in all of the box
+    functions = Functions(rows @ weight, rows @ bias - rows @ net(center)[0])
+    part = _whole(layout, 5)
+    search = layout.search(part, functions)
+    assert solved(search, layout.cuts(part)) is not None
+    monkeypatch.setattr(programs, "time_left", lambda: 0.0)
+    assert solved(search, layout.cuts(part)) is None
 
 
 def test_program_is_none_where_something_bends_or_inputs_are_no_box() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from withstand.core import norms
+from withstand.core.deadlines import time_left
 from withstand.domains.linear.backward import Pulls, pulled_back
 from withstand.domains.linear.linear_inputs import Interval
 from withstand.domains.linear.nodes import Node, Rows
@@ -52,7 +53,7 @@ def solved(search: Search, cuts: Sequence[Tensor]) -> Solution | None:
         cuts: Which coordinates before each bent node were cut, integers (cuts,).
 
     Returns:
-        None where the inputs are no box, something bends still, or the solver finds nothing.
+        None where the inputs are no box, something bends still, or the solver finds nothing in time.
     """
     from scipy.optimize import linprog
 
@@ -77,7 +78,7 @@ def solved(search: Search, cuts: Sequence[Tensor]) -> Solution | None:
     bounds = [*zip(*box, strict=True), (None, None), (0, None)]
     if not all(np.isfinite(part).all() for part in (matrix, ends, *box)):
         return None
-    result = linprog(cost, A_ub=matrix, b_ub=ends, bounds=bounds)
+    result = linprog(cost, A_ub=matrix, b_ub=ends, bounds=bounds, options={"time_limit": time_left()})
     if result.status != 0 or result.x is None:
         return None
     duals = torch.from_numpy(-np.asarray(result.ineqlin.marginals)).to(inputs.lower)

@@ -45,3 +45,8 @@ def require_time() -> None:
 def is_time_up() -> bool:
     """Whether there is no time left."""
     return time.monotonic() > _deadline.get()
+
+
+def time_left() -> float:
+    """How many seconds there are left; infinity without a deadline."""
+    return max(0.0, _deadline.get() - time.monotonic())
