@@ -117,14 +117,16 @@ class Bounder:
     def _bounds(
         self, stage: Method, model: nn.Module, norm: float, images: Tensor, labels: Tensor, epsilon: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The worst margins by one method, and those of the images themselves, (batch,) each."""
+        """The worst margins by one method, and those of the images themselves, (batch,) each.
+
+        Branch and bound takes one image, and says minus infinity twice where an attack breaks it.
+        """
+        if stage == "branch-and-bound" and _is_broken(model, images, labels, norm, float(epsilon)):
+            nothing = images.new_full((1,), -math.inf)
+            return nothing, nothing
         value = input_set(images, norm, epsilon, _domain_of(stage), clip=self._clip)
         last = self._programs.of(model, images).run_to_last_layer(value, self._norms)
-        logits = last.logits
-        if stage == "branch-and-bound" and _is_broken(model, images, labels, norm, float(epsilon)):
-            differences = last.differences(labels)  # of which no search would prove more
-        else:
-            differences = self._differences(stage, model, last, labels)
+        differences, logits = self._differences(stage, model, last, labels), last.logits
         bounds = worst_of(differences + rounding_allowance(logits, labels), labels)
         clean = worst_of(logits - logits.gather(1, labels[:, None]), labels)
         return bounds.where(bounds.isfinite(), -math.inf), clean

@@ -58,10 +58,12 @@ def solved(search: Search, cuts: Sequence[Tensor]) -> Solution | None:
     from scipy.optimize import linprog
 
     inputs = search.record.inputs
-    if not isinstance(inputs, Interval) or not all(map(_is_line, search.tuned(search.record, torch.float64))):
+    plain = replace(search, multipliers=[torch.zeros_like(part) for part in search.multipliers])
+    lines = plain.tuned(search.record, torch.float64)
+    if not isinstance(inputs, Interval) or not all(map(_is_line, lines)):
         return None
     members = _members(search)
-    goals, walls = _goals(search, members), _walls(search, cuts)
+    goals, walls = _goals(search, lines, members), _walls(search, lines, cuts)
     lowest, highest = (
         np.concatenate([norms.flat(end)[0, at].cpu().numpy() for end, at in zip(side, cuts, strict=True)])
         for side in zip(*search.ends, strict=True)
@@ -99,23 +101,21 @@ def _members(search: Search) -> Tensor:
     return search.functions.shares[0].nonzero()[:, 0]
 
 
-def _affine(search: Search, node: Node, values: Tensor) -> _Affine:
+def _affine(search: Search, lines: Sequence[Tuned], node: Node, values: Tensor) -> _Affine:
     """Functions of a node's value, (functions, *shape), as ones of the inputs."""
-    plain = replace(search, multipliers=[torch.zeros_like(part) for part in search.multipliers])
-    tuned = plain.tuned(search.record, torch.float64)
-    own: dict[Node, Pulls] = dict(zip(search.record.bent, tuned, strict=True))
+    own: dict[Node, Pulls] = dict(zip(search.record.bent, lines, strict=True))
     rows = Rows(values, torch.zeros(len(values), dtype=torch.int64, device=values.device))
     back, constants = pulled_back(node, rows, search.record.inputs, own)
     return _Affine(norms.flat(back).cpu().numpy(), constants.cpu().numpy())
 
 
-def _goals(search: Search, members: Tensor) -> _Affine:
+def _goals(search: Search, lines: Sequence[Tuned], members: Tensor) -> _Affine:
     weight, bias, _ = search.functions
-    slopes, constants = _affine(search, search.record.node, weight[members])
+    slopes, constants = _affine(search, lines, search.record.node, weight[members])
     return _Affine(slopes, constants + bias[members].cpu().numpy())
 
 
-def _walls(search: Search, cuts: Sequence[Tensor]) -> _Affine:
+def _walls(search: Search, lines: Sequence[Tuned], cuts: Sequence[Tensor]) -> _Affine:
     """The values that were cut."""
     walls = []
     for node, places in zip(search.record.bent, cuts, strict=True):
@@ -124,7 +124,7 @@ def _walls(search: Search, cuts: Sequence[Tensor]) -> _Affine:
             places.device
         )
         values[torch.arange(len(places)), places] = 1
-        walls.append(_affine(search, parent, values.reshape(-1, *parent.shape)))
+        walls.append(_affine(search, lines, parent, values.reshape(-1, *parent.shape)))
     return _Affine(*(np.concatenate(parts) for parts in zip(*walls, strict=True)))
 
 
