@@ -1,16 +1,53 @@
 """The processes that work together on one job, each with its share of the examples.
 
 All run the same code. The first of them alone reads and writes the run folder and talks; what it knows and
-the others need is sent to them.
+the others need is sent to them. A process that ends is noticed at once by those that wait for it.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
+from withstand.core.failures import Failure
+from withstand.types import ClusterError
+
 _Value = TypeVar("_Value")
+
+_ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LONGEST = timedelta(hours=6)  # for which a process that hangs, and has not ended, is waited for
+
+
+def is_in_group() -> bool:
+    """Whether torchrun, or what sets the same variables, started this process as one of several."""
+    return all(name in os.environ for name in _ENVIRONMENT) and os.environ["WORLD_SIZE"] not in ("", "0", "1")
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Joins the group of processes that torchrun's environment describes, and leaves it in the end.
+
+    Nothing is joined where there is none, or where the process is in one already.
+
+    Raises:
+        ClusterError: the group does not come together.
+    """
+    if not is_in_group() or not dist.is_available() or dist.is_initialized():
+        yield
+        return
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    with _waiting():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_LONGEST)
+    yield  # after an error nothing is left: others may still wait for this process, and see that it ends
+    dist.destroy_process_group()
 
 
 def num_processes() -> int:
@@ -33,11 +70,15 @@ def from_first(value: _Value) -> _Value:
 
     Args:
         value: Anything that pickle takes; that of other processes is ignored.
+
+    Raises:
+        ClusterError: a process has ended.
     """
     if num_processes() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    with _waiting():
+        dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
@@ -46,9 +87,113 @@ def from_all(value: _Value) -> list[_Value]:
 
     Args:
         value: Anything that pickle takes.
+
+    Raises:
+        ClusterError: a process has ended.
     """
     if num_processes() == 1:
         return [value]
     values: list[_Value | None] = [None] * num_processes()
-    dist.all_gather_object(values, value)
+    with _waiting():
+        dist.all_gather_object(values, value)
     return [each for each in values if each is not None]
+
+
+@contextmanager
+def agreeing() -> Iterator[None]:
+    """An error that one process raises within is raised by all at the end, where each waits for all.
+
+    What is within waits for no other process.
+
+    Raises:
+        Exception: whatever the process raised itself; else what the first of the others did.
+    """
+    mine: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        mine = error
+    failures: list[tuple[int, Failure]] = []
+    if num_processes() > 1:
+        failures = from_all(None if mine is None else (rank(), Failure.of(mine)))  # type: ignore[assignment]
+    if mine is not None:
+        raise mine
+    for number, failure in failures:
+        failure.again(f"process {number}")
+
+
+def done_by_first(do: Callable[[], _Value]) -> _Value:
+    """What the first process computes, in all of them; an error of it is raised by all.
+
+    Args:
+        do: Computes it; called by the first alone.
+
+    Raises:
+        Exception: what it raised.
+        ClusterError: a process has ended.
+    """
+    if num_processes() == 1:
+        return do()
+    if not is_first():
+        answer: _Value | Failure | None = from_first(None)
+        if isinstance(answer, Failure):
+            answer.again("process 0")
+        return answer  # type: ignore[return-value]
+    try:
+        value = do()
+    except ClusterError:  # of which the others hear themselves
+        raise
+    except Exception as error:
+        from_first(Failure.of(error))
+        raise
+    from_first(value)
+    return value
+
+
+class Mail:
+    """Sends values from one process to another, on the CPU; a context that all processes enter and leave.
+
+    The first may receive from each other process in a thread of its own.
+    """
+
+    def __enter__(self) -> Mail:
+        with _waiting():
+            self._group: Any = dist.new_group(backend="gloo", timeout=_LONGEST)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            dist.destroy_process_group(self._group)
+
+    def send(self, value: object, to: int) -> None:
+        """Sends a value that pickle takes, and waits until it is received.
+
+        Raises:
+            ClusterError: the other process has ended.
+        """
+        with _waiting():
+            dist.send_object_list([value], dst=to, group=self._group, device=torch.device("cpu"))
+
+    def receive(self, source: int) -> Any:
+        """Waits for a value.
+
+        Raises:
+            ClusterError: the other process has ended.
+        """
+        box: list[Any] = [None]
+        with _waiting():
+            dist.recv_object_list(box, src=source, group=self._group, device=torch.device("cpu"))
+        return box[0]
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """Says what torch says in pages: that another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        first_line = next(iter(str(error).splitlines()), "")[:200]
+        raise ClusterError(
+            "Another process of the group ended, or did not answer. Results that were stored stay, and the "
+            f"same command goes on from them. ({first_line})"
+        ) from error

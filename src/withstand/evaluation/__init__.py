@@ -5,6 +5,7 @@ from withstand.evaluation.benchmarking import Benchmark, benchmark
 from withstand.evaluation.meter import Meter
 from withstand.evaluation.prediction_sampling import Sampling
 from withstand.evaluation.predictor import Predictor, random_predictor
+from withstand.evaluation.process_group import Processes
 from withstand.evaluation.run import Evaluation, evaluate, require_sizes
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Evaluation",
     "Meter",
     "Predictor",
+    "Processes",
     "Sampling",
     "benchmark",
     "evaluate",
