@@ -7,6 +7,7 @@ the others need is sent to them. A process that ends is noticed at once by those
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +23,8 @@ _Value = TypeVar("_Value")
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LONGEST = timedelta(hours=6)  # for which a process that hangs, and has not ended, is waited for
+_START = timedelta(minutes=10)  # within which all must have started
+_GRACE = 3.0  # seconds
 
 
 def is_in_group() -> bool:
@@ -45,8 +48,19 @@ def joined() -> Iterator[None]:
     if has_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     with _waiting():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_LONGEST)
-    yield  # after an error nothing is left: others may still wait for this process, and see that it ends
+        store, number, count = next(dist.rendezvous("env://", timeout=_START))
+        store.set(f"here/{number}", "yes")  # whoever ended before this is not waited for as long as a result
+        store.wait([f"here/{other}" for other in range(count)], _START)
+        backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=_LONGEST)
+    try:
+        yield
+    except Exception:
+        # The group is not left: who still waits for this process sees that it ends. What started it ends all
+        # when one ends, and the first has yet to say what is wrong.
+        if not is_first():
+            time.sleep(_GRACE)
+        raise
     dist.destroy_process_group()
 
 
@@ -113,13 +127,14 @@ def agreeing() -> Iterator[None]:
         yield
     except Exception as error:
         mine = error
-    failures: list[tuple[int, Failure]] = []
+    every: list[tuple[int, Failure | None]] = []
     if num_processes() > 1:
-        failures = from_all(None if mine is None else (rank(), Failure.of(mine)))  # type: ignore[assignment]
+        every = from_all((rank(), None if mine is None else Failure.of(mine)))
     if mine is not None:
         raise mine
-    for number, failure in failures:
-        failure.again(f"process {number}")
+    for number, failure in every:
+        if failure is not None:
+            failure.again(f"process {number}")
 
 
 def done_by_first(do: Callable[[], _Value]) -> _Value:
@@ -192,8 +207,8 @@ def _waiting() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        first_line = next(iter(str(error).splitlines()), "")[:200]
+        cause = next(iter(str(error).splitlines()), "").partition(". ")[0][:200]
         raise ClusterError(
             "Another process of the group ended, or did not answer. Results that were stored stay, and the "
-            f"same command goes on from them. ({first_line})"
+            f"same command goes on from them. ({cause})"
         ) from error

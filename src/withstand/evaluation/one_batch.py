@@ -71,7 +71,8 @@ class BatchPlan:
         return 1 + attacks + len(self.provers) + len(self.of_batches)
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True)
+class Job:
     """A batch to measure.
 
     Attributes:

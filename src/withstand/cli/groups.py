@@ -1,0 +1,42 @@
+"""Commands that torchrun starts several times, as processes of one group."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from withstand.cli.terminal import ERRORS, OUTPUT
+
+_SHARED = ("evaluate", "certify", "attack", "moments")  # commands whose work is shared
+
+
+@contextmanager
+def group_joined(name: str) -> Iterator[bool]:
+    """Joins the group that this process was started in, if any and if the command shares its work.
+
+    The first process alone prints.
+
+    Args:
+        name: Of the command.
+
+    Yields:
+        Whether this process has anything to do: of a command that shares no work the first does all.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # torch is not imported for this
+        yield True
+        return
+    is_first = os.environ.get("RANK", "0") == "0"
+    if not is_first:
+        OUTPUT.quiet = ERRORS.quiet = True
+        logging.disable()
+        warnings.simplefilter("ignore")
+    if name not in _SHARED:
+        yield is_first
+        return
+    from withstand.core.processes import joined
+
+    with joined():
+        yield True
