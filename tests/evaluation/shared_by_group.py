@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 import withstand as ws
+from withstand.cli import entry
 from withstand.core.processes import is_first, joined, rank
 from withstand.evaluation import Evaluation, Processes, Sampling, meters
 
@@ -48,7 +50,7 @@ def measured(model: nn.Module, **options: Any) -> Evaluation:
     if ws.bayes.is_stochastic(model):
         options["sampling"] = Sampling(num_samples=2, attack_samples=2)
     elif not isinstance(model, Faulty):
-        what.append(meters.Certificate(norm="inf", epsilons=[0.01]))
+        what.append(meters.Certificate(norm=torch.inf, epsilons=[0.01]))
     return ws.evaluate(model, ws.data.load("digits"), what, num_examples=70, batch_size=20, **options)
 
 
@@ -60,10 +62,12 @@ def _error_of(model: nn.Module) -> list[str]:
     return []
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, command: Sequence[str]) -> None:
     """Evaluates, one thing after another."""
     torch.set_num_threads(1)
     with joined():
+        if status := entry.main([*command, f"--out={folder / 'command'}"]):
+            raise SystemExit(status)
         certain = measured(network(), out=folder / "certain", workers=Processes())
         measured(ws.bayes.convert(network()), out=folder / "bayes", workers=Processes())
         told = {
@@ -77,4 +81,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -48,21 +48,20 @@ def make():
 """
 
 
-def _environment(**more: object) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **{k: str(v) for k, v in more.items()}}
-
-
-def _run_group(*command: str | Path) -> list[int]:
-    """Runs a command in two processes of a group; their exit statuses."""
+def _run_group(folder: Path, *arguments: str) -> list[int]:
+    """Runs the script in two processes of a group; their exit statuses."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    group = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = [
-        subprocess.Popen([sys.executable, *command], env=_environment(**group, RANK=rank, LOCAL_RANK=rank))
-        for rank in range(2)
-    ]
+        port = str(server.getsockname()[1])
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = []
+    for rank in ("0", "1"):
+        with (folder / f"printed-{rank}.txt").open("wb") as printed:
+            environment = {**os.environ, **paths, **group, "RANK": rank}
+            command = [sys.executable, str(SCRIPT), str(folder), *arguments]
+            started.append(subprocess.Popen(command, env=environment, stdout=printed))
     try:
-        return [process.wait(timeout=120) for process in started]
+        return [process.wait(timeout=240) for process in started]
     finally:
         for process in started:
             process.kill()
@@ -83,7 +82,7 @@ def _stored(folder: Path) -> dict[str, set[str]]:
 def group(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left of the evaluations of the script; the second ended in the last of them."""
     folder = tmp_path_factory.mktemp("group")
-    statuses = _run_group(SCRIPT, folder)
+    statuses = _run_group(folder, *_evaluate(folder / "net.py"))
     assert statuses[1] == 9
     assert statuses[0] != 0
     return folder
@@ -124,14 +123,11 @@ def test_group_of_which_a_process_ended_is_gone_on_from_by_one(group: Path, tmp_
     _assert_same_files(group / "ended", tmp_path)
 
 
-def test_command_evaluate_of_a_group_writes_what_one_process_does(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    command = _evaluate(tmp_path / "net.py")
-    assert _run_group("-m", "withstand", *command, f"--out={tmp_path / 'group'}") == [0, 0]
-    assert capfd.readouterr().out.count("test data") == 1  # the first process alone prints
-    assert main([*command, f"--out={tmp_path / 'alone'}"]) == 0
-    _assert_same_files(tmp_path / "group", tmp_path / "alone")
+def test_command_evaluate_of_a_group_writes_what_one_process_does(group: Path, tmp_path: Path) -> None:
+    assert main([*_evaluate(group / "net.py"), f"--out={tmp_path / 'alone'}"]) == 0
+    _assert_same_files(group / "command", tmp_path / "alone")
+    assert "test data" in (group / "printed-0.txt").read_text(encoding="utf-8")
+    assert not (group / "printed-1.txt").read_text(encoding="utf-8")  # the first process alone prints
 
 
 def _evaluate(file: Path) -> list[str]:
@@ -155,9 +151,9 @@ def _evaluate(file: Path) -> list[str]:
 class Mortal(nn.Module):
     """Ends its process once, when it is asked for a batch there."""
 
-    def __init__(self, mark: Path) -> None:
+    def __init__(self, network: nn.Module, mark: Path) -> None:
         super().__init__()
-        self.network, self.mark, self.safe = SHARED["network"](), mark, os.getpid()
+        self.network, self.mark, self.safe = network, mark, os.getpid()
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -194,7 +190,7 @@ def test_ray_workers_give_the_files_of_one_process_though_one_ends(
         meters.NoiseCurve(),
         Brightness(),
     ]
-    model, digits = Mortal(tmp_path / "ended"), ws.data.load("digits")
+    model, digits = Mortal(SHARED["network"](), tmp_path / "ended"), ws.data.load("digits")
     told: list[int] = []
     for name, workers in (("ray", RayWorkers(local_ray)), ("alone", None)):
         ws.evaluate(

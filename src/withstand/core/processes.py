@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from withstand.core.failures import Failure
 from withstand.types import ClusterError
@@ -48,7 +49,7 @@ def joined() -> Iterator[None]:
     if has_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     with _waiting():
-        store, number, count = next(dist.rendezvous("env://", timeout=_START))
+        store, number, count = next(rendezvous("env://", timeout=_START))
         store.set(f"here/{number}", "yes")  # whoever ended before this is not waited for as long as a result
         store.wait([f"here/{other}" for other in range(count)], _START)
         backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
