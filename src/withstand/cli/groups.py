@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,5 +40,16 @@ def group_joined(name: str) -> Iterator[bool]:
         return
     from withstand.core.processes import joined
 
-    with joined():
-        yield True
+    try:
+        with joined():
+            yield True
+    except KeyboardInterrupt:
+        atexit.register(_leave)
+        raise
+
+
+def _leave() -> None:
+    """Ends the process: Python's own end aborts it where a thread still waits for another process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)
