@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import warnings
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -105,16 +107,21 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         return _launched[0]
     from lightning_fabric import Fabric  # here, since it takes as long to import as torch itself
 
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # which its import sets lower
     is_alone = settings.devices * settings.num_nodes == 1
     try:
-        return Fabric(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            strategy="auto" if is_alone else "ddp",
-            precision=_PRECISION[settings.precision],
-        )
+        with warnings.catch_warnings():
+            # It would take bf16 instead, where fp16 is not to be had.
+            warnings.filterwarnings("error", "You passed `Fabric.*precision", UserWarning)
+            return Fabric(
+                accelerator=settings.accelerator,
+                devices=settings.devices,
+                num_nodes=settings.num_nodes,
+                strategy="auto" if is_alone else "ddp",
+                precision=_PRECISION[settings.precision],
+            )
     except (
+        UserWarning,
         ImportError,
         RuntimeError,
         TypeError,
@@ -123,7 +130,8 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         raise RecipeError(
             f"Cannot train on {settings.devices} of the accelerator {settings.accelerator!r} in "
             f"{settings.precision}: "
-            f"{' '.join(str(error).split())} Leave accelerator at auto, or take cpu or cuda."
+            f"{' '.join(str(error).split()).partition(' Using `precision')[0]} Leave accelerator at auto, or take cpu or cuda; and of "
+            "precisions fp32 or bf16."
         ) from error
 
 
