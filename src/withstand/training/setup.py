@@ -127,11 +127,11 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         TypeError,
         ValueError,
     ) as error:  # what Fabric raises has no common class
+        reason = " ".join(str(error).split()).partition(" Using `precision")[0]
         raise RecipeError(
             f"Cannot train on {settings.devices} of the accelerator {settings.accelerator!r} in "
-            f"{settings.precision}: "
-            f"{' '.join(str(error).split()).partition(' Using `precision')[0]} Leave accelerator at auto, or take cpu or cuda; and of "
-            "precisions fp32 or bf16."
+            f"{settings.precision}: {reason} Leave accelerator at auto, or take cpu or cuda; and of precisions "
+            "fp32 or bf16."
         ) from error
 
 
