@@ -130,7 +130,7 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         reason = " ".join(str(error).split()).partition(" Using `precision")[0]
         raise RecipeError(
             f"Cannot train on {settings.devices} of the accelerator {settings.accelerator!r} in "
-            f"{settings.precision}: {reason} Leave accelerator at auto, or take cpu or cuda; and of precisions "
+            f"{settings.precision}: {reason} Leave accelerator at auto, or take cpu or cuda; of precisions "
             "fp32 or bf16."
         ) from error
 
