@@ -30,7 +30,7 @@ _PRECISION: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
-_launched: list[Fabric] = []  # that which started the processes of this job; torch allows one a process
+_launched: list[tuple[Fabric, Precision]] = []  # what started the processes of this job, at most one
 
 
 def describe_run(
@@ -76,7 +76,7 @@ def launch(settings: TrainingSettings) -> None:
     """Starts the other processes of a training, or joins those that ``torchrun`` or SLURM started.
 
     They run the same program from its start, and get here as well. Nothing happens where one process is to
-    train alone, or where they are there already.
+    train alone, or where they are there already: then they share this training too.
 
     Raises:
         RecipeError: there are fewer devices than asked for, or other processes than the settings name.
@@ -86,7 +86,7 @@ def launch(settings: TrainingSettings) -> None:
         return
     fabric = make_fabric(settings)
     fabric.launch()
-    _launched.append(fabric)
+    _launched.append((fabric, settings.precision))
 
 
 def _as_started(settings: TrainingSettings) -> TrainingSettings:
@@ -104,7 +104,13 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         RecipeError: there is no such device here, or it has no such precision.
     """
     if _launched:
-        return _launched[0]
+        (fabric, precision), *_ = _launched
+        if settings.precision != precision:
+            raise RecipeError(
+                f"The processes of this job were started for {precision}, and train in no other precision, "
+                f"such as {settings.precision}. Start another job for that."
+            )
+        return fabric
     from lightning_fabric import Fabric  # here, since it takes as long to import as torch itself
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # which its import sets lower
