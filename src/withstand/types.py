@@ -83,11 +83,15 @@ class RunFolderError(WithstandError, OSError):
 
 
 class ClusterError(WithstandError, RuntimeError):
-    """Processes or machines that work together: one ended, or cannot be reached."""
+    """A cluster that cannot be reached, or whose workers end."""
 
 
 class CheckpointError(RunFolderError):
     """A checkpoint that is damaged or belongs to another recipe."""
+
+
+class ProcessError(WithstandError, RuntimeError):
+    """Another process of the same job has ended, or cannot be reached."""
 
 
 class NonFiniteLossError(WithstandError, ArithmeticError):

@@ -111,7 +111,7 @@ def test_group_raises_the_error_of_one_process_in_all_and_goes_on(group: Path) -
     for rank in range(2):
         told = _told(group, rank)
         assert told["fails"] == ["KeyError", "'a fault of its own'"]
-        assert told["other"][0] == "ClusterError"
+        assert told["other"][0] == "ProcessError"
         assert "another model" in told["other"][1]
     assert _told(group, 0)["alone"] == 70  # by itself, without workers, it waits for no other process
 

@@ -12,14 +12,16 @@ from contextlib import contextmanager
 
 from withstand.cli.terminal import ERRORS, OUTPUT
 
-_SHARED = ("evaluate", "certify", "attack", "moments")  # commands whose work is shared
+_SHARED = ("evaluate", "certify", "attack", "moments")  # commands whose work is shared from their start
+_OF_FABRIC = ("NODE_RANK", "LOCAL_RANK")  # by which it numbers the processes that it starts
+_TRAINING = ("train", "run", "sweep")  # those that join the group when they train
 
 
 @contextmanager
 def group_joined(name: str) -> Iterator[bool]:
     """Joins the group that this process was started in, if any and if the command shares its work.
 
-    The first process alone prints.
+    The first process alone prints; of the others, where they are not agreed on an error, it stands in theirs.
 
     Args:
         name: Of the command.
@@ -30,14 +32,16 @@ def group_joined(name: str) -> Iterator[bool]:
     if os.environ.get("WORLD_SIZE", "1") == "1":  # torch is not imported for this
         yield True
         return
-    is_first = os.environ.get("RANK", "0") == "0"
+    numbers = [os.environ.get("RANK")] if "RANK" in os.environ else map(os.environ.get, _OF_FABRIC)
+    is_first = all(number in (None, "0") for number in numbers)
+    OUTPUT.quiet = not is_first
+    if name not in _SHARED:
+        yield is_first or name in _TRAINING
+        return
     if not is_first:
-        OUTPUT.quiet = ERRORS.quiet = True
+        ERRORS.quiet = True
         logging.disable()
         warnings.simplefilter("ignore")
-    if name not in _SHARED:
-        yield is_first
-        return
     from withstand.core.processes import joined
 
     try:

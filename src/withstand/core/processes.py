@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +20,8 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from withstand.core.failures import Failure
-from withstand.types import ClusterError
+from withstand.core.run_folder import RunFolder
+from withstand.types import ProcessError
 
 _Value = TypeVar("_Value")
 
@@ -40,7 +43,7 @@ def joined() -> Iterator[None]:
     Nothing is joined where there is none, or where the process is in one already.
 
     Raises:
-        ClusterError: the group does not come together.
+        ProcessError: the group does not come together.
     """
     if not is_in_group() or not dist.is_available() or dist.is_initialized():
         yield
@@ -48,7 +51,7 @@ def joined() -> Iterator[None]:
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    with _waiting():
+    with exchanging():
         store, number, count = next(rendezvous("env://", timeout=_START))
         store.set(f"here/{number}", "yes")  # whoever ended before this is not waited for as long as a result
         store.wait([f"here/{other}" for other in range(count)], _START)
@@ -87,12 +90,12 @@ def from_first(value: _Value) -> _Value:
         value: Anything that pickle takes; that of other processes is ignored.
 
     Raises:
-        ClusterError: a process has ended.
+        ProcessError: a process has ended.
     """
     if num_processes() == 1:
         return value
     box = [value]
-    with _waiting():
+    with exchanging():
         dist.broadcast_object_list(box, src=0)
     return box[0]
 
@@ -104,14 +107,14 @@ def from_all(value: _Value) -> list[_Value]:
         value: Anything that pickle takes.
 
     Raises:
-        ClusterError: a process has ended.
+        ProcessError: a process has ended.
     """
     if num_processes() == 1:
         return [value]
     values: list[_Value | None] = [None] * num_processes()
-    with _waiting():
+    with exchanging():
         dist.all_gather_object(values, value)
-    return [each for each in values if each is not None]
+    return values  # type: ignore[return-value]
 
 
 @contextmanager
@@ -146,7 +149,7 @@ def done_by_first(do: Callable[[], _Value]) -> _Value:
 
     Raises:
         Exception: what it raised.
-        ClusterError: a process has ended.
+        ProcessError: a process has ended.
     """
     if num_processes() == 1:
         return do()
@@ -157,7 +160,7 @@ def done_by_first(do: Callable[[], _Value]) -> _Value:
         return answer  # type: ignore[return-value]
     try:
         value = do()
-    except ClusterError:  # of which the others hear themselves
+    except ProcessError:  # of which the others hear themselves
         raise
     except Exception as error:
         from_first(Failure.of(error))
@@ -173,7 +176,7 @@ class Mail:
     """
 
     def __enter__(self) -> Mail:
-        with _waiting():
+        with exchanging():
             self._group: Any = dist.new_group(backend="gloo", timeout=_LONGEST)
         return self
 
@@ -185,31 +188,49 @@ class Mail:
         """Sends a value that pickle takes, and waits until it is received.
 
         Raises:
-            ClusterError: the other process has ended.
+            ProcessError: the other process has ended.
         """
-        with _waiting():
+        with exchanging():
             dist.send_object_list([value], dst=to, group=self._group, device=torch.device("cpu"))
 
     def receive(self, source: int) -> Any:
         """Waits for a value.
 
         Raises:
-            ClusterError: the other process has ended.
+            ProcessError: the other process has ended.
         """
         box: list[Any] = [None]
-        with _waiting():
+        with exchanging():
             dist.recv_object_list(box, src=source, group=self._group, device=torch.device("cpu"))
         return box[0]
 
 
 @contextmanager
-def _waiting() -> Iterator[None]:
-    """Says what torch says in pages: that another process has ended."""
+def exchanging() -> Iterator[None]:
+    """Says of what goes wrong between processes what that means.
+
+    Raises:
+        ProcessError: another process has ended, or cannot be reached.
+    """
     try:
         yield
-    except RuntimeError as error:
-        cause = next(iter(str(error).splitlines()), "").partition(". ")[0][:200]
-        raise ClusterError(
-            "Another process of the group ended, or did not answer. Results that were stored stay, and the "
-            f"same command goes on from them. ({cause})"
+    except RuntimeError as error:  # of gloo; those of NCCL are a kind of it
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0][:200]
+        raise ProcessError(
+            "Another process of this job has ended, or cannot be reached; where it said why, that stands in "
+            f"its own output. The same command goes on from what is stored. ({reason})"
         ) from error
+
+
+@contextmanager
+def own_folder(run: RunFolder) -> Iterator[RunFolder]:
+    """Where this process writes: the run folder itself if it is the first, else one that is not kept.
+
+    Args:
+        run: The run folder of the job.
+    """
+    if is_first():
+        yield run
+        return
+    with TemporaryDirectory(prefix="withstand-") as folder:
+        yield RunFolder(Path(folder))

@@ -18,7 +18,7 @@ from withstand.evaluation.one_batch import BatchScores, Job
 from withstand.evaluation.store import BatchStore
 from withstand.evaluation.work import Work
 from withstand.evaluation.workers import Workers
-from withstand.types import ClusterError
+from withstand.types import ProcessError
 
 _Value = TypeVar("_Value")
 
@@ -53,7 +53,7 @@ class Processes(Workers):
         every = processes.from_all(identity(*prepared))
         other = next((number for number, one in enumerate(every) if one != every[0]), None)
         if other is not None:
-            raise ClusterError(
+            raise ProcessError(
                 f"Process {other} would measure another model, other data or other settings than process 0. "
                 "Give all processes the same run folder, weights, data and package versions."
             )
@@ -143,7 +143,7 @@ def _listeners(mail: processes.Mail, num_batches: int) -> Iterator[SimpleQueue[_
                 mail.send(is_last, to=rank)
                 if is_last:
                     return
-        except ClusterError as error:
+        except ProcessError as error:
             messages.put(Failure.of(error))
 
     threads = [

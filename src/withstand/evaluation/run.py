@@ -128,7 +128,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         AttackError: an attack left its ball or [0, 1], or needs a package that is not installed.
         CertificateError: a certificate is wrong, and the rows so far are written; or a bound of the
             kernel norms is.
-        ClusterError: another process or worker ended, and its batches could not be scored.
+        ClusterError: Ray's workers end again and again, or do not start.
+        ProcessError: another process of the group has ended, or would measure something else.
         OutOfMemoryError: the device's memory does not hold a batch.
         RunFolderError: the folder cannot be written, or another process holds it.
     """

@@ -56,7 +56,8 @@ def score_split(work: Work, workers: Workers, rows_file: RowsFile) -> SplitScore
     Raises:
         AttackError: an attack left its ball or [0, 1].
         CertificateError: a certificate is wrong; the rows so far are written.
-        ClusterError: a worker has ended, and no other takes its place.
+        ClusterError: Ray's workers end again and again, or do not start.
+        ProcessError: another process of the group has ended.
         RunFolderError: the folder cannot be written.
     """
     split_scores, frames = SplitScores(), []

@@ -38,7 +38,7 @@ class Workers(ABC):
             *prepared: All that results depend on.
 
         Raises:
-            ClusterError: one has prepared something else.
+            ProcessError: one has prepared something else.
         """
 
     def done_by_first(self, do: Callable[[], _Value]) -> _Value:
