@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
@@ -151,14 +152,11 @@ class Device:
         self.is_on = False
         self.random_state = torch.get_rng_state()
         self._is_in_step = False
-        self._is_known = False
 
     @staticmethod
     def put(held: _Held) -> _Held:
-        """A copy of a module, tensor, tuple or dictionary on the device."""
-        if isinstance(held, nn.Module):
-            return copy.deepcopy(held).to(NAME)
-        moved: _Held = tree_map(lambda part: part.to(NAME) if isinstance(part, Tensor) else part, held)
+        """A copy on the device of a module or tensor, or of those in a tuple, list or dictionary."""
+        moved: _Held = tree_map(_copied, held)
         return moved
 
     @contextmanager
@@ -172,19 +170,19 @@ class Device:
 
     @contextmanager
     def switched_on(self) -> Iterator[Device]:
-        """Registers the device with torch, where that was not done, and has it seen meanwhile."""
-        if not self._is_known:
-            _register()
-            self._is_known = True
-        swapped = torch.__future__.get_swap_module_params_on_conversion()
+        """Has the device seen meanwhile."""
+        future, self.is_on = torch.__future__, True
         self.faults.clear()
-        self.is_on, torch.Generator = True, AnyGenerator  # type: ignore[misc, assignment]
-        torch.__future__.set_swap_module_params_on_conversion(True)  # a moved parameter stays the same
-        try:
-            yield self
-        finally:
-            self.is_on, torch.Generator = False, _Generator  # type: ignore[misc]
-            torch.__future__.set_swap_module_params_on_conversion(swapped)
+        former = future.get_swap_module_params_on_conversion()
+        future.set_swap_module_params_on_conversion(True)  # a moved parameter stays the same object
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "Generator", AnyGenerator)
+            patch.setattr(torch.accelerator, "synchronize", lambda *_: None)  # which torch lets it not have
+            try:
+                yield self
+            finally:
+                self.is_on = False
+                future.set_swap_module_params_on_conversion(former)
 
     def fault(self, what: str) -> DeviceError:
         """Notes a fault, for the end of the test, and makes the error that is raised."""
@@ -258,6 +256,12 @@ class Device:
             torch.set_rng_state(of_cpu)
 
 
+def _copied(part: Any) -> Any:
+    if isinstance(part, nn.Module):
+        return copy.deepcopy(part).to(NAME)
+    return part.to(NAME) if isinstance(part, Tensor) else part
+
+
 def _raw(part: Any) -> Any:
     return part.raw if isinstance(part, Pretended) else part
 
@@ -273,6 +277,10 @@ class _Module(_DummyBackendModule):
     @override
     def is_available(self) -> bool:
         return DEVICE.is_on
+
+    @override
+    def device_count(self) -> int:
+        return int(DEVICE.is_on)
 
     @override
     def manual_seed_all(self, seed: int) -> None:
@@ -316,3 +324,4 @@ def _kernel(func: Any) -> Any:
 
 _LIBRARIES: list[torch.library.Library] = []
 DEVICE = Device()
+_register()  # at once: autograd counts the devices at its first pass backward
