@@ -145,13 +145,16 @@ class Device:
 
     Attributes:
         faults: What was refused since it was switched on; also what someone caught.
+        is_on: Whether torch sees the device.
+        is_in_step: Whether nothing may make the host wait.
+        random_state: Of the generator that it draws from.
     """
 
     def __init__(self) -> None:
         self.faults: list[str] = []
         self.is_on = False
         self.random_state = torch.get_rng_state()
-        self._is_in_step = False
+        self.is_in_step = False
 
     @staticmethod
     def put(held: _Held) -> _Held:
@@ -162,11 +165,11 @@ class Device:
     @contextmanager
     def step(self) -> Iterator[None]:
         """Inside, nothing may make the host wait: no value is read, no number is copied over."""
-        self._is_in_step = True
+        self.is_in_step = True
         try:
             yield
         finally:
-            self._is_in_step = False
+            self.is_in_step = False
 
     @contextmanager
     def switched_on(self) -> Iterator[Device]:
@@ -181,7 +184,7 @@ class Device:
             try:
                 yield self
             finally:
-                self.is_on = False
+                self.is_on = self.is_in_step = False
                 future.set_swap_module_params_on_conversion(former)
 
     def fault(self, what: str) -> DeviceError:
@@ -229,17 +232,17 @@ class Device:
     ) -> None:
         if name in _COPYING:
             crosses = bool(others) or not stays
-            if crosses and self._is_in_step:
+            if crosses and self.is_in_step:
                 raise self.fault(f"{name} copies between host and device in a step")
             return
         # As torch allows, which copies them; what is indexed, or put there, must lie on the device.
-        indices = [] if self._is_in_step else [id(part) for part in _indices(name, args)]
+        indices = [] if self.is_in_step else [id(part) for part in _indices(name, args)]
         met = [part for part in others if (part.dim() or name in _JOINING) and id(part) not in indices]
         if met:
             raise self.fault(f"{name} meets a tensor of the CPU, of shape {tuple(met[0].shape)}")
         has_mask = any(index.dtype == torch.bool for index in _indices(name, args))
         counts = name == "repeat_interleave" and kwargs.get("output_size") is None  # what it gives
-        if self._is_in_step and (name in _WAITING or counts or has_mask):
+        if self.is_in_step and (name in _WAITING or counts or has_mask):
             raise self.fault(f"{name} makes the host wait in a step")
 
     @contextmanager
