@@ -13,6 +13,7 @@ from torch import Tensor
 
 from withstand.bayes.layer import Drawing
 from withstand.bayes.posterior import Estimator, Normal, Posterior
+from withstand.core.devices import to_draw_into
 from withstand.types import ModelError
 
 
@@ -69,7 +70,7 @@ def draw_locally(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | N
     variance = maps.apply(rows.square(), weight.std.square(), None if bias is None else bias.std.square())
     std = root(variance)
     if not alike:
-        return torch.addcmul(mean, std, torch.randn_like(mean))
+        return torch.addcmul(mean, std, to_draw_into(mean).normal_())
     noise = torch.randn(how.num_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
     return torch.addcmul(mean, std, noise).flatten(0, 1)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from withstand.core.devices import to_draw_into
 from withstand.core.schedules import scheduled
 from withstand.core.setting_rules import AT_LEAST_0, list_of, settle
 from withstand.types import DataError
@@ -78,7 +79,7 @@ class GaussianNoise:
         Returns:
             A tensor like them.
         """
-        noise = torch.randn_like(images)
+        noise = to_draw_into(images).normal_()
         if self.blur:
             self._require_neighbours(images)
             for dim in range(2, images.dim()):

@@ -14,6 +14,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from withstand.core.devices import to_draw_into
 from withstand.core.setting_rules import as_number
 
 __all__ = [
@@ -259,11 +260,11 @@ def _steepest_l1(gradient: Tensor) -> Tensor:
 
 
 def _gaussian(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.empty_like(like).normal_(generator=generator)
+    return to_draw_into(like).normal_(generator=generator)
 
 
 def _random_linf(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.empty_like(like).uniform_(-1.0, 1.0, generator=generator)
+    return to_draw_into(like).uniform_(-1.0, 1.0, generator=generator)
 
 
 def _random_l2(like: Tensor, generator: torch.Generator | None) -> Tensor:
