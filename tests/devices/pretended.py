@@ -69,7 +69,7 @@ class _OfEitherDevice(type(_Generator)):  # type: ignore[misc]
 class AnyGenerator(_Generator, metaclass=_OfEitherDevice):
     """Stands in for ``torch.Generator``, which torch lets no device of Python's own have."""
 
-    device = property(lambda _: torch.device(NAME, 0))  # type: ignore[assignment]
+    device = property(lambda _: torch.device(NAME, 0))
 
     @staticmethod
     def __new__(cls: Any, device: torch.device | str = "cpu") -> Any:
@@ -91,7 +91,7 @@ class Pretended(Tensor):
     """
 
     raw: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls: Any, raw: Tensor) -> Pretended:
@@ -108,18 +108,20 @@ class Pretended(Tensor):
 
     @classmethod
     @override
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return DEVICE.run(func, args, kwargs or {})
 
-    @property  # type: ignore[override]
+    @property
     def data(self) -> Tensor:
         """What torch itself would share by its storage alone."""
         return self.detach()
 
     @data.setter
-    def data(self, other: Pretended) -> None:
+    def data(self, other: Tensor) -> None:
         Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
-        self.raw = other.raw
+        self.raw = _raw(other)
 
     @override
     def tolist(self) -> Any:
@@ -136,7 +138,7 @@ class Pretended(Tensor):
         return self.detach().cpu().__reduce_ex__(protocol)
 
     @override
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:  # type: ignore[override]
         return f"Pretended({self.raw!r})"
 
 
@@ -308,7 +310,7 @@ class _Hook(_DummyPrivateUse1Hook):
 def _register() -> None:
     # A device of Python's own, which torch offers for this: https://github.com/pytorch/pytorch, in
     # test/test_privateuseone_python_backend.py.
-    _setup_privateuseone_for_python_backend(NAME, backend_module=_Module(), hook=_Hook())  # type: ignore[no-untyped-call]
+    _setup_privateuseone_for_python_backend(NAME, backend_module=_Module(), hook=_Hook())
     fallback, operators = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     _LIBRARIES.extend((fallback, operators))
     run: Callable[..., Any] = DEVICE.run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tests.devices.test_steps_on_a_device import BALLS, CASES
 from tests.objectives.test_in_loops import ALL, RANDOM, gradient_of
 from withstand import bayes
 from withstand.attacks import Attack
-from withstand.corruptions import CORRUPTIONS
+from withstand.corruptions import CORRUPTIONS, Corruption
 from withstand.data import Augment, Deform
 from withstand.objectives import Objective
 from withstand.types import Batch
@@ -89,11 +90,12 @@ def test_constraint_projects_channels_last_as_contiguous_weights(make: Callable[
     _in_both(computed)
 
 
+def _corrupted(kind: Corruption, images: Tensor) -> Tensor:
+    return kind(images, 3, torch.Generator().manual_seed(0))
+
+
 CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
-    **{
-        name: lambda images, kind=kind: kind(images, 3, torch.Generator().manual_seed(0))
-        for name, kind in CORRUPTIONS.items()
-    },
+    **{name: partial(_corrupted, kind) for name, kind in CORRUPTIONS.items()},
     "crop and flip": Augment(crop_padding=1, flip=True),
     "deform": Deform(translation=1.0, displacement=0.5, smoothness=1.0),
 }

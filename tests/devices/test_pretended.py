@@ -91,18 +91,18 @@ def test_device_keeps_a_fault_that_was_caught(x: Tensor) -> None:
 
 class _Asking(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient * float(gradient.sum())
 
 
 def test_device_refuses_a_wait_in_the_backward_pass(x: Tensor) -> None:
     loss: Tensor = _Asking.apply(x.requires_grad_()).sum()  # type: ignore[no-untyped-call]
     with DEVICE.step(), pytest.raises(DeviceError):
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
 
 def test_device_takes_numbers_of_the_cpu_from_operations_on_elements(device: Device) -> None:

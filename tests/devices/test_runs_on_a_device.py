@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.accelerators import Accelerator
-from lightning_fabric.strategies import SingleDeviceStrategy
+from lightning_fabric.accelerators.accelerator import Accelerator
+from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -140,12 +140,12 @@ def test_fit_on_a_device_trains_as_on_the_cpu_and_never_waits(
     assert end.num_watched == 2 * 8 - 1
     for name, value in here.items():
         torch.testing.assert_close(there[name], value)
-    logs = [pd.read_csv(tmp_path / name / "train.csv").drop(columns="seconds") for name in ("here", "there")]
-    pd.testing.assert_frame_equal(*logs)
+    log, other = (pd.read_csv(tmp_path / name / "train.csv") for name in ("here", "there"))
+    pd.testing.assert_frame_equal(log.drop(columns="seconds"), other.drop(columns="seconds"))
 
 
 @pytest.mark.usefixtures("there")
-@pytest.mark.parametrize("step", [3, 8, 11])
+@pytest.mark.parametrize("step", [3, 11])
 def test_fit_resumed_on_a_device_ends_with_the_same_weights(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path, step: int
 ) -> None:
@@ -166,6 +166,6 @@ def test_meter_on_a_device_measures_what_it_does_on_the_cpu(
         ws.evaluate(network(meter), tiny_dataset, [meter], sampling=FEW, num_examples=12, device=place)
         for place in ("cpu", PLACE)
     )
-    tables = [each.table[~each.table["measure"].str.startswith("speed-up")] for each in (here, there)]
-    pd.testing.assert_frame_equal(*tables)
+    one, other = (each.table[~each.table["measure"].str.startswith("speed-up")] for each in (here, there))
+    pd.testing.assert_frame_equal(one, other)
     assert device.faults == []
