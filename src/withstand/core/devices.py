@@ -72,12 +72,3 @@ def wait_for(device: torch.device) -> None:
     """
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def to_draw_into(like: Tensor) -> Tensor:
-    """A tensor without values, to be filled at random: with the same draws in whatever layout the other is.
-
-    Args:
-        like: Tensor that gives shape, type and device.
-    """
-    return torch.empty_like(like, memory_format=torch.contiguous_format)

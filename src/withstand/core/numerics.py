@@ -10,7 +10,7 @@ import torch
 
 from withstand.core.devices import accelerator
 
-Precision = Literal["fp32", "tf32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 def seed_of(seed: int, index: int) -> int:
