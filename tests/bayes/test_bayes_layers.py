@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from withstand import bayes
 from withstand.bayes import Deviations, Drawing, Posterior, VariationalLayer
 from withstand.bayes.posterior import Estimator
-from withstand.loss.passes import random_state
+from withstand.core.devices import random_state
 
 LINEAR: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "matrix": (lambda: nn.Linear(7, 5), (4, 7)),
