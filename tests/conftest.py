@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
+from withstand.integrations.ray_cluster import connected
 
 # How long a machine that does other things takes for an example is no fault.
 settings.register_profile("without-deadline", deadline=None)
@@ -42,6 +43,13 @@ def _key_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The key of run folders is the tests' own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WITHSTAND_CONFIG", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def local_ray(_key_folder: None) -> Iterator[None]:
+    """A cluster of two CPUs on this machine, which whatever asks for ``ray`` joins."""
+    with connected(num_cpus=2):
         yield
 
 

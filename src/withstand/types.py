@@ -82,6 +82,10 @@ class RunFolderError(WithstandError, OSError):
     """A run folder that cannot be written, read, or resumed."""
 
 
+class ClusterError(WithstandError, RuntimeError):
+    """Processes or machines that work together: one ended, or cannot be reached."""
+
+
 class CheckpointError(RunFolderError):
     """A checkpoint that is damaged or belongs to another recipe."""
 
