@@ -95,10 +95,10 @@ def test_sweep_on_ray_reports_a_point_that_fails_and_does_the_others(
 def test_sweep_goes_on_where_a_killed_driver_left_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import ray
 
-    command = ["sweep", "digits-adversarial", *TINY, "--over=seed=0,1,2,3", "--out=out"]
+    command = ["sweep", "digits-adversarial", *TINY, "--over=seed=0,1,2,3,4,5", "--out=out"]
     address = ray.get_runtime_context().gcs_address
     driver = subprocess.Popen(
-        [sys.executable, "-m", "withstand", *command, f"--on=ray:{address}", "--cpus=2"],
+        [sys.executable, "-m", "withstand", *command, f"--on=ray:{address}"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -107,15 +107,15 @@ def test_sweep_goes_on_where_a_killed_driver_left_it(here: Path, capsys: pytest.
         for _ in waiting():
             if (here / "out/seed=0/metrics.json").exists():
                 break
-        assert not (here / "out/seed=3/metrics.json").exists()
+        assert not (here / "out/seed=5/metrics.json").exists()
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     assert main([*command, "--on=ray"]) == 0
     printed = shown(capsys)
     assert "seed=0: clean" in printed
-    assert printed.count("done before") in (1, 2)  # whether the second was just done or not
-    assert all((here / f"out/seed={seed}/metrics.json").exists() for seed in range(4))
+    assert 1 <= printed.count("done before") < 6
+    assert all((here / f"out/seed={seed}/metrics.json").exists() for seed in range(6))
 
 
 def waiting(seconds: float = 60.0) -> Iterator[None]:
