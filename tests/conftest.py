@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
-from withstand.integrations.ray_cluster import connected
+from withstand.integrations.ray_cluster import Cluster, connected
 
 # How long a machine that does other things takes for an example is no fault.
 settings.register_profile("without-deadline", deadline=None)
@@ -46,13 +46,6 @@ def _key_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def local_ray(_key_folder: None) -> Iterator[None]:
-    """A cluster of two CPUs on this machine, which whatever asks for ``ray`` joins."""
-    with connected(num_cpus=2):
-        yield
-
-
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """Each test draws the same numbers, in whichever order and process it is run."""
@@ -78,6 +71,14 @@ def tiny_model() -> nn.Module:
         nn.Dropout(0.2),
         nn.Linear(4 * SIDE * SIDE, CLASSES),
     )
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[Cluster]:
+    """Ray on this machine, with two CPUs; those who ask for it are of ``pytest.mark.xdist_group("ray")``."""
+    pytest.importorskip("ray")
+    with connected("ray", num_cpus=2) as cluster:
+        yield cluster
 
 
 class Waits(TorchDispatchMode):

@@ -90,5 +90,9 @@ class CheckpointError(RunFolderError):
     """A checkpoint that is damaged or belongs to another recipe."""
 
 
+class ProcessError(WithstandError, RuntimeError):
+    """Another process of the same job has ended, or cannot be reached."""
+
+
 class NonFiniteLossError(WithstandError, ArithmeticError):
     """The training loss became NaN or infinite."""

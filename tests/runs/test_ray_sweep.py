@@ -20,6 +20,8 @@ from withstand.runs.arbiter import Arbiter, Score
 from withstand.runs.ray_sweep import Needs
 from withstand.types import ClusterError
 
+pytestmark = pytest.mark.xdist_group("ray")  # which share the cluster
+
 TINY = [
     "--training.epochs=2",
     "--data.train_size=60",
@@ -181,6 +183,8 @@ def test_asha_lets_the_better_half_go_on(histories: Sequence[Sequence[Score]], g
         (["--on=ray", "--scheduler=asha", "--grace_epochs=5"], "none has more than 2 epochs"),
         (["--on=ray", "--scheduler=asha", "--over=training.selection=null,PGD"], "Give all the same"),
         (["--on=ray", "--out=memory://here"], "of one process"),
+        (["--on=ray", "--training.devices=2"], "one process"),
+        (["--out=memory://here", "--training.devices=2"], "one process"),
     ],
 )
 @pytest.mark.usefixtures("local_ray")

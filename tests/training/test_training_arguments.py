@@ -71,7 +71,7 @@ def test_fit_says_what_to_do_where_memory_runs_out(
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"precision": "fp8"}, ValueError, "precision of fp32, tf32, bf16, but got 'fp8'"),
+        ({"precision": "fp8"}, ValueError, "precision of fp32, tf32, bf16, fp16, but got 'fp8'"),
         ({"optimizer": "adam"}, TypeError, "optimizer as a function .*, but got 'adam'"),
         ({"selection": PGD}, TypeError, r"the class itself: write PGD\("),
         ({"constraints": [1.0]}, TypeError, "constraints to be a constraint"),

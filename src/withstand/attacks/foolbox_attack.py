@@ -17,6 +17,7 @@ from withstand.attacks.attack import AttackKind
 from withstand.attacks.worst import pick
 from withstand.core import norms
 from withstand.core.answers import NO_ANSWER, is_correct, predicted
+from withstand.core.batch_shares import filled
 from withstand.core.setting_rules import COUNT, optional, settle
 
 FoolboxMethod = Literal["deepfool", "brendel-bethge", "boundary"]
@@ -136,7 +137,7 @@ class FoolboxAttack(LibraryAttack):
         for _ in range(_NOISE_DRAWS):
             if bool(has_start.all()):
                 break
-            noise = torch.rand_like(images)
+            noise = filled(images, Tensor.uniform_)
             given = predicted(answers(noise))
             fooled = (given != labels) & (given != NO_ANSWER) & ~has_start
             starts[fooled] = noise[fooled]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from withstand.bayes.layer import Drawing
 from withstand.bayes.posterior import Estimator, Normal, Posterior
+from withstand.core.batch_shares import filled
 from withstand.types import ModelError
 
 
@@ -69,9 +70,9 @@ def draw_locally(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | N
     variance = maps.apply(rows.square(), weight.std.square(), None if bias is None else bias.std.square())
     std = root(variance)
     if not alike:
-        return torch.addcmul(mean, std, torch.randn_like(mean))
-    noise = torch.randn(how.num_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
-    return torch.addcmul(mean, std, noise).flatten(0, 1)
+        return torch.addcmul(mean, std, filled(mean, Tensor.normal_))
+    noise = filled(mean.new_empty(how.num_samples * len(mean), *mean.shape[1:]), Tensor.normal_)
+    return torch.addcmul(mean, std, noise.view(how.num_samples, *mean.shape)).flatten(0, 1)
 
 
 def draw_flipout(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | None, how: Drawing) -> Tensor:
@@ -91,7 +92,7 @@ def draw_flipout(maps: BlockwiseMap, x: Tensor, weight: Normal, bias: Normal | N
     drawn = torch.addcmul(mean, signed, _signs(signed, maps.channel_dim))
     if bias is None:
         return drawn
-    noise = torch.randn(len(x), len(bias.std), dtype=drawn.dtype, device=drawn.device)
+    noise = filled(drawn.new_empty(len(x), len(bias.std)), Tensor.normal_)
     return drawn + _along(noise * bias.std, drawn, maps.channel_dim)
 
 
@@ -121,9 +122,8 @@ def _deviations(std: Tensor, samples: int) -> Tensor:
 
 def _signs(x: Tensor, channel_dim: int) -> Tensor:
     """±1 for each row and channel, broadcasting to ``x``."""
-    shape = [len(x), x.shape[channel_dim]]
-    signs = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(0.5).mul_(2).sub_(1)
-    return _along(signs, x, channel_dim)
+    drawn = filled(x.new_empty(len(x), x.shape[channel_dim]), lambda signs: signs.bernoulli_(0.5))
+    return _along(drawn.mul(2).sub(1), x, channel_dim)
 
 
 def _along(values: Tensor, like: Tensor, channel_dim: int) -> Tensor:

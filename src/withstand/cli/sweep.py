@@ -182,6 +182,7 @@ def _run_all(chosen: Sweep, every: Sequence[Point], place: str, way: _Way) -> li
     # Whatever does not fit is an error before hours are spent.
     recipes = [_parsed(chosen, point) for point in every]
     most_epochs = 1 if way.asha is None else way.asha.require_comparable(recipes)
+    _require_alone(recipes, place, way)
     trials = [
         Trial(point.name, recipe.text, _command(chosen, point, place), f"{place}/{point.name}")
         for point, recipe in zip(every, recipes, strict=True)
@@ -199,6 +200,17 @@ def _run_all(chosen: Sweep, every: Sequence[Point], place: str, way: _Way) -> li
     return sorted(results, key=lambda result: order[result.trial.name])
 
 
+def _require_alone(recipes: Sequence[ParsedRecipe], place: str, way: _Way) -> None:
+    """Accepts trials that are one process each, where the processes of a trial could not be started."""
+    where = "on Ray" if way.on is not None else f"into {place}" if is_url(place) else None
+    for settings in (parsed.recipe.training for parsed in recipes):
+        if where is not None and settings.devices * settings.num_nodes > 1:
+            raise RecipeError(
+                f"A trial {where} is one process, so training.devices and num_nodes must be 1. Run sweeps of "
+                "trainings on several processes into a folder, without --on."
+            )
+
+
 def _command(chosen: Sweep, point: Point, place: str) -> str:
     """The command that repeats a point alone, which writes no URL."""
     out = Path("runs") / chosen.name if is_url(place) else place
@@ -209,8 +221,7 @@ def _command(chosen: Sweep, point: Point, place: str) -> str:
 def _attempts(trials: Sequence[Trial], way: _Way, most_epochs: int) -> Iterator[Iterator[Result]]:
     """The results of trials as they come; those that are not done when the block is left are given up."""
     if way.on is None:
-        bars = [ProgressBar(OUTPUT)] if OUTPUT.is_terminal else []
-        yield attempts(trials, observers=bars, progress=partial(progress_of, "evaluating"))
+        yield attempts(trials, observers=_bars, progress=partial(progress_of, "evaluating"))
         return
     with ExitStack() as stack:
         try:
@@ -221,6 +232,10 @@ def _attempts(trials: Sequence[Trial], way: _Way, most_epochs: int) -> Iterator[
         OUTPUT.print(str(cluster))
         running = attempts_on_ray(trials, way.needs, asha=way.asha, most_epochs=most_epochs)
         yield stack.enter_context(closing(running))
+
+
+def _bars() -> list[ProgressBar]:
+    return [ProgressBar(OUTPUT)] if OUTPUT.is_terminal else []
 
 
 def _finish(chosen: Sweep, place: str, done: Sequence[Trial]) -> None:

@@ -69,10 +69,15 @@ def memory_checked(remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        of_cpu = "not enough memory" in str(error) or "can't allocate memory" in str(error)
-        if not (of_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(f"Out of memory: {remedy} ({str(error).splitlines()[0][:200]})") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of whatever device."""
+    of_cpu = "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    return of_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def as_batch(images: Tensor, labels: Tensor) -> Batch:

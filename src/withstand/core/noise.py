@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from withstand.core.batch_shares import filled
 from withstand.core.schedules import scheduled
 from withstand.core.setting_rules import AT_LEAST_0, list_of, settle
 from withstand.types import DataError
@@ -78,13 +79,16 @@ class GaussianNoise:
         Returns:
             A tensor like them.
         """
-        noise = torch.randn_like(images)
+        return self._coloured(filled(images, Tensor.normal_))
+
+    def _coloured(self, noise: Tensor) -> Tensor:
+        """White noise (batch, …) of deviation 1, as this noise is."""
         if self.blur:
-            self._require_neighbours(images)
-            for dim in range(2, images.dim()):
-                filter_ = _filter(images.shape[dim], self.blur, noise.dtype, noise.device)
+            self._require_neighbours(noise)
+            for dim in range(2, noise.dim()):
+                filter_ = _filter(noise.shape[dim], self.blur, noise.dtype, noise.device)
                 noise = torch.tensordot(noise, filter_, dims=([dim], [1])).movedim(-1, dim)
-        return noise * self.std_like(images)
+        return noise * self.std_like(noise)
 
     def _require_neighbours(self, images: Tensor) -> None:
         if images.dim() < 3:
@@ -103,7 +107,8 @@ class GaussianNoise:
         Returns:
             Tensor (count, *shape of an image).
         """
-        return self.draw(images[:1].expand(count, *images.shape[1:])) / math.sqrt(count)
+        white = torch.randn(count, *images.shape[1:], dtype=images.dtype, device=images.device)
+        return self._coloured(white) / math.sqrt(count)
 
     def rank(self, images: Tensor) -> int:
         """How many factors it is made of, without making them."""

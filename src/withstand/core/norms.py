@@ -14,6 +14,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from withstand.core.batch_shares import filled
 from withstand.core.setting_rules import as_number
 
 __all__ = [
@@ -259,16 +260,16 @@ def _steepest_l1(gradient: Tensor) -> Tensor:
 
 
 def _gaussian(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.empty_like(like).normal_(generator=generator)
+    return filled(like, lambda rows: rows.normal_(generator=generator))
 
 
 def _random_linf(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.empty_like(like).uniform_(-1.0, 1.0, generator=generator)
+    return filled(like, lambda rows: rows.uniform_(-1.0, 1.0, generator=generator))
 
 
 def _random_l2(like: Tensor, generator: torch.Generator | None) -> Tensor:
     direction = _steepest_l2(_gaussian(like, generator))
-    share = torch.empty_like(like.flatten(1)[:, 0]).uniform_(generator=generator)
+    share = filled(like.flatten(1)[:, 0], lambda rows: rows.uniform_(generator=generator))
     return direction * _rows(like, share ** (1.0 / like.flatten(1).shape[1]))
 
 
@@ -276,9 +277,8 @@ def _random_l1(like: Tensor, generator: torch.Generator | None) -> Tensor:
     # Exponential variables over their sum are uniform on the simplex; one more of them, left
     # out of the point, makes the simplex solid.
     flat = like.flatten(1)
-    shares = torch.empty(flat.shape[0], flat.shape[1] + 1, dtype=like.dtype, device=like.device).exponential_(
-        generator=generator
-    )
+    room = like.new_empty(flat.shape[0], flat.shape[1] + 1)
+    shares = filled(room, lambda rows: rows.exponential_(generator=generator))
     point = (shares / shares.sum(dim=1, keepdim=True))[:, :-1]
     return (point * _gaussian(flat, generator).sign()).reshape(like.shape)
 

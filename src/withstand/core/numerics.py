@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "tf32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 def seed_of(seed: int, index: int) -> int:

@@ -6,9 +6,16 @@ the others need is sent to them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import torch.distributed as dist
+
+from withstand.core.run_folder import RunFolder
+from withstand.types import ProcessError
 
 _Value = TypeVar("_Value")
 
@@ -37,7 +44,8 @@ def from_first(value: _Value) -> _Value:
     if num_processes() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    with exchanging():
+        dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
@@ -50,5 +58,37 @@ def from_all(value: _Value) -> list[_Value]:
     if num_processes() == 1:
         return [value]
     values: list[_Value | None] = [None] * num_processes()
-    dist.all_gather_object(values, value)
-    return [each for each in values if each is not None]
+    with exchanging():
+        dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+@contextmanager
+def exchanging() -> Iterator[None]:
+    """Says of what goes wrong between processes what that means.
+
+    Raises:
+        ProcessError: another process has ended, or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of gloo; those of NCCL are a kind of it
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ProcessError(
+            "Another process of this job has ended, or cannot be reached; where it said why, that stands in "
+            f"its own output. The same command goes on from the last checkpoint. ({reason})"
+        ) from error
+
+
+@contextmanager
+def own_folder(run: RunFolder) -> Iterator[RunFolder]:
+    """Where this process writes: the run folder itself if it is the first, else one that is not kept.
+
+    Args:
+        run: The run folder of the job.
+    """
+    if is_first():
+        yield run
+        return
+    with TemporaryDirectory(prefix="withstand-") as folder:
+        yield RunFolder(Path(folder))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from withstand.core.batch_shares import filled
 from withstand.core.dataset_info import require_images
 from withstand.core.setting_rules import Whole, flag, settle
 from withstand.types import DataError
@@ -89,10 +90,15 @@ class Augment:
         """Which rows (batch, height) and columns (batch, width) of the padded images to take."""
         batch, _, height, width = images.shape
         device = images.device
-        shift = torch.randint(2 * self.crop_padding + 1, (2, batch, 1), generator=generator, device=device)
+        room = torch.empty(2 * batch, 1, dtype=torch.int64, device=device)
+        stop = 2 * self.crop_padding + 1
+        shift = filled(room, lambda rows: rows.random_(0, stop, generator=generator)).view(2, batch, 1)
         rows = shift[0] + torch.arange(height, device=device)
         columns = shift[1] + torch.arange(width, device=device)
         if self.flip:
-            flipped = torch.rand((batch, 1), generator=generator, device=device) < 0.5
+            chances = filled(
+                torch.empty(batch, 1, device=device), lambda rows: rows.uniform_(generator=generator)
+            )
+            flipped = chances < 0.5
             columns = torch.where(flipped, columns.flip(1), columns)
         return rows, columns

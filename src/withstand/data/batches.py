@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from withstand.core.batch_shares import Share, taking
 from withstand.data.mapped import MappedImages, ahead
 from withstand.data.partition import sample
 from withstand.data.split import Split
@@ -26,6 +27,7 @@ def batches(
     order: Tensor | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     drop_last: bool = False,
+    share_of: Callable[[int], Share | None] = lambda _: None,
 ) -> Iterator[Batch]:
     """One pass over a split.
 
@@ -37,6 +39,8 @@ def batches(
         augment: Applied to a copy of the images of each batch as they are stored: uint8, or float32 in
             [0, 1].
         drop_last: Leaves out a last batch that is smaller.
+        share_of: From the number of rows of a batch to those of them that are wanted, such as
+            ``batch_shares.own_share``; all where it gives None. What augments draws for the whole batch.
 
     Returns:
         An iterator of batches, with float32 images in [0, 1]; copies, which may be changed in place.
@@ -52,13 +56,15 @@ def batches(
         order = order.to(split.images.device)
     count = len(split) if order is None else len(order)
     stop = count - count % batch_size if drop_last else count
-    chosen = (
-        slice(start, start + batch_size) if order is None else order[start : start + batch_size]
-        for start in range(0, stop, batch_size)
-    )
-    read = (partial(_stored_at, split, indices) for indices in chosen)
+    sizes = [min(batch_size, stop - start) for start in range(0, stop, batch_size)]
+    shares = [share_of(size) for size in sizes]
+    rows = [
+        slice(start, start + size) if share is None else slice(start + share.start, start + share.stop)
+        for start, size, share in zip(range(0, stop, batch_size), sizes, shares, strict=True)
+    ]
+    read = (partial(_stored_at, split, own if order is None else order[own]) for own in rows)
     stored = ahead(read) if isinstance(split.images, MappedImages) else (one() for one in read)
-    return (_batch_of(split, *one, augment) for one in stored)
+    return (_batch_of(split, *one, augment, share) for one, share in zip(stored, shares, strict=True))
 
 
 def few(split: Split, number: int) -> Batch:
@@ -115,10 +121,15 @@ def _stored_at(split: Split, indices: slice | Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _batch_of(
-    split: Split, stored: Tensor, labels: Tensor, augment: Callable[[Tensor], Tensor] | None
+    split: Split,
+    stored: Tensor,
+    labels: Tensor,
+    augment: Callable[[Tensor], Tensor] | None,
+    share: Share | None = None,
 ) -> Batch:
     stored = stored.to(split.labels.device, non_blocking=True)
-    images = stored if augment is None else augment(stored)
+    with taking(share):
+        images = stored if augment is None else augment(stored)
     # By the type in storage: what augments levels of 0 … 255 may hand them back as floats.
     is_levels = stored.dtype == torch.uint8
     return Batch(to_unit_range(images) if is_levels else images, labels)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from withstand.core.batch_shares import filled
 from withstand.core.dataset_info import require_images
 from withstand.core.noise import gaussian_filter
 from withstand.core.setting_rules import AT_LEAST_0, Number, settle
@@ -130,17 +131,19 @@ class Deform:
         Returns:
             float32 tensor (count, 2, height, width), in pixels: along the width, then the height.
         """
-        draws = 2 * torch.rand((count, 4), generator=generator, device=device, dtype=torch.float32) - 1
-        moved = affine_fields(
-            self.rotation * draws[:, 0],
-            1 + self.scaling * draws[:, 1],
-            self.translation * draws[:, 2:],
-            height=height,
-            width=width,
-        )
+        return self._fields(torch.empty(count, 1, 0, device=device), height, width, generator)
+
+    def _fields(self, like: Tensor, height: int, width: int, generator: torch.Generator | None) -> Tensor:
+        """Fresh fields (batch * num, 2, height, width), for each row of a float32 tensor (batch, num, …)."""
+        batch, num = like.shape[:2]
+        room = like.new_empty(batch, num * 4)
+        draws = 2 * filled(room, lambda rows: rows.uniform_(generator=generator)).view(-1, 4) - 1
+        angles, factors = self.rotation * draws[:, 0], 1 + self.scaling * draws[:, 1]
+        moved = affine_fields(angles, factors, self.translation * draws[:, 2:], height=height, width=width)
         if self.displacement == 0:
             return moved
-        noise = torch.randn(moved.shape, generator=generator, device=device, dtype=moved.dtype)
+        room = moved.new_empty(batch, num * 2, height, width)
+        noise = filled(room, lambda rows: rows.normal_(generator=generator)).view(moved.shape)
         return moved + self.displacement * _smooth(noise, self.smoothness)
 
     def _fields_for(self, images: Tensor, num: int, generator: torch.Generator | None) -> Tensor:
@@ -149,7 +152,8 @@ class Deform:
         if num < 1:
             raise ValueError(f"num must be at least 1, but is {num}.")
         batch, _, height, width = images.shape
-        drawn = self.fields(batch * num, height, width, device=images.device, generator=generator)
+        like = torch.empty(batch, num, 0, device=images.device)
+        drawn = self._fields(like, height, width, generator)
         return drawn.view(batch, num, 2, height, width)
 
 

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from withstand import bayes
+from withstand.core.batch_shares import alone
 from withstand.graph.capture_surroundings import quiet, unchanged, unfused
 from withstand.graph.functional import make_functional, writes
 from withstand.graph.rule_registry import rule_of
@@ -133,7 +134,7 @@ def capture(model: nn.Module, images: Tensor) -> Capture:
     require_python(model)
     bayes.require_certain(model, to="pass bounds or moments through it")
     _require_fit(model, images)
-    with torch.inference_mode(False), torch.enable_grad(), quiet(), unchanged(model), unfused():
+    with alone(), torch.inference_mode(False), torch.enable_grad(), quiet(), unchanged(model), unfused():
         example = images.detach().new_zeros((_BATCH, *images.shape[1:]))
         written: set[tuple[str, str]] = set()
         try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from withstand.core.batch_shares import alone
 from withstand.core.wrappers import unwrapped
 from withstand.graph.affine import Tail, find_tail, track
 from withstand.graph.calls import Call, Constants, needed, steps_of, walk
@@ -159,7 +160,7 @@ class Program:
             noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
             points = torch.cat([points, points + noise.to(images)])
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        with torch.no_grad(), parametrize.cached():
+        with alone(), torch.no_grad(), parametrize.cached():
             reached = (reach or self._reach)(points.clone())
             with unchanged(self.model):
                 expected = torch.func.functional_call(self.model, buffers, (points.clone(),))

@@ -98,7 +98,7 @@ def require_ray() -> ModuleType:
         import ray
     except ModuleNotFoundError as error:
         raise ClusterError(_MISSING) from error
-    return ray  # type: ignore[no-any-return]
+    return ray
 
 
 def use_assigned_threads() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
+from withstand.core.batch_shares import meeting
 from withstand.core.wrappers import unwrapped
 from withstand.types import LossTerms, ModelError
 
@@ -86,7 +87,8 @@ class _Passes(nn.Module):
 
     @override
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        loss, self.terms = self._compute(self.inside, images, labels)
+        with meeting():  # what is largest over the batch is so over that of all processes
+            loss, self.terms = self._compute(self.inside, images, labels)
         if not self._joins:
             return loss
         joined: Tensor = _Joined.apply(loss, *(w for w in self.parameters() if w.requires_grad))  # type: ignore[no-untyped-call]

@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.core import norms
+from withstand.core.batch_shares import largest_of_all, meets
 from withstand.core.modes import eval_mode
 from withstand.core.numerics import without_autocast
 from withstand.core.setting_rules import AT_LEAST_0, COUNT, optional, settle
@@ -29,12 +31,14 @@ class _Pairs(NamedTuple):
 
     Attributes:
         classes: Integer tensor (chunk,).
-        examples: Integer tensor (chunk, candidates): which images.
+        images: Tensor (chunk, candidates, …).
+        logits: Of that class (chunk, candidates).
         gradients: Tensor (chunk, candidates, …): of that class's logit, at those images.
     """
 
     classes: Tensor
-    examples: Tensor
+    images: Tensor
+    logits: Tensor
     gradients: Tensor
 
 
@@ -74,9 +78,9 @@ class AdversarialPerturbation(GradientPenalty):
         norms.warn_beyond_range(2.0, self.epsilon, passed.images.shape[1:].numel())
         pass_ = passed.differentiable
         with eval_mode(pass_.model):
-            worst = [self._worst(pass_, pairs) for pairs in self._pairs(pass_)]
-        index, deltas = (torch.cat(parts) for parts in zip(*worst, strict=True))
-        images = pass_.images.detach()[index]
+            worst = [self._worst(pass_.model, pairs) for pairs in self._pairs(pass_)]
+        found = largest_of_all(*(torch.cat(parts) for parts in zip(*worst, strict=True)))
+        images, deltas = (part.squeeze(1) for part in found)
         loss = own_changes(pass_.model, images, images + deltas).square().sum()
         return LossTerms(loss, {"adversarial_perturbation": loss.detach()})
 
@@ -88,34 +92,40 @@ class AdversarialPerturbation(GradientPenalty):
         """All classes with their candidates, in chunks of about as many pairs as there are images."""
         batch, num_classes = pass_.logits.shape
         count = batch if self.candidates is None else min(self.candidates, batch)
-        chunk: list[tuple[Tensor, Tensor]] = []
+        images, logits = pass_.images.detach(), pass_.logits.detach()
+        chunk: list[list[Tensor]] = []
         for number, gradients in enumerate(class_gradients(pass_)):
-            index = norms.norm(gradients, 2.0).topk(count).indices
-            chunk.append((index, gradients[index]))
+            lengths, index = norms.norm(gradients, 2.0).topk(count)
+            if self.candidates is not None and meets():  # of the whole batch, and as many in each process
+                more = (0, self.candidates - count)
+                lengths, index = F.pad(lengths, more, value=-math.inf), F.pad(index, more)
+                own = images[index], logits[index, number], gradients[index]
+                chunk.append([part[0] for part in largest_of_all(lengths[None], *(p[None] for p in own))])
+            else:
+                chunk.append([images[index], logits[index, number], gradients[index]])
             if (len(chunk) + 1) * count > batch or number == num_classes - 1:
-                indices, starts = (torch.stack(parts) for parts in zip(*chunk, strict=True))
-                classes = torch.arange(number + 1 - len(chunk), number + 1, device=indices.device)
-                yield _Pairs(classes, indices, starts)
+                stacked = (torch.stack(parts) for parts in zip(*chunk, strict=True))
+                classes = torch.arange(number + 1 - len(chunk), number + 1, device=logits.device)
+                yield _Pairs(classes, *stacked)
                 chunk = []
 
-    def _worst(self, pass_: Differentiable, pairs: _Pairs) -> tuple[Tensor, Tensor]:
-        """Of each class the image with the largest gain, (chunk,), and its perturbation, (chunk, …)."""
-        index = pairs.examples.flatten()
-        classes = pairs.classes.repeat_interleave(pairs.examples.shape[1])[:, None]
-        images = pass_.images.detach()[index]
+    def _worst(self, model: nn.Module, pairs: _Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each class the largest gain, of which image and by what, (chunk, 1, …) each."""
+        count = pairs.images.shape[:2]
+        classes = pairs.classes.repeat_interleave(count[1])[:, None]
+        images = pairs.images.flatten(0, 1)
         deltas = self._step(torch.zeros_like(images), pairs.gradients.flatten(0, 1))
         for _ in range(self.num_steps - 1):
             with torch.enable_grad():
                 leaf = (images + deltas).requires_grad_()
-                climbed = pass_.model(leaf).gather(1, classes).sum()
+                climbed = model(leaf).gather(1, classes).sum()
             deltas = self._step(deltas, gradient(climbed, leaf, create_graph=False))
         with torch.no_grad():
-            after = pass_.model(images + deltas).gather(1, classes)
-            before = pass_.logits.detach()[index].gather(1, classes)
-            best = (after - before).view(pairs.examples.shape).argmax(dim=1, keepdim=True)
-        chosen = deltas.view(*pairs.examples.shape, *deltas.shape[1:])
-        rows = torch.arange(len(best), device=best.device)
-        return pairs.examples.gather(1, best).squeeze(1), chosen[rows, best.squeeze(1)]
+            after = model(images + deltas).gather(1, classes)
+            gain, best = (after.view(count) - pairs.logits).max(dim=1, keepdim=True)
+        rows = torch.arange(len(best), device=best.device)[:, None]
+        deltas = deltas.view(pairs.images.shape)
+        return gain, pairs.images[rows, best], deltas[rows, best]
 
     def _step(self, deltas: Tensor, gradients: Tensor) -> Tensor:
         size = _REACH * self.epsilon / self.num_steps
@@ -172,4 +182,5 @@ class DeformationStability(OnePass, Penalty):
                 largest = torch.where(is_larger, change, largest)
                 index = torch.where(is_larger, candidate, index)
                 worst = torch.where(is_larger[:, None, None, None], deformed[candidate], worst)
-        return images[index], worst
+            found = largest_of_all(largest[:, None], images[index][:, None], worst[:, None])
+        return found[0].squeeze(1), found[1].squeeze(1)

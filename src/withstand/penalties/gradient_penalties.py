@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.core import norms
+from withstand.core.batch_shares import largest_of_all
 from withstand.core.norms import as_norm
 from withstand.core.numerics import without_autocast
 from withstand.core.setting_rules import COUNT, settle
@@ -36,7 +37,9 @@ class InputGradient(GradientPenalty):
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         pass_ = passed.differentiable
         lengths = torch.stack([norms.norm(gradients, 2.0) for gradients in class_gradients(pass_)])
-        worst = pass_.images.detach()[lengths.argmax(dim=1)]
+        largest, index = lengths.max(dim=1, keepdim=True)
+        (worst,) = largest_of_all(largest, pass_.images.detach()[index])
+        worst = worst.squeeze(1)
         loss = own_gradients(pass_.model, worst).square().sum()
         return LossTerms(loss, {"input_gradient": loss.detach()})
 
@@ -111,8 +114,10 @@ class TangentGradient(GradientPenalty):
         images = pass_.images.detach()
         tangents = self.deform.tangents(images, self.num_tangents)
         slopes = [_slopes(gradients, tangents) for gradients in class_gradients(pass_)]
-        index = torch.stack(slopes).square().sum(dim=2).argmax(dim=1)
-        loss = _slopes(own_gradients(pass_.model, images[index]), tangents[index]).square().sum()
+        largest, index = torch.stack(slopes).square().sum(dim=2).max(dim=1, keepdim=True)
+        worst = largest_of_all(largest, images[index], tangents[index])
+        worst_images, along = (part.squeeze(1) for part in worst)
+        loss = _slopes(own_gradients(pass_.model, worst_images), along).square().sum()
         return LossTerms(loss, {"tangent_gradient": loss.detach()})
 
     @override

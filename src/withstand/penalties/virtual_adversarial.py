@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from withstand.core import norms
+from withstand.core.batch_shares import filled
 from withstand.core.modes import eval_mode
 from withstand.core.numerics import without_autocast
 from withstand.core.setting_rules import AT_LEAST_0, COUNT, settle
@@ -46,7 +47,7 @@ class VirtualAdversarial(GradientPenalty):
     def of_pass(self, passed: Pass, labels: Tensor, *, progress: float = math.inf) -> LossTerms:
         norms.warn_beyond_range(2.0, self.epsilon, passed.images.shape[1:].numel())
         pass_ = passed.differentiable
-        direction = norms.steepest(torch.randn_like(pass_.images), 2.0)
+        direction = norms.steepest(filled(pass_.images.detach(), Tensor.normal_), 2.0)
         for _ in range(self.num_power_iterations):
             direction = norms.steepest(_curvature(pass_, direction), 2.0)
         perturbed = pass_.images.detach() + self.epsilon * direction

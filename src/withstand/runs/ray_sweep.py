@@ -105,7 +105,12 @@ def attempts_on_ray(
     here = _Surroundings(Path.cwd(), now_allowed())
     task = ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0)(_work)
     tries: Counter[str] = Counter()
-    pending = {task.remote(here, trial, work, arbiter): trial for trial in map(_absolute, trials)}
+
+    def begin(trial: Trial) -> Any:
+        named = task.options(name=f"withstand {trial.name}")  # as lists of processes show it
+        return named.remote(here, trial, work, arbiter)
+
+    pending = {begin(trial): trial for trial in map(_absolute, trials)}
     try:
         while pending:
             (ended,), _ = ray.wait([*pending])
@@ -116,7 +121,7 @@ def attempts_on_ray(
                 yield _seen_here(result)
             elif tries[trial.name] < _MOST_TRIES:
                 _logger.warning("%s: %s; it is tried again from its last checkpoint.", trial.name, result)
-                pending[task.remote(here, trial, work, arbiter)] = trial
+                pending[begin(trial)] = trial
             else:
                 yield Result(trial, "failed", f"{result}, {_MOST_TRIES} times", 0.0)
     finally:

@@ -18,6 +18,7 @@ from withstand.core.environment import (
     git_commit,
     peak_memory_bytes,
 )
+from withstand.core.processes import own_folder
 from withstand.core.run_folder import RunFolder
 from withstand.core.trust import write_signed
 from withstand.data import Dataset
@@ -46,6 +47,7 @@ from withstand.runs.run_parts import (
 from withstand.training import Observer, TrainingResult
 from withstand.training.fit import train
 from withstand.training.run_record import write_model
+from withstand.training.setup import launch
 from withstand.types import RecipeError, RunFolderError
 
 Stage = Literal["evaluate", "certify", "attack", "moments"]
@@ -69,8 +71,9 @@ def train_recipe(
     Raises:
         WithstandError: of the part that failed; nothing that was written before is lost.
     """
-    with out.starting("training"):
-        return _train(parsed, out, command, observers)
+    launch(parsed.recipe.training)
+    with own_folder(out) as own, own.starting("training"):
+        return _train(parsed, own, command, observers)
 
 
 def _train(

@@ -81,17 +81,17 @@ Attempt = Callable[..., Result]
 
 
 def attempts(
-    trials: Sequence[Trial], *, observers: Sequence[Observer], progress: Progress
+    trials: Sequence[Trial], *, observers: Callable[[], Sequence[Observer]], progress: Progress
 ) -> Iterator[Result]:
     """Runs trials in this process, one after another.
 
     Args:
         trials: What is to be done.
-        observers: Called as each training goes on.
+        observers: Makes those who follow a training.
         progress: Of each evaluation.
     """
     for trial in trials:
-        yield attempt(trial, observers=observers, progress=progress)
+        yield attempt(trial, observers=observers(), progress=progress)
 
 
 def attempt(

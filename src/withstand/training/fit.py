@@ -18,6 +18,7 @@ from withstand.core.checks import memory_checked
 from withstand.core.contract import require_module
 from withstand.core.environment import add_cost, environment, peak_memory_bytes
 from withstand.core.numerics import numerics
+from withstand.core.processes import is_first, own_folder
 from withstand.core.run_folder import RunFolder
 from withstand.core.setting_rules import SEED, flag
 from withstand.data import Dataset, as_dataset
@@ -31,7 +32,7 @@ from withstand.training.messages import cut_schedules, warnings_of
 from withstand.training.observers import CsvLog, Observer, ProgressBar, TensorBoardLog
 from withstand.training.run_record import FitRecord
 from withstand.training.settings import TrainingSettings
-from withstand.training.setup import make_fabric, require_kinds
+from withstand.training.setup import launch, make_fabric, require_kinds
 from withstand.types import RecipeError
 
 _logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def fit(
     objective = CrossEntropy() if objective is None else objective
     settings = TrainingSettings() if settings is None else settings
     require_kinds(objective, settings)
+    launch(settings)
     seed, watchers = SEED("seed", seed), [*observers]
     if flag("progress", progress) and not any(isinstance(watcher, ProgressBar) for watcher in watchers):
         console = Console()
@@ -111,8 +113,20 @@ def fit(
                 observers=watchers,
             )
             return replace(result, folder=None)
-    run = RunFolder.at(out)
-    run.require_no_other_network()
+    with own_folder(RunFolder.at(out)) as run:
+        run.require_no_other_network()
+        return _fit_into(run, model, dataset, objective, settings, seed, watchers)
+
+
+def _fit_into(
+    run: RunFolder,
+    model: nn.Module,
+    dataset: Dataset,
+    objective: Objective,
+    settings: TrainingSettings,
+    seed: int,
+    watchers: Sequence[Observer],
+) -> TrainingResult:
     with run.starting("training"):
         record, is_begun = FitRecord(run, model, dataset, objective, settings, seed), run.is_begun()
         if record.is_wanted and not is_begun:
@@ -150,6 +164,7 @@ def train(
     """Trains a model into a folder that says already what is trained there (see ``fit``)."""
     with ExitStack() as stack:
         stack.enter_context(run.starting("training"))
+        observers = observers if is_first() else ()
         watchers: list[Observer] = [CsvLog(run.train_log), *observers]
         if settings.tensorboard:
             watchers.append(TensorBoardLog(run.path / "tensorboard"))

@@ -18,8 +18,10 @@ from typing import cast
 import torch
 from torch import nn
 
+from withstand.core.batch_shares import own_share
 from withstand.core.network import describe
 from withstand.core.numerics import seed_of
+from withstand.core.processes import from_first, is_first, num_processes
 from withstand.core.run_folder import RunFolder
 from withstand.core.schedules import Schedule, Slowed, value_at
 from withstand.data import Dataset, batches, epoch_order
@@ -41,13 +43,15 @@ from withstand.training.checkpoint import (
     write_checkpoint,
 )
 from withstand.training.collapse import EpochMeter, verdict
+from withstand.training.messages import non_finite
 from withstand.training.observers import Observer
 from withstand.training.same_run import Origin
 from withstand.training.settings import TrainingSettings
 from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch
+from withstand.training.step import Gradients
 from withstand.training.trainable import require_trainable
 from withstand.training.validation import accuracies, measured, num_bad_epochs, scores
-from withstand.types import Batch, LossTerms, NonFiniteLossError
+from withstand.types import Batch
 
 _logger = logging.getLogger(__name__)
 _STEPS_BETWEEN_CHECKS = 50  # reading the losses back from the device every step would slow it
@@ -85,7 +89,6 @@ class Training:
         self._model = self._fabric.to_device(model)
         described = describe(model)
         check(model, dataset.info)
-        self._forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
         # Both keep what they learn of a model, and objectives are slowed; another training begins anew.
         self._objective = copy.deepcopy(objective)
         self._objective.prepare(len(dataset.train))
@@ -97,6 +100,7 @@ class Training:
         optimizer = make_optimizer(settings, model)
         self._learning_rates = [group["lr"] for group in optimizer.param_groups]
         self._optimizer = cast(torch.optim.Optimizer, self._fabric.setup_optimizers(optimizer))
+        self._gradients = Gradients(self._fabric, model, self._objective, settings)
         self._train = dataset.train.to(self._fabric.device)
         require_trainable(model, self._objective, self._train, settings)
         self._validation = dataset.validation.to(self._fabric.device)
@@ -160,31 +164,35 @@ class Training:
         if position.step == 0:
             torch.manual_seed(seed_of(self._seed, position.epoch))
         order = epoch_order(len(self._train), seed=self._seed, epoch=position.epoch)
-        left = order[position.step * self._settings.batch_size :]
+        size = self._settings.batch_size
+        left = order[position.step * size :]
         self._model.train()
         for batch in batches(
             self._train,
-            self._settings.batch_size,
+            size,
             order=left,
             augment=self._settings.augment,
             drop_last=self._settings.drop_last,
+            share_of=own_share,
         ):
-            self._step(batch)
-            if position.step % _STEPS_BETWEEN_CHECKS == 0:
+            self._step(batch, min(size, len(order) - position.step * size))
+            if is_checked := position.step % _STEPS_BETWEEN_CHECKS == 0:
                 self._require_finite()
-            if time.monotonic() - self._saved > self._settings.checkpoint_seconds:
+            if (num_processes() == 1 or is_checked) and self._is_due():
                 self._save("last.pt")
         self._require_finite()
 
-    def _step(self, batch: Batch) -> None:
+    def _is_due(self) -> bool:
+        """Whether it is time for a checkpoint, as the first process has it."""
+        return from_first(time.monotonic() - self._saved > self._settings.checkpoint_seconds)
+
+    def _step(self, batch: Batch, total: int) -> None:
         position = self._position
         progress = position.epoch + position.step / self._steps_per_epoch
         for group, rate in zip(self._optimizer.param_groups, self._learning_rates, strict=True):
             group["lr"] = rate * value_at(self._lr_factor, progress) * self._plateau_factor
         self._optimizer.zero_grad(set_to_none=True)
-        with self._fabric.autocast():
-            result: LossTerms = self._objective(self._forward, *batch, progress=progress)
-        self._fabric.backward(result.loss)
+        result = self._gradients(batch, total, progress)
         self._optimizer.step()
         for constraint in self._constraints:
             constraint.after_step_(self._model, step=position.total_steps + 1, progress=progress)
@@ -198,23 +206,14 @@ class Training:
     def _require_finite(self) -> None:
         bad, total = self._meter.first_non_finite(self._position.step), self._steps_per_epoch
         if bad is not None:
-            raise self._non_finite(f"loss became NaN or infinite at step {bad + 1} of {total}")
+            what = f"loss became NaN or infinite at step {bad + 1} of {total}"
+            raise non_finite(self._out, self._position.epoch + 1, what)
 
     def _require_finite_weights(self) -> None:
         """The loss of a step says nothing of the weights after it; asked once an epoch."""
         if not all(bool(torch.isfinite(weight).all()) for weight in self._model.parameters()):
-            raise self._non_finite(f"weights became NaN or infinite after step {self._steps_per_epoch}")
-
-    def _non_finite(self, what: str) -> NonFiniteLossError:
-        best = self._out.best_weights
-        start = (
-            f" training.initial_weights={best} starts from the best epoch so far." if best.exists() else ""
-        )
-        return NonFiniteLossError(
-            f"The training {what} in epoch {self._position.epoch + 1}. {self._out.checkpoints} keeps the "
-            "last good checkpoint. Lower the learning rate or the strength of the objective and train into "
-            f"another --out.{start}"
-        )
+            what = f"weights became NaN or infinite after step {self._steps_per_epoch}"
+            raise non_finite(self._out, self._position.epoch + 1, what)
 
     def _end_epoch(self) -> None:
         """Scores, logs and saves the epoch, or rolls it back."""
@@ -298,7 +297,7 @@ class Training:
 
     def _resume(self) -> None:
         """Goes on from the newest checkpoint; from the start where there is none."""
-        newest = newest_checkpoint(self._out)
+        newest = from_first(newest_checkpoint(self._out))
         if newest is not None:
             self._restore(newest.name)
             for at in self._position.slowed_at:
@@ -313,6 +312,8 @@ class Training:
         now = time.monotonic()
         self._position.seconds += now - self._started
         self._started = self._saved = now
+        if not is_first():
+            return
         content = {
             "run": self._run,
             **self._origin.content(),
@@ -321,6 +322,7 @@ class Training:
             "objective": self._objective.state_dict(),
             "constraints": nn.ModuleList(self._constraints).state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "precision": self._fabric.strategy.precision.state_dict(),
             "rng": rng_state(),
             "meter": self._meter.state(),
         }
@@ -328,7 +330,7 @@ class Training:
 
     def _restore(self, name: str) -> None:
         path = self._out.checkpoints / name
-        content = read_checkpoint(path)
+        content = from_first(read_checkpoint(path) if is_first() else {})
         require_same_run(path, content["run"], self._run)
         self._origin.require_same(path, content)
         with fitting(path):
@@ -336,6 +338,7 @@ class Training:
             self._objective.load_state_dict(content["objective"])
             nn.ModuleList(self._constraints).load_state_dict(content.get("constraints", {}))
             self._optimizer.load_state_dict(content["optimizer"])
+            self._fabric.strategy.precision.load_state_dict(content.get("precision", {}))
         self._position = Position(**content["position"])
         self._meter = self._new_meter(content["meter"])
         set_rng_state(content["rng"])

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from withstand.attacks.attack import Attack
 from withstand.core.contract import adapted
 from withstand.core.modes import eval_mode
+from withstand.core.run_folder import RunFolder
 from withstand.core.schedules import Schedule
 from withstand.core.writing import percent
 from withstand.data import Dataset, few, sample
@@ -20,6 +21,7 @@ from withstand.objectives.adversarial import LOSS_TERM
 from withstand.training.checkpoint import TrainingResult
 from withstand.training.collapse import commonest
 from withstand.training.validation import NO_ANSWER_SHARE
+from withstand.types import NonFiniteLossError
 
 _FEW = 100  # images to look at
 _MOST_EPOCHS = 10_000  # that are looked through for the end of a schedule
@@ -138,3 +140,19 @@ def _no_better(result: TrainingResult, dataset: Dataset) -> list[str]:
         f"commonest class, which {percent(share)} of the validation images are of. Train longer, with "
         "another learning rate, or at a smaller epsilon."
     ]
+
+
+def non_finite(out: RunFolder, epoch: int, what: str) -> NonFiniteLossError:
+    """The error of a loss or of weights that are no numbers any more.
+
+    Args:
+        out: Where the training is.
+        epoch: From 1.
+        what: What happened.
+    """
+    best = out.best_weights
+    start = f" training.initial_weights={best} starts from the best epoch so far." if best.exists() else ""
+    return NonFiniteLossError(
+        f"The training {what} in epoch {epoch}. {out.checkpoints} keeps the last good checkpoint. Lower the "
+        f"learning rate or the strength of the objective and train into another --out.{start}"
+    )

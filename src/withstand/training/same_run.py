@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from withstand.core.identity import Reader
 from withstand.core.network import changes, describe, in_words, without, written_by_forward
+from withstand.core.processes import num_processes
 from withstand.core.run_folder import RunFolder
 from withstand.models.weight_files import read_weights
 from withstand.training.settings import TrainingSettings
@@ -201,6 +202,7 @@ def _surroundings(device: torch.device) -> dict[str, str]:
     """What sums depend on beside the seed: the order in which they are added."""
     return {
         "threads": str(torch.get_num_threads()),
+        "processes": str(num_processes()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": str(torch.__version__),
     }

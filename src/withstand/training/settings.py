@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -31,6 +31,7 @@ from withstand.training.collapse import Rollback
 from withstand.training.measure import Measure
 from withstand.training.validation import Plateau
 
+Strategy = Literal["ddp", "fsdp"]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -77,8 +78,22 @@ class TrainingSettings:
         rollback: What to do when adversarial training collapses; it is only reported where None.
         initial_weights: A ``.safetensors`` or state-dict file to start from.
         accelerator: Where to train, as Lightning Fabric names it (``auto``, ``cpu``, ``cuda``, …).
-        precision: ``fp32``; or, for training alone, ``tf32`` or ``bf16`` on hardware that has it.
-        compile: Run the model through ``torch.compile``.
+        devices: Processes on each machine, each with a device of its own (of ``cpu``: with its share of the
+            cores) and its share of the batch. The result is that of one process, up to rounding; what a
+            network of one's own draws at random, other than by Dropout, is not.
+        num_nodes: Machines, each of which runs the same command under ``torchrun`` or SLURM.
+        strategy: ``ddp``: each process keeps all weights. ``fsdp``: each keeps its part of them and of what
+            the optimiser keeps, and has them whole in the step alone.
+        sync_batch_norm: Whether BatchNorm goes by the statistics of the whole batch, as one process does,
+            or each process by those of its share; running statistics are averaged then.
+        micro_batches: Parts of a process's share of the batch that are computed one after another, to save
+            memory: gradients are added up. Doubled by itself where memory runs out in one process. What is
+            largest over a batch, and statistics of BatchNorm, are then those of a part.
+        channels_last: Store images and kernels with the channels of a pixel side by side, which is faster
+            for convolutions on some devices.
+        precision: ``fp32``; or, for training alone, ``tf32``, ``bf16`` or ``fp16`` (with a scaled loss) on
+            hardware that has it. Bounds, moments and gradients of images are in float32 all the same.
+        compile: Run the model through ``torch.compile``; how often that breaks the graph is logged.
         checkpoint_seconds: Time between checkpoints inside an epoch; each epoch ends with one.
         measures: What to look at at the end of each epoch, for columns of the log.
         tensorboard: Log for TensorBoard too, into the run folder.
@@ -101,6 +116,12 @@ class TrainingSettings:
     rollback: Rollback | None = None
     initial_weights: str | None = None
     accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Strategy = "ddp"
+    sync_batch_norm: bool = False
+    micro_batches: int = 1
+    channels_last: bool = False
     precision: Precision = "fp32"
     compile: bool = False
     checkpoint_seconds: float = 60.0
@@ -120,12 +141,17 @@ class TrainingSettings:
             drop_last=flag,
             selection=optional(an_attack),
             rollback=optional(instance_of(Rollback, "a rollback, such as Rollback()")),
+            devices=COUNT,
+            num_nodes=COUNT,
+            sync_batch_norm=flag,
+            micro_batches=COUNT,
+            channels_last=flag,
             compile=flag,
             checkpoint_seconds=AT_LEAST_0,
             measures=list_of(instance_of(Measure, "a measure of withstand.training"), least=0),
             tensorboard=flag,
         )
-        if self.precision not in get_args(Precision):
-            raise ValueError(
-                f"Expected a precision of {', '.join(get_args(Precision))}, but got {self.precision!r}."
-            )
+        for name, known in (("precision", get_args(Precision)), ("strategy", get_args(Strategy))):
+            if getattr(self, name) not in known:
+                got = getattr(self, name)
+                raise ValueError(f"Expected a {name} of {', '.join(known)}, but got {got!r}.")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import warnings
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,11 +24,13 @@ from withstand.types import DataError, ModelError, RecipeError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
+_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
     "tf32": "32-true",
     "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
 }
+_launched: list[tuple[Fabric, Precision]] = []  # what started the processes of this job, at most one
 
 
 def describe_run(
@@ -41,6 +47,8 @@ def describe_run(
         "random weights": _posteriors(model),
         "plateau": str(settings.plateau or ""),
         "early stopping": str(settings.early_stopping or ""),
+        "micro-batches": str(settings.micro_batches) if settings.micro_batches > 1 else "",
+        "synchronised BatchNorm": "yes" if settings.sync_batch_norm else "",
     }
     words = {name: text for name, text in optional.items() if text} | {
         "batch size": str(settings.batch_size),
@@ -64,25 +72,72 @@ def require_kinds(objective: object, settings: object) -> None:
     instance_of(TrainingSettings, "TrainingSettings(epochs=10)")("settings", settings)
 
 
+def launch(settings: TrainingSettings) -> None:
+    """Starts the other processes of a training, or joins those that ``torchrun`` or SLURM started.
+
+    They run the same program from its start, and get here as well. Nothing happens where one process is to
+    train alone, or where they are there already: then they share this training too.
+
+    Raises:
+        RecipeError: there are fewer devices than asked for, or other processes than the settings name.
+    """
+    settings = _as_started(settings)
+    if _launched or settings.devices * settings.num_nodes == 1:
+        return
+    fabric = make_fabric(settings)
+    fabric.launch()
+    _launched.append((fabric, settings.precision))
+
+
+def _as_started(settings: TrainingSettings) -> TrainingSettings:
+    """The settings with the processes of ``torchrun``, where these are not named."""
+    on_machine, in_all = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if settings.devices * settings.num_nodes > 1 or in_all == 1 or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return settings
+    return replace(settings, devices=on_machine, num_nodes=in_all // on_machine)
+
+
 def make_fabric(settings: TrainingSettings) -> Fabric:
-    """The device and precision of the settings.
+    """The devices and precision of the settings.
 
     Raises:
         RecipeError: there is no such device here, or it has no such precision.
     """
+    if _launched:
+        (fabric, precision), *_ = _launched
+        if settings.precision != precision:
+            raise RecipeError(
+                f"The processes of this job were started for {precision}, and train in no other precision, "
+                f"such as {settings.precision}. Start another job for that."
+            )
+        return fabric
     from lightning_fabric import Fabric  # here, since it takes as long to import as torch itself
 
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # which its import sets lower
+    is_alone = settings.devices * settings.num_nodes == 1
     try:
-        return Fabric(accelerator=settings.accelerator, devices=1, precision=_PRECISION[settings.precision])
+        with warnings.catch_warnings():
+            # It would take bf16 instead, where fp16 is not to be had.
+            warnings.filterwarnings("error", "You passed `Fabric.*precision", UserWarning)
+            return Fabric(
+                accelerator=settings.accelerator,
+                devices=settings.devices,
+                num_nodes=settings.num_nodes,
+                strategy="auto" if is_alone else "ddp",
+                precision=_PRECISION[settings.precision],
+            )
     except (
+        UserWarning,
         ImportError,
         RuntimeError,
         TypeError,
         ValueError,
     ) as error:  # what Fabric raises has no common class
+        reason = " ".join(str(error).split()).partition(" Using `precision")[0]
         raise RecipeError(
-            f"Cannot train on the accelerator {settings.accelerator!r} in {settings.precision}: "
-            f"{' '.join(str(error).split())} Leave accelerator at auto, or take cpu or cuda."
+            f"Cannot train on {settings.devices} of the accelerator {settings.accelerator!r} in "
+            f"{settings.precision}: {reason} Leave accelerator at auto, or take cpu or cuda; of precisions "
+            "fp32 or bf16."
         ) from error
 
 

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from withstand import bayes
 from withstand.attacks import Attack
 from withstand.core.answers import NO_ANSWER, predicted
+from withstand.core.batch_shares import own_share, taking
 from withstand.core.contract import adapted
 from withstand.core.modes import eval_mode
+from withstand.core.processes import from_all
 from withstand.core.setting_rules import PROBABILITY, Whole, settle
 from withstand.data import Split, batches, few
 from withstand.training.checkpoint import ACCURACY, ROBUST_ACCURACY, Row
@@ -54,7 +56,8 @@ def accuracies(model: nn.Module, split: Split, attack: Attack | None) -> dict[st
 def predictions(model: nn.Module, split: Split, attack: Attack | None = None) -> Tensor:
     """The model's classes of a split, clean or under an attack; ``answers.NO_ANSWER`` where there is none.
 
-    Of a model with random weights the mean probability over a few draws is asked, and attacked.
+    Of a model with random weights the mean probability over a few draws is asked, and attacked. Processes
+    share the images.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
@@ -70,9 +73,12 @@ def predictions(model: nn.Module, split: Split, attack: Attack | None = None) ->
         predictor, batch_size = bayes.Predictor(model, _NUM_SAMPLES), _BATCH_SIZE // _NUM_SAMPLES
     answers = []
     with eval_mode(model), torch.no_grad():
-        for images, labels in batches(split, batch_size):
-            inputs = images if attack is None else attack.perturb(predictor, images, labels)
-            answers.append(predicted(predictor(inputs)))
+        for number, (images, labels) in enumerate(batches(split, batch_size, share_of=own_share)):
+            share = own_share(min(batch_size, len(split) - number * batch_size))
+            with taking(share):
+                inputs = images if attack is None else attack.perturb(predictor, images, labels)
+                own = predicted(predictor(inputs))
+            answers.append(own if share is None else torch.cat(from_all(own.cpu())).to(own.device))
     return torch.cat(answers)
 
 

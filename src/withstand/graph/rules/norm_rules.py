@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from withstand.core.batch_shares import statistics
 from withstand.graph.calls import Call
 from withstand.graph.domain import Domain
 from withstand.graph.rule_registry import Site, register
@@ -49,8 +50,7 @@ class BatchNorm(NamedTuple):
         Returns:
             Two tensors that broadcast to one example.
         """
-        dims = [0, *range(2, like.dim())]
-        return _factors(like.mean(dims), like.var(dims, unbiased=False), self, like.dim() - 2)
+        return _factors(*statistics(like), self, like.dim() - 2)
 
 
 @register(_ATEN.batch_norm)

@@ -1,0 +1,194 @@
+"""Training on two processes gives what one gives: every recipe's objective, every penalty, what is drawn."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import withstand as ws
+from withstand.core.dataset_info import DatasetInfo
+from withstand.core.processes import is_first, num_processes
+from withstand.data import Dataset, Split
+from withstand.objectives import Objective
+from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe
+from withstand.training import TrainingSettings, fit
+
+o, p = ws.objectives, ws.penalties
+NUM, BATCH = 37, 13  # three steps, of which none can be halved, and the last is smaller
+CLASSES = 4
+DEFORM = ws.data.Deform(translation=1.0, displacement=0.5, smoothness=1.0)
+PGD = ws.attacks.PGD(epsilon=0.1, num_steps=2)
+RANDOM = (o.Variational, p.SpectralExpectation)
+
+OWN: dict[str, Callable[[], Objective]] = {
+    "input gradient": lambda: o.CrossEntropy() + 0.1 * p.InputGradient(),
+    "loss gradient": lambda: o.CrossEntropy() + p.LossGradient(),
+    "tangents": lambda: o.CrossEntropy() + 0.1 * p.TangentGradient(DEFORM, num_tangents=3),
+    "deformations": lambda: o.CrossEntropy() + 0.1 * p.DeformationStability(DEFORM, num_deformations=2),
+    "perturbations": lambda: o.CrossEntropy() + 0.1 * p.AdversarialPerturbation(0.5, num_steps=2),
+    "candidates": lambda: p.AdversarialPerturbation(0.5, num_steps=2, candidates=3) + o.CrossEntropy(),
+    "virtual": lambda: o.CrossEntropy() + p.VirtualAdversarial(0.5),
+    "noise": lambda: o.NoisyCrossEntropy(noise_std=0.3),
+    "draws": lambda: o.Variational(num_samples=3, likelihood=o.Adversarial(PGD)),
+    "linear": lambda: o.Certified(math.inf, 0.02, domain="linear", kappa=0.5),
+    "moments": lambda: o.GaussianExpectation(noise_std=0.2),
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "dropout": {},
+    "synchronised statistics": {"sync_batch_norm": True},
+    "synchronised statistics in bounds": {"sync_batch_norm": True},
+    "augmented": {"augment": ws.data.Augment(crop_padding=1, flip=True)},
+    "deformed": {"augment": DEFORM},
+    "in parts": {"micro_batches": 2},
+    "attacked validation": {"selection": PGD},
+    "constrained": {"constraints": [ws.constraints.SpectralBall(1.0)]},
+}
+
+
+class Trained(NamedTuple):
+    """What three steps came to: the weights, and the numbers of the log."""
+
+    weights: dict[str, Tensor]
+    row: dict[str, float]
+
+
+def split(num: int, channels: int, seed: int) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (num, channels, 8, 8), generator=generator).to(torch.uint8)
+    return Split(pixels, torch.arange(num) % CLASSES)
+
+
+def data(channels: int = 1) -> Dataset:
+    info = DatasetInfo("made", (channels, 8, 8), tuple("abcd"), (0.5,) * channels, (0.3,) * channels)
+    parts = [split(num, channels, seed) for seed, num in enumerate((NUM, 21, 5))]
+    return Dataset(info, train=parts[0], validation=parts[1], test=parts[2])
+
+
+def net(channels: int = 1, *extra: nn.Module, is_random: bool = False) -> nn.Module:
+    torch.manual_seed(3)
+    layers = [nn.Conv2d(channels, 4, 3), *extra, nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(8, CLASSES))
+    return ws.bayes.convert(model) if is_random else model
+
+
+def is_random(objective: Objective) -> bool:
+    return any(isinstance(part, RANDOM) for part in objective.modules())
+
+
+def of_recipe(name: str, **options: Any) -> Trained:
+    """A small network after three steps as a recipe makes them, well into what it schedules."""
+    recipe = parse_recipe(find_recipe(name)).recipe
+    objective = recipe.objective
+    channels = 1 if "mnist" in name or "fashion" in name or "digits" in name else 3
+    for part in objective.modules():
+        if isinstance(part, o.Adversarial) and isinstance(part.attack, ws.attacks.PGD):
+            part.attack = replace(part.attack, num_steps=2, epsilon=part.attack.epsilon_at(3.5))
+        elif isinstance(part, o.Certified):
+            part.kappa, part.epsilon = 0.5, 0.02
+        elif isinstance(part, p.DeformationStability):
+            part.num_deformations = 2
+    settings = replace(
+        recipe.training, epochs=1, batch_size=BATCH, selection=None, rollback=None, plateau=None, measures=[]
+    )
+    return trained(net(channels, is_random=is_random(objective)), objective, settings, channels, **options)
+
+
+def trained(
+    model: nn.Module,
+    objective: Objective,
+    settings: TrainingSettings,
+    channels: int = 1,
+    **options: Any,
+) -> Trained:
+    settings = replace(settings, epochs=1, batch_size=BATCH, accelerator="cpu", **options)
+    row = fit(model, data(channels), objective, settings, progress=False).rows[-1]
+    assert float(row["loss"]) > 0
+    numbers = {key: float(value) for key, value in row.items() if key not in ("seconds", "note")}
+    return Trained(model.state_dict(), numbers)
+
+
+def of_settings(name: str, **options: Any) -> Trained:
+    layers: dict[str, list[nn.Module]] = {
+        "dropout": [nn.Dropout2d(0.3), nn.Dropout(0.5)],
+        "synchronised statistics": [nn.BatchNorm2d(4)],
+        "synchronised statistics in bounds": [nn.BatchNorm2d(4)],
+    }
+    bounded = o.Certified(math.inf, 0.02, domain="box", kappa=0.5, batch_statistics=True)
+    objective = bounded if "bounds" in name else o.Adversarial(PGD) + o.NoisyCrossEntropy(0.2)
+    settings = TrainingSettings(**SETTINGS[name], optimizer=sgd)
+    return trained(net(1, *layers.get(name, [])), objective, settings, **options)
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def of_own(name: str, **options: Any) -> Trained:
+    objective = OWN[name]()
+    model = net(is_random=is_random(objective))
+    return trained(model, objective, TrainingSettings(optimizer=sgd), **options)
+
+
+def recipes() -> list[str]:
+    """One recipe for each objective and way to train; of those that differ in their data alone the first."""
+    found: dict[str, str] = {}
+    for name in packaged_recipes():
+        recipe = parse_recipe(find_recipe(name)).recipe
+        found.setdefault(f"{recipe.objective} {recipe.training.constraints} {recipe.training.augment}", name)
+    return list(found.values())
+
+
+MAKERS: dict[str, tuple[Callable[..., Trained], Callable[[], list[str]]]] = {
+    "recipe": (of_recipe, recipes),
+    "own": (of_own, lambda: list(OWN)),
+    "settings": (of_settings, lambda: list(SETTINGS)),
+}
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what two processes came to, all of it in one job."""
+    folder = tmp_path_factory.mktemp("two")
+    done = run_script(Path(__file__), str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def run_script(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=600)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", MAKERS)
+def test_two_processes_come_to_the_weights_and_figures_of_one(kind: str, of_two: Path) -> None:
+    make, names = MAKERS[kind]
+    for name in names():
+        one, two = make(name), torch.load(of_two / f"{kind} {name}.pt", weights_only=True)
+        for key, weight in one.weights.items():
+            torch.testing.assert_close(two["weights"][key], weight, atol=1e-5, rtol=1e-5, msg=f"{name} {key}")
+        assert one.row.keys() == two["row"].keys()
+        for key, value in one.row.items():
+            assert two["row"][key] == pytest.approx(value, abs=1e-5, rel=1e-5), (name, key)
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    for kind, (make, names) in MAKERS.items():
+        for name in names():
+            made = make(name, devices=2)
+            assert num_processes() == 2
+            if is_first():
+                torch.save(made._asdict(), out / f"{kind} {name}.pt")
