@@ -74,7 +74,7 @@ def tiny_model() -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[Cluster]:
+def local_ray(_key_folder: None) -> Iterator[Cluster]:
     """Ray on this machine, with two CPUs; those who ask for it are of ``pytest.mark.xdist_group("ray")``."""
     pytest.importorskip("ray")
     with connected("ray", num_cpus=2) as cluster:

@@ -83,7 +83,7 @@ class RunFolderError(WithstandError, OSError):
 
 
 class ClusterError(WithstandError, RuntimeError):
-    """Processes or machines that work together: one ended, or cannot be reached."""
+    """A cluster that cannot be reached, or whose workers end."""
 
 
 class CheckpointError(RunFolderError):
