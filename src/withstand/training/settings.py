@@ -151,6 +151,11 @@ class TrainingSettings:
             measures=list_of(instance_of(Measure, "a measure of withstand.training"), least=0),
             tensorboard=flag,
         )
+        if self.strategy == "fsdp" and self.precision == "fp16":
+            raise ValueError(
+                "Expected strategy ddp with precision fp16, or bf16 with fsdp: of a part of a scaled "
+                "gradient it is not known whether the rest is infinite."
+            )
         for name, known in (("precision", get_args(Precision)), ("strategy", get_args(Strategy))):
             if getattr(self, name) not in known:
                 got = getattr(self, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -153,8 +154,15 @@ def steps_per_epoch(settings: TrainingSettings, dataset: Dataset) -> int:
     return steps
 
 
-def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(
+    settings: TrainingSettings, model: nn.Module, parameters: Sequence[nn.Parameter]
+) -> torch.optim.Optimizer:
     """The optimiser of the settings for a model.
+
+    Args:
+        settings: Of the training.
+        model: What is trained.
+        parameters: Of the model, whole or divided among processes.
 
     Raises:
         ModelError: no parameter of the model can be trained.
@@ -166,7 +174,7 @@ def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.
             "requires_grad_() on those that are to be trained, or set epochs=0 to leave all as they are."
         )
     try:
-        optimizer = settings.optimizer(model.parameters())
+        optimizer = settings.optimizer(parameters)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"The optimiser of the recipe cannot be made: {error}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -175,6 +183,11 @@ def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.
         )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise RecipeError("LBFGS needs several passes a step, which training does not do. Take Adam or SGD.")
+    if settings.strategy == "fsdp" and isinstance(optimizer, torch.optim.Rprop | torch.optim.Adafactor):
+        raise RecipeError(
+            f"{type(optimizer).__name__} needs whole weights, of which strategy=fsdp gives it parts. "
+            "Take Adam or SGD, or strategy=ddp."
+        )
     return optimizer
 
 
