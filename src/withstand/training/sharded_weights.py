@@ -86,14 +86,15 @@ class ShardedWeights(Weights):
         for numbers in by_type(self._parts):
             parts = [self._parts[number] for number in numbers]
             own = torch.cat([_padded(_local(part), _length(part)) for part in parts])
-            of_all = own.new_empty(num_processes() * len(own))
+            of_all = own.new_empty(num_processes(), len(own))
             with exchanging():
-                dist.all_gather_into_tensor(of_all, own)
-            columns = of_all.view(num_processes(), -1).split([_length(part) for part in parts], dim=1)
+                dist.all_gather(list(of_all), own)
+            columns = of_all.split([_length(part) for part in parts], dim=1)
             for number, column in zip(numbers, columns, strict=True):
-                size = self._sizes[number]
-                data = own.new_empty_strided(size, self._strides[number])
-                self._wholes[number].data = data.copy_(column.reshape(-1)[: size.numel()].view(size))
+                size, stride = self._sizes[number], self._strides[number]
+                data = column.reshape(-1)[: size.numel()].view(size)
+                is_so = data.stride() == stride
+                self._wholes[number].data = data if is_so else own.new_empty_strided(size, stride).copy_(data)
         self._is_divided = False
 
     @override
@@ -111,7 +112,7 @@ class ShardedWeights(Weights):
             of_all = torch.cat(columns, dim=1)
             own = of_all.new_empty(of_all.shape[1])
             with exchanging():
-                dist.reduce_scatter_tensor(own, of_all.view(-1))
+                dist.reduce_scatter(own, list(of_all))
             for number, piece in zip(numbers, own.split(lengths), strict=True):
                 local = _local(parameters[number])
                 rows = piece[: local.numel()].view(local.shape)
@@ -179,4 +180,5 @@ def _length(part: nn.Parameter) -> int:
 
 
 def _padded(values: Tensor, length: int) -> Tensor:
-    return F.pad(values.reshape(-1), (0, length - values.numel()))
+    values = values.reshape(-1)
+    return values if len(values) == length else F.pad(values, (0, length - len(values)))
