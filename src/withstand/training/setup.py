@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +31,7 @@ _PRECISION: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
-_launched: list[Fabric] = []  # that which started the processes of this job; torch allows one a process
+_launched: list[tuple[Fabric, Precision]] = []  # what started the processes of this job, at most one
 
 
 def describe_run(
@@ -75,7 +77,7 @@ def launch(settings: TrainingSettings) -> None:
     """Starts the other processes of a training, or joins those that ``torchrun`` or SLURM started.
 
     They run the same program from its start, and get here as well. Nothing happens where one process is to
-    train alone, or where they are there already.
+    train alone, or where they are there already: then they share this training too.
 
     Raises:
         RecipeError: there are fewer devices than asked for, or other processes than the settings name.
@@ -85,7 +87,7 @@ def launch(settings: TrainingSettings) -> None:
         return
     fabric = make_fabric(settings)
     fabric.launch()
-    _launched.append(fabric)
+    _launched.append((fabric, settings.precision))
 
 
 def _as_started(settings: TrainingSettings) -> TrainingSettings:
@@ -103,28 +105,40 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         RecipeError: there is no such device here, or it has no such precision.
     """
     if _launched:
-        return _launched[0]
+        (fabric, precision), *_ = _launched
+        if settings.precision != precision:
+            raise RecipeError(
+                f"The processes of this job were started for {precision}, and train in no other precision, "
+                f"such as {settings.precision}. Start another job for that."
+            )
+        return fabric
     from lightning_fabric import Fabric  # here, since it takes as long to import as torch itself
 
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # which its import sets lower
     is_alone = settings.devices * settings.num_nodes == 1
     try:
-        return Fabric(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            strategy="auto" if is_alone else "ddp",
-            precision=_PRECISION[settings.precision],
-        )
+        with warnings.catch_warnings():
+            # It would take bf16 instead, where fp16 is not to be had.
+            warnings.filterwarnings("error", "You passed `Fabric.*precision", UserWarning)
+            return Fabric(
+                accelerator=settings.accelerator,
+                devices=settings.devices,
+                num_nodes=settings.num_nodes,
+                strategy="auto" if is_alone else "ddp",
+                precision=_PRECISION[settings.precision],
+            )
     except (
+        UserWarning,
         ImportError,
         RuntimeError,
         TypeError,
         ValueError,
     ) as error:  # what Fabric raises has no common class
+        reason = " ".join(str(error).split()).partition(" Using `precision")[0]
         raise RecipeError(
             f"Cannot train on {settings.devices} of the accelerator {settings.accelerator!r} in "
-            f"{settings.precision}: "
-            f"{' '.join(str(error).split())} Leave accelerator at auto, or take cpu or cuda."
+            f"{settings.precision}: {reason} Leave accelerator at auto, or take cpu or cuda; of precisions "
+            "fp32 or bf16."
         ) from error
 
 
