@@ -162,7 +162,7 @@ def of_divided(name: str, *, devices: int = 1) -> Trained:
     """Weights divided among processes, where there are several."""
     model = net(1, *([Scaled()] if name == "adversarial" else []), is_random=name == "random weights")
     settings = TrainingSettings(constraints=[ws.constraints.SpectralBall(0.2)])
-    options = {"devices": devices, "strategy": "fsdp"} if devices > 1 else {}
+    options: dict[str, Any] = {"devices": devices, "strategy": "fsdp"} if devices > 1 else {}
     return trained(model, DIVIDED[name](), settings, **options)
 
 

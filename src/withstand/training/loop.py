@@ -47,11 +47,10 @@ from withstand.training.messages import non_finite
 from withstand.training.observers import Observer
 from withstand.training.same_run import Origin
 from withstand.training.settings import TrainingSettings
-from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch
+from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch, weights_of
 from withstand.training.step import Gradients
 from withstand.training.trainable import require_trainable
 from withstand.training.validation import accuracies, measured, num_bad_epochs, scores
-from withstand.training.whole_weights import weights_of
 from withstand.types import Batch
 
 _logger = logging.getLogger(__name__)

@@ -135,7 +135,7 @@ class ShardedWeights(Weights):
                 full = value.full_tensor()
             return full.reshape(size) if full.numel() == size.numel() else full
 
-        return self._for_each(optimizer, optimizer.state_dict(), joined)
+        return self._changed(optimizer, optimizer.state_dict(), joined)
 
     @override
     def load_into_(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -145,9 +145,9 @@ class ShardedWeights(Weights):
             is_divided = isinstance(value, Tensor) and value.shape == size
             return self._divided(_own_rows(value).to(device), size) if is_divided else value
 
-        optimizer.load_state_dict(self._for_each(optimizer, state, divided))
+        optimizer.load_state_dict(self._changed(optimizer, state, divided))
 
-    def _for_each(
+    def _changed(
         self, optimizer: torch.optim.Optimizer, state: dict[str, Any], change: _Change
     ) -> dict[str, Any]:
         """A state dict with each value of each weight changed, which is given with the weight's size."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,10 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from withstand.core.processes import exchanging, num_processes
-from withstand.training.settings import TrainingSettings
-
-_logger = logging.getLogger(__name__)
+from withstand.core.processes import exchanging
 
 
 class Weights:
@@ -75,23 +71,6 @@ class Weights:
     def load_into_(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         """Gives an optimiser what ``state_of`` gave, of whichever of these classes."""
         optimizer.load_state_dict(state)
-
-
-def weights_of(model: nn.Module, settings: TrainingSettings) -> Weights:
-    """The weights of a model as the strategy of the settings has them.
-
-    Args:
-        model: On its device.
-        settings: Of the training.
-    """
-    if settings.strategy == "ddp" or not any(True for _ in model.parameters()):
-        return Weights(model)
-    if num_processes() == 1:
-        _logger.warning("training.strategy=fsdp divides nothing: this training has one process alone.")
-        return Weights(model)
-    from withstand.training.sharded_weights import ShardedWeights  # here, since it takes long to import
-
-    return ShardedWeights(model)
 
 
 def by_type(tensors: Sequence[Tensor]) -> list[list[int]]:
