@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tests.devices.pretended import DEVICE, Device
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
+from withstand.integrations.ray_cluster import Cluster, connected
 
 # How long a machine that does other things takes for an example is no fault.
 settings.register_profile("without-deadline", deadline=None)
@@ -68,6 +69,14 @@ def tiny_model() -> nn.Module:
         nn.Dropout(0.2),
         nn.Linear(4 * SIDE * SIDE, CLASSES),
     )
+
+
+@pytest.fixture(scope="session")
+def local_ray(_key_folder: None) -> Iterator[Cluster]:
+    """Ray on this machine, with two CPUs; those who ask for it are of ``pytest.mark.xdist_group("ray")``."""
+    pytest.importorskip("ray")
+    with connected("ray", num_cpus=2) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -93,6 +93,8 @@ COMMANDS = {
             "--evaluation.meters+=KernelNorms": "measure one thing more: Suite, Certificate, NoiseCurve …",
             "--evaluation.meters.num_examples=9": "a setting of the one just added",
             "--evaluation.meters.help=Suite": "explain one",
+            "--on=ray": "batches scored by Ray's workers here; ray:HOST:PORT, ray://HOST:PORT of a cluster",
+            "--workers=4": "of Ray: how many; torchrun -m withstand evaluate … starts processes instead",
             **_PRINTED,
         },
     ),

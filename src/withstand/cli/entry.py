@@ -16,6 +16,7 @@ from rich.table import Table
 
 from withstand._version import __version__
 from withstand.cli.commands import COMMANDS
+from withstand.cli.groups import group_joined
 from withstand.cli.interrupts import leaving_at_once
 from withstand.cli.terminal import ERRORS, OUTPUT
 from withstand.core.suggest import nearest
@@ -108,7 +109,9 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     arguments = ["--help" if argument == "--help-all" else argument for argument in arguments]
     with leaving_at_once():
         module = import_module(f"withstand.cli.{name}")
-    getattr(module, name)(arguments)
+    with group_joined(name) as has_work:
+        if has_work:
+            getattr(module, name)(arguments)
 
 
 def _print_overview() -> None:

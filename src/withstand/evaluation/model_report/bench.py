@@ -22,9 +22,10 @@ from withstand.data import Dataset, Split
 from withstand.domains import Gaussian, ProgramCache, UnsupportedOperationError, input_set
 from withstand.evaluation.kernel_norms.all_bounds import spectral_bound
 from withstand.evaluation.kernel_norms.lower import slopes
+from withstand.evaluation.measuring import Evaluation
 from withstand.evaluation.meter import Meter
 from withstand.evaluation.model_report.report_parts import LipschitzBound
-from withstand.evaluation.run import Evaluation, evaluate
+from withstand.evaluation.run import evaluate
 from withstand.graph.capture_surroundings import quiet, unchanged
 from withstand.objectives.propagation import through_every_layer
 from withstand.operators import GuaranteedNorms, PowerIteration
