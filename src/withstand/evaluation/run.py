@@ -90,11 +90,10 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     the model in float64 as well.
 
     Of a model with random weights (``bayes.is_stochastic``), and of any that answers differently when it is
-    asked twice, the mean probability over several draws is
-    scored and attacked, several times an example, and the share of correct predictions counts, not correct or
-    wrong. Attacked images, and the worst of several attacks, are chosen by one set of predictions and counted
-    on another, so that luck of the draws is no success of the attack; the orders above then hold up to
-    sampling alone. Nothing can be proven of such a model.
+    asked twice, the mean probability over several draws is scored and attacked, several times an example, and
+    the share of correct predictions counts, not correct or wrong. Attacked images, and the worst of several
+    attacks, are chosen by one set of predictions and counted on another, so that luck of the draws is no
+    success of the attack; the orders above then hold up to sampling alone. Nothing can be proven of such.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
