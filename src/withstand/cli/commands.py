@@ -93,7 +93,7 @@ COMMANDS = {
             **_EPSILONS,
             "--evaluation.meters+=KernelNorms": "measure one thing more: Suite, Certificate, NoiseCurve …",
             "--evaluation.meters.help=Suite": "explain one",
-            "--on=ray": "batches scored by Ray's --workers=4 here; ray:HOST:PORT, ray://HOST:PORT elsewhere",
+            "--on=ray": "batches scored by --workers=4 of Ray, or by ray://HOST:PORT",
             **_PRINTED,
         },
     ),
