@@ -21,6 +21,7 @@ from withstand.attacks import Attack
 from withstand.core.checks import as_device, memory_checked
 from withstand.core.contract import adapted, outside_inference_mode, require_module
 from withstand.core.dataset_info import DatasetInfo
+from withstand.core.devices import preserved_random_states
 from withstand.core.identity import identity, identity_of_model
 from withstand.core.modes import eval_mode
 from withstand.core.network import describe, written_by_forward
@@ -89,11 +90,10 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     the model in float64 as well.
 
     Of a model with random weights (``bayes.is_stochastic``), and of any that answers differently when it is
-    asked twice, the mean probability over several draws is
-    scored and attacked, several times an example, and the share of correct predictions counts, not correct or
-    wrong. Attacked images, and the worst of several attacks, are chosen by one set of predictions and counted
-    on another, so that luck of the draws is no success of the attack; the orders above then hold up to
-    sampling alone. Nothing can be proven of such a model.
+    asked twice, the mean probability over several draws is scored and attacked, several times an example, and
+    the share of correct predictions counts, not correct or wrong. Attacked images, and the worst of several
+    attacks, are chosen by one set of predictions and counted on another, so that luck of the draws is no
+    success of the attack; the orders above then hold up to sampling alone. Nothing can be proven of such.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
@@ -167,7 +167,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             memory_checked(f"take batches smaller than {batch_size} examples."),
             eval_mode(model),
             numerics("fp32"),
-            torch.random.fork_rng(),
+            preserved_random_states(),
             bayes.sharing_deviations(model, bayes.Deviations()),  # the weights stay as they are
         ):
             scoring_plan = find_predictor(model, test, plans, drawn, store, batch_size=batch_size, seed=seed)

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -15,15 +16,18 @@ from torch import nn
 
 from withstand import bayes
 from withstand.core.numerics import Precision
+from withstand.core.processes import num_processes
 from withstand.core.setting_rules import instance_of
 from withstand.data import Augment, Dataset
 from withstand.loss.terms import Objective, an_objective
 from withstand.training.settings import TrainingSettings
+from withstand.training.whole_weights import Weights
 from withstand.types import DataError, ModelError, RecipeError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+_logger = logging.getLogger(__name__)
 _PRECISION: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
     "tf32": "32-true",
@@ -167,12 +171,37 @@ def steps_per_epoch(settings: TrainingSettings, dataset: Dataset) -> int:
     return steps
 
 
-def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.Optimizer:
+def weights_of(model: nn.Module, settings: TrainingSettings) -> Weights:
+    """The weights of a model as the strategy of the settings has them.
+
+    Args:
+        model: On its device.
+        settings: Of the training.
+    """
+    if settings.strategy == "ddp" or not any(True for _ in model.parameters()):
+        return Weights(model)
+    if num_processes() == 1:
+        _logger.warning("training.strategy=fsdp divides nothing: this training has one process alone.")
+        return Weights(model)
+    from withstand.training.sharded_weights import ShardedWeights  # here, since it takes long to import
+
+    return ShardedWeights(model)
+
+
+def make_optimizer(
+    settings: TrainingSettings, model: nn.Module, parameters: Sequence[nn.Parameter]
+) -> torch.optim.Optimizer:
     """The optimiser of the settings for a model.
+
+    Args:
+        settings: Of the training.
+        model: What is trained.
+        parameters: Of the model, whole or divided among processes.
 
     Raises:
         ModelError: no parameter of the model can be trained.
-        RecipeError: its own settings do not fit, it is no optimiser, or it needs more than one pass a step.
+        RecipeError: its own settings do not fit, it is no optimiser, it needs more than one pass a step,
+            or whole weights where they are divided.
     """
     if settings.epochs and not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
@@ -180,7 +209,7 @@ def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.
             "requires_grad_() on those that are to be trained, or set epochs=0 to leave all as they are."
         )
     try:
-        optimizer = settings.optimizer(model.parameters())
+        optimizer = settings.optimizer(parameters)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"The optimiser of the recipe cannot be made: {error}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -189,6 +218,11 @@ def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.
         )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise RecipeError("LBFGS needs several passes a step, which training does not do. Take Adam or SGD.")
+    if settings.strategy == "fsdp" and isinstance(optimizer, torch.optim.Rprop | torch.optim.Adafactor):
+        raise RecipeError(
+            f"{type(optimizer).__name__} needs whole weights, of which strategy=fsdp gives it parts. "
+            "Take Adam or SGD, or strategy=ddp."
+        )
     return optimizer
 
 
