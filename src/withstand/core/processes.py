@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from withstand.core.companions import GO_ON, removed_in_the_end, why_one_ended
 from withstand.core.run_folder import RunFolder
 from withstand.types import ProcessError
 
@@ -74,10 +75,11 @@ def exchanging() -> Iterator[None]:
         yield
     except RuntimeError as error:  # of gloo; those of NCCL are a kind of it
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ProcessError(
+        why = why_one_ended() or (
             "Another process of this job has ended, or cannot be reached; where it said why, that stands in "
-            f"its own output. The same command goes on from the last checkpoint. ({reason})"
-        ) from error
+            f"its own output ({reason})."
+        )
+        raise ProcessError(f"{why} {GO_ON}") from error
 
 
 @contextmanager
@@ -90,5 +92,5 @@ def own_folder(run: RunFolder) -> Iterator[RunFolder]:
     if is_first():
         yield run
         return
-    with TemporaryDirectory(prefix="withstand-") as folder:
+    with TemporaryDirectory(prefix="withstand-") as folder, removed_in_the_end(Path(folder)):
         yield RunFolder(Path(folder))
