@@ -31,7 +31,7 @@ GO_ON = "The same command goes on from the last checkpoint."
 
 _POLL = 0.2  # seconds
 _GRACE = 5.0  # seconds that a process has to notice, and to say so, by itself
-_SOON = 1.0  # seconds
+_SOON = 2.0  # seconds
 _STATUS = 2  # of a process that ends, as for every error of surroundings
 _children: list[subprocess.Popen[bytes]] = []
 _left_behind: set[Path] = set()
@@ -185,6 +185,9 @@ def _of_children() -> str:
 
 
 def _wait_for_children() -> None:
+    with suppress(RuntimeError):
+        if _num_processes() > 1:
+            dist.destroy_process_group()  # by which those that wait for this process learn that it ends
     until = time.monotonic() + _GRACE
     for child in _children:
         with suppress(subprocess.TimeoutExpired):  # it then ends by itself, when its own work is done
