@@ -25,15 +25,13 @@ from withstand.types import ProcessError
 
 FIRST_PROCESS = "WITHSTAND_FIRST_PROCESS"
 """The environment variable by which a process knows which one started it."""
-was_started = FIRST_PROCESS in os.environ
-"""Whether the first process of a job started this one."""
 GO_ON = "The same command goes on from the last checkpoint."
 
 _POLL = 0.2  # seconds
 _GRACE = 5.0  # seconds that a process has to notice, and to say so, by itself
 _SOON = 2.0  # seconds
 _STATUS = 2  # of a process that ends, as for every error of surroundings
-_children: list[subprocess.Popen[bytes]] = []
+_children: list[subprocess.Popen[bytes]] = []  # that this process started, in order of their numbers
 _left_behind: set[Path] = set()
 _part = 0  # of the job, in all its processes
 _has_failed = False  # that part, here
@@ -74,22 +72,27 @@ def _telling() -> Iterator[None]:
     try:
         yield
     except ProcessError:  # says nothing of why
-        if was_started and (text := _soon(_of_first)):  # else the first one says it
+        if was_started() and (text := _soon(_of_first)):  # else the first one says it
             _say(text)
         raise
     except Exception as error:
         if _num_processes() > 1:
-            _store().set(_key(dist.get_rank()), f"{type(error).__name__}: {error}")
+            with suppress(RuntimeError):  # the first, whose store it is, is gone
+                _store().set(_key(dist.get_rank()), f"{type(error).__name__}: {error}")
         raise
     _has_failed = False
 
 
 def why_one_ended() -> str:
-    """A sentence on another process that ended badly; empty where nothing is known, as in all but the first.
-    """
-    if was_started:
+    """A sentence on another process that ended badly, as the first one knows it; empty where it does not."""
+    if was_started():
         return ""
     return _error_told() or (_soon(_of_children) if _children else "")
+
+
+def was_started() -> bool:
+    """Whether the first process of a job started this one."""
+    return os.environ.get(FIRST_PROCESS) not in (None, str(os.getpid()))
 
 
 def started(children: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -104,13 +107,16 @@ def started(children: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _error_told() -> str:
-    for rank in range(1, _num_processes()):
-        if _store().check([_key(rank)]):
-            return f"Process {rank} of this job ended: {_store().get(_key(rank)).decode()}"
+    with suppress(RuntimeError):  # the store is gone
+        for rank in range(1, _num_processes()):
+            if _store().check([_key(rank)]):
+                return f"Process {rank} of this job ended: {_store().get(_key(rank)).decode()}"
     return ""
 
 
 def _have_all_failed() -> bool:
+    if _num_processes() == 1:
+        return True
     try:
         _store().wait([_key(rank) for rank in range(_num_processes())], timedelta(seconds=_GRACE))
     except RuntimeError:  # one has come to no end, or is gone
@@ -172,7 +178,7 @@ def _soon(sentence: Callable[[], str]) -> str:
 
 
 def _of_first() -> str:
-    is_gone = was_started and os.getppid() != int(os.environ[FIRST_PROCESS])
+    is_gone = was_started() and os.getppid() != int(os.environ[FIRST_PROCESS])
     return "The first process of this job was killed." if is_gone else ""
 
 

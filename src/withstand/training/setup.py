@@ -107,7 +107,7 @@ def _started_by_us() -> Iterator[None]:
     """
     from lightning_fabric.strategies.launchers import subprocess_script  # here, as in make_fabric
 
-    if was_started:
+    if was_started():
         yield
         return
     fabrics, os.environ[FIRST_PROCESS] = subprocess_script._launch_process_observer, str(os.getpid())
