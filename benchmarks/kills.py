@@ -20,7 +20,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -59,7 +58,7 @@ class Counted:
     equal: int = 0
     seconds_of_one_run: float = 0.0
     slowest_end: float = 0.0
-    killed: Counter[str] = field(default_factory=Counter)
+    killed: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
 
@@ -81,7 +80,8 @@ def kill(running: Job, counted: Counted, rng: random.Random) -> None:
     targets = range(counted.processes) if to_all else [rng.randrange(counted.processes)]
     for target in targets:
         running.kill(target, number)
-    counted.killed[f"{'all' if to_all else ('first', 'other')[targets[0]]} {number.name}"] += 1
+    what = f"{'all' if to_all else ('first', 'other')[targets[0]]} {number.name}"
+    counted.killed[what] = counted.killed.get(what, 0) + 1
     counted.kills += 1
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ from withstand.core.processes import rank
 from withstand.data import Dataset, Split
 from withstand.training import TrainingSettings, fit
 from withstand.training.loop import Training
-from withstand.types import DataError, ProcessError, WithstandError
+from withstand.types import Batch, DataError, ProcessError, WithstandError
 
 STEPS, EPOCHS = 4, 6  # of an epoch; a checkpoint follows each epoch
 
@@ -51,10 +51,10 @@ def cut(out: Path, happens: Callable[[], None], *, step: int, number: int = 0) -
     """Trains, where something happens in one of the processes before one of its steps."""
     do = Training._step
 
-    def step_or_fault(self: Training, *arguments: Any) -> None:
+    def step_or_fault(self: Training, batch: Batch, total: int) -> None:
         if self._position.total_steps == step and rank() == number:
             happens()
-        do(self, *arguments)
+        do(self, batch, total)
 
     Training._step = step_or_fault  # type: ignore[method-assign]
     train(out)

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import torch.distributed as dist
 
@@ -128,7 +129,7 @@ def _key(rank: int) -> str:
     return f"withstand/error/{_part}/{rank}"
 
 
-def _store() -> dist.Store:
+def _store() -> Any:
     """Where all processes can read what one has written; it is the first's."""
     from torch.distributed.distributed_c10d import _get_default_store
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -107,15 +107,16 @@ def _started_by_us() -> Iterator[None]:
     """
     from lightning_fabric.strategies.launchers import subprocess_script  # here, as in make_fabric
 
+    launcher: Any = subprocess_script
     if was_started():
         yield
         return
-    fabrics, os.environ[FIRST_PROCESS] = subprocess_script._launch_process_observer, str(os.getpid())
-    subprocess_script._launch_process_observer = started
+    watch_of_fabric, os.environ[FIRST_PROCESS] = launcher._launch_process_observer, str(os.getpid())
+    launcher._launch_process_observer = started
     try:
         yield
     finally:
-        subprocess_script._launch_process_observer = fabrics
+        launcher._launch_process_observer = watch_of_fabric
         del os.environ[FIRST_PROCESS]
 
 
