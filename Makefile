@@ -16,7 +16,7 @@ help:
 	@echo "make docs       the documentation as a site, in site/index.html"
 	@echo "make results    write the pages of docs/ that quote runs, from results/"
 	@echo "make format     format the code"
-	@echo "make benchmark  measure the cost of attacks, training steps and bounds, estimated norms, the start and streaming"
+	@echo "make benchmark  measure the cost of attacks, training steps and bounds, estimated norms, the start, streaming and sweeps"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,7 +41,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS)
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
@@ -61,6 +61,7 @@ benchmark: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python benchmarks/power_iteration.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/start_cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/streaming_cost.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/ray_overhead.py
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

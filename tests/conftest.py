@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from typing_extensions import override
 
+from tests.devices.pretended import DEVICE, Device
 from withstand.core.dataset_info import DatasetInfo
 from withstand.data import Dataset, Split
+from withstand.integrations.ray_cluster import Cluster, connected
 
 # How long a machine that does other things takes for an example is no fault.
 settings.register_profile("without-deadline", deadline=None)
@@ -72,29 +71,17 @@ def tiny_model() -> nn.Module:
     )
 
 
-class Waits(TorchDispatchMode):
-    """Notes what would make the host wait for an accelerator.
-
-    These are values read back, sizes that depend on data, and numbers copied over.
-    """
-
-    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "lift_fresh", "equal")
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.operations: list[str] = []
-
-    @override
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
-        has_mask = any(index is not None and index.dtype == torch.bool for index in indices)
-        if name in self.NAMES or has_mask:
-            self.operations.append(name)
-        return func(*args, **(kwargs or {}))
+@pytest.fixture(scope="session")
+def local_ray(_key_folder: None) -> Iterator[Cluster]:
+    """Ray on this machine, with two CPUs; those who ask for it are of ``pytest.mark.xdist_group("ray")``."""
+    pytest.importorskip("ray")
+    with connected("ray", num_cpus=2) as cluster:
+        yield cluster
 
 
 @pytest.fixture
-def waits() -> Waits:
-    """Entered around what training does at every step, it must note nothing."""
-    return Waits()
+def device() -> Iterator[Device]:
+    """A pretended accelerator; what it refused fails the test, whoever caught it."""
+    with DEVICE.switched_on() as device:
+        yield device
+    assert device.faults == []

@@ -82,6 +82,10 @@ class RunFolderError(WithstandError, OSError):
     """A run folder that cannot be written, read, or resumed."""
 
 
+class ClusterError(WithstandError, RuntimeError):
+    """A cluster that cannot be reached, or whose workers end."""
+
+
 class CheckpointError(RunFolderError):
     """A checkpoint that is damaged or belongs to another recipe."""
 

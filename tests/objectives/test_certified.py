@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, cast, get_args
 
 import pandas as pd
 import pytest
@@ -32,9 +32,6 @@ from withstand.objectives import (
 from withstand.training import Observer, TrainingSettings, fit
 from withstand.training.checkpoint import Row
 from withstand.types import Batch, CheckpointError, DataError
-
-if TYPE_CHECKING:
-    from tests.conftest import Waits
 
 NORMS = (2.0, math.inf)
 DOMAINS: tuple[DomainName, ...] = get_args(DomainName)
@@ -431,19 +428,6 @@ def test_certified_has_no_tensor_larger_than_it_must_be(norm: float, domain: Dom
     with Sizes() as sizes:
         objective(model, *batch).loss.backward()
     assert sizes.largest <= max(num, classes) * classes * hidden // (1 if domain != "ball" else hidden)
-
-
-@pytest.mark.parametrize(("norm", "domain"), EVERY)
-@pytest.mark.parametrize("make", [_net, _norm_net])
-def test_certified_makes_no_step_wait_for_the_device(
-    norm: float, domain: DomainName, make: Callable[[], nn.Module], waits: Waits
-) -> None:
-    model, batch = make().train(), _batch()
-    objective = Certified(norm, 0.1, domain=domain, kappa=0.5, clip=True, batch_statistics=True)
-    objective(model, *batch)  # the first step looks at the batch and traces the model
-    with waits:
-        objective(model, *batch).loss.backward()
-    assert waits.operations == []
 
 
 def test_certified_checks_the_batch_on_the_first_call_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -27,9 +27,6 @@ from withstand.objectives import (
 )
 from withstand.penalties import LossGradient
 from withstand.types import Batch, DataError, ModelError
-
-if TYPE_CHECKING:
-    from tests.conftest import Waits
 
 STD = 0.2
 WAYS: dict[str, Propagation] = {
@@ -245,19 +242,6 @@ def test_gaussian_expectation_draws_nothing_at_random(way: Propagation) -> None:
     first = objective(model, *_batch(4)).loss
     assert torch.equal(first, objective(model, *_batch(4)).loss)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("std", [STD, [0.1, 0.2], Linear(0.0, 0.2, epochs=3)])
-def test_gaussian_expectation_makes_no_step_wait_for_the_device(
-    way: Propagation, std: float | Sequence[float] | Schedule, waits: Waits
-) -> None:
-    model, batch = _norm_net(), _batch(4)
-    objective = GaussianExpectation(std, propagation=way)
-    objective(model, *batch)
-    with waits:
-        objective(model, *batch, progress=1.0).loss.backward()
-    assert waits.operations == []
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)

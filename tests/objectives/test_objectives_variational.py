@@ -238,18 +238,6 @@ def test_variational_trains_beside_penalties_and_norm_layers(num_samples: int, b
         assert copy.deepcopy(objective)(model, *batch).loss.isfinite()
 
 
-@pytest.mark.parametrize("estimator", ["local", "flipout", "shared"])
-def test_variational_makes_no_step_wait_for_the_device(
-    estimator: bayes.posterior.Estimator, waits: Any, batch: Batch
-) -> None:
-    model = _net(Posterior(estimator=estimator), has_norm=True)
-    objective = Variational(20, 3) + SpectralExpectation()
-    objective(model, *batch)  # the first step may look around
-    with waits:
-        objective(model, *batch).loss.backward()
-    assert waits.operations == []
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -286,15 +285,6 @@ def test_penalty_reports_itself_before_its_weight(penalty: Penalty) -> None:
     assert terms[name].item() == loss.item()
     assert weighted[name].item() == pytest.approx(loss.item())
     assert not terms[name].requires_grad
-
-
-def test_penalty_makes_no_step_wait_for_the_device(penalty: Penalty, waits: Any) -> None:
-    model, (images, labels) = fitting(penalty, net(nn.ReLU())), pictures(4)
-    objective = CrossEntropy() + penalty
-    objective(model, images, labels)  # the first step may look around
-    with waits:
-        objective(model, images, labels).loss.backward()
-    assert waits.operations == []
 
 
 @pytest.mark.parametrize("name", ANY_SHAPE)

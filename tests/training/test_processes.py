@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import withstand as ws
 from withstand.core.dataset_info import DatasetInfo
-from withstand.core.processes import is_first, num_processes
+from withstand.core.processes import is_first, num_processes, rank
 from withstand.data import Dataset, Split
 from withstand.objectives import Objective
 from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe
@@ -53,6 +53,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "attacked validation": {"selection": PGD},
     "constrained": {"constraints": [ws.constraints.SpectralBall(1.0)]},
 }
+DIVIDED: dict[str, Callable[[], Objective]] = {
+    "adversarial": lambda: o.Adversarial(PGD),
+    "certified": lambda: o.Certified(math.inf, 0.02, domain="box", kappa=0.5),
+    "largest of a batch": OWN["perturbations"],
+    "random weights": OWN["draws"],
+}
+STEPS, KEPT, STOPPED = 55, 50, 52  # with a checkpoint at 50
 
 
 class Trained(NamedTuple):
@@ -139,6 +146,71 @@ def of_own(name: str, **options: Any) -> Trained:
     return trained(model, objective, TrainingSettings(optimizer=sgd), **options)
 
 
+class Scaled(nn.Module):
+    """Has a weight of no dimension, and one that is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.9))
+        self.shift = nn.Parameter(torch.full((5, 1, 1, 1), 0.1), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift[1]
+
+
+def of_divided(name: str, *, devices: int = 1) -> Trained:
+    """Weights divided among processes, where there are several."""
+    model = net(1, *([Scaled()] if name == "adversarial" else []), is_random=name == "random weights")
+    settings = TrainingSettings(constraints=[ws.constraints.SpectralBall(0.2)])
+    options: dict[str, Any] = {"devices": devices, "strategy": "fsdp"} if devices > 1 else {}
+    return trained(model, DIVIDED[name](), settings, **options)
+
+
+class StoppedError(Exception):
+    """Ends a training in all processes."""
+
+
+def stopping_adam(sizes: list[list[int]], at: int | None = None) -> Callable[[Any], torch.optim.Optimizer]:
+    """Adam that notes how many numbers of the weights and of its own state lie here before each step."""
+
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        adam = torch.optim.Adam(parameters, lr=0.01)
+
+        def note(*_: Any) -> None:
+            state = [value for kept in adam.state.values() for value in kept.values() if value.dim()]
+            sizes.append([sum(part.to_local().numel() for part in parts) for parts in (parameters, state)])
+            if len(sizes) == at:
+                raise StoppedError
+
+        adam.register_step_pre_hook(note)
+        return adam
+
+    return make
+
+
+def stop_and_go_on(out: Path) -> None:
+    """A training without an end before its end, and one that goes on from a checkpoint between two steps."""
+    made = replace(data(), train=split(2 * STEPS, 1, 0))
+    sizes: list[list[int]] = []
+    base = TrainingSettings(epochs=1, batch_size=2, accelerator="cpu", devices=2, strategy="fsdp")
+    base = replace(base, checkpoint_seconds=0, constraints=[ws.constraints.SpectralBall(1.0)])
+
+    def go(folder: Path | None, model: nn.Module, **options: Any) -> None:
+        settings = replace(base, **options)
+        fit(model, made, o.NoisyCrossEntropy(0.2), settings, out=folder, progress=False)
+
+    whole, gone_on, stopped, diverged = (net(1, Scaled()) for _ in range(4))
+    go(None, whole, optimizer=stopping_adam(sizes))
+    with pytest.raises(StoppedError):
+        go(out / "stopped", stopped, optimizer=stopping_adam([], at=STOPPED))
+    left: list[list[int]] = []
+    go(out / "stopped", gone_on, optimizer=stopping_adam(left))
+    with pytest.raises(ws.types.NonFiniteLossError):
+        go(None, diverged, optimizer=stopping_adam([]), lr_factor=1e30)
+    states = [model.state_dict() for model in (whole, gone_on, diverged)]
+    torch.save({"states": states, "sizes": sizes, "left": len(left)}, out / f"stopped {rank()}.pt")
+
+
 def recipes() -> list[str]:
     """One recipe for each objective and way to train; of those that differ in their data alone the first."""
     found: dict[str, str] = {}
@@ -152,6 +224,7 @@ MAKERS: dict[str, tuple[Callable[..., Trained], Callable[[], list[str]]]] = {
     "recipe": (of_recipe, recipes),
     "own": (of_own, lambda: list(OWN)),
     "settings": (of_settings, lambda: list(SETTINGS)),
+    "divided": (of_divided, lambda: list(DIVIDED)),
 }
 
 
@@ -184,6 +257,40 @@ def test_two_processes_come_to_the_weights_and_figures_of_one(kind: str, of_two:
             assert two["row"][key] == pytest.approx(value, abs=1e-5, rel=1e-5), (name, key)
 
 
+@pytest.fixture(scope="module")
+def stopped(of_two: Path) -> list[dict[str, Any]]:
+    """What each process has of trainings with divided weights."""
+    return [torch.load(of_two / f"stopped {number}.pt", weights_only=True) for number in range(2)]
+
+
+def test_divided_training_that_goes_on_ends_with_whole_weights_of_one_without_a_stop(
+    stopped: list[dict[str, Any]], of_two: Path
+) -> None:
+    whole = stopped[0]["states"][0]
+    assert stopped[0]["left"] == STEPS - KEPT
+    for process in stopped:
+        *finished, diverged = process["states"]
+        for state in finished:
+            assert all(torch.equal(weight, whole[name]) for name, weight in state.items())
+        assert all(weight.shape == whole[name].shape for name, weight in diverged.items())
+    for file in ("last.safetensors", "model.safetensors"):
+        model = net(1, Scaled())
+        ws.models.load_weights(model, of_two / "stopped" / file)
+        assert all(torch.equal(weight, whole[name]) for name, weight in model.state_dict().items())
+
+
+def test_processes_keep_their_part_of_the_weights_and_of_adams_state_between_steps(
+    stopped: list[dict[str, Any]],
+) -> None:
+    state = stopped[0]["states"][0]
+    num, num_trained = (sum(weight.numel() for weight in state.values()) - less for less in (0, 5))
+    own = [process["sizes"][-1] for process in stopped]
+    assert [sum(column) for column in zip(*own, strict=True)] == [num, 2 * num_trained]
+    for weights, adam in own:
+        assert weights <= 0.55 * num
+        assert adam <= 0.55 * 2 * num_trained
+
+
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     for kind, (make, names) in MAKERS.items():
@@ -192,3 +299,4 @@ if __name__ == "__main__":
             assert num_processes() == 2
             if is_first():
                 torch.save(made._asdict(), out / f"{kind} {name}.pt")
+    stop_and_go_on(out)

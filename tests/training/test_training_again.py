@@ -143,7 +143,7 @@ def test_fit_resumes_with_a_schedule_without_words_of_its_own(
     def words() -> dict[str, str]:
         settings = replace(SETTINGS, lr_factor=Wordless(), constraints=[SpectralBall(Wordless())])
         objectives.append(objective := Wordless() * CrossEntropy())
-        optimizer = make_optimizer(settings, tiny_model)
+        optimizer = make_optimizer(settings, tiny_model, [*tiny_model.parameters()])
         return describe_run(tiny_model, tiny_dataset, objective, optimizer, settings)
 
     objectives: list[Objective] = []

@@ -72,6 +72,7 @@ def test_fit_says_what_to_do_where_memory_runs_out(
     ("settings", "error", "message"),
     [
         ({"precision": "fp8"}, ValueError, "precision of fp32, tf32, bf16, fp16, but got 'fp8'"),
+        ({"precision": "fp16", "strategy": "fsdp"}, ValueError, "strategy ddp with precision fp16"),
         ({"optimizer": "adam"}, TypeError, "optimizer as a function .*, but got 'adam'"),
         ({"selection": PGD}, TypeError, r"the class itself: write PGD\("),
         ({"constraints": [1.0]}, TypeError, "constraints to be a constraint"),
@@ -90,6 +91,23 @@ def test_training_settings_refuse_an_optimiser_that_is_made_already() -> None:
     made = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     with pytest.raises(TypeError, match=r"such as lambda parameters: .* but got the optimiser SGD itself\.$"):
         TrainingSettings(optimizer=made)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Rprop, torch.optim.Adafactor])
+def test_fit_refuses_an_optimiser_that_needs_whole_weights_where_they_are_divided(
+    optimizer: Any, tiny_model: nn.Module, tiny_dataset: Dataset
+) -> None:
+    settings = TrainingSettings(epochs=1, accelerator="cpu", strategy="fsdp", optimizer=optimizer)
+    with pytest.raises(RecipeError, match=f"{optimizer.__name__} needs whole weights.*strategy=ddp"):
+        fit(tiny_model, tiny_dataset, settings=settings, progress=False)
+
+
+def test_fit_in_one_process_says_that_fsdp_divides_nothing(
+    tiny_model: nn.Module, tiny_dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = TrainingSettings(epochs=0, accelerator="cpu", strategy="fsdp")
+    fit(tiny_model, tiny_dataset, settings=settings, progress=False)
+    assert "strategy=fsdp divides nothing" in caplog.text
 
 
 @pytest.mark.parametrize("attack", [PGD, None, "pgd"])

@@ -19,6 +19,7 @@ from typing_extensions import override
 from withstand.attacks.attack import Attack
 from withstand.attacks.worst import pick
 from withstand.core import norms
+from withstand.core.devices import preserved_random_states
 from withstand.core.modes import eval_mode
 from withstand.core.setting_rules import settle
 from withstand.types import AttackError
@@ -78,9 +79,7 @@ def own_draws(seed: int) -> Iterator[None]:
     Yields:
         Nothing; all generators of torch are seeded meanwhile.
     """
-    is_on = torch.cuda.is_initialized()
-    devices = list(range(torch.cuda.device_count())) if is_on else []
-    with torch.random.fork_rng(devices=devices):
+    with preserved_random_states():
         torch.manual_seed(seed)
         yield
 

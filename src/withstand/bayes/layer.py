@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from withstand.bayes.posterior import Normal, Posterior, divergence
+from withstand.core.devices import random_state
 from withstand.core.wrappers import unwrapped
-from withstand.loss.passes import random_state
 from withstand.operators import DEVIATION
 from withstand.types import ModelError
 
@@ -37,7 +37,7 @@ class Copies:
 
     def are_alike(self) -> bool:
         """Whether nothing has been drawn since; without waiting for the device."""
-        return random_state(self._device) == self._before
+        return torch.equal(random_state(self._device), self._before)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from withstand.core.answers import NO_ANSWER, predicted
+from withstand.core.batch_shares import filled
 from withstand.core.checks import as_images, check_images
 from withstand.core.contract import adapted, outside_inference_mode
 from withstand.core.modes import eval_mode
@@ -227,7 +228,8 @@ class _Noisy:
             yield answers.reshape(len(copies), len(self.images), -1)
 
     def _copy(self) -> Tensor:
-        noise = torch.empty_like(self.images).normal_(generator=self.generator)  # each alike, however many
+        # Each alike, however many.
+        noise = filled(self.images, lambda rows: rows.normal_(generator=self.generator))
         return noise.mul_(self.settings.noise_std).add_(self.images)
 
 

@@ -47,6 +47,7 @@ _OF_TRAINING = {
     "--seed=1": "fixes weights, order, augmentation and attacks",
     "--out=DIR": "the run folder, runs/NAME by default",
 }
+_OF_SWEEPS = ("--data", "--model", "--objective", "--training.epochs", "--seed")
 _PRINTED = {"--print_config": "show all values of the recipe, and do nothing"}
 _EPSILONS = {"--evaluation.meters.0.epsilons=[8/255]": "radii in [0, 1] units, of the first item of meters"}
 _DATA_ROOT = {"--data.root=DIR": "where the data are, as the run's by default"}
@@ -91,8 +92,8 @@ COMMANDS = {
             "--evaluation.weights=last": "of the last epoch; best, on validation data, by default",
             **_EPSILONS,
             "--evaluation.meters+=KernelNorms": "measure one thing more: Suite, Certificate, NoiseCurve …",
-            "--evaluation.meters.num_examples=9": "a setting of the one just added",
             "--evaluation.meters.help=Suite": "explain one",
+            "--on=ray": "batches scored by --workers=4 of Ray, or by ray://HOST:PORT",
             **_PRINTED,
         },
     ),
@@ -187,11 +188,18 @@ COMMANDS = {
     "sweep": Command(
         "sweep SWEEP|RECIPE [--over key=v1,v2 …]",
         "run a recipe at every combination of values",
-        "Train and evaluate a recipe at every combination of some values, one after another, and write one "
-        "page of all. SWEEP is a packaged name or a YAML file with name, recipe, over and variants; with a "
-        "RECIPE --over says what to vary. Points that are done are passed over, so the same command goes on "
-        "where it was stopped.",
-        {"--over seed=0,1,2": "what to vary; may be repeated"} | _OF_TRAINING,
+        "Train and evaluate a recipe at every combination of some values, one after another or on a cluster "
+        "of Ray, and write one page of all. SWEEP is a packaged name or a YAML file with name, recipe, over "
+        "and variants; with a RECIPE --over says what to vary. Points that are done are passed over, "
+        "so the same command goes on where it was stopped.",
+        {
+            "--over seed=0,1,2": "what to vary; may be repeated",
+            **{option: _OF_TRAINING[option] for option in _OF_TRAINING if option.startswith(_OF_SWEEPS)},
+            "--out=DIR|URL": "the folder, or its URL in a store (s3://…); runs/NAME by default",
+            "--on=ray": "on all CPUs of this machine; ray:HOST:PORT or ray://HOST:PORT: on a cluster",
+            "--cpus=1": "on Ray: CPUs of a trial, and its threads; --gpus=1, or a part, too",
+            "--scheduler=asha": "on Ray: stop trials early that others overtake",
+        },
     ),
     "compare": Command(
         "compare DIR [DIR …] [--out=PAGE] [--tables=DIR] [--figures=svg]",

@@ -11,16 +11,19 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from io import TextIOWrapper
+from itertools import takewhile
 
 from rich.table import Table
 
 from withstand._version import __version__
 from withstand.cli.commands import COMMANDS
+from withstand.cli.groups import group_joined
 from withstand.cli.interrupts import leaving_at_once
 from withstand.cli.terminal import ERRORS, OUTPUT
+from withstand.core.folder_path import is_url
 from withstand.core.suggest import nearest
 from withstand.core.trust import trusting
-from withstand.types import RecipeError, WithstandError
+from withstand.types import RecipeError, RunFolderError, WithstandError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,13 +105,26 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     """
     if name not in COMMANDS:
         raise RecipeError(f"There is no command {name!r}; {nearest(name, COMMANDS)}")
+    _require_folders(name, arguments)
     if any(argument in ("-h", "--help") for argument in arguments):
         OUTPUT.print(COMMANDS[name].short_help(), soft_wrap=True)
         raise SystemExit(0)
     arguments = ["--help" if argument == "--help-all" else argument for argument in arguments]
     with leaving_at_once():
         module = import_module(f"withstand.cli.{name}")
-    getattr(module, name)(arguments)
+    with group_joined(name) as has_work:
+        if has_work:
+            getattr(module, name)(arguments)
+
+
+def _require_folders(name: str, arguments: Sequence[str]) -> None:
+    """Accepts first arguments, all before the options, that name no store by its URL."""
+    for argument in takewhile(lambda argument: not argument.startswith("-"), arguments):
+        if is_url(argument):
+            raise RunFolderError(
+                f"{argument} is a URL, which `withstand {name}` does not read. Copy what lies there into a "
+                "folder, and name that."
+            )
 
 
 def _print_overview() -> None:

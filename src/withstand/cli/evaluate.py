@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -20,7 +21,11 @@ from withstand.cli.model_or_run import (
     refuse_foreign,
 )
 from withstand.cli.terminal import OUTPUT, progress_of
+from withstand.core.processes import is_first, num_processes
 from withstand.core.run_folder import RunFolder
+from withstand.evaluation.ray_workers import RayWorkers
+from withstand.evaluation.workers import Workers
+from withstand.integrations import ray_cluster
 from withstand.recipes.parsing import ParsedRecipe, flow, parse_recipe, recipe_parser
 from withstand.reporting import report
 from withstand.results import read_results
@@ -32,6 +37,7 @@ from withstand.types import RecipeError
 
 _FORGET = "--forget="
 _METERS = "--evaluation.meters"
+_SHARING = ("--on=", "--workers=")
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -44,20 +50,70 @@ def evaluate(arguments: Sequence[str]) -> None:
         help="Take something out of the results of RUN instead, such as pgd-20-linf, pgd-20-linf@0.3, "
         "NoiseCurve or 'accuracy under noise', and write the report anew; may be repeated.",
     )
-    name, overrides = target("evaluate", WHAT, arguments, parser)
-    command = shlex.join(["withstand", "evaluate", name, *overrides])
+    _add_sharing(parser)
+    name, options = target("evaluate", WHAT, arguments, parser)
+    command = shlex.join(["withstand", "evaluate", name, *options])
+    overrides = [option for option in options if not option.startswith(_SHARING)]
     if any(option.startswith(_FORGET) for option in overrides):
-        _forget(open_run(Path(name))[0], overrides, command)
-    elif Path(name).is_dir():
-        refuse_foreign(overrides)
-        run, _ = open_run(Path(name))
-        evaluate_into(run, parse_recipe(run.recipe, overrides, parser=parser), command)
-        OUTPUT.print(f"next: withstand report {run.path}", soft_wrap=True)
-    else:
-        _evaluate_model(name, overrides, command, parser)
+        if is_first():
+            _forget(open_run(Path(name))[0], overrides, command)
+        return
+    with _workers([option for option in options if option.startswith(_SHARING)]) as workers:
+        if Path(name).is_dir():
+            refuse_foreign(overrides)
+            run, _ = open_run(Path(name))
+            evaluate_into(run, parse_recipe(run.recipe, overrides, parser=parser), command, workers)
+            OUTPUT.print(f"next: withstand report {run.path}", soft_wrap=True)
+        else:
+            _evaluate_model(name, overrides, command, parser, workers)
 
 
-def _evaluate_model(name: str, options: Sequence[str], command: str, parser: ArgumentParser) -> None:
+def _add_sharing(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--on",
+        type=str | None,
+        default=None,
+        help="Who scores batches: ray (workers here), ray:HOST:PORT or ray:auto (a cluster that this machine "
+        "is part of), ray://HOST:PORT (one reached from outside); this process where null.",
+    )
+    parser.add_argument(
+        "--workers", type=int | None, default=None, help="Of Ray: how many; one a CPU, or a GPU, where null."
+    )
+
+
+@contextmanager
+def _workers(options: Sequence[str]) -> Iterator[Workers | None]:
+    """Who scores the batches; None where that is as usual.
+
+    Raises:
+        ClusterError: Ray is not installed, or cannot be reached.
+        RecipeError: the options do not fit.
+    """
+    own = plain_parser("withstand evaluate", COMMANDS["evaluate"].about)
+    _add_sharing(own)
+    values = parse(own, options)
+    if values.on is None:
+        if values.workers is not None:
+            raise RecipeError(
+                "--workers is of --on=ray; torchrun --nproc-per-node=2 starts processes instead."
+            )
+        yield None
+        return
+    if num_processes() > 1:
+        raise RecipeError("--on=ray is for one process: leave torchrun out, or --on.")
+    with ExitStack() as joined:
+        try:
+            cluster = joined.enter_context(ray_cluster.connected(values.on, num_cpus=values.workers))
+            workers = RayWorkers(cluster, values.workers)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+        OUTPUT.print(f"batches are scored by {cluster}", soft_wrap=True)
+        yield workers
+
+
+def _evaluate_model(
+    name: str, options: Sequence[str], command: str, parser: ArgumentParser, workers: Workers | None
+) -> None:
     """Makes a run folder of a model, measures it by what is asked for or by what is usual, and reports it."""
     own = plain_parser("withstand evaluate MODEL", COMMANDS["evaluate"].about)
     add_measured_arguments(own)
@@ -74,8 +130,9 @@ def _evaluate_model(name: str, options: Sequence[str], command: str, parser: Arg
                 soft_wrap=True,
             )
         run = RunFolder(what.folder)
-        evaluate_into(run, parse_recipe(run.recipe, asked, parser=parser), command)
-    OUTPUT.print(f"report: {report([run.path])}", soft_wrap=True)
+        evaluate_into(run, parse_recipe(run.recipe, asked, parser=parser), command, workers)
+        if is_first():
+            OUTPUT.print(f"report: {report([run.path])}", soft_wrap=True)
 
 
 def _forget(run: RunFolder, options: Sequence[str], command: str) -> None:
@@ -95,8 +152,8 @@ def _forget(run: RunFolder, options: Sequence[str], command: str) -> None:
     OUTPUT.print(f"report: {report([run.path])}", soft_wrap=True)
 
 
-def evaluate_into(out: RunFolder, parsed: ParsedRecipe, command: str) -> None:
+def evaluate_into(out: RunFolder, parsed: ParsedRecipe, command: str, workers: Workers | None = None) -> None:
     """Measures what a recipe names of a trained run, and prints it."""
     with progress_of("evaluating") as on_batch:
-        result = evaluate_run(out, parsed, command=command, on_batch=on_batch)
+        result = evaluate_run(out, parsed, command=command, on_batch=on_batch, workers=workers)
     print_results(result.results, result.table)

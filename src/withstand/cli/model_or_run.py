@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from withstand.cli.arguments import add_model_arguments, data_settings, is_model, model_settings, of_recipe
 from withstand.cli.terminal import ERRORS
+from withstand.core import processes
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
 from withstand.models import MODEL_NAMES
@@ -128,15 +129,18 @@ def measured(
     require_model(name, values)
     out = RunFolder.at(Path("runs") / folder_name(name) if values.out is None else values.out)
     weights = None if values.weights is None else Path(values.weights)
-    with out.starting(doing):
-        adopt_model(
-            out,
-            data_settings(values),
-            model_settings(name, values),
-            weights,
-            entry=values.weights_entry,
-            command=command,
-        )
+    with ExitStack() as starting:
+        with processes.agreeing():
+            if processes.is_first():
+                starting.enter_context(out.starting(doing))
+                adopt_model(
+                    out,
+                    data_settings(values),
+                    model_settings(name, values),
+                    weights,
+                    entry=values.weights_entry,
+                    command=command,
+                )
         yield Measured(out.path, [])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from withstand.cli.evaluate import evaluate_into
 from withstand.cli.terminal import OUTPUT
 from withstand.cli.train import recipe_and_folder, train_into
+from withstand.core.processes import is_first
 from withstand.reporting import report
 from withstand.runs.asked import require_other_data
 
@@ -17,4 +18,5 @@ def run(arguments: Sequence[str]) -> None:
     require_other_data(parsed.recipe)
     train_into(parsed, out, command)
     evaluate_into(out, parsed, command)
-    OUTPUT.print(f"report: {report([out.path])}", soft_wrap=True)
+    if is_first():
+        OUTPUT.print(f"report: {report([out.path])}", soft_wrap=True)

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import shlex
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
+from jsonargparse import ArgumentParser
 from rich.table import Column, Table
 
-from withstand.cli.arguments import target
+from withstand.cli.arguments import parse, plain_parser, target
 from withstand.cli.commands import COMMANDS
 from withstand.cli.terminal import ERRORS, OUTPUT, progress_of
-from withstand.core.flat import flat
+from withstand.core.folder_path import is_url
 from withstand.core.run_folder import RunFolder
-from withstand.core.writing import percent
+from withstand.integrations.ray_cluster import connected
 from withstand.recipes.parsing import ParsedRecipe, find_recipe, parse_recipe, recipe_parser
 from withstand.recipes.sweep import Point, Sweep, find_sweep, is_sweep, keys_of, points, read_over, read_sweep
 from withstand.recipes.words import is_unspoken
 from withstand.reporting import report, summarize_seeds
-from withstand.reporting.formatting import budget
-from withstand.reporting.table import select
-from withstand.results.measurements import ATTACKED, CERTIFIED, CLEAN
-from withstand.results.results import Results, covers
-from withstand.results.results_file import read_results
-from withstand.runs.asked import require_other_data
-from withstand.runs.run_parts import require_unchanged
-from withstand.runs.stages import evaluate_run, train_recipe
+from withstand.runs.early_stopping import Asha
+from withstand.runs.mirror import Mirror, file_system, write_to_store
+from withstand.runs.ray_sweep import Needs, attempts_on_ray
+from withstand.runs.sweeping import Result, Trial, attempts
 from withstand.training import ProgressBar
-from withstand.types import RecipeError, RunFolderError, WithstandError
+from withstand.types import RecipeError, RunFolderError
 
 _OVER, _OUT = "--over=", "--out="
-# A folder whose recipe differs in no more than these holds the same run; its results hold what was measured.
-_NOT_TRAINED = ("title", "description", "published", "changed", "evaluation")
-_logger = logging.getLogger(__name__)
+_OF_CLUSTER = ("on", "cpus", "gpus", "scheduler", "grace_epochs", "reduction_factor")
+_ASHA = "asha"
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How trials are run.
+
+    Attributes:
+        on: The cluster; this process where None.
+        needs: What each trial takes of it.
+        asha: By which rule trainings are stopped early; none is where None.
+    """
+
+    on: str | None = None
+    needs: Needs = field(default_factory=Needs)
+    asha: Asha | None = None
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -51,16 +61,26 @@ def sweep(arguments: Sequence[str]) -> None:
     name, options = target("sweep", "SWEEP or RECIPE, a name or a YAML file", arguments, _help())
     overs = [option.removeprefix(_OVER) for option in options if option.startswith(_OVER)]
     outs = [option.removeprefix(_OUT) for option in options if option.startswith(_OUT)]
-    overrides = [option for option in options if not option.startswith((_OVER, _OUT))]
+    of_cluster = [option for option in options if option[2:].partition("=")[0] in _OF_CLUSTER]
+    overrides = [
+        option for option in options if not option.startswith((_OVER, _OUT)) and option not in of_cluster
+    ]
+    way = _way(of_cluster)
     chosen = _sweep(name, overs, overrides)
     if overs or not all(is_unspoken(override.removeprefix("--").partition("=")[0]) for override in overrides):
         chosen = replace(chosen, title="", description="")  # which are of the sweep as it was
-    folder = RunFolder.at(outs[-1]).path if outs else Path("runs") / chosen.name
+    place = _place(outs[-1]) if outs else str(Path("runs") / chosen.name)
     every = points(chosen, overrides)
-    failed = _run_all(chosen, every, folder)
-    _finish(chosen, folder, [folder / point.name for point in every if point.name not in failed])
-    if failed:
-        lines = "".join(f"\n  {point}: {error}" for point, error in failed.items())
+    results = _run_all(chosen, every, place, way)
+    _finish(chosen, place, [result.trial for result in results if result.ended == "done"])
+    if stopped := [result.trial.name for result in results if result.ended == "stopped"]:
+        OUTPUT.print(
+            f"{len(stopped)} of {len(every)} points were stopped early, and are neither evaluated nor on the "
+            f"page; without --scheduler the same command trains them to the end: {', '.join(stopped)}",
+            soft_wrap=True,
+        )
+    if failed := [result for result in results if result.ended == "failed"]:
+        lines = "".join(f"\n  {result.trial.name}: {result.words}" for result in failed)
         raise RunFolderError(
             f"{len(failed)} of {len(every)} points failed. The same command runs them again and passes "
             f"over those that are done.{lines}"
@@ -73,8 +93,57 @@ def _help() -> Any:
         COMMANDS["sweep"].about,
     )
     parser.add_argument("--over", type=str, help="key=v1,v2: what to vary; may be repeated.")
-    parser.add_argument("--out", type=str | None, default=None, help="The folder; runs/NAME where null.")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="The folder, or its URL in a store; runs/NAME where null.",
+    )
+    return _with_cluster(parser)
+
+
+def _with_cluster(parser: ArgumentParser) -> ArgumentParser:
+    needs, asha = Needs(), Asha()
+    for name, kind, default, about in (
+        ("on", str | None, None, "ray, ray:HOST:PORT or ray://HOST:PORT; this process where null."),
+        ("cpus", int | None, None, f"Of each trial on Ray, and its threads; {needs.cpus} where null."),
+        ("gpus", float | None, None, f"Of each trial on Ray, such as 0.5; {needs.gpus:g} where null."),
+        ("scheduler", str | None, None, f"{_ASHA}: stops trials on Ray early that others overtake."),
+        ("grace_epochs", int | None, None, f"Of {_ASHA}: of every trial; {asha.grace_epochs} where null."),
+        ("reduction_factor", int | None, None, f"Of {_ASHA}; {asha.reduction_factor} where null."),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, help=about)
     return parser
+
+
+def _way(options: Sequence[str]) -> _Way:
+    """How the options say that trials are run.
+
+    Raises:
+        RecipeError: one does not fit, or needs another.
+    """
+    parsed = parse(_with_cluster(plain_parser("withstand sweep", COMMANDS["sweep"].about)), options)
+    values = {name: parsed[name] for name in _OF_CLUSTER if parsed[name] is not None}
+    on, scheduler = values.pop("on", None), values.pop("scheduler", None)
+    if on is None and (values or scheduler):
+        raise RecipeError(f"--{next(iter(values), 'scheduler')} is of sweeps on Ray. Add --on=ray.")
+    if scheduler not in (None, _ASHA):
+        raise RecipeError(f"There is no scheduler {scheduler!r}; take --scheduler={_ASHA}, or none.")
+    of_asha = {name: values.pop(name) for name in ("grace_epochs", "reduction_factor") if name in values}
+    if of_asha and scheduler is None:
+        raise RecipeError(f"--{next(iter(of_asha))} is of --scheduler={_ASHA}. Add that.")
+    try:
+        return _Way(on, Needs(**values), Asha(**of_asha) if scheduler else None)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(str(error)) from error
+
+
+def _place(out: str) -> str:
+    """Where the sweep goes: a path or a URL."""
+    if not is_url(out):
+        return str(RunFolder.at(out).path)
+    file_system(out)  # which says what is missing
+    return out.rstrip("/")
 
 
 def _sweep(name: str, overs: Sequence[str], overrides: Sequence[str]) -> Sweep:
@@ -108,76 +177,91 @@ def _parsed(chosen: Sweep, point: Point) -> ParsedRecipe:
         raise RecipeError(f"At the point {point.name}: {error}") from error
 
 
-def _run_all(chosen: Sweep, every: Sequence[Point], folder: Path) -> dict[str, str]:
-    """Runs what is not done; names and errors of the points that failed."""
+def _run_all(chosen: Sweep, every: Sequence[Point], place: str, way: _Way) -> list[Result]:
+    """Runs what is not done, and prints what comes of each."""
     # Whatever does not fit is an error before hours are spent.
-    recipes = {point: _parsed(chosen, point) for point in every}
-    failed: dict[str, str] = {}
-    for number, point in enumerate(every, start=1):
-        started = time.monotonic()
+    recipes = [_parsed(chosen, point) for point in every]
+    most_epochs = 1 if way.asha is None else way.asha.require_comparable(recipes)
+    _require_alone(recipes, place, way)
+    trials = [
+        Trial(point.name, recipe.text, _command(chosen, point, place), f"{place}/{point.name}")
+        for point, recipe in zip(every, recipes, strict=True)
+    ]
+    del recipes  # which may hold what is large
+    results: list[Result] = []
+    with _attempts(trials, way, most_epochs) as ended:
+        for result in ended:
+            results.append(result)
+            console = ERRORS if result.ended == "failed" else OUTPUT
+            words = f"failed: {result.words}" if result.ended == "failed" else result.words
+            line = f"[{len(results)}/{len(every)}] {result.trial.name}: {words} ({result.seconds:.1f} s)"
+            console.print(line, soft_wrap=True)
+    order = {trial.name: number for number, trial in enumerate(trials)}
+    return sorted(results, key=lambda result: order[result.trial.name])
+
+
+def _require_alone(recipes: Sequence[ParsedRecipe], place: str, way: _Way) -> None:
+    """Accepts trials that are one process each, where the processes of a trial could not be started."""
+    where = "on Ray" if way.on is not None else f"into {place}" if is_url(place) else None
+    for settings in (parsed.recipe.training for parsed in recipes):
+        if where is not None and settings.devices * settings.num_nodes > 1:
+            raise RecipeError(
+                f"A trial {where} is one process, so training.devices and num_nodes must be 1. Run sweeps of "
+                "trainings on several processes into a folder, without --on."
+            )
+
+
+def _command(chosen: Sweep, point: Point, place: str) -> str:
+    """The command that repeats a point alone, which writes no URL."""
+    out = Path("runs") / chosen.name if is_url(place) else place
+    return shlex.join(["withstand", "run", chosen.recipe, *point.overrides, f"{_OUT}{out}/{point.name}"])
+
+
+@contextmanager
+def _attempts(trials: Sequence[Trial], way: _Way, most_epochs: int) -> Iterator[Iterator[Result]]:
+    """The results of trials as they come; those that are not done when the block is left are given up."""
+    if way.on is None:
+        yield attempts(trials, observers=_bars, progress=partial(progress_of, "evaluating"))
+        return
+    with ExitStack() as stack:
         try:
-            outcome = _run(chosen, point, recipes.pop(point), folder / point.name)
-        except WithstandError as error:
-            failed[point.name], outcome = str(error), f"failed: {error}"
-        except Exception as error:
-            # The other points can still be of use, and hours may have gone into them.
-            _logger.exception("The point %s failed.", point.name)
-            failed[point.name] = outcome = f"{type(error).__name__}: {error}"
-        seconds = time.monotonic() - started
-        console = ERRORS if point.name in failed else OUTPUT
-        console.print(f"[{number}/{len(every)}] {point.name}: {outcome} ({seconds:.1f} s)", soft_wrap=True)
-    return failed
+            cluster = stack.enter_context(connected(way.on))
+        except ValueError as error:  # of an address
+            raise RecipeError(str(error)) from error
+        way.needs.require_in(cluster)
+        OUTPUT.print(str(cluster))
+        running = attempts_on_ray(trials, way.needs, asha=way.asha, most_epochs=most_epochs)
+        yield stack.enter_context(closing(running))
 
 
-def _run(chosen: Sweep, point: Point, parsed: ParsedRecipe, path: Path) -> str:
-    """Trains and evaluates a point where that has not been done; what came of it in words."""
-    out = RunFolder(path)
-    former = read_results(out) if out.recipe.exists() else None
-    if former and _is_of(former[0], out, parsed):
-        require_unchanged(out, parsed.recipe)
-        return f"{_in_words(former[1])}, done before"
-    command = shlex.join(["withstand", "run", chosen.recipe, *point.overrides, f"{_OUT}{path}"])
-    observers = [ProgressBar(OUTPUT)] if OUTPUT.is_terminal else []
-    require_other_data(parsed.recipe)
-    try:
-        train_recipe(parsed, out, command=command, observers=observers)
-        with progress_of("evaluating") as on_batch:
-            return _in_words(evaluate_run(out, parsed, command=command, on_batch=on_batch).table)
-    finally:
-        gc.collect()  # models and optimisers hold each other
+def _bars() -> list[ProgressBar]:
+    return [ProgressBar(OUTPUT)] if OUTPUT.is_terminal else []
 
 
-def _is_of(results: Results, out: RunFolder, parsed: ParsedRecipe) -> bool:
-    """Whether a folder with results holds the run of this very recipe, and all that it asks for."""
-    is_measured = covers(results.settings, parsed.values["evaluation"])
-    return is_measured and _trained_values(parse_recipe(out.recipe).values) == _trained_values(parsed.values)
-
-
-def _trained_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    return flat({key: value for key, value in values.items() if key not in _NOT_TRAINED})
-
-
-def _in_words(table: pd.DataFrame) -> str:
-    """Clean accuracy, and at the middle epsilon of each norm the lowest attacked and most certified."""
-    parts = [f"clean {percent(select(table, CLEAN).value.iloc[0])}"]
-    for word, measure, is_lowest in (("attacked", ATTACKED, True), ("certified", CERTIFIED, False)):
-        curves = [curve for _, curve in select(table, measure).groupby(["norm", "by"], sort=False)]
-        middle = pd.DataFrame([curve.iloc[(len(curve) - 1) // 2] for curve in curves], columns=table.columns)
-        for norm, of_norm in middle.groupby("norm", sort=False):
-            headline = of_norm.sort_values(["value", "level"], ascending=is_lowest).iloc[0]
-            parts.append(f"{word} {percent(headline.value)} ({budget(str(norm), headline.level)})")
-    return ", ".join(parts)
-
-
-def _finish(chosen: Sweep, folder: Path, done: Sequence[Path]) -> None:
+def _finish(chosen: Sweep, place: str, done: Sequence[Trial]) -> None:
     """Prints means over seeds, and writes the page."""
     if not done:
         return
-    header, rows = summarize_seeds(done)
-    first, *others = header
-    table = Table(Column(first, overflow="fold"), *others, title=chosen.title or chosen.name)
-    for row in rows:
-        table.add_row(*row)
-    OUTPUT.print(table)
-    page = report(done, folder / "report.html", title=chosen.title or chosen.name)
-    OUTPUT.print(f"report: {page}", soft_wrap=True)
+    with _figures(place, done) as (folder, runs):
+        header, rows = summarize_seeds(runs)
+        first, *others = header
+        table = Table(Column(first, overflow="fold"), *others, title=chosen.title or chosen.name)
+        for row in rows:
+            table.add_row(*row)
+        OUTPUT.print(table)
+        page = report(runs, folder / "report.html", title=chosen.title or chosen.name)
+        if is_url(place):
+            page.write_text(page.read_text(encoding="utf-8").replace(str(folder), place), encoding="utf-8")
+            write_to_store(f"{place}/{page.name}", page)
+        OUTPUT.print(f"report: {place}/{page.name}", soft_wrap=True)
+
+
+@contextmanager
+def _figures(place: str, done: Sequence[Trial]) -> Iterator[tuple[Path, list[Path]]]:
+    """A folder, and run folders in it with what a page is made of; of a store those are copies."""
+    if not is_url(place):
+        yield Path(place), [Path(trial.place) for trial in done]
+        return
+    with TemporaryDirectory(prefix="withstand-") as scratch:
+        copies = [Mirror(RunFolder(Path(scratch) / trial.name), trial.place) for trial in done]
+        yield Path(scratch), [copy.run.path for copy in copies]

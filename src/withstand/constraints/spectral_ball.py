@@ -90,6 +90,9 @@ class SpectralBall(Constraint):
     by a small part of one update, as long as no more singular values than the subspace holds
     reach the radius. The first step ever projects exactly.
 
+    Whatever projects or clips waits for an accelerator, since torch asks whether a decomposition succeeded;
+    steps between exact projections without a subspace do nothing.
+
     Args:
         radius: Positive; a float, or a schedule of one such as ``schedules.Continuation``.
         form: "kernel" or "operator".

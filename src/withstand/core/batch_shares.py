@@ -131,7 +131,8 @@ def filled(like: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
     """
     share = _state.share
     if share is None or len(like) % share.size:
-        return fill(torch.empty_like(like))
+        # Not in the order in which memory lies, or images of channels_last would have other draws.
+        return fill(torch.empty_like(like, memory_format=torch.contiguous_format))
     copies = len(like) // share.size
     whole = fill(like.new_empty((copies * share.total, *like.shape[1:])))
     own = whole.view(copies, share.total, *like.shape[1:])[:, share.start : share.stop]

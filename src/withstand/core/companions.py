@@ -26,7 +26,7 @@ from withstand.types import ProcessError
 
 FIRST_PROCESS = "WITHSTAND_FIRST_PROCESS"
 """The environment variable by which a process knows which one started it."""
-GO_ON = "The same command goes on from the last checkpoint."
+GO_ON = "The same command goes on from what is stored."
 
 _POLL = 0.2  # seconds
 _GRACE = 5.0  # seconds that a process has to notice, and to say so, by itself

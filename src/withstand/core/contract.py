@@ -22,9 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
+from withstand.core.devices import preserved_random_state
 from withstand.core.endings import require_logits
 from withstand.core.modes import eval_mode
-from withstand.core.numerics import preserved_random_state
 from withstand.core.outputs import as_logits, has_others, taken_out
 from withstand.core.wrappers import require_network, unwrapped
 from withstand.types import ModelError

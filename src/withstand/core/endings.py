@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from withstand.core.devices import preserved_random_state
 from withstand.core.modes import eval_mode
-from withstand.core.numerics import preserved_random_state
 from withstand.core.outputs import taken_out
 from withstand.types import ModelError
 

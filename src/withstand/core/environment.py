@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from withstand.core.processes import num_processes
 from withstand.core.run_folder import RunFolder
 
 _PACKAGES = ("withstand", "torch", "lightning-fabric", "numpy")
@@ -50,10 +51,13 @@ def add_cost(run: RunFolder, **costs: float) -> None:
 
 
 def describe_device(device: torch.device) -> str:
-    """For people: ``cpu (2 threads)`` or the name of the accelerator."""
-    if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({torch.get_num_threads()} threads)"
+    """For people: ``cpu (2 threads)`` or the name of the accelerator; and of how many processes it is one."""
+    kind = (
+        f"cuda ({torch.cuda.get_device_name(device)})"
+        if device.type == "cuda"
+        else f"{device.type} ({torch.get_num_threads()} threads)"
+    )
+    return kind if num_processes() == 1 else f"{num_processes()} processes, each on {kind}"
 
 
 def peak_memory_bytes(device: torch.device) -> int:

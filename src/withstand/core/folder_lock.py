@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from threading import get_ident
@@ -45,6 +45,19 @@ def held(folder: Path, doing: str, *, cleaned: Sequence[Path]) -> Iterator[None]
             _HOLDING.pop(lock.lock_file, None)
             holder.unlink(missing_ok=True)
         lock.release()
+
+
+def wait_until_free(folder: Path, seconds: float) -> None:
+    """Waits while another process holds a folder, such as one that is about to end.
+
+    Args:
+        folder: It need not exist.
+        seconds: The longest to wait; whoever takes the folder then finds out.
+    """
+    if (folder / _LOCK).exists():
+        lock = FileLock(folder / _LOCK, thread_local=False)
+        with suppress(Timeout, NotImplementedError, OSError), lock.acquire(timeout=seconds):
+            pass
 
 
 def _acquire(lock: BaseFileLock, folder: Path) -> bool:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from withstand.types import RunFolderError
 
 _LONGEST_NAME = 255  # bytes, as file systems have it
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:::[^/]+)*:/")  # of a Path a slash has gone; C: is none
+
+
+def is_url(place: Path | str) -> bool:
+    """Whether a place is named by a URL, such as ``s3://bucket/sweep``."""
+    return _URL.match(str(place)) is not None
 
 
 def as_folder_path(out: Path | str) -> Path:
@@ -15,10 +22,15 @@ def as_folder_path(out: Path | str) -> Path:
 
     Raises:
         TypeError: it is no path.
-        RunFolderError: it is empty, cannot be written as text, or is longer than file systems take.
+        RunFolderError: it is empty, a URL, cannot be written as text, or is longer than file systems take.
     """
     if not isinstance(out, str | Path):
         raise TypeError(f"Expected the path of a run folder, but got {out!r}.")
+    if is_url(out):
+        raise RunFolderError(
+            f"{out} is a URL, and a folder is needed here: only `withstand sweep … --out=URL` takes one. "
+            "Copy what lies there into a folder first."
+        )
     if not str(out).strip() or "\0" in str(out):
         raise RunFolderError("The path of the run folder is empty. Name a folder: --out=runs/mine.")
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import torch
+
+from withstand.core.devices import accelerator
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -14,11 +16,6 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 def seed_of(seed: int, index: int) -> int:
     """A seed of its own for each epoch or batch; the multiplier is prime, so that near seeds never meet."""
     return (seed * 1_000_003 + index) % 2**63
-
-
-def preserved_random_state(device: torch.device) -> AbstractContextManager[None]:
-    """Torch's random state of the CPU and of a CUDA device, as it was, afterwards."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 @contextmanager
@@ -32,7 +29,8 @@ def without_autocast() -> Iterator[None]:
         Nothing.
     """
     with ExitStack() as stack:
-        for kind in ("cpu", "cuda", "mps", "xpu"):
+        here = accelerator()
+        for kind in {"cpu", "cuda", *([] if here is None else [here.type])}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         yield

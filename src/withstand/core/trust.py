@@ -32,14 +32,16 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Allowed:
+class Allowed:
+    """What the person let run; another process may be handed it."""
+
     everything: bool = False
     is_remembered: bool = False
     names: frozenset[str] = frozenset()
 
 
-_NOTHING = _Allowed()
-_allowed: ContextVar[_Allowed] = ContextVar("allowed", default=_NOTHING)
+_NOTHING = Allowed()
+_allowed: ContextVar[Allowed] = ContextVar("allowed", default=_NOTHING)
 
 
 @contextmanager
@@ -52,11 +54,23 @@ def trusting(arguments: Iterable[str] | None = None) -> Iterator[None]:
     """
     typed = list(arguments or ())
     has_word = "--trust" in typed
-    token = _allowed.set(_Allowed(has_word or arguments is None, has_word, frozenset(_names(typed))))
+    with allowing(Allowed(has_word or arguments is None, has_word, frozenset(_names(typed)))):
+        yield
+
+
+@contextmanager
+def allowing(allowed: Allowed) -> Iterator[None]:
+    """Lets run meanwhile what was allowed elsewhere, such as in the process that gave out the work."""
+    token = _allowed.set(allowed)
     try:
         yield
     finally:
         _allowed.reset(token)
+
+
+def now_allowed() -> Allowed:
+    """What may run now."""
+    return _allowed.get()
 
 
 def _names(arguments: Sequence[str]) -> Iterator[str]:

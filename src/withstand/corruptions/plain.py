@@ -91,7 +91,8 @@ class ImpulseNoise(Corruption):
 
     @override
     def _corrupt(self, images: Tensor, value: float, generator: torch.Generator) -> Tensor:
-        chance = torch.empty_like(images).uniform_(generator=generator)
+        # The same draws in whatever memory format the images lie.
+        chance = torch.empty_like(images, memory_format=torch.contiguous_format).uniform_(generator=generator)
         is_salt = chance >= 1 - value / 2
         return images.masked_fill(chance < value / 2, 0.0).masked_fill(is_salt, 1.0)
 

@@ -137,15 +137,9 @@ class Deform:
         """Fresh fields (batch * num, 2, height, width), for each row of a float32 tensor (batch, num, …)."""
         batch, num = like.shape[:2]
         room = like.new_empty(batch, num * 4)
-        uniform = filled(room, lambda rows: rows.uniform_(generator=generator)).view(batch * num, 4)
-        draws = 2 * uniform - 1
-        moved = affine_fields(
-            self.rotation * draws[:, 0],
-            1 + self.scaling * draws[:, 1],
-            self.translation * draws[:, 2:],
-            height=height,
-            width=width,
-        )
+        draws = 2 * filled(room, lambda rows: rows.uniform_(generator=generator)).view(-1, 4) - 1
+        angles, factors = self.rotation * draws[:, 0], 1 + self.scaling * draws[:, 1]
+        moved = affine_fields(angles, factors, self.translation * draws[:, 2:], height=height, width=width)
         if self.displacement == 0:
             return moved
         room = moved.new_empty(batch, num * 2, height, width)

@@ -26,7 +26,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from withstand.core.numerics import preserved_random_state
+from withstand.core.devices import preserved_random_state
 from withstand.data.mapped import filled
 from withstand.data.picture_files import Fitting, Picture, form_of
 from withstand.types import DataError

@@ -12,6 +12,7 @@ import pandas as pd
 from withstand.evaluation.attacking import ATTACKED_COUNT, LOST_COUNT, column
 from withstand.evaluation.averaging import ScoringPlan
 from withstand.evaluation.meter import Gathered, Meter, Subject
+from withstand.evaluation.one_batch import BatchPlan
 from withstand.evaluation.plans import (
     AttackPlan,
     CertificatePlan,
@@ -22,7 +23,7 @@ from withstand.evaluation.plans import (
 )
 from withstand.evaluation.proofs import MARGIN, PRECISION, SECONDS, WITHDRAWN, Prover
 from withstand.evaluation.red_flags import check_all, doubts
-from withstand.evaluation.scoring import BatchPlan, SplitScores
+from withstand.evaluation.scoring import SplitScores
 from withstand.evaluation.unanswered import unanswered_rows
 from withstand.results import measurements
 from withstand.results.measurements import Measurement, measured, radius_column, rounding_column, table_of

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from withstand import bayes
+from withstand.core.devices import preserved_random_states
 from withstand.core.modes import eval_mode
 from withstand.core.setting_rules import AT_LEAST_0, COUNT, Whole, optional, settle
 from withstand.data import Split, few
@@ -95,7 +96,7 @@ def are_answers_drawn(model: nn.Module, test: Split) -> bool:
     """Whether its answers are drawn, by random weights or by anything else: asked twice, they differ."""
     if bayes.is_stochastic(model):
         return True
-    with eval_mode(model), torch.random.fork_rng():
+    with eval_mode(model), preserved_random_states():
         images = few(test, ASKED_TWICE).images
         first, second = model(images), model(images)
     size = first.abs()

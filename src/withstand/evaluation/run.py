@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -23,18 +21,19 @@ from withstand.attacks import Attack
 from withstand.core.checks import as_device, memory_checked
 from withstand.core.contract import adapted, outside_inference_mode, require_module
 from withstand.core.dataset_info import DatasetInfo
+from withstand.core.devices import preserved_random_states
 from withstand.core.identity import identity, identity_of_model
 from withstand.core.modes import eval_mode
 from withstand.core.network import describe, written_by_forward
 from withstand.core.numerics import numerics, without_autocast
 from withstand.core.run_folder import EVALUATED_FILES, RunFolder
 from withstand.core.setting_rules import COUNT, SEED, instance_of, optional
-from withstand.data import Dataset, Split, as_dataset, batches, few, stratified
-from withstand.data.content import digest
-from withstand.evaluation.assembly import assemble, headline_epsilon
+from withstand.data import Dataset, as_dataset, batches, few, stratified
 from withstand.evaluation.averaging import find_predictor
+from withstand.evaluation.measuring import Evaluation, measured
 from withstand.evaluation.meter import Meter, Subject
 from withstand.evaluation.meters import Calibration, Classes
+from withstand.evaluation.one_batch import BatchPlan
 from withstand.evaluation.plans import (
     AttackPlan,
     CertificatePlan,
@@ -45,44 +44,18 @@ from withstand.evaluation.plans import (
 from withstand.evaluation.prediction_sampling import ASKED_TWICE, Sampling, are_answers_drawn
 from withstand.evaluation.proofs import provers
 from withstand.evaluation.run_files import (
-    RowsFile,
-    is_shown,
-    save_extremes,
-    save_gallery,
     warnings_of_other_weights,
     weights_in,
 )
-from withstand.evaluation.scoring import BatchPlan, Progress, score_split
 from withstand.evaluation.store import Store
+from withstand.evaluation.work import Progress, Work
+from withstand.evaluation.workers import Alone, Workers
 from withstand.models import check
 from withstand.models.check import num_classes
-from withstand.results.measurements import ATTACKED, accuracies_text, radius_column
-from withstand.results.results import SCHEMA, Inputs, Results
-from withstand.results.results_file import write_results
+from withstand.results.results import SCHEMA
 from withstand.types import DataError, ModelError
 
 _logger = logging.getLogger(__name__)
-
-_GALLERY_SIZE = 12
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The results of an evaluation.
-
-    Attributes:
-        rows: One row a test example, as ``examples.csv`` holds them.
-        table: One row a figure, as ``measurements.csv`` holds them (see ``measurements.Measurement``).
-        results: All else, as ``metrics.json`` holds it: checks, warnings, what was measured by what.
-    """
-
-    rows: pd.DataFrame
-    table: pd.DataFrame
-    results: Results
-
-    def __repr__(self) -> str:
-        """A line for people."""
-        return f"<Evaluation: {accuracies_text(self.table)}; {len(self.table)} figures in table>"
 
 
 @outside_inference_mode()
@@ -99,6 +72,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     device: torch.device | str | None = None,
     out: Path | str | None = None,
     on_batch: Progress | None = None,
+    workers: Workers | None = None,
     about: Mapping[str, Any] = MappingProxyType({}),
 ) -> Evaluation:
     """Scores the test split: clean accuracy, calibration and classes, and whatever meters are named.
@@ -116,11 +90,10 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
     the model in float64 as well.
 
     Of a model with random weights (``bayes.is_stochastic``), and of any that answers differently when it is
-    asked twice, the mean probability over several draws is
-    scored and attacked, several times an example, and the share of correct predictions counts, not correct or
-    wrong. Attacked images, and the worst of several attacks, are chosen by one set of predictions and counted
-    on another, so that luck of the draws is no success of the attack; the orders above then hold up to
-    sampling alone. Nothing can be proven of such a model.
+    asked twice, the mean probability over several draws is scored and attacked, several times an example, and
+    the share of correct predictions counts, not correct or wrong. Attacked images, and the worst of several
+    attacks, are chosen by one set of predictions and counted on another, so that luck of the draws is no
+    success of the attack; the orders above then hold up to sampling alone. Nothing can be proven of such.
 
     Args:
         model: Maps images in [0, 1] to logits (batch, classes); its modes stay as they were.
@@ -139,6 +112,9 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
             hold what ``meters`` names; to add to what they held, name the former meters too, which costs
             nothing, since all results are stored.
         on_batch: Called with how many examples are done, of how many.
+        workers: Who scores the batches: this process alone where None, which waits for no other;
+            ``Processes()`` with all processes of its group, which must call this too; ``RayWorkers(…)`` of a
+            cluster. The numbers are the same.
         about: More fields of the results, such as ``weights`` and ``settings`` of a recipe.
 
     Returns:
@@ -152,52 +128,54 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
         AttackError: an attack left its ball or [0, 1], or needs a package that is not installed.
         CertificateError: a certificate is wrong, and the rows so far are written; or a bound of the
             kernel norms is.
+        ClusterError: Ray's workers end again and again, or do not start.
+        ProcessError: another process of the group has ended, or would measure something else.
         OutOfMemoryError: the device's memory does not hold a batch.
         RunFolderError: the folder cannot be written, or another process holds it.
     """
-    num_examples, batch_size = require_sizes(num_examples, batch_size)
-    sampling = optional(instance_of(Sampling, "a Sampling(num_samples=20)"))("sampling", sampling)
-    require_module(model)
-    dataset = _dataset_of(model, dataset)
-    _require_test_images(dataset)
-    seed, meters = SEED("seed", seed), _listed(meters)
-    place = device_of_model(model) if device is None else as_device(device)
-    run = None if out is None else RunFolder.at(out)
-    described, weights = describe(model), weights_in(run, model)
-    doubts = warnings_of_other_weights(run, weights)
-    check(model.to(place), dataset.info)
-    index = stratified(dataset.test.labels, num_examples)
-    test = dataset.test.subset(index).to(place)
-    given, model = model, adapted(model, few(test, ASKED_TWICE).images)
-    is_random = are_answers_drawn(model, test)
-    all_meters = with_implied(meters)
-    _require_met(model, all_meters, dataset.info, is_random=is_random)
-    plans, certificates = _plans_of(all_meters, dataset.info, is_random=is_random)
-    proving = provers(model, certificates)
-    for prover in proving:  # before anything that takes its time
-        prover.try_on(next(batches(test, 1)))
-    with nullcontext() if run is None else run.starting("evaluating", writes=EVALUATED_FILES):
-        model_identity = identity_of_model(given, but=written_by_forward(described, describe(given)))
-        store = _store_of(run, model_identity, dataset)
+    workers = optional(instance_of(Workers, "an evaluation.Processes()"))("workers", workers) or Alone()
+    with ExitStack() as holding:
+        with workers.agreeing():
+            num_examples, batch_size = require_sizes(num_examples, batch_size)
+            sampling = optional(instance_of(Sampling, "a Sampling(num_samples=20)"))("sampling", sampling)
+            require_module(model)
+            dataset = _dataset_of(model, dataset)
+            _require_test_images(dataset)
+            seed, meters = SEED("seed", seed), _listed(meters)
+            place = device_of_model(model) if device is None else as_device(device)
+            run = None if out is None or not workers.is_first else RunFolder.at(out)
+            described, weights = describe(model), weights_in(run, model)
+            doubts = warnings_of_other_weights(run, weights)
+            check(model.to(place), dataset.info)
+            index = stratified(dataset.test.labels, num_examples)
+            test = dataset.test.subset(index).to(place)
+            given, model = model, adapted(model, few(test, ASKED_TWICE).images)
+            is_random = are_answers_drawn(model, test)
+            all_meters = with_implied(meters)
+            _require_met(model, all_meters, dataset.info, is_random=is_random)
+            plans, certificates = _plans_of(all_meters, dataset.info, is_random=is_random)
+            proving = provers(model, certificates)
+            for prover in proving:  # before anything that takes its time
+                prover.try_on(next(batches(test, 1)))
+            model_identity = identity_of_model(given, but=written_by_forward(described, describe(given)))
+            if run is not None:
+                holding.enter_context(run.starting("evaluating", writes=EVALUATED_FILES))
+            store = _store_of(run, model_identity, dataset, workers)
+        workers.require_alike(store.owner, plans, certificates, all_meters, index, batch_size, seed, sampling)
         drawn = (sampling or Sampling()) if is_random else None
         with (
             memory_checked(f"take batches smaller than {batch_size} examples."),
             eval_mode(model),
             numerics("fp32"),
-            torch.random.fork_rng(),
+            preserved_random_states(),
             bayes.sharing_deviations(model, bayes.Deviations()),  # the weights stay as they are
         ):
             scoring_plan = find_predictor(model, test, plans, drawn, store, batch_size=batch_size, seed=seed)
             subject = Subject(
                 model, dataset.info, test, scoring_plan.predictor, scoring_plan.batch_size, seed, index
             )
-            batch_plan = BatchPlan(scoring_plan, plans, proving, all_meters)
-            evaluation = _measured(subject, batch_plan, store, run, dataset.test, on_batch)
-        about = {"warnings": [*doubts, *evaluation.results.warnings], "weights": weights, **about}
-        evaluation = _told(evaluation, given, dataset, about)
-        if run is not None:
-            write_results(run, evaluation.results, evaluation.table)
-    return evaluation
+            work = Work(subject, BatchPlan(scoring_plan, plans, proving, all_meters), store, on_batch)
+            return measured(work, store, workers, run, given, dataset, doubts, {"weights": weights, **about})
 
 
 def _plans_of(
@@ -209,9 +187,10 @@ def _plans_of(
     return [*plans, *default_plans(certificates, plans)], certificates
 
 
-def _store_of(run: RunFolder | None, model_identity: str, dataset: Dataset) -> Store:
+def _store_of(run: RunFolder | None, model_identity: str, dataset: Dataset, workers: Workers) -> Store:
     of = {"model": model_identity, "data": dataset.fingerprint}
-    return Store(None if run is None else run.evaluation, identity(*of.values(), __version__, SCHEMA), of)
+    owner = identity(*of.values(), __version__, SCHEMA)
+    return Store(None if run is None else run.evaluation, owner, of, workers.done_by_first)
 
 
 def _listed(meters: Iterable[Meter]) -> list[Meter]:
@@ -254,65 +233,6 @@ def _require_met(model: nn.Module, meters: Sequence[Meter], info: DatasetInfo, *
                 "this one are not. Leave it out, or make them random by bayes.convert."
             )
         meter.require(info)
-
-
-def _measured(
-    subject: Subject,
-    batch_plan: BatchPlan,
-    store: Store,
-    run: RunFolder | None,
-    every: Split,
-    on_batch: Progress | None,
-) -> Evaluation:
-    """Measures what is not known, and writes rows and images, those of ``every`` test example."""
-    once = {}  # before what takes its time, since bounds may contradict
-    for meter in batch_plan.meters:
-        if type(meter).measure is not Meter.measure:
-            drawn = batch_plan.scoring_plan.draws
-            settings = (type(meter), meter.depends_on, len(subject.test), subject.seed, drawn)
-            key = f"{meter.name} {identity(*settings)}"
-            once[meter.name] = store.noted(key, partial(meter.measure, subject))
-    with RowsFile(run) as rows_file:
-        split_scores = score_split(subject, batch_plan, store, rows_file, on_batch)
-        evaluation = Evaluation(split_scores.rows, *assemble(subject, batch_plan, split_scores, once))
-        if run is not None:  # before the rows are shown: whoever is interrupted has the old files
-            torch.manual_seed(subject.seed)
-            _save_images(run, subject, every, batch_plan.plans, evaluation)
-    return evaluation
-
-
-def _told(evaluation: Evaluation, model: nn.Module, dataset: Dataset, about: Mapping[str, Any]) -> Evaluation:
-    """The evaluation with what its results tell of the model, the data and the whole test split, and more."""
-    test, info = dataset.test, dataset.info
-    tested = {"num_test": len(test), "test_data": digest(test)}
-    told = {**tested, "inputs": _inputs(info), "model": type(model).__name__, **about}
-    return replace(evaluation, results=replace(evaluation.results, **told))
-
-
-def _inputs(info: DatasetInfo) -> Inputs:
-    low, high = info.input_range or ((), ())
-    return Inputs(list(info.shape), list(info.feature_names), list(low), list(high))
-
-
-def _save_images(
-    run: RunFolder, subject: Subject, every: Split, plans: Sequence[AttackPlan], evaluation: Evaluation
-) -> None:
-    """Images under the first attack, and those proven with the smallest and the largest radii."""
-    rows, names = evaluation.rows, subject.info.class_names
-    if plans and is_shown(subject.info):
-        shown = few(subject.test, _GALLERY_SIZE)
-        attacked = evaluation.table[evaluation.table["measure"] == ATTACKED]
-        epsilon = headline_epsilon(attacked, subject.info.num_classes)
-        save_gallery(
-            run.gallery, subject.predictor, shown, plans[0].attack.at(epsilon).stages[0], subject.info
-        )
-    else:
-        run.gallery.unlink(missing_ok=True)
-    certificates = (certificate.name for certificate in evaluation.results.certificates)
-    if proven := next((name for name in certificates if radius_column(name) in rows), None):
-        save_extremes(run.extremes, every, rows, certificate=proven, class_names=names)
-    else:
-        run.extremes.unlink(missing_ok=True)
 
 
 def _dataset_of(model: nn.Module, source: Any) -> Dataset:

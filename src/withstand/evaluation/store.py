@@ -37,13 +37,20 @@ class Store:
         folder: Where they are stored; nowhere if None.
         owner: Identity of the model and the data; what is stored of any other is dropped.
         of: What the owner is made of, by name, so that what is dropped can be said.
+        shared: Computes what several processes need in one of them; by default there is no other.
 
     Raises:
         RunFolderError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path | None, owner: str, of: Mapping[str, str] = MappingProxyType({})) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        folder: Path | None,
+        owner: str,
+        of: Mapping[str, str] = MappingProxyType({}),
+        shared: Callable[[Callable[[], Any]], Any] = lambda find: find(),
+    ) -> None:
+        self._folder, self._shared = folder, shared
         self._notes: dict[str, Any] = {"owner": owner, "of": dict(of)}
         if folder is None:
             return
@@ -61,6 +68,11 @@ class Store:
             )
         _empty(folder)
         self._write_notes()
+
+    @property
+    def owner(self) -> str:
+        """Identity of the model and the data."""
+        return str(self._notes["owner"])
 
     @contextmanager
     def batch(self, start: int, stop: int, examples: str = "") -> Iterator[BatchStore]:
@@ -87,11 +99,16 @@ class Store:
             key: Of all that it depends on, beside the model and the data.
             find: Computes it: whatever JSON can hold, a tuple among it read back as a list.
         """
-        if key not in self._notes:
-            self._notes[key] = find()
-            self._write_notes()
-        note: _Note = self._notes[key]
-        return note
+
+        def found() -> _Note:
+            if key not in self._notes:
+                self._notes[key] = find()
+                self._write_notes()
+            note: _Note = self._notes[key]
+            return note
+
+        shared: _Note = self._shared(found)
+        return shared
 
     def _write_notes(self) -> None:
         if self._folder is not None:
@@ -104,13 +121,23 @@ class BatchStore:
 
     Args:
         path: Its file; nothing is written where None.
+        known: What is known of it where there is no file.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, known: Mapping[str, PartResult] = MappingProxyType({})) -> None:
         self._path = path
-        self._results = {} if path is None else _read(path)
+        self._results = dict(known) if path is None else _read(path)
         self._is_written = True
         self._written_at = time.monotonic()
+
+    @property
+    def results(self) -> dict[str, PartResult]:
+        """The results of all parts."""
+        return dict(self._results)
+
+    def replace(self, results: Mapping[str, PartResult]) -> None:
+        """Takes what another process knows of the batch in the place of all that is here."""
+        self._results, self._is_written = dict(results), False
 
     def find(self, part: str) -> PartResult | None:
         """The result of a part; None where nothing is."""

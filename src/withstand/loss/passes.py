@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from withstand.core.contract import Adapted
+from withstand.core.devices import random_state
 from withstand.core.modes import differs_in_training, eval_mode
 from withstand.core.outputs import as_logits
 from withstand.core.wrappers import eager, unwrapped
@@ -133,7 +134,7 @@ class Pass:
         with differentiable_twice(self.model):
             logits = logits_of(self.model, self._inputs)
         # Then it may be a function such as F.dropout, of which no layer tells that it is there.
-        self._is_random = random_state(self.images.device) != before
+        self._is_random = not torch.equal(random_state(self.images.device), before)
         return logits
 
     @cached_property
@@ -196,18 +197,6 @@ class _Attention(TorchFunctionMode):
                 self._name,
             )
         return func(*args, **(kwargs or {}))
-
-
-def random_state(device: torch.device) -> bytes:
-    """The state of the generator from which a model on a device draws; without waiting for the device.
-
-    Args:
-        device: Of the model.
-    """
-    # Without the device's number, which not every kind of device takes here: that of the current one.
-    module: Any = torch if device.type == "cpu" else torch.get_device_module(device)
-    state: Tensor = module.get_rng_state()
-    return state.numpy().tobytes()
 
 
 def _is_plain(model: nn.Module) -> bool:

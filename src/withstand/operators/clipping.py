@@ -110,7 +110,8 @@ def clip_in_subspace(matrix: Tensor, basis: Tensor, radius: float) -> Clipped:
 
     The step is Q ← qr(W Wᵀ Q); then the Ritz values σ of W in that subspace, with vectors U, are
     clipped: W - U diag(1 - radius/σ)₊ Uᵀ W. The factor I - U diag(…) Uᵀ is a contraction, so no
-    singular value grows, whatever the subspace. Nothing is read back from the device.
+    singular value grows, whatever the subspace. Nothing is read back from the device but whether torch's
+    decomposition of the Gram matrix succeeded.
 
     Args:
         matrix: Tensor (rows, columns).

@@ -79,8 +79,8 @@ class AdversarialPerturbation(GradientPenalty):
         pass_ = passed.differentiable
         with eval_mode(pass_.model):
             worst = [self._worst(pass_.model, pairs) for pairs in self._pairs(pass_)]
-        found = largest_of_all(*(torch.cat(parts) for parts in zip(*worst, strict=True)))
-        images, deltas = (part.squeeze(1) for part in found)
+        chosen = largest_of_all(*(torch.cat(parts) for parts in zip(*worst, strict=True)))
+        images, deltas = (part.squeeze(1) for part in chosen)
         loss = own_changes(pass_.model, images, images + deltas).square().sum()
         return LossTerms(loss, {"adversarial_perturbation": loss.detach()})
 
@@ -182,5 +182,5 @@ class DeformationStability(OnePass, Penalty):
                 largest = torch.where(is_larger, change, largest)
                 index = torch.where(is_larger, candidate, index)
                 worst = torch.where(is_larger[:, None, None, None], deformed[candidate], worst)
-            found = largest_of_all(largest[:, None], images[index][:, None], worst[:, None])
-        return found[0].squeeze(1), found[1].squeeze(1)
+            pairs = largest_of_all(largest[:, None], images[index][:, None], worst[:, None])
+        return pairs[0].squeeze(1), pairs[1].squeeze(1)

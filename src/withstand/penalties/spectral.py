@@ -32,7 +32,8 @@ class SpectralNorm(OnePass, Penalty):
             Lipschitz constant of a convolution, which may stretch more or less. "operator" takes the
             true operator of each convolution at the size that it meets, once for each size.
         num_power_iterations: Iterations a step from the vectors of the last step, which are stored; the
-            first step makes at least 20. None takes exact singular vectors of the kernel form.
+            first step makes at least 20. None takes exact singular vectors of the kernel form, for which
+            each step waits for an accelerator.
 
     Raises:
         ValueError: the form is unknown, there are no iterations, or the exact vectors of the operator

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -18,11 +19,12 @@ from withstand.core.environment import (
     git_commit,
     peak_memory_bytes,
 )
-from withstand.core.processes import own_folder
+from withstand.core.processes import num_processes, own_folder
 from withstand.core.run_folder import RunFolder
 from withstand.core.trust import write_signed
 from withstand.data import Dataset
-from withstand.evaluation import Evaluation, evaluate
+from withstand.evaluation import Evaluation, Processes, evaluate
+from withstand.evaluation.workers import Alone, Workers
 from withstand.recipes import schema as recipes
 from withstand.recipes.parsing import ParsedRecipe, flow, parse_recipe
 from withstand.recipes.schema import Recipe
@@ -123,6 +125,7 @@ def evaluate_run(
     command: str,
     stage: Stage = "evaluate",
     on_batch: Callable[[int, int], None] | None = None,
+    workers: Workers | None = None,
 ) -> Evaluation:
     """Measures a trained run into its folder: what the recipe asks for, and all that was measured before.
 
@@ -134,15 +137,23 @@ def evaluate_run(
         command: The command that repeats it, for ``environment.json``.
         stage: What the command does, for the same.
         on_batch: Called with how many examples are done, of how many.
+        workers: Who scores the batches; where None all processes of the group that this one is in, which
+            have all called this, or this one alone.
 
     Raises:
         WithstandError: of the part that failed; what was measured before stays.
     """
-    require_same_recipe(parsed, run)
+    workers = workers or (Processes() if num_processes() > 1 else Alone())
     started = time.monotonic()
-    with run.held("evaluating"):
-        before = _measured_before(former_evaluation(run), parsed)
-        evaluation = measure_all(run, parsed, [*before, *pairs_of(parsed)], on_batch)
+    with ExitStack() as holding:
+        with workers.agreeing():
+            require_same_recipe(parsed, run)
+            if workers.is_first:
+                holding.enter_context(run.held("evaluating"))
+            before = _measured_before(former_evaluation(run), parsed)
+        evaluation = measure_all(run, parsed, [*before, *pairs_of(parsed)], on_batch, workers)
+        if not workers.is_first:
+            return evaluation
         add_cost(run, **{f"{stage}_seconds": time.monotonic() - started})
         about = {
             f"{stage}_command": command,
@@ -158,6 +169,7 @@ def measure_all(
     parsed: ParsedRecipe,
     meters: Sequence[MeterPair],
     on_batch: Callable[[int, int], None] | None = None,
+    workers: Workers | None = None,
 ) -> Evaluation:
     """Measures a trained run by some meters and no others, into its folder.
 
@@ -166,17 +178,22 @@ def measure_all(
         parsed: Its recipe, with how to evaluate.
         meters: Each with its plain values.
         on_batch: Called with how many examples are done, of how many.
+        workers: Who scores the batches; this process alone where None.
     """
+    workers = workers or Alone()
     recipe, settings = parsed.recipe, parsed.recipe.evaluation
-    dataset = load_data(recipe)
-    then = recipe_of(run).recipe.data
-    are_named = recipe.data.root != then.root or then.name is None
-    require_same_data(run, dataset, are_named=are_named)
-    meters = fitting(meters, dataset.info)
+    with workers.agreeing():
+        dataset = load_data(recipe)
+        then = recipe_of(run).recipe.data
+        are_named = recipe.data.root != then.root or then.name is None
+        require_same_data(run, dataset, are_named=are_named)
+        meters = fitting(meters, dataset.info)
+        model = load_run_model(run, recipe)
+        resolved = [meter.resolved(RecipeSources(recipe)) for meter, _ in meters]
     return evaluate(
-        load_run_model(run, recipe),
+        model,
         dataset,
-        [meter.resolved(RecipeSources(recipe)) for meter, _ in meters],
+        resolved,
         sampling=settings.sampling,
         num_examples=settings.num_examples,
         batch_size=settings.batch_size,
@@ -184,6 +201,7 @@ def measure_all(
         device=device_of(recipe),
         out=run.path,
         on_batch=on_batch,
+        workers=workers,
         about={
             "weights": settings.weights,
             "published": [_figure(figure) for figure in recipe.published],

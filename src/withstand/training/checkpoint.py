@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from withstand.core.devices import accelerator, random_state, set_random_state
 from withstand.core.run_folder import EVALUATED_FILES, RunFolder, replaced
 from withstand.core.writing import percent
 from withstand.models.weight_files import read_torch
@@ -101,18 +102,16 @@ def _score(row: Row) -> float | None:
 
 
 def rng_state() -> dict[str, torch.Tensor]:
-    """The state of torch's generators, on the CPU and the current CUDA device."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
+    """The state of torch's generators, on the CPU and on the current device of the accelerator."""
+    devices = (torch.device("cpu"), accelerator())
+    return {device.type: random_state(device) for device in devices if device is not None}
 
 
 def set_rng_state(states: Mapping[str, torch.Tensor]) -> None:
-    """Restores what ``rng_state`` gave; a CUDA state is passed over where there is no CUDA."""
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    """Restores what ``rng_state`` gave; that of an accelerator is passed over where there is no such."""
+    for device in (torch.device("cpu"), accelerator()):
+        if device is not None and device.type in states:
+            set_random_state(device, states[device.type])
 
 
 def newest_checkpoint(run: RunFolder) -> Path | None:

@@ -47,7 +47,7 @@ from withstand.training.messages import non_finite
 from withstand.training.observers import Observer
 from withstand.training.same_run import Origin
 from withstand.training.settings import TrainingSettings
-from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch
+from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch, weights_of
 from withstand.training.step import Gradients
 from withstand.training.trainable import require_trainable
 from withstand.training.validation import accuracies, measured, num_bad_epochs, scores
@@ -97,10 +97,11 @@ class Training:
         for constraint in self._constraints:
             constraint.prepare(dataset.info.shape)
         self._fabric.to_device(nn.ModuleList(self._constraints))
-        optimizer = make_optimizer(settings, model)
+        self._weights = weights_of(model, settings)
+        optimizer = make_optimizer(settings, model, self._weights.parameters)
         self._learning_rates = [group["lr"] for group in optimizer.param_groups]
         self._optimizer = cast(torch.optim.Optimizer, self._fabric.setup_optimizers(optimizer))
-        self._gradients = Gradients(self._fabric, model, self._objective, settings)
+        self._gradients = Gradients(self._fabric, model, self._objective, settings, self._weights)
         self._train = dataset.train.to(self._fabric.device)
         require_trainable(model, self._objective, self._train, settings)
         self._validation = dataset.validation.to(self._fabric.device)
@@ -159,27 +160,24 @@ class Training:
     # -- one epoch ---------------------------------------------------------------------------------
 
     def _run_epoch(self) -> None:
-        position, plateau = self._position, self._settings.plateau
-        self._plateau_factor = 1.0 if plateau is None else plateau.factor_after(self._scores)
+        position, how = self._position, self._settings
+        self._plateau_factor = 1.0 if how.plateau is None else how.plateau.factor_after(self._scores)
         if position.step == 0:
             torch.manual_seed(seed_of(self._seed, position.epoch))
         order = epoch_order(len(self._train), seed=self._seed, epoch=position.epoch)
-        size = self._settings.batch_size
+        size = how.batch_size
         left = order[position.step * size :]
         self._model.train()
-        for batch in batches(
-            self._train,
-            size,
-            order=left,
-            augment=self._settings.augment,
-            drop_last=self._settings.drop_last,
-            share_of=own_share,
-        ):
-            self._step(batch, min(size, len(order) - position.step * size))
-            if is_checked := position.step % _STEPS_BETWEEN_CHECKS == 0:
-                self._require_finite()
-            if (num_processes() == 1 or is_checked) and self._is_due():
-                self._save("last.pt")
+        drawn = batches(
+            self._train, size, order=left, augment=how.augment, drop_last=how.drop_last, share_of=own_share
+        )
+        with self._weights.divided():
+            for batch in drawn:
+                self._step(batch, min(size, len(order) - position.step * size))
+                if is_checked := position.step % _STEPS_BETWEEN_CHECKS == 0:
+                    self._require_finite()
+                if (num_processes() == 1 or is_checked) and self._is_due():
+                    self._save("last.pt")
         self._require_finite()
 
     def _is_due(self) -> bool:
@@ -194,8 +192,10 @@ class Training:
         self._optimizer.zero_grad(set_to_none=True)
         result = self._gradients(batch, total, progress)
         self._optimizer.step()
-        for constraint in self._constraints:
-            constraint.after_step_(self._model, step=position.total_steps + 1, progress=progress)
+        if self._constraints:
+            with self._weights.whole():
+                for constraint in self._constraints:
+                    constraint.after_step_(self._model, step=position.total_steps + 1, progress=progress)
         self._meter.record(position.step, result.loss, result.terms)
         position.step += 1
         position.total_steps += 1
@@ -312,21 +312,22 @@ class Training:
         now = time.monotonic()
         self._position.seconds += now - self._started
         self._started = self._saved = now
-        if not is_first():
-            return
-        content = {
-            "run": self._run,
-            **self._origin.content(),
-            "position": asdict(self._position),
-            "model": self._model.state_dict(),
-            "objective": self._objective.state_dict(),
-            "constraints": nn.ModuleList(self._constraints).state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "precision": self._fabric.strategy.precision.state_dict(),
-            "rng": rng_state(),
-            "meter": self._meter.state(),
-        }
-        write_checkpoint(self._out.checkpoints / name, content)
+        optimizer = self._weights.state_of(self._optimizer)
+        with self._weights.whole():
+            content = {
+                "run": self._run,
+                **self._origin.content(),
+                "position": asdict(self._position),
+                "model": self._model.state_dict(),
+                "objective": self._objective.state_dict(),
+                "constraints": nn.ModuleList(self._constraints).state_dict(),
+                "optimizer": optimizer,
+                "precision": self._fabric.strategy.precision.state_dict(),
+                "rng": rng_state(),
+                "meter": self._meter.state(),
+            }
+            if is_first():
+                write_checkpoint(self._out.checkpoints / name, content)
 
     def _restore(self, name: str) -> None:
         path = self._out.checkpoints / name
@@ -337,7 +338,7 @@ class Training:
             self._model.load_state_dict(content["model"])
             self._objective.load_state_dict(content["objective"])
             nn.ModuleList(self._constraints).load_state_dict(content.get("constraints", {}))
-            self._optimizer.load_state_dict(content["optimizer"])
+            self._weights.load_into_(self._optimizer, content["optimizer"])
             self._fabric.strategy.precision.load_state_dict(content.get("precision", {}))
         self._position = Position(**content["position"])
         self._meter = self._new_meter(content["meter"])

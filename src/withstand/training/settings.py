@@ -82,8 +82,10 @@ class TrainingSettings:
             cores) and its share of the batch. The result is that of one process, up to rounding; what a
             network of one's own draws at random, other than by Dropout, is not.
         num_nodes: Machines, each of which runs the same command under ``torchrun`` or SLURM.
-        strategy: ``ddp``: each process keeps all weights. ``fsdp``: each keeps its part of them and of what
-            the optimiser keeps, and has them whole in the step alone.
+        strategy: ``ddp``: each process keeps all weights. ``fsdp``: each keeps its part of them, of their
+            gradients and of what the optimiser keeps, and has weights whole in the step, for scores and for
+            constraints alone; the optimiser is given tensors of ``torch.distributed.tensor``. The result is
+            the same. Not with fp16.
         sync_batch_norm: Whether BatchNorm goes by the statistics of the whole batch, as one process does,
             or each process by those of its share; running statistics are averaged then.
         micro_batches: Parts of a process's share of the batch that are computed one after another, to save
@@ -100,7 +102,7 @@ class TrainingSettings:
 
     Raises:
         TypeError: a setting is of the wrong type.
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range, or fp16 is asked for with fsdp.
     """
 
     epochs: int = 10
@@ -155,3 +157,8 @@ class TrainingSettings:
             if getattr(self, name) not in known:
                 got = getattr(self, name)
                 raise ValueError(f"Expected a {name} of {', '.join(known)}, but got {got!r}.")
+        if self.strategy == "fsdp" and self.precision == "fp16":
+            raise ValueError(
+                "Expected strategy ddp with precision fp16, or bf16 with fsdp: of a part of a scaled "
+                "gradient it is not known whether the rest is infinite."
+            )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,23 +18,25 @@ from torch import nn
 from withstand import bayes
 from withstand.core.companions import FIRST_PROCESS, started, was_started, working_together
 from withstand.core.numerics import Precision
-from withstand.core.processes import exchanging, from_all
+from withstand.core.processes import exchanging, from_all, num_processes
 from withstand.core.setting_rules import instance_of
 from withstand.data import Augment, Dataset
 from withstand.loss.terms import Objective, an_objective
 from withstand.training.settings import TrainingSettings
+from withstand.training.whole_weights import Weights
 from withstand.types import DataError, ModelError, RecipeError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+_logger = logging.getLogger(__name__)
 _PRECISION: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
     "tf32": "32-true",
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
-_launched: list[Fabric] = []  # that which started the processes of this job; torch allows one a process
+_launched: list[tuple[Fabric, Precision]] = []  # what started the processes of this job, at most one
 
 
 def describe_run(
@@ -78,8 +82,8 @@ def require_kinds(objective: object, settings: object) -> None:
 def launched(settings: TrainingSettings) -> Iterator[None]:
     """Starts the other processes of a training, or joins those that ``torchrun`` or SLURM started.
 
-    They run the same program from its start, and get here as well; all leave together. Nothing happens where
-    one process is to train alone.
+    They run the same program from its start, and get here as well; all leave together. Where they are there
+    already they share this training too, and where one is to train alone nothing happens.
 
     Raises:
         RecipeError: there are fewer devices than asked for, or other processes than the settings name.
@@ -94,7 +98,7 @@ def launched(settings: TrainingSettings) -> Iterator[None]:
             fabric = make_fabric(settings)
             with _started_by_us(), exchanging():
                 fabric.launch()
-            _launched.append(fabric)
+            _launched.append((fabric, settings.precision))
         yield
         from_all(None)  # none ends while the first still writes
 
@@ -135,28 +139,40 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         RecipeError: there is no such device here, or it has no such precision.
     """
     if _launched:
-        return _launched[0]
+        (fabric, precision), *_ = _launched
+        if settings.precision != precision:
+            raise RecipeError(
+                f"The processes of this job were started for {precision}, and train in no other precision, "
+                f"such as {settings.precision}. Start another job for that."
+            )
+        return fabric
     from lightning_fabric import Fabric  # here, since it takes as long to import as torch itself
 
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # which its import sets lower
     is_alone = settings.devices * settings.num_nodes == 1
     try:
-        return Fabric(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            strategy="auto" if is_alone else "ddp",
-            precision=_PRECISION[settings.precision],
-        )
+        with warnings.catch_warnings():
+            # It would take bf16 instead, where fp16 is not to be had.
+            warnings.filterwarnings("error", "You passed `Fabric.*precision", UserWarning)
+            return Fabric(
+                accelerator=settings.accelerator,
+                devices=settings.devices,
+                num_nodes=settings.num_nodes,
+                strategy="auto" if is_alone else "ddp",
+                precision=_PRECISION[settings.precision],
+            )
     except (
+        UserWarning,
         ImportError,
         RuntimeError,
         TypeError,
         ValueError,
     ) as error:  # what Fabric raises has no common class
+        reason = " ".join(str(error).split()).partition(" Using `precision")[0]
         raise RecipeError(
             f"Cannot train on {settings.devices} of the accelerator {settings.accelerator!r} in "
-            f"{settings.precision}: "
-            f"{' '.join(str(error).split())} Leave accelerator at auto, or take cpu or cuda."
+            f"{settings.precision}: {reason} Leave accelerator at auto, or take cpu or cuda; of precisions "
+            "fp32 or bf16."
         ) from error
 
 
@@ -186,12 +202,37 @@ def steps_per_epoch(settings: TrainingSettings, dataset: Dataset) -> int:
     return steps
 
 
-def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.Optimizer:
+def weights_of(model: nn.Module, settings: TrainingSettings) -> Weights:
+    """The weights of a model as the strategy of the settings has them.
+
+    Args:
+        model: On its device.
+        settings: Of the training.
+    """
+    if settings.strategy == "ddp" or not any(True for _ in model.parameters()):
+        return Weights(model)
+    if num_processes() == 1:
+        _logger.warning("training.strategy=fsdp divides nothing: this training has one process alone.")
+        return Weights(model)
+    from withstand.training.sharded_weights import ShardedWeights  # here, since it takes long to import
+
+    return ShardedWeights(model)
+
+
+def make_optimizer(
+    settings: TrainingSettings, model: nn.Module, parameters: Sequence[nn.Parameter]
+) -> torch.optim.Optimizer:
     """The optimiser of the settings for a model.
+
+    Args:
+        settings: Of the training.
+        model: What is trained.
+        parameters: Of the model, whole or divided among processes.
 
     Raises:
         ModelError: no parameter of the model can be trained.
-        RecipeError: its own settings do not fit, it is no optimiser, or it needs more than one pass a step.
+        RecipeError: its own settings do not fit, it is no optimiser, it needs more than one pass a step,
+            or whole weights where they are divided.
     """
     if settings.epochs and not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
@@ -199,7 +240,7 @@ def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.
             "requires_grad_() on those that are to be trained, or set epochs=0 to leave all as they are."
         )
     try:
-        optimizer = settings.optimizer(model.parameters())
+        optimizer = settings.optimizer(parameters)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"The optimiser of the recipe cannot be made: {error}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -208,6 +249,11 @@ def make_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.
         )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise RecipeError("LBFGS needs several passes a step, which training does not do. Take Adam or SGD.")
+    if settings.strategy == "fsdp" and isinstance(optimizer, torch.optim.Rprop | torch.optim.Adafactor):
+        raise RecipeError(
+            f"{type(optimizer).__name__} needs whole weights, of which strategy=fsdp gives it parts. "
+            "Take Adam or SGD, or strategy=ddp."
+        )
     return optimizer
 
 

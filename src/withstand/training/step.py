@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from withstand.core.batch_shares import Share, meeting, own_share, taking
 from withstand.core.checks import is_out_of_memory
-from withstand.core.processes import exchanging, num_processes
+from withstand.core.processes import num_processes
 from withstand.loss.terms import Objective
 from withstand.training.checkpoint import rng_state, set_rng_state
 from withstand.training.settings import TrainingSettings
 from withstand.training.whole_batch import WholeBatch, depends_on_batch, running_statistics
+from withstand.training.whole_weights import Weights
 from withstand.types import Batch, LossTerms
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Gradients:
-    """Leaves the gradient of a batch in the parameters of a model, the same in all processes.
+    """Leaves the gradient of a batch in what the optimiser changes, which is the same in all processes.
 
     A batch is divided among processes, each of which computes its rows; gradients, losses and terms are
     averages by rows, in one exchange a step. One with fewer rows than processes is computed by each of them.
@@ -39,6 +38,7 @@ class Gradients:
         model: In train mode when a step is computed.
         objective: What to minimise.
         settings: Of the training.
+        weights: Of the model.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Gradients:
         model: nn.Module,
         objective: Objective,
         settings: TrainingSettings,
+        weights: Weights,
     ) -> None:
-        self._fabric, self._objective = fabric, objective
+        self._fabric, self._objective, self._weights = fabric, objective, weights
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._compiled = cast(nn.Module, torch.compile(model)) if settings.compile else None
         self._forward = model if self._compiled is None else self._compiled
-        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         self._micro_batches = settings.micro_batches
         self._joins_statistics = settings.sync_batch_norm
         self._statistics = [] if settings.sync_batch_norm else running_statistics(model)
@@ -74,7 +74,10 @@ class Gradients:
         Raises:
             RuntimeError: memory runs out even for single rows, or with several processes at all.
         """
-        share = own_share(total) or Share(0, total, total)
+        with self._weights.whole():
+            return self._of_batch(batch, own_share(total) or Share(0, total, total), progress)
+
+    def _of_batch(self, batch: Batch, share: Share, progress: float) -> LossTerms:
         before = rng_state()
         while True:
             try:
@@ -132,15 +135,7 @@ class Gradients:
         """Adds up what the processes have: gradients and terms, and running statistics by their weight."""
         values = [value.detach().float().reshape(1) for value in (own.loss, *own.terms.values())]
         kept = [statistic * self._weight_of(share, share) for statistic in self._statistics]
-        has_gradient = [weight.grad is not None for weight in self._weights]
-        known = torch.tensor(has_gradient, dtype=torch.float32).to(values[0].device)
-        gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in self._weights]
-        _add_up_([*gradients, *kept, *values, known])
-        # What no process has stays None, for which optimisers change nothing; where none is missing here, the
-        # device is not waited for.
-        are_known = has_gradient if all(has_gradient) else known.tolist()
-        for weight, gradient, is_known in zip(self._weights, gradients, are_known, strict=True):
-            weight.grad = gradient if is_known else None
+        self._weights.add_up_([*values, *kept])
         for statistic, joined in zip(self._statistics, kept, strict=True):
             statistic.copy_(joined)
         loss, *terms = (value.squeeze(0) for value in values)
@@ -160,8 +155,7 @@ class Gradients:
 
     def _halve(self, rows: int) -> None:
         self._micro_batches = min(2 * self._micro_batches, rows)
-        for weight in self._weights:
-            weight.grad = None
+        self._forward.zero_grad(set_to_none=True)
         gc.collect()
         if torch.accelerator.is_available():
             torch.accelerator.memory.empty_cache()
@@ -194,16 +188,3 @@ def _added(results: Sequence[LossTerms]) -> LossTerms:
     names = dict.fromkeys(name for result in results for name in result.terms)
     terms = {name: torch.stack([result.terms[name] for result in results]).sum() for name in names}
     return LossTerms(losses.sum(), terms)
-
-
-def _add_up_(parts: Sequence[Tensor]) -> None:
-    """Replaces each tensor by its sum over all processes, in one exchange for each type."""
-    by_type: dict[torch.dtype, list[Tensor]] = defaultdict(list)
-    for part in parts:
-        by_type[part.dtype].append(part)
-    for alike in by_type.values():
-        flat = torch.cat([part.reshape(-1) for part in alike])
-        with exchanging():
-            dist.all_reduce(flat)
-        for part, total in zip(alike, flat.split([part.numel() for part in alike]), strict=True):
-            part.copy_(total.view(part.shape))

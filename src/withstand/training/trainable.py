@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from withstand.core.contract import adapted
+from withstand.core.devices import preserved_random_state
 from withstand.core.modes import eval_mode, put_back
-from withstand.core.numerics import preserved_random_state
 from withstand.data import Split, batches
 from withstand.loss.terms import Objective
 from withstand.training.settings import TrainingSettings

@@ -20,8 +20,8 @@ from withstand.bayes.sampled_norms import (
     noise_lipschitz,
     require_confidence,
 )
+from withstand.core.devices import preserved_random_state
 from withstand.core.float64_copy import float64_copy
-from withstand.core.numerics import preserved_random_state
 from withstand.core.setting_rules import COUNT
 from withstand.data.partition import derived_seed
 from withstand.evaluation.kernel_norms.random_networks import expected_lipschitz

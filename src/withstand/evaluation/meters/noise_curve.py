@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from withstand.core import norms
 from withstand.core.answers import NO_ANSWER
+from withstand.core.batch_shares import filled
 from withstand.core.setting_rules import COUNT, POSITIVE, Whole, flag, settle
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
@@ -138,7 +139,7 @@ class NoiseCurve(Meter):
         return hits
 
     def _draw(self, images: Tensor, noise_std: float, generator: torch.Generator) -> Tensor:
-        noise = torch.empty_like(images).normal_(generator=generator)
+        noise = filled(images, lambda rows: rows.normal_(generator=generator))
         if not self.shell:
             return noise * noise_std
         radius = noise_std * math.sqrt(images[0].numel())

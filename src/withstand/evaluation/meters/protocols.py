@@ -20,6 +20,7 @@ from typing_extensions import override
 from withstand import bayes
 from withstand.core import norms
 from withstand.core.answers import NO_ANSWER, predicted
+from withstand.core.batch_shares import filled
 from withstand.core.setting_rules import COUNT, POSITIVE, list_of, settle
 from withstand.evaluation.meter import Gathered, Meter, PartResult, Summary
 from withstand.evaluation.predictor import Predictor
@@ -138,7 +139,7 @@ class SebrProtocol(Meter):
         images, labels = batch
         if attack == "fgsm":
             return epsilon * _gradient_sign(model, images, labels)
-        delta = torch.empty_like(images).uniform_(-epsilon, epsilon)
+        delta = filled(images, lambda rows: rows.uniform_(-epsilon, epsilon))
         for _ in range(self.num_steps):
             step = self.step_size * _gradient_sign(model, images + delta, labels)
             delta = (delta + step).clamp(-epsilon, epsilon)

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from withstand import bayes
 from withstand.core.contract import adapted, precision_of
 from withstand.core.dataset_info import DatasetInfo
+from withstand.core.devices import preserved_random_states, wait_for
 from withstand.core.float64_copy import float64_copy, require_independence
 from withstand.core.modes import eval_mode, put_back
 from withstand.data import Dataset, Split
 from withstand.domains import Gaussian, ProgramCache, UnsupportedOperationError, input_set
 from withstand.evaluation.kernel_norms.all_bounds import spectral_bound
 from withstand.evaluation.kernel_norms.lower import slopes
+from withstand.evaluation.measuring import Evaluation
 from withstand.evaluation.meter import Meter
 from withstand.evaluation.model_report.report_parts import LipschitzBound
-from withstand.evaluation.run import Evaluation, evaluate
+from withstand.evaluation.run import evaluate
 from withstand.graph.capture_surroundings import quiet, unchanged
 from withstand.objectives.propagation import through_every_layer
 from withstand.operators import GuaranteedNorms, PowerIteration
@@ -181,7 +183,7 @@ def _put_back(model: nn.Module) -> Iterator[None]:
     for weight, _ in gradients:
         weight.grad = None
     try:
-        with put_back(model, (*model.parameters(), *model.buffers())), torch.random.fork_rng():
+        with put_back(model, (*model.parameters(), *model.buffers())), preserved_random_states():
             yield
     finally:
         for weight, gradient in gradients:
@@ -192,6 +194,5 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
     """How long something takes, with what the device still has to do."""
     start = time.perf_counter()
     run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return time.perf_counter() - start

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from withstand.core.checks import as_images, check_images
 from withstand.core.contract import adapted, outside_inference_mode, precision_of
+from withstand.core.devices import preserved_random_states
 from withstand.core.modes import eval_mode
 from withstand.core.noise import GaussianNoise
 from withstand.core.numerics import numerics
@@ -85,7 +86,7 @@ def check_moments(
         if on_image is not None:
             on_image(number, total)
 
-    with eval_mode(model), torch.no_grad(), numerics("fp32"), torch.random.fork_rng():
+    with eval_mode(model), torch.no_grad(), numerics("fp32"), preserved_random_states():
         program = Program(model, images)
         EveryLayer().verify_capture(program, images)
         check = _Check(model, program, survey(program, images), images, settings)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from withstand.core.devices import wait_for
 from withstand.core.noise import GaussianNoise
 from withstand.domains import Call, Program
 from withstand.graph.layout import Layout
@@ -25,8 +26,7 @@ _SHORT = 0.05  # seconds; what takes longer is run once
 
 def now(device: torch.device) -> float:
     """The time at which a device has done all that it was given, in seconds."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return time.perf_counter()
 
 
