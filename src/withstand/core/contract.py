@@ -187,7 +187,9 @@ def precision_of(model: object, images: Tensor) -> torch.dtype:
         model: Any.
         images: Float tensor (batch, …).
     """
-    weight = _survey(model)[1] if isinstance(model, nn.Module) else None
+    weight: Tensor | None = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if isinstance(model, nn.Module) and not (weight is not None and weight.is_floating_point()):
+        weight = _survey(model)[1]  # walks through all of it, which takes time at every step
     of_weights = images.dtype if weight is None else weight.dtype
     return torch.promote_types(torch.promote_types(images.dtype, torch.float32), of_weights)
 

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from withstand.core.companions import GO_ON, removed_in_the_end, why_one_ended
 from withstand.core.failures import Failure
 from withstand.core.run_folder import RunFolder
 from withstand.types import ProcessError
@@ -216,10 +217,11 @@ def exchanging() -> Iterator[None]:
         yield
     except RuntimeError as error:  # of gloo; those of NCCL are a kind of it
         reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0][:200]
-        raise ProcessError(
+        why = why_one_ended() or (
             "Another process of this job has ended, or cannot be reached; where it said why, that stands in "
-            f"its own output. The same command goes on from what is stored. ({reason})"
-        ) from error
+            f"its own output ({reason})."
+        )
+        raise ProcessError(f"{why} {GO_ON}") from error
 
 
 @contextmanager
@@ -232,5 +234,5 @@ def own_folder(run: RunFolder) -> Iterator[RunFolder]:
     if is_first():
         yield run
         return
-    with TemporaryDirectory(prefix="withstand-") as folder:
+    with TemporaryDirectory(prefix="withstand-") as folder, removed_in_the_end(Path(folder)):
         yield RunFolder(Path(folder))

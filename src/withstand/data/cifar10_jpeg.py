@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import lzma
-import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from withstand.core.dataset_info import DatasetInfo
+from withstand.core.run_folder import put_in_place
 from withstand.data.folder import Labelled, decode_split
 from withstand.data.locations import cache_folder, damaged, missing, remove_left_overs, staged
 from withstand.data.picture_files import Form, Picture
@@ -168,4 +168,4 @@ def _write(path: Path, parts: Parts) -> None:
     # Written beside its place and moved in one step: a killed run leaves no half file.
     with staged(path.parent) as stage:
         save_file(tensors, stage / path.name)
-        os.replace(stage / path.name, path)
+        put_in_place(stage / path.name, path)

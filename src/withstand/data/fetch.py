@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import tarfile
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from pathlib import Path
 import pooch
 from typing_extensions import override
 
+from withstand.core.run_folder import put_in_place
 from withstand.data.cifar import CIFAR10, CIFAR100, CifarFiles
 from withstand.data.idx import GZIP_ERRORS, find_idx, open_idx
 from withstand.data.locations import NAME_THE_ROOT, damaged, data_root, staged
@@ -86,7 +86,7 @@ class RemoteIdx(Remote):
     @override
     def place(self, download: Path, folder: Path) -> None:
         _require_hash(f"{self.base_url}{download.name}", _content_md5(download), self.hashes[download.stem])
-        os.replace(download, folder / download.name)
+        put_in_place(download, folder / download.name)
 
     @override
     def paths(self, root: Path) -> list[Path]:
@@ -136,7 +136,7 @@ class RemoteArchive(Remote):
         targets = {f"{self.folder}/{name}": download.with_name(name) for name in self.sizes}
         _unpack(download, targets)
         for target in targets.values():
-            os.replace(target, folder / target.name)
+            put_in_place(target, folder / target.name)
 
     @override
     def paths(self, root: Path) -> list[Path]:

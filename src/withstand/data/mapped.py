@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from typing_extensions import override
 
+from withstand.core.run_folder import put_in_place
 from withstand.data.locations import cache_folder, staged
 from withstand.types import DataError
 
@@ -213,7 +214,7 @@ def filled(
         array.flush()
         if not key:
             return array  # of a file without a name, which is there as long as it is mapped
-        os.replace(stage / path.name, path)
+        put_in_place(stage / path.name, path)
     return mapped_file(path)
 
 

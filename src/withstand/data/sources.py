@@ -6,7 +6,6 @@ Here a part is what holds images with their labels: those to train on, to valida
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from withstand.core.run_folder import put_in_place
 from withstand.data.arrays import are_channels_last, from_arrays
 from withstand.data.foreign import Arrays, Columns, is_hub_dataset, read_items
 from withstand.data.locations import cache_folder, staged
@@ -258,7 +258,7 @@ def _unpacked(path: Path, key: str) -> NDArray[Any]:
         with staged(unpacked.parent) as stage, zipfile.ZipFile(path) as archive:
             with archive.open(f"{key}.npy") as packed, (stage / unpacked.name).open("wb") as whole:
                 shutil.copyfileobj(packed, whole, 1 << 20)
-            os.replace(stage / unpacked.name, unpacked)
+            put_in_place(stage / unpacked.name, unpacked)
     return mapped_file(unpacked)
 
 

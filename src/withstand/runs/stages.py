@@ -49,7 +49,7 @@ from withstand.runs.run_parts import (
 from withstand.training import Observer, TrainingResult
 from withstand.training.fit import train
 from withstand.training.run_record import write_model
-from withstand.training.setup import launch
+from withstand.training.setup import launched
 from withstand.types import RecipeError, RunFolderError
 
 Stage = Literal["evaluate", "certify", "attack", "moments"]
@@ -73,8 +73,7 @@ def train_recipe(
     Raises:
         WithstandError: of the part that failed; nothing that was written before is lost.
     """
-    launch(parsed.recipe.training)
-    with own_folder(out) as own, own.starting("training"):
+    with launched(parsed.recipe.training), own_folder(out) as own, own.starting("training"):
         return _train(parsed, own, command, observers)
 
 

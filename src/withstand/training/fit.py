@@ -18,7 +18,7 @@ from withstand.core.checks import memory_checked
 from withstand.core.contract import require_module
 from withstand.core.environment import add_cost, environment, peak_memory_bytes
 from withstand.core.numerics import numerics
-from withstand.core.processes import is_first, own_folder
+from withstand.core.processes import from_first, is_first, own_folder
 from withstand.core.run_folder import RunFolder
 from withstand.core.setting_rules import SEED, flag
 from withstand.data import Dataset, as_dataset
@@ -32,7 +32,7 @@ from withstand.training.messages import cut_schedules, warnings_of
 from withstand.training.observers import CsvLog, Observer, ProgressBar, TensorBoardLog
 from withstand.training.run_record import FitRecord
 from withstand.training.settings import TrainingSettings
-from withstand.training.setup import launch, make_fabric, require_kinds
+from withstand.training.setup import launched, make_fabric, require_kinds
 from withstand.types import RecipeError
 
 _logger = logging.getLogger(__name__)
@@ -86,36 +86,29 @@ def fit(
         RecipeError: TensorBoard is to log, and there is no ``out`` to log into.
         RunFolderError: the folder cannot be written, another process holds it, or it holds a network that
             was not trained there, or measurements of one.
+        ProcessError: of several processes another one ended, or cannot be reached.
     """
     require_module(model)
     dataset = as_dataset(dataset)
     objective = CrossEntropy() if objective is None else objective
     settings = TrainingSettings() if settings is None else settings
     require_kinds(objective, settings)
-    launch(settings)
     seed, watchers = SEED("seed", seed), [*observers]
     if flag("progress", progress) and not any(isinstance(watcher, ProgressBar) for watcher in watchers):
         console = Console()
         watchers += [ProgressBar(console)] if console.is_terminal or console.is_jupyter else []
-    if out is None:
-        if settings.tensorboard:
-            raise RecipeError(
-                "TensorBoard logs into the run folder: give one by out=, such as out='runs/mine'."
-            )
+    if out is None and settings.tensorboard:
+        raise RecipeError("TensorBoard logs into the run folder: give one by out=, such as out='runs/mine'.")
+    with launched(settings):
+        if out is not None:
+            with own_folder(RunFolder.at(out)) as run:
+                run.require_no_other_network()
+                result = _fit_into(run, model, dataset, objective, settings, seed, watchers)
+            return replace(result, folder=RunFolder.at(out).path)
         with TemporaryDirectory(prefix="withstand-") as folder:
-            result = train(
-                model,
-                dataset,
-                objective,
-                settings,
-                run=RunFolder(Path(folder)),
-                seed=seed,
-                observers=watchers,
-            )
+            run = RunFolder(Path(folder))
+            result = train(model, dataset, objective, settings, run=run, seed=seed, observers=watchers)
             return replace(result, folder=None)
-    with own_folder(RunFolder.at(out)) as run:
-        run.require_no_other_network()
-        return _fit_into(run, model, dataset, objective, settings, seed, watchers)
 
 
 def _fit_into(
@@ -181,4 +174,6 @@ def train(
         _logger.warning(text)
     if result.rows:  # a process killed just before its last row was written left it in the checkpoint
         CsvLog(run.train_log).on_epoch(result.rows)
-    return replace(result, best_weights=read_weights(run.best_weights), folder=run.path)
+    # What the others saw of it began when they did.
+    best_weights = from_first(read_weights(run.best_weights) if is_first() else {})
+    return replace(result, best_weights=best_weights, folder=run.path)

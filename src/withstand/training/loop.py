@@ -146,7 +146,7 @@ class Training:
                 self._end_epoch()
         finally:
             self._origin.leave()
-        if not self._out.best_weights.exists():  # no epoch was asked for, or each collapsed
+        if is_first() and not self._out.best_weights.exists():  # no epoch was asked for, or each collapsed
             if self._position.best_score >= 0:
                 _logger.warning("%s is gone; the last weights take its place.", self._out.best_weights)
             save_weights(self._model, self._out.best_weights)

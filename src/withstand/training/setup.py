@@ -7,16 +7,18 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from withstand import bayes
+from withstand.core.companions import FIRST_PROCESS, started, was_started, working_together
 from withstand.core.numerics import Precision
-from withstand.core.processes import num_processes
+from withstand.core.processes import exchanging, from_all, num_processes
 from withstand.core.setting_rules import instance_of
 from withstand.data import Augment, Dataset
 from withstand.loss.terms import Objective, an_objective
@@ -76,21 +78,50 @@ def require_kinds(objective: object, settings: object) -> None:
     instance_of(TrainingSettings, "TrainingSettings(epochs=10)")("settings", settings)
 
 
-def launch(settings: TrainingSettings) -> None:
+@contextmanager
+def launched(settings: TrainingSettings) -> Iterator[None]:
     """Starts the other processes of a training, or joins those that ``torchrun`` or SLURM started.
 
-    They run the same program from its start, and get here as well. Nothing happens where one process is to
-    train alone, or where they are there already: then they share this training too.
+    They run the same program from its start, and get here as well; all leave together. Where they are there
+    already they share this training too, and where one is to train alone nothing happens.
 
     Raises:
         RecipeError: there are fewer devices than asked for, or other processes than the settings name.
+        ProcessError: a process cannot be reached, or ended.
     """
     settings = _as_started(settings)
-    if _launched or settings.devices * settings.num_nodes == 1:
+    if not _launched and settings.devices * settings.num_nodes == 1:
+        yield
         return
-    fabric = make_fabric(settings)
-    fabric.launch()
-    _launched.append((fabric, settings.precision))
+    with working_together():
+        if not _launched:
+            fabric = make_fabric(settings)
+            with _started_by_us(), exchanging():
+                fabric.launch()
+            _launched.append((fabric, settings.precision))
+        yield
+        from_all(None)  # none ends while the first still writes
+
+
+@contextmanager
+def _started_by_us() -> Iterator[None]:
+    """Lets processes that Fabric starts within know of this one, and watches them.
+
+    Fabric's own watch ends the first process without a word, and leaves the others where the first is gone.
+    """
+    from lightning_fabric.strategies.launchers import subprocess_script  # here, as in make_fabric
+
+    launcher: Any = subprocess_script
+    if was_started():
+        yield
+        return
+    watch_of_fabric, os.environ[FIRST_PROCESS] = launcher._launch_process_observer, str(os.getpid())
+    launcher._launch_process_observer = started
+    try:
+        yield
+    finally:
+        launcher._launch_process_observer = watch_of_fabric
+        del os.environ[FIRST_PROCESS]
 
 
 def _as_started(settings: TrainingSettings) -> TrainingSettings:
