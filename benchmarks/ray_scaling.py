@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/ray_scaling.py --out=results/benchmarks/ray_scaling.json
 
-Trials of ``digits-adversarial`` that differ in their seed, each trained and evaluated as a sweep does it, on a
-local cluster of one CPU and on one of two; from the first trial's submission to the last one's end. A cluster
-has run one short trial per worker before, so that its processes are there. The ratio needs two cores that
-nothing else works on.
+Trials of ``digits-adversarial`` that differ in their seed, each trained and evaluated as a sweep does it, on
+a local cluster of one CPU and on one of two; from the first trial's submission to the last one's end. A
+cluster has run one short trial a worker before, so that its processes are there. The ratio needs two cores
+that nothing else works on.
 """
 
 from __future__ import annotations
