@@ -17,7 +17,8 @@ import withstand as ws
 from withstand.core.batch_shares import Share, filled, largest_of_all, own_share, taking
 from withstand.objectives import Objective
 from withstand.training import TrainingSettings, fit
-from withstand.types import LossTerms, OutOfMemoryError, RecipeError
+from withstand.training.whole_batch import WholeBatch
+from withstand.types import DataError, LossTerms, OutOfMemoryError, RecipeError
 
 o = ws.objectives
 PGD = ws.attacks.PGD(epsilon=0.1, num_steps=2)
@@ -72,6 +73,19 @@ def test_shares_draw_what_the_whole_batch_draws(copies: int) -> None:
     assert all(torch.equal(state, states[0]) for state in states)
 
 
+@pytest.mark.parametrize("layer", [nn.Dropout(), nn.Dropout1d(), nn.AlphaDropout(), nn.FeatureAlphaDropout()])
+def test_shares_drop_what_the_whole_batch_drops(layer: nn.Module) -> None:
+    images = torch.rand(20, 3, 4)  # two copies of ten
+    torch.manual_seed(0)
+    whole = layer(images).view(2, 10, 3, 4)
+    for number in range(3):
+        share = Share(0, 10, 10).part(number, 3)
+        torch.manual_seed(0)
+        with taking(share), WholeBatch():
+            own = layer(images.view(2, 10, 3, 4)[:, share.start : share.stop].flatten(0, 1))
+        assert torch.equal(own.view(2, share.size, 3, 4), whole[:, share.start : share.stop])
+
+
 @pytest.mark.parametrize(("rows", "parts"), [(10, 3), (7, 7), (5, 2), (1, 1)])
 def test_parts_of_a_share_are_those_of_tensor_split(rows: int, parts: int) -> None:
     share = Share(4, 4 + rows, 30)
@@ -86,6 +100,19 @@ def test_one_process_has_the_whole_batch_and_what_is_largest_in_it() -> None:
     assert own_share(8) is None
     items = torch.rand(3, 1, 2)
     assert largest_of_all(torch.rand(3, 1), items)[0] is items
+
+
+def test_machines_that_nothing_started_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(RecipeError, match="num_nodes=2 needs the program started on each machine"):
+        trained(o.CrossEntropy(), num_nodes=2)
+
+
+def test_parts_of_one_image_are_refused_where_they_cannot_be_normalised() -> None:
+    model = ws.models.create("mlp", dataset="digits", hidden=[4])
+    model = nn.Sequential(model, nn.BatchNorm1d(10))
+    with pytest.raises(DataError, match="divided among 1 processes with micro_batches=64, has one image"):
+        fit(model, "digits", None, replace(SETTINGS, micro_batches=64), progress=False)
 
 
 # -- parts -------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -26,6 +26,7 @@ from withstand.core.identity import identity, identity_of_model
 from withstand.core.modes import eval_mode
 from withstand.core.network import describe, written_by_forward
 from withstand.core.numerics import numerics, without_autocast
+from withstand.core.processes import num_processes, rank
 from withstand.core.run_folder import EVALUATED_FILES, RunFolder
 from withstand.core.setting_rules import COUNT, SEED, instance_of, optional
 from withstand.data import Dataset, as_dataset, batches, few, stratified
@@ -53,7 +54,7 @@ from withstand.evaluation.workers import Alone, Workers
 from withstand.models import check
 from withstand.models.check import num_classes
 from withstand.results.results import SCHEMA
-from withstand.types import DataError, ModelError
+from withstand.types import DataError, ModelError, RunFolderError
 
 _logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, how, and where to
                 prover.try_on(next(batches(test, 1)))
             model_identity = identity_of_model(given, but=written_by_forward(described, describe(given)))
             if run is not None:
-                holding.enter_context(run.starting("evaluating", writes=EVALUATED_FILES))
+                holding.enter_context(_started(run, workers))
             store = _store_of(run, model_identity, dataset, workers)
         workers.require_alike(store.owner, plans, certificates, all_meters, index, batch_size, seed, sampling)
         drawn = (sampling or Sampling()) if is_random else None
@@ -185,6 +186,21 @@ def _plans_of(
     plans = merged_attacks(plan for meter in meters for plan in meter.attack_plans(info, is_random=is_random))
     certificates = merged_certificates(plan for meter in meters for plan in meter.certificate_plans())
     return [*plans, *default_plans(certificates, plans)], certificates
+
+
+@contextmanager
+def _started(run: RunFolder, workers: Workers) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(run.starting("evaluating", writes=EVALUATED_FILES))
+        except RunFolderError as error:
+            if num_processes() == 1 or not isinstance(workers, Alone):
+                raise
+            raise RunFolderError(
+                f"{error} This is process {rank()} of a group, and each evaluates for itself: give all of "
+                "them workers=withstand.evaluation.Processes() to share the work, or evaluate in one alone."
+            ) from error
+        yield
 
 
 def _store_of(run: RunFolder | None, model_identity: str, dataset: Dataset, workers: Workers) -> Store:

@@ -310,9 +310,9 @@ def require_unchanged(run: RunFolder, recipe: Recipe) -> None:
     require_same_network(run, build_model(recipe, dataset.info))
 
 
-# What may change between a run and its resumption: none of it changes what is trained.
+# What may change between a run and its resumption: none of it changes what is trained, but for rounding.
 _FREE_KEYS = ("title", "description", "published", "changed", "unspelled", "evaluation")
-_FREE_TRAINING = ("accelerator", "checkpoint_seconds", "tensorboard")
+_FREE_TRAINING = ("accelerator", "checkpoint_seconds", "tensorboard", "devices", "num_nodes", "strategy")
 
 
 def require_same_recipe(parsed: ParsedRecipe, out: RunFolder) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from withstand import bayes
 from withstand.core.companions import FIRST_PROCESS, started, was_started, working_together
 from withstand.core.numerics import Precision
-from withstand.core.processes import exchanging, from_all, num_processes
+from withstand.core.processes import exchanging, from_all, from_first, is_first, num_processes
 from withstand.core.setting_rules import instance_of
 from withstand.data import Augment, Dataset
 from withstand.loss.terms import Objective, an_objective
@@ -96,11 +96,41 @@ def launched(settings: TrainingSettings) -> Iterator[None]:
     with working_together():
         if not _launched:
             fabric = make_fabric(settings)
+            _require_others(fabric, settings)
             with _started_by_us(), exchanging():
                 fabric.launch()
             _launched.append((fabric, settings.precision))
-        yield
+        with _warned_once():
+            yield
         from_all(None)  # none ends while the first still writes
+
+
+def _require_others(fabric: Fabric, settings: TrainingSettings) -> None:
+    """Refuses machines of which nothing says where they meet, since they would be waited for for long."""
+    from lightning_fabric.plugins.environments.lightning import (
+        LightningEnvironment,  # here, as in make_fabric
+    )
+
+    meeting_place: Any = getattr(fabric.strategy, "cluster_environment", None)
+    is_unknown = isinstance(meeting_place, LightningEnvironment) and "MASTER_ADDR" not in os.environ
+    if settings.num_nodes > 1 and is_unknown:
+        raise RecipeError(
+            f"training.num_nodes={settings.num_nodes} needs the program started on each machine, by "
+            f"torchrun --nnodes={settings.num_nodes} or SLURM. Leave it at 1 to train on this one alone."
+        )
+
+
+@contextmanager
+def _warned_once() -> Iterator[None]:
+    """All processes see what there is to warn of; the first alone says it."""
+    logger = logging.getLogger("withstand")
+    level = logger.level
+    if not is_first():
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
@@ -202,13 +232,30 @@ def steps_per_epoch(settings: TrainingSettings, dataset: Dataset) -> int:
     return steps
 
 
+def _take_from_first(model: nn.Module) -> None:
+    """Gives a model the weights that it has in the first process: each made its own, at random perhaps."""
+    if num_processes() == 1:
+        return
+    own = [*model.parameters(), *model.buffers()]
+    first = from_first([part.detach().cpu() for part in own] if is_first() else [])
+    if [part.shape for part in own] != [part.shape for part in first]:
+        raise ModelError("The processes of this training made networks of different shapes. Make them alike.")
+    with torch.no_grad():
+        for part, theirs in zip(own, first, strict=True):
+            part.copy_(theirs)
+
+
 def weights_of(model: nn.Module, settings: TrainingSettings) -> Weights:
-    """The weights of a model as the strategy of the settings has them.
+    """The weights of a model as the strategy of the settings has them, alike in all processes.
 
     Args:
         model: On its device.
         settings: Of the training.
+
+    Raises:
+        ModelError: the processes have models of different shapes.
     """
+    _take_from_first(model)
     if settings.strategy == "ddp" or not any(True for _ in model.parameters()):
         return Weights(model)
     if num_processes() == 1:

@@ -10,6 +10,7 @@ from torch import nn
 from withstand.core.contract import adapted
 from withstand.core.devices import preserved_random_state
 from withstand.core.modes import eval_mode, put_back
+from withstand.core.processes import num_processes
 from withstand.data import Split, batches
 from withstand.loss.terms import Objective
 from withstand.training.settings import TrainingSettings
@@ -64,13 +65,25 @@ def require_trainable(
                 "No gradient reaches the model's weights: its forward cuts it off (torch.no_grad, detach, "
                 "argmax). Let it return the logits as they are computed."
             )
-        if _has_batch_of_one(len(train), settings):
+        if _has_part_of_one(len(train), settings):
             _require_batch_of_one(model, objective, train, settings)
 
 
-def _has_batch_of_one(num_images: int, settings: TrainingSettings) -> bool:
-    rest = num_images % settings.batch_size
-    return settings.batch_size == 1 or (rest == 1 and not settings.drop_last)
+def _has_part_of_one(num_images: int, settings: TrainingSettings) -> bool:
+    """Whether a batch is of one image, or a part of it that layers see by itself."""
+    rest = 0 if settings.drop_last else num_images % settings.batch_size
+    sizes = [size for size in (settings.batch_size if num_images >= settings.batch_size else 0, rest) if size]
+    return any(_smallest_part(size, settings) == 1 for size in sizes)
+
+
+def _smallest_part(size: int, settings: TrainingSettings) -> int:
+    """Images of the smallest part of a batch whose statistics stand alone."""
+    number = num_processes()
+    is_divided = number > 1 and size >= number
+    if is_divided and settings.sync_batch_norm:
+        return size // min(settings.micro_batches, size // number)
+    share = size // number if is_divided else size
+    return share // min(settings.micro_batches, share)
 
 
 def _require_batch_of_one(
@@ -87,9 +100,13 @@ def _require_batch_of_one(
         try_on(1)
     except Exception as error:
         try_on(2)
-        only_ones = settings.batch_size == 1
+        only_ones = _smallest_part(settings.batch_size, settings) == 1
         remedy = "Take a larger batch_size" if only_ones else "Set drop_last=True, or take another batch_size"
         where = "a batch" if only_ones else "the last batch"
+        if num_processes() > 1 or settings.micro_batches > 1:
+            where += (
+                f", divided among {num_processes()} processes with micro_batches={settings.micro_batches},"
+            )
         raise DataError(
             f"{remedy}: with {settings.batch_size} for {len(train)} training images, {where} has one image, "
             f"on which training fails ({error})."

@@ -17,6 +17,7 @@ from withstand.core.batch_shares import current, filled, statistics
 
 _ATEN = torch.ops.aten
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, _ATEN.dropout.default)
+_ALPHA_DROPOUTS = (F.alpha_dropout, F.feature_alpha_dropout)  # which are no product with a mask
 
 
 class WholeBatch(TorchFunctionMode):
@@ -35,6 +36,8 @@ class WholeBatch(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in _DROPOUTS:
             return _dropout(func, *args, **kwargs)
+        if func in _ALPHA_DROPOUTS:
+            return _at_its_rows(func, *args, **kwargs)
         if func is F.batch_norm:
             return _batch_norm(*args, **kwargs)
         if func is _ATEN.batch_norm.default:  # which has weights before statistics
@@ -55,6 +58,19 @@ def _dropout(
         return func(x, p, training)
     mask = filled(x.detach(), lambda rows: rows.copy_(func(torch.ones_like(rows), p, True)))
     return x.mul_(mask) if inplace else x * mask
+
+
+def _at_its_rows(func: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A function that draws for each entry, of the share at its place in a batch of zeros."""
+    share = current()
+    if share is None or len(x) % share.size:
+        return func(x, *args, **kwargs)
+    copies = x.view(-1, share.size, *x.shape[1:])
+    before = x.new_zeros((len(copies), share.start, *x.shape[1:]))
+    after = x.new_zeros((len(copies), share.total - share.stop, *x.shape[1:]))
+    whole = func(torch.cat([before, copies, after], dim=1).flatten(0, 1), *args, **kwargs)
+    result = whole.view(len(copies), share.total, *x.shape[1:])[:, share.start : share.stop].reshape(x.shape)
+    return x.copy_(result) if kwargs.get("inplace") else result
 
 
 def _batch_norm(
