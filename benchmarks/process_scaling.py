@@ -40,9 +40,9 @@ from withstand.training.checkpoint import Row
 _BATCH = 128
 _WARM_UP = 4  # steps
 _OBJECTIVES: dict[str, Callable[[], Objective]] = {
-    "cross-entropy": CrossEntropy,
-    "adversarial, PGD-5": lambda: Adversarial(ws.attacks.PGD(norm=math.inf, epsilon=0.1, num_steps=5)),
-    "certified, BCP": lambda: Certified(norm=2, epsilon=0.5, domain="box_ball", kappa=0.5),
+    "plain": CrossEntropy,
+    "adversarial": lambda: Adversarial(ws.attacks.PGD(norm=math.inf, epsilon=0.1, num_steps=5)),
+    "certified": lambda: Certified(norm=2, epsilon=0.5, domain="box_ball", kappa=0.5),
 }
 
 

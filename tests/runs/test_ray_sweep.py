@@ -120,7 +120,7 @@ def test_sweep_goes_on_where_a_killed_driver_left_it(here: Path, capsys: pytest.
     assert all((here / f"out/seed={seed}/metrics.json").exists() for seed in range(6))
 
 
-def waiting(seconds: float = 60.0) -> Iterator[None]:
+def waiting(seconds: float = 200.0) -> Iterator[None]:
     """Moments until a time is up, which fails the test."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

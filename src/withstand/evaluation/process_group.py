@@ -17,7 +17,7 @@ from withstand.evaluation.meter import PartResult
 from withstand.evaluation.one_batch import BatchScores, Job
 from withstand.evaluation.store import BatchStore
 from withstand.evaluation.work import Work
-from withstand.evaluation.workers import Workers
+from withstand.evaluation.workers import Alone, Workers
 from withstand.types import ProcessError
 
 _Value = TypeVar("_Value")
@@ -67,6 +67,10 @@ class Processes(Workers):
     @override
     @contextmanager
     def scoring(self, work: Work) -> Iterator[Iterator[BatchScores]]:
+        if processes.num_processes() == 1:
+            with Alone().scoring(work) as scores:
+                yield scores
+            return
         processes.from_first([_known(work, number) for number in range(work.num_batches)])
         with processes.Mail() as mail, _listeners(mail, work.num_batches) as messages:
             yield self._scores(work, messages)

@@ -100,14 +100,14 @@ class Store:
             find: Computes it: whatever JSON can hold, a tuple among it read back as a list.
         """
 
-        def found() -> _Note:
+        def note_of_key() -> _Note:
             if key not in self._notes:
                 self._notes[key] = find()
                 self._write_notes()
             note: _Note = self._notes[key]
             return note
 
-        shared: _Note = self._shared(found)
+        shared: _Note = self._shared(note_of_key)
         return shared
 
     def _write_notes(self) -> None:
