@@ -72,9 +72,7 @@ def _telling() -> Iterator[None]:
     _has_failed = True
     try:
         yield
-    except ProcessError:  # says nothing of why
-        if was_started() and (text := _soon(_of_first)):  # else the first one says it
-            _say(text)
+    except ProcessError:  # is of another process
         raise
     except Exception as error:
         if _num_processes() > 1:
@@ -85,9 +83,9 @@ def _telling() -> Iterator[None]:
 
 
 def why_one_ended() -> str:
-    """A sentence on another process that ended badly, as the first one knows it; empty where it does not."""
+    """A sentence on another process that ended badly, as far as it is known; else empty."""
     if was_started():
-        return ""
+        return _soon(_of_first)
     return _error_told() or (_soon(_of_children) if _children else "")
 
 

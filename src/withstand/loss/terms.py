@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ from withstand.core.wrappers import require_network
 from withstand.loss.in_loops import autocast_around, averaged
 from withstand.loss.passes import Pass
 from withstand.types import LossTerms
+
+ReadyObjective: TypeAlias = Callable[[Tensor, Tensor, float], LossTerms]
+"""The loss of images, labels and the epochs done."""
 
 
 class Objective(nn.Module, ABC):
@@ -62,6 +65,31 @@ class Objective(nn.Module, ABC):
         # In inference mode nothing can be differentiated, and what is cached could not be used in training.
         with outside_inference_mode():
             return averaged(model, images, labels, of_batch)
+
+    def ready(self, model: nn.Module, images: Tensor, labels: Tensor) -> ReadyObjective:
+        """What a call does of more such batches, without the checks that it makes of each.
+
+        It is for a loop whose batches are alike, and whose model stays in its modes meanwhile: it holds for
+        no other.
+
+        Args:
+            model: Of the loop itself, distributed by no wrapper.
+            images: Of one batch, which is checked as in a call.
+            labels: Likewise.
+
+        Raises:
+            DataError: as of a call.
+            ModelError: as of a call.
+        """
+        inside, checked, _ = self._checked(model, images, labels)
+
+        def of_batch(images: Tensor, labels: Tensor, progress: float) -> LossTerms:
+            result: LossTerms = nn.Module.__call__(
+                self, inside, images.to(checked.dtype), labels, progress=progress
+            )
+            return result
+
+        return of_batch
 
     def _checked(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
         images, labels = as_batch(images, labels)

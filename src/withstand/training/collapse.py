@@ -48,18 +48,28 @@ class EpochMeter:
         self._num_steps = num_steps
         self._last_share = min(1.0, last_share)
         self._device = device
-        self._values = {name: values.to(device).clone() for name, values in (recorded or {}).items()}
+        self._known = {name: values.to(device).clone() for name, values in (recorded or {}).items()}
+        self._new: list[tuple[int, dict[str, Tensor]]] = []  # put into their places when they are read
 
     def record(self, step: int, loss: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Takes the values of one step, without reading them."""
-        for name, value in {"loss": loss.detach(), **terms}.items():
-            if name not in self._values:
-                self._values[name] = torch.full((self._num_steps,), torch.nan, device=self._device)
-            self._values[name][step] = value.detach()
+        values = {"loss": loss, **terms}
+        self._new.append((step, {name: value.detach().clone() for name, value in values.items()}))
 
     def state(self) -> dict[str, Tensor]:
         """All values by name, for a checkpoint."""
         return {name: values.cpu() for name, values in self._values.items()}
+
+    @property
+    def _values(self) -> dict[str, Tensor]:
+        """Name -> the value of each step, NaN of those that are not done or did not record it."""
+        for name in dict.fromkeys(name for _, values in self._new for name in values):
+            if name not in self._known:
+                self._known[name] = torch.full((self._num_steps,), torch.nan, device=self._device)
+            new = {step: values[name] for step, values in self._new if name in values}
+            self._known[name][list(new)] = torch.stack([*new.values()]).to(self._known[name])
+        self._new = []
+        return self._known
 
     def first_non_finite(self, num_done: int) -> int | None:
         """The first of the steps done whose loss is NaN or infinite. Reads from the device."""

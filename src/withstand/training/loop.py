@@ -168,6 +168,7 @@ class Training:
         size = how.batch_size
         left = order[position.step * size :]
         self._model.train()
+        self._gradients.begin()
         drawn = batches(
             self._train, size, order=left, augment=how.augment, drop_last=how.drop_last, share_of=own_share
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from withstand.core.batch_shares import Share, meeting, own_share, taking
 from withstand.core.checks import is_out_of_memory
 from withstand.core.processes import num_processes
-from withstand.loss.terms import Objective
+from withstand.loss.terms import Objective, ReadyObjective
 from withstand.training.checkpoint import rng_state, set_rng_state
 from withstand.training.settings import TrainingSettings
 from withstand.training.whole_batch import WholeBatch, depends_on_batch, running_statistics
@@ -59,6 +59,11 @@ class Gradients:
         self._statistics = [] if settings.sync_batch_norm else running_statistics(model)
         self._channels_last = settings.channels_last
         self._depends_on_batch = depends_on_batch(model)
+        self._ready: ReadyObjective | None = None
+
+    def begin(self) -> None:
+        """Checks the next batch and the model anew, which may have been changed since the last one."""
+        self._ready = None
 
     def __call__(self, batch: Batch, total: int, progress: float) -> LossTerms:
         """Of the rows of this process.
@@ -119,8 +124,10 @@ class Gradients:
                     stack.enter_context(meeting(joins_statistics=self._joins_statistics))
                 if self._depends_on_batch:
                     stack.enter_context(WholeBatch())
+            if self._ready is None:
+                self._ready = self._objective.ready(self._forward, images, labels)
             with self._fabric.autocast():
-                result: LossTerms = self._objective(self._forward, images, labels, progress=progress)
+                result = self._ready(images, labels, progress)
             if weight == 1:
                 self._fabric.backward(result.loss)
                 return result
