@@ -18,7 +18,7 @@ from torch import nn
 from withstand import bayes
 from withstand.core.companions import FIRST_PROCESS, started, was_started, working_together
 from withstand.core.numerics import Precision
-from withstand.core.processes import exchanging, from_all, num_processes
+from withstand.core.processes import exchanging, from_all, is_first, num_processes
 from withstand.core.setting_rules import instance_of
 from withstand.data import Augment, Dataset
 from withstand.loss.terms import Objective, an_objective
@@ -99,8 +99,22 @@ def launched(settings: TrainingSettings) -> Iterator[None]:
             with _started_by_us(), exchanging():
                 fabric.launch()
             _launched.append((fabric, settings.precision))
-        yield
+        with _first_alone_warns():
+            yield
         from_all(None)  # none ends while the first still writes
+
+
+@contextmanager
+def _first_alone_warns() -> Iterator[None]:
+    """Of what all processes find alike, such as a schedule that is cut, the first alone logs warnings."""
+    logger = logging.getLogger("withstand")
+    level = logger.level
+    if not is_first():
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
