@@ -211,6 +211,12 @@ def stop_and_go_on(out: Path) -> None:
     torch.save({"states": states, "sizes": sizes, "left": len(left)}, out / f"stopped {rank()}.pt")
 
 
+def of_cut_schedule() -> None:
+    """A training on two processes whose epsilon would take seven epochs, and has one."""
+    attack = replace(PGD, epsilon=ws.schedules.Linear(0.0, 0.1, epochs=7))
+    trained(net(), o.Adversarial(attack), TrainingSettings(optimizer=sgd), devices=2)
+
+
 def recipes() -> list[str]:
     """One recipe for each objective and way to train; of those that differ in their data alone the first."""
     found: dict[str, str] = {}
@@ -234,6 +240,7 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     done = run_script(Path(__file__), str(folder))
     assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "stderr").write_text(done.stderr, encoding="utf-8")
     return folder
 
 
@@ -255,6 +262,10 @@ def test_two_processes_come_to_the_weights_and_figures_of_one(kind: str, of_two:
         assert one.row.keys() == two["row"].keys()
         for key, value in one.row.items():
             assert two["row"][key] == pytest.approx(value, abs=1e-5, rel=1e-5), (name, key)
+
+
+def test_two_processes_give_a_warning_once(of_two: Path) -> None:
+    assert (of_two / "stderr").read_text(encoding="utf-8").count("which takes 7 epochs") == 1
 
 
 @pytest.fixture(scope="module")
@@ -299,4 +310,5 @@ if __name__ == "__main__":
             assert num_processes() == 2
             if is_first():
                 torch.save(made._asdict(), out / f"{kind} {name}.pt")
+    of_cut_schedule()
     stop_and_go_on(out)

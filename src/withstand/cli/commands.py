@@ -43,7 +43,7 @@ _OF_TRAINING = {
     "--training.epochs=20": "how often the training images are passed over",
     "--training.batch_size=128": "images a step",
     "--training.optimizer=torch.optim.SGD": "what minimises; --training.optimizer.lr=0.1 sets its rate",
-    "--training.accelerator=cpu": "the device to train on",
+    "--training.accelerator=cpu": "the device to train on; --training.devices=2 takes two",
     "--seed=1": "fixes weights, order, augmentation and attacks",
     "--out=DIR": "the run folder, runs/NAME by default",
 }

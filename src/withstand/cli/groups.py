@@ -35,13 +35,13 @@ def group_joined(name: str) -> Iterator[bool]:
     numbers = [os.environ.get("RANK")] if "RANK" in os.environ else map(os.environ.get, _OF_FABRIC)
     is_first = all(number in (None, "0") for number in numbers)
     OUTPUT.quiet = not is_first
+    if not is_first:
+        logging.disable()
+        warnings.simplefilter("ignore")
     if name not in _SHARED:
         yield is_first or name in _TRAINING
         return
-    if not is_first:
-        ERRORS.quiet = True
-        logging.disable()
-        warnings.simplefilter("ignore")
+    ERRORS.quiet = not is_first
     from withstand.core.processes import joined
 
     try:
