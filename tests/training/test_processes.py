@@ -45,6 +45,7 @@ OWN: dict[str, Callable[[], Objective]] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "dropout": {},
+    "unlike start": {},
     "synchronised statistics": {"sync_batch_norm": True},
     "synchronised statistics in bounds": {"sync_batch_norm": True},
     "augmented": {"augment": ws.data.Augment(crop_padding=1, flip=True)},
@@ -133,7 +134,11 @@ def of_settings(name: str, **options: Any) -> Trained:
     bounded = o.Certified(math.inf, 0.02, domain="box", kappa=0.5, batch_statistics=True)
     objective = bounded if "bounds" in name else o.Adversarial(PGD) + o.NoisyCrossEntropy(0.2)
     settings = TrainingSettings(**SETTINGS[name], optimizer=sgd)
-    return trained(net(1, *layers.get(name, [])), objective, settings, **options)
+    model = net(1, *layers.get(name, []))
+    if name == "unlike start" and not is_first():  # as a script has it that seeds nothing
+        for weight in model.parameters():
+            weight.data.zero_()
+    return trained(model, objective, settings, **options)
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:

@@ -47,6 +47,11 @@ def require_trainable(
             "The model's weights are float16, in which small gradients become 0 and large ones infinite. "
             "Call model.float(), and train with precision='bf16' where it should be fast."
         )
+    if num_processes() > 1 and any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules()):
+        raise ModelError(
+            "nn.SyncBatchNorm works on GPUs alone, not behind bounds. Build the model of nn.BatchNorm2d "
+            "(or 1d, 3d), and train with sync_batch_norm=True, which is for every device and objective."
+        )
     with put_back(model, model.buffers()):
         try:
             model.train()
