@@ -30,6 +30,7 @@ _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LONGEST = timedelta(hours=6)  # for which a process that hangs, and has not ended, is waited for
 _START = timedelta(minutes=10)  # within which all must have started
 _GRACE = 3.0  # seconds
+_CAN_BE_SEVERAL = dist.is_available()  # asked once, since each step asks for the processes
 
 
 def is_in_group() -> bool:
@@ -71,7 +72,7 @@ def joined() -> Iterator[None]:
 
 def num_processes() -> int:
     """How many there are; 1 where no group of processes was started."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _CAN_BE_SEVERAL and dist.is_initialized() else 1
 
 
 def rank() -> int:

@@ -128,8 +128,10 @@ def _batch_of(
     share: Share | None = None,
 ) -> Batch:
     stored = stored.to(split.labels.device, non_blocking=True)
-    with taking(share):
-        images = stored if augment is None else augment(stored)
+    images = stored
+    if augment is not None:
+        with taking(share):
+            images = augment(stored)
     # By the type in storage: what augments levels of 0 … 255 may hand them back as floats.
     is_levels = stored.dtype == torch.uint8
     return Batch(to_unit_range(images) if is_levels else images, labels)

@@ -49,12 +49,12 @@ class EpochMeter:
         self._last_share = min(1.0, last_share)
         self._device = device
         self._known = {name: values.to(device).clone() for name, values in (recorded or {}).items()}
-        self._new: list[tuple[int, dict[str, Tensor]]] = []  # put into their places when they are read
+        # Names and values of steps, put into their places when they are read.
+        self._new: list[tuple[int, tuple[str, ...], Tensor]] = []
 
     def record(self, step: int, loss: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Takes the values of one step, without reading them."""
-        values = {"loss": loss, **terms}
-        self._new.append((step, {name: value.detach().clone() for name, value in values.items()}))
+        self._new.append((step, ("loss", *terms), torch.stack([loss.detach(), *terms.values()]).detach()))
 
     def state(self) -> dict[str, Tensor]:
         """All values by name, for a checkpoint."""
@@ -63,11 +63,11 @@ class EpochMeter:
     @property
     def _values(self) -> dict[str, Tensor]:
         """Name -> the value of each step, NaN of those that are not done or did not record it."""
-        for name in dict.fromkeys(name for _, values in self._new for name in values):
-            if name not in self._known:
-                self._known[name] = torch.full((self._num_steps,), torch.nan, device=self._device)
-            new = {step: values[name] for step, values in self._new if name in values}
-            self._known[name][list(new)] = torch.stack([*new.values()]).to(self._known[name])
+        for step, names, values in self._new:
+            for name, value in zip(names, values, strict=True):
+                if name not in self._known:
+                    self._known[name] = torch.full((self._num_steps,), torch.nan, device=self._device)
+                self._known[name][step] = value
         self._new = []
         return self._known
 

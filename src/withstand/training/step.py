@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
@@ -83,10 +83,9 @@ class Gradients:
             return self._of_batch(batch, own_share(total) or Share(0, total, total), progress)
 
     def _of_batch(self, batch: Batch, share: Share, progress: float) -> LossTerms:
-        before = rng_state()
         while True:
             try:
-                result = self._of_parts(batch, share, progress, before)
+                result = self._of_parts(batch, share, progress)
                 break
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or not self._can_halve(len(batch.labels)):
@@ -97,12 +96,11 @@ class Gradients:
             self._compiled = None
         return self._of_all(result, share) if num_processes() > 1 else result
 
-    def _of_parts(
-        self, batch: Batch, share: Share, progress: float, before: Mapping[str, Tensor]
-    ) -> LossTerms:
+    def _of_parts(self, batch: Batch, share: Share, progress: float) -> LossTerms:
         count = min(self._micro_batches, share.size)
         if count == 1:
             return self._of_part(batch, share, share, progress)
+        before = rng_state()
         results: list[LossTerms] = []
         split = zip(*(torch.tensor_split(part, count) for part in batch), strict=True)
         for number, (images, labels) in enumerate(split):
@@ -129,12 +127,16 @@ class Gradients:
             with self._fabric.autocast():
                 result = self._ready(images, labels, progress)
             if weight == 1:
-                self._fabric.backward(result.loss)
+                self._backward(result.loss)
                 return result
             loss = result.loss * weight
-            self._fabric.backward(loss)
+            self._backward(loss)
         terms = {name: value.detach() * weight for name, value in result.terms.items()}
         return LossTerms(loss.detach(), terms)
+
+    def _backward(self, loss: Tensor) -> None:
+        # As Fabric does it, which scales the loss for fp16, without what it does for wrapped models.
+        self._fabric.strategy.precision.backward(loss, None)
 
     # -- several processes ---------------------------------------------------------------------------
 
