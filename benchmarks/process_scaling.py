@@ -3,7 +3,7 @@
     python benchmarks/process_scaling.py --out=results/benchmarks/process_scaling.json
 
 ``cnn-small`` on random images of the shape of MNIST, in batches of 128 in all: plain steps, adversarial ones
-(PGD of 5 steps), and certified ones by boxes and balls (BCP). One and two processes take turns, each a
+(PGD of 5 and of 20 steps), and certified ones by boxes and balls (BCP). One and two processes take turns, each a
 training of its own of ``--steps`` steps; what counts is the median time of a step, by the clock, after the
 first few. The ratio needs two cores that nothing else works on.
 """
@@ -42,6 +42,7 @@ _WARM_UP = 4  # steps
 _OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "plain": CrossEntropy,
     "adversarial": lambda: Adversarial(ws.attacks.PGD(norm=math.inf, epsilon=0.1, num_steps=5)),
+    "strong": lambda: Adversarial(ws.attacks.PGD(norm=math.inf, epsilon=0.1, num_steps=20)),
     "certified": lambda: Certified(norm=2, epsilon=0.5, domain="box_ball", kappa=0.5),
 }
 
