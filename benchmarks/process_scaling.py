@@ -3,9 +3,9 @@
     python benchmarks/process_scaling.py --out=results/benchmarks/process_scaling.json
 
 ``cnn-small`` on random images of the shape of MNIST, in batches of 128 in all: plain steps, adversarial ones
-(PGD of 5 and of 20 steps), and certified ones by boxes and balls (BCP). One and two processes take turns, each a
-training of its own of ``--steps`` steps; what counts is the median time of a step, by the clock, after the
-first few. The ratio needs two cores that nothing else works on.
+(PGD of 5 and of 20 steps), and certified ones by boxes and balls (BCP). One and two processes take turns,
+each a training of its own of ``--steps`` steps; what counts is the median time of a step, by the clock, after
+the first few. The ratio needs two cores that nothing else works on.
 """
 
 from __future__ import annotations
