@@ -84,6 +84,16 @@ def test_compare_page_sorts_figures_by_their_numbers(page: str) -> None:
     assert 'querySelectorAll("table[data-sortable]")' in page
 
 
+def test_compare_page_says_of_a_training_that_was_stopped_early_that_it_was(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    stopped = write_run("stopped", only={"train.csv", "recipe.yaml"})
+    (stopped / "environment.json").write_text('{"stopped_early": {"epoch": 2, "measure": "m", "score": 0.5}}')
+    table = table_of_runs(page_of([write_run("whole"), stopped], tmp_path))
+    assert "stopped early after epoch 2: its sweep without --scheduler trains it to the end" in table
+    assert "not evaluated" not in table
+
+
 def test_compare_page_links_runs_to_their_sections(page: str) -> None:
     table = table_of_runs(page)
     assert '<a href="#run-1">one</a>' in table

@@ -63,6 +63,7 @@ class Environment:
     measured_by: list[str] = field(default_factory=list)
     started: str | None = None
     cost: Cost = Cost()
+    stopped_early: dict[str, str | int | float] | None = None
 
 
 @dataclass(frozen=True)

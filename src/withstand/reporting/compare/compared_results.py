@@ -82,6 +82,9 @@ def _row(
     name = Cell(compared.labels[place], href=f"#run-{place + 1}")
     if run.results is None:
         text = Markup("not evaluated: <code>{}</code>").format(command_for(run, "evaluate"))
+        if stop := run.environment and run.environment.stopped_early:
+            sweep = "its sweep without --scheduler trains it to the end"
+            text = Markup("stopped early after epoch {}: {}").format(stop["epoch"], sweep)
         cells = [Cell(text, is_words=True, span=len(names) + is_named)]
     else:
         cells = [Cell(formatting.dataset_title(run.results.dataset), is_words=True)] if is_named else []
