@@ -120,7 +120,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
 def _require_folders(name: str, arguments: Sequence[str]) -> None:
     """Accepts first arguments, all before the options, that name no store by its URL."""
     for argument in takewhile(lambda argument: not argument.startswith("-"), arguments):
-        if is_url(argument):
+        if "://" in argument and is_url(argument):  # hub:/PATH and folder:/PATH are none
             raise RunFolderError(
                 f"{argument} is a URL, which `withstand {name}` does not read. Copy what lies there into a "
                 "folder, and name that."
