@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-import withstand.evaluation.run
+import withstand.evaluation.measuring
 from withstand.attacks import PGD
 from withstand.certificates import Certification, Certifier
 from withstand.core.run_folder import RunFolder
@@ -241,7 +241,7 @@ def test_interruption_while_images_are_saved_leaves_all_files_as_they_were(
     run = RunFolder(tmp_path)
     files = (run.examples, run.measurements, run.metrics, run.gallery)
     before = [file.read_bytes() for file in files]
-    monkeypatch.setattr(withstand.evaluation.run, "save_gallery", stop)
+    monkeypatch.setattr(withstand.evaluation.measuring, "save_gallery", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tiny_model, tiny_dataset, [Attacks([attack], [0.1, 0.2])], out=tmp_path)
     assert [file.read_bytes() for file in files] == before

@@ -104,7 +104,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counting(PGD, "perturb", attacked)
     counting(Certifier, "certify", certified)
     counting(sys.modules["withstand.evaluation.meters.moments"], "check_moments", lambda *_, **__: "moments")
-    monkeypatch.setattr("withstand.evaluation.run.save_gallery", lambda *_: None)
+    monkeypatch.setattr("withstand.evaluation.measuring.save_gallery", lambda *_: None)
     return counted
 
 
