@@ -14,6 +14,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from threading import Lock
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -101,7 +102,8 @@ class Job:
             self.first.send_signal(signal_number)
             return
         if self.first.poll() is None:
-            os.kill(self.other, signal_number)
+            with suppress(ProcessLookupError):  # it ended just now
+                os.kill(self.other, signal_number)
 
     def wait(self, timeout: float) -> str:
         """What all processes wrote, once all have ended.
