@@ -97,7 +97,7 @@ class Gradients:
         return self._of_all(result, share) if num_processes() > 1 else result
 
     def _of_parts(self, batch: Batch, share: Share, progress: float) -> LossTerms:
-        count = min(self._micro_batches, share.size)
+        count = num_parts(share, self._micro_batches, num_processes())
         if count == 1:
             return self._of_part(batch, share, share, progress)
         before = rng_state()
@@ -174,6 +174,18 @@ class Gradients:
             "training.micro_batches=%s does so from the start.",
             *(rows, self._micro_batches, self._micro_batches),
         )
+
+
+def num_parts(share: Share, most: int, processes: int) -> int:
+    """Into how many parts a process divides its rows: as many as the others, since parts meet.
+
+    Args:
+        share: Of one process; whole where each computes the batch.
+        most: That are asked for.
+        processes: Among which a batch is divided.
+    """
+    fewest = share.size if share.size == share.total else share.total // processes
+    return min(most, fewest)
 
 
 def _tell_of_compilation() -> None:
