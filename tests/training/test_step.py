@@ -17,6 +17,7 @@ import withstand as ws
 from withstand.core.batch_shares import Share, filled, largest_of_all, own_share, taking
 from withstand.objectives import Objective
 from withstand.training import TrainingSettings, fit
+from withstand.training.step import num_parts
 from withstand.training.whole_batch import WholeBatch
 from withstand.types import DataError, LossTerms, OutOfMemoryError, RecipeError
 
@@ -94,6 +95,15 @@ def test_parts_of_a_share_are_those_of_tensor_split(rows: int, parts: int) -> No
         part = share.part(number, parts)
         assert list(range(part.start, part.stop)) == expected[number].tolist()
         assert part.total == 30
+
+
+@pytest.mark.parametrize(("rows", "processes", "most"), [(11, 2, 6), (5, 2, 3), (7, 3, 3), (12, 4, 8)])
+def test_all_processes_divide_their_rows_into_as_many_parts(rows: int, processes: int, most: int) -> None:
+    shares = [Share(0, rows, rows).part(number, processes) for number in range(processes)]
+    counts = {num_parts(share, most, processes) for share in shares}
+    assert counts == {
+        min(most, min(share.size for share in shares))
+    }  # else one would wait for a part for ever
 
 
 def test_one_process_has_the_whole_batch_and_what_is_largest_in_it() -> None:
