@@ -101,9 +101,8 @@ def test_parts_of_a_share_are_those_of_tensor_split(rows: int, parts: int) -> No
 def test_all_processes_divide_their_rows_into_as_many_parts(rows: int, processes: int, most: int) -> None:
     shares = [Share(0, rows, rows).part(number, processes) for number in range(processes)]
     counts = {num_parts(share, most, processes) for share in shares}
-    assert counts == {
-        min(most, min(share.size for share in shares))
-    }  # else one would wait for a part for ever
+    # Else one process would wait for a part of another for ever.
+    assert counts == {min(most, *(share.size for share in shares))}
 
 
 def test_one_process_has_the_whole_batch_and_what_is_largest_in_it() -> None:
