@@ -2,19 +2,19 @@
 
 from withstand.loss.terms import Objective, Penalty, Sum, Weighted
 from withstand.objectives.adversarial import Adversarial
-from withstand.objectives.certified import (
-    BoostedCrossEntropy,
-    Certified,
-    SymmetricCrossEntropy,
-    WorstCrossEntropy,
-    WorstLoss,
-)
+from withstand.objectives.certified import Certified
 from withstand.objectives.cross_entropy import CrossEntropy, NoisyCrossEntropy
 from withstand.objectives.every_layer import Cubature, EveryLayer, ExpectedLoss, MeanField, OfMean
 from withstand.objectives.first_activation import FirstActivation
 from withstand.objectives.gaussian_expectation import GaussianExpectation
 from withstand.objectives.propagation import Propagation
 from withstand.objectives.variational import Variational
+from withstand.objectives.worst_losses import (
+    BoostedCrossEntropy,
+    SymmetricCrossEntropy,
+    WorstCrossEntropy,
+    WorstLoss,
+)
 
 __all__ = [
     "Adversarial",
