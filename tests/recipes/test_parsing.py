@@ -408,6 +408,7 @@ def test_meters_misspelt_in_a_recipe_name_the_nearest(tmp_path: Path, meter: str
 
 
 NORMS = "expected a norm of 1, 2 or inf, or as text l1, l2 or linf"
+PRECISIONS = "expected one of fp32, tf32, bf16, fp16"
 
 
 @pytest.mark.parametrize("norm", ["l2", "L2", '"2"', "2", "2.0"])
@@ -439,10 +440,7 @@ model: {{options: {{norm: l2}}}}
         ("--objective.attack.norm=l3", f"objective.attack.norm: {NORMS}, but got l3"),
         ("--objective.attack.epsilon=much", "objective.attack.epsilon: expected a number, but got much."),
         ("--objective.attack.num_steps=x", "objective.attack.num_steps: expected a whole number, but got x."),
-        (
-            "--training.precision=fp8",
-            "training.precision: expected one of fp32, tf32, bf16, fp16, but got fp8",
-        ),
+        ("--training.precision=fp8", f"training.precision: {PRECISIONS}, but got fp8"),
         ("--training.compile=maybe", "training.compile: expected true or false, but got maybe"),
         ("--evaluation.meters=3", "evaluation.meters: expected a list in brackets, but got 3"),
         ("--model.options=3", "model.options: expected {name: value, …}, but got 3"),
