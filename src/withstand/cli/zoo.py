@@ -47,9 +47,8 @@ def zoo(arguments: Sequence[str]) -> None:
         texts = [_as_dict(name, net) for name, net in chosen.items()]
         OUTPUT.print(json.dumps(texts, indent=2, ensure_ascii=False), soft_wrap=True, markup=False)
         return
-    listed = Table(
-        Column("net", overflow="fold"), "data", "at", "clean", "attacked", "proven", "parameters", "size"
-    )
+    columns = ("at", "clean", "attacked", "proven", "parameters", "size")
+    listed = Table(Column("net", overflow="fold"), *columns)  # a name begins with that of the data
     for name, net in chosen.items():
         listed.add_row(name, *_cells(net))
     OUTPUT.print(listed)
@@ -64,7 +63,6 @@ def _cells(net: ZooNet) -> list[str]:
     run = read_run(net.folder)
     shares = [None if row is None else row.value for row in _rows(run, net)]
     return [
-        run.results.dataset if run.results else "",
         budget(net.norm, net.epsilon),
         *(_DASH if value is None else percent(value) for value in shares),
         count(net.num_parameters),
