@@ -47,8 +47,8 @@ def zoo(arguments: Sequence[str]) -> None:
         texts = [_as_dict(name, net) for name, net in chosen.items()]
         OUTPUT.print(json.dumps(texts, indent=2, ensure_ascii=False), soft_wrap=True, markup=False)
         return
-    columns = ("at", "clean", "attacked", "proven", "parameters", "size")
-    listed = Table(Column("net", overflow="fold"), *columns)  # a name begins with that of the data
+    columns = ("clean", "attacked", "proven", "parameters", "size")  # a name begins with that of the data
+    listed = Table(Column("net", no_wrap=True), Column("at", no_wrap=True), *columns, box=None)
     for name, net in chosen.items():
         listed.add_row(name, *_cells(net))
     OUTPUT.print(listed)

@@ -55,16 +55,16 @@ class ZooNet:
                 )
 
 
-def zoo_nets(home: Path = HOME) -> dict[str, ZooNet]:
+def zoo_nets(home: Path | None = None) -> dict[str, ZooNet]:
     """Name -> net, by name; their files are not compared with their checksums yet.
 
     Args:
-        home: Where the folders of the nets lie.
+        home: Where the folders of the nets lie; in the package where None.
 
     Raises:
         RunFolderError: what describes a net is damaged.
     """
-    return {file.parent.name: _read(file) for file in sorted(home.glob(f"*/{ABOUT}"))}
+    return {file.parent.name: _read(file) for file in sorted((home or HOME).glob(f"*/{ABOUT}"))}
 
 
 def _read(file: Path) -> ZooNet:
