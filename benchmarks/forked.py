@@ -135,8 +135,10 @@ def _hold_other(run: Callable[[], int]) -> int:
 
     def other() -> int:
         os.close(told)
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a process that is not there yet
         with os.fdopen(environment) as lines:
             text = lines.readline()
+        signal.signal(signal.SIGINT, interrupt)
         if not text:  # the first ended without it
             return 0
         os.environ.clear()

@@ -24,14 +24,18 @@ from tests.evaluation.test_meter_contract import FEW, MAKERS, make, network
 from withstand.constraints import SpectralBall
 from withstand.data import Augment, Dataset
 from withstand.objectives import Objective
-from withstand.training import TrainingSettings, fit
+from withstand.training import TrainingSettings, WeightAverage, fit
 from withstand.training.observers import Observer
 from withstand.types import LossTerms
 
 PLACE = torch.device(NAME, 0)
 # So that a step in the middle of an epoch begins from its own checkpoint.
 SETTINGS = TrainingSettings(
-    epochs=2, batch_size=12, augment=Augment(crop_padding=1, flip=True), checkpoint_seconds=0.0
+    epochs=2,
+    batch_size=12,
+    augment=Augment(crop_padding=1, flip=True),
+    checkpoint_seconds=0.0,
+    average=WeightAverage(0.9),
 )
 
 

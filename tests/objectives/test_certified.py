@@ -327,8 +327,10 @@ def test_certified_gives_its_loss_the_differences_of_worst_logits() -> None:
 
     class Spy(WorstLoss):
         @override
-        def __call__(self, differences: Tensor, labels: Tensor) -> Tensor:
+        def __call__(self, differences: Tensor, labels: Tensor, clean: Tensor) -> Tensor:
             assert torch.equal(labels, batch.labels)
+            assert (clean.gather(1, labels[:, None]) == 0).all()
+            assert (clean <= differences).all()
             given.append(differences)
             return differences.square().sum()
 
@@ -342,6 +344,22 @@ def test_certified_gives_its_loss_the_differences_of_worst_logits() -> None:
     assert (logits - true <= differences + 1e-5).all()
     wrong = differences.detach().scatter(1, batch.labels[:, None], -math.inf)
     assert terms["worst_accuracy"] == (wrong.amax(dim=1) < 0).float().mean()
+
+
+@pytest.mark.parametrize("domain", ["ball", "box_ball", "linear"])
+def test_certified_gives_its_loss_the_differences_of_clean_logits(domain: DomainName) -> None:
+    model, batch = _net(), _batch()
+    given: list[Tensor] = []
+
+    class Spy(WorstLoss):
+        @override
+        def __call__(self, differences: Tensor, labels: Tensor, clean: Tensor) -> Tensor:
+            given.append(clean)
+            return differences.sum()
+
+    Certified(2, 0.1, domain=domain, loss=Spy())(model, *batch)
+    logits = model(batch.images)
+    torch.testing.assert_close(given[0], logits - logits.gather(1, batch.labels[:, None]))
 
 
 def test_certified_objectives_add_up() -> None:

@@ -43,7 +43,7 @@ class Spied(WorstLoss):
     """Keeps the differences that it is given."""
 
     @override
-    def __call__(self, differences: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, differences: Tensor, labels: Tensor, clean: Tensor) -> Tensor:
         self.differences = differences.detach()
         return differences.sum()
 

@@ -21,7 +21,7 @@ from withstand.core.processes import is_first, num_processes, rank
 from withstand.data import Dataset, Split
 from withstand.objectives import Objective
 from withstand.recipes.parsing import find_recipe, packaged_recipes, parse_recipe
-from withstand.training import TrainingSettings, fit
+from withstand.training import TrainingSettings, WeightAverage, fit
 
 o, p = ws.objectives, ws.penalties
 NUM, BATCH = 37, 13  # three steps, of which none can be halved, and the last is smaller
@@ -53,6 +53,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "in parts": {"micro_batches": 2},
     "attacked validation": {"selection": PGD},
     "constrained": {"constraints": [ws.constraints.SpectralBall(1.0)]},
+    "averaged": {"average": WeightAverage(0.5), "sync_batch_norm": True},
 }
 DIVIDED: dict[str, Callable[[], Objective]] = {
     "adversarial": lambda: o.Adversarial(PGD),
@@ -130,6 +131,7 @@ def of_settings(name: str, **options: Any) -> Trained:
         "dropout": [nn.Dropout2d(0.3), nn.Dropout(0.5)],
         "synchronised statistics": [nn.BatchNorm2d(4)],
         "synchronised statistics in bounds": [nn.BatchNorm2d(4)],
+        "averaged": [nn.BatchNorm2d(4)],
     }
     bounded = o.Certified(math.inf, 0.02, domain="box", kappa=0.5, batch_statistics=True)
     objective = bounded if "bounds" in name else o.Adversarial(PGD) + o.NoisyCrossEntropy(0.2)
@@ -166,7 +168,7 @@ class Scaled(nn.Module):
 def of_divided(name: str, *, devices: int = 1) -> Trained:
     """Weights divided among processes, where there are several."""
     model = net(1, *([Scaled()] if name == "adversarial" else []), is_random=name == "random weights")
-    settings = TrainingSettings(constraints=[ws.constraints.SpectralBall(0.2)])
+    settings = TrainingSettings(constraints=[ws.constraints.SpectralBall(0.2)], average=WeightAverage(0.5))
     options: dict[str, Any] = {"devices": devices, "strategy": "fsdp"} if devices > 1 else {}
     return trained(model, DIVIDED[name](), settings, **options)
 
@@ -199,6 +201,7 @@ def stop_and_go_on(out: Path) -> None:
     sizes: list[list[int]] = []
     base = TrainingSettings(epochs=1, batch_size=2, accelerator="cpu", devices=2, strategy="fsdp")
     base = replace(base, checkpoint_seconds=0, constraints=[ws.constraints.SpectralBall(1.0)])
+    base = replace(base, average=WeightAverage(0.9))
 
     def go(folder: Path | None, model: nn.Module, **options: Any) -> None:
         settings = replace(base, **options)

@@ -10,7 +10,9 @@ from withstand.objectives.gaussian_expectation import GaussianExpectation
 from withstand.objectives.propagation import Propagation
 from withstand.objectives.variational import Variational
 from withstand.objectives.worst_losses import (
+    AnnealedCrossEntropy,
     BoostedCrossEntropy,
+    CappedCrossEntropy,
     SymmetricCrossEntropy,
     WorstCrossEntropy,
     WorstLoss,
@@ -18,7 +20,9 @@ from withstand.objectives.worst_losses import (
 
 __all__ = [
     "Adversarial",
+    "AnnealedCrossEntropy",
     "BoostedCrossEntropy",
+    "CappedCrossEntropy",
     "Certified",
     "CrossEntropy",
     "Cubature",

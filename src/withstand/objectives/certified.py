@@ -65,8 +65,9 @@ class Certified(Objective):
         kappa: Weight of the clean loss, in [0, 1]; a float or a schedule.
         mix: Of ``"linear"``, the weight of the backward pass's bound, in [0, 1], beside the intervals';
             a float or a schedule. At 0 no backward pass is made.
-        loss: Of the worst logits: ``BoostedCrossEntropy``, ``SymmetricCrossEntropy``, or one of your
-            own; ``WorstCrossEntropy`` where None.
+        loss: Of the worst logits: ``BoostedCrossEntropy``, ``SymmetricCrossEntropy``,
+            ``CappedCrossEntropy``, ``AnnealedCrossEntropy``, or one of your own; ``WorstCrossEntropy``
+            where None.
         clip: Whether only images in [0, 1] count; tighter, and as certificates are by default.
         num_power_iterations: A step, for each operator norm.
         batch_statistics: Bound BatchNorm layers as they act on the training batch, by the
@@ -119,7 +120,8 @@ class Certified(Objective):
         with without_autocast():
             last = self._last_layer(model, images, self._input_set(images, values["epsilon"], mix))
             differences = _mixed(last, labels, mix)
-            worst = self.loss(differences, labels)
+            centers = last.logits
+            worst = self.loss(differences, labels, centers - centers.gather(1, labels[:, None]))
         with torch.set_grad_enabled(torch.is_grad_enabled() and kappa > 0):
             logits = self._clean_logits(model, images, last)
         clean = F.cross_entropy(logits, labels)

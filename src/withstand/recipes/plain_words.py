@@ -112,12 +112,12 @@ def _classes() -> Iterator[type]:
     from withstand.evaluation import Meter, Sampling
     from withstand.loss.terms import Objective
     from withstand.recipes.schema import BayesSettings
-    from withstand.training import Plateau, Rollback
+    from withstand.training import Plateau, Rollback, WeightAverage
     from withstand.training.measure import Measure
 
     pending: list[type] = [
         *(Objective, Attack, Constraint, Measure, Meter, Schedule, Posterior, BayesSettings),
-        *(Sampling, Deform, Plateau, Rollback, SGD, Adam),
+        *(Sampling, Deform, Plateau, Rollback, WeightAverage, SGD, Adam),
     ]
     while pending:
         cls = pending.pop()

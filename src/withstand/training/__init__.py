@@ -6,6 +6,7 @@ from withstand.training.fit import fit
 from withstand.training.observers import CsvLog, Observer, ProgressBar, TensorBoardLog
 from withstand.training.settings import TrainingSettings
 from withstand.training.validation import Plateau
+from withstand.training.weight_average import WeightAverage
 
 __all__ = [
     "CsvLog",
@@ -16,6 +17,7 @@ __all__ = [
     "TensorBoardLog",
     "TrainingResult",
     "TrainingSettings",
+    "WeightAverage",
     "fit",
     "has_collapsed",
 ]

@@ -28,7 +28,7 @@ from withstand.models.weight_files import read_weights
 from withstand.objectives import CrossEntropy
 from withstand.training.checkpoint import TrainingResult
 from withstand.training.loop import Training
-from withstand.training.messages import cut_schedules, warnings_of
+from withstand.training.messages import cut_schedules, late_average, warnings_of
 from withstand.training.observers import CsvLog, Observer, ProgressBar, TensorBoardLog
 from withstand.training.run_record import FitRecord
 from withstand.training.settings import TrainingSettings
@@ -51,10 +51,10 @@ def fit(
 ) -> TrainingResult:
     """Trains a model, and makes a run folder of it that every command and ``ws.load`` read.
 
-    The model ends with its last weights. Those that did best on validation data are in the result, and in the
-    folder (``model.safetensors``; the last in ``last.safetensors``). With an ``out`` that was begun already
-    training goes on where it was stopped. What makes the result doubtful, such as a collapse
-    (``training.collapse``), is logged as a warning.
+    The model ends with its last weights, averaged where the settings say so. Those that did best on
+    validation data are in the result, and in the folder (``model.safetensors``; the last in
+    ``last.safetensors``). With an ``out`` that was begun already training goes on where it was stopped. What
+    makes the result doubtful, such as a collapse (``training.collapse``), is logged as a warning.
 
     The folder knows how to make the model again: by name and options where ``models.create`` made it, with a
     copy of its file and of what that imports beside it where it is of a file, or of its settings where it is
@@ -165,7 +165,7 @@ def train(
         stack.enter_context(torch.enable_grad())
         for watcher in watchers:
             stack.enter_context(watcher)
-        for text in cut_schedules(objective, settings.epochs):
+        for text in (*cut_schedules(objective, settings.epochs), *late_average(settings)):
             _logger.warning(text)
         stack.enter_context(numerics(settings.precision))
         stack.enter_context(memory_checked(f"take batches smaller than {settings.batch_size} images."))

@@ -38,8 +38,6 @@ from withstand.training.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
     require_same_run,
-    rng_state,
-    set_rng_state,
     write_checkpoint,
 )
 from withstand.training.collapse import EpochMeter, verdict
@@ -48,9 +46,11 @@ from withstand.training.observers import Observer
 from withstand.training.same_run import Origin
 from withstand.training.settings import TrainingSettings
 from withstand.training.setup import describe_run, make_fabric, make_optimizer, steps_per_epoch, weights_of
+from withstand.training.state import State
 from withstand.training.step import Gradients
 from withstand.training.trainable import require_trainable
 from withstand.training.validation import accuracies, measured, num_bad_epochs, scores
+from withstand.training.weight_average import Average
 from withstand.types import Batch
 
 _logger = logging.getLogger(__name__)
@@ -93,15 +93,20 @@ class Training:
         self._objective = copy.deepcopy(objective)
         self._objective.prepare(len(dataset.train))
         self._fabric.to_device(self._objective)
-        self._constraints = copy.deepcopy([*settings.constraints])
-        for constraint in self._constraints:
+        constraints = copy.deepcopy([*settings.constraints])
+        for constraint in constraints:
             constraint.prepare(dataset.info.shape)
-        self._fabric.to_device(nn.ModuleList(self._constraints))
+        self._fabric.to_device(nn.ModuleList(constraints))
         self._weights = weights_of(model, settings)
         optimizer = make_optimizer(settings, model, self._weights.parameters)
         self._learning_rates = [group["lr"] for group in optimizer.param_groups]
         self._optimizer = cast(torch.optim.Optimizer, self._fabric.setup_optimizers(optimizer))
         self._gradients = Gradients(self._fabric, model, self._objective, settings, self._weights)
+        self._average = Average(settings.average, model, self._weights)
+        precision = self._fabric.strategy.precision
+        self._state = State(
+            model, self._weights, self._average, self._objective, constraints, self._optimizer, precision
+        )
         self._train = dataset.train.to(self._fabric.device)
         require_trainable(model, self._objective, self._train, settings)
         self._validation = dataset.validation.to(self._fabric.device)
@@ -144,6 +149,7 @@ class Training:
             while not self._is_done:
                 self._run_epoch()
                 self._end_epoch()
+            self._average.swap_()  # which is what training leaves
         finally:
             self._origin.leave()
         if is_first() and not self._out.best_weights.exists():  # no epoch was asked for, or each collapsed
@@ -193,10 +199,7 @@ class Training:
         self._optimizer.zero_grad(set_to_none=True)
         result = self._gradients(batch, total, progress)
         self._optimizer.step()
-        if self._constraints:
-            with self._weights.whole():
-                for constraint in self._constraints:
-                    constraint.after_step_(self._model, step=position.total_steps + 1, progress=progress)
+        self._state.after_step_(position.total_steps + 1, progress)
         self._meter.record(position.step, result.loss, result.terms)
         position.step += 1
         position.total_steps += 1
@@ -218,15 +221,15 @@ class Training:
 
     def _end_epoch(self) -> None:
         """Scores, logs and saves the epoch, or rolls it back."""
-        for constraint in self._constraints:
-            constraint.project_(self._model, progress=self._position.epoch + 1)
-        self._require_finite_weights()
         position = self._position
+        self._state.project_(position.epoch + 1)
+        self._require_finite_weights()
         order = epoch_order(len(self._train), seed=self._seed, epoch=position.epoch)
         seen = self._train.subset(self._meter.tail_of(order, self._settings.batch_size))
         means = self._meter.tail_means()
         collapsed, is_good = verdict(self._model, means, seen, self._validation, self._num_classes)
-        row = self._row(collapsed)
+        with self._state.averaged(position.epoch + 1):
+            row = self._row(collapsed)
         if is_good or not self._roll_back(row):
             position.rows.append(row)
             position.epoch += 1
@@ -313,22 +316,10 @@ class Training:
         now = time.monotonic()
         self._position.seconds += now - self._started
         self._started = self._saved = now
-        optimizer = self._weights.state_of(self._optimizer)
-        with self._weights.whole():
-            content = {
-                "run": self._run,
-                **self._origin.content(),
-                "position": asdict(self._position),
-                "model": self._model.state_dict(),
-                "objective": self._objective.state_dict(),
-                "constraints": nn.ModuleList(self._constraints).state_dict(),
-                "optimizer": optimizer,
-                "precision": self._fabric.strategy.precision.state_dict(),
-                "rng": rng_state(),
-                "meter": self._meter.state(),
-            }
-            if is_first():
-                write_checkpoint(self._out.checkpoints / name, content)
+        state = self._state.content()
+        if is_first():
+            about = {"run": self._run, **self._origin.content(), "position": asdict(self._position)}
+            write_checkpoint(self._out.checkpoints / name, about | state | {"meter": self._meter.state()})
 
     def _restore(self, name: str) -> None:
         path = self._out.checkpoints / name
@@ -336,14 +327,9 @@ class Training:
         require_same_run(path, content["run"], self._run)
         self._origin.require_same(path, content)
         with fitting(path):
-            self._model.load_state_dict(content["model"])
-            self._objective.load_state_dict(content["objective"])
-            nn.ModuleList(self._constraints).load_state_dict(content.get("constraints", {}))
-            self._weights.load_into_(self._optimizer, content["optimizer"])
-            self._fabric.strategy.precision.load_state_dict(content.get("precision", {}))
+            self._state.restore_(content)
         self._position = Position(**content["position"])
         self._meter = self._new_meter(content["meter"])
-        set_rng_state(content["rng"])
 
     def _new_meter(self, recorded: dict[str, torch.Tensor] | None = None) -> EpochMeter:
         left = len(self._train) / self._settings.batch_size - (self._steps_per_epoch - 1)

@@ -20,6 +20,7 @@ from withstand.loss.terms import Objective
 from withstand.objectives.adversarial import LOSS_TERM
 from withstand.training.checkpoint import TrainingResult
 from withstand.training.collapse import commonest
+from withstand.training.settings import TrainingSettings
 from withstand.training.validation import NO_ANSWER_SHARE
 from withstand.types import NonFiniteLossError
 
@@ -47,6 +48,17 @@ def cut_schedules(objective: Objective, epochs: int) -> list[str]:
                 f"{meant:.4g} is meant{takes}. Train longer by training.epochs, or shorten the schedule."
             )
     return texts
+
+
+def late_average(settings: TrainingSettings) -> list[str]:
+    """The warning of a training that ends before the average of its weights begins; none of another."""
+    average, epochs = settings.average, settings.epochs
+    if average is None or average.begin < epochs:
+        return []
+    return [
+        f"No weights will be averaged: the average begins after {average.begin:g} epochs, and the training "
+        f"has {epochs}. Begin earlier by training.average.begin, or train longer by training.epochs."
+    ]
 
 
 def _at_the_end(epsilon: Callable[[float], float], epochs: int) -> float:

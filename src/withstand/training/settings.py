@@ -30,6 +30,7 @@ from withstand.data import Augment, Deform
 from withstand.training.collapse import Rollback
 from withstand.training.measure import Measure
 from withstand.training.validation import Plateau
+from withstand.training.weight_average import WeightAverage
 
 Strategy = Literal["ddp", "fsdp"]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -72,6 +73,8 @@ class TrainingSettings:
             never where None.
         augment: Random crops and flips, or deformations, of each training batch.
         constraints: What holds the weights in a set after each step, such as ``SpectralBall``.
+        average: Average the weights over the steps, by which epochs are scored, and which are what
+            training leaves; optimiser and attacks go on with the weights themselves. None averages nothing.
         drop_last: Leave out the last batch of an epoch where it is smaller.
         selection: The attack by whose validation accuracy the best epoch is chosen; by clean
             validation accuracy where None.
@@ -113,6 +116,7 @@ class TrainingSettings:
     early_stopping: int | None = None
     augment: Augment | Deform | None = None
     constraints: Sequence[Constraint] = ()
+    average: WeightAverage | None = None
     drop_last: bool = False
     selection: Attack | None = None
     rollback: Rollback | None = None
@@ -140,6 +144,7 @@ class TrainingSettings:
             plateau=optional(instance_of(Plateau, "a plateau, such as Plateau(factor=0.5)")),
             early_stopping=optional(COUNT),
             constraints=list_of(a_constraint, least=0),
+            average=optional(instance_of(WeightAverage, "an average, such as WeightAverage(decay=0.999)")),
             drop_last=flag,
             selection=optional(an_attack),
             rollback=optional(instance_of(Rollback, "a rollback, such as Rollback()")),

@@ -51,6 +51,7 @@ def describe_run(
     optional = {
         "constraints": _words(*settings.constraints),
         "random weights": _posteriors(model),
+        "average of weights": str(settings.average or ""),
         "plateau": str(settings.plateau or ""),
         "early stopping": str(settings.early_stopping or ""),
         "micro-batches": str(settings.micro_batches) if settings.micro_batches > 1 else "",

@@ -71,6 +71,16 @@ class ShardedWeights(Weights):
         yield
         self._divide()
 
+    @contextmanager
+    @override
+    def in_parts(self) -> Iterator[None]:
+        if self._is_divided:
+            yield
+            return
+        self._divide()
+        yield
+        self._gather()
+
     @torch.no_grad()
     def _divide(self) -> None:
         self._strides = [whole.stride() for whole in self._wholes]

@@ -39,6 +39,11 @@ class Weights:
         """Has all weights in the model inside, in all processes at once; what is written to them stays."""
         yield
 
+    @contextmanager
+    def in_parts(self) -> Iterator[None]:
+        """Has in ``parameters`` what the model has, in all processes at once; what is written there stays."""
+        yield
+
     def add_up_(self, others: Sequence[Tensor]) -> None:
         """Gives ``parameters`` the sums over all processes of the gradients that the model's weights have.
 
