@@ -120,6 +120,25 @@ def test_fit_of_random_weights_resumed_ends_with_the_same_posterior(
     assert all(map(torch.equal, _state(saved), _state(resumed)))
 
 
+def test_fit_resumed_with_a_trained_prior_keeps_the_one_that_it_began_with(
+    tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    file, random = tmp_path / "prior.safetensors", _random(tiny_model)
+    models.save_weights(tiny_model, file)
+    objective = Variational(prior=bayes.TrainedPrior(str(file), relative=0.1))
+    settings = replace(SETTINGS, epochs=1, checkpoint_seconds=0.0)
+    whole, cut, resumed = (copy.deepcopy(random) for _ in range(3))
+    fit(whole, tiny_dataset, objective, settings, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(cut, tiny_dataset, objective, settings, out=tmp_path / "parts", observers=[StopAfter(3)])
+    for weight in tiny_model.parameters():
+        weight.data.zero_()
+    models.save_weights(tiny_model, file)  # another network's
+    fit(resumed, tiny_dataset, objective, settings, out=tmp_path / "parts")
+    assert all(map(torch.equal, _state(whole), _state(resumed)))
+    assert "TrainedPrior" in (tmp_path / "parts" / "recipe.yaml").read_text()
+
+
 def test_fit_takes_another_posterior_for_another_run(
     tiny_model: nn.Module, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
