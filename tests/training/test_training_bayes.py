@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from tests.training.stop_after import StopAfter
 from withstand import bayes, models
 from withstand.attacks import PGD
 from withstand.core.dataset_info import KNOWN_DATASETS
@@ -22,8 +23,7 @@ from withstand.objectives import Adversarial, CrossEntropy, Objective, Variation
 from withstand.penalties import SpectralExpectation
 from withstand.recipes.parsing import parse_recipe
 from withstand.runs.run_parts import build_model, model_spec
-from withstand.training import Observer, TrainingSettings, fit
-from withstand.training.checkpoint import Row
+from withstand.training import TrainingSettings, fit
 from withstand.training.measure import Measure
 from withstand.types import CheckpointError
 
@@ -45,22 +45,6 @@ objective:
       - {class_path: Variational, init_args: {num_samples: 3, kl_weight: 1/2}}
       - {class_path: Weighted, init_args: {weight: 0.02, term: {class_path: SpectralExpectation}}}
 """
-
-
-class StopAfter(Observer):
-    """Interrupts a training once, as Ctrl-C would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    @override
-    def on_step(self, done: int, total: int) -> None:
-        if done == self.step:
-            raise KeyboardInterrupt
-
-    @override
-    def on_epoch(self, rows: Sequence[Row]) -> None:
-        return None
 
 
 class LargestWeight(Measure):

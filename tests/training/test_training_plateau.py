@@ -16,19 +16,17 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional as F
-from typing_extensions import override
 
+from tests.training.collapses_once import CollapsesOnce
+from tests.training.stop_after import StopAfter
 from withstand.core.schedules import StepDecay
 from withstand.data import Dataset
-from withstand.loss.terms import Objective
 from withstand.models import load_weights
 from withstand.objectives import CrossEntropy
-from withstand.objectives.adversarial import ACCURACY_TERM, LOSS_TERM
-from withstand.training import Observer, Plateau, Rollback, TrainingSettings, fit, loop
+from withstand.training import Plateau, Rollback, TrainingSettings, fit, loop
 from withstand.training.checkpoint import Row, write_checkpoint
 from withstand.training.validation import num_bad_epochs, scores
-from withstand.types import CheckpointError, DataError, LossTerms
+from withstand.types import CheckpointError, DataError
 
 SETTINGS = TrainingSettings(
     epochs=12,
@@ -37,43 +35,6 @@ SETTINGS = TrainingSettings(
     accelerator="cpu",
 )
 SCORES = st.lists(st.sampled_from([-math.inf, 0.0, 0.25, 0.5, 0.75, 1.0]), max_size=40)
-
-
-class Interrupt(Observer):
-    """Interrupts a training once, as Ctrl-C would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    @override
-    def on_step(self, done: int, total: int) -> None:
-        if done == self.step:
-            raise KeyboardInterrupt
-
-    @override
-    def on_epoch(self, rows: Sequence[Row]) -> None:
-        return None
-
-
-class CollapsesOnce(Objective):
-    """Shows a collapse in its third epoch until it was slowed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slowed = 0
-
-    @override
-    def forward(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, progress: float = math.inf
-    ) -> LossTerms:
-        shown = (math.log(3), 0.0) if 2 <= progress < 3 and self.slowed < 2 else (0.1, 0.9)
-        terms = dict(zip((LOSS_TERM, ACCURACY_TERM), map(torch.tensor, shown), strict=True))
-        return LossTerms(F.cross_entropy(model(images), labels), terms)
-
-    @override
-    def slow_down(self, at: float) -> bool:
-        self.slowed += 1
-        return True
 
 
 def scored(monkeypatch: pytest.MonkeyPatch, values: Sequence[float]) -> None:
@@ -180,7 +141,7 @@ def test_plateau_training_resumed_ends_the_same(
     log, weights = run(tiny_model, tiny_dataset, tmp_path / "whole", settings)
     assert list(log["learning_rate"]) == pytest.approx([0.1] * 4 + [0.01] * 2)
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_model, tiny_dataset, tmp_path / "cut", settings, observers=[Interrupt(step)])
+        run(tiny_model, tiny_dataset, tmp_path / "cut", settings, observers=[StopAfter(step)])
     cut_log, cut_weights = run(tiny_model, tiny_dataset, tmp_path / "cut", settings)
     pd.testing.assert_frame_equal(log, cut_log)
     assert all(torch.equal(weights[name], cut_weights[name]) for name in weights)
@@ -210,7 +171,7 @@ def test_plateau_and_early_stopping_count_validations(
     assert list(log["learning_rate"]) == pytest.approx([0.1] * 6 + [0.05] * 2)
     assert log["note"].iloc[-1] == "stopped early: no better validation score for 2 validations"
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_model, tiny_dataset, tmp_path / "cut", settings, observers=[Interrupt(step)])
+        run(tiny_model, tiny_dataset, tmp_path / "cut", settings, observers=[StopAfter(step)])
     cut_log, cut_weights = run(tiny_model, tiny_dataset, tmp_path / "cut", settings)
     pd.testing.assert_frame_equal(log, cut_log)
     assert all(torch.equal(weights[name], cut_weights[name]) for name in weights)
@@ -238,7 +199,7 @@ def test_plateau_does_not_count_epochs_that_were_rolled_back(
     """Killed after any checkpoint file too."""
 
     def train(out: Path) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-        return run(tiny_model, tiny_dataset, out, settings, objective=CollapsesOnce())
+        return run(tiny_model, tiny_dataset, out, settings, objective=CollapsesOnce(epoch=2, until=2))
 
     def write_then_die(path: Path, content: Mapping[str, Any]) -> None:
         write_checkpoint(path, content)
