@@ -207,8 +207,8 @@ COMMANDS = {
         "run kept results anew, and say which figures moved",
         "Run anew what a folder of results keeps of runs: each is trained by its recipe with its seed, "
         "measured by the same meters, and compared figure by figure; its small files are then replaced, and "
-        "the pages that quote them written anew. Only what has changed is run: recipe, data, measures, the "
-        "code that they need, or torch. A killed run goes on by the same command. NAME is a folder of the "
+        "the pages that quote them written anew. Only what has changed is run: recipe, data, the code "
+        "that they need, or torch. A killed run goes on by the same command. NAME is a folder of the "
         "results, such as digits-certified, or one with several runs; all where none is named.",
         {
             "--check": "only say what would be run, and why",

@@ -89,7 +89,7 @@ def _one(what: Plan, values: Namespace) -> bool:
         OUTPUT.print(f"{what.name}: would be run in {run.path} ({', '.join(reasons)})", soft_wrap=True)
         return False
     OUTPUT.print(f"{what.name}: run in {run.path} ({', '.join(reasons)})", soft_wrap=True)
-    if values.again and not what.reasons:
+    if values.again and not what.reasons and run.path.exists():
         with run.held("starting anew"):
             shutil.rmtree(run.path)
     train_into(what.parsed, run, what.command)

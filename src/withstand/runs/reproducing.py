@@ -1,8 +1,7 @@
 """Runs kept results anew: which have to be, and why; and what of a run is kept.
 
 A folder of kept results holds a folder a run, with its small files: recipe, environment, training log and
-figures. What they were made of is noted in ``environment.json``: recipe, data, measures, code and versions,
-each as a digest.
+figures. By which data, code and versions they were made is noted in ``environment.json``, each as a digest.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -42,7 +42,7 @@ class Plan:
         kept: The folder.
         parsed: The recipe as it now is, with what was measured as its evaluation.
         command: The command that trains it, for ``environment.json``.
-        made_of: Digests of recipe, data, measures, code and versions, as they now are.
+        made_by: Digests of data and code, and versions, as they now are.
         reasons: Why it has to be run anew; empty where nothing has changed.
     """
 
@@ -50,13 +50,13 @@ class Plan:
     kept: RunFolder
     parsed: ParsedRecipe
     command: str
-    made_of: Mapping[str, str]
+    made_by: Mapping[str, str]
     reasons: Sequence[str]
 
     def run_in(self, runs: Path) -> RunFolder:
         """The run folder to train and measure in, the same as long as nothing that it depends on changes."""
-        trained_of = {part: digest for part, digest in self.made_of.items() if part != "measures"}
-        return RunFolder.at(runs / f"{self.name}-{digest_of(trained_of)[:8]}")
+        key = digest_of(dict(self.made_by), _trained(self.parsed))[:8]
+        return RunFolder.at(runs / f"{self.name}-{key}")
 
 
 def names_of(results: Path, chosen: Sequence[str]) -> list[str]:
@@ -102,18 +102,20 @@ def plan(results: Path, name: str, *, data_root: str | None = None) -> Plan:
         )
     parsed, command = _recipe_now(kept, name, data_root)
     torch_version = str(torch.__version__).partition("+")[0]
-    made_of = {
-        "recipe": digest_of(trained_part(parsed.values, ("root",))),
+    made_by = {
         "data": load_data(parsed.recipe).fingerprint[:16],
-        "measures": digest_of(parsed.values["evaluation"]),
         "code": code_digest(parsed.values),
         "versions": f"torch {torch_version}",
     }
     noted = kept.read_json(kept.environment).get(_NOTE)
     if not isinstance(noted, dict):
-        return Plan(name, kept, parsed, command, made_of, ["not reproduced before"])
-    changed = [f"other {part}" for part in made_of if noted.get(part) != made_of[part]]
-    return Plan(name, kept, parsed, command, made_of, changed)
+        return Plan(name, kept, parsed, command, made_by, ["not reproduced before"])
+    # Both as this version reads them: a setting that is new has its default in either.
+    is_other = _trained(parse_recipe(kept.recipe)) != _trained(parsed)
+    changed = ["other recipe"] * is_other + [
+        f"other {part}" for part in made_by if noted.get(part) != made_by[part]
+    ]
+    return Plan(name, kept, parsed, command, made_by, changed)
 
 
 def keep(plan: Plan, run: RunFolder) -> None:
@@ -133,7 +135,12 @@ def keep(plan: Plan, run: RunFolder) -> None:
     recipe["data"]["root"] = None  # which is of this machine
     plan.kept.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
     about = run.read_json(run.environment)
-    plan.kept.write_json(plan.kept.environment, {**about, _NOTE: dict(plan.made_of)})
+    plan.kept.write_json(plan.kept.environment, {**about, _NOTE: dict(plan.made_by)})
+
+
+def _trained(parsed: ParsedRecipe) -> dict[str, Any]:
+    """The values that decide what is trained, wherever the data are."""
+    return trained_part(parsed.values, ("root",))
 
 
 def _recipe_now(kept: RunFolder, name: str, data_root: str | None) -> tuple[ParsedRecipe, str]:
