@@ -45,6 +45,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "StepDecay": {"factor": 0.5, "epochs": 3.0},
     "Suite": {"level": "fast", "epsilons": [0.1]},
     "SymmetricCrossEntropy": {"share": 0.5},
+    "TrainedPrior": {"weights": "model.safetensors"},
     "Weighted": {"term": ws.objectives.CrossEntropy(), "weight": 0.1},
 }
 # No settings of users, but what the library itself makes: results, plans, layers.
