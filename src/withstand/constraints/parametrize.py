@@ -152,6 +152,8 @@ def _make_orthogonal(parts: Sequence[Weight]) -> None:
 class _OfStack(nn.Module):
     """Parametrisations of matrices of one size, for a parameter in which these lie on top of each other."""
 
+    is_function = True
+
     def __init__(self, inner: Sequence[nn.Module]) -> None:
         super().__init__()
         self.inner: Any = nn.ModuleList(inner)
