@@ -172,8 +172,10 @@ def test_last_layer_is_left_free_and_all_others_are_orthogonal() -> None:
     former = last.weight
     orthogonal_free_last_(net)
     assert last.weight is former
-    assert isinstance(last.weight, nn.Parameter)
-    torch.testing.assert_close(net[0].weight @ net[0].weight.T, torch.eye(4))
+    first, second = weights(net)
+    assert first.parametrised
+    assert not second.parametrised
+    torch.testing.assert_close(first.matrix @ first.matrix.T, torch.eye(4))
     with pytest.raises(ModelError, match="whose rows are no classes"):
         orthogonal_free_last_(nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten()))
 

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrizations import _Orthogonal, _SpectralNorm, _WeightNorm
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from typing_extensions import override
 
@@ -66,13 +66,14 @@ def put_back(model: nn.Module, tensors: Iterable[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def weights_computed_once(model: nn.Module) -> Iterator[None]:
-    """Holds parametrised weights at their present value, without gradient, so that no pass computes them anew.
+    """Holds parametrised weights at their present value, without gradient, so that no pass computes them.
 
     ``torch.nn.utils.parametrize.cached`` would do so too, but takes copies of a network for the network.
 
     Args:
-        model: In eval mode, as it stays; of its parametrisations those are held that are known to be functions
-            of their parameters alone (``is_function``). None of a compiled one, which would be compiled anew.
+        model: In eval mode, as it stays; of its parametrisations those are held that are known to be
+            functions of their parameters alone (``is_function``). None of a compiled one, which would be
+            compiled anew.
 
     Yields:
         Nothing.
@@ -84,6 +85,7 @@ def weights_computed_once(model: nn.Module) -> Iterator[None]:
             by_name = module.parametrizations
             assert isinstance(by_name, nn.ModuleDict)
             for name, parts in [*by_name.items()]:
+                assert isinstance(parts, ParametrizationList)
                 if all(isinstance(part, _FUNCTIONS) or getattr(part, "is_function", False) for part in parts):
                     with torch.no_grad():
                         value = parts()
