@@ -123,22 +123,23 @@ def _uphill(loss: Tensor, model: nn.Module, gamma: float) -> dict[int, Tensor]:
             f"The model {type(model).__name__} trains no weight of two or more dimensions, such as those of "
             "linear layers, so WeightPerturbation has nothing to move: train without it."
         )
-    gradients = _of_all(torch.autograd.grad(loss, weights, materialize_grads=True, allow_unused=True))
     moved: dict[int, Tensor] = {}
-    for weight, gradient in zip(weights, gradients, strict=True):
+    for weight, gradient in zip(weights, _gradients(loss, weights), strict=True):
         direction = norms.steepest(norms.finite(gradient)[None], 2.0)[0]
         moved[id(weight)] = weight + gamma * weight.detach().norm() * direction
     return moved
 
 
-def _of_all(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Up to a factor, those of the whole batch where other processes compute rows of it."""
-    if not meets():
-        return gradients
+def _gradients(loss: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Those of a mean over rows; up to a factor those of the whole batch where processes share it."""
     share = current()
-    sums = [gradient * (1.0 if share is None else share.size / share.total) for gradient in gradients]
-    add_up_(sums)
-    return sums
+    if meets() and share is not None:
+        loss = loss * (share.size / share.total)  # before, since statistics that are joined mix the gradients
+    gradients = torch.autograd.grad(loss, weights, materialize_grads=True, allow_unused=True)
+    if meets():
+        gradients = tuple(gradient.contiguous() for gradient in gradients)
+        add_up_(gradients)
+    return gradients
 
 
 @contextmanager
