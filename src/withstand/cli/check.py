@@ -26,6 +26,7 @@ from withstand.core.dataset_info import DatasetInfo
 from withstand.core.made import made_of
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
+from withstand.core.zoo import run_path, zoo_nets
 from withstand.data import Dataset
 from withstand.evaluation.model_report import ModelReport
 from withstand.evaluation.model_report import check as check_model
@@ -55,6 +56,7 @@ def check(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--format", choices=_FORMATS, default=_FORMATS[0], help="What to print.")
     name, overrides = target("check", "MODEL, RECIPE or RUN", arguments, parser)
+    name = str(run_path(name))
     if is_model(name):
         values = parse(parser, overrides)
         if values.data.name is None and is_onnx(name):
@@ -106,7 +108,7 @@ def _model_of(name: str, recipe: Recipe, info: DatasetInfo) -> nn.Module:
     if not Path(name).is_dir():
         return build_model(recipe, info)
     run = RunFolder(Path(name))
-    return load_run_model(run, recipe) if run.last_weights.exists() else run_model(run, recipe)
+    return load_run_model(run, recipe) if run.is_trained() else run_model(run, recipe)
 
 
 def _recipe_file(name: str) -> Path:
@@ -114,8 +116,9 @@ def _recipe_file(name: str) -> Path:
         return require_recipe(RunFolder(Path(name)))
     known = packaged_recipes()
     if name not in known and not Path(name).is_file():
+        hint = nearest(name, [*MODEL_NAMES, *known, *zoo_nets()])
         raise RecipeError(
-            f"There is no model, recipe or run {name!r}; {nearest(name, [*MODEL_NAMES, *known])} "
+            f"There is no model, recipe or run {name!r}; {hint} "
             "A model of your own is path/to/file.py:function, package.module:function or net.onnx."
         )
     return find_recipe(name)

@@ -53,7 +53,8 @@ _EPSILONS = {"--evaluation.meters.0.epsilons=[8/255]": "radii in [0, 1] units, o
 _DATA_ROOT = {"--data.root=DIR": "where the data are, as the run's by default"}
 _MODEL = (
     "MODEL is path/to/file.py:function, package.module:function or a model's name, with --weights, or an "
-    "ONNX file net.onnx; with --data.name and --out: a run folder is made of it."
+    "ONNX file net.onnx; with --data.name and --out: a run folder is made of it. A name that `withstand zoo` "
+    "lists may stand for RUN: it is copied to runs/NAME."
 )
 _OF_A_MODEL = {
     "--weights=FILE": "of MODEL: .safetensors, .pt, .ckpt …, or a run folder",
@@ -245,6 +246,14 @@ COMMANDS = {
         "make a run folder of a shared run",
         "Make a run folder of what push shared, for all other commands.",
         {"--out=DIR": "the run folder, runs/NAME by default", "--revision=v1": "branch, tag or commit"},
+    ),
+    "zoo": Command(
+        "zoo [NAME …] [--format=json]",
+        "list the trained nets that come with the package",
+        "List the trained nets that come with the package, each with its data, an epsilon, and clean, "
+        "attacked and proven accuracy. Each is loaded by its name: ws.load(NAME), or as the RUN of evaluate, "
+        "certify, attack and moments, which copy it to runs/NAME, and of check and export.",
+        {"--format=json": "print all that is known: intervals, commands, versions, licence, checksums"},
     ),
     "recipes": Command(
         "recipes [NAME]",

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from withstand.cli.arguments import parse, plain_parser
 from withstand.cli.commands import COMMANDS
 from withstand.cli.terminal import OUTPUT
+from withstand.core.zoo import run_path
 from withstand.reporting import export_figures, export_tables, find_runs, report
 from withstand.reporting.image_files import ImageFormat
 from withstand.types import RunFolderError
@@ -35,13 +36,14 @@ def compare(arguments: Sequence[str]) -> None:
     parser.add_argument("--title", type=str | None, default=None, help="The page's title.")
     add_exports(parser)
     values = parse(parser, arguments)
-    runs = find_runs(values.dirs)
+    dirs = [*map(run_path, values.dirs)]
+    runs = find_runs(dirs)
     if len(runs) < 2:
         raise RunFolderError(
             f"There is only one run to compare, {runs[0]}. Name another, or report it alone: "
             f"withstand report {runs[0]}"
         )
-    beside = Path(values.dirs[0]) / _PAGE if len(values.dirs) == 1 else Path(_PAGE)
+    beside = dirs[0] / _PAGE if len(dirs) == 1 else Path(_PAGE)
     page = report(runs, beside if values.out is None else values.out, title=values.title)
     OUTPUT.print(f"{len(runs)} runs compared: {page}", soft_wrap=True)
     export(runs, page, values)

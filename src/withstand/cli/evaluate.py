@@ -19,6 +19,7 @@ from withstand.cli.model_or_run import (
     is_of_a_model,
     measured,
     refuse_foreign,
+    with_own_folder,
 )
 from withstand.cli.terminal import OUTPUT, progress_of
 from withstand.core.processes import is_first, num_processes
@@ -53,6 +54,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     _add_sharing(parser)
     name, options = target("evaluate", WHAT, arguments, parser)
     command = shlex.join(["withstand", "evaluate", name, *options])
+    name, options = with_own_folder(name, options, "evaluating")
     overrides = [option for option in options if not option.startswith(_SHARING)]
     if any(option.startswith(_FORGET) for option in overrides):
         if is_first():

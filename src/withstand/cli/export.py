@@ -15,6 +15,7 @@ from withstand.cli.model_or_run import WHAT, add_network_arguments, refuse_forei
 from withstand.cli.terminal import OUTPUT
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.run_folder import RunFolder
+from withstand.core.zoo import run_path
 from withstand.data import Dataset
 from withstand.models import load_weights
 from withstand.recipes.parsing import parse_recipe
@@ -71,11 +72,12 @@ def export(arguments: Sequence[str]) -> None:
 
 def _network(name: str, values: Namespace, overrides: Sequence[str]) -> tuple[Network, Path]:
     """The network that a first argument names, and the path without its ending that its files have."""
-    if Path(name).is_dir():
+    folder = run_path(name)
+    if folder.is_dir():
         refuse_foreign([option for option in overrides if not option.startswith("--out")])
-        run = RunFolder.at(name)
+        run = RunFolder.at(folder)
         recipe = parse_recipe(require_recipe(run), of_recipe(overrides)).recipe
-        return network_of_run(run, recipe), run.path / "model"
+        return network_of_run(run, recipe), run.path / "model" if folder == Path(name) else Path(name)
     require_model(name, values)
     recipe = Recipe(data=data_settings(values), model=model_settings(name, values))
     data = data_or_info(recipe)

@@ -1,4 +1,4 @@
-"""The first argument of a command that measures: a run folder, or a model of which one is made."""
+"""The first argument of a command that measures: a run folder, or a model or net of which one is made."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from withstand.cli.arguments import add_model_arguments, data_settings, is_model, model_settings, of_recipe
-from withstand.cli.terminal import ERRORS
+from withstand.cli.terminal import ERRORS, OUTPUT
 from withstand.core import processes
 from withstand.core.run_folder import RunFolder
 from withstand.core.suggest import nearest
+from withstand.core.zoo import zoo_nets
 from withstand.models import MODEL_NAMES
 from withstand.models.hosted import is_hosted
-from withstand.runs.adoption import adopt_model, folder_name
+from withstand.runs.adoption import adopt_model, adopt_net, folder_name
 from withstand.types import ModelError, RecipeError
 
-WHAT = "RUN, a run folder, or MODEL"
+WHAT = "RUN, a run folder or a net of the zoo, or MODEL"
+_OUT = "--out="
 _DATA = "--data."
 _OF_A_MODEL = ("--weights", "--out", "--model.")
 _FOREIGN = ("--weights", "--out", "--model.normalize", "--model.options")  # of no run
@@ -122,6 +124,7 @@ def measured(
         RecipeError: a model's option is given with a run, or the data of a model are not named.
         RunFolderError: the folder holds another model.
     """
+    name, overrides = with_own_folder(name, overrides, doing)
     if Path(name).is_dir():
         refuse_foreign(overrides)
         yield Measured(Path(name), of_recipe(overrides))
@@ -144,6 +147,34 @@ def measured(
         yield Measured(out.path, [])
 
 
+def with_own_folder(name: str, options: Sequence[str], doing: str) -> tuple[str, list[str]]:
+    """A first argument and the options; of a net of the zoo the run folder made of it, and no ``--out``.
+
+    Args:
+        name: A folder, or the name of a net or model.
+        options: All, as they were typed.
+        doing: What is done in the folder, for whoever comes second: ``certifying``.
+
+    Raises:
+        RunFolderError: the net's files are damaged, or the folder holds another run.
+    """
+    net = None if Path(name).is_dir() else zoo_nets().get(name)
+    if net is None:
+        return name, list(options)
+    outs = [option.removeprefix(_OUT) for option in options if option.startswith(_OUT)]
+    others = [option for option in options if not option.startswith(_OUT)]
+    refuse_foreign(others)
+    out = RunFolder.at(outs[-1] if outs else Path("runs") / name)
+    with processes.agreeing():
+        if processes.is_first():
+            is_new = not out.recipe.exists()
+            with out.starting(doing):
+                adopt_net(out, net)
+            if is_new:
+                OUTPUT.print(f"zoo: {name} is copied to {out.path}", soft_wrap=True)
+    return str(out.path), others
+
+
 def require_model(name: str, values: Namespace) -> None:
     """Accepts a first argument that names a trained model; weights that may be random are warned of.
 
@@ -155,7 +186,7 @@ def require_model(name: str, values: Namespace) -> None:
         raise RecipeError(f"The model is {name}; leave out --model.name, which is of a run.")
     if not is_model(name):
         raise ModelError(
-            f"There is no run folder and no model {name!r}; {nearest(name, MODEL_NAMES)} "
+            f"There is no run folder and no model {name!r}; {nearest(name, [*zoo_nets(), *MODEL_NAMES])} "
             "A model of your own is path/to/file.py:function, package.module:function or net.onnx, and a run "
             f"folder is made by `withstand train RECIPE --out={name}`."
         )

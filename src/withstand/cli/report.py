@@ -10,6 +10,7 @@ from withstand.cli.arguments import parse, plain_parser
 from withstand.cli.commands import COMMANDS
 from withstand.cli.compare import add_exports, export
 from withstand.cli.terminal import OUTPUT
+from withstand.core.zoo import HOME, run_path
 from withstand.types import RunFolderError
 
 
@@ -31,7 +32,10 @@ def report(arguments: Sequence[str]) -> None:
             f"A report is of run folders, and {models[0]} is none. Of a model, `withstand evaluate "
             f"{models[0]} --weights=FILE --data.name=mnist` makes a folder of it, and its report."
         )
-    runs = [Path(run) for run in values.runs]
-    page = reporting.report(runs, values.out, title=values.title)
+    runs = [run_path(run) for run in values.runs]
+    out = values.out
+    if out is None and len(runs) == 1 and runs[0].parent == HOME:  # which is only read
+        out = f"{values.runs[0]}.html"
+    page = reporting.report(runs, out, title=values.title)
     OUTPUT.print(f"report: {page}", soft_wrap=True)
     export(runs, page, values)

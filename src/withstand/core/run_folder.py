@@ -171,6 +171,10 @@ class RunFolder:
         later = (self.checkpoints / "last.pt", self.best_weights)
         return any(self.checkpoints.glob("*.pt")) and any(file.exists() for file in later)
 
+    def is_trained(self) -> bool:
+        """Whether there are weights at the end of a training, or, of a net of the zoo, no others."""
+        return self.last_weights.exists() or (self.best_weights.exists() and not self.checkpoints.exists())
+
     def require_no_other_network(self) -> None:
         """Refuses a folder that holds a network which cannot be trained on, or measurements of one.
 

@@ -1,8 +1,12 @@
-"""A run folder of a model that was trained elsewhere, so that it is measured and reported like a run."""
+"""A run folder of a model that was trained elsewhere, so that it is measured and reported like a run.
+
+Elsewhere is in a program of someone else's, or with the package: a net of the zoo.
+"""
 
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from withstand import models
 from withstand.core.environment import environment
 from withstand.core.run_folder import RunFolder
 from withstand.core.trust import write_signed
+from withstand.core.zoo import ZooNet
 from withstand.data import Dataset
 from withstand.models.hosted import is_onnx
 from withstand.models.weight_files import read_weights
@@ -103,6 +108,39 @@ def adopt_model(
     }
     # Last, since it makes the folder a run.
     write_signed(out.recipe, yaml.safe_dump(content, sort_keys=False))
+
+
+_OF_MEASURING = ("measured_by", "evaluate_", "certify_", "attack_", "moments_", "cost")
+
+
+def adopt_net(out: RunFolder, net: ZooNet) -> None:
+    """Makes a run folder of a net of the zoo, without what was measured of it.
+
+    Args:
+        out: The folder; one that holds this very net already is left as it is.
+        net: Of the zoo.
+
+    Raises:
+        RunFolderError: the net's files are damaged, or the folder holds another run.
+    """
+    net.require_whole()
+    source = RunFolder(net.folder)
+    weights = next(file for file in (source.best_weights, source.last_weights) if file.exists())
+    if out.recipe.exists():
+        there = out.path / weights.name
+        if not there.is_file() or there.read_bytes() != weights.read_bytes():
+            raise RunFolderError(
+                f"{out.path} holds another run than the net {net.folder.name} of the zoo. Choose another "
+                "folder with --out, or delete this one."
+            )
+        return
+    out.create()
+    for file in (source.model_spec, weights):
+        shutil.copyfile(file, out.path / file.name)
+    about = source.read_json(source.environment)
+    out.write_json(out.environment, {key: about[key] for key in about if not key.startswith(_OF_MEASURING)})
+    # Last, since it makes the folder a run.
+    write_signed(out.recipe, source.text_of(source.recipe))
 
 
 def _words(model: str, data: str, weights: Path | None) -> dict[str, str]:

@@ -127,8 +127,9 @@ def weights_file(run: RunFolder, recipe: Recipe) -> Path:
         RunFolderError: the run is not trained to its end.
     """
     remedy = f"withstand train {run.recipe} --out={run.path}"
-    last = run.require(run.last_weights, remedy)  # written when training has come to its end
-    return last if recipe.evaluation.weights == "last" else run.require(run.best_weights, remedy)
+    if recipe.evaluation.weights == "best" and run.is_trained():
+        return run.require(run.best_weights, remedy)
+    return run.require(run.last_weights, remedy)  # written when training has come to its end
 
 
 def run_model(run: RunFolder, recipe: Recipe) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Models for others: loaded from a run folder or the Hugging Face Hub, pushed to it and pulled from it."""
+"""Models for others: loaded from a run folder, the zoo or the Hugging Face Hub, pushed to it and pulled."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import nn
 from withstand import models
 from withstand.core.dataset_info import DatasetInfo
 from withstand.core.run_folder import RUN_FILES, RunFolder
+from withstand.core.suggest import nearest
+from withstand.core.zoo import HOME, run_path, zoo_nets
 from withstand.models.hosted import is_onnx
 from withstand.reporting.card import model_card
 from withstand.runs.loading import load_run
@@ -34,11 +36,13 @@ def load(
 ) -> nn.Module:
     """A trained model, ready to predict: in eval mode, from images in [0, 1] to logits (batch, classes).
 
-    Its normalisation is inside. A model of a run has its card, Markdown, as ``model.card``. Code that a run
-    folder or repository brings along runs only as ``ws.trusting()`` and the rules of recipes allow.
+    Its normalisation is inside. A model of a run or of the zoo has its card, Markdown, as ``model.card``.
+    Code that a run folder or repository brings along runs only as ``ws.trusting()`` and the rules of recipes
+    allow.
 
     Args:
-        source: A run folder, or the name of one below ``runs/``; ``hub:OWNER/NAME``, a repository of the
+        source: A run folder, or the name of one below ``runs/``; a net of the zoo, by a name that
+            ``withstand zoo`` lists, checked to be as it was packaged; ``hub:OWNER/NAME``, a repository of the
             Hugging Face Hub that ``push`` made or that holds an image classifier of ``transformers``; an ONNX
             file, ``net.onnx``; with ``weights`` any name that ``ws.models.create`` takes.
         weights: A file of weights, for a model that is named.
@@ -63,11 +67,12 @@ def load(
     run = run_folder(name)
     if run is None:
         raise ModelError(
-            f"There is no run folder {name}, nor runs/{name}. Give the folder of a run, hub:OWNER/NAME, a "
+            f"There is no run folder {name}, nor runs/{name}, nor is it in the zoo; "
+            f"{nearest(name, zoo_nets())} Give one of these, the folder of a run, hub:OWNER/NAME, a "
             "file net.onnx, or the name of a model with its weights: ws.load(NAME, weights=FILE, "
             "dataset=DATA)."
         )
-    return _with_card(run, str(run))
+    return _with_card(run, name if run.parent == HOME else str(run))
 
 
 def push(run: str | Path, to: str | Path, *, private: bool | None = None) -> str:
@@ -135,8 +140,18 @@ def _named(name: str, weights: str | Path, dataset: str | DatasetInfo | None) ->
 
 
 def run_folder(name: str) -> Path | None:
-    """The folder of a run, by its path or its name below ``runs/``; None where there is none."""
-    return next((folder for folder in (Path(name), Path("runs") / name) if folder.is_dir()), None)
+    """The folder of a run: by its path, its name below ``runs/`` or in the zoo; None where there is none.
+
+    Raises:
+        RunFolderError: the files of a net of the zoo are damaged.
+    """
+    places = (Path(name), Path("runs") / name)
+    return next((folder for folder in places if folder.is_dir()), None) or _of_zoo(name)
+
+
+def _of_zoo(name: str) -> Path | None:
+    folder = run_path(name)
+    return folder if folder.is_dir() else None
 
 
 def _with_card(folder: Path, source: str) -> nn.Module:
