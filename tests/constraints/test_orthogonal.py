@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from withstand.constraints import NormalizedRows, Orthogonal, orthogonal_, orthogonal_normalized_last_
+from withstand.constraints import (
+    NormalizedRows,
+    Orthogonal,
+    orthogonal_,
+    orthogonal_free_last_,
+    orthogonal_normalized_last_,
+)
 from withstand.constraints.orthogonal import nearest_orthonormal, orthonormal
 from withstand.domains import DomainName
 from withstand.models import create, load_weights, save_weights
@@ -158,6 +164,20 @@ def test_last_layer_has_rows_of_length_1_and_all_others_are_orthogonal() -> None
     with pytest.raises(ModelError, match="'0', is of Conv2d, whose rows are no classes"):
         orthogonal_normalized_last_(nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten()))
     assert (NormalizedRows()(torch.zeros(2, 3)) == 0).all()
+
+
+def test_last_layer_is_left_free_and_all_others_are_orthogonal() -> None:
+    last = nn.Linear(4, 3)
+    net = nn.Sequential(nn.Linear(8, 4), last)
+    former = last.weight
+    orthogonal_free_last_(net)
+    assert last.weight is former
+    first, second = weights(net)
+    assert first.parametrised
+    assert not second.parametrised
+    torch.testing.assert_close(first.matrix @ first.matrix.T, torch.eye(4))
+    with pytest.raises(ModelError, match="whose rows are no classes"):
+        orthogonal_free_last_(nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten()))
 
 
 def test_kernels_of_linear_residual_blocks_are_left_free() -> None:

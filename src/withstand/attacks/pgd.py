@@ -20,7 +20,7 @@ from withstand.attacks.losses import a_loss, cross_entropy, kl_divergence, one_a
 from withstand.attacks.worst import Worst
 from withstand.core import norms
 from withstand.core.answers import NO_ANSWER, is_correct, predicted
-from withstand.core.modes import eval_mode
+from withstand.core.modes import eval_mode, weights_computed_once
 from withstand.core.schedules import Schedule, Slowed, scheduled, value_at
 from withstand.core.setting_rules import AT_LEAST_0, COUNT, POSITIVE, flag, optional, settle
 
@@ -106,7 +106,7 @@ class PGD(Attack):
         plan = self._plan(progress)
         if plan.epsilon == 0:
             return images.detach().clone()
-        with eval_mode(model):
+        with eval_mode(model), weights_computed_once(model):
             images = images.detach()
             if self.loss is kl_divergence:
                 with torch.no_grad():

@@ -5,6 +5,7 @@ from withstand.constraints.parametrize import (
     PARAMETRIZATIONS,
     ParametrizationName,
     orthogonal_,
+    orthogonal_free_last_,
     orthogonal_normalized_last_,
     spectral_norm_,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "ParametrizationName",
     "SpectralBall",
     "orthogonal_",
+    "orthogonal_free_last_",
     "orthogonal_normalized_last_",
     "spectral_norm_",
 ]

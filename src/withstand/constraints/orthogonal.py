@@ -87,6 +87,8 @@ class Orthogonal(nn.Module):
         dilation: Along each dimension of taps; none for a matrix.
     """
 
+    is_function = True  # of its parameters alone (``core.modes.weights_computed_once``)
+
     def __init__(
         self, shape: Sequence[int], groups: int = 1, stride: Sequence[int] = (), dilation: Sequence[int] = ()
     ) -> None:
@@ -151,6 +153,8 @@ class NormalizedRows(nn.Module):
     As that of the last layer it makes each logit 1-Lipschitz in what it is given, and leaves the angles
     between the classes free, which an orthogonal one holds at 90 degrees.
     """
+
+    is_function = True
 
     @override
     def forward(self, weight: Tensor) -> Tensor:

@@ -24,7 +24,9 @@ from withstand.models.liresnet import LinearResidual
 from withstand.operators import Weight, weights
 from withstand.types import ModelError
 
-ParametrizationName: TypeAlias = Literal["spectral-norm", "orthogonal", "orthogonal-normalized-last"]
+ParametrizationName: TypeAlias = Literal[
+    "spectral-norm", "orthogonal", "orthogonal-normalized-last", "orthogonal-free-last"
+]
 """What recipes call a parametrisation."""
 
 
@@ -89,17 +91,39 @@ def orthogonal_normalized_last_(model: nn.Module) -> None:
         ModelError: as of ``orthogonal_``, or the last weight is of no linear layer.
     """
     made = made_of(model)
+    last = _all_but_last_orthogonal(model)
+    parametrize.register_parametrization(last.layer, last.parameter, NormalizedRows())
+    changed_by(made, model, parametrize="orthogonal-normalized-last")
+
+
+def orthogonal_free_last_(model: nn.Module) -> None:
+    """As ``orthogonal_``, but the last weight is left as it is.
+
+    Bounds take the distances of its rows for what they are, and its size, which the training chooses, is the
+    inverse temperature of a loss of worst logits.
+
+    Args:
+        model: Whose layers are changed, in place; the last of them in its order gives the logits.
+
+    Raises:
+        ModelError: as of ``orthogonal_``, or the last weight is of no linear layer.
+    """
+    made = made_of(model)
+    _all_but_last_orthogonal(model)
+    changed_by(made, model, parametrize="orthogonal-free-last")
+
+
+def _all_but_last_orthogonal(model: nn.Module) -> Weight:
+    """Makes all weights orthogonal but the last, which is returned."""
     *others, last = _by_parameter(_constrained(model))
-    layer = last[0].layer
-    if not isinstance(layer, nn.Linear):
+    if not isinstance(last[0].layer, nn.Linear):
         raise ModelError(
-            f"The last weight, {last[0].name!r}, is of {type(layer).__name__}, whose rows are no classes; "
-            "take 'orthogonal', or a model that ends with torch.nn.Linear."
+            f"The last weight, {last[0].name!r}, is of {type(last[0].layer).__name__}, whose rows are no "
+            "classes; take 'orthogonal', or a model that ends with torch.nn.Linear."
         )
     for parts in others:
         _make_orthogonal(parts)
-    parametrize.register_parametrization(layer, last[0].parameter, NormalizedRows())
-    changed_by(made, model, parametrize="orthogonal-normalized-last")
+    return last[0]
 
 
 def _constrained(model: nn.Module) -> list[Weight]:
@@ -127,6 +151,8 @@ def _make_orthogonal(parts: Sequence[Weight]) -> None:
 
 class _OfStack(nn.Module):
     """Parametrisations of matrices of one size, for a parameter in which these lie on top of each other."""
+
+    is_function = True
 
     def __init__(self, inner: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -177,6 +203,7 @@ PARAMETRIZATIONS: Mapping[ParametrizationName, Callable[[nn.Module], None]] = Ma
         "spectral-norm": spectral_norm_,
         "orthogonal": orthogonal_,
         "orthogonal-normalized-last": orthogonal_normalized_last_,
+        "orthogonal-free-last": orthogonal_free_last_,
     }
 )
 """Name -> what puts it on all layers of a model, in place."""
